@@ -1,0 +1,2 @@
+//! Load and scenarios.
+fn main() {}

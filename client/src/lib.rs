@@ -1,0 +1,1 @@
+//! The offline-first client. Its parts arrive with their first users.

@@ -1,0 +1,246 @@
+//! The Hocuspocus 4 dialect: many documents on one socket (npm `@hocuspocus/provider` 4.8.0, `@hocuspocus/common`).
+//!
+//! Every frame is an address (the document name, or name NUL session id), a type, a payload. Ping and pong are a
+//! bare byte without an address.
+
+use crate::limits::{MAX_ADDRESS_BYTES, MAX_TOKEN_BYTES};
+use crate::sync::{SyncError, SyncMessage};
+use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
+
+const SYNC: u64 = 0;
+const AWARENESS: u64 = 1;
+const AUTH: u64 = 2;
+const QUERY_AWARENESS: u64 = 3;
+const SYNC_REPLY: u64 = 4;
+const STATELESS: u64 = 5;
+const BROADCAST_STATELESS: u64 = 6;
+const CLOSE: u64 = 7;
+const SYNC_STATUS: u64 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// The server's heartbeat question: one bare byte.
+pub const PING_FRAME: [u8; 1] = [PING];
+/// Its answer: one bare byte.
+pub const PONG_FRAME: [u8; 1] = [PONG];
+
+/// What one frame holds; everything is borrowed from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// "Are you there?"
+    Ping,
+    /// "I am."
+    Pong,
+    /// A message for one document.
+    Addressed {
+        /// The address as sent; answers carry the same bytes.
+        address: &'a str,
+        /// What is said.
+        message: Message<'a>,
+    },
+}
+
+/// What a client may do, as the server tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Look only.
+    ReadOnly,
+    /// Look and change.
+    ReadWrite,
+}
+
+impl Scope {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::ReadOnly => "readonly",
+            Scope::ReadWrite => "read-write",
+        }
+    }
+}
+
+/// One addressed message. The two directions of type 2 and 7 differ, so decoding says which end it reads for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Type 0: document data.
+    Sync(SyncMessage<'a>),
+    /// Type 1: a y-protocols awareness update.
+    Awareness(&'a [u8]),
+    /// Type 2, client: my token, and my version if new enough to say it.
+    Token {
+        /// Opaque to this crate.
+        token: &'a str,
+        /// Provider version, for logs.
+        version: Option<&'a str>,
+    },
+    /// Type 2 0, server: send your token again.
+    TokenWanted,
+    /// Type 2 1, server: refused, with a reason.
+    PermissionDenied(&'a str),
+    /// Type 2 2, server: allowed.
+    Authenticated(Scope),
+    /// Type 3: send me everyone's presence.
+    QueryAwareness,
+    /// Type 4: like sync, but the receiver does not ask back.
+    SyncReply(SyncMessage<'a>),
+    /// Type 5: a text for the application.
+    Stateless(&'a str),
+    /// Type 6: a text for every application. Not from clients.
+    BroadcastStateless(&'a str),
+    /// Type 7: this document is left; the socket stays. The server gives a reason, the client none.
+    Close(&'a str),
+    /// Type 8, server: the update before is saved (true) or refused (false).
+    SyncStatus(bool),
+}
+
+/// Which end decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The frame came from a client.
+    Server,
+    /// The frame came from a server.
+    Client,
+}
+
+/// Why a frame is not a message of this dialect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The bytes are cut short or malformed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The sync part is malformed.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// A message type this dialect does not have.
+    #[error("unknown Hocuspocus message type {0}")]
+    UnknownType(u64),
+    /// The address is longer than any valid one.
+    #[error("the document address is longer than {MAX_ADDRESS_BYTES} bytes")]
+    AddressTooLong,
+    /// The token is longer than [`MAX_TOKEN_BYTES`].
+    #[error("the token is longer than {MAX_TOKEN_BYTES} bytes")]
+    TokenTooLong,
+    /// Bytes follow the message: a frame holds exactly one.
+    #[error("{0} bytes follow the message in its frame")]
+    TrailingBytes(usize),
+}
+
+impl<'a> Frame<'a> {
+    /// Reads a whole frame.
+    pub fn decode(frame: &'a [u8], end: End) -> Result<Self, MessageError> {
+        match frame {
+            [PING] => return Ok(Frame::Ping),
+            [PONG] => return Ok(Frame::Pong),
+            _ => {}
+        }
+        let mut reader = Reader::new(frame);
+        let address = reader.var_str()?;
+        if address.len() > MAX_ADDRESS_BYTES {
+            return Err(MessageError::AddressTooLong);
+        }
+        let message = Message::read(&mut reader, end)?;
+        match reader.remaining() {
+            0 => Ok(Frame::Addressed { address, message }),
+            more => Err(MessageError::TrailingBytes(more)),
+        }
+    }
+}
+
+impl<'a> Message<'a> {
+    fn read(reader: &mut Reader<'a>, end: End) -> Result<Self, MessageError> {
+        Ok(match reader.var_uint()? {
+            SYNC => Message::Sync(SyncMessage::read(reader)?),
+            AWARENESS => Message::Awareness(reader.var_bytes()?),
+            AUTH => Message::read_auth(reader, end)?,
+            QUERY_AWARENESS => Message::QueryAwareness,
+            SYNC_REPLY => Message::SyncReply(SyncMessage::read(reader)?),
+            STATELESS => Message::Stateless(reader.var_str()?),
+            BROADCAST_STATELESS => Message::BroadcastStateless(reader.var_str()?),
+            CLOSE if end == End::Server => Message::Close(if reader.is_empty() { "" } else { reader.var_str()? }),
+            CLOSE => Message::Close(reader.var_str()?),
+            // lib0 writes 0 and 1 as a signed integer: the same single byte.
+            SYNC_STATUS => Message::SyncStatus(reader.u8()? == 1),
+            other => return Err(MessageError::UnknownType(other)),
+        })
+    }
+
+    fn read_auth(reader: &mut Reader<'a>, end: End) -> Result<Self, MessageError> {
+        match (reader.var_uint()?, end) {
+            (0, End::Server) => {
+                let token = reader.var_str()?;
+                if token.len() > MAX_TOKEN_BYTES {
+                    return Err(MessageError::TokenTooLong);
+                }
+                let version = if reader.is_empty() { None } else { Some(reader.var_str()?) };
+                Ok(Message::Token { token, version })
+            }
+            (0, End::Client) => Ok(Message::TokenWanted),
+            (1, End::Client) => Ok(Message::PermissionDenied(reader.var_str()?)),
+            (2, End::Client) => Ok(Message::Authenticated(match reader.var_str()? {
+                "readonly" => Scope::ReadOnly,
+                _ => Scope::ReadWrite,
+            })),
+            (other, _) => Err(MessageError::UnknownType(other)),
+        }
+    }
+
+    /// The frame for this message at `address`.
+    pub fn encode(&self, address: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(address.len() + 16);
+        write_var_bytes(&mut out, address.as_bytes());
+        match self {
+            Message::Sync(sync) => {
+                write_var_uint(&mut out, SYNC);
+                sync.write(&mut out);
+            }
+            Message::Awareness(update) => {
+                write_var_uint(&mut out, AWARENESS);
+                write_var_bytes(&mut out, update);
+            }
+            Message::Token { token, version } => {
+                out.extend_from_slice(&[AUTH as u8, 0]);
+                write_var_bytes(&mut out, token.as_bytes());
+                if let Some(version) = version {
+                    write_var_bytes(&mut out, version.as_bytes());
+                }
+            }
+            Message::TokenWanted => out.extend_from_slice(&[AUTH as u8, 0]),
+            Message::PermissionDenied(reason) => {
+                out.extend_from_slice(&[AUTH as u8, 1]);
+                write_var_bytes(&mut out, reason.as_bytes());
+            }
+            Message::Authenticated(scope) => {
+                out.extend_from_slice(&[AUTH as u8, 2]);
+                write_var_bytes(&mut out, scope.as_str().as_bytes());
+            }
+            Message::QueryAwareness => write_var_uint(&mut out, QUERY_AWARENESS),
+            Message::SyncReply(sync) => {
+                write_var_uint(&mut out, SYNC_REPLY);
+                sync.write(&mut out);
+            }
+            Message::Stateless(text) => {
+                write_var_uint(&mut out, STATELESS);
+                write_var_bytes(&mut out, text.as_bytes());
+            }
+            Message::BroadcastStateless(text) => {
+                write_var_uint(&mut out, BROADCAST_STATELESS);
+                write_var_bytes(&mut out, text.as_bytes());
+            }
+            Message::Close(reason) => {
+                write_var_uint(&mut out, CLOSE);
+                write_var_bytes(&mut out, reason.as_bytes());
+            }
+            Message::SyncStatus(saved) => out.extend_from_slice(&[SYNC_STATUS as u8, u8::from(*saved)]),
+        }
+        out
+    }
+}
+
+/// Splits an address into the document name and the session id after NUL, if there is one
+/// (`parseRoutingKey` in `@hocuspocus/common`).
+pub fn split_address(address: &str) -> (&str, Option<&str>) {
+    match address.split_once('\0') {
+        Some((name, session)) => (name, Some(session)),
+        None => (address, None),
+    }
+}

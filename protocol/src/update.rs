@@ -1,0 +1,1 @@
+//! The scanner of v1 updates and state vectors.

@@ -1,0 +1,174 @@
+//! lib0 encoding: variable-length unsigned integers, strings and byte arrays, read without copying.
+//!
+//! Source: npm `lib0` 0.2.120, `encoding.js` and `decoding.js`. An unsigned integer is 7 bits a byte, lowest first,
+//! the high bit set on every byte but the last. A string or byte array is its length in bytes, then the bytes.
+
+use thiserror::Error;
+
+/// The largest integer JavaScript holds exactly (2^53 - 1). lib0 readers refuse more, and so do we.
+pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+
+/// Why bytes could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ReadError {
+    /// The bytes end inside a value.
+    #[error("the message ends in the middle of a value")]
+    UnexpectedEnd,
+    /// An integer is larger than 2^53 - 1.
+    #[error("an integer is larger than 2^53 - 1")]
+    IntegerTooLarge,
+    /// A string is not UTF-8.
+    #[error("a string is not UTF-8")]
+    NotUtf8,
+}
+
+/// A position in borrowed bytes. Every read advances it or fails; a failed reader is not used again.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// Starts at the first byte.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// The bytes not read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// How many bytes are left.
+    pub fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// True when nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// One byte.
+    #[inline]
+    pub fn u8(&mut self) -> Result<u8, ReadError> {
+        let (&first, rest) = self.rest.split_first().ok_or(ReadError::UnexpectedEnd)?;
+        self.rest = rest;
+        Ok(first)
+    }
+
+    /// A variable-length unsigned integer (lib0 `readVarUint`), at most 2^53 - 1.
+    #[inline]
+    pub fn var_uint(&mut self) -> Result<u64, ReadError> {
+        let first = self.u8()?;
+        if first < 0x80 {
+            return Ok(u64::from(first));
+        }
+        let mut value = u64::from(first & 0x7f);
+        let mut shift = 7;
+        loop {
+            let byte = self.u8()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if value > MAX_SAFE_INTEGER {
+                return Err(ReadError::IntegerTooLarge);
+            }
+            if byte < 0x80 {
+                return Ok(value);
+            }
+            shift += 7;
+            // 8 bytes hold 56 bits: one more could only be padding or too large.
+            if shift > 49 {
+                return Err(ReadError::IntegerTooLarge);
+            }
+        }
+    }
+
+    /// Exactly `len` bytes.
+    #[inline]
+    pub fn bytes(&mut self, len: u64) -> Result<&'a [u8], ReadError> {
+        let len = usize::try_from(len).map_err(|_| ReadError::UnexpectedEnd)?;
+        if len > self.rest.len() {
+            return Err(ReadError::UnexpectedEnd);
+        }
+        let (taken, rest) = self.rest.split_at(len);
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// A length, then that many bytes (lib0 `readVarUint8Array`).
+    #[inline]
+    pub fn var_bytes(&mut self) -> Result<&'a [u8], ReadError> {
+        let len = self.var_uint()?;
+        self.bytes(len)
+    }
+
+    /// A length in bytes, then UTF-8 (lib0 `readVarString`).
+    #[inline]
+    pub fn var_str(&mut self) -> Result<&'a str, ReadError> {
+        std::str::from_utf8(self.var_bytes()?).map_err(|_| ReadError::NotUtf8)
+    }
+}
+
+/// How many bytes [`write_var_uint`] takes for `value`.
+pub const fn var_uint_len(value: u64) -> usize {
+    if value == 0 {
+        return 1;
+    }
+    (u64::BITS - value.leading_zeros()).div_ceil(7) as usize
+}
+
+/// Appends a variable-length unsigned integer (lib0 `writeVarUint`).
+#[inline]
+pub fn write_var_uint(out: &mut Vec<u8>, mut value: u64) {
+    while value > 0x7f {
+        out.push(0x80 | (value & 0x7f) as u8);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Appends a length and the bytes (lib0 `writeVarUint8Array`, and `writeVarString` for the bytes of a string).
+#[inline]
+pub fn write_var_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    write_var_uint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_survive_the_round_trip_and_know_their_length() {
+        for value in [0, 1, 127, 128, 16_383, 16_384, 1 << 32, MAX_SAFE_INTEGER] {
+            let mut out = Vec::new();
+            write_var_uint(&mut out, value);
+            assert_eq!(out.len(), var_uint_len(value), "{value}");
+            let mut reader = Reader::new(&out);
+            assert_eq!(reader.var_uint(), Ok(value));
+            assert!(reader.is_empty());
+        }
+    }
+
+    #[test]
+    fn integers_above_the_javascript_limit_are_refused() {
+        let mut out = Vec::new();
+        write_var_uint(&mut out, MAX_SAFE_INTEGER + 1);
+        assert_eq!(Reader::new(&out).var_uint(), Err(ReadError::IntegerTooLarge));
+        assert_eq!(Reader::new(&[0x80; 40]).var_uint(), Err(ReadError::IntegerTooLarge));
+    }
+
+    #[test]
+    fn a_length_beyond_the_bytes_is_refused_before_anything_is_taken() {
+        let mut bomb = Vec::new();
+        write_var_uint(&mut bomb, 1 << 40);
+        assert_eq!(Reader::new(&bomb).var_bytes(), Err(ReadError::UnexpectedEnd));
+        assert_eq!(Reader::new(&[5, b'a']).var_str(), Err(ReadError::UnexpectedEnd));
+    }
+
+    #[test]
+    fn strings_must_be_utf8() {
+        assert_eq!(Reader::new(&[2, 0xc3, 0x28]).var_str(), Err(ReadError::NotUtf8));
+        assert_eq!(Reader::new(&[2, 0xc3, 0xa9]).var_str(), Ok("é"));
+    }
+}

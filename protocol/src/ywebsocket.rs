@@ -1,0 +1,84 @@
+//! The y-websocket dialect: `ws://host/<document name>`, one message a frame (npm `y-websocket` 3.1.0).
+//!
+//! The first byte is the type: 0 sync, 1 awareness, 2 auth (only from the server), 3 query awareness.
+
+use crate::sync::{SyncError, SyncMessage};
+use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
+
+const SYNC: u64 = 0;
+const AWARENESS: u64 = 1;
+const AUTH: u64 = 2;
+const QUERY_AWARENESS: u64 = 3;
+
+/// One message; payloads are borrowed from the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Document data.
+    Sync(SyncMessage<'a>),
+    /// A y-protocols awareness update.
+    Awareness(&'a [u8]),
+    /// The server refuses, with a reason. (`02 00 reason`)
+    PermissionDenied(&'a str),
+    /// "Send me everyone's presence."
+    QueryAwareness,
+}
+
+/// Why a frame is not a message of this dialect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The bytes are cut short or malformed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The sync part is malformed.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// A message type this dialect does not have.
+    #[error("unknown y-websocket message type {0}")]
+    UnknownType(u64),
+    /// Bytes follow the message: a frame holds exactly one.
+    #[error("{0} bytes follow the message in its frame")]
+    TrailingBytes(usize),
+}
+
+impl<'a> Message<'a> {
+    /// Reads a whole frame.
+    pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader::new(frame);
+        let message = match reader.var_uint()? {
+            SYNC => Message::Sync(SyncMessage::read(&mut reader)?),
+            AWARENESS => Message::Awareness(reader.var_bytes()?),
+            AUTH => match reader.var_uint()? {
+                0 => Message::PermissionDenied(reader.var_str()?),
+                other => return Err(MessageError::UnknownType(other)),
+            },
+            QUERY_AWARENESS => Message::QueryAwareness,
+            other => return Err(MessageError::UnknownType(other)),
+        };
+        match reader.remaining() {
+            0 => Ok(message),
+            more => Err(MessageError::TrailingBytes(more)),
+        }
+    }
+
+    /// The frame for this message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Message::Sync(sync) => {
+                write_var_uint(&mut out, SYNC);
+                sync.write(&mut out);
+            }
+            Message::Awareness(update) => {
+                write_var_uint(&mut out, AWARENESS);
+                write_var_bytes(&mut out, update);
+            }
+            Message::PermissionDenied(reason) => {
+                write_var_uint(&mut out, AUTH);
+                write_var_uint(&mut out, 0);
+                write_var_bytes(&mut out, reason.as_bytes());
+            }
+            Message::QueryAwareness => write_var_uint(&mut out, QUERY_AWARENESS),
+        }
+        out
+    }
+}

@@ -1,0 +1,2 @@
+//! The Syncline server as a library.
+pub mod log;

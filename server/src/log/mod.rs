@@ -1,0 +1,2 @@
+//! The log.
+pub mod store;

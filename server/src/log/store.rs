@@ -1,0 +1,100 @@
+//! What the log needs from a storage engine. Nothing here knows which engine it is.
+
+use bytes::Bytes;
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use thiserror::Error;
+
+/// One update in a document's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its number in the document, from 1, without gaps.
+    pub seq: Seq,
+    /// When the server took it, in milliseconds since the Unix epoch. For people; nothing depends on it.
+    pub time_ms: u64,
+    /// The v1 update, as received.
+    pub update: Bytes,
+}
+
+/// The state of a document up to a record, in place of the records before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last record it contains.
+    pub upto: Seq,
+    /// The state as one v1 update.
+    pub update: Bytes,
+}
+
+/// One step of a commit. Steps of one document are in order.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Adds records. The first append of a document creates it with `epoch`.
+    Append {
+        /// Whose log.
+        document: DocumentName,
+        /// The identity of this history; ignored when the document already has one.
+        epoch: Epoch,
+        /// Consecutive, beginning one after the last.
+        records: Vec<Record>,
+    },
+    /// Replaces the records up to `snapshot.upto`, and any older snapshot, by `snapshot`.
+    Compact {
+        /// Whose log.
+        document: DocumentName,
+        /// What replaces them.
+        snapshot: Snapshot,
+    },
+    /// Forgets the document.
+    Delete {
+        /// Whose log.
+        document: DocumentName,
+    },
+}
+
+/// A document as it lies on disk, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The identity of its history.
+    pub epoch: Epoch,
+    /// The newest snapshot, if there is one.
+    pub snapshot: Option<Snapshot>,
+    /// The records after it, in order.
+    pub records: Vec<Record>,
+}
+
+impl Stored {
+    /// The last record's number.
+    pub fn last(&self) -> Seq {
+        let before = self.snapshot.as_ref().map_or(Seq::ZERO, |snapshot| snapshot.upto);
+        self.records.last().map_or(before, |record| record.seq)
+    }
+}
+
+/// Why the store could not do what was asked.
+#[derive(Debug, Clone, Error)]
+pub enum StoreError {
+    /// The engine or the operating system refused.
+    #[error("the store failed: {0}")]
+    Io(String),
+    /// What lies on disk is not what was written.
+    #[error("document {document:?} is damaged at record {seq}: {what}")]
+    Damaged {
+        /// Which document.
+        document: DocumentName,
+        /// The first record that is missing or wrong.
+        seq: Seq,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// A storage engine. Calls block; the log's thread and Tokio's blocking pool make them.
+pub trait Store: Send + Sync + 'static {
+    /// Applies all steps as one atomic change and returns once every byte of it is on disk.
+    fn commit(&self, writes: &[Write]) -> Result<(), StoreError>;
+
+    /// Reads a document and checks it. `None`: there is no such document.
+    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError>;
+
+    /// Every document's name.
+    fn list(&self) -> Result<Vec<DocumentName>, StoreError>;
+}
