@@ -1,0 +1,43 @@
+//! Who may do what: a token becomes a grant, once per session and document. Nothing below asks again.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use syncline_protocol::ids::DocumentName;
+
+/// What a session may do with a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// Look only; presence is allowed.
+    Read,
+    /// Look and change.
+    ReadWrite,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct AccessRequest {
+    /// Which document.
+    pub document: DocumentName,
+    /// The Hocuspocus token as sent; `None` in dialects that have none.
+    pub token: Option<String>,
+}
+
+/// The answer, some time later. `Err` is the reason told to the client.
+pub type Access = Pin<Box<dyn Future<Output = Result<Grant, String>> + Send>>;
+
+/// Decides on access. May take its time: the session's messages wait.
+pub trait Authorize: Send + Sync + 'static {
+    /// Decides on one request.
+    fn authorize(&self, request: AccessRequest) -> Access;
+}
+
+/// Everyone may read and write: for a trusted network, or behind a proxy that decides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenToAll;
+
+impl Authorize for OpenToAll {
+    fn authorize(&self, _request: AccessRequest) -> Access {
+        Box::pin(std::future::ready(Ok(Grant::ReadWrite)))
+    }
+}

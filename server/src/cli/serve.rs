@@ -1,0 +1,60 @@
+//! `syncline serve`: settings, store, server, and the wait for a signal.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+
+use super::ServeArgs;
+use crate::auth::OpenToAll;
+use crate::config::{Config, LogFormat};
+use crate::log::sled::SledStore;
+use crate::server::{Server, stop_signal};
+
+/// A deep document must not overflow the stack of the thread that walks it: yrs deletes nested types recursively.
+/// Only touched pages cost memory.
+const THREAD_STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// Runs the server until a signal ends it. Returns after everything is on disk.
+pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let config = args.settings.with_file(args.config.as_deref())?.check()?;
+    start_logging(config.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("syncline")
+        .thread_stack_size(THREAD_STACK_BYTES)
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(run(&config))
+}
+
+async fn run(config: &Config) -> anyhow::Result<()> {
+    let store = SledStore::open(&config.data)?;
+    let server = Server::start(config, Arc::new(store), Arc::new(OpenToAll)).await?;
+    greet(&server, config)?;
+    stop_signal().await.context("cannot listen for signals")?;
+    server.stop().await.context("not everything could be put on disk")?;
+    tracing::info!("stopped; everything is on disk");
+    Ok(())
+}
+
+/// On standard output, once, where a person or a script looks for it. Logs go to standard error.
+fn greet(server: &Server, config: &Config) -> std::io::Result<()> {
+    let address = server.address();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "Syncline {} is ready.", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "  editors connect to  ws://{address}")?;
+    writeln!(out, "  see it work at      http://{address}/")?;
+    writeln!(out, "  documents lie in    {}", config.data.display())?;
+    out.flush()
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

@@ -1,0 +1,191 @@
+//! Configuration in two stages: what flags, environment and file say ([`RawConfig`]), then one checked [`Config`].
+//!
+//! Precedence: flag, then `SYNCLINE_*` environment variable, then the TOML file, then the default. No globals; each
+//! part of the server is handed the part it needs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
+
+use crate::session::SessionLimits;
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:1234";
+const DEFAULT_DATA: &str = "data";
+const DEFAULT_IDLE_UNLOAD_SECONDS: u64 = 30;
+/// Read from the working directory when no `--config` is given and it exists.
+const DEFAULT_FILE: &str = "syncline.toml";
+/// Below this no client could even sync an empty document.
+const MIN_MESSAGE_BYTES: usize = 1024;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// The settings as given; every field may be absent. The same names stand in the file (`message_bytes = 1048576`).
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub struct RawConfig {
+    /// Address and port to listen on [default: 127.0.0.1:1234]
+    #[arg(long, env = "SYNCLINE_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+
+    /// Directory that holds the documents; made if it does not exist [default: ./data]
+    #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// How log lines look: text for people, json for collectors [default: text]
+    ///
+    /// Which lines are written is set by RUST_LOG, for example RUST_LOG=debug.
+    #[arg(long, env = "SYNCLINE_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
+    pub log_format: Option<LogFormat>,
+
+    /// Seconds a document stays in memory after its last reader left [default: 30]
+    #[arg(long, env = "SYNCLINE_IDLE_UNLOAD_SECONDS", value_name = "SECONDS")]
+    pub idle_unload_seconds: Option<u64>,
+
+    /// Largest message a client may send, in bytes [default: 16777216]
+    #[arg(long, env = "SYNCLINE_MESSAGE_BYTES", value_name = "BYTES")]
+    pub message_bytes: Option<usize>,
+
+    /// Bytes that may wait for one slow reader before it is resynced instead [default: 1048576]
+    #[arg(long, env = "SYNCLINE_OUTBOX_BYTES", value_name = "BYTES")]
+    pub outbox_bytes: Option<usize>,
+}
+
+/// The settings in force.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where the documents lie.
+    pub data: PathBuf,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// How long an unused document stays in memory.
+    pub idle_unload: Duration,
+    /// Limits of each session.
+    pub session: SessionLimits,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or not readable.
+    #[error("cannot read the configuration file {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML or holds a setting that does not exist.
+    #[error("the configuration file {path} is not right: {message}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        message: String,
+    },
+    /// A value is out of range.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl RawConfig {
+    /// Fills what is absent from the TOML file: `file` if given, else `syncline.toml` here if there is one.
+    pub fn with_file(self, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
+            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        };
+        let file: RawConfig = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
+        Ok(RawConfig {
+            listen: self.listen.or(file.listen),
+            data: self.data.or(file.data),
+            log_format: self.log_format.or(file.log_format),
+            idle_unload_seconds: self.idle_unload_seconds.or(file.idle_unload_seconds),
+            message_bytes: self.message_bytes.or(file.message_bytes),
+            outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
+        })
+    }
+
+    /// Checks everything once.
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let message_bytes = self.message_bytes.unwrap_or(DEFAULT_MAX_MESSAGE_BYTES);
+        if message_bytes < MIN_MESSAGE_BYTES {
+            return Err(ConfigError::Invalid(format!("message-bytes must be at least {MIN_MESSAGE_BYTES}")));
+        }
+        let defaults = SessionLimits::default();
+        let outbox_bytes = self.outbox_bytes.unwrap_or(defaults.outbox_bytes);
+        if outbox_bytes == 0 {
+            return Err(ConfigError::Invalid("outbox-bytes must be at least 1".into()));
+        }
+        let listen = match self.listen {
+            Some(listen) => listen,
+            None => DEFAULT_LISTEN.parse().map_err(|_| ConfigError::Invalid("no address to listen on".into()))?,
+        };
+        Ok(Config {
+            listen,
+            data: self.data.unwrap_or_else(|| DEFAULT_DATA.into()),
+            log_format: self.log_format.unwrap_or_default(),
+            idle_unload: Duration::from_secs(self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS)),
+            session: SessionLimits { message_bytes, outbox_bytes, ..defaults },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("syncline.toml");
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let (_dir, path) = file("listen = \"127.0.0.1:1\"\nmessage_bytes = 2048\nlog_format = \"json\"\n");
+        let flags = RawConfig { listen: Some("127.0.0.1:2".parse().unwrap()), ..RawConfig::default() };
+        let config = flags.with_file(Some(&path)).unwrap().check().unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.session.message_bytes, 2048);
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!(config.data, Path::new("data"));
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_is_named() {
+        let (_dir, path) = file("lisen = \"127.0.0.1:1\"\n");
+        let error = RawConfig::default().with_file(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_that_was_asked_for_is_an_error() {
+        let error = RawConfig::default().with_file(Some(Path::new("/nonexistent/syncline.toml"))).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/syncline.toml"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        assert!(RawConfig { message_bytes: Some(10), ..RawConfig::default() }.check().is_err());
+        assert!(RawConfig { outbox_bytes: Some(0), ..RawConfig::default() }.check().is_err());
+    }
+}

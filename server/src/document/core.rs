@@ -1,0 +1,310 @@
+//! PURE: what one document does with what it is told. No clock, no I/O, no runtime, no log.
+//!
+//! Architecture invariants:
+//! - An ack leaves only when its record's Seq is durable ([`Core::durable`] tells).
+//! - A change is broadcast on apply; one that changes nothing is neither logged nor broadcast, and acked at the
+//!   current Seq (it may still be on its way to the disk).
+//! - A step 1 is always answered, equal state vectors or not: deletions do not move a state vector.
+//! - After storage has failed nothing is taken any more; reading goes on.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_protocol::awareness::AwarenessUpdate;
+use syncline_protocol::close::Close;
+use syncline_protocol::ids::Seq;
+use syncline_protocol::update::{StructVerdict, verdict};
+
+use super::crdt::{Crdt, CrdtError, Known};
+use super::event::{Effect, Event, Origin, Outcome};
+use super::frame::{Frame, Message};
+use super::presence::{Changes, Presence};
+use crate::ids::LeaseId;
+
+/// What a document may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct CoreLimits {
+    /// Most bytes of updates that wait for others that have not come. yrs works quadratically on them.
+    pub pending_bytes: usize,
+    /// Most such updates.
+    pub pending_updates: usize,
+}
+
+impl Default for CoreLimits {
+    fn default() -> Self {
+        Self { pending_bytes: 4 * 1024 * 1024, pending_updates: 1_000 }
+    }
+}
+
+/// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
+const EMPTY_UPDATE: [u8; 2] = [0, 0];
+/// Most diffs remembered for joiners that ask the same at the same Seq.
+const MAX_CACHED_DIFFS: usize = 4;
+
+#[derive(Debug, Default)]
+struct Lease {
+    /// It was asked for what is missing and nothing came of it yet: asking again would go round for ever.
+    asked_for_missing: bool,
+}
+
+#[derive(Debug)]
+struct WaitingAck {
+    seq: Seq,
+    lease: LeaseId,
+    echo: Option<Arc<Frame>>,
+}
+
+/// One document. Owned by its task (or by a test, a simulator, a fuzzer).
+#[derive(Debug)]
+pub struct Core {
+    crdt: Crdt,
+    limits: CoreLimits,
+    /// The newest record's number.
+    last: Seq,
+    /// The newest one known to be on disk.
+    durable: Seq,
+    leases: HashMap<LeaseId, Lease>,
+    presence: Presence,
+    /// In Seq order.
+    waiting: VecDeque<WaitingAck>,
+    /// Answers at `last`: (state vector, step 2). Emptied by every change.
+    diffs: Vec<(Bytes, Arc<Frame>)>,
+    pending_bytes: usize,
+    pending_updates: usize,
+    storage_failed: bool,
+    /// A panic went through the CRDT: until [`Core::restore`] nothing touches it.
+    broken: bool,
+}
+
+impl Core {
+    /// A document as its log tells it; `last` is the newest record in it.
+    pub fn new(crdt: Crdt, last: Seq, limits: CoreLimits) -> Self {
+        Self {
+            crdt,
+            limits,
+            last,
+            durable: last,
+            leases: HashMap::new(),
+            presence: Presence::default(),
+            waiting: VecDeque::new(),
+            diffs: Vec::new(),
+            pending_bytes: 0,
+            pending_updates: 0,
+            storage_failed: false,
+            broken: false,
+        }
+    }
+
+    /// The newest record's number.
+    pub fn last(&self) -> Seq {
+        self.last
+    }
+
+    /// True when every ack has been given and every record is on disk.
+    pub fn is_settled(&self) -> bool {
+        self.waiting.is_empty() && (self.durable >= self.last || self.storage_failed)
+    }
+
+    /// How many sessions talk to it.
+    pub fn lease_count(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// How far it has come.
+    pub fn known(&self) -> Known {
+        self.crdt.known()
+    }
+
+    /// The whole state for a snapshot at [`Core::last`]. `None` when it must not replace the records: something is
+    /// missing, or the CRDT is broken.
+    pub fn snapshot(&self) -> Option<Bytes> {
+        if self.broken || self.crdt.has_missing() {
+            return None;
+        }
+        self.crdt.encode().ok()
+    }
+
+    /// Takes one event.
+    pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Open { lease } => self.open(lease, effects),
+            Event::Step1 { lease, state_vector } => self.step1(lease, &state_vector, effects),
+            Event::Update { lease, update, origin } => self.update(lease, update, origin, effects),
+            Event::Awareness { lease, update } => {
+                let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
+                let changes = self.presence.update(lease, update.entries());
+                push_presence(changes, Some(lease), effects);
+            }
+            Event::QueryAwareness { lease } => self.send_presence(lease, effects),
+            Event::Refused { lease } => {
+                effects.push(Effect::Ack { lease, outcome: Outcome::Refused, echo: None });
+            }
+            Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
+            Event::Leave { lease } => {
+                self.leases.remove(&lease);
+                let changes = self.presence.leave(lease);
+                push_presence(changes, None, effects);
+            }
+        }
+    }
+
+    /// Brings a reader up to date from `floor`, or from nothing.
+    pub fn resync(&mut self, lease: LeaseId, floor: Option<&Known>, effects: &mut Vec<Effect>) {
+        if self.broken {
+            return;
+        }
+        let from_nothing = Known::default();
+        match self.crdt.diff_since(floor.unwrap_or(&from_nothing)) {
+            Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::new(Message::Step2(diff)) }),
+            Err(error) => self.fail(lease, &error, effects),
+        }
+        self.send_presence(lease, effects);
+    }
+
+    /// Every record up to `upto` is on disk: give the acks that waited for it.
+    pub fn durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
+        self.durable = self.durable.max(upto);
+        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.seq <= self.durable) {
+            effects.push(Effect::Ack { lease: waiting.lease, outcome: Outcome::Saved, echo: waiting.echo });
+        }
+    }
+
+    /// Nothing more will reach the disk: what waits is refused, and so is everything to come.
+    pub fn storage_failed(&mut self, effects: &mut Vec<Effect>) {
+        self.storage_failed = true;
+        for waiting in self.waiting.drain(..) {
+            effects.push(Effect::Ack { lease: waiting.lease, outcome: Outcome::Refused, echo: None });
+        }
+    }
+
+    /// Puts a document loaded from the log in place of a broken one. Sessions, presence and acks stay.
+    pub fn restore(&mut self, crdt: Crdt) {
+        self.crdt = crdt;
+        self.broken = false;
+        self.diffs.clear();
+    }
+
+    fn open(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        self.leases.insert(lease, Lease::default());
+        self.ask(lease, effects);
+        self.send_presence(lease, effects);
+    }
+
+    fn step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
+        if self.broken {
+            return;
+        }
+        if let Some((_, frame)) = self.diffs.iter().find(|(asked, _)| asked == state_vector) {
+            effects.push(Effect::Diff { lease, frame: Arc::clone(frame) });
+            return;
+        }
+        match self.crdt.diff(state_vector) {
+            Ok(diff) => {
+                let frame = Frame::new(Message::Step2(diff));
+                if self.diffs.len() == MAX_CACHED_DIFFS {
+                    self.diffs.remove(0);
+                }
+                self.diffs.push((state_vector.clone(), Arc::clone(&frame)));
+                effects.push(Effect::Diff { lease, frame });
+            }
+            Err(error) => self.fail(lease, &error, effects),
+        }
+    }
+
+    fn update(&mut self, lease: LeaseId, update: Bytes, origin: Origin, effects: &mut Vec<Effect>) {
+        if self.storage_failed || self.broken {
+            effects.push(Effect::Ack { lease, outcome: Outcome::Refused, echo: None });
+            return;
+        }
+        // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.
+        let frame = Frame::new(Message::Update(update.clone()));
+        let echo = (origin == Origin::Change).then(|| Arc::clone(&frame));
+        if update[..] == EMPTY_UPDATE {
+            return self.ack(lease, None, effects);
+        }
+        // Only a document that already waits for something pays for a verdict.
+        let was_missing = self.crdt.has_missing();
+        let waits_too = was_missing && self.waits(&update);
+        let applied = match self.crdt.apply(&update) {
+            Ok(applied) => applied,
+            Err(error) => return self.fail(lease, &error, effects),
+        };
+        let waits = waits_too || (applied.missing && !was_missing);
+        // What only waits for others changes nothing yet, but it must not be lost.
+        if applied.changed || waits {
+            self.last = self.last.next();
+            self.diffs.clear();
+            effects.push(Effect::Append { seq: self.last, update: update.clone() });
+            effects.push(Effect::Broadcast { frame, author: lease });
+        }
+        self.ack(lease, echo, effects);
+        if waits {
+            self.bound_missing(lease, update.len(), effects);
+        } else if was_missing && !applied.missing {
+            (self.pending_bytes, self.pending_updates) = (0, 0);
+            self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
+        }
+    }
+
+    /// Something waits for an update that has not come: ask its author, once, and bound what waits.
+    fn bound_missing(&mut self, lease: LeaseId, bytes: usize, effects: &mut Vec<Effect>) {
+        self.pending_updates += 1;
+        self.pending_bytes += bytes;
+        if self.pending_updates > self.limits.pending_updates || self.pending_bytes > self.limits.pending_bytes {
+            let why = "too many updates that wait for others which never came";
+            effects.push(Effect::Close { lease, close: Close::TooMany(why.into()) });
+            return;
+        }
+        if let Some(state) = self.leases.get_mut(&lease)
+            && !state.asked_for_missing
+        {
+            state.asked_for_missing = true;
+            self.ask(lease, effects);
+        }
+    }
+
+    /// True when the update needs something the document does not have, or carries deletions that may.
+    fn waits(&self, update: &[u8]) -> bool {
+        verdict(update, &self.crdt.known(), &Default::default()).is_ok_and(|verdict| {
+            verdict.deletes || matches!(verdict.structs, StructVerdict::Gap | StructVerdict::MissingDependency)
+        })
+    }
+
+    fn ack(&mut self, lease: LeaseId, echo: Option<Arc<Frame>>, effects: &mut Vec<Effect>) {
+        if self.durable >= self.last {
+            effects.push(Effect::Ack { lease, outcome: Outcome::Saved, echo });
+        } else {
+            self.waiting.push_back(WaitingAck { seq: self.last, lease, echo });
+        }
+    }
+
+    fn ask(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        let frame = Frame::new(Message::Step1(self.crdt.state_vector()));
+        effects.push(Effect::Answer { lease, frame });
+    }
+
+    fn send_presence(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if let Some(everyone) = self.presence.everyone() {
+            effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(everyone.into())) });
+        }
+    }
+
+    fn fail(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
+        let close = Close::BadMessage(format!("the update was refused: {error}").into());
+        effects.push(Effect::Close { lease, close });
+        if matches!(error, CrdtError::Broken(_)) && !self.broken {
+            self.broken = true;
+            effects.push(Effect::Reload);
+        }
+    }
+}
+
+fn push_presence(changes: Changes, bringer: Option<LeaseId>, effects: &mut Vec<Effect>) {
+    if let (Some(update), Some(lease)) = (changes.bringer, bringer) {
+        effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(update.into())) });
+    }
+    if let Some((update, clients)) = changes.everyone {
+        effects.push(Effect::Presence { frame: Frame::new(Message::Awareness(update.into())), clients });
+    }
+}

@@ -1,0 +1,145 @@
+//! The yrs document with its traps contained (yrs 0.28.1, found by experiment):
+//!
+//! - it may panic on input that passed the scanner: every call runs under `catch_unwind`, and a document that
+//!   panicked is never used again;
+//! - dropping a transaction commits it, so a transaction that panicked is forgotten, not dropped: committing a
+//!   half-applied one during unwinding could panic again, which aborts the process;
+//! - `Options::with_client_id` switches `cleanup_formatting` on: the server document would then edit by itself;
+//! - its update observer costs 58-583 us per append on a long typed run: never registered, received bytes are relayed;
+//! - it may end with pending structs although everything was delivered, out of causal order: applying all of it
+//!   again heals that.
+
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use syncline_protocol::update::StateClock;
+use thiserror::Error;
+use yrs::updates::decoder::Decode;
+use yrs::updates::encoder::Encode;
+use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update};
+
+/// What applying an update did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The document is not what it was before: something was inserted or deleted.
+    pub changed: bool,
+    /// Something waits for an update that has not come.
+    pub missing: bool,
+}
+
+/// Why the CRDT could not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CrdtError {
+    /// The bytes do not decode; the document is as it was.
+    #[error("it cannot be decoded: {0}")]
+    Undecodable(String),
+    /// Applying or encoding failed midway: the document must be thrown away and loaded from its log.
+    #[error("it breaks the document: {0}")]
+    Broken(String),
+}
+
+/// One CRDT document in memory.
+pub struct Crdt {
+    doc: Doc,
+}
+
+/// A state vector that outlives changes of the document.
+#[derive(Debug, Default)]
+pub struct Known(StateVector);
+
+impl StateClock for Known {
+    fn clock(&self, client: u64) -> u64 {
+        u64::from(self.0.get(&ClientID::new(client)))
+    }
+}
+
+impl Default for Crdt {
+    fn default() -> Self {
+        let options = Options { cleanup_formatting: false, offset_kind: OffsetKind::Utf16, ..Options::default() };
+        Self { doc: Doc::with_options(options) }
+    }
+}
+
+impl Crdt {
+    /// Builds a document from the updates of its log, in order.
+    pub fn load<'a>(updates: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Self, CrdtError> {
+        let mut crdt = Self::default();
+        let mut missing = false;
+        for update in updates.clone() {
+            missing = crdt.apply(update)?.missing;
+        }
+        if missing {
+            for update in updates {
+                crdt.apply(update)?;
+            }
+        }
+        Ok(crdt)
+    }
+
+    /// Applies one scanned v1 update.
+    pub fn apply(&mut self, update: &[u8]) -> Result<Applied, CrdtError> {
+        let update = contain(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
+        let mut txn = ManuallyDrop::new(self.doc.transact_mut());
+        contain(|| txn.apply_update(update))?.map_err(|e| CrdtError::Broken(e.to_string()))?;
+        contain(move || {
+            let mut txn = ManuallyDrop::into_inner(txn);
+            txn.commit();
+            Applied { changed: txn.has_changes(), missing: txn.has_missing_updates() }
+        })
+    }
+
+    /// The whole state as one v1 update, pending parts included.
+    pub fn encode(&self) -> Result<Bytes, CrdtError> {
+        self.diff_from(&StateVector::default())
+    }
+
+    /// What a peer with this (scanned, encoded) state vector lacks, as a v1 update with the whole delete set.
+    pub fn diff(&self, state_vector: &[u8]) -> Result<Bytes, CrdtError> {
+        let state_vector =
+            contain(|| StateVector::decode_v1(state_vector))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
+        self.diff_from(&state_vector)
+    }
+
+    /// What a peer known to have come this far lacks.
+    pub fn diff_since(&self, known: &Known) -> Result<Bytes, CrdtError> {
+        self.diff_from(&known.0)
+    }
+
+    /// How far the document has come.
+    pub fn known(&self) -> Known {
+        Known(self.doc.transact().state_vector())
+    }
+
+    /// The encoded state vector.
+    pub fn state_vector(&self) -> Bytes {
+        self.doc.transact().state_vector().encode_v1().into()
+    }
+
+    /// True when something waits for an update that has not come.
+    pub fn has_missing(&self) -> bool {
+        self.doc.transact().has_missing_updates()
+    }
+
+    fn diff_from(&self, state_vector: &StateVector) -> Result<Bytes, CrdtError> {
+        contain(|| self.doc.transact().encode_state_as_update_v1(state_vector)).map(Bytes::from)
+    }
+}
+
+impl std::fmt::Debug for Crdt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Crdt")
+    }
+}
+
+/// Runs `action`; a panic becomes [`CrdtError::Broken`].
+fn contain<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
+    catch_unwind(AssertUnwindSafe(action)).map_err(|panic| {
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a text".to_owned());
+        CrdtError::Broken(text)
+    })
+}

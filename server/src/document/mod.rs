@@ -1,0 +1,21 @@
+//! One open document: its CRDT, its readers, its presence, and the task that owns them.
+//!
+//! ```text
+//! event.rs     what enters and leaves: the contract, on one screen
+//! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
+//! crdt.rs      the yrs document, its traps contained
+//! presence.rs  PURE: who is here, never logged
+//! frame.rs     one message, encoded at most once per dialect, shared by every reader
+//! readers.rs   the outboxes of those who read, and how far each is known to have come
+//! task.rs      the shell: inbox in, effects out, log, idle time, end
+//! ```
+
+pub mod core;
+pub mod crdt;
+pub mod event;
+pub mod frame;
+pub mod presence;
+mod readers;
+mod task;
+
+pub use task::{DocumentOptions, Ended, Envelope, run};

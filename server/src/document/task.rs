@@ -1,0 +1,361 @@
+//! The shell around [`Core`]: one Tokio task per open document. Inbox in, effects out.
+//!
+//! Waiting goes one way: sessions wait for this task's inbox, this task waits for the log. The log's answer is a
+//! watched number and never waits. A task ends when its document has been idle (nobody holds a lease, nothing is
+//! on its way to the disk) or when the registry closes its inbox; both times everything is on disk first.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::core::{Core, CoreLimits};
+use super::crdt::Crdt;
+use super::event::{Effect, Event};
+use super::frame::Framing;
+use super::readers::Readers;
+use crate::ids::LeaseId;
+use crate::log::store::{Record, Snapshot, StoreError, Stored};
+use crate::log::{DocumentLog, Log};
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+
+/// Events handled before effects of the last are waited for. Larger: fewer wake-ups under load.
+const MAX_BATCH: usize = 64;
+/// A reader's floor is at most this many records old: each checkpoint costs one state vector.
+const CHECKPOINT_EVERY: u64 = 256;
+/// Records after which a snapshot replaces them: bounds the work of a load to a few milliseconds.
+const COMPACT_RECORDS: u64 = 2_000;
+/// Bytes of records after which it does, when the last snapshot was not larger: bounds write amplification to about 2.
+const COMPACT_BYTES: usize = 512 * 1024;
+/// Records that make a snapshot worth while when the document leaves memory.
+const COMPACT_ON_IDLE_RECORDS: u64 = 64;
+
+/// One event on its way to the document.
+#[derive(Debug)]
+pub enum Envelope {
+    /// A session begins; its outbox comes along.
+    Open {
+        /// Its lease.
+        lease: LeaseId,
+        /// Where its frames go.
+        outbox: Arc<Outbox>,
+        /// How they are written.
+        framing: Framing,
+    },
+    /// Anything else. The permit stands for the bytes of a large event in the inbox.
+    Event(Event, Option<OwnedSemaphorePermit>),
+}
+
+/// What a document task is told at its start.
+#[derive(Debug, Clone)]
+pub struct DocumentOptions {
+    /// How long a document stays in memory when nobody holds a lease.
+    pub idle: Duration,
+    /// What it may hold.
+    pub limits: CoreLimits,
+}
+
+/// Why a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything is on disk and `try_retire` agreed.
+    Retired,
+    /// The inbox was closed; everything is on disk, or storage has failed.
+    Stopped,
+    /// The document could not be loaded; nothing was changed.
+    NotLoaded,
+}
+
+struct Task {
+    name: DocumentName,
+    core: Core,
+    readers: Readers,
+    log: DocumentLog,
+    log_source: Log,
+    options: DocumentOptions,
+    metrics: Arc<Metrics>,
+    /// Filled by the core, emptied by `execute`. Kept to save an allocation per event.
+    effects: Vec<Effect>,
+    records_since_snapshot: u64,
+    bytes_since_snapshot: usize,
+    snapshot_bytes: usize,
+    next_checkpoint: Seq,
+    storage_failed: bool,
+}
+
+/// Loads the document and runs it to its end. `try_retire` is asked when it has been idle: it must refuse when a
+/// session has come in the meantime.
+pub async fn run(
+    name: DocumentName,
+    mut inbox: mpsc::Receiver<Envelope>,
+    log: Log,
+    options: DocumentOptions,
+    metrics: Arc<Metrics>,
+    try_retire: impl Fn(&mpsc::Receiver<Envelope>) -> bool,
+) -> Ended {
+    let mut task = match Task::load(name.clone(), log, options, metrics).await {
+        Ok(task) => task,
+        Err(failure) => {
+            error!(document = %name, %failure, "document could not be loaded; its sessions are refused, nothing was changed");
+            refuse(&name, &mut inbox).await;
+            return Ended::NotLoaded;
+        }
+    };
+    let ended = task.run(&mut inbox, try_retire).await;
+    debug!(document = %name, seq = %task.core.last(), ?ended, "document leaves memory");
+    ended
+}
+
+/// Tells whoever waits, and whoever still comes, that the document is not to be had now.
+async fn refuse(name: &DocumentName, inbox: &mut mpsc::Receiver<Envelope>) {
+    inbox.close();
+    let mut readers = Readers::new(name.clone());
+    while let Some(envelope) = inbox.recv().await {
+        if let Envelope::Open { lease, outbox, framing } = envelope {
+            readers.add(lease, outbox, framing);
+        }
+    }
+    readers.close_all(&Close::DocumentUnavailable);
+}
+
+impl Task {
+    async fn load(
+        name: DocumentName,
+        log: Log,
+        options: DocumentOptions,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, LoadError> {
+        let stored = log.load(&name).await?;
+        let (crdt, stored) = build(stored).await?;
+        let (epoch, last, snapshot_bytes, records, bytes) = match &stored {
+            Some(stored) => (
+                stored.epoch,
+                stored.last(),
+                stored.snapshot.as_ref().map_or(0, |snapshot| snapshot.update.len()),
+                stored.records.len() as u64,
+                stored.records.iter().map(|record| record.update.len()).sum(),
+            ),
+            None => (Epoch(rand::random()), Seq::ZERO, 0, 0, 0),
+        };
+        if crdt.has_missing() {
+            warn!(document = %name, "the stored document waits for updates that never came; they are asked for from every client");
+        }
+        debug!(document = %name, seq = %last, records, "document loaded");
+        let core = Core::new(crdt, last, options.limits);
+        let mut readers = Readers::new(name.clone());
+        readers.set_checkpoint(core.known());
+        Ok(Self {
+            log: log.document(name.clone(), epoch, last),
+            log_source: log,
+            core,
+            readers,
+            name,
+            options,
+            metrics,
+            effects: Vec::new(),
+            records_since_snapshot: records,
+            bytes_since_snapshot: bytes,
+            snapshot_bytes,
+            next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
+            storage_failed: false,
+        })
+    }
+
+    async fn run(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Envelope>,
+        try_retire: impl Fn(&mpsc::Receiver<Envelope>) -> bool,
+    ) -> Ended {
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        let mut idle_since = Instant::now();
+        // The log may have failed before this document was opened.
+        self.take_durable().await;
+        loop {
+            tokio::select! {
+                count = inbox.recv_many(&mut batch, MAX_BATCH) => {
+                    if count == 0 {
+                        self.compact_if(self.records_since_snapshot >= COMPACT_ON_IDLE_RECORDS).await;
+                        self.settle().await;
+                        return Ended::Stopped;
+                    }
+                    for envelope in batch.drain(..) {
+                        self.take(envelope).await;
+                    }
+                    self.execute().await;
+                    self.after_batch().await;
+                    idle_since = Instant::now();
+                }
+                _ = self.log.durable_changed() => self.take_durable().await,
+                () = tokio::time::sleep_until(idle_since + self.options.idle), if self.core.lease_count() == 0 => {
+                    self.compact_if(self.records_since_snapshot >= COMPACT_ON_IDLE_RECORDS).await;
+                    self.settle().await;
+                    if try_retire(inbox) {
+                        return Ended::Retired;
+                    }
+                    idle_since = Instant::now();
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, envelope: Envelope) {
+        let event = match envelope {
+            Envelope::Open { lease, outbox, framing } => {
+                self.readers.add(lease, outbox, framing);
+                Event::Open { lease }
+            }
+            Envelope::Event(event, _permit) => event,
+        };
+        match event {
+            Event::Resync { lease } => {
+                self.metrics.resyncs.inc();
+                // Frames of earlier events in this batch must not come after the diff that contains them.
+                self.execute().await;
+                let floor = self.readers.floor(lease);
+                self.core.resync(lease, floor.as_deref(), &mut self.effects);
+            }
+            Event::Leave { lease } => {
+                self.execute().await;
+                self.readers.remove(lease);
+                self.core.handle(event, &mut self.effects);
+            }
+            event => self.core.handle(event, &mut self.effects),
+        }
+        if matches!(self.effects.last(), Some(Effect::Reload)) {
+            self.execute().await;
+            self.reload().await;
+        }
+    }
+
+    /// Does what the core wants, in order: readers first, then the log, so that delivery never waits for the disk.
+    async fn execute(&mut self) {
+        if self.effects.is_empty() {
+            return;
+        }
+        let mut records = Vec::new();
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Append { seq, update } => {
+                    self.records_since_snapshot += 1;
+                    self.bytes_since_snapshot += update.len();
+                    records.push(Record { seq, time_ms: now_ms(), update });
+                }
+                Effect::Broadcast { frame, author } => {
+                    let delivered = self.readers.broadcast(&frame, author);
+                    self.metrics.delivered.add(delivered as u64);
+                }
+                Effect::Presence { frame, clients } => self.readers.presence(&frame, &clients),
+                Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
+                Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
+                Effect::Ack { lease, outcome, echo } => self.readers.ack(lease, outcome, echo.as_deref()),
+                Effect::Close { lease, close } => {
+                    info!(document = %self.name, ?lease, reason = %close.reason(), "session refused by its document");
+                    self.readers.close(lease, close);
+                }
+                Effect::Reload => {}
+            }
+        }
+        self.effects = effects;
+        if !records.is_empty() {
+            self.metrics.updates.add(records.len() as u64);
+            self.log.append(records).await;
+        }
+    }
+
+    async fn after_batch(&mut self) {
+        if self.core.last() >= self.next_checkpoint {
+            self.next_checkpoint = Seq(self.core.last().0 + CHECKPOINT_EVERY);
+            self.readers.set_checkpoint(self.core.known());
+        }
+        let enough = self.records_since_snapshot >= COMPACT_RECORDS
+            || self.bytes_since_snapshot >= COMPACT_BYTES.max(self.snapshot_bytes);
+        self.compact_if(enough).await;
+    }
+
+    async fn take_durable(&mut self) {
+        let durable = self.log.durable();
+        self.core.durable(durable.upto, &mut self.effects);
+        if durable.failed && !self.storage_failed {
+            self.storage_failed = true;
+            self.core.storage_failed(&mut self.effects);
+        }
+        self.execute().await;
+    }
+
+    /// Replaces the records by one snapshot. It follows them down the same channel, so it covers what it should.
+    async fn compact_if(&mut self, wanted: bool) {
+        if !wanted || self.storage_failed {
+            return;
+        }
+        // Reset even without a snapshot: a document that cannot be compacted now is not tried at every update.
+        self.records_since_snapshot = 0;
+        self.bytes_since_snapshot = 0;
+        let Some(update) = self.core.snapshot() else {
+            warn!(document = %self.name, "not compacted: it waits for updates that have not come");
+            return;
+        };
+        self.snapshot_bytes = update.len();
+        self.metrics.compactions.inc();
+        self.log.compact(Snapshot { upto: self.core.last(), update }).await;
+    }
+
+    /// Waits until all that was sent to the log is on disk, or never will be.
+    async fn settle(&mut self) {
+        self.take_durable().await;
+        while !self.core.is_settled() {
+            self.log.durable_changed().await;
+            self.take_durable().await;
+        }
+        self.log.settled().await;
+    }
+
+    /// The CRDT broke: load it again. Everything that was ever applied and taken is in the log.
+    async fn reload(&mut self) {
+        self.metrics.reloads.inc();
+        warn!(document = %self.name, "the document broke on an update that was refused; loading it again from its log");
+        self.settle().await;
+        let loaded = match self.log_source.load(&self.name).await {
+            Ok(stored) => build(stored).await,
+            Err(failure) => Err(failure.into()),
+        };
+        match loaded {
+            Ok((crdt, _)) => self.core.restore(crdt),
+            Err(failure) => {
+                error!(document = %self.name, %failure, "the document could not be loaded again; its sessions are closed");
+                self.readers.close_all(&Close::DocumentUnavailable);
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("its stored updates do not make a document: {0}")]
+    Crdt(#[from] super::crdt::CrdtError),
+    #[error("loading was interrupted")]
+    Interrupted,
+}
+
+/// Builds the CRDT on the blocking pool: a large one takes milliseconds.
+async fn build(stored: Option<Stored>) -> Result<(Crdt, Option<Stored>), LoadError> {
+    let Some(stored) = stored else { return Ok((Crdt::default(), None)) };
+    let built = tokio::task::spawn_blocking(move || {
+        let updates = stored.snapshot.iter().map(|snapshot| &snapshot.update);
+        let updates = updates.chain(stored.records.iter().map(|record| &record.update)).map(Bytes::as_ref);
+        Crdt::load(updates).map(|crdt| (crdt, Some(stored)))
+    });
+    Ok(built.await.map_err(|_| LoadError::Interrupted)??)
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

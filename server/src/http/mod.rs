@@ -1,0 +1,78 @@
+//! Plain HTTP on the same port: the console page, `/healthz` (alive) and `/readyz` (able to take edits).
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use rust_embed::RustEmbed;
+
+/// The console's built files (`console/dist`).
+#[derive(RustEmbed)]
+#[folder = "../console/dist"]
+struct Console;
+
+/// What `/readyz` answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// Edits are taken.
+    Ready,
+    /// The server is stopping.
+    Stopping,
+    /// The disk refuses writes; the text is for the operator.
+    StorageFailed(String),
+}
+
+/// Answers a request that is not a WebSocket upgrade.
+pub fn answer(method: &Method, path: &str, readiness: impl FnOnce() -> Readiness) -> Response<Full<Bytes>> {
+    if method != Method::GET && method != Method::HEAD {
+        return problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood here");
+    }
+    match path {
+        "/healthz" => text(StatusCode::OK, "alive\n"),
+        "/readyz" => match readiness() {
+            Readiness::Ready => text(StatusCode::OK, "ready\n"),
+            Readiness::Stopping => problem(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
+            Readiness::StorageFailed(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why),
+        },
+        "/" => console("index.html"),
+        path => console(path.trim_start_matches('/')),
+    }
+}
+
+fn console(file: &str) -> Response<Full<Bytes>> {
+    let Some(found) = Console::get(file) else {
+        return problem(StatusCode::NOT_FOUND, "there is no such page; documents are opened over WebSocket");
+    };
+    let kind = match file.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "application/octet-stream",
+    };
+    let body = match found.data {
+        std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        std::borrow::Cow::Owned(bytes) => Bytes::from(bytes),
+    };
+    respond(StatusCode::OK, kind, body)
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
+}
+
+/// An error as RFC 9457 problem details.
+fn problem(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let body = serde_json::json!({ "status": status.as_u16(), "title": title, "detail": detail });
+    respond(status, "application/problem+json", Bytes::from(body.to_string()))
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    // The page changes with the binary; a browser asks each time.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}

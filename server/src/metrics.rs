@@ -1,0 +1,43 @@
+//! What the server counts. One struct, shared; each hop counts at its own exit. Names follow Prometheus when exported.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// One more.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// `n` more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Everything counted since the start.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// WebSocket connections accepted.
+    pub sessions: Count,
+    /// Updates taken into documents.
+    pub updates: Count,
+    /// Updates queued for readers.
+    pub delivered: Count,
+    /// Slow readers brought up to date by a diff.
+    pub resyncs: Count,
+    /// Snapshots that replaced records.
+    pub compactions: Count,
+    /// Documents thrown away after a panic in the CRDT and loaded again.
+    pub reloads: Count,
+    /// Sessions ended for a fault of the client.
+    pub refused: Count,
+}

@@ -1,0 +1,353 @@
+//! Bytes waiting for one socket: bounded in bytes, and pushing never waits.
+//!
+//! Documents push, one session's writer takes. What happens when a reader is slow is decided here and nowhere else:
+//!
+//! | what | when the outbox is over its limit |
+//! |---|---|
+//! | document frame | all document frames of that lease are dropped and the lease is *behind*: once the socket has drained, its session asks the document for one diff |
+//! | presence frame | the newest replaces an older one about the same clients; over the limit it is dropped like a document frame |
+//! | answer to a step 1 | put off in the same way |
+//! | acks and other small answers | kept; over twice the limit the session is closed as too slow |
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use tokio::sync::Notify;
+
+use crate::ids::LeaseId;
+
+/// How many bytes the writer takes at once: the rest still counts against the limit.
+const MAX_TAKE_BYTES: usize = 256 * 1024;
+/// How far back a waiting presence frame is looked for to be replaced.
+const MAX_PRESENCE_LOOKBACK: usize = 64;
+
+/// What became of a pushed frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It waits; nothing was waiting before it, so all that was pushed earlier has gone to the socket.
+    First,
+    /// It waits behind others.
+    Queued,
+    /// It was dropped: the lease is behind, or the session is closing.
+    Dropped,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Document { lease: LeaseId, frame: Bytes },
+    Presence { lease: LeaseId, clients: Box<[u64]>, frame: Bytes },
+    Control { frame: Bytes },
+}
+
+impl Waiting {
+    fn frame(&self) -> &Bytes {
+        match self {
+            Waiting::Document { frame, .. } | Waiting::Presence { frame, .. } | Waiting::Control { frame } => frame,
+        }
+    }
+
+    fn belongs_to(&self, of: LeaseId) -> bool {
+        matches!(self, Waiting::Document { lease, .. } | Waiting::Presence { lease, .. } if *lease == of)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    queue: VecDeque<Waiting>,
+    bytes: usize,
+    /// Leases whose frames were dropped; emptied by [`Outbox::take_behind`] once the queue is empty.
+    behind: HashSet<LeaseId>,
+    close: Option<Close>,
+}
+
+/// What the writer found.
+#[derive(Debug)]
+pub enum Taken {
+    /// Frames to send, in order.
+    Frames(Vec<Bytes>),
+    /// Say this and end.
+    Close(Close),
+}
+
+/// The frames waiting for one socket. Shared by the session and the documents it reads.
+#[derive(Debug)]
+pub struct Outbox {
+    inner: Mutex<Inner>,
+    limit_bytes: usize,
+    ready: Notify,
+    drained: Notify,
+}
+
+impl Outbox {
+    /// An empty outbox that holds at most about `limit_bytes`.
+    pub fn new(limit_bytes: usize) -> Self {
+        Self { inner: Mutex::default(), limit_bytes, ready: Notify::new(), drained: Notify::new() }
+    }
+
+    /// A change of a document.
+    pub fn push_document(&self, lease: LeaseId, frame: Bytes) -> Pushed {
+        self.push_bounded(lease, frame, |lease, frame| Waiting::Document { lease, frame })
+    }
+
+    /// The answer to a step 1. It may be larger than the limit (a whole document, shared with other sessions) but
+    /// is put off when the outbox already is over it: a client cannot pile up answers.
+    pub fn push_answer(&self, lease: LeaseId, frame: Bytes) -> Pushed {
+        let mut inner = self.lock();
+        if inner.close.is_some() {
+            return Pushed::Dropped;
+        }
+        if inner.bytes > self.limit_bytes || inner.behind.contains(&lease) {
+            inner.fall_behind(lease);
+            drop(inner);
+            self.written();
+            return Pushed::Dropped;
+        }
+        self.enqueue(&mut inner, Waiting::Document { lease, frame })
+    }
+
+    /// The presence of `clients`. Replaces a waiting frame about exactly the same clients.
+    pub fn push_presence(&self, lease: LeaseId, clients: &[u64], frame: Bytes) -> Pushed {
+        {
+            let mut inner = self.lock();
+            let older = inner.queue.iter_mut().rev().take(MAX_PRESENCE_LOOKBACK).find_map(|waiting| match waiting {
+                Waiting::Presence { lease: of, clients: about, frame } if *of == lease && **about == *clients => {
+                    Some(frame)
+                }
+                _ => None,
+            });
+            if let Some(older) = older {
+                let before = older.len();
+                *older = frame;
+                let after = older.len();
+                inner.bytes = inner.bytes - before + after;
+                return Pushed::Queued;
+            }
+        }
+        self.push_bounded(lease, frame, |lease, frame| Waiting::Presence { lease, clients: clients.into(), frame })
+    }
+
+    /// An ack or another small answer that must not be lost while the session lives.
+    pub fn push_control(&self, frame: Bytes) -> Pushed {
+        let mut inner = self.lock();
+        if inner.close.is_some() {
+            return Pushed::Dropped;
+        }
+        if inner.bytes > 2 * self.limit_bytes && inner.queue.len() > MAX_PRESENCE_LOOKBACK {
+            drop(inner);
+            self.close(Close::TooSlow);
+            return Pushed::Dropped;
+        }
+        self.enqueue(&mut inner, Waiting::Control { frame })
+    }
+
+    /// Ends the session: what waits is dropped, the writer says `close` and stops. The first reason stays.
+    pub fn close(&self, close: Close) {
+        let mut inner = self.lock();
+        if inner.close.is_none() {
+            inner.queue.clear();
+            inner.bytes = 0;
+            inner.behind.clear();
+            inner.close = Some(close);
+        }
+        drop(inner);
+        self.ready.notify_one();
+    }
+
+    /// Drops what waits for a lease that is gone.
+    pub fn forget(&self, lease: LeaseId) {
+        let mut inner = self.lock();
+        inner.drop_frames(lease);
+        inner.behind.remove(&lease);
+    }
+
+    /// Waits for something to send. Only the session's writer calls it.
+    pub async fn take(&self) -> Taken {
+        loop {
+            if let Some(taken) = self.try_take() {
+                return taken;
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    /// Waits until the socket has taken everything and some lease is behind; returns the leases to resync.
+    /// Only the session's reader calls it.
+    pub async fn take_behind(&self) -> Vec<LeaseId> {
+        loop {
+            {
+                let mut inner = self.lock();
+                if inner.queue.is_empty() && !inner.behind.is_empty() {
+                    return inner.behind.drain().collect();
+                }
+            }
+            self.drained.notified().await;
+        }
+    }
+
+    /// The writer reports that all it took has gone to the socket. Also called when dropping frames may have emptied
+    /// the queue, since then no write will follow that could report it.
+    pub fn written(&self) {
+        let inner = self.lock();
+        if inner.queue.is_empty() && !inner.behind.is_empty() {
+            self.drained.notify_one();
+        }
+    }
+
+    fn try_take(&self) -> Option<Taken> {
+        let mut inner = self.lock();
+        if let Some(close) = &inner.close {
+            return Some(Taken::Close(close.clone()));
+        }
+        let mut frames = Vec::new();
+        let mut taken_bytes = 0;
+        while taken_bytes < MAX_TAKE_BYTES {
+            let Some(waiting) = inner.queue.pop_front() else { break };
+            let frame = waiting.frame().clone();
+            taken_bytes += frame.len();
+            frames.push(frame);
+        }
+        inner.bytes -= taken_bytes;
+        (!frames.is_empty()).then_some(Taken::Frames(frames))
+    }
+
+    fn push_bounded(&self, lease: LeaseId, frame: Bytes, wrap: impl FnOnce(LeaseId, Bytes) -> Waiting) -> Pushed {
+        let mut inner = self.lock();
+        if inner.close.is_some() || inner.behind.contains(&lease) {
+            return Pushed::Dropped;
+        }
+        // A single frame larger than the limit passes when nothing waits: otherwise it never could.
+        if inner.bytes > 0 && inner.bytes + frame.len() > self.limit_bytes {
+            inner.fall_behind(lease);
+            drop(inner);
+            self.written();
+            return Pushed::Dropped;
+        }
+        self.enqueue(&mut inner, wrap(lease, frame))
+    }
+
+    fn enqueue(&self, inner: &mut Inner, waiting: Waiting) -> Pushed {
+        let was_empty = inner.queue.is_empty();
+        inner.bytes += waiting.frame().len();
+        inner.queue.push_back(waiting);
+        if was_empty {
+            self.ready.notify_one();
+            Pushed::First
+        } else {
+            Pushed::Queued
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing below panics while holding the lock with the state half-changed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn fall_behind(&mut self, lease: LeaseId) {
+        self.drop_frames(lease);
+        self.behind.insert(lease);
+    }
+
+    fn drop_frames(&mut self, lease: LeaseId) {
+        self.queue.retain(|waiting| !waiting.belongs_to(lease));
+        self.bytes = self.queue.iter().map(|waiting| waiting.frame().len()).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: LeaseId = LeaseId(1);
+    const B: LeaseId = LeaseId(2);
+
+    fn frame(len: usize) -> Bytes {
+        Bytes::from(vec![7; len])
+    }
+
+    fn frames(outbox: &Outbox) -> Vec<usize> {
+        match outbox.try_take() {
+            Some(Taken::Frames(frames)) => frames.iter().map(Bytes::len).collect(),
+            None => Vec::new(),
+            Some(Taken::Close(close)) => panic!("closed: {close:?}"),
+        }
+    }
+
+    #[test]
+    fn over_the_limit_a_lease_falls_behind_and_others_stay_whole() {
+        let outbox = Outbox::new(100);
+        assert_eq!(outbox.push_document(A, frame(10)), Pushed::First);
+        assert_eq!(outbox.push_document(B, frame(80)), Pushed::Queued);
+        assert_eq!(outbox.push_document(A, frame(20)), Pushed::Dropped);
+        assert_eq!(outbox.push_document(A, frame(1)), Pushed::Dropped, "a lease behind gets nothing until it resyncs");
+        assert_eq!(frames(&outbox), [80]);
+    }
+
+    #[tokio::test]
+    async fn a_lease_behind_is_reported_once_the_queue_is_empty() {
+        let outbox = Outbox::new(100);
+        outbox.push_document(B, frame(90));
+        outbox.push_document(A, frame(20));
+        let taken = tokio::select! {
+            biased;
+            behind = outbox.take_behind() => panic!("too early: {behind:?}"),
+            taken = outbox.take() => taken,
+        };
+        assert!(matches!(taken, Taken::Frames(frames) if frames.len() == 1));
+        outbox.written();
+        assert_eq!(outbox.take_behind().await, [A]);
+        assert_eq!(outbox.push_document(A, frame(20)), Pushed::First);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_empties_the_queue_by_falling_behind_is_still_reported() {
+        let outbox = Outbox::new(100);
+        outbox.push_document(A, frame(60));
+        outbox.push_document(A, frame(60));
+        assert_eq!(outbox.take_behind().await, [A]);
+    }
+
+    #[test]
+    fn one_frame_larger_than_the_limit_passes_alone() {
+        let outbox = Outbox::new(100);
+        assert_eq!(outbox.push_document(A, frame(500)), Pushed::First);
+        assert_eq!(outbox.push_answer(A, frame(5)), Pushed::Dropped, "answers do not pile up");
+    }
+
+    #[test]
+    fn only_the_newest_presence_of_a_client_waits() {
+        let outbox = Outbox::new(1000);
+        outbox.push_presence(A, &[1], frame(10));
+        outbox.push_presence(A, &[2], frame(20));
+        outbox.push_presence(B, &[1], frame(30));
+        outbox.push_presence(A, &[1], frame(40));
+        assert_eq!(frames(&outbox), [40, 20, 30]);
+        assert_eq!(outbox.lock().bytes, 0);
+    }
+
+    #[test]
+    fn acks_are_kept_until_the_reader_is_hopeless() {
+        let outbox = Outbox::new(100);
+        for _ in 0..400 {
+            outbox.push_control(frame(1));
+        }
+        assert!(matches!(outbox.try_take(), Some(Taken::Close(Close::TooSlow))));
+        let outbox = Outbox::new(100);
+        for _ in 0..150 {
+            outbox.push_control(frame(1));
+        }
+        assert_eq!(frames(&outbox).len(), 150);
+    }
+
+    #[test]
+    fn the_first_reason_to_close_stays() {
+        let outbox = Outbox::new(100);
+        outbox.push_control(frame(1));
+        outbox.close(Close::ServerStopping);
+        outbox.close(Close::TooSlow);
+        assert!(matches!(outbox.try_take(), Some(Taken::Close(Close::ServerStopping))));
+    }
+}

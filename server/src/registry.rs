@@ -1,0 +1,217 @@
+//! Document name -> the one task that owns it.
+//!
+//! Architecture invariant: `open` counts the lease and `retire` removes the entry under the same map entry lock.
+//! So two tasks for one document cannot exist, and a session never holds a lease on a document that is leaving.
+//! The lock is never held across an await, and nothing else is locked under it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use futures_util::FutureExt;
+use syncline_protocol::close::Close;
+use syncline_protocol::ids::DocumentName;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use crate::document::event::Event;
+use crate::document::frame::Framing;
+use crate::document::{self, DocumentOptions, Ended, Envelope};
+use crate::ids::{Counter, LeaseId};
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+
+/// Events a document's inbox holds; a full inbox makes sessions wait, and TCP push back.
+const INBOX_EVENTS: usize = 256;
+/// Bytes of large events an inbox holds.
+const INBOX_BYTES: usize = 32 * 1024 * 1024;
+/// Events below this size are bounded well enough by their number.
+const SMALL_EVENT_BYTES: usize = 4 * 1024;
+
+struct Slot {
+    sender: mpsc::Sender<Envelope>,
+    bytes: Arc<Semaphore>,
+    leases: usize,
+    /// Tells this task's entry from one that replaced it after a panic.
+    generation: u64,
+}
+
+/// The open documents.
+pub struct Registry {
+    slots: DashMap<DocumentName, Slot>,
+    log: Log,
+    options: DocumentOptions,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    lease_ids: Counter,
+    generations: AtomicU64,
+}
+
+/// The document's task is gone; the session must end and come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the document was closed")]
+pub struct Gone;
+
+impl Gone {
+    /// What the session's client is told.
+    pub fn close(self) -> Close {
+        Close::DocumentReloading
+    }
+}
+
+impl Registry {
+    /// No document is open yet.
+    pub fn new(log: Log, options: DocumentOptions, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            slots: DashMap::new(),
+            log,
+            options,
+            metrics,
+            tasks: TaskTracker::new(),
+            lease_ids: Counter::default(),
+            generations: AtomicU64::new(0),
+        })
+    }
+
+    /// A lease on the document, which is loaded if it is not in memory. Never waits: loading happens in the task.
+    pub fn open(self: &Arc<Self>, name: &DocumentName) -> Lease {
+        let id = LeaseId(self.lease_ids.next());
+        let (sender, bytes, generation) = match self.slots.entry(name.clone()) {
+            Entry::Occupied(mut slot) => {
+                let slot = slot.get_mut();
+                slot.leases += 1;
+                (slot.sender.clone(), Arc::clone(&slot.bytes), slot.generation)
+            }
+            Entry::Vacant(vacant) => {
+                let (sender, inbox) = mpsc::channel(INBOX_EVENTS);
+                let bytes = Arc::new(Semaphore::new(INBOX_BYTES));
+                let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+                vacant.insert(Slot { sender: sender.clone(), bytes: Arc::clone(&bytes), leases: 1, generation });
+                self.spawn(name.clone(), inbox, generation);
+                (sender, bytes, generation)
+            }
+        };
+        Lease { id, name: name.clone(), sender, bytes, generation, registry: Arc::clone(self) }
+    }
+
+    /// How many documents are in memory.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// True when no document is in memory.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Ends every document, each with everything on disk. Sessions must have been ended before.
+    pub async fn stop(&self) {
+        self.slots.clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn spawn(self: &Arc<Self>, name: DocumentName, inbox: mpsc::Receiver<Envelope>, generation: u64) {
+        let registry = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let try_retire = |inbox: &mpsc::Receiver<Envelope>| registry.retire(&name, generation, inbox);
+            let task = document::run(
+                name.clone(),
+                inbox,
+                registry.log.clone(),
+                registry.options.clone(),
+                Arc::clone(&registry.metrics),
+                try_retire,
+            );
+            match std::panic::AssertUnwindSafe(task).catch_unwind().await {
+                Ok(Ended::Retired) => {}
+                Ok(Ended::Stopped | Ended::NotLoaded) => registry.remove(&name, generation),
+                Err(_) => {
+                    // Unwinding has closed the sessions; the next one loads from the log.
+                    error!(document = %name, "the document's task failed; its sessions were closed and may come back");
+                    registry.remove(&name, generation);
+                }
+            }
+        });
+    }
+
+    /// Removes the entry if nobody holds a lease and nothing waits in the inbox.
+    fn retire(&self, name: &DocumentName, generation: u64, inbox: &mpsc::Receiver<Envelope>) -> bool {
+        self.slots
+            .remove_if(name, |_, slot| slot.generation == generation && slot.leases == 0 && inbox.is_empty())
+            .is_some()
+    }
+
+    fn remove(&self, name: &DocumentName, generation: u64) {
+        self.slots.remove_if(name, |_, slot| slot.generation == generation);
+    }
+
+    fn release(&self, name: &DocumentName, generation: u64) {
+        if let Some(mut slot) = self.slots.get_mut(name)
+            && slot.generation == generation
+        {
+            slot.leases -= 1;
+        }
+    }
+}
+
+/// A session's right to talk to a document. Dropping it says goodbye.
+pub struct Lease {
+    id: LeaseId,
+    name: DocumentName,
+    sender: mpsc::Sender<Envelope>,
+    bytes: Arc<Semaphore>,
+    generation: u64,
+    registry: Arc<Registry>,
+}
+
+impl Lease {
+    /// Its number.
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Its document.
+    pub fn document(&self) -> &DocumentName {
+        &self.name
+    }
+
+    /// Begins: frames for this lease go to `outbox` from now on.
+    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing) -> Result<(), Gone> {
+        let envelope = Envelope::Open { lease: self.id, outbox, framing };
+        self.sender.send(envelope).await.map_err(|_| Gone)
+    }
+
+    /// Sends an event of `bytes` payload; waits while the document's inbox is full.
+    pub async fn send(&self, event: Event, bytes: usize) -> Result<(), Gone> {
+        let permit = if bytes > SMALL_EVENT_BYTES {
+            let wanted = u32::try_from(bytes.min(INBOX_BYTES)).unwrap_or(u32::MAX);
+            Some(Arc::clone(&self.bytes).acquire_many_owned(wanted).await.map_err(|_| Gone)?)
+        } else {
+            None
+        };
+        self.sender.send(Envelope::Event(event, permit)).await.map_err(|_| Gone)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let goodbye = Envelope::Event(Event::Leave { lease: self.id }, None);
+        let (registry, name, generation) = (Arc::clone(&self.registry), self.name.clone(), self.generation);
+        match self.sender.try_send(goodbye) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => registry.release(&name, generation),
+            // The count falls only after the goodbye is in the inbox: the document cannot retire before it is read.
+            Err(mpsc::error::TrySendError::Full(goodbye)) => {
+                let sender = self.sender.clone();
+                tokio::spawn(async move {
+                    // A closed inbox has nobody left who could miss the goodbye.
+                    sender.send(goodbye).await.ok();
+                    registry.release(&name, generation);
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Listening, upgrading, stopping: the order in which things begin and end.
+//!
+//! Stopping goes the way data goes: no new connections; sessions are told to come back and end; documents put
+//! everything on disk and end; the log commits, closes its store and ends. The first two have a deadline, the log never.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::SEC_WEBSOCKET_PROTOCOL;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::auth::Authorize;
+use crate::config::Config;
+use crate::document::DocumentOptions;
+use crate::http::{self, Readiness};
+use crate::ids::{Counter, SessionId};
+use crate::log::Log;
+use crate::log::store::{Store, StoreError};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::session::{self, Context};
+
+/// How long a client may take to send its request headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long sessions may take to end when the server stops.
+const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failed accept (out of file descriptors): others may free some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}: {}", explain_bind(.source))]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn explain_bind(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the address is in use by another process; stop it, or choose another with --listen".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: tokio::task::JoinHandle<()>,
+    sessions: TaskTracker,
+    log: Log,
+}
+
+struct Shared {
+    context: Arc<Context>,
+    log: Log,
+    session_ids: Counter,
+    sessions: TaskTracker,
+}
+
+impl Server {
+    /// Starts on `config.listen`. Documents lie in `store`; `auth` decides who may do what.
+    pub async fn start(config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Result<Self, StartError> {
+        let listen_error = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+
+        let metrics = Arc::new(Metrics::default());
+        let log = Log::start(store);
+        let options = DocumentOptions { idle: config.idle_unload, limits: Default::default() };
+        let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
+        let stop = CancellationToken::new();
+        let sessions = TaskTracker::new();
+        let context = Context { registry, auth, limits: config.session, metrics, stop: stop.clone() };
+        let shared = Arc::new(Shared {
+            context: Arc::new(context),
+            log: log.clone(),
+            session_ids: Counter::default(),
+            sessions: sessions.clone(),
+        });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stop));
+        Ok(Self { address, shared, accepting, sessions, log })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.context.metrics
+    }
+
+    /// How many documents are in memory.
+    pub fn open_documents(&self) -> usize {
+        self.shared.context.registry.len()
+    }
+
+    /// Stops: every client is told to come back, and everything is on disk when this returns.
+    pub async fn stop(self) -> Result<(), StoreError> {
+        let context = &self.shared.context;
+        context.stop.cancel();
+        self.accepting.await.ok();
+        self.sessions.close();
+        if tokio::time::timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
+            warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
+        }
+        context.registry.stop().await;
+        self.log.close().await
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                // Small frames must leave at once; a socket that refuses the option still works.
+                socket.set_nodelay(true).ok();
+                let shared = Arc::clone(&shared);
+                tokio::spawn(connection(socket, peer, shared));
+            }
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let stop = shared.context.stop.clone();
+    let service = service_fn(move |request| {
+        let response = respond(request, &shared);
+        async move { Ok::<_, std::convert::Infallible>(response) }
+    });
+    let serve = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    tokio::select! {
+        served = serve => if let Err(error) = served { debug!(%peer, %error, "HTTP connection ended") },
+        () = stop.cancelled() => {}
+    }
+}
+
+fn respond(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Response<Full<Bytes>> {
+    if !is_upgrade(&request) {
+        return http::answer(request.method(), request.uri().path(), || readiness(shared));
+    }
+    // tungstenite checks the request by RFC 6455 section 4.2.1 and computes the accept key.
+    let bare = strip_body(&request);
+    let mut response = match create_response_with_body(&bare, Full::default) {
+        Ok(response) => response,
+        Err(error) => {
+            let mut response = Response::new(Full::from(format!("not a WebSocket handshake: {error}\n")));
+            *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
+            return response;
+        }
+    };
+    // A client that offers subprotocols (y-websocket's `protocols`) expects one of them.
+    if let Some(offered) = request.headers().get(SEC_WEBSOCKET_PROTOCOL)
+        && let Some(first) = offered.to_str().ok().and_then(|offered| offered.split(',').next())
+        && let Ok(first) = first.trim().parse()
+    {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, first);
+    }
+    let path = request.uri().path();
+    // One slash only: a name may begin with the next.
+    let path = path.strip_prefix('/').unwrap_or(path).to_owned();
+    let upgrade = hyper::upgrade::on(&mut request);
+    let id = SessionId(shared.session_ids.next());
+    let context = Arc::clone(&shared.context);
+    shared.sessions.spawn(async move {
+        let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
+            Ok(Ok(parts)) => parts,
+            Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
+        };
+        context.metrics.sessions.inc();
+        debug!(session = %id, path, "session begins");
+        session::run(parts.io.into_inner(), parts.read_buf, path, id, context).await;
+    });
+    response
+}
+
+fn is_upgrade(request: &Request<Incoming>) -> bool {
+    let upgrade = request.headers().get(hyper::header::UPGRADE);
+    upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+fn strip_body(request: &Request<Incoming>) -> Request<()> {
+    let mut bare = Request::new(());
+    *bare.method_mut() = request.method().clone();
+    *bare.uri_mut() = request.uri().clone();
+    *bare.version_mut() = request.version();
+    *bare.headers_mut() = request.headers().clone();
+    bare
+}
+
+fn readiness(shared: &Shared) -> Readiness {
+    if shared.context.stop.is_cancelled() {
+        return Readiness::Stopping;
+    }
+    match shared.log.failed() {
+        Some(failure) => Readiness::StorageFailed(format!("edits are not taken: {failure}")),
+        None => Readiness::Ready,
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn stop_signal() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let which = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    info!(signal = which, "stopping: clients are told to come back, everything goes to disk");
+    Ok(())
+}

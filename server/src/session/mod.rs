@@ -1,0 +1,163 @@
+//! One WebSocket connection: a reader and a writer in one task, tied together at their ends.
+//!
+//! ```text
+//! reader.rs      frames in: which dialect, then its handler; resyncs; time limits
+//! ywebsocket.rs  handler of the y-websocket dialect: one document
+//! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
+//! channel.rs     one document of a session: scan, then send to the document
+//! writer.rs      outbox -> socket, everything queued in one write; pings
+//! stream.rs      the socket, counting the bytes it takes
+//! ```
+
+mod channel;
+mod hocuspocus;
+mod reader;
+mod stream;
+mod writer;
+mod ywebsocket;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use syncline_protocol::close::Close;
+use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
+use syncline_protocol::update::ScanLimits;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use self::reader::Reader;
+use self::stream::Counting;
+use crate::auth::Authorize;
+use crate::ids::SessionId;
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::registry::Registry;
+
+/// Buffer that a connection reads into. Larger frames grow it for their own length only.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// Bytes collected before they are written even though more is queued.
+const WRITE_BUFFER_BYTES: usize = 64 * 1024;
+/// After a close frame was sent, how long the peer's remaining bytes are read and dropped: closing a socket with
+/// unread bytes resets it, and the peer would never see the close code.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Limits of one session.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimits {
+    /// Largest message, in bytes.
+    pub message_bytes: usize,
+    /// Bytes that wait for a socket before its reader falls behind.
+    pub outbox_bytes: usize,
+    /// Documents in one Hocuspocus session.
+    pub documents: usize,
+    /// How long a new connection may stay silent.
+    pub first_frame: Duration,
+    /// A session that sends nothing for this long, not even a pong, is gone.
+    pub silence: Duration,
+    /// How often the client is pinged and, when nothing else was sent, given a harmless message.
+    pub heartbeat: Duration,
+    /// A socket that takes no byte for this long is closed.
+    pub write_stall: Duration,
+    /// What an update may hold.
+    pub scan: ScanLimits,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            outbox_bytes: 1024 * 1024,
+            documents: 100,
+            first_frame: Duration::from_secs(30),
+            silence: Duration::from_secs(60),
+            // Stock clients hang up after 30 s without a message.
+            heartbeat: Duration::from_secs(20),
+            write_stall: Duration::from_secs(30),
+            scan: ScanLimits::default(),
+        }
+    }
+}
+
+/// What every session shares.
+pub struct Context {
+    /// The open documents.
+    pub registry: Arc<Registry>,
+    /// Who may do what.
+    pub auth: Arc<dyn Authorize>,
+    /// Limits of each session.
+    pub limits: SessionLimits,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the server stops.
+    pub stop: CancellationToken,
+}
+
+/// Runs an upgraded connection to its end. `path` is the raw request path without its leading slash.
+pub async fn run<S>(socket: S, read_already: Bytes, path: String, id: SessionId, context: Arc<Context>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let limits = context.limits;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        // The outbox bounds what is queued; here only one batch of it waits, and one message of any size must pass.
+        .max_write_buffer_size(usize::MAX)
+        .max_message_size(Some(limits.message_bytes))
+        .max_frame_size(Some(limits.message_bytes));
+    let (socket, progress) = Counting::new(socket);
+    let socket = WebSocketStream::from_partially_read(socket, read_already.to_vec(), Role::Server, Some(config)).await;
+    let (mut sink, mut frames) = socket.split();
+
+    let outbox = Arc::new(Outbox::new(limits.outbox_bytes));
+    let heartbeat = OnceLock::new();
+    let mut reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &heartbeat);
+    let write = writer::run(&mut sink, &outbox, &heartbeat, &progress, &limits);
+    tokio::pin!(write);
+
+    let (ended, written) = tokio::select! {
+        ended = reader.run(&mut frames) => (ended, None),
+        written = &mut write => (Ok(()), Some(written)),
+    };
+    // Leases end here: what this session still had in flight is already with its documents.
+    drop(reader);
+    let written = match (written, ended) {
+        (Some(written), _) => written,
+        (None, Ok(())) => {
+            debug!(session = %id, "the client left");
+            return;
+        }
+        (None, Err(close)) => {
+            if !close.may_reconnect() {
+                context.metrics.refused.inc();
+            }
+            outbox.close(close);
+            write.await
+        }
+    };
+    if let Ok(close) = written {
+        info!(session = %id, code = close.code(), reason = %close.reason(), "session closed by the server");
+        if let Ok(socket) = frames.reunite(sink) {
+            linger(socket.into_inner()).await;
+        }
+    } else {
+        debug!(session = %id, "the connection broke");
+    }
+}
+
+async fn linger(mut socket: impl AsyncRead + Unpin) {
+    let mut dropped = [0; READ_BUFFER_BYTES];
+    let drain = async { while socket.read(&mut dropped).await.is_ok_and(|read| read > 0) {} };
+    // Both outcomes are fine: the peer hung up, or it had its time.
+    tokio::time::timeout(LINGER, drain).await.ok();
+}
+
+/// The close for bytes that are no message.
+fn bad_message(error: impl std::fmt::Display) -> Close {
+    Close::BadMessage(error.to_string().into())
+}

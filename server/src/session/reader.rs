@@ -1,0 +1,132 @@
+//! Socket -> messages -> documents. Waits for a full document, and TCP pushes back on this socket only.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use syncline_protocol::close::Close;
+use syncline_protocol::detect::{Dialect, detect};
+use syncline_protocol::hocuspocus::PING_FRAME;
+use syncline_protocol::ywebsocket;
+use tokio::time::{Instant, sleep_until};
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::hocuspocus::Hocuspocus;
+use super::ywebsocket::YWebsocket;
+use super::{Context, bad_message};
+use crate::ids::LeaseId;
+use crate::outbox::Outbox;
+
+enum Speaks {
+    /// Nothing has come yet.
+    Unknown,
+    YWebsocket(YWebsocket),
+    Hocuspocus(Hocuspocus),
+}
+
+/// The reading half of a session; it owns the leases.
+pub(super) struct Reader<'a> {
+    context: Arc<Context>,
+    outbox: Arc<Outbox>,
+    path: String,
+    heartbeat: &'a OnceLock<Bytes>,
+    speaks: Speaks,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(
+        context: Arc<Context>,
+        outbox: Arc<Outbox>,
+        path: String,
+        heartbeat: &'a OnceLock<Bytes>,
+    ) -> Self {
+        Self { context, outbox, path, heartbeat, speaks: Speaks::Unknown }
+    }
+
+    /// Reads until the client leaves (`Ok`) or must be closed.
+    pub(super) async fn run(
+        &mut self,
+        frames: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
+    ) -> Result<(), Close> {
+        let limits = self.context.limits;
+        let stop = self.context.stop.clone();
+        let outbox = Arc::clone(&self.outbox);
+        let mut deadline = Instant::now() + limits.first_frame;
+        loop {
+            tokio::select! {
+                frame = frames.next() => {
+                    let Some(frame) = frame else { return Ok(()) };
+                    match frame.map_err(|error| self.explain(error)) {
+                        Ok(Message::Binary(frame)) => self.frame(frame).await?,
+                        Ok(Message::Text(_)) => {
+                            return Err(bad_message("this protocol is binary, but a text message came"));
+                        }
+                        Ok(Message::Close(_)) => return Ok(()),
+                        Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+                        Err(Some(close)) => return Err(close),
+                        Err(None) => return Ok(()),
+                    }
+                    // A connection that only pings has not said who it is.
+                    if !matches!(self.speaks, Speaks::Unknown) {
+                        deadline = Instant::now() + limits.silence;
+                    }
+                }
+                behind = outbox.take_behind() => self.resync(&behind).await?,
+                () = sleep_until(deadline) => return Err(Close::TimedOut),
+                () = stop.cancelled() => return Err(Close::ServerStopping),
+            }
+        }
+    }
+
+    async fn frame(&mut self, frame: Bytes) -> Result<(), Close> {
+        if matches!(self.speaks, Speaks::Unknown) {
+            self.speaks = self.begin(&frame).await?;
+        }
+        match &mut self.speaks {
+            Speaks::Unknown => Ok(()),
+            Speaks::YWebsocket(session) => session.frame(&frame).await,
+            Speaks::Hocuspocus(session) => session.frame(&frame).await,
+        }
+    }
+
+    async fn begin(&self, first_frame: &[u8]) -> Result<Speaks, Close> {
+        let (speaks, heartbeat) = match detect(first_frame) {
+            Dialect::YWebsocket => {
+                // Decoded before the document is opened: a stranger's bytes load nothing.
+                ywebsocket::Message::decode(first_frame).map_err(bad_message)?;
+                let session = YWebsocket::open(&self.path, &self.context, &self.outbox).await?;
+                // Presence of nobody: ignored by the client, and enough for it to stay.
+                (Speaks::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
+            }
+            Dialect::Hocuspocus => {
+                let session = Hocuspocus::new(Arc::clone(&self.context), Arc::clone(&self.outbox));
+                (Speaks::Hocuspocus(session), Bytes::from_static(&PING_FRAME))
+            }
+        };
+        // Set once: a session begins once.
+        self.heartbeat.set(heartbeat).ok();
+        Ok(speaks)
+    }
+
+    async fn resync(&self, behind: &[LeaseId]) -> Result<(), Close> {
+        match &self.speaks {
+            Speaks::Unknown => Ok(()),
+            Speaks::YWebsocket(session) => session.resync(behind).await,
+            Speaks::Hocuspocus(session) => session.resync(behind).await,
+        }
+    }
+
+    /// What a client is told about a WebSocket error; `None` when it is gone.
+    fn explain(&self, error: Error) -> Option<Close> {
+        match error {
+            Error::Capacity(CapacityError::MessageTooLong { .. } | CapacityError::TooManyHeaders) => {
+                Some(Close::MessageTooLarge { limit_bytes: self.context.limits.message_bytes })
+            }
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+            Error::Protocol(error) => Some(bad_message(error)),
+            Error::Utf8(_) => Some(bad_message("a text is not UTF-8")),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What one document does with what it is told: acks only after durability, joins, missing updates, failure.
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use syncline_protocol::ids::Seq;
+use syncline_server::document::core::{Core, CoreLimits};
+use syncline_server::document::crdt::Crdt;
+use syncline_server::document::event::{Effect, Event, Origin, Outcome};
+use syncline_server::document::frame::Message;
+use syncline_server::ids::LeaseId;
+use yrs::updates::decoder::Decode;
+use yrs::updates::encoder::Encode;
+use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
+
+const A: LeaseId = LeaseId(1);
+const B: LeaseId = LeaseId(2);
+
+fn core() -> Core {
+    Core::new(Crdt::default(), Seq::ZERO, CoreLimits::default())
+}
+
+fn handle(core: &mut Core, event: Event) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    core.handle(event, &mut effects);
+    effects
+}
+
+fn durable(core: &mut Core, upto: u64) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    core.durable(Seq(upto), &mut effects);
+    effects
+}
+
+fn change(lease: LeaseId, update: &[u8]) -> Event {
+    Event::Update { lease, update: Bytes::copy_from_slice(update), origin: Origin::Change }
+}
+
+/// Types `texts` one by one at the end of the text "text"; one update each.
+fn typed(client: u64, texts: &[&str]) -> (Doc, Vec<Vec<u8>>) {
+    let doc = Doc::with_client_id(client);
+    let text = doc.get_or_insert_text("text");
+    let updates = texts
+        .iter()
+        .map(|part| {
+            let mut txn = doc.transact_mut();
+            let end = text.len(&txn);
+            text.insert(&mut txn, end, part);
+            txn.encode_update_v1()
+        })
+        .collect();
+    (doc, updates)
+}
+
+fn text_of(update: &[u8]) -> String {
+    let doc = Doc::new();
+    let text = doc.get_or_insert_text("text");
+    let mut txn = doc.transact_mut();
+    txn.apply_update(Update::decode_v1(update).unwrap()).unwrap();
+    text.get_string(&txn)
+}
+
+fn step2(effects: &[Effect]) -> Bytes {
+    effects
+        .iter()
+        .find_map(|effect| match effect {
+            Effect::Diff { frame, .. } => match frame.message() {
+                Message::Step2(diff) => Some(diff.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+        .expect("a step 2")
+}
+
+fn acks(effects: &[Effect]) -> Vec<(LeaseId, Outcome)> {
+    let ack = |effect: &Effect| match effect {
+        Effect::Ack { lease, outcome, .. } => Some((*lease, *outcome)),
+        _ => None,
+    };
+    effects.iter().filter_map(ack).collect()
+}
+
+fn appended(effects: &[Effect]) -> usize {
+    effects.iter().filter(|effect| matches!(effect, Effect::Append { .. })).count()
+}
+
+fn asks(effects: &[Effect], of: LeaseId) -> usize {
+    let is_ask = |effect: &&Effect| matches!(effect, Effect::Answer { lease, frame } if *lease == of && matches!(frame.message(), Message::Step1(_)));
+    effects.iter().filter(is_ask).count()
+}
+
+#[test]
+fn an_update_is_broadcast_at_once_and_acked_when_durable() {
+    let mut core = core();
+    handle(&mut core, Event::Open { lease: A });
+    let (_, updates) = typed(1, &["a"]);
+    let effects = handle(&mut core, change(A, &updates[0]));
+    assert!(matches!(&effects[..], [Effect::Append { seq: Seq(1), .. }, Effect::Broadcast { author: A, .. }]));
+    assert!(!core.is_settled());
+    assert_eq!(acks(&durable(&mut core, 0)), []);
+    let effects = durable(&mut core, 1);
+    assert_eq!(acks(&effects), [(A, Outcome::Saved)]);
+    let echoed = matches!(&effects[0], Effect::Ack { echo: Some(frame), .. } if *frame.message() == Message::Update(updates[0].clone().into()));
+    assert!(echoed, "{effects:?}");
+    assert!(core.is_settled());
+}
+
+#[test]
+fn a_known_update_is_not_logged_again_and_its_ack_waits_for_the_first_copy() {
+    let mut core = core();
+    handle(&mut core, Event::Open { lease: A });
+    handle(&mut core, Event::Open { lease: B });
+    let (_, updates) = typed(1, &["a"]);
+    handle(&mut core, change(A, &updates[0]));
+    let effects = handle(&mut core, change(B, &updates[0]));
+    assert_eq!(appended(&effects), 0);
+    assert!(effects.is_empty(), "neither broadcast nor acked: the record is not on disk yet");
+    assert_eq!(acks(&durable(&mut core, 1)), [(A, Outcome::Saved), (B, Outcome::Saved)]);
+    assert_eq!(acks(&handle(&mut core, change(B, &updates[0]))), [(B, Outcome::Saved)], "now at once");
+}
+
+#[test]
+fn an_empty_step_2_is_acked_without_an_echo() {
+    let mut core = core();
+    let event = Event::Update { lease: A, update: Bytes::from_static(&[0, 0]), origin: Origin::Step2 };
+    let effects = handle(&mut core, event);
+    assert!(matches!(&effects[..], [Effect::Ack { lease: A, outcome: Outcome::Saved, echo: None }]));
+}
+
+#[test]
+fn a_joiner_gets_what_it_lacks_and_deletions_even_when_state_vectors_are_equal() {
+    let mut core = core();
+    let (doc, updates) = typed(1, &["hello"]);
+    handle(&mut core, change(A, &updates[0]));
+    let before = doc.transact().state_vector().encode_v1();
+    let text = doc.get_or_insert_text("text");
+    let delete = {
+        let mut txn = doc.transact_mut();
+        text.remove_range(&mut txn, 0, 4);
+        txn.encode_update_v1()
+    };
+    assert_eq!(doc.transact().state_vector().encode_v1(), before, "deleting moves no state vector");
+    let effects = handle(&mut core, change(A, &delete));
+    assert_eq!(appended(&effects), 1);
+    let effects = handle(&mut core, Event::Step1 { lease: B, state_vector: before.into() });
+    let stale = Doc::new();
+    let stale_text = stale.get_or_insert_text("text");
+    for update in [&updates[0][..], &step2(&effects)] {
+        stale.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
+    }
+    assert_eq!(stale_text.get_string(&stale.transact()), "o");
+}
+
+#[test]
+fn joiners_at_the_same_seq_share_one_encoding_until_a_change() {
+    let mut core = core();
+    let (_, updates) = typed(1, &["a", "b"]);
+    handle(&mut core, change(A, &updates[0]));
+    let nothing = Bytes::from(StateVector::default().encode_v1());
+    let join = |core: &mut Core, lease| handle(core, Event::Step1 { lease, state_vector: nothing.clone() });
+    let (first, second) = (step2(&join(&mut core, A)), step2(&join(&mut core, B)));
+    assert_eq!(first.as_ptr(), second.as_ptr());
+    handle(&mut core, change(A, &updates[1]));
+    assert_eq!(text_of(&step2(&join(&mut core, B))), "ab");
+}
+
+#[test]
+fn an_update_that_waits_for_another_is_kept_and_its_author_asked_once() {
+    let mut core = core();
+    handle(&mut core, Event::Open { lease: A });
+    let (_, updates) = typed(1, &["a", "b", "c"]);
+    let effects = handle(&mut core, change(A, &updates[2]));
+    assert_eq!(appended(&effects), 1, "it is not lost");
+    assert_eq!(asks(&effects, A), 1);
+    let effects = handle(&mut core, change(A, &updates[1]));
+    assert_eq!((appended(&effects), asks(&effects, A)), (1, 0), "asking again and again could go round for ever");
+    assert_eq!(core.snapshot(), None, "a document with gaps keeps its records");
+    handle(&mut core, change(A, &updates[0]));
+    assert_eq!(text_of(&core.snapshot().expect("whole again")), "abc");
+}
+
+#[test]
+fn what_may_wait_is_bounded_and_healthy_authors_do_not_pay() {
+    let limits = CoreLimits { pending_updates: 3, ..CoreLimits::default() };
+    let mut core = Core::new(Crdt::default(), Seq::ZERO, limits);
+    handle(&mut core, Event::Open { lease: A });
+    handle(&mut core, Event::Open { lease: B });
+    let (_, lost) = typed(1, &["0", "1", "2", "3", "4", "5"]);
+    let (_, healthy) = typed(2, &["a"; 20]);
+    handle(&mut core, change(A, &lost[5]));
+    for update in &healthy {
+        let effects = handle(&mut core, change(B, update));
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Close { .. })), "{effects:?}");
+    }
+    handle(&mut core, change(A, &lost[4]));
+    handle(&mut core, change(A, &lost[3]));
+    let effects = handle(&mut core, change(A, &lost[2]));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Close { lease: A, close: Close::TooMany(_) })));
+}
+
+#[test]
+fn after_a_storage_failure_waiting_and_new_edits_are_refused_and_reading_goes_on() {
+    let mut core = core();
+    let (_, updates) = typed(1, &["a", "b"]);
+    handle(&mut core, change(A, &updates[0]));
+    let mut effects = Vec::new();
+    core.storage_failed(&mut effects);
+    assert_eq!(acks(&effects), [(A, Outcome::Refused)]);
+    let effects = handle(&mut core, change(A, &updates[1]));
+    assert_eq!((acks(&effects), appended(&effects)), (vec![(A, Outcome::Refused)], 0));
+    assert!(core.is_settled(), "nothing is waited for any more");
+    let effects = handle(&mut core, Event::Step1 { lease: B, state_vector: StateVector::default().encode_v1().into() });
+    assert_eq!(text_of(&step2(&effects)), "a");
+}
+
+#[test]
+fn undecodable_bytes_end_their_session_and_change_nothing() {
+    let mut core = core();
+    let effects = handle(&mut core, change(A, &[1, 1]));
+    assert!(matches!(&effects[..], [Effect::Close { lease: A, close: Close::BadMessage(_) }]), "{effects:?}");
+    assert_eq!(core.last(), Seq::ZERO);
+}
+
+#[test]
+fn a_resync_brings_a_reader_from_what_it_is_known_to_have() {
+    let mut core = core();
+    let (_, updates) = typed(1, &["a", "b", "c"]);
+    handle(&mut core, change(A, &updates[0]));
+    let floor = core.known();
+    handle(&mut core, change(A, &updates[1]));
+    handle(&mut core, change(A, &updates[2]));
+    let mut effects = Vec::new();
+    core.resync(B, Some(&floor), &mut effects);
+    let diff = step2(&effects);
+    let reader = Doc::new();
+    let text = reader.get_or_insert_text("text");
+    for update in [&updates[0][..], &diff] {
+        reader.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
+    }
+    assert_eq!(text.get_string(&reader.transact()), "abc");
+    assert!(diff.len() < core.snapshot().unwrap().len(), "only what was missed");
+}
