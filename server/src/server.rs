@@ -129,7 +129,8 @@ impl Server {
             warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
         }
         context.registry.stop().await;
-        self.log.close().await
+        self.log.close().await;
+        self.log.failed().map_or(Ok(()), Err)
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
-use syncline_protocol::update::{StructVerdict, verdict};
+use syncline_protocol::update::{Structs, verdict};
 
 use super::crdt::{Crdt, CrdtError, Known};
 use super::event::{Effect, Event, Origin, Outcome};
@@ -133,7 +133,7 @@ impl Core {
             Event::Update { lease, update, origin } => self.update(lease, update, origin, effects),
             Event::Awareness { lease, update } => {
                 let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
-                let changes = self.presence.update(lease, update.entries());
+                let changes = self.presence.update(lease, update.iter());
                 push_presence(changes, Some(lease), effects);
             }
             Event::QueryAwareness { lease } => self.send_presence(lease, effects),
@@ -267,7 +267,7 @@ impl Core {
     /// True when the update needs something the document does not have, or carries deletions that may.
     fn waits(&self, update: &[u8]) -> bool {
         verdict(update, &self.crdt.known(), &Default::default()).is_ok_and(|verdict| {
-            verdict.deletes || matches!(verdict.structs, StructVerdict::Gap | StructVerdict::MissingDependency)
+            verdict.deletes || matches!(verdict.structs, Structs::Gap | Structs::MissingDependency)
         })
     }
 

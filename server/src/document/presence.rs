@@ -205,7 +205,7 @@ mod tests {
     /// (client, clock, state) of an encoded update.
     fn decode(update: &[u8]) -> Vec<(u64, u64, String)> {
         let update = AwarenessUpdate::scan(update, &Default::default()).unwrap();
-        update.entries().map(|entry| (entry.client, entry.clock, entry.state.to_owned())).collect()
+        update.iter().map(|entry| (entry.client, entry.clock, entry.state.to_owned())).collect()
     }
 
     fn told(changes: &Changes) -> Vec<(u64, u64, String)> {

@@ -14,7 +14,7 @@ use syncline_protocol::ids::DocumentName;
 
 use super::crdt::Known;
 use super::event::Outcome;
-use super::frame::{Frame, Framing, Message};
+use super::frame::{Frame, Framing};
 use crate::ids::LeaseId;
 use crate::outbox::{Outbox, Pushed};
 
@@ -132,9 +132,4 @@ impl Drop for Readers {
     fn drop(&mut self) {
         self.close_all(&Close::DocumentReloading);
     }
-}
-
-/// An empty presence, the smallest message both dialects ignore: it keeps a silent session's client from hanging up.
-pub(crate) fn heartbeat() -> Arc<Frame> {
-    Frame::new(Message::Awareness(Bytes::from_static(&[0])))
 }

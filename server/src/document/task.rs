@@ -313,7 +313,6 @@ impl Task {
             self.log.durable_changed().await;
             self.take_durable().await;
         }
-        self.log.settled().await;
     }
 
     /// The CRDT broke: load it again. Everything that was ever applied and taken is in the log.

@@ -16,17 +16,19 @@ mod stream;
 mod writer;
 mod ywebsocket;
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use syncline_protocol::close::Close;
 use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 use syncline_protocol::update::ScanLimits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -116,37 +118,57 @@ where
 
     let outbox = Arc::new(Outbox::new(limits.outbox_bytes));
     let heartbeat = OnceLock::new();
-    let mut reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &heartbeat);
+    let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &heartbeat);
     let write = writer::run(&mut sink, &outbox, &heartbeat, &progress, &limits);
-    tokio::pin!(write);
-
-    let (ended, written) = tokio::select! {
-        ended = reader.run(&mut frames) => (ended, None),
-        written = &mut write => (Ok(()), Some(written)),
-    };
-    // Leases end here: what this session still had in flight is already with its documents.
-    drop(reader);
-    let written = match (written, ended) {
-        (Some(written), _) => written,
-        (None, Ok(())) => {
-            debug!(session = %id, "the client left");
-            return;
-        }
-        (None, Err(close)) => {
+    match drive(reader, &mut frames, write, &outbox).await {
+        Ended::ByClient => debug!(session = %id, "the client left"),
+        Ended::Broken => debug!(session = %id, "the connection broke"),
+        Ended::Closed(close) => {
             if !close.may_reconnect() {
                 context.metrics.refused.inc();
             }
-            outbox.close(close);
-            write.await
+            info!(session = %id, code = close.code(), reason = %close.reason(), "session closed by the server");
+            if let Ok(socket) = frames.reunite(sink) {
+                linger(socket.into_inner()).await;
+            }
         }
+    }
+}
+
+/// How a session ended.
+enum Ended {
+    ByClient,
+    Broken,
+    /// The client was told why.
+    Closed(Close),
+}
+
+/// Reads and writes side by side until one of them ends, then ends the other.
+async fn drive(
+    mut reader: Reader<'_>,
+    frames: &mut (impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin),
+    write: impl Future<Output = Result<Close, writer::Broken>>,
+    outbox: &Outbox,
+) -> Ended {
+    let mut write = pin!(write);
+    let ended = tokio::select! {
+        ended = reader.run(frames) => ended,
+        written = &mut write => return written.into(),
     };
-    if let Ok(close) = written {
-        info!(session = %id, code = close.code(), reason = %close.reason(), "session closed by the server");
-        if let Ok(socket) = frames.reunite(sink) {
-            linger(socket.into_inner()).await;
+    // The leases end here: what this session still had in flight is already with its documents.
+    drop(reader);
+    match ended {
+        Ok(()) => Ended::ByClient,
+        Err(close) => {
+            outbox.close(close);
+            write.await.into()
         }
-    } else {
-        debug!(session = %id, "the connection broke");
+    }
+}
+
+impl From<Result<Close, writer::Broken>> for Ended {
+    fn from(written: Result<Close, writer::Broken>) -> Self {
+        written.map_or(Ended::Broken, Ended::Closed)
     }
 }
 
