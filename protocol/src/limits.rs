@@ -19,4 +19,43 @@ pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Longest close reason, in bytes.
 pub const MAX_CLOSE_REASON_BYTES: usize = 123;
 
+// What an update may hold (the scanner, `update`). Reasons and measurements: SPEC.md, "What an update must be".
+
+/// Most clients in one state vector, one update or one delete set. A document met by this many browsers is old.
+pub const MAX_CLIENTS: u64 = 20_000;
+
+/// Most structs (items, GC ranges, skips) in one update.
+pub const MAX_STRUCTS: u64 = 2_000_000;
+
+/// Most skips in one update: only merged updates with holes have any, and yrs keeps each hole in a sorted list.
+pub const MAX_SKIPS: u64 = 1_000;
+
+/// Most ranges in one delete set.
+pub const MAX_DELETE_RANGES: u64 = 500_000;
+
+/// Most lib0 `Any` values in one update: each costs yrs up to a hundred times its bytes.
+pub const MAX_VALUES: u64 = 1_000_000;
+
+/// Most subdocuments in one update: each is a whole document inside yrs.
+pub const MAX_SUBDOCUMENTS: u64 = 10_000;
+
+/// Deepest array or map in a value, `Any` and JSON alike. Below the 128 at which `serde_json` gives up.
+pub const MAX_VALUE_DEPTH: usize = 100;
+
+/// Deepest type within type in one update.
+pub const MAX_TYPE_DEPTH: usize = 500;
+
+/// The end of the last clock of any client: yrs subtracts clocks as `i32`.
+pub const MAX_CLOCK: u64 = i32::MAX as u64;
+
+/// Most clients in one awareness update.
+pub const MAX_AWARENESS_CLIENTS: u64 = 10_000;
+
+/// Largest awareness state of one client, in bytes of JSON.
+pub const MAX_AWARENESS_STATE_BYTES: usize = 64 * 1024;
+
+/// Largest awareness clock: it leaves room to announce the same state at clock + 1 within 32 bits.
+pub const MAX_AWARENESS_CLOCK: u64 = u32::MAX as u64 - 1;
+
+const _: () = assert!(MAX_VALUE_DEPTH <= crate::update::VALUE_DEPTH_CEILING);
 const _: () = assert!(MAX_ADDRESS_BYTES < DEFAULT_MAX_MESSAGE_BYTES);

@@ -83,6 +83,27 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Passes a variable-length signed integer (lib0 `readVarInt`), at most 2^53 - 1 either way.
+    pub fn skip_var_int(&mut self) -> Result<(), ReadError> {
+        let first = self.u8()?;
+        if first < 0x80 {
+            return Ok(());
+        }
+        // The first byte gives six bits, a sign and the flag; seven more bytes can give 49.
+        let mut value = u64::from(first & 0x3f);
+        for shift in (6..55).step_by(7) {
+            let byte = self.u8()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if value > MAX_SAFE_INTEGER {
+                break;
+            }
+            if byte < 0x80 {
+                return Ok(());
+            }
+        }
+        Err(ReadError::IntegerTooLarge)
+    }
+
     /// Exactly `len` bytes.
     #[inline]
     pub fn bytes(&mut self, len: u64) -> Result<&'a [u8], ReadError> {
@@ -156,6 +177,22 @@ mod tests {
         write_var_uint(&mut out, MAX_SAFE_INTEGER + 1);
         assert_eq!(Reader::new(&out).var_uint(), Err(ReadError::IntegerTooLarge));
         assert_eq!(Reader::new(&[0x80; 40]).var_uint(), Err(ReadError::IntegerTooLarge));
+    }
+
+    #[test]
+    fn signed_integers_are_passed_and_bounded() {
+        for (bytes, left) in [(&[0x05][..], 0), (&[0x45, 1], 1), (&[0xff, 0x01], 0), (&[0xbf, 0x80, 0x00, 9], 1)] {
+            let mut reader = Reader::new(bytes);
+            assert_eq!(reader.skip_var_int(), Ok(()), "{bytes:?}");
+            assert_eq!(reader.remaining(), left, "{bytes:?}");
+        }
+        // 2^53 - 1, then 2^53: 6 bits, then seven times 7.
+        let max = [0xbf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f];
+        assert_eq!(Reader::new(&max).skip_var_int(), Ok(()));
+        let over = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20];
+        assert_eq!(Reader::new(&over).skip_var_int(), Err(ReadError::IntegerTooLarge));
+        assert_eq!(Reader::new(&[0x80; 30]).skip_var_int(), Err(ReadError::IntegerTooLarge));
+        assert_eq!(Reader::new(&[0x80]).skip_var_int(), Err(ReadError::UnexpectedEnd));
     }
 
     #[test]

@@ -1,1 +1,0 @@
-//! The scanner of v1 updates and state vectors.

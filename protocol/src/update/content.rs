@@ -1,0 +1,175 @@
+//! What an item holds. Every function returns how far the content moves the clock.
+
+use super::json::{self, Parser};
+use super::{ScanError, ScanLimits, Summary, VALUE_DEPTH_CEILING, at_most};
+use crate::varint::Reader;
+
+const DELETED: u8 = 1;
+const JSON: u8 = 2;
+const BINARY: u8 = 3;
+const STRING: u8 = 4;
+const EMBED: u8 = 5;
+const FORMAT: u8 = 6;
+/// The content of a nested type; the only one that can be a parent.
+pub(super) const TYPE: u8 = 7;
+const ANY: u8 = 8;
+/// The last content tag; after it come 10, the skip, and nothing.
+pub(super) const SUBDOCUMENT: u8 = 9;
+
+const XML_ELEMENT: u8 = 3;
+const XML_HOOK: u8 = 5;
+/// `YXmlText`, the last type that both Yjs and yrs know. yrs has more (7 weak link, 9 document, 15 undefined).
+const LAST_TYPE: u8 = 6;
+
+const ANY_BUFFER: u8 = 116;
+const ANY_ARRAY: u8 = 117;
+const ANY_MAP: u8 = 118;
+
+#[inline]
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    tag: u8,
+    limits: &ScanLimits,
+    summary: &mut Summary,
+) -> Result<u64, ScanError> {
+    match tag {
+        STRING => Ok(utf16_len(reader.var_str()?)),
+        DELETED => Ok(reader.var_uint()?),
+        TYPE => read_type(reader),
+        FORMAT => {
+            reader.var_str()?;
+            read_json(reader, limits, summary)
+        }
+        ANY => {
+            let count = reader.var_uint()?;
+            read_values(reader, count, limits, summary)?;
+            Ok(count)
+        }
+        BINARY => {
+            reader.var_bytes()?;
+            Ok(1)
+        }
+        EMBED => read_json(reader, limits, summary),
+        SUBDOCUMENT => read_subdocument(reader, limits, summary),
+        JSON => Err(ScanError::LegacyJson),
+        other => Err(ScanError::UnknownStruct(other)),
+    }
+}
+
+/// UTF-16 code units: one for each character, one more for each of four bytes.
+#[inline]
+fn utf16_len(text: &str) -> u64 {
+    text.bytes().map(|byte| u64::from(byte & 0xc0 != 0x80) + u64::from(byte >= 0xf0)).sum()
+}
+
+fn read_type(reader: &mut Reader<'_>) -> Result<u64, ScanError> {
+    match reader.u8()? {
+        XML_ELEMENT | XML_HOOK => _ = reader.var_str()?,
+        0..=LAST_TYPE => {}
+        other => return Err(ScanError::UnknownType(u64::from(other))),
+    }
+    Ok(1)
+}
+
+fn read_json(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary) -> Result<u64, ScanError> {
+    let depth = json::check(reader.var_str()?, Parser::Yrs, limits.value_depth)?;
+    summary.value_depth = summary.value_depth.max(depth);
+    Ok(1)
+}
+
+fn read_subdocument(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary) -> Result<u64, ScanError> {
+    summary.subdocuments += 1;
+    at_most("subdocuments", summary.subdocuments, limits.subdocuments)?;
+    reader.var_str()?;
+    if reader.rest().first() != Some(&ANY_MAP) {
+        return Err(ScanError::BadSubdocument);
+    }
+    read_values(reader, 1, limits, summary)?;
+    Ok(1)
+}
+
+/// Reads `count` values one after the other.
+fn read_values(
+    reader: &mut Reader<'_>,
+    count: u64,
+    limits: &ScanLimits,
+    summary: &mut Summary,
+) -> Result<(), ScanError> {
+    take_values(reader, count, 1, limits, summary)?;
+    for _ in 0..count {
+        match reader.rest().first() {
+            Some(&(ANY_ARRAY | ANY_MAP)) => read_container(reader, limits, summary)?,
+            _ => read_scalar(reader)?,
+        }
+    }
+    Ok(())
+}
+
+/// Counts `count` values of at least `bytes_each` before any of them is read.
+fn take_values(
+    reader: &Reader<'_>,
+    count: u64,
+    bytes_each: u64,
+    limits: &ScanLimits,
+    summary: &mut Summary,
+) -> Result<(), ScanError> {
+    if count > reader.remaining() as u64 / bytes_each {
+        return Err(ScanError::CountBeyondBytes(count));
+    }
+    summary.values += count;
+    at_most("values", summary.values, limits.values)
+}
+
+/// A value that holds no others (lib0 `readAny`).
+fn read_scalar(reader: &mut Reader<'_>) -> Result<(), ScanError> {
+    match reader.u8()? {
+        // undefined, null, true, false
+        127 | 126 | 121 | 120 => {}
+        125 => reader.skip_var_int()?,
+        // float32, float64, bigint
+        124 => _ = reader.bytes(4)?,
+        123 | 122 => _ = reader.bytes(8)?,
+        119 => _ = reader.var_str()?,
+        ANY_BUFFER => _ = reader.var_bytes()?,
+        other => return Err(ScanError::UnknownValue(other)),
+    }
+    Ok(())
+}
+
+/// An array or a map with everything in it. One counter a level, instead of recursion.
+#[inline(never)]
+fn read_container(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary) -> Result<(), ScanError> {
+    let max_depth = limits.value_depth.min(VALUE_DEPTH_CEILING);
+    // What is left at each level, and whether keys come before values there.
+    let mut levels = [(0u64, false); VALUE_DEPTH_CEILING];
+    let mut depth = 0;
+    loop {
+        match reader.rest().first() {
+            Some(&tag @ (ANY_ARRAY | ANY_MAP)) => {
+                reader.u8()?;
+                if depth == max_depth {
+                    return Err(ScanError::ValueTooDeep(max_depth));
+                }
+                let count = reader.var_uint()?;
+                let map = tag == ANY_MAP;
+                take_values(reader, count, if map { 2 } else { 1 }, limits, summary)?;
+                levels[depth] = (count, map);
+                depth += 1;
+                summary.value_depth = summary.value_depth.max(depth);
+            }
+            _ => read_scalar(reader)?,
+        }
+        // On to the next value: out of every level that is done, past its key.
+        loop {
+            let Some((left, map)) = depth.checked_sub(1).map(|top| &mut levels[top]) else { return Ok(()) };
+            if *left > 0 {
+                *left -= 1;
+                if *map {
+                    reader.var_str()?;
+                }
+                break;
+            }
+            depth -= 1;
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Is this text JSON (RFC 8259), and how deep is it? One pass over the bytes, a bit per level, no recursion.
+
+use super::{ScanError, VALUE_DEPTH_CEILING};
+
+/// Who must be able to parse the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parser {
+    /// `JSON.parse` in every peer.
+    JavaScript,
+    /// That, and `serde_json` into yrs's `Any`: no lone surrogate escapes, no number beyond `f64`, no integer
+    /// between `i64::MAX` and `u64::MAX` (yrs 0.28.1, `encoding/serde/de.rs`).
+    Yrs,
+}
+
+/// Checks `text` and returns its depth: 0 for a scalar.
+pub(crate) fn check(text: &str, parser: Parser, max_depth: usize) -> Result<usize, ScanError> {
+    let mut json = Json { bytes: text.as_bytes(), at: 0, parser };
+    let max_depth = max_depth.min(VALUE_DEPTH_CEILING);
+    // Bit n: the container at level n is an object.
+    let (mut objects, mut depth, mut deepest) = (0u128, 0usize, 0usize);
+    loop {
+        // A value begins here.
+        let open = json.next_token().ok_or(ScanError::BadJson)?;
+        if let b'{' | b'[' = open {
+            depth += 1;
+            if depth > max_depth {
+                return Err(ScanError::ValueTooDeep(max_depth));
+            }
+            deepest = deepest.max(depth);
+            objects = (objects & !(1 << depth)) | (u128::from(open == b'{') << depth);
+            if !json.closes(if open == b'{' { b'}' } else { b']' }) {
+                if open == b'{' {
+                    json.key()?;
+                }
+                continue;
+            }
+            depth -= 1;
+        } else {
+            json.scalar(open)?;
+        }
+        // A value ended here: close what closes, go on after a comma.
+        loop {
+            if depth == 0 {
+                return if json.next_token().is_none() { Ok(deepest) } else { Err(ScanError::BadJson) };
+            }
+            let object = objects >> depth & 1 == 1;
+            match json.next_token() {
+                Some(b',') if object => json.key()?,
+                Some(b',') => {}
+                Some(b'}') if object => {
+                    depth -= 1;
+                    continue;
+                }
+                Some(b']') if !object => {
+                    depth -= 1;
+                    continue;
+                }
+                _ => return Err(ScanError::BadJson),
+            }
+            break;
+        }
+    }
+}
+
+struct Json<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    parser: Parser,
+}
+
+impl Json<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    /// The next byte that is not white space, taken.
+    fn next_token(&mut self) -> Option<u8> {
+        loop {
+            let byte = self.peek()?;
+            self.at += 1;
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(byte);
+            }
+        }
+    }
+
+    fn closes(&mut self, close: u8) -> bool {
+        let start = self.at;
+        if self.next_token() == Some(close) {
+            return true;
+        }
+        self.at = start;
+        false
+    }
+
+    fn key(&mut self) -> Result<(), ScanError> {
+        if self.next_token() != Some(b'"') {
+            return Err(ScanError::BadJson);
+        }
+        self.string()?;
+        if self.next_token() == Some(b':') { Ok(()) } else { Err(ScanError::BadJson) }
+    }
+
+    fn scalar(&mut self, first: u8) -> Result<(), ScanError> {
+        match first {
+            b'"' => self.string(),
+            b't' => self.word(b"rue"),
+            b'f' => self.word(b"alse"),
+            b'n' => self.word(b"ull"),
+            b'-' | b'0'..=b'9' => self.number(),
+            _ => Err(ScanError::BadJson),
+        }
+    }
+
+    fn word(&mut self, rest: &[u8]) -> Result<(), ScanError> {
+        if !self.bytes[self.at..].starts_with(rest) {
+            return Err(ScanError::BadJson);
+        }
+        self.at += rest.len();
+        Ok(())
+    }
+
+    /// After the opening quote. The text is UTF-8 already.
+    fn string(&mut self) -> Result<(), ScanError> {
+        loop {
+            let byte = self.peek().ok_or(ScanError::BadJson)?;
+            self.at += 1;
+            match byte {
+                b'"' => return Ok(()),
+                b'\\' => self.escape()?,
+                0..0x20 => return Err(ScanError::BadJson),
+                _ => {}
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), ScanError> {
+        let byte = self.peek().ok_or(ScanError::BadJson)?;
+        self.at += 1;
+        match byte {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
+            b'u' => {
+                let unit = self.hex4()?;
+                if self.parser == Parser::JavaScript || !(0xd800..0xe000).contains(&unit) {
+                    return Ok(());
+                }
+                // A leading surrogate must be followed by a trailing one.
+                if unit >= 0xdc00 || !self.bytes[self.at..].starts_with(b"\\u") {
+                    return Err(ScanError::BadJson);
+                }
+                self.at += 2;
+                if (0xdc00..0xe000).contains(&self.hex4()?) { Ok(()) } else { Err(ScanError::BadJson) }
+            }
+            _ => Err(ScanError::BadJson),
+        }
+    }
+
+    fn hex4(&mut self) -> Result<u32, ScanError> {
+        let digits = self.bytes.get(self.at..self.at + 4).ok_or(ScanError::BadJson)?;
+        self.at += 4;
+        digits.iter().try_fold(0, |value, &digit| {
+            let digit = char::from(digit).to_digit(16).ok_or(ScanError::BadJson)?;
+            Ok(value << 4 | digit)
+        })
+    }
+
+    /// From the first byte, which was taken.
+    fn number(&mut self) -> Result<(), ScanError> {
+        let start = self.at - 1;
+        if self.bytes[start] == b'-' {
+            self.at += 1;
+        }
+        // Leading zeros are not allowed.
+        match self.bytes.get(self.at - 1) {
+            Some(b'0') => {}
+            Some(b'1'..=b'9') => _ = self.digits(),
+            _ => return Err(ScanError::BadJson),
+        }
+        let mut integer = true;
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            integer = false;
+            if self.digits() == 0 {
+                return Err(ScanError::BadJson);
+            }
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            integer = false;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            if self.digits() == 0 {
+                return Err(ScanError::BadJson);
+            }
+        }
+        if self.parser == Parser::JavaScript || yrs_reads(&self.bytes[start..self.at], integer) {
+            Ok(())
+        } else {
+            Err(ScanError::BadJson)
+        }
+    }
+
+    fn digits(&mut self) -> usize {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        self.at - start
+    }
+}
+
+fn yrs_reads(number: &[u8], integer: bool) -> bool {
+    // Shorter integers fit an i64.
+    if integer && number.len() <= 18 {
+        return true;
+    }
+    let Ok(text) = std::str::from_utf8(number) else { return false };
+    if integer && text.parse::<u64>().is_ok_and(|value| i64::try_from(value).is_err()) {
+        return false;
+    }
+    // serde_json may round the last place up, so the very largest numbers are left out.
+    text.parse::<f64>().is_ok_and(|value| value.abs() < f64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_told_from_what_is_not() {
+        for good in [
+            "null",
+            " true ",
+            "false",
+            "0",
+            "-0",
+            "-1.5e+3",
+            "12",
+            "\"\"",
+            "\"\\u00e9\\n\"",
+            "[]",
+            "{}",
+            "[ ]",
+            "[1,2]",
+            "{\"a\":[{},[],\"x\"]}",
+            "{ \"a\" : 1 , \"a\" : 2 }",
+            "\"\\ud83d\\ude00\"",
+            "1E9",
+            "[[[]]]\n",
+        ] {
+            assert!(check(good, Parser::Yrs, 10).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            " ",
+            "undefined",
+            "nul",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "1e",
+            "+1",
+            "[",
+            "]",
+            "[1,]",
+            "[,1]",
+            "{",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "'a'",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\n\"",
+            "1 2",
+            "[1}",
+            "{\"a\":1]",
+            "NaN",
+            "\"\\u12",
+            "[1 2]",
+            "-a",
+            "--1",
+        ] {
+            assert_eq!(check(bad, Parser::JavaScript, 10), Err(ScanError::BadJson), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_only_javascript_reads_is_refused_for_yrs() {
+        for text in ["\"\\ud83d\"", "\"\\ude00\"", "\"\\ud83dx\"", "1e999", "10000000000000000000", &"9".repeat(400)] {
+            assert!(check(text, Parser::JavaScript, 10).is_ok(), "{text}");
+            assert_eq!(check(text, Parser::Yrs, 10), Err(ScanError::BadJson), "{text}");
+        }
+        assert!(check("9223372036854775807", Parser::Yrs, 10).is_ok());
+        assert!(check("100000000000000000000000", Parser::Yrs, 10).is_ok());
+    }
+
+    #[test]
+    fn depth_is_counted_and_bounded() {
+        assert_eq!(check("1", Parser::Yrs, 0), Ok(0));
+        assert_eq!(check("[[],{\"a\":[1]}]", Parser::Yrs, 3), Ok(3));
+        assert_eq!(check("[[],{\"a\":[1]}]", Parser::Yrs, 2), Err(ScanError::ValueTooDeep(2)));
+        let deep = "[".repeat(1_000_000);
+        assert_eq!(check(&deep, Parser::Yrs, usize::MAX), Err(ScanError::ValueTooDeep(VALUE_DEPTH_CEILING)));
+    }
+}

@@ -1,0 +1,221 @@
+//! The gate before the CRDT: every Yjs update and state vector is walked here before yrs sees it.
+//!
+//! yrs 0.28.1 trusts lengths before it checks them (four bytes make it ask for gigabytes), recurses over nested
+//! values, nested types and empty client sections (a stack overflow ends the process), hashes client ids by
+//! themselves (chosen ids make its maps quadratic) and subtracts clocks as `i32`. So this walk checks every length
+//! against the bytes that are there, and bounds every count and depth by a named limit ([`ScanLimits`]). It borrows
+//! everything, never recurses, and allocates nothing for ordinary messages; two rare cases take one vector bounded
+//! by a count already checked (clients that come unsorted, types nested in numbers beyond the depth limit).
+//!
+//! It also refuses what yrs and Yjs read differently, because the two would then show different documents:
+//! struct bits beyond those Yjs writes, content or type tags only one of them knows, and `ContentJSON`, of which
+//! yrs 0.28.1 reads one string too many (`block.rs`, `ItemContent::decode`).
+//!
+//! What a stateless walk cannot see is said in SPEC.md, "What an update must be": depth, holes and pending data
+//! that build up over several updates, and work that depends on the document an update meets.
+//!
+//! ```text
+//! walk      sections, structs and delete set, one pass, told to a visitor
+//! content   what an item holds: text, values, types, subdocuments
+//! json      is this text JSON, and how deep
+//! clients   order, duplicates and colliding hashes of client ids
+//! nesting   how deep types lie in types within one update
+//! verdict   what an update would do to a document known by its clocks
+//! ```
+//!
+//! Sources: npm yjs 13.6.33 `src/utils/encoding.js`, `src/utils/UpdateDecoder.js`, `src/structs/*`; lib0 0.2.120
+//! `decoding.js`; yrs 0.28.1 `src/update.rs`, `src/block.rs`, `src/any.rs`, `src/id_set.rs`.
+
+mod clients;
+mod content;
+pub(crate) mod json;
+mod nesting;
+mod state_vector;
+mod verdict;
+mod walk;
+
+use thiserror::Error;
+
+use crate::limits;
+use crate::varint::ReadError;
+
+pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
+pub use verdict::{StateClock, Structs, Verdict, verdict};
+pub use walk::{ClientRange, ClientRanges, update_ranges};
+
+/// The deepest value that can be allowed at all: the walk keeps one counter per level on the stack.
+pub const VALUE_DEPTH_CEILING: usize = 127;
+
+/// An update that changes nothing: no structs, no deletions.
+pub const EMPTY_UPDATE: [u8; 2] = [0, 0];
+
+/// What one message may hold. The defaults are in [`limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanLimits {
+    /// Clients in a state vector, in the structs or in the delete set.
+    pub clients: u64,
+    /// Structs in an update.
+    pub structs: u64,
+    /// Skips in an update.
+    pub skips: u64,
+    /// Ranges in a delete set.
+    pub delete_ranges: u64,
+    /// `Any` values in an update.
+    pub values: u64,
+    /// Subdocuments in an update.
+    pub subdocuments: u64,
+    /// Levels of arrays and maps in one value, at most [`VALUE_DEPTH_CEILING`].
+    pub value_depth: usize,
+    /// Levels of types within types that one update may make.
+    pub type_depth: usize,
+    /// The end of the last clock of any client.
+    pub clock: u64,
+}
+
+impl Default for ScanLimits {
+    fn default() -> Self {
+        Self {
+            clients: limits::MAX_CLIENTS,
+            structs: limits::MAX_STRUCTS,
+            skips: limits::MAX_SKIPS,
+            delete_ranges: limits::MAX_DELETE_RANGES,
+            values: limits::MAX_VALUES,
+            subdocuments: limits::MAX_SUBDOCUMENTS,
+            value_depth: limits::MAX_VALUE_DEPTH,
+            type_depth: limits::MAX_TYPE_DEPTH,
+            clock: limits::MAX_CLOCK,
+        }
+    }
+}
+
+/// Why bytes are refused. Small, and written for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ScanError {
+    /// The bytes are cut short, or a number or string is malformed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Bytes follow the end.
+    #[error("{0} bytes follow the end of the data")]
+    TrailingBytes(usize),
+    /// More of something than its limit.
+    #[error("{found} {what}, more than the limit of {limit}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// As many as the message holds or claims, or at least this many.
+        found: u64,
+        /// The limit in force.
+        limit: u64,
+    },
+    /// A count claims more than the bytes left can hold.
+    #[error("a count of {0} is larger than the bytes that follow can hold")]
+    CountBeyondBytes(u64),
+    /// A clock passes the limit.
+    #[error("client {client} reaches clock {clock}, beyond the limit")]
+    ClockTooLarge {
+        /// The client.
+        client: u64,
+        /// The clock it would reach.
+        clock: u64,
+    },
+    /// A client appears twice where it must appear once.
+    #[error("client {0} appears twice")]
+    DuplicateClient(u64),
+    /// Client ids that fall into the same few places of a hash table: no random ids do.
+    #[error("the client ids are chosen to collide")]
+    CollidingClients,
+    /// A client section, a struct or a delete range without length.
+    #[error("client {0} has an empty section, struct or range")]
+    Empty(u64),
+    /// The first byte of a struct has bits that Yjs does not write.
+    #[error("unknown kind of struct {0:#04x}")]
+    UnknownStruct(u8),
+    /// `ContentJSON`, of before Yjs 13, which yrs misreads.
+    #[error("content in the JSON form of before Yjs 13 is not supported")]
+    LegacyJson,
+    /// A type tag not known to both Yjs and yrs.
+    #[error("unknown type {0}")]
+    UnknownType(u64),
+    /// A tag that is no lib0 `Any`.
+    #[error("unknown kind of value {0}")]
+    UnknownValue(u8),
+    /// Whether the parent is a root is said by 0 or 1.
+    #[error("parent information {0} is neither 0 nor 1")]
+    BadParentInfo(u64),
+    /// A subdocument's options are no map.
+    #[error("the options of a subdocument are no map")]
+    BadSubdocument,
+    /// A struct refers to itself or to a later one of its own client.
+    #[error("client {client} refers at clock {clock} to itself or to its own future")]
+    SelfReference {
+        /// The client.
+        client: u64,
+        /// The clock of the struct that does it.
+        clock: u64,
+    },
+    /// A text that must be JSON is not, or holds a number or an escape that yrs cannot read.
+    #[error("a value is not valid JSON")]
+    BadJson,
+    /// A value has too many levels.
+    #[error("a value has more than {0} levels")]
+    ValueTooDeep(usize),
+    /// A type lies too deep in other types.
+    #[error("types are nested more than {0} deep")]
+    TypesTooDeep(usize),
+    /// The ranges of a delete set are unsorted or overlap.
+    #[error("the deleted ranges of client {0} are unsorted or overlap")]
+    UnsortedRanges(u64),
+}
+
+/// What an accepted update holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Client sections.
+    pub clients: u64,
+    /// Structs of any kind, skips included.
+    pub structs: u64,
+    /// Skips: holes left by a merge.
+    pub skips: u64,
+    /// Clients in the delete set.
+    pub delete_clients: u64,
+    /// Ranges in the delete set.
+    pub delete_ranges: u64,
+    /// Values in `ContentAny` and in subdocument options.
+    pub values: u64,
+    /// Subdocuments.
+    pub subdocuments: u64,
+    /// The deepest value, `Any` or JSON.
+    pub value_depth: usize,
+    /// Items that name another item as their parent. With none, no type is nested.
+    pub nested: u64,
+}
+
+impl Summary {
+    /// True when the update holds nothing at all, like [`EMPTY_UPDATE`].
+    pub fn is_empty(&self) -> bool {
+        self.structs == 0 && self.delete_ranges == 0
+    }
+
+    /// True when something is deleted.
+    pub fn has_deletes(&self) -> bool {
+        self.delete_ranges > 0
+    }
+}
+
+/// Checks that `update` is a v1 update that yrs and Yjs read alike and safely.
+///
+/// # Errors
+/// The first rule it breaks.
+pub fn scan_update(update: &[u8], limits: &ScanLimits) -> Result<Summary, ScanError> {
+    walk::walk(update, limits, &mut walk::Ignore)
+}
+
+pub(crate) fn at_most(what: &'static str, found: u64, limit: u64) -> Result<(), ScanError> {
+    if found > limit {
+        return Err(ScanError::TooMany { what, found, limit });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! State vectors: how far each client is known.
+
+use super::clients::Clients;
+use super::{ScanError, ScanLimits, at_most};
+use crate::varint::Reader;
+
+/// What an accepted state vector holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateVectorSummary {
+    /// Entries.
+    pub clients: u64,
+}
+
+/// Checks an encoded state vector.
+///
+/// # Errors
+/// The first rule it breaks.
+pub fn scan_state_vector(bytes: &[u8], limits: &ScanLimits) -> Result<StateVectorSummary, ScanError> {
+    let mut reader = Reader::new(bytes);
+    let count = reader.var_uint()?;
+    at_most("clients", count, limits.clients)?;
+    if count > reader.remaining() as u64 / 2 {
+        return Err(ScanError::CountBeyondBytes(count));
+    }
+    // A client that comes twice is harmless here: every reader takes the last.
+    let mut clients = Clients::new(count);
+    for _ in 0..count {
+        let client = reader.var_uint()?;
+        clients.add(client)?;
+        let clock = reader.var_uint()?;
+        if clock > limits.clock {
+            return Err(ScanError::ClockTooLarge { client, clock });
+        }
+    }
+    match reader.remaining() {
+        0 => Ok(StateVectorSummary { clients: count }),
+        more => Err(ScanError::TrailingBytes(more)),
+    }
+}
+
+/// The entries of a state vector that [`scan_state_vector`] accepted; of other bytes, those before the first error.
+pub fn state_vector_entries(bytes: &[u8]) -> StateVectorEntries<'_> {
+    let mut reader = Reader::new(bytes);
+    let left = reader.var_uint().unwrap_or(0);
+    StateVectorEntries { reader, left }
+}
+
+/// Iterator of [`state_vector_entries`]: client, clock.
+#[derive(Debug, Clone)]
+pub struct StateVectorEntries<'a> {
+    reader: Reader<'a>,
+    left: u64,
+}
+
+impl Iterator for StateVectorEntries<'_> {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        self.left = self.left.checked_sub(1)?;
+        let entry = self.reader.var_uint().and_then(|client| Ok((client, self.reader.var_uint()?)));
+        if entry.is_err() {
+            self.left = 0;
+        }
+        entry.ok()
+    }
+}

@@ -1,0 +1,290 @@
+use super::*;
+use crate::varint::{write_var_bytes, write_var_uint};
+
+const CLIENT: u64 = 9;
+
+fn numbers(values: &[u64]) -> Vec<u8> {
+    let mut out = Vec::new();
+    values.iter().for_each(|&value| write_var_uint(&mut out, value));
+    out
+}
+
+/// A root item `t` with one content, from clock 0.
+fn item(tag: u8, content: &[u8]) -> Vec<u8> {
+    [&[tag, 1, 1, b't'][..], content].concat()
+}
+
+/// Sections of (client, clock, structs), and nothing deleted.
+fn update(sections: &[(u64, u64, &[Vec<u8>])]) -> Vec<u8> {
+    let mut out = numbers(&[sections.len() as u64]);
+    for (client, clock, structs) in sections {
+        out.extend(numbers(&[structs.len() as u64, *client, *clock]));
+        structs.iter().for_each(|bytes| out.extend_from_slice(bytes));
+    }
+    out.push(0);
+    out
+}
+
+fn text(content: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_var_bytes(&mut bytes, content.as_bytes());
+    item(4, &bytes)
+}
+
+/// A text that follows `origin`.
+fn after(origin: (u64, u64), content: &str) -> Vec<u8> {
+    let mut bytes = [&[0x84][..], &numbers(&[origin.0, origin.1])].concat();
+    write_var_bytes(&mut bytes, content.as_bytes());
+    bytes
+}
+
+fn scan(update: &[u8]) -> Result<Summary, ScanError> {
+    scan_update(update, &ScanLimits::default())
+}
+
+fn scan_item(tag: u8, content: &[u8]) -> Result<Summary, ScanError> {
+    scan(&update(&[(CLIENT, 0, &[item(tag, content)])]))
+}
+
+fn structs(update: &[u8], state: &[(u64, u64)]) -> Structs {
+    let clock = |client| state.iter().find(|entry| entry.0 == client).map_or(0, |entry| entry.1);
+    verdict(update, &clock, &ScanLimits::default()).expect("sound").structs
+}
+
+#[test]
+fn the_empty_update_is_sound_and_empty() {
+    assert!(scan(&EMPTY_UPDATE).expect("sound").is_empty());
+    assert_eq!(structs(&EMPTY_UPDATE, &[]), Structs::None);
+    assert_eq!(scan(&[]), Err(ReadError::UnexpectedEnd.into()));
+    assert_eq!(scan(&[0, 0, 0]), Err(ScanError::TrailingBytes(1)));
+}
+
+#[test]
+fn strings_move_the_clock_by_utf16_units() {
+    for (content, len) in [("a", 1), ("é", 1), ("€", 1), ("😀", 2), ("a😀é", 4)] {
+        let bytes = update(&[(CLIENT, 5, &[text(content)])]);
+        let ranges: Vec<_> = update_ranges(&bytes).collect();
+        assert_eq!(ranges, [ClientRange { client: CLIENT, start: 5, end: 5 + len }], "{content}");
+    }
+}
+
+#[test]
+fn every_cut_of_a_sound_update_is_refused() {
+    let values = [2, 118, 1, 1, b'k', 117, 2, 125, 0xc1, 1, 123, 0, 0, 0, 0, 0, 0, 0, 0, 119, 1, b'x'];
+    let mut bytes = update(&[
+        (CLIENT, 0, &[text("ab"), item(8, &values), item(5, b"\x04[{}]"), item(6, b"\x01b\x04true")]),
+        (
+            3,
+            7,
+            &[
+                vec![0, 4],
+                vec![10, 2],
+                after((CLIENT, 0), "x"),
+                item(0x27, b"\x01k\x03\x01p"),
+                item(9, b"\x01g\x76\x00"),
+            ],
+        ),
+    ]);
+    bytes.pop();
+    bytes.extend_from_slice(&[1, 3, 2, 0, 1, 2, 5]);
+    let summary = scan(&bytes).expect("sound");
+    assert_eq!((summary.clients, summary.structs, summary.skips), (2, 9, 1));
+    assert_eq!((summary.delete_clients, summary.delete_ranges), (1, 2));
+    assert_eq!((summary.value_depth, summary.subdocuments), (2, 1));
+    for len in 0..bytes.len() {
+        assert!(scan(&bytes[..len]).is_err(), "{len}");
+    }
+}
+
+#[test]
+fn tags_that_yjs_and_yrs_do_not_share_are_refused() {
+    assert_eq!(scan_item(2, &[1, 1, b'1']), Err(ScanError::LegacyJson));
+    for info in [0x10, 0x14, 0x0b, 0x1f, 0x80, 0x8a, 0x2a, 0xe0] {
+        assert_eq!(scan_item(info, &[0; 9]), Err(ScanError::UnknownStruct(info)), "{info:#x}");
+    }
+    for tag in [7, 9, 15, 128] {
+        assert_eq!(scan_item(7, &[tag]), Err(ScanError::UnknownType(tag.into())));
+    }
+    assert_eq!(scan_item(8, &[1, 115]), Err(ScanError::UnknownValue(115)));
+    assert_eq!(scan_item(9, &[0, 126]), Err(ScanError::BadSubdocument));
+}
+
+#[test]
+fn nothing_is_empty() {
+    assert_eq!(scan_item(4, &[0]), Err(ScanError::Empty(CLIENT)));
+    assert_eq!(scan_item(8, &[0]), Err(ScanError::Empty(CLIENT)));
+    assert_eq!(scan(&update(&[(CLIENT, 0, &[vec![0, 0]])])), Err(ScanError::Empty(CLIENT)));
+    assert_eq!(scan(&update(&[(CLIENT, 0, &[vec![10, 0]])])), Err(ScanError::Empty(CLIENT)));
+    assert_eq!(scan(&update(&[(CLIENT, 0, &[]), (1, 0, &[text("a")])])), Err(ScanError::Empty(CLIENT)));
+    assert_eq!(scan(&[0, 1, 9, 0, 0, 0]), Err(ScanError::Empty(CLIENT)));
+    assert_eq!(scan(&[0, 1, 9, 1, 4, 0]), Err(ScanError::Empty(CLIENT)));
+}
+
+#[test]
+fn clocks_end_before_yrs_overflows() {
+    let far = |clock, len| update(&[(CLIENT, clock, &[[&[0][..], &numbers(&[len])].concat()])]);
+    assert!(scan(&far(0, limits::MAX_CLOCK)).is_ok());
+    for (clock, len) in [(1, limits::MAX_CLOCK), (limits::MAX_CLOCK, 1), (4_000_000_000, 1), (0, (1 << 53) - 1)] {
+        assert!(matches!(scan(&far(clock, len)), Err(ScanError::ClockTooLarge { .. })), "{clock} {len}");
+    }
+    let deleted = [&[0, 1, 9, 1][..], &numbers(&[1, limits::MAX_CLOCK])].concat();
+    assert!(matches!(scan(&deleted), Err(ScanError::ClockTooLarge { .. })));
+}
+
+#[test]
+fn nothing_refers_to_itself_or_its_future() {
+    for clock in [5, 6, 100] {
+        let bytes = update(&[(CLIENT, 5, &[after((CLIENT, clock), "x")])]);
+        assert_eq!(scan(&bytes), Err(ScanError::SelfReference { client: CLIENT, clock: 5 }));
+    }
+    assert!(scan(&update(&[(CLIENT, 5, &[after((CLIENT, 4), "x"), after((CLIENT, 5), "y")])])).is_ok());
+}
+
+#[test]
+fn a_client_comes_once_in_any_order() {
+    let a = [text("a")];
+    assert!(scan(&update(&[(1, 0, &a), (3, 0, &a), (2, 0, &a)])).is_ok());
+    assert_eq!(scan(&update(&[(1, 0, &a), (3, 0, &a), (1, 0, &a)])), Err(ScanError::DuplicateClient(1)));
+    assert_eq!(scan(&update(&[(1, 0, &a), (1, 1, &a)])), Err(ScanError::DuplicateClient(1)));
+    assert_eq!(scan(&[0, 3, 1, 1, 0, 1, 2, 1, 0, 1, 1, 1, 5, 1]), Err(ScanError::DuplicateClient(1)));
+    assert!(scan(&[0, 3, 1, 1, 0, 1, 3, 1, 0, 1, 2, 1, 5, 1]).is_ok());
+}
+
+#[test]
+fn deleted_ranges_are_sorted() {
+    assert!(scan(&[0, 1, 1, 2, 0, 2, 2, 1]).is_ok());
+    assert_eq!(scan(&[0, 1, 1, 2, 0, 2, 1, 1]), Err(ScanError::UnsortedRanges(1)));
+}
+
+#[test]
+fn counts_are_checked_against_the_bytes_and_the_limits() {
+    let huge = numbers(&[1 << 40]);
+    assert_eq!(scan(&huge), Err(ScanError::CountBeyondBytes(1 << 40)));
+    assert_eq!(scan_item(8, &huge), Err(ScanError::CountBeyondBytes(1 << 40)));
+    assert_eq!(scan_item(8, &[&[1, 117][..], &huge].concat()), Err(ScanError::CountBeyondBytes(1 << 40)));
+    let few = ScanLimits { structs: 1, values: 3, skips: 0, clients: 1, delete_ranges: 1, ..ScanLimits::default() };
+    for (bytes, what) in [
+        (update(&[(1, 0, &[text("a"), text("b")])]), "structs"),
+        (update(&[(1, 0, &[text("a")]), (2, 0, &[text("b")])]), "clients"),
+        (update(&[(1, 0, &[item(8, &[1, 117, 3, 127, 127, 127])])]), "values"),
+        (update(&[(1, 0, &[vec![10, 1]])]), "skips"),
+        (vec![0, 1, 1, 2, 0, 2, 2, 1], "deleted ranges"),
+    ] {
+        assert!(matches!(scan_update(&bytes, &few), Err(ScanError::TooMany { what: found, .. }) if found == what));
+    }
+}
+
+#[test]
+fn values_are_bounded_in_depth() {
+    let deep = |levels: usize| [&[1][..], &[117, 1].repeat(levels), &[127]].concat();
+    assert_eq!(scan_item(8, &deep(100)).expect("sound").value_depth, 100);
+    assert_eq!(scan_item(8, &deep(101)), Err(ScanError::ValueTooDeep(100)));
+    let limits = ScanLimits { value_depth: usize::MAX, ..ScanLimits::default() };
+    let bytes = update(&[(1, 0, &[item(8, &deep(100_000))])]);
+    assert_eq!(scan_update(&bytes, &limits), Err(ScanError::ValueTooDeep(VALUE_DEPTH_CEILING)));
+}
+
+/// `count` types, each in the one before; with `siblings`, hung behind a sibling.
+fn tower(count: u64, siblings: bool) -> Vec<u8> {
+    let mut structs = vec![item(7, &[1])];
+    let mut parent = 0;
+    let mut clock = 1;
+    for _ in 1..count {
+        if siblings {
+            structs.push([&[0x04, 0][..], &numbers(&[CLIENT, parent]), &[1, b'x']].concat());
+            structs.push([&[0x87][..], &numbers(&[CLIENT, clock]), &[1]].concat());
+            parent = clock + 1;
+            clock += 2;
+        } else {
+            structs.push([&[0x07, 0][..], &numbers(&[CLIENT, parent]), &[1]].concat());
+            parent = clock;
+            clock += 1;
+        }
+    }
+    update(&[(CLIENT, 0, &structs)])
+}
+
+#[test]
+fn types_are_bounded_in_depth_within_an_update() {
+    for siblings in [false, true] {
+        assert!(scan(&tower(501, siblings)).is_ok());
+        assert_eq!(scan(&tower(502, siblings)), Err(ScanError::TypesTooDeep(500)));
+        assert_eq!(scan(&tower(10_000, siblings)), Err(ScanError::TypesTooDeep(500)));
+    }
+}
+
+#[test]
+fn many_shallow_types_are_welcome() {
+    let child = [&[0x07, 0][..], &numbers(&[CLIENT, 0]), &[1]].concat();
+    let structs: Vec<_> = std::iter::once(item(7, &[1])).chain(std::iter::repeat_n(child, 20_000)).collect();
+    assert_eq!(scan(&update(&[(CLIENT, 0, &structs)])).expect("sound").nested, 20_000);
+}
+
+#[test]
+fn colliding_clients_are_told_from_random_ones() {
+    let vector = |ids: &mut dyn Iterator<Item = u64>| {
+        let ids: Vec<u64> = ids.collect();
+        let mut out = numbers(&[ids.len() as u64]);
+        ids.iter().for_each(|&id| out.extend(numbers(&[id, 1])));
+        scan_state_vector(&out, &ScanLimits::default())
+    };
+    for count in [1, 65, 1_000, 20_000] {
+        let mut seed = 1u64;
+        let mut random = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed >> 11
+        });
+        assert!(vector(&mut random.by_ref().take(count)).is_ok(), "random {count}");
+        assert!(vector(&mut (0..count as u64)).is_ok(), "counted {count}");
+        assert!(vector(&mut (0..count as u64).map(|id| id * 1_000)).is_ok(), "thousands {count}");
+    }
+    assert!(vector(&mut (0..60).map(|id| id << 20)).is_ok());
+    for shift in [14, 15, 20, 32] {
+        let colliding = vector(&mut (0..20_000).map(|id| id << shift));
+        assert_eq!(colliding, Err(ScanError::CollidingClients), "{shift}");
+    }
+}
+
+#[test]
+fn verdicts_follow_the_clocks() {
+    let bytes = update(&[(CLIENT, 2, &[text("ab"), after((CLIENT, 3), "c"), after((4, 1), "d")])]);
+    assert_eq!(structs(&bytes, &[(CLIENT, 2), (4, 2)]), Structs::Fresh);
+    assert_eq!(structs(&bytes, &[(CLIENT, 6), (4, 2)]), Structs::Known);
+    assert_eq!(structs(&bytes, &[(CLIENT, 99)]), Structs::Known);
+    assert_eq!(structs(&bytes, &[(CLIENT, 3), (4, 2)]), Structs::Overlaps);
+    assert_eq!(structs(&bytes, &[(CLIENT, 4), (4, 2)]), Structs::Overlaps);
+    assert_eq!(structs(&bytes, &[(CLIENT, 1), (4, 2)]), Structs::Gap);
+    assert_eq!(structs(&bytes, &[(CLIENT, 2), (4, 1)]), Structs::MissingDependency);
+    let holed = update(&[(CLIENT, 0, &[text("a"), vec![10, 3], after((CLIENT, 0), "b")])]);
+    assert_eq!(structs(&holed, &[]), Structs::Gap);
+    assert_eq!(structs(&holed, &[(CLIENT, 4)]), Structs::Overlaps);
+}
+
+#[test]
+fn dependencies_within_an_update_count_however_many_sections_it_has() {
+    for sections in [2, 8, 9, 40] {
+        // Each client follows the next, which comes later in the bytes.
+        let structs_of: Vec<_> = (0..sections).map(|client| vec![after((client + 1, 0), "x")]).collect();
+        let mut list: Vec<(u64, u64, &[Vec<u8>])> =
+            (0..).zip(&structs_of).map(|(client, of)| (client, 0, &of[..])).collect();
+        let first = [text("x")];
+        assert_eq!(structs(&update(&list), &[]), Structs::MissingDependency, "{sections}");
+        list.push((sections, 0, &first));
+        assert_eq!(structs(&update(&list), &[]), Structs::Fresh, "{sections}");
+    }
+}
+
+#[test]
+fn deletions_of_what_is_not_there_are_told() {
+    let mut bytes = update(&[(CLIENT, 0, &[text("ab")])]);
+    bytes.pop();
+    bytes.extend_from_slice(&[2, 9, 1, 0, 2, 4, 1, 0, 3]);
+    let ahead = |clock: u64| {
+        let state = move |client| if client == 4 { clock } else { 0 };
+        let verdict = verdict(&bytes, &state, &ScanLimits::default()).expect("sound");
+        assert!(verdict.deletes);
+        verdict.deletes_ahead
+    };
+    assert!(!ahead(3));
+    assert!(ahead(2));
+}

@@ -1,0 +1,309 @@
+//! One pass over an update: sections, structs, delete set. What is found is told to a [`Visit`]or.
+
+use super::clients::{self, Clients, Sorted};
+use super::{ScanError, ScanLimits, Summary, at_most, content, nesting};
+use crate::varint::{ReadError, Reader};
+
+const GC: u8 = 0;
+const SKIP: u8 = 10;
+const TAG_BITS: u8 = 0b0001_1111;
+const HAS_PARENT_SUB: u8 = 0x20;
+const HAS_RIGHT_ORIGIN: u8 = 0x40;
+const HAS_ORIGIN: u8 = 0x80;
+
+/// Shortest section: number of structs, client, clock, one struct.
+const MIN_SECTION_BYTES: u64 = 5;
+/// Shortest struct: a GC range or a skip.
+const MIN_STRUCT_BYTES: u64 = 2;
+/// Shortest client of a delete set: client, number of ranges, one range.
+const MIN_DELETE_CLIENT_BYTES: u64 = 4;
+/// Shortest range: clock, length.
+const MIN_RANGE_BYTES: u64 = 2;
+
+/// One element of a document: a client and a clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Id {
+    pub(super) client: u64,
+    pub(super) clock: u64,
+}
+
+/// One struct of an update, as far as order and dependencies go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Struct {
+    pub(super) client: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Gc,
+    Skip,
+    Item { origin: Option<Id>, right_origin: Option<Id>, parent: Option<Id> },
+}
+
+/// Is told what a pass finds, in order.
+pub(super) trait Visit {
+    fn section(&mut self, _client: u64, _clock: u64) {}
+    fn structure(&mut self, _found: &Struct) {}
+    fn deleted(&mut self, _client: u64, _start: u64, _end: u64) {}
+}
+
+/// For those who only want to know whether the update is sound.
+pub(super) struct Ignore;
+
+impl Visit for Ignore {}
+
+/// Checks everything. The visitor hears of nothing that is not sound, but perhaps of the beginning of what is not.
+pub(super) fn walk(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<Summary, ScanError> {
+    let (summary, sorted) = pass(update, limits, visit)?;
+    if !(sorted.sections && sorted.deletes) {
+        clients::check_unsorted(update, &summary, sorted)?;
+    }
+    // A chain of types needs an item with a named parent on every level.
+    if summary.nested > limits.type_depth as u64 {
+        nesting::check(update, limits, &summary)?;
+    }
+    Ok(summary)
+}
+
+/// One pass: everything but duplicates among unsorted clients and the depth of types.
+pub(super) fn pass(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<(Summary, Sorted), ScanError> {
+    let mut reader = Reader::new(update);
+    let mut summary = Summary::default();
+    let sections = read_structs(&mut reader, limits, &mut summary, visit)?;
+    let deletes = read_delete_set(&mut reader, limits, &mut summary, visit)?;
+    match reader.remaining() {
+        0 => Ok((summary, Sorted { sections, deletes })),
+        more => Err(ScanError::TrailingBytes(more)),
+    }
+}
+
+/// Returns whether the clients came sorted.
+fn read_structs(
+    reader: &mut Reader<'_>,
+    limits: &ScanLimits,
+    summary: &mut Summary,
+    visit: &mut impl Visit,
+) -> Result<bool, ScanError> {
+    summary.clients = read_count(reader, MIN_SECTION_BYTES)?;
+    at_most("clients", summary.clients, limits.clients)?;
+    let mut clients = Clients::new(summary.clients);
+    for _ in 0..summary.clients {
+        let (structs, client, mut clock) = read_section_head(reader)?;
+        clients.add(client)?;
+        if structs == 0 {
+            return Err(ScanError::Empty(client));
+        }
+        summary.structs += structs;
+        at_most("structs", summary.structs, limits.structs)?;
+        visit.section(client, clock);
+        for _ in 0..structs {
+            let found = read_struct(reader, client, clock, limits, summary)?;
+            clock = found.end;
+            visit.structure(&found);
+        }
+    }
+    Ok(clients.is_sorted())
+}
+
+fn read_count(reader: &mut Reader<'_>, bytes_each: u64) -> Result<u64, ScanError> {
+    let count = reader.var_uint()?;
+    if count > reader.remaining() as u64 / bytes_each {
+        return Err(ScanError::CountBeyondBytes(count));
+    }
+    Ok(count)
+}
+
+fn read_section_head(reader: &mut Reader<'_>) -> Result<(u64, u64, u64), ScanError> {
+    let structs = read_count(reader, MIN_STRUCT_BYTES)?;
+    Ok((structs, reader.var_uint()?, reader.var_uint()?))
+}
+
+#[inline]
+fn read_struct(
+    reader: &mut Reader<'_>,
+    client: u64,
+    start: u64,
+    limits: &ScanLimits,
+    summary: &mut Summary,
+) -> Result<Struct, ScanError> {
+    let info = reader.u8()?;
+    let (kind, len) = match info {
+        GC => (Kind::Gc, reader.var_uint()?),
+        SKIP => {
+            summary.skips += 1;
+            at_most("skips", summary.skips, limits.skips)?;
+            (Kind::Skip, reader.var_uint()?)
+        }
+        _ => {
+            let tag = info & TAG_BITS;
+            if !(1..=content::SUBDOCUMENT).contains(&tag) {
+                return Err(ScanError::UnknownStruct(info));
+            }
+            let item = read_links(reader, info, Id { client, clock: start }, limits)?;
+            if let Kind::Item { parent: Some(_), .. } = item {
+                summary.nested += 1;
+            }
+            (item, content::read(reader, tag, limits, summary)?)
+        }
+    };
+    if len == 0 {
+        return Err(ScanError::Empty(client));
+    }
+    // Both are below 2^53.
+    let end = start + len;
+    if end > limits.clock {
+        return Err(ScanError::ClockTooLarge { client, clock: end });
+    }
+    Ok(Struct { client, start, end, kind })
+}
+
+/// Where an item hangs: its neighbours, or, with neither, its parent and perhaps its key there.
+#[inline]
+fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -> Result<Kind, ScanError> {
+    let origin = if info & HAS_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
+    let right_origin = if info & HAS_RIGHT_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
+    let mut parent = None;
+    if origin.is_none() && right_origin.is_none() {
+        match reader.var_uint()? {
+            0 => parent = Some(read_id(reader, own, limits)?),
+            1 => _ = reader.var_str()?,
+            other => return Err(ScanError::BadParentInfo(other)),
+        }
+        if info & HAS_PARENT_SUB != 0 {
+            reader.var_str()?;
+        }
+    }
+    Ok(Kind::Item { origin, right_origin, parent })
+}
+
+#[inline]
+fn read_id(reader: &mut Reader<'_>, own: Id, limits: &ScanLimits) -> Result<Id, ScanError> {
+    let (client, clock) = (reader.var_uint()?, reader.var_uint()?);
+    if clock >= limits.clock {
+        return Err(ScanError::ClockTooLarge { client, clock });
+    }
+    if client == own.client && clock >= own.clock {
+        return Err(ScanError::SelfReference { client, clock: own.clock });
+    }
+    Ok(Id { client, clock })
+}
+
+/// Returns whether the clients came sorted.
+fn read_delete_set(
+    reader: &mut Reader<'_>,
+    limits: &ScanLimits,
+    summary: &mut Summary,
+    visit: &mut impl Visit,
+) -> Result<bool, ScanError> {
+    summary.delete_clients = read_count(reader, MIN_DELETE_CLIENT_BYTES)?;
+    at_most("clients in the delete set", summary.delete_clients, limits.clients)?;
+    let mut clients = Clients::new(summary.delete_clients);
+    for _ in 0..summary.delete_clients {
+        let client = reader.var_uint()?;
+        clients.add(client)?;
+        let ranges = read_count(reader, MIN_RANGE_BYTES)?;
+        if ranges == 0 {
+            return Err(ScanError::Empty(client));
+        }
+        summary.delete_ranges += ranges;
+        at_most("deleted ranges", summary.delete_ranges, limits.delete_ranges)?;
+        let mut last_end = 0;
+        for _ in 0..ranges {
+            let (start, len) = (reader.var_uint()?, reader.var_uint()?);
+            let end = start + len;
+            if len == 0 {
+                return Err(ScanError::Empty(client));
+            }
+            if end > limits.clock {
+                return Err(ScanError::ClockTooLarge { client, clock: end });
+            }
+            if start < last_end {
+                return Err(ScanError::UnsortedRanges(client));
+            }
+            last_end = end;
+            visit.deleted(client, start, end);
+        }
+    }
+    Ok(clients.is_sorted())
+}
+
+/// The clocks that an update has of one client, holes included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientRange {
+    /// The client.
+    pub client: u64,
+    /// The first clock.
+    pub start: u64,
+    /// The clock after the last.
+    pub end: u64,
+}
+
+/// The sections of an update that [`super::scan_update`] accepted; of other bytes, those before the first error.
+pub fn update_ranges(update: &[u8]) -> ClientRanges<'_> {
+    let mut reader = Reader::new(update);
+    let left = reader.var_uint().unwrap_or(0);
+    ClientRanges { reader, left }
+}
+
+/// Iterator of [`update_ranges`].
+#[derive(Debug, Clone)]
+pub struct ClientRanges<'a> {
+    reader: Reader<'a>,
+    left: u64,
+}
+
+impl ClientRanges<'_> {
+    fn read(&mut self) -> Result<ClientRange, ScanError> {
+        let (structs, client, start) = read_section_head(&mut self.reader)?;
+        let (mut end, mut ignored) = (start, Summary::default());
+        for _ in 0..structs {
+            end = read_struct(&mut self.reader, client, end, &UNLIMITED, &mut ignored)?.end;
+        }
+        Ok(ClientRange { client, start, end })
+    }
+}
+
+impl Iterator for ClientRanges<'_> {
+    type Item = ClientRange;
+
+    fn next(&mut self) -> Option<ClientRange> {
+        self.left = self.left.checked_sub(1)?;
+        let range = self.read();
+        if range.is_err() {
+            self.left = 0;
+        }
+        range.ok()
+    }
+}
+
+/// The clients of the delete set of an update that a pass accepted.
+pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
+    let mut ranges = update_ranges(update);
+    ranges.by_ref().for_each(drop);
+    let mut reader = ranges.reader;
+    let mut clients = Vec::new();
+    for _ in 0..reader.var_uint()? {
+        clients.push(reader.var_uint()?);
+        for _ in 0..reader.var_uint()? {
+            reader.var_uint()?;
+            reader.var_uint()?;
+        }
+    }
+    Ok(clients)
+}
+
+/// For updates whose counts were already checked against limits that may be anyone's.
+const UNLIMITED: ScanLimits = ScanLimits {
+    clients: u64::MAX,
+    structs: u64::MAX,
+    skips: u64::MAX,
+    delete_ranges: u64::MAX,
+    values: u64::MAX,
+    subdocuments: u64::MAX,
+    value_depth: super::VALUE_DEPTH_CEILING,
+    type_depth: usize::MAX,
+    clock: u64::MAX,
+};
