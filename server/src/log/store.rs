@@ -1,5 +1,7 @@
 //! What the log needs from a storage engine. Nothing here knows which engine it is.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use thiserror::Error;
@@ -27,7 +29,7 @@ pub struct Snapshot {
 /// One step of a commit. Steps of one document are in order.
 #[derive(Debug, Clone)]
 pub enum Write {
-    /// Adds records. The first append of a document creates it with `epoch`.
+    /// Adds records. The first append of a document creates it with `epoch`. No records: no change.
     Append {
         /// Whose log.
         document: DocumentName,
@@ -36,14 +38,15 @@ pub enum Write {
         /// Consecutive, beginning one after the last.
         records: Vec<Record>,
     },
-    /// Replaces the records up to `snapshot.upto`, and any older snapshot, by `snapshot`.
+    /// Replaces the records up to `snapshot.upto`, and any older snapshot, by `snapshot`. One that is not newer
+    /// than the stored snapshot changes nothing.
     Compact {
         /// Whose log.
         document: DocumentName,
         /// What replaces them.
         snapshot: Snapshot,
     },
-    /// Forgets the document.
+    /// Forgets the document. Forgetting one that is not there changes nothing.
     Delete {
         /// Whose log.
         document: DocumentName,
@@ -85,11 +88,44 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// The store cannot be opened. Nothing in it was changed by us.
+    #[error("the store in {} cannot be opened: {what}", dir.display())]
+    Open {
+        /// The data directory.
+        dir: PathBuf,
+        /// What happened, and a way out.
+        what: String,
+    },
+    /// Another process has the store open.
+    #[error("data directory {} is in use by process {holder}", dir.display())]
+    InUse {
+        /// The data directory.
+        dir: PathBuf,
+        /// The process id, or "unknown".
+        holder: String,
+    },
+    /// A step does not follow what is stored: a fault of the caller.
+    #[error("document {document:?}: expected record {expected}, was given {found}")]
+    OutOfOrder {
+        /// Which document.
+        document: DocumentName,
+        /// What would have fitted.
+        expected: Seq,
+        /// What came.
+        found: Seq,
+    },
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
 }
 
 /// A storage engine. Calls block; the log's thread and Tokio's blocking pool make them.
 pub trait Store: Send + Sync + 'static {
-    /// Applies all steps as one atomic change and returns once every byte of it is on disk.
+    /// Applies all steps and returns once every byte of them is on disk.
+    ///
+    /// Each step is atomic. After a crash inside the call every document has its state from before the call plus
+    /// some number of its own steps, in order: never half a step. There is no promise between documents.
+    /// After an error the outcome is unknown, and the caller believes no later call.
     fn commit(&self, writes: &[Write]) -> Result<(), StoreError>;
 
     /// Reads a document and checks it. `None`: there is no such document.
@@ -97,4 +133,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every document's name.
     fn list(&self) -> Result<Vec<DocumentName>, StoreError>;
+
+    /// Writes what a clean end needs and lets go of the files. Later calls answer [`StoreError::Closed`].
+    fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

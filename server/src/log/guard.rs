@@ -1,0 +1,165 @@
+//! The two small files beside the engine: who has the store open, and what the store must at least hold.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::store::StoreError;
+
+const LOCK_FILE: &str = "syncline.lock";
+const CARD_FILE: &str = "syncline.store";
+const CARD_TITLE: &str = "syncline store";
+/// More than any holder writes.
+const MAX_CARD_BYTES: u64 = 4096;
+
+/// An exclusive claim on a data directory, for as long as it lives. The system takes it back when the process ends,
+/// however it ends.
+#[derive(Debug)]
+pub(super) struct Lock {
+    /// Locked by [`Lock::take`]; closing it unlocks.
+    _file: File,
+}
+
+impl Lock {
+    /// Claims `dir`, and writes this process's id where the next one looks for it.
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join(LOCK_FILE);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|error| open_error(dir, format!("{}: {error}", path.display())))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let read = file.take(MAX_CARD_BYTES).read_to_string(&mut holder);
+                let known = read.is_ok() && !holder.trim().is_empty();
+                let holder = if known { holder.trim().to_owned() } else { "unknown".to_owned() };
+                return Err(StoreError::InUse { dir: dir.to_owned(), holder });
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(open_error(dir, format!("{} cannot be locked: {error}", path.display())));
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(|error| open_error(dir, format!("{}: {error}", path.display())))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// What the store was known to hold when the card was written: an empty or older store is told by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Card {
+    /// Drawn when the store was created.
+    pub identity: u128,
+    /// The format the store had.
+    pub format: u32,
+    /// Records the store had committed, at least.
+    pub committed: u64,
+}
+
+impl Card {
+    /// Reads the card. `None`: there is none, so nothing was ever reported as saved here.
+    pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = dir.join(CARD_FILE);
+        let mut text = String::new();
+        match File::open(&path) {
+            Ok(file) => file.take(MAX_CARD_BYTES).read_to_string(&mut text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| open_error(dir, format!("{}: {error}", path.display())))?;
+        Self::parse(&text).map(Some).ok_or_else(|| {
+            open_error(
+                dir,
+                format!(
+                    "{} is damaged. Restore it with the rest of the directory from a copy; nothing was changed",
+                    path.display()
+                ),
+            )
+        })
+    }
+
+    /// Replaces the card: after a crash either the old or the new one is there, whole.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        let new = dir.join(format!("{CARD_FILE}.new"));
+        let mut file = File::create(&new)?;
+        write!(
+            file,
+            "{CARD_TITLE}\nidentity {:032x}\nformat {}\ncommitted {}\n",
+            self.identity, self.format, self.committed
+        )?;
+        file.sync_all()?;
+        fs::rename(&new, dir.join(CARD_FILE))?;
+        sync_dir(dir)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        if lines.next()? != CARD_TITLE {
+            return None;
+        }
+        let identity = u128::from_str_radix(lines.next()?.strip_prefix("identity ")?, 16).ok()?;
+        let format = lines.next()?.strip_prefix("format ")?.parse().ok()?;
+        let committed = lines.next()?.strip_prefix("committed ")?.parse().ok()?;
+        Some(Self { identity, format, committed })
+    }
+}
+
+/// Creates `dir` and what is missing above it, each entry durable in its parent.
+pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
+    let mut missing: Vec<PathBuf> = Vec::new();
+    let mut at = dir;
+    while !at.as_os_str().is_empty() && !at.exists() {
+        missing.push(at.to_owned());
+        let Some(parent) = at.parent() else { break };
+        at = parent;
+    }
+    fs::create_dir_all(dir)?;
+    for created in &missing {
+        let parent = created.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
+/// Makes the names in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// [`StoreError::Open`] for `dir`.
+pub(super) fn open_error(dir: &Path, what: impl Into<String>) -> StoreError {
+    StoreError::Open { dir: dir.to_owned(), what: what.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_claim_names_the_holder_and_the_claim_ends_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        let error = Lock::take(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("is in use by process {}", std::process::id())), "{error}");
+        drop(lock);
+        Lock::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_card_reads_as_it_was_written_and_a_damaged_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Card::read(dir.path()).unwrap(), None);
+        let card = Card { identity: 7 << 100, format: 1, committed: 12 };
+        card.write(dir.path()).unwrap();
+        assert_eq!(Card::read(dir.path()).unwrap(), Some(card));
+        fs::write(dir.path().join(CARD_FILE), "syncline store\nidentity").unwrap();
+        assert!(Card::read(dir.path()).unwrap_err().to_string().contains("is damaged"));
+    }
+}

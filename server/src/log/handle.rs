@@ -1,0 +1,326 @@
+//! What the rest of the server holds of the log: [`Log`] and, for each open document, [`DocumentLog`].
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task;
+
+use super::store::{Record, Snapshot, Store, StoreError, Stored};
+use super::thread;
+
+/// Commands waiting for the log's thread. When full, handing in waits.
+pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
+/// Bytes of updates and snapshots waiting or being committed. When full, handing in waits; one command that is
+/// larger alone passes alone.
+pub const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// What a record takes beside its update.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+/// How much of a document's log is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    /// The last record known to be on disk.
+    pub upto: Seq,
+    /// Nothing will follow: the store failed, or the log was closed under this document.
+    pub failed: bool,
+}
+
+/// The log of all documents. Cheap to clone. When the last handle of any kind is dropped the log's thread commits what
+/// is queued and closes the store; [`Log::close`] does the same and waits for it.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// The log of one document, for its task.
+pub struct DocumentLog {
+    document: Arc<Document>,
+    epoch: Epoch,
+    /// The last record handed in. Written by [`DocumentLog::append`].
+    last: AtomicU64,
+    /// What [`DocumentLog::durable_changed`] reported last.
+    seen: Durable,
+    progress: watch::Receiver<Progress>,
+    commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+}
+
+impl Log {
+    /// Starts the log's thread on `store`.
+    ///
+    /// Panics when the operating system has no thread to give.
+    pub fn start(store: Arc<dyn Store>) -> Self {
+        let (commands, queue) = mpsc::channel(MAX_QUEUED_COMMANDS);
+        let shared = Arc::new(Shared {
+            store,
+            documents: Mutex::default(),
+            failed: watch::Sender::new(None),
+            room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
+            thread: Mutex::default(),
+        });
+        let thread = thread::spawn(Arc::clone(&shared), queue);
+        *lock(&shared.thread) = Some(thread);
+        Self { shared, commands }
+    }
+
+    /// Reads a document and checks it, after what is queued for it is committed. `None`: there is no such document.
+    ///
+    /// Errors: those of [`Store::load`]. After a storage error documents can still be read, as far as they are durable.
+    pub async fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+        let live = self.shared.documents().get(document).and_then(Weak::upgrade);
+        if let Some(live) = live {
+            live.settled().await;
+        }
+        let (store, document) = (Arc::clone(&self.shared.store), document.clone());
+        blocking(move || store.load(&document)).await
+    }
+
+    /// Every document's name, without order.
+    pub async fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
+        let store = Arc::clone(&self.shared.store);
+        blocking(move || store.list()).await
+    }
+
+    /// Forgets a document, durably. Only for a document that nobody has open.
+    ///
+    /// Errors: [`StoreError::Closed`], or the error that the log latched.
+    pub async fn delete(&self, document: &DocumentName) -> Result<(), StoreError> {
+        let (reply, outcome) = oneshot::channel();
+        let command = Command::Delete { document: document.clone(), reply };
+        self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
+        outcome.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// The handle for a document that was loaded with, or begins with, `last` as its last record. `epoch` is written
+    /// with the first record of a new document.
+    pub fn document(&self, name: DocumentName, epoch: Epoch, last: Seq) -> DocumentLog {
+        let durable = Durable { upto: last, failed: false };
+        let document = Arc::new(Document {
+            name: name.clone(),
+            progress: watch::Sender::new(Progress { durable, done: 0 }),
+            queued: AtomicU64::new(0),
+            shared: Arc::downgrade(&self.shared),
+        });
+        let mut documents = self.shared.documents();
+        documents.insert(name, Arc::downgrade(&document));
+        // Under the lock under which the latch goes through all documents: one of the two sees the other.
+        if self.shared.failed.borrow().is_some() {
+            document.fail();
+        }
+        drop(documents);
+        let progress = document.progress.subscribe();
+        DocumentLog {
+            document,
+            epoch,
+            last: AtomicU64::new(last.0),
+            seen: durable,
+            progress,
+            commands: self.commands.clone(),
+            room: Arc::clone(&self.shared.room),
+        }
+    }
+
+    /// The first storage error, after which nothing is committed.
+    pub fn failed(&self) -> Option<StoreError> {
+        self.shared.failed.borrow().clone()
+    }
+
+    /// [`Log::failed`], to wait on.
+    pub fn watch_failed(&self) -> watch::Receiver<Option<StoreError>> {
+        self.shared.failed.subscribe()
+    }
+
+    /// Commits what is queued, closes the store and ends the thread. What is handed in later fails. A second call
+    /// returns when the first is through.
+    pub async fn close(&self) {
+        // An error says that the thread is ending already.
+        self.commands.send(Command::Close).await.ok();
+        let shared = Arc::clone(&self.shared);
+        let join = move || {
+            let mut thread = lock(&shared.thread);
+            thread.take().map(JoinHandle::join);
+        };
+        // The thread contains its panics and so never passes one on.
+        task::spawn_blocking(join).await.ok();
+    }
+}
+
+impl DocumentLog {
+    /// Hands in records, consecutive and beginning one after the last. Waits while the queue is full. The outcome
+    /// comes by [`DocumentLog::durable`]; a dropped future hands in nothing.
+    ///
+    /// Panics when the numbers do not follow: the caller's state is then not to be trusted.
+    pub async fn append(&self, records: Vec<Record>) {
+        let Some(last) = records.last().map(|record| record.seq) else { return };
+        let bytes = records.iter().map(|record| record.update.len() + RECORD_OVERHEAD_BYTES).sum();
+        let Some((slot, room)) = self.enter(bytes).await else { return };
+        let before = self.last.load(Ordering::Relaxed);
+        for (expected, record) in (before + 1..).zip(&records) {
+            assert_eq!(record.seq.0, expected, "record out of order in document {:?}", self.document.name);
+        }
+        self.last.store(last.0, Ordering::Relaxed);
+        self.send(slot, Command::Append { document: self.document(), epoch: self.epoch, records, room });
+    }
+
+    /// Hands in a snapshot of records that were handed in before. Waits while the queue is full. It changes nothing
+    /// that is acknowledged, so there is nothing to wait for.
+    ///
+    /// Panics when the snapshot is of records that were not handed in.
+    pub async fn compact(&self, snapshot: Snapshot) {
+        let last = self.last.load(Ordering::Relaxed);
+        assert!(snapshot.upto.0 <= last, "snapshot of records that are not logged in document {:?}", self.document.name);
+        let Some((slot, room)) = self.enter(snapshot.update.len()).await else { return };
+        self.send(slot, Command::Compact { document: self.document(), snapshot, room });
+    }
+
+    /// What is on disk now.
+    pub fn durable(&self) -> Durable {
+        self.progress.borrow().durable
+    }
+
+    /// Waits until [`DocumentLog::durable`] is another than this method returned last, and returns it.
+    pub async fn durable_changed(&mut self) -> Durable {
+        let seen = self.seen;
+        // This handle keeps the sender alive: waiting cannot end otherwise.
+        if let Ok(progress) = self.progress.wait_for(|progress| progress.durable != seen).await {
+            self.seen = progress.durable;
+        }
+        self.seen
+    }
+
+    /// Waits for room. `None`: the log is closed, and the document knows it.
+    async fn enter(&self, bytes: usize) -> Option<(mpsc::Permit<'_, Command>, OwnedSemaphorePermit)> {
+        let permits = bytes.min(MAX_QUEUED_BYTES) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.ok();
+        let slot = self.commands.reserve().await.ok();
+        if slot.is_none() {
+            self.document.fail();
+        }
+        slot.zip(room)
+    }
+
+    fn send(&self, slot: mpsc::Permit<'_, Command>, command: Command) {
+        self.document.queued.fetch_add(1, Ordering::Relaxed);
+        slot.send(command);
+    }
+
+    fn document(&self) -> Arc<Document> {
+        Arc::clone(&self.document)
+    }
+}
+
+/// What the log's thread is asked to do. `room` is given back when the command is done.
+pub(super) enum Command {
+    Append { document: Arc<Document>, epoch: Epoch, records: Vec<Record>, room: OwnedSemaphorePermit },
+    Compact { document: Arc<Document>, snapshot: Snapshot, room: OwnedSemaphorePermit },
+    Delete { document: DocumentName, reply: oneshot::Sender<Result<(), StoreError>> },
+    Close,
+}
+
+/// What handles and thread share.
+pub(super) struct Shared {
+    pub store: Arc<dyn Store>,
+    /// Documents with a handle or a queued command. A document removes itself when it is dropped.
+    documents: Mutex<HashMap<DocumentName, Weak<Document>>>,
+    /// The latch. Written once, by the thread.
+    failed: watch::Sender<Option<StoreError>>,
+    room: Arc<Semaphore>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Shared {
+    /// Latches the first error and tells every document. Returns whether it was the first.
+    pub fn latch(&self, error: &StoreError) -> bool {
+        let is_first = self.failed.send_if_modified(|failed| {
+            let is_first = failed.is_none();
+            failed.get_or_insert_with(|| error.clone());
+            is_first
+        });
+        // Dropping a document takes the lock: not while it is held.
+        let live: Vec<_> = self.documents().values().filter_map(Weak::upgrade).collect();
+        for document in &live {
+            document.fail();
+        }
+        is_first
+    }
+
+    pub fn latched(&self) -> Option<StoreError> {
+        self.failed.borrow().clone()
+    }
+
+    fn documents(&self) -> MutexGuard<'_, HashMap<DocumentName, Weak<Document>>> {
+        lock(&self.documents)
+    }
+}
+
+/// What a document's handles and queued commands share.
+pub(super) struct Document {
+    pub name: DocumentName,
+    progress: watch::Sender<Progress>,
+    /// Commands handed in. Written by [`DocumentLog`].
+    queued: AtomicU64,
+    shared: Weak<Shared>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    durable: Durable,
+    /// Commands that are through, one way or the other.
+    done: u64,
+}
+
+impl Document {
+    /// Reports that `commands` more are on disk, the last record among them being `upto`.
+    pub fn committed(&self, upto: Option<Seq>, commands: u64) {
+        self.progress.send_modify(|progress| {
+            progress.durable.upto = upto.unwrap_or(progress.durable.upto);
+            progress.done += commands;
+        });
+    }
+
+    /// Reports that `commands` more were dropped.
+    pub fn dropped(&self, commands: u64) {
+        self.progress.send_modify(|progress| {
+            progress.durable.failed = true;
+            progress.done += commands;
+        });
+    }
+
+    fn fail(&self) {
+        self.dropped(0);
+    }
+
+    /// Waits until everything handed in so far is through.
+    async fn settled(&self) {
+        let queued = self.queued.load(Ordering::Relaxed);
+        let mut progress = self.progress.subscribe();
+        // `self` keeps the sender alive: waiting cannot end otherwise.
+        progress.wait_for(|progress| progress.done >= queued).await.ok();
+    }
+}
+
+impl Drop for Document {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let mut documents = shared.documents();
+        // A later handle of the same name may have taken the place.
+        if documents.get(&self.name).is_some_and(|document| document.strong_count() == 0) {
+            documents.remove(&self.name);
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Io(format!("reading stopped: {error}"))))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

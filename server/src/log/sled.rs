@@ -1,0 +1,402 @@
+//! The store on sled 0.34.7: opening, syncing, closing. `sled_write.rs` commits, `sled_read.rs` loads, `layout.rs`
+//! says what lies where. What we rely on was read in sled's source and is held by tests:
+//!
+//! - `apply_batch` is atomic after a crash. It reserves a manifest in the log (`pin_log`), writes the changed pages
+//!   behind it, and fills the manifest with the last position written (`seal_batch`). Recovery stops *before* a
+//!   manifest whose last position lies behind the end of the log, so it takes the whole batch or nothing.
+//! - `flush()` hands everything to the operating system and reports write errors, but on Linux it calls
+//!   `sync_file_range`, which is no sync: neither file size nor disk cache are covered. We `fdatasync` the `db` file
+//!   through a handle of our own after it. The own handle matters for errors, too: the system reports a failed
+//!   write-back once to each handle, so sled's own background sync cannot swallow ours.
+//! - sled writes four kinds of file: `db`; `conf`, written once and never synced; `snap.*`, written at open, synced, but
+//!   not their names; `blobs/*`, pages over a quarter of a segment, never synced. So all of them and their
+//!   directories are synced at open, before the first commit. Blobs do not occur with [`SEGMENT_BYTES`], and would be
+//!   synced if they did.
+//! - sled frees a segment when its pages were written anew elsewhere, and counts them as written after
+//!   `sync_file_range`. A power cut could lose the new pages and keep what overwrote the old ones. But at least one
+//!   whole segment is written between the two, so a real sync at least every half segment keeps them in order. This is
+//!   why segments are large here, and why large commits go in slices.
+//! - Space is reclaimed only by sled's flusher thread: without it the file grows for ever.
+//! - sled panics on many kinds of damage, so every way into it is guarded.
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use sled::Db;
+use syncline_protocol::ids::DocumentName;
+use tracing::{info, warn};
+
+use super::guard::{Card, Lock, create_dir_durably, open_error, sync_dir};
+use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, unseal};
+use super::store::{Store, StoreError, Stored, Write};
+
+/// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
+const CACHE_BYTES: u64 = 64 << 20;
+/// sled's unit of reuse. Large, so that nothing is reused before it was synced elsewhere; sled's limit is 16 MiB.
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
+/// sled's log between two real syncs, at most about this: well under a segment.
+pub(super) const UNSYNCED_LOG_BYTES: i64 = (SEGMENT_BYTES / 2) as i64;
+/// How often sled's own thread flushes, and cleans for half of that time. Short, so that what it moves between two
+/// of its syncs stays under a segment as well.
+const CLEAN_EVERY_MS: u64 = 100;
+/// The card is rewritten when this many records were committed since.
+const CARD_EVERY_RECORDS: u64 = 10_000;
+/// sled's threads of a store that was just closed may hold its file for a moment. Ours is the only lock that counts.
+const ENGINE_LOCK_TRIES: u32 = 100;
+const ENGINE_LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where sled's files are, in the data directory.
+const ENGINE_DIR: &str = "sled";
+const WAY_OUT: &str = "Copy the whole directory away before trying anything, then restore it from a backup";
+
+/// Makes a file's data durable. Tests put another in its place.
+pub(super) type SyncData = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
+
+/// Documents in a directory. One process at a time.
+pub struct SledStore {
+    dir: PathBuf,
+    /// `None` once closed.
+    pub(super) engine: RwLock<Option<Engine>>,
+    /// One commit at a time.
+    pub(super) writer: Mutex<Writer>,
+}
+
+/// The open engine.
+pub(super) struct Engine {
+    pub db: Db,
+    db_file: File,
+    blobs: PathBuf,
+    sync_data: SyncData,
+    /// sled's log position that is known to be on disk. Written by [`Engine::sync`].
+    synced: AtomicI64,
+    /// Documents whose heads are gone. Written at open, and by deletes.
+    pub lost: Mutex<HashSet<DocumentName>>,
+    /// Last, so that it is released after sled's own.
+    _lock: Lock,
+}
+
+/// What commits share. Only its owner writes to the engine.
+pub(super) struct Writer {
+    pub meta: Meta,
+    /// What the card says.
+    card_committed: u64,
+    /// The first error, after which nothing is believed.
+    broken: Option<StoreError>,
+}
+
+impl SledStore {
+    /// Opens the store in `dir`, and creates both where there is nothing.
+    ///
+    /// Errors: [`StoreError::InUse`]; [`StoreError::Open`] with what happened and a way out.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_with(dir, Box::new(File::sync_data))
+    }
+
+    /// [`SledStore::open`] for tools that only look: a directory without a store is an error and stays as it is.
+    pub fn open_existing(dir: &Path) -> Result<Self, StoreError> {
+        match Card::read(dir)? {
+            Some(_) => Self::open(dir),
+            None => Err(open_error(dir, "there is no Syncline store in this directory")),
+        }
+    }
+
+    pub(super) fn open_with(dir: &Path, sync_data: SyncData) -> Result<Self, StoreError> {
+        let failed = |error: io::Error| open_error(dir, error.to_string());
+        create_dir_durably(dir).map_err(failed)?;
+        let lock = Lock::take(dir)?;
+        let card = Card::read(dir)?;
+        let engine_dir = dir.join(ENGINE_DIR);
+        if let Some(card) = card {
+            refuse_newer(dir, card.format)?;
+            if !engine_dir.join("db").exists() {
+                return Err(came_back(dir, "is empty", &card, 0));
+            }
+        }
+        let db = open_engine(dir, &engine_dir, card.is_some())?;
+        let db_file = File::open(engine_dir.join("db")).map_err(failed)?;
+        sync_files(&engine_dir).and_then(|()| sync_dir(dir)).map_err(failed)?;
+        let mut engine = Engine {
+            db,
+            db_file,
+            blobs: engine_dir.join("blobs"),
+            sync_data,
+            synced: AtomicI64::new(0),
+            lost: Mutex::new(HashSet::new()),
+            _lock: lock,
+        };
+        let (meta, lost) = guarded(|| {
+            let meta = engine.meta(dir, card)?;
+            let lost = engine.census(dir, &meta)?;
+            Ok((meta, lost))
+        })
+        .map_err(|error| match error {
+            StoreError::Io(what) => open_error(dir, format!("{what}. {WAY_OUT}")),
+            other => other,
+        })?;
+        engine.lost = Mutex::new(lost);
+        let mut writer = Writer { meta, card_committed: 0, broken: None };
+        guarded(|| engine.sweep_leftovers(&mut writer))?;
+        writer.write_card(dir).map_err(failed)?;
+        Ok(Self { dir: dir.to_owned(), engine: RwLock::new(Some(engine)), writer: Mutex::new(writer) })
+    }
+
+    /// Runs `work` on the open engine.
+    pub(super) fn with_engine<T>(
+        &self,
+        work: impl FnOnce(&Engine) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        let engine = engine.as_ref().ok_or(StoreError::Closed)?;
+        guarded(|| work(engine))
+    }
+}
+
+impl Store for SledStore {
+    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = &writer.broken {
+            return Err(error.clone());
+        }
+        let outcome = self.with_engine(|engine| engine.commit(&mut writer, writes)).and_then(|()| {
+            if writer.meta.committed - writer.card_committed < CARD_EVERY_RECORDS {
+                return Ok(());
+            }
+            writer.write_card(&self.dir).map_err(|error| StoreError::Io(error.to_string()))
+        });
+        if let Err(error) = &outcome {
+            writer.broken = Some(error.clone());
+        }
+        outcome
+    }
+
+    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+        self.with_engine(|engine| engine.load(document))
+    }
+
+    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
+        self.with_engine(Engine::list)
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(engine) = engine else { return Ok(()) };
+        // After an error nothing is known about what a sync would cover: leave the files to the next open.
+        let outcome = if writer.broken.is_none() {
+            guarded(|| engine.sync())
+                .and_then(|()| writer.write_card(&self.dir).map_err(|error| StoreError::Io(error.to_string())))
+        } else {
+            Ok(())
+        };
+        guarded(|| {
+            drop(engine);
+            Ok(())
+        })
+        .and(outcome)
+    }
+}
+
+impl Engine {
+    /// Makes everything applied so far durable.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(failed)?;
+        let reached = self.log_position();
+        (self.sync_data)(&self.db_file).map_err(|error| StoreError::Io(format!("sync: {error}")))?;
+        sync_blobs(&self.blobs).map_err(|error| StoreError::Io(format!("sync: {error}")))?;
+        self.synced.store(reached, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Syncs when sled has written about as much since the last time as it may.
+    pub fn sync_when_due(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(failed)?;
+        if self.log_position() - self.synced.load(Ordering::Relaxed) > UNSYNCED_LOG_BYTES {
+            return self.sync();
+        }
+        Ok(())
+    }
+
+    /// How far sled has handed its log to the operating system, in bytes of all it ever wrote.
+    pub fn log_position(&self) -> i64 {
+        self.db.context.pagecache.log.stable_offset()
+    }
+
+    /// Reads the store's own value, or writes a new one into an engine that is as new as the missing card says.
+    fn meta(&self, dir: &Path, card: Option<Card>) -> Result<Meta, StoreError> {
+        let stored = self.db.get(META_KEY).map_err(failed)?;
+        let Some(value) = stored else {
+            if let Some(card) = card {
+                return Err(came_back(dir, "is empty", &card, 0));
+            }
+            if self.db.iter().next().is_some() {
+                return Err(open_error(dir, format!("its description is missing. {WAY_OUT}")));
+            }
+            let meta = Meta { identity: rand::random(), format: FORMAT, committed: 0, documents: 0, next_id: 1 };
+            self.db.insert(META_KEY, seal(META_KEY, &meta.encode())).map_err(failed)?;
+            self.sync()?;
+            info!(dir = %dir.display(), "created a new store");
+            return Ok(meta);
+        };
+        let meta = unseal(META_KEY, &value)
+            .and_then(Meta::decode)
+            .ok_or_else(|| open_error(dir, format!("its description is damaged. {WAY_OUT}")))?;
+        refuse_newer(dir, meta.format)?;
+        match card {
+            Some(card) if card.identity != meta.identity => {
+                Err(open_error(dir, "syncline.store and the sled directory belong to different stores. Restore both from one copy"))
+            }
+            Some(card) if card.committed > meta.committed => Err(came_back(dir, "is older", &card, meta.committed)),
+            Some(_) => Ok(meta),
+            None => {
+                if meta.committed > 0 {
+                    warn!(dir = %dir.display(), "syncline.store was missing and is written anew");
+                }
+                Ok(meta)
+            }
+        }
+    }
+
+    /// Counts the documents. Finds those whose head is gone.
+    fn census(&self, dir: &Path, meta: &Meta) -> Result<HashSet<DocumentName>, StoreError> {
+        let mut heads = 0_u64;
+        for key in self.db.scan_prefix(HEADS).keys() {
+            key.map_err(failed)?;
+            heads += 1;
+        }
+        let mut named = HashSet::new();
+        for item in self.db.scan_prefix(NAMES) {
+            let (key, value) = item.map_err(failed)?;
+            let name = unseal(&key, &value).and_then(|name| std::str::from_utf8(name).ok());
+            let Some(name) = name.and_then(|name| DocumentName::parse(name).ok()) else {
+                warn!(id = id_of(&key), "the name of a document is damaged; it is found by its head");
+                continue;
+            };
+            named.insert(name);
+        }
+        if heads == meta.documents && named.len() as u64 == heads {
+            return Ok(HashSet::new());
+        }
+        let mut lost = HashSet::new();
+        for name in named {
+            if !self.db.contains_key(head_key(&name)).map_err(failed)? {
+                lost.insert(name);
+            }
+        }
+        if heads + (lost.len() as u64) < meta.documents {
+            let missing = meta.documents - heads - lost.len() as u64;
+            return Err(open_error(dir, format!("{missing} of {} documents are missing. {WAY_OUT}", meta.documents)));
+        }
+        Ok(lost)
+    }
+}
+
+impl Writer {
+    fn write_card(&mut self, dir: &Path) -> io::Result<()> {
+        let Meta { identity, format, committed, .. } = self.meta;
+        Card { identity, format, committed }.write(dir)?;
+        self.card_committed = committed;
+        Ok(())
+    }
+}
+
+/// Opens sled, whatever it does when it meets damage.
+fn open_engine(dir: &Path, engine_dir: &Path, known: bool) -> Result<Db, StoreError> {
+    let config = sled::Config::new()
+        .path(engine_dir)
+        .cache_capacity(CACHE_BYTES)
+        .segment_size(SEGMENT_BYTES)
+        .flush_every_ms(Some(CLEAN_EVERY_MS))
+        .use_compression(false);
+    let way_out = if known {
+        WAY_OUT
+    } else {
+        "Nothing was ever reported as saved here: if the directory is a new one, remove its sled directory and start again"
+    };
+    let mut tries = ENGINE_LOCK_TRIES;
+    loop {
+        let what = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => return Ok(db),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("its files are damaged ({})", words(panic.as_ref())),
+        };
+        if what.contains("could not acquire lock") && tries > 0 {
+            tries -= 1;
+            thread::sleep(ENGINE_LOCK_PAUSE);
+            continue;
+        }
+        return Err(open_error(dir, format!("{what}. Syncline wrote nothing. {way_out}")));
+    }
+}
+
+fn came_back(dir: &Path, how: &str, card: &Card, found: u64) -> StoreError {
+    let what = format!(
+        "it {how}: {} records were saved, {found} are there. Syncline wrote nothing. {WAY_OUT}, syncline.store included",
+        card.committed
+    );
+    open_error(dir, what)
+}
+
+fn refuse_newer(dir: &Path, format: u32) -> Result<(), StoreError> {
+    if format > FORMAT {
+        let what = format!("it has format {format} and this version reads up to {FORMAT}: start the newer version");
+        return Err(open_error(dir, what));
+    }
+    Ok(())
+}
+
+/// Makes every file of the engine durable, and its name.
+fn sync_files(engine_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(engine_dir)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    sync_blobs(&engine_dir.join("blobs"))?;
+    sync_dir(engine_dir)
+}
+
+/// Makes what sled put beside its log durable. Nothing, with the values we write.
+fn sync_blobs(blobs: &Path) -> io::Result<()> {
+    let mut found = false;
+    for entry in fs::read_dir(blobs)? {
+        match File::open(entry?.path()) {
+            Ok(file) => file.sync_all()?,
+            // sled removes a blob when its page was written anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        found = true;
+    }
+    if found { sync_dir(blobs) } else { Ok(()) }
+}
+
+/// sled's error as ours.
+pub(super) fn failed(error: sled::Error) -> StoreError {
+    StoreError::Io(error.to_string())
+}
+
+/// Runs `work`, with a panic in it as an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(StoreError::Io(format!("the engine stopped at damage or a fault of its own: {}", words(panic.as_ref()))))
+    })
+}
+
+/// What a panic said.
+pub(super) fn words(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(words), _) => words,
+        (_, Some(words)) => words,
+        _ => "no message",
+    }
+}
+
+#[cfg(test)]
+#[path = "sled_tests.rs"]
+mod tests;

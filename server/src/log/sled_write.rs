@@ -1,0 +1,357 @@
+//! Committing to sled: steps become batches, batches become slices between which sled is synced when due.
+//!
+//! A step is atomic because the document's head changes in one batch. What does not fit a slice is written before that
+//! batch, under keys that the old head does not name, or removed after it, under keys that the new head does not name.
+//! A sweep mark, written first and removed last, says that such leftovers may lie there; the next open sweeps them.
+
+use std::collections::HashSet;
+
+use bytes::BytesMut;
+use sled::{Batch, IVec};
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use tracing::info;
+
+use super::layout::{
+    CHUNK_BYTES, Head, Kind, META_KEY, Meta, NAMES, Part, SWEEPS, chain, encode_entry, head_key, id_of, name_key,
+    part_key, part_of, parts_prefix, seal, sum_of, sweep_key, unseal,
+};
+use super::sled::{Engine, Writer, failed};
+use super::sled_read::{chunks_for, damaged, entry_records};
+use super::store::{Record, Snapshot, StoreError, Write};
+
+/// Keys and values in one batch, at most about this. sled writes about ten times as much.
+const SLICE_BYTES: usize = 256 << 10;
+/// Changes in one batch, at most about this.
+const SLICE_CHANGES: usize = 512;
+
+impl Engine {
+    /// Applies all steps and makes them durable.
+    pub fn commit(&self, writer: &mut Writer, writes: &[Write]) -> Result<(), StoreError> {
+        let mut slice = Slice::new(self, &mut writer.meta);
+        for write in writes {
+            match write {
+                Write::Append { document, epoch, records } => slice.append(document, *epoch, records)?,
+                Write::Compact { document, snapshot } => slice.compact(document, snapshot)?,
+                Write::Delete { document } => slice.delete(document)?,
+            }
+            slice.apply_if_full()?;
+        }
+        slice.apply()?;
+        self.sync()
+    }
+
+    /// Finishes what a crash left half written or half removed.
+    pub fn sweep_leftovers(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        let marks: Result<Vec<IVec>, _> = self.db.scan_prefix(SWEEPS).keys().collect();
+        let marks = marks.map_err(failed)?;
+        if marks.is_empty() {
+            return Ok(());
+        }
+        info!(documents = marks.len(), "finishing writes that an earlier end cut short");
+        let mut slice = Slice::new(self, &mut writer.meta);
+        for id in marks.iter().filter_map(|mark| id_of(mark)) {
+            slice.sweep(id)?;
+        }
+        slice.apply()?;
+        self.sync()
+    }
+}
+
+/// The batch being filled.
+struct Slice<'a> {
+    engine: &'a Engine,
+    meta: &'a mut Meta,
+    batch: Batch,
+    bytes: usize,
+    changes: usize,
+    /// Documents with changes in `batch`: they cannot be read until it is applied.
+    touched: HashSet<DocumentName>,
+}
+
+impl<'a> Slice<'a> {
+    fn new(engine: &'a Engine, meta: &'a mut Meta) -> Self {
+        Self { engine, meta, batch: Batch::default(), bytes: 0, changes: 0, touched: HashSet::new() }
+    }
+
+    fn append(&mut self, document: &DocumentName, epoch: Epoch, records: &[Record]) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let stored = self.head(document)?;
+        let is_new = stored.is_none();
+        let mut head = stored.unwrap_or_else(|| self.new_head(epoch));
+        let first = head.last.next();
+        for record in records {
+            let expected = head.last.next();
+            if record.seq != expected {
+                return Err(StoreError::OutOfOrder { document: document.clone(), expected, found: record.seq });
+            }
+            head.last = expected;
+        }
+        let entry = encode_entry(records);
+        let is_large = entry.len() > SLICE_BYTES;
+        if is_large {
+            self.mark(head.id)?;
+        }
+        head.digest = self.put_chunks(&head, Kind::Entry, first, &entry, head.digest, is_large)?;
+        head.entries += 1;
+        if is_new {
+            self.put(name_key(head.id), document.as_str().as_bytes());
+            self.meta.documents += 1;
+        }
+        self.meta.committed += records.len() as u64;
+        if is_large {
+            self.remove(sweep_key(head.id));
+        }
+        self.put_head(document, &head);
+        Ok(())
+    }
+
+    fn compact(&mut self, document: &DocumentName, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let refused = |expected| StoreError::OutOfOrder { document: document.clone(), expected, found: snapshot.upto };
+        let mut head = self.head(document)?.ok_or_else(|| refused(Seq::ZERO))?;
+        if snapshot.upto > head.last {
+            return Err(refused(head.last));
+        }
+        if snapshot.upto <= head.upto {
+            return Ok(());
+        }
+        let Remains { superseded, tail_sums, tail_entries, cut } = self.remains(document, &head, snapshot.upto)?;
+        let is_large = snapshot.update.len() > SLICE_BYTES || superseded.len() > SLICE_CHANGES;
+        if is_large {
+            self.mark(head.id)?;
+        }
+        let digest = self.put_chunks(&head, Kind::Snapshot, snapshot.upto, &snapshot.update, 0, is_large)?;
+        head.upto = snapshot.upto;
+        head.snapshot_bytes = snapshot.update.len() as u64;
+        head.snapshot_chunks = chunks_for(snapshot.update.len());
+        head.entries = tail_entries;
+        head.digest = digest;
+        if !cut.is_empty() {
+            // In one batch with the head, however large: the old head would name these keys, too.
+            let entry = encode_entry(&cut);
+            head.digest = self.put_chunks(&head, Kind::Entry, snapshot.upto.next(), &entry, head.digest, false)?;
+            head.entries += 1;
+        }
+        head.digest = tail_sums.into_iter().fold(head.digest, chain);
+        self.put_head(document, &head);
+        if is_large {
+            self.apply()?;
+        }
+        for key in superseded {
+            self.remove(key);
+            if is_large {
+                self.apply_if_full()?;
+            }
+        }
+        if is_large {
+            self.remove(sweep_key(head.id));
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, document: &DocumentName) -> Result<(), StoreError> {
+        let id = match self.head(document) {
+            Ok(None) => return Ok(()),
+            Ok(Some(head)) => head.id,
+            Err(StoreError::Damaged { .. }) => match self.id_by_name(document)? {
+                Some(id) => id,
+                None => return Err(damaged(document, Seq(1), "neither its head nor its name can be read")),
+            },
+            Err(error) => return Err(error),
+        };
+        self.mark(id)?;
+        self.remove(head_key(document));
+        self.remove(name_key(id));
+        self.meta.documents = self.meta.documents.saturating_sub(1);
+        self.apply()?;
+        self.engine.lost().remove(document);
+        self.sweep(id)
+    }
+
+    /// Removes what no head names, and the mark that says so.
+    fn sweep(&mut self, id: u64) -> Result<(), StoreError> {
+        let key = name_key(id);
+        let name = self.engine.db.get(&key).map_err(failed)?;
+        let head = match name.as_ref().and_then(|value| name_in(&key, value)) {
+            Some(document) => match self.engine.head(&document) {
+                Ok(head) => head,
+                // Nothing of a damaged document is removed: its load tells.
+                Err(StoreError::Damaged { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            },
+            None if name.is_some() => return Ok(()),
+            None => None,
+        };
+        for key in self.engine.db.scan_prefix(parts_prefix(id)).keys() {
+            let key = key.map_err(failed)?;
+            let named = part_of(&key).is_some_and(|part| head.is_some_and(|head| head.names(part)));
+            if !named {
+                self.remove(key);
+                self.apply_if_full()?;
+            }
+        }
+        self.remove(sweep_key(id));
+        Ok(())
+    }
+
+    /// The document's head, of all steps so far.
+    fn head(&mut self, document: &DocumentName) -> Result<Option<Head>, StoreError> {
+        if self.touched.contains(document) {
+            self.apply()?;
+        }
+        match self.engine.head(document)? {
+            None if self.engine.is_lost(document) => Err(damaged(document, Seq(1), "its head is missing")),
+            head => Ok(head),
+        }
+    }
+
+    fn new_head(&mut self, epoch: Epoch) -> Head {
+        let id = self.meta.next_id;
+        self.meta.next_id += 1;
+        Head {
+            id,
+            epoch,
+            last: Seq::ZERO,
+            upto: Seq::ZERO,
+            snapshot_bytes: 0,
+            snapshot_chunks: 0,
+            entries: 0,
+            digest: 0,
+        }
+    }
+
+    fn id_by_name(&self, document: &DocumentName) -> Result<Option<u64>, StoreError> {
+        for item in self.engine.db.scan_prefix(NAMES) {
+            let (key, value) = item.map_err(failed)?;
+            if name_in(&key, &value).as_ref() == Some(document) {
+                return Ok(id_of(&key));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a compaction up to `upto` leaves of a document.
+    fn remains(&self, document: &DocumentName, head: &Head, upto: Seq) -> Result<Remains, StoreError> {
+        let mut remains = Remains::default();
+        // The chunks of the last entry that begins at or before `upto`: it may reach over it.
+        let mut last_superseded: Vec<(Part, IVec, IVec)> = Vec::new();
+        let mut kept_from = head.last.next();
+        for item in self.engine.db.scan_prefix(parts_prefix(head.id)) {
+            let (key, value) = item.map_err(failed)?;
+            let Some(part) = part_of(&key) else { continue };
+            if part.kind == Kind::Entry && part.seq > upto {
+                if part.chunk == 0 {
+                    kept_from = kept_from.min(part.seq);
+                    remains.tail_entries += 1;
+                }
+                remains.tail_sums.push(sum_of(&value));
+                continue;
+            }
+            if part.kind == Kind::Entry {
+                if part.chunk == 0 {
+                    last_superseded.clear();
+                }
+                last_superseded.push((part, key.clone(), value));
+            }
+            remains.superseded.push(key);
+        }
+        if kept_from > upto.next() {
+            let Some(&(part, ..)) = last_superseded.first() else {
+                return Err(damaged(document, upto.next(), "it is missing"));
+            };
+            let mut entry = BytesMut::new();
+            for (_, key, value) in &last_superseded {
+                let payload = unseal(key, value);
+                entry.extend_from_slice(payload.ok_or_else(|| damaged(document, part.seq, "it has a wrong checksum"))?);
+            }
+            remains.cut = entry_records(document, part.seq, entry.freeze())?;
+            remains.cut.retain(|record| record.seq > upto);
+        }
+        Ok(remains)
+    }
+
+    /// Puts `payload` in chunks, and returns the digest with them.
+    fn put_chunks(
+        &mut self,
+        head: &Head,
+        kind: Kind,
+        seq: Seq,
+        payload: &[u8],
+        mut digest: u64,
+        in_slices: bool,
+    ) -> Result<u64, StoreError> {
+        for (chunk, payload) in (0..).zip(payload.chunks(CHUNK_BYTES)) {
+            let sum = self.put(part_key(head.id, Part { kind, seq, chunk }), payload);
+            digest = chain(digest, sum);
+            if in_slices {
+                self.apply_if_full()?;
+            }
+        }
+        Ok(digest)
+    }
+
+    fn put_head(&mut self, document: &DocumentName, head: &Head) {
+        self.put(head_key(document), &head.encode());
+        self.touched.insert(document.clone());
+    }
+
+    /// Says that parts of this document may lie there that no head names. Before the first of them.
+    fn mark(&mut self, id: u64) -> Result<(), StoreError> {
+        self.apply()?;
+        self.put(sweep_key(id), &[]);
+        Ok(())
+    }
+
+    /// Puts a value and returns its checksum.
+    fn put(&mut self, key: Vec<u8>, payload: &[u8]) -> u64 {
+        let value = seal(&key, payload);
+        let sum = sum_of(&value);
+        self.bytes += key.len() + value.len();
+        self.changes += 1;
+        self.batch.insert(key, value);
+        sum
+    }
+
+    fn remove(&mut self, key: impl Into<IVec>) {
+        self.changes += 1;
+        self.batch.remove(key);
+    }
+
+    fn apply_if_full(&mut self) -> Result<(), StoreError> {
+        if self.bytes < SLICE_BYTES && self.changes < SLICE_CHANGES {
+            return Ok(());
+        }
+        self.apply()?;
+        self.engine.sync_when_due()
+    }
+
+    fn apply(&mut self) -> Result<(), StoreError> {
+        if self.changes == 0 {
+            return Ok(());
+        }
+        self.put(META_KEY.to_vec(), &self.meta.encode());
+        self.engine.db.apply_batch(std::mem::take(&mut self.batch)).map_err(failed)?;
+        self.bytes = 0;
+        self.changes = 0;
+        self.touched.clear();
+        Ok(())
+    }
+}
+
+/// See [`Slice::remains`].
+#[derive(Default)]
+struct Remains {
+    /// The keys that go.
+    superseded: Vec<IVec>,
+    /// The checksums of what stays, in order.
+    tail_sums: Vec<u64>,
+    /// Entries that stay.
+    tail_entries: u64,
+    /// Records of the entry that reaches over `upto`, those after it. They are written anew.
+    cut: Vec<Record>,
+}
+
+fn name_in(key: &[u8], value: &[u8]) -> Option<DocumentName> {
+    DocumentName::parse(std::str::from_utf8(unseal(key, value)?).ok()?).ok()
+}
