@@ -142,12 +142,14 @@ impl Outbox {
         self.enqueue(&mut inner, Waiting::Control { frame })
     }
 
-    /// Ends the session: what waits is dropped, the writer says `close` and stops. The first reason stays.
+    /// Ends the session: answers that wait are still sent, everything else is dropped, then the writer says `close`
+    /// and stops. The first reason stays.
     pub fn close(&self, close: Close) {
         let mut inner = self.lock();
         if inner.close.is_none() {
-            inner.queue.clear();
-            inner.bytes = 0;
+            let too_slow = close == Close::TooSlow;
+            inner.queue.retain(|waiting| !too_slow && matches!(waiting, Waiting::Control { .. }));
+            inner.count_bytes();
             inner.behind.clear();
             inner.close = Some(close);
         }
@@ -197,7 +199,9 @@ impl Outbox {
 
     fn try_take(&self) -> Option<Taken> {
         let mut inner = self.lock();
-        if let Some(close) = &inner.close {
+        if let Some(close) = &inner.close
+            && inner.queue.is_empty()
+        {
             return Some(Taken::Close(close.clone()));
         }
         let mut frames = Vec::new();
@@ -253,6 +257,10 @@ impl Inner {
 
     fn drop_frames(&mut self, lease: LeaseId) {
         self.queue.retain(|waiting| !waiting.belongs_to(lease));
+        self.count_bytes();
+    }
+
+    fn count_bytes(&mut self) {
         self.bytes = self.queue.iter().map(|waiting| waiting.frame().len()).sum();
     }
 }
@@ -343,11 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_to_close_stays() {
+    fn answers_are_still_sent_before_the_first_reason_to_close() {
         let outbox = Outbox::new(100);
+        outbox.push_document(A, frame(2));
         outbox.push_control(frame(1));
         outbox.close(Close::ServerStopping);
         outbox.close(Close::TooSlow);
+        assert_eq!(outbox.push_control(frame(3)), Pushed::Dropped);
+        assert_eq!(frames(&outbox), [1]);
         assert!(matches!(outbox.try_take(), Some(Taken::Close(Close::ServerStopping))));
     }
 }

@@ -1,0 +1,193 @@
+//! A bad client harms only itself: its session ends with a code and a reason, nothing of it is stored, the server
+//! neither grows nor stalls, and a healthy client on the same document does not notice.
+
+#[path = "support/live.rs"]
+mod live;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use live::{Socket, settings, start, start_with};
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::ids::DocumentName;
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::varint::{write_var_bytes, write_var_uint};
+use syncline_server::auth::OpenToAll;
+use syncline_server::log::memory::MemoryStore;
+use syncline_server::log::store::Store;
+use yrs::{Doc, Text, Transact};
+
+/// What this process, server and clients together, may grow by while the same hostile messages come again.
+const MAX_GROWTH_BYTES: u64 = 4 * 1024 * 1024;
+
+fn typed(client: u64, text: &str) -> Vec<u8> {
+    let doc = Doc::with_client_id(client);
+    let root = doc.get_or_insert_text("text");
+    let mut txn = doc.transact_mut();
+    root.insert(&mut txn, 0, text);
+    txn.encode_update_v1()
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// Update bytes in a y-websocket update frame, unchecked.
+fn raw_update(update: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0, 2];
+    write_var_bytes(&mut frame, update);
+    frame
+}
+
+/// One struct: an item in the root "m" under key "k" whose content is arrays nested `depth` deep.
+fn nested_any(depth: usize) -> Vec<u8> {
+    let mut update = vec![1, 1, 1, 0, 0x28, 1, 1, b'm', 1, b'k', 1];
+    update.extend(std::iter::repeat_n([117, 1], depth).flatten());
+    update.extend([126, 0]);
+    update
+}
+
+fn empty_sections(clients: u64) -> Vec<u8> {
+    let mut update = Vec::new();
+    write_var_uint(&mut update, clients);
+    for client in 0..clients {
+        write_var_uint(&mut update, 0);
+        write_var_uint(&mut update, client + 1);
+        write_var_uint(&mut update, 0);
+    }
+    update.push(0);
+    update
+}
+
+fn state_vector_of(clients: &[u64]) -> Vec<u8> {
+    let mut state_vector = Vec::new();
+    write_var_uint(&mut state_vector, clients.len() as u64);
+    for &client in clients {
+        write_var_uint(&mut state_vector, client);
+        write_var_uint(&mut state_vector, 1);
+    }
+    state_vector
+}
+
+fn bombs() -> Vec<(&'static str, Vec<u8>)> {
+    let mut step1_bomb = vec![0, 0];
+    write_var_bytes(&mut step1_bomb, &[0xff, 0xff, 0xff, 0x7f]);
+    let mut many_entries = vec![0, 0];
+    write_var_bytes(&mut many_entries, &state_vector_of(&(0..1_000_000).collect::<Vec<_>>()));
+    // Multiples of 2^21 collide where a hasher takes the low bits.
+    let mut colliding = vec![0, 0];
+    write_var_bytes(&mut colliding, &state_vector_of(&(0..30_000u64).map(|n| n << 21).collect::<Vec<_>>()));
+    let mut awareness_bomb = vec![1];
+    write_var_bytes(&mut awareness_bomb, &[0xff, 0xff, 0xff, 0x7f]);
+    let mut bad_json = vec![1];
+    write_var_bytes(&mut bad_json, &[1, 7, 1, 1, b'{']);
+    vec![
+        ("no message type", vec![0x7f]),
+        ("a sync type that does not exist", vec![0, 9, 0]),
+        ("a length beyond the frame", vec![0, 2, 200, 1]),
+        ("bytes after the message", vec![0, 2, 2, 0, 0, 0]),
+        ("an update of four bytes that claims 268 million clients", raw_update(&[0xff, 0xff, 0xff, 0x7f])),
+        ("a state vector that claims as many", step1_bomb),
+        ("presence that claims as many", awareness_bomb),
+        ("presence that is not JSON", bad_json),
+        ("values nested 8,000 deep", raw_update(&nested_any(8_000))),
+        ("values nested 100,000 deep", raw_update(&nested_any(100_000))),
+        ("100,000 empty client sections", raw_update(&empty_sections(100_000))),
+        ("1,000,000 client sections", raw_update(&empty_sections(1_000_000))),
+        ("a state vector of 1,000,000 clients", many_entries),
+        ("a state vector of 30,000 clients whose ids collide", colliding),
+        (
+            "an id next to the largest clock",
+            raw_update(&[
+                0x01, 0x01, 0xb1, 0x02, 0xff, 0xff, 0xff, 0xff, 0x0f, 0xc4, 0x0a, 0x03, 0x0a, 0x0f, 0x01, 0x61, 0x00,
+            ]),
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bombs_end_their_own_session_and_the_healthy_go_on() {
+    let store = Arc::new(MemoryStore::new());
+    let server = start(store.clone()).await;
+    let mut healthy = Socket::open(&server, "/doc").await;
+    healthy.join().await;
+    let mut texts = 0;
+    let mut resident = Vec::new();
+    // The first round fills the allocator's pools, mostly with what the clients here build and send.
+    for _ in 0..3 {
+        for (what, bomb) in bombs() {
+            texts += 1;
+            survive(&server, &mut healthy, what, bomb, typed(1_000 + texts, "x")).await;
+        }
+        resident.push(resident_bytes());
+    }
+    let growth = resident[2].saturating_sub(resident[0]);
+    assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes: {resident:?}");
+    server.stop().await.unwrap();
+    let stored = store.load(&DocumentName::parse("doc").unwrap()).unwrap().unwrap();
+    assert_eq!(stored.last().0, texts, "only what the healthy client typed is stored");
+}
+
+/// Sends `bomb` on a session of its own while the healthy client types `update` and waits for the echo.
+async fn survive(server: &syncline_server::Server, healthy: &mut Socket, what: &str, bomb: Vec<u8>, update: Vec<u8>) {
+    let mut bad = Socket::open(server, "/doc").await;
+    bad.sync(SyncMessage::Step1(&[0])).await;
+    bad.send(bomb).await;
+    let began = Instant::now();
+    healthy.sync(SyncMessage::Update(&update)).await;
+    assert_eq!(healthy.hear_sync().await, (2, update), "{what}: the healthy client goes on");
+    assert!(began.elapsed() < Duration::from_secs(2), "{what}: others waited {:?}", began.elapsed());
+    let (code, reason) = bad.hear_close().await;
+    assert_eq!(code, 4400, "{what}: {reason}");
+    assert!(!reason.is_empty(), "{what}");
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_told_the_limit() {
+    let mut config = settings();
+    config.session.message_bytes = 64 * 1024;
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.sync(SyncMessage::Step1(&[0])).await;
+    bad.sync(SyncMessage::Update(&typed(1, &"x".repeat(200_000)))).await;
+    let (code, reason) = bad.hear_close().await;
+    assert_eq!(code, 4413);
+    assert!(reason.contains("65536"), "{reason}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn names_that_break_the_rules_are_refused_with_a_reason() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    for (path, what) in [("/".to_owned(), "empty"), (format!("/{}", "x".repeat(513)), "longer")] {
+        let mut bad = Socket::open(&server, &path).await;
+        bad.sync(SyncMessage::Step1(&[0])).await;
+        let (code, reason) = bad.hear_close().await;
+        assert_eq!(code, 4404, "{path}");
+        assert!(reason.contains(what), "{reason}");
+    }
+    for (name, what) in [("a\nb", "control"), ("\0session", "empty"), (&*"y".repeat(513), "longer")] {
+        let mut bad = Socket::open(&server, "/").await;
+        bad.say(name, Message::Token { token: "", version: None }).await;
+        bad.hear_until(|_, message| matches!(message, Message::PermissionDenied(reason) if reason.contains(what)))
+            .await;
+        assert_eq!(bad.hear_close().await.0, 4404, "{name:?}");
+    }
+    let mut not_utf8 = Socket::open(&server, "/").await;
+    not_utf8.send(vec![4, 0xff, 0xfe, 0xfd, 0xfc, 2, 0, 0]).await;
+    assert_eq!(not_utf8.hear_close().await.0, 4400);
+    assert_eq!(server.open_documents(), 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn text_messages_are_refused_with_a_reason() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.send_text("hello").await;
+    let (code, reason) = bad.hear_close().await;
+    assert_eq!((code, reason.contains("binary")), (4400, true), "{reason}");
+    server.stop().await.unwrap();
+}

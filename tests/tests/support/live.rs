@@ -1,0 +1,149 @@
+//! A server in this process and raw sockets to it: what the tests say and hear is bytes on a real WebSocket.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use syncline_protocol::hocuspocus::{self, End, Frame};
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::ywebsocket;
+use syncline_server::Server;
+use syncline_server::auth::{Authorize, OpenToAll};
+use syncline_server::config::{Config, RawConfig};
+use syncline_server::log::store::Store;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+/// Longest wait for something that must come. Reached only when a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Settings for a test: any free port.
+pub fn settings() -> Config {
+    let raw = RawConfig { listen: Some("127.0.0.1:0".parse().unwrap()), ..RawConfig::default() };
+    raw.check().unwrap()
+}
+
+pub async fn start(store: Arc<dyn Store>) -> Server {
+    start_with(&settings(), store, Arc::new(OpenToAll)).await
+}
+
+pub async fn start_with(config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Server {
+    Server::start(config, store, auth).await.expect("the server starts")
+}
+
+/// What came over a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    Frame(Bytes),
+    Closed {
+        code: u16,
+        reason: String,
+    },
+    /// The connection ended without a close frame.
+    Cut,
+}
+
+pub struct Socket {
+    socket: WebSocketStream<TcpStream>,
+}
+
+impl Socket {
+    /// `path` with its leading slash.
+    pub async fn open(server: &Server, path: &str) -> Self {
+        let tcp = TcpStream::connect(server.address()).await.expect("connects");
+        Self::over(tcp, server, path).await
+    }
+
+    pub async fn over(tcp: TcpStream, server: &Server, path: &str) -> Self {
+        tcp.set_nodelay(true).unwrap();
+        let request = format!("ws://{}{path}", server.address()).into_client_request().expect("a request");
+        let (socket, _) = client_async(request, tcp).await.expect("upgrades");
+        Self { socket }
+    }
+
+    pub async fn send(&mut self, frame: impl Into<Bytes>) {
+        // A server that has closed in the meantime is seen by what is heard.
+        self.socket.send(Message::Binary(frame.into())).await.ok();
+    }
+
+    pub async fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).await.ok();
+    }
+
+    pub async fn hear(&mut self) -> Heard {
+        let heard = async {
+            loop {
+                return match self.socket.next().await {
+                    Some(Ok(Message::Binary(frame))) => Heard::Frame(frame),
+                    Some(Ok(Message::Close(Some(frame)))) => {
+                        Heard::Closed { code: frame.code.into(), reason: frame.reason.to_string() }
+                    }
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                    Some(Ok(other)) => panic!("unexpected {other:?}"),
+                    Some(Err(_)) | None => Heard::Cut,
+                };
+            }
+        };
+        tokio::time::timeout(PATIENCE, heard).await.expect("something is heard in time")
+    }
+
+    pub async fn hear_close(&mut self) -> (u16, String) {
+        loop {
+            match self.hear().await {
+                Heard::Closed { code, reason } => return (code, reason),
+                Heard::Cut => panic!("cut without a close frame"),
+                Heard::Frame(_) => {}
+            }
+        }
+    }
+
+    /// y-websocket: a sync message.
+    pub async fn sync(&mut self, message: SyncMessage<'_>) {
+        self.send(ywebsocket::Message::Sync(message).encode()).await;
+    }
+
+    /// y-websocket: the next sync message's type (0, 1, 2) and payload; presence is skipped.
+    pub async fn hear_sync(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            let Heard::Frame(frame) = self.hear().await else { panic!("closed while waiting for a sync message") };
+            match ywebsocket::Message::decode(&frame).expect("one message a frame") {
+                ywebsocket::Message::Sync(SyncMessage::Step1(payload)) => return (0, payload.to_vec()),
+                ywebsocket::Message::Sync(SyncMessage::Step2(payload)) => return (1, payload.to_vec()),
+                ywebsocket::Message::Sync(SyncMessage::Update(payload)) => return (2, payload.to_vec()),
+                _ => {}
+            }
+        }
+    }
+
+    /// y-websocket: joins with an empty state vector; returns the step 2 the server answers with.
+    pub async fn join(&mut self) -> Vec<u8> {
+        self.sync(SyncMessage::Step1(&[0])).await;
+        loop {
+            if let (1, diff) = self.hear_sync().await {
+                return diff;
+            }
+        }
+    }
+
+    /// Hocuspocus: says `message` at `address`.
+    pub async fn say(&mut self, address: &str, message: hocuspocus::Message<'_>) {
+        self.send(message.encode(address)).await;
+    }
+
+    /// Hocuspocus: hears frames until `wanted` says yes to one.
+    pub async fn hear_until(&mut self, mut wanted: impl FnMut(&str, &hocuspocus::Message<'_>) -> bool) {
+        loop {
+            let Heard::Frame(frame) = self.hear().await else { panic!("closed while waiting for a message") };
+            if let Frame::Addressed { address, message } = Frame::decode(&frame, End::Client).expect("a message")
+                && wanted(address, &message)
+            {
+                return;
+            }
+        }
+    }
+}
