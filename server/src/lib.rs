@@ -1,2 +1,3 @@
 //! The Syncline server as a library.
+pub mod cli;
 pub mod log;

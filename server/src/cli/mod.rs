@@ -1,0 +1,3 @@
+//! What the `syncline` command does besides serving.
+
+pub mod inspect;
