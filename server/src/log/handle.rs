@@ -148,6 +148,11 @@ impl Log {
         // The thread contains its panics and so never passes one on.
         task::spawn_blocking(join).await.ok();
     }
+
+    #[cfg(test)]
+    pub(super) fn take_thread(&self) -> JoinHandle<()> {
+        lock(&self.shared.thread).take().unwrap()
+    }
 }
 
 impl DocumentLog {

@@ -51,6 +51,8 @@ pub mod sled;
 mod sled_read;
 mod sled_write;
 pub mod store;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 pub use handle::{DocumentLog, Durable, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};

@@ -14,7 +14,7 @@
 //!   synced if they did.
 //! - sled frees a segment when its pages were written anew elsewhere, and counts them as written after
 //!   `sync_file_range`. A power cut could lose the new pages and keep what overwrote the old ones. But at least one
-//!   whole segment is written between the two, so a real sync at least every half segment keeps them in order. This is
+//!   whole segment is written between the two, so a real sync at least once a segment keeps them in order. This is
 //!   why segments are large here, and why large commits go in slices.
 //! - Space is reclaimed only by sled's flusher thread: without it the file grows for ever.
 //! - sled panics on many kinds of damage, so every way into it is guarded.
@@ -42,8 +42,9 @@ use super::store::{Store, StoreError, Stored, Write};
 const CACHE_BYTES: u64 = 64 << 20;
 /// sled's unit of reuse. Large, so that nothing is reused before it was synced elsewhere; sled's limit is 16 MiB.
 pub(super) const SEGMENT_BYTES: usize = 8 << 20;
-/// sled's log between two real syncs, at most about this: well under a segment.
-pub(super) const UNSYNCED_LOG_BYTES: i64 = (SEGMENT_BYTES / 2) as i64;
+/// A commit is synced in between when sled has written more log than this. The slice that passes it comes on top: together
+/// they stay under a segment.
+pub(super) const UNSYNCED_LOG_BYTES: i64 = (SEGMENT_BYTES / 4) as i64;
 /// How often sled's own thread flushes, and cleans for half of that time. Short, so that what it moves between two
 /// of its syncs stays under a segment as well.
 const CLEAN_EVERY_MS: u64 = 100;

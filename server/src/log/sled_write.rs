@@ -20,9 +20,9 @@ use super::sled_read::{chunks_for, damaged, entry_records};
 use super::store::{Record, Snapshot, StoreError, Write};
 
 /// Keys and values in one batch, at most about this. sled writes about ten times as much.
-const SLICE_BYTES: usize = 256 << 10;
+const SLICE_BYTES: usize = 128 << 10;
 /// Changes in one batch, at most about this.
-const SLICE_CHANGES: usize = 512;
+const SLICE_CHANGES: usize = 256;
 
 impl Engine {
     /// Applies all steps and makes them durable.
