@@ -16,22 +16,33 @@ const GROUPS: usize = 2048;
 const SLACK: u64 = 48;
 
 /// Watches the clients of one list: sections, state vector or delete set.
-pub(super) struct Clients {
+pub(super) struct Clients<'a> {
     last: Option<u64>,
     rising: bool,
     falling: bool,
-    groups: Option<Groups>,
+    groups: Option<&'a mut Groups>,
 }
 
-struct Groups {
+/// How many ids fell into each group of places: four kilobytes, so only on the stack of lists that need it.
+pub(super) struct Groups {
     filled: [u16; GROUPS],
     mask: u64,
     limit: u64,
 }
 
-impl Clients {
-    pub(super) fn new(count: u64) -> Self {
-        let groups = (count > HARMLESS).then(|| Groups::new(count));
+/// Runs `read` with a watch for `count` clients.
+#[inline]
+pub(super) fn watched<R>(count: u64, read: impl FnOnce(Clients<'_>) -> R) -> R {
+    if count > HARMLESS { watched_for_collisions(count, read) } else { read(Clients::new(None)) }
+}
+
+#[inline(never)]
+fn watched_for_collisions<R>(count: u64, read: impl FnOnce(Clients<'_>) -> R) -> R {
+    read(Clients::new(Some(&mut Groups::new(count))))
+}
+
+impl<'a> Clients<'a> {
+    fn new(groups: Option<&'a mut Groups>) -> Self {
         Self { last: None, rising: true, falling: true, groups }
     }
 

@@ -8,8 +8,8 @@
 //! by a count already checked (clients that come unsorted, types nested in numbers beyond the depth limit).
 //!
 //! It also refuses what yrs and Yjs read differently, because the two would then show different documents:
-//! struct bits beyond those Yjs writes, content or type tags only one of them knows, and `ContentJSON`, of which
-//! yrs 0.28.1 reads one string too many (`block.rs`, `ItemContent::decode`).
+//! struct bits beyond those Yjs writes, content or type tags only one of them knows, `ContentJSON`, of which yrs
+//! 0.28.1 reads one string too many (`block.rs`, `ItemContent::decode`), and `YXmlHook`, whose name it leaves unread.
 //!
 //! What a stateless walk cannot see is said in SPEC.md, "What an update must be": depth, holes and pending data
 //! that build up over several updates, and work that depends on the document an update meets.

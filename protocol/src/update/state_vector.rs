@@ -1,7 +1,6 @@
 //! State vectors: how far each client is known.
 
-use super::clients::Clients;
-use super::{ScanError, ScanLimits, at_most};
+use super::{ScanError, ScanLimits, at_most, clients};
 use crate::varint::Reader;
 
 /// What an accepted state vector holds.
@@ -22,16 +21,18 @@ pub fn scan_state_vector(bytes: &[u8], limits: &ScanLimits) -> Result<StateVecto
     if count > reader.remaining() as u64 / 2 {
         return Err(ScanError::CountBeyondBytes(count));
     }
-    // A client that comes twice is harmless here: every reader takes the last.
-    let mut clients = Clients::new(count);
-    for _ in 0..count {
-        let client = reader.var_uint()?;
-        clients.add(client)?;
-        let clock = reader.var_uint()?;
-        if clock > limits.clock {
-            return Err(ScanError::ClockTooLarge { client, clock });
+    // A client that comes twice, not in a row, is harmless here: every reader takes the last.
+    clients::watched(count, |mut clients| {
+        for _ in 0..count {
+            let client = reader.var_uint()?;
+            clients.add(client)?;
+            let clock = reader.var_uint()?;
+            if clock > limits.clock {
+                return Err(ScanError::ClockTooLarge { client, clock });
+            }
         }
-    }
+        Ok(())
+    })?;
     match reader.remaining() {
         0 => Ok(StateVectorSummary { clients: count }),
         more => Err(ScanError::TrailingBytes(more)),

@@ -102,7 +102,7 @@ fn tags_that_yjs_and_yrs_do_not_share_are_refused() {
     for info in [0x10, 0x14, 0x0b, 0x1f, 0x80, 0x8a, 0x2a, 0xe0] {
         assert_eq!(scan_item(info, &[0; 9]), Err(ScanError::UnknownStruct(info)), "{info:#x}");
     }
-    for tag in [7, 9, 15, 128] {
+    for tag in [5, 7, 9, 15, 128] {
         assert_eq!(scan_item(7, &[tag]), Err(ScanError::UnknownType(tag.into())));
     }
     assert_eq!(scan_item(8, &[1, 115]), Err(ScanError::UnknownValue(115)));

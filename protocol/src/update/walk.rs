@@ -89,7 +89,16 @@ fn read_structs(
 ) -> Result<bool, ScanError> {
     summary.clients = read_count(reader, MIN_SECTION_BYTES)?;
     at_most("clients", summary.clients, limits.clients)?;
-    let mut clients = Clients::new(summary.clients);
+    clients::watched(summary.clients, |clients| read_sections(reader, limits, summary, visit, clients))
+}
+
+fn read_sections(
+    reader: &mut Reader<'_>,
+    limits: &ScanLimits,
+    summary: &mut Summary,
+    visit: &mut impl Visit,
+    mut clients: Clients<'_>,
+) -> Result<bool, ScanError> {
     for _ in 0..summary.clients {
         let (structs, client, mut clock) = read_section_head(reader)?;
         clients.add(client)?;
@@ -200,7 +209,16 @@ fn read_delete_set(
 ) -> Result<bool, ScanError> {
     summary.delete_clients = read_count(reader, MIN_DELETE_CLIENT_BYTES)?;
     at_most("clients in the delete set", summary.delete_clients, limits.clients)?;
-    let mut clients = Clients::new(summary.delete_clients);
+    clients::watched(summary.delete_clients, |clients| read_delete_clients(reader, limits, summary, visit, clients))
+}
+
+fn read_delete_clients(
+    reader: &mut Reader<'_>,
+    limits: &ScanLimits,
+    summary: &mut Summary,
+    visit: &mut impl Visit,
+    mut clients: Clients<'_>,
+) -> Result<bool, ScanError> {
     for _ in 0..summary.delete_clients {
         let client = reader.var_uint()?;
         clients.add(client)?;
