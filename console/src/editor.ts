@@ -1,7 +1,7 @@
 // One plain-text CodeMirror editor on a replica: its text, other people's cursors, and an undo that is its own.
 
 import { defaultKeymap } from '@codemirror/commands'
-import { EditorView, keymap, placeholder } from '@codemirror/view'
+import { drawSelection, EditorView, keymap, placeholder, ViewPlugin } from '@codemirror/view'
 import { yCollab, yUndoManagerKeymap } from 'y-codemirror.next'
 import { UndoManager } from 'yjs'
 import type { Replica } from './providers'
@@ -13,9 +13,30 @@ export function mountEditor(parent: HTMLElement, replica: Replica, label: string
     extensions: [
       keymap.of([...yUndoManagerKeymap, ...defaultKeymap]),
       EditorView.lineWrapping,
+      // Not for its looks: without it, @codemirror/view 6.43 moves the browser's selection, and with it the focus, back
+      // into an editor whose caret was at a soft line break, and what is typed next lands in the wrong one of the two.
+      drawSelection(),
       EditorView.contentAttributes.of({ 'aria-label': label }),
       placeholder('Type here…'),
+      flagsInside,
       yCollab(replica.text, replica.awareness, { undoManager: new UndoManager(replica.text) }),
     ],
   })
 }
+
+/** Turns the name at a cursor to the left where it would be cut off at the right edge. */
+const flagsInside = ViewPlugin.define((view) => {
+  const measure = {
+    read: () => {
+      const edge = view.scrollDOM.getBoundingClientRect().right
+      return [...view.contentDOM.querySelectorAll<HTMLElement>('.cm-ySelectionInfo')].map((flag) => ({
+        flag,
+        leftward: flag.parentElement!.getBoundingClientRect().left + flag.offsetWidth > edge,
+      }))
+    },
+    write: (flags: { flag: HTMLElement; leftward: boolean }[]) => {
+      for (const { flag, leftward } of flags) flag.classList.toggle('leftward', leftward)
+    },
+  }
+  return { update: () => view.requestMeasure(measure) }
+})

@@ -35,7 +35,7 @@ async function openDocument(name: string): Promise<OpenDocument> {
   nameInput.value = name
   byId('snippet-ywebsocket').textContent = `new WebsocketProvider("${serverUrl}", "${room}", doc)`
   byId('snippet-hocuspocus').textContent =
-    `new HocuspocusProvider({ url: "${serverUrl}", name: "${room}", document: doc })`
+    `new HocuspocusProvider({ url: "${serverUrl}", name: "${room}", document })`
 
   const savedLight = new SavedLight(byId('saved-light'))
   const [left, right] = await Promise.all([

@@ -104,10 +104,40 @@ test('what the light calls saved is there after the server was killed', async ()
   await ben.close()
 })
 
+test('the light waits for every acknowledgement, also for edits queued while offline', async () => {
+  const acks = { held: [], pass: 0 }
+  const ann = await openPerson('patience', (page) => holdAcks(page, acks))
+  await untilState(ann, 'saved-light', 'saving')
+
+  // Nothing acknowledged: not saved, however long it takes.
+  await type(ann, 'hocuspocus', '[a]')
+  await until('acknowledgements are held', () => acks.held.length > '[a]'.length)
+  await ann.page.clock.fastForward(5_000)
+  assert.equal(await stateOf(ann, 'saved-light'), 'saving')
+  release(acks)
+  await untilState(ann, 'saved-light', 'saved')
+
+  // The provider takes the first acknowledgement after a reconnect for all of them. The light must not.
+  await ann.page.getByTestId('offline-switch').check()
+  await untilOffline(ann)
+  await type(ann, 'hocuspocus', '[offline]')
+  acks.pass = 1
+  await ann.page.getByTestId('offline-switch').uncheck()
+  await until('acknowledgements are held', () => acks.held.length >= '[offline]'.length)
+  await ann.page.clock.fastForward(5_000)
+  assert.equal(await stateOf(ann, 'saved-light'), 'saving')
+  release(acks)
+  await untilState(ann, 'saved-light', 'saved')
+
+  await untilAgreed([ann], ['[a]', '[offline]'])
+  await ann.close()
+})
+
 /** A person: a browser profile of their own with the page open on `name`, and everything it complained about. */
-async function openPerson(name) {
+async function openPerson(name, prepare = async () => {}) {
   const context = await browser.newContext()
   const page = await context.newPage()
+  await prepare(page)
   const complaints = []
   page.on('console', (message) => {
     if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text())
@@ -124,6 +154,33 @@ async function openPerson(name) {
   }
   await untilConnected(person)
   return person
+}
+
+/** Stands between the Hocuspocus client and the server: lets `acks.pass` acknowledgements through and keeps the others. */
+async function holdAcks(page, acks) {
+  await page.clock.install()
+  await page.routeWebSocket(
+    (url) => url.pathname === '/',
+    (client) => {
+      const upstream = client.connectToServer()
+      upstream.onMessage((frame) => {
+        const deliver = () => client.send(frame)
+        if (!isSyncStatus(frame)) deliver()
+        else if (acks.pass > 0) acks.pass--, deliver()
+        else acks.held.push(deliver)
+      })
+    },
+  )
+}
+
+function release(acks) {
+  acks.pass = Infinity
+  for (const deliver of acks.held.splice(0)) deliver()
+}
+
+/** A Hocuspocus frame: the length of the name (short here), the name, the type. Type 8 is SyncStatus. */
+function isSyncStatus(frame) {
+  return frame.length > 1 && frame[1 + frame[0]] === 8
 }
 
 /** Types one marker per round into each editor in turn; returns them in the order of DIALECTS within each round. */
