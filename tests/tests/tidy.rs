@@ -1,0 +1,125 @@
+//! The house rules, held by a test: every file says what it is for, stays readable in length, and imports point one
+//! way; `ARCHITECTURE.md` tells them to people.
+
+use std::path::{Path, PathBuf};
+
+/// A file is a room. Longer ones are divided.
+const MAX_LINES: usize = 420;
+
+/// Who may use whom inside `server/src`: (folder or file, the crate modules it may not name).
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    ("log/", &["document", "registry", "session", "server", "http", "auth", "config", "outbox", "cli"]),
+    ("document/", &["registry", "session", "server", "http", "auth", "config", "cli"]),
+    ("document/core.rs", &["log", "outbox", "metrics"]),
+    ("document/presence.rs", &["log", "outbox", "metrics", "document"]),
+    ("registry.rs", &["session", "server", "http", "auth", "config", "cli"]),
+    ("session/", &["server", "http", "log", "config", "cli"]),
+    ("http/", &["server", "session", "registry", "document", "cli"]),
+    ("outbox.rs", &["document", "registry", "session", "server", "http", "log", "auth", "config", "cli"]),
+    ("auth.rs", &["document", "registry", "session", "server", "http", "log", "config", "cli"]),
+    ("metrics.rs", &["document", "registry", "session", "server", "http", "log", "auth", "config", "cli"]),
+];
+
+/// Files that run without a runtime, a clock, randomness or I/O.
+const PURE: &[&str] = &[
+    "server/src/document/core.rs",
+    "server/src/document/presence.rs",
+    "client/src/session.rs",
+    "client/src/backoff.rs",
+];
+const IMPURE_WORDS: &[&str] = &["tokio::", "std::time", "Instant::now", "SystemTime", "rand::", "std::fs", "std::net"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every Rust source of the workspace, as (path from the top, text).
+fn sources() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for krate in ["protocol", "server", "client", "client-sim", "tests"] {
+        collect(&root().join(krate), &mut found);
+    }
+    assert!(found.len() > 30, "the sources were not found");
+    found
+}
+
+fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !["target", "node_modules", "node", "fixtures"].contains(&name.as_str()) {
+            collect(&path, found);
+        } else if name.ends_with(".rs") {
+            let from_top = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            found.push((from_top, std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn every_file_begins_with_what_it_is_for() {
+    let silent: Vec<_> = sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path).collect();
+    assert!(silent.is_empty(), "no module doc in the first line: {silent:#?}");
+}
+
+#[test]
+fn no_file_is_too_long_to_read() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .map(|(path, text)| (path, text.lines().count()))
+        .filter(|(_, lines)| *lines > MAX_LINES)
+        .collect();
+    assert!(long.is_empty(), "over {MAX_LINES} lines, divide them: {long:#?}");
+}
+
+#[test]
+fn imports_inside_the_server_point_one_way() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let Some(inside) = path.strip_prefix("server/src/") else { continue };
+        for (of, forbidden) in FORBIDDEN.iter().filter(|(of, _)| inside.starts_with(of)) {
+            for module in *forbidden {
+                if text.contains(&format!("crate::{module}::")) || text.contains(&format!("crate::{module};")) {
+                    wrong.push(format!("{path} names {module}, which {of} may not"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn one_folder_names_sled_and_one_file_of_the_server_names_yrs() {
+    for (path, text) in sources() {
+        let Some(inside) = path.strip_prefix("server/src/") else { continue };
+        assert!(inside.starts_with("log/sled") || !text.contains(" sled::") || inside == "cli/serve.rs" || inside == "cli/inspect.rs", "{path} names sled");
+        assert!(inside == "document/crdt.rs" || !text.contains("yrs::"), "{path} names yrs");
+    }
+}
+
+#[test]
+fn what_is_called_pure_is_pure() {
+    for pure in PURE {
+        let text = std::fs::read_to_string(root().join(pure)).unwrap_or_else(|error| panic!("{pure}: {error}"));
+        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        for word in IMPURE_WORDS {
+            assert!(!code.contains(word), "{pure} is pure, but names {word}");
+        }
+    }
+}
+
+#[test]
+fn the_protocol_knows_no_crdt_and_no_runtime() {
+    let manifest = std::fs::read_to_string(root().join("protocol/Cargo.toml")).unwrap();
+    for dependency in ["yrs", "tokio", "sled"] {
+        assert!(!manifest.contains(dependency), "protocol depends on {dependency}");
+    }
+}
+
+#[test]
+fn lock_files_name_no_registry_host() {
+    for lock in ["console/package-lock.json", "tests/node/package-lock.json"] {
+        let text = std::fs::read_to_string(root().join(lock)).unwrap();
+        assert!(!text.contains("\"resolved\": \"http"), "{lock} names where packages were fetched from");
+    }
+}
