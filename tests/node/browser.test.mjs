@@ -7,7 +7,7 @@ import { startServer } from './support/server.mjs'
 
 const DIALECTS = ['ywebsocket', 'hocuspocus']
 const ROUNDS = 4
-const LIMIT_MS = 20_000
+const LIMIT_MS = 30_000
 
 let server
 let browser
