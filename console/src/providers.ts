@@ -93,12 +93,9 @@ export async function openHocuspocus(
   const connected = () => socket.status === WebSocketStatus.Connected && refusal === undefined
   const confirmed = () => provider.isSynced && provider.unsyncedChanges === 0 && owed === 0
   const report = () => {
-    const line: Line = connected()
-      ? { state: 'connected' }
-      : online && refusal === undefined
-        ? { state: 'connecting' }
-        : { state: 'disconnected', ...(refusal && { refusal }) }
-    onChange(line, line.state === 'disconnected' ? 'offline' : !connected() ? 'offline' : confirmed() ? 'saved' : 'saving')
+    if (connected()) onChange({ state: 'connected' }, confirmed() ? 'saved' : 'saving')
+    else if (online && refusal === undefined) onChange({ state: 'connecting' }, 'offline')
+    else onChange({ state: 'disconnected', ...(refusal && { refusal }) }, 'offline')
   }
   socket.on('status', report)
   socket.on('disconnect', () => {
