@@ -67,6 +67,13 @@ fn every_real_update_and_state_vector_is_accepted() {
     assert_eq!(seen, 7_477 + 300 + 4 + 46_385);
 }
 
+/// The encoded document without its order: yrs writes a subdocument's options in a different order each time.
+fn bag_of_bytes(document: &Doc) -> Vec<u8> {
+    let mut bytes = encode(document);
+    bytes.sort_unstable();
+    bytes
+}
+
 /// A document, and how far it would be if it had everything it was given.
 struct Judge {
     document: Doc,
@@ -85,8 +92,9 @@ impl Judge {
         let whole_before = self.has_everything();
         let clocks_before = clocks_of(&self.document);
         let verdict = verdict_on(update, &clocks_before);
-        let compare = verdict.structs == Structs::Known && !verdict.deletes;
-        let before = compare.then(|| encode(&self.document));
+        // With something missing, any update may make yrs try that again.
+        let compare = verdict.structs == Structs::Known && !verdict.deletes && whole_before;
+        let before = compare.then(|| bag_of_bytes(&self.document));
         apply(&self.document, update);
         for range in update_ranges(update) {
             let end = self.given.entry(range.client).or_default();
@@ -94,10 +102,10 @@ impl Judge {
         }
         let whole = self.has_everything();
         match verdict.structs {
-            Structs::None => assert_eq!(clocks_of(&self.document), clocks_before),
+            Structs::None => assert!(!whole_before || clocks_of(&self.document) == clocks_before),
             Structs::Known => {
-                assert_eq!(clocks_of(&self.document), clocks_before);
-                assert!(before.is_none_or(|before| before == encode(&self.document)), "known, but changed");
+                assert!(!whole_before || clocks_of(&self.document) == clocks_before);
+                assert!(before.is_none_or(|before| before == bag_of_bytes(&self.document)), "known, but changed");
             }
             Structs::Fresh if whole_before => assert_eq!(whole, !verdict.deletes_ahead, "{verdict:?}"),
             Structs::Gap | Structs::MissingDependency if whole_before => assert!(!whole, "{verdict:?}"),
@@ -110,21 +118,27 @@ impl Judge {
 #[test]
 fn verdicts_agree_with_what_yrs_does() {
     let mut counts: HashMap<String, usize> = HashMap::new();
+    let mut count = |verdict: Verdict| *counts.entry(format!("{:?}", verdict.structs)).or_default() += 1;
     let mut rng = StdRng::seed_from_u64(7);
-    for Vector { name, updates, others, .. } in yjs_vectors().into_iter().chain(ycrdt_dataset()) {
+    for Vector { name, updates, others, state_vectors } in yjs_vectors().into_iter().chain(ycrdt_dataset()) {
         let mut judge = Judge { document: new_document(), given: HashMap::new() };
         for (number, update) in updates.iter().enumerate() {
             let verdict = catch_unwind(AssertUnwindSafe(|| judge.give(update)))
                 .unwrap_or_else(|_| panic!("{name}, update {number}"));
-            *counts.entry(format!("{:?}", verdict.structs)).or_default() += 1;
+            count(verdict);
             // Now and then one comes again, or early.
             let again = rng.random_range(0..updates.len() * 4);
             if let Some(update) = updates.get(again) {
-                let verdict = judge.give(update);
-                *counts.entry(format!("{:?}", verdict.structs)).or_default() += 1;
+                count(judge.give(update));
             }
         }
-        if let Some(whole) = others.first() {
+        // A stale client given the whole document.
+        if let ([whole, held, _], [_, asks]) = (&others[..], &state_vectors[..]) {
+            let mut stale = Judge { document: new_document(), given: HashMap::new() };
+            stale.give(held);
+            assert_eq!(clocks_of(&stale.document), StateVector::decode_v1(asks).expect("yrs decodes"), "{name}");
+            count(stale.give(whole));
+            assert!(stale.has_everything(), "{name}");
             let clocks = clocks_of(&judge.document);
             assert_eq!(verdict_on(whole, &clocks).structs, Structs::Known, "{name}");
             assert_eq!(verdict_on(whole, &StateVector::default()).structs, Structs::Fresh, "{name}");
@@ -285,8 +299,15 @@ fn one_mutation(seed: u64, corpus: &[Vector]) -> Outcome {
         let document = new_document();
         prefix.iter().for_each(|update| apply(&document, update));
         let before = clocks_of(&document);
-        verdict_on(&mutated, &before);
-        let update = Update::decode_v1(&mutated).expect("yrs decodes what the scanner accepts");
+        let verdict = verdict_on(&mutated, &before);
+        let update = Update::decode_v1(&mutated)
+            .unwrap_or_else(|error| panic!("yrs must decode what the scanner accepts: {error}: {mutated:?}"));
+        if verdict.structs == Structs::Gap {
+            // Not for yrs 0.28.1: it integrates beyond the hole, and what later fills and overlaps it may break the
+            // document (`Block::splice` leaves the left part of a GC range as long as the whole). SPEC.md says so.
+            update.encode_v1();
+            continue;
+        }
         if document.transact_mut().apply_update(update).is_err() {
             return Outcome::InvalidParent;
         }
@@ -313,6 +334,7 @@ fn what_the_scanner_accepts_yrs_survives() {
     let count = from_environment("SYNCLINE_MUTATIONS").unwrap_or(4_000);
     let first = replay.unwrap_or(1);
     let corpus: Vec<Vector> = yjs_vectors().into_iter().chain(ycrdt_dataset().into_iter().step_by(50)).collect();
+    let corpus: Vec<Vector> = corpus.into_iter().filter(|vector| !vector.updates.is_empty()).collect();
     let (mut taken, mut invalid, mut failed) = (0, 0, Vec::new());
     for seed in first..first + count {
         match catch_unwind(|| one_mutation(seed, &corpus)) {
