@@ -18,7 +18,10 @@ fn main() {
     let dir = env::args().nth(1).expect("a directory");
     let seconds = env::args().nth(2).map_or(5, |seconds| seconds.parse().unwrap());
     let dir = Path::new(&dir);
-    println!("{:<22}{:>10}{:>12}{:>12}{:>12}{:>10}{:>10}", "", "documents", "updates/s", "p50 us", "p99 us", "MB", "commits");
+    println!(
+        "{:<22}{:>10}{:>12}{:>12}{:>12}{:>10}{:>10}",
+        "", "documents", "updates/s", "p50 us", "p99 us", "MB", "commits"
+    );
     for documents in [1, 64, 1_000] {
         for window in [1, 16] {
             through_the_log(&dir.join("log"), documents, window, seconds);

@@ -1,6 +1,8 @@
 //! Random steps on a store in sled and on a model in memory: both must always hold the same.
 //! A failure prints its seed; `SYNCLINE_SEED=<seed>` replays it alone.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
+
 use std::env;
 
 use bytes::Bytes;
@@ -29,11 +31,11 @@ fn run(seed: u64) {
     println!("SYNCLINE_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let dir = tempfile::tempdir().unwrap();
-    let names: Vec<_> =
-        (0..DOCUMENTS).map(|at| DocumentName::parse(&"doc/".repeat(at * 20 + 1)).unwrap()).collect();
+    let names: Vec<_> = (0..DOCUMENTS).map(|at| DocumentName::parse(&"doc/".repeat(at * 20 + 1)).unwrap()).collect();
     let (model, mut store) = (MemoryStore::new(), SledStore::open(dir.path()).unwrap());
     for _ in 0..COMMITS {
-        let mut last: Vec<_> = names.iter().map(|name| model.load(name).unwrap().map_or(0, |doc| doc.last().0)).collect();
+        let mut last: Vec<_> =
+            names.iter().map(|name| model.load(name).unwrap().map_or(0, |doc| doc.last().0)).collect();
         let steps = random.random_range(1..12);
         let writes: Vec<_> = (0..steps).map(|_| step(&mut random, &names, &mut last)).collect();
         model.commit(&writes).unwrap();

@@ -178,7 +178,11 @@ impl DocumentLog {
     /// Panics when the snapshot is of records that were not handed in.
     pub async fn compact(&self, snapshot: Snapshot) {
         let last = self.last.load(Ordering::Relaxed);
-        assert!(snapshot.upto.0 <= last, "snapshot of records that are not logged in document {:?}", self.document.name);
+        assert!(
+            snapshot.upto.0 <= last,
+            "snapshot of records that are not logged in document {:?}",
+            self.document.name
+        );
         let Some((slot, room)) = self.enter(snapshot.update.len()).await else { return };
         self.send(slot, Command::Compact { document: self.document(), snapshot, room });
     }

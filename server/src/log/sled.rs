@@ -150,10 +150,7 @@ impl SledStore {
     }
 
     /// Runs `work` on the open engine.
-    pub(super) fn with_engine<T>(
-        &self,
-        work: impl FnOnce(&Engine) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub(super) fn with_engine<T>(&self, work: impl FnOnce(&Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
         let engine = engine.as_ref().ok_or(StoreError::Closed)?;
         guarded(|| work(engine))
@@ -251,9 +248,10 @@ impl Engine {
             .ok_or_else(|| open_error(dir, format!("its description is damaged. {WAY_OUT}")))?;
         refuse_newer(dir, meta.format)?;
         match card {
-            Some(card) if card.identity != meta.identity => {
-                Err(open_error(dir, "syncline.store and the sled directory belong to different stores. Restore both from one copy"))
-            }
+            Some(card) if card.identity != meta.identity => Err(open_error(
+                dir,
+                "syncline.store and the sled directory belong to different stores. Restore both from one copy",
+            )),
             Some(card) if card.committed > meta.committed => Err(came_back(dir, "is older", &card, meta.committed)),
             Some(_) => Ok(meta),
             None => {

@@ -197,12 +197,13 @@ impl<'a> Reader<'a> {
         if self.expected() != head.last.next() {
             return self.fail(self.expected(), "it is missing");
         }
-        if self.digest != head.digest || self.entries != head.entries || self.snapshot.len() as u64 != head.snapshot_bytes
+        if self.digest != head.digest
+            || self.entries != head.entries
+            || self.snapshot.len() as u64 != head.snapshot_bytes
         {
             return self.fail(head.upto.next(), "the records are not the ones that were counted");
         }
-        let snapshot =
-            (head.upto > Seq::ZERO).then(|| Snapshot { upto: head.upto, update: self.snapshot.freeze() });
+        let snapshot = (head.upto > Seq::ZERO).then(|| Snapshot { upto: head.upto, update: self.snapshot.freeze() });
         Ok(Stored { epoch: head.epoch, snapshot, records: self.records })
     }
 }

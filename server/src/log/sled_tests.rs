@@ -353,7 +353,8 @@ fn damage_under_the_engine_is_an_error_in_words_or_the_same_documents() {
     let pristine = fs::read(&db).unwrap();
     let used = pristine.iter().rposition(|byte| *byte != 0).unwrap();
     let snapshots: Vec<_> = fs::read_dir(dir.path().join("sled")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let snapshots: Vec<_> = snapshots.iter().filter(|path| path.is_file()).map(|path| (path, fs::read(path).unwrap())).collect();
+    let snapshots: Vec<_> =
+        snapshots.iter().filter(|path| path.is_file()).map(|path| (path, fs::read(path).unwrap())).collect();
     let mut noticed = 0;
     for at in (0..24).map(|step| used.min(120_000) * step / 24) {
         for entry in fs::read_dir(dir.path().join("sled")).unwrap() {
