@@ -1,3 +1,5 @@
+//! The scanner's rules one by one, on updates written by hand.
+
 use super::*;
 use crate::varint::{write_var_bytes, write_var_uint};
 

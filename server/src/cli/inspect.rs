@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use syncline_protocol::ids::DocumentName;
-use yrs::updates::decoder::Decode;
+use syncline_protocol::update::{ScanLimits, scan_update, update_ranges};
 
 use crate::log::{Record, SledStore, Store, StoreError};
 
@@ -51,8 +51,8 @@ fn line(record: &Record) -> String {
 
 /// The clients whose insertions a stored v1 update brings, ascending. `None`: it cannot be read.
 fn update_client_ids(update: &[u8]) -> Option<Vec<u64>> {
-    let update = yrs::Update::decode_v1(update).ok()?;
-    let mut ids: Vec<u64> = update.state_vector().iter().map(|(client, _)| client.get()).collect();
+    scan_update(update, &ScanLimits::default()).ok()?;
+    let mut ids: Vec<u64> = update_ranges(update).map(|range| range.client).collect();
     ids.sort_unstable();
     Some(ids)
 }

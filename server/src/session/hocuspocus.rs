@@ -110,8 +110,7 @@ impl Hocuspocus {
         self.say(address, &Message::Authenticated(scope));
         let framing = Framing::Hocuspocus { address: address.into() };
         let scan = self.context.limits.scan;
-        let channel =
-            Channel::open(&self.context.registry, &document, grant, &self.outbox, framing, scan).await?;
+        let channel = Channel::open(&self.context.registry, &document, grant, &self.outbox, framing, scan).await?;
         self.channels.insert(address.into(), channel);
         self.replay_early(address).await
     }

@@ -24,11 +24,9 @@ impl YWebsocket {
     pub(super) async fn open(path: &str, context: &Context, outbox: &Arc<Outbox>) -> Result<Self, Close> {
         let document = DocumentName::parse(path).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
         let request = AccessRequest { document: document.clone(), token: None };
-        let grant: Grant =
-            context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
+        let grant: Grant = context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
         let scan = context.limits.scan;
-        let channel =
-            Channel::open(&context.registry, &document, grant, outbox, Framing::YWebsocket, scan).await?;
+        let channel = Channel::open(&context.registry, &document, grant, outbox, Framing::YWebsocket, scan).await?;
         Ok(Self { channel })
     }
 
