@@ -89,7 +89,7 @@ impl Server {
 
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(store);
-        let options = DocumentOptions { idle: config.idle_unload, limits: Default::default() };
+        let options = DocumentOptions { idle: config.idle_unload, held: Default::default() };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let stop = CancellationToken::new();
         let sessions = TaskTracker::new();

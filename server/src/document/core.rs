@@ -14,28 +14,13 @@ use bytes::Bytes;
 use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
-use syncline_protocol::update::{Structs, verdict};
 
-use super::crdt::{Crdt, CrdtError, Known};
+use super::crdt::{CrdtError, Known};
 use super::event::{Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
+use super::replica::{HeldLimits, Replica, Taken};
 use crate::ids::LeaseId;
-
-/// What a document may hold.
-#[derive(Debug, Clone, Copy)]
-pub struct CoreLimits {
-    /// Most bytes of updates that wait for others that have not come. yrs works quadratically on them.
-    pub pending_bytes: usize,
-    /// Most such updates.
-    pub pending_updates: usize,
-}
-
-impl Default for CoreLimits {
-    fn default() -> Self {
-        Self { pending_bytes: 4 * 1024 * 1024, pending_updates: 1_000 }
-    }
-}
 
 /// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
@@ -58,8 +43,8 @@ struct WaitingAck {
 /// One document. Owned by its task (or by a test, a simulator, a fuzzer).
 #[derive(Debug)]
 pub struct Core {
-    crdt: Crdt,
-    limits: CoreLimits,
+    replica: Replica,
+    limits: HeldLimits,
     /// The newest record's number.
     last: Seq,
     /// The newest one known to be on disk.
@@ -70,8 +55,6 @@ pub struct Core {
     waiting: VecDeque<WaitingAck>,
     /// Answers at `last`: (state vector, step 2). Emptied by every change.
     diffs: Vec<(Bytes, Arc<Frame>)>,
-    pending_bytes: usize,
-    pending_updates: usize,
     storage_failed: bool,
     /// A panic went through the CRDT: until [`Core::restore`] nothing touches it.
     broken: bool,
@@ -79,9 +62,9 @@ pub struct Core {
 
 impl Core {
     /// A document as its log tells it; `last` is the newest record in it.
-    pub fn new(crdt: Crdt, last: Seq, limits: CoreLimits) -> Self {
+    pub fn new(replica: Replica, last: Seq, limits: HeldLimits) -> Self {
         Self {
-            crdt,
+            replica,
             limits,
             last,
             durable: last,
@@ -89,8 +72,6 @@ impl Core {
             presence: Presence::default(),
             waiting: VecDeque::new(),
             diffs: Vec::new(),
-            pending_bytes: 0,
-            pending_updates: 0,
             storage_failed: false,
             broken: false,
         }
@@ -113,16 +94,20 @@ impl Core {
 
     /// How far it has come.
     pub fn known(&self) -> Known {
-        self.crdt.known()
+        self.replica.known()
     }
 
-    /// The whole state for a snapshot at [`Core::last`]. `None` when it must not replace the records: something is
-    /// missing, or the CRDT is broken.
-    pub fn snapshot(&self) -> Option<Bytes> {
-        if self.broken || self.crdt.has_missing() {
+    /// The state up to [`Core::last`] as it is now, to replace the records before. What is held is not in it and is
+    /// appended again, behind it. `None` when the CRDT cannot be encoded: the records stay.
+    pub fn snapshot(&mut self, effects: &mut Vec<Effect>) -> Option<(Seq, Bytes)> {
+        if self.broken {
             return None;
         }
-        self.crdt.encode().ok()
+        let (upto, state) = (self.last, self.replica.encode().ok()?);
+        for update in self.replica.held().to_vec() {
+            self.append(update, effects);
+        }
+        Some((upto, state))
     }
 
     /// Takes one event.
@@ -155,10 +140,11 @@ impl Core {
             return;
         }
         let from_nothing = Known::default();
-        match self.crdt.diff_since(floor.unwrap_or(&from_nothing)) {
+        match self.replica.diff_since(floor.unwrap_or(&from_nothing)) {
             Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::new(Message::Step2(diff)) }),
-            Err(error) => self.fail(lease, &error, effects),
+            Err(error) => return self.fail(lease, &error, effects),
         }
+        self.send_held(lease, effects);
         self.send_presence(lease, effects);
     }
 
@@ -179,8 +165,8 @@ impl Core {
     }
 
     /// Puts a document loaded from the log in place of a broken one. Sessions, presence and acks stay.
-    pub fn restore(&mut self, crdt: Crdt) {
-        self.crdt = crdt;
+    pub fn restore(&mut self, replica: Replica) {
+        self.replica = replica;
         self.broken = false;
         self.diffs.clear();
     }
@@ -197,9 +183,9 @@ impl Core {
         }
         if let Some((_, frame)) = self.diffs.iter().find(|(asked, _)| asked == state_vector) {
             effects.push(Effect::Diff { lease, frame: Arc::clone(frame) });
-            return;
+            return self.send_held(lease, effects);
         }
-        match self.crdt.diff(state_vector) {
+        match self.replica.diff(state_vector) {
             Ok(diff) => {
                 let frame = Frame::new(Message::Step2(diff));
                 if self.diffs.len() == MAX_CACHED_DIFFS {
@@ -207,6 +193,7 @@ impl Core {
                 }
                 self.diffs.push((state_vector.clone(), Arc::clone(&frame)));
                 effects.push(Effect::Diff { lease, frame });
+                self.send_held(lease, effects);
             }
             Err(error) => self.fail(lease, &error, effects),
         }
@@ -223,39 +210,38 @@ impl Core {
         if update[..] == EMPTY_UPDATE {
             return self.ack(lease, None, effects);
         }
-        // Only a document that already waits for something pays for a verdict.
-        let was_missing = self.crdt.has_missing();
-        let waits_too = was_missing && self.waits(&update);
-        let applied = match self.crdt.apply(&update) {
-            Ok(applied) => applied,
+        let held_before = self.replica.held().len();
+        let taken = match self.replica.take(&update, &self.limits) {
+            Ok(taken) => taken,
             Err(error) => return self.fail(lease, &error, effects),
         };
-        let waits = waits_too || (applied.missing && !was_missing);
-        // What only waits for others changes nothing yet, but it must not be lost.
-        if applied.changed || waits {
-            self.last = self.last.next();
-            self.diffs.clear();
-            effects.push(Effect::Append { seq: self.last, update: update.clone() });
-            effects.push(Effect::Broadcast { frame, author: lease });
+        match taken {
+            Taken::Known => {}
+            Taken::Changed | Taken::Held => {
+                self.append(update, effects);
+                effects.push(Effect::Broadcast { frame, author: lease });
+            }
+            Taken::NoRoom => {
+                let close = Close::TooMany("too many updates that wait for others which never came".into());
+                return effects.push(Effect::Close { lease, close });
+            }
         }
         self.ack(lease, echo, effects);
-        if waits {
-            self.bound_missing(lease, update.len(), effects);
-        } else if was_missing && !applied.missing {
-            (self.pending_bytes, self.pending_updates) = (0, 0);
+        if taken == Taken::Held {
+            self.ask_for_missing(lease, effects);
+        } else if self.replica.held().len() < held_before {
             self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
         }
     }
 
-    /// Something waits for an update that has not come: ask its author, once, and bound what waits.
-    fn bound_missing(&mut self, lease: LeaseId, bytes: usize, effects: &mut Vec<Effect>) {
-        self.pending_updates += 1;
-        self.pending_bytes += bytes;
-        if self.pending_updates > self.limits.pending_updates || self.pending_bytes > self.limits.pending_bytes {
-            let why = "too many updates that wait for others which never came";
-            effects.push(Effect::Close { lease, close: Close::TooMany(why.into()) });
-            return;
-        }
+    fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
+        self.last = self.last.next();
+        self.diffs.clear();
+        effects.push(Effect::Append { seq: self.last, update });
+    }
+
+    /// Something waits for an update that has not come: ask its author, once.
+    fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if let Some(state) = self.leases.get_mut(&lease)
             && !state.asked_for_missing
         {
@@ -264,11 +250,11 @@ impl Core {
         }
     }
 
-    /// True when the update needs something the document does not have, or carries deletions that may.
-    fn waits(&self, update: &[u8]) -> bool {
-        verdict(update, &self.crdt.known(), &Default::default()).is_ok_and(|verdict| {
-            verdict.deletes || matches!(verdict.structs, Structs::Gap | Structs::MissingDependency)
-        })
+    /// A joiner gets what is held beside the diff: it may have what the server lacks.
+    fn send_held(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        for update in self.replica.held() {
+            effects.push(Effect::Diff { lease, frame: Frame::new(Message::Update(update.clone())) });
+        }
     }
 
     fn ack(&mut self, lease: LeaseId, echo: Option<Arc<Frame>>, effects: &mut Vec<Effect>) {
@@ -280,7 +266,7 @@ impl Core {
     }
 
     fn ask(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        let frame = Frame::new(Message::Step1(self.crdt.state_vector()));
+        let frame = Frame::new(Message::Step1(self.replica.state_vector()));
         effects.push(Effect::Answer { lease, frame });
     }
 

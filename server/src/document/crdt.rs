@@ -6,27 +6,16 @@
 //!   half-applied one during unwinding could panic again, which aborts the process;
 //! - `Options::with_client_id` switches `cleanup_formatting` on: the server document would then edit by itself;
 //! - its update observer costs 58-583 us per append on a long typed run: never registered, received bytes are relayed;
-//! - it may end with pending structs although everything was delivered, out of causal order: applying all of it
-//!   again heals that.
+//! - what it keeps pending it may integrate wrongly: `replica.rs` never gives it an update that would wait.
 
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use syncline_protocol::update::StateClock;
 use thiserror::Error;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
-use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update};
-
-/// What applying an update did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Applied {
-    /// The document is not what it was before: something was inserted or deleted.
-    pub changed: bool,
-    /// Something waits for an update that has not come.
-    pub missing: bool,
-}
+use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update};
 
 /// Why the CRDT could not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -48,12 +37,6 @@ pub struct Crdt {
 #[derive(Debug, Default)]
 pub struct Known(StateVector);
 
-impl StateClock for Known {
-    fn clock(&self, client: u64) -> u64 {
-        u64::from(self.0.get(&ClientID::new(client)))
-    }
-}
-
 impl Default for Crdt {
     fn default() -> Self {
         let options = Options { cleanup_formatting: false, offset_kind: OffsetKind::Utf16, ..Options::default() };
@@ -62,30 +45,15 @@ impl Default for Crdt {
 }
 
 impl Crdt {
-    /// Builds a document from the updates of its log, in order.
-    pub fn load<'a>(updates: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Self, CrdtError> {
-        let mut crdt = Self::default();
-        let mut missing = false;
-        for update in updates.clone() {
-            missing = crdt.apply(update)?.missing;
-        }
-        if missing {
-            for update in updates {
-                crdt.apply(update)?;
-            }
-        }
-        Ok(crdt)
-    }
-
-    /// Applies one scanned v1 update.
-    pub fn apply(&mut self, update: &[u8]) -> Result<Applied, CrdtError> {
+    /// Applies one scanned v1 update that waits for nothing. True when something was inserted or deleted.
+    pub fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let update = contain(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
         let mut txn = ManuallyDrop::new(self.doc.transact_mut());
         contain(|| txn.apply_update(update))?.map_err(|e| CrdtError::Broken(e.to_string()))?;
         contain(move || {
             let mut txn = ManuallyDrop::into_inner(txn);
             txn.commit();
-            Applied { changed: txn.has_changes(), missing: txn.has_missing_updates() }
+            txn.has_changes()
         })
     }
 
@@ -114,11 +82,6 @@ impl Crdt {
     /// The encoded state vector.
     pub fn state_vector(&self) -> Bytes {
         self.doc.transact().state_vector().encode_v1().into()
-    }
-
-    /// True when something waits for an update that has not come.
-    pub fn has_missing(&self) -> bool {
-        self.doc.transact().has_missing_updates()
     }
 
     fn diff_from(&self, state_vector: &StateVector) -> Result<Bytes, CrdtError> {

@@ -7,18 +7,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::core::{Core, CoreLimits};
-use super::crdt::Crdt;
+use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
 use super::readers::Readers;
+use super::replica::{HeldLimits, Replica};
 use crate::ids::LeaseId;
 use crate::log::store::{Record, Snapshot, StoreError, Stored};
 use crate::log::{DocumentLog, Log};
@@ -58,7 +57,7 @@ pub struct DocumentOptions {
     /// How long a document stays in memory when nobody holds a lease.
     pub idle: Duration,
     /// What it may hold.
-    pub limits: CoreLimits,
+    pub held: HeldLimits,
 }
 
 /// Why a task ended.
@@ -132,7 +131,7 @@ impl Task {
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
         let stored = log.load(&name).await?;
-        let (crdt, stored) = build(stored).await?;
+        let (replica, stored) = build(stored).await?;
         let (epoch, last, snapshot_bytes, records, bytes) = match &stored {
             Some(stored) => (
                 stored.epoch,
@@ -143,11 +142,11 @@ impl Task {
             ),
             None => (Epoch(rand::random()), Seq::ZERO, 0, 0, 0),
         };
-        if crdt.has_missing() {
-            warn!(document = %name, "the stored document waits for updates that never came; they are asked for from every client");
+        if !replica.held().is_empty() {
+            warn!(document = %name, held = replica.held().len(), "updates in the log wait for others that never came; every client is asked for them");
         }
         debug!(document = %name, seq = %last, records, "document loaded");
-        let core = Core::new(crdt, last, options.limits);
+        let core = Core::new(replica, last, options.held);
         let mut readers = Readers::new(name.clone());
         readers.set_checkpoint(core.known());
         Ok(Self {
@@ -294,16 +293,18 @@ impl Task {
         if !wanted || self.storage_failed {
             return;
         }
-        // Reset even without a snapshot: a document that cannot be compacted now is not tried at every update.
+        // Reset even without a snapshot: a document that cannot be encoded is not tried at every update.
         self.records_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
-        let Some(update) = self.core.snapshot() else {
-            warn!(document = %self.name, "not compacted: it waits for updates that have not come");
+        let Some((upto, update)) = self.core.snapshot(&mut self.effects) else {
+            error!(document = %self.name, "its state cannot be encoded; the records stay as they are");
             return;
         };
         self.snapshot_bytes = update.len();
         self.metrics.compactions.inc();
-        self.log.compact(Snapshot { upto: self.core.last(), update }).await;
+        // What is held goes into the log again before the snapshot takes its first copy away.
+        self.execute().await;
+        self.log.compact(Snapshot { upto, update }).await;
     }
 
     /// Waits until all that was sent to the log is on disk, or never will be.
@@ -325,7 +326,7 @@ impl Task {
             Err(failure) => Err(failure.into()),
         };
         match loaded {
-            Ok((crdt, _)) => self.core.restore(crdt),
+            Ok((replica, _)) => self.core.restore(replica),
             Err(failure) => {
                 error!(document = %self.name, %failure, "the document could not be loaded again; its sessions are closed");
                 self.readers.close_all(&Close::DocumentUnavailable);
@@ -344,13 +345,13 @@ enum LoadError {
     Interrupted,
 }
 
-/// Builds the CRDT on the blocking pool: a large one takes milliseconds.
-async fn build(stored: Option<Stored>) -> Result<(Crdt, Option<Stored>), LoadError> {
-    let Some(stored) = stored else { return Ok((Crdt::default(), None)) };
+/// Builds the document on the blocking pool: a large one takes milliseconds.
+async fn build(stored: Option<Stored>) -> Result<(Replica, Option<Stored>), LoadError> {
+    let Some(stored) = stored else { return Ok((Replica::default(), None)) };
     let built = tokio::task::spawn_blocking(move || {
         let updates = stored.snapshot.iter().map(|snapshot| &snapshot.update);
-        let updates = updates.chain(stored.records.iter().map(|record| &record.update)).map(Bytes::as_ref);
-        Crdt::load(updates).map(|crdt| (crdt, Some(stored)))
+        let updates = updates.chain(stored.records.iter().map(|record| &record.update)).cloned();
+        Replica::load(updates).map(|replica| (replica, Some(stored)))
     });
     Ok(built.await.map_err(|_| LoadError::Interrupted)??)
 }
