@@ -101,7 +101,10 @@ pub async fn replay(options: &Options) -> Result<Report> {
         let trace = trace::load(&options.trace)?;
         // 32 bits, as Yjs 13 draws them; the top bit keeps all of one length.
         let mut rng = rand::rng();
-        let ids: Vec<u64> = (0..options.writers).map(|_| u64::from(rng.random::<u32>() | 1 << 31)).collect();
+        let mut ids: Vec<u64> = (0..options.writers).map(|_| u64::from(rng.random::<u32>() | 1 << 31)).collect();
+        // Where two people insert at one place the smaller id comes first; the ends of the concurrent traces agree
+        // with ids in the order of agents, and with no other.
+        ids.sort_unstable();
         let sharing = Sharing { writers: options.writers, turn: options.turn };
         Arc::new(Plan::new(&trace, &options.root, sharing, &ids)?)
     };

@@ -163,6 +163,9 @@ impl Plan {
     }
 
     /// The text that these updates, in this order, lead to.
+    ///
+    /// That something is missing is an error of its own: yrs shows text from behind a gap, so a text can look right
+    /// without being whole (the missing character may have been deleted later).
     pub fn text_of<'a>(&self, updates: impl IntoIterator<Item = &'a [u8]>) -> Result<String> {
         let doc = new_doc(1);
         for update in updates {
@@ -170,6 +173,7 @@ impl Plan {
             doc.transact_mut().apply_update(update).context("an update cannot be applied")?;
         }
         let txn = doc.transact();
+        ensure!(!txn.has_missing_updates(), "holds updates whose predecessors never came");
         Ok(txn.get_text(self.root.as_str()).map(|text| text.get_string(&txn)).unwrap_or_default())
     }
 

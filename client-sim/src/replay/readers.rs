@@ -31,6 +31,8 @@ pub struct Seen {
     pub log: Log,
     /// How many edits arrived.
     pub arrived: usize,
+    /// The first edit that did not; the number of edits if all did.
+    pub prefix: u32,
     /// Frames with document data.
     pub frames: u64,
     /// Bytes of all frames, without WebSocket headers.
@@ -42,7 +44,8 @@ pub struct Seen {
 /// Reads until the run stops. The first reader (number 0) tells writers how far it is.
 pub async fn read(run: Arc<Run>, number: usize, mut socket: Socket) -> Result<Seen> {
     let mut tracker = Tracker::new(Arc::clone(&run.plan));
-    let mut seen = Seen { log: Log::default(), arrived: 0, frames: 0, bytes: 0, latency_us: new_histogram() };
+    let mut seen =
+        Seen { log: Log::default(), arrived: 0, prefix: 0, frames: 0, bytes: 0, latency_us: new_histogram() };
     let mut news = Vec::new();
     let mut stopped = std::pin::pin!(run.stopped());
     loop {
@@ -73,6 +76,7 @@ pub async fn read(run: Arc<Run>, number: usize, mut socket: Socket) -> Result<Se
     // The document's end is checked from the log; how the goodbye goes does not matter.
     drop(socket.close(None).await);
     seen.arrived = tracker.arrived_count;
+    seen.prefix = tracker.prefix();
     seen.log = tracker.log;
     Ok(seen)
 }

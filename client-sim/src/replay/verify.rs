@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use syncline_client::yrs::ReadTxn;
 use syncline_client::{Client, ClientConfig};
 
 use super::link::Target;
@@ -11,6 +12,9 @@ use super::readers::Seen;
 
 /// Longest wait for a fresh client to be in sync.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Readers whose failures are shown one by one.
+const MAX_SHOWN: usize = 5;
 
 /// Characters shown around a difference.
 const SHOWN: usize = 20;
@@ -21,6 +25,15 @@ pub fn check_readers(plan: &Plan, readers: &[Seen]) -> Vec<String> {
     // Readers that received the very same updates in the same order hold the same text: rebuild it once.
     let mut rebuilt: Vec<(&Seen, String)> = Vec::new();
     for (number, reader) in readers.iter().enumerate() {
+        let lacking = plan.edits.len() - reader.arrived;
+        if lacking > 0 {
+            failures.push(format!(
+                "reader {number} lacks {lacking} of {} updates, the first of them number {}",
+                plan.edits.len(),
+                reader.prefix
+            ));
+            continue;
+        }
         let known = rebuilt.iter().position(|(other, _)| other.log == reader.log);
         let at = match known {
             Some(at) => at,
@@ -39,6 +52,11 @@ pub fn check_readers(plan: &Plan, readers: &[Seen]) -> Vec<String> {
             failures.push(format!("reader {number} has a wrong text: {}", difference(&rebuilt[at].1, &plan.end)));
         }
     }
+    if failures.len() > MAX_SHOWN {
+        let more = failures.len() - MAX_SHOWN;
+        failures.truncate(MAX_SHOWN);
+        failures.push(format!("and {more} readers more"));
+    }
     failures
 }
 
@@ -51,7 +69,9 @@ pub async fn check_fresh_client(target: &Target, root: &str, end: &str) -> Resul
     let status = client.status().borrow().clone();
     synced.with_context(|| format!("not in sync after {} s: {:?}", SYNC_TIMEOUT.as_secs(), status.connection))??;
     let text = client.text(root).await?;
+    let whole = client.read(|txn| !txn.has_missing_updates()).await?;
     client.close().await;
+    ensure!(whole, "the server's document holds updates whose predecessors are missing");
     ensure!(text == end, "wrong text: {}", difference(&text, end));
     Ok(())
 }

@@ -22,6 +22,10 @@ use super::run::Run;
 // Frames gathered before they are written although more could follow at once.
 const FRAMES_PER_FLUSH: usize = 32;
 
+// Some servers re-encode some updates; one that never comes back as it was must not hide the ones after it.
+/// Most sent updates that an echo is compared with.
+const ECHO_CANDIDATES: usize = 256;
+
 /// How often an idle writer looks whether the server wants a pong.
 const PONG_CHECK: Duration = Duration::from_secs(1);
 
@@ -134,7 +138,7 @@ async fn listen(
     pong_wanted: &AtomicBool,
 ) -> Result<Histogram<u64>> {
     let mut ack_us = new_histogram();
-    let mut unacked = mine.iter().copied().peekable();
+    let mut unacked = mine;
     let mut stopped = std::pin::pin!(run.stopped());
     loop {
         let frame = tokio::select! {
@@ -145,15 +149,17 @@ async fn listen(
         match run.target.hear(&frame)? {
             Heard::Status { saved: true } if join_acks > 0 => join_acks -= 1,
             Heard::Status { saved: true } => {
-                if let Some(age) = unacked.next().and_then(|index| run.age(index)) {
+                if let Some(age) = unacked.split_off_first().and_then(|&index| run.age(index)) {
                     record(&mut ack_us, age);
                 }
             }
             Heard::Status { saved: false } => bail!("the server refused an update"),
             Heard::Update { update, .. } if run.target.dialect == Dialect::YWebsocket => {
-                let echo = unacked.next_if(|&index| run.plan.edits[index as usize].update == update);
-                if let Some(age) = echo.and_then(|index| run.age(index)) {
-                    record(&mut ack_us, age);
+                if let Some(at) = echoed(run, unacked, update) {
+                    if let Some(age) = run.age(unacked[at]) {
+                        record(&mut ack_us, age);
+                    }
+                    unacked = &unacked[at + 1..];
                 }
             }
             Heard::Denied(reason) => bail!("the server refused: {reason}"),
@@ -161,4 +167,10 @@ async fn listen(
             Heard::Update { .. } | Heard::Question | Heard::Other => {}
         }
     }
+}
+
+/// Which of the edits sent and not yet acknowledged this is, if any.
+fn echoed(run: &Run, unacked: &[u32], update: &[u8]) -> Option<usize> {
+    let sent = unacked.iter().take(ECHO_CANDIDATES).take_while(|&&index| run.age(index).is_some());
+    sent.into_iter().position(|&index| run.plan.edits[index as usize].update == update)
 }
