@@ -121,7 +121,7 @@ impl fmt::Display for Report {
         let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
         let window = if self.in_flight == 0 { "no limit".into() } else { self.in_flight.to_string() };
         writeln!(f, "{} to {} ({}), document {}", self.trace, self.url, self.dialect, self.document)?;
-        writeln!(f, "  {} writers, {} readers, in flight: {window}", self.writers, self.readers)?;
+        writeln!(f, "  writers: {}, readers: {}, in flight: {window}", self.writers, self.readers)?;
         writeln!(
             f,
             "  updates    {} of {} sent in {:.2} s: {:.0}/s",

@@ -210,6 +210,8 @@ impl Tasks {
                 Err(error) => failures.push(format!("{error:#}")),
             }
         }
+        // They ended in any order.
+        seen.sort_by_key(|reader| reader.number);
         failures.extend(verify::check_readers(&run.plan, &seen));
         report.latency = Latency::of(&latency);
         report.ack_latency = Latency::of(&acks);

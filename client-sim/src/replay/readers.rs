@@ -27,6 +27,8 @@ pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
 
 /// What a reader saw.
 pub struct Seen {
+    /// Which reader.
+    pub number: usize,
     /// Everything it received.
     pub log: Log,
     /// How many edits arrived.
@@ -45,7 +47,7 @@ pub struct Seen {
 pub async fn read(run: Arc<Run>, number: usize, mut socket: Socket) -> Result<Seen> {
     let mut tracker = Tracker::new(Arc::clone(&run.plan));
     let mut seen =
-        Seen { log: Log::default(), arrived: 0, prefix: 0, frames: 0, bytes: 0, latency_us: new_histogram() };
+        Seen { number, log: Log::default(), arrived: 0, prefix: 0, frames: 0, bytes: 0, latency_us: new_histogram() };
     let mut news = Vec::new();
     let mut stopped = std::pin::pin!(run.stopped());
     loop {

@@ -24,7 +24,8 @@ pub fn check_readers(plan: &Plan, readers: &[Seen]) -> Vec<String> {
     let mut failures = Vec::new();
     // Readers that received the very same updates in the same order hold the same text: rebuild it once.
     let mut rebuilt: Vec<(&Seen, String)> = Vec::new();
-    for (number, reader) in readers.iter().enumerate() {
+    for reader in readers {
+        let number = reader.number;
         let lacking = plan.edits.len() - reader.arrived;
         if lacking > 0 {
             failures.push(format!(
