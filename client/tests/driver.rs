@@ -1,5 +1,7 @@
 //! The client over real sockets, against a small y-websocket server that can cut, refuse and keep silent about acks.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
