@@ -1,0 +1,200 @@
+//! Which edits have arrived at a reader. Decided by what the received updates contain, never by counting frames:
+//! a server may merge updates, repeat them, or answer a slow reader with one difference.
+//!
+//! An edit has arrived when everything it inserts and everything it deletes has. Most servers relay the very bytes,
+//! so the next expected edit is compared first, and only other updates are decoded.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use yrs::Update;
+use yrs::updates::decoder::Decode;
+
+use super::plan::{Clocks, Plan};
+
+/// What a reader was sent, in order: cheap to keep, and enough to rebuild its document.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Entry {
+    /// Exactly the bytes of this edit.
+    Edit(u32),
+    Other(Box<[u8]>),
+}
+
+impl Log {
+    /// The updates in order of arrival.
+    pub fn updates<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a [u8]> {
+        self.entries.iter().map(|entry| match entry {
+            Entry::Edit(index) => &plan.edits[*index as usize].update[..],
+            Entry::Other(bytes) => bytes,
+        })
+    }
+}
+
+/// One reader's view.
+pub struct Tracker {
+    plan: Arc<Plan>,
+    /// Everything received.
+    pub log: Log,
+    /// How many edits have arrived.
+    pub arrived_count: usize,
+    arrived: Bits,
+    /// Every edit below this one has arrived.
+    prefix: u32,
+    inserted: Vec<Bits>,
+    deleted: Vec<Bits>,
+}
+
+impl Tracker {
+    /// Nothing has arrived.
+    pub fn new(plan: Arc<Plan>) -> Self {
+        let none = || (0..plan.writers).map(|_| Bits::default()).collect();
+        let (inserted, deleted) = (none(), none());
+        Self { plan, log: Log::default(), arrived_count: 0, arrived: Bits::default(), prefix: 0, inserted, deleted }
+    }
+
+    /// Takes an update and puts the edits that have arrived with it into `news`.
+    pub fn take(&mut self, update: &[u8], news: &mut Vec<u32>) -> Result<()> {
+        let plan = Arc::clone(&self.plan);
+        match plan.edits.get(self.prefix as usize) {
+            Some(edit) if edit.update == update => {
+                self.log.entries.push(Entry::Edit(self.prefix));
+                self.mark(&plan, &edit.inserts, &edit.deletes, news);
+            }
+            _ => {
+                self.log.entries.push(Entry::Other(update.into()));
+                let update = Update::decode_v1(update).context("the server sent an update that cannot be decoded")?;
+                let (inserts, deletes) = (plan.clocks(&update.insertions(true)), plan.clocks(update.delete_set()));
+                self.mark(&plan, &inserts, &deletes, news);
+            }
+        }
+        while self.arrived.all(self.prefix..self.prefix + 1) {
+            self.prefix += 1;
+        }
+        Ok(())
+    }
+
+    /// Every edit below this one has arrived.
+    pub fn prefix(&self) -> u32 {
+        self.prefix
+    }
+
+    fn mark(&mut self, plan: &Plan, inserts: &[Clocks], deletes: &[Clocks], news: &mut Vec<u32>) {
+        for clocks in inserts {
+            self.inserted[clocks.writer].set(clocks.range.clone());
+        }
+        for clocks in deletes {
+            self.deleted[clocks.writer].set(clocks.range.clone());
+        }
+        let touched = inserts.iter().flat_map(|clocks| plan.inserting(clocks));
+        let touched = touched.chain(deletes.iter().flat_map(|clocks| plan.deleting(clocks)));
+        let mut last = None;
+        for index in touched {
+            // A long deletion names its edit once for each character.
+            if last == Some(index) || self.arrived.all(index..index + 1) || !self.is_complete(plan, index) {
+                last = Some(index);
+                continue;
+            }
+            last = Some(index);
+            self.arrived.set(index..index + 1);
+            self.arrived_count += 1;
+            news.push(index);
+        }
+    }
+
+    fn is_complete(&self, plan: &Plan, index: u32) -> bool {
+        let edit = &plan.edits[index as usize];
+        edit.inserts.iter().all(|clocks| self.inserted[clocks.writer].all(clocks.range.clone()))
+            && edit.deletes.iter().all(|clocks| self.deleted[clocks.writer].all(clocks.range.clone()))
+    }
+}
+
+/// A growing set of small numbers.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn set(&mut self, range: Range<u32>) {
+        let words = range.end.div_ceil(64) as usize;
+        if self.0.len() < words {
+            self.0.resize(words, 0);
+        }
+        for bit in range {
+            self.0[bit as usize / 64] |= 1 << (bit % 64);
+        }
+    }
+
+    fn all(&self, mut range: Range<u32>) -> bool {
+        range.all(|bit| self.0.get(bit as usize / 64).is_some_and(|word| word & (1 << (bit % 64)) != 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Sharing;
+    use super::super::trace::{Kind, Patch, Trace, Transaction};
+    use super::*;
+
+    fn plan(writers: usize) -> Arc<Plan> {
+        let edits = [(0, 0, "hello"), (1, 3, ""), (2, 0, "y"), (0, 1, "j"), (0, 1, "")];
+        let transactions = edits.map(|(at, del, ins)| Transaction {
+            parents: vec![],
+            agent: 0,
+            patches: vec![Patch(at, del, ins.into())],
+        });
+        let trace = Trace { kind: Kind::Sequential, transactions: transactions.to_vec(), end: "oy".into() };
+        let ids: Vec<u64> = (1..=writers as u64).collect();
+        Arc::new(Plan::new(&trace, "text", Sharing { writers, turn: 1 }, &ids).unwrap())
+    }
+
+    #[test]
+    fn the_same_bytes_in_order_arrive_one_by_one() {
+        for writers in [1, 2, 3] {
+            let plan = plan(writers);
+            let mut tracker = Tracker::new(Arc::clone(&plan));
+            let mut news = Vec::new();
+            for edit in &plan.edits {
+                tracker.take(&edit.update, &mut news).unwrap();
+            }
+            assert_eq!(news, [0, 1, 2, 3, 4]);
+            assert_eq!(plan.text_of(tracker.log.updates(&plan)).unwrap(), "oy");
+        }
+    }
+
+    #[test]
+    fn a_merged_update_delivers_all_that_it_holds_and_repeats_deliver_nothing() {
+        let plan = plan(2);
+        let mut tracker = Tracker::new(Arc::clone(&plan));
+        let merged = yrs::merge_updates_v1(plan.edits[..4].iter().map(|edit| &edit.update[..])).unwrap();
+        let mut news = Vec::new();
+        tracker.take(&merged, &mut news).unwrap();
+        news.sort_unstable();
+        assert_eq!((&news[..], tracker.prefix()), (&[0, 1, 2, 3][..], 4));
+        tracker.take(&merged, &mut news).unwrap();
+        assert_eq!((news.len(), tracker.arrived_count), (4, 4));
+    }
+
+    #[test]
+    fn a_lost_deletion_is_noticed_although_no_clock_moves() {
+        let plan = plan(1);
+        let mut tracker = Tracker::new(Arc::clone(&plan));
+        let mut news = Vec::new();
+        for edit in [0, 2, 3, 4] {
+            tracker.take(&plan.edits[edit].update, &mut news).unwrap();
+        }
+        assert_eq!((news, tracker.prefix()), (vec![0, 2, 3, 4], 1));
+        assert_ne!(plan.text_of(tracker.log.updates(&plan)).unwrap(), plan.end);
+    }
+
+    #[test]
+    fn writers_wait_for_what_others_did_before_them() {
+        let needs = |writers| plan(writers).edits.iter().map(|edit| edit.needs).collect::<Vec<_>>();
+        assert_eq!(needs(1), [None; 5]);
+        assert_eq!(needs(2), [None, Some(0), Some(1), Some(2), Some(3)]);
+    }
+}

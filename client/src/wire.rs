@@ -1,0 +1,123 @@
+//! The two dialects behind one set of messages, so that the session is written once.
+
+use bytes::Bytes;
+use syncline_protocol::detect::Dialect;
+use syncline_protocol::hocuspocus::{self, End, Frame, PING_FRAME, PONG_FRAME, Scope, split_address};
+use syncline_protocol::ids::DocumentName;
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::ywebsocket;
+
+use crate::session::SessionError;
+
+/// What a frame from the server says, in either dialect.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Incoming<'a> {
+    Sync(SyncMessage<'a>),
+    Awareness(&'a [u8]),
+    QueryAwareness,
+    TokenWanted,
+    Denied(&'a str),
+    Authenticated(Scope),
+    Status {
+        saved: bool,
+    },
+    Left(&'a str),
+    Ping,
+    /// For the application, for another document, or from a newer server.
+    Ignored,
+}
+
+/// How this session says things.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    dialect: Dialect,
+    document: DocumentName,
+    token: String,
+}
+
+impl Wire {
+    pub(crate) fn new(dialect: Dialect, document: DocumentName, token: String) -> Self {
+        Self { dialect, document, token }
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    pub(crate) fn read<'a>(&self, frame: &'a [u8]) -> Result<Incoming<'a>, SessionError> {
+        match self.dialect {
+            Dialect::YWebsocket => read_ywebsocket(frame),
+            Dialect::Hocuspocus => self.read_hocuspocus(frame),
+        }
+    }
+
+    fn read_hocuspocus<'a>(&self, frame: &'a [u8]) -> Result<Incoming<'a>, SessionError> {
+        use hocuspocus::Message;
+        let (address, message) = match Frame::decode(frame, End::Client) {
+            Ok(Frame::Ping) => return Ok(Incoming::Ping),
+            Ok(Frame::Pong) | Err(hocuspocus::MessageError::UnknownType(_)) => return Ok(Incoming::Ignored),
+            Ok(Frame::Addressed { address, message }) => (address, message),
+            Err(error) => return Err(SessionError::BadFrame(error.to_string())),
+        };
+        if split_address(address).0 != self.document.as_str() {
+            return Ok(Incoming::Ignored);
+        }
+        Ok(match message {
+            Message::Sync(sync) | Message::SyncReply(sync) => Incoming::Sync(sync),
+            Message::Awareness(update) => Incoming::Awareness(update),
+            Message::QueryAwareness => Incoming::QueryAwareness,
+            Message::TokenWanted => Incoming::TokenWanted,
+            Message::PermissionDenied(reason) => Incoming::Denied(reason),
+            Message::Authenticated(scope) => Incoming::Authenticated(scope),
+            Message::SyncStatus(saved) => Incoming::Status { saved },
+            Message::Close(reason) => Incoming::Left(reason),
+            Message::Token { .. } | Message::Stateless(_) | Message::BroadcastStateless(_) => Incoming::Ignored,
+        })
+    }
+
+    /// The token as this dialect's first message. In y-websocket it is in the URL instead.
+    pub(crate) fn token(&self) -> Option<Bytes> {
+        match self.dialect {
+            Dialect::YWebsocket => None,
+            Dialect::Hocuspocus => {
+                let message = hocuspocus::Message::Token { token: &self.token, version: None };
+                Some(message.encode(self.document.as_str()).into())
+            }
+        }
+    }
+
+    pub(crate) fn sync(&self, sync: SyncMessage<'_>) -> Bytes {
+        match self.dialect {
+            Dialect::YWebsocket => ywebsocket::Message::Sync(sync).encode().into(),
+            Dialect::Hocuspocus => hocuspocus::Message::Sync(sync).encode(self.document.as_str()).into(),
+        }
+    }
+
+    pub(crate) fn awareness(&self, update: &[u8]) -> Bytes {
+        match self.dialect {
+            Dialect::YWebsocket => ywebsocket::Message::Awareness(update).encode().into(),
+            Dialect::Hocuspocus => hocuspocus::Message::Awareness(update).encode(self.document.as_str()).into(),
+        }
+    }
+
+    pub(crate) fn ping(&self) -> Option<Bytes> {
+        (self.dialect == Dialect::Hocuspocus).then(|| Bytes::from_static(&PING_FRAME))
+    }
+
+    pub(crate) fn pong(&self) -> Bytes {
+        Bytes::from_static(&PONG_FRAME)
+    }
+}
+
+fn read_ywebsocket(frame: &[u8]) -> Result<Incoming<'_>, SessionError> {
+    use ywebsocket::{Message, MessageError};
+    Ok(match Message::decode(frame) {
+        Ok(Message::Sync(sync)) => Incoming::Sync(sync),
+        Ok(Message::Awareness(update)) => Incoming::Awareness(update),
+        Ok(Message::QueryAwareness) => Incoming::QueryAwareness,
+        Ok(Message::PermissionDenied(reason)) => Incoming::Denied(reason),
+        // Applications add types of their own; stock clients skip them too.
+        Err(MessageError::UnknownType(_)) => Incoming::Ignored,
+        Err(error) => return Err(SessionError::BadFrame(error.to_string())),
+    })
+}
