@@ -16,6 +16,7 @@ use syncline_protocol::detect::Dialect;
 use syncline_protocol::hocuspocus::Scope;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update};
 use thiserror::Error;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
@@ -285,7 +286,11 @@ impl Session {
         check_state_vector(state_vector)?;
         let theirs = StateVector::decode_v1(state_vector).map_err(bad_update)?;
         let update = self.doc.transact().encode_state_as_update_v1(&theirs);
-        let frame = self.wire.sync(SyncMessage::Step2(&update));
+        // Syncline echoes changes and no step 2: where the echo is the acknowledgement, the answer goes as a change.
+        let frame = match (self.wire.dialect(), self.echo) {
+            (Dialect::YWebsocket, Echo::Saved) => self.wire.sync(SyncMessage::Update(&update)),
+            _ => self.wire.sync(SyncMessage::Step2(&update)),
+        };
         self.remember(Carried::Everything, update);
         self.server_asked = true;
         out.frames.push(frame);
@@ -334,13 +339,13 @@ fn tell(answer: Answer, out: &mut Outputs) {
     }
 }
 
-// The gate before yrs: `syncline_protocol::update` takes these two over when the scanner is there.
-fn check_update(_update: &[u8]) -> Result<(), SessionError> {
-    Ok(())
+/// The gate before yrs: a server's bytes are no more to be trusted than a client's.
+fn check_update(update: &[u8]) -> Result<(), SessionError> {
+    scan_update(update, &ScanLimits::default()).map(drop).map_err(bad_update)
 }
 
-fn check_state_vector(_state_vector: &[u8]) -> Result<(), SessionError> {
-    Ok(())
+fn check_state_vector(state_vector: &[u8]) -> Result<(), SessionError> {
+    scan_state_vector(state_vector, &ScanLimits::default()).map(drop).map_err(bad_update)
 }
 
 fn bad_update(error: impl std::fmt::Display) -> SessionError {

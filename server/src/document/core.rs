@@ -208,7 +208,7 @@ impl Core {
         let frame = Frame::new(Message::Update(update.clone()));
         let echo = (origin == Origin::Change).then(|| Arc::clone(&frame));
         if update[..] == EMPTY_UPDATE {
-            return self.ack(lease, None, effects);
+            return self.ack(lease, echo, effects);
         }
         let held_before = self.replica.held().len();
         let taken = match self.replica.take(&update, &self.limits) {
