@@ -19,8 +19,8 @@ use super::sled::{Engine, Writer, failed};
 use super::sled_read::{chunks_for, damaged, entry_records};
 use super::store::{Record, Snapshot, StoreError, Write};
 
-/// Keys and values in one batch, at most about this. sled writes about ten times as much.
-const SLICE_BYTES: usize = 128 << 10;
+/// Keys and values in one batch, at most about this. sled writes ten to forty times as much.
+const SLICE_BYTES: usize = 64 << 10;
 /// Changes in one batch, at most about this.
 const SLICE_CHANGES: usize = 1024;
 /// What a removal counts for: sled writes what is left of the page anew.
