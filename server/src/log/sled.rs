@@ -17,7 +17,7 @@
 //!   whole segment is written between the two, so a real sync at least once a segment keeps them in order. This is
 //!   why segments are large here, and why large commits go in slices.
 //! - Space is reclaimed only by sled's flusher thread: without it the file grows for ever.
-//! - sled panics on many kinds of damage, so every way into it is guarded.
+//! - sled panics on much damage: every way into it is guarded.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -98,7 +98,7 @@ impl SledStore {
     ///
     /// Errors: [`StoreError::InUse`]; [`StoreError::Open`] with what happened and a way out.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        Self::open_with(dir, Box::new(File::sync_data))
+        Self::open_with(dir, Box::new(File::sync_data), Some(CLEAN_EVERY_MS))
     }
 
     /// [`SledStore::open`] for tools that only look: a directory without a store is an error and stays as it is.
@@ -109,7 +109,7 @@ impl SledStore {
         }
     }
 
-    pub(super) fn open_with(dir: &Path, sync_data: SyncData) -> Result<Self, StoreError> {
+    pub(super) fn open_with(dir: &Path, sync_data: SyncData, clean_every_ms: Option<u64>) -> Result<Self, StoreError> {
         let failed = |error: io::Error| open_error(dir, error.to_string());
         create_dir_durably(dir).map_err(failed)?;
         let lock = Lock::take(dir)?;
@@ -121,7 +121,7 @@ impl SledStore {
                 return Err(came_back(dir, "is empty", &card, 0));
             }
         }
-        let db = open_engine(dir, &engine_dir, card.is_some())?;
+        let db = open_engine(dir, &engine_dir, clean_every_ms, card.is_some())?;
         let db_file = File::open(engine_dir.join("db")).map_err(failed)?;
         sync_files(&engine_dir).and_then(|()| sync_dir(dir)).map_err(failed)?;
         let mut engine = Engine {
@@ -307,12 +307,12 @@ impl Writer {
 }
 
 /// Opens sled, whatever it does when it meets damage.
-fn open_engine(dir: &Path, engine_dir: &Path, known: bool) -> Result<Db, StoreError> {
+fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, known: bool) -> Result<Db, StoreError> {
     let config = sled::Config::new()
         .path(engine_dir)
         .cache_capacity(CACHE_BYTES)
         .segment_size(SEGMENT_BYTES)
-        .flush_every_ms(Some(CLEAN_EVERY_MS))
+        .flush_every_ms(clean_every_ms)
         .use_compression(false);
     let way_out = if known {
         WAY_OUT

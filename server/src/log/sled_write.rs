@@ -19,10 +19,12 @@ use super::sled::{Engine, Writer, failed};
 use super::sled_read::{chunks_for, damaged, entry_records};
 use super::store::{Record, Snapshot, StoreError, Write};
 
-/// Keys and values in one batch, at most about this. sled writes about ten times as much.
-const SLICE_BYTES: usize = 128 << 10;
+/// Keys and values in one batch, at most about this. sled writes ten to forty times as much.
+const SLICE_BYTES: usize = 64 << 10;
 /// Changes in one batch, at most about this.
-const SLICE_CHANGES: usize = 256;
+const SLICE_CHANGES: usize = 1024;
+/// What a removal counts for: sled writes what is left of the page anew.
+const REMOVAL_BYTES: usize = 512;
 
 impl Engine {
     /// Applies all steps and makes them durable.
@@ -314,6 +316,7 @@ impl<'a> Slice<'a> {
     }
 
     fn remove(&mut self, key: impl Into<IVec>) {
+        self.bytes += REMOVAL_BYTES;
         self.changes += 1;
         self.batch.remove(key);
     }
