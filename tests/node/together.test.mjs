@@ -75,7 +75,7 @@ let server
 const agreed = {}
 
 before(async () => (server = await startServer()))
-after(() => server.stop())
+after(() => server?.stop())
 
 for (const [name, type] of Object.entries(TYPES)) {
   test(`four clients of both kinds edit one ${name} at once and all end with the same`, async (t) => {

@@ -30,18 +30,19 @@ function everything(doc) {
   for (const struct of structs) {
     const { client, clock } = struct.id
     const list = (units[client] ??= [])
+    const content = 'content' in struct ? unitsOf(struct.content) : null
     for (let i = 0; i < struct.length; i++) {
-      const deleted = !('content' in struct) || Y.isDeleted(ds, Y.createID(client, clock + i))
-      list[clock + i] = deleted ? 'deleted' : unit(struct.content, i)
+      const deleted = !content || Y.isDeleted(ds, Y.createID(client, clock + i))
+      list[clock + i] = deleted ? 'deleted' : content[i]
     }
   }
   return { units, pending: Boolean(doc.store.pendingStructs || doc.store.pendingDs) }
 }
 
-function unit(content, index) {
-  if (content instanceof Y.ContentFormat) return { format: content.key, value: content.value }
-  if (content instanceof Y.ContentType) return { type: content.type.constructor.name, node: content.type.nodeName }
-  return { value: content.getContent()[index] }
+function unitsOf(content) {
+  if (content instanceof Y.ContentFormat) return [{ format: content.key, value: content.value }]
+  if (content instanceof Y.ContentType) return [{ type: content.type.constructor.name, node: content.type.nodeName }]
+  return content.getContent()
 }
 
 /** What of `update` the document lacks, in words; null when it holds all of it. */
