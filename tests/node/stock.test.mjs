@@ -242,6 +242,8 @@ describe('one Hocuspocus socket', () => {
     const [one, two, three] = ['many-1', 'many-2', 'many-3'].map((name) => hocuspocusClient(t, server, name, { socket }))
     const others = ['many-1', 'many-2', 'many-3'].map((name) => yWebsocketClient(t, server, name))
     await untilSynced(one, two, three, ...others)
+    // The default state has clock 0, and nobody applies that: y-protocols takes it for known.
+    two.awareness.setLocalState({ name: 'Ann' })
     const closing = watchPresence(others[1], two.doc.clientID)
     await until(() => closing.here, { what: 'the second is present' })
     two.provider.detach()
@@ -309,6 +311,21 @@ describe('names', () => {
     await untilSynced(plain)
     assert.equal(plain.doc.getArray('rooms').length, 0, 'not what y-websocket calls with%20space')
   })
+})
+
+describe('leaving', () => {
+  for (const [dialect, frame] of [
+    ['y-websocket', yWebsocket.step1(EMPTY_VECTOR)],
+    ['Hocuspocus', hocuspocus.auth('leaving')],
+  ]) {
+    test(`a ${dialect} client that closes its socket is answered, so that it is a clean close`, async (t) => {
+      const client = rawClient(t, server, 'leaving')
+      await client.send(frame)
+      await until(() => client.frames.length > 0, { what: 'the session has begun' })
+      client.socket.close(1000, 'done')
+      assert.equal((await client.closed()).code, 1000)
+    })
+  }
 })
 
 describe('frames', () => {

@@ -114,6 +114,11 @@ export const hocuspocus = {
 
 /** Joins numbers (as varUint) and byte arrays. */
 export function bytes(...parts) {
+  return join(parts)
+}
+
+/** The same for a list of any length. */
+export function join(parts) {
   const encoder = encoding.createEncoder()
   for (const part of parts) {
     if (typeof part === 'number') encoding.writeVarUint(encoder, part)
@@ -125,7 +130,7 @@ export function bytes(...parts) {
 /** A length and the bytes. */
 export function buffer(content) {
   const encoder = encoding.createEncoder()
-  encoding.writeVarUint8Array(encoder, content)
+  encoding.writeVarUint8Array(encoder, Uint8Array.from(content))
   return encoding.toUint8Array(encoder)
 }
 
