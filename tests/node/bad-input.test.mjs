@@ -1,0 +1,303 @@
+// Bytes nobody should send. Each ends its own session with a code and a reason, and harms nothing else.
+
+import assert from 'node:assert/strict'
+import { connect } from 'node:net'
+import { after, before, beforeEach, describe, test } from 'node:test'
+import * as Y from 'yjs'
+import { awarenessBombs, stateVectorBombs, updateBombs } from './support/bombs.mjs'
+import { makers, rawClient, until, untilSaved, untilSynced, yWebsocketClient } from './support/clients.mjs'
+import { allEqual, assertAllEqual } from './support/documents.mjs'
+import { generator, seededRandom } from './support/random.mjs'
+import { startServer } from './support/server.mjs'
+import { buffer, bytes, hocuspocus, readHocuspocus, readYWebsocket, text, yWebsocket } from './support/wire.mjs'
+
+const BAD_MESSAGE = 4400
+const BAD_NAME = 4404
+const TOO_LARGE = 4413
+const MESSAGE_LIMIT = 65_536
+const ROUND_TRIP_LIMIT_MS = 2_000
+/** Above the hostile message itself, which must be received before it can be refused. */
+const MEMORY_LIMIT_BYTES = 12 * 1024 * 1024
+const EMPTY_VECTOR = Y.encodeStateVector(new Y.Doc())
+/** The name all sessions share: one byte long would be another dialect. */
+const NAME = 'shared'
+
+let server
+/** From here on, the client ids of updates that are good, or would be if they were not too large. */
+const LARGE_CLIENTS = 1_000
+let largeUpdates = 0
+/** Those of them that were good. */
+const accepted = new Set()
+
+/** Two clients of each dialect that must never notice anything. */
+let healthy
+
+describe('a frame', () => {
+  withServer({})
+
+  const frames = {
+    'that is empty': new Uint8Array(),
+    'of an unknown y-websocket sync type': bytes(0, 7, buffer([0, 0])),
+    'that ends after its type': bytes(0),
+    'that claims more than it holds': bytes(0, 2, 100, new Uint8Array([0, 0])),
+    'that claims 4 GB': bytes(0, 2, 2 ** 32 - 1, new Uint8Array([0, 0])),
+    'whose length never ends': bytes(0, 2, new Uint8Array(20).fill(0xff)),
+    'with bytes after its message': bytes(yWebsocket.step1(EMPTY_VECTOR), yWebsocket.step1(EMPTY_VECTOR)),
+    'with an update cut short': yWebsocket.update(someUpdate().slice(0, -3)),
+    'with an update that goes on after its end': yWebsocket.update(bytes(someUpdate(), 0)),
+    'with an update of noise': yWebsocket.update(noise(200)),
+    'with a state vector of noise': yWebsocket.step1(noise(200)),
+    'with presence of noise': yWebsocket.awareness(noise(200)),
+    'of an unknown Hocuspocus type': bytes(text(NAME), 77),
+    'of Hocuspocus whose name is not UTF-8': bytes(buffer([0xc3, 0x28, 0xff, 0xfe, 0xfd]), 2, 0, text(''), text('4.8.0')),
+    'of Hocuspocus whose name is longer than it': bytes(100, new Uint8Array([97, 98])),
+  }
+  for (const [what, frame] of Object.entries(frames)) {
+    test(`${what} closes its session with ${BAD_MESSAGE}`, async (t) => {
+      const first = rawClient(t, server, NAME)
+      await first.send(frame)
+      assertClosed(await first.closed(), BAD_MESSAGE)
+    })
+  }
+
+  for (const [what, frame] of Object.entries(frames).filter(([, frame]) => frame[0] === 0)) {
+    test(`${what} does so in the middle of a session too`, async (t) => {
+      const client = rawClient(t, server, NAME)
+      await client.send(yWebsocket.step1(EMPTY_VECTOR))
+      await client.frame(readYWebsocket, ({ kind }) => kind === 'step2', 'step 2')
+      await client.send(frame)
+      assertClosed(await client.closed(), BAD_MESSAGE)
+    })
+  }
+
+  test(`with a bad update closes a Hocuspocus session with ${BAD_MESSAGE}`, async (t) => {
+    const client = rawClient(t, server)
+    await client.send(hocuspocus.auth(NAME), hocuspocus.update(NAME, noise(100)))
+    assertClosed(await client.closed(), BAD_MESSAGE)
+  })
+
+  test(`of text closes its session with ${BAD_MESSAGE}`, async (t) => {
+    const client = rawClient(t, server, NAME)
+    await client.send('{"hello":"there"}')
+    assertClosed(await client.closed(), BAD_MESSAGE)
+  })
+
+  test('of random bytes, 300 of them, each harms at most its own session', async (t) => {
+    const random = seededRandom(t)
+    const opening = [yWebsocket.step1(EMPTY_VECTOR), hocuspocus.auth(NAME), null]
+    for (let i = 0; i < 300; i += 30) {
+      const clients = await Promise.all(
+        Array.from({ length: 30 }, async () => {
+          const client = rawClient(t, server, NAME)
+          const start = random.pick(opening)
+          const frame = Uint8Array.from({ length: random.below(60) }, () => random.below(256))
+          // Half of them begin like a real message.
+          if (random() < 0.5) frame.set(start?.slice(0, Math.min(start.length, frame.length, 8)) ?? [])
+          await client.send(...(start ? [start, frame] : [frame]))
+          return client
+        }),
+      )
+      await timeRoundTrip()
+      let refused = 0
+      for (const client of clients) {
+        // Some bytes are a message by chance, and that session lives.
+        if (client.socket.readyState === client.socket.OPEN) {
+          client.destroy()
+        } else {
+          const { code } = await client.closed()
+          assert([BAD_MESSAGE, BAD_NAME].includes(code), `code ${code}`)
+          refused++
+        }
+      }
+      assert(refused > 0)
+    }
+  })
+
+  test('of the WebSocket protocol that is broken ends its session only', async (t) => {
+    const client = rawClient(t, server, NAME)
+    await client.send(yWebsocket.step1(EMPTY_VECTOR))
+    // A reserved opcode, masked as it must be.
+    client.socket._socket.write(Buffer.from([0x8b, 0x80, 1, 2, 3, 4]))
+    const { code } = await client.closed()
+    assert([1002, 1006, BAD_MESSAGE].includes(code), `code ${code}`)
+  })
+})
+
+describe('a document name', () => {
+  withServer({})
+
+  test(`that is empty closes a y-websocket session with ${BAD_NAME}`, async (t) => {
+    const client = rawClient(t, server, '')
+    await client.send(yWebsocket.step1(EMPTY_VECTOR))
+    assertClosed(await client.closed(), BAD_NAME)
+  })
+
+  test(`of 512 bytes is fine and of 513 closes a y-websocket session with ${BAD_NAME}`, async (t) => {
+    const longest = rawClient(t, server, 'x'.repeat(512))
+    await longest.send(yWebsocket.step1(EMPTY_VECTOR))
+    await longest.frame(readYWebsocket, ({ kind }) => kind === 'step2', 'step 2')
+    const longer = rawClient(t, server, 'x'.repeat(513))
+    await longer.send(yWebsocket.step1(EMPTY_VECTOR))
+    assertClosed(await longer.closed(), BAD_NAME)
+  })
+
+  const names = {
+    'of 513 bytes': 'x'.repeat(513),
+    'with a line break': 'two\nlines',
+    'with a control character': 'bell\x07',
+    'with a control character of Latin-1': 'next\u0085',
+  }
+  for (const [what, name] of Object.entries(names)) {
+    test(`${what} is denied in a Hocuspocus session, which ends with ${BAD_NAME}`, async (t) => {
+      const client = rawClient(t, server)
+      await client.send(hocuspocus.auth(name), hocuspocus.step1(name, EMPTY_VECTOR))
+      assertClosed(await client.closed(), BAD_NAME)
+      const { reason } = client.frames.map(readHocuspocus).find(({ kind }) => kind === 'denied')
+      assert.match(reason, /document name/)
+    })
+  }
+
+  test('that is empty is no Hocuspocus name', async (t) => {
+    const client = rawClient(t, server)
+    await client.send(hocuspocus.auth(''))
+    assertClosed(await client.closed(), BAD_MESSAGE)
+  })
+
+  test('that is not ASCII as sent is refused by HTTP', async (t) => {
+    const { hostname, port } = new URL(server.httpUrl)
+    const socket = connect(Number(port), hostname)
+    t.after(() => socket.destroy())
+    const key = Buffer.alloc(16).toString('base64')
+    const head = `Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ${key}\r\n\r\n`
+    socket.write(Buffer.concat([Buffer.from('GET /'), Buffer.from([0xff, 0xfe]), Buffer.from(` HTTP/1.1\r\n${head}`)]))
+    let answer = ''
+    socket.on('data', (data) => (answer += data))
+    await until(() => answer.includes('\r\n'), { what: 'an answer' })
+    assert.match(answer, /^HTTP\/1\.1 400 /)
+  })
+})
+
+describe('a message above the limit', () => {
+  withServer({ env: { SYNCLINE_MESSAGE_BYTES: String(MESSAGE_LIMIT) } })
+
+  for (const [dialect, wrap] of [
+    ['y-websocket', (update) => yWebsocket.update(update)],
+    ['Hocuspocus', (update) => hocuspocus.update(NAME, update)],
+  ]) {
+    test(`closes a ${dialect} session with ${TOO_LARGE}, and one below does not`, async (t) => {
+      const client = rawClient(t, server, NAME)
+      accepted.add(LARGE_CLIENTS + largeUpdates)
+      const open = dialect === 'Hocuspocus' ? hocuspocus.auth(NAME) : yWebsocket.step1(EMPTY_VECTOR)
+      await client.send(open, wrap(someUpdate(MESSAGE_LIMIT - 200)))
+      const there = () => healthy[0].doc.getText('text').toString().includes('z'.repeat(MESSAGE_LIMIT - 200))
+      await until(there, { what: 'the large one below the limit arrives' })
+      await client.send(wrap(someUpdate(MESSAGE_LIMIT + 1)))
+      const closed = await client.closed()
+      assertClosed(closed, TOO_LARGE)
+      assert.match(closed.reason, new RegExp(`\\b${MESSAGE_LIMIT}\\b`))
+      const { doc } = healthy[0]
+      doc.getText('text').delete(0, doc.getText('text').length)
+      await untilSaved(healthy[0])
+    })
+  }
+
+  test(`in fragments closes its session with ${TOO_LARGE}`, async (t) => {
+    const client = rawClient(t, server, NAME)
+    await client.send(yWebsocket.step1(EMPTY_VECTOR))
+    const message = yWebsocket.update(someUpdate(MESSAGE_LIMIT * 2))
+    for (let at = 0; at < message.length; at += 10_000) {
+      client.socket.send(message.slice(at, at + 10_000), { fin: at + 10_000 >= message.length })
+    }
+    assertClosed(await client.closed(), TOO_LARGE)
+  })
+})
+
+describe('a bomb', () => {
+  withServer({})
+
+  const bombs = [
+    ...Object.entries(updateBombs()).map(([what, update]) => [what, (name) => hocuspocus.update(name, update), yWebsocket.update(update)]),
+    ...Object.entries(stateVectorBombs()).map(([what, vector]) => [what, (name) => hocuspocus.step1(name, vector), yWebsocket.step1(vector)]),
+    ...Object.entries(awarenessBombs()).map(([what, update]) => [what, (name) => hocuspocus.awareness(name, update), yWebsocket.awareness(update)]),
+  ]
+  for (const [what, inHocuspocus, inYWebsocket] of bombs) {
+    test(`(${what}) is refused, takes no memory and stops nobody`, async (t) => {
+      const attackers = [
+        { client: rawClient(t, server, NAME), messages: [yWebsocket.step1(EMPTY_VECTOR), inYWebsocket] },
+        { client: rawClient(t, server), messages: [hocuspocus.auth(NAME), inHocuspocus(NAME)] },
+      ]
+      for (const { client, messages } of attackers) {
+        const before = server.forgetPeakMemory()
+        await client.send(...messages)
+        const roundTrip = timeRoundTrip()
+        assertClosed(await client.closed(), BAD_MESSAGE)
+        const ms = await roundTrip
+        assert(ms < ROUND_TRIP_LIMIT_MS, `an edit took ${Math.round(ms)} ms to arrive`)
+        const grown = server.peakMemory() - before
+        const limit = MEMORY_LIMIT_BYTES + 3 * messages.at(-1).length
+        assert(grown < limit, `memory grew by ${grown} bytes for a message of ${messages.at(-1).length}`)
+      }
+    })
+  }
+})
+
+/** A server for the tests of a suite, with healthy clients that must go on before and after each, and nothing stored. */
+function withServer(options) {
+  const cleanups = []
+  const suite = { after: (cleanup) => cleanups.push(cleanup) }
+  before(async () => {
+    server = await startServer(options)
+    healthy = Object.keys(makers).flatMap((dialect) => [1, 2].map(() => makers[dialect](suite, server, NAME)))
+    await untilSynced(...healthy)
+  })
+  beforeEach(timeRoundTrip)
+  after(async () => {
+    assert(server.isRunning, `the server is alive\n${server.output()}`)
+    await timeRoundTrip()
+    for (const { line } of healthy) assert.equal(line.opened, 1, 'no healthy client was ever cut off')
+    await untilSaved(...healthy)
+    const docs = healthy.map(({ doc }) => doc)
+    await until(() => allEqual(docs), { what: 'the healthy clients agree' })
+    await server.restart()
+    const fresh = yWebsocketClient(suite, server, NAME)
+    await untilSynced(fresh)
+    assertAllEqual([docs[0], fresh.doc])
+    const known = [...docs.map(({ clientID }) => clientID), ...accepted]
+    const strangers = [...fresh.doc.store.clients.keys()].filter((client) => !known.includes(client))
+    assert.deepEqual(strangers, [], 'nothing of any bad session was stored')
+    assert.doesNotMatch(server.output(), /panicked/)
+  })
+  after(async () => {
+    for (const cleanup of cleanups) cleanup()
+    await server?.stop()
+  })
+}
+
+let roundTrips = 0
+
+/** How long an edit of one healthy client takes to reach all the others, in ms. */
+async function timeRoundTrip() {
+  const id = `round trip ${++roundTrips}`
+  const start = performance.now()
+  healthy[roundTrips % healthy.length].doc.getMap('trips').set('newest', id)
+  const arrived = () => healthy.every(({ doc }) => doc.getMap('trips').get('newest') === id)
+  await until(arrived, { what: `${id} of the healthy clients; the server ${server.isRunning ? 'runs' : 'is dead'}` })
+  return performance.now() - start
+}
+
+function someUpdate(length = 100) {
+  const doc = new Y.Doc()
+  doc.clientID = LARGE_CLIENTS + largeUpdates++
+  doc.getText('text').insert(0, 'z'.repeat(length))
+  return Y.encodeStateAsUpdate(doc)
+}
+
+function noise(length) {
+  const random = generator(length)
+  return Uint8Array.from({ length }, () => random.below(256))
+}
+
+function assertClosed({ code, reason }, expected) {
+  assert.equal(code, expected, reason)
+  assert(reason.length > 8, `a reason for people: "${reason}"`)
+}

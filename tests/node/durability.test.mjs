@@ -1,0 +1,190 @@
+// What was acknowledged survives kill -9. Verified by clients that never saw the edits before.
+
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import * as Y from 'yjs'
+import {
+  hocuspocusClient,
+  rawClient,
+  until,
+  untilSaved,
+  untilSynced,
+  yWebsocketClient,
+} from './support/clients.mjs'
+import { missingFrom } from './support/documents.mjs'
+import { seededRandom } from './support/random.mjs'
+import { startServer } from './support/server.mjs'
+import { readHocuspocus, readYWebsocket, syncSentBy, yWebsocket } from './support/wire.mjs'
+
+const ROUNDS = 30
+const WRITERS = 20
+/** Each writer's pause between two edits. */
+const PAUSE_MS = { least: 5, spread: 30 }
+/** When the server is killed after all writers began. */
+const KILL_AFTER_MS = { least: 50, spread: 500 }
+
+let server
+
+before(async () => (server = await startServer()))
+after(() => server?.stop())
+
+test('no update that was answered with SyncStatus(1) is lost by kill -9 while 20 writers type, 30 times', async (t) => {
+  const random = seededRandom(t)
+  const totals = { sent: 0, acked: 0 }
+  for (let round = 0; round < ROUNDS; round++) {
+    // By turns everybody in one document, and in several that share a commit.
+    const documents = round % 2 === 0 ? 1 : 5
+    const writers = Array.from({ length: WRITERS }, (_, i) => {
+      return startWriter(t, `round-${round}-${i % documents}`, `${round}.${i}`)
+    })
+    await untilSynced(...writers.map(({ client }) => client))
+    for (const writer of writers) writer.type(random)
+    await new Promise((resolve) => setTimeout(resolve, KILL_AFTER_MS.least + random.below(KILL_AFTER_MS.spread)))
+
+    const killed = server.kill()
+    await killed
+    for (const writer of writers) writer.stop()
+    // What the dead server had still sent arrives before its sockets close.
+    await until(() => writers.every(({ client }) => client.line.isDead), { what: 'all sockets are closed' })
+    for (const { client } of writers) client.destroy()
+    await server.restart()
+
+    for (let document = 0; document < documents; document++) {
+      const name = `round-${round}-${document}`
+      const fresh = hocuspocusClient(t, server, name)
+      await untilSynced(fresh)
+      const lines = new Set(fresh.doc.getText('text').toString().split('\n'))
+      const deleted = new Set(fresh.doc.getArray('deleted').toArray())
+      for (const { ledger } of writers.filter(({ room }) => room === name)) {
+        for (const { marker, update } of ledger.acked) {
+          const missing = missingFrom(fresh.doc, update)
+          assert.equal(missing, null, `round ${round}: "${marker}" was acknowledged, but the document lacks ${missing}`)
+          assert(!marker || lines.has(marker) || deleted.has(marker), `round ${round}: "${marker}" is not in the text`)
+        }
+      }
+      fresh.destroy()
+    }
+    totals.acked += writers.reduce((sum, { ledger }) => sum + ledger.acked.length, 0)
+    totals.sent += writers.reduce((sum, { ledger }) => sum + ledger.acked.length + ledger.waiting.length, 0)
+  }
+  t.diagnostic(`${totals.acked} of ${totals.sent} updates were acknowledged; none is lost`)
+  assert(totals.acked > ROUNDS * WRITERS * 3, 'enough was acknowledged to mean something')
+  assert(totals.sent > totals.acked, 'and the server died while updates were on their way')
+})
+
+test('unsyncedChanges falls to 0, and a server killed at that moment has everything', async (t) => {
+  for (let round = 0; round < 10; round++) {
+    const name = `zero-${round}`
+    const writer = hocuspocusClient(t, server, name)
+    await untilSynced(writer)
+    await untilSaved(writer)
+    let killed
+    const seen = []
+    writer.provider.on('unsyncedChanges', ({ number }) => {
+      seen.push(number)
+      if (number === 0) killed ??= server.kill()
+    })
+    for (let i = 0; i < 100; i++) writer.doc.getArray('list').push([`${round}-${i}`])
+    assert.equal(seen.at(-1), 100)
+    await until(() => killed, { what: () => `unsyncedChanges is 0, not ${writer.provider.unsyncedChanges}` })
+    await killed
+    const expected = writer.doc.getArray('list').toArray()
+    writer.destroy()
+    await server.restart()
+    const fresh = hocuspocusClient(t, server, name)
+    await untilSynced(fresh)
+    assert.deepEqual(fresh.doc.getArray('list').toArray(), expected)
+    fresh.destroy()
+  }
+})
+
+test('what a client wrote offline is acknowledged after it comes back, and survives kill -9 then', async (t) => {
+  const writer = hocuspocusClient(t, server, 'offline')
+  await untilSynced(writer)
+  writer.cut()
+  for (let i = 0; i < 50; i++) writer.doc.getArray('list').push([i])
+  assert(writer.provider.unsyncedChanges > 0)
+  writer.mend()
+  await untilSynced(writer)
+  await untilSaved(writer)
+  // The provider counts on after a reconnect; what it says must hold when everything was answered.
+  const other = hocuspocusClient(t, server, 'offline')
+  await until(() => other.doc.getArray('list').length === 50, { what: 'others have it' })
+  await server.kill()
+  for (const client of [writer, other]) client.destroy()
+  await server.restart()
+  const fresh = yWebsocketClient(t, server, 'offline')
+  await untilSynced(fresh)
+  assert.equal(fresh.doc.getArray('list').length, 50)
+})
+
+test('an update that came back to its y-websocket author survives a kill -9 at that moment', async (t) => {
+  for (let round = 0; round < 10; round++) {
+    const name = `echo-${round}`
+    const doc = new Y.Doc()
+    doc.getText('text').insert(0, `echo ${round} `.repeat(round * 500 + 1))
+    const frame = yWebsocket.update(Y.encodeStateAsUpdate(doc))
+    const author = rawClient(t, server, name)
+    let killed
+    author.socket.on('message', (bytes) => {
+      if (Buffer.compare(bytes, frame) === 0) killed ??= server.kill()
+    })
+    await author.send(yWebsocket.step1(Y.encodeStateVector(new Y.Doc())), frame)
+    await until(() => killed, { what: () => `the echo comes; came: ${author.frames.map((f) => readYWebsocket(f).kind)}` })
+    await killed
+    await server.restart()
+    const fresh = yWebsocketClient(t, server, name)
+    await untilSynced(fresh)
+    assert.equal(fresh.doc.getText('text').toString(), doc.getText('text').toString())
+    fresh.destroy()
+  }
+})
+
+/**
+ * A Hocuspocus client that types lines. The server answers updates and step 2s in the order they were sent, so its
+ * ledger knows exactly which is acknowledged.
+ */
+function startWriter(t, room, id) {
+  const client = hocuspocusClient(t, server, room)
+  const ledger = { waiting: [], acked: [] }
+  let marker = null
+  let timer
+  client.line.onSent.push((frame) => {
+    const sync = syncSentBy('hocuspocus', frame)
+    if (sync && sync.kind !== 'step1') ledger.waiting.push({ marker, update: sync.payload })
+  })
+  client.line.onReceived.push((frame) => {
+    const message = readHocuspocus(frame)
+    if (message.kind !== 'status') return
+    assert(message.saved, 'nothing is refused here')
+    assert(ledger.waiting.length > 0, 'more answers than questions')
+    ledger.acked.push(ledger.waiting.shift())
+  })
+  return {
+    client,
+    room,
+    ledger,
+    type(random) {
+      let count = 0
+      const typeLine = () => {
+        marker = `${id}-${count++}`
+        const text = client.doc.getText('text')
+        client.doc.transact(() => {
+          text.insert(random() < 0.5 ? 0 : text.length, `${marker}\n`)
+          // Now and then the oldest line goes: deletions are acknowledged too.
+          if (random() < 0.1) {
+            const [oldest] = text.toString().split('\n', 1)
+            text.delete(0, oldest.length + 1)
+            client.doc.getArray('deleted').push([oldest])
+          }
+        })
+        timer = setTimeout(typeLine, PAUSE_MS.least + random.below(PAUSE_MS.spread))
+      }
+      timer = setTimeout(typeLine, random.below(PAUSE_MS.spread))
+    },
+    stop() {
+      clearTimeout(timer)
+      client.line.isCut = true
+    },
+  }
+}

@@ -1,0 +1,153 @@
+// Away and back: only what was missed crosses the wire, deletions included, and nothing is doubled.
+
+import assert from 'node:assert/strict'
+import { after, before, describe, test } from 'node:test'
+import * as Y from 'yjs'
+import { makers, recordSync, until, untilSaved, untilSynced } from './support/clients.mjs'
+import { allEqual, assertAllEqual } from './support/documents.mjs'
+import { seededRandom } from './support/random.mjs'
+import { startServer } from './support/server.mjs'
+import { syncSentBy } from './support/wire.mjs'
+
+/** So much that sending it again would break the limit by far. */
+const BASE_LINES = 4_000
+const EDITS = 500
+const WIRE_FACTOR = 3
+
+let server
+
+before(async () => (server = await startServer()))
+after(() => server?.stop())
+
+for (const dialect of Object.keys(makers)) {
+  describe(`a ${dialect} client`, () => {
+    test('that edited 500 times offline sends only that and gets only what it missed', async (t) => {
+      const random = seededRandom(t)
+      const { a, b } = await twoClients(t, dialect, `edits-${dialect}`)
+      const away = Y.encodeStateVector(a.doc)
+
+      a.cut()
+      await until(() => a.line.isDead, { what: 'the line is dead' })
+      const wire = watchWire(a)
+      const typed = []
+      a.doc.on('update', (update, origin) => origin !== a.provider && typed.push(update))
+      for (let i = 0; i < EDITS; i++) {
+        a.doc.transact(() => edit(a.doc, random, `A${i}`))
+        b.doc.transact(() => edit(b.doc, random, `B${i}`))
+      }
+      await untilSaved(b)
+      const own = Y.encodeStateAsUpdate(a.doc, away)
+      const missed = Y.encodeStateAsUpdate(b.doc, away)
+      assert(own.length < Y.encodeStateAsUpdate(a.doc).length / (2 * WIRE_FACTOR), 'the whole document would be noticed')
+      assert.deepEqual(wire.sent, [], 'nothing crosses a line that is cut')
+
+      a.mend()
+      await until(() => allEqual([a.doc, b.doc]), { what: 'both hold the same' })
+      await untilConfirmed(a, b)
+
+      const before = Y.decodeStateVector(away)
+      for (const { client, clock } of structsIn(wire.sent)) {
+        assert.equal(client, a.doc.clientID, 'only own structs are sent')
+        assert(clock >= (before.get(client) ?? 0), 'and only new ones')
+      }
+      for (const { client, clock } of structsIn(wire.received)) {
+        assert(client !== a.doc.clientID || dialect === 'ywebsocket', 'nothing of its own comes back')
+        assert(clock >= (before.get(client) ?? 0), 'only new structs are received')
+      }
+      // The Hocuspocus provider also keeps each update in its queue, sends them all when it is back, and is told of each.
+      const queued = dialect === 'hocuspocus' ? typed : []
+      const toSend = own.length + totalBytes(queued)
+      const { sent, received } = a.line
+      t.diagnostic(`sent ${sent.bytes} bytes for ${toSend}, received ${received.bytes} for ${missed.length}`)
+      assert.equal(typed.length, EDITS)
+      assert(sent.bytes < WIRE_FACTOR * toSend, `sent ${sent.bytes} bytes for ${toSend}`)
+      assert(received.bytes < WIRE_FACTOR * missed.length, `received ${received.bytes} bytes for ${missed.length}`)
+
+      const fresh = makers[dialect](t, server, `edits-${dialect}`)
+      await untilSynced(fresh)
+      assertAllEqual([a.doc, b.doc, fresh.doc])
+      const lines = fresh.doc.getText('text').toString().split('\n')
+      const expected = Array.from({ length: EDITS }, (_, i) => [`A${i}`, `B${i}`]).flat()
+      assert.deepEqual(lines.filter((line) => /^[AB]/.test(line)).sort(), expected.sort(), 'each edit is there once')
+    })
+
+    test('that only deleted while offline, and others too, ends with all deletions', async (t) => {
+      const name = `deletions-${dialect}`
+      const { a, b } = await twoClients(t, dialect, name)
+      a.cut()
+      await until(() => a.line.isDead, { what: 'the line is dead' })
+      const vector = Y.encodeStateVector(a.doc)
+      for (const line of ['w10', 'w20', 'w21', 'w3000']) deleteLine(a.doc, line)
+      for (const line of ['w21', 'w40', 'w3999']) deleteLine(b.doc, line)
+      await untilSaved(b)
+      assert.deepEqual(Y.encodeStateVector(a.doc), vector)
+      assert.deepEqual(Y.encodeStateVector(b.doc), vector)
+
+      a.mend()
+      await until(() => allEqual([a.doc, b.doc]), { what: 'both lack what either deleted' })
+      await untilConfirmed(a, b)
+      const fresh = makers[dialect](t, server, name)
+      await untilSynced(fresh)
+      assertAllEqual([a.doc, b.doc, fresh.doc])
+      const lines = new Set(fresh.doc.getText('text').toString().split('\n'))
+      for (const gone of ['w10', 'w20', 'w21', 'w40', 'w3000', 'w3999']) assert(!lines.has(gone), gone)
+      assert(lines.has('w11'))
+    })
+  })
+}
+
+/** Two clients of a document of some size, in which something was already deleted. */
+async function twoClients(t, dialect, name) {
+  const a = makers[dialect](t, server, name)
+  const b = makers[dialect](t, server, name)
+  await untilSynced(a, b)
+  const base = Array.from({ length: BASE_LINES }, (_, i) => `w${i}\nsome words to fill it`).join('\n')
+  b.doc.getText('text').insert(0, base + '\n')
+  for (let i = 0; i < 50; i++) deleteLine(b.doc, `w${i * 7 + 1}`)
+  await until(() => allEqual([a.doc, b.doc]), { what: 'both hold the base' })
+  await untilSaved(a, b)
+  return { a, b }
+}
+
+/** A y-websocket client that hands its work over in a step 2 is told nothing; its provider does not ask. */
+function untilConfirmed(...clients) {
+  return untilSaved(...clients.filter(({ dialect }) => dialect === 'hocuspocus'))
+}
+
+/** Puts a line with its id at a random place between lines; every fifth also takes an old line away. */
+function edit(doc, random, id) {
+  const text = doc.getText('text')
+  const content = text.toString()
+  const at = content.indexOf('\n', random.below(content.length - 1)) + 1
+  text.insert(at, `${id}\n`)
+  if (random() < 0.2) deleteLine(doc, `w${random.below(BASE_LINES)}`)
+}
+
+/** Takes the words of a line away and leaves the line break: an id is never cut in two. */
+function deleteLine(doc, line) {
+  const text = doc.getText('text')
+  const at = `\n${text}`.indexOf(`\n${line}\n`)
+  if (at >= 0) text.delete(at, line.length)
+}
+
+/** The sync payloads that hold updates, from now on, and counters at zero. */
+function watchWire(client) {
+  const sent = recordSync(client)
+  const received = []
+  client.line.onReceived.push((frame) => {
+    const sync = syncSentBy(client.dialect, frame)
+    if (sync) received.push(sync)
+  })
+  client.line.resetCounters()
+  return { sent, received }
+}
+
+function structsIn(messages) {
+  return messages
+    .filter(({ kind }) => kind !== 'step1')
+    .flatMap(({ payload }) => Y.decodeUpdate(payload).structs.map(({ id }) => id))
+}
+
+function totalBytes(updates) {
+  return updates.reduce((sum, { length }) => sum + length, 0)
+}

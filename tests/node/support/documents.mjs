@@ -1,0 +1,65 @@
+// When are two Yjs documents the same, and does a document hold an update?
+
+import assert from 'node:assert/strict'
+import * as Y from 'yjs'
+
+/** Fails, and says how, unless every document holds the same state: vector, deletions and each unit of content. */
+export function assertAllEqual(docs) {
+  const [first, ...others] = docs
+  const expected = everything(first)
+  for (const other of others) assert.deepEqual(everything(other), expected)
+}
+
+/** True when `assertAllEqual` would pass. Cheap while they still differ. */
+export function allEqual(docs) {
+  const [first, ...others] = docs
+  const snapshot = Y.snapshot(first)
+  if (!others.every((other) => Y.equalSnapshots(Y.snapshot(other), snapshot))) return false
+  if (docs.some((doc) => doc.store.pendingStructs || doc.store.pendingDs)) return false
+  const expected = JSON.stringify(everything(first))
+  return others.every((other) => JSON.stringify(everything(other)) === expected)
+}
+
+/**
+ * What `Y.encodeStateAsUpdate` holds, unit by unit, so that two replicas which cut the same content into differently
+ * long structs compare equal; what is deleted counts as deleted whether its content was collected or not.
+ */
+function everything(doc) {
+  const { structs, ds } = Y.decodeUpdate(Y.encodeStateAsUpdate(doc))
+  const units = {}
+  for (const struct of structs) {
+    const { client, clock } = struct.id
+    const list = (units[client] ??= [])
+    const content = 'content' in struct ? unitsOf(struct.content) : null
+    for (let i = 0; i < struct.length; i++) {
+      const deleted = !content || Y.isDeleted(ds, Y.createID(client, clock + i))
+      list[clock + i] = deleted ? 'deleted' : content[i]
+    }
+  }
+  return { units, pending: Boolean(doc.store.pendingStructs || doc.store.pendingDs) }
+}
+
+function unitsOf(content) {
+  if (content instanceof Y.ContentFormat) return [{ format: content.key, value: content.value }]
+  if (content instanceof Y.ContentType) return [{ type: content.type.constructor.name, node: content.type.nodeName }]
+  return content.getContent()
+}
+
+/** What of `update` the document lacks, in words; null when it holds all of it. */
+export function missingFrom(doc, update) {
+  const { structs, ds } = Y.decodeUpdate(update)
+  for (const struct of structs) {
+    const { client, clock } = struct.id
+    const state = Y.getState(doc.store, client)
+    if (clock + struct.length > state) return `structs of client ${client} up to ${clock + struct.length}, it has ${state}`
+  }
+  const deleted = Y.createDeleteSetFromStructStore(doc.store)
+  for (const [client, ranges] of ds.clients) {
+    for (const { clock, len } of ranges) {
+      for (let i = 0; i < len; i++) {
+        if (!Y.isDeleted(deleted, Y.createID(client, clock + i))) return `a deletion of client ${client} at ${clock + i}`
+      }
+    }
+  }
+  return null
+}
