@@ -32,6 +32,7 @@ for (const [trace, dialect] of [
       const report = JSON.parse(await simulate([...common, '--readers', String(READERS), '--writers', '1']))
       assert.equal(report.readers, READERS)
       assert.ok(report.updates > 18_000, `all of it was replayed: ${report.updates}`)
+      assert.equal(report.ack_latency.count, report.updates)
       // Every update was acknowledged, so every update survives.
       await server.kill()
       await server.restart()
