@@ -3,14 +3,7 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import * as Y from 'yjs'
-import {
-  hocuspocusClient,
-  rawClient,
-  until,
-  untilSaved,
-  untilSynced,
-  yWebsocketClient,
-} from './support/clients.mjs'
+import { hocuspocusClient, rawClient, until, untilSaved, untilSynced, yWebsocketClient } from './support/clients.mjs'
 import { missingFrom } from './support/documents.mjs'
 import { seededRandom } from './support/random.mjs'
 import { startServer } from './support/server.mjs'
@@ -130,7 +123,9 @@ test('an update that came back to its y-websocket author survives a kill -9 at t
       if (Buffer.compare(bytes, frame) === 0) killed ??= server.kill()
     })
     await author.send(yWebsocket.step1(Y.encodeStateVector(new Y.Doc())), frame)
-    await until(() => killed, { what: () => `the echo comes; came: ${author.frames.map((f) => readYWebsocket(f).kind)}` })
+    await until(() => killed, {
+      what: () => `the echo comes; came: ${author.frames.map((f) => readYWebsocket(f).kind)}`,
+    })
     await killed
     await server.restart()
     const fresh = yWebsocketClient(t, server, name)
