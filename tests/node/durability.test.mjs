@@ -3,21 +3,18 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import * as Y from 'yjs'
-import {
-  hocuspocusClient,
-  rawClient,
-  until,
-  untilSaved,
-  untilSynced,
-  yWebsocketClient,
-} from './support/clients.mjs'
-import { missingFrom } from './support/documents.mjs'
-import { seededRandom } from './support/random.mjs'
+import { hocuspocusClient, rawClient, until, untilSaved, untilSynced, yWebsocketClient } from './support/clients.mjs'
+import { assertAllEqual, missingFrom } from './support/documents.mjs'
+import { generator, seededRandom } from './support/random.mjs'
 import { startServer } from './support/server.mjs'
 import { readHocuspocus, readYWebsocket, syncSentBy, yWebsocket } from './support/wire.mjs'
 
 const ROUNDS = 30
 const WRITERS = 20
+/** Above MAX_CLIENTS in protocol/src/limits.rs. */
+const MANY_CLIENTS = 25_000
+/** Above MAX_TYPE_DEPTH in the same file. */
+const NESTED_LEVELS = 600
 /** Each writer's pause between two edits. */
 const PAUSE_MS = { least: 5, spread: 30 }
 /** When the server is killed after all writers began. */
@@ -130,7 +127,9 @@ test('an update that came back to its y-websocket author survives a kill -9 at t
       if (Buffer.compare(bytes, frame) === 0) killed ??= server.kill()
     })
     await author.send(yWebsocket.step1(Y.encodeStateVector(new Y.Doc())), frame)
-    await until(() => killed, { what: () => `the echo comes; came: ${author.frames.map((f) => readYWebsocket(f).kind)}` })
+    await until(() => killed, {
+      what: () => `the echo comes; came: ${author.frames.map((f) => readYWebsocket(f).kind)}`,
+    })
     await killed
     await server.restart()
     const fresh = yWebsocketClient(t, server, name)
@@ -139,6 +138,70 @@ test('an update that came back to its y-websocket author survives a kill -9 at t
     fresh.destroy()
   }
 })
+
+test('a document that more clients have edited than one message may name is still there for all after a restart', async (t) => {
+  // Every tab is a client of its own, so a much used document gathers them over the years.
+  const random = generator(1)
+  const name = 'much-used'
+  const author = rawClient(t, server, name)
+  await author.send(yWebsocket.step1(Y.encodeStateVector(new Y.Doc())))
+  const written = new Y.Doc()
+  for (let i = 0; i < MANY_CLIENTS / 1000; i++) {
+    const clients = Array.from({ length: 1000 }, () => random.below(2 ** 32))
+    const update = Y.mergeUpdates(clients.map(oneEdit))
+    Y.applyUpdate(written, update)
+    await author.send(yWebsocket.update(update))
+    const isEcho = (frame) => Buffer.compare(frame, yWebsocket.update(update)) === 0
+    await until(() => author.frames.some(isEcho), { what: `the server saves ${i + 1} thousand clients` })
+  }
+  author.destroy()
+  await server.kill()
+  await server.restart()
+
+  const fresh = yWebsocketClient(t, server, name)
+  await untilSynced(fresh)
+  assert.equal(fresh.doc.store.clients.size, MANY_CLIENTS)
+  assertAllEqual([written, fresh.doc])
+  // And back again, when its state vector names them all.
+  let refused
+  fresh.provider.on('closed', (close) => (refused = close))
+  fresh.cut()
+  await until(() => fresh.line.isDead, { what: 'the line is dead' })
+  fresh.doc.getMap('edits').set('offline', 1)
+  fresh.mend()
+  const other = hocuspocusClient(t, server, name)
+  const arrived = () => refused || other.doc.getMap('edits').has('offline')
+  await until(arrived, { what: 'its offline edit arrives' })
+  assert.equal(refused, undefined, 'it is not turned away for good')
+})
+
+test('a document nested deeper than one message may be is there after a restart, or was never acknowledged', async (t) => {
+  const author = hocuspocusClient(t, server, 'deep')
+  await untilSynced(author)
+  await untilSaved(author)
+  let refused = false
+  author.provider.on('close', () => (refused = true))
+  let inner = author.doc.getArray('list')
+  for (let level = 0; level < NESTED_LEVELS && !refused; level++) {
+    const next = new Y.Array()
+    inner.insert(0, [next])
+    inner = next
+  }
+  await until(() => author.isSaved || refused, { what: 'it is saved or refused' })
+  const accepted = !refused
+  author.destroy()
+  await server.restart()
+  const fresh = yWebsocketClient(t, server, 'deep')
+  await untilSynced(fresh)
+  if (accepted) assertAllEqual([author.doc, fresh.doc])
+})
+
+function oneEdit(clientID) {
+  const doc = new Y.Doc()
+  doc.clientID = clientID
+  doc.getMap('edits').set(`by ${clientID}`, 1)
+  return Y.encodeStateAsUpdate(doc)
+}
 
 /**
  * A Hocuspocus client that types lines. The server answers updates and step 2s in the order they were sent, so its

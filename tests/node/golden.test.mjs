@@ -139,7 +139,13 @@ async function recordHocuspocus(t, { session, name, sessionId }) {
   await expect('destroy', 'awareness', 'close')
   socket.destroy()
   const closed = await server.closed()
-  frames.push({ dialect: 'hocuspocus', session, on: 'destroy of the socket', message: 'WebSocket close', closeCode: closed })
+  frames.push({
+    dialect: 'hocuspocus',
+    session,
+    on: 'destroy of the socket',
+    message: 'WebSocket close',
+    closeCode: closed,
+  })
   doc.destroy()
   return frames
 }

@@ -38,7 +38,10 @@ for (const dialect of Object.keys(makers)) {
       await untilSaved(b)
       const own = Y.encodeStateAsUpdate(a.doc, away)
       const missed = Y.encodeStateAsUpdate(b.doc, away)
-      assert(own.length < Y.encodeStateAsUpdate(a.doc).length / (2 * WIRE_FACTOR), 'the whole document would be noticed')
+      assert(
+        own.length < Y.encodeStateAsUpdate(a.doc).length / (2 * WIRE_FACTOR),
+        'the whole document would be noticed',
+      )
       assert.deepEqual(wire.sent, [], 'nothing crosses a line that is cut')
 
       a.mend()
@@ -54,7 +57,7 @@ for (const dialect of Object.keys(makers)) {
         assert(client !== a.doc.clientID || dialect === 'ywebsocket', 'nothing of its own comes back')
         assert(clock >= (before.get(client) ?? 0), 'only new structs are received')
       }
-      // The Hocuspocus provider also keeps each update in its queue, sends them all when it is back, and is told of each.
+      // The Hocuspocus provider also queues each update, sends them all when it is back, and is told of each.
       const queued = dialect === 'hocuspocus' ? typed : []
       const toSend = own.length + totalBytes(queued)
       const { sent, received } = a.line

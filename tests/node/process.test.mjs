@@ -84,7 +84,7 @@ describe('starting', () => {
 
 describe('stopping', () => {
   for (const signal of ['SIGTERM', 'SIGINT']) {
-    test(`with ${signal} tells clients to come back, puts all on disk and exits with 0; they come back and agree`, async (t) => {
+    test(`with ${signal} tells clients to come back, puts all on disk and exits with 0; they return and agree`, async (t) => {
       const server = await started(t)
       const clients = ['ywebsocket', 'hocuspocus'].map((dialect) => makers[dialect](t, server, 'stopping'))
       const idle = rawClient(t, server, 'stopping')
@@ -106,7 +106,9 @@ describe('stopping', () => {
       for (let i = 0; i < 20; i++) clients.forEach(({ doc }, who) => doc.getText('text').insert(0, `${who}-away-${i} `))
 
       await server.restart()
-      await until(() => allEqual([ann.doc, ben.doc]) && ann.isSynced && ben.isSynced, { what: 'both are back and agree' })
+      await until(() => allEqual([ann.doc, ben.doc]) && ann.isSynced && ben.isSynced, {
+        what: 'both are back and agree',
+      })
       await untilSaved(ben)
       assert.equal(ann.doc.getText('text').toString().split(' ').length, 241, 'each edit is there once')
       const fresh = makers.ywebsocket(t, server, 'stopping')
@@ -155,10 +157,25 @@ describe('inspect', () => {
       .split('\n')
       .map((line) => line.match(/^ *(\d+) +(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*Z) +(\d+) +([\d ]+)$/))
       .filter(Boolean)
-      .map(([, seq, time, size, who]) => ({ seq: +seq, time: Date.parse(time), size: +size, who: who.split(' ').map(Number) }))
-    assert.deepEqual(records.map(({ seq }) => seq), [1, 2, 3, 4, 5, 6], shown.stdout)
-    assert.deepEqual(records.map(({ size }) => size), sizes)
-    assert.deepEqual(records.map(({ who }) => who), [0, 1, 2].flatMap(() => ids.map((id) => [id])))
+      .map(([, seq, time, size, who]) => ({
+        seq: +seq,
+        time: Date.parse(time),
+        size: +size,
+        who: who.split(' ').map(Number),
+      }))
+    assert.deepEqual(
+      records.map(({ seq }) => seq),
+      [1, 2, 3, 4, 5, 6],
+      shown.stdout,
+    )
+    assert.deepEqual(
+      records.map(({ size }) => size),
+      sizes,
+    )
+    assert.deepEqual(
+      records.map(({ who }) => who),
+      [0, 1, 2].flatMap(() => ids.map((id) => [id])),
+    )
     for (const { time } of records) assert(time >= before && time <= after, new Date(time).toISOString())
   })
 
@@ -186,7 +203,10 @@ describe('settings', () => {
     const refused = await runBinary(['serve'], { env, cwd: own })
     assert.notEqual(refused.code, 0)
     assert.match(refused.stderr, /not an address/)
-    const inUse = await runBinary(['serve'], { env: { SYNCLINE_LISTEN: '127.0.0.1:0', SYNCLINE_DATA: server.dataDir }, cwd: own })
+    const inUse = await runBinary(['serve'], {
+      env: { SYNCLINE_LISTEN: '127.0.0.1:0', SYNCLINE_DATA: server.dataDir },
+      cwd: own,
+    })
     assert(inUse.stderr.includes(server.dataDir), 'SYNCLINE_DATA was heard')
   })
 
@@ -201,7 +221,10 @@ describe('settings', () => {
     const overruled = await startServer({ args: ['--config', config], env: { SYNCLINE_MESSAGE_BYTES: '3000' } })
     t.after(() => overruled.stop())
     await assertLimit(t, overruled, 3000)
-    const flagged = await startServer({ args: ['--config', config, '--message-bytes', '2000'], env: { SYNCLINE_MESSAGE_BYTES: '3000' } })
+    const flagged = await startServer({
+      args: ['--config', config, '--message-bytes', '2000'],
+      env: { SYNCLINE_MESSAGE_BYTES: '3000' },
+    })
     t.after(() => flagged.stop())
     await assertLimit(t, flagged, 2000)
   })
@@ -225,11 +248,22 @@ describe('settings', () => {
   test('are all in --help, with the environment and the file', async () => {
     const { code, stdout } = await runBinary(['serve', '--help'])
     assert.equal(code, 0)
-    for (const word of ['--listen', '--data', '--config', '--log-format', 'SYNCLINE_LISTEN', 'SYNCLINE_DATA', 'SYNCLINE_LOG_FORMAT', 'TOML', '127.0.0.1:1234']) {
+    for (const word of [
+      '--listen',
+      '--data',
+      '--config',
+      '--log-format',
+      'SYNCLINE_LISTEN',
+      'SYNCLINE_DATA',
+      'SYNCLINE_LOG_FORMAT',
+      'TOML',
+      '127.0.0.1:1234',
+    ]) {
       assert(stdout.includes(word), `${word} in\n${stdout}`)
     }
     const overview = await runBinary(['--help'])
-    for (const word of ['serve', 'inspect', 'SYNCLINE_LISTEN', 'syncline.toml']) assert(overview.stdout.includes(word), word)
+    for (const word of ['serve', 'inspect', 'SYNCLINE_LISTEN', 'syncline.toml'])
+      assert(overview.stdout.includes(word), word)
   })
 })
 

@@ -65,7 +65,11 @@ describe('presence', () => {
     const client = rawClient(t, server, 'own-presence')
     const own = presence(41, { name: 'Ann' })
     await client.send(yWebsocket.step1(EMPTY_VECTOR), yWebsocket.awareness(own.update()))
-    await client.frame(readYWebsocket, (m) => m.kind === 'awareness' && statesIn(m).get(41)?.name === 'Ann', 'own presence')
+    await client.frame(
+      readYWebsocket,
+      (m) => m.kind === 'awareness' && statesIn(m).get(41)?.name === 'Ann',
+      'own presence',
+    )
     own.awareness.setLocalState({ name: 'Ann', cursor: 3 })
     await client.send(yWebsocket.awareness(own.update()))
     await client.frame(readYWebsocket, (m) => m.kind === 'awareness' && statesIn(m).get(41)?.cursor === 3, 'its change')
@@ -75,8 +79,16 @@ describe('presence', () => {
     const client = rawClient(t, server)
     const name = 'own-presence-too'
     const own = presence(42, { name: 'Ben' })
-    await client.send(hocuspocus.auth(name), hocuspocus.step1(name, EMPTY_VECTOR), hocuspocus.awareness(name, own.update()))
-    await client.frame(readHocuspocus, (m) => m.kind === 'awareness' && statesIn(m).get(42)?.name === 'Ben', 'own presence')
+    await client.send(
+      hocuspocus.auth(name),
+      hocuspocus.step1(name, EMPTY_VECTOR),
+      hocuspocus.awareness(name, own.update()),
+    )
+    await client.frame(
+      readHocuspocus,
+      (m) => m.kind === 'awareness' && statesIn(m).get(42)?.name === 'Ben',
+      'own presence',
+    )
   })
 
   test('of everyone is sent to who asks for it', async (t) => {
@@ -90,7 +102,7 @@ describe('presence', () => {
   })
 
   for (const dialect of DIALECTS) {
-    test(`of a ${dialect} client is back within ${BACK_LIMIT_MS} ms of a reconnect, and gone at once when its tab closes`, async (t) => {
+    test(`of a ${dialect} client is back within ${BACK_LIMIT_MS} ms of a reconnect, and gone when its tab closes`, async (t) => {
       const room = `back-${dialect}`
       const person = makers[dialect](t, server, room)
       person.awareness.setLocalState({ name: 'Ann' })
@@ -107,11 +119,13 @@ describe('presence', () => {
 
         person.mend()
         await until(() => seen.every(({ here }) => here), { what: `Ann is back (visit ${visit})` })
-        for (const { changedAt } of seen) assertWithin(changedAt - person.line.openedAt, BACK_LIMIT_MS, 'back after the reconnect')
+        for (const { changedAt } of seen)
+          assertWithin(changedAt - person.line.openedAt, BACK_LIMIT_MS, 'back after the reconnect')
         for (const { awareness } of observers) assert.equal(awareness.getStates().get(person.doc.clientID).name, 'Ann')
         // It goes on from there: what she does next is seen too.
         person.awareness.setLocalStateField('cursor', visit)
-        const follows = () => observers.every(({ awareness }) => awareness.getStates().get(person.doc.clientID)?.cursor === visit)
+        const follows = () =>
+          observers.every(({ awareness }) => awareness.getStates().get(person.doc.clientID)?.cursor === visit)
         await until(follows, { what: 'her cursor moves' })
       }
 
@@ -154,7 +168,10 @@ describe('acknowledgements', () => {
     await author.send(hocuspocus.ping())
     await author.frame(readHocuspocus, ({ kind }) => kind === 'pong', 'the pong')
     assert.deepEqual(statuses(), Array(4).fill({ address: name, kind: 'status', saved: true }))
-    assert.deepEqual(author.frames.map(readHocuspocus).filter(({ kind }) => kind === 'update'), [])
+    assert.deepEqual(
+      author.frames.map(readHocuspocus).filter(({ kind }) => kind === 'update'),
+      [],
+    )
   })
 
   test('a provider that batches with flushDelay is told that all is saved', async (t) => {
@@ -227,7 +244,11 @@ describe('the first sync', () => {
     await client.frame(readHocuspocus, ({ kind }) => kind === 'pong', 'the pong')
     assert.deepEqual(client.frames.map(readHocuspocus), [{ kind: 'pong' }], 'nothing is answered before the token')
     await client.send(hocuspocus.auth(name))
-    await client.frame(readHocuspocus, ({ kind, saved }) => kind === 'status' && saved, 'the status of the early update')
+    await client.frame(
+      readHocuspocus,
+      ({ kind, saved }) => kind === 'status' && saved,
+      'the status of the early update',
+    )
     await client.frame(readHocuspocus, ({ kind }) => kind === 'step2', 'the answer to the early step 1')
     assert.equal(readHocuspocus(client.frames[1]).kind, 'authenticated')
     const other = yWebsocketClient(t, server, name)
@@ -239,7 +260,9 @@ describe('the first sync', () => {
 describe('one Hocuspocus socket', () => {
   test('carries several documents, and goes on when one is closed', async (t) => {
     const socket = hocuspocusSocket(t, server)
-    const [one, two, three] = ['many-1', 'many-2', 'many-3'].map((name) => hocuspocusClient(t, server, name, { socket }))
+    const [one, two, three] = ['many-1', 'many-2', 'many-3'].map((name) =>
+      hocuspocusClient(t, server, name, { socket }),
+    )
     const others = ['many-1', 'many-2', 'many-3'].map((name) => yWebsocketClient(t, server, name))
     await untilSynced(one, two, three, ...others)
     // The default state has clock 0, and nobody applies that: y-protocols takes it for known.
@@ -286,9 +309,23 @@ describe('one Hocuspocus socket', () => {
 })
 
 describe('names', () => {
-  const ROOMS = ['a%2Fb', 'a/b', 'with space', 'ünï', '%20', 'a&b=c;d', 'a%26b', 'a//b', 'A/B', 'a/b/', 'x', 'ab', 'abc']
+  const ROOMS = [
+    'a%2Fb',
+    'a/b',
+    'with space',
+    'ünï',
+    '%20',
+    'a&b=c;d',
+    'a%26b',
+    'a//b',
+    'A/B',
+    'a/b/',
+    'x',
+    'ab',
+    'abc',
+  ]
 
-  test('are the raw percent-encoded path: shared by both dialects, and different when spelled differently', async (t) => {
+  test('are the raw percent-encoded path: shared by both dialects, different when spelled differently', async (t) => {
     for (const room of ROOMS) {
       const encoded = new URL(`ws://host/${room}`).pathname.slice(1)
       const clients = [
@@ -298,9 +335,15 @@ describe('names', () => {
       ]
       await untilSynced(...clients)
       clients.forEach(({ doc }, i) => doc.getArray('rooms').push([`${room} ${i}`]))
-      await until(() => clients.every(({ doc }) => doc.getArray('rooms').length >= 3), { what: `three agree on ${room}` })
+      await until(() => clients.every(({ doc }) => doc.getArray('rooms').length >= 3), {
+        what: `three agree on ${room}`,
+      })
       for (const { doc } of clients) {
-        assert.deepEqual(doc.getArray('rooms').toArray().sort(), [0, 1, 2].map((i) => `${room} ${i}`), 'and nobody else')
+        assert.deepEqual(
+          doc.getArray('rooms').toArray().sort(),
+          [0, 1, 2].map((i) => `${room} ${i}`),
+          'and nobody else',
+        )
       }
       for (const client of clients) client.destroy()
     }
@@ -354,9 +397,15 @@ describe('frames', () => {
     const docs = clients.map(({ doc }) => doc)
     await until(() => allEqual(docs) && docs[0].getText('text').length === 800, { what: 'all have all 800' })
     assert(messages.length > 200, `${messages.length} messages`)
-    assert.deepEqual(messages.filter((message) => message instanceof Error), [])
+    assert.deepEqual(
+      messages.filter((message) => message instanceof Error),
+      [],
+    )
     for (const kind of ['step1', 'step2', 'update', 'awareness', 'status']) {
-      assert(messages.some((message) => message.kind === kind), `a ${kind} was among them`)
+      assert(
+        messages.some((message) => message.kind === kind),
+        `a ${kind} was among them`,
+      )
     }
   })
 })

@@ -24,7 +24,10 @@ const TYPES = {
     edit(doc, random, id) {
       const map = doc.getMap('map')
       const key = `key ${random.below(8)}`
-      map.set(key, random.pick([id, 1.5, -7, true, null, { deep: [id, { deeper: 2 ** 40 }] }, new Uint8Array([1, 2, 255])]))
+      map.set(
+        key,
+        random.pick([id, 1.5, -7, true, null, { deep: [id, { deeper: 2 ** 40 }] }, new Uint8Array([1, 2, 255])]),
+      )
       if (random() < 0.3) map.delete(`key ${random.below(8)}`)
       if (random() < 0.2) map.set(`nested ${random.below(3)}`, new Y.Map([['from', id]]))
     },

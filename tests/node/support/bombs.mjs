@@ -24,11 +24,23 @@ export function updateBombs() {
     'a string longer than the update': bytes(1, 1, 7, 0, STRING, ROOT_PARENT, text('t'), hex('ffffff7f'), hex('61'), 0),
     'arrays nested 100,000 deep in one value': anyUpdate(repeated(100_000, ANY_ARRAY, 1), ANY_NULL),
     'maps nested 100,000 deep in one value': anyUpdate(repeated(100_000, ANY_MAP, 1, 1, 0x61), ANY_NULL),
-    'types nested 100,000 deep and then deleted': nestedTypes(100_000),
-    '1,000,000 clients without structs': bytes(manyClients(1_000_000, (i) => [0, i + 1, 0]), 0),
-    '1,000,000 clients in a delete set': bytes(0, manyClients(1_000_000, (i) => [i + 1, 0])),
-    '30,000 clients whose ids collide': bytes(manyClients(30_000, (i) => [1, collidingId(i), 0, GC, 1]), 0),
-    '30,000 colliding ids in a delete set': bytes(0, manyClients(30_000, (i) => [collidingId(i), 1, 0, 1])),
+    'types nested 100,000 deep and then deleted': nestedTypes(0, 100_000, [1, 7, 1, 0, 1]),
+    '1,000,000 clients without structs': bytes(
+      manyClients(1_000_000, (i) => [0, i + 1, 0]),
+      0,
+    ),
+    '1,000,000 clients in a delete set': bytes(
+      0,
+      manyClients(1_000_000, (i) => [i + 1, 0]),
+    ),
+    '30,000 clients whose ids collide': bytes(
+      manyClients(30_000, (i) => [1, collidingId(i), 0, GC, 1]),
+      0,
+    ),
+    '30,000 colliding ids in a delete set': bytes(
+      0,
+      manyClients(30_000, (i) => [collidingId(i), 1, 0, 1]),
+    ),
     'a clock near 2^32': hex('0101b102ffffffff0fc40a030a0f016100'),
   }
 }
@@ -52,6 +64,24 @@ export function awarenessBombs() {
   }
 }
 
+/** name -> updates, each of them harmless, that are sent one after the other by one client. */
+export function bombsInPieces() {
+  const pieces = 600
+  const levels = 500
+  return {
+    'types nested 300,000 deep, 500 levels at a time, and then deleted': [
+      ...Array.from({ length: pieces }, (_, i) => nestedTypes(i * levels, levels)),
+      bytes(0, 1, 7, 1, 0, 1),
+    ],
+    '10,000 clients whose ids collide, 20 at a time': Array.from({ length: 500 }, (_, i) =>
+      bytes(
+        manyClients(20, (j) => [1, collidingId(i * 20 + j), 0, STRING, ROOT_PARENT, text('t'), text('x')]),
+        0,
+      ),
+    ),
+  }
+}
+
 /** yrs hashes client ids by doing nothing: ids with the same low bits meet in the same place. Below 2^53. */
 function collidingId(i) {
   return (i + 1) * 2 ** 32
@@ -61,10 +91,14 @@ function anyUpdate(...value) {
   return bytes(1, 1, 7, 0, ANY, ROOT_PARENT, text('t'), 1, ...value, 0)
 }
 
-function nestedTypes(depth) {
-  const parts = [1, depth, 7, 0, TYPE, ROOT_PARENT, text('t'), ARRAY_TYPE]
-  for (let clock = 1; clock < depth; clock++) parts.push(TYPE, ID_PARENT, 7, clock - 1, ARRAY_TYPE)
-  parts.push(1, 7, 1, 0, 1)
+/** Arrays of client 7, each in the one before, from clock `from` on; the first of all is in a root type. */
+function nestedTypes(from, levels, deleteSet = [0]) {
+  const parts = [1, levels, 7, from]
+  for (let clock = from; clock < from + levels; clock++) {
+    if (clock === 0) parts.push(TYPE, ROOT_PARENT, text('t'), ARRAY_TYPE)
+    else parts.push(TYPE, ID_PARENT, 7, clock - 1, ARRAY_TYPE)
+  }
+  parts.push(...deleteSet)
   return join(parts)
 }
 

@@ -65,6 +65,8 @@ export class Line {
           for (const hear of line.onReceived) hear(frame)
         })
         this.on('close', () => line.#sockets.delete(this))
+        // The providers listen too, but not while they are being destroyed.
+        this.on('error', () => {})
       }
 
       send(data, ...rest) {
@@ -233,7 +235,7 @@ export function rawClient(t, server, path = '') {
     frames,
     opened,
     /** Resolves to `{code, reason}`. */
-    closed: () => withLimit(closed, 'the server closes the connection'),
+    closed: (timeout = UNTIL_LIMIT_MS) => withLimit(closed, timeout, 'the server closes the connection'),
     async send(...messages) {
       await opened
       for (const message of messages) socket.send(message)
@@ -248,10 +250,10 @@ export function rawClient(t, server, path = '') {
   })
 }
 
-function withLimit(promise, what) {
+function withLimit(promise, timeout, what) {
   let timer
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`gave up after ${UNTIL_LIMIT_MS} ms: ${what}`)), UNTIL_LIMIT_MS)
+    timer = setTimeout(() => reject(new Error(`gave up after ${timeout} ms: ${what}`)), timeout)
   })
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }

@@ -51,13 +51,15 @@ export function missingFrom(doc, update) {
   for (const struct of structs) {
     const { client, clock } = struct.id
     const state = Y.getState(doc.store, client)
-    if (clock + struct.length > state) return `structs of client ${client} up to ${clock + struct.length}, it has ${state}`
+    if (clock + struct.length > state)
+      return `structs of client ${client} up to ${clock + struct.length}, it has ${state}`
   }
   const deleted = Y.createDeleteSetFromStructStore(doc.store)
   for (const [client, ranges] of ds.clients) {
     for (const { clock, len } of ranges) {
       for (let i = 0; i < len; i++) {
-        if (!Y.isDeleted(deleted, Y.createID(client, clock + i))) return `a deletion of client ${client} at ${clock + i}`
+        if (!Y.isDeleted(deleted, Y.createID(client, clock + i)))
+          return `a deletion of client ${client} at ${clock + i}`
       }
     }
   }
