@@ -339,13 +339,13 @@ fn tell(answer: Answer, out: &mut Outputs) {
     }
 }
 
-/// The gate before yrs: a server's bytes are no more to be trusted than a client's.
+/// The gate before yrs, without limits on size: a server's whole document may be an old and large one.
 fn check_update(update: &[u8]) -> Result<(), SessionError> {
-    scan_update(update, &ScanLimits::default()).map(drop).map_err(bad_update)
+    scan_update(update, &ScanLimits::STORED).map(drop).map_err(bad_update)
 }
 
 fn check_state_vector(state_vector: &[u8]) -> Result<(), SessionError> {
-    scan_state_vector(state_vector, &ScanLimits::default()).map(drop).map_err(bad_update)
+    scan_state_vector(state_vector, &ScanLimits::STORED).map(drop).map_err(bad_update)
 }
 
 fn bad_update(error: impl std::fmt::Display) -> SessionError {

@@ -21,8 +21,11 @@ pub const MAX_CLOSE_REASON_BYTES: usize = 123;
 
 // What an update may hold (the scanner, `update`). Reasons and measurements: SPEC.md, "What an update must be".
 
-/// Most clients in one state vector, one update or one delete set. A document met by this many browsers is old.
-pub const MAX_CLIENTS: u64 = 20_000;
+/// Most clients whose structs one update brings. Each page load is a client: a whole old document may have many.
+pub const MAX_CLIENTS: u64 = 50_000;
+
+/// Most clients in one state vector or one delete set: those of a document's whole life, in every exchange.
+pub const MAX_KNOWN_CLIENTS: u64 = 200_000;
 
 /// Most structs (items, GC ranges, skips) in one update.
 pub const MAX_STRUCTS: u64 = 2_000_000;
@@ -44,6 +47,10 @@ pub const MAX_VALUE_DEPTH: usize = 100;
 
 /// Deepest type within type in one update.
 pub const MAX_TYPE_DEPTH: usize = 500;
+
+/// Deepest type within type in one document, over all its updates. yrs recurses down when a type is deleted: 10,000
+/// levels take less than 4 MiB of stack.
+pub const MAX_DOCUMENT_TYPE_DEPTH: u64 = 10_000;
 
 /// The end of the last clock of any client: yrs subtracts clocks as `i32`.
 pub const MAX_CLOCK: u64 = i32::MAX as u64;

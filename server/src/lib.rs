@@ -18,4 +18,4 @@ pub mod server;
 pub mod session;
 
 pub use config::Config;
-pub use server::{Server, StartError};
+pub use server::{ListenError, Listener, Server};

@@ -39,20 +39,12 @@ const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (out of file descriptors): others may free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Why the server did not start.
+/// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {}", explain_bind(.source))]
-    Listen {
-        /// What was asked for.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+#[error("cannot listen on {address}: {}", explain_bind(.error))]
+pub struct ListenError {
+    address: SocketAddr,
+    error: io::Error,
 }
 
 fn explain_bind(error: &io::Error) -> String {
@@ -61,6 +53,22 @@ fn explain_bind(error: &io::Error) -> String {
             "the address is in use by another process; stop it, or choose another with --listen".into()
         }
         _ => error.to_string(),
+    }
+}
+
+/// An address that is ours. Taken before the store is opened: a second server should not touch the disk.
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Takes `address`; port 0 takes any that is free.
+    pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
+        let failed = |error| ListenError { address, error };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
     }
 }
 
@@ -81,12 +89,9 @@ struct Shared {
 }
 
 impl Server {
-    /// Starts on `config.listen`. Documents lie in `store`; `auth` decides who may do what.
-    pub async fn start(config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Result<Self, StartError> {
-        let listen_error = |source| StartError::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
-        let address = listener.local_addr().map_err(listen_error)?;
-
+    /// Starts on `listener`. Documents lie in `store`; `auth` decides who may do what.
+    pub fn start(listener: Listener, config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Self {
+        let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(store);
         let options = DocumentOptions { idle: config.idle_unload, held: Default::default() };
@@ -101,7 +106,7 @@ impl Server {
             sessions: sessions.clone(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stop));
-        Ok(Self { address, shared, accepting, sessions, log })
+        Self { address, shared, accepting, sessions, log }
     }
 
     /// Where it listens.

@@ -260,3 +260,81 @@ fn a_resync_brings_a_reader_from_what_it_is_known_to_have() {
     assert_eq!(text.get_string(&reader.transact()), "abc");
     assert!(diff.len() < core.snapshot(&mut Vec::new()).unwrap().1.len(), "only what was missed");
 }
+
+/// A tower of arrays: `levels` types, each the child of the one before; the first is the child of `below`, or a root.
+fn tower(client: u64, first_clock: u64, levels: u64) -> Vec<u8> {
+    use syncline_protocol::varint::write_var_uint;
+    let mut update = vec![1];
+    write_var_uint(&mut update, levels);
+    write_var_uint(&mut update, client);
+    write_var_uint(&mut update, first_clock);
+    for clock in first_clock..first_clock + levels {
+        update.push(7);
+        if clock == 0 {
+            update.extend([1, 1, b'a']);
+        } else {
+            update.push(0);
+            write_var_uint(&mut update, client);
+            write_var_uint(&mut update, clock - 1);
+        }
+        update.push(0);
+    }
+    update.push(0);
+    update
+}
+
+#[test]
+fn types_nested_over_many_updates_are_bounded_and_what_was_taken_can_be_loaded() {
+    // With the stack that the server gives its threads.
+    let test = std::thread::Builder::new().stack_size(64 << 20).spawn(|| {
+        let mut core = core();
+        let mut taken = Vec::new();
+        let refused = (0..).find_map(|part| {
+            let update = tower(1, part * 400, 400);
+            let effects = handle(&mut core, change(A, &update));
+            if appended(&effects) == 1 {
+                taken.push(Bytes::from(update));
+                return None;
+            }
+            Some(effects)
+        });
+        assert!(matches!(refused.as_deref(), Some([Effect::Close { close: Close::BadMessage(_), .. }])), "{refused:?}");
+        assert_eq!(taken.len(), 25, "10,000 levels fit");
+        // Deleting the root deletes all of them, by recursion.
+        let effects = handle(&mut core, change(A, &[0, 1, 1, 1, 0, 1]));
+        assert_eq!(appended(&effects), 1);
+        let replica = Replica::load(taken.into_iter()).expect("what was acknowledged can be loaded");
+        drop(replica);
+    });
+    test.unwrap().join().unwrap();
+}
+
+#[test]
+fn wide_documents_are_not_taken_for_deep_ones() {
+    let mut core = core();
+    let doc = Doc::with_client_id(1);
+    let map = doc.get_or_insert_map("map");
+    for number in 0..12_000 {
+        let update = {
+            let mut txn = doc.transact_mut();
+            let inner: yrs::MapRef =
+                yrs::Map::insert(&map, &mut txn, format!("key{number}"), yrs::MapPrelim::default());
+            yrs::Map::insert(&inner, &mut txn, "x", number);
+            txn.encode_update_v1()
+        };
+        let effects = handle(&mut core, change(A, &update));
+        assert_eq!(appended(&effects), 1, "update {number}");
+    }
+}
+
+#[test]
+fn parts_that_wait_for_each_other_are_refused_and_the_document_is_loaded_again() {
+    // Client 1's item has client 2's for its origin, and the other way round.
+    let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'b', 1, 1, 0, 0x84, 2, 0, 1, b'a', 0];
+    let mut core = core();
+    let effects = handle(&mut core, change(A, &circle));
+    assert!(matches!(&effects[..], [Effect::Close { lease: A, .. }, Effect::Reload]), "{effects:?}");
+    core.restore(Replica::default());
+    let (_, updates) = typed(3, &["fine"]);
+    assert_eq!(appended(&handle(&mut core, change(B, &updates[0]))), 1);
+}

@@ -65,5 +65,6 @@ async function readText(url, name) {
   await new Promise((resolve) => provider.on('sync', (synced) => synced && resolve()))
   const text = doc.getText('text').toString()
   provider.destroy()
+  doc.destroy() // Ends the presence timer too, or this process would never end.
   return text
 }

@@ -72,7 +72,9 @@ impl Groups {
     fn new(count: u64) -> Self {
         let places = (count.saturating_mul(8) / 7 + 1).next_power_of_two();
         let groups = (places / GROUP).clamp(1, GROUPS as u64);
-        let limit = count.div_ceil(groups) + SLACK;
+        let mean = count.div_ceil(groups);
+        // Chance spreads wider where more share a group.
+        let limit = mean + mean / 4 + SLACK;
         Self { filled: [0; GROUPS], mask: groups - 1, limit }
     }
 

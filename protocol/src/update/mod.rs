@@ -39,6 +39,7 @@ use thiserror::Error;
 use crate::limits;
 use crate::varint::ReadError;
 
+pub use nesting::type_depth;
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
 pub use verdict::{StateClock, Structs, Verdict, verdict};
 pub use walk::{ClientRange, ClientRanges, update_ranges};
@@ -52,8 +53,10 @@ pub const EMPTY_UPDATE: [u8; 2] = [0, 0];
 /// What one message may hold. The defaults are in [`limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanLimits {
-    /// Clients in a state vector, in the structs or in the delete set.
+    /// Clients in the structs of an update.
     pub clients: u64,
+    /// Clients in a state vector or in a delete set.
+    pub known_clients: u64,
     /// Structs in an update.
     pub structs: u64,
     /// Skips in an update.
@@ -72,10 +75,28 @@ pub struct ScanLimits {
     pub clock: u64,
 }
 
+impl ScanLimits {
+    /// For what was accepted before, under limits that may have been others: only what bounds the scanner's own
+    /// memory and what no reader could take stays.
+    pub const STORED: Self = Self {
+        clients: u64::MAX,
+        known_clients: u64::MAX,
+        structs: u64::MAX,
+        skips: u64::MAX,
+        delete_ranges: u64::MAX,
+        values: u64::MAX,
+        subdocuments: u64::MAX,
+        value_depth: VALUE_DEPTH_CEILING,
+        type_depth: usize::MAX,
+        clock: limits::MAX_CLOCK,
+    };
+}
+
 impl Default for ScanLimits {
     fn default() -> Self {
         Self {
             clients: limits::MAX_CLIENTS,
+            known_clients: limits::MAX_KNOWN_CLIENTS,
             structs: limits::MAX_STRUCTS,
             skips: limits::MAX_SKIPS,
             delete_ranges: limits::MAX_DELETE_RANGES,

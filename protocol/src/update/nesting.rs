@@ -55,8 +55,26 @@ impl Items {
 /// Refuses an update whose types lie deeper than the limit.
 #[cold]
 pub(super) fn check(update: &[u8], limits: &ScanLimits, summary: &Summary) -> Result<(), ScanError> {
+    if deepest(update, limits, summary)? as usize > limits.type_depth {
+        return Err(ScanError::TypesTooDeep(limits.type_depth));
+    }
+    Ok(())
+}
+
+/// How deep types lie within types in an update, in levels; for a whole document that is how deep the document is.
+/// Costs a table of the update's items.
+///
+/// # Errors
+/// As [`super::scan_update`], by [`ScanLimits::STORED`].
+pub fn type_depth(update: &[u8]) -> Result<u32, ScanError> {
+    let summary = super::scan_update(update, &ScanLimits::STORED)?;
+    deepest(update, &ScanLimits::STORED, &summary)
+}
+
+fn deepest(update: &[u8], limits: &ScanLimits, summary: &Summary) -> Result<u32, ScanError> {
     // The pass that counted them found every struct in the bytes.
     let mut items = Items(Vec::with_capacity(summary.structs as usize));
+    let mut deepest = 0;
     pass(update, limits, &mut items)?;
     items.0.sort_unstable_by_key(|item| (item.client, item.start));
 
@@ -87,11 +105,9 @@ pub(super) fn check(update: &[u8], limits: &ScanLimits, summary: &Summary) -> Re
             if let Above::Parent(_) = items.0[index].above {
                 level += 1;
             }
-            if level as usize > limits.type_depth {
-                return Err(ScanError::TypesTooDeep(limits.type_depth));
-            }
             levels[index] = level;
+            deepest = deepest.max(level);
         }
     }
-    Ok(())
+    Ok(deepest)
 }

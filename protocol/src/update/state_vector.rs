@@ -17,7 +17,7 @@ pub struct StateVectorSummary {
 pub fn scan_state_vector(bytes: &[u8], limits: &ScanLimits) -> Result<StateVectorSummary, ScanError> {
     let mut reader = Reader::new(bytes);
     let count = reader.var_uint()?;
-    at_most("clients", count, limits.clients)?;
+    at_most("clients", count, limits.known_clients)?;
     if count > reader.remaining() as u64 / 2 {
         return Err(ScanError::CountBeyondBytes(count));
     }

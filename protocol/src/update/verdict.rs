@@ -43,6 +43,8 @@ pub struct Verdict {
     pub deletes: bool,
     /// Something is deleted that neither the document nor the update has: it would stay pending.
     pub deletes_ahead: bool,
+    /// Items that name another item as their parent: types lie at most this much deeper after the update.
+    pub nested: u64,
 }
 
 /// Scans `update` and compares it with `state`.
@@ -51,8 +53,8 @@ pub struct Verdict {
 /// As [`super::scan_update`].
 pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> Result<Verdict, ScanError> {
     let mut compare = Compare::new(state, Own::default());
-    walk(update, limits, &mut compare)?;
-    if let Some(verdict) = compare.verdict() {
+    let nested = walk(update, limits, &mut compare)?.nested;
+    if let Some(verdict) = compare.verdict(nested) {
         return Ok(verdict);
     }
     // Too much to remember: once more, with all the update's ranges at hand.
@@ -61,7 +63,8 @@ pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> R
     all.0.sort_unstable_by_key(|range| range.client);
     let mut compare = Compare::new(state, Own::All(all.0));
     pass(update, limits, &mut compare)?;
-    Ok(compare.verdict().unwrap_or(Verdict { structs: Structs::MissingDependency, deletes: true, deletes_ahead: true }))
+    let missing = Verdict { structs: Structs::MissingDependency, deletes: true, deletes_ahead: true, nested };
+    Ok(compare.verdict(nested).unwrap_or(missing))
 }
 
 /// Sections, and foreign dependencies still unexplained, that the first pass remembers.
@@ -195,7 +198,7 @@ impl<'a, S: StateClock> Compare<'a, S> {
     }
 
     /// `None` when more would have had to be remembered.
-    fn verdict(mut self) -> Option<Verdict> {
+    fn verdict(mut self, nested: u64) -> Option<Verdict> {
         self.end_section();
         let remembered = self.waiting_len.min(REMEMBERED);
         let missing = self.waiting[..remembered].iter().any(|&id| !self.own.has(id));
@@ -217,7 +220,7 @@ impl<'a, S: StateClock> Compare<'a, S> {
             _ if self.known => Structs::Known,
             _ => Structs::None,
         };
-        Some(Verdict { structs, deletes: self.deletes, deletes_ahead: self.deletes_ahead })
+        Some(Verdict { structs, deletes: self.deletes, deletes_ahead: self.deletes_ahead, nested })
     }
 }
 

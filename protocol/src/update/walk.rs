@@ -208,7 +208,7 @@ fn read_delete_set(
     visit: &mut impl Visit,
 ) -> Result<bool, ScanError> {
     summary.delete_clients = read_count(reader, MIN_DELETE_CLIENT_BYTES)?;
-    at_most("clients in the delete set", summary.delete_clients, limits.clients)?;
+    at_most("clients in the delete set", summary.delete_clients, limits.known_clients)?;
     clients::watched(summary.delete_clients, |clients| read_delete_clients(reader, limits, summary, visit, clients))
 }
 
@@ -314,14 +314,4 @@ pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
 }
 
 /// For updates whose counts were already checked against limits that may be anyone's.
-const UNLIMITED: ScanLimits = ScanLimits {
-    clients: u64::MAX,
-    structs: u64::MAX,
-    skips: u64::MAX,
-    delete_ranges: u64::MAX,
-    values: u64::MAX,
-    subdocuments: u64::MAX,
-    value_depth: super::VALUE_DEPTH_CEILING,
-    type_depth: usize::MAX,
-    clock: u64::MAX,
-};
+const UNLIMITED: ScanLimits = ScanLimits { clock: u64::MAX, ..ScanLimits::STORED };

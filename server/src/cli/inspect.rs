@@ -51,7 +51,7 @@ fn line(record: &Record) -> String {
 
 /// The clients whose insertions a stored v1 update brings, ascending. `None`: it cannot be read.
 fn update_client_ids(update: &[u8]) -> Option<Vec<u64>> {
-    scan_update(update, &ScanLimits::default()).ok()?;
+    scan_update(update, &ScanLimits::STORED).ok()?;
     let mut ids: Vec<u64> = update_ranges(update).map(|range| range.client).collect();
     ids.sort_unstable();
     Some(ids)

@@ -10,7 +10,7 @@ use super::ServeArgs;
 use crate::auth::OpenToAll;
 use crate::config::{Config, LogFormat};
 use crate::log::sled::SledStore;
-use crate::server::{Server, stop_signal};
+use crate::server::{Listener, Server, stop_signal};
 
 /// A deep document must not overflow the stack of the thread that walks it: yrs deletes nested types recursively.
 /// Only touched pages cost memory.
@@ -30,8 +30,9 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn run(config: &Config) -> anyhow::Result<()> {
+    let listener = Listener::bind(config.listen).await?;
     let store = SledStore::open(&config.data)?;
-    let server = Server::start(config, Arc::new(store), Arc::new(OpenToAll)).await?;
+    let server = Server::start(listener, config, Arc::new(store), Arc::new(OpenToAll));
     greet(&server, config)?;
     stop_signal().await.context("cannot listen for signals")?;
     server.stop().await.context("not everything could be put on disk")?;

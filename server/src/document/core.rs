@@ -104,7 +104,7 @@ impl Core {
             return None;
         }
         let (upto, state) = (self.last, self.replica.encode().ok()?);
-        for update in self.replica.held().to_vec() {
+        for update in self.replica.held().cloned().collect::<Vec<_>>() {
             self.append(update, effects);
         }
         Some((upto, state))

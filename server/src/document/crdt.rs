@@ -84,6 +84,11 @@ impl Crdt {
         self.doc.transact().state_vector().encode_v1().into()
     }
 
+    /// True when yrs keeps something pending.
+    pub fn has_missing(&self) -> bool {
+        self.doc.transact().has_missing_updates()
+    }
+
     fn diff_from(&self, state_vector: &StateVector) -> Result<Bytes, CrdtError> {
         contain(|| self.doc.transact().encode_state_as_update_v1(state_vector)).map(Bytes::from)
     }

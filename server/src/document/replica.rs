@@ -10,7 +10,8 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use syncline_protocol::update::{ScanLimits, StateClock, Structs, update_ranges, verdict};
+use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
+use syncline_protocol::update::{ScanLimits, StateClock, Structs, Verdict, type_depth, update_ranges, verdict};
 
 use super::crdt::{Crdt, CrdtError, Known};
 
@@ -71,43 +72,49 @@ pub struct Replica {
     crdt: Crdt,
     clocks: Clocks,
     /// In order of arrival.
-    held: Vec<Bytes>,
+    held: Vec<Held>,
     held_bytes: usize,
+    /// Types lie at most this deep within types, with what is held. Rises with every nested item; measured anew
+    /// when it reaches the limit.
+    depth_bound: u64,
 }
 
-/// What was accepted once is weighed again without limits: they may have been lowered since.
-fn unlimited() -> ScanLimits {
-    ScanLimits {
-        clients: u64::MAX,
-        structs: u64::MAX,
-        skips: u64::MAX,
-        delete_ranges: u64::MAX,
-        values: u64::MAX,
-        subdocuments: u64::MAX,
-        ..ScanLimits::default()
-    }
+#[derive(Debug)]
+struct Held {
+    update: Bytes,
+    nested: u64,
 }
 
 impl Replica {
-    /// Builds a document from the updates of its log, in order.
+    /// Builds a document from the updates of its log, in order. What was accepted once is not refused now.
     pub fn load(updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
         let mut replica = Self::default();
         for update in updates {
-            replica.take(&update, &HeldLimits::NONE)?;
+            let (weight, verdict) = replica.weigh(&update)?;
+            replica.depth_bound += verdict.nested;
+            match weight {
+                Weight::Nothing => {}
+                Weight::Waits => _ = replica.hold(&update, verdict.nested, &HeldLimits::NONE),
+                Weight::Something => _ = replica.apply_and_free(&update)?,
+            }
         }
         Ok(replica)
     }
 
     /// Takes one scanned v1 update.
     pub fn take(&mut self, update: &Bytes, limits: &HeldLimits) -> Result<Taken, CrdtError> {
-        match self.weigh(update)? {
-            Weight::Nothing => return Ok(Taken::Known),
-            Weight::Waits => return Ok(self.hold(update, limits)),
-            Weight::Something => {}
+        let (weight, verdict) = self.weigh(update)?;
+        if weight == Weight::Nothing {
+            return Ok(Taken::Known);
         }
-        let changed = self.apply(update)?;
-        if changed && !self.held.is_empty() {
-            self.free_held()?;
+        self.bound_depth(verdict.nested)?;
+        if weight == Weight::Waits {
+            return Ok(self.hold(update, verdict.nested, limits));
+        }
+        let changed = self.apply_and_free(update)?;
+        if self.crdt.has_missing() {
+            // Clocks cannot tell: parts of it that wait for each other. Nobody's editor makes such a thing.
+            return Err(CrdtError::Broken("parts of it wait for each other".into()));
         }
         Ok(if changed { Taken::Changed } else { Taken::Known })
     }
@@ -138,32 +145,57 @@ impl Replica {
     }
 
     /// The updates that wait, in order of arrival.
-    pub fn held(&self) -> &[Bytes] {
-        &self.held
+    pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
+        self.held.iter().map(|held| &held.update)
     }
 
-    fn weigh(&self, update: &[u8]) -> Result<Weight, CrdtError> {
-        let verdict =
-            verdict(update, &self.clocks, &unlimited()).map_err(|error| CrdtError::Undecodable(error.to_string()))?;
-        Ok(match verdict.structs {
+    fn weigh(&self, update: &[u8]) -> Result<(Weight, Verdict), CrdtError> {
+        let verdict = verdict(update, &self.clocks, &ScanLimits::STORED)
+            .map_err(|error| CrdtError::Undecodable(error.to_string()))?;
+        let weight = match verdict.structs {
             Structs::Gap | Structs::MissingDependency => Weight::Waits,
+            _ if verdict.deletes_ahead => Weight::Waits,
             Structs::None | Structs::Known if !verdict.deletes => Weight::Nothing,
             // Deletions move no clock: only yrs knows whether they are new.
             _ => Weight::Something,
-        })
+        };
+        Ok((weight, verdict))
     }
 
-    fn hold(&mut self, update: &Bytes, limits: &HeldLimits) -> Taken {
-        if self.held.contains(update) {
+    /// Refuses what would lie too deep. A message may nest 500 levels into what the one before it made.
+    fn bound_depth(&mut self, nested: u64) -> Result<(), CrdtError> {
+        if nested > 0 && self.depth_bound + nested > MAX_DOCUMENT_TYPE_DEPTH {
+            let refuse = |error: &dyn std::fmt::Display| CrdtError::Undecodable(error.to_string());
+            let depth = type_depth(&self.crdt.encode()?).map_err(|error| refuse(&error))?;
+            self.depth_bound = u64::from(depth) + self.held.iter().map(|held| held.nested).sum::<u64>();
+            if self.depth_bound + nested > MAX_DOCUMENT_TYPE_DEPTH {
+                return Err(refuse(&format_args!("its types lie more than {MAX_DOCUMENT_TYPE_DEPTH} levels deep")));
+            }
+        }
+        self.depth_bound += nested;
+        Ok(())
+    }
+
+    fn hold(&mut self, update: &Bytes, nested: u64, limits: &HeldLimits) -> Taken {
+        if self.held().any(|held| held == update) {
             return Taken::Known;
         }
         if self.held.len() >= limits.updates || self.held_bytes + update.len() > limits.bytes {
             return Taken::NoRoom;
         }
         // A copy: a slice would keep the whole frame it came in.
-        self.held.push(Bytes::copy_from_slice(update));
+        self.held.push(Held { update: Bytes::copy_from_slice(update), nested });
         self.held_bytes += update.len();
         Taken::Held
+    }
+
+    /// True when the document is not what it was.
+    fn apply_and_free(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
+        let changed = self.apply(update)?;
+        if changed && !self.held.is_empty() {
+            self.free_held()?;
+        }
+        Ok(changed)
     }
 
     fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
@@ -180,15 +212,15 @@ impl Replica {
         loop {
             let mut still_held = Vec::new();
             let before = self.held.len();
-            for update in std::mem::take(&mut self.held) {
-                if self.weigh(&update)? == Weight::Waits {
-                    still_held.push(update);
+            for held in std::mem::take(&mut self.held) {
+                if self.weigh(&held.update)?.0 == Weight::Waits {
+                    still_held.push(held);
                 } else {
-                    self.apply(&update)?;
+                    self.apply(&held.update)?;
                 }
             }
             self.held = still_held;
-            self.held_bytes = self.held.iter().map(Bytes::len).sum();
+            self.held_bytes = self.held().map(Bytes::len).sum();
             if self.held.len() == before || self.held.is_empty() {
                 return Ok(());
             }
@@ -224,7 +256,7 @@ mod tests {
         }
         assert_eq!(replica.encode().unwrap()[..], [0, 0], "yrs has seen none of it");
         assert_eq!(replica.take(&updates[0], &HeldLimits::NONE), Ok(Taken::Changed));
-        assert!(replica.held().is_empty());
+        assert_eq!(replica.held().len(), 0);
         assert_eq!(replica.held_bytes, 0);
         let in_order = Replica::load(updates.into_iter()).unwrap();
         assert_eq!(replica.encode(), in_order.encode());

@@ -142,7 +142,7 @@ impl Task {
             ),
             None => (Epoch(rand::random()), Seq::ZERO, 0, 0, 0),
         };
-        if !replica.held().is_empty() {
+        if replica.held().len() > 0 {
             warn!(document = %name, held = replica.held().len(), "updates in the log wait for others that never came; every client is asked for them");
         }
         debug!(document = %name, seq = %last, records, "document loaded");

@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{SinkExt, Stream, StreamExt};
 use syncline_protocol::close::Close;
 use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 use syncline_protocol::update::ScanLimits;
@@ -61,8 +61,8 @@ pub struct SessionLimits {
     pub first_frame: Duration,
     /// A session that sends nothing for this long, not even a pong, is gone.
     pub silence: Duration,
-    /// How often the client is pinged and, when nothing else was sent, given a harmless message.
-    pub heartbeat: Duration,
+    /// The writer's tick, from which pings and harmless messages to silent sessions follow (`writer.rs`).
+    pub tick: Duration,
     /// A socket that takes no byte for this long is closed.
     pub write_stall: Duration,
     /// What an update may hold.
@@ -77,8 +77,7 @@ impl Default for SessionLimits {
             documents: 100,
             first_frame: Duration::from_secs(30),
             silence: Duration::from_secs(60),
-            // Stock clients hang up after 30 s without a message.
-            heartbeat: Duration::from_secs(20),
+            tick: Duration::from_secs(7),
             write_stall: Duration::from_secs(30),
             scan: ScanLimits::default(),
         }
@@ -121,7 +120,11 @@ where
     let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &heartbeat);
     let write = writer::run(&mut sink, &outbox, &heartbeat, &progress, &limits);
     match drive(reader, &mut frames, write, &outbox).await {
-        Ended::ByClient => debug!(session = %id, "the client left"),
+        Ended::ByClient => {
+            debug!(session = %id, "the client left");
+            // Answers its close frame; a client that is gone already does not wait for it.
+            tokio::time::timeout(LINGER, sink.close()).await.ok();
+        }
         Ended::Broken => debug!(session = %id, "the connection broke"),
         Ended::Closed(close) => {
             if !close.may_reconnect() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Sink, SinkExt};
 use syncline_protocol::close::Close;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval_at, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -18,6 +18,12 @@ use crate::outbox::{Outbox, Taken};
 
 /// How long the close frame itself may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Ticks without a message to the client before it is given a harmless one. With the default tick of 7 s a silent
+/// session has one after 14 to 21 s; stock clients hang up after 30 s.
+const QUIET_TICKS: u32 = 2;
+/// Ticks from one ping to the next. Pings go out under traffic too: a client that only reads says nothing else.
+const PING_TICKS: u32 = 3;
 
 /// The connection broke or stalled: there is nobody to talk to any more.
 #[derive(Debug)]
@@ -31,8 +37,8 @@ pub(super) async fn run(
     progress: &Progress,
     limits: &SessionLimits,
 ) -> Result<Close, Broken> {
-    let mut next_heartbeat = Instant::now() + limits.heartbeat;
-    let mut sent_since_heartbeat = false;
+    let mut ticks = interval_at(Instant::now() + limits.tick, limits.tick);
+    let (mut quiet_ticks, mut ticks_since_ping) = (0, 0);
     loop {
         let frames = tokio::select! {
             taken = outbox.take() => match taken {
@@ -42,15 +48,19 @@ pub(super) async fn run(
                     return Ok(close);
                 }
             },
-            () = tokio::time::sleep_until(next_heartbeat) => {
-                next_heartbeat = Instant::now() + limits.heartbeat;
-                with_progress(sink.feed(Message::Ping(Bytes::new())), progress, limits).await?;
-                // Stock clients do not see pings: give them a message when they would get none.
-                let silent = !std::mem::take(&mut sent_since_heartbeat);
-                heartbeat.get().filter(|_| silent).cloned().into_iter().collect()
+            _ = ticks.tick() => {
+                (quiet_ticks, ticks_since_ping) = (quiet_ticks + 1, ticks_since_ping + 1);
+                if ticks_since_ping >= PING_TICKS {
+                    ticks_since_ping = 0;
+                    with_progress(sink.feed(Message::Ping(Bytes::new())), progress, limits).await?;
+                }
+                // Stock clients do not see pings: give them a message when they got none.
+                heartbeat.get().filter(|_| quiet_ticks >= QUIET_TICKS).cloned().into_iter().collect()
             }
         };
-        sent_since_heartbeat = true;
+        if !frames.is_empty() {
+            quiet_ticks = 0;
+        }
         let write = async {
             for frame in frames {
                 sink.feed(Message::Binary(frame)).await?;

@@ -10,10 +10,10 @@ use futures_util::{SinkExt, StreamExt};
 use syncline_protocol::hocuspocus::{self, End, Frame};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
-use syncline_server::Server;
 use syncline_server::auth::{Authorize, OpenToAll};
 use syncline_server::config::{Config, RawConfig};
 use syncline_server::log::store::Store;
+use syncline_server::{Listener, Server};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -33,7 +33,8 @@ pub async fn start(store: Arc<dyn Store>) -> Server {
 }
 
 pub async fn start_with(config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Server {
-    Server::start(config, store, auth).await.expect("the server starts")
+    let listener = Listener::bind(config.listen).await.expect("the address is free");
+    Server::start(listener, config, store, auth)
 }
 
 /// What came over a socket.
