@@ -1,5 +1,7 @@
 //! What one document does with what it is told: acks only after durability, joins, missing updates, failure.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;

@@ -1,5 +1,7 @@
 //! The Rust client against the real server and a real store: both dialects, offline and back, across a restart.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 #[path = "support/live.rs"]
 mod live;
 

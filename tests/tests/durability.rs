@@ -1,5 +1,7 @@
 //! An acknowledgement is a promise: it leaves after the disk has the record, never before, in every dialect.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 #[path = "support/live.rs"]
 mod live;
 

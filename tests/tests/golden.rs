@@ -2,6 +2,8 @@
 //! `tests/node/golden.test.mjs`): every frame decodes to what it is said to be, passes the scanner, tells its dialect
 //! when it is the first, and is encoded by us to the same bytes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::collections::HashSet;
 use std::path::Path;
 

@@ -1,6 +1,8 @@
 //! A bad client harms only itself: its session ends with a code and a reason, nothing of it is stored, the server
 //! neither grows nor stalls, and a healthy client on the same document does not notice.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 #[path = "support/live.rs"]
 mod live;
 

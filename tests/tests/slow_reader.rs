@@ -1,5 +1,7 @@
 //! A slow reader is neither diverged nor unbounded: its frames are dropped and one diff brings it up to date.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 #[path = "support/live.rs"]
 mod live;
 

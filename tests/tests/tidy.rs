@@ -1,6 +1,8 @@
 //! The house rules, held by a test: every file says what it is for, stays readable in length, and imports point one
 //! way; `ARCHITECTURE.md` tells them to people.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::path::{Path, PathBuf};
 
 /// A file is a room. Longer ones are divided.
