@@ -193,3 +193,28 @@ async fn text_messages_are_refused_with_a_reason() {
     assert_eq!((code, reason.contains("binary")), (4400, true), "{reason}");
     server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_update_that_breaks_the_document_ends_its_session_and_the_document_is_loaded_again() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut healthy = Socket::open(&server, "/doc").await;
+    healthy.join().await;
+    let first = typed(10, "first");
+    healthy.sync(SyncMessage::Update(&first)).await;
+    assert_eq!(healthy.hear_sync().await, (2, first));
+    // Two items, each with the other for its origin: every rule of the scanner holds, and nothing can integrate them.
+    let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'b', 1, 1, 0, 0x84, 2, 0, 1, b'a', 0];
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.sync(SyncMessage::Step1(&[0])).await;
+    bad.sync(SyncMessage::Update(&circle)).await;
+    let (code, reason) = bad.hear_close().await;
+    assert_eq!((code, reason.contains("wait for each other")), (4400, true), "{reason}");
+    // The healthy session goes on, on a document that has everything but that.
+    let second = typed(11, "second");
+    healthy.sync(SyncMessage::Update(&second)).await;
+    assert_eq!(healthy.hear_sync().await, (2, second));
+    assert_eq!(server.metrics().reloads.get(), 1);
+    let diff = Socket::open(&server, "/doc").await.join().await;
+    assert!(diff.windows(5).any(|window| window == b"first") && diff.windows(6).any(|window| window == b"second"));
+    server.stop().await.unwrap();
+}
