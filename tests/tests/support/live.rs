@@ -49,6 +49,10 @@ pub enum Heard {
     Cut,
 }
 
+async fn in_time<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, wait).await.expect("it is heard in time")
+}
+
 pub struct Socket {
     socket: WebSocketStream<TcpStream>,
 }
@@ -77,30 +81,34 @@ impl Socket {
     }
 
     pub async fn hear(&mut self) -> Heard {
-        let heard = async {
-            loop {
-                return match self.socket.next().await {
-                    Some(Ok(Message::Binary(frame))) => Heard::Frame(frame),
-                    Some(Ok(Message::Close(Some(frame)))) => {
-                        Heard::Closed { code: frame.code.into(), reason: frame.reason.to_string() }
-                    }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                    Some(Ok(other)) => panic!("unexpected {other:?}"),
-                    Some(Err(_)) | None => Heard::Cut,
-                };
-            }
-        };
-        tokio::time::timeout(PATIENCE, heard).await.expect("something is heard in time")
+        in_time(self.next()).await
+    }
+
+    async fn next(&mut self) -> Heard {
+        loop {
+            return match self.socket.next().await {
+                Some(Ok(Message::Binary(frame))) => Heard::Frame(frame),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    Heard::Closed { code: frame.code.into(), reason: frame.reason.to_string() }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                Some(Ok(other)) => panic!("unexpected {other:?}"),
+                Some(Err(_)) | None => Heard::Cut,
+            };
+        }
     }
 
     pub async fn hear_close(&mut self) -> (u16, String) {
-        loop {
-            match self.hear().await {
-                Heard::Closed { code, reason } => return (code, reason),
-                Heard::Cut => panic!("cut without a close frame"),
-                Heard::Frame(_) => {}
+        in_time(async {
+            loop {
+                match self.next().await {
+                    Heard::Closed { code, reason } => return (code, reason),
+                    Heard::Cut => panic!("cut without a close frame"),
+                    Heard::Frame(_) => {}
+                }
             }
-        }
+        })
+        .await
     }
 
     /// y-websocket: a sync message.
@@ -110,8 +118,13 @@ impl Socket {
 
     /// y-websocket: the next sync message's type (0, 1, 2) and payload; presence is skipped.
     pub async fn hear_sync(&mut self) -> (u8, Vec<u8>) {
+        // In all, not for each frame: a server that keeps silent still sends heartbeats.
+        in_time(self.next_sync()).await
+    }
+
+    async fn next_sync(&mut self) -> (u8, Vec<u8>) {
         loop {
-            let Heard::Frame(frame) = self.hear().await else { panic!("closed while waiting for a sync message") };
+            let Heard::Frame(frame) = self.next().await else { panic!("closed while waiting for a sync message") };
             match ywebsocket::Message::decode(&frame).expect("one message a frame") {
                 ywebsocket::Message::Sync(SyncMessage::Step1(payload)) => return (0, payload.to_vec()),
                 ywebsocket::Message::Sync(SyncMessage::Step2(payload)) => return (1, payload.to_vec()),
@@ -124,11 +137,14 @@ impl Socket {
     /// y-websocket: joins with an empty state vector; returns the step 2 the server answers with.
     pub async fn join(&mut self) -> Vec<u8> {
         self.sync(SyncMessage::Step1(&[0])).await;
-        loop {
-            if let (1, diff) = self.hear_sync().await {
-                return diff;
+        in_time(async {
+            loop {
+                if let (1, diff) = self.next_sync().await {
+                    return diff;
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Hocuspocus: says `message` at `address`.
@@ -138,13 +154,16 @@ impl Socket {
 
     /// Hocuspocus: hears frames until `wanted` says yes to one.
     pub async fn hear_until(&mut self, mut wanted: impl FnMut(&str, &hocuspocus::Message<'_>) -> bool) {
-        loop {
-            let Heard::Frame(frame) = self.hear().await else { panic!("closed while waiting for a message") };
-            if let Frame::Addressed { address, message } = Frame::decode(&frame, End::Client).expect("a message")
-                && wanted(address, &message)
-            {
-                return;
+        in_time(async {
+            loop {
+                let Heard::Frame(frame) = self.next().await else { panic!("closed while waiting for a message") };
+                if let Frame::Addressed { address, message } = Frame::decode(&frame, End::Client).expect("a message")
+                    && wanted(address, &message)
+                {
+                    return;
+                }
             }
-        }
+        })
+        .await;
     }
 }
