@@ -204,10 +204,12 @@ fn too_many_or_empty_or_colliding_clients_are_refused() {
         empty.push(0);
         assert!(scan(&empty).is_err());
         assert!(matches!(scan(&one_letter_each((0..count as u32).map(u64::from))), Err(ScanError::TooMany { .. })));
-        assert!(matches!(
-            scan_state_vector(&state_vector((0..count as u32).map(u64::from)), &limits),
-            Err(ScanError::TooMany { .. })
-        ));
+    }
+    // A document's whole life: many page loads, each a client.
+    assert!(scan_state_vector(&state_vector((0..200_000u32).map(u64::from)), &limits).is_ok());
+    for count in [200_001u32, 1_000_000] {
+        let many = scan_state_vector(&state_vector((0..count).map(u64::from)), &limits);
+        assert!(matches!(many, Err(ScanError::TooMany { .. })), "{count}");
     }
     assert!(scan(&[2, 0, 1, 0, 0, 2, 0, 0]).is_err(), "sections without structs");
     for count in [30_000u32, 20_000, 1_000] {
