@@ -293,17 +293,19 @@ impl Task {
         if !wanted || self.storage_failed {
             return;
         }
-        // Reset even without a snapshot: a document that cannot be encoded is not tried at every update.
+        let snapshot = self.core.snapshot(&mut self.effects);
+        // What is held goes into the log again before the snapshot takes its first copy away.
+        self.execute().await;
+        // Reset after that: what is held would call for the next snapshot at once, and for ever. Reset even without
+        // a snapshot: a document that cannot be encoded is not tried at every update.
         self.records_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
-        let Some((upto, update)) = self.core.snapshot(&mut self.effects) else {
+        let Some((upto, update)) = snapshot else {
             error!(document = %self.name, "its state cannot be encoded; the records stay as they are");
             return;
         };
         self.snapshot_bytes = update.len();
         self.metrics.compactions.inc();
-        // What is held goes into the log again before the snapshot takes its first copy away.
-        self.execute().await;
         self.log.compact(Snapshot { upto, update }).await;
     }
 
