@@ -201,7 +201,10 @@ impl Core {
 
     fn update(&mut self, lease: LeaseId, update: Bytes, origin: Origin, effects: &mut Vec<Effect>) {
         if self.storage_failed || self.broken {
-            effects.push(Effect::Ack { lease, outcome: Outcome::Refused, echo: None });
+            // Every client answers our step 1, also one that only reads: that is no edit to refuse.
+            let unneeded = origin == Origin::Step2 && self.replica.inserts_nothing_new(&update);
+            let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
+            effects.push(Effect::Ack { lease, outcome, echo: None });
             return;
         }
         // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.

@@ -129,6 +129,7 @@ impl Readers {
                     reader.note(pushed);
                 }
             }
+            (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
             (Framing::YWebsocket, Outcome::Refused) => reader.outbox.close(Close::StorageFailed),
         }

@@ -119,6 +119,12 @@ impl Replica {
         Ok(if changed { Taken::Changed } else { Taken::Known })
     }
 
+    /// True when an update inserts nothing new. Whether its deletions are new, clocks do not tell.
+    pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
+        let verdict = verdict(update, &self.clocks, &ScanLimits::STORED);
+        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
+    }
+
     /// The whole state as one v1 update, without what is held.
     pub fn encode(&self) -> Result<Bytes, CrdtError> {
         self.crdt.encode()
