@@ -86,6 +86,8 @@ struct Task {
     snapshot_bytes: usize,
     next_checkpoint: Seq,
     storage_failed: bool,
+    /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
+    lost: bool,
 }
 
 /// Loads the document and runs it to its end. `try_retire` is asked when it has been idle: it must refuse when a
@@ -163,6 +165,7 @@ impl Task {
             snapshot_bytes,
             next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
             storage_failed: false,
+            lost: false,
         })
     }
 
@@ -187,6 +190,10 @@ impl Task {
                         self.take(envelope).await;
                     }
                     self.execute().await;
+                    if self.lost {
+                        refuse(&self.name, inbox).await;
+                        return Ended::NotLoaded;
+                    }
                     self.after_batch().await;
                     idle_since = Instant::now();
                 }
@@ -205,6 +212,8 @@ impl Task {
 
     async fn take(&mut self, envelope: Envelope) {
         let event = match envelope {
+            Envelope::Open { outbox, .. } if self.lost => return outbox.close(Close::DocumentUnavailable),
+            Envelope::Event(..) if self.lost => return,
             Envelope::Open { lease, outbox, framing } => {
                 self.readers.add(lease, outbox, framing);
                 Event::Open { lease }
@@ -332,6 +341,7 @@ impl Task {
             Err(failure) => {
                 error!(document = %self.name, %failure, "the document could not be loaded again; its sessions are closed");
                 self.readers.close_all(&Close::DocumentUnavailable);
+                self.lost = true;
             }
         }
     }
