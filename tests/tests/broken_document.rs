@@ -75,3 +75,21 @@ async fn a_broken_document_that_cannot_be_loaded_is_refused_until_it_can() {
     }
     server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_update_that_waits_to_break_the_document_does_not_harm_the_author_it_waits_for() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut offender = Socket::open(&server, "/doc").await;
+    offender.join().await;
+    offender.sync(SyncMessage::Update(&INTO_THE_LETTER)).await;
+    while offender.hear_sync().await != (2, INTO_THE_LETTER.to_vec()) {}
+
+    let mut author = Socket::open(&server, "/doc").await;
+    author.join().await;
+    author.sync(SyncMessage::Update(&TEXT)).await;
+    while author.hear_sync().await != (2, TEXT.to_vec()) {}
+    let mut joiner = Socket::open(&server, "/doc").await;
+    assert_eq!(joiner.join().await, TEXT, "what was saved is there");
+    assert_eq!(server.metrics().reloads.get(), 1);
+    server.stop().await.unwrap();
+}

@@ -220,7 +220,7 @@ impl Core {
         };
         match taken {
             Taken::Known => {}
-            Taken::Changed | Taken::Held => {
+            Taken::Changed | Taken::Held | Taken::FreedABreaker => {
                 self.append(update, effects);
                 effects.push(Effect::Broadcast { frame, author: lease });
             }
@@ -230,7 +230,10 @@ impl Core {
             }
         }
         self.ack(lease, echo, effects);
-        if taken == Taken::Held {
+        if taken == Taken::FreedABreaker {
+            self.broken = true;
+            effects.push(Effect::Reload);
+        } else if taken == Taken::Held {
             self.ask_for_missing(lease, effects);
         } else if self.replica.held().len() < held_before {
             self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);

@@ -330,7 +330,7 @@ impl Task {
     /// The CRDT broke: load it again. Everything that was ever applied and taken is in the log.
     async fn reload(&mut self) {
         self.metrics.reloads.inc();
-        warn!(document = %self.name, "the document broke on an update that was refused; loading it again from its log");
+        warn!(document = %self.name, "the document broke on an update; loading it again from its log, without that update");
         self.settle().await;
         let loaded = match self.log_source.load(&self.name).await {
             Ok(stored) => build(stored).await,
