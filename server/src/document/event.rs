@@ -107,7 +107,7 @@ pub enum Effect {
         /// The clients it is about.
         clients: Box<[u64]>,
     },
-    /// An answer for one session, never dropped while it lives.
+    /// An answer for one session, never dropped while it lives; presence comes later if the session is slow.
     Answer {
         /// To whom.
         lease: LeaseId,

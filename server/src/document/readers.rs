@@ -110,13 +110,19 @@ impl Readers {
     }
 
     pub(super) fn answer(&mut self, lease: LeaseId, frame: &Frame) {
-        if let Some(reader) = self.readers.get(&lease) {
-            reader.outbox.push_control(frame.encode(&self.document, &reader.framing));
+        let Some(reader) = self.readers.get_mut(&lease) else { return };
+        let bytes = frame.encode(&self.document, &reader.framing);
+        if matches!(frame.message(), Message::Awareness(_)) {
+            // Everyone's presence may be large and can be asked for with one byte; a resync brings it, too.
+            let pushed = reader.outbox.push_answer(lease, bytes);
+            reader.note(pushed);
+        } else {
+            reader.outbox.push_control(bytes);
         }
     }
 
     pub(super) fn ack(&mut self, lease: LeaseId, outcome: Outcome, echo: Option<&Frame>) {
-        let Some(reader) = self.readers.get_mut(&lease) else { return };
+        let Some(reader) = self.readers.get(&lease) else { return };
         match (&reader.framing, outcome) {
             (Framing::Hocuspocus { address }, outcome) => {
                 let status = hocuspocus::Message::SyncStatus(outcome == Outcome::Saved);
@@ -124,9 +130,7 @@ impl Readers {
             }
             (Framing::YWebsocket, Outcome::Saved) => {
                 if let Some(echo) = echo {
-                    // A document frame, not an answer: a reader too slow for it gets the diff instead.
-                    let pushed = reader.outbox.push_document(lease, echo.encode(&self.document, &reader.framing));
-                    reader.note(pushed);
+                    reader.outbox.push_echo(lease, echo.encode(&self.document, &reader.framing));
                 }
             }
             (Framing::YWebsocket, Outcome::Unneeded) => {}
