@@ -6,8 +6,9 @@
 //! |---|---|
 //! | document frame | all document frames of that lease are dropped and the lease is *behind*: once the socket has drained, its session asks the document for one diff |
 //! | presence frame | the newest replaces an older one about the same clients; over the limit it is dropped like a document frame |
-//! | answer to a step 1 | put off in the same way |
-//! | acks and other small answers | kept; over twice the limit the session is closed as too slow |
+//! | answer to a step 1, everyone's presence | put off in the same way |
+//! | echo of a lease's own change | takes the place of the echoes before it: the newest acknowledges them all |
+//! | acks and other small answers | kept; over twice the limit of them the session is closed as too slow |
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,14 +39,26 @@ pub enum Pushed {
 enum Waiting {
     Document { lease: LeaseId, frame: Bytes },
     Presence { lease: LeaseId, clients: Box<[u64]>, frame: Bytes },
+    Echo { lease: LeaseId, frame: Bytes },
     Control { frame: Bytes },
 }
 
 impl Waiting {
     fn frame(&self) -> &Bytes {
         match self {
-            Waiting::Document { frame, .. } | Waiting::Presence { frame, .. } | Waiting::Control { frame } => frame,
+            Waiting::Document { frame, .. }
+            | Waiting::Presence { frame, .. }
+            | Waiting::Echo { frame, .. }
+            | Waiting::Control { frame } => frame,
         }
+    }
+
+    fn is_echo_of(&self, of: LeaseId) -> bool {
+        matches!(self, Waiting::Echo { lease, .. } if *lease == of)
+    }
+
+    fn control_bytes(&self) -> usize {
+        if let Waiting::Control { frame } = self { frame.len() } else { 0 }
     }
 
     fn belongs_to(&self, of: LeaseId) -> bool {
@@ -57,6 +70,8 @@ impl Waiting {
 struct Inner {
     queue: VecDeque<Waiting>,
     bytes: usize,
+    /// Those of `bytes` that cannot be dropped.
+    control_bytes: usize,
     /// Leases whose frames were dropped; emptied by [`Outbox::take_behind`] once the queue is empty.
     behind: HashSet<LeaseId>,
     close: Option<Close>,
@@ -91,7 +106,7 @@ impl Outbox {
         self.push_bounded(lease, frame, |lease, frame| Waiting::Document { lease, frame })
     }
 
-    /// The answer to a step 1. It may be larger than the limit (a whole document, shared with other sessions) but
+    /// The answer to a step 1, or everyone's presence. It may be larger than the limit (a whole document, shared with other sessions) but
     /// is put off when the outbox already is over it: a client cannot pile up answers.
     pub fn push_answer(&self, lease: LeaseId, frame: Bytes) -> Pushed {
         let mut inner = self.lock();
@@ -128,13 +143,27 @@ impl Outbox {
         self.push_bounded(lease, frame, |lease, frame| Waiting::Presence { lease, clients: clients.into(), frame })
     }
 
+    /// The echo of a change to its author, which is its acknowledgement. Never dropped: in a session that was put off
+    /// and brought up to date by a diff, nothing else would say that the change is saved.
+    pub fn push_echo(&self, lease: LeaseId, frame: Bytes) -> Pushed {
+        let mut inner = self.lock();
+        if inner.close.is_some() {
+            return Pushed::Dropped;
+        }
+        if inner.bytes > self.limit_bytes || inner.behind.contains(&lease) {
+            inner.queue.retain(|waiting| !waiting.is_echo_of(lease));
+            inner.count_bytes();
+        }
+        self.enqueue(&mut inner, Waiting::Echo { lease, frame })
+    }
+
     /// An ack or another small answer that must not be lost while the session lives.
     pub fn push_control(&self, frame: Bytes) -> Pushed {
         let mut inner = self.lock();
         if inner.close.is_some() {
             return Pushed::Dropped;
         }
-        if inner.bytes > 2 * self.limit_bytes && inner.queue.len() > MAX_PRESENCE_LOOKBACK {
+        if inner.control_bytes > 2 * self.limit_bytes && inner.queue.len() > MAX_PRESENCE_LOOKBACK {
             drop(inner);
             self.close(Close::TooSlow);
             return Pushed::Dropped;
@@ -160,6 +189,7 @@ impl Outbox {
     /// Drops what waits for a lease that is gone.
     pub fn forget(&self, lease: LeaseId) {
         let mut inner = self.lock();
+        inner.queue.retain(|waiting| !waiting.is_echo_of(lease));
         inner.drop_frames(lease);
         inner.behind.remove(&lease);
     }
@@ -210,6 +240,7 @@ impl Outbox {
             let Some(waiting) = inner.queue.pop_front() else { break };
             let frame = waiting.frame().clone();
             taken_bytes += frame.len();
+            inner.control_bytes -= waiting.control_bytes();
             frames.push(frame);
         }
         inner.bytes -= taken_bytes;
@@ -234,6 +265,7 @@ impl Outbox {
     fn enqueue(&self, inner: &mut Inner, waiting: Waiting) -> Pushed {
         let was_empty = inner.queue.is_empty();
         inner.bytes += waiting.frame().len();
+        inner.control_bytes += waiting.control_bytes();
         inner.queue.push_back(waiting);
         if was_empty {
             self.ready.notify_one();
@@ -262,6 +294,7 @@ impl Inner {
 
     fn count_bytes(&mut self) {
         self.bytes = self.queue.iter().map(|waiting| waiting.frame().len()).sum();
+        self.control_bytes = self.queue.iter().map(Waiting::control_bytes).sum();
     }
 }
 
@@ -348,6 +381,29 @@ mod tests {
             outbox.push_control(frame(1));
         }
         assert_eq!(frames(&outbox).len(), 150);
+    }
+
+    #[test]
+    fn a_large_answer_that_waits_does_not_make_small_ones_too_many() {
+        let outbox = Outbox::new(100);
+        outbox.push_answer(A, frame(10_000));
+        for _ in 0..150 {
+            assert_eq!(outbox.push_control(frame(1)), Pushed::Queued);
+        }
+    }
+
+    #[test]
+    fn the_newest_echo_outlives_falling_behind() {
+        let outbox = Outbox::new(100);
+        outbox.push_document(A, frame(60));
+        outbox.push_echo(A, frame(50));
+        outbox.push_echo(B, frame(9));
+        assert_eq!(outbox.push_document(A, frame(1)), Pushed::Dropped);
+        outbox.push_echo(A, frame(40));
+        assert_eq!(frames(&outbox), [9, 40]);
+        outbox.push_echo(A, frame(1));
+        outbox.forget(A);
+        assert!(frames(&outbox).is_empty());
     }
 
     #[test]

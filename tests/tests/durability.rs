@@ -90,6 +90,10 @@ async fn after_a_storage_failure_nothing_is_acknowledged_and_reading_goes_on() {
     let mut plain = Socket::open(&server, "/doc").await;
     let diff = plain.join().await;
     assert!(diff.windows(4).any(|window| window == b"kept"), "reading goes on");
+    // As stock clients do, it answers the server's step 1, first with nothing, then with what it was just sent.
+    plain.sync(SyncMessage::Step2(&[0, 0])).await;
+    plain.sync(SyncMessage::Step2(&diff)).await;
+    plain.join().await;
     plain.sync(SyncMessage::Update(&typed(9, "refused"))).await;
     let (code, reason) = plain.hear_close().await;
     assert_eq!(code, 4507, "{reason}");

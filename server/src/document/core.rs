@@ -201,7 +201,10 @@ impl Core {
 
     fn update(&mut self, lease: LeaseId, update: Bytes, origin: Origin, effects: &mut Vec<Effect>) {
         if self.storage_failed || self.broken {
-            effects.push(Effect::Ack { lease, outcome: Outcome::Refused, echo: None });
+            // Every client answers our step 1, also one that only reads: that is no edit to refuse.
+            let unneeded = origin == Origin::Step2 && self.replica.inserts_nothing_new(&update);
+            let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
+            effects.push(Effect::Ack { lease, outcome, echo: None });
             return;
         }
         // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.
@@ -217,7 +220,7 @@ impl Core {
         };
         match taken {
             Taken::Known => {}
-            Taken::Changed | Taken::Held => {
+            Taken::Changed | Taken::Held | Taken::FreedABreaker => {
                 self.append(update, effects);
                 effects.push(Effect::Broadcast { frame, author: lease });
             }
@@ -227,7 +230,10 @@ impl Core {
             }
         }
         self.ack(lease, echo, effects);
-        if taken == Taken::Held {
+        if taken == Taken::FreedABreaker {
+            self.broken = true;
+            effects.push(Effect::Reload);
+        } else if taken == Taken::Held {
             self.ask_for_missing(lease, effects);
         } else if self.replica.held().len() < held_before {
             self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);

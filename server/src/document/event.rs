@@ -78,6 +78,9 @@ pub enum Outcome {
     Saved,
     /// It was not taken.
     Refused,
+    /// It was not taken, and it inserts nothing that is not here: what a reader says in answer to our step 1. No
+    /// promise that it is on disk.
+    Unneeded,
 }
 
 /// What a document wants done, in this order.
@@ -104,7 +107,7 @@ pub enum Effect {
         /// The clients it is about.
         clients: Box<[u64]>,
     },
-    /// An answer for one session, never dropped while it lives.
+    /// An answer for one session, never dropped while it lives; presence comes later if the session is slow.
     Answer {
         /// To whom.
         lease: LeaseId,

@@ -21,6 +21,10 @@ const MAX_CLIENTS: usize = 50_000;
 /// Most tombstones kept for returning clients; beyond it they are all forgotten (a return then takes 15 s).
 const MAX_TOMBSTONES: usize = 10_000;
 
+/// Most bytes of states a document holds; a state that would go beyond is ignored until others are gone. One message
+/// may bring 16 MiB of them, and each is shown to everyone.
+const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
+
 const NULL: &str = "null";
 
 #[derive(Debug)]
@@ -47,6 +51,14 @@ pub struct Presence {
     /// The own id of each lease that has said one.
     own: HashMap<LeaseId, u64>,
     tombstones: usize,
+    /// Bytes of all states.
+    state_bytes: usize,
+}
+
+impl Client {
+    fn state_bytes(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| state.len())
+    }
 }
 
 impl Presence {
@@ -81,7 +93,11 @@ impl Presence {
         self.own.remove(&lease);
         let mut gone = Vec::new();
         for (id, client) in &mut self.clients {
-            if client.owner == lease && client.state.take().is_some() {
+            if client.owner != lease {
+                continue;
+            }
+            self.state_bytes -= client.state_bytes();
+            if client.state.take().is_some() {
                 gone.push((*id, client.clock));
             }
         }
@@ -107,6 +123,18 @@ impl Presence {
 
     fn take(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
         let is_own = self.own.get(&lease) == Some(&entry.client);
+        let bytes_before = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
+        let bytes = self.state_bytes - bytes_before + entry.state.len();
+        if bytes > MAX_STATE_BYTES && !entry.is_null() {
+            return Taken::Stale;
+        }
+        let taken = self.take_within_limits(lease, entry, is_own);
+        let bytes_after = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
+        self.state_bytes = self.state_bytes - bytes_before + bytes_after;
+        taken
+    }
+
+    fn take_within_limits(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>, is_own: bool) -> Taken {
         let Some(known) = self.clients.get_mut(&entry.client) else {
             if entry.is_null() || self.clients.len() >= MAX_CLIENTS {
                 return Taken::Stale;
@@ -275,6 +303,23 @@ mod tests {
         let mut presence = Presence::default();
         assert_eq!(bring(&mut presence, A, &[entry(10, 4, "null")]), Changes::default());
         assert!(presence.clients.is_empty());
+    }
+
+    #[test]
+    fn states_are_bounded_and_make_room_when_they_go() {
+        let mut presence = Presence::default();
+        let state = format!("\"{}\"", "x".repeat(60_000));
+        for client in 0..1_000 {
+            bring(&mut presence, A, &[entry(client, 0, &state)]);
+        }
+        let held: usize = presence.clients.values().map(Client::state_bytes).sum();
+        assert!(held <= MAX_STATE_BYTES);
+        assert_eq!(presence.state_bytes, held);
+        assert_eq!(told(&bring(&mut presence, A, &[entry(1, 1, "null")])), [row(1, 1, "null")]);
+        assert_eq!(told(&bring(&mut presence, B, &[entry(2_000, 0, "{}")])), [row(2_000, 0, "{}")]);
+        presence.leave(A);
+        presence.leave(B);
+        assert_eq!(presence.state_bytes, 0);
     }
 
     #[test]

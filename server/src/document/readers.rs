@@ -2,7 +2,8 @@
 //!
 //! *Known to have come*: a frame pushed onto an empty outbox proves that everything pushed before has gone to the
 //! socket, and a socket delivers in order or ends. So at such a push the reader's floor moves up to the newest
-//! checkpoint; when it falls behind, one diff from its floor brings it up to date.
+//! checkpoint; when it falls behind, one diff from its floor brings it up to date. From the first dropped frame until
+//! that diff the floor stays: new changes may reach the reader before the diff does, and prove nothing about the gap.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use syncline_protocol::ids::DocumentName;
 
 use super::crdt::Known;
 use super::event::Outcome;
-use super::frame::{Frame, Framing};
+use super::frame::{Frame, Framing, Message};
 use crate::ids::LeaseId;
 use crate::outbox::{Outbox, Pushed};
 
@@ -25,6 +26,16 @@ struct Reader {
     joined: bool,
     /// The state it is known to have; `None` until it has joined and drained once.
     floor: Option<Arc<Known>>,
+    /// A frame for it was dropped, and no diff has been queued since.
+    has_gap: bool,
+}
+
+impl Reader {
+    /// Notes what became of a frame for this reader.
+    fn note(&mut self, pushed: Pushed) -> Pushed {
+        self.has_gap |= pushed == Pushed::Dropped;
+        pushed
+    }
 }
 
 /// The readers of one document. Dropping it ends their sessions: a document task never vanishes silently.
@@ -40,7 +51,7 @@ impl Readers {
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
-        self.readers.insert(lease, Reader { outbox, framing, joined: false, floor: None });
+        self.readers.insert(lease, Reader { outbox, framing, joined: false, floor: None, has_gap: false });
     }
 
     pub(super) fn remove(&mut self, lease: LeaseId) {
@@ -65,9 +76,12 @@ impl Readers {
             if lease == author || !reader.joined {
                 continue;
             }
-            match reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing)) {
+            let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
+            match reader.note(pushed) {
                 Pushed::First => {
-                    reader.floor = Some(Arc::clone(&self.checkpoint));
+                    if !reader.has_gap {
+                        reader.floor = Some(Arc::clone(&self.checkpoint));
+                    }
                     delivered += 1;
                 }
                 Pushed::Queued => delivered += 1,
@@ -78,8 +92,9 @@ impl Readers {
     }
 
     pub(super) fn presence(&mut self, frame: &Frame, clients: &[u64]) {
-        for (&lease, reader) in &self.readers {
-            reader.outbox.push_presence(lease, clients, frame.encode(&self.document, &reader.framing));
+        for (&lease, reader) in &mut self.readers {
+            let pushed = reader.outbox.push_presence(lease, clients, frame.encode(&self.document, &reader.framing));
+            reader.note(pushed);
         }
     }
 
@@ -87,13 +102,22 @@ impl Readers {
     pub(super) fn diff(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(&lease) {
             reader.joined = true;
-            reader.outbox.push_answer(lease, frame.encode(&self.document, &reader.framing));
+            let pushed = reader.outbox.push_answer(lease, frame.encode(&self.document, &reader.framing));
+            // What is held comes as updates beside the step 2; only the step 2 itself closes a gap.
+            reader.has_gap &= !matches!(frame.message(), Message::Step2(_));
+            reader.note(pushed);
         }
     }
 
     pub(super) fn answer(&mut self, lease: LeaseId, frame: &Frame) {
-        if let Some(reader) = self.readers.get(&lease) {
-            reader.outbox.push_control(frame.encode(&self.document, &reader.framing));
+        let Some(reader) = self.readers.get_mut(&lease) else { return };
+        let bytes = frame.encode(&self.document, &reader.framing);
+        if matches!(frame.message(), Message::Awareness(_)) {
+            // Everyone's presence may be large and can be asked for with one byte; a resync brings it, too.
+            let pushed = reader.outbox.push_answer(lease, bytes);
+            reader.note(pushed);
+        } else {
+            reader.outbox.push_control(bytes);
         }
     }
 
@@ -106,10 +130,10 @@ impl Readers {
             }
             (Framing::YWebsocket, Outcome::Saved) => {
                 if let Some(echo) = echo {
-                    // A document frame, not an answer: a reader too slow for it gets the diff instead.
-                    reader.outbox.push_document(lease, echo.encode(&self.document, &reader.framing));
+                    reader.outbox.push_echo(lease, echo.encode(&self.document, &reader.framing));
                 }
             }
+            (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
             (Framing::YWebsocket, Outcome::Refused) => reader.outbox.close(Close::StorageFailed),
         }
@@ -131,5 +155,45 @@ impl Readers {
 impl Drop for Readers {
     fn drop(&mut self) {
         self.close_all(&Close::DocumentReloading);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use yrs::{Doc, Text, Transact};
+
+    use super::super::crdt::Crdt;
+    use super::*;
+
+    const READER: LeaseId = LeaseId(1);
+    const AUTHOR: LeaseId = LeaseId(2);
+
+    #[tokio::test]
+    async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
+        let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+        let outbox = Arc::new(Outbox::new(100));
+        readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
+        let mut crdt = Crdt::default();
+        readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap())));
+        outbox.take().await;
+
+        // One frame waits for the socket; the next is too much, both are dropped, and a checkpoint covers them.
+        let doc = Doc::with_client_id(7);
+        let text = doc.get_or_insert_text("text");
+        for letter in ["a", "b"] {
+            let mut txn = doc.transact_mut();
+            text.insert(&mut txn, 0, &letter.repeat(60));
+            let update = txn.encode_update_v1();
+            crdt.apply(&update).unwrap();
+            readers.broadcast(&Frame::new(Message::Update(update.into())), AUTHOR);
+        }
+        readers.set_checkpoint(crdt.known());
+        assert_eq!(outbox.take_behind().await, [READER]);
+
+        // The socket has drained and the session asks for the diff, but a change comes before its question.
+        readers.broadcast(&Frame::new(Message::Update(Bytes::from_static(&[0, 0]))), AUTHOR);
+        let floor = readers.floor(READER);
+        let diff = crdt.diff_since(floor.as_deref().unwrap_or(&Known::default())).unwrap();
+        assert!(diff.len() > 60, "the diff holds what was dropped, but is only {diff:?}");
     }
 }

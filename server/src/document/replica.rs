@@ -5,9 +5,10 @@
 //! apart without yrs; they are *held* here, as received, and given to yrs when what they need has come. They are
 //! records like any other (nothing is lost), they are relayed, and joiners get them beside the diff.
 //!
-//! An update with one part that waits is held whole.
+//! An update with one part that waits is held whole. One that breaks yrs when its turn comes is to blame, not the
+//! update that it waited for: that one is taken, and the document is loaded again without the culprit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
@@ -22,6 +23,8 @@ pub enum Taken {
     Known,
     /// It changed the document, and perhaps freed others that waited.
     Changed,
+    /// It would have changed the document, but one that waited for it broke the CRDT: take it, then load again.
+    FreedABreaker,
     /// It waits for something that has not come.
     Held,
     /// It would wait, and too much waits already: it was not taken.
@@ -85,20 +88,43 @@ struct Held {
     nested: u64,
 }
 
+/// An update that waited and broke the CRDT when it no longer did.
+#[derive(Debug)]
+struct Breaker(Bytes);
+
 impl Replica {
-    /// Builds a document from the updates of its log, in order. What was accepted once is not refused now.
+    /// Builds a document from the updates of its log, in order. What was accepted once is not refused now, except
+    /// what was held and breaks the CRDT.
     pub fn load(updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
+        let updates: Vec<Bytes> = updates.collect();
+        let mut breakers = HashSet::new();
+        // Ends: each round leaves out one more of the updates.
+        loop {
+            match Self::replay(updates.iter().filter(|update| !breakers.contains(*update)))? {
+                Ok(replica) => return Ok(replica),
+                Err(Breaker(update)) => _ = breakers.insert(update),
+            }
+        }
+    }
+
+    fn replay<'a>(updates: impl Iterator<Item = &'a Bytes>) -> Result<Result<Self, Breaker>, CrdtError> {
         let mut replica = Self::default();
         for update in updates {
-            let (weight, verdict) = replica.weigh(&update)?;
+            let (weight, verdict) = replica.weigh(update)?;
             replica.depth_bound += verdict.nested;
             match weight {
                 Weight::Nothing => {}
-                Weight::Waits => _ = replica.hold(&update, verdict.nested, &HeldLimits::NONE),
-                Weight::Something => _ = replica.apply_and_free(&update)?,
+                Weight::Waits => _ = replica.hold(update, verdict.nested, &HeldLimits::NONE),
+                Weight::Something => {
+                    if replica.apply(update)?
+                        && let Err(breaker) = replica.free_held()
+                    {
+                        return Ok(Err(breaker));
+                    }
+                }
             }
         }
-        Ok(replica)
+        Ok(Ok(replica))
     }
 
     /// Takes one scanned v1 update.
@@ -111,12 +137,21 @@ impl Replica {
         if weight == Weight::Waits {
             return Ok(self.hold(update, verdict.nested, limits));
         }
-        let changed = self.apply_and_free(update)?;
+        let changed = self.apply(update)?;
         if self.crdt.has_missing() {
             // Clocks cannot tell: parts of it that wait for each other. Nobody's editor makes such a thing.
             return Err(CrdtError::Broken("parts of it wait for each other".into()));
         }
-        Ok(if changed { Taken::Changed } else { Taken::Known })
+        if !changed {
+            return Ok(Taken::Known);
+        }
+        Ok(if self.free_held().is_ok() { Taken::Changed } else { Taken::FreedABreaker })
+    }
+
+    /// True when an update inserts nothing new. Whether its deletions are new, clocks do not tell.
+    pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
+        let verdict = verdict(update, &self.clocks, &ScanLimits::STORED);
+        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
     }
 
     /// The whole state as one v1 update, without what is held.
@@ -190,14 +225,6 @@ impl Replica {
     }
 
     /// True when the document is not what it was.
-    fn apply_and_free(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
-        let changed = self.apply(update)?;
-        if changed && !self.held.is_empty() {
-            self.free_held()?;
-        }
-        Ok(changed)
-    }
-
     fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let changed = self.crdt.apply(update)?;
         for range in update_ranges(update) {
@@ -207,24 +234,33 @@ impl Replica {
         Ok(changed)
     }
 
-    /// Gives yrs what no longer waits, until a round frees nothing.
-    fn free_held(&mut self) -> Result<(), CrdtError> {
-        loop {
+    /// Gives yrs what no longer waits, until a round frees nothing. After an error this replica is of no use.
+    fn free_held(&mut self) -> Result<(), Breaker> {
+        while !self.held.is_empty() {
             let mut still_held = Vec::new();
             let before = self.held.len();
             for held in std::mem::take(&mut self.held) {
-                if self.weigh(&held.update)?.0 == Weight::Waits {
+                if matches!(self.weigh(&held.update), Ok((Weight::Waits, _))) {
                     still_held.push(held);
                 } else {
-                    self.apply(&held.update)?;
+                    self.free(held)?;
                 }
             }
             self.held = still_held;
             self.held_bytes = self.held().map(Bytes::len).sum();
-            if self.held.len() == before || self.held.is_empty() {
-                return Ok(());
+            if self.held.len() == before {
+                break;
             }
         }
+        Ok(())
+    }
+
+    fn free(&mut self, held: Held) -> Result<(), Breaker> {
+        let applied = self.apply(&held.update);
+        if applied.is_err() || self.crdt.has_missing() {
+            return Err(Breaker(held.update));
+        }
+        Ok(())
     }
 }
 

@@ -86,6 +86,8 @@ struct Task {
     snapshot_bytes: usize,
     next_checkpoint: Seq,
     storage_failed: bool,
+    /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
+    lost: bool,
 }
 
 /// Loads the document and runs it to its end. `try_retire` is asked when it has been idle: it must refuse when a
@@ -163,6 +165,7 @@ impl Task {
             snapshot_bytes,
             next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
             storage_failed: false,
+            lost: false,
         })
     }
 
@@ -187,6 +190,10 @@ impl Task {
                         self.take(envelope).await;
                     }
                     self.execute().await;
+                    if self.lost {
+                        refuse(&self.name, inbox).await;
+                        return Ended::NotLoaded;
+                    }
                     self.after_batch().await;
                     idle_since = Instant::now();
                 }
@@ -205,6 +212,8 @@ impl Task {
 
     async fn take(&mut self, envelope: Envelope) {
         let event = match envelope {
+            Envelope::Open { outbox, .. } if self.lost => return outbox.close(Close::DocumentUnavailable),
+            Envelope::Event(..) if self.lost => return,
             Envelope::Open { lease, outbox, framing } => {
                 self.readers.add(lease, outbox, framing);
                 Event::Open { lease }
@@ -293,17 +302,19 @@ impl Task {
         if !wanted || self.storage_failed {
             return;
         }
-        // Reset even without a snapshot: a document that cannot be encoded is not tried at every update.
+        let snapshot = self.core.snapshot(&mut self.effects);
+        // What is held goes into the log again before the snapshot takes its first copy away.
+        self.execute().await;
+        // Reset after that: what is held would call for the next snapshot at once, and for ever. Reset even without
+        // a snapshot: a document that cannot be encoded is not tried at every update.
         self.records_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
-        let Some((upto, update)) = self.core.snapshot(&mut self.effects) else {
+        let Some((upto, update)) = snapshot else {
             error!(document = %self.name, "its state cannot be encoded; the records stay as they are");
             return;
         };
         self.snapshot_bytes = update.len();
         self.metrics.compactions.inc();
-        // What is held goes into the log again before the snapshot takes its first copy away.
-        self.execute().await;
         self.log.compact(Snapshot { upto, update }).await;
     }
 
@@ -319,7 +330,7 @@ impl Task {
     /// The CRDT broke: load it again. Everything that was ever applied and taken is in the log.
     async fn reload(&mut self) {
         self.metrics.reloads.inc();
-        warn!(document = %self.name, "the document broke on an update that was refused; loading it again from its log");
+        warn!(document = %self.name, "the document broke on an update; loading it again from its log, without that update");
         self.settle().await;
         let loaded = match self.log_source.load(&self.name).await {
             Ok(stored) => build(stored).await,
@@ -330,6 +341,7 @@ impl Task {
             Err(failure) => {
                 error!(document = %self.name, %failure, "the document could not be loaded again; its sessions are closed");
                 self.readers.close_all(&Close::DocumentUnavailable);
+                self.lost = true;
             }
         }
     }
