@@ -106,8 +106,8 @@ impl Outbox {
         self.push_bounded(lease, frame, |lease, frame| Waiting::Document { lease, frame })
     }
 
-    /// The answer to a step 1, or everyone's presence. It may be larger than the limit (a whole document, shared with other sessions) but
-    /// is put off when the outbox already is over it: a client cannot pile up answers.
+    /// The answer to a step 1, or everyone's presence. It may be larger than the limit (a whole document, shared with
+    /// other sessions) but is put off when the outbox already is over it: a client cannot pile up answers.
     pub fn push_answer(&self, lease: LeaseId, frame: Bytes) -> Pushed {
         let mut inner = self.lock();
         if inner.close.is_some() {
