@@ -16,7 +16,7 @@ use syncline_protocol::detect::Dialect;
 use syncline_protocol::hocuspocus::Scope;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update};
+use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, update_ranges};
 use thiserror::Error;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
@@ -223,9 +223,8 @@ impl Session {
         if update != EMPTY_UPDATE {
             self.acks.edited();
             if self.server_asked {
-                let frame = self.wire.sync(SyncMessage::Update(&update));
-                self.remember(Carried::OneEdit, update);
-                out.frames.push(frame);
+                out.frames.push(self.wire.sync(SyncMessage::Update(&update)));
+                self.remember(Carried::OneEdit, update, out);
             }
         }
         result
@@ -291,19 +290,34 @@ impl Session {
             (Dialect::YWebsocket, Echo::Saved) => self.wire.sync(SyncMessage::Update(&update)),
             _ => self.wire.sync(SyncMessage::Step2(&update)),
         };
-        self.remember(Carried::Everything, update);
-        self.server_asked = true;
         out.frames.push(frame);
+        self.remember(Carried::Everything, update, out);
+        self.server_asked = true;
         Ok(())
     }
 
-    fn remember(&mut self, carried: Carried, update: Vec<u8>) {
+    /// Waits for the answer to what was just put into `out`.
+    fn remember(&mut self, carried: Carried, update: Vec<u8>, out: &mut Outputs) {
         match (self.wire.dialect(), self.echo) {
             // Answered by position; the bytes are not needed.
             (Dialect::Hocuspocus, _) => self.acks.sent(carried, Bytes::new()),
-            (Dialect::YWebsocket, Echo::Saved) => self.acks.sent_hoping_for_echo(carried, update.into()),
+            (Dialect::YWebsocket, Echo::Saved) if update == EMPTY_UPDATE || self.is_ours_alone(carried, &update) => {
+                self.acks.sent_hoping_for_echo(carried, update.into());
+            }
+            // Somebody who deletes the same letter sends the same bytes, and those come to us before they are on any
+            // disk. An empty update after it is echoed too, and never relayed: it can only be ours.
+            (Dialect::YWebsocket, Echo::Saved) => {
+                out.frames.push(self.wire.sync(SyncMessage::Update(&EMPTY_UPDATE)));
+                self.acks.sent_hoping_for_echo(carried, Bytes::from_static(&EMPTY_UPDATE));
+            }
             (Dialect::YWebsocket, Echo::Nothing) => {}
         }
+    }
+
+    /// True when nobody else would send these bytes: they insert something in our name just now.
+    fn is_ours_alone(&self, carried: Carried, update: &[u8]) -> bool {
+        let own = self.doc.client_id().get();
+        carried == Carried::OneEdit && update_ranges(update).any(|range| range.client == own)
     }
 
     fn apply(&mut self, update: &[u8], out: &mut Outputs) -> Result<(), SessionError> {

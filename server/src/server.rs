@@ -86,6 +86,8 @@ struct Shared {
     log: Log,
     session_ids: Counter,
     sessions: TaskTracker,
+    /// Cancelled when sessions have had their time to end: they are dropped, and their leases with them.
+    cut: CancellationToken,
 }
 
 impl Server {
@@ -104,6 +106,7 @@ impl Server {
             log: log.clone(),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
+            cut: CancellationToken::new(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stop));
         Self { address, shared, accepting, sessions, log }
@@ -132,6 +135,9 @@ impl Server {
         self.sessions.close();
         if tokio::time::timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
             warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
+            // Documents wait for their last lease: without this a session that is stuck would hold up the stop.
+            self.shared.cut.cancel();
+            self.sessions.wait().await;
         }
         context.registry.stop().await;
         self.log.close().await;
@@ -205,7 +211,8 @@ fn respond(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Response<Ful
     let upgrade = hyper::upgrade::on(&mut request);
     let id = SessionId(shared.session_ids.next());
     let context = Arc::clone(&shared.context);
-    shared.sessions.spawn(async move {
+    let cut = shared.cut.clone();
+    shared.sessions.spawn(cut.run_until_cancelled_owned(async move {
         let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
             Ok(Ok(parts)) => parts,
             Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
@@ -213,7 +220,7 @@ fn respond(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Response<Ful
         context.metrics.sessions.inc();
         debug!(session = %id, path, "session begins");
         session::run(parts.io.into_inner(), parts.read_buf, path, id, context).await;
-    });
+    }));
     response
 }
 

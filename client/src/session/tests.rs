@@ -138,7 +138,7 @@ fn edits_before_the_server_asked_wait_for_its_question_and_are_sent_once() {
     type_text(&mut a, "x", &mut out);
     assert_eq!(out.frames.len(), 1, "only SyncStep1");
     a.received(&server.step1(), &mut out).unwrap();
-    assert_eq!(out.frames.len(), 2);
+    assert_eq!(out.frames.len(), 3, "the answer, and what its echo is recognised by");
     pump(&mut a, &mut server, &mut out);
     assert_eq!(server.text(), "x");
 }
@@ -293,4 +293,35 @@ fn offsets_count_utf16_units_as_yjs_does() {
         &mut out,
     );
     assert_eq!(text(&a), "😀ab");
+}
+
+#[test]
+fn another_clients_deletion_of_the_same_letter_saves_nothing_of_ours() {
+    let server = Server::new(Dialect::YWebsocket);
+    let config = SessionConfig {
+        document: DocumentName::parse("doc").unwrap(),
+        dialect: Dialect::YWebsocket,
+        token: String::new(),
+        echo: Echo::Saved,
+        client_id: 9,
+    };
+    let (mut session, mut out) = (Session::new(config), Outputs::default());
+    session.connected(&mut out);
+    // Client 1 typed "ab"; the server asks for nothing more.
+    let ab = [1, 1, 1, 0, 4, 1, 4, b't', b'e', b'x', b't', 2, b'a', b'b', 0];
+    session.received(&server.frame(SyncMessage::Step2(&ab)), &mut out).unwrap();
+    session.received(&server.frame(SyncMessage::Step1(&[1, 1, 2])), &mut out).unwrap();
+    session.edit(|txn| txn.get_or_insert_text("text").insert(txn, 2, "mine"), &mut out);
+    out.frames.clear();
+    session.edit(|txn| txn.get_or_insert_text("text").remove_range(txn, 0, 1), &mut out);
+    let deletion = SyncMessage::Update(&[0, 1, 1, 1, 0, 1]);
+    let empty = SyncMessage::Update(&EMPTY_UPDATE);
+    assert_eq!(out.frames, [server.frame(deletion), server.frame(empty)]);
+
+    session.received(&server.frame(deletion), &mut out).unwrap();
+    assert_eq!(session.unsaved(), 2, "somebody else's");
+    // The answer to the server's step 1 was empty and is echoed first.
+    session.received(&server.frame(empty), &mut out).unwrap();
+    session.received(&server.frame(empty), &mut out).unwrap();
+    assert_eq!(session.unsaved(), 0);
 }

@@ -48,6 +48,11 @@ impl Channel {
         &self.lease
     }
 
+    /// From now on the session's right is this one.
+    pub(super) fn set_grant(&mut self, grant: Grant) {
+        self.grant = grant;
+    }
+
     /// A sync message whose payload lies in `frame`.
     pub(super) async fn sync(&self, frame: &Bytes, message: SyncMessage<'_>) -> Result<(), Close> {
         let lease = self.lease.id();

@@ -90,7 +90,9 @@ impl Hocuspocus {
             Err(reason) => {
                 debug!(%document, reason, "access denied");
                 self.say(address, &Message::PermissionDenied(&reason));
-                self.early.retain(|(of, _)| **of != *address);
+                drop(self.take_early(address));
+                // A token may be renewed while the document is open: the old grant does not outlive the refusal.
+                self.channels.remove(address);
                 return Ok(());
             }
         };
@@ -98,7 +100,8 @@ impl Hocuspocus {
             Grant::Read => Scope::ReadOnly,
             Grant::ReadWrite => Scope::ReadWrite,
         };
-        if self.channels.contains_key(address) {
+        if let Some(channel) = self.channels.get_mut(address) {
+            channel.set_grant(grant);
             self.say(address, &Message::Authenticated(scope));
             return Ok(());
         }
@@ -126,10 +129,7 @@ impl Hocuspocus {
     }
 
     async fn replay_early(&mut self, address: &str) -> Result<(), Close> {
-        let (mine, others) = std::mem::take(&mut self.early).into_iter().partition(|(of, _)| **of == *address);
-        self.early = others;
-        let mine: Vec<(Box<str>, Bytes)> = mine;
-        self.early_bytes = self.early.iter().map(|(_, frame)| frame.len()).sum();
+        let mine = self.take_early(address);
         let Some(channel) = self.channels.get(address) else { return Ok(()) };
         for (_, frame) in mine {
             if let Frame::Addressed { message, .. } = Frame::decode(&frame, End::Server).map_err(bad_message)? {
@@ -137,6 +137,13 @@ impl Hocuspocus {
             }
         }
         Ok(())
+    }
+
+    fn take_early(&mut self, address: &str) -> Vec<(Box<str>, Bytes)> {
+        let (mine, others) = std::mem::take(&mut self.early).into_iter().partition(|(of, _)| **of == *address);
+        self.early = others;
+        self.early_bytes = self.early.iter().map(|(_, frame)| frame.len()).sum();
+        mine
     }
 
     fn say(&self, address: &str, message: &Message<'_>) {

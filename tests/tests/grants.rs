@@ -1,0 +1,95 @@
+//! Hocuspocus: a token decides for its document from then on, and what waited for a refused one is forgotten.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "support/live.rs"]
+mod live;
+
+use std::sync::Arc;
+
+use live::{Socket, settings, start_with};
+use syncline_protocol::hocuspocus::{Message, Scope};
+use syncline_protocol::sync::SyncMessage;
+use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
+use syncline_server::log::memory::MemoryStore;
+
+/// Client 1 types "a"; client 2 does.
+const EDITS: [[u8; 14]; 2] = [
+    [1, 1, 1, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'a', 0],
+    [1, 1, 2, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'a', 0],
+];
+
+/// The token says what it grants.
+struct ByWord;
+
+impl Authorize for ByWord {
+    fn authorize(&self, request: AccessRequest) -> Access {
+        let access = match request.token.as_deref() {
+            Some("write") => Ok(Grant::ReadWrite),
+            Some("read") => Ok(Grant::Read),
+            _ => Err("no".to_owned()),
+        };
+        Box::pin(std::future::ready(access))
+    }
+}
+
+async fn session() -> (syncline_server::Server, Socket) {
+    let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
+    let socket = Socket::open(&server, "/").await;
+    (server, socket)
+}
+
+async fn edit_is_saved(socket: &mut Socket, edit: &[u8]) -> bool {
+    socket.say("doc", Message::Sync(SyncMessage::Update(edit))).await;
+    let mut is_saved = false;
+    socket
+        .hear_until(|_, message| match message {
+            Message::SyncStatus(saved) => {
+                is_saved = *saved;
+                true
+            }
+            _ => false,
+        })
+        .await;
+    is_saved
+}
+
+#[tokio::test]
+async fn a_renewed_token_changes_what_the_session_may_do() {
+    let (server, mut socket) = session().await;
+    socket.say("doc", Message::Token { token: "write", version: None }).await;
+    assert!(edit_is_saved(&mut socket, &EDITS[0]).await);
+    socket.say("doc", Message::Token { token: "read", version: None }).await;
+    socket.hear_until(|_, message| *message == Message::Authenticated(Scope::ReadOnly)).await;
+    assert!(!edit_is_saved(&mut socket, &EDITS[1]).await, "told that it may only read, and still writes");
+    socket.say("doc", Message::Token { token: "write", version: None }).await;
+    assert!(edit_is_saved(&mut socket, &EDITS[1]).await);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_renewal_ends_the_document_for_this_session() {
+    let (server, mut socket) = session().await;
+    socket.say("doc", Message::Token { token: "write", version: None }).await;
+    assert!(edit_is_saved(&mut socket, &EDITS[0]).await);
+    socket.say("doc", Message::Token { token: "expired", version: None }).await;
+    socket.hear_until(|_, message| matches!(message, Message::PermissionDenied(_))).await;
+    // What comes now waits, unseen, for a token that is accepted. If it were looked at, these bytes would end the session.
+    socket.say("doc", Message::Sync(SyncMessage::Update(&[1]))).await;
+    socket.say("other", Message::Token { token: "read", version: None }).await;
+    socket.hear_until(|address, message| address == "other" && matches!(message, Message::Sync(_))).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_waited_for_a_refused_token_no_longer_counts() {
+    let (server, mut socket) = session().await;
+    // Bytes of a document, never looked at: its token is refused.
+    let early = vec![0; 1024 * 1024];
+    for _ in 0..6 {
+        socket.say("a document", Message::Sync(SyncMessage::Update(&early))).await;
+        socket.say("a document", Message::Token { token: "", version: None }).await;
+        socket.hear_until(|_, message| matches!(message, Message::PermissionDenied(_))).await;
+    }
+    server.stop().await.unwrap();
+}
