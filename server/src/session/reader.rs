@@ -1,5 +1,6 @@
 //! Socket -> messages -> documents. Waits for a full document, and TCP pushes back on this socket only.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -52,9 +53,18 @@ impl<'a> Reader<'a> {
         let limits = self.context.limits;
         let stop = self.context.stop.clone();
         let outbox = Arc::clone(&self.outbox);
-        let mut deadline = Instant::now() + limits.first_frame;
+        // Made once, not for every frame: each registers with a lock.
+        let mut stopped = pin!(stop.cancelled());
+        let mut closing = pin!(outbox.closing());
+        let mut silent = pin!(sleep_until(Instant::now() + limits.first_frame));
+        let mut last_heard = None;
         loop {
             tokio::select! {
+                biased;
+                // A document has ended this session: nothing more is taken from it.
+                close = &mut closing => return Err(close),
+                () = &mut stopped => return Err(Close::ServerStopping),
+                behind = outbox.take_behind() => self.resync(&behind).await?,
                 frame = frames.next() => {
                     let Some(frame) = frame else { return Ok(()) };
                     match frame.map_err(|error| self.explain(error)) {
@@ -69,12 +79,13 @@ impl<'a> Reader<'a> {
                     }
                     // A connection that only pings has not said who it is.
                     if !matches!(self.speaks, Speaks::Unknown) {
-                        deadline = Instant::now() + limits.silence;
+                        last_heard = Some(Instant::now());
                     }
                 }
-                behind = outbox.take_behind() => self.resync(&behind).await?,
-                () = sleep_until(deadline) => return Err(Close::TimedOut),
-                () = stop.cancelled() => return Err(Close::ServerStopping),
+                () = &mut silent => match last_heard {
+                    Some(heard) if heard.elapsed() < limits.silence => silent.as_mut().reset(heard + limits.silence),
+                    _ => return Err(Close::TimedOut),
+                },
             }
         }
     }

@@ -1,0 +1,119 @@
+//! What becomes of frames when a reader is slow, case by case.
+
+use super::*;
+
+const A: LeaseId = LeaseId(1);
+const B: LeaseId = LeaseId(2);
+
+fn frame(len: usize) -> Bytes {
+    Bytes::from(vec![7; len])
+}
+
+fn frames(outbox: &Outbox) -> Vec<usize> {
+    match outbox.try_take() {
+        Some(Taken::Frames(frames)) => frames.iter().map(Bytes::len).collect(),
+        None => Vec::new(),
+        Some(Taken::Close(close)) => panic!("closed: {close:?}"),
+    }
+}
+
+#[test]
+fn over_the_limit_a_lease_falls_behind_and_others_stay_whole() {
+    let outbox = Outbox::new(100);
+    assert_eq!(outbox.push_document(A, frame(10)), Pushed::First);
+    assert_eq!(outbox.push_document(B, frame(80)), Pushed::Queued);
+    assert_eq!(outbox.push_document(A, frame(20)), Pushed::Dropped);
+    assert_eq!(outbox.push_document(A, frame(1)), Pushed::Dropped, "a lease behind gets nothing until it resyncs");
+    assert_eq!(frames(&outbox), [80]);
+}
+
+#[tokio::test]
+async fn a_lease_behind_is_reported_once_the_queue_is_empty() {
+    let outbox = Outbox::new(100);
+    outbox.push_document(B, frame(90));
+    outbox.push_document(A, frame(20));
+    let taken = tokio::select! {
+        biased;
+        behind = outbox.take_behind() => panic!("too early: {behind:?}"),
+        taken = outbox.take() => taken,
+    };
+    assert!(matches!(taken, Taken::Frames(frames) if frames.len() == 1));
+    outbox.written();
+    assert_eq!(outbox.take_behind().await, [A]);
+    assert_eq!(outbox.push_document(A, frame(20)), Pushed::First);
+}
+
+#[tokio::test]
+async fn a_lease_that_empties_the_queue_by_falling_behind_is_still_reported() {
+    let outbox = Outbox::new(100);
+    outbox.push_document(A, frame(60));
+    outbox.push_document(A, frame(60));
+    assert_eq!(outbox.take_behind().await, [A]);
+}
+
+#[test]
+fn one_frame_larger_than_the_limit_passes_alone() {
+    let outbox = Outbox::new(100);
+    assert_eq!(outbox.push_document(A, frame(500)), Pushed::First);
+    assert_eq!(outbox.push_answer(A, frame(5)), Pushed::Dropped, "answers do not pile up");
+}
+
+#[test]
+fn only_the_newest_presence_of_a_client_waits() {
+    let outbox = Outbox::new(1000);
+    outbox.push_presence(A, &[1], frame(10));
+    outbox.push_presence(A, &[2], frame(20));
+    outbox.push_presence(B, &[1], frame(30));
+    outbox.push_presence(A, &[1], frame(40));
+    assert_eq!(frames(&outbox), [40, 20, 30]);
+    assert_eq!(outbox.lock().bytes, 0);
+}
+
+#[test]
+fn acks_are_kept_until_the_reader_is_hopeless() {
+    let outbox = Outbox::new(100);
+    for _ in 0..400 {
+        outbox.push_control(frame(1));
+    }
+    assert!(matches!(outbox.try_take(), Some(Taken::Close(Close::TooSlow))));
+    let outbox = Outbox::new(100);
+    for _ in 0..150 {
+        outbox.push_control(frame(1));
+    }
+    assert_eq!(frames(&outbox).len(), 150);
+}
+
+#[test]
+fn a_large_answer_that_waits_does_not_make_small_ones_too_many() {
+    let outbox = Outbox::new(100);
+    outbox.push_answer(A, frame(10_000));
+    for _ in 0..150 {
+        assert_eq!(outbox.push_control(frame(1)), Pushed::Queued);
+    }
+}
+
+#[test]
+fn the_newest_echo_outlives_falling_behind() {
+    let outbox = Outbox::new(100);
+    outbox.push_document(A, frame(60));
+    outbox.push_echo(A, frame(50));
+    outbox.push_echo(B, frame(9));
+    assert_eq!(outbox.push_document(A, frame(1)), Pushed::Dropped);
+    outbox.push_echo(A, frame(40));
+    assert_eq!(frames(&outbox), [9, 40]);
+    outbox.push_echo(A, frame(1));
+    outbox.forget(A);
+    assert!(frames(&outbox).is_empty());
+}
+
+#[test]
+fn answers_are_still_sent_before_the_first_reason_to_close() {
+    let outbox = Outbox::new(100);
+    outbox.push_document(A, frame(2));
+    outbox.push_control(frame(1));
+    outbox.close(Close::ServerStopping);
+    outbox.close(Close::TooSlow);
+    assert_eq!(outbox.push_control(frame(3)), Pushed::Dropped);
+    assert_eq!(frames(&outbox), [1]);
+    assert!(matches!(outbox.try_take(), Some(Taken::Close(Close::ServerStopping))));
+}
