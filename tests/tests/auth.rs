@@ -8,13 +8,12 @@ mod live;
 
 use std::sync::Arc;
 
-use live::{Heard, Socket, settings, start_with};
+use live::{Heard, Socket, settings, start_with, typed};
 use syncline_protocol::hocuspocus::{Message, Scope};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use syncline_server::log::memory::MemoryStore;
 use tokio::sync::Semaphore;
-use yrs::{Doc, Text, Transact};
 
 /// Decides by the token, once a permit is there.
 struct Doorkeeper {
@@ -33,14 +32,6 @@ impl Authorize for Doorkeeper {
             }
         })
     }
-}
-
-fn typed(client: u64, text: &str) -> Vec<u8> {
-    let doc = Doc::with_client_id(client);
-    let root = doc.get_or_insert_text("text");
-    let mut txn = doc.transact_mut();
-    root.insert(&mut txn, 0, text);
-    txn.encode_update_v1()
 }
 
 async fn door(permits: usize) -> (syncline_server::Server, Arc<Semaphore>) {

@@ -6,42 +6,16 @@
 mod live;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use live::{Socket, start};
-use syncline_protocol::ids::DocumentName;
+use live::{Socket, UnreadableStore, start};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::log::memory::MemoryStore;
-use syncline_server::log::store::{Store, StoreError, Stored, Write};
 
 /// Client 1 types "a".
 const TEXT: [u8; 14] = [1, 1, 1, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'a', 0];
 /// Client 2 types "b" into that letter, as if it were a type.
 const INTO_THE_LETTER: [u8; 11] = [1, 1, 2, 0, 4, 0, 1, 0, 1, b'b', 0];
-
-/// A store whose documents cannot be read for a while.
-#[derive(Default)]
-struct UnreadableStore {
-    store: MemoryStore,
-    unreadable: AtomicBool,
-}
-
-impl Store for UnreadableStore {
-    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
-        self.store.commit(writes)
-    }
-
-    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        if self.unreadable.load(Ordering::Relaxed) {
-            return Err(StoreError::Io("the disk does not answer".into()));
-        }
-        self.store.load(document)
-    }
-
-    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
-        self.store.list()
-    }
-}
 
 #[tokio::test]
 async fn a_broken_document_that_cannot_be_loaded_is_refused_until_it_can() {

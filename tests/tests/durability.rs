@@ -6,23 +6,12 @@
 mod live;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use live::{Heard, Socket, start};
+use live::{Heard, Socket, UnreadableStore, start, typed};
 use syncline_protocol::hocuspocus::Message;
-use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::log::memory::{Fault, MemoryStore};
-use syncline_server::log::store::{Store, StoreError, Stored, Write};
-use yrs::{Doc, Text, Transact};
-
-fn typed(client: u64, text: &str) -> Vec<u8> {
-    let doc = Doc::with_client_id(client);
-    let root = doc.get_or_insert_text("text");
-    let mut txn = doc.transact_mut();
-    root.insert(&mut txn, 0, text);
-    txn.encode_update_v1()
-}
 
 async fn hocuspocus(server: &syncline_server::Server, name: &str) -> Socket {
     let mut socket = Socket::open(server, "/").await;
@@ -100,32 +89,9 @@ async fn after_a_storage_failure_nothing_is_acknowledged_and_reading_goes_on() {
     assert!(server.stop().await.is_err(), "the operator is told");
 }
 
-/// A store whose documents cannot be read for a while.
-struct UnreadableStore {
-    store: MemoryStore,
-    unreadable: AtomicBool,
-}
-
-impl Store for UnreadableStore {
-    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
-        self.store.commit(writes)
-    }
-
-    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        if self.unreadable.load(Ordering::Relaxed) {
-            return Err(StoreError::Io("the disk does not answer".into()));
-        }
-        self.store.load(document)
-    }
-
-    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
-        self.store.list()
-    }
-}
-
 #[tokio::test]
 async fn a_document_that_cannot_be_loaded_is_not_an_empty_document() {
-    let store = Arc::new(UnreadableStore { store: MemoryStore::new(), unreadable: AtomicBool::new(true) });
+    let store = Arc::new(UnreadableStore { unreadable: true.into(), ..UnreadableStore::default() });
     let server = start(store.clone()).await;
     let mut socket = Socket::open(&server, "/doc").await;
     socket.sync(SyncMessage::Step1(&[0])).await;

@@ -9,7 +9,7 @@ mod live;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use live::{Socket, settings, start, start_with};
+use live::{Socket, settings, start, start_with, typed};
 use syncline_protocol::hocuspocus::Message;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
@@ -17,18 +17,9 @@ use syncline_protocol::varint::{write_var_bytes, write_var_uint};
 use syncline_server::auth::OpenToAll;
 use syncline_server::log::memory::MemoryStore;
 use syncline_server::log::store::Store;
-use yrs::{Doc, Text, Transact};
 
 /// What this process, server and clients together, may grow by while the same hostile messages come again.
 const MAX_GROWTH_BYTES: u64 = 4 * 1024 * 1024;
-
-fn typed(client: u64, text: &str) -> Vec<u8> {
-    let doc = Doc::with_client_id(client);
-    let root = doc.get_or_insert_text("text");
-    let mut txn = doc.transact_mut();
-    root.insert(&mut txn, 0, text);
-    txn.encode_update_v1()
-}
 
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -9,27 +9,19 @@ mod live;
 use std::sync::Arc;
 use std::time::Duration;
 
-use live::{Socket, settings, start_with};
+use live::{Socket, settings, start_with, typed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
 use syncline_server::log::SledStore;
 use yrs::updates::decoder::Decode;
-use yrs::{Doc, GetString, Text, Transact, Update};
+use yrs::{Doc, GetString, Transact, Update};
 
 /// Documents few enough that visitors meet, visits many enough that leaving and coming overlap.
 const DOCUMENTS: usize = 4;
 const VISITORS: u64 = 8;
 const VISITS: u64 = 60;
-
-fn typed(client: u64, text: &str) -> Vec<u8> {
-    let doc = Doc::with_client_id(client);
-    let root = doc.get_or_insert_text("text");
-    let mut txn = doc.transact_mut();
-    root.insert(&mut txn, 0, text);
-    txn.encode_update_v1()
-}
 
 fn text_of(update: &[u8]) -> String {
     let doc = Doc::new();

@@ -3,21 +3,25 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use syncline_protocol::hocuspocus::{self, End, Frame};
+use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
 use syncline_server::auth::{Authorize, OpenToAll};
 use syncline_server::config::{Config, RawConfig};
-use syncline_server::log::store::Store;
+use syncline_server::log::memory::MemoryStore;
+use syncline_server::log::store::{Store, StoreError, Stored, Write};
 use syncline_server::{Listener, Server};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, client_async};
+use yrs::{Doc, Text, Transact};
 
 /// Longest wait for something that must come. Reached only when a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -165,5 +169,38 @@ impl Socket {
             }
         })
         .await;
+    }
+}
+
+/// One update: client `client` types `text` into an empty document.
+pub fn typed(client: u64, text: &str) -> Vec<u8> {
+    let doc = Doc::with_client_id(client);
+    let root = doc.get_or_insert_text("text");
+    let mut txn = doc.transact_mut();
+    root.insert(&mut txn, 0, text);
+    txn.encode_update_v1()
+}
+
+/// A store whose documents cannot be read for a while.
+#[derive(Default)]
+pub struct UnreadableStore {
+    pub store: MemoryStore,
+    pub unreadable: AtomicBool,
+}
+
+impl Store for UnreadableStore {
+    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        self.store.commit(writes)
+    }
+
+    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+        if self.unreadable.load(Ordering::Relaxed) {
+            return Err(StoreError::Io("the disk does not answer".into()));
+        }
+        self.store.load(document)
+    }
+
+    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
+        self.store.list()
     }
 }
