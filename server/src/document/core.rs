@@ -144,7 +144,6 @@ impl Core {
             Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::new(Message::Step2(diff)) }),
             Err(error) => return self.fail(lease, &error, effects),
         }
-        self.send_held(lease, effects);
         self.send_presence(lease, effects);
     }
 
@@ -183,7 +182,7 @@ impl Core {
         }
         if let Some((_, frame)) = self.diffs.iter().find(|(asked, _)| asked == state_vector) {
             effects.push(Effect::Diff { lease, frame: Arc::clone(frame) });
-            return self.send_held(lease, effects);
+            return;
         }
         match self.replica.diff(state_vector) {
             Ok(diff) => {
@@ -193,7 +192,6 @@ impl Core {
                 }
                 self.diffs.push((state_vector.clone(), Arc::clone(&frame)));
                 effects.push(Effect::Diff { lease, frame });
-                self.send_held(lease, effects);
             }
             Err(error) => self.fail(lease, &error, effects),
         }
@@ -220,9 +218,14 @@ impl Core {
         };
         match taken {
             Taken::Known => {}
-            Taken::Changed | Taken::Held | Taken::FreedABreaker => {
+            // Logged, so it is not lost; the readers get it when it is freed.
+            Taken::Held => self.append(update, effects),
+            Taken::Changed | Taken::FreedABreaker => {
                 self.append(update, effects);
-                effects.push(Effect::Broadcast { frame, author: lease });
+                effects.push(Effect::Broadcast { frame, author: Some(lease) });
+                for freed in self.replica.take_freed() {
+                    effects.push(Effect::Broadcast { frame: Frame::new(Message::Update(freed)), author: None });
+                }
             }
             Taken::NoRoom => {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
@@ -253,13 +256,6 @@ impl Core {
         {
             state.asked_for_missing = true;
             self.ask(lease, effects);
-        }
-    }
-
-    /// A joiner gets what is held beside the diff: it may have what the server lacks.
-    fn send_held(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        for update in self.replica.held() {
-            effects.push(Effect::Diff { lease, frame: Frame::new(Message::Update(update.clone())) });
         }
     }
 

@@ -97,8 +97,8 @@ pub enum Effect {
     Broadcast {
         /// The change.
         frame: Arc<Frame>,
-        /// The author.
-        author: LeaseId,
+        /// The author; `None` for one that had waited, whose author may be long gone.
+        author: Option<LeaseId>,
     },
     /// Presence, for everyone, its bringer included: it is what keeps stock clients from hanging up.
     Presence {

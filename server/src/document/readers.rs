@@ -65,15 +65,20 @@ impl Readers {
         self.checkpoint = Arc::new(known);
     }
 
+    /// Those who get every change.
+    pub(super) fn joined(&self) -> Vec<LeaseId> {
+        self.readers.iter().filter(|(_, reader)| reader.joined).map(|(&lease, _)| lease).collect()
+    }
+
     /// The state this reader is known to have.
     pub(super) fn floor(&self, lease: LeaseId) -> Option<Arc<Known>> {
         self.readers.get(&lease).and_then(|reader| reader.floor.clone())
     }
 
-    pub(super) fn broadcast(&mut self, frame: &Frame, author: LeaseId) -> usize {
+    pub(super) fn broadcast(&mut self, frame: &Frame, author: Option<LeaseId>) -> usize {
         let mut delivered = 0;
         for (&lease, reader) in &mut self.readers {
-            if lease == author || !reader.joined {
+            if Some(lease) == author || !reader.joined {
                 continue;
             }
             let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
@@ -103,8 +108,7 @@ impl Readers {
         if let Some(reader) = self.readers.get_mut(&lease) {
             reader.joined = true;
             let pushed = reader.outbox.push_answer(lease, frame.encode(&self.document, &reader.framing));
-            // What is held comes as updates beside the step 2; only the step 2 itself closes a gap.
-            reader.has_gap &= !matches!(frame.message(), Message::Step2(_));
+            reader.has_gap = false;
             reader.note(pushed);
         }
     }
@@ -185,13 +189,13 @@ mod tests {
             text.insert(&mut txn, 0, &letter.repeat(60));
             let update = txn.encode_update_v1();
             crdt.apply(&update).unwrap();
-            readers.broadcast(&Frame::new(Message::Update(update.into())), AUTHOR);
+            readers.broadcast(&Frame::new(Message::Update(update.into())), Some(AUTHOR));
         }
         readers.set_checkpoint(crdt.known());
         assert_eq!(outbox.take_behind().await, [READER]);
 
         // The socket has drained and the session asks for the diff, but a change comes before its question.
-        readers.broadcast(&Frame::new(Message::Update(Bytes::from_static(&[0, 0]))), AUTHOR);
+        readers.broadcast(&Frame::new(Message::Update(Bytes::from_static(&[0, 0]))), Some(AUTHOR));
         let floor = readers.floor(READER);
         let diff = crdt.diff_since(floor.as_deref().unwrap_or(&Known::default())).unwrap();
         assert!(diff.len() > 60, "the diff holds what was dropped, but is only {diff:?}");

@@ -3,7 +3,8 @@
 //! yrs 0.28.1 is never given an update that it could not integrate at once: it can be made to integrate behind a
 //! hole, and merging two pending updates that overlap underflows a length. The scanner's verdict tells such updates
 //! apart without yrs; they are *held* here, as received, and given to yrs when what they need has come. They are
-//! records like any other (nothing is lost), they are relayed, and joiners get them beside the diff.
+//! records like any other (nothing is lost), and readers get them when they are freed: nobody is sent what our own
+//! CRDT has not integrated, so what breaks it breaks no editor. Who has what is missing brings it when it syncs.
 //!
 //! An update with one part that waits is held whole. One that breaks yrs when its turn comes is to blame, not the
 //! update that it waited for: that one is taken, and the document is loaded again without the culprit.
@@ -77,6 +78,8 @@ pub struct Replica {
     /// In order of arrival.
     held: Vec<Held>,
     held_bytes: usize,
+    /// Freed and not yet told to the readers; emptied by [`Replica::take_freed`].
+    freed: Vec<Bytes>,
     /// Types lie at most this deep within types, with what is held. Rises with every nested item; measured anew
     /// when it reaches the limit.
     depth_bound: u64,
@@ -124,6 +127,8 @@ impl Replica {
                 }
             }
         }
+        // Whoever reads a loaded document gets all of it as one diff.
+        replica.freed.clear();
         Ok(Ok(replica))
     }
 
@@ -152,6 +157,11 @@ impl Replica {
     pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
         let verdict = verdict(update, &self.clocks, &ScanLimits::STORED);
         verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
+    }
+
+    /// What the last update freed, in the order in which it was integrated.
+    pub fn take_freed(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.freed)
     }
 
     /// The whole state as one v1 update, without what is held.
@@ -260,6 +270,7 @@ impl Replica {
         if applied.is_err() || self.crdt.has_missing() {
             return Err(Breaker(held.update));
         }
+        self.freed.push(held.update);
         Ok(())
     }
 }

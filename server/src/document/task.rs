@@ -337,7 +337,14 @@ impl Task {
             Err(failure) => Err(failure.into()),
         };
         match loaded {
-            Ok((replica, _)) => self.core.restore(replica),
+            Ok((replica, _)) => {
+                self.core.restore(replica);
+                // Loading may have freed what had waited, and nobody was told of it.
+                for lease in self.readers.joined() {
+                    let floor = self.readers.floor(lease);
+                    self.core.resync(lease, floor.as_deref(), &mut self.effects);
+                }
+            }
             Err(failure) => {
                 error!(document = %self.name, %failure, "the document could not be loaded again; its sessions are closed");
                 self.readers.close_all(&Close::DocumentUnavailable);
