@@ -48,8 +48,8 @@ pub const MAX_VALUE_DEPTH: usize = 100;
 /// Deepest type within type in one update.
 pub const MAX_TYPE_DEPTH: usize = 500;
 
-/// Deepest type within type in one document, over all its updates. yrs recurses down when a type is deleted: 10,000
-/// levels take less than 4 MiB of stack.
+/// Deepest type within type in one document, over all its updates. yrs recurses down when a type is deleted, about
+/// 275 bytes of stack a level in a release build: under 3 MiB for 10,000.
 pub const MAX_DOCUMENT_TYPE_DEPTH: u64 = 10_000;
 
 /// The end of the last clock of any client: yrs subtracts clocks as `i32`.

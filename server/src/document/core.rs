@@ -87,6 +87,11 @@ impl Core {
         self.waiting.is_empty() && (self.durable >= self.last || self.storage_failed)
     }
 
+    /// True from a failure inside the CRDT until [`Core::restore`].
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// How many sessions talk to it.
     pub fn lease_count(&self) -> usize {
         self.leases.len()
@@ -142,7 +147,7 @@ impl Core {
         let from_nothing = Known::default();
         match self.replica.diff_since(floor.unwrap_or(&from_nothing)) {
             Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::new(Message::Step2(diff)) }),
-            Err(error) => return self.fail(lease, &error, effects),
+            Err(error) => return self.fail_to_answer(lease, &error, effects),
         }
         self.send_presence(lease, effects);
     }
@@ -193,7 +198,7 @@ impl Core {
                 self.diffs.push((state_vector.clone(), Arc::clone(&frame)));
                 effects.push(Effect::Diff { lease, frame });
             }
-            Err(error) => self.fail(lease, &error, effects),
+            Err(error) => self.fail_to_answer(lease, &error, effects),
         }
     }
 
@@ -281,6 +286,22 @@ impl Core {
     fn fail(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
         let close = Close::BadMessage(format!("the update was refused: {error}").into());
         effects.push(Effect::Close { lease, close });
+        self.reload_if_broken(error, effects);
+    }
+
+    /// A diff could not be made. A state vector that cannot be read is its sender's fault; that the document cannot be
+    /// encoded is not the fault of the one who asks, who may come back.
+    fn fail_to_answer(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
+        match error {
+            CrdtError::Undecodable(_) => self.fail(lease, error, effects),
+            CrdtError::Broken(_) => {
+                effects.push(Effect::Close { lease, close: Close::DocumentReloading });
+                self.reload_if_broken(error, effects);
+            }
+        }
+    }
+
+    fn reload_if_broken(&mut self, error: &CrdtError, effects: &mut Vec<Effect>) {
         if matches!(error, CrdtError::Broken(_)) && !self.broken {
             self.broken = true;
             effects.push(Effect::Reload);

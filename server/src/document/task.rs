@@ -30,7 +30,8 @@ const MAX_BATCH: usize = 64;
 const CHECKPOINT_EVERY: u64 = 256;
 /// Records after which a snapshot replaces them: bounds the work of a load to a few milliseconds.
 const COMPACT_RECORDS: u64 = 2_000;
-/// Bytes of records after which it does, when the last snapshot was not larger: bounds write amplification to about 2.
+/// Bytes of records after which it does, when the last snapshot was not larger: snapshots then write about as many bytes as
+/// the records they replace.
 const COMPACT_BYTES: usize = 512 * 1024;
 /// Records that make a snapshot worth while when the document leaves memory.
 const COMPACT_ON_IDLE_RECORDS: u64 = 64;
@@ -343,6 +344,11 @@ impl Task {
                 for lease in self.readers.joined() {
                     let floor = self.readers.floor(lease);
                     self.core.resync(lease, floor.as_deref(), &mut self.effects);
+                }
+                if self.core.is_broken() {
+                    error!(document = %self.name, "its state cannot be encoded, also when loaded anew; its sessions are closed");
+                    self.readers.close_all(&Close::DocumentUnavailable);
+                    self.lost = true;
                 }
             }
             Err(failure) => {
