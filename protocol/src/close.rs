@@ -18,6 +18,8 @@ pub enum Close {
     BadDocumentName(Cow<'static, str>),
     /// The token does not allow this (4403).
     Forbidden(Cow<'static, str>),
+    /// The document was deleted; its edits are kept by those who have them (4410).
+    DocumentDeleted,
     /// The message is larger than the server will ever accept (4413).
     MessageTooLarge {
         /// The limit in force, in bytes.
@@ -45,6 +47,7 @@ impl Close {
             Close::BadMessage(_) => 4400,
             Close::Forbidden(_) => 4403,
             Close::BadDocumentName(_) => 4404,
+            Close::DocumentDeleted => 4410,
             Close::MessageTooLarge { .. } => 4413,
             Close::DocumentReloading => 4500,
             Close::DocumentUnavailable => 4503,
@@ -65,6 +68,7 @@ impl Close {
             Close::MessageTooLarge { limit_bytes } => {
                 format!("the message is larger than this server's limit of {limit_bytes} bytes").into()
             }
+            Close::DocumentDeleted => "the document was deleted; what you have of it stays with you".into(),
             Close::DocumentReloading => "the document is being reloaded; please reconnect".into(),
             Close::DocumentUnavailable => {
                 "the document could not be loaded; nothing was changed, please try again later".into()
@@ -106,6 +110,7 @@ mod tests {
             Close::ServerStopping,
             Close::BadMessage("é".repeat(200).into()),
             Close::BadDocumentName("empty".into()),
+            Close::DocumentDeleted,
             Close::Forbidden("no".into()),
             Close::MessageTooLarge { limit_bytes: usize::MAX },
             Close::TooSlow,
@@ -126,13 +131,17 @@ mod tests {
     }
 
     #[test]
-    fn only_the_clients_own_faults_stop_it_for_good() {
+    fn only_what_cannot_change_stops_a_client_for_good() {
         for close in all() {
-            let own_fault = matches!(
+            let is_final = matches!(
                 close,
-                Close::BadMessage(_) | Close::BadDocumentName(_) | Close::Forbidden(_) | Close::MessageTooLarge { .. }
+                Close::BadMessage(_)
+                    | Close::BadDocumentName(_)
+                    | Close::DocumentDeleted
+                    | Close::Forbidden(_)
+                    | Close::MessageTooLarge { .. }
             );
-            assert_eq!(close.may_reconnect(), !own_fault, "{close:?}");
+            assert_eq!(close.may_reconnect(), !is_final, "{close:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which dialect a session speaks, decided from its first frame. The rule is in SPEC.md, section "Told apart".
+//! Which stock dialect a session speaks (a native one says so itself: [`crate::native::is_hello`]), decided from its first frame. The rule is in SPEC.md, section "Told apart".
 //!
 //! A y-websocket client's first frame is a sync message and begins with byte 0. A Hocuspocus frame begins with the
 //! length of a non-empty name, so 0 decides. Only a name of 1, 2 or 3 bytes looks like another y-websocket type
@@ -7,7 +7,7 @@
 
 use crate::hocuspocus::{End, Frame, Message};
 
-/// The wire format a session speaks.
+/// The wire format of a stock client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// npm `y-websocket`: one document, named by the path.

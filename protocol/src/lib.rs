@@ -10,6 +10,7 @@
 //! sync        y-protocols sync messages, shared by all dialects
 //! ywebsocket  the y-websocket dialect
 //! hocuspocus  the Hocuspocus 4 dialect
+//! native      the native dialect: many documents over one socket, resumed by a cursor
 //! detect      which of them a session speaks, from its first frame
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod detect;
 pub mod hocuspocus;
 pub mod ids;
 pub mod limits;
+pub mod native;
 pub mod sync;
 pub mod update;
 pub mod varint;

@@ -1,6 +1,6 @@
 //! The Syncline server as a library, so that tests and other programs can run it in-process. `main.rs` is the binary.
 //!
-//! Data flows one way: socket -> [`session`] -> [`registry`] -> [`document`] -> [`log`] -> disk. What flows back
+//! Data flows one way: socket -> [`session`] -> [`registry`] -> [`document`] -> the log (`syncline-log`) -> disk. What flows back
 //! (acks, frames for readers) is pushed and never waits. `ids`, `outbox`, `metrics`, `config` and `auth` are leaves
 //! anyone may use. `ARCHITECTURE.md` tells the story; the invariants stand in the files that hold them.
 
@@ -10,7 +10,6 @@ pub mod config;
 pub mod document;
 pub mod http;
 pub mod ids;
-pub mod log;
 pub mod metrics;
 pub mod outbox;
 pub mod registry;

@@ -20,9 +20,9 @@ use crate::document::event::Event;
 use crate::document::frame::Framing;
 use crate::document::{self, DocumentOptions, Ended, Envelope};
 use crate::ids::{Counter, LeaseId};
-use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use syncline_log::Log;
 
 /// Events a document's inbox holds; a full inbox makes sessions wait, and TCP push back.
 const INBOX_EVENTS: usize = 256;

@@ -26,11 +26,11 @@ use crate::config::Config;
 use crate::document::DocumentOptions;
 use crate::http::{self, Readiness};
 use crate::ids::{Counter, SessionId};
-use crate::log::Log;
-use crate::log::store::{Store, StoreError};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::session::{self, Context};
+use syncline_log::Log;
+use syncline_log::store::{Store, StoreError};
 
 /// How long a client may take to send its request headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

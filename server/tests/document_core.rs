@@ -5,10 +5,10 @@
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
+use syncline_replica::{HeldLimits, Replica};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Effect, Event, Origin, Outcome};
 use syncline_server::document::frame::Message;
-use syncline_server::document::replica::{HeldLimits, Replica};
 use syncline_server::ids::LeaseId;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;

@@ -9,10 +9,10 @@ mod live;
 use std::sync::Arc;
 
 use live::{Heard, Socket, settings, start_with, typed};
+use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::{Message, Scope};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
-use syncline_server::log::memory::MemoryStore;
 use tokio::sync::Semaphore;
 
 /// Decides by the token, once a permit is there.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use live::{Socket, UnreadableStore, start};
+use syncline_log::memory::MemoryStore;
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::log::memory::MemoryStore;
 
 /// Client 1 types "a".
 const TEXT: [u8; 14] = [1, 1, 1, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'a', 0];

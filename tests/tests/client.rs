@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use live::{settings, start_with};
 use syncline_client::{Client, ClientConfig, Dialect};
+use syncline_log::SledStore;
 use syncline_server::auth::OpenToAll;
-use syncline_server::log::SledStore;
 use syncline_server::{Config, Server};
 use yrs::{Text, WriteTxn};
 

@@ -8,8 +8,8 @@ mod live;
 use std::sync::Arc;
 
 use live::{Socket, start};
+use syncline_log::memory::MemoryStore;
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::log::memory::MemoryStore;
 use yrs::{Doc, Text, Transact};
 
 /// Above what calls for a snapshot, below what a document holds.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use live::{Heard, Socket, UnreadableStore, start, typed};
+use syncline_log::memory::{Fault, MemoryStore};
 use syncline_protocol::hocuspocus::Message;
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::log::memory::{Fault, MemoryStore};
 
 async fn hocuspocus(server: &syncline_server::Server, name: &str) -> Socket {
     let mut socket = Socket::open(server, "/").await;

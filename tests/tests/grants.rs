@@ -8,10 +8,10 @@ mod live;
 use std::sync::Arc;
 
 use live::{Socket, settings, start_with};
+use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::{Message, Scope};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
-use syncline_server::log::memory::MemoryStore;
 
 /// Client 1 types "a"; client 2 does.
 const EDITS: [[u8; 14]; 2] = [

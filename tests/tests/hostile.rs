@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use live::{Socket, settings, start, start_with, typed};
+use syncline_log::memory::MemoryStore;
+use syncline_log::store::Store;
 use syncline_protocol::hocuspocus::Message;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::varint::{write_var_bytes, write_var_uint};
 use syncline_server::auth::OpenToAll;
-use syncline_server::log::memory::MemoryStore;
-use syncline_server::log::store::Store;
 
 /// What this process, server and clients together, may grow by while the same hostile messages come again.
 const MAX_GROWTH_BYTES: u64 = 4 * 1024 * 1024;

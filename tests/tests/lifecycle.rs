@@ -12,9 +12,9 @@ use std::time::Duration;
 use live::{Socket, settings, start_with, typed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use syncline_log::SledStore;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
-use syncline_server::log::SledStore;
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, Transact, Update};
 

@@ -8,9 +8,9 @@ mod live;
 use std::sync::Arc;
 
 use live::{Socket, settings, start_with};
+use syncline_log::memory::MemoryStore;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
-use syncline_server::log::memory::MemoryStore;
 use tokio::net::{TcpSocket, TcpStream};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, Text, Transact, Update};

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use live::{Socket, settings, start_with};
+use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::Message;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
-use syncline_server::log::memory::MemoryStore;
 use tokio::sync::Notify;
 
 /// Never decides about the document "undecided".

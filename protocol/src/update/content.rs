@@ -89,6 +89,13 @@ fn read_subdocument(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut 
     Ok(1)
 }
 
+/// One lib0 `Any` value and nothing after it.
+pub(super) fn read_value(bytes: &[u8], limits: &ScanLimits) -> Result<(), ScanError> {
+    let mut reader = Reader::new(bytes);
+    read_values(&mut reader, 1, limits, &mut Summary::default())?;
+    if reader.is_empty() { Ok(()) } else { Err(ScanError::TrailingBytes(reader.remaining())) }
+}
+
 /// Reads `count` values one after the other.
 fn read_values(
     reader: &mut Reader<'_>,

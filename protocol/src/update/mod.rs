@@ -231,6 +231,14 @@ pub fn scan_update(update: &[u8], limits: &ScanLimits) -> Result<Summary, ScanEr
     walk::walk(update, limits, &mut walk::Ignore)
 }
 
+/// Checks that `bytes` are one lib0 `Any` value and nothing else.
+///
+/// # Errors
+/// The first rule it breaks.
+pub fn scan_value(bytes: &[u8], limits: &ScanLimits) -> Result<(), ScanError> {
+    content::read_value(bytes, limits)
+}
+
 pub(crate) fn at_most(what: &'static str, found: u64, limit: u64) -> Result<(), ScanError> {
     if found > limit {
         return Err(ScanError::TooMany { what, found, limit });

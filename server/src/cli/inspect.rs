@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::update::{ScanLimits, scan_update, update_ranges};
 
-use crate::log::{Record, SledStore, Store, StoreError};
+use syncline_log::{Record, SledStore, Store, StoreError};
 
 /// Prints a document's head and its records. Only without a running server: the store has one owner.
 ///
@@ -80,8 +80,8 @@ mod tests {
     use yrs::{Doc, Options, ReadTxn, StateVector, Text, Transact};
 
     use super::*;
-    use crate::log::Snapshot;
-    use crate::log::store::Write;
+    use syncline_log::Snapshot;
+    use syncline_log::store::Write;
 
     #[test]
     fn times_are_rfc_3339() {

@@ -9,8 +9,8 @@ use tracing_subscriber::EnvFilter;
 use super::ServeArgs;
 use crate::auth::OpenToAll;
 use crate::config::{Config, LogFormat};
-use crate::log::sled::SledStore;
 use crate::server::{Listener, Server, stop_signal};
+use syncline_log::sled::SledStore;
 
 /// A deep document must not overflow the stack of the thread that walks it: yrs deletes nested types recursively.
 /// Only touched pages cost memory.

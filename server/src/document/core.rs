@@ -15,12 +15,12 @@ use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
 
-use super::crdt::{CrdtError, Known};
 use super::event::{Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
-use super::replica::{HeldLimits, Replica, Taken};
 use crate::ids::LeaseId;
+use syncline_replica::{CrdtError, Known};
+use syncline_replica::{HeldLimits, Replica, Taken};
 
 /// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];

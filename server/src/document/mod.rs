@@ -3,8 +3,6 @@
 //! ```text
 //! event.rs     what enters and leaves: the contract, on one screen
 //! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
-//! crdt.rs      the yrs document, its traps contained
-//! replica.rs   PURE: the CRDT and the updates that wait for others
 //! presence.rs  PURE: who is here, never logged
 //! frame.rs     one message, encoded at most once per dialect, shared by every reader
 //! readers.rs   the outboxes of those who read, and how far each is known to have come
@@ -12,12 +10,10 @@
 //! ```
 
 pub mod core;
-pub mod crdt;
 pub mod event;
 pub mod frame;
 pub mod presence;
 mod readers;
-pub mod replica;
 mod task;
 
 pub use task::{DocumentOptions, Ended, Envelope, run};

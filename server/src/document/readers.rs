@@ -13,11 +13,11 @@ use syncline_protocol::close::Close;
 use syncline_protocol::hocuspocus;
 use syncline_protocol::ids::DocumentName;
 
-use super::crdt::Known;
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
 use crate::ids::LeaseId;
 use crate::outbox::{Outbox, Pushed};
+use syncline_replica::Known;
 
 struct Reader {
     outbox: Arc<Outbox>,
@@ -166,8 +166,8 @@ impl Drop for Readers {
 mod tests {
     use yrs::{Doc, Text, Transact};
 
-    use super::super::crdt::Crdt;
     use super::*;
+    use syncline_replica::Crdt;
 
     const READER: LeaseId = LeaseId(1);
     const AUTHOR: LeaseId = LeaseId(2);

@@ -17,12 +17,12 @@ use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
 use super::readers::Readers;
-use super::replica::{HeldLimits, Replica};
 use crate::ids::LeaseId;
-use crate::log::store::{Record, Snapshot, StoreError, Stored};
-use crate::log::{DocumentLog, Log};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use syncline_log::store::{Record, Snapshot, StoreError, Stored};
+use syncline_log::{DocumentLog, Log};
+use syncline_replica::{HeldLimits, Replica};
 
 /// Events handled before effects of the last are waited for. Larger: fewer wake-ups under load.
 const MAX_BATCH: usize = 64;
@@ -365,7 +365,7 @@ enum LoadError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("its stored updates do not make a document: {0}")]
-    Crdt(#[from] super::crdt::CrdtError),
+    Crdt(#[from] syncline_replica::CrdtError),
     #[error("loading was interrupted")]
     Interrupted,
 }

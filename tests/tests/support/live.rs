@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use syncline_log::memory::MemoryStore;
+use syncline_log::store::{Store, StoreError, Stored, Write};
 use syncline_protocol::hocuspocus::{self, End, Frame};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
 use syncline_server::auth::{Authorize, OpenToAll};
 use syncline_server::config::{Config, RawConfig};
-use syncline_server::log::memory::MemoryStore;
-use syncline_server::log::store::{Store, StoreError, Stored, Write};
 use syncline_server::{Listener, Server};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;

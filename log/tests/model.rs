@@ -8,10 +8,10 @@ use std::env;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use syncline_log::memory::MemoryStore;
+use syncline_log::store::Write;
+use syncline_log::{Record, SledStore, Snapshot, Store};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
-use syncline_server::log::memory::MemoryStore;
-use syncline_server::log::store::Write;
-use syncline_server::log::{Record, SledStore, Snapshot, Store};
 
 const RUNS: u64 = 6;
 const COMMITS: usize = 60;

@@ -1,5 +1,5 @@
 //! How many durable updates a second the log takes, and how long one takes to be durable, against sled driven
-//! directly with the same batches. `cargo run --release -p syncline-server --example log_bench -- DIR [SECONDS]`
+//! directly with the same batches. `cargo run --release -p syncline-log --example log_bench -- DIR [SECONDS]`
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement, not a part of the server")]
 
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use bytes::Bytes;
+use syncline_log::{Log, Record, SledStore};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
-use syncline_server::log::{Log, Record, SledStore};
 
 const UPDATE_BYTES: usize = 100;
 

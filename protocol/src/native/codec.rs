@@ -1,0 +1,295 @@
+//! Native messages to bytes and back. Decoding borrows its payload and allocates nothing.
+
+use super::{Channel, Cursor, MAGIC, MessageError, Proposal, Resume, ToClient, ToServer, Version};
+use crate::ids::{Epoch, Seq};
+use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
+
+mod kind {
+    pub const OPEN: u64 = 1;
+    pub const CHANGE: u64 = 2;
+    pub const PROPOSE: u64 = 3;
+    pub const STATE_VECTOR: u64 = 4;
+    pub const PRESENCE: u64 = 5;
+    pub const LEAVE: u64 = 6;
+    pub const PING: u64 = 7;
+    pub const WELCOME: u64 = 16;
+    pub const OPENED: u64 = 17;
+    pub const CHANGED: u64 = 18;
+    pub const DIFF: u64 = 19;
+    pub const DURABLE: u64 = 20;
+    pub const ACK: u64 = 21;
+    pub const REFUSED: u64 = 22;
+    pub const DECIDED: u64 = 23;
+    pub const PRESENT: u64 = 24;
+    pub const CLOSED: u64 = 25;
+    pub const PONG: u64 = 26;
+}
+
+const HAS_CURSOR: u64 = 1;
+const WANTS_STATE_VECTOR: u64 = 2;
+const READ_ONLY: u64 = 1;
+const HAS_STATE_VECTOR: u64 = 2;
+const RESUME_SHIFT: u32 = 2;
+
+impl<'a> ToServer<'a> {
+    /// Reads a whole frame. Hello is recognised by its magic, at any time.
+    ///
+    /// # Errors
+    /// When the frame is not exactly one message.
+    pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
+        if let Some(rest) = frame.strip_prefix(&MAGIC) {
+            let mut reader = Reader::new(rest);
+            let hello = Self::Hello { version: reader.var_uint()?, device: id(&mut reader)? };
+            return end(&reader, hello);
+        }
+        let mut reader = Reader::new(frame);
+        let kind = reader.var_uint()?;
+        if kind == kind::PING {
+            return end(&reader, Self::Ping);
+        }
+        if !(kind::OPEN..=kind::LEAVE).contains(&kind) {
+            return Err(MessageError::UnknownType(kind));
+        }
+        let channel = reader.var_uint()?;
+        match kind {
+            kind::OPEN => {
+                let (document, token, flags) = (reader.var_str()?, reader.var_str()?, reader.var_uint()?);
+                if flags > (HAS_CURSOR | WANTS_STATE_VECTOR) {
+                    return Err(MessageError::BadField(flags));
+                }
+                let cursor = if flags & HAS_CURSOR > 0 { Some(cursor(&mut reader)?) } else { None };
+                let wants_state_vector = flags & WANTS_STATE_VECTOR > 0;
+                end(&reader, Self::Open { channel, document, token, cursor, wants_state_vector })
+            }
+            kind::CHANGE => Ok(Self::Change { channel, batch: reader.var_uint()?, update: reader.rest() }),
+            kind::PROPOSE => {
+                let batch = reader.var_uint()?;
+                let (register, id_) = (reader.var_str()?, id(&mut reader)?);
+                let based_on = match reader.var_uint()? {
+                    0 => None,
+                    number => Some(Version { number, id: id(&mut reader)? }),
+                };
+                let (author, at_ms) = (reader.var_str()?, reader.var_uint()?);
+                let proposal = Proposal { register, id: id_, based_on, author, at_ms, value: reader.rest() };
+                Ok(Self::Propose { channel, batch, proposal })
+            }
+            kind::STATE_VECTOR => Ok(Self::StateVector { channel, state_vector: reader.rest() }),
+            kind::PRESENCE => Ok(Self::Presence { channel, update: reader.rest() }),
+            _ => end(&reader, Self::Leave { channel }),
+        }
+    }
+
+    /// The frame for this message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match *self {
+            Self::Hello { version, device } => {
+                out.extend(MAGIC);
+                write_var_uint(&mut out, version);
+                out.extend(device.to_be_bytes());
+            }
+            Self::Open { channel, document, token, cursor, wants_state_vector } => {
+                begin(&mut out, kind::OPEN, channel);
+                write_var_bytes(&mut out, document.as_bytes());
+                write_var_bytes(&mut out, token.as_bytes());
+                let flags = u64::from(cursor.is_some()) * HAS_CURSOR;
+                write_var_uint(&mut out, flags | u64::from(wants_state_vector) * WANTS_STATE_VECTOR);
+                if let Some(cursor) = cursor {
+                    write_cursor(&mut out, cursor);
+                }
+            }
+            Self::Change { channel, batch, update } => {
+                begin(&mut out, kind::CHANGE, channel);
+                write_var_uint(&mut out, batch);
+                out.extend(update);
+            }
+            Self::Propose { channel, batch, proposal } => {
+                begin(&mut out, kind::PROPOSE, channel);
+                write_var_uint(&mut out, batch);
+                write_var_bytes(&mut out, proposal.register.as_bytes());
+                out.extend(proposal.id.to_be_bytes());
+                match proposal.based_on {
+                    None => write_var_uint(&mut out, 0),
+                    Some(version) => {
+                        write_var_uint(&mut out, version.number);
+                        out.extend(version.id.to_be_bytes());
+                    }
+                }
+                write_var_bytes(&mut out, proposal.author.as_bytes());
+                write_var_uint(&mut out, proposal.at_ms);
+                out.extend(proposal.value);
+            }
+            Self::StateVector { channel, state_vector } => {
+                begin(&mut out, kind::STATE_VECTOR, channel);
+                out.extend(state_vector);
+            }
+            Self::Presence { channel, update } => {
+                begin(&mut out, kind::PRESENCE, channel);
+                out.extend(update);
+            }
+            Self::Leave { channel } => begin(&mut out, kind::LEAVE, channel),
+            Self::Ping => write_var_uint(&mut out, kind::PING),
+        }
+        out
+    }
+}
+
+impl<'a> ToClient<'a> {
+    /// Reads a whole frame.
+    ///
+    /// # Errors
+    /// When the frame is not exactly one message. An unknown type may be from a newer server.
+    pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
+        let mut reader = Reader::new(frame);
+        let kind = reader.var_uint()?;
+        match kind {
+            kind::WELCOME => {
+                let (version, time_ms, max_message_bytes) =
+                    (reader.var_uint()?, reader.var_uint()?, reader.var_uint()?);
+                return end(&reader, Self::Welcome { version, time_ms, max_message_bytes });
+            }
+            kind::PONG => return end(&reader, Self::Pong),
+            kind::OPENED..=kind::CLOSED => {}
+            _ => return Err(MessageError::UnknownType(kind)),
+        }
+        let channel = reader.var_uint()?;
+        match kind {
+            kind::OPENED => read_opened(&mut reader, channel),
+            kind::CHANGED => Ok(Self::Change { channel, seq: Seq(reader.var_uint()?), update: reader.rest() }),
+            kind::DIFF => Ok(Self::Diff { channel, seq: Seq(reader.var_uint()?), update: reader.rest() }),
+            kind::DURABLE => {
+                let seq = Seq(reader.var_uint()?);
+                end(&reader, Self::Durable { channel, seq })
+            }
+            kind::ACK => {
+                let (batch, seq) = (reader.var_uint()?, Seq(reader.var_uint()?));
+                end(&reader, Self::Ack { channel, batch, seq })
+            }
+            kind::REFUSED => {
+                let (batch, code, reason) = (reader.var_uint()?, code(&mut reader)?, reader.var_str()?);
+                end(&reader, Self::Refused { channel, batch, code, reason })
+            }
+            kind::DECIDED => {
+                let (batch, accepted) = (reader.var_uint()?, reader.var_uint()?);
+                if accepted > 1 {
+                    return Err(MessageError::BadField(accepted));
+                }
+                Ok(Self::Decided { channel, batch, accepted: accepted == 1, register: reader.rest() })
+            }
+            kind::PRESENT => Ok(Self::Presence { channel, update: reader.rest() }),
+            _ => {
+                let (code, reason) = (code(&mut reader)?, reader.var_str()?);
+                end(&reader, Self::Closed { channel, code, reason })
+            }
+        }
+    }
+
+    /// The frame for this message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match *self {
+            Self::Welcome { version, time_ms, max_message_bytes } => {
+                write_var_uint(&mut out, kind::WELCOME);
+                write_var_uint(&mut out, version);
+                write_var_uint(&mut out, time_ms);
+                write_var_uint(&mut out, max_message_bytes);
+            }
+            Self::Opened { channel, cursor, read_only, resume, state_vector } => {
+                begin(&mut out, kind::OPENED, channel);
+                write_cursor(&mut out, cursor);
+                let resume = match resume {
+                    Resume::FromCursor => 0,
+                    Resume::SendStateVector => 1,
+                    Resume::OtherHistory => 2,
+                };
+                let flags = u64::from(read_only) * READ_ONLY | u64::from(state_vector.is_some()) * HAS_STATE_VECTOR;
+                write_var_uint(&mut out, flags | resume << RESUME_SHIFT);
+                out.extend(state_vector.unwrap_or_default());
+            }
+            Self::Change { channel, seq, update } => sequenced(&mut out, kind::CHANGED, channel, seq, update),
+            Self::Diff { channel, seq, update } => sequenced(&mut out, kind::DIFF, channel, seq, update),
+            Self::Durable { channel, seq } => sequenced(&mut out, kind::DURABLE, channel, seq, &[]),
+            Self::Ack { channel, batch, seq } => {
+                begin(&mut out, kind::ACK, channel);
+                write_var_uint(&mut out, batch);
+                write_var_uint(&mut out, seq.0);
+            }
+            Self::Refused { channel, batch, code, reason } => {
+                begin(&mut out, kind::REFUSED, channel);
+                write_var_uint(&mut out, batch);
+                write_var_uint(&mut out, code.into());
+                write_var_bytes(&mut out, reason.as_bytes());
+            }
+            Self::Decided { channel, batch, accepted, register } => {
+                begin(&mut out, kind::DECIDED, channel);
+                write_var_uint(&mut out, batch);
+                write_var_uint(&mut out, accepted.into());
+                out.extend(register);
+            }
+            Self::Presence { channel, update } => {
+                begin(&mut out, kind::PRESENT, channel);
+                out.extend(update);
+            }
+            Self::Closed { channel, code, reason } => {
+                begin(&mut out, kind::CLOSED, channel);
+                write_var_uint(&mut out, code.into());
+                write_var_bytes(&mut out, reason.as_bytes());
+            }
+            Self::Pong => write_var_uint(&mut out, kind::PONG),
+        }
+        out
+    }
+}
+
+fn read_opened<'a>(reader: &mut Reader<'a>, channel: Channel) -> Result<ToClient<'a>, MessageError> {
+    let (cursor, flags) = (cursor(reader)?, reader.var_uint()?);
+    let resume = match flags >> RESUME_SHIFT {
+        0 => Resume::FromCursor,
+        1 => Resume::SendStateVector,
+        2 => Resume::OtherHistory,
+        _ => return Err(MessageError::BadField(flags)),
+    };
+    let state_vector = (flags & HAS_STATE_VECTOR > 0).then(|| reader.rest());
+    if state_vector.is_none() && !reader.is_empty() {
+        return Err(MessageError::TrailingBytes(reader.remaining()));
+    }
+    Ok(ToClient::Opened { channel, cursor, read_only: flags & READ_ONLY > 0, resume, state_vector })
+}
+
+fn begin(out: &mut Vec<u8>, kind: u64, channel: Channel) {
+    write_var_uint(out, kind);
+    write_var_uint(out, channel);
+}
+
+fn sequenced(out: &mut Vec<u8>, kind: u64, channel: Channel, seq: Seq, rest: &[u8]) {
+    out.reserve(16 + rest.len());
+    begin(out, kind, channel);
+    write_var_uint(out, seq.0);
+    out.extend(rest);
+}
+
+fn write_cursor(out: &mut Vec<u8>, cursor: Cursor) {
+    out.extend(cursor.epoch.0.to_be_bytes());
+    write_var_uint(out, cursor.seq.0);
+}
+
+fn cursor(reader: &mut Reader<'_>) -> Result<Cursor, ReadError> {
+    Ok(Cursor { epoch: Epoch(id(reader)?), seq: Seq(reader.var_uint()?) })
+}
+
+fn id(reader: &mut Reader<'_>) -> Result<u128, ReadError> {
+    let bytes = reader.bytes(16)?;
+    Ok(bytes.iter().fold(0, |id, &byte| id << 8 | u128::from(byte)))
+}
+
+fn code(reader: &mut Reader<'_>) -> Result<u16, MessageError> {
+    let code = reader.var_uint()?;
+    u16::try_from(code).map_err(|_| MessageError::BadField(code))
+}
+
+fn end<T>(reader: &Reader<'_>, message: T) -> Result<T, MessageError> {
+    match reader.remaining() {
+        0 => Ok(message),
+        more => Err(MessageError::TrailingBytes(more)),
+    }
+}
