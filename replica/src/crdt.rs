@@ -30,7 +30,7 @@ pub enum CrdtError {
 
 /// One CRDT document in memory.
 pub struct Crdt {
-    doc: Doc,
+    pub(crate) doc: Doc,
 }
 
 /// A state vector that outlives changes of the document.
@@ -101,7 +101,7 @@ impl std::fmt::Debug for Crdt {
 }
 
 /// Runs `action`; a panic becomes [`CrdtError::Broken`].
-fn contain<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
+pub(crate) fn contain<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
     catch_unwind(AssertUnwindSafe(action)).map_err(|panic| {
         let text = panic
             .downcast_ref::<&str>()

@@ -62,7 +62,17 @@ enum Weight {
 
 /// The next clock of every client: the state vector, kept up to date without asking yrs for a copy.
 #[derive(Debug, Default)]
-struct Clocks(HashMap<u64, u64>);
+pub(crate) struct Clocks(HashMap<u64, u64>);
+
+impl Clocks {
+    /// Notes what an integrated update brought.
+    pub(crate) fn advance(&mut self, update: &[u8]) {
+        for range in update_ranges(update) {
+            let clock = self.0.entry(range.client).or_default();
+            *clock = range.end.max(*clock);
+        }
+    }
+}
 
 impl StateClock for Clocks {
     fn clock(&self, client: u64) -> u64 {
@@ -73,8 +83,8 @@ impl StateClock for Clocks {
 /// One document, with what waits for it.
 #[derive(Debug, Default)]
 pub struct Replica {
-    crdt: Crdt,
-    clocks: Clocks,
+    pub(crate) crdt: Crdt,
+    pub(crate) clocks: Clocks,
     /// In order of arrival.
     held: Vec<Held>,
     held_bytes: usize,
@@ -237,10 +247,7 @@ impl Replica {
     /// True when the document is not what it was.
     fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let changed = self.crdt.apply(update)?;
-        for range in update_ranges(update) {
-            let clock = self.clocks.0.entry(range.client).or_default();
-            *clock = range.end.max(*clock);
-        }
+        self.clocks.advance(update);
         Ok(changed)
     }
 
