@@ -17,6 +17,7 @@ pub mod backoff;
 pub mod driver;
 mod presence;
 pub mod session;
+pub mod types;
 mod wire;
 
 pub use driver::{Client, ClientConfig, ClientError, Connection, Status};
