@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use syncline_log::{DocumentLog, Record, Snapshot, Stored};
-use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Channel;
 use tokio::sync::{broadcast, watch};
 use ulid::Ulid;
@@ -40,7 +40,6 @@ impl Step<'_> {
 }
 
 pub(super) struct Open {
-    pub(super) name: DocumentName,
     pub(super) core: Core,
     pub(super) out: Outputs,
     pub(super) log: DocumentLog,
@@ -83,11 +82,10 @@ pub(super) fn read(stored: Option<&Stored>) -> (Core, Vec<String>) {
 }
 
 impl Open {
-    pub(super) fn new(name: DocumentName, core: Core, log: DocumentLog, problems: Vec<String>) -> Self {
+    pub(super) fn new(core: Core, log: DocumentLog, problems: Vec<String>) -> Self {
         let status = watch::Sender::new(core.status());
         let handed = core.written();
         Self {
-            name,
             core,
             out: Outputs::default(),
             log,

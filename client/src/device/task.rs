@@ -117,7 +117,8 @@ impl Task {
                 command = self.inbox.recv() => match command {
                     Some(Command::Close { reply }) => {
                         self.close().await;
-                        drop(reply.send(()));
+                        // Whoever asked may have gone.
+                        reply.send(()).ok();
                         return;
                     }
                     None => return self.close().await,
@@ -191,7 +192,7 @@ impl Task {
             let (core, problems) = read(stored.as_ref());
             let log = self.log.document(name.clone(), journal_epoch(stored.as_ref()), core.written());
             self.watch(&name, &log);
-            self.documents.insert(name.clone(), Open::new(name.clone(), core, log, problems));
+            self.documents.insert(name.clone(), Open::new(core, log, problems));
             self.join(&name).await;
         }
         let Some(open) = self.documents.get_mut(&name) else { return Err(DeviceError::Closed) };

@@ -4,12 +4,13 @@ use syncline_protocol::native::Version;
 use yrs::encoding::read::Cursor;
 use yrs::{Any, ReadTxn};
 
-use crate::types::register::{self, RegisterState};
+use crate::types::register::RegisterState;
+use crate::types::registers;
 use crate::types::value::Value;
 
 /// The register as the server decided last.
 pub(crate) fn state(txn: &impl ReadTxn, name: &str) -> Option<RegisterState> {
-    register::read(txn, name)
+    registers::read(txn, name)
 }
 
 /// Which version a write made now is based on.
@@ -21,7 +22,7 @@ pub(crate) fn version(txn: &impl ReadTxn, name: &str) -> Option<Version> {
 
 /// A register as the wire has it (scanned).
 pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Option<RegisterState>, yrs::encoding::read::Error> {
-    Ok(register::from_any(&Any::decode(&mut Cursor::new(bytes))?))
+    Ok(RegisterState::from_any(&Any::decode(&mut Cursor::new(bytes))?))
 }
 
 /// A proposed value, which was encoded here.

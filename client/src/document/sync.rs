@@ -55,7 +55,6 @@ pub(crate) struct Joining {
     pub(super) read_only: bool,
     /// What the server had when asked; the queue is trimmed by it once.
     server_has: Option<Bytes>,
-    offline_ms: u64,
     pub(super) report: SyncReport,
     /// Until in step, when something of ours is queued: what both sides had and have.
     pub(super) apart: Option<Apart>,
@@ -117,7 +116,6 @@ impl Core {
             last_batch: 0,
             read_only: false,
             server_has: None,
-            offline_ms,
             report: SyncReport { offline_ms, ..SyncReport::default() },
             apart: None,
             rebasing,
