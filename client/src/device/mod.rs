@@ -1,12 +1,14 @@
 //! One device: its store, its identity, its one socket for all its documents.
 //!
 //! ```text
-//! identity.rs  who this device is, and how wrong its clock
-//! net.rs       the socket's life: connecting, up, waiting, off
-//! open.rs      one open document: its core, its journal, those who watch it
-//! task.rs      the one task that owns all of it
+//! task.rs        the one task that owns all of it
+//! connection.rs  what it does with the network
+//! identity.rs    who this device is, and how wrong its clock
+//! net.rs         the socket's life: connecting, up, waiting, off
+//! open.rs        one open document: its core, its journal, those who watch it
 //! ```
 
+mod connection;
 mod identity;
 mod net;
 mod open;
@@ -48,6 +50,9 @@ impl WallClock for SystemClock {
     }
 }
 
+/// Opens a store. Blocks.
+pub type StoreOpener = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
 /// How a device is opened.
 #[derive(Clone)]
 pub struct DeviceConfig {
@@ -63,8 +68,8 @@ pub struct DeviceConfig {
     pub backoff: BackoffConfig,
     /// What time it is.
     pub clock: Arc<dyn WallClock>,
-    /// In place of sled in `directory`: to inject faults.
-    pub store: Option<Arc<dyn Store>>,
+    /// Opens another store than sled in `directory`: to inject faults. Asked again after a storage error.
+    pub open_store: Option<StoreOpener>,
     /// Does not connect until [`Device::go_online`].
     pub offline: bool,
     /// Longest wait for a connection to be made.
@@ -85,7 +90,7 @@ impl DeviceConfig {
             author: String::new(),
             backoff: BackoffConfig::default(),
             clock: Arc::new(SystemClock),
-            store: None,
+            open_store: None,
             offline: false,
             connect_timeout: Duration::from_secs(10),
             silence: Duration::from_secs(30),
