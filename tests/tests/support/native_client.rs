@@ -63,7 +63,11 @@ pub struct Native {
 impl Native {
     /// Says hello and hears the welcome.
     pub async fn begin(server: &Server) -> Self {
-        let mut native = Self { socket: Socket::open(server, "/").await, sent: 0, heard: 0 };
+        Self::over(Socket::open(server, "/").await).await
+    }
+
+    pub async fn over(socket: Socket) -> Self {
+        let mut native = Self { socket, sent: 0, heard: 0 };
         native.say(ToServer::Hello { version: VERSION, device: 7 }).await;
         let welcome = native.hear().await;
         assert!(matches!(welcome, Said::Welcome { version: VERSION, .. }), "{welcome:?}");
