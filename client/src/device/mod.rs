@@ -198,12 +198,20 @@ pub(crate) enum Command {
     Reopen {
         document: DocumentName,
     },
-    GoOffline,
-    GoOnline,
-    SetToken(Option<String>),
+    /// One that changes the device itself; told when done.
+    Device {
+        change: Change,
+        done: oneshot::Sender<()>,
+    },
     Close {
         reply: oneshot::Sender<()>,
     },
+}
+
+pub(crate) enum Change {
+    GoOffline,
+    GoOnline,
+    SetToken(Option<String>),
 }
 
 /// Where commands go.
@@ -281,17 +289,25 @@ impl Device {
 
     /// Ends the connection and makes no attempt until [`Device::go_online`]. Editing goes on.
     pub async fn go_offline(&self) {
-        drop(self.commands.send(Command::GoOffline).await);
+        self.change(Change::GoOffline).await;
     }
 
     /// Connects now.
     pub async fn go_online(&self) {
-        drop(self.commands.send(Command::GoOnline).await);
+        self.change(Change::GoOnline).await;
     }
 
     /// Uses another token from now on, and tries again what was refused.
     pub async fn set_token(&self, token: Option<String>) {
-        drop(self.commands.send(Command::SetToken(token)).await);
+        self.change(Change::SetToken(token)).await;
+    }
+
+    /// A closed device has nothing to change.
+    async fn change(&self, change: Change) {
+        let (done, is_done) = oneshot::channel();
+        if self.commands.send(Command::Device { change, done }).await.is_ok() {
+            is_done.await.ok();
+        }
     }
 
     /// The connection.

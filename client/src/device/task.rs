@@ -19,9 +19,9 @@ use ulid::Ulid;
 use super::identity::Identity;
 use super::net::Net;
 use super::open::{Open, journal_epoch, read};
-use super::{Command, Commands, Counters, DeviceConfig, DeviceError};
+use super::{Change, Command, Commands, Counters, DeviceConfig, DeviceError};
 use crate::backoff::Backoff;
-use crate::document::{Document, Event, Stamp};
+use crate::document::{Document, Stamp};
 use crate::socket::Endpoint;
 use crate::stock::driver::Connection;
 
@@ -158,26 +158,36 @@ impl Task {
                 self.flush(&document).await;
             }
             Command::Reopen { document } => self.join(&document).await,
-            Command::GoOffline => {
+            Command::Device { change, done } => {
+                self.change(change).await;
+                // Whoever asked may have gone.
+                done.send(()).ok();
+            }
+            Command::Close { .. } => {}
+        }
+    }
+
+    async fn change(&mut self, change: Change) {
+        match change {
+            Change::GoOffline => {
                 self.online = false;
                 self.disconnected().await;
                 self.net.leave().await;
                 self.show(Connection::Offline);
             }
-            Command::GoOnline => {
+            Change::GoOnline => {
                 self.online = true;
                 if !matches!(self.net, Net::Up(_)) {
                     self.connect();
                 }
             }
-            Command::SetToken(token) => {
+            Change::SetToken(token) => {
                 self.config.token = token;
                 self.retry_refused().await;
                 if matches!(self.net, Net::Stopped) && self.online {
                     self.connect();
                 }
             }
-            Command::Close { .. } => {}
         }
     }
 
@@ -191,6 +201,9 @@ impl Task {
         }
         let Some(open) = self.documents.get_mut(&name) else { return Err(DeviceError::Closed) };
         let problems = open.take_problems();
+        if !problems.is_empty() {
+            warn!(document = %name, ?problems, "parts of what this device had stored cannot be read; the rest is here");
+        }
         let document = Document {
             name: name.clone(),
             // The handle's own, put in by `Device::document`: the task must not keep itself alive.
@@ -198,11 +211,8 @@ impl Task {
             status: open.status.subscribe(),
             events: open.events.clone(),
             report: Arc::clone(&open.report),
+            problems,
         };
-        if !problems.is_empty() {
-            warn!(document = %name, ?problems, "parts of what this device had stored cannot be read; the rest is here");
-            open.out.events.push(Event::Damaged(problems));
-        }
         Ok(document)
     }
 

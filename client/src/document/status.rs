@@ -163,8 +163,6 @@ pub enum Event {
     Deleted,
     /// The device cannot write: edits are refused until it can, the document is as it was.
     StorageFailed(String),
-    /// Parts of what this device had stored cannot be read; the rest is here.
-    Damaged(Vec<String>),
     /// The stream was read too slowly: this many events were left out.
     Lagged(u64),
 }
