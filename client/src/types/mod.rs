@@ -8,18 +8,24 @@
 //! counter     increments add up
 //! choice      writes made apart are kept until someone chooses
 //! register    one writer at a time, decided by the server; `registers` reads them
+//! text_merge  diffs and three-way merges of texts, by words
+//! apart       what two replicas changed both since they were together
 //! predictor   which version a user would choose, from earlier choices
 //! ```
 //!
 //! Every layout is in `protocol/SPEC.md`, "Offline data types". A type is a plain struct that holds the names of what
 //! it lives in. Architecture invariant: nothing here names the session, the driver, Tokio or the system's clock.
 
+pub mod apart;
 pub mod choice;
 pub mod clock;
 pub mod counter;
 pub mod lww_map;
 pub mod register;
 pub mod registers;
+mod sequence;
+pub mod text_merge;
+mod tree;
 pub mod value;
 
 pub use choice::ChoiceRegister;
