@@ -10,6 +10,7 @@
 //! register    one writer at a time, decided by the server; `registers` reads them
 //! text_merge  diffs and three-way merges of texts, by words
 //! apart       what two replicas changed both since they were together
+//! rebase      what one replica changed, done again on an unrelated history
 //! predictor   which version a user would choose, from earlier choices
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod choice;
 pub mod clock;
 pub mod counter;
 pub mod lww_map;
+pub mod rebase;
 pub mod register;
 pub mod registers;
 mod sequence;

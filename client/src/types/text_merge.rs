@@ -51,11 +51,7 @@ pub fn diff(old: &str, new: &str) -> Vec<TextChange> {
         start += utf16_of(&old_words[at..hunk.old.start]);
         let (old, new) = (old_words[hunk.old.clone()].concat(), new_words[hunk.new].concat());
         let (head, gone, inserted) = trim(&old, &new);
-        changes.push(TextChange {
-            start: start + utf16(head),
-            deleted: utf16(gone),
-            inserted: inserted.to_owned(),
-        });
+        changes.push(TextChange { start: start + utf16(head), deleted: utf16(gone), inserted: inserted.to_owned() });
         start += utf16(&old);
         at = hunk.old.end;
     }
@@ -167,8 +163,7 @@ mod tests {
     fn a_conflict_keeps_both_sides_and_says_where() {
         let merged = merge3("the cat sat", "the dog sat", "the cow sat");
         assert_eq!(merged.text, "the cowdog sat");
-        let conflict =
-            TextConflict { base: 4..7, merged: 4..10, mine: "dog".to_owned(), theirs: "cow".to_owned() };
+        let conflict = TextConflict { base: 4..7, merged: 4..10, mine: "dog".to_owned(), theirs: "cow".to_owned() };
         assert_eq!(merged.conflicts, [conflict]);
         let merged = merge3("one two three four", "", "one two 3 four");
         assert_eq!(merged.text, "one two 3 four", "what one deletes and the other edits is kept");

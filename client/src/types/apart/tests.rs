@@ -11,7 +11,10 @@ use super::*;
 type Edit<'a> = &'a dyn Fn(&mut TransactionMut<'_>);
 
 fn copy(doc: &Doc, client: u64) -> Doc {
-    let copy = Doc::with_options(Options { offset_kind: yrs::OffsetKind::Utf16, ..Options::with_client_id(yrs::ClientID::new(client)) });
+    let copy = Doc::with_options(Options {
+        offset_kind: yrs::OffsetKind::Utf16,
+        ..Options::with_client_id(yrs::ClientID::new(client))
+    });
     let update = yrs::ReadTxn::encode_state_as_update_v1(&doc.transact(), &StateVector::default());
     copy.transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
     copy
