@@ -13,6 +13,8 @@ use super::store::{Record, Salvaged, Snapshot, StoreError, Stored};
 
 /// The chunks of one snapshot or entry; `None`: one that cannot be read.
 type Chunks = BTreeMap<u32, Option<Bytes>>;
+/// By the snapshot's last record, or the entry's first.
+type BySeq = BTreeMap<Seq, Chunks>;
 
 impl Engine {
     /// Everything of a document whose checksums are right, and what is missing, in words.
@@ -53,8 +55,8 @@ impl Engine {
         Ok(Salvaged { stored: Some(Stored { epoch, snapshot, records }), lost })
     }
 
-    fn chunks_of(&self, id: u64) -> Result<(BTreeMap<Seq, Chunks>, BTreeMap<Seq, Chunks>), StoreError> {
-        let (mut snapshots, mut entries) = (BTreeMap::<Seq, Chunks>::new(), BTreeMap::<Seq, Chunks>::new());
+    fn chunks_of(&self, id: u64) -> Result<(BySeq, BySeq), StoreError> {
+        let (mut snapshots, mut entries) = (BySeq::new(), BySeq::new());
         for item in self.db.scan_prefix(parts_prefix(id)) {
             let (key, value) = item.map_err(failed)?;
             let Some(Part { kind, seq, chunk }) = part_of(&key) else { continue };

@@ -28,23 +28,25 @@ impl Task {
 
     pub(super) async fn net_event(&mut self, event: NetEvent) {
         match event {
-            NetEvent::Connected(Ok(socket)) => {
-                self.net = Net::up(socket, self.config.silence);
-                self.next_channel = 0;
-                self.channels.clear();
-                let hello = ToServer::Hello { version: native::VERSION, device: self.id.0 };
-                self.send([hello.encode().into()]);
-                let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
-                for name in names {
-                    self.join(&name).await;
+            NetEvent::Connected(attempt) => match *attempt {
+                Ok(socket) => {
+                    self.net = Net::up(socket, self.config.silence);
+                    self.next_channel = 0;
+                    self.channels.clear();
+                    let hello = ToServer::Hello { version: native::VERSION, device: self.id.0 };
+                    self.send([hello.encode().into()]);
+                    let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
+                    for name in names {
+                        self.join(&name).await;
+                    }
+                    self.show(Connection::Connected);
                 }
-                self.show(Connection::Connected);
-            }
-            NetEvent::Connected(Err(error)) => {
-                let denied = matches!(&error, tokio_tungstenite::tungstenite::Error::Http(response)
+                Err(error) => {
+                    let denied = matches!(&error, tokio_tungstenite::tungstenite::Error::Http(response)
                     if matches!(response.status().as_u16(), 401 | 403));
-                self.lost(&error.to_string(), None, denied).await;
-            }
+                    self.lost(&error.to_string(), None, denied).await;
+                }
+            },
             NetEvent::Ended(reason, code) => self.lost(&reason, code, false).await,
             NetEvent::TryAgain => self.connect(),
             NetEvent::Quiet => {

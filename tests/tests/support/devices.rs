@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use syncline_client::yrs::{GetString, ReadTxn, Text, WriteTxn};
+use syncline_client::yrs::{GetString, Map, ReadTxn, Text, WriteTxn};
 use syncline_client::{Device, DeviceConfig, Document, EditError, Event, Events};
 
 /// Longest wait for what must come. Reached only when a test fails.
@@ -49,6 +49,11 @@ pub async fn until_event(events: &mut Events, wanted: impl Fn(&Event) -> bool) -
         }
     })
     .await
+}
+
+/// Sets a key of the root map `map`.
+pub async fn set(document: &Document, key: &'static str, value: &'static str) {
+    document.edit(move |txn| drop(txn.get_or_insert_map("map").insert(txn, key, value))).await.unwrap();
 }
 
 pub async fn delete(document: &Document, at: u32, len: u32) {
