@@ -23,6 +23,8 @@ use syncline_replica::Known;
 struct Reader {
     outbox: Arc<Outbox>,
     framing: Framing,
+    /// Presence is for it, too: in the native dialect not before the document was opened.
+    opened: bool,
     /// Has been sent a diff: from then on it gets every change.
     joined: bool,
     /// The state it is known to have; `None` until it has joined and drained once.
@@ -77,7 +79,8 @@ impl Readers {
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
-        self.readers.insert(lease, Reader { outbox, framing, joined: false, floor: None, has_gap: false });
+        let opened = !matches!(framing, Framing::Native { .. });
+        self.readers.insert(lease, Reader { outbox, framing, opened, joined: false, floor: None, has_gap: false });
     }
 
     pub(super) fn remove(&mut self, lease: LeaseId) {
@@ -123,7 +126,7 @@ impl Readers {
     }
 
     pub(super) fn presence(&mut self, frame: &Frame, clients: &[u64]) {
-        for (&lease, reader) in &mut self.readers {
+        for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
             let pushed = reader.outbox.push_presence(lease, clients, frame.encode(&self.document, &reader.framing));
             reader.note(pushed);
         }
@@ -156,6 +159,7 @@ impl Readers {
             self.readers.remove(&lease);
             return;
         }
+        reader.opened = true;
         reader.joined = resume == Resume::FromCursor;
         reader.outbox.push_control_of(lease, frame);
     }
