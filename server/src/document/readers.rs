@@ -258,6 +258,8 @@ mod tests {
     use yrs::{Doc, Text, Transact};
 
     use super::*;
+    use crate::outbox::Taken;
+    use syncline_protocol::ids::Epoch;
     use syncline_replica::Crdt;
 
     const READER: LeaseId = LeaseId(1);
@@ -290,5 +292,32 @@ mod tests {
         let floor = readers.floor(READER);
         let diff = crdt.diff_since(floor.as_deref().unwrap_or(&Known::default())).unwrap();
         assert!(diff.len() > 60, "the diff holds what was dropped, but is only {diff:?}");
+    }
+
+    #[tokio::test]
+    async fn over_a_gap_no_position_is_told_and_after_the_diff_one_is() {
+        let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+        let outbox = Arc::new(Outbox::new(100));
+        readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+        let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0])));
+        readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+        readers.durable(None, Seq(1));
+        readers.diff(READER, &diff);
+        let told = |taken| match taken {
+            Taken::Frames(frames) => frames.len(),
+            Taken::Close(close) => panic!("{close:?}"),
+        };
+        assert_eq!(told(outbox.take().await), 2, "opened and the diff: it was no reader before");
+        for seq in [2, 3] {
+            let update = Message::Update(Bytes::from(vec![0; 80]));
+            readers.broadcast(&Frame::at(Seq(seq), update), Some(AUTHOR));
+        }
+        assert_eq!(outbox.take_behind().await, [READER]);
+        // The session asks for the diff; before its question comes, the disk has both changes.
+        readers.durable(None, Seq(3));
+        readers.diff(READER, &diff);
+        assert_eq!(told(outbox.take().await), 1, "the diff alone");
+        readers.durable(Some(READER), Seq(3));
+        assert_eq!(told(outbox.take().await), 1);
     }
 }
