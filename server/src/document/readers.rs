@@ -320,4 +320,17 @@ mod tests {
         readers.durable(Some(READER), Seq(3));
         assert_eq!(told(outbox.take().await), 1);
     }
+
+    #[tokio::test]
+    async fn presence_does_not_come_before_a_native_session_has_been_answered() {
+        let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+        let outbox = Arc::new(Outbox::new(100));
+        readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+        let presence = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
+        readers.presence(&presence, &[1]);
+        readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+        readers.presence(&presence, &[1]);
+        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
+    }
 }
