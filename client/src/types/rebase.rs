@@ -24,6 +24,7 @@ use super::counter::{Counter, counter_name};
 use super::lww_map::LwwMap;
 use super::register::REGISTERS_ROOT;
 use super::sequence::{Region, Who, both, hunks, regions};
+use super::text_merge::is_word;
 use super::tree::{Items, Kind, Node, Shared, Token, element_keys, nothing, read};
 use super::value::Value;
 use write::{insert_element, insert_tokens, put_key, root_branch, set_formats};
@@ -212,7 +213,9 @@ impl Work<'_, '_> {
                     at += self.len(mine);
                 }
                 Who::Conflict => {
-                    let kept = both(&token_keys(mine), &token_keys(stands));
+                    let (our_keys, their_keys) = (token_keys(mine), token_keys(stands));
+                    let solid = |key: &&str| !key.starts_with("word ") || is_word(&key["word ".len()..]);
+                    let kept = both(&our_keys, &their_keys, solid);
                     let (head, tail) = (&stands[..kept.old.start], &stands[kept.old.end..]);
                     at += self.len(head);
                     self.replace_text(live, at, &stands[kept.old.clone()], &mine[kept.new.clone()]);
@@ -231,6 +234,9 @@ impl Work<'_, '_> {
     }
 
     fn elements(&mut self, [before, ours, theirs]: [&[Node]; 3], live: BranchPtr) {
+        if ours.iter().map(Node::print).eq(theirs.iter().map(Node::print)) {
+            return;
+        }
         let [was, is] = [before, ours].map(|side| element_keys(before, side));
         let other = their_keys([before, ours, theirs], &was, &is);
         self.nested([before, ours, theirs], [&was, &is, &other]);
@@ -256,7 +262,9 @@ impl Work<'_, '_> {
                     self.report.changes += 1;
                 }
                 Who::Conflict => {
-                    let kept = both(&is[mine.clone()], &other[stands.clone()]);
+                    // By content: what they made the same has another identity.
+                    let print = |nodes: &[Node]| nodes.iter().map(Node::print).collect::<Vec<_>>();
+                    let kept = both(&print(mine_nodes), &print(their_nodes), |_| true);
                     at += kept.old.start as u32;
                     array.remove_range(self.txn, at, kept.old.len() as u32);
                     at = self.insert(&array, at, &mine_nodes[kept.new.clone()]);
@@ -318,7 +326,10 @@ fn their_keys([before, ours, theirs]: [&[Node]; 3], was: &[String], is: &[String
             let places = |nodes: &[Node], range: &Range<usize>| -> Vec<usize> {
                 range.clone().filter(|index| kind(&nodes[*index]).as_ref() == Some(&of)).collect()
             };
-            let (olds, news) = (places(before, &hunk.old), places(theirs, &hunk.new));
+            let olds = places(before, &hunk.old);
+            // What we have made new, and they too, is none of the base.
+            let mut news = places(theirs, &hunk.new);
+            news.retain(|index| !is.contains(&keys[*index]));
             if olds.len() == news.len() {
                 for (old, new) in olds.into_iter().zip(news) {
                     keys[new] = was[old].clone();

@@ -101,13 +101,18 @@ pub fn merge3(base: &str, mine: &str, theirs: &str) -> Merged {
 }
 
 fn keep_both(mine: &[&str], theirs: &[&str]) -> String {
-    let kept = both(mine, theirs);
+    let kept = both(mine, theirs, |word| is_word(word));
     [theirs[..kept.old.start].concat(), mine[kept.new].concat(), theirs[kept.old.end..].concat()].concat()
 }
 
 /// Words, and what is between them.
 pub(super) fn words(text: &str) -> Vec<&str> {
     text.split_word_bounds().collect()
+}
+
+/// True for a word, false for what is between words.
+pub(super) fn is_word(word: &str) -> bool {
+    word.chars().any(char::is_alphanumeric)
 }
 
 /// Length in UTF-16 units.
@@ -175,6 +180,8 @@ mod tests {
         assert_eq!(merge3("x", "x a b c", "x a b").text, "x a b c");
         assert_eq!(merge3("x", "x a b", "x a b c").text, "x a b c");
         assert_eq!(merge3("x", "x b c", "x a b c d").text, "x a b c d");
+        assert_eq!(merge3("x", "x a b", "x a c").text, "x a c b");
+        assert_eq!(merge3("x y", "x a y", "x b y").text, "x b a y", "words do not run together");
         assert_eq!(merge3("x", "a b c", "b").text, "a b c");
         assert_eq!(merge3("x", "b", "a b c").text, "a b c");
     }
