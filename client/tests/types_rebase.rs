@@ -8,7 +8,7 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use syncline_client::types::Value;
-use syncline_client::types::apart::both_changed;
+use syncline_client::types::apart::{Step, both_changed};
 use syncline_client::types::rebase::rebase;
 use syncline_client::yrs::types::ToJson;
 use syncline_client::yrs::updates::decoder::Decode;
@@ -121,6 +121,39 @@ fn changes_of_one_side_arrive_whole_and_only_once() {
         assert_eq!(content(&onto), content(&mine), "seed {seed}: again");
         assert_eq!(again.changes, 0, "seed {seed}: again");
         assert_eq!(both_changed(&base, &mine, &copy(&base, 14)), [], "seed {seed}");
+    });
+}
+
+#[test]
+fn both_sides_at_random_keep_our_keys_and_report_what_both_changed() {
+    for_each_seed(|seed, rng| {
+        let base = doc(11, OffsetKind::Utf16);
+        edit(rng, &base, 25);
+        let (mine, theirs) = (copy(&base, 12), copy(&base, 13));
+        edit(rng, &mine, 8);
+        edit(rng, &theirs, 8);
+        let onto = remade(&base, 14, OffsetKind::Bytes);
+        rebase(&base, &theirs, &mut onto.transact_mut());
+        let report = rebase(&base, &mine, &mut onto.transact_mut());
+        let [[_, was, _], [_, is, _], [_, others, _], [_, now, _]] = [&base, &mine, &theirs, &onto].map(content);
+        let (Value::Map(was), Value::Map(is), Value::Map(others), Value::Map(now)) = (was, is, others, now) else {
+            panic!("no maps")
+        };
+        for key in ["a", "b", "c", "d"] {
+            let ours = is.get(key);
+            let conflict = report
+                .conflicts
+                .iter()
+                .any(|conflict| conflict.path.starts_with(&[Step::Key("map".to_owned()), Step::Key(key.to_owned())]));
+            if was.get(key) == ours {
+                assert_eq!(now.get(key), others.get(key), "seed {seed}: {key} is theirs");
+            } else if was.get(key) == others.get(key) || matches!(ours, Some(Value::Integer(_))) {
+                assert_eq!(now.get(key), ours, "seed {seed}: {key} is ours");
+            } else if ours.is_none() && others.contains_key(key) {
+                assert!(conflict, "seed {seed}: {key} was removed and changed");
+                assert_eq!(now.get(key), others.get(key), "seed {seed}: {key} stays");
+            }
+        }
     });
 }
 

@@ -24,7 +24,7 @@ use super::counter::{Counter, counter_name};
 use super::lww_map::LwwMap;
 use super::register::REGISTERS_ROOT;
 use super::sequence::{Region, Who, both, hunks, regions};
-use super::text_merge::is_word;
+use super::text_merge::{is_word, runs_together};
 use super::tree::{Items, Kind, Node, Shared, Token, element_keys, nothing, read};
 use super::value::Value;
 use write::{insert_element, insert_tokens, put_key, root_branch, set_formats};
@@ -51,8 +51,8 @@ pub struct RebaseConflict {
     pub theirs: Option<Value>,
 }
 
-/// Does again on `onto` what `mine` changed relative to `base`. Calling it again with the same documents changes nothing
-/// more, except counters: note that it was done, in the same step that makes it durable.
+/// Does again on `onto` what `mine` changed relative to `base`. Without conflicts calling it again changes nothing more,
+/// except counters; still, note that it was done in the same step that makes it durable.
 ///
 /// Opens read transactions on `base` and `mine`: neither may have a write transaction open, nor be the document of
 /// `onto`.
@@ -217,9 +217,10 @@ impl Work<'_, '_> {
                     let solid = |key: &&str| !key.starts_with("word ") || is_word(&key["word ".len()..]);
                     let kept = both(&our_keys, &their_keys, solid);
                     let (head, tail) = (&stands[..kept.old.start], &stands[kept.old.end..]);
+                    let inserted = apart_from(head, &mine[kept.new], tail);
                     at += self.len(head);
-                    self.replace_text(live, at, &stands[kept.old.clone()], &mine[kept.new.clone()]);
-                    at += self.len(&mine[kept.new]) + self.len(tail);
+                    self.replace_text(live, at, &stands[kept.old], &inserted);
+                    at += self.len(&inserted) + self.len(tail);
                     self.conflict(Some(words_of(mine)), Some(words_of(stands)));
                 }
             }
@@ -346,6 +347,23 @@ fn element_key<'a>(keys: &'a [String], nodes: &[Node], node: &Node) -> &'a str {
 
 fn token_keys(tokens: &[Token]) -> Vec<&str> {
     tokens.iter().map(|token| token.key.as_str()).collect()
+}
+
+/// `inserted`, with spaces where its words would be read as one with those around it.
+fn apart_from(head: &[Token], inserted: &[Token], tail: &[Token]) -> Vec<Token> {
+    let word = |token: Option<&Token>| token.map(|token| token.word().to_owned());
+    let glued = |one: Option<&Token>, other: Option<&Token>| {
+        let (one, other) = (word(one), word(other));
+        runs_together(one.as_deref().as_ref(), other.as_deref().as_ref())
+    };
+    let mut tokens = inserted.to_vec();
+    if glued(inserted.last(), tail.first()) {
+        tokens.push(Token::space());
+    }
+    if glued(head.last(), inserted.first()) {
+        tokens.insert(0, Token::space());
+    }
+    tokens
 }
 
 fn words_of(tokens: &[Token]) -> Value {
