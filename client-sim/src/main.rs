@@ -1,5 +1,6 @@
 //! Load and scenarios for Yjs servers, over real sockets. `syncline-sim --help` says what there is.
 
+mod network;
 mod proc;
 mod replay;
 mod report;
