@@ -47,6 +47,8 @@ struct Counters {
     lost_answers: AtomicU64,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
+    /// Bytes in both directions, to be waited for.
+    carried: watch::Sender<u64>,
 }
 
 /// The network. Dropping it cuts everything.
@@ -68,6 +70,11 @@ impl Network {
         self.server.send_replace(address);
     }
 
+    /// Where the server is.
+    pub fn server(&self) -> Option<SocketAddr> {
+        *self.server.borrow()
+    }
+
     /// A port of its own for one device.
     pub async fn link(&self, device: u64) -> Result<Link> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for a device")?;
@@ -83,6 +90,14 @@ impl Network {
         };
         let accepting = tokio::spawn(gate.accept(listener)).abort_handle();
         Ok(Link { address, faults, cuts, accepting })
+    }
+
+    /// Waits until this many more bytes went through.
+    pub async fn carry(&self, bytes: u64) {
+        let mut carried = self.counters.carried.subscribe();
+        let until = *carried.borrow() + bytes;
+        // The sender lives as long as we do.
+        drop(carried.wait_for(|carried| *carried >= until).await);
     }
 
     /// What went through so far.

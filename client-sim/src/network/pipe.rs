@@ -206,6 +206,7 @@ impl Pipe {
             Way::Down => &self.counters.bytes_down,
         };
         counter.fetch_add(len as u64, Ordering::Relaxed);
+        self.counters.carried.send_modify(|carried| *carried += len as u64);
     }
 }
 
