@@ -1,24 +1,29 @@
-//! The Syncline client: one document kept in step with a server, offline or not, and honest about what is saved.
+//! The Syncline client: documents that are edited offline, stored on the device first, and synced when there is a network.
 //!
 //! ```text
-//! session   the state machine of one document over one connection; pure, no clock, no I/O
-//! wire      the two dialects behind one set of messages
-//! acks      which local edits the server has said are on its disk
-//! presence  awareness: our own state, and everyone else's as raw JSON
-//! backoff   when to come back; pure, given a random number
-//! driver    Tokio around a session: sockets, reconnecting, the [`Client`] handle
+//! device     what an app opens: the device's store, its one socket, its documents
+//! document   one document: the queue of what is not saved, the state machine of its sync
+//! stock      one document in memory over a stock dialect: other servers, load, comparisons
+//! backoff    when to come back; pure, given a random number
+//! socket     the WebSocket under both
 //! ```
 //!
-//! Architecture invariants: `session` and what it uses name neither Tokio nor a clock nor a random source. One task
-//! owns a session; a [`Client`] only sends it commands and watches its [`Status`].
+//! Architecture invariants: state machines (`document::core`, `stock::session`) name neither Tokio nor a clock nor a
+//! random source. One task owns a device's documents and its socket; handles only send it commands.
 
-mod acks;
 pub mod backoff;
-pub mod driver;
-mod presence;
-pub mod session;
-mod wire;
+pub mod device;
+pub mod document;
+mod socket;
+pub mod stock;
+pub mod types;
 
-pub use driver::{Client, ClientConfig, ClientError, Connection, Status};
+pub use device::{Device, DeviceConfig, DeviceError, Traffic, WallClock};
+pub use document::{
+    Document, DocumentStatus, EditError, Entry, EntryKind, EntryState, Event, Events, Export, SyncReport, SyncState,
+};
+pub use stock::driver::{Client, ClientConfig, ClientError, Connection, Status};
+pub use stock::session;
 pub use syncline_protocol::detect::Dialect;
+pub use ulid::Ulid;
 pub use yrs;

@@ -202,6 +202,11 @@ impl DocumentLog {
         self.seen
     }
 
+    /// The same, for a task of its own.
+    pub fn watch(&self) -> DurableWatch {
+        DurableWatch { progress: self.document.progress.subscribe(), seen: self.durable() }
+    }
+
     /// Waits for room. `None`: the log is closed, and the document knows it.
     async fn enter(&self, bytes: usize) -> Option<(mpsc::Permit<'_, Command>, OwnedSemaphorePermit)> {
         let permits = bytes.min(MAX_QUEUED_BYTES) as u32;
@@ -220,6 +225,21 @@ impl DocumentLog {
 
     fn document(&self) -> Arc<Document> {
         Arc::clone(&self.document)
+    }
+}
+
+/// Watches how much of a document's log is on disk.
+pub struct DurableWatch {
+    progress: watch::Receiver<Progress>,
+    seen: Durable,
+}
+
+impl DurableWatch {
+    /// Waits until it is another than before. `None`: the document's handle is gone.
+    pub async fn changed(&mut self) -> Option<Durable> {
+        let seen = self.seen;
+        self.seen = self.progress.wait_for(|progress| progress.durable != seen).await.ok()?.durable;
+        Some(self.seen)
     }
 }
 

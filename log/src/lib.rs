@@ -55,6 +55,6 @@ pub mod store;
 mod tests;
 mod thread;
 
-pub use handle::{DocumentLog, Durable, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
+pub use handle::{DocumentLog, Durable, DurableWatch, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
 pub use sled::SledStore;
-pub use store::{Record, Snapshot, Store, StoreError, Stored};
+pub use store::{Record, Snapshot, Store, StoreError, Stored, TOMBSTONE};

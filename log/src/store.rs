@@ -64,7 +64,15 @@ pub struct Stored {
     pub records: Vec<Record>,
 }
 
+/// The one record of a deleted document. It is no update: the shortest has two bytes.
+pub const TOMBSTONE: Bytes = Bytes::new();
+
 impl Stored {
+    /// True for a document that was deleted: its history is one [`TOMBSTONE`].
+    pub fn is_tombstone(&self) -> bool {
+        self.snapshot.is_none() && matches!(&self.records[..], [only] if only.update == TOMBSTONE)
+    }
+
     /// The last record's number.
     pub fn last(&self) -> Seq {
         let before = self.snapshot.as_ref().map_or(Seq::ZERO, |snapshot| snapshot.upto);

@@ -40,6 +40,11 @@ pub enum Close {
 }
 
 impl Close {
+    /// A change by one who may only look (4403).
+    pub fn read_only() -> Self {
+        Close::Forbidden("you may read this document, not change it".into())
+    }
+
     /// The WebSocket close code.
     pub fn code(&self) -> u16 {
         match self {

@@ -64,5 +64,14 @@ pub const MAX_AWARENESS_STATE_BYTES: usize = 64 * 1024;
 /// Largest awareness clock: it leaves room to announce the same state at clock + 1 within 32 bits.
 pub const MAX_AWARENESS_CLOCK: u64 = u32::MAX as u64 - 1;
 
+/// Longest name of a register (native dialect), in bytes.
+pub const MAX_REGISTER_NAME_BYTES: usize = 256;
+
+/// Longest name of a register write's author, in bytes.
+pub const MAX_REGISTER_AUTHOR_BYTES: usize = 256;
+
+/// Largest value of a register, in bytes of lib0 `Any`. It lies in the document's history with every write.
+pub const MAX_REGISTER_VALUE_BYTES: usize = 64 * 1024;
+
 const _: () = assert!(MAX_VALUE_DEPTH <= crate::update::VALUE_DEPTH_CEILING);
 const _: () = assert!(MAX_ADDRESS_BYTES < DEFAULT_MAX_MESSAGE_BYTES);

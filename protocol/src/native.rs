@@ -252,3 +252,21 @@ pub enum MessageError {
     #[error("{0} bytes follow the message in its frame")]
     TrailingBytes(usize),
 }
+
+impl ToClient<'_> {
+    /// The document it is about.
+    pub fn channel(&self) -> Option<Channel> {
+        match *self {
+            Self::Welcome { .. } | Self::Pong => None,
+            Self::Opened { channel, .. }
+            | Self::Change { channel, .. }
+            | Self::Diff { channel, .. }
+            | Self::Durable { channel, .. }
+            | Self::Ack { channel, .. }
+            | Self::Refused { channel, .. }
+            | Self::Decided { channel, .. }
+            | Self::Presence { channel, .. }
+            | Self::Closed { channel, .. } => Some(channel),
+        }
+    }
+}

@@ -12,10 +12,14 @@ use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use thiserror::Error;
+use yrs::block::ClientID;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
-use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update};
+use yrs::{Doc, Map, OffsetKind, Options, Out, ReadTxn, StateVector, Transact, Update, WriteTxn};
+
+use super::register::{REGISTERS, RegisterState};
 
 /// Why the CRDT could not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -30,7 +34,7 @@ pub enum CrdtError {
 
 /// One CRDT document in memory.
 pub struct Crdt {
-    doc: Doc,
+    pub(crate) doc: Doc,
 }
 
 /// A state vector that outlives changes of the document.
@@ -39,12 +43,47 @@ pub struct Known(StateVector);
 
 impl Default for Crdt {
     fn default() -> Self {
-        let options = Options { cleanup_formatting: false, offset_kind: OffsetKind::Utf16, ..Options::default() };
-        Self { doc: Doc::with_options(options) }
+        Self::with_options(Options::default())
     }
 }
 
 impl Crdt {
+    /// An empty document whose own edits are `client`'s (53 bits).
+    pub fn with_client(client: u64) -> Self {
+        let client_id = ClientID::new(client & MAX_SAFE_INTEGER);
+        Self::with_options(Options { client_id, ..Options::default() })
+    }
+
+    fn with_options(options: Options) -> Self {
+        let options = Options { cleanup_formatting: false, offset_kind: OffsetKind::Utf16, ..options };
+        Self { doc: Doc::with_options(options) }
+    }
+
+    /// A register as it is; `None` when no accepted write has made what is there, if anything is.
+    pub fn read_register(&self, name: &str) -> Result<Option<RegisterState>, CrdtError> {
+        contain(|| {
+            let txn = self.doc.transact();
+            match txn.get_map(REGISTERS)?.get(&txn, name)? {
+                Out::Any(any) => RegisterState::from_any(&any),
+                _ => None,
+            }
+        })
+    }
+
+    /// Writes a register: the one edit that a document makes by itself. Returns it as a v1 update.
+    pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Result<Bytes, CrdtError> {
+        let mut txn = ManuallyDrop::new(self.doc.transact_mut());
+        contain(|| {
+            let registers = txn.get_or_insert_map(REGISTERS);
+            registers.insert(&mut *txn, name, state.to_any());
+        })?;
+        contain(move || {
+            let mut txn = ManuallyDrop::into_inner(txn);
+            txn.commit();
+            txn.encode_update_v1().into()
+        })
+    }
+
     /// Applies one scanned v1 update that waits for nothing. True when something was inserted or deleted.
     pub fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let update = contain(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
@@ -101,7 +140,7 @@ impl std::fmt::Debug for Crdt {
 }
 
 /// Runs `action`; a panic becomes [`CrdtError::Broken`].
-fn contain<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
+pub(crate) fn contain<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
     catch_unwind(AssertUnwindSafe(action)).map_err(|panic| {
         let text = panic
             .downcast_ref::<&str>()

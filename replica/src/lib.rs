@@ -2,13 +2,20 @@
 //!
 //! ```text
 //! crdt.rs      the yrs document, its traps contained
+//! local.rs     changes made here: the client's edits
 //! replica.rs   PURE: the document and the updates that wait for others
+//! register.rs  PURE: versioned registers, decided by who owns the document
 //! ```
 //!
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
 
 mod crdt;
+mod local;
+mod register;
 mod replica;
 
 pub use crdt::{Crdt, CrdtError, Known};
+pub use register::{
+    Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
+};
 pub use replica::{HeldLimits, Replica, Taken};

@@ -16,6 +16,7 @@ use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
 use syncline_protocol::update::{ScanLimits, StateClock, Structs, Verdict, type_depth, update_ranges, verdict};
 
 use super::crdt::{Crdt, CrdtError, Known};
+use super::register::RegisterState;
 
 /// What became of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,17 @@ enum Weight {
 
 /// The next clock of every client: the state vector, kept up to date without asking yrs for a copy.
 #[derive(Debug, Default)]
-struct Clocks(HashMap<u64, u64>);
+pub(crate) struct Clocks(HashMap<u64, u64>);
+
+impl Clocks {
+    /// Notes what an integrated update brought.
+    pub(crate) fn advance(&mut self, update: &[u8]) {
+        for range in update_ranges(update) {
+            let clock = self.0.entry(range.client).or_default();
+            *clock = range.end.max(*clock);
+        }
+    }
+}
 
 impl StateClock for Clocks {
     fn clock(&self, client: u64) -> u64 {
@@ -73,8 +84,8 @@ impl StateClock for Clocks {
 /// One document, with what waits for it.
 #[derive(Debug, Default)]
 pub struct Replica {
-    crdt: Crdt,
-    clocks: Clocks,
+    pub(crate) crdt: Crdt,
+    pub(crate) clocks: Clocks,
     /// In order of arrival.
     held: Vec<Held>,
     held_bytes: usize,
@@ -83,6 +94,8 @@ pub struct Replica {
     /// Types lie at most this deep within types, with what is held. Rises with every nested item; measured anew
     /// when it reaches the limit.
     depth_bound: u64,
+    /// Some update waited while this was built from its log.
+    held_at_load: bool,
 }
 
 #[derive(Debug)]
@@ -99,25 +112,42 @@ impl Replica {
     /// Builds a document from the updates of its log, in order. What was accepted once is not refused now, except
     /// what was held and breaks the CRDT.
     pub fn load(updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
+        Self::load_with(Self::default, updates)
+    }
+
+    /// [`Replica::load`]; its own edits are `client`'s (53 bits).
+    pub fn load_as(client: u64, updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
+        Self::load_with(|| Self { crdt: Crdt::with_client(client), ..Self::default() }, updates)
+    }
+
+    fn load_with(empty: impl Fn() -> Self, updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
         let updates: Vec<Bytes> = updates.collect();
         let mut breakers = HashSet::new();
         // Ends: each round leaves out one more of the updates.
         loop {
-            match Self::replay(updates.iter().filter(|update| !breakers.contains(*update)))? {
-                Ok(replica) => return Ok(replica),
+            match Self::replay(empty(), updates.iter().filter(|update| !breakers.contains(*update)))? {
+                Ok(mut replica) => {
+                    replica.held_at_load |= !breakers.is_empty();
+                    return Ok(replica);
+                }
                 Err(Breaker(update)) => _ = breakers.insert(update),
             }
         }
     }
 
-    fn replay<'a>(updates: impl Iterator<Item = &'a Bytes>) -> Result<Result<Self, Breaker>, CrdtError> {
-        let mut replica = Self::default();
+    fn replay<'a>(
+        mut replica: Self,
+        updates: impl Iterator<Item = &'a Bytes>,
+    ) -> Result<Result<Self, Breaker>, CrdtError> {
         for update in updates {
             let (weight, verdict) = replica.weigh(update)?;
             replica.depth_bound += verdict.nested;
             match weight {
                 Weight::Nothing => {}
-                Weight::Waits => _ = replica.hold(update, verdict.nested, &HeldLimits::NONE),
+                Weight::Waits => {
+                    replica.held_at_load = true;
+                    replica.hold(update, verdict.nested, &HeldLimits::NONE);
+                }
                 Weight::Something => {
                     if replica.apply(update)?
                         && let Err(breaker) = replica.free_held()
@@ -189,6 +219,24 @@ impl Replica {
         self.crdt.state_vector()
     }
 
+    /// A register as it is; `None`: no accepted write has made it.
+    pub fn read_register(&self, name: &str) -> Result<Option<RegisterState>, CrdtError> {
+        self.crdt.read_register(name)
+    }
+
+    /// Writes a register as the document's own edit, and returns it as a v1 update.
+    pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Result<Bytes, CrdtError> {
+        let update = self.crdt.write_register(name, state)?;
+        self.clocks.advance(&update);
+        Ok(update)
+    }
+
+    /// True when updates waited while this was built from its log: then its records alone do not tell when readers got
+    /// what.
+    pub fn held_at_load(&self) -> bool {
+        self.held_at_load
+    }
+
     /// The updates that wait, in order of arrival.
     pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.held.iter().map(|held| &held.update)
@@ -237,10 +285,7 @@ impl Replica {
     /// True when the document is not what it was.
     fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let changed = self.crdt.apply(update)?;
-        for range in update_ranges(update) {
-            let clock = self.clocks.0.entry(range.client).or_default();
-            *clock = range.end.max(*clock);
-        }
+        self.clocks.advance(update);
         Ok(changed)
     }
 

@@ -8,7 +8,10 @@
 //! | presence frame | the newest replaces an older one about the same clients; over the limit it is dropped like a document frame |
 //! | answer to a step 1, everyone's presence | put off in the same way |
 //! | echo of a lease's own change | takes the place of the echoes before it: the newest acknowledges them all |
+//! | durable positions and cumulative acks (native) | the newest replaces one that waits; a durable position is dropped with its lease's frames |
 //! | acks and other small answers | kept; over twice the limit of them the session is closed as too slow |
+
+mod positions;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +21,8 @@ use syncline_protocol::close::Close;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub use self::positions::Position;
+use self::positions::Positions;
 use crate::ids::LeaseId;
 
 /// How many bytes the writer takes at once: the rest still counts against the limit.
@@ -69,12 +74,20 @@ impl Waiting {
 
 #[derive(Debug, Default)]
 struct Inner {
-    queue: VecDeque<Waiting>,
+    /// Numbered in order of arrival.
+    queue: VecDeque<(u64, Waiting)>,
+    /// The number of the next frame.
+    next: u64,
+    positions: Positions,
     bytes: usize,
     /// Those of `bytes` that cannot be dropped.
     control_bytes: usize,
     /// Leases whose frames were dropped; emptied by [`Outbox::take_behind`] once the queue is empty.
     behind: HashSet<LeaseId>,
+    /// Leases that are over while the session goes on; nothing of theirs is taken.
+    over: HashSet<LeaseId>,
+    /// Those of `over` whose document ended them; emptied by [`Outbox::take_ended`].
+    ended: Vec<LeaseId>,
     close: Option<Close>,
 }
 
@@ -94,6 +107,7 @@ pub struct Outbox {
     limit_bytes: usize,
     ready: Notify,
     drained: Notify,
+    ended: Notify,
     closing: CancellationToken,
 }
 
@@ -105,6 +119,7 @@ impl Outbox {
             limit_bytes,
             ready: Notify::new(),
             drained: Notify::new(),
+            ended: Notify::new(),
             closing: CancellationToken::new(),
         }
     }
@@ -118,7 +133,7 @@ impl Outbox {
     /// other sessions) but is put off when the outbox already is over it: a client cannot pile up answers.
     pub fn push_answer(&self, lease: LeaseId, frame: Bytes) -> Pushed {
         let mut inner = self.lock();
-        if inner.close.is_some() {
+        if inner.takes_nothing_of(lease) {
             return Pushed::Dropped;
         }
         if inner.bytes > self.limit_bytes || inner.behind.contains(&lease) {
@@ -134,12 +149,13 @@ impl Outbox {
     pub fn push_presence(&self, lease: LeaseId, clients: &[u64], frame: Bytes) -> Pushed {
         {
             let mut inner = self.lock();
-            let older = inner.queue.iter_mut().rev().take(MAX_PRESENCE_LOOKBACK).find_map(|waiting| match waiting {
-                Waiting::Presence { lease: of, clients: about, frame } if *of == lease && **about == *clients => {
-                    Some(frame)
-                }
-                _ => None,
-            });
+            let older =
+                inner.queue.iter_mut().rev().take(MAX_PRESENCE_LOOKBACK).find_map(|(_, waiting)| match waiting {
+                    Waiting::Presence { lease: of, clients: about, frame } if *of == lease && **about == *clients => {
+                        Some(frame)
+                    }
+                    _ => None,
+                });
             if let Some(older) = older {
                 let before = older.len();
                 *older = frame;
@@ -159,7 +175,7 @@ impl Outbox {
             return Pushed::Dropped;
         }
         if inner.bytes > self.limit_bytes || inner.behind.contains(&lease) {
-            inner.queue.retain(|waiting| !waiting.is_echo_of(lease));
+            inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease));
             inner.count_bytes();
         }
         self.enqueue(&mut inner, Waiting::Echo { lease, frame })
@@ -167,8 +183,17 @@ impl Outbox {
 
     /// An ack or another small answer that must not be lost while the session lives.
     pub fn push_control(&self, frame: Bytes) -> Pushed {
+        self.push_small(None, frame)
+    }
+
+    /// [`Outbox::push_control`] for one lease: nothing is taken when it is over.
+    pub fn push_control_of(&self, lease: LeaseId, frame: Bytes) -> Pushed {
+        self.push_small(Some(lease), frame)
+    }
+
+    fn push_small(&self, lease: Option<LeaseId>, frame: Bytes) -> Pushed {
         let mut inner = self.lock();
-        if inner.close.is_some() {
+        if inner.close.is_some() || lease.is_some_and(|lease| inner.over.contains(&lease)) {
             return Pushed::Dropped;
         }
         if inner.control_bytes > 2 * self.limit_bytes && inner.queue.len() > MAX_PRESENCE_LOOKBACK {
@@ -185,7 +210,12 @@ impl Outbox {
         let mut inner = self.lock();
         if inner.close.is_none() {
             let too_slow = close == Close::TooSlow;
-            inner.queue.retain(|waiting| !too_slow && matches!(waiting, Waiting::Control { .. }));
+            inner.queue.retain(|(_, waiting)| !too_slow && matches!(waiting, Waiting::Control { .. }));
+            if too_slow {
+                inner.positions.clear()
+            } else {
+                inner.positions.keep_acks()
+            }
             inner.count_bytes();
             inner.behind.clear();
             inner.close = Some(close);
@@ -206,9 +236,73 @@ impl Outbox {
     /// Drops what waits for a lease that is gone.
     pub fn forget(&self, lease: LeaseId) {
         let mut inner = self.lock();
-        inner.queue.retain(|waiting| !waiting.is_echo_of(lease));
+        inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease));
         inner.drop_frames(lease);
+        inner.positions.drop_lease(lease);
         inner.behind.remove(&lease);
+        inner.over.remove(&lease);
+    }
+
+    /// A position, sent behind everything that is queued now. A durable position is dropped when frames were.
+    pub fn push_position(&self, lease: LeaseId, position: Position, frame: Bytes) -> Pushed {
+        let mut inner = self.lock();
+        let is_untrue = position == Position::Durable && inner.behind.contains(&lease);
+        if inner.takes_nothing_of(lease) || is_untrue {
+            return Pushed::Dropped;
+        }
+        let after = inner.next;
+        inner.positions.push(lease, position, after, frame);
+        self.ready.notify_one();
+        Pushed::Queued
+    }
+
+    /// A document ends one lease of a session that goes on, and pushes nothing for it after: what waits is still sent,
+    /// then `last_frame`.
+    pub fn end(&self, lease: LeaseId, last_frame: Bytes) {
+        let mut inner = self.lock();
+        if inner.over.remove(&lease) || inner.close.is_some() {
+            return;
+        }
+        inner.over.insert(lease);
+        inner.behind.remove(&lease);
+        inner.ended.push(lease);
+        self.enqueue(&mut inner, Waiting::Control { frame: last_frame });
+        self.ended.notify_one();
+    }
+
+    /// The session has found a document gone: `last_frame` is said unless the document has said one.
+    pub fn lose(&self, lease: LeaseId, last_frame: Bytes) {
+        let mut inner = self.lock();
+        inner.behind.remove(&lease);
+        if inner.over.insert(lease) && inner.close.is_none() {
+            self.enqueue(&mut inner, Waiting::Control { frame: last_frame });
+        }
+    }
+
+    /// The session has left: nothing more is sent for this lease, which may have been given another document's number.
+    pub fn leave(&self, lease: LeaseId) {
+        let mut inner = self.lock();
+        inner.over.insert(lease);
+        inner.drop_frames(lease);
+        inner.positions.drop_lease(lease);
+        inner.behind.remove(&lease);
+        drop(inner);
+        self.written();
+    }
+
+    /// Waits until documents have ended leases of this session; returns them. Only the session's reader calls it.
+    pub async fn take_ended(&self) -> Vec<LeaseId> {
+        loop {
+            {
+                let mut inner = self.lock();
+                if !inner.ended.is_empty() {
+                    let ended = std::mem::take(&mut inner.ended);
+                    ended.iter().for_each(|lease| _ = inner.over.remove(lease));
+                    return ended;
+                }
+            }
+            self.ended.notified().await;
+        }
     }
 
     /// Waits for something to send. Only the session's writer calls it.
@@ -248,25 +342,30 @@ impl Outbox {
         let mut inner = self.lock();
         if let Some(close) = &inner.close
             && inner.queue.is_empty()
+            && inner.positions.is_empty()
         {
             return Some(Taken::Close(close.clone()));
         }
         let mut frames = Vec::new();
         let mut taken_bytes = 0;
         while taken_bytes < MAX_TAKE_BYTES {
-            let Some(waiting) = inner.queue.pop_front() else { break };
+            let Some((_, waiting)) = inner.queue.pop_front() else { break };
             let frame = waiting.frame().clone();
             taken_bytes += frame.len();
             inner.control_bytes -= waiting.control_bytes();
             frames.push(frame);
         }
         inner.bytes -= taken_bytes;
+        if !inner.positions.is_empty() {
+            let gone = inner.queue.front().map_or(inner.next, |(number, _)| *number);
+            inner.positions.take(gone, &mut frames);
+        }
         (!frames.is_empty()).then_some(Taken::Frames(frames))
     }
 
     fn push_bounded(&self, lease: LeaseId, frame: Bytes, wrap: impl FnOnce(LeaseId, Bytes) -> Waiting) -> Pushed {
         let mut inner = self.lock();
-        if inner.close.is_some() || inner.behind.contains(&lease) {
+        if inner.takes_nothing_of(lease) || inner.behind.contains(&lease) {
             return Pushed::Dropped;
         }
         // A single frame larger than the limit passes when nothing waits: otherwise it never could.
@@ -283,7 +382,8 @@ impl Outbox {
         let was_empty = inner.queue.is_empty();
         inner.bytes += waiting.frame().len();
         inner.control_bytes += waiting.control_bytes();
-        inner.queue.push_back(waiting);
+        inner.queue.push_back((inner.next, waiting));
+        inner.next += 1;
         if was_empty {
             self.ready.notify_one();
             Pushed::First
@@ -299,19 +399,24 @@ impl Outbox {
 }
 
 impl Inner {
+    fn takes_nothing_of(&self, lease: LeaseId) -> bool {
+        self.close.is_some() || self.over.contains(&lease)
+    }
+
     fn fall_behind(&mut self, lease: LeaseId) {
         self.drop_frames(lease);
         self.behind.insert(lease);
     }
 
     fn drop_frames(&mut self, lease: LeaseId) {
-        self.queue.retain(|waiting| !waiting.belongs_to(lease));
+        self.queue.retain(|(_, waiting)| !waiting.belongs_to(lease));
+        self.positions.drop_durable(lease);
         self.count_bytes();
     }
 
     fn count_bytes(&mut self) {
-        self.bytes = self.queue.iter().map(|waiting| waiting.frame().len()).sum();
-        self.control_bytes = self.queue.iter().map(Waiting::control_bytes).sum();
+        self.bytes = self.queue.iter().map(|(_, waiting)| waiting.frame().len()).sum();
+        self.control_bytes = self.queue.iter().map(|(_, waiting)| waiting.control_bytes()).sum();
     }
 }
 

@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::ids::Seq;
+use syncline_protocol::ids::{Epoch, Seq};
+use syncline_protocol::native::Cursor;
 use syncline_replica::{HeldLimits, Replica};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Effect, Event, Origin, Outcome};
@@ -18,7 +19,11 @@ const A: LeaseId = LeaseId(1);
 const B: LeaseId = LeaseId(2);
 
 fn core() -> Core {
-    Core::new(Replica::default(), Seq::ZERO, HeldLimits::default())
+    core_with(HeldLimits::default())
+}
+
+fn core_with(limits: HeldLimits) -> Core {
+    Core::new(Replica::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, limits)
 }
 
 fn handle(core: &mut Core, event: Event) -> Vec<Effect> {
@@ -34,7 +39,7 @@ fn durable(core: &mut Core, upto: u64) -> Vec<Effect> {
 }
 
 fn change(lease: LeaseId, update: &[u8]) -> Event {
-    Event::Update { lease, update: Bytes::copy_from_slice(update), origin: Origin::Change }
+    Event::Update { lease, update: Bytes::copy_from_slice(update), origin: Origin::Change, batch: 0 }
 }
 
 /// Types `texts` one by one at the end of the text "text"; one update each.
@@ -131,9 +136,9 @@ fn a_known_update_is_not_logged_again_and_its_ack_waits_for_the_first_copy() {
 #[test]
 fn an_empty_step_2_is_acked_without_an_echo() {
     let mut core = core();
-    let event = Event::Update { lease: A, update: Bytes::from_static(&[0, 0]), origin: Origin::Step2 };
+    let event = Event::Update { lease: A, update: Bytes::from_static(&[0, 0]), origin: Origin::Step2, batch: 0 };
     let effects = handle(&mut core, event);
-    assert!(matches!(&effects[..], [Effect::Ack { lease: A, outcome: Outcome::Saved, echo: None }]));
+    assert!(matches!(&effects[..], [Effect::Ack { lease: A, outcome: Outcome::Saved, echo: None, .. }]));
 }
 
 #[test]
@@ -211,7 +216,7 @@ fn a_snapshot_appends_again_what_it_does_not_contain() {
 #[test]
 fn what_may_wait_is_bounded_and_healthy_authors_do_not_pay() {
     let limits = HeldLimits { updates: 3, ..HeldLimits::default() };
-    let mut core = Core::new(Replica::default(), Seq::ZERO, limits);
+    let mut core = core_with(limits);
     handle(&mut core, Event::Open { lease: A });
     handle(&mut core, Event::Open { lease: B });
     let (_, lost) = typed(1, &["0", "1", "2", "3", "4", "5"]);

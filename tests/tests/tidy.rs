@@ -27,7 +27,7 @@ const PURE: &[&str] = &[
     "replica/src/replica.rs",
     "server/src/document/core.rs",
     "server/src/document/presence.rs",
-    "client/src/session.rs",
+    "client/src/stock/session.rs",
     "client/src/backoff.rs",
 ];
 const IMPURE_WORDS: &[&str] = &["tokio::", "Instant::now", "SystemTime", "rand::", "std::fs", "std::net"];

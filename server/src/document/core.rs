@@ -6,6 +6,9 @@
 //!   current Seq (it may still be on its way to the disk).
 //! - A step 1 is always answered, equal state vectors or not: deletions do not move a state vector.
 //! - After storage has failed nothing is taken any more; reading goes on.
+//! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
+
+mod native;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,11 +16,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::close::Close;
-use syncline_protocol::ids::Seq;
+use syncline_protocol::ids::{Epoch, Seq};
+use syncline_protocol::native::Cursor;
 
 use super::event::{Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
+use super::tail::Tail;
 use crate::ids::LeaseId;
 use syncline_replica::{CrdtError, Known};
 use syncline_replica::{HeldLimits, Replica, Taken};
@@ -31,13 +36,23 @@ const MAX_CACHED_DIFFS: usize = 4;
 struct Lease {
     /// It was asked for what is missing and nothing came of it yet: asking again would go round for ever.
     asked_for_missing: bool,
+    /// It goes by cursors, and is told durable positions.
+    native: bool,
+}
+
+/// What an author is told when its record is on disk.
+#[derive(Debug)]
+enum Answer {
+    Saved { echo: Option<Arc<Frame>> },
+    Decided { accepted: bool, register: Bytes },
 }
 
 #[derive(Debug)]
 struct WaitingAck {
     seq: Seq,
     lease: LeaseId,
-    echo: Option<Arc<Frame>>,
+    batch: u64,
+    answer: Answer,
 }
 
 /// One document. Owned by its task (or by a test, a simulator, a fuzzer).
@@ -45,8 +60,12 @@ struct WaitingAck {
 pub struct Core {
     replica: Replica,
     limits: HeldLimits,
+    /// Which history this is.
+    epoch: Epoch,
     /// The newest record's number.
     last: Seq,
+    /// The newest changes, for clients that missed a few.
+    tail: Tail,
     /// The newest one known to be on disk.
     durable: Seq,
     leases: HashMap<LeaseId, Lease>,
@@ -60,13 +79,26 @@ pub struct Core {
     broken: bool,
 }
 
+impl WaitingAck {
+    fn into_effect(self) -> Effect {
+        let Self { seq, lease, batch, answer } = self;
+        match answer {
+            Answer::Saved { echo } => Effect::Ack { lease, batch, seq, outcome: Outcome::Saved, echo },
+            Answer::Decided { accepted, register } => Effect::Decided { lease, batch, accepted, register },
+        }
+    }
+}
+
 impl Core {
-    /// A document as its log tells it; `last` is the newest record in it.
-    pub fn new(replica: Replica, last: Seq, limits: HeldLimits) -> Self {
+    /// A document as its log tells it; `newest` is the last record in it.
+    pub fn new(replica: Replica, newest: Cursor, limits: HeldLimits) -> Self {
+        let Cursor { epoch, seq: last } = newest;
         Self {
             replica,
             limits,
+            epoch,
             last,
+            tail: Tail::after(last),
             durable: last,
             leases: HashMap::new(),
             presence: Presence::default(),
@@ -75,6 +107,13 @@ impl Core {
             storage_failed: false,
             broken: false,
         }
+    }
+
+    /// With the end of the stored history, for clients that come from before. Not if something was held while it was
+    /// loaded: then the records do not tell when readers got what.
+    #[must_use]
+    pub fn with_tail(self, tail: Tail) -> Self {
+        if self.replica.held_at_load() { self } else { Self { tail, ..self } }
     }
 
     /// The newest record's number.
@@ -119,16 +158,24 @@ impl Core {
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Open { lease } => self.open(lease, effects),
-            Event::Step1 { lease, state_vector } => self.step1(lease, &state_vector, effects),
-            Event::Update { lease, update, origin } => self.update(lease, update, origin, effects),
+            Event::Resume { lease, cursor, wants_state_vector, read_only } => {
+                self.resume(lease, cursor, wants_state_vector, read_only, effects);
+            }
+            Event::Step1 { lease, state_vector } => {
+                self.step1(lease, &state_vector, effects);
+                self.tell_durable(lease, effects);
+            }
+            Event::Update { lease, update, origin, batch } => self.update(lease, update, origin, batch, effects),
+            Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
             Event::Awareness { lease, update } => {
                 let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
                 let changes = self.presence.update(lease, update.iter());
                 push_presence(changes, Some(lease), effects);
             }
             Event::QueryAwareness { lease } => self.send_presence(lease, effects),
-            Event::Refused { lease } => {
-                effects.push(Effect::Ack { lease, outcome: Outcome::Refused, echo: None });
+            Event::Refused { lease, batch } => {
+                let (seq, outcome) = (self.last, Outcome::Forbidden);
+                effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
             }
             Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
             Event::Leave { lease } => {
@@ -146,17 +193,22 @@ impl Core {
         }
         let from_nothing = Known::default();
         match self.replica.diff_since(floor.unwrap_or(&from_nothing)) {
-            Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::new(Message::Step2(diff)) }),
+            Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) }),
             Err(error) => return self.fail_to_answer(lease, &error, effects),
         }
+        self.tell_durable(lease, effects);
         self.send_presence(lease, effects);
     }
 
     /// Every record up to `upto` is on disk: give the acks that waited for it.
     pub fn durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
+        let has_moved = upto > self.durable;
         self.durable = self.durable.max(upto);
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.seq <= self.durable) {
-            effects.push(Effect::Ack { lease: waiting.lease, outcome: Outcome::Saved, echo: waiting.echo });
+            effects.push(waiting.into_effect());
+        }
+        if has_moved {
+            self.tell_all_durable(effects);
         }
     }
 
@@ -164,13 +216,16 @@ impl Core {
     pub fn storage_failed(&mut self, effects: &mut Vec<Effect>) {
         self.storage_failed = true;
         for waiting in self.waiting.drain(..) {
-            effects.push(Effect::Ack { lease: waiting.lease, outcome: Outcome::Refused, echo: None });
+            let WaitingAck { seq, lease, batch, .. } = waiting;
+            effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Refused, echo: None });
         }
     }
 
-    /// Puts a document loaded from the log in place of a broken one. Sessions, presence and acks stay.
+    /// Puts a document loaded from the log in place of a broken one. Sessions, presence and acks stay. Loading may have
+    /// freed what had waited: only who has been sent a diff after it is up to date.
     pub fn restore(&mut self, replica: Replica) {
         self.replica = replica;
+        self.tail = Tail::after(self.last);
         self.broken = false;
         self.diffs.clear();
     }
@@ -191,7 +246,7 @@ impl Core {
         }
         match self.replica.diff(state_vector) {
             Ok(diff) => {
-                let frame = Frame::new(Message::Step2(diff));
+                let frame = Frame::at(self.last, Message::Step2(diff));
                 if self.diffs.len() == MAX_CACHED_DIFFS {
                     self.diffs.remove(0);
                 }
@@ -202,42 +257,41 @@ impl Core {
         }
     }
 
-    fn update(&mut self, lease: LeaseId, update: Bytes, origin: Origin, effects: &mut Vec<Effect>) {
+    fn update(&mut self, lease: LeaseId, update: Bytes, origin: Origin, batch: u64, effects: &mut Vec<Effect>) {
         if self.storage_failed || self.broken {
             // Every client answers our step 1, also one that only reads: that is no edit to refuse.
             let unneeded = origin == Origin::Step2 && self.replica.inserts_nothing_new(&update);
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
-            effects.push(Effect::Ack { lease, outcome, echo: None });
+            effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
             return;
         }
-        // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.
-        let frame = Frame::new(Message::Update(update.clone()));
-        let echo = (origin == Origin::Change).then(|| Arc::clone(&frame));
-        if update[..] == EMPTY_UPDATE {
-            return self.ack(lease, echo, effects);
-        }
         let held_before = self.replica.held().len();
-        let taken = match self.replica.take(&update, &self.limits) {
+        let taken =
+            if update[..] == EMPTY_UPDATE { Ok(Taken::Known) } else { self.replica.take(&update, &self.limits) };
+        let taken = match taken {
             Ok(taken) => taken,
             Err(error) => return self.fail(lease, &error, effects),
         };
         match taken {
             Taken::Known => {}
             // Logged, so it is not lost; the readers get it when it is freed.
-            Taken::Held => self.append(update, effects),
-            Taken::Changed | Taken::FreedABreaker => {
-                self.append(update, effects);
-                effects.push(Effect::Broadcast { frame, author: Some(lease) });
-                for freed in self.replica.take_freed() {
-                    effects.push(Effect::Broadcast { frame: Frame::new(Message::Update(freed)), author: None });
-                }
-            }
+            Taken::Held => self.append(update.clone(), effects),
+            Taken::Changed | Taken::FreedABreaker => self.append(update.clone(), effects),
             Taken::NoRoom => {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
                 return effects.push(Effect::Close { lease, close });
             }
         }
-        self.ack(lease, echo, effects);
+        let frame = Frame::at(self.last, Message::Update(update));
+        if matches!(taken, Taken::Changed | Taken::FreedABreaker) {
+            self.broadcast(Arc::clone(&frame), Some(lease), effects);
+            for freed in self.replica.take_freed() {
+                self.broadcast(Frame::at(self.last, Message::Update(freed)), None, effects);
+            }
+        }
+        // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.
+        let echo = (origin == Origin::Change).then_some(frame);
+        self.answer(lease, batch, Answer::Saved { echo }, effects);
         if taken == Taken::FreedABreaker {
             self.broken = true;
             effects.push(Effect::Reload);
@@ -246,6 +300,14 @@ impl Core {
         } else if self.replica.held().len() < held_before {
             self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
         }
+    }
+
+    /// Readers are sent a change of the newest record.
+    fn broadcast(&mut self, frame: Arc<Frame>, author: Option<LeaseId>, effects: &mut Vec<Effect>) {
+        if let Message::Update(update) = frame.message() {
+            self.tail.push(self.last, update);
+        }
+        effects.push(Effect::Broadcast { frame, author });
     }
 
     fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
@@ -264,15 +326,22 @@ impl Core {
         }
     }
 
-    fn ack(&mut self, lease: LeaseId, echo: Option<Arc<Frame>>, effects: &mut Vec<Effect>) {
+    /// Answers an author when everything so far is on disk.
+    fn answer(&mut self, lease: LeaseId, batch: u64, answer: Answer, effects: &mut Vec<Effect>) {
+        let waiting = WaitingAck { seq: self.last, lease, batch, answer };
         if self.durable >= self.last {
-            effects.push(Effect::Ack { lease, outcome: Outcome::Saved, echo });
+            effects.push(waiting.into_effect());
         } else {
-            self.waiting.push_back(WaitingAck { seq: self.last, lease, echo });
+            self.waiting.push_back(waiting);
         }
     }
 
+    /// Asks for what the document lacks. A native session has no such question: it is told the state vector when it
+    /// opens the document.
     fn ask(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if self.leases.get(&lease).is_some_and(|lease| lease.native) {
+            return;
+        }
         let frame = Frame::new(Message::Step1(self.replica.state_vector()));
         effects.push(Effect::Answer { lease, frame });
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
+use syncline_protocol::native::{Cursor, Resume};
+use syncline_replica::RegisterWrite;
 
 use super::frame::Frame;
 use crate::ids::LeaseId;
@@ -26,6 +28,17 @@ pub enum Event {
         /// Its lease.
         lease: LeaseId,
     },
+    /// A native session begins to talk to the document, or goes on where it was.
+    Resume {
+        /// Its lease.
+        lease: LeaseId,
+        /// How far it has come; `None`: it will send a state vector.
+        cursor: Option<Cursor>,
+        /// It asks for the document's state vector.
+        wants_state_vector: bool,
+        /// It may look only: passed on to the answer.
+        read_only: bool,
+    },
     /// It asks for what it lacks and becomes a reader.
     Step1 {
         /// Its lease.
@@ -41,6 +54,17 @@ pub enum Event {
         update: Bytes,
         /// How it came.
         origin: Origin,
+        /// The author's number for it, in the native dialect; 0 in the others.
+        batch: u64,
+    },
+    /// It wants to write a versioned register.
+    Propose {
+        /// Its lease.
+        lease: LeaseId,
+        /// The author's number for it.
+        batch: u64,
+        /// The write.
+        write: RegisterWrite,
     },
     /// It brings presence.
     Awareness {
@@ -58,6 +82,8 @@ pub enum Event {
     Refused {
         /// Its lease.
         lease: LeaseId,
+        /// The author's number for it, in the native dialect; 0 in the others.
+        batch: u64,
     },
     /// Its socket has drained after frames were dropped: send what it missed.
     Resync {
@@ -76,8 +102,10 @@ pub enum Event {
 pub enum Outcome {
     /// It is on disk.
     Saved,
-    /// It was not taken.
+    /// It was not taken: nothing is, for the disk refuses writes.
     Refused,
+    /// It was not taken: its author may only read.
+    Forbidden,
     /// It was not taken, and it inserts nothing that is not here: what a reader says in answer to our step 1. No
     /// promise that it is on disk.
     Unneeded,
@@ -121,16 +149,59 @@ pub enum Effect {
         /// A step 2.
         frame: Arc<Frame>,
     },
+    /// The answer to a native session that opened the document. From its cursor it is a reader at once; with another
+    /// history it is over.
+    Opened {
+        /// To whom.
+        lease: LeaseId,
+        /// The document's history and its last record.
+        cursor: Cursor,
+        /// As it was asked.
+        read_only: bool,
+        /// How it goes on.
+        resume: Resume,
+        /// The document's state vector.
+        state_vector: Option<Bytes>,
+    },
+    /// A change that one native reader missed.
+    Missed {
+        /// To whom.
+        lease: LeaseId,
+        /// The change.
+        frame: Arc<Frame>,
+    },
+    /// Everything up to here is on disk, and has been sent to the native readers or came from them.
+    Durable {
+        /// To whom; `None`: to all.
+        lease: Option<LeaseId>,
+        /// Up to here.
+        seq: Seq,
+    },
     /// Tell the author what became of its update.
     Ack {
         /// The author.
         lease: LeaseId,
+        /// The author's number for it.
+        batch: u64,
+        /// The document's last record when it was taken.
+        seq: Seq,
         /// Saved or refused.
         outcome: Outcome,
         /// The change as an update message, for dialects that acknowledge by echo. `None` for a step 2.
         echo: Option<Arc<Frame>>,
     },
-    /// End this session.
+    /// Tell the author what became of its proposal. What is told is on disk.
+    Decided {
+        /// The author.
+        lease: LeaseId,
+        /// The author's number for it.
+        batch: u64,
+        /// Whether the register took it.
+        accepted: bool,
+        /// The register, as lib0 `Any`; empty: never written.
+        register: Bytes,
+    },
+    /// End this session, or this document of a native session.
     Close {
         /// Whose.
         lease: LeaseId,

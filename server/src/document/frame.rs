@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use syncline_protocol::ids::DocumentName;
+use syncline_protocol::ids::{DocumentName, Seq};
+use syncline_protocol::native::{Channel, ToClient};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::{hocuspocus, ywebsocket};
 
@@ -16,6 +17,11 @@ pub enum Framing {
     Hocuspocus {
         /// As the client wrote it.
         address: Arc<str>,
+    },
+    /// Messages with this number in front.
+    Native {
+        /// The client's number for the document.
+        channel: Channel,
     },
 }
 
@@ -32,18 +38,30 @@ pub enum Message {
     Awareness(Bytes),
 }
 
+/// The channel whose encoding is shared: a native client's first document.
+const SHARED_CHANNEL: Channel = 0;
+
 /// A message and its encodings so far.
 #[derive(Debug)]
 pub struct Frame {
     message: Message,
+    /// The document's last record when this was made. Told in the native dialect only.
+    seq: Seq,
     ywebsocket: OnceLock<Bytes>,
     hocuspocus: OnceLock<Bytes>,
+    native: OnceLock<Bytes>,
 }
 
 impl Frame {
-    /// Nothing is encoded yet.
+    /// A message that stands at no record: a question, or presence.
     pub fn new(message: Message) -> Arc<Self> {
-        Arc::new(Self { message, ywebsocket: OnceLock::new(), hocuspocus: OnceLock::new() })
+        Self::at(Seq::ZERO, message)
+    }
+
+    /// A message that brings a reader up to the record `seq`. Nothing is encoded yet.
+    pub fn at(seq: Seq, message: Message) -> Arc<Self> {
+        let (ywebsocket, hocuspocus, native) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Arc::new(Self { message, seq, ywebsocket, hocuspocus, native })
     }
 
     /// What it says.
@@ -51,7 +69,8 @@ impl Frame {
         &self.message
     }
 
-    /// The bytes for a reader of `document`. Only a Hocuspocus session id costs an encoding of its own.
+    /// The bytes for a reader of `document`. A Hocuspocus session id, and any native document
+    /// but a client's first, cost an encoding of their own.
     pub fn encode(&self, document: &DocumentName, framing: &Framing) -> Bytes {
         match framing {
             Framing::YWebsocket => self.ywebsocket.get_or_init(|| self.encode_ywebsocket()).clone(),
@@ -59,6 +78,10 @@ impl Frame {
                 self.hocuspocus.get_or_init(|| self.encode_hocuspocus(address)).clone()
             }
             Framing::Hocuspocus { address } => self.encode_hocuspocus(address),
+            Framing::Native { channel: SHARED_CHANNEL } => {
+                self.native.get_or_init(|| self.encode_native(SHARED_CHANNEL)).clone()
+            }
+            Framing::Native { channel } => self.encode_native(*channel),
         }
     }
 
@@ -80,5 +103,17 @@ impl Frame {
             Message::Awareness(payload) => hocuspocus::Message::Awareness(payload),
         };
         message.encode(address).into()
+    }
+
+    fn encode_native(&self, channel: Channel) -> Bytes {
+        let seq = self.seq;
+        let message = match &self.message {
+            // A question of the other dialects: a native client asks for the state vector when it opens the document.
+            Message::Step1(_) => return Bytes::new(),
+            Message::Step2(update) => ToClient::Diff { channel, seq, update },
+            Message::Update(update) => ToClient::Change { channel, seq, update },
+            Message::Awareness(update) => ToClient::Presence { channel, update },
+        };
+        message.encode().into()
     }
 }

@@ -3,8 +3,11 @@
 //! ```text
 //! event.rs     what enters and leaves: the contract, on one screen
 //! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
+//! core/native.rs  PURE: what only the native dialect asks: cursors and registers
+//! tail.rs      PURE: the newest changes, for clients that missed a few
 //! presence.rs  PURE: who is here, never logged
 //! frame.rs     one message, encoded at most once per dialect, shared by every reader
+//! load.rs      from the log to memory
 //! readers.rs   the outboxes of those who read, and how far each is known to have come
 //! task.rs      the shell: inbox in, effects out, log, idle time, end
 //! ```
@@ -12,8 +15,10 @@
 pub mod core;
 pub mod event;
 pub mod frame;
+mod load;
 pub mod presence;
 mod readers;
+pub mod tail;
 mod task;
 
 pub use task::{DocumentOptions, Ended, Envelope, run};

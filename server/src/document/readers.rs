@@ -11,12 +11,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::hocuspocus;
-use syncline_protocol::ids::DocumentName;
+use syncline_protocol::ids::{DocumentName, Seq};
+use syncline_protocol::native::{Channel, Cursor, Resume, ToClient};
 
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
 use crate::ids::LeaseId;
-use crate::outbox::{Outbox, Pushed};
+use crate::outbox::{Outbox, Position, Pushed};
 use syncline_replica::Known;
 
 struct Reader {
@@ -35,6 +36,31 @@ impl Reader {
     fn note(&mut self, pushed: Pushed) -> Pushed {
         self.has_gap |= pushed == Pushed::Dropped;
         pushed
+    }
+
+    /// The client's number for the document, in the native dialect.
+    fn channel(&self) -> Option<Channel> {
+        if let Framing::Native { channel } = self.framing { Some(channel) } else { None }
+    }
+
+    /// Tells a native reader how far the document is on disk. Not over a gap: the position would speak of frames that
+    /// were dropped. The diff that closes the gap is followed by another.
+    fn push_durable(&self, lease: LeaseId, seq: Seq) {
+        if let Some(channel) = self.channel().filter(|_| self.joined && !self.has_gap) {
+            let frame = ToClient::Durable { channel, seq }.encode();
+            self.outbox.push_position(lease, Position::Durable, frame.into());
+        }
+    }
+
+    /// Ends the session, or in a native one this document only.
+    fn close(&self, lease: LeaseId, close: Close) {
+        match self.channel() {
+            Some(channel) => {
+                let last_frame = ToClient::Closed { channel, code: close.code(), reason: &close.reason() }.encode();
+                self.outbox.end(lease, last_frame.into());
+            }
+            None => self.outbox.close(close),
+        }
     }
 }
 
@@ -113,6 +139,51 @@ impl Readers {
         }
     }
 
+    /// Answers a native session. From its cursor it is a reader; with another history it is over.
+    pub(super) fn opened(
+        &mut self,
+        lease: LeaseId,
+        cursor: Cursor,
+        read_only: bool,
+        resume: Resume,
+        state_vector: Option<&[u8]>,
+    ) {
+        let Some(reader) = self.readers.get_mut(&lease) else { return };
+        let Some(channel) = reader.channel() else { return };
+        let frame = ToClient::Opened { channel, cursor, read_only, resume, state_vector }.encode().into();
+        if resume == Resume::OtherHistory {
+            reader.outbox.end(lease, frame);
+            self.readers.remove(&lease);
+            return;
+        }
+        reader.joined = resume == Resume::FromCursor;
+        reader.outbox.push_control_of(lease, frame);
+    }
+
+    /// A change that one reader missed while it was away.
+    pub(super) fn missed(&mut self, lease: LeaseId, frame: &Frame) {
+        if let Some(reader) = self.readers.get_mut(&lease) {
+            let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
+            reader.note(pushed);
+        }
+    }
+
+    /// Everything up to `seq` is on disk. Told to one native reader, or to all of them.
+    pub(super) fn durable(&self, lease: Option<LeaseId>, seq: Seq) {
+        match lease {
+            Some(lease) => _ = self.readers.get(&lease).map(|reader| reader.push_durable(lease, seq)),
+            None => self.readers.iter().for_each(|(&lease, reader)| reader.push_durable(lease, seq)),
+        }
+    }
+
+    pub(super) fn decided(&self, lease: LeaseId, batch: u64, accepted: bool, register: &[u8]) {
+        let Some(reader) = self.readers.get(&lease) else { return };
+        if let Some(channel) = reader.channel() {
+            let frame = ToClient::Decided { channel, batch, accepted, register }.encode();
+            reader.outbox.push_control_of(lease, frame.into());
+        }
+    }
+
     pub(super) fn answer(&mut self, lease: LeaseId, frame: &Frame) {
         let Some(reader) = self.readers.get_mut(&lease) else { return };
         let bytes = frame.encode(&self.document, &reader.framing);
@@ -120,17 +191,27 @@ impl Readers {
             // Everyone's presence may be large and can be asked for with one byte; a resync brings it, too.
             let pushed = reader.outbox.push_answer(lease, bytes);
             reader.note(pushed);
-        } else {
+        } else if !bytes.is_empty() {
             reader.outbox.push_control(bytes);
         }
     }
 
-    pub(super) fn ack(&mut self, lease: LeaseId, outcome: Outcome, echo: Option<&Frame>) {
+    pub(super) fn ack(&mut self, lease: LeaseId, (batch, seq): (u64, Seq), outcome: Outcome, echo: Option<&Frame>) {
         let Some(reader) = self.readers.get(&lease) else { return };
         match (&reader.framing, outcome) {
             (Framing::Hocuspocus { address }, outcome) => {
                 let status = hocuspocus::Message::SyncStatus(outcome == Outcome::Saved);
                 reader.outbox.push_control(Bytes::from(status.encode(address)));
+            }
+            (Framing::Native { channel }, Outcome::Saved) => {
+                let frame = ToClient::Ack { channel: *channel, batch, seq }.encode();
+                reader.outbox.push_position(lease, Position::Ack, frame.into());
+            }
+            (Framing::Native { channel }, Outcome::Refused | Outcome::Forbidden | Outcome::Unneeded) => {
+                let close = if outcome == Outcome::Forbidden { Close::read_only() } else { Close::StorageFailed };
+                let (channel, code) = (*channel, close.code());
+                let frame = ToClient::Refused { channel, batch, code, reason: &close.reason() }.encode();
+                reader.outbox.push_control_of(lease, frame.into());
             }
             (Framing::YWebsocket, Outcome::Saved) => {
                 if let Some(echo) = echo {
@@ -140,19 +221,25 @@ impl Readers {
             (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
             (Framing::YWebsocket, Outcome::Refused) => reader.outbox.close(Close::StorageFailed),
+            (Framing::YWebsocket, Outcome::Forbidden) => reader.outbox.close(Close::read_only()),
         }
     }
 
-    pub(super) fn close(&self, lease: LeaseId, close: Close) {
+    /// Ends a session, or this document of a native session, which is no reader from then on.
+    pub(super) fn close(&mut self, lease: LeaseId, close: Close) {
         if let Some(reader) = self.readers.get(&lease) {
-            reader.outbox.close(close);
+            reader.close(lease, close);
+            if reader.channel().is_some() {
+                self.readers.remove(&lease);
+            }
         }
     }
 
-    pub(super) fn close_all(&self, close: &Close) {
-        for reader in self.readers.values() {
-            reader.outbox.close(close.clone());
+    pub(super) fn close_all(&mut self, close: &Close) {
+        for (&lease, reader) in &self.readers {
+            reader.close(lease, close.clone());
         }
+        self.readers.retain(|_, reader| reader.channel().is_none());
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use syncline_protocol::close::Close;
-use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -16,13 +16,14 @@ use tracing::{debug, error, info, warn};
 use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
+use super::load::{LoadError, Loaded, load};
 use super::readers::Readers;
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use syncline_log::store::{Record, Snapshot, StoreError, Stored};
+use syncline_log::store::{Record, Snapshot};
 use syncline_log::{DocumentLog, Log};
-use syncline_replica::{HeldLimits, Replica};
+use syncline_replica::HeldLimits;
 
 /// Events handled before effects of the last are waited for. Larger: fewer wake-ups under load.
 const MAX_BATCH: usize = 64;
@@ -104,8 +105,13 @@ pub async fn run(
     let mut task = match Task::load(name.clone(), log, options, metrics).await {
         Ok(task) => task,
         Err(failure) => {
-            error!(document = %name, %failure, "document could not be loaded; its sessions are refused, nothing was changed");
-            refuse(&name, &mut inbox).await;
+            match failure {
+                LoadError::Deleted => debug!(document = %name, "a deleted document was asked for"),
+                _ => {
+                    error!(document = %name, %failure, "document could not be loaded; its sessions are refused, nothing was changed")
+                }
+            }
+            refuse(&name, &mut inbox, &failure.close()).await;
             return Ended::NotLoaded;
         }
     };
@@ -115,7 +121,7 @@ pub async fn run(
 }
 
 /// Tells whoever waits, and whoever still comes, that the document is not to be had now.
-async fn refuse(name: &DocumentName, inbox: &mut mpsc::Receiver<Envelope>) {
+async fn refuse(name: &DocumentName, inbox: &mut mpsc::Receiver<Envelope>, close: &Close) {
     inbox.close();
     let mut readers = Readers::new(name.clone());
     while let Some(envelope) = inbox.recv().await {
@@ -123,7 +129,7 @@ async fn refuse(name: &DocumentName, inbox: &mut mpsc::Receiver<Envelope>) {
             readers.add(lease, outbox, framing);
         }
     }
-    readers.close_all(&Close::DocumentUnavailable);
+    readers.close_all(close);
 }
 
 impl Task {
@@ -133,27 +139,17 @@ impl Task {
         options: DocumentOptions,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
-        let stored = log.load(&name).await?;
-        let (replica, stored) = build(stored).await?;
-        let (epoch, last, snapshot_bytes, records, bytes) = match &stored {
-            Some(stored) => (
-                stored.epoch,
-                stored.last(),
-                stored.snapshot.as_ref().map_or(0, |snapshot| snapshot.update.len()),
-                stored.records.len() as u64,
-                stored.records.iter().map(|record| record.update.len()).sum(),
-            ),
-            None => (Epoch(rand::random()), Seq::ZERO, 0, 0, 0),
-        };
+        let Loaded { replica, newest, tail, records, record_bytes, snapshot_bytes } = load(&log, &name).await?;
         if replica.held().len() > 0 {
             warn!(document = %name, held = replica.held().len(), "updates in the log wait for others that never came; every client is asked for them");
         }
+        let last = newest.seq;
         debug!(document = %name, seq = %last, records, "document loaded");
-        let core = Core::new(replica, last, options.held);
+        let core = Core::new(replica, newest, options.held).with_tail(tail);
         let mut readers = Readers::new(name.clone());
         readers.set_checkpoint(core.known());
         Ok(Self {
-            log: log.document(name.clone(), epoch, last),
+            log: log.document(name.clone(), newest.epoch, last),
             log_source: log,
             core,
             readers,
@@ -162,7 +158,7 @@ impl Task {
             metrics,
             effects: Vec::new(),
             records_since_snapshot: records,
-            bytes_since_snapshot: bytes,
+            bytes_since_snapshot: record_bytes,
             snapshot_bytes,
             next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
             storage_failed: false,
@@ -192,7 +188,7 @@ impl Task {
                     }
                     self.execute().await;
                     if self.lost {
-                        refuse(&self.name, inbox).await;
+                        refuse(&self.name, inbox, &Close::DocumentUnavailable).await;
                         return Ended::NotLoaded;
                     }
                     self.after_batch().await;
@@ -213,10 +209,18 @@ impl Task {
 
     async fn take(&mut self, envelope: Envelope) {
         let event = match envelope {
-            Envelope::Open { outbox, .. } if self.lost => return outbox.close(Close::DocumentUnavailable),
+            Envelope::Open { lease, outbox, framing } if self.lost => {
+                self.readers.add(lease, outbox, framing);
+                return self.readers.close(lease, Close::DocumentUnavailable);
+            }
             Envelope::Event(..) if self.lost => return,
             Envelope::Open { lease, outbox, framing } => {
+                let is_native = matches!(framing, Framing::Native { .. });
                 self.readers.add(lease, outbox, framing);
+                if is_native {
+                    // It says from where it goes on: `Event::Resume`.
+                    return;
+                }
                 Event::Open { lease }
             }
             Envelope::Event(event, _permit) => event,
@@ -263,7 +267,17 @@ impl Task {
                 Effect::Presence { frame, clients } => self.readers.presence(&frame, &clients),
                 Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
                 Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
-                Effect::Ack { lease, outcome, echo } => self.readers.ack(lease, outcome, echo.as_deref()),
+                Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
+                    self.readers.opened(lease, cursor, read_only, resume, state_vector.as_deref());
+                }
+                Effect::Missed { lease, frame } => self.readers.missed(lease, &frame),
+                Effect::Durable { lease, seq } => self.readers.durable(lease, seq),
+                Effect::Ack { lease, batch, seq, outcome, echo } => {
+                    self.readers.ack(lease, (batch, seq), outcome, echo.as_deref());
+                }
+                Effect::Decided { lease, batch, accepted, register } => {
+                    self.readers.decided(lease, batch, accepted, &register);
+                }
                 Effect::Close { lease, close } => {
                     info!(document = %self.name, ?lease, reason = %close.reason(), "session refused by its document");
                     self.readers.close(lease, close);
@@ -333,13 +347,9 @@ impl Task {
         self.metrics.reloads.inc();
         warn!(document = %self.name, "the document broke on an update; loading it again from its log, without that update");
         self.settle().await;
-        let loaded = match self.log_source.load(&self.name).await {
-            Ok(stored) => build(stored).await,
-            Err(failure) => Err(failure.into()),
-        };
-        match loaded {
-            Ok((replica, _)) => {
-                self.core.restore(replica);
+        match load(&self.log_source, &self.name).await {
+            Ok(loaded) => {
+                self.core.restore(loaded.replica);
                 // Loading may have freed what had waited, and nobody was told of it.
                 for lease in self.readers.joined() {
                     let floor = self.readers.floor(lease);
@@ -358,27 +368,6 @@ impl Task {
             }
         }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum LoadError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("its stored updates do not make a document: {0}")]
-    Crdt(#[from] syncline_replica::CrdtError),
-    #[error("loading was interrupted")]
-    Interrupted,
-}
-
-/// Builds the document on the blocking pool: a large one takes milliseconds.
-async fn build(stored: Option<Stored>) -> Result<(Replica, Option<Stored>), LoadError> {
-    let Some(stored) = stored else { return Ok((Replica::default(), None)) };
-    let built = tokio::task::spawn_blocking(move || {
-        let updates = stored.snapshot.iter().map(|snapshot| &snapshot.update);
-        let updates = updates.chain(stored.records.iter().map(|record| &record.update)).cloned();
-        Replica::load(updates).map(|replica| (replica, Some(stored)))
-    });
-    Ok(built.await.map_err(|_| LoadError::Interrupted)??)
 }
 
 fn now_ms() -> u64 {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::close::Close;
+use syncline_protocol::limits::{MAX_REGISTER_AUTHOR_BYTES, MAX_REGISTER_NAME_BYTES, MAX_REGISTER_VALUE_BYTES};
+use syncline_protocol::native::{Cursor, Proposal};
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update};
+use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan_value};
 
 use super::bad_message;
 use crate::auth::Grant;
@@ -16,15 +18,12 @@ use crate::outbox::Outbox;
 use crate::registry::{Lease, Registry};
 use syncline_protocol::ids::DocumentName;
 
-/// What a session that may not write is told in dialects that can only close.
-const READ_ONLY: &str = "you may read this document, not change it";
-
 /// A lease, the grant it stands on, and the gate before it.
 pub(super) struct Channel {
     lease: Lease,
     grant: Grant,
     scan: ScanLimits,
-    /// The dialect can refuse one update and go on (Hocuspocus: SyncStatus 0).
+    /// The dialect can refuse one update and go on (Hocuspocus: SyncStatus 0; native: Refused).
     can_refuse: bool,
 }
 
@@ -38,7 +37,7 @@ impl Channel {
         framing: Framing,
         scan: ScanLimits,
     ) -> Result<Self, Close> {
-        let can_refuse = matches!(framing, Framing::Hocuspocus { .. });
+        let can_refuse = !matches!(framing, Framing::YWebsocket);
         let lease = registry.open(document);
         lease.begin(Arc::clone(outbox), framing).await.map_err(|gone| gone.close())?;
         Ok(Self { lease, grant, scan, can_refuse })
@@ -55,30 +54,70 @@ impl Channel {
 
     /// A sync message whose payload lies in `frame`.
     pub(super) async fn sync(&self, frame: &Bytes, message: SyncMessage<'_>) -> Result<(), Close> {
-        let lease = self.lease.id();
         let (payload, event) = match message {
-            SyncMessage::Step1(payload) => {
-                scan_state_vector(payload, &self.scan).map_err(bad_message)?;
-                // Kept by the document's cache: a copy, or it would hold on to the connection's read buffer.
-                (payload, Event::Step1 { lease, state_vector: Bytes::copy_from_slice(payload) })
-            }
-            SyncMessage::Step2(payload) => (payload, self.update(frame, payload, Origin::Step2)?),
-            SyncMessage::Update(payload) => (payload, self.update(frame, payload, Origin::Change)?),
+            SyncMessage::Step1(payload) => return self.state_vector(payload).await,
+            SyncMessage::Step2(payload) => (payload, self.update(frame, payload, Origin::Step2, 0)?),
+            SyncMessage::Update(payload) => (payload, self.update(frame, payload, Origin::Change, 0)?),
         };
         self.send(event, payload.len()).await
     }
 
-    fn update(&self, frame: &Bytes, payload: &[u8], origin: Origin) -> Result<Event, Close> {
+    /// Native: where the session goes on.
+    pub(super) async fn resume(
+        &self,
+        cursor: Option<Cursor>,
+        wants_state_vector: bool,
+        read_only: bool,
+    ) -> Result<(), Close> {
+        let lease = self.lease.id();
+        self.send(Event::Resume { lease, cursor, wants_state_vector, read_only }, 0).await
+    }
+
+    /// What the client has: it is sent the rest, and every change from then on.
+    pub(super) async fn state_vector(&self, payload: &[u8]) -> Result<(), Close> {
+        scan_state_vector(payload, &self.scan).map_err(bad_message)?;
+        // Kept by the document's cache: a copy, or it would hold on to the connection's read buffer.
+        let state_vector = Bytes::copy_from_slice(payload);
+        self.send(Event::Step1 { lease: self.lease.id(), state_vector }, payload.len()).await
+    }
+
+    /// Native: a change that lies in `frame`, under its author's number.
+    pub(super) async fn change(&self, frame: &Bytes, batch: u64, payload: &[u8]) -> Result<(), Close> {
+        self.send(self.update(frame, payload, Origin::Change, batch)?, payload.len()).await
+    }
+
+    /// Native: a write to a register.
+    pub(super) async fn propose(&self, batch: u64, proposal: Proposal<'_>) -> Result<(), Close> {
+        for (what, len, limit) in [
+            ("name", proposal.register.len(), MAX_REGISTER_NAME_BYTES),
+            ("author", proposal.author.len(), MAX_REGISTER_AUTHOR_BYTES),
+            ("value", proposal.value.len(), MAX_REGISTER_VALUE_BYTES),
+        ] {
+            if len > limit {
+                return Err(bad_message(format_args!("a register's {what} is longer than {limit} bytes")));
+            }
+        }
+        // In the document the value lies one level deeper, and what was accepted must pass when peers send it back.
+        let scan = ScanLimits { value_depth: self.scan.value_depth.saturating_sub(1), ..self.scan };
+        scan_value(proposal.value, &scan).map_err(bad_message)?;
+        let (lease, bytes) = (self.lease.id(), proposal.value.len());
+        if self.grant == Grant::Read {
+            return self.send(Event::Refused { lease, batch }, 0).await;
+        }
+        self.send(Event::Propose { lease, batch, write: proposal.into() }, bytes).await
+    }
+
+    fn update(&self, frame: &Bytes, payload: &[u8], origin: Origin, batch: u64) -> Result<Event, Close> {
         let summary = scan_update(payload, &self.scan).map_err(bad_message)?;
         let lease = self.lease.id();
         // A reader answers our step 1 like everyone; an empty answer is no attempt to write.
         if self.grant == Grant::Read && !summary.is_empty() {
             if !self.can_refuse {
-                return Err(Close::Forbidden(READ_ONLY.into()));
+                return Err(Close::read_only());
             }
-            return Ok(Event::Refused { lease });
+            return Ok(Event::Refused { lease, batch });
         }
-        Ok(Event::Update { lease, update: frame.slice_ref(payload), origin })
+        Ok(Event::Update { lease, update: frame.slice_ref(payload), origin, batch })
     }
 
     /// An awareness update that lies in `frame`.

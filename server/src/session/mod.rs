@@ -4,6 +4,7 @@
 //! reader.rs      frames in: which dialect, then its handler; resyncs; time limits
 //! ywebsocket.rs  handler of the y-websocket dialect: one document
 //! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
+//! native.rs      handler of the native dialect: many documents, by number
 //! channel.rs     one document of a session: scan, then send to the document
 //! writer.rs      outbox -> socket, everything queued in one write; pings
 //! stream.rs      the socket, counting the bytes it takes
@@ -11,6 +12,7 @@
 
 mod channel;
 mod hocuspocus;
+mod native;
 mod reader;
 mod stream;
 mod writer;
@@ -55,7 +57,7 @@ pub struct SessionLimits {
     pub message_bytes: usize,
     /// Bytes that wait for a socket before its reader falls behind.
     pub outbox_bytes: usize,
-    /// Documents in one Hocuspocus session.
+    /// Documents in one Hocuspocus or native session.
     pub documents: usize,
     /// How long a new connection may stay silent.
     pub first_frame: Duration,

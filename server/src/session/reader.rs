@@ -8,12 +8,14 @@ use futures_util::{Stream, StreamExt};
 use syncline_protocol::close::Close;
 use syncline_protocol::detect::{Dialect, detect};
 use syncline_protocol::hocuspocus::PING_FRAME;
+use syncline_protocol::native::is_hello;
 use syncline_protocol::ywebsocket;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::hocuspocus::Hocuspocus;
+use super::native::Native;
 use super::ywebsocket::YWebsocket;
 use super::{Context, bad_message};
 use crate::ids::LeaseId;
@@ -24,6 +26,7 @@ enum Speaks {
     Unknown,
     YWebsocket(YWebsocket),
     Hocuspocus(Hocuspocus),
+    Native(Native),
 }
 
 /// The reading half of a session; it owns the leases.
@@ -64,6 +67,8 @@ impl<'a> Reader<'a> {
                 // A document has ended this session: nothing more is taken from it.
                 close = &mut closing => return Err(close),
                 () = &mut stopped => return Err(Close::ServerStopping),
+                // Before its frames: what comes next may be sent in the knowledge of the end.
+                ended = outbox.take_ended(), if matches!(self.speaks, Speaks::Native(_)) => self.ended(&ended),
                 behind = outbox.take_behind() => self.resync(&behind).await?,
                 frame = frames.next() => {
                     let Some(frame) = frame else { return Ok(()) };
@@ -98,10 +103,16 @@ impl<'a> Reader<'a> {
             Speaks::Unknown => Ok(()),
             Speaks::YWebsocket(session) => session.frame(&frame).await,
             Speaks::Hocuspocus(session) => session.frame(&frame).await,
+            Speaks::Native(session) => session.frame(&frame).await,
         }
     }
 
     async fn begin(&self, first_frame: &[u8]) -> Result<Speaks, Close> {
+        if is_hello(first_frame) {
+            let session = Native::new(Arc::clone(&self.context), Arc::clone(&self.outbox));
+            self.heartbeat.set(Native::heartbeat()).ok();
+            return Ok(Speaks::Native(session));
+        }
         let (speaks, heartbeat) = match detect(first_frame) {
             Dialect::YWebsocket => {
                 // Decoded before the document is opened: a stranger's bytes load nothing.
@@ -120,11 +131,18 @@ impl<'a> Reader<'a> {
         Ok(speaks)
     }
 
-    async fn resync(&self, behind: &[LeaseId]) -> Result<(), Close> {
-        match &self.speaks {
+    async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
+        match &mut self.speaks {
             Speaks::Unknown => Ok(()),
             Speaks::YWebsocket(session) => session.resync(behind).await,
             Speaks::Hocuspocus(session) => session.resync(behind).await,
+            Speaks::Native(session) => session.resync(behind).await,
+        }
+    }
+
+    fn ended(&mut self, leases: &[LeaseId]) {
+        if let Speaks::Native(session) = &mut self.speaks {
+            session.ended(leases);
         }
     }
 

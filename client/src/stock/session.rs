@@ -22,9 +22,9 @@ use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
 use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Transaction, TransactionMut, Update};
 
-use crate::acks::{Acks, Answer, Carried};
-use crate::presence::{Heard, Presence};
-use crate::wire::{Incoming, Wire};
+use super::acks::{Acks, Answer, Carried};
+use super::presence::{Heard, Presence};
+use super::wire::{Incoming, Wire};
 
 /// An update without content.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];

@@ -1,8 +1,8 @@
-//! Tokio around a [`Session`](crate::session::Session): one task owns the session and its socket, a [`Client`] is a
+//! Tokio around a [`Session`](super::session::Session): one task owns the session and its socket, a [`Client`] is a
 //! handle to it.
 
-mod socket;
 mod task;
+mod url;
 
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use yrs::{Transaction, TransactionMut};
 
+use super::session::{AckKnowledge, Echo, Outputs, Session, SessionConfig};
 use crate::backoff::BackoffConfig;
-use crate::session::{AckKnowledge, Echo, Outputs, Session, SessionConfig};
+use crate::socket::Endpoint;
 use task::{Driver, Reply};
 
 /// Most commands waiting for the task; more make their callers wait.
@@ -152,7 +153,7 @@ impl Client {
             echo: config.echo,
             client_id: rand::rng().random_range(1..=MAX_SAFE_INTEGER),
         });
-        let endpoint = socket::Endpoint::new(&config)?;
+        let endpoint = endpoint(&config)?;
         let (commands, inbox) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let (publish, status) = watch::channel(Status {
             connection: Connection::Connecting,
@@ -313,4 +314,9 @@ impl Client {
             Err(_) => Err(ClientError::Closed),
         }
     }
+}
+
+fn endpoint(config: &ClientConfig) -> Result<Endpoint, ClientError> {
+    Endpoint::new(&url::url_of(config), config.max_message_bytes, config.connect_timeout)
+        .map_err(|reason| ClientError::BadUrl { url: config.url.clone(), reason })
 }

@@ -7,7 +7,7 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
 
-use crate::session::SessionError;
+use super::session::SessionError;
 
 /// What a frame from the server says, in either dialect.
 #[derive(Debug, PartialEq, Eq)]

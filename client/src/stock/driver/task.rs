@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tracing::{debug, warn};
 
-use super::socket::{Endpoint, Socket};
 use super::{Command, Connection, Status};
 use crate::backoff::{Advice, Backoff, BackoffConfig};
-use crate::session::{Event, Outputs, Session};
+use crate::socket::{Endpoint, Socket};
+use crate::stock::session::{Event, Outputs, Session};
 
 // Both stock providers give up after 30 s without a message; so do we, and say something at half that time.
 /// Silence after which we say something.

@@ -1,0 +1,326 @@
+//! PURE: one document on one device: its CRDT, its queue, its journal. No clock, no I/O, no runtime.
+//!
+//! Inputs are methods; what follows from them is put into [`Outputs`]: notes for the journal, frames for the socket,
+//! events for the app. Talking to the server is in `sync.rs`.
+//!
+//! Architecture invariants:
+//! - A local change is accepted, and may be sent, only when its note is on the device's disk ([`Core::stored`] tells).
+//! - When the device cannot write, what was not stored is taken back: the CRDT is built again without it.
+//! - `base` and the updates after it are what the journal on disk holds: the CRDT can always be built from them.
+
+use bytes::Bytes;
+use syncline_protocol::ids::Seq;
+use syncline_protocol::native::{Cursor, Version};
+use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, scan_update};
+use syncline_replica::{CrdtError, Replica};
+use thiserror::Error;
+use yrs::TransactionMut;
+
+use super::batch::MAX_BATCH_BYTES;
+use super::journal::{Note, Proposed, Snapshot};
+use super::queue::{Queue, Queued, State, What};
+use super::registers;
+use super::status::{Event, SyncReport, SyncState};
+use super::sync::Link;
+
+/// Updates after the base that make a new base worth while.
+const COMPACT_UPDATES: usize = 500;
+/// Bytes of them, when the base is not larger itself.
+const COMPACT_BYTES: usize = 256 * 1024;
+
+/// Why a change was not made. The document is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Rejected {
+    #[error("the change failed midway and was taken back: {0}")]
+    Failed(String),
+    #[error("the change cannot be sent to any server: {0}")]
+    TooMuch(String),
+    #[error("the document's history changed at the server: rebase or discard first")]
+    HistoryChanged,
+}
+
+/// Something for the journal.
+#[derive(Debug)]
+pub(crate) enum Write {
+    Note(Note),
+    /// In place of every note before it.
+    Snapshot(Snapshot),
+}
+
+/// What follows from an input. The caller takes it out, writes before frames.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    pub(crate) writes: Vec<Write>,
+    pub(crate) frames: Vec<Bytes>,
+    pub(crate) events: Vec<Event>,
+}
+
+/// One update as the journal has it.
+#[derive(Debug, Clone)]
+pub(super) struct Update {
+    pub(super) bytes: Bytes,
+    /// The entry, if it is a local edit.
+    pub(super) edit: Option<u128>,
+}
+
+pub(crate) struct Core {
+    pub(super) replica: Replica,
+    /// The state that the server is known to have had, as one update.
+    pub(super) base: Bytes,
+    /// Everything since, in order.
+    pub(super) updates: Vec<Update>,
+    update_bytes: usize,
+    pub(super) queue: Queue,
+    /// The newest note handed to the journal.
+    written: Seq,
+    /// Everything up to here is in step with the server, and when it last was.
+    pub(super) in_step: Option<(Cursor, u64)>,
+    /// What of it the journal knows.
+    pub(super) noted: Option<Cursor>,
+    pub(super) link: Link,
+    pub(super) sync: SyncState,
+    pub(super) saved: u64,
+    pub(super) remote_changes: u64,
+    pub(super) report: Option<SyncReport>,
+    /// The server's limit, or ours.
+    pub(super) max_batch_bytes: usize,
+}
+
+impl Core {
+    /// A document as its journal tells it; `last` is the newest note. Notes that cannot be used are told and left out.
+    pub(crate) fn load(snapshot: Snapshot, notes: Vec<Note>, last: Seq) -> (Self, Vec<String>) {
+        let mut core = Self {
+            replica: Replica::default(),
+            base: snapshot.base,
+            updates: Vec::new(),
+            update_bytes: 0,
+            queue: Queue::default(),
+            written: last,
+            in_step: snapshot.in_step,
+            noted: snapshot.in_step.map(|(cursor, _)| cursor),
+            link: Link::Down,
+            sync: SyncState::Offline,
+            saved: 0,
+            remote_changes: 0,
+            report: None,
+            max_batch_bytes: MAX_BATCH_BYTES,
+        };
+        for note in snapshot.notes.into_iter().chain(notes) {
+            core.queue.replay(&note);
+            match note {
+                Note::Edit { id, update, .. } => core.keep(update, Some(id)),
+                Note::Remote { update } => core.keep(update, None),
+                Note::InStep { cursor, at_ms } => {
+                    core.in_step = Some((cursor, at_ms));
+                    core.noted = Some(cursor);
+                }
+                _ => {}
+            }
+        }
+        let problems = core.rebuild();
+        (core, problems)
+    }
+
+    /// The newest note handed to the journal.
+    pub(crate) fn written(&self) -> Seq {
+        self.written
+    }
+
+    /// Changes the document. Accepted when its note is stored; `None` if nothing was changed.
+    pub(crate) fn edit<R>(
+        &mut self,
+        id: u128,
+        at_ms: u64,
+        change: impl FnOnce(&mut TransactionMut<'_>) -> R,
+        out: &mut Outputs,
+    ) -> Result<(R, Option<Seq>), Rejected> {
+        if self.sync == SyncState::HistoryChanged && self.link.is_rebasing() {
+            return Err(Rejected::HistoryChanged);
+        }
+        let (result, update) = match self.replica.edit(change) {
+            Ok(done) => done,
+            Err(error) => {
+                self.rebuild();
+                return Err(Rejected::Failed(error.to_string()));
+            }
+        };
+        if update[..] == EMPTY_UPDATE {
+            return Ok((result, None));
+        }
+        if let Err(error) = scan_update(&update, &ScanLimits::default()) {
+            self.rebuild();
+            return Err(Rejected::TooMuch(error.to_string()));
+        }
+        let seq = self.note(Note::Edit { id, at_ms, update: update.clone() }, out);
+        self.keep(update.clone(), Some(id));
+        self.queue.push(Queued { id, at_ms, what: What::Edit { update }, state: State::Storing(seq) });
+        Ok((result, Some(seq)))
+    }
+
+    /// Queues a write to a versioned register, based on what is known here: the newest proposal in the queue, or
+    /// else what the server decided last.
+    pub(crate) fn propose(
+        &mut self,
+        id: u128,
+        at_ms: u64,
+        register: String,
+        author: String,
+        value: Bytes,
+        out: &mut Outputs,
+    ) -> Seq {
+        let queued = self.queue.iter().rev().find_map(|entry| match &entry.what {
+            What::Proposal(before) if before.register == register && !matches!(entry.state, State::Refused { .. }) => {
+                Some(Version { number: before.based_on.map_or(1, |version| version.number + 1), id: before.id })
+            }
+            _ => None,
+        });
+        let based_on = queued.or_else(|| self.replica.read(|txn| registers::version(txn, &register)));
+        let proposed = Proposed { id, at_ms, register, based_on, author, value };
+        let seq = self.note(Note::Proposal(proposed.clone()), out);
+        self.queue.push(Queued { id, at_ms, what: What::Proposal(proposed), state: State::Storing(seq) });
+        seq
+    }
+
+    /// Everything up to this note is on the device's disk.
+    pub(crate) fn stored(&mut self, upto: Seq, out: &mut Outputs) {
+        self.queue.stored(upto);
+        self.pump(out);
+    }
+
+    /// The device cannot write: what was not stored is taken back. True when there was something.
+    pub(crate) fn storage_failed(&mut self) -> bool {
+        let lost: Vec<u128> = self.queue.take_unstored().into_iter().map(|entry| entry.id).collect();
+        if lost.is_empty() {
+            return false;
+        }
+        self.updates.retain(|update| update.edit.is_none_or(|id| !lost.contains(&id)));
+        self.update_bytes = self.updates.iter().map(|update| update.bytes.len()).sum();
+        self.rebuild();
+        true
+    }
+
+    /// Folds what the server has into the base, when there is enough of it, and replaces the journal by a snapshot.
+    pub(crate) fn compact(&mut self, out: &mut Outputs) {
+        if self.updates.len() < COMPACT_UPDATES && self.update_bytes < COMPACT_BYTES.max(self.base.len()) {
+            return;
+        }
+        let in_queue = self.queue.ids();
+        let is_unsaved = |update: &Update| update.edit.is_some_and(|id| in_queue.contains(&id));
+        let (unsaved, saved): (Vec<_>, Vec<_>) = self.updates.iter().cloned().partition(is_unsaved);
+        // Offline nothing is saved: the queue is what it is.
+        if saved.len() < unsaved.len() {
+            return;
+        }
+        let Ok(base) = self.base_replica() else { return };
+        let Ok(encoded) = base.encode() else { return };
+        // Others built on an edit of ours whose acknowledgement is still on its way: later.
+        if base.held().len() > 0 {
+            return;
+        }
+        self.base = encoded;
+        self.update_bytes = unsaved.iter().map(|update| update.bytes.len()).sum();
+        self.updates = unsaved;
+        out.writes.push(Write::Snapshot(self.snapshot()));
+    }
+
+    /// Everything as one value, to replace the notes so far.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let in_queue = self.queue.ids();
+        let mut notes = self.queue.notes();
+        let others = self.updates.iter().filter(|update| update.edit.is_none_or(|id| !in_queue.contains(&id)));
+        notes.extend(others.map(|update| Note::Remote { update: update.bytes.clone() }));
+        Snapshot { in_step: self.in_step, base: self.base.clone(), notes }
+    }
+
+    /// The journal lies elsewhere now, and its newest note is this one: writes everything into it. What was queued may
+    /// be sent when that is stored.
+    pub(crate) fn rewrite(&mut self, last: Seq, out: &mut Outputs) {
+        self.written = last;
+        self.note(Note::StartOver, out);
+        out.writes.push(Write::Snapshot(self.snapshot()));
+        // A snapshot is not reported as stored; a note behind it is.
+        let behind = self.note(Note::StartOver, out);
+        for entry in self.queue.iter_mut().filter(|entry| entry.state == State::Pending) {
+            entry.state = State::Storing(behind);
+        }
+    }
+
+    /// Puts another base and queue in place of everything.
+    pub(super) fn start_over(&mut self, base: Bytes, notes: &[Note], out: &mut Outputs) {
+        self.queue = Queue::default();
+        self.updates.clear();
+        self.update_bytes = 0;
+        self.base = base;
+        (self.in_step, self.noted) = (None, None);
+        for note in notes {
+            self.queue.replay(note);
+            if let Note::Edit { id, update, .. } = note {
+                self.keep(update.clone(), Some(*id));
+            }
+        }
+        self.rebuild();
+        self.rewrite(self.written, out);
+    }
+
+    /// What the server is known to have.
+    pub(super) fn base_replica(&self) -> Result<Replica, CrdtError> {
+        let in_queue = self.queue.ids();
+        let is_saved = |update: &&Update| update.edit.is_none_or(|id| !in_queue.contains(&id));
+        let saved = self.updates.iter().filter(is_saved).map(|update| update.bytes.clone());
+        Replica::load(std::iter::once(self.base.clone()).filter(|base| !base.is_empty()).chain(saved))
+    }
+
+    /// Hands a note to the journal.
+    pub(super) fn note(&mut self, note: Note, out: &mut Outputs) -> Seq {
+        self.written = self.written.next();
+        out.writes.push(Write::Note(note));
+        self.written
+    }
+
+    pub(super) fn keep(&mut self, bytes: Bytes, edit: Option<u128>) {
+        self.update_bytes += bytes.len();
+        self.updates.push(Update { bytes, edit });
+    }
+
+    /// Builds the CRDT from what the journal holds; tells what cannot be used, and leaves it out.
+    pub(super) fn rebuild(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        loop {
+            let base = std::iter::once(self.base.clone()).filter(|base| !base.is_empty());
+            let all = base.chain(self.updates.iter().map(|update| update.bytes.clone()));
+            match Replica::load(all) {
+                Ok(replica) => {
+                    self.replica = replica;
+                    return problems;
+                }
+                Err(error) if self.updates.is_empty() && self.base.is_empty() => {
+                    problems.push(format!("nothing of it can be read: {error}"));
+                    return problems;
+                }
+                Err(error) => self.leave_out_a_culprit(&error, &mut problems),
+            }
+        }
+    }
+
+    /// Finds the first update that breaks a replica by adding them one by one.
+    fn leave_out_a_culprit(&mut self, error: &CrdtError, problems: &mut Vec<String>) {
+        let mut so_far: Vec<Bytes> = Some(self.base.clone()).filter(|base| !base.is_empty()).into_iter().collect();
+        if Replica::load(so_far.iter().cloned()).is_err() {
+            problems.push(format!("its last snapshot cannot be read: {error}"));
+            self.base = Bytes::new();
+            // Only the server can bring it back: all of it.
+            self.in_step = None;
+            return;
+        }
+        for at in 0..self.updates.len() {
+            so_far.push(self.updates[at].bytes.clone());
+            if Replica::load(so_far.iter().cloned()).is_err() {
+                let update = self.updates.remove(at);
+                let whose = if update.edit.is_some() { "an edit made here" } else { "a change by others" };
+                problems.push(format!("{whose} ({} bytes) cannot be used: {error}", update.bytes.len()));
+                self.in_step = None;
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! PURE: what a device writes down of one document, to bytes and back. The log below keeps the bytes whole and in order.
+//!
+//! A journal is a snapshot (optional) and the notes after it. A note is one record of the log; reading the notes in
+//! order gives the document and its queue as they were. Integers are varUint, ids 16 bytes big-endian, the last
+//! field of a note is the rest of the record.
+
+use bytes::Bytes;
+use syncline_protocol::ids::{Epoch, Seq};
+use syncline_protocol::native::{Cursor, Version};
+use syncline_protocol::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
+use thiserror::Error;
+
+/// The layout's version, the first byte of a snapshot.
+const LAYOUT: u8 = 1;
+
+/// One thing that happened to a document on this device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// A local edit: it joins the queue.
+    Edit { id: u128, at_ms: u64, update: Bytes },
+    /// A local write to a versioned register: it joins the queue.
+    Proposal(Proposed),
+    /// A change by others, applied.
+    Remote { update: Bytes },
+    /// In step with the server up to here, at this time.
+    InStep { cursor: Cursor, at_ms: u64 },
+    /// Every edit in the queue up to and including this one is on the server's disk, but for refused ones.
+    Saved { through: u128 },
+    /// The server would not take this entry.
+    Refused { id: u128, code: u16, reason: String },
+    /// What was refused is tried again, after everything else.
+    Retry,
+    /// The server decided on this proposal: it leaves the queue.
+    Decided { id: u128 },
+    /// Around a snapshot that replaces everything; means nothing by itself.
+    StartOver,
+}
+
+/// A write to a versioned register, as it is queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Proposed {
+    pub(crate) id: u128,
+    pub(crate) at_ms: u64,
+    pub(crate) register: String,
+    pub(crate) based_on: Option<Version>,
+    pub(crate) author: String,
+    /// lib0 `Any`.
+    pub(crate) value: Bytes,
+}
+
+/// Everything of a document in one value.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) in_step: Option<(Cursor, u64)>,
+    /// What the server is known to have, as one v1 update.
+    pub(crate) base: Bytes,
+    /// What is queued, oldest first: edits, proposals, refusals.
+    pub(crate) notes: Vec<Note>,
+}
+
+/// Why a record is not a note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum JournalError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("a note of unknown kind {0}; was it written by a newer version?")]
+    UnknownKind(u8),
+    #[error("a snapshot of unknown layout {0}; was it written by a newer version?")]
+    UnknownLayout(u8),
+    #[error("a field holds no sensible value")]
+    BadField,
+}
+
+const EDIT: u8 = 1;
+const PROPOSAL: u8 = 2;
+const REMOTE: u8 = 3;
+const IN_STEP: u8 = 4;
+const SAVED: u8 = 5;
+const REFUSED: u8 = 6;
+const RETRY: u8 = 7;
+const DECIDED: u8 = 8;
+const START_OVER: u8 = 9;
+
+impl Note {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            Note::Edit { id, at_ms, update } => {
+                out.push(EDIT);
+                out.extend(id.to_be_bytes());
+                write_var_uint(&mut out, *at_ms);
+                out.extend(update);
+            }
+            Note::Proposal(proposed) => {
+                out.push(PROPOSAL);
+                out.extend(proposed.id.to_be_bytes());
+                write_var_uint(&mut out, proposed.at_ms);
+                write_var_bytes(&mut out, proposed.register.as_bytes());
+                write_var_uint(&mut out, proposed.based_on.map_or(0, |version| version.number));
+                out.extend(proposed.based_on.map_or(0, |version| version.id).to_be_bytes());
+                write_var_bytes(&mut out, proposed.author.as_bytes());
+                out.extend(&proposed.value);
+            }
+            Note::Remote { update } => {
+                out.push(REMOTE);
+                out.extend(update);
+            }
+            Note::InStep { cursor, at_ms } => {
+                out.push(IN_STEP);
+                write_in_step(&mut out, *cursor, *at_ms);
+            }
+            Note::Saved { through: id } => {
+                out.push(SAVED);
+                out.extend(id.to_be_bytes());
+            }
+            Note::Decided { id } => {
+                out.push(DECIDED);
+                out.extend(id.to_be_bytes());
+            }
+            Note::Refused { id, code, reason } => {
+                out.push(REFUSED);
+                out.extend(id.to_be_bytes());
+                write_var_uint(&mut out, u64::from(*code));
+                out.extend(reason.as_bytes());
+            }
+            Note::Retry => out.push(RETRY),
+            Note::StartOver => out.push(START_OVER),
+        }
+        out.into()
+    }
+
+    pub(crate) fn decode(record: &Bytes) -> Result<Self, JournalError> {
+        let mut reader = Reader::new(record);
+        let rest = |reader: &Reader<'_>| record.slice_ref(reader.rest());
+        Ok(match reader.u8()? {
+            EDIT => {
+                let (id, at_ms) = (id(&mut reader)?, reader.var_uint()?);
+                Note::Edit { id, at_ms, update: rest(&reader) }
+            }
+            PROPOSAL => {
+                let (own, at_ms, register) = (id(&mut reader)?, reader.var_uint()?, reader.var_str()?.to_owned());
+                let (number, base) = (reader.var_uint()?, id(&mut reader)?);
+                let based_on = (number > 0).then_some(Version { number, id: base });
+                let author = reader.var_str()?.to_owned();
+                Note::Proposal(Proposed { id: own, at_ms, register, based_on, author, value: rest(&reader) })
+            }
+            REMOTE => Note::Remote { update: rest(&reader) },
+            IN_STEP => {
+                let (cursor, at_ms) = read_in_step(&mut reader)?;
+                Note::InStep { cursor, at_ms }
+            }
+            SAVED => Note::Saved { through: id(&mut reader)? },
+            DECIDED => Note::Decided { id: id(&mut reader)? },
+            REFUSED => {
+                let (id, code) = (id(&mut reader)?, reader.var_uint()?);
+                let code = u16::try_from(code).map_err(|_| JournalError::BadField)?;
+                let reason = std::str::from_utf8(reader.rest()).map_err(|_| ReadError::NotUtf8)?.to_owned();
+                Note::Refused { id, code, reason }
+            }
+            RETRY => Note::Retry,
+            START_OVER => Note::StartOver,
+            other => return Err(JournalError::UnknownKind(other)),
+        })
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = vec![LAYOUT, u8::from(self.in_step.is_some())];
+        if let Some((cursor, at_ms)) = self.in_step {
+            write_in_step(&mut out, cursor, at_ms);
+        }
+        write_var_bytes(&mut out, &self.base);
+        write_var_uint(&mut out, self.notes.len() as u64);
+        for note in &self.notes {
+            write_var_bytes(&mut out, &note.encode());
+        }
+        out.into()
+    }
+
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, JournalError> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            LAYOUT => {}
+            other => return Err(JournalError::UnknownLayout(other)),
+        }
+        let in_step = match reader.u8()? {
+            0 => None,
+            1 => Some(read_in_step(&mut reader)?),
+            _ => return Err(JournalError::BadField),
+        };
+        let base = bytes.slice_ref(reader.var_bytes()?);
+        let mut notes = Vec::new();
+        for _ in 0..reader.var_uint()? {
+            notes.push(Note::decode(&bytes.slice_ref(reader.var_bytes()?))?);
+        }
+        Ok(Self { in_step, base, notes })
+    }
+}
+
+fn write_in_step(out: &mut Vec<u8>, cursor: Cursor, at_ms: u64) {
+    out.extend(cursor.epoch.0.to_be_bytes());
+    write_var_uint(out, cursor.seq.0);
+    write_var_uint(out, at_ms);
+}
+
+fn read_in_step(reader: &mut Reader<'_>) -> Result<(Cursor, u64), ReadError> {
+    let cursor = Cursor { epoch: Epoch(id(reader)?), seq: Seq(reader.var_uint()?) };
+    Ok((cursor, reader.var_uint()?))
+}
+
+fn id(reader: &mut Reader<'_>) -> Result<u128, ReadError> {
+    Ok(reader.bytes(16)?.iter().fold(0, |id, &byte| id << 8 | u128::from(byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notes() -> Vec<Note> {
+        let proposed = Proposed {
+            id: 5,
+            at_ms: 6,
+            register: "status".into(),
+            based_on: Some(Version { number: 10, id: u128::MAX }),
+            author: "Ana".into(),
+            value: Bytes::from_static(&[119, 1, b'a']),
+        };
+        vec![
+            Note::Edit { id: 1 << 100, at_ms: 1 << 41, update: Bytes::from_static(&[0, 0]) },
+            Note::Proposal(proposed.clone()),
+            Note::Proposal(Proposed { based_on: None, ..proposed }),
+            Note::Remote { update: Bytes::from_static(&[0, 0]) },
+            Note::InStep { cursor: Cursor { epoch: Epoch(9), seq: Seq(300) }, at_ms: 7 },
+            Note::Saved { through: 3 },
+            Note::Refused { id: 3, code: 4403, reason: "no".into() },
+            Note::Retry,
+            Note::Decided { id: 3 },
+            Note::StartOver,
+        ]
+    }
+
+    #[test]
+    fn every_note_comes_back_as_it_was() {
+        for note in notes() {
+            assert_eq!(Note::decode(&note.encode()), Ok(note));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_comes_back_and_cut_short_it_is_an_error() {
+        let in_step = Some((Cursor { epoch: Epoch(1), seq: Seq(2) }, 3));
+        let snapshot = Snapshot { in_step, base: Bytes::from_static(&[0, 0]), notes: notes() };
+        let bytes = snapshot.encode();
+        assert_eq!(Snapshot::decode(&bytes), Ok(snapshot));
+        for len in 0..bytes.len() {
+            assert!(Snapshot::decode(&bytes.slice(..len)).is_err(), "cut at {len}");
+        }
+    }
+}

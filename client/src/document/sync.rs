@@ -1,0 +1,378 @@
+//! PURE: one document's talk with the server, in the native dialect. Part of [`Core`].
+//!
+//! A connection goes like this. We open with our cursor; the server answers how it goes on: with what came since, or by
+//! asking for our state vector, or by saying that it has another history. From then on what is queued goes out, merged
+//! into few messages, and changes come in. The first `Durable` after that says: in step.
+
+use bytes::Bytes;
+use syncline_protocol::close::may_reconnect;
+use syncline_protocol::ids::Seq;
+use syncline_protocol::native::{Channel, Cursor, Resume, ToClient, ToServer};
+use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan_value};
+use syncline_replica::{HeldLimits, Taken};
+use thiserror::Error;
+use ulid::Ulid;
+
+use super::batch::{self, MAX_BATCH_BYTES, MAX_IN_FLIGHT};
+use super::core::{Core, Outputs};
+use super::journal::Note;
+use super::queue::{State, What};
+use super::registers;
+use super::report::Apart;
+use super::status::{Event, SyncReport, SyncState};
+
+/// How far the cursor may move before the journal is told: what is lost by a crash is sent again.
+const NOTE_EVERY: u64 = 64;
+/// Bytes of the queue that are worth asking what of them the server has already.
+const WORTH_ASKING_BYTES: usize = 4 * 1024;
+
+/// Why a connection must be given up.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Fault {
+    #[error("the server sent an update that cannot be used: {0}")]
+    BadUpdate(String),
+}
+
+/// Where the document stands on this connection.
+#[derive(Debug)]
+pub(crate) enum Link {
+    Down,
+    Up(Joining),
+    /// Another history, or no right, or deleted: this channel is closed.
+    Shut,
+}
+
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(super) channel: Channel,
+    /// Known once the server has answered.
+    cursor: Option<Cursor>,
+    /// The state vector was sent and its answer has not come.
+    awaits_diff: bool,
+    /// The first `Durable` has come.
+    pub(super) in_step: bool,
+    last_batch: u64,
+    pub(super) read_only: bool,
+    /// What the server had when asked; the queue is trimmed by it once.
+    server_has: Option<Bytes>,
+    pub(super) report: SyncReport,
+    /// Until in step, when something of ours is queued: what both sides had and have.
+    pub(super) apart: Option<Apart>,
+    /// A new history is being fetched; see [`Core::begin_rebase`].
+    pub(super) rebasing: bool,
+}
+
+impl Link {
+    pub(super) fn is_rebasing(&self) -> bool {
+        matches!(self, Link::Up(joining) if joining.rebasing)
+    }
+}
+
+impl Core {
+    /// A connection is there: opens the document on it. False when that cannot help.
+    pub(crate) fn connected(
+        &mut self,
+        channel: Channel,
+        name: &str,
+        token: &str,
+        now_ms: u64,
+        out: &mut Outputs,
+    ) -> bool {
+        let is_open = matches!(self.link, Link::Up(_));
+        if is_open || matches!(self.sync, SyncState::HistoryChanged | SyncState::Deleted) {
+            return false;
+        }
+        let offline_ms = self.in_step.map_or(0, |(_, at_ms)| now_ms.saturating_sub(at_ms));
+        self.open(channel, name, token, offline_ms, false, out);
+        true
+    }
+
+    /// True after the server closed this document, or it started over: to be opened again in a while.
+    pub(crate) fn wants_reopening(&self) -> bool {
+        matches!(self.link, Link::Down) && self.sync == SyncState::Offline
+    }
+
+    /// The largest message that the server takes.
+    pub(crate) fn set_limit(&mut self, max_message_bytes: usize) {
+        self.max_batch_bytes = MAX_BATCH_BYTES.min(max_message_bytes / 2);
+    }
+
+    pub(super) fn open(
+        &mut self,
+        channel: Channel,
+        name: &str,
+        token: &str,
+        offline_ms: u64,
+        rebasing: bool,
+        out: &mut Outputs,
+    ) {
+        let cursor = self.in_step.map(|(cursor, _)| cursor).filter(|_| !rebasing);
+        let queued: usize = self.queue.iter().map(|entry| batch::size(&entry.what)).sum();
+        self.link = Link::Up(Joining {
+            channel,
+            cursor: None,
+            awaits_diff: cursor.is_none(),
+            in_step: false,
+            last_batch: 0,
+            read_only: false,
+            server_has: None,
+            report: SyncReport { offline_ms, ..SyncReport::default() },
+            apart: None,
+            rebasing,
+        });
+        self.sync = if rebasing { SyncState::HistoryChanged } else { SyncState::Syncing };
+        let wants_state_vector = queued >= WORTH_ASKING_BYTES && !rebasing;
+        self.send(&ToServer::Open { channel, document: name, token, cursor, wants_state_vector }, out);
+        if cursor.is_none() {
+            let state_vector = if rebasing { Bytes::from_static(&[0]) } else { self.replica.state_vector() };
+            self.send(&ToServer::StateVector { channel, state_vector: &state_vector }, out);
+        }
+    }
+
+    /// The connection is gone. What was sent and not confirmed waits again.
+    pub(crate) fn disconnected(&mut self, now_ms: u64, out: &mut Outputs) {
+        if matches!(&self.link, Link::Up(joining) if joining.in_step) {
+            self.note_in_step(now_ms, out);
+        }
+        self.link = Link::Down;
+        self.queue.connection_lost();
+        if matches!(self.sync, SyncState::Syncing | SyncState::Synced | SyncState::Refused(_)) {
+            self.sync = SyncState::Offline;
+        }
+    }
+
+    /// What was refused is tried again.
+    pub(crate) fn retry_refused(&mut self, out: &mut Outputs) {
+        if self.queue.retry() {
+            self.note(Note::Retry, out);
+            self.pump(out);
+        }
+    }
+
+    /// The server said something about this document.
+    pub(crate) fn received(
+        &mut self,
+        message: &ToClient<'_>,
+        len: usize,
+        now_ms: u64,
+        out: &mut Outputs,
+    ) -> Result<(), Fault> {
+        let Link::Up(joining) = &mut self.link else { return Ok(()) };
+        joining.report.received_bytes += len as u64;
+        match *message {
+            ToClient::Opened { cursor, read_only, resume, state_vector, .. } => {
+                self.opened(cursor, read_only, resume, state_vector, out)?;
+            }
+            ToClient::Change { update, .. } => self.apply(update, out)?,
+            ToClient::Diff { update, .. } => {
+                if self.link.is_rebasing() {
+                    return self.rebased(update, out);
+                }
+                self.apply(update, out)?;
+                if let Link::Up(joining) = &mut self.link {
+                    joining.awaits_diff = false;
+                }
+            }
+            ToClient::Durable { seq, .. } => self.durable(seq, now_ms, out),
+            ToClient::Ack { batch, .. } => self.acked(batch, out),
+            ToClient::Refused { batch, code, reason, .. } => self.refused(batch, code, reason, out),
+            ToClient::Decided { batch, accepted, register, .. } => self.decided(batch, accepted, register, out)?,
+            ToClient::Closed { code, reason, .. } => self.closed(code, reason, out),
+            ToClient::Welcome { .. } | ToClient::Presence { .. } | ToClient::Pong => {}
+        }
+        self.pump(out);
+        Ok(())
+    }
+
+    fn opened(
+        &mut self,
+        cursor: Cursor,
+        read_only: bool,
+        resume: Resume,
+        state_vector: Option<&[u8]>,
+        out: &mut Outputs,
+    ) -> Result<(), Fault> {
+        let Link::Up(joining) = &mut self.link else { return Ok(()) };
+        joining.read_only = read_only;
+        if let Some(state_vector) = state_vector {
+            scan_state_vector(state_vector, &ScanLimits::STORED).map_err(bad)?;
+            joining.server_has = Some(Bytes::copy_from_slice(state_vector));
+        }
+        let channel = joining.channel;
+        match resume {
+            Resume::OtherHistory => {
+                let was = self.in_step.map_or(cursor, |(cursor, _)| cursor);
+                self.link = Link::Shut;
+                self.sync = SyncState::HistoryChanged;
+                out.events.push(Event::HistoryChanged { was, now: cursor });
+                out.frames.push(ToServer::Leave { channel }.encode().into());
+            }
+            Resume::FromCursor => joining.cursor = Some(cursor),
+            Resume::SendStateVector => {
+                joining.cursor = Some(cursor);
+                if !joining.awaits_diff {
+                    joining.awaits_diff = true;
+                    let state_vector = self.replica.state_vector();
+                    self.send(&ToServer::StateVector { channel, state_vector: &state_vector }, out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, update: &[u8], out: &mut Outputs) -> Result<(), Fault> {
+        scan_update(update, &ScanLimits::STORED).map_err(bad)?;
+        let update = Bytes::copy_from_slice(update);
+        self.watch_both(&update);
+        match self.replica.take(&update, &HeldLimits::default()) {
+            Ok(Taken::Known) => {}
+            Ok(Taken::Changed | Taken::FreedABreaker) => {
+                self.replica.take_freed();
+                self.keep(update.clone(), None);
+                self.note(Note::Remote { update }, out);
+                self.remote_changes += 1;
+                out.events.push(Event::Changed);
+            }
+            // The server sends nothing that waits: something is missing here. A state vector brings it all.
+            Ok(Taken::Held | Taken::NoRoom) => self.ask(out),
+            Err(error) => {
+                self.rebuild();
+                return Err(bad(error));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, out: &mut Outputs) {
+        let Link::Up(joining) = &mut self.link else { return };
+        if !joining.awaits_diff {
+            joining.awaits_diff = true;
+            let (channel, state_vector) = (joining.channel, self.replica.state_vector());
+            self.send(&ToServer::StateVector { channel, state_vector: &state_vector }, out);
+        }
+    }
+
+    fn durable(&mut self, seq: Seq, now_ms: u64, out: &mut Outputs) {
+        let Link::Up(joining) = &mut self.link else { return };
+        let Some(cursor) = joining.cursor.filter(|_| !joining.awaits_diff && !joining.rebasing) else { return };
+        self.in_step = Some((Cursor { epoch: cursor.epoch, seq }, now_ms));
+        let first = !std::mem::replace(&mut joining.in_step, true);
+        if first {
+            self.sync = SyncState::Synced;
+            self.pump(out);
+            self.make_report(out);
+        }
+        let noted = self.noted.map_or(0, |cursor| cursor.seq.0);
+        if first || seq.0 >= noted + NOTE_EVERY {
+            self.note_in_step(now_ms, out);
+        }
+    }
+
+    /// Tells the journal how far we are in step, if it does not know.
+    pub(crate) fn note_in_step(&mut self, now_ms: u64, out: &mut Outputs) {
+        let Some((cursor, at_ms)) = &mut self.in_step else { return };
+        *at_ms = now_ms;
+        let cursor = *cursor;
+        self.noted = Some(cursor);
+        self.note(Note::InStep { cursor, at_ms: now_ms }, out);
+    }
+
+    fn acked(&mut self, batch: u64, out: &mut Outputs) {
+        let Some(through) = self.queue.last_edit_of(batch) else { return };
+        let entries: Vec<Ulid> = self.queue.save(through).into_iter().map(Ulid).collect();
+        self.note(Note::Saved { through }, out);
+        self.saved += entries.len() as u64;
+        out.events.push(Event::Saved { entries });
+    }
+
+    fn refused(&mut self, batch: u64, code: u16, reason: &str, out: &mut Outputs) {
+        for id in self.queue.find_batch(batch) {
+            self.queue.refuse(id, code, reason);
+            self.note(Note::Refused { id, code, reason: reason.to_owned() }, out);
+            out.events.push(Event::Refused { entry: Ulid(id), code, reason: reason.to_owned() });
+        }
+    }
+
+    fn decided(&mut self, batch: u64, accepted: bool, register: &[u8], out: &mut Outputs) -> Result<(), Fault> {
+        let current = if register.is_empty() {
+            None
+        } else {
+            scan_value(register, &ScanLimits::STORED).map_err(bad)?;
+            registers::from_bytes(register).map_err(bad)?
+        };
+        for id in self.queue.find_batch(batch) {
+            let Some(entry) = self.queue.remove(id) else { continue };
+            let What::Proposal(proposed) = entry.what else { continue };
+            self.note(Note::Decided { id }, out);
+            self.saved += u64::from(accepted);
+            out.events.push(Event::Decided {
+                entry: Ulid(id),
+                accepted,
+                register: proposed.register,
+                current: current.clone(),
+                mine: registers::value(&proposed.value),
+            });
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, code: u16, reason: &str, out: &mut Outputs) {
+        self.link = Link::Shut;
+        self.queue.connection_lost();
+        if code == syncline_protocol::close::Close::DocumentDeleted.code() {
+            self.sync = SyncState::Deleted;
+            out.events.push(Event::Deleted);
+        } else if may_reconnect(code) {
+            // The caller opens it again in a while.
+            self.link = Link::Down;
+            self.sync = SyncState::Offline;
+        } else {
+            self.sync = SyncState::Refused(reason.to_owned());
+        }
+    }
+
+    /// Sends what is queued and stored, if the server is ready for it.
+    pub(super) fn pump(&mut self, out: &mut Outputs) {
+        loop {
+            let Link::Up(joining) = &mut self.link else { return };
+            if joining.cursor.is_none() || joining.rebasing {
+                return;
+            }
+            let oldest = self.queue.iter().find_map(|entry| match entry.state {
+                State::Sent(batch) => Some(batch),
+                _ => None,
+            });
+            if oldest.is_some_and(|oldest| joining.last_batch - oldest >= MAX_IN_FLIGHT) {
+                return;
+            }
+            let Some(batch) = batch::next(&self.queue, joining.server_has.as_deref(), self.max_batch_bytes) else {
+                return;
+            };
+            joining.last_batch += 1;
+            let (channel, number) = (joining.channel, joining.last_batch);
+            if !joining.in_step {
+                joining.report.sent_entries += batch.entries.len() as u64;
+            }
+            for entry in self.queue.iter_mut().skip(batch.entries.start).take(batch.entries.len()) {
+                entry.state = State::Sent(number);
+            }
+            let frame = batch.frame(channel, number);
+            self.count_and_push(frame, out);
+        }
+    }
+
+    pub(super) fn send(&mut self, message: &ToServer<'_>, out: &mut Outputs) {
+        self.count_and_push(message.encode().into(), out);
+    }
+
+    fn count_and_push(&mut self, frame: Bytes, out: &mut Outputs) {
+        if let Link::Up(joining) = &mut self.link {
+            joining.report.sent_bytes += frame.len() as u64;
+        }
+        out.frames.push(frame);
+    }
+}
+
+pub(super) fn bad(error: impl std::fmt::Display) -> Fault {
+    Fault::BadUpdate(error.to_string())
+}

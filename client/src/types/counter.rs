@@ -1,0 +1,159 @@
+//! A number that many devices change at once: increments add up.
+//!
+//! Layout: keys `counter:<name>:<CRDT client id>` of a root Y.Map, whose values are the sums of those clients'
+//! increments. A client id belongs to one opening of a document on one device, so each key has one writer, and an
+//! update that arrives twice changes nothing. See "Offline data types" in `protocol/SPEC.md`.
+
+use thiserror::Error;
+use yrs::{Any, Map, Number, Out, ReadTxn, TransactionMut, WriteTxn};
+
+use super::value::{MAX_INTEGER, integer};
+
+/// How the keys of all counters begin: nobody takes a map of years for a counter.
+const PREFIX: &str = "counter:";
+
+/// A shared number. Holds names only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counter {
+    root: String,
+    /// What the keys begin with.
+    prefix: String,
+}
+
+/// Why a counter cannot be changed or read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CounterError {
+    /// JavaScript would round it.
+    #[error("the counter {0:?} would leave ±(2^53 - 1)")]
+    Overflow(String),
+}
+
+impl Counter {
+    /// The counter that has the root Y.Map of this name for itself; its own name is empty.
+    pub fn new(root: impl Into<String>) -> Self {
+        Self::within(root, "")
+    }
+
+    /// The counter `name` beside other things in the root Y.Map `map`. Its keys lie in that map itself: a nested Y.Map
+    /// made by two devices at once would be one device's only.
+    pub fn within(map: impl Into<String>, name: &str) -> Self {
+        Self { root: map.into(), prefix: format!("{PREFIX}{name}:") }
+    }
+
+    /// The sum of all increments.
+    ///
+    /// # Errors
+    /// [`CounterError::Overflow`]: increments made apart can exceed together what each alone did not.
+    pub fn value<T: ReadTxn>(&self, txn: &T) -> Result<i64, CounterError> {
+        in_range(self.totals(txn).into_iter().map(|(_, total)| i128::from(total)).sum()).ok_or_else(|| self.overflow())
+    }
+
+    /// Adds to the counter, or takes away, and gives its new value.
+    ///
+    /// # Errors
+    /// [`CounterError::Overflow`]; nothing is changed then.
+    pub fn increment(&self, txn: &mut TransactionMut<'_>, by: i64) -> Result<i64, CounterError> {
+        let client = txn.doc().client_id().get();
+        let totals = self.totals(txn);
+        let own = totals.iter().find(|(of, _)| *of == client).map_or(0, |(_, total)| *total);
+        let sum: i128 = totals.iter().map(|(_, total)| i128::from(*total)).sum();
+        let new_sum = in_range(sum + i128::from(by)).ok_or_else(|| self.overflow())?;
+        let new_own = in_range(i128::from(own) + i128::from(by)).ok_or_else(|| self.overflow())?;
+        if by != 0 {
+            let map = txn.get_or_insert_map(self.root.as_str());
+            map.insert(txn, format!("{}{client}", self.prefix), Any::Number(Number::Int(new_own)));
+        }
+        Ok(new_sum)
+    }
+
+    /// (client id, sum of its increments); what is neither is ignored.
+    fn totals<T: ReadTxn>(&self, txn: &T) -> Vec<(u64, i64)> {
+        let Some(map) = txn.get_map(self.root.as_str()) else { return Vec::new() };
+        map.iter(txn)
+            .filter_map(|(key, out)| {
+                let client = client_of(key.strip_prefix(&self.prefix)?)?;
+                let Out::Any(total) = out else { return None };
+                Some((client, integer(&total)?))
+            })
+            .collect()
+    }
+
+    fn overflow(&self) -> CounterError {
+        CounterError::Overflow(format!("{}/{}", self.root, self.prefix))
+    }
+}
+
+/// A client id as a key has it: decimal, without leading zeros.
+fn client_of(key: &str) -> Option<u64> {
+    let client = key.parse().ok()?;
+    (client <= MAX_INTEGER as u64 && key == u64::to_string(&client)).then_some(client)
+}
+
+/// The name of a counter inside a map, from one of its keys.
+pub(super) fn counter_name(key: &str) -> Option<&str> {
+    let (name, client) = key.strip_prefix(PREFIX)?.rsplit_once(':')?;
+    client_of(client).map(|_| name)
+}
+
+fn in_range(number: i128) -> Option<i64> {
+    i64::try_from(number).ok().filter(|number| number.unsigned_abs() <= MAX_INTEGER.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use yrs::updates::decoder::Decode;
+    use yrs::{Doc, StateVector, Transact, Update};
+
+    use super::*;
+
+    fn deliver(from: &Doc, to: &Doc) {
+        let update = from.transact().encode_state_as_update_v1(&StateVector::default());
+        to.transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn increments_made_apart_add_up_and_arriving_twice_changes_nothing() {
+        for counter in [Counter::new("likes"), Counter::within("post", "likes")] {
+            let [one, two] = [1, 2].map(Doc::with_client_id);
+            assert_eq!(counter.increment(&mut one.transact_mut(), 5), Ok(5));
+            deliver(&one, &two);
+            assert_eq!(counter.increment(&mut two.transact_mut(), -7), Ok(-2));
+            assert_eq!(counter.increment(&mut one.transact_mut(), 1), Ok(6));
+            for _ in 0..2 {
+                deliver(&one, &two);
+                deliver(&two, &one);
+            }
+            assert_eq!(counter.value(&one.transact()), Ok(-1));
+            assert_eq!(counter.value(&two.transact()), Ok(-1));
+        }
+    }
+
+    #[test]
+    fn counters_in_one_map_do_not_touch_each_other_or_what_lies_beside_them() {
+        let doc = Doc::with_client_id(7);
+        let map = doc.get_or_insert_map("post");
+        let mut txn = doc.transact_mut();
+        map.insert(&mut txn, "title", "hello");
+        map.insert(&mut txn, "counter:likes:x", 9);
+        map.insert(&mut txn, "counter:likes:007", 9);
+        Counter::within("post", "likes").increment(&mut txn, 2).unwrap();
+        Counter::within("post", "likes:more").increment(&mut txn, 3).unwrap();
+        assert_eq!(Counter::within("post", "likes").value(&txn), Ok(2));
+        assert_eq!(Counter::within("post", "likes:more").value(&txn), Ok(3));
+        assert_eq!(Counter::new("post").value(&txn), Ok(0));
+    }
+
+    #[test]
+    fn what_javascript_cannot_count_is_an_error_and_changes_nothing() {
+        let counter = Counter::new("n");
+        let [one, two] = [1, 2].map(Doc::with_client_id);
+        assert_eq!(counter.increment(&mut one.transact_mut(), MAX_INTEGER), Ok(MAX_INTEGER));
+        assert!(counter.increment(&mut one.transact_mut(), 1).is_err());
+        assert!(counter.increment(&mut two.transact_mut(), i64::MIN).is_err());
+        assert_eq!(counter.value(&one.transact()), Ok(MAX_INTEGER));
+        counter.increment(&mut two.transact_mut(), 1).unwrap();
+        deliver(&two, &one);
+        assert_eq!(counter.value(&one.transact()), Err(CounterError::Overflow("n/counter::".to_owned())));
+        assert!(counter.increment(&mut one.transact_mut(), -1).is_ok(), "there is a way back");
+    }
+}

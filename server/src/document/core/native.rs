@@ -1,0 +1,97 @@
+//! PURE: what only the native dialect asks of a document: to go on from a cursor, and to decide on registers.
+//!
+//! A cursor is a durable position. Whoever has it was sent what the document had integrated at that record, so what it
+//! lacks is what was broadcast after: the tail, if that reaches back so far.
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use syncline_protocol::ids::Seq;
+use syncline_protocol::native::{Cursor, Resume};
+use syncline_replica::{CrdtError, Decision, RegisterWrite, decide};
+
+use super::{Answer, Core, Lease};
+use crate::document::event::{Effect, Outcome};
+use crate::document::frame::{Frame, Message};
+use crate::ids::LeaseId;
+
+impl Core {
+    pub(super) fn resume(
+        &mut self,
+        lease: LeaseId,
+        from: Option<Cursor>,
+        wants_state_vector: bool,
+        read_only: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.broken {
+            return effects.push(Effect::Close { lease, close: Close::DocumentReloading });
+        }
+        let cursor = Cursor { epoch: self.epoch, seq: self.last };
+        if from.is_some_and(|from| !self.is_mine(from)) {
+            let resume = Resume::OtherHistory;
+            return effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector: None });
+        }
+        self.leases.insert(lease, Lease { native: true, ..Lease::default() });
+        // What waits for others may be known to this one: who has it brings it when told the state vector.
+        let tells_state_vector = wants_state_vector || self.replica.held().len() > 0;
+        let state_vector = tells_state_vector.then(|| self.replica.state_vector());
+        let missed = from.and_then(|from| self.tail.since(from.seq));
+        let resume = if missed.is_some() { Resume::FromCursor } else { Resume::SendStateVector };
+        effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector });
+        if let Some(missed) = missed {
+            effects.extend(missed.map(|(seq, update)| {
+                let frame = Frame::at(seq, Message::Update(update.clone()));
+                Effect::Missed { lease, frame }
+            }));
+            self.tell_durable(lease, effects);
+        }
+        self.send_presence(lease, effects);
+    }
+
+    /// An empty history is the beginning of any.
+    fn is_mine(&self, cursor: Cursor) -> bool {
+        cursor.seq == Seq::ZERO || (cursor.epoch == self.epoch && cursor.seq <= self.last)
+    }
+
+    /// Tells a native reader that has just been brought up to date how much of it is on disk.
+    pub(super) fn tell_durable(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if !self.broken && self.leases.get(&lease).is_some_and(|lease| lease.native) {
+            effects.push(Effect::Durable { lease: Some(lease), seq: self.durable });
+        }
+    }
+
+    /// Tells all native readers. Not while the document is broken: loading it again may free what had waited, and
+    /// readers get that with the diff that follows.
+    pub(super) fn tell_all_durable(&self, effects: &mut Vec<Effect>) {
+        if !self.broken && self.leases.values().any(|lease| lease.native) {
+            effects.push(Effect::Durable { lease: None, seq: self.durable });
+        }
+    }
+
+    pub(super) fn propose(&mut self, lease: LeaseId, batch: u64, write: &RegisterWrite, effects: &mut Vec<Effect>) {
+        if self.storage_failed || self.broken {
+            let (seq, outcome) = (self.last, Outcome::Refused);
+            return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
+        }
+        match self.decide(write, effects) {
+            Ok((accepted, register)) => self.answer(lease, batch, Answer::Decided { accepted, register }, effects),
+            Err(error) => self.fail_to_answer(lease, &error, effects),
+        }
+    }
+
+    /// Decides, and makes the edit of an accepted write. Returns the register as it is then.
+    fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> Result<(bool, Bytes), CrdtError> {
+        let current = self.replica.read_register(&write.register)?;
+        let accepted = match decide(current.as_ref(), write) {
+            Decision::Accept(state) => {
+                let update = self.replica.write_register(&write.register, &state)?;
+                self.append(update.clone(), effects);
+                self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
+                return Ok((true, state.encode()));
+            }
+            Decision::AcceptedBefore => true,
+            Decision::Refuse => false,
+        };
+        Ok((accepted, current.map_or_else(Bytes::new, |current| current.encode())))
+    }
+}

@@ -1,0 +1,87 @@
+//! From the log to a document in memory.
+
+use syncline_log::Log;
+use syncline_log::store::{StoreError, Stored};
+use syncline_protocol::close::Close;
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use syncline_protocol::native::Cursor;
+use syncline_protocol::varint::MAX_SAFE_INTEGER;
+use syncline_replica::Replica;
+
+use super::tail::Tail;
+
+/// A document as its log tells it.
+pub(super) struct Loaded {
+    pub replica: Replica,
+    /// Its history and its last record.
+    pub newest: Cursor,
+    /// Its newest records.
+    pub tail: Tail,
+    /// How many records come after the snapshot.
+    pub records: u64,
+    pub record_bytes: usize,
+    pub snapshot_bytes: usize,
+}
+
+/// Reads a document and builds it. One that is not there is new, with a history of its own.
+pub(super) async fn load(log: &Log, name: &DocumentName) -> Result<Loaded, LoadError> {
+    let Some(stored) = log.load(name).await? else {
+        return Ok(Loaded {
+            replica: Replica::load_as(own_client(), std::iter::empty())?,
+            newest: Cursor { epoch: Epoch(rand::random()), seq: Seq::ZERO },
+            tail: Tail::after(Seq::ZERO),
+            records: 0,
+            record_bytes: 0,
+            snapshot_bytes: 0,
+        });
+    };
+    if stored.is_tombstone() {
+        return Err(LoadError::Deleted);
+    }
+    let (replica, stored) = build(stored).await?;
+    let snapshot = stored.snapshot.as_ref();
+    let records = stored.records.iter().map(|record| (record.seq, &record.update));
+    Ok(Loaded {
+        replica,
+        newest: Cursor { epoch: stored.epoch, seq: stored.last() },
+        tail: Tail::of(snapshot.map_or(Seq::ZERO, |snapshot| snapshot.upto), records),
+        records: stored.records.len() as u64,
+        record_bytes: stored.records.iter().map(|record| record.update.len()).sum(),
+        snapshot_bytes: snapshot.map_or(0, |snapshot| snapshot.update.len()),
+    })
+}
+
+/// Why a document is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("its stored updates do not make a document: {0}")]
+    Crdt(#[from] syncline_replica::CrdtError),
+    #[error("loading was interrupted")]
+    Interrupted,
+    #[error("it was deleted")]
+    Deleted,
+}
+
+impl LoadError {
+    /// What its sessions are told.
+    pub(super) fn close(&self) -> Close {
+        if matches!(self, Self::Deleted) { Close::DocumentDeleted } else { Close::DocumentUnavailable }
+    }
+}
+
+/// Builds the document on the blocking pool: a large one takes milliseconds.
+async fn build(stored: Stored) -> Result<(Replica, Stored), LoadError> {
+    let built = tokio::task::spawn_blocking(move || {
+        let updates = stored.snapshot.iter().map(|snapshot| &snapshot.update);
+        let updates = updates.chain(stored.records.iter().map(|record| &record.update)).cloned();
+        Replica::load_as(own_client(), updates).map(|replica| (replica, stored))
+    });
+    Ok(built.await.map_err(|_| LoadError::Interrupted)??)
+}
+
+/// Under this client the document makes its own edits until it is loaded again.
+fn own_client() -> u64 {
+    rand::random::<u64>() & MAX_SAFE_INTEGER
+}

@@ -1,0 +1,171 @@
+//! Handler of the native dialect: one session, many documents by number, each authorised when it is opened.
+//!
+//! What a document or a right refuses ends that document for the session (`Closed`); bytes that are no message end the
+//! session. Messages for a number without a document are not looked at: they were sent before their sender heard that
+//! the document was closed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use syncline_protocol::ids::DocumentName;
+use syncline_protocol::limits::MAX_TOKEN_BYTES;
+use syncline_protocol::native::{self, Cursor, ToClient, ToServer};
+use tracing::debug;
+
+use super::channel::Channel;
+use super::{Context, bad_message};
+use crate::auth::{AccessRequest, Grant};
+use crate::document::frame::Framing;
+use crate::ids::LeaseId;
+use crate::outbox::Outbox;
+
+/// One native session.
+pub(super) struct Native {
+    context: Arc<Context>,
+    outbox: Arc<Outbox>,
+    channels: HashMap<native::Channel, Channel>,
+    is_welcomed: bool,
+}
+
+impl Native {
+    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>) -> Self {
+        Self { context, outbox, channels: HashMap::new(), is_welcomed: false }
+    }
+
+    /// What a silent client is sent: nothing, in the fewest bytes.
+    pub(super) fn heartbeat() -> Bytes {
+        ToClient::Pong.encode().into()
+    }
+
+    /// Takes one frame.
+    pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
+        let (number, message) = match ToServer::decode(frame).map_err(bad_message)? {
+            ToServer::Hello { version, device } => return self.welcome(version, device),
+            ToServer::Ping => {
+                self.say(&ToClient::Pong);
+                return Ok(());
+            }
+            ToServer::Open { channel, document, token, cursor, wants_state_vector } => {
+                if self.channels.contains_key(&channel) {
+                    return Err(bad_message(format_args!("channel {channel} is in use")));
+                }
+                let opened = self.open(channel, document, token, cursor, wants_state_vector).await;
+                return opened.or_else(|close| self.refuse(channel, close));
+            }
+            ToServer::Leave { channel } => {
+                self.leave(channel);
+                return Ok(());
+            }
+            message @ (ToServer::Change { channel, .. }
+            | ToServer::Propose { channel, .. }
+            | ToServer::StateVector { channel, .. }
+            | ToServer::Presence { channel, .. }) => (channel, message),
+        };
+        let Some(channel) = self.channels.get(&number) else { return Ok(()) };
+        let taken = match message {
+            ToServer::Change { batch, update, .. } => channel.change(frame, batch, update).await,
+            ToServer::Propose { batch, proposal, .. } => channel.propose(batch, proposal).await,
+            ToServer::StateVector { state_vector, .. } => channel.state_vector(state_vector).await,
+            ToServer::Presence { update, .. } => channel.awareness(frame, update).await,
+            _ => Ok(()),
+        };
+        taken.or_else(|close| self.lose(number, close))
+    }
+
+    /// Asks the documents for what this reader missed.
+    pub(super) async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
+        let numbers = self.channels.iter().filter(|(_, channel)| behind.contains(&channel.lease().id()));
+        for number in numbers.map(|(&number, _)| number).collect::<Vec<_>>() {
+            if let Some(channel) = self.channels.get(&number)
+                && let Err(close) = channel.resync().await
+            {
+                self.lose(number, close)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Documents have closed these leases, and have said so to the client.
+    pub(super) fn ended(&mut self, leases: &[LeaseId]) {
+        self.channels.retain(|_, channel| !leases.contains(&channel.lease().id()));
+    }
+
+    fn welcome(&mut self, version: u64, device: u128) -> Result<(), Close> {
+        if std::mem::replace(&mut self.is_welcomed, true) {
+            return Err(bad_message("this session has begun already"));
+        }
+        debug!(version, device = %syncline_replica::ulid_text(device), "native session");
+        let max_message_bytes = self.context.limits.message_bytes as u64;
+        self.say(&ToClient::Welcome { version: native::VERSION, time_ms: now_ms(), max_message_bytes });
+        Ok(())
+    }
+
+    async fn open(
+        &mut self,
+        number: native::Channel,
+        document: &str,
+        token: &str,
+        cursor: Option<Cursor>,
+        wants_state_vector: bool,
+    ) -> Result<(), Close> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(bad_message(format_args!("the token is longer than {MAX_TOKEN_BYTES} bytes")));
+        }
+        let document =
+            DocumentName::parse(document).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
+        if self.channels.len() >= self.context.limits.documents {
+            let reason = format!("one connection may open at most {} documents", self.context.limits.documents);
+            return Err(Close::TooMany(reason.into()));
+        }
+        let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
+        let grant = self.context.auth.authorize(request).await.map_err(|reason| {
+            debug!(%document, reason, "access denied");
+            Close::Forbidden(reason.into())
+        })?;
+        let (registry, scan) = (&self.context.registry, self.context.limits.scan);
+        let framing = Framing::Native { channel: number };
+        let channel = Channel::open(registry, &document, grant, &self.outbox, framing, scan).await?;
+        let resumed = channel.resume(cursor, wants_state_vector, grant == Grant::Read).await;
+        self.channels.insert(number, channel);
+        resumed.or_else(|close| self.lose(number, close))
+    }
+
+    /// A document that was not opened.
+    fn refuse(&self, channel: native::Channel, close: Close) -> Result<(), Close> {
+        if let Close::BadMessage(_) = close {
+            return Err(close);
+        }
+        self.say(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
+        Ok(())
+    }
+
+    /// The document's task is gone: that ends the document here. Anything else ends the session.
+    fn lose(&mut self, number: native::Channel, close: Close) -> Result<(), Close> {
+        if close != Close::DocumentReloading {
+            return Err(close);
+        }
+        if let Some(channel) = self.channels.remove(&number) {
+            let last_frame = ToClient::Closed { channel: number, code: close.code(), reason: &close.reason() };
+            // Said once: its task may have closed it for a better reason.
+            self.outbox.lose(channel.lease().id(), last_frame.encode().into());
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, number: native::Channel) {
+        if let Some(channel) = self.channels.remove(&number) {
+            self.outbox.leave(channel.lease().id());
+        }
+    }
+
+    fn say(&self, message: &ToClient<'_>) {
+        self.outbox.push_control(message.encode().into());
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

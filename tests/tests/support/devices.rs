@@ -1,0 +1,68 @@
+//! Devices for tests: opening, typing, waiting for what must come.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use syncline_client::yrs::{GetString, ReadTxn, Text, WriteTxn};
+use syncline_client::{Device, DeviceConfig, Document};
+
+/// Longest wait for what must come. Reached only when a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A device that comes back quickly.
+pub async fn open(directory: &Path, url: &str, change: impl FnOnce(&mut DeviceConfig)) -> Device {
+    let mut config = DeviceConfig::new(directory, url);
+    config.backoff.first = Duration::from_millis(5);
+    config.backoff.max = Duration::from_millis(50);
+    change(&mut config);
+    Device::open(config).await.unwrap()
+}
+
+pub async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+}
+
+/// Types at the end of the root text `text`.
+pub async fn append(document: &Document, typed: &str) {
+    let typed = typed.to_owned();
+    let change = move |txn: &mut syncline_client::yrs::TransactionMut<'_>| {
+        let text = txn.get_or_insert_text("text");
+        let end = text.len(txn);
+        text.insert(txn, end, &typed);
+    };
+    document.edit(change).await.unwrap();
+}
+
+pub async fn delete(document: &Document, at: u32, len: u32) {
+    document.edit(move |txn| txn.get_or_insert_text("text").remove_range(txn, at, len)).await.unwrap();
+}
+
+pub async fn until_text(document: &Document, wanted: impl Fn(&str) -> bool + Send) -> String {
+    let mut status = document.watch();
+    let wait = async {
+        loop {
+            status.mark_unchanged();
+            let text = document.text("text").await.unwrap();
+            if wanted(&text) {
+                return text;
+            }
+            status.changed().await.unwrap();
+        }
+    };
+    match tokio::time::timeout(PATIENCE, wait).await {
+        Ok(text) => text,
+        Err(_) => panic!("the text never came; it is {:?}", document.text("text").await),
+    }
+}
+
+/// The root text of an encoded state.
+pub fn text_of(state: &[u8]) -> String {
+    use syncline_client::yrs::updates::decoder::Decode;
+    use syncline_client::yrs::{Doc, Transact, Update};
+    let doc = Doc::new();
+    doc.transact_mut().apply_update(Update::decode_v1(state).unwrap()).unwrap();
+    let txn = doc.transact();
+    txn.get_text("text").map_or(String::new(), |text| text.get_string(&txn))
+}
