@@ -10,7 +10,6 @@ mod replay;
 mod report;
 mod scenario;
 mod soak;
-mod standin;
 mod wire_cost;
 
 use std::io::Write;

@@ -18,7 +18,7 @@ mod tests;
 pub mod view;
 
 pub use check::{check, differences};
-pub use edit::{Edit, Id, Kind};
+pub use edit::{Edit, Id, Kind, Pen};
 pub use view::View;
 
 /// What became of an edit on its device.

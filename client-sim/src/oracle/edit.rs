@@ -4,6 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use syncline_client::Ulid;
+use syncline_client::types::choice::{ChoiceRegister, Signature};
+use syncline_client::types::clock::Hlc;
+use syncline_client::types::counter::Counter;
+use syncline_client::types::lww_map::LwwMap;
+use syncline_client::types::register::REGISTERS_ROOT;
+use syncline_client::types::value::Value;
 use syncline_client::yrs::{Any, Array, GetString, Map, Out, ReadTxn, Text, TransactionMut, WriteTxn};
 
 /// Root names, one for each way to edit.
@@ -14,7 +21,7 @@ pub const LOG: &str = "log";
 pub const MAP: &str = "map";
 /// A list of ids.
 pub const LIST: &str = "list";
-/// Each device's sum.
+/// A counter.
 pub const COUNTER: &str = "counter";
 /// Keys that are written over.
 pub const LAST: &str = "last";
@@ -118,6 +125,15 @@ impl FromStr for Kind {
     }
 }
 
+/// What a device edits with.
+#[derive(Debug, Clone)]
+pub struct Pen {
+    /// Stamps writes of which the last stays.
+    pub clock: Hlc,
+    /// What the device's clock shows, right or wrong.
+    pub now_ms: u64,
+}
+
 /// One edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edit {
@@ -146,7 +162,7 @@ impl Edit {
     }
 
     /// Does it. What it replaced; `None` when there was nothing to do.
-    pub fn apply(&self, txn: &mut TransactionMut<'_>) -> Option<Vec<Id>> {
+    pub fn apply(&self, txn: &mut TransactionMut<'_>, pen: &mut Pen) -> Option<Vec<Id>> {
         let id = self.id.to_string();
         match self.kind {
             Kind::Insert => {
@@ -171,23 +187,24 @@ impl Edit {
             Kind::Map => drop(txn.get_or_insert_map(MAP).insert(txn, id.clone(), id)),
             Kind::Push => drop(txn.get_or_insert_array(LIST).push_back(txn, id)),
             Kind::Count => {
-                let counter = txn.get_or_insert_map(COUNTER);
-                let mine = format!("d{}", self.id.device);
-                let before = counter.get(txn, &mine).as_ref().and_then(number).unwrap_or(0);
-                counter.insert(txn, mine, Any::from((before + self.amount()) as i64));
+                // It cannot overflow: a scenario has thousands of edits, not 10^15.
+                drop(counter().increment(txn, self.amount() as i64));
             }
             Kind::Last => {
-                let map = txn.get_or_insert_map(LAST);
-                let before = map.get(txn, &self.key()).as_ref().and_then(text).and_then(|id| id.parse().ok());
-                map.insert(txn, self.key(), id);
+                let before = LwwMap::new(LAST).get(txn, &self.key()).as_ref().and_then(id_of);
+                drop(LwwMap::new(LAST).set(txn, &mut pen.clock, pen.now_ms, &self.key(), &Value::Text(id)));
                 return Some(before.into_iter().collect());
             }
             Kind::Choice => {
-                let choice = txn.get_or_insert_array(CHOICE);
-                let seen = choice.iter(txn).filter_map(|value| text(&value)?.parse().ok()).collect();
-                let len = choice.len(txn);
-                choice.remove_range(txn, 0, len);
-                choice.push_back(txn, id);
+                let choice = ChoiceRegister::new(CHOICE);
+                let seen = choice.versions(txn).iter().filter_map(|version| id_of(&version.value)).collect();
+                let unique = u128::from(self.dice) << 16 | u128::from(self.id.number);
+                let signature = Signature {
+                    id: Ulid::from_parts(pen.now_ms, unique).to_string(),
+                    author: format!("device {}", self.id.device),
+                    at_ms: pen.now_ms,
+                };
+                drop(choice.write(txn, &Value::Text(id), &signature));
                 return Some(seen);
             }
             // Not an edit of the document: the server decides it.
@@ -209,16 +226,21 @@ pub(super) fn text(value: &Out) -> Option<String> {
     }
 }
 
-/// A value that is a whole number.
-pub(super) fn number(value: &Out) -> Option<u64> {
+/// The counter of a document.
+pub(super) fn counter() -> Counter {
+    Counter::new(COUNTER)
+}
+
+/// The id that a value is.
+pub(super) fn id_of(value: &Value) -> Option<Id> {
     match value {
-        Out::Any(Any::Number(number)) => u64::try_from(number.as_i64()?).ok(),
+        Value::Text(text) => text.parse().ok(),
         _ => None,
     }
 }
 
 /// Names of all roots of [`Edit::apply`], so that a reader knows what is none of ours.
-pub const ROOTS: [&str; 7] = [TEXT, LOG, MAP, LIST, COUNTER, LAST, CHOICE];
+pub const ROOTS: [&str; 8] = [TEXT, LOG, MAP, LIST, COUNTER, LAST, CHOICE, REGISTERS_ROOT];
 
 /// The JSON of a root that no edit of ours makes.
 pub(super) fn foreign_json<T: ReadTxn>(txn: &T, name: &str) -> String {

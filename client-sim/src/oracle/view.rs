@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use syncline_client::types::choice::ChoiceRegister;
+use syncline_client::types::lww_map::LwwMap;
+use syncline_client::types::registers::read_all;
+use syncline_client::types::value::Value;
 use syncline_client::yrs::updates::decoder::Decode;
 use syncline_client::yrs::{Array, Doc, GetString, Map, ReadTxn, Transact, Update};
 
-use super::edit::{CHOICE, COUNTER, Id, LAST, LIST, LOG, MAP, ROOTS, TEXT, foreign_json, number, text};
+use super::chain::Register;
+use super::edit::{CHOICE, Id, LAST, LIST, LOG, MAP, ROOTS, TEXT, counter, foreign_json, id_of, text};
 
 /// What a replica holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,12 +25,14 @@ pub struct View {
     pub map: BTreeMap<String, String>,
     /// The list.
     pub list: Vec<String>,
-    /// Device to sum.
-    pub counter: BTreeMap<String, u64>,
+    /// The counter's value.
+    pub counter: i64,
     /// Key to the last write.
     pub last: BTreeMap<String, String>,
     /// The writes that stand.
     pub choice: Vec<String>,
+    /// Registers, as the server decided.
+    pub registers: BTreeMap<String, Register>,
     /// Other roots, as JSON.
     pub foreign: BTreeMap<String, String>,
     /// What no edit can have made.
@@ -45,31 +52,37 @@ impl View {
             into.extend(found.into_iter().map(|(_, _, id)| id));
             view.debris.extend(debris.into_iter().map(|piece| format!("{root} holds {piece:?}, which is no token")));
         }
-        for (root, into) in [(LIST, &mut view.list), (CHOICE, &mut view.choice)] {
-            let Some(array) = txn.get_array(root) else { continue };
-            for value in array.iter(txn) {
-                match text(&value) {
-                    Some(value) => into.push(value),
-                    None => view.debris.push(format!("{root} holds {value:?}")),
-                }
+        for value in txn.get_array(LIST).iter().flat_map(|list| list.iter(txn)) {
+            match text(&value) {
+                Some(value) => view.list.push(value),
+                None => view.debris.push(format!("{LIST} holds {value:?}")),
             }
         }
-        for (root, into) in [(MAP, &mut view.map), (LAST, &mut view.last)] {
-            let Some(map) = txn.get_map(root) else { continue };
-            for (key, value) in map.iter(txn) {
-                match text(&value) {
-                    Some(value) => drop(into.insert(key.to_owned(), value)),
-                    None => view.debris.push(format!("{root} holds {key}: {value:?}")),
-                }
+        for (key, value) in txn.get_map(MAP).iter().flat_map(|map| map.iter(txn)) {
+            match text(&value) {
+                Some(value) => drop(view.map.insert(key.to_owned(), value)),
+                None => view.debris.push(format!("{MAP} holds {key}: {value:?}")),
             }
         }
-        if let Some(map) = txn.get_map(COUNTER) {
-            for (key, value) in map.iter(txn) {
-                match number(&value) {
-                    Some(value) => drop(view.counter.insert(key.to_owned(), value)),
-                    None => view.debris.push(format!("{COUNTER} holds {key}: {value:?}")),
-                }
+        for (key, value) in LwwMap::new(LAST).entries(txn) {
+            match id_of(&value) {
+                Some(id) => drop(view.last.insert(key, id.to_string())),
+                None => view.debris.push(format!("{LAST} holds {key}: {value:?}")),
             }
+        }
+        for version in ChoiceRegister::new(CHOICE).versions(txn) {
+            match id_of(&version.value) {
+                Some(id) => view.choice.push(id.to_string()),
+                None => view.debris.push(format!("{CHOICE} holds {version:?}")),
+            }
+        }
+        match counter().value(txn) {
+            Ok(value) => view.counter = value,
+            Err(error) => view.debris.push(error.to_string()),
+        }
+        for (name, state) in read_all(txn) {
+            let value = id_of(&Value::from_any(&state.value));
+            view.registers.insert(name, Register { version: state.version, value });
         }
         let names = txn.root_refs().map(|(name, _)| name.to_owned());
         for name in names.filter(|name| !ROOTS.contains(&name.as_str())).collect::<Vec<_>>() {

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use syncline_client::backoff::BackoffConfig;
+use syncline_client::types::clock::Hlc;
+use syncline_client::types::value::Value;
+use syncline_client::{Device, DeviceConfig, Document, DocumentStatus, Event, Events, Ulid, WallClock};
+use syncline_client::yrs::TransactionMut;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::clock::VirtualClock;
 use super::store::{LimitedStore, Space};
 use crate::oracle::chain::{Decision, Register};
-use crate::oracle::{Edit, Id, Kind, Outcome, View};
-use crate::standin as api;
+use crate::oracle::{Edit, Id, Kind, Outcome, Pen, View};
 
 /// Waits of a device, short: in a scenario everything is near.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_millis(5), max: Duration::from_millis(60) };
@@ -43,8 +47,9 @@ pub struct Actor {
 
 /// The app.
 struct Running {
-    device: api::Device,
-    documents: BTreeMap<String, api::Document>,
+    device: Device,
+    documents: BTreeMap<String, Document>,
+    clock: Arc<Mutex<Hlc>>,
 }
 
 /// What a device heard, over all its lives.
@@ -54,13 +59,11 @@ pub struct Notes {
     pub decisions: BTreeMap<String, Vec<Decision>>,
     /// Things that must not happen.
     pub alarms: Vec<String>,
-    /// Entries sent, those counted again that were sent again.
+    /// Entries that syncs sent, those counted again that were sent again.
     pub sent_entries: u64,
-    /// Proposals by the entry that carries them.
-    proposals: BTreeMap<u128, Id>,
 }
 
-impl api::WallClock for VirtualClock {
+impl WallClock for VirtualClock {
     fn now_ms(&self) -> u64 {
         self.look()
     }
@@ -103,26 +106,28 @@ impl Actor {
         let mut documents = BTreeMap::new();
         for name in &self.documents {
             let document = device.document(name).await.with_context(|| format!("document {name} does not open"))?;
+            tokio::spawn(listen(name.clone(), document.events(), Arc::clone(&self.notes)));
             documents.insert(name.clone(), document);
         }
-        self.running = Some(Running { device, documents });
+        let clock = Arc::new(Mutex::new(Hlc::new(device.id().to_string())));
+        self.running = Some(Running { device, documents, clock });
         Ok(())
     }
 
-    async fn open_once(&self, offline: bool) -> Result<api::Device> {
-        let mut config = api::DeviceConfig::new(self.directory.clone(), self.url.clone());
+    async fn open_once(&self, offline: bool) -> Result<Device> {
+        let mut config = DeviceConfig::new(self.directory.clone(), self.url.clone());
         config.author = format!("device {}", self.number);
         config.backoff = BACKOFF;
         config.connect_timeout = CONNECT_TIMEOUT;
         config.silence = SILENCE;
         config.offline = offline;
-        config.clock = Some(Arc::new(self.clock.clone()));
+        config.clock = Arc::new(self.clock.clone());
         if let Some(space) = self.space.clone() {
-            let directory = self.directory.clone();
+            let directory = self.directory.join("store");
             let store = tokio::task::spawn_blocking(move || LimitedStore::open(&directory, space)).await??;
             config.store = Some(Arc::new(store));
         }
-        Ok(api::Device::open(config).await?)
+        Ok(Device::open(config).await?)
     }
 
     /// Ends the app in good order.
@@ -156,7 +161,7 @@ impl Actor {
     pub fn hand(&self, document: &str) -> Result<Hand> {
         let Some(running) = &self.running else { bail!("the app of device {} does not run", self.number) };
         let handle = running.documents.get(document).with_context(|| format!("{document} is not open"))?.clone();
-        Ok(Hand { name: document.to_owned(), handle, notes: Arc::clone(&self.notes) })
+        Ok(Hand { handle, stamps: Arc::clone(&running.clock), clock: self.clock.clone() })
     }
 
     /// A look at what it heard.
@@ -169,21 +174,64 @@ fn in_use(error: &anyhow::Error) -> bool {
     format!("{error:#}").contains("in use")
 }
 
+/// Writes down what a document tells, until the app ends.
+async fn listen(document: String, mut events: Events, notes: Arc<Mutex<Notes>>) {
+    while let Some(event) = events.next().await {
+        let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Synced(report) => notes.sent_entries += report.sent_entries,
+            Event::Decided { accepted, register, current, mine, .. } if register == REGISTER => {
+                let Some(proposal) = id_of(&mine) else {
+                    notes.alarms.push(format!("a decision about {mine:?}, which is no proposal of ours"));
+                    continue;
+                };
+                let version = current.as_ref().map_or(0, |state| state.version);
+                let value = current.and_then(|state| id_of(&Value::from_any(&state.value)));
+                let decision = Decision { proposal, accepted, version, value };
+                notes.decisions.entry(document.clone()).or_default().push(decision);
+            }
+            Event::Refused { code, reason, .. } => notes.alarms.push(format!("an entry was refused: {code} {reason}")),
+            Event::Damaged(what) => notes.alarms.push(format!("its store is damaged: {}", what.join(", "))),
+            Event::HistoryChanged { was, now } => notes.alarms.push(format!("the history changed: {was:?}, {now:?}")),
+            Event::Deleted => notes.alarms.push("the document was deleted".into()),
+            Event::Lagged(count) => notes.alarms.push(format!("{count} events were missed here")),
+            Event::Changed | Event::Saved { .. } | Event::Decided { .. } | Event::StorageFailed(_) => {}
+        }
+    }
+}
+
+fn id_of(value: &Value) -> Option<Id> {
+    match value {
+        Value::Text(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
 /// A hold of one document on one device.
 #[derive(Clone)]
 pub struct Hand {
-    name: String,
-    handle: api::Document,
-    notes: Arc<Mutex<Notes>>,
+    handle: Document,
+    stamps: Arc<Mutex<Hlc>>,
+    clock: VirtualClock,
 }
 
 impl Hand {
-    /// Edits. `Ok(None)`: there was nothing to do. An outcome with a reason when it failed.
+    /// Edits. No outcome: there was nothing to do. With it, why it failed.
     pub async fn edit(&self, edit: Edit) -> (Option<Outcome>, Option<String>) {
-        if edit.kind == Kind::Proposal {
-            return (Some(Outcome::Failed), Some("no registers here".into()));
-        }
-        match self.handle.edit(move |txn| edit.apply(txn)).await {
+        let done = if edit.kind == Kind::Proposal {
+            self.handle.propose(REGISTER, Value::Text(edit.id.to_string())).await.map(|_: Ulid| Some(Vec::new()))
+        } else {
+            let (stamps, now_ms) = (Arc::clone(&self.stamps), self.clock.look());
+            let change = move |txn: &mut TransactionMut<'_>| {
+                let mut stamps = stamps.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut pen = Pen { clock: stamps.clone(), now_ms };
+                let replaced = edit.apply(txn, &mut pen);
+                *stamps = pen.clock;
+                replaced
+            };
+            self.handle.edit(change).await
+        };
+        match done {
             Ok(replaced) => (replaced.map(Outcome::Accepted), None),
             Err(error) => (Some(Outcome::Failed), Some(error.to_string())),
         }
@@ -196,11 +244,14 @@ impl Hand {
 
     /// The register.
     pub async fn register(&self) -> Result<Register> {
-        Ok(Register { version: 0, value: None })
+        let state = self.handle.register(REGISTER).await?;
+        let value = state.as_ref().and_then(|state| id_of(&Value::from_any(&state.value)));
+        Ok(Register { version: state.map_or(0, |state| state.version), value })
     }
 
     /// Waits until everything is saved.
     pub async fn saved(&self) -> Result<()> {
+        self.handle.wait_until_synced().await?;
         Ok(self.handle.wait_until_saved().await?)
     }
 
@@ -213,12 +264,12 @@ impl Hand {
 
     /// For a message about a wait that was too long.
     pub fn status(&self) -> String {
-        format!("{:?}", *self.handle.watch().borrow())
+        format!("{:?}", self.handle.status())
     }
 }
 
 /// See [`Hand::changes`].
-pub struct Changes(tokio::sync::watch::Receiver<syncline_client::Status>);
+pub struct Changes(watch::Receiver<DocumentStatus>);
 
 impl Changes {
     /// The next one; never returns when the app is gone.

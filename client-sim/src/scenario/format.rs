@@ -64,7 +64,7 @@ pub struct Phase {
 
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "do", deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(tag = "do", deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Step {
     /// Devices edit, all at once, each one edit after the other.
     Edit {
