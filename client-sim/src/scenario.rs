@@ -27,12 +27,17 @@ mod world;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use tokio::time::timeout;
 
 pub use finale::{Fresh, settle_limit};
 pub use format::Scenario;
 use world::World;
+
+/// Longest time for one step: longer than every wait in it.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where and how a scenario runs.
 #[derive(Debug, Clone)]
@@ -130,15 +135,17 @@ pub async fn run(scenario: &Scenario, setup: &Setup) -> Result<Verdict> {
             for _ in 0..phase.repeat {
                 world.timeline.tell("", &format!("-- {}", phase.name));
                 for step in &phase.step {
-                    world.step(step).await?;
+                    let done = timeout(STEP_LIMIT, world.step(step)).await;
+                    done.with_context(|| format!("STUCK in {step:?}"))??;
                 }
             }
         }
-        world.finale().await
+        timeout(STEP_LIMIT, world.finale()).await.context("STUCK at the end")?
     };
     // A story that cannot go on is a finding, too: the timeline says how far it came.
     if let Err(error) = told.await {
         world.complaints.push(format!("{error:#}"));
+        world.tell_states();
     }
     Ok(world.verdict().await)
 }

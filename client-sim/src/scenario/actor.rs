@@ -105,7 +105,10 @@ impl Actor {
         };
         let mut documents = BTreeMap::new();
         for name in &self.documents {
-            let document = device.document(name).await.with_context(|| format!("document {name} does not open"))?;
+            let document = device.document(name).await;
+            let mut document = document.with_context(|| format!("document {name} does not open"))?;
+            let problems = document.take_problems().into_iter().map(|what| format!("its store is damaged: {what}"));
+            self.notes.lock().unwrap_or_else(PoisonError::into_inner).alarms.extend(problems);
             tokio::spawn(listen(name.clone(), document.events(), Arc::clone(&self.notes)));
             documents.insert(name.clone(), document);
         }
@@ -124,8 +127,10 @@ impl Actor {
         config.clock = Arc::new(self.clock.clone());
         if let Some(space) = self.space.clone() {
             let directory = self.directory.join("store");
-            let store = tokio::task::spawn_blocking(move || LimitedStore::open(&directory, space)).await??;
-            config.store = Some(Arc::new(store));
+            config.open_store = Some(Arc::new(move || {
+                let store = LimitedStore::open(&directory, space.clone())?;
+                Ok(Arc::new(store))
+            }));
         }
         Ok(Device::open(config).await?)
     }
@@ -191,7 +196,7 @@ async fn listen(document: String, mut events: Events, notes: Arc<Mutex<Notes>>) 
                 notes.decisions.entry(document.clone()).or_default().push(decision);
             }
             Event::Refused { code, reason, .. } => notes.alarms.push(format!("an entry was refused: {code} {reason}")),
-            Event::Damaged(what) => notes.alarms.push(format!("its store is damaged: {}", what.join(", "))),
+            Event::Rebased(report) => notes.alarms.push(format!("the history was changed: {report:?}")),
             Event::HistoryChanged { was, now } => notes.alarms.push(format!("the history changed: {was:?}, {now:?}")),
             Event::Deleted => notes.alarms.push("the document was deleted".into()),
             Event::Lagged(count) => notes.alarms.push(format!("{count} events were missed here")),

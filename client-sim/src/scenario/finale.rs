@@ -14,7 +14,7 @@ use crate::network::faults::Faults;
 use crate::oracle::{View, chain, check, differences};
 
 /// Longest wait for everybody to have everything.
-const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 /// An npm client does not say when something changes: it is asked so often.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// A change that was seen by nobody costs at most this.
