@@ -1,8 +1,10 @@
 //! Load and scenarios for Yjs servers, over real sockets. `syncline-sim --help` says what there is.
 
+mod actor;
 mod proc;
 mod replay;
 mod report;
+mod wire_cost;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,6 +27,10 @@ struct Cli {
 enum Command {
     /// Replay a real editing session, keystroke by keystroke, and compare every reader's text with its end.
     Replay(ReplayArgs),
+    /// Be a device that obeys lines on its standard input.
+    Actor(actor::Args),
+    /// Measure what coming back costs on the wire, here and with the npm clients.
+    WireCost(wire_cost::Args),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -113,8 +119,14 @@ impl ReplayArgs {
 }
 
 fn main() -> ExitCode {
-    let Command::Replay(args) = Cli::parse().command;
-    match run(&args) {
+    let done = match Cli::parse().command {
+        Command::Replay(args) => run(&args),
+        Command::Actor(args) => one_thread().and_then(|runtime| runtime.block_on(actor::run(&args))).map(|()| true),
+        Command::WireCost(args) => {
+            one_thread().and_then(|runtime| runtime.block_on(wire_cost::run(&args))).map(|()| true)
+        }
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -122,6 +134,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn one_thread() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
 fn run(args: &ReplayArgs) -> Result<bool> {
