@@ -158,10 +158,10 @@ impl Place {
     }
 
     async fn npm(&self, script: &Path, directory: &Path) -> Result<Vec<Row>> {
-        let mut command = tokio::process::Command::new("node");
+        let mut command = std::process::Command::new("node");
         command.arg(script).args([&self.url, &self.document]).arg(directory.join("npm"));
-        command.stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
-        let output = in_time("the npm clients", command.output()).await?.context("cannot run node")?;
+        command.stdin(Stdio::null()).stderr(Stdio::inherit());
+        let output = tokio::task::spawn_blocking(move || command.output()).await?.context("cannot run node")?;
         ensure!(output.status.success(), "{} failed", script.display());
         serde_json::from_slice(&output.stdout).with_context(|| format!("{} answers with no table", script.display()))
     }
