@@ -126,6 +126,11 @@ impl Core {
         self.written
     }
 
+    /// The next sync goes by state vectors.
+    pub(crate) fn forget_cursor(&mut self) {
+        (self.in_step, self.noted) = (None, None);
+    }
+
     /// Changes the document. Accepted when its note is stored; `None` if nothing was changed.
     pub(crate) fn edit<R>(
         &mut self,

@@ -59,6 +59,7 @@ pub struct Document {
     pub(crate) status: watch::Receiver<DocumentStatus>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) report: Arc<std::sync::Mutex<Option<SyncReport>>>,
+    pub(crate) problems: Vec<String>,
 }
 
 /// What happens to a document, in order.
@@ -81,6 +82,11 @@ impl Document {
     /// Its name.
     pub fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    /// What this device had stored of it and cannot read any more, in words; told once, to who opened it first.
+    pub fn take_problems(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.problems)
     }
 
     /// Changes the document. When this returns, the change is on the device's disk; the network is not waited for.

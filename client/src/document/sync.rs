@@ -37,7 +37,7 @@ pub(crate) enum Fault {
 #[derive(Debug)]
 pub(crate) enum Link {
     Down,
-    Up(Joining),
+    Up(Box<Joining>),
     /// Another history, or no right, or deleted: this channel is closed.
     Shut,
 }
@@ -108,7 +108,7 @@ impl Core {
     ) {
         let cursor = self.in_step.map(|(cursor, _)| cursor).filter(|_| !rebasing);
         let queued: usize = self.queue.iter().map(|entry| batch::size(&entry.what)).sum();
-        self.link = Link::Up(Joining {
+        self.link = Link::Up(Box::new(Joining {
             channel,
             cursor: None,
             awaits_diff: cursor.is_none(),
@@ -119,7 +119,7 @@ impl Core {
             report: SyncReport { offline_ms, ..SyncReport::default() },
             apart: None,
             rebasing,
-        });
+        }));
         self.sync = if rebasing { SyncState::HistoryChanged } else { SyncState::Syncing };
         let wants_state_vector = queued >= WORTH_ASKING_BYTES && !rebasing;
         self.send(&ToServer::Open { channel, document: name, token, cursor, wants_state_vector }, out);

@@ -24,10 +24,11 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         if self.broken {
-            return effects.push(Effect::Close { lease, close: Close::DocumentReloading });
+            return self.close(lease, Close::DocumentReloading, effects);
         }
         let cursor = Cursor { epoch: self.epoch, seq: self.last };
         if from.is_some_and(|from| !self.is_mine(from)) {
+            self.ended.insert(lease);
             let resume = Resume::OtherHistory;
             return effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector: None });
         }
