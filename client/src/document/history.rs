@@ -31,9 +31,7 @@ impl Core {
         let mut notes = Vec::new();
         if let Some((id, at_ms)) = self.queue.iter().rev().find(|entry| entry.is_edit()).map(|e| (e.id, e.at_ms)) {
             let before = self.base_replica().map_err(bad)?;
-            let target = Replica::load(std::iter::once(base.clone())).map_err(bad)?;
-            let ((), update) =
-                onto.edit(|txn| rebase(before.doc(), self.replica.doc(), target.doc(), txn)).map_err(bad)?;
+            let (_, update) = onto.edit(|txn| rebase(before.doc(), self.replica.doc(), txn)).map_err(bad)?;
             if update[..] != EMPTY_UPDATE {
                 notes.push(Note::Edit { id, at_ms, update });
             }

@@ -8,6 +8,9 @@
 //! counter     increments add up
 //! choice      writes made apart are kept until someone chooses
 //! register    one writer at a time, decided by the server; `registers` reads them
+//! text_merge  diffs and three-way merges of texts, by words
+//! apart       what two replicas changed both since they were together
+//! rebase      what one replica changed, done again on an unrelated history
 //! predictor   which version a user would choose, from earlier choices
 //! ```
 //!
@@ -22,6 +25,9 @@ pub mod lww_map;
 pub mod rebase;
 pub mod register;
 pub mod registers;
+mod sequence;
+pub mod text_merge;
+mod tree;
 pub mod value;
 
 pub use choice::ChoiceRegister;

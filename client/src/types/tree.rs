@@ -1,0 +1,351 @@
+//! A document's content as a plain tree, to be compared with another document's.
+//!
+//! A document loaded from updates does not know the types of its roots; so every shared type is read as what it is
+//! underneath: entries by key, and a sequence. What an unknown sequence is shows in its content: text if it holds any.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::rc::Rc;
+
+use yrs::branch::{Branch, BranchPtr};
+use yrs::types::TypeRef;
+use yrs::types::text::YChange;
+use yrs::{Any, Array, ArrayRef, GetString, Map, MapRef, Out, ReadTxn, Text, TextRef};
+
+use super::text_merge::words;
+use super::value::Value;
+
+/// Types nested deeper than this are not looked into, and do not differ from each other.
+const MAX_DEPTH: usize = 256;
+
+/// Something in a shared type.
+#[derive(Debug, Clone)]
+pub(super) enum Node {
+    Value(Value),
+    Shared(Shared),
+    /// A subdocument, by its guid.
+    Doc(String),
+}
+
+/// What a shared type was made as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A root nobody has opened here, or a type of the future.
+    Unknown,
+    Map,
+    Array,
+    Text,
+    Element(String),
+    Fragment,
+    XmlText,
+}
+
+/// A shared type.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) kind: Kind,
+    /// The same in all replicas of one history.
+    pub(super) id: String,
+    pub(super) keys: BTreeMap<String, Node>,
+    pub(super) items: Items,
+    /// Where it is; `None` for the document itself.
+    pub(super) branch: Option<BranchPtr>,
+}
+
+/// The sequence of a shared type.
+#[derive(Debug, Clone)]
+pub(super) enum Items {
+    Array(Vec<Node>),
+    Text(Vec<Token>),
+}
+
+/// Formats of a character.
+pub(super) type Formats = BTreeMap<String, Value>;
+
+/// A word, what is between words, or an embedded thing.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    /// Equal for equal content, whatever its formats.
+    pub(super) key: String,
+    pub(super) content: Content,
+    /// One for each character, or one for the embedded thing.
+    pub(super) formats: Vec<Rc<Formats>>,
+}
+
+/// What a [`Token`] is.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    Word(String),
+    Embed(Node),
+}
+
+impl Token {
+    /// The length as Yjs counts.
+    pub(super) fn utf16(&self) -> u32 {
+        match &self.content {
+            Content::Word(word) => super::text_merge::utf16(word),
+            Content::Embed(_) => 1,
+        }
+    }
+
+    /// The word; empty for an embedded thing.
+    pub(super) fn word(&self) -> &str {
+        match &self.content {
+            Content::Word(word) => word,
+            Content::Embed(_) => "",
+        }
+    }
+}
+
+impl Node {
+    /// The shared type, if it is one.
+    pub(super) fn shared(&self) -> Option<&Shared> {
+        match self {
+            Self::Shared(shared) => Some(shared),
+            _ => None,
+        }
+    }
+
+    /// Equal texts for equal content.
+    pub(super) fn print(&self) -> String {
+        let mut out = String::new();
+        self.print_to(&mut out);
+        out
+    }
+
+    fn print_to(&self, out: &mut String) {
+        match self {
+            // Debug, not JSON: NaN has a text, and a float never looks like an integer.
+            Self::Value(value) => drop(write!(out, "{value:?}")),
+            Self::Doc(guid) => drop(write!(out, "doc {guid:?}")),
+            Self::Shared(shared) => shared.print_to(out),
+        }
+    }
+
+    /// The content as a value: what a person is shown of it.
+    pub(super) fn to_value(&self) -> Value {
+        match self {
+            Self::Value(value) => value.clone(),
+            Self::Doc(guid) => Value::Text(guid.clone()),
+            Self::Shared(shared) => match &shared.items {
+                Items::Text(tokens) => Value::Text(tokens.iter().map(Token::word).collect()),
+                Items::Array(items) if shared.keys.is_empty() && (shared.kind != Kind::Map || !items.is_empty()) => {
+                    Value::List(items.iter().map(Self::to_value).collect())
+                }
+                Items::Array(_) => {
+                    Value::Map(shared.keys.iter().map(|(key, node)| (key.clone(), node.to_value())).collect())
+                }
+            },
+        }
+    }
+}
+
+impl Shared {
+    /// Equal texts for equal content.
+    pub(super) fn print(&self) -> String {
+        let mut out = String::new();
+        self.print_to(&mut out);
+        out
+    }
+
+    fn print_to(&self, out: &mut String) {
+        // What a root was made as nobody knows who only has updates.
+        if !self.is_root() {
+            drop(write!(out, "{:?}", self.kind));
+        }
+        out.push('{');
+        for (key, node) in &self.keys {
+            drop(write!(out, "{key:?}:"));
+            node.print_to(out);
+            out.push(',');
+        }
+        out.push_str("}[");
+        match &self.items {
+            Items::Array(nodes) => {
+                for node in nodes {
+                    node.print_to(out);
+                    out.push(',');
+                }
+            }
+            Items::Text(tokens) => {
+                for token in tokens {
+                    drop(write!(out, "{:?}", token.key));
+                    for formats in &token.formats {
+                        drop(write!(out, "{formats:?}"));
+                    }
+                }
+            }
+        }
+        out.push(']');
+    }
+
+    /// The tokens of a text; none for anything else.
+    pub(super) fn tokens(&self) -> &[Token] {
+        match &self.items {
+            Items::Text(tokens) => tokens,
+            Items::Array(_) => &[],
+        }
+    }
+
+    /// The elements of an array; none for anything else.
+    pub(super) fn elements(&self) -> &[Node] {
+        match &self.items {
+            Items::Array(nodes) => nodes,
+            Items::Text(_) => &[],
+        }
+    }
+
+    fn is_root(&self) -> bool {
+        self.id.is_empty() || self.id.starts_with('\'')
+    }
+}
+
+/// The whole document: a shared type whose keys are the roots.
+pub(super) fn read<T: ReadTxn>(txn: &T) -> Shared {
+    let mut keys = BTreeMap::new();
+    for (name, out) in txn.root_refs() {
+        if let Some(branch) = out.try_branch() {
+            keys.insert(name.to_owned(), Node::Shared(read_branch(branch, txn, 0)));
+        }
+    }
+    Shared { kind: Kind::Map, id: String::new(), keys, items: Items::Array(Vec::new()), branch: None }
+}
+
+/// An empty type, to compare new ones with.
+pub(super) fn nothing(kind: Kind) -> Shared {
+    Shared { kind, id: String::new(), keys: BTreeMap::new(), items: Items::Array(Vec::new()), branch: None }
+}
+
+fn read_node<T: ReadTxn>(out: &Out, txn: &T, depth: usize) -> Node {
+    match out {
+        Out::Any(any) => Node::Value(Value::from_any(any)),
+        Out::YDoc(doc) => Node::Doc(doc.guid().to_string()),
+        other => match other.try_branch() {
+            Some(branch) if depth < MAX_DEPTH => Node::Shared(read_branch(branch, txn, depth + 1)),
+            _ => Node::Value(Value::Null),
+        },
+    }
+}
+
+fn read_branch<T: ReadTxn>(branch: &Branch, txn: &T, depth: usize) -> Shared {
+    let pointer = BranchPtr::from(branch);
+    let kind = match branch.type_ref() {
+        TypeRef::Map => Kind::Map,
+        TypeRef::Array => Kind::Array,
+        TypeRef::Text => Kind::Text,
+        TypeRef::XmlElement(tag) => Kind::Element(tag.to_string()),
+        TypeRef::XmlFragment => Kind::Fragment,
+        TypeRef::XmlText => Kind::XmlText,
+        _ => Kind::Unknown,
+    };
+    let map = MapRef::from(pointer);
+    let keys = map.iter(txn).map(|(key, out)| (key.to_owned(), read_node(&out, txn, depth))).collect();
+    let text = TextRef::from(pointer);
+    let is_text = match kind {
+        Kind::Text | Kind::XmlText => true,
+        Kind::Unknown => !text.get_string(txn).is_empty(),
+        _ => false,
+    };
+    let items = if is_text {
+        Items::Text(read_text(&text, txn, depth))
+    } else {
+        Items::Array(ArrayRef::from(pointer).iter(txn).map(|out| read_node(&out, txn, depth)).collect())
+    };
+    Shared { kind, id: format!("{:?}", branch.id()), keys, items, branch: Some(pointer) }
+}
+
+fn read_text<T: ReadTxn>(text: &TextRef, txn: &T, depth: usize) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    // Formats divide words, and may do so differently in another replica: words are cut from the run as a whole.
+    let mut run = (String::new(), Vec::new());
+    for chunk in text.diff(txn, YChange::identity) {
+        let formats: Formats = chunk
+            .attributes
+            .iter()
+            .flat_map(|attributes| attributes.iter())
+            .map(|(name, value)| (name.to_string(), Value::from_any(value)))
+            .collect();
+        let formats = Rc::new(formats);
+        if let Out::Any(Any::String(part)) = &chunk.insert {
+            run.0.push_str(part);
+            run.1.extend(part.chars().map(|_| Rc::clone(&formats)));
+            continue;
+        }
+        cut(&mut run, &mut tokens);
+        let node = read_node(&chunk.insert, txn, depth);
+        tokens.push(Token {
+            key: format!("embed {}", node.print()),
+            content: Content::Embed(node),
+            formats: vec![formats],
+        });
+    }
+    cut(&mut run, &mut tokens);
+    tokens
+}
+
+fn cut(run: &mut (String, Vec<Rc<Formats>>), tokens: &mut Vec<Token>) {
+    let mut formats = std::mem::take(&mut run.1).into_iter();
+    for word in words(&std::mem::take(&mut run.0)) {
+        tokens.push(Token {
+            key: format!("word {word}"),
+            content: Content::Word(word.to_owned()),
+            formats: formats.by_ref().take(word.chars().count()).collect(),
+        });
+    }
+}
+
+/// The elements of three arrays as comparable texts. A nested type is itself wherever its id is the same; in a history
+/// that shares no ids it is the one of the base with the same content.
+pub(super) fn element_keys(base: &[Node], other: &[Node]) -> Vec<String> {
+    let ids: Vec<&str> = base.iter().filter_map(Node::shared).map(|shared| shared.id.as_str()).collect();
+    let same_history = other.iter().filter_map(Node::shared).any(|shared| ids.contains(&shared.id.as_str()));
+    let mut by_content: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    if !same_history {
+        for shared in base.iter().rev().filter_map(Node::shared) {
+            by_content.entry(shared.print()).or_default().push(&shared.id);
+        }
+    }
+    let key = |node: &Node| match node {
+        Node::Shared(shared) if same_history && ids.contains(&shared.id.as_str()) => format!("id {}", shared.id),
+        Node::Shared(shared) => match by_content.get_mut(&shared.print()).and_then(Vec::pop) {
+            Some(id) => format!("id {id}"),
+            None => shared.print(),
+        },
+        other => other.print(),
+    };
+    other.iter().map(key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use yrs::updates::decoder::Decode;
+    use yrs::{Doc, MapPrelim, StateVector, Transact, Update, XmlElementPrelim, XmlFragment};
+
+    use super::*;
+
+    #[test]
+    fn a_document_reads_the_same_whether_its_roots_are_known_or_not() {
+        let doc = Doc::with_client_id(1);
+        let (map, array) = (doc.get_or_insert_map("map"), doc.get_or_insert_array("array"));
+        let (text, xml) = (doc.get_or_insert_text("text"), doc.get_or_insert_xml_fragment("xml"));
+        {
+            let mut txn = doc.transact_mut();
+            let inner = map.insert(&mut txn, "inner", MapPrelim::default());
+            inner.insert(&mut txn, "k", 1);
+            array.push_back(&mut txn, 7);
+            text.push(&mut txn, "hello \u{1f600} world");
+            xml.push_back(&mut txn, XmlElementPrelim::empty("p"));
+        }
+        let copy = Doc::with_client_id(2);
+        let update = doc.transact().encode_state_as_update_v1(&StateVector::default());
+        copy.transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
+        let (one, other) = (read(&doc.transact()), read(&copy.transact()));
+        assert_eq!(other.keys["map"].shared().unwrap().kind, Kind::Unknown);
+        assert_eq!(one.keys.len(), 4);
+        for (name, root) in &one.keys {
+            assert_eq!(root.print(), other.keys[name].print(), "{name}");
+            assert_eq!(root.to_value(), other.keys[name].to_value(), "{name}");
+        }
+        assert_eq!(one.keys["text"].to_value(), "hello \u{1f600} world".into());
+    }
+}
