@@ -1,12 +1,14 @@
 //! One device: its store, its identity, its one socket for all its documents.
 //!
 //! ```text
+//! clock.rs     when the server tells the time
 //! identity.rs  who this device is, and how wrong its clock
 //! net.rs       the socket's life: connecting, up, waiting, off
 //! open.rs      one open document: its core, its journal, those who watch it
 //! task.rs      the one task that owns all of it
 //! ```
 
+mod clock;
 mod identity;
 mod net;
 mod open;

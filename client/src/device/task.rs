@@ -29,16 +29,14 @@ use crate::stock::driver::Connection;
 const PROGRESS_QUEUE: usize = 1024;
 /// After which a document that the server closed is opened again.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
-/// A clock that is off by less is left alone.
-const CLOCK_TOLERANCE_MS: u64 = 1_000;
 
 type Progress = (DocumentName, Durable);
 
 pub(super) struct Task {
-    config: DeviceConfig,
+    pub(super) config: DeviceConfig,
     endpoint: Endpoint,
     id: Ulid,
-    identity: Identity,
+    pub(super) identity: Identity,
     last_id: u128,
     log: Log,
     inbox: mpsc::Receiver<Command>,
@@ -48,7 +46,7 @@ pub(super) struct Task {
     report_progress: mpsc::Sender<Progress>,
     connection: watch::Sender<Connection>,
     traffic: Arc<Counters>,
-    documents: HashMap<DocumentName, Open>,
+    pub(super) documents: HashMap<DocumentName, Open>,
     net: Net,
     online: bool,
     backoff: Backoff,
@@ -192,7 +190,8 @@ impl Task {
             let (core, problems) = read(stored.as_ref());
             let log = self.log.document(name.clone(), journal_epoch(stored.as_ref()), core.written());
             self.watch(&name, &log);
-            self.documents.insert(name.clone(), Open::new(core, log, problems));
+            self.documents.insert(name.clone(), Open::new(core, self.id, log, problems));
+            self.correct_stamps(&name);
             self.join(&name).await;
         }
         let Some(open) = self.documents.get_mut(&name) else { return Err(DeviceError::Closed) };
@@ -264,6 +263,7 @@ impl Task {
             if let Some(open) = self.documents.get_mut(&name) {
                 open.storage_is_back(log, last);
             }
+            self.correct_stamps(&name);
             self.flush(&name).await;
         }
         Ok(())
@@ -326,7 +326,7 @@ impl Task {
                 ));
             }
             self.backoff.succeeded();
-            self.set_clock(time_ms);
+            self.set_clock(time_ms).await;
             let limit = usize::try_from(max_message_bytes).unwrap_or(usize::MAX);
             for open in self.documents.values_mut() {
                 open.core.set_limit(limit);
@@ -427,7 +427,7 @@ impl Task {
     }
 
     /// Carries out what a document's core wants: journal first, then the socket, then those who watch.
-    async fn flush(&mut self, name: &DocumentName) {
+    pub(super) async fn flush(&mut self, name: &DocumentName) {
         let now_ms = self.now_ms();
         let Some(open) = self.documents.get_mut(name) else { return };
         if open.failed {
@@ -457,17 +457,7 @@ impl Task {
         self.config.clock.now_ms().saturating_add_signed(self.identity.clock_offset_ms)
     }
 
-    fn set_clock(&mut self, server_ms: u64) {
-        let offset = server_ms.cast_signed().saturating_sub(self.config.clock.now_ms().cast_signed());
-        if offset.abs_diff(self.identity.clock_offset_ms) > CLOCK_TOLERANCE_MS {
-            self.identity.clock_offset_ms = offset;
-            if let Err(error) = self.identity.write(&self.config.directory) {
-                debug!(%error, "the clock's offset could not be stored; it is found anew at the next connection");
-            }
-        }
-    }
-
-    fn stamp(&mut self) -> Stamp {
+    pub(super) fn stamp(&mut self) -> Stamp {
         let at_ms = self.now_ms();
         // Ids of one device rise, whatever its clock does.
         let drawn = Ulid::from_parts(at_ms, rand::random()).0;
