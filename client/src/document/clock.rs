@@ -114,3 +114,103 @@ impl Core {
         roots.into_iter().filter_map(writes).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use syncline_protocol::ids::Seq;
+
+    use super::super::core::Write;
+    use super::super::journal::Snapshot;
+    use super::*;
+    use crate::types::clock::{Hlc, stamp_of};
+    use crate::types::value::Value;
+
+    const DEVICE: Ulid = Ulid(7);
+    const NOW_MS: u64 = 1_790_000_000_000;
+    const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+    fn fresh() -> (Core, Outputs) {
+        (Core::load(Snapshot::default(), Vec::new(), Seq::ZERO).0, Outputs::default())
+    }
+
+    fn write(core: &mut Core, id: u128, at_ms: u64, key: &str, out: &mut Outputs) {
+        let mut hlc = Hlc::new(DEVICE.to_string());
+        let set = |txn: &mut yrs::TransactionMut<'_>| {
+            LwwMap::new("map").set(txn, &mut hlc, at_ms, key, &Value::Null).unwrap();
+        };
+        core.edit(id, at_ms, set, out).unwrap();
+    }
+
+    fn stamps(core: &Core) -> Vec<Stamp> {
+        core.read(|txn| LwwMap::new("map").winners(txn)).into_values().map(|entry| entry.stamp).collect()
+    }
+
+    /// The app is started anew: what was written to the journal is read.
+    fn restarted(out: Outputs, known_ms: i64) -> Core {
+        let notes: Vec<Note> = out
+            .writes
+            .into_iter()
+            .map(|write| match write {
+                Write::Note(note) => Note::decode(&note.encode()).unwrap(),
+                Write::Snapshot(_) => panic!("too little for a snapshot"),
+            })
+            .collect();
+        let last = Seq(notes.len() as u64);
+        let (mut core, problems) = Core::load(Snapshot::default(), notes, last);
+        assert!(problems.is_empty());
+        core.set_clock(known_ms);
+        core
+    }
+
+    #[test]
+    fn stamps_of_a_wrong_clock_are_moved_once_and_wait_for_that() {
+        let (mut core, mut out) = fresh();
+        write(&mut core, 1, NOW_MS, "a", &mut out);
+        core.stored(core.written(), &mut out);
+        assert!(core.clock.lets_send(&core.queue));
+        core.set_clock(DAY_MS);
+        assert!(!core.clock.lets_send(&core.queue), "known to be wrong");
+        core.correct_stamps(DEVICE, 2, NOW_MS, &mut out);
+        assert!(!core.clock.lets_send(&core.queue), "the correction is not stored");
+        core.stored(core.written(), &mut out);
+        assert!(core.clock.lets_send(&core.queue));
+        let right = stamp_of(NOW_MS.strict_add_signed(DAY_MS));
+        assert_eq!(stamps(&core), [right]);
+
+        write(&mut core, 3, NOW_MS.strict_add_signed(DAY_MS), "b", &mut out);
+        let mut core = restarted(out, DAY_MS);
+        let mut out = Outputs::default();
+        core.correct_stamps(DEVICE, 4, NOW_MS, &mut out);
+        assert!(out.writes.is_empty(), "corrected before");
+        assert_eq!(stamps(&core), [right, right + 1]);
+    }
+
+    #[test]
+    fn a_correction_that_was_not_stored_is_made_again() {
+        let (mut core, mut out) = fresh();
+        write(&mut core, 1, NOW_MS, "a", &mut out);
+        core.stored(core.written(), &mut out);
+        core.set_clock(-DAY_MS);
+        core.correct_stamps(DEVICE, 2, NOW_MS, &mut out);
+        core.storage_failed();
+        assert_eq!(stamps(&core), [stamp_of(NOW_MS)]);
+        assert!(!core.clock.lets_send(&core.queue));
+        core.correct_stamps(DEVICE, 3, NOW_MS, &mut out);
+        assert_eq!(stamps(&core), [stamp_of(NOW_MS.strict_add_signed(-DAY_MS))]);
+    }
+
+    #[test]
+    fn a_little_is_left_alone_and_what_is_saved_stays() {
+        let (mut core, mut out) = fresh();
+        write(&mut core, 1, NOW_MS, "saved", &mut out);
+        core.queue.save(1);
+        write(&mut core, 2, NOW_MS, "unsaved", &mut out);
+        core.stored(core.written(), &mut out);
+        core.set_clock(60_000);
+        core.correct_stamps(DEVICE, 3, NOW_MS, &mut out);
+        assert!(core.clock.lets_send(&core.queue));
+        core.set_clock(DAY_MS);
+        core.correct_stamps(DEVICE, 4, NOW_MS, &mut out);
+        assert_eq!(stamps(&core), [stamp_of(NOW_MS), stamp_of(NOW_MS.strict_add_signed(DAY_MS)) + 1]);
+    }
+}
