@@ -161,8 +161,16 @@ mod tests {
     #[test]
     fn what_a_child_wrote_until_it_was_killed_is_understood() {
         let lines = [
-            "try d2-5 push 7", "ok d2-5", "try d2-6 delete 9", "ok d2-6 d0-1", "try d2-7 delete 9", "none d2-7",
-            "try d2-8 map 1", "err d2-8 no space", "try d2-9 push 3", "o",
+            "try d2-5 push 7",
+            "ok d2-5",
+            "try d2-6 delete 9",
+            "ok d2-6 d0-1",
+            "try d2-7 delete 9",
+            "none d2-7",
+            "try d2-8 map 1",
+            "err d2-8 no space",
+            "try d2-9 push 3",
+            "o",
         ];
         let edits = edits_of(&lines.map(String::from)).unwrap();
         let outcomes: Vec<_> = edits.iter().map(|(edit, outcome)| (edit.id.number, outcome.clone())).collect();

@@ -1,5 +1,6 @@
 //! Load and scenarios for Yjs servers, over real sockets. `syncline-sim --help` says what there is.
 
+mod actor;
 mod child;
 mod cli;
 mod kill_test;
@@ -39,12 +40,13 @@ enum Command {
     Soak(cli::SoakArgs),
     /// Kill a device with signal 9 while it edits, again and again; then look for anything lost or doubled.
     KillTest(cli::KillTestArgs),
-    /// Measure what synchronising costs in bytes.
-    #[command(hide = true)]
-    WireCost(wire_cost::WireCostArgs),
     /// A device in a process of its own, to be killed.
     #[command(hide = true)]
     Device(cli::DeviceArgs),
+    /// Be a device that obeys lines on its standard input.
+    Actor(actor::Args),
+    /// Measure what coming back costs on the wire, here and with the npm clients.
+    WireCost(wire_cost::Args),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -155,6 +157,7 @@ fn story(command: Command) -> Result<bool> {
             Command::Soak(args) => cli::soak(&args).await,
             Command::KillTest(args) => cli::kill_test(&args).await,
             Command::Device(args) => cli::device(args).await,
+            Command::Actor(args) => actor::run(&args).await.map(|()| true),
             Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
             Command::Replay(args) => run(&args),
         }

@@ -122,8 +122,12 @@ mod tests {
 
     #[test]
     fn what_is_drawn_lies_in_its_span_and_one_fault_less_changes_no_other() {
-        let mut faults =
-            Faults { delay_ms: Some(5..=9), cut_after_bytes: Some(10..=10), cut_after_ms: Some(1..=3), ..Faults::default() };
+        let mut faults = Faults {
+            delay_ms: Some(5..=9),
+            cut_after_bytes: Some(10..=10),
+            cut_after_ms: Some(1..=3),
+            ..Faults::default()
+        };
         for number in 0..200 {
             let all = Fate::draw(&faults, 1, 2, number);
             assert!((5..=9).contains(&(all.delay.as_millis() as u64)), "{all:?}");

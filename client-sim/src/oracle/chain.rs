@@ -31,11 +31,8 @@ pub struct Register {
 pub fn check(ledger: &Ledger, decisions: &[Decision], register: &Register) -> Vec<String> {
     let mut complaints = Vec::new();
     let proposed = |outcome: &Outcome| !matches!(outcome, Outcome::Failed);
-    let proposals: BTreeSet<Id> = ledger
-        .of(Kind::Proposal)
-        .filter(|entry| proposed(&entry.outcome))
-        .map(|entry| entry.edit.id)
-        .collect();
+    let proposals: BTreeSet<Id> =
+        ledger.of(Kind::Proposal).filter(|entry| proposed(&entry.outcome)).map(|entry| entry.edit.id).collect();
     let mut verdicts: BTreeMap<Id, bool> = BTreeMap::new();
     let mut versions: BTreeMap<u64, Id> = BTreeMap::new();
     for decision in decisions {
@@ -65,7 +62,8 @@ pub fn check(ledger: &Ledger, decisions: &[Decision], register: &Register) -> Ve
     let unheard = proposals.iter().filter(|id| !verdicts.contains_key(*id)).count() as u64;
     let sure = accepted.len() as u64;
     if register.version < sure {
-        complaints.push(format!("LOST: {sure} proposals were accepted, and the register is version {}", register.version));
+        complaints
+            .push(format!("LOST: {sure} proposals were accepted, and the register is version {}", register.version));
     }
     if register.version > sure + unheard {
         complaints.push(format!(

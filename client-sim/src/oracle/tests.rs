@@ -1,6 +1,8 @@
 //! The oracle is broken on purpose: each thing that can go wrong is made to, and must be told.
 
-use syncline_client::yrs::{Array, Doc, GetString, Map, Out, ReadTxn, StateVector, Text, Transact, TransactionMut, WriteTxn};
+use syncline_client::yrs::{
+    Array, Doc, GetString, Map, Out, ReadTxn, StateVector, Text, Transact, TransactionMut, WriteTxn,
+};
 
 use syncline_client::Ulid;
 use syncline_client::types::choice::ChoiceRegister;

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use syncline_client::backoff::BackoffConfig;
 use syncline_client::types::clock::Hlc;
 use syncline_client::types::value::Value;
-use syncline_client::{Device, DeviceConfig, Document, DocumentStatus, Event, Events, Ulid, WallClock};
 use syncline_client::yrs::TransactionMut;
+use syncline_client::{Device, DeviceConfig, Document, DocumentStatus, Event, Events, Ulid, WallClock};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 

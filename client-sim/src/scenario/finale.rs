@@ -120,7 +120,8 @@ impl World {
             match &end {
                 None => {
                     let found = check(&self.ledgers[document], &view);
-                    self.complaints.extend(found.into_iter().map(|what| format!("device {device}, {document}: {what}")));
+                    self.complaints
+                        .extend(found.into_iter().map(|what| format!("device {device}, {document}: {what}")));
                     end = Some(view);
                 }
                 Some(end) => self.complaints.extend(

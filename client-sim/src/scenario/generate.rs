@@ -90,7 +90,10 @@ fn network(rng: &mut StdRng, who: Who) -> Network {
     match rng.random_range(0..9) {
         0 => network.refuse = true,
         1 => network.captive = true,
-        2 => (network.stall_up, network.stall_down) = *[(true, true), (true, false), (false, true)].choose(rng).unwrap_or(&(true, true)),
+        2 => {
+            (network.stall_up, network.stall_down) =
+                *[(true, true), (true, false), (false, true)].choose(rng).unwrap_or(&(true, true))
+        }
         3 => network.delay_ms = Some(Count(1, 15)),
         4 => network.bytes_per_s = Some(rng.random_range(20_000..200_000)),
         5 => network.cut_after_bytes = Some(Count(150, 2500)),

@@ -162,7 +162,11 @@ impl World {
     /// A device leaves or comes back on purpose.
     pub async fn set_offline(&mut self, device: u32, offline: bool) -> Result<()> {
         self.tell(device, if offline { "goes offline" } else { "goes online" });
-        if offline { self.offline.insert(device) } else { self.offline.remove(&device) };
+        if offline {
+            self.offline.insert(device)
+        } else {
+            self.offline.remove(&device)
+        };
         let devices = self.actors.len();
         match self.actors.get(device as usize) {
             Some(actor) if offline => actor.go_offline().await,

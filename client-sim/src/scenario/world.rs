@@ -196,11 +196,6 @@ impl World {
             // What remains is removed with the directory; an error here changes no verdict.
             drop(server.kill().await);
         }
-        Verdict {
-            complaints: self.complaints,
-            figures: self.figures,
-            timeline: self.timeline.kept(),
-            ends: self.ends,
-        }
+        Verdict { complaints: self.complaints, figures: self.figures, timeline: self.timeline.kept(), ends: self.ends }
     }
 }

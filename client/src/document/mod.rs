@@ -7,12 +7,14 @@
 //! batch.rs      PURE: what leaves the queue next, as one message
 //! core.rs       PURE: the CRDT, the queue, the journal
 //! sync.rs       PURE: the talk with the server
+//! again.rs      PURE: changes by others that the server may have lost
 //! history.rs    PURE: when the server has another history
 //! report.rs     PURE: what a sync did, what both sides changed
 //! registers.rs  versioned registers, read
 //! ```
 //! The task that owns all documents of a device is [`crate::device`]'s; a [`Document`] only sends it commands.
 
+mod again;
 mod batch;
 pub(crate) mod core;
 mod history;
