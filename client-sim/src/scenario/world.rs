@@ -15,7 +15,7 @@ use super::node::NodeActor;
 use super::server::ServerProcess;
 use super::store::Space;
 use super::timeline::Timeline;
-use super::{Fresh, Figures, Setup, Verdict};
+use super::{Figures, Fresh, Setup, Verdict};
 use crate::network::{Link, Network};
 use crate::oracle::{Edit, Id, Kind, Ledger, Outcome, View, check, differences};
 
