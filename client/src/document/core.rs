@@ -19,6 +19,7 @@ use thiserror::Error;
 use yrs::TransactionMut;
 
 use super::batch::MAX_BATCH_BYTES;
+use super::clock::Clock;
 use super::journal::{Note, Proposed, Snapshot};
 use super::queue::{Queue, Queued, State, What};
 use super::registers;
@@ -97,6 +98,7 @@ pub(crate) struct Core {
     pub(super) report: Option<SyncReport>,
     /// The server's limit, or ours.
     pub(super) max_batch_bytes: usize,
+    pub(super) clock: Clock,
 }
 
 impl Core {
@@ -117,11 +119,17 @@ impl Core {
             remote_changes: 0,
             report: None,
             max_batch_bytes: MAX_BATCH_BYTES,
+            clock: Clock::default(),
         };
         for note in snapshot.notes.into_iter().chain(notes) {
             core.queue.replay(&note);
             match note {
                 Note::Edit { id, update, .. } => core.keep(update, Origin::Edit(id)),
+                Note::Restamp { id, update, offset_ms, .. } => {
+                    core.keep(update, Origin::Edit(id));
+                    core.clock = Clock::noted(offset_ms);
+                }
+                Note::Clock { offset_ms } => core.clock = Clock::noted(offset_ms),
                 Note::Remote { seq, update } => core.keep(update, Origin::Remote(seq)),
                 Note::InStep { cursor, at_ms } => {
                     core.in_step = Some((cursor, at_ms));
@@ -155,6 +163,18 @@ impl Core {
         if self.sync == SyncState::HistoryChanged && self.link.is_rebasing() {
             return Err(Rejected::HistoryChanged);
         }
+        let (result, update) = self.change(change)?;
+        let Some(update) = update else { return Ok((result, None)) };
+        self.note_clock(out);
+        let note = Note::Edit { id, at_ms, update: update.clone() };
+        Ok((result, Some(self.enqueue(id, at_ms, update, note, out))))
+    }
+
+    /// Changes the CRDT alone; `None`: nothing was changed.
+    pub(super) fn change<R>(
+        &mut self,
+        change: impl FnOnce(&mut TransactionMut<'_>) -> R,
+    ) -> Result<(R, Option<Bytes>), Rejected> {
         let (result, update) = match self.replica.edit(change) {
             Ok(done) => done,
             Err(error) => {
@@ -169,10 +189,15 @@ impl Core {
             self.rebuild();
             return Err(Rejected::TooMuch(error.to_string()));
         }
-        let seq = self.note(Note::Edit { id, at_ms, update: update.clone() }, out);
+        Ok((result, Some(update)))
+    }
+
+    /// A change that was made becomes an entry, with this note.
+    pub(super) fn enqueue(&mut self, id: u128, at_ms: u64, update: Bytes, note: Note, out: &mut Outputs) -> Seq {
+        let seq = self.note(note, out);
         self.keep(update.clone(), Origin::Edit(id));
         self.queue.push(Queued { id, at_ms, what: What::Edit { update }, state: State::Storing(seq) });
-        Ok((result, Some(seq)))
+        seq
     }
 
     /// Queues a write to a versioned register, based on what is known here: the newest proposal in the queue, or
@@ -211,6 +236,7 @@ impl Core {
         if lost.is_empty() {
             return false;
         }
+        self.clock.lost(&lost);
         self.updates.retain(|update| !matches!(update.of, Origin::Edit(id) if lost.contains(&id)));
         self.update_bytes = self.updates.iter().map(|update| update.bytes.len()).sum();
         self.rebuild();
@@ -244,7 +270,8 @@ impl Core {
     /// Everything as one value, to replace the notes so far.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let in_queue = self.queue.ids();
-        let mut notes = self.queue.notes();
+        let mut notes = vec![self.clock.note()];
+        notes.extend(self.queue.notes());
         notes.extend(self.updates.iter().filter_map(|update| match update.of {
             Origin::Edit(id) if in_queue.contains(&id) => None,
             Origin::Edit(_) => Some(Note::Remote { seq: Seq::ZERO, update: update.bytes.clone() }),

@@ -34,6 +34,11 @@ pub(crate) enum Note {
     Decided { id: u128 },
     /// Around a snapshot that replaces everything; means nothing by itself.
     StartOver,
+    /// Edits from here on are stamped by the device's clock plus this.
+    Clock { offset_ms: i64 },
+    /// A local edit that moved the stamps of everything queued to the device's clock plus `offset_ms`. One note: moved
+    /// without knowing it, they would be moved again.
+    Restamp { offset_ms: i64, id: u128, at_ms: u64, update: Bytes },
 }
 
 /// A write to a versioned register, as it is queued.
@@ -80,6 +85,8 @@ const REFUSED: u8 = 6;
 const RETRY: u8 = 7;
 const DECIDED: u8 = 8;
 const START_OVER: u8 = 9;
+const CLOCK: u8 = 10;
+const RESTAMP: u8 = 11;
 
 impl Note {
     pub(crate) fn encode(&self) -> Bytes {
@@ -126,6 +133,17 @@ impl Note {
             }
             Note::Retry => out.push(RETRY),
             Note::StartOver => out.push(START_OVER),
+            Note::Clock { offset_ms } => {
+                out.push(CLOCK);
+                out.extend(offset_ms.to_be_bytes());
+            }
+            Note::Restamp { offset_ms, id, at_ms, update } => {
+                out.push(RESTAMP);
+                out.extend(offset_ms.to_be_bytes());
+                out.extend(id.to_be_bytes());
+                write_var_uint(&mut out, *at_ms);
+                out.extend(update);
+            }
         }
         out.into()
     }
@@ -163,6 +181,11 @@ impl Note {
             }
             RETRY => Note::Retry,
             START_OVER => Note::StartOver,
+            CLOCK => Note::Clock { offset_ms: offset(&mut reader)? },
+            RESTAMP => {
+                let (offset_ms, id, at_ms) = (offset(&mut reader)?, id(&mut reader)?, reader.var_uint()?);
+                Note::Restamp { offset_ms, id, at_ms, update: rest(&reader) }
+            }
             other => return Err(JournalError::UnknownKind(other)),
         })
     }
@@ -217,6 +240,10 @@ fn id(reader: &mut Reader<'_>) -> Result<u128, ReadError> {
     Ok(reader.bytes(16)?.iter().fold(0, |id, &byte| id << 8 | u128::from(byte)))
 }
 
+fn offset(reader: &mut Reader<'_>) -> Result<i64, ReadError> {
+    Ok(reader.bytes(8)?.iter().fold(0, |offset, &byte| offset << 8 | i64::from(byte)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +268,8 @@ mod tests {
             Note::Retry,
             Note::Decided { id: 3 },
             Note::StartOver,
+            Note::Clock { offset_ms: -5 },
+            Note::Restamp { offset_ms: i64::MIN, id: 4, at_ms: 7, update: Bytes::from_static(&[0, 0]) },
         ]
     }
 

@@ -360,7 +360,7 @@ impl Core {
     pub(super) fn pump(&mut self, out: &mut Outputs) {
         loop {
             let Link::Up(joining) = &mut self.link else { return };
-            if joining.cursor.is_none() || joining.rebasing {
+            if joining.cursor.is_none() || joining.rebasing || !self.clock.lets_send(&self.queue) {
                 return;
             }
             let oldest = self.queue.iter().find_map(|entry| match entry.state {
