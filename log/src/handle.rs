@@ -9,7 +9,7 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task;
 
-use super::store::{Record, Snapshot, Store, StoreError, Stored};
+use super::store::{Record, Salvaged, Snapshot, Store, StoreError, Stored};
 use super::thread;
 
 /// Commands waiting for the log's thread. When full, handing in waits.
@@ -78,6 +78,12 @@ impl Log {
         }
         let (store, document) = (Arc::clone(&self.shared.store), document.clone());
         blocking(move || store.load(&document)).await
+    }
+
+    /// Reads what can be read of a document that [`Log::load`] calls damaged.
+    pub async fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
+        let (store, document) = (Arc::clone(&self.shared.store), document.clone());
+        blocking(move || store.salvage(&document)).await
     }
 
     /// Every document's name, without order.

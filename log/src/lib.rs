@@ -49,6 +49,7 @@ mod layout;
 pub mod memory;
 pub mod sled;
 mod sled_read;
+mod sled_salvage;
 mod sled_write;
 pub mod store;
 #[cfg(test)]
@@ -57,4 +58,4 @@ mod thread;
 
 pub use handle::{DocumentLog, Durable, DurableWatch, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
 pub use sled::SledStore;
-pub use store::{Record, Snapshot, Store, StoreError, Stored, TOMBSTONE};
+pub use store::{Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};

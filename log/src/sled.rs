@@ -36,7 +36,7 @@ use tracing::{info, warn};
 
 use super::guard::{Card, Lock, create_dir_durably, open_error, sync_dir};
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, unseal};
-use super::store::{Store, StoreError, Stored, Write};
+use super::store::{Salvaged, Store, StoreError, Stored, Write};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
 const CACHE_BYTES: u64 = 64 << 20;
@@ -177,6 +177,10 @@ impl Store for SledStore {
 
     fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         self.with_engine(|engine| engine.load(document))
+    }
+
+    fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
+        self.with_engine(|engine| engine.salvage(document))
     }
 
     fn list(&self) -> Result<Vec<DocumentName>, StoreError> {

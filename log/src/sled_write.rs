@@ -355,6 +355,6 @@ struct Remains {
     cut: Vec<Record>,
 }
 
-fn name_in(key: &[u8], value: &[u8]) -> Option<DocumentName> {
+pub(super) fn name_in(key: &[u8], value: &[u8]) -> Option<DocumentName> {
     DocumentName::parse(std::str::from_utf8(unseal(key, value)?).ok()?).ok()
 }

@@ -80,6 +80,15 @@ impl Stored {
     }
 }
 
+/// What can still be read of a damaged document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Salvaged {
+    /// What there is: the records may have gaps. `None`: nothing.
+    pub stored: Option<Stored>,
+    /// What is missing, in words.
+    pub lost: Vec<String>,
+}
+
 /// Why the store could not do what was asked.
 #[derive(Debug, Clone, Error)]
 pub enum StoreError {
@@ -138,6 +147,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads a document and checks it. `None`: there is no such document.
     fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError>;
+
+    /// Reads what can be read of a document that [`Store::load`] calls damaged.
+    fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
+        self.load(document).map(|stored| Salvaged { stored, lost: Vec::new() })
+    }
 
     /// Every document's name.
     fn list(&self) -> Result<Vec<DocumentName>, StoreError>;

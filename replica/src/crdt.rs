@@ -75,7 +75,7 @@ impl Crdt {
         let mut txn = ManuallyDrop::new(self.doc.transact_mut());
         contain(|| {
             let registers = txn.get_or_insert_map(REGISTERS);
-            registers.insert(&mut *txn, name, state.to_any());
+            registers.insert(&mut txn, name, state.to_any());
         })?;
         contain(move || {
             let mut txn = ManuallyDrop::into_inner(txn);

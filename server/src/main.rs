@@ -1,17 +1,21 @@
 //! The `syncline` command: parse, run, say in one line what went wrong.
 
+use std::io::StdoutLock;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use syncline_protocol::ids::DocumentName;
-use syncline_server::cli::{Cli, Command, InspectArgs, inspect, serve};
+use syncline_server::cli::{Cli, Command, DocumentArgs, delete, inspect, serve};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         None => serve::serve(cli.serve),
         Some(Command::Serve(args)) => serve::serve(args),
-        Some(Command::Inspect(args)) => inspect_document(&args),
+        Some(Command::Inspect(args)) => with_document(&args, inspect::inspect),
+        Some(Command::Delete(args)) => with_document(&args, delete::delete),
+        Some(Command::Purge(args)) => with_document(&args, delete::purge),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -22,7 +26,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn inspect_document(args: &InspectArgs) -> anyhow::Result<()> {
+fn with_document(
+    args: &DocumentArgs,
+    action: impl FnOnce(&Path, &DocumentName, &mut StdoutLock<'static>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let document = DocumentName::parse(&args.document)?;
-    inspect::inspect(&args.data, &document, &mut std::io::stdout().lock())
+    action(&args.data, &document, &mut std::io::stdout().lock())
 }

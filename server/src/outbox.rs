@@ -11,6 +11,7 @@
 //! | durable positions and cumulative acks (native) | the newest replaces one that waits; a durable position is dropped with its lease's frames |
 //! | acks and other small answers | kept; over twice the limit of them the session is closed as too slow |
 
+mod endings;
 mod positions;
 
 use std::collections::{HashSet, VecDeque};
@@ -254,55 +255,6 @@ impl Outbox {
         inner.positions.push(lease, position, after, frame);
         self.ready.notify_one();
         Pushed::Queued
-    }
-
-    /// A document ends one lease of a session that goes on, and pushes nothing for it after: what waits is still sent,
-    /// then `last_frame`.
-    pub fn end(&self, lease: LeaseId, last_frame: Bytes) {
-        let mut inner = self.lock();
-        if inner.over.remove(&lease) || inner.close.is_some() {
-            return;
-        }
-        inner.over.insert(lease);
-        inner.behind.remove(&lease);
-        inner.ended.push(lease);
-        self.enqueue(&mut inner, Waiting::Control { frame: last_frame });
-        self.ended.notify_one();
-    }
-
-    /// The session has found a document gone: `last_frame` is said unless the document has said one.
-    pub fn lose(&self, lease: LeaseId, last_frame: Bytes) {
-        let mut inner = self.lock();
-        inner.behind.remove(&lease);
-        if inner.over.insert(lease) && inner.close.is_none() {
-            self.enqueue(&mut inner, Waiting::Control { frame: last_frame });
-        }
-    }
-
-    /// The session has left: nothing more is sent for this lease, which may have been given another document's number.
-    pub fn leave(&self, lease: LeaseId) {
-        let mut inner = self.lock();
-        inner.over.insert(lease);
-        inner.drop_frames(lease);
-        inner.positions.drop_lease(lease);
-        inner.behind.remove(&lease);
-        drop(inner);
-        self.written();
-    }
-
-    /// Waits until documents have ended leases of this session; returns them. Only the session's reader calls it.
-    pub async fn take_ended(&self) -> Vec<LeaseId> {
-        loop {
-            {
-                let mut inner = self.lock();
-                if !inner.ended.is_empty() {
-                    let ended = std::mem::take(&mut inner.ended);
-                    ended.iter().for_each(|lease| _ = inner.over.remove(lease));
-                    return ended;
-                }
-            }
-            self.ended.notified().await;
-        }
     }
 
     /// Waits for something to send. Only the session's writer calls it.

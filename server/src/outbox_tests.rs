@@ -117,3 +117,61 @@ fn answers_are_still_sent_before_the_first_reason_to_close() {
     assert_eq!(frames(&outbox), [1]);
     assert!(matches!(outbox.try_take(), Some(Taken::Close(Close::ServerStopping))));
 }
+
+#[test]
+fn a_position_comes_behind_what_was_queued_before_it_and_the_newest_replaces_the_waiting() {
+    let outbox = Outbox::new(1_000_000);
+    outbox.push_document(A, frame(MAX_TAKE_BYTES));
+    outbox.push_position(A, Position::Durable, frame(1));
+    outbox.push_position(A, Position::Durable, frame(2));
+    outbox.push_document(A, frame(MAX_TAKE_BYTES));
+    outbox.push_position(A, Position::Durable, frame(3));
+    outbox.push_document(A, frame(10));
+    outbox.push_position(A, Position::Durable, frame(4));
+    assert_eq!(frames(&outbox), [MAX_TAKE_BYTES, 2], "its turn has come, though more is queued");
+    assert_eq!(frames(&outbox), [MAX_TAKE_BYTES], "the newest speaks of the frame behind this");
+    assert_eq!(frames(&outbox), [10, 4]);
+    assert!(frames(&outbox).is_empty());
+}
+
+#[test]
+fn a_durable_position_goes_with_the_frames_that_were_dropped_and_an_ack_stays() {
+    let outbox = Outbox::new(100);
+    outbox.push_document(A, frame(60));
+    outbox.push_position(A, Position::Durable, frame(1));
+    outbox.push_position(A, Position::Ack, frame(2));
+    outbox.push_position(B, Position::Durable, frame(3));
+    assert_eq!(outbox.push_document(A, frame(60)), Pushed::Dropped);
+    assert_eq!(outbox.push_position(A, Position::Durable, frame(4)), Pushed::Dropped, "of frames that it will not get");
+    assert_eq!(frames(&outbox), [2, 3]);
+}
+
+#[tokio::test]
+async fn a_lease_that_a_document_ended_is_said_once_and_reported() {
+    let outbox = Outbox::new(100);
+    outbox.push_document(A, frame(10));
+    outbox.end(A, frame(1));
+    outbox.lose(A, frame(2));
+    assert_eq!(outbox.push_document(A, frame(3)), Pushed::Dropped);
+    assert_eq!(outbox.push_control_of(A, frame(4)), Pushed::Dropped);
+    assert_eq!(frames(&outbox), [10, 1]);
+    assert_eq!(outbox.take_ended().await, [A]);
+    outbox.lose(B, frame(5));
+    outbox.end(B, frame(6));
+    assert_eq!(frames(&outbox), [5]);
+    assert!(outbox.lock().over.is_empty(), "nothing is remembered of them");
+}
+
+#[test]
+fn a_lease_that_was_left_gets_nothing_more() {
+    let outbox = Outbox::new(100);
+    outbox.push_document(A, frame(10));
+    outbox.push_position(A, Position::Ack, frame(1));
+    outbox.leave(A);
+    assert_eq!(outbox.push_document(A, frame(10)), Pushed::Dropped);
+    assert_eq!(outbox.push_position(A, Position::Ack, frame(1)), Pushed::Dropped);
+    outbox.push_document(B, frame(20));
+    assert_eq!(frames(&outbox), [20]);
+    outbox.forget(A);
+    assert!(outbox.lock().over.is_empty());
+}

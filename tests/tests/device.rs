@@ -109,6 +109,45 @@ async fn a_reconnect_with_nothing_missed_costs_under_two_hundred_bytes() {
 }
 
 #[tokio::test]
+async fn the_report_tells_what_both_sides_changed_while_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(&settings(), &dir.path().join("server")).await;
+    let url = format!("ws://{}", server.address());
+    let phone = open(&dir.path().join("phone"), &url, |_| ()).await;
+    let laptop = open(&dir.path().join("laptop"), &url, |_| ()).await;
+    let (mine, theirs) = (phone.document("page").await.unwrap(), laptop.document("page").await.unwrap());
+    append(&mine, "one two three").await;
+    devices::set(&mine, "colour", "red").await;
+    devices::set(&mine, "size", "small").await;
+    in_time("saved", mine.wait_until_saved()).await.unwrap();
+    until_text(&theirs, |text| text == "one two three").await;
+    in_time("synced", theirs.wait_until_synced()).await.unwrap();
+    phone.go_offline().await;
+    // Both change `colour` and the end of the text; only one changes `size`, only the other the beginning.
+    devices::set(&mine, "colour", "blue").await;
+    devices::set(&mine, "size", "large").await;
+    append(&mine, " four").await;
+    devices::set(&theirs, "colour", "green").await;
+    devices::delete(&theirs, 0, 4).await;
+    append(&theirs, " vier").await;
+    in_time("saved", theirs.wait_until_saved()).await.unwrap();
+    let mut events = mine.events();
+    phone.go_online().await;
+    let Event::Synced(report) = devices::until_event(&mut events, |event| matches!(event, Event::Synced(_))).await
+    else {
+        unreachable!()
+    };
+    let told = format!("{:?}", report.both_changed);
+    assert_eq!(report.both_changed.len(), 2, "{told}");
+    assert!(told.contains("colour") && told.contains("text") && !told.contains("size"), "{told}");
+    assert_eq!(report.sent_entries, 3);
+    for device in [phone, laptop] {
+        device.close().await;
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn of_two_version_elevens_the_server_takes_one_and_shows_both_to_the_other() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(&settings(), &dir.path().join("server")).await;

@@ -10,7 +10,7 @@ mod link;
 mod plan;
 mod readers;
 mod run;
-mod trace;
+pub(crate) mod trace;
 mod tracker;
 mod verify;
 mod writers;

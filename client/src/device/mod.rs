@@ -1,14 +1,16 @@
 //! One device: its store, its identity, its one socket for all its documents.
 //!
 //! ```text
-//! clock.rs     when the server tells the time
-//! identity.rs  who this device is, and how wrong its clock
-//! net.rs       the socket's life: connecting, up, waiting, off
-//! open.rs      one open document: its core, its journal, those who watch it
-//! task.rs      the one task that owns all of it
+//! task.rs        the one task that owns all of it
+//! connection.rs  what it does with the network
+//! clock.rs       when the server tells the time
+//! identity.rs    who this device is, and how wrong its clock
+//! net.rs         the socket's life: connecting, up, waiting, off
+//! open.rs        one open document: its core, its journal, those who watch it
 //! ```
 
 mod clock;
+mod connection;
 mod identity;
 mod net;
 mod open;
@@ -50,6 +52,9 @@ impl WallClock for SystemClock {
     }
 }
 
+/// Opens a store. Blocks.
+pub type StoreOpener = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
+
 /// How a device is opened.
 #[derive(Clone)]
 pub struct DeviceConfig {
@@ -65,8 +70,8 @@ pub struct DeviceConfig {
     pub backoff: BackoffConfig,
     /// What time it is.
     pub clock: Arc<dyn WallClock>,
-    /// In place of sled in `directory`: to inject faults.
-    pub store: Option<Arc<dyn Store>>,
+    /// Opens another store than sled in `directory`: to inject faults. Asked again after a storage error.
+    pub open_store: Option<StoreOpener>,
     /// Does not connect until [`Device::go_online`].
     pub offline: bool,
     /// Longest wait for a connection to be made.
@@ -87,7 +92,7 @@ impl DeviceConfig {
             author: String::new(),
             backoff: BackoffConfig::default(),
             clock: Arc::new(SystemClock),
-            store: None,
+            open_store: None,
             offline: false,
             connect_timeout: Duration::from_secs(10),
             silence: Duration::from_secs(30),
@@ -195,12 +200,20 @@ pub(crate) enum Command {
     Reopen {
         document: DocumentName,
     },
-    GoOffline,
-    GoOnline,
-    SetToken(Option<String>),
+    /// One that changes the device itself; told when done.
+    Device {
+        change: Change,
+        done: oneshot::Sender<()>,
+    },
     Close {
         reply: oneshot::Sender<()>,
     },
+}
+
+pub(crate) enum Change {
+    GoOffline,
+    GoOnline,
+    SetToken(Option<String>),
 }
 
 /// Where commands go.
@@ -278,17 +291,25 @@ impl Device {
 
     /// Ends the connection and makes no attempt until [`Device::go_online`]. Editing goes on.
     pub async fn go_offline(&self) {
-        drop(self.commands.send(Command::GoOffline).await);
+        self.change(Change::GoOffline).await;
     }
 
     /// Connects now.
     pub async fn go_online(&self) {
-        drop(self.commands.send(Command::GoOnline).await);
+        self.change(Change::GoOnline).await;
     }
 
     /// Uses another token from now on, and tries again what was refused.
     pub async fn set_token(&self, token: Option<String>) {
-        drop(self.commands.send(Command::SetToken(token)).await);
+        self.change(Change::SetToken(token)).await;
+    }
+
+    /// A closed device has nothing to change.
+    async fn change(&self, change: Change) {
+        let (done, is_done) = oneshot::channel();
+        if self.commands.send(Command::Device { change, done }).await.is_ok() {
+            is_done.await.ok();
+        }
     }
 
     /// The connection.

@@ -32,7 +32,7 @@ pub(super) struct Up {
 
 /// What happened.
 pub(super) enum NetEvent {
-    Connected(Result<Socket, Error>),
+    Connected(Box<Result<Socket, Error>>),
     Message(Bytes),
     /// It ended: why, and the close code if there was one.
     Ended(String, Option<u16>),
@@ -60,7 +60,7 @@ impl Net {
     pub(super) async fn next(&mut self) -> NetEvent {
         match self {
             Net::Off | Net::Stopped => std::future::pending().await,
-            Net::Connecting(attempt) => NetEvent::Connected(attempt.await),
+            Net::Connecting(attempt) => NetEvent::Connected(Box::new(attempt.await)),
             Net::Waiting(wait) => {
                 wait.as_mut().await;
                 NetEvent::TryAgain

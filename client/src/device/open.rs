@@ -139,8 +139,13 @@ impl Open {
     /// The store was opened again: everything goes into it as it is here.
     pub(super) fn storage_is_back(&mut self, log: DocumentLog, last: Seq) {
         self.log = log;
-        self.handed = last;
         self.failed = false;
+        self.rewrite(last);
+    }
+
+    /// Writes everything anew, behind note `last`.
+    pub(super) fn rewrite(&mut self, last: Seq) {
+        self.handed = last;
         self.out.writes.clear();
         self.core.rewrite(last, &mut self.out);
     }

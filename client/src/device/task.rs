@@ -10,58 +10,55 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use syncline_log::{Durable, Log, SledStore, Store, StoreError};
-use syncline_protocol::ids::DocumentName;
-use syncline_protocol::native::{self, Channel, ToClient, ToServer};
+use syncline_protocol::ids::{DocumentName, Seq};
+use syncline_protocol::native::{Channel, ToServer};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 use ulid::Ulid;
 
 use super::identity::Identity;
-use super::net::{Net, NetEvent};
+use super::net::Net;
 use super::open::{Open, journal_epoch, read};
-use super::{Command, Commands, Counters, DeviceConfig, DeviceError};
-use crate::backoff::{Advice, Backoff};
-use crate::document::{Document, Event, Stamp};
+use super::{Change, Command, Commands, Counters, DeviceConfig, DeviceError};
+use crate::backoff::Backoff;
+use crate::document::{Document, Stamp};
 use crate::socket::Endpoint;
 use crate::stock::driver::Connection;
 
 /// Reports of the journal that may wait for the task.
 const PROGRESS_QUEUE: usize = 1024;
-/// After which a document that the server closed is opened again.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
 type Progress = (DocumentName, Durable);
 
 pub(super) struct Task {
     pub(super) config: DeviceConfig,
-    endpoint: Endpoint,
-    id: Ulid,
+    pub(super) endpoint: Endpoint,
+    pub(super) id: Ulid,
     pub(super) identity: Identity,
-    last_id: u128,
-    log: Log,
-    inbox: mpsc::Receiver<Command>,
+    pub(super) last_id: u128,
+    pub(super) log: Log,
+    pub(super) inbox: mpsc::Receiver<Command>,
     /// For documents' timers; does not keep the task alive.
-    commands: mpsc::WeakSender<Command>,
-    progress: mpsc::Receiver<Progress>,
-    report_progress: mpsc::Sender<Progress>,
-    connection: watch::Sender<Connection>,
-    traffic: Arc<Counters>,
+    pub(super) commands: mpsc::WeakSender<Command>,
+    pub(super) progress: mpsc::Receiver<Progress>,
+    pub(super) report_progress: mpsc::Sender<Progress>,
+    pub(super) connection: watch::Sender<Connection>,
+    pub(super) traffic: Arc<Counters>,
     pub(super) documents: HashMap<DocumentName, Open>,
-    net: Net,
-    online: bool,
-    backoff: Backoff,
-    next_channel: Channel,
-    channels: HashMap<Channel, DocumentName>,
+    pub(super) net: Net,
+    pub(super) online: bool,
+    pub(super) backoff: Backoff,
+    pub(super) next_channel: Channel,
+    pub(super) channels: HashMap<Channel, DocumentName>,
 }
 
 async fn open_store(config: &DeviceConfig) -> Result<Arc<dyn Store>, DeviceError> {
-    if let Some(store) = &config.store {
-        return Ok(Arc::clone(store));
-    }
-    let directory = config.directory.join("store");
-    let opened = tokio::task::spawn_blocking(move || SledStore::open(&directory)).await;
-    let store = opened.map_err(|error| StoreError::Io(error.to_string()))??;
-    Ok(Arc::new(store))
+    let (opener, directory) = (config.open_store.clone(), config.directory.join("store"));
+    let opened = tokio::task::spawn_blocking(move || match opener {
+        Some(open) => open(),
+        None => Ok(Arc::new(SledStore::open(&directory)?) as Arc<dyn Store>),
+    });
+    Ok(opened.await.map_err(|error| StoreError::Io(error.to_string()))??)
 }
 
 impl Task {
@@ -161,41 +158,53 @@ impl Task {
                 self.flush(&document).await;
             }
             Command::Reopen { document } => self.join(&document).await,
-            Command::GoOffline => {
+            Command::Device { change, done } => {
+                self.change(change).await;
+                // Whoever asked may have gone.
+                done.send(()).ok();
+            }
+            Command::Close { .. } => {}
+        }
+    }
+
+    async fn change(&mut self, change: Change) {
+        match change {
+            Change::GoOffline => {
                 self.online = false;
                 self.disconnected().await;
                 self.net.leave().await;
                 self.show(Connection::Offline);
             }
-            Command::GoOnline => {
+            Change::GoOnline => {
                 self.online = true;
                 if !matches!(self.net, Net::Up(_)) {
                     self.connect();
                 }
             }
-            Command::SetToken(token) => {
+            Change::SetToken(token) => {
                 self.config.token = token;
                 self.retry_refused().await;
                 if matches!(self.net, Net::Stopped) && self.online {
                     self.connect();
                 }
             }
-            Command::Close { .. } => {}
         }
     }
 
     async fn open_document(&mut self, name: DocumentName) -> Result<Document, DeviceError> {
         if !self.documents.contains_key(&name) {
-            let stored = self.log.load(&name).await?;
-            let (core, problems) = read(stored.as_ref());
-            let log = self.log.document(name.clone(), journal_epoch(stored.as_ref()), core.written());
-            self.watch(&name, &log);
-            self.documents.insert(name.clone(), Open::new(core, self.id, log, problems));
+            let open = self.read_document(&name).await?;
+            self.watch(&name, &open.log);
+            self.documents.insert(name.clone(), open);
             self.correct_stamps(&name);
+            self.flush(&name).await;
             self.join(&name).await;
         }
         let Some(open) = self.documents.get_mut(&name) else { return Err(DeviceError::Closed) };
         let problems = open.take_problems();
+        if !problems.is_empty() {
+            warn!(document = %name, ?problems, "parts of what this device had stored cannot be read; the rest is here");
+        }
         let document = Document {
             name: name.clone(),
             // The handle's own, put in by `Device::document`: the task must not keep itself alive.
@@ -203,12 +212,33 @@ impl Task {
             status: open.status.subscribe(),
             events: open.events.clone(),
             report: Arc::clone(&open.report),
+            problems,
         };
-        if !problems.is_empty() {
-            warn!(document = %name, ?problems, "parts of what this device had stored cannot be read; the rest is here");
-            open.out.events.push(Event::Damaged(problems));
-        }
         Ok(document)
+    }
+
+    /// A document as its journal tells it; of a damaged journal what can be read, written anew.
+    async fn read_document(&mut self, name: &DocumentName) -> Result<Open, DeviceError> {
+        let stored = match self.log.load(name).await {
+            Err(StoreError::Damaged { .. }) => return self.salvage(name).await,
+            loaded => loaded?,
+        };
+        let (core, problems) = read(stored.as_ref());
+        let log = self.log.document(name.clone(), journal_epoch(stored.as_ref()), core.written());
+        Ok(Open::new(core, self.id, log, problems))
+    }
+
+    async fn salvage(&mut self, name: &DocumentName) -> Result<Open, DeviceError> {
+        let salvaged = self.log.salvage(name).await?;
+        let (mut core, more) = read(salvaged.stored.as_ref());
+        // What is missing may be changes by others: only the server can tell, by our state vector.
+        core.forget_cursor();
+        self.log.delete(name).await?;
+        let log = self.log.document(name.clone(), journal_epoch(None), Seq::ZERO);
+        let problems = salvaged.lost.into_iter().chain(more).collect();
+        let mut open = Open::new(core, self.id, log, problems);
+        open.rewrite(Seq::ZERO);
+        Ok(open)
     }
 
     /// Lets the journal's progress come in beside commands and messages.
@@ -257,7 +287,7 @@ impl Task {
         let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
         for name in names {
             let stored = self.log.load(&name).await?;
-            let last = stored.as_ref().map_or(syncline_protocol::ids::Seq::ZERO, |stored| stored.last());
+            let last = stored.as_ref().map_or(Seq::ZERO, |stored| stored.last());
             let log = self.log.document(name.clone(), journal_epoch(stored.as_ref()), last);
             self.watch(&name, &log);
             if let Some(open) = self.documents.get_mut(&name) {
@@ -267,163 +297,6 @@ impl Task {
             self.flush(&name).await;
         }
         Ok(())
-    }
-
-    fn connect(&mut self) {
-        self.show(Connection::Connecting);
-        self.net = Net::connect(&self.endpoint);
-    }
-
-    async fn net_event(&mut self, event: NetEvent) {
-        match event {
-            NetEvent::Connected(Ok(socket)) => {
-                self.net = Net::up(socket, self.config.silence);
-                self.next_channel = 0;
-                self.channels.clear();
-                let hello = ToServer::Hello { version: native::VERSION, device: self.id.0 };
-                self.send([hello.encode().into()]);
-                let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
-                for name in names {
-                    self.join(&name).await;
-                }
-                self.show(Connection::Connected);
-            }
-            NetEvent::Connected(Err(error)) => {
-                let denied = matches!(&error, tokio_tungstenite::tungstenite::Error::Http(response)
-                    if matches!(response.status().as_u16(), 401 | 403));
-                self.lost(&error.to_string(), None, denied).await;
-            }
-            NetEvent::Ended(reason, code) => self.lost(&reason, code, false).await,
-            NetEvent::TryAgain => self.connect(),
-            NetEvent::Quiet => {
-                self.send([ToServer::Ping.encode().into()]);
-                if let Net::Up(up) = &mut self.net {
-                    up.socket.queue_ping();
-                }
-            }
-            NetEvent::Message(frame) => {
-                self.traffic.received_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
-                self.traffic.received_messages.fetch_add(1, Ordering::Relaxed);
-                if let Err(reason) = self.message(&frame).await {
-                    self.lost(&reason, None, false).await;
-                }
-            }
-        }
-    }
-
-    async fn message(&mut self, frame: &Bytes) -> Result<(), String> {
-        let message = match ToClient::decode(frame) {
-            Ok(message) => message,
-            // From a newer server.
-            Err(native::MessageError::UnknownType(_)) => return Ok(()),
-            Err(error) => return Err(format!("the server sent bytes that are no message: {error}")),
-        };
-        if let ToClient::Welcome { version, time_ms, max_message_bytes } = message {
-            if version != native::VERSION {
-                return Err(format!(
-                    "the server speaks version {version} of the protocol, this client {}",
-                    native::VERSION
-                ));
-            }
-            self.backoff.succeeded();
-            self.set_clock(time_ms).await;
-            let limit = usize::try_from(max_message_bytes).unwrap_or(usize::MAX);
-            for open in self.documents.values_mut() {
-                open.core.set_limit(limit);
-            }
-            return Ok(());
-        }
-        let Some(channel) = message.channel() else { return Ok(()) };
-        let Some(name) = self.channels.get(&channel).cloned() else { return Ok(()) };
-        let now_ms = self.now_ms();
-        let Some(open) = self.documents.get_mut(&name) else { return Ok(()) };
-        let heard = open.core.received(&message, frame.len(), now_ms, &mut open.out);
-        let reopen = open.core.wants_reopening();
-        if matches!(message, ToClient::Closed { .. }) || reopen {
-            open.channel = None;
-            self.channels.remove(&channel);
-        }
-        if reopen {
-            self.reopen_later(&name);
-        }
-        self.flush(&name).await;
-        heard.map_err(|error| format!("document {name}: {error}"))
-    }
-
-    fn reopen_later(&self, name: &DocumentName) {
-        let (commands, document) = (self.commands.clone(), name.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(REOPEN_AFTER.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-            if let Some(commands) = commands.upgrade() {
-                // The device may have been closed meanwhile.
-                drop(commands.send(Command::Reopen { document }).await);
-            }
-        });
-    }
-
-    /// Opens the document at the server, if there is a connection and it is not open there.
-    async fn join(&mut self, name: &DocumentName) {
-        if !matches!(self.net, Net::Up(_)) {
-            return self.flush(name).await;
-        }
-        let (token, now_ms) = (self.config.token.clone().unwrap_or_default(), self.now_ms());
-        let channel = self.take_channel(name);
-        if let Some(open) = self.documents.get_mut(name)
-            && open.core.connected(channel, name.as_str(), &token, now_ms, &mut open.out)
-        {
-            open.channel = Some(channel);
-        } else {
-            self.channels.remove(&channel);
-        }
-        self.flush(name).await;
-    }
-
-    fn take_channel(&mut self, name: &DocumentName) -> Channel {
-        let channel = self.next_channel;
-        self.next_channel += 1;
-        self.channels.insert(channel, name.clone());
-        channel
-    }
-
-    async fn retry_refused(&mut self) {
-        let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
-        for name in names {
-            if let Some(open) = self.documents.get_mut(&name) {
-                open.core.retry_refused(&mut open.out);
-            }
-            self.join(&name).await;
-        }
-    }
-
-    async fn lost(&mut self, reason: &str, code: Option<u16>, denied: bool) {
-        debug!(reason, ?code, "connection lost");
-        self.disconnected().await;
-        let advice = if denied { Advice::Stop } else { self.backoff.ended(code, rand::random()) };
-        match advice {
-            Advice::Stop => {
-                warn!(reason, "the server will not let this device in");
-                self.net = Net::Stopped;
-                self.show(Connection::Denied(reason.to_owned()));
-            }
-            Advice::RetryAfter(wait) => {
-                self.net = Net::wait(wait);
-                self.show(Connection::Waiting(reason.to_owned()));
-            }
-        }
-    }
-
-    async fn disconnected(&mut self) {
-        let now_ms = self.now_ms();
-        self.channels.clear();
-        let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
-        for name in names {
-            if let Some(open) = self.documents.get_mut(&name) {
-                open.channel = None;
-                open.core.disconnected(now_ms, &mut open.out);
-                open.out.frames.clear();
-            }
-            self.flush(&name).await;
-        }
     }
 
     /// Carries out what a document's core wants: journal first, then the socket, then those who watch.
@@ -441,7 +314,7 @@ impl Task {
         self.send(frames);
     }
 
-    fn send(&mut self, frames: impl IntoIterator<Item = Bytes>) {
+    pub(super) fn send(&mut self, frames: impl IntoIterator<Item = Bytes>) {
         let Net::Up(up) = &mut self.net else { return };
         let counted = frames.into_iter().inspect(|frame| {
             self.traffic.sent_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
@@ -453,7 +326,7 @@ impl Task {
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         self.config.clock.now_ms().saturating_add_signed(self.identity.clock_offset_ms)
     }
 
@@ -465,7 +338,7 @@ impl Task {
         Stamp { id: Ulid(self.last_id), at_ms, device: self.id, author: self.config.author.clone() }
     }
 
-    fn show(&self, connection: Connection) {
+    pub(super) fn show(&self, connection: Connection) {
         self.connection.send_replace(connection);
     }
 

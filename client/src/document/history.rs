@@ -8,7 +8,7 @@ use syncline_replica::Replica;
 use super::core::{Core, Outputs};
 use super::journal::Note;
 use super::queue::{State, What};
-use super::status::SyncState;
+use super::status::{Event, SyncState};
 use super::sync::{Fault, Link, bad};
 use crate::types::rebase::rebase;
 
@@ -31,10 +31,11 @@ impl Core {
         let mut notes = Vec::new();
         if let Some((id, at_ms)) = self.queue.iter().rev().find(|entry| entry.is_edit()).map(|e| (e.id, e.at_ms)) {
             let before = self.base_replica().map_err(bad)?;
-            let (_, update) = onto.edit(|txn| rebase(before.doc(), self.replica.doc(), txn)).map_err(bad)?;
+            let (report, update) = onto.edit(|txn| rebase(before.doc(), self.replica.doc(), txn)).map_err(bad)?;
             if update[..] != EMPTY_UPDATE {
                 notes.push(Note::Edit { id, at_ms, update });
             }
+            out.events.push(Event::Rebased(report));
         }
         for entry in self.queue.iter().filter(|entry| !matches!(entry.state, State::Refused { .. })) {
             if let What::Proposal(proposed) = &entry.what {

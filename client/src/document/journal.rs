@@ -20,8 +20,8 @@ pub(crate) enum Note {
     Edit { id: u128, at_ms: u64, update: Bytes },
     /// A local write to a versioned register: it joins the queue.
     Proposal(Proposed),
-    /// A change by others, applied.
-    Remote { update: Bytes },
+    /// A change by others, applied; the document's record when it came. Zero: the server is known to have it.
+    Remote { seq: Seq, update: Bytes },
     /// In step with the server up to here, at this time.
     InStep { cursor: Cursor, at_ms: u64 },
     /// Every edit in the queue up to and including this one is on the server's disk, but for refused ones.
@@ -108,8 +108,9 @@ impl Note {
                 write_var_bytes(&mut out, proposed.author.as_bytes());
                 out.extend(&proposed.value);
             }
-            Note::Remote { update } => {
+            Note::Remote { seq, update } => {
                 out.push(REMOTE);
+                write_var_uint(&mut out, seq.0);
                 out.extend(update);
             }
             Note::InStep { cursor, at_ms } => {
@@ -162,7 +163,10 @@ impl Note {
                 let author = reader.var_str()?.to_owned();
                 Note::Proposal(Proposed { id: own, at_ms, register, based_on, author, value: rest(&reader) })
             }
-            REMOTE => Note::Remote { update: rest(&reader) },
+            REMOTE => {
+                let seq = Seq(reader.var_uint()?);
+                Note::Remote { seq, update: rest(&reader) }
+            }
             IN_STEP => {
                 let (cursor, at_ms) = read_in_step(&mut reader)?;
                 Note::InStep { cursor, at_ms }
@@ -257,7 +261,7 @@ mod tests {
             Note::Edit { id: 1 << 100, at_ms: 1 << 41, update: Bytes::from_static(&[0, 0]) },
             Note::Proposal(proposed.clone()),
             Note::Proposal(Proposed { based_on: None, ..proposed }),
-            Note::Remote { update: Bytes::from_static(&[0, 0]) },
+            Note::Remote { seq: Seq(4), update: Bytes::from_static(&[0, 0]) },
             Note::InStep { cursor: Cursor { epoch: Epoch(9), seq: Seq(300) }, at_ms: 7 },
             Note::Saved { through: 3 },
             Note::Refused { id: 3, code: 4403, reason: "no".into() },

@@ -8,12 +8,14 @@
 //! core.rs       PURE: the CRDT, the queue, the journal
 //! clock.rs      PURE: stamps made by a wrong clock, moved before they are sent
 //! sync.rs       PURE: the talk with the server
+//! again.rs      PURE: changes by others that the server may have lost
 //! history.rs    PURE: when the server has another history
 //! report.rs     PURE: what a sync did, what both sides changed
 //! registers.rs  versioned registers, read
 //! ```
 //! The task that owns all documents of a device is [`crate::device`]'s; a [`Document`] only sends it commands.
 
+mod again;
 mod batch;
 mod clock;
 pub(crate) mod core;
@@ -62,6 +64,7 @@ pub struct Document {
     pub(crate) status: watch::Receiver<DocumentStatus>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) report: Arc<std::sync::Mutex<Option<SyncReport>>>,
+    pub(crate) problems: Vec<String>,
 }
 
 /// What happens to a document, in order.
@@ -84,6 +87,11 @@ impl Document {
     /// Its name.
     pub fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    /// What this device had stored of it and cannot read any more, in words; told once, to who opened it first.
+    pub fn take_problems(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.problems)
     }
 
     /// Changes the document. When this returns, the change is on the device's disk; the network is not waited for.

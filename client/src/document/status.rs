@@ -4,6 +4,7 @@ use syncline_protocol::native::Cursor;
 use ulid::Ulid;
 
 use crate::types::apart::Overlap;
+use crate::types::rebase::RebaseReport;
 use crate::types::register::RegisterState;
 use crate::types::value::Value;
 
@@ -159,6 +160,8 @@ pub enum Event {
         /// At the server.
         now: Cursor,
     },
+    /// What was not saved was put upon the server's history.
+    Rebased(RebaseReport),
     /// The document was deleted at the server.
     Deleted,
     /// The device learned that its clock is off by more than [`crate::types::clock::MAX_DRIFT_MS`], and goes by the
@@ -169,8 +172,6 @@ pub enum Event {
     },
     /// The device cannot write: edits are refused until it can, the document is as it was.
     StorageFailed(String),
-    /// Parts of what this device had stored cannot be read; the rest is here.
-    Damaged(Vec<String>),
     /// The stream was read too slowly: this many events were left out.
     Lagged(u64),
 }

@@ -96,7 +96,7 @@ pub(super) fn is_choice(root: &Shared) -> bool {
     !root.keys.is_empty() && root.keys.iter().all(version)
 }
 
-fn names<'a>(trees: [&'a Shared; 3]) -> BTreeSet<&'a str> {
+fn names(trees: [&Shared; 3]) -> BTreeSet<&str> {
     trees.into_iter().flat_map(|tree| tree.keys.keys().map(String::as_str)).collect()
 }
 

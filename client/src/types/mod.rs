@@ -22,6 +22,7 @@ pub mod choice;
 pub mod clock;
 pub mod counter;
 pub mod lww_map;
+pub mod predictor;
 pub mod rebase;
 pub mod register;
 pub mod registers;

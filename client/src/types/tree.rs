@@ -4,7 +4,6 @@
 //! underneath: entries by key, and a sequence. What an unknown sequence is shows in its content: text if it holds any.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::rc::Rc;
 
 use yrs::branch::{Branch, BranchPtr};
@@ -80,6 +79,12 @@ pub(super) enum Content {
 }
 
 impl Token {
+    /// A space without formats.
+    pub(super) fn space() -> Self {
+        let content = Content::Word(" ".to_owned());
+        Self { key: "word  ".to_owned(), content, formats: vec![Rc::default()] }
+    }
+
     /// The length as Yjs counts.
     pub(super) fn utf16(&self) -> u32 {
         match &self.content {
@@ -116,8 +121,8 @@ impl Node {
     fn print_to(&self, out: &mut String) {
         match self {
             // Debug, not JSON: NaN has a text, and a float never looks like an integer.
-            Self::Value(value) => drop(write!(out, "{value:?}")),
-            Self::Doc(guid) => drop(write!(out, "doc {guid:?}")),
+            Self::Value(value) => out.push_str(&format!("{value:?}")),
+            Self::Doc(guid) => out.push_str(&format!("doc {guid:?}")),
             Self::Shared(shared) => shared.print_to(out),
         }
     }
@@ -151,11 +156,11 @@ impl Shared {
     fn print_to(&self, out: &mut String) {
         // What a root was made as nobody knows who only has updates.
         if !self.is_root() {
-            drop(write!(out, "{:?}", self.kind));
+            out.push_str(&format!("{:?}", self.kind));
         }
         out.push('{');
         for (key, node) in &self.keys {
-            drop(write!(out, "{key:?}:"));
+            out.push_str(&format!("{key:?}:"));
             node.print_to(out);
             out.push(',');
         }
@@ -169,9 +174,9 @@ impl Shared {
             }
             Items::Text(tokens) => {
                 for token in tokens {
-                    drop(write!(out, "{:?}", token.key));
+                    out.push_str(&format!("{:?}", token.key));
                     for formats in &token.formats {
-                        drop(write!(out, "{formats:?}"));
+                        out.push_str(&format!("{formats:?}"));
                     }
                 }
             }

@@ -93,7 +93,7 @@ impl<'a> ToServer<'a> {
                 write_var_bytes(&mut out, document.as_bytes());
                 write_var_bytes(&mut out, token.as_bytes());
                 let flags = u64::from(cursor.is_some()) * HAS_CURSOR;
-                write_var_uint(&mut out, flags | u64::from(wants_state_vector) * WANTS_STATE_VECTOR);
+                write_var_uint(&mut out, flags | (u64::from(wants_state_vector) * WANTS_STATE_VECTOR));
                 if let Some(cursor) = cursor {
                     write_cursor(&mut out, cursor);
                 }
@@ -202,7 +202,7 @@ impl<'a> ToClient<'a> {
                     Resume::SendStateVector => 1,
                     Resume::OtherHistory => 2,
                 };
-                let flags = u64::from(read_only) * READ_ONLY | u64::from(state_vector.is_some()) * HAS_STATE_VECTOR;
+                let flags = (u64::from(read_only) * READ_ONLY) | (u64::from(state_vector.is_some()) * HAS_STATE_VECTOR);
                 write_var_uint(&mut out, flags | resume << RESUME_SHIFT);
                 out.extend(state_vector.unwrap_or_default());
             }

@@ -7,22 +7,25 @@ use anyhow::{Context, bail};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::update::{ScanLimits, scan_update, update_ranges};
 
-use syncline_log::{Record, SledStore, Store, StoreError};
+use super::offline;
+use syncline_log::{Record, Store};
 
 /// Prints a document's head and its records. Only without a running server: the store has one owner.
 ///
 /// Errors: the store is in use (the message names the process), cannot be opened, has no such document, or the
 /// document is damaged (the message names the record); or `out` failed.
 pub fn inspect(data_dir: &Path, document: &DocumentName, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = SledStore::open_existing(data_dir).map_err(|error| match error {
-        StoreError::InUse { .. } => anyhow::anyhow!("{error}: stop that server first"),
-        other => other.into(),
-    })?;
+    let store = offline(data_dir)?;
     let Some(stored) = store.load(document)? else {
         bail!("there is no document {document:?} in {}", data_dir.display());
     };
     writeln!(out, "document  {document}")?;
     writeln!(out, "epoch     {}", stored.epoch)?;
+    if stored.is_tombstone() {
+        let time_ms = stored.records.first().map_or(0, |tombstone| tombstone.time_ms);
+        writeln!(out, "deleted   {}", rfc3339(time_ms))?;
+        return store.close().context("the store did not close cleanly");
+    }
     writeln!(out, "last seq  {}", stored.last())?;
     match &stored.snapshot {
         Some(snapshot) => writeln!(out, "snapshot  up to {}, {} bytes", snapshot.upto, snapshot.update.len())?,
@@ -80,6 +83,7 @@ mod tests {
     use yrs::{Doc, Options, ReadTxn, StateVector, Text, Transact};
 
     use super::*;
+    use syncline_log::SledStore;
     use syncline_log::Snapshot;
     use syncline_log::store::Write;
 

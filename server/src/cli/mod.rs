@@ -1,13 +1,15 @@
 //! The command line: what a person types, and what each command does.
 
+pub mod delete;
 pub mod inspect;
 pub mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 use crate::config::RawConfig;
+use syncline_log::{SledStore, StoreError};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -22,7 +24,8 @@ use crate::config::RawConfig;
         syncline.toml (listen = \"0.0.0.0:1234\").\n\nExamples:\n  \
         syncline                                   serve ./data on 127.0.0.1:1234\n  \
         syncline serve --listen 0.0.0.0:8080       serve the whole network\n  \
-        syncline inspect my-document               what the log holds of one document",
+        syncline inspect my-document               what the log holds of one document\n  \
+        syncline delete my-document                it was deleted: nobody can open it any more",
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
@@ -41,7 +44,11 @@ pub enum Command {
     /// Run the server (the default)
     Serve(ServeArgs),
     /// List the records of one document, without a running server
-    Inspect(InspectArgs),
+    Inspect(DocumentArgs),
+    /// Delete one document for everyone, without a running server: who opens it is told so
+    Delete(DocumentArgs),
+    /// Forget one document, without a running server: its name is free for another
+    Purge(DocumentArgs),
 }
 
 /// `syncline serve`.
@@ -56,9 +63,9 @@ pub struct ServeArgs {
     pub settings: RawConfig,
 }
 
-/// `syncline inspect`.
+/// `syncline inspect`, `delete`, `purge`.
 #[derive(Debug, clap::Args)]
-pub struct InspectArgs {
+pub struct DocumentArgs {
     /// The document's name, as in its URL (percent-encoded)
     #[arg(value_name = "DOCUMENT")]
     pub document: String,
@@ -66,4 +73,12 @@ pub struct InspectArgs {
     /// Directory that holds the documents
     #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
     pub data: PathBuf,
+}
+
+/// Opens a store that is there. Only without a running server: a store has one owner.
+fn offline(data_dir: &Path) -> anyhow::Result<SledStore> {
+    SledStore::open_existing(data_dir).map_err(|error| match error {
+        StoreError::InUse { .. } => anyhow::anyhow!("{error}: stop that server first"),
+        other => other.into(),
+    })
 }

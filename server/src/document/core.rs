@@ -10,7 +10,7 @@
 
 mod native;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -69,6 +69,10 @@ pub struct Core {
     /// The newest one known to be on disk.
     durable: Seq,
     leases: HashMap<LeaseId, Lease>,
+    /// How many of them are native.
+    native_leases: usize,
+    /// Leases that were ended and have not left: what they said before they heard of it is not taken.
+    ended: HashSet<LeaseId>,
     presence: Presence,
     /// In Seq order.
     waiting: VecDeque<WaitingAck>,
@@ -101,6 +105,8 @@ impl Core {
             tail: Tail::after(last),
             durable: last,
             leases: HashMap::new(),
+            native_leases: 0,
+            ended: HashSet::new(),
             presence: Presence::default(),
             waiting: VecDeque::new(),
             diffs: Vec::new(),
@@ -156,6 +162,9 @@ impl Core {
 
     /// Takes one event.
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        if self.ended.contains(&event.lease()) && !matches!(event, Event::Leave { .. }) {
+            return;
+        }
         match event {
             Event::Open { lease } => self.open(lease, effects),
             Event::Resume { lease, cursor, wants_state_vector, read_only } => {
@@ -179,7 +188,9 @@ impl Core {
             }
             Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
             Event::Leave { lease } => {
-                self.leases.remove(&lease);
+                let left = self.leases.remove(&lease);
+                self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
+                self.ended.remove(&lease);
                 let changes = self.presence.leave(lease);
                 push_presence(changes, None, effects);
             }
@@ -279,7 +290,7 @@ impl Core {
             Taken::Changed | Taken::FreedABreaker => self.append(update.clone(), effects),
             Taken::NoRoom => {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
-                return effects.push(Effect::Close { lease, close });
+                return self.close(lease, close, effects);
             }
         }
         let frame = Frame::at(self.last, Message::Update(update));
@@ -352,9 +363,14 @@ impl Core {
         }
     }
 
+    fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
+        self.ended.insert(lease);
+        effects.push(Effect::Close { lease, close });
+    }
+
     fn fail(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
         let close = Close::BadMessage(format!("the update was refused: {error}").into());
-        effects.push(Effect::Close { lease, close });
+        self.close(lease, close, effects);
         self.reload_if_broken(error, effects);
     }
 
@@ -364,7 +380,7 @@ impl Core {
         match error {
             CrdtError::Undecodable(_) => self.fail(lease, error, effects),
             CrdtError::Broken(_) => {
-                effects.push(Effect::Close { lease, close: Close::DocumentReloading });
+                self.close(lease, Close::DocumentReloading, effects);
                 self.reload_if_broken(error, effects);
             }
         }

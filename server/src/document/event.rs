@@ -97,6 +97,24 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Who says it.
+    pub fn lease(&self) -> LeaseId {
+        match *self {
+            Event::Open { lease }
+            | Event::Resume { lease, .. }
+            | Event::Step1 { lease, .. }
+            | Event::Update { lease, .. }
+            | Event::Propose { lease, .. }
+            | Event::Awareness { lease, .. }
+            | Event::QueryAwareness { lease }
+            | Event::Refused { lease, .. }
+            | Event::Resync { lease }
+            | Event::Leave { lease } => lease,
+        }
+    }
+}
+
 /// What became of an update, for its author.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

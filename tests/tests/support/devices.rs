@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use syncline_client::yrs::{GetString, ReadTxn, Text, WriteTxn};
-use syncline_client::{Device, DeviceConfig, Document};
+use syncline_client::yrs::{GetString, Map, ReadTxn, Text, WriteTxn};
+use syncline_client::{Device, DeviceConfig, Document, EditError, Event, Events};
 
 /// Longest wait for what must come. Reached only when a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,13 +26,34 @@ pub async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {
 
 /// Types at the end of the root text `text`.
 pub async fn append(document: &Document, typed: &str) {
+    try_append(document, typed).await.unwrap();
+}
+
+pub async fn try_append(document: &Document, typed: &str) -> Result<(), EditError> {
     let typed = typed.to_owned();
     let change = move |txn: &mut syncline_client::yrs::TransactionMut<'_>| {
         let text = txn.get_or_insert_text("text");
         let end = text.len(txn);
         text.insert(txn, end, &typed);
     };
-    document.edit(change).await.unwrap();
+    document.edit(change).await
+}
+
+pub async fn until_event(events: &mut Events, wanted: impl Fn(&Event) -> bool) -> Event {
+    in_time("an event", async {
+        loop {
+            let event = events.next().await.expect("the device is open");
+            if wanted(&event) {
+                return event;
+            }
+        }
+    })
+    .await
+}
+
+/// Sets a key of the root map `map`.
+pub async fn set(document: &Document, key: &'static str, value: &'static str) {
+    document.edit(move |txn| drop(txn.get_or_insert_map("map").insert(txn, key, value))).await.unwrap();
 }
 
 pub async fn delete(document: &Document, at: u32, len: u32) {

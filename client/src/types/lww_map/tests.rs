@@ -106,6 +106,6 @@ fn what_is_no_entry_is_ignored() {
         array.push_back(&mut txn, junk);
     }
     assert_eq!(map().winners(&txn), BTreeMap::new());
-    assert_eq!(map().set(&mut txn, &mut Hlc::new("a"), NOW, "k", &Value::Integer(i64::MAX)).is_err(), true);
+    assert!(map().set(&mut txn, &mut Hlc::new("a"), NOW, "k", &Value::Integer(i64::MAX)).is_err());
     assert_eq!(array.len(&txn), 3);
 }

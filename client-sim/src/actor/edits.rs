@@ -1,0 +1,153 @@
+//! The edits of an actor, to the root the same as in `tests/node/support/scenario-edits.mjs`. Each carries its id into
+//! the document, so that at the end every one can be looked for.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+use rand::RngExt;
+use syncline_client::Ulid;
+use syncline_client::types::choice::Signature;
+use syncline_client::types::{ChoiceRegister, Counter, Hlc, LwwMap, Value};
+use syncline_client::yrs::{Any, Array, GetString, Map, Out, Text, TransactionMut, WriteTxn};
+
+/// Keys that `last` and `lww` write.
+const KEYS: u64 = 3;
+/// Largest amount of `count` and `counter`.
+const MAX_AMOUNT: u64 = 9;
+
+/// What an edit does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Insert,
+    Append,
+    Delete,
+    Map,
+    Push,
+    Last,
+    Count,
+    Counter,
+    Lww,
+    Version,
+}
+
+/// One edit.
+#[derive(Debug, Clone)]
+pub(super) struct Edit {
+    kind: Kind,
+    /// Which: the device's name, a dash, anything.
+    pub(super) id: String,
+    /// For what depends on the document: the place, the amount, the key.
+    dice: u64,
+}
+
+impl Edit {
+    pub(super) fn new(kind: &str, id: &str, dice: u64) -> Result<Self> {
+        let kind = match kind {
+            "insert" | "text" => Kind::Insert,
+            "append" => Kind::Append,
+            "delete" => Kind::Delete,
+            "map" => Kind::Map,
+            "push" | "array" => Kind::Push,
+            "last" => Kind::Last,
+            "count" => Kind::Count,
+            "counter" => Kind::Counter,
+            "lww" => Kind::Lww,
+            "version" => Kind::Version,
+            _ => bail!("{kind:?} is no kind of edit here"),
+        };
+        Ok(Self { kind, id: id.to_owned(), dice })
+    }
+
+    fn amount(&self) -> u64 {
+        1 + self.dice % MAX_AMOUNT
+    }
+
+    fn key(&self) -> String {
+        format!("k{}", self.dice % KEYS)
+    }
+
+    fn author(&self) -> &str {
+        self.id.split('-').next().unwrap_or(&self.id)
+    }
+
+    /// Does it. The ids of what it replaced; `None` when there was nothing to do.
+    pub(super) fn apply(&self, txn: &mut TransactionMut<'_>) -> Result<Option<Vec<String>>> {
+        let id = self.id.clone();
+        let mut replaced = Vec::new();
+        match self.kind {
+            Kind::Insert => {
+                let text = txn.get_or_insert_text("text");
+                let content = text.get_string(txn);
+                let ends = content.match_indices(']').map(|(at, _)| at + 1);
+                let places: Vec<usize> = std::iter::once(0).chain(ends).collect();
+                text.insert(txn, self.pick(&places).unwrap_or(0) as u32, &format!("[{id}]"));
+            }
+            Kind::Append => {
+                let log = txn.get_or_insert_text("log");
+                log.push(txn, &format!("[{id}]"));
+            }
+            Kind::Delete => {
+                let text = txn.get_or_insert_text("text");
+                let content = text.get_string(txn);
+                let ends = content.match_indices(']').map(|(at, _)| at);
+                let tokens: Vec<_> = content.match_indices('[').map(|(at, _)| at).zip(ends).collect();
+                let Some((begin, end)) = self.pick(&tokens) else { return Ok(None) };
+                text.remove_range(txn, begin as u32, (end + 1 - begin) as u32);
+                replaced.push(content[begin + 1..end].to_owned());
+            }
+            Kind::Map => drop(txn.get_or_insert_map("map").insert(txn, id.clone(), id)),
+            Kind::Push => drop(txn.get_or_insert_array("list").push_back(txn, id)),
+            Kind::Last => {
+                let map = txn.get_or_insert_map("last");
+                replaced.extend(map.get(txn, &self.key()).and_then(|before| text_of(&before)));
+                map.insert(txn, self.key(), id);
+            }
+            Kind::Count => {
+                let counter = txn.get_or_insert_map("counter");
+                let before = match counter.get(txn, self.author()) {
+                    Some(Out::Any(Any::Number(number))) => number.as_i64().unwrap_or(0),
+                    _ => 0,
+                };
+                counter.insert(txn, self.author(), Any::from(before + self.amount() as i64));
+            }
+            Kind::Counter => drop(Counter::new("tally").increment(txn, self.amount() as i64)?),
+            Kind::Lww => {
+                let map = LwwMap::new("settings");
+                let before = map.get(txn, &self.key());
+                replaced.extend(before.and_then(text_in));
+                map.set(txn, &mut Hlc::new(self.author()), now_ms(), &self.key(), &Value::Text(id))?;
+            }
+            Kind::Version => {
+                let choice = ChoiceRegister::new("title");
+                replaced.extend(choice.versions(txn).into_iter().filter_map(|version| text_in(version.value)));
+                let ulid = Ulid::from_parts(now_ms(), rand::rng().random());
+                let signature = Signature { id: ulid.to_string(), author: self.author().to_owned(), at_ms: now_ms() };
+                choice.write(txn, &Value::Text(id), &signature)?;
+            }
+        }
+        Ok(Some(replaced))
+    }
+
+    fn pick<T: Copy>(&self, from: &[T]) -> Option<T> {
+        (!from.is_empty()).then(|| from[(self.dice % from.len() as u64) as usize])
+    }
+}
+
+fn text_of(value: &Out) -> Option<String> {
+    match value {
+        Out::Any(Any::String(text)) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+fn text_in(value: Value) -> Option<String> {
+    match value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,213 @@
+//! `syncline-sim wire-cost`: what coming back costs on the wire, for our client and for the npm clients, on one document
+//! of one server.
+//!
+//! Counted are the payloads of WebSocket messages in both directions, from connecting until nothing more comes; not the
+//! HTTP upgrade, nor headers of frames, which are much the same for everybody. Every client keeps its document on its
+//! disk and is started anew for each measurement; ours believes that a day has passed.
+
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use rand::RngExt;
+use syncline_client::yrs::{Text, TransactionMut, WriteTxn};
+use syncline_client::{Device, DeviceConfig, Document, Traffic, WallClock};
+use tokio::time::{Instant, sleep, timeout};
+
+use self::table::{Bytes, Measured, Row};
+use crate::replay::trace::{self, Transaction};
+
+const ROOT: &str = "text";
+/// Transactions of the trace in one edit.
+const CHUNK: usize = 5_000;
+/// Nothing more comes when nothing came for so long.
+const QUIET: Duration = Duration::from_millis(700);
+const QUIET_CHECK: Duration = Duration::from_millis(20);
+/// Longest wait for anything.
+const LIMIT: Duration = Duration::from_secs(300);
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The document: a sequential trace of the editing-traces collection, plain or .gz.
+    #[arg(long)]
+    trace: PathBuf,
+    /// Use only so many of its transactions.
+    #[arg(long)]
+    edits: Option<usize>,
+    /// Server address.
+    #[arg(long, default_value = "ws://127.0.0.1:1234")]
+    url: String,
+    /// Document name, new on the server [default: a random one].
+    #[arg(long)]
+    document: Option<String>,
+    /// The script that measures the npm clients; empty: only ours is measured.
+    #[arg(long, default_value = "tests/node/support/wire-cost.mjs")]
+    npm: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Loads the document, measures, prints.
+pub async fn run(args: &Args) -> Result<()> {
+    let trace = trace::load(&args.trace)?;
+    ensure!(trace.kind == trace::Kind::Sequential, "only sequential traces have one order");
+    let directory = Scratch::new()?;
+    let random = format!("wire-cost-{:08x}", rand::rng().random::<u32>());
+    let place = Place { url: args.url.clone(), document: args.document.clone().unwrap_or(random) };
+    let used = args.edits.unwrap_or(trace.transactions.len()).min(trace.transactions.len());
+
+    let (writer, document) = place.open(&directory.0.join("writer"), 0, false).await?;
+    in_time("the server's answer", document.wait_until_synced()).await??;
+    ensure!(document.text(ROOT).await?.is_empty(), "{} is not empty; choose another with --document", place.document);
+    load(&document, &trace.transactions[..used]).await?;
+    in_time("the document to be saved", document.wait_until_saved()).await??;
+    let text = document.text(ROOT).await?;
+    ensure!(used < trace.transactions.len() || text == trace.end, "the document is not the trace's end");
+    let measured = Measured {
+        edits: used,
+        characters: text.encode_utf16().count(),
+        state_bytes: document.state().await?.len(),
+        rows: Vec::new(),
+    };
+    let mut measured = Measured { rows: vec![place.ours(&directory.0, &document).await?], ..measured };
+    writer.close().await;
+    if !args.npm.is_empty() {
+        measured.rows.extend(place.npm(Path::new(&args.npm), &directory.0).await?);
+    }
+    measured.print(args.json)
+}
+
+async fn load(document: &Document, transactions: &[Transaction]) -> Result<()> {
+    for chunk in transactions.chunks(CHUNK) {
+        let chunk = chunk.to_vec();
+        let apply = move |txn: &mut TransactionMut<'_>| {
+            let text = txn.get_or_insert_text(ROOT);
+            for patch in chunk.iter().flat_map(|transaction| &transaction.patches) {
+                if patch.1 > 0 {
+                    text.remove_range(txn, patch.0, patch.1);
+                }
+                if !patch.2.is_empty() {
+                    text.insert(txn, patch.0, &patch.2);
+                }
+            }
+        };
+        document.edit(apply).await?;
+    }
+    Ok(())
+}
+
+/// One keystroke in the middle.
+async fn keystroke(document: &Document) -> Result<()> {
+    let change = |txn: &mut TransactionMut<'_>| {
+        let text = txn.get_or_insert_text(ROOT);
+        let middle = text.len(txn) / 2;
+        text.insert(txn, middle, "x");
+    };
+    Ok(document.edit(change).await?)
+}
+
+struct Place {
+    url: String,
+    document: String,
+}
+
+impl Place {
+    async fn open(&self, directory: &Path, days: u64, offline: bool) -> Result<(Device, Document)> {
+        let mut config = DeviceConfig::new(directory, &self.url);
+        config.clock = Arc::new(Later(days * DAY_MS));
+        config.offline = offline;
+        let device = Device::open(config).await?;
+        let document = device.document(&self.document).await?;
+        Ok((device, document))
+    }
+
+    async fn ours(&self, directory: &Path, other: &Document) -> Result<Row> {
+        let phone = directory.join("phone");
+        let first = self.visit(&phone, 0, false).await?;
+        let nothing_missed = self.visit(&phone, 1, false).await?;
+        let keystroke_made = self.visit(&phone, 2, true).await?;
+        keystroke(other).await?;
+        in_time("the other's keystroke to be saved", other.wait_until_saved()).await??;
+        let before = other.text(ROOT).await?;
+        let keystroke_missed = self.visit(&phone, 3, false).await?;
+        let (device, document) = self.open(&phone, 3, true).await?;
+        ensure!(document.text(ROOT).await? == before, "the device and the writer differ");
+        device.close().await;
+        Ok(Row { client: "Syncline device".into(), first, nothing_missed, keystroke_made, keystroke_missed })
+    }
+
+    /// Starts the device, types if asked to, connects, and counts until all is quiet.
+    async fn visit(&self, directory: &Path, days: u64, types: bool) -> Result<Bytes> {
+        let (device, document) = self.open(directory, days, true).await?;
+        if types {
+            keystroke(&document).await?;
+        }
+        device.go_online().await;
+        in_time("the device to be in step", document.wait_until_synced()).await??;
+        in_time("the device to be saved", document.wait_until_saved()).await??;
+        let traffic = in_time("quiet", quiet(&device)).await?;
+        device.close().await;
+        Ok(Bytes { sent: traffic.sent_bytes, received: traffic.received_bytes })
+    }
+
+    async fn npm(&self, script: &Path, directory: &Path) -> Result<Vec<Row>> {
+        let mut command = std::process::Command::new("node");
+        command.arg(script).args([&self.url, &self.document]).arg(directory.join("npm"));
+        command.stdin(Stdio::null()).stderr(Stdio::inherit());
+        let output = tokio::task::spawn_blocking(move || command.output()).await?.context("cannot run node")?;
+        ensure!(output.status.success(), "{} failed", script.display());
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{} answers with no table", script.display()))
+    }
+}
+
+/// Waits until nothing is sent or received any more.
+async fn quiet(device: &Device) -> Traffic {
+    let (mut seen, mut since) = (device.traffic(), Instant::now());
+    while since.elapsed() < QUIET {
+        sleep(QUIET_CHECK).await;
+        let now = device.traffic();
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+    }
+    seen
+}
+
+async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> Result<T> {
+    timeout(LIMIT, wait).await.with_context(|| format!("waited {} s in vain for {what}", LIMIT.as_secs()))
+}
+
+/// The time, so many milliseconds from now.
+struct Later(u64);
+
+impl WallClock for Later {
+    fn now_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add(self.0)
+    }
+}
+
+/// A directory that goes with this.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("syncline-wire-cost-{:016x}", rand::rng().random::<u64>()));
+        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What remains is the system's to clear.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}

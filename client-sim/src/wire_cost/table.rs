@@ -1,0 +1,118 @@
+//! What was measured, as Markdown and as JSON.
+
+use std::fmt;
+use std::io::Write;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+/// Bytes in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// To the server.
+    pub sent: u64,
+    /// From the server.
+    pub received: u64,
+}
+
+/// One client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Which.
+    pub client: String,
+    /// It has nothing yet.
+    pub first: Bytes,
+    /// It has everything.
+    pub nothing_missed: Bytes,
+    /// It brings one keystroke.
+    pub keystroke_made: Bytes,
+    /// Another has typed one keystroke.
+    pub keystroke_missed: Bytes,
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Measured {
+    /// Transactions of the trace.
+    pub edits: usize,
+    /// The text's length.
+    pub characters: usize,
+    /// The document as one update.
+    pub state_bytes: usize,
+    /// The clients.
+    pub rows: Vec<Row>,
+}
+
+impl Measured {
+    /// To the standard output.
+    pub fn print(&self, as_json: bool) -> Result<()> {
+        let mut stdout = std::io::stdout();
+        match as_json {
+            true => writeln!(stdout, "{}", serde_json::to_string(self)?)?,
+            false => write!(stdout, "{self}")?,
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { edits, characters, state_bytes, .. } = self;
+        let (edits, characters, state) =
+            (grouped(*edits as u64), grouped(*characters as u64), grouped(*state_bytes as u64));
+        writeln!(f, "{characters} characters after {edits} edits; {state} bytes as one update.\n")?;
+        writeln!(
+            f,
+            "| bytes: sum (sent + received) | nothing missed | one keystroke made | one keystroke missed | first download |"
+        )?;
+        writeln!(f, "|---|---:|---:|---:|---:|")?;
+        for row in &self.rows {
+            let Row { client, first, nothing_missed, keystroke_made, keystroke_missed } = row;
+            writeln!(f, "| {client} | {nothing_missed} | {keystroke_made} | {keystroke_missed} | {first} |")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sent, received } = *self;
+        write!(f, "{} ({} + {})", grouped(sent + received), grouped(sent), grouped(received))
+    }
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_shows_sums_and_both_directions() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        let bytes = |sent, received| Bytes { sent, received };
+        let row = Row {
+            client: "c".into(),
+            first: bytes(1, 2_000),
+            nothing_missed: bytes(50, 60),
+            keystroke_made: bytes(70, 80),
+            keystroke_missed: bytes(90, 9),
+        };
+        let table = Measured { edits: 3, characters: 2, state_bytes: 1, rows: vec![row] }.to_string();
+        assert!(
+            table.ends_with("| c | 110 (50 + 60) | 150 (70 + 80) | 99 (90 + 9) | 2,001 (1 + 2,000) |\n"),
+            "{table}"
+        );
+    }
+}

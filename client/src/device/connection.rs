@@ -1,0 +1,180 @@
+//! The device's connection: documents joined on it, messages taken to them, and coming back after it is gone. Part of
+//! [`Task`].
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use syncline_protocol::ids::DocumentName;
+use syncline_protocol::native::{self, Channel, ToClient, ToServer};
+use tracing::{debug, warn};
+
+use super::Command;
+use super::net::{Net, NetEvent};
+use super::task::Task;
+use crate::backoff::Advice;
+use crate::stock::driver::Connection;
+
+/// After which a document that the server closed is opened again.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+
+impl Task {
+    pub(super) fn connect(&mut self) {
+        self.show(Connection::Connecting);
+        self.net = Net::connect(&self.endpoint);
+    }
+
+    pub(super) async fn net_event(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Connected(attempt) => match *attempt {
+                Ok(socket) => {
+                    self.net = Net::up(socket, self.config.silence);
+                    self.next_channel = 0;
+                    self.channels.clear();
+                    let hello = ToServer::Hello { version: native::VERSION, device: self.id.0 };
+                    self.send([hello.encode().into()]);
+                    let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
+                    for name in names {
+                        self.join(&name).await;
+                    }
+                    self.show(Connection::Connected);
+                }
+                Err(error) => {
+                    let denied = matches!(&error, tokio_tungstenite::tungstenite::Error::Http(response)
+                    if matches!(response.status().as_u16(), 401 | 403));
+                    self.lost(&error.to_string(), None, denied).await;
+                }
+            },
+            NetEvent::Ended(reason, code) => self.lost(&reason, code, false).await,
+            NetEvent::TryAgain => self.connect(),
+            NetEvent::Quiet => {
+                self.send([ToServer::Ping.encode().into()]);
+                if let Net::Up(up) = &mut self.net {
+                    up.socket.queue_ping();
+                }
+            }
+            NetEvent::Message(frame) => {
+                self.traffic.received_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                self.traffic.received_messages.fetch_add(1, Ordering::Relaxed);
+                if let Err(reason) = self.message(&frame).await {
+                    self.lost(&reason, None, false).await;
+                }
+            }
+        }
+    }
+
+    async fn message(&mut self, frame: &Bytes) -> Result<(), String> {
+        let message = match ToClient::decode(frame) {
+            Ok(message) => message,
+            // From a newer server.
+            Err(native::MessageError::UnknownType(_)) => return Ok(()),
+            Err(error) => return Err(format!("the server sent bytes that are no message: {error}")),
+        };
+        if let ToClient::Welcome { version, time_ms, max_message_bytes } = message {
+            if version != native::VERSION {
+                return Err(format!(
+                    "the server speaks version {version} of the protocol, this client {}",
+                    native::VERSION
+                ));
+            }
+            self.backoff.succeeded();
+            self.set_clock(time_ms).await;
+            let limit = usize::try_from(max_message_bytes).unwrap_or(usize::MAX);
+            for open in self.documents.values_mut() {
+                open.core.set_limit(limit);
+            }
+            return Ok(());
+        }
+        let Some(channel) = message.channel() else { return Ok(()) };
+        let Some(name) = self.channels.get(&channel).cloned() else { return Ok(()) };
+        let now_ms = self.now_ms();
+        let Some(open) = self.documents.get_mut(&name) else { return Ok(()) };
+        let heard = open.core.received(&message, frame.len(), now_ms, &mut open.out);
+        let reopen = open.core.wants_reopening();
+        if matches!(message, ToClient::Closed { .. }) || reopen {
+            open.channel = None;
+            self.channels.remove(&channel);
+        }
+        if reopen {
+            self.reopen_later(&name);
+        }
+        self.flush(&name).await;
+        heard.map_err(|error| format!("document {name}: {error}"))
+    }
+
+    fn reopen_later(&self, name: &DocumentName) {
+        let (commands, document) = (self.commands.clone(), name.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(REOPEN_AFTER.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+            if let Some(commands) = commands.upgrade() {
+                // The device may have been closed meanwhile.
+                drop(commands.send(Command::Reopen { document }).await);
+            }
+        });
+    }
+
+    /// Opens the document at the server, if there is a connection and it is not open there.
+    pub(super) async fn join(&mut self, name: &DocumentName) {
+        if !matches!(self.net, Net::Up(_)) {
+            return self.flush(name).await;
+        }
+        let (token, now_ms) = (self.config.token.clone().unwrap_or_default(), self.now_ms());
+        let channel = self.take_channel(name);
+        if let Some(open) = self.documents.get_mut(name)
+            && open.core.connected(channel, name.as_str(), &token, now_ms, &mut open.out)
+        {
+            open.channel = Some(channel);
+        } else {
+            self.channels.remove(&channel);
+        }
+        self.flush(name).await;
+    }
+
+    pub(super) fn take_channel(&mut self, name: &DocumentName) -> Channel {
+        let channel = self.next_channel;
+        self.next_channel += 1;
+        self.channels.insert(channel, name.clone());
+        channel
+    }
+
+    pub(super) async fn retry_refused(&mut self) {
+        let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
+        for name in names {
+            if let Some(open) = self.documents.get_mut(&name) {
+                open.core.retry_refused(&mut open.out);
+            }
+            self.join(&name).await;
+        }
+    }
+
+    async fn lost(&mut self, reason: &str, code: Option<u16>, denied: bool) {
+        debug!(reason, ?code, "connection lost");
+        self.disconnected().await;
+        let advice = if denied { Advice::Stop } else { self.backoff.ended(code, rand::random()) };
+        match advice {
+            Advice::Stop => {
+                warn!(reason, "the server will not let this device in");
+                self.net = Net::Stopped;
+                self.show(Connection::Denied(reason.to_owned()));
+            }
+            Advice::RetryAfter(wait) => {
+                self.net = Net::wait(wait);
+                self.show(Connection::Waiting(reason.to_owned()));
+            }
+        }
+    }
+
+    pub(super) async fn disconnected(&mut self) {
+        let now_ms = self.now_ms();
+        self.channels.clear();
+        let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
+        for name in names {
+            if let Some(open) = self.documents.get_mut(&name) {
+                open.channel = None;
+                open.core.disconnected(now_ms, &mut open.out);
+                open.out.frames.clear();
+            }
+            self.flush(&name).await;
+        }
+    }
+}

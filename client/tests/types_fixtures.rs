@@ -1,0 +1,209 @@
+//! The documents in `tests/fixtures/types`: what this code writes today is what is committed, and what npm wrote is
+//! read as it was meant. `tests/node/types.test.mjs` holds the other end. `SYNCLINE_WRITE_FIXTURES=1` writes them anew.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use syncline_client::types::choice::Signature;
+use syncline_client::types::register::REGISTERS_ROOT;
+use syncline_client::types::{ChoiceRegister, Counter, Hlc, LwwMap, RegisterState, RegisterWrite, Value, registers};
+use syncline_client::yrs::updates::decoder::Decode;
+use syncline_client::yrs::{Any, Doc, Map, ReadTxn, StateVector, Transact, TransactionMut, Update, WriteTxn};
+
+const NOW: u64 = 1_790_000_000_000;
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/types").join(name)
+}
+
+fn json(text: &str) -> Value {
+    Value::from_json(text).unwrap()
+}
+
+/// The edits of two replicas that do not know each other's, together.
+fn together(one: impl Fn(&mut TransactionMut<'_>), other: impl Fn(&mut TransactionMut<'_>)) -> Doc {
+    let docs = [11, 22].map(Doc::with_client_id);
+    one(&mut docs[0].transact_mut());
+    other(&mut docs[1].transact_mut());
+    let update = docs[1].transact().encode_state_as_update_v1(&StateVector::default());
+    docs[0].transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
+    let [merged, _] = docs;
+    merged
+}
+
+fn lww_map() -> Doc {
+    let map = LwwMap::new("settings");
+    let values = json(r#"{"l":[1,"two",null],"n":-1.5,"t":"Gr\u00fc\u00dfe \ud83d\ude00","y":true}"#);
+    let one = |txn: &mut TransactionMut<'_>| {
+        let mut clock = Hlc::new("device-a");
+        map.set(txn, &mut clock, NOW + 5, "theme", &"dark".into()).unwrap();
+        map.set(txn, &mut clock, NOW, "tie", &"a".into()).unwrap();
+        map.set(txn, &mut clock, NOW, "values", &values).unwrap();
+        map.set(txn, &mut clock, NOW, "bytes", &Value::Bytes(vec![0, 1, 255])).unwrap();
+        map.set(txn, &mut clock, NOW, "gone", &1.into()).unwrap();
+        map.remove(txn, &mut clock, NOW + 9, "gone").unwrap();
+    };
+    let other = |txn: &mut TransactionMut<'_>| {
+        map.set(txn, &mut Hlc::new("device-b"), NOW, "theme", &"light".into()).unwrap();
+        // The stamp that device-a gave its second write: the greater device wins.
+        let mut clock = Hlc::new("device-b");
+        clock.tick(NOW + 5, None);
+        map.set(txn, &mut clock, NOW, "tie", &"b".into()).unwrap();
+        map.set(txn, &mut Hlc::new("device-b"), NOW + 8, "gone", &2.into()).unwrap();
+    };
+    together(one, other)
+}
+
+fn counter() -> Doc {
+    let (likes, views) = (Counter::new("likes"), Counter::within("post", "views"));
+    let one = |txn: &mut TransactionMut<'_>| {
+        likes.increment(txn, 7).unwrap();
+        views.increment(txn, 1 << 40).unwrap();
+        txn.get_or_insert_map("post").insert(txn, "title", "hello");
+    };
+    let other = |txn: &mut TransactionMut<'_>| {
+        likes.increment(txn, -9).unwrap();
+        views.increment(txn, 1).unwrap();
+    };
+    together(one, other)
+}
+
+fn sign(number: u64, author: &str) -> Signature {
+    Signature { id: format!("01JZ0000000000000000{number:06}"), author: author.to_owned(), at_ms: NOW + number }
+}
+
+fn choice() -> Doc {
+    let register = ChoiceRegister::new("title");
+    let one = |txn: &mut TransactionMut<'_>| {
+        register.write(txn, &"draft".into(), &sign(1, "ann")).unwrap();
+        register.write(txn, &"A".into(), &sign(2, "ann")).unwrap();
+    };
+    let other = |txn: &mut TransactionMut<'_>| {
+        // Sent again from elsewhere: it is beaten all the same.
+        register.write(txn, &"draft".into(), &sign(1, "ann")).unwrap();
+    };
+    let doc = together(one, other);
+    let third = Doc::with_client_id(33);
+    register.write(&mut third.transact_mut(), &json(r#"{"b":[1]}"#), &sign(3, "bob")).unwrap();
+    let update = third.transact().encode_state_as_update_v1(&StateVector::default());
+    doc.transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
+    doc
+}
+
+fn register() -> Doc {
+    let write = |id: u64, based_on, value: Any| {
+        let Signature { id, author, at_ms } = sign(id, "ann");
+        RegisterWrite { id, based_on, value, author, at_ms }
+    };
+    let first = RegisterState::accept(None, &write(1, None, Any::from(10))).unwrap();
+    let second = first.next(&write(2, Some((1, first.id.clone())), Any::from("twelve"))).unwrap();
+    let doc = Doc::with_client_id(11);
+    doc.get_or_insert_map(REGISTERS_ROOT).insert(&mut doc.transact_mut(), "price", second.to_any());
+    doc
+}
+
+/// What a document means, for `expected.json`.
+fn meaning(name: &str, doc: &Doc) -> serde_json::Value {
+    let txn = doc.transact();
+    let value = |value: &Value| value.to_json_value().unwrap();
+    match name {
+        "lww-map" => {
+            let winners = LwwMap::new("settings").winners(&txn).into_iter().map(|(key, entry)| {
+                let shown = entry
+                    .value
+                    .as_ref()
+                    .map_or_else(|| serde_json::json!({}), |shown| serde_json::json!({ "value": value(shown) }));
+                let serde_json::Value::Object(mut object) = shown else { unreachable!() };
+                object.insert("stamp".to_owned(), entry.stamp.into());
+                object.insert("device".to_owned(), entry.device.into());
+                (key, serde_json::Value::Object(object))
+            });
+            serde_json::Value::Object(winners.collect())
+        }
+        "counter" => serde_json::json!({
+            "likes": Counter::new("likes").value(&txn).unwrap(),
+            "post/views": Counter::within("post", "views").value(&txn).unwrap(),
+        }),
+        "choice" => ChoiceRegister::new("title")
+            .versions(&txn)
+            .iter()
+            .map(|version| {
+                let Signature { id, author, at_ms } = &version.signature;
+                serde_json::json!({ "id": id, "author": author, "at": at_ms, "value": value(&version.value) })
+            })
+            .collect(),
+        _ => {
+            let all = registers::read_all(&txn).into_iter().map(|(name, state)| {
+                let RegisterState { value: stands, version, id, author, at_ms, recent_ids } = state;
+                let stands = value(&Value::from_any(&stands));
+                let state = serde_json::json!({
+                    "value": stands, "version": version, "id": id, "author": author, "at": at_ms, "ids": recent_ids,
+                });
+                (name, state)
+            });
+            serde_json::Value::Object(all.collect())
+        }
+    }
+}
+
+fn load(name: &str) -> Doc {
+    let doc = Doc::with_client_id(1);
+    doc.transact_mut().apply_update(decode(&std::fs::read(path(name)).unwrap())).unwrap();
+    doc
+}
+
+fn decode(bytes: &[u8]) -> Update {
+    Update::decode_v1(bytes).unwrap()
+}
+
+#[test]
+fn committed_documents_are_what_this_code_writes() {
+    let made = [("lww-map", lww_map()), ("counter", counter()), ("choice", choice()), ("register", register())];
+    let meanings: BTreeMap<&str, _> = made.iter().map(|(name, doc)| (*name, meaning(name, doc))).collect();
+    let expected = serde_json::to_string_pretty(&meanings).unwrap() + "\n";
+    if std::env::var("SYNCLINE_WRITE_FIXTURES").is_ok() {
+        for (name, doc) in &made {
+            let update = doc.transact().encode_state_as_update_v1(&StateVector::default());
+            std::fs::write(path(&format!("{name}.bin")), update).unwrap();
+        }
+        std::fs::write(path("expected.json"), &expected).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path("expected.json")).unwrap(), expected);
+    for (name, doc) in &made {
+        let committed = std::fs::read(path(&format!("{name}.bin"))).unwrap();
+        let today = doc.transact().encode_state_as_update_v1(&StateVector::default());
+        // Not the bytes: the keys of a plain map come in any order.
+        assert_eq!(committed.len(), today.len(), "{name}");
+        assert!(decode(&committed) == decode(&today), "{name}");
+        assert_eq!(meaning(name, &load(&format!("{name}.bin"))), meanings[name], "{name}");
+    }
+}
+
+#[test]
+fn documents_that_npm_wrote_are_read_as_they_were_meant() {
+    let expected: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(&std::fs::read_to_string(path("by-npm.json")).unwrap()).unwrap();
+    assert_eq!(expected.len(), 3);
+    for (name, expected) in expected {
+        let doc = load(&format!("{name}.by-npm.bin"));
+        assert_eq!(meaning(&name, &doc), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_map_that_y_lwwmap_wrote_is_read_and_written_on() {
+    let doc = load("lww-map.by-y-lwwmap.bin");
+    let map = LwwMap::new("settings");
+    let shown: serde_json::Map<_, _> =
+        map.entries(&doc.transact()).into_iter().map(|(key, value)| (key, value.to_json_value().unwrap())).collect();
+    let expected = serde_json::json!({
+        "theme": "dark", "n": -1.5, "list": [1, "two", null], "bytes": { "$bytes": "AAH/" }, "nested": "in a Y.Text",
+    });
+    assert_eq!(serde_json::Value::Object(shown), expected);
+    assert_eq!(map.winner(&doc.transact(), "gone").unwrap().value, None);
+    // Its clock was ours or ahead of it: what has seen it wins all the same.
+    map.set(&mut doc.transact_mut(), &mut Hlc::new("device-a"), NOW - 1_000_000, "theme", &"light".into()).unwrap();
+    assert_eq!(map.get(&doc.transact(), "theme"), Some("light".into()));
+}

@@ -1,0 +1,224 @@
+// Two devices of ours and two npm clients on one document: everybody edits offline, one of each is killed with signal 9,
+// the server too, everybody comes back. In the end all hold the same, and every edit is there exactly once.
+//
+// Ten seeds; `SYNCLINE_SEED=n` replays one. Chance decides who edits what, who is killed, and the order of returning.
+
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import * as Y from 'yjs'
+import { makers, until, untilSynced } from './support/clients.mjs'
+import { allEqual, assertAllEqual } from './support/documents.mjs'
+import { generator } from './support/random.mjs'
+import { amountOf, contents, keyOf, tokens } from './support/scenario-edits.mjs'
+import { BINARY, startServer, temporaryDirectory } from './support/server.mjs'
+
+const SIMULATOR = join(dirname(BINARY), 'syncline-sim')
+const ACTOR = fileURLToPath(new URL('support/scenario-actor.mjs', import.meta.url))
+const DOCUMENT = 'mixed'
+const SEEDS = 10
+const CLIENTS = ['device', 'device', 'y-websocket', 'hocuspocus']
+const KINDS = ['insert', 'insert', 'append', 'delete', 'map', 'push', 'last', 'count', 'counter', 'lww', 'version']
+/** Those of which it can be told afterwards, from the document alone, whether they were made. */
+const PLAIN_KINDS = ['insert', 'append', 'map', 'push']
+/** Edits of each client: together, apart, and apart while the server is down. */
+const EDITS = { together: 5, apart: 12, alone: 6 }
+const PATIENCE_MS = 30_000
+
+const first = Math.floor(Math.random() * 2 ** 32)
+const seeds = process.env.SYNCLINE_SEED
+  ? [Number(process.env.SYNCLINE_SEED)]
+  : Array.from({ length: SEEDS }, (_, i) => (first + i) >>> 0)
+
+for (const seed of seeds) {
+  test(`devices and npm clients, offline and killed, SYNCLINE_SEED=${seed}`, async (t) => {
+    const random = generator(seed)
+    const server = await startServer()
+    t.after(() => server.kill())
+    const ledger = []
+    const actors = CLIENTS.map((kind, number) => new Actor(t, server.url, kind, number, random, ledger))
+
+    for (const actor of actors) await actor.start()
+    await everybodyEdits(actors, random, EDITS.together)
+    await untilEqual(actors)
+
+    for (const actor of actors) await actor.ask('offline')
+    await everybodyEdits(actors, random, EDITS.apart)
+    for (const actor of [random.pick(actors.slice(0, 2)), random.pick(actors.slice(2))]) {
+      await actor.killWhileEditing()
+      await actor.start('--offline')
+    }
+    await server.kill()
+    await everybodyEdits(actors, random, EDITS.alone)
+    await server.restart()
+
+    const order = actors.map((actor) => ({ actor, at: random() })).sort((one, other) => one.at - other.at)
+    const dies = random.below(order.length)
+    for (const [index, { actor }] of order.entries()) {
+      await actor.ask('online')
+      // Some have begun to send, some have not.
+      if (index !== dies) continue
+      await new Promise((resolve) => setTimeout(resolve, random.below(60)))
+      await server.kill()
+      await server.restart()
+    }
+    await everybodyEdits(actors, random, EDITS.together)
+    await untilEqual(actors)
+    for (const actor of actors) {
+      await until(async () => (await actor.ask('saved')).saved, { what: `${actor.name} is saved`, timeout: PATIENCE_MS })
+    }
+    const docs = await Promise.all(actors.map((actor) => actor.doc()))
+    assertAllEqual(docs)
+    for (const doc of docs) check(doc, ledger)
+
+    // What is saved is on the server's disk: a client that has never been here gets it after another kill -9.
+    for (const actor of actors) await actor.ask('exit')
+    await server.kill()
+    await server.restart()
+    const fresh = makers.ywebsocket(t, server, DOCUMENT)
+    await untilSynced(fresh)
+    assertAllEqual([docs[0], fresh.doc])
+    check(fresh.doc, ledger)
+    const made = ledger.filter(({ outcome }) => outcome === 'made').length
+    t.diagnostic(`${made} edits made, ${ledger.filter(({ outcome }) => outcome === 'unknown').length} cut short`)
+    assert(made > 4 * EDITS.apart)
+  })
+}
+
+/** A client in a process of its own, and what is known of its edits. */
+class Actor {
+  #child
+  #answers
+  #count = 0
+
+  constructor(t, url, kind, number, random, ledger) {
+    this.name = `d${number}`
+    this.kind = kind
+    this.url = url
+    this.random = random
+    this.ledger = ledger
+    this.directory = join(temporaryDirectory(), this.name)
+    t.after(() => this.#child?.kill('SIGKILL'))
+  }
+
+  async start(...more) {
+    const [program, args] =
+      this.kind === 'device'
+        ? [SIMULATOR, ['actor', '--dir', this.directory, '--url', this.url, '--document', DOCUMENT]]
+        : [process.execPath, [ACTOR, this.url, DOCUMENT, '--dialect', this.kind, '--dir', this.directory]]
+    const child = spawn(program, [...args, ...more], { stdio: ['pipe', 'pipe', 'inherit'] })
+    child.stdin.on('error', () => {}) // It was killed; the answer that does not come says so.
+    this.#child = child
+    this.#answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  }
+
+  /** One command; its answer, or null when the process ended before it could answer. */
+  async #exchange(command) {
+    this.#child.stdin.write(`${command}\n`)
+    const { value, done } = await this.#answers.next()
+    return done ? null : JSON.parse(value)
+  }
+
+  async ask(command) {
+    const answer = await this.#exchange(command)
+    assert(answer?.ok, `${this.name} (${this.kind}), asked to ${command}: ${answer?.error ?? 'it ended'}`)
+    return answer
+  }
+
+  #draw(kinds) {
+    const dice = BigInt(Math.floor(this.random() * 2 ** 32)) * 2n ** 32n + BigInt(Math.floor(this.random() * 2 ** 32))
+    return { device: this.name, number: ++this.#count, id: `${this.name}-${this.#count}`, kind: this.random.pick(kinds), dice }
+  }
+
+  async edit() {
+    const edit = this.#draw(KINDS)
+    const { nothing, replaced } = await this.ask(`edit ${edit.kind} ${edit.id} ${edit.dice}`)
+    if (!nothing) this.ledger.push({ ...edit, replaced, outcome: 'made' })
+  }
+
+  /** kill -9 while edits are on their way to its disk: what was answered is there, the rest may be. */
+  async killWhileEditing() {
+    const edits = Array.from({ length: 8 }, () => this.#draw(PLAIN_KINDS))
+    const dies = this.random.below(edits.length)
+    const answers = edits.map(async (edit, index) => {
+      const answer = await this.#exchange(`edit ${edit.kind} ${edit.id} ${edit.dice}`)
+      if (index === dies) this.#child.kill('SIGKILL')
+      assert(answer === null || answer.ok, answer?.error)
+      return answer ? 'made' : 'unknown'
+    })
+    for (const [index, answer] of answers.entries()) {
+      this.ledger.push({ ...edits[index], replaced: [], outcome: await answer })
+    }
+    if (this.#child.exitCode === null && this.#child.signalCode === null) {
+      await new Promise((resolve) => this.#child.once('exit', resolve))
+    }
+    assert.equal(this.#child.signalCode, 'SIGKILL')
+  }
+
+  /** What it holds. */
+  async doc() {
+    const { state } = await this.ask('state')
+    const doc = new Y.Doc()
+    Y.applyUpdate(doc, Buffer.from(state, 'hex'))
+    return doc
+  }
+}
+
+/** Everybody edits, in turns that chance decides. */
+async function everybodyEdits(actors, random, count) {
+  const turns = actors.flatMap((actor) => Array.from({ length: count }, () => ({ actor, at: random() })))
+  for (const { actor } of turns.sort((one, other) => one.at - other.at)) await actor.edit()
+}
+
+function untilEqual(actors) {
+  const what = () => `all hold the same: ${actors.map(({ name, kind }) => `${name} is a ${kind}`)}`
+  return until(async () => allEqual(await Promise.all(actors.map((actor) => actor.doc()))), {
+    what,
+    timeout: PATIENCE_MS,
+  })
+}
+
+/** Every edit is there exactly once and in its place, and nothing else is there. */
+function check(doc, ledger) {
+  const of = (kind) => ledger.filter((edit) => edit.kind === kind)
+  const isMade = ({ outcome }) => outcome === 'made'
+  const gone = (kind) => new Set(of(kind).flatMap(({ replaced }) => replaced))
+  const { text, log, map, list, last, counter, tally, settings, versions } = contents(doc)
+
+  const onceEach = (kind, found, without = new Set()) => {
+    const sure = of(kind).filter((edit) => isMade(edit) && !without.has(edit.id)).map(({ id }) => id)
+    const unsure = new Set(of(kind).filter((edit) => !isMade(edit)).map(({ id }) => id))
+    assert.equal(new Set(found).size, found.length, `${kind}: something is there twice: ${found}`)
+    assert.deepEqual(found.filter((id) => !unsure.has(id)).sort(), sure.sort(), `${kind}: every edit once`)
+  }
+  for (const [kind, content, without] of [['insert', text, gone('delete')], ['append', log]]) {
+    const { found, debris } = tokens(content)
+    assert.equal(debris, '', `${kind}: nothing but tokens`)
+    onceEach(kind, found, without)
+  }
+  for (const { name } of CLIENTS.map((_, number) => ({ name: `d${number}` }))) {
+    const numbers = tokens(log).found.filter((id) => id.startsWith(`${name}-`)).map((id) => Number(id.split('-')[1]))
+    assert.deepEqual(numbers, numbers.toSorted((a, b) => a - b), `what ${name} appended stands in its order`)
+    const counted = of('count').filter(({ device }) => device === name)
+    assert.equal(counter[name] ?? 0, sum(counted), `the counter of ${name}`)
+  }
+  onceEach('map', Object.keys(map))
+  onceEach('push', list)
+  onceEach('version', versions, gone('version'))
+  assert.equal(tally, sum(of('counter')), 'the sum of all increments, of devices and of npm clients')
+  for (const [kind, found] of [['last', last], ['lww', settings]]) {
+    const keys = new Set(of(kind).map(({ dice }) => keyOf(dice)))
+    assert.deepEqual(Object.keys(found).sort(), [...keys].sort(), `${kind}: the keys`)
+    for (const key of keys) {
+      const standing = of(kind).filter(({ dice, id }) => keyOf(dice) === key && !gone(kind).has(id)).map(({ id }) => id)
+      assert(standing.includes(found[key]), `${kind}: ${key} is ${found[key]}, and nobody wrote over one of ${standing}`)
+    }
+  }
+}
+
+function sum(edits) {
+  return edits.reduce((total, { dice }) => total + amountOf(dice), 0)
+}

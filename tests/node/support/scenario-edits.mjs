@@ -1,0 +1,158 @@
+// The edits of a scenario as an npm client makes them. Each carries its id into the document, so that at the end every
+// one can be looked for. The Rust half makes the same ones, to the root: `client-sim/src/actor.rs`.
+//
+// kind                root, type          what it does
+// insert (or text)    text, Y.Text        puts [ID] between two tokens
+// append              log, Y.Text         puts [ID] at the end
+// delete              text                takes a token away
+// map                 map, Y.Map          sets the key ID
+// push (or array)     list, Y.Array       pushes ID
+// last                last, Y.Map         writes ID to one of three keys; the CRDT decides
+// count               counter, Y.Map      adds to the key of the device
+// counter             tally, Y.Map        adds, in the layout of `client/src/types/counter.rs`
+// lww                 settings, Y.Array   writes ID to one of three keys, layout of `client/src/types/lww_map.rs`
+// version             title, Y.Map        writes ID in place of what is seen, layout of `client/src/types/choice.rs`
+
+import { randomBytes } from 'node:crypto'
+
+const LAST_KEYS = 3n
+const MAX_AMOUNT = 9n
+/** Stamps in a millisecond: `client/src/types/clock.rs`. */
+const TICKS_PER_MS = 3_000
+const CROCKFORD = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
+const COUNTER_PREFIX = 'counter::'
+
+/** What a counting edit adds. `dice` is a BigInt below 2^64. */
+export const amountOf = (dice) => Number(1n + (dice % MAX_AMOUNT))
+
+/** The key a `last` or `lww` edit writes. */
+export const keyOf = (dice) => `k${dice % LAST_KEYS}`
+
+/** Edits; gives the ids of what it replaced, or null when there was nothing to do. */
+export function applyEdit(doc, kind, id, dice) {
+  const edit = EDITS[kind]
+  if (!edit) throw new Error(`${JSON.stringify(kind)} is no kind of edit here`)
+  return doc.transact(() => edit(doc, id, dice))
+}
+
+const EDITS = {
+  insert(doc, id, dice) {
+    const text = doc.getText('text')
+    const places = [0, ...[...text.toString().matchAll(/\]/g)].map(({ index }) => index + 1)]
+    text.insert(pick(places, dice), `[${id}]`)
+    return []
+  },
+  append(doc, id) {
+    const log = doc.getText('log')
+    log.insert(log.length, `[${id}]`)
+    return []
+  },
+  delete(doc, _id, dice) {
+    const text = doc.getText('text')
+    const tokens = [...text.toString().matchAll(/\[([^[\]]+)\]/g)]
+    if (tokens.length === 0) return null
+    const [token, victim] = pick(tokens, dice)
+    text.delete(pick(tokens, dice).index, token.length)
+    return [victim]
+  },
+  map(doc, id) {
+    doc.getMap('map').set(id, id)
+    return []
+  },
+  push(doc, id) {
+    doc.getArray('list').push([id])
+    return []
+  },
+  last(doc, id, dice) {
+    const map = doc.getMap('last')
+    const before = map.get(keyOf(dice))
+    map.set(keyOf(dice), id)
+    return before === undefined ? [] : [before]
+  },
+  count(doc, id, dice) {
+    const counter = doc.getMap('counter')
+    const mine = id.split('-')[0]
+    counter.set(mine, (counter.get(mine) ?? 0) + amountOf(dice))
+    return []
+  },
+  counter(doc, _id, dice) {
+    const counter = doc.getMap('tally')
+    const mine = COUNTER_PREFIX + doc.clientID
+    counter.set(mine, (counter.get(mine) ?? 0) + amountOf(dice))
+    return []
+  },
+  lww(doc, id, dice) {
+    const log = doc.getArray('settings')
+    const seen = log.toArray().flatMap((entry, index) => (entry?.Key === keyOf(dice) ? [{ ...entry, index }] : []))
+    const newest = Math.max(0, ...seen.map(({ Timestamp }) => Timestamp))
+    for (const { index } of seen.toReversed()) log.delete(index)
+    log.push([{ Key: keyOf(dice), Value: id, Timestamp: Math.max(Date.now() * TICKS_PER_MS, newest + 1) }])
+    return seen.map(({ Value }) => Value)
+  },
+  version(doc, id) {
+    const map = doc.getMap('title')
+    const seen = [...map.entries()]
+    const over = new Set(seen.flatMap(([ulid, version]) => [ulid, ...version.over]))
+    const standing = versions(doc)
+    for (const [ulid] of seen) map.delete(ulid)
+    map.set(newUlid(), { v: id, by: id.split('-')[0], at: Date.now(), over: [...over].sort().slice(-32) })
+    return standing
+  },
+}
+EDITS.text = EDITS.insert
+EDITS.array = EDITS.push
+
+/** The sum of the counter `tally`. */
+export function tally(doc) {
+  const own = [...doc.getMap('tally').entries()].filter(([key]) => key.startsWith(COUNTER_PREFIX))
+  return own.reduce((sum, [, amount]) => sum + amount, 0)
+}
+
+/** The latest-wins map: key to value. */
+export function settings(doc) {
+  const best = new Map()
+  for (const entry of doc.getArray('settings').toArray()) {
+    const known = best.get(entry.Key)
+    if (!known || isNewer(entry, known)) best.set(entry.Key, entry)
+  }
+  return Object.fromEntries([...best].map(([key, { Value }]) => [key, Value]).sort())
+}
+
+/** Newer wins; ties go to the greater device, then to the greater value. */
+function isNewer(one, other) {
+  const order = ({ Timestamp, Device = '', Value }) => [Timestamp, Device, JSON.stringify(Value) ?? '']
+  const [a, b] = [order(one), order(other)]
+  const at = a.findIndex((part, index) => part !== b[index])
+  return at >= 0 && a[at] > b[at]
+}
+
+/** The values of the choice that stand, sorted. */
+export function versions(doc) {
+  const all = [...doc.getMap('title').entries()]
+  const beaten = new Set(all.flatMap(([, { over }]) => over))
+  return all.filter(([ulid]) => !beaten.has(ulid)).map(([, { v }]) => v).sort()
+}
+
+/** Everything, for people and for comparisons. */
+export function contents(doc) {
+  const roots = { text: 'getText', log: 'getText', map: 'getMap', list: 'getArray', last: 'getMap', counter: 'getMap' }
+  const plain = Object.entries(roots).map(([name, get]) => [name, doc[get](name).toJSON()])
+  return { ...Object.fromEntries(plain), tally: tally(doc), settings: settings(doc), versions: versions(doc) }
+}
+
+/** The tokens of a text, and what is none. */
+export function tokens(text) {
+  const found = [...text.matchAll(/\[([^[\]]+)\]/g)].map(([, id]) => id)
+  return { found, debris: text.replaceAll(/\[[^[\]]+\]/g, '') }
+}
+
+function pick(list, dice) {
+  return list[Number(dice % BigInt(list.length))]
+}
+
+function newUlid() {
+  let number = (BigInt(Date.now()) << 80n) | BigInt(`0x${randomBytes(10).toString('hex')}`)
+  let text = ''
+  for (let i = 0; i < 26; i++, number >>= 5n) text = CROCKFORD[Number(number & 31n)] + text
+  return text
+}
