@@ -1,9 +1,16 @@
 //! Load and scenarios for Yjs servers, over real sockets. `syncline-sim --help` says what there is.
 
 mod actor;
+mod child;
+mod cli;
+mod kill_test;
+mod network;
+mod oracle;
 mod proc;
 mod replay;
 mod report;
+mod scenario;
+mod soak;
 mod wire_cost;
 
 use std::io::Write;
@@ -27,6 +34,15 @@ struct Cli {
 enum Command {
     /// Replay a real editing session, keystroke by keystroke, and compare every reader's text with its end.
     Replay(ReplayArgs),
+    /// Tell scenarios: devices, a bad network, a real server; then look for anything lost, doubled or different.
+    Run(cli::RunArgs),
+    /// Make up small scenarios and run them, for hours if need be.
+    Soak(cli::SoakArgs),
+    /// Kill a device with signal 9 while it edits, again and again; then look for anything lost or doubled.
+    KillTest(cli::KillTestArgs),
+    /// A device in a process of its own, to be killed.
+    #[command(hide = true)]
+    Device(cli::DeviceArgs),
     /// Be a device that obeys lines on its standard input.
     Actor(actor::Args),
     /// Measure what coming back costs on the wire, here and with the npm clients.
@@ -121,10 +137,7 @@ impl ReplayArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Replay(args) => run(&args),
-        Command::Actor(args) => one_thread().and_then(|runtime| runtime.block_on(actor::run(&args))).map(|()| true),
-        Command::WireCost(args) => {
-            one_thread().and_then(|runtime| runtime.block_on(wire_cost::run(&args))).map(|()| true)
-        }
+        other => story(other),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -136,8 +149,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn one_thread() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+fn story(command: Command) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(args) => cli::run(&args).await,
+            Command::Soak(args) => cli::soak(&args).await,
+            Command::KillTest(args) => cli::kill_test(&args).await,
+            Command::Device(args) => cli::device(args).await,
+            Command::Actor(args) => actor::run(&args).await.map(|()| true),
+            Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
+            Command::Replay(args) => run(&args),
+        }
+    })
 }
 
 fn run(args: &ReplayArgs) -> Result<bool> {

@@ -3,6 +3,9 @@
 //! ```text
 //! device     what an app opens: the device's store, its one socket, its documents
 //! document   one document: the queue of what is not saved, the state machine of its sync
+//! handles    what lies in a document, by name: texts, maps, lists, counters, choices, registers
+//! types      the data types under them, pure
+//! blocking   devices, documents and handles for programs without a runtime
 //! stock      one document in memory over a stock dialect: other servers, load, comparisons
 //! backoff    when to come back; pure, given a random number
 //! socket     the WebSocket under both
@@ -12,8 +15,10 @@
 //! random source. One task owns a device's documents and its socket; handles only send it commands.
 
 pub mod backoff;
+pub mod blocking;
 pub mod device;
 pub mod document;
+pub mod handles;
 mod socket;
 pub mod stock;
 pub mod types;

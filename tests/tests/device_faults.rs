@@ -13,12 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::{append, in_time, open, try_append, until_event, until_text};
-use live::{settings, start_with};
+use live::{Socket, settings, start_with, typed};
 use syncline_client::types::Value;
 use syncline_client::{DeviceError, EditError, EntryState, Event, SyncState};
+use syncline_log::memory::MemoryStore;
 use syncline_log::store::Write;
 use syncline_log::{Log, SledStore, Store, StoreError, Stored};
 use syncline_protocol::ids::DocumentName;
+use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant, OpenToAll};
 use syncline_server::{Config, Server};
 
@@ -246,6 +248,53 @@ async fn a_deleted_document_keeps_its_edits_here_and_can_be_exported() {
     append(&other, "fine").await;
     in_time("saved", other.wait_until_saved()).await.unwrap();
     phone.close().await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_only_a_reader_still_has_comes_back_to_a_server_that_crashed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut config) = (Arc::new(MemoryStore::new()), settings());
+    let server = start_with(&config, store.clone(), Arc::new(OpenToAll)).await;
+    config.listen = server.address();
+    let url = format!("ws://{}", server.address());
+    let reader = open(&dir.path().join("reader"), &url, |_| ()).await;
+    let notes = reader.document("notes").await.unwrap();
+    append(&notes, "saved ").await;
+    in_time("saved", notes.wait_until_saved()).await.unwrap();
+    in_time("synced", notes.wait_until_synced()).await.unwrap();
+
+    // Somebody's change reaches the reader, and neither the disk nor ever again its author.
+    store.hold();
+    let mut author = Socket::open(&server, "/notes").await;
+    author.join().await;
+    author.sync(SyncMessage::Update(&typed(7, "and relayed"))).await;
+    until_text(&notes, |text| text.contains("and relayed")).await;
+    drop(author);
+    tokio::task::spawn_blocking({
+        let store = store.clone();
+        move || store.wait_until_held()
+    })
+    .await
+    .unwrap();
+    store.crash();
+    server.stop().await.ok();
+    // The app was killed meanwhile, too.
+    reader.close().await;
+    store.release();
+    let server = start_with(&config, store, Arc::new(OpenToAll)).await;
+    let fresh = open(&dir.path().join("fresh"), &url, |_| ()).await;
+    let seen = fresh.document("notes").await.unwrap();
+    in_time("synced", seen.wait_until_synced()).await.unwrap();
+    assert_eq!(seen.text("text").await.unwrap(), "saved ", "the server has lost it");
+
+    let reader = open(&dir.path().join("reader"), &url, |_| ()).await;
+    let notes = reader.document("notes").await.unwrap();
+    until_text(&seen, |text| text.contains("saved ") && text.contains("and relayed")).await;
+    assert_eq!(notes.text("text").await.unwrap(), seen.text("text").await.unwrap());
+    for device in [reader, fresh] {
+        device.close().await;
+    }
     server.stop().await.unwrap();
 }
 

@@ -15,7 +15,7 @@ use syncline_log::memory::{Fault, MemoryStore};
 use syncline_log::sled::SledStore;
 use syncline_protocol::hocuspocus;
 use syncline_protocol::ids::{Epoch, Seq};
-use syncline_protocol::native::{Cursor, Resume, ToServer};
+use syncline_protocol::native::{Cursor, Resume, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use yrs::updates::decoder::Decode;
@@ -359,5 +359,27 @@ async fn readers_of_every_dialect_see_each_others_changes_and_presence() {
     native.say(ToServer::Presence { channel: 0, update: &here }).await;
     hocus.hear_until(|_, message| matches!(message, hocuspocus::Message::Awareness(update) if *update == here)).await;
     native.hear_until(|said| *said == Said::Presence { channel: 0, update: here.to_vec() }).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn any_version_is_answered_with_ours_and_silence_with_a_heartbeat() {
+    let mut config = settings();
+    config.session.tick = std::time::Duration::from_millis(5);
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(syncline_server::auth::OpenToAll)).await;
+    for version in [0, 1, 99] {
+        let mut socket = Socket::open(&server, "/any/path").await;
+        socket.send(ToServer::Hello { version, device: 1 }.encode()).await;
+        let live::Heard::Frame(frame) = socket.hear().await else { panic!() };
+        let welcome = ToClient::decode(&frame).unwrap();
+        assert!(
+            matches!(welcome, ToClient::Welcome { version: VERSION, time_ms: 1.., max_message_bytes: 16_777_216 }),
+            "{welcome:?}"
+        );
+        assert_eq!(socket.hear().await, live::Heard::Frame(ToClient::Pong.encode().into()));
+    }
+    let mut twice = Native::begin(&server).await;
+    twice.say(ToServer::Hello { version: 1, device: 1 }).await;
+    assert_eq!(twice.socket.hear_close().await.0, 4400);
     server.stop().await.unwrap();
 }

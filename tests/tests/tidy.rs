@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "server/src/document/core.rs",
     "server/src/document/core/native.rs",
     "server/src/document/presence.rs",
+    "client/src/document/again.rs",
     "client/src/document/batch.rs",
     "client/src/document/core.rs",
     "client/src/document/history.rs",

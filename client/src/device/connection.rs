@@ -17,8 +17,6 @@ use crate::stock::driver::Connection;
 
 /// After which a document that the server closed is opened again.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
-/// A clock that is off by less is left alone.
-const CLOCK_TOLERANCE_MS: u64 = 1_000;
 
 impl Task {
     pub(super) fn connect(&mut self) {
@@ -80,7 +78,7 @@ impl Task {
                 ));
             }
             self.backoff.succeeded();
-            self.set_clock(time_ms);
+            self.set_clock(time_ms).await;
             let limit = usize::try_from(max_message_bytes).unwrap_or(usize::MAX);
             for open in self.documents.values_mut() {
                 open.core.set_limit(limit);
@@ -177,16 +175,6 @@ impl Task {
                 open.out.frames.clear();
             }
             self.flush(&name).await;
-        }
-    }
-
-    fn set_clock(&mut self, server_ms: u64) {
-        let offset = server_ms.cast_signed().saturating_sub(self.config.clock.now_ms().cast_signed());
-        if offset.abs_diff(self.identity.clock_offset_ms) > CLOCK_TOLERANCE_MS {
-            self.identity.clock_offset_ms = offset;
-            if let Err(error) = self.identity.write(&self.config.directory) {
-                debug!(%error, "the clock's offset could not be stored; it is found anew at the next connection");
-            }
         }
     }
 }

@@ -3,11 +3,13 @@
 //! ```text
 //! task.rs        the one task that owns all of it
 //! connection.rs  what it does with the network
+//! clock.rs       when the server tells the time
 //! identity.rs    who this device is, and how wrong its clock
 //! net.rs         the socket's life: connecting, up, waiting, off
 //! open.rs        one open document: its core, its journal, those who watch it
 //! ```
 
+mod clock;
 mod connection;
 mod identity;
 mod net;

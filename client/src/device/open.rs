@@ -13,6 +13,7 @@ use ulid::Ulid;
 use crate::document::core::{Core, Outputs, Write};
 use crate::document::journal::{self, Note};
 use crate::document::{DocumentStatus, Event, Stamp, SyncReport};
+use crate::types::clock::Hlc;
 
 /// Events kept for slow readers of a stream.
 const EVENTS: usize = 1024;
@@ -30,6 +31,7 @@ pub(crate) struct Step<'a> {
     /// For an entry made now.
     pub(crate) stamp: Stamp,
     pub(crate) device: Ulid,
+    pub(crate) hlc: &'a mut Hlc,
     waiting: &'a mut VecDeque<(Seq, Done)>,
 }
 
@@ -41,6 +43,8 @@ impl Step<'_> {
 
 pub(super) struct Open {
     pub(super) core: Core,
+    /// For latest-wins maps. Needs no store: every write has read what it must exceed.
+    pub(super) hlc: Hlc,
     pub(super) out: Outputs,
     pub(super) log: DocumentLog,
     /// The newest note handed to the log.
@@ -82,11 +86,12 @@ pub(super) fn read(stored: Option<&Stored>) -> (Core, Vec<String>) {
 }
 
 impl Open {
-    pub(super) fn new(core: Core, log: DocumentLog, problems: Vec<String>) -> Self {
+    pub(super) fn new(core: Core, device: Ulid, log: DocumentLog, problems: Vec<String>) -> Self {
         let status = watch::Sender::new(core.status());
         let handed = core.written();
         Self {
             core,
+            hlc: Hlc::new(device.to_string()),
             out: Outputs::default(),
             log,
             handed,
@@ -106,8 +111,8 @@ impl Open {
     }
 
     pub(super) fn work(&mut self, work: Work, stamp: Stamp, device: Ulid) {
-        let mut step = Step { core: &mut self.core, out: &mut self.out, stamp, device, waiting: &mut self.waiting };
-        work(&mut step);
+        let Self { core, out, hlc, waiting, .. } = self;
+        work(&mut Step { core, out, stamp, device, hlc, waiting });
     }
 
     /// The journal has come this far: what waited for it is accepted.

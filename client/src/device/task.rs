@@ -196,6 +196,7 @@ impl Task {
             let open = self.read_document(&name).await?;
             self.watch(&name, &open.log);
             self.documents.insert(name.clone(), open);
+            self.correct_stamps(&name);
             self.flush(&name).await;
             self.join(&name).await;
         }
@@ -224,7 +225,7 @@ impl Task {
         };
         let (core, problems) = read(stored.as_ref());
         let log = self.log.document(name.clone(), journal_epoch(stored.as_ref()), core.written());
-        Ok(Open::new(core, log, problems))
+        Ok(Open::new(core, self.id, log, problems))
     }
 
     async fn salvage(&mut self, name: &DocumentName) -> Result<Open, DeviceError> {
@@ -235,7 +236,7 @@ impl Task {
         self.log.delete(name).await?;
         let log = self.log.document(name.clone(), journal_epoch(None), Seq::ZERO);
         let problems = salvaged.lost.into_iter().chain(more).collect();
-        let mut open = Open::new(core, log, problems);
+        let mut open = Open::new(core, self.id, log, problems);
         open.rewrite(Seq::ZERO);
         Ok(open)
     }
@@ -292,6 +293,7 @@ impl Task {
             if let Some(open) = self.documents.get_mut(&name) {
                 open.storage_is_back(log, last);
             }
+            self.correct_stamps(&name);
             self.flush(&name).await;
         }
         Ok(())
@@ -328,7 +330,7 @@ impl Task {
         self.config.clock.now_ms().saturating_add_signed(self.identity.clock_offset_ms)
     }
 
-    fn stamp(&mut self) -> Stamp {
+    pub(super) fn stamp(&mut self) -> Stamp {
         let at_ms = self.now_ms();
         // Ids of one device rise, whatever its clock does.
         let drawn = Ulid::from_parts(at_ms, rand::random()).0;

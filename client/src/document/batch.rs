@@ -15,7 +15,7 @@ pub(crate) const MAX_IN_FLIGHT: u64 = 64;
 pub(crate) const MAX_BATCH_BYTES: usize = 1024 * 1024;
 // Merging is quadratic in yrs 0.28.1: 2 us each for 100, 19 us each for 4,000.
 /// Most edits merged into one change.
-const MAX_BATCH_EDITS: usize = 512;
+pub(crate) const MAX_BATCH_EDITS: usize = 512;
 
 /// One message's worth of the queue.
 pub(crate) struct Batch {
@@ -63,7 +63,7 @@ pub(crate) fn next(queue: &Queue, server_has: Option<&[u8]>, max_bytes: usize) -
 }
 
 /// `None` when yrs cannot: the first edit then goes alone.
-fn merge(updates: &[Bytes], server_has: Option<&[u8]>) -> Option<Bytes> {
+pub(crate) fn merge(updates: &[Bytes], server_has: Option<&[u8]>) -> Option<Bytes> {
     let merge = || {
         let merged = match updates {
             [alone] => alone.clone(),

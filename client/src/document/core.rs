@@ -8,6 +8,8 @@
 //! - When the device cannot write, what was not stored is taken back: the CRDT is built again without it.
 //! - `base` and the updates after it are what the journal on disk holds: the CRDT can always be built from them.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Version};
@@ -17,6 +19,7 @@ use thiserror::Error;
 use yrs::TransactionMut;
 
 use super::batch::MAX_BATCH_BYTES;
+use super::clock::Clock;
 use super::journal::{Note, Proposed, Snapshot};
 use super::queue::{Queue, Queued, State, What};
 use super::registers;
@@ -59,8 +62,19 @@ pub(crate) struct Outputs {
 #[derive(Debug, Clone)]
 pub(super) struct Update {
     pub(super) bytes: Bytes,
-    /// The entry, if it is a local edit.
-    pub(super) edit: Option<u128>,
+    pub(super) of: Origin,
+}
+
+/// Where an update comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Made here: its entry.
+    Edit(u128),
+    /// By others; it came as this record of the document. A server that crashes may lose it again as long as no
+    /// `Durable` has come up to here: then we are the one who has it.
+    Remote(Seq),
+    /// The same, sent again on this connection.
+    SentAgain(Seq),
 }
 
 pub(crate) struct Core {
@@ -84,6 +98,7 @@ pub(crate) struct Core {
     pub(super) report: Option<SyncReport>,
     /// The server's limit, or ours.
     pub(super) max_batch_bytes: usize,
+    pub(super) clock: Clock,
 }
 
 impl Core {
@@ -104,12 +119,18 @@ impl Core {
             remote_changes: 0,
             report: None,
             max_batch_bytes: MAX_BATCH_BYTES,
+            clock: Clock::default(),
         };
         for note in snapshot.notes.into_iter().chain(notes) {
             core.queue.replay(&note);
             match note {
-                Note::Edit { id, update, .. } => core.keep(update, Some(id)),
-                Note::Remote { update } => core.keep(update, None),
+                Note::Edit { id, update, .. } => core.keep(update, Origin::Edit(id)),
+                Note::Restamp { id, update, offset_ms, .. } => {
+                    core.keep(update, Origin::Edit(id));
+                    core.clock = Clock::noted(offset_ms);
+                }
+                Note::Clock { offset_ms } => core.clock = Clock::noted(offset_ms),
+                Note::Remote { seq, update } => core.keep(update, Origin::Remote(seq)),
                 Note::InStep { cursor, at_ms } => {
                     core.in_step = Some((cursor, at_ms));
                     core.noted = Some(cursor);
@@ -142,6 +163,18 @@ impl Core {
         if self.sync == SyncState::HistoryChanged && self.link.is_rebasing() {
             return Err(Rejected::HistoryChanged);
         }
+        let (result, update) = self.change(change)?;
+        let Some(update) = update else { return Ok((result, None)) };
+        self.note_clock(out);
+        let note = Note::Edit { id, at_ms, update: update.clone() };
+        Ok((result, Some(self.enqueue(id, at_ms, update, note, out))))
+    }
+
+    /// Changes the CRDT alone; `None`: nothing was changed.
+    pub(super) fn change<R>(
+        &mut self,
+        change: impl FnOnce(&mut TransactionMut<'_>) -> R,
+    ) -> Result<(R, Option<Bytes>), Rejected> {
         let (result, update) = match self.replica.edit(change) {
             Ok(done) => done,
             Err(error) => {
@@ -156,10 +189,15 @@ impl Core {
             self.rebuild();
             return Err(Rejected::TooMuch(error.to_string()));
         }
-        let seq = self.note(Note::Edit { id, at_ms, update: update.clone() }, out);
-        self.keep(update.clone(), Some(id));
+        Ok((result, Some(update)))
+    }
+
+    /// A change that was made becomes an entry, with this note.
+    pub(super) fn enqueue(&mut self, id: u128, at_ms: u64, update: Bytes, note: Note, out: &mut Outputs) -> Seq {
+        let seq = self.note(note, out);
+        self.keep(update.clone(), Origin::Edit(id));
         self.queue.push(Queued { id, at_ms, what: What::Edit { update }, state: State::Storing(seq) });
-        Ok((result, Some(seq)))
+        seq
     }
 
     /// Queues a write to a versioned register, based on what is known here: the newest proposal in the queue, or
@@ -198,7 +236,8 @@ impl Core {
         if lost.is_empty() {
             return false;
         }
-        self.updates.retain(|update| update.edit.is_none_or(|id| !lost.contains(&id)));
+        self.clock.lost(&lost);
+        self.updates.retain(|update| !matches!(update.of, Origin::Edit(id) if lost.contains(&id)));
         self.update_bytes = self.updates.iter().map(|update| update.bytes.len()).sum();
         self.rebuild();
         true
@@ -210,7 +249,7 @@ impl Core {
             return;
         }
         let in_queue = self.queue.ids();
-        let is_unsaved = |update: &Update| update.edit.is_some_and(|id| in_queue.contains(&id));
+        let is_unsaved = |update: &Update| !self.is_at_the_server(update, &in_queue);
         let (unsaved, saved): (Vec<_>, Vec<_>) = self.updates.iter().cloned().partition(is_unsaved);
         // Offline nothing is saved: the queue is what it is.
         if saved.len() < unsaved.len() {
@@ -231,9 +270,13 @@ impl Core {
     /// Everything as one value, to replace the notes so far.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let in_queue = self.queue.ids();
-        let mut notes = self.queue.notes();
-        let others = self.updates.iter().filter(|update| update.edit.is_none_or(|id| !in_queue.contains(&id)));
-        notes.extend(others.map(|update| Note::Remote { update: update.bytes.clone() }));
+        let mut notes = vec![self.clock.note()];
+        notes.extend(self.queue.notes());
+        notes.extend(self.updates.iter().filter_map(|update| match update.of {
+            Origin::Edit(id) if in_queue.contains(&id) => None,
+            Origin::Edit(_) => Some(Note::Remote { seq: Seq::ZERO, update: update.bytes.clone() }),
+            Origin::Remote(seq) | Origin::SentAgain(seq) => Some(Note::Remote { seq, update: update.bytes.clone() }),
+        }));
         Snapshot { in_step: self.in_step, base: self.base.clone(), notes }
     }
 
@@ -260,7 +303,7 @@ impl Core {
         for note in notes {
             self.queue.replay(note);
             if let Note::Edit { id, update, .. } = note {
-                self.keep(update.clone(), Some(*id));
+                self.keep(update.clone(), Origin::Edit(*id));
             }
         }
         self.rebuild();
@@ -270,9 +313,21 @@ impl Core {
     /// What the server is known to have.
     pub(super) fn base_replica(&self) -> Result<Replica, CrdtError> {
         let in_queue = self.queue.ids();
-        let is_saved = |update: &&Update| update.edit.is_none_or(|id| !in_queue.contains(&id));
-        let saved = self.updates.iter().filter(is_saved).map(|update| update.bytes.clone());
+        let saved = self
+            .updates
+            .iter()
+            .filter(|update| self.is_at_the_server(update, &in_queue))
+            .map(|update| update.bytes.clone());
         Replica::load(std::iter::once(self.base.clone()).filter(|base| !base.is_empty()).chain(saved))
+    }
+
+    /// True when the server has said that it has this on its disk.
+    fn is_at_the_server(&self, update: &Update, in_queue: &HashSet<u128>) -> bool {
+        match update.of {
+            Origin::Edit(id) => !in_queue.contains(&id),
+            Origin::SentAgain(_) => false,
+            Origin::Remote(seq) => seq <= self.in_step.map_or(Seq::ZERO, |(cursor, _)| cursor.seq),
+        }
     }
 
     /// Hands a note to the journal.
@@ -282,9 +337,9 @@ impl Core {
         self.written
     }
 
-    pub(super) fn keep(&mut self, bytes: Bytes, edit: Option<u128>) {
+    pub(super) fn keep(&mut self, bytes: Bytes, of: Origin) {
         self.update_bytes += bytes.len();
-        self.updates.push(Update { bytes, edit });
+        self.updates.push(Update { bytes, of });
     }
 
     /// Builds the CRDT from what the journal holds; tells what cannot be used, and leaves it out.
@@ -321,7 +376,10 @@ impl Core {
             so_far.push(self.updates[at].bytes.clone());
             if Replica::load(so_far.iter().cloned()).is_err() {
                 let update = self.updates.remove(at);
-                let whose = if update.edit.is_some() { "an edit made here" } else { "a change by others" };
+                let whose = match update.of {
+                    Origin::Edit(_) => "an edit made here",
+                    Origin::Remote(_) | Origin::SentAgain(_) => "a change by others",
+                };
                 problems.push(format!("{whose} ({} bytes) cannot be used: {error}", update.bytes.len()));
                 self.in_step = None;
                 return;

@@ -20,8 +20,8 @@ pub(crate) enum Note {
     Edit { id: u128, at_ms: u64, update: Bytes },
     /// A local write to a versioned register: it joins the queue.
     Proposal(Proposed),
-    /// A change by others, applied.
-    Remote { update: Bytes },
+    /// A change by others, applied; the document's record when it came. Zero: the server is known to have it.
+    Remote { seq: Seq, update: Bytes },
     /// In step with the server up to here, at this time.
     InStep { cursor: Cursor, at_ms: u64 },
     /// Every edit in the queue up to and including this one is on the server's disk, but for refused ones.
@@ -34,6 +34,11 @@ pub(crate) enum Note {
     Decided { id: u128 },
     /// Around a snapshot that replaces everything; means nothing by itself.
     StartOver,
+    /// Edits from here on are stamped by the device's clock plus this.
+    Clock { offset_ms: i64 },
+    /// A local edit that moved the stamps of everything queued to the device's clock plus `offset_ms`. One note: moved
+    /// without knowing it, they would be moved again.
+    Restamp { offset_ms: i64, id: u128, at_ms: u64, update: Bytes },
 }
 
 /// A write to a versioned register, as it is queued.
@@ -80,6 +85,8 @@ const REFUSED: u8 = 6;
 const RETRY: u8 = 7;
 const DECIDED: u8 = 8;
 const START_OVER: u8 = 9;
+const CLOCK: u8 = 10;
+const RESTAMP: u8 = 11;
 
 impl Note {
     pub(crate) fn encode(&self) -> Bytes {
@@ -101,8 +108,9 @@ impl Note {
                 write_var_bytes(&mut out, proposed.author.as_bytes());
                 out.extend(&proposed.value);
             }
-            Note::Remote { update } => {
+            Note::Remote { seq, update } => {
                 out.push(REMOTE);
+                write_var_uint(&mut out, seq.0);
                 out.extend(update);
             }
             Note::InStep { cursor, at_ms } => {
@@ -125,6 +133,17 @@ impl Note {
             }
             Note::Retry => out.push(RETRY),
             Note::StartOver => out.push(START_OVER),
+            Note::Clock { offset_ms } => {
+                out.push(CLOCK);
+                out.extend(offset_ms.to_be_bytes());
+            }
+            Note::Restamp { offset_ms, id, at_ms, update } => {
+                out.push(RESTAMP);
+                out.extend(offset_ms.to_be_bytes());
+                out.extend(id.to_be_bytes());
+                write_var_uint(&mut out, *at_ms);
+                out.extend(update);
+            }
         }
         out.into()
     }
@@ -144,7 +163,10 @@ impl Note {
                 let author = reader.var_str()?.to_owned();
                 Note::Proposal(Proposed { id: own, at_ms, register, based_on, author, value: rest(&reader) })
             }
-            REMOTE => Note::Remote { update: rest(&reader) },
+            REMOTE => {
+                let seq = Seq(reader.var_uint()?);
+                Note::Remote { seq, update: rest(&reader) }
+            }
             IN_STEP => {
                 let (cursor, at_ms) = read_in_step(&mut reader)?;
                 Note::InStep { cursor, at_ms }
@@ -159,6 +181,11 @@ impl Note {
             }
             RETRY => Note::Retry,
             START_OVER => Note::StartOver,
+            CLOCK => Note::Clock { offset_ms: offset(&mut reader)? },
+            RESTAMP => {
+                let (offset_ms, id, at_ms) = (offset(&mut reader)?, id(&mut reader)?, reader.var_uint()?);
+                Note::Restamp { offset_ms, id, at_ms, update: rest(&reader) }
+            }
             other => return Err(JournalError::UnknownKind(other)),
         })
     }
@@ -213,6 +240,10 @@ fn id(reader: &mut Reader<'_>) -> Result<u128, ReadError> {
     Ok(reader.bytes(16)?.iter().fold(0, |id, &byte| id << 8 | u128::from(byte)))
 }
 
+fn offset(reader: &mut Reader<'_>) -> Result<i64, ReadError> {
+    Ok(reader.bytes(8)?.iter().fold(0, |offset, &byte| offset << 8 | i64::from(byte)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,13 +261,15 @@ mod tests {
             Note::Edit { id: 1 << 100, at_ms: 1 << 41, update: Bytes::from_static(&[0, 0]) },
             Note::Proposal(proposed.clone()),
             Note::Proposal(Proposed { based_on: None, ..proposed }),
-            Note::Remote { update: Bytes::from_static(&[0, 0]) },
+            Note::Remote { seq: Seq(4), update: Bytes::from_static(&[0, 0]) },
             Note::InStep { cursor: Cursor { epoch: Epoch(9), seq: Seq(300) }, at_ms: 7 },
             Note::Saved { through: 3 },
             Note::Refused { id: 3, code: 4403, reason: "no".into() },
             Note::Retry,
             Note::Decided { id: 3 },
             Note::StartOver,
+            Note::Clock { offset_ms: -5 },
+            Note::Restamp { offset_ms: i64::MIN, id: 4, at_ms: 7, update: Bytes::from_static(&[0, 0]) },
         ]
     }
 

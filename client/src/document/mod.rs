@@ -6,14 +6,18 @@
 //! queue.rs      PURE: what is not confirmed yet
 //! batch.rs      PURE: what leaves the queue next, as one message
 //! core.rs       PURE: the CRDT, the queue, the journal
+//! clock.rs      PURE: stamps made by a wrong clock, moved before they are sent
 //! sync.rs       PURE: the talk with the server
+//! again.rs      PURE: changes by others that the server may have lost
 //! history.rs    PURE: when the server has another history
 //! report.rs     PURE: what a sync did, what both sides changed
 //! registers.rs  versioned registers, read
 //! ```
 //! The task that owns all documents of a device is [`crate::device`]'s; a [`Document`] only sends it commands.
 
+mod again;
 mod batch;
+mod clock;
 pub(crate) mod core;
 mod history;
 pub(crate) mod journal;
@@ -34,6 +38,7 @@ use yrs::{GetString, ReadTxn, Transaction, TransactionMut};
 
 pub use self::status::{DocumentStatus, Entry, EntryKind, EntryState, Event, Export, SyncReport, SyncState};
 use crate::device::{Command, Commands, DeviceError, Step};
+use crate::types::clock::Hlc;
 use crate::types::register::RegisterState;
 use crate::types::value::Value;
 
@@ -117,10 +122,19 @@ impl Document {
         &self,
         change: impl FnOnce(&Stamp, &mut TransactionMut<'_>) -> R + Send + 'static,
     ) -> Result<(R, Option<Ulid>), EditError> {
+        self.edit_timed(move |stamp, _, txn| change(stamp, txn)).await
+    }
+
+    /// The same, with the clock of this document's latest-wins maps: all handles share it, it lives with the document in
+    /// the device's task.
+    pub(crate) async fn edit_timed<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Stamp, &mut Hlc, &mut TransactionMut<'_>) -> R + Send + 'static,
+    ) -> Result<(R, Option<Ulid>), EditError> {
         let (reply, answer) = oneshot::channel();
         let work = move |step: &mut Step<'_>| {
             let stamp = step.stamp.clone();
-            match step.core.edit(stamp.id.0, stamp.at_ms, |txn| change(&stamp, txn), step.out) {
+            match step.core.edit(stamp.id.0, stamp.at_ms, |txn| change(&stamp, step.hlc, txn), step.out) {
                 Ok((result, Some(seq))) => step.when_stored(
                     seq,
                     Box::new(move |stored| {

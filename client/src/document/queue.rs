@@ -163,7 +163,7 @@ impl Queue {
     /// Takes a note that was read from the journal.
     pub(crate) fn replay(&mut self, note: &Note) {
         match note {
-            Note::Edit { id, at_ms, update } => {
+            Note::Edit { id, at_ms, update } | Note::Restamp { id, at_ms, update, .. } => {
                 let what = What::Edit { update: update.clone() };
                 self.push(Queued { id: *id, at_ms: *at_ms, what, state: State::Pending });
             }
@@ -175,7 +175,7 @@ impl Queue {
             Note::Refused { id, code, reason } => self.refuse(*id, *code, reason),
             Note::Retry => _ = self.retry(),
             Note::Decided { id } => _ = self.remove(*id),
-            Note::Remote { .. } | Note::InStep { .. } | Note::StartOver => {}
+            Note::Remote { .. } | Note::InStep { .. } | Note::StartOver | Note::Clock { .. } => {}
         }
     }
 

@@ -164,6 +164,12 @@ pub enum Event {
     Rebased(RebaseReport),
     /// The document was deleted at the server.
     Deleted,
+    /// The device learned that its clock is off by more than [`crate::types::clock::MAX_DRIFT_MS`], and goes by the
+    /// server's from now on. What was written to latest-wins maps and is not saved was moved to the right time.
+    ClockCorrected {
+        /// True time minus what was taken for it, in milliseconds.
+        offset_ms: i64,
+    },
     /// The device cannot write: edits are refused until it can, the document is as it was.
     StorageFailed(String),
     /// The stream was read too slowly: this many events were left out.

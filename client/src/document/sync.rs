@@ -14,7 +14,7 @@ use thiserror::Error;
 use ulid::Ulid;
 
 use super::batch::{self, MAX_BATCH_BYTES, MAX_IN_FLIGHT};
-use super::core::{Core, Outputs};
+use super::core::{Core, Origin, Outputs};
 use super::journal::Note;
 use super::queue::{State, What};
 use super::registers;
@@ -51,10 +51,15 @@ pub(crate) struct Joining {
     awaits_diff: bool,
     /// The first `Durable` has come.
     pub(super) in_step: bool,
-    last_batch: u64,
+    pub(super) last_batch: u64,
     pub(super) read_only: bool,
+    /// The last batch of changes by others that were sent again: until its ack our position stays where it was, so that
+    /// a lost connection does not make us forget that they are doubtful.
+    pub(super) sent_again: Option<u64>,
+    /// The position that was told meanwhile.
+    pub(super) durable_meanwhile: Option<Seq>,
     /// What the server had when asked; the queue is trimmed by it once.
-    server_has: Option<Bytes>,
+    pub(super) server_has: Option<Bytes>,
     pub(super) report: SyncReport,
     /// Until in step, when something of ours is queued: what both sides had and have.
     pub(super) apart: Option<Apart>,
@@ -114,6 +119,8 @@ impl Core {
             awaits_diff: cursor.is_none(),
             in_step: false,
             last_batch: 0,
+            sent_again: None,
+            durable_meanwhile: None,
             read_only: false,
             server_has: None,
             report: SyncReport { offline_ms, ..SyncReport::default() },
@@ -136,6 +143,7 @@ impl Core {
         }
         self.link = Link::Down;
         self.queue.connection_lost();
+        self.sent_again(false);
         if matches!(self.sync, SyncState::Syncing | SyncState::Synced | SyncState::Refused(_)) {
             self.sync = SyncState::Offline;
         }
@@ -163,19 +171,26 @@ impl Core {
             ToClient::Opened { cursor, read_only, resume, state_vector, .. } => {
                 self.opened(cursor, read_only, resume, state_vector, out)?;
             }
-            ToClient::Change { update, .. } => self.apply(update, out)?,
-            ToClient::Diff { update, .. } => {
+            ToClient::Change { seq, update, .. } => self.apply(seq, update, out)?,
+            ToClient::Diff { seq, update, .. } => {
                 if self.link.is_rebasing() {
                     return self.rebased(update, out);
                 }
-                self.apply(update, out)?;
+                self.apply(seq, update, out)?;
                 if let Link::Up(joining) = &mut self.link {
                     joining.awaits_diff = false;
                 }
             }
             ToClient::Durable { seq, .. } => self.durable(seq, now_ms, out),
-            ToClient::Ack { batch, .. } => self.acked(batch, out),
-            ToClient::Refused { batch, code, reason, .. } => self.refused(batch, code, reason, out),
+            ToClient::Ack { batch, .. } => {
+                self.acked(batch, out);
+                self.answered(batch, now_ms, out);
+            }
+            ToClient::Refused { batch, code, reason, .. } => {
+                self.refused(batch, code, reason, out);
+                // Who may not write cannot help: others will have them.
+                self.answered(batch, now_ms, out);
+            }
             ToClient::Decided { batch, accepted, register, .. } => self.decided(batch, accepted, register, out)?,
             ToClient::Closed { code, reason, .. } => self.closed(code, reason, out),
             ToClient::Welcome { .. } | ToClient::Presence { .. } | ToClient::Pong => {}
@@ -207,9 +222,14 @@ impl Core {
                 out.events.push(Event::HistoryChanged { was, now: cursor });
                 out.frames.push(ToServer::Leave { channel }.encode().into());
             }
-            Resume::FromCursor => joining.cursor = Some(cursor),
+            Resume::FromCursor => {
+                joining.cursor = Some(cursor);
+                self.send_again(out);
+            }
             Resume::SendStateVector => {
                 joining.cursor = Some(cursor);
+                self.send_again(out);
+                let Link::Up(joining) = &mut self.link else { return Ok(()) };
                 if !joining.awaits_diff {
                     joining.awaits_diff = true;
                     let state_vector = self.replica.state_vector();
@@ -220,7 +240,7 @@ impl Core {
         Ok(())
     }
 
-    fn apply(&mut self, update: &[u8], out: &mut Outputs) -> Result<(), Fault> {
+    fn apply(&mut self, seq: Seq, update: &[u8], out: &mut Outputs) -> Result<(), Fault> {
         scan_update(update, &ScanLimits::STORED).map_err(bad)?;
         let update = Bytes::copy_from_slice(update);
         self.watch_both(&update);
@@ -228,8 +248,8 @@ impl Core {
             Ok(Taken::Known) => {}
             Ok(Taken::Changed | Taken::FreedABreaker) => {
                 self.replica.take_freed();
-                self.keep(update.clone(), None);
-                self.note(Note::Remote { update }, out);
+                self.keep(update.clone(), Origin::Remote(seq));
+                self.note(Note::Remote { seq, update }, out);
                 self.remote_changes += 1;
                 out.events.push(Event::Changed);
             }
@@ -252,9 +272,13 @@ impl Core {
         }
     }
 
-    fn durable(&mut self, seq: Seq, now_ms: u64, out: &mut Outputs) {
+    pub(super) fn durable(&mut self, seq: Seq, now_ms: u64, out: &mut Outputs) {
         let Link::Up(joining) = &mut self.link else { return };
         let Some(cursor) = joining.cursor.filter(|_| !joining.awaits_diff && !joining.rebasing) else { return };
+        if joining.sent_again.is_some() {
+            joining.durable_meanwhile = Some(seq);
+            return;
+        }
         self.in_step = Some((Cursor { epoch: cursor.epoch, seq }, now_ms));
         let first = !std::mem::replace(&mut joining.in_step, true);
         if first {
@@ -319,6 +343,7 @@ impl Core {
     fn closed(&mut self, code: u16, reason: &str, out: &mut Outputs) {
         self.link = Link::Shut;
         self.queue.connection_lost();
+        self.sent_again(false);
         if code == syncline_protocol::close::Close::DocumentDeleted.code() {
             self.sync = SyncState::Deleted;
             out.events.push(Event::Deleted);
@@ -335,7 +360,7 @@ impl Core {
     pub(super) fn pump(&mut self, out: &mut Outputs) {
         loop {
             let Link::Up(joining) = &mut self.link else { return };
-            if joining.cursor.is_none() || joining.rebasing {
+            if joining.cursor.is_none() || joining.rebasing || !self.clock.lets_send(&self.queue) {
                 return;
             }
             let oldest = self.queue.iter().find_map(|entry| match entry.state {

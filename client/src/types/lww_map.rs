@@ -164,6 +164,12 @@ impl LwwMap {
         Ok(stamp)
     }
 
+    /// The writes of a device that are in the map, as (key, stamp).
+    pub fn writes_of<T: ReadTxn>(&self, txn: &T, device: &str) -> Vec<(String, Stamp)> {
+        let own = self.log(txn).into_iter().filter(|(_, _, entry)| entry.device == device);
+        own.map(|(_, key, entry)| (key, entry.stamp)).collect()
+    }
+
     /// Corrects this device's own writes that no server has seen, after it learned that its clock is wrong:
     /// `offset_ms` is true time minus ours. `own` are the (key, stamp) pairs of those writes, as [`LwwMap::set`] and
     /// [`LwwMap::remove`] gave them; pairs that were overwritten since are passed over. Nothing happens within

@@ -24,6 +24,7 @@ use super::counter::{Counter, counter_name};
 use super::lww_map::LwwMap;
 use super::register::REGISTERS_ROOT;
 use super::sequence::{Region, Who, both, hunks, regions};
+use super::text_merge::{is_word, runs_together};
 use super::tree::{Items, Kind, Node, Shared, Token, element_keys, nothing, read};
 use super::value::Value;
 use write::{insert_element, insert_tokens, put_key, root_branch, set_formats};
@@ -50,8 +51,8 @@ pub struct RebaseConflict {
     pub theirs: Option<Value>,
 }
 
-/// Does again on `onto` what `mine` changed relative to `base`. Calling it again with the same documents changes nothing
-/// more, except counters: note that it was done, in the same step that makes it durable.
+/// Does again on `onto` what `mine` changed relative to `base`. Without conflicts calling it again changes nothing more,
+/// except counters; still, note that it was done in the same step that makes it durable.
 ///
 /// Opens read transactions on `base` and `mine`: neither may have a write transaction open, nor be the document of
 /// `onto`.
@@ -212,11 +213,14 @@ impl Work<'_, '_> {
                     at += self.len(mine);
                 }
                 Who::Conflict => {
-                    let kept = both(&token_keys(mine), &token_keys(stands));
+                    let (our_keys, their_keys) = (token_keys(mine), token_keys(stands));
+                    let solid = |key: &&str| !key.starts_with("word ") || is_word(&key["word ".len()..]);
+                    let kept = both(&our_keys, &their_keys, solid);
                     let (head, tail) = (&stands[..kept.old.start], &stands[kept.old.end..]);
+                    let inserted = apart_from(head, &mine[kept.new], tail);
                     at += self.len(head);
-                    self.replace_text(live, at, &stands[kept.old.clone()], &mine[kept.new.clone()]);
-                    at += self.len(&mine[kept.new]) + self.len(tail);
+                    self.replace_text(live, at, &stands[kept.old], &inserted);
+                    at += self.len(&inserted) + self.len(tail);
                     self.conflict(Some(words_of(mine)), Some(words_of(stands)));
                 }
             }
@@ -231,6 +235,9 @@ impl Work<'_, '_> {
     }
 
     fn elements(&mut self, [before, ours, theirs]: [&[Node]; 3], live: BranchPtr) {
+        if ours.iter().map(Node::print).eq(theirs.iter().map(Node::print)) {
+            return;
+        }
         let [was, is] = [before, ours].map(|side| element_keys(before, side));
         let other = their_keys([before, ours, theirs], &was, &is);
         self.nested([before, ours, theirs], [&was, &is, &other]);
@@ -256,7 +263,9 @@ impl Work<'_, '_> {
                     self.report.changes += 1;
                 }
                 Who::Conflict => {
-                    let kept = both(&is[mine.clone()], &other[stands.clone()]);
+                    // By content: what they made the same has another identity.
+                    let print = |nodes: &[Node]| nodes.iter().map(Node::print).collect::<Vec<_>>();
+                    let kept = both(&print(mine_nodes), &print(their_nodes), |_| true);
                     at += kept.old.start as u32;
                     array.remove_range(self.txn, at, kept.old.len() as u32);
                     at = self.insert(&array, at, &mine_nodes[kept.new.clone()]);
@@ -318,7 +327,10 @@ fn their_keys([before, ours, theirs]: [&[Node]; 3], was: &[String], is: &[String
             let places = |nodes: &[Node], range: &Range<usize>| -> Vec<usize> {
                 range.clone().filter(|index| kind(&nodes[*index]).as_ref() == Some(&of)).collect()
             };
-            let (olds, news) = (places(before, &hunk.old), places(theirs, &hunk.new));
+            let olds = places(before, &hunk.old);
+            // What we have made new, and they too, is none of the base.
+            let mut news = places(theirs, &hunk.new);
+            news.retain(|index| !is.contains(&keys[*index]));
             if olds.len() == news.len() {
                 for (old, new) in olds.into_iter().zip(news) {
                     keys[new] = was[old].clone();
@@ -335,6 +347,23 @@ fn element_key<'a>(keys: &'a [String], nodes: &[Node], node: &Node) -> &'a str {
 
 fn token_keys(tokens: &[Token]) -> Vec<&str> {
     tokens.iter().map(|token| token.key.as_str()).collect()
+}
+
+/// `inserted`, with spaces where its words would be read as one with those around it.
+fn apart_from(head: &[Token], inserted: &[Token], tail: &[Token]) -> Vec<Token> {
+    let word = |token: Option<&Token>| token.map(|token| token.word().to_owned());
+    let glued = |one: Option<&Token>, other: Option<&Token>| {
+        let (one, other) = (word(one), word(other));
+        runs_together(one.as_deref().as_ref(), other.as_deref().as_ref())
+    };
+    let mut tokens = inserted.to_vec();
+    if glued(inserted.last(), tail.first()) {
+        tokens.push(Token::space());
+    }
+    if glued(head.last(), inserted.first()) {
+        tokens.insert(0, Token::space());
+    }
+    tokens
 }
 
 fn words_of(tokens: &[Token]) -> Value {

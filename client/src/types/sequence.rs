@@ -104,11 +104,17 @@ pub(super) fn regions<T: Eq + std::hash::Hash>(base: &[T], mine: &[T], theirs: &
 }
 
 /// What keeps both sides of a conflict, made from theirs. What both begin or end with comes once, and so does what lies
-/// whole in the other side.
-pub(super) fn both<T: Eq>(mine: &[T], theirs: &[T]) -> Hunk {
-    let head = mine.iter().zip(theirs).take_while(|(one, other)| one == other).count();
-    let rest = (mine.len() - head).min(theirs.len() - head);
+/// whole in the other side. `solid` tells words from what is between them: the space before two different words belongs
+/// to each, or they would run together.
+pub(super) fn both<T: Eq>(mine: &[T], theirs: &[T], solid: impl Fn(&T) -> bool) -> Hunk {
+    let alike = mine.iter().zip(theirs).take_while(|(one, other)| one == other).count();
+    let rest = (mine.len() - alike).min(theirs.len() - alike);
     let tail = mine.iter().rev().zip(theirs.iter().rev()).take(rest).take_while(|(one, other)| one == other).count();
+    let inside = alike + tail < mine.len() && alike + tail < theirs.len();
+    let head = if inside { mine[..alike].iter().rposition(&solid).map_or(0, |last| last + 1) } else { alike };
+    let tail_start = mine.len() - tail;
+    let gap = if inside { mine[tail_start..].iter().position(&solid).unwrap_or(tail) } else { 0 };
+    let tail = tail - gap;
     let (ours, others) = (head..mine.len() - tail, head..theirs.len() - tail);
     if contains(&theirs[others.clone()], &mine[ours.clone()]) {
         Hunk { old: others.end..others.end, new: ours.end..ours.end }

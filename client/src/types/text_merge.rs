@@ -23,7 +23,8 @@ pub struct TextChange {
 /// Two texts brought together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merged {
-    /// The result. Of a conflict both sides are in it, theirs first, without markers.
+    /// The result. Of a conflict both sides are in it, theirs first, without markers; with a space where a word of each
+    /// would be read as one.
     pub text: String,
     /// Where both changed the same; ascending.
     pub conflicts: Vec<TextConflict>,
@@ -101,13 +102,36 @@ pub fn merge3(base: &str, mine: &str, theirs: &str) -> Merged {
 }
 
 fn keep_both(mine: &[&str], theirs: &[&str]) -> String {
-    let kept = both(mine, theirs);
-    [theirs[..kept.old.start].concat(), mine[kept.new].concat(), theirs[kept.old.end..].concat()].concat()
+    let kept = both(mine, theirs, |word| is_word(word));
+    let (head, inserted, tail) = (&theirs[..kept.old.start], &mine[kept.new], &theirs[kept.old.end..]);
+    let mut text = head.concat();
+    if runs_together(head.last(), inserted.first()) {
+        text.push(' ');
+    }
+    text.push_str(&inserted.concat());
+    if runs_together(inserted.last(), tail.first()) {
+        text.push(' ');
+    }
+    text.push_str(&tail.concat());
+    text
+}
+
+/// True if two words would be read as one.
+pub(super) fn runs_together(one: Option<&&str>, other: Option<&&str>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => is_word(one) && is_word(other) && words(&[*one, *other].concat()).len() == 1,
+        _ => false,
+    }
 }
 
 /// Words, and what is between them.
 pub(super) fn words(text: &str) -> Vec<&str> {
     text.split_word_bounds().collect()
+}
+
+/// True for a word, false for what is between words.
+pub(super) fn is_word(word: &str) -> bool {
+    word.chars().any(char::is_alphanumeric)
 }
 
 /// Length in UTF-16 units.
@@ -162,8 +186,8 @@ mod tests {
     #[test]
     fn a_conflict_keeps_both_sides_and_says_where() {
         let merged = merge3("the cat sat", "the dog sat", "the cow sat");
-        assert_eq!(merged.text, "the cowdog sat");
-        let conflict = TextConflict { base: 4..7, merged: 4..10, mine: "dog".to_owned(), theirs: "cow".to_owned() };
+        assert_eq!(merged.text, "the cow dog sat");
+        let conflict = TextConflict { base: 4..7, merged: 4..11, mine: "dog".to_owned(), theirs: "cow".to_owned() };
         assert_eq!(merged.conflicts, [conflict]);
         let merged = merge3("one two three four", "", "one two 3 four");
         assert_eq!(merged.text, "one two 3 four", "what one deletes and the other edits is kept");
@@ -175,6 +199,8 @@ mod tests {
         assert_eq!(merge3("x", "x a b c", "x a b").text, "x a b c");
         assert_eq!(merge3("x", "x a b", "x a b c").text, "x a b c");
         assert_eq!(merge3("x", "x b c", "x a b c d").text, "x a b c d");
+        assert_eq!(merge3("x", "x a b", "x a c").text, "x a c b");
+        assert_eq!(merge3("x y", "x a y", "x b y").text, "x b a y", "words do not run together");
         assert_eq!(merge3("x", "a b c", "b").text, "a b c");
         assert_eq!(merge3("x", "b", "a b c").text, "a b c");
     }

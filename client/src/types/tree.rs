@@ -79,6 +79,12 @@ pub(super) enum Content {
 }
 
 impl Token {
+    /// A space without formats.
+    pub(super) fn space() -> Self {
+        let content = Content::Word(" ".to_owned());
+        Self { key: "word  ".to_owned(), content, formats: vec![Rc::default()] }
+    }
+
     /// The length as Yjs counts.
     pub(super) fn utf16(&self) -> u32 {
         match &self.content {

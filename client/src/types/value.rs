@@ -105,6 +105,14 @@ impl Value {
         Self::from_any(&out.to_json(txn))
     }
 
+    /// The text, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// As JSON text, maps in the order of their keys; bytes are `{"$bytes": "<base64>"}`.
     ///
     /// # Errors

@@ -69,6 +69,8 @@ pub struct Core {
     /// The newest one known to be on disk.
     durable: Seq,
     leases: HashMap<LeaseId, Lease>,
+    /// How many of them are native.
+    native_leases: usize,
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
     ended: HashSet<LeaseId>,
     presence: Presence,
@@ -103,6 +105,7 @@ impl Core {
             tail: Tail::after(last),
             durable: last,
             leases: HashMap::new(),
+            native_leases: 0,
             ended: HashSet::new(),
             presence: Presence::default(),
             waiting: VecDeque::new(),
@@ -185,7 +188,8 @@ impl Core {
             }
             Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
             Event::Leave { lease } => {
-                self.leases.remove(&lease);
+                let left = self.leases.remove(&lease);
+                self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
                 self.ended.remove(&lease);
                 let changes = self.presence.leave(lease);
                 push_presence(changes, None, effects);

@@ -117,3 +117,21 @@ impl Frame {
         message.encode().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_of_a_dialect_share_one_encoding_native_ones_for_their_first_document() {
+        let document = DocumentName::parse("doc").unwrap();
+        let frame = Frame::at(Seq(9), Message::Update(Bytes::from_static(&[0, 0])));
+        let address: Arc<str> = "doc".into();
+        for framing in [Framing::YWebsocket, Framing::Hocuspocus { address }, Framing::Native { channel: 0 }] {
+            let encoded = [frame.encode(&document, &framing), frame.encode(&document, &framing)];
+            assert_eq!(encoded[0].as_ptr(), encoded[1].as_ptr(), "{framing:?}");
+        }
+        assert_eq!(frame.encode(&document, &Framing::Native { channel: 0 })[..], [18, 0, 9, 0, 0]);
+        assert_eq!(frame.encode(&document, &Framing::Native { channel: 3 })[..], [18, 3, 9, 0, 0]);
+    }
+}

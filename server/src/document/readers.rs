@@ -23,6 +23,8 @@ use syncline_replica::Known;
 struct Reader {
     outbox: Arc<Outbox>,
     framing: Framing,
+    /// Presence is for it, too: in the native dialect not before the document was opened.
+    opened: bool,
     /// Has been sent a diff: from then on it gets every change.
     joined: bool,
     /// The state it is known to have; `None` until it has joined and drained once.
@@ -77,7 +79,8 @@ impl Readers {
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
-        self.readers.insert(lease, Reader { outbox, framing, joined: false, floor: None, has_gap: false });
+        let opened = !matches!(framing, Framing::Native { .. });
+        self.readers.insert(lease, Reader { outbox, framing, opened, joined: false, floor: None, has_gap: false });
     }
 
     pub(super) fn remove(&mut self, lease: LeaseId) {
@@ -123,7 +126,7 @@ impl Readers {
     }
 
     pub(super) fn presence(&mut self, frame: &Frame, clients: &[u64]) {
-        for (&lease, reader) in &mut self.readers {
+        for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
             let pushed = reader.outbox.push_presence(lease, clients, frame.encode(&self.document, &reader.framing));
             reader.note(pushed);
         }
@@ -156,6 +159,7 @@ impl Readers {
             self.readers.remove(&lease);
             return;
         }
+        reader.opened = true;
         reader.joined = resume == Resume::FromCursor;
         reader.outbox.push_control_of(lease, frame);
     }
@@ -254,6 +258,8 @@ mod tests {
     use yrs::{Doc, Text, Transact};
 
     use super::*;
+    use crate::outbox::Taken;
+    use syncline_protocol::ids::Epoch;
     use syncline_replica::Crdt;
 
     const READER: LeaseId = LeaseId(1);
@@ -286,5 +292,45 @@ mod tests {
         let floor = readers.floor(READER);
         let diff = crdt.diff_since(floor.as_deref().unwrap_or(&Known::default())).unwrap();
         assert!(diff.len() > 60, "the diff holds what was dropped, but is only {diff:?}");
+    }
+
+    #[tokio::test]
+    async fn over_a_gap_no_position_is_told_and_after_the_diff_one_is() {
+        let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+        let outbox = Arc::new(Outbox::new(100));
+        readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+        let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0])));
+        readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+        readers.durable(None, Seq(1));
+        readers.diff(READER, &diff);
+        let told = |taken| match taken {
+            Taken::Frames(frames) => frames.len(),
+            Taken::Close(close) => panic!("{close:?}"),
+        };
+        assert_eq!(told(outbox.take().await), 2, "opened and the diff: it was no reader before");
+        for seq in [2, 3] {
+            let update = Message::Update(Bytes::from(vec![0; 80]));
+            readers.broadcast(&Frame::at(Seq(seq), update), Some(AUTHOR));
+        }
+        assert_eq!(outbox.take_behind().await, [READER]);
+        // The session asks for the diff; before its question comes, the disk has both changes.
+        readers.durable(None, Seq(3));
+        readers.diff(READER, &diff);
+        assert_eq!(told(outbox.take().await), 1, "the diff alone");
+        readers.durable(Some(READER), Seq(3));
+        assert_eq!(told(outbox.take().await), 1);
+    }
+
+    #[tokio::test]
+    async fn presence_does_not_come_before_a_native_session_has_been_answered() {
+        let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+        let outbox = Arc::new(Outbox::new(100));
+        readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+        let presence = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
+        readers.presence(&presence, &[1]);
+        readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+        readers.presence(&presence, &[1]);
+        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
     }
 }

@@ -78,7 +78,7 @@ fn text_changes_find_their_place_and_what_both_have_comes_once() {
 
     let case = Case::new(&base, &text(9, 3, "2"), &text(9, 3, "II"));
     let report = rebase(&case.base, &case.mine, &mut case.onto.transact_mut());
-    assert_eq!(case.text(), "\u{1f600} one II2 three");
+    assert_eq!(case.text(), "\u{1f600} one II 2 three");
     assert_eq!(report.conflicts[0].mine, Some("2".into()));
     assert_eq!(report.conflicts[0].theirs, Some("II".into()));
 }

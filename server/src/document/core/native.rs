@@ -32,7 +32,8 @@ impl Core {
             let resume = Resume::OtherHistory;
             return effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector: None });
         }
-        self.leases.insert(lease, Lease { native: true, ..Lease::default() });
+        let known = self.leases.insert(lease, Lease { native: true, ..Lease::default() });
+        self.native_leases += usize::from(known.is_none());
         // What waits for others may be known to this one: who has it brings it when told the state vector.
         let tells_state_vector = wants_state_vector || self.replica.held().len() > 0;
         let state_vector = tells_state_vector.then(|| self.replica.state_vector());
@@ -64,7 +65,7 @@ impl Core {
     /// Tells all native readers. Not while the document is broken: loading it again may free what had waited, and
     /// readers get that with the diff that follows.
     pub(super) fn tell_all_durable(&self, effects: &mut Vec<Effect>) {
-        if !self.broken && self.leases.values().any(|lease| lease.native) {
+        if !self.broken && self.native_leases > 0 {
             effects.push(Effect::Durable { lease: None, seq: self.durable });
         }
     }

@@ -1,0 +1,191 @@
+//! The ledger against what a replica holds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::{Debug, Display};
+
+use super::edit::{Id, Kind};
+use super::view::View;
+use super::{Ledger, Outcome};
+
+/// Ids shown in one complaint.
+const SHOWN: usize = 5;
+
+/// Everything that is wrong with a replica of a document with these edits. Empty: nothing.
+pub fn check(ledger: &Ledger, view: &View) -> Vec<String> {
+    let mut complaints = view.debris.clone();
+    let deleted = superseded(ledger, Kind::Delete);
+    let unsure = ledger.of(Kind::Delete).filter(|entry| entry.outcome == Outcome::Unknown).count();
+    let text: Vec<String> = view.text.iter().map(Id::to_string).collect();
+    once_each(ledger, Kind::Insert, "the text", &text, &deleted, unsure, &mut complaints);
+    let log: Vec<String> = view.log.iter().map(Id::to_string).collect();
+    once_each(ledger, Kind::Append, "the log", &log, &BTreeSet::new(), 0, &mut complaints);
+    in_order(&view.log, &mut complaints);
+    let keys: Vec<String> = view.map.keys().cloned().collect();
+    once_each(ledger, Kind::Map, "the map", &keys, &BTreeSet::new(), 0, &mut complaints);
+    for (key, value) in view.map.iter().filter(|(key, value)| key != value) {
+        complaints.push(format!("the map has {value} under {key}"));
+    }
+    once_each(ledger, Kind::Push, "the list", &view.list, &BTreeSet::new(), 0, &mut complaints);
+    counters(ledger, view, &mut complaints);
+    last(ledger, view, &mut complaints);
+    choice(ledger, view, &mut complaints);
+    complaints
+}
+
+/// What accepted edits of this kind replaced.
+fn superseded(ledger: &Ledger, kind: Kind) -> BTreeSet<Id> {
+    let replaced = ledger.of(kind).filter_map(|entry| match &entry.outcome {
+        Outcome::Accepted(replaced) => Some(replaced.iter().copied()),
+        _ => None,
+    });
+    replaced.flatten().collect()
+}
+
+/// Every accepted edit of a kind is there once, unless it is among `gone`; then it is not there. `unsure` more may be
+/// gone.
+fn once_each(
+    ledger: &Ledger,
+    kind: Kind,
+    place: &str,
+    found: &[String],
+    gone: &BTreeSet<Id>,
+    unsure: usize,
+    complaints: &mut Vec<String>,
+) {
+    let mut count: HashMap<&str, usize> = HashMap::new();
+    for id in found {
+        *count.entry(id).or_default() += 1;
+    }
+    let (mut lost, mut twice, mut undead, mut refused) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for entry in ledger.of(kind) {
+        let id = entry.edit.id;
+        let times = count.remove(id.to_string().as_str()).unwrap_or(0);
+        match entry.outcome {
+            _ if times > 1 => twice.push(id),
+            Outcome::Accepted(_) if gone.contains(&id) && times == 1 => undead.push(id),
+            Outcome::Accepted(_) if !gone.contains(&id) && times == 0 => lost.push(id),
+            Outcome::Failed if times > 0 => refused.push(id),
+            _ => {}
+        }
+    }
+    if lost.len() <= unsure {
+        lost.clear();
+    }
+    complain(complaints, "LOST", place, &lost);
+    complain(complaints, "DOUBLED", place, &twice);
+    complain(complaints, "deleted and still there", place, &undead);
+    complain(complaints, "failed and there all the same", place, &refused);
+    let unknown: Vec<&str> = count.into_keys().collect();
+    complain(complaints, "never made", place, &unknown);
+}
+
+fn complain(complaints: &mut Vec<String>, what: &str, place: &str, ids: &[impl Display]) {
+    if !ids.is_empty() {
+        let shown: Vec<String> = ids.iter().take(SHOWN).map(ToString::to_string).collect();
+        let more = if ids.len() > SHOWN { format!(" and {} more", ids.len() - SHOWN) } else { String::new() };
+        complaints.push(format!("{what} in {place}: {}{more}", shown.join(", ")));
+    }
+}
+
+/// A device's appended tokens stand in the order in which it wrote them.
+fn in_order(log: &[Id], complaints: &mut Vec<String>) {
+    let mut newest: HashMap<u32, u32> = HashMap::new();
+    for id in log {
+        let before = newest.insert(id.device, id.number).unwrap_or(0);
+        if before > id.number {
+            complaints.push(format!("{id} stands after d{}-{before} in the log", id.device));
+        }
+    }
+}
+
+fn counters(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
+    // What is sure, and every sum that what is not sure may add.
+    let (mut sure, mut unsure) = (0, BTreeSet::from([0]));
+    for entry in ledger.of(Kind::Count) {
+        let amount = entry.edit.amount() as i64;
+        match entry.outcome {
+            Outcome::Accepted(_) => sure += amount,
+            Outcome::Failed => {}
+            Outcome::Unknown => unsure = unsure.iter().flat_map(|sum| [*sum, sum + amount]).collect(),
+        }
+    }
+    let found = view.counter;
+    if !unsure.contains(&(found - sure)) {
+        let what = if found < sure { "LOST" } else { "DOUBLED" };
+        complaints.push(format!("{what} in the counter: it is {found} instead of {sure}"));
+    }
+}
+
+/// A key's value is a write that no other write saw.
+fn last(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
+    let seen = superseded(ledger, Kind::Last);
+    let mut candidates: BTreeMap<String, Vec<Id>> = BTreeMap::new();
+    for entry in ledger.of(Kind::Last).filter(|entry| entry.outcome != Outcome::Failed) {
+        let of = candidates.entry(entry.edit.key()).or_default();
+        if !seen.contains(&entry.edit.id) {
+            of.push(entry.edit.id);
+        }
+    }
+    let sure = |key: &str| {
+        ledger.of(Kind::Last).any(|entry| entry.edit.key() == key && matches!(entry.outcome, Outcome::Accepted(_)))
+    };
+    for (key, candidates) in &candidates {
+        match view.last.get(key) {
+            Some(value) if candidates.iter().any(|id| id.to_string() == *value) => {}
+            Some(value) => complaints.push(format!(
+                "{key} is {value}, which was written over or never written; it may be one of {}",
+                list(candidates)
+            )),
+            None if sure(key) => complaints.push(format!("LOST: {key} has no value")),
+            None => {}
+        }
+    }
+    for key in view.last.keys().filter(|key| !candidates.contains_key(*key)) {
+        complaints.push(format!("{key} has a value and was never written"));
+    }
+}
+
+/// A choice holds exactly the writes that no accepted write replaced.
+fn choice(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
+    let seen = superseded(ledger, Kind::Choice);
+    // What an edit replaced that could not say so is not known: any other write may be gone.
+    let unsure = ledger.of(Kind::Choice).filter(|entry| entry.outcome == Outcome::Unknown).count();
+    let unsure = if unsure > 0 { usize::MAX } else { 0 };
+    once_each(ledger, Kind::Choice, "the choice", &view.choice, &seen, unsure, complaints);
+}
+
+fn list(ids: &[Id]) -> String {
+    ids.iter().map(Id::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Where two replicas differ. Empty: nowhere.
+pub fn differences(one: &View, other: &View) -> Vec<String> {
+    let mut found = Vec::new();
+    differ("text", &one.text, &other.text, &mut found);
+    differ("log", &one.log, &other.log, &mut found);
+    differ("map", &one.map, &other.map, &mut found);
+    differ("list", &one.list, &other.list, &mut found);
+    differ("counter", &one.counter, &other.counter, &mut found);
+    differ("last", &one.last, &other.last, &mut found);
+    differ("choice", &one.choice, &other.choice, &mut found);
+    differ("registers", &one.registers, &other.registers, &mut found);
+    differ("other roots", &one.foreign, &other.foreign, &mut found);
+    differ("debris", &one.debris, &other.debris, &mut found);
+    differ("state vector", &one.state_vector, &other.state_vector, &mut found);
+    found
+}
+
+fn differ<T: Debug + PartialEq>(what: &str, one: &T, other: &T, found: &mut Vec<String>) {
+    if one != other {
+        found.push(format!("{what} is {} here and {} there", short(one), short(other)));
+    }
+}
+
+fn short(value: &impl Debug) -> String {
+    const MOST: usize = 400;
+    let text = format!("{value:?}");
+    match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}

@@ -1,0 +1,217 @@
+//! The oracle is broken on purpose: each thing that can go wrong is made to, and must be told.
+
+use syncline_client::yrs::{
+    Array, Doc, GetString, Map, Out, ReadTxn, StateVector, Text, Transact, TransactionMut, WriteTxn,
+};
+
+use syncline_client::Ulid;
+use syncline_client::types::choice::ChoiceRegister;
+use syncline_client::types::clock::Hlc;
+
+use super::chain::{Decision, Register};
+use super::edit::{CHOICE, COUNTER, LAST, LIST, LOG, MAP, TEXT};
+use super::*;
+
+fn id(text: &str) -> Id {
+    text.parse().unwrap()
+}
+
+fn pen() -> Pen {
+    Pen { clock: Hlc::new("device"), now_ms: 1_790_000_000_000 }
+}
+
+fn edit(name: &str, kind: Kind, dice: u64) -> Edit {
+    Edit { id: id(name), kind, dice }
+}
+
+/// A document with some of everything, and its ledger.
+fn scene() -> (Doc, Ledger) {
+    let doc = Doc::new();
+    let mut ledger = Ledger::default();
+    let mut pens = [pen(), pen()];
+    let kinds = Kind::ALL.into_iter().filter(|kind| ![Kind::Delete, Kind::Proposal].contains(kind));
+    let kinds: Vec<Kind> = kinds.chain([Kind::Delete]).collect();
+    for round in 0..6 {
+        // Fewer deletes than inserts, so that some of the text is left.
+        let kinds = if round % 3 == 0 { &kinds } else { &kinds[..kinds.len() - 1] };
+        for (at, kind) in kinds.iter().enumerate() {
+            let number = round * 10 + at as u32 + 1;
+            let edit = Edit { id: Id { device: round % 2, number }, kind: *kind, dice: u64::from(number) * 7919 };
+            if let Some(replaced) = edit.apply(&mut doc.transact_mut(), &mut pens[(round % 2) as usize]) {
+                ledger.add(edit, Outcome::Accepted(replaced));
+            }
+        }
+    }
+    (doc, ledger)
+}
+
+fn view(doc: &Doc) -> View {
+    let state = doc.transact().encode_state_as_update_v1(&StateVector::default());
+    View::of_state(&state).unwrap()
+}
+
+/// What the oracle says after this was done to a document that was right.
+fn after(spoil: impl FnOnce(&mut TransactionMut<'_>)) -> String {
+    let (doc, ledger) = scene();
+    assert_eq!(check(&ledger, &view(&doc)), Vec::<String>::new());
+    let before = view(&doc);
+    spoil(&mut doc.transact_mut());
+    assert!(!differences(&before, &view(&doc)).is_empty(), "nothing was spoiled, or replicas are not compared");
+    check(&ledger, &view(&doc)).join("; ")
+}
+
+#[test]
+fn a_lost_edit_is_told_wherever_it_is_lost() {
+    assert!(after(|txn| txn.get_or_insert_array(LIST).remove(txn, 1)).contains("LOST in the list"));
+    let drop_token = |txn: &mut TransactionMut<'_>, root: &str| {
+        let text = txn.get_or_insert_text(root);
+        let len = text.get_string(txn).find(']').unwrap() + 1;
+        text.remove_range(txn, 0, len as u32);
+    };
+    assert!(after(|txn| drop_token(txn, TEXT)).contains("LOST in the text"));
+    assert!(after(|txn| drop_token(txn, LOG)).contains("LOST in the log"));
+    let remove = |txn: &mut TransactionMut<'_>, root: &str| {
+        let map = txn.get_or_insert_map(root);
+        let key = map.keys(txn).next().unwrap().to_owned();
+        map.remove(txn, &key);
+    };
+    assert!(after(|txn| remove(txn, MAP)).contains("LOST in the map"));
+    assert!(after(|txn| remove(txn, COUNTER)).contains("LOST in the counter"));
+    assert!(after(|txn| remove(txn, CHOICE)).contains("LOST in the choice"));
+    assert!(after(|txn| txn.get_or_insert_array(LAST).remove(txn, 0)).contains("has no value"));
+}
+
+#[test]
+fn a_doubled_edit_is_told_wherever_it_is_doubled() {
+    let again = |txn: &mut TransactionMut<'_>, root: &str| {
+        let array = txn.get_or_insert_array(root);
+        let first = edit::text(&array.get(txn, 0).unwrap()).unwrap();
+        array.push_back(txn, first);
+    };
+    assert!(after(|txn| again(txn, LIST)).contains("DOUBLED in the list"));
+    let again = |txn: &mut TransactionMut<'_>| {
+        let choice = ChoiceRegister::new(CHOICE);
+        let standing = choice.versions(txn).remove(0);
+        let map = txn.get_or_insert_map(CHOICE);
+        let any = map.get(txn, &standing.signature.id).unwrap();
+        let Out::Any(any) = any else { panic!("a choice that is no value") };
+        map.insert(txn, Ulid::from_parts(1, 1).to_string(), any);
+    };
+    assert!(after(again).contains("DOUBLED in the choice"));
+    let again = |txn: &mut TransactionMut<'_>, root: &str| {
+        let text = txn.get_or_insert_text(root);
+        let content = text.get_string(txn);
+        text.push(txn, &content[..=content.find(']').unwrap()]);
+    };
+    assert!(after(|txn| again(txn, TEXT)).contains("DOUBLED in the text"));
+    assert!(after(|txn| again(txn, LOG)).contains("DOUBLED in the log"));
+    let count = |txn: &mut TransactionMut<'_>| {
+        edit("d0-999", Kind::Count, 3).apply(txn, &mut pen()).unwrap();
+    };
+    assert!(after(count).contains("DOUBLED in the counter"));
+}
+
+#[test]
+fn what_is_not_in_its_place_is_told() {
+    let swap = |txn: &mut TransactionMut<'_>| {
+        let log = txn.get_or_insert_text(LOG);
+        let content = log.get_string(txn);
+        let first = content[..=content.find(']').unwrap()].to_owned();
+        log.remove_range(txn, 0, first.len() as u32);
+        log.push(txn, &first);
+    };
+    assert!(after(swap).contains("stands after"));
+    assert!(after(|txn| txn.get_or_insert_text(TEXT).insert(txn, 2, "[")).contains("no token"));
+    assert!(after(|txn| txn.get_or_insert_text(LOG).push(txn, "[d9-9]")).contains("never made in the log: d9-9"));
+    let overwrite = |txn: &mut TransactionMut<'_>| {
+        edit("d5-5", Kind::Last, 0).apply(txn, &mut pen()).unwrap();
+    };
+    assert!(after(overwrite).contains("written over or never written"));
+    let under = |txn: &mut TransactionMut<'_>| {
+        let map = txn.get_or_insert_map(MAP);
+        let key = map.keys(txn).next().unwrap().to_owned();
+        map.insert(txn, key, "other");
+    };
+    assert!(after(under).contains("the map has other under"));
+}
+
+#[test]
+fn a_deleted_token_that_came_back_and_a_failed_edit_that_is_there_are_told() {
+    let (doc, mut ledger) = scene();
+    let deleted = ledger.entries.iter().find_map(|entry| match (&entry.outcome, entry.edit.kind) {
+        (Outcome::Accepted(victims), Kind::Delete) => Some(victims[0]),
+        _ => None,
+    });
+    let deleted = deleted.unwrap();
+    let text = doc.get_or_insert_text(TEXT);
+    text.insert(&mut doc.transact_mut(), 0, &format!("[{deleted}]"));
+    assert!(check(&ledger, &view(&doc)).join(";").contains("deleted and still there"));
+
+    let (doc, _) = scene();
+    let pushed = ledger.entries.iter_mut().find(|entry| entry.edit.kind == Kind::Push).unwrap();
+    pushed.outcome = Outcome::Failed;
+    assert!(check(&ledger, &view(&doc)).join(";").contains("failed and there all the same"));
+}
+
+#[test]
+fn an_edit_with_an_unknown_end_may_be_there_or_not_but_not_twice() {
+    let (doc, mut ledger) = scene();
+    ledger.add(edit("d0-900", Kind::Push, 1), Outcome::Unknown);
+    ledger.add(edit("d0-901", Kind::Count, 4), Outcome::Unknown);
+    assert_eq!(check(&ledger, &view(&doc)), Vec::<String>::new());
+    for entry in ledger.entries.iter().rev().take(2) {
+        entry.edit.apply(&mut doc.transact_mut(), &mut pen()).unwrap();
+    }
+    assert_eq!(check(&ledger, &view(&doc)), Vec::<String>::new());
+    for entry in ledger.entries.iter().rev().take(2) {
+        entry.edit.apply(&mut doc.transact_mut(), &mut pen()).unwrap();
+    }
+    let complaints = check(&ledger, &view(&doc)).join(";");
+    assert!(complaints.contains("DOUBLED in the list: d0-900"), "{complaints}");
+    assert!(complaints.contains("DOUBLED in the counter"), "{complaints}");
+}
+
+fn proposals(names: &[&str]) -> Ledger {
+    let mut ledger = Ledger::default();
+    for name in names {
+        ledger.add(edit(name, Kind::Proposal, 0), Outcome::Accepted(Vec::new()));
+    }
+    ledger
+}
+
+fn decision(name: &str, accepted: bool, version: u64, value: &str) -> Decision {
+    Decision { proposal: id(name), accepted, version, value: Some(id(value)) }
+}
+
+#[test]
+fn a_chain_of_versions_is_strict() {
+    let ledger = proposals(&["d0-1", "d1-1", "d0-2"]);
+    let right = [
+        decision("d0-1", true, 1, "d0-1"),
+        decision("d1-1", false, 1, "d0-1"),
+        decision("d0-2", true, 2, "d0-2"),
+        decision("d0-2", true, 2, "d0-2"),
+    ];
+    let register = Register { version: 2, value: Some(id("d0-2")) };
+    let told = |decisions: &[Decision], register: &Register| chain::check(&ledger, decisions, register).join("; ");
+    assert_eq!(told(&right, &register), "");
+    assert_eq!(told(&right[..1], &register), "", "decisions that nobody heard may be anything");
+    let both = [right[0].clone(), decision("d1-1", true, 1, "d1-1"), right[2].clone()];
+    assert!(told(&both, &register).contains("both version 1"));
+    let again = [right.as_slice(), &[decision("d0-1", true, 3, "d0-1")]].concat();
+    assert!(told(&again, &register).contains("DOUBLED: d0-1"));
+    let two_results = [right.as_slice(), &[decision("d1-1", true, 2, "d0-2")]].concat();
+    assert!(told(&two_results, &register).contains("two results"));
+    assert!(told(&right, &Register { version: 1, value: Some(id("d0-1")) }).contains("LOST"));
+    assert!(told(&right, &Register { version: 3, value: Some(id("d0-2")) }).contains("DOUBLED"));
+    assert!(told(&right, &Register { version: 2, value: Some(id("d1-1")) }).contains("not accepted"));
+    assert!(told(&right, &Register { version: 2, value: None }).contains("the register is empty"));
+}
+
+#[test]
+fn ids_have_one_spelling() {
+    assert_eq!(id("d3-17").to_string(), "d3-17");
+    for wrong in ["", "d3", "3-17", "d03-1", "d3-17x", "d-1-2", "d+1-2"] {
+        assert!(wrong.parse::<Id>().is_err(), "{wrong} is taken");
+    }
+}

@@ -1,0 +1,46 @@
+//! Virtual time: days pass at once, and each device's clock may be wrong in its own way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Where virtual time begins: 2026-01-01, in milliseconds since the Unix epoch.
+const BEGIN_MS: i64 = 1_767_225_600_000;
+
+/// The time in the scenario, shared by everybody. It moves only when it is told to, by at least a millisecond a look:
+/// no two edits are at one time.
+#[derive(Debug, Clone, Default)]
+pub struct VirtualTime {
+    passed_ms: Arc<AtomicI64>,
+}
+
+impl VirtualTime {
+    /// Time passes.
+    pub fn pass(&self, ms: i64) {
+        self.passed_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Since the beginning.
+    pub fn passed_ms(&self) -> i64 {
+        self.passed_ms.load(Ordering::Relaxed)
+    }
+
+    /// A clock that is wrong by `skew_ms`.
+    pub fn clock(&self, skew_ms: i64) -> VirtualClock {
+        VirtualClock { time: self.clone(), skew_ms }
+    }
+}
+
+/// A device's clock.
+#[derive(Debug, Clone)]
+pub struct VirtualClock {
+    time: VirtualTime,
+    skew_ms: i64,
+}
+
+impl VirtualClock {
+    /// What it shows, in milliseconds since the Unix epoch.
+    pub fn look(&self) -> u64 {
+        let passed = self.time.passed_ms.fetch_add(1, Ordering::Relaxed);
+        BEGIN_MS.saturating_add(passed).saturating_add(self.skew_ms).max(0).unsigned_abs()
+    }
+}

@@ -1,0 +1,96 @@
+//! The real server: the binary `syncline` as a child process, on a directory that outlives it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// Longest wait for a server to be ready.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a ready server prints before its address.
+const ADDRESS_MARK: &str = "ws://";
+
+/// The server's program: as given, or beside this program.
+pub fn program(given: Option<&Path>) -> Result<PathBuf> {
+    let path = match given {
+        Some(given) => given.to_owned(),
+        None => std::env::current_exe()?.with_file_name("syncline"),
+    };
+    if !path.is_file() {
+        bail!("there is no server at {}: build it, or set --server-bin or SYNCLINE_BIN", path.display());
+    }
+    Ok(path)
+}
+
+/// A server that runs, or does not at the moment. It is killed when this is dropped.
+pub struct ServerProcess {
+    program: PathBuf,
+    data: PathBuf,
+    child: Option<Child>,
+}
+
+impl ServerProcess {
+    /// Not started yet.
+    pub fn new(program: PathBuf, data: PathBuf) -> Self {
+        Self { program, data, child: None }
+    }
+
+    /// Starts it on a port of the system's choice, and tells which when it is ready.
+    pub async fn start(&mut self) -> Result<SocketAddr> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(&self.program);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&self.data);
+        // The same on every machine: nothing a developer has set reaches the server.
+        for (key, _) in std::env::vars_os() {
+            if key.to_string_lossy().starts_with("SYNCLINE_") || key == "RUST_LOG" {
+                command.env_remove(key);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("cannot run {}", self.program.display()))?;
+        let stdout = child.stdout.take().context("a server without an output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let address = async {
+            while let Some(line) = lines.next_line().await? {
+                if let Some((_, address)) = line.split_once(ADDRESS_MARK) {
+                    return Ok(address.trim().parse()?);
+                }
+            }
+            bail!("it ended: {}", self.log())
+        };
+        let address = timeout(START_LIMIT, address).await.context("it was not ready in time").flatten();
+        let address = address.context("the server did not start")?;
+        // It writes a few lines more; a closed pipe must not hurt it.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        self.child = Some(child);
+        Ok(address)
+    }
+
+    /// kill -9. Returns when the process is gone.
+    pub async fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.context("the server cannot be killed")?;
+        }
+        Ok(())
+    }
+
+    /// Whether it was started and not killed.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// What it logged, over all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data.with_extension("log")
+    }
+}

@@ -1,0 +1,291 @@
+//! What one step of a scenario does.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::format::{Count, Step, Who};
+use super::world::World;
+use crate::child;
+use crate::oracle::{Edit, Kind, Outcome};
+
+/// Longest wait for traffic before the server is killed: there may be none.
+const TRAFFIC_LIMIT: Duration = Duration::from_secs(2);
+
+/// An edit that was made: device, document, the edit, its outcome, why it failed.
+type Made = (u32, String, Edit, Option<Outcome>, Option<String>);
+
+impl World {
+    /// Does it.
+    pub async fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Edit { who, times, kinds, every_ms, must_fail } => {
+                self.edit(who, *times, kinds, *every_ms, *must_fail).await?;
+            }
+            Step::Offline { who } => {
+                for device in self.draw(who) {
+                    self.set_offline(device, true).await?;
+                }
+            }
+            Step::Online { who } => {
+                for device in self.draw(who) {
+                    self.set_offline(device, false).await?;
+                }
+            }
+            Step::Pass { time } => {
+                self.time.pass(time.ms);
+                self.timeline.tell("", &format!("{} pass", String::from(*time)));
+            }
+            Step::Kill { who } => {
+                for device in self.draw(who) {
+                    self.kill(device);
+                }
+            }
+            Step::KillProcess { who, after } => {
+                for device in self.draw(who) {
+                    let after = after.draw(&mut self.rng);
+                    self.kill_process(device, after).await?;
+                }
+            }
+            Step::Open { who } => {
+                for device in self.draw(who) {
+                    self.open(device).await?;
+                }
+            }
+            Step::KillServer { after_bytes } => self.kill_server(*after_bytes).await?,
+            Step::StartServer => self.start_server().await?,
+            Step::Full { who } => {
+                for device in self.draw(who) {
+                    self.set_full(device, true);
+                }
+            }
+            Step::Freed { who } => {
+                for device in self.draw(who) {
+                    self.set_full(device, false);
+                }
+            }
+            Step::Network(network) => {
+                let faults = network.faults();
+                for device in self.draw(&network.who) {
+                    self.tell(device, &format!("network: {}", in_words(&faults)));
+                    self.links[device as usize].set(faults.clone());
+                }
+            }
+            Step::Cut { who } => {
+                for device in self.draw(who) {
+                    self.tell(device, "is cut off");
+                    self.links[device as usize].cut();
+                }
+            }
+            Step::Synced => self.settle().await?,
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, who: &Who) -> Vec<u32> {
+        who.draw(self.numbers.len() as u32, &mut self.rng)
+    }
+
+    async fn edit(
+        &mut self,
+        who: &Who,
+        times: Count,
+        kinds: &[Kind],
+        every_ms: Option<Count>,
+        must_fail: bool,
+    ) -> Result<()> {
+        let mut tasks = JoinSet::new();
+        let mut made = Vec::new();
+        for device in self.draw(who) {
+            let times = times.draw(&mut self.rng);
+            let forget = self.setup.forget;
+            let mut plan = Vec::new();
+            for _ in 0..times {
+                let pause = every_ms.map(|every| Duration::from_millis(every.draw(&mut self.rng)));
+                plan.push((self.draw_edit(device, kinds), pause));
+            }
+            match self.actors.get(device as usize) {
+                Some(actor) if actor.is_running() => {
+                    let hands: Result<Vec<_>> = plan.iter().map(|((document, _), _)| actor.hand(document)).collect();
+                    let work: Vec<_> = plan.into_iter().zip(hands?).collect();
+                    tasks.spawn(async move {
+                        let mut made: Vec<Made> = Vec::new();
+                        for (((document, edit), pause), hand) in work {
+                            let forgotten = forget == Some(u64::from(edit.id.number));
+                            let (outcome, why) = match forgotten {
+                                true => (Some(Outcome::Accepted(Vec::new())), None),
+                                false => hand.edit(edit).await,
+                            };
+                            made.push((device, document, edit, outcome, why));
+                            if let Some(pause) = pause {
+                                sleep(pause).await;
+                            }
+                        }
+                        made
+                    });
+                }
+                Some(_) => self.tell(device, "is not running and edits nothing"),
+                None => {
+                    let at = device as usize - self.actors.len();
+                    for ((document, edit), _) in plan {
+                        let (outcome, why) = self.nodes[at].edit(edit, &document).await?;
+                        made.push((device, document, edit, outcome, why));
+                    }
+                }
+            }
+        }
+        while let Some(ended) = tasks.join_next().await {
+            made.extend(ended?);
+        }
+        // In the order of devices, whoever was first: the timeline of a seed stays the same.
+        made.sort_by_key(|(device, _, edit, _, _)| (*device, edit.id));
+        for of_one in made.chunk_by(|one, other| one.0 == other.0) {
+            self.tell(of_one[0].0, &summary(of_one));
+        }
+        for (device, document, edit, outcome, why) in made {
+            let failed = outcome == Some(Outcome::Failed);
+            if failed && !self.full.contains(&device) {
+                let why = why.unwrap_or_default();
+                self.complaints.push(format!("device {device}: {} {} failed: {why}", edit.kind, edit.id));
+            }
+            if must_fail && matches!(outcome, Some(Outcome::Accepted(_))) {
+                let what = format!("{} {} was accepted, which cannot be", edit.kind, edit.id);
+                self.complaints.push(format!("device {device}: {what}"));
+            }
+            self.record(&document, edit, outcome);
+        }
+        Ok(())
+    }
+
+    /// A device leaves or comes back on purpose.
+    pub async fn set_offline(&mut self, device: u32, offline: bool) -> Result<()> {
+        self.tell(device, if offline { "goes offline" } else { "goes online" });
+        if offline {
+            self.offline.insert(device)
+        } else {
+            self.offline.remove(&device)
+        };
+        let devices = self.actors.len();
+        match self.actors.get(device as usize) {
+            Some(actor) if offline => actor.go_offline().await,
+            Some(actor) => actor.go_online().await,
+            None if offline => self.nodes[device as usize - devices].go_offline().await?,
+            None => self.nodes[device as usize - devices].go_online().await?,
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, device: u32) {
+        if let Some(actor) = self.actors.get_mut(device as usize).filter(|actor| actor.is_running()) {
+            actor.kill();
+            self.figures.kills += 1;
+            self.tell(device, "is killed");
+        }
+    }
+
+    /// The app starts again, if it does not run.
+    pub async fn open(&mut self, device: u32) -> Result<()> {
+        let offline = self.offline.contains(&device);
+        if let Some(actor) = self.actors.get_mut(device as usize).filter(|actor| !actor.is_running()) {
+            actor.open(offline).await?;
+            self.tell(device, if offline { "is opened, offline" } else { "is opened" });
+        }
+        Ok(())
+    }
+
+    async fn kill_process(&mut self, device: u32, after: u64) -> Result<()> {
+        let Some(actor) = self.actors.get_mut(device as usize) else { return Ok(()) };
+        // Two processes cannot have one store.
+        actor.close().await;
+        let document = self.documents[0].clone();
+        let first = self.numbers[device as usize] + 1;
+        let job = child::Job {
+            directory: actor.directory().clone(),
+            url: self.links[device as usize].url(),
+            document: document.clone(),
+            device,
+            first,
+            seed: crate::network::faults::mix(self.setup.seed, u64::from(device) << 32 | u64::from(first)),
+        };
+        let edits = child::kill_after(&job, child::Moment::Accepted(after)).await?;
+        self.figures.kills += 1;
+        let accepted = edits.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Accepted(_))).count();
+        self.tell(device, &format!("a process made {accepted} edits offline and was killed with signal 9"));
+        self.numbers[device as usize] += edits.len() as u32;
+        for (edit, outcome) in edits {
+            self.record(&document, edit, Some(outcome));
+        }
+        Ok(())
+    }
+
+    async fn kill_server(&mut self, after_bytes: Option<Count>) -> Result<()> {
+        if let Some(after) = after_bytes {
+            let bytes = after.draw(&mut self.rng);
+            // No traffic is no reason not to kill it.
+            drop(timeout(TRAFFIC_LIMIT, self.network.carry(bytes)).await);
+        }
+        let server = self.server.as_mut().context("a shared server cannot be killed")?;
+        server.kill().await?;
+        self.network.set_server(None);
+        self.timeline.tell("server", "is killed with signal 9");
+        Ok(())
+    }
+
+    /// The server starts again, if it does not run.
+    pub async fn start_server(&mut self) -> Result<()> {
+        let Some(server) = self.server.as_mut() else { return Ok(()) };
+        if !server.is_running() {
+            let address = server.start().await?;
+            self.network.set_server(Some(address));
+            self.figures.restarts += 1;
+            self.timeline.tell("server", "is back, on another port");
+        }
+        Ok(())
+    }
+
+    /// A device's disk.
+    pub fn set_full(&mut self, device: u32, full: bool) {
+        if let Some(space) = self.spaces.get(device as usize) {
+            space.set_full(full);
+            let changed = if full { self.full.insert(device) } else { self.full.remove(&device) };
+            if changed {
+                self.tell(device, if full { "has no space left" } else { "has space again" });
+            }
+        }
+    }
+
+    /// Kills and starts the server, whatever it does.
+    pub async fn restart_server(&mut self) -> Result<()> {
+        ensure!(self.server.is_some(), "a shared server cannot be killed");
+        self.kill_server(None).await?;
+        self.start_server().await
+    }
+}
+
+fn summary(made: &[Made]) -> String {
+    let count = |wanted: fn(&Option<Outcome>) -> bool| made.iter().filter(|(_, _, _, found, _)| wanted(found)).count();
+    let accepted = count(|outcome| matches!(outcome, Some(Outcome::Accepted(_))));
+    let failed = count(|outcome| *outcome == Some(Outcome::Failed));
+    let ids = match (made.first(), made.last()) {
+        (Some(first), Some(last)) => format!("{} to {}", first.2.id, last.2.id),
+        _ => String::new(),
+    };
+    let why = made.iter().find_map(|(_, _, _, _, why)| why.as_deref());
+    match (failed, why) {
+        (0, _) => format!("edits {accepted} times, {ids}"),
+        (_, Some(why)) => format!("edits {accepted} times, {ids}, and {failed} edits failed: {why}"),
+        _ => format!("edits {accepted} times, {ids}, and {failed} edits failed"),
+    }
+}
+
+fn in_words(faults: &crate::network::faults::Faults) -> String {
+    if *faults == crate::network::faults::Faults::default() {
+        return "good".into();
+    }
+    let all = format!("{faults:?}");
+    let told = all.trim_start_matches("Faults { ").trim_end_matches(" }").split(", ");
+    let wrong = told.filter(|part| !part.ends_with(": false") && !part.ends_with(": None") && !part.ends_with(": 0"));
+    wrong.collect::<Vec<_>>().join(", ").replace("Some(", "").replace(')', "")
+}

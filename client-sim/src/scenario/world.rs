@@ -1,0 +1,186 @@
+//! Everybody in a scenario, and what is known about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tempfile::TempDir;
+
+use super::actor::Actor;
+use super::clock::VirtualTime;
+use super::format::{Scenario, Step};
+use super::node::NodeActor;
+use super::server::ServerProcess;
+use super::store::Space;
+use super::timeline::Timeline;
+use super::{Figures, Setup, Verdict};
+use crate::network::{Link, Network};
+use crate::oracle::{Edit, Id, Kind, Ledger, Outcome, View};
+
+/// A running scenario.
+pub(super) struct World {
+    pub setup: Setup,
+    pub rng: StdRng,
+    pub time: VirtualTime,
+    pub timeline: Timeline,
+    pub network: Network,
+    pub links: Vec<Link>,
+    pub actors: Vec<Actor>,
+    pub nodes: Vec<NodeActor>,
+    /// Each device's disk.
+    pub spaces: Vec<Space>,
+    /// Devices whose disk is full.
+    pub full: BTreeSet<u32>,
+    /// Devices that are offline on purpose.
+    pub offline: BTreeSet<u32>,
+    /// `None`: the server is shared.
+    pub server: Option<ServerProcess>,
+    pub documents: Vec<String>,
+    pub ledgers: BTreeMap<String, Ledger>,
+    /// The last edit of each device.
+    pub numbers: Vec<u32>,
+    pub figures: Figures,
+    pub complaints: Vec<String>,
+    pub ends: Vec<(String, View)>,
+    /// Stores of devices and of the server. Removed last.
+    pub dir: TempDir,
+}
+
+impl World {
+    /// Starts everybody.
+    pub async fn new(scenario: &Scenario, setup: &Setup) -> Result<Self> {
+        let steps = || scenario.phase.iter().flat_map(|phase| &phase.step);
+        let touches_server = |step: &Step| matches!(step, Step::KillServer { .. } | Step::StartServer);
+        ensure!(setup.shared.is_none() || !steps().any(touches_server), "a shared server cannot be killed");
+        let dir = tempfile::Builder::new().prefix("syncline-sim-").tempdir()?;
+        let time = VirtualTime::default();
+        let network = Network::new(setup.seed);
+        let mut server = None;
+        match setup.shared {
+            Some(address) => network.set_server(Some(address)),
+            None => {
+                let mut own = ServerProcess::new(setup.program.clone(), dir.path().join("server"));
+                network.set_server(Some(own.start().await?));
+                server = Some(own);
+            }
+        }
+        let documents: Vec<String> =
+            (0..scenario.documents).map(|number| format!("{}document-{number}", setup.prefix)).collect();
+        let mut world = Self {
+            rng: StdRng::seed_from_u64(setup.seed),
+            timeline: Timeline::new(time.clone(), setup.aloud),
+            links: Vec::new(),
+            actors: Vec::new(),
+            nodes: Vec::new(),
+            spaces: Vec::new(),
+            full: BTreeSet::new(),
+            offline: BTreeSet::new(),
+            ledgers: documents.iter().map(|name| (name.clone(), Ledger::default())).collect(),
+            numbers: vec![0; scenario.everybody() as usize],
+            figures: Figures::default(),
+            complaints: Vec::new(),
+            ends: Vec::new(),
+            setup: setup.clone(),
+            time,
+            network,
+            server,
+            documents,
+            dir,
+        };
+        let can_fill = steps().any(|step| matches!(step, Step::Full { .. }));
+        for number in 0..scenario.everybody() {
+            let link = world.network.link(u64::from(number)).await?;
+            let url = link.url();
+            world.links.push(link);
+            if number >= scenario.devices {
+                let script = &world.setup.node_script;
+                world.nodes.push(NodeActor::start(number, script, &url, &world.documents)?);
+                continue;
+            }
+            let skew = scenario.clock.iter().find(|clock| clock.device == number).map_or(0, |clock| clock.skew.ms);
+            let space = Space::default();
+            world.spaces.push(space.clone());
+            let mut actor = Actor::new(
+                number,
+                world.directory(number),
+                url,
+                world.time.clock(skew),
+                can_fill.then_some(space),
+                world.documents.clone(),
+            );
+            actor.open(false).await?;
+            world.actors.push(actor);
+        }
+        Ok(world)
+    }
+
+    fn directory(&self, number: u32) -> PathBuf {
+        self.dir.path().join(format!("device-{number}"))
+    }
+
+    /// Draws a device's next edit, and where it happens.
+    pub fn draw_edit(&mut self, device: u32, kinds: &[Kind]) -> (String, Edit) {
+        let document = self.documents[self.rng.random_range(0..self.documents.len())].clone();
+        let kind = kinds[self.rng.random_range(0..kinds.len())];
+        let number = &mut self.numbers[device as usize];
+        *number += 1;
+        let edit = Edit { id: Id { device, number: *number }, kind, dice: self.rng.random() };
+        (document, edit)
+    }
+
+    /// Writes an edit into the ledger. `None`: there was nothing to do.
+    pub fn record(&mut self, document: &str, edit: Edit, outcome: Option<Outcome>) {
+        let Some(outcome) = outcome else { return };
+        match outcome {
+            Outcome::Accepted(_) => self.figures.edits += 1,
+            Outcome::Failed => self.figures.failed += 1,
+            Outcome::Unknown => {}
+        }
+        self.ledgers.entry(document.to_owned()).or_default().add(edit, outcome);
+    }
+
+    /// How every device stands with the server, for somebody who looks for a fault.
+    pub fn tell_states(&self) {
+        for actor in &self.actors {
+            for hand in self.documents.iter().filter_map(|document| actor.hand(document).ok()) {
+                self.tell(actor.number, &hand.status());
+            }
+        }
+    }
+
+    /// A line of the timeline about a device.
+    pub fn tell(&self, device: u32, what: &str) {
+        self.timeline.tell(&format!("device {device}"), what);
+    }
+
+    /// Ends everybody and says how it went.
+    pub async fn verdict(mut self) -> Verdict {
+        let alarms = self.actors.iter().flat_map(|actor| {
+            let number = actor.number;
+            actor.notes(|notes| notes.alarms.clone()).into_iter().map(move |alarm| format!("device {number}: {alarm}"))
+        });
+        self.complaints.extend(alarms.collect::<Vec<_>>());
+        let traffic = self.network.traffic();
+        self.figures.connections = traffic.connections;
+        self.figures.cuts = traffic.cuts;
+        self.figures.lost_answers = traffic.lost_answers;
+        self.figures.bytes = traffic.bytes_up + traffic.bytes_down;
+        let sent: u64 = self.actors.iter().map(|actor| actor.notes(|notes| notes.sent_entries)).sum();
+        self.figures.resends = sent.saturating_sub(self.figures.edits);
+        for actor in &mut self.actors {
+            actor.close().await;
+        }
+        if let Some(server) = &mut self.server {
+            if !self.complaints.is_empty() {
+                let log = server.log();
+                let worse = log.lines().filter(|line| !line.contains(" INFO ")).collect::<Vec<_>>().join("\n");
+                self.timeline.tell("server", &format!("its log, without what is usual:\n{worse}"));
+            }
+            // What remains is removed with the directory; an error here changes no verdict.
+            drop(server.kill().await);
+        }
+        Verdict { complaints: self.complaints, figures: self.figures, timeline: self.timeline.kept(), ends: self.ends }
+    }
+}

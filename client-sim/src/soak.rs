@@ -1,0 +1,126 @@
+//! `syncline-sim soak`: made-up scenarios, one after the other, for so many minutes or so many plans.
+//!
+//! Several plans share a server, with document names of their own; at the end of a batch the server is killed with
+//! signal 9, started again, and must still have what every plan left. Every fifth plan has a server for itself, and may
+//! kill it in the middle of things.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::task::JoinSet;
+
+use crate::oracle::{View, differences};
+use crate::scenario::server::ServerProcess;
+use crate::scenario::{self, Figures, Fresh, Scenario, Setup, Verdict, generate};
+
+/// Plans that share a server.
+const BATCH: u64 = 40;
+/// Of so many plans one has its own server.
+const PRIVATE_EVERY: u64 = 5;
+
+/// How much.
+#[derive(Debug, Clone, Copy)]
+pub struct Amount {
+    /// The seed of the first plan; the next one has the next.
+    pub first_seed: u64,
+    /// Ends after this time.
+    pub time: Duration,
+    /// Ends after so many plans.
+    pub plans: u64,
+    /// At once.
+    pub jobs: usize,
+}
+
+/// What a soak did.
+#[derive(Debug, Default)]
+pub struct Soaked {
+    /// Plans run.
+    pub plans: u64,
+    /// Everything together.
+    pub figures: Figures,
+    /// Plans that failed: seed, what is wrong, what happened.
+    pub failures: Vec<(u64, Vec<String>, String)>,
+}
+
+/// The scenario of a seed, and whether it has a server of its own. Nothing but the seed decides.
+pub fn plan(seed: u64) -> (Scenario, bool) {
+    let private = seed % PRIVATE_EVERY == 0;
+    (generate::generate(seed, private), private)
+}
+
+/// Runs plans.
+pub async fn soak(setup: &Setup, amount: Amount) -> Result<Soaked> {
+    let begin = Instant::now();
+    let next = Arc::new(AtomicU64::new(0));
+    let mut soaked = Soaked::default();
+    while next.load(Ordering::Relaxed) < amount.plans && begin.elapsed() < amount.time {
+        let until = (next.load(Ordering::Relaxed) + BATCH).min(amount.plans);
+        batch(setup, amount, begin, &next, until, &mut soaked).await?;
+        next.store(until, Ordering::Relaxed);
+    }
+    Ok(soaked)
+}
+
+async fn batch(
+    setup: &Setup,
+    amount: Amount,
+    begin: Instant,
+    next: &Arc<AtomicU64>,
+    until: u64,
+    soaked: &mut Soaked,
+) -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("syncline-soak-").tempdir()?;
+    let mut server = ServerProcess::new(setup.program.clone(), dir.path().join("server"));
+    let address = server.start().await?;
+    let mut workers = JoinSet::new();
+    for _ in 0..amount.jobs.max(1) {
+        let (setup, next) = (setup.clone(), Arc::clone(next));
+        workers.spawn(async move {
+            let mut done = Vec::new();
+            while begin.elapsed() < amount.time {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= until {
+                    break;
+                }
+                let seed = amount.first_seed + number;
+                done.push((seed, one(&setup, seed, Some(address)).await));
+            }
+            done
+        });
+    }
+    let mut left: Vec<(u64, String, View)> = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        for (seed, verdict) in done? {
+            let verdict = verdict.with_context(|| format!("seed {seed} could not be run"))?;
+            soaked.plans += 1;
+            soaked.figures += verdict.figures;
+            if !verdict.complaints.is_empty() {
+                soaked.failures.push((seed, verdict.complaints, verdict.timeline));
+            } else if !plan(seed).1 {
+                left.extend(verdict.ends.into_iter().map(|(document, view)| (seed, document, view)));
+            }
+        }
+    }
+    server.kill().await?;
+    let address = server.start().await?;
+    soaked.figures.restarts += 1;
+    for (seed, document, end) in left {
+        let view = Fresh::look(&format!("ws://{address}"), &document).await?;
+        let wrong = differences(&end, &view);
+        if !wrong.is_empty() {
+            soaked.failures.push((seed, wrong, "after the server of its batch was killed and came back".into()));
+        }
+    }
+    server.kill().await
+}
+
+/// Runs the plan of a seed. `shared`: the server of plans that have none of their own.
+pub async fn one(setup: &Setup, seed: u64, shared: Option<SocketAddr>) -> Result<Verdict> {
+    let (scenario, private) = plan(seed);
+    let shared = shared.filter(|_| !private);
+    let setup = Setup { seed, shared, prefix: format!("plan-{seed}-"), ..setup.clone() };
+    scenario::run(&scenario, &setup).await
+}

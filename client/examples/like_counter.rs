@@ -1,0 +1,58 @@
+//! Three people like a post, one of them without network: three likes, none lost and none counted twice.
+//!
+//! With a server running: `cargo run -p syncline-client --example like_counter -- [ws://127.0.0.1:1234]`
+#![allow(clippy::print_stdout, reason = "it tells a story")]
+
+use std::error::Error;
+use std::time::Duration;
+
+use syncline_client::{Device, DeviceConfig};
+
+/// The story.
+pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let home = tempfile::tempdir()?;
+    let open = |who: &str| Device::open(DeviceConfig::new(home.path().join(who), url));
+    let devices = [open("ana").await?, open("ben").await?, open("eve").await?];
+    let name = format!("post-{}", devices[0].id());
+    let mut posts = Vec::new();
+    for device in &devices {
+        posts.push(device.document(&name).await?);
+    }
+
+    devices[2].go_offline().await;
+    for post in &posts {
+        post.counter("likes").add(1).await?;
+    }
+    println!("All three like the post. Eve has no network and sees {} like.", posts[2].counter("likes").value().await?);
+    assert_eq!(posts[2].counter("likes").value().await?, 1);
+    for post in &posts[..2] {
+        let mut changes = post.watch();
+        while post.counter("likes").value().await? < 2 {
+            changes.changed().await?;
+        }
+    }
+    println!("Ana and Ben see 2.");
+
+    devices[2].go_online().await;
+    for post in &posts {
+        let mut changes = post.watch();
+        while post.counter("likes").value().await? < 3 {
+            changes.changed().await?;
+        }
+        post.wait_until_saved().await?;
+        assert_eq!(post.counter("likes").value().await?, 3);
+    }
+    println!("Eve is back: everyone sees 3.");
+
+    for device in devices {
+        device.close().await;
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let url = std::env::args().nth(1).unwrap_or_else(|| "ws://127.0.0.1:1234".to_owned());
+    let story = tokio::time::timeout(Duration::from_secs(30), run(&url));
+    story.await.map_err(|_| format!("no answer from {url}; is the server running?"))?
+}

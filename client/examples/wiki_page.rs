@@ -1,0 +1,76 @@
+//! A page that two people edit apart: its text comes together, of its two titles someone chooses.
+//!
+//! With a server running: `cargo run -p syncline-client --example wiki_page -- [ws://127.0.0.1:1234]`
+#![allow(clippy::print_stdout, reason = "it tells a story")]
+
+use std::error::Error;
+use std::time::Duration;
+
+use syncline_client::{Device, DeviceConfig};
+
+/// The story.
+pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let home = tempfile::tempdir()?;
+    let open = |author: &str| {
+        let directory = home.path().join(author);
+        Device::open(DeviceConfig { author: author.to_owned(), ..DeviceConfig::new(directory, url) })
+    };
+    let (laptop, phone) = (open("Ana").await?, open("Ben").await?);
+    let name = format!("page-{}", laptop.id());
+    let (ana, ben) = (laptop.document(&name).await?, phone.document(&name).await?);
+
+    ana.text_at("body").append("Sourdough needs time.").await?;
+    ana.choice("title").write("Bread".into()).await?;
+    let mut changes = ben.watch();
+    while ben.choice("title").current().await?.is_none() {
+        changes.changed().await?;
+    }
+    println!("Ana and Ben have the same page: \"Bread\". Both go offline.");
+
+    laptop.go_offline().await;
+    phone.go_offline().await;
+    ana.text_at("body").insert(0, "Flour, water, salt. ").await?;
+    ana.choice("title").write("Sourdough bread".into()).await?;
+    ben.text_at("body").append(" A day at least.").await?;
+    ben.choice("title").write("Slow bread".into()).await?;
+
+    laptop.go_online().await;
+    phone.go_online().await;
+    for page in [&ana, &ben] {
+        let mut changes = page.watch();
+        while page.choice("title").conflicts().await?.len() < 2 || page.text_at("body").len().await? < 57 {
+            changes.changed().await?;
+        }
+    }
+    let body = ana.text_at("body").to_string().await?;
+    println!("Back online, the text has come together: {body}");
+    assert_eq!(body, "Flour, water, salt. Sourdough needs time. A day at least.");
+
+    println!("The titles have not; both are kept, side by side:");
+    let titles = ben.choice("title").conflicts().await?;
+    for title in &titles {
+        println!("  {}: {}", title.signature.author, title.value.as_text().unwrap_or("?"));
+    }
+    let anas = titles.iter().find(|title| title.signature.author == "Ana").ok_or("Ana's title is kept")?;
+    ben.choice("title").choose(&anas.signature.id).await?;
+    for page in [&ana, &ben] {
+        let mut changes = page.watch();
+        while !page.choice("title").conflicts().await?.is_empty() {
+            changes.changed().await?;
+        }
+        let title = page.choice("title").current().await?.ok_or("there is a title")?;
+        assert_eq!(title.value, "Sourdough bread".into());
+    }
+    println!("Ben chooses Ana's, for both.");
+
+    phone.close().await;
+    laptop.close().await;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let url = std::env::args().nth(1).unwrap_or_else(|| "ws://127.0.0.1:1234".to_owned());
+    let story = tokio::time::timeout(Duration::from_secs(30), run(&url));
+    story.await.map_err(|_| format!("no answer from {url}; is the server running?"))?
+}

@@ -1,0 +1,216 @@
+//! PURE: stamps made by a wrong clock, moved to the right time before they are sent. Part of [`Core`].
+//!
+//! A device that was never online does not know how wrong its clock is. When it learns, what it wrote to latest-wins
+//! maps and has not sent yet carries stamps that would win, or lose, for as long as the clock was off. So the journal
+//! knows by which correction of the clock the queue was stamped; once the true one differs by more than
+//! [`MAX_DRIFT_MS`], one more edit moves those stamps, and nothing leaves the queue until that edit is on the device's
+//! disk. It goes out merged with what it corrects, as far as one batch holds it.
+
+use ulid::Ulid;
+use yrs::{Out, ReadTxn};
+
+use super::core::{Core, Outputs};
+use super::journal::Note;
+use super::queue::{Queue, State};
+use crate::types::clock::{MAX_DRIFT_MS, Stamp};
+use crate::types::lww_map::LwwMap;
+
+/// By which clock the queue was stamped, and what is known of the true one. Offsets are what to add to the device's.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Clock {
+    /// The queue's, as the journal has it.
+    queued_ms: i64,
+    /// The device's now.
+    now_ms: i64,
+    /// The newest edit that moved stamps, and the queue's offset before it.
+    moved: Option<(u128, i64)>,
+}
+
+impl Clock {
+    /// As the journal tells it.
+    pub(super) fn noted(offset_ms: i64) -> Self {
+        Self { queued_ms: offset_ms, now_ms: offset_ms, moved: None }
+    }
+
+    pub(super) fn note(&self) -> Note {
+        Note::Clock { offset_ms: self.queued_ms }
+    }
+
+    /// These entries never reached the device's disk.
+    pub(super) fn lost(&mut self, entries: &[u128]) {
+        if let Some((_, before_ms)) = self.moved.take_if(|(id, _)| entries.contains(id)) {
+            self.queued_ms = before_ms;
+        }
+    }
+
+    /// False while the queue holds stamps that are known to be wrong, or their correction is not stored.
+    pub(super) fn lets_send(&self, queue: &Queue) -> bool {
+        let storing = |id: u128| queue.iter().any(|entry| entry.id == id && matches!(entry.state, State::Storing(_)));
+        let wrong = self.is_off() && queue.has_edits();
+        !wrong && self.moved.is_none_or(|(id, _)| !storing(id))
+    }
+
+    fn is_off(&self) -> bool {
+        self.now_ms.abs_diff(self.queued_ms) > MAX_DRIFT_MS
+    }
+}
+
+impl Core {
+    /// The device's clock is to be corrected by `offset_ms`. To be told after loading, and whenever it changes; then
+    /// [`Core::correct_stamps`].
+    pub(crate) fn set_clock(&mut self, offset_ms: i64) {
+        self.clock.now_ms = offset_ms;
+    }
+
+    /// Moves the stamps of what is queued, if the clock was too wrong; the edit that does so is entry `id`.
+    pub(crate) fn correct_stamps(&mut self, device: Ulid, id: u128, at_ms: u64, out: &mut Outputs) {
+        let offset_ms = self.clock.now_ms;
+        if !self.clock.is_off() || !self.queue.has_edits() {
+            return;
+        }
+        let by_ms = offset_ms.saturating_sub(self.clock.queued_ms);
+        let (device, own) = (device.to_string(), self.unsaved_writes(device));
+        let moved = self.change(|txn| {
+            for (map, writes) in &own {
+                map.restamp(txn, &device, writes, by_ms);
+            }
+        });
+        if let Ok(((), Some(update))) = moved {
+            let note = Note::Restamp { offset_ms, id, at_ms, update: update.clone() };
+            self.enqueue(id, at_ms, update, note, out);
+            self.clock.moved = Some((id, self.clock.queued_ms));
+            self.clock.queued_ms = offset_ms;
+        } else {
+            // Nothing to move, or it cannot be moved: what is queued must not wait for ever.
+            self.clock.queued_ms = offset_ms;
+            self.note(self.clock.note(), out);
+        }
+    }
+
+    /// Before an edit: an empty queue is stamped by the clock as it is known now.
+    pub(super) fn note_clock(&mut self, out: &mut Outputs) {
+        if self.clock.queued_ms != self.clock.now_ms && !self.queue.has_edits() {
+            self.clock.queued_ms = self.clock.now_ms;
+            self.note(self.clock.note(), out);
+        }
+    }
+
+    /// This device's writes to latest-wins maps that the server is not known to have, by map.
+    fn unsaved_writes(&self, device: Ulid) -> Vec<(LwwMap, Vec<(String, Stamp)>)> {
+        // Without knowing what is saved nothing can be told apart.
+        let Ok(saved) = self.base_replica() else { return Vec::new() };
+        let device = device.to_string();
+        let roots: Vec<String> = self.replica.read(|txn| {
+            let sequences = txn.root_refs().filter(|(_, out)| matches!(out, Out::YArray(_) | Out::UndefinedRef(_)));
+            sequences.map(|(name, _)| name.to_owned()).collect()
+        });
+        let writes = |root: String| {
+            let map = LwwMap::new(root);
+            let mut own = self.replica.read(|txn| map.writes_of(txn, &device));
+            let known = saved.read(|txn| map.writes_of(txn, &device));
+            own.retain(|write| !known.contains(write));
+            (!own.is_empty()).then_some((map, own))
+        };
+        roots.into_iter().filter_map(writes).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncline_protocol::ids::Seq;
+
+    use super::super::core::Write;
+    use super::super::journal::Snapshot;
+    use super::*;
+    use crate::types::clock::{Hlc, stamp_of};
+    use crate::types::value::Value;
+
+    const DEVICE: Ulid = Ulid(7);
+    const NOW_MS: u64 = 1_790_000_000_000;
+    const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+    fn fresh() -> (Core, Outputs) {
+        (Core::load(Snapshot::default(), Vec::new(), Seq::ZERO).0, Outputs::default())
+    }
+
+    fn write(core: &mut Core, id: u128, at_ms: u64, key: &str, out: &mut Outputs) {
+        let mut hlc = Hlc::new(DEVICE.to_string());
+        let set = |txn: &mut yrs::TransactionMut<'_>| {
+            LwwMap::new("map").set(txn, &mut hlc, at_ms, key, &Value::Null).unwrap();
+        };
+        core.edit(id, at_ms, set, out).unwrap();
+    }
+
+    fn stamps(core: &Core) -> Vec<Stamp> {
+        core.read(|txn| LwwMap::new("map").winners(txn)).into_values().map(|entry| entry.stamp).collect()
+    }
+
+    /// The app is started anew: what was written to the journal is read.
+    fn restarted(out: Outputs, known_ms: i64) -> Core {
+        let notes: Vec<Note> = out
+            .writes
+            .into_iter()
+            .map(|write| match write {
+                Write::Note(note) => Note::decode(&note.encode()).unwrap(),
+                Write::Snapshot(_) => panic!("too little for a snapshot"),
+            })
+            .collect();
+        let last = Seq(notes.len() as u64);
+        let (mut core, problems) = Core::load(Snapshot::default(), notes, last);
+        assert!(problems.is_empty());
+        core.set_clock(known_ms);
+        core
+    }
+
+    #[test]
+    fn stamps_of_a_wrong_clock_are_moved_once_and_wait_for_that() {
+        let (mut core, mut out) = fresh();
+        write(&mut core, 1, NOW_MS, "a", &mut out);
+        core.stored(core.written(), &mut out);
+        assert!(core.clock.lets_send(&core.queue));
+        core.set_clock(DAY_MS);
+        assert!(!core.clock.lets_send(&core.queue), "known to be wrong");
+        core.correct_stamps(DEVICE, 2, NOW_MS, &mut out);
+        assert!(!core.clock.lets_send(&core.queue), "the correction is not stored");
+        core.stored(core.written(), &mut out);
+        assert!(core.clock.lets_send(&core.queue));
+        let right = stamp_of(NOW_MS.strict_add_signed(DAY_MS));
+        assert_eq!(stamps(&core), [right]);
+
+        write(&mut core, 3, NOW_MS.strict_add_signed(DAY_MS), "b", &mut out);
+        let mut core = restarted(out, DAY_MS);
+        let mut out = Outputs::default();
+        core.correct_stamps(DEVICE, 4, NOW_MS, &mut out);
+        assert!(out.writes.is_empty(), "corrected before");
+        assert_eq!(stamps(&core), [right, right + 1]);
+    }
+
+    #[test]
+    fn a_correction_that_was_not_stored_is_made_again() {
+        let (mut core, mut out) = fresh();
+        write(&mut core, 1, NOW_MS, "a", &mut out);
+        core.stored(core.written(), &mut out);
+        core.set_clock(-DAY_MS);
+        core.correct_stamps(DEVICE, 2, NOW_MS, &mut out);
+        core.storage_failed();
+        assert_eq!(stamps(&core), [stamp_of(NOW_MS)]);
+        assert!(!core.clock.lets_send(&core.queue));
+        core.correct_stamps(DEVICE, 3, NOW_MS, &mut out);
+        assert_eq!(stamps(&core), [stamp_of(NOW_MS.strict_add_signed(-DAY_MS))]);
+    }
+
+    #[test]
+    fn a_little_is_left_alone_and_what_is_saved_stays() {
+        let (mut core, mut out) = fresh();
+        write(&mut core, 1, NOW_MS, "saved", &mut out);
+        core.queue.save(1);
+        write(&mut core, 2, NOW_MS, "unsaved", &mut out);
+        core.stored(core.written(), &mut out);
+        core.set_clock(60_000);
+        core.correct_stamps(DEVICE, 3, NOW_MS, &mut out);
+        assert!(core.clock.lets_send(&core.queue));
+        core.set_clock(DAY_MS);
+        core.correct_stamps(DEVICE, 4, NOW_MS, &mut out);
+        assert_eq!(stamps(&core), [stamp_of(NOW_MS), stamp_of(NOW_MS.strict_add_signed(DAY_MS)) + 1]);
+    }
+}
