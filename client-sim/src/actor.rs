@@ -8,6 +8,7 @@
 //!                       Answered when the edit is on the device's disk
 //! offline, online       {"ok":true}
 //! state                 {"ok":true,"state":"<v1 update, hexadecimal>","sync":"Synced","synced":true,"queued":0}
+//! rebase, discard       {"ok":true}: after the server's history has changed, with or without what is queued
 //! saved                 {"ok":true,"saved":true}: the server has confirmed everything
 //! traffic               {"ok":true,"sent":{"bytes":0,"messages":0},"received":{...}}
 //! exit                  {"ok":true}, and the device is closed
@@ -118,6 +119,14 @@ async fn obey(device: &Device, document: &Document, line: &str) -> Result<Json> 
         }
         ["online"] => {
             device.go_online().await;
+            json!({ "ok": true })
+        }
+        ["rebase"] => {
+            document.rebase().await?;
+            json!({ "ok": true })
+        }
+        ["discard"] => {
+            document.discard().await?;
             json!({ "ok": true })
         }
         ["state"] => {
