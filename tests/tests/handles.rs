@@ -132,6 +132,9 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     let device = offline(dir.path(), "ws://127.0.0.1:1", 0).await;
     let document = device.document("d").await.unwrap();
     document.text_at("text").append("four").await.unwrap();
+    document.text_at("emoji").append("a\u{1f600}b").await.unwrap();
+    document.text_at("emoji").insert(1, "-").await.unwrap();
+    document.text_at("emoji").delete(1, 1).await.unwrap();
     document.xml("page").insert_text(&[0], "no element").await.unwrap();
     let before = document.state().await.unwrap();
     let too_large = Value::Integer(i64::MAX);
@@ -139,6 +142,8 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         document.text_at("text").insert(5, "x").await,
         document.text_at("text").delete(3, 2).await,
         document.text_at("text").delete(2, u32::MAX).await,
+        document.text_at("emoji").insert(2, "x").await,
+        document.text_at("emoji").delete(1, 1).await,
         document.list("list").remove(0).await,
         document.list("list").insert(1, 1.into()).await,
         document.list("list").push(too_large.clone()).await,
