@@ -111,9 +111,10 @@ fn meaning(name: &str, doc: &Doc) -> serde_json::Value {
     match name {
         "lww-map" => {
             let winners = LwwMap::new("settings").winners(&txn).into_iter().map(|(key, entry)| {
-                let shown = entry.value.as_ref().map_or_else(|| serde_json::json!({}), |shown| {
-                    serde_json::json!({ "value": value(shown) })
-                });
+                let shown = entry
+                    .value
+                    .as_ref()
+                    .map_or_else(|| serde_json::json!({}), |shown| serde_json::json!({ "value": value(shown) }));
                 let serde_json::Value::Object(mut object) = shown else { unreachable!() };
                 object.insert("stamp".to_owned(), entry.stamp.into());
                 object.insert("device".to_owned(), entry.device.into());
@@ -195,11 +196,8 @@ fn documents_that_npm_wrote_are_read_as_they_were_meant() {
 fn a_map_that_y_lwwmap_wrote_is_read_and_written_on() {
     let doc = load("lww-map.by-y-lwwmap.bin");
     let map = LwwMap::new("settings");
-    let shown: serde_json::Map<_, _> = map
-        .entries(&doc.transact())
-        .into_iter()
-        .map(|(key, value)| (key, value.to_json_value().unwrap()))
-        .collect();
+    let shown: serde_json::Map<_, _> =
+        map.entries(&doc.transact()).into_iter().map(|(key, value)| (key, value.to_json_value().unwrap())).collect();
     let expected = serde_json::json!({
         "theme": "dark", "n": -1.5, "list": [1, "two", null], "bytes": { "$bytes": "AAH/" }, "nested": "in a Y.Text",
     });

@@ -24,7 +24,7 @@ use super::status::{Event, SyncReport, SyncState};
 use super::sync::Link;
 
 /// Updates after the base that make a new base worth while.
-const COMPACT_UPDATES: usize = 500;
+const COMPACT_UPDATES: usize = if cfg!(test) { 8 } else { 500 };
 /// Bytes of them, when the base is not larger itself.
 const COMPACT_BYTES: usize = 256 * 1024;
 
@@ -158,7 +158,7 @@ impl Core {
         }
         let seq = self.note(Note::Edit { id, at_ms, update: update.clone() }, out);
         self.keep(update.clone(), Some(id));
-        self.queue.push(Queued { id, at_ms, what: What::Edit { update }, state: State::Storing(seq) });
+        self.queue.push(Queued::new(id, at_ms, What::Edit { update }, seq));
         Ok((result, Some(seq)))
     }
 
@@ -182,7 +182,7 @@ impl Core {
         let based_on = queued.or_else(|| self.replica.read(|txn| registers::version(txn, &register)));
         let proposed = Proposed { id, at_ms, register, based_on, author, value };
         let seq = self.note(Note::Proposal(proposed.clone()), out);
-        self.queue.push(Queued { id, at_ms, what: What::Proposal(proposed), state: State::Storing(seq) });
+        self.queue.push(Queued::new(id, at_ms, What::Proposal(proposed), seq));
         seq
     }
 
@@ -245,9 +245,7 @@ impl Core {
         out.writes.push(Write::Snapshot(self.snapshot()));
         // A snapshot is not reported as stored; a note behind it is.
         let behind = self.note(Note::StartOver, out);
-        for entry in self.queue.iter_mut().filter(|entry| entry.state == State::Pending) {
-            entry.state = State::Storing(behind);
-        }
+        self.queue.store_anew(behind);
     }
 
     /// Puts another base and queue in place of everything.
@@ -329,3 +327,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;
