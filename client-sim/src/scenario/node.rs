@@ -56,7 +56,7 @@ impl NodeActor {
             bail!("the scenario has npm clients, and there is no {}", script.display());
         }
         let mut command = Command::new("node");
-        let dialect = if number % 2 == 0 { "y-websocket" } else { "hocuspocus" };
+        let dialect = if number.is_multiple_of(2) { "y-websocket" } else { "hocuspocus" };
         command.arg(script).arg(url).args(documents).args(["--dialect", dialect]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot run node")?;
@@ -120,7 +120,7 @@ impl NodeActor {
 }
 
 fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
