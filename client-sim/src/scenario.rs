@@ -145,7 +145,7 @@ pub async fn run(scenario: &Scenario, setup: &Setup) -> Result<Verdict> {
     // A story that cannot go on is a finding, too: the timeline says how far it came.
     if let Err(error) = told.await {
         world.complaints.push(format!("{error:#}"));
-        world.tell_states();
+        world.tell_states().await;
     }
     Ok(world.verdict().await)
 }

@@ -47,7 +47,7 @@ pub struct Soaked {
 
 /// The scenario of a seed, and whether it has a server of its own. Nothing but the seed decides.
 pub fn plan(seed: u64) -> (Scenario, bool) {
-    let private = seed % PRIVATE_EVERY == 0;
+    let private = seed.is_multiple_of(PRIVATE_EVERY);
     (generate::generate(seed, private), private)
 }
 

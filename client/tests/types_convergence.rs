@@ -3,7 +3,7 @@
 //!
 //! A failing run prints its seed; `SYNCLINE_SEED=<seed>` runs that one alone.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -125,6 +125,9 @@ fn for_each_seed(run: impl Fn(u64)) {
     }
 }
 
+/// When and by which device; what.
+type Write = ((u64, String), Option<Value>);
+
 #[test]
 fn lww_map_shows_the_newest_write_of_every_key_on_all_replicas() {
     for_each_seed(|seed| {
@@ -133,7 +136,7 @@ fn lww_map_shows_the_newest_write_of_every_key_on_all_replicas() {
         let mut clocks: Vec<Hlc> = (0..net.docs.len()).map(|index| Hlc::new(format!("device {index}"))).collect();
         // Some clocks are days wrong; often several write in the same millisecond.
         let skews: Vec<u64> = clocks.iter().map(|_| [0, 0, 3, 200_000_000][net.below(4)]).collect();
-        let mut writes: BTreeMap<String, Vec<((u64, String), Option<Value>)>> = BTreeMap::new();
+        let mut writes: BTreeMap<String, Vec<Write>> = BTreeMap::new();
         for step in 0..40 {
             let at = net.below(net.docs.len());
             let (key, removes) = (["a", "b", "c"][net.below(3)].to_owned(), net.below(4) == 0);

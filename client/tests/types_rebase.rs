@@ -3,7 +3,7 @@
 //!
 //! A failing run prints its seed; `SYNCLINE_SEED=<seed>` runs that one alone.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

@@ -37,13 +37,6 @@ pub struct Faults {
     pub lost_answer_percent: u8,
 }
 
-impl Faults {
-    /// Only one thing wrong: the plug is out, and nobody noticed.
-    pub fn partition() -> Self {
-        Self { stall_up: true, stall_down: true, ..Self::default() }
-    }
-}
-
 /// What one connection is in for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fate {

@@ -22,11 +22,11 @@ pub const MAP: &str = "map";
 /// A list of ids.
 pub const LIST: &str = "list";
 /// A counter.
-pub const COUNTER: &str = "counter";
+pub const COUNTER: &str = "tally";
 /// Keys that are written over.
-pub const LAST: &str = "last";
+pub const LAST: &str = "settings";
 /// Writes that were not superseded.
-pub const CHOICE: &str = "choice";
+pub const CHOICE: &str = "title";
 
 /// Keys in [`LAST`].
 const LAST_KEYS: u64 = 3;

@@ -200,7 +200,11 @@ async fn listen(document: String, mut events: Events, notes: Arc<Mutex<Notes>>) 
             Event::HistoryChanged { was, now } => notes.alarms.push(format!("the history changed: {was:?}, {now:?}")),
             Event::Deleted => notes.alarms.push("the document was deleted".into()),
             Event::Lagged(count) => notes.alarms.push(format!("{count} events were missed here")),
-            Event::Changed | Event::Saved { .. } | Event::Decided { .. } | Event::StorageFailed(_) => {}
+            Event::Changed
+            | Event::Saved { .. }
+            | Event::Decided { .. }
+            | Event::StorageFailed(_)
+            | Event::ClockCorrected { .. } => {}
         }
     }
 }

@@ -1,7 +1,5 @@
 //! A scenario as written: TOML, `scenarios/*.toml`. Also what `soak` makes up, so that a plan that failed can be shown.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -134,6 +132,16 @@ pub enum Step {
     },
     /// Other network faults, instead of those there were.
     Network(Network),
+    /// Nothing passes, and nobody is told.
+    Partition {
+        /// Who.
+        who: Who,
+    },
+    /// What waited in a partition goes on.
+    Heal {
+        /// Who.
+        who: Who,
+    },
     /// Connections are reset.
     Cut {
         /// Who.
@@ -328,13 +336,6 @@ impl From<Span> for String {
     }
 }
 
-impl Span {
-    /// As a duration; a negative one is none.
-    pub fn duration(self) -> Duration {
-        Duration::from_millis(self.ms.max(0).unsigned_abs())
-    }
-}
-
 impl Scenario {
     /// Reads a scenario.
     pub fn parse(text: &str) -> Result<Self> {
@@ -389,9 +390,14 @@ impl Step {
             | Step::Open { who }
             | Step::Full { who }
             | Step::Freed { who }
+            | Step::Partition { who }
+            | Step::Heal { who }
             | Step::Cut { who } => Some(who),
             Step::Network(network) => Some(&network.who),
             Step::Pass { .. } | Step::KillServer { .. } | Step::StartServer | Step::Synced => None,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

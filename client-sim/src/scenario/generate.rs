@@ -41,7 +41,7 @@ pub fn generate(seed: u64, private: bool) -> Scenario {
         about: format!("made up from seed {seed}"),
         devices,
         nodes: 0,
-        documents: 1,
+        documents: if rng.random_bool(0.2) { 2 } else { 1 },
         clock,
         phase: vec![Phase { name: "anything".into(), repeat: 1, step }],
     }
@@ -69,14 +69,17 @@ fn happen(rng: &mut StdRng, devices: u32, private: bool, step: &mut Vec<Step>) {
                 step.push(Step::Open { who });
             }
         }
-        52..60 => step.push(Step::Cut { who }),
-        60..85 => step.push(Step::Network(network(rng, who))),
+        52..58 => step.push(Step::Cut { who }),
+        58..62 => step.push(Step::Partition { who }),
+        62..64 => step.push(Step::Heal { who }),
+        64..85 => step.push(Step::Network(network(rng, who))),
         85..88 if private => {
             step.push(Step::KillServer { after_bytes: rng.random_bool(0.5).then_some(Count(1, 400)) });
             step.push(edit(rng, Who::Word(Word::Some), 2));
             step.push(Step::StartServer);
         }
-        88..90 => {
+        88..90 => step.extend([Step::KillProcess { who: who.clone(), after: Count(0, 8) }, Step::Open { who }]),
+        90..93 => {
             step.push(Step::Full { who: who.clone() });
             step.push(edit(rng, who.clone(), 1));
             step.push(Step::Freed { who });

@@ -1,7 +1,8 @@
 //! The Rust half of an actor with an npm client: a `node` process that speaks lines.
 //!
-//! It is started as `node SCRIPT URL DOCUMENT...` and gets one command a line: `edit KIND ID DICE DOCUMENT`, `offline`,
-//! `online`, `state DOCUMENT`. It answers every command, in order, with one line of JSON:
+//! It is started as `node tests/node/support/scenario-actor.mjs URL DOCUMENT... --dialect DIALECT` and gets one command a
+//! line: `edit KIND ID DICE DOCUMENT`, `offline`, `online`, `state DOCUMENT`. Its kinds are ours, but for the last three:
+//! `counter`, `lww` and `version` are what we call count, last and choice, and it makes no proposals. It answers every command, in order, with one line of JSON:
 //!
 //! ```text
 //! edit     {"ok": true, "replaced": ["d0-1"]}, {"ok": true} when nothing was replaced, {"ok": true, "nothing": true}
@@ -21,7 +22,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::oracle::{Edit, Outcome, View};
+use crate::oracle::{Edit, Kind, Outcome, View};
 
 /// Longest wait for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -55,7 +56,8 @@ impl NodeActor {
             bail!("the scenario has npm clients, and there is no {}", script.display());
         }
         let mut command = Command::new("node");
-        command.arg(script).arg(url).args(documents);
+        let dialect = if number.is_multiple_of(2) { "y-websocket" } else { "hocuspocus" };
+        command.arg(script).arg(url).args(documents).args(["--dialect", dialect]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot run node")?;
         let commands = child.stdin.take().context("node without an input")?;
@@ -79,7 +81,15 @@ impl NodeActor {
 
     /// Edits; see [`super::actor::Hand::edit`].
     pub async fn edit(&mut self, edit: Edit, document: &str) -> Result<(Option<Outcome>, Option<String>)> {
-        let answer = self.ask(&format!("edit {} {} {} {document}", edit.kind, edit.id, edit.dice)).await?;
+        // Its script makes plain entries of the first two names, too.
+        let kind = match edit.kind {
+            Kind::Count => "counter".to_owned(),
+            Kind::Last => "lww".to_owned(),
+            Kind::Choice => "version".to_owned(),
+            Kind::Proposal => return Ok((None, None)),
+            other => other.to_string(),
+        };
+        let answer = self.ask(&format!("edit {kind} {} {} {document}", edit.id, edit.dice)).await?;
         if !answer.ok {
             return Ok((Some(Outcome::Failed), Some(answer.error)));
         }
@@ -110,7 +120,7 @@ impl NodeActor {
 }
 
 fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
@@ -119,7 +129,7 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oracle::{Id, Kind};
+    use crate::oracle::Id;
 
     #[test]
     fn hexadecimal_is_read() {

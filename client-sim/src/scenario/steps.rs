@@ -73,6 +73,18 @@ impl World {
                     self.links[device as usize].set(faults.clone());
                 }
             }
+            Step::Partition { who } => {
+                for device in self.draw(who) {
+                    self.tell(device, "is partitioned from the server, and not told");
+                    self.links[device as usize].partition(true);
+                }
+            }
+            Step::Heal { who } => {
+                for device in self.draw(who) {
+                    self.tell(device, "is no longer partitioned");
+                    self.links[device as usize].partition(false);
+                }
+            }
             Step::Cut { who } => {
                 for device in self.draw(who) {
                     self.tell(device, "is cut off");

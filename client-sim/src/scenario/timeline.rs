@@ -1,7 +1,6 @@
 //! What happened, when in virtual time, to whom: printed at once, or kept for when it fails.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use super::clock::VirtualTime;
@@ -27,7 +26,7 @@ impl Timeline {
             drop(writeln!(std::io::stdout().lock(), "{at}  {who:<8}  {what}"));
         } else {
             let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(writeln!(lines, "{at}  {who:<8}  {what}"));
+            lines.push_str(&format!("{at}  {who:<8}  {what}\n"));
         }
     }
 

@@ -15,9 +15,9 @@ use super::node::NodeActor;
 use super::server::ServerProcess;
 use super::store::Space;
 use super::timeline::Timeline;
-use super::{Figures, Setup, Verdict};
+use super::{Figures, Fresh, Setup, Verdict};
 use crate::network::{Link, Network};
-use crate::oracle::{Edit, Id, Kind, Ledger, Outcome, View};
+use crate::oracle::{Edit, Id, Kind, Ledger, Outcome, View, check, differences};
 
 /// A running scenario.
 pub(super) struct World {
@@ -142,10 +142,25 @@ impl World {
     }
 
     /// How every device stands with the server, for somebody who looks for a fault.
-    pub fn tell_states(&self) {
-        for actor in &self.actors {
-            for hand in self.documents.iter().filter_map(|document| actor.hand(document).ok()) {
+    pub async fn tell_states(&self) {
+        for document in &self.documents {
+            let server = self.network.server();
+            let at_server = match server {
+                Some(address) => Fresh::look(&format!("ws://{address}"), document).await.ok(),
+                None => None,
+            };
+            if let Some(view) = &at_server {
+                let found = check(&self.ledgers[document], view);
+                self.timeline.tell("server", &format!("against the ledger: {}", found.join("; ")));
+                self.timeline.tell("server", &format!("has {:?}", view.state_vector));
+            }
+            for actor in &self.actors {
+                let Ok(hand) = actor.hand(document) else { continue };
                 self.tell(actor.number, &hand.status());
+                let Ok(view) = hand.view().await else { continue };
+                self.tell(actor.number, &format!("has {:?}", view.state_vector));
+                let equal = at_server.as_ref().is_none_or(|server| differences(server, &view).is_empty());
+                self.tell(actor.number, if equal { "holds what the server holds" } else { "differs from the server" });
             }
         }
     }

@@ -33,7 +33,11 @@ impl Text {
     /// See [`super`].
     pub async fn append(&self, text: &str) -> Result<(), EditError> {
         let appended = text.to_owned();
-        self.0.edit(move |name, txn| Ok(txn.get_or_insert_text(name).push(txn, &appended))).await
+        let change = move |name: &str, txn: &mut yrs::TransactionMut<'_>| {
+            txn.get_or_insert_text(name).push(txn, &appended);
+            Ok(())
+        };
+        self.0.edit(change).await
     }
 
     /// Deletes `len` units from `index` on.
@@ -79,6 +83,14 @@ impl Text {
     /// See [`super`].
     pub async fn to_string(&self) -> Result<String, EditError> {
         self.0.read(|name, txn| txn.get_text(name).map_or(String::new(), |text| text.get_string(txn))).await
+    }
+
+    /// True if there is nothing in it.
+    ///
+    /// # Errors
+    /// See [`super`].
+    pub async fn is_empty(&self) -> Result<bool, EditError> {
+        Ok(self.len().await? == 0)
     }
 
     /// Its length in UTF-16 code units.

@@ -2,7 +2,7 @@
 //!
 //! The CRDT merges everything anyhow; this says where it had to decide.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use yrs::{Doc, Transact};
@@ -164,9 +164,11 @@ impl Found {
         for range in meeting(changed(mine), changed(theirs)) {
             self.push(Place::Elements(range), false);
         }
+        let (ours, others) = (by_id(mine), by_id(theirs));
         for (index, shared) in base.iter().enumerate() {
             let Some(shared) = shared.shared() else { continue };
-            let (Some(ours), Some(others)) = (find(mine, &shared.id), find(theirs, &shared.id)) else { continue };
+            let id = shared.id.as_str();
+            let (Some(ours), Some(others)) = (ours.get(id), others.get(id)) else { continue };
             if !same(shared, ours) && !same(shared, others) {
                 self.path.push(Step::Index(index as u32));
                 self.shared([shared, ours, others]);
@@ -176,8 +178,8 @@ impl Found {
     }
 }
 
-fn find<'a>(side: &'a [Node], id: &str) -> Option<&'a Shared> {
-    side.iter().filter_map(Node::shared).find(|shared| shared.id == id)
+fn by_id(nodes: &[Node]) -> HashMap<&str, &Shared> {
+    nodes.iter().filter_map(Node::shared).map(|shared| (shared.id.as_str(), shared)).collect()
 }
 
 fn span(range: &Range<usize>) -> Range<u32> {

@@ -280,6 +280,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_over_is_gone_from_the_document() {
+        let doc = Doc::with_client_id(1);
+        for number in 1..=2 * MAX_OVER as u64 {
+            register().write(&mut doc.transact_mut(), &(number as i64).into(), &sign(number, "ann")).unwrap();
+        }
+        let txn = doc.transact();
+        assert_eq!(txn.get_map("title").unwrap().len(&txn), 1);
+        let [version] = register().versions(&txn).try_into().unwrap();
+        assert_eq!(version.value, (2 * MAX_OVER as i64).into());
+        assert_eq!(version.over.len(), MAX_OVER);
+        assert_eq!(version.over.last(), Some(&sign(2 * MAX_OVER as u64 - 1, "").id), "the newest are named");
+    }
+
+    #[test]
     fn what_cannot_be_written_changes_nothing() {
         let doc = Doc::with_client_id(1);
         let mut txn = doc.transact_mut();

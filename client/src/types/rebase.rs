@@ -12,7 +12,7 @@
 
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use yrs::branch::BranchPtr;
@@ -250,9 +250,9 @@ impl Work<'_, '_> {
                 Who::Nobody | Who::Theirs | Who::Alike => at += stands.len() as u32,
                 Who::Mine => {
                     // What we removed and they changed inside stays.
-                    for (node, stood) in their_nodes.iter().zip(&before[base.clone()]) {
-                        let kept = mine.clone().any(|index| is[index] == element_key(&was, before, stood));
-                        if node.print() != stood.print() && !kept {
+                    for (node, index) in their_nodes.iter().zip(base) {
+                        let kept = is[mine.clone()].contains(&was[index]);
+                        if node.print() != before[index].print() && !kept {
                             self.conflict(None, Some(node.to_value()));
                             at += 1;
                         } else {
@@ -290,11 +290,14 @@ impl Work<'_, '_> {
 
     /// Goes into the elements that all three have.
     fn nested(&mut self, [before, ours, theirs]: [&[Node]; 3], [was, is, other]: [&[String]; 3]) {
+        let (is, other) = (places(is), places(other));
         for (index, node) in before.iter().enumerate().filter(|(_, node)| node.shared().is_some()) {
-            let find = |keys: &[String]| keys.iter().position(|key| *key == was[index]);
-            let Some(mine) = find(is).map(|at| &ours[at]).filter(|mine| mine.print() != node.print()) else { continue };
+            let key = was[index].as_str();
+            let Some(mine) = is.get(key).map(|at| &ours[*at]).filter(|mine| mine.print() != node.print()) else {
+                continue;
+            };
             self.path.push(Step::Index(index as u32));
-            let stands = find(other).map(|at| &theirs[at]);
+            let stands = other.get(key).map(|at| &theirs[*at]);
             if !stands.is_some_and(|stands| self.descend(Some(node), mine, stands)) {
                 self.conflict(Some(mine.to_value()), stands.map(Node::to_value));
                 self.skip();
@@ -312,25 +315,33 @@ impl Work<'_, '_> {
 /// the content that we gave it, or its place among what both have tells which it is.
 fn their_keys([before, ours, theirs]: [&[Node]; 3], was: &[String], is: &[String]) -> Vec<String> {
     let mut keys = element_keys(before, theirs);
+    let (of_base, of_mine): (HashSet<&String>, HashSet<&String>) = (was.iter().collect(), is.iter().collect());
+    let mut taken: HashSet<String> = keys.iter().cloned().collect();
+    let kept = ours.iter().zip(is).filter(|(node, key)| node.shared().is_some() && of_base.contains(key));
+    let given: HashMap<String, &String> = kept.map(|(node, key)| (node.print(), key)).collect();
     for (index, node) in theirs.iter().enumerate().filter(|(_, node)| node.shared().is_some()) {
-        if !was.contains(&keys[index]) {
-            let text = node.print();
-            let done = ours.iter().zip(is).find(|(ours, key)| was.contains(key) && ours.print() == text);
-            if let Some((_, key)) = done.filter(|(_, key)| !keys.contains(key)) {
-                keys[index] = key.clone();
-            }
+        let key = given.get(&node.print()).filter(|key| !of_base.contains(&keys[index]) && !taken.contains(**key));
+        if let Some(key) = key {
+            keys[index] = (*key).clone();
+            taken.insert((*key).clone());
         }
     }
     for hunk in hunks(was, &keys) {
         let kind = |node: &Node| node.shared().map(|shared| shared.kind.clone());
+        let mut kinds: Vec<Kind> = Vec::new();
         for of in before[hunk.old.clone()].iter().filter_map(kind) {
+            if !kinds.contains(&of) {
+                kinds.push(of);
+            }
+        }
+        for of in kinds {
             let places = |nodes: &[Node], range: &Range<usize>| -> Vec<usize> {
                 range.clone().filter(|index| kind(&nodes[*index]).as_ref() == Some(&of)).collect()
             };
             let olds = places(before, &hunk.old);
             // What we have made new, and they too, is none of the base.
             let mut news = places(theirs, &hunk.new);
-            news.retain(|index| !is.contains(&keys[*index]));
+            news.retain(|index| !of_mine.contains(&keys[*index]));
             if olds.len() == news.len() {
                 for (old, new) in olds.into_iter().zip(news) {
                     keys[new] = was[old].clone();
@@ -341,8 +352,8 @@ fn their_keys([before, ours, theirs]: [&[Node]; 3], was: &[String], is: &[String
     keys
 }
 
-fn element_key<'a>(keys: &'a [String], nodes: &[Node], node: &Node) -> &'a str {
-    nodes.iter().position(|other| std::ptr::eq(other, node)).map_or("", |index| keys[index].as_str())
+fn places(keys: &[String]) -> HashMap<&str, usize> {
+    keys.iter().enumerate().map(|(index, key)| (key.as_str(), index)).collect()
 }
 
 fn token_keys(tokens: &[Token]) -> Vec<&str> {

@@ -3,7 +3,7 @@
 //! A document loaded from updates does not know the types of its roots; so every shared type is read as what it is
 //! underneath: entries by key, and a sequence. What an unknown sequence is shows in its content: text if it holds any.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 use yrs::branch::{Branch, BranchPtr};
@@ -302,8 +302,8 @@ fn cut(run: &mut (String, Vec<Rc<Formats>>), tokens: &mut Vec<Token>) {
 /// The elements of three arrays as comparable texts. A nested type is itself wherever its id is the same; in a history
 /// that shares no ids it is the one of the base with the same content.
 pub(super) fn element_keys(base: &[Node], other: &[Node]) -> Vec<String> {
-    let ids: Vec<&str> = base.iter().filter_map(Node::shared).map(|shared| shared.id.as_str()).collect();
-    let same_history = other.iter().filter_map(Node::shared).any(|shared| ids.contains(&shared.id.as_str()));
+    let ids: HashSet<&str> = base.iter().filter_map(Node::shared).map(|shared| shared.id.as_str()).collect();
+    let same_history = other.iter().filter_map(Node::shared).any(|shared| ids.contains(shared.id.as_str()));
     let mut by_content: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     if !same_history {
         for shared in base.iter().rev().filter_map(Node::shared) {
@@ -311,7 +311,7 @@ pub(super) fn element_keys(base: &[Node], other: &[Node]) -> Vec<String> {
         }
     }
     let key = |node: &Node| match node {
-        Node::Shared(shared) if same_history && ids.contains(&shared.id.as_str()) => format!("id {}", shared.id),
+        Node::Shared(shared) if same_history && ids.contains(shared.id.as_str()) => format!("id {}", shared.id),
         Node::Shared(shared) => match by_content.get_mut(&shared.print()).and_then(Vec::pop) {
             Some(id) => format!("id {id}"),
             None => shared.print(),

@@ -49,7 +49,7 @@ fn a_removal_is_a_write_like_any_other() {
 #[test]
 fn ties_go_to_the_greater_device() {
     let [one, two] = [2, 1].map(Doc::with_client_id);
-    map().set(&mut one.transact_mut(), &mut Hlc::new("device-a"), NOW, "k", &"a".into()).unwrap();
+    map().set(&mut one.transact_mut(), &mut Hlc::new("device-a"), NOW, "k", &"z".into()).unwrap();
     map().set(&mut two.transact_mut(), &mut Hlc::new("device-b"), NOW, "k", &"b".into()).unwrap();
     exchange(&one, &two);
     assert_eq!(map().get(&one.transact(), "k"), Some("b".into()));
