@@ -1,6 +1,10 @@
 //! Versioned registers as a document holds them: written by the server only, read here. SPEC.md, "Versioned registers".
 
+use syncline_protocol::limits::{
+    MAX_REGISTER_AUTHOR_BYTES, MAX_REGISTER_NAME_BYTES, MAX_REGISTER_VALUE_BYTES, MAX_VALUE_DEPTH,
+};
 use syncline_protocol::native::Version;
+use syncline_protocol::update::{ScanLimits, scan_value};
 use yrs::encoding::read::Cursor;
 use yrs::{Any, ReadTxn};
 
@@ -18,6 +22,22 @@ pub(crate) fn version(txn: &impl ReadTxn, name: &str) -> Option<Version> {
     let state = state(txn, name)?;
     let id = ulid::Ulid::from_string(&state.id).ok()?;
     Some(Version { number: state.version, id: id.0 })
+}
+
+/// Whether any server takes such a write; `Err`: why not.
+pub(crate) fn check(register: &str, author: &str, value: &[u8]) -> Result<(), String> {
+    for (what, len, limit) in [
+        ("name", register.len(), MAX_REGISTER_NAME_BYTES),
+        ("author", author.len(), MAX_REGISTER_AUTHOR_BYTES),
+        ("value", value.len(), MAX_REGISTER_VALUE_BYTES),
+    ] {
+        if len > limit {
+            return Err(format!("a register's {what} is longer than {limit} bytes"));
+        }
+    }
+    // In the document it lies one level deeper.
+    let limits = ScanLimits { value_depth: MAX_VALUE_DEPTH - 1, ..ScanLimits::default() };
+    scan_value(value, &limits).map(drop).map_err(|error| error.to_string())
 }
 
 /// A register as the wire has it (scanned).
