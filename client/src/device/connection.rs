@@ -7,16 +7,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::native::{self, Channel, ToClient, ToServer};
+use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::Command;
 use super::net::{Net, NetEvent};
 use super::task::Task;
-use crate::backoff::Advice;
+use super::{Command, DeviceError};
+use crate::backoff::{Advice, BackoffConfig};
+use crate::document::Event;
 use crate::stock::driver::Connection;
 
-/// After which a document that the server closed is opened again.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// When a document that the server closed is opened again.
+pub(super) const REOPEN: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 
 impl Task {
     pub(super) fn connect(&mut self) {
@@ -77,9 +79,9 @@ impl Task {
                     native::VERSION
                 ));
             }
-            self.backoff.succeeded();
             self.set_clock(time_ms).await;
             let limit = usize::try_from(max_message_bytes).unwrap_or(usize::MAX);
+            self.server_limit = Some(limit);
             for open in self.documents.values_mut() {
                 open.core.set_limit(limit);
             }
@@ -89,7 +91,14 @@ impl Task {
         let Some(name) = self.channels.get(&channel).cloned() else { return Ok(()) };
         let now_ms = self.now_ms();
         let Some(open) = self.documents.get_mut(&name) else { return Ok(()) };
-        let heard = open.core.received(&message, frame.len(), now_ms, &mut open.out);
+        if let Err(error) = open.core.received(&message, frame.len(), now_ms, &mut open.out) {
+            warn!(document = %name, %error, "what the server says of this document cannot be used; asking again later");
+            open.core.leave(now_ms, &mut open.out);
+        }
+        if open.out.events.iter().any(|event| matches!(event, Event::Synced(_))) {
+            self.backoff.succeeded();
+            open.backoff.succeeded();
+        }
         let reopen = open.core.wants_reopening();
         if matches!(message, ToClient::Closed { .. }) || reopen {
             open.channel = None;
@@ -99,13 +108,15 @@ impl Task {
             self.reopen_later(&name);
         }
         self.flush(&name).await;
-        heard.map_err(|error| format!("document {name}: {error}"))
+        Ok(())
     }
 
-    fn reopen_later(&self, name: &DocumentName) {
+    fn reopen_later(&mut self, name: &DocumentName) {
+        let Some(open) = self.documents.get_mut(name) else { return };
+        let Advice::RetryAfter(wait) = open.backoff.ended(None, rand::random()) else { return };
         let (commands, document) = (self.commands.clone(), name.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(REOPEN_AFTER.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+            tokio::time::sleep(wait).await;
             if let Some(commands) = commands.upgrade() {
                 // The device may have been closed meanwhile.
                 drop(commands.send(Command::Reopen { document }).await);
@@ -120,7 +131,9 @@ impl Task {
         }
         let (token, now_ms) = (self.config.token.clone().unwrap_or_default(), self.now_ms());
         let channel = self.take_channel(name);
+        let limit = self.server_limit;
         if let Some(open) = self.documents.get_mut(name)
+            && let () = limit.map_or((), |limit| open.core.set_limit(limit))
             && open.core.connected(channel, name.as_str(), &token, now_ms, &mut open.out)
         {
             open.channel = Some(channel);
@@ -135,6 +148,23 @@ impl Task {
         self.next_channel += 1;
         self.channels.insert(channel, name.clone());
         channel
+    }
+
+    /// Told when the server's history is on the device's disk with what was queued upon it, or when that failed.
+    pub(super) async fn rebase(&mut self, name: &DocumentName, reply: oneshot::Sender<Result<(), DeviceError>>) {
+        let (token, is_up) = (self.config.token.clone().unwrap_or_default(), matches!(self.net, Net::Up(_)));
+        let channel = self.take_channel(name);
+        let Some(open) = self.documents.get_mut(name) else { return };
+        if is_up && open.core.begin_rebase(channel, name.as_str(), &token, &mut open.out) {
+            open.channel = Some(channel);
+            open.rebasing = Some(reply);
+        } else {
+            self.channels.remove(&channel);
+            let why = if is_up { "the history has not changed, or is being fetched" } else { "there is no connection" };
+            // Whoever asked may have gone.
+            drop(reply.send(Err(DeviceError::Refused(why.into()))));
+        }
+        self.flush(name).await;
     }
 
     pub(super) async fn retry_refused(&mut self) {

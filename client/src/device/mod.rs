@@ -195,6 +195,7 @@ pub(crate) enum Command {
     },
     Rebase {
         document: DocumentName,
+        reply: oneshot::Sender<Result<(), DeviceError>>,
     },
     /// Opens it at the server again, if it is not.
     Reopen {

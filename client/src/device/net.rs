@@ -18,6 +18,8 @@ pub(super) enum Net {
     Off,
     Connecting(Connecting),
     Up(Box<Up>),
+    /// Given up by us, for this reason; not yet told.
+    GivenUp(String),
     Waiting(Pin<Box<Sleep>>),
     /// The server said that coming back cannot help.
     Stopped,
@@ -65,6 +67,7 @@ impl Net {
                 wait.as_mut().await;
                 NetEvent::TryAgain
             }
+            Net::GivenUp(reason) => NetEvent::Ended(std::mem::take(reason), None),
             Net::Up(up) => up.next().await,
         }
     }

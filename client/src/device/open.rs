@@ -4,15 +4,18 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use syncline_log::{DocumentLog, Record, Snapshot, Stored};
+use syncline_log::{DocumentLog, Record, Snapshot, StoreError, Stored};
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Channel;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use ulid::Ulid;
 
+use super::DeviceError;
+use super::connection::REOPEN;
+use crate::backoff::Backoff;
 use crate::document::core::{Core, Outputs, Write};
 use crate::document::journal::{self, Note};
-use crate::document::{DocumentStatus, Event, Stamp, SyncReport};
+use crate::document::{DocumentStatus, Event, Stamp, SyncReport, SyncState};
 use crate::types::clock::Hlc;
 
 /// Events kept for slow readers of a stream.
@@ -58,6 +61,12 @@ pub(super) struct Open {
     pub(super) report: Arc<Mutex<Option<SyncReport>>>,
     problems: Vec<String>,
     pub(super) failed: bool,
+    /// Which journal: others' reports are not for this one.
+    pub(super) journal: u64,
+    /// When to open it again after the server closed it.
+    pub(super) backoff: Backoff,
+    /// Who waits for the new history.
+    pub(super) rebasing: Option<oneshot::Sender<Result<(), DeviceError>>>,
 }
 
 /// What a journal holds, read back. Notes that cannot be read are told and left out.
@@ -102,6 +111,9 @@ impl Open {
             report: Arc::default(),
             problems,
             failed: false,
+            journal: 0,
+            backoff: Backoff::new(REOPEN),
+            rebasing: None,
         }
     }
 
@@ -169,9 +181,27 @@ impl Open {
         self.log.append(records).await;
     }
 
+    /// Answers who waits for a rebase, when there is an answer.
+    fn answer_rebase(&mut self, sync: &SyncState) {
+        let Some(reply) = self.rebasing.take_if(|_| !self.core.is_rebasing()) else { return };
+        let failure = match sync {
+            SyncState::HistoryChanged => DeviceError::HistoryChanged,
+            SyncState::Deleted => DeviceError::Deleted,
+            _ => {
+                let done = move |stored: Result<(), String>| {
+                    drop(reply.send(stored.map_err(|why| DeviceError::Store(StoreError::Io(why)))));
+                };
+                return self.waiting.push_back((self.core.written(), Box::new(done)));
+            }
+        };
+        // Whoever asked may have gone.
+        drop(reply.send(Err(failure)));
+    }
+
     /// Tells those who watch.
     pub(super) fn publish(&mut self) {
         let status = self.core.status();
+        self.answer_rebase(&status.sync);
         for event in std::mem::take(&mut self.out.events) {
             if let (Event::Synced(_), Ok(mut report)) = (&event, self.report.lock()) {
                 *report = self.core.last_report().cloned();

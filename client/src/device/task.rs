@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use syncline_log::{Durable, Log, SledStore, Store, StoreError};
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::native::{Channel, ToServer};
+use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 use ulid::Ulid;
@@ -28,7 +28,8 @@ use crate::stock::driver::Connection;
 /// Reports of the journal that may wait for the task.
 const PROGRESS_QUEUE: usize = 1024;
 
-type Progress = (DocumentName, Durable);
+/// Of this journal of this document.
+type Progress = (DocumentName, u64, Durable);
 
 pub(super) struct Task {
     pub(super) config: DeviceConfig,
@@ -42,6 +43,8 @@ pub(super) struct Task {
     pub(super) commands: mpsc::WeakSender<Command>,
     pub(super) progress: mpsc::Receiver<Progress>,
     pub(super) report_progress: mpsc::Sender<Progress>,
+    /// Journals begun: what an earlier one reports is not taken for the present one.
+    journals: u64,
     pub(super) connection: watch::Sender<Connection>,
     pub(super) traffic: Arc<Counters>,
     pub(super) documents: HashMap<DocumentName, Open>,
@@ -50,6 +53,8 @@ pub(super) struct Task {
     pub(super) backoff: Backoff,
     pub(super) next_channel: Channel,
     pub(super) channels: HashMap<Channel, DocumentName>,
+    /// The largest message that the server takes, once it has said so.
+    pub(super) server_limit: Option<usize>,
 }
 
 async fn open_store(config: &DeviceConfig) -> Result<Arc<dyn Store>, DeviceError> {
@@ -87,6 +92,7 @@ impl Task {
             commands,
             progress,
             report_progress,
+            journals: 0,
             connection,
             traffic,
             documents: HashMap::new(),
@@ -95,6 +101,7 @@ impl Task {
             backoff: Backoff::new(config.backoff),
             next_channel: 0,
             channels: HashMap::new(),
+            server_limit: None,
             config,
         })
     }
@@ -119,7 +126,9 @@ impl Task {
                     None => return self.close().await,
                     Some(command) => self.obey(command).await,
                 },
-                Some((document, durable)) = self.progress.recv() => self.progressed(&document, durable).await,
+                Some((document, journal, durable)) = self.progress.recv() => {
+                    self.progressed(&document, journal, durable).await;
+                }
                 event = self.net.next() => self.net_event(event).await,
             }
         }
@@ -148,15 +157,7 @@ impl Task {
                     }
                 }
             }
-            Command::Rebase { document } => {
-                let channel = self.take_channel(&document);
-                let token = self.config.token.clone().unwrap_or_default();
-                if let Some(open) = self.documents.get_mut(&document).filter(|_| matches!(self.net, Net::Up(_))) {
-                    open.channel = Some(channel);
-                    open.core.begin_rebase(channel, document.as_str(), &token, &mut open.out);
-                }
-                self.flush(&document).await;
-            }
+            Command::Rebase { document, reply } => self.rebase(&document, reply).await,
             Command::Reopen { document } => self.join(&document).await,
             Command::Device { change, done } => {
                 self.change(change).await;
@@ -177,7 +178,7 @@ impl Task {
             }
             Change::GoOnline => {
                 self.online = true;
-                if !matches!(self.net, Net::Up(_)) {
+                if !matches!(self.net, Net::Up(_) | Net::GivenUp(_)) {
                     self.connect();
                 }
             }
@@ -193,8 +194,9 @@ impl Task {
 
     async fn open_document(&mut self, name: DocumentName) -> Result<Document, DeviceError> {
         if !self.documents.contains_key(&name) {
-            let open = self.read_document(&name).await?;
-            self.watch(&name, &open.log);
+            let mut open = self.read_document(&name).await?;
+            open.journal = self.watch(&name, &open.log);
+            self.last_id = self.last_id.max(open.core.newest_id());
             self.documents.insert(name.clone(), open);
             self.correct_stamps(&name);
             self.flush(&name).await;
@@ -241,16 +243,19 @@ impl Task {
         Ok(open)
     }
 
-    /// Lets the journal's progress come in beside commands and messages.
-    fn watch(&self, name: &DocumentName, log: &syncline_log::DocumentLog) {
+    /// Lets the journal's progress come in beside commands and messages, under this number.
+    fn watch(&mut self, name: &DocumentName, log: &syncline_log::DocumentLog) -> u64 {
+        self.journals += 1;
+        let journal = self.journals;
         let (mut watch, name, report) = (log.watch(), name.clone(), self.report_progress.clone());
         tokio::spawn(async move {
             while let Some(durable) = watch.changed().await {
-                if report.send((name.clone(), durable)).await.is_err() {
+                if report.send((name.clone(), journal, durable)).await.is_err() {
                     return;
                 }
             }
         });
+        journal
     }
 
     async fn close_document(&mut self, name: &DocumentName) {
@@ -265,9 +270,9 @@ impl Task {
         }
     }
 
-    async fn progressed(&mut self, name: &DocumentName, durable: Durable) {
+    async fn progressed(&mut self, name: &DocumentName, journal: u64, durable: Durable) {
         let why = self.log.failed().map(|error| error.to_string());
-        let Some(open) = self.documents.get_mut(name) else { return };
+        let Some(open) = self.documents.get_mut(name).filter(|open| open.journal == journal) else { return };
         open.stored(durable.upto);
         if durable.failed {
             open.storage_failed(&why.unwrap_or_else(|| "the device's store was closed".into()));
@@ -277,21 +282,30 @@ impl Task {
 
     /// After a storage error: opens the store again, and writes everything that is in memory into it.
     async fn store_again(&mut self) -> Result<(), DeviceError> {
-        let Some(error) = self.log.failed() else { return Ok(()) };
-        debug!(%error, "the device's store failed; opening it again");
-        for open in self.documents.values_mut() {
-            open.storage_failed(&error.to_string());
+        if let Some(error) = self.log.failed() {
+            debug!(%error, "the device's store failed; opening it again");
+            for open in self.documents.values_mut() {
+                open.storage_failed(&error.to_string());
+            }
+            self.log.close().await;
+            self.log = Log::start(open_store(&self.config).await?);
         }
-        self.log.close().await;
-        self.log = Log::start(open_store(&self.config).await?);
-        let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
-        for name in names {
-            let stored = self.log.load(&name).await?;
+        let failed = |(name, open): (&DocumentName, &Open)| open.failed.then(|| name.clone());
+        for name in self.documents.iter().filter_map(failed).collect::<Vec<_>>() {
+            let stored = match self.log.load(&name).await {
+                // All of it is in memory.
+                Err(StoreError::Damaged { .. }) => {
+                    self.log.delete(&name).await?;
+                    None
+                }
+                loaded => loaded?,
+            };
             let last = stored.as_ref().map_or(Seq::ZERO, |stored| stored.last());
             let log = self.log.document(name.clone(), journal_epoch(stored.as_ref()), last);
-            self.watch(&name, &log);
+            let journal = self.watch(&name, &log);
             if let Some(open) = self.documents.get_mut(&name) {
                 open.storage_is_back(log, last);
+                open.journal = journal;
             }
             self.correct_stamps(&name);
             self.flush(&name).await;
@@ -322,12 +336,13 @@ impl Task {
         });
         if up.socket.queue(counted).is_err() {
             // It takes nothing: a new connection starts from what is stored.
-            self.net = Net::wait(Duration::ZERO);
+            self.net = Net::GivenUp("the server takes no more".into());
         }
     }
 
     pub(super) fn now_ms(&self) -> u64 {
-        self.config.clock.now_ms().saturating_add_signed(self.identity.clock_offset_ms)
+        // A journal holds no larger number. Clocks may say anything, servers too.
+        self.config.clock.now_ms().saturating_add_signed(self.identity.clock_offset_ms).min(MAX_SAFE_INTEGER)
     }
 
     pub(super) fn stamp(&mut self) -> Stamp {
@@ -347,8 +362,8 @@ impl Task {
         self.net.leave().await;
         self.log.close().await;
         // What the journal said last.
-        while let Ok((name, durable)) = self.progress.try_recv() {
-            self.progressed(&name, durable).await;
+        while let Ok((name, journal, durable)) = self.progress.try_recv() {
+            self.progressed(&name, journal, durable).await;
         }
         self.show(Connection::Closed);
     }

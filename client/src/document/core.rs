@@ -12,13 +12,13 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
+use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 use syncline_protocol::native::{Cursor, Version};
 use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, scan_update};
 use syncline_replica::{CrdtError, Replica};
 use thiserror::Error;
 use yrs::TransactionMut;
 
-use super::batch::MAX_BATCH_BYTES;
 use super::clock::Clock;
 use super::journal::{Note, Proposed, Snapshot};
 use super::queue::{Queue, Queued, State, What};
@@ -30,6 +30,9 @@ use super::sync::Link;
 const COMPACT_UPDATES: usize = if cfg!(test) { 8 } else { 500 };
 /// Bytes of them, when the base is not larger itself.
 const COMPACT_BYTES: usize = 256 * 1024;
+
+/// What a message takes beside a change, at most.
+const MESSAGE_OVERHEAD_BYTES: usize = 32;
 
 /// Why a change was not made. The document is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -96,8 +99,8 @@ pub(crate) struct Core {
     pub(super) saved: u64,
     pub(super) remote_changes: u64,
     pub(super) report: Option<SyncReport>,
-    /// The server's limit, or ours.
-    pub(super) max_batch_bytes: usize,
+    /// The largest message that the server takes, as far as known.
+    pub(super) max_message_bytes: usize,
     pub(super) clock: Clock,
 }
 
@@ -118,7 +121,7 @@ impl Core {
             saved: 0,
             remote_changes: 0,
             report: None,
-            max_batch_bytes: MAX_BATCH_BYTES,
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             clock: Clock::default(),
         };
         for note in snapshot.notes.into_iter().chain(notes) {
@@ -145,6 +148,11 @@ impl Core {
     /// The newest note handed to the journal.
     pub(crate) fn written(&self) -> Seq {
         self.written
+    }
+
+    /// The newest id in the queue: later entries' are above it.
+    pub(crate) fn newest_id(&self) -> u128 {
+        self.queue.iter().map(|entry| entry.id).max().unwrap_or(0)
     }
 
     /// The next sync goes by state vectors.
@@ -185,9 +193,14 @@ impl Core {
         if update[..] == EMPTY_UPDATE {
             return Ok((result, None));
         }
-        if let Err(error) = scan_update(&update, &ScanLimits::default()) {
+        let limit = self.max_message_bytes.saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        let scanned = match scan_update(&update, &ScanLimits::default()) {
+            Ok(_) if update.len() > limit => Err(format!("it has {} bytes, a message at most {limit}", update.len())),
+            scanned => scanned.map(drop).map_err(|error| error.to_string()),
+        };
+        if let Err(error) = scanned {
             self.rebuild();
-            return Err(Rejected::TooMuch(error.to_string()));
+            return Err(Rejected::TooMuch(error));
         }
         Ok((result, Some(update)))
     }
@@ -210,7 +223,8 @@ impl Core {
         author: String,
         value: Bytes,
         out: &mut Outputs,
-    ) -> Seq {
+    ) -> Result<Seq, Rejected> {
+        registers::check(&register, &author, &value).map_err(Rejected::TooMuch)?;
         let queued = self.queue.iter().rev().find_map(|entry| match &entry.what {
             What::Proposal(before) if before.register == register && !matches!(entry.state, State::Refused { .. }) => {
                 Some(Version { number: before.based_on.map_or(1, |version| version.number + 1), id: before.id })
@@ -221,7 +235,7 @@ impl Core {
         let proposed = Proposed { id, at_ms, register, based_on, author, value };
         let seq = self.note(Note::Proposal(proposed.clone()), out);
         self.queue.push(Queued::new(id, at_ms, What::Proposal(proposed), seq));
-        seq
+        Ok(seq)
     }
 
     /// Everything up to this note is on the device's disk.

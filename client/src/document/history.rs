@@ -13,6 +13,11 @@ use super::sync::{Fault, Link, bad};
 use crate::types::rebase::rebase;
 
 impl Core {
+    /// True while the new history is being fetched.
+    pub(crate) fn is_rebasing(&self) -> bool {
+        self.link.is_rebasing()
+    }
+
     /// Fetches the new history, onto which the queue is put. False when there is nothing to do.
     pub(crate) fn begin_rebase(&mut self, channel: Channel, name: &str, token: &str, out: &mut Outputs) -> bool {
         if self.sync != SyncState::HistoryChanged || self.link.is_rebasing() {

@@ -186,7 +186,10 @@ impl Document {
         let register = register.to_owned();
         let work = move |step: &mut Step<'_>| {
             let stamp = step.stamp.clone();
-            let seq = step.core.propose(stamp.id.0, stamp.at_ms, register, stamp.author, bytes, step.out);
+            let seq = match step.core.propose(stamp.id.0, stamp.at_ms, register, stamp.author, bytes, step.out) {
+                Ok(seq) => seq,
+                Err(rejected) => return drop(reply.send(Err(EditError::Rejected(rejected.to_string())))),
+            };
             let done = move |stored: Result<(), String>| {
                 drop(reply.send(stored.map(|()| stamp.id).map_err(EditError::Storage)));
             };
@@ -288,10 +291,9 @@ impl Document {
     /// # Errors
     /// When the history has not changed, or the connection or the device's disk fails meanwhile.
     pub async fn rebase(&self) -> Result<(), DeviceError> {
-        let mut status = self.status.clone();
-        self.commands.send(Command::Rebase { document: self.name.clone() }).await?;
-        let found = status.wait_for(|status| status.sync != SyncState::HistoryChanged).await;
-        found.map(drop).map_err(|_| DeviceError::Closed)
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Rebase { document: self.name.clone(), reply }).await?;
+        answer.await.map_err(|_| DeviceError::Closed)?
     }
 
     /// Forgets what the server has not confirmed, and takes its history as it is.

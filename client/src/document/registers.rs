@@ -1,12 +1,54 @@
-//! Versioned registers as a document holds them: written by the server only, read here. SPEC.md, "Versioned registers".
+//! PURE: versioned registers as a document holds them: decided by the server, read here. Part of [`Core`]. SPEC.md, "Versioned registers".
 
+use syncline_protocol::limits::{
+    MAX_REGISTER_AUTHOR_BYTES, MAX_REGISTER_NAME_BYTES, MAX_REGISTER_VALUE_BYTES, MAX_VALUE_DEPTH,
+};
 use syncline_protocol::native::Version;
+use syncline_protocol::update::{ScanLimits, scan_value};
+use ulid::Ulid;
 use yrs::encoding::read::Cursor;
 use yrs::{Any, ReadTxn};
 
+use super::core::{Core, Outputs};
+use super::journal::Note;
+use super::queue::What;
+use super::status::Event;
+use super::sync::{Fault, bad};
 use crate::types::register::RegisterState;
 use crate::types::registers;
 use crate::types::value::Value;
+
+impl Core {
+    /// The server decided on a proposal: it leaves the queue.
+    pub(super) fn decided(
+        &mut self,
+        batch: u64,
+        accepted: bool,
+        register: &[u8],
+        out: &mut Outputs,
+    ) -> Result<(), Fault> {
+        let current = if register.is_empty() {
+            None
+        } else {
+            scan_value(register, &ScanLimits::STORED).map_err(bad)?;
+            from_bytes(register).map_err(bad)?
+        };
+        for id in self.queue.find_batch(batch) {
+            let Some(entry) = self.queue.remove(id) else { continue };
+            let What::Proposal(proposed) = entry.what else { continue };
+            self.note(Note::Decided { id }, out);
+            self.saved += u64::from(accepted);
+            out.events.push(Event::Decided {
+                entry: Ulid(id),
+                accepted,
+                register: proposed.register,
+                current: current.clone(),
+                mine: value(&proposed.value),
+            });
+        }
+        Ok(())
+    }
+}
 
 /// The register as the server decided last.
 pub(crate) fn state(txn: &impl ReadTxn, name: &str) -> Option<RegisterState> {
@@ -16,8 +58,24 @@ pub(crate) fn state(txn: &impl ReadTxn, name: &str) -> Option<RegisterState> {
 /// Which version a write made now is based on.
 pub(crate) fn version(txn: &impl ReadTxn, name: &str) -> Option<Version> {
     let state = state(txn, name)?;
-    let id = ulid::Ulid::from_string(&state.id).ok()?;
+    let id = Ulid::from_string(&state.id).ok()?;
     Some(Version { number: state.version, id: id.0 })
+}
+
+/// Whether any server takes such a write; `Err`: why not.
+pub(crate) fn check(register: &str, author: &str, value: &[u8]) -> Result<(), String> {
+    for (what, len, limit) in [
+        ("name", register.len(), MAX_REGISTER_NAME_BYTES),
+        ("author", author.len(), MAX_REGISTER_AUTHOR_BYTES),
+        ("value", value.len(), MAX_REGISTER_VALUE_BYTES),
+    ] {
+        if len > limit {
+            return Err(format!("a register's {what} is longer than {limit} bytes"));
+        }
+    }
+    // In the document it lies one level deeper.
+    let limits = ScanLimits { value_depth: MAX_VALUE_DEPTH - 1, ..ScanLimits::default() };
+    scan_value(value, &limits).map(drop).map_err(|error| error.to_string())
 }
 
 /// A register as the wire has it (scanned).

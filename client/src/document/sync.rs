@@ -5,10 +5,10 @@
 //! into few messages, and changes come in. The first `Durable` after that says: in step.
 
 use bytes::Bytes;
-use syncline_protocol::close::may_reconnect;
+use syncline_protocol::close::{Close, may_reconnect};
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Channel, Cursor, Resume, ToClient, ToServer};
-use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan_value};
+use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update};
 use syncline_replica::{HeldLimits, Taken};
 use thiserror::Error;
 use ulid::Ulid;
@@ -16,8 +16,7 @@ use ulid::Ulid;
 use super::batch::{self, MAX_BATCH_BYTES, MAX_IN_FLIGHT};
 use super::core::{Core, Origin, Outputs};
 use super::journal::Note;
-use super::queue::{State, What};
-use super::registers;
+use super::queue::State;
 use super::report::Apart;
 use super::status::{Event, SyncReport, SyncState};
 
@@ -99,7 +98,7 @@ impl Core {
 
     /// The largest message that the server takes.
     pub(crate) fn set_limit(&mut self, max_message_bytes: usize) {
-        self.max_batch_bytes = MAX_BATCH_BYTES.min(max_message_bytes / 2);
+        self.max_message_bytes = max_message_bytes;
     }
 
     pub(super) fn open(
@@ -332,36 +331,16 @@ impl Core {
         }
     }
 
-    fn decided(&mut self, batch: u64, accepted: bool, register: &[u8], out: &mut Outputs) -> Result<(), Fault> {
-        let current = if register.is_empty() {
-            None
-        } else {
-            scan_value(register, &ScanLimits::STORED).map_err(bad)?;
-            registers::from_bytes(register).map_err(bad)?
-        };
-        for id in self.queue.find_batch(batch) {
-            let Some(entry) = self.queue.remove(id) else { continue };
-            let What::Proposal(proposed) = entry.what else { continue };
-            self.note(Note::Decided { id }, out);
-            self.saved += u64::from(accepted);
-            out.events.push(Event::Decided {
-                entry: Ulid(id),
-                accepted,
-                register: proposed.register,
-                current: current.clone(),
-                mine: registers::value(&proposed.value),
-            });
-        }
-        Ok(())
-    }
-
     fn closed(&mut self, code: u16, reason: &str, out: &mut Outputs) {
+        let was_rebasing = self.link.is_rebasing();
         self.link = Link::Shut;
         self.queue.connection_lost();
         self.sent_again(false);
-        if code == syncline_protocol::close::Close::DocumentDeleted.code() {
+        if code == Close::DocumentDeleted.code() {
             self.sync = SyncState::Deleted;
             out.events.push(Event::Deleted);
+        } else if was_rebasing {
+            // As before.
         } else if may_reconnect(code) {
             // The caller opens it again in a while.
             self.link = Link::Down;
@@ -385,18 +364,23 @@ impl Core {
             if oldest.is_some_and(|oldest| joining.last_batch - oldest >= MAX_IN_FLIGHT) {
                 return;
             }
-            let Some(batch) = batch::next(&self.queue, joining.server_has.as_deref(), self.max_batch_bytes) else {
-                return;
-            };
-            joining.last_batch += 1;
-            let (channel, number) = (joining.channel, joining.last_batch);
-            if !joining.in_step {
+            let most = MAX_BATCH_BYTES.min(self.max_message_bytes / 2);
+            let Some(batch) = batch::next(&self.queue, joining.server_has.as_deref(), most) else { return };
+            let (channel, number) = (joining.channel, joining.last_batch + 1);
+            let frame = batch.frame(channel, number);
+            let is_too_large = frame.len() > self.max_message_bytes;
+            joining.last_batch = number;
+            if !joining.in_step && !is_too_large {
                 joining.report.sent_entries += batch.entries.len() as u64;
             }
             for entry in self.queue.iter_mut().skip(batch.entries.start).take(batch.entries.len()) {
                 entry.state = State::Sent(number);
             }
-            let frame = batch.frame(channel, number);
+            if is_too_large {
+                let close = Close::MessageTooLarge { limit_bytes: self.max_message_bytes };
+                self.refused(number, close.code(), &close.reason(), out);
+                continue;
+            }
             self.count_and_push(frame, out);
         }
     }

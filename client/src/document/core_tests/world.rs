@@ -324,7 +324,7 @@ impl World {
         let device = &mut self.devices[at];
         device.storage_is_back();
         let value = registers::encode(&yrs::Any::from("x"));
-        device.core.propose(u128::from(self.next), 5, "status".into(), "Ana".into(), value, &mut device.out);
+        device.core.propose(u128::from(self.next), 5, "status".into(), "Ana".into(), value, &mut device.out).unwrap();
         self.next += 1;
         device.flush();
     }
