@@ -228,8 +228,8 @@ impl Core {
             return;
         }
         let in_queue = self.queue.ids();
-        let is_unsaved = |update: &Update| update.edit.is_some_and(|id| in_queue.contains(&id));
-        let (unsaved, saved): (Vec<_>, Vec<_>) = self.updates.iter().cloned().partition(is_unsaved);
+        let is_unsaved = |update: &&Update| update.edit.is_some_and(|id| in_queue.contains(&id));
+        let unsaved: Vec<Update> = self.updates.iter().filter(is_unsaved).cloned().collect();
         let Ok(base) = self.base_replica() else { return };
         let Ok(encoded) = base.encode() else { return };
         // Others built on an edit of ours whose acknowledgement is still on its way: later.

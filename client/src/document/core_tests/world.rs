@@ -211,9 +211,9 @@ impl Server {
     pub(super) fn crash(&mut self, devices: &mut [Device]) {
         self.records.truncate(self.durable);
         self.replica = Replica::load(self.records.iter().cloned()).unwrap();
-        for device in 0..devices.len() {
-            self.leave(device);
-            devices[device].cut();
+        for (at, device) in devices.iter_mut().enumerate() {
+            self.leave(at);
+            device.cut();
         }
     }
 
