@@ -248,7 +248,12 @@ impl Task {
         self.journals += 1;
         let journal = self.journals;
         let (mut watch, name, report) = (log.watch(), name.clone(), self.report_progress.clone());
+        // The store may have failed again already: that is no change to watch for.
+        let begins = log.durable();
         tokio::spawn(async move {
+            if begins.failed && report.send((name.clone(), journal, begins)).await.is_err() {
+                return;
+            }
             while let Some(durable) = watch.changed().await {
                 if report.send((name.clone(), journal, durable)).await.is_err() {
                     return;

@@ -262,13 +262,13 @@ impl Core {
         if self.updates.len() < COMPACT_UPDATES && self.update_bytes < COMPACT_BYTES.max(self.base.len()) {
             return;
         }
-        let in_queue = self.queue.ids();
-        let is_unsaved = |update: &Update| !self.is_at_the_server(update, &in_queue);
-        let (unsaved, saved): (Vec<_>, Vec<_>) = self.updates.iter().cloned().partition(is_unsaved);
         // Offline nothing is saved: the queue is what it is.
-        if saved.len() < unsaved.len() {
+        if self.updates.len() < 2 * self.queue.len() {
             return;
         }
+        let in_queue = self.queue.ids();
+        let is_unsaved = |update: &&Update| !self.is_at_the_server(update, &in_queue);
+        let unsaved: Vec<Update> = self.updates.iter().filter(is_unsaved).cloned().collect();
         let Ok(base) = self.base_replica() else { return };
         let Ok(encoded) = base.encode() else { return };
         // Others built on an edit of ours whose acknowledgement is still on its way: later.

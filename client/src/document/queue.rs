@@ -6,6 +6,7 @@
 //! Invariant: entries are sent in the order of the queue, so what lies before a saved edit and was not refused is saved.
 
 use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
@@ -73,9 +74,30 @@ impl Queued {
     }
 }
 
+/// How many entries are in which state; kept, because a long queue is not to be counted at every edit.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Counts {
+    pub(crate) storing: u64,
+    pub(crate) pending: u64,
+    pub(crate) sent: u64,
+    pub(crate) refused: u64,
+}
+
+impl Counts {
+    fn add(&mut self, state: &State) {
+        match state {
+            State::Storing(_) => self.storing += 1,
+            State::Pending => self.pending += 1,
+            State::Sent(_) => self.sent += 1,
+            State::Refused { .. } => self.refused += 1,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     entries: VecDeque<Queued>,
+    counts: Counts,
 }
 
 impl Queue {
@@ -83,8 +105,27 @@ impl Queue {
         self.entries.iter()
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queued> {
-        self.entries.iter_mut()
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// These are on their way, in this batch.
+    pub(crate) fn send(&mut self, entries: Range<usize>, batch: u64) {
+        for entry in self.entries.range_mut(entries) {
+            entry.state = State::Sent(batch);
+        }
+        self.recount();
+    }
+
+    fn recount(&mut self) {
+        self.counts = Counts::default();
+        for entry in &self.entries {
+            self.counts.add(&entry.state);
+        }
     }
 
     pub(crate) fn ids(&self) -> HashSet<u128> {
@@ -92,11 +133,8 @@ impl Queue {
     }
 
     pub(crate) fn push(&mut self, entry: Queued) {
+        self.counts.add(&entry.state);
         self.entries.push_back(entry);
-    }
-
-    pub(crate) fn count(&self, is: impl Fn(&State) -> bool) -> u64 {
-        self.entries.iter().filter(|entry| is(&entry.state)).count() as u64
     }
 
     pub(crate) fn has_edits(&self) -> bool {
@@ -105,9 +143,18 @@ impl Queue {
 
     /// Everything up to this record of the journal is on the device's disk.
     pub(crate) fn stored(&mut self, upto: Seq) {
-        for entry in &mut self.entries {
-            if matches!(entry.state, State::Storing(seq) if seq <= upto) {
+        let mut left = self.counts.storing;
+        // Mostly the newest.
+        for entry in self.entries.iter_mut().rev() {
+            if left == 0 {
+                break;
+            }
+            let State::Storing(seq) = entry.state else { continue };
+            left -= 1;
+            if seq <= upto {
                 (entry.state, entry.accepted) = (State::Pending, true);
+                self.counts.storing -= 1;
+                self.counts.pending += 1;
             }
         }
     }
@@ -116,6 +163,7 @@ impl Queue {
     pub(crate) fn take_unstored(&mut self) -> Vec<Queued> {
         let (lost, kept) = std::mem::take(&mut self.entries).into_iter().partition(|entry| !entry.accepted);
         self.entries = kept;
+        self.recount();
         Vec::from_iter::<VecDeque<_>>(lost)
     }
 
@@ -126,6 +174,7 @@ impl Queue {
                 entry.state = State::Storing(seq);
             }
         }
+        self.recount();
     }
 
     pub(crate) fn connection_lost(&mut self) {
@@ -134,6 +183,7 @@ impl Queue {
                 entry.state = State::Pending;
             }
         }
+        self.recount();
     }
 
     /// The newest edit of this connection's batches up to `batch`.
@@ -158,6 +208,7 @@ impl Queue {
             }
         }
         self.entries = kept;
+        self.recount();
         saved
     }
 
@@ -165,6 +216,7 @@ impl Queue {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
             entry.state = State::Refused { code, reason: reason.to_owned() };
         }
+        self.recount();
     }
 
     /// What was refused waits again, in its place: only while nothing is on its way, or an ack of what follows would be
@@ -175,12 +227,15 @@ impl Queue {
             entry.state = State::Pending;
             any = true;
         }
+        self.recount();
         any
     }
 
     pub(crate) fn remove(&mut self, id: u128) -> Option<Queued> {
         let at = self.entries.iter().position(|entry| entry.id == id)?;
-        self.entries.remove(at)
+        let removed = self.entries.remove(at);
+        self.recount();
+        removed
     }
 
     pub(crate) fn find_batch(&self, batch: u64) -> Vec<u128> {

@@ -373,9 +373,7 @@ impl Core {
             if !joining.in_step && !is_too_large {
                 joining.report.sent_entries += batch.entries.len() as u64;
             }
-            for entry in self.queue.iter_mut().skip(batch.entries.start).take(batch.entries.len()) {
-                entry.state = State::Sent(number);
-            }
+            self.queue.send(batch.entries.clone(), number);
             if is_too_large {
                 let close = Close::MessageTooLarge { limit_bytes: self.max_message_bytes };
                 self.refused(number, close.code(), &close.reason(), out);

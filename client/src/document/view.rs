@@ -16,13 +16,14 @@ impl Core {
     }
 
     pub(crate) fn status(&self) -> DocumentStatus {
+        let counts = self.queue.counts();
         DocumentStatus {
             sync: self.sync.clone(),
             read_only: matches!(&self.link, Link::Up(joining) if joining.read_only),
-            pending: self.queue.count(|state| matches!(state, State::Pending | State::Storing(_))),
-            sent: self.queue.count(|state| matches!(state, State::Sent(_))),
+            pending: counts.pending + counts.storing,
+            sent: counts.sent,
             saved: self.saved,
-            refused: self.queue.count(|state| matches!(state, State::Refused { .. })),
+            refused: counts.refused,
             remote_changes: self.remote_changes,
             cursor: self.in_step.map(|(cursor, _)| cursor),
         }
