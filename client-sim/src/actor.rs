@@ -8,6 +8,7 @@
 //!                       Answered when the edit is on the device's disk
 //! offline, online       {"ok":true}
 //! state                 {"ok":true,"state":"<v1 update, hexadecimal>","sync":"Synced","synced":true,"queued":0}
+//! rebase, discard       {"ok":true}: after the server's history has changed, with or without what is queued
 //! saved                 {"ok":true,"saved":true}: the server has confirmed everything
 //! traffic               {"ok":true,"sent":{"bytes":0,"messages":0},"received":{...}}
 //! exit                  {"ok":true}, and the device is closed
@@ -27,7 +28,7 @@ use serde_json::{Value as Json, json};
 use syncline_client::backoff::BackoffConfig;
 use syncline_client::{Device, DeviceConfig, Document, SyncState};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::edits::Edit;
 
@@ -35,6 +36,8 @@ use self::edits::Edit;
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_millis(20), max: Duration::from_millis(300) };
 /// The store of an actor that was killed is free after at most this time.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
+/// Longest time for a command: an actor that waits for ever would outlive its test.
+const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Which device, where.
@@ -61,9 +64,10 @@ pub async fn run(args: &Args) -> Result<()> {
     let mut lines = input();
     let mut stdout = std::io::stdout();
     while let Some(line) = lines.recv().await {
-        let answer = match obey(&device, &document, line.trim()).await {
-            Ok(answer) => answer,
-            Err(error) => json!({ "ok": false, "error": format!("{error:#}") }),
+        let answer = match timeout(COMMAND_LIMIT, obey(&device, &document, line.trim())).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => json!({ "ok": false, "error": format!("{error:#}") }),
+            Err(_) => json!({ "ok": false, "error": format!("not done after {} s", COMMAND_LIMIT.as_secs()) }),
         };
         writeln!(stdout, "{answer}")?;
         stdout.flush()?;
@@ -118,6 +122,14 @@ async fn obey(device: &Device, document: &Document, line: &str) -> Result<Json> 
         }
         ["online"] => {
             device.go_online().await;
+            json!({ "ok": true })
+        }
+        ["rebase"] => {
+            document.rebase().await?;
+            json!({ "ok": true })
+        }
+        ["discard"] => {
+            document.discard().await?;
             json!({ "ok": true })
         }
         ["state"] => {

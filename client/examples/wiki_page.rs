@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use syncline_client::types::predictor::Predictor;
 use syncline_client::{Device, DeviceConfig};
 
 /// The story.
@@ -52,7 +53,19 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         println!("  {}: {}", title.signature.author, title.value.as_text().unwrap_or("?"));
     }
     let anas = titles.iter().find(|title| title.signature.author == "Ana").ok_or("Ana's title is kept")?;
-    ben.choice("title").choose(&anas.signature.id).await?;
+
+    // As if Ben had chosen Ana's titles before. An app keeps `habits.to_bytes()`.
+    let candidates = ben.choice("title").candidates("Ben").await?;
+    let mut habits = Predictor::new();
+    assert_eq!(habits.suggest("title", &candidates), None);
+    for _ in 0..5 {
+        habits.learn("title", &candidates, &anas.signature.id);
+    }
+    let suggestion = habits.suggest("title", &candidates).ok_or("there is a habit")?;
+    let (percent, reason) = (suggestion.probability * 100.0, &suggestion.reasons[0].text);
+    println!("Ben is suggested Ana's ({percent:.0} %: {reason}), and chooses it for both.");
+    assert_eq!(suggestion.id, anas.signature.id);
+    ben.choice("title").choose(&suggestion.id).await?;
     for page in [&ana, &ben] {
         let mut changes = page.watch();
         while !page.choice("title").conflicts().await?.is_empty() {
@@ -61,7 +74,6 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         let title = page.choice("title").current().await?.ok_or("there is a title")?;
         assert_eq!(title.value, "Sourdough bread".into());
     }
-    println!("Ben chooses Ana's, for both.");
 
     phone.close().await;
     laptop.close().await;

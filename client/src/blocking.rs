@@ -18,6 +18,7 @@ use crate::document::{self, DocumentStatus, EditError, Entry, Event, Export};
 use crate::stock::driver::Connection;
 use crate::types::Value;
 use crate::types::choice::Version;
+use crate::types::predictor::Candidate;
 use crate::types::text_merge::Merged;
 use crate::{DeviceConfig, DeviceError, device, handles};
 
@@ -67,6 +68,7 @@ blocking!(handles::Text {
     fn merge_in(base: &str, theirs: &str) -> Result<Merged, EditError>;
     fn to_string() -> Result<String, EditError>;
     fn len() -> Result<u32, EditError>;
+    fn is_empty() -> Result<bool, EditError>;
 });
 
 blocking!(handles::Map {
@@ -107,6 +109,7 @@ blocking!(handles::Counter {
 blocking!(handles::Choice {
     fn write(value: Value) -> Result<(), EditError>;
     fn conflicts() -> Result<Vec<Version>, EditError>;
+    fn candidates(me: &str) -> Result<Vec<Candidate>, EditError>;
     fn choose(version: &str) -> Result<(), EditError>;
     fn merge(value: Value) -> Result<(), EditError>;
     fn current() -> Result<Option<Version>, EditError>;

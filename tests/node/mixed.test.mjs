@@ -21,7 +21,7 @@ const ACTOR = fileURLToPath(new URL('support/scenario-actor.mjs', import.meta.ur
 const DOCUMENT = 'mixed'
 const SEEDS = 10
 const CLIENTS = ['device', 'device', 'y-websocket', 'hocuspocus']
-const KINDS = ['insert', 'insert', 'append', 'delete', 'map', 'push', 'last', 'count', 'counter', 'lww', 'version']
+const KINDS = ['insert', 'insert', 'append', 'delete', 'map', 'push', 'put', 'count', 'last', 'choice']
 /** Those of which it can be told afterwards, from the document alone, whether they were made. */
 const PLAIN_KINDS = ['insert', 'append', 'map', 'push']
 /** Edits of each client: together, apart, and apart while the server is down. */
@@ -130,7 +130,7 @@ class Actor {
 
   #draw(kinds) {
     const dice = BigInt(Math.floor(this.random() * 2 ** 32)) * 2n ** 32n + BigInt(Math.floor(this.random() * 2 ** 32))
-    return { device: this.name, number: ++this.#count, id: `${this.name}-${this.#count}`, kind: this.random.pick(kinds), dice }
+    return { id: `${this.name}-${++this.#count}`, kind: this.random.pick(kinds), dice }
   }
 
   async edit() {
@@ -186,7 +186,7 @@ function check(doc, ledger) {
   const of = (kind) => ledger.filter((edit) => edit.kind === kind)
   const isMade = ({ outcome }) => outcome === 'made'
   const gone = (kind) => new Set(of(kind).flatMap(({ replaced }) => replaced))
-  const { text, log, map, list, last, counter, tally, settings, versions } = contents(doc)
+  const { text, log, map, list, keys, count, last, choices } = contents(doc)
 
   const onceEach = (kind, found, without = new Set()) => {
     const sure = of(kind).filter((edit) => isMade(edit) && !without.has(edit.id)).map(({ id }) => id)
@@ -199,26 +199,21 @@ function check(doc, ledger) {
     assert.equal(debris, '', `${kind}: nothing but tokens`)
     onceEach(kind, found, without)
   }
-  for (const { name } of CLIENTS.map((_, number) => ({ name: `d${number}` }))) {
+  for (const name of CLIENTS.map((_, number) => `d${number}`)) {
     const numbers = tokens(log).found.filter((id) => id.startsWith(`${name}-`)).map((id) => Number(id.split('-')[1]))
     assert.deepEqual(numbers, numbers.toSorted((a, b) => a - b), `what ${name} appended stands in its order`)
-    const counted = of('count').filter(({ device }) => device === name)
-    assert.equal(counter[name] ?? 0, sum(counted), `the counter of ${name}`)
   }
   onceEach('map', Object.keys(map))
   onceEach('push', list)
-  onceEach('version', versions, gone('version'))
-  assert.equal(tally, sum(of('counter')), 'the sum of all increments, of devices and of npm clients')
-  for (const [kind, found] of [['last', last], ['lww', settings]]) {
-    const keys = new Set(of(kind).map(({ dice }) => keyOf(dice)))
-    assert.deepEqual(Object.keys(found).sort(), [...keys].sort(), `${kind}: the keys`)
-    for (const key of keys) {
+  onceEach('choice', choices, gone('choice'))
+  const counted = of('count').reduce((sum, { dice }) => sum + amountOf(dice), 0)
+  assert.equal(count, counted, 'the sum of all increments, of devices and of npm clients')
+  for (const [kind, found] of [['put', keys], ['last', last]]) {
+    const written = new Set(of(kind).map(({ dice }) => keyOf(dice)))
+    assert.deepEqual(Object.keys(found).sort(), [...written].sort(), `${kind}: the keys`)
+    for (const key of written) {
       const standing = of(kind).filter(({ dice, id }) => keyOf(dice) === key && !gone(kind).has(id)).map(({ id }) => id)
       assert(standing.includes(found[key]), `${kind}: ${key} is ${found[key]}, and nobody wrote over one of ${standing}`)
     }
   }
-}
-
-function sum(edits) {
-  return edits.reduce((total, { dice }) => total + amountOf(dice), 0)
 }

@@ -18,7 +18,7 @@ use proxy::Proxy;
 use syncline_client::device::{SystemClock, WallClock};
 use syncline_client::types::clock::stamp_of;
 use syncline_client::types::{LwwMap, Value};
-use syncline_client::{Device, DeviceConfig, Document, EditError, Event, blocking};
+use syncline_client::{Connection, Device, DeviceConfig, Document, EditError, Event, SyncState, blocking};
 use syncline_log::memory::MemoryStore;
 use syncline_server::Server;
 
@@ -102,11 +102,39 @@ async fn what_two_devices_do_through_handles_comes_together() {
 }
 
 #[tokio::test]
+async fn once_a_device_went_offline_nothing_says_that_it_is_in_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, url) = serve().await;
+    let device = open(dir.path(), &url, |_| ()).await;
+    let document = device.document("d").await.unwrap();
+    for _ in 0..20 {
+        in_time("synced", document.wait_until_synced()).await.unwrap();
+        device.go_offline().await;
+        assert_eq!(document.status().sync, SyncState::Offline);
+        assert_eq!(device.connection(), Connection::Offline);
+        device.go_online().await;
+    }
+    device.close().await;
+    device_is_closed(dir.path(), &url).await;
+    server.stop().await.unwrap();
+}
+
+/// Going offline ends also when there is nobody to do it.
+async fn device_is_closed(dir: &std::path::Path, url: &str) {
+    let device = open(dir, url, |_| ()).await;
+    device.clone().close().await;
+    in_time("an answer", device.go_offline()).await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let device = offline(dir.path(), "ws://127.0.0.1:1", 0).await;
     let document = device.document("d").await.unwrap();
     document.text_at("text").append("four").await.unwrap();
+    document.text_at("emoji").append("a\u{1f600}b").await.unwrap();
+    document.text_at("emoji").insert(1, "-").await.unwrap();
+    document.text_at("emoji").delete(1, 1).await.unwrap();
     document.xml("page").insert_text(&[0], "no element").await.unwrap();
     let before = document.state().await.unwrap();
     let too_large = Value::Integer(i64::MAX);
@@ -114,6 +142,8 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         document.text_at("text").insert(5, "x").await,
         document.text_at("text").delete(3, 2).await,
         document.text_at("text").delete(2, u32::MAX).await,
+        document.text_at("emoji").insert(2, "x").await,
+        document.text_at("emoji").delete(1, 1).await,
         document.list("list").remove(0).await,
         document.list("list").insert(1, 1.into()).await,
         document.list("list").push(too_large.clone()).await,

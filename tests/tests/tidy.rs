@@ -31,6 +31,7 @@ const PURE: &[&str] = &[
     "server/src/document/presence.rs",
     "client/src/document/again.rs",
     "client/src/document/batch.rs",
+    "client/src/document/clock.rs",
     "client/src/document/core.rs",
     "client/src/document/history.rs",
     "client/src/document/journal.rs",

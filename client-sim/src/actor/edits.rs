@@ -10,9 +10,9 @@ use syncline_client::types::choice::Signature;
 use syncline_client::types::{ChoiceRegister, Counter, Hlc, LwwMap, Value};
 use syncline_client::yrs::{Any, Array, GetString, Map, Out, Text, TransactionMut, WriteTxn};
 
-/// Keys that `last` and `lww` write.
+/// Keys that `put` and `last` write.
 const KEYS: u64 = 3;
-/// Largest amount of `count` and `counter`.
+/// Largest amount of `count`.
 const MAX_AMOUNT: u64 = 9;
 
 /// What an edit does.
@@ -23,11 +23,10 @@ enum Kind {
     Delete,
     Map,
     Push,
-    Last,
+    Put,
     Count,
-    Counter,
-    Lww,
-    Version,
+    Last,
+    Choice,
 }
 
 /// One edit.
@@ -48,11 +47,10 @@ impl Edit {
             "delete" => Kind::Delete,
             "map" => Kind::Map,
             "push" | "array" => Kind::Push,
+            "put" => Kind::Put,
+            "count" | "counter" => Kind::Count,
             "last" => Kind::Last,
-            "count" => Kind::Count,
-            "counter" => Kind::Counter,
-            "lww" => Kind::Lww,
-            "version" => Kind::Version,
+            "choice" => Kind::Choice,
             _ => bail!("{kind:?} is no kind of edit here"),
         };
         Ok(Self { kind, id: id.to_owned(), dice })
@@ -97,28 +95,20 @@ impl Edit {
             }
             Kind::Map => drop(txn.get_or_insert_map("map").insert(txn, id.clone(), id)),
             Kind::Push => drop(txn.get_or_insert_array("list").push_back(txn, id)),
-            Kind::Last => {
-                let map = txn.get_or_insert_map("last");
+            Kind::Put => {
+                let map = txn.get_or_insert_map("keys");
                 replaced.extend(map.get(txn, &self.key()).and_then(|before| text_of(&before)));
                 map.insert(txn, self.key(), id);
             }
-            Kind::Count => {
-                let counter = txn.get_or_insert_map("counter");
-                let before = match counter.get(txn, self.author()) {
-                    Some(Out::Any(Any::Number(number))) => number.as_i64().unwrap_or(0),
-                    _ => 0,
-                };
-                counter.insert(txn, self.author(), Any::from(before + self.amount() as i64));
-            }
-            Kind::Counter => drop(Counter::new("tally").increment(txn, self.amount() as i64)?),
-            Kind::Lww => {
-                let map = LwwMap::new("settings");
+            Kind::Count => drop(Counter::new("counter").increment(txn, self.amount() as i64)?),
+            Kind::Last => {
+                let map = LwwMap::new("last");
                 let before = map.get(txn, &self.key());
                 replaced.extend(before.and_then(text_in));
                 map.set(txn, &mut Hlc::new(self.author()), now_ms(), &self.key(), &Value::Text(id))?;
             }
-            Kind::Version => {
-                let choice = ChoiceRegister::new("title");
+            Kind::Choice => {
+                let choice = ChoiceRegister::new("choice");
                 replaced.extend(choice.versions(txn).into_iter().filter_map(|version| text_in(version.value)));
                 let ulid = Ulid::from_parts(now_ms(), rand::rng().random());
                 let signature = Signature { id: ulid.to_string(), author: self.author().to_owned(), at_ms: now_ms() };

@@ -138,10 +138,14 @@ impl Task {
     }
 
     pub(super) async fn retry_refused(&mut self) {
+        let now_ms = self.now_ms();
         let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
         for name in names {
             if let Some(open) = self.documents.get_mut(&name) {
-                open.core.retry_refused(&mut open.out);
+                open.core.retry_refused(now_ms, &mut open.out);
+                if let Some(channel) = open.channel.take() {
+                    self.channels.remove(&channel);
+                }
             }
             self.join(&name).await;
         }

@@ -39,7 +39,8 @@ pub(crate) fn size(what: &What) -> usize {
 
 /// The next batch: a proposal, or as many edits in a row as fit, without what the server is known to have.
 pub(crate) fn next(queue: &Queue, server_has: Option<&[u8]>, max_bytes: usize) -> Option<Batch> {
-    let start = queue.iter().position(|entry| entry.state == State::Pending)?;
+    // Never past one that is still on its way to the device's disk: acknowledgements go by the order of the queue.
+    let start = queue.iter().position(|entry| matches!(entry.state, State::Pending | State::Storing(_)))?;
     let mut updates: Vec<Bytes> = Vec::new();
     let mut bytes = 0;
     for entry in queue.iter().skip(start).take_while(|entry| entry.state == State::Pending) {
@@ -53,10 +54,14 @@ pub(crate) fn next(queue: &Queue, server_has: Option<&[u8]>, max_bytes: usize) -
             {
                 bytes += update.len();
                 updates.push(update.clone());
+                if entry.ends_batch {
+                    break;
+                }
             }
             _ => break,
         }
     }
+    // None: the next one is not stored yet.
     let first = updates.first()?.clone();
     let (count, merged) = merge(&updates, server_has).map_or((1, first), |merged| (updates.len(), merged));
     Some(Batch { entries: start..start + count, what: Outgoing::Change(merged) })

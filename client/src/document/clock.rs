@@ -117,7 +117,10 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use syncline_protocol::ids::Seq;
+    use bytes::Bytes;
+    use syncline_protocol::ids::{Epoch, Seq};
+    use syncline_protocol::native::{Cursor, Resume, ToClient, ToServer};
+    use syncline_replica::Replica;
 
     use super::super::core::Write;
     use super::super::journal::Snapshot;
@@ -183,6 +186,29 @@ mod tests {
         core.correct_stamps(DEVICE, 4, NOW_MS, &mut out);
         assert!(out.writes.is_empty(), "corrected before");
         assert_eq!(stamps(&core), [right, right + 1]);
+    }
+
+    #[test]
+    fn a_wrong_stamp_never_leaves_without_its_correction() {
+        let (mut core, mut out) = fresh();
+        write(&mut core, 1, NOW_MS, "a", &mut out);
+        core.stored(core.written(), &mut out);
+        assert!(core.connected(0, "d", "", NOW_MS, &mut out));
+        core.set_clock(DAY_MS);
+        core.correct_stamps(DEVICE, 2, NOW_MS, &mut out);
+        out.frames.clear();
+        let cursor = Cursor { epoch: Epoch(1), seq: Seq(1) };
+        let resume = Resume::SendStateVector;
+        let opened = ToClient::Opened { channel: 0, cursor, read_only: false, resume, state_vector: None };
+        core.received(&opened, 10, NOW_MS, &mut out).unwrap();
+        assert!(out.frames.is_empty());
+        core.stored(core.written(), &mut out);
+        let [frame] = &out.frames[..] else { panic!("one message holds both: {:?}", out.frames) };
+        let ToServer::Change { update, .. } = ToServer::decode(frame).unwrap() else { panic!("not a change") };
+        let server = Replica::load(std::iter::once(Bytes::copy_from_slice(update))).unwrap();
+        let right = stamp_of(NOW_MS.strict_add_signed(DAY_MS));
+        let arrived = server.read(|txn| LwwMap::new("map").writes_of(txn, &DEVICE.to_string()));
+        assert_eq!(arrived, [("a".to_owned(), right)]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::status::{Event, SyncReport, SyncState};
 use super::sync::Link;
 
 /// Updates after the base that make a new base worth while.
-const COMPACT_UPDATES: usize = 500;
+const COMPACT_UPDATES: usize = if cfg!(test) { 8 } else { 500 };
 /// Bytes of them, when the base is not larger itself.
 const COMPACT_BYTES: usize = 256 * 1024;
 
@@ -196,7 +196,7 @@ impl Core {
     pub(super) fn enqueue(&mut self, id: u128, at_ms: u64, update: Bytes, note: Note, out: &mut Outputs) -> Seq {
         let seq = self.note(note, out);
         self.keep(update.clone(), Origin::Edit(id));
-        self.queue.push(Queued { id, at_ms, what: What::Edit { update }, state: State::Storing(seq) });
+        self.queue.push(Queued::new(id, at_ms, What::Edit { update }, seq));
         seq
     }
 
@@ -220,7 +220,7 @@ impl Core {
         let based_on = queued.or_else(|| self.replica.read(|txn| registers::version(txn, &register)));
         let proposed = Proposed { id, at_ms, register, based_on, author, value };
         let seq = self.note(Note::Proposal(proposed.clone()), out);
-        self.queue.push(Queued { id, at_ms, what: What::Proposal(proposed), state: State::Storing(seq) });
+        self.queue.push(Queued::new(id, at_ms, What::Proposal(proposed), seq));
         seq
     }
 
@@ -288,9 +288,7 @@ impl Core {
         out.writes.push(Write::Snapshot(self.snapshot()));
         // A snapshot is not reported as stored; a note behind it is.
         let behind = self.note(Note::StartOver, out);
-        for entry in self.queue.iter_mut().filter(|entry| entry.state == State::Pending) {
-            entry.state = State::Storing(behind);
-        }
+        self.queue.store_anew(behind);
     }
 
     /// Puts another base and queue in place of everything.
@@ -387,3 +385,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -28,11 +28,11 @@ pub(crate) enum Note {
     Saved { through: u128 },
     /// The server would not take this entry.
     Refused { id: u128, code: u16, reason: String },
-    /// What was refused is tried again, after everything else.
+    /// What was refused is tried again.
     Retry,
     /// The server decided on this proposal: it leaves the queue.
     Decided { id: u128 },
-    /// Around a snapshot that replaces everything; means nothing by itself.
+    /// Around a snapshot that replaces everything. In a queue: what follows is not merged with what comes before.
     StartOver,
     /// Edits from here on are stamped by the device's clock plus this.
     Clock { offset_ms: i64 },

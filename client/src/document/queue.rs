@@ -2,6 +2,8 @@
 //!
 //! An entry goes `Storing` (not on the device's disk yet) -> `Pending` -> `Sent` -> gone. It leaves only when the server
 //! says that it is on its disk, or when a proposal was decided. A lost connection makes `Sent` `Pending` again.
+//!
+//! Invariant: entries are sent in the order of the queue, so what lies before a saved edit and was not refused is saved.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -36,9 +38,24 @@ pub(crate) struct Queued {
     pub(crate) at_ms: u64,
     pub(crate) what: What,
     pub(crate) state: State,
+    /// Its author was told that it is stored: only the server's answer takes it out.
+    pub(crate) accepted: bool,
+    /// What followed it has left the queue before it. Merged with what comes now it would wait, at the server, for what
+    /// waits for it.
+    pub(crate) ends_batch: bool,
 }
 
 impl Queued {
+    /// Made just now: `seq` is its note.
+    pub(crate) fn new(id: u128, at_ms: u64, what: What, seq: Seq) -> Self {
+        Self { id, at_ms, what, state: State::Storing(seq), accepted: false, ends_batch: false }
+    }
+
+    /// Read from the journal.
+    fn stored(id: u128, at_ms: u64, what: What) -> Self {
+        Self { id, at_ms, what, state: State::Pending, accepted: true, ends_batch: false }
+    }
+
     pub(crate) fn is_edit(&self) -> bool {
         matches!(self.what, What::Edit { .. })
     }
@@ -90,17 +107,25 @@ impl Queue {
     pub(crate) fn stored(&mut self, upto: Seq) {
         for entry in &mut self.entries {
             if matches!(entry.state, State::Storing(seq) if seq <= upto) {
-                entry.state = State::Pending;
+                (entry.state, entry.accepted) = (State::Pending, true);
             }
         }
     }
 
-    /// Takes out what never reached the device's disk.
+    /// Takes out what never reached the device's disk. What did, and was only to be written anew, stays.
     pub(crate) fn take_unstored(&mut self) -> Vec<Queued> {
-        let (lost, kept) =
-            std::mem::take(&mut self.entries).into_iter().partition(|entry| matches!(entry.state, State::Storing(_)));
+        let (lost, kept) = std::mem::take(&mut self.entries).into_iter().partition(|entry| !entry.accepted);
         self.entries = kept;
         Vec::from_iter::<VecDeque<_>>(lost)
+    }
+
+    /// Nothing is sent, or sent again, before this note is on the device's disk.
+    pub(crate) fn store_anew(&mut self, seq: Seq) {
+        for entry in &mut self.entries {
+            if matches!(entry.state, State::Pending | State::Storing(_)) {
+                entry.state = State::Storing(seq);
+            }
+        }
     }
 
     pub(crate) fn connection_lost(&mut self) {
@@ -121,15 +146,18 @@ impl Queue {
     pub(crate) fn save(&mut self, through: u128) -> Vec<u128> {
         let Some(last) = self.entries.iter().position(|entry| entry.id == through) else { return Vec::new() };
         let mut saved = Vec::new();
-        let mut at = 0;
-        self.entries.retain(|entry| {
-            let gone = at <= last && entry.is_edit() && !entry.is_refused();
-            at += 1;
-            if gone {
+        let mut kept: VecDeque<Queued> = VecDeque::with_capacity(self.entries.len() - last);
+        for (at, entry) in std::mem::take(&mut self.entries).into_iter().enumerate() {
+            if at > last || !entry.is_edit() || entry.is_refused() {
+                kept.push_back(entry);
+            } else {
                 saved.push(entry.id);
+                if let Some(before) = kept.back_mut() {
+                    before.ends_batch = true;
+                }
             }
-            !gone
-        });
+        }
+        self.entries = kept;
         saved
     }
 
@@ -139,14 +167,14 @@ impl Queue {
         }
     }
 
-    /// What was refused waits again, behind the rest: an ack of what follows must not be taken for theirs. True when
-    /// there was something.
+    /// What was refused waits again, in its place: only while nothing is on its way, or an ack of what follows would be
+    /// taken for theirs. True when there was something.
     pub(crate) fn retry(&mut self) -> bool {
-        let (refused, mut rest): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.entries).into_iter().partition(Queued::is_refused);
-        let any = !refused.is_empty();
-        rest.extend(refused.into_iter().map(|entry| Queued { state: State::Pending, ..entry }));
-        self.entries = rest;
+        let mut any = false;
+        for entry in self.entries.iter_mut().filter(|entry| entry.is_refused()) {
+            entry.state = State::Pending;
+            any = true;
+        }
         any
     }
 
@@ -165,17 +193,23 @@ impl Queue {
         match note {
             Note::Edit { id, at_ms, update } | Note::Restamp { id, at_ms, update, .. } => {
                 let what = What::Edit { update: update.clone() };
-                self.push(Queued { id: *id, at_ms: *at_ms, what, state: State::Pending });
+                self.push(Queued::stored(*id, *at_ms, what));
             }
             Note::Proposal(proposed) => {
                 let what = What::Proposal(proposed.clone());
-                self.push(Queued { id: proposed.id, at_ms: proposed.at_ms, what, state: State::Pending });
+                let (id, at_ms) = (proposed.id, proposed.at_ms);
+                self.push(Queued::stored(id, at_ms, what));
             }
             Note::Saved { through } => _ = self.save(*through),
             Note::Refused { id, code, reason } => self.refuse(*id, *code, reason),
             Note::Retry => _ = self.retry(),
             Note::Decided { id } => _ = self.remove(*id),
-            Note::Remote { .. } | Note::InStep { .. } | Note::StartOver | Note::Clock { .. } => {}
+            Note::StartOver => {
+                if let Some(last) = self.entries.back_mut() {
+                    last.ends_batch = true;
+                }
+            }
+            Note::Remote { .. } | Note::InStep { .. } | Note::Clock { .. } => {}
         }
     }
 
@@ -186,6 +220,9 @@ impl Queue {
             notes.push(entry.note());
             if let State::Refused { code, reason } = &entry.state {
                 notes.push(Note::Refused { id: entry.id, code: *code, reason: reason.clone() });
+            }
+            if entry.ends_batch {
+                notes.push(Note::StartOver);
             }
         }
         notes

@@ -149,11 +149,19 @@ impl Core {
         }
     }
 
-    /// What was refused is tried again.
-    pub(crate) fn retry_refused(&mut self, out: &mut Outputs) {
+    /// What was refused is tried again, on another channel: the right to this one was given before. The caller opens it.
+    pub(crate) fn retry_refused(&mut self, now_ms: u64, out: &mut Outputs) {
+        self.leave(now_ms, out);
         if self.queue.retry() {
             self.note(Note::Retry, out);
-            self.pump(out);
+        }
+    }
+
+    /// Ends this document's channel, if it has one; the connection goes on. What was sent and not confirmed waits again.
+    pub(crate) fn leave(&mut self, now_ms: u64, out: &mut Outputs) {
+        if let Link::Up(joining) = &self.link {
+            out.frames.push(ToServer::Leave { channel: joining.channel }.encode().into());
+            self.disconnected(now_ms, out);
         }
     }
 
@@ -186,6 +194,8 @@ impl Core {
                 self.acked(batch, out);
                 self.answered(batch, now_ms, out);
             }
+            // It cannot now, and may later: all of it again then, in order.
+            ToClient::Refused { code, .. } if may_reconnect(code) => self.leave(now_ms, out),
             ToClient::Refused { batch, code, reason, .. } => {
                 self.refused(batch, code, reason, out);
                 // Who may not write cannot help: others will have them.
@@ -246,10 +256,15 @@ impl Core {
         self.watch_both(&update);
         match self.replica.take(&update, &HeldLimits::default()) {
             Ok(Taken::Known) => {}
-            Ok(Taken::Changed | Taken::FreedABreaker) => {
-                self.replica.take_freed();
-                self.keep(update.clone(), Origin::Remote(seq));
-                self.note(Note::Remote { seq, update }, out);
+            Ok(taken @ (Taken::Changed | Taken::FreedABreaker)) => {
+                for update in std::iter::once(update).chain(self.replica.take_freed()) {
+                    self.keep(update.clone(), Origin::Remote(seq));
+                    self.note(Note::Remote { seq, update }, out);
+                }
+                if taken == Taken::FreedABreaker {
+                    // Its CRDT is of no use; what broke it was not kept.
+                    self.rebuild();
+                }
                 self.remote_changes += 1;
                 out.events.push(Event::Changed);
             }

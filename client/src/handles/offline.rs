@@ -7,6 +7,7 @@ use ulid::Ulid;
 use super::{rejected, unreadable};
 use crate::document::{Document, EditError, Entry, EntryKind, Stamp};
 use crate::types::choice::{Signature, Version};
+use crate::types::predictor::Candidate;
 use crate::types::{self, RegisterState, Value};
 
 /// Values by key; the newest write of a key wins, by a clock that the server corrects.
@@ -108,6 +109,26 @@ impl Choice {
     pub async fn conflicts(&self) -> Result<Vec<Version>, EditError> {
         let choice = self.choice.clone();
         self.document.read(move |txn| choice.conflicts(txn)).await.map_err(unreadable)
+    }
+
+    /// The conflicts as [`crate::types::predictor::Predictor`] looks at them; `me` is the author who is to choose.
+    ///
+    /// # Errors
+    /// See [`super`].
+    pub async fn candidates(&self, me: &str) -> Result<Vec<Candidate>, EditError> {
+        let candidate = |version: Version| Candidate {
+            mine: version.signature.author == me,
+            // Texts by their letters; anything else by how much there is of it.
+            length: match &version.value {
+                Value::Text(text) => text.chars().count() as u64,
+                other => other.to_json().map_or(0, |json| json.len() as u64),
+            },
+            id: version.signature.id,
+            author: version.signature.author,
+            at_ms: version.signature.at_ms,
+            online: false,
+        };
+        Ok(self.conflicts().await?.into_iter().map(candidate).collect())
     }
 
     /// Decides for everyone: the version with this id.

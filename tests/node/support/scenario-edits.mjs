@@ -1,32 +1,34 @@
 // The edits of a scenario as an npm client makes them. Each carries its id into the document, so that at the end every
-// one can be looked for. The Rust half makes the same ones, to the root: `client-sim/src/actor.rs`.
+// one can be looked for. `syncline-sim actor` makes the same ones: `client-sim/src/actor/edits.rs`. The layouts are those
+// of "Offline data types" in `protocol/SPEC.md`, so that what is counted here and there is one sum.
 //
-// kind                root, type          what it does
-// insert (or text)    text, Y.Text        puts [ID] between two tokens
-// append              log, Y.Text         puts [ID] at the end
-// delete              text                takes a token away
-// map                 map, Y.Map          sets the key ID
-// push (or array)     list, Y.Array       pushes ID
-// last                last, Y.Map         writes ID to one of three keys; the CRDT decides
-// count               counter, Y.Map      adds to the key of the device
-// counter             tally, Y.Map        adds, in the layout of `client/src/types/counter.rs`
-// lww                 settings, Y.Array   writes ID to one of three keys, layout of `client/src/types/lww_map.rs`
-// version             title, Y.Map        writes ID in place of what is seen, layout of `client/src/types/choice.rs`
+// kind              root, type         what it does
+// insert, text      text, Y.Text       puts [ID] between two tokens
+// append            log, Y.Text        puts [ID] at the end
+// delete            text               takes a token away
+// map               map, Y.Map         sets the key ID
+// push, array       list, Y.Array      pushes ID
+// put               keys, Y.Map        writes ID to one of three keys; the CRDT decides
+// count, counter    counter, Y.Map     adds to a counter
+// last              last, Y.Array      writes ID to one of three keys of a latest-wins map; the clock decides
+// choice            choice, Y.Map      writes ID in place of the versions that are seen
 
 import { randomBytes } from 'node:crypto'
 
-const LAST_KEYS = 3n
+const KEYS = 3n
 const MAX_AMOUNT = 9n
 /** Stamps in a millisecond: `client/src/types/clock.rs`. */
 const TICKS_PER_MS = 3_000
 const CROCKFORD = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
+/** Most beaten writes that a write of a choice names. */
+const MAX_OVER = 32
 const COUNTER_PREFIX = 'counter::'
 
 /** What a counting edit adds. `dice` is a BigInt below 2^64. */
 export const amountOf = (dice) => Number(1n + (dice % MAX_AMOUNT))
 
-/** The key a `last` or `lww` edit writes. */
-export const keyOf = (dice) => `k${dice % LAST_KEYS}`
+/** The key a `put` or `last` edit writes. */
+export const keyOf = (dice) => `k${dice % KEYS}`
 
 /** Edits; gives the ids of what it replaced, or null when there was nothing to do. */
 export function applyEdit(doc, kind, id, dice) {
@@ -63,55 +65,51 @@ const EDITS = {
     doc.getArray('list').push([id])
     return []
   },
-  last(doc, id, dice) {
-    const map = doc.getMap('last')
+  put(doc, id, dice) {
+    const map = doc.getMap('keys')
     const before = map.get(keyOf(dice))
     map.set(keyOf(dice), id)
     return before === undefined ? [] : [before]
   },
-  count(doc, id, dice) {
+  count(doc, _id, dice) {
     const counter = doc.getMap('counter')
-    const mine = id.split('-')[0]
-    counter.set(mine, (counter.get(mine) ?? 0) + amountOf(dice))
-    return []
-  },
-  counter(doc, _id, dice) {
-    const counter = doc.getMap('tally')
     const mine = COUNTER_PREFIX + doc.clientID
     counter.set(mine, (counter.get(mine) ?? 0) + amountOf(dice))
     return []
   },
-  lww(doc, id, dice) {
-    const log = doc.getArray('settings')
-    const seen = log.toArray().flatMap((entry, index) => (entry?.Key === keyOf(dice) ? [{ ...entry, index }] : []))
+  last(doc, id, dice) {
+    const log = doc.getArray('last')
+    const seen = log.toArray().flatMap((entry, index) => (entry.Key === keyOf(dice) ? [{ ...entry, index }] : []))
     const newest = Math.max(0, ...seen.map(({ Timestamp }) => Timestamp))
     for (const { index } of seen.toReversed()) log.delete(index)
     log.push([{ Key: keyOf(dice), Value: id, Timestamp: Math.max(Date.now() * TICKS_PER_MS, newest + 1) }])
     return seen.map(({ Value }) => Value)
   },
-  version(doc, id) {
-    const map = doc.getMap('title')
+  choice(doc, id) {
+    const map = doc.getMap('choice')
     const seen = [...map.entries()]
+    const standing = choices(doc)
     const over = new Set(seen.flatMap(([ulid, version]) => [ulid, ...version.over]))
-    const standing = versions(doc)
     for (const [ulid] of seen) map.delete(ulid)
-    map.set(newUlid(), { v: id, by: id.split('-')[0], at: Date.now(), over: [...over].sort().slice(-32) })
+    const author = id.split('-')[0]
+    map.set(newUlid(), { v: id, by: author, at: Date.now(), over: [...over].sort().slice(-MAX_OVER) })
     return standing
   },
 }
 EDITS.text = EDITS.insert
 EDITS.array = EDITS.push
+EDITS.counter = EDITS.count
 
-/** The sum of the counter `tally`. */
-export function tally(doc) {
-  const own = [...doc.getMap('tally').entries()].filter(([key]) => key.startsWith(COUNTER_PREFIX))
-  return own.reduce((sum, [, amount]) => sum + amount, 0)
+/** The counter: the sum of all increments. */
+export function count(doc) {
+  const totals = [...doc.getMap('counter').entries()].filter(([key]) => key.startsWith(COUNTER_PREFIX))
+  return totals.reduce((sum, [, total]) => sum + total, 0)
 }
 
 /** The latest-wins map: key to value. */
-export function settings(doc) {
+export function last(doc) {
   const best = new Map()
-  for (const entry of doc.getArray('settings').toArray()) {
+  for (const entry of doc.getArray('last').toArray()) {
     const known = best.get(entry.Key)
     if (!known || isNewer(entry, known)) best.set(entry.Key, entry)
   }
@@ -127,17 +125,17 @@ function isNewer(one, other) {
 }
 
 /** The values of the choice that stand, sorted. */
-export function versions(doc) {
-  const all = [...doc.getMap('title').entries()]
+export function choices(doc) {
+  const all = [...doc.getMap('choice').entries()]
   const beaten = new Set(all.flatMap(([, { over }]) => over))
   return all.filter(([ulid]) => !beaten.has(ulid)).map(([, { v }]) => v).sort()
 }
 
-/** Everything, for people and for comparisons. */
+/** Everything, for people and for checks. */
 export function contents(doc) {
-  const roots = { text: 'getText', log: 'getText', map: 'getMap', list: 'getArray', last: 'getMap', counter: 'getMap' }
+  const roots = { text: 'getText', log: 'getText', map: 'getMap', list: 'getArray', keys: 'getMap' }
   const plain = Object.entries(roots).map(([name, get]) => [name, doc[get](name).toJSON()])
-  return { ...Object.fromEntries(plain), tally: tally(doc), settings: settings(doc), versions: versions(doc) }
+  return { ...Object.fromEntries(plain), count: count(doc), last: last(doc), choices: choices(doc) }
 }
 
 /** The tokens of a text, and what is none. */

@@ -53,7 +53,7 @@ pub async fn until_event(events: &mut Events, wanted: impl Fn(&Event) -> bool) -
 
 /// Sets a key of the root map `map`.
 pub async fn set(document: &Document, key: &'static str, value: &'static str) {
-    document.edit(move |txn| drop(txn.get_or_insert_map("map").insert(txn, key, value))).await.unwrap();
+    document.edit(move |txn| _ = txn.get_or_insert_map("map").insert(txn, key, value)).await.unwrap();
 }
 
 pub async fn delete(document: &Document, at: u32, len: u32) {

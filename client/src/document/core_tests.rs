@@ -1,0 +1,94 @@
+//! Random histories of two devices and a small server: edits, proposals, lost connections, refusals, full disks, crashes
+//! of either side between any two notes. Whatever happens, an accepted edit reaches the server exactly once, and in
+//! the end all have the same. Prints its seed; `SYNCLINE_SEED` replays it.
+
+#[path = "core_tests/world.rs"]
+mod world;
+
+use syncline_protocol::native::{ToClient, Version};
+use world::World;
+use yrs::{GetString, ReadTxn};
+
+use super::*;
+
+const SEEDS: u64 = 100;
+const STEPS: usize = 400;
+
+#[test]
+fn an_accepted_edit_reaches_the_server_exactly_once_whatever_crashes() {
+    let given = std::env::var("SYNCLINE_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let seeds = given.map_or(0..SEEDS, |seed| seed..seed + 1);
+    for seed in seeds {
+        println!("SYNCLINE_SEED={seed}");
+        let mut world = World::new(seed);
+        (0..STEPS).for_each(|_| world.step());
+        world.settle();
+        let read = |txn: &yrs::Transaction<'_>| txn.get_text("text").map_or(String::new(), |text| text.get_string(txn));
+        let there = world.server.replica.read(read);
+        for token in &world.accepted {
+            assert_eq!(there.matches(token.as_str()).count(), 1, "{token} in {there}");
+        }
+        for token in there.split_inclusive('>') {
+            assert_eq!(there.matches(token).count(), 1, "{token} in {there}");
+        }
+        for device in &world.devices {
+            assert_eq!(device.text(), there);
+            assert_eq!(device.core.queue.iter().count(), 0);
+            assert_eq!(device.core.status().sync, SyncState::Synced);
+            assert_eq!(device.disk.load().read(read), there, "as its journal tells it");
+        }
+    }
+}
+
+#[test]
+fn what_was_refused_and_is_tried_again_does_not_overtake_what_is_being_stored() {
+    let mut world = World::new(0);
+    world.connect(0);
+    for _ in 0..3 {
+        world.deliver(0, true);
+        world.deliver(0, true);
+    }
+    world.edit(0);
+    let device = &mut world.devices[0];
+    device.store(10, &mut world.accepted);
+    let batch = 1;
+    let channel = device.channel.unwrap();
+    let refused = ToClient::Refused { channel, batch, code: 4403, reason: "no" };
+    device.core.received(&refused, 1, 0, &mut device.out).unwrap();
+    device.flush();
+    device.to_server.clear();
+    device.store(10, &mut world.accepted);
+    world.edit(0);
+    let device = &mut world.devices[0];
+    device.core.retry_refused(4, &mut device.out);
+    device.flush();
+    device.core.received(&ToClient::Ack { channel, batch: 2, seq: Seq(1) }, 1, 0, &mut device.out).unwrap();
+    assert_eq!(device.core.queue.iter().count(), 2, "neither has reached the server");
+}
+
+#[test]
+fn what_was_accepted_outlives_a_disk_that_fails_again_while_it_is_written_anew() {
+    let mut world = World::new(0);
+    world.edit(0);
+    world.devices[0].store(10, &mut world.accepted);
+    for _ in 0..2 {
+        world.devices[0].fail_storage();
+        world.edit(0);
+    }
+    world.devices[0].fail_storage();
+    assert_eq!(world.devices[0].text(), "<1>");
+    assert_eq!(world.devices[0].core.queue.iter().count(), 1);
+}
+
+#[test]
+fn version_numbers_chain_offline() {
+    let mut world = World::new(0);
+    (0..3).for_each(|_| world.propose(0));
+    let bases: Vec<Option<Version>> = world.devices[0]
+        .core
+        .queue
+        .iter()
+        .map(|entry| if let What::Proposal(proposed) = &entry.what { proposed.based_on } else { None })
+        .collect();
+    assert_eq!(bases, [None, Some(Version { number: 1, id: 1 }), Some(Version { number: 2, id: 2 })]);
+}
