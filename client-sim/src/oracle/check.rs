@@ -133,8 +133,9 @@ fn last(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
         match view.last.get(key) {
             Some(value) if candidates.iter().any(|id| id.to_string() == *value) => {}
             Some(value) => complaints.push(format!(
-                "{key} is {value}, which was written over or never written; it may be one of {}",
-                list(candidates)
+                "{key} is {value}, which was written over or never written; it may be one of {}; writes: {}",
+                list(candidates),
+                history(ledger, key)
             )),
             None if sure(key) => complaints.push(format!("LOST: {key} has no value")),
             None => {}
@@ -143,6 +144,16 @@ fn last(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
     for key in view.last.keys().filter(|key| !candidates.contains_key(*key)) {
         complaints.push(format!("{key} has a value and was never written"));
     }
+}
+
+/// Every write of a key, with what it replaced.
+fn history(ledger: &Ledger, key: &str) -> String {
+    let writes = ledger.of(Kind::Last).filter(|entry| entry.edit.key() == key);
+    let told = writes.map(|entry| match &entry.outcome {
+        Outcome::Accepted(replaced) => format!("{} over {}", entry.edit.id, list(replaced)),
+        other => format!("{} {other:?}", entry.edit.id),
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// A choice holds exactly the writes that no accepted write replaced.

@@ -2,15 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-
-/// Where virtual time begins: 2026-01-01, in milliseconds since the Unix epoch.
-const BEGIN_MS: i64 = 1_767_225_600_000;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The time in the scenario, shared by everybody. It moves only when it is told to, by at least a millisecond a look:
 /// no two edits are at one time.
-#[derive(Debug, Clone, Default)]
+///
+/// It begins at the real time, because the server's clock is the real one: devices whose clocks are right agree with it
+/// until time is made to pass. Nothing that is chosen depends on it.
+#[derive(Debug, Clone)]
 pub struct VirtualTime {
+    begin_ms: i64,
     passed_ms: Arc<AtomicI64>,
+}
+
+impl Default for VirtualTime {
+    fn default() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { begin_ms: i64::try_from(since.as_millis()).unwrap_or(0), passed_ms: Arc::default() }
+    }
 }
 
 impl VirtualTime {
@@ -41,6 +50,6 @@ impl VirtualClock {
     /// What it shows, in milliseconds since the Unix epoch.
     pub fn look(&self) -> u64 {
         let passed = self.time.passed_ms.fetch_add(1, Ordering::Relaxed);
-        BEGIN_MS.saturating_add(passed).saturating_add(self.skew_ms).max(0).unsigned_abs()
+        self.time.begin_ms.saturating_add(passed).saturating_add(self.skew_ms).max(0).unsigned_abs()
     }
 }
