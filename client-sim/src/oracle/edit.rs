@@ -22,11 +22,11 @@ pub const MAP: &str = "map";
 /// A list of ids.
 pub const LIST: &str = "list";
 /// A counter.
-pub const COUNTER: &str = "tally";
+pub const COUNTER: &str = "counter";
 /// Keys that are written over.
-pub const LAST: &str = "settings";
+pub const LAST: &str = "last";
 /// Writes that were not superseded.
-pub const CHOICE: &str = "title";
+pub const CHOICE: &str = "choice";
 
 /// Keys in [`LAST`].
 const LAST_KEYS: u64 = 3;

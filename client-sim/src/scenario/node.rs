@@ -1,8 +1,8 @@
 //! The Rust half of an actor with an npm client: a `node` process that speaks lines.
 //!
 //! It is started as `node tests/node/support/scenario-actor.mjs URL DOCUMENT... --dialect DIALECT` and gets one command a
-//! line: `edit KIND ID DICE DOCUMENT`, `offline`, `online`, `state DOCUMENT`. Its kinds are ours, but for the last three:
-//! `counter`, `lww` and `version` are what we call count, last and choice, and it makes no proposals. It answers every command, in order, with one line of JSON:
+//! line: `edit KIND ID DICE DOCUMENT`, `offline`, `online`, `state DOCUMENT`. Its kinds are ours, but it makes no
+//! proposals. It answers every command, in order, with one line of JSON:
 //!
 //! ```text
 //! edit     {"ok": true, "replaced": ["d0-1"]}, {"ok": true} when nothing was replaced, {"ok": true, "nothing": true}
@@ -81,14 +81,10 @@ impl NodeActor {
 
     /// Edits; see [`super::actor::Hand::edit`].
     pub async fn edit(&mut self, edit: Edit, document: &str) -> Result<(Option<Outcome>, Option<String>)> {
-        // Its script makes plain entries of the first two names, too.
-        let kind = match edit.kind {
-            Kind::Count => "counter".to_owned(),
-            Kind::Last => "lww".to_owned(),
-            Kind::Choice => "version".to_owned(),
-            Kind::Proposal => return Ok((None, None)),
-            other => other.to_string(),
-        };
+        if edit.kind == Kind::Proposal {
+            return Ok((None, None));
+        }
+        let kind = edit.kind;
         let answer = self.ask(&format!("edit {kind} {} {} {document}", edit.id, edit.dice)).await?;
         if !answer.ok {
             return Ok((Some(Outcome::Failed), Some(answer.error)));
