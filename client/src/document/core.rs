@@ -297,12 +297,25 @@ impl Core {
     /// The journal lies elsewhere now, and its newest note is this one: writes everything into it. What was queued may
     /// be sent when that is stored.
     pub(crate) fn rewrite(&mut self, last: Seq, out: &mut Outputs) {
+        let behind = self.write_all(last, out);
+        self.queue.store_anew(behind);
+    }
+
+    /// The journal was opened again after a fault, and its newest note is this one: writes everything into it. What is
+    /// pending lies in it already, and may be sent whether that succeeds or not.
+    pub(crate) fn storage_is_back(&mut self, last: Seq, out: &mut Outputs) -> Seq {
+        let behind = self.write_all(last, out);
+        self.queue.store_later(behind);
+        self.pump(out);
+        behind
+    }
+
+    /// Returns the note behind everything: a snapshot is not reported as stored, a note is.
+    fn write_all(&mut self, last: Seq, out: &mut Outputs) -> Seq {
         self.written = last;
         self.note(Note::StartOver, out);
         out.writes.push(Write::Snapshot(self.snapshot()));
-        // A snapshot is not reported as stored; a note behind it is.
-        let behind = self.note(Note::StartOver, out);
-        self.queue.store_anew(behind);
+        self.note(Note::StartOver, out)
     }
 
     /// Puts another base and queue in place of everything.
