@@ -59,3 +59,4 @@ mod thread;
 pub use handle::{DocumentLog, Durable, DurableWatch, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
 pub use sled::SledStore;
 pub use store::{Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
+pub use thread::{Batch, Committed, Committer};

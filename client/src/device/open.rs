@@ -72,7 +72,7 @@ pub(super) struct Open {
 }
 
 /// What a journal holds, read back. Notes that cannot be read are told and left out.
-pub(super) fn read(stored: Option<&Stored>) -> (Core, Vec<String>) {
+pub(crate) fn read(stored: Option<&Stored>) -> (Core, Vec<String>) {
     let mut problems = Vec::new();
     let mut snapshot = journal::Snapshot::default();
     let mut notes = Vec::new();

@@ -102,6 +102,8 @@ pub(crate) struct Core {
     /// The largest message that the server takes, as far as known.
     pub(super) max_message_bytes: usize,
     pub(super) clock: Clock,
+    /// Updates after the base that make a new base worth while.
+    pub(super) compact_updates: usize,
 }
 
 impl Core {
@@ -123,6 +125,7 @@ impl Core {
             report: None,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             clock: Clock::default(),
+            compact_updates: COMPACT_UPDATES,
         };
         for note in snapshot.notes.into_iter().chain(notes) {
             core.queue.replay(&note);
@@ -259,7 +262,7 @@ impl Core {
 
     /// Folds what the server has into the base, when there is enough of it, and replaces the journal by a snapshot.
     pub(crate) fn compact(&mut self, out: &mut Outputs) {
-        if self.updates.len() < COMPACT_UPDATES && self.update_bytes < COMPACT_BYTES.max(self.base.len()) {
+        if self.updates.len() < self.compact_updates && self.update_bytes < COMPACT_BYTES.max(self.base.len()) {
             return;
         }
         // Offline nothing is saved: the queue is what it is.
