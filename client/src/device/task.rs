@@ -156,7 +156,7 @@ impl Task {
                     drop(refused.send(error));
                     return;
                 }
-                let (stamp, device) = (self.stamp(), self.id);
+                let (stamp, device) = (self.stamp_for(&document), self.id);
                 match self.documents.get_mut(&document) {
                     None => drop(refused.send(DeviceError::Closed)),
                     Some(open) => {
@@ -213,8 +213,8 @@ impl Task {
             let mut open = self.read_document(&name).await?;
             open.journal = self.watch(&name, &open.log);
             self.last_id = self.last_id.max(open.core.newest_id());
+            open.core.set_clock(self.identity.clock_offset_ms);
             self.documents.insert(name.clone(), open);
-            self.correct_stamps(&name);
             self.flush(&name).await;
             self.join(&name).await;
         }
@@ -347,7 +347,7 @@ impl Task {
                 open.storage_is_back(log, last);
                 open.journal = journal;
             }
-            self.correct_stamps(&name);
+            self.correct_stamps(&name).await;
             self.flush(&name).await;
         }
         Ok(())
@@ -381,12 +381,25 @@ impl Task {
     }
 
     pub(super) fn now_ms(&self) -> u64 {
+        self.now_by(self.identity.clock_offset_ms)
+    }
+
+    fn now_by(&self, offset_ms: i64) -> u64 {
         // A journal holds no larger number. Clocks may say anything, servers too.
-        self.config.clock.now_ms().saturating_add_signed(self.identity.clock_offset_ms).min(MAX_SAFE_INTEGER)
+        self.config.clock.now_ms().saturating_add_signed(offset_ms).min(MAX_SAFE_INTEGER)
     }
 
     pub(super) fn stamp(&mut self) -> Stamp {
-        let at_ms = self.now_ms();
+        self.stamp_at(self.now_ms())
+    }
+
+    /// For an entry in this document's queue.
+    fn stamp_for(&mut self, name: &DocumentName) -> Stamp {
+        let offset_ms = self.documents.get(name).map(|open| open.core.stamping_offset_ms());
+        self.stamp_at(self.now_by(offset_ms.unwrap_or(self.identity.clock_offset_ms)))
+    }
+
+    fn stamp_at(&mut self, at_ms: u64) -> Stamp {
         // Ids of one device rise, whatever its clock does.
         let drawn = Ulid::from_parts(at_ms, rand::random()).0;
         self.last_id = drawn.max(self.last_id + 1);

@@ -338,13 +338,18 @@ impl Core {
         self.rewrite(self.written, out);
     }
 
-    /// What the server is known to have.
+    /// What the server is known to have on its disk.
     pub(super) fn base_replica(&self) -> Result<Replica, CrdtError> {
+        self.replica_of(|_| false)
+    }
+
+    /// The same, and what else the server has.
+    pub(super) fn replica_of(&self, has: impl Fn(&Update) -> bool) -> Result<Replica, CrdtError> {
         let in_queue = self.queue.ids();
         let saved = self
             .updates
             .iter()
-            .filter(|update| self.is_at_the_server(update, &in_queue))
+            .filter(|update| self.is_at_the_server(update, &in_queue) || has(update))
             .map(|update| update.bytes.clone());
         Replica::load(std::iter::once(self.base.clone()).filter(|base| !base.is_empty()).chain(saved))
     }
