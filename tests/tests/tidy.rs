@@ -18,6 +18,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("http/", &["server", "session", "registry", "document", "cli"]),
     ("outbox.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("auth.rs", &["document", "registry", "session", "server", "http", "config", "cli"]),
+    ("limits", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("metrics.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
 ];
 
