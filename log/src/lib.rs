@@ -43,6 +43,7 @@
 //! A document that left memory with commands still queued (its task panicked) must not be loaded without them:
 //! [`Log::load`] waits for that document's queued commands first. Other documents' loads do not wait for commits.
 
+pub mod failpoint;
 mod guard;
 mod handle;
 mod layout;

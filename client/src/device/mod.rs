@@ -201,6 +201,8 @@ pub(crate) enum Command {
     Reopen {
         document: DocumentName,
     },
+    /// The store failed a while ago: opens it again.
+    StoreAgain,
     /// One that changes the device itself; told when done.
     Device {
         change: Change,

@@ -153,7 +153,7 @@ impl Machine {
     pub fn storage_is_back(&mut self, last: Seq) {
         self.handed = last;
         self.out.writes.clear();
-        self.core.rewrite(last, &mut self.out);
+        self.core.storage_is_back(last, &mut self.out);
     }
 
     /// The document at a glance.

@@ -1,6 +1,7 @@
 //! From the log to a document in memory.
 
 use syncline_log::Log;
+use syncline_log::failpoint::Point;
 use syncline_log::store::{StoreError, Stored};
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
@@ -36,6 +37,7 @@ pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<
             snapshot_bytes: 0,
         });
     };
+    Point::Load.pass();
     if stored.is_tombstone() {
         return Err(LoadError::Deleted);
     }

@@ -21,6 +21,7 @@ use super::readers::Readers;
 use crate::ids::{Draw, LeaseId};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use syncline_log::failpoint::Point;
 use syncline_log::store::{Record, Snapshot};
 use syncline_log::{DocumentLog, Log};
 use syncline_replica::HeldLimits;
@@ -221,8 +222,10 @@ impl Task {
                     idle_since = Instant::now();
                 }
                 () = tokio::time::sleep_until(idle_since + self.options.idle), if self.core.lease_count() == 0 => {
+                    Point::UnloadBegun.pass();
                     self.compact_if(self.records_since_snapshot >= self.options.compaction.idle_records).await;
                     self.settle().await;
+                    Point::UnloadSettled.pass();
                     if try_retire(inbox) {
                         return Ended::Retired;
                     }
@@ -330,6 +333,7 @@ impl Task {
 
     async fn take_durable(&mut self) {
         let durable = self.log.durable();
+        Point::BeforeAck.pass();
         self.core.durable(durable.upto, &mut self.effects);
         if durable.failed && !self.storage_failed {
             self.storage_failed = true;
