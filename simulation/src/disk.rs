@@ -31,8 +31,7 @@ struct State {
 impl Disk {
     /// An empty disk.
     pub fn new(dice: fastrand::Rng) -> Self {
-        let state =
-            State { synced: BTreeMap::new(), dice, fails_next: false, failed: false, violation: None };
+        let state = State { synced: BTreeMap::new(), dice, fails_next: false, failed: false, violation: None };
         Self { state: Mutex::new(state) }
     }
 

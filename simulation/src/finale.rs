@@ -119,7 +119,8 @@ impl World {
             let replica = build(self.disk.stored(&self.names[document]).as_ref(), u64::MAX)?;
             let there = replica.read(text::read);
             self.ledgers[document].end("the disk", &there)?;
-            let mut others = self.clients.iter().filter(|client| client.documents(self.names.len()).contains(&document));
+            let mut others =
+                self.clients.iter().filter(|client| client.documents(self.names.len()).contains(&document));
             if let Some(other) = others.find(|client| client.text(document) != there) {
                 let here = other.text(document);
                 return Err(format!("ALL CONVERGE: the disk has {there}, a {} {here}", other.kind()));

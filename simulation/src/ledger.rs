@@ -82,9 +82,10 @@ impl Ledger {
 
     /// The document has left memory in order: all that went through it is on the disk.
     pub fn retired(&self, on_disk: &BTreeSet<u32>) -> Result<(), String> {
-        let lost = self.relayed.iter().find(|mark| {
-            !on_disk.contains(mark) && !self.deleted.contains(mark) && !self.forgiven.contains(mark)
-        });
+        let lost = self
+            .relayed
+            .iter()
+            .find(|mark| !on_disk.contains(mark) && !self.deleted.contains(mark) && !self.forgiven.contains(mark));
         match lost {
             Some(mark) => Err(format!("RETIRE NEVER LOSES: <{mark}> was relayed, the document left memory without it")),
             None => Ok(()),

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::{Counts, Failure, run};
+
+/// A plan takes hundredths of a second.
+const PLAN_LIMIT: Duration = Duration::from_secs(60);
 
 /// What became of many plans.
 #[derive(Debug, Default)]
@@ -35,7 +38,7 @@ pub fn many(seeds: Range<u64>, most_failures: usize) -> Ran {
                     if seed >= seeds.end || lock().failures.len() >= most_failures {
                         return;
                     }
-                    let outcome = run(seed, None);
+                    let outcome = run_within(seed, PLAN_LIMIT);
                     let mut ran = lock();
                     ran.plans += 1;
                     match outcome {
@@ -52,12 +55,29 @@ pub fn many(seeds: Range<u64>, most_failures: usize) -> Ran {
     ran
 }
 
+/// Runs a plan in a thread of its own. One that does not end is a failure, and its thread is given up.
+fn run_within(seed: u64, limit: Duration) -> Result<Counts, Failure> {
+    let (send, outcome) = mpsc::channel();
+    // Nobody listens after the limit.
+    std::thread::spawn(move || send.send(run(seed, None)).ok());
+    outcome.recv_timeout(limit).unwrap_or_else(|_| {
+        let reason = format!("IT ENDS: the plan did not end within {limit:?}: something goes round for ever");
+        Err(Failure { seed, reason })
+    })
+}
+
 impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Failure { seed, reason } in &self.failures {
             writeln!(f, "SYNCLINE_SEED={seed}  {reason}")?;
         }
-        writeln!(f, "{} plans in {:.1} s, {} broke a promise", self.plans, self.took.as_secs_f64(), self.failures.len())?;
+        writeln!(
+            f,
+            "{} plans in {:.1} s, {} broke a promise",
+            self.plans,
+            self.took.as_secs_f64(),
+            self.failures.len()
+        )?;
         for (what, count) in &self.counts.0 {
             writeln!(f, "{count:>12} {what}")?;
         }

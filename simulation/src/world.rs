@@ -241,7 +241,9 @@ impl World {
     /// Takes what a client has told to the ledger.
     pub(crate) fn hear(&mut self, client: usize) -> Result<(), String> {
         for (document, news) in self.clients[client].news() {
-            self.note(|world| format!("    client {client} ({}): {}: {news:?}", world.clients[client].kind(), world.names[document]));
+            self.note(|world| {
+                format!("    client {client} ({}): {}: {news:?}", world.clients[client].kind(), world.names[document])
+            });
             let on_disk = if let News::Saved(_) = news { self.on_disk(document)? } else { BTreeSet::new() };
             let ledger = &mut self.ledgers[document];
             match news {
