@@ -55,7 +55,7 @@ fn root() -> PathBuf {
 /// Every Rust source of the workspace, as (path from the top, text).
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for krate in ["protocol", "replica", "log", "server", "client", "client-sim", "tests"] {
+    for krate in ["protocol", "replica", "log", "server", "client", "client-sim", "simulation", "tests"] {
         collect(&root().join(krate), &mut found);
     }
     assert!(found.len() > 30, "the sources were not found");
