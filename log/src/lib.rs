@@ -44,6 +44,7 @@
 //! [`Log::load`] waits for that document's queued commands first. Other documents' loads do not wait for commits.
 
 pub mod backup;
+pub mod failpoint;
 mod guard;
 mod handle;
 mod layout;
@@ -60,3 +61,4 @@ mod thread;
 pub use handle::{DocumentLog, Durable, DurableWatch, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
 pub use sled::SledStore;
 pub use store::{Mark, Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
+pub use thread::{Batch, Committed, Committer};

@@ -62,38 +62,31 @@ describe('backup and restore', () => {
     assert.match(again.stderr, /is not empty/)
   })
 
-  test('a server killed in the middle of a backup leaves the earlier one, and the next is whole', async (t) => {
-    const { server, backups, directory } = await started(t)
-    const small = join(directory, 'small.json')
-    writeFileSync(small, JSON.stringify({ text: 'small' }))
-    await run(['import', 'small', small, '--data', server.dataDir])
-    await run(['backup', backups, '--data', server.dataDir])
-
-    const large = join(directory, 'large.json')
-    writeFileSync(large, JSON.stringify({ text: 'x'.repeat(12_000_000) }))
-    await run(['import', 'large', large, '--data', server.dataDir])
-    let leftovers = []
-    for (let attempt = 0; leftovers.length === 0; attempt++) {
-      assert(attempt < 20, 'the server was never killed while it wrote')
+  for (const point of ['backup-packs-written', 'backup-manifest-written']) {
+    test(`a server killed at ${point} leaves the earlier backup, and the next is whole`, async (t) => {
+      const directory = temporaryDirectory()
+      const [backups, file] = [join(directory, 'backups'), join(directory, 'file.json')]
+      const env = { SYNCLINE_FAILPOINT: `${point}:2:halt` }
+      const server = await startServer({ env })
+      t.after(() => server.stop())
+      writeFileSync(file, JSON.stringify({ text: 'some text' }))
+      await run(['import', 'first', file, '--data', server.dataDir])
+      await run(['backup', backups, '--data', server.dataDir])
+      await run(['import', 'second', file, '--data', server.dataDir])
       const backup = runBinary(['backup', backups, '--data', server.dataDir])
-      const isWriting = () => readdirSync(backups).some((file) => file.endsWith('.pack.new'))
-      const ended = backup.then(() => true)
-      while (!isWriting() && !(await Promise.race([ended, tick()])));
-      server.kill()
+      await until(() => server.output().includes(`halted at ${point}`), { what: 'the backup stops there' })
+      await server.kill()
       const { code, stderr } = await backup
-      leftovers = readdirSync(backups).filter((file) => file.endsWith('.new'))
-      if (leftovers.length > 0) {
-        assert.equal(code, 1)
-        assert.match(stderr, /the server went away/)
-        assert.match((await run(['backup', backups, '--verify'])).stdout, /^1 documents/)
-      }
+      assert.equal(code, 1)
+      assert.match(stderr, /the server went away/)
+      assert.match((await run(['backup', backups, '--verify'])).stdout, /^1 documents/)
       await server.restart()
-    }
-    const { stdout } = await run(['backup', backups, '--data', server.dataDir])
-    assert.match(stdout, /backed up 2 documents .*: 1 had changed/)
-    assert(!readdirSync(backups).some((file) => file.endsWith('.new')))
-    assert.match((await run(['backup', backups, '--verify'])).stdout, /^2 documents/)
-  })
+      const { stdout } = await run(['backup', backups, '--data', server.dataDir])
+      assert.match(stdout, /backed up 2 documents .*: 1 had changed/)
+      assert(!readdirSync(backups).some((name) => name.endsWith('.new')))
+      assert.match((await run(['backup', backups, '--verify'])).stdout, /^2 documents/)
+    })
+  }
 
   test('a damaged backup is refused by file and document, and nothing is restored', async (t) => {
     const { server, backups, directory } = await started(t)
@@ -232,8 +225,4 @@ function insert(client, typed) {
 
 function text(client) {
   return client.doc.getText('text').toString()
-}
-
-function tick() {
-  return new Promise((resolve) => setImmediate(resolve))
 }

@@ -153,6 +153,7 @@ async fn a_tombstone_survives_a_restore() {
     assert!(told.contains("1 of them deleted"), "{told}");
     let server = serve(&settings(), &restored).await;
     let mut socket = Socket::open(&server, "/gone").await;
+    socket.sync(SyncMessage::Step1(&[0])).await;
     assert_eq!(socket.hear_close().await.0, 4410);
     let told = import_file(&restored, "gone", &dir.path().join("file"), &typed(2, "again")).await.unwrap_err();
     assert!(told.contains("it was deleted"), "{told}");

@@ -11,6 +11,7 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{BackupError, at};
+use crate::failpoint::Point;
 use crate::guard::sync_dir;
 use crate::store::Mark;
 
@@ -121,6 +122,7 @@ impl Manifest {
             let mut file = File::create(&new)?;
             file.write_all(self.text()?.as_bytes())?;
             file.sync_all()?;
+            Point::BackupManifestWritten.pass();
             fs::rename(&new, dir.join(MANIFEST_FILE))?;
             sync_dir(dir)
         };

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::manifest::{Entry, Manifest, NEW_MANIFEST_FILE, Place};
 use super::pack::{self, PACK_TITLE};
 use super::{BackupError, at};
+use crate::failpoint::Point;
 use crate::guard::{LOCK_FILE, Lock, create_dir_durably, sync_dir};
 use crate::store::{Store, StoreError};
 
@@ -125,6 +126,7 @@ pub fn take(
         pacer.pause();
     }
     backup.finish_pack()?;
+    Point::BackupPacksWritten.pass();
     cancel.check()?;
     taken.documents = documents.len() as u64;
     taken.bytes = backup.bytes;
