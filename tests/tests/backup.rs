@@ -122,6 +122,7 @@ async fn what_was_acknowledged_before_a_backup_is_in_it_and_restored_it_is_anoth
     append(&notes, ", after the backup").await;
     in_time("saved", notes.wait_until_saved()).await.unwrap();
     phone.go_offline().await;
+    append(&notes, ", offline").await;
     typist.close().await;
     server.stop().await.unwrap();
     let told = restore_into(&backups, &restored).await.unwrap();
@@ -135,6 +136,8 @@ async fn what_was_acknowledged_before_a_backup_is_in_it_and_restored_it_is_anoth
     until_event(&mut events, |event| matches!(event, Event::HistoryChanged { .. })).await;
     assert_eq!(notes.status().sync, SyncState::HistoryChanged);
     assert!(matches!(notes.wait_until_saved().await, Err(DeviceError::HistoryChanged)));
+    let mut stock = Socket::open(&server, "/notes").await;
+    assert_eq!(text_of(&stock.join().await), "the beginning", "nothing was merged");
     notes.discard().await.unwrap();
     until_text(&notes, |text| text == "the beginning").await;
     phone.close().await;
