@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use super::failpoint::Point;
 use super::store::StoreError;
 
-const LOCK_FILE: &str = "syncline.lock";
+pub(super) const LOCK_FILE: &str = "syncline.lock";
+/// Where a restore puts a store together. While it is there, the directory around it holds no store.
+pub(super) const RESTORING_DIR: &str = "syncline.restoring";
 const CARD_FILE: &str = "syncline.store";
 const CARD_TITLE: &str = "syncline store";
 /// More than any holder writes.
@@ -75,6 +77,9 @@ pub(super) struct Card {
 impl Card {
     /// Reads the card. `None`: there is none, so nothing was ever reported as saved here.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
+        if dir.join(RESTORING_DIR).exists() {
+            return Err(open_error(dir, "a restore into it did not finish. Remove the directory and restore again"));
+        }
         let path = dir.join(CARD_FILE);
         let mut text = String::new();
         match File::open(&path) {
