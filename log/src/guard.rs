@@ -19,8 +19,16 @@ const MAX_CARD_BYTES: u64 = 4096;
 /// however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    /// Locked by [`Lock::take`]; closing it unlocks.
-    _file: File,
+    /// Locked by [`Lock::take`].
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a child process between its fork and its exec holds it, too.
+    fn drop(&mut self) {
+        // It is closed next in any case.
+        self.file.unlock().ok();
+    }
 }
 
 impl Lock {
@@ -51,7 +59,7 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(|error| open_error(dir, format!("{}: {error}", path.display())))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -155,8 +163,11 @@ mod tests {
         let lock = Lock::take(dir.path()).unwrap();
         let error = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(error.ends_with(&format!("is in use by process {}", std::process::id())), "{error}");
+        // As a child process has it for a moment.
+        let copy = lock.file.try_clone().unwrap();
         drop(lock);
         Lock::take(dir.path()).unwrap();
+        drop(copy);
     }
 
     #[test]

@@ -20,6 +20,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("portable.rs", &["admin", "document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("outbox.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("auth.rs", &["document", "registry", "session", "server", "http", "config", "cli"]),
+    ("limits", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("metrics.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
 ];
 
@@ -56,7 +57,7 @@ fn root() -> PathBuf {
 /// Every Rust source of the workspace, as (path from the top, text).
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for krate in ["protocol", "replica", "log", "server", "client", "client-sim", "tests"] {
+    for krate in ["protocol", "replica", "log", "server", "client", "client-sim", "simulation", "tests"] {
         collect(&root().join(krate), &mut found);
     }
     assert!(found.len() > 30, "the sources were not found");

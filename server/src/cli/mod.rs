@@ -26,7 +26,7 @@ use syncline_log::{SledStore, StoreError};
         Run it, then point y-websocket or Hocuspocus at ws://127.0.0.1:1234. Nothing to set up: documents are made \
         when they are first opened, kept in ./data, and an edit is acknowledged only when it is on disk.",
     after_help = "Every option is also an environment variable (SYNCLINE_LISTEN, SYNCLINE_DATA, …) and a line in \
-        syncline.toml (listen = \"0.0.0.0:1234\").\n\nExamples:\n  \
+        syncline.toml (listen = \"0.0.0.0:1234\"; limits in a table [limits]).\n\nExamples:\n  \
         syncline                                   serve ./data on 127.0.0.1:1234\n  \
         syncline serve --listen 0.0.0.0:8080       serve the whole network\n  \
         syncline inspect my-document               what the log holds of one document\n  \
@@ -47,6 +47,7 @@ pub struct Cli {
 
 /// What can be done.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 pub enum Command {
     /// Run the server (the default)
     Serve(ServeArgs),
