@@ -5,11 +5,14 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::failpoint::Point;
+use super::layout::FORMAT;
 use super::store::StoreError;
 
 const LOCK_FILE: &str = "syncline.lock";
 const CARD_FILE: &str = "syncline.store";
 const CARD_TITLE: &str = "syncline store";
+/// What a person can do about a store that does not open.
+pub(super) const WAY_OUT: &str = "`syncline verify` tells what is damaged, `syncline repair` keeps what can be read";
 /// More than any holder writes.
 const MAX_CARD_BYTES: u64 = 4096;
 
@@ -133,6 +136,21 @@ pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
 /// Makes the names in `dir` durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+/// The refusal of a store that holds less than its card says.
+pub(super) fn came_back(dir: &Path, how: &str, card: &Card, found: u64) -> StoreError {
+    let what = format!("it {how}: {} records were saved, {found} are there. {WAY_OUT}", card.committed);
+    open_error(dir, what)
+}
+
+/// Refuses a format that this code does not know.
+pub(super) fn refuse_newer(dir: &Path, format: u32) -> Result<(), StoreError> {
+    if format > FORMAT {
+        let what = format!("it has format {format} and this version reads up to {FORMAT}: start the newer version");
+        return Err(open_error(dir, what));
+    }
+    Ok(())
 }
 
 /// [`StoreError::Open`] for `dir`.

@@ -47,12 +47,16 @@ pub mod failpoint;
 mod guard;
 mod handle;
 mod layout;
+mod mark;
 pub mod memory;
 pub mod sled;
+mod sled_adopt;
 mod sled_read;
 mod sled_salvage;
+mod sled_scan;
 mod sled_write;
 pub mod store;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod thread;

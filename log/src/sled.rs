@@ -35,8 +35,9 @@ use syncline_protocol::ids::DocumentName;
 use tracing::{info, warn};
 
 use super::failpoint::Point;
-use super::guard::{Card, Lock, create_dir_durably, open_error, sync_dir};
-use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, unseal};
+use super::guard::{Card, Lock, WAY_OUT, came_back, create_dir_durably, open_error, refuse_newer, sync_dir};
+use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
+use super::mark::{Mark, doubt};
 use super::store::{Salvaged, Store, StoreError, Stored, Write};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
@@ -56,8 +57,7 @@ const ENGINE_LOCK_TRIES: u32 = 100;
 const ENGINE_LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where sled's files are, in the data directory.
-const ENGINE_DIR: &str = "sled";
-const WAY_OUT: &str = "Copy the whole directory away before trying anything, then restore it from a backup";
+pub(super) const ENGINE_DIR: &str = "sled";
 
 /// Makes a file's data durable. Tests put another in its place.
 pub(super) type SyncData = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
@@ -69,6 +69,7 @@ pub struct SledStore {
     pub(super) engine: RwLock<Option<Engine>>,
     /// One commit at a time.
     pub(super) writer: Mutex<Writer>,
+    doubt: Option<String>,
 }
 
 /// The open engine.
@@ -90,6 +91,7 @@ pub(super) struct Writer {
     pub meta: Meta,
     /// What the card says.
     card_committed: u64,
+    mark: Mark,
     /// The first error, after which nothing is believed.
     broken: Option<StoreError>,
 }
@@ -134,10 +136,10 @@ impl SledStore {
             lost: Mutex::new(HashSet::new()),
             _lock: lock,
         };
-        let (meta, lost) = guarded(|| {
+        let (mut meta, lost, heads) = guarded(|| {
             let meta = engine.meta(dir, card)?;
-            let lost = engine.census(dir, &meta)?;
-            Ok((meta, lost))
+            let (lost, heads) = engine.census(dir, &meta)?;
+            Ok((meta, lost, heads))
         })
         .map_err(|error| match error {
             StoreError::Io(what) => open_error(dir, format!("{what}. {WAY_OUT}")),
@@ -145,10 +147,20 @@ impl SledStore {
         })?;
         engine.lost = Mutex::new(lost);
         Point::Opened.pass();
-        let mut writer = Writer { meta, card_committed: 0, broken: None };
+        if meta.format < FORMAT {
+            (meta.format, meta.heads) = (FORMAT, heads);
+        }
+        let (mark, marked) = Mark::open(dir, meta.identity).map_err(failed)?;
+        let doubt = doubt(&meta, heads, marked);
+        let mut writer = Writer { meta, card_committed: 0, mark, broken: None };
         guarded(|| engine.sweep_leftovers(&mut writer))?;
         writer.write_card(dir).map_err(failed)?;
-        Ok(Self { dir: dir.to_owned(), engine: RwLock::new(Some(engine)), writer: Mutex::new(writer) })
+        Ok(Self { dir: dir.to_owned(), engine: RwLock::new(Some(engine)), writer: Mutex::new(writer), doubt })
+    }
+
+    /// What contradicts the store as a whole, in words: losses that no document shows. A server must not serve it.
+    pub fn doubt(&self) -> Option<StoreError> {
+        self.doubt.as_ref().map(|what| open_error(&self.dir, format!("{what}. {WAY_OUT}")))
     }
 
     /// Runs `work` on the open engine.
@@ -166,6 +178,7 @@ impl Store for SledStore {
             return Err(error.clone());
         }
         let outcome = self.with_engine(|engine| engine.commit(&mut writer, writes)).and_then(|()| {
+            writer.mark.set(&writer.meta);
             if writer.meta.committed - writer.card_committed < CARD_EVERY_RECORDS {
                 return Ok(());
             }
@@ -244,7 +257,15 @@ impl Engine {
             if self.db.iter().next().is_some() {
                 return Err(open_error(dir, format!("its description is missing. {WAY_OUT}")));
             }
-            let meta = Meta { identity: rand::random(), format: FORMAT, committed: 0, documents: 0, next_id: 1 };
+            let meta = Meta {
+                identity: rand::random(),
+                format: FORMAT,
+                committed: 0,
+                documents: 0,
+                next_id: 1,
+                heads: 0,
+                batches: 0,
+            };
             self.db.insert(META_KEY, seal(META_KEY, &meta.encode())).map_err(failed)?;
             self.sync()?;
             info!(dir = %dir.display(), "created a new store");
@@ -270,11 +291,11 @@ impl Engine {
         }
     }
 
-    /// Counts the documents. Finds those whose head is gone.
-    fn census(&self, dir: &Path, meta: &Meta) -> Result<HashSet<DocumentName>, StoreError> {
-        let mut heads = 0_u64;
-        for key in self.db.scan_prefix(HEADS).keys() {
-            key.map_err(failed)?;
+    /// Counts the documents and sums up their heads. Finds those whose head is gone.
+    fn census(&self, dir: &Path, meta: &Meta) -> Result<(HashSet<DocumentName>, u64), StoreError> {
+        let (mut heads, mut sum) = (0_u64, 0_u64);
+        for value in self.db.scan_prefix(HEADS).values() {
+            sum = sum.wrapping_add(sum_of(&value.map_err(failed)?));
             heads += 1;
         }
         let mut named = HashSet::new();
@@ -288,7 +309,7 @@ impl Engine {
             named.insert(name);
         }
         if heads == meta.documents && named.len() as u64 == heads {
-            return Ok(HashSet::new());
+            return Ok((HashSet::new(), sum));
         }
         let mut lost = HashSet::new();
         for name in named {
@@ -300,7 +321,7 @@ impl Engine {
             let missing = meta.documents - heads - lost.len() as u64;
             return Err(open_error(dir, format!("{missing} of {} documents are missing. {WAY_OUT}", meta.documents)));
         }
-        Ok(lost)
+        Ok((lost, sum))
     }
 }
 
@@ -338,24 +359,8 @@ fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, known
             thread::sleep(ENGINE_LOCK_PAUSE);
             continue;
         }
-        return Err(open_error(dir, format!("{what}. Syncline wrote nothing. {way_out}")));
+        return Err(open_error(dir, format!("{what}. {way_out}")));
     }
-}
-
-fn came_back(dir: &Path, how: &str, card: &Card, found: u64) -> StoreError {
-    let what = format!(
-        "it {how}: {} records were saved, {found} are there. Syncline wrote nothing. {WAY_OUT}, syncline.store included",
-        card.committed
-    );
-    open_error(dir, what)
-}
-
-fn refuse_newer(dir: &Path, format: u32) -> Result<(), StoreError> {
-    if format > FORMAT {
-        let what = format!("it has format {format} and this version reads up to {FORMAT}: start the newer version");
-        return Err(open_error(dir, what));
-    }
-    Ok(())
 }
 
 /// Makes every file of the engine durable, and its name.

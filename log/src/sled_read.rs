@@ -101,7 +101,7 @@ pub(super) fn damaged(document: &DocumentName, seq: Seq, what: &str) -> StoreErr
 }
 
 /// Puts a document together from its parts in order.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     document: &'a DocumentName,
     head: &'a Head,
     digest: u64,
@@ -116,7 +116,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(document: &'a DocumentName, head: &'a Head) -> Self {
+    /// Nothing read yet.
+    pub fn new(document: &'a DocumentName, head: &'a Head) -> Self {
         Self {
             document,
             head,
@@ -135,11 +136,13 @@ impl<'a> Reader<'a> {
         self.records.last().map_or(self.head.upto, |record| record.seq).next()
     }
 
-    fn fail<T>(&self, seq: Seq, what: &str) -> Result<T, StoreError> {
+    /// [`StoreError::Damaged`] for this document.
+    pub fn fail<T>(&self, seq: Seq, what: &str) -> Result<T, StoreError> {
         Err(damaged(self.document, seq, what))
     }
 
-    fn take(&mut self, part: Part, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    /// Takes the next part in order of keys.
+    pub fn take(&mut self, part: Part, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         match part.kind {
             Kind::Snapshot if part.chunk != self.snapshot_chunks => return self.fail(part.seq, SNAPSHOT_MISSING),
             Kind::Snapshot => {}
@@ -186,7 +189,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Stored, StoreError> {
+    /// The document, if it is whole.
+    pub fn finish(self) -> Result<Stored, StoreError> {
         let head = self.head;
         if self.snapshot_chunks != head.snapshot_chunks {
             return self.fail(head.upto, SNAPSHOT_MISSING);

@@ -32,6 +32,9 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 async fn run(config: &Config) -> anyhow::Result<()> {
     let listener = Listener::bind(config.listen).await?;
     let store = SledStore::open(&config.data)?;
+    if let Some(doubt) = store.doubt() {
+        return Err(doubt.into());
+    }
     let server = Server::start(listener, config, Arc::new(store), Arc::new(OpenToAll));
     greet(&server, config)?;
     stop_signal().await.context("cannot listen for signals")?;
