@@ -50,6 +50,8 @@ enum Command {
     Crash(durability::crash::Args),
     /// Cut the power of the server's file system (needs root); then look for anything acknowledged that is lost.
     PowerCut(durability::power::Args),
+    /// Let the server's disk be full, fail or be slow (needs root, or strace); then look what everybody was told.
+    DiskFault(durability::disk::Args),
     /// Measure what coming back costs on the wire, here and with the npm clients.
     WireCost(wire_cost::Args),
 }
@@ -164,6 +166,7 @@ fn story(command: Command) -> Result<bool> {
             Command::Device(args) => cli::device(args).await,
             Command::Actor(args) => actor::run(&args).await.map(|()| true),
             Command::Crash(args) => durability::crash::run(args).await,
+            Command::DiskFault(args) => durability::disk::run(args).await,
             Command::PowerCut(args) => durability::power::run(args).await,
             Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
             Command::Replay(args) => run(&args),

@@ -57,6 +57,9 @@ const ENGINE_LOCK_TRIES: u32 = 100;
 const ENGINE_LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where sled's files are, in the data directory.
+/// The system's words (ENOSPC), and what helps: sled writes when it opens.
+const NO_SPACE: &str = "No space left on device";
+const FREE_SPACE: &str = "Nothing is damaged: free space on this disk, then start again";
 pub(super) const ENGINE_DIR: &str = "sled";
 
 /// Makes a file's data durable. Tests put another in its place.
@@ -191,7 +194,7 @@ impl Store for SledStore {
     }
 
     fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        self.with_engine(|engine| engine.load(document))
+        self.with_engine(|engine| engine.load_guarded(document))
     }
 
     fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
@@ -359,6 +362,7 @@ fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, known
             thread::sleep(ENGINE_LOCK_PAUSE);
             continue;
         }
+        let way_out = if what.contains(NO_SPACE) { FREE_SPACE } else { way_out };
         return Err(open_error(dir, format!("{what}. {way_out}")));
     }
 }

@@ -1,6 +1,7 @@
 //! Reading a document from sled and checking that it is whole.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -10,13 +11,26 @@ use super::layout::{
     CHUNK_BYTES, HEADS, Head, Kind, Part, chain, decode_entry, entry_chunks, head_key, part_of, parts_prefix, sum_of,
     sweep_key, unseal,
 };
-use super::sled::{Engine, failed};
+use super::sled::{Engine, failed, words};
 use super::store::{Record, Snapshot, StoreError, Stored};
 
 /// A document that changes under the reader is read again, at most so often.
 const READ_TRIES: u32 = 64;
+/// How sled's own word for damage begins; it has no other that tells it from a disk's error.
+const CORRUPTION: &str = "Read corrupted data";
 
 impl Engine {
+    /// [`Engine::load`]; where the engine itself stumbles over damage, the document is named.
+    pub fn load_guarded(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+        let unreadable = |what: &str| damaged(document, Seq(1), &format!("the engine cannot read it: {what}"));
+        catch_unwind(AssertUnwindSafe(|| self.load(document)))
+            .unwrap_or_else(|panic| Err(unreadable(words(panic.as_ref()))))
+            .map_err(|error| match error {
+                StoreError::Io(what) if what.starts_with(CORRUPTION) => unreadable(&what),
+                other => other,
+            })
+    }
+
     /// Reads and checks a document.
     pub fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let key = head_key(document);

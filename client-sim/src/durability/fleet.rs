@@ -85,6 +85,12 @@ impl Fleet {
         }
         Ok(authors)
     }
+
+    /// Ends the work.
+    pub async fn stop(self) -> Result<Vec<Author>> {
+        self.stop.send_replace(true);
+        self.come_home().await
+    }
 }
 
 /// Authors of every dialect, `each` of each, spread over `documents` documents.

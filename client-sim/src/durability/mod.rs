@@ -9,9 +9,11 @@
 //! crash    `syncline-sim crash`: signal 9, and failpoints
 //! mount    a file system of its own, whose power can be cut
 //! power    `syncline-sim power-cut`
+//! disk     `syncline-sim disk-fault`
 //! ```
 
 pub mod crash;
+pub mod disk;
 mod fleet;
 mod ledger;
 mod link;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
@@ -79,6 +80,12 @@ impl Author {
             self.note(news)?;
         }
         Ok(())
+    }
+
+    /// Makes an edit that somebody else sends: its number and its update.
+    pub fn make_edit(&mut self) -> (usize, Bytes) {
+        let number = self.edit();
+        (number, self.page.edits[number].update.clone())
     }
 
     async fn come_back(&self, url: &str) -> Result<Link> {
