@@ -8,7 +8,9 @@ use super::failpoint::Point;
 use super::layout::FORMAT;
 use super::store::StoreError;
 
-const LOCK_FILE: &str = "syncline.lock";
+pub(super) const LOCK_FILE: &str = "syncline.lock";
+/// Where a restore puts a store together. While it is there, the directory around it holds no store.
+pub(super) const RESTORING_DIR: &str = "syncline.restoring";
 const CARD_FILE: &str = "syncline.store";
 const CARD_TITLE: &str = "syncline store";
 /// What a person can do about a store that does not open.
@@ -20,8 +22,16 @@ const MAX_CARD_BYTES: u64 = 4096;
 /// however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    /// Locked by [`Lock::take`]; closing it unlocks.
-    _file: File,
+    /// Locked by [`Lock::take`].
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a child process between its fork and its exec holds it, too.
+    fn drop(&mut self) {
+        // It is closed next in any case.
+        self.file.unlock().ok();
+    }
 }
 
 impl Lock {
@@ -52,7 +62,7 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(|error| open_error(dir, format!("{}: {error}", path.display())))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -70,6 +80,9 @@ pub(super) struct Card {
 impl Card {
     /// Reads the card. `None`: there is none, so nothing was ever reported as saved here.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
+        if dir.join(RESTORING_DIR).exists() {
+            return Err(open_error(dir, "a restore into it did not finish. Remove the directory and restore again"));
+        }
         let path = dir.join(CARD_FILE);
         let mut text = String::new();
         match File::open(&path) {
@@ -138,6 +151,30 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Makes every file of the engine durable, and its name.
+pub(super) fn sync_files(engine_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(engine_dir)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    sync_blobs(&engine_dir.join("blobs"))?;
+    sync_dir(engine_dir)
+}
+
+/// Makes what sled put beside its log durable. Nothing, with the values we write.
+pub(super) fn sync_blobs(blobs: &Path) -> io::Result<()> {
+    let mut found = false;
+    for entry in fs::read_dir(blobs)? {
+        match File::open(entry?.path()) {
+            Ok(file) => file.sync_all()?,
+            // sled removes a blob when its page was written anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        found = true;
+    }
+    if found { sync_dir(blobs) } else { Ok(()) }
+}
+
 /// The refusal of a store that holds less than its card says.
 pub(super) fn came_back(dir: &Path, how: &str, card: &Card, found: u64) -> StoreError {
     let what = format!("it {how}: {} records were saved, {found} are there. {WAY_OUT}", card.committed);
@@ -168,8 +205,11 @@ mod tests {
         let lock = Lock::take(dir.path()).unwrap();
         let error = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(error.ends_with(&format!("is in use by process {}", std::process::id())), "{error}");
+        // As a child process has it for a moment.
+        let copy = lock.file.try_clone().unwrap();
         drop(lock);
         Lock::take(dir.path()).unwrap();
+        drop(copy);
     }
 
     #[test]

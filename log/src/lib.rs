@@ -43,11 +43,11 @@
 //! A document that left memory with commands still queued (its task panicked) must not be loaded without them:
 //! [`Log::load`] waits for that document's queued commands first. Other documents' loads do not wait for commits.
 
+pub mod backup;
 pub mod failpoint;
 mod guard;
 mod handle;
 mod layout;
-mod mark;
 pub mod memory;
 pub mod sled;
 mod sled_adopt;
@@ -57,10 +57,12 @@ mod sled_scan;
 mod sled_write;
 pub mod store;
 pub mod survey;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod thread;
 
 pub use handle::{DocumentLog, Durable, DurableWatch, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
 pub use sled::SledStore;
-pub use store::{Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
+pub use store::{Mark, Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
+pub use thread::{Batch, Committed, Committer};

@@ -21,7 +21,7 @@
 
 use std::any::Any;
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -35,10 +35,12 @@ use syncline_protocol::ids::DocumentName;
 use tracing::{info, warn};
 
 use super::failpoint::Point;
-use super::guard::{Card, Lock, WAY_OUT, came_back, create_dir_durably, open_error, refuse_newer, sync_dir};
+use super::guard::{
+    Card, Lock, WAY_OUT, came_back, create_dir_durably, open_error, refuse_newer, sync_blobs, sync_dir, sync_files,
+};
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
-use super::mark::{Mark, doubt};
-use super::store::{Salvaged, Store, StoreError, Stored, Write};
+use super::store::{Mark, Salvaged, Store, StoreError, Stored, Write};
+use super::tally::{Tally, doubt};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
 const CACHE_BYTES: u64 = 64 << 20;
@@ -68,6 +70,7 @@ pub(super) type SyncData = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 /// Documents in a directory. One process at a time.
 pub struct SledStore {
     dir: PathBuf,
+    identity: u128,
     /// `None` once closed.
     pub(super) engine: RwLock<Option<Engine>>,
     /// One commit at a time.
@@ -94,7 +97,7 @@ pub(super) struct Writer {
     pub meta: Meta,
     /// What the card says.
     card_committed: u64,
-    mark: Mark,
+    tally: Tally,
     /// The first error, after which nothing is believed.
     broken: Option<StoreError>,
 }
@@ -153,12 +156,13 @@ impl SledStore {
         if meta.format < FORMAT {
             (meta.format, meta.heads) = (FORMAT, heads);
         }
-        let (mark, marked) = Mark::open(dir, meta.identity).map_err(failed)?;
-        let doubt = doubt(&meta, heads, marked);
-        let mut writer = Writer { meta, card_committed: 0, mark, broken: None };
+        let identity = meta.identity;
+        let (tally, counted) = Tally::open(dir, meta.identity).map_err(failed)?;
+        let doubt = doubt(&meta, heads, counted);
+        let mut writer = Writer { meta, card_committed: 0, tally, broken: None };
         guarded(|| engine.sweep_leftovers(&mut writer))?;
         writer.write_card(dir).map_err(failed)?;
-        Ok(Self { dir: dir.to_owned(), engine: RwLock::new(Some(engine)), writer: Mutex::new(writer), doubt })
+        Ok(Self { dir: dir.to_owned(), identity, engine: RwLock::new(Some(engine)), writer: Mutex::new(writer), doubt })
     }
 
     /// What contradicts the store as a whole, in words: losses that no document shows. A server must not serve it.
@@ -181,7 +185,7 @@ impl Store for SledStore {
             return Err(error.clone());
         }
         let outcome = self.with_engine(|engine| engine.commit(&mut writer, writes)).and_then(|()| {
-            writer.mark.set(&writer.meta);
+            writer.tally.set(&writer.meta);
             if writer.meta.committed - writer.card_committed < CARD_EVERY_RECORDS {
                 return Ok(());
             }
@@ -199,6 +203,14 @@ impl Store for SledStore {
 
     fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
         self.with_engine(|engine| engine.salvage(document))
+    }
+
+    fn mark(&self, document: &DocumentName) -> Result<Option<Mark>, StoreError> {
+        self.with_engine(|engine| engine.mark(document))
+    }
+
+    fn identity(&self) -> Result<u128, StoreError> {
+        Ok(self.identity)
     }
 
     fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
@@ -365,30 +377,6 @@ fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, known
         let way_out = if what.contains(NO_SPACE) { FREE_SPACE } else { way_out };
         return Err(open_error(dir, format!("{what}. {way_out}")));
     }
-}
-
-/// Makes every file of the engine durable, and its name.
-fn sync_files(engine_dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(engine_dir)? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    sync_blobs(&engine_dir.join("blobs"))?;
-    sync_dir(engine_dir)
-}
-
-/// Makes what sled put beside its log durable. Nothing, with the values we write.
-fn sync_blobs(blobs: &Path) -> io::Result<()> {
-    let mut found = false;
-    for entry in fs::read_dir(blobs)? {
-        match File::open(entry?.path()) {
-            Ok(file) => file.sync_all()?,
-            // sled removes a blob when its page was written anew.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        found = true;
-    }
-    if found { sync_dir(blobs) } else { Ok(()) }
 }
 
 /// sled's error as ours.

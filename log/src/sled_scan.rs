@@ -249,7 +249,8 @@ impl<'a> RawMessage<'a> {
             kind::NODE => {
                 let mut rest = Fields { whole: self.body, rest, lsn, at };
                 // The next page, the page that is merged into this one.
-                (number(&mut rest.rest)?, number(&mut rest.rest)?);
+                number(&mut rest.rest)?;
+                number(&mut rest.rest)?;
                 let (&[_merging, prefix_len], after) = rest.rest.split_first_chunk()?;
                 rest.rest = after;
                 let (low, _high) = (rest.bytes()?, rest.bytes()?);

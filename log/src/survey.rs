@@ -15,11 +15,11 @@ use super::layout::{
     CHUNK_BYTES, FORMAT, HEADS, Head, Kind, META_KEY, Meta, NAMES, decode_entry, head_key, id_of, name_key, part_of,
     parts_prefix, sum_of, sweep_key, unseal,
 };
-use super::mark::{doubt, look};
 use super::sled::{ENGINE_DIR, SledStore};
 use super::sled_read::{Reader, damaged};
 use super::sled_scan::Scan;
 use super::store::{Record, Snapshot, StoreError, Stored};
+use super::tally::{doubt, look};
 
 /// Damaged ranges told one by one.
 const MAX_TOLD_RANGES: usize = 8;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! crdt.rs      the yrs document, its traps contained
+//! json/        PURE: a document as JSON and back
 //! local.rs     changes made here: the client's edits
 //! replica.rs   PURE: the document and the updates that wait for others
 //! register.rs  PURE: versioned registers, decided by who owns the document
@@ -10,11 +11,13 @@
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
 
 mod crdt;
+mod json;
 mod local;
 mod register;
 mod replica;
 
 pub use crdt::{Crdt, CrdtError, Known};
+pub use json::{JsonError, MAX_JSON_DEPTH, from_json};
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use syncline_protocol::ids::DocumentName;
-use syncline_server::cli::{Cli, Command, DocumentArgs, delete, inspect, repair, serve, verify};
+use syncline_server::cli::{
+    Cli, Command, DocumentArgs, backup, delete, export, import, inspect, repair, restore, serve, verify,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -18,6 +20,10 @@ fn main() -> ExitCode {
         Some(Command::Verify(args)) => verify::verify(&args.data, &mut std::io::stdout().lock()),
         Some(Command::Repair(args)) => repair::repair(&args.data, &mut std::io::stdout().lock()),
         Some(Command::Purge(args)) => with_document(&args, delete::purge),
+        Some(Command::Backup(args)) => backup::backup(&args, &mut std::io::stdout().lock()),
+        Some(Command::Restore(args)) => restore::restore(&args, &mut std::io::stdout().lock()),
+        Some(Command::Export(args)) => export::export(&args),
+        Some(Command::Import(args)) => import::import(&args, &mut std::io::stdout().lock()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

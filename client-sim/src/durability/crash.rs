@@ -60,6 +60,8 @@ enum Death {
     InRecovery(Duration, Point),
     /// At the failpoint while it stops by request.
     InStop(Duration, Point),
+    /// At the failpoint while a backup is taken.
+    InBackup(Duration, Point),
 }
 
 impl Death {
@@ -78,6 +80,7 @@ impl Death {
             Point::CompactSnapshotWritten | Point::CompactHeadWritten | Point::CompactRemoving => {
                 Self::At(point, rng.random_range(1..=4))
             }
+            Point::BackupPacksWritten | Point::BackupManifestWritten => Self::InBackup(late, point),
             Point::Load | Point::UnloadBegun | Point::UnloadSettled => Self::At(point, rng.random_range(1..=25)),
         }
     }
@@ -85,6 +88,7 @@ impl Death {
     fn failpoint(self) -> Option<String> {
         match self {
             Self::At(point, passage) => Some(format!("{point}:{passage}")),
+            Self::InBackup(_, point) => Some(format!("{point}:1")),
             // The first card is written when the store opens.
             Self::InStop(_, point) => Some(format!("{point}:2")),
             Self::Signal(_) | Self::InRecovery(..) => None,
@@ -94,6 +98,7 @@ impl Death {
 
 struct Story {
     args: Args,
+    directory: PathBuf,
     server: ServerProcess,
     rng: StdRng,
     /// Everything that was ever sent.
@@ -197,6 +202,17 @@ impl Story {
                     format!("signal 9, {point} was not reached")
                 }
             },
+            Death::InBackup(after, point) => {
+                sleep(after).await;
+                let mut backup = self.backup()?;
+                let reached = timeout(POINT_LIMIT, self.server.ended()).await;
+                if reached.is_err() {
+                    self.server.kill().await?;
+                }
+                backup.wait().await?;
+                let what = if reached.is_ok() { "abort at" } else { "signal 9, not reached:" };
+                format!("{what} {point} while a backup is taken")
+            }
             Death::InStop(after, point) => {
                 sleep(after).await;
                 self.server.terminate().await?;
@@ -206,6 +222,14 @@ impl Story {
         };
         *self.deaths.entry(how).or_default() += 1;
         fleet.come_home().await
+    }
+
+    /// Asks the running server for a backup.
+    fn backup(&self) -> Result<tokio::process::Child> {
+        let mut command = tokio::process::Command::new(program(self.args.server_bin.as_deref())?);
+        command.arg("backup").arg(self.directory.join("backup")).arg("--data").arg(self.directory.join("server"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command.spawn().context("cannot run a backup")
     }
 
     /// Some of the documents of earlier rounds.

@@ -21,4 +21,4 @@ mod readers;
 pub mod tail;
 mod task;
 
-pub use task::{DocumentOptions, Ended, Envelope, run};
+pub use task::{Compaction, DocumentOptions, Ended, Envelope, run};
