@@ -32,7 +32,8 @@
 //! | a head is older than its parts | parts are there that it does not name: damaged |
 //! | a head is lost | the census at open finds the name without a head: that document is damaged |
 //! | head and name are lost | the census counts fewer documents than were written: the open is refused |
-//! | a head and all its parts are one consistent older state, the rest is newer | not detected for this document alone |
+//! | a head and all its parts are one consistent older state, the rest is newer | the sum over all heads is another: [`SledStore::doubt`], a server does not start |
+//! | the end of the log is lost, as if never written | the tally counts more batches: the same |
 //! | the engine opens empty, or older than the card | the open is refused |
 //! | the engine panics at open | the open is refused in words |
 //!

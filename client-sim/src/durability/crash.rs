@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -119,8 +120,15 @@ pub async fn run(args: Args) -> Result<bool> {
         .with_arguments(&["--idle-unload-seconds", "0"]);
     let rng = StdRng::seed_from_u64(args.seed);
     let rounds = args.rounds;
-    let mut story =
-        Story { args, server, rng, pages: Vec::new(), judgement: Judgement::default(), deaths: BTreeMap::new() };
+    let mut story = Story {
+        directory: directory.path().to_owned(),
+        args,
+        server,
+        rng,
+        pages: Vec::new(),
+        judgement: Judgement::default(),
+        deaths: BTreeMap::new(),
+    };
     let mut out = std::io::stdout();
     for round in 0..rounds {
         let death = Death::draw(round, &mut story.rng);
@@ -266,6 +274,16 @@ impl Story {
         let url = format!("ws://{}", self.server.start().await?);
         let all = verdict(&url, &self.pages.iter().collect::<Vec<_>>(), None).await;
         self.judgement.complaints.extend(all.complaints.into_iter().map(|what| format!("at the end: {what}")));
-        self.server.kill().await
+        self.server.kill().await?;
+        let mut verify = tokio::process::Command::new(program(self.args.server_bin.as_deref())?);
+        verify.arg("verify").arg("--data").arg(self.directory.join("server"));
+        let output = verify.output().await?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stdout);
+            self.judgement
+                .complaints
+                .push(format!("syncline verify: {said}{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(())
     }
 }
