@@ -14,7 +14,7 @@ use crate::disk::Disk;
 use crate::ledger::Action;
 use crate::socket::Socket;
 use crate::stock::Stock;
-use crate::text;
+use crate::text::{self, Shape};
 
 /// Which, and with what.
 pub enum Sort {
@@ -105,11 +105,11 @@ impl Client {
     }
 
     /// Makes an edit.
-    pub fn edit(&mut self, document: usize, id: Ulid, action: Action, place: usize, now_ms: u64) {
+    pub fn edit(&mut self, document: usize, id: Ulid, action: Action, (shape, place): (Shape, usize), now_ms: u64) {
         let now_ms = self.now(now_ms);
         let change = move |txn: &mut TransactionMut<'_>| match action {
-            Action::Insert(mark) => text::insert(txn, place, mark),
-            Action::Delete(_) => text::delete(txn, place),
+            Action::Insert(mark) => text::insert(txn, shape, place, mark),
+            Action::Delete(mark) => text::delete(txn, shape, mark),
         };
         match &mut self.sort {
             Sort::Device(device) => {
