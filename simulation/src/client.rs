@@ -35,6 +35,8 @@ pub enum News {
     Proposed(u128, String, Option<Version>),
     /// A register took this write.
     Taken(u128),
+    /// The server has another history.
+    HistoryChanged,
     /// It was synced with the server as it was then.
     Synced,
     /// Anything else, for the timeline.
@@ -186,6 +188,7 @@ impl Client {
                 vec![(document, News::Proposed(id, register, based_on))]
             }
             Told::Document(document, Event::Synced(_)) => vec![(document, News::Synced)],
+            Told::Document(document, Event::HistoryChanged { .. }) => vec![(document, News::HistoryChanged)],
             Told::Document(document, Event::Rebased(_)) => vec![(document, News::Other("rebased".into()))],
             Told::Document(document, other) => vec![(document, News::Other(format!("{other:?}")))],
         }

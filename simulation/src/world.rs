@@ -254,6 +254,10 @@ impl World {
                     self.counts.add("register writes taken", 1);
                     ledger.decided(id)?;
                 }
+                News::HistoryChanged if self.shape == text::Shape::Text => {
+                    return Err("A HISTORY STAYS: a device was told of another one, and nobody replaced it".into());
+                }
+                News::HistoryChanged => self.counts.add("histories seen to have changed", 1),
                 News::Synced => self.counts.add("syncs", 1),
                 News::Other(_) => {}
             }

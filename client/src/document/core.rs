@@ -277,7 +277,8 @@ impl Core {
     /// True when some of this is on the server's disk.
     pub(super) fn has_something_saved(&self) -> bool {
         let in_queue = self.queue.ids();
-        !self.base.is_empty() || self.updates.iter().any(|update| self.is_at_the_server(update, &in_queue))
+        let is_empty = self.base.is_empty() || self.base[..] == EMPTY_UPDATE;
+        !is_empty || self.updates.iter().any(|update| self.is_at_the_server(update, &in_queue))
     }
 
     /// True when the server has said that it has this on its disk.
