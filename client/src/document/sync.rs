@@ -222,6 +222,7 @@ impl Core {
         state_vector: Option<&[u8]>,
         out: &mut Outputs,
     ) -> Result<(), Fault> {
+        let resume = if self.is_of_another_history(cursor) { Resume::OtherHistory } else { resume };
         let Link::Up(joining) = &mut self.link else { return Ok(()) };
         joining.read_only = read_only;
         if let Some(state_vector) = state_vector {
@@ -256,6 +257,13 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// The server takes a cursor at zero for the beginning of any history. It is not, when something was saved since and
+    /// the journal does not know how far: what is queued goes on from that.
+    fn is_of_another_history(&self, now: Cursor) -> bool {
+        let is_other = self.in_step.is_some_and(|(known, _)| known.epoch != now.epoch);
+        is_other && !self.is_rebasing() && self.has_something_saved()
     }
 
     fn apply(&mut self, seq: Seq, update: &[u8], out: &mut Outputs) -> Result<(), Fault> {
