@@ -8,6 +8,7 @@
 //! presence.rs  PURE: who is here, never logged
 //! frame.rs     one message, encoded at most once per dialect, shared by every reader
 //! load.rs      from the log to memory
+//! merge.rs     PURE: changes that waited together, as few frames
 //! readers.rs   the outboxes of those who read, and how far each is known to have come
 //! task.rs      the shell: inbox in, effects out, log, idle time, end
 //! ```
@@ -16,6 +17,7 @@ pub mod core;
 pub mod event;
 pub mod frame;
 mod load;
+mod merge;
 pub mod presence;
 mod readers;
 pub mod tail;

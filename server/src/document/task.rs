@@ -17,6 +17,7 @@ use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
 use super::load::{LoadError, Loaded, load};
+use super::merge::Unsent;
 use super::readers::Readers;
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
@@ -83,6 +84,8 @@ struct Task {
     metrics: Arc<Metrics>,
     /// Filled by the core, emptied by `execute`. Kept to save an allocation per event.
     effects: Vec<Effect>,
+    /// Filled and emptied by `execute`.
+    unsent: Unsent,
     records_since_snapshot: u64,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
@@ -157,6 +160,7 @@ impl Task {
             options,
             metrics,
             effects: Vec::new(),
+            unsent: Unsent::default(),
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,
@@ -254,17 +258,17 @@ impl Task {
         let mut records = Vec::new();
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
+            if !effect.may_pass_changes() {
+                self.send();
+            }
             match effect {
                 Effect::Append { seq, update } => {
                     self.records_since_snapshot += 1;
                     self.bytes_since_snapshot += update.len();
                     records.push(Record { seq, time_ms: now_ms(), update });
                 }
-                Effect::Broadcast { frame, author } => {
-                    let delivered = self.readers.broadcast(&frame, author);
-                    self.metrics.delivered.add(delivered as u64);
-                }
-                Effect::Presence { frame, clients } => self.readers.presence(&frame, &clients),
+                Effect::Broadcast { frame, author } => self.unsent.change(frame, author),
+                Effect::Presence { frame, clients } => self.unsent.presence(frame, clients),
                 Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
                 Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
                 Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
@@ -285,10 +289,22 @@ impl Task {
                 Effect::Reload => {}
             }
         }
+        self.send();
         self.effects = effects;
         if !records.is_empty() {
             self.metrics.updates.add(records.len() as u64);
             self.log.append(records).await;
+        }
+    }
+
+    /// Sends what is for all readers and was held back to be sent together: changes, then presence, which may speak of
+    /// them.
+    fn send(&mut self) {
+        let delivered = self.readers.broadcast(&self.unsent.changes);
+        self.metrics.delivered.add(delivered as u64);
+        self.unsent.changes.clear();
+        for (clients, frame) in self.unsent.presence.drain(..) {
+            self.readers.presence(&frame, &clients);
         }
     }
 
