@@ -14,6 +14,8 @@
 //! Architecture invariants: state machines (`document::core`, `stock::session`) name neither Tokio nor a clock nor a
 //! random source. One task owns a device's documents and its socket; handles only send it commands.
 
+#![deny(missing_docs)]
+
 pub mod backoff;
 pub mod blocking;
 pub mod device;

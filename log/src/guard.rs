@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use super::failpoint::Point;
 use super::store::StoreError;
 
 const LOCK_FILE: &str = "syncline.lock";
@@ -95,6 +96,7 @@ impl Card {
             self.identity, self.format, self.committed
         )?;
         file.sync_all()?;
+        Point::CardWritten.pass();
         fs::rename(&new, dir.join(CARD_FILE))?;
         sync_dir(dir)
     }

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task;
 
 use super::store::{Record, Salvaged, Snapshot, Store, StoreError, Stored};
-use super::thread;
+use super::thread::{self, Committer};
 
 /// Commands waiting for the log's thread. When full, handing in waits.
 pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
@@ -55,17 +55,31 @@ impl Log {
     ///
     /// Panics when the operating system has no thread to give.
     pub fn start(store: Arc<dyn Store>) -> Self {
+        let (log, queue) = Self::new(store, Blocking::OnPool);
+        let thread = thread::spawn(Arc::clone(&log.shared), queue);
+        *lock(&log.shared.thread) = Some(thread);
+        log
+    }
+
+    /// A log without a thread, for simulation: nothing is committed but by the [`Committer`], and what blocks runs where
+    /// it is asked for.
+    pub fn by_hand(store: Arc<dyn Store>) -> (Self, Committer) {
+        let (log, queue) = Self::new(store, Blocking::InPlace);
+        let committer = Committer { shared: Arc::clone(&log.shared), queue };
+        (log, committer)
+    }
+
+    fn new(store: Arc<dyn Store>, blocking: Blocking) -> (Self, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(MAX_QUEUED_COMMANDS);
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             store,
+            blocking,
             documents: Mutex::default(),
             failed: watch::Sender::new(None),
             room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
             thread: Mutex::default(),
-        });
-        let thread = thread::spawn(Arc::clone(&shared), queue);
-        *lock(&shared.thread) = Some(thread);
-        Self { shared, commands }
+        };
+        (Self { shared: Arc::new(shared), commands }, queue)
     }
 
     /// Reads a document and checks it, after what is queued for it is committed. `None`: there is no such document.
@@ -77,19 +91,34 @@ impl Log {
             live.settled().await;
         }
         let (store, document) = (Arc::clone(&self.shared.store), document.clone());
-        blocking(move || store.load(&document)).await
+        self.read(move || store.load(&document)).await
     }
 
     /// Reads what can be read of a document that [`Log::load`] calls damaged.
     pub async fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
         let (store, document) = (Arc::clone(&self.shared.store), document.clone());
-        blocking(move || store.salvage(&document)).await
+        self.read(move || store.salvage(&document)).await
     }
 
     /// Every document's name, without order.
     pub async fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
         let store = Arc::clone(&self.shared.store);
-        blocking(move || store.list()).await
+        self.read(move || store.list()).await
+    }
+
+    /// Does work that takes long on the blocking pool. `None`: it did not end, for the program stops.
+    pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        match self.shared.blocking {
+            Blocking::OnPool => task::spawn_blocking(work).await.ok(),
+            Blocking::InPlace => Some(work()),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.aside(read).await.unwrap_or_else(|| Err(StoreError::Io("reading was interrupted".into())))
     }
 
     /// Forgets a document, durably. Only for a document that nobody has open.
@@ -257,9 +286,17 @@ pub(super) enum Command {
     Close,
 }
 
+/// Where work that blocks is done.
+#[derive(Debug, Clone, Copy)]
+enum Blocking {
+    OnPool,
+    InPlace,
+}
+
 /// What handles and thread share.
 pub(super) struct Shared {
     pub store: Arc<dyn Store>,
+    blocking: Blocking,
     /// Documents with a handle or a queued command. A document removes itself when it is dropped.
     documents: Mutex<HashMap<DocumentName, Weak<Document>>>,
     /// The latch. Written once, by the thread.
@@ -348,12 +385,6 @@ impl Drop for Document {
             documents.remove(&self.name);
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Io(format!("reading stopped: {error}"))))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

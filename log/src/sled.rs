@@ -34,6 +34,7 @@ use sled::Db;
 use syncline_protocol::ids::DocumentName;
 use tracing::{info, warn};
 
+use super::failpoint::Point;
 use super::guard::{Card, Lock, create_dir_durably, open_error, sync_dir};
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, unseal};
 use super::store::{Salvaged, Store, StoreError, Stored, Write};
@@ -143,6 +144,7 @@ impl SledStore {
             other => other,
         })?;
         engine.lost = Mutex::new(lost);
+        Point::Opened.pass();
         let mut writer = Writer { meta, card_committed: 0, broken: None };
         guarded(|| engine.sweep_leftovers(&mut writer))?;
         writer.write_card(dir).map_err(failed)?;
@@ -210,6 +212,7 @@ impl Engine {
     /// Makes everything applied so far durable.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(failed)?;
+        Point::BeforeSync.pass();
         let reached = self.log_position();
         (self.sync_data)(&self.db_file).map_err(|error| StoreError::Io(format!("sync: {error}")))?;
         sync_blobs(&self.blobs).map_err(|error| StoreError::Io(format!("sync: {error}")))?;

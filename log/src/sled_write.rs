@@ -11,6 +11,7 @@ use sled::{Batch, IVec};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use tracing::info;
 
+use super::failpoint::Point;
 use super::layout::{
     CHUNK_BYTES, Head, Kind, META_KEY, Meta, NAMES, Part, SWEEPS, chain, encode_entry, head_key, id_of, name_key,
     part_key, part_of, parts_prefix, seal, sum_of, sweep_key, unseal,
@@ -29,6 +30,7 @@ const REMOVAL_BYTES: usize = 512;
 impl Engine {
     /// Applies all steps and makes them durable.
     pub fn commit(&self, writer: &mut Writer, writes: &[Write]) -> Result<(), StoreError> {
+        Point::BeforeAppend.pass();
         let mut slice = Slice::new(self, &mut writer.meta);
         for write in writes {
             match write {
@@ -39,7 +41,10 @@ impl Engine {
             slice.apply_if_full()?;
         }
         slice.apply()?;
-        self.sync()
+        Point::AfterAppend.pass();
+        self.sync()?;
+        Point::AfterSync.pass();
+        Ok(())
     }
 
     /// Finishes what a crash left half written or half removed.
@@ -136,14 +141,17 @@ impl<'a> Slice<'a> {
             head.entries += 1;
         }
         head.digest = tail_sums.into_iter().fold(head.digest, chain);
+        Point::CompactSnapshotWritten.pass();
         self.put_head(document, &head);
         if is_large {
             self.apply()?;
+            Point::CompactHeadWritten.pass();
         }
         for key in superseded {
             self.remove(key);
             if is_large {
                 self.apply_if_full()?;
+                Point::CompactRemoving.pass();
             }
         }
         if is_large {

@@ -1,4 +1,5 @@
-//! The log's thread: take everything queued, one commit, report, again.
+//! The log's thread: take everything queued, one commit, report, again. A simulation drives the same [`Committer`] step
+//! by step.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,42 +19,79 @@ const NAME: &str = "syncline-log";
 /// Starts the thread. It ends when it is told to, or when no handle is left.
 #[expect(clippy::expect_used, reason = "a server that cannot start its log must not start")]
 pub(super) fn spawn(shared: Arc<Shared>, queue: mpsc::Receiver<Command>) -> JoinHandle<()> {
-    Builder::new().name(NAME.into()).spawn(move || run(&shared, queue)).expect("no thread for the log")
+    Builder::new().name(NAME.into()).spawn(move || run(shared, queue)).expect("no thread for the log")
 }
 
-fn run(shared: &Shared, mut queue: mpsc::Receiver<Command>) {
-    while let Some(command) = queue.blocking_recv() {
+fn run(shared: Arc<Shared>, queue: mpsc::Receiver<Command>) {
+    let mut committer = Committer { shared, queue };
+    while let Some(command) = committer.queue.blocking_recv() {
+        let batch = committer.gather(command);
+        committer.commit(batch).report();
+    }
+    committer.close();
+}
+
+/// Takes what is queued, commits it and reports. Each step for itself, so that a simulation can stop, or crash, between
+/// any two of them.
+pub struct Committer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) queue: mpsc::Receiver<Command>,
+}
+
+impl Committer {
+    /// Everything that is queued now, as one commit. `None`: nothing is.
+    pub fn take(&mut self) -> Option<Batch> {
+        let command = self.queue.try_recv().ok()?;
+        Some(self.gather(command))
+    }
+
+    fn gather(&mut self, command: Command) -> Batch {
         let mut batch = Batch::default();
-        batch.add(command, &mut queue);
+        batch.add(command, &mut self.queue);
         // The queue is bounded in bytes, and what is in the batch holds its room: so is the batch.
-        while let Ok(command) = queue.try_recv() {
-            batch.add(command, &mut queue);
+        while let Ok(command) = self.queue.try_recv() {
+            batch.add(command, &mut self.queue);
         }
-        match shared.latched() {
-            Some(error) => batch.refuse(&error),
-            None => commit(shared, batch),
-        }
+        batch
     }
-    if let Err(error) = guarded(|| shared.store.close()) {
-        warn!(%error, "the store did not close cleanly; the next start checks it");
+
+    /// Makes the batch durable, unless an earlier one failed. Nobody knows of it until [`Committed::report`].
+    pub fn commit(&self, batch: Batch) -> Committed {
+        let outcome = match self.shared.latched() {
+            Some(error) => Err(error),
+            None if batch.writes.is_empty() => Ok(()),
+            None => guarded(|| self.shared.store.commit(&batch.writes)).inspect_err(|error| {
+                if self.shared.latch(error) {
+                    error!(
+                        %error,
+                        "the store failed: from now on no edit is saved or reported as saved. Documents can still be \
+                         read. Free space or repair the disk, then restart: the start checks what is there"
+                    );
+                }
+            }),
+        };
+        Committed { batch, outcome }
+    }
+
+    fn close(&self) {
+        if let Err(error) = guarded(|| self.shared.store.close()) {
+            warn!(%error, "the store did not close cleanly; the next start checks it");
+        }
     }
 }
 
-fn commit(shared: &Shared, batch: Batch) {
-    if batch.writes.is_empty() {
-        return;
-    }
-    match guarded(|| shared.store.commit(&batch.writes)) {
-        Ok(()) => batch.report(),
-        Err(error) => {
-            if shared.latch(&error) {
-                error!(
-                    %error,
-                    "the store failed: from now on no edit is saved or reported as saved. Documents can still be \
-                     read. Free space or repair the disk, then restart: the start checks what is there"
-                );
-            }
-            batch.refuse(&error);
+/// A batch that is durable, or failed.
+pub struct Committed {
+    batch: Batch,
+    outcome: Result<(), StoreError>,
+}
+
+impl Committed {
+    /// Tells the documents.
+    pub fn report(self) {
+        match self.outcome {
+            Ok(()) => self.batch.report(),
+            Err(error) => self.batch.refuse(&error),
         }
     }
 }
@@ -65,7 +103,7 @@ fn guarded(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreErr
 
 /// Commands on their way to one commit.
 #[derive(Default)]
-struct Batch {
+pub struct Batch {
     writes: Vec<Write>,
     /// For each document its last step in `writes`, if records may be added to it.
     open: HashMap<DocumentName, usize>,
@@ -82,6 +120,11 @@ struct Progress {
 }
 
 impl Batch {
+    /// The steps, as the store is given them.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
     fn add(&mut self, command: Command, queue: &mut mpsc::Receiver<Command>) {
         match command {
             Command::Append { document, epoch, records, room } => {

@@ -1,6 +1,7 @@
-//! Numbers that name things while the server runs; they mean nothing after a restart.
+//! Numbers that name things while the server runs and mean nothing after a restart, and the source of those that do.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A session's right to talk to one document.
@@ -25,5 +26,33 @@ impl Counter {
     /// The next number, from 1.
     pub fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Where random identities are drawn: from the system's randomness, or in a simulation from its seed.
+#[derive(Clone)]
+pub struct Draw(Arc<dyn Fn() -> u128 + Send + Sync>);
+
+impl Draw {
+    /// Draws by `draw`: uniform over all numbers.
+    pub fn by(draw: impl Fn() -> u128 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(draw))
+    }
+
+    /// A random number.
+    pub fn number(&self) -> u128 {
+        self.0()
+    }
+}
+
+impl Default for Draw {
+    fn default() -> Self {
+        Self::by(rand::random)
+    }
+}
+
+impl fmt::Debug for Draw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Draw")
     }
 }

@@ -107,6 +107,11 @@ impl Registry {
         self.slots.is_empty()
     }
 
+    /// How many documents' tasks run. When nothing is on the move as many as documents are in memory.
+    pub fn task_count(&self) -> usize {
+        self.tasks.len()
+    }
+
     /// Ends every document, each with everything on disk. Sessions must have been ended before.
     pub async fn stop(&self) {
         self.slots.clear();

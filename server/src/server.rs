@@ -96,7 +96,7 @@ impl Server {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(store);
-        let options = DocumentOptions { idle: config.idle_unload, held: Default::default() };
+        let options = DocumentOptions::new(config.idle_unload);
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let stop = CancellationToken::new();
         let sessions = TaskTracker::new();

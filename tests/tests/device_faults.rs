@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use devices::{append, in_time, open, try_append, until_event, until_text};
 use live::{Socket, settings, start_with, typed};
 use syncline_client::types::Value;
-use syncline_client::{DeviceError, EditError, EntryState, Event, SyncState};
+use syncline_client::{Device, DeviceError, EditError, EntryState, Event, SyncState};
 use syncline_log::memory::MemoryStore;
 use syncline_log::store::Write;
 use syncline_log::{Log, SledStore, Store, StoreError, Stored};
@@ -99,6 +99,70 @@ async fn on_a_full_disk_an_edit_is_an_error_and_the_document_is_as_it_was() {
     let stored = SledStore::open(&dir.path().join("disk")).unwrap();
     assert!(stored.load(&DocumentName::parse("notes").unwrap()).unwrap().is_some());
     stored.close().unwrap();
+    other.close().await;
+    server.stop().await.unwrap();
+}
+
+/// A device on a disk that can be filled: it opens, but takes nothing more.
+async fn on_a_disk(dir: &Path, url: &str, full: &Arc<AtomicBool>) -> Device {
+    let (directory, is_full) = (dir.join("disk"), Arc::clone(full));
+    open(&dir.join("phone"), url, move |config| {
+        config.offline = true;
+        config.open_store = Some(Arc::new(move || {
+            Ok(Arc::new(OnADisk { store: SledStore::open(&directory)?, full: Arc::clone(&is_full) }))
+        }));
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_the_disk_was_full_is_saved_while_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(&settings(), &dir.path().join("server")).await;
+    let full = Arc::new(AtomicBool::new(false));
+    let phone = on_a_disk(dir.path(), &format!("ws://{}", server.address()), &full).await;
+    let notes = phone.document("notes").await.unwrap();
+    append(&notes, "accepted").await;
+    full.store(true, Ordering::Relaxed);
+    // The second time the store is opened again, and fails while everything is written into it.
+    for _ in 0..2 {
+        try_append(&notes, " lost").await.unwrap_err();
+    }
+    phone.go_online().await;
+    in_time("saved", notes.wait_until_saved()).await.unwrap();
+    phone.close().await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn when_there_is_space_again_everything_is_written_without_being_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(&settings(), &dir.path().join("server")).await;
+    let url = format!("ws://{}", server.address());
+    let full = Arc::new(AtomicBool::new(false));
+    let phone = on_a_disk(dir.path(), &url, &full).await;
+    let notes = phone.document("notes").await.unwrap();
+    append(&notes, "mine ").await;
+    let mut events = notes.events();
+    full.store(true, Ordering::Relaxed);
+    try_append(&notes, "lost ").await.unwrap_err();
+    until_event(&mut events, |event| matches!(event, Event::StorageFailed(_))).await;
+    // While it is full others' changes are in memory only.
+    phone.go_online().await;
+    in_time("saved", notes.wait_until_saved()).await.unwrap();
+    let other = open(&dir.path().join("other"), &url, |_| ()).await;
+    let theirs = other.document("notes").await.unwrap();
+    until_text(&theirs, |text| text == "mine ").await;
+    append(&theirs, "theirs").await;
+    until_text(&notes, |text| text == "mine theirs").await;
+
+    full.store(false, Ordering::Relaxed);
+    until_event(&mut events, |event| *event == Event::StorageBack).await;
+    phone.close().await;
+    let phone = on_a_disk(dir.path(), &url, &full).await;
+    let notes = phone.document("notes").await.unwrap();
+    assert_eq!(notes.text("text").await.unwrap(), "mine theirs");
+    phone.close().await;
     other.close().await;
     server.stop().await.unwrap();
 }

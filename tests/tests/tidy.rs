@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "client/src/document/core.rs",
     "client/src/document/history.rs",
     "client/src/document/journal.rs",
+    "client/src/document/machine.rs",
     "client/src/document/queue.rs",
     "client/src/document/registers.rs",
     "client/src/document/report.rs",

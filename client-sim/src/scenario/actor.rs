@@ -204,6 +204,7 @@ async fn listen(document: String, mut events: Events, notes: Arc<Mutex<Notes>>) 
             | Event::Saved { .. }
             | Event::Decided { .. }
             | Event::StorageFailed(_)
+            | Event::StorageBack
             | Event::ClockCorrected { .. } => {}
         }
     }

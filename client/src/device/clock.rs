@@ -29,23 +29,34 @@ impl Task {
         }
         let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
         for name in names {
-            self.correct_stamps(&name);
-            if let Some(open) = self.documents.get_mut(&name).filter(|_| drifted) {
-                open.hlc.correct(by_ms);
+            let Some(open) = self.documents.get_mut(&name) else { continue };
+            open.core.set_clock(offset);
+            if drifted {
+                if !open.core.has_wrong_stamps() {
+                    open.hlc.correct(by_ms);
+                }
                 open.out.events.push(Event::ClockCorrected { offset_ms: by_ms });
             }
             self.flush(&name).await;
         }
     }
 
-    /// Tells a document by how much the clock is corrected. The caller flushes.
-    pub(super) fn correct_stamps(&mut self, name: &DocumentName) {
-        let (stamp, offset) = (self.stamp(), self.identity.clock_offset_ms);
+    /// After the server said something: moves wrong stamps once it has told what it has, and asks it if it was not asked.
+    /// The caller flushes.
+    pub(super) async fn correct_stamps(&mut self, name: &DocumentName) {
+        let (stamp, now_ms) = (self.stamp(), self.now_ms());
         let Some(open) = self.documents.get_mut(name) else { return };
-        open.core.set_clock(offset);
         // A store that takes nothing takes no correction: what is queued waits, and is corrected when it is back.
-        if !open.failed {
-            open.core.correct_stamps(stamp.device, stamp.id.0, stamp.at_ms, &mut open.out);
+        if open.core.can_correct_stamps() && !open.failed {
+            if let Some(by_ms) = open.core.correct_stamps(stamp.device, stamp.id.0, stamp.at_ms, &mut open.out) {
+                open.hlc.correct(by_ms);
+            }
+        } else if open.core.must_ask_for_correction() {
+            open.core.leave(now_ms, &mut open.out);
+            if let Some(channel) = open.channel.take() {
+                self.channels.remove(&channel);
+            }
+            self.join(name).await;
         }
     }
 }

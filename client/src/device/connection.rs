@@ -107,6 +107,7 @@ impl Task {
         if reopen {
             self.reopen_later(&name);
         }
+        self.correct_stamps(&name).await;
         self.flush(&name).await;
         Ok(())
     }

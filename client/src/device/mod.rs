@@ -27,7 +27,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use ulid::Ulid;
 
-pub(crate) use self::open::{Step, Work};
+pub(crate) use self::open::{Step, Work, read};
 use crate::backoff::BackoffConfig;
 use crate::document::Document;
 use crate::stock::driver::Connection;
@@ -201,6 +201,8 @@ pub(crate) enum Command {
     Reopen {
         document: DocumentName,
     },
+    /// The store failed a while ago: opens it again.
+    StoreAgain,
     /// One that changes the device itself; told when done.
     Device {
         change: Change,

@@ -61,6 +61,8 @@ pub(super) struct Open {
     pub(super) report: Arc<Mutex<Option<SyncReport>>>,
     problems: Vec<String>,
     pub(super) failed: bool,
+    /// When this note is stored the journal is whole again after a fault.
+    whole_at: Option<Seq>,
     /// Which journal: others' reports are not for this one.
     pub(super) journal: u64,
     /// When to open it again after the server closed it.
@@ -70,7 +72,7 @@ pub(super) struct Open {
 }
 
 /// What a journal holds, read back. Notes that cannot be read are told and left out.
-pub(super) fn read(stored: Option<&Stored>) -> (Core, Vec<String>) {
+pub(crate) fn read(stored: Option<&Stored>) -> (Core, Vec<String>) {
     let mut problems = Vec::new();
     let mut snapshot = journal::Snapshot::default();
     let mut notes = Vec::new();
@@ -111,6 +113,7 @@ impl Open {
             report: Arc::default(),
             problems,
             failed: false,
+            whole_at: None,
             journal: 0,
             backoff: Backoff::new(REOPEN),
             rebasing: None,
@@ -132,6 +135,9 @@ impl Open {
         while let Some((_, done)) = self.waiting.pop_front_if(|(seq, _)| *seq <= upto) {
             done(Ok(()));
         }
+        if self.whole_at.take_if(|whole_at| *whole_at <= upto).is_some() {
+            self.out.events.push(Event::StorageBack);
+        }
         self.core.stored(upto, &mut self.out);
         self.core.compact(&mut self.out);
     }
@@ -142,6 +148,7 @@ impl Open {
             return;
         }
         self.core.storage_failed();
+        self.whole_at = None;
         for (_, done) in self.waiting.drain(..) {
             done(Err(why.to_owned()));
         }
@@ -152,7 +159,9 @@ impl Open {
     pub(super) fn storage_is_back(&mut self, log: DocumentLog, last: Seq) {
         self.log = log;
         self.failed = false;
-        self.rewrite(last);
+        self.handed = last;
+        self.out.writes.clear();
+        self.whole_at = Some(self.core.storage_is_back(last, &mut self.out));
     }
 
     /// Writes everything anew, behind note `last`.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use syncline_log::{Durable, Log, SledStore, Store, StoreError};
@@ -20,13 +21,16 @@ use super::identity::Identity;
 use super::net::Net;
 use super::open::{Open, journal_epoch, read};
 use super::{Change, Command, Commands, Counters, DeviceConfig, DeviceError};
-use crate::backoff::Backoff;
+use crate::backoff::{Advice, Backoff, BackoffConfig};
 use crate::document::{Document, Stamp};
 use crate::socket::Endpoint;
 use crate::stock::driver::Connection;
 
 /// Reports of the journal that may wait for the task.
 const PROGRESS_QUEUE: usize = 1024;
+
+/// When the store is opened again after it failed.
+const STORE_AGAIN: BackoffConfig = BackoffConfig { first: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// Of this journal of this document.
 type Progress = (DocumentName, u64, Durable);
@@ -43,6 +47,9 @@ pub(super) struct Task {
     pub(super) commands: mpsc::WeakSender<Command>,
     pub(super) progress: mpsc::Receiver<Progress>,
     pub(super) report_progress: mpsc::Sender<Progress>,
+    /// When to open the store again after it failed, and whether that is under way.
+    store_backoff: Backoff,
+    store_retry: bool,
     /// Journals begun: what an earlier one reports is not taken for the present one.
     journals: u64,
     pub(super) connection: watch::Sender<Connection>,
@@ -92,6 +99,8 @@ impl Task {
             commands,
             progress,
             report_progress,
+            store_backoff: Backoff::new(STORE_AGAIN),
+            store_retry: false,
             journals: 0,
             connection,
             traffic,
@@ -147,7 +156,7 @@ impl Task {
                     drop(refused.send(error));
                     return;
                 }
-                let (stamp, device) = (self.stamp(), self.id);
+                let (stamp, device) = (self.stamp_for(&document), self.id);
                 match self.documents.get_mut(&document) {
                     None => drop(refused.send(DeviceError::Closed)),
                     Some(open) => {
@@ -155,6 +164,13 @@ impl Task {
                         open.work(work, stamp, device);
                         self.flush(&document).await;
                     }
+                }
+            }
+            Command::StoreAgain => {
+                self.store_retry = false;
+                if let Err(error) = self.store_again().await {
+                    debug!(%error, "the device's store still fails");
+                    self.store_later();
                 }
             }
             Command::Rebase { document, reply } => self.rebase(&document, reply).await,
@@ -197,8 +213,8 @@ impl Task {
             let mut open = self.read_document(&name).await?;
             open.journal = self.watch(&name, &open.log);
             self.last_id = self.last_id.max(open.core.newest_id());
+            open.core.set_clock(self.identity.clock_offset_ms);
             self.documents.insert(name.clone(), open);
-            self.correct_stamps(&name);
             self.flush(&name).await;
             self.join(&name).await;
         }
@@ -281,8 +297,27 @@ impl Task {
         open.stored(durable.upto);
         if durable.failed {
             open.storage_failed(&why.unwrap_or_else(|| "the device's store was closed".into()));
+            self.store_later();
+        } else {
+            self.store_backoff.succeeded();
         }
         self.flush(name).await;
+    }
+
+    /// After a storage error: tries again in a while, also when nobody edits. The next edit tries at once.
+    fn store_later(&mut self) {
+        if std::mem::replace(&mut self.store_retry, true) {
+            return;
+        }
+        let Advice::RetryAfter(wait) = self.store_backoff.ended(None, rand::random()) else { return };
+        let commands = self.commands.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            if let Some(commands) = commands.upgrade() {
+                // A device that was closed needs no store.
+                commands.send(Command::StoreAgain).await.ok();
+            }
+        });
     }
 
     /// After a storage error: opens the store again, and writes everything that is in memory into it.
@@ -312,7 +347,7 @@ impl Task {
                 open.storage_is_back(log, last);
                 open.journal = journal;
             }
-            self.correct_stamps(&name);
+            self.correct_stamps(&name).await;
             self.flush(&name).await;
         }
         Ok(())
@@ -346,12 +381,25 @@ impl Task {
     }
 
     pub(super) fn now_ms(&self) -> u64 {
+        self.now_by(self.identity.clock_offset_ms)
+    }
+
+    fn now_by(&self, offset_ms: i64) -> u64 {
         // A journal holds no larger number. Clocks may say anything, servers too.
-        self.config.clock.now_ms().saturating_add_signed(self.identity.clock_offset_ms).min(MAX_SAFE_INTEGER)
+        self.config.clock.now_ms().saturating_add_signed(offset_ms).min(MAX_SAFE_INTEGER)
     }
 
     pub(super) fn stamp(&mut self) -> Stamp {
-        let at_ms = self.now_ms();
+        self.stamp_at(self.now_ms())
+    }
+
+    /// For an entry in this document's queue.
+    fn stamp_for(&mut self, name: &DocumentName) -> Stamp {
+        let offset_ms = self.documents.get(name).map(|open| open.core.stamping_offset_ms());
+        self.stamp_at(self.now_by(offset_ms.unwrap_or(self.identity.clock_offset_ms)))
+    }
+
+    fn stamp_at(&mut self, at_ms: u64) -> Stamp {
         // Ids of one device rise, whatever its clock does.
         let drawn = Ulid::from_parts(at_ms, rand::random()).0;
         self.last_id = drawn.max(self.last_id + 1);

@@ -5,13 +5,22 @@
 //! knows by which correction of the clock the queue was stamped; once the true one differs by more than
 //! [`MAX_DRIFT_MS`], one more edit moves those stamps, and nothing leaves the queue until that edit is on the device's
 //! disk. It goes out merged with what it corrects, as far as one batch holds it.
+//!
+//! Only the server knows what it has of the queue: sent before, and not confirmed. Others may have seen that and written
+//! over it; moved, it would come back. So the server is asked first, and what it has stays as it is: when it was sent
+//! the clock was right. Until then new edits are stamped as the queue is, so that one correction does for all.
 
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use syncline_protocol::update::{state_vector_entries, update_ranges};
 use ulid::Ulid;
 use yrs::{Out, ReadTxn};
 
 use super::core::{Core, Outputs};
 use super::journal::Note;
 use super::queue::{Queue, State};
+use super::sync::Link;
 use crate::types::clock::{MAX_DRIFT_MS, Stamp};
 use crate::types::lww_map::LwwMap;
 
@@ -62,11 +71,40 @@ impl Core {
         self.clock.now_ms = offset_ms;
     }
 
-    /// Moves the stamps of what is queued, if the clock was too wrong; the edit that does so is entry `id`.
-    pub(crate) fn correct_stamps(&mut self, device: Ulid, id: u128, at_ms: u64, out: &mut Outputs) {
+    /// True while the queue holds what a wrong clock stamped.
+    pub(crate) fn has_wrong_stamps(&self) -> bool {
+        self.clock.is_off() && self.queue.has_edits()
+    }
+
+    /// What to add to the device's clock for an edit made now.
+    pub(crate) fn stamping_offset_ms(&self) -> i64 {
+        if self.has_wrong_stamps() { self.clock.queued_ms } else { self.clock.now_ms }
+    }
+
+    /// The server has told what of the queue it has: wrong stamps can be moved.
+    pub(crate) fn can_correct_stamps(&self) -> bool {
+        self.has_wrong_stamps() && self.server_has().is_some()
+    }
+
+    /// It was not asked, because the clock was not known to be wrong when the document was opened: to be opened again.
+    pub(crate) fn must_ask_for_correction(&self) -> bool {
+        let is_open = matches!(&self.link, Link::Up(joining) if joining.cursor.is_some() && !joining.rebasing);
+        is_open && self.has_wrong_stamps() && self.server_has().is_none()
+    }
+
+    fn server_has(&self) -> Option<&Bytes> {
+        match &self.link {
+            Link::Up(joining) => joining.server_has.as_ref(),
+            Link::Down | Link::Shut => None,
+        }
+    }
+
+    /// Moves the stamps of what is queued, if the clock was too wrong; the edit that does so is entry `id`. What the
+    /// server has told that it has stays. By how much, in milliseconds.
+    pub(crate) fn correct_stamps(&mut self, device: Ulid, id: u128, at_ms: u64, out: &mut Outputs) -> Option<i64> {
         let offset_ms = self.clock.now_ms;
-        if !self.clock.is_off() || !self.queue.has_edits() {
-            return;
+        if !self.has_wrong_stamps() {
+            return None;
         }
         let by_ms = offset_ms.saturating_sub(self.clock.queued_ms);
         let (device, own) = (device.to_string(), self.unsaved_writes(device));
@@ -85,6 +123,7 @@ impl Core {
             self.clock.queued_ms = offset_ms;
             self.note(self.clock.note(), out);
         }
+        Some(by_ms)
     }
 
     /// Before an edit: an empty queue is stamped by the clock as it is known now.
@@ -97,8 +136,13 @@ impl Core {
 
     /// This device's writes to latest-wins maps that the server is not known to have, by map.
     fn unsaved_writes(&self, device: Ulid) -> Vec<(LwwMap, Vec<(String, Stamp)>)> {
+        let server_has = self.server_has().map_or_else(HashMap::new, |has| state_vector_entries(has).collect());
         // Without knowing what is saved nothing can be told apart.
-        let Ok(saved) = self.base_replica() else { return Vec::new() };
+        let Ok(saved) = self.replica_of(|update| {
+            update_ranges(&update.bytes).all(|range| server_has.get(&range.client).is_some_and(|has| *has >= range.end))
+        }) else {
+            return Vec::new();
+        };
         let device = device.to_string();
         let roots: Vec<String> = self.replica.read(|txn| {
             let sequences = txn.root_refs().filter(|(_, out)| matches!(out, Out::YArray(_) | Out::UndefinedRef(_)));
@@ -121,6 +165,7 @@ mod tests {
     use syncline_protocol::ids::{Epoch, Seq};
     use syncline_protocol::native::{Cursor, Resume, ToClient, ToServer};
     use syncline_replica::Replica;
+    use yrs::updates::encoder::Encode;
 
     use super::super::core::Write;
     use super::super::journal::Snapshot;
@@ -238,5 +283,33 @@ mod tests {
         core.set_clock(DAY_MS);
         core.correct_stamps(DEVICE, 4, NOW_MS, &mut out);
         assert_eq!(stamps(&core), [stamp_of(NOW_MS), stamp_of(NOW_MS.strict_add_signed(DAY_MS)) + 1]);
+    }
+
+    #[test]
+    fn what_the_server_has_is_not_moved_though_it_never_said_that_it_is_saved() {
+        let (mut core, mut out) = fresh();
+        write(&mut core, 1, NOW_MS, "sent", &mut out);
+        let sent = core.read(|txn| yrs::ReadTxn::state_vector(txn)).encode_v1();
+        core.stored(core.written(), &mut out);
+        write(&mut core, 2, NOW_MS, "kept", &mut out);
+        core.stored(core.written(), &mut out);
+        core.set_clock(DAY_MS);
+        assert!(core.connected(0, "d", "", NOW_MS, &mut out));
+        assert!(!core.can_correct_stamps(), "the server has told nothing yet");
+        let asked = |frame: &Bytes| match ToServer::decode(frame).unwrap() {
+            ToServer::Open { wants_state_vector, .. } => wants_state_vector,
+            _ => false,
+        };
+        assert!(out.frames.iter().any(asked));
+        let (cursor, resume) = (Cursor { epoch: Epoch(1), seq: Seq(1) }, Resume::SendStateVector);
+        let opened = ToClient::Opened { channel: 0, cursor, read_only: false, resume, state_vector: Some(&sent) };
+        core.received(&opened, 10, NOW_MS, &mut out).unwrap();
+        assert!(core.can_correct_stamps());
+        assert_eq!(core.stamping_offset_ms(), 0, "as the rest of the queue");
+        assert_eq!(core.correct_stamps(DEVICE, 3, NOW_MS, &mut out), Some(DAY_MS));
+        assert_eq!(core.stamping_offset_ms(), DAY_MS);
+        let winners = core.read(|txn| LwwMap::new("map").winners(txn));
+        assert_eq!(winners["sent"].stamp, stamp_of(NOW_MS));
+        assert!(winners["kept"].stamp >= stamp_of(NOW_MS.strict_add_signed(DAY_MS)));
     }
 }

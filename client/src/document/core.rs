@@ -102,6 +102,8 @@ pub(crate) struct Core {
     /// The largest message that the server takes, as far as known.
     pub(super) max_message_bytes: usize,
     pub(super) clock: Clock,
+    /// Updates after the base that make a new base worth while.
+    pub(super) compact_updates: usize,
 }
 
 impl Core {
@@ -123,6 +125,7 @@ impl Core {
             report: None,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             clock: Clock::default(),
+            compact_updates: COMPACT_UPDATES,
         };
         for note in snapshot.notes.into_iter().chain(notes) {
             core.queue.replay(&note);
@@ -259,7 +262,7 @@ impl Core {
 
     /// Folds what the server has into the base, when there is enough of it, and replaces the journal by a snapshot.
     pub(crate) fn compact(&mut self, out: &mut Outputs) {
-        if self.updates.len() < COMPACT_UPDATES && self.update_bytes < COMPACT_BYTES.max(self.base.len()) {
+        if self.updates.len() < self.compact_updates && self.update_bytes < COMPACT_BYTES.max(self.base.len()) {
             return;
         }
         // Offline nothing is saved: the queue is what it is.
@@ -297,12 +300,25 @@ impl Core {
     /// The journal lies elsewhere now, and its newest note is this one: writes everything into it. What was queued may
     /// be sent when that is stored.
     pub(crate) fn rewrite(&mut self, last: Seq, out: &mut Outputs) {
+        let behind = self.write_all(last, out);
+        self.queue.store_anew(behind);
+    }
+
+    /// The journal was opened again after a fault, and its newest note is this one: writes everything into it. What is
+    /// pending lies in it already, and may be sent whether that succeeds or not.
+    pub(crate) fn storage_is_back(&mut self, last: Seq, out: &mut Outputs) -> Seq {
+        let behind = self.write_all(last, out);
+        self.queue.store_later(behind);
+        self.pump(out);
+        behind
+    }
+
+    /// Returns the note behind everything: a snapshot is not reported as stored, a note is.
+    fn write_all(&mut self, last: Seq, out: &mut Outputs) -> Seq {
         self.written = last;
         self.note(Note::StartOver, out);
         out.writes.push(Write::Snapshot(self.snapshot()));
-        // A snapshot is not reported as stored; a note behind it is.
-        let behind = self.note(Note::StartOver, out);
-        self.queue.store_anew(behind);
+        self.note(Note::StartOver, out)
     }
 
     /// Puts another base and queue in place of everything.
@@ -322,13 +338,18 @@ impl Core {
         self.rewrite(self.written, out);
     }
 
-    /// What the server is known to have.
+    /// What the server is known to have on its disk.
     pub(super) fn base_replica(&self) -> Result<Replica, CrdtError> {
+        self.replica_of(|_| false)
+    }
+
+    /// The same, and what else the server has.
+    pub(super) fn replica_of(&self, has: impl Fn(&Update) -> bool) -> Result<Replica, CrdtError> {
         let in_queue = self.queue.ids();
         let saved = self
             .updates
             .iter()
-            .filter(|update| self.is_at_the_server(update, &in_queue))
+            .filter(|update| self.is_at_the_server(update, &in_queue) || has(update))
             .map(|update| update.bytes.clone());
         Replica::load(std::iter::once(self.base.clone()).filter(|base| !base.is_empty()).chain(saved))
     }

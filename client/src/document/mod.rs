@@ -12,6 +12,7 @@
 //! history.rs    PURE: when the server has another history
 //! report.rs     PURE: what a sync did, what both sides changed
 //! registers.rs  versioned registers, read
+//! machine.rs    PURE: all of that behind one type, for programs that bring their own store, socket and time
 //! ```
 //! The task that owns all documents of a device is [`crate::device`]'s; a [`Document`] only sends it commands.
 
@@ -21,6 +22,7 @@ mod clock;
 pub(crate) mod core;
 mod history;
 pub(crate) mod journal;
+pub mod machine;
 mod queue;
 mod registers;
 mod report;

@@ -170,7 +170,17 @@ impl Queue {
     /// Nothing is sent, or sent again, before this note is on the device's disk.
     pub(crate) fn store_anew(&mut self, seq: Seq) {
         for entry in &mut self.entries {
-            if matches!(entry.state, State::Pending | State::Storing(_)) {
+            if entry.state == State::Pending {
+                entry.state = State::Storing(seq);
+            }
+        }
+        self.store_later(seq);
+    }
+
+    /// What was to be stored lies in this note now. What had been stored may be sent all the while.
+    pub(crate) fn store_later(&mut self, seq: Seq) {
+        for entry in &mut self.entries {
+            if matches!(entry.state, State::Storing(_)) {
                 entry.state = State::Storing(seq);
             }
         }

@@ -172,6 +172,8 @@ pub enum Event {
     },
     /// The device cannot write: edits are refused until it can, the document is as it was.
     StorageFailed(String),
+    /// The device can write again, and everything is on its disk.
+    StorageBack,
     /// The stream was read too slowly: this many events were left out.
     Lagged(u64),
 }

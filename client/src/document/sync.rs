@@ -45,7 +45,7 @@ pub(crate) enum Link {
 pub(crate) struct Joining {
     pub(super) channel: Channel,
     /// Known once the server has answered.
-    cursor: Option<Cursor>,
+    pub(super) cursor: Option<Cursor>,
     /// The state vector was sent and its answer has not come.
     awaits_diff: bool,
     /// The first `Durable` has come.
@@ -127,7 +127,7 @@ impl Core {
             rebasing,
         }));
         self.sync = if rebasing { SyncState::HistoryChanged } else { SyncState::Syncing };
-        let wants_state_vector = queued >= WORTH_ASKING_BYTES && !rebasing;
+        let wants_state_vector = (queued >= WORTH_ASKING_BYTES || self.has_wrong_stamps()) && !rebasing;
         self.send(&ToServer::Open { channel, document: name, token, cursor, wants_state_vector }, out);
         if cursor.is_none() {
             let state_vector = if rebasing { Bytes::from_static(&[0]) } else { self.replica.state_vector() };

@@ -1,6 +1,7 @@
 //! From the log to a document in memory.
 
 use syncline_log::Log;
+use syncline_log::failpoint::Point;
 use syncline_log::store::{StoreError, Stored};
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
@@ -9,6 +10,7 @@ use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use syncline_replica::Replica;
 
 use super::tail::Tail;
+use crate::ids::Draw;
 
 /// A document as its log tells it.
 pub(super) struct Loaded {
@@ -24,21 +26,22 @@ pub(super) struct Loaded {
 }
 
 /// Reads a document and builds it. One that is not there is new, with a history of its own.
-pub(super) async fn load(log: &Log, name: &DocumentName) -> Result<Loaded, LoadError> {
+pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<Loaded, LoadError> {
     let Some(stored) = log.load(name).await? else {
         return Ok(Loaded {
-            replica: Replica::load_as(own_client(), std::iter::empty())?,
-            newest: Cursor { epoch: Epoch(rand::random()), seq: Seq::ZERO },
+            replica: Replica::load_as(own_client(draw), std::iter::empty())?,
+            newest: Cursor { epoch: Epoch(draw.number()), seq: Seq::ZERO },
             tail: Tail::after(Seq::ZERO),
             records: 0,
             record_bytes: 0,
             snapshot_bytes: 0,
         });
     };
+    Point::Load.pass();
     if stored.is_tombstone() {
         return Err(LoadError::Deleted);
     }
-    let (replica, stored) = build(stored).await?;
+    let (replica, stored) = build(log, stored, own_client(draw)).await?;
     let snapshot = stored.snapshot.as_ref();
     let records = stored.records.iter().map(|record| (record.seq, &record.update));
     Ok(Loaded {
@@ -71,17 +74,17 @@ impl LoadError {
     }
 }
 
-/// Builds the document on the blocking pool: a large one takes milliseconds.
-async fn build(stored: Stored) -> Result<(Replica, Stored), LoadError> {
-    let built = tokio::task::spawn_blocking(move || {
+/// Builds the document beside the runtime: a large one takes milliseconds.
+async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(Replica, Stored), LoadError> {
+    let built = log.aside(move || {
         let updates = stored.snapshot.iter().map(|snapshot| &snapshot.update);
         let updates = updates.chain(stored.records.iter().map(|record| &record.update)).cloned();
-        Replica::load_as(own_client(), updates).map(|replica| (replica, stored))
+        Replica::load_as(own_client, updates).map(|replica| (replica, stored))
     });
-    Ok(built.await.map_err(|_| LoadError::Interrupted)??)
+    Ok(built.await.ok_or(LoadError::Interrupted)??)
 }
 
 /// Under this client the document makes its own edits until it is loaded again.
-fn own_client() -> u64 {
-    rand::random::<u64>() & MAX_SAFE_INTEGER
+fn own_client(draw: &Draw) -> u64 {
+    draw.number() as u64 & MAX_SAFE_INTEGER
 }

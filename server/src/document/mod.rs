@@ -23,4 +23,4 @@ mod readers;
 pub mod tail;
 mod task;
 
-pub use task::{DocumentOptions, Ended, Envelope, run};
+pub use task::{Compaction, DocumentOptions, Ended, Envelope, run};

@@ -19,9 +19,10 @@ use super::frame::Framing;
 use super::load::{LoadError, Loaded, load};
 use super::merge::Unsent;
 use super::readers::Readers;
-use crate::ids::LeaseId;
+use crate::ids::{Draw, LeaseId};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use syncline_log::failpoint::Point;
 use syncline_log::store::{Record, Snapshot};
 use syncline_log::{DocumentLog, Log};
 use syncline_replica::HeldLimits;
@@ -30,13 +31,6 @@ use syncline_replica::HeldLimits;
 const MAX_BATCH: usize = 64;
 /// A reader's floor is at most this many records old: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
-/// Records after which a snapshot replaces them: bounds the work of a load to a few milliseconds.
-const COMPACT_RECORDS: u64 = 2_000;
-/// Bytes of records after which it does, when the last snapshot was not larger: snapshots then write about as many bytes as
-/// the records they replace.
-const COMPACT_BYTES: usize = 512 * 1024;
-/// Records that make a snapshot worth while when the document leaves memory.
-const COMPACT_ON_IDLE_RECORDS: u64 = 64;
 
 /// One event on its way to the document.
 #[derive(Debug)]
@@ -61,6 +55,35 @@ pub struct DocumentOptions {
     pub idle: Duration,
     /// What it may hold.
     pub held: HeldLimits,
+    /// When a snapshot replaces its records.
+    pub compaction: Compaction,
+    /// Its identities.
+    pub draw: Draw,
+}
+
+impl DocumentOptions {
+    /// The usual ones.
+    pub fn new(idle: Duration) -> Self {
+        Self { idle, held: HeldLimits::default(), compaction: Compaction::default(), draw: Draw::default() }
+    }
+}
+
+/// When a snapshot replaces the records before it.
+#[derive(Debug, Clone, Copy)]
+pub struct Compaction {
+    /// After so many of them: bounds the work of a load to a few milliseconds.
+    pub records: u64,
+    /// After so many bytes of them, when the last snapshot was not larger: snapshots then write about as many bytes as the
+    /// records they replace.
+    pub bytes: usize,
+    /// After so many of them when the document leaves memory.
+    pub idle_records: u64,
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Self { records: 2_000, bytes: 512 * 1024, idle_records: 64 }
+    }
 }
 
 /// Why a task ended.
@@ -142,7 +165,8 @@ impl Task {
         options: DocumentOptions,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LoadError> {
-        let Loaded { replica, newest, tail, records, record_bytes, snapshot_bytes } = load(&log, &name).await?;
+        let Loaded { replica, newest, tail, records, record_bytes, snapshot_bytes } =
+            load(&log, &name, &options.draw).await?;
         if replica.held().len() > 0 {
             warn!(document = %name, held = replica.held().len(), "updates in the log wait for others that never came; every client is asked for them");
         }
@@ -181,9 +205,12 @@ impl Task {
         self.take_durable().await;
         loop {
             tokio::select! {
+                // In this order: the disk's answers come no faster than its commits, so events are not starved by them.
+                biased;
+                _ = self.log.durable_changed() => self.take_durable().await,
                 count = inbox.recv_many(&mut batch, MAX_BATCH) => {
                     if count == 0 {
-                        self.compact_if(self.records_since_snapshot >= COMPACT_ON_IDLE_RECORDS).await;
+                        self.compact_if(self.records_since_snapshot >= self.options.compaction.idle_records).await;
                         self.settle().await;
                         return Ended::Stopped;
                     }
@@ -198,10 +225,11 @@ impl Task {
                     self.after_batch().await;
                     idle_since = Instant::now();
                 }
-                _ = self.log.durable_changed() => self.take_durable().await,
                 () = tokio::time::sleep_until(idle_since + self.options.idle), if self.core.lease_count() == 0 => {
-                    self.compact_if(self.records_since_snapshot >= COMPACT_ON_IDLE_RECORDS).await;
+                    Point::UnloadBegun.pass();
+                    self.compact_if(self.records_since_snapshot >= self.options.compaction.idle_records).await;
                     self.settle().await;
+                    Point::UnloadSettled.pass();
                     if try_retire(inbox) {
                         return Ended::Retired;
                     }
@@ -313,13 +341,15 @@ impl Task {
             self.next_checkpoint = Seq(self.core.last().0 + CHECKPOINT_EVERY);
             self.readers.set_checkpoint(self.core.known());
         }
-        let enough = self.records_since_snapshot >= COMPACT_RECORDS
-            || self.bytes_since_snapshot >= COMPACT_BYTES.max(self.snapshot_bytes);
+        let Compaction { records, bytes, .. } = self.options.compaction;
+        let enough =
+            self.records_since_snapshot >= records || self.bytes_since_snapshot >= bytes.max(self.snapshot_bytes);
         self.compact_if(enough).await;
     }
 
     async fn take_durable(&mut self) {
         let durable = self.log.durable();
+        Point::BeforeAck.pass();
         self.core.durable(durable.upto, &mut self.effects);
         if durable.failed && !self.storage_failed {
             self.storage_failed = true;
@@ -363,7 +393,7 @@ impl Task {
         self.metrics.reloads.inc();
         warn!(document = %self.name, "the document broke on an update; loading it again from its log, without that update");
         self.settle().await;
-        match load(&self.log_source, &self.name).await {
+        match load(&self.log_source, &self.name, &self.options.draw).await {
             Ok(loaded) => {
                 self.core.restore(loaded.replica);
                 // Loading may have freed what had waited, and nobody was told of it.

@@ -157,6 +157,7 @@ async fn drive(
 ) -> Ended {
     let mut write = pin!(write);
     let ended = tokio::select! {
+        biased;
         ended = reader.run(frames) => ended,
         written = &mut write => return written.into(),
     };

@@ -41,6 +41,7 @@ pub(super) async fn run(
     let (mut quiet_ticks, mut ticks_since_ping) = (0, 0);
     loop {
         let frames = tokio::select! {
+            biased;
             taken = outbox.take() => match taken {
                 Taken::Frames(frames) => frames,
                 Taken::Close(close) => {

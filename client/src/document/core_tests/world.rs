@@ -132,7 +132,7 @@ impl Device {
     pub(super) fn storage_is_back(&mut self) {
         if std::mem::replace(&mut self.storage_failed, false) {
             self.out.writes.clear();
-            self.core.rewrite(Seq(self.disk.last), &mut self.out);
+            self.core.storage_is_back(Seq(self.disk.last), &mut self.out);
             self.flush();
         }
     }
