@@ -4,6 +4,7 @@
 //! crdt.rs      the yrs document, its traps contained
 //! local.rs     changes made here: the client's edits
 //! replica.rs   PURE: the document and the updates that wait for others
+//! resting.rs   PURE: a document kept as bytes until its tree is needed
 //! register.rs  PURE: versioned registers, decided by who owns the document
 //! ```
 //!
@@ -13,9 +14,11 @@ mod crdt;
 mod local;
 mod register;
 mod replica;
+mod resting;
 
 pub use crdt::{Crdt, CrdtError, Known};
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };
 pub use replica::{HeldLimits, Replica, Taken};
+pub use resting::Resting;

@@ -5,6 +5,8 @@
 //! simple begins another update, so the result is a list, in order, that holds exactly what went in.
 //! (`yrs::merge_updates_v1` decodes everything and is quadratic in the number of updates.)
 
+use std::collections::HashMap;
+
 use super::walk::{ClientRange, UNLIMITED, read_section_head, read_struct};
 use super::{ScanError, Summary, walk};
 use crate::varint::{Reader, var_uint_len, write_var_uint};
@@ -112,6 +114,29 @@ impl<'a> Updates<'a> {
     }
 }
 
+/// Joins updates of any size and number into one, which holds exactly what they hold. `None` when one is not simple
+/// (see above): it has a hole, or overlaps one before it. They must be what [`super::scan_update`] accepts.
+pub fn join_updates<'a>(updates: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let mut all = Updates::default();
+    let mut run = Run::default();
+    // Of a document's whole life there may be many clients.
+    let mut places: HashMap<u64, usize> = HashMap::new();
+    for update in updates {
+        let at = all.sections.len();
+        all.read(update).ok().filter(|summary| summary.skips == 0)?;
+        run.bytes += update.len();
+        for section in &all.sections[at..] {
+            let place = *places.entry(section.range.client).or_insert(run.clients.len());
+            match run.clients.get_mut(place) {
+                Some(client) if client.range.end != section.range.start => return None,
+                Some(client) => client.push(section),
+                None => run.clients.push(Client::new(section)),
+            }
+        }
+    }
+    Some(run.write(all.deletes))
+}
+
 /// Updates that become one.
 #[derive(Default)]
 struct Run<'a> {
@@ -154,31 +179,27 @@ impl<'a> Run<'a> {
         }
         for section in sections {
             match self.clients.iter_mut().find(|client| client.range.client == section.range.client) {
-                Some(client) => {
-                    client.range.end = section.range.end;
-                    client.structs += section.structs;
-                    client.pieces.push(section.bytes);
-                }
-                None => self.clients.push(Client {
-                    range: section.range,
-                    structs: section.structs,
-                    pieces: vec![section.bytes],
-                }),
+                Some(client) => client.push(section),
+                None => self.clients.push(Client::new(section)),
             }
         }
     }
 
-    fn end(mut self, all: &Updates<'a>) -> Option<Merged> {
-        if let [only] = self.numbers[..] {
-            return Some(Merged::Single(only));
+    fn end(self, all: &Updates<'a>) -> Option<Merged> {
+        match self.numbers[..] {
+            [] => return None,
+            [only] => return Some(Merged::Single(only)),
+            _ => {}
         }
         let mut deletes = Vec::new();
         for number in &self.numbers {
             deletes.extend_from_slice(&all.deletes[all.updates[*number].deletes.clone()]);
         }
-        if self.numbers.is_empty() {
-            return None;
-        }
+        let count = self.numbers.len();
+        Some(Merged::Joined { update: self.write(deletes), count })
+    }
+
+    fn write(mut self, deletes: Vec<ClientRange>) -> Vec<u8> {
         // Yjs writes the greatest client first.
         self.clients.sort_unstable_by_key(|client| std::cmp::Reverse(client.range.client));
         let mut out = Vec::with_capacity(self.bytes + 16);
@@ -190,7 +211,20 @@ impl<'a> Run<'a> {
             client.pieces.iter().for_each(|piece| out.extend_from_slice(piece));
         }
         write_deleted(&mut out, deletes);
-        Some(Merged::Joined { update: out, count: self.numbers.len() })
+        out
+    }
+}
+
+impl<'a> Client<'a> {
+    fn new(section: &Section<'a>) -> Self {
+        Self { range: section.range, structs: section.structs, pieces: vec![section.bytes] }
+    }
+
+    /// What follows.
+    fn push(&mut self, section: &Section<'a>) {
+        self.range.end = section.range.end;
+        self.structs += section.structs;
+        self.pieces.push(section.bytes);
     }
 }
 

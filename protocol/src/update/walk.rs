@@ -297,11 +297,23 @@ impl Iterator for ClientRanges<'_> {
     }
 }
 
-/// The clients of the delete set of an update that a pass accepted.
-pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
+/// The delete set of an update that [`super::scan_update`] accepted, as it is encoded.
+pub fn delete_set(update: &[u8]) -> &[u8] {
     let mut ranges = update_ranges(update);
     ranges.by_ref().for_each(drop);
-    let mut reader = ranges.reader;
+    ranges.reader.rest()
+}
+
+/// The ranges of a delete set, as [`delete_set`] gives it; of other bytes, those before the first error.
+pub fn deleted_ranges(delete_set: &[u8]) -> Vec<ClientRange> {
+    let mut ranges = Vec::new();
+    read_deleted(&mut Reader::new(delete_set), |range| ranges.push(range)).ok();
+    ranges
+}
+
+/// The clients of the delete set of an update that a pass accepted.
+pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
+    let mut reader = Reader::new(delete_set(update));
     let mut clients = Vec::new();
     for _ in 0..reader.var_uint()? {
         clients.push(reader.var_uint()?);
