@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! crdt.rs      the yrs document, its traps contained
+//! json/        PURE: a document as JSON and back
 //! local.rs     changes made here: the client's edits
 //! replica.rs   PURE: the document and the updates that wait for others
 //! resting.rs   PURE: a document kept as bytes until its tree is needed
@@ -11,12 +12,14 @@
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
 
 mod crdt;
+mod json;
 mod local;
 mod register;
 mod replica;
 mod resting;
 
 pub use crdt::{Crdt, CrdtError, Known};
+pub use json::{JsonError, MAX_JSON_DEPTH, from_json};
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 
+use crate::limits::{Limits, RawLimits};
 use crate::session::SessionLimits;
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:1234";
@@ -61,6 +62,11 @@ pub struct RawConfig {
     /// Bytes that may wait for one slow reader before it is resynced instead [default: 1048576]
     #[arg(long, env = "SYNCLINE_OUTBOX_BYTES", value_name = "BYTES")]
     pub outbox_bytes: Option<usize>,
+
+    /// What clients may take; the table `[limits]` of the file.
+    #[command(flatten)]
+    #[serde(default)]
+    pub limits: RawLimits,
 }
 
 /// The settings in force.
@@ -76,6 +82,8 @@ pub struct Config {
     pub idle_unload: Duration,
     /// Limits of each session.
     pub session: SessionLimits,
+    /// What clients may take together.
+    pub limits: Limits,
 }
 
 /// A setting that cannot be used.
@@ -120,6 +128,7 @@ impl RawConfig {
             idle_unload_seconds: self.idle_unload_seconds.or(file.idle_unload_seconds),
             message_bytes: self.message_bytes.or(file.message_bytes),
             outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
+            limits: self.limits.or(file.limits),
         })
     }
 
@@ -144,6 +153,7 @@ impl RawConfig {
             log_format: self.log_format.unwrap_or_default(),
             idle_unload: Duration::from_secs(self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS)),
             session: SessionLimits { message_bytes, outbox_bytes, ..defaults },
+            limits: self.limits.into(),
         })
     }
 }
@@ -181,6 +191,19 @@ mod tests {
     fn a_missing_file_that_was_asked_for_is_an_error() {
         let error = RawConfig::default().with_file(Some(Path::new("/nonexistent/syncline.toml"))).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/syncline.toml"));
+    }
+
+    #[test]
+    fn limits_are_a_table_of_the_file_and_0_is_none() {
+        let (_dir, path) = file("[limits]\nmax_connections = 7\nmax_unfinished = 0\n");
+        let flags =
+            RawLimits { messages_per_second: Some(5), max_connections_per_address: Some(3), ..RawLimits::default() };
+        let raw = RawConfig { limits: flags, ..RawConfig::default() };
+        let limits = raw.with_file(Some(&path)).unwrap().check().unwrap().limits;
+        assert_eq!((limits.connections, limits.connections_per_address, limits.unfinished), (7, 3, usize::MAX));
+        assert_eq!((limits.rate.messages, limits.rate_per_address.messages), (5, 0));
+        let (_dir, path) = file("[limits]\nmax_connection = 7\n");
+        assert!(RawConfig::default().with_file(Some(&path)).is_err_and(|e| e.to_string().contains("max_connection")));
     }
 
     #[test]

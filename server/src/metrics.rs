@@ -40,4 +40,14 @@ pub struct Metrics {
     pub reloads: Count,
     /// Sessions ended for a fault of the client.
     pub refused: Count,
+    /// Sessions refused because there were too many, in all or from their address.
+    pub connections_refused: Count,
+    /// Sockets cut before their first message, to make room for others.
+    pub unfinished_cut: Count,
+    /// Times that reading from a connection paused for its rate.
+    pub pauses: Count,
+    /// Sessions closed because they sent far more than their rate.
+    pub floods: Count,
+    /// Sessions closed over a message that did not come to its end.
+    pub partial_refused: Count,
 }

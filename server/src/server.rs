@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::SEC_WEBSOCKET_PROTOCOL;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,11 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::admin::{self, Admin, AdminSocket};
 use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
 use crate::http::{self, Readiness};
 use crate::ids::{Counter, SessionId};
+use crate::limits::{Gate, Unfinished};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::session::{self, Context};
@@ -100,7 +103,8 @@ impl Server {
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let stop = CancellationToken::new();
         let sessions = TaskTracker::new();
-        let context = Context { registry, auth, limits: config.session, metrics, stop: stop.clone() };
+        let gate = Gate::new(config.limits, Arc::clone(&metrics));
+        let context = Context { registry, auth, gate, limits: config.session, metrics, stop: stop.clone() };
         let shared = Arc::new(Shared {
             context: Arc::new(context),
             log: log.clone(),
@@ -112,6 +116,16 @@ impl Server {
         Self { address, shared, accepting, sessions, log }
     }
 
+    /// Takes operators' commands from `socket`, until it stops.
+    pub fn serve_admin(&self, socket: AdminSocket) {
+        let context = &self.shared.context;
+        let (log, registry, stop) = (self.log.clone(), Arc::clone(&context.registry), context.stop.clone());
+        let admin = Arc::new(Admin { log, registry, stop });
+        let cut = self.shared.cut.clone();
+        // Counted with the sessions: an import holds a lease as they do.
+        self.sessions.spawn(cut.run_until_cancelled_owned(admin::run(socket, admin)));
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -120,6 +134,11 @@ impl Server {
     /// What it has counted.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.context.metrics
+    }
+
+    /// Who is connected.
+    pub fn gate(&self) -> &Gate {
+        &self.shared.context.gate
     }
 
     /// How many documents are in memory.
@@ -155,21 +174,33 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
             Ok((socket, peer)) => {
                 // Small frames must leave at once; a socket that refuses the option still works.
                 socket.set_nodelay(true).ok();
+                let unfinished = shared.context.gate.arrive();
                 let shared = Arc::clone(&shared);
-                tokio::spawn(connection(socket, peer, shared));
+                tokio::spawn(connection(socket, peer, unfinished, shared));
             }
             Err(error) => {
                 warn!(%error, "a connection could not be accepted");
+                shared.context.gate.cut_oldest();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+/// What a connection is until one of its requests makes it a session.
+struct Arrived {
+    peer: SocketAddr,
+    /// Goes with the session.
+    unfinished: Mutex<Option<Unfinished>>,
+    shared: Arc<Shared>,
+}
+
+async fn connection(socket: TcpStream, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
     let stop = shared.context.stop.clone();
+    let cut = unfinished.cut();
+    let arrived = Arrived { peer, unfinished: Mutex::new(Some(unfinished)), shared };
     let service = service_fn(move |request| {
-        let response = respond(request, &shared);
+        let response = respond(request, &arrived);
         async move { Ok::<_, std::convert::Infallible>(response) }
     });
     let serve = hyper::server::conn::http1::Builder::new()
@@ -181,10 +212,12 @@ async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     tokio::select! {
         served = serve => if let Err(error) = served { debug!(%peer, %error, "HTTP connection ended") },
         () = stop.cancelled() => {}
+        () = cut.cancelled() => debug!(%peer, "cut to make room: it had not said what it wants"),
     }
 }
 
-fn respond(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Response<Full<Bytes>> {
+fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<Bytes>> {
+    let shared = &arrived.shared;
     if !is_upgrade(&request) {
         return http::answer(request.method(), request.uri().path(), || readiness(shared));
     }
@@ -209,19 +242,36 @@ fn respond(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Response<Ful
     // One slash only: a name may begin with the next.
     let path = path.strip_prefix('/').unwrap_or(path).to_owned();
     let upgrade = hyper::upgrade::on(&mut request);
+    let unfinished = arrived.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
+    begin_session(upgrade, path, arrived.peer, unfinished, shared);
+    response
+}
+
+fn begin_session(
+    upgrade: OnUpgrade,
+    path: String,
+    peer: SocketAddr,
+    unfinished: Option<Unfinished>,
+    shared: &Arc<Shared>,
+) {
     let id = SessionId(shared.session_ids.next());
     let context = Arc::clone(&shared.context);
     let cut = shared.cut.clone();
     shared.sessions.spawn(cut.run_until_cancelled_owned(async move {
-        let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
-            Ok(Ok(parts)) => parts,
-            Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
+        let cut = unfinished.as_ref().map(Unfinished::cut).unwrap_or_default();
+        let session = async {
+            let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
+                Ok(Ok(parts)) => parts,
+                Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
+            };
+            context.metrics.sessions.inc();
+            debug!(session = %id, path, "session begins");
+            let peer = session::Peer { id, path, address: peer.ip(), unfinished };
+            session::run(parts.io.into_inner(), parts.read_buf, peer, context).await;
         };
-        context.metrics.sessions.inc();
-        debug!(session = %id, path, "session begins");
-        session::run(parts.io.into_inner(), parts.read_buf, path, id, context).await;
+        // Never once it has said its first message: then it is no longer one of the unfinished.
+        cut.run_until_cancelled(session).await;
     }));
-    response
 }
 
 fn is_upgrade(request: &Request<Incoming>) -> bool {

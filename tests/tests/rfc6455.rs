@@ -12,148 +12,15 @@
 mod live;
 #[path = "support/raw_websocket.rs"]
 mod raw_websocket;
+#[path = "support/websocket_case.rs"]
+mod websocket_case;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use live::start;
-use raw_websocket::{
-    BINARY, CLOSE, CONTINUATION, Frame, Heard, PING, PONG, RawSocket, TEXT, message_of, upgrade_request,
-};
+use raw_websocket::{BINARY, CLOSE, CONTINUATION, Frame, Heard, PING, PONG, RawSocket, TEXT, upgrade_request};
 use syncline_log::memory::MemoryStore;
-use syncline_server::Server;
-
-/// What a server may say to bytes that break the protocol: RFC 6455 section 7.4.1, or our own table.
-const FAILURES: [u16; 3] = [1002, 1007, 4400];
-
-/// What is sent.
-enum Say {
-    Frame(Frame),
-    /// In writes of so many bytes.
-    Chopped(Frame, usize),
-    /// Several in one write.
-    AtOnce(Vec<Frame>),
-    Bytes(Vec<u8>),
-    /// This must be heard before more is said: an echo comes only when the update is stored.
-    Await(Hear),
-}
-
-/// What must be heard next, and nothing else.
-enum Hear {
-    Echo(Vec<u8>),
-    Pong(Vec<u8>),
-    /// The connection fails: a close frame with a code of failure, then the end.
-    Failure,
-    /// Text came: a close frame with 4400, then the end.
-    TextRefused,
-    /// The closing handshake: this code comes back, then the end.
-    Closed(Option<u16>),
-}
-
-struct Case {
-    id: String,
-    say: Vec<Say>,
-    hear: Vec<Hear>,
-}
-
-fn case(id: impl Into<String>, say: Vec<Say>, hear: Vec<Hear>) -> Case {
-    Case { id: id.into(), say, hear }
-}
-
-/// An update message that no other case uses.
-fn update(bytes: usize) -> Vec<u8> {
-    static CLIENT: AtomicU64 = AtomicU64::new(20_000);
-    message_of(CLIENT.fetch_add(1, Ordering::Relaxed), bytes)
-}
-
-fn frame(opcode: u8, payload: impl Into<Vec<u8>>) -> Say {
-    Say::Frame(Frame::new(opcode, payload))
-}
-
-fn begun(opcode: u8, payload: impl Into<Vec<u8>>) -> Say {
-    Say::Frame(Frame::new(opcode, payload).open())
-}
-
-fn close(code: u16, reason: &[u8]) -> Say {
-    frame(CLOSE, [&code.to_be_bytes(), reason].concat())
-}
-
-fn reserved(opcode: u8, bits: u8) -> Say {
-    Say::Frame(Frame { reserved: bits, ..Frame::new(opcode, "Hello") })
-}
-
-/// `message` in frames of `size` bytes.
-fn fragments(message: &[u8], size: usize) -> Vec<Frame> {
-    let mut opcode = BINARY;
-    let mut frames: Vec<_> = message
-        .chunks(size)
-        .map(|chunk| Frame::new(std::mem::replace(&mut opcode, CONTINUATION), chunk).open())
-        .collect();
-    frames.last_mut().unwrap().fin = true;
-    frames
-}
-
-async fn run(server: &Server, cases: Vec<Case>) {
-    for Case { id, say, hear } in cases {
-        let mut socket = RawSocket::open(server.address(), &format!("/rfc6455-{id}")).await;
-        // Joined, so that answers to a step 1 do not mix with what the case is about.
-        socket.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
-        while !matches!(socket.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
-        for say in say {
-            match say {
-                Say::Frame(frame) => socket.send(frame).await,
-                Say::Chopped(frame, size) => socket.write_chopped(&frame.encode(), size).await,
-                Say::AtOnce(frames) => socket.write(&frames.iter().flat_map(Frame::encode).collect::<Vec<_>>()).await,
-                Say::Bytes(bytes) => socket.write(&bytes).await,
-                Say::Await(expected) => _ = check(&id, &mut socket, expected).await,
-            }
-        }
-        let mut is_open = true;
-        for expected in hear {
-            is_open &= check(&id, &mut socket, expected).await;
-        }
-        if is_open {
-            let last = update(30);
-            socket.send(Frame::new(BINARY, last.clone())).await;
-            check(&id, &mut socket, Hear::Echo(last)).await;
-        }
-    }
-}
-
-/// Returns whether the connection is still open.
-async fn check(id: &str, socket: &mut RawSocket, expected: Hear) -> bool {
-    let heard = socket.hear().await;
-    match expected {
-        Hear::Echo(message) => {
-            let is_echo = heard == Heard::Frame { opcode: BINARY, payload: message };
-            assert!(is_echo, "{id}: an echo, not {}", shortened(&heard));
-            return true;
-        }
-        Hear::Pong(payload) => {
-            assert_eq!(heard, Heard::Frame { opcode: PONG, payload }, "{id}: a pong");
-            return true;
-        }
-        Hear::Failure => {
-            let Heard::Close { code: Some(code), .. } = heard else {
-                panic!("{id}: a close frame, not {}", shortened(&heard))
-            };
-            assert!(FAILURES.contains(&code), "{id}: code {code}");
-        }
-        Hear::TextRefused => {
-            assert!(matches!(&heard, Heard::Close { code: Some(4400), .. }), "{id}: {}", shortened(&heard));
-        }
-        Hear::Closed(expected) => {
-            assert!(matches!(&heard, Heard::Close { code, .. } if *code == expected), "{id}: {}", shortened(&heard));
-        }
-    }
-    socket.finish().await;
-    assert_eq!(socket.hear().await, Heard::End, "{id}: nothing follows a close frame");
-    false
-}
-
-fn shortened(heard: &Heard) -> String {
-    format!("{heard:?}").chars().take(200).collect()
-}
+use websocket_case::{FAILURES, Hear, Say, begun, case, close, fragments, frame, reserved, run, update};
 
 #[tokio::test]
 async fn messages_of_every_length_form_arrive_whole() {

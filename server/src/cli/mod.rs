@@ -1,8 +1,13 @@
 //! The command line: what a person types, and what each command does.
 
+pub mod backup;
 pub mod delete;
+pub mod export;
+pub mod import;
 pub mod inspect;
+pub mod restore;
 pub mod serve;
+mod target;
 
 use std::path::{Path, PathBuf};
 
@@ -21,11 +26,13 @@ use syncline_log::{SledStore, StoreError};
         Run it, then point y-websocket or Hocuspocus at ws://127.0.0.1:1234. Nothing to set up: documents are made \
         when they are first opened, kept in ./data, and an edit is acknowledged only when it is on disk.",
     after_help = "Every option is also an environment variable (SYNCLINE_LISTEN, SYNCLINE_DATA, …) and a line in \
-        syncline.toml (listen = \"0.0.0.0:1234\").\n\nExamples:\n  \
+        syncline.toml (listen = \"0.0.0.0:1234\"; limits in a table [limits]).\n\nExamples:\n  \
         syncline                                   serve ./data on 127.0.0.1:1234\n  \
         syncline serve --listen 0.0.0.0:8080       serve the whole network\n  \
         syncline inspect my-document               what the log holds of one document\n  \
-        syncline delete my-document                it was deleted: nobody can open it any more",
+        syncline delete my-document                it was deleted: nobody can open it any more\n  \
+        syncline backup /backups/notes             a backup, while the server runs\n  \
+        syncline export my-document --format json  one document, readable",
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
@@ -40,6 +47,7 @@ pub struct Cli {
 
 /// What can be done.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 pub enum Command {
     /// Run the server (the default)
     Serve(ServeArgs),
@@ -49,6 +57,14 @@ pub enum Command {
     Delete(DocumentArgs),
     /// Forget one document, without a running server: its name is free for another
     Purge(DocumentArgs),
+    /// Back up all documents, of a running server or a stopped one, or verify a backup
+    Backup(backup::BackupArgs),
+    /// Restore a backup into an empty directory, or one document of it
+    Restore(restore::RestoreArgs),
+    /// Write one document to a file, as a Yjs update or as JSON
+    Export(export::ExportArgs),
+    /// Merge a file into a document, or take the documents of y-sweet or Hocuspocus
+    Import(import::ImportArgs),
 }
 
 /// `syncline serve`.

@@ -7,17 +7,20 @@
 //! native.rs      handler of the native dialect: many documents, by number
 //! channel.rs     one document of a session: scan, then send to the document
 //! writer.rs      outbox -> socket, everything queued in one write; pings
+//! pace.rs        how much a connection sends; messages that do not end
 //! stream.rs      the socket, counting the bytes it takes
 //! ```
 
 mod channel;
 mod hocuspocus;
 mod native;
+mod pace;
 mod reader;
 mod stream;
 mod writer;
 mod ywebsocket;
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -34,10 +37,12 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use self::pace::{Pace, Paced};
 use self::reader::Reader;
 use self::stream::Counting;
 use crate::auth::Authorize;
 use crate::ids::SessionId;
+use crate::limits::{Gate, Unfinished};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::registry::Registry;
@@ -63,6 +68,8 @@ pub struct SessionLimits {
     pub first_frame: Duration,
     /// A session that sends nothing for this long, not even a pong, is gone.
     pub silence: Duration,
+    /// How long a message may take from its first byte to its last, if it comes as slowly as is allowed (`pace.rs`).
+    pub message_time: Duration,
     /// The writer's tick, from which pings and harmless messages to silent sessions follow (`writer.rs`).
     pub tick: Duration,
     /// A socket that takes no byte for this long is closed.
@@ -79,6 +86,7 @@ impl Default for SessionLimits {
             documents: 100,
             first_frame: Duration::from_secs(30),
             silence: Duration::from_secs(60),
+            message_time: Duration::from_secs(30),
             tick: Duration::from_secs(7),
             write_stall: Duration::from_secs(30),
             scan: ScanLimits::default(),
@@ -92,6 +100,8 @@ pub struct Context {
     pub registry: Arc<Registry>,
     /// Who may do what.
     pub auth: Arc<dyn Authorize>,
+    /// Who is connected.
+    pub gate: Arc<Gate>,
     /// Limits of each session.
     pub limits: SessionLimits,
     /// What is counted.
@@ -100,12 +110,31 @@ pub struct Context {
     pub stop: CancellationToken,
 }
 
-/// Runs an upgraded connection to its end. `path` is the raw request path without its leading slash.
-pub async fn run<S>(socket: S, read_already: Bytes, path: String, id: SessionId, context: Arc<Context>)
+/// Where a session comes from.
+pub struct Peer {
+    /// Its number.
+    pub id: SessionId,
+    /// The raw request path without its leading slash.
+    pub path: String,
+    /// The peer's address.
+    pub address: IpAddr,
+    /// Its place among those who have said nothing yet.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// Runs an upgraded connection to its end.
+pub async fn run<S>(socket: S, read_already: Bytes, peer: Peer, context: Arc<Context>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let limits = context.limits;
+    let Peer { id, path, address, unfinished } = peer;
+    let outbox = Arc::new(Outbox::new(limits.outbox_bytes));
+    let seat = context.gate.enter(address);
+    if let Err(close) = &seat {
+        outbox.close(close.clone());
+    }
+    let pace = Arc::new(Pace::new(&context.gate, seat.as_ref().ok(), &outbox, &limits));
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
@@ -113,14 +142,13 @@ where
         .max_write_buffer_size(usize::MAX)
         .max_message_size(Some(limits.message_bytes))
         .max_frame_size(Some(limits.message_bytes));
-    let (socket, progress) = Counting::new(socket);
+    let (socket, progress) = Counting::new(Paced::new(socket, Arc::clone(&pace)));
     let socket = WebSocketStream::from_partially_read(socket, read_already.to_vec(), Role::Server, Some(config)).await;
     let (mut sink, mut frames) = socket.split();
 
-    let outbox = Arc::new(Outbox::new(limits.outbox_bytes));
     let heartbeat = OnceLock::new();
-    let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &heartbeat);
-    let write = writer::run(&mut sink, &outbox, &heartbeat, &progress, &limits);
+    let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &heartbeat, &pace, unfinished);
+    let write = writer::run(&mut sink, &outbox, &heartbeat, &progress, &pace, &limits);
     match drive(reader, &mut frames, write, &outbox).await {
         Ended::ByClient => {
             debug!(session = %id, "the client left");

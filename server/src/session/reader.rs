@@ -16,9 +16,11 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::hocuspocus::Hocuspocus;
 use super::native::Native;
+use super::pace::Pace;
 use super::ywebsocket::YWebsocket;
 use super::{Context, bad_message};
 use crate::ids::LeaseId;
+use crate::limits::Unfinished;
 use crate::outbox::Outbox;
 
 enum Speaks {
@@ -35,6 +37,9 @@ pub(super) struct Reader<'a> {
     outbox: Arc<Outbox>,
     path: String,
     heartbeat: &'a OnceLock<Bytes>,
+    pace: &'a Pace,
+    /// Until it has said its first message.
+    unfinished: Option<Unfinished>,
     speaks: Speaks,
 }
 
@@ -44,8 +49,10 @@ impl<'a> Reader<'a> {
         outbox: Arc<Outbox>,
         path: String,
         heartbeat: &'a OnceLock<Bytes>,
+        pace: &'a Pace,
+        unfinished: Option<Unfinished>,
     ) -> Self {
-        Self { context, outbox, path, heartbeat, speaks: Speaks::Unknown }
+        Self { context, outbox, path, heartbeat, pace, unfinished, speaks: Speaks::Unknown }
     }
 
     /// Reads until the client leaves (`Ok`) or must be closed.
@@ -73,12 +80,16 @@ impl<'a> Reader<'a> {
                 frame = frames.next() => {
                     let Some(frame) = frame else { return Ok(()) };
                     match frame.map_err(|error| self.explain(error)) {
-                        Ok(Message::Binary(frame)) => self.frame(frame).await?,
+                        Ok(Message::Binary(frame)) => {
+                            self.pace.message();
+                            self.frame(frame).await?;
+                        }
                         Ok(Message::Text(_)) => {
                             return Err(bad_message("this protocol is binary, but a text message came"));
                         }
                         Ok(Message::Close(_)) => return Ok(()),
-                        Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+                        Ok(Message::Ping(payload) | Message::Pong(payload)) => self.pace.control(payload.len()),
+                        Ok(Message::Frame(_)) => {}
                         Err(Some(close)) => return Err(close),
                         Err(None) => return Ok(()),
                     }
@@ -98,6 +109,7 @@ impl<'a> Reader<'a> {
     async fn frame(&mut self, frame: Bytes) -> Result<(), Close> {
         if matches!(self.speaks, Speaks::Unknown) {
             self.speaks = self.begin(&frame).await?;
+            self.unfinished = None;
         }
         match &mut self.speaks {
             Speaks::Unknown => Ok(()),

@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::SessionLimits;
+use super::pace::Pace;
 use super::stream::Progress;
 use crate::outbox::{Outbox, Taken};
 
@@ -35,6 +36,7 @@ pub(super) async fn run(
     outbox: &Outbox,
     heartbeat: &OnceLock<Bytes>,
     progress: &Progress,
+    pace: &Pace,
     limits: &SessionLimits,
 ) -> Result<Close, Broken> {
     let mut ticks = interval_at(Instant::now() + limits.tick, limits.tick);
@@ -50,6 +52,7 @@ pub(super) async fn run(
                 }
             },
             _ = ticks.tick() => {
+                pace.tick();
                 (quiet_ticks, ticks_since_ping) = (quiet_ticks + 1, ticks_since_ping + 1);
                 if ticks_since_ping >= PING_TICKS {
                     ticks_since_ping = 0;

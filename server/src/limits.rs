@@ -1,0 +1,161 @@
+//! What clients may take of a server: limits as settings, and who is connected from where.
+//!
+//! | limit | outcome | code |
+//! |---|---|---|
+//! | connections, in all and from one address | the session is told and ends | 4529 |
+//! | sockets that have not said their first message | the one that has waited longest is cut for a new one | - |
+//! | messages and bytes a second, of a connection and of an address | reading pauses, TCP pushes back; who would have to wait longer than [`MAX_PAUSE`] is closed | 4529 |
+//! | bytes of messages that have not come to their end, in all | the session that goes over is closed | 4529 |
+//! | bytes and clients of a document | what would make it grow is refused, reading goes on | 4414 |
+//! | presence that one connection shows in one document | the session (native: the document) is closed | 4529 |
+//!
+//! What an honest client never meets is limited by default. What depends on where a server stands is not: behind a proxy
+//! all clients have one address.
+
+mod gate;
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use syncline_protocol::limits::MAX_KNOWN_CLIENTS;
+
+pub use self::gate::{Gate, Meter, Seat, Unfinished};
+
+/// The longest that a connection is made to wait for its rate. More is a flood, and its session ends.
+pub const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// Limits as given: flags, environment, and the table `[limits]` of the file. 0 means no limit.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case", default)]
+pub struct RawLimits {
+    /// Most connections in all; 0: no limit [default: 50000]
+    #[arg(long, env = "SYNCLINE_MAX_CONNECTIONS", value_name = "COUNT", help_heading = "Limits")]
+    pub max_connections: Option<usize>,
+
+    /// Most connections from one IP address; set it where no proxy stands before the server [default: 0, no limit]
+    #[arg(long, env = "SYNCLINE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "COUNT", help_heading = "Limits")]
+    pub max_connections_per_address: Option<usize>,
+
+    /// Most sockets that have not sent a first message; beyond it the oldest is cut [default: 4096]
+    #[arg(long, env = "SYNCLINE_MAX_UNFINISHED", value_name = "COUNT", help_heading = "Limits")]
+    pub max_unfinished: Option<usize>,
+
+    /// Messages one connection may send in a second on average; 0: no limit [default: 20000]
+    #[arg(long, env = "SYNCLINE_MESSAGES_PER_SECOND", value_name = "COUNT", help_heading = "Limits")]
+    pub messages_per_second: Option<u64>,
+
+    /// Bytes one connection may send in a second on average; 0: no limit [default: 16777216]
+    #[arg(long, env = "SYNCLINE_BYTES_PER_SECOND", value_name = "BYTES", help_heading = "Limits")]
+    pub bytes_per_second: Option<u64>,
+
+    /// Messages all connections of one address may send in a second [default: 0, no limit]
+    #[arg(long, env = "SYNCLINE_MESSAGES_PER_SECOND_PER_ADDRESS", value_name = "COUNT", help_heading = "Limits")]
+    pub messages_per_second_per_address: Option<u64>,
+
+    /// Bytes all connections of one address may send in a second [default: 0, no limit]
+    #[arg(long, env = "SYNCLINE_BYTES_PER_SECOND_PER_ADDRESS", value_name = "BYTES", help_heading = "Limits")]
+    pub bytes_per_second_per_address: Option<u64>,
+
+    /// Bytes of messages in all that have not come to their end [default: 268435456]
+    #[arg(long, env = "SYNCLINE_MAX_PARTIAL_BYTES", value_name = "BYTES", help_heading = "Limits")]
+    pub max_partial_bytes: Option<usize>,
+
+    /// Bytes of presence one connection may show in one document [default: 1048576]
+    #[arg(long, env = "SYNCLINE_MAX_PRESENCE_BYTES", value_name = "BYTES", help_heading = "Limits")]
+    pub max_presence_bytes: Option<usize>,
+
+    /// Largest document, in bytes as stored; it can be read and deleted from, not added to [default: 67108864]
+    #[arg(long, env = "SYNCLINE_MAX_DOCUMENT_BYTES", value_name = "BYTES", help_heading = "Limits")]
+    pub max_document_bytes: Option<usize>,
+
+    /// Most CRDT clients that may ever write to one document; each page load is one [default: 200000]
+    #[arg(long, env = "SYNCLINE_MAX_DOCUMENT_CLIENTS", value_name = "COUNT", help_heading = "Limits")]
+    pub max_document_clients: Option<usize>,
+}
+
+/// Limits in force. What is not limited is at its maximum.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sessions in all.
+    pub connections: usize,
+    /// Sessions from one address.
+    pub connections_per_address: usize,
+    /// Sockets that have not said their first message.
+    pub unfinished: usize,
+    /// What one connection may send.
+    pub rate: Rate,
+    /// What all connections of an address may send together.
+    pub rate_per_address: Rate,
+    /// Bytes of messages that have not come to their end, in all.
+    pub partial_bytes: usize,
+    /// Bytes of presence of one lease.
+    pub presence_bytes: usize,
+    /// Bytes of a document's state.
+    pub document_bytes: usize,
+    /// Clients of a document's whole life.
+    pub document_clients: usize,
+}
+
+/// Averages, in a second. 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes on the wire.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        RawLimits::default().or(RawLimits::default()).into()
+    }
+}
+
+impl RawLimits {
+    /// These, and the others where these say nothing.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            max_connections: self.max_connections.or(other.max_connections),
+            max_connections_per_address: self.max_connections_per_address.or(other.max_connections_per_address),
+            max_unfinished: self.max_unfinished.or(other.max_unfinished),
+            messages_per_second: self.messages_per_second.or(other.messages_per_second),
+            bytes_per_second: self.bytes_per_second.or(other.bytes_per_second),
+            messages_per_second_per_address: self
+                .messages_per_second_per_address
+                .or(other.messages_per_second_per_address),
+            bytes_per_second_per_address: self.bytes_per_second_per_address.or(other.bytes_per_second_per_address),
+            max_partial_bytes: self.max_partial_bytes.or(other.max_partial_bytes),
+            max_presence_bytes: self.max_presence_bytes.or(other.max_presence_bytes),
+            max_document_bytes: self.max_document_bytes.or(other.max_document_bytes),
+            max_document_clients: self.max_document_clients.or(other.max_document_clients),
+        }
+    }
+}
+
+impl From<RawLimits> for Limits {
+    fn from(raw: RawLimits) -> Self {
+        let count = |given: Option<usize>, default| match given.unwrap_or(default) {
+            0 => usize::MAX,
+            count => count,
+        };
+        Self {
+            connections: count(raw.max_connections, 50_000),
+            connections_per_address: count(raw.max_connections_per_address, 0),
+            unfinished: count(raw.max_unfinished, 4_096),
+            rate: Rate {
+                messages: raw.messages_per_second.unwrap_or(20_000),
+                bytes: raw.bytes_per_second.unwrap_or(16 * 1024 * 1024),
+            },
+            rate_per_address: Rate {
+                messages: raw.messages_per_second_per_address.unwrap_or(0),
+                bytes: raw.bytes_per_second_per_address.unwrap_or(0),
+            },
+            partial_bytes: count(raw.max_partial_bytes, 256 * 1024 * 1024),
+            presence_bytes: count(raw.max_presence_bytes, 1024 * 1024),
+            document_bytes: count(raw.max_document_bytes, 64 * 1024 * 1024),
+            document_clients: count(raw.max_document_clients, MAX_KNOWN_CLIENTS as usize),
+        }
+    }
+}

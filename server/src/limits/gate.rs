@@ -1,0 +1,288 @@
+//! Who is connected from where, and how much of their rate they have used.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use syncline_protocol::close::Close;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Limits, MAX_PAUSE, Rate};
+use crate::metrics::Metrics;
+
+/// A connection that was quiet may send as much at once as its rate allows in this time.
+const BURST: Duration = Duration::from_secs(30);
+/// What a flood leaves behind for others of its address: they are slowed, not closed.
+const MAX_DEBT: Duration = Duration::from_secs(5);
+const _: () = assert!(MAX_DEBT.as_secs() < MAX_PAUSE.as_secs());
+/// Addresses remembered without a connection, so that their rates outlive it. Beyond it they are forgotten.
+const MAX_QUIET_ADDRESSES: usize = 10_000;
+
+/// One thing that may come at a rate: a bucket that fills with time and that each takes from.
+#[derive(Debug)]
+struct Bucket {
+    per_second: f64,
+    level: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn new(per_second: u64, now: Instant) -> Self {
+        let per_second = per_second as f64;
+        Self { per_second, level: per_second * BURST.as_secs_f64(), at: now }
+    }
+
+    /// Takes `count` out, and tells how long to wait until it is no longer below zero.
+    fn take(&mut self, count: u64, now: Instant) -> Duration {
+        if self.per_second == 0.0 {
+            return Duration::ZERO;
+        }
+        let filled = self.level + self.per_second * now.duration_since(self.at).as_secs_f64();
+        self.level = filled.min(self.per_second * BURST.as_secs_f64()) - count as f64;
+        self.at = now;
+        let wait = (-self.level / self.per_second).max(0.0);
+        self.level = self.level.max(-self.per_second * MAX_DEBT.as_secs_f64());
+        Duration::from_secs_f64(wait)
+    }
+}
+
+/// Messages and bytes of a connection, or of an address.
+#[derive(Debug)]
+pub struct Meter(Mutex<(Bucket, Bucket)>);
+
+impl Meter {
+    /// One that has been quiet.
+    pub fn new(rate: Rate) -> Self {
+        let now = Instant::now();
+        Self(Mutex::new((Bucket::new(rate.messages, now), Bucket::new(rate.bytes, now))))
+    }
+
+    /// Counts what came, and tells for how long nothing more should be read.
+    pub fn take(&self, messages: u64, bytes: u64, now: Instant) -> Duration {
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.0.take(messages, now).max(buckets.1.take(bytes, now))
+    }
+}
+
+/// Who is connected.
+pub struct Gate {
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    inner: Mutex<Inner>,
+    /// Reserved for messages that have not come to their end.
+    partial_bytes: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Inner {
+    sessions: usize,
+    addresses: HashMap<IpAddr, Address>,
+    /// In order of arrival.
+    unfinished: BTreeMap<u64, CancellationToken>,
+    next: u64,
+}
+
+struct Address {
+    sessions: usize,
+    meter: Arc<Meter>,
+}
+
+impl Gate {
+    /// Nobody is connected yet.
+    pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { limits, metrics, inner: Mutex::default(), partial_bytes: AtomicUsize::new(0) })
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// A socket came. If there are too many that have not said what they want, the one that has waited longest is cut:
+    /// an honest client is through in a moment.
+    pub fn arrive(self: &Arc<Self>) -> Unfinished {
+        let mut inner = self.lock();
+        let id = inner.next;
+        inner.next += 1;
+        let cut = CancellationToken::new();
+        inner.unfinished.insert(id, cut.clone());
+        let oldest = if inner.unfinished.len() > self.limits.unfinished { inner.unfinished.pop_first() } else { None };
+        drop(inner);
+        self.cut(oldest);
+        Unfinished { gate: Arc::clone(self), id, cut }
+    }
+
+    /// There are no file descriptors left: make room.
+    pub fn cut_oldest(&self) {
+        let oldest = self.lock().unfinished.pop_first();
+        self.cut(oldest);
+    }
+
+    fn cut(&self, oldest: Option<(u64, CancellationToken)>) {
+        if let Some((_, token)) = oldest {
+            self.metrics.unfinished_cut.inc();
+            token.cancel();
+        }
+    }
+
+    /// A WebSocket session begins, unless there are too many.
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Close> {
+        let mut inner = self.lock();
+        if inner.sessions >= self.limits.connections {
+            self.metrics.connections_refused.inc();
+            return Err(Close::TooMany("this server has as many connections as it takes; please try later".into()));
+        }
+        inner.forget_quiet();
+        let here = inner
+            .addresses
+            .entry(address)
+            .or_insert_with(|| Address { sessions: 0, meter: Arc::new(Meter::new(self.limits.rate_per_address)) });
+        if here.sessions >= self.limits.connections_per_address {
+            self.metrics.connections_refused.inc();
+            return Err(Close::TooMany("too many connections from this address; please try later".into()));
+        }
+        here.sessions += 1;
+        let meter = Arc::clone(&here.meter);
+        inner.sessions += 1;
+        Ok(Seat { gate: Arc::clone(self), address, meter })
+    }
+
+    /// Sessions now.
+    pub fn sessions(&self) -> usize {
+        self.lock().sessions
+    }
+
+    /// Sockets now that have not said their first message.
+    pub fn unfinished(&self) -> usize {
+        self.lock().unfinished.len()
+    }
+
+    /// `bytes` more of an unfinished message are kept. False when that is too much, over all sessions.
+    pub fn reserve(&self, bytes: usize) -> bool {
+        self.partial_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.limits.partial_bytes
+    }
+
+    /// They are kept no more.
+    pub fn release(&self, bytes: usize) {
+        self.partial_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn forget_quiet(&mut self) {
+        if self.addresses.len() > MAX_QUIET_ADDRESSES + self.sessions {
+            self.addresses.retain(|_, address| address.sessions > 0);
+        }
+    }
+}
+
+/// A socket that has not said its first message. Dropped when it has, or is gone.
+pub struct Unfinished {
+    gate: Arc<Gate>,
+    id: u64,
+    cut: CancellationToken,
+}
+
+impl Unfinished {
+    /// Cancelled when it has to make room.
+    pub fn cut(&self) -> CancellationToken {
+        self.cut.clone()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.gate.lock().unfinished.remove(&self.id);
+    }
+}
+
+/// A session's place. Dropped at its end.
+pub struct Seat {
+    gate: Arc<Gate>,
+    address: IpAddr,
+    meter: Arc<Meter>,
+}
+
+impl Seat {
+    /// What all sessions of its address send together.
+    pub fn address_meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut inner = self.gate.lock();
+        inner.sessions -= 1;
+        if let Some(here) = inner.addresses.get_mut(&self.address) {
+            here.sessions -= 1;
+            // Only a rate is worth remembering.
+            if here.sessions == 0 && self.gate.limits.rate_per_address == (Rate { messages: 0, bytes: 0 }) {
+                inner.addresses.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::RawLimits;
+
+    fn gate(raw: RawLimits) -> Arc<Gate> {
+        Gate::new(raw.into(), Arc::default())
+    }
+
+    #[test]
+    fn a_bucket_lets_a_burst_through_and_then_its_rate() {
+        let meter = Meter::new(Rate { messages: 10, bytes: 0 });
+        let start = Instant::now() + Duration::from_secs(1);
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(meter.take(300, 1 << 40, at(0)), Duration::ZERO);
+        assert_eq!(meter.take(5, 0, at(0)), Duration::from_millis(500));
+        assert_eq!(meter.take(0, 0, at(500)), Duration::ZERO);
+        assert_eq!(meter.take(301, 0, at(3_600_000)), Duration::from_millis(100), "it fills to the burst, not beyond");
+    }
+
+    #[test]
+    fn the_oldest_unfinished_socket_makes_room() {
+        let gate = gate(RawLimits { max_unfinished: Some(2), ..RawLimits::default() });
+        let (first, second) = (gate.arrive(), gate.arrive());
+        drop(second);
+        let third = gate.arrive();
+        assert!(!first.cut().is_cancelled());
+        let fourth = gate.arrive();
+        assert!(first.cut().is_cancelled() && !third.cut().is_cancelled() && !fourth.cut().is_cancelled());
+        drop((first, third, fourth));
+        assert_eq!((gate.unfinished(), gate.metrics().unfinished_cut.get()), (0, 1));
+    }
+
+    #[test]
+    fn seats_are_counted_in_all_and_for_each_address() {
+        let limits =
+            RawLimits { max_connections: Some(3), max_connections_per_address: Some(2), ..RawLimits::default() };
+        let gate = gate(limits);
+        let (here, there) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let (first, second) = (gate.enter(here).ok().unwrap(), gate.enter(here).ok().unwrap());
+        assert!(gate.enter(here).is_err_and(|close| close.reason().contains("address")));
+        let third = gate.enter(there).ok().unwrap();
+        drop(first);
+        let fourth = gate.enter(there).ok().unwrap();
+        assert!(gate.enter(here).is_err_and(|close| close.reason().contains("server")));
+        drop((second, third, fourth));
+        assert_eq!(gate.sessions(), 0);
+        assert!(gate.lock().addresses.is_empty());
+    }
+}

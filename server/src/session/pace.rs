@@ -1,0 +1,193 @@
+//! How much a connection sends: its rate, and the message that does not come to its end.
+//!
+//! It sits between the socket and whatever decodes frames. Bytes are counted as they are read, messages as the reader
+//! reports them; both are charged at the next read, so that a message costs one addition here. While a connection owes
+//! time nothing is read: what it sends stays in the kernel's buffers, and TCP pushes back.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use syncline_protocol::close::Close;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::SessionLimits;
+use crate::limits::{Gate, MAX_PAUSE, Meter, Seat};
+use crate::outbox::Outbox;
+
+/// A message may take a second more for each of these that has come: slow is not hostile.
+const SLOWEST_BYTES_PER_SECOND: u64 = 4 * 1024;
+/// Unfinished messages are counted in steps of this.
+const PARTIAL_STEP: usize = 64 * 1024;
+/// What a client's control frame has besides its payload.
+const CONTROL_HEAD: usize = 6;
+
+/// What one connection has sent. Shared by the socket's wrapper, the reader and the writer's clock.
+pub(super) struct Pace {
+    meter: Meter,
+    address_meter: Option<Arc<Meter>>,
+    gate: Arc<Gate>,
+    outbox: Arc<Outbox>,
+    /// Messages since the last read.
+    messages: AtomicU64,
+    /// Bytes since the last message came to its end.
+    partial: AtomicUsize,
+    /// Reserved for them.
+    reserved: AtomicUsize,
+    /// Ticks since then.
+    ticks: AtomicU64,
+    tick: Duration,
+    message_time: Duration,
+}
+
+impl Pace {
+    pub(super) fn new(gate: &Arc<Gate>, seat: Option<&Seat>, outbox: &Arc<Outbox>, limits: &SessionLimits) -> Self {
+        Self {
+            meter: Meter::new(gate.limits().rate),
+            address_meter: seat.map(|seat| Arc::clone(seat.address_meter())),
+            gate: Arc::clone(gate),
+            outbox: Arc::clone(outbox),
+            messages: AtomicU64::new(0),
+            partial: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
+            ticks: AtomicU64::new(0),
+            tick: limits.tick,
+            message_time: limits.message_time,
+        }
+    }
+
+    /// A message of the dialect is complete.
+    pub(super) fn message(&self) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.partial.store(0, Ordering::Relaxed);
+        self.ticks.store(0, Ordering::Relaxed);
+        self.release();
+    }
+
+    /// A control frame came; it may lie within a message that is not complete.
+    pub(super) fn control(&self, payload_bytes: usize) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        let partial = self.partial.load(Ordering::Relaxed).saturating_sub(CONTROL_HEAD + payload_bytes);
+        self.partial.store(partial, Ordering::Relaxed);
+        if partial == 0 {
+            self.ticks.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Called by the writer's clock, every `tick`: a message that takes too long ends its session.
+    pub(super) fn tick(&self) {
+        let partial = self.partial.load(Ordering::Relaxed) as u64;
+        if partial == 0 {
+            return;
+        }
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
+        let allowed = self.message_time + Duration::from_secs(partial / SLOWEST_BYTES_PER_SECOND);
+        if self.tick.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)) > allowed {
+            self.gate.metrics().partial_refused.inc();
+            self.outbox.close(Close::TimedOut);
+        }
+    }
+
+    /// Counts bytes that were read; tells until when nothing more should be.
+    fn read(&self, bytes: usize) -> Option<Instant> {
+        self.reserve(self.partial.fetch_add(bytes, Ordering::Relaxed) + bytes);
+        let (messages, bytes, now) = (self.messages.swap(0, Ordering::Relaxed), bytes as u64, Instant::now());
+        let own = self.meter.take(messages, bytes, now);
+        let together = self.address_meter.as_ref().map_or(Duration::ZERO, |meter| meter.take(messages, bytes, now));
+        let pause = own.max(together);
+        if pause.is_zero() {
+            return None;
+        }
+        self.gate.metrics().pauses.inc();
+        if pause > MAX_PAUSE {
+            self.gate.metrics().floods.inc();
+            self.outbox.close(Close::TooMany("too many messages or bytes in too short a time".into()));
+        }
+        Some(now + pause.min(MAX_PAUSE))
+    }
+
+    fn reserve(&self, partial: usize) {
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        if partial <= reserved + PARTIAL_STEP {
+            return;
+        }
+        let more = (partial - reserved).next_multiple_of(PARTIAL_STEP);
+        self.reserved.store(reserved + more, Ordering::Relaxed);
+        if !self.gate.reserve(more) {
+            self.gate.metrics().partial_refused.inc();
+            let reason = "this server holds too many unfinished messages; please try later";
+            self.outbox.close(Close::TooMany(reason.into()));
+        }
+    }
+
+    fn release(&self) {
+        let reserved = self.reserved.swap(0, Ordering::Relaxed);
+        if reserved > 0 {
+            self.gate.release(reserved);
+        }
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// A socket that is read at the pace its connection may have.
+pub(super) struct Paced<S> {
+    socket: S,
+    pace: Arc<Pace>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Paced<S> {
+    pub(super) fn new(socket: S, pace: Arc<Pace>) -> Self {
+        Self { socket, pace, pause: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        let before = buf.filled().len();
+        std::task::ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        if let Some(until) = self.pace.read(buf.filled().len() - before) {
+            self.pause = Some(Box::pin(sleep_until(until)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
