@@ -56,6 +56,12 @@ fn a_lost_decision_that_comes_back_does_not_win_over_the_one_made_since() {
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}, after a start");
         assert_eq!(change(&mut core, &lost[0]), Vec::<Bytes>::new(), "it is known now");
+        // And when the document was bytes meanwhile.
+        let mut core = life(4, &[]);
+        let mut log = propose(&mut core, 11, None);
+        core.rest();
+        log.extend(change(&mut core, &lost[0]));
+        assert_eq!(status(&log), 11, "clients {first} and {second}, after a rest");
     }
 }
 
