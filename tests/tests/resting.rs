@@ -140,7 +140,7 @@ fn a_deletion_that_is_new_wakes_a_document_and_what_waits_keeps_it_awake() {
     resting.rest().unwrap();
     assert_eq!(resting.take(&deletion, &LIMITS), Ok(Taken::Known));
     assert!(resting.is_resting());
-    let _unseen = text.insert(&mut doc.transact_mut(), 0, "x");
+    text.insert(&mut doc.transact_mut(), 0, "x");
     let waits = {
         let mut txn = doc.transact_mut();
         text.insert(&mut txn, 0, "y");

@@ -238,7 +238,11 @@ impl Readers {
                 let frame = echo.encode(&self.document, &reader.framing);
                 // Clients tell their echoes by the bytes: of those that look the same none may be left out.
                 let is_empty = matches!(echo.message(), Message::Update(update) if update[..] == EMPTY_UPDATE);
-                if is_empty { reader.outbox.push_control(frame) } else { reader.outbox.push_echo(lease, frame) };
+                if is_empty {
+                    reader.outbox.push_control(frame)
+                } else {
+                    reader.outbox.push_echo(lease, frame)
+                };
             }
             (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
