@@ -7,6 +7,7 @@
 //! replica.rs   PURE: the document and the updates that wait for others
 //! resting.rs   PURE: a document kept as bytes until its tree is needed
 //! register.rs  PURE: versioned registers, decided by who owns the document
+//! watch.rs     which registers an update has changed
 //! ```
 //!
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
@@ -17,6 +18,7 @@ mod local;
 mod register;
 mod replica;
 mod resting;
+mod watch;
 
 pub use crdt::{Crdt, CrdtError, Known};
 pub use json::{JsonError, MAX_JSON_DEPTH, from_json};

@@ -5,6 +5,7 @@
 //! from the encoded state, the clocks beside it and its delete set. The first real change wakes the tree.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_protocol::update::{
@@ -81,11 +82,12 @@ impl Resting {
     pub fn wake(&mut self) -> Result<&mut Replica, CrdtError> {
         if let Form::Bytes(encoded) = &self.form {
             let state = Some(encoded.state.clone()).filter(|state| state[..] != EMPTY_UPDATE);
-            let replica = Replica::load_as(self.client, state.into_iter())
+            let mut replica = Replica::load_as(self.client, state.into_iter())
                 .map_err(|error| CrdtError::Broken(format!("its stored state does not make a document: {error}")))?;
             if replica.held().len() > 0 {
                 return Err(CrdtError::Broken("parts of its stored state are missing".into()));
             }
+            replica.watch_registers()?;
             self.form = Form::Tree(Box::new(replica));
         }
         match &mut self.form {
@@ -118,6 +120,11 @@ impl Resting {
     /// See [`Replica::take_freed`].
     pub fn take_freed(&mut self) -> Vec<Bytes> {
         if let Form::Tree(replica) = &mut self.form { replica.take_freed() } else { Vec::new() }
+    }
+
+    /// See [`Replica::take_touched`].
+    pub fn take_touched(&mut self) -> Vec<Arc<str>> {
+        if let Form::Tree(replica) = &mut self.form { replica.take_touched() } else { Vec::new() }
     }
 
     /// See [`Replica::encode`].

@@ -6,9 +6,11 @@
 //! queue.rs      PURE: what is not confirmed yet
 //! batch.rs      PURE: what leaves the queue next, as one message
 //! core.rs       PURE: the CRDT, the queue, the journal
+//! storing.rs    PURE: the journal written anew
 //! clock.rs      PURE: stamps made by a wrong clock, moved before they are sent
 //! sync.rs       PURE: the talk with the server
 //! again.rs      PURE: changes by others that the server may have lost
+//! rebuild.rs    PURE: the CRDT from the journal
 //! history.rs    PURE: when the server has another history
 //! report.rs     PURE: what a sync did, what both sides changed
 //! registers.rs  versioned registers, read
@@ -24,9 +26,11 @@ mod history;
 pub(crate) mod journal;
 pub mod machine;
 mod queue;
+mod rebuild;
 mod registers;
 mod report;
 pub(crate) mod status;
+mod storing;
 pub(crate) mod sync;
 mod view;
 

@@ -10,6 +10,7 @@
 
 mod joining;
 mod native;
+mod registers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 
 use self::joining::Answers;
+use self::registers::Registers;
 use super::event::{Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
@@ -74,6 +76,8 @@ pub struct Core {
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
     ended: HashSet<LeaseId>,
     presence: Presence,
+    /// Known from the first change on, when the tree is built.
+    registers: Option<Registers>,
     /// In Seq order.
     waiting: VecDeque<WaitingAck>,
     /// For those who ask the same. Outdated by every change.
@@ -108,6 +112,7 @@ impl Core {
             native_leases: 0,
             ended: HashSet::new(),
             presence: Presence::default(),
+            registers: None,
             waiting: VecDeque::new(),
             answers: Answers::default(),
             storage_failed: false,
@@ -237,6 +242,7 @@ impl Core {
     pub fn restore(&mut self, replica: impl Into<Resting>) {
         self.replica = replica.into();
         self.tail = Tail::after(self.last);
+        self.registers = None;
         self.broken = false;
         self.answers.clear();
     }
@@ -255,9 +261,8 @@ impl Core {
             effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
             return;
         }
-        if self.replica.must_wake_for(&update)
-            && let Err(error) = self.replica.wake().map(|_| ())
-        {
+        let needs_the_tree = !self.replica.is_resting() || self.replica.must_wake_for(&update);
+        if needs_the_tree && let Err(error) = self.know_registers() {
             // Not this author's fault.
             return self.fail_to_answer(lease, &error, effects);
         }
@@ -283,6 +288,11 @@ impl Core {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.replica.take_freed() {
                 self.broadcast(Frame::at(self.last, Message::Update(freed)), None, effects);
+            }
+            if taken == Taken::Changed
+                && let Err(error) = self.hold_registers(effects)
+            {
+                return self.fail_to_answer(lease, &error, effects);
             }
         }
         // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.
