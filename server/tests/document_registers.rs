@@ -30,7 +30,7 @@ fn propose(core: &mut Core, id: u128, based_on: Option<Version>) -> Vec<Bytes> {
     // lib0 `Any`: true.
     let (value, register) = (Bytes::from_static(&[120]), "status".to_owned());
     let write = RegisterWrite { register, id, based_on, author: String::new(), at_ms: 0, value };
-    records(core, Event::Propose { lease: A, batch: 1, write })
+    records(core, Event::Propose { lease: A, batch: 1, write: Box::new(write) })
 }
 
 fn change(core: &mut Core, update: &Bytes) -> Vec<Bytes> {

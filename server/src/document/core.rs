@@ -173,7 +173,7 @@ impl Core {
         match event {
             Event::Open { lease } => self.open(lease, effects),
             Event::Resume { lease, cursor, wants_state_vector, read_only } => {
-                self.resume(lease, cursor, wants_state_vector, read_only, effects);
+                self.resume(lease, cursor.map(|cursor| *cursor), wants_state_vector, read_only, effects);
             }
             Event::Step1 { lease, state_vector } => {
                 self.step1(lease, &state_vector, effects);

@@ -20,7 +20,7 @@ pub enum Origin {
     Change,
 }
 
-/// What a session tells a document. Payloads have passed the scanner.
+/// What a session tells a document. Small: an inbox has room for some from its beginning. Payloads have passed the scanner.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A session begins to talk to the document.
@@ -33,7 +33,7 @@ pub enum Event {
         /// Its lease.
         lease: LeaseId,
         /// How far it has come; `None`: it will send a state vector.
-        cursor: Option<Cursor>,
+        cursor: Option<Box<Cursor>>,
         /// It asks for the document's state vector.
         wants_state_vector: bool,
         /// It may look only: passed on to the answer.
@@ -64,7 +64,7 @@ pub enum Event {
         /// The author's number for it.
         batch: u64,
         /// The write.
-        write: RegisterWrite,
+        write: Box<RegisterWrite>,
     },
     /// It brings presence.
     Awareness {

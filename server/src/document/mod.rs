@@ -28,3 +28,28 @@ mod task;
 
 pub use options::{Compaction, DocumentOptions};
 pub use task::{Ended, Envelope, run};
+
+#[cfg(test)]
+mod tests {
+    use std::mem::{size_of, size_of_val};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use syncline_log::Log;
+    use syncline_log::memory::MemoryStore;
+    use syncline_protocol::ids::DocumentName;
+    use tokio::sync::mpsc;
+
+    use super::{DocumentOptions, Envelope, run};
+
+    #[test]
+    fn a_document_that_does_nothing_is_small() {
+        // An inbox is allocated for 32 of them.
+        assert!(size_of::<Envelope>() <= 80, "{}", size_of::<Envelope>());
+        let log = Log::start(Arc::new(MemoryStore::new()));
+        let (_sender, inbox) = mpsc::channel(1);
+        let options = DocumentOptions::new(Duration::from_secs(1));
+        let task = run(DocumentName::parse("doc").unwrap(), inbox, log, options, Arc::default(), |_| true);
+        assert!(size_of_val(&task) <= 3_000, "{}", size_of_val(&task));
+    }
+}

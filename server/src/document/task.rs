@@ -101,7 +101,8 @@ pub async fn run(
     metrics: Arc<Metrics>,
     try_retire: impl Fn(&mpsc::Receiver<Envelope>) -> bool,
 ) -> Ended {
-    let mut task = match Task::load(name.clone(), log, options, metrics).await {
+    // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
+    let mut task = match Box::pin(Task::load(name.clone(), log, options, metrics)).await {
         Ok(task) => task,
         Err(failure) => {
             match failure {
@@ -110,7 +111,7 @@ pub async fn run(
                     error!(document = %name, %failure, "document could not be loaded; its sessions are refused, nothing was changed")
                 }
             }
-            refuse(&name, &mut inbox, &failure.close()).await;
+            Box::pin(refuse(&name, &mut inbox, &failure.close())).await;
             return Ended::NotLoaded;
         }
     };
@@ -187,8 +188,7 @@ impl Task {
                 _ = self.log.durable_changed() => self.take_durable().await,
                 count = inbox.recv_many(&mut batch, MAX_BATCH) => {
                     if count == 0 {
-                        self.compact_if(self.records_since_snapshot >= self.options.compaction.idle_records).await;
-                        self.settle().await;
+                        Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
                     for envelope in batch.drain(..) {
@@ -196,7 +196,7 @@ impl Task {
                     }
                     self.execute().await;
                     if self.lost {
-                        refuse(&self.name, inbox, &Close::DocumentUnavailable).await;
+                        Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable)).await;
                         return Ended::NotLoaded;
                     }
                     self.after_batch().await;
@@ -209,8 +209,7 @@ impl Task {
                 () = &mut clock => {
                     if self.core.lease_count() == 0 && self.active.elapsed() >= self.options.idle {
                         Point::UnloadBegun.pass();
-                        self.compact_if(self.records_since_snapshot >= self.options.compaction.idle_records).await;
-                        self.settle().await;
+                        Box::pin(self.finish()).await;
                         Point::UnloadSettled.pass();
                         if try_retire(inbox) {
                             return Ended::Retired;
@@ -218,13 +217,21 @@ impl Task {
                         self.active = Instant::now();
                     }
                     if !self.core.is_resting() && self.changed.elapsed() >= self.options.quiet {
-                        self.rest().await;
+                        Box::pin(self.rest()).await;
                         batch = Vec::new();
                     }
                     clock.as_mut().reset(self.next_tick());
                 }
             }
         }
+    }
+
+    /// Everything on disk, and a snapshot if it is worth while.
+    async fn finish(&mut self) {
+        if self.records_since_snapshot >= self.options.compaction.idle_records {
+            self.compact().await;
+        }
+        self.settle().await;
     }
 
     /// When there may be something to do although nothing is said.
@@ -236,7 +243,9 @@ impl Task {
 
     /// Nothing has changed for a while: a snapshot makes the next load short, and bytes are smaller than a tree.
     async fn rest(&mut self) {
-        self.compact_if(self.records_since_snapshot >= self.options.compaction.idle_records).await;
+        if self.records_since_snapshot >= self.options.compaction.idle_records {
+            self.compact().await;
+        }
         self.core.rest();
         self.effects = Vec::new();
         self.unsent = Unsent::default();
@@ -263,7 +272,7 @@ impl Task {
             Envelope::Event(event, _permit) => event,
         };
         let bytes = self.core.bytes_to_wake_for(&event);
-        if bytes > AT_ONCE_BYTES && !self.wake().await {
+        if bytes > AT_ONCE_BYTES && !Box::pin(self.wake()).await {
             return;
         }
         match event {
@@ -353,9 +362,9 @@ impl Task {
         }
         let Compaction { records, bytes, .. } = self.options.compaction;
         let records = records.max((self.snapshot_bytes / SNAPSHOT_BYTES_PER_RECORD) as u64);
-        let enough =
-            self.records_since_snapshot >= records || self.bytes_since_snapshot >= bytes.max(self.snapshot_bytes);
-        self.compact_if(enough).await;
+        if self.records_since_snapshot >= records || self.bytes_since_snapshot >= bytes.max(self.snapshot_bytes) {
+            Box::pin(self.compact()).await;
+        }
     }
 
     async fn take_durable(&mut self) {
@@ -370,8 +379,8 @@ impl Task {
     }
 
     /// Replaces the records by one snapshot. It follows them down the same channel, so it covers what it should.
-    async fn compact_if(&mut self, wanted: bool) {
-        if !wanted || self.storage_failed {
+    async fn compact(&mut self) {
+        if self.storage_failed {
             return;
         }
         let snapshot = self.core.snapshot(&mut self.effects);

@@ -22,13 +22,13 @@ impl Task {
 
     pub(super) async fn reload_if_broken(&mut self) {
         if matches!(self.effects.last(), Some(Effect::Reload)) {
-            self.execute().await;
-            self.reload().await;
+            Box::pin(self.reload()).await;
         }
     }
 
     /// The CRDT broke: load it again. Everything that was ever applied and taken is in the log.
     async fn reload(&mut self) {
+        self.execute().await;
         self.metrics.reloads.inc();
         warn!(document = %self.name, "the document broke on an update; loading it again from its log, without that update");
         self.settle().await;
