@@ -1,6 +1,6 @@
 //! What must hold for documents in sled, and what must be noticed when it does not.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
