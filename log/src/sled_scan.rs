@@ -74,8 +74,14 @@ impl Scan {
         let mut pages = Pages::new();
         let len = scan.file.metadata()?.len();
         for base in (0..len).step_by(SEGMENT_BYTES) {
-            let mut segment = vec![0; usize::try_from(len - base).unwrap_or(usize::MAX).min(SEGMENT_BYTES)];
-            scan.read_at(&mut segment, base)?;
+            let segment = match scan.kept.iter().find(|(kept, _)| *kept == base) {
+                Some((_, kept)) => kept.clone(),
+                None => {
+                    let mut segment = vec![0; usize::try_from(len - base).unwrap_or(usize::MAX).min(SEGMENT_BYTES)];
+                    scan.file.read_exact_at(&mut segment, base)?;
+                    segment
+                }
+            };
             scan.read_segment(base, &segment, &mut pages);
         }
         for messages in pages.into_values() {
