@@ -15,6 +15,10 @@ const CARD_FILE: &str = "syncline.store";
 const CARD_TITLE: &str = "syncline store";
 /// What a person can do about a store that does not open.
 pub(super) const WAY_OUT: &str = "`syncline verify` tells what is damaged, `syncline repair` keeps what can be read";
+/// The system's words (ENOSPC), and what helps: sled writes when it opens.
+pub(super) const NO_SPACE: &str = "No space left on device";
+/// What helps then.
+pub(super) const FREE_SPACE: &str = "Nothing is damaged: free space on this disk, then start again";
 /// More than any holder writes.
 const MAX_CARD_BYTES: u64 = 4096;
 

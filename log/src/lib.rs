@@ -50,6 +50,7 @@ mod guard;
 mod handle;
 mod layout;
 pub mod memory;
+mod rescue;
 pub mod sled;
 mod sled_adopt;
 mod sled_read;
@@ -58,6 +59,7 @@ mod sled_scan;
 mod sled_write;
 pub mod store;
 pub mod survey;
+mod tail;
 mod tally;
 #[cfg(test)]
 mod tests;

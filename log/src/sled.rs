@@ -36,10 +36,13 @@ use tracing::{info, warn};
 
 use super::failpoint::Point;
 use super::guard::{
-    Card, Lock, WAY_OUT, came_back, create_dir_durably, open_error, refuse_newer, sync_blobs, sync_dir, sync_files,
+    Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, open_error, refuse_newer, sync_blobs,
+    sync_dir, sync_files,
 };
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
+use super::rescue::Rescue;
 use super::store::{Mark, Salvaged, Store, StoreError, Stored, Write};
+use super::tail;
 use super::tally::{Tally, doubt};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
@@ -59,9 +62,6 @@ const ENGINE_LOCK_TRIES: u32 = 100;
 const ENGINE_LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where sled's files are, in the data directory.
-/// The system's words (ENOSPC), and what helps: sled writes when it opens.
-const NO_SPACE: &str = "No space left on device";
-const FREE_SPACE: &str = "Nothing is damaged: free space on this disk, then start again";
 pub(super) const ENGINE_DIR: &str = "sled";
 
 /// Makes a file's data durable. Tests put another in its place.
@@ -69,13 +69,14 @@ pub(super) type SyncData = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 
 /// Documents in a directory. One process at a time.
 pub struct SledStore {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     identity: u128,
     /// `None` once closed.
     pub(super) engine: RwLock<Option<Engine>>,
     /// One commit at a time.
     pub(super) writer: Mutex<Writer>,
-    doubt: Option<String>,
+    pub(super) doubt: Option<String>,
+    rescue: Rescue,
 }
 
 /// The open engine.
@@ -113,7 +114,7 @@ impl SledStore {
     /// [`SledStore::open`] for tools that only look: a directory without a store is an error and stays as it is.
     pub fn open_existing(dir: &Path) -> Result<Self, StoreError> {
         match Card::read(dir)? {
-            Some(_) => Self::open(dir),
+            Some(_) => Self::open_whole(dir),
             None => Err(open_error(dir, "there is no Syncline store in this directory")),
         }
     }
@@ -130,6 +131,8 @@ impl SledStore {
                 return Err(came_back(dir, "is empty", &card, 0));
             }
         }
+        // For a repair only: a disk that has no room for it may have room for the store.
+        tail::keep(dir, &engine_dir.join("db")).ok();
         let db = open_engine(dir, &engine_dir, clean_every_ms, card.is_some())?;
         let db_file = File::open(engine_dir.join("db")).map_err(failed)?;
         sync_files(&engine_dir).and_then(|()| sync_dir(dir)).map_err(failed)?;
@@ -161,13 +164,18 @@ impl SledStore {
         let doubt = doubt(&meta, heads, counted);
         let mut writer = Writer { meta, card_committed: 0, tally, broken: None };
         guarded(|| engine.sweep_leftovers(&mut writer))?;
-        writer.write_card(dir).map_err(failed)?;
-        Ok(Self { dir: dir.to_owned(), identity, engine: RwLock::new(Some(engine)), writer: Mutex::new(writer), doubt })
-    }
-
-    /// What contradicts the store as a whole, in words: losses that no document shows. A server must not serve it.
-    pub fn doubt(&self) -> Option<StoreError> {
-        self.doubt.as_ref().map(|what| open_error(&self.dir, format!("{what}. {WAY_OUT}")))
+        if doubt.is_none() {
+            writer.write_card(dir).map_err(failed)?;
+            tail::forget(dir);
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            identity,
+            engine: RwLock::new(Some(engine)),
+            writer: Mutex::new(writer),
+            doubt,
+            rescue: Rescue::default(),
+        })
     }
 
     /// Runs `work` on the open engine.
@@ -193,12 +201,14 @@ impl Store for SledStore {
         });
         if let Err(error) = &outcome {
             writer.broken = Some(error.clone());
+            self.rescue.engine_failed();
         }
         outcome
     }
 
     fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        self.with_engine(|engine| engine.load_guarded(document))
+        let loaded = self.with_engine(|engine| engine.load_guarded(document));
+        self.rescue.load(&self.dir, document, loaded)
     }
 
     fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {

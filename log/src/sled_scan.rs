@@ -15,8 +15,9 @@ use std::path::Path;
 
 use super::layout::unseal;
 use super::sled::SEGMENT_BYTES;
+use super::tail::Segment;
 
-const SEGMENT_HEADER_BYTES: usize = 20;
+pub(super) const SEGMENT_HEADER_BYTES: usize = 20;
 /// The crc32 and the kind.
 const FIXED_BYTES: usize = 5;
 /// sled writes log positions inverted.
@@ -42,10 +43,14 @@ struct Place {
 /// What was found in the file.
 pub(super) struct Scan {
     file: File,
+    /// Segments as they were before sled wrote into them: they count, not the file's.
+    kept: Vec<Segment>,
     /// Each key's newest value.
     live: BTreeMap<Vec<u8>, Place>,
     /// Values that were replaced or removed, oldest first.
     older: BTreeMap<Vec<u8>, Vec<Place>>,
+    /// The last log position of these; what was written later is sure to be the newest.
+    pub lost_until: i64,
     /// Bytes of the file that belong to the log and cannot be read.
     pub unreadable: Vec<Range<u64>>,
 }
@@ -62,14 +67,21 @@ type Pages = HashMap<u64, Vec<(i64, Message)>>;
 
 impl Scan {
     /// Reads the whole file once.
-    pub fn read(db: &Path) -> io::Result<Self> {
+    pub fn read(db: &Path, kept: Vec<Segment>) -> io::Result<Self> {
         let file = File::open(db)?;
-        let mut scan = Self { file, live: BTreeMap::new(), older: BTreeMap::new(), unreadable: Vec::new() };
+        let mut scan =
+            Self { file, kept, live: BTreeMap::new(), older: BTreeMap::new(), lost_until: 0, unreadable: Vec::new() };
         let mut pages = Pages::new();
         let len = scan.file.metadata()?.len();
         for base in (0..len).step_by(SEGMENT_BYTES) {
-            let mut segment = vec![0; usize::try_from(len - base).unwrap_or(usize::MAX).min(SEGMENT_BYTES)];
-            scan.file.read_exact_at(&mut segment, base)?;
+            let segment = match scan.kept.iter().find(|(kept, _)| *kept == base) {
+                Some((_, kept)) => kept.clone(),
+                None => {
+                    let mut segment = vec![0; usize::try_from(len - base).unwrap_or(usize::MAX).min(SEGMENT_BYTES)];
+                    scan.file.read_exact_at(&mut segment, base)?;
+                    segment
+                }
+            };
             scan.read_segment(base, &segment, &mut pages);
         }
         for messages in pages.into_values() {
@@ -92,6 +104,11 @@ impl Scan {
         })
     }
 
+    /// When a key's newest value was written.
+    pub fn lsn(&self, key: &[u8]) -> Option<i64> {
+        self.live.get(key).map(|place| place.lsn)
+    }
+
     /// The keys in use that begin with `prefix`.
     pub fn live_keys<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         from(&self.live, prefix)
@@ -107,14 +124,26 @@ impl Scan {
 
     fn load(&self, place: Place) -> io::Result<Vec<u8>> {
         let mut value = vec![0; place.len];
-        self.file.read_exact_at(&mut value, place.offset)?;
+        self.read_at(&mut value, place.offset)?;
         Ok(value)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        for (base, segment) in &self.kept {
+            let from = at.checked_sub(*base).and_then(|from| usize::try_from(from).ok());
+            if let Some(kept) = from.and_then(|from| segment.get(from..from.checked_add(bytes.len())?)) {
+                bytes.copy_from_slice(kept);
+                return Ok(());
+            }
+        }
+        self.file.read_exact_at(bytes, at)
     }
 
     fn read_segment(&mut self, base: u64, segment: &[u8], pages: &mut Pages) {
         let Some(lsn) = segment_lsn(segment) else {
             if segment.iter().any(|byte| *byte != 0) {
                 self.unreadable.push(base..base + segment.len() as u64);
+                self.lost_until = i64::MAX;
             }
             return;
         };
@@ -128,6 +157,7 @@ impl Scan {
                     return;
                 };
                 self.unreadable.push(base + at as u64..base + next as u64);
+                self.lost_until = self.lost_until.max(lsn + next as i64);
                 at = next;
                 continue;
             };
@@ -202,7 +232,7 @@ fn from<'a, T>(map: &'a BTreeMap<Vec<u8>, T>, prefix: &'a [u8]) -> impl Iterator
 }
 
 /// The log position at which a segment begins, if its header is right.
-fn segment_lsn(segment: &[u8]) -> Option<i64> {
+pub(super) fn segment_lsn(segment: &[u8]) -> Option<i64> {
     let header = segment.get(..SEGMENT_HEADER_BYTES)?;
     let (crc, rest) = header.split_first_chunk::<4>()?;
     if !u32::from_le_bytes(*crc) != crc32fast::hash(rest) {

@@ -19,6 +19,7 @@ use super::sled::{ENGINE_DIR, SledStore};
 use super::sled_read::{Reader, damaged};
 use super::sled_scan::Scan;
 use super::store::{Record, Snapshot, StoreError, Stored};
+use super::tail::kept;
 use super::tally::{doubt, look};
 
 /// Damaged ranges told one by one.
@@ -30,11 +31,13 @@ pub struct Survey {
     dir: PathBuf,
     /// What is wrong with the store as a whole, in words.
     complaints: Vec<String>,
+    /// Something was set back: documents whose newest head is older than this log position may be among it.
+    set_back_before: i64,
     /// Names whose heads are there, or were.
     documents: BTreeSet<DocumentName>,
     /// Documents without a readable name, by id.
     nameless: Vec<u64>,
-    _lock: Lock,
+    _lock: Option<Lock>,
 }
 
 /// What became of a document.
@@ -63,11 +66,29 @@ impl Survey {
             return Err(open_error(dir, "there is no Syncline store in this directory"));
         }
         let lock = Lock::take(dir)?;
-        let scan = Scan::read(&db).map_err(|error| open_error(dir, format!("{}: {error}", db.display())))?;
+        Self::read(dir, Some(lock))
+    }
+
+    /// [`Survey::of`] a store whose engine has failed, by the process that holds its lock.
+    pub(super) fn of_failed(dir: &Path) -> Result<Self, StoreError> {
+        Self::read(dir, None)
+    }
+
+    /// A document as [`super::store::Store::load`] gives it.
+    pub(super) fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+        if self.documents.contains(document) { self.whole(document).map(|(_, stored)| Some(stored)) } else { Ok(None) }
+    }
+
+    fn read(dir: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {
+        let db = dir.join(ENGINE_DIR).join("db");
+        // A running engine's file is newer than what was kept when it opened.
+        let kept = if lock.is_some() { kept(dir) } else { Vec::new() };
+        let scan = Scan::read(&db, kept).map_err(|error| open_error(dir, format!("{}: {error}", db.display())))?;
         let mut survey = Self {
             scan,
             dir: dir.to_owned(),
             complaints: Vec::new(),
+            set_back_before: 0,
             documents: BTreeSet::new(),
             nameless: Vec::new(),
             _lock: lock,
@@ -90,12 +111,24 @@ impl Survey {
     /// Checks a document of [`Survey::documents`].
     pub fn document(&self, document: &DocumentName) -> Condition {
         match self.whole(document) {
-            Ok((_, stored)) => Condition::Whole(stored),
+            Ok((_, stored)) => self.whole_or_set_back(document, stored),
             Err(error) => {
                 let (kept, lost) = self.salvage(document);
                 Condition::Damaged { error, kept, lost }
             }
         }
+    }
+
+    /// A document that is consistent may be so as it was earlier.
+    fn whole_or_set_back(&self, document: &DocumentName, stored: Stored) -> Condition {
+        if self.scan.lsn(&head_key(document)).is_some_and(|lsn| lsn >= self.set_back_before) {
+            return Condition::Whole(stored);
+        }
+        let last = stored.last();
+        let kept = stored.snapshot.into_iter().map(|snapshot| snapshot.update);
+        let kept = kept.chain(stored.records.into_iter().map(|record| record.update)).collect();
+        let error = damaged(document, last.next(), "it and what follows may be missing");
+        Condition::Damaged { error, kept, lost: vec![format!("perhaps what came after record {last}")] }
     }
 
     /// Copies a whole document into another store, with its numbers and its epoch.
@@ -159,28 +192,40 @@ impl Survey {
         }
         let heads = self.scan.live_keys(HEADS).count() as u64;
         match (card, meta) {
-            (_, None) => self.complaints.push("the store's description cannot be read".into()),
-            (_, Some((_, false))) => self.complaints.push("the store's newest description cannot be read".into()),
+            (_, None) => self.set_back("the store's description cannot be read".into()),
+            (_, Some((_, false))) => self.set_back("the store's newest description cannot be read".into()),
             (Some(card), Some((meta, _))) if card.identity != meta.identity => {
                 self.complaints.push("syncline.store and the sled directory belong to different stores".into());
             }
-            (Some(card), Some((meta, _))) if card.committed > meta.committed => self.complaints.push(format!(
+            (Some(card), Some((meta, _))) if card.committed > meta.committed => self.set_back(format!(
                 "it is older than it was: {} records were saved, {} are there",
                 card.committed, meta.committed
             )),
             (_, Some((meta, _))) if heads != meta.documents => {
-                self.complaints.push(format!("{} documents were saved, {heads} are there", meta.documents));
+                self.set_back(format!("{} documents were saved, {heads} are there", meta.documents));
             }
             (_, Some((meta, _))) => {
                 let sum =
                     self.scan.live_keys(HEADS).filter_map(|key| self.scan.value(key)).map(|(value, _)| sum_of(&value));
                 let sum = sum.fold(0, u64::wrapping_add);
                 let heads = if meta.format < FORMAT { meta.heads } else { sum };
-                self.complaints.extend(doubt(&meta, heads, look(&self.dir, meta.identity)));
+                let counted = look(&self.dir, meta.identity);
+                if let Some(doubt) = doubt(&meta, heads, counted) {
+                    // Of a lost end nothing tells what was in it.
+                    let end_is_lost = counted.is_some_and(|counted| counted > meta.batches);
+                    self.set_back_before = if end_is_lost { i64::MAX } else { self.scan.lost_until };
+                    self.complaints.push(doubt);
+                }
             }
         }
         self.look_at_snapshots();
         Ok(())
+    }
+
+    /// A complaint after which any document may be older than it was.
+    fn set_back(&mut self, complaint: String) {
+        self.complaints.push(complaint);
+        self.set_back_before = i64::MAX;
     }
 
     /// sled's list of its pages ends with a checksum; without it sled does not open.

@@ -12,7 +12,10 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::guard::{WAY_OUT, open_error};
 use super::layout::Meta;
+use super::sled::SledStore;
+use super::store::StoreError;
 
 const TALLY_FILE: &str = "syncline.tally";
 /// The batches, half of the store's identity, the checksum of both.
@@ -48,6 +51,19 @@ pub(super) fn doubt(meta: &Meta, heads: u64, counted: Option<u64>) -> Option<Str
         return Some(format!("it is older than it was: {counted} changes were saved, {} are there", meta.batches));
     }
     (meta.heads != heads).then(|| "some of its documents are not as they were saved".to_owned())
+}
+
+impl SledStore {
+    /// [`SledStore::open`] for all who do not know better than the store: one that contradicts itself as a whole is refused.
+    pub fn open_whole(dir: &Path) -> Result<Self, StoreError> {
+        let store = Self::open(dir)?;
+        store.doubt().map_or(Ok(store), Err)
+    }
+
+    /// What contradicts the store as a whole, in words: losses that no document shows.
+    pub fn doubt(&self) -> Option<StoreError> {
+        self.doubt.as_ref().map(|what| open_error(&self.dir, format!("{what}. {WAY_OUT}")))
+    }
 }
 
 fn read(file: &File, identity: u128) -> Option<u64> {

@@ -78,7 +78,9 @@ fn one_write(rng: &mut StdRng, saved: &mut Saved) -> Write {
 }
 
 fn noise(rng: &mut StdRng, most: usize) -> Bytes {
-    (0..rng.random_range(1..most)).map(|_| rng.random::<u8>()).collect()
+    let mut bytes = vec![0; rng.random_range(1..most)];
+    rng.fill(&mut bytes[..]);
+    bytes.into()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -123,9 +125,9 @@ fn survey_says(dir: &Path, saved: &Saved) -> bool {
     for name in survey.documents() {
         match survey.document(name) {
             Condition::Whole(found) => {
-                let is_right = saved.get(name) == Some(&found);
+                // Whatever else is wrong: what is called whole is all that was saved.
                 assert!(
-                    is_right || !survey.complaints().is_empty(),
+                    saved.get(name) == Some(&found),
                     "{name} is called whole at {} and was saved at {:?}",
                     found.last(),
                     saved.get(name).map(Stored::last)
@@ -198,7 +200,7 @@ fn damage_anywhere_is_an_error_in_words_or_changes_nothing() {
     copy(&killed, &home.path().join("undamaged"));
     server_says(&home.path().join("undamaged"), &saved).unwrap();
     let (mut refused, mut harmless, mut missed, mut silent) = (0, 0, 0, Vec::new());
-    for at in 0..setting("SYNCLINE_FLIPS", 40) {
+    for at in 0..setting("SYNCLINE_FLIPS", 24) {
         let path = draw_file(&mut rng, &killed);
         let damage_done = damage(&mut rng, &path);
         let trial = home.path().join("trial");

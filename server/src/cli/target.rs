@@ -40,7 +40,7 @@ impl Target {
 
     /// The store in `data`; where there is none a new one is made.
     pub(super) fn or_new(data: &Path) -> anyhow::Result<Self> {
-        Self::find(data, SledStore::open)
+        Self::find(data, SledStore::open_whole)
     }
 
     fn find(data: &Path, open: impl FnOnce(&Path) -> Result<SledStore, StoreError>) -> anyhow::Result<Self> {
