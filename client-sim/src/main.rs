@@ -4,6 +4,7 @@ mod actor;
 mod bench;
 mod child;
 mod cli;
+mod durability;
 mod floor;
 mod kill_test;
 mod load;
@@ -54,6 +55,12 @@ enum Command {
     Device(cli::DeviceArgs),
     /// Be a device that obeys lines on its standard input.
     Actor(actor::Args),
+    /// Let the server die at random moments and at its failpoints; then look for anything acknowledged that is lost.
+    Crash(durability::crash::Args),
+    /// Cut the power of the server's file system (needs root); then look for anything acknowledged that is lost.
+    PowerCut(durability::power::Args),
+    /// Let the server's disk be full, fail or be slow (needs root, or strace); then look what everybody was told.
+    DiskFault(durability::disk::Args),
     /// Measure what coming back costs on the wire, here and with the npm clients.
     WireCost(wire_cost::Args),
 }
@@ -176,6 +183,9 @@ fn story(command: Command) -> Result<bool> {
             Command::KillTest(args) => cli::kill_test(&args).await,
             Command::Device(args) => cli::device(args).await,
             Command::Actor(args) => actor::run(&args).await.map(|()| true),
+            Command::Crash(args) => durability::crash::run(args).await,
+            Command::DiskFault(args) => durability::disk::run(args).await,
+            Command::PowerCut(args) => durability::power::run(args).await,
             Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
             Command::Replay(args) => run(&args),
             Command::Load(_) | Command::Floor(_) | Command::Bench(_) => unreachable!("it has no runtime"),

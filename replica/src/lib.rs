@@ -6,6 +6,7 @@
 //! local.rs     changes made here: the client's edits
 //! replica.rs   PURE: the document and the updates that wait for others
 //! register.rs  PURE: versioned registers, decided by who owns the document
+//! watch.rs     which registers an update has changed
 //! ```
 //!
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
@@ -15,6 +16,7 @@ mod json;
 mod local;
 mod register;
 mod replica;
+mod watch;
 
 pub use crdt::{Crdt, CrdtError, Known};
 pub use json::{JsonError, MAX_JSON_DEPTH, from_json};

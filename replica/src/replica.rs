@@ -18,6 +18,7 @@ use syncline_protocol::update::{ScanLimits, StateClock, Structs, Verdict, type_d
 use super::crdt::{Crdt, CrdtError, Known, contain};
 use super::json::{JsonError, to_json};
 use super::register::RegisterState;
+use super::watch::Touched;
 use yrs::Transact;
 
 /// What became of an update.
@@ -98,6 +99,7 @@ pub struct Replica {
     depth_bound: u64,
     /// Some update waited while this was built from its log.
     held_at_load: bool,
+    pub(crate) touched: Touched,
 }
 
 #[derive(Debug)]

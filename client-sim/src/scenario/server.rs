@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -46,21 +46,43 @@ pub fn address_in(line: &str) -> Option<&str> {
 pub struct ServerProcess {
     program: PathBuf,
     data: PathBuf,
+    log: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
 impl ServerProcess {
     /// Not started yet.
     pub fn new(program: PathBuf, data: PathBuf) -> Self {
-        Self { program, data, child: None }
+        let log = data.with_extension("log");
+        Self { program, data, log, arguments: Vec::new(), environment: Vec::new(), child: None }
+    }
+
+    /// Its log goes there, not beside its data.
+    pub fn with_log(mut self, log: PathBuf) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// Passes these arguments to it, too.
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self
+    }
+
+    /// What the next start's environment says, in place of what was set before.
+    pub fn set_environment(&mut self, environment: &[(&str, String)]) {
+        self.environment = environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     }
 
     /// Starts it on a port of the system's choice, and tells which when it is ready.
     pub async fn start(&mut self) -> Result<SocketAddr> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&self.data);
         without_settings(command.as_std_mut());
+        command.args(&self.arguments).envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot run {}", self.program.display()))?;
         let stdout = child.stdout.take().context("a server without an output")?;
@@ -89,6 +111,26 @@ impl ServerProcess {
         Ok(())
     }
 
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// Asks it to stop (SIGTERM). It may take its time: see [`ServerProcess::ended`].
+    pub async fn terminate(&self) -> Result<()> {
+        let pid = self.pid().context("it does not run")?;
+        let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        anyhow::ensure!(sent.success(), "it cannot be told to stop");
+        Ok(())
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        let status = self.child.as_mut().context("it does not run")?.wait().await?;
+        self.child = None;
+        Ok(status)
+    }
+
     /// Whether it was started and not killed.
     pub fn is_running(&self) -> bool {
         self.child.is_some()
@@ -96,10 +138,6 @@ impl ServerProcess {
 
     /// What it logged, over all its lives.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.data.with_extension("log")
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

@@ -9,6 +9,7 @@
 //! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
 
 mod native;
+mod registers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 
+use self::registers::Registers;
 use super::event::{Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
@@ -74,6 +76,7 @@ pub struct Core {
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
     ended: HashSet<LeaseId>,
     presence: Presence,
+    registers: Registers,
     /// In Seq order.
     waiting: VecDeque<WaitingAck>,
     /// Answers at `last`: (state vector, step 2). Emptied by every change.
@@ -95,8 +98,9 @@ impl WaitingAck {
 
 impl Core {
     /// A document as its log tells it; `newest` is the last record in it.
-    pub fn new(replica: Replica, newest: Cursor, limits: HeldLimits) -> Self {
+    pub fn new(mut replica: Replica, newest: Cursor, limits: HeldLimits) -> Self {
         let Cursor { epoch, seq: last } = newest;
+        let registers = Registers::of(&mut replica);
         Self {
             replica,
             limits,
@@ -108,10 +112,11 @@ impl Core {
             native_leases: 0,
             ended: HashSet::new(),
             presence: Presence::default(),
+            broken: registers.is_err(),
+            registers: registers.unwrap_or_default(),
             waiting: VecDeque::new(),
             diffs: Vec::new(),
             storage_failed: false,
-            broken: false,
         }
     }
 
@@ -237,7 +242,9 @@ impl Core {
     pub fn restore(&mut self, replica: Replica) {
         self.replica = replica;
         self.tail = Tail::after(self.last);
-        self.broken = false;
+        let registers = Registers::of(&mut self.replica);
+        self.broken = registers.is_err();
+        self.registers = registers.unwrap_or_default();
         self.diffs.clear();
     }
 
@@ -298,6 +305,11 @@ impl Core {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.replica.take_freed() {
                 self.broadcast(Frame::at(self.last, Message::Update(freed)), None, effects);
+            }
+            if taken == Taken::Changed
+                && let Err(error) = self.hold_registers(effects)
+            {
+                return self.fail_to_answer(lease, &error, effects);
             }
         }
         // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.

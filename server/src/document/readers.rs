@@ -5,7 +5,7 @@
 //! checkpoint; when it falls behind, one diff from its floor brings it up to date. From the first dropped frame until
 //! that diff the floor stays: new changes may reach the reader before the diff does, and prove nothing about the gap.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -70,13 +70,14 @@ impl Reader {
 /// The readers of one document. Dropping it ends their sessions: a document task never vanishes silently.
 pub(super) struct Readers {
     document: DocumentName,
-    readers: HashMap<LeaseId, Reader>,
+    /// Served in the same order in every run: a simulation replays it.
+    readers: BTreeMap<LeaseId, Reader>,
     checkpoint: Arc<Known>,
 }
 
 impl Readers {
     pub(super) fn new(document: DocumentName) -> Self {
-        Self { document, readers: HashMap::new(), checkpoint: Arc::default() }
+        Self { document, readers: BTreeMap::new(), checkpoint: Arc::default() }
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {

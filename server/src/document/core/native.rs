@@ -87,6 +87,7 @@ impl Core {
         let accepted = match decide(current.as_ref(), write) {
             Decision::Accept(state) => {
                 let update = self.replica.write_register(&write.register, &state)?;
+                self.registers.decided(&write.register, &state);
                 self.append(update.clone(), effects);
                 self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
                 return Ok((true, state.encode()));
