@@ -81,6 +81,9 @@ pub struct Server {
     shared: Arc<Shared>,
     accepting: tokio::task::JoinHandle<()>,
     sessions: TaskTracker,
+    admin: TaskTracker,
+    /// Ends commands: a backup is stopped, an import's lease goes.
+    admin_stop: CancellationToken,
     log: Log,
 }
 
@@ -113,17 +116,15 @@ impl Server {
             cut: CancellationToken::new(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stop));
-        Self { address, shared, accepting, sessions, log }
+        let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { address, shared, accepting, sessions, admin, admin_stop, log }
     }
 
     /// Takes operators' commands from `socket`, until it stops.
     pub fn serve_admin(&self, socket: AdminSocket) {
-        let context = &self.shared.context;
-        let (log, registry, stop) = (self.log.clone(), Arc::clone(&context.registry), context.stop.clone());
-        let admin = Arc::new(Admin { log, registry, stop });
-        let cut = self.shared.cut.clone();
-        // Counted with the sessions: an import holds a lease as they do.
-        self.sessions.spawn(cut.run_until_cancelled_owned(admin::run(socket, admin)));
+        let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.registry));
+        let admin = Arc::new(Admin { log, registry, stop: self.admin_stop.clone() });
+        self.admin.spawn(admin::run(socket, admin));
     }
 
     /// Where it listens.
@@ -150,6 +151,7 @@ impl Server {
     pub async fn stop(self) -> Result<(), StoreError> {
         let context = &self.shared.context;
         context.stop.cancel();
+        self.admin_stop.cancel();
         self.accepting.await.ok();
         self.sessions.close();
         if tokio::time::timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
@@ -158,6 +160,8 @@ impl Server {
             self.shared.cut.cancel();
             self.sessions.wait().await;
         }
+        self.admin.close();
+        self.admin.wait().await;
         context.registry.stop().await;
         self.log.close().await;
         self.log.failed().map_or(Ok(()), Err)
