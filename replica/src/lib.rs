@@ -5,6 +5,7 @@
 //! json/        PURE: a document as JSON and back
 //! local.rs     changes made here: the client's edits
 //! replica.rs   PURE: the document and the updates that wait for others
+//! resting.rs   PURE: a document kept as bytes until its tree is needed
 //! register.rs  PURE: versioned registers, decided by who owns the document
 //! watch.rs     which registers an update has changed
 //! ```
@@ -16,6 +17,7 @@ mod json;
 mod local;
 mod register;
 mod replica;
+mod resting;
 mod watch;
 
 pub use crdt::{Crdt, CrdtError, Known};
@@ -24,3 +26,4 @@ pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };
 pub use replica::{HeldLimits, Replica, Taken};
+pub use resting::Resting;

@@ -175,7 +175,7 @@ impl Story {
             self.send_again(&url, &mut authors).await?;
         }
         self.pages.extend(authors.into_iter().map(|author| author.page));
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             return self.server.kill().await;
         }
         self.server.terminate().await?;

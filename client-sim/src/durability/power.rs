@@ -138,7 +138,7 @@ impl<'a> Trials<'a> {
     }
 
     async fn trial(&mut self, trial: u32) -> Result<()> {
-        if self.disk.is_none() || trial % TRIALS_ON_ONE_DISK == 0 {
+        if self.disk.is_none() || trial.is_multiple_of(TRIALS_ON_ONE_DISK) {
             self.disk = None;
             self.pages.clear();
             let mount = Mount::make(DISK_MEBIBYTES)?;

@@ -19,23 +19,34 @@ pub(super) struct Registers(HashMap<String, RegisterState>);
 
 impl Registers {
     /// Those of a document that was just loaded, and a watch on them.
-    pub(super) fn of(replica: &mut Replica) -> Result<Self, CrdtError> {
+    fn of(replica: &mut Replica) -> Result<Self, CrdtError> {
         replica.watch_registers()?;
         replica.read_registers().map(Self)
-    }
-
-    /// The document itself wrote it.
-    pub(super) fn decided(&mut self, name: &str, state: &RegisterState) {
-        self.0.insert(name.to_owned(), state.clone());
     }
 }
 
 impl Core {
+    /// Before the first change: builds the tree, and reads what is decided.
+    pub(super) fn know_registers(&mut self) -> Result<(), CrdtError> {
+        let tree = self.replica.wake()?;
+        if self.registers.is_none() {
+            self.registers = Some(Registers::of(tree)?);
+        }
+        Ok(())
+    }
+
+    /// The document itself wrote it, or it goes on from what is decided.
+    pub(super) fn decided(&mut self, name: &str, state: &RegisterState) {
+        if let Some(Registers(decided)) = &mut self.registers {
+            decided.insert(name.to_owned(), state.clone());
+        }
+    }
+
     /// Looks at the registers that the last update changed.
     pub(super) fn hold_registers(&mut self, effects: &mut Vec<Effect>) -> Result<(), CrdtError> {
         for name in self.replica.take_touched() {
             let now = self.replica.read_register(&name)?;
-            let decided = self.registers.0.get(&*name);
+            let decided = self.registers.as_ref().and_then(|Registers(decided)| decided.get(&*name));
             let goes_on = match (&now, decided) {
                 (_, None) => true,
                 (Some(now), Some(decided)) => now == decided || now.ids.contains(&decided.version.id),
@@ -46,7 +57,7 @@ impl Core {
                 self.append(update.clone(), effects);
                 self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
             } else if let Some(now) = now {
-                self.registers.decided(&name, &now);
+                self.decided(&name, &now);
             }
         }
         // Its own writes are no news.
