@@ -1,8 +1,10 @@
 //! Load and scenarios for Yjs servers, over real sockets. `syncline-sim --help` says what there is.
 
 mod actor;
+mod bench;
 mod child;
 mod cli;
+mod durability;
 mod floor;
 mod kill_test;
 mod load;
@@ -38,6 +40,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Put load on any Yjs server, and measure what it does: throughput, latency, CPU, memory.
     Load(load::Args),
+    /// Measure the server and a bare relay in turn, and print ratios.
+    Bench(bench::Args),
     /// Be a bare relay, without CRDT and disk, to compare servers with.
     Floor(floor::Args),
     /// Tell scenarios: devices, a bad network, a real server; then look for anything lost, doubled or different.
@@ -51,6 +55,12 @@ enum Command {
     Device(cli::DeviceArgs),
     /// Be a device that obeys lines on its standard input.
     Actor(actor::Args),
+    /// Let the server die at random moments and at its failpoints; then look for anything acknowledged that is lost.
+    Crash(durability::crash::Args),
+    /// Cut the power of the server's file system (needs root); then look for anything acknowledged that is lost.
+    PowerCut(durability::power::Args),
+    /// Let the server's disk be full, fail or be slow (needs root, or strace); then look what everybody was told.
+    DiskFault(durability::disk::Args),
     /// Measure what coming back costs on the wire, here and with the npm clients.
     WireCost(wire_cost::Args),
 }
@@ -151,6 +161,7 @@ fn main() -> ExitCode {
             other => other.map(|outcome| outcome == load::Outcome::Fine),
         },
         Command::Floor(args) => floor::run(&args).map(|()| true),
+        Command::Bench(args) => bench::run(&args),
         other => story(other),
     };
     match done {
@@ -172,9 +183,12 @@ fn story(command: Command) -> Result<bool> {
             Command::KillTest(args) => cli::kill_test(&args).await,
             Command::Device(args) => cli::device(args).await,
             Command::Actor(args) => actor::run(&args).await.map(|()| true),
+            Command::Crash(args) => durability::crash::run(args).await,
+            Command::DiskFault(args) => durability::disk::run(args).await,
+            Command::PowerCut(args) => durability::power::run(args).await,
             Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
             Command::Replay(args) => run(&args),
-            Command::Load(_) | Command::Floor(_) => unreachable!("it has no runtime"),
+            Command::Load(_) | Command::Floor(_) | Command::Bench(_) => unreachable!("it has no runtime"),
         }
     })
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::failpoint::Point;
+use super::layout::FORMAT;
 use super::store::StoreError;
 
 pub(super) const LOCK_FILE: &str = "syncline.lock";
@@ -12,6 +13,8 @@ pub(super) const LOCK_FILE: &str = "syncline.lock";
 pub(super) const RESTORING_DIR: &str = "syncline.restoring";
 const CARD_FILE: &str = "syncline.store";
 const CARD_TITLE: &str = "syncline store";
+/// What a person can do about a store that does not open.
+pub(super) const WAY_OUT: &str = "`syncline verify` tells what is damaged, `syncline repair` keeps what can be read";
 /// More than any holder writes.
 const MAX_CARD_BYTES: u64 = 4096;
 
@@ -146,6 +149,45 @@ pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
 /// Makes the names in `dir` durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+/// Makes every file of the engine durable, and its name.
+pub(super) fn sync_files(engine_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(engine_dir)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    sync_blobs(&engine_dir.join("blobs"))?;
+    sync_dir(engine_dir)
+}
+
+/// Makes what sled put beside its log durable. Nothing, with the values we write.
+pub(super) fn sync_blobs(blobs: &Path) -> io::Result<()> {
+    let mut found = false;
+    for entry in fs::read_dir(blobs)? {
+        match File::open(entry?.path()) {
+            Ok(file) => file.sync_all()?,
+            // sled removes a blob when its page was written anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        found = true;
+    }
+    if found { sync_dir(blobs) } else { Ok(()) }
+}
+
+/// The refusal of a store that holds less than its card says.
+pub(super) fn came_back(dir: &Path, how: &str, card: &Card, found: u64) -> StoreError {
+    let what = format!("it {how}: {} records were saved, {found} are there. {WAY_OUT}", card.committed);
+    open_error(dir, what)
+}
+
+/// Refuses a format that this code does not know.
+pub(super) fn refuse_newer(dir: &Path, format: u32) -> Result<(), StoreError> {
+    if format > FORMAT {
+        let what = format!("it has format {format} and this version reads up to {FORMAT}: start the newer version");
+        return Err(open_error(dir, what));
+    }
+    Ok(())
 }
 
 /// [`StoreError::Open`] for `dir`.

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::store::Record;
 
 /// The format this code writes, and the newest it reads.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// No value is larger, framing included: larger ones leave the engine's log for files of their own.
 pub(super) const MAX_VALUE_BYTES: usize = 4096;
 /// What a value has left after its checksum.
@@ -155,6 +155,10 @@ pub(super) struct Meta {
     pub documents: u64,
     /// The number the next document gets.
     pub next_id: u64,
+    /// The sum of all heads' checksums: tells that a document was set back. Since format 2; zero before.
+    pub heads: u64,
+    /// Counts batches. Since format 2; zero before.
+    pub batches: u64,
 }
 
 impl Meta {
@@ -162,7 +166,7 @@ impl Meta {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.identity.to_le_bytes().to_vec();
         out.extend_from_slice(&self.format.to_le_bytes());
-        for number in [self.committed, self.documents, self.next_id] {
+        for number in [self.committed, self.documents, self.next_id, self.heads, self.batches] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out
@@ -177,6 +181,8 @@ impl Meta {
             committed: u64::from_le_bytes(take(from)?),
             documents: u64::from_le_bytes(take(from)?),
             next_id: u64::from_le_bytes(take(from)?),
+            heads: take(from).map_or(0, u64::from_le_bytes),
+            batches: take(from).map_or(0, u64::from_le_bytes),
         })
     }
 }

@@ -32,7 +32,8 @@
 //! | a head is older than its parts | parts are there that it does not name: damaged |
 //! | a head is lost | the census at open finds the name without a head: that document is damaged |
 //! | head and name are lost | the census counts fewer documents than were written: the open is refused |
-//! | a head and all its parts are one consistent older state, the rest is newer | not detected for this document alone |
+//! | a head and all its parts are one consistent older state, the rest is newer | the sum over all heads is another: [`SledStore::doubt`], a server does not start |
+//! | the end of the log is lost, as if never written | the tally counts more batches: the same |
 //! | the engine opens empty, or older than the card | the open is refused |
 //! | the engine panics at open | the open is refused in words |
 //!
@@ -50,10 +51,14 @@ mod handle;
 mod layout;
 pub mod memory;
 pub mod sled;
+mod sled_adopt;
 mod sled_read;
 mod sled_salvage;
+mod sled_scan;
 mod sled_write;
 pub mod store;
+pub mod survey;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod thread;

@@ -21,7 +21,7 @@
 
 use std::any::Any;
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -35,9 +35,12 @@ use syncline_protocol::ids::DocumentName;
 use tracing::{info, warn};
 
 use super::failpoint::Point;
-use super::guard::{Card, Lock, create_dir_durably, open_error, sync_dir};
-use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, unseal};
+use super::guard::{
+    Card, Lock, WAY_OUT, came_back, create_dir_durably, open_error, refuse_newer, sync_blobs, sync_dir, sync_files,
+};
+use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
 use super::store::{Mark, Salvaged, Store, StoreError, Stored, Write};
+use super::tally::{Tally, doubt};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
 const CACHE_BYTES: u64 = 64 << 20;
@@ -56,8 +59,10 @@ const ENGINE_LOCK_TRIES: u32 = 100;
 const ENGINE_LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where sled's files are, in the data directory.
-const ENGINE_DIR: &str = "sled";
-const WAY_OUT: &str = "Copy the whole directory away before trying anything, then restore it from a backup";
+/// The system's words (ENOSPC), and what helps: sled writes when it opens.
+const NO_SPACE: &str = "No space left on device";
+const FREE_SPACE: &str = "Nothing is damaged: free space on this disk, then start again";
+pub(super) const ENGINE_DIR: &str = "sled";
 
 /// Makes a file's data durable. Tests put another in its place.
 pub(super) type SyncData = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
@@ -70,6 +75,7 @@ pub struct SledStore {
     pub(super) engine: RwLock<Option<Engine>>,
     /// One commit at a time.
     pub(super) writer: Mutex<Writer>,
+    doubt: Option<String>,
 }
 
 /// The open engine.
@@ -91,6 +97,7 @@ pub(super) struct Writer {
     pub meta: Meta,
     /// What the card says.
     card_committed: u64,
+    tally: Tally,
     /// The first error, after which nothing is believed.
     broken: Option<StoreError>,
 }
@@ -135,10 +142,10 @@ impl SledStore {
             lost: Mutex::new(HashSet::new()),
             _lock: lock,
         };
-        let (meta, lost) = guarded(|| {
+        let (mut meta, lost, heads) = guarded(|| {
             let meta = engine.meta(dir, card)?;
-            let lost = engine.census(dir, &meta)?;
-            Ok((meta, lost))
+            let (lost, heads) = engine.census(dir, &meta)?;
+            Ok((meta, lost, heads))
         })
         .map_err(|error| match error {
             StoreError::Io(what) => open_error(dir, format!("{what}. {WAY_OUT}")),
@@ -146,11 +153,21 @@ impl SledStore {
         })?;
         engine.lost = Mutex::new(lost);
         Point::Opened.pass();
-        let mut writer = Writer { meta, card_committed: 0, broken: None };
+        if meta.format < FORMAT {
+            (meta.format, meta.heads) = (FORMAT, heads);
+        }
+        let identity = meta.identity;
+        let (tally, counted) = Tally::open(dir, meta.identity).map_err(failed)?;
+        let doubt = doubt(&meta, heads, counted);
+        let mut writer = Writer { meta, card_committed: 0, tally, broken: None };
         guarded(|| engine.sweep_leftovers(&mut writer))?;
         writer.write_card(dir).map_err(failed)?;
-        let identity = meta.identity;
-        Ok(Self { dir: dir.to_owned(), identity, engine: RwLock::new(Some(engine)), writer: Mutex::new(writer) })
+        Ok(Self { dir: dir.to_owned(), identity, engine: RwLock::new(Some(engine)), writer: Mutex::new(writer), doubt })
+    }
+
+    /// What contradicts the store as a whole, in words: losses that no document shows. A server must not serve it.
+    pub fn doubt(&self) -> Option<StoreError> {
+        self.doubt.as_ref().map(|what| open_error(&self.dir, format!("{what}. {WAY_OUT}")))
     }
 
     /// Runs `work` on the open engine.
@@ -168,6 +185,7 @@ impl Store for SledStore {
             return Err(error.clone());
         }
         let outcome = self.with_engine(|engine| engine.commit(&mut writer, writes)).and_then(|()| {
+            writer.tally.set(&writer.meta);
             if writer.meta.committed - writer.card_committed < CARD_EVERY_RECORDS {
                 return Ok(());
             }
@@ -180,7 +198,7 @@ impl Store for SledStore {
     }
 
     fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        self.with_engine(|engine| engine.load(document))
+        self.with_engine(|engine| engine.load_guarded(document))
     }
 
     fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
@@ -254,7 +272,15 @@ impl Engine {
             if self.db.iter().next().is_some() {
                 return Err(open_error(dir, format!("its description is missing. {WAY_OUT}")));
             }
-            let meta = Meta { identity: rand::random(), format: FORMAT, committed: 0, documents: 0, next_id: 1 };
+            let meta = Meta {
+                identity: rand::random(),
+                format: FORMAT,
+                committed: 0,
+                documents: 0,
+                next_id: 1,
+                heads: 0,
+                batches: 0,
+            };
             self.db.insert(META_KEY, seal(META_KEY, &meta.encode())).map_err(failed)?;
             self.sync()?;
             info!(dir = %dir.display(), "created a new store");
@@ -280,11 +306,11 @@ impl Engine {
         }
     }
 
-    /// Counts the documents. Finds those whose head is gone.
-    fn census(&self, dir: &Path, meta: &Meta) -> Result<HashSet<DocumentName>, StoreError> {
-        let mut heads = 0_u64;
-        for key in self.db.scan_prefix(HEADS).keys() {
-            key.map_err(failed)?;
+    /// Counts the documents and sums up their heads. Finds those whose head is gone.
+    fn census(&self, dir: &Path, meta: &Meta) -> Result<(HashSet<DocumentName>, u64), StoreError> {
+        let (mut heads, mut sum) = (0_u64, 0_u64);
+        for value in self.db.scan_prefix(HEADS).values() {
+            sum = sum.wrapping_add(sum_of(&value.map_err(failed)?));
             heads += 1;
         }
         let mut named = HashSet::new();
@@ -298,7 +324,7 @@ impl Engine {
             named.insert(name);
         }
         if heads == meta.documents && named.len() as u64 == heads {
-            return Ok(HashSet::new());
+            return Ok((HashSet::new(), sum));
         }
         let mut lost = HashSet::new();
         for name in named {
@@ -310,7 +336,7 @@ impl Engine {
             let missing = meta.documents - heads - lost.len() as u64;
             return Err(open_error(dir, format!("{missing} of {} documents are missing. {WAY_OUT}", meta.documents)));
         }
-        Ok(lost)
+        Ok((lost, sum))
     }
 }
 
@@ -348,48 +374,9 @@ fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, known
             thread::sleep(ENGINE_LOCK_PAUSE);
             continue;
         }
-        return Err(open_error(dir, format!("{what}. Syncline wrote nothing. {way_out}")));
+        let way_out = if what.contains(NO_SPACE) { FREE_SPACE } else { way_out };
+        return Err(open_error(dir, format!("{what}. {way_out}")));
     }
-}
-
-fn came_back(dir: &Path, how: &str, card: &Card, found: u64) -> StoreError {
-    let what = format!(
-        "it {how}: {} records were saved, {found} are there. Syncline wrote nothing. {WAY_OUT}, syncline.store included",
-        card.committed
-    );
-    open_error(dir, what)
-}
-
-fn refuse_newer(dir: &Path, format: u32) -> Result<(), StoreError> {
-    if format > FORMAT {
-        let what = format!("it has format {format} and this version reads up to {FORMAT}: start the newer version");
-        return Err(open_error(dir, what));
-    }
-    Ok(())
-}
-
-/// Makes every file of the engine durable, and its name.
-fn sync_files(engine_dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(engine_dir)? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    sync_blobs(&engine_dir.join("blobs"))?;
-    sync_dir(engine_dir)
-}
-
-/// Makes what sled put beside its log durable. Nothing, with the values we write.
-fn sync_blobs(blobs: &Path) -> io::Result<()> {
-    let mut found = false;
-    for entry in fs::read_dir(blobs)? {
-        match File::open(entry?.path()) {
-            Ok(file) => file.sync_all()?,
-            // sled removes a blob when its page was written anew.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        found = true;
-    }
-    if found { sync_dir(blobs) } else { Ok(()) }
 }
 
 /// sled's error as ours.

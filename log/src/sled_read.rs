@@ -1,6 +1,7 @@
 //! Reading a document from sled and checking that it is whole.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -10,13 +11,26 @@ use super::layout::{
     CHUNK_BYTES, HEADS, Head, Kind, Part, chain, decode_entry, entry_chunks, head_key, part_of, parts_prefix, sum_of,
     sweep_key, unseal,
 };
-use super::sled::{Engine, failed};
+use super::sled::{Engine, failed, words};
 use super::store::{Mark, Record, Snapshot, StoreError, Stored};
 
 /// A document that changes under the reader is read again, at most so often.
 const READ_TRIES: u32 = 64;
+/// How sled's own word for damage begins; it has no other that tells it from a disk's error.
+const CORRUPTION: &str = "Read corrupted data";
 
 impl Engine {
+    /// [`Engine::load`]; where the engine itself stumbles over damage, the document is named.
+    pub fn load_guarded(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+        let unreadable = |what: &str| damaged(document, Seq(1), &format!("the engine cannot read it: {what}"));
+        catch_unwind(AssertUnwindSafe(|| self.load(document)))
+            .unwrap_or_else(|panic| Err(unreadable(words(panic.as_ref()))))
+            .map_err(|error| match error {
+                StoreError::Io(what) if what.starts_with(CORRUPTION) => unreadable(&what),
+                other => other,
+            })
+    }
+
     /// Reads and checks a document.
     pub fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let key = head_key(document);
@@ -110,7 +124,7 @@ pub(super) fn damaged(document: &DocumentName, seq: Seq, what: &str) -> StoreErr
 }
 
 /// Puts a document together from its parts in order.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     document: &'a DocumentName,
     head: &'a Head,
     digest: u64,
@@ -125,7 +139,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(document: &'a DocumentName, head: &'a Head) -> Self {
+    /// Nothing read yet.
+    pub fn new(document: &'a DocumentName, head: &'a Head) -> Self {
         Self {
             document,
             head,
@@ -144,11 +159,13 @@ impl<'a> Reader<'a> {
         self.records.last().map_or(self.head.upto, |record| record.seq).next()
     }
 
-    fn fail<T>(&self, seq: Seq, what: &str) -> Result<T, StoreError> {
+    /// [`StoreError::Damaged`] for this document.
+    pub fn fail<T>(&self, seq: Seq, what: &str) -> Result<T, StoreError> {
         Err(damaged(self.document, seq, what))
     }
 
-    fn take(&mut self, part: Part, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    /// Takes the next part in order of keys.
+    pub fn take(&mut self, part: Part, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         match part.kind {
             Kind::Snapshot if part.chunk != self.snapshot_chunks => return self.fail(part.seq, SNAPSHOT_MISSING),
             Kind::Snapshot => {}
@@ -195,7 +212,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Stored, StoreError> {
+    /// The document, if it is whole.
+    pub fn finish(self) -> Result<Stored, StoreError> {
         let head = self.head;
         if self.snapshot_chunks != head.snapshot_chunks {
             return self.fail(head.upto, SNAPSHOT_MISSING);

@@ -110,13 +110,14 @@ impl<'a> Slice<'a> {
         if is_large {
             self.remove(sweep_key(head.id));
         }
-        self.put_head(document, &head);
+        self.put_head(document, &head, stored.as_ref());
         Ok(())
     }
 
     fn compact(&mut self, document: &DocumentName, snapshot: &Snapshot) -> Result<(), StoreError> {
         let refused = |expected| StoreError::OutOfOrder { document: document.clone(), expected, found: snapshot.upto };
-        let mut head = self.head(document)?.ok_or_else(|| refused(Seq::ZERO))?;
+        let before = self.head(document)?.ok_or_else(|| refused(Seq::ZERO))?;
+        let mut head = before;
         if snapshot.upto > head.last {
             return Err(refused(head.last));
         }
@@ -142,7 +143,7 @@ impl<'a> Slice<'a> {
         }
         head.digest = tail_sums.into_iter().fold(head.digest, chain);
         Point::CompactSnapshotWritten.pass();
-        self.put_head(document, &head);
+        self.put_head(document, &head, Some(&before));
         if is_large {
             self.apply()?;
             Point::CompactHeadWritten.pass();
@@ -171,7 +172,10 @@ impl<'a> Slice<'a> {
             Err(error) => return Err(error),
         };
         self.mark(id)?;
-        self.remove(head_key(document));
+        let key = head_key(document);
+        let before = self.engine.db.get(&key).map_err(failed)?.map_or(0, |value| sum_of(&value));
+        self.meta.heads = self.meta.heads.wrapping_sub(before);
+        self.remove(key);
         self.remove(name_key(id));
         self.meta.documents = self.meta.documents.saturating_sub(1);
         self.apply()?;
@@ -301,8 +305,12 @@ impl<'a> Slice<'a> {
         Ok(digest)
     }
 
-    fn put_head(&mut self, document: &DocumentName, head: &Head) {
-        self.put(head_key(document), &head.encode());
+    /// `before`: the head it replaces.
+    fn put_head(&mut self, document: &DocumentName, head: &Head, before: Option<&Head>) {
+        let key = head_key(document);
+        let before = before.map_or(0, |before| sum_of(&seal(&key, &before.encode())));
+        let sum = self.put(key, &head.encode());
+        self.meta.heads = self.meta.heads.wrapping_sub(before).wrapping_add(sum);
         self.touched.insert(document.clone());
     }
 
@@ -341,6 +349,7 @@ impl<'a> Slice<'a> {
         if self.changes == 0 {
             return Ok(());
         }
+        self.meta.batches += 1;
         self.put(META_KEY.to_vec(), &self.meta.encode());
         self.engine.db.apply_batch(std::mem::take(&mut self.batch)).map_err(failed)?;
         self.bytes = 0;

@@ -18,6 +18,7 @@ use syncline_protocol::update::{ScanLimits, StateClock, Structs, Verdict, type_d
 use super::crdt::{Crdt, CrdtError, Known, contain};
 use super::json::{JsonError, to_json};
 use super::register::RegisterState;
+use super::watch::Touched;
 use yrs::Transact;
 
 /// What became of an update.
@@ -77,6 +78,19 @@ impl Clocks {
     }
 }
 
+impl Clocks {
+    /// Every client and its next clock.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(client, clock)| (*client, *clock))
+    }
+
+    /// True when an update inserts nothing beyond these.
+    pub(crate) fn know_structs_of(&self, update: &[u8]) -> bool {
+        let verdict = verdict(update, self, &ScanLimits::STORED);
+        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
+    }
+}
+
 impl StateClock for Clocks {
     fn clock(&self, client: u64) -> u64 {
         self.0.get(&client).copied().unwrap_or(0)
@@ -98,11 +112,12 @@ pub struct Replica {
     depth_bound: u64,
     /// Some update waited while this was built from its log.
     held_at_load: bool,
+    pub(crate) touched: Touched,
 }
 
 #[derive(Debug)]
-struct Held {
-    update: Bytes,
+pub(crate) struct Held {
+    pub(crate) update: Bytes,
     nested: u64,
 }
 
@@ -187,8 +202,7 @@ impl Replica {
 
     /// True when an update inserts nothing new. Whether its deletions are new, clocks do not tell.
     pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
-        let verdict = verdict(update, &self.clocks, &ScanLimits::STORED);
-        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
+        self.clocks.know_structs_of(update)
     }
 
     /// What the last update freed, in the order in which it was integrated.
@@ -247,6 +261,10 @@ impl Replica {
     /// The updates that wait, in order of arrival.
     pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.held.iter().map(|held| &held.update)
+    }
+
+    pub(crate) fn held_entries(&self) -> std::slice::Iter<'_, Held> {
+        self.held.iter()
     }
 
     fn weigh(&self, update: &[u8]) -> Result<(Weight, Verdict), CrdtError> {

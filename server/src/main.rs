@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use syncline_protocol::ids::DocumentName;
-use syncline_server::cli::{Cli, Command, DocumentArgs, backup, delete, export, import, inspect, restore, serve};
+use syncline_server::cli::{
+    Cli, Command, DocumentArgs, backup, delete, export, import, inspect, repair, restore, serve, verify,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -15,6 +17,8 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Inspect(args)) => with_document(&args, inspect::inspect),
         Some(Command::Delete(args)) => with_document(&args, delete::delete),
+        Some(Command::Verify(args)) => verify::verify(&args.data, &mut std::io::stdout().lock()),
+        Some(Command::Repair(args)) => repair::repair(&args.data, &mut std::io::stdout().lock()),
         Some(Command::Purge(args)) => with_document(&args, delete::purge),
         Some(Command::Backup(args)) => backup::backup(&args, &mut std::io::stdout().lock()),
         Some(Command::Restore(args)) => restore::restore(&args, &mut std::io::stdout().lock()),

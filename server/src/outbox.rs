@@ -14,7 +14,7 @@
 mod endings;
 mod positions;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -96,7 +96,7 @@ struct Inner {
     /// Those of `bytes` that take no room from changes.
     answer_bytes: usize,
     /// Leases whose frames were dropped; emptied by [`Outbox::take_behind`] once the queue is empty.
-    behind: HashSet<LeaseId>,
+    behind: BTreeSet<LeaseId>,
     /// Leases that are over while the session goes on; nothing of theirs is taken.
     over: HashSet<LeaseId>,
     /// Those of `over` whose document ended them; emptied by [`Outbox::take_ended`].
@@ -286,7 +286,7 @@ impl Outbox {
             {
                 let mut inner = self.lock();
                 if inner.queue.is_empty() && !inner.behind.is_empty() {
-                    return inner.behind.drain().collect();
+                    return std::mem::take(&mut inner.behind).into_iter().collect();
                 }
             }
             self.drained.notified().await;

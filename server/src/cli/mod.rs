@@ -5,9 +5,11 @@ pub mod delete;
 pub mod export;
 pub mod import;
 pub mod inspect;
+pub mod repair;
 pub mod restore;
 pub mod serve;
 mod target;
+pub mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -55,6 +57,10 @@ pub enum Command {
     Inspect(DocumentArgs),
     /// Delete one document for everyone, without a running server: who opens it is told so
     Delete(DocumentArgs),
+    /// Check every document, without a running server: exit code 1 when anything is damaged
+    Verify(StoreArgs),
+    /// Keep what can be read of a damaged store, in a new directory; the damaged one is kept aside
+    Repair(StoreArgs),
     /// Forget one document, without a running server: its name is free for another
     Purge(DocumentArgs),
     /// Back up all documents, of a running server or a stopped one, or verify a backup
@@ -91,10 +97,22 @@ pub struct DocumentArgs {
     pub data: PathBuf,
 }
 
+/// `syncline verify`, `repair`.
+#[derive(Debug, clap::Args)]
+pub struct StoreArgs {
+    /// Directory that holds the documents
+    #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
+    pub data: PathBuf,
+}
+
 /// Opens a store that is there. Only without a running server: a store has one owner.
 fn offline(data_dir: &Path) -> anyhow::Result<SledStore> {
-    SledStore::open_existing(data_dir).map_err(|error| match error {
+    SledStore::open_existing(data_dir).map_err(explain)
+}
+
+fn explain(error: StoreError) -> anyhow::Error {
+    match error {
         StoreError::InUse { .. } => anyhow::anyhow!("{error}: stop that server first"),
         other => other.into(),
-    })
+    }
 }

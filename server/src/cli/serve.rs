@@ -33,6 +33,9 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 async fn run(config: &Config) -> anyhow::Result<()> {
     let listener = Listener::bind(config.listen).await?;
     let store = SledStore::open(&config.data)?;
+    if let Some(doubt) = store.doubt() {
+        return Err(doubt.into());
+    }
     let server = Server::start(listener, config, Arc::new(store), Arc::new(OpenToAll));
     match AdminSocket::bind(&config.data) {
         Ok(socket) => server.serve_admin(socket),

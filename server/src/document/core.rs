@@ -8,7 +8,9 @@
 //! - After storage has failed nothing is taken any more; reading goes on.
 //! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
 
+mod joining;
 mod native;
+mod registers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -19,18 +21,18 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 
+use self::joining::Answers;
+use self::registers::Registers;
 use super::event::{Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
 use super::tail::Tail;
 use crate::ids::LeaseId;
 use syncline_replica::{CrdtError, Known};
-use syncline_replica::{HeldLimits, Replica, Taken};
+use syncline_replica::{HeldLimits, Resting, Taken};
 
 /// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
-/// Most diffs remembered for joiners that ask the same at the same Seq.
-const MAX_CACHED_DIFFS: usize = 4;
 
 #[derive(Debug, Default)]
 struct Lease {
@@ -58,7 +60,7 @@ struct WaitingAck {
 /// One document. Owned by its task (or by a test, a simulator, a fuzzer).
 #[derive(Debug)]
 pub struct Core {
-    replica: Replica,
+    replica: Resting,
     limits: HeldLimits,
     /// Which history this is.
     epoch: Epoch,
@@ -74,10 +76,12 @@ pub struct Core {
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
     ended: HashSet<LeaseId>,
     presence: Presence,
+    /// Known from the first change on, when the tree is built.
+    registers: Option<Registers>,
     /// In Seq order.
     waiting: VecDeque<WaitingAck>,
-    /// Answers at `last`: (state vector, step 2). Emptied by every change.
-    diffs: Vec<(Bytes, Arc<Frame>)>,
+    /// For those who ask the same. Outdated by every change.
+    answers: Answers,
     storage_failed: bool,
     /// A panic went through the CRDT: until [`Core::restore`] nothing touches it.
     broken: bool,
@@ -95,10 +99,10 @@ impl WaitingAck {
 
 impl Core {
     /// A document as its log tells it; `newest` is the last record in it.
-    pub fn new(replica: Replica, newest: Cursor, limits: HeldLimits) -> Self {
+    pub fn new(replica: impl Into<Resting>, newest: Cursor, limits: HeldLimits) -> Self {
         let Cursor { epoch, seq: last } = newest;
         Self {
-            replica,
+            replica: replica.into(),
             limits,
             epoch,
             last,
@@ -108,8 +112,9 @@ impl Core {
             native_leases: 0,
             ended: HashSet::new(),
             presence: Presence::default(),
+            registers: None,
             waiting: VecDeque::new(),
-            diffs: Vec::new(),
+            answers: Answers::default(),
             storage_failed: false,
             broken: false,
         }
@@ -234,38 +239,18 @@ impl Core {
 
     /// Puts a document loaded from the log in place of a broken one. Sessions, presence and acks stay. Loading may have
     /// freed what had waited: only who has been sent a diff after it is up to date.
-    pub fn restore(&mut self, replica: Replica) {
-        self.replica = replica;
+    pub fn restore(&mut self, replica: impl Into<Resting>) {
+        self.replica = replica.into();
         self.tail = Tail::after(self.last);
+        self.registers = None;
         self.broken = false;
-        self.diffs.clear();
+        self.answers.clear();
     }
 
     fn open(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         self.leases.insert(lease, Lease::default());
         self.ask(lease, effects);
         self.send_presence(lease, effects);
-    }
-
-    fn step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
-        if self.broken {
-            return;
-        }
-        if let Some((_, frame)) = self.diffs.iter().find(|(asked, _)| asked == state_vector) {
-            effects.push(Effect::Diff { lease, frame: Arc::clone(frame) });
-            return;
-        }
-        match self.replica.diff(state_vector) {
-            Ok(diff) => {
-                let frame = Frame::at(self.last, Message::Step2(diff));
-                if self.diffs.len() == MAX_CACHED_DIFFS {
-                    self.diffs.remove(0);
-                }
-                self.diffs.push((state_vector.clone(), Arc::clone(&frame)));
-                effects.push(Effect::Diff { lease, frame });
-            }
-            Err(error) => self.fail_to_answer(lease, &error, effects),
-        }
     }
 
     fn update(&mut self, lease: LeaseId, update: Bytes, origin: Origin, batch: u64, effects: &mut Vec<Effect>) {
@@ -275,6 +260,11 @@ impl Core {
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
             effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
             return;
+        }
+        let needs_the_tree = !self.replica.is_resting() || self.replica.must_wake_for(&update);
+        if needs_the_tree && let Err(error) = self.know_registers() {
+            // Not this author's fault.
+            return self.fail_to_answer(lease, &error, effects);
         }
         let held_before = self.replica.held().len();
         let taken =
@@ -298,6 +288,11 @@ impl Core {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.replica.take_freed() {
                 self.broadcast(Frame::at(self.last, Message::Update(freed)), None, effects);
+            }
+            if taken == Taken::Changed
+                && let Err(error) = self.hold_registers(effects)
+            {
+                return self.fail_to_answer(lease, &error, effects);
             }
         }
         // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.
@@ -323,7 +318,7 @@ impl Core {
 
     fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.last = self.last.next();
-        self.diffs.clear();
+        self.answers.outdate(&self.tail);
         effects.push(Effect::Append { seq: self.last, update });
     }
 

@@ -229,3 +229,25 @@ pub enum Effect {
     /// The CRDT is broken: load it again from the log, then call `Core::restore`.
     Reload,
 }
+
+impl Effect {
+    /// True for what changes and presence may be sent after, though they came before it: they are then sent together.
+    /// What makes or ends a reader, answers one, or speaks of what was sent, keeps its place.
+    pub fn may_pass_changes(&self) -> bool {
+        match self {
+            Effect::Append { .. }
+            | Effect::Broadcast { .. }
+            | Effect::Presence { .. }
+            | Effect::Ack { outcome: Outcome::Saved, .. } => true,
+            Effect::Answer { .. }
+            | Effect::Diff { .. }
+            | Effect::Opened { .. }
+            | Effect::Missed { .. }
+            | Effect::Durable { .. }
+            | Effect::Ack { .. }
+            | Effect::Decided { .. }
+            | Effect::Close { .. }
+            | Effect::Reload => false,
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! checkpoint; when it falls behind, one diff from its floor brings it up to date. From the first dropped frame until
 //! that diff the floor stays: new changes may reach the reader before the diff does, and prove nothing about the gap.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
+use super::merge::{Change, Merge};
 use crate::ids::LeaseId;
 use crate::outbox::{Outbox, Position, Pushed};
 use syncline_replica::Known;
@@ -39,6 +40,16 @@ impl Reader {
     fn note(&mut self, pushed: Pushed) -> Pushed {
         self.has_gap |= pushed == Pushed::Dropped;
         pushed
+    }
+
+    /// Sends a change. Returns whether it is queued.
+    fn push(&mut self, lease: LeaseId, document: &DocumentName, checkpoint: &Arc<Known>, frame: &Frame) -> bool {
+        let pushed = self.outbox.push_document(lease, frame.encode(document, &self.framing));
+        let pushed = self.note(pushed);
+        if pushed == Pushed::First && !self.has_gap {
+            self.floor = Some(Arc::clone(checkpoint));
+        }
+        pushed != Pushed::Dropped
     }
 
     /// The client's number for the document, in the native dialect.
@@ -70,13 +81,14 @@ impl Reader {
 /// The readers of one document. Dropping it ends their sessions: a document task never vanishes silently.
 pub(super) struct Readers {
     document: DocumentName,
-    readers: HashMap<LeaseId, Reader>,
+    /// Served in the same order in every run: a simulation replays it.
+    readers: BTreeMap<LeaseId, Reader>,
     checkpoint: Arc<Known>,
 }
 
 impl Readers {
     pub(super) fn new(document: DocumentName) -> Self {
-        Self { document, readers: HashMap::new(), checkpoint: Arc::default() }
+        Self { document, readers: BTreeMap::new(), checkpoint: Arc::default() }
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
@@ -105,25 +117,29 @@ impl Readers {
         self.readers.get(&lease).and_then(|reader| reader.floor.clone())
     }
 
-    pub(super) fn broadcast(&mut self, frame: &Frame, author: Option<LeaseId>) -> usize {
-        let mut delivered = 0;
-        for (&lease, reader) in &mut self.readers {
-            if Some(lease) == author || !reader.joined {
-                continue;
-            }
-            let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
-            match reader.note(pushed) {
-                Pushed::First => {
-                    if !reader.has_gap {
-                        reader.floor = Some(Arc::clone(&self.checkpoint));
-                    }
-                    delivered += 1;
+    /// Sends changes in their order, merged, to every reader: to an author those of the others. Returns how many
+    /// changes were queued, counted for each reader.
+    pub(super) fn broadcast(&mut self, changes: &[Change]) -> usize {
+        if changes.is_empty() {
+            return 0;
+        }
+        let merge = Merge::new(changes);
+        let mut queued = 0;
+        for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.joined) {
+            let for_author;
+            let frames = if merge.is_author(lease) {
+                for_author = merge.for_author(lease);
+                &for_author
+            } else {
+                merge.for_everyone()
+            };
+            for (frame, changes) in frames {
+                if reader.push(lease, &self.document, &self.checkpoint, frame) {
+                    queued += changes;
                 }
-                Pushed::Queued => delivered += 1,
-                Pushed::Dropped => {}
             }
         }
-        delivered
+        queued
     }
 
     pub(super) fn presence(&mut self, frame: &Frame, clients: &[u64]) {
@@ -272,6 +288,10 @@ mod tests {
     const READER: LeaseId = LeaseId(1);
     const AUTHOR: LeaseId = LeaseId(2);
 
+    fn change(seq: u64, update: Vec<u8>) -> [Change; 1] {
+        [Change { frame: Frame::at(Seq(seq), Message::Update(update.into())), author: Some(AUTHOR) }]
+    }
+
     #[tokio::test]
     async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
         let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
@@ -289,13 +309,13 @@ mod tests {
             text.insert(&mut txn, 0, &letter.repeat(60));
             let update = txn.encode_update_v1();
             crdt.apply(&update).unwrap();
-            readers.broadcast(&Frame::new(Message::Update(update.into())), Some(AUTHOR));
+            readers.broadcast(&change(0, update));
         }
         readers.set_checkpoint(crdt.known());
         assert_eq!(outbox.take_behind().await, [READER]);
 
         // The socket has drained and the session asks for the diff, but a change comes before its question.
-        readers.broadcast(&Frame::new(Message::Update(Bytes::from_static(&[0, 0]))), Some(AUTHOR));
+        readers.broadcast(&change(0, vec![0, 0]));
         let floor = readers.floor(READER);
         let diff = crdt.diff_since(floor.as_deref().unwrap_or(&Known::default())).unwrap();
         assert!(diff.len() > 60, "the diff holds what was dropped, but is only {diff:?}");
@@ -316,8 +336,7 @@ mod tests {
         };
         assert_eq!(told(outbox.take().await), 2, "opened and the diff: it was no reader before");
         for seq in [2, 3] {
-            let update = Message::Update(Bytes::from(vec![0; 80]));
-            readers.broadcast(&Frame::at(Seq(seq), update), Some(AUTHOR));
+            readers.broadcast(&change(seq, vec![0; 80]));
         }
         assert_eq!(outbox.take_behind().await, [READER]);
         // The session asks for the diff; before its question comes, the disk has both changes.

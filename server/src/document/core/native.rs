@@ -83,10 +83,12 @@ impl Core {
 
     /// Decides, and makes the edit of an accepted write. Returns the register as it is then.
     fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> Result<(bool, Bytes), CrdtError> {
+        self.know_registers()?;
         let current = self.replica.read_register(&write.register)?;
         let accepted = match decide(current.as_ref(), write) {
             Decision::Accept(state) => {
                 let update = self.replica.write_register(&write.register, &state)?;
+                self.decided(&write.register, &state);
                 self.append(update.clone(), effects);
                 self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
                 return Ok((true, state.encode()));

@@ -1,0 +1,239 @@
+//! Bytes that change on the disk: what is read is what was saved, or an error says so. Never something else in silence.
+//!
+//! `SYNCLINE_SEED` replays a run; `SYNCLINE_FLIPS` sets how many places are damaged.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use syncline_log::store::Write;
+use syncline_log::survey::{Condition, Survey};
+use syncline_log::{Record, SledStore, Snapshot, Store, StoreError, Stored};
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use tempfile::TempDir;
+
+const EPOCH: Epoch = Epoch(0xE90C);
+
+type Saved = BTreeMap<DocumentName, Stored>;
+
+fn name(number: usize) -> DocumentName {
+    DocumentName::parse(&format!("document-{number}")).unwrap()
+}
+
+/// A store as kill -9 leaves it, with everything that was saved in it: many small documents, a few large ones, some
+/// compacted, some deleted; opened more than once.
+fn killed_store(rng: &mut StdRng) -> (TempDir, Saved) {
+    let (home, mut saved) = (tempfile::tempdir().unwrap(), Saved::new());
+    let live = home.path().join("live");
+    for life in 0..3 {
+        let store = SledStore::open(&live).unwrap();
+        for _ in 0..60 {
+            let mut writes = Vec::new();
+            for _ in 0..rng.random_range(1..6) {
+                writes.push(one_write(rng, &mut saved));
+            }
+            store.commit(&writes).unwrap();
+        }
+        if life == 2 {
+            // As it is while the store is open: nothing is closed, flushed or rewritten.
+            copy(&live, &home.path().join("killed"));
+        }
+        store.close().unwrap();
+    }
+    fs::remove_dir_all(&live).unwrap();
+    (home, saved)
+}
+
+fn one_write(rng: &mut StdRng, saved: &mut Saved) -> Write {
+    let document = name(rng.random_range(0..40));
+    let last = saved.get(&document).map_or(Seq::ZERO, Stored::last);
+    match rng.random_range(0..20) {
+        0 if last > Seq::ZERO => {
+            saved.remove(&document);
+            Write::Delete { document }
+        }
+        1..4 if saved.get(&document).is_some_and(|stored| !stored.records.is_empty()) => {
+            let snapshot = Snapshot { upto: last, update: noise(rng, 40_000) };
+            let stored = saved.get_mut(&document).unwrap();
+            stored.records.clear();
+            stored.snapshot = Some(snapshot.clone());
+            Write::Compact { document, snapshot }
+        }
+        kind => {
+            let largest = if kind < 6 { 300_000 } else { 400 };
+            let records: Vec<_> = (1..=rng.random_range(1..4))
+                .map(|number| Record { seq: Seq(last.0 + number), time_ms: 5, update: noise(rng, largest) })
+                .collect();
+            let new = || Stored { epoch: EPOCH, snapshot: None, records: Vec::new() };
+            saved.entry(document.clone()).or_insert_with(new).records.extend(records.clone());
+            Write::Append { document, epoch: EPOCH, records }
+        }
+    }
+}
+
+fn noise(rng: &mut StdRng, most: usize) -> Bytes {
+    (0..rng.random_range(1..most)).map(|_| rng.random::<u8>()).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// What an opened store says of each document. `Err`: it does not open, or a document is refused.
+fn server_says(dir: &Path, saved: &Saved) -> Result<(), StoreError> {
+    let store = SledStore::open(dir)?;
+    // As the server does.
+    store.doubt().map_or(Ok(()), Err)?;
+    let mut refused = Ok(());
+    for (name, expected) in saved {
+        match store.load(name) {
+            Ok(Some(found)) => assert!(found == *expected, "{name} is another, in silence"),
+            Ok(None) => panic!("{name} is gone, in silence"),
+            Err(error) => {
+                let words = error.to_string();
+                assert!(words.contains(name.as_str()) && words.contains("record"), "{words}");
+                refused = Err(error);
+            }
+        }
+    }
+    refused.and_then(|()| {
+        assert_eq!(store.list()?.len(), saved.len(), "a deleted document is back");
+        store.close()
+    })
+}
+
+/// What the survey says: `true` when it calls everything whole, which must then be so.
+fn survey_says(dir: &Path, saved: &Saved) -> bool {
+    let survey = Survey::of(dir).unwrap();
+    let mut whole = survey.complaints().is_empty();
+    for name in survey.documents() {
+        match survey.document(name) {
+            Condition::Whole(found) => {
+                let is_right = saved.get(name) == Some(&found);
+                assert!(
+                    is_right || !survey.complaints().is_empty(),
+                    "{name} is called whole at {} and was saved at {:?}",
+                    found.last(),
+                    saved.get(name).map(Stored::last)
+                );
+            }
+            Condition::Damaged { error, .. } => {
+                assert!(error.to_string().contains(name.as_str()), "{error}");
+                whole = false;
+            }
+        }
+    }
+    let all = saved.keys().all(|name| survey.documents().any(|found| found == name));
+    assert!(all || !whole, "a document is gone, in silence");
+    whole
+}
+
+#[derive(Debug)]
+enum Damage {
+    Flip(u64, u8),
+    Cut(u64),
+    Zero(u64, u64),
+}
+
+fn draw_file(rng: &mut StdRng, dir: &Path) -> PathBuf {
+    let engine = dir.join("sled");
+    let mut files: Vec<_> = fs::read_dir(&engine).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.is_file());
+    files.sort();
+    // Half of the damage goes into the log, where the documents are.
+    if rng.random_bool(0.5) { engine.join("db") } else { files[rng.random_range(0..files.len())].clone() }
+}
+
+fn damage(rng: &mut StdRng, path: &Path) -> Damage {
+    let bytes = fs::read(path).unwrap();
+    // Behind the last byte in use nothing is to be damaged.
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1);
+    let at = rng.random_range(0..used);
+    match rng.random_range(0..10) {
+        0 => Damage::Cut(at),
+        1 => Damage::Zero(at, rng.random_range(1..8192).min(used - at)),
+        _ => Damage::Flip(at, 1 << rng.random_range(0..8)),
+    }
+}
+
+fn apply(path: &Path, damage: &Damage) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    match *damage {
+        Damage::Cut(at) => file.set_len(at).unwrap(),
+        Damage::Zero(at, len) => file.write_all_at(&vec![0; len as usize], at).unwrap(),
+        Damage::Flip(at, bit) => {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ bit], at).unwrap();
+        }
+    }
+}
+
+fn setting(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+#[test]
+fn damage_anywhere_is_an_error_in_words_or_changes_nothing() {
+    let seed = setting("SYNCLINE_SEED", 1);
+    println!("SYNCLINE_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (home, saved) = killed_store(&mut rng);
+    let killed = home.path().join("killed");
+    assert!(survey_says(&killed, &saved), "an undamaged store is whole");
+    copy(&killed, &home.path().join("undamaged"));
+    server_says(&home.path().join("undamaged"), &saved).unwrap();
+    let (mut refused, mut harmless, mut missed, mut silent) = (0, 0, 0, Vec::new());
+    for at in 0..setting("SYNCLINE_FLIPS", 40) {
+        let path = draw_file(&mut rng, &killed);
+        let damage_done = damage(&mut rng, &path);
+        let trial = home.path().join("trial");
+        fs::remove_dir_all(&trial).ok();
+        copy(&killed, &trial);
+        apply(&trial.join(path.strip_prefix(&killed).unwrap()), &damage_done);
+        println!("{at}: {damage_done:?} in {}", path.display());
+        let called_whole = survey_says(&trial, &saved);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server_says(&trial, &saved)));
+        std::panic::set_hook(before);
+        match said {
+            Ok(Ok(())) => harmless += 1,
+            Ok(Err(error)) => {
+                assert!(error.to_string().len() > 20, "{error}");
+                refused += 1;
+                if called_whole {
+                    println!("  called whole by the survey: {error}");
+                    missed += 1;
+                }
+            }
+            Err(panic) => {
+                let what = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                silent.push(format!(
+                    "damage {at} in {}: {what}; the survey calls it whole: {called_whole}",
+                    path.display()
+                ));
+            }
+        }
+    }
+    println!(
+        "{refused} refused in words ({missed} of them called whole by the survey), {harmless} harmless, {} silent",
+        silent.len()
+    );
+    assert!(silent.is_empty(), "{silent:#?}");
+    assert!(refused > 0, "no damage hit anything");
+}
