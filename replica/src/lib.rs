@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! crdt.rs      the yrs document, its traps contained
+//! growth.rs    PURE: how large it may become, how much work an update may be
 //! local.rs     changes made here: the client's edits
 //! replica.rs   PURE: the document and the updates that wait for others
 //! register.rs  PURE: versioned registers, decided by who owns the document
@@ -10,11 +11,13 @@
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
 
 mod crdt;
+mod growth;
 mod local;
 mod register;
 mod replica;
 
 pub use crdt::{Crdt, CrdtError, Known};
+pub use growth::{Full, GrowthLimits};
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };

@@ -33,6 +33,7 @@ use crate::registry::Registry;
 use crate::session::{self, Context};
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
+use syncline_replica::GrowthLimits;
 
 /// How long a client may take to send its request headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,7 +99,13 @@ impl Server {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(store);
-        let options = DocumentOptions::new(config.idle_unload);
+        let growth = GrowthLimits {
+            bytes: config.limits.document_bytes,
+            clients: config.limits.document_clients,
+            ..GrowthLimits::default()
+        };
+        let presence_bytes = config.limits.presence_bytes;
+        let options = DocumentOptions { growth, presence_bytes, ..DocumentOptions::new(config.idle_unload) };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let stop = CancellationToken::new();
         let sessions = TaskTracker::new();

@@ -20,6 +20,7 @@
 //! json      is this text JSON, and how deep
 //! clients   order, duplicates and colliding hashes of client ids
 //! nesting   how deep types lie in types within one update
+//! conflicts how much work it would be
 //! verdict   what an update would do to a document known by its clocks
 //! ```
 //!
@@ -27,6 +28,7 @@
 //! `decoding.js`; yrs 0.28.1 `src/update.rs`, `src/block.rs`, `src/any.rs`, `src/id_set.rs`.
 
 mod clients;
+mod conflicts;
 mod content;
 pub(crate) mod json;
 mod nesting;
@@ -39,6 +41,7 @@ use thiserror::Error;
 use crate::limits;
 use crate::varint::ReadError;
 
+pub use conflicts::{Conflicts, conflicts};
 pub use nesting::type_depth;
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
 pub use verdict::{StateClock, Structs, Verdict, verdict};

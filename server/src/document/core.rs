@@ -9,6 +9,7 @@
 //! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
 
 mod native;
+mod refuse;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,8 +25,8 @@ use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
 use super::tail::Tail;
 use crate::ids::LeaseId;
-use syncline_replica::{CrdtError, Known};
-use syncline_replica::{HeldLimits, Replica, Taken};
+use syncline_replica::Known;
+use syncline_replica::{GrowthLimits, HeldLimits, Replica, Taken};
 
 /// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
@@ -60,6 +61,7 @@ struct WaitingAck {
 pub struct Core {
     replica: Replica,
     limits: HeldLimits,
+    growth: GrowthLimits,
     /// Which history this is.
     epoch: Epoch,
     /// The newest record's number.
@@ -100,6 +102,7 @@ impl Core {
         Self {
             replica,
             limits,
+            growth: GrowthLimits::NONE,
             epoch,
             last,
             tail: Tail::after(last),
@@ -113,6 +116,15 @@ impl Core {
             storage_failed: false,
             broken: false,
         }
+    }
+
+    /// How large it may become, and how many bytes of presence one lease may show.
+    #[must_use]
+    pub fn with_limits(mut self, growth: GrowthLimits, presence_bytes: usize) -> Self {
+        self.growth = growth;
+        self.replica.limit_growth(growth);
+        self.presence = Presence::with_limit(presence_bytes);
+        self
     }
 
     /// With the end of the stored history, for clients that come from before. Not if something was held while it was
@@ -179,7 +191,12 @@ impl Core {
             Event::Awareness { lease, update } => {
                 let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
                 let changes = self.presence.update(lease, update.iter());
+                let is_greedy = changes.is_greedy;
                 push_presence(changes, Some(lease), effects);
+                if is_greedy {
+                    let why = "this connection shows more presence than one may; make the states smaller";
+                    self.close(lease, Close::TooMany(why.into()), effects);
+                }
             }
             Event::QueryAwareness { lease } => self.send_presence(lease, effects),
             Event::Refused { lease, batch } => {
@@ -236,6 +253,7 @@ impl Core {
     /// freed what had waited: only who has been sent a diff after it is up to date.
     pub fn restore(&mut self, replica: Replica) {
         self.replica = replica;
+        self.replica.limit_growth(self.growth);
         self.tail = Tail::after(self.last);
         self.broken = false;
         self.diffs.clear();
@@ -291,6 +309,10 @@ impl Core {
             Taken::NoRoom => {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
                 return self.close(lease, close, effects);
+            }
+            Taken::Full(full) => {
+                let (seq, outcome) = (self.last, Outcome::Full(full));
+                return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
             }
         }
         let frame = Frame::at(self.last, Message::Update(update));
@@ -360,36 +382,6 @@ impl Core {
     fn send_presence(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if let Some(everyone) = self.presence.everyone() {
             effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(everyone.into())) });
-        }
-    }
-
-    fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
-        self.ended.insert(lease);
-        effects.push(Effect::Close { lease, close });
-    }
-
-    fn fail(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
-        let close = Close::BadMessage(format!("the update was refused: {error}").into());
-        self.close(lease, close, effects);
-        self.reload_if_broken(error, effects);
-    }
-
-    /// A diff could not be made. A state vector that cannot be read is its sender's fault; that the document cannot be
-    /// encoded is not the fault of the one who asks, who may come back.
-    fn fail_to_answer(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
-        match error {
-            CrdtError::Undecodable(_) => self.fail(lease, error, effects),
-            CrdtError::Broken(_) => {
-                self.close(lease, Close::DocumentReloading, effects);
-                self.reload_if_broken(error, effects);
-            }
-        }
-    }
-
-    fn reload_if_broken(&mut self, error: &CrdtError, effects: &mut Vec<Effect>) {
-        if matches!(error, CrdtError::Broken(_)) && !self.broken {
-            self.broken = true;
-            effects.push(Effect::Reload);
         }
     }
 }

@@ -18,7 +18,7 @@ use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
 use crate::ids::LeaseId;
 use crate::outbox::{Outbox, Position, Pushed};
-use syncline_replica::Known;
+use syncline_replica::{Full, Known};
 
 struct Reader {
     outbox: Arc<Outbox>,
@@ -211,8 +211,12 @@ impl Readers {
                 let frame = ToClient::Ack { channel: *channel, batch, seq }.encode();
                 reader.outbox.push_position(lease, Position::Ack, frame.into());
             }
-            (Framing::Native { channel }, Outcome::Refused | Outcome::Forbidden | Outcome::Unneeded) => {
-                let close = if outcome == Outcome::Forbidden { Close::read_only() } else { Close::StorageFailed };
+            (Framing::Native { channel }, refused) => {
+                let close = match refused {
+                    Outcome::Forbidden => Close::read_only(),
+                    Outcome::Full(full) => document_full(full),
+                    _ => Close::StorageFailed,
+                };
                 let (channel, code) = (*channel, close.code());
                 let frame = ToClient::Refused { channel, batch, code, reason: &close.reason() }.encode();
                 reader.outbox.push_control_of(lease, frame.into());
@@ -225,6 +229,7 @@ impl Readers {
             (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
             (Framing::YWebsocket, Outcome::Refused) => reader.outbox.close(Close::StorageFailed),
+            (Framing::YWebsocket, Outcome::Full(full)) => reader.outbox.close(document_full(full)),
             (Framing::YWebsocket, Outcome::Forbidden) => reader.outbox.close(Close::read_only()),
         }
     }
@@ -251,6 +256,13 @@ impl Drop for Readers {
     fn drop(&mut self) {
         self.close_all(&Close::DocumentReloading);
     }
+}
+
+fn document_full(full: Full) -> Close {
+    Close::DocumentFull(match full {
+        Full::Bytes => "this document has reached its largest size; you can read it and delete from it".into(),
+        Full::Clients => "this document has had as many writers as it can; copy it to a new one".into(),
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! on its way to the disk) or when the registry closes its inbox; both times everything is on disk first.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
@@ -13,18 +13,19 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use super::charge::Charge;
 use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
 use super::load::{LoadError, Loaded, load};
+use super::options::{Compaction, DocumentOptions};
 use super::readers::Readers;
-use crate::ids::{Draw, LeaseId};
+use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use syncline_log::failpoint::Point;
 use syncline_log::store::{Record, Snapshot};
 use syncline_log::{DocumentLog, Log};
-use syncline_replica::HeldLimits;
 
 /// Events handled before effects of the last are waited for. Larger: fewer wake-ups under load.
 const MAX_BATCH: usize = 64;
@@ -45,44 +46,6 @@ pub enum Envelope {
     },
     /// Anything else. The permit stands for the bytes of a large event in the inbox.
     Event(Event, Option<OwnedSemaphorePermit>),
-}
-
-/// What a document task is told at its start.
-#[derive(Debug, Clone)]
-pub struct DocumentOptions {
-    /// How long a document stays in memory when nobody holds a lease.
-    pub idle: Duration,
-    /// What it may hold.
-    pub held: HeldLimits,
-    /// When a snapshot replaces its records.
-    pub compaction: Compaction,
-    /// Its identities.
-    pub draw: Draw,
-}
-
-impl DocumentOptions {
-    /// The usual ones.
-    pub fn new(idle: Duration) -> Self {
-        Self { idle, held: HeldLimits::default(), compaction: Compaction::default(), draw: Draw::default() }
-    }
-}
-
-/// When a snapshot replaces the records before it.
-#[derive(Debug, Clone, Copy)]
-pub struct Compaction {
-    /// After so many of them: bounds the work of a load to a few milliseconds.
-    pub records: u64,
-    /// After so many bytes of them, when the last snapshot was not larger: snapshots then write about as many bytes as the
-    /// records they replace.
-    pub bytes: usize,
-    /// After so many of them when the document leaves memory.
-    pub idle_records: u64,
-}
-
-impl Default for Compaction {
-    fn default() -> Self {
-        Self { records: 2_000, bytes: 512 * 1024, idle_records: 64 }
-    }
 }
 
 /// Why a task ended.
@@ -106,6 +69,7 @@ struct Task {
     metrics: Arc<Metrics>,
     /// Filled by the core, emptied by `execute`. Kept to save an allocation per event.
     effects: Vec<Effect>,
+    charge: Charge,
     records_since_snapshot: u64,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
@@ -169,7 +133,9 @@ impl Task {
         }
         let last = newest.seq;
         debug!(document = %name, seq = %last, records, "document loaded");
-        let core = Core::new(replica, newest, options.held).with_tail(tail);
+        let core = Core::new(replica, newest, options.held)
+            .with_limits(options.growth, options.presence_bytes)
+            .with_tail(tail);
         let mut readers = Readers::new(name.clone());
         readers.set_checkpoint(core.known());
         Ok(Self {
@@ -181,6 +147,7 @@ impl Task {
             options,
             metrics,
             effects: Vec::new(),
+            charge: Charge::default(),
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,
@@ -264,9 +231,16 @@ impl Task {
             Event::Leave { lease } => {
                 self.execute().await;
                 self.readers.remove(lease);
+                self.charge.forget(lease);
                 self.core.handle(event, &mut self.effects);
             }
-            event => self.core.handle(event, &mut self.effects),
+            event => {
+                let lease = event.lease();
+                if let Err(close) = self.charge.handle(&mut self.core, event, &mut self.effects) {
+                    self.metrics.overworked.inc();
+                    self.core.close(lease, close, &mut self.effects);
+                }
+            }
         }
         if matches!(self.effects.last(), Some(Effect::Reload)) {
             self.execute().await;

@@ -112,10 +112,10 @@ impl Pace {
 
     fn reserve(&self, partial: usize) {
         let reserved = self.reserved.load(Ordering::Relaxed);
-        if partial <= reserved + PARTIAL_STEP {
+        if partial <= reserved.max(PARTIAL_STEP) {
             return;
         }
-        let more = (partial - reserved).next_multiple_of(PARTIAL_STEP);
+        let more = partial.next_multiple_of(PARTIAL_STEP) - reserved;
         self.reserved.store(reserved + more, Ordering::Relaxed);
         if !self.gate.reserve(more) {
             self.gate.metrics().partial_refused.inc();
