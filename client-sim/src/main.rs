@@ -3,7 +3,9 @@
 mod actor;
 mod child;
 mod cli;
+mod floor;
 mod kill_test;
+mod load;
 mod network;
 mod oracle;
 mod proc;
@@ -34,6 +36,10 @@ struct Cli {
 enum Command {
     /// Replay a real editing session, keystroke by keystroke, and compare every reader's text with its end.
     Replay(ReplayArgs),
+    /// Put load on any Yjs server, and measure what it does: throughput, latency, CPU, memory.
+    Load(load::Args),
+    /// Be a bare relay, without CRDT and disk, to compare servers with.
+    Floor(floor::Args),
     /// Tell scenarios: devices, a bad network, a real server; then look for anything lost, doubled or different.
     Run(cli::RunArgs),
     /// Make up small scenarios and run them, for hours if need be.
@@ -134,9 +140,17 @@ impl ReplayArgs {
     }
 }
 
+/// The exit code when the generator was the limit, so that scripts can tell it from a failure.
+const SATURATED_CODE: u8 = 3;
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Replay(args) => run(&args),
+        Command::Load(args) => match load::run(&args) {
+            Ok(load::Outcome::Saturated) => return ExitCode::from(SATURATED_CODE),
+            other => other.map(|outcome| outcome == load::Outcome::Fine),
+        },
+        Command::Floor(args) => floor::run(&args).map(|()| true),
         other => story(other),
     };
     match done {
@@ -160,6 +174,7 @@ fn story(command: Command) -> Result<bool> {
             Command::Actor(args) => actor::run(&args).await.map(|()| true),
             Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
             Command::Replay(args) => run(&args),
+            Command::Load(_) | Command::Floor(_) => unreachable!("it has no runtime"),
         }
     })
 }

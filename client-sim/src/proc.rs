@@ -1,9 +1,10 @@
 //! CPU and memory of a process, from `/proc` (Linux; elsewhere nothing is known and nothing is reported).
 
 use std::fs;
+use std::path::Path;
 
 // Linux gives times in /proc in units of 1/100 s to user space, whatever the kernel's own tick is.
-/// Clock ticks in a second, so CPU times are good to 10 ms.
+/// Clock ticks in a second, so these CPU times are good to 10 ms.
 pub const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One look at a process.
@@ -13,13 +14,42 @@ pub struct Usage {
     pub cpu_s: f64,
     /// Resident memory now.
     pub rss_bytes: u64,
+    /// The most it ever was.
+    pub peak_bytes: u64,
 }
 
 /// Looks at a process; None if there is none of this number or no `/proc`.
 pub fn usage(pid: u32) -> Option<Usage> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(Usage { cpu_s: cpu_ticks(&stat)? as f64 / TICKS_PER_SECOND, rss_bytes: rss_bytes(&status)? })
+    let process = format!("/proc/{pid}");
+    let stat = fs::read_to_string(format!("{process}/stat")).ok()?;
+    let status = fs::read_to_string(format!("{process}/status")).ok()?;
+    let ticks_s = cpu_ticks(&stat)? as f64 / TICKS_PER_SECOND;
+    // To the nanosecond, but without threads that have ended: only believed when it agrees.
+    let fine_s = threads_cpu_ns(Path::new(&process)).map_or(0.0, |ns| ns as f64 / 1e9);
+    let cpu_s = if (fine_s - ticks_s).abs() <= 2.0 / TICKS_PER_SECOND { fine_s } else { ticks_s };
+    Some(Usage { cpu_s, rss_bytes: memory(&status, "VmRSS:")?, peak_bytes: memory(&status, "VmHWM:")? })
+}
+
+/// CPU seconds that the whole machine has used so far, what its host kept from it (steal) included.
+pub fn machine_cpu_s() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    Some(machine_ticks(&stat)? as f64 / TICKS_PER_SECOND)
+}
+
+fn machine_ticks(stat: &str) -> Option<u64> {
+    // user nice system idle iowait irq softirq steal
+    let fields: Vec<u64> = stat.lines().next()?.split_ascii_whitespace().skip(1).flat_map(str::parse).collect();
+    let [user, nice, system, _, _, irq, softirq, steal, ..] = fields[..] else { return None };
+    Some(user + nice + system + irq + softirq + steal)
+}
+
+fn threads_cpu_ns(process: &Path) -> Option<u64> {
+    let mut all = 0;
+    for thread in fs::read_dir(process.join("task")).ok()? {
+        let schedule = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        all += schedule.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(all)
 }
 
 fn cpu_ticks(stat: &str) -> Option<u64> {
@@ -29,8 +59,8 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn rss_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+fn memory(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with(name))?;
     let kib: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
 }
@@ -43,6 +73,20 @@ mod tests {
     fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
         let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20";
         assert_eq!(cpu_ticks(stat), Some(300));
-        assert_eq!(rss_bytes("Name:\tx\nVmRSS:\t   12 kB\n"), Some(12 * 1024));
+        assert_eq!(memory("Name:\tx\nVmRSS:\t   12 kB\n", "VmRSS:"), Some(12 * 1024));
+    }
+
+    #[test]
+    fn idle_time_is_not_used_time() {
+        assert_eq!(machine_ticks("cpu  1 2 4 8 16 32 64 128 0 0\ncpu0 1"), Some(1 + 2 + 4 + 32 + 64 + 128));
+    }
+
+    #[test]
+    fn what_this_process_burns_is_seen() {
+        let Some(before) = usage(std::process::id()) else { return };
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < std::time::Duration::from_millis(60) {}
+        let after = usage(std::process::id()).unwrap();
+        assert!(after.cpu_s > before.cpu_s && after.peak_bytes >= after.rss_bytes, "{before:?} {after:?}");
     }
 }

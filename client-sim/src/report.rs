@@ -1,9 +1,24 @@
 //! What a run found, for people and as JSON.
 
 use std::fmt;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+/// Longest latency told from longer ones: ten minutes.
+const MAX_LATENCY_US: u64 = 600_000_000;
+
+/// For latencies in microseconds, to three digits.
+pub fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("the bounds are constants and valid")
+}
+
+/// Notes a latency.
+pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
+    // Not `record`: that fails above the bound. (With automatic bounds this one would cut at the bound of the moment.)
+    histogram.saturating_record(latency.as_micros() as u64);
+}
 
 /// A distribution of latencies, in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -169,5 +184,20 @@ impl fmt::Display for Report {
         } else {
             write!(f, "  the run FAILED")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_are_recorded_as_they_are() {
+        let mut histogram = new_histogram();
+        for latency_ms in [1, 50, 3_000] {
+            record(&mut histogram, Duration::from_millis(latency_ms));
+        }
+        assert!(histogram.equivalent(histogram.value_at_quantile(0.5), 50_000));
+        assert!(histogram.equivalent(histogram.max(), 3_000_000));
     }
 }

@@ -58,6 +58,10 @@ points! {
     UnloadSettled = "unload-settled",
     /// The new card lies beside the old one.
     CardWritten = "card-written",
+    /// All of a backup's documents are written, the manifest that names them is not.
+    BackupPacksWritten = "backup-packs-written",
+    /// A backup's new manifest lies beside the old one.
+    BackupManifestWritten = "backup-manifest-written",
 }
 
 impl fmt::Display for Point {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use super::failpoint::Point;
 use super::store::StoreError;
 
-const LOCK_FILE: &str = "syncline.lock";
+pub(super) const LOCK_FILE: &str = "syncline.lock";
+/// Where a restore puts a store together. While it is there, the directory around it holds no store.
+pub(super) const RESTORING_DIR: &str = "syncline.restoring";
 const CARD_FILE: &str = "syncline.store";
 const CARD_TITLE: &str = "syncline store";
 /// More than any holder writes.
@@ -17,8 +19,16 @@ const MAX_CARD_BYTES: u64 = 4096;
 /// however it ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    /// Locked by [`Lock::take`]; closing it unlocks.
-    _file: File,
+    /// Locked by [`Lock::take`].
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a child process between its fork and its exec holds it, too.
+    fn drop(&mut self) {
+        // It is closed next in any case.
+        self.file.unlock().ok();
+    }
 }
 
 impl Lock {
@@ -49,7 +59,7 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(|error| open_error(dir, format!("{}: {error}", path.display())))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -67,6 +77,9 @@ pub(super) struct Card {
 impl Card {
     /// Reads the card. `None`: there is none, so nothing was ever reported as saved here.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
+        if dir.join(RESTORING_DIR).exists() {
+            return Err(open_error(dir, "a restore into it did not finish. Remove the directory and restore again"));
+        }
         let path = dir.join(CARD_FILE);
         let mut text = String::new();
         match File::open(&path) {
@@ -150,8 +163,11 @@ mod tests {
         let lock = Lock::take(dir.path()).unwrap();
         let error = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(error.ends_with(&format!("is in use by process {}", std::process::id())), "{error}");
+        // As a child process has it for a moment.
+        let copy = lock.file.try_clone().unwrap();
         drop(lock);
         Lock::take(dir.path()).unwrap();
+        drop(copy);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the rest of the server holds of the log: [`Log`] and, for each open document, [`DocumentLog`].
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -9,6 +10,7 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task;
 
+use super::backup::{self, BackupError, Cancel, Pace};
 use super::store::{Record, Salvaged, Snapshot, Store, StoreError, Stored};
 use super::thread::{self, Committer};
 
@@ -119,6 +121,20 @@ impl Log {
         read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.aside(read).await.unwrap_or_else(|| Err(StoreError::Io("reading was interrupted".into())))
+    }
+
+    /// Takes a backup of everything that is committed, beside the commits. Dropping the future does not stop it: `cancel`
+    /// does. See [`backup::take`].
+    pub async fn back_up(
+        &self,
+        dir: PathBuf,
+        pace: Pace,
+        cancel: Cancel,
+        mut report: impl FnMut(backup::Progress) + Send + 'static,
+    ) -> Result<backup::Taken, BackupError> {
+        let store = Arc::clone(&self.shared.store);
+        let taken = self.aside(move || backup::take(&*store, &dir, pace, &cancel, &mut report)).await;
+        taken.unwrap_or(Err(BackupError::Cancelled))
     }
 
     /// Forgets a document, durably. Only for a document that nobody has open.

@@ -43,6 +43,7 @@
 //! A document that left memory with commands still queued (its task panicked) must not be loaded without them:
 //! [`Log::load`] waits for that document's queued commands first. Other documents' loads do not wait for commits.
 
+pub mod backup;
 pub mod failpoint;
 mod guard;
 mod handle;
@@ -59,5 +60,5 @@ mod thread;
 
 pub use handle::{DocumentLog, Durable, DurableWatch, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
 pub use sled::SledStore;
-pub use store::{Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
+pub use store::{Mark, Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
 pub use thread::{Batch, Committed, Committer};

@@ -37,7 +37,7 @@ use tracing::{info, warn};
 use super::failpoint::Point;
 use super::guard::{Card, Lock, create_dir_durably, open_error, sync_dir};
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, unseal};
-use super::store::{Salvaged, Store, StoreError, Stored, Write};
+use super::store::{Mark, Salvaged, Store, StoreError, Stored, Write};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
 const CACHE_BYTES: u64 = 64 << 20;
@@ -65,6 +65,7 @@ pub(super) type SyncData = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 /// Documents in a directory. One process at a time.
 pub struct SledStore {
     dir: PathBuf,
+    identity: u128,
     /// `None` once closed.
     pub(super) engine: RwLock<Option<Engine>>,
     /// One commit at a time.
@@ -148,7 +149,8 @@ impl SledStore {
         let mut writer = Writer { meta, card_committed: 0, broken: None };
         guarded(|| engine.sweep_leftovers(&mut writer))?;
         writer.write_card(dir).map_err(failed)?;
-        Ok(Self { dir: dir.to_owned(), engine: RwLock::new(Some(engine)), writer: Mutex::new(writer) })
+        let identity = meta.identity;
+        Ok(Self { dir: dir.to_owned(), identity, engine: RwLock::new(Some(engine)), writer: Mutex::new(writer) })
     }
 
     /// Runs `work` on the open engine.
@@ -183,6 +185,14 @@ impl Store for SledStore {
 
     fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
         self.with_engine(|engine| engine.salvage(document))
+    }
+
+    fn mark(&self, document: &DocumentName) -> Result<Option<Mark>, StoreError> {
+        self.with_engine(|engine| engine.mark(document))
+    }
+
+    fn identity(&self) -> Result<u128, StoreError> {
+        Ok(self.identity)
     }
 
     fn list(&self) -> Result<Vec<DocumentName>, StoreError> {

@@ -11,7 +11,7 @@ use super::layout::{
     sweep_key, unseal,
 };
 use super::sled::{Engine, failed};
-use super::store::{Record, Snapshot, StoreError, Stored};
+use super::store::{Mark, Record, Snapshot, StoreError, Stored};
 
 /// A document that changes under the reader is read again, at most so often.
 const READ_TRIES: u32 = 64;
@@ -44,6 +44,15 @@ impl Engine {
         let key = head_key(document);
         let value = self.db.get(&key).map_err(failed)?;
         value.map(|value| open_head(document, &key, &value)).transpose()
+    }
+
+    /// The document's state in its head's words.
+    pub fn mark(&self, document: &DocumentName) -> Result<Option<Mark>, StoreError> {
+        if self.is_lost(document) {
+            return Err(damaged(document, Seq(1), "its head is missing"));
+        }
+        let head = self.head(document)?;
+        Ok(head.map(|Head { epoch, last, digest, .. }| Mark { epoch, last, digest }))
     }
 
     /// Every document's name, those of lost documents included.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
 
 /// One update in a document's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,11 +74,37 @@ impl Stored {
         self.snapshot.is_none() && matches!(&self.records[..], [only] if only.update == TOMBSTONE)
     }
 
+    /// A mark for engines that keep none.
+    fn mark(&self) -> Mark {
+        let mut digest = Xxh3::new();
+        if let Some(snapshot) = &self.snapshot {
+            digest.update(&snapshot.upto.0.to_le_bytes());
+            digest.update(&snapshot.update);
+        }
+        for record in &self.records {
+            digest.update(&record.seq.0.to_le_bytes());
+            digest.update(&record.update);
+        }
+        Mark { epoch: self.epoch, last: self.last(), digest: digest.digest() }
+    }
+
     /// The last record's number.
     pub fn last(&self) -> Seq {
         let before = self.snapshot.as_ref().map_or(Seq::ZERO, |snapshot| snapshot.upto);
         self.records.last().map_or(before, |record| record.seq)
     }
+}
+
+/// What tells one state of a document's log from another without reading it. A change of how the same records are
+/// stored (a compaction) may change it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The identity of its history.
+    pub epoch: Epoch,
+    /// The last record's number.
+    pub last: Seq,
+    /// Over all that is stored.
+    pub digest: u64,
 }
 
 /// What can still be read of a damaged document.
@@ -151,6 +178,16 @@ pub trait Store: Send + Sync + 'static {
     /// Reads what can be read of a document that [`Store::load`] calls damaged.
     fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
         self.load(document).map(|stored| Salvaged { stored, lost: Vec::new() })
+    }
+
+    /// What tells the document's state from others. `None`: there is no such document.
+    fn mark(&self, document: &DocumentName) -> Result<Option<Mark>, StoreError> {
+        Ok(self.load(document)?.map(|stored| stored.mark()))
+    }
+
+    /// The store's own random identity, drawn when it was made. Engines that keep nothing have none: 0.
+    fn identity(&self) -> Result<u128, StoreError> {
+        Ok(0)
     }
 
     /// Every document's name.

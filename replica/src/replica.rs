@@ -15,9 +15,11 @@ use bytes::Bytes;
 use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
 use syncline_protocol::update::{ScanLimits, StateClock, Structs, Verdict, type_depth, update_ranges, verdict};
 
-use super::crdt::{Crdt, CrdtError, Known};
+use super::crdt::{Crdt, CrdtError, Known, contain};
 use super::growth::{Crowd, Full, Growth};
+use super::json::{JsonError, to_json};
 use super::register::RegisterState;
+use yrs::Transact;
 
 /// What became of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +237,11 @@ impl Replica {
         self.crdt.state_vector()
     }
 
+    /// Every root type as JSON, without what is held. `docs/backup.md` says what becomes what.
+    pub fn to_json(&self) -> Result<serde_json::Value, JsonError> {
+        contain(|| to_json(&self.crdt.doc.transact()))?
+    }
+
     /// A register as it is; `None`: no accepted write has made it.
     pub fn read_register(&self, name: &str) -> Result<Option<RegisterState>, CrdtError> {
         self.crdt.read_register(name)
@@ -347,7 +354,7 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use yrs::{Doc, Text, Transact};
+    use yrs::{Doc, Text};
 
     use super::*;
 

@@ -4,6 +4,7 @@
 //! (acks, frames for readers) is pushed and never waits. `ids`, `outbox`, `metrics`, `limits`, `config` and `auth` are leaves
 //! anyone may use. `ARCHITECTURE.md` tells the story; the invariants stand in the files that hold them.
 
+pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod ids;
 pub mod limits;
 pub mod metrics;
 pub mod outbox;
+pub mod portable;
 pub mod registry;
 pub mod server;
 pub mod session;

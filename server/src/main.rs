@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use syncline_protocol::ids::DocumentName;
-use syncline_server::cli::{Cli, Command, DocumentArgs, delete, inspect, serve};
+use syncline_server::cli::{Cli, Command, DocumentArgs, backup, delete, export, import, inspect, restore, serve};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -16,6 +16,10 @@ fn main() -> ExitCode {
         Some(Command::Inspect(args)) => with_document(&args, inspect::inspect),
         Some(Command::Delete(args)) => with_document(&args, delete::delete),
         Some(Command::Purge(args)) => with_document(&args, delete::purge),
+        Some(Command::Backup(args)) => backup::backup(&args, &mut std::io::stdout().lock()),
+        Some(Command::Restore(args)) => restore::restore(&args, &mut std::io::stdout().lock()),
+        Some(Command::Export(args)) => export::export(&args),
+        Some(Command::Import(args)) => import::import(&args, &mut std::io::stdout().lock()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | document frame | all document frames of that lease are dropped and the lease is *behind*: once the socket has drained, its session asks the document for one diff |
 //! | presence frame | the newest replaces an older one about the same clients; over the limit it is dropped like a document frame |
-//! | answer to a step 1, everyone's presence | put off in the same way |
+//! | answer to a step 1, everyone's presence | put off in the same way, but once queued it stays and takes no room from changes: of a diff larger than the limit every change after it would drop it again, for ever. Two may wait |
 //! | echo of a lease's own change | takes the place of the echoes before it: the newest acknowledges them all |
 //! | durable positions and cumulative acks (native) | the newest replaces one that waits; a durable position is dropped with its lease's frames |
 //! | acks and other small answers | kept; over twice the limit of them the session is closed as too slow |
@@ -45,6 +45,7 @@ pub enum Pushed {
 #[derive(Debug)]
 enum Waiting {
     Document { lease: LeaseId, frame: Bytes },
+    Answer { lease: LeaseId, frame: Bytes },
     Presence { lease: LeaseId, clients: Box<[u64]>, frame: Bytes },
     Echo { lease: LeaseId, frame: Bytes },
     Control { frame: Bytes },
@@ -54,6 +55,7 @@ impl Waiting {
     fn frame(&self) -> &Bytes {
         match self {
             Waiting::Document { frame, .. }
+            | Waiting::Answer { frame, .. }
             | Waiting::Presence { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame } => frame,
@@ -66,6 +68,14 @@ impl Waiting {
 
     fn control_bytes(&self) -> usize {
         if let Waiting::Control { frame } = self { frame.len() } else { 0 }
+    }
+
+    fn is_answer_to(&self, of: LeaseId) -> bool {
+        matches!(self, Waiting::Answer { lease, .. } if *lease == of)
+    }
+
+    fn answer_bytes(&self) -> usize {
+        if let Waiting::Answer { frame, .. } = self { frame.len() } else { 0 }
     }
 
     fn belongs_to(&self, of: LeaseId) -> bool {
@@ -83,6 +93,8 @@ struct Inner {
     bytes: usize,
     /// Those of `bytes` that cannot be dropped.
     control_bytes: usize,
+    /// Those of `bytes` that take no room from changes.
+    answer_bytes: usize,
     /// Leases whose frames were dropped; emptied by [`Outbox::take_behind`] once the queue is empty.
     behind: HashSet<LeaseId>,
     /// Leases that are over while the session goes on; nothing of theirs is taken.
@@ -137,13 +149,13 @@ impl Outbox {
         if inner.takes_nothing_of(lease) {
             return Pushed::Dropped;
         }
-        if inner.bytes > self.limit_bytes || inner.behind.contains(&lease) {
+        if (inner.bytes > self.limit_bytes && !inner.is_second_answer(lease)) || inner.behind.contains(&lease) {
             inner.fall_behind(lease);
             drop(inner);
             self.written();
             return Pushed::Dropped;
         }
-        self.enqueue(&mut inner, Waiting::Document { lease, frame })
+        self.enqueue(&mut inner, Waiting::Answer { lease, frame })
     }
 
     /// The presence of `clients`. Replaces a waiting frame about exactly the same clients.
@@ -237,7 +249,7 @@ impl Outbox {
     /// Drops what waits for a lease that is gone.
     pub fn forget(&self, lease: LeaseId) {
         let mut inner = self.lock();
-        inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease));
+        inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease) && !waiting.is_answer_to(lease));
         inner.drop_frames(lease);
         inner.positions.drop_lease(lease);
         inner.behind.remove(&lease);
@@ -305,6 +317,7 @@ impl Outbox {
             let frame = waiting.frame().clone();
             taken_bytes += frame.len();
             inner.control_bytes -= waiting.control_bytes();
+            inner.answer_bytes -= waiting.answer_bytes();
             frames.push(frame);
         }
         inner.bytes -= taken_bytes;
@@ -321,7 +334,8 @@ impl Outbox {
             return Pushed::Dropped;
         }
         // A single frame larger than the limit passes when nothing waits: otherwise it never could.
-        if inner.bytes > 0 && inner.bytes + frame.len() > self.limit_bytes {
+        let bytes = inner.bytes - inner.answer_bytes;
+        if bytes > 0 && bytes + frame.len() > self.limit_bytes {
             inner.fall_behind(lease);
             drop(inner);
             self.written();
@@ -334,6 +348,7 @@ impl Outbox {
         let was_empty = inner.queue.is_empty();
         inner.bytes += waiting.frame().len();
         inner.control_bytes += waiting.control_bytes();
+        inner.answer_bytes += waiting.answer_bytes();
         inner.queue.push_back((inner.next, waiting));
         inner.next += 1;
         if was_empty {
@@ -355,6 +370,12 @@ impl Inner {
         self.close.is_some() || self.over.contains(&lease)
     }
 
+    /// A document brings a reader up to date by a diff, and behind it everyone's presence.
+    fn is_second_answer(&self, lease: LeaseId) -> bool {
+        let mut answers = self.queue.iter().rev().take_while(|(_, waiting)| waiting.is_answer_to(lease));
+        answers.next().is_some() && answers.next().is_none()
+    }
+
     fn fall_behind(&mut self, lease: LeaseId) {
         self.drop_frames(lease);
         self.behind.insert(lease);
@@ -369,6 +390,7 @@ impl Inner {
     fn count_bytes(&mut self) {
         self.bytes = self.queue.iter().map(|(_, waiting)| waiting.frame().len()).sum();
         self.control_bytes = self.queue.iter().map(|(_, waiting)| waiting.control_bytes()).sum();
+        self.answer_bytes = self.queue.iter().map(|(_, waiting)| waiting.answer_bytes()).sum();
     }
 }
 

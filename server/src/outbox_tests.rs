@@ -175,3 +175,24 @@ fn a_lease_that_was_left_gets_nothing_more() {
     outbox.forget(A);
     assert!(outbox.lock().over.is_empty());
 }
+
+#[test]
+fn a_diff_larger_than_the_limit_is_not_thrown_away_by_what_comes_after_it() {
+    let outbox = Outbox::new(100);
+    // As a document brings a reader up to date: the diff, then who is here.
+    assert_eq!(outbox.push_answer(A, frame(300)), Pushed::First);
+    assert_eq!(outbox.push_answer(A, frame(20)), Pushed::Queued, "else it would be brought up to date for ever");
+    assert_eq!(outbox.push_document(A, frame(60)), Pushed::Queued, "an answer takes no room from changes");
+    assert_eq!(outbox.push_document(A, frame(60)), Pushed::Dropped);
+    assert_eq!(frames(&outbox), [300, 20]);
+    assert_eq!(outbox.lock().bytes, 0);
+}
+
+#[test]
+fn a_client_cannot_pile_up_answers() {
+    let outbox = Outbox::new(100);
+    let pushed: Vec<_> = (0..10).map(|_| outbox.push_answer(A, frame(300))).collect();
+    assert_eq!(pushed[..3], [Pushed::First, Pushed::Queued, Pushed::Dropped]);
+    assert_eq!(outbox.push_answer(B, frame(300)), Pushed::Dropped);
+    assert_eq!(frames(&outbox), [300, 300]);
+}

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::admin::{self, Admin, AdminSocket};
 use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
@@ -120,6 +121,16 @@ impl Server {
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stop));
         Self { address, shared, accepting, sessions, log }
+    }
+
+    /// Takes operators' commands from `socket`, until it stops.
+    pub fn serve_admin(&self, socket: AdminSocket) {
+        let context = &self.shared.context;
+        let (log, registry, stop) = (self.log.clone(), Arc::clone(&context.registry), context.stop.clone());
+        let admin = Arc::new(Admin { log, registry, stop });
+        let cut = self.shared.cut.clone();
+        // Counted with the sessions: an import holds a lease as they do.
+        self.sessions.spawn(cut.run_until_cancelled_owned(admin::run(socket, admin)));
     }
 
     /// Where it listens.

@@ -28,7 +28,7 @@ use syncline_protocol::detect::Dialect;
 use tokio::task::JoinSet;
 
 use crate::proc::{Usage, usage};
-use crate::report::{Latency, Report, ServerUsage};
+use crate::report::{Latency, Report, ServerUsage, new_histogram};
 use link::Target;
 use plan::{Plan, Sharing};
 use readers::Seen;
@@ -187,7 +187,7 @@ impl Tasks {
 
     /// Adds up what the tasks saw and checks the texts.
     async fn collect(mut self, run: &Run, report: &mut Report, failures: &mut Vec<String>) {
-        let (mut latency, mut acks) = (readers::new_histogram(), readers::new_histogram());
+        let (mut latency, mut acks) = (new_histogram(), new_histogram());
         let mut seen = Vec::new();
         while let Some(ended) = self.readers.join_next().await {
             match ended.map_err(anyhow::Error::from).flatten() {

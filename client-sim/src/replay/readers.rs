@@ -1,7 +1,6 @@
 //! Readers: they look at what arrives just enough to know which edits it holds, and keep it for the check at the end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::SinkExt;
@@ -10,20 +9,7 @@ use hdrhistogram::Histogram;
 use super::link::{Heard, Socket, next_frame, pong};
 use super::run::Run;
 use super::tracker::{Log, Tracker};
-
-/// Longest latency told from longer ones: ten minutes.
-const MAX_LATENCY_US: u64 = 600_000_000;
-
-/// For latencies in microseconds, to three digits.
-pub fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("the bounds are constants and valid")
-}
-
-/// Notes a latency.
-pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
-    // Not `record`: that fails above the bound. (With automatic bounds this one would cut at the bound of the moment.)
-    histogram.saturating_record(latency.as_micros() as u64);
-}
+use crate::report::{new_histogram, record};
 
 /// What a reader saw.
 pub struct Seen {
@@ -81,19 +67,4 @@ pub async fn read(run: Arc<Run>, number: usize, mut socket: Socket) -> Result<Se
     seen.prefix = tracker.prefix();
     seen.log = tracker.log;
     Ok(seen)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn latencies_are_recorded_as_they_are() {
-        let mut histogram = new_histogram();
-        for latency_ms in [1, 50, 3_000] {
-            record(&mut histogram, Duration::from_millis(latency_ms));
-        }
-        assert!(histogram.equivalent(histogram.value_at_quantile(0.5), 50_000));
-        assert!(histogram.equivalent(histogram.max(), 3_000_000));
-    }
 }

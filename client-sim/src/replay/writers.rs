@@ -16,8 +16,8 @@ use syncline_protocol::detect::Dialect;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::link::{Heard, Socket, next_frame, pong};
-use super::readers::{new_histogram, record};
 use super::run::Run;
+use crate::report::{new_histogram, record};
 
 // Frames gathered before they are written although more could follow at once.
 const FRAMES_PER_FLUSH: usize = 32;

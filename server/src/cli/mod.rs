@@ -1,8 +1,13 @@
 //! The command line: what a person types, and what each command does.
 
+pub mod backup;
 pub mod delete;
+pub mod export;
+pub mod import;
 pub mod inspect;
+pub mod restore;
 pub mod serve;
+mod target;
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +30,9 @@ use syncline_log::{SledStore, StoreError};
         syncline                                   serve ./data on 127.0.0.1:1234\n  \
         syncline serve --listen 0.0.0.0:8080       serve the whole network\n  \
         syncline inspect my-document               what the log holds of one document\n  \
-        syncline delete my-document                it was deleted: nobody can open it any more",
+        syncline delete my-document                it was deleted: nobody can open it any more\n  \
+        syncline backup /backups/notes             a backup, while the server runs\n  \
+        syncline export my-document --format json  one document, readable",
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
@@ -50,6 +57,14 @@ pub enum Command {
     Delete(DocumentArgs),
     /// Forget one document, without a running server: its name is free for another
     Purge(DocumentArgs),
+    /// Back up all documents, of a running server or a stopped one, or verify a backup
+    Backup(backup::BackupArgs),
+    /// Restore a backup into an empty directory, or one document of it
+    Restore(restore::RestoreArgs),
+    /// Write one document to a file, as a Yjs update or as JSON
+    Export(export::ExportArgs),
+    /// Merge a file into a document, or take the documents of y-sweet or Hocuspocus
+    Import(import::ImportArgs),
 }
 
 /// `syncline serve`.

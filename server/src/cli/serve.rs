@@ -7,6 +7,7 @@ use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use super::ServeArgs;
+use crate::admin::AdminSocket;
 use crate::auth::OpenToAll;
 use crate::config::{Config, LogFormat};
 use crate::server::{Listener, Server, stop_signal};
@@ -33,6 +34,13 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let listener = Listener::bind(config.listen).await?;
     let store = SledStore::open(&config.data)?;
     let server = Server::start(listener, config, Arc::new(store), Arc::new(OpenToAll));
+    match AdminSocket::bind(&config.data) {
+        Ok(socket) => server.serve_admin(socket),
+        Err(error) => {
+            let data = config.data.display();
+            tracing::warn!(%error, %data, "no admin socket: backup, export and import work with the server stopped only");
+        }
+    }
     greet(&server, config)?;
     stop_signal().await.context("cannot listen for signals")?;
     server.stop().await.context("not everything could be put on disk")?;

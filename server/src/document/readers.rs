@@ -13,6 +13,7 @@ use syncline_protocol::close::Close;
 use syncline_protocol::hocuspocus;
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::native::{Channel, Cursor, Resume, ToClient};
+use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
@@ -222,9 +223,11 @@ impl Readers {
                 reader.outbox.push_control_of(lease, frame.into());
             }
             (Framing::YWebsocket, Outcome::Saved) => {
-                if let Some(echo) = echo {
-                    reader.outbox.push_echo(lease, echo.encode(&self.document, &reader.framing));
-                }
+                let Some(echo) = echo else { return };
+                let frame = echo.encode(&self.document, &reader.framing);
+                // Clients tell their echoes by the bytes: of those that look the same none may be left out.
+                let is_empty = matches!(echo.message(), Message::Update(update) if update[..] == EMPTY_UPDATE);
+                if is_empty { reader.outbox.push_control(frame) } else { reader.outbox.push_echo(lease, frame) };
             }
             (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
@@ -344,5 +347,19 @@ mod tests {
         readers.presence(&presence, &[1]);
         let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
         assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
+    }
+
+    #[tokio::test]
+    async fn an_echo_of_nothing_is_not_replaced_by_a_newer_one() {
+        let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+        let outbox = Arc::new(Outbox::new(10));
+        readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
+        let echo = |update: &'static [u8]| Frame::new(Message::Update(Bytes::from_static(update)));
+        for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
+            readers.ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
+        }
+        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        let lens: Vec<usize> = frames.iter().map(Bytes::len).collect();
+        assert_eq!(lens, [5, 23, 5], "the two empty ones look the same: without the first, the second is taken for it");
     }
 }

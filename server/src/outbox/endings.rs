@@ -36,6 +36,7 @@ impl Outbox {
     pub fn leave(&self, lease: LeaseId) {
         let mut inner = self.lock();
         inner.over.insert(lease);
+        inner.queue.retain(|(_, waiting)| !waiting.is_answer_to(lease));
         inner.drop_frames(lease);
         inner.positions.drop_lease(lease);
         inner.behind.remove(&lease);

@@ -1,0 +1,312 @@
+//! `syncline-sim floor`: the bare relay, to compare servers with: what the machine's sockets allow.
+//!
+//! No CRDT, no disk, no queue with a limit: one thread on epoll that reads what a client sent, turns it into frames of
+//! a server, and writes them to every other client of the same path: one write for each receiver and batch of bytes
+//! read. Of the dialect (y-websocket only) it knows a client's question, which it answers with nothing (or with
+//! `--answer`, a given number of bytes), and the answer to a question, which it drops: a client of it
+//! can join. Not a server to use: a receiver that does not read makes it grow.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Buf, Bytes};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use std::collections::VecDeque;
+
+use crate::load::frame::{self, Header};
+use crate::load::hub::{ACCEPT, KEY, RELAY_NAME};
+use crate::load::marker;
+
+const READ_BYTES: usize = 64 * 1024;
+const EVENTS: usize = 1024;
+const LISTENER: Token = Token(usize::MAX);
+/// Most bytes of a request.
+const MAX_REQUEST_BYTES: usize = 16 * 1024;
+/// Most bytes that wait for one client: more would be no measurement.
+const MAX_WAITING_BYTES: usize = 1024 * 1024 * 1024;
+
+/// The first two bytes of a question and of its answer (y-websocket).
+const QUESTION: [u8; 2] = [0, 0];
+const ANSWER: [u8; 2] = [0, 1];
+
+/// The arguments.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Address and port to listen on; port 0 takes any that is free.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Answer the question of every client that joins with a document of so many bytes.
+    #[arg(long, value_name = "BYTES")]
+    answer: Option<usize>,
+}
+
+struct Client {
+    stream: TcpStream,
+    /// Its place among the paths; None before the upgrade.
+    path: Option<usize>,
+    /// A frame that is cut, or a request.
+    received: Vec<u8>,
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
+}
+
+struct Relay {
+    poll: Poll,
+    clients: Vec<Option<Client>>,
+    free: Vec<usize>,
+    paths: HashMap<String, usize>,
+    members: Vec<Vec<usize>>,
+    answer: Bytes,
+}
+
+/// Listens, says where, and relays until it is ended.
+pub fn run(args: &Args) -> Result<()> {
+    let mut listener = TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
+    writeln!(std::io::stdout(), "relaying on ws://{}", listener.local_addr()?)?;
+    std::io::stdout().flush()?;
+    let poll = Poll::new()?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let (clients, free, paths, members) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
+    let mut relay = Relay { poll, clients, free, paths, members, answer: answer(args.answer) };
+    let (mut events, mut scratch) = (Events::with_capacity(EVENTS), vec![0; READ_BYTES]);
+    loop {
+        match relay.poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            other => other?,
+        }
+        for event in &events {
+            if event.token() == LISTENER {
+                relay.accept(&listener)?;
+                continue;
+            }
+            let number = event.token().0;
+            if event.is_writable() {
+                relay.drain(number);
+            }
+            if event.is_readable() && relay.read(number, &mut scratch).is_err() {
+                relay.leave(number);
+            }
+        }
+    }
+}
+
+/// The frame that answers a question: an update without content, or one text of so many bytes.
+fn answer(bytes: Option<usize>) -> Bytes {
+    let update = bytes.map_or(vec![0, 0], |bytes| {
+        let mut update = Vec::new();
+        marker::write_update(&mut update, 1, 0, 0, bytes.max(marker::MARKER_CHARS));
+        update
+    });
+    let sync = syncline_protocol::sync::SyncMessage::Step2(&update);
+    let message = syncline_protocol::ywebsocket::Message::Sync(sync).encode();
+    let mut out = Vec::new();
+    frame::write_plain(&mut out, frame::BINARY, &message);
+    out.into()
+}
+
+impl Relay {
+    fn accept(&mut self, listener: &TcpListener) -> Result<()> {
+        loop {
+            let mut stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("cannot accept"),
+            };
+            stream.set_nodelay(true).ok();
+            let number = self.free.pop().unwrap_or(self.clients.len());
+            self.poll.registry().register(&mut stream, Token(number), Interest::READABLE | Interest::WRITABLE)?;
+            let (received, waiting) = (Vec::new(), VecDeque::new());
+            let client = Some(Client { stream, path: None, received, waiting, waiting_bytes: 0 });
+            match self.clients.get_mut(number) {
+                Some(place) => *place = client,
+                None => self.clients.push(client),
+            }
+        }
+    }
+
+    /// Reads all there is, and sends it on. An error ends the client.
+    fn read(&mut self, number: usize, scratch: &mut [u8]) -> Result<()> {
+        loop {
+            let Some(client) = self.clients.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
+            let len = match client.stream.read(scratch) {
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            ensure!(len > 0, "it left");
+            let batch = client.take(&mut scratch[..len])?;
+            if let Some(path) = batch.path {
+                let Self { paths, members, .. } = self;
+                let path = *paths.entry(path).or_insert_with(|| {
+                    members.push(Vec::new());
+                    members.len() - 1
+                });
+                members[path].push(number);
+                client.path = Some(path);
+                client.send(upgrade())?;
+            }
+            for _ in 0..batch.questions {
+                client.send(self.answer.clone())?;
+            }
+            let path = client.path;
+            if let (Some(path), false) = (path, batch.frames.is_empty()) {
+                self.relay(number, path, &batch.frames);
+            }
+            if len < scratch.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One write for each other client of the path.
+    fn relay(&mut self, from: usize, path: usize, frames: &[u8]) {
+        // Shared by those whose socket is full; the others need no copy.
+        let mut shared = None;
+        let mut gone = Vec::new();
+        for &to in self.members[path].iter().filter(|&&to| to != from) {
+            let Some(client) = &mut self.clients[to] else { continue };
+            let mut sent = 0;
+            if client.waiting.is_empty() {
+                match client.stream.write(frames) {
+                    Ok(len) => sent = len,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => {
+                        gone.push(to);
+                        continue;
+                    }
+                }
+            }
+            if sent < frames.len() {
+                let shared = shared.get_or_insert_with(|| Bytes::copy_from_slice(frames));
+                if client.wait(shared.slice(sent..)).is_err() {
+                    gone.push(to);
+                }
+            }
+        }
+        for number in gone {
+            self.leave(number);
+        }
+    }
+
+    fn drain(&mut self, number: usize) {
+        let Some(client) = self.clients.get_mut(number).and_then(Option::as_mut) else { return };
+        if client.drain().is_err() {
+            self.leave(number);
+        }
+    }
+
+    fn leave(&mut self, number: usize) {
+        let Some(mut client) = self.clients.get_mut(number).and_then(Option::take) else { return };
+        self.poll.registry().deregister(&mut client.stream).ok();
+        if let Some(path) = client.path {
+            self.members[path].retain(|&member| member != number);
+        }
+        self.free.push(number);
+    }
+}
+
+/// What came at once.
+#[derive(Default)]
+struct Batch {
+    /// The upgrade: to which path.
+    path: Option<String>,
+    /// Questions to answer.
+    questions: usize,
+    /// Frames to send on, as a server writes them.
+    frames: Vec<u8>,
+}
+
+impl Client {
+    fn take(&mut self, bytes: &mut [u8]) -> Result<Batch> {
+        let mut batch = Batch::default();
+        if self.path.is_some() && self.received.is_empty() {
+            let done = take_frames(bytes, &mut batch);
+            self.received.extend_from_slice(&bytes[done..]);
+            return Ok(batch);
+        }
+        self.received.extend_from_slice(bytes);
+        if self.path.is_none() {
+            let Some(end) = self.received.windows(4).position(|end| end == b"\r\n\r\n") else {
+                ensure!(self.received.len() < MAX_REQUEST_BYTES, "no request");
+                return Ok(batch);
+            };
+            let head = String::from_utf8_lossy(&self.received[..end]).into_owned();
+            ensure!(head.contains(KEY), "only this program's own load is served");
+            batch.path = head.split_ascii_whitespace().nth(1).map(str::to_owned);
+            self.received.drain(..end + 4);
+        }
+        let mut received = std::mem::take(&mut self.received);
+        let done = take_frames(&mut received, &mut batch);
+        if done < received.len() {
+            received.drain(..done);
+            self.received = received;
+        }
+        Ok(batch)
+    }
+
+    fn send(&mut self, bytes: Bytes) -> Result<()> {
+        self.wait(bytes)?;
+        self.drain()
+    }
+
+    fn wait(&mut self, bytes: Bytes) -> Result<()> {
+        self.waiting_bytes += bytes.len();
+        ensure!(self.waiting_bytes <= MAX_WAITING_BYTES, "it does not read");
+        self.waiting.push_back(bytes);
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        while let Some(first) = self.waiting.front_mut() {
+            match self.stream.write(first) {
+                Ok(len) => {
+                    first.advance(len);
+                    self.waiting_bytes -= len;
+                    if first.is_empty() {
+                        self.waiting.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.waiting = VecDeque::new();
+        Ok(())
+    }
+}
+
+/// Turns a client's frames into a server's; gives the number of bytes that are done with.
+fn take_frames(bytes: &mut [u8], batch: &mut Batch) -> usize {
+    let mut at = 0;
+    while let Some(header) = Header::read(&bytes[at..]) {
+        let begin = at + header.bytes;
+        let Some(payload) = usize::try_from(header.payload_bytes).ok().and_then(|len| {
+            let end = begin.checked_add(len)?;
+            bytes.get_mut(begin..end)
+        }) else {
+            break;
+        };
+        if let Some(key) = header.mask {
+            frame::mask(payload, key);
+        }
+        at = begin + payload.len();
+        match (header.opcode, payload.get(..2)) {
+            (frame::BINARY, Some(front)) if front == QUESTION => batch.questions += 1,
+            (frame::BINARY, Some(front)) if front == ANSWER => {}
+            (frame::BINARY, _) => frame::write_plain(&mut batch.frames, frame::BINARY, payload),
+            _ => {}
+        }
+    }
+    at
+}
+
+fn upgrade() -> Bytes {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nServer: {RELAY_NAME}\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+    )
+    .into()
+}

@@ -1,0 +1,161 @@
+//! What a load run found, for people and as JSON.
+
+use std::fmt;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use super::measure::Point;
+use crate::report::Latency;
+
+/// One measured number.
+#[derive(Debug, Clone, Copy)]
+pub struct Figure {
+    /// Its name in JSON; the end of the name is the unit.
+    pub key: &'static str,
+    /// Its name for people.
+    pub name: &'static str,
+    /// The number.
+    pub value: f64,
+}
+
+/// Figures in the order in which they are told; a map in JSON.
+#[derive(Debug, Default)]
+pub struct Figures(Vec<Figure>);
+
+impl Figures {
+    /// Adds one.
+    pub fn add(&mut self, key: &'static str, name: &'static str, value: f64) {
+        self.0.push(Figure { key, name, value });
+    }
+
+    /// Adds one that is known.
+    pub fn add_known(&mut self, key: &'static str, name: &'static str, value: Option<f64>) {
+        if let Some(value) = value {
+            self.add(key, name, value);
+        }
+    }
+
+    /// One by its key.
+    #[cfg(test)]
+    pub fn get(&self, key: &str) -> Option<f64> {
+        self.0.iter().find(|figure| figure.key == key).map(|figure| figure.value)
+    }
+}
+
+impl Serialize for Figures {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for figure in &self.0 {
+            map.serialize_entry(figure.key, &figure.value)?;
+        }
+        map.end()
+    }
+}
+
+/// The whole report.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Report {
+    /// Every check passed.
+    pub ok: bool,
+    /// What did not.
+    pub failures: Vec<String>,
+    /// What a reader of the figures must know.
+    pub notes: Vec<String>,
+    /// The scenario's name.
+    pub scenario: String,
+    /// What was done, in words.
+    pub about: String,
+    /// Server address.
+    pub url: String,
+    /// Wire format.
+    pub dialect: String,
+    /// The server is the bare relay of this program.
+    pub relay: bool,
+    /// How long was measured.
+    pub seconds: f64,
+    /// This program's CPU as a share of one core, in that time.
+    pub generator_share: Option<f64>,
+    /// The generator itself was the limit: the figures say little of the server.
+    pub saturated: bool,
+    /// What was measured.
+    pub figures: Figures,
+    /// From sending to arrival.
+    pub latency: Option<Latency>,
+    /// From sending to the server's acknowledgement: SyncStatus (Hocuspocus) or echo (y-websocket). What it promises
+    /// is up to the server.
+    pub ack_latency: Option<Latency>,
+    /// The course over time.
+    pub course: Vec<Point>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.relay { ", the bare relay" } else { "" };
+        writeln!(f, "{}: {}", self.scenario, self.about)?;
+        writeln!(f, "  at {} ({}{what}), {:.2} s", self.url, self.dialect, self.seconds)?;
+        for figure in &self.figures.0 {
+            writeln!(f, "  {:<34} {}", figure.name, number(figure.value))?;
+        }
+        if let Some(latency) = &self.latency {
+            writeln!(f, "  {:<34} {latency}", "latency")?;
+        }
+        if let Some(latency) = &self.ack_latency {
+            writeln!(f, "  {:<34} {latency}", "acknowledgement")?;
+        }
+        if let Some(share) = self.generator_share {
+            writeln!(f, "  {:<34} {:.0} % of a core", "generator CPU", 100.0 * share)?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {note}")?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "  FAILED: {failure}")?;
+        }
+        f.write_str(if self.ok { "  nothing is missing" } else { "  the run FAILED" })
+    }
+}
+
+/// Bytes as MiB.
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
+
+/// Three digits are as many as a measurement is worth, of large numbers all.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 1000.0 => {
+            let digits = format!("{large:.0}");
+            let mut grouped = String::new();
+            for (at, digit) in digits.chars().enumerate() {
+                if at > 0 && (digits.len() - at) % 3 == 0 {
+                    grouped.push(',');
+                }
+                grouped.push(digit);
+            }
+            if value < 0.0 { format!("-{grouped}") } else { grouped }
+        }
+        large if large >= 100.0 => format!("{value:.0}"),
+        large if large >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_easy_to_read() {
+        let written = [0.4567, 12.34, 123.4, 2_045_443.2, -1234.0].map(number);
+        assert_eq!(written, ["0.46", "12.3", "123", "2,045,443", "-1,234"]);
+    }
+
+    #[test]
+    fn figures_are_a_map_in_json() {
+        let mut figures = Figures::default();
+        figures.add("updates_per_s", "updates/s", 5.0);
+        figures.add_known("rss_bytes", "memory", None);
+        assert_eq!(serde_json::to_string(&figures).unwrap(), r#"{"updates_per_s":5.0}"#);
+        assert_eq!((figures.get("updates_per_s"), figures.get("rss_bytes")), (Some(5.0), None));
+    }
+}

@@ -1,0 +1,314 @@
+//! One run of traffic: who sends when, and what is made of what comes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use rand::RngExt;
+
+use super::{Counts, Pace, Traffic, Until, report};
+use crate::load::frame;
+use crate::load::ledger::{Arrival, Ledger};
+use crate::load::marker;
+use crate::load::measure::{Course, Look};
+use crate::load::report::Report;
+use crate::load::session::{Said, Sessions, Target};
+use crate::load::speak::Dialect;
+
+/// Longest wait in a turn.
+const TURN: Duration = Duration::from_millis(20);
+/// Most documents of which a fresh client checks the content at the end.
+const CHECKED_DOCUMENTS: usize = 20;
+
+/// One that writes.
+struct Writer {
+    connection: usize,
+    client: u64,
+    place: usize,
+    /// Its window may have room.
+    ready: bool,
+}
+
+/// A run. Writers have the same numbers here and in the ledger, connections here, there and in the hub.
+pub(super) struct Run<'a> {
+    traffic: &'a Traffic,
+    pub(super) sessions: Sessions,
+    pub(super) ledger: Ledger,
+    pub(super) course: Course,
+    writers: Vec<Writer>,
+    /// The writer of each connection.
+    writer_of: Vec<Option<usize>>,
+    /// Updates due so far, of all writers in turn (rates).
+    due: u64,
+    awareness_received: u64,
+    /// Markers that came, known ones too.
+    markers: u64,
+    /// The latest a send was behind its time.
+    late: Duration,
+    moved: Instant,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn join(target: &Target, traffic: &'a Traffic) -> Result<Self> {
+        let prefix = format!("load-{:08x}", rand::rng().random::<u32>());
+        let mut names = Vec::new();
+        let mut ledger = Ledger::new(traffic.documents);
+        let (mut writers, mut writer_of) = (Vec::new(), Vec::new());
+        for document in 0..traffic.documents {
+            for member in 0..traffic.writers + traffic.readers {
+                let connection = names.len();
+                names.push(format!("{prefix}-{document}"));
+                let writer = ledger.connect(document, member < traffic.writers);
+                writer_of.push(writer);
+                if writer.is_some() {
+                    // As Yjs 13 draws them; the top bit keeps all of one length.
+                    let client = u64::from(rand::rng().random::<u32>() | 1 << 31);
+                    writers.push(Writer { connection, client, place: member, ready: true });
+                }
+            }
+        }
+        ledger.begin();
+        let mut sessions = Sessions::new(target.clone())?;
+        sessions.join_all(&names)?;
+        let mut run = Self {
+            traffic,
+            sessions,
+            ledger,
+            course: Course::new(),
+            writers,
+            writer_of,
+            due: 0,
+            awareness_received: 0,
+            markers: 0,
+            late: Duration::ZERO,
+            moved: Instant::now(),
+            bytes: Vec::new(),
+        };
+        run.prefill()?;
+        Ok(run)
+    }
+
+    fn prefill(&mut self) -> Result<()> {
+        let Some(update) = &self.traffic.prefill else { return Ok(()) };
+        for writer in self.writers.iter().filter(|writer| writer.place == 0) {
+            let document = self.sessions.all[writer.connection].document.clone();
+            let message = self.sessions.target.dialect.update(&document, update);
+            self.sessions.say(writer.connection, &message)?;
+        }
+        let wanted = update.len() as u64 / 2;
+        let receivers: Vec<usize> =
+            (0..self.writer_of.len()).filter(|&number| self.writer_of[number].is_none()).collect();
+        let begin = Instant::now();
+        while receivers.iter().any(|&number| self.sessions.all[number].data_bytes < wanted) {
+            self.sessions.turn(TURN, |_, _, _| {})?;
+            ensure!(begin.elapsed() < self.sessions.target.stall, "the content sent first did not reach the readers");
+        }
+        Ok(())
+    }
+
+    /// Warm-up, the measured span, and the wait for what is still on its way.
+    pub(super) fn measure(&mut self) -> Result<Report> {
+        let pid = self.sessions.target.pid;
+        let begin = Instant::now();
+        while begin.elapsed() < self.traffic.warmup {
+            self.step(begin, "warm-up")?;
+        }
+        self.course.restart();
+        self.late = Duration::ZERO;
+        let (before, from) = (Look::now(pid)?, self.counts());
+        while before.at.elapsed() < self.traffic.time {
+            self.step(begin, "measuring")?;
+        }
+        let (after, to) = (Look::now(pid)?, self.counts());
+        self.course.finish();
+        self.drain()?;
+        Ok(report(self.traffic, &before, &after, from, to, self.late))
+    }
+
+    /// One turn: what is due is sent, what came is counted.
+    fn step(&mut self, begin: Instant, stage: &str) -> Result<()> {
+        let timeout = match self.traffic.pace {
+            Pace::Rate(rate) => self.send_due(begin, rate)?,
+            Pace::Window(updates, until) => {
+                self.fill_windows(updates, until)?;
+                TURN
+            }
+        };
+        self.receive(timeout)?;
+        self.course.tick(Instant::now(), stage);
+        let patience = self.sessions.target.stall;
+        ensure!(
+            self.ledger.missing == 0 || self.moved.elapsed() < patience,
+            "nothing arrived for {} s",
+            patience.as_secs()
+        );
+        Ok(())
+    }
+
+    /// Sends what is due; gives the time until the next is. Writers take turns, so that their updates are spread out.
+    fn send_due(&mut self, begin: Instant, rate: f64) -> Result<Duration> {
+        let interval = 1.0 / (rate * self.writers.len() as f64);
+        loop {
+            let next = begin + Duration::from_secs_f64(self.due as f64 * interval);
+            let now = Instant::now();
+            if next > now {
+                return Ok((next - now).min(TURN));
+            }
+            self.late = self.late.max(now - next);
+            let writer = (self.due % self.writers.len() as u64) as usize;
+            self.due += 1;
+            self.send(writer, 1)?;
+        }
+    }
+
+    fn fill_windows(&mut self, updates: usize, until: Until) -> Result<()> {
+        for writer in 0..self.writers.len() {
+            if !std::mem::take(&mut self.writers[writer].ready) {
+                continue;
+            }
+            let open = match until {
+                Until::Delivered => self.ledger.undelivered(writer),
+                Until::Acked => self.ledger.unacknowledged(writer),
+            };
+            if open < updates {
+                self.send(writer, updates - open)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the next `count` updates of a writer: each in a write of its own, as an editor does, or all in one.
+    fn send(&mut self, writer: usize, count: usize) -> Result<()> {
+        let Writer { connection, client, place, .. } = self.writers[writer];
+        let document = &self.sessions.all[connection].document;
+        let dialect = self.sessions.target.dialect;
+        let (mut now, mut update) = (Instant::now(), Vec::with_capacity(64 + self.traffic.chars));
+        self.bytes.clear();
+        for _ in 0..count {
+            if !self.bytes.is_empty() && !self.traffic.burst {
+                self.sessions.hub.send(connection, &self.bytes)?;
+                self.bytes.clear();
+                now = Instant::now();
+            }
+            let number = self.ledger.send(writer, now);
+            ensure!(number < marker::MAX_UPDATES, "more updates than markers can number");
+            update.clear();
+            marker::write_update(&mut update, client, place, number, self.traffic.chars);
+            frame::write(&mut self.bytes, frame::BINARY, &dialect.update(document, &update));
+            if self.traffic.awareness {
+                let presence = dialect.awareness(document, client, u64::from(number) + 1);
+                frame::write(&mut self.bytes, frame::BINARY, &presence);
+            }
+        }
+        self.sessions.hub.send(connection, &self.bytes)
+    }
+
+    fn receive(&mut self, timeout: Duration) -> Result<()> {
+        let Self { sessions, ledger, course, writers, writer_of, awareness_received, markers, moved, traffic, .. } =
+            self;
+        let until_acked = matches!(traffic.pace, Pace::Window(_, Until::Acked));
+        let mut acked = |ledger: &mut Ledger, course: &mut Course, writer: usize, now| {
+            if let Some(age) = ledger.acknowledge(writer, now) {
+                course.acknowledged(age);
+                writers[writer].ready |= until_acked;
+            }
+        };
+        let mut everywhere = Vec::new();
+        let echoes = sessions.target.dialect == Dialect::YWebsocket;
+        sessions.turn(timeout, |connection, said, now| match said {
+            Said::Data(bytes) => {
+                for (place, number) in marker::find(bytes) {
+                    *markers += 1;
+                    if traffic.forget == Some(*markers) {
+                        continue;
+                    }
+                    match ledger.arrive(connection, place, number, now) {
+                        Arrival::Delivered { writer, age, everywhere: all } => {
+                            course.delivered(age);
+                            if all {
+                                everywhere.push(writer);
+                            }
+                        }
+                        Arrival::Echoed(writer) if echoes => acked(ledger, course, writer, now),
+                        Arrival::Echoed(_) | Arrival::Known | Arrival::NoUpdate => {}
+                    }
+                }
+                *moved = now;
+            }
+            Said::Saved => {
+                if let Some(writer) = writer_of[connection] {
+                    acked(ledger, course, writer, now);
+                }
+            }
+            Said::Awareness => *awareness_received += 1,
+            Said::Joined => {}
+        })?;
+        if !until_acked {
+            for writer in everywhere {
+                self.writers[writer].ready = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what is on its way.
+    fn drain(&mut self) -> Result<()> {
+        self.moved = Instant::now();
+        let patience = self.sessions.target.stall;
+        let acks = self.ledger.acked > 0;
+        while self.ledger.missing > 0 || acks && self.ledger.acked < self.ledger.sent {
+            self.receive(TURN)?;
+            let waited = self.moved.elapsed();
+            ensure!(
+                waited < patience || self.ledger.missing > 0,
+                "{} of {} updates were not acknowledged",
+                self.ledger.sent - self.ledger.acked,
+                self.ledger.sent
+            );
+            if waited >= patience {
+                // The ledger says what is missing.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A client that joins now must get all that was sent.
+    pub(super) fn check_fresh_clients(&mut self) -> Result<()> {
+        for document in 0..self.traffic.documents.min(CHECKED_DOCUMENTS) {
+            let member = document * (self.traffic.writers + self.traffic.readers);
+            let name = self.sessions.all[member].document.clone();
+            let totals = self.ledger.totals(document);
+            let mut has: Vec<Vec<bool>> = totals.iter().map(|&total| vec![false; total as usize]).collect();
+            let fresh = self.sessions.connect(&name)?;
+            let begin = Instant::now();
+            while !self.sessions.all[fresh].joined {
+                self.sessions.turn(TURN, |connection, said, _| {
+                    let Said::Data(bytes) = said else { return };
+                    for (place, number) in marker::find(bytes).filter(|_| connection == fresh) {
+                        if let Some(has) = has.get_mut(place).and_then(|has| has.get_mut(number as usize)) {
+                            *has = true;
+                        }
+                    }
+                })?;
+                ensure!(begin.elapsed() < self.sessions.target.stall, "a client that joined {name} at the end waits");
+            }
+            let lacking = has.iter().flatten().filter(|&&has| !has).count();
+            let all: u32 = totals.iter().sum();
+            ensure!(lacking == 0, "a client that joined {name} at the end lacks {lacking} of {all} updates");
+            self.sessions.hub.cut(fresh);
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            sent: self.ledger.sent,
+            delivered: self.ledger.delivered,
+            acked: self.ledger.acked,
+            frames: self.sessions.frames,
+            awareness: self.awareness_received,
+            bytes_received: self.sessions.hub.bytes_received,
+        }
+    }
+}

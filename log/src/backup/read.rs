@@ -1,0 +1,198 @@
+//! Opening, verifying and restoring a backup.
+//!
+//! What is restored begins a new history: a new epoch, records numbered from 1 (the snapshot becomes the first). A device
+//! that has the old one is told so, and merges nothing; stock clients see the restored content.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+
+use super::manifest::{Entry, MANIFEST_FILE, Manifest};
+use super::pack;
+use super::write::read_place;
+use super::{BackupError, at};
+use crate::guard::{RESTORING_DIR, create_dir_durably, sync_dir};
+use crate::sled::SledStore;
+use crate::store::{Record, Store, StoreError, Stored, Write};
+
+/// Bytes of documents restored by one commit.
+const COMMIT_BYTES: usize = 8 << 20;
+
+/// A backup whose manifest was read and checked.
+#[derive(Debug)]
+pub struct Backup {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Documents, those that were deleted included.
+    pub documents: u64,
+    /// Those of them that were deleted.
+    pub deleted: u64,
+    /// Documents that were damaged when the backup was taken, and why: restored from an earlier backup, or not at all.
+    pub damaged: Vec<(DocumentName, String)>,
+}
+
+impl Backup {
+    /// Opens the backup in `dir`.
+    ///
+    /// Errors: there is none, or its manifest is damaged.
+    pub fn open(dir: &Path) -> Result<Self, BackupError> {
+        let manifest = Manifest::read(dir)?.ok_or_else(|| BackupError::Unusable {
+            dir: dir.to_owned(),
+            what: format!("there is no {MANIFEST_FILE}, so no complete backup"),
+        })?;
+        Ok(Self { dir: dir.to_owned(), manifest })
+    }
+
+    /// The documents in it.
+    pub fn documents(&self) -> &BTreeMap<DocumentName, Entry> {
+        &self.manifest.documents
+    }
+
+    /// When it began, in milliseconds since the Unix epoch.
+    pub fn taken_ms(&self) -> u64 {
+        self.manifest.taken_ms
+    }
+
+    /// Reads one document and checks it. `None`: it was damaged before any backup had it.
+    pub fn read(&self, document: &DocumentName) -> Result<Option<Stored>, BackupError> {
+        let entry = self.documents().get(document);
+        let entry =
+            entry.ok_or_else(|| BackupError::NoDocument { dir: self.dir.clone(), document: document.clone() })?;
+        let Some(place) = &entry.place else { return Ok(None) };
+        let file = self.dir.join(&place.pack);
+        let damaged = |what: &str| BackupError::Damaged {
+            file: file.clone(),
+            what: format!("document {document:?} at byte {}: {what}", place.at),
+        };
+        let encoded = match read_place(&self.dir, place) {
+            Ok(encoded) => Bytes::from(encoded),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(damaged("it is cut short")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("the file is missing")),
+            Err(error) => return Err(at(&file)(error)),
+        };
+        let (name, stored) = pack::decode(&encoded).map_err(damaged)?;
+        if pack::sum_of(&encoded) != place.sum || name != *document {
+            return Err(damaged("another document lies there"));
+        }
+        Ok(Some(stored))
+    }
+
+    /// Reads and checks every document. Returns what is wrong; nothing: all of it can be restored.
+    pub fn verify(&self) -> Vec<BackupError> {
+        self.documents().keys().filter_map(|document| self.read(document).err()).collect()
+    }
+}
+
+/// Restores a whole backup into `data`, which is empty or not there. Blocks until it is on disk. Checks everything before
+/// it writes anything. Until all is there `data` cannot be opened as a store.
+///
+/// Errors: the first thing that is wrong with the backup; `data` is not empty; the disk fails.
+pub fn restore_all(backup: &Backup, data: &Path) -> Result<Restored, BackupError> {
+    if let Some(wrong) = backup.verify().into_iter().next() {
+        return Err(wrong);
+    }
+    create_dir_durably(data).map_err(at(data))?;
+    if fs::read_dir(data).map_err(at(data))?.next().is_some() {
+        return Err(BackupError::NotEmpty(data.to_owned()));
+    }
+    let unfinished = data.join(RESTORING_DIR);
+    let store = SledStore::open(&unfinished)?;
+    let mut restored = Restored::default();
+    let mut batch = Batch { store: &store, writes: Vec::new(), bytes: 0 };
+    for (document, entry) in backup.documents() {
+        if let Some(why) = &entry.damaged {
+            restored.damaged.push((document.clone(), why.clone()));
+        }
+        let Some(stored) = backup.read(document)? else { continue };
+        restored.documents += 1;
+        restored.deleted += u64::from(stored.is_tombstone());
+        batch.add(new_history(document, stored, backup.taken_ms()))?;
+    }
+    batch.commit()?;
+    store.close()?;
+    let move_up = || {
+        for entry in fs::read_dir(&unfinished)? {
+            let entry = entry?;
+            fs::rename(entry.path(), data.join(entry.file_name()))?;
+        }
+        sync_dir(data)?;
+        fs::remove_dir(&unfinished)?;
+        sync_dir(data)
+    };
+    move_up().map_err(at(&unfinished))?;
+    Ok(restored)
+}
+
+/// Restores one document into a store, as `target`. One that is there is replaced only if `replace`.
+///
+/// Errors: it is not in the backup, damaged there, or there already; the store fails.
+pub fn restore_document(
+    backup: &Backup,
+    document: &DocumentName,
+    store: &dyn Store,
+    target: &DocumentName,
+    replace: bool,
+) -> Result<(), BackupError> {
+    let stored = backup.read(document)?.ok_or_else(|| BackupError::Unusable {
+        dir: backup.dir.clone(),
+        what: format!("document {document:?} was damaged when the backup was taken, and no earlier one has it"),
+    })?;
+    let there = match store.load(target) {
+        Ok(there) => there.is_some(),
+        Err(StoreError::Damaged { .. }) => true,
+        Err(error) => return Err(error.into()),
+    };
+    if there && !replace {
+        return Err(BackupError::Exists(target.clone()));
+    }
+    let delete = Write::Delete { document: target.clone() };
+    let append = new_history(target, stored, backup.taken_ms());
+    let writes = if there { vec![delete, append] } else { vec![append] };
+    Ok(store.commit(&writes)?)
+}
+
+/// A document's content as the beginning of another history.
+fn new_history(document: &DocumentName, stored: Stored, taken_ms: u64) -> Write {
+    let snapshot = stored.snapshot.map(|snapshot| {
+        let time_ms = stored.records.first().map_or(taken_ms, |record| record.time_ms);
+        Record { seq: Seq::ZERO, time_ms, update: snapshot.update }
+    });
+    let mut records: Vec<Record> = snapshot.into_iter().chain(stored.records).collect();
+    let mut seq = Seq::ZERO;
+    for record in &mut records {
+        seq = seq.next();
+        record.seq = seq;
+    }
+    Write::Append { document: document.clone(), epoch: Epoch(rand::random()), records }
+}
+
+/// Documents on their way into a new store.
+struct Batch<'a> {
+    store: &'a SledStore,
+    writes: Vec<Write>,
+    bytes: usize,
+}
+
+impl Batch<'_> {
+    fn add(&mut self, write: Write) -> Result<(), StoreError> {
+        if let Write::Append { records, .. } = &write {
+            self.bytes += records.iter().map(|record| record.update.len()).sum::<usize>();
+        }
+        self.writes.push(write);
+        if self.bytes >= COMMIT_BYTES { self.commit() } else { Ok(()) }
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        self.bytes = 0;
+        self.store.commit(&std::mem::take(&mut self.writes))
+    }
+}

@@ -1,0 +1,279 @@
+//! Backups of a real store, taken again, damaged, cut short, restored.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+
+use super::*;
+use crate::store::{Record, Snapshot, Store, Stored, TOMBSTONE, Write};
+use crate::{SledStore, StoreError};
+
+fn name(name: &str) -> DocumentName {
+    DocumentName::parse(name).unwrap()
+}
+
+fn record(seq: u64, update: impl Into<Bytes>) -> Record {
+    Record { seq: Seq(seq), time_ms: 1_000 + seq, update: update.into() }
+}
+
+fn append(store: &dyn Store, document: &str, records: Vec<Record>) {
+    let epoch = Epoch(document.len() as u128);
+    store.commit(&[Write::Append { document: name(document), epoch, records }]).unwrap();
+}
+
+fn take_now(store: &dyn Store, dir: &Path) -> Result<Taken, BackupError> {
+    take(store, dir, Pace::Full, &Cancel::default(), &mut |_| ())
+}
+
+fn content(stored: &Stored) -> Vec<Bytes> {
+    let snapshot = stored.snapshot.iter().map(|snapshot| snapshot.update.clone());
+    snapshot.chain(stored.records.iter().map(|record| record.update.clone())).collect()
+}
+
+fn all(store: &dyn Store) -> BTreeMap<DocumentName, Stored> {
+    let names = store.list().unwrap();
+    names.into_iter().map(|name| (name.clone(), store.load(&name).unwrap().unwrap())).collect()
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let mut files: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    files
+}
+
+/// A store with a document of each kind.
+fn some_store(dir: &Path) -> SledStore {
+    let store = SledStore::open(dir).unwrap();
+    append(&store, "typed", vec![record(1, "a"), record(2, "b")]);
+    append(&store, "compacted", vec![record(1, "a"), record(2, "b"), record(3, "c")]);
+    let snapshot = Snapshot { upto: Seq(2), update: Bytes::from(vec![7; 100_000]) };
+    store.commit(&[Write::Compact { document: name("compacted"), snapshot }]).unwrap();
+    append(&store, "deleted", vec![record(1, TOMBSTONE)]);
+    store
+}
+
+#[test]
+fn what_is_restored_is_what_was_there_with_another_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backup_dir, new) = (dir.path().join("backup"), dir.path().join("deep/new"));
+    let store = some_store(&dir.path().join("data"));
+    let before = all(&store);
+    let taken = take_now(&store, &backup_dir).unwrap();
+    assert_eq!((taken.documents, taken.written), (3, 3));
+    let backup = Backup::open(&backup_dir).unwrap();
+    assert!(backup.verify().is_empty());
+    let restored = restore_all(&backup, &new).unwrap();
+    assert_eq!(restored, Restored { documents: 3, deleted: 1, damaged: vec![] });
+
+    let restored = all(&SledStore::open(&new).unwrap());
+    assert_eq!(restored.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    for (name, stored) in &restored {
+        assert_eq!(content(stored), content(&before[name]), "{name}");
+        assert_ne!(stored.epoch, before[name].epoch, "{name}");
+        assert_eq!(stored.is_tombstone(), name.as_str() == "deleted");
+    }
+    let error = restore_all(&backup, &new).unwrap_err().to_string();
+    assert!(error.contains("is not empty"), "{error}");
+}
+
+#[test]
+fn the_second_backup_writes_what_has_changed_and_is_as_whole_as_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup_dir = dir.path().join("backup");
+    let store = some_store(&dir.path().join("data"));
+    take_now(&store, &backup_dir).unwrap();
+    assert_eq!(take_now(&store, &backup_dir).unwrap().written, 0, "nothing has changed");
+    append(&store, "typed", vec![record(3, "c")]);
+    append(&store, "new", vec![record(1, "n")]);
+    store.commit(&[Write::Delete { document: name("deleted") }]).unwrap();
+    let taken = take_now(&store, &backup_dir).unwrap();
+    assert_eq!((taken.documents, taken.written), (3, 2));
+    let backup = Backup::open(&backup_dir).unwrap();
+    for (name, stored) in all(&store) {
+        assert_eq!(backup.read(&name).unwrap(), Some(stored));
+    }
+    assert!(matches!(backup.read(&name("deleted")), Err(BackupError::NoDocument { .. })));
+}
+
+#[test]
+fn a_document_that_went_on_otherwise_under_the_same_number_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, backup_dir) = (dir.path().join("data"), dir.path().join("backup"));
+    let store = SledStore::open(&data).unwrap();
+    append(&store, "doc", vec![record(1, "taken back by a power cut")]);
+    take_now(&store, &backup_dir).unwrap();
+    store.commit(&[Write::Delete { document: name("doc") }]).unwrap();
+    append(&store, "doc", vec![record(1, "and typed otherwise")]);
+    assert_eq!(take_now(&store, &backup_dir).unwrap().written, 1);
+}
+
+#[test]
+fn packs_of_which_most_is_old_are_written_anew_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup_dir = dir.path().join("backup");
+    let store = SledStore::open(&dir.path().join("data")).unwrap();
+    append(&store, "small", vec![record(1, vec![1; 1_000])]);
+    append(&store, "large", vec![record(1, vec![1; 10_000])]);
+    take_now(&store, &backup_dir).unwrap();
+    append(&store, "large", vec![record(2, "x")]);
+    take_now(&store, &backup_dir).unwrap();
+    take_now(&store, &backup_dir).unwrap();
+    let packs: Vec<_> = files(&backup_dir).into_iter().filter(|file| file.ends_with(".pack")).collect();
+    assert_eq!(packs.len(), 2, "the first one is mostly old, and gone: {packs:?}");
+    assert!(!packs.contains(&"r000001-000.pack".to_owned()));
+    assert!(Backup::open(&backup_dir).unwrap().verify().is_empty());
+    assert_eq!(Backup::open(&backup_dir).unwrap().documents().len(), 2);
+}
+
+#[test]
+fn a_backup_that_is_stopped_leaves_the_earlier_one_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup_dir = dir.path().join("backup");
+    let store = some_store(&dir.path().join("data"));
+    take_now(&store, &backup_dir).unwrap();
+    let before: Vec<_> = files(&backup_dir);
+    append(&store, "typed", vec![record(3, "c")]);
+    append(&store, "new", vec![record(1, "n")]);
+    let cancel = Cancel::default();
+    let stop = cancel.clone();
+    let stopped = take(&store, &backup_dir, Pace::Full, &cancel, &mut |_| stop.cancel());
+    assert!(matches!(stopped, Err(BackupError::Cancelled)));
+    assert!(before.iter().all(|file| backup_dir.join(file).exists()));
+    let backup = Backup::open(&backup_dir).unwrap();
+    assert!(backup.verify().is_empty());
+    assert_eq!(backup.read(&name("typed")).unwrap().unwrap().last(), Seq(2));
+    // What it left is no obstacle, and does not stay.
+    fs::write(backup_dir.join("r000002-007.pack.new"), "half").unwrap();
+    take_now(&store, &backup_dir).unwrap();
+    assert!(!backup_dir.join("r000002-007.pack.new").exists());
+    assert_eq!(Backup::open(&backup_dir).unwrap().read(&name("typed")).unwrap().unwrap().last(), Seq(3));
+}
+
+#[test]
+fn damage_is_named_and_nothing_is_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backup_dir, new) = (dir.path().join("backup"), dir.path().join("new"));
+    let store = some_store(&dir.path().join("data"));
+    take_now(&store, &backup_dir).unwrap();
+    let pack = backup_dir.join("r000001-000.pack");
+    let whole = fs::read(&pack).unwrap();
+    let mut flipped = whole.clone();
+    let at = Backup::open(&backup_dir).unwrap().documents()[&name("typed")].place.as_ref().unwrap().at as usize;
+    flipped[at + 40] ^= 1;
+    fs::write(&pack, flipped).unwrap();
+    let error = restore_all(&Backup::open(&backup_dir).unwrap(), &new).unwrap_err().to_string();
+    assert!(error.contains("r000001-000.pack is damaged: document \"typed\""), "{error}");
+    assert!(!new.exists(), "checked before anything is written");
+
+    fs::write(&pack, &whole[..20]).unwrap();
+    assert_eq!(Backup::open(&backup_dir).unwrap().verify().len(), 3);
+    fs::remove_file(&pack).unwrap();
+    let error = Backup::open(&backup_dir).unwrap().verify().remove(0).to_string();
+    assert!(error.contains("the file is missing"), "{error}");
+    // The next backup sees that the pack is gone and writes everything.
+    assert_eq!(take_now(&store, &backup_dir).unwrap().written, 3);
+    assert!(Backup::open(&backup_dir).unwrap().verify().is_empty());
+
+    fs::remove_file(backup_dir.join("manifest.jsonl")).unwrap();
+    let error = Backup::open(&backup_dir).unwrap_err().to_string();
+    assert!(error.contains("no complete backup"), "{error}");
+}
+
+#[test]
+fn a_restore_that_did_not_finish_is_no_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    drop(SledStore::open(&data.join("syncline.restoring")).unwrap());
+    let error = SledStore::open(&data).err().unwrap().to_string();
+    assert!(error.contains("restore into it did not finish"), "{error}");
+}
+
+#[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = some_store(&dir.path().join("data"));
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("letter.txt"), "dear").unwrap();
+    let error = take_now(&store, &other).unwrap_err().to_string();
+    assert!(error.contains("\"letter.txt\""), "{error}");
+    assert_eq!(files(&other), ["letter.txt"]);
+    assert!(take_now(&store, &dir.path().join("data")).is_err(), "least of all the data directory");
+
+    let backup_dir = dir.path().join("backup");
+    take_now(&store, &backup_dir).unwrap();
+    let second = SledStore::open(&dir.path().join("second")).unwrap();
+    let error = take_now(&second, &backup_dir).unwrap_err().to_string();
+    assert!(error.contains("another store"), "{error}");
+}
+
+/// A store with one document that cannot be read.
+struct Damaged(Arc<SledStore>, DocumentName);
+
+impl Store for Damaged {
+    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        self.0.commit(writes)
+    }
+
+    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+        if *document == self.1 {
+            return Err(StoreError::Damaged { document: document.clone(), seq: Seq(2), what: "it is missing".into() });
+        }
+        self.0.load(document)
+    }
+
+    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
+        self.0.list()
+    }
+}
+
+#[test]
+fn a_damaged_document_keeps_its_place_in_the_backup_and_stops_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backup_dir, new) = (dir.path().join("backup"), dir.path().join("new"));
+    let store = Arc::new(some_store(&dir.path().join("data")));
+    take_now(&Damaged(Arc::clone(&store), name("none")), &backup_dir).unwrap();
+    append(&*store, "typed", vec![record(3, "c")]);
+    append(&*store, "new", vec![record(1, "n")]);
+    for _ in 0..2 {
+        let taken = take_now(&Damaged(Arc::clone(&store), name("typed")), &backup_dir).unwrap();
+        assert_eq!(taken.damaged, [(name("typed"), "record 2: it is missing".to_owned())]);
+    }
+    let backup = Backup::open(&backup_dir).unwrap();
+    assert_eq!(backup.read(&name("typed")).unwrap().unwrap().last(), Seq(2), "as the first backup has it");
+    assert_eq!(restore_all(&backup, &new).unwrap().documents, 4);
+
+    let first_had_it_not = dir.path().join("other");
+    take_now(&Damaged(Arc::clone(&store), name("typed")), &first_had_it_not).unwrap();
+    let backup = Backup::open(&first_had_it_not).unwrap();
+    assert_eq!(backup.read(&name("typed")).unwrap(), None);
+    let restored = restore_all(&backup, &dir.path().join("new-2")).unwrap();
+    assert_eq!((restored.documents, restored.damaged.len()), (3, 1));
+}
+
+#[test]
+fn one_document_is_restored_beside_others_and_replaces_only_when_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup_dir = dir.path().join("backup");
+    let store = some_store(&dir.path().join("data"));
+    take_now(&store, &backup_dir).unwrap();
+    append(&store, "typed", vec![record(3, "a mistake")]);
+    let backup = Backup::open(&backup_dir).unwrap();
+    let typed = name("typed");
+    let error = restore_document(&backup, &typed, &store, &typed, false).unwrap_err();
+    assert!(matches!(error, BackupError::Exists(_)));
+    restore_document(&backup, &typed, &store, &name("copy"), false).unwrap();
+    restore_document(&backup, &typed, &store, &typed, true).unwrap();
+    for document in ["typed", "copy"] {
+        let stored = store.load(&name(document)).unwrap().unwrap();
+        assert_eq!(content(&stored), ["a", "b"]);
+        assert_ne!(stored.epoch, Epoch(5));
+    }
+    let missing = name("missing");
+    assert!(restore_document(&backup, &missing, &store, &missing, false).is_err());
+}

@@ -1,0 +1,343 @@
+//! JSON to a new document, as one v1 update.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use serde_json::{Map, Value};
+use yrs::types::Attrs;
+use yrs::{
+    Any, Array, ArrayPrelim, ArrayRef, Map as _, MapPrelim, MapRef, ReadTxn, StateVector, Text, TextPrelim, Transact,
+    TransactionMut, WriteTxn, Xml, XmlElementPrelim, XmlFragment, XmlTextPrelim, XmlTextRef,
+};
+
+use super::JsonError;
+use crate::crdt::{Crdt, contain};
+
+type Object = Map<String, Value>;
+
+/// Makes a document of a JSON object, written by `client` (53 bits), and returns it as one v1 update.
+pub fn from_json(json: &Value, client: u64) -> Result<Bytes, JsonError> {
+    let roots = json.as_object().ok_or(JsonError::NotAnObject)?;
+    let crdt = Crdt::with_client(client);
+    contain(|| {
+        let mut txn = crdt.doc.transact_mut();
+        for (key, value) in roots {
+            Reader { txn: &mut txn, path: vec![key.clone()] }.root(&unescaped(key), value)?;
+        }
+        Ok(txn.encode_state_as_update_v1(&StateVector::default()).into())
+    })?
+}
+
+fn unescaped(key: &str) -> String {
+    key.strip_prefix('$').filter(|rest| rest.starts_with('$')).unwrap_or(key).to_owned()
+}
+
+/// What one JSON value is.
+enum Kind<'a> {
+    Text(&'a Value),
+    Delta(&'a Vec<Value>),
+    Xml(&'a Vec<Value>),
+    Element(&'a str),
+    List(&'a Vec<Value>),
+    Map(&'a Object),
+    Plain(Any),
+}
+
+struct Reader<'a, 'doc> {
+    txn: &'a mut TransactionMut<'doc>,
+    /// Where it reads, for errors.
+    path: Vec<String>,
+}
+
+impl Reader<'_, '_> {
+    fn fail<T>(&self, what: impl Into<String>) -> Result<T, JsonError> {
+        Err(JsonError::Unusable { path: self.path.join("."), what: what.into() })
+    }
+
+    fn within<T>(
+        &mut self,
+        step: impl ToString,
+        read: impl FnOnce(&mut Self) -> Result<T, JsonError>,
+    ) -> Result<T, JsonError> {
+        self.path.push(step.to_string());
+        let done = read(self)?;
+        self.path.pop();
+        Ok(done)
+    }
+
+    fn root(&mut self, name: &str, value: &Value) -> Result<(), JsonError> {
+        let attributes = value.get("attributes").filter(|_| !matches!(self.kind(value), Ok(Kind::Map(_))));
+        if attributes.is_some() {
+            return self.fail("attributes beside a root's text or list are not read");
+        }
+        match self.kind(value)? {
+            Kind::Plain(Any::String(text)) => {
+                let root = self.txn.get_or_insert_text(name);
+                root.insert(self.txn, 0, &text);
+                Ok(())
+            }
+            Kind::Text(text) => {
+                let root = self.txn.get_or_insert_text(name);
+                self.plain_text(&root, text)
+            }
+            Kind::Delta(delta) => {
+                let root = self.txn.get_or_insert_text(name);
+                self.delta(&root, delta)
+            }
+            Kind::Xml(nodes) => {
+                let root = self.txn.get_or_insert_xml_fragment(name);
+                self.nodes(&root, nodes)
+            }
+            Kind::List(values) => {
+                let root = self.txn.get_or_insert_array(name);
+                self.list(&root, values)
+            }
+            Kind::Map(object) => {
+                let root = self.txn.get_or_insert_map(name);
+                self.map(&root, object)
+            }
+            Kind::Element(_) | Kind::Plain(_) => {
+                self.fail("at the top stand texts, lists, maps and XML fragments, no single values")
+            }
+        }
+    }
+
+    fn kind<'v>(&self, value: &'v Value) -> Result<Kind<'v>, JsonError> {
+        let object = match value {
+            Value::Array(values) => return Ok(Kind::List(values)),
+            Value::Object(object) => object,
+            plain => return self.plain(plain).map(Kind::Plain),
+        };
+        let Some((tag, value)) = object.iter().find(|(key, _)| key.starts_with('$') && !key.starts_with("$$")) else {
+            return Ok(Kind::Map(object));
+        };
+        match (tag.as_str(), value) {
+            ("$text", value) => Ok(Kind::Text(value)),
+            ("$delta", Value::Array(delta)) => Ok(Kind::Delta(delta)),
+            ("$xml", Value::Array(nodes)) => Ok(Kind::Xml(nodes)),
+            ("$list", Value::Array(values)) => Ok(Kind::List(values)),
+            ("$element", Value::String(tag)) => Ok(Kind::Element(tag)),
+            ("$document", _) => self.fail("subdocuments are not read"),
+            _ => self.plain(&Value::Object(object.clone())).map(Kind::Plain),
+        }
+    }
+
+    /// A value without shared types in it.
+    fn plain(&self, value: &Value) -> Result<Any, JsonError> {
+        Ok(match value {
+            Value::Null => Any::Null,
+            Value::Bool(value) => Any::Bool(*value),
+            Value::String(text) => Any::String(text.as_str().into()),
+            Value::Number(number) => match number.as_i64() {
+                Some(number) => Any::from(number),
+                None => Any::from(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Value::Array(values) => {
+                let values: Result<Vec<Any>, JsonError> = values.iter().map(|value| self.plain(value)).collect();
+                Any::Array(values?.into())
+            }
+            Value::Object(object) => match object.iter().next() {
+                Some((tag, value)) if object.len() == 1 && tag.starts_with('$') && !tag.starts_with("$$") => {
+                    return self.tagged(tag, value);
+                }
+                _ => {
+                    let pairs = object.iter().map(|(key, value)| Ok((unescaped(key), self.plain(value)?)));
+                    Any::Map(Arc::new(pairs.collect::<Result<_, JsonError>>()?))
+                }
+            },
+        })
+    }
+
+    fn tagged(&self, tag: &str, value: &Value) -> Result<Any, JsonError> {
+        match (tag, value) {
+            ("$undefined", _) => Ok(Any::Undefined),
+            ("$number", Value::String(number)) => match number.parse::<f64>() {
+                Ok(number) => Ok(Any::from(number)),
+                Err(_) => self.fail(format!("{number:?} is no number")),
+            },
+            ("$bytes", Value::String(bytes)) => match BASE64.decode(bytes.as_bytes()) {
+                Ok(bytes) => Ok(Any::Buffer(bytes.into())),
+                Err(error) => self.fail(format!("it is no base64: {error}")),
+            },
+            _ => {
+                self.fail(format!("{tag:?} has no meaning here; a key of your own that begins with $ takes another $"))
+            }
+        }
+    }
+
+    fn map(&mut self, map: &MapRef, object: &Object) -> Result<(), JsonError> {
+        for (key, value) in object {
+            self.within(key, |reader| reader.entry(map, unescaped(key), value))?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, map: &MapRef, key: String, value: &Value) -> Result<(), JsonError> {
+        match self.kind(value)? {
+            Kind::Plain(plain) => {
+                map.insert(self.txn, key, plain);
+                Ok(())
+            }
+            Kind::Text(text) => {
+                let inner = map.insert(self.txn, key, TextPrelim::new(""));
+                self.plain_text(&inner, text)
+            }
+            Kind::Delta(delta) => {
+                let inner = map.insert(self.txn, key, TextPrelim::new(""));
+                self.delta(&inner, delta)
+            }
+            Kind::List(values) => {
+                let inner = map.insert(self.txn, key, ArrayPrelim::default());
+                self.list(&inner, values)
+            }
+            Kind::Map(object) => {
+                let inner = map.insert(self.txn, key, MapPrelim::default());
+                self.map(&inner, object)
+            }
+            Kind::Xml(nodes) => {
+                let inner = map.insert(self.txn, key, yrs::XmlFragmentPrelim::default());
+                self.nodes(&inner, nodes)
+            }
+            Kind::Element(_) => self.fail("an XML element stands in an XML fragment or element"),
+        }
+    }
+
+    fn list(&mut self, list: &ArrayRef, values: &[Value]) -> Result<(), JsonError> {
+        // Neighbours without shared types go in together: one item in the document.
+        let mut run: Vec<Any> = Vec::new();
+        for (index, value) in values.iter().enumerate() {
+            let kind = self.kind(value)?;
+            if let Kind::Plain(plain) = kind {
+                run.push(plain);
+                continue;
+            }
+            self.flush(list, &mut run);
+            self.within(index, |reader| reader.element(list, kind))?;
+        }
+        self.flush(list, &mut run);
+        Ok(())
+    }
+
+    fn flush(&mut self, list: &ArrayRef, run: &mut Vec<Any>) {
+        if !run.is_empty() {
+            let end = list.len(self.txn);
+            list.insert_range(self.txn, end, std::mem::take(run));
+        }
+    }
+
+    fn element(&mut self, list: &ArrayRef, kind: Kind<'_>) -> Result<(), JsonError> {
+        match kind {
+            Kind::Plain(plain) => {
+                list.push_back(self.txn, plain);
+                Ok(())
+            }
+            Kind::Text(text) => {
+                let inner = list.push_back(self.txn, TextPrelim::new(""));
+                self.plain_text(&inner, text)
+            }
+            Kind::Delta(delta) => {
+                let inner = list.push_back(self.txn, TextPrelim::new(""));
+                self.delta(&inner, delta)
+            }
+            Kind::List(values) => {
+                let inner = list.push_back(self.txn, ArrayPrelim::default());
+                self.list(&inner, values)
+            }
+            Kind::Map(object) => {
+                let inner = list.push_back(self.txn, MapPrelim::default());
+                self.map(&inner, object)
+            }
+            Kind::Xml(nodes) => {
+                let inner = list.push_back(self.txn, yrs::XmlFragmentPrelim::default());
+                self.nodes(&inner, nodes)
+            }
+            Kind::Element(_) => self.fail("an XML element stands in an XML fragment or element"),
+        }
+    }
+
+    fn plain_text(&mut self, text: &impl Text, value: &Value) -> Result<(), JsonError> {
+        let Value::String(value) = value else { return self.fail("$text holds a string") };
+        text.insert(self.txn, 0, value);
+        Ok(())
+    }
+
+    fn delta(&mut self, text: &impl Text, delta: &[Value]) -> Result<(), JsonError> {
+        for (index, piece) in delta.iter().enumerate() {
+            self.within(index, |reader| reader.piece(text, piece))?;
+        }
+        Ok(())
+    }
+
+    fn piece(&mut self, text: &impl Text, piece: &Value) -> Result<(), JsonError> {
+        let Some(insert) = piece.get("insert") else { return self.fail("a piece of a delta has \"insert\"") };
+        let attributes = match piece.get("attributes") {
+            Some(Value::Object(object)) => {
+                let pairs = object.iter().map(|(key, value)| Ok((unescaped(key).into(), self.plain(value)?)));
+                pairs.collect::<Result<Attrs, JsonError>>()?
+            }
+            Some(_) => return self.fail("\"attributes\" is an object"),
+            None => Attrs::new(),
+        };
+        let end = text.len(self.txn);
+        match (insert, self.kind(insert)?) {
+            (Value::String(typed), _) => text.insert_with_attributes(self.txn, end, typed, attributes),
+            (plain, Kind::Map(_) | Kind::Plain(_) | Kind::List(_)) => {
+                let embed = self.plain(plain)?;
+                text.insert_embed_with_attributes(self.txn, end, embed, attributes);
+            }
+            _ => return self.fail("shared types within a text are not read"),
+        }
+        Ok(())
+    }
+
+    fn nodes(&mut self, parent: &impl XmlFragment, nodes: &[Value]) -> Result<(), JsonError> {
+        for (index, node) in nodes.iter().enumerate() {
+            self.within(index, |reader| reader.node(parent, node))?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, parent: &impl XmlFragment, node: &Value) -> Result<(), JsonError> {
+        match self.kind(node)? {
+            Kind::Element(tag) => {
+                let element = parent.push_back(self.txn, XmlElementPrelim::empty(tag));
+                self.attributes(&element, node.get("attributes"))?;
+                match node.get("children") {
+                    Some(Value::Array(children)) => self.nodes(&element, children),
+                    None => Ok(()),
+                    Some(_) => self.fail("\"children\" is a list"),
+                }
+            }
+            Kind::Plain(Any::String(text)) => {
+                parent.push_back(self.txn, XmlTextPrelim::new(text.as_ref()));
+                Ok(())
+            }
+            Kind::Text(text) => {
+                let inner = self.xml_text(parent, node)?;
+                self.plain_text(&inner, text)
+            }
+            Kind::Delta(delta) => {
+                let inner = self.xml_text(parent, node)?;
+                self.delta(&inner, delta)
+            }
+            _ => self.fail("in XML stand elements and texts"),
+        }
+    }
+
+    fn xml_text(&mut self, parent: &impl XmlFragment, node: &Value) -> Result<XmlTextRef, JsonError> {
+        let text = parent.push_back(self.txn, XmlTextPrelim::new(""));
+        self.attributes(&text, node.get("attributes"))?;
+        Ok(text)
+    }
+
+    fn attributes(&mut self, of: &impl Xml, attributes: Option<&Value>) -> Result<(), JsonError> {
+        let Some(attributes) = attributes else { return Ok(()) };
+        let Value::Object(attributes) = attributes else { return self.fail("\"attributes\" is an object") };
+        for (key, value) in attributes {
+            let value = self.plain(value)?;
+            of.insert_attribute(self.txn, unescaped(key), value);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! An update enters an open document the way a client's does: by a lease, behind the gate, answered when it is on disk.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_protocol::ids::DocumentName;
+use syncline_protocol::native::ToClient;
+
+use crate::document::event::{Event, Origin};
+use crate::document::frame::Framing;
+use crate::outbox::{Outbox, Taken};
+use crate::registry::Registry;
+
+/// Only answers wait here: this session reads nothing.
+const OUTBOX_BYTES: usize = 64 * 1024;
+const CHANNEL: u64 = 0;
+const BATCH: u64 = 1;
+
+/// Merges a scanned update into a document. Returns when it is on disk, or with the reason why it is not.
+pub(super) async fn import(registry: &Arc<Registry>, document: &DocumentName, update: Bytes) -> Result<(), String> {
+    let lease = registry.open(document);
+    let outbox = Arc::new(Outbox::new(OUTBOX_BYTES));
+    let gone = |_| "the document was closed meanwhile; import again".to_owned();
+    lease.begin(Arc::clone(&outbox), Framing::Native { channel: CHANNEL }).await.map_err(gone)?;
+    let (id, bytes) = (lease.id(), update.len());
+    let resume = Event::Resume { lease: id, cursor: None, wants_state_vector: false, read_only: false };
+    lease.send(resume, 0).await.map_err(gone)?;
+    let update = Event::Update { lease: id, update, origin: Origin::Change, batch: BATCH };
+    lease.send(update, bytes).await.map_err(gone)?;
+    loop {
+        match outbox.take().await {
+            Taken::Frames(frames) => {
+                outbox.written();
+                if let Some(outcome) = frames.iter().find_map(|frame| outcome(frame)) {
+                    return outcome;
+                }
+            }
+            Taken::Close(close) => return Err(close.reason().into_owned()),
+        }
+    }
+}
+
+/// What a frame says of the update, if it is about it.
+fn outcome(frame: &[u8]) -> Option<Result<(), String>> {
+    match ToClient::decode(frame) {
+        Ok(ToClient::Ack { batch: BATCH, .. }) => Some(Ok(())),
+        Ok(ToClient::Refused { reason, .. } | ToClient::Closed { reason, .. }) => Some(Err(reason.to_owned())),
+        _ => None,
+    }
+}

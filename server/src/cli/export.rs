@@ -1,0 +1,65 @@
+//! `syncline export`: one document as a file.
+
+use std::fs::{self, File};
+use std::io::{IsTerminal, Write, stdout};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use syncline_protocol::ids::DocumentName;
+
+use super::target::Target;
+use crate::portable::Format;
+
+/// `syncline export`.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The document's name, as in its URL (percent-encoded)
+    #[arg(value_name = "DOCUMENT")]
+    pub document: String,
+
+    /// What is written
+    #[arg(long, value_enum, default_value = "update")]
+    pub format: Format,
+
+    /// Where to [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Directory that holds the documents
+    #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
+    pub data: PathBuf,
+}
+
+/// Writes one document to a file, or to standard output.
+///
+/// Errors: there is no such document, it was deleted or is damaged, or the file cannot be written.
+pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
+    let document = DocumentName::parse(&args.document)?;
+    if args.output.is_none() && args.format == Format::Update && stdout().is_terminal() {
+        bail!("an update is bytes, no text: name a file with -o FILE, or ask for --format json");
+    }
+    let target = Target::existing(&args.data)?;
+    let exported = target.export(&document, args.format)?;
+    if exported.waiting > 0 {
+        let waiting = exported.waiting;
+        eprintln!(
+            "syncline: {waiting} updates of {document:?} wait for others that never came; they are not in the file"
+        );
+    }
+    match &args.output {
+        Some(path) => write_whole(path, &exported.bytes).with_context(|| format!("cannot write {}", path.display()))?,
+        None => stdout().lock().write_all(&exported.bytes).context("cannot write")?,
+    }
+    target.close()
+}
+
+/// The whole file or the one before it, never a part.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}

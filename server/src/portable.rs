@@ -1,0 +1,121 @@
+//! Documents as files: one stored document out, one update in. The same for a running server and a stopped one.
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use syncline_log::store::Stored;
+use syncline_protocol::update::{ScanError, ScanLimits, scan_update};
+use syncline_protocol::varint::MAX_SAFE_INTEGER;
+use syncline_replica::{CrdtError, HeldLimits, JsonError, Replica, Taken, from_json};
+
+/// The largest file that is imported.
+pub const MAX_IMPORT_BYTES: u64 = 256 << 20;
+
+/// How a document is written in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// One Yjs v1 update: all of the document, and it can be merged
+    Update,
+    /// The content as plain JSON, for people and programs
+    Json,
+}
+
+/// A document in a file's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported {
+    /// What the file holds.
+    pub bytes: Vec<u8>,
+    /// Updates that wait for others which never came. They are not in it.
+    pub waiting: u64,
+}
+
+/// What importing an update would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing: all of it is there.
+    Nothing,
+    /// It brings something.
+    Something,
+}
+
+/// Why a document cannot be written to a file, or a file not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PortableError {
+    /// There is nothing under this name but its end.
+    #[error("it was deleted; `syncline purge` makes its name free")]
+    Deleted,
+    /// The stored updates do not make a document, or the new one breaks it.
+    #[error("{0}")]
+    Crdt(#[from] CrdtError),
+    /// There is no JSON of it, or no document of the JSON.
+    #[error("{0}")]
+    Json(#[from] JsonError),
+    /// It is not JSON at all.
+    #[error("the file is no JSON: {0}")]
+    NotJson(serde_json::Error),
+    /// It looks like the other encoding.
+    #[error(
+        "this is a Yjs v2 update, and only v1 is read. In JavaScript: \
+         Y.convertUpdateFormatV2ToV1(update) makes a v1 update of it"
+    )]
+    Version2,
+    /// The scanner refuses it.
+    #[error("the file is no Yjs v1 update that can be taken: {0}")]
+    Refused(ScanError),
+    /// It builds on what is not there.
+    #[error("it builds on edits that this document does not have; import what it builds on first")]
+    Waits,
+}
+
+/// Writes a stored document.
+pub fn export(stored: Stored, format: Format) -> Result<Exported, PortableError> {
+    let replica = build(Some(stored))?;
+    let bytes = match format {
+        Format::Update => replica.encode()?.to_vec(),
+        Format::Json => {
+            let mut text = serde_json::to_vec_pretty(&replica.to_json()?).map_err(PortableError::NotJson)?;
+            text.push(b'\n');
+            text
+        }
+    };
+    Ok(Exported { bytes, waiting: replica.held().len() as u64 })
+}
+
+/// Reads a file as one scanned v1 update. JSON becomes a new document's.
+pub fn read(file: Bytes, format: Format) -> Result<Bytes, PortableError> {
+    let update = match format {
+        Format::Update => file,
+        Format::Json => {
+            let json = serde_json::from_slice(&file).map_err(PortableError::NotJson)?;
+            from_json(&json, rand::random::<u64>() & MAX_SAFE_INTEGER)?
+        }
+    };
+    match scan_update(&update, &ScanLimits::default()) {
+        Ok(_) => Ok(update),
+        // A v2 update begins with a zero, kept for later use; a v1 update that does has deletions only.
+        Err(_) if update.first() == Some(&0) && update.len() > 2 => Err(PortableError::Version2),
+        Err(error) => Err(PortableError::Refused(error)),
+    }
+}
+
+/// Tries a scanned update on a copy of the document. `None`: there is no such document yet.
+pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, PortableError> {
+    match build(stored)?.take(update, &HeldLimits::default())? {
+        Taken::Known => Ok(Change::Nothing),
+        Taken::Changed => Ok(Change::Something),
+        Taken::Held | Taken::NoRoom | Taken::Full(_) => Err(PortableError::Waits),
+        Taken::FreedABreaker => {
+            Err(CrdtError::Broken("an update that waited for it does not fit the document".into()).into())
+        }
+    }
+}
+
+fn build(stored: Option<Stored>) -> Result<Replica, PortableError> {
+    let Some(stored) = stored else { return Ok(Replica::default()) };
+    if stored.is_tombstone() {
+        return Err(PortableError::Deleted);
+    }
+    let snapshot = stored.snapshot.into_iter().map(|snapshot| snapshot.update);
+    Ok(Replica::load(snapshot.chain(stored.records.into_iter().map(|record| record.update)))?)
+}

@@ -1,0 +1,244 @@
+//! A client of either sort, as the world sees it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_client::{Dialect, Event, Ulid, session};
+use syncline_protocol::ids::DocumentName;
+use syncline_protocol::native::Version;
+use yrs::TransactionMut;
+
+use crate::device::{Device, Told};
+use crate::disk::Disk;
+use crate::ledger::Action;
+use crate::socket::Socket;
+use crate::stock::Stock;
+use crate::text;
+
+/// Which, and with what.
+#[expect(clippy::large_enum_variant, reason = "a handful in a plan")]
+pub enum Sort {
+    /// With a disk.
+    Device(Device),
+    /// In memory.
+    Stock(Stock),
+}
+
+/// What a client told the world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Its own disk has it.
+    Accepted(Action),
+    /// The server's disk has it.
+    Saved(Action),
+    /// It sends this write to a register, based on this version.
+    Proposed(u128, String, Option<Version>),
+    /// A register took this write.
+    Taken(u128),
+    /// It was synced with the server as it was then.
+    Synced,
+    /// Anything else, for the timeline.
+    Other(String),
+}
+
+/// One client.
+pub struct Client {
+    /// What it is.
+    pub sort: Sort,
+    /// What its entries are: on a device.
+    entries: BTreeMap<Ulid, (usize, Action)>,
+    /// What its edits are, from number 1: in a stock client.
+    edits: Vec<Action>,
+    /// Of these, how many are saved.
+    saved: u64,
+    /// How wrong its clock is.
+    pub clock_ms: i64,
+}
+
+impl Client {
+    /// A device as its disk tells it.
+    pub fn device(device: Device) -> Self {
+        Self { sort: Sort::Device(device), entries: BTreeMap::new(), edits: Vec::new(), saved: 0, clock_ms: 0 }
+    }
+
+    /// A stock client.
+    pub fn stock(stock: Stock) -> Self {
+        Self { sort: Sort::Stock(stock), entries: BTreeMap::new(), edits: Vec::new(), saved: 0, clock_ms: 0 }
+    }
+
+    /// A device crashes and starts again from its disk; a stock client has nothing to start from.
+    pub fn restart(self, names: &[DocumentName]) -> Result<Self, String> {
+        let sort = match self.sort {
+            Sort::Device(device) => Sort::Device(Device::start(device.crash(), names)?),
+            Sort::Stock(stock) => Sort::Stock(stock),
+        };
+        Ok(Self { sort, ..self })
+    }
+
+    /// Its connection.
+    pub fn socket(&mut self) -> Option<&mut Socket> {
+        match &mut self.sort {
+            Sort::Device(device) => device.socket.as_mut(),
+            Sort::Stock(stock) => stock.socket.as_mut(),
+        }
+    }
+
+    /// Which documents it edits.
+    pub fn documents(&self, all: usize) -> std::ops::Range<usize> {
+        match &self.sort {
+            Sort::Device(_) => 0..all,
+            Sort::Stock(stock) => stock.document..stock.document + 1,
+        }
+    }
+
+    /// A document's text.
+    pub fn text(&self, document: usize) -> String {
+        match &self.sort {
+            Sort::Device(device) => device.machine(document).read(text::read),
+            Sort::Stock(stock) => stock.session.read(text::read),
+        }
+    }
+
+    /// What time it takes it to be.
+    pub fn now(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add_signed(self.clock_ms)
+    }
+
+    /// Makes an edit.
+    pub fn edit(&mut self, document: usize, id: Ulid, action: Action, place: usize, now_ms: u64) {
+        let now_ms = self.now(now_ms);
+        let change = move |txn: &mut TransactionMut<'_>| match action {
+            Action::Insert(mark) => text::insert(txn, place, mark),
+            Action::Delete(_) => text::delete(txn, place),
+        };
+        match &mut self.sort {
+            Sort::Device(device) => {
+                if let Some(id) = device.edit(document, id, now_ms, change) {
+                    self.entries.insert(id, (document, action));
+                }
+            }
+            Sort::Stock(stock) => {
+                let before = stock.edits;
+                stock.edit(change);
+                if stock.edits > before {
+                    self.edits.push(action);
+                }
+            }
+        }
+    }
+
+    /// A message came.
+    pub fn received(&mut self, frame: &Bytes, now_ms: u64) -> Result<(), String> {
+        let now_ms = self.now(now_ms);
+        match &mut self.sort {
+            Sort::Device(device) => device.received(frame, now_ms),
+            Sort::Stock(stock) => stock.received(frame),
+        }
+    }
+
+    /// Uses a new connection.
+    pub fn connect(&mut self, socket: Socket, now_ms: u64) {
+        let now_ms = self.now(now_ms);
+        match &mut self.sort {
+            Sort::Device(device) => device.connect(socket, now_ms),
+            Sort::Stock(stock) => stock.connect(socket),
+        }
+    }
+
+    /// Its connection is gone.
+    pub fn disconnect(&mut self, now_ms: u64) {
+        let now_ms = self.now(now_ms);
+        match &mut self.sort {
+            Sort::Device(device) => device.disconnect(now_ms),
+            Sort::Stock(stock) => stock.disconnect(),
+        }
+    }
+
+    /// What it told since this was asked last, with the document.
+    pub fn news(&mut self) -> Vec<(usize, News)> {
+        match &mut self.sort {
+            Sort::Device(device) => {
+                let told = device.take_told();
+                told.into_iter().flat_map(|told| self.of_device(told)).collect()
+            }
+            Sort::Stock(stock) => {
+                let document = stock.document;
+                let told = stock.take_told();
+                told.into_iter().flat_map(|event| self.of_stock(event)).map(|news| (document, news)).collect()
+            }
+        }
+    }
+
+    fn of_device(&self, told: Told) -> Vec<(usize, News)> {
+        let action = |id: &Ulid| self.entries.get(id).copied();
+        match told {
+            Told::Accepted(_, id) => {
+                action(&id).map(|(document, action)| (document, News::Accepted(action))).into_iter().collect()
+            }
+            Told::Document(_, Event::Saved { entries }) => entries
+                .iter()
+                .filter_map(|id| action(id).map(|(document, action)| (document, News::Saved(action))))
+                .collect(),
+            Told::Document(document, Event::Decided { entry, accepted: true, .. }) => {
+                vec![(document, News::Taken(entry.0))]
+            }
+            Told::Proposed(document, id, register, based_on) => {
+                vec![(document, News::Proposed(id, register, based_on))]
+            }
+            Told::Document(document, Event::Synced(_)) => vec![(document, News::Synced)],
+            Told::Document(document, Event::Rebased(_)) => vec![(document, News::Other("rebased".into()))],
+            Told::Document(document, other) => vec![(document, News::Other(format!("{other:?}")))],
+        }
+    }
+
+    fn of_stock(&mut self, event: session::Event) -> Vec<News> {
+        match event {
+            session::Event::Saved(through) => {
+                let from = std::mem::replace(&mut self.saved, through) as usize;
+                let saved = self.edits.get(from..through as usize).unwrap_or_default();
+                saved.iter().map(|action| News::Saved(*action)).collect()
+            }
+            session::Event::Synced => vec![News::Synced],
+            other => vec![News::Other(format!("{other:?}"))],
+        }
+    }
+
+    /// How it stands, in a few words: empty when everything it did is saved and everything there is has come.
+    pub fn unrest(&self, all: usize) -> String {
+        match &self.sort {
+            Sort::Device(device) => {
+                let mut unrest = String::new();
+                for document in 0..all {
+                    let status = device.machine(document).status();
+                    let open = status.pending + status.sent + status.refused;
+                    if status.sync != syncline_client::SyncState::Synced || open > 0 {
+                        unrest += &format!("document {document}: {:?}, {open} not saved; ", status.sync);
+                    }
+                }
+                if device.unsynced() > 0 {
+                    unrest += "its disk is behind";
+                }
+                unrest
+            }
+            Sort::Stock(stock) if stock.socket.is_none() => "not connected".into(),
+            Sort::Stock(stock) if !stock.session.is_synced() => "not synced".into(),
+            Sort::Stock(stock) if stock.session.unsaved() > 0 => format!("{} not saved", stock.session.unsaved()),
+            Sort::Stock(_) => String::new(),
+        }
+    }
+
+    /// What it is, for people.
+    pub fn kind(&self) -> &'static str {
+        match &self.sort {
+            Sort::Device(_) => "device",
+            Sort::Stock(Stock { dialect: Dialect::YWebsocket, .. }) => "y-websocket",
+            Sort::Stock(_) => "Hocuspocus",
+        }
+    }
+
+    /// Its disk, if it has one.
+    pub fn disk(&self) -> Option<&Arc<Disk>> {
+        if let Sort::Device(device) = &self.sort { Some(device.disk()) } else { None }
+    }
+}

@@ -1,0 +1,134 @@
+//! The end of a plan: no more faults. Everything is delivered and synced until nothing moves any more; then all have the
+//! same, in memory and on disk, and every promise was kept.
+
+use syncline_client::Dialect;
+
+use crate::client::{Client, Sort};
+use crate::text;
+use crate::world::{World, build};
+
+/// Rounds in which a world without faults must come to rest.
+const ROUNDS: usize = 400;
+/// Rounds without unrest that count as rest.
+const QUIET_ROUNDS: usize = 2;
+
+impl World {
+    pub(crate) fn finale(&mut self) -> Result<(), String> {
+        self.note(|_| "no more faults".into());
+        self.disk.recover();
+        if self.server().log_has_failed() {
+            self.restart()?;
+        }
+        self.come_to_rest()?;
+        self.all_have_the_same("in memory")?;
+        self.crashed_now_all_is_kept()?;
+        self.stop()?;
+        self.the_disk_has_the_same()?;
+        self.start()?;
+        // As their own disks tell it: devices start again. Stock clients' memory is their only copy.
+        for client in 0..self.clients.len() {
+            if let Sort::Device(_) = self.clients[client].sort {
+                self.crash_client(client)?;
+            }
+        }
+        self.all_have_the_same("after a restart of everyone")?;
+        for document in 0..self.names.len() {
+            let page = self.new_page(document, Dialect::YWebsocket);
+            self.clients.push(Client::stock(page));
+        }
+        self.come_to_rest()?;
+        self.all_have_the_same("with newcomers")
+    }
+
+    fn come_to_rest(&mut self) -> Result<(), String> {
+        let mut quiet = 0;
+        for _ in 0..ROUNDS {
+            let moved = self.round()?;
+            let is_quiet = !moved && self.unrest().is_empty();
+            quiet = if is_quiet { quiet + 1 } else { 0 };
+            if quiet == QUIET_ROUNDS {
+                return Ok(());
+            }
+        }
+        Err(format!("IT COMES TO REST: it does not: {}", self.unrest()))
+    }
+
+    fn unrest(&mut self) -> String {
+        let documents = self.names.len();
+        let unrest = self.clients.iter().map(|client| client.unrest(documents)).enumerate();
+        unrest.filter(|(_, unrest)| !unrest.is_empty()).map(|(at, unrest)| format!("client {at}: {unrest}. ")).collect()
+    }
+
+    /// Everything that is on its way arrives. Returns whether something was.
+    fn round(&mut self) -> Result<bool, String> {
+        let mut moved = false;
+        for pipe in std::mem::take(&mut self.left_behind) {
+            pipe.deliver(usize::MAX);
+            self.pass(1);
+            pipe.hang_up();
+        }
+        let now_ms = self.now_ms;
+        for client in 0..self.clients.len() {
+            if let Sort::Device(device) = &mut self.clients[client].sort {
+                device.store_again(now_ms);
+            }
+            self.sync(client, usize::MAX)?;
+            self.connect(client)?;
+            if let Sort::Device(device) = &mut self.clients[client].sort {
+                device.rebase(now_ms);
+            }
+            self.hear(client)?;
+            if let Some(socket) = self.clients[client].socket() {
+                let pipe = socket.pipe().clone();
+                moved |= pipe.deliver(usize::MAX) > 0;
+            }
+        }
+        self.pass(1);
+        while self.disk_step()? {
+            moved = true;
+        }
+        self.pass(1);
+        for client in 0..self.clients.len() {
+            let waiting = self.clients[client].socket().map_or(0, |socket| socket.pipe().waiting_for_client());
+            moved |= waiting > 0;
+            self.receive(client, usize::MAX)?;
+        }
+        self.disk.violation().map_or(Ok(moved), Err)
+    }
+
+    fn all_have_the_same(&mut self, when: &str) -> Result<(), String> {
+        for document in 0..self.names.len() {
+            let mut first: Option<String> = None;
+            for (at, client) in self.clients.iter().enumerate() {
+                if !client.documents(self.names.len()).contains(&document) {
+                    continue;
+                }
+                let text = client.text(document);
+                self.ledgers[document].end(&format!("client {at} ({}), {when}", client.kind()), &text)?;
+                let first = first.get_or_insert_with(|| text.clone());
+                if *first != text {
+                    return Err(format!("ALL CONVERGE: {when} client {at} has {text}, another {first}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn the_disk_has_the_same(&mut self) -> Result<(), String> {
+        for document in 0..self.names.len() {
+            let replica = build(self.disk.stored(&self.names[document]).as_ref(), u64::MAX)?;
+            let there = replica.read(text::read);
+            self.ledgers[document].end("the disk", &there)?;
+            let mut others =
+                self.clients.iter().filter(|client| client.documents(self.names.len()).contains(&document));
+            if let Some(other) = others.find(|client| client.text(document) != there) {
+                let here = other.text(document);
+                return Err(format!("ALL CONVERGE: the disk has {there}, a {} {here}", other.kind()));
+            }
+            if replica.held().len() > 0 {
+                return Err(format!("ALL CONVERGE: on the disk {} updates wait for others", replica.held().len()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! What was done and promised, for each document, and what follows from it: the judge. Knows nothing of how it came about.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use syncline_protocol::native::Version;
+
+use crate::text;
+
+/// An edit: of one mark, in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It was typed. Once: marks are never typed again.
+    Insert(u32),
+    /// It was deleted.
+    Delete(u32),
+}
+
+impl Action {
+    /// The mark, if one was typed.
+    pub fn inserted(&self) -> Option<u32> {
+        if let Action::Insert(mark) = self { Some(*mark) } else { None }
+    }
+}
+
+/// The accounts of one document.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Typed by anyone.
+    pub typed: BTreeSet<u32>,
+    /// Deleted by anyone, as far as its own replica goes.
+    pub deleted: BTreeSet<u32>,
+    /// On a device's disk, which said so: must reach the server, once.
+    accepted: Vec<Action>,
+    /// Reported as saved by the server.
+    acked: Vec<Action>,
+    /// Came from the server to someone who did not type them, in the server's present life.
+    relayed: BTreeSet<u32>,
+    /// Accepted register writes as they were told: (register, its version) -> the write.
+    decided: BTreeMap<(String, u64), u128>,
+    /// What registers' writes were based on, as sent.
+    proposed: BTreeMap<u128, (String, u64)>,
+    /// The document was replaced by an older copy, or forgotten: the marks that may be missing, or twice, since.
+    pub forgiven: BTreeSet<u32>,
+    had_another_history: bool,
+}
+
+impl Ledger {
+    /// A device accepted it.
+    pub fn accepted(&mut self, action: Action) {
+        self.accepted.push(action);
+    }
+
+    /// Somebody was told that it is saved; `on_disk`: the marks a crash would leave at this moment.
+    pub fn acked(&mut self, action: Action, on_disk: &BTreeSet<u32>) -> Result<(), String> {
+        self.acked.push(action);
+        self.acked_is_durable(on_disk)
+    }
+
+    /// Everything acknowledged is among these marks, which a crash would leave.
+    pub fn acked_is_durable(&self, on_disk: &BTreeSet<u32>) -> Result<(), String> {
+        let is_lost = |action: &&Action| match action {
+            Action::Insert(mark) => {
+                !on_disk.contains(mark) && !self.deleted.contains(mark) && !self.forgiven.contains(mark)
+            }
+            Action::Delete(_) => false,
+        };
+        match self.acked.iter().find(is_lost) {
+            Some(action) => Err(format!("ACKED IS DURABLE: {action:?} was acknowledged and is not on the disk")),
+            None => Ok(()),
+        }
+    }
+
+    /// These marks came from the server, of any document.
+    pub fn relayed(&mut self, marks: &BTreeSet<u32>) {
+        self.relayed.extend(marks.intersection(&self.typed));
+    }
+
+    /// The server crashed: what it had only relayed may be gone.
+    pub fn server_crashed(&mut self) {
+        self.relayed.clear();
+    }
+
+    /// The document has left memory in order: all that went through it is on the disk.
+    pub fn retired(&self, on_disk: &BTreeSet<u32>) -> Result<(), String> {
+        let lost = self
+            .relayed
+            .iter()
+            .find(|mark| !on_disk.contains(mark) && !self.deleted.contains(mark) && !self.forgiven.contains(mark));
+        match lost {
+            Some(mark) => Err(format!("RETIRE NEVER LOSES: <{mark}> was relayed, the document left memory without it")),
+            None => Ok(()),
+        }
+    }
+
+    /// A register's write went out, based on this version.
+    pub fn proposed(&mut self, id: u128, register: &str, based_on: Option<Version>) {
+        let number = based_on.map_or(1, |version| version.number + 1);
+        self.proposed.insert(id, (register.to_owned(), number));
+    }
+
+    /// Somebody was told that its write was taken.
+    pub fn decided(&mut self, id: u128) -> Result<(), String> {
+        let Some(version) = self.proposed.get(&id) else { return Ok(()) };
+        match self.decided.insert(version.clone(), id) {
+            Some(other) if other != id => {
+                Err(format!("ONE WRITE PER VERSION: {} version {}: {other} and {id}", version.0, version.1))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The document starts over with another history, which holds these marks. Of what was promised this stays: what a
+    /// device has accepted and nobody saved is put upon the new history. What the new history has of it may come twice.
+    pub fn history_changed(&mut self, restored: &BTreeSet<u32>) {
+        self.had_another_history = true;
+        let saved: BTreeSet<u32> = self.acked.iter().filter_map(Action::inserted).collect();
+        let waiting: BTreeSet<u32> = self.accepted.iter().filter_map(Action::inserted).collect();
+        let stays = |mark: &&u32| waiting.contains(mark) && !saved.contains(mark) && !restored.contains(mark);
+        self.forgiven.extend(self.typed.iter().filter(|mark| !stays(mark)));
+        // A deletion means nothing where its mark is another one.
+        self.accepted.retain(|action| action.inserted().is_some());
+        self.acked.clear();
+        self.relayed.clear();
+        self.decided.clear();
+    }
+
+    /// True once that happened.
+    pub fn had_another_history(&self) -> bool {
+        self.had_another_history
+    }
+
+    /// What a text, after everything was delivered, must be.
+    pub fn end(&self, whose: &str, text: &str) -> Result<(), String> {
+        let mut seen = BTreeSet::new();
+        for mark in text::marks(text) {
+            if !seen.insert(mark) && !self.forgiven.contains(&mark) {
+                return Err(format!("NOTHING IS DOUBLED: {whose} has <{mark}> twice: {text}"));
+            }
+            if !self.typed.contains(&mark) {
+                return Err(format!("NOTHING IS MADE UP: {whose} has <{mark}>: {text}"));
+            }
+        }
+        for (promise, actions) in [("ACKED IS DURABLE", &self.acked), ("ACCEPTED ARRIVES", &self.accepted)] {
+            for action in actions {
+                let is_kept = match action {
+                    Action::Insert(mark) => seen.contains(mark) || self.deleted.contains(mark),
+                    Action::Delete(mark) => !seen.contains(mark),
+                };
+                let (Action::Insert(mark) | Action::Delete(mark)) = action;
+                if !is_kept && !self.forgiven.contains(mark) {
+                    return Err(format!("{promise}: {action:?} is not in the end of {whose}: {text}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger { typed: [1, 2, 3].into(), deleted: [2].into(), ..Ledger::default() };
+        ledger.accepted(Action::Insert(1));
+        ledger.accepted(Action::Delete(2));
+        ledger.acked(Action::Insert(1), &[1].into()).unwrap();
+        ledger
+    }
+
+    #[test]
+    fn what_was_promised_and_is_not_there_is_told() {
+        assert_eq!(ledger().end("it", "<1><3>"), Ok(()));
+        for (text, promise) in [
+            ("<3>", "ACKED IS DURABLE"),
+            ("<1><2>", "ACCEPTED ARRIVES"),
+            ("<1><3><1>", "NOTHING IS DOUBLED"),
+            ("<1><9>", "NOTHING IS MADE UP"),
+        ] {
+            let error = ledger().end("it", text).unwrap_err();
+            assert!(error.starts_with(promise), "{error}");
+        }
+        assert!(ledger().acked(Action::Insert(3), &[1].into()).is_err());
+        ledger().acked(Action::Insert(2), &[1].into()).unwrap();
+    }
+
+    #[test]
+    fn two_writes_on_one_version_are_told() {
+        let mut ledger = Ledger::default();
+        let version = Version { number: 4, id: 1 };
+        (10..13).for_each(|id| ledger.proposed(id, "status", (id < 12).then_some(version)));
+        ledger.decided(10).unwrap();
+        ledger.decided(10).unwrap();
+        ledger.decided(12).unwrap();
+        assert!(ledger.decided(11).is_err());
+    }
+}

@@ -1,0 +1,113 @@
+//! What may happen next, and how likely it is. Each plan draws its own likelihoods, so that some plans hardly ever sync
+//! and others crash all the time: rare meetings of faults come up that way.
+
+/// One kind of thing that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A client types a mark.
+    Type,
+    /// A client deletes one.
+    Delete,
+    /// A device writes a register.
+    Propose,
+    /// A stock client says who is here.
+    Presence,
+    /// The network takes messages to the server.
+    Deliver,
+    /// The network takes bytes to a client.
+    Receive,
+    /// The server's disk goes one step on.
+    Disk,
+    /// A device's disk syncs a few writes.
+    Sync,
+    /// A client without a connection connects, a device opens what was closed.
+    Connect,
+    /// A client loses its connection; the server does not know yet.
+    Cut,
+    /// The server learns that a connection is gone.
+    HangUp,
+    /// Time passes: documents without sessions leave memory.
+    Wait,
+    /// Much time passes, without a byte on any network: sessions time out.
+    WaitLong,
+    /// A device's clock jumps.
+    ClockJump,
+    /// A client ends without a word and starts again from its disk, if it has one.
+    ClientCrash,
+    /// A device's disk fails.
+    DeviceDiskFails,
+    /// The server's next commit fails.
+    DiskFails,
+    /// The server's power goes; it starts again.
+    Crash,
+    /// The server is stopped in order and starts again.
+    Restart,
+    /// While the server is down the document is forgotten, or replaced by an older copy.
+    OtherHistory,
+}
+
+/// (kind, its usual weight)
+const KINDS: [(Kind, u32); 20] = [
+    (Kind::Type, 160),
+    (Kind::Delete, 30),
+    (Kind::Propose, 20),
+    (Kind::Presence, 10),
+    (Kind::Deliver, 200),
+    (Kind::Receive, 200),
+    (Kind::Disk, 160),
+    (Kind::Sync, 100),
+    (Kind::Connect, 80),
+    (Kind::Cut, 25),
+    (Kind::HangUp, 25),
+    (Kind::Wait, 40),
+    (Kind::WaitLong, 4),
+    (Kind::ClockJump, 4),
+    (Kind::ClientCrash, 10),
+    (Kind::DeviceDiskFails, 5),
+    (Kind::DiskFails, 3),
+    (Kind::Crash, 10),
+    (Kind::Restart, 5),
+    (Kind::OtherHistory, 8),
+];
+
+/// The likelihoods of one plan.
+#[derive(Debug)]
+pub struct Weights {
+    weights: Vec<(Kind, u32)>,
+    total: u32,
+}
+
+impl Weights {
+    /// Draws them. Without `other_history` a document's history never changes.
+    pub fn draw(dice: &mut fastrand::Rng, other_history: bool) -> Self {
+        let mut weights: Vec<(Kind, u32)> = KINDS.to_vec();
+        for (kind, weight) in &mut weights {
+            *weight = match dice.u32(..6) {
+                0 => *weight / 5,
+                1 => *weight * 4,
+                _ => *weight,
+            };
+            // Without these nothing is ever under way.
+            if matches!(kind, Kind::Type | Kind::Deliver | Kind::Receive | Kind::Connect) {
+                *weight = (*weight).max(20);
+            }
+            if *kind == Kind::OtherHistory && !other_history {
+                *weight = 0;
+            }
+        }
+        let total = weights.iter().map(|(_, weight)| weight).sum();
+        Self { weights, total }
+    }
+
+    /// What happens next.
+    pub fn next(&self, dice: &mut fastrand::Rng) -> Kind {
+        let mut at = dice.u32(..self.total);
+        for (kind, weight) in &self.weights {
+            if at < *weight {
+                return *kind;
+            }
+            at -= weight;
+        }
+        Kind::Type
+    }
+}
