@@ -17,7 +17,6 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
@@ -28,7 +27,7 @@ use crate::http::{self, Readiness};
 use crate::ids::{Counter, SessionId};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::session::{self, Context};
+use crate::session::{self, Context, Stop};
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
 
@@ -86,8 +85,6 @@ struct Shared {
     log: Log,
     session_ids: Counter,
     sessions: TaskTracker,
-    /// Cancelled when sessions have had their time to end: they are dropped, and their leases with them.
-    cut: CancellationToken,
 }
 
 impl Server {
@@ -98,17 +95,15 @@ impl Server {
         let log = Log::start(store);
         let options = DocumentOptions::new(config.idle_unload);
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
-        let stop = CancellationToken::new();
         let sessions = TaskTracker::new();
-        let context = Context { registry, auth, limits: config.session, metrics, stop: stop.clone() };
+        let context = Context { registry, auth, limits: config.session, metrics, stop: Stop::default() };
         let shared = Arc::new(Shared {
             context: Arc::new(context),
             log: log.clone(),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
-            cut: CancellationToken::new(),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stop));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { address, shared, accepting, sessions, log }
     }
 
@@ -136,7 +131,7 @@ impl Server {
         if tokio::time::timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
             warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
             // Documents wait for their last lease: without this a session that is stuck would hold up the stop.
-            self.shared.cut.cancel();
+            context.stop.cut();
             self.sessions.wait().await;
         }
         context.registry.stop().await;
@@ -145,11 +140,11 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = shared.context.stop.cancelled() => return,
         };
         match accepted {
             Ok((socket, peer)) => {
@@ -167,7 +162,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
 }
 
 async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let stop = shared.context.stop.clone();
+    let context = Arc::clone(&shared.context);
     let service = service_fn(move |request| {
         let response = respond(request, &shared);
         async move { Ok::<_, std::convert::Infallible>(response) }
@@ -180,7 +175,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         .with_upgrades();
     tokio::select! {
         served = serve => if let Err(error) = served { debug!(%peer, %error, "HTTP connection ended") },
-        () = stop.cancelled() => {}
+        () = context.stop.cancelled() => {}
     }
 }
 
@@ -211,8 +206,7 @@ fn respond(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Response<Ful
     let upgrade = hyper::upgrade::on(&mut request);
     let id = SessionId(shared.session_ids.next());
     let context = Arc::clone(&shared.context);
-    let cut = shared.cut.clone();
-    shared.sessions.spawn(cut.run_until_cancelled_owned(async move {
+    shared.sessions.spawn(async move {
         let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
             Ok(Ok(parts)) => parts,
             Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
@@ -220,7 +214,7 @@ fn respond(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Response<Ful
         context.metrics.sessions.inc();
         debug!(session = %id, path, "session begins");
         session::run(parts.io.into_inner(), parts.read_buf, path, id, context).await;
-    }));
+    });
     response
 }
 
