@@ -17,7 +17,7 @@ use crate::stock::Stock;
 use crate::text;
 
 /// Which, and with what.
-#[expect(clippy::large_enum_variant, reason = "a handful in a plan")]
+#[allow(clippy::large_enum_variant, reason = "a handful in a plan")]
 pub enum Sort {
     /// With a disk.
     Device(Device),

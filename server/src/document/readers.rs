@@ -227,7 +227,11 @@ impl Readers {
                 let frame = echo.encode(&self.document, &reader.framing);
                 // Clients tell their echoes by the bytes: of those that look the same none may be left out.
                 let is_empty = matches!(echo.message(), Message::Update(update) if update[..] == EMPTY_UPDATE);
-                if is_empty { reader.outbox.push_control(frame) } else { reader.outbox.push_echo(lease, frame) };
+                if is_empty {
+                    reader.outbox.push_control(frame)
+                } else {
+                    reader.outbox.push_echo(lease, frame)
+                };
             }
             (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
@@ -273,7 +277,6 @@ mod tests {
     use yrs::{Doc, Text, Transact};
 
     use super::*;
-    use crate::outbox::Taken;
     use syncline_protocol::ids::Epoch;
     use syncline_replica::Crdt;
 
@@ -287,7 +290,7 @@ mod tests {
         readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
         let mut crdt = Crdt::default();
         readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap())));
-        outbox.take().await;
+        outbox.frames().await;
 
         // One frame waits for the socket; the next is too much, both are dropped, and a checkpoint covers them.
         let doc = Doc::with_client_id(7);
@@ -300,7 +303,7 @@ mod tests {
             readers.broadcast(&Frame::new(Message::Update(update.into())), Some(AUTHOR));
         }
         readers.set_checkpoint(crdt.known());
-        assert_eq!(outbox.take_behind().await, [READER]);
+        assert_eq!(outbox.behind_now(), [READER]);
 
         // The socket has drained and the session asks for the diff, but a change comes before its question.
         readers.broadcast(&Frame::new(Message::Update(Bytes::from_static(&[0, 0]))), Some(AUTHOR));
@@ -318,22 +321,18 @@ mod tests {
         readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
         readers.durable(None, Seq(1));
         readers.diff(READER, &diff);
-        let told = |taken| match taken {
-            Taken::Frames(frames) => frames.len(),
-            Taken::Close(close) => panic!("{close:?}"),
-        };
-        assert_eq!(told(outbox.take().await), 2, "opened and the diff: it was no reader before");
+        assert_eq!(outbox.frames().await.len(), 2, "opened and the diff: it was no reader before");
         for seq in [2, 3] {
             let update = Message::Update(Bytes::from(vec![0; 80]));
             readers.broadcast(&Frame::at(Seq(seq), update), Some(AUTHOR));
         }
-        assert_eq!(outbox.take_behind().await, [READER]);
+        assert_eq!(outbox.behind_now(), [READER]);
         // The session asks for the diff; before its question comes, the disk has both changes.
         readers.durable(None, Seq(3));
         readers.diff(READER, &diff);
-        assert_eq!(told(outbox.take().await), 1, "the diff alone");
+        assert_eq!(outbox.frames().await.len(), 1, "the diff alone");
         readers.durable(Some(READER), Seq(3));
-        assert_eq!(told(outbox.take().await), 1);
+        assert_eq!(outbox.frames().await.len(), 1);
     }
 
     #[tokio::test]
@@ -345,7 +344,7 @@ mod tests {
         readers.presence(&presence, &[1]);
         readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
         readers.presence(&presence, &[1]);
-        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        let frames = outbox.frames().await;
         assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
     }
 
@@ -358,7 +357,7 @@ mod tests {
         for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
             readers.ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
         }
-        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        let frames = outbox.frames().await;
         let lens: Vec<usize> = frames.iter().map(Bytes::len).collect();
         assert_eq!(lens, [5, 23, 5], "the two empty ones look the same: without the first, the second is taken for it");
     }
