@@ -18,6 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
@@ -81,6 +82,9 @@ pub struct Server {
     shared: Arc<Shared>,
     accepting: tokio::task::JoinHandle<()>,
     sessions: TaskTracker,
+    admin: TaskTracker,
+    /// Ends commands: a backup is stopped, an import's lease goes.
+    admin_stop: CancellationToken,
     log: Log,
 }
 
@@ -115,17 +119,15 @@ impl Server {
             sessions: sessions.clone(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, accepting, sessions, log }
+        let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { address, shared, accepting, sessions, admin, admin_stop, log }
     }
 
     /// Takes operators' commands from `socket`, until it stops.
     pub fn serve_admin(&self, socket: AdminSocket) {
-        let context = &self.shared.context;
-        let (stop, cut) = context.stop.tokens();
-        let (log, registry) = (self.log.clone(), Arc::clone(&context.registry));
-        let admin = Arc::new(Admin { log, registry, stop });
-        // Counted with the sessions: an import holds a lease as they do.
-        self.sessions.spawn(cut.run_until_cancelled_owned(admin::run(socket, admin)));
+        let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.registry));
+        let admin = Arc::new(Admin { log, registry, stop: self.admin_stop.clone() });
+        self.admin.spawn(admin::run(socket, admin));
     }
 
     /// Where it listens.
@@ -152,6 +154,7 @@ impl Server {
     pub async fn stop(self) -> Result<(), StoreError> {
         let context = &self.shared.context;
         context.stop.cancel();
+        self.admin_stop.cancel();
         self.accepting.await.ok();
         self.sessions.close();
         if tokio::time::timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
@@ -160,6 +163,8 @@ impl Server {
             context.stop.cut();
             self.sessions.wait().await;
         }
+        self.admin.close();
+        self.admin.wait().await;
         context.registry.stop().await;
         self.log.close().await;
         self.log.failed().map_or(Ok(()), Err)

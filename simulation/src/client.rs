@@ -17,7 +17,6 @@ use crate::stock::Stock;
 use crate::text;
 
 /// Which, and with what.
-#[allow(clippy::large_enum_variant, reason = "a handful in a plan")]
 pub enum Sort {
     /// With a disk.
     Device(Device),

@@ -4,7 +4,7 @@
 //! disk have those. The log's thread is replaced by [`Server::disk_step`], which does what it does in three steps, so that
 //! a plan can put anything between them.
 
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use syncline_log::{Batch, Committed, Committer, Log};
 use syncline_server::auth::OpenToAll;
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
-use syncline_server::limits::{Gate, Limits};
+use syncline_server::limits::{Gate, RawLimits};
 use syncline_server::metrics::Metrics;
 use syncline_server::registry::Registry;
 use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
@@ -75,9 +75,11 @@ impl Server {
         let options = DocumentOptions { compaction, draw, ..DocumentOptions::new(idle) };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let limits = SessionLimits { outbox_bytes, ..SessionLimits::default() };
-        let gate = Gate::new(Limits::default(), Arc::clone(&metrics));
-        let (auth, stop) = (Arc::new(OpenToAll), Stop::default());
-        let context = Arc::new(Context { registry, auth, gate, limits, metrics, stop });
+        let stop = Stop::default();
+        // A plan sends more in a virtual second than anybody does in a real one.
+        let raw = RawLimits { messages_per_second: Some(0), bytes_per_second: Some(0), ..RawLimits::default() };
+        let gate = Gate::new(raw.into(), Arc::clone(&metrics));
+        let context = Arc::new(Context { registry, auth: Arc::new(OpenToAll), limits, metrics, stop, gate });
         let sessions = TaskTracker::new();
         let (cut, disking) = (CancellationToken::new(), Disking::Idle);
         Self { runtime, context, sessions, cut, log, committer, disking, disk, settings, accepted: 0 }
@@ -87,8 +89,9 @@ impl Server {
     pub fn accept(&mut self, path: &str) -> Socket {
         let (pipe, server_end, client_end) = Pipe::new(self.settings.network_bytes);
         self.accepted += 1;
-        let address = IpAddr::from([127, 0, 0, 1]);
-        let peer = Peer { id: SessionId(self.accepted), path: path.to_owned(), address, unfinished: None };
+        let id = SessionId(self.accepted);
+        let address = Ipv4Addr::LOCALHOST.into();
+        let peer = Peer { id, path: path.to_owned(), address, unfinished: None };
         let session = session::run(server_end, Bytes::new(), peer, Arc::clone(&self.context));
         self.sessions.spawn_on(self.cut.clone().run_until_cancelled_owned(session), self.runtime.handle());
         Socket::new(pipe, client_end)

@@ -44,6 +44,7 @@ const PURE: &[&str] = &[
     "client/src/document/queue.rs",
     "client/src/document/registers.rs",
     "client/src/document/report.rs",
+    "client/src/document/storing.rs",
     "client/src/document/sync.rs",
     "client/src/document/view.rs",
     "client/src/stock/session.rs",

@@ -6,6 +6,7 @@
 //! queue.rs      PURE: what is not confirmed yet
 //! batch.rs      PURE: what leaves the queue next, as one message
 //! core.rs       PURE: the CRDT, the queue, the journal
+//! storing.rs    PURE: the journal written anew
 //! clock.rs      PURE: stamps made by a wrong clock, moved before they are sent
 //! sync.rs       PURE: the talk with the server
 //! again.rs      PURE: changes by others that the server may have lost
@@ -27,6 +28,7 @@ mod queue;
 mod registers;
 mod report;
 pub(crate) mod status;
+mod storing;
 pub(crate) mod sync;
 mod view;
 

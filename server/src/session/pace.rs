@@ -129,6 +129,8 @@ impl Pace {
         let more = partial.next_multiple_of(PARTIAL_STEP) - reserved;
         self.reserved.store(reserved + more, Ordering::Relaxed);
         if !self.gate.reserve(more) {
+            // Given back at once, or the next would go over, too.
+            self.release();
             self.gate.metrics().partial_refused.inc();
             let reason = "this server holds too many unfinished messages; please try later";
             self.outbox.close(Close::TooMany(reason.into()));

@@ -14,8 +14,6 @@ use crate::outbox::Outbox;
 pub struct Stop {
     /// Cancelled when the server stops.
     token: CancellationToken,
-    /// Cancelled when sessions have had their time to end.
-    cut: CancellationToken,
     roster: Mutex<HashMap<SessionId, Weak<Outbox>>>,
 }
 
@@ -28,18 +26,12 @@ impl Stop {
 
     /// Sessions that have not ended do so now, without a word.
     pub fn cut(&self) {
-        self.cut.cancel();
         self.everyone().iter().for_each(|outbox| outbox.cut());
     }
 
     /// True from [`Stop::cancel`] on.
     pub fn is_cancelled(&self) -> bool {
         self.token.is_cancelled()
-    }
-
-    /// Cancelled by [`Stop::cancel`], and by [`Stop::cut`]: for who is no session.
-    pub fn tokens(&self) -> (CancellationToken, CancellationToken) {
-        (self.token.clone(), self.cut.clone())
     }
 
     /// Waits for [`Stop::cancel`].
