@@ -139,7 +139,7 @@ fn core(bytes: &[u8]) {
             27 => core.resync(lease, None, &mut effects),
             _ => {}
         }
-        for effect in effects.drain(..).collect::<Vec<_>>() {
+        for effect in std::mem::take(&mut effects) {
             match effect {
                 Effect::Append { seq, update } => {
                     log.push(update);
