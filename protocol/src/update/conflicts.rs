@@ -184,8 +184,13 @@ mod tests {
     use super::*;
     use crate::varint::write_var_uint;
 
-    /// One letter each: (client, clock, origin, right origin), grouped by client.
-    fn update(items: &[(u64, u64, Option<(u64, u64)>, Option<(u64, u64)>)]) -> Vec<u8> {
+    /// Client and clock.
+    type Id = (u64, u64);
+    /// One letter: client, clock, origin, right origin.
+    type Letter = (u64, u64, Option<Id>, Option<Id>);
+
+    /// Letters grouped by client.
+    fn update(items: &[Letter]) -> Vec<u8> {
         let mut update = Vec::new();
         let sections: Vec<_> = items.chunk_by(|one, other| one.0 == other.0).collect();
         write_var_uint(&mut update, sections.len() as u64);
@@ -210,7 +215,7 @@ mod tests {
         update
     }
 
-    fn count(items: &[(u64, u64, Option<(u64, u64)>, Option<(u64, u64)>)]) -> Conflicts {
+    fn count(items: &[Letter]) -> Conflicts {
         let update = update(items);
         conflicts([&update[..]].into_iter(), &|_| 0, items.len() as u64)
     }
