@@ -62,7 +62,7 @@ pub struct World {
     /// Older copies of documents.
     backups: Vec<Option<Stored>>,
     weights: Weights,
-    shape: text::Shape,
+    pub(crate) shape: text::Shape,
     steps: usize,
     next_mark: u32,
     next_id: u128,
