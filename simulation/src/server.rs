@@ -35,6 +35,8 @@ const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// How long a document stays in memory without a session.
     pub idle: Duration,
+    /// How long nothing changes until a document is kept as bytes.
+    pub quiet: Duration,
     /// When a snapshot replaces its records.
     pub compaction: Compaction,
     /// Bytes that wait for a socket before its reader falls behind.
@@ -71,8 +73,8 @@ impl Server {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("no runtime");
         let (log, committer) = Log::by_hand(Arc::clone(&disk) as Arc<dyn syncline_log::Store>);
         let metrics = Arc::new(Metrics::default());
-        let Settings { idle, compaction, outbox_bytes, .. } = settings;
-        let options = DocumentOptions { compaction, draw, ..DocumentOptions::new(idle) };
+        let Settings { idle, quiet, compaction, outbox_bytes, .. } = settings;
+        let options = DocumentOptions { quiet, compaction, draw, ..DocumentOptions::new(idle) };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let limits = SessionLimits { outbox_bytes, ..SessionLimits::default() };
         let stop = Stop::default();

@@ -62,7 +62,7 @@ pub struct World {
     /// Older copies of documents.
     backups: Vec<Option<Stored>>,
     weights: Weights,
-    shape: text::Shape,
+    pub(crate) shape: text::Shape,
     steps: usize,
     next_mark: u32,
     next_id: u128,
@@ -84,6 +84,7 @@ impl World {
             ["doc", "other"].iter().take(dice.usize(1..=2)).filter_map(|name| DocumentName::parse(name).ok()).collect();
         let settings = Settings {
             idle: Duration::from_millis(dice.u64(5..60)),
+            quiet: Duration::from_millis(dice.u64(2..80)),
             compaction: Compaction {
                 records: dice.u64(2..25),
                 bytes: dice.usize(100..4_000),
