@@ -89,12 +89,11 @@ fn every_update_is_counted_at_every_other_connection_on_a_server_and_on_the_floo
         let relay = matches!(subject, Subject::Floor { .. });
         let report = subject.report(SMALL);
         assert_eq!((report["ok"].as_bool(), report["relay"].as_bool()), (Some(true), Some(relay)), "{report}");
-        // Six writers at 50/s; each update goes to the four others of its document.
-        let (updates, deliveries) = (figure(&report, "updates_per_s"), figure(&report, "deliveries_per_s"));
-        assert!((updates - 300.0).abs() < 60.0, "{report}");
-        assert!((deliveries / updates - 4.0).abs() < 0.5, "{report}");
-        let count = report["latency"]["count"].as_u64().unwrap() as f64;
-        assert!((count - deliveries * report["seconds"].as_f64().unwrap()).abs() <= 60.0, "{report}");
+        // Each update goes to the four others of its document.
+        let (sent, delivered) = (figure(&report, "sent"), figure(&report, "delivered"));
+        assert!(sent > 0.0 && delivered == 4.0 * sent, "{report}");
+        let measured = report["latency"]["count"].as_u64().unwrap() as f64;
+        assert!(measured > 0.0 && measured <= delivered, "{report}");
         assert_eq!(report["ack_latency"].is_null(), relay, "only a server acknowledges: {report}");
     }
 }

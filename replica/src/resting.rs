@@ -15,6 +15,7 @@ use syncline_protocol::update::{
 use syncline_protocol::varint::write_var_uint;
 
 use super::crdt::{CrdtError, Known};
+use super::growth::{Full, GrowthLimits};
 use super::register::RegisterState;
 use super::replica::{Clocks, HeldLimits, Replica, Taken};
 
@@ -23,6 +24,8 @@ use super::replica::{Clocks, HeldLimits, Replica, Taken};
 pub struct Resting {
     /// Under whom the document makes its own edits.
     client: u64,
+    /// What the tree may become.
+    growth: GrowthLimits,
     form: Form,
 }
 
@@ -48,12 +51,16 @@ impl Resting {
             Some(encoded) => Form::Bytes(encoded),
             None => Form::Tree(Box::new(Replica::load_as(client, updates.iter().cloned())?)),
         };
-        Ok(Self { client, form })
+        Ok(Self { client, growth: GrowthLimits::NONE, form })
     }
 
     /// A document without anything.
     pub fn empty() -> Self {
-        Self { client: 0, form: Form::Bytes(Encoded::new(Bytes::from_static(&EMPTY_UPDATE), Clocks::default())) }
+        Self {
+            client: 0,
+            growth: GrowthLimits::NONE,
+            form: Form::Bytes(Encoded::new(Bytes::from_static(&EMPTY_UPDATE), Clocks::default())),
+        }
     }
 
     /// True when it is bytes.
@@ -88,12 +95,26 @@ impl Resting {
                 return Err(CrdtError::Broken("parts of its stored state are missing".into()));
             }
             replica.watch_registers()?;
+            replica.limit_growth(self.growth);
             self.form = Form::Tree(Box::new(replica));
         }
         match &mut self.form {
             Form::Tree(replica) => Ok(replica),
             Form::Bytes(_) => Err(CrdtError::Broken("it could not be built".into())),
         }
+    }
+
+    /// See [`Replica::limit_growth`].
+    pub fn limit_growth(&mut self, limits: GrowthLimits) {
+        self.growth = limits;
+        if let Form::Tree(replica) = &mut self.form {
+            replica.limit_growth(limits);
+        }
+    }
+
+    /// See [`Replica::lacks_room_for`].
+    pub fn lacks_room_for(&mut self, more: usize) -> Result<Option<Full>, CrdtError> {
+        self.wake()?.lacks_room_for(more)
     }
 
     /// True when taking this update needs the tree, and there is none.
@@ -199,7 +220,7 @@ impl Resting {
 
 impl From<Replica> for Resting {
     fn from(replica: Replica) -> Self {
-        Self { client: replica.client_id(), form: Form::Tree(Box::new(replica)) }
+        Self { client: replica.client_id(), growth: replica.growth.limits, form: Form::Tree(Box::new(replica)) }
     }
 }
 

@@ -13,10 +13,10 @@ use syncline_log::{Batch, Committed, Committer, Log};
 use syncline_server::auth::OpenToAll;
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
-use syncline_server::limits::{Gate, Limits};
+use syncline_server::limits::{Gate, RawLimits};
 use syncline_server::metrics::Metrics;
 use syncline_server::registry::Registry;
-use syncline_server::session::{self, Context, Peer, SessionLimits};
+use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,9 +75,11 @@ impl Server {
         let options = DocumentOptions { compaction, draw, ..DocumentOptions::new(idle) };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let limits = SessionLimits { outbox_bytes, ..SessionLimits::default() };
-        let stop = CancellationToken::new();
-        let gate = Gate::new(Limits::default(), Arc::clone(&metrics));
-        let context = Arc::new(Context { registry, auth: Arc::new(OpenToAll), gate, limits, metrics, stop });
+        let stop = Stop::default();
+        // A plan sends more in a virtual second than anybody does in a real one.
+        let raw = RawLimits { messages_per_second: Some(0), bytes_per_second: Some(0), ..RawLimits::default() };
+        let gate = Gate::new(raw.into(), Arc::clone(&metrics));
+        let context = Arc::new(Context { registry, auth: Arc::new(OpenToAll), limits, metrics, stop, gate });
         let sessions = TaskTracker::new();
         let (cut, disking) = (CancellationToken::new(), Disking::Idle);
         Self { runtime, context, sessions, cut, log, committer, disking, disk, settings, accepted: 0 }

@@ -230,7 +230,7 @@ impl World {
                     return Err(format!("A CURSOR SKIPS NOTHING: a device is at {} and lacks <{mark}>", cursor.seq));
                 }
             }
-            drop(replica);
+            self.counts.add("documents with updates that wait", u64::from(replica.held().len() > 0));
         }
         Ok(())
     }

@@ -27,12 +27,14 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 /// Files that run without a runtime, a clock, randomness or I/O.
 const PURE: &[&str] = &[
     "replica/src/crdt.rs",
+    "replica/src/growth.rs",
     "replica/src/register.rs",
     "replica/src/replica.rs",
     "replica/src/resting.rs",
     "server/src/document/core.rs",
     "server/src/document/core/joining.rs",
     "server/src/document/core/native.rs",
+    "server/src/document/core/refuse.rs",
     "server/src/document/core/registers.rs",
     "server/src/document/merge.rs",
     "server/src/document/presence.rs",

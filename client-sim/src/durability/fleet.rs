@@ -25,6 +25,8 @@ const READERS: usize = 8;
 pub enum Load {
     /// Keystrokes; some authors come and go.
     Small,
+    /// As many keystrokes as go.
+    Fast,
     /// Edits of 300 KB.
     Large,
     /// Edits of 8 to 60 KB that replace each other, so that documents are compacted again and again.
@@ -118,6 +120,7 @@ fn habits(load: Load, number: usize) -> Habits {
     let visit = (number % 4 == 3).then_some(10 + number);
     match load {
         Load::Small | Load::Mixed => Habits { pause_ms: 2..25, bytes: 0..300, in_flight: 16, keeps: 100, visit },
+        Load::Fast => Habits { pause_ms: 0..3, bytes: 0..300, in_flight: 64, keeps: 50, visit: None },
         Load::Large => Habits { pause_ms: 50..1500, bytes: 300_000..300_001, in_flight: 1, keeps: 2, visit: None },
         Load::Churn => Habits { pause_ms: 2..30, bytes: 8_000..60_000, in_flight: 4, keeps: 1, visit: None },
     }

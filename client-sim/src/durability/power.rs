@@ -23,8 +23,9 @@ const DISK_MEBIBYTES: u64 = 2048;
 const TRIALS_ON_ONE_DISK: u32 = 10;
 /// When the power goes after the authors began.
 const CUT_MS: std::ops::Range<u64> = 50..1200;
-/// The same for large edits, of which few are answered in a second.
-const CUT_LARGE_MS: std::ops::Range<u64> = 500..3000;
+/// The same for large edits, of which few are answered in a second, and for small ones, which must fill more than one of the
+/// engine's segments: within one, whose blocks are on disk already, a missing sync goes unnoticed.
+const CUT_LATE_MS: std::ops::Range<u64> = 500..4000;
 /// A halt that was not reached by then: the power goes anyway.
 const HALT_LIMIT: Duration = Duration::from_secs(4);
 /// How often the log is looked at for the halt.
@@ -148,8 +149,8 @@ impl<'a> Trials<'a> {
             self.disk = Some((mount, server));
         }
         let (load, cut_ms) = match self.mode {
-            Mode::Small => (Load::Small, CUT_MS),
-            Mode::Large => (Load::Large, CUT_LARGE_MS),
+            Mode::Small => (Load::Fast, CUT_LATE_MS),
+            Mode::Large => (Load::Large, CUT_LATE_MS),
             Mode::Compaction => (Load::Churn, CUT_MS),
         };
         let halt = self.draw_halt();

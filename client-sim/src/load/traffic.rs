@@ -117,6 +117,8 @@ pub fn run(target: &Target, traffic: &Traffic, name: &str) -> Result<Report> {
     report.scenario = name.to_owned();
     report.about = traffic.about();
     report.relay = run.sessions.relay;
+    report.figures.add("sent", "updates in all, warm-up and end too", run.ledger.sent as f64);
+    report.figures.add("delivered", "deliveries of these", run.ledger.delivered as f64);
     report.latency = Latency::of(&run.course.latency_us);
     report.ack_latency = Latency::of(&run.course.ack_us);
     report.course = run.course.points;

@@ -21,6 +21,7 @@
 //! clients   order, duplicates and colliding hashes of client ids
 //! nesting   how deep types lie in types within one update
 //! merge     several updates as one, by their bytes
+//! conflicts how much work it would be
 //! verdict   what an update would do to a document known by its clocks
 //! ```
 //!
@@ -28,6 +29,7 @@
 //! `decoding.js`; yrs 0.28.1 `src/update.rs`, `src/block.rs`, `src/any.rs`, `src/id_set.rs`.
 
 mod clients;
+mod conflicts;
 mod content;
 pub(crate) mod json;
 mod merge;
@@ -41,6 +43,7 @@ use thiserror::Error;
 use crate::limits;
 use crate::varint::ReadError;
 
+pub use conflicts::{Conflicts, conflicts};
 pub use merge::{Merged, Updates, join_updates};
 pub use nesting::type_depth;
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};

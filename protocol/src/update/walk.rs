@@ -40,7 +40,13 @@ pub(super) struct Struct {
 pub(super) enum Kind {
     Gc,
     Skip,
-    Item { origin: Option<Id>, right_origin: Option<Id>, parent: Option<Id> },
+    Item {
+        origin: Option<Id>,
+        right_origin: Option<Id>,
+        parent: Option<Id>,
+        /// Of an item with neither neighbour: the same for all that begin the same list, or the same key of a map.
+        place: u64,
+    },
 }
 
 /// Is told what a pass finds, in order.
@@ -174,18 +180,28 @@ pub(super) fn read_struct(
 fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -> Result<Kind, ScanError> {
     let origin = if info & HAS_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
     let right_origin = if info & HAS_RIGHT_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
-    let mut parent = None;
+    let (mut parent, mut place) = (None, 0);
     if origin.is_none() && right_origin.is_none() {
         match reader.var_uint()? {
-            0 => parent = Some(read_id(reader, own, limits)?),
-            1 => _ = reader.var_str()?,
+            0 => {
+                let id = read_id(reader, own, limits)?;
+                place = id.client.rotate_left(32) ^ id.clock;
+                parent = Some(id);
+            }
+            1 => place = hash(0, reader.var_str()?),
             other => return Err(ScanError::BadParentInfo(other)),
         }
         if info & HAS_PARENT_SUB != 0 {
-            reader.var_str()?;
+            place = hash(place, reader.var_str()?);
         }
     }
-    Ok(Kind::Item { origin, right_origin, parent })
+    Ok(Kind::Item { origin, right_origin, parent, place })
+}
+
+/// FNV-1a.
+fn hash(start: u64, text: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(start ^ 0xcbf2_9ce4_8422_2325, step)
 }
 
 #[inline]

@@ -10,6 +10,7 @@
 
 mod joining;
 mod native;
+mod refuse;
 mod registers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -28,8 +29,8 @@ use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
 use super::tail::Tail;
 use crate::ids::LeaseId;
-use syncline_replica::{CrdtError, Known};
-use syncline_replica::{HeldLimits, Resting, Taken};
+use syncline_replica::Known;
+use syncline_replica::{GrowthLimits, HeldLimits, Resting, Taken};
 
 /// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
@@ -62,6 +63,7 @@ struct WaitingAck {
 pub struct Core {
     replica: Resting,
     limits: HeldLimits,
+    growth: GrowthLimits,
     /// Which history this is.
     epoch: Epoch,
     /// The newest record's number.
@@ -104,6 +106,7 @@ impl Core {
         Self {
             replica: replica.into(),
             limits,
+            growth: GrowthLimits::NONE,
             epoch,
             last,
             tail: Tail::after(last),
@@ -118,6 +121,15 @@ impl Core {
             storage_failed: false,
             broken: false,
         }
+    }
+
+    /// How large it may become, and how many bytes of presence one lease may show.
+    #[must_use]
+    pub fn with_limits(mut self, growth: GrowthLimits, presence_bytes: usize) -> Self {
+        self.growth = growth;
+        self.replica.limit_growth(growth);
+        self.presence = Presence::with_limit(presence_bytes);
+        self
     }
 
     /// With the end of the stored history, for clients that come from before. Not if something was held while it was
@@ -184,7 +196,12 @@ impl Core {
             Event::Awareness { lease, update } => {
                 let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
                 let changes = self.presence.update(lease, update.iter());
+                let is_greedy = changes.is_greedy;
                 push_presence(changes, Some(lease), effects);
+                if is_greedy {
+                    let why = "this connection shows more presence than one may; make the states smaller";
+                    self.close(lease, Close::TooMany(why.into()), effects);
+                }
             }
             Event::QueryAwareness { lease } => self.send_presence(lease, effects),
             Event::Refused { lease, batch } => {
@@ -241,6 +258,7 @@ impl Core {
     /// freed what had waited: only who has been sent a diff after it is up to date.
     pub fn restore(&mut self, replica: impl Into<Resting>) {
         self.replica = replica.into();
+        self.replica.limit_growth(self.growth);
         self.tail = Tail::after(self.last);
         self.registers = None;
         self.broken = false;
@@ -281,6 +299,10 @@ impl Core {
             Taken::NoRoom => {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
                 return self.close(lease, close, effects);
+            }
+            Taken::Full(full) => {
+                let (seq, outcome) = (self.last, Outcome::Full(full));
+                return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
             }
         }
         let frame = Frame::at(self.last, Message::Update(update));
@@ -355,36 +377,6 @@ impl Core {
     fn send_presence(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if let Some(everyone) = self.presence.everyone() {
             effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(everyone.into())) });
-        }
-    }
-
-    fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
-        self.ended.insert(lease);
-        effects.push(Effect::Close { lease, close });
-    }
-
-    fn fail(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
-        let close = Close::BadMessage(format!("the update was refused: {error}").into());
-        self.close(lease, close, effects);
-        self.reload_if_broken(error, effects);
-    }
-
-    /// A diff could not be made. A state vector that cannot be read is its sender's fault; that the document cannot be
-    /// encoded is not the fault of the one who asks, who may come back.
-    fn fail_to_answer(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
-        match error {
-            CrdtError::Undecodable(_) => self.fail(lease, error, effects),
-            CrdtError::Broken(_) => {
-                self.close(lease, Close::DocumentReloading, effects);
-                self.reload_if_broken(error, effects);
-            }
-        }
-    }
-
-    fn reload_if_broken(&mut self, error: &CrdtError, effects: &mut Vec<Effect>) {
-        if matches!(error, CrdtError::Broken(_)) && !self.broken {
-            self.broken = true;
-            effects.push(Effect::Reload);
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
-use syncline_replica::RegisterWrite;
+use syncline_replica::{Full, RegisterWrite};
 
 use super::frame::Frame;
 use crate::ids::LeaseId;
@@ -124,6 +124,8 @@ pub enum Outcome {
     Refused,
     /// It was not taken: its author may only read.
     Forbidden,
+    /// It was not taken: it would have made the document larger than it may be.
+    Full(Full),
     /// It was not taken, and it inserts nothing that is not here: what a reader says in answer to our step 1. No
     /// promise that it is on disk.
     Unneeded,

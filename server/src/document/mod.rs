@@ -3,6 +3,7 @@
 //! ```text
 //! event.rs     what enters and leaves: the contract, on one screen
 //! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
+//! core/refuse.rs  PURE: sessions that are ended, a CRDT that failed
 //! core/native.rs  PURE: what only the native dialect asks: cursors and registers
 //! core/joining.rs PURE: who joins, and the document at rest
 //! tail.rs      PURE: the newest changes, for clients that missed a few
@@ -11,10 +12,12 @@
 //! load.rs      from the log to memory
 //! merge.rs     PURE: changes that waited together, as few frames
 //! readers.rs   the outboxes of those who read, and how far each is known to have come
-//! options.rs   what the task is told
+//! options.rs   what it is told at its start
+//! charge.rs    how much work each session is, and heavy work apart from others
 //! task.rs      the shell: inbox in, effects out, log, idle time, end
 //! ```
 
+mod charge;
 pub mod core;
 pub mod event;
 pub mod frame;

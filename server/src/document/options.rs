@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use syncline_replica::HeldLimits;
+use syncline_replica::{GrowthLimits, HeldLimits};
 
 use crate::ids::Draw;
 
@@ -18,6 +18,10 @@ pub struct DocumentOptions {
     pub quiet: Duration,
     /// What it may hold.
     pub held: HeldLimits,
+    /// What it may become.
+    pub growth: GrowthLimits,
+    /// Bytes of presence that one lease may show.
+    pub presence_bytes: usize,
     /// When a snapshot replaces its records.
     pub compaction: Compaction,
     /// Its identities.
@@ -31,6 +35,8 @@ impl DocumentOptions {
             idle,
             quiet: QUIET,
             held: HeldLimits::default(),
+            growth: GrowthLimits::default(),
+            presence_bytes: usize::MAX,
             compaction: Compaction::default(),
             draw: Draw::default(),
         }

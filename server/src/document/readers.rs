@@ -20,7 +20,7 @@ use super::frame::{Frame, Framing, Message};
 use super::merge::{Change, Merge};
 use crate::ids::LeaseId;
 use crate::outbox::{Outbox, Position, Pushed};
-use syncline_replica::Known;
+use syncline_replica::{Full, Known};
 
 struct Reader {
     outbox: Arc<Outbox>,
@@ -228,8 +228,12 @@ impl Readers {
                 let frame = ToClient::Ack { channel: *channel, batch, seq }.encode();
                 reader.outbox.push_position(lease, Position::Ack, frame.into());
             }
-            (Framing::Native { channel }, Outcome::Refused | Outcome::Forbidden | Outcome::Unneeded) => {
-                let close = if outcome == Outcome::Forbidden { Close::read_only() } else { Close::StorageFailed };
+            (Framing::Native { channel }, refused) => {
+                let close = match refused {
+                    Outcome::Forbidden => Close::read_only(),
+                    Outcome::Full(full) => document_full(full),
+                    _ => Close::StorageFailed,
+                };
                 let (channel, code) = (*channel, close.code());
                 let frame = ToClient::Refused { channel, batch, code, reason: &close.reason() }.encode();
                 reader.outbox.push_control_of(lease, frame.into());
@@ -248,6 +252,7 @@ impl Readers {
             (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
             (Framing::YWebsocket, Outcome::Refused) => reader.outbox.close(Close::StorageFailed),
+            (Framing::YWebsocket, Outcome::Full(full)) => reader.outbox.close(document_full(full)),
             (Framing::YWebsocket, Outcome::Forbidden) => reader.outbox.close(Close::read_only()),
         }
     }
@@ -276,12 +281,18 @@ impl Drop for Readers {
     }
 }
 
+fn document_full(full: Full) -> Close {
+    Close::DocumentFull(match full {
+        Full::Bytes => "this document has reached its largest size; you can read it and delete from it".into(),
+        Full::Clients => "this document has had as many writers as it can; copy it to a new one".into(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use yrs::{Doc, Text, Transact};
 
     use super::*;
-    use crate::outbox::Taken;
     use syncline_protocol::ids::Epoch;
     use syncline_replica::Crdt;
 
@@ -299,7 +310,7 @@ mod tests {
         readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
         let mut crdt = Crdt::default();
         readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap())));
-        outbox.take().await;
+        outbox.frames().await;
 
         // One frame waits for the socket; the next is too much, both are dropped, and a checkpoint covers them.
         let doc = Doc::with_client_id(7);
@@ -312,7 +323,7 @@ mod tests {
             readers.broadcast(&change(0, update));
         }
         readers.set_checkpoint(crdt.known());
-        assert_eq!(outbox.take_behind().await, [READER]);
+        assert_eq!(outbox.behind_now(), [READER]);
 
         // The socket has drained and the session asks for the diff, but a change comes before its question.
         readers.broadcast(&change(0, vec![0, 0]));
@@ -330,21 +341,17 @@ mod tests {
         readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
         readers.durable(None, Seq(1));
         readers.diff(READER, &diff);
-        let told = |taken| match taken {
-            Taken::Frames(frames) => frames.len(),
-            Taken::Close(close) => panic!("{close:?}"),
-        };
-        assert_eq!(told(outbox.take().await), 2, "opened and the diff: it was no reader before");
+        assert_eq!(outbox.frames().await.len(), 2, "opened and the diff: it was no reader before");
         for seq in [2, 3] {
             readers.broadcast(&change(seq, vec![0; 80]));
         }
-        assert_eq!(outbox.take_behind().await, [READER]);
+        assert_eq!(outbox.behind_now(), [READER]);
         // The session asks for the diff; before its question comes, the disk has both changes.
         readers.durable(None, Seq(3));
         readers.diff(READER, &diff);
-        assert_eq!(told(outbox.take().await), 1, "the diff alone");
+        assert_eq!(outbox.frames().await.len(), 1, "the diff alone");
         readers.durable(Some(READER), Seq(3));
-        assert_eq!(told(outbox.take().await), 1);
+        assert_eq!(outbox.frames().await.len(), 1);
     }
 
     #[tokio::test]
@@ -356,7 +363,7 @@ mod tests {
         readers.presence(&presence, &[1]);
         readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
         readers.presence(&presence, &[1]);
-        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        let frames = outbox.frames().await;
         assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
     }
 
@@ -369,7 +376,7 @@ mod tests {
         for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
             readers.ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
         }
-        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        let frames = outbox.frames().await;
         let lens: Vec<usize> = frames.iter().map(Bytes::len).collect();
         assert_eq!(lens, [5, 23, 5], "the two empty ones look the same: without the first, the second is taken for it");
     }

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use super::charge::Charge;
 use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
@@ -78,6 +79,7 @@ struct Task {
     effects: Vec<Effect>,
     /// Filled and emptied by `execute`.
     unsent: Unsent,
+    charge: Charge,
     records_since_snapshot: u64,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
@@ -146,7 +148,9 @@ impl Task {
         }
         let last = newest.seq;
         debug!(document = %name, seq = %last, records, "document loaded");
-        let core = Core::new(replica, newest, options.held).with_tail(tail);
+        let core = Core::new(replica, newest, options.held)
+            .with_limits(options.growth, options.presence_bytes)
+            .with_tail(tail);
         let mut readers = Readers::new(name.clone());
         readers.set_checkpoint(core.known());
         Ok(Self {
@@ -159,6 +163,7 @@ impl Task {
             metrics,
             effects: Vec::new(),
             unsent: Unsent::default(),
+            charge: Charge::default(),
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,
@@ -286,9 +291,16 @@ impl Task {
             Event::Leave { lease } => {
                 self.execute().await;
                 self.readers.remove(lease);
+                self.charge.forget(lease);
                 self.core.handle(event, &mut self.effects);
             }
-            event => self.core.handle(event, &mut self.effects),
+            event => {
+                let lease = event.lease();
+                if let Err(close) = self.charge.handle(&mut self.core, event, &mut self.effects) {
+                    self.metrics.overworked.inc();
+                    self.core.close(lease, close, &mut self.effects);
+                }
+            }
         }
         self.reload_if_broken().await;
     }

@@ -75,6 +75,10 @@ impl Core {
             let (seq, outcome) = (self.last, Outcome::Refused);
             return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
         }
+        if let Ok(Some(full)) = self.replica.lacks_room_for(write.value.len()) {
+            let (seq, outcome) = (self.last, Outcome::Full(full));
+            return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
+        }
         match self.decide(write, effects) {
             Ok((accepted, register)) => self.answer(lease, batch, Answer::Decided { accepted, register }, effects),
             Err(error) => self.fail_to_answer(lease, &error, effects),
