@@ -6,7 +6,7 @@
 //! `--answer`, a given number of bytes), and the answer to a question, which it drops: a client of it
 //! can join. Not a server to use: a receiver that does not read makes it grow.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::{Buf, Bytes};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use std::collections::VecDeque;
+use socket2::{Domain, Socket, Type};
 
 use crate::load::frame::{self, Header};
 use crate::load::hub::{ACCEPT, KEY, RELAY_NAME};
@@ -22,6 +22,7 @@ use crate::load::marker;
 
 const READ_BYTES: usize = 64 * 1024;
 const EVENTS: usize = 1024;
+const BACKLOG: i32 = 4096;
 const LISTENER: Token = Token(usize::MAX);
 /// Most bytes of a request.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
@@ -64,7 +65,7 @@ struct Relay {
 
 /// Listens, says where, and relays until it is ended.
 pub fn run(args: &Args) -> Result<()> {
-    let mut listener = TcpListener::bind(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
+    let mut listener = listen(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     writeln!(std::io::stdout(), "relaying on ws://{}", listener.local_addr()?)?;
     std::io::stdout().flush()?;
     let poll = Poll::new()?;
@@ -91,6 +92,16 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
     }
+}
+
+/// With a backlog for thousands that come at once: mio has 128, and a lost SYN costs its client a second.
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
 }
 
 /// The frame that answers a question: an update without content, or one text of so many bytes.

@@ -1,6 +1,7 @@
 //! Load and scenarios for Yjs servers, over real sockets. `syncline-sim --help` says what there is.
 
 mod actor;
+mod bench;
 mod child;
 mod cli;
 mod durability;
@@ -39,6 +40,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Put load on any Yjs server, and measure what it does: throughput, latency, CPU, memory.
     Load(load::Args),
+    /// Measure the server and a bare relay in turn, and print ratios.
+    Bench(bench::Args),
     /// Be a bare relay, without CRDT and disk, to compare servers with.
     Floor(floor::Args),
     /// Tell scenarios: devices, a bad network, a real server; then look for anything lost, doubled or different.
@@ -158,6 +161,7 @@ fn main() -> ExitCode {
             other => other.map(|outcome| outcome == load::Outcome::Fine),
         },
         Command::Floor(args) => floor::run(&args).map(|()| true),
+        Command::Bench(args) => bench::run(&args),
         other => story(other),
     };
     match done {
@@ -184,7 +188,7 @@ fn story(command: Command) -> Result<bool> {
             Command::PowerCut(args) => durability::power::run(args).await,
             Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
             Command::Replay(args) => run(&args),
-            Command::Load(_) | Command::Floor(_) => unreachable!("it has no runtime"),
+            Command::Load(_) | Command::Floor(_) | Command::Bench(_) => unreachable!("it has no runtime"),
         }
     })
 }

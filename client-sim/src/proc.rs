@@ -12,6 +12,8 @@ pub const TICKS_PER_SECOND: f64 = 100.0;
 pub struct Usage {
     /// User and system time of all its threads so far.
     pub cpu_s: f64,
+    /// Time that they were ready to run and did not get a core; as far as it is known.
+    pub waited_s: f64,
     /// Resident memory now.
     pub rss_bytes: u64,
     /// The most it ever was.
@@ -25,9 +27,10 @@ pub fn usage(pid: u32) -> Option<Usage> {
     let status = fs::read_to_string(format!("{process}/status")).ok()?;
     let ticks_s = cpu_ticks(&stat)? as f64 / TICKS_PER_SECOND;
     // To the nanosecond, but without threads that have ended: only believed when it agrees.
-    let fine_s = threads_cpu_ns(Path::new(&process)).map_or(0.0, |ns| ns as f64 / 1e9);
+    let (fine_s, waited_s) = threads_s(Path::new(&process)).unwrap_or_default();
     let cpu_s = if (fine_s - ticks_s).abs() <= 2.0 / TICKS_PER_SECOND { fine_s } else { ticks_s };
-    Some(Usage { cpu_s, rss_bytes: memory(&status, "VmRSS:")?, peak_bytes: memory(&status, "VmHWM:")? })
+    let (rss_bytes, peak_bytes) = (memory(&status, "VmRSS:")?, memory(&status, "VmHWM:")?);
+    Some(Usage { cpu_s, waited_s, rss_bytes, peak_bytes })
 }
 
 /// CPU seconds that the whole machine has used so far, what its host kept from it (steal) included.
@@ -43,13 +46,16 @@ fn machine_ticks(stat: &str) -> Option<u64> {
     Some(user + nice + system + irq + softirq + steal)
 }
 
-fn threads_cpu_ns(process: &Path) -> Option<u64> {
-    let mut all = 0;
+/// Seconds that its threads ran, and that they waited for a core.
+fn threads_s(process: &Path) -> Option<(f64, f64)> {
+    let (mut ran_ns, mut waited_ns) = (0, 0);
     for thread in fs::read_dir(process.join("task")).ok()? {
         let schedule = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-        all += schedule.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
+        let mut fields = schedule.split_ascii_whitespace().map(str::parse::<u64>);
+        ran_ns += fields.next()?.ok()?;
+        waited_ns += fields.next()?.ok()?;
     }
-    Some(all)
+    Some((ran_ns as f64 / 1e9, waited_ns as f64 / 1e9))
 }
 
 fn cpu_ticks(stat: &str) -> Option<u64> {

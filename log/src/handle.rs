@@ -1,6 +1,6 @@
 //! What the rest of the server holds of the log: [`Log`] and, for each open document, [`DocumentLog`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -314,7 +314,7 @@ pub(super) struct Shared {
     pub store: Arc<dyn Store>,
     blocking: Blocking,
     /// Documents with a handle or a queued command. A document removes itself when it is dropped.
-    documents: Mutex<HashMap<DocumentName, Weak<Document>>>,
+    documents: Mutex<BTreeMap<DocumentName, Weak<Document>>>,
     /// The latch. Written once, by the thread.
     failed: watch::Sender<Option<StoreError>>,
     room: Arc<Semaphore>,
@@ -341,7 +341,7 @@ impl Shared {
         self.failed.borrow().clone()
     }
 
-    fn documents(&self) -> MutexGuard<'_, HashMap<DocumentName, Weak<Document>>> {
+    fn documents(&self) -> MutexGuard<'_, BTreeMap<DocumentName, Weak<Document>>> {
         lock(&self.documents)
     }
 }

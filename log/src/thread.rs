@@ -107,7 +107,10 @@ pub struct Batch {
     writes: Vec<Write>,
     /// For each document its last step in `writes`, if records may be added to it.
     open: HashMap<DocumentName, usize>,
-    documents: HashMap<*const Document, Progress>,
+    /// In the order in which they came: a simulation replays it.
+    documents: Vec<Progress>,
+    /// Where in `documents`.
+    places: HashMap<*const Document, usize>,
     deletes: Vec<oneshot::Sender<Result<(), StoreError>>>,
     /// Given back when the batch is done.
     room: Vec<OwnedSemaphorePermit>,
@@ -158,17 +161,17 @@ impl Batch {
     }
 
     fn count(&mut self, document: &Arc<Document>, upto: Option<Seq>) {
-        let progress = self.documents.entry(Arc::as_ptr(document)).or_insert_with(|| Progress {
-            document: Arc::clone(document),
-            upto: None,
-            commands: 0,
-        });
+        let place = *self.places.entry(Arc::as_ptr(document)).or_insert(self.documents.len());
+        if place == self.documents.len() {
+            self.documents.push(Progress { document: Arc::clone(document), upto: None, commands: 0 });
+        }
+        let progress = &mut self.documents[place];
         progress.upto = upto.or(progress.upto);
         progress.commands += 1;
     }
 
     fn report(self) {
-        for Progress { document, upto, commands } in self.documents.into_values() {
+        for Progress { document, upto, commands } in self.documents {
             document.committed(upto, commands);
         }
         for reply in self.deletes {
@@ -178,7 +181,7 @@ impl Batch {
     }
 
     fn refuse(self, error: &StoreError) {
-        for Progress { document, commands, .. } in self.documents.into_values() {
+        for Progress { document, commands, .. } in self.documents {
             document.dropped(commands);
         }
         for reply in self.deletes {

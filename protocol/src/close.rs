@@ -20,6 +20,8 @@ pub enum Close {
     Forbidden(Cow<'static, str>),
     /// The document was deleted; its edits are kept by those who have them (4410).
     DocumentDeleted,
+    /// The document has grown to its limit: this would make it larger (4414).
+    DocumentFull(Cow<'static, str>),
     /// The message is larger than the server will ever accept (4413).
     MessageTooLarge {
         /// The limit in force, in bytes.
@@ -54,6 +56,7 @@ impl Close {
             Close::BadDocumentName(_) => 4404,
             Close::DocumentDeleted => 4410,
             Close::MessageTooLarge { .. } => 4413,
+            Close::DocumentFull(_) => 4414,
             Close::DocumentReloading => 4500,
             Close::DocumentUnavailable => 4503,
             Close::TimedOut => 4504,
@@ -67,9 +70,11 @@ impl Close {
     pub fn reason(&self) -> Cow<'_, str> {
         let text: Cow<'_, str> = match self {
             Close::ServerStopping => "the server is restarting; please reconnect".into(),
-            Close::BadMessage(why) | Close::BadDocumentName(why) | Close::Forbidden(why) | Close::TooMany(why) => {
-                Cow::Borrowed(why.as_ref())
-            }
+            Close::BadMessage(why)
+            | Close::BadDocumentName(why)
+            | Close::Forbidden(why)
+            | Close::DocumentFull(why)
+            | Close::TooMany(why) => Cow::Borrowed(why.as_ref()),
             Close::MessageTooLarge { limit_bytes } => {
                 format!("the message is larger than this server's limit of {limit_bytes} bytes").into()
             }
@@ -117,6 +122,7 @@ mod tests {
             Close::BadDocumentName("empty".into()),
             Close::DocumentDeleted,
             Close::Forbidden("no".into()),
+            Close::DocumentFull("full".into()),
             Close::MessageTooLarge { limit_bytes: usize::MAX },
             Close::TooSlow,
             Close::TooMany("documents".into()),
@@ -144,6 +150,7 @@ mod tests {
                     | Close::BadDocumentName(_)
                     | Close::DocumentDeleted
                     | Close::Forbidden(_)
+                    | Close::DocumentFull(_)
                     | Close::MessageTooLarge { .. }
             );
             assert_eq!(close.may_reconnect(), !is_final, "{close:?}");

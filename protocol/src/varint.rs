@@ -58,28 +58,47 @@ impl<'a> Reader<'a> {
     }
 
     /// A variable-length unsigned integer (lib0 `readVarUint`), at most 2^53 - 1.
-    #[inline]
+    #[inline(always)]
     pub fn var_uint(&mut self) -> Result<u64, ReadError> {
-        let first = self.u8()?;
-        if first < 0x80 {
-            return Ok(u64::from(first));
+        match self.rest {
+            [first, rest @ ..] if *first < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*first))
+            }
+            _ => self.long_var_uint(),
         }
-        let mut value = u64::from(first & 0x7f);
-        let mut shift = 7;
+    }
+
+    /// One of more than a byte: all its bytes at once where there are eight to look at.
+    #[inline]
+    fn long_var_uint(&mut self) -> Result<u64, ReadError> {
+        let Some((word, _)) = self.rest.split_first_chunk() else { return self.var_uint_near_the_end() };
+        let word = u64::from_le_bytes(*word);
+        // The first byte without the high bit is the last; 8 bytes hold 56 bits, a ninth could only be padding or too large.
+        let last = !word & 0x8080_8080_8080_8080;
+        if last == 0 {
+            return Err(ReadError::IntegerTooLarge);
+        }
+        let bits = last.trailing_zeros() + 1;
+        let value = seven_bit_groups(word & (u64::MAX >> (u64::BITS - bits)));
+        if value > MAX_SAFE_INTEGER {
+            return Err(ReadError::IntegerTooLarge);
+        }
+        self.rest = &self.rest[bits as usize / 8..];
+        Ok(value)
+    }
+
+    #[cold]
+    fn var_uint_near_the_end(&mut self) -> Result<u64, ReadError> {
+        // Fewer than 8 bytes: no shift is too far, and no value too large.
+        let (mut value, mut shift) = (0, 0);
         loop {
             let byte = self.u8()?;
             value |= u64::from(byte & 0x7f) << shift;
-            if value > MAX_SAFE_INTEGER {
-                return Err(ReadError::IntegerTooLarge);
-            }
             if byte < 0x80 {
                 return Ok(value);
             }
             shift += 7;
-            // 8 bytes hold 56 bits: one more could only be padding or too large.
-            if shift > 49 {
-                return Err(ReadError::IntegerTooLarge);
-            }
         }
     }
 
@@ -130,6 +149,14 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The lower seven bits of each byte, pushed together.
+#[inline]
+const fn seven_bit_groups(word: u64) -> u64 {
+    let pairs = (word & 0x007f_007f_007f_007f) | ((word & 0x7f00_7f00_7f00_7f00) >> 1);
+    let fours = (pairs & 0x0000_3fff_0000_3fff) | ((pairs & 0x3fff_0000_3fff_0000) >> 2);
+    (fours & 0x0fff_ffff) | ((fours & 0x0fff_ffff_0000_0000) >> 4)
+}
+
 /// How many bytes [`write_var_uint`] takes for `value`.
 pub const fn var_uint_len(value: u64) -> usize {
     if value == 0 {
@@ -161,13 +188,18 @@ mod tests {
 
     #[test]
     fn integers_survive_the_round_trip_and_know_their_length() {
-        for value in [0, 1, 127, 128, 16_383, 16_384, 1 << 32, MAX_SAFE_INTEGER] {
+        let powers = (0..53).flat_map(|bits| [(1 << bits) - 1, 1 << bits, (1 << bits) + 1]);
+        for value in powers.chain([0x0012_3456_789a_bcde, MAX_SAFE_INTEGER]) {
             let mut out = Vec::new();
             write_var_uint(&mut out, value);
             assert_eq!(out.len(), var_uint_len(value), "{value}");
-            let mut reader = Reader::new(&out);
-            assert_eq!(reader.var_uint(), Ok(value));
-            assert!(reader.is_empty());
+            // At the end of the bytes, and with others behind it.
+            for more in 0..10 {
+                out.resize(var_uint_len(value) + more, 0xff);
+                let mut reader = Reader::new(&out);
+                assert_eq!(reader.var_uint(), Ok(value), "{more} bytes follow");
+                assert_eq!(reader.remaining(), more);
+            }
         }
     }
 

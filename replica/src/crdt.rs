@@ -41,6 +41,24 @@ pub struct Crdt {
 #[derive(Debug, Default)]
 pub struct Known(StateVector);
 
+impl Known {
+    /// The next clock of a client; 0 when it is unknown.
+    pub fn clock(&self, client: u64) -> u64 {
+        u64::from(self.0.get(&ClientID::new(client)))
+    }
+}
+
+impl FromIterator<(u64, u64)> for Known {
+    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(clocks: T) -> Self {
+        let mut known = StateVector::default();
+        for (client, clock) in clocks {
+            // The scanner lets no clock beyond 2^31 pass.
+            known.set_max(ClientID::new(client), u32::try_from(clock).unwrap_or(u32::MAX));
+        }
+        Self(known)
+    }
+}
+
 impl Default for Crdt {
     fn default() -> Self {
         Self::with_options(Options::default())

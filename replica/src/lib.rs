@@ -2,23 +2,31 @@
 //!
 //! ```text
 //! crdt.rs      the yrs document, its traps contained
+//! growth.rs    PURE: how large it may become, how much work an update may be
 //! json/        PURE: a document as JSON and back
 //! local.rs     changes made here: the client's edits
 //! replica.rs   PURE: the document and the updates that wait for others
+//! resting.rs   PURE: a document kept as bytes until its tree is needed
 //! register.rs  PURE: versioned registers, decided by who owns the document
+//! watch.rs     which registers an update has changed
 //! ```
 //!
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
 
 mod crdt;
+mod growth;
 mod json;
 mod local;
 mod register;
 mod replica;
+mod resting;
+mod watch;
 
 pub use crdt::{Crdt, CrdtError, Known};
+pub use growth::{Full, GrowthLimits};
 pub use json::{JsonError, MAX_JSON_DEPTH, from_json};
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };
 pub use replica::{HeldLimits, Replica, Taken};
+pub use resting::Resting;

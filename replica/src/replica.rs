@@ -16,8 +16,10 @@ use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
 use syncline_protocol::update::{ScanLimits, StateClock, Structs, Verdict, type_depth, update_ranges, verdict};
 
 use super::crdt::{Crdt, CrdtError, Known, contain};
+use super::growth::{Crowd, Full, Growth};
 use super::json::{JsonError, to_json};
 use super::register::RegisterState;
+use super::watch::Touched;
 use yrs::Transact;
 
 /// What became of an update.
@@ -33,6 +35,8 @@ pub enum Taken {
     Held,
     /// It would wait, and too much waits already: it was not taken.
     NoRoom,
+    /// It would make the document larger than it may be: it was not taken.
+    Full(Full),
 }
 
 /// How much may be held.
@@ -65,21 +69,40 @@ enum Weight {
 
 /// The next clock of every client: the state vector, kept up to date without asking yrs for a copy.
 #[derive(Debug, Default)]
-pub(crate) struct Clocks(HashMap<u64, u64>);
+pub(crate) struct Clocks {
+    next: HashMap<u64, u64>,
+    pub(crate) crowd: Crowd,
+}
 
 impl Clocks {
     /// Notes what an integrated update brought.
     pub(crate) fn advance(&mut self, update: &[u8]) {
         for range in update_ranges(update) {
-            let clock = self.0.entry(range.client).or_default();
+            let clock = self.next.entry(range.client).or_insert_with(|| {
+                self.crowd.add(range.client);
+                0
+            });
             *clock = range.end.max(*clock);
         }
     }
 }
 
+impl Clocks {
+    /// Every client and its next clock.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.next.iter().map(|(client, clock)| (*client, *clock))
+    }
+
+    /// True when an update inserts nothing beyond these.
+    pub(crate) fn know_structs_of(&self, update: &[u8]) -> bool {
+        let verdict = verdict(update, self, &ScanLimits::STORED);
+        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
+    }
+}
+
 impl StateClock for Clocks {
     fn clock(&self, client: u64) -> u64 {
-        self.0.get(&client).copied().unwrap_or(0)
+        self.next.get(&client).copied().unwrap_or(0)
     }
 }
 
@@ -98,12 +121,15 @@ pub struct Replica {
     depth_bound: u64,
     /// Some update waited while this was built from its log.
     held_at_load: bool,
+    pub(crate) touched: Touched,
+    pub(crate) growth: Growth,
 }
 
 #[derive(Debug)]
-struct Held {
-    update: Bytes,
+pub(crate) struct Held {
+    pub(crate) update: Bytes,
     nested: u64,
+    items: u64,
 }
 
 /// An update that waited and broke the CRDT when it no longer did.
@@ -144,11 +170,12 @@ impl Replica {
         for update in updates {
             let (weight, verdict) = replica.weigh(update)?;
             replica.depth_bound += verdict.nested;
+            replica.growth.items += verdict.fresh;
             match weight {
                 Weight::Nothing => {}
                 Weight::Waits => {
                     replica.held_at_load = true;
-                    replica.hold(update, verdict.nested, &HeldLimits::NONE);
+                    replica.hold(update, &verdict, &HeldLimits::NONE);
                 }
                 Weight::Something => {
                     if replica.apply(update)?
@@ -170,9 +197,13 @@ impl Replica {
         if weight == Weight::Nothing {
             return Ok(Taken::Known);
         }
+        if let Some(full) = self.refuses_growth(update, &verdict, weight == Weight::Waits)? {
+            return Ok(Taken::Full(full));
+        }
         self.bound_depth(verdict.nested)?;
+        self.growth.items += verdict.fresh;
         if weight == Weight::Waits {
-            return Ok(self.hold(update, verdict.nested, limits));
+            return Ok(self.hold(update, &verdict, limits));
         }
         let changed = self.apply(update)?;
         if self.crdt.has_missing() {
@@ -187,8 +218,7 @@ impl Replica {
 
     /// True when an update inserts nothing new. Whether its deletions are new, clocks do not tell.
     pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
-        let verdict = verdict(update, &self.clocks, &ScanLimits::STORED);
-        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
+        self.clocks.know_structs_of(update)
     }
 
     /// What the last update freed, in the order in which it was integrated.
@@ -235,6 +265,7 @@ impl Replica {
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Result<Bytes, CrdtError> {
         let update = self.crdt.write_register(name, state)?;
         self.clocks.advance(&update);
+        self.growth.note(update.len());
         Ok(update)
     }
 
@@ -244,9 +275,18 @@ impl Replica {
         self.held_at_load
     }
 
+    /// How many items wait.
+    pub(crate) fn held_items(&self) -> u64 {
+        self.held.iter().map(|held| held.items).sum()
+    }
+
     /// The updates that wait, in order of arrival.
     pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.held.iter().map(|held| &held.update)
+    }
+
+    pub(crate) fn held_entries(&self) -> std::slice::Iter<'_, Held> {
+        self.held.iter()
     }
 
     fn weigh(&self, update: &[u8]) -> Result<(Weight, Verdict), CrdtError> {
@@ -276,7 +316,7 @@ impl Replica {
         Ok(())
     }
 
-    fn hold(&mut self, update: &Bytes, nested: u64, limits: &HeldLimits) -> Taken {
+    fn hold(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
         if self.held().any(|held| held == update) {
             return Taken::Known;
         }
@@ -284,8 +324,10 @@ impl Replica {
             return Taken::NoRoom;
         }
         // A copy: a slice would keep the whole frame it came in.
-        self.held.push(Held { update: Bytes::copy_from_slice(update), nested });
+        let (nested, items) = (verdict.nested, verdict.fresh);
+        self.held.push(Held { update: Bytes::copy_from_slice(update), nested, items });
         self.held_bytes += update.len();
+        self.wait_in_crowd(update);
         Taken::Held
     }
 
@@ -293,6 +335,7 @@ impl Replica {
     fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let changed = self.crdt.apply(update)?;
         self.clocks.advance(update);
+        self.growth.note(update.len());
         Ok(changed)
     }
 

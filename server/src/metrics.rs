@@ -48,6 +48,8 @@ pub struct Metrics {
     pub pauses: Count,
     /// Sessions closed because they sent far more than their rate.
     pub floods: Count,
+    /// Sessions closed because their edits were too much work.
+    pub overworked: Count,
     /// Sessions closed over a message that did not come to its end.
     pub partial_refused: Count,
 }

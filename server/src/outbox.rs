@@ -13,21 +13,21 @@
 
 mod endings;
 mod positions;
+mod taking;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 pub use self::positions::Position;
 use self::positions::Positions;
+pub use self::taking::{Kind, News, Taken};
 use crate::ids::LeaseId;
 
-/// How many bytes the writer takes at once: the rest still counts against the limit.
-const MAX_TAKE_BYTES: usize = 256 * 1024;
 /// How far back a waiting presence frame is looked for to be replaced.
 const MAX_PRESENCE_LOOKBACK: usize = 64;
 
@@ -44,11 +44,31 @@ pub enum Pushed {
 
 #[derive(Debug)]
 enum Waiting {
-    Document { lease: LeaseId, frame: Bytes },
-    Answer { lease: LeaseId, frame: Bytes },
-    Presence { lease: LeaseId, clients: Box<[u64]>, frame: Bytes },
-    Echo { lease: LeaseId, frame: Bytes },
-    Control { frame: Bytes },
+    Document {
+        lease: LeaseId,
+        frame: Bytes,
+    },
+    /// Stays once queued.
+    Answer {
+        lease: LeaseId,
+        frame: Bytes,
+    },
+    Presence {
+        lease: LeaseId,
+        clients: Box<[u64]>,
+        frame: Bytes,
+    },
+    Echo {
+        lease: LeaseId,
+        frame: Bytes,
+    },
+    Control {
+        frame: Bytes,
+    },
+    /// The answer to a WebSocket ping.
+    Pong {
+        frame: Bytes,
+    },
 }
 
 impl Waiting {
@@ -58,8 +78,24 @@ impl Waiting {
             | Waiting::Answer { frame, .. }
             | Waiting::Presence { frame, .. }
             | Waiting::Echo { frame, .. }
-            | Waiting::Control { frame } => frame,
+            | Waiting::Control { frame }
+            | Waiting::Pong { frame } => frame,
         }
+    }
+
+    fn into_frame(self) -> Bytes {
+        match self {
+            Waiting::Document { frame, .. }
+            | Waiting::Answer { frame, .. }
+            | Waiting::Presence { frame, .. }
+            | Waiting::Echo { frame, .. }
+            | Waiting::Control { frame }
+            | Waiting::Pong { frame } => frame,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        if let Waiting::Pong { .. } = self { Kind::Pong } else { Kind::Message }
     }
 
     fn is_echo_of(&self, of: LeaseId) -> bool {
@@ -67,7 +103,7 @@ impl Waiting {
     }
 
     fn control_bytes(&self) -> usize {
-        if let Waiting::Control { frame } = self { frame.len() } else { 0 }
+        if let Waiting::Control { frame } | Waiting::Pong { frame } = self { frame.len() } else { 0 }
     }
 
     fn is_answer_to(&self, of: LeaseId) -> bool {
@@ -95,22 +131,19 @@ struct Inner {
     control_bytes: usize,
     /// Those of `bytes` that take no room from changes.
     answer_bytes: usize,
-    /// Leases whose frames were dropped; emptied by [`Outbox::take_behind`] once the queue is empty.
-    behind: HashSet<LeaseId>,
+    /// Leases whose frames were dropped; emptied by [`Outbox::news`] once the socket has taken everything.
+    behind: BTreeSet<LeaseId>,
     /// Leases that are over while the session goes on; nothing of theirs is taken.
     over: HashSet<LeaseId>,
-    /// Those of `over` whose document ended them; emptied by [`Outbox::take_ended`].
+    /// Those of `over` whose document ended them; emptied by [`Outbox::news`].
     ended: Vec<LeaseId>,
     close: Option<Close>,
-}
-
-/// What the writer found.
-#[derive(Debug)]
-pub enum Taken {
-    /// Frames to send, in order.
-    Frames(Vec<Bytes>),
-    /// Say this and end.
-    Close(Close),
+    /// The session ends now, without a word.
+    is_cut: bool,
+    /// The socket has not taken all that was taken from here.
+    is_blocked: bool,
+    /// The session's task. `None`: it was woken, and has not looked since.
+    waker: Option<Waker>,
 }
 
 /// The frames waiting for one socket. Shared by the session and the documents it reads.
@@ -118,23 +151,14 @@ pub enum Taken {
 pub struct Outbox {
     inner: Mutex<Inner>,
     limit_bytes: usize,
-    ready: Notify,
-    drained: Notify,
-    ended: Notify,
-    closing: CancellationToken,
+    /// There is something for the session's reader. Set under the lock.
+    has_news: AtomicBool,
 }
 
 impl Outbox {
     /// An empty outbox that holds at most about `limit_bytes`.
     pub fn new(limit_bytes: usize) -> Self {
-        Self {
-            inner: Mutex::default(),
-            limit_bytes,
-            ready: Notify::new(),
-            drained: Notify::new(),
-            ended: Notify::new(),
-            closing: CancellationToken::new(),
-        }
+        Self { inner: Mutex::default(), limit_bytes, has_news: AtomicBool::new(false) }
     }
 
     /// A change of a document.
@@ -151,11 +175,10 @@ impl Outbox {
         }
         if (inner.bytes > self.limit_bytes && !inner.is_second_answer(lease)) || inner.behind.contains(&lease) {
             inner.fall_behind(lease);
-            drop(inner);
-            self.written();
+            self.note_drained(inner);
             return Pushed::Dropped;
         }
-        self.enqueue(&mut inner, Waiting::Answer { lease, frame })
+        self.enqueue(inner, Waiting::Answer { lease, frame })
     }
 
     /// The presence of `clients`. Replaces a waiting frame about exactly the same clients.
@@ -191,7 +214,7 @@ impl Outbox {
             inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease));
             inner.count_bytes();
         }
-        self.enqueue(&mut inner, Waiting::Echo { lease, frame })
+        self.enqueue(inner, Waiting::Echo { lease, frame })
     }
 
     /// An ack or another small answer that must not be lost while the session lives.
@@ -204,8 +227,17 @@ impl Outbox {
         self.push_small(Some(lease), frame)
     }
 
+    /// The answer to a WebSocket ping.
+    pub fn push_pong(&self, payload: Bytes) -> Pushed {
+        self.push_unless_too_many(None, Waiting::Pong { frame: payload })
+    }
+
     fn push_small(&self, lease: Option<LeaseId>, frame: Bytes) -> Pushed {
-        let mut inner = self.lock();
+        self.push_unless_too_many(lease, Waiting::Control { frame })
+    }
+
+    fn push_unless_too_many(&self, lease: Option<LeaseId>, waiting: Waiting) -> Pushed {
+        let inner = self.lock();
         if inner.close.is_some() || lease.is_some_and(|lease| inner.over.contains(&lease)) {
             return Pushed::Dropped;
         }
@@ -214,7 +246,7 @@ impl Outbox {
             self.close(Close::TooSlow);
             return Pushed::Dropped;
         }
-        self.enqueue(&mut inner, Waiting::Control { frame })
+        self.enqueue(inner, waiting)
     }
 
     /// Ends the session: answers that wait are still sent, everything else is dropped, then the writer says `close`
@@ -233,17 +265,14 @@ impl Outbox {
             inner.behind.clear();
             inner.close = Some(close);
         }
-        drop(inner);
-        self.closing.cancel();
-        self.ready.notify_one();
+        self.tell(inner);
     }
 
-    /// Waits until the session is to end; returns the reason. Its reader stops reading then, however long the writer
-    /// takes to say it.
-    pub async fn closing(&self) -> Close {
-        self.closing.cancelled().await;
-        // Set before it was cancelled.
-        self.lock().close.clone().unwrap_or(Close::ServerStopping)
+    /// Ends the session now: nothing more is sent.
+    pub fn cut(&self) {
+        let mut inner = self.lock();
+        inner.is_cut = true;
+        self.tell(inner);
     }
 
     /// Drops what waits for a lease that is gone.
@@ -265,67 +294,8 @@ impl Outbox {
         }
         let after = inner.next;
         inner.positions.push(lease, position, after, frame);
-        self.ready.notify_one();
+        self.wake_writer(inner);
         Pushed::Queued
-    }
-
-    /// Waits for something to send. Only the session's writer calls it.
-    pub async fn take(&self) -> Taken {
-        loop {
-            if let Some(taken) = self.try_take() {
-                return taken;
-            }
-            self.ready.notified().await;
-        }
-    }
-
-    /// Waits until the socket has taken everything and some lease is behind; returns the leases to resync.
-    /// Only the session's reader calls it.
-    pub async fn take_behind(&self) -> Vec<LeaseId> {
-        loop {
-            {
-                let mut inner = self.lock();
-                if inner.queue.is_empty() && !inner.behind.is_empty() {
-                    return inner.behind.drain().collect();
-                }
-            }
-            self.drained.notified().await;
-        }
-    }
-
-    /// The writer reports that all it took has gone to the socket. Also called when dropping frames may have emptied
-    /// the queue, since then no write will follow that could report it.
-    pub fn written(&self) {
-        let inner = self.lock();
-        if inner.queue.is_empty() && !inner.behind.is_empty() {
-            self.drained.notify_one();
-        }
-    }
-
-    fn try_take(&self) -> Option<Taken> {
-        let mut inner = self.lock();
-        if let Some(close) = &inner.close
-            && inner.queue.is_empty()
-            && inner.positions.is_empty()
-        {
-            return Some(Taken::Close(close.clone()));
-        }
-        let mut frames = Vec::new();
-        let mut taken_bytes = 0;
-        while taken_bytes < MAX_TAKE_BYTES {
-            let Some((_, waiting)) = inner.queue.pop_front() else { break };
-            let frame = waiting.frame().clone();
-            taken_bytes += frame.len();
-            inner.control_bytes -= waiting.control_bytes();
-            inner.answer_bytes -= waiting.answer_bytes();
-            frames.push(frame);
-        }
-        inner.bytes -= taken_bytes;
-        if !inner.positions.is_empty() {
-            let gone = inner.queue.front().map_or(inner.next, |(number, _)| *number);
-            inner.positions.take(gone, &mut frames);
-        }
-        (!frames.is_empty()).then_some(Taken::Frames(frames))
     }
 
     fn push_bounded(&self, lease: LeaseId, frame: Bytes, wrap: impl FnOnce(LeaseId, Bytes) -> Waiting) -> Pushed {
@@ -337,22 +307,17 @@ impl Outbox {
         let bytes = inner.bytes - inner.answer_bytes;
         if bytes > 0 && bytes + frame.len() > self.limit_bytes {
             inner.fall_behind(lease);
-            drop(inner);
-            self.written();
+            self.note_drained(inner);
             return Pushed::Dropped;
         }
-        self.enqueue(&mut inner, wrap(lease, frame))
+        self.enqueue(inner, wrap(lease, frame))
     }
 
-    fn enqueue(&self, inner: &mut Inner, waiting: Waiting) -> Pushed {
+    fn enqueue(&self, mut inner: MutexGuard<'_, Inner>, waiting: Waiting) -> Pushed {
         let was_empty = inner.queue.is_empty();
-        inner.bytes += waiting.frame().len();
-        inner.control_bytes += waiting.control_bytes();
-        inner.answer_bytes += waiting.answer_bytes();
-        inner.queue.push_back((inner.next, waiting));
-        inner.next += 1;
+        inner.put(waiting);
         if was_empty {
-            self.ready.notify_one();
+            self.wake_writer(inner);
             Pushed::First
         } else {
             Pushed::Queued
@@ -374,6 +339,14 @@ impl Inner {
     fn is_second_answer(&self, lease: LeaseId) -> bool {
         let mut answers = self.queue.iter().rev().take_while(|(_, waiting)| waiting.is_answer_to(lease));
         answers.next().is_some() && answers.next().is_none()
+    }
+
+    fn put(&mut self, waiting: Waiting) {
+        self.bytes += waiting.frame().len();
+        self.control_bytes += waiting.control_bytes();
+        self.answer_bytes += waiting.answer_bytes();
+        self.queue.push_back((self.next, waiting));
+        self.next += 1;
     }
 
     fn fall_behind(&mut self, lease: LeaseId) {

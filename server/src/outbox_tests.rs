@@ -1,5 +1,10 @@
 //! What becomes of frames when a reader is slow, case by case.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::taking::MAX_TAKE_BYTES;
 use super::*;
 
 const A: LeaseId = LeaseId(1);
@@ -10,11 +15,7 @@ fn frame(len: usize) -> Bytes {
 }
 
 fn frames(outbox: &Outbox) -> Vec<usize> {
-    match outbox.try_take() {
-        Some(Taken::Frames(frames)) => frames.iter().map(Bytes::len).collect(),
-        None => Vec::new(),
-        Some(Taken::Close(close)) => panic!("closed: {close:?}"),
-    }
+    outbox.try_frames().expect("open").iter().map(Bytes::len).collect()
 }
 
 #[test]
@@ -27,28 +28,78 @@ fn over_the_limit_a_lease_falls_behind_and_others_stay_whole() {
     assert_eq!(frames(&outbox), [80]);
 }
 
-#[tokio::test]
-async fn a_lease_behind_is_reported_once_the_queue_is_empty() {
+#[test]
+fn a_lease_behind_is_reported_once_the_socket_has_taken_everything() {
     let outbox = Outbox::new(100);
     outbox.push_document(B, frame(90));
     outbox.push_document(A, frame(20));
-    let taken = tokio::select! {
-        biased;
-        behind = outbox.take_behind() => panic!("too early: {behind:?}"),
-        taken = outbox.take() => taken,
-    };
-    assert!(matches!(taken, Taken::Frames(frames) if frames.len() == 1));
-    outbox.written();
-    assert_eq!(outbox.take_behind().await, [A]);
+    assert!(outbox.behind_now().is_empty(), "too early");
+    assert_eq!(frames(&outbox), [90]);
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(!outbox.poll_blocked(&mut cx));
+    outbox.leave(LeaseId(3));
+    assert!(outbox.behind_now().is_empty(), "taken from here, not yet by the socket");
+    assert!(frames(&outbox).is_empty());
+    assert_eq!(outbox.behind_now(), [A]);
     assert_eq!(outbox.push_document(A, frame(20)), Pushed::First);
 }
 
-#[tokio::test]
-async fn a_lease_that_empties_the_queue_by_falling_behind_is_still_reported() {
+#[test]
+fn a_lease_that_empties_the_queue_by_falling_behind_is_still_reported() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(60));
     outbox.push_document(A, frame(60));
-    assert_eq!(outbox.take_behind().await, [A]);
+    assert_eq!(outbox.behind_now(), [A]);
+}
+
+/// A task that counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn the_task_is_woken_by_the_first_frame_and_by_news_and_by_nothing_else() {
+    let outbox = Outbox::new(100);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut cx = Context::from_waker(&waker);
+    let times = |what: &str, expected: usize| {
+        assert_eq!(woken.0.swap(0, Ordering::Relaxed), expected, "{what}");
+    };
+    assert!(outbox.poll_take(&mut cx, |_, _| ()).is_pending());
+    outbox.push_document(A, frame(1));
+    outbox.push_document(A, frame(1));
+    outbox.push_control(frame(1));
+    times("three frames", 1);
+    assert_eq!(outbox.poll_take(&mut cx, |_, _| ()), Poll::Ready(Taken::Frames));
+    assert!(outbox.poll_take(&mut cx, |_, _| ()).is_pending());
+    assert!(!outbox.poll_blocked(&mut cx));
+    outbox.push_document(A, frame(1));
+    outbox.push_position(A, Position::Ack, frame(1));
+    times("frames for a socket that takes nothing", 0);
+    outbox.end(A, frame(1));
+    times("news for it", 1);
+    assert!(!outbox.poll_blocked(&mut cx));
+    outbox.cut();
+    times("the cut", 1);
+    assert!(outbox.poll_blocked(&mut cx));
+    assert_eq!(outbox.poll_take(&mut cx, |_, _| ()), Poll::Ready(Taken::Cut));
+}
+
+#[test]
+fn a_pong_keeps_its_turn_and_its_kind() {
+    let outbox = Outbox::new(100);
+    outbox.push_document(A, frame(1));
+    outbox.push_pong(frame(2));
+    let mut taken = Vec::new();
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(outbox.poll_take(&mut cx, |kind, frame| taken.push((kind, frame.len()))).is_ready());
+    assert_eq!(taken, [(Kind::Message, 1), (Kind::Pong, 2)]);
 }
 
 #[test]
@@ -75,7 +126,7 @@ fn acks_are_kept_until_the_reader_is_hopeless() {
     for _ in 0..400 {
         outbox.push_control(frame(1));
     }
-    assert!(matches!(outbox.try_take(), Some(Taken::Close(Close::TooSlow))));
+    assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
     let outbox = Outbox::new(100);
     for _ in 0..150 {
         outbox.push_control(frame(1));
@@ -115,7 +166,8 @@ fn answers_are_still_sent_before_the_first_reason_to_close() {
     outbox.close(Close::TooSlow);
     assert_eq!(outbox.push_control(frame(3)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [1]);
-    assert!(matches!(outbox.try_take(), Some(Taken::Close(Close::ServerStopping))));
+    assert_eq!(outbox.news().unwrap().closing, Some(Close::ServerStopping));
+    assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::ServerStopping)));
 }
 
 #[test]
@@ -146,8 +198,8 @@ fn a_durable_position_goes_with_the_frames_that_were_dropped_and_an_ack_stays() 
     assert_eq!(frames(&outbox), [2, 3]);
 }
 
-#[tokio::test]
-async fn a_lease_that_a_document_ended_is_said_once_and_reported() {
+#[test]
+fn a_lease_that_a_document_ended_is_said_once_and_reported() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(10));
     outbox.end(A, frame(1));
@@ -155,7 +207,7 @@ async fn a_lease_that_a_document_ended_is_said_once_and_reported() {
     assert_eq!(outbox.push_document(A, frame(3)), Pushed::Dropped);
     assert_eq!(outbox.push_control_of(A, frame(4)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [10, 1]);
-    assert_eq!(outbox.take_ended().await, [A]);
+    assert_eq!(outbox.news().unwrap().ended, [A]);
     outbox.lose(B, frame(5));
     outbox.end(B, frame(6));
     assert_eq!(frames(&outbox), [5]);

@@ -104,7 +104,7 @@ pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, Portable
     match build(stored)?.take(update, &HeldLimits::default())? {
         Taken::Known => Ok(Change::Nothing),
         Taken::Changed => Ok(Change::Something),
-        Taken::Held | Taken::NoRoom => Err(PortableError::Waits),
+        Taken::Held | Taken::NoRoom | Taken::Full(_) => Err(PortableError::Waits),
         Taken::FreedABreaker => {
             Err(CrdtError::Broken("an update that waited for it does not fit the document".into()).into())
         }

@@ -4,6 +4,10 @@
 //! So two tasks for one document cannot exist, and a session never holds a lease on a document that is leaving.
 //! The lock is never held across an await, and nothing else is locked under it.
 
+mod slot;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use self::slot::Slot;
 use crate::document::event::Event;
 use crate::document::frame::Framing;
 use crate::document::{self, DocumentOptions, Ended, Envelope};
@@ -31,17 +36,16 @@ const INBOX_BYTES: usize = 32 * 1024 * 1024;
 /// Events below this size are bounded well enough by their number.
 const SMALL_EVENT_BYTES: usize = 4 * 1024;
 
-struct Slot {
-    sender: mpsc::Sender<Envelope>,
+/// How a document's task is reached.
+#[derive(Clone)]
+struct Inbox {
+    events: mpsc::Sender<Envelope>,
     bytes: Arc<Semaphore>,
-    leases: usize,
-    /// Tells this task's entry from one that replaced it after a panic.
-    generation: u64,
 }
 
 /// The open documents.
 pub struct Registry {
-    slots: DashMap<DocumentName, Slot>,
+    slots: DashMap<DocumentName, Slot<Inbox>>,
     log: Log,
     options: DocumentOptions,
     metrics: Arc<Metrics>,
@@ -79,22 +83,22 @@ impl Registry {
     /// A lease on the document, which is loaded if it is not in memory. Never waits: loading happens in the task.
     pub fn open(self: &Arc<Self>, name: &DocumentName) -> Lease {
         let id = LeaseId(self.lease_ids.next());
-        let (sender, bytes, generation) = match self.slots.entry(name.clone()) {
+        let (inbox, generation) = match self.slots.entry(name.clone()) {
             Entry::Occupied(mut slot) => {
                 let slot = slot.get_mut();
-                slot.leases += 1;
-                (slot.sender.clone(), Arc::clone(&slot.bytes), slot.generation)
+                let generation = slot.join();
+                (slot.inbox.clone(), generation)
             }
             Entry::Vacant(vacant) => {
-                let (sender, inbox) = mpsc::channel(INBOX_EVENTS);
-                let bytes = Arc::new(Semaphore::new(INBOX_BYTES));
+                let (events, receiver) = mpsc::channel(INBOX_EVENTS);
+                let inbox = Inbox { events, bytes: Arc::new(Semaphore::new(INBOX_BYTES)) };
                 let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-                vacant.insert(Slot { sender: sender.clone(), bytes: Arc::clone(&bytes), leases: 1, generation });
-                self.spawn(name.clone(), inbox, generation);
-                (sender, bytes, generation)
+                vacant.insert(Slot::first(inbox.clone(), generation));
+                self.spawn(name.clone(), receiver, generation);
+                (inbox, generation)
             }
         };
-        Lease { id, name: name.clone(), sender, bytes, generation, registry: Arc::clone(self) }
+        Lease { id, name: name.clone(), inbox, generation, registry: Arc::clone(self) }
     }
 
     /// How many documents are in memory.
@@ -145,20 +149,16 @@ impl Registry {
 
     /// Removes the entry if nobody holds a lease and nothing waits in the inbox.
     fn retire(&self, name: &DocumentName, generation: u64, inbox: &mpsc::Receiver<Envelope>) -> bool {
-        self.slots
-            .remove_if(name, |_, slot| slot.generation == generation && slot.leases == 0 && inbox.is_empty())
-            .is_some()
+        self.slots.remove_if(name, |_, slot| slot.may_retire(generation, inbox.is_empty())).is_some()
     }
 
     fn remove(&self, name: &DocumentName, generation: u64) {
-        self.slots.remove_if(name, |_, slot| slot.generation == generation);
+        self.slots.remove_if(name, |_, slot| slot.is(generation));
     }
 
     fn release(&self, name: &DocumentName, generation: u64) {
-        if let Some(mut slot) = self.slots.get_mut(name)
-            && slot.generation == generation
-        {
-            slot.leases -= 1;
+        if let Some(mut slot) = self.slots.get_mut(name) {
+            slot.release(generation);
         }
     }
 }
@@ -167,8 +167,7 @@ impl Registry {
 pub struct Lease {
     id: LeaseId,
     name: DocumentName,
-    sender: mpsc::Sender<Envelope>,
-    bytes: Arc<Semaphore>,
+    inbox: Inbox,
     generation: u64,
     registry: Arc<Registry>,
 }
@@ -187,18 +186,18 @@ impl Lease {
     /// Begins: frames for this lease go to `outbox` from now on.
     pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing) -> Result<(), Gone> {
         let envelope = Envelope::Open { lease: self.id, outbox, framing };
-        self.sender.send(envelope).await.map_err(|_| Gone)
+        self.inbox.events.send(envelope).await.map_err(|_| Gone)
     }
 
     /// Sends an event of `bytes` payload; waits while the document's inbox is full.
     pub async fn send(&self, event: Event, bytes: usize) -> Result<(), Gone> {
         let permit = if bytes > SMALL_EVENT_BYTES {
             let wanted = u32::try_from(bytes.min(INBOX_BYTES)).unwrap_or(u32::MAX);
-            Some(Arc::clone(&self.bytes).acquire_many_owned(wanted).await.map_err(|_| Gone)?)
+            Some(Arc::clone(&self.inbox.bytes).acquire_many_owned(wanted).await.map_err(|_| Gone)?)
         } else {
             None
         };
-        self.sender.send(Envelope::Event(event, permit)).await.map_err(|_| Gone)
+        self.inbox.events.send(Envelope::Event(event, permit)).await.map_err(|_| Gone)
     }
 }
 
@@ -206,11 +205,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let goodbye = Envelope::Event(Event::Leave { lease: self.id }, None);
         let (registry, name, generation) = (Arc::clone(&self.registry), self.name.clone(), self.generation);
-        match self.sender.try_send(goodbye) {
+        match self.inbox.events.try_send(goodbye) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => registry.release(&name, generation),
             // The count falls only after the goodbye is in the inbox: the document cannot retire before it is read.
             Err(mpsc::error::TrySendError::Full(goodbye)) => {
-                let sender = self.sender.clone();
+                let sender = self.inbox.events.clone();
                 tokio::spawn(async move {
                     // A closed inbox has nobody left who could miss the goodbye.
                     sender.send(goodbye).await.ok();

@@ -31,9 +31,10 @@ use crate::ids::{Counter, SessionId};
 use crate::limits::{Gate, Unfinished};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::session::{self, Context};
+use crate::session::{self, Context, Stop};
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
+use syncline_replica::GrowthLimits;
 
 /// How long a client may take to send its request headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,6 +82,9 @@ pub struct Server {
     shared: Arc<Shared>,
     accepting: tokio::task::JoinHandle<()>,
     sessions: TaskTracker,
+    admin: TaskTracker,
+    /// Ends commands: a backup is stopped, an import's lease goes.
+    admin_stop: CancellationToken,
     log: Log,
 }
 
@@ -89,8 +93,6 @@ struct Shared {
     log: Log,
     session_ids: Counter,
     sessions: TaskTracker,
-    /// Cancelled when sessions have had their time to end: they are dropped, and their leases with them.
-    cut: CancellationToken,
 }
 
 impl Server {
@@ -99,31 +101,33 @@ impl Server {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(store);
-        let options = DocumentOptions::new(config.idle_unload);
+        let growth = GrowthLimits {
+            bytes: config.limits.document_bytes,
+            clients: config.limits.document_clients,
+            ..GrowthLimits::default()
+        };
+        let presence_bytes = config.limits.presence_bytes;
+        let options = DocumentOptions { growth, presence_bytes, ..DocumentOptions::new(config.idle_unload) };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
-        let stop = CancellationToken::new();
         let sessions = TaskTracker::new();
         let gate = Gate::new(config.limits, Arc::clone(&metrics));
-        let context = Context { registry, auth, gate, limits: config.session, metrics, stop: stop.clone() };
+        let context = Context { registry, auth, gate, limits: config.session, metrics, stop: Stop::default() };
         let shared = Arc::new(Shared {
             context: Arc::new(context),
             log: log.clone(),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
-            cut: CancellationToken::new(),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared), stop));
-        Self { address, shared, accepting, sessions, log }
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { address, shared, accepting, sessions, admin, admin_stop, log }
     }
 
     /// Takes operators' commands from `socket`, until it stops.
     pub fn serve_admin(&self, socket: AdminSocket) {
-        let context = &self.shared.context;
-        let (log, registry, stop) = (self.log.clone(), Arc::clone(&context.registry), context.stop.clone());
-        let admin = Arc::new(Admin { log, registry, stop });
-        let cut = self.shared.cut.clone();
-        // Counted with the sessions: an import holds a lease as they do.
-        self.sessions.spawn(cut.run_until_cancelled_owned(admin::run(socket, admin)));
+        let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.registry));
+        let admin = Arc::new(Admin { log, registry, stop: self.admin_stop.clone() });
+        self.admin.spawn(admin::run(socket, admin));
     }
 
     /// Where it listens.
@@ -150,25 +154,28 @@ impl Server {
     pub async fn stop(self) -> Result<(), StoreError> {
         let context = &self.shared.context;
         context.stop.cancel();
+        self.admin_stop.cancel();
         self.accepting.await.ok();
         self.sessions.close();
         if tokio::time::timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
             warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
             // Documents wait for their last lease: without this a session that is stuck would hold up the stop.
-            self.shared.cut.cancel();
+            context.stop.cut();
             self.sessions.wait().await;
         }
+        self.admin.close();
+        self.admin.wait().await;
         context.registry.stop().await;
         self.log.close().await;
         self.log.failed().map_or(Ok(()), Err)
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = shared.context.stop.cancelled() => return,
         };
         match accepted {
             Ok((socket, peer)) => {
@@ -196,7 +203,7 @@ struct Arrived {
 }
 
 async fn connection(socket: TcpStream, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
-    let stop = shared.context.stop.clone();
+    let context = Arc::clone(&shared.context);
     let cut = unfinished.cut();
     let arrived = Arrived { peer, unfinished: Mutex::new(Some(unfinished)), shared };
     let service = service_fn(move |request| {
@@ -211,7 +218,7 @@ async fn connection(socket: TcpStream, peer: SocketAddr, unfinished: Unfinished,
         .with_upgrades();
     tokio::select! {
         served = serve => if let Err(error) = served { debug!(%peer, %error, "HTTP connection ended") },
-        () = stop.cancelled() => {}
+        () = context.stop.cancelled() => {}
         () = cut.cancelled() => debug!(%peer, "cut to make room: it had not said what it wants"),
     }
 }
@@ -256,22 +263,16 @@ fn begin_session(
 ) {
     let id = SessionId(shared.session_ids.next());
     let context = Arc::clone(&shared.context);
-    let cut = shared.cut.clone();
-    shared.sessions.spawn(cut.run_until_cancelled_owned(async move {
-        let cut = unfinished.as_ref().map(Unfinished::cut).unwrap_or_default();
-        let session = async {
-            let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
-                Ok(Ok(parts)) => parts,
-                Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
-            };
-            context.metrics.sessions.inc();
-            debug!(session = %id, path, "session begins");
-            let peer = session::Peer { id, path, address: peer.ip(), unfinished };
-            session::run(parts.io.into_inner(), parts.read_buf, peer, context).await;
+    shared.sessions.spawn(async move {
+        let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
+            Ok(Ok(parts)) => parts,
+            Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
         };
-        // Never once it has said its first message: then it is no longer one of the unfinished.
-        cut.run_until_cancelled(session).await;
-    }));
+        context.metrics.sessions.inc();
+        debug!(session = %id, path, "session begins");
+        let peer = session::Peer { id, path, address: peer.ip(), unfinished };
+        session::run(parts.io.into_inner(), parts.read_buf, peer, context).await;
+    });
 }
 
 fn is_upgrade(request: &Request<Incoming>) -> bool {

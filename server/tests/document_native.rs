@@ -58,7 +58,7 @@ fn typed(client: u64, parts: &[&str]) -> Vec<Vec<u8>> {
 type Answer = (Resume, Vec<Vec<u8>>, Option<u64>);
 
 fn resume(core: &mut Core, cursor: Option<Cursor>) -> Answer {
-    let event = Event::Resume { lease: N, cursor, wants_state_vector: false, read_only: false };
+    let event = Event::Resume { lease: N, cursor: cursor.map(Box::new), wants_state_vector: false, read_only: false };
     let effects = handle(core, event);
     let Some(Effect::Opened { resume, .. }) = effects.first() else { panic!("{effects:?}") };
     let mut missed = Vec::new();
@@ -105,7 +105,10 @@ fn positions_are_told_when_they_move_after_the_acks_and_only_to_native_readers()
     let updates = typed(1, &["a", "b"]);
     handle(&mut core, change(&updates[0]));
     assert!(!durable(&mut core, 1).iter().any(|effect| matches!(effect, Effect::Durable { .. })), "nobody to tell");
-    handle(&mut core, Event::Resume { lease: N, cursor: Some(at(1)), wants_state_vector: false, read_only: false });
+    handle(
+        &mut core,
+        Event::Resume { lease: N, cursor: Some(Box::new(at(1))), wants_state_vector: false, read_only: false },
+    );
     handle(&mut core, change(&updates[1]));
     assert!(durable(&mut core, 1).is_empty(), "it has not moved");
     let effects = durable(&mut core, 2);
@@ -143,7 +146,7 @@ fn another_history_is_told_apart_and_nothing_of_it_is_taken() {
     for wrong in [Cursor { epoch: Epoch(2), seq: Seq(1) }, at(2)] {
         let effects = handle(
             &mut core,
-            Event::Resume { lease: N, cursor: Some(wrong), wants_state_vector: true, read_only: false },
+            Event::Resume { lease: N, cursor: Some(Box::new(wrong)), wants_state_vector: true, read_only: false },
         );
         assert!(
             matches!(&effects[..], [Effect::Opened { resume: Resume::OtherHistory, state_vector: None, .. }]),
@@ -165,7 +168,10 @@ fn while_a_document_is_broken_no_position_is_told_and_its_tail_is_forgotten() {
     let breaker = [3, 1, 3, 1, 0x84, 3, 0, 1, b'c', 1, 2, 0, 0x84, 1, 0, 1, b'b', 1, 1, 0, 0x84, 2, 0, 1, b'a', 0];
     let mut core = core();
     handle(&mut core, change(&typed(4, &["before"])[0]));
-    handle(&mut core, Event::Resume { lease: N, cursor: Some(at(0)), wants_state_vector: false, read_only: false });
+    handle(
+        &mut core,
+        Event::Resume { lease: N, cursor: Some(Box::new(at(0))), wants_state_vector: false, read_only: false },
+    );
     handle(&mut core, change(&breaker));
     assert_eq!(core.last(), Seq(2), "held");
     durable(&mut core, 2);

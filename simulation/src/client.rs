@@ -14,7 +14,7 @@ use crate::disk::Disk;
 use crate::ledger::Action;
 use crate::socket::Socket;
 use crate::stock::Stock;
-use crate::text;
+use crate::text::{self, Shape};
 
 /// Which, and with what.
 pub enum Sort {
@@ -35,6 +35,8 @@ pub enum News {
     Proposed(u128, String, Option<Version>),
     /// A register took this write.
     Taken(u128),
+    /// The server has another history.
+    HistoryChanged,
     /// It was synced with the server as it was then.
     Synced,
     /// Anything else, for the timeline.
@@ -105,11 +107,11 @@ impl Client {
     }
 
     /// Makes an edit.
-    pub fn edit(&mut self, document: usize, id: Ulid, action: Action, place: usize, now_ms: u64) {
+    pub fn edit(&mut self, document: usize, id: Ulid, action: Action, (shape, place): (Shape, usize), now_ms: u64) {
         let now_ms = self.now(now_ms);
         let change = move |txn: &mut TransactionMut<'_>| match action {
-            Action::Insert(mark) => text::insert(txn, place, mark),
-            Action::Delete(_) => text::delete(txn, place),
+            Action::Insert(mark) => text::insert(txn, shape, place, mark),
+            Action::Delete(mark) => text::delete(txn, shape, mark),
         };
         match &mut self.sort {
             Sort::Device(device) => {
@@ -186,6 +188,7 @@ impl Client {
                 vec![(document, News::Proposed(id, register, based_on))]
             }
             Told::Document(document, Event::Synced(_)) => vec![(document, News::Synced)],
+            Told::Document(document, Event::HistoryChanged { .. }) => vec![(document, News::HistoryChanged)],
             Told::Document(document, Event::Rebased(_)) => vec![(document, News::Other("rebased".into()))],
             Told::Document(document, other) => vec![(document, News::Other(format!("{other:?}")))],
         }

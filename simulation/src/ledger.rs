@@ -47,12 +47,17 @@ pub struct Ledger {
 impl Ledger {
     /// A device accepted it.
     pub fn accepted(&mut self, action: Action) {
-        self.accepted.push(action);
+        // Across histories an undone edit is nobody's: another device may have put the mark upon the new one.
+        if !self.had_another_history || action.inserted().is_some() {
+            self.accepted.push(action);
+        }
     }
 
     /// Somebody was told that it is saved; `on_disk`: the marks a crash would leave at this moment.
     pub fn acked(&mut self, action: Action, on_disk: &BTreeSet<u32>) -> Result<(), String> {
-        self.acked.push(action);
+        if !self.had_another_history || action.inserted().is_some() {
+            self.acked.push(action);
+        }
         self.acked_is_durable(on_disk)
     }
 
@@ -122,11 +127,6 @@ impl Ledger {
         self.acked.clear();
         self.relayed.clear();
         self.decided.clear();
-    }
-
-    /// True once that happened.
-    pub fn had_another_history(&self) -> bool {
-        self.had_another_history
     }
 
     /// What a text, after everything was delivered, must be.

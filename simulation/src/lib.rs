@@ -32,7 +32,7 @@ pub mod stock;
 mod text;
 pub mod world;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
@@ -49,8 +49,9 @@ pub struct Failure {
 }
 
 thread_local! {
-    /// The first panic of the plan on this thread. Tasks contain their panics, and none is in order.
+    /// The first panic of the plan that runs on this thread. Tasks contain their panics, and none is in order.
     static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+    static IN_PLAN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs the plan of a seed; `tell` is told what happens.
@@ -60,8 +61,10 @@ thread_local! {
 pub fn run(seed: u64, tell: Option<Tell>) -> Result<Counts, Failure> {
     watch_panics();
     PANICKED.set(None);
+    IN_PLAN.set(true);
     let mut world = World::new(seed, tell);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    IN_PLAN.set(false);
     let panicked = PANICKED.take();
     let reason = match outcome {
         Ok(Ok(())) => panicked.map(|panic| format!("NOTHING PANICS: {panic}")),
@@ -74,10 +77,13 @@ pub fn run(seed: u64, tell: Option<Tell>) -> Result<Counts, Failure> {
 fn watch_panics() {
     static WATCHING: Once = Once::new();
     WATCHING.call_once(|| {
-        std::panic::set_hook(Box::new(|info| {
-            PANICKED.with_borrow_mut(|first| {
-                first.get_or_insert_with(|| info.to_string());
-            });
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if IN_PLAN.get() {
+                PANICKED.with_borrow_mut(|first| _ = first.get_or_insert_with(|| info.to_string()));
+            } else {
+                others(info);
+            }
         }));
     });
 }

@@ -16,7 +16,7 @@ use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
 use syncline_server::metrics::Metrics;
 use syncline_server::registry::Registry;
-use syncline_server::session::{self, Context, Peer, SessionLimits};
+use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,7 +75,7 @@ impl Server {
         let options = DocumentOptions { compaction, draw, ..DocumentOptions::new(idle) };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let limits = SessionLimits { outbox_bytes, ..SessionLimits::default() };
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         // A plan sends more in a virtual second than anybody does in a real one.
         let raw = RawLimits { messages_per_second: Some(0), bytes_per_second: Some(0), ..RawLimits::default() };
         let gate = Gate::new(raw.into(), Arc::clone(&metrics));
@@ -89,8 +89,7 @@ impl Server {
     pub fn accept(&mut self, path: &str) -> Socket {
         let (pipe, server_end, client_end) = Pipe::new(self.settings.network_bytes);
         self.accepted += 1;
-        let id = SessionId(self.accepted);
-        let address = Ipv4Addr::LOCALHOST.into();
+        let (id, address) = (SessionId(self.accepted), Ipv4Addr::LOCALHOST.into());
         let peer = Peer { id, path: path.to_owned(), address, unfinished: None };
         let session = session::run(server_end, Bytes::new(), peer, Arc::clone(&self.context));
         self.sessions.spawn_on(self.cut.clone().run_until_cancelled_owned(session), self.runtime.handle());

@@ -62,6 +62,7 @@ pub struct World {
     /// Older copies of documents.
     backups: Vec<Option<Stored>>,
     weights: Weights,
+    shape: text::Shape,
     steps: usize,
     next_mark: u32,
     next_id: u128,
@@ -84,9 +85,9 @@ impl World {
         let settings = Settings {
             idle: Duration::from_millis(dice.u64(5..60)),
             compaction: Compaction {
-                records: dice.u64(2..60),
+                records: dice.u64(2..25),
                 bytes: dice.usize(100..4_000),
-                idle_records: dice.u64(1..20),
+                idle_records: dice.u64(1..8),
             },
             outbox_bytes: [60, 200, 1_000, 1 << 20][dice.usize(..4)],
             network_bytes: [40, 300, 4_000, 1 << 20][dice.usize(..4)],
@@ -110,6 +111,7 @@ impl World {
             backups: names.iter().map(|_| None).collect(),
             names,
             weights,
+            shape: if other_history { text::Shape::Map } else { text::Shape::Text },
             steps: dice.usize(30..180),
             next_mark: 1,
             next_id: 1,
@@ -189,17 +191,12 @@ impl World {
             return Ok(());
         }
         self.counts.add("all documents out of memory", 1);
-        (0..self.names.len()).try_for_each(|document| self.ledgers[document].retired(&self.on_disk(document)?))
+        (0..self.names.len()).try_for_each(|document| self.ledgers[document].retired(&self.on_disk(document)))
     }
 
-    /// The marks of a document that a crash would leave. After a rebase the updates do not hold marks as they were typed.
-    pub(crate) fn on_disk(&self, document: usize) -> Result<BTreeSet<u32>, String> {
-        let name = &self.names[document];
-        let mut marks = self.disk.marks(name);
-        if self.ledgers[document].had_another_history() {
-            marks.extend(text::marks(&build(self.disk.stored(name).as_ref(), u64::MAX)?.read(text::read)));
-        }
-        Ok(marks)
+    /// The marks of a document that a crash would leave.
+    pub(crate) fn on_disk(&self, document: usize) -> BTreeSet<u32> {
+        self.disk.marks(&self.names[document])
     }
 
     /// A crash at this moment would leave every promise kept: builds each document from the disk, as a start would.
@@ -207,7 +204,7 @@ impl World {
         self.counts.add("documents built from the disk", 1);
         for (document, name) in self.names.iter().enumerate() {
             let ledger = &self.ledgers[document];
-            ledger.acked_is_durable(&self.on_disk(document)?)?;
+            ledger.acked_is_durable(&self.on_disk(document))?;
             let stored = self.disk.stored(name);
             let replica = build(stored.as_ref(), u64::MAX)?;
             for client in &self.clients {
@@ -233,7 +230,7 @@ impl World {
                     return Err(format!("A CURSOR SKIPS NOTHING: a device is at {} and lacks <{mark}>", cursor.seq));
                 }
             }
-            drop(replica);
+            self.counts.add("documents with updates that wait", u64::from(replica.held().len() > 0));
         }
         Ok(())
     }
@@ -244,7 +241,7 @@ impl World {
             self.note(|world| {
                 format!("    client {client} ({}): {}: {news:?}", world.clients[client].kind(), world.names[document])
             });
-            let on_disk = if let News::Saved(_) = news { self.on_disk(document)? } else { BTreeSet::new() };
+            let on_disk = if let News::Saved(_) = news { self.on_disk(document) } else { BTreeSet::new() };
             let ledger = &mut self.ledgers[document];
             match news {
                 News::Accepted(action) => ledger.accepted(action),
@@ -257,6 +254,10 @@ impl World {
                     self.counts.add("register writes taken", 1);
                     ledger.decided(id)?;
                 }
+                News::HistoryChanged if self.shape == text::Shape::Text => {
+                    return Err("A HISTORY STAYS: a device was told of another one, and nobody replaced it".into());
+                }
+                News::HistoryChanged => self.counts.add("histories seen to have changed", 1),
                 News::Synced => self.counts.add("syncs", 1),
                 News::Other(_) => {}
             }

@@ -160,6 +160,20 @@ describe('export and import', () => {
     assert.match(stderr, /Yjs v2 update.*convertUpdateFormatV2ToV1/)
   })
 
+  test('an import is not told as done before it is on disk', async (t) => {
+    const directory = temporaryDirectory()
+    const server = await startServer({ env: { SYNCLINE_FAILPOINT: 'before-append:1:halt' } })
+    t.after(() => server.kill())
+    const file = join(directory, 'file.json')
+    writeFileSync(file, JSON.stringify({ text: 'lost in the end' }))
+    const importing = runBinary(['import', 'doc', file, '--data', server.dataDir])
+    await until(() => server.output().includes('halted at before-append'), { what: 'the log stops before the disk' })
+    await server.kill()
+    const { code, stderr } = await importing
+    assert.equal(code, 1)
+    assert.match(stderr, /the server went away before it answered; whether it was done is not known/)
+  })
+
   for (const isRunning of [true, false]) {
     test(`the documents of y-sweet and Hocuspocus, with the server ${isRunning ? 'running' : 'stopped'}`, async (t) => {
       const { server } = await started(t)

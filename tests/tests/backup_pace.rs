@@ -37,6 +37,7 @@ fn setting(name: &str, default: usize) -> usize {
 
 fn fill(data: &Path, documents: usize, bytes: usize) {
     let store = SledStore::open(data).unwrap();
+    let mut writes = Vec::new();
     for number in 0..documents {
         let doc = Doc::with_client_id(number as u64 + 1);
         let text = doc.get_or_insert_text("text");
@@ -47,7 +48,10 @@ fn fill(data: &Path, documents: usize, bytes: usize) {
         text.insert(&mut txn, 0, &words);
         let record = Record { seq: Seq(1), time_ms: 0, update: txn.encode_update_v1().into() };
         let document = DocumentName::parse(&format!("stored-{number}")).unwrap();
-        store.commit(&[Write::Append { document, epoch: Epoch(1), records: vec![record] }]).unwrap();
+        writes.push(Write::Append { document, epoch: Epoch(1), records: vec![record] });
+        if writes.len() * bytes > 4 << 20 || number + 1 == documents {
+            store.commit(&std::mem::take(&mut writes)).unwrap();
+        }
     }
     store.close().unwrap();
 }

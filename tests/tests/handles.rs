@@ -251,6 +251,7 @@ async fn a_document_that_was_not_open_when_the_clock_was_corrected_is_corrected_
     // Corrected once, not once for each opening.
     for _ in 0..2 {
         let profile = phone.document("profile").await.unwrap();
+        in_time("saved", profile.wait_until_saved()).await.unwrap();
         let id = phone.id().to_string();
         let stamps = profile.read(move |txn| LwwMap::new("profile").writes_of(txn, &id)).await.unwrap();
         let now = SystemClock.now_ms();

@@ -179,7 +179,7 @@ async fn a_message_that_never_ends_ends_its_session() {
 
 #[tokio::test]
 async fn unfinished_messages_are_bounded_together() {
-    let server = limited(|limits| limits.partial_bytes = 1024 * 1024).await;
+    let server = limited(|limits| limits.partial_bytes = 1_200_000).await;
     let mut healthy = Socket::open(&server, "/doc").await;
     healthy.join().await;
     let mut held = Vec::new();
@@ -187,13 +187,13 @@ async fn unfinished_messages_are_bounded_together() {
         let mut socket = RawSocket::open(server.address(), "/doc").await;
         socket.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
         let message = message_of(100 + number, 400_000);
-        socket.send(Frame::new(BINARY, &message[..300_000]).open()).await;
+        socket.send(Frame::new(BINARY, &message[..380_000]).open()).await;
         held.push((socket, message));
     }
     until("one goes over", || server.metrics().partial_refused.get() > 0).await;
     let mut ended = 0;
     for (mut socket, message) in held {
-        socket.send(Frame::new(CONTINUATION, &message[300_000..])).await;
+        socket.send(Frame::new(CONTINUATION, &message[380_000..])).await;
         loop {
             match socket.hear().await {
                 Heard::Frame { payload, .. } if payload == message => break,

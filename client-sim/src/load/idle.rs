@@ -11,8 +11,6 @@ use super::session::{Sessions, Target};
 
 /// After the last has joined, before memory is looked at.
 const SETTLE: Duration = Duration::from_secs(1);
-/// After all have left, before memory is looked at again.
-const GONE: Duration = Duration::from_secs(5);
 /// Longest wait in a turn.
 const TURN: Duration = Duration::from_millis(100);
 
@@ -23,7 +21,7 @@ pub struct Idle {
     pub connections: usize,
     /// Documents they share out.
     pub documents: usize,
-    /// How long nothing is done.
+    /// How long nothing is done; and how long memory may take to come back when all have left.
     pub time: Duration,
 }
 
@@ -42,7 +40,7 @@ pub fn run(target: &Target, idle: &Idle, name: &str) -> Result<Report> {
     let after = Look::now(target.pid)?;
     let relay = sessions.relay;
     sessions.clear();
-    std::thread::sleep(GONE);
+    std::thread::sleep(idle.time);
     let left = Look::now(target.pid)?;
 
     let count = idle.connections as f64;
@@ -58,7 +56,7 @@ pub fn run(target: &Target, idle: &Idle, name: &str) -> Result<Report> {
     for (key, name, look) in [
         ("rss_before_mib", "server memory before, MiB", &before),
         ("rss_with_mib", "server memory with all, MiB", &settled),
-        ("rss_left_mib", "server memory 5 s after, MiB", &left),
+        ("rss_left_mib", "server memory when they left, MiB", &left),
     ] {
         figures.add_known(key, name, kib(look).map(|kib| kib / 1024.0));
     }
@@ -70,6 +68,7 @@ pub fn run(target: &Target, idle: &Idle, name: &str) -> Result<Report> {
         relay,
         seconds: joined.seconds_since(&before),
         generator_share: joined.generator_share_since(&before),
+        generator_busy: joined.generator_busy_since(&before),
         figures,
         ..Report::default()
     })

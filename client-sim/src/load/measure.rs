@@ -66,6 +66,12 @@ impl Look {
         Some(((self.machine_s? - earlier.machine_s? - ours) / self.seconds_since(earlier)).max(0.0))
     }
 
+    /// The share of the time from `earlier` in which this program had something to do, with a core or waiting for one.
+    pub fn generator_busy_since(&self, earlier: &Self) -> Option<f64> {
+        let waited_s = self.generator?.waited_s - earlier.generator?.waited_s;
+        Some(self.generator_share_since(earlier)? + waited_s / self.seconds_since(earlier))
+    }
+
     /// This program's CPU as a share of one core from `earlier`.
     pub fn generator_share_since(&self, earlier: &Self) -> Option<f64> {
         Some((self.generator?.cpu_s - earlier.generator?.cpu_s) / self.seconds_since(earlier))

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! scenario  the named scenarios and the free parameters
-//! traffic   writers and readers        idle  connections that do nothing
+//! traffic   writers and readers        keystroke two of these           idle  connections that do nothing
+//! trace     a real editing session     stored    documents on a server   storm many at once
 //! session   joining a document         hub   the sockets: mio, one thread
 //! speak     the dialects               frame WebSocket frames            marker  updates told by their text
 //! ledger    who has what               measure, report, plot             what is told at the end
@@ -14,14 +15,18 @@
 pub(crate) mod frame;
 pub(crate) mod hub;
 mod idle;
+mod keystroke;
 mod ledger;
 pub(crate) mod marker;
 mod measure;
 mod plot;
-mod report;
+pub(crate) mod report;
 mod scenario;
 mod session;
 mod speak;
+mod stored;
+mod storm;
+mod trace;
 mod traffic;
 
 use std::io::Write;
@@ -36,7 +41,7 @@ use self::scenario::{Job, Name};
 use self::session::Target;
 use self::speak::Dialect;
 
-/// Share of a core above which the generator itself is the limit.
+/// Share of the time above which the generator itself is the limit: it was hardly ever idle.
 const SATURATED: f64 = 0.95;
 
 /// What to do, and to whom.
@@ -93,9 +98,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let mut stdout = std::io::stdout();
     if report.saturated && !args.allow_saturated {
         eprintln!(
-            "syncline-sim: the generator used {:.0} % of its core: the figures would be its own, not the server's. Give it \
-             a core of its own, ask for less, or see them all the same with --allow-saturated",
-            100.0 * report.generator_share.unwrap_or(1.0)
+            "syncline-sim: the generator was busy {:.0} % of the time ({:.0} % of a core): the figures would be its own, not \
+             the server's. Give it a core of its own, ask for less, or see them all the same with --allow-saturated",
+            100.0 * report.generator_busy.unwrap_or(1.0),
+            100.0 * report.generator_share.unwrap_or_default()
         );
         for failure in &report.failures {
             eprintln!("FAILED: {failure}");
@@ -127,10 +133,15 @@ fn measure(args: &Args) -> Result<Report> {
     let mut report = match args.scenario.job(&args.parameters)? {
         Job::Traffic(traffic) => traffic::run(&target, &traffic, &name)?,
         Job::Idle(idle) => idle::run(&target, &idle, &name)?,
+        Job::Trace(trace) => trace::run(&target, &trace, &name)?,
+        Job::Stored(stored) => stored::run(&target, &stored, &name)?,
+        Job::Reconnect(storm) => storm::reconnect(&target, &storm, &name)?,
+        Job::Join(storm) => storm::join(&target, &storm, &name)?,
+        Job::Keystroke(keystroke) => keystroke::run(&target, &keystroke, &name)?,
     };
     report.url = args.url.clone();
     report.dialect = args.dialect.to_string();
-    report.saturated = report.generator_share.is_some_and(|share| share > SATURATED);
+    report.saturated = report.generator_busy.is_some_and(|busy| busy > SATURATED);
     if report.saturated {
         report.notes.push("the generator itself was the limit: its figures, maybe not the server's".into());
     }

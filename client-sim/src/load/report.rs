@@ -36,7 +36,6 @@ impl Figures {
     }
 
     /// One by its key.
-    #[cfg(test)]
     pub fn get(&self, key: &str) -> Option<f64> {
         self.0.iter().find(|figure| figure.key == key).map(|figure| figure.value)
     }
@@ -75,6 +74,8 @@ pub struct Report {
     pub seconds: f64,
     /// This program's CPU as a share of one core, in that time.
     pub generator_share: Option<f64>,
+    /// The same with the time it waited for a core: at 1 it was never idle.
+    pub generator_busy: Option<f64>,
     /// The generator itself was the limit: the figures say little of the server.
     pub saturated: bool,
     /// What was measured.
@@ -103,7 +104,9 @@ impl fmt::Display for Report {
             writeln!(f, "  {:<34} {latency}", "acknowledgement")?;
         }
         if let Some(share) = self.generator_share {
-            writeln!(f, "  {:<34} {:.0} % of a core", "generator CPU", 100.0 * share)?;
+            let busy =
+                self.generator_busy.map_or(String::new(), |busy| format!(", busy {:.0} % of the time", 100.0 * busy));
+            writeln!(f, "  {:<34} {:.0} % of a core{busy}", "generator CPU", 100.0 * share)?;
         }
         for note in &self.notes {
             writeln!(f, "  note: {note}")?;
@@ -127,7 +130,7 @@ pub fn number(value: f64) -> String {
             let digits = format!("{large:.0}");
             let mut grouped = String::new();
             for (at, digit) in digits.chars().enumerate() {
-                if at > 0 && (digits.len() - at) % 3 == 0 {
+                if at > 0 && (digits.len() - at).is_multiple_of(3) {
                     grouped.push(',');
                 }
                 grouped.push(digit);

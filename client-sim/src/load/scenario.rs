@@ -1,13 +1,18 @@
 //! The scenarios by name, and the parameters that change them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
 use super::idle::Idle;
+use super::keystroke::Keystroke;
 use super::marker::MARKER_CHARS;
+use super::stored::{Act, Stored};
+use super::storm::{Join, Reconnect};
+use super::trace::Trace;
 use super::traffic::{Pace, Traffic, Until};
 
 /// The scenarios.
@@ -29,7 +34,24 @@ pub enum Name {
     Durable,
     /// 5,000 connections with a document each, doing nothing.
     Idle,
+    /// A real editing session as fast as it can be sent, to 10 readers.
+    Trace,
+    /// The same, 64 keystrokes at a time.
+    TraceFlow,
+    /// The first and the second client of a document after a restart (--prepare, --document).
+    ColdOpen,
+    /// Memory of a document held open, and after it was quiet (--prepare, --document).
+    HeldOpen,
+    /// 2,000 clients of 200 documents are cut and come back at once.
+    ReconnectStorm,
+    /// 150 clients join one document of 20 MB at once.
+    JoinStorm,
+    /// A keystroke into an empty document and into one of a million edits.
+    Keystroke,
 }
+
+/// Traces by default, where this was built.
+const TRACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/traces");
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,6 +98,21 @@ pub struct Parameters {
     /// Seconds before.
     #[arg(long, default_value_t = 1.0)]
     pub warmup: f64,
+    /// An editing session: JSON of the editing-traces collection, plain or .gz [default: from the tests' fixtures]
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// The document that is filled, or opened (cold-open, held-open).
+    #[arg(long, value_name = "NAME")]
+    pub document: Option<String>,
+    /// Fill the document, for a later run (cold-open, held-open).
+    #[arg(long)]
+    pub prepare: bool,
+    /// Bytes of text of the document that all join (join-storm).
+    #[arg(long, value_name = "BYTES", default_value_t = 20 * 1024 * 1024)]
+    pub bytes: usize,
+    /// Edits of the long document (keystroke).
+    #[arg(long, default_value_t = 1_000_000)]
+    pub edits: usize,
     /// Overlook one marker, to see the check fail.
     #[arg(long, hide = true)]
     pub forget: Option<u64>,
@@ -87,6 +124,16 @@ pub enum Job {
     Traffic(Traffic),
     /// Nobody does anything.
     Idle(Idle),
+    /// An editing session.
+    Trace(Trace),
+    /// A document on the server.
+    Stored(Stored),
+    /// Everybody comes back.
+    Reconnect(Reconnect),
+    /// Everybody wants one document.
+    Join(Join),
+    /// Into an empty and a long document.
+    Keystroke(Keystroke),
 }
 
 /// Documents, writers, readers, pace, awareness, seconds.
@@ -96,27 +143,57 @@ impl Name {
     fn shape(self) -> Shape {
         let window = |updates| Pace::Window(updates, Until::Delivered);
         match self {
-            Name::Traffic | Name::Idle => (1, 1, 1, Pace::Rate(10.0), false, 5.0),
-            Name::FanOutThrottle => (1, 4, 100, window(16), false, 10.0),
-            Name::Ingest => (1, 1, 1, window(64), false, 10.0),
+            Name::Ingest | Name::Keystroke => (1, 1, 1, window(64), false, 5.0),
+            Name::FanOutThrottle => (1, 4, 100, window(16), false, 5.0),
             Name::FanOut => (1, 1, 1000, Pace::Rate(20.0), false, 10.0),
             Name::Many => (1000, 1, 2, Pace::Rate(5.0), false, 10.0),
             Name::ManyAwareness => (1000, 1, 2, Pace::Rate(5.0), true, 10.0),
-            Name::Durable => (1000, 1, 0, Pace::Window(16, Until::Acked), false, 10.0),
+            Name::Durable => (1000, 1, 0, Pace::Window(16, Until::Acked), false, 5.0),
+            Name::HeldOpen => (1, 1, 1, Pace::Rate(10.0), false, 40.0),
+            _ => (1, 1, 1, Pace::Rate(10.0), false, 5.0),
         }
     }
 
     /// What it does, with the parameters.
     pub fn job(self, parameters: &Parameters) -> Result<Job> {
-        let (documents, writers, readers, pace, awareness, seconds) = self.shape();
-        let seconds = parameters.seconds.unwrap_or(seconds);
-        ensure!(seconds > 0.0 && parameters.warmup >= 0.0, "nothing can be measured in no time");
-        let time = Duration::try_from_secs_f64(seconds)?;
-        if self == Name::Idle {
-            let connections = parameters.connections.unwrap_or(5000);
-            let documents = parameters.documents.unwrap_or(connections);
-            return Ok(Job::Idle(Idle { connections, documents, time }));
-        }
+        let connections = |usual| parameters.connections.unwrap_or(usual);
+        let trace = |usual: &str| parameters.trace.clone().unwrap_or_else(|| PathBuf::from(TRACES).join(usual));
+        let time = parameters.time(self.shape().5)?;
+        let stored = |act| {
+            let act = if parameters.prepare { Act::Prepare } else { act };
+            let (document, trace) = (parameters.document.clone(), trace("automerge-paper.json.gz"));
+            Job::Stored(Stored { document, trace, act })
+        };
+        let replay = |flow| {
+            let (file, readers) = (trace("sveltecomponent.json.gz"), parameters.readers.unwrap_or(10));
+            Job::Trace(Trace { file, readers, flow, leave_out: parameters.forget })
+        };
+        Ok(match self {
+            Name::Idle => {
+                let connections = connections(5000);
+                let documents = parameters.documents.unwrap_or(connections);
+                Job::Idle(Idle { connections, documents, time })
+            }
+            Name::Trace => replay(None),
+            Name::TraceFlow => replay(Some(parameters.in_flight.unwrap_or(64))),
+            Name::ColdOpen => stored(Act::Cold),
+            Name::HeldOpen => stored(Act::Held(time)),
+            Name::ReconnectStorm => {
+                let documents = parameters.documents.unwrap_or(200);
+                Job::Reconnect(Reconnect { clients: connections(2000), documents })
+            }
+            Name::JoinStorm => Job::Join(Join { clients: connections(150), bytes: parameters.bytes }),
+            Name::Keystroke => Job::Keystroke(Keystroke {
+                traffic: self.traffic(parameters, time)?,
+                trace: trace("automerge-paper.json.gz"),
+                edits: parameters.edits,
+            }),
+            _ => Job::Traffic(self.traffic(parameters, time)?),
+        })
+    }
+
+    fn traffic(self, parameters: &Parameters, time: Duration) -> Result<Traffic> {
+        let (documents, writers, readers, pace, awareness, _) = self.shape();
         let until = match pace {
             Pace::Window(_, until) => until,
             Pace::Rate(_) => Until::Delivered,
@@ -127,7 +204,7 @@ impl Name {
             (None, Some(updates)) => Pace::Window(updates, until),
             (None, None) => pace,
         };
-        Ok(Job::Traffic(Traffic {
+        Ok(Traffic {
             documents: parameters.documents.unwrap_or(documents),
             writers: parameters.writers.unwrap_or(writers),
             readers: parameters.readers.unwrap_or(readers),
@@ -139,6 +216,14 @@ impl Name {
             time,
             prefill: None,
             forget: parameters.forget,
-        }))
+        })
+    }
+}
+
+impl Parameters {
+    fn time(&self, usual_s: f64) -> Result<Duration> {
+        let seconds = self.seconds.unwrap_or(usual_s);
+        ensure!(seconds > 0.0 && self.warmup >= 0.0, "nothing can be measured in no time");
+        Ok(Duration::try_from_secs_f64(seconds)?)
     }
 }

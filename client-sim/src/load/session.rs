@@ -50,8 +50,15 @@ pub struct Session {
 pub enum Said<'a> {
     /// Joined.
     Joined,
-    /// Document data, or a piece of it.
-    Data(&'a [u8]),
+    /// Document data, or a piece of it: see [`frame::Piece`].
+    Data {
+        /// The bytes.
+        bytes: &'a [u8],
+        /// The data begins here.
+        first: bool,
+        /// The data ends here.
+        last: bool,
+    },
     /// An update is saved (Hocuspocus).
     Saved,
     /// Presence.
@@ -159,8 +166,8 @@ impl Sessions {
                             *joined += 1;
                             tell(number, said, now);
                         }
-                        Said::Data(_) => {
-                            *frames += u64::from(piece.first);
+                        Said::Data { first, .. } => {
+                            *frames += u64::from(first);
                             tell(number, said, now);
                         }
                         Said::Saved | Said::Awareness => tell(number, said, now),
@@ -207,7 +214,7 @@ impl Session {
         if !piece.first {
             if let Some(answer) = self.inside {
                 self.data_bytes += (piece.bytes.len() - frame::OVERLAP_BYTES.min(piece.bytes.len())) as u64;
-                said(Said::Data(piece.bytes));
+                said(Said::Data { bytes: piece.bytes, first: false, last: piece.last });
                 self.ended(answer && piece.last, said);
             }
             return Ok(());
@@ -218,7 +225,7 @@ impl Session {
                 let data = &piece.bytes[at..];
                 self.data_bytes += data.len() as u64;
                 self.inside = Some(answer);
-                said(Said::Data(data));
+                said(Said::Data { bytes: data, first: true, last: piece.last });
                 self.ended(answer && piece.last, said);
             }
             Heard::Question => {

@@ -62,7 +62,7 @@ pub struct Traffic {
     pub time: Duration,
     /// Sent into each document by its first writer before anything else.
     pub prefill: Option<Vec<u8>>,
-    /// Overlook the marker that comes as this one, to see the check fail.
+    /// Overlook the marker that comes to readers as this one, to see the check fail.
     pub forget: Option<u64>,
 }
 
@@ -117,6 +117,8 @@ pub fn run(target: &Target, traffic: &Traffic, name: &str) -> Result<Report> {
     report.scenario = name.to_owned();
     report.about = traffic.about();
     report.relay = run.sessions.relay;
+    report.figures.add("sent", "updates in all, warm-up and end too", run.ledger.sent as f64);
+    report.figures.add("delivered", "deliveries of these", run.ledger.delivered as f64);
     report.latency = Latency::of(&run.course.latency_us);
     report.ack_latency = Latency::of(&run.course.ack_us);
     report.course = run.course.points;
@@ -153,7 +155,8 @@ fn report(traffic: &Traffic, before: &Look, after: &Look, from: Counts, to: Coun
     if let Some(cpu_s) = after.server_cpu_since(before) {
         figures.add("server_share", "server CPU, cores", cpu_s / seconds);
         figures.add("cpu_us_per_update", "server CPU, us an update", 1e6 * cpu_s / sent.max(1.0));
-        figures.add("cpu_us_per_delivery", "server CPU, us a delivery", 1e6 * cpu_s / delivered.max(1.0));
+        let of_delivery = (delivered > 0.0).then(|| 1e6 * cpu_s / delivered);
+        figures.add_known("cpu_us_per_delivery", "server CPU, us a delivery", of_delivery);
     }
     if let (Some(was), Some(is)) = (before.server, after.server) {
         figures.add("rss_before_mib", "server memory before, MiB", mib(was.rss_bytes));
@@ -164,5 +167,11 @@ fn report(traffic: &Traffic, before: &Look, after: &Look, from: Counts, to: Coun
     if matches!(traffic.pace, Pace::Rate(_)) {
         figures.add("late_ms", "latest send behind its time, ms", late.as_secs_f64() * 1e3);
     }
-    Report { seconds, generator_share: after.generator_share_since(before), figures, ..Report::default() }
+    Report {
+        seconds,
+        generator_share: after.generator_share_since(before),
+        generator_busy: after.generator_busy_since(before),
+        figures,
+        ..Report::default()
+    }
 }

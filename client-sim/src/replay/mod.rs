@@ -6,13 +6,13 @@
 //! run      what tasks share    writers, readers, verify
 //! ```
 
-mod link;
-mod plan;
-mod readers;
+pub(crate) mod link;
+pub(crate) mod plan;
+pub(crate) mod readers;
 mod run;
 pub(crate) mod trace;
-mod tracker;
-mod verify;
+pub(crate) mod tracker;
+pub(crate) mod verify;
 mod writers;
 
 use std::io::IsTerminal;

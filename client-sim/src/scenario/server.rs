@@ -28,6 +28,20 @@ pub fn program(given: Option<&Path>) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The same on every machine: nothing a developer has set reaches a server that is started.
+pub fn without_settings(command: &mut std::process::Command) {
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("SYNCLINE_") || key == "RUST_LOG" {
+            command.env_remove(key);
+        }
+    }
+}
+
+/// The address in a line that a ready server prints.
+pub fn address_in(line: &str) -> Option<&str> {
+    Some(line.split_once(ADDRESS_MARK)?.1.trim())
+}
+
 /// A server that runs, or does not at the moment. It is killed when this is dropped.
 pub struct ServerProcess {
     program: PathBuf,
@@ -67,12 +81,7 @@ impl ServerProcess {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&self.data);
-        // The same on every machine: nothing a developer has set reaches the server.
-        for (key, _) in std::env::vars_os() {
-            if key.to_string_lossy().starts_with("SYNCLINE_") || key == "RUST_LOG" {
-                command.env_remove(key);
-            }
-        }
+        without_settings(command.as_std_mut());
         command.args(&self.arguments).envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot run {}", self.program.display()))?;
@@ -80,8 +89,8 @@ impl ServerProcess {
         let mut lines = BufReader::new(stdout).lines();
         let address = async {
             while let Some(line) = lines.next_line().await? {
-                if let Some((_, address)) = line.split_once(ADDRESS_MARK) {
-                    return Ok(address.trim().parse()?);
+                if let Some(address) = address_in(&line) {
+                    return Ok(address.parse()?);
                 }
             }
             bail!("it ended: {}", self.log())

@@ -6,6 +6,7 @@
 //! clock.rs       when the server tells the time
 //! identity.rs    who this device is, and how wrong its clock
 //! net.rs         the socket's life: connecting, up, waiting, off
+//! storage.rs     the store: opened, and opened again after it failed
 //! open.rs        one open document: its core, its journal, those who watch it
 //! ```
 
@@ -14,6 +15,7 @@ mod connection;
 mod identity;
 mod net;
 mod open;
+mod storage;
 mod task;
 
 use std::path::PathBuf;

@@ -6,10 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
-use syncline_log::{Durable, Log, SledStore, Store, StoreError};
+use syncline_log::{Durable, Log, StoreError};
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::native::{Channel, ToServer};
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
@@ -20,17 +19,15 @@ use ulid::Ulid;
 use super::identity::Identity;
 use super::net::Net;
 use super::open::{Open, journal_epoch, read};
+use super::storage::{STORE_AGAIN, open_store};
 use super::{Change, Command, Commands, Counters, DeviceConfig, DeviceError};
-use crate::backoff::{Advice, Backoff, BackoffConfig};
+use crate::backoff::Backoff;
 use crate::document::{Document, Stamp};
 use crate::socket::Endpoint;
 use crate::stock::driver::Connection;
 
 /// Reports of the journal that may wait for the task.
 const PROGRESS_QUEUE: usize = 1024;
-
-/// When the store is opened again after it failed.
-const STORE_AGAIN: BackoffConfig = BackoffConfig { first: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// Of this journal of this document.
 type Progress = (DocumentName, u64, Durable);
@@ -48,8 +45,8 @@ pub(super) struct Task {
     pub(super) progress: mpsc::Receiver<Progress>,
     pub(super) report_progress: mpsc::Sender<Progress>,
     /// When to open the store again after it failed, and whether that is under way.
-    store_backoff: Backoff,
-    store_retry: bool,
+    pub(super) store_backoff: Backoff,
+    pub(super) store_retry: bool,
     /// Journals begun: what an earlier one reports is not taken for the present one.
     journals: u64,
     pub(super) connection: watch::Sender<Connection>,
@@ -62,15 +59,6 @@ pub(super) struct Task {
     pub(super) channels: HashMap<Channel, DocumentName>,
     /// The largest message that the server takes, once it has said so.
     pub(super) server_limit: Option<usize>,
-}
-
-async fn open_store(config: &DeviceConfig) -> Result<Arc<dyn Store>, DeviceError> {
-    let (opener, directory) = (config.open_store.clone(), config.directory.join("store"));
-    let opened = tokio::task::spawn_blocking(move || match opener {
-        Some(open) => open(),
-        None => Ok(Arc::new(SledStore::open(&directory)?) as Arc<dyn Store>),
-    });
-    Ok(opened.await.map_err(|error| StoreError::Io(error.to_string()))??)
 }
 
 impl Task {
@@ -260,7 +248,7 @@ impl Task {
     }
 
     /// Lets the journal's progress come in beside commands and messages, under this number.
-    fn watch(&mut self, name: &DocumentName, log: &syncline_log::DocumentLog) -> u64 {
+    pub(super) fn watch(&mut self, name: &DocumentName, log: &syncline_log::DocumentLog) -> u64 {
         self.journals += 1;
         let journal = self.journals;
         let (mut watch, name, report) = (log.watch(), name.clone(), self.report_progress.clone());
@@ -302,55 +290,6 @@ impl Task {
             self.store_backoff.succeeded();
         }
         self.flush(name).await;
-    }
-
-    /// After a storage error: tries again in a while, also when nobody edits. The next edit tries at once.
-    fn store_later(&mut self) {
-        if std::mem::replace(&mut self.store_retry, true) {
-            return;
-        }
-        let Advice::RetryAfter(wait) = self.store_backoff.ended(None, rand::random()) else { return };
-        let commands = self.commands.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            if let Some(commands) = commands.upgrade() {
-                // A device that was closed needs no store.
-                commands.send(Command::StoreAgain).await.ok();
-            }
-        });
-    }
-
-    /// After a storage error: opens the store again, and writes everything that is in memory into it.
-    async fn store_again(&mut self) -> Result<(), DeviceError> {
-        if let Some(error) = self.log.failed() {
-            debug!(%error, "the device's store failed; opening it again");
-            for open in self.documents.values_mut() {
-                open.storage_failed(&error.to_string());
-            }
-            self.log.close().await;
-            self.log = Log::start(open_store(&self.config).await?);
-        }
-        let failed = |(name, open): (&DocumentName, &Open)| open.failed.then(|| name.clone());
-        for name in self.documents.iter().filter_map(failed).collect::<Vec<_>>() {
-            let stored = match self.log.load(&name).await {
-                // All of it is in memory.
-                Err(StoreError::Damaged { .. }) => {
-                    self.log.delete(&name).await?;
-                    None
-                }
-                loaded => loaded?,
-            };
-            let last = stored.as_ref().map_or(Seq::ZERO, |stored| stored.last());
-            let log = self.log.document(name.clone(), journal_epoch(stored.as_ref()), last);
-            let journal = self.watch(&name, &log);
-            if let Some(open) = self.documents.get_mut(&name) {
-                open.storage_is_back(log, last);
-                open.journal = journal;
-            }
-            self.correct_stamps(&name).await;
-            self.flush(&name).await;
-        }
-        Ok(())
     }
 
     /// Carries out what a document's core wants: journal first, then the socket, then those who watch.

@@ -274,6 +274,13 @@ impl Core {
         Replica::load(std::iter::once(self.base.clone()).filter(|base| !base.is_empty()).chain(saved))
     }
 
+    /// True when some of this is on the server's disk.
+    pub(super) fn has_something_saved(&self) -> bool {
+        let in_queue = self.queue.ids();
+        let is_empty = self.base.is_empty() || self.base[..] == EMPTY_UPDATE;
+        !is_empty || self.updates.iter().any(|update| self.is_at_the_server(update, &in_queue))
+    }
+
     /// True when the server has said that it has this on its disk.
     pub(super) fn is_at_the_server(&self, update: &Update, in_queue: &HashSet<u128>) -> bool {
         match update.of {
@@ -293,51 +300,6 @@ impl Core {
     pub(super) fn keep(&mut self, bytes: Bytes, of: Origin) {
         self.update_bytes += bytes.len();
         self.updates.push(Update { bytes, of });
-    }
-
-    /// Builds the CRDT from what the journal holds; tells what cannot be used, and leaves it out.
-    pub(super) fn rebuild(&mut self) -> Vec<String> {
-        let mut problems = Vec::new();
-        loop {
-            let base = std::iter::once(self.base.clone()).filter(|base| !base.is_empty());
-            let all = base.chain(self.updates.iter().map(|update| update.bytes.clone()));
-            match Replica::load(all) {
-                Ok(replica) => {
-                    self.replica = replica;
-                    return problems;
-                }
-                Err(error) if self.updates.is_empty() && self.base.is_empty() => {
-                    problems.push(format!("nothing of it can be read: {error}"));
-                    return problems;
-                }
-                Err(error) => self.leave_out_a_culprit(&error, &mut problems),
-            }
-        }
-    }
-
-    /// Finds the first update that breaks a replica by adding them one by one.
-    fn leave_out_a_culprit(&mut self, error: &CrdtError, problems: &mut Vec<String>) {
-        let mut so_far: Vec<Bytes> = Some(self.base.clone()).filter(|base| !base.is_empty()).into_iter().collect();
-        if Replica::load(so_far.iter().cloned()).is_err() {
-            problems.push(format!("its last snapshot cannot be read: {error}"));
-            self.base = Bytes::new();
-            // Only the server can bring it back: all of it.
-            self.in_step = None;
-            return;
-        }
-        for at in 0..self.updates.len() {
-            so_far.push(self.updates[at].bytes.clone());
-            if Replica::load(so_far.iter().cloned()).is_err() {
-                let update = self.updates.remove(at);
-                let whose = match update.of {
-                    Origin::Edit(_) => "an edit made here",
-                    Origin::Remote(_) | Origin::SentAgain(_) => "a change by others",
-                };
-                problems.push(format!("{whose} ({} bytes) cannot be used: {error}", update.bytes.len()));
-                self.in_step = None;
-                return;
-            }
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 #[path = "core_tests/world.rs"]
 mod world;
 
-use syncline_protocol::native::{ToClient, Version};
+use syncline_protocol::native::{Resume, ToClient, Version};
 use world::World;
 use yrs::{GetString, ReadTxn};
 
@@ -91,4 +91,33 @@ fn version_numbers_chain_offline() {
         .map(|entry| if let What::Proposal(proposed) = &entry.what { proposed.based_on } else { None })
         .collect();
     assert_eq!(bases, [None, Some(Version { number: 1, id: 1 }), Some(Version { number: 2, id: 2 })]);
+}
+
+#[test]
+fn a_cursor_at_zero_is_no_beginning_when_something_was_saved() {
+    let mut world = World::new(0);
+    world.connect(0);
+    for _ in 0..3 {
+        world.deliver(0, true);
+    }
+    world.devices[0].store(10, &mut world.accepted);
+    world.edit(0);
+    world.devices[0].store(10, &mut world.accepted);
+    world.deliver(0, true);
+    let (World { server, devices, .. }, channel) = (&mut world, 1000);
+    server.durable = 1;
+    server.tell_durable(devices);
+    world.deliver(0, true);
+    world.devices[0].store(10, &mut world.accepted);
+    // Killed before its journal knew more than that it was in step at the beginning; the document is purged meanwhile.
+    let device = &mut world.devices[0];
+    device.crash();
+    assert_eq!(device.core.status().cursor, Some(Cursor { epoch: world::EPOCH, seq: Seq(0) }));
+    assert_eq!(device.core.queue.iter().count(), 0, "it was saved");
+    let now = Cursor { epoch: syncline_protocol::ids::Epoch(8), seq: Seq(0) };
+    device.core.connected(channel, "doc", "", 0, &mut device.out);
+    let (resume, state_vector) = (Resume::FromCursor, None);
+    let opened = ToClient::Opened { channel, cursor: now, read_only: false, resume, state_vector };
+    device.core.received(&opened, 1, 0, &mut device.out).unwrap();
+    assert_eq!(device.core.status().sync, SyncState::HistoryChanged);
 }

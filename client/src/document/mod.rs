@@ -10,6 +10,7 @@
 //! clock.rs      PURE: stamps made by a wrong clock, moved before they are sent
 //! sync.rs       PURE: the talk with the server
 //! again.rs      PURE: changes by others that the server may have lost
+//! rebuild.rs    PURE: the CRDT from the journal
 //! history.rs    PURE: when the server has another history
 //! report.rs     PURE: what a sync did, what both sides changed
 //! registers.rs  versioned registers, read
@@ -25,6 +26,7 @@ mod history;
 pub(crate) mod journal;
 pub mod machine;
 mod queue;
+mod rebuild;
 mod registers;
 mod report;
 pub(crate) mod status;

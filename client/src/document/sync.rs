@@ -25,6 +25,9 @@ const NOTE_EVERY: u64 = 64;
 /// Bytes of the queue that are worth asking what of them the server has already.
 const WORTH_ASKING_BYTES: usize = 4 * 1024;
 
+/// The state vector of an empty document.
+const NOTHING: [u8; 1] = [0];
+
 /// Why a connection must be given up.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Fault {
@@ -57,7 +60,9 @@ pub(crate) struct Joining {
     pub(super) sent_again: Option<u64>,
     /// The position that was told meanwhile.
     pub(super) durable_meanwhile: Option<Seq>,
-    /// What the server had when asked; the queue is trimmed by it once.
+    /// The server was asked what it has.
+    asked: bool,
+    /// What it had then; the queue is trimmed by it once.
     pub(super) server_has: Option<Bytes>,
     pub(super) report: SyncReport,
     /// Until in step, when something of ours is queued: what both sides had and have.
@@ -112,6 +117,7 @@ impl Core {
     ) {
         let cursor = self.in_step.map(|(cursor, _)| cursor).filter(|_| !rebasing);
         let queued: usize = self.queue.iter().map(|entry| batch::size(&entry.what)).sum();
+        let wants_state_vector = (queued >= WORTH_ASKING_BYTES || self.has_wrong_stamps()) && !rebasing;
         self.link = Link::Up(Box::new(Joining {
             channel,
             cursor: None,
@@ -121,16 +127,16 @@ impl Core {
             sent_again: None,
             durable_meanwhile: None,
             read_only: false,
+            asked: wants_state_vector,
             server_has: None,
             report: SyncReport { offline_ms, ..SyncReport::default() },
             apart: None,
             rebasing,
         }));
         self.sync = if rebasing { SyncState::HistoryChanged } else { SyncState::Syncing };
-        let wants_state_vector = (queued >= WORTH_ASKING_BYTES || self.has_wrong_stamps()) && !rebasing;
         self.send(&ToServer::Open { channel, document: name, token, cursor, wants_state_vector }, out);
         if cursor.is_none() {
-            let state_vector = if rebasing { Bytes::from_static(&[0]) } else { self.replica.state_vector() };
+            let state_vector = if rebasing { Bytes::from_static(&NOTHING) } else { self.replica.state_vector() };
             self.send(&ToServer::StateVector { channel, state_vector: &state_vector }, out);
         }
     }
@@ -216,11 +222,15 @@ impl Core {
         state_vector: Option<&[u8]>,
         out: &mut Outputs,
     ) -> Result<(), Fault> {
+        let resume = if self.is_of_another_history(cursor) { Resume::OtherHistory } else { resume };
         let Link::Up(joining) = &mut self.link else { return Ok(()) };
         joining.read_only = read_only;
         if let Some(state_vector) = state_vector {
             scan_state_vector(state_vector, &ScanLimits::STORED).map_err(bad)?;
             joining.server_has = Some(Bytes::copy_from_slice(state_vector));
+        } else if joining.asked {
+            // Asked again it would not tell either.
+            joining.server_has = Some(Bytes::from_static(&NOTHING));
         }
         let channel = joining.channel;
         match resume {
@@ -249,6 +259,13 @@ impl Core {
         Ok(())
     }
 
+    /// The server takes a cursor at zero for the beginning of any history. It is not, when something was saved since and
+    /// the journal does not know how far: what is queued goes on from that.
+    fn is_of_another_history(&self, now: Cursor) -> bool {
+        let is_other = self.in_step.is_some_and(|(known, _)| known.epoch != now.epoch);
+        is_other && !self.is_rebasing() && self.has_something_saved()
+    }
+
     fn apply(&mut self, seq: Seq, update: &[u8], out: &mut Outputs) -> Result<(), Fault> {
         scan_update(update, &ScanLimits::STORED).map_err(bad)?;
         let update = Bytes::copy_from_slice(update);
@@ -268,7 +285,7 @@ impl Core {
                 out.events.push(Event::Changed);
             }
             // The server sends nothing that waits: something is missing here. A state vector brings it all.
-            Ok(Taken::Held | Taken::NoRoom) => self.ask(out),
+            Ok(Taken::Held | Taken::NoRoom | Taken::Full(_)) => self.ask(out),
             Err(error) => {
                 self.rebuild();
                 return Err(bad(error));

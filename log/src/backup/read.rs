@@ -21,6 +21,8 @@ use crate::store::{Record, Store, StoreError, Stored, Write};
 
 /// Bytes of documents restored by one commit.
 const COMMIT_BYTES: usize = 8 << 20;
+/// Documents restored by one commit.
+const COMMIT_DOCUMENTS: usize = 1_000;
 
 /// A backup whose manifest was read and checked.
 #[derive(Debug)]
@@ -188,7 +190,10 @@ impl Batch<'_> {
             self.bytes += records.iter().map(|record| record.update.len()).sum::<usize>();
         }
         self.writes.push(write);
-        if self.bytes >= COMMIT_BYTES { self.commit() } else { Ok(()) }
+        if self.bytes >= COMMIT_BYTES || self.writes.len() >= COMMIT_DOCUMENTS {
+            return self.commit();
+        }
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {

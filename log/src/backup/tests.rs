@@ -155,6 +155,31 @@ fn a_backup_that_is_stopped_leaves_the_earlier_one_as_it_was() {
 }
 
 #[test]
+fn what_the_earlier_backup_names_stays_until_the_new_one_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup_dir = dir.path().join("backup");
+    let store = SledStore::open(&dir.path().join("data")).unwrap();
+    append(&store, "only", vec![record(1, "a")]);
+    take_now(&store, &backup_dir).unwrap();
+    // All of the first pack is old for the second backup, which is stopped after its last document.
+    append(&store, "only", vec![record(2, "b")]);
+    let cancel = Cancel::default();
+    let stop = cancel.clone();
+    let mut at_the_last = |now: Progress| {
+        if now.done == now.documents {
+            stop.cancel();
+        }
+    };
+    let stopped = take(&store, &backup_dir, Pace::Full, &cancel, &mut at_the_last);
+    assert!(matches!(stopped, Err(BackupError::Cancelled)));
+    let backup = Backup::open(&backup_dir).unwrap();
+    assert_eq!(backup.read(&name("only")).unwrap().unwrap().last(), Seq(1));
+    take_now(&store, &backup_dir).unwrap();
+    let packs: Vec<_> = files(&backup_dir).into_iter().filter(|file| file.ends_with(".pack")).collect();
+    assert_eq!(packs.len(), 1, "then it goes: {packs:?}");
+}
+
+#[test]
 fn damage_is_named_and_nothing_is_restored() {
     let dir = tempfile::tempdir().unwrap();
     let (backup_dir, new) = (dir.path().join("backup"), dir.path().join("new"));

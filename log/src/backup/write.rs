@@ -22,7 +22,9 @@ use crate::store::{Store, StoreError};
 /// A pack that is larger is closed; one document is never divided.
 const PACK_BYTES: u64 = 64 << 20;
 /// Bytes written before a sync: short syncs do not stand in the way of the log's own.
-const SYNC_BYTES: u64 = 1 << 20;
+const SYNC_BYTES: usize = 512 << 10;
+/// How much a gentle backup writes in a second, at most.
+const GENTLE_BYTES_PER_SECOND: f64 = (24 << 20) as f64;
 /// A pack of which less than half is in use is written anew; see [`Packs::wasteful`].
 const USED_AT_LEAST: f64 = 0.5;
 /// Work shorter than this is not paused for yet: the system's timer is not finer.
@@ -32,7 +34,7 @@ const PACK_SUFFIX: &str = ".pack";
 /// How much a backup leaves to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// It pauses for as long as it works: for a server in use.
+    /// It pauses for as long as it works, and writes at most 24 MiB in a second: for a server in use.
     Gentle,
     /// It does not pause.
     Full,
@@ -104,10 +106,10 @@ pub fn take(
     let (run, before) = earlier.map_or((0, BTreeMap::new()), |earlier| (earlier.run, earlier.documents));
     let packs = Packs::look(dir, &before)?;
     packs.remove_others(dir)?;
-    let mut backup = Writer { dir, store, before, packs, run: run + 1, pack: None, pack_number: 0, bytes: 0 };
+    let pacer = Pacer { pace, since: Instant::now(), written: 0 };
+    let mut backup = Writer { dir, store, before, packs, run: run + 1, pack: None, pack_number: 0, bytes: 0, pacer };
 
     let names: HashSet<DocumentName> = store.list()?.into_iter().collect();
-    let mut pacer = Pacer { pace, since: Instant::now() };
     let mut progress = Progress { documents: names.len() as u64, ..Progress::default() };
     let mut taken = Taken::default();
     let mut documents = BTreeMap::new();
@@ -123,7 +125,7 @@ pub fn take(
         }
         progress = Progress { done: progress.done + 1, bytes: backup.bytes, ..progress };
         report(progress);
-        pacer.pause();
+        backup.pacer.pause(0);
     }
     backup.finish_pack()?;
     Point::BackupPacksWritten.pass();
@@ -167,6 +169,7 @@ struct Writer<'a> {
     pack_number: u32,
     /// Written so far, in all packs.
     bytes: u64,
+    pacer: Pacer,
 }
 
 impl Writer<'_> {
@@ -224,7 +227,10 @@ impl Writer<'_> {
             }
         };
         let at = pack.len;
-        pack.append(encoded)?;
+        for part in encoded.chunks(SYNC_BYTES) {
+            pack.append(part)?;
+            self.pacer.pause(part.len());
+        }
         self.bytes += encoded.len() as u64;
         let (pack, bytes) = (pack.name.clone(), encoded.len() as u64);
         Ok(Place { pack, at, bytes, sum: pack::sum_of(encoded) })
@@ -241,7 +247,7 @@ struct Pack {
     path: PathBuf,
     file: File,
     len: u64,
-    unsynced: u64,
+    unsynced: usize,
 }
 
 impl Pack {
@@ -253,17 +259,14 @@ impl Pack {
         Ok(pack)
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), BackupError> {
-        let Self { path, file, .. } = self;
-        for part in bytes.chunks(SYNC_BYTES as usize) {
-            file.write_all(part).map_err(at(path))?;
-            self.unsynced += part.len() as u64;
-            if self.unsynced >= SYNC_BYTES {
-                file.sync_data().map_err(at(path))?;
-                self.unsynced = 0;
-            }
+    fn append(&mut self, part: &[u8]) -> Result<(), BackupError> {
+        self.file.write_all(part).map_err(at(&self.path))?;
+        self.len += part.len() as u64;
+        self.unsynced += part.len();
+        if self.unsynced >= SYNC_BYTES {
+            self.file.sync_data().map_err(at(&self.path))?;
+            self.unsynced = 0;
         }
-        self.len += bytes.len() as u64;
         Ok(())
     }
 
@@ -353,14 +356,20 @@ struct Pacer {
     pace: Pace,
     /// When the work began that no pause has followed.
     since: Instant,
+    /// Bytes written by it.
+    written: usize,
 }
 
 impl Pacer {
-    fn pause(&mut self) {
+    /// Pauses when it is time, `written` bytes after the last call.
+    fn pause(&mut self, written: usize) {
+        self.written += written;
         let worked = self.since.elapsed();
-        if self.pace == Pace::Gentle && worked >= PAUSE_AFTER {
-            thread::sleep(worked);
-            self.since = Instant::now();
+        if self.pace == Pace::Full || worked < PAUSE_AFTER {
+            return;
         }
+        let due = Duration::from_secs_f64(self.written as f64 / GENTLE_BYTES_PER_SECOND);
+        thread::sleep(worked.max(due.saturating_sub(worked)));
+        (self.since, self.written) = (Instant::now(), 0);
     }
 }

@@ -20,6 +20,8 @@
 //! json      is this text JSON, and how deep
 //! clients   order, duplicates and colliding hashes of client ids
 //! nesting   how deep types lie in types within one update
+//! merge     several updates as one, by their bytes
+//! conflicts how much work it would be
 //! verdict   what an update would do to a document known by its clocks
 //! ```
 //!
@@ -27,8 +29,10 @@
 //! `decoding.js`; yrs 0.28.1 `src/update.rs`, `src/block.rs`, `src/any.rs`, `src/id_set.rs`.
 
 mod clients;
+mod conflicts;
 mod content;
 pub(crate) mod json;
+mod merge;
 mod nesting;
 mod state_vector;
 mod verdict;
@@ -39,10 +43,12 @@ use thiserror::Error;
 use crate::limits;
 use crate::varint::ReadError;
 
+pub use conflicts::{Conflicts, conflicts};
+pub use merge::{Merged, Updates, join_updates};
 pub use nesting::type_depth;
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
 pub use verdict::{StateClock, Structs, Verdict, verdict};
-pub use walk::{ClientRange, ClientRanges, update_ranges};
+pub use walk::{ClientRange, ClientRanges, delete_set, deleted_ranges, update_ranges};
 
 /// The deepest value that can be allowed at all: the walk keeps one counter per level on the stack.
 pub const VALUE_DEPTH_CEILING: usize = 127;

@@ -33,7 +33,7 @@ struct Items(Vec<Item>);
 impl Visit for Items {
     fn structure(&mut self, found: &Struct) {
         let &Struct { client, start, end, kind } = found;
-        let Kind::Item { origin, right_origin, parent } = kind else { return };
+        let Kind::Item { origin, right_origin, parent, .. } = kind else { return };
         let above = match (parent, origin.or(right_origin)) {
             (Some(parent), _) => Above::Parent(parent),
             (None, Some(beside)) => Above::Beside(beside),

@@ -45,6 +45,10 @@ pub struct Verdict {
     pub deletes_ahead: bool,
     /// Items that name another item as their parent: types lie at most this much deeper after the update.
     pub nested: u64,
+    /// Structs that the document lacks.
+    pub fresh: u64,
+    /// Clients that the document does not know.
+    pub new_clients: u64,
 }
 
 /// Scans `update` and compares it with `state`.
@@ -63,7 +67,14 @@ pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> R
     all.0.sort_unstable_by_key(|range| range.client);
     let mut compare = Compare::new(state, Own::All(all.0));
     pass(update, limits, &mut compare)?;
-    let missing = Verdict { structs: Structs::MissingDependency, deletes: true, deletes_ahead: true, nested };
+    let missing = Verdict {
+        structs: Structs::MissingDependency,
+        deletes: true,
+        deletes_ahead: true,
+        nested,
+        fresh: compare.fresh,
+        new_clients: compare.new_clients,
+    };
     Ok(compare.verdict(nested).unwrap_or(missing))
 }
 
@@ -139,7 +150,8 @@ struct Compare<'a, S> {
     waiting: [Id; REMEMBERED],
     waiting_len: usize,
     known: bool,
-    fresh: bool,
+    fresh: u64,
+    new_clients: u64,
     overlaps: bool,
     gap: bool,
     deletes: bool,
@@ -159,7 +171,8 @@ impl<'a, S: StateClock> Compare<'a, S> {
             waiting: [Id { client: 0, clock: 0 }; REMEMBERED],
             waiting_len: 0,
             known: false,
-            fresh: false,
+            fresh: 0,
+            new_clients: 0,
             overlaps: false,
             gap: false,
             deletes: false,
@@ -212,15 +225,16 @@ impl<'a, S: StateClock> Compare<'a, S> {
             return None;
         }
         let missing = missing || self.waiting_len > REMEMBERED;
-        let structs = match (self.gap, missing, self.overlaps || (self.known && self.fresh)) {
+        let structs = match (self.gap, missing, self.overlaps || (self.known && self.fresh > 0)) {
             (true, _, _) => Structs::Gap,
             (_, true, _) => Structs::MissingDependency,
             (_, _, true) => Structs::Overlaps,
-            _ if self.fresh => Structs::Fresh,
+            _ if self.fresh > 0 => Structs::Fresh,
             _ if self.known => Structs::Known,
             _ => Structs::None,
         };
-        Some(Verdict { structs, deletes: self.deletes, deletes_ahead: self.deletes_ahead, nested })
+        let (fresh, new_clients) = (self.fresh, self.new_clients);
+        Some(Verdict { structs, deletes: self.deletes, deletes_ahead: self.deletes_ahead, nested, fresh, new_clients })
     }
 }
 
@@ -229,6 +243,7 @@ impl<S: StateClock> Visit for Compare<'_, S> {
         self.end_section();
         self.section = ClientRange { client, start: clock, end: clock };
         self.covered = self.state.clock(client);
+        self.new_clients += u64::from(self.covered == 0);
     }
 
     #[inline]
@@ -244,9 +259,9 @@ impl<S: StateClock> Visit for Compare<'_, S> {
         }
         self.gap |= found.start > self.covered;
         self.overlaps |= found.start < self.covered;
-        self.fresh = true;
+        self.fresh += 1;
         self.covered = found.end;
-        if let Kind::Item { origin, right_origin, parent } = found.kind {
+        if let Kind::Item { origin, right_origin, parent, .. } = found.kind {
             for id in [origin, right_origin, parent].into_iter().flatten() {
                 self.depends_on(id);
             }

@@ -40,7 +40,13 @@ pub(super) struct Struct {
 pub(super) enum Kind {
     Gc,
     Skip,
-    Item { origin: Option<Id>, right_origin: Option<Id>, parent: Option<Id> },
+    Item {
+        origin: Option<Id>,
+        right_origin: Option<Id>,
+        parent: Option<Id>,
+        /// Of an item with neither neighbour: the same for all that begin the same list, or the same key of a map.
+        place: u64,
+    },
 }
 
 /// Is told what a pass finds, in order.
@@ -125,13 +131,13 @@ fn read_count(reader: &mut Reader<'_>, bytes_each: u64) -> Result<u64, ScanError
     Ok(count)
 }
 
-fn read_section_head(reader: &mut Reader<'_>) -> Result<(u64, u64, u64), ScanError> {
+pub(super) fn read_section_head(reader: &mut Reader<'_>) -> Result<(u64, u64, u64), ScanError> {
     let structs = read_count(reader, MIN_STRUCT_BYTES)?;
     Ok((structs, reader.var_uint()?, reader.var_uint()?))
 }
 
 #[inline]
-fn read_struct(
+pub(super) fn read_struct(
     reader: &mut Reader<'_>,
     client: u64,
     start: u64,
@@ -174,18 +180,28 @@ fn read_struct(
 fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -> Result<Kind, ScanError> {
     let origin = if info & HAS_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
     let right_origin = if info & HAS_RIGHT_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
-    let mut parent = None;
+    let (mut parent, mut place) = (None, 0);
     if origin.is_none() && right_origin.is_none() {
         match reader.var_uint()? {
-            0 => parent = Some(read_id(reader, own, limits)?),
-            1 => _ = reader.var_str()?,
+            0 => {
+                let id = read_id(reader, own, limits)?;
+                place = id.client.rotate_left(32) ^ id.clock;
+                parent = Some(id);
+            }
+            1 => place = hash(0, reader.var_str()?),
             other => return Err(ScanError::BadParentInfo(other)),
         }
         if info & HAS_PARENT_SUB != 0 {
-            reader.var_str()?;
+            place = hash(place, reader.var_str()?);
         }
     }
-    Ok(Kind::Item { origin, right_origin, parent })
+    Ok(Kind::Item { origin, right_origin, parent, place })
+}
+
+/// FNV-1a.
+fn hash(start: u64, text: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(start ^ 0xcbf2_9ce4_8422_2325, step)
 }
 
 #[inline]
@@ -297,11 +313,23 @@ impl Iterator for ClientRanges<'_> {
     }
 }
 
-/// The clients of the delete set of an update that a pass accepted.
-pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
+/// The delete set of an update that [`super::scan_update`] accepted, as it is encoded.
+pub fn delete_set(update: &[u8]) -> &[u8] {
     let mut ranges = update_ranges(update);
     ranges.by_ref().for_each(drop);
-    let mut reader = ranges.reader;
+    ranges.reader.rest()
+}
+
+/// The ranges of a delete set, as [`delete_set`] gives it; of other bytes, those before the first error.
+pub fn deleted_ranges(delete_set: &[u8]) -> Vec<ClientRange> {
+    let mut ranges = Vec::new();
+    read_deleted(&mut Reader::new(delete_set), |range| ranges.push(range)).ok();
+    ranges
+}
+
+/// The clients of the delete set of an update that a pass accepted.
+pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
+    let mut reader = Reader::new(delete_set(update));
     let mut clients = Vec::new();
     for _ in 0..reader.var_uint()? {
         clients.push(reader.var_uint()?);
@@ -313,5 +341,17 @@ pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
     Ok(clients)
 }
 
+/// The ranges of the delete set at which `reader` stands, of an update that a pass accepted; it must end there.
+pub(super) fn read_deleted(reader: &mut Reader<'_>, mut tell: impl FnMut(ClientRange)) -> Result<(), ScanError> {
+    for _ in 0..reader.var_uint()? {
+        let client = reader.var_uint()?;
+        for _ in 0..reader.var_uint()? {
+            let (start, len) = (reader.var_uint()?, reader.var_uint()?);
+            tell(ClientRange { client, start, end: start + len });
+        }
+    }
+    if reader.is_empty() { Ok(()) } else { Err(ScanError::TrailingBytes(reader.remaining())) }
+}
+
 /// For updates whose counts were already checked against limits that may be anyone's.
-const UNLIMITED: ScanLimits = ScanLimits { clock: u64::MAX, ..ScanLimits::STORED };
+pub(super) const UNLIMITED: ScanLimits = ScanLimits { clock: u64::MAX, ..ScanLimits::STORED };

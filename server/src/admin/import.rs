@@ -1,5 +1,6 @@
 //! An update enters an open document the way a client's does: by a lease, behind the gate, answered when it is on disk.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,14 +29,15 @@ pub(super) async fn import(registry: &Arc<Registry>, document: &DocumentName, up
     let update = Event::Update { lease: id, update, origin: Origin::Change, batch: BATCH };
     lease.send(update, bytes).await.map_err(gone)?;
     loop {
-        match outbox.take().await {
-            Taken::Frames(frames) => {
-                outbox.written();
+        let mut frames = Vec::new();
+        match poll_fn(|cx| outbox.poll_take(cx, |_, frame| frames.push(frame))).await {
+            Taken::Frames => {
                 if let Some(outcome) = frames.iter().find_map(|frame| outcome(frame)) {
                     return outcome;
                 }
             }
             Taken::Close(close) => return Err(close.reason().into_owned()),
+            Taken::Cut => return Err("the server stops".to_owned()),
         }
     }
 }

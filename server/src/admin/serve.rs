@@ -56,8 +56,8 @@ pub async fn run(socket: AdminSocket, admin: Arc<Admin>) {
         let accepted = tokio::select! {
             accepted = socket.listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
             Some(_) = connections.join_next() => continue,
-            // Dropping the connections ends them: a backup is cancelled, its earlier form stays.
-            () = admin.stop.cancelled() => return,
+            // A backup is cancelled, its earlier form stays.
+            () = admin.stop.cancelled() => return connections.shutdown().await,
         };
         match accepted {
             Ok((stream, _)) if may_ask(&stream, socket.owner) => {

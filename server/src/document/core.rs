@@ -8,7 +8,10 @@
 //! - After storage has failed nothing is taken any more; reading goes on.
 //! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
 
+mod joining;
 mod native;
+mod refuse;
+mod registers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -19,18 +22,18 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 
+use self::joining::Answers;
+use self::registers::Registers;
 use super::event::{Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
 use super::tail::Tail;
 use crate::ids::LeaseId;
-use syncline_replica::{CrdtError, Known};
-use syncline_replica::{HeldLimits, Replica, Taken};
+use syncline_replica::Known;
+use syncline_replica::{GrowthLimits, HeldLimits, Resting, Taken};
 
 /// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
-/// Most diffs remembered for joiners that ask the same at the same Seq.
-const MAX_CACHED_DIFFS: usize = 4;
 
 #[derive(Debug, Default)]
 struct Lease {
@@ -58,8 +61,9 @@ struct WaitingAck {
 /// One document. Owned by its task (or by a test, a simulator, a fuzzer).
 #[derive(Debug)]
 pub struct Core {
-    replica: Replica,
+    replica: Resting,
     limits: HeldLimits,
+    growth: GrowthLimits,
     /// Which history this is.
     epoch: Epoch,
     /// The newest record's number.
@@ -74,10 +78,12 @@ pub struct Core {
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
     ended: HashSet<LeaseId>,
     presence: Presence,
+    /// Known from the first change on, when the tree is built.
+    registers: Option<Registers>,
     /// In Seq order.
     waiting: VecDeque<WaitingAck>,
-    /// Answers at `last`: (state vector, step 2). Emptied by every change.
-    diffs: Vec<(Bytes, Arc<Frame>)>,
+    /// For those who ask the same. Outdated by every change.
+    answers: Answers,
     storage_failed: bool,
     /// A panic went through the CRDT: until [`Core::restore`] nothing touches it.
     broken: bool,
@@ -95,11 +101,12 @@ impl WaitingAck {
 
 impl Core {
     /// A document as its log tells it; `newest` is the last record in it.
-    pub fn new(replica: Replica, newest: Cursor, limits: HeldLimits) -> Self {
+    pub fn new(replica: impl Into<Resting>, newest: Cursor, limits: HeldLimits) -> Self {
         let Cursor { epoch, seq: last } = newest;
         Self {
-            replica,
+            replica: replica.into(),
             limits,
+            growth: GrowthLimits::NONE,
             epoch,
             last,
             tail: Tail::after(last),
@@ -108,11 +115,21 @@ impl Core {
             native_leases: 0,
             ended: HashSet::new(),
             presence: Presence::default(),
+            registers: None,
             waiting: VecDeque::new(),
-            diffs: Vec::new(),
+            answers: Answers::default(),
             storage_failed: false,
             broken: false,
         }
+    }
+
+    /// How large it may become, and how many bytes of presence one lease may show.
+    #[must_use]
+    pub fn with_limits(mut self, growth: GrowthLimits, presence_bytes: usize) -> Self {
+        self.growth = growth;
+        self.replica.limit_growth(growth);
+        self.presence = Presence::with_limit(presence_bytes);
+        self
     }
 
     /// With the end of the stored history, for clients that come from before. Not if something was held while it was
@@ -168,7 +185,7 @@ impl Core {
         match event {
             Event::Open { lease } => self.open(lease, effects),
             Event::Resume { lease, cursor, wants_state_vector, read_only } => {
-                self.resume(lease, cursor, wants_state_vector, read_only, effects);
+                self.resume(lease, cursor.map(|cursor| *cursor), wants_state_vector, read_only, effects);
             }
             Event::Step1 { lease, state_vector } => {
                 self.step1(lease, &state_vector, effects);
@@ -179,7 +196,12 @@ impl Core {
             Event::Awareness { lease, update } => {
                 let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
                 let changes = self.presence.update(lease, update.iter());
+                let is_greedy = changes.is_greedy;
                 push_presence(changes, Some(lease), effects);
+                if is_greedy {
+                    let why = "this connection shows more presence than one may; make the states smaller";
+                    self.close(lease, Close::TooMany(why.into()), effects);
+                }
             }
             Event::QueryAwareness { lease } => self.send_presence(lease, effects),
             Event::Refused { lease, batch } => {
@@ -234,38 +256,19 @@ impl Core {
 
     /// Puts a document loaded from the log in place of a broken one. Sessions, presence and acks stay. Loading may have
     /// freed what had waited: only who has been sent a diff after it is up to date.
-    pub fn restore(&mut self, replica: Replica) {
-        self.replica = replica;
+    pub fn restore(&mut self, replica: impl Into<Resting>) {
+        self.replica = replica.into();
+        self.replica.limit_growth(self.growth);
         self.tail = Tail::after(self.last);
+        self.registers = None;
         self.broken = false;
-        self.diffs.clear();
+        self.answers.clear();
     }
 
     fn open(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         self.leases.insert(lease, Lease::default());
         self.ask(lease, effects);
         self.send_presence(lease, effects);
-    }
-
-    fn step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
-        if self.broken {
-            return;
-        }
-        if let Some((_, frame)) = self.diffs.iter().find(|(asked, _)| asked == state_vector) {
-            effects.push(Effect::Diff { lease, frame: Arc::clone(frame) });
-            return;
-        }
-        match self.replica.diff(state_vector) {
-            Ok(diff) => {
-                let frame = Frame::at(self.last, Message::Step2(diff));
-                if self.diffs.len() == MAX_CACHED_DIFFS {
-                    self.diffs.remove(0);
-                }
-                self.diffs.push((state_vector.clone(), Arc::clone(&frame)));
-                effects.push(Effect::Diff { lease, frame });
-            }
-            Err(error) => self.fail_to_answer(lease, &error, effects),
-        }
     }
 
     fn update(&mut self, lease: LeaseId, update: Bytes, origin: Origin, batch: u64, effects: &mut Vec<Effect>) {
@@ -275,6 +278,11 @@ impl Core {
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
             effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
             return;
+        }
+        let needs_the_tree = !self.replica.is_resting() || self.replica.must_wake_for(&update);
+        if needs_the_tree && let Err(error) = self.know_registers() {
+            // Not this author's fault.
+            return self.fail_to_answer(lease, &error, effects);
         }
         let held_before = self.replica.held().len();
         let taken =
@@ -292,12 +300,21 @@ impl Core {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
                 return self.close(lease, close, effects);
             }
+            Taken::Full(full) => {
+                let (seq, outcome) = (self.last, Outcome::Full(full));
+                return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
+            }
         }
         let frame = Frame::at(self.last, Message::Update(update));
         if matches!(taken, Taken::Changed | Taken::FreedABreaker) {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.replica.take_freed() {
                 self.broadcast(Frame::at(self.last, Message::Update(freed)), None, effects);
+            }
+            if taken == Taken::Changed
+                && let Err(error) = self.hold_registers(effects)
+            {
+                return self.fail_to_answer(lease, &error, effects);
             }
         }
         // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.
@@ -323,7 +340,7 @@ impl Core {
 
     fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.last = self.last.next();
-        self.diffs.clear();
+        self.answers.outdate(&self.tail);
         effects.push(Effect::Append { seq: self.last, update });
     }
 
@@ -360,36 +377,6 @@ impl Core {
     fn send_presence(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if let Some(everyone) = self.presence.everyone() {
             effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(everyone.into())) });
-        }
-    }
-
-    fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
-        self.ended.insert(lease);
-        effects.push(Effect::Close { lease, close });
-    }
-
-    fn fail(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
-        let close = Close::BadMessage(format!("the update was refused: {error}").into());
-        self.close(lease, close, effects);
-        self.reload_if_broken(error, effects);
-    }
-
-    /// A diff could not be made. A state vector that cannot be read is its sender's fault; that the document cannot be
-    /// encoded is not the fault of the one who asks, who may come back.
-    fn fail_to_answer(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
-        match error {
-            CrdtError::Undecodable(_) => self.fail(lease, error, effects),
-            CrdtError::Broken(_) => {
-                self.close(lease, Close::DocumentReloading, effects);
-                self.reload_if_broken(error, effects);
-            }
-        }
-    }
-
-    fn reload_if_broken(&mut self, error: &CrdtError, effects: &mut Vec<Effect>) {
-        if matches!(error, CrdtError::Broken(_)) && !self.broken {
-            self.broken = true;
-            effects.push(Effect::Reload);
         }
     }
 }

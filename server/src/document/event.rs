@@ -6,7 +6,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
-use syncline_replica::RegisterWrite;
+use syncline_replica::{Full, RegisterWrite};
 
 use super::frame::Frame;
 use crate::ids::LeaseId;
@@ -20,7 +20,7 @@ pub enum Origin {
     Change,
 }
 
-/// What a session tells a document. Payloads have passed the scanner.
+/// What a session tells a document. Small: an inbox has room for some from its beginning. Payloads have passed the scanner.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A session begins to talk to the document.
@@ -33,7 +33,7 @@ pub enum Event {
         /// Its lease.
         lease: LeaseId,
         /// How far it has come; `None`: it will send a state vector.
-        cursor: Option<Cursor>,
+        cursor: Option<Box<Cursor>>,
         /// It asks for the document's state vector.
         wants_state_vector: bool,
         /// It may look only: passed on to the answer.
@@ -64,7 +64,7 @@ pub enum Event {
         /// The author's number for it.
         batch: u64,
         /// The write.
-        write: RegisterWrite,
+        write: Box<RegisterWrite>,
     },
     /// It brings presence.
     Awareness {
@@ -124,6 +124,8 @@ pub enum Outcome {
     Refused,
     /// It was not taken: its author may only read.
     Forbidden,
+    /// It was not taken: it would have made the document larger than it may be.
+    Full(Full),
     /// It was not taken, and it inserts nothing that is not here: what a reader says in answer to our step 1. No
     /// promise that it is on disk.
     Unneeded,
@@ -228,4 +230,26 @@ pub enum Effect {
     },
     /// The CRDT is broken: load it again from the log, then call `Core::restore`.
     Reload,
+}
+
+impl Effect {
+    /// True for what changes and presence may be sent after, though they came before it: they are then sent together.
+    /// What makes or ends a reader, answers one, or speaks of what was sent, keeps its place.
+    pub fn may_pass_changes(&self) -> bool {
+        match self {
+            Effect::Append { .. }
+            | Effect::Broadcast { .. }
+            | Effect::Presence { .. }
+            | Effect::Ack { outcome: Outcome::Saved, .. } => true,
+            Effect::Answer { .. }
+            | Effect::Diff { .. }
+            | Effect::Opened { .. }
+            | Effect::Missed { .. }
+            | Effect::Durable { .. }
+            | Effect::Ack { .. }
+            | Effect::Decided { .. }
+            | Effect::Close { .. }
+            | Effect::Reload => false,
+        }
+    }
 }

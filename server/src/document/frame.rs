@@ -69,6 +69,11 @@ impl Frame {
         &self.message
     }
 
+    /// The document's last record when it was made.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
     /// The bytes for a reader of `document`. A Hocuspocus session id, and any native document
     /// but a client's first, cost an encoding of their own.
     pub fn encode(&self, document: &DocumentName, framing: &Framing) -> Bytes {

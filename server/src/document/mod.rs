@@ -3,22 +3,56 @@
 //! ```text
 //! event.rs     what enters and leaves: the contract, on one screen
 //! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
+//! core/refuse.rs  PURE: sessions that are ended, a CRDT that failed
 //! core/native.rs  PURE: what only the native dialect asks: cursors and registers
+//! core/joining.rs PURE: who joins, and the document at rest
 //! tail.rs      PURE: the newest changes, for clients that missed a few
 //! presence.rs  PURE: who is here, never logged
 //! frame.rs     one message, encoded at most once per dialect, shared by every reader
 //! load.rs      from the log to memory
+//! merge.rs     PURE: changes that waited together, as few frames
 //! readers.rs   the outboxes of those who read, and how far each is known to have come
+//! options.rs   what it is told at its start
+//! charge.rs    how much work each session is, and heavy work apart from others
 //! task.rs      the shell: inbox in, effects out, log, idle time, end
 //! ```
 
+mod charge;
 pub mod core;
 pub mod event;
 pub mod frame;
 mod load;
+mod merge;
+mod options;
 pub mod presence;
 mod readers;
 pub mod tail;
 mod task;
 
-pub use task::{Compaction, DocumentOptions, Ended, Envelope, run};
+pub use options::{Compaction, DocumentOptions};
+pub use task::{Ended, Envelope, run};
+
+#[cfg(test)]
+mod tests {
+    use std::mem::{size_of, size_of_val};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use syncline_log::Log;
+    use syncline_log::memory::MemoryStore;
+    use syncline_protocol::ids::DocumentName;
+    use tokio::sync::mpsc;
+
+    use super::{DocumentOptions, Envelope, run};
+
+    #[test]
+    fn a_document_that_does_nothing_is_small() {
+        // An inbox is allocated for 32 of them.
+        assert!(size_of::<Envelope>() <= 80, "{}", size_of::<Envelope>());
+        let log = Log::start(Arc::new(MemoryStore::new()));
+        let (_sender, inbox) = mpsc::channel(1);
+        let options = DocumentOptions::new(Duration::from_secs(1));
+        let task = run(DocumentName::parse("doc").unwrap(), inbox, log, options, Arc::default(), |_| true);
+        assert!(size_of_val(&task) <= 3_000, "{}", size_of_val(&task));
+    }
+}

@@ -25,6 +25,9 @@ const MAX_TOMBSTONES: usize = 10_000;
 /// may bring 16 MiB of them, and each is shown to everyone.
 const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
 
+/// What remembering one client costs besides its state, as it counts for a lease's limit.
+const CLIENT_BYTES: usize = 64;
+
 const NULL: &str = "null";
 
 #[derive(Debug)]
@@ -42,10 +45,12 @@ pub struct Changes {
     pub everyone: Option<(Vec<u8>, Box<[u64]>)>,
     /// For the one who brought it only.
     pub bringer: Option<Vec<u8>>,
+    /// It would show more than one lease may: not all of it was taken.
+    pub is_greedy: bool,
 }
 
 /// The presence of one document.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Presence {
     clients: HashMap<u64, Client>,
     /// The own id of each lease that has said one.
@@ -53,26 +58,55 @@ pub struct Presence {
     tombstones: usize,
     /// Bytes of all states.
     state_bytes: usize,
+    /// What each lease shows, and may show.
+    shown: HashMap<LeaseId, usize>,
+    lease_bytes: usize,
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        Self::with_limit(usize::MAX)
+    }
 }
 
 impl Client {
     fn state_bytes(&self) -> usize {
         self.state.as_ref().map_or(0, |state| state.len())
     }
+
+    fn shown_bytes(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| state.len() + CLIENT_BYTES)
+    }
 }
 
 impl Presence {
+    /// Nobody is here; each lease may show at most `lease_bytes`.
+    pub fn with_limit(lease_bytes: usize) -> Self {
+        Self {
+            clients: HashMap::new(),
+            own: HashMap::new(),
+            tombstones: 0,
+            state_bytes: 0,
+            shown: HashMap::new(),
+            lease_bytes,
+        }
+    }
+
     /// Takes the entries a lease brought.
     pub fn update<'a>(&mut self, lease: LeaseId, entries: impl Iterator<Item = AwarenessEntry<'a>>) -> Changes {
         let mut everyone: Vec<(u64, u64)> = Vec::new();
         let mut bringer: Vec<(u64, u64)> = Vec::new();
         let mut entries = entries.peekable();
-        let mut first = true;
+        let (mut first, mut is_greedy) = (true, false);
         while let Some(entry) = entries.next() {
             if first && entries.peek().is_none() && !entry.is_null() {
                 self.own.entry(lease).or_insert(entry.client);
             }
             first = false;
+            if self.is_too_much(lease, &entry) {
+                is_greedy = true;
+                continue;
+            }
             match self.take(lease, &entry) {
                 Taken::Stale => {}
                 Taken::New { clock } => everyone.push((entry.client, clock)),
@@ -85,12 +119,14 @@ impl Presence {
         Changes {
             everyone: self.encode_clients(&everyone),
             bringer: (!bringer.is_empty()).then(|| encode_tombstones(&bringer)),
+            is_greedy,
         }
     }
 
     /// A lease is gone and its clients with it.
     pub fn leave(&mut self, lease: LeaseId) -> Changes {
         self.own.remove(&lease);
+        self.shown.remove(&lease);
         let mut gone = Vec::new();
         for (id, client) in &mut self.clients {
             if client.owner != lease {
@@ -106,7 +142,7 @@ impl Presence {
             let ids = gone.iter().map(|(id, _)| *id).collect();
             (encode_tombstones(&gone), ids)
         });
-        Changes { everyone, bringer: None }
+        Changes { everyone, ..Changes::default() }
     }
 
     /// Everyone who is here, as one awareness update. `None` when nobody is.
@@ -121,7 +157,32 @@ impl Presence {
         (!here.is_empty()).then(|| encode(here.into_iter()))
     }
 
+    /// Whether a lease would show more than it may. What is known already is nobody's but its owner's.
+    fn is_too_much(&self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> bool {
+        let known = self.clients.get(&entry.client);
+        if entry.is_null() || known.is_some_and(|known| entry.clock <= known.clock && known.state.is_some()) {
+            return false;
+        }
+        let shown = self.shown.get(&lease).copied().unwrap_or(0);
+        let replaced = known.filter(|known| known.owner == lease).map_or(0, Client::shown_bytes);
+        shown - replaced + entry.state.len() + CLIENT_BYTES > self.lease_bytes
+    }
+
     fn take(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
+        let before = self.clients.get(&entry.client).map(|known| (known.owner, known.shown_bytes()));
+        let taken = self.take_counted(lease, entry);
+        if let Some((owner, bytes)) = before
+            && let Some(shown) = self.shown.get_mut(&owner)
+        {
+            *shown -= bytes;
+        }
+        if let Some(known) = self.clients.get(&entry.client) {
+            *self.shown.entry(known.owner).or_default() += known.shown_bytes();
+        }
+        taken
+    }
+
+    fn take_counted(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
         let is_own = self.own.get(&lease) == Some(&entry.client);
         let bytes_before = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
         let bytes = self.state_bytes - bytes_before + entry.state.len();
@@ -214,123 +275,5 @@ fn encode_tombstones(clients: &[(u64, u64)]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use syncline_protocol::awareness::AwarenessUpdate;
-
-    use super::*;
-
-    const A: LeaseId = LeaseId(1);
-    const B: LeaseId = LeaseId(2);
-
-    fn entry(client: u64, clock: u64, state: &str) -> AwarenessEntry<'_> {
-        AwarenessEntry { client, clock, state }
-    }
-
-    fn bring(presence: &mut Presence, lease: LeaseId, entries: &[AwarenessEntry<'_>]) -> Changes {
-        presence.update(lease, entries.iter().copied())
-    }
-
-    /// (client, clock, state) of an encoded update.
-    fn decode(update: &[u8]) -> Vec<(u64, u64, String)> {
-        let update = AwarenessUpdate::scan(update, &Default::default()).unwrap();
-        update.iter().map(|entry| (entry.client, entry.clock, entry.state.to_owned())).collect()
-    }
-
-    fn told(changes: &Changes) -> Vec<(u64, u64, String)> {
-        changes.everyone.as_ref().map(|(update, _)| decode(update)).unwrap_or_default()
-    }
-
-    fn row(client: u64, clock: u64, state: &str) -> (u64, u64, String) {
-        (client, clock, state.to_owned())
-    }
-
-    #[test]
-    fn an_echo_of_what_is_known_is_dropped() {
-        let mut presence = Presence::default();
-        bring(&mut presence, B, &[entry(20, 0, "{}")]);
-        assert_eq!(told(&bring(&mut presence, A, &[entry(10, 3, "{}")])), [row(10, 3, "{}")]);
-        assert_eq!(bring(&mut presence, B, &[entry(10, 3, "{}")]), Changes::default());
-        assert_eq!(bring(&mut presence, B, &[entry(10, 2, "{}")]), Changes::default());
-        // B's echo did not make the id B's.
-        assert_eq!(told(&presence.leave(B)), [row(20, 0, "null")]);
-        assert_eq!(told(&presence.leave(A)), [row(10, 3, "null")]);
-    }
-
-    #[test]
-    fn a_removal_keeps_the_clock_and_a_return_is_helped() {
-        let mut presence = Presence::default();
-        bring(&mut presence, A, &[entry(10, 3, "{}")]);
-        presence.leave(A);
-        // Back on a new connection with the clock it had.
-        let changes = bring(&mut presence, B, &[entry(10, 3, r#"{"x":1}"#)]);
-        assert_eq!(told(&changes), [row(10, 4, r#"{"x":1}"#)]);
-        assert_eq!(decode(changes.bringer.as_deref().unwrap()), [row(10, 3, "null")]);
-        // The client, told so, announces itself at clock 4: known already.
-        assert_eq!(bring(&mut presence, B, &[entry(10, 4, r#"{"x":1}"#)]), Changes::default());
-        assert_eq!(told(&presence.leave(B)), [row(10, 4, "null")]);
-    }
-
-    #[test]
-    fn a_late_echo_does_not_bring_back_one_who_left() {
-        let mut presence = Presence::default();
-        bring(&mut presence, B, &[entry(20, 0, "{}")]);
-        bring(&mut presence, A, &[entry(10, 3, "{}")]);
-        presence.leave(A);
-        assert_eq!(bring(&mut presence, B, &[entry(10, 3, "{}")]), Changes::default());
-    }
-
-    #[test]
-    fn one_who_returns_before_the_old_connection_is_found_dead_owns_itself() {
-        let mut presence = Presence::default();
-        bring(&mut presence, A, &[entry(10, 3, "{}")]);
-        assert_eq!(bring(&mut presence, B, &[entry(10, 3, "{}")]), Changes::default());
-        assert_eq!(presence.leave(A), Changes::default(), "the dead connection takes nobody along");
-        assert_eq!(told(&presence.leave(B)), [row(10, 3, "null")]);
-    }
-
-    #[test]
-    fn a_client_may_say_goodbye_and_come_back() {
-        let mut presence = Presence::default();
-        bring(&mut presence, A, &[entry(10, 3, "{}")]);
-        assert_eq!(told(&bring(&mut presence, A, &[entry(10, 4, "null")])), [row(10, 4, "null")]);
-        assert_eq!(presence.everyone(), None);
-        assert_eq!(told(&bring(&mut presence, A, &[entry(10, 5, "{}")])), [row(10, 5, "{}")]);
-        assert_eq!(decode(&presence.everyone().unwrap()), [row(10, 5, "{}")]);
-    }
-
-    #[test]
-    fn the_dead_of_strangers_are_not_remembered() {
-        let mut presence = Presence::default();
-        assert_eq!(bring(&mut presence, A, &[entry(10, 4, "null")]), Changes::default());
-        assert!(presence.clients.is_empty());
-    }
-
-    #[test]
-    fn states_are_bounded_and_make_room_when_they_go() {
-        let mut presence = Presence::default();
-        let state = format!("\"{}\"", "x".repeat(60_000));
-        for client in 0..1_000 {
-            bring(&mut presence, A, &[entry(client, 0, &state)]);
-        }
-        let held: usize = presence.clients.values().map(Client::state_bytes).sum();
-        assert!(held <= MAX_STATE_BYTES);
-        assert_eq!(presence.state_bytes, held);
-        assert_eq!(told(&bring(&mut presence, A, &[entry(1, 1, "null")])), [row(1, 1, "null")]);
-        assert_eq!(told(&bring(&mut presence, B, &[entry(2_000, 0, "{}")])), [row(2_000, 0, "{}")]);
-        presence.leave(A);
-        presence.leave(B);
-        assert_eq!(presence.state_bytes, 0);
-    }
-
-    #[test]
-    fn tombstones_are_bounded() {
-        let mut presence = Presence::default();
-        for client in 0..(MAX_TOMBSTONES as u64 + 10) {
-            let lease = LeaseId(client + 100);
-            bring(&mut presence, lease, &[entry(client, 0, "{}")]);
-            presence.leave(lease);
-        }
-        assert!(presence.clients.len() <= MAX_TOMBSTONES + 10);
-        assert!(presence.clients.values().filter(|client| client.state.is_none()).count() <= MAX_TOMBSTONES);
-    }
-}
+#[path = "presence_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@
 //! checkpoint; when it falls behind, one diff from its floor brings it up to date. From the first dropped frame until
 //! that diff the floor stays: new changes may reach the reader before the diff does, and prove nothing about the gap.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,9 +17,10 @@ use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
+use super::merge::{Change, Merge};
 use crate::ids::LeaseId;
 use crate::outbox::{Outbox, Position, Pushed};
-use syncline_replica::Known;
+use syncline_replica::{Full, Known};
 
 struct Reader {
     outbox: Arc<Outbox>,
@@ -39,6 +40,16 @@ impl Reader {
     fn note(&mut self, pushed: Pushed) -> Pushed {
         self.has_gap |= pushed == Pushed::Dropped;
         pushed
+    }
+
+    /// Sends a change. Returns whether it is queued.
+    fn push(&mut self, lease: LeaseId, document: &DocumentName, checkpoint: &Arc<Known>, frame: &Frame) -> bool {
+        let pushed = self.outbox.push_document(lease, frame.encode(document, &self.framing));
+        let pushed = self.note(pushed);
+        if pushed == Pushed::First && !self.has_gap {
+            self.floor = Some(Arc::clone(checkpoint));
+        }
+        pushed != Pushed::Dropped
     }
 
     /// The client's number for the document, in the native dialect.
@@ -70,13 +81,14 @@ impl Reader {
 /// The readers of one document. Dropping it ends their sessions: a document task never vanishes silently.
 pub(super) struct Readers {
     document: DocumentName,
-    readers: HashMap<LeaseId, Reader>,
+    /// Served in the same order in every run: a simulation replays it.
+    readers: BTreeMap<LeaseId, Reader>,
     checkpoint: Arc<Known>,
 }
 
 impl Readers {
     pub(super) fn new(document: DocumentName) -> Self {
-        Self { document, readers: HashMap::new(), checkpoint: Arc::default() }
+        Self { document, readers: BTreeMap::new(), checkpoint: Arc::default() }
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
@@ -105,25 +117,29 @@ impl Readers {
         self.readers.get(&lease).and_then(|reader| reader.floor.clone())
     }
 
-    pub(super) fn broadcast(&mut self, frame: &Frame, author: Option<LeaseId>) -> usize {
-        let mut delivered = 0;
-        for (&lease, reader) in &mut self.readers {
-            if Some(lease) == author || !reader.joined {
-                continue;
-            }
-            let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
-            match reader.note(pushed) {
-                Pushed::First => {
-                    if !reader.has_gap {
-                        reader.floor = Some(Arc::clone(&self.checkpoint));
-                    }
-                    delivered += 1;
+    /// Sends changes in their order, merged, to every reader: to an author those of the others. Returns how many
+    /// changes were queued, counted for each reader.
+    pub(super) fn broadcast(&mut self, changes: &[Change]) -> usize {
+        if changes.is_empty() {
+            return 0;
+        }
+        let merge = Merge::new(changes);
+        let mut queued = 0;
+        for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.joined) {
+            let for_author;
+            let frames = if merge.is_author(lease) {
+                for_author = merge.for_author(lease);
+                &for_author
+            } else {
+                merge.for_everyone()
+            };
+            for (frame, changes) in frames {
+                if reader.push(lease, &self.document, &self.checkpoint, frame) {
+                    queued += changes;
                 }
-                Pushed::Queued => delivered += 1,
-                Pushed::Dropped => {}
             }
         }
-        delivered
+        queued
     }
 
     pub(super) fn presence(&mut self, frame: &Frame, clients: &[u64]) {
@@ -212,8 +228,12 @@ impl Readers {
                 let frame = ToClient::Ack { channel: *channel, batch, seq }.encode();
                 reader.outbox.push_position(lease, Position::Ack, frame.into());
             }
-            (Framing::Native { channel }, Outcome::Refused | Outcome::Forbidden | Outcome::Unneeded) => {
-                let close = if outcome == Outcome::Forbidden { Close::read_only() } else { Close::StorageFailed };
+            (Framing::Native { channel }, refused) => {
+                let close = match refused {
+                    Outcome::Forbidden => Close::read_only(),
+                    Outcome::Full(full) => document_full(full),
+                    _ => Close::StorageFailed,
+                };
                 let (channel, code) = (*channel, close.code());
                 let frame = ToClient::Refused { channel, batch, code, reason: &close.reason() }.encode();
                 reader.outbox.push_control_of(lease, frame.into());
@@ -232,6 +252,7 @@ impl Readers {
             (Framing::YWebsocket, Outcome::Unneeded) => {}
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
             (Framing::YWebsocket, Outcome::Refused) => reader.outbox.close(Close::StorageFailed),
+            (Framing::YWebsocket, Outcome::Full(full)) => reader.outbox.close(document_full(full)),
             (Framing::YWebsocket, Outcome::Forbidden) => reader.outbox.close(Close::read_only()),
         }
     }
@@ -260,17 +281,27 @@ impl Drop for Readers {
     }
 }
 
+fn document_full(full: Full) -> Close {
+    Close::DocumentFull(match full {
+        Full::Bytes => "this document has reached its largest size; you can read it and delete from it".into(),
+        Full::Clients => "this document has had as many writers as it can; copy it to a new one".into(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use yrs::{Doc, Text, Transact};
 
     use super::*;
-    use crate::outbox::Taken;
     use syncline_protocol::ids::Epoch;
     use syncline_replica::Crdt;
 
     const READER: LeaseId = LeaseId(1);
     const AUTHOR: LeaseId = LeaseId(2);
+
+    fn change(seq: u64, update: Vec<u8>) -> [Change; 1] {
+        [Change { frame: Frame::at(Seq(seq), Message::Update(update.into())), author: Some(AUTHOR) }]
+    }
 
     #[tokio::test]
     async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
@@ -279,7 +310,7 @@ mod tests {
         readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
         let mut crdt = Crdt::default();
         readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap())));
-        outbox.take().await;
+        outbox.frames().await;
 
         // One frame waits for the socket; the next is too much, both are dropped, and a checkpoint covers them.
         let doc = Doc::with_client_id(7);
@@ -289,13 +320,13 @@ mod tests {
             text.insert(&mut txn, 0, &letter.repeat(60));
             let update = txn.encode_update_v1();
             crdt.apply(&update).unwrap();
-            readers.broadcast(&Frame::new(Message::Update(update.into())), Some(AUTHOR));
+            readers.broadcast(&change(0, update));
         }
         readers.set_checkpoint(crdt.known());
-        assert_eq!(outbox.take_behind().await, [READER]);
+        assert_eq!(outbox.behind_now(), [READER]);
 
         // The socket has drained and the session asks for the diff, but a change comes before its question.
-        readers.broadcast(&Frame::new(Message::Update(Bytes::from_static(&[0, 0]))), Some(AUTHOR));
+        readers.broadcast(&change(0, vec![0, 0]));
         let floor = readers.floor(READER);
         let diff = crdt.diff_since(floor.as_deref().unwrap_or(&Known::default())).unwrap();
         assert!(diff.len() > 60, "the diff holds what was dropped, but is only {diff:?}");
@@ -310,22 +341,17 @@ mod tests {
         readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
         readers.durable(None, Seq(1));
         readers.diff(READER, &diff);
-        let told = |taken| match taken {
-            Taken::Frames(frames) => frames.len(),
-            Taken::Close(close) => panic!("{close:?}"),
-        };
-        assert_eq!(told(outbox.take().await), 2, "opened and the diff: it was no reader before");
+        assert_eq!(outbox.frames().await.len(), 2, "opened and the diff: it was no reader before");
         for seq in [2, 3] {
-            let update = Message::Update(Bytes::from(vec![0; 80]));
-            readers.broadcast(&Frame::at(Seq(seq), update), Some(AUTHOR));
+            readers.broadcast(&change(seq, vec![0; 80]));
         }
-        assert_eq!(outbox.take_behind().await, [READER]);
+        assert_eq!(outbox.behind_now(), [READER]);
         // The session asks for the diff; before its question comes, the disk has both changes.
         readers.durable(None, Seq(3));
         readers.diff(READER, &diff);
-        assert_eq!(told(outbox.take().await), 1, "the diff alone");
+        assert_eq!(outbox.frames().await.len(), 1, "the diff alone");
         readers.durable(Some(READER), Seq(3));
-        assert_eq!(told(outbox.take().await), 1);
+        assert_eq!(outbox.frames().await.len(), 1);
     }
 
     #[tokio::test]
@@ -337,7 +363,7 @@ mod tests {
         readers.presence(&presence, &[1]);
         readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
         readers.presence(&presence, &[1]);
-        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        let frames = outbox.frames().await;
         assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
     }
 
@@ -350,7 +376,7 @@ mod tests {
         for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
             readers.ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
         }
-        let Taken::Frames(frames) = outbox.take().await else { panic!("closed") };
+        let frames = outbox.frames().await;
         let lens: Vec<usize> = frames.iter().map(Bytes::len).collect();
         assert_eq!(lens, [5, 23, 5], "the two empty ones look the same: without the first, the second is taken for it");
     }

@@ -11,7 +11,7 @@ use syncline_protocol::ids::Seq;
 /// Most changes kept.
 const MAX_CHANGES: usize = 512;
 /// Most bytes of them.
-const MAX_BYTES: usize = 32 * 1024;
+pub(super) const MAX_BYTES: usize = 32 * 1024;
 
 /// The newest changes, in the order in which readers were sent them.
 #[derive(Debug)]
@@ -60,10 +60,15 @@ impl Tail {
         }
     }
 
+    /// Whether all that came after `seq` is here.
+    pub fn reaches(&self, seq: Seq) -> bool {
+        seq >= self.after
+    }
+
     /// What came after `seq`; `None`: not all of it is here.
     pub fn since(&self, seq: Seq) -> Option<impl Iterator<Item = (Seq, &Bytes)>> {
         let first = self.changes.partition_point(|(of, _)| *of <= seq);
-        (seq >= self.after).then(|| self.changes.range(first..).map(|(seq, update)| (*seq, update)))
+        self.reaches(seq).then(|| self.changes.range(first..).map(|(seq, update)| (*seq, update)))
     }
 
     /// Drops the oldest record's changes, all of them: half of them would be a hole.

@@ -4,30 +4,39 @@
 //! watched number and never waits. A task ends when its document has been idle (nobody holds a lease, nothing is
 //! on its way to the disk) or when the registry closes its inbox; both times everything is on disk first.
 
+use std::pin::pin;
+mod reload;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use super::charge::Charge;
 use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
-use super::load::{LoadError, Loaded, load};
+use super::load::{AT_ONCE_BYTES, LoadError, Loaded, load};
+use super::merge::Unsent;
+use super::options::{Compaction, DocumentOptions};
 use super::readers::Readers;
-use crate::ids::{Draw, LeaseId};
+use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use syncline_log::failpoint::Point;
 use syncline_log::store::{Record, Snapshot};
 use syncline_log::{DocumentLog, Log};
-use syncline_replica::HeldLimits;
 
 /// Events handled before effects of the last are waited for. Larger: fewer wake-ups under load.
-const MAX_BATCH: usize = 64;
+const MAX_BATCH: usize = 256;
+/// A snapshot of a large document waits for more records: it costs each of them at most so many of its bytes.
+const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
+/// Long after everything.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A reader's floor is at most this many records old: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
@@ -45,44 +54,6 @@ pub enum Envelope {
     },
     /// Anything else. The permit stands for the bytes of a large event in the inbox.
     Event(Event, Option<OwnedSemaphorePermit>),
-}
-
-/// What a document task is told at its start.
-#[derive(Debug, Clone)]
-pub struct DocumentOptions {
-    /// How long a document stays in memory when nobody holds a lease.
-    pub idle: Duration,
-    /// What it may hold.
-    pub held: HeldLimits,
-    /// When a snapshot replaces its records.
-    pub compaction: Compaction,
-    /// Its identities.
-    pub draw: Draw,
-}
-
-impl DocumentOptions {
-    /// The usual ones.
-    pub fn new(idle: Duration) -> Self {
-        Self { idle, held: HeldLimits::default(), compaction: Compaction::default(), draw: Draw::default() }
-    }
-}
-
-/// When a snapshot replaces the records before it.
-#[derive(Debug, Clone, Copy)]
-pub struct Compaction {
-    /// After so many of them: bounds the work of a load to a few milliseconds.
-    pub records: u64,
-    /// After so many bytes of them, when the last snapshot was not larger: snapshots then write about as many bytes as the
-    /// records they replace.
-    pub bytes: usize,
-    /// After so many of them when the document leaves memory.
-    pub idle_records: u64,
-}
-
-impl Default for Compaction {
-    fn default() -> Self {
-        Self { records: 2_000, bytes: 512 * 1024, idle_records: 64 }
-    }
 }
 
 /// Why a task ended.
@@ -106,10 +77,17 @@ struct Task {
     metrics: Arc<Metrics>,
     /// Filled by the core, emptied by `execute`. Kept to save an allocation per event.
     effects: Vec<Effect>,
+    /// Filled and emptied by `execute`.
+    unsent: Unsent,
+    charge: Charge,
     records_since_snapshot: u64,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
     next_checkpoint: Seq,
+    /// When something was said last, when something changed, and what was the newest record then. By `after_batch`.
+    active: Instant,
+    changed: Instant,
+    seen: Seq,
     storage_failed: bool,
     /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
     lost: bool,
@@ -125,7 +103,8 @@ pub async fn run(
     metrics: Arc<Metrics>,
     try_retire: impl Fn(&mpsc::Receiver<Envelope>) -> bool,
 ) -> Ended {
-    let mut task = match Task::load(name.clone(), log, options, metrics).await {
+    // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
+    let mut task = match Box::pin(Task::load(name.clone(), log, options, metrics)).await {
         Ok(task) => task,
         Err(failure) => {
             match failure {
@@ -134,7 +113,7 @@ pub async fn run(
                     error!(document = %name, %failure, "document could not be loaded; its sessions are refused, nothing was changed")
                 }
             }
-            refuse(&name, &mut inbox, &failure.close()).await;
+            Box::pin(refuse(&name, &mut inbox, &failure.close())).await;
             return Ended::NotLoaded;
         }
     };
@@ -169,7 +148,9 @@ impl Task {
         }
         let last = newest.seq;
         debug!(document = %name, seq = %last, records, "document loaded");
-        let core = Core::new(replica, newest, options.held).with_tail(tail);
+        let core = Core::new(replica, newest, options.held)
+            .with_limits(options.growth, options.presence_bytes)
+            .with_tail(tail);
         let mut readers = Readers::new(name.clone());
         readers.set_checkpoint(core.known());
         Ok(Self {
@@ -181,10 +162,15 @@ impl Task {
             options,
             metrics,
             effects: Vec::new(),
+            unsent: Unsent::default(),
+            charge: Charge::default(),
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,
             next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
+            active: Instant::now(),
+            changed: Instant::now(),
+            seen: last,
             storage_failed: false,
             lost: false,
         })
@@ -195,10 +181,11 @@ impl Task {
         inbox: &mut mpsc::Receiver<Envelope>,
         try_retire: impl Fn(&mpsc::Receiver<Envelope>) -> bool,
     ) -> Ended {
-        let mut batch = Vec::with_capacity(MAX_BATCH);
-        let mut idle_since = Instant::now();
+        // Grows with what waits: most documents are quiet.
+        let mut batch = Vec::new();
         // The log may have failed before this document was opened.
         self.take_durable().await;
+        let mut clock = pin!(sleep_until(self.next_tick()));
         loop {
             tokio::select! {
                 // In this order: the disk's answers come no faster than its commits, so events are not starved by them.
@@ -206,8 +193,7 @@ impl Task {
                 _ = self.log.durable_changed() => self.take_durable().await,
                 count = inbox.recv_many(&mut batch, MAX_BATCH) => {
                     if count == 0 {
-                        self.compact_if(self.records_since_snapshot >= self.options.compaction.idle_records).await;
-                        self.settle().await;
+                        Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
                     for envelope in batch.drain(..) {
@@ -215,24 +201,61 @@ impl Task {
                     }
                     self.execute().await;
                     if self.lost {
-                        refuse(&self.name, inbox, &Close::DocumentUnavailable).await;
+                        Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable)).await;
                         return Ended::NotLoaded;
                     }
                     self.after_batch().await;
-                    idle_since = Instant::now();
-                }
-                () = tokio::time::sleep_until(idle_since + self.options.idle), if self.core.lease_count() == 0 => {
-                    Point::UnloadBegun.pass();
-                    self.compact_if(self.records_since_snapshot >= self.options.compaction.idle_records).await;
-                    self.settle().await;
-                    Point::UnloadSettled.pass();
-                    if try_retire(inbox) {
-                        return Ended::Retired;
+                    // Moved only when it would ring too late: what it rings for is looked at then.
+                    let tick = self.next_tick();
+                    if tick < clock.deadline() {
+                        clock.as_mut().reset(tick);
                     }
-                    idle_since = Instant::now();
+                }
+                () = &mut clock => {
+                    if self.core.lease_count() == 0 && self.active.elapsed() >= self.options.idle {
+                        Point::UnloadBegun.pass();
+                        Box::pin(self.finish()).await;
+                        Point::UnloadSettled.pass();
+                        if try_retire(inbox) {
+                            return Ended::Retired;
+                        }
+                        self.active = Instant::now();
+                    }
+                    if !self.core.is_resting() && self.changed.elapsed() >= self.options.quiet {
+                        Box::pin(self.rest()).await;
+                        batch = Vec::new();
+                    }
+                    clock.as_mut().reset(self.next_tick());
                 }
             }
         }
+    }
+
+    /// Everything on disk, and a snapshot if it is worth while.
+    async fn finish(&mut self) {
+        if self.records_since_snapshot >= self.options.compaction.idle_records {
+            self.compact().await;
+        }
+        self.settle().await;
+    }
+
+    /// When there may be something to do although nothing is said.
+    fn next_tick(&self) -> Instant {
+        let idle = (self.core.lease_count() == 0).then(|| self.active + self.options.idle);
+        let quiet = (!self.core.is_resting()).then(|| self.changed + self.options.quiet);
+        idle.into_iter().chain(quiet).min().unwrap_or_else(|| Instant::now() + NEVER)
+    }
+
+    /// Nothing has changed for a while: a snapshot makes the next load short, and bytes are smaller than a tree.
+    async fn rest(&mut self) {
+        if self.records_since_snapshot >= self.options.compaction.idle_records {
+            self.compact().await;
+        }
+        self.core.rest();
+        self.effects = Vec::new();
+        self.unsent = Unsent::default();
+        // Something waits beside the tree, or it cannot be encoded: not again at once.
+        self.changed = Instant::now();
     }
 
     async fn take(&mut self, envelope: Envelope) {
@@ -253,6 +276,10 @@ impl Task {
             }
             Envelope::Event(event, _permit) => event,
         };
+        let bytes = self.core.bytes_to_wake_for(&event);
+        if bytes > AT_ONCE_BYTES && !Box::pin(self.wake()).await {
+            return;
+        }
         match event {
             Event::Resync { lease } => {
                 self.metrics.resyncs.inc();
@@ -264,14 +291,18 @@ impl Task {
             Event::Leave { lease } => {
                 self.execute().await;
                 self.readers.remove(lease);
+                self.charge.forget(lease);
                 self.core.handle(event, &mut self.effects);
             }
-            event => self.core.handle(event, &mut self.effects),
+            event => {
+                let lease = event.lease();
+                if let Err(close) = self.charge.handle(&mut self.core, event, &mut self.effects) {
+                    self.metrics.overworked.inc();
+                    self.core.close(lease, close, &mut self.effects);
+                }
+            }
         }
-        if matches!(self.effects.last(), Some(Effect::Reload)) {
-            self.execute().await;
-            self.reload().await;
-        }
+        self.reload_if_broken().await;
     }
 
     /// Does what the core wants, in order: readers first, then the log, so that delivery never waits for the disk.
@@ -282,17 +313,17 @@ impl Task {
         let mut records = Vec::new();
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
+            if !effect.may_pass_changes() {
+                self.send();
+            }
             match effect {
                 Effect::Append { seq, update } => {
                     self.records_since_snapshot += 1;
                     self.bytes_since_snapshot += update.len();
                     records.push(Record { seq, time_ms: now_ms(), update });
                 }
-                Effect::Broadcast { frame, author } => {
-                    let delivered = self.readers.broadcast(&frame, author);
-                    self.metrics.delivered.add(delivered as u64);
-                }
-                Effect::Presence { frame, clients } => self.readers.presence(&frame, &clients),
+                Effect::Broadcast { frame, author } => self.unsent.change(frame, author),
+                Effect::Presence { frame, clients } => self.unsent.presence(frame, clients),
                 Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
                 Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
                 Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
@@ -313,6 +344,7 @@ impl Task {
                 Effect::Reload => {}
             }
         }
+        self.send();
         self.effects = effects;
         if !records.is_empty() {
             self.metrics.updates.add(records.len() as u64);
@@ -320,15 +352,31 @@ impl Task {
         }
     }
 
+    /// Sends what is for all readers and was held back to be sent together: changes, then presence, which may speak of
+    /// them.
+    fn send(&mut self) {
+        let delivered = self.readers.broadcast(&self.unsent.changes);
+        self.metrics.delivered.add(delivered as u64);
+        self.unsent.changes.clear();
+        for (clients, frame) in self.unsent.presence.drain(..) {
+            self.readers.presence(&frame, &clients);
+        }
+    }
+
     async fn after_batch(&mut self) {
+        self.active = Instant::now();
+        if self.core.last() != self.seen {
+            (self.seen, self.changed) = (self.core.last(), self.active);
+        }
         if self.core.last() >= self.next_checkpoint {
             self.next_checkpoint = Seq(self.core.last().0 + CHECKPOINT_EVERY);
             self.readers.set_checkpoint(self.core.known());
         }
         let Compaction { records, bytes, .. } = self.options.compaction;
-        let enough =
-            self.records_since_snapshot >= records || self.bytes_since_snapshot >= bytes.max(self.snapshot_bytes);
-        self.compact_if(enough).await;
+        let records = records.max((self.snapshot_bytes / SNAPSHOT_BYTES_PER_RECORD) as u64);
+        if self.records_since_snapshot >= records || self.bytes_since_snapshot >= bytes.max(self.snapshot_bytes) {
+            Box::pin(self.compact()).await;
+        }
     }
 
     async fn take_durable(&mut self) {
@@ -343,8 +391,8 @@ impl Task {
     }
 
     /// Replaces the records by one snapshot. It follows them down the same channel, so it covers what it should.
-    async fn compact_if(&mut self, wanted: bool) {
-        if !wanted || self.storage_failed {
+    async fn compact(&mut self) {
+        if self.storage_failed {
             return;
         }
         let snapshot = self.core.snapshot(&mut self.effects);
@@ -369,33 +417,6 @@ impl Task {
         while !self.core.is_settled() {
             self.log.durable_changed().await;
             self.take_durable().await;
-        }
-    }
-
-    /// The CRDT broke: load it again. Everything that was ever applied and taken is in the log.
-    async fn reload(&mut self) {
-        self.metrics.reloads.inc();
-        warn!(document = %self.name, "the document broke on an update; loading it again from its log, without that update");
-        self.settle().await;
-        match load(&self.log_source, &self.name, &self.options.draw).await {
-            Ok(loaded) => {
-                self.core.restore(loaded.replica);
-                // Loading may have freed what had waited, and nobody was told of it.
-                for lease in self.readers.joined() {
-                    let floor = self.readers.floor(lease);
-                    self.core.resync(lease, floor.as_deref(), &mut self.effects);
-                }
-                if self.core.is_broken() {
-                    error!(document = %self.name, "its state cannot be encoded, also when loaded anew; its sessions are closed");
-                    self.readers.close_all(&Close::DocumentUnavailable);
-                    self.lost = true;
-                }
-            }
-            Err(failure) => {
-                error!(document = %self.name, %failure, "the document could not be loaded again; its sessions are closed");
-                self.readers.close_all(&Close::DocumentUnavailable);
-                self.lost = true;
-            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use syncline_protocol::close::Close;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Limits, MAX_PAUSE, Rate};
 use crate::metrics::Metrics;
+use crate::outbox::Outbox;
 
 /// A connection that was quiet may send as much at once as its rate allows in this time.
 const BURST: Duration = Duration::from_secs(30);
@@ -81,8 +82,17 @@ struct Inner {
     sessions: usize,
     addresses: HashMap<IpAddr, Address>,
     /// In order of arrival.
-    unfinished: BTreeMap<u64, CancellationToken>,
+    unfinished: BTreeMap<u64, Cut>,
     next: u64,
+}
+
+/// How an unfinished socket is cut.
+#[derive(Clone)]
+enum Cut {
+    /// While it speaks HTTP.
+    Http(CancellationToken),
+    /// When it is a session.
+    Session(Weak<Outbox>),
 }
 
 struct Address {
@@ -113,7 +123,7 @@ impl Gate {
         let id = inner.next;
         inner.next += 1;
         let cut = CancellationToken::new();
-        inner.unfinished.insert(id, cut.clone());
+        inner.unfinished.insert(id, Cut::Http(cut.clone()));
         let oldest = if inner.unfinished.len() > self.limits.unfinished { inner.unfinished.pop_first() } else { None };
         drop(inner);
         self.cut(oldest);
@@ -126,10 +136,12 @@ impl Gate {
         self.cut(oldest);
     }
 
-    fn cut(&self, oldest: Option<(u64, CancellationToken)>) {
-        if let Some((_, token)) = oldest {
-            self.metrics.unfinished_cut.inc();
-            token.cancel();
+    fn cut(&self, oldest: Option<(u64, Cut)>) {
+        let Some((_, cut)) = oldest else { return };
+        self.metrics.unfinished_cut.inc();
+        match cut {
+            Cut::Http(token) => token.cancel(),
+            Cut::Session(outbox) => _ = outbox.upgrade().map(|outbox| outbox.cut()),
         }
     }
 
@@ -199,6 +211,15 @@ impl Unfinished {
     /// Cancelled when it has to make room.
     pub fn cut(&self) -> CancellationToken {
         self.cut.clone()
+    }
+
+    /// It is a session now, which is cut by its outbox: waiting for more costs it nothing.
+    pub fn cut_by(&mut self, outbox: &Arc<Outbox>) {
+        match self.gate.lock().unfinished.get_mut(&self.id) {
+            Some(cut) => *cut = Cut::Session(Arc::downgrade(outbox)),
+            // It had to make room just now.
+            None => outbox.cut(),
+        }
     }
 }
 

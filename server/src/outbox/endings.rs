@@ -19,8 +19,8 @@ impl Outbox {
         inner.over.insert(lease);
         inner.behind.remove(&lease);
         inner.ended.push(lease);
-        self.enqueue(&mut inner, Waiting::Control { frame: last_frame });
-        self.ended.notify_one();
+        inner.put(Waiting::Control { frame: last_frame });
+        self.tell(inner);
     }
 
     /// The session has found a document gone: `last_frame` is said unless the document has said one.
@@ -28,7 +28,7 @@ impl Outbox {
         let mut inner = self.lock();
         inner.behind.remove(&lease);
         if inner.over.insert(lease) && inner.close.is_none() {
-            self.enqueue(&mut inner, Waiting::Control { frame: last_frame });
+            self.enqueue(inner, Waiting::Control { frame: last_frame });
         }
     }
 
@@ -40,22 +40,6 @@ impl Outbox {
         inner.drop_frames(lease);
         inner.positions.drop_lease(lease);
         inner.behind.remove(&lease);
-        drop(inner);
-        self.written();
-    }
-
-    /// Waits until documents have ended leases of this session; returns them. Only the session's reader calls it.
-    pub async fn take_ended(&self) -> Vec<LeaseId> {
-        loop {
-            {
-                let mut inner = self.lock();
-                if !inner.ended.is_empty() {
-                    let ended = std::mem::take(&mut inner.ended);
-                    ended.iter().for_each(|lease| _ = inner.over.remove(lease));
-                    return ended;
-                }
-            }
-            self.ended.notified().await;
-        }
+        self.note_drained(inner);
     }
 }

@@ -49,15 +49,17 @@ impl Positions {
         }
     }
 
-    /// Takes those whose turn has come: everything queued before the number `gone` has gone.
-    pub(super) fn take(&mut self, gone: u64, frames: &mut Vec<Bytes>) {
+    /// Hands out those whose turn has come: everything queued before the number `gone` has gone. True if there were any.
+    pub(super) fn take(&mut self, gone: u64, mut put: impl FnMut(Bytes)) -> bool {
+        let before = self.0.len();
         self.0.retain_mut(|waiting| {
             let stays = waiting.after > gone;
             if !stays {
-                frames.push(std::mem::take(&mut waiting.frame));
+                put(std::mem::take(&mut waiting.frame));
             }
             stays
         });
+        self.0.len() < before
     }
 
     /// Forgets what is told of the document's frames: some of them will not be sent.

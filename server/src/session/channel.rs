@@ -70,7 +70,7 @@ impl Channel {
         read_only: bool,
     ) -> Result<(), Close> {
         let lease = self.lease.id();
-        self.send(Event::Resume { lease, cursor, wants_state_vector, read_only }, 0).await
+        self.send(Event::Resume { lease, cursor: cursor.map(Box::new), wants_state_vector, read_only }, 0).await
     }
 
     /// What the client has: it is sent the rest, and every change from then on.
@@ -104,7 +104,7 @@ impl Channel {
         if self.grant == Grant::Read {
             return self.send(Event::Refused { lease, batch }, 0).await;
         }
-        self.send(Event::Propose { lease, batch, write: proposal.into() }, bytes).await
+        self.send(Event::Propose { lease, batch, write: Box::new(proposal.into()) }, bytes).await
     }
 
     fn update(&self, frame: &Bytes, payload: &[u8], origin: Origin, batch: u64) -> Result<Event, Close> {

@@ -3,7 +3,7 @@
 //! The provider sends token, step 1 and presence at once. While the token is decided on, this session is not read,
 //! so what follows waits in the socket; only messages that come *before* their token are queued here, within limits.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ const MAX_EARLY_BYTES: usize = 5 * 1024 * 1024;
 pub(super) struct Hocuspocus {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
-    channels: HashMap<Box<str>, Channel>,
+    channels: BTreeMap<Box<str>, Channel>,
     /// In order of arrival: (address, frame).
     early: Vec<(Box<str>, Bytes)>,
     early_bytes: usize,
@@ -37,7 +37,7 @@ pub(super) struct Hocuspocus {
 
 impl Hocuspocus {
     pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>) -> Self {
-        Self { context, outbox, channels: HashMap::new(), early: Vec::new(), early_bytes: 0 }
+        Self { context, outbox, channels: BTreeMap::new(), early: Vec::new(), early_bytes: 0 }
     }
 
     /// Takes one frame.

@@ -1,45 +1,53 @@
-//! One WebSocket connection: a reader and a writer in one task, tied together at their ends.
+//! One WebSocket connection: a clock, a writer and a reader in one task, tied together at their ends.
 //!
 //! ```text
-//! reader.rs      frames in: which dialect, then its handler; resyncs; time limits
+//! codec.rs       PURE: WebSocket frames (RFC 6455)
+//! frames.rs      socket -> frames
+//! reader.rs      frames in: which dialect, then its handler; resyncs
 //! ywebsocket.rs  handler of the y-websocket dialect: one document
 //! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
 //! native.rs      handler of the native dialect: many documents, by number
 //! channel.rs     one document of a session: scan, then send to the document
-//! writer.rs      outbox -> socket, everything queued in one write; pings
+//! writer.rs      outbox -> socket, everything queued in one write
+//! pulse.rs       what follows from time passing: pings, time limits
 //! pace.rs        how much a connection sends; messages that do not end
-//! stream.rs      the socket, counting the bytes it takes
+//! roster.rs      who is connected, for a server that stops
 //! ```
 
 mod channel;
+mod codec;
+mod frames;
 mod hocuspocus;
 mod native;
 mod pace;
+mod pulse;
 mod reader;
-mod stream;
+mod roster;
 mod writer;
 mod ywebsocket;
 
+use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, Stream, StreamExt};
 use syncline_protocol::close::Close;
 use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 use syncline_protocol::update::ScanLimits;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_util::sync::CancellationToken;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
+use self::frames::Frames;
 use self::pace::{Pace, Paced};
-use self::reader::Reader;
-use self::stream::Counting;
+use self::pulse::{Pulse, Signs};
+use self::reader::{Reader, Unread};
+pub use self::roster::Stop;
+use self::writer::{Broken, Writer};
 use crate::auth::Authorize;
 use crate::ids::SessionId;
 use crate::limits::{Gate, Unfinished};
@@ -47,10 +55,8 @@ use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::registry::Registry;
 
-/// Buffer that a connection reads into. Larger frames grow it for their own length only.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
-/// Bytes collected before they are written even though more is queued.
-const WRITE_BUFFER_BYTES: usize = 64 * 1024;
+/// How long the close frame itself may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a close frame was sent, how long the peer's remaining bytes are read and dropped: closing a socket with
 /// unread bytes resets it, and the peer would never see the close code.
 const LINGER: Duration = Duration::from_secs(2);
@@ -70,7 +76,7 @@ pub struct SessionLimits {
     pub silence: Duration,
     /// How long a message may take from its first byte to its last, if it comes as slowly as is allowed (`pace.rs`).
     pub message_time: Duration,
-    /// The writer's tick, from which pings and harmless messages to silent sessions follow (`writer.rs`).
+    /// The clock's tick, from which pings and harmless messages to silent sessions follow (`pulse.rs`).
     pub tick: Duration,
     /// A socket that takes no byte for this long is closed.
     pub write_stall: Duration,
@@ -106,8 +112,8 @@ pub struct Context {
     pub limits: SessionLimits,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Cancelled when the server stops.
-    pub stop: CancellationToken,
+    /// Tells every session when the server stops.
+    pub stop: Stop,
 }
 
 /// Where a session comes from.
@@ -127,33 +133,30 @@ pub async fn run<S>(socket: S, read_already: Bytes, peer: Peer, context: Arc<Con
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let limits = context.limits;
-    let Peer { id, path, address, unfinished } = peer;
-    let outbox = Arc::new(Outbox::new(limits.outbox_bytes));
+    let outbox = Arc::new(Outbox::new(context.limits.outbox_bytes));
+    let Peer { id, path, address, mut unfinished } = peer;
+    let _entry = context.stop.enter(id, &outbox);
+    if let Some(unfinished) = &mut unfinished {
+        unfinished.cut_by(&outbox);
+    }
     let seat = context.gate.enter(address);
     if let Err(close) = &seat {
         outbox.close(close.clone());
     }
-    let pace = Arc::new(Pace::new(&context.gate, seat.as_ref().ok(), &outbox, &limits));
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        // The outbox bounds what is queued; here only one batch of it waits, and one message of any size must pass.
-        .max_write_buffer_size(usize::MAX)
-        .max_message_size(Some(limits.message_bytes))
-        .max_frame_size(Some(limits.message_bytes));
-    let (socket, progress) = Counting::new(Paced::new(socket, Arc::clone(&pace)));
-    let socket = WebSocketStream::from_partially_read(socket, read_already.to_vec(), Role::Server, Some(config)).await;
-    let (mut sink, mut frames) = socket.split();
-
-    let heartbeat = OnceLock::new();
-    let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &heartbeat, &pace, unfinished);
-    let write = writer::run(&mut sink, &outbox, &heartbeat, &progress, &pace, &limits);
-    match drive(reader, &mut frames, write, &outbox).await {
-        Ended::ByClient => {
+    let pace = Pace::new(&context.gate, seat.as_ref().ok(), &outbox, &context.limits);
+    let socket = Mutex::new(Paced::new(socket, &pace));
+    let mut frames = Frames::new(Half(&socket), &read_already, context.limits.message_bytes);
+    drop(read_already);
+    let mut writer = Writer::new(Half(&socket));
+    let signs = Signs::default();
+    let pulse = pin!(sleep_until(Instant::now()));
+    let pulse = Pulse::new(pulse, &context.limits, &signs, &pace);
+    let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &signs, &pace, unfinished);
+    match drive(reader, &mut frames, &mut writer, &outbox, pulse).await {
+        Ended::ByClient(None) => debug!(session = %id, "the client hung up"),
+        Ended::ByClient(Some(code)) => {
             debug!(session = %id, "the client left");
-            // Answers its close frame; a client that is gone already does not wait for it.
-            tokio::time::timeout(LINGER, sink.close()).await.ok();
+            say_goodbye(&mut frames, &mut writer, codec::close_frame(code, "")).await;
         }
         Ended::Broken => debug!(session = %id, "the connection broke"),
         Ended::Closed(close) => {
@@ -161,56 +164,107 @@ where
                 context.metrics.refused.inc();
             }
             info!(session = %id, code = close.code(), reason = %close.reason(), "session closed by the server");
-            if let Ok(socket) = frames.reunite(sink) {
-                linger(socket.into_inner()).await;
-            }
+            say_goodbye(&mut frames, &mut writer, codec::close_frame(Some(close.code()), &close.reason())).await;
         }
     }
 }
 
 /// How a session ended.
 enum Ended {
-    ByClient,
+    /// The client hung up, or said goodbye with a code or without one.
+    ByClient(Option<Option<u16>>),
     Broken,
-    /// The client was told why.
+    /// The client is to be told why.
     Closed(Close),
 }
 
 /// Reads and writes side by side until one of them ends, then ends the other.
-async fn drive(
+async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
     mut reader: Reader<'_>,
-    frames: &mut (impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin),
-    write: impl Future<Output = Result<Close, writer::Broken>>,
+    frames: &mut Frames<Half<'_, S>>,
+    writer: &mut Writer<Half<'_, S>>,
     outbox: &Outbox,
+    mut pulse: Pulse<'_>,
 ) -> Ended {
-    let mut write = pin!(write);
-    let ended = tokio::select! {
-        biased;
-        ended = reader.run(frames) => ended,
-        written = &mut write => return written.into(),
+    let mut poll_write = |cx: &mut task::Context<'_>| match pulse.poll(cx, writer, outbox) {
+        Poll::Ready(broken) => Poll::Ready(Err(broken)),
+        Poll::Pending => writer.poll(cx, outbox),
+    };
+    let unread = {
+        let mut read = pin!(reader.run(frames));
+        // The writer first: it registers the task for the news that the reader looks for.
+        poll_fn(|cx| match poll_write(cx) {
+            Poll::Ready(written) => Poll::Ready(Err(written)),
+            Poll::Pending => read.as_mut().poll(cx).map(Ok),
+        })
+        .await
     };
     // The leases end here: what this session still had in flight is already with its documents.
     drop(reader);
-    match ended {
-        Ok(()) => Ended::ByClient,
-        Err(close) => {
+    match unread {
+        Err(written) => written.into(),
+        Ok(Unread::Left(code)) => Ended::ByClient(Some(code)),
+        Ok(Unread::Gone) => Ended::ByClient(None),
+        Ok(Unread::Refused(close)) => {
             outbox.close(close);
-            write.await.into()
+            poll_fn(poll_write).await.into()
         }
     }
 }
 
-impl From<Result<Close, writer::Broken>> for Ended {
-    fn from(written: Result<Close, writer::Broken>) -> Self {
+impl From<Result<Close, Broken>> for Ended {
+    fn from(written: Result<Close, Broken>) -> Self {
         written.map_or(Ended::Broken, Ended::Closed)
     }
 }
 
-async fn linger(mut socket: impl AsyncRead + Unpin) {
-    let mut dropped = [0; READ_BUFFER_BYTES];
-    let drain = async { while socket.read(&mut dropped).await.is_ok_and(|read| read > 0) {} };
-    // Both outcomes are fine: the peer hung up, or it had its time.
-    tokio::time::timeout(LINGER, drain).await.ok();
+/// Says the last word and waits until the client hangs up, or for a while.
+async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(
+    frames: &mut Frames<Half<'_, S>>,
+    writer: &mut Writer<Half<'_, S>>,
+    close_frame: Vec<u8>,
+) {
+    if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, writer.close(close_frame)).await {
+        // Both outcomes are fine: the peer hung up, or it had its time.
+        timeout(LINGER, frames.drain()).await.ok();
+    }
+}
+
+/// The socket, for its reader and its writer. They run in one task, one after the other: the lock is never waited for.
+struct Half<'a, S>(&'a Mutex<S>);
+
+impl<S> Half<'_, S> {
+    fn socket(&self) -> MutexGuard<'_, S> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Half<'_, S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket()).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Half<'_, S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.socket()).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.socket()).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket()).poll_shutdown(cx)
+    }
 }
 
 /// The close for bytes that are no message.

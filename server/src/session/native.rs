@@ -4,7 +4,7 @@
 //! session. Messages for a number without a document are not looked at: they were sent before their sender heard that
 //! the document was closed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,13 +26,13 @@ use crate::outbox::Outbox;
 pub(super) struct Native {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
-    channels: HashMap<native::Channel, Channel>,
+    channels: BTreeMap<native::Channel, Channel>,
     is_welcomed: bool,
 }
 
 impl Native {
     pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>) -> Self {
-        Self { context, outbox, channels: HashMap::new(), is_welcomed: false }
+        Self { context, outbox, channels: BTreeMap::new(), is_welcomed: false }
     }
 
     /// What a silent client is sent: nothing, in the fewest bytes.

@@ -1,7 +1,7 @@
 //! How much a connection sends: its rate, and the message that does not come to its end.
 //!
 //! It sits between the socket and whatever decodes frames. Bytes are counted as they are read, messages as the reader
-//! reports them; both are charged at the next read, so that a message costs one addition here. While a connection owes
+//! reports them; both are charged before the next read, so that a message costs one addition here. While a connection owes
 //! time nothing is read: what it sends stays in the kernel's buffers, and TCP pushes back.
 
 use std::io;
@@ -26,14 +26,15 @@ const PARTIAL_STEP: usize = 64 * 1024;
 /// What a client's control frame has besides its payload.
 const CONTROL_HEAD: usize = 6;
 
-/// What one connection has sent. Shared by the socket's wrapper, the reader and the writer's clock.
+/// What one connection has sent. Shared by the socket's wrapper, the reader and the clock.
 pub(super) struct Pace {
     meter: Meter,
     address_meter: Option<Arc<Meter>>,
     gate: Arc<Gate>,
     outbox: Arc<Outbox>,
-    /// Messages since the last read.
+    /// Messages and bytes not yet charged.
     messages: AtomicU64,
+    bytes: AtomicU64,
     /// Bytes since the last message came to its end.
     partial: AtomicUsize,
     /// Reserved for them.
@@ -52,6 +53,7 @@ impl Pace {
             gate: Arc::clone(gate),
             outbox: Arc::clone(outbox),
             messages: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             partial: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
             ticks: AtomicU64::new(0),
@@ -78,7 +80,7 @@ impl Pace {
         }
     }
 
-    /// Called by the writer's clock, every `tick`: a message that takes too long ends its session.
+    /// Called by the clock, every `tick`: a message that takes too long ends its session.
     pub(super) fn tick(&self) {
         let partial = self.partial.load(Ordering::Relaxed) as u64;
         if partial == 0 {
@@ -92,10 +94,19 @@ impl Pace {
         }
     }
 
-    /// Counts bytes that were read; tells until when nothing more should be.
-    fn read(&self, bytes: usize) -> Option<Instant> {
+    /// Bytes were read.
+    fn read(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.reserve(self.partial.fetch_add(bytes, Ordering::Relaxed) + bytes);
-        let (messages, bytes, now) = (self.messages.swap(0, Ordering::Relaxed), bytes as u64, Instant::now());
+    }
+
+    /// Charges what came since the last time; tells until when nothing more should be read.
+    fn charge(&self) -> Option<Instant> {
+        let (messages, bytes) = (self.messages.swap(0, Ordering::Relaxed), self.bytes.swap(0, Ordering::Relaxed));
+        if messages == 0 && bytes == 0 {
+            return None;
+        }
+        let now = Instant::now();
         let own = self.meter.take(messages, bytes, now);
         let together = self.address_meter.as_ref().map_or(Duration::ZERO, |meter| meter.take(messages, bytes, now));
         let pause = own.max(together);
@@ -112,12 +123,14 @@ impl Pace {
 
     fn reserve(&self, partial: usize) {
         let reserved = self.reserved.load(Ordering::Relaxed);
-        if partial <= reserved + PARTIAL_STEP {
+        if partial <= reserved.max(PARTIAL_STEP) {
             return;
         }
-        let more = (partial - reserved).next_multiple_of(PARTIAL_STEP);
+        let more = partial.next_multiple_of(PARTIAL_STEP) - reserved;
         self.reserved.store(reserved + more, Ordering::Relaxed);
         if !self.gate.reserve(more) {
+            // Given back at once, or the next would go over, too.
+            self.release();
             self.gate.metrics().partial_refused.inc();
             let reason = "this server holds too many unfinished messages; please try later";
             self.outbox.close(Close::TooMany(reason.into()));
@@ -139,34 +152,37 @@ impl Drop for Pace {
 }
 
 /// A socket that is read at the pace its connection may have.
-pub(super) struct Paced<S> {
+pub(super) struct Paced<'a, S> {
     socket: S,
-    pace: Arc<Pace>,
+    pace: &'a Pace,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Paced<S> {
-    pub(super) fn new(socket: S, pace: Arc<Pace>) -> Self {
+impl<'a, S> Paced<'a, S> {
+    pub(super) fn new(socket: S, pace: &'a Pace) -> Self {
         Self { socket, pace, pause: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.pause.is_none()
+            && let Some(until) = self.pace.charge()
+        {
+            self.pause = Some(Box::pin(sleep_until(until)));
+        }
         if let Some(pause) = &mut self.pause {
             std::task::ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
         let before = buf.filled().len();
         std::task::ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
-        if let Some(until) = self.pace.read(buf.filled().len() - before) {
-            self.pause = Some(Box::pin(sleep_until(until)));
-        }
+        self.pace.read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, buf)
     }

@@ -1,27 +1,29 @@
 //! Socket -> messages -> documents. Waits for a full document, and TCP pushes back on this socket only.
 
-use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use syncline_protocol::close::Close;
 use syncline_protocol::detect::{Dialect, detect};
 use syncline_protocol::hocuspocus::PING_FRAME;
 use syncline_protocol::native::is_hello;
 use syncline_protocol::ywebsocket;
-use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio::io::AsyncRead;
 
+use super::codec::{Fault, Incoming};
+use super::frames::{End, Frames};
 use super::hocuspocus::Hocuspocus;
 use super::native::Native;
 use super::pace::Pace;
+use super::pulse::Signs;
 use super::ywebsocket::YWebsocket;
 use super::{Context, bad_message};
 use crate::ids::LeaseId;
 use crate::limits::Unfinished;
-use crate::outbox::Outbox;
+use crate::outbox::{News, Outbox};
 
 enum Speaks {
     /// Nothing has come yet.
@@ -36,11 +38,33 @@ pub(super) struct Reader<'a> {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
     path: String,
-    heartbeat: &'a OnceLock<Bytes>,
+    signs: &'a Signs,
     pace: &'a Pace,
     /// Until it has said its first message.
     unfinished: Option<Unfinished>,
     speaks: Speaks,
+}
+
+/// Why a session is not read any more.
+pub(super) enum Unread {
+    /// The client said goodbye, with this code.
+    Left(Option<u16>),
+    /// It hung up.
+    Gone,
+    /// It must be closed.
+    Refused(Close),
+}
+
+impl From<Close> for Unread {
+    fn from(close: Close) -> Self {
+        Unread::Refused(close)
+    }
+}
+
+/// What a session waits for.
+enum Heard {
+    News(News),
+    Frame(Result<Incoming, End>),
 }
 
 impl<'a> Reader<'a> {
@@ -48,62 +72,57 @@ impl<'a> Reader<'a> {
         context: Arc<Context>,
         outbox: Arc<Outbox>,
         path: String,
-        heartbeat: &'a OnceLock<Bytes>,
+        signs: &'a Signs,
         pace: &'a Pace,
         unfinished: Option<Unfinished>,
     ) -> Self {
-        Self { context, outbox, path, heartbeat, pace, unfinished, speaks: Speaks::Unknown }
+        Self { context, outbox, path, signs, pace, unfinished, speaks: Speaks::Unknown }
     }
 
-    /// Reads until the client leaves (`Ok`) or must be closed.
-    pub(super) async fn run(
-        &mut self,
-        frames: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
-    ) -> Result<(), Close> {
-        let limits = self.context.limits;
-        let stop = self.context.stop.clone();
-        let outbox = Arc::clone(&self.outbox);
-        // Made once, not for every frame: each registers with a lock.
-        let mut stopped = pin!(stop.cancelled());
-        let mut closing = pin!(outbox.closing());
-        let mut silent = pin!(sleep_until(Instant::now() + limits.first_frame));
-        let mut last_heard = None;
+    /// Reads until the client leaves or must be closed.
+    pub(super) async fn run(&mut self, frames: &mut Frames<impl AsyncRead + Unpin>) -> Unread {
         loop {
-            tokio::select! {
-                biased;
-                // A document has ended this session: nothing more is taken from it.
-                close = &mut closing => return Err(close),
-                () = &mut stopped => return Err(Close::ServerStopping),
-                // Before its frames: what comes next may be sent in the knowledge of the end.
-                ended = outbox.take_ended(), if matches!(self.speaks, Speaks::Native(_)) => self.ended(&ended),
-                behind = outbox.take_behind() => self.resync(&behind).await?,
-                frame = frames.next() => {
-                    let Some(frame) = frame else { return Ok(()) };
-                    match frame.map_err(|error| self.explain(error)) {
-                        Ok(Message::Binary(frame)) => {
-                            self.pace.message();
-                            self.frame(frame).await?;
-                        }
-                        Ok(Message::Text(_)) => {
-                            return Err(bad_message("this protocol is binary, but a text message came"));
-                        }
-                        Ok(Message::Close(_)) => return Ok(()),
-                        Ok(Message::Ping(payload) | Message::Pong(payload)) => self.pace.control(payload.len()),
-                        Ok(Message::Frame(_)) => {}
-                        Err(Some(close)) => return Err(close),
-                        Err(None) => return Ok(()),
-                    }
-                    // A connection that only pings has not said who it is.
-                    if !matches!(self.speaks, Speaks::Unknown) {
-                        last_heard = Some(Instant::now());
-                    }
-                }
-                () = &mut silent => match last_heard {
-                    Some(heard) if heard.elapsed() < limits.silence => silent.as_mut().reset(heard + limits.silence),
-                    _ => return Err(Close::TimedOut),
-                },
+            let heard = poll_fn(|cx| match self.outbox.news() {
+                // Before its frames: what comes next may be sent in the knowledge of an end.
+                Some(news) => Poll::Ready(Heard::News(news)),
+                None => frames.poll_next(cx).map(Heard::Frame),
+            });
+            let taken = match heard.await {
+                Heard::News(news) => self.news(news).await,
+                Heard::Frame(Ok(incoming)) => self.incoming(incoming).await,
+                Heard::Frame(Err(end)) => Err(self.explain(end)),
+            };
+            if let Err(unread) = taken {
+                return unread;
             }
         }
+    }
+
+    async fn news(&mut self, news: News) -> Result<(), Unread> {
+        // A document or the clock has ended this session: nothing more is taken from it.
+        if let Some(close) = news.closing {
+            return Err(close.into());
+        }
+        self.ended(&news.ended);
+        Ok(self.resync(&news.behind).await?)
+    }
+
+    async fn incoming(&mut self, incoming: Incoming) -> Result<(), Unread> {
+        match incoming {
+            Incoming::Binary(frame) => {
+                self.pace.message();
+                self.frame(frame).await?;
+            }
+            Incoming::Text => return Err(bad_message("this protocol is binary, but a text message came").into()),
+            Incoming::Close(code) => return Err(Unread::Left(code)),
+            Incoming::Ping(payload) => {
+                self.pace.control(payload.len());
+                self.outbox.push_pong(payload);
+            }
+            Incoming::Pong(payload) => self.pace.control(payload.len()),
+        }
+        self.signs.heard.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn frame(&mut self, frame: Bytes) -> Result<(), Close> {
@@ -122,7 +141,7 @@ impl<'a> Reader<'a> {
     async fn begin(&self, first_frame: &[u8]) -> Result<Speaks, Close> {
         if is_hello(first_frame) {
             let session = Native::new(Arc::clone(&self.context), Arc::clone(&self.outbox));
-            self.heartbeat.set(Native::heartbeat()).ok();
+            self.signs.heartbeat.set(Native::heartbeat()).ok();
             return Ok(Speaks::Native(session));
         }
         let (speaks, heartbeat) = match detect(first_frame) {
@@ -139,7 +158,7 @@ impl<'a> Reader<'a> {
             }
         };
         // Set once: a session begins once.
-        self.heartbeat.set(heartbeat).ok();
+        self.signs.heartbeat.set(heartbeat).ok();
         Ok(speaks)
     }
 
@@ -158,16 +177,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What a client is told about a WebSocket error; `None` when it is gone.
-    fn explain(&self, error: Error) -> Option<Close> {
-        match error {
-            Error::Capacity(CapacityError::MessageTooLong { .. } | CapacityError::TooManyHeaders) => {
-                Some(Close::MessageTooLarge { limit_bytes: self.context.limits.message_bytes })
+    /// What a client is told about bytes that are no frames.
+    fn explain(&self, end: End) -> Unread {
+        match end {
+            End::Gone => Unread::Gone,
+            End::Fault(Fault::TooLarge) => {
+                Close::MessageTooLarge { limit_bytes: self.context.limits.message_bytes }.into()
             }
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-            Error::Protocol(error) => Some(bad_message(error)),
-            Error::Utf8(_) => Some(bad_message("a text is not UTF-8")),
-            _ => None,
+            End::Fault(fault) => bad_message(fault).into(),
         }
     }
 }

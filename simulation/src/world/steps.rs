@@ -95,7 +95,7 @@ impl World {
         self.note(|world| {
             format!("client {client} ({}): {action:?} in {}", world.clients[client].kind(), world.names[document])
         });
-        self.clients[client].edit(document, id, action, place, now_ms);
+        self.clients[client].edit(document, id, action, (self.shape, place), now_ms);
         self.counts.add("edits", 1);
         self.hear(client)
     }
@@ -155,7 +155,7 @@ impl World {
         self.note(|_| format!("the disk {did}"));
         if did == "commits it" {
             for (document, ledger) in self.ledgers.iter().enumerate() {
-                ledger.acked_is_durable(&self.on_disk(document)?)?;
+                ledger.acked_is_durable(&self.on_disk(document))?;
             }
             if self.dice.u32(..8) == 0 {
                 self.backups = self.names.iter().map(|name| self.disk.stored(name)).collect();
@@ -265,7 +265,7 @@ impl World {
             self.ledgers.iter_mut().for_each(Ledger::server_crashed);
         }
         for (document, ledger) in self.ledgers.iter().enumerate() {
-            let on_disk = self.on_disk(document)?;
+            let on_disk = self.on_disk(document);
             ledger.acked_is_durable(&on_disk)?;
             ledger.retired(&on_disk)?;
         }

@@ -93,7 +93,10 @@ pub struct RawSocket {
 impl RawSocket {
     /// Upgrades by hand and checks the server's answer. `path` with its leading slash.
     pub async fn open(server: SocketAddr, path: &str) -> Self {
-        let tcp = TcpStream::connect(server).await.expect("connects");
+        Self::over(TcpStream::connect(server).await.expect("connects"), path).await
+    }
+
+    pub async fn over(tcp: TcpStream, path: &str) -> Self {
         tcp.set_nodelay(true).expect("a socket takes options");
         let mut socket = Self { tcp, unread: Vec::new() };
         socket.write(upgrade_request(path).as_bytes()).await;

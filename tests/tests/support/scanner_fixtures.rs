@@ -1,5 +1,7 @@
 //! The fixtures as lists of v1 updates, and small tools to make hostile ones.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::io::{Cursor, Read};
 use std::path::PathBuf;
 

@@ -75,6 +75,10 @@ impl Core {
             let (seq, outcome) = (self.last, Outcome::Refused);
             return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
         }
+        if let Ok(Some(full)) = self.replica.lacks_room_for(write.value.len()) {
+            let (seq, outcome) = (self.last, Outcome::Full(full));
+            return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
+        }
         match self.decide(write, effects) {
             Ok((accepted, register)) => self.answer(lease, batch, Answer::Decided { accepted, register }, effects),
             Err(error) => self.fail_to_answer(lease, &error, effects),
@@ -83,10 +87,12 @@ impl Core {
 
     /// Decides, and makes the edit of an accepted write. Returns the register as it is then.
     fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> Result<(bool, Bytes), CrdtError> {
+        self.know_registers()?;
         let current = self.replica.read_register(&write.register)?;
         let accepted = match decide(current.as_ref(), write) {
             Decision::Accept(state) => {
                 let update = self.replica.write_register(&write.register, &state)?;
+                self.decided(&write.register, &state);
                 self.append(update.clone(), effects);
                 self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
                 return Ok((true, state.encode()));

@@ -1,0 +1,232 @@
+//! What is measured, how, and what must be reached.
+
+/// How the programs are started for a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The server and the floor in turn, both fresh.
+    Both,
+    /// The same; the floor answers who joins with a document of so many bytes.
+    BothAnswering(usize),
+    /// The server alone: a relay has nothing to compare.
+    Server,
+    /// The server alone, filled and restarted before.
+    Restarted,
+}
+
+/// What a figure must be.
+#[derive(Debug, Clone, Copy)]
+pub enum Target {
+    /// At least this.
+    AtLeast(f64),
+    /// At most this.
+    AtMost(f64),
+    /// At most so many times the floor.
+    OfFloor(f64),
+    /// At most so many times Syncline's figure of another row: its scenario.
+    OfScenario(f64, &'static str),
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Row {
+    /// For people, unit last.
+    pub name: &'static str,
+    /// Where it lies in the report: a JSON pointer.
+    pub pointer: &'static str,
+    /// What it is multiplied with.
+    pub scale: f64,
+    /// What it must be.
+    pub target: Target,
+}
+
+/// One run of `syncline-sim load`, and what is read from it.
+#[derive(Debug)]
+pub struct Measure {
+    /// The scenario's name.
+    pub scenario: &'static str,
+    /// How.
+    pub stage: Stage,
+    /// Arguments of a short run; None: too long for it.
+    pub short: Option<&'static [&'static str]>,
+    /// The rows.
+    pub rows: &'static [Row],
+}
+
+const fn row(name: &'static str, pointer: &'static str, target: Target) -> Row {
+    Row { name, pointer, scale: 1.0, target }
+}
+
+const fn ms(name: &'static str, pointer: &'static str, target: Target) -> Row {
+    Row { name, pointer, scale: 1e-3, target }
+}
+
+const SHORT: Option<&[&str]> = Some(&["--seconds", "1", "--warmup", "0.5"]);
+/// The size of the document that all join.
+const LARGE_BYTES: usize = 20 * 1024 * 1024;
+
+use Target::{AtLeast, AtMost, OfFloor, OfScenario};
+
+/// All of them.
+pub const MEASURES: &[Measure] = &[
+    Measure {
+        scenario: "fan-out-throttle",
+        stage: Stage::Both,
+        short: SHORT,
+        rows: &[
+            row("4 writers, 16 in flight, 100 readers: deliveries/s", "/figures/deliveries_per_s", AtLeast(2e6)),
+            row("the same: server CPU a delivery, us", "/figures/cpu_us_per_delivery", AtMost(0.5)),
+        ],
+    },
+    Measure {
+        scenario: "ingest",
+        stage: Stage::Both,
+        short: SHORT,
+        rows: &[
+            row(
+                "1 writer, 64 in flight, 1 reader: server CPU an update, us",
+                "/figures/cpu_us_per_update",
+                AtMost(15.0),
+            ),
+            row("the same: updates/s", "/figures/updates_per_s", AtLeast(0.0)),
+        ],
+    },
+    Measure {
+        scenario: "fan-out",
+        stage: Stage::Both,
+        short: SHORT,
+        rows: &[
+            row(
+                "1 writer at 20/s, 1,000 readers: server CPU a delivery, us",
+                "/figures/cpu_us_per_delivery",
+                OfFloor(1.1),
+            ),
+            ms("the same: latency p99, ms", "/latency/p99_us", OfFloor(1.1)),
+        ],
+    },
+    Measure {
+        scenario: "many",
+        stage: Stage::Both,
+        short: SHORT,
+        rows: &[
+            row(
+                "1,000 documents, 3 clients, 5/s: server CPU a keystroke, us",
+                "/figures/cpu_us_per_update",
+                OfFloor(1.2),
+            ),
+            ms("the same: latency p99, ms", "/latency/p99_us", AtMost(5.0)),
+        ],
+    },
+    Measure {
+        scenario: "many-awareness",
+        stage: Stage::Both,
+        short: SHORT,
+        rows: &[row(
+            "with a presence a keystroke: server CPU a keystroke, us",
+            "/figures/cpu_us_per_update",
+            OfScenario(1.6, "many"),
+        )],
+    },
+    Measure {
+        scenario: "trace-flow",
+        stage: Stage::Both,
+        short: Some(&[]),
+        rows: &[
+            row("sveltecomponent, 10 readers, 64 at a time: s", "/figures/until_all_have_it_s", AtMost(0.3)),
+            row("the same: longest without news, ms", "/figures/starved_ms", AtMost(100.0)),
+        ],
+    },
+    Measure {
+        scenario: "trace",
+        stage: Stage::Both,
+        short: Some(&[]),
+        rows: &[
+            row(
+                "sveltecomponent, 10 readers, as fast as it can be sent: s",
+                "/figures/until_all_have_it_s",
+                AtMost(0.3),
+            ),
+            row("the same: longest without news, ms", "/figures/starved_ms", AtMost(100.0)),
+        ],
+    },
+    Measure {
+        scenario: "idle",
+        stage: Stage::Both,
+        short: Some(&["--connections", "1000", "--seconds", "1"]),
+        rows: &[
+            row("idle connections, a document each: KiB each", "/figures/kib_per_connection", AtMost(6.0)),
+            row("the same: connects/s", "/figures/connects_per_s", AtLeast(10_000.0)),
+            row("the same: server CPU a connect, us", "/figures/cpu_us_per_connect", AtMost(80.0)),
+        ],
+    },
+    Measure {
+        scenario: "cold-open",
+        stage: Stage::Restarted,
+        short: None,
+        rows: &[
+            row("automerge-paper after a restart: first client, ms", "/figures/first_ms", AtMost(5.0)),
+            row("the same: second client, ms", "/figures/second_ms", AtMost(1.0)),
+            row("the same: bytes to the first", "/figures/first_bytes", AtMost(320_000.0)),
+        ],
+    },
+    Measure {
+        scenario: "reconnect-storm",
+        stage: Stage::Server,
+        short: Some(&[]),
+        rows: &[
+            row("2,000 clients of 200 documents back at once: all synced, s", "/figures/all_synced_s", AtMost(0.3)),
+            row("the same: server CPU, s", "/figures/cpu_s", AtMost(0.12)),
+        ],
+    },
+    Measure {
+        scenario: "join-storm",
+        stage: Stage::BothAnswering(LARGE_BYTES),
+        short: None,
+        rows: &[
+            row("150 clients join 20 MiB at once: s", "/figures/all_have_it_s", OfFloor(1.5)),
+            row("the same: memory, in documents", "/figures/peak_in_documents", AtMost(4.0)),
+        ],
+    },
+    Measure {
+        scenario: "held-open",
+        stage: Stage::Restarted,
+        short: None,
+        rows: &[
+            row("automerge-paper held open: MiB", "/figures/open_mib", AtMost(8.0)),
+            row("the same after it was quiet: MiB", "/figures/quiet_mib", AtMost(1.0)),
+        ],
+    },
+    Measure {
+        scenario: "durable",
+        stage: Stage::Server,
+        short: SHORT,
+        // 0.9 times the most that sled took when it was driven directly (43 k).
+        rows: &[row("1,000 documents: durable updates/s", "/figures/acks_per_s", AtLeast(38_700.0))],
+    },
+    Measure {
+        scenario: "keystroke",
+        stage: Stage::Server,
+        short: None,
+        rows: &[
+            row("a keystroke into an empty document: server CPU, us", "/figures/empty_cpu_us", AtMost(15.0)),
+            row("into one of a million edits, to that", "/figures/ratio", AtMost(1.5)),
+        ],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_can_be_judged() {
+        for (at, measure) in MEASURES.iter().enumerate() {
+            for row in measure.rows {
+                let both = matches!(measure.stage, Stage::Both | Stage::BothAnswering(_));
+                assert!(!matches!(row.target, OfFloor(_)) || both, "{}: there is no floor", row.name);
+                if let OfScenario(_, other) = row.target {
+                    assert!(MEASURES[..at].iter().any(|before| before.scenario == other), "{}: no {other}", row.name);
+                }
+            }
+        }
+    }
+}

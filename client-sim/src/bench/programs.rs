@@ -1,0 +1,108 @@
+//! The programs of a benchmark, each pinned to a core: the server, the floor, and this program's own load.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::scenario::server::{address_in, without_settings};
+
+/// The core of the server, or the floor.
+const SERVER_CORE: &str = "0";
+/// The core of the load.
+const LOAD_CORE: &str = "1";
+
+/// A server or a floor that runs; it ends when this is dropped.
+pub struct Running {
+    child: Child,
+    /// Where it listens.
+    pub url: String,
+    /// Kept: a closed pipe must not hurt it.
+    _stdout: BufReader<ChildStdout>,
+}
+
+/// Whether programs can be pinned: there are two cores, and `taskset`.
+pub fn can_pin() -> bool {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let taskset = Command::new("taskset").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    cores > 1 && taskset.is_ok_and(|status| status.success())
+}
+
+fn pinned(core: &str, program: &Path) -> Command {
+    if !can_pin() {
+        return Command::new(program);
+    }
+    // It becomes the program: the process id stays.
+    let mut command = Command::new("taskset");
+    command.args(["-c", core]).arg(program);
+    command
+}
+
+/// Starts the server on a directory.
+pub fn server(program: &Path, data: &Path) -> Result<Running> {
+    let mut command = pinned(SERVER_CORE, program);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+    without_settings(&mut command);
+    start(command)
+}
+
+/// Starts the floor.
+pub fn floor(answer: Option<usize>) -> Result<Running> {
+    let mut command = pinned(SERVER_CORE, &myself()?);
+    command.arg("floor");
+    if let Some(bytes) = answer {
+        command.args(["--answer", &bytes.to_string()]);
+    }
+    start(command)
+}
+
+fn myself() -> Result<PathBuf> {
+    std::env::current_exe().context("this program cannot find itself")
+}
+
+fn start(mut command: Command) -> Result<Running> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+    let mut stdout = BufReader::new(child.stdout.take().context("a program without an output")?);
+    loop {
+        let mut line = String::new();
+        if stdout.read_line(&mut line)? == 0 {
+            bail!("{command:?} did not start: {}", child.wait()?);
+        }
+        if let Some(address) = address_in(&line) {
+            return Ok(Running { url: format!("ws://{address}"), child, _stdout: stdout });
+        }
+    }
+}
+
+impl Running {
+    /// Runs `syncline-sim load` against it; gives the report.
+    pub fn load(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+        let mut command = pinned(LOAD_CORE, &myself()?);
+        command.arg("load").args(arguments);
+        command.args(["--url", &self.url, "--pid", &self.child.id().to_string(), "--json", "--allow-saturated"]);
+        let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("no report: {}", String::from_utf8_lossy(&output.stderr).trim()))?;
+        ensure!(output.status.success(), "{}", report["failures"]);
+        Ok(report)
+    }
+
+    /// Ends it as an operator does, and waits until it is gone.
+    pub fn stop(mut self) -> Result<()> {
+        // The standard library only knows signal 9.
+        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
+        ensure!(asked.is_ok_and(|status| status.success()), "the server cannot be asked to stop");
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended; there is nobody to tell.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

@@ -1,0 +1,299 @@
+//! Merging updates by their bytes: what a client did in a row, and what is deleted, without building a document.
+//!
+//! Joins the simple and common case: each client's structs follow each other without a hole, as they do for keystrokes
+//! that queued together. The structs are copied as they are, in order; deleted ranges are sorted and joined. What is not
+//! simple begins another update, so the result is a list, in order, that holds exactly what went in.
+//! (`yrs::merge_updates_v1` decodes everything and is quadratic in the number of updates.)
+
+use std::collections::HashMap;
+
+use super::walk::{ClientRange, UNLIMITED, read_section_head, read_struct};
+use super::{ScanError, Summary, walk};
+use crate::varint::{Reader, var_uint_len, write_var_uint};
+
+/// A merged update has at most about this many bytes; a larger one stays alone and is not copied.
+const MAX_MERGED_BYTES: usize = 64 * 1024;
+/// Clients in a merged update: as many as cost no reader anything, however their ids collide.
+const MAX_MERGED_CLIENTS: usize = 64;
+/// Nested items in a merged update: a chain of so few is never too deep for a reader's scanner.
+const MAX_MERGED_NESTED: u64 = crate::limits::MAX_TYPE_DEPTH as u64;
+
+/// One merged update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Merged {
+    /// The update with this number, as it is.
+    Single(usize),
+    /// Several joined.
+    Joined {
+        /// What they hold.
+        update: Vec<u8>,
+        /// How many they were.
+        count: usize,
+    },
+}
+
+/// The structs of one client in one update.
+#[derive(Debug, Clone, Copy)]
+struct Section<'a> {
+    range: ClientRange,
+    structs: u64,
+    bytes: &'a [u8],
+}
+
+/// Where an update's parts lie in the lists of [`Updates`].
+#[derive(Debug, Clone)]
+struct Parts {
+    sections: std::ops::Range<usize>,
+    deletes: std::ops::Range<usize>,
+    bytes: usize,
+    nested: u64,
+    /// It may be joined with others.
+    simple: bool,
+}
+
+/// Updates in their order, taken apart.
+#[derive(Debug, Default)]
+pub struct Updates<'a> {
+    updates: Vec<Parts>,
+    sections: Vec<Section<'a>>,
+    deletes: Vec<ClientRange>,
+}
+
+impl<'a> Updates<'a> {
+    /// Takes scanned updates apart. One that cannot be read stays alone.
+    pub fn new(updates: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut all = Self::default();
+        for update in updates {
+            let (sections, deletes) = (all.sections.len(), all.deletes.len());
+            let read = if update.len() <= MAX_MERGED_BYTES { all.read(update).ok() } else { None };
+            if read.is_none() {
+                all.sections.truncate(sections);
+                all.deletes.truncate(deletes);
+            }
+            all.updates.push(Parts {
+                sections: sections..all.sections.len(),
+                deletes: deletes..all.deletes.len(),
+                bytes: update.len(),
+                nested: read.as_ref().map_or(0, |summary| summary.nested),
+                simple: read.is_some_and(|summary| summary.skips == 0),
+            });
+        }
+        all
+    }
+
+    fn read(&mut self, update: &'a [u8]) -> Result<Summary, ScanError> {
+        let mut reader = Reader::new(update);
+        let mut summary = Summary::default();
+        for _ in 0..reader.var_uint()? {
+            let (structs, client, start) = read_section_head(&mut reader)?;
+            let from = reader.rest();
+            let mut end = start;
+            for _ in 0..structs {
+                end = read_struct(&mut reader, client, end, &UNLIMITED, &mut summary)?.end;
+            }
+            let bytes = &from[..from.len() - reader.remaining()];
+            self.sections.push(Section { range: ClientRange { client, start, end }, structs, bytes });
+        }
+        walk::read_deleted(&mut reader, |range| self.deletes.push(range))?;
+        Ok(summary)
+    }
+
+    /// Merges those that are `wanted`, told by their numbers.
+    pub fn merge(&self, wanted: impl Fn(usize) -> bool) -> Vec<Merged> {
+        let mut out = Vec::new();
+        let mut run = Run::default();
+        for (number, parts) in self.updates.iter().enumerate().filter(|(number, _)| wanted(*number)) {
+            let sections = &self.sections[parts.sections.clone()];
+            if !run.takes(parts, sections) {
+                out.extend(std::mem::take(&mut run).end(self));
+            }
+            run.add(number, parts, sections);
+        }
+        out.extend(run.end(self));
+        out
+    }
+}
+
+/// Joins updates of any size and number into one, which holds exactly what they hold. `None` when one is not simple
+/// (see above): it has a hole, or overlaps one before it. They must be what [`super::scan_update`] accepts.
+pub fn join_updates<'a>(updates: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let mut all = Updates::default();
+    let mut run = Run::default();
+    // Of a document's whole life there may be many clients.
+    let mut places: HashMap<u64, usize> = HashMap::new();
+    for update in updates {
+        let at = all.sections.len();
+        all.read(update).ok().filter(|summary| summary.skips == 0)?;
+        run.bytes += update.len();
+        for section in &all.sections[at..] {
+            let place = *places.entry(section.range.client).or_insert(run.clients.len());
+            match run.clients.get_mut(place) {
+                Some(client) if client.range.end != section.range.start => return None,
+                Some(client) => client.push(section),
+                None => run.clients.push(Client::new(section)),
+            }
+        }
+    }
+    Some(run.write(all.deletes))
+}
+
+/// Updates that become one.
+#[derive(Default)]
+struct Run<'a> {
+    numbers: Vec<usize>,
+    clients: Vec<Client<'a>>,
+    bytes: usize,
+    nested: u64,
+    /// What is in it stays alone.
+    closed: bool,
+}
+
+struct Client<'a> {
+    range: ClientRange,
+    structs: u64,
+    pieces: Vec<&'a [u8]>,
+}
+
+impl<'a> Run<'a> {
+    fn takes(&self, parts: &Parts, sections: &[Section<'a>]) -> bool {
+        let follows = |section: &Section<'_>| {
+            let client = self.clients.iter().find(|client| client.range.client == section.range.client);
+            client.is_none_or(|client| client.range.end == section.range.start)
+        };
+        self.numbers.is_empty()
+            || (!self.closed
+                && parts.simple
+                && self.bytes + parts.bytes <= MAX_MERGED_BYTES
+                && self.nested + parts.nested <= MAX_MERGED_NESTED
+                && self.clients.len() + sections.len() <= MAX_MERGED_CLIENTS
+                && sections.iter().all(follows))
+    }
+
+    fn add(&mut self, number: usize, parts: &Parts, sections: &[Section<'a>]) {
+        self.numbers.push(number);
+        self.bytes += parts.bytes;
+        self.nested += parts.nested;
+        self.closed |= !parts.simple || sections.len() > MAX_MERGED_CLIENTS;
+        if self.closed {
+            return;
+        }
+        for section in sections {
+            match self.clients.iter_mut().find(|client| client.range.client == section.range.client) {
+                Some(client) => client.push(section),
+                None => self.clients.push(Client::new(section)),
+            }
+        }
+    }
+
+    fn end(self, all: &Updates<'a>) -> Option<Merged> {
+        match self.numbers[..] {
+            [] => return None,
+            [only] => return Some(Merged::Single(only)),
+            _ => {}
+        }
+        let mut deletes = Vec::new();
+        for number in &self.numbers {
+            deletes.extend_from_slice(&all.deletes[all.updates[*number].deletes.clone()]);
+        }
+        let count = self.numbers.len();
+        Some(Merged::Joined { update: self.write(deletes), count })
+    }
+
+    fn write(mut self, deletes: Vec<ClientRange>) -> Vec<u8> {
+        // Yjs writes the greatest client first.
+        self.clients.sort_unstable_by_key(|client| std::cmp::Reverse(client.range.client));
+        let mut out = Vec::with_capacity(self.bytes + 16);
+        write_var_uint(&mut out, self.clients.len() as u64);
+        for client in &self.clients {
+            write_var_uint(&mut out, client.structs);
+            write_var_uint(&mut out, client.range.client);
+            write_var_uint(&mut out, client.range.start);
+            client.pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+        }
+        write_deleted(&mut out, deletes);
+        out
+    }
+}
+
+impl<'a> Client<'a> {
+    fn new(section: &Section<'a>) -> Self {
+        Self { range: section.range, structs: section.structs, pieces: vec![section.bytes] }
+    }
+
+    /// What follows.
+    fn push(&mut self, section: &Section<'a>) {
+        self.range.end = section.range.end;
+        self.structs += section.structs;
+        self.pieces.push(section.bytes);
+    }
+}
+
+/// Writes a delete set: sorted, what touches or overlaps joined.
+fn write_deleted(out: &mut Vec<u8>, mut ranges: Vec<ClientRange>) {
+    ranges.sort_unstable_by_key(|range| (std::cmp::Reverse(range.client), range.start));
+    ranges.dedup_by(|next, range| {
+        let joins = next.client == range.client && next.start <= range.end;
+        if joins {
+            range.end = range.end.max(next.end);
+        }
+        joins
+    });
+    let of_clients = || ranges.chunk_by(|a, b| a.client == b.client);
+    out.reserve(ranges.iter().map(|range| 10 + var_uint_len(range.start)).sum());
+    write_var_uint(out, of_clients().count() as u64);
+    for of_client in of_clients() {
+        write_var_uint(out, of_client[0].client);
+        write_var_uint(out, of_client.len() as u64);
+        for range in of_client {
+            write_var_uint(out, range.start);
+            write_var_uint(out, range.end - range.start);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(updates: &[&[u8]]) -> Vec<Merged> {
+        Updates::new(updates.iter().copied()).merge(|_| true)
+    }
+
+    #[test]
+    fn what_a_client_did_in_a_row_becomes_one_section_and_deleted_ranges_are_joined() {
+        // Client 1: one deleted struct at clock 0, then one at clock 1; client 2: one. GC ranges: bytes 0, length.
+        let first: &[u8] = &[1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 1];
+        let other: &[u8] = &[1, 1, 2, 0, 0, 3, 0];
+        let second: &[u8] = &[1, 1, 1, 1, 0, 2, 1, 1, 1, 1, 2];
+        let update = vec![2, 1, 2, 0, 0, 3, 2, 1, 0, 0, 1, 0, 2, 1, 1, 1, 0, 3];
+        assert_eq!(merged(&[first, other, second]), [Merged::Joined { update, count: 3 }]);
+        let alone = Updates::new([first, other, second].into_iter()).merge(|number| number == 1);
+        assert_eq!(alone, [Merged::Single(1)]);
+    }
+
+    #[test]
+    fn a_hole_an_overlap_or_a_skip_begins_another_update() {
+        let first: &[u8] = &[1, 1, 1, 0, 0, 2, 0];
+        for other in [&[1, 1, 1, 3, 0, 1, 0][..], &[1, 1, 1, 1, 0, 2, 0], &[1, 2, 2, 0, 10, 1, 0, 1, 0], &[7, 7]] {
+            assert_eq!(merged(&[first, other]), [Merged::Single(0), Merged::Single(1)], "{other:?}");
+            assert_eq!(merged(&[other, first]), [Merged::Single(0), Merged::Single(1)], "{other:?}");
+        }
+    }
+
+    #[test]
+    fn large_updates_and_many_clients_stay_apart() {
+        let many: Vec<Vec<u8>> = (0..=MAX_MERGED_CLIENTS as u8).map(|client| vec![1, 1, client, 0, 0, 1, 0]).collect();
+        let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+        let out = merged(&many);
+        assert!(matches!(out[..], [Merged::Joined { .. }, Merged::Single(MAX_MERGED_CLIENTS)]), "{out:?}");
+        // A binary value of 40 KiB, twice.
+        let large = |clock: u8| {
+            let mut update = vec![1, 1, 1, clock, 3, 1, 1, b'm', 0x80, 0xc0, 0x02];
+            update.resize(update.len() + 40 * 1024, 7);
+            update.push(0);
+            update
+        };
+        let (first, second) = (large(0), large(1));
+        assert_eq!(merged(&[&first, &second]), [Merged::Single(0), Merged::Single(1)]);
+    }
+}

@@ -1,0 +1,131 @@
+//! PURE: who joins is answered with what it lacks, and whoever asks the same shares the answer; and the document's rest.
+//!
+//! The whole of a large document, once encoded, serves those who come later as well, with the changes since then behind it:
+//! as if they had joined when it was encoded.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_protocol::ids::Seq;
+use syncline_protocol::update::{Merged, Updates};
+use syncline_replica::{CrdtError, Resting};
+
+use super::Core;
+use crate::document::event::{Effect, Event};
+use crate::document::frame::{Frame, Message};
+use crate::document::tail::Tail;
+use crate::ids::LeaseId;
+
+/// Most answers remembered for those who ask the same.
+const MAX_ANSWERS: usize = 4;
+/// From this size on the whole document is not encoded again for what the tail can tell.
+const LARGE_BYTES: usize = 4 * super::super::tail::MAX_BYTES;
+/// The state vector of who has nothing.
+const NOTHING: &[u8] = &[0];
+
+/// Answers to state vectors, newest last.
+#[derive(Debug, Default)]
+pub(super) struct Answers(Vec<(Bytes, Arc<Frame>)>);
+
+impl Answers {
+    pub(super) fn clear(&mut self) {
+        self.0 = Vec::new();
+    }
+
+    /// The document changes: the whole of a large one stays, while the tail has all that came after.
+    pub(super) fn outdate(&mut self, tail: &Tail) {
+        self.0.retain(|(asked, frame)| {
+            let Message::Step2(diff) = frame.message() else { return false };
+            asked[..] == *NOTHING && diff.len() >= LARGE_BYTES && tail.reaches(frame.seq())
+        });
+    }
+
+    fn find(&self, state_vector: &[u8]) -> Option<Arc<Frame>> {
+        self.0.iter().find(|(asked, _)| asked[..] == *state_vector).map(|(_, frame)| Arc::clone(frame))
+    }
+
+    fn remember(&mut self, state_vector: &Bytes, frame: &Arc<Frame>) {
+        self.0.retain(|(asked, _)| asked != state_vector);
+        if self.0.len() == MAX_ANSWERS {
+            self.0.remove(0);
+        }
+        self.0.push((state_vector.clone(), Arc::clone(frame)));
+    }
+}
+
+impl Core {
+    pub(super) fn step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
+        if self.broken {
+            return;
+        }
+        if let Some(frame) = self.answers.find(state_vector)
+            && let Some(missed) = self.tail.since(frame.seq())
+        {
+            effects.push(Effect::Diff { lease, frame });
+            effects.extend(
+                merge(self.last, missed.map(|(_, update)| update)).map(|frame| Effect::Missed { lease, frame }),
+            );
+            return;
+        }
+        match self.replica.diff(state_vector) {
+            Ok(diff) => {
+                let frame = Frame::at(self.last, Message::Step2(diff));
+                self.answers.remember(state_vector, &frame);
+                effects.push(Effect::Diff { lease, frame });
+            }
+            Err(error) => self.fail_to_answer(lease, &error, effects),
+        }
+    }
+
+    /// Nothing has changed for a while: keep the document as bytes, and nothing that can be made from them.
+    pub fn rest(&mut self) {
+        if !self.broken {
+            self.answers.clear();
+            // What cannot be encoded stays as it is: the next who asks is told.
+            self.replica.rest().ok();
+        }
+    }
+
+    /// True while it is kept as bytes.
+    pub fn is_resting(&self) -> bool {
+        self.replica.is_resting()
+    }
+
+    /// How many bytes must be built into a tree before this event can be handled; 0: none.
+    pub fn bytes_to_wake_for(&self, event: &Event) -> usize {
+        let wakes = match event {
+            _ if self.broken || self.storage_failed => false,
+            Event::Update { update, .. } => self.replica.must_wake_for(update),
+            Event::Propose { .. } => true,
+            _ => false,
+        };
+        if wakes { self.replica.resting_bytes() } else { 0 }
+    }
+
+    /// Takes the document out, to wake it elsewhere. Nothing may be asked of this core until it is given back.
+    pub fn lend(&mut self) -> Resting {
+        std::mem::replace(&mut self.replica, Resting::empty())
+    }
+
+    /// Puts it back; `outcome` says whether it woke.
+    pub fn give_back(&mut self, replica: Resting, outcome: Result<(), CrdtError>, effects: &mut Vec<Effect>) {
+        self.replica = replica;
+        if let Err(error) = outcome {
+            self.reload_if_broken(&error, effects);
+        }
+    }
+}
+
+/// Changes as few frames, all of which say where the document is now.
+fn merge<'a>(seq: Seq, changes: impl Iterator<Item = &'a Bytes>) -> impl Iterator<Item = Arc<Frame>> {
+    let changes: Vec<&Bytes> = changes.collect();
+    let merged = Updates::new(changes.iter().map(|update| &update[..])).merge(|_| true);
+    let updates: Vec<Bytes> = merged
+        .into_iter()
+        .map(|merged| match merged {
+            Merged::Single(number) => changes[number].clone(),
+            Merged::Joined { update, .. } => update.into(),
+        })
+        .collect();
+    updates.into_iter().map(move |update| Frame::at(seq, Message::Update(update)))
+}

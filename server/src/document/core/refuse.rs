@@ -1,0 +1,41 @@
+//! PURE: sessions that a document ends, and what it does when its CRDT fails.
+
+use syncline_protocol::close::Close;
+use syncline_replica::CrdtError;
+
+use super::Core;
+use crate::document::event::Effect;
+use crate::ids::LeaseId;
+
+impl Core {
+    /// Ends a session, or this document of a native one.
+    pub fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
+        self.ended.insert(lease);
+        effects.push(Effect::Close { lease, close });
+    }
+
+    pub(super) fn fail(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
+        let close = Close::BadMessage(format!("the update was refused: {error}").into());
+        self.close(lease, close, effects);
+        self.reload_if_broken(error, effects);
+    }
+
+    /// A diff could not be made. A state vector that cannot be read is its sender's fault; that the document cannot be
+    /// encoded is not the fault of the one who asks, who may come back.
+    pub(super) fn fail_to_answer(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
+        match error {
+            CrdtError::Undecodable(_) => self.fail(lease, error, effects),
+            CrdtError::Broken(_) => {
+                self.close(lease, Close::DocumentReloading, effects);
+                self.reload_if_broken(error, effects);
+            }
+        }
+    }
+
+    pub(super) fn reload_if_broken(&mut self, error: &CrdtError, effects: &mut Vec<Effect>) {
+        if matches!(error, CrdtError::Broken(_)) && !self.broken {
+            self.broken = true;
+            effects.push(Effect::Reload);
+        }
+    }
+}

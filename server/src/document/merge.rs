@@ -1,0 +1,161 @@
+//! PURE: changes that waited together become few frames: one for all readers, and one for each author without its own.
+//!
+//! An author is never sent its own change before it is on disk: some clients take its return for the acknowledgement.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_protocol::update::{Merged, Updates};
+
+use super::frame::{Frame, Message};
+use crate::ids::LeaseId;
+
+/// One change on its way to readers.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub frame: Arc<Frame>,
+    /// Who is not sent it.
+    pub author: Option<LeaseId>,
+}
+
+/// What is for all readers and waits to be sent together.
+#[derive(Debug, Default)]
+pub(super) struct Unsent {
+    pub changes: Vec<Change>,
+    /// By the clients it is about: the newest of each.
+    pub presence: Vec<(Box<[u64]>, Arc<Frame>)>,
+}
+
+/// Presence frames that wait together and are looked through for one to replace.
+const MAX_PRESENCE: usize = 64;
+
+impl Unsent {
+    pub(super) fn change(&mut self, frame: Arc<Frame>, author: Option<LeaseId>) {
+        self.changes.push(Change { frame, author });
+    }
+
+    pub(super) fn presence(&mut self, frame: Arc<Frame>, clients: Box<[u64]>) {
+        let newest = self.presence.iter_mut().rev().take(MAX_PRESENCE);
+        match newest.into_iter().find(|(about, _)| *about == clients) {
+            Some((_, older)) => *older = frame,
+            None => self.presence.push((clients, frame)),
+        }
+    }
+}
+
+/// A frame, and how many changes are in it.
+pub(super) type Counted = (Arc<Frame>, usize);
+
+/// Changes in order, merged for whoever reads them.
+pub(super) struct Merge<'a> {
+    changes: &'a [Change],
+    /// `None` for a single change.
+    updates: Option<Updates<'a>>,
+    everyone: Vec<Counted>,
+    authors: Vec<LeaseId>,
+}
+
+impl<'a> Merge<'a> {
+    /// Of at least one change.
+    pub(super) fn new(changes: &'a [Change]) -> Self {
+        let updates = (changes.len() > 1).then(|| Updates::new(changes.iter().map(|change| change.update())));
+        let mut authors: Vec<_> = changes.iter().filter_map(|change| change.author).collect();
+        authors.sort_unstable();
+        authors.dedup();
+        let mut merge = Self { changes, updates, everyone: Vec::new(), authors };
+        merge.everyone = merge.frames(|_| true);
+        merge
+    }
+
+    /// The frames for readers that made none of the changes.
+    pub(super) fn for_everyone(&self) -> &[Counted] {
+        &self.everyone
+    }
+
+    /// True when some of the changes are this lease's.
+    pub(super) fn is_author(&self, lease: LeaseId) -> bool {
+        self.authors.binary_search(&lease).is_ok()
+    }
+
+    /// The frames for an author: what the others did.
+    pub(super) fn for_author(&self, author: LeaseId) -> Vec<Counted> {
+        self.frames(|change| change.author != Some(author))
+    }
+
+    fn frames(&self, wanted: impl Fn(&Change) -> bool) -> Vec<Counted> {
+        let Some(updates) = &self.updates else {
+            return self.changes.iter().filter(|change| wanted(change)).map(Change::alone).collect();
+        };
+        // All say where the document is after the last of them.
+        let Some(seq) = self.changes.last().map(|change| change.frame.seq()) else { return Vec::new() };
+        let merged = updates.merge(|number| wanted(&self.changes[number]));
+        let frame = |merged| match merged {
+            Merged::Single(number) => self.changes[number].alone(),
+            Merged::Joined { update, count } => (Frame::at(seq, Message::Update(Bytes::from(update))), count),
+        };
+        merged.into_iter().map(frame).collect()
+    }
+}
+
+impl Change {
+    fn alone(&self) -> Counted {
+        (Arc::clone(&self.frame), 1)
+    }
+
+    fn update(&self) -> &[u8] {
+        match self.frame.message() {
+            Message::Update(update) => update,
+            // Nothing else is broadcast; bytes that are no update stay alone.
+            _ => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syncline_protocol::ids::Seq;
+
+    use super::*;
+
+    /// GC of one clock by one client.
+    fn change(seq: u64, client: u8, clock: u8, author: Option<u64>) -> Change {
+        let update = Bytes::from(vec![1, 1, client, clock, 0, 1, 0]);
+        Change { frame: Frame::at(Seq(seq), Message::Update(update)), author: author.map(LeaseId) }
+    }
+
+    fn updates(frames: &[Counted]) -> Vec<(Seq, usize, &[u8])> {
+        let mut told = Vec::new();
+        for (frame, count) in frames {
+            let Message::Update(bytes) = frame.message() else { panic!("no update") };
+            told.push((frame.seq(), *count, &bytes[..]));
+        }
+        told
+    }
+
+    #[test]
+    fn readers_get_one_frame_and_an_author_what_the_others_did() {
+        let changes =
+            [change(5, 1, 0, Some(1)), change(6, 2, 0, Some(2)), change(6, 3, 0, None), change(7, 1, 1, Some(1))];
+        let merge = Merge::new(&changes);
+        let all: &[u8] = &[3, 1, 3, 0, 0, 1, 1, 2, 0, 0, 1, 2, 1, 0, 0, 1, 0, 1, 0];
+        assert_eq!(updates(merge.for_everyone()), [(Seq(7), 4, all)]);
+        assert!(merge.is_author(LeaseId(1)) && !merge.is_author(LeaseId(3)));
+        let others: &[u8] = &[2, 1, 3, 0, 0, 1, 1, 2, 0, 0, 1, 0];
+        assert_eq!(updates(&merge.for_author(LeaseId(1))), [(Seq(7), 2, others)]);
+        let alone = [change(5, 1, 0, Some(1))];
+        let merge = Merge::new(&alone);
+        assert_eq!(merge.for_everyone()[0].0.seq(), Seq(5));
+        assert!(merge.for_author(LeaseId(1)).is_empty());
+    }
+
+    #[test]
+    fn presence_that_waits_is_replaced_by_newer_presence_of_the_same_clients() {
+        let mut unsent = Unsent::default();
+        for (clients, bytes) in [(&[1][..], &[1][..]), (&[2], &[2]), (&[1], &[3])] {
+            unsent.presence(Frame::new(Message::Awareness(Bytes::from_static(bytes))), clients.into());
+        }
+        let told: Vec<_> = unsent.presence.iter().map(|(clients, frame)| (clients[0], frame.message())).collect();
+        let [newest, other] = [[3], [2]].map(|bytes| Message::Awareness(Bytes::copy_from_slice(&bytes)));
+        assert_eq!(told, [(1, &newest), (2, &other)]);
+    }
+}

@@ -1,0 +1,62 @@
+//! What a document task is told at its start.
+
+use std::time::Duration;
+
+use syncline_replica::{GrowthLimits, HeldLimits};
+
+use crate::ids::Draw;
+
+/// How long nothing changes until a document is kept as bytes. A large one takes milliseconds to wake.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// What a document task is told at its start.
+#[derive(Debug, Clone)]
+pub struct DocumentOptions {
+    /// How long a document stays in memory when nobody holds a lease.
+    pub idle: Duration,
+    /// How long nothing changes until it is kept as bytes.
+    pub quiet: Duration,
+    /// What it may hold.
+    pub held: HeldLimits,
+    /// What it may become.
+    pub growth: GrowthLimits,
+    /// Bytes of presence that one lease may show.
+    pub presence_bytes: usize,
+    /// When a snapshot replaces its records.
+    pub compaction: Compaction,
+    /// Its identities.
+    pub draw: Draw,
+}
+
+impl DocumentOptions {
+    /// The usual ones.
+    pub fn new(idle: Duration) -> Self {
+        Self {
+            idle,
+            quiet: QUIET,
+            held: HeldLimits::default(),
+            growth: GrowthLimits::default(),
+            presence_bytes: usize::MAX,
+            compaction: Compaction::default(),
+            draw: Draw::default(),
+        }
+    }
+}
+
+/// When a snapshot replaces the records before it.
+#[derive(Debug, Clone, Copy)]
+pub struct Compaction {
+    /// After so many of them: bounds the work of a load to a few milliseconds.
+    pub records: u64,
+    /// After so many bytes of them, when the last snapshot was not larger: snapshots then write about as many bytes as the
+    /// records they replace.
+    pub bytes: usize,
+    /// After so many of them when the document leaves memory.
+    pub idle_records: u64,
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Self { records: 2_000, bytes: 512 * 1024, idle_records: 64 }
+    }
+}

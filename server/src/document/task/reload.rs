@@ -1,0 +1,63 @@
+//! The document's tree, built when it is needed and built anew when it broke.
+
+use syncline_protocol::close::Close;
+use tracing::{error, warn};
+
+use super::Task;
+use crate::document::event::Effect;
+use crate::document::load::{LoadError, load, wake};
+
+impl Task {
+    /// Builds the tree of a large document at rest. False: it is lost.
+    pub(super) async fn wake(&mut self) -> bool {
+        match wake(&self.log_source, self.core.lend()).await {
+            Ok((replica, outcome)) => {
+                self.core.give_back(replica, outcome, &mut self.effects);
+                self.reload_if_broken().await;
+            }
+            Err(failure) => self.lose(&failure),
+        }
+        !self.lost
+    }
+
+    pub(super) async fn reload_if_broken(&mut self) {
+        if matches!(self.effects.last(), Some(Effect::Reload)) {
+            Box::pin(self.reload()).await;
+        }
+    }
+
+    /// The CRDT broke: load it again. Everything that was ever applied and taken is in the log.
+    async fn reload(&mut self) {
+        self.execute().await;
+        self.metrics.reloads.inc();
+        warn!(document = %self.name, "the document broke on an update; loading it again from its log, without that update");
+        self.settle().await;
+        let loaded = match load(&self.log_source, &self.name, &self.options.draw).await {
+            // Awake: whether it makes a document must be known now.
+            Ok(loaded) => wake(&self.log_source, loaded.replica).await,
+            Err(failure) => Err(failure),
+        };
+        match loaded.and_then(|(replica, outcome)| Ok(outcome.map(|()| replica)?)) {
+            Ok(replica) => {
+                self.core.restore(replica);
+                // Loading may have freed what had waited, and nobody was told of it.
+                for lease in self.readers.joined() {
+                    let floor = self.readers.floor(lease);
+                    self.core.resync(lease, floor.as_deref(), &mut self.effects);
+                }
+                if self.core.is_broken() {
+                    error!(document = %self.name, "its state cannot be encoded, also when loaded anew; its sessions are closed");
+                    self.readers.close_all(&Close::DocumentUnavailable);
+                    self.lost = true;
+                }
+            }
+            Err(failure) => self.lose(&failure),
+        }
+    }
+
+    fn lose(&mut self, failure: &LoadError) {
+        error!(document = %self.name, %failure, "the document could not be loaded again; its sessions are closed");
+        self.readers.close_all(&Close::DocumentUnavailable);
+        self.lost = true;
+    }
+}

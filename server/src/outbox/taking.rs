@@ -1,0 +1,186 @@
+//! The session's side of its outbox: one task writes what waits and reads what is new.
+//!
+//! Who pushes onto an empty outbox wakes the task, once until it has looked; who pushes more does not. While the socket
+//! takes nothing, only news wake it: what is queued waits for the socket anyway.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+
+use super::{Inner, Outbox};
+use crate::ids::LeaseId;
+
+/// How many bytes the writer takes at once: the rest still counts against the limit.
+pub(super) const MAX_TAKE_BYTES: usize = 256 * 1024;
+/// A queue that became longer than this gives its memory back when it is empty.
+const MAX_KEPT_SLOTS: usize = 32;
+
+/// How a frame is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A message of the dialect.
+    Message,
+    /// The answer to a WebSocket ping.
+    Pong,
+}
+
+/// What the writer found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// Frames, which it was handed.
+    Frames,
+    /// Say this and end.
+    Close(Close),
+    /// End at once.
+    Cut,
+}
+
+/// What the reader is told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// The session is to end: nothing more is to be read, however long the writer takes to say so.
+    pub closing: Option<Close>,
+    /// Documents have ended these leases, and have said so to the client.
+    pub ended: Vec<LeaseId>,
+    /// The socket has taken everything, and these leases are to be brought up to date.
+    pub behind: Vec<LeaseId>,
+}
+
+impl Outbox {
+    /// Hands what waits to `put`, in order; wakes the task of `cx` when there is something again. Only the session's
+    /// writer calls it, when the socket has taken everything before.
+    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Kind, Bytes)) -> Poll<Taken> {
+        let mut inner = self.lock();
+        inner.is_blocked = false;
+        if inner.is_cut {
+            return Poll::Ready(Taken::Cut);
+        }
+        if !inner.queue.is_empty() || !inner.positions.is_empty() {
+            if inner.take(&mut put) {
+                return Poll::Ready(Taken::Frames);
+            }
+        } else if let Some(close) = &inner.close {
+            return Poll::Ready(Taken::Close(close.clone()));
+        }
+        if inner.queue.is_empty() && !inner.behind.is_empty() {
+            self.has_news.store(true, Ordering::Release);
+        }
+        inner.register(cx);
+        Poll::Pending
+    }
+
+    /// The socket has not taken everything. True when the session is cut.
+    pub fn poll_blocked(&self, cx: &mut Context<'_>) -> bool {
+        let mut inner = self.lock();
+        inner.is_blocked = true;
+        inner.register(cx);
+        inner.is_cut
+    }
+
+    /// What is new, if anything is. Only the session's reader calls it, after the writer has registered the task: what
+    /// comes later wakes it.
+    pub fn news(&self) -> Option<News> {
+        if !self.has_news.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut inner = self.lock();
+        self.has_news.store(false, Ordering::Release);
+        let ended = std::mem::take(&mut inner.ended);
+        ended.iter().for_each(|lease| _ = inner.over.remove(lease));
+        let has_drained = inner.queue.is_empty() && !inner.is_blocked;
+        let behind = if has_drained { std::mem::take(&mut inner.behind).into_iter().collect() } else { Vec::new() };
+        Some(News { closing: inner.close.clone(), ended, behind })
+    }
+
+    /// Something was queued on an empty outbox.
+    pub(super) fn wake_writer(&self, mut inner: MutexGuard<'_, Inner>) {
+        if inner.is_blocked {
+            return;
+        }
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Something is new for the reader, too.
+    pub(super) fn tell(&self, mut inner: MutexGuard<'_, Inner>) {
+        self.has_news.store(true, Ordering::Release);
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Dropping frames may have emptied the queue, and then no write will follow that could find it empty.
+    pub(super) fn note_drained(&self, inner: MutexGuard<'_, Inner>) {
+        if inner.queue.is_empty() && !inner.is_blocked && !inner.behind.is_empty() {
+            self.tell(inner);
+        }
+    }
+}
+
+impl Inner {
+    fn register(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+
+    fn take(&mut self, put: &mut impl FnMut(Kind, Bytes)) -> bool {
+        let mut taken_bytes = 0;
+        let mut has_taken = false;
+        while taken_bytes < MAX_TAKE_BYTES {
+            let Some((_, waiting)) = self.queue.pop_front() else { break };
+            taken_bytes += waiting.frame().len();
+            self.control_bytes -= waiting.control_bytes();
+            self.answer_bytes -= waiting.answer_bytes();
+            put(waiting.kind(), waiting.into_frame());
+            has_taken = true;
+        }
+        self.bytes -= taken_bytes;
+        if self.queue.is_empty() && self.queue.capacity() > MAX_KEPT_SLOTS {
+            self.queue.shrink_to(0);
+        }
+        if !self.positions.is_empty() {
+            let gone = self.queue.front().map_or(self.next, |(number, _)| *number);
+            has_taken |= self.positions.take(gone, |frame| put(Kind::Message, frame));
+        }
+        has_taken
+    }
+}
+
+#[cfg(test)]
+mod for_tests {
+    use super::*;
+
+    impl Outbox {
+        /// Waits for frames, and takes them.
+        pub(crate) async fn frames(&self) -> Vec<Bytes> {
+            let mut frames = Vec::new();
+            let taken = std::future::poll_fn(|cx| self.poll_take(cx, |_, frame| frames.push(frame))).await;
+            assert_eq!(taken, Taken::Frames);
+            frames
+        }
+
+        /// Takes what waits: the frames, or the end.
+        pub(crate) fn try_frames(&self) -> Result<Vec<Bytes>, Taken> {
+            let mut frames = Vec::new();
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            match self.poll_take(&mut cx, |_, frame| frames.push(frame)) {
+                Poll::Pending | Poll::Ready(Taken::Frames) => Ok(frames),
+                Poll::Ready(other) => Err(other),
+            }
+        }
+
+        /// The leases to bring up to date now.
+        pub(crate) fn behind_now(&self) -> Vec<LeaseId> {
+            self.news().map(|news| news.behind).unwrap_or_default()
+        }
+    }
+}

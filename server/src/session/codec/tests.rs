@@ -1,0 +1,174 @@
+//! RFC 6455, rule by rule, and that how the bytes are cut changes nothing.
+
+use super::*;
+
+const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+const LIMIT: usize = 200_000;
+
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut head = Vec::new();
+    write_head(&mut head, Opcode::Binary, payload.len());
+    head[0] = first;
+    head[1] |= MASKED;
+    head.extend(MASK);
+    head.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    head
+}
+
+/// All that is said in `bytes`, which come in pieces of `size`.
+fn read(bytes: &[u8], size: usize) -> Result<Vec<Incoming>, Fault> {
+    let (mut decoder, mut input, mut heard) = (Decoder::new(LIMIT), BytesMut::new(), Vec::new());
+    for piece in bytes.chunks(size) {
+        input.extend_from_slice(piece);
+        while let Some(incoming) = decoder.next(&mut input)? {
+            heard.push(incoming);
+        }
+    }
+    assert!(!decoder.is_within() && input.is_empty(), "everything is used up");
+    Ok(heard)
+}
+
+fn fails(bytes: &[u8]) -> &'static str {
+    match read(bytes, usize::MAX) {
+        Err(Fault::Protocol(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n * 7 % 251) as u8).collect()
+}
+
+#[test]
+fn messages_of_every_length_come_whole_however_they_are_cut() {
+    for len in [0, 1, 2, 3, 4, 7, 8, 9, 125, 126, 127, 65_535, 65_536, 100_001] {
+        let payload = bytes(len);
+        let expected = vec![Incoming::Binary(payload.clone().into()), Incoming::Binary("next".into())];
+        let wire = [frame(0x82, &payload), frame(0x82, b"next")].concat();
+        for size in [1, 2, 3, 5, 13, 1_000, 4_099, usize::MAX] {
+            if len < 1_000 || size > 4 {
+                assert_eq!(read(&wire, size).unwrap(), expected, "{len} bytes in pieces of {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn fragments_make_one_message_and_control_frames_may_come_between() {
+    let wire = [
+        frame(0x02, b""),
+        frame(0x00, b"one "),
+        frame(0x89, b"ping"),
+        frame(0x00, b""),
+        frame(0x8a, b"pong"),
+        frame(0x80, b"message"),
+        frame(0x02, b""),
+        frame(0x80, b""),
+    ]
+    .concat();
+    let expected = [
+        Incoming::Ping("ping".into()),
+        Incoming::Pong("pong".into()),
+        Incoming::Binary("one message".into()),
+        Incoming::Binary(Bytes::new()),
+    ];
+    for size in [1, 2, 3, 7, usize::MAX] {
+        assert_eq!(read(&wire, size).unwrap(), expected, "in pieces of {size}");
+    }
+}
+
+#[test]
+fn each_rule_is_held() {
+    let unmasked = [0x82, 1, 7];
+    let stray = frame(0x80, b"x");
+    let within = [frame(0x02, b"x"), frame(0x82, b"y")].concat();
+    let text_within = [frame(0x02, b"x"), frame(0x81, b"y")].concat();
+    let long_ping = frame(0x89, &[0; 126]);
+    let open_ping = frame(0x09, b"x");
+    let long_form = [&[0x82, 0x80 | 126, 0, 5][..], &MASK, &[0; 5]].concat();
+    let longest_form = [&[0x82, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff][..], &MASK].concat();
+    let sign_bit = [&[0x82, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0][..], &MASK].concat();
+    for (bytes, expected) in [
+        (&unmasked[..], "masked"),
+        (&stray, "continu"),
+        (&within, "within"),
+        (&text_within, "within"),
+        (&long_ping, "control"),
+        (&open_ping, "control"),
+        (&long_form, "length"),
+        (&longest_form, "length"),
+        (&sign_bit, "length"),
+        (&frame(0x88, &[3]), "half"),
+        (&frame(0x88, &[3, 232, 0xff]), "UTF-8"),
+    ] {
+        let reason = fails(bytes);
+        assert!(reason.contains(expected), "{reason}, not {expected}");
+    }
+    for opcode in (3..=7).chain(11..=15) {
+        assert!(fails(&frame(0x80 | opcode, b"")).contains("opcode"), "{opcode}");
+    }
+    for bit in [0x40, 0x20, 0x10] {
+        for first in [0x82, 0x88, 0x89, 0x8a] {
+            assert!(fails(&frame(first | bit, b"")).contains("reserved"));
+        }
+    }
+}
+
+#[test]
+fn close_codes_are_those_that_may_be_sent() {
+    let closing = |code: u16| read(&frame(0x88, &[&code.to_be_bytes()[..], b"why"].concat()), 1);
+    for code in [1000, 1001, 1002, 1003, 1007, 1011, 1014, 3000, 4000, 4999] {
+        assert_eq!(closing(code).unwrap(), [Incoming::Close(Some(code))]);
+    }
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
+        assert!(closing(code).is_err(), "{code}");
+    }
+    assert_eq!(read(&frame(0x88, b""), 1).unwrap(), [Incoming::Close(None)]);
+}
+
+#[test]
+fn text_is_known_by_its_header() {
+    let mut input = BytesMut::from(&frame(0x81, b"hello")[..6]);
+    assert_eq!(Decoder::new(LIMIT).next(&mut input), Ok(Some(Incoming::Text)));
+}
+
+#[test]
+fn what_is_too_large_is_refused_by_its_header_and_over_all_fragments() {
+    let head = |first: u8, len: u64| [&[first, 0x80 | 127][..], &len.to_be_bytes(), &MASK].concat();
+    let mut decoder = Decoder::new(LIMIT);
+    for len in [LIMIT as u64 + 1, 1 << 40, i64::MAX as u64] {
+        assert_eq!(Decoder::new(LIMIT).next(&mut head(0x82, len)[..].into()), Err(Fault::TooLarge), "{len}");
+    }
+    assert_eq!(decoder.next(&mut head(0x82, LIMIT as u64)[..].into()), Ok(None), "the limit itself passes");
+    assert!(decoder.message.capacity() < 10_000, "nothing is reserved for a claim");
+
+    let mut decoder = Decoder::new(10);
+    let mut input = BytesMut::from(&[frame(0x02, &[1; 6]), frame(0x00, &[1; 4]), frame(0x80, b"x")].concat()[..]);
+    assert_eq!(decoder.next(&mut input), Err(Fault::TooLarge));
+}
+
+#[test]
+fn room_follows_what_has_come() {
+    let wire = frame(0x82, &bytes(100_000));
+    let mut decoder = Decoder::new(LIMIT);
+    for piece in wire[..60_000].chunks(1_000) {
+        assert_eq!(decoder.next(&mut piece.into()), Ok(None));
+        let (len, capacity) = (decoder.message.len(), decoder.message.capacity());
+        assert!(capacity <= 2 * len + MIN_GROWTH_BYTES, "{capacity} for {len}");
+    }
+}
+
+#[test]
+fn heads_and_close_frames_are_written_as_they_are_read() {
+    let mut out = Vec::new();
+    for (len, expected) in [(125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+        out.clear();
+        write_head(&mut out, Opcode::Ping, len);
+        assert_eq!((out[0], out.len()), (0x89, expected), "{len}");
+    }
+    let long = "ä".repeat(100);
+    let close = close_frame(Some(4400), &long);
+    assert_eq!(close[1] as usize, close.len() - 2);
+    assert_eq!(read(&frame(0x88, &close[2..]), usize::MAX).unwrap(), [Incoming::Close(Some(4400))]);
+    assert_eq!(close_frame(None, ""), [0x88, 0]);
+}

@@ -1,0 +1,78 @@
+//! Socket -> frames. The buffer that is read into belongs to the thread; an idle session has none.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::codec::{Decoder, Fault, Incoming};
+
+/// Bytes read at once.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice());
+}
+
+/// Why nothing more is read.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client is gone.
+    Gone,
+    /// It does not speak WebSocket.
+    Fault(Fault),
+}
+
+/// The reading half of a connection.
+pub(super) struct Frames<R> {
+    socket: R,
+    decoder: Decoder,
+    /// Read and not yet decoded. Without memory when there is nothing.
+    input: BytesMut,
+}
+
+impl<R: AsyncRead + Unpin> Frames<R> {
+    /// `read_already` came with the handshake.
+    pub(super) fn new(socket: R, read_already: &[u8], max_message_bytes: usize) -> Self {
+        Self { socket, decoder: Decoder::new(max_message_bytes), input: read_already.into() }
+    }
+
+    /// The next message or control frame.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, End>> {
+        loop {
+            if !self.input.is_empty() {
+                let next = self.decoder.next(&mut self.input).map_err(End::Fault);
+                if self.input.is_empty() {
+                    self.input = BytesMut::new();
+                }
+                if let Some(incoming) = next? {
+                    return Poll::Ready(Ok(incoming));
+                }
+            }
+            ready!(self.poll_fill(cx))?;
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            match ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    self.input.extend_from_slice(buffer.filled());
+                    Poll::Ready(Ok(()))
+                }
+                Ok(()) | Err(_) => Poll::Ready(Err(End::Gone)),
+            }
+        })
+    }
+
+    /// Reads and drops what the client still sends, until it hangs up.
+    pub(super) async fn drain(&mut self) {
+        self.input = BytesMut::new();
+        while std::future::poll_fn(|cx| self.poll_fill(cx)).await.is_ok() {
+            self.input.clear();
+        }
+    }
+}

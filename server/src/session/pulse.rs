@@ -1,0 +1,152 @@
+//! The clock of a session: one timer for everything that follows from time passing.
+//!
+//! Nothing reads a clock per frame: what happened since the timer last went off is noted by flags, so a limit may be
+//! noticed late by as much as a tick.
+
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use tokio::io::AsyncWrite;
+use tokio::time::{Instant, Sleep};
+
+use super::SessionLimits;
+use super::codec::Opcode;
+use super::pace::Pace;
+use super::writer::{Broken, Writer};
+use crate::outbox::Outbox;
+
+/// Ticks without a message to the client before it is given a harmless one. With the default tick of 7 s a silent
+/// session has one after 14 to 21 s; stock clients hang up after 30 s.
+const QUIET_TICKS: u32 = 2;
+/// Ticks from one ping to the next. Pings go out under traffic too: a client that only reads says nothing else.
+const PING_TICKS: u32 = 3;
+
+/// What the reader has seen of its client.
+#[derive(Debug, Default)]
+pub(super) struct Signs {
+    /// Set at every frame, cleared by the clock.
+    pub(super) heard: AtomicBool,
+    /// What a silent client is sent. Set once the dialect is known.
+    pub(super) heartbeat: OnceLock<Bytes>,
+}
+
+/// The clock.
+pub(super) struct Pulse<'a> {
+    timer: Pin<&'a mut Sleep>,
+    limits: &'a SessionLimits,
+    signs: &'a Signs,
+    pace: &'a Pace,
+    /// The beginning of the session, then when the client was last heard.
+    heard_at: Instant,
+    next_tick: Instant,
+    quiet_ticks: u32,
+    ticks_since_ping: u32,
+    /// Since when the socket has taken nothing, and how much it had taken until then.
+    stalled: Option<(Instant, u64)>,
+    is_closing: bool,
+}
+
+impl<'a> Pulse<'a> {
+    /// `timer` is set here.
+    pub(super) fn new(timer: Pin<&'a mut Sleep>, limits: &'a SessionLimits, signs: &'a Signs, pace: &'a Pace) -> Self {
+        let now = Instant::now();
+        let next_tick = now + limits.tick;
+        let (quiet_ticks, ticks_since_ping) = (0, 0);
+        let mut pulse = Self {
+            timer,
+            limits,
+            signs,
+            pace,
+            heard_at: now,
+            next_tick,
+            quiet_ticks,
+            ticks_since_ping,
+            stalled: None,
+            is_closing: false,
+        };
+        pulse.set_timer();
+        pulse
+    }
+
+    /// Does what is due. Ready when the socket has taken nothing for too long.
+    pub(super) fn poll<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut Writer<W>,
+        outbox: &Outbox,
+    ) -> Poll<Broken> {
+        if writer.is_blocked() != self.stalled.is_some() {
+            self.stalled = writer.is_blocked().then(|| (Instant::now(), writer.written()));
+            self.set_timer();
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if self.is_stalled(now, writer.written()) {
+                return Poll::Ready(Broken);
+            }
+            self.listen(now, outbox);
+            if now >= self.next_tick {
+                self.next_tick = now + self.limits.tick;
+                self.tick(writer);
+            }
+            self.set_timer();
+        }
+        Poll::Pending
+    }
+
+    fn set_timer(&mut self) {
+        let silent = (!self.is_closing).then(|| self.heard_at + self.silence());
+        let stalled = self.stalled.map(|(since, _)| since + self.limits.write_stall);
+        let next = silent.into_iter().chain(stalled).fold(self.next_tick, Instant::min);
+        self.timer.as_mut().reset(next);
+    }
+
+    fn silence(&self) -> std::time::Duration {
+        if self.signs.heartbeat.get().is_some() { self.limits.silence } else { self.limits.first_frame }
+    }
+
+    fn is_stalled(&mut self, now: Instant, written: u64) -> bool {
+        match &mut self.stalled {
+            Some((since, before)) if *before == written => now >= *since + self.limits.write_stall,
+            Some(stalled) => {
+                *stalled = (now, written);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Ends the session when the client has been silent for too long. One that only pings has not said who it is.
+    fn listen(&mut self, now: Instant, outbox: &Outbox) {
+        if self.signs.heard.swap(false, Ordering::Relaxed) && self.signs.heartbeat.get().is_some() {
+            self.heard_at = now;
+        }
+        if !self.is_closing && now >= self.heard_at + self.silence() {
+            self.is_closing = true;
+            outbox.close(Close::TimedOut);
+        }
+    }
+
+    fn tick<W: AsyncWrite + Unpin>(&mut self, writer: &mut Writer<W>) {
+        self.quiet_ticks = if writer.has_spoken() { 0 } else { self.quiet_ticks + 1 };
+        self.ticks_since_ping += 1;
+        self.pace.tick();
+        if writer.is_blocked() {
+            // It would not hear more.
+            return;
+        }
+        if self.ticks_since_ping >= PING_TICKS {
+            self.ticks_since_ping = 0;
+            writer.say(Opcode::Ping, &[]);
+        }
+        // Stock clients do not see pings: give them a message when they got none.
+        if let Some(heartbeat) = self.signs.heartbeat.get().filter(|_| self.quiet_ticks >= QUIET_TICKS) {
+            self.quiet_ticks = 0;
+            writer.say(Opcode::Binary, heartbeat);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a document decided on a register stays decided, also when a decision that a crash took away comes back.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use bytes::Bytes;
+use syncline_protocol::ids::{Epoch, Seq};
+use syncline_protocol::native::{Cursor, Version};
+use syncline_replica::{HeldLimits, RegisterWrite, Replica};
+use syncline_server::document::core::Core;
+use syncline_server::document::event::{Effect, Event, Origin};
+use syncline_server::ids::LeaseId;
+
+const A: LeaseId = LeaseId(1);
+
+/// A life of the server, under this client id, on what the one before left.
+fn life(client: u64, log: &[Bytes]) -> Core {
+    let replica = Replica::load_as(client, log.iter().cloned()).unwrap();
+    let newest = Cursor { epoch: Epoch(1), seq: Seq(log.len() as u64) };
+    Core::new(replica, newest, HeldLimits::default())
+}
+
+fn records(core: &mut Core, event: Event) -> Vec<Bytes> {
+    let mut effects = Vec::new();
+    core.handle(event, &mut effects);
+    let record = |effect| if let Effect::Append { update, .. } = effect { Some(update) } else { None };
+    effects.into_iter().filter_map(record).collect()
+}
+
+fn propose(core: &mut Core, id: u128, based_on: Option<Version>) -> Vec<Bytes> {
+    // lib0 `Any`: true.
+    let (value, register) = (Bytes::from_static(&[120]), "status".to_owned());
+    let write = RegisterWrite { register, id, based_on, author: String::new(), at_ms: 0, value };
+    records(core, Event::Propose { lease: A, batch: 1, write: Box::new(write) })
+}
+
+fn change(core: &mut Core, update: &Bytes) -> Vec<Bytes> {
+    records(core, Event::Update { lease: A, update: update.clone(), origin: Origin::Change, batch: 1 })
+}
+
+/// The write that made the register, as a document loaded from this log has it.
+fn status(log: &[Bytes]) -> u128 {
+    Replica::load(log.iter().cloned()).unwrap().read_register("status").unwrap().unwrap().version.id
+}
+
+#[test]
+fn a_lost_decision_that_comes_back_does_not_win_over_the_one_made_since() {
+    for (first, second) in [(1, 2), (2, 1)] {
+        let lost = propose(&mut life(first, &[]), 10, None);
+        let mut core = life(second, &[]);
+        let mut log = propose(&mut core, 11, None);
+        log.extend(change(&mut core, &lost[0]));
+        assert_eq!(status(&log), 11, "clients {first} and {second}");
+        // Also when it was decided in a life before this one, and nobody has written since.
+        let mut log = propose(&mut life(second, &[]), 11, None);
+        let mut core = life(3, &log);
+        log.extend(change(&mut core, &lost[0]));
+        assert_eq!(status(&log), 11, "clients {first} and {second}, after a start");
+        assert_eq!(change(&mut core, &lost[0]), Vec::<Bytes>::new(), "it is known now");
+        // And when the document was bytes meanwhile.
+        let mut core = life(4, &[]);
+        let mut log = propose(&mut core, 11, None);
+        core.rest();
+        log.extend(change(&mut core, &lost[0]));
+        assert_eq!(status(&log), 11, "clients {first} and {second}, after a rest");
+    }
+}
+
+#[test]
+fn a_lost_decision_that_nothing_speaks_against_is_taken_back() {
+    let mut before = life(1, &[]);
+    let mut lost = propose(&mut before, 10, None);
+    lost.extend(propose(&mut before, 11, Some(Version { number: 1, id: 10 })));
+    let mut core = life(2, &lost[..1]);
+    let log = [&lost[..1], &change(&mut core, &lost[1])].concat();
+    assert_eq!(log.len(), 2);
+    assert_eq!(status(&log), 11);
+    assert_eq!(
+        propose(&mut core, 12, Some(Version { number: 1, id: 10 })),
+        Vec::<Bytes>::new(),
+        "based on the old one"
+    );
+    assert_eq!(propose(&mut core, 13, Some(Version { number: 2, id: 11 })).len(), 1);
+}

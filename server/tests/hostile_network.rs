@@ -1,0 +1,152 @@
+//! A real server process under a hostile network, beside a healthy pair: the pair agrees, and memory stays bounded.
+//!
+//! Latencies are printed, never held against a limit. Random tests print their seed; `SYNCLINE_SEED=<seed>` replays it,
+//! `SYNCLINE_MUTATIONS=<n>` runs more.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests, and say what they measured")]
+
+#[path = "../../tests/tests/support/raw_websocket.rs"]
+mod raw_websocket;
+
+#[path = "hostile_network/mutate.rs"]
+mod mutate;
+#[path = "hostile_network/pair.rs"]
+mod pair;
+#[path = "hostile_network/process.rs"]
+mod process;
+
+use std::time::Duration;
+
+use mutate::Mutator;
+use pair::Pair;
+use process::Process;
+use raw_websocket::{BINARY, Frame, Heard, RawSocket};
+use tokio::net::TcpSocket;
+
+/// What a server process may grow by while it is under attack: what messages on their way need, not what they claim.
+const MAX_GROWTH_BYTES: u64 = 64 * 1024 * 1024;
+const ATTACKERS: u64 = 8;
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_mutated_frames_harm_only_who_sends_them() {
+    let seed = from_environment("SYNCLINE_SEED", rand::random());
+    let frames = from_environment("SYNCLINE_MUTATIONS", 10_000);
+    println!("SYNCLINE_SEED={seed}");
+    let server = Process::start(&[]).await;
+    let pair = Pair::begin(server.address(), "/shared").await;
+    let before = server.forget_peak();
+    let attacks = (0..ATTACKERS).map(|attacker| {
+        let address = server.address();
+        tokio::spawn(async move {
+            let mut mutator = Mutator::new(seed.wrapping_add(attacker));
+            let (mut sent, mut refused) = (0, 0);
+            while sent < frames / ATTACKERS {
+                let mut socket = RawSocket::open(address, mutator.path()).await;
+                for bytes in mutator.talk() {
+                    socket.write(&bytes).await;
+                    sent += 1;
+                }
+                socket.finish().await;
+                refused += u64::from(matches!(socket.hear_close().await, Heard::Close { code: Some(_), .. }));
+            }
+            (sent, refused)
+        })
+    });
+    let (mut sent, mut refused) = (0, 0);
+    for attack in attacks.collect::<Vec<_>>() {
+        let (more_sent, more_refused) = attack.await.unwrap();
+        (sent, refused) = (sent + more_sent, refused + more_refused);
+    }
+    let report = pair.end().await;
+    let growth = server.peak().saturating_sub(before);
+    println!("{sent} frames, {refused} sessions refused; {report}; the server grew by {} KiB", growth / 1024);
+    assert!(refused > 100, "hardly anything was refused: {refused}");
+    assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_sockets_that_never_get_to_the_point() {
+    process::raise_file_limit();
+    let server = Process::start(&[]).await;
+    let pair = Pair::begin(server.address(), "/healthy").await;
+    let before = server.forget_peak();
+    let mut sockets = Vec::new();
+    for number in 0..2_000 {
+        let mut socket = RawSocket::connect(server.address()).await;
+        match number % 3 {
+            // Headers that do not end.
+            0 => socket.write(b"GET /doc HTTP/1.1\r\nHost: x\r\nX-Slow: ").await,
+            // An upgraded connection that says nothing.
+            1 => socket.write(raw_websocket::upgrade_request("/doc").as_bytes()).await,
+            // One whose first message does not end.
+            _ => {
+                socket.write(raw_websocket::upgrade_request("/doc").as_bytes()).await;
+                socket.write(&[0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 1, 2, 3, 4, 0]).await;
+            }
+        }
+        sockets.push(socket);
+    }
+    for _ in 0..3 {
+        for socket in &mut sockets {
+            socket.write(b"x").await;
+        }
+    }
+    let report = pair.end().await;
+    let growth = server.peak().saturating_sub(before);
+    println!("2,000 slow sockets; {report}; the server grew by {} KiB", growth / 1024);
+    assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes");
+    drop(sockets);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_file_descriptors_sessions_live_and_new_ones_come_later() {
+    process::raise_file_limit();
+    let server = Process::start_with_files(80).await;
+    let pair = Pair::begin(server.address(), "/healthy").await;
+    let mut sockets = Vec::new();
+    for _ in 0..300 {
+        sockets.push(RawSocket::connect(server.address()).await);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Refused accepts pause: the server is not busy with them.
+    let busy = server.processor_ms();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    println!("with no descriptors left, {} ms of processor time in a second", server.processor_ms() - busy);
+    drop(sockets);
+    let mut late = RawSocket::open(server.address(), "/healthy").await;
+    late.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+    while !matches!(late.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
+    println!("{}", pair.end().await);
+    server.stop().await;
+}
+
+/// Fifty megabytes go past a reader that does not read. `SYNCLINE_MEGABYTES=<n>` changes how many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_costs_no_memory_and_ends_equal() {
+    let megabytes = from_environment("SYNCLINE_MEGABYTES", 50);
+    let server = Process::start(&[]).await;
+    let narrow = TcpSocket::new_v4().unwrap();
+    narrow.set_recv_buffer_size(4096).unwrap();
+    let narrow = narrow.connect(server.address()).await.unwrap();
+    let mut slow = RawSocket::over(narrow, "/busy").await;
+    slow.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+    while !matches!(slow.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
+    let before = server.forget_peak();
+    let mut writer = pair::Writer::begin(server.address(), "/busy").await;
+    for _ in 0..megabytes * 20 {
+        writer.replace_most(50_000).await;
+    }
+    let growth = server.peak().saturating_sub(before);
+    println!("{megabytes} MB went past a slow reader: the server grew by {} KiB", growth / 1024);
+    let text = writer.text();
+    let mut reader = pair::Mirror::new(slow);
+    reader.until(|mirror| mirror == text).await;
+    assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes");
+    server.stop().await;
+}

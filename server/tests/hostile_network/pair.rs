@@ -1,0 +1,172 @@
+//! Healthy clients: one types, the other reads, and in the end they hold the same text.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::ywebsocket::Message;
+use yrs::updates::decoder::Decode;
+use yrs::{Doc, GetString, OffsetKind, Options, Text, TextRef, Transact, Update};
+
+use crate::raw_websocket::{BINARY, Frame, Heard, PATIENCE, PING, PONG, RawSocket};
+
+/// A document that follows a session.
+pub struct Mirror {
+    socket: RawSocket,
+    doc: Doc,
+    text: TextRef,
+}
+
+impl Mirror {
+    pub fn new(socket: RawSocket) -> Self {
+        let client_id = yrs::block::ClientID::new(rand::random::<u64>() >> 11);
+        let doc = Doc::with_options(Options { client_id, offset_kind: OffsetKind::Utf16, ..Options::default() });
+        let text = doc.get_or_insert_text("text");
+        Self { socket, doc, text }
+    }
+
+    async fn join(server: SocketAddr, path: &str) -> Self {
+        let mut mirror = Self::new(RawSocket::open(server, path).await);
+        mirror.say(SyncMessage::Step1(&[0])).await;
+        while mirror.hear().await != Some(1) {}
+        mirror
+    }
+
+    async fn say(&mut self, message: SyncMessage<'_>) {
+        self.socket.send(Frame::new(BINARY, Message::Sync(message).encode())).await;
+    }
+
+    /// Takes one frame; tells the kind of sync message that it was.
+    async fn hear(&mut self) -> Option<u8> {
+        let payload = match self.socket.hear().await {
+            Heard::Frame { opcode: PING, payload } => {
+                self.socket.send(Frame::new(PONG, payload)).await;
+                return None;
+            }
+            Heard::Frame { payload, .. } => payload,
+            closed => panic!("a healthy client was cut off: {closed:?}"),
+        };
+        match Message::decode(&payload).unwrap() {
+            Message::Sync(SyncMessage::Step1(_)) => Some(0),
+            Message::Sync(SyncMessage::Step2(update) | SyncMessage::Update(update)) => {
+                self.doc.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
+                Some(payload[1])
+            }
+            _ => None,
+        }
+    }
+
+    fn text(&self) -> String {
+        self.text.get_string(&self.doc.transact())
+    }
+
+    /// Hears until the text is as wanted.
+    pub async fn until(&mut self, wanted: impl Fn(&str) -> bool) {
+        let wait = async {
+            while !wanted(&self.text()) {
+                self.hear().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE * 3, wait).await.expect("it comes to hold the same text");
+    }
+
+    async fn edit(&mut self, change: impl FnOnce(&TextRef, &mut yrs::TransactionMut<'_>)) {
+        let update = {
+            let mut txn = self.doc.transact_mut();
+            change(&self.text, &mut txn);
+            txn.encode_update_v1()
+        };
+        self.say(SyncMessage::Update(&update)).await;
+    }
+}
+
+/// A client that writes, and waits until each edit is on disk.
+pub struct Writer(Mirror);
+
+impl Writer {
+    pub async fn begin(server: SocketAddr, path: &str) -> Self {
+        Self(Mirror::join(server, path).await)
+    }
+
+    /// Writes so many characters and deletes most of them again: what goes by is much more than what is left.
+    pub async fn replace_most(&mut self, characters: u32) {
+        self.0.edit(|text, txn| text.insert(txn, 0, &"x".repeat(characters as usize))).await;
+        self.echo().await;
+        self.0.edit(|text, txn| text.remove_range(txn, 1, characters - 1)).await;
+        self.echo().await;
+    }
+
+    async fn echo(&mut self) {
+        while self.0.hear().await != Some(2) {}
+    }
+
+    pub fn text(&self) -> String {
+        self.0.text()
+    }
+}
+
+/// Two who work together while others attack.
+pub struct Pair {
+    stop: Arc<AtomicBool>,
+    work: tokio::task::JoinHandle<(Mirror, Mirror, Vec<Duration>)>,
+    server: SocketAddr,
+    path: &'static str,
+}
+
+/// How it went for them.
+pub struct Report {
+    edits: usize,
+    p50: Duration,
+    p99: Duration,
+    worst: Duration,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { edits, p50, p99, worst } = self;
+        write!(f, "{edits} edits of a healthy pair arrived after p50 {p50:.1?}, p99 {p99:.1?}, at worst {worst:.1?}")
+    }
+}
+
+impl Pair {
+    pub async fn begin(server: SocketAddr, path: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (mut one, mut other) = (Mirror::join(server, path).await, Mirror::join(server, path).await);
+        let until = Arc::clone(&stop);
+        let work = tokio::spawn(async move {
+            let mut latencies = Vec::new();
+            while !until.load(Ordering::Relaxed) || latencies.is_empty() {
+                let mark = format!("<{}>", latencies.len());
+                let sent = Instant::now();
+                one.edit(|text, txn| text.insert(txn, 0, &mark)).await;
+                other.until(|text| text.contains(&mark)).await;
+                latencies.push(sent.elapsed());
+                // Its own echoes are read, too.
+                while one.hear().await != Some(2) {}
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            (one, other, latencies)
+        });
+        Self { stop, work, server, path }
+    }
+
+    /// Ends their work; they, and one who comes now, must hold the same.
+    pub async fn end(self) -> Report {
+        self.stop.store(true, Ordering::Relaxed);
+        let (mut one, mut other, mut latencies) = self.work.await.unwrap();
+        one.edit(|text, txn| text.insert(txn, 0, "<the end>")).await;
+        one.until(|text| text.contains("<the end>")).await;
+        other.until(|text| text.contains("<the end>")).await;
+        let newcomer = Mirror::join(self.server, self.path).await;
+        let expected = newcomer.text();
+        assert!((0..latencies.len()).all(|number| expected.contains(&format!("<{number}>"))), "an edit is lost");
+        one.until(|text| text == expected).await;
+        other.until(|text| text == expected).await;
+        latencies.sort_unstable();
+        let at = |part: usize| latencies[(latencies.len() * part / 100).min(latencies.len() - 1)];
+        Report { edits: latencies.len(), p50: at(50), p99: at(99), worst: at(100) }
+    }
+}

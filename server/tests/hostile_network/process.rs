@@ -1,0 +1,95 @@
+//! The binary as a process of its own, and what the system tells of it.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+pub struct Process {
+    child: Child,
+    address: SocketAddr,
+    _data: tempfile::TempDir,
+}
+
+impl Process {
+    pub async fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
+        command.args(arguments);
+        Self::run(command).await
+    }
+
+    /// With so many file descriptors.
+    pub async fn start_with_files(files: u64) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_syncline"));
+        Self::run(command).await
+    }
+
+    async fn run(mut command: Command) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        command.args(["--listen", "127.0.0.1:0", "--data"]).arg(data.path().join("data"));
+        command.env("RUST_LOG", "error").stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next_line().await.unwrap().expect("the server says where it listens");
+            if let Some((_, address)) = line.split_once("ws://") {
+                break address.trim().parse().unwrap();
+            }
+        };
+        // What else it says is read, too: a pipe that breaks would end it.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { child, address, _data: data }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn proc(&self, file: &str) -> String {
+        let pid = self.child.id().expect("the server runs");
+        format!("/proc/{pid}/{file}")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// From now on the peak is that of what comes; returns what is in memory now.
+    pub fn forget_peak(&self) -> u64 {
+        std::fs::write(self.proc("clear_refs"), "5").unwrap();
+        self.status_bytes("VmRSS:")
+    }
+
+    pub fn peak(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// User and system time so far.
+    pub fn processor_ms(&self) -> u64 {
+        let stat = std::fs::read_to_string(self.proc("stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        // In hundredths of a second, on every Linux.
+        (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10
+    }
+
+    /// It must still run, and stop by itself.
+    pub async fn stop(mut self) {
+        assert!(self.child.try_wait().unwrap().is_none(), "the server has ended");
+        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().await.unwrap().success());
+    }
+}
+
+/// As many file descriptors as this process may have.
+pub fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum.map(|maximum| maximum.min(65_536)).or(Some(65_536));
+    setrlimit(Resource::Nofile, limit).unwrap();
+}

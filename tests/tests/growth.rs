@@ -1,0 +1,205 @@
+//! Valid updates that would make a document too large or be too much work: refused with a reason, and nobody else notices.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "support/hostile_updates.rs"]
+mod hostile_updates;
+#[path = "support/live.rs"]
+mod live;
+#[path = "support/native_client.rs"]
+mod native_client;
+#[path = "support/scanner_fixtures.rs"]
+mod scanner_fixtures;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hostile_updates::{letters, line, spread};
+use live::{Socket, settings, start, start_with, typed};
+use native_client::{Native, Said};
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::native::ToServer;
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::update::conflicts;
+use syncline_replica::GrowthLimits;
+use syncline_server::Server;
+use syncline_server::auth::OpenToAll;
+use syncline_server::limits::Limits;
+
+async fn limited(change: impl FnOnce(&mut Limits)) -> Server {
+    let mut config = settings();
+    change(&mut config.limits);
+    start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await
+}
+
+/// An update that deletes all `line` of `client`.
+fn deletion(client: u8, count: u8) -> Vec<u8> {
+    vec![0, 1, client, 1, 0, count]
+}
+
+#[tokio::test]
+async fn a_full_document_is_read_and_deleted_from_but_not_added_to() {
+    let server = limited(|limits| limits.document_bytes = 200).await;
+    let mut writer = Socket::open(&server, "/doc").await;
+    writer.join().await;
+    let text = line(7, 100);
+    writer.sync(SyncMessage::Update(&text)).await;
+    assert_eq!(writer.hear_sync().await, (2, text));
+    // y-websocket has no word for "refused".
+    writer.sync(SyncMessage::Update(&line(8, 100))).await;
+    let (code, reason) = writer.hear_close().await;
+    assert_eq!((code, reason.contains("largest size")), (4414, true), "{reason}");
+    // Hocuspocus and native have.
+    let mut hocuspocus = Socket::open(&server, "/").await;
+    hocuspocus.say("doc", Message::Token { token: "", version: None }).await;
+    hocuspocus.say("doc", Message::Sync(SyncMessage::Update(&line(9, 100)))).await;
+    hocuspocus.hear_until(|_, message| matches!(message, Message::SyncStatus(false))).await;
+    let mut native = Native::begin(&server).await;
+    native.join(1, "doc").await;
+    native.say(ToServer::Change { channel: 1, batch: 1, update: &line(10, 100) }).await;
+    native.hear_until(|said| matches!(said, Said::Refused { batch: 1, code: 4414, .. })).await;
+    // Deleting makes room again; all the time it can be read.
+    let mut reader = Socket::open(&server, "/doc").await;
+    assert!(reader.join().await.len() > 100);
+    reader.sync(SyncMessage::Update(&deletion(7, 90))).await;
+    assert_eq!(reader.hear_sync().await, (2, deletion(7, 90)));
+    let more = line(11, 60);
+    reader.sync(SyncMessage::Update(&more)).await;
+    assert_eq!(reader.hear_sync().await, (2, more));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_document_takes_only_so_many_clients() {
+    let server = limited(|limits| limits.document_clients = 10).await;
+    let mut writer = Socket::open(&server, "/doc").await;
+    writer.join().await;
+    for client in 1..=10 {
+        writer.sync(SyncMessage::Update(&typed(client, "x"))).await;
+        assert_eq!(writer.hear_sync().await.0, 2);
+    }
+    writer.sync(SyncMessage::Update(&typed(11, "x"))).await;
+    let (code, reason) = writer.hear_close().await;
+    assert_eq!((code, reason.contains("writers")), (4414, true), "{reason}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn client_ids_that_collide_over_many_messages_are_refused() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.join().await;
+    let mut taken = 0;
+    for client in 0..20_000u64 {
+        // What a table of 2^21 places tells apart only at the top.
+        bad.sync(SyncMessage::Update(&letters(&[(client << 21, 0, None, None)]))).await;
+        match bad.hear().await {
+            live::Heard::Frame(_) => taken += 1,
+            live::Heard::Closed { code, reason } => {
+                assert_eq!((code, reason.contains("collide")), (4400, true), "{reason}");
+                break;
+            }
+            live::Heard::Cut => panic!("cut without a close frame"),
+        }
+    }
+    assert!((64..100).contains(&taken), "{taken} were taken");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn presence_of_one_connection_is_bounded() {
+    let server = limited(|limits| limits.presence_bytes = 100_000).await;
+    let mut healthy = Socket::open(&server, "/doc").await;
+    healthy.join().await;
+    let mut greedy = Socket::open(&server, "/doc").await;
+    greedy.join().await;
+    let state = format!("\"{}\"", "x".repeat(40_000));
+    for client in 0..3u64 {
+        let entry = syncline_protocol::awareness::AwarenessEntry { client, clock: 1, state: &state };
+        let update = syncline_protocol::awareness::encode([entry].into_iter());
+        greedy.send(syncline_protocol::ywebsocket::Message::Awareness(&update).encode()).await;
+    }
+    let (code, reason) = greedy.hear_close().await;
+    assert_eq!((code, reason.contains("presence")), (4529, true), "{reason}");
+    let update = typed(10, "x");
+    healthy.sync(SyncMessage::Update(&update)).await;
+    assert_eq!(healthy.hear_sync().await, (2, update));
+    server.stop().await.unwrap();
+}
+
+/// 10,000 letters in one gap (60 KB) are 27 s of work for yrs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn quadratic_work_is_refused_also_in_pieces_that_wait_for_each_other() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut healthy = Socket::open(&server, "/healthy").await;
+    healthy.join().await;
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.join().await;
+    let text = line(7, 20_000);
+    bad.sync(SyncMessage::Update(&text)).await;
+    assert_eq!(bad.hear_sync().await.0, 2);
+    bad.sync(SyncMessage::Update(&spread(8, 0, 10_000, 7))).await;
+    let (code, reason) = bad.hear_close().await;
+    assert_eq!((code, reason.contains("apart from each other")), (4400, true), "{reason}");
+    // What waits for the line would all be set free by it.
+    let mut sly = Socket::open(&server, "/held").await;
+    sly.join().await;
+    for piece in 0..100 {
+        sly.sync(SyncMessage::Update(&spread(8 + piece, 0, 100, 7))).await;
+    }
+    let (code, reason) = sly.hear_close().await;
+    assert_eq!((code, reason.contains("apart from each other")), (4400, true), "{reason}");
+    let update = typed(10, "x");
+    healthy.sync(SyncMessage::Update(&update)).await;
+    assert_eq!(healthy.hear_sync().await, (2, update));
+    server.stop().await.unwrap();
+}
+
+#[test]
+fn real_documents_are_far_from_the_limits_of_work() {
+    let limits = GrowthLimits::default();
+    let (mut most, mut steps) = (0, 0);
+    for vector in [scanner_fixtures::yjs_vectors(), scanner_fixtures::whole_documents()].into_iter().flatten() {
+        for update in vector.updates.iter().chain(&vector.others) {
+            let summary = syncline_protocol::update::scan_update(update, &Default::default()).unwrap();
+            let found = conflicts([&update[..]].into_iter(), &|_| 0, summary.structs);
+            most = most.max(found.meetings);
+            steps = steps.max(found.items * summary.structs);
+        }
+    }
+    println!("at most {most} meetings, {steps} steps");
+    assert!(most * 10 < limits.meetings && steps * 10 < limits.steps, "{most} meetings, {steps} steps");
+}
+
+/// While a document is busy with one session's work, another on the same thread answers. Printed, not held against a
+/// clock: `cargo test --release -p syncline-tests --test growth -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "measures"]
+async fn another_document_answers_while_one_is_busy() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut healthy = Socket::open(&server, "/healthy").await;
+    healthy.join().await;
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.join().await;
+    bad.sync(SyncMessage::Update(&line(7, 40_000))).await;
+    // Each piece is below what is refused; together they are too much.
+    for piece in 0..200 {
+        bad.sync(SyncMessage::Update(&spread(8, piece * 150, 150, 7))).await;
+    }
+    let (mut worst, began, mut number) = (Duration::ZERO, Instant::now(), 10);
+    let closed = tokio::spawn(async move { bad.hear_close().await });
+    while !closed.is_finished() && began.elapsed() < Duration::from_secs(60) {
+        let update = typed(number, "x");
+        let sent = Instant::now();
+        healthy.sync(SyncMessage::Update(&update)).await;
+        assert_eq!(healthy.hear_sync().await, (2, update));
+        (worst, number) = (worst.max(sent.elapsed()), number + 1);
+    }
+    let closed = closed.await.unwrap();
+    println!(
+        "closed with {closed:?} after {:?}; {} edits beside it, the slowest {worst:?}",
+        began.elapsed(),
+        number - 10
+    );
+}

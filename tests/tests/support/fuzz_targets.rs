@@ -1,0 +1,160 @@
+//! What is fuzzed: one function of bytes for each decoder, and for the core of a document. None may panic, and what one
+//! accepts must hold what it promises.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use syncline_protocol::awareness::{AwarenessUpdate, encode};
+use syncline_protocol::close::Close;
+use syncline_protocol::detect::detect;
+use syncline_protocol::hocuspocus::{End, Frame};
+use syncline_protocol::ids::{Epoch, Seq};
+use syncline_protocol::native::{Cursor, ToClient, ToServer};
+use syncline_protocol::update::{
+    ScanLimits, conflicts, scan_state_vector, scan_update, scan_value, state_vector_entries, type_depth, update_ranges,
+    verdict,
+};
+use syncline_protocol::ywebsocket;
+use syncline_replica::{GrowthLimits, HeldLimits, Replica};
+use syncline_server::document::core::Core;
+use syncline_server::document::event::{Effect, Event, Origin, Outcome};
+use syncline_server::ids::LeaseId;
+
+/// A target and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: &[Target] = &[
+    ("ywebsocket", ywebsocket),
+    ("hocuspocus", hocuspocus),
+    ("native", native),
+    ("detect", |bytes| _ = detect(bytes)),
+    ("awareness", awareness),
+    ("update", update),
+    ("state_vector", state_vector),
+    ("value", |bytes| _ = scan_value(bytes, &ScanLimits::default())),
+    ("replica", replica),
+    ("core", core),
+];
+
+fn ywebsocket(bytes: &[u8]) {
+    if let Ok(message) = ywebsocket::Message::decode(bytes) {
+        assert_eq!(ywebsocket::Message::decode(&message.encode()), Ok(message));
+    }
+}
+
+fn hocuspocus(bytes: &[u8]) {
+    for end in [End::Server, End::Client] {
+        if let Ok(Frame::Addressed { address, message }) = Frame::decode(bytes, end) {
+            let again = message.encode(address);
+            assert_eq!(Frame::decode(&again, end), Ok(Frame::Addressed { address, message }));
+        }
+    }
+}
+
+fn native(bytes: &[u8]) {
+    if let Ok(message) = ToServer::decode(bytes) {
+        assert_eq!(ToServer::decode(&message.encode()), Ok(message));
+    }
+    if let Ok(message) = ToClient::decode(bytes) {
+        assert_eq!(ToClient::decode(&message.encode()), Ok(message));
+    }
+}
+
+fn awareness(bytes: &[u8]) {
+    let Ok(scanned) = AwarenessUpdate::scan(bytes, &Default::default()) else { return };
+    let again = encode(scanned.iter().collect::<Vec<_>>().into_iter());
+    let again = AwarenessUpdate::scan(&again, &Default::default()).expect("what was sound stays so");
+    assert!(scanned.iter().eq(again.iter()));
+}
+
+fn update(bytes: &[u8]) {
+    let Ok(summary) = scan_update(bytes, &ScanLimits::default()) else { return };
+    assert_eq!(update_ranges(bytes).count() as u64, summary.clients);
+    let verdict = verdict(bytes, &|_| 0, &ScanLimits::default()).expect("a sound update has a verdict");
+    assert!(verdict.fresh <= summary.structs && verdict.new_clients <= summary.clients);
+    let found = conflicts([bytes].into_iter(), &|_| 0, verdict.fresh);
+    assert!(found.items <= verdict.fresh);
+    _ = type_depth(bytes);
+}
+
+fn state_vector(bytes: &[u8]) {
+    if let Ok(summary) = scan_state_vector(bytes, &ScanLimits::default()) {
+        assert_eq!(state_vector_entries(bytes).count() as u64, summary.clients);
+    }
+}
+
+/// Cut into updates at their lengths.
+fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = (u8, Bytes)> {
+    std::iter::from_fn(move || {
+        let (&[kind, high, low], rest) = bytes.split_first_chunk::<3>()?;
+        let len = usize::from(u16::from_be_bytes([high, low])).min(rest.len());
+        let (piece, rest) = rest.split_at(len);
+        bytes = rest;
+        Some((kind, Bytes::copy_from_slice(piece)))
+    })
+}
+
+/// What passes the scanner can be taken, and what was taken can be loaded.
+fn replica(bytes: &[u8]) {
+    let mut replica = Replica::default();
+    replica.limit_growth(GrowthLimits::default());
+    let mut taken = Vec::new();
+    for (_, update) in pieces(bytes) {
+        if scan_update(&update, &ScanLimits::default()).is_err() {
+            continue;
+        }
+        let Ok(_) = replica.take(&update, &HeldLimits::default()) else { return };
+        taken.push(update);
+    }
+    let loaded = Replica::load(taken.into_iter()).expect("what was taken can be loaded");
+    assert_eq!(loaded.state_vector().len(), replica.state_vector().len());
+}
+
+/// Events in any order: acks follow the disk, numbers follow each other, and the log tells the same document.
+fn core(bytes: &[u8]) {
+    let epoch = Epoch(1);
+    let mut core = Core::new(Replica::default(), Cursor { epoch, seq: Seq(0) }, HeldLimits::default())
+        .with_limits(GrowthLimits::default(), 1024 * 1024);
+    let (mut effects, mut log, mut durable) = (Vec::new(), Vec::<Bytes>::new(), 0);
+    let mut closed: HashMap<LeaseId, Close> = HashMap::new();
+    for (kind, payload) in pieces(bytes) {
+        let lease = LeaseId(u64::from(kind >> 5));
+        match kind & 0x1f {
+            0..=3 => core.handle(Event::Open { lease }, &mut effects),
+            4..=7 if scan_state_vector(&payload, &ScanLimits::default()).is_ok() => {
+                core.handle(Event::Step1 { lease, state_vector: payload }, &mut effects);
+            }
+            8..=19 if scan_update(&payload, &ScanLimits::default()).is_ok() => {
+                let origin = if kind & 1 == 0 { Origin::Change } else { Origin::Step2 };
+                core.handle(Event::Update { lease, update: payload, origin, batch: u64::from(kind) }, &mut effects);
+            }
+            20..=21 if AwarenessUpdate::scan(&payload, &Default::default()).is_ok() => {
+                core.handle(Event::Awareness { lease, update: payload }, &mut effects);
+            }
+            22 => core.handle(Event::Leave { lease }, &mut effects),
+            23..=26 => {
+                durable = log.len() as u64;
+                core.durable(Seq(durable), &mut effects);
+            }
+            27 => core.resync(lease, None, &mut effects),
+            _ => {}
+        }
+        for effect in std::mem::take(&mut effects) {
+            match effect {
+                Effect::Append { seq, update } => {
+                    log.push(update);
+                    assert_eq!(seq.0, log.len() as u64, "records follow each other");
+                }
+                Effect::Ack { seq, outcome: Outcome::Saved, .. } => assert!(seq.0 <= durable, "acknowledged too early"),
+                Effect::Close { lease, close } => _ = closed.insert(lease, close),
+                Effect::Reload => core.restore(Replica::load(log.iter().cloned()).expect("the log can be loaded")),
+                _ => {}
+            }
+        }
+        assert_eq!(core.last().0, log.len() as u64);
+    }
+    let loaded = Replica::load(log.into_iter()).expect("the log can be loaded");
+    if let Some((_, state)) = core.snapshot(&mut effects) {
+        assert_eq!(state.len(), loaded.encode().expect("it can be encoded").len(), "the log tells the same document");
+    }
+}
