@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use super::blobs::Blobs;
 use super::failpoint::Point;
 use super::layout::FORMAT;
 use super::store::StoreError;
@@ -160,23 +161,13 @@ pub(super) fn sync_files(engine_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(engine_dir)? {
         File::open(entry?.path())?.sync_all()?;
     }
-    sync_blobs(&engine_dir.join("blobs"))?;
+    Blobs::new(engine_dir.join("blobs")).sync()?;
     sync_dir(engine_dir)
 }
 
-/// Makes what sled put beside its log durable. Nothing, with the values we write.
-pub(super) fn sync_blobs(blobs: &Path) -> io::Result<()> {
-    let mut found = false;
-    for entry in fs::read_dir(blobs)? {
-        match File::open(entry?.path()) {
-            Ok(file) => file.sync_all()?,
-            // sled removes a blob when its page was written anew.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        found = true;
-    }
-    if found { sync_dir(blobs) } else { Ok(()) }
+/// True when the process, or the system, may open no more files (ENFILE, EMFILE on Linux and BSD).
+pub(super) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// The refusal of a store that holds less than its card says.

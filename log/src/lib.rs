@@ -45,6 +45,7 @@
 //! [`Log::load`] waits for that document's queued commands first. Other documents' loads do not wait for commits.
 
 pub mod backup;
+mod blobs;
 pub mod failpoint;
 mod guard;
 mod handle;

@@ -34,10 +34,11 @@ use sled::Db;
 use syncline_protocol::ids::DocumentName;
 use tracing::{info, warn};
 
+use super::blobs::Blobs;
 use super::failpoint::Point;
 use super::guard::{
-    Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, open_error, refuse_newer, sync_blobs,
-    sync_dir, sync_files,
+    Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, is_out_of_files, open_error,
+    refuse_newer, sync_dir, sync_files,
 };
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
 use super::rescue::Rescue;
@@ -83,7 +84,7 @@ pub struct SledStore {
 pub(super) struct Engine {
     pub db: Db,
     db_file: File,
-    blobs: PathBuf,
+    blobs: Blobs,
     sync_data: SyncData,
     /// sled's log position that is known to be on disk. Written by [`Engine::sync`].
     synced: AtomicI64,
@@ -139,7 +140,7 @@ impl SledStore {
         let mut engine = Engine {
             db,
             db_file,
-            blobs: engine_dir.join("blobs"),
+            blobs: Blobs::new(engine_dir.join("blobs")),
             sync_data,
             synced: AtomicI64::new(0),
             lost: Mutex::new(HashSet::new()),
@@ -197,7 +198,11 @@ impl Store for SledStore {
             if writer.meta.committed - writer.card_committed < CARD_EVERY_RECORDS {
                 return Ok(());
             }
-            writer.write_card(&self.dir).map_err(|error| StoreError::Io(error.to_string()))
+            match writer.write_card(&self.dir) {
+                // The card is behind then, as it is between two of its writings. The next commit tries again.
+                Err(error) if is_out_of_files(&error) => Ok(()),
+                written => written.map_err(|error| StoreError::Io(error.to_string())),
+            }
         });
         if let Err(error) = &outcome {
             writer.broken = Some(error.clone());
@@ -253,7 +258,7 @@ impl Engine {
         Point::BeforeSync.pass();
         let reached = self.log_position();
         (self.sync_data)(&self.db_file).map_err(|error| StoreError::Io(format!("sync: {error}")))?;
-        sync_blobs(&self.blobs).map_err(|error| StoreError::Io(format!("sync: {error}")))?;
+        self.blobs.sync().map_err(|error| StoreError::Io(format!("sync: {error}")))?;
         self.synced.store(reached, Ordering::Relaxed);
         Ok(())
     }

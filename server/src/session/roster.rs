@@ -1,6 +1,6 @@
 //! Who is connected, so that a server that stops can tell everyone. A session that waits costs nothing for it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use syncline_protocol::close::Close;
@@ -14,7 +14,8 @@ use crate::outbox::Outbox;
 pub struct Stop {
     /// Cancelled when the server stops.
     token: CancellationToken,
-    roster: Mutex<HashMap<SessionId, Weak<Outbox>>>,
+    /// In order of arrival: a simulation must go the same way again.
+    roster: Mutex<BTreeMap<SessionId, Weak<Outbox>>>,
 }
 
 impl Stop {
@@ -55,7 +56,7 @@ impl Stop {
         self.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Weak<Outbox>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Weak<Outbox>>> {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
