@@ -187,7 +187,11 @@ pub(super) fn refuse_newer(dir: &Path, format: u32) -> Result<(), StoreError> {
 
 /// [`StoreError::Open`] for `dir`.
 pub(super) fn open_error(dir: &Path, what: impl Into<String>) -> StoreError {
-    StoreError::Open { dir: dir.to_owned(), what: what.into() }
+    let mut what = what.into();
+    if what.contains(NO_SPACE) && !what.contains(FREE_SPACE) {
+        what = format!("{what}. {FREE_SPACE}");
+    }
+    StoreError::Open { dir: dir.to_owned(), what }
 }
 
 #[cfg(test)]
