@@ -101,14 +101,16 @@ fn a_damaged_record_is_named_and_repair_keeps_what_can_be_read() {
     assert!(said.contains("Lost: record"), "{said}");
     assert!(files(&dir) == before, "looking changes nothing");
 
-    let (fine, said) = syncline("repair", &dir);
-    assert!(fine && said.contains("with a new history. Lost: record"), "{said}");
+    let (fine, repaired) = syncline("repair", &dir);
+    assert!(fine && repaired.contains("with a new history. Lost: record"), "{repaired}");
     let (fine, after) = syncline("verify", &dir);
     assert!(fine && after.contains("3 documents are whole"), "{after}");
     let store = SledStore::open_existing(&dir).unwrap();
     assert!(store.doubt().is_none());
     let whole = store.load(&name("whole")).unwrap().unwrap();
-    assert!(text(&whole).contains("whole"));
+    // The engine may have put parts of it into the page that was hurt: then it is named, too.
+    let is_named = said.contains(r#"document "whole" is damaged at record"#);
+    assert!(is_named || text(&whole).contains("whole"), "{said}\n{repaired}\n{whole:?}");
     let hurt = store.load(&name("hurt")).unwrap().unwrap();
     assert_ne!(hurt.epoch, EPOCH, "to those who had it, it is another history");
     // What lay in one piece with a copy of the third is gone with it: what that is, the engine's pages decide.

@@ -55,11 +55,6 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    /// Bytes that were read and not decoded.
-    pub(super) fn read_ahead(&self) -> usize {
-        self.input.len()
-    }
-
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         BUFFER.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);

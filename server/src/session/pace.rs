@@ -62,10 +62,10 @@ impl Pace {
         }
     }
 
-    /// A message of the dialect is complete. `read_ahead`: bytes that were read and come after it.
-    pub(super) fn message(&self, read_ahead: usize) {
+    /// A message of the dialect is complete.
+    pub(super) fn message(&self) {
         self.messages.fetch_add(1, Ordering::Relaxed);
-        self.partial.store(read_ahead, Ordering::Relaxed);
+        self.partial.store(0, Ordering::Relaxed);
         self.ticks.store(0, Ordering::Relaxed);
         self.release();
     }

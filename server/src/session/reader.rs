@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
             });
             let taken = match heard.await {
                 Heard::News(news) => self.news(news).await,
-                Heard::Frame(Ok(incoming)) => self.incoming(incoming, frames.read_ahead()).await,
+                Heard::Frame(Ok(incoming)) => self.incoming(incoming).await,
                 Heard::Frame(Err(end)) => Err(self.explain(end)),
             };
             if let Err(unread) = taken {
@@ -107,10 +107,10 @@ impl<'a> Reader<'a> {
         Ok(self.resync(&news.behind).await?)
     }
 
-    async fn incoming(&mut self, incoming: Incoming, read_ahead: usize) -> Result<(), Unread> {
+    async fn incoming(&mut self, incoming: Incoming) -> Result<(), Unread> {
         match incoming {
             Incoming::Binary(frame) => {
-                self.pace.message(read_ahead);
+                self.pace.message();
                 self.frame(frame).await?;
             }
             Incoming::Text => return Err(bad_message("this protocol is binary, but a text message came").into()),
