@@ -5,6 +5,7 @@
 //! growth.rs    PURE: how large it may become, how much work an update may be
 //! json/        PURE: a document as JSON and back
 //! local.rs     changes made here: the client's edits
+//! clocks.rs    PURE: the next clock of every client
 //! replica.rs   PURE: the document and the updates that wait for others
 //! resting.rs   PURE: a document kept as bytes until its tree is needed
 //! register.rs  PURE: versioned registers, decided by who owns the document
@@ -13,6 +14,7 @@
 //!
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
 
+mod clocks;
 mod crdt;
 mod growth;
 mod json;

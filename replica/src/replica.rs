@@ -9,14 +9,15 @@
 //! An update with one part that waits is held whole. One that breaks yrs when its turn comes is to blame, not the
 //! update that it waited for: that one is taken, and the document is loaded again without the culprit.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
-use syncline_protocol::update::{ScanLimits, StateClock, Structs, Verdict, type_depth, update_ranges, verdict};
+use syncline_protocol::update::{ScanLimits, Structs, Verdict, type_depth, verdict};
 
+use super::clocks::Clocks;
 use super::crdt::{Crdt, CrdtError, Known, contain};
-use super::growth::{Crowd, Full, Growth};
+use super::growth::{Full, Growth};
 use super::json::{JsonError, to_json};
 use super::register::RegisterState;
 use super::watch::Touched;
@@ -65,45 +66,6 @@ enum Weight {
     Nothing,
     Waits,
     Something,
-}
-
-/// The next clock of every client: the state vector, kept up to date without asking yrs for a copy.
-#[derive(Debug, Default)]
-pub(crate) struct Clocks {
-    next: HashMap<u64, u64>,
-    pub(crate) crowd: Crowd,
-}
-
-impl Clocks {
-    /// Notes what an integrated update brought.
-    pub(crate) fn advance(&mut self, update: &[u8]) {
-        for range in update_ranges(update) {
-            let clock = self.next.entry(range.client).or_insert_with(|| {
-                self.crowd.add(range.client);
-                0
-            });
-            *clock = range.end.max(*clock);
-        }
-    }
-}
-
-impl Clocks {
-    /// Every client and its next clock.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.next.iter().map(|(client, clock)| (*client, *clock))
-    }
-
-    /// True when an update inserts nothing beyond these.
-    pub(crate) fn know_structs_of(&self, update: &[u8]) -> bool {
-        let verdict = verdict(update, self, &ScanLimits::STORED);
-        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
-    }
-}
-
-impl StateClock for Clocks {
-    fn clock(&self, client: u64) -> u64 {
-        self.next.get(&client).copied().unwrap_or(0)
-    }
 }
 
 /// One document, with what waits for it.

@@ -14,10 +14,11 @@ use syncline_protocol::update::{
 };
 use syncline_protocol::varint::write_var_uint;
 
+use super::clocks::Clocks;
 use super::crdt::{CrdtError, Known};
 use super::growth::{Full, GrowthLimits};
 use super::register::RegisterState;
-use super::replica::{Clocks, HeldLimits, Replica, Taken};
+use super::replica::{HeldLimits, Replica, Taken};
 
 /// A document, as a tree or as bytes.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,6 +40,9 @@ use syncline_replica::GrowthLimits;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sessions may take to end when the server stops.
 const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that may wait to be accepted; the system allows no more by itself. With fewer, those who come together
+/// after a restart are answered a second later.
+const BACKLOG: u32 = 4096;
 /// Pause after a failed accept (out of file descriptors): others may free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -70,7 +73,11 @@ impl Listener {
     /// Takes `address`; port 0 takes any that is free.
     pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
         let failed = |error| ListenError { address, error };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }.map_err(failed)?;
+        // As `TcpListener::bind` does.
+        socket.set_reuseaddr(true).map_err(failed)?;
+        socket.bind(address).map_err(failed)?;
+        let listener = socket.listen(BACKLOG).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })
     }

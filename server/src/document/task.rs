@@ -4,9 +4,10 @@
 //! watched number and never waits. A task ends when its document has been idle (nobody holds a lease, nothing is
 //! on its way to the disk) or when the registry closes its inbox; both times everything is on disk first.
 
-use std::pin::pin;
 mod reload;
+mod storing;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +29,7 @@ use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use syncline_log::failpoint::Point;
-use syncline_log::store::{Record, Snapshot};
+use syncline_log::store::Record;
 use syncline_log::{DocumentLog, Log};
 
 /// Events handled before effects of the last are waited for. Larger: fewer wake-ups under load.
@@ -388,36 +389,6 @@ impl Task {
             self.core.storage_failed(&mut self.effects);
         }
         self.execute().await;
-    }
-
-    /// Replaces the records by one snapshot. It follows them down the same channel, so it covers what it should.
-    async fn compact(&mut self) {
-        if self.storage_failed {
-            return;
-        }
-        let snapshot = self.core.snapshot(&mut self.effects);
-        // What is held goes into the log again before the snapshot takes its first copy away.
-        self.execute().await;
-        // Reset after that: what is held would call for the next snapshot at once, and for ever. Reset even without
-        // a snapshot: a document that cannot be encoded is not tried at every update.
-        self.records_since_snapshot = 0;
-        self.bytes_since_snapshot = 0;
-        let Some((upto, update)) = snapshot else {
-            error!(document = %self.name, "its state cannot be encoded; the records stay as they are");
-            return;
-        };
-        self.snapshot_bytes = update.len();
-        self.metrics.compactions.inc();
-        self.log.compact(Snapshot { upto, update }).await;
-    }
-
-    /// Waits until all that was sent to the log is on disk, or never will be.
-    async fn settle(&mut self) {
-        self.take_durable().await;
-        while !self.core.is_settled() {
-            self.log.durable_changed().await;
-            self.take_durable().await;
-        }
     }
 }
 

@@ -1,0 +1,38 @@
+//! A document's records replaced by a snapshot, and the wait for the disk.
+
+use syncline_log::store::Snapshot;
+use tracing::error;
+
+use super::Task;
+
+impl Task {
+    /// Replaces the records by one snapshot. It follows them down the same channel, so it covers what it should.
+    pub(super) async fn compact(&mut self) {
+        if self.storage_failed {
+            return;
+        }
+        let snapshot = self.core.snapshot(&mut self.effects);
+        // What is held goes into the log again before the snapshot takes its first copy away.
+        self.execute().await;
+        // Reset after that: what is held would call for the next snapshot at once, and for ever. Reset even without
+        // a snapshot: a document that cannot be encoded is not tried at every update.
+        self.records_since_snapshot = 0;
+        self.bytes_since_snapshot = 0;
+        let Some((upto, update)) = snapshot else {
+            error!(document = %self.name, "its state cannot be encoded; the records stay as they are");
+            return;
+        };
+        self.snapshot_bytes = update.len();
+        self.metrics.compactions.inc();
+        self.log.compact(Snapshot { upto, update }).await;
+    }
+
+    /// Waits until all that was sent to the log is on disk, or never will be.
+    pub(super) async fn settle(&mut self) {
+        self.take_durable().await;
+        while !self.core.is_settled() {
+            self.log.durable_changed().await;
+            self.take_durable().await;
+        }
+    }
+}
