@@ -5,12 +5,17 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::guard::sync_dir;
+use super::guard::{is_out_of_files, sync_dir};
 
 /// A folder that changed less than this ago may change again without a newer time.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// How long a file descriptor is waited for, and how often one is tried.
+const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_millis(5);
 
 /// The folder of such pages.
 pub(super) struct Blobs {
@@ -32,7 +37,14 @@ impl Blobs {
             return Ok(false);
         }
         let is_settled = changed.elapsed().is_ok_and(|age| age > SETTLED);
-        self.sync_files()?;
+        let begin = Instant::now();
+        while let Err(error) = self.sync_files() {
+            // Others have taken all descriptors, and give some back: the disk has not failed.
+            if !is_out_of_files(&error) || begin.elapsed() > PATIENCE {
+                return Err(error);
+            }
+            thread::sleep(RETRY);
+        }
         *synced = Some(changed).filter(|_| is_settled);
         Ok(true)
     }

@@ -1,13 +1,12 @@
 //! PURE: who joins is answered with what it lacks, and whoever asks the same shares the answer; and the document's rest.
 //!
-//! The whole of a large document, once encoded, serves those who come later as well, with the changes since then behind it:
-//! as if they had joined when it was encoded.
+//! The whole of a large document, once encoded, serves those who come later as well: the changes since then are joined to it by
+//! their bytes, without asking the CRDT again.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncline_protocol::ids::Seq;
-use syncline_protocol::update::{Merged, Updates};
+use syncline_protocol::update::join_updates;
 use syncline_replica::{CrdtError, Resting};
 
 use super::Core;
@@ -58,13 +57,9 @@ impl Core {
         if self.broken {
             return;
         }
-        if let Some(frame) = self.answers.find(state_vector)
-            && let Some(missed) = self.tail.since(frame.seq())
-        {
+        if let Some(frame) = self.answers.find(state_vector).and_then(|frame| self.up_to_date(frame)) {
+            self.answers.remember(state_vector, &frame);
             effects.push(Effect::Diff { lease, frame });
-            effects.extend(
-                merge(self.last, missed.map(|(_, update)| update)).map(|frame| Effect::Missed { lease, frame }),
-            );
             return;
         }
         match self.replica.diff(state_vector) {
@@ -75,6 +70,17 @@ impl Core {
             }
             Err(error) => self.fail_to_answer(lease, &error, effects),
         }
+    }
+
+    /// An earlier answer with all that came since: to whoever is answered "in sync" means that nothing is missing.
+    fn up_to_date(&self, frame: Arc<Frame>) -> Option<Arc<Frame>> {
+        if frame.seq() == self.last {
+            return Some(frame);
+        }
+        let Message::Step2(whole) = frame.message() else { return None };
+        let missed = self.tail.since(frame.seq())?.map(|(_, update)| &update[..]);
+        let joined = join_updates(std::iter::once(&whole[..]).chain(missed))?;
+        Some(Frame::at(self.last, Message::Step2(joined.into())))
     }
 
     /// Nothing has changed for a while: keep the document as bytes, and nothing that can be made from them.
@@ -114,18 +120,4 @@ impl Core {
             self.reload_if_broken(&error, effects);
         }
     }
-}
-
-/// Changes as few frames, all of which say where the document is now.
-fn merge<'a>(seq: Seq, changes: impl Iterator<Item = &'a Bytes>) -> impl Iterator<Item = Arc<Frame>> {
-    let changes: Vec<&Bytes> = changes.collect();
-    let merged = Updates::new(changes.iter().map(|update| &update[..])).merge(|_| true);
-    let updates: Vec<Bytes> = merged
-        .into_iter()
-        .map(|merged| match merged {
-            Merged::Single(number) => changes[number].clone(),
-            Merged::Joined { update, .. } => update.into(),
-        })
-        .collect();
-    updates.into_iter().map(move |update| Frame::at(seq, Message::Update(update)))
 }
