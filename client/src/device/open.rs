@@ -211,18 +211,22 @@ impl Open {
     pub(super) fn publish(&mut self) {
         let status = self.core.status();
         self.answer_rebase(&status.sync);
-        for event in std::mem::take(&mut self.out.events) {
-            if let (Event::Synced(_), Ok(mut report)) = (&event, self.report.lock()) {
-                *report = self.core.last_report().cloned();
-            }
-            // Nobody needs to listen.
-            drop(self.events.send(event));
+        let events = std::mem::take(&mut self.out.events);
+        if events.iter().any(|event| matches!(event, Event::Synced(_)))
+            && let Ok(mut report) = self.report.lock()
+        {
+            *report = self.core.last_report().cloned();
         }
+        // Before the events: whoever hears of one finds the status that it brought.
         self.status.send_if_modified(|shown| {
             let changed = *shown != status;
             *shown = status;
             changed
         });
+        for event in events {
+            // Nobody needs to listen.
+            drop(self.events.send(event));
+        }
     }
 }
 
