@@ -175,7 +175,7 @@ fn real_documents_are_far_from_the_limits_of_work() {
 /// While a document is busy with one session's work, another on the same thread answers. Printed, not held against a
 /// clock: `cargo test --release -p syncline-tests --test growth -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[ignore = "measures"]
+#[ignore = "a measurement of a minute: how long others wait is printed, and held against no clock"]
 async fn another_document_answers_while_one_is_busy() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut healthy = Socket::open(&server, "/healthy").await;
