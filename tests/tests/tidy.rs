@@ -51,6 +51,7 @@ const PURE: &[&str] = &[
     "client/src/document/registers.rs",
     "client/src/document/report.rs",
     "client/src/document/storing.rs",
+    "client/src/document/taking.rs",
     "client/src/document/sync.rs",
     "client/src/document/view.rs",
     "client/src/stock/session.rs",

@@ -1,12 +1,14 @@
-//! Random histories of two devices and a small server: edits, proposals, lost connections, refusals, full disks, crashes
+//! Random histories of two devices and a small server: edits, deletions, proposals, lost connections, refusals, full disks, crashes
 //! of either side between any two notes. Whatever happens, an accepted edit reaches the server exactly once, and in
 //! the end all have the same. Prints its seed; `SYNCLINE_SEED` replays it.
 
+#[path = "core_tests/server.rs"]
+mod server;
 #[path = "core_tests/world.rs"]
 mod world;
 
 use syncline_protocol::native::{Resume, ToClient, Version};
-use world::World;
+use world::{Did, World};
 use yrs::{GetString, ReadTxn};
 
 use super::*;
@@ -25,8 +27,12 @@ fn an_accepted_edit_reaches_the_server_exactly_once_whatever_crashes() {
         world.settle();
         let read = |txn: &yrs::Transaction<'_>| txn.get_text("text").map_or(String::new(), |text| text.get_string(txn));
         let there = world.server.replica.read(read);
-        for token in &world.accepted {
-            assert_eq!(there.matches(token.as_str()).count(), 1, "{token} in {there}");
+        for did in &world.accepted {
+            match did {
+                Did::Type(token) if world.doubtful.contains(token) => {}
+                Did::Type(token) => assert_eq!(there.matches(token.as_str()).count(), 1, "{token} in {there}"),
+                Did::Delete(token) => assert!(!there.contains(token.as_str()), "{token} in {there}"),
+            }
         }
         for token in there.split_inclusive('>') {
             assert_eq!(there.matches(token).count(), 1, "{token} in {there}");
@@ -78,6 +84,24 @@ fn what_was_accepted_outlives_a_disk_that_fails_again_while_it_is_written_anew()
     world.devices[0].fail_storage();
     assert_eq!(world.devices[0].text(), "<1>");
     assert_eq!(world.devices[0].core.queue.iter().count(), 1);
+}
+
+#[test]
+fn a_deletion_by_others_outlives_the_same_deletion_here_that_was_not_stored() {
+    let mut world = World::new(0);
+    world.edit(0);
+    for at in [0, 1] {
+        world.connect(at);
+    }
+    world.devices[0].store(10, &mut world.accepted);
+    (0..10).for_each(|_| [0, 1].into_iter().for_each(|at| world.deliver(at, true)));
+    assert_eq!([0, 1].map(|at| world.devices[at].text()), ["<1>", "<1>"]);
+    world.delete(0);
+    world.delete(1);
+    world.devices[0].store(10, &mut world.accepted);
+    (0..10).for_each(|_| [0, 1].into_iter().for_each(|at| world.deliver(at, true)));
+    world.devices[1].fail_storage();
+    assert_eq!([0, 1].map(|at| world.devices[at].text()), ["", ""]);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! batch.rs      PURE: what leaves the queue next, as one message
 //! core.rs       PURE: the CRDT, the queue, the journal
 //! storing.rs    PURE: the journal written anew
+//! taking.rs     PURE: changes by others, into the CRDT and the journal
 //! clock.rs      PURE: stamps made by a wrong clock, moved before they are sent
 //! sync.rs       PURE: the talk with the server
 //! again.rs      PURE: changes by others that the server may have lost
@@ -32,6 +33,7 @@ mod report;
 pub(crate) mod status;
 mod storing;
 pub(crate) mod sync;
+mod taking;
 mod view;
 
 use std::sync::Arc;

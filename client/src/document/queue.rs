@@ -141,6 +141,11 @@ impl Queue {
         self.entries.iter().any(Queued::is_edit)
     }
 
+    /// True while some of it may still be taken back.
+    pub(crate) fn has_unaccepted(&self) -> bool {
+        self.counts.storing > 0 && self.entries.iter().any(|entry| !entry.accepted)
+    }
+
     /// Everything up to this record of the journal is on the device's disk.
     pub(crate) fn stored(&mut self, upto: Seq) {
         let mut left = self.counts.storing;

@@ -8,13 +8,12 @@ use bytes::Bytes;
 use syncline_protocol::close::{Close, may_reconnect};
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Channel, Cursor, Resume, ToClient, ToServer};
-use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update};
-use syncline_replica::{HeldLimits, Taken};
+use syncline_protocol::update::{ScanLimits, scan_state_vector};
 use thiserror::Error;
 use ulid::Ulid;
 
 use super::batch::{self, MAX_BATCH_BYTES, MAX_IN_FLIGHT};
-use super::core::{Core, Origin, Outputs};
+use super::core::{Core, Outputs};
 use super::journal::Note;
 use super::queue::State;
 use super::report::Apart;
@@ -50,7 +49,7 @@ pub(crate) struct Joining {
     /// Known once the server has answered.
     pub(super) cursor: Option<Cursor>,
     /// The state vector was sent and its answer has not come.
-    awaits_diff: bool,
+    pub(super) awaits_diff: bool,
     /// The first `Durable` has come.
     pub(super) in_step: bool,
     pub(super) last_batch: u64,
@@ -264,43 +263,6 @@ impl Core {
     fn is_of_another_history(&self, now: Cursor) -> bool {
         let is_other = self.in_step.is_some_and(|(known, _)| known.epoch != now.epoch);
         is_other && !self.is_rebasing() && self.has_something_saved()
-    }
-
-    fn apply(&mut self, seq: Seq, update: &[u8], out: &mut Outputs) -> Result<(), Fault> {
-        scan_update(update, &ScanLimits::STORED).map_err(bad)?;
-        let update = Bytes::copy_from_slice(update);
-        self.watch_both(&update);
-        match self.replica.take(&update, &HeldLimits::default()) {
-            Ok(Taken::Known) => {}
-            Ok(taken @ (Taken::Changed | Taken::FreedABreaker)) => {
-                for update in std::iter::once(update).chain(self.replica.take_freed()) {
-                    self.keep(update.clone(), Origin::Remote(seq));
-                    self.note(Note::Remote { seq, update }, out);
-                }
-                if taken == Taken::FreedABreaker {
-                    // Its CRDT is of no use; what broke it was not kept.
-                    self.rebuild();
-                }
-                self.remote_changes += 1;
-                out.events.push(Event::Changed);
-            }
-            // The server sends nothing that waits: something is missing here. A state vector brings it all.
-            Ok(Taken::Held | Taken::NoRoom | Taken::Full(_)) => self.ask(out),
-            Err(error) => {
-                self.rebuild();
-                return Err(bad(error));
-            }
-        }
-        Ok(())
-    }
-
-    fn ask(&mut self, out: &mut Outputs) {
-        let Link::Up(joining) = &mut self.link else { return };
-        if !joining.awaits_diff {
-            joining.awaits_diff = true;
-            let (channel, state_vector) = (joining.channel, self.replica.state_vector());
-            self.send(&ToServer::StateVector { channel, state_vector: &state_vector }, out);
-        }
     }
 
     pub(super) fn durable(&mut self, seq: Seq, now_ms: u64, out: &mut Outputs) {

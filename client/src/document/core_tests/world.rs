@@ -1,13 +1,13 @@
-//! A world for the tests beside this: devices on disks that fail, and a server just as good as it must be.
+//! A world for the tests beside this: devices on disks that fail, and what happens to them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
-use syncline_protocol::native::{Channel, Cursor, Resume, ToClient, ToServer};
-use syncline_replica::{Decision, HeldLimits, RegisterState, Replica, Taken, decide};
+use syncline_protocol::native::{Channel, ToClient};
 use yrs::{GetString, ReadTxn, Text, TransactionMut, WriteTxn};
 
+use super::server::Server;
 use crate::document::core::{Core, Outputs, Write};
 use crate::document::journal::{Note, Snapshot};
 use crate::document::registers;
@@ -22,6 +22,13 @@ impl Dice {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % bound
     }
+}
+
+/// What was done with a token: typed or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Did {
+    Type(String),
+    Delete(String),
 }
 
 /// What survives the app.
@@ -63,7 +70,7 @@ pub(super) struct Device {
     pub(super) writing: VecDeque<Write>,
     pub(super) storage_failed: bool,
     /// By their notes: what was done and its author was not told of.
-    pub(super) waiting: Vec<(Seq, String)>,
+    pub(super) waiting: Vec<(Seq, Did)>,
     pub(super) channel: Option<Channel>,
     pub(super) to_server: VecDeque<Bytes>,
     pub(super) to_client: VecDeque<Bytes>,
@@ -109,13 +116,13 @@ impl Device {
         }
     }
 
-    pub(super) fn store(&mut self, count: usize, accepted: &mut HashSet<String>) {
+    pub(super) fn store(&mut self, count: usize, accepted: &mut HashSet<Did>) {
         for _ in 0..count {
             let Some(write) = self.writing.pop_front() else { break };
             self.disk.commit(&write);
         }
         let upto = Seq(self.disk.last);
-        self.waiting.retain(|(seq, token)| *seq > upto || !accepted.insert(token.clone()));
+        self.waiting.retain(|(seq, did)| *seq > upto || !accepted.insert(did.clone()));
         self.core.stored(upto, &mut self.out);
         self.core.compact(&mut self.out);
         self.flush();
@@ -166,138 +173,21 @@ impl Device {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Server {
-    pub(super) replica: Replica,
-    pub(super) records: Vec<Bytes>,
-    pub(super) durable: usize,
-    /// (device, batch, needed records, the answer)
-    pub(super) waiting: Vec<(usize, usize, Bytes)>,
-    pub(super) joined: HashMap<usize, Channel>,
-}
-
-impl Server {
-    pub(super) fn last(&self) -> Cursor {
-        Cursor { epoch: EPOCH, seq: Seq(self.records.len() as u64) }
-    }
-
-    pub(super) fn append(&mut self, update: &Bytes, author: Option<usize>, devices: &mut [Device]) {
-        self.records.push(update.clone());
-        for (&reader, &channel) in self.joined.iter().filter(|(reader, _)| Some(**reader) != author) {
-            let seq = self.last().seq;
-            devices[reader].to_client.push_back(ToClient::Change { channel, seq, update }.encode().into());
-        }
-    }
-
-    pub(super) fn tell_durable(&mut self, devices: &mut [Device]) {
-        self.waiting.retain(|(device, needed, answer)| {
-            let stays = *needed > self.durable;
-            if !stays {
-                devices[*device].to_client.push_back(answer.clone());
-            }
-            stays
-        });
-        for (&reader, &channel) in &self.joined {
-            let seq = Seq(self.durable as u64);
-            devices[reader].to_client.push_back(ToClient::Durable { channel, seq }.encode().into());
-        }
-    }
-
-    pub(super) fn leave(&mut self, device: usize) {
-        self.joined.remove(&device);
-        self.waiting.retain(|(of, ..)| *of != device);
-    }
-
-    pub(super) fn crash(&mut self, devices: &mut [Device]) {
-        self.records.truncate(self.durable);
-        self.replica = Replica::load(self.records.iter().cloned()).unwrap();
-        for (at, device) in devices.iter_mut().enumerate() {
-            self.leave(at);
-            device.cut();
-        }
-    }
-
-    pub(super) fn take(&mut self, device: usize, dice: &mut Dice, calm: bool, devices: &mut [Device]) {
-        let Some(frame) = devices[device].to_server.pop_front() else { return };
-        let answer = |devices: &mut [Device], message: ToClient<'_>| {
-            devices[device].to_client.push_back(message.encode().into());
-        };
-        match ToServer::decode(&frame).unwrap() {
-            ToServer::Open { channel, cursor, wants_state_vector, .. } => {
-                assert!(cursor.is_none_or(|cursor| cursor.seq.0 <= self.durable as u64), "a cursor from the future");
-                let from = cursor.filter(|_| dice.below(2) == 0);
-                let resume = if from.is_some() { Resume::FromCursor } else { Resume::SendStateVector };
-                let state_vector = self.replica.state_vector();
-                let state_vector = wants_state_vector.then_some(&state_vector[..]);
-                let cursor = self.last();
-                answer(devices, ToClient::Opened { channel, cursor, read_only: false, resume, state_vector });
-                if let Some(from) = from {
-                    self.joined.insert(device, channel);
-                    for (at, update) in self.records.iter().enumerate().skip(from.seq.0 as usize) {
-                        answer(devices, ToClient::Change { channel, seq: Seq(at as u64 + 1), update });
-                    }
-                    answer(devices, ToClient::Durable { channel, seq: Seq(self.durable as u64) });
-                }
-            }
-            ToServer::StateVector { channel, state_vector } => {
-                self.joined.insert(device, channel);
-                let update = self.replica.diff(state_vector).unwrap();
-                answer(devices, ToClient::Diff { channel, seq: self.last().seq, update: &update });
-                answer(devices, ToClient::Durable { channel, seq: Seq(self.durable as u64) });
-            }
-            ToServer::Change { channel, batch, update } => {
-                if !calm && dice.below(6) == 0 {
-                    let code = if dice.below(2) == 0 { 4403 } else { 4507 };
-                    return answer(devices, ToClient::Refused { channel, batch, code, reason: "no" });
-                }
-                let update = Bytes::copy_from_slice(update);
-                match self.replica.take(&update, &HeldLimits::default()).unwrap() {
-                    Taken::Known => {}
-                    Taken::Held => self.records.push(update),
-                    _ => {
-                        self.append(&update, Some(device), devices);
-                        for freed in self.replica.take_freed() {
-                            self.append(&freed, None, devices);
-                        }
-                    }
-                }
-                let seq = self.last().seq;
-                self.waiting.push((device, self.records.len(), ToClient::Ack { channel, batch, seq }.encode().into()));
-            }
-            ToServer::Propose { channel, batch, proposal } => {
-                let name = proposal.register;
-                let current = self.replica.read_register(name).unwrap();
-                let (accepted, state) = match decide(current.as_ref(), &proposal.into()) {
-                    Decision::Accept(state) => {
-                        let update = self.replica.write_register(name, &state).unwrap();
-                        self.append(&update, None, devices);
-                        (true, Some(state))
-                    }
-                    Decision::AcceptedBefore => (true, current),
-                    Decision::Refuse => (false, current),
-                };
-                let register = state.as_ref().map_or_else(Bytes::new, RegisterState::encode);
-                let decided = ToClient::Decided { channel, batch, accepted, register: &register }.encode();
-                self.waiting.push((device, self.records.len(), decided.into()));
-            }
-            ToServer::Leave { .. } => self.leave(device),
-            _ => {}
-        }
-    }
-}
-
 pub(super) struct World {
     pub(super) dice: Dice,
     pub(super) server: Server,
     pub(super) devices: Vec<Device>,
-    pub(super) accepted: HashSet<String>,
+    pub(super) accepted: HashSet<Did>,
+    /// Tokens that somebody deleted, accepted or not.
+    pub(super) doubtful: HashSet<String>,
     pub(super) next: u64,
 }
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let devices = (0..2).map(|_| Device::new()).collect();
-        Self { dice: Dice(seed), server: Server::default(), devices, accepted: HashSet::new(), next: 1 }
+        let server = Server { knows_all_cursors: seed.is_multiple_of(2), ..Server::default() };
+        Self { dice: Dice(seed), server, devices, accepted: HashSet::new(), doubtful: HashSet::new(), next: 1 }
     }
 
     pub(super) fn edit(&mut self, at: usize) {
@@ -316,7 +206,29 @@ impl World {
             text.insert(txn, start, &typed);
         };
         let (_, seq) = device.core.edit(id, 5, change, &mut device.out).unwrap();
-        device.waiting.push((seq.unwrap(), token));
+        device.waiting.push((seq.unwrap(), Did::Type(token)));
+        device.flush();
+    }
+
+    /// Deletes one token, if there is any.
+    pub(super) fn delete(&mut self, at: usize) {
+        let device = &mut self.devices[at];
+        device.storage_is_back();
+        let text = device.text();
+        let tokens: Vec<&str> = text.split_inclusive('>').collect();
+        if tokens.is_empty() {
+            return;
+        }
+        // Often one that the other deletes too.
+        let among = if self.dice.below(2) == 0 { 2 } else { 50 };
+        let token = tokens[tokens.len() - 1 - self.dice.below(tokens.len().min(among))].to_owned();
+        let (start, len) = (text.find(&token).unwrap() as u32, token.len() as u32);
+        let id = u128::from(self.next);
+        self.next += 1;
+        let change = move |txn: &mut TransactionMut<'_>| txn.get_or_insert_text("text").remove_range(txn, start, len);
+        let (_, seq) = device.core.edit(id, 5, change, &mut device.out).unwrap();
+        self.doubtful.insert(token.clone());
+        device.waiting.push((seq.unwrap(), Did::Delete(token)));
         device.flush();
     }
 
@@ -356,7 +268,8 @@ impl World {
     pub(super) fn step(&mut self) {
         let at = self.dice.below(self.devices.len());
         match self.dice.below(40) {
-            0..10 => self.edit(at),
+            0..7 => self.edit(at),
+            7..10 => self.delete(at),
             10 => self.propose(at),
             11..20 => self.deliver(at, false),
             20..25 => {
@@ -395,7 +308,10 @@ impl World {
             for at in 0..self.devices.len() {
                 let device = &mut self.devices[at];
                 device.storage_is_back();
-                device.core.retry_refused(4, &mut device.out);
+                // A new sync would bring whatever is missing: only for who needs it.
+                if device.core.queue.counts().refused > 0 {
+                    device.core.retry_refused(4, &mut device.out);
+                }
                 device.flush();
                 self.connect(at);
             }

@@ -1,0 +1,56 @@
+//! PURE: changes by others, taken into the CRDT and the journal. Part of [`Core`].
+
+use bytes::Bytes;
+use syncline_protocol::ids::Seq;
+use syncline_protocol::native::ToServer;
+use syncline_protocol::update::{ScanLimits, scan_update};
+use syncline_replica::{HeldLimits, Taken};
+
+use super::core::{Core, Origin, Outputs};
+use super::journal::Note;
+use super::status::Event;
+use super::sync::{Fault, Link, bad};
+
+impl Core {
+    pub(super) fn apply(&mut self, seq: Seq, update: &[u8], out: &mut Outputs) -> Result<(), Fault> {
+        scan_update(update, &ScanLimits::STORED).map_err(bad)?;
+        let update = Bytes::copy_from_slice(update);
+        self.watch_both(&update);
+        match self.replica.take(&update, &HeldLimits::default()) {
+            // Known perhaps by an edit alone that is taken back if the device's disk fails.
+            Ok(Taken::Known) if self.queue.has_unaccepted() => {
+                self.keep(update.clone(), Origin::Remote(seq));
+                self.note(Note::Remote { seq, update }, out);
+            }
+            Ok(Taken::Known) => {}
+            Ok(taken @ (Taken::Changed | Taken::FreedABreaker)) => {
+                for update in std::iter::once(update).chain(self.replica.take_freed()) {
+                    self.keep(update.clone(), Origin::Remote(seq));
+                    self.note(Note::Remote { seq, update }, out);
+                }
+                if taken == Taken::FreedABreaker {
+                    // Its CRDT is of no use; what broke it was not kept.
+                    self.rebuild();
+                }
+                self.remote_changes += 1;
+                out.events.push(Event::Changed);
+            }
+            // The server sends nothing that waits: something is missing here. A state vector brings it all.
+            Ok(Taken::Held | Taken::NoRoom | Taken::Full(_)) => self.ask(out),
+            Err(error) => {
+                self.rebuild();
+                return Err(bad(error));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, out: &mut Outputs) {
+        let Link::Up(joining) = &mut self.link else { return };
+        if !joining.awaits_diff {
+            joining.awaits_diff = true;
+            let (channel, state_vector) = (joining.channel, self.replica.state_vector());
+            self.send(&ToServer::StateVector { channel, state_vector: &state_vector }, out);
+        }
+    }
+}
