@@ -3,41 +3,32 @@
 //! Stopping goes the way data goes: no new connections; sessions are told to come back and end; documents put
 //! everything on disk and end; the log commits, closes its store and ends. The first two have a deadline, the log never.
 
+mod arrival;
+
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::SEC_WEBSOCKET_PROTOCOL;
-use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::admin::{self, Admin, AdminSocket};
 use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
-use crate::http::{self, Readiness};
-use crate::ids::{Counter, SessionId};
-use crate::limits::{Gate, Unfinished};
+use crate::http::Readiness;
+use crate::ids::Counter;
+use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::session::{self, Context, Stop};
+use crate::session::{Context, Stop};
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
 use syncline_replica::GrowthLimits;
 
-/// How long a client may take to send its request headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sessions may take to end when the server stops.
 const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that may wait to be accepted; the system allows no more by itself. With fewer, those who come together
@@ -190,7 +181,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 socket.set_nodelay(true).ok();
                 let unfinished = shared.context.gate.arrive();
                 let shared = Arc::clone(&shared);
-                tokio::spawn(connection(socket, peer, unfinished, shared));
+                tokio::spawn(arrival::run(socket, peer, unfinished, shared));
             }
             Err(error) => {
                 warn!(%error, "a connection could not be accepted");
@@ -199,101 +190,6 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             }
         }
     }
-}
-
-/// What a connection is until one of its requests makes it a session.
-struct Arrived {
-    peer: SocketAddr,
-    /// Goes with the session.
-    unfinished: Mutex<Option<Unfinished>>,
-    shared: Arc<Shared>,
-}
-
-async fn connection(socket: TcpStream, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
-    let context = Arc::clone(&shared.context);
-    let cut = unfinished.cut();
-    let arrived = Arrived { peer, unfinished: Mutex::new(Some(unfinished)), shared };
-    let service = service_fn(move |request| {
-        let response = respond(request, &arrived);
-        async move { Ok::<_, std::convert::Infallible>(response) }
-    });
-    let serve = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(socket), service)
-        .with_upgrades();
-    tokio::select! {
-        served = serve => if let Err(error) = served { debug!(%peer, %error, "HTTP connection ended") },
-        () = context.stop.cancelled() => {}
-        () = cut.cancelled() => debug!(%peer, "cut to make room: it had not said what it wants"),
-    }
-}
-
-fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<Bytes>> {
-    let shared = &arrived.shared;
-    if !is_upgrade(&request) {
-        return http::answer(request.method(), request.uri().path(), || readiness(shared));
-    }
-    // tungstenite checks the request by RFC 6455 section 4.2.1 and computes the accept key.
-    let bare = strip_body(&request);
-    let mut response = match create_response_with_body(&bare, Full::default) {
-        Ok(response) => response,
-        Err(error) => {
-            let mut response = Response::new(Full::from(format!("not a WebSocket handshake: {error}\n")));
-            *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
-            return response;
-        }
-    };
-    // A client that offers subprotocols (y-websocket's `protocols`) expects one of them.
-    if let Some(offered) = request.headers().get(SEC_WEBSOCKET_PROTOCOL)
-        && let Some(first) = offered.to_str().ok().and_then(|offered| offered.split(',').next())
-        && let Ok(first) = first.trim().parse()
-    {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, first);
-    }
-    let path = request.uri().path();
-    // One slash only: a name may begin with the next.
-    let path = path.strip_prefix('/').unwrap_or(path).to_owned();
-    let upgrade = hyper::upgrade::on(&mut request);
-    let unfinished = arrived.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
-    begin_session(upgrade, path, arrived.peer, unfinished, shared);
-    response
-}
-
-fn begin_session(
-    upgrade: OnUpgrade,
-    path: String,
-    peer: SocketAddr,
-    unfinished: Option<Unfinished>,
-    shared: &Arc<Shared>,
-) {
-    let id = SessionId(shared.session_ids.next());
-    let context = Arc::clone(&shared.context);
-    shared.sessions.spawn(async move {
-        let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
-            Ok(Ok(parts)) => parts,
-            Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
-        };
-        context.metrics.sessions.inc();
-        debug!(session = %id, path, "session begins");
-        let peer = session::Peer { id, path, address: peer.ip(), unfinished };
-        session::run(parts.io.into_inner(), parts.read_buf, peer, context).await;
-    });
-}
-
-fn is_upgrade(request: &Request<Incoming>) -> bool {
-    let upgrade = request.headers().get(hyper::header::UPGRADE);
-    upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
-fn strip_body(request: &Request<Incoming>) -> Request<()> {
-    let mut bare = Request::new(());
-    *bare.method_mut() = request.method().clone();
-    *bare.uri_mut() = request.uri().clone();
-    *bare.version_mut() = request.version();
-    *bare.headers_mut() = request.headers().clone();
-    bare
 }
 
 fn readiness(shared: &Shared) -> Readiness {

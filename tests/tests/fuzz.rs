@@ -54,6 +54,12 @@ fn corpus() -> Vec<Vec<u8>> {
     }
     corpus.retain(|bytes| bytes.len() < 4_096);
     corpus.push(vec![1, 7, 1, 2, b'{', b'}']);
+    for more in ["", "Sec-WebSocket-Protocol: yjs, other\r\n", "Content-Length: 4\r\n"] {
+        let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let head =
+            format!("GET /doc HTTP/1.1\r\nHost: x\r\n{more}Connection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n");
+        corpus.push(head.into_bytes());
+    }
     corpus
 }
 

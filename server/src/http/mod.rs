@@ -1,5 +1,7 @@
 //! Plain HTTP on the same port: the console page, `/healthz` (alive) and `/readyz` (able to take edits).
 
+pub mod handshake;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};

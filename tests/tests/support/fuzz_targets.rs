@@ -18,6 +18,7 @@ use syncline_protocol::ywebsocket;
 use syncline_replica::{GrowthLimits, HeldLimits, Replica};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Effect, Event, Origin, Outcome};
+use syncline_server::http::handshake::{Head, look};
 use syncline_server::ids::LeaseId;
 
 /// A target and its name.
@@ -34,7 +35,30 @@ pub const TARGETS: &[Target] = &[
     ("value", |bytes| _ = scan_value(bytes, &ScanLimits::default())),
     ("replica", replica),
     ("core", core),
+    ("handshake", handshake),
 ];
+
+/// However a head comes, it is the same head, and its answer is one head, too.
+fn handshake(bytes: &[u8]) {
+    let whole = look(bytes, 0);
+    if let Head::Upgrade(upgrade) = &whole {
+        assert!(upgrade.head_bytes <= bytes.len() && bytes[..upgrade.head_bytes].ends_with(b"\n"));
+        let response = upgrade.response.escape_ascii().to_string();
+        assert!(response.starts_with("HTTP/1.1 101 ") && response.find("\\r\\n\\r\\n") == Some(response.len() - 8));
+    }
+    let (mut seen, mut found) = (0, Head::Partial);
+    while found == Head::Partial && seen < bytes.len() {
+        let next = (seen + 1 + usize::from(bytes[seen] % 32)).min(bytes.len());
+        found = look(&bytes[..next], seen);
+        seen = next;
+    }
+    match (whole, found) {
+        (Head::Upgrade(whole), Head::Upgrade(found)) => assert_eq!(whole, found),
+        (Head::Upgrade(upgrade), found) => panic!("{upgrade:?} in pieces is {found:?}"),
+        // What is no request is seen at once or at the end of its head.
+        (_, found) => assert!(!matches!(found, Head::Upgrade(_))),
+    }
+}
 
 fn ywebsocket(bytes: &[u8]) {
     if let Ok(message) = ywebsocket::Message::decode(bytes) {

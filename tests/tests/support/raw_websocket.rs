@@ -146,6 +146,12 @@ impl RawSocket {
         }
     }
 
+    /// So many bytes behind a head.
+    pub async fn read_body(&mut self, len: usize) -> Vec<u8> {
+        while self.unread.len() < len && self.read_more().await {}
+        self.unread.drain(..len.min(self.unread.len())).collect()
+    }
+
     pub async fn hear(&mut self) -> Heard {
         loop {
             if let Some(heard) = self.decode() {

@@ -1,5 +1,7 @@
 //! A case of a WebSocket conformance suite: what is said over a raw socket, and what must be heard.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use syncline_server::Server;

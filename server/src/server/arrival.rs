@@ -1,0 +1,168 @@
+//! A connection from its first byte until it is a session: the usual WebSocket handshake is made here, everything else by hyper,
+//! which a session never sees and so never pays for.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, join};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::{Shared, readiness};
+use crate::http;
+use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
+use crate::ids::SessionId;
+use crate::limits::Unfinished;
+use crate::session;
+
+/// How long a client may take to send its request headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Room for the head of a usual request. It grows with what comes.
+const USUAL_HEAD_BYTES: usize = 1024;
+
+/// What hyper reads: what was read already, then the socket.
+type Begun = Join<Chain<io::Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
+
+/// Runs a connection until it has ended or is a session.
+pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+    let cut = unfinished.cut();
+    let mut read = BytesMut::new();
+    let path = tokio::select! {
+        path = timeout(HEADER_TIMEOUT, shake_hands(&mut socket, &mut read)) => path,
+        () = shared.context.stop.cancelled() => return,
+        () = cut.cancelled() => return debug!(%peer, "cut to make room: it had not said what it wants"),
+    };
+    match path {
+        Ok(Ok(Some(path))) => {
+            let session = begin(path, peer, Some(unfinished), &shared);
+            let context = Arc::clone(&shared.context);
+            shared.sessions.spawn(session::run(socket, read.freeze(), session, context));
+        }
+        // Rare, and large.
+        Ok(Ok(None)) => Box::pin(serve_http(socket, read.freeze(), peer, unfinished, shared)).await,
+        Ok(Err(error)) => debug!(%peer, %error, "the connection ended before its request"),
+        Err(_) => debug!(%peer, "the request did not come in time"),
+    }
+}
+
+/// Makes a WebSocket of the connection and tells its path; `None` when its client wants something else. What was read and
+/// not used stays in `read`.
+async fn shake_hands(socket: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<String>> {
+    loop {
+        // No room is made for what has not come.
+        socket.readable().await?;
+        let seen = read.len();
+        read.reserve(USUAL_HEAD_BYTES);
+        match socket.try_read_buf(read) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        match handshake::look(read, seen) {
+            Head::Partial => {}
+            Head::Other => return Ok(None),
+            Head::Upgrade(Upgrade { path, response, head_bytes }) => {
+                // What follows is the session's, without the head.
+                *read = BytesMut::from(&read[head_bytes..]);
+                socket.write_all(&response).await?;
+                return Ok(Some(path));
+            }
+        }
+    }
+}
+
+/// A request has become a session.
+fn begin(path: String, peer: SocketAddr, unfinished: Option<Unfinished>, shared: &Shared) -> session::Peer {
+    let id = SessionId(shared.session_ids.next());
+    shared.context.metrics.sessions.inc();
+    debug!(session = %id, path, "session begins");
+    session::Peer { id, path, address: peer.ip(), unfinished }
+}
+
+/// A connection of which hyper reads the requests.
+struct Arrived {
+    peer: SocketAddr,
+    /// Goes with the session.
+    unfinished: Mutex<Option<Unfinished>>,
+    shared: Arc<Shared>,
+}
+
+/// Answers whatever is no usual WebSocket handshake.
+async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+    let context = Arc::clone(&shared.context);
+    let cut = unfinished.cut();
+    let arrived = Arrived { peer, unfinished: Mutex::new(Some(unfinished)), shared };
+    let service = service_fn(move |request| {
+        let response = respond(request, &arrived);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let (reading, writing) = socket.into_split();
+    let begun: Begun = join(io::Cursor::new(read).chain(reading), writing);
+    let serve = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(begun), service)
+        .with_upgrades();
+    tokio::select! {
+        served = serve => if let Err(error) = served { debug!(%peer, %error, "HTTP connection ended") },
+        () = context.stop.cancelled() => {}
+        () = cut.cancelled() => debug!(%peer, "cut to make room: it had not said what it wants"),
+    }
+}
+
+fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<Bytes>> {
+    let shared = &arrived.shared;
+    if !is_upgrade(&request) {
+        return http::answer(request.method(), request.uri().path(), || readiness(shared));
+    }
+    let response = match handshake::answer(&request, Full::default) {
+        Ok(response) => response,
+        Err(error) => {
+            let mut response = Response::new(Full::from(format!("not a WebSocket handshake: {error}\n")));
+            *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
+            return response;
+        }
+    };
+    let path = handshake::document_path(&request);
+    let upgrade = hyper::upgrade::on(&mut request);
+    let unfinished = arrived.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (peer, shared) = (arrived.peer, Arc::clone(shared));
+    arrived.shared.sessions.spawn(async move {
+        let Some((socket, read)) = upgraded(upgrade).await else {
+            return debug!(%peer, "the client left during the upgrade");
+        };
+        let session = begin(path, peer, unfinished, &shared);
+        session::run(socket, read, session, Arc::clone(&shared.context)).await;
+    });
+    response
+}
+
+/// The socket that hyper gives back, and what was read and is not hyper's.
+async fn upgraded(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Begun>>().ok()?;
+    let (reading, writing) = parts.io.into_inner().into_inner();
+    let (before, reading) = reading.into_inner();
+    let at = usize::try_from(before.position()).ok()?;
+    let unread = before.into_inner();
+    let read = if at < unread.len() { [&parts.read_buf, &unread[at..]].concat().into() } else { parts.read_buf };
+    Some((reading.reunite(writing).ok()?, read))
+}
+
+fn is_upgrade(request: &Request<Incoming>) -> bool {
+    let upgrade = request.headers().get(hyper::header::UPGRADE);
+    upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
