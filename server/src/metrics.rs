@@ -50,6 +50,8 @@ pub struct Metrics {
     pub floods: Count,
     /// Sessions closed because their edits were too much work.
     pub overworked: Count,
+    /// Sessions ended because nothing came from their client for too long, or because their socket took nothing.
+    pub vanished: Count,
     /// Sessions closed over a message that did not come to its end.
     pub partial_refused: Count,
 }

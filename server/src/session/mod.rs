@@ -150,7 +150,7 @@ where
     let mut writer = Writer::new(Half(&socket));
     let signs = Signs::default();
     let pulse = pin!(sleep_until(Instant::now()));
-    let pulse = Pulse::new(pulse, &context.limits, &signs, &pace);
+    let pulse = Pulse::new(pulse, &context, &signs, &pace);
     let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &signs, &pace, unfinished);
     match drive(reader, &mut frames, &mut writer, &outbox, pulse).await {
         Ended::ByClient(None) => debug!(session = %id, "the client hung up"),
