@@ -42,6 +42,8 @@ pub struct Metrics {
     pub refused: Count,
     /// Sessions refused because there were too many, in all or from their address.
     pub connections_refused: Count,
+    /// Sessions, or documents of one, refused because their user had too many connections.
+    pub users_refused: Count,
     /// Sockets cut before their first message, to make room for others.
     pub unfinished_cut: Count,
     /// Times that reading from a connection paused for its rate.
