@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::HeaderName;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -91,6 +92,8 @@ struct Shared {
     log: Log,
     session_ids: Counter,
     sessions: TaskTracker,
+    /// Where a proxy says who a user is.
+    user_header: Option<HeaderName>,
 }
 
 impl Server {
@@ -115,6 +118,7 @@ impl Server {
             log: log.clone(),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
+            user_header: config.user_header.clone(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());

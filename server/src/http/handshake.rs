@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING};
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{create_response_with_body, write_response};
@@ -29,6 +29,8 @@ pub enum Head {
 pub struct Upgrade {
     /// The raw path without its leading slash.
     pub path: String,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// What the client is to be sent.
     pub response: Bytes,
     /// Where its first frame begins.
@@ -46,21 +48,23 @@ pub fn look(head: &[u8], seen: usize) -> Head {
     if seen == 0 || is_whole() {
         match Request::<()>::try_parse(head) {
             Ok(None) => {}
-            Ok(Some((head_bytes, request))) => return upgrade(&request, head_bytes).unwrap_or(Head::Other),
+            Ok(Some((head_bytes, request))) => return upgrade(request, head_bytes).unwrap_or(Head::Other),
             Err(_) => return Head::Other,
         }
     }
     if head.len() < MAX_HEAD_BYTES { Head::Partial } else { Head::Other }
 }
 
-fn upgrade(request: &Request<()>, head_bytes: usize) -> Option<Head> {
+fn upgrade(request: Request<()>, head_bytes: usize) -> Option<Head> {
     // A body would be taken for frames.
     if [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT].iter().any(|name| request.headers().contains_key(name)) {
         return None;
     }
     let mut response = Vec::with_capacity(256);
-    write_response(&mut response, &answer(request, || ()).ok()?).ok()?;
-    Some(Head::Upgrade(Upgrade { path: document_path(request), response: response.into(), head_bytes }))
+    write_response(&mut response, &answer(&request, || ()).ok()?).ok()?;
+    let path = document_path(&request);
+    let headers = request.into_parts().0.headers;
+    Some(Head::Upgrade(Upgrade { path, headers, response: response.into(), head_bytes }))
 }
 
 /// The response that makes a WebSocket of a request.
@@ -101,7 +105,8 @@ mod tests {
     fn a_sound_request_is_answered_and_what_follows_is_left() {
         let with_frames = [GOOD.as_bytes(), b"\x82\x80\0\0\0\0\r\n\r\n"].concat();
         for head in [GOOD.as_bytes(), &with_frames] {
-            let Upgrade { path, response, head_bytes } = upgrade_of(head);
+            let Upgrade { path, headers, response, head_bytes } = upgrade_of(head);
+            assert_eq!((headers.len(), headers.get("Host").unwrap().as_bytes()), (5, &b"x"[..]));
             assert_eq!((path.as_str(), head_bytes), ("/a%2Fb", GOOD.len()));
             let response = String::from_utf8(response.to_vec()).unwrap().to_ascii_lowercase();
             assert!(response.starts_with("http/1.1 101 switching protocols\r\n") && response.ends_with("\r\n\r\n"));

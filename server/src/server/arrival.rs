@@ -12,7 +12,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, join};
 use tokio::net::TcpStream;
@@ -23,7 +23,7 @@ use tracing::debug;
 use super::{Shared, readiness};
 use crate::http;
 use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
-use crate::ids::SessionId;
+use crate::ids::{SessionId, UserId};
 use crate::limits::Unfinished;
 use crate::session;
 
@@ -39,14 +39,14 @@ type Begun = Join<Chain<io::Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
 pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
     let cut = unfinished.cut();
     let mut read = BytesMut::new();
-    let path = tokio::select! {
-        path = timeout(HEADER_TIMEOUT, shake_hands(&mut socket, &mut read)) => path,
+    let upgrade = tokio::select! {
+        upgrade = timeout(HEADER_TIMEOUT, shake_hands(&mut socket, &mut read)) => upgrade,
         () = shared.context.stop.cancelled() => return,
         () = cut.cancelled() => return debug!(%peer, "cut to make room: it had not said what it wants"),
     };
-    match path {
-        Ok(Ok(Some(path))) => {
-            let session = begin(path, peer, Some(unfinished), &shared);
+    match upgrade {
+        Ok(Ok(Some(Upgrade { path, headers, .. }))) => {
+            let session = begin(path, &headers, peer, Some(unfinished), &shared);
             let context = Arc::clone(&shared.context);
             shared.sessions.spawn(session::run(socket, read.freeze(), session, context));
         }
@@ -57,9 +57,9 @@ pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unf
     }
 }
 
-/// Makes a WebSocket of the connection and tells its path; `None` when its client wants something else. What was read and
-/// not used stays in `read`.
-async fn shake_hands(socket: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<String>> {
+/// Makes a WebSocket of the connection; `None` when its client wants something else. What was read and not used stays in
+/// `read`.
+async fn shake_hands(socket: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<Upgrade>> {
     loop {
         // No room is made for what has not come.
         socket.readable().await?;
@@ -74,22 +74,31 @@ async fn shake_hands(socket: &mut TcpStream, read: &mut BytesMut) -> io::Result<
         match handshake::look(read, seen) {
             Head::Partial => {}
             Head::Other => return Ok(None),
-            Head::Upgrade(Upgrade { path, response, head_bytes }) => {
+            Head::Upgrade(upgrade) => {
                 // What follows is the session's, without the head.
-                *read = BytesMut::from(&read[head_bytes..]);
-                socket.write_all(&response).await?;
-                return Ok(Some(path));
+                *read = BytesMut::from(&read[upgrade.head_bytes..]);
+                socket.write_all(&upgrade.response).await?;
+                return Ok(Some(upgrade));
             }
         }
     }
 }
 
 /// A request has become a session.
-fn begin(path: String, peer: SocketAddr, unfinished: Option<Unfinished>, shared: &Shared) -> session::Peer {
+fn begin(
+    path: String,
+    headers: &HeaderMap,
+    peer: SocketAddr,
+    unfinished: Option<Unfinished>,
+    shared: &Shared,
+) -> session::Peer {
     let id = SessionId(shared.session_ids.next());
+    let user = shared.user_header.as_ref().and_then(|name| headers.get(name));
+    let user = user.map(|user| String::from_utf8_lossy(user.as_bytes())).filter(|user| !user.is_empty());
+    let user = user.map(|user| UserId::from(&*user));
     shared.context.metrics.sessions.inc();
     debug!(session = %id, path, "session begins");
-    session::Peer { id, path, address: peer.ip(), unfinished }
+    session::Peer { id, path, address: peer.ip(), user, unfinished }
 }
 
 /// A connection of which hyper reads the requests.
@@ -140,12 +149,12 @@ fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<B
     let path = handshake::document_path(&request);
     let upgrade = hyper::upgrade::on(&mut request);
     let unfinished = arrived.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let (peer, shared) = (arrived.peer, Arc::clone(shared));
+    let (peer, headers, shared) = (arrived.peer, request.into_parts().0.headers, Arc::clone(shared));
     arrived.shared.sessions.spawn(async move {
         let Some((socket, read)) = upgraded(upgrade).await else {
             return debug!(%peer, "the client left during the upgrade");
         };
-        let session = begin(path, peer, unfinished, &shared);
+        let session = begin(path, &headers, peer, unfinished, &shared);
         session::run(socket, read, session, Arc::clone(&shared.context)).await;
     });
     response
