@@ -1,5 +1,7 @@
 //! What the rest of the server holds of the log: [`Log`] and, for each open document, [`DocumentLog`].
 
+mod append;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +21,6 @@ pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
 /// Bytes of updates and snapshots waiting or being committed. When full, handing in waits; one command that is
 /// larger alone passes alone.
 pub const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// What a record takes beside its update.
-const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// How much of a document's log is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,37 +207,6 @@ impl Log {
 }
 
 impl DocumentLog {
-    /// Hands in records, consecutive and beginning one after the last. Waits while the queue is full. The outcome
-    /// comes by [`DocumentLog::durable`]; a dropped future hands in nothing.
-    ///
-    /// Panics when the numbers do not follow: the caller's state is then not to be trusted.
-    pub async fn append(&self, records: Vec<Record>) {
-        let Some(last) = records.last().map(|record| record.seq) else { return };
-        let bytes = records.iter().map(|record| record.update.len() + RECORD_OVERHEAD_BYTES).sum();
-        let Some((slot, room)) = self.enter(bytes).await else { return };
-        let before = self.last.load(Ordering::Relaxed);
-        for (expected, record) in (before + 1..).zip(&records) {
-            assert_eq!(record.seq.0, expected, "record out of order in document {:?}", self.document.name);
-        }
-        self.last.store(last.0, Ordering::Relaxed);
-        self.send(slot, Command::Append { document: self.document(), epoch: self.epoch, records, room });
-    }
-
-    /// Hands in a snapshot of records that were handed in before. Waits while the queue is full. It changes nothing
-    /// that is acknowledged, so there is nothing to wait for.
-    ///
-    /// Panics when the snapshot is of records that were not handed in.
-    pub async fn compact(&self, snapshot: Snapshot) {
-        let last = self.last.load(Ordering::Relaxed);
-        assert!(
-            snapshot.upto.0 <= last,
-            "snapshot of records that are not logged in document {:?}",
-            self.document.name
-        );
-        let Some((slot, room)) = self.enter(snapshot.update.len()).await else { return };
-        self.send(slot, Command::Compact { document: self.document(), snapshot, room });
-    }
-
     /// What is on disk now.
     pub fn durable(&self) -> Durable {
         self.progress.borrow().durable
@@ -256,26 +225,6 @@ impl DocumentLog {
     /// The same, for a task of its own.
     pub fn watch(&self) -> DurableWatch {
         DurableWatch { progress: self.document.progress.subscribe(), seen: self.durable() }
-    }
-
-    /// Waits for room. `None`: the log is closed, and the document knows it.
-    async fn enter(&self, bytes: usize) -> Option<(mpsc::Permit<'_, Command>, OwnedSemaphorePermit)> {
-        let permits = bytes.min(MAX_QUEUED_BYTES) as u32;
-        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.ok();
-        let slot = self.commands.reserve().await.ok();
-        if slot.is_none() {
-            self.document.fail();
-        }
-        slot.zip(room)
-    }
-
-    fn send(&self, slot: mpsc::Permit<'_, Command>, command: Command) {
-        self.document.queued.fetch_add(1, Ordering::Relaxed);
-        slot.send(command);
-    }
-
-    fn document(&self) -> Arc<Document> {
-        Arc::clone(&self.document)
     }
 }
 

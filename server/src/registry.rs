@@ -2,7 +2,7 @@
 //!
 //! Architecture invariant: `open` counts the lease and `retire` removes the entry under the same map entry lock.
 //! So two tasks for one document cannot exist, and a session never holds a lease on a document that is leaving.
-//! The lock is never held across an await, and nothing else is locked under it.
+//! The lock is never held across an await, and nothing is locked under it but an inbox.
 
 mod slot;
 #[cfg(test)]
@@ -16,38 +16,24 @@ use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
-use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use self::slot::Slot;
 use crate::document::event::Event;
 use crate::document::frame::Framing;
+use crate::document::inbox::{Closed, NotTaken, Receiver, Sender, inbox};
 use crate::document::{self, DocumentOptions, Ended, Envelope};
 use crate::ids::{Counter, LeaseId};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use syncline_log::Log;
 
-/// Events a document's inbox holds; a full inbox makes sessions wait, and TCP push back.
-const INBOX_EVENTS: usize = 256;
-/// Bytes of large events an inbox holds.
-const INBOX_BYTES: usize = 32 * 1024 * 1024;
-/// Events below this size are bounded well enough by their number.
-const SMALL_EVENT_BYTES: usize = 4 * 1024;
-
-/// How a document's task is reached.
-#[derive(Clone)]
-struct Inbox {
-    events: mpsc::Sender<Envelope>,
-    bytes: Arc<Semaphore>,
-}
-
 /// The open documents.
 pub struct Registry {
-    slots: DashMap<DocumentName, Slot<Inbox>>,
+    slots: DashMap<DocumentName, Slot<Sender>>,
     log: Log,
-    options: DocumentOptions,
+    options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     lease_ids: Counter,
@@ -72,7 +58,7 @@ impl Registry {
         Arc::new(Self {
             slots: DashMap::new(),
             log,
-            options,
+            options: Arc::new(options),
             metrics,
             tasks: TaskTracker::new(),
             lease_ids: Counter::default(),
@@ -90,8 +76,7 @@ impl Registry {
                 (slot.inbox.clone(), generation)
             }
             Entry::Vacant(vacant) => {
-                let (events, receiver) = mpsc::channel(INBOX_EVENTS);
-                let inbox = Inbox { events, bytes: Arc::new(Semaphore::new(INBOX_BYTES)) };
+                let (inbox, receiver) = inbox();
                 let generation = self.generations.fetch_add(1, Ordering::Relaxed);
                 vacant.insert(Slot::first(inbox.clone(), generation));
                 self.spawn(name.clone(), receiver, generation);
@@ -123,15 +108,15 @@ impl Registry {
         self.tasks.wait().await;
     }
 
-    fn spawn(self: &Arc<Self>, name: DocumentName, inbox: mpsc::Receiver<Envelope>, generation: u64) {
+    fn spawn(self: &Arc<Self>, name: DocumentName, inbox: Receiver, generation: u64) {
         let registry = Arc::clone(self);
         self.tasks.spawn(async move {
-            let try_retire = |inbox: &mpsc::Receiver<Envelope>| registry.retire(&name, generation, inbox);
+            let try_retire = |inbox: &Receiver| registry.retire(&name, generation, inbox);
             let task = document::run(
                 name.clone(),
                 inbox,
                 registry.log.clone(),
-                registry.options.clone(),
+                Arc::clone(&registry.options),
                 Arc::clone(&registry.metrics),
                 try_retire,
             );
@@ -148,7 +133,7 @@ impl Registry {
     }
 
     /// Removes the entry if nobody holds a lease and nothing waits in the inbox.
-    fn retire(&self, name: &DocumentName, generation: u64, inbox: &mpsc::Receiver<Envelope>) -> bool {
+    fn retire(&self, name: &DocumentName, generation: u64, inbox: &Receiver) -> bool {
         self.slots.remove_if(name, |_, slot| slot.may_retire(generation, inbox.is_empty())).is_some()
     }
 
@@ -167,7 +152,7 @@ impl Registry {
 pub struct Lease {
     id: LeaseId,
     name: DocumentName,
-    inbox: Inbox,
+    inbox: Sender,
     generation: u64,
     registry: Arc<Registry>,
 }
@@ -186,18 +171,13 @@ impl Lease {
     /// Begins: frames for this lease go to `outbox` from now on.
     pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing) -> Result<(), Gone> {
         let envelope = Envelope::Open { lease: self.id, outbox, framing };
-        self.inbox.events.send(envelope).await.map_err(|_| Gone)
+        self.inbox.send(envelope).await.map_err(|Closed| Gone)
     }
 
     /// Sends an event of `bytes` payload; waits while the document's inbox is full.
     pub async fn send(&self, event: Event, bytes: usize) -> Result<(), Gone> {
-        let permit = if bytes > SMALL_EVENT_BYTES {
-            let wanted = u32::try_from(bytes.min(INBOX_BYTES)).unwrap_or(u32::MAX);
-            Some(Arc::clone(&self.inbox.bytes).acquire_many_owned(wanted).await.map_err(|_| Gone)?)
-        } else {
-            None
-        };
-        self.inbox.events.send(Envelope::Event(event, permit)).await.map_err(|_| Gone)
+        let room = self.inbox.room(bytes).await.map_err(|Closed| Gone)?;
+        self.inbox.send(Envelope::Event(event, room)).await.map_err(|Closed| Gone)
     }
 }
 
@@ -205,11 +185,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let goodbye = Envelope::Event(Event::Leave { lease: self.id }, None);
         let (registry, name, generation) = (Arc::clone(&self.registry), self.name.clone(), self.generation);
-        match self.inbox.events.try_send(goodbye) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => registry.release(&name, generation),
+        match self.inbox.try_send(goodbye) {
+            Ok(()) | Err(NotTaken::Closed) => registry.release(&name, generation),
             // The count falls only after the goodbye is in the inbox: the document cannot retire before it is read.
-            Err(mpsc::error::TrySendError::Full(goodbye)) => {
-                let sender = self.inbox.events.clone();
+            Err(NotTaken::Full(goodbye)) => {
+                let sender = self.inbox.clone();
                 tokio::spawn(async move {
                     // A closed inbox has nobody left who could miss the goodbye.
                     sender.send(goodbye).await.ok();

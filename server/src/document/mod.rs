@@ -21,6 +21,7 @@ mod charge;
 pub mod core;
 pub mod event;
 pub mod frame;
+pub mod inbox;
 mod load;
 mod merge;
 mod options;
@@ -41,18 +42,16 @@ mod tests {
     use syncline_log::Log;
     use syncline_log::memory::MemoryStore;
     use syncline_protocol::ids::DocumentName;
-    use tokio::sync::mpsc;
 
     use super::{DocumentOptions, Envelope, run};
 
     #[test]
     fn a_document_that_does_nothing_is_small() {
-        // An inbox is allocated for 32 of them.
         assert!(size_of::<Envelope>() <= 80, "{}", size_of::<Envelope>());
         let log = Log::start(Arc::new(MemoryStore::new()));
-        let (_sender, inbox) = mpsc::channel(1);
-        let options = DocumentOptions::new(Duration::from_secs(1));
+        let (_sender, inbox) = super::inbox::inbox();
+        let options = Arc::new(DocumentOptions::new(Duration::from_secs(1)));
         let task = run(DocumentName::parse("doc").unwrap(), inbox, log, options, Arc::default(), |_| true);
-        assert!(size_of_val(&task) <= 4_000, "{}", size_of_val(&task));
+        assert!(size_of_val(&task) <= 900, "{}", size_of_val(&task));
     }
 }

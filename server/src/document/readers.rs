@@ -82,7 +82,8 @@ impl Reader {
 pub(super) struct Readers {
     document: DocumentName,
     /// Served in the same order in every run: a simulation replays it.
-    readers: BTreeMap<LeaseId, Reader>,
+    /// In boxes: a map makes room for eleven.
+    readers: BTreeMap<LeaseId, Box<Reader>>,
     checkpoint: Arc<Known>,
 }
 
@@ -93,7 +94,8 @@ impl Readers {
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
         let opened = !matches!(framing, Framing::Native { .. });
-        self.readers.insert(lease, Reader { outbox, framing, opened, joined: false, floor: None, has_gap: false });
+        let reader = Reader { outbox, framing, opened, joined: false, floor: None, has_gap: false };
+        self.readers.insert(lease, Box::new(reader));
     }
 
     pub(super) fn remove(&mut self, lease: LeaseId) {

@@ -7,13 +7,13 @@
 mod reload;
 mod storing;
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -21,6 +21,7 @@ use super::charge::Charge;
 use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
+use super::inbox::{Receiver, Room};
 use super::load::{AT_ONCE_BYTES, LoadError, Loaded, load};
 use super::merge::Unsent;
 use super::options::{Compaction, DocumentOptions};
@@ -32,8 +33,6 @@ use syncline_log::failpoint::Point;
 use syncline_log::store::Record;
 use syncline_log::{DocumentLog, Log};
 
-/// Events handled before effects of the last are waited for. Larger: fewer wake-ups under load.
-const MAX_BATCH: usize = 256;
 /// A snapshot of a large document waits for more records: it costs each of them at most so many of its bytes.
 const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
 /// Long after everything.
@@ -53,8 +52,8 @@ pub enum Envelope {
         /// How they are written.
         framing: Framing,
     },
-    /// Anything else. The permit stands for the bytes of a large event in the inbox.
-    Event(Event, Option<OwnedSemaphorePermit>),
+    /// Anything else. The room stands for the bytes of a large event in the inbox.
+    Event(Event, Option<Room>),
 }
 
 /// Why a task ended.
@@ -74,9 +73,9 @@ struct Task {
     readers: Readers,
     log: DocumentLog,
     log_source: Log,
-    options: DocumentOptions,
+    options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
-    /// Filled by the core, emptied by `execute`. Kept to save an allocation per event.
+    /// Filled by the core, emptied by `execute`.
     effects: Vec<Effect>,
     /// Filled and emptied by `execute`.
     unsent: Unsent,
@@ -98,11 +97,11 @@ struct Task {
 /// session has come in the meantime.
 pub async fn run(
     name: DocumentName,
-    mut inbox: mpsc::Receiver<Envelope>,
+    mut inbox: Receiver,
     log: Log,
-    options: DocumentOptions,
+    options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
-    try_retire: impl Fn(&mpsc::Receiver<Envelope>) -> bool,
+    try_retire: impl Fn(&Receiver) -> bool,
 ) -> Ended {
     // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
     let mut task = match Box::pin(Task::load(name.clone(), log, options, metrics)).await {
@@ -124,24 +123,30 @@ pub async fn run(
 }
 
 /// Tells whoever waits, and whoever still comes, that the document is not to be had now.
-async fn refuse(name: &DocumentName, inbox: &mut mpsc::Receiver<Envelope>, close: &Close) {
+async fn refuse(name: &DocumentName, inbox: &mut Receiver, close: &Close) {
     inbox.close();
     let mut readers = Readers::new(name.clone());
-    while let Some(envelope) = inbox.recv().await {
-        if let Envelope::Open { lease, outbox, framing } = envelope {
-            readers.add(lease, outbox, framing);
+    let mut batch = VecDeque::new();
+    loop {
+        inbox.receive(&mut batch).await;
+        if batch.is_empty() {
+            return readers.close_all(close);
+        }
+        for envelope in batch.drain(..) {
+            if let Envelope::Open { lease, outbox, framing } = envelope {
+                readers.add(lease, outbox, framing);
+            }
         }
     }
-    readers.close_all(close);
 }
 
 impl Task {
     async fn load(
         name: DocumentName,
         log: Log,
-        options: DocumentOptions,
+        options: Arc<DocumentOptions>,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Box<Self>, LoadError> {
         let Loaded { replica, newest, tail, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
         if replica.held().len() > 0 {
@@ -154,7 +159,8 @@ impl Task {
             .with_tail(tail);
         let mut readers = Readers::new(name.clone());
         readers.set_checkpoint(core.known());
-        Ok(Self {
+        // In a box, or it would lie in the future once as it comes and once as it stays.
+        Ok(Box::new(Self {
             log: log.document(name.clone(), newest.epoch, last),
             log_source: log,
             core,
@@ -174,16 +180,11 @@ impl Task {
             seen: last,
             storage_failed: false,
             lost: false,
-        })
+        }))
     }
 
-    async fn run(
-        &mut self,
-        inbox: &mut mpsc::Receiver<Envelope>,
-        try_retire: impl Fn(&mpsc::Receiver<Envelope>) -> bool,
-    ) -> Ended {
-        // Grows with what waits: most documents are quiet.
-        let mut batch = Vec::new();
+    async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> Ended {
+        let mut batch = VecDeque::new();
         // The log may have failed before this document was opened.
         self.take_durable().await;
         let mut clock = pin!(sleep_until(self.next_tick()));
@@ -192,8 +193,8 @@ impl Task {
                 // In this order: the disk's answers come no faster than its commits, so events are not starved by them.
                 biased;
                 _ = self.log.durable_changed() => self.take_durable().await,
-                count = inbox.recv_many(&mut batch, MAX_BATCH) => {
-                    if count == 0 {
+                () = inbox.receive(&mut batch) => {
+                    if batch.is_empty() {
                         Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
@@ -224,7 +225,6 @@ impl Task {
                     }
                     if !self.core.is_resting() && self.changed.elapsed() >= self.options.quiet {
                         Box::pin(self.rest()).await;
-                        batch = Vec::new();
                     }
                     clock.as_mut().reset(self.next_tick());
                 }
@@ -253,7 +253,6 @@ impl Task {
             self.compact().await;
         }
         self.core.rest();
-        self.effects = Vec::new();
         self.unsent = Unsent::default();
         // Something waits beside the tree, or it cannot be encoded: not again at once.
         self.changed = Instant::now();
@@ -275,7 +274,7 @@ impl Task {
                 }
                 Event::Open { lease }
             }
-            Envelope::Event(event, _permit) => event,
+            Envelope::Event(event, _room) => event,
         };
         let bytes = self.core.bytes_to_wake_for(&event);
         if bytes > AT_ONCE_BYTES && !Box::pin(self.wake()).await {
@@ -312,8 +311,7 @@ impl Task {
             return;
         }
         let mut records = Vec::new();
-        let mut effects = std::mem::take(&mut self.effects);
-        for effect in effects.drain(..) {
+        for effect in std::mem::take(&mut self.effects) {
             if !effect.may_pass_changes() {
                 self.send();
             }
@@ -346,10 +344,11 @@ impl Task {
             }
         }
         self.send();
-        self.effects = effects;
         if !records.is_empty() {
             self.metrics.updates.add(records.len() as u64);
-            self.log.append(records).await;
+            if let Err(records) = self.log.try_append(records) {
+                Box::pin(self.log.append(records)).await;
+            }
         }
     }
 

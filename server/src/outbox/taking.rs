@@ -3,6 +3,7 @@
 //! Who pushes onto an empty outbox wakes the task, once until it has looked; who pushes more does not. While the socket
 //! takes nothing, only news wake it: what is queued waits for the socket anyway.
 
+use std::collections::VecDeque;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
@@ -15,8 +16,6 @@ use crate::ids::LeaseId;
 
 /// How many bytes the writer takes at once: the rest still counts against the limit.
 pub(super) const MAX_TAKE_BYTES: usize = 256 * 1024;
-/// A queue that became longer than this gives its memory back when it is empty.
-const MAX_KEPT_SLOTS: usize = 32;
 
 /// How a frame is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,8 +143,9 @@ impl Inner {
             has_taken = true;
         }
         self.bytes -= taken_bytes;
-        if self.queue.is_empty() && self.queue.capacity() > MAX_KEPT_SLOTS {
-            self.queue.shrink_to(0);
+        if self.queue.is_empty() {
+            // Most sessions wait most of the time.
+            self.queue = VecDeque::new();
         }
         if !self.positions.is_empty() {
             let gone = self.queue.front().map_or(self.next, |(number, _)| *number);

@@ -133,14 +133,14 @@ pub struct Peer {
     pub unfinished: Option<Unfinished>,
 }
 
-/// Runs an upgraded connection to its end.
-pub async fn run<S>(socket: S, read_already: Bytes, peer: Peer, context: Arc<Context>)
+/// Begins a session on an upgraded connection. The future runs it to its end.
+pub fn run<S>(mut socket: S, read_already: Bytes, peer: Peer, context: Arc<Context>) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    // Made before the future: what an `async fn` is given lies in it twice, and thousands of sessions do nothing but wait.
     let outbox = Arc::new(Outbox::new(context.limits.outbox_bytes));
     let Peer { id, path, address, user, mut unfinished } = peer;
-    let _entry = context.stop.enter(id, &outbox);
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
@@ -150,29 +150,42 @@ where
         outbox.close(close.clone());
     }
     let pace = Pace::new(&context, seats.as_ref().ok().map(|(seat, _)| seat), &users, &outbox);
-    let socket = Mutex::new(Paced::new(socket, &pace));
-    let mut frames = Frames::new(Half(&socket), &read_already, context.limits.message_bytes);
-    drop(read_already);
-    let mut writer = Writer::new(Half(&socket));
-    let signs = Signs::default();
-    let pulse = pin!(sleep_until(Instant::now()));
-    let pulse = Pulse::new(pulse, &context, &signs, &pace);
-    let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), users, path, &signs, &pace, unfinished);
-    match drive(reader, &mut frames, &mut writer, &outbox, pulse).await {
-        Ended::ByClient(None) => debug!(session = %id, "the client hung up"),
-        Ended::ByClient(Some(code)) => {
-            debug!(session = %id, "the client left");
-            say_goodbye(&mut frames, &mut writer, codec::close_frame(code, "")).await;
+    async move {
+        let _entry = context.stop.enter(id, &outbox);
+        // Given up at the end, not before.
+        let _seats = &seats;
+        let socket = Mutex::new(Paced::new(&mut socket, &pace));
+        let mut frames = Frames::new(Half(&socket), &read_already, context.limits.message_bytes);
+        let mut writer = Writer::new(Half(&socket));
+        let signs = Signs::default();
+        let pulse = pin!(sleep_until(Instant::now()));
+        let mut pulse = Pulse::new(pulse, &context, &signs, &pace);
+        let mut reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), users, path, &signs, &pace, unfinished);
+        let ended = drive(&mut reader, &mut frames, &mut writer, &outbox, &mut pulse).await;
+        if let Some(last_frame) = last_frame(id, ended, &context) {
+            Box::pin(say_goodbye(&mut frames, &mut writer, last_frame)).await;
         }
-        Ended::Broken => debug!(session = %id, "the connection broke"),
+    }
+}
+
+/// The close frame for a client that is still there.
+fn last_frame(session: SessionId, ended: Ended, context: &Context) -> Option<Vec<u8>> {
+    match ended {
+        Ended::ByClient(None) => debug!(%session, "the client hung up"),
+        Ended::ByClient(Some(code)) => {
+            debug!(%session, "the client left");
+            return Some(codec::close_frame(code, ""));
+        }
+        Ended::Broken => debug!(%session, "the connection broke"),
         Ended::Closed(close) => {
             if !close.may_reconnect() {
                 context.metrics.refused.inc();
             }
-            info!(session = %id, code = close.code(), reason = %close.reason(), "session closed by the server");
-            say_goodbye(&mut frames, &mut writer, codec::close_frame(Some(close.code()), &close.reason())).await;
+            info!(%session, code = close.code(), reason = %close.reason(), "session closed by the server");
+            return Some(codec::close_frame(Some(close.code()), &close.reason()));
         }
     }
+    None
 }
 
 /// How a session ended.
@@ -186,11 +199,11 @@ enum Ended {
 
 /// Reads and writes side by side until one of them ends, then ends the other.
 async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
-    mut reader: Reader<'_>,
+    reader: &mut Reader<'_>,
     frames: &mut Frames<Half<'_, S>>,
     writer: &mut Writer<Half<'_, S>>,
     outbox: &Outbox,
-    mut pulse: Pulse<'_>,
+    pulse: &mut Pulse<'_>,
 ) -> Ended {
     let mut poll_write = |cx: &mut task::Context<'_>| match pulse.poll(cx, writer, outbox) {
         Poll::Ready(broken) => Poll::Ready(Err(broken)),
@@ -205,8 +218,8 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
         })
         .await
     };
-    // The leases end here: what this session still had in flight is already with its documents.
-    drop(reader);
+    // What this session still had in flight is already with its documents.
+    reader.leave();
     match unread {
         Err(written) => written.into(),
         Ok(Unread::Left(code)) => Ended::ByClient(Some(code)),
@@ -276,4 +289,32 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Half<'_, S> {
 /// The close for bytes that are no message.
 fn bad_message(error: impl std::fmt::Display) -> Close {
     Close::BadMessage(error.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of_val;
+
+    use syncline_log::Log;
+    use syncline_log::memory::MemoryStore;
+
+    use super::*;
+    use crate::auth::OpenToAll;
+    use crate::document::DocumentOptions;
+    use crate::limits::Limits;
+
+    #[tokio::test]
+    async fn a_session_that_does_nothing_is_small() {
+        let metrics = Arc::new(Metrics::default());
+        let log = Log::start(Arc::new(MemoryStore::new()));
+        let registry = Registry::new(log, DocumentOptions::new(Duration::from_secs(1)), Arc::clone(&metrics));
+        let gate = Gate::new(Limits::default(), Arc::clone(&metrics));
+        let (auth, limits, stop) = (Arc::new(OpenToAll), SessionLimits::default(), Stop::default());
+        let context = Context { registry, auth, gate, limits, metrics, stop };
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let peer = Peer { id: SessionId(1), path: "doc".into(), address, user: None, unfinished: None };
+        let (_client, socket) = tokio::io::duplex(64);
+        let session = run(socket, Bytes::new(), peer, Arc::new(context));
+        assert!(size_of_val(&session) <= 1_400, "{}", size_of_val(&session));
+    }
 }

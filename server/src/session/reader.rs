@@ -91,14 +91,21 @@ impl<'a> Reader<'a> {
                 None => frames.poll_next(cx).map(Heard::Frame),
             });
             let taken = match heard.await {
-                Heard::News(news) => self.news(news).await,
-                Heard::Frame(Ok(incoming)) => self.incoming(incoming).await,
+                // In boxes: most sessions only wait, and need no room for what they might do.
+                Heard::News(news) => Box::pin(self.news(news)).await,
+                Heard::Frame(Ok(Incoming::Binary(frame))) => Box::pin(self.message(frame)).await.map_err(Unread::from),
+                Heard::Frame(Ok(incoming)) => self.control(incoming),
                 Heard::Frame(Err(end)) => Err(self.explain(end)),
             };
             if let Err(unread) = taken {
                 return unread;
             }
         }
+    }
+
+    /// Its documents are left.
+    pub(super) fn leave(&mut self) {
+        self.speaks = Speaks::Unknown;
     }
 
     async fn news(&mut self, news: News) -> Result<(), Unread> {
@@ -110,12 +117,16 @@ impl<'a> Reader<'a> {
         Ok(self.resync(&news.behind).await?)
     }
 
-    async fn incoming(&mut self, incoming: Incoming) -> Result<(), Unread> {
+    async fn message(&mut self, frame: Bytes) -> Result<(), Close> {
+        self.pace.message();
+        self.frame(frame).await?;
+        self.signs.heard.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn control(&mut self, incoming: Incoming) -> Result<(), Unread> {
         match incoming {
-            Incoming::Binary(frame) => {
-                self.pace.message();
-                self.frame(frame).await?;
-            }
+            Incoming::Binary(_) => {}
             Incoming::Text => return Err(bad_message("this protocol is binary, but a text message came").into()),
             Incoming::Close(code) => return Err(Unread::Left(code)),
             Incoming::Ping(payload) => {
@@ -130,7 +141,7 @@ impl<'a> Reader<'a> {
 
     async fn frame(&mut self, frame: Bytes) -> Result<(), Close> {
         if matches!(self.speaks, Speaks::Unknown) {
-            self.speaks = self.begin(&frame).await?;
+            self.speaks = Box::pin(self.begin(&frame)).await?;
             self.unfinished = None;
         }
         match &mut self.speaks {

@@ -48,6 +48,8 @@ impl Answers {
         if self.0.len() == MAX_ANSWERS {
             self.0.remove(0);
         }
+        // Most documents have one asker, and an idle one keeps its answer.
+        self.0.reserve_exact(1);
         self.0.push((state_vector.clone(), Arc::clone(frame)));
     }
 }
