@@ -213,3 +213,45 @@ impl Batch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use syncline_protocol::ids::Epoch;
+
+    use super::super::handle::{DocumentLog, Log};
+    use super::super::memory::MemoryStore;
+    use super::super::store::Record;
+    use super::*;
+
+    async fn write(document: &DocumentLog, seq: u64) {
+        document.append(vec![Record { seq: Seq(seq), time_ms: 0, update: Bytes::from_static(b"an update") }]).await;
+    }
+
+    #[tokio::test]
+    async fn documents_that_are_back_from_one_of_the_last_two_commits_are_counted() {
+        let (log, mut committer) = Log::by_hand(Arc::new(MemoryStore::new()));
+        let open = |name| log.document(DocumentName::parse(name).unwrap(), Epoch(1), Seq::ZERO);
+        let (a, b, c) = (open("a"), open("b"), open("c"));
+        let mut returned = |committer: &mut Committer| {
+            let batch = committer.take().unwrap();
+            let returned = batch.returned;
+            committer.commit(batch).report();
+            returned
+        };
+        write(&a, 1).await;
+        write(&a, 2).await;
+        assert_eq!(returned(&mut committer), 0, "twice in one commit is not back");
+        write(&b, 1).await;
+        assert_eq!(returned(&mut committer), 0);
+        write(&a, 3).await;
+        write(&b, 2).await;
+        write(&c, 1).await;
+        assert_eq!(returned(&mut committer), 2);
+        for (seq, document) in [(2, &c), (3, &c), (4, &a)] {
+            write(document, seq).await;
+            let expected = usize::from(seq < 4);
+            assert_eq!(returned(&mut committer), expected, "record {seq}");
+        }
+    }
+}
