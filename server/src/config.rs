@@ -18,6 +18,9 @@ use crate::session::SessionLimits;
 const DEFAULT_LISTEN: &str = "127.0.0.1:1234";
 const DEFAULT_DATA: &str = "data";
 const DEFAULT_IDLE_UNLOAD_SECONDS: u64 = 30;
+const DEFAULT_COMMIT_DELAY_MS: u64 = 2;
+/// Longer, and people see that their edits are not yet saved.
+const MAX_COMMIT_DELAY_MS: u64 = 1_000;
 /// Read from the working directory when no `--config` is given and it exists.
 const DEFAULT_FILE: &str = "syncline.toml";
 /// Below this no client could even sync an empty document.
@@ -70,6 +73,13 @@ pub struct RawConfig {
     #[arg(long, env = "SYNCLINE_USER_HEADER", value_name = "NAME")]
     pub user_header: Option<String>,
 
+    /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 2]
+    ///
+    /// Readers get edits at once in any case; the word that an edit is saved may come so much later. Longer takes less
+    /// processor time. A few writers never wait.
+    #[arg(long, env = "SYNCLINE_COMMIT_DELAY_MS", value_name = "MS")]
+    pub commit_delay_ms: Option<u64>,
+
     /// What clients may take; the table `[limits]` of the file.
     #[command(flatten)]
     #[serde(default)]
@@ -87,6 +97,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How long an unused document stays in memory.
     pub idle_unload: Duration,
+    /// How far apart commits begin while many documents change.
+    pub commit_delay: Duration,
     /// Limits of each session.
     pub session: SessionLimits,
     /// Where a proxy says who the user is.
@@ -137,6 +149,7 @@ impl RawConfig {
             message_bytes: self.message_bytes.or(file.message_bytes),
             outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
             user_header: self.user_header.or(file.user_header),
+            commit_delay_ms: self.commit_delay_ms.or(file.commit_delay_ms),
             limits: self.limits.or(file.limits),
         })
     }
@@ -157,6 +170,10 @@ impl RawConfig {
         if outbox_bytes == 0 {
             return Err(ConfigError::Invalid("outbox-bytes must be at least 1".into()));
         }
+        let commit_delay_ms = self.commit_delay_ms.unwrap_or(DEFAULT_COMMIT_DELAY_MS);
+        if commit_delay_ms > MAX_COMMIT_DELAY_MS {
+            return Err(ConfigError::Invalid(format!("commit-delay-ms must be at most {MAX_COMMIT_DELAY_MS}")));
+        }
         let listen = match self.listen {
             Some(listen) => listen,
             None => DEFAULT_LISTEN.parse().map_err(|_| ConfigError::Invalid("no address to listen on".into()))?,
@@ -172,6 +189,7 @@ impl RawConfig {
             data: self.data.unwrap_or_else(|| DEFAULT_DATA.into()),
             log_format: self.log_format.unwrap_or_default(),
             idle_unload: Duration::from_secs(self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS)),
+            commit_delay: Duration::from_millis(commit_delay_ms),
             session: SessionLimits { message_bytes, outbox_bytes, ..defaults },
             user_header,
             limits: self.limits.into(),
@@ -232,5 +250,6 @@ mod tests {
         assert!(RawConfig { message_bytes: Some(10), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { outbox_bytes: Some(0), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { user_header: Some("X User".into()), ..RawConfig::default() }.check().is_err());
+        assert!(RawConfig { commit_delay_ms: Some(1_001), ..RawConfig::default() }.check().is_err());
     }
 }

@@ -109,7 +109,7 @@ impl Server {
     pub fn start(listener: Listener, config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Self {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
-        let log = Log::start(store);
+        let log = Log::start_with(store, config.commit_delay);
         let growth = GrowthLimits {
             bytes: config.limits.document_bytes,
             clients: config.limits.document_clients,
