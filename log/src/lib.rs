@@ -47,6 +47,8 @@
 pub mod backup;
 mod blobs;
 pub mod failpoint;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod handle;
 mod layout;

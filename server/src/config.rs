@@ -140,8 +140,7 @@ impl RawConfig {
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
-        let file: RawConfig = toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
+        let file = Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })?;
         Ok(RawConfig {
             listen: self.listen.or(file.listen),
             data: self.data.or(file.data),
@@ -153,6 +152,11 @@ impl RawConfig {
             commit_delay_ms: self.commit_delay_ms.or(file.commit_delay_ms),
             limits: self.limits.or(file.limits),
         })
+    }
+
+    /// Reads the text of a file. The error says what is wrong, and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
     }
 
     /// Checks everything once.

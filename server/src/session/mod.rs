@@ -18,6 +18,8 @@
 mod channel;
 mod codec;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hocuspocus;
 mod native;
 mod pace;
