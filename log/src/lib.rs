@@ -54,6 +54,7 @@ mod handle;
 mod layout;
 pub mod memory;
 mod pace;
+mod reporter;
 mod rescue;
 pub mod sled;
 mod sled_adopt;

@@ -18,7 +18,7 @@ use crate::session::SessionLimits;
 const DEFAULT_LISTEN: &str = "127.0.0.1:1234";
 const DEFAULT_DATA: &str = "data";
 const DEFAULT_IDLE_UNLOAD_SECONDS: u64 = 30;
-const DEFAULT_COMMIT_DELAY_MS: u64 = 2;
+const DEFAULT_COMMIT_DELAY_MS: u64 = 3;
 /// Longer, and people see that their edits are not yet saved.
 const MAX_COMMIT_DELAY_MS: u64 = 1_000;
 /// Read from the working directory when no `--config` is given and it exists.
@@ -73,7 +73,7 @@ pub struct RawConfig {
     #[arg(long, env = "SYNCLINE_USER_HEADER", value_name = "NAME")]
     pub user_header: Option<String>,
 
-    /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 2]
+    /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 3]
     ///
     /// Readers get edits at once in any case; the word that an edit is saved may come so much later. Longer takes less
     /// processor time. A few writers never wait.
