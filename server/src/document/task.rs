@@ -346,6 +346,7 @@ impl Task {
             }
         }
         self.send();
+        self.readers.send();
         self.effects = effects;
         if !records.is_empty() {
             self.metrics.updates.add(records.len() as u64);
@@ -353,7 +354,7 @@ impl Task {
         }
     }
 
-    /// Sends what is for all readers and was held back to be sent together: changes, then presence, which may speak of
+    /// Queues what is for all readers and was held back to be sent together: changes, then presence, which may speak of
     /// them.
     fn send(&mut self) {
         let delivered = self.readers.broadcast(&self.unsent.changes);

@@ -9,6 +9,7 @@
 //! native.rs      handler of the native dialect: many documents, by number
 //! channel.rs     one document of a session: scan, then send to the document
 //! writer.rs      outbox -> socket, everything queued in one write
+//! wire.rs        a socket in two halves
 //! pulse.rs       what follows from time passing: pings, time limits
 //! pace.rs        how much a connection sends; messages that do not end
 //! roster.rs      who is connected, for a server that stops
@@ -23,14 +24,14 @@ mod pace;
 mod pulse;
 mod reader;
 mod roster;
+mod wire;
 mod writer;
 mod ywebsocket;
 
 use std::future::poll_fn;
-use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 use syncline_protocol::update::ScanLimits;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
@@ -47,7 +48,8 @@ use self::pace::{Pace, Paced};
 use self::pulse::{Pulse, Signs};
 use self::reader::{Reader, Unread};
 pub use self::roster::Stop;
-use self::writer::{Broken, Writer};
+pub use self::wire::{Socket, Wire};
+use self::writer::{Broken, SharedWriter};
 use crate::auth::Authorize;
 use crate::ids::SessionId;
 use crate::limits::{Gate, Unfinished};
@@ -129,11 +131,12 @@ pub struct Peer {
 }
 
 /// Runs an upgraded connection to its end.
-pub async fn run<S>(socket: S, read_already: Bytes, peer: Peer, context: Arc<Context>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let outbox = Arc::new(Outbox::new(context.limits.outbox_bytes));
+pub async fn run<S: Socket>(socket: S, read_already: Bytes, peer: Peer, context: Arc<Context>) {
+    let (read, wire) = socket.split();
+    // The outbox does not own it: when the session ends, so does the connection.
+    let writer = Arc::new(SharedWriter::new(wire));
+    let line = Arc::downgrade(&writer);
+    let outbox = Arc::new(Outbox::with_line(context.limits.outbox_bytes, line));
     let Peer { id, path, address, mut unfinished } = peer;
     let _entry = context.stop.enter(id, &outbox);
     if let Some(unfinished) = &mut unfinished {
@@ -144,19 +147,17 @@ where
         outbox.close(close.clone());
     }
     let pace = Pace::new(&context.gate, seat.as_ref().ok(), &outbox, &context.limits);
-    let socket = Mutex::new(Paced::new(socket, &pace));
-    let mut frames = Frames::new(Half(&socket), &read_already, context.limits.message_bytes);
+    let mut frames = Frames::new(Paced::new(read, &pace), &read_already, context.limits.message_bytes);
     drop(read_already);
-    let mut writer = Writer::new(Half(&socket));
     let signs = Signs::default();
     let pulse = pin!(sleep_until(Instant::now()));
     let pulse = Pulse::new(pulse, &context.limits, &signs, &pace);
     let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &signs, &pace, unfinished);
-    match drive(reader, &mut frames, &mut writer, &outbox, pulse).await {
+    match drive(reader, &mut frames, &writer, &outbox, pulse).await {
         Ended::ByClient(None) => debug!(session = %id, "the client hung up"),
         Ended::ByClient(Some(code)) => {
             debug!(session = %id, "the client left");
-            say_goodbye(&mut frames, &mut writer, codec::close_frame(code, "")).await;
+            say_goodbye(&mut frames, &writer, codec::close_frame(code, "")).await;
         }
         Ended::Broken => debug!(session = %id, "the connection broke"),
         Ended::Closed(close) => {
@@ -164,7 +165,7 @@ where
                 context.metrics.refused.inc();
             }
             info!(session = %id, code = close.code(), reason = %close.reason(), "session closed by the server");
-            say_goodbye(&mut frames, &mut writer, codec::close_frame(Some(close.code()), &close.reason())).await;
+            say_goodbye(&mut frames, &writer, codec::close_frame(Some(close.code()), &close.reason())).await;
         }
     }
 }
@@ -179,16 +180,19 @@ enum Ended {
 }
 
 /// Reads and writes side by side until one of them ends, then ends the other.
-async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+async fn drive<W: Wire>(
     mut reader: Reader<'_>,
-    frames: &mut Frames<Half<'_, S>>,
-    writer: &mut Writer<Half<'_, S>>,
+    frames: &mut Frames<impl AsyncRead + Unpin>,
+    writer: &SharedWriter<W>,
     outbox: &Outbox,
     mut pulse: Pulse<'_>,
 ) -> Ended {
-    let mut poll_write = |cx: &mut task::Context<'_>| match pulse.poll(cx, writer, outbox) {
-        Poll::Ready(broken) => Poll::Ready(Err(broken)),
-        Poll::Pending => writer.poll(cx, outbox),
+    let mut poll_write = |cx: &mut task::Context<'_>| {
+        let mut writer = writer.lock();
+        match pulse.poll(cx, &mut writer, outbox) {
+            Poll::Ready(broken) => Poll::Ready(Err(broken)),
+            Poll::Pending => writer.poll(cx, outbox),
+        }
     };
     let unread = {
         let mut read = pin!(reader.run(frames));
@@ -219,51 +223,14 @@ impl From<Result<Close, Broken>> for Ended {
 }
 
 /// Says the last word and waits until the client hangs up, or for a while.
-async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(
-    frames: &mut Frames<Half<'_, S>>,
-    writer: &mut Writer<Half<'_, S>>,
+async fn say_goodbye<W: Wire>(
+    frames: &mut Frames<impl AsyncRead + Unpin>,
+    writer: &SharedWriter<W>,
     close_frame: Vec<u8>,
 ) {
     if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, writer.close(close_frame)).await {
         // Both outcomes are fine: the peer hung up, or it had its time.
         timeout(LINGER, frames.drain()).await.ok();
-    }
-}
-
-/// The socket, for its reader and its writer. They run in one task, one after the other: the lock is never waited for.
-struct Half<'a, S>(&'a Mutex<S>);
-
-impl<S> Half<'_, S> {
-    fn socket(&self) -> MutexGuard<'_, S> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Half<'_, S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.socket()).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Half<'_, S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.socket()).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.socket()).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.socket()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.socket()).poll_shutdown(cx)
     }
 }
 
