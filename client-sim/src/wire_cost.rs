@@ -3,13 +3,14 @@
 //!
 //! Counted are the payloads of WebSocket messages in both directions, from connecting until nothing more comes; not the
 //! HTTP upgrade, nor headers of frames, which are much the same for everybody. Every client keeps its document on its
-//! disk and is started anew for each measurement; ours believes that a day has passed.
+//! disk and is started anew for each measurement; ours is started, and typed into, a day before it connects.
 
 mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -63,7 +64,7 @@ pub async fn run(args: &Args) -> Result<()> {
     let place = Place { url: args.url.clone(), document: args.document.clone().unwrap_or(random) };
     let used = args.edits.unwrap_or(trace.transactions.len()).min(trace.transactions.len());
 
-    let (writer, document) = place.open(&directory.0.join("writer"), 0, false).await?;
+    let (writer, document) = place.open(&directory.0.join("writer"), &Clock::default(), false).await?;
     in_time("the server's answer", document.wait_until_synced()).await??;
     ensure!(document.text(ROOT).await?.is_empty(), "{} is not empty; choose another with --document", place.document);
     load(&document, &trace.transactions[..used]).await?;
@@ -119,9 +120,9 @@ struct Place {
 }
 
 impl Place {
-    async fn open(&self, directory: &Path, days: u64, offline: bool) -> Result<(Device, Document)> {
+    async fn open(&self, directory: &Path, clock: &Clock, offline: bool) -> Result<(Device, Document)> {
         let mut config = DeviceConfig::new(directory, &self.url);
-        config.clock = Arc::new(Later(days * DAY_MS));
+        config.clock = Arc::new(clock.clone());
         config.offline = offline;
         let device = Device::open(config).await?;
         let document = device.document(&self.document).await?;
@@ -130,25 +131,28 @@ impl Place {
 
     async fn ours(&self, directory: &Path, other: &Document) -> Result<Row> {
         let phone = directory.join("phone");
-        let first = self.visit(&phone, 0, false).await?;
-        let nothing_missed = self.visit(&phone, 1, false).await?;
-        let keystroke_made = self.visit(&phone, 2, true).await?;
+        let first = self.visit(&phone, false).await?;
+        let nothing_missed = self.visit(&phone, false).await?;
+        let keystroke_made = self.visit(&phone, true).await?;
         keystroke(other).await?;
         in_time("the other's keystroke to be saved", other.wait_until_saved()).await??;
         let before = other.text(ROOT).await?;
-        let keystroke_missed = self.visit(&phone, 3, false).await?;
-        let (device, document) = self.open(&phone, 3, true).await?;
+        let keystroke_missed = self.visit(&phone, false).await?;
+        let (device, document) = self.open(&phone, &Clock::default(), true).await?;
         ensure!(document.text(ROOT).await? == before, "the device and the writer differ");
         device.close().await;
         Ok(Row { client: "Syncline device".into(), first, nothing_missed, keystroke_made, keystroke_missed })
     }
 
     /// Starts the device, types if asked to, connects, and counts until all is quiet.
-    async fn visit(&self, directory: &Path, days: u64, types: bool) -> Result<Bytes> {
-        let (device, document) = self.open(directory, days, true).await?;
+    async fn visit(&self, directory: &Path, types: bool) -> Result<Bytes> {
+        let clock = Clock::default();
+        clock.0.store(DAY_MS, Ordering::Relaxed);
+        let (device, document) = self.open(directory, &clock, true).await?;
         if types {
             keystroke(&document).await?;
         }
+        clock.0.store(0, Ordering::Relaxed);
         device.go_online().await;
         in_time("the device to be in step", document.wait_until_synced()).await??;
         in_time("the device to be saved", document.wait_until_saved()).await??;
@@ -184,13 +188,14 @@ async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> Result<T> {
     timeout(LIMIT, wait).await.with_context(|| format!("waited {} s in vain for {what}", LIMIT.as_secs()))
 }
 
-/// The time, so many milliseconds from now.
-struct Later(u64);
+/// The time, so many milliseconds ago.
+#[derive(Clone, Default)]
+struct Clock(Arc<AtomicU64>);
 
-impl WallClock for Later {
+impl WallClock for Clock {
     fn now_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add(self.0)
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_sub(self.0.load(Ordering::Relaxed))
     }
 }
 

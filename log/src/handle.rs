@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -53,12 +54,18 @@ pub struct DocumentLog {
 }
 
 impl Log {
-    /// Starts the log's thread on `store`.
+    /// Starts the log's thread on `store`. No commit waits.
     ///
     /// Panics when the operating system has no thread to give.
     pub fn start(store: Arc<dyn Store>) -> Self {
+        Self::start_with(store, Duration::ZERO)
+    }
+
+    /// [`Log::start`]; commits begin this far apart while many documents change.
+    pub fn start_with(store: Arc<dyn Store>, commit_distance: Duration) -> Self {
         let (log, queue) = Self::new(store, Blocking::OnPool);
-        let thread = thread::spawn(Arc::clone(&log.shared), queue);
+        let committer = Committer::new(Arc::clone(&log.shared), queue);
+        let thread = thread::spawn(committer, commit_distance);
         *lock(&log.shared.thread) = Some(thread);
         log
     }
@@ -67,7 +74,7 @@ impl Log {
     /// it is asked for.
     pub fn by_hand(store: Arc<dyn Store>) -> (Self, Committer) {
         let (log, queue) = Self::new(store, Blocking::InPlace);
-        let committer = Committer { shared: Arc::clone(&log.shared), queue };
+        let committer = Committer::new(Arc::clone(&log.shared), queue);
         (log, committer)
     }
 
@@ -155,6 +162,7 @@ impl Log {
             name: name.clone(),
             progress: watch::Sender::new(Progress { durable, done: 0 }),
             queued: AtomicU64::new(0),
+            commit: AtomicU64::new(0),
             shared: Arc::downgrade(&self.shared),
         });
         let mut documents = self.shared.documents();
@@ -352,6 +360,8 @@ pub(super) struct Document {
     progress: watch::Sender<Progress>,
     /// Commands handed in. Written by [`DocumentLog`].
     queued: AtomicU64,
+    /// The last commit it was in; zero: none yet. Written by the log's thread.
+    pub commit: AtomicU64,
     shared: Weak<Shared>,
 }
 

@@ -1,9 +1,9 @@
 //! The log: accepted updates go in, durable positions come out.
 //!
 //! Document tasks hand records to a [`DocumentLog`]; one thread takes everything that queued while the last commit ran,
-//! makes it one commit of a [`Store`], and then overwrites each document's watched [`Durable`]. Batching comes from load
-//! alone: there is no timer. Handing in waits when the queue is full, reporting back never waits, so no circle of
-//! waiting can close.
+//! makes it one commit of a [`Store`], and then overwrites each document's watched [`Durable`]. Batching comes from load;
+//! under steady changes of many documents commits keep a distance, too (`pace.rs`). Handing in waits when the queue is
+//! full, reporting back never waits, so no circle of waiting can close.
 //!
 //! # Durability, case by case
 //!
@@ -51,6 +51,7 @@ mod guard;
 mod handle;
 mod layout;
 pub mod memory;
+mod pace;
 mod rescue;
 pub mod sled;
 mod sled_adopt;

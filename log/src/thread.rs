@@ -4,13 +4,16 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::sync::atomic::Ordering;
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::handle::{Command, Document, Shared};
+use super::pace::{Begun, Pace};
 use super::sled::words;
 use super::store::{StoreError, Write};
 
@@ -18,14 +21,20 @@ const NAME: &str = "syncline-log";
 
 /// Starts the thread. It ends when it is told to, or when no handle is left.
 #[expect(clippy::expect_used, reason = "a server that cannot start its log must not start")]
-pub(super) fn spawn(shared: Arc<Shared>, queue: mpsc::Receiver<Command>) -> JoinHandle<()> {
-    Builder::new().name(NAME.into()).spawn(move || run(shared, queue)).expect("no thread for the log")
+pub(super) fn spawn(committer: Committer, distance: Duration) -> JoinHandle<()> {
+    Builder::new().name(NAME.into()).spawn(move || run(committer, distance)).expect("no thread for the log")
 }
 
-fn run(shared: Arc<Shared>, queue: mpsc::Receiver<Command>) {
-    let mut committer = Committer { shared, queue };
+fn run(mut committer: Committer, distance: Duration) {
+    let mut pace = Pace::new(distance);
+    let mut began = Instant::now();
     while let Some(command) = committer.queue.blocking_recv() {
+        // Asleep, the thread is woken by nobody: what is handed in meanwhile costs no switch.
+        thread::sleep(pace.wait(began.elapsed()));
+        let period = began.elapsed();
+        began = Instant::now();
         let batch = committer.gather(command);
+        pace.note(Begun { documents: batch.documents.len(), returned: batch.returned, period });
         committer.commit(batch).report();
     }
     committer.close();
@@ -34,11 +43,17 @@ fn run(shared: Arc<Shared>, queue: mpsc::Receiver<Command>) {
 /// Takes what is queued, commits it and reports. Each step for itself, so that a simulation can stop, or crash, between
 /// any two of them.
 pub struct Committer {
-    pub(super) shared: Arc<Shared>,
-    pub(super) queue: mpsc::Receiver<Command>,
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Command>,
+    /// Commits begun.
+    commits: u64,
 }
 
 impl Committer {
+    pub(super) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Command>) -> Self {
+        Self { shared, queue, commits: 0 }
+    }
+
     /// Everything that is queued now, as one commit. `None`: nothing is.
     pub fn take(&mut self) -> Option<Batch> {
         let command = self.queue.try_recv().ok()?;
@@ -46,7 +61,8 @@ impl Committer {
     }
 
     fn gather(&mut self, command: Command) -> Batch {
-        let mut batch = Batch::default();
+        self.commits += 1;
+        let mut batch = Batch { number: self.commits, ..Batch::default() };
         batch.add(command, &mut self.queue);
         // The queue is bounded in bytes, and what is in the batch holds its room: so is the batch.
         while let Ok(command) = self.queue.try_recv() {
@@ -112,6 +128,10 @@ pub struct Batch {
     /// Where in `documents`.
     places: HashMap<*const Document, usize>,
     deletes: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    /// Counts commits, from 1.
+    number: u64,
+    /// Documents that were in one of the last two as well.
+    returned: usize,
     /// Given back when the batch is done.
     room: Vec<OwnedSemaphorePermit>,
 }
@@ -163,6 +183,10 @@ impl Batch {
     fn count(&mut self, document: &Arc<Document>, upto: Option<Seq>) {
         let place = *self.places.entry(Arc::as_ptr(document)).or_insert(self.documents.len());
         if place == self.documents.len() {
+            let last = document.commit.swap(self.number, Ordering::Relaxed);
+            if last != 0 && last + 2 >= self.number {
+                self.returned += 1;
+            }
             self.documents.push(Progress { document: Arc::clone(document), upto: None, commands: 0 });
         }
         let progress = &mut self.documents[place];
@@ -186,6 +210,48 @@ impl Batch {
         }
         for reply in self.deletes {
             reply.send(Err(error.clone())).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use syncline_protocol::ids::Epoch;
+
+    use super::super::handle::{DocumentLog, Log};
+    use super::super::memory::MemoryStore;
+    use super::super::store::Record;
+    use super::*;
+
+    async fn write(document: &DocumentLog, seq: u64) {
+        document.append(vec![Record { seq: Seq(seq), time_ms: 0, update: Bytes::from_static(b"an update") }]).await;
+    }
+
+    #[tokio::test]
+    async fn documents_that_are_back_from_one_of_the_last_two_commits_are_counted() {
+        let (log, mut committer) = Log::by_hand(Arc::new(MemoryStore::new()));
+        let open = |name| log.document(DocumentName::parse(name).unwrap(), Epoch(1), Seq::ZERO);
+        let (a, b, c) = (open("a"), open("b"), open("c"));
+        let returned = |committer: &mut Committer| {
+            let batch = committer.take().unwrap();
+            let returned = batch.returned;
+            committer.commit(batch).report();
+            returned
+        };
+        write(&a, 1).await;
+        write(&a, 2).await;
+        assert_eq!(returned(&mut committer), 0, "twice in one commit is not back");
+        write(&b, 1).await;
+        assert_eq!(returned(&mut committer), 0);
+        write(&a, 3).await;
+        write(&b, 2).await;
+        write(&c, 1).await;
+        assert_eq!(returned(&mut committer), 2);
+        for (seq, document) in [(2, &c), (3, &c), (4, &a)] {
+            write(document, seq).await;
+            let expected = usize::from(seq < 4);
+            assert_eq!(returned(&mut committer), expected, "record {seq}");
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Who may do what: a token becomes a grant, once per session and document. Nothing below asks again.
+//! Who may do what: a token becomes a grant and perhaps a user, once per session and document. Nothing below asks again.
 
 use std::future::Future;
 use std::pin::Pin;
 
 use syncline_protocol::ids::DocumentName;
+
+use crate::ids::UserId;
 
 /// What a session may do with a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +14,21 @@ pub enum Grant {
     Read,
     /// Look and change.
     ReadWrite,
+}
+
+/// What a token gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// What the session may do with the document.
+    pub grant: Grant,
+    /// In whose name, if that is known: a user's connections are limited together.
+    pub user: Option<UserId>,
+}
+
+impl From<Grant> for Admission {
+    fn from(grant: Grant) -> Self {
+        Self { grant, user: None }
+    }
 }
 
 /// What is asked.
@@ -24,7 +41,7 @@ pub struct AccessRequest {
 }
 
 /// The answer, some time later. `Err` is the reason told to the client.
-pub type Access = Pin<Box<dyn Future<Output = Result<Grant, String>> + Send>>;
+pub type Access = Pin<Box<dyn Future<Output = Result<Admission, String>> + Send>>;
 
 /// Decides on access. May take its time: the session's messages wait.
 pub trait Authorize: Send + Sync + 'static {
@@ -38,6 +55,6 @@ pub struct OpenToAll;
 
 impl Authorize for OpenToAll {
     fn authorize(&self, _request: AccessRequest) -> Access {
-        Box::pin(std::future::ready(Ok(Grant::ReadWrite)))
+        Box::pin(std::future::ready(Ok(Grant::ReadWrite.into())))
     }
 }

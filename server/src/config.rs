@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use hyper::header::HeaderName;
 use serde::Deserialize;
 use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 
@@ -17,6 +18,9 @@ use crate::session::SessionLimits;
 const DEFAULT_LISTEN: &str = "127.0.0.1:1234";
 const DEFAULT_DATA: &str = "data";
 const DEFAULT_IDLE_UNLOAD_SECONDS: u64 = 30;
+const DEFAULT_COMMIT_DELAY_MS: u64 = 2;
+/// Longer, and people see that their edits are not yet saved.
+const MAX_COMMIT_DELAY_MS: u64 = 1_000;
 /// Read from the working directory when no `--config` is given and it exists.
 const DEFAULT_FILE: &str = "syncline.toml";
 /// Below this no client could even sync an empty document.
@@ -63,6 +67,19 @@ pub struct RawConfig {
     #[arg(long, env = "SYNCLINE_OUTBOX_BYTES", value_name = "BYTES")]
     pub outbox_bytes: Option<usize>,
 
+    /// Request header in which a proxy before this server says who the user is, for the limits of each user
+    ///
+    /// The proxy must set it, or take it away, in every request: whoever can send it can be anybody.
+    #[arg(long, env = "SYNCLINE_USER_HEADER", value_name = "NAME")]
+    pub user_header: Option<String>,
+
+    /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 2]
+    ///
+    /// Readers get edits at once in any case; the word that an edit is saved may come so much later. Longer takes less
+    /// processor time. A few writers never wait.
+    #[arg(long, env = "SYNCLINE_COMMIT_DELAY_MS", value_name = "MS")]
+    pub commit_delay_ms: Option<u64>,
+
     /// What clients may take; the table `[limits]` of the file.
     #[command(flatten)]
     #[serde(default)]
@@ -80,8 +97,12 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How long an unused document stays in memory.
     pub idle_unload: Duration,
+    /// How far apart commits begin while many documents change.
+    pub commit_delay: Duration,
     /// Limits of each session.
     pub session: SessionLimits,
+    /// Where a proxy says who the user is.
+    pub user_header: Option<HeaderName>,
     /// What clients may take together.
     pub limits: Limits,
 }
@@ -128,6 +149,8 @@ impl RawConfig {
             idle_unload_seconds: self.idle_unload_seconds.or(file.idle_unload_seconds),
             message_bytes: self.message_bytes.or(file.message_bytes),
             outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
+            user_header: self.user_header.or(file.user_header),
+            commit_delay_ms: self.commit_delay_ms.or(file.commit_delay_ms),
             limits: self.limits.or(file.limits),
         })
     }
@@ -143,16 +166,28 @@ impl RawConfig {
         if outbox_bytes == 0 {
             return Err(ConfigError::Invalid("outbox-bytes must be at least 1".into()));
         }
+        let commit_delay_ms = self.commit_delay_ms.unwrap_or(DEFAULT_COMMIT_DELAY_MS);
+        if commit_delay_ms > MAX_COMMIT_DELAY_MS {
+            return Err(ConfigError::Invalid(format!("commit-delay-ms must be at most {MAX_COMMIT_DELAY_MS}")));
+        }
         let listen = match self.listen {
             Some(listen) => listen,
             None => DEFAULT_LISTEN.parse().map_err(|_| ConfigError::Invalid("no address to listen on".into()))?,
+        };
+        let user_header = match self.user_header {
+            Some(name) => Some(
+                name.parse().map_err(|_| ConfigError::Invalid(format!("user-header: {name:?} is no header's name")))?,
+            ),
+            None => None,
         };
         Ok(Config {
             listen,
             data: self.data.unwrap_or_else(|| DEFAULT_DATA.into()),
             log_format: self.log_format.unwrap_or_default(),
             idle_unload: Duration::from_secs(self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS)),
+            commit_delay: Duration::from_millis(commit_delay_ms),
             session: SessionLimits { message_bytes, outbox_bytes, ..defaults },
+            user_header,
             limits: self.limits.into(),
         })
     }
@@ -210,5 +245,7 @@ mod tests {
     fn values_out_of_range_are_refused() {
         assert!(RawConfig { message_bytes: Some(10), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { outbox_bytes: Some(0), ..RawConfig::default() }.check().is_err());
+        assert!(RawConfig { user_header: Some("X User".into()), ..RawConfig::default() }.check().is_err());
+        assert!(RawConfig { commit_delay_ms: Some(1_001), ..RawConfig::default() }.check().is_err());
     }
 }

@@ -18,6 +18,22 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// A person or a program that may have many connections, as a token or a proxy names it; compared as given.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UserId(Arc<str>);
+
+impl From<&str> for UserId {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Debug for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Hands out numbers, each once.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

@@ -2,17 +2,18 @@
 //!
 //! | limit | outcome | code |
 //! |---|---|---|
-//! | connections, in all and from one address | the session is told and ends | 4529 |
+//! | connections, in all, from one address and of one user | the session is told and ends; native, when the user comes with a token: the document is refused | 4529 |
 //! | sockets that have not said their first message | the one that has waited longest is cut for a new one | - |
-//! | messages and bytes a second, of a connection and of an address | reading pauses, TCP pushes back; who would have to wait longer than [`MAX_PAUSE`] is closed | 4529 |
+//! | messages and bytes a second, of a connection, of an address and of a user | reading pauses, TCP pushes back; who would have to wait longer than [`MAX_PAUSE`] is closed | 4529 |
 //! | bytes of messages that have not come to their end, in all | the session that goes over is closed | 4529 |
 //! | bytes and clients of a document | what would make it grow is refused, reading goes on | 4414 |
 //! | presence that one connection shows in one document | the session (native: the document) is closed | 4529 |
 //!
 //! What an honest client never meets is limited by default. What depends on where a server stands is not: behind a proxy
-//! all clients have one address.
+//! all clients have one address. Who a user is, a token says (`auth.rs`) or a proxy (`--user-header`).
 
 mod gate;
+mod places;
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use clap::Args;
 use serde::Deserialize;
 use syncline_protocol::limits::MAX_KNOWN_CLIENTS;
 
-pub use self::gate::{Gate, Meter, Seat, Unfinished};
+pub use self::gate::{Gate, Meter, Seat, Unfinished, UserSeat};
+use self::places::Allowance;
 
 /// The longest that a connection is made to wait for its rate. More is a flood, and its session ends.
 pub const MAX_PAUSE: Duration = Duration::from_secs(10);
@@ -36,6 +38,10 @@ pub struct RawLimits {
     /// Most connections from one IP address; set it where no proxy stands before the server [default: 0, no limit]
     #[arg(long, env = "SYNCLINE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "COUNT", help_heading = "Limits")]
     pub max_connections_per_address: Option<usize>,
+
+    /// Most connections of one user, where a token or a proxy says who that is [default: 0, no limit]
+    #[arg(long, env = "SYNCLINE_MAX_CONNECTIONS_PER_USER", value_name = "COUNT", help_heading = "Limits")]
+    pub max_connections_per_user: Option<usize>,
 
     /// Most sockets that have not sent a first message; beyond it the oldest is cut [default: 4096]
     #[arg(long, env = "SYNCLINE_MAX_UNFINISHED", value_name = "COUNT", help_heading = "Limits")]
@@ -56,6 +62,14 @@ pub struct RawLimits {
     /// Bytes all connections of one address may send in a second [default: 0, no limit]
     #[arg(long, env = "SYNCLINE_BYTES_PER_SECOND_PER_ADDRESS", value_name = "BYTES", help_heading = "Limits")]
     pub bytes_per_second_per_address: Option<u64>,
+
+    /// Messages all connections of one user may send in a second [default: 0, no limit]
+    #[arg(long, env = "SYNCLINE_MESSAGES_PER_SECOND_PER_USER", value_name = "COUNT", help_heading = "Limits")]
+    pub messages_per_second_per_user: Option<u64>,
+
+    /// Bytes all connections of one user may send in a second [default: 0, no limit]
+    #[arg(long, env = "SYNCLINE_BYTES_PER_SECOND_PER_USER", value_name = "BYTES", help_heading = "Limits")]
+    pub bytes_per_second_per_user: Option<u64>,
 
     /// Bytes of messages in all that have not come to their end [default: 268435456]
     #[arg(long, env = "SYNCLINE_MAX_PARTIAL_BYTES", value_name = "BYTES", help_heading = "Limits")]
@@ -81,12 +95,16 @@ pub struct Limits {
     pub connections: usize,
     /// Sessions from one address.
     pub connections_per_address: usize,
+    /// Sessions of one user.
+    pub connections_per_user: usize,
     /// Sockets that have not said their first message.
     pub unfinished: usize,
     /// What one connection may send.
     pub rate: Rate,
     /// What all connections of an address may send together.
     pub rate_per_address: Rate,
+    /// What all connections of a user may send together.
+    pub rate_per_user: Rate,
     /// Bytes of messages that have not come to their end, in all.
     pub partial_bytes: usize,
     /// Bytes of presence of one lease.
@@ -106,6 +124,23 @@ pub struct Rate {
     pub bytes: u64,
 }
 
+impl Rate {
+    /// Nothing is limited.
+    pub fn is_unlimited(self) -> bool {
+        self == Self { messages: 0, bytes: 0 }
+    }
+}
+
+impl Limits {
+    fn of_address(&self) -> Allowance {
+        Allowance { sessions: self.connections_per_address, rate: self.rate_per_address }
+    }
+
+    fn of_user(&self) -> Allowance {
+        Allowance { sessions: self.connections_per_user, rate: self.rate_per_user }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         RawLimits::default().or(RawLimits::default()).into()
@@ -119,6 +154,7 @@ impl RawLimits {
         Self {
             max_connections: self.max_connections.or(other.max_connections),
             max_connections_per_address: self.max_connections_per_address.or(other.max_connections_per_address),
+            max_connections_per_user: self.max_connections_per_user.or(other.max_connections_per_user),
             max_unfinished: self.max_unfinished.or(other.max_unfinished),
             messages_per_second: self.messages_per_second.or(other.messages_per_second),
             bytes_per_second: self.bytes_per_second.or(other.bytes_per_second),
@@ -126,6 +162,8 @@ impl RawLimits {
                 .messages_per_second_per_address
                 .or(other.messages_per_second_per_address),
             bytes_per_second_per_address: self.bytes_per_second_per_address.or(other.bytes_per_second_per_address),
+            messages_per_second_per_user: self.messages_per_second_per_user.or(other.messages_per_second_per_user),
+            bytes_per_second_per_user: self.bytes_per_second_per_user.or(other.bytes_per_second_per_user),
             max_partial_bytes: self.max_partial_bytes.or(other.max_partial_bytes),
             max_presence_bytes: self.max_presence_bytes.or(other.max_presence_bytes),
             max_document_bytes: self.max_document_bytes.or(other.max_document_bytes),
@@ -143,6 +181,7 @@ impl From<RawLimits> for Limits {
         Self {
             connections: count(raw.max_connections, 50_000),
             connections_per_address: count(raw.max_connections_per_address, 0),
+            connections_per_user: count(raw.max_connections_per_user, 0),
             unfinished: count(raw.max_unfinished, 4_096),
             rate: Rate {
                 messages: raw.messages_per_second.unwrap_or(20_000),
@@ -151,6 +190,10 @@ impl From<RawLimits> for Limits {
             rate_per_address: Rate {
                 messages: raw.messages_per_second_per_address.unwrap_or(0),
                 bytes: raw.bytes_per_second_per_address.unwrap_or(0),
+            },
+            rate_per_user: Rate {
+                messages: raw.messages_per_second_per_user.unwrap_or(0),
+                bytes: raw.bytes_per_second_per_user.unwrap_or(0),
             },
             partial_bytes: count(raw.max_partial_bytes, 256 * 1024 * 1024),
             presence_bytes: count(raw.max_presence_bytes, 1024 * 1024),

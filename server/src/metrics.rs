@@ -42,6 +42,8 @@ pub struct Metrics {
     pub refused: Count,
     /// Sessions refused because there were too many, in all or from their address.
     pub connections_refused: Count,
+    /// Sessions, or documents of one, refused because their user had too many connections.
+    pub users_refused: Count,
     /// Sockets cut before their first message, to make room for others.
     pub unfinished_cut: Count,
     /// Times that reading from a connection paused for its rate.
@@ -50,6 +52,8 @@ pub struct Metrics {
     pub floods: Count,
     /// Sessions closed because their edits were too much work.
     pub overworked: Count,
+    /// Sessions ended because nothing came from their client for too long, or because their socket took nothing.
+    pub vanished: Count,
     /// Sessions closed over a message that did not come to its end.
     pub partial_refused: Count,
 }

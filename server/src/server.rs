@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::SEC_WEBSOCKET_PROTOCOL;
+use hyper::header::{HeaderName, SEC_WEBSOCKET_PROTOCOL};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
@@ -27,7 +27,7 @@ use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
 use crate::http::{self, Readiness};
-use crate::ids::{Counter, SessionId};
+use crate::ids::{Counter, SessionId, UserId};
 use crate::limits::{Gate, Unfinished};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -100,6 +100,8 @@ struct Shared {
     log: Log,
     session_ids: Counter,
     sessions: TaskTracker,
+    /// Where a proxy says who a user is.
+    user_header: Option<HeaderName>,
 }
 
 impl Server {
@@ -107,7 +109,7 @@ impl Server {
     pub fn start(listener: Listener, config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Self {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
-        let log = Log::start(store);
+        let log = Log::start_with(store, config.commit_delay);
         let growth = GrowthLimits {
             bytes: config.limits.document_bytes,
             clients: config.limits.document_clients,
@@ -124,6 +126,7 @@ impl Server {
             log: log.clone(),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
+            user_header: config.user_header.clone(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());
@@ -257,27 +260,23 @@ fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<B
     let path = path.strip_prefix('/').unwrap_or(path).to_owned();
     let upgrade = hyper::upgrade::on(&mut request);
     let unfinished = arrived.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
-    begin_session(upgrade, path, arrived.peer, unfinished, shared);
+    let user = shared.user_header.as_ref().and_then(|name| request.headers().get(name));
+    let user = user.map(|user| String::from_utf8_lossy(user.as_bytes())).filter(|user| !user.is_empty());
+    let user = user.map(|user| UserId::from(&*user));
+    let id = SessionId(shared.session_ids.next());
+    begin_session(upgrade, session::Peer { id, path, address: arrived.peer.ip(), user, unfinished }, shared);
     response
 }
 
-fn begin_session(
-    upgrade: OnUpgrade,
-    path: String,
-    peer: SocketAddr,
-    unfinished: Option<Unfinished>,
-    shared: &Arc<Shared>,
-) {
-    let id = SessionId(shared.session_ids.next());
+fn begin_session(upgrade: OnUpgrade, peer: session::Peer, shared: &Arc<Shared>) {
     let context = Arc::clone(&shared.context);
     shared.sessions.spawn(async move {
         let parts = match upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>()) {
             Ok(Ok(parts)) => parts,
-            Ok(Err(_)) | Err(_) => return debug!(session = %id, "the client left during the upgrade"),
+            Ok(Err(_)) | Err(_) => return debug!(session = %peer.id, "the client left during the upgrade"),
         };
         context.metrics.sessions.inc();
-        debug!(session = %id, path, "session begins");
-        let peer = session::Peer { id, path, address: peer.ip(), unfinished };
+        debug!(session = %peer.id, path = peer.path, "session begins");
         session::run(parts.io.into_inner(), parts.read_buf, peer, context).await;
     });
 }

@@ -92,7 +92,7 @@ impl Server {
         let (pipe, server_end, client_end) = Pipe::new(self.settings.network_bytes);
         self.accepted += 1;
         let (id, address) = (SessionId(self.accepted), Ipv4Addr::LOCALHOST.into());
-        let peer = Peer { id, path: path.to_owned(), address, unfinished: None };
+        let peer = Peer { id, path: path.to_owned(), address, user: None, unfinished: None };
         let session = session::run(server_end, Bytes::new(), peer, Arc::clone(&self.context));
         self.sessions.spawn_on(self.cut.clone().run_until_cancelled_owned(session), self.runtime.handle());
         Socket::new(pipe, client_end)

@@ -26,8 +26,8 @@ impl Authorize for Doorkeeper {
         Box::pin(async move {
             may_decide.acquire().await.unwrap().forget();
             match request.token.as_deref() {
-                Some("writer") => Ok(Grant::ReadWrite),
-                Some("reader") | None => Ok(Grant::Read),
+                Some("writer") => Ok(Grant::ReadWrite.into()),
+                Some("reader") | None => Ok(Grant::Read.into()),
                 Some(_) => Err("this token is not known".to_owned()),
             }
         })

@@ -245,8 +245,8 @@ struct ByWord;
 impl Authorize for ByWord {
     fn authorize(&self, request: AccessRequest) -> Access {
         let access = match request.token.as_deref() {
-            Some("write") => Ok(Grant::ReadWrite),
-            Some("read") => Ok(Grant::Read),
+            Some("write") => Ok(Grant::ReadWrite.into()),
+            Some("read") => Ok(Grant::Read.into()),
             _ => Err("no".to_owned()),
         };
         Box::pin(std::future::ready(access))

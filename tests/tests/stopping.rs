@@ -25,7 +25,7 @@ impl Authorize for Undecided {
             self.asked.notify_one();
             return Box::pin(std::future::pending());
         }
-        Box::pin(std::future::ready(Ok(Grant::ReadWrite)))
+        Box::pin(std::future::ready(Ok(Grant::ReadWrite.into())))
     }
 }
 

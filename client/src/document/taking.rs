@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::ToServer;
-use syncline_protocol::update::{ScanLimits, scan_update};
+use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, delete_set, scan_update};
 use syncline_replica::{HeldLimits, Taken};
 
 use super::core::{Core, Origin, Outputs};
@@ -17,12 +17,7 @@ impl Core {
         let update = Bytes::copy_from_slice(update);
         self.watch_both(&update);
         match self.replica.take(&update, &HeldLimits::default()) {
-            // Known perhaps by an edit alone that is taken back if the device's disk fails.
-            Ok(Taken::Known) if self.queue.has_unaccepted() => {
-                self.keep(update.clone(), Origin::Remote(seq));
-                self.note(Note::Remote { seq, update }, out);
-            }
-            Ok(Taken::Known) => {}
+            Ok(Taken::Known) => self.keep_deletions(seq, &update, out),
             Ok(taken @ (Taken::Changed | Taken::FreedABreaker)) => {
                 for update in std::iter::once(update).chain(self.replica.take_freed()) {
                     self.keep(update.clone(), Origin::Remote(seq));
@@ -43,6 +38,21 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Of what is known its deletions may be known by an edit alone that is taken back if the device's disk fails. (Its
+    /// insertions cannot: such an edit has not been sent, and nobody else has them.)
+    fn keep_deletions(&mut self, seq: Seq, update: &[u8], out: &mut Outputs) {
+        if !self.queue.has_unaccepted() {
+            return;
+        }
+        let mut deletions = vec![0];
+        deletions.extend_from_slice(delete_set(update));
+        if deletions[..] != EMPTY_UPDATE {
+            let update = Bytes::from(deletions);
+            self.keep(update.clone(), Origin::Remote(seq));
+            self.note(Note::Remote { seq, update }, out);
+        }
     }
 
     fn ask(&mut self, out: &mut Outputs) {

@@ -226,7 +226,7 @@ impl Core {
         }
         let from_nothing = Known::default();
         match self.replica.diff_since(floor.unwrap_or(&from_nothing)) {
-            Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) }),
+            Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::answer(self.last, diff) }),
             Err(error) => return self.fail_to_answer(lease, &error, effects),
         }
         self.tell_durable(lease, effects);

@@ -41,6 +41,9 @@ pub enum Message {
 /// The channel whose encoding is shared: a native client's first document.
 const SHARED_CHANNEL: Channel = 0;
 
+/// From this size on a copy more of an answer counts.
+const LARGE_BYTES: usize = 128 * 1024;
+
 /// A message and its encodings so far.
 #[derive(Debug)]
 pub struct Frame {
@@ -62,6 +65,18 @@ impl Frame {
     pub fn at(seq: Seq, message: Message) -> Arc<Self> {
         let (ywebsocket, hocuspocus, native) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         Arc::new(Self { message, seq, ywebsocket, hocuspocus, native })
+    }
+
+    /// The answer to a step 1. Of a large one the payload lies within its y-websocket encoding: a whole document is not
+    /// there twice while it is sent.
+    pub fn answer(seq: Seq, diff: Bytes) -> Arc<Self> {
+        if diff.len() < LARGE_BYTES {
+            return Self::at(seq, Message::Step2(diff));
+        }
+        let encoded: Bytes = ywebsocket::Message::Sync(SyncMessage::Step2(&diff)).encode().into();
+        let diff = encoded.slice(encoded.len() - diff.len()..);
+        let (ywebsocket, hocuspocus, native) = (OnceLock::from(encoded), OnceLock::new(), OnceLock::new());
+        Arc::new(Self { message: Message::Step2(diff), seq, ywebsocket, hocuspocus, native })
     }
 
     /// What it says.
@@ -126,6 +141,20 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_answer_lies_in_its_encoding() {
+        let document = DocumentName::parse("doc").unwrap();
+        for len in [LARGE_BYTES - 1, LARGE_BYTES] {
+            let diff = Bytes::from(vec![7; len]);
+            let frame = Frame::answer(Seq(9), diff.clone());
+            assert_eq!(*frame.message(), Message::Step2(diff.clone()));
+            let encoded = frame.encode(&document, &Framing::YWebsocket);
+            assert_eq!(encoded, Frame::at(Seq(9), Message::Step2(diff)).encode(&document, &Framing::YWebsocket));
+            let Message::Step2(payload) = frame.message() else { panic!("no answer") };
+            assert_eq!(encoded.as_ptr_range().end == payload.as_ptr_range().end, len == LARGE_BYTES);
+        }
+    }
 
     #[test]
     fn readers_of_a_dialect_share_one_encoding_native_ones_for_their_first_document() {

@@ -1,6 +1,6 @@
 //! Who is connected from where, and how much of their rate they have used.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,7 +10,9 @@ use syncline_protocol::close::Close;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::places::Places;
 use super::{Limits, MAX_PAUSE, Rate};
+use crate::ids::UserId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 
@@ -19,8 +21,6 @@ const BURST: Duration = Duration::from_secs(30);
 /// What a flood leaves behind for others of its address: they are slowed, not closed.
 const MAX_DEBT: Duration = Duration::from_secs(5);
 const _: () = assert!(MAX_DEBT.as_secs() < MAX_PAUSE.as_secs());
-/// Addresses remembered without a connection, so that their rates outlive it. Beyond it they are forgotten.
-const MAX_QUIET_ADDRESSES: usize = 10_000;
 
 /// One thing that may come at a rate: a bucket that fills with time and that each takes from.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Bucket {
     }
 }
 
-/// Messages and bytes of a connection, or of an address.
+/// Messages and bytes of a connection, of an address, or of a user.
 #[derive(Debug)]
 pub struct Meter(Mutex<(Bucket, Bucket)>);
 
@@ -80,7 +80,8 @@ pub struct Gate {
 #[derive(Default)]
 struct Inner {
     sessions: usize,
-    addresses: HashMap<IpAddr, Address>,
+    addresses: Places<IpAddr>,
+    users: Places<UserId>,
     /// In order of arrival.
     unfinished: BTreeMap<u64, Cut>,
     next: u64,
@@ -93,11 +94,6 @@ enum Cut {
     Http(CancellationToken),
     /// When it is a session.
     Session(Weak<Outbox>),
-}
-
-struct Address {
-    sessions: usize,
-    meter: Arc<Meter>,
 }
 
 impl Gate {
@@ -152,19 +148,22 @@ impl Gate {
             self.metrics.connections_refused.inc();
             return Err(Close::TooMany("this server has as many connections as it takes; please try later".into()));
         }
-        inner.forget_quiet();
-        let here = inner
-            .addresses
-            .entry(address)
-            .or_insert_with(|| Address { sessions: 0, meter: Arc::new(Meter::new(self.limits.rate_per_address)) });
-        if here.sessions >= self.limits.connections_per_address {
+        let Some(meter) = inner.addresses.enter(address, self.limits.of_address()) else {
             self.metrics.connections_refused.inc();
             return Err(Close::TooMany("too many connections from this address; please try later".into()));
-        }
-        here.sessions += 1;
-        let meter = Arc::clone(&here.meter);
+        };
         inner.sessions += 1;
         Ok(Seat { gate: Arc::clone(self), address, meter })
+    }
+
+    /// A session acts in the name of `user`, unless too many do.
+    pub fn enter_user(self: &Arc<Self>, user: &UserId) -> Result<UserSeat, Close> {
+        let entered = self.lock().users.enter(user.clone(), self.limits.of_user());
+        let Some(meter) = entered else {
+            self.metrics.users_refused.inc();
+            return Err(Close::TooMany("this user has as many connections as one may have; please close one".into()));
+        };
+        Ok(UserSeat { gate: Arc::clone(self), user: user.clone(), meter })
     }
 
     /// Sessions now.
@@ -189,14 +188,6 @@ impl Gate {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn forget_quiet(&mut self) {
-        if self.addresses.len() > MAX_QUIET_ADDRESSES + self.sessions {
-            self.addresses.retain(|_, address| address.sessions > 0);
-        }
     }
 }
 
@@ -247,13 +238,32 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut inner = self.gate.lock();
         inner.sessions -= 1;
-        if let Some(here) = inner.addresses.get_mut(&self.address) {
-            here.sessions -= 1;
-            // Only a rate is worth remembering.
-            if here.sessions == 0 && self.gate.limits.rate_per_address == (Rate { messages: 0, bytes: 0 }) {
-                inner.addresses.remove(&self.address);
-            }
-        }
+        inner.addresses.leave(&self.address, self.gate.limits.of_address());
+    }
+}
+
+/// A user's place for one session. Dropped when the session no longer acts in that name.
+pub struct UserSeat {
+    gate: Arc<Gate>,
+    user: UserId,
+    meter: Arc<Meter>,
+}
+
+impl UserSeat {
+    /// Who it is.
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// What all sessions of the user send together.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+}
+
+impl Drop for UserSeat {
+    fn drop(&mut self) {
+        self.gate.lock().users.leave(&self.user, self.gate.limits.of_user());
     }
 }
 
@@ -305,5 +315,19 @@ mod tests {
         drop((second, third, fourth));
         assert_eq!(gate.sessions(), 0);
         assert!(gate.lock().addresses.is_empty());
+    }
+
+    #[test]
+    fn seats_of_a_user_are_counted_and_given_back() {
+        let gate = gate(RawLimits { max_connections_per_user: Some(2), ..RawLimits::default() });
+        let (ada, ben) = (UserId::from("ada"), UserId::from("ben"));
+        let seats = [gate.enter_user(&ada).ok().unwrap(), gate.enter_user(&ada).ok().unwrap()];
+        assert!(gate.enter_user(&ada).is_err_and(|close| close.reason().contains("user")));
+        let other = gate.enter_user(&ben).ok().unwrap();
+        drop(seats);
+        let again = gate.enter_user(&ada).ok().unwrap();
+        assert_eq!(gate.metrics().users_refused.get(), 1);
+        drop((other, again));
+        assert!(gate.lock().users.is_empty());
     }
 }

@@ -11,17 +11,34 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan_value};
 
 use super::bad_message;
-use crate::auth::Grant;
+use super::users::Users;
+use crate::auth::{Admission, Grant};
 use crate::document::event::{Event, Origin};
 use crate::document::frame::Framing;
+use crate::limits::UserSeat;
 use crate::outbox::Outbox;
 use crate::registry::{Lease, Registry};
 use syncline_protocol::ids::DocumentName;
+
+/// What a token gave, with a place for its user.
+pub(super) struct Rights {
+    pub(super) grant: Grant,
+    pub(super) user: Option<Arc<UserSeat>>,
+}
+
+impl Rights {
+    /// Unless its user has too many connections.
+    pub(super) fn new(admission: Admission, users: &Users) -> Result<Self, Close> {
+        Ok(Self { grant: admission.grant, user: users.admit(admission.user.as_ref())? })
+    }
+}
 
 /// A lease, the grant it stands on, and the gate before it.
 pub(super) struct Channel {
     lease: Lease,
     grant: Grant,
+    /// In whose name, if that is known.
+    _user: Option<Arc<UserSeat>>,
     scan: ScanLimits,
     /// The dialect can refuse one update and go on (Hocuspocus: SyncStatus 0; native: Refused).
     can_refuse: bool,
@@ -32,7 +49,7 @@ impl Channel {
     pub(super) async fn open(
         registry: &Arc<Registry>,
         document: &DocumentName,
-        grant: Grant,
+        rights: Rights,
         outbox: &Arc<Outbox>,
         framing: Framing,
         scan: ScanLimits,
@@ -40,16 +57,17 @@ impl Channel {
         let can_refuse = !matches!(framing, Framing::YWebsocket);
         let lease = registry.open(document);
         lease.begin(Arc::clone(outbox), framing).await.map_err(|gone| gone.close())?;
-        Ok(Self { lease, grant, scan, can_refuse })
+        let Rights { grant, user } = rights;
+        Ok(Self { lease, grant, _user: user, scan, can_refuse })
     }
 
     pub(super) fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// From now on the session's right is this one.
-    pub(super) fn set_grant(&mut self, grant: Grant) {
-        self.grant = grant;
+    /// From now on the session's rights are these.
+    pub(super) fn set_rights(&mut self, Rights { grant, user }: Rights) {
+        (self.grant, self._user) = (grant, user);
     }
 
     /// A sync message whose payload lies in `frame`.

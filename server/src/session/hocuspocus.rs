@@ -13,7 +13,8 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
 use tracing::debug;
 
-use super::channel::Channel;
+use super::channel::{Channel, Rights};
+use super::users::Users;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
 use crate::document::frame::Framing;
@@ -29,6 +30,7 @@ const MAX_EARLY_BYTES: usize = 5 * 1024 * 1024;
 pub(super) struct Hocuspocus {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
+    users: Arc<Users>,
     channels: BTreeMap<Box<str>, Channel>,
     /// In order of arrival: (address, frame).
     early: Vec<(Box<str>, Bytes)>,
@@ -36,8 +38,8 @@ pub(super) struct Hocuspocus {
 }
 
 impl Hocuspocus {
-    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>) -> Self {
-        Self { context, outbox, channels: BTreeMap::new(), early: Vec::new(), early_bytes: 0 }
+    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
+        Self { context, outbox, users, channels: BTreeMap::new(), early: Vec::new(), early_bytes: 0 }
     }
 
     /// Takes one frame.
@@ -86,8 +88,8 @@ impl Hocuspocus {
             }
         };
         let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
-        let grant = match self.context.auth.authorize(request).await {
-            Ok(grant) => grant,
+        let admission = match self.context.auth.authorize(request).await {
+            Ok(admission) => admission,
             Err(reason) => {
                 debug!(%document, reason, "access denied");
                 self.say(address, &Message::PermissionDenied(&reason));
@@ -97,12 +99,19 @@ impl Hocuspocus {
                 return Ok(());
             }
         };
-        let scope = match grant {
+        let rights = match Rights::new(admission, &self.users) {
+            Ok(rights) => rights,
+            Err(close) => {
+                self.say(address, &Message::PermissionDenied(&close.reason()));
+                return Err(close);
+            }
+        };
+        let scope = match rights.grant {
             Grant::Read => Scope::ReadOnly,
             Grant::ReadWrite => Scope::ReadWrite,
         };
         if let Some(channel) = self.channels.get_mut(address) {
-            channel.set_grant(grant);
+            channel.set_rights(rights);
             self.say(address, &Message::Authenticated(scope));
             return Ok(());
         }
@@ -114,7 +123,7 @@ impl Hocuspocus {
         self.say(address, &Message::Authenticated(scope));
         let framing = Framing::Hocuspocus { address: address.into() };
         let scan = self.context.limits.scan;
-        let channel = Channel::open(&self.context.registry, &document, grant, &self.outbox, framing, scan).await?;
+        let channel = Channel::open(&self.context.registry, &document, rights, &self.outbox, framing, scan).await?;
         self.channels.insert(address.into(), channel);
         self.replay_early(address).await
     }

@@ -12,6 +12,7 @@
 //! wire.rs        a socket in two halves
 //! pulse.rs       what follows from time passing: pings, time limits
 //! pace.rs        how much a connection sends; messages that do not end
+//! users.rs       in whose name it acts
 //! roster.rs      who is connected, for a server that stops
 //! ```
 
@@ -24,6 +25,7 @@ mod pace;
 mod pulse;
 mod reader;
 mod roster;
+mod users;
 mod wire;
 mod writer;
 mod ywebsocket;
@@ -48,10 +50,11 @@ use self::pace::{Pace, Paced};
 use self::pulse::{Pulse, Signs};
 use self::reader::{Reader, Unread};
 pub use self::roster::Stop;
+use self::users::Users;
 pub use self::wire::{Socket, Wire};
 use self::writer::{Broken, SharedWriter};
 use crate::auth::Authorize;
-use crate::ids::SessionId;
+use crate::ids::{SessionId, UserId};
 use crate::limits::{Gate, Unfinished};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -126,6 +129,8 @@ pub struct Peer {
     pub path: String,
     /// The peer's address.
     pub address: IpAddr,
+    /// Who a proxy says that it is.
+    pub user: Option<UserId>,
     /// Its place among those who have said nothing yet.
     pub unfinished: Option<Unfinished>,
 }
@@ -137,22 +142,23 @@ pub async fn run<S: Socket>(socket: S, read_already: Bytes, peer: Peer, context:
     let writer = Arc::new(SharedWriter::new(wire));
     let line = Arc::downgrade(&writer);
     let outbox = Arc::new(Outbox::with_line(context.limits.outbox_bytes, line));
-    let Peer { id, path, address, mut unfinished } = peer;
+    let Peer { id, path, address, user, mut unfinished } = peer;
     let _entry = context.stop.enter(id, &outbox);
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
-    let seat = context.gate.enter(address);
-    if let Err(close) = &seat {
+    let users = Users::new(&context.gate);
+    let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
+    if let Err(close) = &seats {
         outbox.close(close.clone());
     }
-    let pace = Pace::new(&context.gate, seat.as_ref().ok(), &outbox, &context.limits);
+    let pace = Pace::new(&context, seats.as_ref().ok().map(|(seat, _)| seat), &users, &outbox);
     let mut frames = Frames::new(Paced::new(read, &pace), &read_already, context.limits.message_bytes);
     drop(read_already);
     let signs = Signs::default();
     let pulse = pin!(sleep_until(Instant::now()));
-    let pulse = Pulse::new(pulse, &context.limits, &signs, &pace);
-    let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), path, &signs, &pace, unfinished);
+    let pulse = Pulse::new(pulse, &context, &signs, &pace);
+    let reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), users, path, &signs, &pace, unfinished);
     match drive(reader, &mut frames, &writer, &outbox, pulse).await {
         Ended::ByClient(None) => debug!(session = %id, "the client hung up"),
         Ended::ByClient(Some(code)) => {

@@ -15,7 +15,8 @@ use syncline_protocol::limits::MAX_TOKEN_BYTES;
 use syncline_protocol::native::{self, Cursor, ToClient, ToServer};
 use tracing::debug;
 
-use super::channel::Channel;
+use super::channel::{Channel, Rights};
+use super::users::Users;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
 use crate::document::frame::Framing;
@@ -26,13 +27,14 @@ use crate::outbox::Outbox;
 pub(super) struct Native {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
+    users: Arc<Users>,
     channels: BTreeMap<native::Channel, Channel>,
     is_welcomed: bool,
 }
 
 impl Native {
-    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>) -> Self {
-        Self { context, outbox, channels: BTreeMap::new(), is_welcomed: false }
+    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
+        Self { context, outbox, users, channels: BTreeMap::new(), is_welcomed: false }
     }
 
     /// What a silent client is sent: nothing, in the fewest bytes.
@@ -121,14 +123,16 @@ impl Native {
             return Err(Close::TooMany(reason.into()));
         }
         let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
-        let grant = self.context.auth.authorize(request).await.map_err(|reason| {
+        let admission = self.context.auth.authorize(request).await.map_err(|reason| {
             debug!(%document, reason, "access denied");
             Close::Forbidden(reason.into())
         })?;
+        let read_only = admission.grant == Grant::Read;
+        let rights = Rights::new(admission, &self.users)?;
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
         let framing = Framing::Native { channel: number };
-        let channel = Channel::open(registry, &document, grant, &self.outbox, framing, scan).await?;
-        let resumed = channel.resume(cursor, wants_state_vector, grant == Grant::Read).await;
+        let channel = Channel::open(registry, &document, rights, &self.outbox, framing, scan).await?;
+        let resumed = channel.resume(cursor, wants_state_vector, read_only).await;
         self.channels.insert(number, channel);
         resumed.or_else(|close| self.lose(number, close))
     }

@@ -8,14 +8,15 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use syncline_protocol::close::Close;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::SessionLimits;
+use super::Context;
+use super::users::Users;
 use crate::limits::{Gate, MAX_PAUSE, Meter, Seat};
 use crate::outbox::Outbox;
 
@@ -30,6 +31,7 @@ const CONTROL_HEAD: usize = 6;
 pub(super) struct Pace {
     meter: Meter,
     address_meter: Option<Arc<Meter>>,
+    users: Arc<Users>,
     gate: Arc<Gate>,
     outbox: Arc<Outbox>,
     /// Messages and bytes not yet charged.
@@ -46,10 +48,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(gate: &Arc<Gate>, seat: Option<&Seat>, outbox: &Arc<Outbox>, limits: &SessionLimits) -> Self {
+    pub(super) fn new(context: &Context, seat: Option<&Seat>, users: &Arc<Users>, outbox: &Arc<Outbox>) -> Self {
+        let Context { gate, limits, .. } = context;
         Self {
             meter: Meter::new(gate.limits().rate),
             address_meter: seat.map(|seat| Arc::clone(seat.address_meter())),
+            users: Arc::clone(users),
             gate: Arc::clone(gate),
             outbox: Arc::clone(outbox),
             messages: AtomicU64::new(0),
@@ -109,7 +113,7 @@ impl Pace {
         let now = Instant::now();
         let own = self.meter.take(messages, bytes, now);
         let together = self.address_meter.as_ref().map_or(Duration::ZERO, |meter| meter.take(messages, bytes, now));
-        let pause = own.max(together);
+        let pause = own.max(together).max(self.users.charge(messages, bytes, now));
         if pause.is_zero() {
             return None;
         }
@@ -165,18 +169,18 @@ impl<'a, S> Paced<'a, S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<'_, S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.pause.is_none()
             && let Some(until) = self.pace.charge()
         {
             self.pause = Some(Box::pin(sleep_until(until)));
         }
         if let Some(pause) = &mut self.pause {
-            std::task::ready!(pause.as_mut().poll(cx));
+            task::ready!(pause.as_mut().poll(cx));
             self.pause = None;
         }
         let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        task::ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
         self.pace.read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }

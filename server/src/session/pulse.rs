@@ -6,17 +6,18 @@
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{self, Poll};
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use tokio::time::{Instant, Sleep};
 
-use super::SessionLimits;
 use super::codec::Opcode;
 use super::pace::Pace;
 use super::wire::Wire;
 use super::writer::{Broken, Writer};
+use super::{Context, SessionLimits};
+use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 
 /// Ticks without a message to the client before it is given a harmless one. With the default tick of 7 s a silent
@@ -40,6 +41,7 @@ pub(super) struct Pulse<'a> {
     limits: &'a SessionLimits,
     signs: &'a Signs,
     pace: &'a Pace,
+    metrics: &'a Metrics,
     /// The beginning of the session, then when the client was last heard.
     heard_at: Instant,
     next_tick: Instant,
@@ -52,8 +54,9 @@ pub(super) struct Pulse<'a> {
 
 impl<'a> Pulse<'a> {
     /// `timer` is set here.
-    pub(super) fn new(timer: Pin<&'a mut Sleep>, limits: &'a SessionLimits, signs: &'a Signs, pace: &'a Pace) -> Self {
+    pub(super) fn new(timer: Pin<&'a mut Sleep>, context: &'a Context, signs: &'a Signs, pace: &'a Pace) -> Self {
         let now = Instant::now();
+        let (limits, metrics) = (&context.limits, &*context.metrics);
         let next_tick = now + limits.tick;
         let (quiet_ticks, ticks_since_ping) = (0, 0);
         let mut pulse = Self {
@@ -61,6 +64,7 @@ impl<'a> Pulse<'a> {
             limits,
             signs,
             pace,
+            metrics,
             heard_at: now,
             next_tick,
             quiet_ticks,
@@ -75,7 +79,7 @@ impl<'a> Pulse<'a> {
     /// Does what is due. Ready when the socket has taken nothing for too long.
     pub(super) fn poll<W: Wire>(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &mut task::Context<'_>,
         writer: &mut Writer<W>,
         outbox: &Outbox,
     ) -> Poll<Broken> {
@@ -86,6 +90,7 @@ impl<'a> Pulse<'a> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             if self.is_stalled(now, writer.written()) {
+                self.count_vanished();
                 return Poll::Ready(Broken);
             }
             self.listen(now, outbox);
@@ -126,8 +131,16 @@ impl<'a> Pulse<'a> {
             self.heard_at = now;
         }
         if !self.is_closing && now >= self.heard_at + self.silence() {
+            self.count_vanished();
             self.is_closing = true;
             outbox.close(Close::TimedOut);
+        }
+    }
+
+    /// Once: who is silent may stall the last words, too.
+    fn count_vanished(&self) {
+        if !self.is_closing {
+            self.metrics.vanished.inc();
         }
     }
 

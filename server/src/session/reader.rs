@@ -19,6 +19,7 @@ use super::hocuspocus::Hocuspocus;
 use super::native::Native;
 use super::pace::Pace;
 use super::pulse::Signs;
+use super::users::Users;
 use super::ywebsocket::YWebsocket;
 use super::{Context, bad_message};
 use crate::ids::LeaseId;
@@ -37,6 +38,7 @@ enum Speaks {
 pub(super) struct Reader<'a> {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
+    users: Arc<Users>,
     path: String,
     signs: &'a Signs,
     pace: &'a Pace,
@@ -71,12 +73,13 @@ impl<'a> Reader<'a> {
     pub(super) fn new(
         context: Arc<Context>,
         outbox: Arc<Outbox>,
+        users: Arc<Users>,
         path: String,
         signs: &'a Signs,
         pace: &'a Pace,
         unfinished: Option<Unfinished>,
     ) -> Self {
-        Self { context, outbox, path, signs, pace, unfinished, speaks: Speaks::Unknown }
+        Self { context, outbox, users, path, signs, pace, unfinished, speaks: Speaks::Unknown }
     }
 
     /// Reads until the client leaves or must be closed.
@@ -141,7 +144,7 @@ impl<'a> Reader<'a> {
 
     async fn begin(&self, first_frame: &[u8]) -> Result<Speaks, Close> {
         if is_hello(first_frame) {
-            let session = Native::new(Arc::clone(&self.context), Arc::clone(&self.outbox));
+            let session = Native::new(Arc::clone(&self.context), Arc::clone(&self.outbox), Arc::clone(&self.users));
             self.signs.heartbeat.set(Native::heartbeat()).ok();
             return Ok(Speaks::Native(session));
         }
@@ -149,12 +152,13 @@ impl<'a> Reader<'a> {
             Dialect::YWebsocket => {
                 // Decoded before the document is opened: a stranger's bytes load nothing.
                 ywebsocket::Message::decode(first_frame).map_err(bad_message)?;
-                let session = YWebsocket::open(&self.path, &self.context, &self.outbox).await?;
+                let session = YWebsocket::open(&self.path, &self.context, &self.outbox, &self.users).await?;
                 // Presence of nobody: ignored by the client, and enough for it to stay.
                 (Speaks::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
             }
             Dialect::Hocuspocus => {
-                let session = Hocuspocus::new(Arc::clone(&self.context), Arc::clone(&self.outbox));
+                let session =
+                    Hocuspocus::new(Arc::clone(&self.context), Arc::clone(&self.outbox), Arc::clone(&self.users));
                 (Speaks::Hocuspocus(session), Bytes::from_static(&PING_FRAME))
             }
         };

@@ -7,9 +7,10 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::ywebsocket::Message;
 
-use super::channel::Channel;
+use super::channel::{Channel, Rights};
+use super::users::Users;
 use super::{Context, bad_message};
-use crate::auth::{AccessRequest, Grant};
+use crate::auth::AccessRequest;
 use crate::document::frame::Framing;
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
@@ -21,12 +22,18 @@ pub(super) struct YWebsocket {
 
 impl YWebsocket {
     /// Checks the name and the right to it, then opens the document.
-    pub(super) async fn open(path: &str, context: &Context, outbox: &Arc<Outbox>) -> Result<Self, Close> {
+    pub(super) async fn open(
+        path: &str,
+        context: &Context,
+        outbox: &Arc<Outbox>,
+        users: &Users,
+    ) -> Result<Self, Close> {
         let document = DocumentName::parse(path).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
         let request = AccessRequest { document: document.clone(), token: None };
-        let grant: Grant = context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
+        let admission = context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
+        let rights = Rights::new(admission, users)?;
         let scan = context.limits.scan;
-        let channel = Channel::open(&context.registry, &document, grant, outbox, Framing::YWebsocket, scan).await?;
+        let channel = Channel::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, scan).await?;
         Ok(Self { channel })
     }
 

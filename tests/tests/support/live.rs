@@ -71,7 +71,11 @@ impl Socket {
     pub async fn over(tcp: TcpStream, server: &Server, path: &str) -> Self {
         tcp.set_nodelay(true).unwrap();
         let request = format!("ws://{}{path}", server.address()).into_client_request().expect("a request");
-        let (socket, _) = client_async(request, tcp).await.expect("upgrades");
+        Self::of(client_async(request, tcp).await.expect("upgrades").0)
+    }
+
+    /// One that is open.
+    pub fn of(socket: WebSocketStream<TcpStream>) -> Self {
         Self { socket }
     }
 

@@ -1,12 +1,15 @@
-//! A TCP proxy that a test can make lose the server's answers, and cut.
+//! A TCP proxy that a test can make lose the server's answers, stand still, and cut.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub struct Proxy {
     address: SocketAddr,
@@ -16,6 +19,7 @@ pub struct Proxy {
 #[derive(Default)]
 struct Faults {
     swallow: AtomicBool,
+    frozen: watch::Sender<bool>,
     cut: Notify,
 }
 
@@ -41,6 +45,11 @@ impl Proxy {
         self.faults.swallow.store(true, Ordering::SeqCst);
     }
 
+    /// Half-open: from now on nothing is read from either end, and neither is told; or it all goes on.
+    pub fn freeze(&self, frozen: bool) {
+        self.faults.frozen.send_replace(frozen);
+    }
+
     /// Cuts the connection; the next one carries everything.
     pub fn cut(&self) {
         self.faults.swallow.store(false, Ordering::SeqCst);
@@ -52,18 +61,34 @@ async fn carry(client: TcpStream, server: SocketAddr, faults: Arc<Faults>) {
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let up = async { drop(tokio::io::copy(&mut from_client, &mut to_server).await) };
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_server).await.ok();
+        to_server.shutdown().await.ok();
+    };
     let down = async {
         let mut buffer = vec![0; 4096];
         while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
             if !faults.swallow.load(Ordering::SeqCst) && to_client.write_all(&buffer[..count]).await.is_err() {
-                return;
+                break;
             }
         }
+        to_client.shutdown().await.ok();
     };
-    tokio::select! {
-        () = up => {}
-        () = down => {}
-        () = faults.cut.notified() => {}
+    let mut carrying = pin!(async { tokio::join!(up, down) });
+    let mut frozen = faults.frozen.subscribe();
+    let mut cut = pin!(faults.cut.notified());
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut cut => return,
+            // The sender lives in `faults`.
+            Ok(_) = async { frozen.wait_for(|frozen| *frozen).await.map(drop) } => {
+                tokio::select! {
+                    () = &mut cut => return,
+                    _ = async { frozen.wait_for(|frozen| !*frozen).await.map(drop) } => {}
+                }
+            }
+            _ = &mut carrying => return,
+        }
     }
 }

@@ -64,7 +64,7 @@ impl Core {
         }
         match self.replica.diff(state_vector) {
             Ok(diff) => {
-                let frame = Frame::at(self.last, Message::Step2(diff));
+                let frame = Frame::answer(self.last, diff);
                 self.answers.remember(state_vector, &frame);
                 effects.push(Effect::Diff { lease, frame });
             }
@@ -80,7 +80,7 @@ impl Core {
         let Message::Step2(whole) = frame.message() else { return None };
         let missed = self.tail.since(frame.seq())?.map(|(_, update)| &update[..]);
         let joined = join_updates(std::iter::once(&whole[..]).chain(missed))?;
-        Some(Frame::at(self.last, Message::Step2(joined.into())))
+        Some(Frame::answer(self.last, joined.into()))
     }
 
     /// Nothing has changed for a while: keep the document as bytes, and nothing that can be made from them.
