@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Socket, Type};
 
 use super::frame::{self, Frames, Piece};
 
@@ -18,6 +19,8 @@ use super::frame::{self, Frames, Piece};
 const READ_BYTES: usize = 512 * 1024;
 /// Looked at in one turn.
 const EVENTS: usize = 1024;
+/// Connections from one address.
+const PORTS: usize = 20_000;
 /// Most bytes of an answer to the upgrade.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 /// Most bytes that wait for one socket to take them.
@@ -60,6 +63,26 @@ impl Address {
         let socket = found.next().with_context(|| format!("{host} has no address"))?;
         let base = if path.is_empty() { String::new() } else { format!("/{path}") };
         Ok(Self { host, socket, base })
+    }
+}
+
+/// Begins to connect. From one address to another there are no more connections than ports; of addresses there are
+/// many, on the loopback.
+fn open(to: SocketAddr, number: usize) -> io::Result<TcpStream> {
+    let from = match to.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() => number / PORTS,
+        _ => 0,
+    };
+    if from == 0 {
+        return TcpStream::connect(to);
+    }
+    let from = u32::from(Ipv4Addr::LOCALHOST) + u32::try_from(from).unwrap_or(u32::MAX >> 8);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::from(from), 0)).into())?;
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(TcpStream::from_std(socket.into())),
     }
 }
 
@@ -124,8 +147,8 @@ impl Hub {
 
     /// Begins to connect; [`Event::Open`] tells when it is done.
     pub fn connect(&mut self, address: &Address, path: &str) -> Result<usize> {
-        let mut stream = TcpStream::connect(address.socket).map_err(|error| explain_connect(&error, address))?;
         let number = self.connections.len();
+        let mut stream = open(address.socket, number).map_err(|error| explain_connect(&error, address))?;
         self.poll.registry().register(&mut stream, Token(number), Interest::READABLE | Interest::WRITABLE)?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
