@@ -13,6 +13,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hdrhistogram::Histogram;
 use syncline_protocol::detect::Dialect;
+use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::link::{Heard, Socket, next_frame, pong};
@@ -28,6 +29,9 @@ const ECHO_CANDIDATES: usize = 256;
 
 /// How often an idle writer looks whether the server wants a pong.
 const PONG_CHECK: Duration = Duration::from_secs(1);
+
+/// How long acknowledgements that are still to come may take in the end.
+const ACK_GRACE: Duration = Duration::from_secs(5);
 
 /// What a writer did and heard.
 pub struct Written {
@@ -47,8 +51,13 @@ pub async fn write(run: Arc<Run>, number: usize, socket: Socket, join_acks: usiz
         .collect();
     let (sink, stream) = socket.split();
     let pong_wanted = AtomicBool::new(false);
-    let listening = listen(&run, stream, &mine, join_acks, &pong_wanted);
-    let sending = send(&run, sink, &mine, &pong_wanted);
+    let heard_all = Notify::new();
+    let listening = async {
+        let heard = listen(&run, stream, &mine, join_acks, &pong_wanted).await;
+        heard_all.notify_one();
+        heard
+    };
+    let sending = send(&run, sink, &mine, &pong_wanted, &heard_all);
     // Together in one task: an error of either ends the writer.
     let (ack_us, (frames, bytes)) =
         futures_util::future::try_join(listening, sending).await.with_context(|| format!("writer {number}"))?;
@@ -57,7 +66,13 @@ pub async fn write(run: Arc<Run>, number: usize, socket: Socket, join_acks: usiz
 
 type Sink = SplitSink<Socket, Message>;
 
-async fn send(run: &Run, mut sink: Sink, mine: &[u32], pong_wanted: &AtomicBool) -> Result<(u64, u64)> {
+async fn send(
+    run: &Run,
+    mut sink: Sink,
+    mine: &[u32],
+    pong_wanted: &AtomicBool,
+    heard_all: &Notify,
+) -> Result<(u64, u64)> {
     let mut first_reader = run.first_reader.subscribe();
     let mut stopped = std::pin::pin!(run.stopped());
     let (mut frames, mut bytes) = (0, 0);
@@ -85,7 +100,7 @@ async fn send(run: &Run, mut sink: Sink, mine: &[u32], pong_wanted: &AtomicBool)
     sink.flush().await?;
     loop {
         tokio::select! {
-            () = &mut stopped => break,
+            () = heard_all.notified() => break,
             () = tokio::time::sleep(PONG_CHECK) => {
                 if pong_wanted.swap(false, Ordering::Relaxed) {
                     sink.send(pong()).await?;
@@ -139,11 +154,21 @@ async fn listen(
 ) -> Result<Histogram<u64>> {
     let mut ack_us = new_histogram();
     let mut unacked = mine;
+    // Of a server that acknowledges, the last ones are waited for, too.
+    let is_owed = |unacked: &[u32]| unacked.first().is_some_and(|&index| run.age(index).is_some());
     let mut stopped = std::pin::pin!(run.stopped());
+    let mut grace = std::pin::pin!(None);
     loop {
+        if grace.is_some() && (ack_us.is_empty() || !is_owed(unacked)) {
+            return Ok(ack_us);
+        }
         let frame = tokio::select! {
             biased;
-            () = &mut stopped => return Ok(ack_us),
+            () = &mut stopped, if grace.is_none() => {
+                grace.set(Some(tokio::time::sleep(ACK_GRACE)));
+                continue;
+            }
+            Some(()) = async { grace.as_mut().as_pin_mut()?.await; Some(()) } => return Ok(ack_us),
             frame = next_frame(&mut stream) => frame?,
         };
         match run.target.hear(&frame)? {

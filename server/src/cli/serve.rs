@@ -51,11 +51,14 @@ async fn run(config: &Config) -> anyhow::Result<()> {
 /// On standard output, once, where a person or a script looks for it. Logs go to standard error.
 fn greet(server: &Server, config: &Config) -> std::io::Result<()> {
     let address = server.address();
+    let (version, data) = (env!("CARGO_PKG_VERSION"), config.data.display());
+    let words = format!(
+        "Syncline {version} is ready.\n  editors connect to  ws://{address}\n  see it work at      http://{address}/\n  \
+         documents lie in    {data}\n"
+    );
+    // At once: whoever waits for the first line finds the others.
     let mut out = std::io::stdout().lock();
-    writeln!(out, "Syncline {} is ready.", env!("CARGO_PKG_VERSION"))?;
-    writeln!(out, "  editors connect to  ws://{address}")?;
-    writeln!(out, "  see it work at      http://{address}/")?;
-    writeln!(out, "  documents lie in    {}", config.data.display())?;
+    out.write_all(words.as_bytes())?;
     out.flush()
 }
 
