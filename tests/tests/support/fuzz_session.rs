@@ -284,7 +284,13 @@ fn words(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
         13 => native(ToServer::Hello { version: VERSION, device: 7 }),
         14 => {
             let (document, cursor) = (if channel == 3 { &*text } else { "doc" }, None);
-            native(ToServer::Open { channel, document, token: "", cursor, wants_state_vector: channel % 2 == 0 })
+            native(ToServer::Open {
+                channel,
+                document,
+                token: "",
+                cursor,
+                wants_state_vector: channel.is_multiple_of(2),
+            })
         }
         15 => native(ToServer::Change { channel: 0, batch: 1, update: payload }),
         16 => {
