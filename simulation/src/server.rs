@@ -153,7 +153,10 @@ impl Server {
 
     /// The power goes: memory is lost, and of a commit on its way some is on the disk.
     pub fn crash(self) {
-        if let Disking::Taken(batch) = &self.disking {
+        // A log that has failed would not have written it.
+        if let Disking::Taken(batch) = &self.disking
+            && !self.log_has_failed()
+        {
             self.disk.crash_during(batch.writes());
         }
     }

@@ -15,6 +15,10 @@ use super::sync::Link;
 impl Core {
     /// Sends what others did and only we may have: the server relays before it writes, and may have crashed between.
     pub(super) fn send_again(&mut self, out: &mut Outputs) {
+        // They are of the history that was replaced: the new one is fetched to put upon it what is queued, nothing else.
+        if self.link.is_rebasing() {
+            return;
+        }
         let unconfirmed = self.take_unconfirmed();
         for group in unconfirmed.chunks(batch::MAX_BATCH_EDITS) {
             let Link::Up(joining) = &mut self.link else { return };

@@ -7,7 +7,7 @@ mod server;
 #[path = "core_tests/world.rs"]
 mod world;
 
-use syncline_protocol::native::{Resume, ToClient, Version};
+use syncline_protocol::native::{Resume, ToClient, ToServer, Version};
 use world::{Did, World};
 use yrs::{GetString, ReadTxn};
 
@@ -144,4 +144,39 @@ fn a_cursor_at_zero_is_no_beginning_when_something_was_saved() {
     let opened = ToClient::Opened { channel, cursor: now, read_only: false, resume, state_vector };
     device.core.received(&opened, 1, 0, &mut device.out).unwrap();
     assert_eq!(device.core.status().sync, SyncState::HistoryChanged);
+}
+
+#[test]
+fn a_rebase_brings_no_change_by_others_of_the_history_before() {
+    let mut world = World::new(0);
+    [0, 1].into_iter().for_each(|at| world.connect(at));
+    let calm = |world: &mut World| {
+        world.devices.iter_mut().for_each(|device| device.store(10, &mut world.accepted));
+        (0..10).for_each(|_| [0, 1].into_iter().for_each(|at| world.deliver(at, true)));
+    };
+    calm(&mut world);
+    // One change is known to be saved, the next was only relayed.
+    for durable in [true, false] {
+        world.edit(1);
+        calm(&mut world);
+        if durable {
+            world.server.durable = world.server.records.len();
+            world.server.tell_durable(&mut world.devices);
+            calm(&mut world);
+        }
+    }
+    let device = &mut world.devices[0];
+    assert_eq!(device.text().matches('<').count(), 2);
+    device.cut();
+    let now = Cursor { epoch: syncline_protocol::ids::Epoch(8), seq: Seq(0) };
+    let opened =
+        |channel, resume| ToClient::Opened { channel, cursor: now, read_only: false, resume, state_vector: None };
+    device.core.connected(1000, "doc", "", 0, &mut device.out);
+    device.core.received(&opened(1000, Resume::OtherHistory), 1, 0, &mut device.out).unwrap();
+    assert_eq!(device.core.status().sync, SyncState::HistoryChanged);
+    assert!(device.core.begin_rebase(1001, "doc", "", &mut device.out));
+    device.out.frames.clear();
+    device.core.received(&opened(1001, Resume::SendStateVector), 1, 0, &mut device.out).unwrap();
+    let is_change = |frame: &Bytes| matches!(ToServer::decode(frame), Ok(ToServer::Change { .. }));
+    assert!(!device.out.frames.iter().any(is_change), "the new history is told what the old one was");
 }

@@ -81,7 +81,15 @@ pub fn session(bytes: &[u8]) {
     }
     world.settle();
     world.hear(&mut healthy);
+    // One edit is on its way to the disk when the next one comes: the report of the first is not the second's.
+    let mut first_edit = HEALTHY_EDIT;
+    first_edit[2] += 1;
+    world.say(&mut healthy, &binary(&sync(SyncMessage::Update(&first_edit))));
+    world.pass(Duration::from_millis(1));
+    let batch = world.committer.take().expect("the first edit is queued");
     world.say(&mut healthy, &binary(&sync(SyncMessage::Update(&HEALTHY_EDIT))));
+    world.pass(Duration::from_millis(1));
+    world.committer.commit(batch).report();
     world.pass(Duration::from_millis(1));
     assert!(!world.hear(&mut healthy), "its edit is told to be saved before it is");
     world.settle();
