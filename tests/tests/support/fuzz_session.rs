@@ -24,14 +24,13 @@ use syncline_server::limits::{Gate, RawLimits};
 use syncline_server::metrics::Metrics;
 use syncline_server::registry::Registry;
 use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
+use super::fuzz_pipe::{ClientEnd, connection};
 use super::pieces;
 
-/// What a socket's buffers take.
-const SOCKET_BYTES: usize = 64 * 1024;
 /// Longer than anything that a session waits for.
 const FOR_EVER: Duration = Duration::from_secs(600);
 /// Turns of the disk after which nothing may be under way.
@@ -41,7 +40,7 @@ const HEALTHY_EDIT: [u8; 20] =
     [1, 1, 0xf1, 0xd6, 0xf0, 0xf9, 0xa0, 0xab, 0x07, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'h', 0];
 
 struct Client {
-    socket: DuplexStream,
+    socket: ClientEnd,
     session: JoinHandle<()>,
     unread: Vec<u8>,
 }
@@ -114,7 +113,7 @@ impl World {
     }
 
     fn connect(&mut self) -> Client {
-        let (socket, server_end) = duplex(SOCKET_BYTES);
+        let (socket, server_end) = connection();
         self.sessions += 1;
         let (id, address) = (SessionId(self.sessions), Ipv4Addr::LOCALHOST.into());
         let peer = Peer { id, path: "doc".into(), address, user: None, unfinished: None };
@@ -124,18 +123,15 @@ impl World {
 
     /// A session that reads no more may leave a part of it unsaid.
     fn say(&self, client: &mut Client, bytes: &[u8]) {
-        let write = client.socket.write_all(bytes);
+        let write = client.socket.write.write_all(bytes);
         drop(self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(1), write).await }));
     }
 
     /// Reads what has come. True when a y-websocket echo of the healthy edit did.
     fn hear(&self, client: &mut Client) -> bool {
-        let mut buffer = vec![0; SOCKET_BYTES];
         let mut heard = false;
-        let read = async { tokio::time::timeout(Duration::from_millis(1), client.socket.read(&mut buffer)).await };
-        if let Ok(Ok(count)) = self.runtime.block_on(read) {
-            client.unread.extend_from_slice(&buffer[..count]);
-        }
+        self.pass(Duration::from_millis(1));
+        client.unread.extend(client.socket.take());
         while let Some((opcode, payload)) = server_frame(&mut client.unread) {
             if opcode == 2 {
                 heard |= self.understood(&payload);
@@ -284,7 +280,13 @@ fn words(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
         13 => native(ToServer::Hello { version: VERSION, device: 7 }),
         14 => {
             let (document, cursor) = (if channel == 3 { &*text } else { "doc" }, None);
-            native(ToServer::Open { channel, document, token: "", cursor, wants_state_vector: channel % 2 == 0 })
+            native(ToServer::Open {
+                channel,
+                document,
+                token: "",
+                cursor,
+                wants_state_vector: channel.is_multiple_of(2),
+            })
         }
         15 => native(ToServer::Change { channel: 0, batch: 1, update: payload }),
         16 => {

@@ -1,6 +1,8 @@
 //! What is fuzzed: one function of bytes for each decoder, for the core of a document and for sessions. None may panic, and
 //! what one accepts must hold what it promises. `fuzz/` hands the same functions to cargo-fuzz.
 
+#[path = "fuzz_pipe.rs"]
+mod fuzz_pipe;
 #[path = "fuzz_session.rs"]
 mod fuzz_session;
 
