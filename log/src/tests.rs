@@ -1,6 +1,7 @@
 //! What the log promises whatever the store: batching, order, reporting, and the latch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -9,6 +10,9 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use super::memory::{Fault, MemoryStore};
 use super::store::Write;
 use super::*;
+
+/// Longest wait for something that must come.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn name(text: &str) -> DocumentName {
     DocumentName::parse(text).unwrap()
@@ -219,4 +223,18 @@ async fn the_last_handle_dropped_closes_the_store() {
 async fn a_gap_is_the_callers_fault_and_stops_the_caller() {
     let (_store, log) = start();
     open(&log, "doc").append(vec![record(2)]).await;
+}
+
+#[test]
+fn who_waits_elsewhere_is_told_when_the_runtime_of_the_log_is_gone() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (own, other) = (runtime(), runtime());
+    let (_store, log) = own.block_on(async { start() });
+    let mut document = open(&log, "doc");
+    drop(own);
+    other.block_on(async {
+        document.append(vec![record(1)]).await;
+        // Reached only when it is not told.
+        tokio::time::timeout(PATIENCE, until(&mut document, 1)).await.unwrap();
+    });
 }
