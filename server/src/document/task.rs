@@ -198,8 +198,10 @@ impl Task {
                         Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
-                    for envelope in batch.drain(..) {
-                        self.take(envelope).await;
+                    while let Some(envelope) = batch.pop_front() {
+                        if let Some((event, _room)) = self.admit(envelope) {
+                            self.take(event).await;
+                        }
                     }
                     self.execute().await;
                     if self.lost {
@@ -258,24 +260,23 @@ impl Task {
         self.changed = Instant::now();
     }
 
-    async fn take(&mut self, envelope: Envelope) {
-        let event = match envelope {
-            Envelope::Open { lease, outbox, framing } if self.lost => {
-                self.readers.add(lease, outbox, framing);
-                return self.readers.close(lease, Close::DocumentUnavailable);
-            }
-            Envelope::Event(..) if self.lost => return,
+    /// What the core is to hear of an envelope.
+    fn admit(&mut self, envelope: Envelope) -> Option<(Event, Option<Room>)> {
+        match envelope {
             Envelope::Open { lease, outbox, framing } => {
                 let is_native = matches!(framing, Framing::Native { .. });
                 self.readers.add(lease, outbox, framing);
-                if is_native {
-                    // It says from where it goes on: `Event::Resume`.
-                    return;
+                if self.lost {
+                    self.readers.close(lease, Close::DocumentUnavailable);
                 }
-                Event::Open { lease }
+                // A native session says from where it goes on: `Event::Resume`.
+                (!self.lost && !is_native).then_some((Event::Open { lease }, None))
             }
-            Envelope::Event(event, _room) => event,
-        };
+            Envelope::Event(event, room) => (!self.lost).then_some((event, room)),
+        }
+    }
+
+    async fn take(&mut self, event: Event) {
         let bytes = self.core.bytes_to_wake_for(&event);
         if bytes > AT_ONCE_BYTES && !Box::pin(self.wake()).await {
             return;

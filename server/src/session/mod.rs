@@ -160,7 +160,7 @@ where
         let signs = Signs::default();
         let pulse = pin!(sleep_until(Instant::now()));
         let mut pulse = Pulse::new(pulse, &context, &signs, &pace);
-        let mut reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), users, path, &signs, &pace, unfinished);
+        let mut reader = Reader::new(&context, &outbox, &users, &path, &signs, &pace, &mut unfinished);
         let ended = drive(&mut reader, &mut frames, &mut writer, &outbox, &mut pulse).await;
         if let Some(last_frame) = last_frame(id, ended, &context) {
             Box::pin(say_goodbye(&mut frames, &mut writer, last_frame)).await;
