@@ -198,10 +198,8 @@ impl Task {
                         Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
-                    while let Some(envelope) = batch.pop_front() {
-                        if let Some((event, _room)) = self.admit(envelope) {
-                            self.take(event).await;
-                        }
+                    while let Some((event, _room)) = self.next(&mut batch) {
+                        self.take(event).await;
                     }
                     self.execute().await;
                     if self.lost {
@@ -260,19 +258,23 @@ impl Task {
         self.changed = Instant::now();
     }
 
-    /// What the core is to hear of an envelope.
-    fn admit(&mut self, envelope: Envelope) -> Option<(Event, Option<Room>)> {
-        match envelope {
-            Envelope::Open { lease, outbox, framing } => {
-                let is_native = matches!(framing, Framing::Native { .. });
-                self.readers.add(lease, outbox, framing);
-                if self.lost {
-                    self.readers.close(lease, Close::DocumentUnavailable);
+    /// The next event of which the core is to hear.
+    fn next(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<Room>)> {
+        loop {
+            match batch.pop_front()? {
+                Envelope::Open { lease, outbox, framing } => {
+                    let is_native = matches!(framing, Framing::Native { .. });
+                    self.readers.add(lease, outbox, framing);
+                    if self.lost {
+                        self.readers.close(lease, Close::DocumentUnavailable);
+                    } else if !is_native {
+                        return Some((Event::Open { lease }, None));
+                    }
+                    // A native session says from where it goes on: `Event::Resume`.
                 }
-                // A native session says from where it goes on: `Event::Resume`.
-                (!self.lost && !is_native).then_some((Event::Open { lease }, None))
+                Envelope::Event(event, room) if !self.lost => return Some((event, room)),
+                Envelope::Event(..) => {}
             }
-            Envelope::Event(event, room) => (!self.lost).then_some((event, room)),
         }
     }
 

@@ -144,18 +144,21 @@ where
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
+    let path = path.into_boxed_str();
+    let mut read_already = Box::<[u8]>::from(&read_already[..]);
     let users = Users::new(&context.gate);
     let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());
     }
-    let pace = Pace::new(&context, seats.as_ref().ok().map(|(seat, _)| seat), &users, &outbox);
+    let seats = seats.ok();
+    let pace = Pace::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
     async move {
         let _entry = context.stop.enter(id, &outbox);
         // Given up at the end, not before.
         let _seats = &seats;
         let socket = Mutex::new(Paced::new(&mut socket, &pace));
-        let mut frames = Frames::new(Half(&socket), &read_already, context.limits.message_bytes);
+        let mut frames = Frames::new(Half(&socket), &std::mem::take(&mut read_already), context.limits.message_bytes);
         let mut writer = Writer::new(Half(&socket));
         let signs = Signs::default();
         let pulse = pin!(sleep_until(Instant::now()));
