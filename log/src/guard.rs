@@ -122,7 +122,7 @@ impl Card {
         sync_dir(dir)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         if lines.next()? != CARD_TITLE {
             return None;

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
@@ -17,7 +16,7 @@ use tokio::task;
 use self::reading::Reading;
 use super::backup::{self, BackupError, Cancel, Pace};
 use super::store::{Record, Salvaged, Snapshot, Store, StoreError, Stored};
-use super::thread::{self, Committer};
+use super::thread::{self, Committer, Running};
 
 /// Commands waiting for the log's thread. When full, handing in waits.
 pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
@@ -67,8 +66,7 @@ impl Log {
     pub fn start_with(store: Arc<dyn Store>, commit_distance: Duration) -> Self {
         let (log, queue) = Self::new(store, Blocking::OnPool);
         let committer = Committer::new(Arc::clone(&log.shared), queue);
-        let thread = thread::spawn(committer, commit_distance);
-        *lock(&log.shared.thread) = Some(thread);
+        *lock(&log.shared.thread) = Some(thread::spawn(committer, commit_distance));
         log
     }
 
@@ -209,14 +207,15 @@ impl Log {
         let shared = Arc::clone(&self.shared);
         let join = move || {
             let mut thread = lock(&shared.thread);
-            thread.take().map(JoinHandle::join);
+            if let Some(running) = thread.take() {
+                running.join();
+            }
         };
-        // The thread contains its panics and so never passes one on.
         task::spawn_blocking(join).await.ok();
     }
 
     #[cfg(test)]
-    pub(super) fn take_thread(&self) -> JoinHandle<()> {
+    pub(super) fn take_thread(&self) -> Running {
         lock(&self.shared.thread).take().unwrap()
     }
 }
@@ -283,7 +282,7 @@ pub(super) struct Shared {
     /// The latch. Written once, by the thread.
     failed: watch::Sender<Option<StoreError>>,
     room: Arc<Semaphore>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Running>>,
 }
 
 impl Shared {

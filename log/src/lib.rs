@@ -47,11 +47,14 @@
 pub mod backup;
 mod blobs;
 pub mod failpoint;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod handle;
 mod layout;
 pub mod memory;
 mod pace;
+mod reporter;
 mod rescue;
 pub mod sled;
 mod sled_adopt;

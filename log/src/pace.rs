@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 /// Documents that must be expected in a commit's distance for the wait to pay.
-const SIBLINGS: f64 = 5.0;
+const SIBLINGS: f64 = 2.0;
 /// Waiting ends when more of a commit's documents than this are back from one of the last two.
 const MOST_RETURNED: f64 = 0.5;
 /// How much one commit counts in the averages.
@@ -72,7 +72,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const DISTANCE: Duration = Duration::from_millis(2);
+    const DISTANCE: Duration = Duration::from_millis(3);
 
     fn after(commits: &[(usize, usize, u64)]) -> Pace {
         let mut pace = Pace::new(DISTANCE);
@@ -95,14 +95,14 @@ mod tests {
     fn steady_changes_of_many_documents_keep_commits_apart() {
         // 5,000 documents a second, three to a commit, hardly one of them again.
         let mut pace = after(&[(3, 0, 600); 40]);
-        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(1_400));
+        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(2_400));
         // And still when they do keep apart.
         for _ in 0..1_000 {
-            pace.note(Begun { documents: 10, returned: 1, period: DISTANCE });
+            pace.note(Begun { documents: 15, returned: 1, period: DISTANCE });
         }
-        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(1_400));
+        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(2_400));
         // A commit that took long has waited enough.
-        assert_eq!(pace.wait(Duration::from_millis(3)), Duration::ZERO);
+        assert_eq!(pace.wait(Duration::from_millis(4)), Duration::ZERO);
     }
 
     #[test]
@@ -116,10 +116,10 @@ mod tests {
     fn few_changes_and_a_pause_end_the_waiting() {
         // 500 documents a second: one to a commit.
         assert_eq!(after(&[(1, 0, 2_000); 100]).wait(Duration::from_micros(600)), Duration::ZERO);
-        let mut pace = after(&[(10, 0, 2_000); 100]);
-        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(1_400));
+        let mut pace = after(&[(2, 0, 2_000); 100]);
+        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(2_400));
         // Nobody types for a minute. Then one does, now and then.
-        for _ in 0..3 {
+        for _ in 0..6 {
             pace.note(Begun { documents: 1, returned: 0, period: Duration::from_secs(60) });
         }
         assert_eq!(pace.wait(Duration::from_micros(600)), Duration::ZERO);

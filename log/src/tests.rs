@@ -209,7 +209,7 @@ async fn the_last_handle_dropped_closes_the_store() {
     document.append(vec![record(1)]).await;
     let thread = log.take_thread();
     drop((log, document));
-    tokio::task::spawn_blocking(move || thread.join()).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(move || thread.join()).await.unwrap();
     assert!(store.is_closed());
     assert_eq!(store.load(&name("doc")).unwrap().unwrap().last(), Seq(1));
 }

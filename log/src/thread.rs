@@ -9,23 +9,46 @@ use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use syncline_protocol::ids::{DocumentName, Seq};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::task;
 use tracing::{error, warn};
 
 use super::handle::{Command, Document, Shared};
 use super::pace::{Begun, Pace};
+use super::reporter::Reporter;
 use super::sled::words;
 use super::store::{StoreError, Write};
 
 const NAME: &str = "syncline-log";
 
-/// Starts the thread. It ends when it is told to, or when no handle is left.
-#[expect(clippy::expect_used, reason = "a server that cannot start its log must not start")]
-pub(super) fn spawn(committer: Committer, distance: Duration) -> JoinHandle<()> {
-    Builder::new().name(NAME.into()).spawn(move || run(committer, distance)).expect("no thread for the log")
+/// The thread, and the task that tells for it.
+pub(super) struct Running {
+    thread: JoinHandle<()>,
+    telling: Option<task::JoinHandle<()>>,
 }
 
-fn run(mut committer: Committer, distance: Duration) {
+/// Starts the thread. It ends when it is told to, or when no handle is left.
+#[expect(clippy::expect_used, reason = "a server that cannot start its log must not start")]
+pub(super) fn spawn(committer: Committer, distance: Duration) -> Running {
+    let (reporter, telling) = Reporter::spawn().unzip();
+    let run = move || run(committer, distance, reporter);
+    let thread = Builder::new().name(NAME.into()).spawn(run).expect("no thread for the log");
+    Running { thread, telling }
+}
+
+impl Running {
+    /// Waits until everything is committed and everybody told. Blocks: on the pool of the runtime it was started in.
+    pub fn join(self) {
+        // The thread contains its panics and so never passes one on; telling has none.
+        self.thread.join().ok();
+        if let Some(telling) = self.telling {
+            Handle::current().block_on(telling).ok();
+        }
+    }
+}
+
+fn run(mut committer: Committer, distance: Duration, reporter: Option<Reporter>) {
     let mut pace = Pace::new(distance);
     let mut began = Instant::now();
     while let Some(command) = committer.queue.blocking_recv() {
@@ -35,7 +58,11 @@ fn run(mut committer: Committer, distance: Duration) {
         began = Instant::now();
         let batch = committer.gather(command);
         pace.note(Begun { documents: batch.documents.len(), returned: batch.returned, period });
-        committer.commit(batch).report();
+        let committed = committer.commit(batch);
+        match &reporter {
+            Some(reporter) => reporter.report(committed),
+            None => committed.report(),
+        }
     }
     committer.close();
 }
@@ -125,8 +152,8 @@ pub struct Batch {
     open: HashMap<DocumentName, usize>,
     /// In the order in which they came: a simulation replays it.
     documents: Vec<Progress>,
-    /// Where in `documents`.
-    places: HashMap<*const Document, usize>,
+    /// Where in `documents`, by address.
+    places: HashMap<usize, usize>,
     deletes: Vec<oneshot::Sender<Result<(), StoreError>>>,
     /// Counts commits, from 1.
     number: u64,
@@ -181,7 +208,7 @@ impl Batch {
     }
 
     fn count(&mut self, document: &Arc<Document>, upto: Option<Seq>) {
-        let place = *self.places.entry(Arc::as_ptr(document)).or_insert(self.documents.len());
+        let place = *self.places.entry(Arc::as_ptr(document).addr()).or_insert(self.documents.len());
         if place == self.documents.len() {
             let last = document.commit.swap(self.number, Ordering::Relaxed);
             if last != 0 && last + 2 >= self.number {

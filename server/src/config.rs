@@ -18,7 +18,7 @@ use crate::session::SessionLimits;
 const DEFAULT_LISTEN: &str = "127.0.0.1:1234";
 const DEFAULT_DATA: &str = "data";
 const DEFAULT_IDLE_UNLOAD_SECONDS: u64 = 30;
-const DEFAULT_COMMIT_DELAY_MS: u64 = 2;
+const DEFAULT_COMMIT_DELAY_MS: u64 = 3;
 /// Longer, and people see that their edits are not yet saved.
 const MAX_COMMIT_DELAY_MS: u64 = 1_000;
 /// Read from the working directory when no `--config` is given and it exists.
@@ -73,7 +73,7 @@ pub struct RawConfig {
     #[arg(long, env = "SYNCLINE_USER_HEADER", value_name = "NAME")]
     pub user_header: Option<String>,
 
-    /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 2]
+    /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 3]
     ///
     /// Readers get edits at once in any case; the word that an edit is saved may come so much later. Longer takes less
     /// processor time. A few writers never wait.
@@ -140,8 +140,7 @@ impl RawConfig {
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
-        let file: RawConfig = toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
+        let file = Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })?;
         Ok(RawConfig {
             listen: self.listen.or(file.listen),
             data: self.data.or(file.data),
@@ -153,6 +152,11 @@ impl RawConfig {
             commit_delay_ms: self.commit_delay_ms.or(file.commit_delay_ms),
             limits: self.limits.or(file.limits),
         })
+    }
+
+    /// Reads the text of a file. The error says what is wrong, and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
     }
 
     /// Checks everything once.

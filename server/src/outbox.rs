@@ -1,6 +1,7 @@
 //! Bytes waiting for one socket: bounded in bytes, and pushing never waits.
 //!
-//! Documents push, one session's writer takes. What happens when a reader is slow is decided here and nowhere else:
+//! Whoever pushes onto an empty outbox is told so, and sends ([`Outbox::send`]): straight to the socket if it takes it, else
+//! the session's task does it. So a document pushes all it has, then sends once. What happens when a reader is slow is decided here and nowhere else:
 //!
 //! | what | when the outbox is over its limit |
 //! |---|---|
@@ -13,11 +14,12 @@
 
 mod endings;
 mod positions;
+mod straight;
 mod taking;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use syncline_protocol::close::Close;
 
 pub use self::positions::Position;
 use self::positions::Positions;
+pub use self::straight::Line;
 pub use self::taking::{Kind, News, Taken};
 use crate::ids::LeaseId;
 
@@ -34,7 +37,8 @@ const MAX_PRESENCE_LOOKBACK: usize = 64;
 /// What became of a pushed frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// It waits; nothing was waiting before it, so all that was pushed earlier has gone to the socket.
+    /// It waits; nothing was waiting before it, so all that was pushed earlier has gone to the socket. Whoever is told
+    /// this must call [`Outbox::send`] when it has pushed the rest.
     First,
     /// It waits behind others.
     Queued,
@@ -151,14 +155,21 @@ struct Inner {
 pub struct Outbox {
     inner: Mutex<Inner>,
     limit_bytes: usize,
+    /// The session's socket. None: a task takes what is pushed.
+    line: Option<Weak<dyn Line>>,
     /// There is something for the session's reader. Set under the lock.
     has_news: AtomicBool,
 }
 
 impl Outbox {
-    /// An empty outbox that holds at most about `limit_bytes`.
+    /// An empty outbox that holds at most about `limit_bytes`, for a task that takes from it.
     pub fn new(limit_bytes: usize) -> Self {
-        Self { inner: Mutex::default(), limit_bytes, has_news: AtomicBool::new(false) }
+        Self { inner: Mutex::default(), limit_bytes, line: None, has_news: AtomicBool::new(false) }
+    }
+
+    /// The same for a socket, to which what is pushed can go at once.
+    pub fn with_line(limit_bytes: usize, line: Weak<dyn Line>) -> Self {
+        Self { line: Some(line), ..Self::new(limit_bytes) }
     }
 
     /// A change of a document.
@@ -178,7 +189,7 @@ impl Outbox {
             self.note_drained(inner);
             return Pushed::Dropped;
         }
-        self.enqueue(inner, Waiting::Answer { lease, frame })
+        inner.enqueue(Waiting::Answer { lease, frame })
     }
 
     /// The presence of `clients`. Replaces a waiting frame about exactly the same clients.
@@ -214,7 +225,7 @@ impl Outbox {
             inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease));
             inner.count_bytes();
         }
-        self.enqueue(inner, Waiting::Echo { lease, frame })
+        inner.enqueue(Waiting::Echo { lease, frame })
     }
 
     /// An ack or another small answer that must not be lost while the session lives.
@@ -237,7 +248,7 @@ impl Outbox {
     }
 
     fn push_unless_too_many(&self, lease: Option<LeaseId>, waiting: Waiting) -> Pushed {
-        let inner = self.lock();
+        let mut inner = self.lock();
         if inner.close.is_some() || lease.is_some_and(|lease| inner.over.contains(&lease)) {
             return Pushed::Dropped;
         }
@@ -246,7 +257,7 @@ impl Outbox {
             self.close(Close::TooSlow);
             return Pushed::Dropped;
         }
-        self.enqueue(inner, waiting)
+        inner.enqueue(waiting)
     }
 
     /// Ends the session: answers that wait are still sent, everything else is dropped, then the writer says `close`
@@ -292,10 +303,10 @@ impl Outbox {
         if inner.takes_nothing_of(lease) || is_untrue {
             return Pushed::Dropped;
         }
+        let was_empty = inner.is_empty();
         let after = inner.next;
         inner.positions.push(lease, position, after, frame);
-        self.wake_writer(inner);
-        Pushed::Queued
+        if was_empty { Pushed::First } else { Pushed::Queued }
     }
 
     fn push_bounded(&self, lease: LeaseId, frame: Bytes, wrap: impl FnOnce(LeaseId, Bytes) -> Waiting) -> Pushed {
@@ -310,18 +321,7 @@ impl Outbox {
             self.note_drained(inner);
             return Pushed::Dropped;
         }
-        self.enqueue(inner, wrap(lease, frame))
-    }
-
-    fn enqueue(&self, mut inner: MutexGuard<'_, Inner>, waiting: Waiting) -> Pushed {
-        let was_empty = inner.queue.is_empty();
-        inner.put(waiting);
-        if was_empty {
-            self.wake_writer(inner);
-            Pushed::First
-        } else {
-            Pushed::Queued
-        }
+        inner.enqueue(wrap(lease, frame))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -331,6 +331,17 @@ impl Outbox {
 }
 
 impl Inner {
+    /// Nothing waits.
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.positions.is_empty()
+    }
+
+    fn enqueue(&mut self, waiting: Waiting) -> Pushed {
+        let was_empty = self.queue.is_empty();
+        self.put(waiting);
+        if was_empty { Pushed::First } else { Pushed::Queued }
+    }
+
     fn takes_nothing_of(&self, lease: LeaseId) -> bool {
         self.close.is_some() || self.over.contains(&lease)
     }

@@ -63,7 +63,7 @@ impl Wake for Woken {
 }
 
 #[test]
-fn the_task_is_woken_by_the_first_frame_and_by_news_and_by_nothing_else() {
+fn the_task_is_woken_by_what_is_sent_and_by_news_and_by_nothing_else() {
     let outbox = Outbox::new(100);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
@@ -72,15 +72,19 @@ fn the_task_is_woken_by_the_first_frame_and_by_news_and_by_nothing_else() {
         assert_eq!(woken.0.swap(0, Ordering::Relaxed), expected, "{what}");
     };
     assert!(outbox.poll_take(&mut cx, |_, _| ()).is_pending());
-    outbox.push_document(A, frame(1));
+    assert_eq!(outbox.push_document(A, frame(1)), Pushed::First);
     outbox.push_document(A, frame(1));
     outbox.push_control(frame(1));
-    times("three frames", 1);
+    times("three frames, not sent", 0);
+    outbox.send();
+    outbox.send();
+    times("sent", 1);
     assert_eq!(outbox.poll_take(&mut cx, |_, _| ()), Poll::Ready(Taken::Frames));
     assert!(outbox.poll_take(&mut cx, |_, _| ()).is_pending());
     assert!(!outbox.poll_blocked(&mut cx));
-    outbox.push_document(A, frame(1));
-    outbox.push_position(A, Position::Ack, frame(1));
+    assert_eq!(outbox.push_document(A, frame(1)), Pushed::First);
+    assert_eq!(outbox.push_position(A, Position::Ack, frame(1)), Pushed::Queued);
+    outbox.send();
     times("frames for a socket that takes nothing", 0);
     outbox.end(A, frame(1));
     times("news for it", 1);

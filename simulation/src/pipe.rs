@@ -1,17 +1,18 @@
 //! A socket whose network is driven from outside: bytes wait on their way until they are let on, in both directions.
 //!
-//! The server's end is what a session takes for a socket ([`tokio::io::AsyncRead`]); the client's is for the blocking
+//! The server's end is what a session takes for a socket ([`Socket`]); the client's is for the blocking
 //! WebSocket of a client that never waits. What the server writes fills a buffer of some size, as a kernel's: when the
 //! client does not read, the session's writer waits.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use syncline_server::session::{Socket, Wire};
+use tokio::io::{AsyncRead, ReadBuf};
 
 #[derive(Default)]
 struct Inner {
@@ -40,6 +41,9 @@ pub struct Pipe(Arc<Mutex<Inner>>);
 
 /// The session's socket.
 pub struct ServerEnd(Pipe);
+
+/// Where its session and its documents write.
+pub struct ServerWire(Pipe);
 
 /// The client's socket.
 pub struct ClientEnd(Pipe);
@@ -138,29 +142,47 @@ impl AsyncRead for ServerEnd {
     }
 }
 
-impl AsyncWrite for ServerEnd {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+impl Socket for ServerEnd {
+    type Read = Self;
+    type Wire = ServerWire;
+
+    fn split(self) -> (Self, ServerWire) {
+        let wire = ServerWire(self.0.clone());
+        (self, wire)
+    }
+}
+
+impl Wire for ServerWire {
+    fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut inner = self.0.lock();
         if inner.client_is_gone {
             // It will hear of it by reading, as with a real network some time later.
-            return Poll::Ready(Ok(buf.len()));
+            return Ok(pieces.iter().map(|piece| piece.len()).sum());
         }
-        let room = inner.capacity.saturating_sub(inner.to_client.len());
-        if room == 0 && !buf.is_empty() {
-            inner.writer = Some(cx.waker().clone());
-            return Poll::Pending;
+        let mut room = inner.capacity.saturating_sub(inner.to_client.len());
+        if room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
-        let count = room.min(buf.len());
-        inner.to_client.extend(&buf[..count]);
-        Poll::Ready(Ok(count))
+        let mut written = 0;
+        for piece in pieces {
+            let count = room.min(piece.len());
+            inner.to_client.extend(&piece[..count]);
+            (room, written) = (room - count, written + count);
+        }
+        Ok(written)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.0.lock();
+        if inner.client_is_gone || inner.to_client.len() < inner.capacity {
+            return Poll::Ready(Ok(()));
+        }
+        inner.writer = Some(cx.waker().clone());
+        Poll::Pending
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn shutdown(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,10 +1,12 @@
 //! Every fuzz target over real messages, and over spoilt ones for some seconds: on stable Rust, in every run.
 //!
-//! `SYNCLINE_FUZZ_SECONDS=<n>` goes on for longer, `SYNCLINE_SEED=<seed>` begins with the same ones. A failure prints the
-//! target, the seed and the bytes.
+//! `SYNCLINE_FUZZ_SECONDS=<n>` goes on for longer, `SYNCLINE_FUZZ_TARGET=<name>` with one of them, `SYNCLINE_SEED=<seed>` begins
+//! with the same ones. A failure prints the target, the seed and the bytes. `fuzz/` runs the same targets with cargo-fuzz.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "support/fuzz_seeds.rs"]
+mod fuzz_seeds;
 #[path = "support/fuzz_targets.rs"]
 mod fuzz_targets;
 #[path = "support/scanner_fixtures.rs"]
@@ -16,51 +18,12 @@ use std::time::{Duration, Instant};
 use fuzz_targets::TARGETS;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use syncline_protocol::hocuspocus;
-use syncline_protocol::native::ToServer;
-use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::varint::write_var_uint;
-use syncline_protocol::ywebsocket;
 
 const DEFAULT_SECONDS: u64 = 20;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
-}
-
-/// Real messages of every kind.
-fn corpus() -> Vec<Vec<u8>> {
-    let mut corpus = Vec::new();
-    for vector in scanner_fixtures::yjs_vectors().into_iter().take(20) {
-        for update in vector.updates.iter().take(20) {
-            corpus.push(ywebsocket::Message::Sync(SyncMessage::Update(update)).encode());
-            corpus.push(hocuspocus::Message::Sync(SyncMessage::Update(update)).encode("a name"));
-            corpus.push(ToServer::Change { channel: 1, batch: 2, update }.encode());
-        }
-        // A session's worth of events: a kind, a length, a payload.
-        let pieces = vector.updates.iter().take(8).enumerate().flat_map(|(number, update)| {
-            let len = (update.len() as u16).to_be_bytes();
-            [
-                &[8 + (number as u8 & 3) + ((number as u8 & 3) << 5)][..],
-                &len,
-                &update[..update.len().min(0xffff)],
-                &[23, 0, 0],
-            ]
-            .concat()
-        });
-        corpus.push(pieces.collect());
-        corpus.extend(vector.updates.into_iter().take(20));
-        corpus.extend(vector.state_vectors);
-    }
-    corpus.retain(|bytes| bytes.len() < 4_096);
-    corpus.push(vec![1, 7, 1, 2, b'{', b'}']);
-    for more in ["", "Sec-WebSocket-Protocol: yjs, other\r\n", "Content-Length: 4\r\n"] {
-        let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let head =
-            format!("GET /doc HTTP/1.1\r\nHost: x\r\n{more}Connection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n");
-        corpus.push(head.into_bytes());
-    }
-    corpus
 }
 
 fn spoil(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut StdRng) {
@@ -107,20 +70,50 @@ fn no_decoder_and_no_document_panics_and_each_keeps_its_promises() {
     let seed = from_environment("SYNCLINE_SEED").unwrap_or_else(rand::random);
     let seconds = from_environment("SYNCLINE_FUZZ_SECONDS").unwrap_or(DEFAULT_SECONDS);
     println!("SYNCLINE_SEED={seed}");
-    let corpus = corpus();
+    let messages = fuzz_seeds::messages();
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut runs = 0_u64;
-    for (name, target) in TARGETS {
-        for bytes in &corpus {
+    let only = std::env::var("SYNCLINE_FUZZ_TARGET").ok();
+    let targets: Vec<_> = TARGETS.iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)).collect();
+    assert!(!targets.is_empty(), "no target of this name");
+    for (name, target) in &targets {
+        // Its own ones as often as all the others together.
+        let own = [fuzz_seeds::of(name), fuzz_seeds::committed(name)].concat();
+        assert!(!fuzz_seeds::committed(name).is_empty(), "no corpus for {name}: see write_the_corpus");
+        for bytes in own.iter().chain(&messages) {
             run(name, *target, bytes, seed);
         }
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(seconds) / TARGETS.len() as u32 {
-            let mut bytes = corpus[rng.random_range(0..corpus.len())].clone();
-            spoil(&mut bytes, &corpus, &mut rng);
+        let (began, mut runs) = (Instant::now(), 0_u64);
+        while began.elapsed() < Duration::from_secs(seconds) / targets.len() as u32 {
+            let from = if rng.random_bool(0.5) { &own } else { &messages };
+            let mut bytes = from[rng.random_range(0..from.len())].clone();
+            spoil(&mut bytes, from, &mut rng);
             run(name, *target, &bytes, seed);
             runs += 1;
         }
+        println!("{name}: {} real inputs, {runs} spoilt ones", own.len() + messages.len());
     }
-    println!("{runs} spoilt inputs, {} real ones for each of {} targets", corpus.len(), TARGETS.len());
+}
+
+/// Makes what is missing in `fuzz/corpus` from the seeds: a few short ones for each target.
+#[test]
+#[ignore = "writes into the source tree; run it when a target is new"]
+fn write_the_corpus() {
+    const MAX_TARGET_BYTES: usize = 10_000;
+    for (name, _) in TARGETS {
+        let directory = fuzz_seeds::directory(name);
+        if directory.exists() {
+            continue;
+        }
+        std::fs::create_dir_all(&directory).unwrap();
+        let own = fuzz_seeds::of(name);
+        let messages = if own.is_empty() { fuzz_seeds::messages() } else { Vec::new() };
+        let some = messages.iter().step_by(71).filter(|bytes| bytes.len() < 300);
+        let mut left = MAX_TARGET_BYTES;
+        for (number, bytes) in own.iter().chain(some).enumerate() {
+            if bytes.len() <= left {
+                left -= bytes.len();
+                std::fs::write(directory.join(format!("seed-{number:03}")), bytes).unwrap();
+            }
+        }
+    }
 }

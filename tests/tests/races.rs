@@ -20,7 +20,12 @@ const ROUNDS: usize = 20;
 const CLIENTS: usize = 6;
 /// By each client, as fast as it can.
 const EDITS: usize = 40;
-/// Less than a few changes: everyone falls behind all the time.
+/// Every so many edits of a client one is this long: more than goes straight to a socket.
+const LONG_EVERY: usize = 20;
+const LONG: usize = 20_000;
+/// Of each client's text.
+const CHARS: usize = EDITS + EDITS / LONG_EVERY * (LONG - 1);
+/// Less than a few changes: whoever waits for its session's task falls behind.
 const OUTBOX_BYTES: usize = 120;
 /// Longest wait for something that must come. Reached only when a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,12 +37,13 @@ async fn len(client: &Client) -> usize {
 
 async fn type_and_wait_for_all(client: &Client) {
     let mut status = client.status();
-    for _ in 0..EDITS {
-        let change = |txn: &mut yrs::TransactionMut<'_>| txn.get_or_insert_text("text").insert(txn, 0, "x");
+    for edit in 0..EDITS {
+        let typed = "x".repeat(if edit % LONG_EVERY == 0 { LONG } else { 1 });
+        let change = move |txn: &mut yrs::TransactionMut<'_>| txn.get_or_insert_text("text").insert(txn, 0, &typed);
         client.edit(change).await.unwrap();
     }
     client.wait_until_saved().await.unwrap();
-    while len(client).await < CLIENTS * EDITS {
+    while len(client).await < CLIENTS * CHARS {
         status.changed().await.unwrap();
     }
 }
@@ -62,7 +68,7 @@ async fn readers_that_fall_behind_all_the_time_end_equal_and_know_what_is_saved(
             })
             .collect();
         for task in tasks {
-            assert_eq!(task.await.unwrap(), CLIENTS * EDITS, "round {round}");
+            assert_eq!(task.await.unwrap(), CLIENTS * CHARS, "round {round}");
         }
     }
     assert!(server.metrics().resyncs.get() > 0, "nobody fell behind: the outbox is too large for this test");

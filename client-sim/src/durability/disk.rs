@@ -1,6 +1,8 @@
 //! `syncline-sim disk-fault`: a disk that is full, that fails, or that is slow, under a server at work. Every author must be
 //! told, nothing may be acknowledged that does not come back after a restart, reads go on, and the operator learns why.
 
+mod read;
+
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ enum Fault {
     Full,
     /// Writes fail with EIO (needs strace).
     Write,
+    /// Reads fail with EIO for a while (needs strace).
+    Read,
     /// Syncs fail with EIO (needs strace).
     Sync,
     /// A sync takes a second (needs strace).
@@ -75,7 +79,11 @@ pub async fn run(args: Args) -> Result<bool> {
             continue;
         }
         let mut trial = Trial::new(&args, fault)?;
-        let told = if fault == Fault::Slow { trial.slow().await } else { trial.failing().await };
+        let told = match fault {
+            Fault::Slow => trial.slow().await,
+            Fault::Read => trial.unreadable().await,
+            Fault::Full | Fault::Write | Fault::Sync => trial.failing().await,
+        };
         match told.with_context(|| format!("disk-fault {fault:?}")) {
             Ok(()) => writeln!(out, "disk-fault {fault:?}: {}", trial.story)?,
             Err(error) => {
@@ -180,6 +188,7 @@ impl Trial {
                 Ok(Broken::Filled)
             }
             Fault::Write => Ok(Broken::Traced(trace(pid, "pwrite64", "error=EIO").await?)),
+            Fault::Read => Ok(Broken::Traced(trace(pid, "pread64", "error=EIO").await?)),
             Fault::Sync => Ok(Broken::Traced(trace(pid, "fdatasync", "error=EIO").await?)),
             Fault::Slow => Ok(Broken::Traced(trace(pid, "fdatasync", "delay_enter=1000000").await?)),
         }

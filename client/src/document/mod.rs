@@ -23,6 +23,8 @@ mod again;
 mod batch;
 mod clock;
 pub(crate) mod core;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 pub(crate) mod journal;
 pub mod machine;

@@ -223,6 +223,17 @@ impl Line {
     }
 }
 
+/// For fuzzers: `body` with a foot that belongs to it. What is accepted is written as it was read.
+pub(super) fn fuzz(body: &str) {
+    let documents = body.lines().count().saturating_sub(1) as u64;
+    let foot = Foot { documents, xxh3: format!("{:016x}", xxh3_64(body.as_bytes())) };
+    let Ok(foot) = serde_json::to_string(&foot) else { return };
+    if let Ok(manifest) = Manifest::parse(&format!("{body}{foot}\n")) {
+        let again = manifest.text().map_err(|error| error.to_string()).and_then(|text| Manifest::parse(&text));
+        assert_eq!(again, Ok(manifest));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

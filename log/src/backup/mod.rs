@@ -89,3 +89,8 @@ pub enum BackupError {
 fn at(path: &Path) -> impl Fn(io::Error) -> BackupError + '_ {
     |error| BackupError::Io { path: path.to_owned(), error }
 }
+
+/// For fuzzers: see `manifest.rs`.
+pub(super) fn fuzz_manifest(text: &str) {
+    manifest::fuzz(text);
+}

@@ -347,6 +347,7 @@ impl Task {
             }
         }
         self.send();
+        self.readers.send();
         if !records.is_empty() {
             self.metrics.updates.add(records.len() as u64);
             if let Err(records) = self.log.try_append(records) {
@@ -355,7 +356,7 @@ impl Task {
         }
     }
 
-    /// Sends what is for all readers and was held back to be sent together: changes, then presence, which may speak of
+    /// Queues what is for all readers and was held back to be sent together: changes, then presence, which may speak of
     /// them.
     fn send(&mut self) {
         let delivered = self.readers.broadcast(&self.unsent.changes);

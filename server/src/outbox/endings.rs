@@ -28,7 +28,9 @@ impl Outbox {
         let mut inner = self.lock();
         inner.behind.remove(&lease);
         if inner.over.insert(lease) && inner.close.is_none() {
-            self.enqueue(inner, Waiting::Control { frame: last_frame });
+            inner.enqueue(Waiting::Control { frame: last_frame });
+            drop(inner);
+            self.send();
         }
     }
 

@@ -1,7 +1,7 @@
 //! The session's side of its outbox: one task writes what waits and reads what is new.
 //!
-//! Who pushes onto an empty outbox wakes the task, once until it has looked; who pushes more does not. While the socket
-//! takes nothing, only news wake it: what is queued waits for the socket anyway.
+//! It is woken for what could not go straight to the socket, once until it has looked. While the socket takes nothing, only
+//! news wake it: what is queued waits for the socket anyway.
 
 use std::collections::VecDeque;
 use std::sync::MutexGuard;
@@ -57,7 +57,7 @@ impl Outbox {
         if inner.is_cut {
             return Poll::Ready(Taken::Cut);
         }
-        if !inner.queue.is_empty() || !inner.positions.is_empty() {
+        if !inner.is_empty() {
             if inner.take(&mut put) {
                 return Poll::Ready(Taken::Frames);
             }
@@ -94,7 +94,7 @@ impl Outbox {
         Some(News { closing: inner.close.clone(), ended, behind })
     }
 
-    /// Something was queued on an empty outbox.
+    /// Something is queued that the session's task is to write.
     pub(super) fn wake_writer(&self, mut inner: MutexGuard<'_, Inner>) {
         if inner.is_blocked {
             return;
@@ -131,7 +131,7 @@ impl Inner {
         }
     }
 
-    fn take(&mut self, put: &mut impl FnMut(Kind, Bytes)) -> bool {
+    pub(super) fn take(&mut self, put: &mut impl FnMut(Kind, Bytes)) -> bool {
         let mut taken_bytes = 0;
         let mut has_taken = false;
         while taken_bytes < MAX_TAKE_BYTES {

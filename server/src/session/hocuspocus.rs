@@ -47,6 +47,7 @@ impl Hocuspocus {
         let (address, message) = match Frame::decode(frame, End::Server).map_err(bad_message)? {
             Frame::Ping => {
                 self.outbox.push_control(Bytes::from_static(&PONG_FRAME));
+                self.outbox.send();
                 return Ok(());
             }
             Frame::Pong => return Ok(()),
@@ -157,6 +158,7 @@ impl Hocuspocus {
 
     fn say(&self, address: &str, message: &Message<'_>) {
         self.outbox.push_control(message.encode(address).into());
+        self.outbox.send();
     }
 }
 

@@ -9,6 +9,7 @@
 //! native.rs      handler of the native dialect: many documents, by number
 //! channel.rs     one document of a session: scan, then send to the document
 //! writer.rs      outbox -> socket, everything queued in one write
+//! wire.rs        a socket in two halves
 //! pulse.rs       what follows from time passing: pings, time limits
 //! pace.rs        how much a connection sends; messages that do not end
 //! users.rs       in whose name it acts
@@ -18,6 +19,8 @@
 mod channel;
 mod codec;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hocuspocus;
 mod native;
 mod pace;
@@ -25,14 +28,14 @@ mod pulse;
 mod reader;
 mod roster;
 mod users;
+mod wire;
 mod writer;
 mod ywebsocket;
 
 use std::future::poll_fn;
-use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -40,7 +43,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 use syncline_protocol::update::ScanLimits;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
@@ -50,7 +53,8 @@ use self::pulse::{Pulse, Signs};
 use self::reader::{Reader, Unread};
 pub use self::roster::Stop;
 use self::users::Users;
-use self::writer::{Broken, Writer};
+pub use self::wire::{Socket, Wire};
+use self::writer::{Broken, SharedWriter};
 use crate::auth::Authorize;
 use crate::ids::{SessionId, UserId};
 use crate::limits::{Gate, Unfinished};
@@ -134,12 +138,18 @@ pub struct Peer {
 }
 
 /// Begins a session on an upgraded connection. The future runs it to its end.
-pub fn run<S>(mut socket: S, read_already: Bytes, peer: Peer, context: Arc<Context>) -> impl Future<Output = ()> + Send
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
+pub fn run<S: Socket>(
+    socket: S,
+    read_already: Bytes,
+    peer: Peer,
+    context: Arc<Context>,
+) -> impl Future<Output = ()> + Send {
     // Made before the future: what an `async fn` is given lies in it twice, and thousands of sessions do nothing but wait.
-    let outbox = Arc::new(Outbox::new(context.limits.outbox_bytes));
+    let (read, wire) = socket.split();
+    // The outbox does not own it: when the session ends, so does the connection.
+    let writer = Arc::new(SharedWriter::new(wire));
+    let line = Arc::downgrade(&writer);
+    let outbox = Arc::new(Outbox::with_line(context.limits.outbox_bytes, line));
     let Peer { id, path, address, user, mut unfinished } = peer;
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
@@ -157,16 +167,16 @@ where
         let _entry = context.stop.enter(id, &outbox);
         // Given up at the end, not before.
         let _seats = &seats;
-        let socket = Mutex::new(Paced::new(&mut socket, &pace));
-        let mut frames = Frames::new(Half(&socket), &std::mem::take(&mut read_already), context.limits.message_bytes);
-        let mut writer = Writer::new(Half(&socket));
+        let read_first = std::mem::take(&mut read_already);
+        let mut frames = Frames::new(Paced::new(read, &pace), &read_first, context.limits.message_bytes);
+        drop(read_first);
         let signs = Signs::default();
         let pulse = pin!(sleep_until(Instant::now()));
         let mut pulse = Pulse::new(pulse, &context, &signs, &pace);
         let mut reader = Reader::new(&context, &outbox, &users, &path, &signs, &pace, &mut unfinished);
-        let ended = drive(&mut reader, &mut frames, &mut writer, &outbox, &mut pulse).await;
+        let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut pulse).await;
         if let Some(last_frame) = last_frame(id, ended, &context) {
-            Box::pin(say_goodbye(&mut frames, &mut writer, last_frame)).await;
+            Box::pin(say_goodbye(&mut frames, &writer, last_frame)).await;
         }
     }
 }
@@ -201,16 +211,19 @@ enum Ended {
 }
 
 /// Reads and writes side by side until one of them ends, then ends the other.
-async fn drive<S: AsyncRead + AsyncWrite + Unpin>(
+async fn drive<W: Wire>(
     reader: &mut Reader<'_>,
-    frames: &mut Frames<Half<'_, S>>,
-    writer: &mut Writer<Half<'_, S>>,
+    frames: &mut Frames<impl AsyncRead + Unpin>,
+    writer: &SharedWriter<W>,
     outbox: &Outbox,
     pulse: &mut Pulse<'_>,
 ) -> Ended {
-    let mut poll_write = |cx: &mut task::Context<'_>| match pulse.poll(cx, writer, outbox) {
-        Poll::Ready(broken) => Poll::Ready(Err(broken)),
-        Poll::Pending => writer.poll(cx, outbox),
+    let mut poll_write = |cx: &mut task::Context<'_>| {
+        let mut writer = writer.lock();
+        match pulse.poll(cx, &mut writer, outbox) {
+            Poll::Ready(broken) => Poll::Ready(Err(broken)),
+            Poll::Pending => writer.poll(cx, outbox),
+        }
     };
     let unread = {
         let mut read = pin!(reader.run(frames));
@@ -241,51 +254,14 @@ impl From<Result<Close, Broken>> for Ended {
 }
 
 /// Says the last word and waits until the client hangs up, or for a while.
-async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(
-    frames: &mut Frames<Half<'_, S>>,
-    writer: &mut Writer<Half<'_, S>>,
+async fn say_goodbye<W: Wire>(
+    frames: &mut Frames<impl AsyncRead + Unpin>,
+    writer: &SharedWriter<W>,
     close_frame: Vec<u8>,
 ) {
     if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, writer.close(close_frame)).await {
         // Both outcomes are fine: the peer hung up, or it had its time.
         timeout(LINGER, frames.drain()).await.ok();
-    }
-}
-
-/// The socket, for its reader and its writer. They run in one task, one after the other: the lock is never waited for.
-struct Half<'a, S>(&'a Mutex<S>);
-
-impl<S> Half<'_, S> {
-    fn socket(&self) -> MutexGuard<'_, S> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Half<'_, S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.socket()).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Half<'_, S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.socket()).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.socket()).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.socket()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.socket()).poll_shutdown(cx)
     }
 }
 
@@ -316,7 +292,8 @@ mod tests {
         let context = Context { registry, auth, gate, limits, metrics, stop };
         let address = IpAddr::from([127, 0, 0, 1]);
         let peer = Peer { id: SessionId(1), path: "doc".into(), address, user: None, unfinished: None };
-        let (_client, socket) = tokio::io::duplex(64);
+        let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
+        let socket = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let session = run(socket, Bytes::new(), peer, Arc::new(context));
         assert!(size_of_val(&session) <= 1_400, "{}", size_of_val(&session));
     }

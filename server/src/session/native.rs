@@ -167,6 +167,7 @@ impl Native {
 
     fn say(&self, message: &ToClient<'_>) {
         self.outbox.push_control(message.encode().into());
+        self.outbox.send();
     }
 }
 

@@ -10,12 +10,12 @@ use std::task::{self, Poll};
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 
 use super::Context;
 use super::codec::Opcode;
 use super::pace::Pace;
+use super::wire::Wire;
 use super::writer::{Broken, Writer};
 use crate::outbox::Outbox;
 
@@ -73,7 +73,7 @@ impl<'a> Pulse<'a> {
     }
 
     /// Does what is due. Ready when the socket has taken nothing for too long.
-    pub(super) fn poll<W: AsyncWrite + Unpin>(
+    pub(super) fn poll<W: Wire>(
         &mut self,
         cx: &mut task::Context<'_>,
         writer: &mut Writer<W>,
@@ -140,7 +140,7 @@ impl<'a> Pulse<'a> {
         }
     }
 
-    fn tick<W: AsyncWrite + Unpin>(&mut self, writer: &mut Writer<W>) {
+    fn tick<W: Wire>(&mut self, writer: &mut Writer<W>) {
         self.quiet_ticks = if writer.has_spoken() { 0 } else { self.quiet_ticks + 1 };
         self.ticks_since_ping += 1;
         self.pace.tick();

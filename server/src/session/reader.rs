@@ -132,6 +132,7 @@ impl<'a> Reader<'a> {
             Incoming::Ping(payload) => {
                 self.pace.control(payload.len());
                 self.outbox.push_pong(payload);
+                self.outbox.send();
             }
             Incoming::Pong(payload) => self.pace.control(payload.len()),
         }

@@ -1,17 +1,20 @@
 //! Outbox -> socket. All that is queued goes out as one write; nothing here ever waits for a document.
+//!
+//! The session's task writes, and so does whoever has pushed onto an empty outbox ([`Line`]): one at a time, under a lock.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use syncline_protocol::close::Close;
-use tokio::io::AsyncWrite;
 
 use super::codec::{self, Opcode};
-use crate::outbox::{Kind, Outbox, Taken};
+use super::wire::Wire;
+use crate::outbox::{Kind, Line, Outbox, Taken};
 
 /// Frames up to this size are copied together; larger ones are written from where they lie.
 const MAX_COPIED_BYTES: usize = 16 * 1024;
@@ -78,6 +81,38 @@ impl Batch<'_> {
     }
 }
 
+/// A connection's writer, for its task and for those who write straight to the socket.
+pub(super) struct SharedWriter<W>(Mutex<Writer<W>>);
+
+impl<W: Wire> SharedWriter<W> {
+    pub(super) fn new(socket: W) -> Self {
+        Self(Mutex::new(Writer::new(socket)))
+    }
+
+    /// Held for as long as a socket needs to take or refuse some bytes, which never waits.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Writer<W>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says the last word: a close frame, and that nothing follows.
+    pub(super) async fn close(&self, frame: Vec<u8>) -> Result<(), Broken> {
+        self.lock().end(frame);
+        poll_fn(|cx| {
+            let mut writer = self.lock();
+            ready!(writer.poll_unsent(cx))?;
+            Poll::Ready(writer.socket.shutdown())
+        })
+        .await
+        .map_err(|_| Broken)
+    }
+}
+
+impl<W: Wire> Line for SharedWriter<W> {
+    fn send(&self, outbox: &Outbox) {
+        self.lock().send_straight(outbox);
+    }
+}
+
 /// The writing half of a connection.
 pub(super) struct Writer<W> {
     socket: W,
@@ -87,11 +122,13 @@ pub(super) struct Writer<W> {
     written: u64,
     /// A message was sent since this was last asked.
     has_spoken: bool,
+    /// The last word was said.
+    has_ended: bool,
 }
 
-impl<W: AsyncWrite + Unpin> Writer<W> {
-    pub(super) fn new(socket: W) -> Self {
-        Self { socket, unsent: VecDeque::new(), written: 0, has_spoken: false }
+impl<W: Wire> Writer<W> {
+    fn new(socket: W) -> Self {
+        Self { socket, unsent: VecDeque::new(), written: 0, has_spoken: false, has_ended: false }
     }
 
     /// Writes until there is nothing to write or the socket takes no more; ready when the outbox says that it is over.
@@ -121,15 +158,28 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         self.unsent.push_back(frame.into());
     }
 
-    /// Says the last word: a close frame, and that nothing follows.
-    pub(super) async fn close(&mut self, frame: Vec<u8>) -> Result<(), Broken> {
-        self.unsent.push_back(frame.into());
-        std::future::poll_fn(|cx| {
-            ready!(self.poll_unsent(cx))?;
-            Pin::new(&mut self.socket).poll_shutdown(cx)
-        })
-        .await
-        .map_err(|_| Broken)
+    fn end(&mut self, last_frame: Vec<u8>) {
+        self.unsent.push_back(last_frame.into());
+        self.has_ended = true;
+    }
+
+    /// What little waits, as far as the socket takes it now.
+    fn send_straight(&mut self, outbox: &Outbox) {
+        if self.is_blocked() || self.has_ended {
+            return;
+        }
+        let written = BUFFER.with_borrow_mut(|copied| {
+            copied.clear();
+            let mut batch = Batch { copied, shared: Vec::new() };
+            let has_taken = outbox.take_straight(|kind, payload| self.put(&mut batch, kind, payload));
+            has_taken.then(|| self.write(batch))
+        });
+        match written {
+            None => {}
+            Some(Ok(())) if self.is_blocked() => outbox.blocked_straight(),
+            Some(Ok(())) => outbox.sent_straight(),
+            Some(Err(_)) => outbox.cut(),
+        }
     }
 
     /// The socket has not taken everything.
@@ -151,15 +201,9 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         BUFFER.with_borrow_mut(|copied| {
             copied.clear();
             let mut batch = Batch { copied, shared: Vec::new() };
-            let taken = ready!(outbox.poll_take(cx, |kind, payload| match kind {
-                Kind::Message => {
-                    self.has_spoken = true;
-                    batch.put(Opcode::Binary, payload);
-                }
-                Kind::Pong => batch.put(Opcode::Pong, payload),
-            }));
+            let taken = ready!(outbox.poll_take(cx, |kind, payload| self.put(&mut batch, kind, payload)));
             if taken == Taken::Frames {
-                self.write(cx, batch)?;
+                self.write(batch)?;
             }
             if copied.capacity() > MAX_KEPT_BYTES {
                 *copied = Vec::new();
@@ -168,22 +212,26 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         })
     }
 
+    fn put(&mut self, batch: &mut Batch<'_>, kind: Kind, payload: Bytes) {
+        match kind {
+            Kind::Message => {
+                self.has_spoken = true;
+                batch.put(Opcode::Binary, payload);
+            }
+            Kind::Pong => batch.put(Opcode::Pong, payload),
+        }
+    }
+
     /// Writes what the socket takes now; the rest is unsent.
-    fn write(&mut self, cx: &mut Context<'_>, batch: Batch<'_>) -> io::Result<()> {
+    fn write(&mut self, batch: Batch<'_>) -> io::Result<()> {
         let (written, len) = if batch.shared.is_empty() {
-            (Pin::new(&mut self.socket).poll_write(cx, batch.copied), batch.copied.len())
+            (self.try_write(&[IoSlice::new(batch.copied)])?, batch.copied.len())
         } else {
             let pieces = batch.pieces();
             let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            let len = pieces.iter().map(|piece| piece.len()).sum();
-            (Pin::new(&mut self.socket).poll_write_vectored(cx, &slices), len)
+            (self.try_write(&slices)?, pieces.iter().map(|piece| piece.len()).sum())
         };
-        let written = match written {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(written) => written?,
-            Poll::Pending => 0,
-        };
-        self.written += written as u64;
+        let written = written.unwrap_or(0);
         if written < len {
             self.unsent = batch.rest(written);
         }
@@ -191,15 +239,14 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     }
 
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(next) = self.unsent.front_mut() {
-            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, next))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        while let Some(mut next) = self.unsent.pop_front() {
+            let written = self.try_write(&[IoSlice::new(&next)])?;
+            next.advance(written.unwrap_or(0));
+            if !next.is_empty() {
+                self.unsent.push_front(next);
             }
-            self.written += written as u64;
-            next.advance(written);
-            if next.is_empty() {
-                self.unsent.pop_front();
+            if written.is_none() {
+                ready!(self.socket.poll_writable(cx))?;
             }
         }
         if self.unsent.capacity() > 0 {
@@ -207,78 +254,20 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         }
         Poll::Ready(Ok(()))
     }
+
+    /// How much the socket has taken; `None`: nothing, it has no room.
+    fn try_write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        match self.socket.try_write(pieces) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                self.written += written as u64;
+                Ok(Some(written))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::LeaseId;
-
-    /// A socket that takes `room` bytes, and each time at most `at_once`.
-    struct Narrow {
-        taken: Vec<u8>,
-        room: usize,
-        at_once: usize,
-    }
-
-    impl AsyncWrite for Narrow {
-        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            let len = buf.len().min(self.at_once).min(self.room);
-            if len == 0 {
-                return Poll::Pending;
-            }
-            self.room -= len;
-            self.taken.extend_from_slice(&buf[..len]);
-            Poll::Ready(Ok(len))
-        }
-
-        fn poll_write_vectored(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bufs: &[IoSlice<'_>],
-        ) -> Poll<io::Result<usize>> {
-            let all = bufs.iter().flat_map(|buf| buf.iter().copied()).collect::<Vec<_>>();
-            self.as_mut().poll_write(cx, &all)
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[test]
-    fn what_a_socket_takes_in_pieces_is_what_was_queued() {
-        let payloads: Vec<Bytes> = [5, 40_000, 0, 300, 17_000, 1]
-            .into_iter()
-            .enumerate()
-            .map(|(number, len)| Bytes::from(vec![number as u8; len]))
-            .collect();
-        let mut expected = Vec::new();
-        for payload in &payloads {
-            codec::write_head(&mut expected, Opcode::Binary, payload.len());
-            expected.extend_from_slice(payload);
-        }
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        for (room, at_once) in [(1, 1), (3, 2), (6, 6), (40_011, usize::MAX), (57_000, 9_999), (usize::MAX, usize::MAX)]
-        {
-            let outbox = Outbox::new(usize::MAX);
-            payloads.iter().for_each(|payload| _ = outbox.push_document(LeaseId(1), payload.clone()));
-            let mut writer = Writer::new(Narrow { taken: Vec::new(), room, at_once });
-            // The socket has room again and again; meanwhile the clock speaks, behind what is under way.
-            while writer.socket.taken.len() < expected.len() {
-                assert!(writer.poll(&mut cx, &outbox).is_pending());
-                assert_eq!(writer.is_blocked(), writer.socket.taken.len() < expected.len());
-                writer.socket.room = room;
-            }
-            assert!(writer.socket.taken == expected, "room for {room}, {at_once} at once");
-            assert_eq!(writer.written(), expected.len() as u64);
-            assert!(writer.has_spoken() && !writer.has_spoken());
-            writer.say(Opcode::Ping, b"?");
-            assert!(!writer.poll(&mut cx, &outbox).is_ready());
-        }
-    }
-}
+mod tests;

@@ -91,11 +91,12 @@ impl Writer {
         Self(Mirror::join(server, path).await)
     }
 
-    /// Writes so many characters and deletes most of them again: what goes by is much more than what is left.
+    /// Writes so many characters at the end and deletes most of them again: what goes by is much more than what is left.
+    /// Others may write before it.
     pub async fn replace_most(&mut self, characters: u32) {
-        self.0.edit(|text, txn| text.insert(txn, 0, &"x".repeat(characters as usize))).await;
+        self.0.edit(|text, txn| text.insert(txn, text.len(txn), &"x".repeat(characters as usize))).await;
         self.echo().await;
-        self.0.edit(|text, txn| text.remove_range(txn, 1, characters - 1)).await;
+        self.0.edit(|text, txn| text.remove_range(txn, text.len(txn) - characters + 1, characters - 1)).await;
         self.echo().await;
     }
 
@@ -103,8 +104,9 @@ impl Writer {
         while self.0.hear().await != Some(2) {}
     }
 
-    pub fn text(&self) -> String {
-        self.0.text()
+    /// What the document is now, as somebody new reads it.
+    pub async fn text_now(server: SocketAddr) -> String {
+        Mirror::join(server, "/busy").await.text()
     }
 }
 

@@ -1,9 +1,17 @@
-//! What is fuzzed: one function of bytes for each decoder, and for the core of a document. None may panic, and what one
-//! accepts must hold what it promises.
+//! What is fuzzed: one function of bytes for each decoder, for the core of a document and for sessions. None may panic, and
+//! what one accepts must hold what it promises. `fuzz/` hands the same functions to cargo-fuzz.
+
+#[path = "fuzz_pipe.rs"]
+mod fuzz_pipe;
+#[path = "fuzz_session.rs"]
+mod fuzz_session;
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use syncline_client::document::machine::Machine;
+use syncline_client::yrs::ReadTxn;
+use syncline_log::{Record, Snapshot, Stored};
 use syncline_protocol::awareness::{AwarenessUpdate, encode};
 use syncline_protocol::close::Close;
 use syncline_protocol::detect::detect;
@@ -16,10 +24,13 @@ use syncline_protocol::update::{
 };
 use syncline_protocol::ywebsocket;
 use syncline_replica::{GrowthLimits, HeldLimits, Replica};
+use syncline_server::admin::message::{Answer, Request};
+use syncline_server::config::RawConfig;
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Effect, Event, Origin, Outcome};
 use syncline_server::http::handshake::{Head, look};
 use syncline_server::ids::LeaseId;
+use syncline_server::portable::{self, Format};
 
 /// A target and its name.
 pub type Target = (&'static str, fn(&[u8]));
@@ -36,6 +47,14 @@ pub const TARGETS: &[Target] = &[
     ("replica", replica),
     ("core", core),
     ("handshake", handshake),
+    ("session", fuzz_session::session),
+    ("websocket", syncline_server::session::fuzzing::frames),
+    ("layout", syncline_log::fuzzing::layout),
+    ("texts", syncline_log::fuzzing::texts),
+    ("journal", journal),
+    ("admin", admin),
+    ("config", config),
+    ("portable", portable),
 ];
 
 /// However a head comes, it is the same head, and its answer is one head, too.
@@ -180,5 +199,52 @@ fn core(bytes: &[u8]) {
     let loaded = Replica::load(log.into_iter()).expect("the log can be loaded");
     if let Some((_, state)) = core.snapshot(&mut effects) {
         assert_eq!(state.len(), loaded.encode().expect("it can be encoded").len(), "the log tells the same document");
+    }
+}
+
+/// A device's disk: its records one by one, and what a device makes of them when it starts.
+fn journal(bytes: &[u8]) {
+    syncline_client::document::fuzzing::journal(bytes);
+    let mut notes = Vec::new();
+    let mut snapshot = None;
+    for (kind, update) in pieces(bytes) {
+        syncline_client::document::fuzzing::journal(&update);
+        let seq = Seq(notes.len() as u64 + 1);
+        if kind == 0xff && notes.is_empty() {
+            snapshot = Some(Snapshot { upto: Seq(0), update });
+        } else {
+            notes.push(Record { seq, time_ms: 1, update });
+        }
+    }
+    let (machine, _) = Machine::load(Some(&Stored { epoch: Epoch(1), snapshot, records: notes }));
+    _ = machine.status();
+    _ = machine.read(|txn| txn.state_vector());
+}
+
+fn admin(bytes: &[u8]) {
+    if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
+        let again = serde_json::to_vec(&request).expect("it can be written");
+        assert_eq!(serde_json::from_slice::<Request>(&again).ok(), Some(request));
+    }
+    if let Ok(answer) = serde_json::from_slice::<Answer>(bytes) {
+        let again = serde_json::to_vec(&answer).expect("it can be written");
+        assert_eq!(serde_json::from_slice::<Answer>(&again).ok(), Some(answer));
+    }
+}
+
+/// What is wrong is an error in words, not a panic; what is right is within its bounds.
+fn config(bytes: &[u8]) {
+    let Ok(raw) = RawConfig::parse(&String::from_utf8_lossy(bytes)) else { return };
+    if let Ok(config) = raw.check() {
+        assert!(config.session.outbox_bytes > 0 && config.session.message_bytes >= 1024);
+    }
+}
+
+/// A file that somebody imports can be taken into a new document, or is refused in words.
+fn portable(bytes: &[u8]) {
+    for format in [Format::Update, Format::Json] {
+        if let Ok(update) = portable::read(Bytes::copy_from_slice(bytes), format) {
+            _ = portable::try_on(None, &update);
+        }
     }
 }

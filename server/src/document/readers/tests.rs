@@ -1,0 +1,166 @@
+//! What readers get, and when: gaps, positions, presence, echoes, and how often a socket is written to.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+use yrs::{Doc, Text, Transact};
+
+use super::*;
+use crate::outbox::Line;
+use syncline_protocol::ids::Epoch;
+use syncline_replica::Crdt;
+
+const READER: LeaseId = LeaseId(1);
+const AUTHOR: LeaseId = LeaseId(2);
+
+fn change(seq: u64, update: Vec<u8>) -> [Change; 1] {
+    [Change { frame: Frame::at(Seq(seq), Message::Update(update.into())), author: Some(AUTHOR) }]
+}
+
+#[tokio::test]
+async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let outbox = Arc::new(Outbox::new(100));
+    readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
+    let mut crdt = Crdt::default();
+    readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap())));
+    outbox.frames().await;
+
+    // One frame waits for the socket; the next is too much, both are dropped, and a checkpoint covers them.
+    let doc = Doc::with_client_id(7);
+    let text = doc.get_or_insert_text("text");
+    for letter in ["a", "b"] {
+        let mut txn = doc.transact_mut();
+        text.insert(&mut txn, 0, &letter.repeat(60));
+        let update = txn.encode_update_v1();
+        crdt.apply(&update).unwrap();
+        readers.broadcast(&change(0, update));
+    }
+    readers.set_checkpoint(crdt.known());
+    assert_eq!(outbox.behind_now(), [READER]);
+
+    // The socket has drained and the session asks for the diff, but a change comes before its question.
+    readers.broadcast(&change(0, vec![0, 0]));
+    let floor = readers.floor(READER);
+    let diff = crdt.diff_since(floor.as_deref().unwrap_or(&Known::default())).unwrap();
+    assert!(diff.len() > 60, "the diff holds what was dropped, but is only {diff:?}");
+}
+
+#[tokio::test]
+async fn over_a_gap_no_position_is_told_and_after_the_diff_one_is() {
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let outbox = Arc::new(Outbox::new(100));
+    readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+    let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0])));
+    readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+    readers.durable(None, Seq(1));
+    readers.diff(READER, &diff);
+    assert_eq!(outbox.frames().await.len(), 2, "opened and the diff: it was no reader before");
+    for seq in [2, 3] {
+        readers.broadcast(&change(seq, vec![0; 80]));
+    }
+    assert_eq!(outbox.behind_now(), [READER]);
+    // The session asks for the diff; before its question comes, the disk has both changes.
+    readers.durable(None, Seq(3));
+    readers.diff(READER, &diff);
+    assert_eq!(outbox.frames().await.len(), 1, "the diff alone");
+    readers.durable(Some(READER), Seq(3));
+    assert_eq!(outbox.frames().await.len(), 1);
+}
+
+#[tokio::test]
+async fn presence_does_not_come_before_a_native_session_has_been_answered() {
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let outbox = Arc::new(Outbox::new(100));
+    readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+    let presence = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
+    readers.presence(&presence, &[1]);
+    readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+    readers.presence(&presence, &[1]);
+    let frames = outbox.frames().await;
+    assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
+}
+
+#[tokio::test]
+async fn an_echo_of_nothing_is_not_replaced_by_a_newer_one() {
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let outbox = Arc::new(Outbox::new(10));
+    readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
+    let echo = |update: &'static [u8]| Frame::new(Message::Update(Bytes::from_static(update)));
+    for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
+        readers.ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
+    }
+    let frames = outbox.frames().await;
+    let lens: Vec<usize> = frames.iter().map(Bytes::len).collect();
+    assert_eq!(lens, [5, 23, 5], "the two empty ones look the same: without the first, the second is taken for it");
+}
+
+/// A socket that takes everything at once, and counts.
+#[derive(Default)]
+struct Counted {
+    frames: AtomicUsize,
+    writes: AtomicUsize,
+    written: Arc<Notify>,
+}
+
+impl Line for Counted {
+    fn send(&self, outbox: &Outbox) {
+        outbox.take_straight(|_, _| _ = self.frames.fetch_add(1, Ordering::Relaxed));
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.written.notify_one();
+    }
+}
+
+impl Counted {
+    fn frames_and_writes(&self) -> (usize, usize) {
+        (self.frames.swap(0, Ordering::Relaxed), self.writes.swap(0, Ordering::Relaxed))
+    }
+}
+
+#[tokio::test]
+async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_not_touched() {
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let sockets = [READER, AUTHOR].map(|lease| {
+        let socket = Arc::new(Counted::default());
+        let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
+        readers.add(lease, Arc::new(Outbox::with_line(1_000, line)), Framing::YWebsocket);
+        readers.diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]))));
+        socket
+    });
+    readers.send();
+    assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (1, 1)]);
+    readers.broadcast(&change(1, vec![0, 0]));
+    readers.presence(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))), &[1]);
+    let echo = Frame::new(Message::Update(Bytes::from_static(&[0, 0])));
+    for _ in 0..16 {
+        readers.ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
+    }
+    assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(0, 0), (0, 0)]);
+    readers.send();
+    assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(2, 1), (17, 1)]);
+    readers.broadcast(&change(2, vec![0, 0]));
+    readers.send();
+    assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (0, 0)], "not its own change");
+}
+
+#[tokio::test]
+async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short() {
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let written = Arc::new(Notify::new());
+    let sockets: Vec<_> = (0..1_000)
+        .map(|number| {
+            let socket = Arc::new(Counted { written: Arc::clone(&written), ..Counted::default() });
+            let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
+            readers.add(LeaseId(number + 10), Arc::new(Outbox::with_line(1_000, line)), Framing::YWebsocket);
+            readers.diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]))));
+            socket
+        })
+        .collect();
+    let count = || sockets.iter().map(|socket| socket.frames.load(Ordering::Relaxed)).sum::<usize>();
+    readers.send();
+    assert!((1..=SENDS_A_TURN).contains(&count()));
+    while count() < sockets.len() {
+        written.notified().await;
+    }
+    assert!(sockets.iter().all(|socket| socket.frames_and_writes() == (1, 1)));
+}

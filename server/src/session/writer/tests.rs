@@ -1,0 +1,375 @@
+//! Whoever writes, and however little the socket takes: what comes out is what was queued, in order.
+//! Random runs print their seed; `SYNCLINE_SEED=<seed>` replays one.
+
+#![allow(clippy::print_stdout, reason = "seeds")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::*;
+use crate::ids::LeaseId;
+use crate::outbox::Pushed;
+use crate::session::wire::Socket;
+
+const LEASE: LeaseId = LeaseId(1);
+/// Random runs.
+const RUNS: u64 = 300;
+/// Steps of each.
+const STEPS: usize = 200;
+
+/// A socket that takes `room` bytes, and each time at most `at_once`.
+struct Narrow(Mutex<Room>);
+
+struct Room {
+    taken: Vec<u8>,
+    room: usize,
+    at_once: usize,
+}
+
+impl Narrow {
+    fn new(room: usize, at_once: usize) -> Self {
+        Self(Mutex::new(Room { taken: Vec::new(), room, at_once }))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Room> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Wire for Narrow {
+    fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut inner = self.inner();
+        let before = inner.taken.len();
+        let room = inner.room.min(inner.at_once);
+        if room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        inner.taken.extend(pieces.iter().flat_map(|piece| piece.iter()).take(room));
+        let written = inner.taken.len() - before;
+        inner.room -= written;
+        Ok(written)
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.inner().room == 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_socket_takes_in_pieces_is_what_was_queued() {
+    let payloads: Vec<Bytes> = [5, 40_000, 0, 300, 17_000, 1]
+        .into_iter()
+        .enumerate()
+        .map(|(number, len)| Bytes::from(vec![number as u8; len]))
+        .collect();
+    let mut expected = Vec::new();
+    for payload in &payloads {
+        codec::write_head(&mut expected, Opcode::Binary, payload.len());
+        expected.extend_from_slice(payload);
+    }
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for (room, at_once) in [(1, 1), (3, 2), (6, 6), (40_011, usize::MAX), (57_000, 9_999), (usize::MAX, usize::MAX)] {
+        let outbox = Outbox::new(usize::MAX);
+        payloads.iter().for_each(|payload| _ = outbox.push_document(LeaseId(1), payload.clone()));
+        let mut writer = Writer::new(Narrow::new(room, at_once));
+        // The socket has room again and again; meanwhile the clock speaks, behind what is under way.
+        while writer.socket.inner().taken.len() < expected.len() {
+            assert!(writer.poll(&mut cx, &outbox).is_pending());
+            assert_eq!(writer.is_blocked(), writer.socket.inner().taken.len() < expected.len());
+            writer.socket.inner().room = room;
+        }
+        assert!(writer.socket.inner().taken == expected, "room for {room}, {at_once} at once");
+        assert_eq!(writer.written(), expected.len() as u64);
+        assert!(writer.has_spoken() && !writer.has_spoken());
+        writer.say(Opcode::Ping, b"?");
+        assert!(!writer.poll(&mut cx, &outbox).is_ready());
+    }
+}
+
+/// A session's task, counting how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Woken {
+    fn times(&self) -> usize {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// A session as far as its writer goes.
+struct Session {
+    writer: Arc<SharedWriter<Narrow>>,
+    outbox: Outbox,
+    woken: Arc<Woken>,
+}
+
+impl Session {
+    /// Its task has looked once, and sleeps.
+    fn new(room: usize) -> Self {
+        let writer = Arc::new(SharedWriter::new(Narrow::new(room, usize::MAX)));
+        let line = Arc::downgrade(&writer);
+        let session = Self { writer, outbox: Outbox::with_line(1 << 30, line), woken: Arc::default() };
+        assert!(session.poll().is_pending());
+        session
+    }
+
+    fn poll(&self) -> Poll<Result<Close, Broken>> {
+        let waker = Waker::from(Arc::clone(&self.woken));
+        self.writer.lock().poll(&mut Context::from_waker(&waker), &self.outbox)
+    }
+
+    fn push(&self, payload: impl Into<Bytes>) -> Pushed {
+        self.outbox.push_document(LEASE, payload.into())
+    }
+
+    fn room(&self, room: usize) {
+        self.writer.lock().socket.inner().room = room;
+    }
+
+    fn taken(&self) -> Vec<u8> {
+        self.writer.lock().socket.inner().taken.clone()
+    }
+}
+
+/// The frames of a server in `stream`, as opcode and payload. Panics when they do not end with it.
+fn frames(mut stream: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let [first, len, ..] = *stream {
+        assert_eq!(first & 0xf0, 0x80, "a header was expected behind {} frames", frames.len());
+        let (head, len) = match len {
+            126 => (4, usize::from(u16::from_be_bytes([stream[2], stream[3]]))),
+            127 => (10, u64::from_be_bytes(stream[2..10].try_into().unwrap()) as usize),
+            len => (2, usize::from(len)),
+        };
+        frames.push((first & 0xf, stream[head..head + len].to_vec()));
+        stream = &stream[head + len..];
+    }
+    frames
+}
+
+#[test]
+fn what_is_written_straight_and_what_the_task_writes_keep_their_order() {
+    let replayed = std::env::var("SYNCLINE_SEED").ok().map(|seed| seed.parse().expect("SYNCLINE_SEED is a number"));
+    let runs = if replayed.is_some() { 1 } else { RUNS };
+    for _ in 0..runs {
+        let seed = replayed.unwrap_or_else(rand::random);
+        println!("SYNCLINE_SEED={seed}");
+        keep_order(&mut StdRng::seed_from_u64(seed));
+    }
+}
+
+/// Pushes numbers, in frames of any length, and pings, in any order with everything else that happens.
+fn keep_order(random: &mut StdRng) {
+    let session = Session::new(random.random_range(0..5_000));
+    let (mut pushed, mut pinged, mut must_send) = (0_u32, 0, false);
+    for _ in 0..STEPS {
+        match random.random_range(0..10) {
+            0..5 => {
+                let len = [4, 4, 130, 3_000, 17_000][random.random_range(0..5)];
+                let mut payload = vec![0; len];
+                payload[..4].copy_from_slice(&pushed.to_be_bytes());
+                pushed += 1;
+                must_send |= session.push(payload) == Pushed::First;
+            }
+            // A document sends at the end of its turn, the session's task may come before.
+            5 | 6 if must_send => {
+                must_send = false;
+                session.outbox.send();
+            }
+            7 => {
+                pinged += 1;
+                session.writer.lock().say(Opcode::Ping, b"?");
+                assert!(session.poll().is_pending());
+            }
+            8 => session.room([0, 1, 100, 40_000][random.random_range(0..4)]),
+            _ => assert!(session.poll().is_pending()),
+        }
+    }
+    session.room(usize::MAX);
+    session.outbox.send();
+    while session.woken.times() > 0 || session.writer.lock().is_blocked() {
+        assert!(session.poll().is_pending());
+    }
+    let frames = frames(&session.taken());
+    let (pings, messages): (Vec<_>, Vec<_>) = frames.into_iter().partition(|(opcode, _)| *opcode == 9);
+    assert_eq!(pings.len(), pinged);
+    let numbers: Vec<_> = messages.iter().map(|(_, at)| u32::from_be_bytes(at[..4].try_into().unwrap())).collect();
+    assert_eq!(numbers, (0..pushed).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_goes_straight_wakes_nobody_and_is_one_write() {
+    let session = Session::new(usize::MAX);
+    assert_eq!([session.push("one"), session.push("two")], [Pushed::First, Pushed::Queued]);
+    assert!(session.taken().is_empty(), "it was not sent");
+    session.outbox.send();
+    assert_eq!(session.taken(), b"\x82\x03one\x82\x03two");
+    assert_eq!(session.push("three"), Pushed::First, "all that was pushed earlier has gone to the socket");
+    session.outbox.send();
+    assert_eq!(session.woken.times(), 0);
+    assert!(session.writer.lock().has_spoken());
+}
+
+#[test]
+fn what_the_socket_does_not_take_is_left_to_the_task_and_so_is_all_that_follows() {
+    let session = Session::new(4);
+    session.push("one");
+    session.outbox.send();
+    assert_eq!(session.woken.times(), 1);
+    session.room(usize::MAX);
+    session.push("two");
+    session.outbox.send();
+    assert_eq!(session.taken(), b"\x82\x03on", "nothing overtakes the rest");
+    assert_eq!(session.woken.times(), 0, "it was woken before");
+    assert!(session.poll().is_pending());
+    assert_eq!(session.taken(), b"\x82\x03one\x82\x03two");
+    session.push("three");
+    session.outbox.send();
+    assert_eq!(session.taken().len(), 17, "and then it goes straight again");
+}
+
+#[test]
+fn a_full_socket_takes_nothing_straight_and_the_task_waits_for_it() {
+    let session = Session::new(0);
+    session.push("one");
+    session.outbox.send();
+    assert_eq!(session.woken.times(), 1);
+    assert!(session.poll().is_pending());
+    assert!(session.writer.lock().is_blocked() && session.taken().is_empty());
+    session.room(usize::MAX);
+    assert!(session.poll().is_pending());
+    assert_eq!(session.taken(), b"\x82\x03one");
+}
+
+#[test]
+fn much_is_left_to_the_task() {
+    let session = Session::new(usize::MAX);
+    session.push(vec![0; 20_000]);
+    session.outbox.send();
+    assert!(session.taken().is_empty());
+    assert_eq!(session.woken.times(), 1);
+    assert!(session.poll().is_pending());
+    assert_eq!(session.taken().len(), 20_004);
+}
+
+#[test]
+fn after_the_last_word_nothing_goes_straight() {
+    let session = Session::new(usize::MAX);
+    session.writer.lock().end(codec::close_frame(None, ""));
+    assert!(session.writer.lock().poll_unsent(&mut Context::from_waker(Waker::noop())).is_ready());
+    session.push("one");
+    session.outbox.send();
+    assert_eq!(session.taken(), codec::close_frame(None, ""));
+    // Nor when the session is told to end: it says so itself, behind the answers that wait.
+    let session = Session::new(usize::MAX);
+    session.outbox.push_control("one".into());
+    session.outbox.close(Close::ServerStopping);
+    session.outbox.send();
+    assert!(session.taken().is_empty());
+    assert!(matches!(session.poll(), Poll::Ready(Ok(Close::ServerStopping))));
+    assert_eq!(session.taken(), b"\x82\x03one");
+}
+
+/// A connection whose other end is gone.
+struct Dead;
+
+impl Wire for Dead {
+    fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_session_whose_socket_fails_ends() {
+    let writer = Arc::new(SharedWriter::new(Dead));
+    let line = Arc::downgrade(&writer);
+    let outbox = Outbox::with_line(100, line);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut cx = Context::from_waker(&waker);
+    assert!(writer.lock().poll(&mut cx, &outbox).is_pending());
+    outbox.push_document(LEASE, "one".into());
+    outbox.send();
+    assert_eq!(woken.times(), 1);
+    assert!(matches!(writer.lock().poll(&mut cx, &outbox), Poll::Ready(Err(Broken))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_many_tasks_push_at_once_comes_whole_through_a_narrow_socket() {
+    const TASKS: u32 = 4;
+    const FRAMES: u32 = 3_000;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let client = socket.connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    let (_read, wire) = accepted.unwrap().0.split();
+    let writer = Arc::new(SharedWriter::new(wire));
+    let line = Arc::downgrade(&writer);
+    let outbox = Arc::new(Outbox::with_line(1 << 30, line));
+    let session = tokio::spawn({
+        let outbox = Arc::clone(&outbox);
+        async move {
+            let said = poll_fn(|cx| writer.lock().poll(cx, &outbox)).await;
+            assert!(matches!(said, Ok(Close::ServerStopping)));
+            writer.close(codec::close_frame(None, "")).await.unwrap();
+        }
+    });
+    let pushing = (0..TASKS).map(|task| {
+        let outbox = Arc::clone(&outbox);
+        tokio::spawn(async move {
+            for number in 0..FRAMES {
+                let mut payload = vec![0; 8 + (number as usize * 7) % 500];
+                payload[..4].copy_from_slice(&task.to_be_bytes());
+                payload[4..8].copy_from_slice(&number.to_be_bytes());
+                if outbox.push_control(payload.into()) == Pushed::First {
+                    tokio::task::yield_now().await;
+                    outbox.send();
+                }
+            }
+        })
+    });
+    let pushing: Vec<_> = pushing.collect();
+    let ending = tokio::spawn(async move {
+        for pushing in pushing {
+            pushing.await.unwrap();
+        }
+        outbox.close(Close::ServerStopping);
+    });
+    let mut stream = Vec::new();
+    client.unwrap().read_to_end(&mut stream).await.unwrap();
+    ending.await.unwrap();
+    session.await.unwrap();
+    let mut next = [0; TASKS as usize];
+    for (opcode, payload) in frames(&stream).into_iter().filter(|(opcode, _)| *opcode != 8) {
+        assert_eq!(opcode, 2);
+        let [task, number] = [0, 4].map(|at| u32::from_be_bytes(payload[at..at + 4].try_into().unwrap()));
+        assert_eq!(number, next[task as usize]);
+        next[task as usize] += 1;
+    }
+    assert_eq!(next, [FRAMES; TASKS as usize]);
+}
