@@ -1,6 +1,7 @@
 //! What the rest of the server holds of the log: [`Log`] and, for each open document, [`DocumentLog`].
 
 mod append;
+mod reading;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task;
 
+use self::reading::Reading;
 use super::backup::{self, BackupError, Cancel, Pace};
 use super::store::{Record, Salvaged, Snapshot, Store, StoreError, Stored};
 use super::thread::{self, Committer, Running};
@@ -81,6 +83,7 @@ impl Log {
         let shared = Shared {
             store,
             blocking,
+            reading: Arc::default(),
             documents: Mutex::default(),
             failed: watch::Sender::new(None),
             room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
@@ -125,7 +128,11 @@ impl Log {
         &self,
         read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.aside(read).await.unwrap_or_else(|| Err(StoreError::Io("reading was interrupted".into())))
+        let read = match self.shared.blocking {
+            Blocking::OnPool => self.shared.reading.run(read).await,
+            Blocking::InPlace => Some(read()),
+        };
+        read.unwrap_or_else(|| Err(StoreError::Io("reading was interrupted".into())))
     }
 
     /// Takes a backup of everything that is committed, beside the commits. Dropping the future does not stop it: `cancel`
@@ -269,6 +276,7 @@ enum Blocking {
 pub(super) struct Shared {
     pub store: Arc<dyn Store>,
     blocking: Blocking,
+    reading: Arc<Reading>,
     /// Documents with a handle or a queued command. A document removes itself when it is dropped.
     documents: Mutex<BTreeMap<DocumentName, Weak<Document>>>,
     /// The latch. Written once, by the thread.

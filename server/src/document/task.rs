@@ -198,8 +198,8 @@ impl Task {
                         Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
-                    for envelope in batch.drain(..) {
-                        self.take(envelope).await;
+                    while let Some((event, _room)) = self.next(&mut batch) {
+                        self.take(event).await;
                     }
                     self.execute().await;
                     if self.lost {
@@ -258,24 +258,27 @@ impl Task {
         self.changed = Instant::now();
     }
 
-    async fn take(&mut self, envelope: Envelope) {
-        let event = match envelope {
-            Envelope::Open { lease, outbox, framing } if self.lost => {
-                self.readers.add(lease, outbox, framing);
-                return self.readers.close(lease, Close::DocumentUnavailable);
-            }
-            Envelope::Event(..) if self.lost => return,
-            Envelope::Open { lease, outbox, framing } => {
-                let is_native = matches!(framing, Framing::Native { .. });
-                self.readers.add(lease, outbox, framing);
-                if is_native {
-                    // It says from where it goes on: `Event::Resume`.
-                    return;
+    /// The next event of which the core is to hear.
+    fn next(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<Room>)> {
+        loop {
+            match batch.pop_front()? {
+                Envelope::Open { lease, outbox, framing } => {
+                    let is_native = matches!(framing, Framing::Native { .. });
+                    self.readers.add(lease, outbox, framing);
+                    if self.lost {
+                        self.readers.close(lease, Close::DocumentUnavailable);
+                    } else if !is_native {
+                        return Some((Event::Open { lease }, None));
+                    }
+                    // A native session says from where it goes on: `Event::Resume`.
                 }
-                Event::Open { lease }
+                Envelope::Event(event, room) if !self.lost => return Some((event, room)),
+                Envelope::Event(..) => {}
             }
-            Envelope::Event(event, _room) => event,
-        };
+        }
+    }
+
+    async fn take(&mut self, event: Event) {
         let bytes = self.core.bytes_to_wake_for(&event);
         if bytes > AT_ONCE_BYTES && !Box::pin(self.wake()).await {
             return;

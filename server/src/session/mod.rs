@@ -154,22 +154,26 @@ pub fn run<S: Socket>(
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
+    let path = path.into_boxed_str();
+    let mut read_already = Box::<[u8]>::from(&read_already[..]);
     let users = Users::new(&context.gate);
     let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());
     }
-    let pace = Pace::new(&context, seats.as_ref().ok().map(|(seat, _)| seat), &users, &outbox);
+    let seats = seats.ok();
+    let pace = Pace::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
     async move {
         let _entry = context.stop.enter(id, &outbox);
         // Given up at the end, not before.
         let _seats = &seats;
-        let mut frames = Frames::new(Paced::new(read, &pace), &read_already, context.limits.message_bytes);
-        drop(read_already);
+        let read_first = std::mem::take(&mut read_already);
+        let mut frames = Frames::new(Paced::new(read, &pace), &read_first, context.limits.message_bytes);
+        drop(read_first);
         let signs = Signs::default();
         let pulse = pin!(sleep_until(Instant::now()));
         let mut pulse = Pulse::new(pulse, &context, &signs, &pace);
-        let mut reader = Reader::new(Arc::clone(&context), Arc::clone(&outbox), users, path, &signs, &pace, unfinished);
+        let mut reader = Reader::new(&context, &outbox, &users, &path, &signs, &pace, &mut unfinished);
         let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut pulse).await;
         if let Some(last_frame) = last_frame(id, ended, &context) {
             Box::pin(say_goodbye(&mut frames, &writer, last_frame)).await;

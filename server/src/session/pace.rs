@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Context;
 use super::users::Users;
-use crate::limits::{Gate, MAX_PAUSE, Meter, Seat};
+use crate::limits::{MAX_PAUSE, Meter, Seat};
 use crate::outbox::Outbox;
 
 /// A message may take a second more for each of these that has come: slow is not hostile.
@@ -32,7 +32,7 @@ pub(super) struct Pace {
     meter: Meter,
     address_meter: Option<Arc<Meter>>,
     users: Arc<Users>,
-    gate: Arc<Gate>,
+    context: Arc<Context>,
     outbox: Arc<Outbox>,
     /// Messages and bytes not yet charged.
     messages: AtomicU64,
@@ -43,26 +43,21 @@ pub(super) struct Pace {
     reserved: AtomicUsize,
     /// Ticks since then.
     ticks: AtomicU64,
-    tick: Duration,
-    message_time: Duration,
 }
 
 impl Pace {
-    pub(super) fn new(context: &Context, seat: Option<&Seat>, users: &Arc<Users>, outbox: &Arc<Outbox>) -> Self {
-        let Context { gate, limits, .. } = context;
+    pub(super) fn new(context: &Arc<Context>, seat: Option<&Seat>, users: &Arc<Users>, outbox: &Arc<Outbox>) -> Self {
         Self {
-            meter: Meter::new(gate.limits().rate),
+            meter: Meter::new(context.gate.limits().rate),
             address_meter: seat.map(|seat| Arc::clone(seat.address_meter())),
             users: Arc::clone(users),
-            gate: Arc::clone(gate),
+            context: Arc::clone(context),
             outbox: Arc::clone(outbox),
             messages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             partial: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
             ticks: AtomicU64::new(0),
-            tick: limits.tick,
-            message_time: limits.message_time,
         }
     }
 
@@ -91,9 +86,9 @@ impl Pace {
             return;
         }
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
-        let allowed = self.message_time + Duration::from_secs(partial / SLOWEST_BYTES_PER_SECOND);
-        if self.tick.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)) > allowed {
-            self.gate.metrics().partial_refused.inc();
+        let allowed = self.context.limits.message_time + Duration::from_secs(partial / SLOWEST_BYTES_PER_SECOND);
+        if self.context.limits.tick.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)) > allowed {
+            self.context.gate.metrics().partial_refused.inc();
             self.outbox.close(Close::TimedOut);
         }
     }
@@ -117,9 +112,9 @@ impl Pace {
         if pause.is_zero() {
             return None;
         }
-        self.gate.metrics().pauses.inc();
+        self.context.gate.metrics().pauses.inc();
         if pause > MAX_PAUSE {
-            self.gate.metrics().floods.inc();
+            self.context.gate.metrics().floods.inc();
             self.outbox.close(Close::TooMany("too many messages or bytes in too short a time".into()));
         }
         Some(now + pause.min(MAX_PAUSE))
@@ -132,10 +127,10 @@ impl Pace {
         }
         let more = partial.next_multiple_of(PARTIAL_STEP) - reserved;
         self.reserved.store(reserved + more, Ordering::Relaxed);
-        if !self.gate.reserve(more) {
+        if !self.context.gate.reserve(more) {
             // Given back at once, or the next would go over, too.
             self.release();
-            self.gate.metrics().partial_refused.inc();
+            self.context.gate.metrics().partial_refused.inc();
             let reason = "this server holds too many unfinished messages; please try later";
             self.outbox.close(Close::TooMany(reason.into()));
         }
@@ -144,7 +139,7 @@ impl Pace {
     fn release(&self) {
         let reserved = self.reserved.swap(0, Ordering::Relaxed);
         if reserved > 0 {
-            self.gate.release(reserved);
+            self.context.gate.release(reserved);
         }
     }
 }

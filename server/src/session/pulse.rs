@@ -12,12 +12,11 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use tokio::time::{Instant, Sleep};
 
+use super::Context;
 use super::codec::Opcode;
 use super::pace::Pace;
 use super::wire::Wire;
 use super::writer::{Broken, Writer};
-use super::{Context, SessionLimits};
-use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 
 /// Ticks without a message to the client before it is given a harmless one. With the default tick of 7 s a silent
@@ -38,10 +37,9 @@ pub(super) struct Signs {
 /// The clock.
 pub(super) struct Pulse<'a> {
     timer: Pin<&'a mut Sleep>,
-    limits: &'a SessionLimits,
+    context: &'a Context,
     signs: &'a Signs,
     pace: &'a Pace,
-    metrics: &'a Metrics,
     /// The beginning of the session, then when the client was last heard.
     heard_at: Instant,
     next_tick: Instant,
@@ -56,15 +54,13 @@ impl<'a> Pulse<'a> {
     /// `timer` is set here.
     pub(super) fn new(timer: Pin<&'a mut Sleep>, context: &'a Context, signs: &'a Signs, pace: &'a Pace) -> Self {
         let now = Instant::now();
-        let (limits, metrics) = (&context.limits, &*context.metrics);
-        let next_tick = now + limits.tick;
+        let next_tick = now + context.limits.tick;
         let (quiet_ticks, ticks_since_ping) = (0, 0);
         let mut pulse = Self {
             timer,
-            limits,
+            context,
             signs,
             pace,
-            metrics,
             heard_at: now,
             next_tick,
             quiet_ticks,
@@ -95,7 +91,7 @@ impl<'a> Pulse<'a> {
             }
             self.listen(now, outbox);
             if now >= self.next_tick {
-                self.next_tick = now + self.limits.tick;
+                self.next_tick = now + self.context.limits.tick;
                 self.tick(writer);
             }
             self.set_timer();
@@ -105,18 +101,18 @@ impl<'a> Pulse<'a> {
 
     fn set_timer(&mut self) {
         let silent = (!self.is_closing).then(|| self.heard_at + self.silence());
-        let stalled = self.stalled.map(|(since, _)| since + self.limits.write_stall);
+        let stalled = self.stalled.map(|(since, _)| since + self.context.limits.write_stall);
         let next = silent.into_iter().chain(stalled).fold(self.next_tick, Instant::min);
         self.timer.as_mut().reset(next);
     }
 
     fn silence(&self) -> std::time::Duration {
-        if self.signs.heartbeat.get().is_some() { self.limits.silence } else { self.limits.first_frame }
+        if self.signs.heartbeat.get().is_some() { self.context.limits.silence } else { self.context.limits.first_frame }
     }
 
     fn is_stalled(&mut self, now: Instant, written: u64) -> bool {
         match &mut self.stalled {
-            Some((since, before)) if *before == written => now >= *since + self.limits.write_stall,
+            Some((since, before)) if *before == written => now >= *since + self.context.limits.write_stall,
             Some(stalled) => {
                 *stalled = (now, written);
                 false
@@ -140,7 +136,7 @@ impl<'a> Pulse<'a> {
     /// Once: who is silent may stall the last words, too.
     fn count_vanished(&self) {
         if !self.is_closing {
-            self.metrics.vanished.inc();
+            self.context.metrics.vanished.inc();
         }
     }
 

@@ -36,14 +36,14 @@ enum Speaks {
 
 /// The reading half of a session; it owns the leases.
 pub(super) struct Reader<'a> {
-    context: Arc<Context>,
-    outbox: Arc<Outbox>,
-    users: Arc<Users>,
-    path: String,
+    context: &'a Arc<Context>,
+    outbox: &'a Arc<Outbox>,
+    users: &'a Arc<Users>,
+    path: &'a str,
     signs: &'a Signs,
     pace: &'a Pace,
     /// Until it has said its first message.
-    unfinished: Option<Unfinished>,
+    unfinished: &'a mut Option<Unfinished>,
     speaks: Speaks,
 }
 
@@ -71,13 +71,13 @@ enum Heard {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(
-        context: Arc<Context>,
-        outbox: Arc<Outbox>,
-        users: Arc<Users>,
-        path: String,
+        context: &'a Arc<Context>,
+        outbox: &'a Arc<Outbox>,
+        users: &'a Arc<Users>,
+        path: &'a str,
         signs: &'a Signs,
         pace: &'a Pace,
-        unfinished: Option<Unfinished>,
+        unfinished: &'a mut Option<Unfinished>,
     ) -> Self {
         Self { context, outbox, users, path, signs, pace, unfinished, speaks: Speaks::Unknown }
     }
@@ -143,7 +143,7 @@ impl<'a> Reader<'a> {
     async fn frame(&mut self, frame: Bytes) -> Result<(), Close> {
         if matches!(self.speaks, Speaks::Unknown) {
             self.speaks = Box::pin(self.begin(&frame)).await?;
-            self.unfinished = None;
+            *self.unfinished = None;
         }
         match &mut self.speaks {
             Speaks::Unknown => Ok(()),
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
 
     async fn begin(&self, first_frame: &[u8]) -> Result<Speaks, Close> {
         if is_hello(first_frame) {
-            let session = Native::new(Arc::clone(&self.context), Arc::clone(&self.outbox), Arc::clone(&self.users));
+            let session = Native::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
             self.signs.heartbeat.set(Native::heartbeat()).ok();
             return Ok(Speaks::Native(session));
         }
@@ -163,13 +163,13 @@ impl<'a> Reader<'a> {
             Dialect::YWebsocket => {
                 // Decoded before the document is opened: a stranger's bytes load nothing.
                 ywebsocket::Message::decode(first_frame).map_err(bad_message)?;
-                let session = YWebsocket::open(&self.path, &self.context, &self.outbox, &self.users).await?;
+                let session = YWebsocket::open(self.path, self.context, self.outbox, self.users).await?;
                 // Presence of nobody: ignored by the client, and enough for it to stay.
                 (Speaks::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
             }
             Dialect::Hocuspocus => {
                 let session =
-                    Hocuspocus::new(Arc::clone(&self.context), Arc::clone(&self.outbox), Arc::clone(&self.users));
+                    Hocuspocus::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
                 (Speaks::Hocuspocus(session), Bytes::from_static(&PING_FRAME))
             }
         };

@@ -19,6 +19,8 @@ use crate::ids::LeaseId;
 const MAX_ANSWERS: usize = 4;
 /// From this size on the whole document is not encoded again for what the tail can tell.
 const LARGE_BYTES: usize = 4 * super::super::tail::MAX_BYTES;
+/// What remembering an answer takes: one that is smaller, and is made from bytes, is made again.
+const REMEMBERING_BYTES: usize = 256;
 /// The state vector of who has nothing.
 const NOTHING: &[u8] = &[0];
 
@@ -66,8 +68,11 @@ impl Core {
         }
         match self.replica.diff(state_vector) {
             Ok(diff) => {
+                let is_cheap = self.replica.is_resting() && diff.len() < REMEMBERING_BYTES;
                 let frame = Frame::answer(self.last, diff);
-                self.answers.remember(state_vector, &frame);
+                if !is_cheap {
+                    self.answers.remember(state_vector, &frame);
+                }
                 effects.push(Effect::Diff { lease, frame });
             }
             Err(error) => self.fail_to_answer(lease, &error, effects),
