@@ -90,6 +90,8 @@ struct Task {
     changed: Instant,
     seen: Seq,
     storage_failed: bool,
+    /// More than one event was waiting when it looked last.
+    is_busy: bool,
     /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
     lost: bool,
 }
@@ -173,6 +175,7 @@ impl Task {
             changed: Instant::now(),
             seen: last,
             storage_failed: false,
+            is_busy: false,
             lost: false,
         })
     }
@@ -197,6 +200,7 @@ impl Task {
                         Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
+                    self.is_busy = count > 1;
                     for envelope in batch.drain(..) {
                         self.take(envelope).await;
                     }
@@ -346,7 +350,7 @@ impl Task {
             }
         }
         self.send();
-        self.readers.send();
+        self.readers.send(self.is_busy);
         self.effects = effects;
         if !records.is_empty() {
             self.metrics.updates.add(records.len() as u64);
