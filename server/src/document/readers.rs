@@ -27,6 +27,8 @@ use syncline_replica::{Full, Known};
 /// Sockets written to in the document's own turn. When there are more, each further so many are a turn of their own, which
 /// any thread may take: other documents wait for no crowd, and a crowd is served by all cores.
 const SENDS_A_TURN: usize = 64;
+/// So few sockets are written to at once even by a busy document.
+const FEW: usize = 8;
 
 struct Reader {
     outbox: Arc<Outbox>,
@@ -137,9 +139,13 @@ impl Readers {
         self.readers.get(&lease).and_then(|reader| reader.floor.clone())
     }
 
-    /// Sends what was queued. Called after everything that a turn of the document has to say.
-    pub(super) fn send(&mut self) {
+    /// Sends what was queued. Called after everything that a turn of the document has to say. A busy document leaves crowds
+    /// to their sessions' tasks: while these come to their turns it takes in more, which goes out in the same writes.
+    pub(super) fn send(&mut self, is_busy: bool) {
         let mut unsent = std::mem::take(&mut self.unsent.0);
+        if is_busy && unsent.len() > FEW {
+            unsent.drain(..).for_each(|outbox| outbox.send_later());
+        }
         while unsent.len() > SENDS_A_TURN {
             let turn = unsent.split_off(unsent.len() - SENDS_A_TURN);
             tokio::spawn(async move { turn.iter().for_each(|outbox| outbox.send()) });

@@ -89,6 +89,8 @@ struct Task {
     changed: Instant,
     seen: Seq,
     storage_failed: bool,
+    /// More than one event was waiting when it looked last.
+    is_busy: bool,
     /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
     lost: bool,
 }
@@ -179,6 +181,7 @@ impl Task {
             changed: Instant::now(),
             seen: last,
             storage_failed: false,
+            is_busy: false,
             lost: false,
         }))
     }
@@ -198,6 +201,7 @@ impl Task {
                         Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
+                    self.is_busy = count > 1;
                     while let Some((event, _room)) = self.next(&mut batch) {
                         self.take(event).await;
                     }
@@ -347,7 +351,7 @@ impl Task {
             }
         }
         self.send();
-        self.readers.send();
+        self.readers.send(self.is_busy);
         if !records.is_empty() {
             self.metrics.updates.add(records.len() as u64);
             if let Err(records) = self.log.try_append(records) {

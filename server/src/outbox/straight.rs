@@ -3,6 +3,8 @@
 //! Frames keep their order because all writing is done by the holder of the line's lock, who takes what waits and writes it
 //! before letting go. Of a socket that does not take everything the rest is the session's, and from then on all else until
 //! it has drained. Only a little is written in this way: a turn stays short whatever one reader is owed.
+//!
+//! Who is busy sends later instead ([`Outbox::send_later`]): many small writes cost more than waking tasks.
 
 use bytes::Bytes;
 
@@ -26,6 +28,11 @@ impl Outbox {
             Some(None) => {}
             None => self.wake_writer(self.lock()),
         }
+    }
+
+    /// The same by the session's task, when its turn comes: what is pushed until then goes out in the same write.
+    pub fn send_later(&self) {
+        self.wake_writer(self.lock());
     }
 
     /// Hands what waits to `put`, in order, if it is little; wakes the session's task if it is much. True when something

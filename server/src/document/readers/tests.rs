@@ -127,7 +127,7 @@ async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_n
         readers.diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]))));
         socket
     });
-    readers.send();
+    readers.send(false);
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (1, 1)]);
     readers.broadcast(&change(1, vec![0, 0]));
     readers.presence(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))), &[1]);
@@ -136,11 +136,14 @@ async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_n
         readers.ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
     }
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(0, 0), (0, 0)]);
-    readers.send();
+    readers.send(false);
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(2, 1), (17, 1)]);
     readers.broadcast(&change(2, vec![0, 0]));
-    readers.send();
+    readers.send(false);
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (0, 0)], "not its own change");
+    readers.broadcast(&change(3, vec![0, 0]));
+    readers.send(true);
+    assert_eq!(sockets[0].frames_and_writes(), (1, 1), "few are no crowd");
 }
 
 #[tokio::test]
@@ -157,10 +160,17 @@ async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short()
         })
         .collect();
     let count = || sockets.iter().map(|socket| socket.frames.load(Ordering::Relaxed)).sum::<usize>();
-    readers.send();
+    readers.send(false);
     assert!((1..=SENDS_A_TURN).contains(&count()));
     while count() < sockets.len() {
         written.notified().await;
     }
     assert!(sockets.iter().all(|socket| socket.frames_and_writes() == (1, 1)));
+    // A busy document leaves it to the sessions.
+    readers.broadcast(&change(1, vec![0, 0]));
+    readers.send(true);
+    tokio::task::yield_now().await;
+    assert!(sockets.iter().all(|socket| socket.frames_and_writes() == (0, 0)));
+    let waiting = readers.readers.values().map(|reader| reader.outbox.try_frames().unwrap().len());
+    assert_eq!(waiting.sum::<usize>(), sockets.len());
 }
