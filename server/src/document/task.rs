@@ -201,7 +201,7 @@ impl Task {
                         Box::pin(self.finish()).await;
                         return Ended::Stopped;
                     }
-                    self.is_busy = count > 1;
+                    self.is_busy = batch.len() > 1;
                     while let Some((event, _room)) = self.next(&mut batch) {
                         self.take(event).await;
                     }
