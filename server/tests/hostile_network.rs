@@ -128,8 +128,8 @@ async fn without_file_descriptors_sessions_live_and_new_ones_come_later() {
     server.stop().await;
 }
 
-/// Fifty megabytes go past a reader that does not read, and as many where there is none: what such traffic takes by itself, the
-/// engine's write buffers most of all, is not the reader's. `SYNCLINE_MEGABYTES=<n>` changes how many.
+/// Fifty megabytes go past a reader that does not read, and as many where there is none: what such traffic takes by itself is
+/// not the reader's. `SYNCLINE_MEGABYTES=<n>` changes how many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_costs_little_memory_and_ends_equal() {
     let megabytes = from_environment("SYNCLINE_MEGABYTES", 50);

@@ -8,7 +8,8 @@
 //!
 //! Only the server knows what it has of the queue: sent before, and not confirmed. Others may have seen that and written
 //! over it; moved, it would come back. So the server is asked first, and what it has stays as it is: when it was sent
-//! the clock was right. Until then new edits are stamped as the queue is, so that one correction does for all.
+//! the clock was right. So does whatever was sent: the server may have relayed it to others and lost it in a crash.
+//! Until then new edits are stamped as the queue is, so that one correction does for all.
 
 use std::collections::HashMap;
 
@@ -17,7 +18,7 @@ use syncline_protocol::update::{state_vector_entries, update_ranges};
 use ulid::Ulid;
 use yrs::{Out, ReadTxn};
 
-use super::core::{Core, Outputs};
+use super::core::{Core, Origin, Outputs};
 use super::journal::Note;
 use super::queue::{Queue, State};
 use super::sync::Link;
@@ -134,12 +135,15 @@ impl Core {
         }
     }
 
-    /// This device's writes to latest-wins maps that the server is not known to have, by map.
+    /// This device's writes to latest-wins maps that nobody else has seen, by map.
     fn unsaved_writes(&self, device: Ulid) -> Vec<(LwwMap, Vec<(String, Stamp)>)> {
         let server_has = self.server_has().map_or_else(HashMap::new, |has| state_vector_entries(has).collect());
+        let sent = self.queue.sent_ids();
         // Without knowing what is saved nothing can be told apart.
         let Ok(saved) = self.replica_of(|update| {
-            update_ranges(&update.bytes).all(|range| server_has.get(&range.client).is_some_and(|has| *has >= range.end))
+            matches!(update.of, Origin::Edit(id) if sent.contains(&id))
+                || update_ranges(&update.bytes)
+                    .all(|range| server_has.get(&range.client).is_some_and(|has| *has >= range.end))
         }) else {
             return Vec::new();
         };
@@ -311,5 +315,31 @@ mod tests {
         let winners = core.read(|txn| LwwMap::new("map").winners(txn));
         assert_eq!(winners["sent"].stamp, stamp_of(NOW_MS));
         assert!(winners["kept"].stamp >= stamp_of(NOW_MS.strict_add_signed(DAY_MS)));
+    }
+    #[test]
+    fn what_was_sent_once_is_not_moved_though_the_server_lost_it_in_a_crash() {
+        for is_restarted in [false, true] {
+            let (mut core, mut out) = fresh();
+            write(&mut core, 1, NOW_MS, "sent", &mut out);
+            core.stored(core.written(), &mut out);
+            let (cursor, resume) = (Cursor { epoch: Epoch(1), seq: Seq(1) }, Resume::SendStateVector);
+            let opened = |state_vector| ToClient::Opened { channel: 0, cursor, read_only: false, resume, state_vector };
+            assert!(core.connected(0, "d", "", NOW_MS, &mut out));
+            core.received(&opened(None), 10, NOW_MS, &mut out).unwrap();
+            // Another device has it now, and may write over it.
+            core.disconnected(NOW_MS, &mut out);
+            if is_restarted {
+                core = restarted(std::mem::take(&mut out), 0);
+            }
+            write(&mut core, 2, NOW_MS, "kept", &mut out);
+            core.stored(core.written(), &mut out);
+            core.set_clock(DAY_MS);
+            assert!(core.connected(0, "d", "", NOW_MS, &mut out));
+            core.received(&opened(Some(&[0])), 10, NOW_MS, &mut out).unwrap();
+            assert_eq!(core.correct_stamps(DEVICE, 3, NOW_MS, &mut out), Some(DAY_MS));
+            let winners = core.read(|txn| LwwMap::new("map").winners(txn));
+            assert_eq!(winners["sent"].stamp, stamp_of(NOW_MS), "restarted: {is_restarted}");
+            assert!(winners["kept"].stamp >= stamp_of(NOW_MS.strict_add_signed(DAY_MS)));
+        }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) enum Note {
     /// A local edit that moved the stamps of everything queued to the device's clock plus `offset_ms`. One note: moved
     /// without knowing it, they would be moved again.
     Restamp { offset_ms: i64, id: u128, at_ms: u64, update: Bytes },
+    /// The connection is lost; what is in the queue up to this entry has been sent at least once.
+    Sent { through: u128 },
 }
 
 /// A write to a versioned register, as it is queued.
@@ -87,6 +89,7 @@ const DECIDED: u8 = 8;
 const START_OVER: u8 = 9;
 const CLOCK: u8 = 10;
 const RESTAMP: u8 = 11;
+const SENT: u8 = 12;
 
 impl Note {
     pub(crate) fn encode(&self) -> Bytes {
@@ -119,6 +122,10 @@ impl Note {
             }
             Note::Saved { through: id } => {
                 out.push(SAVED);
+                out.extend(id.to_be_bytes());
+            }
+            Note::Sent { through: id } => {
+                out.push(SENT);
                 out.extend(id.to_be_bytes());
             }
             Note::Decided { id } => {
@@ -172,6 +179,7 @@ impl Note {
                 Note::InStep { cursor, at_ms }
             }
             SAVED => Note::Saved { through: id(&mut reader)? },
+            SENT => Note::Sent { through: id(&mut reader)? },
             DECIDED => Note::Decided { id: id(&mut reader)? },
             REFUSED => {
                 let (id, code) = (id(&mut reader)?, reader.var_uint()?);
@@ -264,6 +272,7 @@ mod tests {
             Note::Remote { seq: Seq(4), update: Bytes::from_static(&[0, 0]) },
             Note::InStep { cursor: Cursor { epoch: Epoch(9), seq: Seq(300) }, at_ms: 7 },
             Note::Saved { through: 3 },
+            Note::Sent { through: 4 },
             Note::Refused { id: 3, code: 4403, reason: "no".into() },
             Note::Retry,
             Note::Decided { id: 3 },

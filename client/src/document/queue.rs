@@ -41,6 +41,8 @@ pub(crate) struct Queued {
     pub(crate) state: State,
     /// Its author was told that it is stored: only the server's answer takes it out.
     pub(crate) accepted: bool,
+    /// It has left this device once: whatever became of it, others may have seen it.
+    pub(crate) sent: bool,
     /// What followed it has left the queue before it. Merged with what comes now it would wait, at the server, for what
     /// waits for it.
     pub(crate) ends_batch: bool,
@@ -49,12 +51,12 @@ pub(crate) struct Queued {
 impl Queued {
     /// Made just now: `seq` is its note.
     pub(crate) fn new(id: u128, at_ms: u64, what: What, seq: Seq) -> Self {
-        Self { id, at_ms, what, state: State::Storing(seq), accepted: false, ends_batch: false }
+        Self { id, at_ms, what, state: State::Storing(seq), accepted: false, sent: false, ends_batch: false }
     }
 
     /// Read from the journal.
     fn stored(id: u128, at_ms: u64, what: What) -> Self {
-        Self { id, at_ms, what, state: State::Pending, accepted: true, ends_batch: false }
+        Self { id, at_ms, what, state: State::Pending, accepted: true, sent: false, ends_batch: false }
     }
 
     pub(crate) fn is_edit(&self) -> bool {
@@ -116,7 +118,7 @@ impl Queue {
     /// These are on their way, in this batch.
     pub(crate) fn send(&mut self, entries: Range<usize>, batch: u64) {
         for entry in self.entries.range_mut(entries) {
-            entry.state = State::Sent(batch);
+            (entry.state, entry.sent) = (State::Sent(batch), true);
         }
         self.recount();
     }
@@ -190,6 +192,17 @@ impl Queue {
             }
         }
         self.recount();
+    }
+
+    /// Those that have left this device once.
+    pub(crate) fn sent_ids(&self) -> HashSet<u128> {
+        self.entries.iter().filter(|entry| entry.sent).map(|entry| entry.id).collect()
+    }
+
+    /// The newest that is on its way, if any is.
+    pub(crate) fn newest_on_its_way(&self) -> Option<u128> {
+        let on_its_way = |entry: &&Queued| matches!(entry.state, State::Sent(_));
+        self.entries.iter().rev().find(on_its_way).map(|entry| entry.id)
     }
 
     pub(crate) fn connection_lost(&mut self) {
@@ -273,6 +286,10 @@ impl Queue {
             Note::Saved { through } => _ = self.save(*through),
             Note::Refused { id, code, reason } => self.refuse(*id, *code, reason),
             Note::Retry => _ = self.retry(),
+            Note::Sent { through } => {
+                let sent = self.entries.iter().position(|entry| entry.id == *through).map_or(0, |last| last + 1);
+                self.entries.range_mut(..sent).for_each(|entry| entry.sent = true);
+            }
             Note::Decided { id } => _ = self.remove(*id),
             Note::StartOver => {
                 if let Some(last) = self.entries.back_mut() {
@@ -295,6 +312,7 @@ impl Queue {
                 notes.push(Note::StartOver);
             }
         }
+        notes.extend(self.entries.iter().rev().find(|entry| entry.sent).map(|entry| Note::Sent { through: entry.id }));
         notes
     }
 }

@@ -146,11 +146,19 @@ impl Core {
             self.note_in_step(now_ms, out);
         }
         self.link = Link::Down;
-        self.queue.connection_lost();
-        self.sent_again(false);
+        self.wait_again(out);
         if matches!(self.sync, SyncState::Syncing | SyncState::Synced | SyncState::Refused(_)) {
             self.sync = SyncState::Offline;
         }
+    }
+
+    /// What was sent and not confirmed waits again.
+    fn wait_again(&mut self, out: &mut Outputs) {
+        if let Some(through) = self.queue.newest_on_its_way() {
+            self.note(Note::Sent { through }, out);
+        }
+        self.queue.connection_lost();
+        self.sent_again(false);
     }
 
     /// What was refused is tried again, on another channel: the right to this one was given before. The caller opens it.
@@ -313,8 +321,7 @@ impl Core {
     fn closed(&mut self, code: u16, reason: &str, out: &mut Outputs) {
         let was_rebasing = self.link.is_rebasing();
         self.link = Link::Shut;
-        self.queue.connection_lost();
-        self.sent_again(false);
+        self.wait_again(out);
         if code == Close::DocumentDeleted.code() {
             self.sync = SyncState::Deleted;
             out.events.push(Event::Deleted);
