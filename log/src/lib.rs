@@ -3,7 +3,8 @@
 //! Document tasks hand records to a [`DocumentLog`]; one thread takes everything that queued while the last commit ran,
 //! makes it one commit of a [`Store`], and then overwrites each document's watched [`Durable`]. Batching comes from load;
 //! under steady changes of many documents commits keep a distance, too (`pace.rs`). Handing in waits when the queue is
-//! full, reporting back never waits, so no circle of waiting can close.
+//! full; reporting back waits at most for the task that tells (`reporter.rs`), which waits for nothing: no circle of
+//! waiting can close.
 //!
 //! # Durability, case by case
 //!
