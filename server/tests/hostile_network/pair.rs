@@ -87,8 +87,12 @@ impl Mirror {
 pub struct Writer(Mirror);
 
 impl Writer {
+    /// Begins when others have written: what it writes then lies behind theirs for every replica, and what it deletes is its own.
+    /// (Of two who write into an empty document at once, either may come first.)
     pub async fn begin(server: SocketAddr, path: &str) -> Self {
-        Self(Mirror::join(server, path).await)
+        let mut mirror = Mirror::join(server, path).await;
+        mirror.until(|text| !text.is_empty()).await;
+        Self(mirror)
     }
 
     /// Writes so many characters at the end and deletes most of them again: what goes by is much more than what is left.
@@ -164,7 +168,9 @@ impl Pair {
         other.until(|text| text.contains("<the end>")).await;
         let newcomer = Mirror::join(self.server, self.path).await;
         let expected = newcomer.text();
-        assert!((0..latencies.len()).all(|number| expected.contains(&format!("<{number}>"))), "an edit is lost");
+        let is_lost = |number: &usize| !expected.contains(&format!("<{number}>"));
+        let lost: Vec<_> = (0..latencies.len()).filter(is_lost).collect();
+        assert!(lost.is_empty(), "edits are lost: {lost:?}");
         one.until(|text| text == expected).await;
         other.until(|text| text == expected).await;
         latencies.sort_unstable();
