@@ -21,7 +21,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    pub fn new(socket: RawSocket) -> Self {
+    fn new(socket: RawSocket) -> Self {
         let client_id = yrs::block::ClientID::new(rand::random::<u64>() >> 11);
         let doc = Doc::with_options(Options { client_id, offset_kind: OffsetKind::Utf16, ..Options::default() });
         let text = doc.get_or_insert_text("text");
@@ -29,7 +29,12 @@ impl Mirror {
     }
 
     async fn join(server: SocketAddr, path: &str) -> Self {
-        let mut mirror = Self::new(RawSocket::open(server, path).await);
+        Self::join_over(RawSocket::open(server, path).await).await
+    }
+
+    /// Asks for everything, and has it when this returns.
+    pub async fn join_over(socket: RawSocket) -> Self {
+        let mut mirror = Self::new(socket);
         mirror.say(SyncMessage::Step1(&[0])).await;
         while mirror.hear().await != Some(1) {}
         mirror
