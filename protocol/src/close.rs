@@ -14,6 +14,10 @@ pub enum Close {
     ServerStopping,
     /// Bytes that are no message of the session's dialect, or CRDT data the scanner refuses (4400).
     BadMessage(Cow<'static, str>),
+    /// Bytes that are no frames of RFC 6455 (1002).
+    BadFrame(Cow<'static, str>),
+    /// Text that is not UTF-8 (1007).
+    BadText(Cow<'static, str>),
     /// The document name breaks the rules (4404).
     BadDocumentName(Cow<'static, str>),
     /// The token does not allow this (4403).
@@ -50,6 +54,8 @@ impl Close {
     /// The WebSocket close code.
     pub fn code(&self) -> u16 {
         match self {
+            Close::BadFrame(_) => 1002,
+            Close::BadText(_) => 1007,
             Close::ServerStopping => 1012,
             Close::BadMessage(_) => 4400,
             Close::Forbidden(_) => 4403,
@@ -71,6 +77,8 @@ impl Close {
         let text: Cow<'_, str> = match self {
             Close::ServerStopping => "the server is restarting; please reconnect".into(),
             Close::BadMessage(why)
+            | Close::BadFrame(why)
+            | Close::BadText(why)
             | Close::BadDocumentName(why)
             | Close::Forbidden(why)
             | Close::DocumentFull(why)
@@ -119,6 +127,8 @@ mod tests {
         vec![
             Close::ServerStopping,
             Close::BadMessage("é".repeat(200).into()),
+            Close::BadFrame("unmasked".into()),
+            Close::BadText("not UTF-8".into()),
             Close::BadDocumentName("empty".into()),
             Close::DocumentDeleted,
             Close::Forbidden("no".into()),

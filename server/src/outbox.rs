@@ -69,6 +69,10 @@ enum Waiting {
     Control {
         frame: Bytes,
     },
+    /// Only for conformance tests.
+    Text {
+        frame: Bytes,
+    },
     /// The answer to a WebSocket ping.
     Pong {
         frame: Bytes,
@@ -83,6 +87,7 @@ impl Waiting {
             | Waiting::Presence { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame }
+            | Waiting::Text { frame }
             | Waiting::Pong { frame } => frame,
         }
     }
@@ -94,12 +99,17 @@ impl Waiting {
             | Waiting::Presence { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame }
+            | Waiting::Text { frame }
             | Waiting::Pong { frame } => frame,
         }
     }
 
     fn kind(&self) -> Kind {
-        if let Waiting::Pong { .. } = self { Kind::Pong } else { Kind::Message }
+        match self {
+            Waiting::Pong { .. } => Kind::Pong,
+            Waiting::Text { .. } => Kind::Text,
+            _ => Kind::Message,
+        }
     }
 
     fn is_echo_of(&self, of: LeaseId) -> bool {
@@ -107,7 +117,10 @@ impl Waiting {
     }
 
     fn control_bytes(&self) -> usize {
-        if let Waiting::Control { frame } | Waiting::Pong { frame } = self { frame.len() } else { 0 }
+        match self {
+            Waiting::Control { frame } | Waiting::Text { frame } | Waiting::Pong { frame } => frame.len(),
+            _ => 0,
+        }
     }
 
     fn is_answer_to(&self, of: LeaseId) -> bool {
@@ -238,6 +251,11 @@ impl Outbox {
         self.push_small(Some(lease), frame)
     }
 
+    /// [`Outbox::push_control`] as a text message: see `session/echo.rs`.
+    pub(crate) fn push_text(&self, frame: Bytes) -> Pushed {
+        self.push_unless_too_many(None, Waiting::Text { frame })
+    }
+
     /// The answer to a WebSocket ping.
     pub fn push_pong(&self, payload: Bytes) -> Pushed {
         self.push_unless_too_many(None, Waiting::Pong { frame: payload })
@@ -266,7 +284,9 @@ impl Outbox {
         let mut inner = self.lock();
         if inner.close.is_none() {
             let too_slow = close == Close::TooSlow;
-            inner.queue.retain(|(_, waiting)| !too_slow && matches!(waiting, Waiting::Control { .. }));
+            inner
+                .queue
+                .retain(|(_, waiting)| !too_slow && matches!(waiting, Waiting::Control { .. } | Waiting::Text { .. }));
             if too_slow {
                 inner.positions.clear()
             } else {

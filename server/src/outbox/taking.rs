@@ -22,6 +22,8 @@ pub(super) const MAX_TAKE_BYTES: usize = 256 * 1024;
 pub enum Kind {
     /// A message of the dialect.
     Message,
+    /// A message that is text.
+    Text,
     /// The answer to a WebSocket ping.
     Pong,
 }

@@ -28,8 +28,8 @@ const MIN_GROWTH_BYTES: usize = 4 * 1024;
 pub(super) enum Incoming {
     /// A whole message.
     Binary(Bytes),
-    /// The beginning of a text message. What it says is not read: no dialect has text.
-    Text,
+    /// A text message, not checked for UTF-8. Empty, and given at its beginning, unless texts are read: no dialect has text.
+    Text(Bytes),
     Ping(Bytes),
     Pong(Bytes),
     /// The code it gave. Nothing may follow.
@@ -39,6 +39,7 @@ pub(super) enum Incoming {
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opcode {
+    Text,
     Binary,
     Ping,
     Pong,
@@ -50,6 +51,8 @@ pub(super) enum Opcode {
 pub(super) enum Fault {
     #[error("{0}")]
     Protocol(&'static str),
+    #[error("{0}")]
+    Utf8(&'static str),
     #[error("the message is too large")]
     TooLarge,
 }
@@ -68,15 +71,30 @@ struct Frame {
 pub(super) struct Decoder {
     max_message_bytes: usize,
     frame: Option<Frame>,
+    reads_texts: bool,
     /// A message has begun and not ended.
     within_message: bool,
+    /// It is a text.
+    is_text: bool,
     /// What has come of it.
     message: Vec<u8>,
 }
 
 impl Decoder {
     pub(super) fn new(max_message_bytes: usize) -> Self {
-        Self { max_message_bytes, frame: None, within_message: false, message: Vec::new() }
+        Self {
+            max_message_bytes,
+            frame: None,
+            reads_texts: false,
+            within_message: false,
+            is_text: false,
+            message: Vec::new(),
+        }
+    }
+
+    /// Texts are messages, too: see `echo.rs`.
+    pub(super) fn read_texts(&mut self) {
+        self.reads_texts = true;
     }
 
     /// Takes one message or control frame out of `input`. `None`: more bytes are needed; what is left in `input` is to
@@ -89,8 +107,8 @@ impl Decoder {
                     let Some((frame, head_bytes)) = parse_head(input)? else { return Ok(None) };
                     self.check(&frame)?;
                     input.advance(head_bytes);
-                    if frame.opcode == TEXT {
-                        return Ok(Some(Incoming::Text));
+                    if frame.opcode == TEXT && !self.reads_texts {
+                        return Ok(Some(Incoming::Text(Bytes::new())));
                     }
                     self.frame.insert(frame)
                 }
@@ -111,7 +129,7 @@ impl Decoder {
                 return control(opcode, payload.freeze()).map(Some);
             }
             if let Some(message) = self.data(payload, is_last) {
-                return Ok(Some(Incoming::Binary(message)));
+                return Ok(Some(if self.is_text { Incoming::Text(message) } else { Incoming::Binary(message) }));
             }
         }
     }
@@ -148,6 +166,9 @@ impl Decoder {
             return Err(Fault::TooLarge);
         }
         self.within_message = true;
+        if frame.opcode != CONTINUATION {
+            self.is_text = frame.opcode == TEXT;
+        }
         Ok(())
     }
 }
@@ -213,7 +234,7 @@ fn closing(payload: &[u8]) -> Result<Incoming, Fault> {
         return Err(Fault::Protocol("a close frame has a code that may not be sent"));
     }
     if std::str::from_utf8(reason).is_err() {
-        return Err(Fault::Protocol("the reason in a close frame is not UTF-8"));
+        return Err(Fault::Utf8("the reason in a close frame is not UTF-8"));
     }
     Ok(Incoming::Close(Some(code)))
 }
@@ -234,6 +255,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 pub(super) fn write_head(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     out.push(
         FIN | match opcode {
+            Opcode::Text => TEXT,
             Opcode::Binary => BINARY,
             Opcode::Ping => PING,
             Opcode::Pong => PONG,

@@ -39,6 +39,11 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         Self { socket, decoder: Decoder::new(max_message_bytes), input: read_already.into() }
     }
 
+    /// Texts are messages, too.
+    pub(super) fn read_texts(&mut self) {
+        self.decoder.read_texts();
+    }
+
     /// The next message or control frame.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, End>> {
         loop {

@@ -27,7 +27,7 @@ fn heard(bytes: &[u8], size: usize) -> (Vec<Incoming>, Option<String>) {
         loop {
             match decoder.next(&mut input) {
                 Ok(Some(incoming)) => {
-                    let ends = matches!(incoming, Incoming::Text | Incoming::Close(_));
+                    let ends = matches!(incoming, Incoming::Text(_) | Incoming::Close(_));
                     heard.push(incoming);
                     if ends {
                         return (heard, None);

@@ -3,6 +3,7 @@
 //! ```text
 //! codec.rs       PURE: WebSocket frames (RFC 6455)
 //! frames.rs      socket -> frames
+//! echo.rs        what conformance tests of WebSocket talk to
 //! reader.rs      frames in: which dialect, then its handler; resyncs
 //! ywebsocket.rs  handler of the y-websocket dialect: one document
 //! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
@@ -18,6 +19,7 @@
 
 mod channel;
 mod codec;
+mod echo;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -89,6 +91,9 @@ pub struct SessionLimits {
     pub write_stall: Duration,
     /// What an update may hold.
     pub scan: ScanLimits,
+    /// Every message is said back, texts too, and no document is opened: for conformance tests of WebSocket.
+    #[doc(hidden)]
+    pub echoes: bool,
 }
 
 impl Default for SessionLimits {
@@ -103,6 +108,7 @@ impl Default for SessionLimits {
             tick: Duration::from_secs(7),
             write_stall: Duration::from_secs(30),
             scan: ScanLimits::default(),
+            echoes: false,
         }
     }
 }
@@ -170,6 +176,9 @@ pub fn run<S: Socket>(
         let read_first = std::mem::take(&mut read_already);
         let mut frames = Frames::new(Paced::new(read, &pace), &read_first, context.limits.message_bytes);
         drop(read_first);
+        if context.limits.echoes {
+            frames.read_texts();
+        }
         let signs = Signs::default();
         let pulse = pin!(sleep_until(Instant::now()));
         let mut pulse = Pulse::new(pulse, &context, &signs, &pace);
@@ -191,9 +200,7 @@ fn last_frame(session: SessionId, ended: Ended, context: &Context) -> Option<Vec
         }
         Ended::Broken => debug!(%session, "the connection broke"),
         Ended::Closed(close) => {
-            if !close.may_reconnect() {
-                context.metrics.refused.inc();
-            }
+            context.metrics.sessions_closed.count(&close);
             info!(%session, code = close.code(), reason = %close.reason(), "session closed by the server");
             return Some(codec::close_frame(Some(close.code()), &close.reason()));
         }

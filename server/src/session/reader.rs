@@ -14,6 +14,7 @@ use syncline_protocol::ywebsocket;
 use tokio::io::AsyncRead;
 
 use super::codec::{Fault, Incoming};
+use super::echo::Echo;
 use super::frames::{End, Frames};
 use super::hocuspocus::Hocuspocus;
 use super::native::Native;
@@ -32,6 +33,8 @@ enum Speaks {
     YWebsocket(YWebsocket),
     Hocuspocus(Hocuspocus),
     Native(Native),
+    /// No dialect: for conformance tests.
+    Echo(Echo),
 }
 
 /// The reading half of a session; it owns the leases.
@@ -94,6 +97,7 @@ impl<'a> Reader<'a> {
                 // In boxes: most sessions only wait, and need no room for what they might do.
                 Heard::News(news) => Box::pin(self.news(news)).await,
                 Heard::Frame(Ok(Incoming::Binary(frame))) => Box::pin(self.message(frame)).await.map_err(Unread::from),
+                Heard::Frame(Ok(Incoming::Text(text))) => self.text(&text),
                 Heard::Frame(Ok(incoming)) => self.control(incoming),
                 Heard::Frame(Err(end)) => Err(self.explain(end)),
             };
@@ -124,10 +128,18 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    fn text(&mut self, text: &Bytes) -> Result<(), Unread> {
+        if !self.context.limits.echoes {
+            return Err(bad_message("this protocol is binary, but a text message came").into());
+        }
+        *self.unfinished = None;
+        self.signs.heard.store(true, Ordering::Relaxed);
+        Ok(Echo::new(Arc::clone(self.outbox)).text(text)?)
+    }
+
     fn control(&mut self, incoming: Incoming) -> Result<(), Unread> {
         match incoming {
-            Incoming::Binary(_) => {}
-            Incoming::Text => return Err(bad_message("this protocol is binary, but a text message came").into()),
+            Incoming::Binary(_) | Incoming::Text(_) => {}
             Incoming::Close(code) => return Err(Unread::Left(code)),
             Incoming::Ping(payload) => {
                 self.pace.control(payload.len());
@@ -150,10 +162,17 @@ impl<'a> Reader<'a> {
             Speaks::YWebsocket(session) => session.frame(&frame).await,
             Speaks::Hocuspocus(session) => session.frame(&frame).await,
             Speaks::Native(session) => session.frame(&frame).await,
+            Speaks::Echo(echo) => {
+                echo.frame(&frame);
+                Ok(())
+            }
         }
     }
 
     async fn begin(&self, first_frame: &[u8]) -> Result<Speaks, Close> {
+        if self.context.limits.echoes {
+            return Ok(Speaks::Echo(Echo::new(Arc::clone(self.outbox))));
+        }
         if is_hello(first_frame) {
             let session = Native::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
             self.signs.heartbeat.set(Native::heartbeat()).ok();
@@ -180,7 +199,7 @@ impl<'a> Reader<'a> {
 
     async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
         match &mut self.speaks {
-            Speaks::Unknown => Ok(()),
+            Speaks::Unknown | Speaks::Echo(_) => Ok(()),
             Speaks::YWebsocket(session) => session.resync(behind).await,
             Speaks::Hocuspocus(session) => session.resync(behind).await,
             Speaks::Native(session) => session.resync(behind).await,
@@ -200,7 +219,8 @@ impl<'a> Reader<'a> {
             End::Fault(Fault::TooLarge) => {
                 Close::MessageTooLarge { limit_bytes: self.context.limits.message_bytes }.into()
             }
-            End::Fault(fault) => bad_message(fault).into(),
+            End::Fault(Fault::Protocol(why)) => Close::BadFrame(why.into()).into(),
+            End::Fault(Fault::Utf8(why)) => Close::BadText(why.into()).into(),
         }
     }
 }

@@ -218,6 +218,7 @@ impl<W: Wire> Writer<W> {
                 self.has_spoken = true;
                 batch.put(Opcode::Binary, payload);
             }
+            Kind::Text => batch.put(Opcode::Text, payload),
             Kind::Pong => batch.put(Opcode::Pong, payload),
         }
     }

@@ -30,7 +30,7 @@ fn read(bytes: &[u8], size: usize) -> Result<Vec<Incoming>, Fault> {
 
 fn fails(bytes: &[u8]) -> &'static str {
     match read(bytes, usize::MAX) {
-        Err(Fault::Protocol(reason)) => reason,
+        Err(Fault::Protocol(reason) | Fault::Utf8(reason)) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -129,7 +129,24 @@ fn close_codes_are_those_that_may_be_sent() {
 #[test]
 fn text_is_known_by_its_header() {
     let mut input = BytesMut::from(&frame(0x81, b"hello")[..6]);
-    assert_eq!(Decoder::new(LIMIT).next(&mut input), Ok(Some(Incoming::Text)));
+    assert_eq!(Decoder::new(LIMIT).next(&mut input), Ok(Some(Incoming::Text(Bytes::new()))));
+}
+
+#[test]
+fn texts_are_messages_where_they_are_read() {
+    let wire =
+        [frame(0x01, b"te"), frame(0x89, b""), frame(0x80, b"xt"), frame(0x82, b"binary"), frame(0x81, b"")].concat();
+    let mut decoder = Decoder::new(LIMIT);
+    decoder.read_texts();
+    let mut input = BytesMut::from(&wire[..]);
+    let heard: Vec<_> = std::iter::from_fn(|| decoder.next(&mut input).unwrap()).collect();
+    let expected = [
+        Incoming::Ping(Bytes::new()),
+        Incoming::Text("text".into()),
+        Incoming::Binary("binary".into()),
+        Incoming::Text(Bytes::new()),
+    ];
+    assert_eq!(heard, expected);
 }
 
 #[test]
