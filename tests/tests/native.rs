@@ -9,7 +9,7 @@ mod native_client;
 
 use std::sync::Arc;
 
-use live::{Socket, settings, start, start_with, typed};
+use live::{ByWord, Socket, settings, start, start_with, typed};
 use native_client::{Native, Said};
 use syncline_log::memory::{Fault, MemoryStore};
 use syncline_log::sled::SledStore;
@@ -17,7 +17,6 @@ use syncline_protocol::hocuspocus;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Resume, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
 
@@ -237,20 +236,6 @@ async fn after_a_storage_failure_changes_are_refused_and_reads_go_on() {
     let said = author.hear_all().await;
     assert!(!said.iter().any(|said| matches!(said, Said::Ack { .. } | Said::Decided { .. })), "{said:?}");
     assert!(server.stop().await.is_err());
-}
-
-/// The token says what it grants.
-struct ByWord;
-
-impl Authorize for ByWord {
-    fn authorize(&self, request: AccessRequest) -> Access {
-        let access = match request.token.as_deref() {
-            Some("write") => Ok(Grant::ReadWrite.into()),
-            Some("read") => Ok(Grant::Read.into()),
-            _ => Err("no".to_owned()),
-        };
-        Box::pin(std::future::ready(access))
-    }
 }
 
 #[tokio::test]
