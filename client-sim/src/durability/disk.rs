@@ -88,6 +88,8 @@ pub async fn run(args: Args) -> Result<bool> {
             Err(error) => {
                 fine = false;
                 writeln!(out, "FAILED: {error:#}\n{}\n{}", trial.story, trial.server.log())?;
+                // It holds files of the disk that is taken away next.
+                trial.server.kill().await?;
             }
         }
     }
