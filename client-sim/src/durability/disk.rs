@@ -141,7 +141,7 @@ impl Trial {
     async fn failing(&mut self) -> Result<()> {
         let url = self.start().await?;
         let mut rng = StdRng::seed_from_u64(self.seed);
-        let quiet = authors("quiet", 1, 1, Load::Small, &mut rng);
+        let quiet = authors("quiet", 1, 1, Load::Churn, &mut rng);
         let quiet = self.for_a_while(&url, quiet).await?;
         let url = self.start_afresh().await?;
         let fleet = Fleet::start(&url, authors("fault", EACH, DOCUMENTS, Load::Small, &mut rng));
