@@ -245,7 +245,10 @@ async fn rights_are_of_one_document_and_a_refusal_of_one_change() {
     let open =
         |channel, document, token| ToServer::Open { channel, document, token, cursor: None, wants_state_vector: true };
     session.say(open(0, "denied", "")).await;
-    assert_eq!(session.hear().await, Said::Closed { channel: 0, code: 4403, reason: "no".into() });
+    assert_eq!(
+        session.hear().await,
+        Said::Closed { channel: 0, code: 4403, reason: "this token opens nothing".into() }
+    );
     session.say(open(0, "read", "read")).await;
     let opened = session.hear().await;
     assert!(matches!(opened, Said::Opened { read_only: true, state_vector: Some(_), .. }), "{opened:?}");
