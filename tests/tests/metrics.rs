@@ -13,34 +13,14 @@ use std::time::Duration;
 
 use live::{ByWord, Socket, settings, start_with, typed};
 use native_client::Native;
-use syncline_log::memory::MemoryStore;
-use syncline_log::store::{Store, StoreError, Stored, Write};
+use syncline_log::memory::{Fault, MemoryStore};
 use syncline_protocol::hocuspocus::Message;
-use syncline_protocol::ids::DocumentName;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
 use syncline_server::{Listener, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-/// Takes nothing.
-#[derive(Default)]
-struct FullDisk(MemoryStore);
-
-impl Store for FullDisk {
-    fn commit(&self, _: &[Write]) -> Result<(), StoreError> {
-        Err(StoreError::Io("no space left on device".into()))
-    }
-
-    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        self.0.load(document)
-    }
-
-    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
-        self.0.list()
-    }
-}
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(address).await.unwrap();
@@ -118,7 +98,9 @@ async fn refusals_that_end_no_session_are_told_by_code() {
 
 #[tokio::test]
 async fn a_disk_that_fails_is_told() {
-    let server = start_with(&settings(), Arc::new(FullDisk::default()), Arc::new(OpenToAll)).await;
+    let store = Arc::new(MemoryStore::new());
+    store.fault_at(0, Fault::Fail);
+    let server = start_with(&settings(), store, Arc::new(OpenToAll)).await;
     let port = operators_port(&server).await;
     let mut editor = Socket::open(&server, "/").await;
     editor.say("doc", Message::Token { token: "", version: None }).await;
