@@ -49,8 +49,13 @@ pub(super) struct Scan {
     live: BTreeMap<Vec<u8>, Place>,
     /// Values that were replaced or removed, oldest first.
     older: BTreeMap<Vec<u8>, Vec<Place>>,
-    /// The last log position of these; what was written later is sure to be the newest.
-    pub lost_until: i64,
+    /// The last log position of what cannot be read; what was written later is sure to be the newest.
+    lost_until: i64,
+    /// Segments in which nothing says that they go on or are full: where they begin. That of the newest is the log's end;
+    /// in others something may be lost that nothing follows.
+    unfinished: Vec<i64>,
+    /// The newest segment.
+    newest: i64,
     /// Bytes of the file that belong to the log and cannot be read.
     pub unreadable: Vec<Range<u64>>,
 }
@@ -69,8 +74,16 @@ impl Scan {
     /// Reads the whole file once.
     pub fn read(db: &Path, kept: Vec<Segment>) -> io::Result<Self> {
         let file = File::open(db)?;
-        let mut scan =
-            Self { file, kept, live: BTreeMap::new(), older: BTreeMap::new(), lost_until: 0, unreadable: Vec::new() };
+        let mut scan = Self {
+            file,
+            kept,
+            live: BTreeMap::new(),
+            older: BTreeMap::new(),
+            lost_until: 0,
+            unfinished: Vec::new(),
+            newest: 0,
+            unreadable: Vec::new(),
+        };
         let mut pages = Pages::new();
         let len = scan.file.metadata()?.len();
         for base in (0..len).step_by(SEGMENT_BYTES) {
@@ -102,6 +115,16 @@ impl Scan {
             unseal(key, &value)?;
             Some((value, is_newest))
         })
+    }
+
+    /// Something is known to be lost, nobody knows where: what was written before this log position may be older than it was.
+    pub fn set_back_before(&self) -> i64 {
+        let ends = self.unfinished.iter().filter(|lsn| **lsn < self.newest).map(|lsn| lsn + SEGMENT_BYTES as i64);
+        match ends.max().unwrap_or(0).max(self.lost_until) {
+            // At the end of the log, then.
+            0 => i64::MAX,
+            until => until,
+        }
     }
 
     /// When a key's newest value was written.
@@ -147,6 +170,7 @@ impl Scan {
             }
             return;
         };
+        self.newest = self.newest.max(lsn);
         let number = lsn as u64 / SEGMENT_BYTES as u64;
         let mut at = SEGMENT_HEADER_BYTES;
         while at < segment.len() {
@@ -154,6 +178,7 @@ impl Scan {
                 // Behind the end of the log there is nothing, or what the segment held before. In it, there is more.
                 let Some(next) = (at + 1..segment.len()).find(|at| RawMessage::read(&segment[*at..], number).is_some())
                 else {
+                    self.unfinished.push(lsn);
                     return;
                 };
                 self.unreadable.push(base + at as u64..base + next as u64);

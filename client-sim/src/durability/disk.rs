@@ -88,6 +88,8 @@ pub async fn run(args: Args) -> Result<bool> {
             Err(error) => {
                 fine = false;
                 writeln!(out, "FAILED: {error:#}\n{}\n{}", trial.story, trial.server.log())?;
+                // It holds files of the disk that is taken away next.
+                trial.server.kill().await?;
             }
         }
     }
@@ -139,7 +141,7 @@ impl Trial {
     async fn failing(&mut self) -> Result<()> {
         let url = self.start().await?;
         let mut rng = StdRng::seed_from_u64(self.seed);
-        let quiet = authors("quiet", 1, 1, Load::Small, &mut rng);
+        let quiet = authors("quiet", 1, 1, Load::Churn, &mut rng);
         let quiet = self.for_a_while(&url, quiet).await?;
         let url = self.start_afresh().await?;
         let fleet = Fleet::start(&url, authors("fault", EACH, DOCUMENTS, Load::Small, &mut rng));
