@@ -8,7 +8,7 @@ use super::sled_scan::{SEGMENT_HEADER_BYTES, segment_lsn};
 
 /// sled's unit of reuse, in new stores. Large, so that nothing is reused before it was synced elsewhere (see
 /// `docs/decisions.md`); and no larger, for one is always in memory, and for moments two.
-pub(super) const SEGMENT_BYTES: usize = 4 << 20;
+pub(super) const SEGMENT_BYTES: usize = 2 << 20;
 /// In stores that were made before 2026-11-26.
 const EARLIER_SEGMENT_BYTES: usize = 8 << 20;
 /// Where sled keeps what a store was made with.
@@ -46,7 +46,7 @@ fn found(engine_dir: &Path) -> usize {
         file.read_exact_at(&mut header, base).is_ok() && segment_lsn(&header, SEGMENT_BYTES).is_some()
     };
     // Where only smaller ones begin.
-    let mut between = (SEGMENT_BYTES as u64..len).step_by(EARLIER_SEGMENT_BYTES);
+    let mut between = (0..len).step_by(SEGMENT_BYTES).filter(|base| base % EARLIER_SEGMENT_BYTES as u64 != 0);
     if len <= SEGMENT_BYTES as u64 || between.any(has_header) { SEGMENT_BYTES } else { EARLIER_SEGMENT_BYTES }
 }
 
