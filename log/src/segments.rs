@@ -8,7 +8,7 @@ use super::sled_scan::{SEGMENT_HEADER_BYTES, segment_lsn};
 
 /// sled's unit of reuse, in new stores. Large, so that nothing is reused before it was synced elsewhere (see
 /// `docs/decisions.md`); and no larger, for one is always in memory, and for moments two.
-pub(super) const SEGMENT_BYTES: usize = 2 << 20;
+pub(super) const SEGMENT_BYTES: usize = 4 << 20;
 /// In stores that were made before 2026-11-26.
 const EARLIER_SEGMENT_BYTES: usize = 8 << 20;
 /// Where sled keeps what a store was made with.

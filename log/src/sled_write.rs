@@ -21,7 +21,7 @@ use super::sled_read::{chunks_for, damaged, entry_records};
 use super::store::{Record, Snapshot, StoreError, Write};
 
 /// Keys and values in one batch, at most about this. sled writes ten to forty times as much.
-const SLICE_BYTES: usize = 32 << 10;
+const SLICE_BYTES: usize = 64 << 10;
 /// Changes in one batch, at most about this.
 const SLICE_CHANGES: usize = 1024;
 /// What a removal counts for: sled writes what is left of the page anew.

@@ -170,7 +170,7 @@ async fn when_there_is_space_again_everything_is_written_without_being_asked() {
 /// Damages what the device stored of `document`, first to last: the value that holds `needle`.
 fn damage(store: &Path, needle: &[u8]) {
     // As the log opens it.
-    let db = sled::Config::new().path(store.join("sled")).segment_size(2 << 20).open().unwrap();
+    let db = sled::Config::new().path(store.join("sled")).segment_size(4 << 20).open().unwrap();
     let (key, mut value) = db
         .iter()
         .map(|item| item.unwrap())
