@@ -38,7 +38,7 @@ use super::blobs::Blobs;
 use super::failpoint::Point;
 use super::guard::{
     Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, is_out_of_files, open_error,
-    refuse_newer, sync_dir, sync_files,
+    refuse_newer, remove_unfinished, sync_dir, sync_files,
 };
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
 use super::rescue::Rescue;
@@ -51,8 +51,7 @@ use super::tally::{Tally, doubt};
 const CACHE_BYTES: u64 = 64 << 20;
 /// A commit is synced in between when sled has written more log than this: with the slice that passes it less than a segment.
 pub(super) const UNSYNCED_LOG_BYTES: i64 = (SEGMENT_BYTES / 4) as i64;
-/// How often sled's own thread flushes, and cleans for half of that time. Short, so that what it moves between two
-/// of its syncs stays under a segment as well.
+/// How often sled's thread flushes, and cleans for half of that: between two of its syncs less than a segment moves.
 const CLEAN_EVERY_MS: u64 = 100;
 /// The card is rewritten when this many records were committed since.
 const CARD_EVERY_RECORDS: u64 = 10_000;
@@ -130,6 +129,7 @@ impl SledStore {
                 return Err(came_back(dir, "is empty", &card, 0));
             }
         }
+        remove_unfinished(&engine_dir).map_err(failed)?;
         // For a repair only: a disk that has no room for it may have room for the store.
         tail::keep(dir, &engine_dir.join("db")).ok();
         let db = open_engine(dir, &engine_dir, clean_every_ms, card.is_some())?;

@@ -50,8 +50,13 @@ pub(super) struct Scan {
     live: BTreeMap<Vec<u8>, Place>,
     /// Values that were replaced or removed, oldest first.
     older: BTreeMap<Vec<u8>, Vec<Place>>,
-    /// The last log position of these; what was written later is sure to be the newest.
-    pub lost_until: i64,
+    /// The last log position of what cannot be read; what was written later is sure to be the newest.
+    lost_until: i64,
+    /// Segments in which nothing says that they go on or are full: where they begin. That of the newest is the log's end;
+    /// in others something may be lost that nothing follows.
+    unfinished: Vec<i64>,
+    /// The newest segment.
+    newest: i64,
     /// Bytes of the file that belong to the log and cannot be read.
     pub unreadable: Vec<Range<u64>>,
 }
@@ -78,6 +83,8 @@ impl Scan {
             live: BTreeMap::new(),
             older: BTreeMap::new(),
             lost_until: 0,
+            unfinished: Vec::new(),
+            newest: 0,
             unreadable: Vec::new(),
         };
         let mut pages = Pages::new();
@@ -111,6 +118,16 @@ impl Scan {
             unseal(key, &value)?;
             Some((value, is_newest))
         })
+    }
+
+    /// Something is known to be lost, nobody knows where: what was written before this log position may be older than it was.
+    pub fn set_back_before(&self) -> i64 {
+        let ends = self.unfinished.iter().filter(|lsn| **lsn < self.newest).map(|lsn| lsn + self.segment_bytes as i64);
+        match ends.max().unwrap_or(0).max(self.lost_until) {
+            // At the end of the log, then.
+            0 => i64::MAX,
+            until => until,
+        }
     }
 
     /// When a key's newest value was written.
@@ -156,6 +173,7 @@ impl Scan {
             }
             return;
         };
+        self.newest = self.newest.max(lsn);
         let number = lsn as u64 / self.segment_bytes as u64;
         let mut at = SEGMENT_HEADER_BYTES;
         while at < segment.len() {
@@ -163,6 +181,7 @@ impl Scan {
                 // Behind the end of the log there is nothing, or what the segment held before. In it, there is more.
                 let Some(next) = (at + 1..segment.len()).find(|at| RawMessage::read(&segment[*at..], number).is_some())
                 else {
+                    self.unfinished.push(lsn);
                     return;
                 };
                 self.unreadable.push(base + at as u64..base + next as u64);

@@ -7,6 +7,8 @@
 
 #[path = "../../tests/tests/support/raw_websocket.rs"]
 mod raw_websocket;
+#[path = "../../tests/tests/support/spoil.rs"]
+mod spoil;
 
 #[path = "hostile_network/mutate.rs"]
 mod mutate;

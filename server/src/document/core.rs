@@ -8,6 +8,7 @@
 //! - After storage has failed nothing is taken any more; reading goes on.
 //! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
 
+mod authors;
 mod joining;
 mod native;
 mod refuse;
@@ -22,6 +23,7 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 
+use self::authors::Authors;
 use self::joining::Answers;
 use self::registers::Registers;
 use super::event::{Effect, Event, Origin, Outcome};
@@ -78,6 +80,8 @@ pub struct Core {
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
     ended: HashSet<LeaseId>,
     presence: Presence,
+    /// Of what waits.
+    authors: Authors,
     /// Known from the first change on, when the tree is built.
     registers: Option<Registers>,
     /// In Seq order.
@@ -115,6 +119,7 @@ impl Core {
             native_leases: 0,
             ended: HashSet::new(),
             presence: Presence::default(),
+            authors: Authors::default(),
             registers: None,
             waiting: VecDeque::new(),
             answers: Answers::default(),
@@ -213,6 +218,7 @@ impl Core {
                 let left = self.leases.remove(&lease);
                 self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
                 self.ended.remove(&lease);
+                self.authors.leave(lease);
                 let changes = self.presence.leave(lease);
                 push_presence(changes, None, effects);
             }
@@ -259,6 +265,7 @@ impl Core {
     pub fn restore(&mut self, replica: impl Into<Resting>) {
         self.replica = replica.into();
         self.replica.limit_growth(self.growth);
+        self.authors.keep(self.replica.held());
         self.tail = Tail::after(self.last);
         self.registers = None;
         self.broken = false;
@@ -295,6 +302,9 @@ impl Core {
             Taken::Known => Frame::at(self.last, Message::Update(update)),
             // What is held is logged, so it is not lost; the readers get it when it is freed.
             Taken::Held | Taken::Changed | Taken::FreedABreaker => {
+                if taken == Taken::Held {
+                    self.authors.waits(self.replica.held().last().cloned(), lease);
+                }
                 let frame = Frame::change(self.last.next(), update);
                 if let Message::Update(update) = frame.message() {
                     self.append(update.clone(), effects);
@@ -313,7 +323,8 @@ impl Core {
         if matches!(taken, Taken::Changed | Taken::FreedABreaker) {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.replica.take_freed() {
-                self.broadcast(Frame::at(self.last, Message::Update(freed)), None, effects);
+                let author = self.authors.freed(&freed);
+                self.broadcast(Frame::at(self.last, Message::Update(freed)), author, effects);
             }
             if taken == Taken::Changed
                 && let Err(error) = self.hold_registers(effects)
