@@ -17,7 +17,7 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::charge::Charge;
+use super::charge::{Charge, apart_if};
 use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
@@ -256,7 +256,7 @@ impl Task {
         if self.records_since_snapshot >= self.options.compaction.idle_records {
             self.compact().await;
         }
-        self.core.rest();
+        apart_if(self.core.is_large(), || self.core.rest());
         self.unsent = Unsent::default();
         // Something waits beside the tree, or it cannot be encoded: not again at once.
         self.changed = Instant::now();
@@ -293,7 +293,7 @@ impl Task {
                 // Frames of earlier events in this batch must not come after the diff that contains them.
                 self.execute().await;
                 let floor = self.readers.floor(lease);
-                self.core.resync(lease, floor.as_deref(), &mut self.effects);
+                apart_if(self.core.is_large(), || self.core.resync(lease, floor.as_deref(), &mut self.effects));
             }
             Event::Leave { lease } => {
                 self.execute().await;
