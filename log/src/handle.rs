@@ -1,6 +1,7 @@
 //! What the rest of the server holds of the log: [`Log`] and, for each open document, [`DocumentLog`].
 
 mod append;
+mod figures;
 mod reading;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task;
 
+use self::figures::Counts;
+pub use self::figures::Figures;
 use self::reading::Reading;
 use super::backup::{self, BackupError, Cancel, Pace};
 use super::store::{Record, Salvaged, Snapshot, Store, StoreError, Stored};
@@ -87,6 +90,7 @@ impl Log {
             documents: Mutex::default(),
             failed: watch::Sender::new(None),
             room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
+            counts: Counts::default(),
             thread: Mutex::default(),
         };
         (Self { shared: Arc::new(shared), commands }, queue)
@@ -282,6 +286,7 @@ pub(super) struct Shared {
     /// The latch. Written once, by the thread.
     failed: watch::Sender<Option<StoreError>>,
     room: Arc<Semaphore>,
+    pub counts: Counts,
     thread: Mutex<Option<Running>>,
 }
 

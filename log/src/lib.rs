@@ -71,7 +71,7 @@ mod tally;
 mod tests;
 mod thread;
 
-pub use handle::{DocumentLog, Durable, DurableWatch, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
+pub use handle::{DocumentLog, Durable, DurableWatch, Figures, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
 pub use sled::SledStore;
 pub use store::{Mark, Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
 pub use thread::{Batch, Committed, Committer};

@@ -10,7 +10,7 @@
 //!   write-back once to each handle, so sled's own background sync cannot swallow ours.
 //! - sled writes four kinds of file: `db`; `conf`, written once and never synced; `snap.*`, written at open, synced, but
 //!   not their names; `blobs/*`, pages over a quarter of a segment, never synced. So all of them and their
-//!   directories are synced at open, before the first commit. Blobs do not occur with [`SEGMENT_BYTES`], and would be
+//!   directories are synced at open, before the first commit. Blobs do not occur with `SEGMENT_BYTES`, and would be
 //!   synced if they did.
 //! - sled frees a segment when its pages were written anew elsewhere, and counts them as written after
 //!   `sync_file_range`. A power cut could lose the new pages and keep what overwrote the old ones. But at least one

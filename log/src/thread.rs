@@ -59,6 +59,7 @@ fn run(mut committer: Committer, distance: Duration, reporter: Option<Reporter>)
         let batch = committer.gather(command);
         pace.note(Begun { documents: batch.documents.len(), returned: batch.returned, period });
         let committed = committer.commit(batch);
+        committer.shared.counts.note(began.elapsed());
         match &reporter {
             Some(reporter) => reporter.report(committed),
             None => committed.report(),

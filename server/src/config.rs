@@ -45,6 +45,10 @@ pub struct RawConfig {
     #[arg(long, env = "SYNCLINE_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
 
+    /// Address and port on which Prometheus finds /metrics, for operators only [default: none]
+    #[arg(long, env = "SYNCLINE_METRICS", value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
+
     /// Directory that holds the documents; made if it does not exist [default: ./data]
     #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -91,6 +95,8 @@ pub struct RawConfig {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where `/metrics` is to be had; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Where the documents lie.
     pub data: PathBuf,
     /// How log lines look.
@@ -143,6 +149,7 @@ impl RawConfig {
         let file = Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })?;
         Ok(RawConfig {
             listen: self.listen.or(file.listen),
+            metrics: self.metrics.or(file.metrics),
             data: self.data.or(file.data),
             log_format: self.log_format.or(file.log_format),
             idle_unload_seconds: self.idle_unload_seconds.or(file.idle_unload_seconds),
@@ -186,6 +193,7 @@ impl RawConfig {
         };
         Ok(Config {
             listen,
+            metrics: self.metrics,
             data: self.data.unwrap_or_else(|| DEFAULT_DATA.into()),
             log_format: self.log_format.unwrap_or_default(),
             idle_unload: Duration::from_secs(self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS)),

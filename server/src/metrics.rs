@@ -1,59 +1,215 @@
-//! What the server counts. One struct, shared; each hop counts at its own exit. Names follow Prometheus when exported.
+//! What the server counts. One struct, shared; each hop counts at its own exit, and [`Metrics::page`] tells it to Prometheus.
+//! What operators may read out of it is in `docs/metrics.md`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use syncline_log::Figures;
+use syncline_protocol::close::Close;
 
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// One more.
-    pub fn inc(&self) {
-        self.add(1);
-    }
-
-    /// `n` more.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// How many so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+/// What every name begins with.
+const PREFIX: &str = "syncline";
 
 /// Everything counted since the start.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// WebSocket connections accepted.
-    pub sessions: Count,
+    pub sessions: Counter,
     /// Updates taken into documents.
-    pub updates: Count,
+    pub updates: Counter,
     /// Updates queued for readers.
-    pub delivered: Count,
+    pub delivered: Counter,
     /// Slow readers brought up to date by a diff.
-    pub resyncs: Count,
+    pub resyncs: Counter,
     /// Snapshots that replaced records.
-    pub compactions: Count,
+    pub compactions: Counter,
     /// Documents thrown away after a panic in the CRDT and loaded again.
-    pub reloads: Count,
-    /// Sessions ended for a fault of the client.
-    pub refused: Count,
+    pub reloads: Counter,
+    /// Documents that could not be loaded.
+    pub loads_failed: Counter,
+    /// Sessions that the server closed.
+    pub sessions_closed: Closings,
+    /// Documents that were refused to a session, or closed for it, while the session went on.
+    pub documents_closed: Closings,
+    /// Edits that were not taken, while their session went on.
+    pub edits_refused: Closings,
     /// Sessions refused because there were too many, in all or from their address.
-    pub connections_refused: Count,
+    pub connections_refused: Counter,
     /// Sessions, or documents of one, refused because their user had too many connections.
-    pub users_refused: Count,
+    pub users_refused: Counter,
     /// Sockets cut before their first message, to make room for others.
-    pub unfinished_cut: Count,
+    pub unfinished_cut: Counter,
     /// Times that reading from a connection paused for its rate.
-    pub pauses: Count,
+    pub pauses: Counter,
     /// Sessions closed because they sent far more than their rate.
-    pub floods: Count,
+    pub floods: Counter,
     /// Sessions closed because their edits were too much work.
-    pub overworked: Count,
+    pub overworked: Counter,
     /// Sessions ended because nothing came from their client for too long, or because their socket took nothing.
-    pub vanished: Count,
+    pub vanished: Counter,
     /// Sessions closed over a message that did not come to its end.
-    pub partial_refused: Count,
+    pub partial_refused: Counter,
+}
+
+/// How often something ended, by the code that its client was told (`protocol/SPEC.md`, Close codes).
+#[derive(Debug, Default)]
+pub struct Closings(Family<Code, Counter>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: u32,
+}
+
+impl Closings {
+    /// One more.
+    pub fn count(&self, close: &Close) {
+        self.0.get_or_create(&Code { code: close.code().into() }).inc();
+    }
+
+    /// How many with this code so far.
+    pub fn get(&self, code: u16) -> u64 {
+        self.0.get(&Code { code: code.into() }).map_or(0, |count| count.get())
+    }
+}
+
+/// How things are in the moment that somebody asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Sessions.
+    pub sessions: usize,
+    /// Sockets that have not said their first message.
+    pub unfinished: usize,
+    /// Documents in memory.
+    pub documents: usize,
+    /// The log.
+    pub log: Figures,
+    /// The first storage error has come: nothing is saved any more.
+    pub has_storage_failed: bool,
+}
+
+impl Metrics {
+    /// All of it, in the OpenMetrics text format 1.0.
+    pub fn page(&self, now: &Now) -> String {
+        let mut registry = Registry::with_prefix(PREFIX);
+        self.register(&mut registry);
+        now.register(&mut registry);
+        let mut page = String::new();
+        // Writing to a string fails only where a metric's own encoding does; ours are plain numbers.
+        text::encode(&mut page, &registry).ok();
+        page
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("sessions", "WebSocket connections accepted", &self.sessions),
+            ("updates", "Updates taken into documents", &self.updates),
+            ("delivered", "Updates queued for readers", &self.delivered),
+            ("resyncs", "Slow readers brought up to date by a diff", &self.resyncs),
+            ("compactions", "Snapshots that replaced records", &self.compactions),
+            ("reloads", "Documents loaded again after a panic in the CRDT", &self.reloads),
+            ("loads_failed", "Documents that could not be loaded", &self.loads_failed),
+            ("connections_refused", "Sessions refused: too many, in all or from an address", &self.connections_refused),
+            ("users_refused", "Sessions or documents refused: too many of one user", &self.users_refused),
+            ("unfinished_cut", "Silent sockets cut to make room for others", &self.unfinished_cut),
+            ("pauses", "Times that reading from a connection paused for its rate", &self.pauses),
+            ("floods", "Sessions closed for sending far more than their rate", &self.floods),
+            ("overworked", "Sessions closed because their edits were too much work", &self.overworked),
+            ("vanished", "Sessions ended because their client was not heard of", &self.vanished),
+            ("partial_refused", "Sessions closed over a message without end", &self.partial_refused),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        let closings = [
+            ("sessions_closed", "Sessions that the server closed, by close code", &self.sessions_closed),
+            ("documents_closed", "Documents refused to a session or closed for it, by code", &self.documents_closed),
+            ("edits_refused", "Edits that were not taken, by code", &self.edits_refused),
+        ];
+        for (name, help, closings) in closings {
+            registry.register(name, help, closings.0.clone());
+        }
+    }
+}
+
+impl Now {
+    fn register(&self, registry: &mut Registry) {
+        let gauges = [
+            ("sessions_open", "Sessions now", self.sessions),
+            ("unfinished_open", "Sockets now that have not said their first message", self.unfinished),
+            ("documents_open", "Documents in memory now", self.documents),
+            (
+                "storage_failed",
+                "1 after the first storage error: nothing is saved any more",
+                self.has_storage_failed.into(),
+            ),
+            ("log_waiting_bytes", "Bytes that wait for the disk", self.log.waiting_bytes),
+        ];
+        for (name, help, value) in gauges {
+            registry.register(name, help, ConstGauge::new(value as u64));
+        }
+        let Figures { commits, commit_time, .. } = self.log;
+        let counter = |value: u64| {
+            let counter = Counter::<u64>::default();
+            counter.inc_by(value);
+            counter
+        };
+        registry.register("log_commits", "Commits to disk, each with its sync", counter(commits));
+        let seconds = Counter::<f64>::default();
+        seconds.inc_by(commit_time.as_secs_f64());
+        let help = "Time that commits took; by log_commits it is the time of one";
+        registry.register_with_unit("log_commit", help, Unit::Seconds, seconds);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The names on a page, with what follows them.
+    fn samples(page: &str) -> Vec<&str> {
+        page.lines().filter(|line| !line.starts_with('#')).collect()
+    }
+
+    fn now() -> Now {
+        let log = Figures { commits: 7, commit_time: Duration::from_millis(1_500), waiting_bytes: 10 };
+        Now { sessions: 3, unfinished: 1, documents: 2, log, has_storage_failed: true }
+    }
+
+    #[test]
+    fn a_page_tells_what_was_counted_and_how_things_are() {
+        let metrics = Metrics::default();
+        metrics.updates.inc_by(5);
+        metrics.sessions_closed.count(&Close::TimedOut);
+        metrics.sessions_closed.count(&Close::TimedOut);
+        metrics.edits_refused.count(&Close::StorageFailed);
+        let page = metrics.page(&now());
+        for expected in [
+            "syncline_updates_total 5",
+            "syncline_sessions_closed_total{code=\"4504\"} 2",
+            "syncline_edits_refused_total{code=\"4507\"} 1",
+            "syncline_sessions_open 3",
+            "syncline_documents_open 2",
+            "syncline_storage_failed 1",
+            "syncline_log_waiting_bytes 10",
+            "syncline_log_commits_total 7",
+            "syncline_log_commit_seconds_total 1.5",
+        ] {
+            assert!(samples(&page).contains(&expected), "{expected} in {page}");
+        }
+        assert!(page.ends_with("# EOF\n"));
+        assert_eq!((metrics.sessions_closed.get(4504), metrics.sessions_closed.get(4400)), (2, 0));
+    }
+
+    #[test]
+    fn every_metric_is_explained_to_operators() {
+        let told = include_str!("../../docs/metrics.md");
+        let page = Metrics::default().page(&now());
+        let names = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let missing: Vec<_> = names.filter(|name| !told.contains(&format!("`{name}"))).collect();
+        assert!(missing.is_empty(), "docs/metrics.md does not speak of {missing:?}");
+    }
 }

@@ -4,6 +4,7 @@
 //! everything on disk and end; the log commits, closes its store and ends. The first two have a deadline, the log never.
 
 mod arrival;
+mod operators;
 
 use std::io;
 use std::net::SocketAddr;
@@ -130,6 +131,13 @@ impl Server {
         let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.registry));
         let admin = Arc::new(Admin { log, registry, stop: self.admin_stop.clone() });
         self.admin.spawn(admin::run(socket, admin));
+    }
+
+    /// Shows `/metrics` on `listener`, until it stops. Returns where.
+    pub fn serve_metrics(&self, listener: Listener) -> SocketAddr {
+        let Listener { listener, address } = listener;
+        self.admin.spawn(operators::run(listener, Arc::clone(&self.shared), self.admin_stop.clone()));
+        address
     }
 
     /// Where it listens.

@@ -198,8 +198,26 @@ fn an_update_that_waits_for_another_is_kept_and_its_author_asked_once() {
         })
         .collect();
     let update = |number: usize| Message::Update(updates[number].clone().into());
-    assert_eq!(told, [(update(0), Some(A)), (update(1), None), (update(2), None)], "each when it can be integrated");
+    let by_a = |number: usize| (update(number), Some(A));
+    assert_eq!(told, [by_a(0), by_a(1), by_a(2)], "each when it can be integrated");
     assert_eq!(snapshot(&mut core), (Seq(3), "abc".to_owned(), 0));
+}
+
+#[test]
+fn what_waited_is_not_sent_to_its_author_as_news_for_that_would_acknowledge_it() {
+    let mut core = core();
+    handle(&mut core, Event::Open { lease: A });
+    handle(&mut core, Event::Open { lease: B });
+    let (_, updates) = typed(1, &["a", "b", "c"]);
+    handle(&mut core, change(A, &updates[1]));
+    handle(&mut core, change(B, &updates[2]));
+    handle(&mut core, Event::Leave { lease: B });
+    let effects = handle(&mut core, change(A, &updates[0]));
+    let authors: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Broadcast { author, .. } = effect { Some(*author) } else { None })
+        .collect();
+    assert_eq!(authors, [Some(A), Some(A), None], "of who is gone nobody is the author");
 }
 
 #[test]

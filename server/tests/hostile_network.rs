@@ -154,21 +154,18 @@ async fn traffic(megabytes: u64, with_slow_reader: bool) -> (u64, pair::Report) 
     }
     let growth = server.peak().saturating_sub(before);
     let report = pair.end().await;
-    if let Some(slow) = slow {
+    if let Some(mut slow) = slow {
         let text = pair::Writer::text_now(server.address()).await;
-        pair::Mirror::new(slow).until(|mirror| mirror == text).await;
+        slow.until(|mirror| mirror == text).await;
     }
     server.stop().await;
     (growth, report)
 }
 
 /// It asks for everything, and reads no more than the answer; its system takes little in its place.
-async fn narrow_reader(server: &Process) -> RawSocket {
+async fn narrow_reader(server: &Process) -> pair::Mirror {
     let narrow = TcpSocket::new_v4().unwrap();
     narrow.set_recv_buffer_size(4096).unwrap();
     let narrow = narrow.connect(server.address()).await.unwrap();
-    let mut slow = RawSocket::over(narrow, "/busy").await;
-    slow.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
-    while !matches!(slow.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
-    slow
+    pair::Mirror::join_over(RawSocket::over(narrow, "/busy").await).await
 }

@@ -1,13 +1,13 @@
 //! A client of either sort, as the world sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_client::{Dialect, Event, Ulid, session};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::native::Version;
-use yrs::TransactionMut;
+use yrs::{ReadTxn, StateVector, Transaction, TransactionMut};
 
 use crate::device::{Device, Told};
 use crate::disk::Disk;
@@ -49,6 +49,10 @@ pub struct Client {
     pub sort: Sort,
     /// What its entries are: on a device.
     entries: BTreeMap<Ulid, (usize, Action)>,
+    /// Those of them that its disk has and nobody has reported as saved.
+    unsaved: BTreeSet<Ulid>,
+    /// Up to which entry a document's queue was put upon another history: as one edit, under the newest one's name.
+    one_edit: BTreeMap<usize, Ulid>,
     /// What its edits are, from number 1: in a stock client.
     edits: Vec<Action>,
     /// Of these, how many are saved.
@@ -60,12 +64,17 @@ pub struct Client {
 impl Client {
     /// A device as its disk tells it.
     pub fn device(device: Device) -> Self {
-        Self { sort: Sort::Device(device), entries: BTreeMap::new(), edits: Vec::new(), saved: 0, clock_ms: 0 }
+        Self::new(Sort::Device(device))
     }
 
     /// A stock client.
     pub fn stock(stock: Stock) -> Self {
-        Self { sort: Sort::Stock(stock), entries: BTreeMap::new(), edits: Vec::new(), saved: 0, clock_ms: 0 }
+        Self::new(Sort::Stock(stock))
+    }
+
+    fn new(sort: Sort) -> Self {
+        let (entries, unsaved, one_edit) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { sort, entries, unsaved, one_edit, edits: Vec::new(), saved: 0, clock_ms: 0 }
     }
 
     /// A device crashes and starts again from its disk; a stock client has nothing to start from.
@@ -99,6 +108,16 @@ impl Client {
             Sort::Device(device) => device.machine(document).read(text::read),
             Sort::Stock(stock) => stock.session.read(text::read),
         }
+    }
+
+    /// A document's whole state, as an update.
+    pub fn state(&self, document: usize) -> Bytes {
+        let encode = |txn: &Transaction<'_>| txn.encode_state_as_update_v1(&StateVector::default());
+        match &self.sort {
+            Sort::Device(device) => device.machine(document).read(encode),
+            Sort::Stock(stock) => stock.session.read(encode),
+        }
+        .into()
     }
 
     /// What time it takes it to be.
@@ -171,16 +190,18 @@ impl Client {
         }
     }
 
-    fn of_device(&self, told: Told) -> Vec<(usize, News)> {
-        let action = |id: &Ulid| self.entries.get(id).copied();
+    fn of_device(&mut self, told: Told) -> Vec<(usize, News)> {
         match told {
             Told::Accepted(_, id) => {
-                action(&id).map(|(document, action)| (document, News::Accepted(action))).into_iter().collect()
+                let Some(&(document, action)) = self.entries.get(&id) else { return Vec::new() };
+                self.unsaved.insert(id);
+                vec![(document, News::Accepted(action))]
             }
-            Told::Document(_, Event::Saved { entries }) => entries
-                .iter()
-                .filter_map(|id| action(id).map(|(document, action)| (document, News::Saved(action))))
-                .collect(),
+            Told::Document(document, Event::Saved { entries }) => {
+                let entries = entries.into_iter().flat_map(|id| self.saved_with(document, id)).collect::<Vec<_>>();
+                let actions = entries.iter().filter_map(|id| self.entries.get(id));
+                actions.map(|&(document, action)| (document, News::Saved(action))).collect()
+            }
             Told::Document(document, Event::Decided { entry, accepted: true, .. }) => {
                 vec![(document, News::Taken(entry.0))]
             }
@@ -189,9 +210,27 @@ impl Client {
             }
             Told::Document(document, Event::Synced(_)) => vec![(document, News::Synced)],
             Told::Document(document, Event::HistoryChanged { .. }) => vec![(document, News::HistoryChanged)],
-            Told::Document(document, Event::Rebased(_)) => vec![(document, News::Other("rebased".into()))],
+            Told::Document(document, Event::Rebased(_)) => {
+                let newest = self.entries.iter().rev().find(|(_, (of, _))| *of == document);
+                self.one_edit.extend(newest.map(|(&id, _)| (document, id)));
+                vec![(document, News::Other("rebased".into()))]
+            }
             Told::Document(document, other) => vec![(document, News::Other(format!("{other:?}")))],
         }
+    }
+
+    /// This entry is saved, and what lay before it in a queue that became one edit.
+    fn saved_with(&mut self, document: usize, id: Ulid) -> Vec<Ulid> {
+        let upto = self.one_edit.get(&document).copied().unwrap_or_default().min(id);
+        let entries = &self.entries;
+        let with_it =
+            |entry: &Ulid| *entry == id || (*entry < upto && entries.get(entry).is_some_and(|e| e.0 == document));
+        let (saved, unsaved) = std::mem::take(&mut self.unsaved).into_iter().partition(with_it);
+        self.unsaved = unsaved;
+        let mut saved: BTreeSet<Ulid> = saved;
+        // Also once more: it may be another history's by now.
+        saved.insert(id);
+        saved.into_iter().collect()
     }
 
     fn of_stock(&mut self, event: session::Event) -> Vec<News> {

@@ -1,10 +1,14 @@
 //! The end of a plan: no more faults. Everything is delivered and synced until nothing moves any more; then all have the
 //! same, in memory and on disk, and every promise was kept.
 
+use std::collections::BTreeSet;
+
 use syncline_client::Dialect;
+use syncline_replica::HeldLimits;
 
 use crate::client::{Client, Sort};
-use crate::text;
+use crate::disk::find_marks;
+use crate::text::{self, Shape};
 use crate::world::{World, build};
 
 /// Rounds in which a world without faults must come to rest.
@@ -15,6 +19,13 @@ const QUIET_ROUNDS: usize = 2;
 impl World {
     pub(crate) fn finale(&mut self) -> Result<(), String> {
         self.note(|_| "no more faults".into());
+        while self.use_lease()? {}
+        for client in 0..self.clients.len() {
+            // What came past the server goes to it with the next connection.
+            if matches!(&self.clients[client].sort, Sort::Stock(page) if page.heard_aside) {
+                self.lose(client)?;
+            }
+        }
         self.disk.recover();
         if self.server().log_has_failed() {
             self.restart()?;
@@ -60,7 +71,7 @@ impl World {
     }
 
     /// Everything that is on its way arrives. Returns whether something was.
-    fn round(&mut self) -> Result<bool, String> {
+    pub(crate) fn round(&mut self) -> Result<bool, String> {
         let mut moved = false;
         for pipe in std::mem::take(&mut self.left_behind) {
             pipe.deliver(usize::MAX);
@@ -98,13 +109,14 @@ impl World {
 
     fn all_have_the_same(&mut self, when: &str) -> Result<(), String> {
         for document in 0..self.names.len() {
+            let waiting = self.waits_for_ever(document)?;
             let mut first: Option<String> = None;
             for (at, client) in self.clients.iter().enumerate() {
                 if !client.documents(self.names.len()).contains(&document) {
                     continue;
                 }
                 let text = client.text(document);
-                self.ledgers[document].end(&format!("client {at} ({}), {when}", client.kind()), &text)?;
+                self.ledgers[document].end(&format!("client {at} ({}), {when}", client.kind()), &text, &waiting)?;
                 let first = first.get_or_insert_with(|| text.clone());
                 if *first != text {
                     return Err(format!("ALL CONVERGE: {when} client {at} has {text}, another {first}"));
@@ -118,18 +130,40 @@ impl World {
         for document in 0..self.names.len() {
             let replica = build(self.disk.stored(&self.names[document]).as_ref(), u64::MAX)?;
             let there = replica.read(text::read);
-            self.ledgers[document].end("the disk", &there)?;
+            let waiting = self.waits_for_ever(document)?;
+            self.ledgers[document].end("the disk", &there, &waiting)?;
             let mut others =
                 self.clients.iter().filter(|client| client.documents(self.names.len()).contains(&document));
             if let Some(other) = others.find(|client| client.text(document) != there) {
                 let here = other.text(document);
                 return Err(format!("ALL CONVERGE: the disk has {there}, a {} {here}", other.kind()));
             }
-            // Also after another history: nothing of the one before is brought, so nothing waits for it.
-            if replica.held().len() > 0 {
-                return Err(format!("ALL CONVERGE: on the disk {} updates wait for others", replica.held().len()));
-            }
         }
         Ok(())
+    }
+
+    /// The marks of updates that wait for others on the disk. By now all that anybody has was brought.
+    fn waits_for_ever(&mut self, document: usize) -> Result<BTreeSet<u32>, String> {
+        let mut replica = build(self.disk.stored(&self.names[document]).as_ref(), u64::MAX)?;
+        let held = replica.held().len();
+        if held == 0 {
+            return Ok(BTreeSet::new());
+        }
+        self.counts.add("documents with updates that wait for ever", 1);
+        // After another history nothing of the one before is brought, so nothing waits for it.
+        if self.shape == Shape::Map {
+            return Err(format!("ALL CONVERGE: on the disk {held} updates wait for others"));
+        }
+        for client in &self.clients {
+            if client.documents(self.names.len()).contains(&document) {
+                replica.take(&client.state(document), &HeldLimits::default()).map_err(|error| error.to_string())?;
+            }
+        }
+        if replica.held().len() < held {
+            return Err(format!("WHAT IS MISSING IS ASKED FOR: {held} updates wait for what a client has"));
+        }
+        let mut marks = BTreeSet::new();
+        replica.held().for_each(|update| find_marks(update, &mut marks));
+        Ok(marks)
     }
 }

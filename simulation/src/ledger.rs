@@ -75,6 +75,12 @@ impl Ledger {
         }
     }
 
+    /// A session without a client gave it to the document.
+    pub fn given(&mut self, mark: u32) {
+        self.typed.insert(mark);
+        self.relayed.insert(mark);
+    }
+
     /// These marks came from the server, of any document.
     pub fn relayed(&mut self, marks: &BTreeSet<u32>) {
         self.relayed.extend(marks.intersection(&self.typed));
@@ -129,8 +135,9 @@ impl Ledger {
         self.decided.clear();
     }
 
-    /// What a text, after everything was delivered, must be.
-    pub fn end(&self, whose: &str, text: &str) -> Result<(), String> {
+    /// What a text, after everything was delivered, must be. These marks lie on the server's disk and wait for what
+    /// nobody has any more.
+    pub fn end(&self, whose: &str, text: &str, waiting: &BTreeSet<u32>) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         for mark in text::marks(text) {
             if !seen.insert(mark) && !self.forgiven.contains(&mark) {
@@ -143,7 +150,9 @@ impl Ledger {
         for (promise, actions) in [("ACKED IS DURABLE", &self.acked), ("ACCEPTED ARRIVES", &self.accepted)] {
             for action in actions {
                 let is_kept = match action {
-                    Action::Insert(mark) => seen.contains(mark) || self.deleted.contains(mark),
+                    Action::Insert(mark) => {
+                        seen.contains(mark) || self.deleted.contains(mark) || waiting.contains(mark)
+                    }
                     Action::Delete(mark) => !seen.contains(mark),
                 };
                 let (Action::Insert(mark) | Action::Delete(mark)) = action;
@@ -170,16 +179,17 @@ mod tests {
 
     #[test]
     fn what_was_promised_and_is_not_there_is_told() {
-        assert_eq!(ledger().end("it", "<1><3>"), Ok(()));
+        assert_eq!(ledger().end("it", "<1><3>", &BTreeSet::new()), Ok(()));
         for (text, promise) in [
             ("<3>", "ACKED IS DURABLE"),
             ("<1><2>", "ACCEPTED ARRIVES"),
             ("<1><3><1>", "NOTHING IS DOUBLED"),
             ("<1><9>", "NOTHING IS MADE UP"),
         ] {
-            let error = ledger().end("it", text).unwrap_err();
+            let error = ledger().end("it", text, &BTreeSet::new()).unwrap_err();
             assert!(error.starts_with(promise), "{error}");
         }
+        assert_eq!(ledger().end("it", "<3>", &[1].into()), Ok(()), "it waits");
         assert!(ledger().acked(Action::Insert(3), &[1].into()).is_err());
         ledger().acked(Action::Insert(2), &[1].into()).unwrap();
     }

@@ -1,6 +1,28 @@
 //! What may happen next, and how likely it is. Each plan draws its own likelihoods, so that some plans hardly ever sync
 //! and others crash all the time: rare meetings of faults come up that way.
 
+/// What a plan is about: who takes part, and what may happen to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Story {
+    /// Devices and stock clients, mixed.
+    Any,
+    /// Stock clients with one document open, which also hear from each other past the server.
+    Tabs,
+    /// Devices, and documents whose history is replaced: a stock client that has an old one brings it back.
+    OtherHistories,
+}
+
+impl Story {
+    /// Draws one.
+    pub fn draw(dice: &mut fastrand::Rng) -> Self {
+        match dice.u32(..10) {
+            0..2 => Self::OtherHistories,
+            2..4 => Self::Tabs,
+            _ => Self::Any,
+        }
+    }
+}
+
 /// One kind of thing that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -12,6 +34,12 @@ pub enum Kind {
     Propose,
     /// A stock client says who is here.
     Presence,
+    /// A stock client hears what another one has, by a way past the server, and does not pass it on: as tabs of one browser do.
+    Aside,
+    /// A session that takes its time: takes a lease, says who it is, brings an edit, goes. One of these.
+    Lease,
+    /// A calm moment: everyone connects, and all that is on its way arrives.
+    Calm,
     /// The network takes messages to the server.
     Deliver,
     /// The network takes bytes to a client.
@@ -47,11 +75,14 @@ pub enum Kind {
 }
 
 /// (kind, its usual weight)
-const KINDS: [(Kind, u32); 20] = [
+const KINDS: [(Kind, u32); 23] = [
     (Kind::Type, 160),
     (Kind::Delete, 30),
     (Kind::Propose, 20),
     (Kind::Presence, 10),
+    (Kind::Aside, 25),
+    (Kind::Lease, 20),
+    (Kind::Calm, 5),
     (Kind::Deliver, 200),
     (Kind::Receive, 200),
     (Kind::Disk, 160),
@@ -78,8 +109,8 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Draws them. Without `other_history` a document's history never changes.
-    pub fn draw(dice: &mut fastrand::Rng, other_history: bool) -> Self {
+    /// Draws them. What `may_happen` denies never does.
+    pub fn draw(dice: &mut fastrand::Rng, may_happen: impl Fn(Kind) -> bool) -> Self {
         let mut weights: Vec<(Kind, u32)> = KINDS.to_vec();
         for (kind, weight) in &mut weights {
             *weight = match dice.u32(..6) {
@@ -91,7 +122,7 @@ impl Weights {
             if matches!(kind, Kind::Type | Kind::Deliver | Kind::Receive | Kind::Connect) {
                 *weight = (*weight).max(20);
             }
-            if *kind == Kind::OtherHistory && !other_history {
+            if !may_happen(*kind) {
                 *weight = 0;
             }
         }

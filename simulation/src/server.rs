@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use syncline_log::{Batch, Committed, Committer, Log};
+use syncline_protocol::ids::DocumentName;
 use syncline_server::auth::OpenToAll;
+use syncline_server::document::event::{Event, Origin};
+use syncline_server::document::frame::Framing;
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
 use syncline_server::metrics::Metrics;
-use syncline_server::registry::Registry;
+use syncline_server::outbox::Outbox;
+use syncline_server::registry::{Lease, Registry};
 use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +31,8 @@ use crate::socket::Socket;
 
 /// Rounds in which a stopping server must come to its end.
 const STOP_ROUNDS: usize = 200;
+/// What waits for a session that reads nothing.
+const LEASE_OUTBOX_BYTES: usize = 1 << 20;
 /// How long sessions may take to end then, as in the real server.
 const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -96,6 +102,32 @@ impl Server {
         let session = session::run(server_end, Bytes::new(), peer, Arc::clone(&self.context));
         self.sessions.spawn_on(self.cut.clone().run_until_cancelled_owned(session), self.runtime.handle());
         Socket::new(pipe, client_end)
+    }
+
+    /// A lease on a document, as a session on another thread takes one and then has no turn for a while.
+    pub fn lease(&self, name: &DocumentName) -> Lease {
+        let _runtime = self.runtime.enter();
+        self.context.registry.open(name)
+    }
+
+    /// The session says who it is: its frames go nowhere. False: the document has left under its lease.
+    pub fn begin(&self, lease: &Lease) -> bool {
+        let framing = Framing::Native { channel: 0 };
+        self.runtime.block_on(lease.begin(Arc::new(Outbox::new(LEASE_OUTBOX_BYTES)), framing)).is_ok()
+    }
+
+    /// It opens the document and brings an update. False: the document has left under its lease.
+    pub fn bring(&self, lease: &Lease, update: Bytes) -> bool {
+        let (id, bytes) = (lease.id(), update.len());
+        let resume = Event::Resume { lease: id, cursor: None, wants_state_vector: false, read_only: false };
+        let change = Event::Update { lease: id, update, origin: Origin::Change, batch: 1 };
+        self.runtime.block_on(async { lease.send(resume, 0).await.is_ok() && lease.send(change, bytes).await.is_ok() })
+    }
+
+    /// It is gone.
+    pub fn end(&self, lease: Lease) {
+        let _runtime = self.runtime.enter();
+        drop(lease);
     }
 
     /// Lets this time pass, and everything happen that happens in it.

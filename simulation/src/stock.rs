@@ -4,7 +4,10 @@ use bytes::Bytes;
 use syncline_client::Dialect;
 use syncline_client::session::{Echo, Event, Outputs, Session, SessionConfig};
 use syncline_protocol::ids::DocumentName;
-use yrs::TransactionMut;
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::update::EMPTY_UPDATE;
+use syncline_protocol::{hocuspocus, ywebsocket};
+use yrs::{ReadTxn, TransactionMut};
 
 use crate::socket::Socket;
 
@@ -20,6 +23,8 @@ pub struct Stock {
     pub socket: Option<Socket>,
     /// Edits so far; they are numbered from 1.
     pub edits: u64,
+    /// It has something that it passes on only when it connects the next time.
+    pub heard_aside: bool,
     told: Vec<Event>,
 }
 
@@ -29,12 +34,13 @@ impl Stock {
         let config =
             SessionConfig { document: name.clone(), dialect, token: String::new(), echo: Echo::Saved, client_id };
         let session = Session::new(config);
-        Self { session, document, dialect, socket: None, edits: 0, told: Vec::new() }
+        Self { session, document, dialect, socket: None, edits: 0, heard_aside: false, told: Vec::new() }
     }
 
     /// Uses a new connection.
     pub fn connect(&mut self, socket: Socket) {
         self.socket = Some(socket);
+        self.heard_aside = false;
         let mut out = Outputs::default();
         self.session.connected(&mut out);
         self.flush(out);
@@ -54,6 +60,23 @@ impl Stock {
         let received = self.session.received(frame, &mut out);
         self.flush(out);
         received.map_err(|error| error.to_string())
+    }
+
+    /// Hears what another page has, by a way past the server: taken as if the server had said it, so it is not passed on.
+    /// (npm y-websocket does so with what comes through the browser's BroadcastChannel.) `None`: it lacked nothing.
+    pub fn hear_aside(&mut self, name: &DocumentName, other: &Self) -> Option<Result<(), String>> {
+        let lacks = self.session.read(|txn| txn.state_vector());
+        let update = other.session.read(|txn| txn.encode_state_as_update_v1(&lacks));
+        if update == EMPTY_UPDATE {
+            return None;
+        }
+        self.heard_aside = true;
+        let message = SyncMessage::Update(&update);
+        let frame = match self.dialect {
+            Dialect::YWebsocket => ywebsocket::Message::Sync(message).encode(),
+            Dialect::Hocuspocus => hocuspocus::Message::Sync(message).encode(name.as_str()),
+        };
+        Some(self.received(&frame.into()))
     }
 
     /// Changes the document.

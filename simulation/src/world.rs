@@ -1,5 +1,6 @@
 //! The state of one plan, and one thing that happens in it.
 
+mod others;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use crate::device::Device;
 use crate::disk::Disk;
 use crate::ledger::Ledger;
 use crate::pipe::Pipe;
-use crate::plan::Weights;
+use crate::plan::{Kind, Story, Weights};
 use crate::server::{Server, Settings};
 use crate::stock::Stock;
 use crate::text;
@@ -57,6 +58,8 @@ pub struct World {
     pub(crate) clients: Vec<Client>,
     /// Connections that their clients have left: what was sent may still arrive.
     pub(crate) left_behind: Vec<Pipe>,
+    /// Sessions that take their time.
+    leases: Vec<others::Slow>,
     /// For each document.
     pub(crate) ledgers: Vec<Ledger>,
     /// Older copies of documents.
@@ -98,8 +101,9 @@ impl World {
         let draw = Draw::by(move || identities.lock().unwrap_or_else(PoisonError::into_inner).u128(..));
         let server = Some(Server::start(Arc::clone(&disk), settings, draw.clone()));
         // A stock client that has an old history brings it back: only devices can tell.
-        let other_history = dice.u32(..5) == 0;
-        let weights = Weights::draw(&mut dice, other_history);
+        let story = Story::draw(&mut dice);
+        let other_history = story == Story::OtherHistories;
+        let weights = Weights::draw(&mut dice, |kind| kind != Kind::OtherHistory || other_history);
         let mut world = Self {
             now_ms: START_MS,
             disk,
@@ -108,6 +112,7 @@ impl World {
             server,
             clients: Vec::new(),
             left_behind: Vec::new(),
+            leases: Vec::new(),
             ledgers: names.iter().map(|_| Ledger::default()).collect(),
             backups: names.iter().map(|_| None).collect(),
             names,
@@ -122,19 +127,24 @@ impl World {
             dice,
         };
         for _ in 0..world.dice.usize(2..=4) {
-            let client = world.new_client(other_history);
+            let client = world.new_client(story);
             world.clients.push(client);
         }
         world
     }
 
-    fn new_client(&mut self, only_devices: bool) -> Client {
-        if only_devices || self.dice.bool() {
+    fn new_client(&mut self, story: Story) -> Client {
+        let is_device = match story {
+            Story::OtherHistories => true,
+            Story::Tabs => false,
+            Story::Any => self.dice.bool(),
+        };
+        if is_device {
             let disk = Arc::new(Disk::new(self.dice.fork()));
             #[expect(clippy::expect_used, reason = "an empty journal can be read")]
             return Client::device(Device::start(disk, &self.names).expect("an empty journal"));
         }
-        let document = self.dice.usize(..self.names.len());
+        let document = if story == Story::Tabs { 0 } else { self.dice.usize(..self.names.len()) };
         let dialect = if self.dice.bool() { Dialect::YWebsocket } else { Dialect::Hocuspocus };
         Client::stock(self.new_page(document, dialect))
     }
@@ -274,6 +284,11 @@ impl World {
     pub(crate) fn pass(&mut self, ms: u64) {
         self.now_ms += ms;
         self.server().pass(ms);
+    }
+
+    pub(crate) fn next_mark(&mut self) -> u32 {
+        self.next_mark += 1;
+        self.next_mark - 1
     }
 
     pub(crate) fn next_id(&mut self) -> Ulid {

@@ -1,4 +1,4 @@
-//! Tokio around a [`Session`](super::session::Session): one task owns the session and its socket, a [`Client`] is a
+//! Tokio around a [`Session`]: one task owns the session and its socket, a [`Client`] is a
 //! handle to it.
 
 mod task;

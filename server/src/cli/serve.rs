@@ -32,8 +32,15 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn run(config: &Config) -> anyhow::Result<()> {
     let listener = Listener::bind(config.listen).await?;
+    let metrics = match config.metrics {
+        Some(address) => Some(Listener::bind(address).await?),
+        None => None,
+    };
     let store = SledStore::open_whole(&config.data)?;
     let server = Server::start(listener, config, Arc::new(store), Arc::new(OpenToAll));
+    if let Some(listener) = metrics {
+        server.serve_metrics(listener);
+    }
     match AdminSocket::bind(&config.data) {
         Ok(socket) => server.serve_admin(socket),
         Err(error) => {

@@ -8,6 +8,7 @@
 //! - After storage has failed nothing is taken any more; reading goes on.
 //! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
 
+mod authors;
 mod joining;
 mod native;
 mod refuse;
@@ -22,6 +23,7 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 
+use self::authors::Authors;
 use self::joining::Answers;
 use self::registers::Registers;
 use super::event::{Effect, Event, Origin, Outcome};
@@ -78,6 +80,8 @@ pub struct Core {
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
     ended: HashSet<LeaseId>,
     presence: Presence,
+    /// Of what waits.
+    authors: Authors,
     /// Known from the first change on, when the tree is built.
     registers: Option<Registers>,
     /// In Seq order.
@@ -115,6 +119,7 @@ impl Core {
             native_leases: 0,
             ended: HashSet::new(),
             presence: Presence::default(),
+            authors: Authors::default(),
             registers: None,
             waiting: VecDeque::new(),
             answers: Answers::default(),
@@ -221,6 +226,7 @@ impl Core {
                 let left = self.leases.remove(&lease);
                 self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
                 self.ended.remove(&lease);
+                self.authors.leave(lease);
                 let changes = self.presence.leave(lease);
                 push_presence(changes, None, effects);
             }
@@ -267,6 +273,7 @@ impl Core {
     pub fn restore(&mut self, replica: impl Into<Resting>) {
         self.replica = replica.into();
         self.replica.limit_growth(self.growth);
+        self.authors.keep(self.replica.held());
         self.tail = Tail::after(self.last);
         self.registers = None;
         self.broken = false;
@@ -308,7 +315,10 @@ impl Core {
         match taken {
             Taken::Known => {}
             // Logged, so it is not lost; the readers get it when it is freed.
-            Taken::Held => self.append(update.clone(), effects),
+            Taken::Held => {
+                self.authors.waits(self.replica.held().last().cloned(), lease);
+                self.append(update.clone(), effects);
+            }
             Taken::Changed | Taken::FreedABreaker => self.append(update.clone(), effects),
             Taken::NoRoom => {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
@@ -323,7 +333,8 @@ impl Core {
         if matches!(taken, Taken::Changed | Taken::FreedABreaker) {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.replica.take_freed() {
-                self.broadcast(Frame::at(self.last, Message::Update(freed)), None, effects);
+                let author = self.authors.freed(&freed);
+                self.broadcast(Frame::at(self.last, Message::Update(freed)), author, effects);
             }
             if taken == Taken::Changed
                 && let Err(error) = self.hold_registers(effects)

@@ -145,7 +145,7 @@ pub enum Effect {
     Broadcast {
         /// The change.
         frame: Arc<Frame>,
-        /// The author; `None` for one that had waited, whose author may be long gone.
+        /// The author; `None` for one that had waited, whose author has gone.
         author: Option<LeaseId>,
     },
     /// Presence, for everyone, its bringer included: it is what keeps stock clients from hanging up.

@@ -21,6 +21,7 @@ use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
 use super::merge::{Change, Merge};
 use crate::ids::LeaseId;
+use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Position, Pushed};
 use syncline_replica::{Full, Known};
 
@@ -74,9 +75,10 @@ impl Reader {
     }
 
     /// Ends the session, or in a native one this document only.
-    fn close(&self, lease: LeaseId, close: Close) {
+    fn close(&self, lease: LeaseId, close: Close, metrics: &Metrics) {
         match self.channel() {
             Some(channel) => {
+                metrics.documents_closed.count(&close);
                 let last_frame = ToClient::Closed { channel, code: close.code(), reason: &close.reason() }.encode();
                 self.outbox.end(lease, last_frame.into());
             }
@@ -93,6 +95,7 @@ pub(super) struct Readers {
     readers: BTreeMap<LeaseId, Box<Reader>>,
     checkpoint: Arc<Known>,
     unsent: Unsent,
+    metrics: Arc<Metrics>,
 }
 
 /// Outboxes onto which was pushed and not sent since.
@@ -108,8 +111,8 @@ impl Unsent {
 }
 
 impl Readers {
-    pub(super) fn new(document: DocumentName) -> Self {
-        Self { document, readers: BTreeMap::new(), checkpoint: Arc::default(), unsent: Unsent::default() }
+    pub(super) fn new(document: DocumentName, metrics: Arc<Metrics>) -> Self {
+        Self { document, readers: BTreeMap::new(), checkpoint: Arc::default(), unsent: Unsent::default(), metrics }
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
@@ -265,6 +268,7 @@ impl Readers {
         let Some(reader) = self.readers.get(&lease) else { return };
         let pushed = match (&reader.framing, outcome) {
             (Framing::Hocuspocus { address }, outcome) => {
+                self.count_refused(&outcome);
                 let status = hocuspocus::Message::SyncStatus(outcome == Outcome::Saved);
                 reader.outbox.push_control(Bytes::from(status.encode(address)))
             }
@@ -273,11 +277,8 @@ impl Readers {
                 reader.outbox.push_position(lease, Position::Ack, frame.into())
             }
             (Framing::Native { channel }, refused) => {
-                let close = match refused {
-                    Outcome::Forbidden => Close::read_only(),
-                    Outcome::Full(full) => document_full(full),
-                    _ => Close::StorageFailed,
-                };
+                self.count_refused(&refused);
+                let close = refusal(&refused).unwrap_or(Close::StorageFailed);
                 let (channel, code) = (*channel, close.code());
                 let frame = ToClient::Refused { channel, batch, code, reason: &close.reason() }.encode();
                 reader.outbox.push_control_of(lease, frame.into())
@@ -289,19 +290,27 @@ impl Readers {
                 let is_empty = matches!(echo.message(), Message::Update(update) if update[..] == EMPTY_UPDATE);
                 if is_empty { reader.outbox.push_control(frame) } else { reader.outbox.push_echo(lease, frame) }
             }
-            (Framing::YWebsocket, Outcome::Unneeded) => return,
             // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
-            (Framing::YWebsocket, Outcome::Refused) => return reader.outbox.close(Close::StorageFailed),
-            (Framing::YWebsocket, Outcome::Full(full)) => return reader.outbox.close(document_full(full)),
-            (Framing::YWebsocket, Outcome::Forbidden) => return reader.outbox.close(Close::read_only()),
+            (Framing::YWebsocket, refused) => {
+                if let Some(close) = refusal(&refused) {
+                    reader.outbox.close(close);
+                }
+                return;
+            }
         };
         self.unsent.note(&reader.outbox, pushed);
+    }
+
+    fn count_refused(&self, outcome: &Outcome) {
+        if let Some(close) = refusal(outcome) {
+            self.metrics.edits_refused.count(&close);
+        }
     }
 
     /// Ends a session, or this document of a native session, which is no reader from then on.
     pub(super) fn close(&mut self, lease: LeaseId, close: Close) {
         if let Some(reader) = self.readers.get(&lease) {
-            reader.close(lease, close);
+            reader.close(lease, close, &self.metrics);
             if reader.channel().is_some() {
                 self.readers.remove(&lease);
             }
@@ -310,7 +319,7 @@ impl Readers {
 
     pub(super) fn close_all(&mut self, close: &Close) {
         for (&lease, reader) in &self.readers {
-            reader.close(lease, close.clone());
+            reader.close(lease, close.clone(), &self.metrics);
         }
         self.readers.retain(|_, reader| reader.channel().is_none());
     }
@@ -322,11 +331,17 @@ impl Drop for Readers {
     }
 }
 
-fn document_full(full: Full) -> Close {
-    Close::DocumentFull(match full {
-        Full::Bytes => "this document has reached its largest size; you can read it and delete from it".into(),
-        Full::Clients => "this document has had as many writers as it can; copy it to a new one".into(),
-    })
+/// Why an edit was not taken; `None`: it was, or need not be.
+fn refusal(outcome: &Outcome) -> Option<Close> {
+    match outcome {
+        Outcome::Saved | Outcome::Unneeded => None,
+        Outcome::Refused => Some(Close::StorageFailed),
+        Outcome::Forbidden => Some(Close::read_only()),
+        Outcome::Full(full) => Some(Close::DocumentFull(match full {
+            Full::Bytes => "this document has reached its largest size; you can read it and delete from it".into(),
+            Full::Clients => "this document has had as many writers as it can; copy it to a new one".into(),
+        })),
+    }
 }
 
 #[cfg(test)]

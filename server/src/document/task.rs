@@ -106,16 +106,17 @@ pub async fn run(
     try_retire: impl Fn(&Receiver) -> bool,
 ) -> Ended {
     // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
-    let mut task = match Box::pin(Task::load(name.clone(), log, options, metrics)).await {
+    let mut task = match Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics))).await {
         Ok(task) => task,
         Err(failure) => {
             match failure {
                 LoadError::Deleted => debug!(document = %name, "a deleted document was asked for"),
                 _ => {
+                    metrics.loads_failed.inc();
                     error!(document = %name, %failure, "document could not be loaded; its sessions are refused, nothing was changed")
                 }
             }
-            Box::pin(refuse(&name, &mut inbox, &failure.close())).await;
+            Box::pin(refuse(&name, &mut inbox, &failure.close(), metrics)).await;
             return Ended::NotLoaded;
         }
     };
@@ -125,9 +126,9 @@ pub async fn run(
 }
 
 /// Tells whoever waits, and whoever still comes, that the document is not to be had now.
-async fn refuse(name: &DocumentName, inbox: &mut Receiver, close: &Close) {
+async fn refuse(name: &DocumentName, inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
     inbox.close();
-    let mut readers = Readers::new(name.clone());
+    let mut readers = Readers::new(name.clone(), metrics);
     let mut batch = VecDeque::new();
     loop {
         inbox.receive(&mut batch).await;
@@ -159,7 +160,7 @@ impl Task {
         let core = Core::new(replica, newest, options.held)
             .with_limits(options.growth, options.presence_bytes)
             .with_tail(tail);
-        let mut readers = Readers::new(name.clone());
+        let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
         // In a box, or it would lie in the future once as it comes and once as it stays.
         Ok(Box::new(Self {
@@ -207,7 +208,7 @@ impl Task {
                     }
                     self.execute().await;
                     if self.lost {
-                        Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable)).await;
+                        Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable, Arc::clone(&self.metrics))).await;
                         return Ended::NotLoaded;
                     }
                     self.after_batch().await;
@@ -353,7 +354,7 @@ impl Task {
         self.send();
         self.readers.send(self.is_busy);
         if !records.is_empty() {
-            self.metrics.updates.add(records.len() as u64);
+            self.metrics.updates.inc_by(records.len() as u64);
             if let Err(records) = self.log.try_append(records) {
                 Box::pin(self.log.append(records)).await;
             }
@@ -364,7 +365,7 @@ impl Task {
     /// them.
     fn send(&mut self) {
         let delivered = self.readers.broadcast(&self.unsent.changes);
-        self.metrics.delivered.add(delivered as u64);
+        self.metrics.delivered.inc_by(delivered as u64);
         self.unsent.changes.clear();
         for (clients, frame) in self.unsent.presence.drain(..) {
             self.readers.presence(&frame, &clients);

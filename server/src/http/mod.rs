@@ -1,4 +1,5 @@
-//! Plain HTTP on the same port: the console page, `/healthz` (alive) and `/readyz` (able to take edits).
+//! Plain HTTP on the same port: the console page, `/healthz` (alive) and `/readyz` (able to take edits); `/metrics` on a port
+//! of its own.
 
 pub mod handshake;
 
@@ -7,6 +8,9 @@ use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
 use rust_embed::RustEmbed;
+
+/// The text format of `/metrics`.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The console's built files (`console/dist`).
 #[derive(RustEmbed)]
@@ -22,6 +26,15 @@ pub enum Readiness {
     Stopping,
     /// The disk refuses writes; the text is for the operator.
     StorageFailed(String),
+}
+
+/// Answers a request to the operators' port. `page`: what `/metrics` shows.
+pub fn answer_operator(method: &Method, path: &str, page: impl FnOnce() -> String) -> Response<Full<Bytes>> {
+    match path {
+        "/metrics" if method == Method::GET => respond(StatusCode::OK, OPENMETRICS, page().into()),
+        "/metrics" => problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood here"),
+        _ => problem(StatusCode::NOT_FOUND, "this port has /metrics only; documents are at the server's other port"),
+    }
 }
 
 /// Answers a request that is not a WebSocket upgrade.

@@ -93,6 +93,7 @@ impl Hocuspocus {
             Err(reason) => {
                 debug!(%document, reason, "access denied");
                 self.say(address, &Message::PermissionDenied(&reason));
+                self.context.metrics.documents_closed.count(&Close::Forbidden(reason.into()));
                 drop(self.take_early(address));
                 // A token may be renewed while the document is open: the old grant does not outlive the refusal.
                 self.channels.remove(address);

@@ -200,9 +200,7 @@ fn last_frame(session: SessionId, ended: Ended, context: &Context) -> Option<Vec
         }
         Ended::Broken => debug!(%session, "the connection broke"),
         Ended::Closed(close) => {
-            if !close.may_reconnect() || matches!(close, Close::BadFrame(_) | Close::BadText(_)) {
-                context.metrics.refused.inc();
-            }
+            context.metrics.sessions_closed.count(&close);
             info!(%session, code = close.code(), reason = %close.reason(), "session closed by the server");
             return Some(codec::close_frame(Some(close.code()), &close.reason()));
         }

@@ -142,6 +142,7 @@ impl Native {
         if let Close::BadMessage(_) = close {
             return Err(close);
         }
+        self.context.metrics.documents_closed.count(&close);
         self.say(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
         Ok(())
     }

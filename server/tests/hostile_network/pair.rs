@@ -21,7 +21,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    pub fn new(socket: RawSocket) -> Self {
+    fn new(socket: RawSocket) -> Self {
         let client_id = yrs::block::ClientID::new(rand::random::<u64>() >> 11);
         let doc = Doc::with_options(Options { client_id, offset_kind: OffsetKind::Utf16, ..Options::default() });
         let text = doc.get_or_insert_text("text");
@@ -29,7 +29,12 @@ impl Mirror {
     }
 
     async fn join(server: SocketAddr, path: &str) -> Self {
-        let mut mirror = Self::new(RawSocket::open(server, path).await);
+        Self::join_over(RawSocket::open(server, path).await).await
+    }
+
+    /// Asks for everything, and has it when this returns.
+    pub async fn join_over(socket: RawSocket) -> Self {
+        let mut mirror = Self::new(socket);
         mirror.say(SyncMessage::Step1(&[0])).await;
         while mirror.hear().await != Some(1) {}
         mirror
@@ -87,8 +92,12 @@ impl Mirror {
 pub struct Writer(Mirror);
 
 impl Writer {
+    /// Begins when others have written: what it writes then lies behind theirs for every replica, and what it deletes is its own.
+    /// (Of two who write into an empty document at once, either may come first.)
     pub async fn begin(server: SocketAddr, path: &str) -> Self {
-        Self(Mirror::join(server, path).await)
+        let mut mirror = Mirror::join(server, path).await;
+        mirror.until(|text| !text.is_empty()).await;
+        Self(mirror)
     }
 
     /// Writes so many characters at the end and deletes most of them again: what goes by is much more than what is left.
@@ -164,7 +173,9 @@ impl Pair {
         other.until(|text| text.contains("<the end>")).await;
         let newcomer = Mirror::join(self.server, self.path).await;
         let expected = newcomer.text();
-        assert!((0..latencies.len()).all(|number| expected.contains(&format!("<{number}>"))), "an edit is lost");
+        let is_lost = |number: &usize| !expected.contains(&format!("<{number}>"));
+        let lost: Vec<_> = (0..latencies.len()).filter(is_lost).collect();
+        assert!(lost.is_empty(), "edits are lost: {lost:?}");
         one.until(|text| text == expected).await;
         other.until(|text| text == expected).await;
         latencies.sort_unstable();

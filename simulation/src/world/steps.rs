@@ -27,6 +27,9 @@ impl World {
                     stock.set_presence(format!("{{\"at\":{}}}", self.step));
                 }
             }
+            Kind::Aside => return self.hear_aside(),
+            Kind::Lease => return self.lease(),
+            Kind::Calm => return self.calm(),
             Kind::Deliver => self.deliver(),
             Kind::Receive => {
                 let bytes = [1, 30, 200, 5_000, usize::MAX][self.dice.usize(..5)];
@@ -71,20 +74,24 @@ impl World {
         Ok(())
     }
 
-    fn edit(&mut self, client: usize, kind: Kind) -> Result<(), String> {
+    pub(super) fn edit(&mut self, client: usize, kind: Kind) -> Result<(), String> {
+        self.edit_at(client, kind, None)
+    }
+
+    /// An edit at the mark in this place, or anywhere.
+    pub(super) fn edit_at(&mut self, client: usize, kind: Kind, place: Option<usize>) -> Result<(), String> {
         let documents = self.clients[client].documents(self.names.len());
         let document = self.dice.usize(documents);
         let there: Vec<u32> = text::marks(&self.clients[client].text(document)).collect();
-        let place = self.dice.usize(..=there.len());
+        let place = place.unwrap_or_else(|| self.dice.usize(..=there.len()));
         let action = match (kind, there.get(place)) {
             (Kind::Delete, Some(&mark)) => Action::Delete(mark),
             (Kind::Delete, None) => return Ok(()),
-            _ => Action::Insert(self.next_mark),
+            _ => Action::Insert(self.next_mark()),
         };
         let ledger = &mut self.ledgers[document];
         match action {
             Action::Insert(mark) => {
-                self.next_mark += 1;
                 ledger.typed.insert(mark);
             }
             Action::Delete(mark) => {
@@ -210,7 +217,7 @@ impl World {
         self.lose(client)
     }
 
-    fn lose(&mut self, client: usize) -> Result<(), String> {
+    pub(crate) fn lose(&mut self, client: usize) -> Result<(), String> {
         if let Some(socket) = self.clients[client].socket() {
             self.left_behind.push(socket.pipe().clone());
         }
@@ -239,6 +246,7 @@ impl World {
         self.note(|_| "the server crashes".into());
         self.counts.add("server crashes", 1);
         self.count_server();
+        self.leases.clear();
         if let Some(server) = self.server.take() {
             server.crash();
         }
@@ -256,6 +264,7 @@ impl World {
 
     pub(crate) fn stop(&mut self) -> Result<(), String> {
         self.count_server();
+        self.drop_leases();
         let Some(server) = self.server.take() else { return Ok(()) };
         let log = server.log();
         if !server.stop() {

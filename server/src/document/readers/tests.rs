@@ -19,7 +19,7 @@ fn change(seq: u64, update: Vec<u8>) -> [Change; 1] {
 
 #[tokio::test]
 async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
     let mut crdt = Crdt::default();
@@ -48,7 +48,7 @@ async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
 
 #[tokio::test]
 async fn over_a_gap_no_position_is_told_and_after_the_diff_one_is() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
     let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0])));
@@ -70,7 +70,7 @@ async fn over_a_gap_no_position_is_told_and_after_the_diff_one_is() {
 
 #[tokio::test]
 async fn presence_does_not_come_before_a_native_session_has_been_answered() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
     let presence = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
@@ -83,7 +83,7 @@ async fn presence_does_not_come_before_a_native_session_has_been_answered() {
 
 #[tokio::test]
 async fn an_echo_of_nothing_is_not_replaced_by_a_newer_one() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(10));
     readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
     let echo = |update: &'static [u8]| Frame::new(Message::Update(Bytes::from_static(update)));
@@ -119,7 +119,7 @@ impl Counted {
 
 #[tokio::test]
 async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_not_touched() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let sockets = [READER, AUTHOR].map(|lease| {
         let socket = Arc::new(Counted::default());
         let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
@@ -148,7 +148,7 @@ async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_n
 
 #[tokio::test]
 async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap());
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let written = Arc::new(Notify::new());
     let sockets: Vec<_> = (0..1_000)
         .map(|number| {

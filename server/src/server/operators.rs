@@ -1,0 +1,78 @@
+//! The operators' port: `/metrics` for Prometheus. A port of its own, so that what a proxy shows to the world does not hold it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{ACCEPT_PAUSE, Shared};
+use crate::http;
+use crate::metrics::Now;
+
+/// Connections at once: a few collectors and a person. More wait.
+const MAX_CONNECTIONS: usize = 8;
+/// How long one connection, which is one request, may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers requests until `stop`.
+pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let accepting = async {
+        // The semaphore is never closed.
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            match listener.accept().await {
+                Ok((socket, _)) => {
+                    let (shared, stop) = (Arc::clone(&shared), stop.clone());
+                    tokio::spawn(async move {
+                        stop.run_until_cancelled(answer(socket, shared)).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "a connection to the metrics port could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(accepting).await;
+}
+
+async fn answer(socket: TcpStream, shared: Arc<Shared>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let page = || shared.context.metrics.page(&now(&shared));
+        let response = http::answer_operator(request.method(), request.uri().path(), page);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(socket), service);
+    match timeout(REQUEST_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a connection to the metrics port ended"),
+        Err(_) => debug!("a request for metrics took too long"),
+    }
+}
+
+fn now(shared: &Shared) -> Now {
+    let context = &shared.context;
+    Now {
+        sessions: context.gate.sessions(),
+        unfinished: context.gate.unfinished(),
+        documents: context.registry.len(),
+        log: shared.log.figures(),
+        has_storage_failed: shared.log.failed().is_some(),
+    }
+}
