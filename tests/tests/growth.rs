@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hostile_updates::{by_turns, holes, letters, line, passing, spread};
-use live::{Socket, settings, start, start_with, typed};
+use live::{Heard, Socket, settings, start, start_with, typed};
 use native_client::{Native, Said};
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::Message;
@@ -101,12 +101,12 @@ async fn client_ids_that_collide_over_many_messages_are_refused() {
         // What a table of 2^21 places tells apart only at the top.
         bad.sync(SyncMessage::Update(&letters(&[(client << 21, 0, None, None)]))).await;
         match bad.hear().await {
-            live::Heard::Frame(_) => taken += 1,
-            live::Heard::Closed { code, reason } => {
+            Heard::Frame(_) => taken += 1,
+            Heard::Closed { code, reason } => {
                 assert_eq!((code, reason.contains("collide")), (4400, true), "{reason}");
                 break;
             }
-            live::Heard::Cut => panic!("cut without a close frame"),
+            Heard::Cut => panic!("cut without a close frame"),
         }
     }
     assert!((64..100).contains(&taken), "{taken} were taken");
@@ -247,6 +247,27 @@ fn a_document_that_had_enough_is_loaded_again() {
     assert!(matches!(effects[0], Effect::Append { .. }), "{effects:?}");
 }
 
+/// The same over sockets: who is in the document goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_edits_beside_too_much_work_goes_on() {
+    let server = limited(|limits| limits.work = Duration::from_secs(2)).await;
+    let mut good = Socket::open(&server, "/doc").await;
+    good.join().await;
+    let text = line(1, 4_000_000);
+    good.sync(SyncMessage::Update(&text)).await;
+    assert_eq!(good.hear_sync().await.0, 2);
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.join().await;
+    bad.sync(SyncMessage::Update(&holes(1, 400_000))).await;
+    let (code, reason) = bad.hear_close().await;
+    assert_eq!((code, reason.contains("more work")), (4400, true), "{reason}");
+    let edit = letters(&[(5, 0, Some((1, 9)), None)]);
+    good.sync(SyncMessage::Update(&edit)).await;
+    // A diff first: the document was loaded again.
+    while good.hear_sync().await != (2, edit.clone()) {}
+    server.stop().await.unwrap();
+}
+
 #[test]
 fn real_documents_are_far_from_the_limits_of_work() {
     let limits = GrowthLimits::default();
@@ -261,6 +282,60 @@ fn real_documents_are_far_from_the_limits_of_work() {
     }
     println!("at most {most} meetings, {steps} steps");
     assert!(most * 10 < limits.meetings && steps * 10 < limits.steps, "{most} meetings, {steps} steps");
+}
+
+/// The worst update known into a document of a million items: how long the document, and how long another, is held up.
+/// `cargo test --release -p syncline-tests --test growth -- --ignored --nocapture one_update`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "a measurement of a minute: how long others wait is printed, and held against no clock"]
+async fn one_update_into_a_large_hostile_document() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let (mut healthy, mut beside, mut bad) = (
+        Socket::open(&server, "/healthy").await,
+        Socket::open(&server, "/doc").await,
+        Socket::open(&server, "/doc").await,
+    );
+    healthy.join().await;
+    bad.join().await;
+    let (began, text) = (Instant::now(), by_turns((1, 2), 1_000_000));
+    bad.sync(SyncMessage::Update(&text)).await;
+    assert_eq!(bad.hear_sync().await.0, 2);
+    println!("a document of {} bytes was taken in {:?}", text.len(), began.elapsed());
+    beside.join().await;
+    let attack = passing(9, 20_000, 1);
+    let began = Instant::now();
+    bad.sync(SyncMessage::Update(&attack)).await;
+    let closed = tokio::spawn(async move {
+        loop {
+            if let Heard::Closed { code, reason } = bad.next().await {
+                return (code, reason, began.elapsed());
+            }
+        }
+    });
+    let neighbour = tokio::spawn(async move {
+        let update = typed(3, "x");
+        beside.sync(SyncMessage::Update(&update)).await;
+        let echo = syncline_protocol::ywebsocket::Message::Sync(SyncMessage::Update(&update)).encode();
+        loop {
+            match beside.next().await {
+                Heard::Frame(frame) if frame[..] == echo[..] => return format!("saved after {:?}", began.elapsed()),
+                Heard::Frame(_) => {}
+                other => return format!("{other:?} after {:?}", began.elapsed()),
+            }
+        }
+    });
+    let (mut worst, mut number) = (Duration::ZERO, 10);
+    while !neighbour.is_finished() {
+        let (update, sent) = (typed(number, "x"), Instant::now());
+        healthy.sync(SyncMessage::Update(&update)).await;
+        assert_eq!(healthy.hear_sync().await, (2, update));
+        (worst, number) = (worst.max(sent.elapsed()), number + 1);
+    }
+    let (code, reason, after) = closed.await.unwrap();
+    println!("{} bytes: closed with {code} {reason:?} after {after:?}", attack.len());
+    println!("an edit beside it in the same document: {}", neighbour.await.unwrap());
+    println!("{} edits of another document meanwhile, the slowest {worst:?}", number - 10);
+    server.stop().await.unwrap();
 }
 
 /// While a document is busy with one session's work, another on the same thread answers. Printed, not held against a

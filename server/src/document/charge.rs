@@ -22,14 +22,13 @@ const HEAVY: Duration = Duration::from_millis(5);
 const LARGE_BYTES: usize = 32 * 1024;
 /// Events after a heavy one that are watched.
 const WATCHED_EVENTS: u32 = 1_000;
-/// What a session may use at once.
-const ALLOWANCE: Duration = Duration::from_secs(10);
-/// And how much of each second more.
+/// What a session may use of each second, besides its allowance.
 const SHARE: f64 = 0.2;
 
 /// The work of one document's sessions.
 #[derive(Debug)]
 pub(super) struct Charge {
+    /// What a session may use at once, and one update.
     allowance: Duration,
     /// Watched events to come.
     watch: u32,
@@ -37,13 +36,11 @@ pub(super) struct Charge {
     used: HashMap<LeaseId, (Duration, Instant)>,
 }
 
-impl Default for Charge {
-    fn default() -> Self {
-        Self { allowance: ALLOWANCE, watch: 0, used: HashMap::new() }
-    }
-}
-
 impl Charge {
+    pub(super) fn new(allowance: Duration) -> Self {
+        Self { allowance, watch: 0, used: HashMap::new() }
+    }
+
     /// Lets the document handle an event. An error when its session has made too much work.
     pub(super) fn handle(&mut self, core: &mut Core, event: Event, effects: &mut Vec<Effect>) -> Result<(), Close> {
         let lease = event.lease();
@@ -123,9 +120,11 @@ mod tests {
     use super::*;
     use crate::document::event::Origin;
 
+    const ALLOWANCE: Duration = Duration::from_secs(10);
+
     #[test]
     fn an_allowance_is_used_up_and_comes_back_with_time() {
-        let mut charge = Charge::default();
+        let mut charge = Charge::new(ALLOWANCE);
         let (one, other, start) = (LeaseId(1), LeaseId(2), Instant::now());
         for _ in 0..5 {
             assert!(charge.charge(one, Duration::from_secs(2), start).is_ok());
@@ -144,7 +143,7 @@ mod tests {
         let mut update = |update: Vec<u8>, allowance| {
             let event = Event::Update { lease: LeaseId(1), update: update.into(), origin: Origin::Change, batch: 1 };
             let mut effects = Vec::new();
-            let mut charge = Charge { allowance, ..Charge::default() };
+            let mut charge = Charge::new(allowance);
             charge.handle(&mut core, event, &mut effects).ok();
             effects
         };

@@ -157,6 +157,7 @@ impl Task {
         }
         let last = newest.seq;
         debug!(document = %name, seq = %last, records, "document loaded");
+        let charge = Charge::new(options.work);
         let core = Core::new(replica, newest, options.held)
             .with_limits(options.growth, options.presence_bytes)
             .with_tail(tail);
@@ -173,7 +174,7 @@ impl Task {
             metrics,
             effects: Vec::new(),
             unsent: Unsent::default(),
-            charge: Charge::default(),
+            charge,
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,

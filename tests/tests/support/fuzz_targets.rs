@@ -245,6 +245,7 @@ fn config(bytes: &[u8]) {
     let Ok(raw) = RawConfig::parse(&String::from_utf8_lossy(bytes)) else { return };
     if let Ok(config) = raw.check() {
         assert!(config.session.outbox_bytes > 0 && config.session.message_bytes >= 1024);
+        assert!(std::time::Instant::now().checked_add(config.idle_unload).is_some(), "such a time there is");
     }
 }
 
