@@ -4,7 +4,7 @@
 //! counted. When few are left, the socket that has waited longest to say what it wants makes room; when there is none, or
 //! hardly any descriptor is left, the new one is answered 503 and closed.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 
 use rustix::net::Shutdown;
@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpStream;
 use tracing::warn;
 
+use crate::http::handshake::MAX_HEAD_BYTES;
 use crate::limits::Gate;
 
 /// Descriptors that connections leave to others, of which a server with a small disk cache needs a handful. Half of them for
@@ -71,7 +72,7 @@ fn turn_away(socket: TcpStream) {
     // It does not wait. Whoever cannot be told now is not told.
     let Ok(mut socket) = socket.into_std() else { return };
     // Its request is read if it is there: closing over unread bytes would take the answer back.
-    socket.read(&mut [0; 2048]).ok();
+    io::copy(&mut (&socket).take(MAX_HEAD_BYTES as u64), &mut io::sink()).ok();
     socket.write_all(BUSY).ok();
     rustix::net::shutdown(&socket, Shutdown::Write).ok();
 }
