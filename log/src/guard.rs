@@ -165,6 +165,21 @@ pub(super) fn sync_files(engine_dir: &Path) -> io::Result<()> {
     sync_dir(engine_dir)
 }
 
+/// Removes a list of pages that sled had not finished when it ended: on a full disk, or by a death at a start. sled takes it for
+/// the newest one and does not open; the one before it stays until the new one has its name.
+pub(super) fn remove_unfinished(engine_dir: &Path) -> io::Result<()> {
+    if !engine_dir.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(engine_dir)? {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
+            fs::remove_file(engine_dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// True when the process, or the system, may open no more files (ENFILE, EMFILE on Linux and BSD).
 pub(super) fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))

@@ -337,7 +337,7 @@ impl Document {
     /// Reports that `commands` more are on disk, the last record among them being `upto`.
     pub fn committed(&self, upto: Option<Seq>, commands: u64) {
         self.progress.send_modify(|progress| {
-            progress.durable.upto = upto.unwrap_or(progress.durable.upto);
+            progress.durable.upto = upto.unwrap_or(progress.durable.upto).max(progress.durable.upto);
             progress.done += commands;
         });
     }

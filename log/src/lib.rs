@@ -57,6 +57,7 @@ pub mod memory;
 mod pace;
 mod reporter;
 mod rescue;
+mod segments;
 pub mod sled;
 mod sled_adopt;
 mod sled_read;

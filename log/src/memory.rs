@@ -60,6 +60,11 @@ impl MemoryStore {
         drop(self.changed.wait_while(state, |state| !state.waiting).unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Whether a commit has begun and is not through.
+    pub fn is_committing(&self) -> bool {
+        self.state().waiting
+    }
+
     /// The `nth` commit from now (1: the next one) has a fault.
     pub fn fault_at(&self, nth: usize, fault: Fault) {
         let mut state = self.state();

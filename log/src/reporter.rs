@@ -14,32 +14,40 @@ use super::thread::Committed;
 /// nothing.
 const MAX_UNTOLD: usize = 1024;
 
+/// A commit on its way to the task. Told when it is dropped, wherever that is: a runtime that ends drops what its task has not
+/// taken, and who waits in another must not wait for ever.
+struct Untold(Option<Committed>);
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        if let Some(committed) = self.0.take() {
+            committed.report();
+        }
+    }
+}
+
 /// The log thread's end.
-pub(super) struct Reporter(mpsc::Sender<Committed>);
+pub(super) struct Reporter(mpsc::Sender<Untold>);
 
 impl Reporter {
     /// Starts the task. `None`: there is no runtime here. The task ends after the thread, when everything is told.
     pub fn spawn() -> Option<(Self, JoinHandle<()>)> {
         let runtime = Handle::try_current().ok()?;
-        let (committed, mut untold) = mpsc::channel::<Committed>(MAX_UNTOLD);
+        let (committed, mut untold) = mpsc::channel::<Untold>(MAX_UNTOLD);
         let task = runtime.spawn(async move {
-            while let Some(committed) = untold.recv().await {
-                committed.report();
+            while let Some(untold) = untold.recv().await {
+                drop(untold);
             }
         });
         Some((Self(committed), task))
     }
 
-    /// Has it told. In order: what is later is told later.
+    /// Has it told, in order. From here when the runtime is gone: then perhaps before what is dropped with it, and a document
+    /// takes the highest number for how far it is.
     pub fn report(&self, committed: Committed) {
-        let untold = match self.0.try_send(committed) {
-            Ok(()) => return,
-            Err(TrySendError::Full(committed)) => self.0.blocking_send(committed).map_err(|error| error.0),
-            Err(TrySendError::Closed(committed)) => Err(committed),
-        };
-        // The runtime is gone. Who waits elsewhere is told from here.
-        if let Err(committed) = untold {
-            committed.report();
+        if let Err(TrySendError::Full(untold)) = self.0.try_send(Untold(Some(committed))) {
+            // What comes back is told.
+            self.0.blocking_send(untold).ok();
         }
     }
 }

@@ -38,3 +38,30 @@ impl Rescue {
         survey.as_ref().map_err(Clone::clone)?.load(document)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use syncline_protocol::ids::{Epoch, Seq};
+
+    use super::super::sled::SledStore;
+    use super::super::store::{Record, Store, Write};
+    use super::*;
+
+    #[test]
+    fn what_a_failed_engine_does_not_read_is_read_from_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SledStore::open(dir.path()).unwrap();
+        let document = DocumentName::parse("doc").unwrap();
+        let records = vec![Record { seq: Seq(1), time_ms: 5, update: Bytes::from_static(b"an update") }];
+        store.commit(&[Write::Append { document: document.clone(), epoch: Epoch(1), records }]).unwrap();
+        let refused = || Err(StoreError::Io("the engine has failed".into()));
+        let rescue = Rescue::default();
+        assert!(rescue.load(dir.path(), &document, refused()).is_err(), "while others write, its file says nothing");
+        rescue.engine_failed();
+        let read = rescue.load(dir.path(), &document, refused()).unwrap();
+        assert_eq!(read, store.load(&document).unwrap());
+        assert!(read.is_some());
+        assert_eq!(rescue.load(dir.path(), &DocumentName::parse("another").unwrap(), refused()).unwrap(), None);
+    }
+}

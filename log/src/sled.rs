@@ -38,23 +38,21 @@ use super::blobs::Blobs;
 use super::failpoint::Point;
 use super::guard::{
     Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, is_out_of_files, open_error,
-    refuse_newer, sync_dir, sync_files,
+    refuse_newer, remove_unfinished, sync_dir, sync_files,
 };
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
 use super::rescue::Rescue;
+use super::segments::{SEGMENT_BYTES, let_go, segment_bytes};
 use super::store::{Mark, Salvaged, Store, StoreError, Stored, Write};
 use super::tail;
 use super::tally::{Tally, doubt};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
 const CACHE_BYTES: u64 = 64 << 20;
-/// sled's unit of reuse. Large, so that nothing is reused before it was synced elsewhere; sled's limit is 16 MiB.
-pub(super) const SEGMENT_BYTES: usize = 8 << 20;
 /// A commit is synced in between when sled has written more log than this. The slice that passes it comes on top: together
 /// they stay under a segment.
 pub(super) const UNSYNCED_LOG_BYTES: i64 = (SEGMENT_BYTES / 4) as i64;
-/// How often sled's own thread flushes, and cleans for half of that time. Short, so that what it moves between two
-/// of its syncs stays under a segment as well.
+/// How often sled's thread flushes, and cleans for half of that: between two of its syncs less than a segment moves.
 const CLEAN_EVERY_MS: u64 = 100;
 /// The card is rewritten when this many records were committed since.
 const CARD_EVERY_RECORDS: u64 = 10_000;
@@ -132,6 +130,7 @@ impl SledStore {
                 return Err(came_back(dir, "is empty", &card, 0));
             }
         }
+        remove_unfinished(&engine_dir).map_err(failed)?;
         // For a repair only: a disk that has no room for it may have room for the store.
         tail::keep(dir, &engine_dir.join("db")).ok();
         let db = open_engine(dir, &engine_dir, clean_every_ms, card.is_some())?;
@@ -169,6 +168,7 @@ impl SledStore {
             writer.write_card(dir).map_err(failed)?;
             tail::forget(dir);
         }
+        let_go();
         Ok(Self {
             dir: dir.to_owned(),
             identity,
@@ -204,6 +204,7 @@ impl Store for SledStore {
                 written => written.map_err(|error| StoreError::Io(error.to_string())),
             }
         });
+        let_go();
         if let Err(error) = &outcome {
             writer.broken = Some(error.clone());
             self.rescue.engine_failed();
@@ -369,7 +370,7 @@ fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, known
     let config = sled::Config::new()
         .path(engine_dir)
         .cache_capacity(CACHE_BYTES)
-        .segment_size(SEGMENT_BYTES)
+        .segment_size(segment_bytes(engine_dir))
         .flush_every_ms(clean_every_ms)
         .use_compression(false);
     let way_out = if known {

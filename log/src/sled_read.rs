@@ -16,6 +16,8 @@ use super::store::{Mark, Record, Snapshot, StoreError, Stored};
 
 /// A document that changes under the reader is read again, at most so often.
 const READ_TRIES: u32 = 64;
+/// Room made for a snapshot before it is read; a larger one grows into more.
+const MAX_RESERVED_BYTES: u64 = 64 << 20;
 /// How sled's own word for damage begins; it has no other that tells it from a disk's error.
 const CORRUPTION: &str = "Read corrupted data";
 
@@ -145,7 +147,8 @@ impl<'a> Reader<'a> {
             document,
             head,
             digest: 0,
-            snapshot: BytesMut::new(),
+            // The head's checksum was right: it is what will be read, and a buffer that grew would be twice as large.
+            snapshot: BytesMut::with_capacity(head.snapshot_bytes.min(MAX_RESERVED_BYTES) as usize),
             snapshot_chunks: 0,
             records: Vec::new(),
             entries: 0,

@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::layout::unseal;
-use super::sled::SEGMENT_BYTES;
+use super::segments::segment_bytes;
 use super::tail::Segment;
 
 pub(super) const SEGMENT_HEADER_BYTES: usize = 20;
@@ -43,14 +43,20 @@ struct Place {
 /// What was found in the file.
 pub(super) struct Scan {
     file: File,
+    segment_bytes: usize,
     /// Segments as they were before sled wrote into them: they count, not the file's.
     kept: Vec<Segment>,
     /// Each key's newest value.
     live: BTreeMap<Vec<u8>, Place>,
     /// Values that were replaced or removed, oldest first.
     older: BTreeMap<Vec<u8>, Vec<Place>>,
-    /// The last log position of these; what was written later is sure to be the newest.
-    pub lost_until: i64,
+    /// The last log position of what cannot be read; what was written later is sure to be the newest.
+    lost_until: i64,
+    /// Segments in which nothing says that they go on or are full: where they begin. That of the newest is the log's end;
+    /// in others something may be lost that nothing follows.
+    unfinished: Vec<i64>,
+    /// The newest segment.
+    newest: i64,
     /// Bytes of the file that belong to the log and cannot be read.
     pub unreadable: Vec<Range<u64>>,
 }
@@ -69,15 +75,25 @@ impl Scan {
     /// Reads the whole file once.
     pub fn read(db: &Path, kept: Vec<Segment>) -> io::Result<Self> {
         let file = File::open(db)?;
-        let mut scan =
-            Self { file, kept, live: BTreeMap::new(), older: BTreeMap::new(), lost_until: 0, unreadable: Vec::new() };
+        let segment_bytes = segment_bytes(db.parent().unwrap_or(db));
+        let mut scan = Self {
+            file,
+            segment_bytes,
+            kept,
+            live: BTreeMap::new(),
+            older: BTreeMap::new(),
+            lost_until: 0,
+            unfinished: Vec::new(),
+            newest: 0,
+            unreadable: Vec::new(),
+        };
         let mut pages = Pages::new();
         let len = scan.file.metadata()?.len();
-        for base in (0..len).step_by(SEGMENT_BYTES) {
+        for base in (0..len).step_by(segment_bytes) {
             let segment = match scan.kept.iter().find(|(kept, _)| *kept == base) {
                 Some((_, kept)) => kept.clone(),
                 None => {
-                    let mut segment = vec![0; usize::try_from(len - base).unwrap_or(usize::MAX).min(SEGMENT_BYTES)];
+                    let mut segment = vec![0; usize::try_from(len - base).unwrap_or(usize::MAX).min(segment_bytes)];
                     scan.file.read_exact_at(&mut segment, base)?;
                     segment
                 }
@@ -102,6 +118,16 @@ impl Scan {
             unseal(key, &value)?;
             Some((value, is_newest))
         })
+    }
+
+    /// Something is known to be lost, nobody knows where: what was written before this log position may be older than it was.
+    pub fn set_back_before(&self) -> i64 {
+        let ends = self.unfinished.iter().filter(|lsn| **lsn < self.newest).map(|lsn| lsn + self.segment_bytes as i64);
+        match ends.max().unwrap_or(0).max(self.lost_until) {
+            // At the end of the log, then.
+            0 => i64::MAX,
+            until => until,
+        }
     }
 
     /// When a key's newest value was written.
@@ -140,20 +166,22 @@ impl Scan {
     }
 
     fn read_segment(&mut self, base: u64, segment: &[u8], pages: &mut Pages) {
-        let Some(lsn) = segment_lsn(segment) else {
+        let Some(lsn) = segment_lsn(segment, self.segment_bytes) else {
             if segment.iter().any(|byte| *byte != 0) {
                 self.unreadable.push(base..base + segment.len() as u64);
                 self.lost_until = i64::MAX;
             }
             return;
         };
-        let number = lsn as u64 / SEGMENT_BYTES as u64;
+        self.newest = self.newest.max(lsn);
+        let number = lsn as u64 / self.segment_bytes as u64;
         let mut at = SEGMENT_HEADER_BYTES;
         while at < segment.len() {
             let Some(message) = RawMessage::read(&segment[at..], number) else {
                 // Behind the end of the log there is nothing, or what the segment held before. In it, there is more.
                 let Some(next) = (at + 1..segment.len()).find(|at| RawMessage::read(&segment[*at..], number).is_some())
                 else {
+                    self.unfinished.push(lsn);
                     return;
                 };
                 self.unreadable.push(base + at as u64..base + next as u64);
@@ -232,14 +260,14 @@ fn from<'a, T>(map: &'a BTreeMap<Vec<u8>, T>, prefix: &'a [u8]) -> impl Iterator
 }
 
 /// The log position at which a segment begins, if its header is right.
-pub(super) fn segment_lsn(segment: &[u8]) -> Option<i64> {
+pub(super) fn segment_lsn(segment: &[u8], segment_bytes: usize) -> Option<i64> {
     let header = segment.get(..SEGMENT_HEADER_BYTES)?;
     let (crc, rest) = header.split_first_chunk::<4>()?;
     if !u32::from_le_bytes(*crc) != crc32fast::hash(rest) {
         return None;
     }
     let lsn = i64::from_le_bytes(*rest.first_chunk()?) ^ INVERTED;
-    (lsn >= 0 && lsn % SEGMENT_BYTES as i64 == 0).then_some(lsn)
+    (lsn >= 0 && lsn % segment_bytes as i64 == 0).then_some(lsn)
 }
 
 /// A message whose checksum is right.

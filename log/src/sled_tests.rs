@@ -68,6 +68,25 @@ fn load_error(dir: &TempDir, document: &DocumentName) -> String {
     SledStore::open(dir.path()).unwrap().load(document).unwrap_err().to_string()
 }
 
+/// As a full disk leaves it, or a death while sled writes the list of its pages, at a start.
+#[test]
+fn an_unfinished_list_of_pages_is_not_taken_for_the_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let document = three(&dir);
+    // It is written at a start.
+    SledStore::open(dir.path()).unwrap().close().unwrap();
+    let engine_dir = dir.path().join(ENGINE_DIR);
+    let files = fs::read_dir(&engine_dir).unwrap().map(|entry| entry.unwrap().path());
+    let list = files.filter(|path| path.to_string_lossy().contains("/snap.")).max().unwrap();
+    let bytes = fs::read(&list).unwrap();
+    for torn in [0, 11, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(engine_dir.join(format!("snap.{:016X}.generating", i64::MAX)), &bytes[..torn]).unwrap();
+        let store = SledStore::open(dir.path()).unwrap();
+        assert_eq!(store.load(&document).unwrap().unwrap().last(), Seq(3), "{torn} bytes of it are there");
+        store.close().unwrap();
+    }
+}
+
 #[test]
 fn records_and_snapshots_of_any_size_come_back_after_a_reopen() {
     let dir = tempfile::tempdir().unwrap();

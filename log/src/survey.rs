@@ -213,7 +213,7 @@ impl Survey {
                 if let Some(doubt) = doubt(&meta, heads, counted) {
                     // Of a lost end nothing tells what was in it.
                     let end_is_lost = counted.is_some_and(|counted| counted > meta.batches);
-                    self.set_back_before = if end_is_lost { i64::MAX } else { self.scan.lost_until };
+                    self.set_back_before = if end_is_lost { i64::MAX } else { self.scan.set_back_before() };
                     self.complaints.push(doubt);
                 }
             }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::sled::SEGMENT_BYTES;
+use super::segments::segment_bytes;
 use super::sled_scan::{SEGMENT_HEADER_BYTES, segment_lsn};
 
 const TAIL_FILE: &str = "syncline.tail";
@@ -25,11 +25,12 @@ pub(super) fn keep(dir: &Path, db: &Path) -> io::Result<()> {
     }
     let file = File::open(db)?;
     let len = file.metadata()?.len();
+    let segment_bytes = segment_bytes(db.parent().unwrap_or(dir));
     let mut segments = Vec::new();
-    for base in (0..len).step_by(SEGMENT_BYTES) {
+    for base in (0..len).step_by(segment_bytes) {
         let mut header = [0; SEGMENT_HEADER_BYTES];
         if file.read_exact_at(&mut header, base).is_ok()
-            && let Some(lsn) = segment_lsn(&header)
+            && let Some(lsn) = segment_lsn(&header, segment_bytes)
         {
             segments.push((lsn, base));
         }
@@ -38,7 +39,7 @@ pub(super) fn keep(dir: &Path, db: &Path) -> io::Result<()> {
     let new = dir.join(format!("{TAIL_FILE}.new"));
     let mut out = File::create(&new)?;
     for &(_, base) in segments.iter().rev().take(KEPT_SEGMENTS) {
-        let mut bytes = vec![0; usize::try_from(len - base).unwrap_or(SEGMENT_BYTES).min(SEGMENT_BYTES)];
+        let mut bytes = vec![0; usize::try_from(len - base).unwrap_or(segment_bytes).min(segment_bytes)];
         file.read_exact_at(&mut bytes, base)?;
         out.write_all(&base.to_le_bytes())?;
         out.write_all(&(bytes.len() as u64).to_le_bytes())?;

@@ -227,7 +227,6 @@ async fn a_gap_is_the_callers_fault_and_stops_the_caller() {
 
 #[test]
 fn who_waits_elsewhere_is_told_when_the_runtime_of_the_log_is_gone() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let (own, other) = (runtime(), runtime());
     let (_store, log) = own.block_on(async { start() });
     let mut document = open(&log, "doc");
@@ -236,5 +235,72 @@ fn who_waits_elsewhere_is_told_when_the_runtime_of_the_log_is_gone() {
         document.append(vec![record(1)]).await;
         // Reached only when it is not told.
         tokio::time::timeout(PATIENCE, until(&mut document, 1)).await.unwrap();
+    });
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+#[test]
+fn what_was_not_told_when_the_runtime_of_the_log_ends_is_told_then() {
+    let (own, other) = (runtime(), runtime());
+    let (store, log) = own.block_on(async { start() });
+    let mut document = open(&log, "doc");
+    let deleting = log.clone();
+    let deleting = other.spawn(async move { deleting.delete(&name("gone")).await });
+    other.block_on(async {
+        // Nobody drives the log's own runtime, so nobody tells.
+        until_committed(&store, 1).await;
+        for seq in [1, 2] {
+            document.append(vec![record(seq)]).await;
+            until_committed(&store, 1 + seq as usize).await;
+        }
+    });
+    assert_eq!(document.durable(), durable(0));
+    drop(own);
+    other.block_on(async {
+        let told = async {
+            until(&mut document, 2).await;
+            deleting.await.unwrap().unwrap();
+            assert_eq!(log.load(&name("doc")).await.unwrap().unwrap().last(), Seq(2), "nothing of it is on its way");
+        };
+        // Reached only when somebody is not told.
+        tokio::time::timeout(PATIENCE, told).await.unwrap();
+    });
+}
+
+/// Waits until so many commits have begun, and the last of them is through.
+async fn until_committed(store: &MemoryStore, commits: usize) {
+    let wait = async {
+        while store.commits().len() < commits || store.is_committing() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+}
+
+#[test]
+fn closing_returns_when_everybody_is_told() {
+    let (own, other) = (runtime(), runtime());
+    let (store, log) = own.block_on(async { start() });
+    let document = open(&log, "doc");
+    other.block_on(async {
+        document.append(vec![record(1)]).await;
+        let close = tokio::spawn({
+            let log = log.clone();
+            async move { log.close().await }
+        });
+        // Nobody drives the log's own runtime, so nobody tells. The thread is through meanwhile.
+        while !store.is_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!close.is_finished() && document.durable() == durable(0), "it is closed, and somebody is not told");
+        let telling =
+            std::thread::spawn(move || own.block_on(async { tokio::time::sleep(Duration::from_millis(200)).await }));
+        tokio::time::timeout(PATIENCE, close).await.unwrap().unwrap();
+        assert_eq!(document.durable(), durable(1));
+        telling.join().unwrap();
     });
 }

@@ -19,6 +19,7 @@ use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
 use yrs::{Doc, Map, OffsetKind, Options, Out, ReadTxn, StateVector, Transact, Update, WriteTxn};
 
+use super::fault;
 use super::register::{REGISTERS, RegisterState};
 
 /// Why the CRDT could not do what was asked.
@@ -107,9 +108,14 @@ impl Crdt {
 
     /// Applies one scanned v1 update that waits for nothing. True when something was inserted or deleted.
     pub fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
-        let update = contain(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
+        let decoded = contain(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
         let mut txn = ManuallyDrop::new(self.doc.transact_mut());
-        contain(|| txn.apply_update(update))?.map_err(|e| CrdtError::Broken(e.to_string()))?;
+        contain(|| {
+            let applied = txn.apply_update(decoded);
+            fault::strike(update);
+            applied
+        })?
+        .map_err(|e| CrdtError::Broken(e.to_string()))?;
         contain(move || {
             let mut txn = ManuallyDrop::into_inner(txn);
             txn.commit();

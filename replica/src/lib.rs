@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! crdt.rs      the yrs document, its traps contained
+//! fault.rs     for tests: a panic within the CRDT
 //! growth.rs    PURE: how large it may become, how much work an update may be
 //! json/        PURE: a document as JSON and back
 //! local.rs     changes made here: the client's edits
@@ -17,6 +18,7 @@
 
 mod clocks;
 mod crdt;
+pub mod fault;
 mod growth;
 mod held;
 mod json;

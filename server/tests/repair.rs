@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use syncline_log::store::Write;
@@ -69,6 +70,21 @@ fn syncline(command: &str, dir: &Path) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_syncline")).arg(command).arg("--data").arg(dir).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+/// How a server ends that should not start, and what it says. One that starts is ended.
+fn serve(dir: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(dir);
+    let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut greeting = String::new();
+    // Nothing, when it ends.
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
+    if !greeting.is_empty() {
+        server.kill().unwrap();
+    }
+    let ended = server.wait_with_output().unwrap();
+    (ended.status.code(), greeting + &String::from_utf8(ended.stderr).unwrap())
 }
 
 fn text(stored: &Stored) -> String {
@@ -141,13 +157,8 @@ fn a_server_does_not_start_on_a_store_that_lost_its_end() {
     hurt(&killed, &sentence(2));
     let (fine, found) = syncline("verify", &killed);
     assert!(!fine && found.contains(r#"document "doc" is damaged at record"#), "{found}");
-    let serve = Command::new(env!("CARGO_BIN_EXE_syncline"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-        .arg(&killed)
-        .output()
-        .unwrap();
-    let said = String::from_utf8(serve.stderr).unwrap();
-    assert_eq!(serve.status.code(), Some(1), "{said}");
+    let (code, said) = serve(&killed);
+    assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("cannot be opened: ") && said.contains("syncline repair"), "{said}");
 
     // The engine has written zeros over what it took for torn; it was kept aside before.

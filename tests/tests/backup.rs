@@ -30,6 +30,18 @@ use syncline_server::cli::{backup, export, import, restore};
 use syncline_server::portable::Format;
 use syncline_server::{Config, Server};
 
+/// More than a device makes in the tests.
+const EDITS_AFTER_RESTORE: u64 = 20;
+
+/// Something typed into another text.
+fn elsewhere(client: u64) -> Vec<u8> {
+    let doc = yrs::Doc::with_client_id(client);
+    let text = doc.get_or_insert_text("another");
+    let mut txn = yrs::Transact::transact_mut(&doc);
+    yrs::Text::push(&text, &mut txn, "x");
+    txn.encode_update_v1()
+}
+
 async fn serve(config: &Config, data: &Path) -> Server {
     let server = start_with(config, Arc::new(SledStore::open(data).unwrap()), Arc::new(OpenToAll)).await;
     server.serve_admin(AdminSocket::bind(data).unwrap());
@@ -129,8 +141,14 @@ async fn what_was_acknowledged_before_a_backup_is_in_it_and_restored_it_is_anoth
     assert!(told.contains("restored 2 documents"), "{told}");
     let server = serve(&config, &restored).await;
 
+    // Others go on there, past the number that the phone knows: only the history tells the one from the other.
     let mut stock = Socket::open(&server, "/notes").await;
     assert_eq!(text_of(&stock.join().await), "the beginning");
+    for number in 0..EDITS_AFTER_RESTORE {
+        let update = elsewhere(1_000 + number);
+        stock.sync(SyncMessage::Update(&update)).await;
+        while stock.hear_sync().await != (2, update.clone()) {}
+    }
     let mut events = notes.events();
     phone.go_online().await;
     until_event(&mut events, |event| matches!(event, Event::HistoryChanged { .. })).await;

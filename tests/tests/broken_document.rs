@@ -67,3 +67,54 @@ async fn an_update_that_waits_to_break_the_document_does_not_harm_the_author_it_
     assert_eq!(server.metrics().reloads.get(), 1);
     server.stop().await.unwrap();
 }
+
+#[cfg(debug_assertions)]
+mod panics {
+    use syncline_server::Server;
+
+    use super::live::typed;
+    use super::*;
+
+    /// A letter that panics within the CRDT library, half applied: see `replica/src/fault.rs`.
+    const POISON: &str = "this letter panics";
+
+    /// Ends a session by that letter; `others` hear what comes next, on a document without it.
+    async fn poison(server: &Server, others: &mut [Socket], next: u64) {
+        let mut offender = Socket::open(server, "/doc").await;
+        offender.join().await;
+        offender.sync(SyncMessage::Update(&typed(next, POISON))).await;
+        assert_eq!(offender.hear_close().await.0, 4400);
+        let update = typed(next + 1, "goes on");
+        others[0].sync(SyncMessage::Update(&update)).await;
+        for other in others {
+            // A diff first: loading may have freed what had waited.
+            while other.hear_sync().await != (2, update.clone()) {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_within_the_crdt_ends_the_session_that_caused_it_and_no_other() {
+        syncline_replica::fault::panic_on(POISON.as_bytes());
+        let server = start(Arc::new(MemoryStore::new())).await;
+        let mut neighbour = Socket::open(&server, "/another").await;
+        neighbour.join().await;
+        let mut others = [Socket::open(&server, "/doc").await, Socket::open(&server, "/doc").await];
+        for other in &mut others {
+            other.join().await;
+        }
+        others[0].sync(SyncMessage::Update(&TEXT)).await;
+        for other in &mut others {
+            assert_eq!(other.hear_sync().await, (2, TEXT.to_vec()));
+        }
+        for time in 1..=3 {
+            poison(&server, &mut others, 10 * time).await;
+            assert_eq!(server.metrics().reloads.get(), time);
+        }
+        neighbour.sync(SyncMessage::Update(&TEXT)).await;
+        assert_eq!(neighbour.hear_sync().await, (2, TEXT.to_vec()));
+        let state = Socket::open(&server, "/doc").await.join().await;
+        let count = |text: &str| state.windows(text.len()).filter(|window| *window == text.as_bytes()).count();
+        assert_eq!((count("goes on"), count(POISON)), (3, 0), "it is loaded from its log, which has none of it");
+        server.stop().await.unwrap();
+    }
+}

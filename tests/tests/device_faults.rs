@@ -12,47 +12,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use devices::{append, in_time, open, try_append, until_event, until_text};
-use live::{Socket, settings, start_with, typed};
+use devices::{FullDisk, append, in_time, open, try_append, until_event, until_text};
+use live::{ByWord, Socket, settings, start_with, typed};
 use syncline_client::types::Value;
 use syncline_client::{Device, DeviceError, EditError, EntryState, Event, SyncState};
 use syncline_log::memory::MemoryStore;
-use syncline_log::store::Write;
-use syncline_log::{Log, SledStore, Store, StoreError, Stored};
+use syncline_log::{Log, SledStore, Store, StoreError};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::auth::{Access, AccessRequest, Authorize, Grant, OpenToAll};
+use syncline_server::auth::OpenToAll;
 use syncline_server::{Config, Server};
 
 async fn serve(config: &Config, dir: &Path) -> Server {
     start_with(config, Arc::new(SledStore::open(dir).unwrap()), Arc::new(OpenToAll)).await
-}
-
-/// sled, until the disk is full.
-struct OnADisk {
-    store: SledStore,
-    full: Arc<AtomicBool>,
-}
-
-impl Store for OnADisk {
-    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
-        if self.full.load(Ordering::Relaxed) {
-            return Err(StoreError::Io("no space left on device".into()));
-        }
-        self.store.commit(writes)
-    }
-
-    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        self.store.load(document)
-    }
-
-    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
-        self.store.list()
-    }
-
-    fn close(&self) -> Result<(), StoreError> {
-        self.store.close()
-    }
 }
 
 #[tokio::test]
@@ -68,7 +40,7 @@ async fn on_a_full_disk_an_edit_is_an_error_and_the_document_is_as_it_was() {
             if is_full.load(Ordering::Relaxed) {
                 return Err(StoreError::Io("no space left on device".into()));
             }
-            Ok(Arc::new(OnADisk { store: SledStore::open(&directory)?, full: Arc::clone(&is_full) }))
+            Ok(Arc::new(FullDisk { store: SledStore::open(&directory)?, full: Arc::clone(&is_full) }))
         }));
     })
     .await;
@@ -109,7 +81,7 @@ async fn on_a_disk(dir: &Path, url: &str, full: &Arc<AtomicBool>) -> Device {
     open(&dir.join("phone"), url, move |config| {
         config.offline = true;
         config.open_store = Some(Arc::new(move || {
-            Ok(Arc::new(OnADisk { store: SledStore::open(&directory)?, full: Arc::clone(&is_full) }))
+            Ok(Arc::new(FullDisk { store: SledStore::open(&directory)?, full: Arc::clone(&is_full) }))
         }));
     })
     .await
@@ -170,7 +142,7 @@ async fn when_there_is_space_again_everything_is_written_without_being_asked() {
 /// Damages what the device stored of `document`, first to last: the value that holds `needle`.
 fn damage(store: &Path, needle: &[u8]) {
     // As the log opens it.
-    let db = sled::Config::new().path(store.join("sled")).segment_size(8 << 20).open().unwrap();
+    let db = sled::Config::new().path(store.join("sled")).segment_size(4 << 20).open().unwrap();
     let (key, mut value) = db
         .iter()
         .map(|item| item.unwrap())
@@ -360,20 +332,6 @@ async fn what_only_a_reader_still_has_comes_back_to_a_server_that_crashed() {
         device.close().await;
     }
     server.stop().await.unwrap();
-}
-
-/// The token says what it grants.
-struct ByWord;
-
-impl Authorize for ByWord {
-    fn authorize(&self, request: AccessRequest) -> Access {
-        let access = match request.token.as_deref() {
-            Some("write") => Ok(Grant::ReadWrite.into()),
-            Some("read") => Ok(Grant::Read.into()),
-            _ => Err("this token opens nothing".to_owned()),
-        };
-        Box::pin(std::future::ready(access))
-    }
 }
 
 #[tokio::test]

@@ -12,47 +12,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use devices::{append, in_time, open, try_append, until_event};
+use devices::{FullDisk, append, in_time, open, try_append, until_event};
 use futures_util::{SinkExt, StreamExt};
 use live::{settings, start_with};
 use syncline_client::device::WallClock;
 use syncline_client::types::Value;
 use syncline_client::{DeviceError, EditError, Event, SyncState};
+use syncline_log::SledStore;
 use syncline_log::memory::MemoryStore;
-use syncline_log::store::Write;
-use syncline_log::{SledStore, Store, StoreError, Stored};
-use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{self, Cursor, Resume, ToClient, ToServer};
 use syncline_server::auth::OpenToAll;
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
-
-/// A disk on which nothing can be written for a while. It can always be opened.
-struct Disk {
-    store: SledStore,
-    full: Arc<AtomicBool>,
-}
-
-impl Store for Disk {
-    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
-        if self.full.load(Ordering::Relaxed) {
-            return Err(StoreError::Io("no space left on device".into()));
-        }
-        self.store.commit(writes)
-    }
-
-    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        self.store.load(document)
-    }
-
-    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
-        self.store.list()
-    }
-
-    fn close(&self) -> Result<(), StoreError> {
-        self.store.close()
-    }
-}
 
 #[tokio::test]
 async fn a_disk_that_fails_again_and_again_takes_nothing_that_was_accepted() {
@@ -62,7 +34,7 @@ async fn a_disk_that_fails_again_and_again_takes_nothing_that_was_accepted() {
     let phone = open(&dir.path().join("phone"), "ws://127.0.0.1:1", move |config| {
         config.offline = true;
         config.open_store = Some(Arc::new(move || {
-            Ok(Arc::new(Disk { store: SledStore::open(&directory)?, full: Arc::clone(&is_full) }))
+            Ok(Arc::new(FullDisk { store: SledStore::open(&directory)?, full: Arc::clone(&is_full) }))
         }));
     })
     .await;

@@ -7,31 +7,16 @@ mod live;
 
 use std::sync::Arc;
 
-use live::{Socket, settings, start_with};
+use live::{ByWord, Socket, settings, start_with};
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::{Message, Scope};
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 
 /// Client 1 types "a"; client 2 does.
 const EDITS: [[u8; 14]; 2] = [
     [1, 1, 1, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'a', 0],
     [1, 1, 2, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'a', 0],
 ];
-
-/// The token says what it grants.
-struct ByWord;
-
-impl Authorize for ByWord {
-    fn authorize(&self, request: AccessRequest) -> Access {
-        let access = match request.token.as_deref() {
-            Some("write") => Ok(Grant::ReadWrite.into()),
-            Some("read") => Ok(Grant::Read.into()),
-            _ => Err("no".to_owned()),
-        };
-        Box::pin(std::future::ready(access))
-    }
-}
 
 async fn session() -> (syncline_server::Server, Socket) {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;

@@ -13,6 +13,7 @@ use live::{Socket, settings, start_with, typed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use syncline_log::SledStore;
+use syncline_log::memory::MemoryStore;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
 use yrs::updates::decoder::Decode;
@@ -48,6 +49,44 @@ async fn an_unused_document_leaves_memory_and_comes_back_whole() {
     let mut again = Socket::open(&server, "/doc").await;
     assert_eq!(text_of(&again.join().await), "kept");
     drop(again);
+    server.stop().await.unwrap();
+}
+
+/// Lets the server's tasks, which live on this thread, do what they can do.
+async fn settle_down() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_waits_for_its_disk_before_it_leaves_stays_for_who_comes_meanwhile() {
+    let store = Arc::new(MemoryStore::new());
+    let mut config = settings();
+    config.idle_unload = Duration::ZERO;
+    let server = start_with(&config, store.clone(), Arc::new(OpenToAll)).await;
+    let mut author = Socket::open(&server, "/doc").await;
+    author.join().await;
+    store.hold();
+    let update = typed(1, "kept");
+    author.sync(SyncMessage::Update(&update)).await;
+    let waiting = store.clone();
+    tokio::task::spawn_blocking(move || waiting.wait_until_held()).await.unwrap();
+    drop(author);
+    while server.gate().sessions() > 0 {
+        tokio::task::yield_now().await;
+    }
+    settle_down().await;
+    assert_eq!(server.open_documents(), 1, "it leaves only when all of it is on the disk");
+    // Somebody comes before it could go.
+    let mut visitor = Socket::open(&server, "/doc").await;
+    visitor.sync(SyncMessage::Step1(&[0])).await;
+    settle_down().await;
+    store.release();
+    assert_eq!(text_of(&visitor.join().await), "kept");
+    visitor.sync(SyncMessage::Update(&typed(2, "more"))).await;
+    while visitor.hear_sync().await != (2, typed(2, "more")) {}
+    assert_eq!(server.open_documents(), 1, "it stays under a lease");
     server.stop().await.unwrap();
 }
 

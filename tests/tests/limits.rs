@@ -163,13 +163,16 @@ async fn a_message_that_never_ends_ends_its_session() {
     endless.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
     // It is alive, it says: a fragment and a pong now and then. But no message comes to its end.
     let mut opcode = BINARY;
-    let closed = loop {
-        endless.send(Frame::new(std::mem::replace(&mut opcode, CONTINUATION), [0]).open()).await;
-        endless.send(Frame::new(PONG, "here I am")).await;
-        if let Ok(heard) = tokio::time::timeout(Duration::from_millis(10), endless.hear_close()).await {
-            break heard;
+    let talk = async {
+        loop {
+            endless.send(Frame::new(std::mem::replace(&mut opcode, CONTINUATION), [0]).open()).await;
+            endless.send(Frame::new(PONG, "here I am")).await;
+            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(10), endless.hear_close()).await {
+                break heard;
+            }
         }
     };
+    let closed = tokio::time::timeout(raw_websocket::PATIENCE, talk).await.expect("its session ends");
     assert!(matches!(closed, Heard::Close { code: Some(4504), .. }), "{closed:?}");
     assert_eq!(server.metrics().partial_refused.get(), 1);
     // Neither silence nor pongs make a message: this one has been quiet for as long.

@@ -11,49 +11,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use live::{Socket, settings, start_with, typed};
+use live::{ByWord, Socket, settings, start_with, typed};
 use native_client::Native;
-use syncline_log::memory::MemoryStore;
-use syncline_log::store::{Store, StoreError, Stored, Write};
+use syncline_log::memory::{Fault, MemoryStore};
 use syncline_protocol::hocuspocus::Message;
-use syncline_protocol::ids::DocumentName;
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::auth::{Access, AccessRequest, Authorize, Grant, OpenToAll};
+use syncline_server::auth::OpenToAll;
 use syncline_server::{Listener, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-/// The token decides.
-struct ByWord;
-
-impl Authorize for ByWord {
-    fn authorize(&self, request: AccessRequest) -> Access {
-        let access = match request.token.as_deref() {
-            Some("read") => Ok(Grant::Read.into()),
-            _ => Err("no".to_owned()),
-        };
-        Box::pin(std::future::ready(access))
-    }
-}
-
-/// Takes nothing.
-#[derive(Default)]
-struct FullDisk(MemoryStore);
-
-impl Store for FullDisk {
-    fn commit(&self, _: &[Write]) -> Result<(), StoreError> {
-        Err(StoreError::Io("no space left on device".into()))
-    }
-
-    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        self.0.load(document)
-    }
-
-    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
-        self.0.list()
-    }
-}
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(address).await.unwrap();
@@ -119,7 +86,7 @@ async fn refusals_that_end_no_session_are_told_by_code() {
     let port = operators_port(&server).await;
     let mut native = Native::begin(&server).await;
     let open = |token| ToServer::Open { channel: 1, document: "doc", token, cursor: None, wants_state_vector: false };
-    native.say(open("write")).await;
+    native.say(open("a stranger's")).await;
     let mut editor = Socket::open(&server, "/").await;
     editor.say("doc", Message::Token { token: "read", version: None }).await;
     editor.say("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
@@ -131,7 +98,9 @@ async fn refusals_that_end_no_session_are_told_by_code() {
 
 #[tokio::test]
 async fn a_disk_that_fails_is_told() {
-    let server = start_with(&settings(), Arc::new(FullDisk::default()), Arc::new(OpenToAll)).await;
+    let store = Arc::new(MemoryStore::new());
+    store.fault_at(0, Fault::Fail);
+    let server = start_with(&settings(), store, Arc::new(OpenToAll)).await;
     let port = operators_port(&server).await;
     let mut editor = Socket::open(&server, "/").await;
     editor.say("doc", Message::Token { token: "", version: None }).await;

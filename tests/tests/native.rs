@@ -9,7 +9,7 @@ mod native_client;
 
 use std::sync::Arc;
 
-use live::{Socket, settings, start, start_with, typed};
+use live::{ByWord, Socket, settings, start, start_with, typed};
 use native_client::{Native, Said};
 use syncline_log::memory::{Fault, MemoryStore};
 use syncline_log::sled::SledStore;
@@ -17,7 +17,6 @@ use syncline_protocol::hocuspocus;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Resume, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
 
@@ -239,20 +238,6 @@ async fn after_a_storage_failure_changes_are_refused_and_reads_go_on() {
     assert!(server.stop().await.is_err());
 }
 
-/// The token says what it grants.
-struct ByWord;
-
-impl Authorize for ByWord {
-    fn authorize(&self, request: AccessRequest) -> Access {
-        let access = match request.token.as_deref() {
-            Some("write") => Ok(Grant::ReadWrite.into()),
-            Some("read") => Ok(Grant::Read.into()),
-            _ => Err("no".to_owned()),
-        };
-        Box::pin(std::future::ready(access))
-    }
-}
-
 #[tokio::test]
 async fn rights_are_of_one_document_and_a_refusal_of_one_change() {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
@@ -260,7 +245,10 @@ async fn rights_are_of_one_document_and_a_refusal_of_one_change() {
     let open =
         |channel, document, token| ToServer::Open { channel, document, token, cursor: None, wants_state_vector: true };
     session.say(open(0, "denied", "")).await;
-    assert_eq!(session.hear().await, Said::Closed { channel: 0, code: 4403, reason: "no".into() });
+    assert_eq!(
+        session.hear().await,
+        Said::Closed { channel: 0, code: 4403, reason: "this token opens nothing".into() }
+    );
     session.say(open(0, "read", "read")).await;
     let opened = session.hear().await;
     assert!(matches!(opened, Said::Opened { read_only: true, state_vector: Some(_), .. }), "{opened:?}");

@@ -27,6 +27,8 @@ pub struct Edit {
     pub kind: Kind,
     /// The v1 update, to send it again.
     pub update: Bytes,
+    /// When it was made, just before it was sent.
+    pub made: Instant,
     /// When its author heard that it is saved.
     pub acked: Option<Instant>,
     /// Its author heard that it was not taken.
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     fn edit(marker: &str, kind: Kind, acked: Option<Instant>) -> Edit {
-        Edit { marker: marker.into(), kind, update: Bytes::new(), acked, refused: false }
+        Edit { marker: marker.into(), kind, update: Bytes::new(), made: Instant::now(), acked, refused: false }
     }
 
     fn page(edits: Vec<Edit>) -> Page {

@@ -137,7 +137,7 @@ impl Author {
         };
         let update = txn.encode_update_v1().into();
         drop(txn);
-        self.page.edits.push(Edit { marker, kind, update, acked: None, refused: false });
+        self.page.edits.push(Edit { marker, kind, update, made: Instant::now(), acked: None, refused: false });
         number
     }
 

@@ -7,7 +7,7 @@ mod server;
 #[path = "core_tests/world.rs"]
 mod world;
 
-use syncline_protocol::native::{Resume, ToClient, ToServer, Version};
+use syncline_protocol::native::{Channel, Resume, ToClient, ToServer, Version};
 use world::{Did, World};
 use yrs::{GetString, ReadTxn};
 
@@ -179,4 +179,84 @@ fn a_rebase_brings_no_change_by_others_of_the_history_before() {
     device.core.received(&opened(1001, Resume::SendStateVector), 1, 0, &mut device.out).unwrap();
     let is_change = |frame: &Bytes| matches!(ToServer::decode(frame), Ok(ToServer::Change { .. }));
     assert!(!device.out.frames.iter().any(is_change), "the new history is told what the old one was");
+}
+
+/// A device that learned of a new history and fetches it, on channel 1001; and what the server says then.
+fn fetching(world: &mut World) -> Cursor {
+    let now = Cursor { epoch: syncline_protocol::ids::Epoch(8), seq: Seq(3) };
+    world.connect(0);
+    world.edit(0);
+    (0..10).for_each(|_| world.deliver(0, true));
+    world.devices[0].store(10, &mut world.accepted);
+    (0..10).for_each(|_| world.deliver(0, true));
+    world.server.durable = world.server.records.len();
+    world.server.tell_durable(&mut world.devices);
+    (0..10).for_each(|_| world.deliver(0, true));
+    world.edit(0);
+    let device = &mut world.devices[0];
+    device.store(10, &mut world.accepted);
+    device.cut();
+    device.core.connected(1000, "doc", "", 0, &mut device.out);
+    device.core.received(&opened(1000, now, Resume::OtherHistory), 1, 0, &mut device.out).unwrap();
+    assert!(device.core.begin_rebase(1001, "doc", "", &mut device.out));
+    device.core.received(&opened(1001, now, Resume::SendStateVector), 1, 0, &mut device.out).unwrap();
+    now
+}
+
+fn opened(channel: Channel, cursor: Cursor, resume: Resume) -> ToClient<'static> {
+    ToClient::Opened { channel, cursor, read_only: false, resume, state_vector: None }
+}
+
+fn typed(words: &str) -> Bytes {
+    let mut history = Replica::default();
+    let (_, update) = history
+        .edit(|txn| {
+            let text = yrs::WriteTxn::get_or_insert_text(txn, "text");
+            yrs::Text::insert(&text, txn, 0, words);
+        })
+        .unwrap();
+    update
+}
+
+#[test]
+fn a_new_history_is_taken_when_all_of_it_is_on_the_servers_disk() {
+    let mut world = World::new(0);
+    let now = fetching(&mut world);
+    let (device, history) = (&mut world.devices[0], typed("old "));
+    // It fell behind after the first piece: the second is what it missed, the third is not stored.
+    let [others, news] = ["others ", "news "].map(typed);
+    for message in [
+        ToClient::Diff { channel: 1001, seq: now.seq, update: &history },
+        ToClient::Diff { channel: 1001, seq: now.seq, update: &others },
+        ToClient::Change { channel: 1001, seq: now.seq.next(), update: &news },
+    ] {
+        device.core.received(&message, 1, 0, &mut device.out).unwrap();
+    }
+    for (durable, taken) in [(2, false), (3, true)] {
+        let durable = ToClient::Durable { channel: 1001, seq: Seq(durable) };
+        device.core.received(&durable, 1, 0, &mut device.out).unwrap();
+        assert_eq!(device.text().contains("old "), taken, "a crash of the server would lose the rest");
+    }
+    assert!(device.text().contains("others ") && !device.text().contains("news "), "{}", device.text());
+    assert_eq!(device.core.status().cursor, Some(now));
+}
+
+#[test]
+fn a_history_that_is_replaced_just_after_it_was_taken_is_noticed() {
+    let mut world = World::new(0);
+    let now = fetching(&mut world);
+    let (device, history) = (&mut world.devices[0], typed("old "));
+    for message in [
+        ToClient::Diff { channel: 1001, seq: now.seq, update: &history },
+        ToClient::Durable { channel: 1001, seq: now.seq },
+    ] {
+        device.core.received(&message, 1, 0, &mut device.out).unwrap();
+    }
+    device.flush();
+    device.store(10, &mut world.accepted);
+    // Nothing was said between: the server stopped, and another history was put in the place of this one.
+    let other = Cursor { epoch: syncline_protocol::ids::Epoch(9), seq: Seq::ZERO };
+    device.core.connected(1002, "doc", "", 0, &mut device.out);
+    device.core.received(&opened(1002, other, Resume::SendStateVector), 1, 0, &mut device.out).unwrap();
+    assert_eq!(device.core.status().sync, SyncState::HistoryChanged, "the edit upon it would wait for ever");
 }

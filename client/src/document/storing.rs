@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
+use syncline_protocol::native::Cursor;
 
 use super::core::{Core, Origin, Outputs, Update, Write};
 use super::journal::{Note, Snapshot};
@@ -73,13 +74,19 @@ impl Core {
         self.note(Note::StartOver, out)
     }
 
-    /// Puts another base and queue in place of everything.
-    pub(super) fn start_over(&mut self, base: Bytes, notes: &[Note], out: &mut Outputs) {
+    /// Puts another base and queue in place of everything; the base is in step with the server, or nothing.
+    pub(super) fn start_over(
+        &mut self,
+        base: Bytes,
+        in_step: Option<(Cursor, u64)>,
+        notes: &[Note],
+        out: &mut Outputs,
+    ) {
         self.queue = Queue::default();
         self.updates.clear();
         self.update_bytes = 0;
         self.base = base;
-        (self.in_step, self.noted) = (None, None);
+        (self.in_step, self.noted) = (in_step, in_step.map(|(cursor, _)| cursor));
         for note in notes {
             self.queue.replay(note);
             if let Note::Edit { id, update, .. } = note {

@@ -68,6 +68,8 @@ pub(crate) struct Joining {
     pub(super) apart: Option<Apart>,
     /// A new history is being fetched; see [`Core::begin_rebase`].
     pub(super) rebasing: bool,
+    /// What has come of it, each piece with the record up to which it is complete then.
+    pub(super) new_history: Vec<(Seq, Bytes)>,
 }
 
 impl Link {
@@ -131,6 +133,7 @@ impl Core {
             report: SyncReport { offline_ms, ..SyncReport::default() },
             apart: None,
             rebasing,
+            new_history: Vec::new(),
         }));
         self.sync = if rebasing { SyncState::HistoryChanged } else { SyncState::Syncing };
         self.send(&ToServer::Open { channel, document: name, token, cursor, wants_state_vector }, out);
@@ -191,16 +194,17 @@ impl Core {
             ToClient::Opened { cursor, read_only, resume, state_vector, .. } => {
                 self.opened(cursor, read_only, resume, state_vector, out)?;
             }
+            ToClient::Change { seq, update, .. } | ToClient::Diff { seq, update, .. } if self.link.is_rebasing() => {
+                self.fetched(seq, update)?;
+            }
             ToClient::Change { seq, update, .. } => self.apply(seq, update, out)?,
             ToClient::Diff { seq, update, .. } => {
-                if self.link.is_rebasing() {
-                    return self.rebased(update, out);
-                }
                 self.apply(seq, update, out)?;
                 if let Link::Up(joining) = &mut self.link {
                     joining.awaits_diff = false;
                 }
             }
+            ToClient::Durable { seq, .. } if self.link.is_rebasing() => return self.rebase_if_stored(seq, now_ms, out),
             ToClient::Durable { seq, .. } => self.durable(seq, now_ms, out),
             ToClient::Ack { batch, .. } => {
                 self.acked(batch, out);

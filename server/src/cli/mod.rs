@@ -1,5 +1,6 @@
 //! The command line: what a person types, and what each command does.
 
+mod allocator;
 pub mod backup;
 pub mod delete;
 pub mod export;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
-use super::ServeArgs;
+use super::{ServeArgs, allocator};
 use crate::admin::AdminSocket;
 use crate::auth::OpenToAll;
 use crate::config::{Config, LogFormat};
@@ -19,6 +19,7 @@ const THREAD_STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Runs the server until a signal ends it. Returns after everything is on disk.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    allocator::settle();
     let config = args.settings.with_file(args.config.as_deref())?.check()?;
     start_logging(config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -312,14 +312,19 @@ impl Core {
             Ok(taken) => taken,
             Err(error) => return self.fail(lease, &error, effects),
         };
-        match taken {
-            Taken::Known => {}
-            // Logged, so it is not lost; the readers get it when it is freed.
-            Taken::Held => {
-                self.authors.waits(self.replica.held().last().cloned(), lease);
-                self.append(update.clone(), effects);
+        let frame = match taken {
+            Taken::Known => Frame::at(self.last, Message::Update(update)),
+            // What is held is logged, so it is not lost; the readers get it when it is freed.
+            Taken::Held | Taken::Changed | Taken::FreedABreaker => {
+                if taken == Taken::Held {
+                    self.authors.waits(self.replica.held().last().cloned(), lease);
+                }
+                let frame = Frame::change(self.last.next(), update);
+                if let Message::Update(update) = frame.message() {
+                    self.append(update.clone(), effects);
+                }
+                frame
             }
-            Taken::Changed | Taken::FreedABreaker => self.append(update.clone(), effects),
             Taken::NoRoom => {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
                 return self.close(lease, close, effects);
@@ -328,8 +333,7 @@ impl Core {
                 let (seq, outcome) = (self.last, Outcome::Full(full));
                 return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
             }
-        }
-        let frame = Frame::at(self.last, Message::Update(update));
+        };
         if matches!(taken, Taken::Changed | Taken::FreedABreaker) {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.replica.take_freed() {

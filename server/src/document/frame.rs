@@ -43,6 +43,9 @@ const SHARED_CHANNEL: Channel = 0;
 
 /// From this size on a copy more of an answer counts.
 const LARGE_BYTES: usize = 128 * 1024;
+/// From this size on a change is laid into its y-websocket encoding: what it came in may be twice as large, and with an encoding
+/// beside it a slow reader's outbox holds three times what it counts.
+const LARGE_CHANGE_BYTES: usize = 4 * 1024;
 
 /// A message and its encodings so far.
 #[derive(Debug)]
@@ -73,10 +76,22 @@ impl Frame {
         if diff.len() < LARGE_BYTES {
             return Self::at(seq, Message::Step2(diff));
         }
-        let encoded: Bytes = ywebsocket::Message::Sync(SyncMessage::Step2(&diff)).encode().into();
-        let diff = encoded.slice(encoded.len() - diff.len()..);
+        let (encoded, diff) = laid_out(SyncMessage::Step2(&diff), diff.len());
+        Self::encoded(seq, Message::Step2(diff), encoded)
+    }
+
+    /// A change. Of a large one the payload lies within its y-websocket encoding, and what it came in can go.
+    pub fn change(seq: Seq, update: Bytes) -> Arc<Self> {
+        if update.len() < LARGE_CHANGE_BYTES {
+            return Self::at(seq, Message::Update(update));
+        }
+        let (encoded, update) = laid_out(SyncMessage::Update(&update), update.len());
+        Self::encoded(seq, Message::Update(update), encoded)
+    }
+
+    fn encoded(seq: Seq, message: Message, encoded: Bytes) -> Arc<Self> {
         let (ywebsocket, hocuspocus, native) = (OnceLock::from(encoded), OnceLock::new(), OnceLock::new());
-        Arc::new(Self { message: Message::Step2(diff), seq, ywebsocket, hocuspocus, native })
+        Arc::new(Self { message, seq, ywebsocket, hocuspocus, native })
     }
 
     /// What it says.
@@ -138,6 +153,13 @@ impl Frame {
     }
 }
 
+/// A message for y-websocket, and its last `len` bytes, the payload, within it.
+fn laid_out(message: SyncMessage<'_>, len: usize) -> (Bytes, Bytes) {
+    let encoded: Bytes = ywebsocket::Message::Sync(message).encode().into();
+    let payload = encoded.slice(encoded.len() - len..);
+    (encoded, payload)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +175,20 @@ mod tests {
             assert_eq!(encoded, Frame::at(Seq(9), Message::Step2(diff)).encode(&document, &Framing::YWebsocket));
             let Message::Step2(payload) = frame.message() else { panic!("no answer") };
             assert_eq!(encoded.as_ptr_range().end == payload.as_ptr_range().end, len == LARGE_BYTES);
+        }
+    }
+
+    #[test]
+    fn a_large_change_lies_in_its_encoding() {
+        let document = DocumentName::parse("doc").unwrap();
+        for len in [LARGE_CHANGE_BYTES - 1, LARGE_CHANGE_BYTES] {
+            let update = Bytes::from(vec![7; len]);
+            let frame = Frame::change(Seq(9), update.clone());
+            assert_eq!((frame.message(), frame.seq()), (&Message::Update(update.clone()), Seq(9)));
+            let encoded = frame.encode(&document, &Framing::YWebsocket);
+            assert_eq!(encoded, Frame::at(Seq(9), Message::Update(update)).encode(&document, &Framing::YWebsocket));
+            let Message::Update(payload) = frame.message() else { panic!("no change") };
+            assert_eq!(encoded.as_ptr_range().end == payload.as_ptr_range().end, len == LARGE_CHANGE_BYTES);
         }
     }
 

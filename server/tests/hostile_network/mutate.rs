@@ -5,11 +5,11 @@ use rand::{RngExt, SeedableRng};
 use syncline_protocol::hocuspocus;
 use syncline_protocol::native::{ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
-use syncline_protocol::varint::write_var_uint;
 use syncline_protocol::ywebsocket;
 use yrs::{Array, Doc, Map, OffsetKind, Options, Text, Transact};
 
 use crate::raw_websocket::{BINARY, CONTINUATION, Frame, PING};
+use crate::spoil::spoil;
 
 const PATHS: [&str; 4] = ["/shared", "/hostile-1", "/hostile-2", "/hostile-3"];
 
@@ -57,7 +57,7 @@ impl Mutator {
     fn message(&mut self, dialect: u32) -> Vec<u8> {
         let mut update = self.updates[self.rng.random_range(0..self.updates.len())].clone();
         if self.rng.random_bool(0.7) {
-            self.spoil(&mut update);
+            spoil(&mut update, &self.updates, &mut self.rng);
         }
         let sync = match self.rng.random_range(0..4) {
             0 => SyncMessage::Step1(&update),
@@ -74,7 +74,7 @@ impl Mutator {
             _ => ToServer::Change { channel: 1, batch: 1, update: &update }.encode(),
         };
         if self.rng.random_bool(0.3) {
-            self.spoil(&mut message);
+            spoil(&mut message, &self.updates, &mut self.rng);
         }
         message
     }
@@ -100,37 +100,6 @@ impl Mutator {
             }
             7 => Frame { opcode: self.rng.random_range(3..8), ..frame }.encode(),
             _ => frame.encode(),
-        }
-    }
-
-    /// What an update's grammar is made of is changed, not only bits: numbers, pieces, their order.
-    fn spoil(&mut self, bytes: &mut Vec<u8>) {
-        for _ in 0..self.rng.random_range(1..4) {
-            if bytes.is_empty() {
-                return;
-            }
-            let at = self.rng.random_range(0..bytes.len());
-            let end = self.rng.random_range(at..=bytes.len().min(at + 16));
-            match self.rng.random_range(0..7) {
-                0 => bytes[at] ^= 1 << self.rng.random_range(0..8),
-                1 => bytes[at] = self.rng.random(),
-                2 => bytes.truncate(at),
-                3 => _ = bytes.drain(at..end),
-                4 => {
-                    let piece = bytes[at..end].to_vec();
-                    bytes.splice(at..at, piece);
-                }
-                5 => {
-                    let mut number = Vec::new();
-                    write_var_uint(&mut number, self.rng.random::<u64>() >> self.rng.random_range(11..63));
-                    bytes.splice(at..at + 1, number);
-                }
-                _ => {
-                    let other = &self.updates[self.rng.random_range(0..self.updates.len())];
-                    let from = self.rng.random_range(0..other.len());
-                    bytes.splice(at..end, other[from..].iter().take(16).copied());
-                }
-            }
         }
     }
 }

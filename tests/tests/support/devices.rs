@@ -3,13 +3,45 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use syncline_client::yrs::{GetString, Map, ReadTxn, Text, WriteTxn};
 use syncline_client::{Device, DeviceConfig, Document, EditError, Event, Events};
+use syncline_log::store::Write;
+use syncline_log::{SledStore, Store, StoreError, Stored};
+use syncline_protocol::ids::DocumentName;
 
 /// Longest wait for what must come. Reached only when a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// sled on a disk on which nothing can be written while it is full.
+pub struct FullDisk {
+    pub store: SledStore,
+    pub full: Arc<AtomicBool>,
+}
+
+impl Store for FullDisk {
+    fn commit(&self, writes: &[Write]) -> Result<(), StoreError> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(StoreError::Io("no space left on device".into()));
+        }
+        self.store.commit(writes)
+    }
+
+    fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+        self.store.load(document)
+    }
+
+    fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
+        self.store.list()
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        self.store.close()
+    }
+}
 
 /// A device that comes back quickly.
 pub async fn open(directory: &Path, url: &str, change: impl FnOnce(&mut DeviceConfig)) -> Device {

@@ -14,7 +14,7 @@ use syncline_protocol::hocuspocus::{self, End, Frame};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
-use syncline_server::auth::{Authorize, OpenToAll};
+use syncline_server::auth::{Access, AccessRequest, Authorize, Grant, OpenToAll};
 use syncline_server::config::{Config, RawConfig};
 use syncline_server::{Listener, Server};
 use tokio::net::TcpStream;
@@ -184,6 +184,20 @@ pub fn typed(client: u64, text: &str) -> Vec<u8> {
     let mut txn = doc.transact_mut();
     root.insert(&mut txn, 0, text);
     txn.encode_update_v1()
+}
+
+/// The token says what it grants.
+pub struct ByWord;
+
+impl Authorize for ByWord {
+    fn authorize(&self, request: AccessRequest) -> Access {
+        let access = match request.token.as_deref() {
+            Some("write") => Ok(Grant::ReadWrite.into()),
+            Some("read") => Ok(Grant::Read.into()),
+            _ => Err("this token opens nothing".to_owned()),
+        };
+        Box::pin(std::future::ready(access))
+    }
 }
 
 /// A store whose documents cannot be read for a while.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::{sleep, timeout};
@@ -21,11 +21,7 @@ impl Trial {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let quiet = authors("quiet", EACH, DOCUMENTS, Load::Churn, &mut rng);
         let quiet = self.for_a_while(&url, quiet).await?;
-        // Nothing of it is in memory after this.
-        self.server.terminate().await?;
-        let status = timeout(LIMIT, self.server.ended()).await.context("it does not stop")??;
-        ensure!(status.success(), "it ended with {status}");
-        let url = self.start().await?;
+        let url = self.start_afresh().await?;
         let fleet = Fleet::start(&url, authors("fault", EACH, DOCUMENTS, Load::Small, &mut rng));
         sleep(WELL).await;
         let fault = self.break_it().await?;
@@ -62,9 +58,7 @@ impl Trial {
         ensure!(after.complaints.is_empty(), "after it, without a restart: {:?}", after.complaints);
         write!(self.story, "after it, without a restart: {after}; ")?;
         self.log_names_them()?;
-        self.server.terminate().await?;
-        let status = timeout(LIMIT, self.server.ended()).await.context("it does not stop")??;
-        ensure!(status.success(), "it ended with {status}");
+        self.stop_well().await?;
         write!(self.story, "exit code 0")?;
         Ok(())
     }
