@@ -46,7 +46,7 @@ fn found(engine_dir: &Path) -> usize {
         file.read_exact_at(&mut header, base).is_ok() && segment_lsn(&header, SEGMENT_BYTES).is_some()
     };
     // Where only smaller ones begin.
-    let mut between = (SEGMENT_BYTES as u64..len).step_by(EARLIER_SEGMENT_BYTES);
+    let mut between = (0..len).step_by(SEGMENT_BYTES).filter(|base| base % EARLIER_SEGMENT_BYTES as u64 != 0);
     if len <= SEGMENT_BYTES as u64 || between.any(has_header) { SEGMENT_BYTES } else { EARLIER_SEGMENT_BYTES }
 }
 

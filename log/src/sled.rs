@@ -49,8 +49,7 @@ use super::tally::{Tally, doubt};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
 const CACHE_BYTES: u64 = 64 << 20;
-/// A commit is synced in between when sled has written more log than this. The slice that passes it comes on top: together
-/// they stay under a segment.
+/// A commit is synced in between when sled has written more log than this: with the slice that passes it less than a segment.
 pub(super) const UNSYNCED_LOG_BYTES: i64 = (SEGMENT_BYTES / 4) as i64;
 /// How often sled's thread flushes, and cleans for half of that: between two of its syncs less than a segment moves.
 const CLEAN_EVERY_MS: u64 = 100;
@@ -204,7 +203,6 @@ impl Store for SledStore {
                 written => written.map_err(|error| StoreError::Io(error.to_string())),
             }
         });
-        let_go();
         if let Err(error) = &outcome {
             writer.broken = Some(error.clone());
             self.rescue.engine_failed();
@@ -261,6 +259,7 @@ impl Engine {
         (self.sync_data)(&self.db_file).map_err(|error| StoreError::Io(format!("sync: {error}")))?;
         self.blobs.sync().map_err(|error| StoreError::Io(format!("sync: {error}")))?;
         self.synced.store(reached, Ordering::Relaxed);
+        let_go();
         Ok(())
     }
 

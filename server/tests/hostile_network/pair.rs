@@ -46,6 +46,11 @@ impl Mirror {
 
     /// Takes one frame; tells the kind of sync message that it was.
     async fn hear(&mut self) -> Option<u8> {
+        self.hear_whole().await.map(|payload| payload[1])
+    }
+
+    /// Takes one frame; returns it when it is a sync message.
+    async fn hear_whole(&mut self) -> Option<Vec<u8>> {
         let payload = match self.socket.hear().await {
             Heard::Frame { opcode: PING, payload } => {
                 self.socket.send(Frame::new(PONG, payload)).await;
@@ -55,13 +60,13 @@ impl Mirror {
             closed => panic!("a healthy client was cut off: {closed:?}"),
         };
         match Message::decode(&payload).unwrap() {
-            Message::Sync(SyncMessage::Step1(_)) => Some(0),
+            Message::Sync(SyncMessage::Step1(_)) => {}
             Message::Sync(SyncMessage::Step2(update) | SyncMessage::Update(update)) => {
                 self.doc.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
-                Some(payload[1])
             }
-            _ => None,
+            _ => return None,
         }
+        Some(payload.to_vec())
     }
 
     fn text(&self) -> String {
@@ -78,13 +83,20 @@ impl Mirror {
         tokio::time::timeout(PATIENCE * 3, wait).await.expect("it comes to hold the same text");
     }
 
-    async fn edit(&mut self, change: impl FnOnce(&TextRef, &mut yrs::TransactionMut<'_>)) {
+    /// Sends a change, and returns the message: it comes back when it is on disk.
+    async fn edit(&mut self, change: impl FnOnce(&TextRef, &mut yrs::TransactionMut<'_>)) -> Vec<u8> {
         let update = {
             let mut txn = self.doc.transact_mut();
             change(&self.text, &mut txn);
             txn.encode_update_v1()
         };
         self.say(SyncMessage::Update(&update)).await;
+        Message::Sync(SyncMessage::Update(&update)).encode()
+    }
+
+    /// Hears all that comes until this message has come back.
+    async fn echo(&mut self, sent: &[u8]) {
+        while self.hear_whole().await.as_deref() != Some(sent) {}
     }
 }
 
@@ -103,14 +115,13 @@ impl Writer {
     /// Writes so many characters at the end and deletes most of them again: what goes by is much more than what is left.
     /// Others may write before it.
     pub async fn replace_most(&mut self, characters: u32) {
-        self.0.edit(|text, txn| text.insert(txn, text.len(txn), &"x".repeat(characters as usize))).await;
-        self.echo().await;
-        self.0.edit(|text, txn| text.remove_range(txn, text.len(txn) - characters + 1, characters - 1)).await;
-        self.echo().await;
-    }
-
-    async fn echo(&mut self) {
-        while self.0.hear().await != Some(2) {}
+        let sent = self.0.edit(|text, txn| text.insert(txn, text.len(txn), &"x".repeat(characters as usize))).await;
+        self.0.echo(&sent).await;
+        let all_but_one = |text: &TextRef, txn: &mut yrs::TransactionMut<'_>| {
+            text.remove_range(txn, text.len(txn) - characters + 1, characters - 1);
+        };
+        let sent = self.0.edit(all_but_one).await;
+        self.0.echo(&sent).await;
     }
 
     /// What the document is now, as somebody new reads it.
@@ -152,11 +163,11 @@ impl Pair {
             while !until.load(Ordering::Relaxed) || latencies.is_empty() {
                 let mark = format!("<{}>", latencies.len());
                 let sent = Instant::now();
-                one.edit(|text, txn| text.insert(txn, 0, &mark)).await;
+                let sent_message = one.edit(|text, txn| text.insert(txn, 0, &mark)).await;
                 other.until(|text| text.contains(&mark)).await;
                 latencies.push(sent.elapsed());
-                // Its own echoes are read, too.
-                while one.hear().await != Some(2) {}
+                // It reads what others did, too.
+                one.echo(&sent_message).await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             (one, other, latencies)
