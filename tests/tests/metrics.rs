@@ -99,7 +99,7 @@ async fn refusals_that_end_no_session_are_told_by_code() {
 #[tokio::test]
 async fn a_disk_that_fails_is_told() {
     let store = Arc::new(MemoryStore::new());
-    store.fault_at(0, Fault::Fail);
+    store.fault_at(1, Fault::Fail);
     let server = start_with(&settings(), store, Arc::new(OpenToAll)).await;
     let port = operators_port(&server).await;
     let mut editor = Socket::open(&server, "/").await;
