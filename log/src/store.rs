@@ -54,6 +54,16 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// The steps that put a [`TOMBSTONE`] in a document's place, with a history of its own. A crash between the two leaves
+    /// nothing of the document.
+    pub fn bury(document: &DocumentName, epoch: Epoch, time_ms: u64) -> [Self; 2] {
+        let tombstone = Record { seq: Seq::ZERO.next(), time_ms, update: TOMBSTONE };
+        let append = Write::Append { document: document.clone(), epoch, records: vec![tombstone] };
+        [Write::Delete { document: document.clone() }, append]
+    }
+}
+
 /// A document as it lies on disk, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {

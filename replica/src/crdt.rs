@@ -31,6 +31,9 @@ pub enum CrdtError {
     /// Applying or encoding failed midway: the document must be thrown away and loaded from its log.
     #[error("it breaks the document: {0}")]
     Broken(String),
+    /// It was stopped midway: the document must be thrown away and loaded from its log.
+    #[error("it is more work than one update may be")]
+    TooMuchWork,
 }
 
 /// One CRDT document in memory.
@@ -113,6 +116,24 @@ impl Crdt {
             applied
         })?
         .map_err(|e| CrdtError::Broken(e.to_string()))?;
+        contain(move || {
+            let mut txn = ManuallyDrop::into_inner(txn);
+            txn.commit();
+            txn.has_changes()
+        })
+    }
+
+    /// [`Crdt::apply`] of an update in pieces, as one change. `next` gives them; an error stops it midway.
+    pub(crate) fn apply_pieces(
+        &mut self,
+        mut next: impl FnMut() -> Result<Option<Vec<u8>>, CrdtError>,
+    ) -> Result<bool, CrdtError> {
+        // Forgotten after an error: see above.
+        let mut txn = ManuallyDrop::new(self.doc.transact_mut());
+        while let Some(piece) = next()? {
+            let piece = contain(|| Update::decode_v1(&piece))?.map_err(|error| CrdtError::Broken(error.to_string()))?;
+            contain(|| txn.apply_update(piece))?.map_err(|error| CrdtError::Broken(error.to_string()))?;
+        }
         contain(move || {
             let mut txn = ManuallyDrop::into_inner(txn);
             txn.commit();

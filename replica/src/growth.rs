@@ -18,6 +18,17 @@ const GROUP: u64 = 16;
 /// Fewer clients than this cost nothing however they collide.
 const HARMLESS_CLIENTS: usize = 64;
 
+/// An update of fewer steps is too little to be watched: yrs makes about a million a second at worst.
+const UNWATCHED_STEPS: u64 = 1_000_000;
+/// The same for bytes that cuts in long strings copy: about five billion a second.
+const UNWATCHED_COPIES: u64 = 1 << 28;
+/// Shortest item, and shortest deleted range.
+const MIN_ITEM_BYTES: usize = 4;
+pub(crate) const MIN_PART_BYTES: usize = 2;
+/// Work of one piece of an update that is watched, at worst.
+const PIECE_STEPS: u64 = 2 * UNWATCHED_STEPS;
+const PIECE_COPIES: u64 = 4 * UNWATCHED_COPIES;
+
 /// What a document may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GrowthLimits {
@@ -54,6 +65,12 @@ impl GrowthLimits {
     }
 }
 
+/// [`Replica::is_much`] by lengths alone, for a document of `state` bytes.
+pub(crate) fn is_much(state: usize, update: usize) -> bool {
+    let growth = Growth { bytes: state, items: (state / MIN_ITEM_BYTES) as u64, ..Growth::default() };
+    !growth.is_little(update, (update / MIN_PART_BYTES) as u64)
+}
+
 /// What a document has too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
@@ -68,7 +85,7 @@ pub enum Full {
 pub(crate) struct Growth {
     pub(crate) limits: GrowthLimits,
     /// Its state has at most this many bytes. Rises with every update; measured anew when it reaches the limit.
-    bytes: usize,
+    pub(crate) bytes: usize,
     /// Something was taken since the last measurement.
     is_stale: bool,
     /// It has at most this many items.
@@ -82,6 +99,30 @@ impl Default for Growth {
 }
 
 impl Growth {
+    /// An update of this length, with so many structs and deleted ranges, needs no watching: at worst each of them passes
+    /// every item of the document (it lies behind one of them, and its right neighbour far from that) and copies all its
+    /// bytes (it cuts a string in two).
+    pub(crate) fn is_little(&self, len: usize, parts: u64) -> bool {
+        let (items, bytes) = self.with(len, parts);
+        parts.saturating_mul(items) <= UNWATCHED_STEPS && parts.saturating_mul(bytes) <= UNWATCHED_COPIES
+    }
+
+    /// How many structs and deleted ranges of an update make a piece; `None`: it needs no pieces.
+    pub(crate) fn piece_of(&self, len: usize, verdict: &Verdict) -> Option<usize> {
+        let parts = verdict.fresh.saturating_add(verdict.delete_ranges);
+        if parts < 2 || self.is_little(len, parts) {
+            return None;
+        }
+        let (items, bytes) = self.with(len, parts);
+        let most = (PIECE_STEPS / items.max(1)).min(PIECE_COPIES / bytes.max(1)).max(1);
+        Some(usize::try_from(most).unwrap_or(usize::MAX))
+    }
+
+    /// The items and bytes that the document has with an update at most.
+    fn with(&self, len: usize, parts: u64) -> (u64, u64) {
+        (self.items.saturating_add(parts), self.bytes.saturating_add(len) as u64)
+    }
+
     /// Something was taken.
     pub(crate) fn note(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
@@ -128,6 +169,14 @@ impl Replica {
         }
         self.refuse_work(update, verdict, waits)?;
         self.lacks_room_for(update.len())
+    }
+
+    /// True when an update would wait with others, and setting them free could be too much work.
+    pub(crate) fn would_burden(&self, update: &[u8], verdict: &Verdict) -> bool {
+        let Growth { limits, items, .. } = self.growth;
+        let waiting = self.held_items().saturating_add(verdict.fresh);
+        waiting.saturating_mul(items.saturating_add(waiting)) > limits.steps
+            && !self.held().any(|held| held[..] == *update)
     }
 
     /// What waits is set free at once: it is one with what is there already.

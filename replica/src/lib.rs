@@ -7,7 +7,8 @@
 //! json/        PURE: a document as JSON and back
 //! local.rs     changes made here: the client's edits
 //! clocks.rs    PURE: the next clock of every client
-//! replica.rs   PURE: the document and the updates that wait for others
+//! replica.rs   PURE: the document, and what becomes of an update
+//! held.rs      PURE: updates that wait for others
 //! resting.rs   PURE: a document kept as bytes until its tree is needed
 //! register.rs  PURE: versioned registers, decided by who owns the document
 //! watch.rs     which registers an update has changed
@@ -19,6 +20,7 @@ mod clocks;
 mod crdt;
 pub mod fault;
 mod growth;
+mod held;
 mod json;
 mod local;
 mod register;
@@ -28,9 +30,10 @@ mod watch;
 
 pub use crdt::{Crdt, CrdtError, Known};
 pub use growth::{Full, GrowthLimits};
+pub use held::HeldLimits;
 pub use json::{JsonError, MAX_JSON_DEPTH, from_json};
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };
-pub use replica::{HeldLimits, Replica, Taken};
+pub use replica::{Replica, Taken};
 pub use resting::Resting;

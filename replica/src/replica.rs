@@ -13,11 +13,12 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
-use syncline_protocol::update::{ScanLimits, Structs, Verdict, type_depth, verdict};
+use syncline_protocol::update::{ScanLimits, Structs, Verdict, pieces, type_depth, verdict};
 
 use super::clocks::Clocks;
 use super::crdt::{Crdt, CrdtError, Known, contain};
-use super::growth::{Full, Growth};
+use super::growth::{Full, Growth, MIN_PART_BYTES};
+use super::held::{Breaker, Held, HeldLimits};
 use super::json::{JsonError, to_json};
 use super::register::RegisterState;
 use super::watch::Touched;
@@ -40,29 +41,9 @@ pub enum Taken {
     Full(Full),
 }
 
-/// How much may be held.
-#[derive(Debug, Clone, Copy)]
-pub struct HeldLimits {
-    /// Most updates.
-    pub updates: usize,
-    /// Most bytes of them.
-    pub bytes: usize,
-}
-
-impl Default for HeldLimits {
-    fn default() -> Self {
-        Self { updates: 1_000, bytes: 4 * 1024 * 1024 }
-    }
-}
-
-impl HeldLimits {
-    /// For what was accepted before.
-    const NONE: Self = Self { updates: usize::MAX, bytes: usize::MAX };
-}
-
 /// What an update is to a document, by its clocks alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Weight {
+pub(crate) enum Weight {
     Nothing,
     Waits,
     Something,
@@ -74,10 +55,10 @@ pub struct Replica {
     pub(crate) crdt: Crdt,
     pub(crate) clocks: Clocks,
     /// In order of arrival.
-    held: Vec<Held>,
-    held_bytes: usize,
+    pub(crate) held: Vec<Held>,
+    pub(crate) held_bytes: usize,
     /// Freed and not yet told to the readers; emptied by [`Replica::take_freed`].
-    freed: Vec<Bytes>,
+    pub(crate) freed: Vec<Bytes>,
     /// Types lie at most this deep within types, with what is held. Rises with every nested item; measured anew
     /// when it reaches the limit.
     depth_bound: u64,
@@ -86,17 +67,6 @@ pub struct Replica {
     pub(crate) touched: Touched,
     pub(crate) growth: Growth,
 }
-
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) update: Bytes,
-    nested: u64,
-    items: u64,
-}
-
-/// An update that waited and broke the CRDT when it no longer did.
-#[derive(Debug)]
-struct Breaker(Bytes);
 
 impl Replica {
     /// Builds a document from the updates of its log, in order. What was accepted once is not refused now, except
@@ -155,6 +125,17 @@ impl Replica {
 
     /// Takes one scanned v1 update.
     pub fn take(&mut self, update: &Bytes, limits: &HeldLimits) -> Result<Taken, CrdtError> {
+        self.take_while(update, limits, &mut || true)
+    }
+
+    /// The same; between pieces of what is much work it asks whether to go on. If not, the error is
+    /// [`CrdtError::TooMuchWork`].
+    pub fn take_while(
+        &mut self,
+        update: &Bytes,
+        limits: &HeldLimits,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Taken, CrdtError> {
         let (weight, verdict) = self.weigh(update)?;
         if weight == Weight::Nothing {
             return Ok(Taken::Known);
@@ -162,12 +143,19 @@ impl Replica {
         if let Some(full) = self.refuses_growth(update, &verdict, weight == Weight::Waits)? {
             return Ok(Taken::Full(full));
         }
+        if weight == Weight::Waits && self.would_burden(update, &verdict) {
+            return Ok(Taken::NoRoom);
+        }
         self.bound_depth(verdict.nested)?;
+        let piece = self.growth.piece_of(update.len(), &verdict);
         self.growth.items += verdict.fresh;
         if weight == Weight::Waits {
             return Ok(self.hold(update, &verdict, limits));
         }
-        let changed = self.apply(update)?;
+        let changed = match piece {
+            Some(most) => self.apply_in_pieces(update, most, go_on)?,
+            None => self.apply(update)?,
+        };
         if self.crdt.has_missing() {
             // Clocks cannot tell: parts of it that wait for each other. Nobody's editor makes such a thing.
             return Err(CrdtError::Broken("parts of it wait for each other".into()));
@@ -237,21 +225,7 @@ impl Replica {
         self.held_at_load
     }
 
-    /// How many items wait.
-    pub(crate) fn held_items(&self) -> u64 {
-        self.held.iter().map(|held| held.items).sum()
-    }
-
-    /// The updates that wait, in order of arrival.
-    pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        self.held.iter().map(|held| &held.update)
-    }
-
-    pub(crate) fn held_entries(&self) -> std::slice::Iter<'_, Held> {
-        self.held.iter()
-    }
-
-    fn weigh(&self, update: &[u8]) -> Result<(Weight, Verdict), CrdtError> {
+    pub(crate) fn weigh(&self, update: &[u8]) -> Result<(Weight, Verdict), CrdtError> {
         let verdict = verdict(update, &self.clocks, &ScanLimits::STORED)
             .map_err(|error| CrdtError::Undecodable(error.to_string()))?;
         let weight = match verdict.structs {
@@ -278,57 +252,41 @@ impl Replica {
         Ok(())
     }
 
-    fn hold(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
-        if self.held().any(|held| held == update) {
-            return Taken::Known;
-        }
-        if self.held.len() >= limits.updates || self.held_bytes + update.len() > limits.bytes {
-            return Taken::NoRoom;
-        }
-        // A copy: a slice would keep the whole frame it came in.
-        let (nested, items) = (verdict.nested, verdict.fresh);
-        self.held.push(Held { update: Bytes::copy_from_slice(update), nested, items });
-        self.held_bytes += update.len();
-        self.wait_in_crowd(update);
-        Taken::Held
-    }
-
     /// True when the document is not what it was.
-    fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
+    pub(crate) fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let changed = self.crdt.apply(update)?;
         self.clocks.advance(update);
         self.growth.note(update.len());
         Ok(changed)
     }
 
-    /// Gives yrs what no longer waits, until a round frees nothing. After an error this replica is of no use.
-    fn free_held(&mut self) -> Result<(), Breaker> {
-        while !self.held.is_empty() {
-            let mut still_held = Vec::new();
-            let before = self.held.len();
-            for held in std::mem::take(&mut self.held) {
-                if matches!(self.weigh(&held.update), Ok((Weight::Waits, _))) {
-                    still_held.push(held);
-                } else {
-                    self.free(held)?;
-                }
-            }
-            self.held = still_held;
-            self.held_bytes = self.held().map(Bytes::len).sum();
-            if self.held.len() == before {
-                break;
-            }
-        }
-        Ok(())
+    /// [`Replica::apply`], stopped when it is not to go on.
+    fn apply_in_pieces(
+        &mut self,
+        update: &[u8],
+        most: usize,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, CrdtError> {
+        let mut pieces = pieces(update, &self.clocks);
+        let changed = self.crdt.apply_pieces(|| match pieces.next(most) {
+            Some(_) if !go_on() => Err(CrdtError::TooMuchWork),
+            piece => Ok(piece),
+        })?;
+        self.clocks.advance(update);
+        self.growth.note(update.len());
+        Ok(changed)
     }
 
-    fn free(&mut self, held: Held) -> Result<(), Breaker> {
-        let applied = self.apply(&held.update);
-        if applied.is_err() || self.crdt.has_missing() {
-            return Err(Breaker(held.update));
+    /// True when taking this update may be much work.
+    pub fn is_much(&self, update: &[u8]) -> bool {
+        // Most are far too short for it.
+        if self.held.is_empty() && self.growth.is_little(update.len(), (update.len() / MIN_PART_BYTES) as u64) {
+            return false;
         }
-        self.freed.push(held.update);
-        Ok(())
+        self.weigh(update).is_ok_and(|(weight, verdict)| {
+            let parts = verdict.fresh + verdict.delete_ranges + self.held_items();
+            weight != Weight::Nothing && !self.growth.is_little(update.len(), parts)
+        })
     }
 }
 

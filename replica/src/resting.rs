@@ -16,9 +16,10 @@ use syncline_protocol::varint::write_var_uint;
 
 use super::clocks::Clocks;
 use super::crdt::{CrdtError, Known};
-use super::growth::{Full, GrowthLimits};
+use super::growth::{Full, GrowthLimits, is_much};
+use super::held::HeldLimits;
 use super::register::RegisterState;
-use super::replica::{HeldLimits, Replica, Taken};
+use super::replica::{Replica, Taken};
 
 /// A document, as a tree or as bytes.
 #[derive(Debug)]
@@ -125,10 +126,36 @@ impl Resting {
 
     /// See [`Replica::take`].
     pub fn take(&mut self, update: &Bytes, limits: &HeldLimits) -> Result<Taken, CrdtError> {
+        self.take_while(update, limits, &mut || true)
+    }
+
+    /// See [`Replica::take_while`].
+    pub fn take_while(
+        &mut self,
+        update: &Bytes,
+        limits: &HeldLimits,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Taken, CrdtError> {
         if self.is_resting() && !self.must_wake_for(update) {
             return Ok(Taken::Known);
         }
-        self.wake()?.take(update, limits)
+        self.wake()?.take_while(update, limits, go_on)
+    }
+
+    /// See [`Replica::is_much`].
+    pub fn is_much(&self, update: &[u8]) -> bool {
+        match &self.form {
+            Form::Tree(replica) => replica.is_much(update),
+            Form::Bytes(encoded) => is_much(encoded.state.len(), update.len()) && !encoded.knows(update),
+        }
+    }
+
+    /// About how many bytes the encoded state has.
+    pub fn bytes(&self) -> usize {
+        match &self.form {
+            Form::Tree(replica) => replica.growth.bytes,
+            Form::Bytes(encoded) => encoded.state.len(),
+        }
     }
 
     /// See [`Replica::inserts_nothing_new`].

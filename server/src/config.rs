@@ -18,6 +18,8 @@ use crate::session::SessionLimits;
 const DEFAULT_LISTEN: &str = "127.0.0.1:1234";
 const DEFAULT_DATA: &str = "data";
 const DEFAULT_IDLE_UNLOAD_SECONDS: u64 = 30;
+/// A year. Much longer, and the clock has no such time.
+const MAX_IDLE_UNLOAD_SECONDS: u64 = 365 * 24 * 3600;
 const DEFAULT_COMMIT_DELAY_MS: u64 = 3;
 /// Longer, and people see that their edits are not yet saved.
 const MAX_COMMIT_DELAY_MS: u64 = 1_000;
@@ -181,6 +183,10 @@ impl RawConfig {
         if commit_delay_ms > MAX_COMMIT_DELAY_MS {
             return Err(ConfigError::Invalid(format!("commit-delay-ms must be at most {MAX_COMMIT_DELAY_MS}")));
         }
+        let idle_seconds = self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS);
+        if idle_seconds > MAX_IDLE_UNLOAD_SECONDS {
+            return Err(ConfigError::Invalid(format!("idle-unload-seconds must be at most {MAX_IDLE_UNLOAD_SECONDS}")));
+        }
         let listen = match self.listen {
             Some(listen) => listen,
             None => DEFAULT_LISTEN.parse().map_err(|_| ConfigError::Invalid("no address to listen on".into()))?,
@@ -196,7 +202,7 @@ impl RawConfig {
             metrics: self.metrics,
             data: self.data.unwrap_or_else(|| DEFAULT_DATA.into()),
             log_format: self.log_format.unwrap_or_default(),
-            idle_unload: Duration::from_secs(self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS)),
+            idle_unload: Duration::from_secs(idle_seconds),
             commit_delay: Duration::from_millis(commit_delay_ms),
             session: SessionLimits { message_bytes, outbox_bytes, ..defaults },
             user_header,

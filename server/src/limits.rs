@@ -113,6 +113,8 @@ pub struct Limits {
     pub document_bytes: usize,
     /// Clients of a document's whole life.
     pub document_clients: usize,
+    /// Processor time that one session may use up at once in one document, and one update.
+    pub work: Duration,
 }
 
 /// Averages, in a second. 0: no limit.
@@ -197,6 +199,7 @@ impl From<RawLimits> for Limits {
             },
             partial_bytes: count(raw.max_partial_bytes, 256 * 1024 * 1024),
             presence_bytes: count(raw.max_presence_bytes, 1024 * 1024),
+            work: Duration::from_secs(10),
             document_bytes: count(raw.max_document_bytes, 64 * 1024 * 1024),
             document_clients: count(raw.max_document_clients, MAX_KNOWN_CLIENTS as usize),
         }

@@ -270,7 +270,7 @@ impl Outbox {
         if inner.close.is_some() || lease.is_some_and(|lease| inner.over.contains(&lease)) {
             return Pushed::Dropped;
         }
-        if inner.control_bytes > 2 * self.limit_bytes && inner.queue.len() > MAX_PRESENCE_LOOKBACK {
+        if inner.control_bytes > self.limit_bytes.saturating_mul(2) && inner.queue.len() > MAX_PRESENCE_LOOKBACK {
             drop(inner);
             self.close(Close::TooSlow);
             return Pushed::Dropped;

@@ -139,6 +139,16 @@ fn acks_are_kept_until_the_reader_is_hopeless() {
 }
 
 #[test]
+fn a_limit_may_be_as_large_as_numbers_go() {
+    let outbox = Outbox::new(usize::MAX);
+    for _ in 0..400 {
+        outbox.push_document(A, frame(1));
+        outbox.push_control(frame(1));
+    }
+    assert_eq!(frames(&outbox).len(), 800);
+}
+
+#[test]
 fn a_large_answer_that_waits_does_not_make_small_ones_too_many() {
     let outbox = Outbox::new(100);
     outbox.push_answer(A, frame(10_000));

@@ -4,6 +4,7 @@
 //! everything on disk and end; the log commits, closes its store and ends. The first two have a deadline, the log never.
 
 mod arrival;
+mod descriptors;
 mod operators;
 
 use std::io;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use self::descriptors::Descriptors;
 use crate::admin::{self, Admin, AdminSocket};
 use crate::auth::Authorize;
 use crate::config::Config;
@@ -36,7 +38,7 @@ const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that may wait to be accepted; the system allows no more by itself. With fewer, those who come together
 /// after a restart are answered a second later.
 const BACKLOG: u32 = 4096;
-/// Pause after a failed accept (out of file descriptors): others may free some.
+/// Pause after a failed accept: others may free what it lacked.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The address cannot be listened on.
@@ -109,7 +111,12 @@ impl Server {
             ..GrowthLimits::default()
         };
         let presence_bytes = config.limits.presence_bytes;
-        let options = DocumentOptions { growth, presence_bytes, ..DocumentOptions::new(config.idle_unload) };
+        let options = DocumentOptions {
+            growth,
+            work: config.limits.work,
+            presence_bytes,
+            ..DocumentOptions::new(config.idle_unload)
+        };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let sessions = TaskTracker::new();
         let gate = Gate::new(config.limits, Arc::clone(&metrics));
@@ -182,6 +189,7 @@ impl Server {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut descriptors = Descriptors::of_this_process();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -189,6 +197,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         match accepted {
             Ok((socket, peer)) => {
+                let Some(socket) = descriptors.admit(socket, &shared.context.gate) else { continue };
                 // Small frames must leave at once; a socket that refuses the option still works.
                 socket.set_nodelay(true).ok();
                 let unfinished = shared.context.gate.arrive();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncline_client::{Dialect, Event, Ulid, session};
+use syncline_client::{Dialect, Event, SyncState, Ulid, session};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::native::Version;
 use yrs::{ReadTxn, StateVector, Transaction, TransactionMut};
@@ -37,6 +37,8 @@ pub enum News {
     Taken(u128),
     /// The server has another history.
     HistoryChanged,
+    /// The server says that it was deleted.
+    Deleted,
     /// It was synced with the server as it was then.
     Synced,
     /// Anything else, for the timeline.
@@ -209,6 +211,7 @@ impl Client {
                 vec![(document, News::Proposed(id, register, based_on))]
             }
             Told::Document(document, Event::Synced(_)) => vec![(document, News::Synced)],
+            Told::Document(document, Event::Deleted) => vec![(document, News::Deleted)],
             Told::Document(document, Event::HistoryChanged { .. }) => vec![(document, News::HistoryChanged)],
             Told::Document(document, Event::Rebased(_)) => {
                 let newest = self.entries.iter().rev().find(|(_, (of, _))| *of == document);
@@ -245,15 +248,21 @@ impl Client {
         }
     }
 
-    /// How it stands, in a few words: empty when everything it did is saved and everything there is has come.
-    pub fn unrest(&self, all: usize) -> String {
+    /// How it stands, in a few words: empty when everything it did is saved and everything there is has come, and of a
+    /// deleted document when it was told so.
+    pub fn unrest(&self, deleted: &[bool]) -> String {
         match &self.sort {
             Sort::Device(device) => {
                 let mut unrest = String::new();
-                for document in 0..all {
+                for (document, is_deleted) in deleted.iter().enumerate() {
                     let status = device.machine(document).status();
                     let open = status.pending + status.sent + status.refused;
-                    if status.sync != syncline_client::SyncState::Synced || open > 0 {
+                    let is_at_rest = if *is_deleted {
+                        status.sync == SyncState::Deleted
+                    } else {
+                        status.sync == SyncState::Synced && open == 0
+                    };
+                    if !is_at_rest {
                         unrest += &format!("document {document}: {:?}, {open} not saved; ", status.sync);
                     }
                 }
@@ -261,6 +270,13 @@ impl Client {
                     unrest += "its disk is behind";
                 }
                 unrest
+            }
+            Sort::Stock(stock) if deleted[stock.document] => {
+                if stock.refused.is_some() {
+                    String::new()
+                } else {
+                    "not told that it was deleted".into()
+                }
             }
             Sort::Stock(stock) if stock.socket.is_none() => "not connected".into(),
             Sort::Stock(stock) if !stock.session.is_synced() => "not synced".into(),

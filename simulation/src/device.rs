@@ -40,6 +40,8 @@ struct Doc {
     channel: Option<Channel>,
     /// In the order of their notes.
     waiting: VecDeque<(Seq, Ulid)>,
+    /// How far its journal has told.
+    stored: Seq,
 }
 
 /// One device.
@@ -67,7 +69,8 @@ impl Device {
                 return Err(format!("a journal cannot be read after a crash: {problems:?}"));
             }
             machine.compact_after(COMPACT_UPDATES);
-            documents.push(Doc { name: name.clone(), machine, channel: None, waiting: VecDeque::new() });
+            let (name, waiting, stored) = (name.clone(), VecDeque::new(), Seq::ZERO);
+            documents.push(Doc { name, machine, channel: None, waiting, stored });
         }
         let (writing, channels, told) = (VecDeque::new(), BTreeMap::new(), Vec::new());
         Ok(Self { disk, documents, writing, failed: false, socket: None, channels, next_channel: 0, told })
@@ -214,8 +217,11 @@ impl Device {
             while let Some((_, id)) = doc.waiting.pop_front_if(|(seq, _)| *seq <= upto) {
                 self.told.push(Told::Accepted(document, id));
             }
-            doc.machine.stored(upto);
-            self.flush(document, now_ms);
+            // A snapshot is nothing new.
+            if upto != std::mem::replace(&mut doc.stored, upto) {
+                doc.machine.stored(upto);
+                self.flush(document, now_ms);
+            }
         }
     }
 

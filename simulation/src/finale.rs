@@ -30,6 +30,7 @@ impl World {
         if self.server().log_has_failed() {
             self.restart()?;
         }
+        self.ask_anew()?;
         self.come_to_rest()?;
         self.all_have_the_same("in memory")?;
         self.crashed_now_all_is_kept()?;
@@ -43,6 +44,7 @@ impl World {
             }
         }
         self.all_have_the_same("after a restart of everyone")?;
+        self.newcomers_from = self.clients.len();
         for document in 0..self.names.len() {
             let page = self.new_page(document, Dialect::YWebsocket);
             self.clients.push(Client::stock(page));
@@ -65,8 +67,7 @@ impl World {
     }
 
     fn unrest(&mut self) -> String {
-        let documents = self.names.len();
-        let unrest = self.clients.iter().map(|client| client.unrest(documents)).enumerate();
+        let unrest = self.clients.iter().map(|client| client.unrest(&self.deleted)).enumerate();
         unrest.filter(|(_, unrest)| !unrest.is_empty()).map(|(at, unrest)| format!("client {at}: {unrest}. ")).collect()
     }
 
@@ -84,7 +85,10 @@ impl World {
                 device.store_again(now_ms);
             }
             self.sync(client, usize::MAX)?;
-            self.connect(client)?;
+            // A stock client that is refused stays away.
+            if !matches!(&self.clients[client].sort, Sort::Stock(page) if page.refused.is_some()) {
+                self.connect(client)?;
+            }
             if let Sort::Device(device) = &mut self.clients[client].sort {
                 device.rebase(now_ms);
             }
@@ -115,6 +119,10 @@ impl World {
                 if !client.documents(self.names.len()).contains(&document) {
                     continue;
                 }
+                if self.deleted[document] {
+                    self.keeps_what_it_has(at, document, at >= self.newcomers_from)?;
+                    continue;
+                }
                 let text = client.text(document);
                 self.ledgers[document].end(&format!("client {at} ({}), {when}", client.kind()), &text, &waiting)?;
                 let first = first.get_or_insert_with(|| text.clone());
@@ -127,7 +135,8 @@ impl World {
     }
 
     fn the_disk_has_the_same(&mut self) -> Result<(), String> {
-        for document in 0..self.names.len() {
+        self.deleted_stays_deleted()?;
+        for document in (0..self.names.len()).filter(|&document| !self.deleted[document]).collect::<Vec<_>>() {
             let replica = build(self.disk.stored(&self.names[document]).as_ref(), u64::MAX)?;
             let there = replica.read(text::read);
             let waiting = self.waits_for_ever(document)?;
@@ -144,6 +153,9 @@ impl World {
 
     /// The marks of updates that wait for others on the disk. By now all that anybody has was brought.
     fn waits_for_ever(&mut self, document: usize) -> Result<BTreeSet<u32>, String> {
+        if self.deleted[document] {
+            return Ok(BTreeSet::new());
+        }
         let mut replica = build(self.disk.stored(&self.names[document]).as_ref(), u64::MAX)?;
         let held = replica.held().len();
         if held == 0 {

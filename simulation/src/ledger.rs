@@ -31,6 +31,8 @@ pub struct Ledger {
     pub deleted: BTreeSet<u32>,
     /// On a device's disk, which said so: must reach the server, once.
     accepted: Vec<Action>,
+    /// The marks among these, by who accepted them.
+    accepted_by: BTreeMap<usize, BTreeSet<u32>>,
     /// Reported as saved by the server.
     acked: Vec<Action>,
     /// Came from the server to someone who did not type them, in the server's present life.
@@ -45,8 +47,9 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A device accepted it.
-    pub fn accepted(&mut self, action: Action) {
+    /// This device accepted it.
+    pub fn accepted(&mut self, device: usize, action: Action) {
+        self.accepted_by.entry(device).or_default().extend(action.inserted());
         // Across histories an undone edit is nobody's: another device may have put the mark upon the new one.
         if !self.had_another_history || action.inserted().is_some() {
             self.accepted.push(action);
@@ -75,10 +78,10 @@ impl Ledger {
         }
     }
 
-    /// A session without a client gave it to the document.
-    pub fn given(&mut self, mark: u32) {
+    /// A session without a client brought it, and the document has it.
+    pub fn given(&mut self, mark: u32, is_taken: bool) {
         self.typed.insert(mark);
-        self.relayed.insert(mark);
+        self.relayed.extend(is_taken.then_some(mark));
     }
 
     /// These marks came from the server, of any document.
@@ -120,19 +123,39 @@ impl Ledger {
         }
     }
 
-    /// The document starts over with another history, which holds these marks. Of what was promised this stays: what a
-    /// device has accepted and nobody saved is put upon the new history. What the new history has of it may come twice.
-    pub fn history_changed(&mut self, restored: &BTreeSet<u32>) {
-        self.had_another_history = true;
+    /// The document starts over with another history, which holds these marks; the one before held those. Of what was
+    /// promised this stays: what a device has accepted and nobody saved is put upon the new history. What the new history
+    /// has of it may come twice. What a later one before had may have been put there by another device that had seen it:
+    /// then its author takes it for the server's, and it is forgotten with that.
+    pub fn history_changed(&mut self, restored: &BTreeSet<u32>, before: &BTreeSet<u32>) {
+        let is_later = std::mem::replace(&mut self.had_another_history, true);
         let saved: BTreeSet<u32> = self.acked.iter().filter_map(Action::inserted).collect();
         let waiting: BTreeSet<u32> = self.accepted.iter().filter_map(Action::inserted).collect();
-        let stays = |mark: &&u32| waiting.contains(mark) && !saved.contains(mark) && !restored.contains(mark);
+        let stays = |mark: &&u32| {
+            let may_be_anothers = is_later && before.contains(mark);
+            waiting.contains(mark) && !saved.contains(mark) && !restored.contains(mark) && !may_be_anothers
+        };
         self.forgiven.extend(self.typed.iter().filter(|mark| !stays(mark)));
         // A deletion means nothing where its mark is another one.
         self.accepted.retain(|action| action.inserted().is_some());
         self.acked.clear();
         self.relayed.clear();
         self.decided.clear();
+    }
+
+    /// The document was deleted for good: nothing of it is the server's any more.
+    pub fn deleted(&mut self) {
+        self.acked.clear();
+        self.relayed.clear();
+        self.decided.clear();
+    }
+
+    /// A mark that this device has accepted, nobody has deleted or replaced, and that is not among these.
+    pub fn lost_by(&self, device: usize, marks: &BTreeSet<u32>) -> Option<u32> {
+        let accepted = self.accepted_by.get(&device)?;
+        let is_lost =
+            |mark: &&u32| !marks.contains(mark) && !self.deleted.contains(mark) && !self.forgiven.contains(mark);
+        accepted.iter().find(is_lost).copied()
     }
 
     /// What a text, after everything was delivered, must be. These marks lie on the server's disk and wait for what
@@ -171,8 +194,8 @@ mod tests {
 
     fn ledger() -> Ledger {
         let mut ledger = Ledger { typed: [1, 2, 3].into(), deleted: [2].into(), ..Ledger::default() };
-        ledger.accepted(Action::Insert(1));
-        ledger.accepted(Action::Delete(2));
+        ledger.accepted(0, Action::Insert(1));
+        ledger.accepted(0, Action::Delete(2));
         ledger.acked(Action::Insert(1), &[1].into()).unwrap();
         ledger
     }
@@ -192,6 +215,13 @@ mod tests {
         assert_eq!(ledger().end("it", "<3>", &[1].into()), Ok(()), "it waits");
         assert!(ledger().acked(Action::Insert(3), &[1].into()).is_err());
         ledger().acked(Action::Insert(2), &[1].into()).unwrap();
+    }
+
+    #[test]
+    fn what_a_device_has_lost_is_told() {
+        assert_eq!(ledger().lost_by(0, &[1].into()), None);
+        assert_eq!(ledger().lost_by(0, &[3].into()), Some(1));
+        assert_eq!(ledger().lost_by(1, &[3].into()), None, "it accepted nothing");
     }
 
     #[test]

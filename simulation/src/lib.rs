@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! plan.rs      what may happen, and how likely
-//! world.rs     the plan's state, and one thing that happens; world/steps.rs does it, world/others.rs what passes by the server
+//! world.rs     the plan's state, and one thing that happens; world/steps.rs does it, world/history.rs what an
+//!              operator does with a document, world/others.rs what passes by the server
 //! finale.rs    no more faults: everything comes to rest, and must be right
 //! ledger.rs    PURE: the judge: what was promised, and whether it was kept
 //! server.rs    the real registry, documents, sessions, outboxes and log on virtual time

@@ -21,6 +21,18 @@ impl Story {
             _ => Self::Any,
         }
     }
+
+    /// How many times as likely as usual this is.
+    fn times(self, kind: Kind) -> u32 {
+        match (self, kind) {
+            // What is to be replaced must have come about.
+            (Self::OtherHistories, Kind::Calm) => 5,
+            (Self::Any | Self::Tabs, Kind::OtherHistory) => 0,
+            (Self::Any | Self::OtherHistories, Kind::Aside) => 0,
+            (Self::Tabs, Kind::Aside) => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// One kind of thing that happens.
@@ -70,12 +82,14 @@ pub enum Kind {
     Crash,
     /// The server is stopped in order and starts again.
     Restart,
-    /// While the server is down the document is forgotten, or replaced by an older copy.
+    /// While the server is down a document is deleted for good.
+    DeleteDocument,
+    /// While the server is down a document is forgotten, or it or all of them are replaced by a backup.
     OtherHistory,
 }
 
 /// (kind, its usual weight)
-const KINDS: [(Kind, u32); 23] = [
+const KINDS: [(Kind, u32); 24] = [
     (Kind::Type, 160),
     (Kind::Delete, 30),
     (Kind::Propose, 20),
@@ -98,6 +112,7 @@ const KINDS: [(Kind, u32); 23] = [
     (Kind::DiskFails, 3),
     (Kind::Crash, 10),
     (Kind::Restart, 5),
+    (Kind::DeleteDocument, 2),
     (Kind::OtherHistory, 8),
 ];
 
@@ -109,8 +124,8 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Draws them. What `may_happen` denies never does.
-    pub fn draw(dice: &mut fastrand::Rng, may_happen: impl Fn(Kind) -> bool) -> Self {
+    /// Draws them for a story.
+    pub fn draw(dice: &mut fastrand::Rng, story: Story) -> Self {
         let mut weights: Vec<(Kind, u32)> = KINDS.to_vec();
         for (kind, weight) in &mut weights {
             *weight = match dice.u32(..6) {
@@ -122,9 +137,7 @@ impl Weights {
             if matches!(kind, Kind::Type | Kind::Deliver | Kind::Receive | Kind::Connect) {
                 *weight = (*weight).max(20);
             }
-            if !may_happen(*kind) {
-                *weight = 0;
-            }
+            *weight *= story.times(*kind);
         }
         let total = weights.iter().map(|(_, weight)| weight).sum();
         Self { weights, total }

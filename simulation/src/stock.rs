@@ -25,6 +25,8 @@ pub struct Stock {
     pub edits: u64,
     /// It has something that it passes on only when it connects the next time.
     pub heard_aside: bool,
+    /// With this code the server ended its last connection for good.
+    pub refused: Option<u16>,
     told: Vec<Event>,
 }
 
@@ -34,13 +36,19 @@ impl Stock {
         let config =
             SessionConfig { document: name.clone(), dialect, token: String::new(), echo: Echo::Saved, client_id };
         let session = Session::new(config);
-        Self { session, document, dialect, socket: None, edits: 0, heard_aside: false, told: Vec::new() }
+        Self { session, document, dialect, socket: None, edits: 0, heard_aside: false, refused: None, told: Vec::new() }
+    }
+
+    /// Others will hear from it past the server.
+    pub fn is_tab(mut self) -> Self {
+        self.session.shares_edits();
+        self
     }
 
     /// Uses a new connection.
     pub fn connect(&mut self, socket: Socket) {
         self.socket = Some(socket);
-        self.heard_aside = false;
+        (self.heard_aside, self.refused) = (false, None);
         let mut out = Outputs::default();
         self.session.connected(&mut out);
         self.flush(out);

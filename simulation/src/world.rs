@@ -1,5 +1,6 @@
 //! The state of one plan, and one thing that happens in it.
 
+mod history;
 mod others;
 mod steps;
 
@@ -20,7 +21,7 @@ use crate::device::Device;
 use crate::disk::Disk;
 use crate::ledger::Ledger;
 use crate::pipe::Pipe;
-use crate::plan::{Kind, Story, Weights};
+use crate::plan::{Story, Weights};
 use crate::server::{Server, Settings};
 use crate::stock::Stock;
 use crate::text;
@@ -56,14 +57,21 @@ pub struct World {
     /// Always there, but for a moment while it is started again.
     pub(crate) server: Option<Server>,
     pub(crate) clients: Vec<Client>,
+    /// Where in them those begin that have seen nothing of what was.
+    pub(crate) newcomers_from: usize,
     /// Connections that their clients have left: what was sent may still arrive.
     pub(crate) left_behind: Vec<Pipe>,
     /// Sessions that take their time.
     leases: Vec<others::Slow>,
     /// For each document.
     pub(crate) ledgers: Vec<Ledger>,
-    /// Older copies of documents.
+    /// Which documents are deleted.
+    pub(crate) deleted: Vec<bool>,
+    /// Devices that have a position in a document's replaced history, and do not know yet that it was replaced.
+    to_be_told: BTreeSet<(usize, usize)>,
+    /// The newest backup.
     backups: Vec<Option<Stored>>,
+    story: Story,
     weights: Weights,
     pub(crate) shape: text::Shape,
     steps: usize,
@@ -103,7 +111,7 @@ impl World {
         // A stock client that has an old history brings it back: only devices can tell.
         let story = Story::draw(&mut dice);
         let other_history = story == Story::OtherHistories;
-        let weights = Weights::draw(&mut dice, |kind| kind != Kind::OtherHistory || other_history);
+        let weights = Weights::draw(&mut dice, story);
         let mut world = Self {
             now_ms: START_MS,
             disk,
@@ -111,11 +119,15 @@ impl World {
             draw,
             server,
             clients: Vec::new(),
+            newcomers_from: usize::MAX,
             left_behind: Vec::new(),
             leases: Vec::new(),
             ledgers: names.iter().map(|_| Ledger::default()).collect(),
+            deleted: names.iter().map(|_| false).collect(),
+            to_be_told: BTreeSet::new(),
             backups: names.iter().map(|_| None).collect(),
             names,
+            story,
             weights,
             shape: if other_history { text::Shape::Map } else { text::Shape::Text },
             steps: dice.usize(30..180),
@@ -150,7 +162,8 @@ impl World {
     }
 
     pub(crate) fn new_page(&mut self, document: usize, dialect: Dialect) -> Stock {
-        Stock::start(&self.names[document], document, dialect, self.dice.u64(1..MAX_SAFE_INTEGER))
+        let page = Stock::start(&self.names[document], document, dialect, self.dice.u64(1..MAX_SAFE_INTEGER));
+        if self.story == Story::Tabs { page.is_tab() } else { page }
     }
 
     /// Runs the plan to its end.
@@ -181,6 +194,7 @@ impl World {
             self.nothing_is_loaded_twice()?;
         }
         self.disk.violation().map_or(Ok(()), Err)?;
+        self.deleted_stays_deleted()?;
         if self.dice.u32(..DEAR_CHECK) == 0 {
             self.crashed_now_all_is_kept()?;
         }
@@ -214,6 +228,9 @@ impl World {
     pub(crate) fn crashed_now_all_is_kept(&mut self) -> Result<(), String> {
         self.counts.add("documents built from the disk", 1);
         for (document, name) in self.names.iter().enumerate() {
+            if self.deleted[document] {
+                continue;
+            }
             let ledger = &self.ledgers[document];
             ledger.acked_is_durable(&self.on_disk(document))?;
             let stored = self.disk.stored(name);
@@ -253,9 +270,12 @@ impl World {
                 format!("    client {client} ({}): {}: {news:?}", world.clients[client].kind(), world.names[document])
             });
             let on_disk = if let News::Saved(_) = news { self.on_disk(document) } else { BTreeSet::new() };
+            if self.deleted[document] && matches!(news, News::Saved(_) | News::Synced | News::HistoryChanged) {
+                return Err(format!("DELETED STAYS DELETED: client {client} was told {news:?}"));
+            }
             let ledger = &mut self.ledgers[document];
             match news {
-                News::Accepted(action) => ledger.accepted(action),
+                News::Accepted(action) => ledger.accepted(client, action),
                 News::Saved(action) => {
                     self.counts.add("edits acknowledged", 1);
                     ledger.acked(action, &on_disk)?;
@@ -268,7 +288,21 @@ impl World {
                 News::HistoryChanged if self.shape == text::Shape::Text => {
                     return Err("A HISTORY STAYS: a device was told of another one, and nobody replaced it".into());
                 }
-                News::HistoryChanged => self.counts.add("histories seen to have changed", 1),
+                News::HistoryChanged => {
+                    self.to_be_told.remove(&(client, document));
+                    self.counts.add("histories seen to have changed", 1);
+                }
+                News::Deleted if !self.deleted[document] => {
+                    return Err(format!("A HISTORY STAYS: client {client} was told of a deletion that never was"));
+                }
+                News::Deleted => {
+                    self.to_be_told.remove(&(client, document));
+                    self.counts.add("told of a deletion", 1);
+                }
+                News::Synced if self.to_be_told.contains(&(client, document)) => {
+                    let name = &self.names[document];
+                    return Err(format!("NO SILENT MERGE: client {client} goes on with another history of {name}"));
+                }
                 News::Synced => self.counts.add("syncs", 1),
                 News::Other(_) => {}
             }

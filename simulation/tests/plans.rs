@@ -12,7 +12,7 @@ const PLANS: u64 = 10_000;
 /// Plans that are run twice.
 const TWICE: u64 = 60;
 /// What plans must have reached: a fault that never happens tests nothing.
-const REACHED: [&str; 20] = [
+const REACHED: [&str; 24] = [
     "all documents out of memory",
     "calm moments",
     "clients crashed",
@@ -20,6 +20,9 @@ const REACHED: [&str; 20] = [
     "connections ended by the server",
     "devices' disks failed",
     "disk errors",
+    "documents deleted",
+    "documents purged",
+    "documents restored",
     "documents with updates that wait",
     "documents with updates that wait for ever",
     "edits acknowledged",
@@ -33,6 +36,7 @@ const REACHED: [&str; 20] = [
     "slow sessions",
     "snapshots",
     "syncs",
+    "told of a deletion",
 ];
 
 fn number(variable: &str) -> Option<u64> {

@@ -78,9 +78,12 @@ describe('backup and restore', () => {
       await untilSynced(client)
       insert(client, ', changed')
       await untilSaved(client)
-      client.destroy()
       const backup = runBinary(['backup', backups, '--data', server.dataDir])
       await until(() => server.output().includes(`halted at ${point}`), { what: 'the backup stops there' })
+      // Edits wait for no backup, however long it takes.
+      insert(client, ', meanwhile')
+      await untilSaved(client)
+      client.destroy()
       await server.kill()
       const { code, stderr } = await backup
       assert.equal(code, 1)

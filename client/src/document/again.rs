@@ -4,6 +4,8 @@
 //! who received the change are the only ones who have it. What came beyond the last `Durable` is therefore sent again at
 //! the next connection; most often the server knows it.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::ToServer;
@@ -48,18 +50,23 @@ impl Core {
         }
     }
 
-    /// Takes the changes by others that the server may have lost since, because it crashed before it wrote them.
+    /// Takes the changes by others that the server may have lost since, because it crashed before it wrote them, and what
+    /// of the queue they may depend on: what was made here before them.
     fn take_unconfirmed(&mut self) -> Vec<Bytes> {
         let known = self.in_step.map_or(Seq::ZERO, |(cursor, _)| cursor.seq);
-        let mut unconfirmed = Vec::new();
-        for update in &mut self.updates {
-            if let Origin::Remote(seq) = update.of
-                && seq > known
-            {
-                update.of = Origin::SentAgain(seq);
-                unconfirmed.push(update.bytes.clone());
+        let is_unconfirmed = |of: Origin| matches!(of, Origin::Remote(seq) if seq > known);
+        let Some(newest) = self.updates.iter().rposition(|update| is_unconfirmed(update.of)) else { return Vec::new() };
+        let own = self.queue.may_go_along(self.clock.lets_send(&self.queue));
+        let (mut unconfirmed, mut gone) = (Vec::new(), HashSet::new());
+        for update in &mut self.updates[..=newest] {
+            match update.of {
+                Origin::Remote(seq) if seq > known => update.of = Origin::SentAgain(seq),
+                Origin::Edit(id) if own.contains(&id) => drop(gone.insert(id)),
+                _ => continue,
             }
+            unconfirmed.push(update.bytes.clone());
         }
+        self.queue.have_left(&gone);
         unconfirmed
     }
 

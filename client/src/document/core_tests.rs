@@ -260,3 +260,26 @@ fn a_history_that_is_replaced_just_after_it_was_taken_is_noticed() {
     device.core.received(&opened(1002, other, Resume::SendStateVector), 1, 0, &mut device.out).unwrap();
     assert_eq!(device.core.status().sync, SyncState::HistoryChanged, "the edit upon it would wait for ever");
 }
+
+#[test]
+fn what_a_crash_of_the_server_took_comes_back_though_edits_of_both_depend_on_each_other() {
+    let mut world = World::new(0);
+    [0, 1].into_iter().for_each(|at| world.connect(at));
+    let calm = |world: &mut World| {
+        world.devices.iter_mut().for_each(|device| device.store(10, &mut world.accepted));
+        (0..10).for_each(|_| [0, 1].into_iter().for_each(|at| world.deliver(at, true)));
+    };
+    calm(&mut world);
+    // Each goes on from what the other typed just before.
+    for at in [0, 1, 0] {
+        world.edit(at);
+        calm(&mut world);
+    }
+    world.server.crash(&mut world.devices);
+    // The other never comes back.
+    world.connect(0);
+    calm(&mut world);
+    let there = |txn: &yrs::Transaction<'_>| txn.get_text("text").map_or(String::new(), |text| text.get_string(txn));
+    assert_eq!(world.server.replica.held().len(), 0, "each batch waits for the other");
+    assert_eq!(world.server.replica.read(there), world.devices[0].text());
+}

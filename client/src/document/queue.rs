@@ -194,6 +194,18 @@ impl Queue {
         self.recount();
     }
 
+    /// The edits that may leave this device ahead of their turn, because what others did may depend on them; `all`: also those
+    /// that have not left it yet.
+    pub(crate) fn may_go_along(&self, all: bool) -> HashSet<u128> {
+        let may_go = |entry: &&Queued| entry.is_edit() && entry.state == State::Pending && (all || entry.sent);
+        self.entries.iter().filter(may_go).map(|entry| entry.id).collect()
+    }
+
+    /// These have left it, though they wait for their turn.
+    pub(crate) fn have_left(&mut self, ids: &HashSet<u128>) {
+        self.entries.iter_mut().filter(|entry| ids.contains(&entry.id)).for_each(|entry| entry.sent = true);
+    }
+
     /// Those that have left this device once.
     pub(crate) fn sent_ids(&self) -> HashSet<u128> {
         self.entries.iter().filter(|entry| entry.sent).map(|entry| entry.id).collect()

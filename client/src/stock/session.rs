@@ -123,6 +123,8 @@ pub struct Session {
     server_asked: bool,
     /// We have asked for what is missing and it still is.
     asked_for_missing: bool,
+    /// Others get our edits by another way, too: see [`Session::shares_edits`].
+    shares_edits: bool,
     knowledge: AckKnowledge,
 }
 
@@ -150,8 +152,15 @@ impl Session {
             synced: false,
             server_asked: false,
             asked_for_missing: false,
+            shares_edits: false,
             knowledge,
         }
+    }
+
+    /// From now on others may get our edits by another way (another tab, say) and bring them to the server before we do: then
+    /// that our bytes come back does not say that they are saved, and an empty update behind each change has to.
+    pub fn shares_edits(&mut self) {
+        self.shares_edits = true;
     }
 
     /// A connection is open.
@@ -316,6 +325,9 @@ impl Session {
 
     /// True when nobody else would send these bytes: they insert something in our name just now.
     fn is_ours_alone(&self, carried: Carried, update: &[u8]) -> bool {
+        if self.shares_edits {
+            return false;
+        }
         let own = self.doc.client_id().get();
         carried == Carried::OneEdit && update_ranges(update).any(|range| range.client == own)
     }

@@ -117,7 +117,7 @@ pub fn restore_all(backup: &Backup, data: &Path) -> Result<Restored, BackupError
         let Some(stored) = backup.read(document)? else { continue };
         restored.documents += 1;
         restored.deleted += u64::from(stored.is_tombstone());
-        batch.add(new_history(document, stored, backup.taken_ms()))?;
+        batch.add(new_history(document, stored, backup.taken_ms(), Epoch(rand::random())))?;
     }
     batch.commit()?;
     store.close()?;
@@ -157,13 +157,14 @@ pub fn restore_document(
         return Err(BackupError::Exists(target.clone()));
     }
     let delete = Write::Delete { document: target.clone() };
-    let append = new_history(target, stored, backup.taken_ms());
+    let append = new_history(target, stored, backup.taken_ms(), Epoch(rand::random()));
     let writes = if there { vec![delete, append] } else { vec![append] };
     Ok(store.commit(&writes)?)
 }
 
-/// A document's content as the beginning of another history.
-fn new_history(document: &DocumentName, stored: Stored, taken_ms: u64) -> Write {
+/// The step that makes a document's content the beginning of another history, under the name `document`, which is free.
+/// `epoch` is random, and `taken_ms` stands for when a snapshot was made.
+pub fn new_history(document: &DocumentName, stored: Stored, taken_ms: u64, epoch: Epoch) -> Write {
     let snapshot = stored.snapshot.map(|snapshot| {
         let time_ms = stored.records.first().map_or(taken_ms, |record| record.time_ms);
         Record { seq: Seq::ZERO, time_ms, update: snapshot.update }
@@ -174,7 +175,7 @@ fn new_history(document: &DocumentName, stored: Stored, taken_ms: u64) -> Write 
         seq = seq.next();
         record.seq = seq;
     }
-    Write::Append { document: document.clone(), epoch: Epoch(rand::random()), records }
+    Write::Append { document: document.clone(), epoch, records }
 }
 
 /// Documents on their way into a new store.

@@ -21,8 +21,10 @@
 //! clients   order, duplicates and colliding hashes of client ids
 //! nesting   how deep types lie in types within one update
 //! merge     several updates as one, by their bytes
+//! pieces    one update as several, one after the other
 //! conflicts how much work it would be
 //! verdict   what an update would do to a document known by its clocks
+//! needs     what it waits for
 //! ```
 //!
 //! Sources: npm yjs 13.6.33 `src/utils/encoding.js`, `src/utils/UpdateDecoder.js`, `src/structs/*`; lib0 0.2.120
@@ -33,7 +35,9 @@ mod conflicts;
 mod content;
 pub(crate) mod json;
 mod merge;
+mod needs;
 mod nesting;
+mod pieces;
 mod state_vector;
 mod verdict;
 mod walk;
@@ -45,7 +49,9 @@ use crate::varint::ReadError;
 
 pub use conflicts::{Conflicts, conflicts};
 pub use merge::{Merged, Updates, join_updates};
+pub use needs::needs;
 pub use nesting::type_depth;
+pub use pieces::{Pieces, pieces};
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
 pub use verdict::{StateClock, Structs, Verdict, verdict};
 pub use walk::{ClientRange, ClientRanges, delete_set, deleted_ranges, update_ranges};

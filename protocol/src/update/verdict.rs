@@ -1,7 +1,7 @@
 //! What an update would do to a document that is known only by how far each of its clients has come.
 
 use super::walk::{ClientRange, Id, Kind, Struct, Visit, pass, walk};
-use super::{ScanError, ScanLimits};
+use super::{ScanError, ScanLimits, Summary};
 
 /// How far each client is known: a state vector, however it is stored.
 pub trait StateClock {
@@ -49,6 +49,8 @@ pub struct Verdict {
     pub fresh: u64,
     /// Clients that the document does not know.
     pub new_clients: u64,
+    /// Ranges that are deleted, known or not.
+    pub delete_ranges: u64,
 }
 
 /// Scans `update` and compares it with `state`.
@@ -57,8 +59,8 @@ pub struct Verdict {
 /// As [`super::scan_update`].
 pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> Result<Verdict, ScanError> {
     let mut compare = Compare::new(state, Own::default());
-    let nested = walk(update, limits, &mut compare)?.nested;
-    if let Some(verdict) = compare.verdict(nested) {
+    let summary = walk(update, limits, &mut compare)?;
+    if let Some(verdict) = compare.verdict(&summary) {
         return Ok(verdict);
     }
     // Too much to remember: once more, with all the update's ranges at hand.
@@ -71,11 +73,12 @@ pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> R
         structs: Structs::MissingDependency,
         deletes: true,
         deletes_ahead: true,
-        nested,
+        nested: summary.nested,
         fresh: compare.fresh,
         new_clients: compare.new_clients,
+        delete_ranges: summary.delete_ranges,
     };
-    Ok(compare.verdict(nested).unwrap_or(missing))
+    Ok(compare.verdict(&summary).unwrap_or(missing))
 }
 
 /// Sections, and foreign dependencies still unexplained, that the first pass remembers.
@@ -125,7 +128,7 @@ impl Own {
 }
 
 /// Collects every section up to its last struct that is no skip.
-struct AllRanges(Vec<ClientRange>);
+pub(super) struct AllRanges(pub(super) Vec<ClientRange>);
 
 impl Visit for AllRanges {
     fn section(&mut self, client: u64, clock: u64) {
@@ -211,7 +214,7 @@ impl<'a, S: StateClock> Compare<'a, S> {
     }
 
     /// `None` when more would have had to be remembered.
-    fn verdict(mut self, nested: u64) -> Option<Verdict> {
+    fn verdict(mut self, summary: &Summary) -> Option<Verdict> {
         self.end_section();
         let remembered = self.waiting_len.min(REMEMBERED);
         let missing = self.waiting[..remembered].iter().any(|&id| !self.own.has(id));
@@ -233,8 +236,15 @@ impl<'a, S: StateClock> Compare<'a, S> {
             _ if self.known => Structs::Known,
             _ => Structs::None,
         };
-        let (fresh, new_clients) = (self.fresh, self.new_clients);
-        Some(Verdict { structs, deletes: self.deletes, deletes_ahead: self.deletes_ahead, nested, fresh, new_clients })
+        Some(Verdict {
+            structs,
+            deletes: self.deletes,
+            deletes_ahead: self.deletes_ahead,
+            nested: summary.nested,
+            fresh: self.fresh,
+            new_clients: self.new_clients,
+            delete_ranges: summary.delete_ranges,
+        })
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use syncline_log::store::Write as Step;
-use syncline_log::{Record, SledStore, Store, Stored, TOMBSTONE};
-use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use syncline_log::{SledStore, Store, Stored};
+use syncline_protocol::ids::{DocumentName, Epoch};
 
 use super::offline;
 
@@ -20,14 +20,7 @@ pub fn delete(data_dir: &Path, document: &DocumentName, out: &mut impl Write) ->
     if load(&store, data_dir, document)?.is_some_and(|stored| stored.is_tombstone()) {
         bail!("the document {document:?} was deleted before");
     }
-    let tombstone = Record { seq: Seq::ZERO.next(), time_ms: now_ms(), update: TOMBSTONE };
-    commit(
-        &store,
-        &[
-            Step::Delete { document: document.clone() },
-            Step::Append { document: document.clone(), epoch: Epoch(rand::random()), records: vec![tombstone] },
-        ],
-    )?;
+    commit(&store, &Step::bury(document, Epoch(rand::random()), now_ms()))?;
     writeln!(out, "deleted {document}: those who have it keep what they have, nobody can open it here")?;
     store.close().context("the store did not close cleanly")
 }
@@ -66,6 +59,8 @@ mod tests {
     use super::*;
     use crate::cli::inspect::inspect;
     use bytes::Bytes;
+    use syncline_log::Record;
+    use syncline_protocol::ids::Seq;
 
     #[test]
     fn a_deleted_document_is_shown_as_deleted_and_a_purged_one_is_not_there() {

@@ -184,6 +184,12 @@ impl Core {
 
     /// Takes one event.
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        self.handle_while(event, effects, &mut || true);
+    }
+
+    /// Takes one event; in the middle of an update that is much work it asks whether to go on. If not, its author is
+    /// refused and the document must be loaded again.
+    pub fn handle_while(&mut self, event: Event, effects: &mut Vec<Effect>, go_on: &mut dyn FnMut() -> bool) {
         if self.ended.contains(&event.lease()) && !matches!(event, Event::Leave { .. }) {
             return;
         }
@@ -196,7 +202,9 @@ impl Core {
                 self.step1(lease, &state_vector, effects);
                 self.tell_durable(lease, effects);
             }
-            Event::Update { lease, update, origin, batch } => self.update(lease, update, origin, batch, effects),
+            Event::Update { lease, update, origin, batch } => {
+                self.update(lease, (update, origin, batch), effects, go_on);
+            }
             Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
             Event::Awareness { lease, update } => {
                 let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
@@ -278,7 +286,13 @@ impl Core {
         self.send_presence(lease, effects);
     }
 
-    fn update(&mut self, lease: LeaseId, update: Bytes, origin: Origin, batch: u64, effects: &mut Vec<Effect>) {
+    fn update(
+        &mut self,
+        lease: LeaseId,
+        (update, origin, batch): (Bytes, Origin, u64),
+        effects: &mut Vec<Effect>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) {
         if self.storage_failed || self.broken {
             // Every client answers our step 1, also one that only reads: that is no edit to refuse.
             let unneeded = origin == Origin::Step2 && self.replica.inserts_nothing_new(&update);
@@ -292,8 +306,8 @@ impl Core {
             return self.fail_to_answer(lease, &error, effects);
         }
         let held_before = self.replica.held().len();
-        let taken =
-            if update[..] == EMPTY_UPDATE { Ok(Taken::Known) } else { self.replica.take(&update, &self.limits) };
+        let is_empty = update[..] == EMPTY_UPDATE;
+        let taken = if is_empty { Ok(Taken::Known) } else { self.replica.take_while(&update, &self.limits, go_on) };
         let taken = match taken {
             Ok(taken) => taken,
             Err(error) => return self.fail(lease, &error, effects),

@@ -9,6 +9,9 @@ use crate::ids::Draw;
 /// How long nothing changes until a document is kept as bytes. A large one takes milliseconds to wake.
 const QUIET: Duration = Duration::from_secs(30);
 
+/// Processor time for one lease, and one update: real ones take milliseconds, a first sync of a million items seconds.
+const WORK: Duration = Duration::from_secs(10);
+
 /// What a document task is told at its start.
 #[derive(Debug, Clone)]
 pub struct DocumentOptions {
@@ -20,6 +23,8 @@ pub struct DocumentOptions {
     pub held: HeldLimits,
     /// What it may become.
     pub growth: GrowthLimits,
+    /// Processor time that one lease may use up at once, and one update.
+    pub work: Duration,
     /// Bytes of presence that one lease may show.
     pub presence_bytes: usize,
     /// When a snapshot replaces its records.
@@ -36,6 +41,7 @@ impl DocumentOptions {
             quiet: QUIET,
             held: HeldLimits::default(),
             growth: GrowthLimits::default(),
+            work: WORK,
             presence_bytes: usize::MAX,
             compaction: Compaction::default(),
             draw: Draw::default(),

@@ -17,7 +17,7 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::charge::Charge;
+use super::charge::{Charge, apart_if};
 use super::core::Core;
 use super::event::{Effect, Event};
 use super::frame::Framing;
@@ -157,6 +157,7 @@ impl Task {
         }
         let last = newest.seq;
         debug!(document = %name, seq = %last, records, "document loaded");
+        let charge = Charge::new(options.work);
         let core = Core::new(replica, newest, options.held)
             .with_limits(options.growth, options.presence_bytes)
             .with_tail(tail);
@@ -173,7 +174,7 @@ impl Task {
             metrics,
             effects: Vec::new(),
             unsent: Unsent::default(),
-            charge: Charge::default(),
+            charge,
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,
@@ -257,7 +258,7 @@ impl Task {
         if self.records_since_snapshot >= self.options.compaction.idle_records {
             self.compact().await;
         }
-        self.core.rest();
+        apart_if(self.core.is_large(), || self.core.rest());
         self.unsent = Unsent::default();
         // Something waits beside the tree, or it cannot be encoded: not again at once.
         self.changed = Instant::now();
@@ -294,7 +295,7 @@ impl Task {
                 // Frames of earlier events in this batch must not come after the diff that contains them.
                 self.execute().await;
                 let floor = self.readers.floor(lease);
-                self.core.resync(lease, floor.as_deref(), &mut self.effects);
+                apart_if(self.core.is_large(), || self.core.resync(lease, floor.as_deref(), &mut self.effects));
             }
             Event::Leave { lease } => {
                 self.execute().await;

@@ -126,10 +126,12 @@ impl Gate {
         Unfinished { gate: Arc::clone(self), id, cut }
     }
 
-    /// There are no file descriptors left: make room.
-    pub fn cut_oldest(&self) {
+    /// There are few file descriptors left: make room. False when nobody is unfinished.
+    pub fn cut_oldest(&self) -> bool {
         let oldest = self.lock().unfinished.pop_first();
+        let is_cut = oldest.is_some();
         self.cut(oldest);
+        is_cut
     }
 
     fn cut(&self, oldest: Option<(u64, Cut)>) {

@@ -80,8 +80,8 @@ impl World {
             let mark = self.next_mark();
             self.note(|world| format!("a session brings <{mark}> to {} and goes", world.names[document]));
             let update = self.type_alone(mark);
-            self.ledgers[document].given(mark);
             let is_there = self.server().bring(&slow.lease, update);
+            self.ledgers[document].given(mark, is_there && !self.deleted[document]);
             self.server().end(slow.lease);
             self.counts.add("slow sessions", 1);
             is_there
@@ -89,10 +89,15 @@ impl World {
             self.note(|world| format!("a session begins with {}", world.names[document]));
             slow.begun = self.server().begin(&slow.lease);
             let is_there = slow.begun;
-            self.leases.push(slow);
+            if is_there {
+                self.leases.push(slow);
+            } else {
+                self.server().end(slow.lease);
+            }
             is_there
         };
-        if is_there {
+        // A deleted document tells its sessions to go.
+        if is_there || self.deleted[document] {
             return Ok(true);
         }
         Err(format!("NONE LEAVES UNDER A LEASE: {} has left memory under one", self.names[document]))
@@ -109,7 +114,11 @@ impl World {
     pub(super) fn calm(&mut self) -> Result<(), String> {
         self.note(|_| "a calm moment".into());
         self.counts.add("calm moments", 1);
-        (0..CALM_ROUNDS).try_for_each(|_| self.round().map(drop))
+        (0..CALM_ROUNDS).try_for_each(|_| self.round().map(drop))?;
+        if self.dice.bool() {
+            self.back_up();
+        }
+        Ok(())
     }
 
     /// An edit by somebody who has nothing else.

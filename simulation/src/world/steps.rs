@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use syncline_log::Stored;
-use syncline_protocol::ids::Epoch;
+use syncline_protocol::close::{Close, may_reconnect};
 
 use super::World;
 use crate::client::{Client, Sort};
@@ -69,6 +68,7 @@ impl World {
             }
             Kind::Crash => return self.crash(),
             Kind::Restart => return self.restart(),
+            Kind::DeleteDocument => return self.delete_document(),
             Kind::OtherHistory => return self.other_history(),
         }
         Ok(())
@@ -140,6 +140,7 @@ impl World {
                 Received::End(code) => {
                     self.note(|_| format!("the connection of client {client} ends, code {code:?}"));
                     self.counts.add("connections ended by the server", 1);
+                    self.ended(client, code)?;
                     return self.lose(client);
                 }
             };
@@ -165,7 +166,7 @@ impl World {
                 ledger.acked_is_durable(&self.on_disk(document))?;
             }
             if self.dice.u32(..8) == 0 {
-                self.backups = self.names.iter().map(|name| self.disk.stored(name)).collect();
+                self.back_up();
             }
         }
         Ok(true)
@@ -217,6 +218,20 @@ impl World {
         self.lose(client)
     }
 
+    /// The server ended the connection; some codes are for good.
+    fn ended(&mut self, client: usize, code: Option<u16>) -> Result<(), String> {
+        let Sort::Stock(page) = &mut self.clients[client].sort else { return Ok(()) };
+        page.refused = code.filter(|&code| !may_reconnect(code));
+        match page.refused {
+            None => Ok(()),
+            Some(code) if code == Close::DocumentDeleted.code() && self.deleted[page.document] => {
+                self.counts.add("told of a deletion", 1);
+                Ok(())
+            }
+            Some(code) => Err(format!("A GOOD CLIENT STAYS: client {client} was refused with {code}")),
+        }
+    }
+
     pub(crate) fn lose(&mut self, client: usize) -> Result<(), String> {
         if let Some(socket) = self.clients[client].socket() {
             self.left_behind.push(socket.pipe().clone());
@@ -239,6 +254,7 @@ impl World {
             Sort::Device(_) => gone.restart(&self.names)?,
         };
         self.clients.insert(client, again);
+        self.started_again(client);
         Ok(())
     }
 
@@ -296,22 +312,5 @@ impl World {
         let (resyncs, compactions) = self.server().counted();
         self.counts.add("slow readers brought up to date", resyncs);
         self.counts.add("snapshots", compactions);
-    }
-
-    /// Purges a document, or restores an older copy of it: with another identity.
-    fn other_history(&mut self) -> Result<(), String> {
-        self.stop()?;
-        let document = self.dice.usize(..self.names.len());
-        let copy = if self.dice.bool() { self.backups[document].clone() } else { None };
-        let copy = copy.map(|copy| Stored { epoch: Epoch(self.dice.u128(..)), ..copy });
-        self.note(|world| {
-            let what = if copy.is_some() { "replaced by an older copy" } else { "purged" };
-            format!("the server stops, {} is {what}", world.names[document])
-        });
-        self.counts.add("histories replaced", 1);
-        self.disk.replace(&self.names[document], copy);
-        let restored = self.disk.marks(&self.names[document]);
-        self.ledgers[document].history_changed(&restored);
-        self.start()
     }
 }

@@ -19,8 +19,8 @@ use syncline_protocol::hocuspocus::{End, Frame};
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, ToClient, ToServer};
 use syncline_protocol::update::{
-    ScanLimits, conflicts, scan_state_vector, scan_update, scan_value, state_vector_entries, type_depth, update_ranges,
-    verdict,
+    ScanLimits, Structs, conflicts, needs, pieces as cut, scan_state_vector, scan_update, scan_value,
+    state_vector_entries, type_depth, update_ranges, verdict,
 };
 use syncline_protocol::ywebsocket;
 use syncline_replica::{GrowthLimits, HeldLimits, Replica};
@@ -118,6 +118,14 @@ fn update(bytes: &[u8]) {
     let found = conflicts([bytes].into_iter(), &|_| 0, verdict.fresh);
     assert!(found.items <= verdict.fresh);
     _ = type_depth(bytes);
+    let waits = matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead;
+    assert_eq!(needs(bytes, &|_| 0).is_ok_and(|needs| !needs.is_empty()), waits, "what waits needs something");
+    let (mut structs, mut ranges, mut parts) = (0, 0, cut(bytes, &|_| 0));
+    while let Some(piece) = parts.next(7) {
+        let piece = scan_update(&piece, &ScanLimits::STORED).expect("a piece of what is sound is sound");
+        (structs, ranges) = (structs + piece.structs, ranges + piece.delete_ranges);
+    }
+    assert_eq!((structs, ranges), (summary.structs, summary.delete_ranges), "pieces are all of it");
 }
 
 fn state_vector(bytes: &[u8]) {
@@ -237,6 +245,7 @@ fn config(bytes: &[u8]) {
     let Ok(raw) = RawConfig::parse(&String::from_utf8_lossy(bytes)) else { return };
     if let Ok(config) = raw.check() {
         assert!(config.session.outbox_bytes > 0 && config.session.message_bytes >= 1024);
+        assert!(std::time::Instant::now().checked_add(config.idle_unload).is_some(), "such a time there is");
     }
 }
 

@@ -48,6 +48,31 @@ pub fn line(client: u64, count: u64) -> Vec<u8> {
     update
 }
 
+/// `count` letters, each an item of its own: two clients type by turns.
+pub fn by_turns(clients: (u64, u64), count: u64) -> Vec<u8> {
+    let (one, other) = clients;
+    let first = (0..count / 2).map(|clock| (one, clock, clock.checked_sub(1).map(|before| (other, before)), None));
+    let second = (0..count / 2).map(|clock| (other, clock, Some((one, clock)), None));
+    letters(&first.chain(second).collect::<Vec<_>>())
+}
+
+/// `count` letters of `client`, each behind another letter of a line and before nothing: each passes what is behind it.
+pub fn passing(client: u64, count: u64, line: u64) -> Vec<u8> {
+    letters(&(0..count).map(|clock| (client, clock, Some((line, clock)), None)).collect::<Vec<_>>())
+}
+
+/// Deletes `count` single letters of `client`'s line: each cuts what is left of it.
+pub fn holes(client: u64, count: u64) -> Vec<u8> {
+    let mut update = vec![0, 1];
+    write_var_uint(&mut update, client);
+    write_var_uint(&mut update, count);
+    for number in 0..count {
+        write_var_uint(&mut update, 2 * number + 1);
+        update.push(1);
+    }
+    update
+}
+
 /// `count` letters of `client` behind the first letter of `line`'s client, each with another right neighbour in the line:
 /// every Yjs implementation compares each of them with those before and with the line between.
 pub fn spread(client: u64, first: u64, count: u64, line: u64) -> Vec<u8> {

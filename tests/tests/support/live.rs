@@ -92,7 +92,8 @@ impl Socket {
         in_time(self.next()).await
     }
 
-    async fn next(&mut self) -> Heard {
+    /// However long it takes.
+    pub async fn next(&mut self) -> Heard {
         loop {
             return match self.socket.next().await {
                 Some(Ok(Message::Binary(frame))) => Heard::Frame(frame),

@@ -19,6 +19,8 @@ use crate::ids::LeaseId;
 const MAX_ANSWERS: usize = 4;
 /// From this size on the whole document is not encoded again for what the tail can tell.
 const LARGE_BYTES: usize = 4 * super::super::tail::MAX_BYTES;
+/// A document of more bytes takes milliseconds to encode.
+const SLOW_BYTES: usize = 1024 * 1024;
 /// What remembering an answer takes: one that is smaller, and is made from bytes, is made again.
 const REMEMBERING_BYTES: usize = 256;
 /// The state vector of who has nothing.
@@ -102,6 +104,20 @@ impl Core {
     /// True while it is kept as bytes.
     pub fn is_resting(&self) -> bool {
         self.replica.is_resting()
+    }
+
+    /// True when an event may be much work.
+    pub fn is_much(&self, event: &Event) -> bool {
+        match event {
+            Event::Update { update, .. } => self.replica.is_much(update),
+            Event::Step1 { .. } => self.is_large(),
+            _ => false,
+        }
+    }
+
+    /// True when encoding it takes long.
+    pub fn is_large(&self) -> bool {
+        self.replica.bytes() > SLOW_BYTES
     }
 
     /// How many bytes must be built into a tree before this event can be handled; 0: none.

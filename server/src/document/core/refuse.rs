@@ -25,7 +25,7 @@ impl Core {
     pub(super) fn fail_to_answer(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
         match error {
             CrdtError::Undecodable(_) => self.fail(lease, error, effects),
-            CrdtError::Broken(_) => {
+            CrdtError::Broken(_) | CrdtError::TooMuchWork => {
                 self.close(lease, Close::DocumentReloading, effects);
                 self.reload_if_broken(error, effects);
             }
@@ -33,7 +33,7 @@ impl Core {
     }
 
     pub(super) fn reload_if_broken(&mut self, error: &CrdtError, effects: &mut Vec<Effect>) {
-        if matches!(error, CrdtError::Broken(_)) && !self.broken {
+        if matches!(error, CrdtError::Broken(_) | CrdtError::TooMuchWork) && !self.broken {
             self.broken = true;
             effects.push(Effect::Reload);
         }

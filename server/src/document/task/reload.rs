@@ -4,7 +4,6 @@ use syncline_protocol::close::Close;
 use tracing::{error, warn};
 
 use super::Task;
-use crate::document::event::Effect;
 use crate::document::load::{LoadError, load, wake};
 
 impl Task {
@@ -21,7 +20,8 @@ impl Task {
     }
 
     pub(super) async fn reload_if_broken(&mut self) {
-        if matches!(self.effects.last(), Some(Effect::Reload)) {
+        // Its offender may have been ended for something else besides, after `Effect::Reload`.
+        if self.core.is_broken() && !self.lost {
             Box::pin(self.reload()).await;
         }
     }

@@ -4,6 +4,7 @@ use syncline_log::store::Snapshot;
 use tracing::error;
 
 use super::Task;
+use crate::document::charge::apart_if;
 
 impl Task {
     /// Replaces the records by one snapshot. It follows them down the same channel, so it covers what it should.
@@ -11,7 +12,7 @@ impl Task {
         if self.storage_failed {
             return;
         }
-        let snapshot = self.core.snapshot(&mut self.effects);
+        let snapshot = apart_if(self.core.is_large(), || self.core.snapshot(&mut self.effects));
         // What is held goes into the log again before the snapshot takes its first copy away.
         self.execute().await;
         // Reset after that: what is held would call for the next snapshot at once, and for ever. Reset even without

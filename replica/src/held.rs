@@ -1,0 +1,113 @@
+//! PURE: updates that wait for others, and their release.
+//!
+//! Each knows how far which clients must come before it can be taken, so that setting a thousand of them free costs about as
+//! much as taking them.
+
+use bytes::Bytes;
+use syncline_protocol::update::{StateClock, Verdict, needs};
+
+use super::clocks::Clocks;
+use super::replica::{Replica, Taken, Weight};
+
+/// How much may be held.
+#[derive(Debug, Clone, Copy)]
+pub struct HeldLimits {
+    /// Most updates.
+    pub updates: usize,
+    /// Most bytes of them.
+    pub bytes: usize,
+}
+
+impl Default for HeldLimits {
+    fn default() -> Self {
+        Self { updates: 1_000, bytes: 4 * 1024 * 1024 }
+    }
+}
+
+impl HeldLimits {
+    /// For what was accepted before.
+    pub(crate) const NONE: Self = Self { updates: usize::MAX, bytes: usize::MAX };
+}
+
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) update: Bytes,
+    pub(crate) nested: u64,
+    items: u64,
+    /// Clients and the clocks that they must reach before it can be taken; what they reach is removed from the end.
+    needs: Vec<(u64, u64)>,
+}
+
+impl Held {
+    fn waits(&mut self, clocks: &Clocks) -> bool {
+        while self.needs.pop_if(|(client, next)| clocks.clock(*client) >= *next).is_some() {}
+        !self.needs.is_empty()
+    }
+}
+
+/// An update that waited and broke the CRDT when it no longer did.
+#[derive(Debug)]
+pub(crate) struct Breaker(pub(crate) Bytes);
+
+impl Replica {
+    /// How many items wait.
+    pub(crate) fn held_items(&self) -> u64 {
+        self.held.iter().map(|held| held.items).sum()
+    }
+
+    /// The updates that wait, in order of arrival.
+    pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
+        self.held.iter().map(|held| &held.update)
+    }
+
+    pub(crate) fn held_entries(&self) -> std::slice::Iter<'_, Held> {
+        self.held.iter()
+    }
+
+    /// Keeps an update that waits.
+    pub(crate) fn hold(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
+        if self.held().any(|held| held == update) {
+            return Taken::Known;
+        }
+        if self.held.len() >= limits.updates || self.held_bytes + update.len() > limits.bytes {
+            return Taken::NoRoom;
+        }
+        // A copy: a slice would keep the whole frame it came in.
+        let (nested, items) = (verdict.nested, verdict.fresh);
+        let needs = needs(update, &self.clocks).unwrap_or_default();
+        self.held.push(Held { update: Bytes::copy_from_slice(update), nested, items, needs });
+        self.held_bytes += update.len();
+        self.wait_in_crowd(update);
+        Taken::Held
+    }
+
+    /// Gives yrs what no longer waits, until a round frees nothing. After an error this replica is of no use.
+    pub(crate) fn free_held(&mut self) -> Result<(), Breaker> {
+        while !self.held.is_empty() {
+            let mut still_held = Vec::new();
+            let before = self.held.len();
+            for mut held in std::mem::take(&mut self.held) {
+                if held.waits(&self.clocks) || matches!(self.weigh(&held.update), Ok((Weight::Waits, _))) {
+                    still_held.push(held);
+                } else {
+                    self.free(held)?;
+                }
+            }
+            self.held = still_held;
+            self.held_bytes = self.held().map(Bytes::len).sum();
+            if self.held.len() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn free(&mut self, held: Held) -> Result<(), Breaker> {
+        let applied = self.apply(&held.update);
+        if applied.is_err() || self.crdt.has_missing() {
+            return Err(Breaker(held.update));
+        }
+        self.freed.push(held.update);
+        Ok(())
+    }
+}
