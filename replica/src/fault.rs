@@ -1,5 +1,5 @@
 //! For tests: a panic within the CRDT library, where one cannot be had by bytes that pass the scanner. Compiled into debug
-//! builds; elsewhere [`strike`] is empty.
+//! builds; elsewhere `strike` is empty.
 
 #[cfg(debug_assertions)]
 static MARKER: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
