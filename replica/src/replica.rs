@@ -13,7 +13,9 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
-use syncline_protocol::update::{ScanLimits, Structs, Verdict, pieces, type_depth, verdict};
+use syncline_protocol::update::{
+    ScanLimits, Structs, Verdict, delete_set, deleted_ranges, pieces, type_depth, verdict,
+};
 
 use super::clocks::Clocks;
 use super::crdt::{Crdt, CrdtError, Known, contain};
@@ -21,6 +23,7 @@ use super::growth::{Full, Growth, MIN_PART_BYTES};
 use super::held::{Breaker, Held, HeldLimits};
 use super::json::{JsonError, to_json};
 use super::register::RegisterState;
+use super::resting::covers;
 use super::watch::Touched;
 use yrs::Transact;
 
@@ -169,6 +172,16 @@ impl Replica {
     /// True when an update inserts nothing new. Whether its deletions are new, clocks do not tell.
     pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
         self.clocks.know_structs_of(update)
+    }
+
+    /// True when an update changes nothing here. Collects all deletions, if it has some.
+    pub fn knows(&self, update: &[u8]) -> Result<bool, CrdtError> {
+        if !self.clocks.know_structs_of(update) {
+            return Ok(false);
+        }
+        let deletes = deleted_ranges(delete_set(update));
+        // To a peer with our clocks the difference is the delete set.
+        Ok(deletes.is_empty() || covers(deleted_ranges(delete_set(&self.diff_since(&self.known())?)), &deletes))
     }
 
     /// What the last update freed, in the order in which it was integrated.

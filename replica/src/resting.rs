@@ -166,6 +166,14 @@ impl Resting {
         }
     }
 
+    /// See [`Replica::knows`].
+    pub fn knows(&self, update: &[u8]) -> Result<bool, CrdtError> {
+        match &self.form {
+            Form::Tree(replica) => replica.knows(update),
+            Form::Bytes(encoded) => Ok(encoded.knows(update)),
+        }
+    }
+
     /// See [`Replica::take_freed`].
     pub fn take_freed(&mut self) -> Vec<Bytes> {
         if let Form::Tree(replica) = &mut self.form { replica.take_freed() } else { Vec::new() }
@@ -326,7 +334,7 @@ impl Encoded {
 }
 
 /// True when every one of `wanted` lies in one of `ranges`; both as in delete sets.
-fn covers(mut ranges: Vec<ClientRange>, wanted: &[ClientRange]) -> bool {
+pub(crate) fn covers(mut ranges: Vec<ClientRange>, wanted: &[ClientRange]) -> bool {
     ranges.sort_unstable_by_key(|range| (range.client, range.start));
     // Neighbours are one.
     ranges.dedup_by(|next, range| {

@@ -1,4 +1,5 @@
-//! Hocuspocus: a token decides for its document from then on, and what waited for a refused one is forgotten.
+//! What a grant allows. Hocuspocus: a token decides for its document from then on, and what waited for a refused one is
+//! forgotten. Who may only read is told when it writes, and only then.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -11,12 +12,24 @@ use live::{ByWord, Socket, settings, start_with};
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::{Message, Scope};
 use syncline_protocol::sync::SyncMessage;
+use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 
 /// Client 1 types "a"; client 2 does.
 const EDITS: [[u8; 14]; 2] = [
     [1, 1, 1, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'a', 0],
     [1, 1, 2, 0, 4, 1, 4, b't', b'e', b'x', b't', 1, b'a', 0],
 ];
+
+/// Who says nothing may read: y-websocket brings no token.
+struct OrElseRead;
+
+impl Authorize for OrElseRead {
+    fn authorize(&self, request: AccessRequest) -> Access {
+        let writes = request.token.as_deref() == Some("write");
+        let grant = if writes { Grant::ReadWrite } else { Grant::Read };
+        Box::pin(std::future::ready(Ok(grant.into())))
+    }
+}
 
 async fn session() -> (syncline_server::Server, Socket) {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
@@ -49,6 +62,33 @@ async fn a_renewed_token_changes_what_the_session_may_do() {
     assert!(!edit_is_saved(&mut socket, &EDITS[1]).await, "told that it may only read, and still writes");
     socket.say("doc", Message::Token { token: "write", version: None }).await;
     assert!(edit_is_saved(&mut socket, &EDITS[1]).await);
+    server.stop().await.unwrap();
+}
+
+/// What a client answers to our step 1 holds all deletions it knows of, not only new ones (Yjs, `encodeStateAsUpdate`).
+#[tokio::test]
+async fn a_reader_that_comes_back_is_not_taken_for_a_writer() {
+    let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(OrElseRead)).await;
+    let mut writer = Socket::open(&server, "/").await;
+    writer.say("doc", Message::Token { token: "write", version: None }).await;
+    // A letter, and its deletion.
+    let deletion = [0, 1, 1, 1, 0, 1];
+    for edit in [&EDITS[0][..], &deletion] {
+        assert!(edit_is_saved(&mut writer, edit).await);
+    }
+    let mut reader = Socket::open(&server, "/doc").await;
+    assert_eq!(reader.join().await.last(), Some(&1), "it knows of the deletion");
+    reader.sync(SyncMessage::Step2(&deletion)).await;
+    let mut other = Socket::open(&server, "/").await;
+    other.say("doc", Message::Token { token: "read", version: None }).await;
+    assert!(edit_is_saved(&mut other, &deletion).await, "it is here already");
+    assert!(!edit_is_saved(&mut other, &[0, 1, 2, 1, 0, 1]).await, "this deletes what another wrote");
+    // The reader is still served.
+    assert!(edit_is_saved(&mut writer, &EDITS[1]).await);
+    assert_eq!(reader.hear_sync().await, (2, EDITS[1].to_vec()));
+    // And is told so when it does write.
+    reader.sync(SyncMessage::Step2(&[0, 1, 2, 1, 0, 1])).await;
+    assert_eq!(reader.hear_close().await.0, 4403);
     server.stop().await.unwrap();
 }
 

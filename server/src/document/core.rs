@@ -217,10 +217,7 @@ impl Core {
                 }
             }
             Event::QueryAwareness { lease } => self.send_presence(lease, effects),
-            Event::Refused { lease, batch } => {
-                let (seq, outcome) = (self.last, Outcome::Forbidden);
-                effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
-            }
+            Event::Refused { lease, batch, update } => self.forbid(lease, batch, update, effects),
             Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
             Event::Leave { lease } => {
                 let left = self.leases.remove(&lease);

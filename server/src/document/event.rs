@@ -78,12 +78,14 @@ pub enum Event {
         /// Its lease.
         lease: LeaseId,
     },
-    /// It may not write: its update is refused.
+    /// It may not write, and what it says is refused, unless it is known here.
     Refused {
         /// Its lease.
         lease: LeaseId,
         /// The author's number for it, in the native dialect; 0 in the others.
         batch: u64,
+        /// A v1 update that the scanner has accepted; `None`: a write to a register.
+        update: Option<Bytes>,
     },
     /// Its socket has drained after frames were dropped: send what it missed.
     Resync {

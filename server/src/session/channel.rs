@@ -40,8 +40,6 @@ pub(super) struct Channel {
     /// In whose name, if that is known.
     _user: Option<Arc<UserSeat>>,
     scan: ScanLimits,
-    /// The dialect can refuse one update and go on (Hocuspocus: SyncStatus 0; native: Refused).
-    can_refuse: bool,
 }
 
 impl Channel {
@@ -54,11 +52,10 @@ impl Channel {
         framing: Framing,
         scan: ScanLimits,
     ) -> Result<Self, Close> {
-        let can_refuse = !matches!(framing, Framing::YWebsocket);
         let lease = registry.open(document);
         lease.begin(Arc::clone(outbox), framing).await.map_err(|gone| gone.close())?;
         let Rights { grant, user } = rights;
-        Ok(Self { lease, grant, _user: user, scan, can_refuse })
+        Ok(Self { lease, grant, _user: user, scan })
     }
 
     pub(super) fn lease(&self) -> &Lease {
@@ -120,7 +117,7 @@ impl Channel {
         scan_value(proposal.value, &scan).map_err(bad_message)?;
         let (lease, bytes) = (self.lease.id(), proposal.value.len());
         if self.grant == Grant::Read {
-            return self.send(Event::Refused { lease, batch }, 0).await;
+            return self.send(Event::Refused { lease, batch, update: None }, 0).await;
         }
         self.send(Event::Propose { lease, batch, write: Box::new(proposal.into()) }, bytes).await
     }
@@ -128,14 +125,12 @@ impl Channel {
     fn update(&self, frame: &Bytes, payload: &[u8], origin: Origin, batch: u64) -> Result<Event, Close> {
         let summary = scan_update(payload, &self.scan).map_err(bad_message)?;
         let lease = self.lease.id();
-        // A reader answers our step 1 like everyone; an empty answer is no attempt to write.
+        let update = frame.slice_ref(payload);
+        // A reader answers our step 1 like everyone, with all deletions that it knows: the document can tell an attempt to write.
         if self.grant == Grant::Read && !summary.is_empty() {
-            if !self.can_refuse {
-                return Err(Close::read_only());
-            }
-            return Ok(Event::Refused { lease, batch });
+            return Ok(Event::Refused { lease, batch, update: Some(update) });
         }
-        Ok(Event::Update { lease, update: frame.slice_ref(payload), origin, batch })
+        Ok(Event::Update { lease, update, origin, batch })
     }
 
     /// An awareness update that lies in `frame`.

@@ -1,10 +1,11 @@
 //! PURE: sessions that a document ends, and what it does when its CRDT fails.
 
+use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_replica::CrdtError;
 
-use super::Core;
-use crate::document::event::Effect;
+use super::{Answer, Core};
+use crate::document::event::{Effect, Outcome};
 use crate::ids::LeaseId;
 
 impl Core {
@@ -30,6 +31,16 @@ impl Core {
                 self.reload_if_broken(error, effects);
             }
         }
+    }
+
+    /// A reader says something: to be refused, unless everything of it is here. What it answers to our step 1 holds every
+    /// deletion that it knows of.
+    pub(super) fn forbid(&mut self, lease: LeaseId, batch: u64, update: Option<Bytes>, effects: &mut Vec<Effect>) {
+        if !self.broken && update.is_some_and(|update| self.replica.knows(&update).unwrap_or(false)) {
+            return self.answer(lease, batch, Answer::Saved { echo: None }, effects);
+        }
+        let (seq, outcome) = (self.last, Outcome::Forbidden);
+        effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
     }
 
     pub(super) fn reload_if_broken(&mut self, error: &CrdtError, effects: &mut Vec<Effect>) {
