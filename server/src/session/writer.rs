@@ -271,4 +271,6 @@ impl<W: Wire> Writer<W> {
 }
 
 #[cfg(test)]
+mod schedules;
+#[cfg(test)]
 mod tests;

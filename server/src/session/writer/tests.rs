@@ -148,7 +148,7 @@ impl Session {
 }
 
 /// The frames of a server in `stream`, as opcode and payload. Panics when they do not end with it.
-fn frames(mut stream: &[u8]) -> Vec<(u8, Vec<u8>)> {
+pub(super) fn frames(mut stream: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [first, len, ..] = *stream {
         assert_eq!(first & 0xf0, 0x80, "a header was expected behind {} frames", frames.len());

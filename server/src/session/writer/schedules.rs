@@ -1,0 +1,198 @@
+//! Documents push and write straight, the session's task writes and asks for diffs, the socket has room now and then: under random
+//! schedules (shuttle). The outbox and the writer are the real ones; a schedule changes threads between their calls, each of
+//! which runs under one lock. Whatever the order: no frame is torn or overtaken, no wake-up is lost, and who fell behind is
+//! brought up to date.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::sync::{Arc, Mutex as Turn};
+use shuttle::thread::{self, yield_now};
+
+use super::tests::frames;
+use super::*;
+use crate::ids::LeaseId;
+use crate::outbox::Pushed;
+
+/// Schedules tried.
+const SCHEDULES: usize = 20_000;
+const DOCUMENTS: u64 = 2;
+/// Changes of each.
+const CHANGES: u8 = 12;
+/// Changes as long as this fall behind at the fourth that waits.
+const CHANGE_BYTES: usize = 30;
+const LIMIT_BYTES: usize = 100;
+
+/// A socket that takes what there is room for.
+#[derive(Default)]
+struct Socket {
+    state: Mutex<(Vec<u8>, usize, Option<Waker>)>,
+}
+
+impl Socket {
+    fn give_room(&self, bytes: usize) {
+        let waker = {
+            let mut state = self.state.lock().unwrap();
+            state.1 = state.1.saturating_add(bytes);
+            state.2.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Wire for std::sync::Arc<Socket> {
+    fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut state = self.state.lock().unwrap();
+        let room = state.1;
+        let written: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter()).take(room).copied().collect();
+        if written.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        state.1 -= written.len();
+        state.0.extend(&written);
+        Ok(written.len())
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state.lock().unwrap();
+        if state.1 > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        state.2 = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The session's task is to run. No point of a schedule: it is set while the writer is locked.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+struct World {
+    outbox: Outbox,
+    writer: std::sync::Arc<SharedWriter<std::sync::Arc<Socket>>>,
+    woken: std::sync::Arc<Woken>,
+    /// Each document's newest change. Its lock is the document's turn.
+    documents: Vec<Turn<u8>>,
+    /// Threads that still do something.
+    busy: AtomicUsize,
+}
+
+impl World {
+    /// A document's turn: two changes at most, then what was pushed is sent.
+    fn edit(&self, lease: u64) {
+        for _ in 0..CHANGES / 2 {
+            let mut newest = self.documents[lease as usize].lock().unwrap();
+            let mut is_first = false;
+            for _ in 0..2 {
+                *newest += 1;
+                let change = [&[lease as u8, 0, *newest][..], &[0; CHANGE_BYTES]].concat();
+                is_first |= self.outbox.push_document(LeaseId(lease), change.into()) == Pushed::First;
+                yield_now();
+            }
+            if is_first {
+                self.send();
+            }
+        }
+        self.busy.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn send(&self) {
+        if thread_rng().gen_bool(0.5) {
+            self.outbox.send()
+        } else {
+            self.outbox.send_later()
+        }
+        yield_now();
+    }
+
+    /// The session's task: the writer before the reader, as in `session::drive`.
+    fn run(&self) {
+        let waker = Waker::from(std::sync::Arc::clone(&self.woken));
+        loop {
+            let is_over = self.busy.load(Ordering::SeqCst) == 0;
+            if !self.woken.0.swap(false, Ordering::SeqCst) {
+                if is_over {
+                    return;
+                }
+                yield_now();
+                continue;
+            }
+            assert!(self.writer.lock().poll(&mut Context::from_waker(&waker), &self.outbox).is_pending());
+            yield_now();
+            let behind = self.outbox.news().map(|news| news.behind).unwrap_or_default();
+            for lease in behind {
+                let newest = self.documents[lease.0 as usize].lock().unwrap();
+                let diff = vec![lease.0 as u8, 1, *newest];
+                if self.outbox.push_answer(lease, diff.into()) == Pushed::First {
+                    self.send();
+                }
+            }
+        }
+    }
+
+    /// What the reader of each document has got, checked frame by frame.
+    fn check(&self) -> usize {
+        let stream = self.writer.lock().socket.state.lock().unwrap().0.clone();
+        let mut known = vec![BTreeSet::new(); self.documents.len()];
+        let mut diffs = 0;
+        for (_, frame) in frames(&stream) {
+            let known = &mut known[usize::from(frame[0])];
+            let (is_diff, number) = (frame[1] == 1, frame[2]);
+            let newest = known.last().copied().unwrap_or(0);
+            assert!(number > newest || is_diff && number == newest, "{number} was overtaken by {newest}");
+            known.extend(if is_diff { 1..=number } else { number..=number });
+            diffs += usize::from(is_diff);
+        }
+        for known in known {
+            assert_eq!(known.len(), usize::from(CHANGES), "it has all of them");
+        }
+        diffs
+    }
+}
+
+#[test]
+fn no_frame_is_lost_or_overtaken_in_any_order() {
+    let diffs = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&diffs);
+    let schedule = move || {
+        let socket = std::sync::Arc::<Socket>::default();
+        let writer = std::sync::Arc::new(SharedWriter::new(std::sync::Arc::clone(&socket)));
+        let line: std::sync::Weak<dyn Line> = std::sync::Arc::downgrade(&writer) as _;
+        let world = Arc::new(World {
+            outbox: Outbox::with_line(LIMIT_BYTES, line),
+            writer,
+            woken: std::sync::Arc::new(Woken(AtomicBool::new(true))),
+            documents: (0..DOCUMENTS).map(|_| Turn::new(0)).collect(),
+            busy: AtomicUsize::new(DOCUMENTS as usize + 1),
+        });
+        let mut threads = Vec::new();
+        for lease in 0..DOCUMENTS {
+            let world = Arc::clone(&world);
+            threads.push(thread::spawn(move || world.edit(lease)));
+        }
+        let session = Arc::clone(&world);
+        threads.push(thread::spawn(move || session.run()));
+        for _ in 0..10 {
+            socket.give_room(thread_rng().gen_range(0..80));
+            yield_now();
+        }
+        socket.give_room(usize::MAX);
+        world.busy.fetch_sub(1, Ordering::SeqCst);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        counted.fetch_add(world.check(), Ordering::Relaxed);
+    };
+    shuttle::check_random(schedule, SCHEDULES);
+    assert!(diffs.load(Ordering::Relaxed) > SCHEDULES / 10, "hardly any reader fell behind");
+}
