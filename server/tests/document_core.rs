@@ -371,3 +371,19 @@ fn parts_that_wait_for_each_other_are_refused_and_the_document_is_loaded_again()
     let (_, updates) = typed(3, &["fine"]);
     assert_eq!(appended(&handle(&mut core, change(B, &updates[0]))), 1);
 }
+
+/// Nothing more becomes durable then: what waited for it would keep the document in memory for ever.
+#[test]
+fn after_storage_has_failed_a_reader_that_brings_nothing_new_waits_for_nothing() {
+    let mut core = core();
+    handle(&mut core, Event::Open { lease: A });
+    handle(&mut core, Event::Open { lease: B });
+    let (_, updates) = typed(1, &["a"]);
+    handle(&mut core, change(A, &updates[0]));
+    core.storage_failed(&mut Vec::new());
+    assert!(core.is_settled());
+    let known = Event::Refused { lease: B, batch: 7, update: Some(updates[0].clone().into()) };
+    let effects = handle(&mut core, known);
+    assert!(matches!(effects[..], [Effect::Ack { lease: B, batch: 7, outcome: Outcome::Unneeded, .. }]), "{effects:?}");
+    assert!(core.is_settled());
+}

@@ -86,7 +86,7 @@ impl Charge {
 
 fn bytes_of(event: &Event) -> usize {
     match event {
-        Event::Update { update, .. } => update.len(),
+        Event::Update { update, .. } | Event::Refused { update: Some(update), .. } => update.len(),
         Event::Step1 { state_vector, .. } => state_vector.len(),
         _ => 0,
     }

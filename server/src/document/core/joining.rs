@@ -110,7 +110,8 @@ impl Core {
     pub fn is_much(&self, event: &Event) -> bool {
         match event {
             Event::Update { update, .. } => self.replica.is_much(update),
-            Event::Step1 { .. } => self.is_large(),
+            // Of what a reader says the document may have to collect its deletions.
+            Event::Step1 { .. } | Event::Refused { .. } => self.is_large(),
             _ => false,
         }
     }

@@ -36,10 +36,11 @@ impl Core {
     /// A reader says something: to be refused, unless everything of it is here. What it answers to our step 1 holds every
     /// deletion that it knows of.
     pub(super) fn forbid(&mut self, lease: LeaseId, batch: u64, update: Option<Bytes>, effects: &mut Vec<Effect>) {
-        if !self.broken && update.is_some_and(|update| self.replica.knows(&update).unwrap_or(false)) {
+        let is_known = !self.broken && update.is_some_and(|update| self.replica.knows(&update).unwrap_or(false));
+        if is_known && !self.storage_failed {
             return self.answer(lease, batch, Answer::Saved { echo: None }, effects);
         }
-        let (seq, outcome) = (self.last, Outcome::Forbidden);
+        let (seq, outcome) = (self.last, if is_known { Outcome::Unneeded } else { Outcome::Forbidden });
         effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
     }
 
