@@ -297,10 +297,11 @@ fn closing_returns_when_everybody_is_told() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!close.is_finished() && document.durable() == durable(0), "it is closed, and somebody is not told");
-        let telling =
-            std::thread::spawn(move || own.block_on(async { tokio::time::sleep(Duration::from_millis(200)).await }));
+        let (closed, until_closed) = tokio::sync::oneshot::channel::<()>();
+        let telling = std::thread::spawn(move || own.block_on(until_closed));
         tokio::time::timeout(PATIENCE, close).await.unwrap().unwrap();
         assert_eq!(document.durable(), durable(1));
-        telling.join().unwrap();
+        drop(closed);
+        telling.join().unwrap().unwrap_err();
     });
 }

@@ -15,8 +15,8 @@ use tracing::warn;
 use crate::http::handshake::MAX_HEAD_BYTES;
 use crate::limits::Gate;
 
-/// Descriptors that connections leave to others, of which a server with a small disk cache needs a handful. Half of them for
-/// those that come while others are cut. Of a process that may have few, a quarter.
+/// Descriptors that connections leave to others: the store and backups need a handful. Half of them are for sockets that
+/// come while silent ones are cut. Of a process that may have few, a quarter.
 const RESERVED: u64 = 64;
 
 const BUSY: &[u8] =
