@@ -146,14 +146,16 @@ fn a_cursor_at_zero_is_no_beginning_when_something_was_saved() {
     assert_eq!(device.core.status().sync, SyncState::HistoryChanged);
 }
 
+/// Two devices store everything and hear everything.
+fn calm(world: &mut World) {
+    world.devices.iter_mut().for_each(|device| device.store(10, &mut world.accepted));
+    (0..10).for_each(|_| [0, 1].into_iter().for_each(|at| world.deliver(at, true)));
+}
+
 #[test]
 fn a_rebase_brings_no_change_by_others_of_the_history_before() {
     let mut world = World::new(0);
     [0, 1].into_iter().for_each(|at| world.connect(at));
-    let calm = |world: &mut World| {
-        world.devices.iter_mut().for_each(|device| device.store(10, &mut world.accepted));
-        (0..10).for_each(|_| [0, 1].into_iter().for_each(|at| world.deliver(at, true)));
-    };
     calm(&mut world);
     // One change is known to be saved, the next was only relayed.
     for durable in [true, false] {
@@ -265,10 +267,6 @@ fn a_history_that_is_replaced_just_after_it_was_taken_is_noticed() {
 fn what_a_crash_of_the_server_took_comes_back_though_edits_of_both_depend_on_each_other() {
     let mut world = World::new(0);
     [0, 1].into_iter().for_each(|at| world.connect(at));
-    let calm = |world: &mut World| {
-        world.devices.iter_mut().for_each(|device| device.store(10, &mut world.accepted));
-        (0..10).for_each(|_| [0, 1].into_iter().for_each(|at| world.deliver(at, true)));
-    };
     calm(&mut world);
     // Each goes on from what the other typed just before.
     for at in [0, 1, 0] {
