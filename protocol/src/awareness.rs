@@ -9,7 +9,7 @@
 
 use thiserror::Error;
 
-use crate::limits::{MAX_AWARENESS_CLIENTS, MAX_AWARENESS_CLOCK, MAX_AWARENESS_STATE_BYTES, MAX_VALUE_DEPTH};
+use crate::limits::{MAX_AWARENESS_CLIENTS, MAX_AWARENESS_CLOCK, MAX_VALUE_DEPTH};
 use crate::update::json::{self, Parser};
 use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
 
@@ -21,8 +21,6 @@ const MIN_ENTRY_BYTES: u64 = 3;
 pub struct AwarenessLimits {
     /// Clients in one update.
     pub clients: u64,
-    /// Bytes of one state.
-    pub state_bytes: usize,
     /// Levels of arrays and objects in one state.
     pub state_depth: usize,
     /// The largest clock.
@@ -31,12 +29,7 @@ pub struct AwarenessLimits {
 
 impl Default for AwarenessLimits {
     fn default() -> Self {
-        Self {
-            clients: MAX_AWARENESS_CLIENTS,
-            state_bytes: MAX_AWARENESS_STATE_BYTES,
-            state_depth: MAX_VALUE_DEPTH,
-            clock: MAX_AWARENESS_CLOCK,
-        }
+        Self { clients: MAX_AWARENESS_CLIENTS, state_depth: MAX_VALUE_DEPTH, clock: MAX_AWARENESS_CLOCK }
     }
 }
 
@@ -56,14 +49,6 @@ pub enum AwarenessError {
         found: u64,
         /// The limit in force.
         limit: u64,
-    },
-    /// A state is too large.
-    #[error("the presence state of client {client} has {bytes} bytes, more than allowed")]
-    StateTooLarge {
-        /// Whose.
-        client: u64,
-        /// How large.
-        bytes: usize,
     },
     /// A state is not JSON, or has too many levels.
     #[error("the presence state of client {0} is not valid JSON, or nested too deep")]
@@ -160,9 +145,6 @@ fn check_entry(entry: &AwarenessEntry<'_>, limits: &AwarenessLimits) -> Result<(
     if clock > limits.clock {
         return Err(AwarenessError::ClockTooLarge(client));
     }
-    if state.len() > limits.state_bytes {
-        return Err(AwarenessError::StateTooLarge { client, bytes: state.len() });
-    }
     match json::check(state, Parser::JavaScript, limits.state_depth) {
         Ok(_) => Ok(()),
         Err(_) => Err(AwarenessError::BadState(client)),
@@ -250,14 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn counts_clocks_and_sizes_are_bounded() {
+    fn counts_and_clocks_are_bounded() {
         let bomb = [0xff, 0xff, 0xff, 0x7f];
         assert!(matches!(scan(&bomb), Err(AwarenessError::TooManyClients { .. })));
         assert_eq!(scan(&[100, 1, 1, 1]), Err(AwarenessError::CountBeyondBytes(100)));
         assert_eq!(scan(&one(MAX_AWARENESS_CLOCK + 1, "1")), Err(AwarenessError::ClockTooLarge(7)));
-        let large = format!("\"{}\"", "x".repeat(MAX_AWARENESS_STATE_BYTES - 2));
-        assert!(scan(&one(0, &large)).is_ok());
-        let larger = format!("\"{}\"", "x".repeat(MAX_AWARENESS_STATE_BYTES - 1));
-        assert!(matches!(scan(&one(0, &larger)), Err(AwarenessError::StateTooLarge { client: 7, .. })));
     }
 }

@@ -43,6 +43,8 @@ pub enum Close {
     StorageFailed,
     /// The client said nothing that identifies it in time, or vanished (4408 would stop clients: 4504).
     TimedOut,
+    /// A Hocuspocus client opened no document in time (4504).
+    NotAuthenticated,
 }
 
 impl Close {
@@ -65,7 +67,7 @@ impl Close {
             Close::DocumentFull(_) => 4414,
             Close::DocumentReloading => 4500,
             Close::DocumentUnavailable => 4503,
-            Close::TimedOut => 4504,
+            Close::TimedOut | Close::NotAuthenticated => 4504,
             Close::StorageFailed => 4507,
             Close::TooSlow => 4508,
             Close::TooMany(_) => 4529,
@@ -92,6 +94,9 @@ impl Close {
                 "the document could not be loaded; nothing was changed, please try again later".into()
             }
             Close::TimedOut => "nothing was heard from this client for too long".into(),
+            Close::NotAuthenticated => {
+                "no token came for any document in time; configure a token in the client and reconnect".into()
+            }
             Close::StorageFailed => {
                 "the server cannot write to its disk; your unsaved edits stay with you, it will be retried".into()
             }
@@ -140,6 +145,7 @@ mod tests {
             Close::DocumentReloading,
             Close::StorageFailed,
             Close::TimedOut,
+            Close::NotAuthenticated,
         ]
     }
 

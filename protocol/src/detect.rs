@@ -1,9 +1,10 @@
 //! Which stock dialect a session speaks (a native one says so itself: [`crate::native::is_hello`]), decided from its first frame. The rule is in SPEC.md, section "Told apart".
 //!
 //! A y-websocket client's first frame is a sync message and begins with byte 0. A Hocuspocus frame begins with the
-//! length of a non-empty name, so 0 decides. Only a name of 1, 2 or 3 bytes looks like another y-websocket type
-//! (awareness, auth, query awareness); there the frame must be exactly the Auth message with which every
-//! Hocuspocus provider opens a document.
+//! length of a name. A name of 1, 2 or 3 bytes looks like another y-websocket type (awareness, auth, query awareness): there
+//! the frame must be exactly the message with which a Hocuspocus provider opens a document: Auth, or the sync message of
+//! a provider 2.x without a token. An empty name (refused later, with a reason) looks like a sync message: there the frame
+//! must be exactly an Auth message, which for y-websocket would be a change of zero bytes with bytes behind it.
 
 use crate::hocuspocus::{End, Frame, Message};
 
@@ -20,12 +21,22 @@ pub enum Dialect {
 /// belongs to, whose decoder then says what is wrong with it.
 pub fn detect(first_frame: &[u8]) -> Dialect {
     match first_frame.first() {
-        None | Some(0) => Dialect::YWebsocket,
-        Some(1..=3) => match Frame::decode(first_frame, End::Server) {
-            Ok(Frame::Addressed { message: Message::Token { .. }, .. }) => Dialect::Hocuspocus,
+        None => Dialect::YWebsocket,
+        Some(0..=3) => match Frame::decode(first_frame, End::Server) {
+            Ok(Frame::Addressed { address, message }) if opens(address, &message) => Dialect::Hocuspocus,
             _ => Dialect::YWebsocket,
         },
         Some(_) => Dialect::Hocuspocus,
+    }
+}
+
+/// True for the first message of a Hocuspocus provider. The second byte of a y-websocket message of type 1 or 2 is a
+/// length or a subtype; read as a name it is a control character or the message is not exactly one of these.
+fn opens(address: &str, message: &Message<'_>) -> bool {
+    match message {
+        Message::Token { .. } => true,
+        Message::Sync(_) => !address.is_empty() && !address.chars().any(char::is_control),
+        _ => false,
     }
 }
 
@@ -56,9 +67,37 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_length_zero_is_never_hocuspocus() {
-        let token = Message::Token { token: "t", version: None }.encode("");
-        assert_eq!(detect(&token), Dialect::YWebsocket);
+    fn hocuspocus_provider_without_token_is_recognised_by_its_step_1() {
+        for name in ["a", "ab", "abc", "d2"] {
+            let step1 = Message::Sync(SyncMessage::Step1(&[1, 7, 3])).encode(name);
+            assert_eq!(detect(&step1), Dialect::Hocuspocus, "{name}");
+        }
+    }
+
+    #[test]
+    fn short_y_websocket_messages_are_never_taken_for_hocuspocus() {
+        for frame in [&[1, 1, 0][..], &[2, 0, 0], &[3], &[3, 0, 0, 0]] {
+            assert_eq!(detect(frame), Dialect::YWebsocket, "{frame:?}");
+        }
+        // Awareness of one client with a state of any length below 200.
+        for len in 0..200 {
+            let state = format!("\"{}\"", "x".repeat(len));
+            let mut update = vec![1, 7, 0];
+            crate::varint::write_var_bytes(&mut update, state.as_bytes());
+            let awareness = ywebsocket::Message::Awareness(&update).encode();
+            assert_eq!(detect(&awareness), Dialect::YWebsocket, "{len}");
+        }
+    }
+
+    #[test]
+    fn empty_name_with_a_token_is_hocuspocus() {
+        for (token, version) in [("t", None), ("", Some("4.8.0")), ("secret", Some("4.8.0"))] {
+            let token = Message::Token { token, version }.encode("");
+            assert_eq!(detect(&token), Dialect::Hocuspocus);
+        }
+        for sync in [SyncMessage::Step1(&[0]), SyncMessage::Step2(&[0, 0]), SyncMessage::Update(&[0, 0])] {
+            assert_eq!(detect(&ywebsocket::Message::Sync(sync).encode()), Dialect::YWebsocket);
+        }
     }
 
     #[test]

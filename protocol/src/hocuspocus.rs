@@ -19,10 +19,13 @@ const SYNC_STATUS: u64 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-/// The server's heartbeat question: one bare byte.
+/// A heartbeat question: one bare byte. Providers 2.15 and 3.4 throw on it; a server sends [`HEARTBEAT_FRAME`].
 pub const PING_FRAME: [u8; 1] = [PING];
 /// Its answer: one bare byte.
 pub const PONG_FRAME: [u8; 1] = [PONG];
+/// A message without content for a document without a name: awareness of no clients. Every provider from 2.9 to 4.8 reads
+/// the address, finds no document under it, and counts the message as a sign of life.
+pub const HEARTBEAT_FRAME: [u8; 4] = [0, AWARENESS as u8, 1, 0];
 
 /// What one frame holds; everything is borrowed from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,25 +128,52 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
+impl MessageError {
+    /// True for a complete message of a type that this dialect does not have. Receivers ignore it, as the reference server
+    /// does (npm `@hocuspocus/server` 4.7.0).
+    pub fn is_unknown_type(&self) -> bool {
+        matches!(self, MessageError::UnknownType(_) | MessageError::Sync(SyncError::UnknownType(_)))
+    }
+}
+
 impl<'a> Frame<'a> {
-    /// Reads a whole frame.
+    /// Reads a frame that holds exactly one message.
     pub fn decode(frame: &'a [u8], end: End) -> Result<Self, MessageError> {
+        match Self::decode_prefix(frame, end)? {
+            (frame, 0) => Ok(frame),
+            (_, more) => Err(MessageError::TrailingBytes(more)),
+        }
+    }
+
+    /// Reads the message at the beginning of a frame. Returns it and the number of bytes that follow it, which the
+    /// reference server and providers ignore.
+    pub fn decode_prefix(frame: &'a [u8], end: End) -> Result<(Self, usize), MessageError> {
         match frame {
-            [PING] => return Ok(Frame::Ping),
-            [PONG] => return Ok(Frame::Pong),
+            [PING] => return Ok((Frame::Ping, 0)),
+            [PONG] => return Ok((Frame::Pong, 0)),
             _ => {}
         }
         let mut reader = Reader::new(frame);
-        let address = reader.var_str()?;
-        if address.len() > MAX_ADDRESS_BYTES {
-            return Err(MessageError::AddressTooLong);
-        }
+        let address = read_address(&mut reader)?;
         let message = Message::read(&mut reader, end)?;
-        match reader.remaining() {
-            0 => Ok(Frame::Addressed { address, message }),
-            more => Err(MessageError::TrailingBytes(more)),
-        }
+        Ok((Frame::Addressed { address, message }, reader.remaining()))
     }
+}
+
+fn read_address<'a>(reader: &mut Reader<'a>) -> Result<&'a str, MessageError> {
+    let address = reader.var_str()?;
+    if address.len() > MAX_ADDRESS_BYTES { Err(MessageError::AddressTooLong) } else { Ok(address) }
+}
+
+/// The address of a frame of which `prefix` is the beginning, whatever follows it. Fails when the address is not complete.
+pub fn address_of(prefix: &[u8]) -> Result<&str, MessageError> {
+    read_address(&mut Reader::new(prefix))
+}
+
+/// True when `prefix` is the beginning of a frame that asks for what its sender lacks (sync step 1).
+pub fn begins_step1(prefix: &[u8]) -> bool {
+    let mut reader = Reader::new(prefix);
+    read_address(&mut reader).is_ok() && reader.rest().starts_with(&[SYNC as u8, 0])
 }
 
 impl<'a> Message<'a> {

@@ -12,8 +12,11 @@ pub const MAX_ADDRESS_BYTES: usize = MAX_DOCUMENT_NAME_BYTES + 1 + MAX_SESSION_I
 /// Longest token in a Hocuspocus auth message, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// Largest message by default, in bytes. Configurable; a client that must ever send more is closed with 4413.
-pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Largest state of a document by default, in bytes. Configurable.
+pub const DEFAULT_MAX_DOCUMENT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Largest message by default, in bytes: a whole document, with room for its address and lengths. Configurable.
+pub const DEFAULT_MAX_MESSAGE_BYTES: usize = DEFAULT_MAX_DOCUMENT_BYTES + 1024 * 1024;
 
 // RFC 6455 section 5.5: a control frame carries at most 125 bytes, 2 of them the close code.
 /// Longest close reason, in bytes.
@@ -58,8 +61,8 @@ pub const MAX_CLOCK: u64 = i32::MAX as u64;
 /// Most clients in one awareness update.
 pub const MAX_AWARENESS_CLIENTS: u64 = 10_000;
 
-/// Largest awareness state of one client, in bytes of JSON.
-pub const MAX_AWARENESS_STATE_BYTES: usize = 64 * 1024;
+/// Largest awareness state of one client that is relayed, in bytes of JSON. The y-websocket reference server relays 900 KB.
+pub const MAX_AWARENESS_STATE_BYTES: usize = 1024 * 1024;
 
 /// Largest awareness clock: it leaves room to announce the same state at clock + 1 within 32 bits.
 pub const MAX_AWARENESS_CLOCK: u64 = u32::MAX as u64 - 1;

@@ -5,6 +5,8 @@
 //! are 16 bytes, big-endian.
 
 mod codec;
+
+pub use self::codec::{begins_change, channel_of};
 #[cfg(test)]
 mod tests;
 

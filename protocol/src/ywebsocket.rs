@@ -40,12 +40,29 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
+impl MessageError {
+    /// True for a complete message of a type that this dialect does not have. Receivers ignore it, as the reference
+    /// server does (npm `@y/websocket-server` 0.1.5): applications add types of their own.
+    pub fn is_unknown_type(&self) -> bool {
+        matches!(self, MessageError::UnknownType(_) | MessageError::Sync(SyncError::UnknownType(_)))
+    }
+}
+
 impl<'a> Message<'a> {
-    /// Reads a whole frame.
+    /// Reads a frame that holds exactly one message.
     pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Reader::new(frame);
-        let message = match reader.var_uint()? {
-            SYNC => Message::Sync(SyncMessage::read(&mut reader)?),
+        let message = Self::read(&mut reader)?;
+        match reader.remaining() {
+            0 => Ok(message),
+            more => Err(MessageError::TrailingBytes(more)),
+        }
+    }
+
+    /// Reads one message and leaves the reader behind it. After an error the rest of the frame cannot be read.
+    pub fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
+        Ok(match reader.var_uint()? {
+            SYNC => Message::Sync(SyncMessage::read(reader)?),
             AWARENESS => Message::Awareness(reader.var_bytes()?),
             AUTH => match reader.var_uint()? {
                 0 => Message::PermissionDenied(reader.var_str()?),
@@ -53,11 +70,7 @@ impl<'a> Message<'a> {
             },
             QUERY_AWARENESS => Message::QueryAwareness,
             other => return Err(MessageError::UnknownType(other)),
-        };
-        match reader.remaining() {
-            0 => Ok(message),
-            more => Err(MessageError::TrailingBytes(more)),
-        }
+        })
     }
 
     /// The frame for this message.

@@ -9,7 +9,7 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::native::Cursor;
 use syncline_replica::{HeldLimits, Replica};
 use syncline_server::document::core::Core;
-use syncline_server::document::event::{Event, Origin};
+use syncline_server::document::event::{Acks, Event, Origin};
 use syncline_server::document::frame::{Frame, Framing, Message};
 use syncline_server::ids::LeaseId;
 use syncline_server::outbox::Outbox;
@@ -21,7 +21,7 @@ fn document(criterion: &mut Criterion) {
     let cursor = Cursor { epoch: Epoch(1), seq: Seq::ZERO };
     let mut core = Core::new(Replica::default(), cursor, HeldLimits::default());
     let (lease, mut effects) = (LeaseId(1), Vec::new());
-    core.handle(Event::Open { lease }, &mut effects);
+    core.handle(Event::Open { lease, acks: Acks::Each }, &mut effects);
     criterion.bench_function("make a keystroke and handle it", |bench| {
         bench.iter(|| {
             let update = {

@@ -65,7 +65,7 @@ pub struct RawConfig {
     #[arg(long, env = "SYNCLINE_IDLE_UNLOAD_SECONDS", value_name = "SECONDS")]
     pub idle_unload_seconds: Option<u64>,
 
-    /// Largest message a client may send, in bytes [default: 16777216]
+    /// Largest message a client may send, in bytes [default: 68157440]
     #[arg(long, env = "SYNCLINE_MESSAGE_BYTES", value_name = "BYTES")]
     pub message_bytes: Option<usize>,
 
@@ -197,6 +197,14 @@ impl RawConfig {
             ),
             None => None,
         };
+        let limits = Limits::from(self.limits);
+        let session = SessionLimits {
+            message_bytes,
+            outbox_bytes,
+            documents: limits.documents_per_connection,
+            authentication: limits.authentication,
+            ..defaults
+        };
         Ok(Config {
             listen,
             metrics: self.metrics,
@@ -204,9 +212,9 @@ impl RawConfig {
             log_format: self.log_format.unwrap_or_default(),
             idle_unload: Duration::from_secs(idle_seconds),
             commit_delay: Duration::from_millis(commit_delay_ms),
-            session: SessionLimits { message_bytes, outbox_bytes, ..defaults },
+            session,
             user_header,
-            limits: self.limits.into(),
+            limits,
         })
     }
 }

@@ -5,9 +5,11 @@
 //! | connections, in all, from one address and of one user | the session is told and ends; native, when the user comes with a token: the document is refused | 4529 |
 //! | sockets that have not said their first message | the one that has waited longest is cut for a new one | - |
 //! | messages and bytes a second, of a connection, of an address and of a user | reading pauses, TCP pushes back; who would have to wait longer than [`MAX_PAUSE`] is closed | 4529 |
-//! | bytes of messages that have not come to their end, in all | the session that goes over is closed | 4529 |
+//! | bytes of messages that are not complete, or came before their token, in all | the session that goes over is closed | 4529 |
+//! | documents of one connection | the document is refused | 4529 |
 //! | bytes and clients of a document | what would make it grow is refused, reading goes on | 4414 |
-//! | presence that one connection shows in one document | the session (native: the document) is closed | 4529 |
+//! | awareness states that one connection shows in one document | the state is dropped, its client leaves for the others | - |
+//! | time to the first document of a Hocuspocus connection | the session is closed | 4504 |
 //!
 //! What an honest client never meets is limited by default. What depends on where a server stands is not: behind a proxy
 //! all clients have one address. Who a user is, a token says (`auth.rs`) or a proxy (`--user-header`).
@@ -19,13 +21,16 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
-use syncline_protocol::limits::MAX_KNOWN_CLIENTS;
+use syncline_protocol::limits::{DEFAULT_MAX_DOCUMENT_BYTES, MAX_KNOWN_CLIENTS};
 
 pub use self::gate::{Gate, Meter, Seat, Unfinished, UserSeat};
 use self::places::Allowance;
 
 /// The longest that a connection is made to wait for its rate. More is a flood, and its session ends.
 pub const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// The longest time limit: a day.
+const MAX_SECONDS: u64 = 24 * 3600;
 
 /// Limits as given: flags, environment, and the table `[limits]` of the file. 0 means no limit.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -75,7 +80,15 @@ pub struct RawLimits {
     #[arg(long, env = "SYNCLINE_MAX_PARTIAL_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_partial_bytes: Option<usize>,
 
-    /// Bytes of presence one connection may show in one document [default: 1048576]
+    /// Documents that one Hocuspocus or native connection may have open; 0: no limit [default: 1000]
+    #[arg(long, env = "SYNCLINE_MAX_DOCUMENTS_PER_CONNECTION", value_name = "COUNT", help_heading = "Limits")]
+    pub max_documents_per_connection: Option<usize>,
+
+    /// Seconds a Hocuspocus connection may take to open its first document [default: 60]
+    #[arg(long, env = "SYNCLINE_AUTHENTICATION_SECONDS", value_name = "SECONDS", help_heading = "Limits")]
+    pub authentication_seconds: Option<u64>,
+
+    /// Bytes of awareness states that one connection may show in one document [default: 2097152]
     #[arg(long, env = "SYNCLINE_MAX_PRESENCE_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_presence_bytes: Option<usize>,
 
@@ -107,7 +120,11 @@ pub struct Limits {
     pub rate_per_user: Rate,
     /// Bytes of messages that have not come to their end, in all.
     pub partial_bytes: usize,
-    /// Bytes of presence of one lease.
+    /// Documents that one connection may have open.
+    pub documents_per_connection: usize,
+    /// How long a Hocuspocus connection may take to open its first document.
+    pub authentication: Duration,
+    /// Bytes of awareness states of one lease.
     pub presence_bytes: usize,
     /// Bytes of a document's state.
     pub document_bytes: usize,
@@ -167,6 +184,8 @@ impl RawLimits {
             messages_per_second_per_user: self.messages_per_second_per_user.or(other.messages_per_second_per_user),
             bytes_per_second_per_user: self.bytes_per_second_per_user.or(other.bytes_per_second_per_user),
             max_partial_bytes: self.max_partial_bytes.or(other.max_partial_bytes),
+            max_documents_per_connection: self.max_documents_per_connection.or(other.max_documents_per_connection),
+            authentication_seconds: self.authentication_seconds.or(other.authentication_seconds),
             max_presence_bytes: self.max_presence_bytes.or(other.max_presence_bytes),
             max_document_bytes: self.max_document_bytes.or(other.max_document_bytes),
             max_document_clients: self.max_document_clients.or(other.max_document_clients),
@@ -198,9 +217,11 @@ impl From<RawLimits> for Limits {
                 bytes: raw.bytes_per_second_per_user.unwrap_or(0),
             },
             partial_bytes: count(raw.max_partial_bytes, 256 * 1024 * 1024),
-            presence_bytes: count(raw.max_presence_bytes, 1024 * 1024),
+            documents_per_connection: count(raw.max_documents_per_connection, 1_000),
+            authentication: Duration::from_secs(raw.authentication_seconds.unwrap_or(60).clamp(1, MAX_SECONDS)),
+            presence_bytes: count(raw.max_presence_bytes, 2 * 1024 * 1024),
             work: Duration::from_secs(10),
-            document_bytes: count(raw.max_document_bytes, 64 * 1024 * 1024),
+            document_bytes: count(raw.max_document_bytes, DEFAULT_MAX_DOCUMENT_BYTES),
             document_clients: count(raw.max_document_clients, MAX_KNOWN_CLIENTS as usize),
         }
     }

@@ -51,6 +51,10 @@ pub struct Metrics {
     pub vanished: Counter,
     /// Sessions closed over a message that did not come to its end.
     pub partial_refused: Counter,
+    /// Messages that were ignored: of an unknown type, text, for a refused document, or too many before a token.
+    pub messages_ignored: Counter,
+    /// Awareness updates or states that were dropped: malformed or over a limit.
+    pub awareness_dropped: Counter,
 }
 
 /// How often something ended, by the code that its client was told (`protocol/SPEC.md`, Close codes).
@@ -118,6 +122,8 @@ impl Metrics {
             ("overworked", "Sessions closed because their edits were too much work", &self.overworked),
             ("vanished", "Sessions ended because their client was not heard of", &self.vanished),
             ("partial_refused", "Sessions closed over a message without end", &self.partial_refused),
+            ("messages_ignored", "Messages ignored: unknown types, text, refused documents", &self.messages_ignored),
+            ("awareness_dropped", "Awareness updates dropped: malformed or over a limit", &self.awareness_dropped),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());

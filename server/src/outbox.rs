@@ -34,6 +34,9 @@ use crate::ids::LeaseId;
 /// How far back a waiting presence frame is looked for to be replaced.
 const MAX_PRESENCE_LOOKBACK: usize = 64;
 
+/// Ticks from [`Outbox::close_later`] to the end of the session: with ticks of 7 s it takes 14 to 21 s.
+const CLOSE_LATER_TICKS: u32 = 3;
+
 /// What became of a pushed frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
@@ -155,6 +158,10 @@ struct Inner {
     /// Those of `over` whose document ended them; emptied by [`Outbox::news`].
     ended: Vec<LeaseId>,
     close: Option<Close>,
+    /// Why the session is to end after some ticks, and how many are left.
+    close_later: Option<(Close, u32)>,
+    /// The time for a first token is over; taken by [`Outbox::news`].
+    must_authenticate: bool,
     /// The session ends now, without a word.
     is_cut: bool,
     /// The socket has not taken all that was taken from here.
@@ -296,6 +303,35 @@ impl Outbox {
             inner.behind.clear();
             inner.close = Some(close);
         }
+        self.tell(inner);
+    }
+
+    /// Ends the session after [`CLOSE_LATER_TICKS`] ticks of its clock: its client would come back within a second and meet
+    /// the same trouble. It reads on until then.
+    pub fn close_later(&self, close: Close) {
+        let mut inner = self.lock();
+        if inner.close_later.is_none() {
+            inner.close_later = Some((close, CLOSE_LATER_TICKS));
+        }
+    }
+
+    /// Called by the session's clock, at each tick.
+    pub fn tick(&self) {
+        let mut inner = self.lock();
+        let Some((_, ticks)) = &mut inner.close_later else { return };
+        *ticks -= 1;
+        if *ticks == 0
+            && let Some((close, _)) = inner.close_later.take()
+        {
+            drop(inner);
+            self.close(close);
+        }
+    }
+
+    /// Makes the session's reader check that its client has authenticated.
+    pub fn ask_for_authentication(&self) {
+        let mut inner = self.lock();
+        inner.must_authenticate = true;
         self.tell(inner);
     }
 

@@ -86,6 +86,11 @@ impl Registry {
         Lease { id, name: name.clone(), inbox, generation, registry: Arc::clone(self) }
     }
 
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// How many documents are in memory.
     pub fn len(&self) -> usize {
         self.slots.len()

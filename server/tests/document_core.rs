@@ -8,7 +8,7 @@ use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 use syncline_replica::{HeldLimits, Replica};
 use syncline_server::document::core::Core;
-use syncline_server::document::event::{Effect, Event, Origin, Outcome};
+use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome};
 use syncline_server::document::frame::Message;
 use syncline_server::ids::LeaseId;
 use yrs::updates::decoder::Decode;
@@ -106,7 +106,7 @@ fn asks(effects: &[Effect], of: LeaseId) -> usize {
 #[test]
 fn an_update_is_broadcast_at_once_and_acked_when_durable() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let (_, updates) = typed(1, &["a"]);
     let effects = handle(&mut core, change(A, &updates[0]));
     assert!(matches!(&effects[..], [Effect::Append { seq: Seq(1), .. }, Effect::Broadcast { author: Some(A), .. }]));
@@ -122,8 +122,8 @@ fn an_update_is_broadcast_at_once_and_acked_when_durable() {
 #[test]
 fn a_known_update_is_not_logged_again_and_its_ack_waits_for_the_first_copy() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A });
-    handle(&mut core, Event::Open { lease: B });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
     let (_, updates) = typed(1, &["a"]);
     handle(&mut core, change(A, &updates[0]));
     let effects = handle(&mut core, change(B, &updates[0]));
@@ -181,7 +181,7 @@ fn joiners_at_the_same_seq_share_one_encoding_until_a_change() {
 #[test]
 fn an_update_that_waits_for_another_is_kept_and_its_author_asked_once() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let (_, updates) = typed(1, &["a", "b", "c"]);
     let effects = handle(&mut core, change(A, &updates[2]));
     assert_eq!(appended(&effects), 1, "it is not lost");
@@ -206,8 +206,8 @@ fn an_update_that_waits_for_another_is_kept_and_its_author_asked_once() {
 #[test]
 fn what_waited_is_not_sent_to_its_author_as_news_for_that_would_acknowledge_it() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A });
-    handle(&mut core, Event::Open { lease: B });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
     let (_, updates) = typed(1, &["a", "b", "c"]);
     handle(&mut core, change(A, &updates[1]));
     handle(&mut core, change(B, &updates[2]));
@@ -223,7 +223,7 @@ fn what_waited_is_not_sent_to_its_author_as_news_for_that_would_acknowledge_it()
 #[test]
 fn a_snapshot_appends_again_what_it_does_not_contain() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let (_, updates) = typed(1, &["a", "b", "c"]);
     handle(&mut core, change(A, &updates[0]));
     handle(&mut core, change(A, &updates[2]));
@@ -235,8 +235,8 @@ fn a_snapshot_appends_again_what_it_does_not_contain() {
 fn what_may_wait_is_bounded_and_healthy_authors_do_not_pay() {
     let limits = HeldLimits { updates: 3, ..HeldLimits::default() };
     let mut core = core_with(limits);
-    handle(&mut core, Event::Open { lease: A });
-    handle(&mut core, Event::Open { lease: B });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
     let (_, lost) = typed(1, &["0", "1", "2", "3", "4", "5"]);
     let (_, healthy) = typed(2, &["a"; 20]);
     handle(&mut core, change(A, &lost[5]));
@@ -376,13 +376,13 @@ fn parts_that_wait_for_each_other_are_refused_and_the_document_is_loaded_again()
 #[test]
 fn after_storage_has_failed_a_reader_that_brings_nothing_new_waits_for_nothing() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A });
-    handle(&mut core, Event::Open { lease: B });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
     let (_, updates) = typed(1, &["a"]);
     handle(&mut core, change(A, &updates[0]));
     core.storage_failed(&mut Vec::new());
     assert!(core.is_settled());
-    let known = Event::Refused { lease: B, batch: 7, update: Some(updates[0].clone().into()) };
+    let known = Event::Refused { lease: B, batch: 7, update: Some(updates[0].clone().into()), origin: Origin::Step2 };
     let effects = handle(&mut core, known);
     assert!(matches!(effects[..], [Effect::Ack { lease: B, batch: 7, outcome: Outcome::Unneeded, .. }]), "{effects:?}");
     assert!(core.is_settled());

@@ -7,7 +7,7 @@ use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{HeldLimits, Replica};
 use syncline_server::document::core::Core;
-use syncline_server::document::event::{Effect, Event, Origin};
+use syncline_server::document::event::{Acks, Effect, Event, Origin};
 use syncline_server::document::frame::Message;
 use syncline_server::document::tail::Tail;
 use syncline_server::ids::LeaseId;
@@ -101,7 +101,7 @@ fn what_was_held_enters_the_tail_when_it_is_freed_and_never_before() {
 #[test]
 fn positions_are_told_when_they_move_after_the_acks_and_only_to_native_readers() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let updates = typed(1, &["a", "b"]);
     handle(&mut core, change(&updates[0]));
     assert!(!durable(&mut core, 1).iter().any(|effect| matches!(effect, Effect::Durable { .. })), "nobody to tell");

@@ -256,6 +256,22 @@ fn read_opened<'a>(reader: &mut Reader<'a>, channel: Channel) -> Result<ToClient
     Ok(ToClient::Opened { channel, cursor, read_only: flags & READ_ONLY > 0, resume, state_vector })
 }
 
+/// The document that a message to the server is about, of which `prefix` is the beginning. None for messages that are about no
+/// document, and for unknown types.
+pub fn channel_of(prefix: &[u8]) -> Option<Channel> {
+    let mut reader = Reader::new(prefix);
+    let kind = reader.var_uint().ok()?;
+    if (kind::OPEN..=kind::LEAVE).contains(&kind) { reader.var_uint().ok() } else { None }
+}
+
+/// The batch of a Change to the server, of which `prefix` is the beginning. None for every other message.
+pub fn begins_change(prefix: &[u8]) -> Option<u64> {
+    let mut reader = Reader::new(prefix);
+    let is_change = reader.var_uint().ok()? == kind::CHANGE;
+    reader.var_uint().ok()?;
+    if is_change { reader.var_uint().ok() } else { None }
+}
+
 fn begin(out: &mut Vec<u8>, kind: u64, channel: Channel) {
     write_var_uint(out, kind);
     write_var_uint(out, channel);

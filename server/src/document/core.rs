@@ -13,6 +13,7 @@ mod joining;
 mod native;
 mod refuse;
 mod registers;
+mod unsynced;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use syncline_protocol::native::Cursor;
 use self::authors::Authors;
 use self::joining::Answers;
 use self::registers::Registers;
-use super::event::{Effect, Event, Origin, Outcome};
+use self::unsynced::Unsynced;
+use super::event::{Acks, Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
 use super::tail::Tail;
@@ -43,13 +45,24 @@ struct Lease {
     asked_for_missing: bool,
     /// It goes by cursors, and is told durable positions.
     native: bool,
+    /// It was sent a step 1 and has not answered.
+    is_asked: bool,
+    /// The number that its client shows, if it counts.
+    unsynced: Option<Unsynced>,
 }
 
 /// What an author is told when its record is on disk.
 #[derive(Debug)]
 enum Answer {
-    Saved { echo: Option<Arc<Frame>> },
-    Decided { accepted: bool, register: Bytes },
+    /// Sent `acks` times.
+    Saved {
+        echo: Option<Arc<Frame>>,
+        acks: u64,
+    },
+    Decided {
+        accepted: bool,
+        register: Bytes,
+    },
 }
 
 #[derive(Debug)]
@@ -57,6 +70,8 @@ struct WaitingAck {
     seq: Seq,
     lease: LeaseId,
     batch: u64,
+    /// The lease's, when the record was taken.
+    round: u32,
     answer: Answer,
 }
 
@@ -89,16 +104,24 @@ pub struct Core {
     /// For those who ask the same. Outdated by every change.
     answers: Answers,
     storage_failed: bool,
+    /// Awareness states over a limit; taken by [`Core::take_dropped_states`].
+    dropped_states: usize,
     /// A panic went through the CRDT: until [`Core::restore`] nothing touches it.
     broken: bool,
 }
 
 impl WaitingAck {
-    fn into_effect(self) -> Effect {
-        let Self { seq, lease, batch, answer } = self;
+    /// Appends what its author is sent now that it is on disk.
+    fn finish(self, effects: &mut Vec<Effect>) {
+        let Self { seq, lease, batch, answer, .. } = self;
         match answer {
-            Answer::Saved { echo } => Effect::Ack { lease, batch, seq, outcome: Outcome::Saved, echo },
-            Answer::Decided { accepted, register } => Effect::Decided { lease, batch, accepted, register },
+            Answer::Saved { echo, acks } => effects.extend((0..acks).map(|_| {
+                let (outcome, echo) = (Outcome::Saved, echo.clone());
+                Effect::Ack { lease, batch, seq, outcome, echo }
+            })),
+            Answer::Decided { accepted, register } => {
+                effects.push(Effect::Decided { lease, batch, accepted, register });
+            }
         }
     }
 }
@@ -124,6 +147,7 @@ impl Core {
             waiting: VecDeque::new(),
             answers: Answers::default(),
             storage_failed: false,
+            dropped_states: 0,
             broken: false,
         }
     }
@@ -157,6 +181,11 @@ impl Core {
     /// True from a failure inside the CRDT until [`Core::restore`].
     pub fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    /// How many awareness states were dropped since this was last asked.
+    pub fn take_dropped_states(&mut self) -> usize {
+        std::mem::take(&mut self.dropped_states)
     }
 
     /// How many sessions talk to it.
@@ -194,12 +223,16 @@ impl Core {
             return;
         }
         match event {
-            Event::Open { lease } => self.open(lease, effects),
+            Event::Open { lease, acks } => self.open(lease, acks, effects),
             Event::Resume { lease, cursor, wants_state_vector, read_only } => {
                 self.resume(lease, cursor.map(|cursor| *cursor), wants_state_vector, read_only, effects);
             }
             Event::Step1 { lease, state_vector } => {
+                let must_ask = self.note_step1(lease, &state_vector);
                 self.step1(lease, &state_vector, effects);
+                if must_ask {
+                    self.ask(lease, effects);
+                }
                 self.tell_durable(lease, effects);
             }
             Event::Update { lease, update, origin, batch } => {
@@ -209,15 +242,11 @@ impl Core {
             Event::Awareness { lease, update } => {
                 let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
                 let changes = self.presence.update(lease, update.iter());
-                let is_greedy = changes.is_greedy;
+                self.dropped_states += changes.dropped;
                 push_presence(changes, Some(lease), effects);
-                if is_greedy {
-                    let why = "this connection shows more presence than one may; make the states smaller";
-                    self.close(lease, Close::TooMany(why.into()), effects);
-                }
             }
             Event::QueryAwareness { lease } => self.send_presence(lease, effects),
-            Event::Refused { lease, batch, update } => self.forbid(lease, batch, update, effects),
+            Event::Refused { lease, batch, update, origin } => self.forbid(lease, batch, (update, origin), effects),
             Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
             Event::Leave { lease } => {
                 let left = self.leases.remove(&lease);
@@ -249,7 +278,9 @@ impl Core {
         let has_moved = upto > self.durable;
         self.durable = self.durable.max(upto);
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.seq <= self.durable) {
-            effects.push(waiting.into_effect());
+            if waiting.round == self.round(waiting.lease) {
+                waiting.finish(effects);
+            }
         }
         if has_moved {
             self.tell_all_durable(effects);
@@ -277,8 +308,9 @@ impl Core {
         self.answers.clear();
     }
 
-    fn open(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        self.leases.insert(lease, Lease::default());
+    fn open(&mut self, lease: LeaseId, acks: Acks, effects: &mut Vec<Effect>) {
+        let unsynced = (acks == Acks::Counted).then(Unsynced::default);
+        self.leases.insert(lease, Lease { unsynced, ..Lease::default() });
         self.ask(lease, effects);
         self.send_presence(lease, effects);
     }
@@ -343,9 +375,12 @@ impl Core {
                 return self.fail_to_answer(lease, &error, effects);
             }
         }
-        // A step 2 is not echoed: its author asked for no confirmation, and it may be the whole document.
-        let echo = (origin == Origin::Change).then_some(frame);
-        self.answer(lease, batch, Answer::Saved { echo }, effects);
+        let acks = match frame.message() {
+            Message::Update(update) => self.acks_of(lease, &update.clone(), origin),
+            _ => 1,
+        };
+        let is_echoed = origin == Origin::Change || (!is_empty && self.presence.may_speak_yjs14(lease));
+        self.answer(lease, batch, Answer::Saved { echo: is_echoed.then_some(frame), acks }, effects);
         if taken == Taken::FreedABreaker {
             self.broken = true;
             effects.push(Effect::Reload);
@@ -382,9 +417,9 @@ impl Core {
 
     /// Answers an author when everything so far is on disk.
     fn answer(&mut self, lease: LeaseId, batch: u64, answer: Answer, effects: &mut Vec<Effect>) {
-        let waiting = WaitingAck { seq: self.last, lease, batch, answer };
+        let waiting = WaitingAck { seq: self.last, lease, batch, round: self.round(lease), answer };
         if self.durable >= self.last {
-            effects.push(waiting.into_effect());
+            waiting.finish(effects);
         } else {
             self.waiting.push_back(waiting);
         }
@@ -392,9 +427,12 @@ impl Core {
 
     /// Asks for what the document lacks. A native session has no such question: it is told the state vector when it
     /// opens the document.
-    fn ask(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if self.leases.get(&lease).is_some_and(|lease| lease.native) {
-            return;
+    fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            if lease.native {
+                return;
+            }
+            lease.is_asked = true;
         }
         let frame = Frame::new(Message::Step1(self.replica.state_vector()));
         effects.push(Effect::Answer { lease, frame });

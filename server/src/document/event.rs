@@ -20,6 +20,15 @@ pub enum Origin {
     Change,
 }
 
+/// How a session's client learns that its updates are on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acks {
+    /// Each is acknowledged, or sent back.
+    Each,
+    /// The client counts: see `core/unsynced.rs`.
+    Counted,
+}
+
 /// What a session tells a document. Small: an inbox has room for some from its beginning. Payloads have passed the scanner.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -27,6 +36,8 @@ pub enum Event {
     Open {
         /// Its lease.
         lease: LeaseId,
+        /// What its client expects for its updates.
+        acks: Acks,
     },
     /// A native session begins to talk to the document, or goes on where it was.
     Resume {
@@ -86,6 +97,8 @@ pub enum Event {
         batch: u64,
         /// A v1 update that the scanner has accepted; `None`: a write to a register.
         update: Option<Bytes>,
+        /// How it came.
+        origin: Origin,
     },
     /// Its socket has drained after frames were dropped: send what it missed.
     Resync {
@@ -103,7 +116,7 @@ impl Event {
     /// Who says it.
     pub fn lease(&self) -> LeaseId {
         match *self {
-            Event::Open { lease }
+            Event::Open { lease, .. }
             | Event::Resume { lease, .. }
             | Event::Step1 { lease, .. }
             | Event::Update { lease, .. }
@@ -209,7 +222,7 @@ pub enum Effect {
         seq: Seq,
         /// Saved or refused.
         outcome: Outcome,
-        /// The change as an update message, for dialects that acknowledge by echo. `None` for a step 2.
+        /// The change as an update message, for dialects that acknowledge by echo. `None` for a step 2 of Yjs 13.
         echo: Option<Arc<Frame>>,
     },
     /// Tell the author what became of its proposal. What is told is on disk.

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 
 use syncline_protocol::awareness::{AwarenessEntry, encode};
+use syncline_protocol::limits::MAX_AWARENESS_STATE_BYTES;
 
 use crate::ids::LeaseId;
 
@@ -45,8 +46,8 @@ pub struct Changes {
     pub everyone: Option<(Vec<u8>, Box<[u64]>)>,
     /// For the one who brought it only.
     pub bringer: Option<Vec<u8>>,
-    /// It would show more than one lease may: not all of it was taken.
-    pub is_greedy: bool,
+    /// States that were dropped because they, or the lease's together, are over a limit.
+    pub dropped: usize,
 }
 
 /// The presence of one document.
@@ -97,16 +98,19 @@ impl Presence {
         let mut everyone: Vec<(u64, u64)> = Vec::new();
         let mut bringer: Vec<(u64, u64)> = Vec::new();
         let mut entries = entries.peekable();
-        let (mut first, mut is_greedy) = (true, false);
+        let (mut first, mut dropped) = (true, 0);
         while let Some(entry) = entries.next() {
             if first && entries.peek().is_none() && !entry.is_null() {
                 self.own.entry(lease).or_insert(entry.client);
             }
             first = false;
-            if self.is_too_much(lease, &entry) {
-                is_greedy = true;
-                continue;
-            }
+            let entry = if self.is_too_much(lease, &entry) {
+                dropped += 1;
+                // Its older state would be untrue: for the others this client leaves, until it shows less.
+                AwarenessEntry { state: NULL, ..entry }
+            } else {
+                entry
+            };
             match self.take(lease, &entry) {
                 Taken::Stale => {}
                 Taken::New { clock } => everyone.push((entry.client, clock)),
@@ -119,7 +123,7 @@ impl Presence {
         Changes {
             everyone: self.encode_clients(&everyone),
             bringer: (!bringer.is_empty()).then(|| encode_tombstones(&bringer)),
-            is_greedy,
+            dropped,
         }
     }
 
@@ -145,6 +149,11 @@ impl Presence {
         Changes { everyone, ..Changes::default() }
     }
 
+    /// True unless the lease has shown an id of Yjs 13, which draws 32 bits. Yjs 14 draws 53.
+    pub fn may_speak_yjs14(&self, lease: LeaseId) -> bool {
+        self.own.get(&lease).is_none_or(|&client| client > u64::from(u32::MAX))
+    }
+
     /// Everyone who is here, as one awareness update. `None` when nobody is.
     pub fn everyone(&self) -> Option<Vec<u8>> {
         let here: Vec<_> = self
@@ -159,6 +168,9 @@ impl Presence {
 
     /// Whether a lease would show more than it may. What is known already is nobody's but its owner's.
     fn is_too_much(&self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> bool {
+        if entry.state.len() > MAX_AWARENESS_STATE_BYTES {
+            return true;
+        }
         let known = self.clients.get(&entry.client);
         if entry.is_null() || known.is_some_and(|known| entry.clock <= known.clock && known.state.is_some()) {
             return false;

@@ -114,16 +114,16 @@ fn one_lease_shows_only_so_much_and_echoes_are_not_its_own() {
     bring(&mut presence, B, &[entry(50, 1, &state), entry(51, 1, &state)]);
     // What B said comes back from A, as y-websocket clients do it: nothing of it counts.
     assert_eq!(bring(&mut presence, A, &[entry(50, 1, &state), entry(51, 1, &state)]), Changes::default());
-    assert!(!bring(&mut presence, A, &[entry(1, 1, &state), entry(2, 1, &state)]).is_greedy);
+    assert_eq!(bring(&mut presence, A, &[entry(1, 1, &state), entry(2, 1, &state)]).dropped, 0);
     // A new state in place of an old one is fine, another client is too much.
-    assert!(!bring(&mut presence, A, &[entry(1, 2, &state)]).is_greedy);
+    assert_eq!(bring(&mut presence, A, &[entry(1, 2, &state)]).dropped, 0);
     let too_much = bring(&mut presence, A, &[entry(3, 1, &state)]);
-    assert!(too_much.is_greedy && too_much.everyone.is_none());
+    assert!(too_much.dropped == 1 && too_much.everyone.is_none());
     bring(&mut presence, A, &[entry(1, 3, "null")]);
-    assert!(!bring(&mut presence, A, &[entry(3, 1, &state)]).is_greedy);
+    assert_eq!(bring(&mut presence, A, &[entry(3, 1, &state)]).dropped, 0);
     // Ids cost, however little they say.
     let many: Vec<_> = (100..300).map(|client| entry(client, 1, "1")).collect();
-    assert!(bring(&mut presence, LeaseId(3), &many).is_greedy);
+    assert!(bring(&mut presence, LeaseId(3), &many).dropped > 0);
     for lease in [A, B, LeaseId(3)] {
         presence.leave(lease);
     }
@@ -140,4 +140,16 @@ fn tombstones_are_bounded() {
     }
     assert!(presence.clients.len() <= MAX_TOMBSTONES + 10);
     assert!(presence.clients.values().filter(|client| client.state.is_none()).count() <= MAX_TOMBSTONES);
+}
+
+#[test]
+fn state_over_the_limit_makes_its_client_leave() {
+    let mut presence = Presence::default();
+    let large = format!("\"{}\"", "x".repeat(MAX_AWARENESS_STATE_BYTES - 2));
+    assert!(bring(&mut presence, A, &[entry(1, 1, &large)]).everyone.is_some(), "one at the limit is relayed");
+    let larger = format!("\"{}\"", "x".repeat(MAX_AWARENESS_STATE_BYTES - 1));
+    let changes = bring(&mut presence, A, &[entry(1, 2, &larger)]);
+    assert_eq!((changes.dropped, changes.everyone), (1, Some((encode_tombstones(&[(1, 2)]), [1].into()))));
+    assert!(bring(&mut presence, A, &[entry(1, 3, "{}")]).everyone.is_some(), "it is back with a smaller one");
+    assert_eq!(bring(&mut presence, A, &[entry(2, 1, &larger)]).everyone, None, "who was never seen does not leave");
 }

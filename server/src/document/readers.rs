@@ -74,16 +74,24 @@ impl Reader {
         self.outbox.push_position(lease, Position::Durable, frame.into())
     }
 
-    /// Ends the session, or in a native one this document only.
-    fn close(&self, lease: LeaseId, close: Close, metrics: &Metrics) {
-        match self.channel() {
-            Some(channel) => {
-                metrics.documents_closed.count(&close);
-                let last_frame = ToClient::Closed { channel, code: close.code(), reason: &close.reason() }.encode();
-                self.outbox.end(lease, last_frame.into());
+    /// Ends this document for the session and returns true, or ends the session and returns false. A Hocuspocus client comes
+    /// back to a document only with a new session: so when its document is loaded again the session ends.
+    fn close(&self, lease: LeaseId, close: Close, metrics: &Metrics) -> bool {
+        let last_frame = match &self.framing {
+            Framing::Native { channel } => {
+                ToClient::Closed { channel: *channel, code: close.code(), reason: &close.reason() }.encode()
             }
-            None => self.outbox.close(close),
-        }
+            Framing::Hocuspocus { address } if close != Close::DocumentReloading => {
+                hocuspocus::Message::PermissionDenied(&close.reason()).encode(address)
+            }
+            Framing::Hocuspocus { .. } | Framing::YWebsocket => {
+                self.outbox.close(close);
+                return false;
+            }
+        };
+        metrics.documents_closed.count(&close);
+        self.outbox.end(lease, last_frame.into());
+        true
     }
 }
 
@@ -290,10 +298,13 @@ impl Readers {
                 let is_empty = matches!(echo.message(), Message::Update(update) if update[..] == EMPTY_UPDATE);
                 if is_empty { reader.outbox.push_control(frame) } else { reader.outbox.push_echo(lease, frame) }
             }
-            // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client.
+            // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client. While the
+            // disk refuses writes that would be so again at once, four times a second.
             (Framing::YWebsocket, refused) => {
-                if let Some(close) = refusal(&refused) {
-                    reader.outbox.close(close);
+                match refusal(&refused) {
+                    Some(Close::StorageFailed) => reader.outbox.close_later(Close::StorageFailed),
+                    Some(close) => reader.outbox.close(close),
+                    None => {}
                 }
                 return;
             }
@@ -307,21 +318,15 @@ impl Readers {
         }
     }
 
-    /// Ends a session, or this document of a native session, which is no reader from then on.
+    /// Ends a session, or this document of a native or Hocuspocus session, which is no reader from then on.
     pub(super) fn close(&mut self, lease: LeaseId, close: Close) {
-        if let Some(reader) = self.readers.get(&lease) {
-            reader.close(lease, close, &self.metrics);
-            if reader.channel().is_some() {
-                self.readers.remove(&lease);
-            }
+        if self.readers.get(&lease).is_some_and(|reader| reader.close(lease, close, &self.metrics)) {
+            self.readers.remove(&lease);
         }
     }
 
     pub(super) fn close_all(&mut self, close: &Close) {
-        for (&lease, reader) in &self.readers {
-            reader.close(lease, close.clone(), &self.metrics);
-        }
-        self.readers.retain(|_, reader| reader.channel().is_none());
+        self.readers.retain(|&lease, reader| !reader.close(lease, close.clone(), &self.metrics));
     }
 }
 

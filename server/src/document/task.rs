@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use super::charge::{Charge, apart_if};
 use super::core::Core;
-use super::event::{Effect, Event};
+use super::event::{Acks, Effect, Event};
 use super::frame::Framing;
 use super::inbox::{Receiver, Room};
 use super::load::{AT_ONCE_BYTES, LoadError, Loaded, load};
@@ -270,11 +270,13 @@ impl Task {
             match batch.pop_front()? {
                 Envelope::Open { lease, outbox, framing } => {
                     let is_native = matches!(framing, Framing::Native { .. });
+                    let is_counted = matches!(framing, Framing::Hocuspocus { .. });
                     self.readers.add(lease, outbox, framing);
                     if self.lost {
                         self.readers.close(lease, Close::DocumentUnavailable);
                     } else if !is_native {
-                        return Some((Event::Open { lease }, None));
+                        let acks = if is_counted { Acks::Counted } else { Acks::Each };
+                        return Some((Event::Open { lease, acks }, None));
                     }
                     // A native session says from where it goes on: `Event::Resume`.
                 }
@@ -375,6 +377,7 @@ impl Task {
 
     async fn after_batch(&mut self) {
         self.active = Instant::now();
+        self.metrics.awareness_dropped.inc_by(self.core.take_dropped_states() as u64);
         if self.core.last() != self.seen {
             (self.seen, self.changed) = (self.core.last(), self.active);
         }

@@ -46,6 +46,8 @@ pub struct News {
     pub closing: Option<Close>,
     /// Documents have ended these leases, and have said so to the client.
     pub ended: Vec<LeaseId>,
+    /// The time for a first token is over.
+    pub must_authenticate: bool,
     /// The socket has taken everything, and these leases are to be brought up to date.
     pub behind: Vec<LeaseId>,
 }
@@ -93,7 +95,8 @@ impl Outbox {
         ended.iter().for_each(|lease| _ = inner.over.remove(lease));
         let has_drained = inner.queue.is_empty() && !inner.is_blocked;
         let behind = if has_drained { std::mem::take(&mut inner.behind).into_iter().collect() } else { Vec::new() };
-        Some(News { closing: inner.close.clone(), ended, behind })
+        let must_authenticate = std::mem::take(&mut inner.must_authenticate);
+        Some(News { closing: inner.close.clone(), ended, must_authenticate, behind })
     }
 
     /// Something is queued that the session's task is to write.

@@ -16,6 +16,7 @@ use crate::auth::{Admission, Grant};
 use crate::document::event::{Event, Origin};
 use crate::document::frame::Framing;
 use crate::limits::UserSeat;
+use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::registry::{Lease, Registry};
 use syncline_protocol::ids::DocumentName;
@@ -38,8 +39,9 @@ pub(super) struct Channel {
     lease: Lease,
     grant: Grant,
     /// In whose name, if that is known.
-    _user: Option<Arc<UserSeat>>,
+    user: Option<Arc<UserSeat>>,
     scan: ScanLimits,
+    metrics: Arc<Metrics>,
 }
 
 impl Channel {
@@ -55,7 +57,12 @@ impl Channel {
         let lease = registry.open(document);
         lease.begin(Arc::clone(outbox), framing).await.map_err(|gone| gone.close())?;
         let Rights { grant, user } = rights;
-        Ok(Self { lease, grant, _user: user, scan })
+        Ok(Self { lease, grant, user, scan, metrics: Arc::clone(registry.metrics()) })
+    }
+
+    /// Leaves the document. The rights may open it again.
+    pub(super) fn into_rights(self) -> Rights {
+        Rights { grant: self.grant, user: self.user }
     }
 
     pub(super) fn lease(&self) -> &Lease {
@@ -64,7 +71,7 @@ impl Channel {
 
     /// From now on the session's rights are these.
     pub(super) fn set_rights(&mut self, Rights { grant, user }: Rights) {
-        (self.grant, self._user) = (grant, user);
+        (self.grant, self.user) = (grant, user);
     }
 
     /// A sync message whose payload lies in `frame`.
@@ -117,7 +124,8 @@ impl Channel {
         scan_value(proposal.value, &scan).map_err(bad_message)?;
         let (lease, bytes) = (self.lease.id(), proposal.value.len());
         if self.grant == Grant::Read {
-            return self.send(Event::Refused { lease, batch, update: None }, 0).await;
+            let origin = Origin::Change;
+            return self.send(Event::Refused { lease, batch, update: None, origin }, 0).await;
         }
         self.send(Event::Propose { lease, batch, write: Box::new(proposal.into()) }, bytes).await
     }
@@ -128,16 +136,24 @@ impl Channel {
         let update = frame.slice_ref(payload);
         // A reader answers our step 1 like everyone, with all deletions that it knows: the document can tell an attempt to write.
         if self.grant == Grant::Read && !summary.is_empty() {
-            return Ok(Event::Refused { lease, batch, update: Some(update) });
+            return Ok(Event::Refused { lease, batch, update: Some(update), origin });
         }
         Ok(Event::Update { lease, update, origin, batch })
     }
 
-    /// An awareness update that lies in `frame`.
+    /// An awareness update that lies in `frame`. One that peers could not read is dropped: it never ends a session.
     pub(super) async fn awareness(&self, frame: &Bytes, payload: &[u8]) -> Result<(), Close> {
-        AwarenessUpdate::scan(payload, &Default::default()).map_err(bad_message)?;
+        if AwarenessUpdate::scan(payload, &Default::default()).is_err() {
+            self.metrics.awareness_dropped.inc();
+            return Ok(());
+        }
         let event = Event::Awareness { lease: self.lease.id(), update: frame.slice_ref(payload) };
         self.send(event, payload.len()).await
+    }
+
+    /// Counts a message that is not for this server.
+    pub(super) fn ignore(&self) {
+        self.metrics.messages_ignored.inc();
     }
 
     pub(super) async fn query_awareness(&self) -> Result<(), Close> {

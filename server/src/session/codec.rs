@@ -1,7 +1,8 @@
 //! PURE: WebSocket frames of a server (RFC 6455): bytes to messages, and the headers of what is sent.
 //!
-//! Payloads are handed out as slices of what was read. Nothing is reserved by a length that a peer merely claims, and a
-//! message above the limit is refused by its header. Compression is never negotiated.
+//! Payloads are handed out as slices of what was read. Nothing is reserved by a length that a peer merely claims. The beginning
+//! of a long message is handed out before the rest is stored, so that its receiver can skip it ([`Decoder::skip`]); text and
+//! messages above the limit are always skipped: read from the socket and dropped. Compression is never negotiated.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -22,14 +23,27 @@ const MAX_CONTROL_BYTES: usize = 125;
 pub(super) const MAX_HEAD_BYTES: usize = 10;
 /// A message that comes in pieces is given room for at least this much more at a time.
 const MIN_GROWTH_BYTES: usize = 4 * 1024;
+/// A message that is longer is announced by its beginning.
+const LONG_BYTES: usize = 64 * 1024;
+/// How much of a long message is handed out as its beginning: more than any address.
+const PREFIX_BYTES: usize = 4 * 1024;
+/// A frame that claims more is no mistake of an application: it ends the session instead of being skipped.
+const MAX_SKIPPED_BYTES: usize = 1024 * 1024 * 1024;
 
 /// What a client said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Incoming {
     /// A whole message.
     Binary(Bytes),
-    /// A text message, not checked for UTF-8. Empty, and given at its beginning, unless texts are read: no dialect has text.
+    /// The beginning of a message of more than 64 KiB. The whole follows, unless [`Decoder::skip`] is called now.
+    Long(Bytes),
+    /// The beginning of a message that is over the limit. The rest is skipped.
+    TooLarge(Bytes),
+    /// A text message, not checked for UTF-8. Unless texts are read it is empty, comes at the message's beginning, and the rest
+    /// is skipped: no dialect has text.
     Text(Bytes),
+    /// The end of a message that was skipped.
+    Skipped,
     Ping(Bytes),
     Pong(Bytes),
     /// The code it gave. Nothing may follow.
@@ -66,6 +80,19 @@ struct Frame {
     left: usize,
 }
 
+/// What is done with the bytes of the message that is being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Handling {
+    /// Stored. Its beginning has not been handed out.
+    Store,
+    /// Stored. Its beginning has been handed out.
+    StoreAnnounced,
+    /// Over the limit: its beginning is stored, to be handed out.
+    Refuse,
+    /// Dropped.
+    Skip,
+}
+
 /// Reads what one client sends.
 #[derive(Debug)]
 pub(super) struct Decoder {
@@ -76,7 +103,8 @@ pub(super) struct Decoder {
     within_message: bool,
     /// It is a text.
     is_text: bool,
-    /// What has come of it.
+    handling: Handling,
+    /// What has come of it and is stored.
     message: Vec<u8>,
 }
 
@@ -88,8 +116,20 @@ impl Decoder {
             reads_texts: false,
             within_message: false,
             is_text: false,
+            handling: Handling::Store,
             message: Vec::new(),
         }
+    }
+
+    /// Drops what has come of the current message and what will come of it.
+    pub(super) fn skip(&mut self) {
+        self.handling = Handling::Skip;
+        self.message = Vec::new();
+    }
+
+    /// True while a message is read and dropped: nothing of it is stored.
+    pub(super) fn is_skipping(&self) -> bool {
+        self.within_message && self.handling == Handling::Skip
     }
 
     /// Texts are messages, too: see `echo.rs`.
@@ -107,16 +147,30 @@ impl Decoder {
                     let Some((frame, head_bytes)) = parse_head(input)? else { return Ok(None) };
                     self.check(&frame)?;
                     input.advance(head_bytes);
-                    if frame.opcode == TEXT && !self.reads_texts {
+                    let begins_text = frame.opcode == TEXT && !self.reads_texts;
+                    self.frame = Some(frame);
+                    if begins_text {
+                        self.handling = Handling::Skip;
                         return Ok(Some(Incoming::Text(Bytes::new())));
                     }
-                    self.frame.insert(frame)
+                    continue;
                 }
             };
             let is_control = frame.opcode >= CLOSE;
+            if !is_control && matches!(self.handling, Handling::Skip | Handling::Refuse) {
+                if let Some(incoming) = self.drop_part(input) {
+                    return Ok(Some(incoming));
+                }
+                if self.frame.is_some() {
+                    return Ok(None);
+                }
+                continue;
+            }
             if input.len() < frame.left {
                 if !is_control {
                     take_part(&mut self.message, frame, std::mem::take(input));
+                    let is_long = self.message.len() + frame.left > LONG_BYTES;
+                    return Ok(if is_long { self.announce() } else { None });
                 }
                 return Ok(None);
             }
@@ -131,7 +185,50 @@ impl Decoder {
             if let Some(message) = self.data(payload, is_last) {
                 return Ok(Some(if self.is_text { Incoming::Text(message) } else { Incoming::Binary(message) }));
             }
+            if self.message.len() > LONG_BYTES
+                && let Some(beginning) = self.announce()
+            {
+                return Ok(Some(beginning));
+            }
         }
+    }
+
+    /// The beginning of a long message, once.
+    fn announce(&mut self) -> Option<Incoming> {
+        if self.handling != Handling::Store || self.is_text || self.message.len() < PREFIX_BYTES {
+            return None;
+        }
+        self.handling = Handling::StoreAnnounced;
+        Some(Incoming::Long(Bytes::copy_from_slice(&self.message[..PREFIX_BYTES])))
+    }
+
+    /// Takes what has come of a frame that is skipped. Returns the beginning of a message that is over the limit, once, and
+    /// the end of a skipped message.
+    fn drop_part(&mut self, input: &mut BytesMut) -> Option<Incoming> {
+        let frame = self.frame.as_mut()?;
+        let mut part = input.split_to(input.len().min(frame.left));
+        frame.left -= part.len();
+        let is_end_of_frame = frame.left == 0;
+        let is_end = is_end_of_frame && frame.is_last;
+        let mut incoming = is_end.then_some(Incoming::Skipped);
+        if self.handling == Handling::Refuse {
+            unmask(&mut part, frame.mask);
+            frame.mask.rotate_left(part.len() % 4);
+            let wanted = PREFIX_BYTES.saturating_sub(self.message.len()).min(part.len());
+            self.message.extend_from_slice(&part[..wanted]);
+            if is_end || self.message.len() >= PREFIX_BYTES {
+                self.message.truncate(PREFIX_BYTES);
+                incoming = Some(Incoming::TooLarge(std::mem::take(&mut self.message).into()));
+                self.handling = Handling::Skip;
+            }
+        }
+        if is_end_of_frame {
+            self.frame = None;
+        }
+        if is_end {
+            self.within_message = false;
+        }
+        incoming
     }
 
     /// A message has begun and not ended, or a frame.
@@ -162,13 +259,21 @@ impl Decoder {
             CONTINUATION | TEXT | BINARY => {}
             _ => return Err(Fault::Protocol("the frame has an opcode that does not exist")),
         }
-        if frame.left > self.max_message_bytes - self.message.len() {
+        if frame.left > MAX_SKIPPED_BYTES {
             return Err(Fault::TooLarge);
         }
-        self.within_message = true;
         if frame.opcode != CONTINUATION {
             self.is_text = frame.opcode == TEXT;
+            self.handling = Handling::Store;
         }
+        let is_stored = matches!(self.handling, Handling::Store | Handling::StoreAnnounced);
+        if is_stored && frame.left > self.max_message_bytes - self.message.len() {
+            if self.reads_texts {
+                return Err(Fault::TooLarge);
+            }
+            self.handling = Handling::Refuse;
+        }
+        self.within_message = true;
         Ok(())
     }
 }

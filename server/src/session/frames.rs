@@ -44,6 +44,16 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         self.decoder.read_texts();
     }
 
+    /// Drops the message that has begun: what has come of it and the rest of it.
+    pub(super) fn skip(&mut self) {
+        self.decoder.skip();
+    }
+
+    /// True while a message is read from the socket and dropped.
+    pub(super) fn is_skipping(&self) -> bool {
+        self.decoder.is_skipping()
+    }
+
     /// The next message or control frame.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, End>> {
         loop {

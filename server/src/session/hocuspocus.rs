@@ -1,19 +1,26 @@
 //! Handler of the Hocuspocus dialect: one session, many documents, each authorised before it is opened.
 //!
-//! The provider sends token, step 1 and presence at once. While the token is decided on, this session is not read,
-//! so what follows waits in the socket; only messages that come *before* their token are queued here, within limits.
+//! The provider sends token, step 1 and awareness without waiting. While the token is decided on, this session is not read,
+//! so what follows waits in the socket; only messages that come *before* their token are stored (`early.rs`).
+//!
+//! A refusal costs one document: its address is sent PermissionDenied, and further messages for it are dropped unread until
+//! its client sends a token again. The provider ignores close codes and would send the same bytes after each reconnect.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::hocuspocus::{End, Frame, Message, PONG_FRAME, Scope, split_address};
+use syncline_protocol::hocuspocus::{End, Frame, Message, PONG_FRAME, Scope, address_of, begins_step1, split_address};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
+use syncline_protocol::sync::SyncMessage;
 use tracing::debug;
 
 use super::channel::{Channel, Rights};
+use super::early::Early;
 use super::users::Users;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
@@ -21,10 +28,10 @@ use crate::document::frame::Framing;
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
 
-/// Messages queued before their token, over all documents of the session (as the Hocuspocus server limits them).
-const MAX_EARLY_MESSAGES: usize = 1_000;
-/// And their bytes.
-const MAX_EARLY_BYTES: usize = 5 * 1024 * 1024;
+/// Documents whose rights are remembered after they were left.
+const MAX_LEFT: usize = 64;
+/// Refused addresses of one session, 8 bytes each. A session with more is closed.
+const MAX_DENIED: usize = 10_000;
 
 /// One Hocuspocus session.
 pub(super) struct Hocuspocus {
@@ -32,80 +39,120 @@ pub(super) struct Hocuspocus {
     outbox: Arc<Outbox>,
     users: Arc<Users>,
     channels: BTreeMap<Box<str>, Channel>,
-    /// In order of arrival: (address, frame).
-    early: Vec<(Box<str>, Bytes)>,
-    early_bytes: usize,
+    /// The rights of documents that were left with Close. A provider that shares its socket and its document's name with
+    /// one that was destroyed goes on after that Close, without a token: React's strict mode makes such pairs.
+    left: BTreeMap<Box<str>, Rights>,
+    /// Hashes of refused addresses.
+    denied: HashSet<u64>,
+    hasher: RandomState,
+    early: Early,
+    /// A document was opened: the client is one that authenticates.
+    is_authenticated: bool,
 }
 
 impl Hocuspocus {
     pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
-        Self { context, outbox, users, channels: BTreeMap::new(), early: Vec::new(), early_bytes: 0 }
+        let early = Early::new(&context.gate);
+        let (channels, left, denied, hasher) = (BTreeMap::new(), BTreeMap::new(), HashSet::new(), RandomState::new());
+        Self { context, outbox, users, channels, left, denied, hasher, early, is_authenticated: false }
     }
 
     /// Takes one frame.
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
-        let (address, message) = match Frame::decode(frame, End::Server).map_err(bad_message)? {
-            Frame::Ping => {
+        let (address, message) = match Frame::decode_prefix(frame, End::Server) {
+            Ok((Frame::Ping, _)) => {
                 self.outbox.push_control(Bytes::from_static(&PONG_FRAME));
                 self.outbox.send();
                 return Ok(());
             }
-            Frame::Pong => return Ok(()),
-            Frame::Addressed { address, message } => (address, message),
+            Ok((Frame::Pong, _)) => return Ok(()),
+            Ok((Frame::Addressed { address, message }, _)) => (address, message),
+            Err(error) if error.is_unknown_type() => return self.ignore(),
+            Err(error) => {
+                let address = address_of(frame).map_err(bad_message)?;
+                return self.refuse(address, bad_message(error));
+            }
         };
         match message {
             Message::Token { token, .. } => self.authorize(address, token).await,
-            message => match self.channels.get(address) {
-                Some(channel) => {
-                    if is_close(&message) {
-                        self.channels.remove(address);
-                        return Ok(());
-                    }
-                    take(channel, frame, message).await
-                }
-                // Of a document this session has left, or never had: nothing to leave.
-                None if is_close(&message) => Ok(()),
-                None => self.keep_early(address, frame),
-            },
+            Message::Close(_) => {
+                self.leave(address);
+                Ok(())
+            }
+            message if self.channels.contains_key(address) => self.take(address, frame, message).await,
+            message if self.left.contains_key(address) => self.reopen(address, frame, message).await,
+            _ if self.denied.contains(&self.hash(address)) => self.ignore(),
+            Message::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
+            _ => self.keep_early(address, frame),
         }
     }
 
+    /// True when a message that begins like this is to be read into memory: not when its document was refused, nor
+    /// before its token.
+    pub(super) fn wants(&self, prefix: &[u8]) -> bool {
+        let Ok(address) = address_of(prefix) else { return false };
+        let is_open = self.channels.contains_key(address) || self.left.contains_key(address);
+        is_open || (!self.denied.contains(&self.hash(address)) && begins_step1(prefix))
+    }
+
+    /// A message that began like this is over the limit, and dropped.
+    pub(super) fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
+        let address = address_of(prefix).map_err(bad_message)?;
+        if self.denied.contains(&self.hash(address)) {
+            return self.ignore();
+        }
+        self.refuse(address, Close::MessageTooLarge { limit_bytes })
+    }
+
     /// Asks the documents for what this reader missed.
-    pub(super) async fn resync(&self, behind: &[LeaseId]) -> Result<(), Close> {
+    pub(super) async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
         for channel in self.channels.values().filter(|channel| behind.contains(&channel.lease().id())) {
             channel.resync().await?;
         }
         Ok(())
     }
 
+    /// Documents have refused these leases, and have sent the reason.
+    pub(super) fn ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
+        let is_over = |channel: &Channel| leases.contains(&channel.lease().id());
+        let over: Vec<_> =
+            self.channels.iter().filter(|(_, channel)| is_over(channel)).map(|(at, _)| at.clone()).collect();
+        over.into_iter().try_for_each(|address| {
+            self.channels.remove(&address);
+            self.deny(&address)
+        })
+    }
+
+    /// The time for a first token is over.
+    pub(super) fn check_authenticated(&self) -> Result<(), Close> {
+        if self.is_authenticated {
+            return Ok(());
+        }
+        let close = Close::NotAuthenticated;
+        for address in self.early.addresses() {
+            self.say(address, &Message::PermissionDenied(&close.reason()));
+        }
+        Err(close)
+    }
+
     async fn authorize(&mut self, address: &str, token: &str) -> Result<(), Close> {
+        let hash = self.hash(address);
+        self.denied.remove(&hash);
         let document = match parse_address(address) {
             Ok(document) => document,
-            Err(close) => {
-                // The provider ignores close codes: this message is what its user gets to see.
-                self.say(address, &Message::PermissionDenied(&close.reason()));
-                return Err(close);
-            }
+            Err(close) => return self.refuse(address, close),
         };
         let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
-        let admission = match self.context.auth.authorize(request).await {
-            Ok(admission) => admission,
+        let rights = match self.context.auth.authorize(request).await {
+            Ok(admission) => Rights::new(admission, &self.users),
             Err(reason) => {
                 debug!(%document, reason, "access denied");
-                self.say(address, &Message::PermissionDenied(&reason));
-                self.context.metrics.documents_closed.count(&Close::Forbidden(reason.into()));
-                drop(self.take_early(address));
-                // A token may be renewed while the document is open: the old grant does not outlive the refusal.
-                self.channels.remove(address);
-                return Ok(());
+                Err(Close::Forbidden(reason.into()))
             }
         };
-        let rights = match Rights::new(admission, &self.users) {
+        let rights = match rights {
             Ok(rights) => rights,
-            Err(close) => {
-                self.say(address, &Message::PermissionDenied(&close.reason()));
-                return Err(close);
-            }
+            Err(close) => return self.refuse(address, close),
         };
         let scope = match rights.grant {
             Grant::Read => Scope::ReadOnly,
@@ -116,72 +163,148 @@ impl Hocuspocus {
             self.say(address, &Message::Authenticated(scope));
             return Ok(());
         }
-        if self.channels.len() >= self.context.limits.documents {
-            let reason = format!("one connection may open at most {} documents", self.context.limits.documents);
-            self.say(address, &Message::PermissionDenied(&reason));
-            return Err(Close::TooMany(reason.into()));
+        if let Err(close) = self.check_room() {
+            return self.refuse(address, close);
         }
         self.say(address, &Message::Authenticated(scope));
-        let framing = Framing::Hocuspocus { address: address.into() };
-        let scan = self.context.limits.scan;
-        let channel = Channel::open(&self.context.registry, &document, rights, &self.outbox, framing, scan).await?;
-        self.channels.insert(address.into(), channel);
+        self.open(address, &document, rights).await?;
         self.replay_early(address).await
     }
 
-    fn keep_early(&mut self, address: &str, frame: &Bytes) -> Result<(), Close> {
-        parse_address(address)?;
-        self.early_bytes += frame.len();
-        if self.early.len() >= MAX_EARLY_MESSAGES || self.early_bytes > MAX_EARLY_BYTES {
-            return Err(Close::TooMany("too many messages before the authentication message".into()));
+    /// A provider 2.x that has no token sends none. Where everyone may read it needs none; elsewhere its messages wait.
+    async fn open_without_token(&mut self, address: &str, frame: &Bytes, step1: Message<'_>) -> Result<(), Close> {
+        let document = match parse_address(address) {
+            Ok(document) => document,
+            Err(close) => return self.refuse(address, close),
+        };
+        let request = AccessRequest { document: document.clone(), token: None };
+        let Ok(admission) = self.context.auth.authorize(request).await else { return self.keep_early(address, frame) };
+        match self.check_room().and_then(|()| Rights::new(admission, &self.users)) {
+            Ok(rights) => self.open(address, &document, rights).await?,
+            Err(close) => return self.refuse(address, close),
         }
-        self.early.push((address.into(), frame.clone()));
+        self.replay_early(address).await?;
+        self.take(address, frame, step1).await
+    }
+
+    /// A message for a document that was left: somebody else on this socket still has it open. What its step 1 said is
+    /// gone with the lease, so it is sent the whole state.
+    async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
+        let Some(rights) = self.left.remove(address) else { return Ok(()) };
+        let document = match parse_address(address).and_then(|document| self.check_room().map(|()| document)) {
+            Ok(document) => document,
+            Err(close) => return self.refuse(address, close),
+        };
+        self.open(address, &document, rights).await?;
+        if let Some(channel) = self.channels.get(address) {
+            channel.resync().await?;
+        }
+        self.take(address, frame, message).await
+    }
+
+    async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<(), Close> {
+        let framing = Framing::Hocuspocus { address: address.into() };
+        let scan = self.context.limits.scan;
+        let channel = Channel::open(&self.context.registry, document, rights, &self.outbox, framing, scan).await?;
+        self.left.remove(address);
+        self.channels.insert(address.into(), channel);
+        self.is_authenticated = true;
         Ok(())
     }
 
+    /// One document more?
+    fn check_room(&self) -> Result<(), Close> {
+        let limit = self.context.limits.documents;
+        if self.channels.len() < limit {
+            return Ok(());
+        }
+        Err(Close::TooMany(format!("one connection may open at most {limit} documents").into()))
+    }
+
+    fn keep_early(&mut self, address: &str, frame: &Bytes) -> Result<(), Close> {
+        if let Err(close) = parse_address(address) {
+            return self.refuse(address, close);
+        }
+        if self.early.store(address, frame) { Ok(()) } else { self.ignore() }
+    }
+
     async fn replay_early(&mut self, address: &str) -> Result<(), Close> {
-        let mine = self.take_early(address);
-        let Some(channel) = self.channels.get(address) else { return Ok(()) };
-        for (_, frame) in mine {
-            if let Frame::Addressed { message, .. } = Frame::decode(&frame, End::Server).map_err(bad_message)? {
-                take(channel, &frame, message).await?;
+        for frame in self.early.take(address) {
+            if let Ok((Frame::Addressed { message, .. }, _)) = Frame::decode_prefix(&frame, End::Server) {
+                self.take(address, &frame, message).await?;
             }
         }
         Ok(())
     }
 
-    fn take_early(&mut self, address: &str) -> Vec<(Box<str>, Bytes)> {
-        let (mine, others) = std::mem::take(&mut self.early).into_iter().partition(|(of, _)| **of == *address);
-        self.early = others;
-        self.early_bytes = self.early.iter().map(|(_, frame)| frame.len()).sum();
-        mine
+    /// Takes a message for an open document. What the document may not be given refuses the document, not the session.
+    async fn take(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
+        let Some(channel) = self.channels.get(address) else { return Ok(()) };
+        let taken = match message {
+            Message::Sync(message) | Message::SyncReply(message) => channel.sync(frame, message).await,
+            Message::Awareness(update) => channel.awareness(frame, update).await,
+            Message::QueryAwareness => channel.query_awareness().await,
+            // For an application's own server hooks; there are none here.
+            Message::Stateless(_) | Message::BroadcastStateless(_) => return self.ignore(),
+            // Sent by servers, or handled before.
+            Message::SyncStatus(_)
+            | Message::Close(_)
+            | Message::Token { .. }
+            | Message::TokenWanted
+            | Message::PermissionDenied(_)
+            | Message::Authenticated(_) => Ok(()),
+        };
+        match taken {
+            // The document's task is gone. The client is to come back: it does so when the session ends.
+            Err(Close::DocumentReloading) => Err(Close::DocumentReloading),
+            Err(close) => self.refuse(address, close),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn leave(&mut self, address: &str) {
+        drop(self.early.take(address));
+        if let Some(channel) = self.channels.remove(address) {
+            if self.left.len() >= MAX_LEFT {
+                self.left.pop_first();
+            }
+            self.left.insert(address.into(), channel.into_rights());
+        }
+    }
+
+    /// Refuses one document: its client is sent the reason, the session goes on.
+    fn refuse(&mut self, address: &str, close: Close) -> Result<(), Close> {
+        self.context.metrics.documents_closed.count(&close);
+        debug!(address, code = close.code(), reason = %close.reason(), "document refused");
+        self.channels.remove(address);
+        self.left.remove(address);
+        drop(self.early.take(address));
+        self.say(address, &Message::PermissionDenied(&close.reason()));
+        self.deny(address)
+    }
+
+    fn deny(&mut self, address: &str) -> Result<(), Close> {
+        let hash = self.hash(address);
+        self.denied.insert(hash);
+        if self.denied.len() <= MAX_DENIED {
+            return Ok(());
+        }
+        Err(Close::TooMany("too many documents were refused on this connection".into()))
+    }
+
+    fn hash(&self, address: &str) -> u64 {
+        self.hasher.hash_one(address)
+    }
+
+    fn ignore(&self) -> Result<(), Close> {
+        self.context.metrics.messages_ignored.inc();
+        Ok(())
     }
 
     fn say(&self, address: &str, message: &Message<'_>) {
         self.outbox.push_control(message.encode(address).into());
         self.outbox.send();
     }
-}
-
-async fn take(channel: &Channel, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
-    match message {
-        Message::Sync(message) | Message::SyncReply(message) => channel.sync(frame, message).await,
-        Message::Awareness(update) => channel.awareness(frame, update).await,
-        Message::QueryAwareness => channel.query_awareness().await,
-        // Texts for an application's own server hooks; there are none here. Statuses are ours to send.
-        Message::Stateless(_) | Message::SyncStatus(_) => Ok(()),
-        Message::BroadcastStateless(_) => Err(bad_message("clients may not broadcast stateless messages")),
-        // Handled before, or never decoded at the server's end.
-        Message::Close(_)
-        | Message::Token { .. }
-        | Message::TokenWanted
-        | Message::PermissionDenied(_)
-        | Message::Authenticated(_) => Ok(()),
-    }
-}
-
-fn is_close(message: &Message<'_>) -> bool {
-    matches!(message, Message::Close(_))
 }
 
 fn parse_address(address: &str) -> Result<DocumentName, Close> {

@@ -8,6 +8,7 @@
 //! ywebsocket.rs  handler of the y-websocket dialect: one document
 //! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
 //! native.rs      handler of the native dialect: many documents, by number
+//! early.rs       Hocuspocus messages that came before their token
 //! channel.rs     one document of a session: scan, then send to the document
 //! writer.rs      outbox -> socket, everything queued in one write
 //! wire.rs        a socket in two halves
@@ -19,6 +20,7 @@
 
 mod channel;
 mod codec;
+mod early;
 mod echo;
 mod frames;
 #[doc(hidden)]
@@ -81,6 +83,8 @@ pub struct SessionLimits {
     pub documents: usize,
     /// How long a new connection may stay silent.
     pub first_frame: Duration,
+    /// How long a Hocuspocus connection may take to open its first document.
+    pub authentication: Duration,
     /// A session that sends nothing for this long, not even a pong, is gone.
     pub silence: Duration,
     /// How long a message may take from its first byte to its last, if it comes as slowly as is allowed (`pace.rs`).
@@ -101,8 +105,9 @@ impl Default for SessionLimits {
         Self {
             message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             outbox_bytes: 1024 * 1024,
-            documents: 100,
+            documents: 1_000,
             first_frame: Duration::from_secs(30),
+            authentication: Duration::from_secs(60),
             silence: Duration::from_secs(60),
             message_time: Duration::from_secs(30),
             tick: Duration::from_secs(7),

@@ -1,7 +1,7 @@
 //! Handler of the native dialect: one session, many documents by number, each authorised when it is opened.
 //!
-//! What a document or a right refuses ends that document for the session (`Closed`); bytes that are no message end the
-//! session. Messages for a number without a document are not looked at: they were sent before their sender heard that
+//! What a document, a right or the scanner refuses ends that document for the session (`Closed`); bytes that are not a message
+//! end the session. Messages for a number without a document are not looked at: they were sent before their sender heard that
 //! the document was closed.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_TOKEN_BYTES;
-use syncline_protocol::native::{self, Cursor, ToClient, ToServer};
+use syncline_protocol::native::{self, Cursor, MessageError, ToClient, ToServer, begins_change, channel_of};
 use tracing::debug;
 
 use super::channel::{Channel, Rights};
@@ -44,7 +44,15 @@ impl Native {
 
     /// Takes one frame.
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
-        let (number, message) = match ToServer::decode(frame).map_err(bad_message)? {
+        let message = match ToServer::decode(frame) {
+            // Of a newer client: it learnt from Welcome which version is spoken, so this can be left out.
+            Err(MessageError::UnknownType(_)) => {
+                self.context.metrics.messages_ignored.inc();
+                return Ok(());
+            }
+            message => message.map_err(bad_message)?,
+        };
+        let (number, message) = match message {
             ToServer::Hello { version, device } => return self.welcome(version, device),
             ToServer::Ping => {
                 self.say(&ToClient::Pong);
@@ -74,7 +82,33 @@ impl Native {
             ToServer::Presence { update, .. } => channel.awareness(frame, update).await,
             _ => Ok(()),
         };
-        taken.or_else(|close| self.lose(number, close))
+        if let Err(close) = taken {
+            self.close(number, close);
+        }
+        Ok(())
+    }
+
+    /// True when a message that begins like this is to be read into memory: when its document is open.
+    pub(super) fn wants(&self, prefix: &[u8]) -> bool {
+        channel_of(prefix).is_some_and(|number| self.channels.contains_key(&number))
+    }
+
+    /// A message that began like this is over the limit, and dropped. A change is refused alone, anything else ends its
+    /// document.
+    pub(super) fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
+        let close = Close::MessageTooLarge { limit_bytes };
+        let number = channel_of(prefix).ok_or_else(|| close.clone())?;
+        let Some(channel) = self.channels.get(&number) else { return Ok(()) };
+        if let Some(batch) = begins_change(prefix) {
+            self.context.metrics.edits_refused.count(&close);
+            let (code, reason) = (close.code(), close.reason());
+            let refused = ToClient::Refused { channel: number, batch, code, reason: &reason }.encode();
+            self.outbox.push_control_of(channel.lease().id(), refused.into());
+            self.outbox.send();
+            return Ok(());
+        }
+        self.close(number, close);
+        Ok(())
     }
 
     /// Asks the documents for what this reader missed.
@@ -84,7 +118,7 @@ impl Native {
             if let Some(channel) = self.channels.get(&number)
                 && let Err(close) = channel.resync().await
             {
-                self.lose(number, close)?;
+                self.close(number, close);
             }
         }
         Ok(())
@@ -134,30 +168,27 @@ impl Native {
         let channel = Channel::open(registry, &document, rights, &self.outbox, framing, scan).await?;
         let resumed = channel.resume(cursor, wants_state_vector, read_only).await;
         self.channels.insert(number, channel);
-        resumed.or_else(|close| self.lose(number, close))
+        if let Err(close) = resumed {
+            self.close(number, close);
+        }
+        Ok(())
     }
 
     /// A document that was not opened.
     fn refuse(&self, channel: native::Channel, close: Close) -> Result<(), Close> {
-        if let Close::BadMessage(_) = close {
-            return Err(close);
-        }
         self.context.metrics.documents_closed.count(&close);
         self.say(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
         Ok(())
     }
 
-    /// The document's task is gone: that ends the document here. Anything else ends the session.
-    fn lose(&mut self, number: native::Channel, close: Close) -> Result<(), Close> {
-        if close != Close::DocumentReloading {
-            return Err(close);
-        }
+    /// What a document cannot be given, or its end: that closes the document here, and nothing else.
+    fn close(&mut self, number: native::Channel, close: Close) {
         if let Some(channel) = self.channels.remove(&number) {
+            self.context.metrics.documents_closed.count(&close);
             let last_frame = ToClient::Closed { channel: number, code: close.code(), reason: &close.reason() };
-            // Said once: its task may have closed it for a better reason.
+            // Sent once: its task may have closed it for a better reason.
             self.outbox.lose(channel.lease().id(), last_frame.encode().into());
         }
-        Ok(())
     }
 
     fn leave(&mut self, number: native::Channel) {

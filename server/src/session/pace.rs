@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{self, Poll};
 use std::time::Duration;
 
@@ -43,6 +43,10 @@ pub(super) struct Pace {
     reserved: AtomicUsize,
     /// Ticks since then.
     ticks: AtomicU64,
+    /// The message that comes is read and dropped: nothing of it is held.
+    is_skipping: AtomicBool,
+    /// Bytes of such a message came since the clock asked.
+    has_skipped: AtomicBool,
 }
 
 impl Pace {
@@ -58,12 +62,28 @@ impl Pace {
             partial: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
             ticks: AtomicU64::new(0),
+            is_skipping: AtomicBool::new(false),
+            has_skipped: AtomicBool::new(false),
         }
+    }
+
+    /// The message that has begun is dropped as it comes: from now on its bytes count for the rate only.
+    pub(super) fn skip(&self) {
+        self.is_skipping.store(true, Ordering::Relaxed);
+        self.partial.store(0, Ordering::Relaxed);
+        self.ticks.store(0, Ordering::Relaxed);
+        self.release();
+    }
+
+    /// True when bytes of a dropped message came since this was last asked: its sender is alive.
+    pub(super) fn take_skipped(&self) -> bool {
+        self.has_skipped.swap(false, Ordering::Relaxed)
     }
 
     /// A message of the dialect is complete.
     pub(super) fn message(&self) {
         self.messages.fetch_add(1, Ordering::Relaxed);
+        self.is_skipping.store(false, Ordering::Relaxed);
         self.partial.store(0, Ordering::Relaxed);
         self.ticks.store(0, Ordering::Relaxed);
         self.release();
@@ -96,6 +116,9 @@ impl Pace {
     /// Bytes were read.
     fn read(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if self.is_skipping.load(Ordering::Relaxed) {
+            return self.has_skipped.store(true, Ordering::Relaxed);
+        }
         self.reserve(self.partial.fetch_add(bytes, Ordering::Relaxed) + bytes);
     }
 

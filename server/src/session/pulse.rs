@@ -32,6 +32,8 @@ pub(super) struct Signs {
     pub(super) heard: AtomicBool,
     /// What a silent client is sent. Set once the dialect is known.
     pub(super) heartbeat: OnceLock<Bytes>,
+    /// Set by the reader for a dialect with tokens, cleared by the clock when the time for a first one is over.
+    pub(super) must_authenticate: AtomicBool,
 }
 
 /// The clock.
@@ -40,6 +42,8 @@ pub(super) struct Pulse<'a> {
     context: &'a Context,
     signs: &'a Signs,
     pace: &'a Pace,
+    /// The beginning of the session.
+    began: Instant,
     /// The beginning of the session, then when the client was last heard.
     heard_at: Instant,
     next_tick: Instant,
@@ -61,6 +65,7 @@ impl<'a> Pulse<'a> {
             context,
             signs,
             pace,
+            began: now,
             heard_at: now,
             next_tick,
             quiet_ticks,
@@ -93,6 +98,7 @@ impl<'a> Pulse<'a> {
             if now >= self.next_tick {
                 self.next_tick = now + self.context.limits.tick;
                 self.tick(writer);
+                outbox.tick();
             }
             self.set_timer();
         }
@@ -101,9 +107,14 @@ impl<'a> Pulse<'a> {
 
     fn set_timer(&mut self) {
         let silent = (!self.is_closing).then(|| self.heard_at + self.silence());
+        let unauthenticated = self.signs.must_authenticate.load(Ordering::Relaxed).then(|| self.auth_deadline());
         let stalled = self.stalled.map(|(since, _)| since + self.context.limits.write_stall);
-        let next = silent.into_iter().chain(stalled).fold(self.next_tick, Instant::min);
+        let next = silent.into_iter().chain(stalled).chain(unauthenticated).fold(self.next_tick, Instant::min);
         self.timer.as_mut().reset(next);
+    }
+
+    fn auth_deadline(&self) -> Instant {
+        self.began + self.context.limits.authentication
     }
 
     fn silence(&self) -> std::time::Duration {
@@ -123,8 +134,12 @@ impl<'a> Pulse<'a> {
 
     /// Ends the session when the client has been silent for too long. One that only pings has not said who it is.
     fn listen(&mut self, now: Instant, outbox: &Outbox) {
-        if self.signs.heard.swap(false, Ordering::Relaxed) && self.signs.heartbeat.get().is_some() {
+        let has_skipped = self.pace.take_skipped();
+        if (self.signs.heard.swap(false, Ordering::Relaxed) || has_skipped) && self.signs.heartbeat.get().is_some() {
             self.heard_at = now;
+        }
+        if now >= self.auth_deadline() && self.signs.must_authenticate.swap(false, Ordering::Relaxed) {
+            outbox.ask_for_authentication();
         }
         if !self.is_closing && now >= self.heard_at + self.silence() {
             self.count_vanished();

@@ -8,9 +8,9 @@ use std::task::Poll;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::detect::{Dialect, detect};
-use syncline_protocol::hocuspocus::PING_FRAME;
+use syncline_protocol::hocuspocus::{HEARTBEAT_FRAME, begins_step1};
 use syncline_protocol::native::is_hello;
-use syncline_protocol::ywebsocket;
+use syncline_protocol::{varint, ywebsocket};
 use tokio::io::AsyncRead;
 
 use super::codec::{Fault, Incoming};
@@ -97,7 +97,13 @@ impl<'a> Reader<'a> {
                 // In boxes: most sessions only wait, and need no room for what they might do.
                 Heard::News(news) => Box::pin(self.news(news)).await,
                 Heard::Frame(Ok(Incoming::Binary(frame))) => Box::pin(self.message(frame)).await.map_err(Unread::from),
-                Heard::Frame(Ok(Incoming::Text(text))) => self.text(&text),
+                Heard::Frame(Ok(Incoming::Long(prefix))) => self.long(&prefix, frames),
+                Heard::Frame(Ok(Incoming::TooLarge(prefix))) => self.too_large(&prefix, frames),
+                Heard::Frame(Ok(Incoming::Text(text))) => self.text(&text, frames),
+                Heard::Frame(Ok(Incoming::Skipped)) => {
+                    self.pace.message();
+                    Ok(())
+                }
                 Heard::Frame(Ok(incoming)) => self.control(incoming),
                 Heard::Frame(Err(end)) => Err(self.explain(end)),
             };
@@ -117,8 +123,49 @@ impl<'a> Reader<'a> {
         if let Some(close) = news.closing {
             return Err(close.into());
         }
-        self.ended(&news.ended);
+        self.ended(&news.ended)?;
+        if news.must_authenticate {
+            self.check_authenticated()?;
+        }
         Ok(self.resync(&news.behind).await?)
+    }
+
+    /// A long message begins: stored only when something is to become of it.
+    fn long(&mut self, prefix: &[u8], frames: &mut Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
+        let is_wanted = match &self.speaks {
+            // A stranger: the state vector of a document with many clients may be long, a token may not.
+            Speaks::Unknown => prefix.first() == Some(&0) || begins_step1(prefix),
+            Speaks::YWebsocket(_) | Speaks::Echo(_) => true,
+            Speaks::Hocuspocus(session) => session.wants(prefix),
+            Speaks::Native(session) => session.wants(prefix),
+        };
+        if !is_wanted {
+            self.context.metrics.messages_ignored.inc();
+            frames.skip();
+            self.pace.skip();
+        }
+        Ok(())
+    }
+
+    /// A message is over the limit: what it was for is refused, and its bytes are dropped as they come.
+    fn too_large(&mut self, prefix: &[u8], frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
+        self.note_skipped(frames);
+        let limit_bytes = self.context.limits.message_bytes;
+        Ok(match &mut self.speaks {
+            Speaks::Unknown | Speaks::YWebsocket(_) | Speaks::Echo(_) => Err(Close::MessageTooLarge { limit_bytes }),
+            Speaks::Hocuspocus(session) => session.too_large(prefix, limit_bytes),
+            Speaks::Native(session) => session.too_large(prefix, limit_bytes),
+        }?)
+    }
+
+    /// A message is skipped, or was.
+    fn note_skipped(&self, frames: &Frames<impl AsyncRead + Unpin>) {
+        if frames.is_skipping() {
+            self.pace.skip()
+        } else {
+            self.pace.message()
+        }
+        self.signs.heard.store(true, Ordering::Relaxed);
     }
 
     async fn message(&mut self, frame: Bytes) -> Result<(), Close> {
@@ -128,9 +175,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn text(&mut self, text: &Bytes) -> Result<(), Unread> {
+    /// No dialect has text; applications send some, and the reference servers ignore it.
+    fn text(&mut self, text: &Bytes, frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
         if !self.context.limits.echoes {
-            return Err(bad_message("this protocol is binary, but a text message came").into());
+            self.context.metrics.messages_ignored.inc();
+            self.note_skipped(frames);
+            return Ok(());
         }
         *self.unfinished = None;
         self.signs.heard.store(true, Ordering::Relaxed);
@@ -139,7 +189,8 @@ impl<'a> Reader<'a> {
 
     fn control(&mut self, incoming: Incoming) -> Result<(), Unread> {
         match incoming {
-            Incoming::Binary(_) | Incoming::Text(_) => {}
+            Incoming::Binary(_) | Incoming::Text(_) | Incoming::Long(_) | Incoming::TooLarge(_) | Incoming::Skipped => {
+            }
             Incoming::Close(code) => return Err(Unread::Left(code)),
             Incoming::Ping(payload) => {
                 self.pace.control(payload.len());
@@ -181,7 +232,10 @@ impl<'a> Reader<'a> {
         let (speaks, heartbeat) = match detect(first_frame) {
             Dialect::YWebsocket => {
                 // Decoded before the document is opened: a stranger's bytes load nothing.
-                ywebsocket::Message::decode(first_frame).map_err(bad_message)?;
+                match ywebsocket::Message::read(&mut varint::Reader::new(first_frame)) {
+                    Err(error) if !error.is_unknown_type() => return Err(bad_message(error)),
+                    _ => {}
+                }
                 let session = YWebsocket::open(self.path, self.context, self.outbox, self.users).await?;
                 // Presence of nobody: ignored by the client, and enough for it to stay.
                 (Speaks::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
@@ -189,7 +243,8 @@ impl<'a> Reader<'a> {
             Dialect::Hocuspocus => {
                 let session =
                     Hocuspocus::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
-                (Speaks::Hocuspocus(session), Bytes::from_static(&PING_FRAME))
+                self.signs.must_authenticate.store(true, Ordering::Relaxed);
+                (Speaks::Hocuspocus(session), Bytes::from_static(&HEARTBEAT_FRAME))
             }
         };
         // Set once: a session begins once.
@@ -206,10 +261,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn ended(&mut self, leases: &[LeaseId]) {
-        if let Speaks::Native(session) = &mut self.speaks {
-            session.ended(leases);
+    fn ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
+        match &mut self.speaks {
+            Speaks::Unknown | Speaks::Echo(_) | Speaks::YWebsocket(_) => {}
+            Speaks::Hocuspocus(session) => session.ended(leases)?,
+            Speaks::Native(session) => session.ended(leases),
         }
+        Ok(())
+    }
+
+    /// The time for a first token is over.
+    fn check_authenticated(&self) -> Result<(), Close> {
+        if let Speaks::Hocuspocus(session) = &self.speaks { session.check_authenticated() } else { Ok(()) }
     }
 
     /// What a client is told about bytes that are no frames.

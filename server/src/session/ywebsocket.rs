@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
+use syncline_protocol::varint::Reader;
 use syncline_protocol::ywebsocket::Message;
 
 use super::channel::{Channel, Rights};
@@ -37,15 +38,25 @@ impl YWebsocket {
         Ok(Self { channel })
     }
 
-    /// Takes one frame.
+    /// Takes one frame. The client sends one message in each; others may send several.
     pub(super) async fn frame(&self, frame: &Bytes) -> Result<(), Close> {
-        match Message::decode(frame).map_err(bad_message)? {
-            Message::Sync(message) => self.channel.sync(frame, message).await,
-            Message::Awareness(update) => self.channel.awareness(frame, update).await,
-            Message::QueryAwareness => self.channel.query_awareness().await,
-            // Clients have no use for it; the reference server ignores it too.
-            Message::PermissionDenied(_) => Ok(()),
+        let mut reader = Reader::new(frame);
+        while !reader.is_empty() {
+            match Message::read(&mut reader) {
+                Ok(Message::Sync(message)) => self.channel.sync(frame, message).await?,
+                Ok(Message::Awareness(update)) => self.channel.awareness(frame, update).await?,
+                Ok(Message::QueryAwareness) => self.channel.query_awareness().await?,
+                // Clients have no use for it; the reference server ignores it too.
+                Ok(Message::PermissionDenied(_)) => {}
+                // Of an application: where it ends, only the application knows.
+                Err(error) if error.is_unknown_type() => {
+                    self.channel.ignore();
+                    break;
+                }
+                Err(error) => return Err(bad_message(error)),
+            }
         }
+        Ok(())
     }
 
     /// Asks the document for what this reader missed.

@@ -27,7 +27,7 @@ use syncline_replica::{GrowthLimits, HeldLimits, Replica};
 use syncline_server::admin::message::{Answer, Request};
 use syncline_server::config::RawConfig;
 use syncline_server::document::core::Core;
-use syncline_server::document::event::{Effect, Event, Origin, Outcome};
+use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome};
 use syncline_server::http::handshake::{Head, look};
 use syncline_server::ids::LeaseId;
 use syncline_server::portable::{self, Format};
@@ -171,7 +171,7 @@ fn core(bytes: &[u8]) {
     for (kind, payload) in pieces(bytes) {
         let lease = LeaseId(u64::from(kind >> 5));
         match kind & 0x1f {
-            0..=3 => core.handle(Event::Open { lease }, &mut effects),
+            0..=3 => core.handle(Event::Open { lease, acks: Acks::Each }, &mut effects),
             4..=7 if scan_state_vector(&payload, &ScanLimits::default()).is_ok() => {
                 core.handle(Event::Step1 { lease, state_vector: payload }, &mut effects);
             }

@@ -5,7 +5,7 @@ use syncline_protocol::close::Close;
 use syncline_replica::CrdtError;
 
 use super::{Answer, Core};
-use crate::document::event::{Effect, Outcome};
+use crate::document::event::{Effect, Origin, Outcome};
 use crate::ids::LeaseId;
 
 impl Core {
@@ -35,10 +35,20 @@ impl Core {
 
     /// A reader says something: to be refused, unless everything of it is here. What it answers to our step 1 holds every
     /// deletion that it knows of.
-    pub(super) fn forbid(&mut self, lease: LeaseId, batch: u64, update: Option<Bytes>, effects: &mut Vec<Effect>) {
-        let is_known = !self.broken && update.is_some_and(|update| self.replica.knows(&update).unwrap_or(false));
-        if is_known && !self.storage_failed {
-            return self.answer(lease, batch, Answer::Saved { echo: None }, effects);
+    pub(super) fn forbid(
+        &mut self,
+        lease: LeaseId,
+        batch: u64,
+        (update, origin): (Option<Bytes>, Origin),
+        effects: &mut Vec<Effect>,
+    ) {
+        let known = update.filter(|update| !self.broken && self.replica.knows(update).unwrap_or(false));
+        let is_known = known.is_some();
+        if let Some(known) = known
+            && !self.storage_failed
+        {
+            let acks = self.acks_of(lease, &known, origin);
+            return self.answer(lease, batch, Answer::Saved { echo: None, acks }, effects);
         }
         let (seq, outcome) = (self.last, if is_known { Outcome::Unneeded } else { Outcome::Forbidden });
         effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });

@@ -21,7 +21,10 @@ fn read(bytes: &[u8], size: usize) -> Result<Vec<Incoming>, Fault> {
     for piece in bytes.chunks(size) {
         input.extend_from_slice(piece);
         while let Some(incoming) = decoder.next(&mut input)? {
-            heard.push(incoming);
+            // Depends on how the bytes are cut: a message that comes at once needs no announcement.
+            if !matches!(incoming, Incoming::Long(_)) {
+                heard.push(incoming);
+            }
         }
     }
     assert!(!decoder.is_within() && input.is_empty(), "everything is used up");
@@ -188,4 +191,81 @@ fn heads_and_close_frames_are_written_as_they_are_read() {
     assert_eq!(close[1] as usize, close.len() - 2);
     assert_eq!(read(&frame(0x88, &close[2..]), usize::MAX).unwrap(), [Incoming::Close(Some(4400))]);
     assert_eq!(close_frame(None, ""), [0x88, 0]);
+}
+
+#[test]
+fn text_is_skipped_to_its_end() {
+    let wire = [
+        frame(0x01, b"te"),
+        frame(0x89, b"ping"),
+        frame(0x80, b"xt"),
+        frame(0x82, b"binary"),
+        frame(0x81, b""),
+        frame(0x82, b"after"),
+    ]
+    .concat();
+    let expected = [
+        Incoming::Text(Bytes::new()),
+        Incoming::Ping("ping".into()),
+        Incoming::Skipped,
+        Incoming::Binary("binary".into()),
+        Incoming::Text(Bytes::new()),
+        Incoming::Skipped,
+        Incoming::Binary("after".into()),
+    ];
+    for size in [1, 2, 3, 7, usize::MAX] {
+        assert_eq!(read(&wire, size).unwrap(), expected, "in pieces of {size}");
+    }
+}
+
+#[test]
+fn message_over_the_limit_is_announced_and_skipped() {
+    let payload = bytes(LIMIT + 1);
+    let whole = [frame(0x82, &payload), frame(0x82, b"after")].concat();
+    let (first, second) = payload.split_at(100_000);
+    let fragments = [frame(0x02, first), frame(0x89, b""), frame(0x80, second), frame(0x82, b"after")].concat();
+    for size in [1_000, 4_099, usize::MAX] {
+        let heard = read(&whole, size).unwrap();
+        let beginning = Incoming::TooLarge(payload[..PREFIX_BYTES].to_vec().into());
+        let expected = [beginning.clone(), Incoming::Skipped, Incoming::Binary("after".into())];
+        // A message that comes at once ends with its announcement.
+        let (announced, after) = (heard.first(), heard.last());
+        assert_eq!((announced, after), (expected.first(), expected.last()), "in pieces of {size}");
+        let heard = read(&fragments, size).unwrap();
+        assert_eq!(heard[0], Incoming::Ping(Bytes::new()));
+        assert_eq!((heard.get(1), heard.last()), (expected.first(), expected.last()), "in pieces of {size}");
+    }
+}
+
+#[test]
+fn long_message_is_announced_once_and_can_be_skipped() {
+    let payload = bytes(150_000);
+    let (first, second) = payload.split_at(1_000);
+    let one = frame(0x82, &payload);
+    let two = [frame(0x02, first), frame(0x80, second)].concat();
+    for (wire, skips) in [(&one, false), (&one, true), (&two, false), (&two, true)] {
+        let (mut decoder, mut input, mut heard) = (Decoder::new(LIMIT), BytesMut::new(), Vec::new());
+        for piece in [&wire[..], &frame(0x82, b"after")].concat().chunks(7_000) {
+            input.extend_from_slice(piece);
+            while let Some(incoming) = decoder.next(&mut input).unwrap() {
+                if let Incoming::Long(prefix) = &incoming {
+                    assert_eq!(prefix[..], payload[..PREFIX_BYTES]);
+                    if skips {
+                        decoder.skip();
+                        assert!(decoder.is_skipping() && decoder.message.capacity() == 0, "nothing is held");
+                    }
+                }
+                heard.push(incoming);
+            }
+        }
+        let end = if skips { Incoming::Skipped } else { Incoming::Binary(payload.clone().into()) };
+        let prefix = Bytes::copy_from_slice(&payload[..PREFIX_BYTES]);
+        assert_eq!(heard, [Incoming::Long(prefix), end, Incoming::Binary("after".into())]);
+    }
+}
+
+#[test]
+fn frame_that_claims_more_than_a_gigabyte_is_refused_by_its_header() {
+    let head = [&[0x82, 0x80 | 127][..], &(MAX_SKIPPED_BYTES as u64 + 1).to_be_bytes(), &MASK].concat();
+    assert_eq!(read(&head, usize::MAX), Err(Fault::TooLarge));
 }

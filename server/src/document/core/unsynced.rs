@@ -1,0 +1,149 @@
+//! PURE: the number of unsaved changes as a Hocuspocus provider counts it, and which updates lower it when they are on disk.
+//!
+//! The provider (npm `@hocuspocus/provider` 2.9 to 4.8, HocuspocusProvider.ts) shows `unsyncedChanges`. It adds one for each
+//! update it makes, takes one off for each sync status 1, never below zero, and *sets the number to one* when it sends a step 1:
+//! at the beginning of every connection, whatever it has queued, and in `forceSync()`. That one stands for the step 2 with which
+//! it answers the server's step 1. So one status for each update would take the number to zero while queued updates are
+//! still on their way. Here a session is *syncing* until its step 2 has come:
+//!
+//! - What came before its newest step 1 is not in the number any more: it gets no status.
+//! - An update whose structs are all in the state vector of that step 1 was made before it, and gets none. The others
+//!   were made after it and are counted. Updates that only delete follow the update before them: queued ones arrive in one run.
+//! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on disk.
+//! - A further step 2, in answer to a question of the server alone, gets no status.
+
+use std::collections::HashMap;
+
+use syncline_protocol::update::{ScanLimits, Structs, state_vector_entries, verdict};
+
+use super::Core;
+use crate::document::event::Origin;
+use crate::ids::LeaseId;
+
+/// A longer state vector is not stored: then every update counts, and the number may be zero early by as many as were queued.
+const MAX_STATE_VECTOR_BYTES: usize = 16 * 1024;
+
+/// What the provider's number stands for.
+#[derive(Debug)]
+pub(super) struct Unsynced {
+    /// Steps 1 so far. Updates of an earlier round get no status.
+    round: u32,
+    /// The step 2 has not come.
+    syncing: Option<Syncing>,
+}
+
+#[derive(Debug, Default)]
+struct Syncing {
+    /// The clocks of the newest step 1. `None`: it has not come, or was too long to be stored.
+    known: Option<HashMap<u64, u64>>,
+    /// The last update with structs was made before the step 1.
+    is_queue: bool,
+    /// Updates that wait for the step 2 to get their status.
+    counted: u64,
+}
+
+impl Default for Unsynced {
+    fn default() -> Self {
+        Self { round: 0, syncing: Some(Syncing::default()) }
+    }
+}
+
+impl Unsynced {
+    fn step1(&mut self, state_vector: &[u8]) {
+        let is_stored = state_vector.len() <= MAX_STATE_VECTOR_BYTES;
+        let known = is_stored.then(|| state_vector_entries(state_vector).collect());
+        self.round += 1;
+        self.syncing = Some(Syncing { known, ..Syncing::default() });
+    }
+
+    /// How many statuses a change gets when it is on disk. 0: none, or with the step 2.
+    fn change(&mut self, update: &[u8]) -> u64 {
+        let Some(syncing) = &mut self.syncing else { return 1 };
+        let clock = |client| syncing.known.as_ref().and_then(|known| known.get(&client).copied()).unwrap_or(0);
+        match verdict(update, &clock, &ScanLimits::default()).map(|verdict| verdict.structs) {
+            Ok(Structs::None) => {}
+            Ok(structs) => syncing.is_queue = structs == Structs::Known,
+            Err(_) => syncing.is_queue = false,
+        }
+        syncing.counted += u64::from(!syncing.is_queue);
+        0
+    }
+
+    /// How many statuses a step 2 gets when it is on disk.
+    fn step2(&mut self) -> u64 {
+        self.syncing.take().map_or(0, |syncing| syncing.counted + 1)
+    }
+}
+
+impl Core {
+    /// A session has sent a step 1. Returns true when it counts, and was not asked for what the server lacks since it
+    /// answered last: it waits for a status of its answer.
+    pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) -> bool {
+        let Some(lease) = self.leases.get_mut(&lease) else { return false };
+        let Some(unsynced) = &mut lease.unsynced else { return false };
+        unsynced.step1(state_vector);
+        !lease.is_asked
+    }
+
+    /// How many acknowledgements an update that was taken gets when it is on disk.
+    pub(super) fn acks_of(&mut self, lease: LeaseId, update: &[u8], origin: Origin) -> u64 {
+        let Some(lease) = self.leases.get_mut(&lease) else { return 1 };
+        lease.is_asked &= origin != Origin::Step2;
+        match (&mut lease.unsynced, origin) {
+            (None, _) => 1,
+            (Some(unsynced), Origin::Change) => unsynced.change(update),
+            (Some(unsynced), Origin::Step2) => unsynced.step2(),
+        }
+    }
+
+    /// The round of a session's updates; acknowledgements of an earlier one are not sent.
+    pub(super) fn round(&self, lease: LeaseId) -> u32 {
+        self.leases.get(&lease).and_then(|lease| lease.unsynced.as_ref()).map_or(0, |unsynced| unsynced.round)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Updates of one client that types a letter each, the first at `0`.
+    fn typed(client: u8, count: u8) -> Vec<Vec<u8>> {
+        let first = vec![1, 1, client, 0, 4, 1, 1, b't', 1, b'a', 0];
+        let next = |clock: u8| vec![1, 1, client, clock, 0x84, client, clock - 1, 1, b'a', 0];
+        std::iter::once(first).chain((1..count).map(next)).collect()
+    }
+
+    #[test]
+    fn queued_updates_are_not_counted_and_new_ones_are() {
+        let updates = typed(1, 6);
+        let mut unsynced = Unsynced::default();
+        // Three were made before the step 1 and are sent after two newer ones.
+        unsynced.step1(&[1, 1, 3]);
+        for update in [&updates[3], &updates[4], &updates[0], &updates[1], &updates[2]] {
+            assert_eq!(unsynced.change(update), 0, "nothing is acknowledged before the step 2");
+        }
+        assert_eq!(unsynced.step2(), 3, "the step 2 and two updates");
+        assert_eq!(unsynced.change(&updates[5]), 1);
+        assert_eq!(unsynced.step2(), 0, "the server asked by itself");
+    }
+
+    #[test]
+    fn deletions_follow_the_update_before_them() {
+        let updates = typed(1, 2);
+        let delete = [0, 1, 1, 1, 0, 1];
+        let mut unsynced = Unsynced::default();
+        unsynced.step1(&[1, 1, 1]);
+        for update in [&delete[..], &updates[1], &delete, &updates[0], &delete, &delete] {
+            unsynced.change(update);
+        }
+        assert_eq!(unsynced.step2(), 4, "the step 2, the new update and the deletions around it");
+    }
+
+    #[test]
+    fn updates_of_a_client_that_sends_no_step_1_are_all_counted() {
+        let updates = typed(1, 2);
+        let mut unsynced = Unsynced::default();
+        updates.iter().for_each(|update| _ = unsynced.change(update));
+        assert_eq!(unsynced.step2(), 3);
+    }
+}

@@ -1,0 +1,111 @@
+//! Messages of a Hocuspocus session that came before the token of their document: stored within limits, charged to the
+//! process, and taken out when the token has come.
+//!
+//! A message over the limits is dropped, which loses nothing: the server asks for a document's whole state after its token.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::limits::Gate;
+
+/// Messages of one session.
+const MAX_MESSAGES: usize = 1_000;
+/// Bytes of one session, each message with [`MESSAGE_BYTES`] more.
+const MAX_BYTES: usize = 64 * 1024;
+/// What storing a message takes besides its bytes.
+const MESSAGE_BYTES: usize = 64;
+
+/// The early messages of one session, in order of arrival.
+pub(super) struct Early {
+    gate: Arc<Gate>,
+    /// Address and frame.
+    messages: Vec<(Box<str>, Bytes)>,
+    /// Charged to the process.
+    bytes: usize,
+}
+
+impl Early {
+    pub(super) fn new(gate: &Arc<Gate>) -> Self {
+        Self { gate: Arc::clone(gate), messages: Vec::new(), bytes: 0 }
+    }
+
+    /// Stores a copy of `frame`. Returns false when a limit does not allow it.
+    pub(super) fn store(&mut self, address: &str, frame: &[u8]) -> bool {
+        let bytes = cost(address, frame);
+        if self.messages.len() >= MAX_MESSAGES || self.bytes + bytes > MAX_BYTES {
+            return false;
+        }
+        if !self.gate.reserve(bytes) {
+            self.gate.release(bytes);
+            return false;
+        }
+        self.bytes += bytes;
+        self.messages.push((address.into(), Bytes::copy_from_slice(frame)));
+        true
+    }
+
+    /// Takes out the messages for one address.
+    pub(super) fn take(&mut self, address: &str) -> Vec<Bytes> {
+        let (mine, others) = std::mem::take(&mut self.messages).into_iter().partition(|(of, _)| **of == *address);
+        self.messages = others;
+        self.charge_again();
+        let mine: Vec<(Box<str>, Bytes)> = mine;
+        mine.into_iter().map(|(_, frame)| frame).collect()
+    }
+
+    /// The addresses that have messages here, each once.
+    pub(super) fn addresses(&self) -> Vec<&str> {
+        let mut addresses: Vec<_> = self.messages.iter().map(|(address, _)| &**address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    fn charge_again(&mut self) {
+        let bytes = self.messages.iter().map(|(address, frame)| cost(address, frame)).sum();
+        self.gate.release(self.bytes - bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        self.gate.release(self.bytes);
+    }
+}
+
+fn cost(address: &str, frame: &[u8]) -> usize {
+    MESSAGE_BYTES + address.len() + frame.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::RawLimits;
+
+    fn early(partial_bytes: usize) -> Early {
+        let limits = RawLimits { max_partial_bytes: Some(partial_bytes), ..RawLimits::default() };
+        Early::new(&Gate::new(limits.into(), Arc::default()))
+    }
+
+    #[test]
+    fn session_stores_at_most_64_kib() {
+        let mut early = early(usize::MAX);
+        let stored = (0..1_000).filter(|_| early.store("doc", &[7; 1_000])).count();
+        assert_eq!(stored, 64 * 1024 / 1_067);
+        assert!(early.bytes <= MAX_BYTES);
+    }
+
+    #[test]
+    fn process_stores_at_most_its_limit_and_gets_its_bytes_back() {
+        let mut early = early(3_000);
+        assert!(early.store("a", &[1; 1_000]) && early.store("b", &[2; 1_000]) && !early.store("a", &[3; 1_000]));
+        assert_eq!(early.take("a"), [Bytes::from_static(&[1; 1_000])]);
+        assert!(early.store("c", &[4; 1_000]), "the bytes of the messages taken out are free again");
+        assert_eq!(early.addresses(), ["b", "c"]);
+        let gate = Arc::clone(&early.gate);
+        drop(early);
+        assert!(gate.reserve(3_000), "nothing stays reserved");
+    }
+}
