@@ -12,6 +12,7 @@
 //! | durable positions and cumulative acks (native) | the newest replaces one that waits; a durable position is dropped with its lease's frames |
 //! | acks and other small answers | kept; over twice the limit of them the session is closed as too slow |
 
+mod closing;
 mod endings;
 mod positions;
 mod straight;
@@ -33,9 +34,6 @@ use crate::ids::LeaseId;
 
 /// How far back a waiting presence frame is looked for to be replaced.
 const MAX_PRESENCE_LOOKBACK: usize = 64;
-
-/// Ticks from [`Outbox::close_later`] to the end of the session: with ticks of 7 s it takes 14 to 21 s.
-const CLOSE_LATER_TICKS: u32 = 3;
 
 /// What became of a pushed frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,63 +281,6 @@ impl Outbox {
             return Pushed::Dropped;
         }
         inner.enqueue(waiting)
-    }
-
-    /// Ends the session: answers that wait are still sent, everything else is dropped, then the writer says `close`
-    /// and stops. The first reason stays.
-    pub fn close(&self, close: Close) {
-        let mut inner = self.lock();
-        if inner.close.is_none() {
-            let too_slow = close == Close::TooSlow;
-            inner
-                .queue
-                .retain(|(_, waiting)| !too_slow && matches!(waiting, Waiting::Control { .. } | Waiting::Text { .. }));
-            if too_slow {
-                inner.positions.clear()
-            } else {
-                inner.positions.keep_acks()
-            }
-            inner.count_bytes();
-            inner.behind.clear();
-            inner.close = Some(close);
-        }
-        self.tell(inner);
-    }
-
-    /// Ends the session after [`CLOSE_LATER_TICKS`] ticks of its clock: its client would come back within a second and meet
-    /// the same trouble. It reads on until then.
-    pub fn close_later(&self, close: Close) {
-        let mut inner = self.lock();
-        if inner.close_later.is_none() {
-            inner.close_later = Some((close, CLOSE_LATER_TICKS));
-        }
-    }
-
-    /// Called by the session's clock, at each tick.
-    pub fn tick(&self) {
-        let mut inner = self.lock();
-        let Some((_, ticks)) = &mut inner.close_later else { return };
-        *ticks -= 1;
-        if *ticks == 0
-            && let Some((close, _)) = inner.close_later.take()
-        {
-            drop(inner);
-            self.close(close);
-        }
-    }
-
-    /// Makes the session's reader check that its client has authenticated.
-    pub fn ask_for_authentication(&self) {
-        let mut inner = self.lock();
-        inner.must_authenticate = true;
-        self.tell(inner);
-    }
-
-    /// Ends the session now: nothing more is sent.
-    pub fn cut(&self) {
-        let mut inner = self.lock();
-        inner.is_cut = true;
-        self.tell(inner);
     }
 
     /// Drops what waits for a lease that is gone.

@@ -7,8 +7,9 @@
 mod live;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use live::{Heard, Socket, settings, start_with, typed};
+use live::{ByWord, Socket, settings, start_with, typed};
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::{Message, Scope};
 use syncline_protocol::sync::SyncMessage;
@@ -24,10 +25,14 @@ impl Authorize for Doorkeeper {
     fn authorize(&self, request: AccessRequest) -> Access {
         let may_decide = Arc::clone(&self.may_decide);
         Box::pin(async move {
-            may_decide.acquire().await.unwrap().forget();
+            if request.token.is_some() {
+                may_decide.acquire().await.unwrap().forget();
+            }
             match request.token.as_deref() {
                 Some("writer") => Ok(Grant::ReadWrite.into()),
-                Some("reader") | None => Ok(Grant::Read.into()),
+                Some("reader") => Ok(Grant::Read.into()),
+                // y-websocket brings none, nor does a Hocuspocus provider before its token.
+                None => Ok(Grant::Read.into()),
                 Some(_) => Err("this token is not known".to_owned()),
             }
         })
@@ -49,9 +54,10 @@ async fn messages_sent_before_the_decision_are_answered_after_it_in_order() {
     let (server, may_decide) = door(0).await;
     let mut socket = Socket::open(&server, "/").await;
     let update = typed(1, "early");
-    // Even before the token: step 1 and a change, then the token, then a ping that shows when the rest was read.
+    // Even before the token: step 1, a change and a step 2, then the token.
     socket.say("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
     socket.say("notes", Message::Sync(SyncMessage::Update(&update))).await;
+    socket.say("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
     socket.say("notes", token("writer")).await;
     assert_eq!(server.open_documents(), 0, "nothing is opened before the decision");
     may_decide.add_permits(1);
@@ -65,10 +71,10 @@ async fn messages_sent_before_the_decision_are_answered_after_it_in_order() {
                 Message::SyncStatus(true) => "saved",
                 other => panic!("heard {other:?}"),
             });
-            heard.len() == 4
+            heard.len() == 5
         })
         .await;
-    assert_eq!(heard, ["authenticated", "step 1", "step 2", "saved"]);
+    assert_eq!(heard, ["authenticated", "step 1", "step 2", "saved", "saved"]);
     server.stop().await.unwrap();
 }
 
@@ -128,13 +134,44 @@ async fn who_may_only_read_hears_everything_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn endless_messages_before_the_token_end_the_session() {
-    let (server, _may_decide) = door(0).await;
+async fn messages_before_a_token_are_bounded_and_their_sender_is_closed_in_time() {
+    let mut config = settings();
+    config.session.authentication = Duration::from_millis(300);
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
     let mut socket = Socket::open(&server, "/").await;
-    for _ in 0..1_001 {
+    // For two documents: more small ones than are stored, and a long one.
+    socket.say("other", Message::QueryAwareness).await;
+    for _ in 0..1_100 {
         socket.say("notes", Message::QueryAwareness).await;
     }
-    let closed = socket.hear().await;
-    assert!(matches!(closed, Heard::Closed { code: 4529, .. }), "{closed:?}");
+    socket.say("notes", Message::Stateless(&"x".repeat(1024 * 1024))).await;
+    let mut denied = Vec::new();
+    socket
+        .hear_until(|address, message| {
+            assert!(matches!(message, Message::PermissionDenied(why) if why.contains("token")), "{message:?}");
+            denied.push(address.to_owned());
+            denied.len() == 2
+        })
+        .await;
+    assert_eq!(denied, ["notes", "other"]);
+    let (code, reason) = socket.hear_close().await;
+    assert_eq!((code, reason.contains("token")), (4504, true), "{reason}");
+    assert!(server.metrics().messages_ignored.get() > 100, "those over the limits are dropped");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn authenticated_session_outlives_the_time_for_a_token() {
+    let mut config = settings();
+    config.session.authentication = Duration::from_millis(50);
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
+    let mut socket = Socket::open(&server, "/").await;
+    socket.enter("notes", "write").await;
+    // The clock of this session closes the other one.
+    let mut late = Socket::open(&server, "/").await;
+    late.say("notes", Message::QueryAwareness).await;
+    assert_eq!(late.hear_close().await.0, 4504);
+    socket.say("notes", Message::Sync(SyncMessage::Update(&typed(1, "x")))).await;
+    socket.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
     server.stop().await.unwrap();
 }

@@ -55,7 +55,7 @@ async fn edit_is_saved(socket: &mut Socket, edit: &[u8]) -> bool {
 #[tokio::test]
 async fn a_renewed_token_changes_what_the_session_may_do() {
     let (server, mut socket) = session().await;
-    socket.say("doc", Message::Token { token: "write", version: None }).await;
+    socket.enter("doc", "write").await;
     assert!(edit_is_saved(&mut socket, &EDITS[0]).await);
     socket.say("doc", Message::Token { token: "read", version: None }).await;
     socket.hear_until(|_, message| *message == Message::Authenticated(Scope::ReadOnly)).await;
@@ -70,7 +70,7 @@ async fn a_renewed_token_changes_what_the_session_may_do() {
 async fn a_reader_that_comes_back_is_not_taken_for_a_writer() {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(OrElseRead)).await;
     let mut writer = Socket::open(&server, "/").await;
-    writer.say("doc", Message::Token { token: "write", version: None }).await;
+    writer.enter("doc", "write").await;
     // A letter, and its deletion.
     let deletion = [0, 1, 1, 1, 0, 1];
     for edit in [&EDITS[0][..], &deletion] {
@@ -80,7 +80,7 @@ async fn a_reader_that_comes_back_is_not_taken_for_a_writer() {
     assert_eq!(reader.join().await.last(), Some(&1), "it knows of the deletion");
     reader.sync(SyncMessage::Step2(&deletion)).await;
     let mut other = Socket::open(&server, "/").await;
-    other.say("doc", Message::Token { token: "read", version: None }).await;
+    other.enter("doc", "read").await;
     assert!(edit_is_saved(&mut other, &deletion).await, "it is here already");
     assert!(!edit_is_saved(&mut other, &[0, 1, 2, 1, 0, 1]).await, "this deletes what another wrote");
     // The reader is still served.
@@ -95,11 +95,11 @@ async fn a_reader_that_comes_back_is_not_taken_for_a_writer() {
 #[tokio::test]
 async fn a_refused_renewal_ends_the_document_for_this_session() {
     let (server, mut socket) = session().await;
-    socket.say("doc", Message::Token { token: "write", version: None }).await;
+    socket.enter("doc", "write").await;
     assert!(edit_is_saved(&mut socket, &EDITS[0]).await);
     socket.say("doc", Message::Token { token: "expired", version: None }).await;
     socket.hear_until(|_, message| matches!(message, Message::PermissionDenied(_))).await;
-    // What comes now waits, unseen, for a token that is accepted. If it were looked at, these bytes would end the session.
+    // What comes now is dropped unread. If it were read, these bytes would be refused once more.
     socket.say("doc", Message::Sync(SyncMessage::Update(&[1]))).await;
     socket.say("other", Message::Token { token: "read", version: None }).await;
     socket.hear_until(|address, message| address == "other" && matches!(message, Message::Sync(_))).await;

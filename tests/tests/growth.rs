@@ -121,16 +121,40 @@ async fn presence_of_one_connection_is_bounded() {
     let mut greedy = Socket::open(&server, "/doc").await;
     greedy.join().await;
     let state = format!("\"{}\"", "x".repeat(40_000));
-    for client in 0..3u64 {
-        let entry = syncline_protocol::awareness::AwarenessEntry { client, clock: 1, state: &state };
+    let show = |client: u64, clock: u64, state: &str| {
+        let entry = syncline_protocol::awareness::AwarenessEntry { client, clock, state };
         let update = syncline_protocol::awareness::encode([entry].into_iter());
-        greedy.send(syncline_protocol::ywebsocket::Message::Awareness(&update).encode()).await;
+        syncline_protocol::ywebsocket::Message::Awareness(&update).encode()
+    };
+    for client in 0..3u64 {
+        greedy.send(show(client, 1, &state)).await;
     }
-    let (code, reason) = greedy.hear_close().await;
-    assert_eq!((code, reason.contains("presence")), (4529, true), "{reason}");
+    // One that grew over the limit leaves for the others, and is back when it is small again.
+    greedy.send(show(1, 2, &format!("\"{}\"", "y".repeat(70_000)))).await;
+    greedy.send(show(1, 3, "\"small\"")).await;
     let update = typed(10, "x");
-    healthy.sync(SyncMessage::Update(&update)).await;
-    assert_eq!(healthy.hear_sync().await, (2, update));
+    greedy.sync(SyncMessage::Update(&update)).await;
+    let mut shown = Vec::new();
+    let mut is_delivered = false;
+    while !is_delivered || shown.last() != Some(&(1, 3, 7)) {
+        let live::Heard::Frame(frame) = healthy.hear().await else { panic!("closed") };
+        match syncline_protocol::ywebsocket::Message::decode(&frame).unwrap() {
+            syncline_protocol::ywebsocket::Message::Awareness(update) => {
+                let update = syncline_protocol::awareness::AwarenessUpdate::scan(update, &Default::default()).unwrap();
+                shown.extend(update.iter().map(|entry| (entry.client, entry.clock, entry.state.len())));
+            }
+            syncline_protocol::ywebsocket::Message::Sync(SyncMessage::Update(sent)) => {
+                assert_eq!(sent, update, "the document goes on");
+                is_delivered = true;
+            }
+            _ => {}
+        }
+    }
+    let last = |client: u64| shown.iter().rev().find(|(of, ..)| *of == client).copied();
+    assert_eq!(last(0), Some((0, 1, 40_002)));
+    assert_eq!(last(1), Some((1, 3, 7)), "the newest of {shown:?}");
+    assert_eq!(last(2), None, "over the limit of one connection");
+    assert!(server.metrics().awareness_dropped.get() >= 2);
     server.stop().await.unwrap();
 }
 

@@ -361,7 +361,7 @@ async fn any_version_is_answered_with_ours_and_silence_with_a_heartbeat() {
         let live::Heard::Frame(frame) = socket.hear().await else { panic!() };
         let welcome = ToClient::decode(&frame).unwrap();
         assert!(
-            matches!(welcome, ToClient::Welcome { version: VERSION, time_ms: 1.., max_message_bytes: 16_777_216 }),
+            matches!(welcome, ToClient::Welcome { version: VERSION, time_ms: 1.., max_message_bytes: 68_157_440 }),
             "{welcome:?}"
         );
         assert_eq!(socket.hear().await, live::Heard::Frame(ToClient::Pong.encode().into()));

@@ -14,6 +14,7 @@ mod native;
 mod refuse;
 mod registers;
 mod unsynced;
+mod waiting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use self::authors::Authors;
 use self::joining::Answers;
 use self::registers::Registers;
 use self::unsynced::Unsynced;
+use self::waiting::{Answer, WaitingAck};
 use super::event::{Acks, Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
 use super::presence::{Changes, Presence};
@@ -49,30 +51,6 @@ struct Lease {
     is_asked: bool,
     /// The number that its client shows, if it counts.
     unsynced: Option<Unsynced>,
-}
-
-/// What an author is told when its record is on disk.
-#[derive(Debug)]
-enum Answer {
-    /// Sent `acks` times.
-    Saved {
-        echo: Option<Arc<Frame>>,
-        acks: u64,
-    },
-    Decided {
-        accepted: bool,
-        register: Bytes,
-    },
-}
-
-#[derive(Debug)]
-struct WaitingAck {
-    seq: Seq,
-    lease: LeaseId,
-    batch: u64,
-    /// The lease's, when the record was taken.
-    round: u32,
-    answer: Answer,
 }
 
 /// One document. Owned by its task (or by a test, a simulator, a fuzzer).
@@ -108,22 +86,6 @@ pub struct Core {
     dropped_states: usize,
     /// A panic went through the CRDT: until [`Core::restore`] nothing touches it.
     broken: bool,
-}
-
-impl WaitingAck {
-    /// Appends what its author is sent now that it is on disk.
-    fn finish(self, effects: &mut Vec<Effect>) {
-        let Self { seq, lease, batch, answer, .. } = self;
-        match answer {
-            Answer::Saved { echo, acks } => effects.extend((0..acks).map(|_| {
-                let (outcome, echo) = (Outcome::Saved, echo.clone());
-                Effect::Ack { lease, batch, seq, outcome, echo }
-            })),
-            Answer::Decided { accepted, register } => {
-                effects.push(Effect::Decided { lease, batch, accepted, register });
-            }
-        }
-    }
 }
 
 impl Core {
@@ -273,29 +235,6 @@ impl Core {
         self.send_presence(lease, effects);
     }
 
-    /// Every record up to `upto` is on disk: give the acks that waited for it.
-    pub fn durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
-        let has_moved = upto > self.durable;
-        self.durable = self.durable.max(upto);
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.seq <= self.durable) {
-            if waiting.round == self.round(waiting.lease) {
-                waiting.finish(effects);
-            }
-        }
-        if has_moved {
-            self.tell_all_durable(effects);
-        }
-    }
-
-    /// Nothing more will reach the disk: what waits is refused, and so is everything to come.
-    pub fn storage_failed(&mut self, effects: &mut Vec<Effect>) {
-        self.storage_failed = true;
-        for waiting in self.waiting.drain(..) {
-            let WaitingAck { seq, lease, batch, .. } = waiting;
-            effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Refused, echo: None });
-        }
-    }
-
     /// Puts a document loaded from the log in place of a broken one. Sessions, presence and acks stay. Loading may have
     /// freed what had waited: only who has been sent a diff after it is up to date.
     pub fn restore(&mut self, replica: impl Into<Resting>) {
@@ -412,16 +351,6 @@ impl Core {
         {
             state.asked_for_missing = true;
             self.ask(lease, effects);
-        }
-    }
-
-    /// Answers an author when everything so far is on disk.
-    fn answer(&mut self, lease: LeaseId, batch: u64, answer: Answer, effects: &mut Vec<Effect>) {
-        let waiting = WaitingAck { seq: self.last, lease, batch, round: self.round(lease), answer };
-        if self.durable >= self.last {
-            waiting.finish(effects);
-        } else {
-            self.waiting.push_back(waiting);
         }
     }
 

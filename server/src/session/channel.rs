@@ -15,6 +15,7 @@ use super::users::Users;
 use crate::auth::{Admission, Grant};
 use crate::document::event::{Event, Origin};
 use crate::document::frame::Framing;
+use crate::ids::UserId;
 use crate::limits::UserSeat;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -60,9 +61,9 @@ impl Channel {
         Ok(Self { lease, grant, user, scan, metrics: Arc::clone(registry.metrics()) })
     }
 
-    /// Leaves the document. The rights may open it again.
-    pub(super) fn into_rights(self) -> Rights {
-        Rights { grant: self.grant, user: self.user }
+    /// The rights on which it was opened, without a place for the user.
+    pub(super) fn granted(&self) -> (Grant, Option<UserId>) {
+        (self.grant, self.user.as_ref().map(|user| user.user().clone()))
     }
 
     pub(super) fn lease(&self) -> &Lease {

@@ -23,9 +23,9 @@ use super::channel::{Channel, Rights};
 use super::early::Early;
 use super::users::Users;
 use super::{Context, bad_message};
-use crate::auth::{AccessRequest, Grant};
+use crate::auth::{AccessRequest, Admission, Grant};
 use crate::document::frame::Framing;
-use crate::ids::LeaseId;
+use crate::ids::{LeaseId, UserId};
 use crate::outbox::Outbox;
 
 /// Documents whose rights are remembered after they were left.
@@ -41,7 +41,7 @@ pub(super) struct Hocuspocus {
     channels: BTreeMap<Box<str>, Channel>,
     /// The rights of documents that were left with Close. A provider that shares its socket and its document's name with
     /// one that was destroyed goes on after that Close, without a token: React's strict mode makes such pairs.
-    left: BTreeMap<Box<str>, Rights>,
+    left: BTreeMap<Box<str>, (Grant, Option<UserId>)>,
     /// Hashes of refused addresses.
     denied: HashSet<u64>,
     hasher: RandomState,
@@ -171,14 +171,17 @@ impl Hocuspocus {
         self.replay_early(address).await
     }
 
-    /// A provider 2.x that has no token sends none. Where everyone may read it needs none; elsewhere its messages wait.
+    /// A provider 2.x that has no token sends none. Where everyone may write it needs none; elsewhere its messages wait.
     async fn open_without_token(&mut self, address: &str, frame: &Bytes, step1: Message<'_>) -> Result<(), Close> {
         let document = match parse_address(address) {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
         };
         let request = AccessRequest { document: document.clone(), token: None };
-        let Ok(admission) = self.context.auth.authorize(request).await else { return self.keep_early(address, frame) };
+        let admission = match self.context.auth.authorize(request).await {
+            Ok(admission) if admission.grant == Grant::ReadWrite => admission,
+            _ => return self.keep_early(address, frame),
+        };
         match self.check_room().and_then(|()| Rights::new(admission, &self.users)) {
             Ok(rights) => self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
@@ -190,12 +193,16 @@ impl Hocuspocus {
     /// A message for a document that was left: somebody else on this socket still has it open. What its step 1 said is
     /// gone with the lease, so it is sent the whole state.
     async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
-        let Some(rights) = self.left.remove(address) else { return Ok(()) };
-        let document = match parse_address(address).and_then(|document| self.check_room().map(|()| document)) {
-            Ok(document) => document,
+        let Some((grant, user)) = self.left.remove(address) else { return Ok(()) };
+        let rights = || Rights::new(Admission { grant, user }, &self.users);
+        let opened = parse_address(address).and_then(|document| {
+            self.check_room()?;
+            Ok((document, rights()?))
+        });
+        match opened {
+            Ok((document, rights)) => self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
-        };
-        self.open(address, &document, rights).await?;
+        }
         if let Some(channel) = self.channels.get(address) {
             channel.resync().await?;
         }
@@ -268,7 +275,7 @@ impl Hocuspocus {
             if self.left.len() >= MAX_LEFT {
                 self.left.pop_first();
             }
-            self.left.insert(address.into(), channel.into_rights());
+            self.left.insert(address.into(), channel.granted());
         }
     }
 

@@ -204,6 +204,10 @@ impl<'a> Reader<'a> {
     }
 
     async fn frame(&mut self, frame: Bytes) -> Result<(), Close> {
+        if frame.is_empty() && !self.context.limits.echoes {
+            self.context.metrics.messages_ignored.inc();
+            return Ok(());
+        }
         if matches!(self.speaks, Speaks::Unknown) {
             self.speaks = Box::pin(self.begin(&frame)).await?;
             *self.unfinished = None;

@@ -42,18 +42,19 @@ impl YWebsocket {
     pub(super) async fn frame(&self, frame: &Bytes) -> Result<(), Close> {
         let mut reader = Reader::new(frame);
         while !reader.is_empty() {
+            let is_first = reader.remaining() == frame.len();
             match Message::read(&mut reader) {
                 Ok(Message::Sync(message)) => self.channel.sync(frame, message).await?,
                 Ok(Message::Awareness(update)) => self.channel.awareness(frame, update).await?,
                 Ok(Message::QueryAwareness) => self.channel.query_awareness().await?,
                 // Clients have no use for it; the reference server ignores it too.
                 Ok(Message::PermissionDenied(_)) => {}
-                // Of an application: where it ends, only the application knows.
-                Err(error) if error.is_unknown_type() => {
+                Err(error) if is_first && !error.is_unknown_type() => return Err(bad_message(error)),
+                // Of an application, or bytes behind a message, which the reference server does not read.
+                Err(_) => {
                     self.channel.ignore();
                     break;
                 }
-                Err(error) => return Err(bad_message(error)),
             }
         }
         Ok(())

@@ -161,6 +161,14 @@ impl Socket {
         self.send(message.encode(address)).await;
     }
 
+    /// Hocuspocus: opens a document and syncs as the provider does, until the server has acknowledged the step 2.
+    pub async fn enter(&mut self, address: &str, token: &str) {
+        self.say(address, hocuspocus::Message::Token { token, version: Some("4.8.0") }).await;
+        self.say(address, hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
+        self.say(address, hocuspocus::Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
+        self.hear_until(|at, message| at == address && *message == hocuspocus::Message::SyncStatus(true)).await;
+    }
+
     /// Hocuspocus: hears frames until `wanted` says yes to one.
     pub async fn hear_until(&mut self, mut wanted: impl FnMut(&str, &hocuspocus::Message<'_>) -> bool) {
         in_time(async {
