@@ -42,6 +42,13 @@ impl Hocuspocus {
         Self { context, outbox, users, channels: BTreeMap::new(), early: Vec::new(), early_bytes: 0 }
     }
 
+    /// The document, if it has only one open, and how many it has.
+    pub(super) fn documents(&self) -> (Option<&str>, usize) {
+        let mut documents = self.channels.values().map(|channel| channel.lease().document().as_str());
+        let only = documents.next().filter(|_| self.channels.len() == 1);
+        (only, self.channels.len())
+    }
+
     /// Takes one frame.
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let (address, message) = match Frame::decode(frame, End::Server).map_err(bad_message)? {
@@ -91,7 +98,7 @@ impl Hocuspocus {
         let admission = match self.context.auth.authorize(request).await {
             Ok(admission) => admission,
             Err(reason) => {
-                debug!(%document, reason, "access denied");
+                debug!(document = document.as_str(), reason, "access denied");
                 self.say(address, &Message::PermissionDenied(&reason));
                 self.context.metrics.documents_closed.count(&Close::Forbidden(reason.into()));
                 drop(self.take_early(address));

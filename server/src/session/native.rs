@@ -42,6 +42,13 @@ impl Native {
         ToClient::Pong.encode().into()
     }
 
+    /// The document, if it has only one open, and how many it has.
+    pub(super) fn documents(&self) -> (Option<&str>, usize) {
+        let mut documents = self.channels.values().map(|channel| channel.lease().document().as_str());
+        let only = documents.next().filter(|_| self.channels.len() == 1);
+        (only, self.channels.len())
+    }
+
     /// Takes one frame.
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let (number, message) = match ToServer::decode(frame).map_err(bad_message)? {
@@ -124,7 +131,7 @@ impl Native {
         }
         let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
         let admission = self.context.auth.authorize(request).await.map_err(|reason| {
-            debug!(%document, reason, "access denied");
+            debug!(document = document.as_str(), reason, "access denied");
             Close::Forbidden(reason.into())
         })?;
         let read_only = admission.grant == Grant::Read;

@@ -34,6 +34,12 @@ impl Users {
         Ok(Some(seat))
     }
 
+    /// The user, or one of them.
+    pub(super) fn name(&self) -> Option<String> {
+        let seats = self.seats();
+        seats.iter().find_map(Weak::upgrade).map(|seat| seat.user().as_str().to_owned())
+    }
+
     /// Charges what came to all of them; tells for how long nothing more should be read.
     pub(super) fn charge(&self, messages: u64, bytes: u64, now: Instant) -> Duration {
         if self.gate.limits().rate_per_user.is_unlimited() {

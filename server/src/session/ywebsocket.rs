@@ -37,6 +37,11 @@ impl YWebsocket {
         Ok(Self { channel })
     }
 
+    /// Its document.
+    pub(super) fn document(&self) -> &str {
+        self.channel.lease().document().as_str()
+    }
+
     /// Takes one frame.
     pub(super) async fn frame(&self, frame: &Bytes) -> Result<(), Close> {
         match Message::decode(frame).map_err(bad_message)? {
