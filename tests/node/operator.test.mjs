@@ -10,7 +10,7 @@ import { describe, test } from 'node:test'
 import * as Y from 'yjs'
 import { makers, rawClient, until, untilSaved, untilSynced } from './support/clients.mjs'
 import { BINARY, runBinary, startServer, temporaryDirectory } from './support/server.mjs'
-import { hocuspocus, yWebsocket } from './support/wire.mjs'
+import { bytes, hocuspocus, text, yWebsocket } from './support/wire.mjs'
 
 const EMPTY_VECTOR = Y.encodeStateVector(new Y.Doc())
 const HOSTILE_NAME = 'a\u202eb\u2028 level=ERROR "x'
@@ -171,8 +171,8 @@ describe('signals', () => {
     const child = spawn('sh', ['-c', script], { stdio: ['ignore', 'pipe', 'pipe'] })
     t.after(() => child.kill('SIGKILL'))
     let output = ''
-    child.stdout.on('data', (bytes) => (output += bytes))
-    child.stderr.on('data', (bytes) => (output += bytes))
+    child.stdout.on('data', (data) => (output += data))
+    child.stderr.on('data', (data) => (output += data))
     const ended = new Promise((resolve) => child.once('close', (code) => resolve(code)))
     await until(() => output.includes('is ready'), { what: 'it is ready' })
     child.kill('SIGHUP')
@@ -219,6 +219,12 @@ describe('the log', () => {
     const user = rawClient(t, server, 'doc', { headers: { 'X-User': 'ada level=ERROR' } })
     await user.send(yWebsocket.step1(EMPTY_VECTOR), new Uint8Array([0, 2, 1, 255]))
     await user.closed()
+    const refused = rawClient(t, server, 'any')
+    const hello = bytes(text('\0syncline'), 1, new Uint8Array(16))
+    await refused.send(hello, bytes(1, 7, text('a\nlevel=ERROR'), text(''), 0))
+    await until(() => server.output().includes('document refused'), { what: 'a refused document is logged' })
+    const line = server.output().split('\n').find((line) => line.includes('document refused'))
+    assert.match(line, /address=127\.0\.0\.1 dialect="native" document="a\\nlevel=ERROR" code=4404 reason="/)
     const closed = () => server.output().split('\n').filter((line) => line.includes('session closed by the server'))
     await until(() => closed().length === 2, { what: 'both sessions are logged' })
     assert.doesNotMatch(server.output(), UNPRINTABLE)
@@ -269,9 +275,9 @@ describe('a backup', () => {
     assert.equal((await runBinary(['backup', backups, '--data', data])).code, 0)
     await server.stop()
     const pack = join(backups, 'r000001-000.pack')
-    const bytes = readFileSync(pack)
-    bytes[bytes.indexOf('the text of two')] ^= 1
-    writeFileSync(pack, bytes)
+    const content = readFileSync(pack)
+    content[content.indexOf('the text of two')] ^= 1
+    writeFileSync(pack, content)
     const { code, stdout, stderr } = await runBinary(['restore', backups, '--data', restored])
     assert.equal(code, 1)
     assert.match(stdout, /restored 3 documents/)
@@ -335,10 +341,10 @@ describe('a web page', () => {
   })
 })
 
-async function write(t, server, name, text) {
+async function write(t, server, name, content) {
   const client = makers.ywebsocket(t, server, name)
   await untilSynced(client)
-  client.doc.getText('text').insert(0, text)
+  client.doc.getText('text').insert(0, content)
   // The echo of y-websocket comes when the edit is on disk; a second reader has it at once.
   const reader = makers.hocuspocus(t, server, name)
   await untilSynced(reader)
@@ -359,8 +365,8 @@ function upgrade(server, headers) {
         `Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${more.join('')}\r\n`,
     )
     let answer = ''
-    socket.on('data', (bytes) => {
-      answer += bytes.toString('latin1')
+    socket.on('data', (data) => {
+      answer += data.toString('latin1')
       const [head, body] = answer.split('\r\n\r\n')
       const length = Number(head.match(/content-length: (\d+)/i)?.[1] ?? 0)
       if (body === undefined || body.length < length) return

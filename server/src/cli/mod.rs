@@ -105,15 +105,20 @@ pub struct DocumentArgs {
     pub store: StoreArgs,
 }
 
-/// An error and its causes in one line. A cause that the text before already has is left out.
+/// An error and its causes in one line. What one of them already says in full is not repeated by another.
 pub fn text_of(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
+    error.chain().map(ToString::to_string).fold(String::new(), join_causes)
+}
+
+/// An error's text and that of its cause.
+fn join_causes(text: String, cause: String) -> String {
+    if cause.contains(&text) {
+        cause
+    } else if text.contains(&cause) {
+        text
+    } else {
+        format!("{text}: {cause}")
     }
-    text
 }
 
 /// Opens an existing store and prints which. Only without a running server: a store has one owner.
@@ -133,5 +138,21 @@ fn explain(error: StoreError) -> anyhow::Error {
             absolute(&dir).unwrap_or(dir).display()
         ),
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn text_of_an_error_repeats_no_cause() {
+        let text = |error: Result<(), anyhow::Error>| text_of(&error.unwrap_err());
+        assert_eq!(text(Err(anyhow!("no room")).context("cannot write")), "cannot write: no room");
+        assert_eq!(text(Err(anyhow!("no room")).context("cannot write: no room")), "cannot write: no room");
+        let damaged = "document \"a\" is damaged at record 2: it is missing";
+        assert_eq!(text(Err(anyhow!(damaged)).context("document \"a\"")), damaged);
+        assert_eq!(text(Err(anyhow!("the disk is full")).context("b").context("a")), "a: b: the disk is full");
     }
 }

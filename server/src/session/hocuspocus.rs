@@ -11,9 +11,9 @@ use syncline_protocol::close::Close;
 use syncline_protocol::hocuspocus::{End, Frame, Message, PONG_FRAME, Scope, split_address};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
-use tracing::debug;
 
 use super::channel::{Channel, Rights};
+use super::identity::log_refused;
 use super::users::Users;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
@@ -98,9 +98,10 @@ impl Hocuspocus {
         let admission = match self.context.auth.authorize(request).await {
             Ok(admission) => admission,
             Err(reason) => {
-                debug!(document = document.as_str(), reason, "access denied");
                 self.say(address, &Message::PermissionDenied(&reason));
-                self.context.metrics.documents_closed.count(&Close::Forbidden(reason.into()));
+                let close = Close::Forbidden(reason.into());
+                log_refused(&self.context, &self.users, "Hocuspocus", document.as_str(), &close);
+                self.context.metrics.documents_closed.count(&close);
                 drop(self.take_early(address));
                 // A token may be renewed while the document is open: the old grant does not outlive the refusal.
                 self.channels.remove(address);

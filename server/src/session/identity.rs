@@ -1,8 +1,13 @@
-//! What the log says of a session that the server closes: which dialect, document and user.
+//! What the log says of a session that the server closes, or refuses a document: which address, dialect, document and user.
 
 use bytes::Bytes;
+use syncline_protocol::close::Close;
 use syncline_protocol::hocuspocus::{End, Frame, split_address};
 
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::Context;
 use super::reader::Speaks;
 use super::users::Users;
 
@@ -33,6 +38,15 @@ impl Identity {
             Speaks::Echo(_) => ("echo", None, 0),
         };
         Box::new(Self { dialect, document: document.map(Box::from), documents, user: users.name().map(Box::from) })
+    }
+}
+
+/// Logs that a session may not have a document, while it goes on with others.
+pub(super) fn log_refused(context: &Context, users: &Users, dialect: &str, document: &str, close: &Close) {
+    let (address, user, code, reason) = (users.address(), users.name(), close.code(), &*close.reason());
+    match context.log_limit.admit(("document refused", code), Instant::now()) {
+        Some(not_logged) => info!(%address, dialect, document, user, code, reason, not_logged, "document refused"),
+        None => debug!(%address, dialect, document, user, code, reason, "document refused"),
     }
 }
 

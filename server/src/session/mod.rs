@@ -168,7 +168,7 @@ pub fn run<S: Socket>(
     }
     let path = path.into_boxed_str();
     let mut read_already = Box::<[u8]>::from(&read_already[..]);
-    let users = Users::new(&context.gate);
+    let users = Users::new(&context.gate, address);
     let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());

@@ -16,6 +16,7 @@ use syncline_protocol::native::{self, Cursor, ToClient, ToServer};
 use tracing::debug;
 
 use super::channel::{Channel, Rights};
+use super::identity::log_refused;
 use super::users::Users;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
@@ -62,7 +63,7 @@ impl Native {
                     return Err(bad_message(format_args!("channel {channel} is in use")));
                 }
                 let opened = self.open(channel, document, token, cursor, wants_state_vector).await;
-                return opened.or_else(|close| self.refuse(channel, close));
+                return opened.or_else(|close| self.refuse(channel, document, close));
             }
             ToServer::Leave { channel } => {
                 self.leave(channel);
@@ -130,10 +131,7 @@ impl Native {
             return Err(Close::TooMany(reason.into()));
         }
         let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
-        let admission = self.context.auth.authorize(request).await.map_err(|reason| {
-            debug!(document = document.as_str(), reason, "access denied");
-            Close::Forbidden(reason.into())
-        })?;
+        let admission = self.context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
         let read_only = admission.grant == Grant::Read;
         let rights = Rights::new(admission, &self.users)?;
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
@@ -145,10 +143,11 @@ impl Native {
     }
 
     /// A document that was not opened.
-    fn refuse(&self, channel: native::Channel, close: Close) -> Result<(), Close> {
+    fn refuse(&self, channel: native::Channel, document: &str, close: Close) -> Result<(), Close> {
         if let Close::BadMessage(_) = close {
             return Err(close);
         }
+        log_refused(&self.context, &self.users, "native", document, &close);
         self.context.metrics.documents_closed.count(&close);
         self.say(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
         Ok(())
