@@ -2,11 +2,13 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::blobs::Blobs;
 use super::failpoint::Point;
 use super::layout::FORMAT;
+use super::private;
 use super::store::StoreError;
 
 pub(super) const LOCK_FILE: &str = "syncline.lock";
@@ -48,6 +50,7 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .map_err(|error| open_error(dir, format!("{}: {error}", path.display())))?;
         match file.try_lock() {
@@ -110,7 +113,7 @@ impl Card {
     /// Replaces the card: after a crash either the old or the new one is there, whole.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         let new = dir.join(format!("{CARD_FILE}.new"));
-        let mut file = File::create(&new)?;
+        let mut file = private::create(&new)?;
         write!(
             file,
             "{CARD_TITLE}\nidentity {:032x}\nformat {}\ncommitted {}\n",
@@ -134,7 +137,7 @@ impl Card {
     }
 }
 
-/// Creates `dir` and what is missing above it, each entry durable in its parent.
+/// Creates `dir` and what is missing above it for this user alone, each entry durable in its parent.
 pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
     let mut missing: Vec<PathBuf> = Vec::new();
     let mut at = dir;
@@ -143,7 +146,7 @@ pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
         let Some(parent) = at.parent() else { break };
         at = parent;
     }
-    fs::create_dir_all(dir)?;
+    private::create_dirs(dir)?;
     for created in &missing {
         let parent = created.parent().filter(|parent| !parent.as_os_str().is_empty());
         sync_dir(parent.unwrap_or(Path::new(".")))?;
@@ -154,6 +157,14 @@ pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
 /// Makes the names in `dir` durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+/// Makes the engine's directory, for this user alone, or what an earlier version made of it fit to be opened.
+pub(super) fn prepare_engine(dir: &Path, engine_dir: &Path) -> io::Result<()> {
+    create_dir_durably(engine_dir)?;
+    private::restrict_entries(dir, |name| name.starts_with("syncline.") || dir.join(name) == engine_dir);
+    private::restrict_entries(engine_dir, |_| true);
+    remove_unfinished(engine_dir)
 }
 
 /// Makes every file of the engine durable, and its name.
@@ -167,10 +178,7 @@ pub(super) fn sync_files(engine_dir: &Path) -> io::Result<()> {
 
 /// Removes a list of pages that sled had not finished when it ended: on a full disk, or by a death at a start. sled takes it for
 /// the newest one and does not open; the one before it stays until the new one has its name.
-pub(super) fn remove_unfinished(engine_dir: &Path) -> io::Result<()> {
-    if !engine_dir.exists() {
-        return Ok(());
-    }
+fn remove_unfinished(engine_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(engine_dir)? {
         let name = entry?.file_name();
         if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {

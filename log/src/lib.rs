@@ -55,6 +55,7 @@ mod handle;
 mod layout;
 pub mod memory;
 mod pace;
+mod private;
 mod reporter;
 mod rescue;
 mod segments;

@@ -38,7 +38,7 @@ use super::blobs::Blobs;
 use super::failpoint::Point;
 use super::guard::{
     Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, is_out_of_files, open_error,
-    refuse_newer, remove_unfinished, sync_dir, sync_files,
+    prepare_engine, refuse_newer, sync_dir, sync_files,
 };
 use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
 use super::rescue::Rescue;
@@ -113,7 +113,7 @@ impl SledStore {
     pub fn open_existing(dir: &Path) -> Result<Self, StoreError> {
         match Card::read(dir)? {
             Some(_) => Self::open_whole(dir),
-            None => Err(open_error(dir, "there is no Syncline store in this directory")),
+            None => Err(StoreError::NoStore { dir: dir.to_owned() }),
         }
     }
 
@@ -129,7 +129,7 @@ impl SledStore {
                 return Err(came_back(dir, "is empty", &card, 0));
             }
         }
-        remove_unfinished(&engine_dir).map_err(failed)?;
+        prepare_engine(dir, &engine_dir).map_err(failed)?;
         // For a repair only: a disk that has no room for it may have room for the store.
         tail::keep(dir, &engine_dir.join("db")).ok();
         let db = open_engine(dir, &engine_dir, clean_every_ms, card.is_some())?;

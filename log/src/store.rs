@@ -142,6 +142,12 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// The directory does not exist or holds no store. It was not changed.
+    #[error("there is no Syncline store in {}", dir.display())]
+    NoStore {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// The store cannot be opened. Nothing in it was changed by us.
     #[error("the store in {} cannot be opened: {what}", dir.display())]
     Open {

@@ -63,7 +63,7 @@ impl Survey {
     pub fn of(dir: &Path) -> Result<Self, StoreError> {
         let db = dir.join(ENGINE_DIR).join("db");
         if !db.exists() && Card::read(dir).is_ok_and(|card| card.is_none()) {
-            return Err(open_error(dir, "there is no Syncline store in this directory"));
+            return Err(StoreError::NoStore { dir: dir.to_owned() });
         }
         let lock = Lock::take(dir)?;
         Self::read(dir, Some(lock))

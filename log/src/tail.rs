@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::private;
 use super::segments::segment_bytes;
 use super::sled_scan::{SEGMENT_HEADER_BYTES, segment_lsn};
 
@@ -37,7 +38,7 @@ pub(super) fn keep(dir: &Path, db: &Path) -> io::Result<()> {
     }
     segments.sort_unstable();
     let new = dir.join(format!("{TAIL_FILE}.new"));
-    let mut out = File::create(&new)?;
+    let mut out = private::create(&new)?;
     for &(_, base) in segments.iter().rev().take(KEPT_SEGMENTS) {
         let mut bytes = vec![0; usize::try_from(len - base).unwrap_or(segment_bytes).min(segment_bytes)];
         file.read_exact_at(&mut bytes, base)?;

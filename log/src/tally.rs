@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -29,7 +29,7 @@ impl Tally {
     /// Opens the tally in `dir`, and tells how many batches it says were applied to the store of this identity.
     pub fn open(dir: &Path, identity: u128) -> io::Result<(Self, Option<u64>)> {
         let path = dir.join(TALLY_FILE);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let counted = read(&file, identity);
         Ok((Self(file), counted))
     }

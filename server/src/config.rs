@@ -3,6 +3,8 @@
 //! Precedence: flag, then `SYNCLINE_*` environment variable, then the TOML file, then the default. No globals; each
 //! part of the server is handed the part it needs.
 
+mod address;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,13 +12,13 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use hyper::header::HeaderName;
 use serde::Deserialize;
-use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 
+use crate::http::origin::AllowedOrigins;
 use crate::limits::{Limits, RawLimits};
 use crate::session::SessionLimits;
 
-const DEFAULT_LISTEN: &str = "127.0.0.1:1234";
-const DEFAULT_DATA: &str = "data";
+/// Used when nothing names a data directory.
+pub const DEFAULT_DATA: &str = "data";
 const DEFAULT_IDLE_UNLOAD_SECONDS: u64 = 30;
 /// A year. Much longer, and the clock has no such time.
 const MAX_IDLE_UNLOAD_SECONDS: u64 = 365 * 24 * 3600;
@@ -44,11 +46,15 @@ pub enum LogFormat {
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub struct RawConfig {
     /// Address and port to listen on [default: 127.0.0.1:1234]
-    #[arg(long, env = "SYNCLINE_LISTEN", value_name = "ADDRESS:PORT")]
+    ///
+    /// An IP address or localhost. `:8080` is 127.0.0.1:8080, this machine only; 0.0.0.0:8080 is every network.
+    #[arg(long, env = "SYNCLINE_LISTEN", value_name = "ADDRESS:PORT", value_parser = address::parse)]
+    #[serde(default, deserialize_with = "address::deserialize")]
     pub listen: Option<SocketAddr>,
 
     /// Address and port on which Prometheus finds /metrics, for operators only [default: none]
-    #[arg(long, env = "SYNCLINE_METRICS", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "SYNCLINE_METRICS", value_name = "ADDRESS:PORT", value_parser = address::parse)]
+    #[serde(default, deserialize_with = "address::deserialize")]
     pub metrics: Option<SocketAddr>,
 
     /// Directory that holds the documents; made if it does not exist [default: ./data]
@@ -78,6 +84,13 @@ pub struct RawConfig {
     /// The proxy must set it, or take it away, in every request: whoever can send it can be anybody.
     #[arg(long, env = "SYNCLINE_USER_HEADER", value_name = "NAME")]
     pub user_header: Option<String>,
+
+    /// Origin of web pages, other than the server's own, that may connect; repeatable; `*`: any page [default: none]
+    ///
+    /// As a browser sends it: http://localhost:5173, capacitor://localhost, or null for a page from a file. Programs that are
+    /// not browsers send no origin and always may.
+    #[arg(long, env = "SYNCLINE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub allow_origin: Option<Vec<String>>,
 
     /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 3]
     ///
@@ -111,6 +124,8 @@ pub struct Config {
     pub session: SessionLimits,
     /// Where a proxy says who the user is.
     pub user_header: Option<HeaderName>,
+    /// Pages that may connect.
+    pub allow_origin: AllowedOrigins,
     /// What clients may take together.
     pub limits: Limits,
 }
@@ -134,9 +149,24 @@ pub enum ConfigError {
         /// What is wrong, and where.
         message: String,
     },
-    /// A value is out of range.
-    #[error("{0}")]
-    Invalid(String),
+    /// A value of the file cannot be used.
+    #[error("{setting} in the configuration file {path}: {why}")]
+    InFile {
+        /// The setting's name in the file.
+        setting: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not, and what could.
+        why: String,
+    },
+    /// A value of a flag or of the environment cannot be used.
+    #[error("--{}: {why}", setting.replace('_', "-"))]
+    Invalid {
+        /// The setting's name in a file.
+        setting: &'static str,
+        /// Why not, and what could.
+        why: String,
+    },
 }
 
 impl RawConfig {
@@ -149,6 +179,11 @@ impl RawConfig {
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
         let file = Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })?;
+        file.validate().map_err(|Fault { setting, why }| ConfigError::InFile {
+            setting,
+            path: path.to_owned(),
+            why,
+        })?;
         Ok(RawConfig {
             listen: self.listen.or(file.listen),
             metrics: self.metrics.or(file.metrics),
@@ -158,6 +193,7 @@ impl RawConfig {
             message_bytes: self.message_bytes.or(file.message_bytes),
             outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
             user_header: self.user_header.or(file.user_header),
+            allow_origin: self.allow_origin.or(file.allow_origin),
             commit_delay_ms: self.commit_delay_ms.or(file.commit_delay_ms),
             limits: self.limits.or(file.limits),
         })
@@ -170,53 +206,70 @@ impl RawConfig {
 
     /// Checks everything once.
     pub fn check(self) -> Result<Config, ConfigError> {
-        let message_bytes = self.message_bytes.unwrap_or(DEFAULT_MAX_MESSAGE_BYTES);
-        if message_bytes < MIN_MESSAGE_BYTES {
-            return Err(ConfigError::Invalid(format!("message-bytes must be at least {MIN_MESSAGE_BYTES}")));
-        }
+        let Valid { user_header, allow_origin } =
+            self.validate().map_err(|Fault { setting, why }| ConfigError::Invalid { setting, why })?;
         let defaults = SessionLimits::default();
-        let outbox_bytes = self.outbox_bytes.unwrap_or(defaults.outbox_bytes);
-        if outbox_bytes == 0 {
-            return Err(ConfigError::Invalid("outbox-bytes must be at least 1".into()));
-        }
-        let commit_delay_ms = self.commit_delay_ms.unwrap_or(DEFAULT_COMMIT_DELAY_MS);
-        if commit_delay_ms > MAX_COMMIT_DELAY_MS {
-            return Err(ConfigError::Invalid(format!("commit-delay-ms must be at most {MAX_COMMIT_DELAY_MS}")));
-        }
-        let idle_seconds = self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS);
-        if idle_seconds > MAX_IDLE_UNLOAD_SECONDS {
-            return Err(ConfigError::Invalid(format!("idle-unload-seconds must be at most {MAX_IDLE_UNLOAD_SECONDS}")));
-        }
-        let listen = match self.listen {
-            Some(listen) => listen,
-            None => DEFAULT_LISTEN.parse().map_err(|_| ConfigError::Invalid("no address to listen on".into()))?,
-        };
-        let user_header = match self.user_header {
-            Some(name) => Some(
-                name.parse().map_err(|_| ConfigError::Invalid(format!("user-header: {name:?} is no header's name")))?,
-            ),
-            None => None,
-        };
         let limits = Limits::from(self.limits);
         let session = SessionLimits {
-            message_bytes,
-            outbox_bytes,
+            message_bytes: self.message_bytes.unwrap_or(defaults.message_bytes),
+            outbox_bytes: self.outbox_bytes.unwrap_or(defaults.outbox_bytes),
             documents: limits.documents_per_connection,
             authentication: limits.authentication,
             ..defaults
         };
         Ok(Config {
-            listen,
+            listen: self.listen.unwrap_or(address::DEFAULT),
             metrics: self.metrics,
             data: self.data.unwrap_or_else(|| DEFAULT_DATA.into()),
             log_format: self.log_format.unwrap_or_default(),
-            idle_unload: Duration::from_secs(idle_seconds),
-            commit_delay: Duration::from_millis(commit_delay_ms),
+            idle_unload: Duration::from_secs(self.idle_unload_seconds.unwrap_or(DEFAULT_IDLE_UNLOAD_SECONDS)),
+            commit_delay: Duration::from_millis(self.commit_delay_ms.unwrap_or(DEFAULT_COMMIT_DELAY_MS)),
             session,
             user_header,
+            allow_origin,
             limits,
         })
     }
+
+    /// Checks the values that are given, from one source or from all.
+    fn validate(&self) -> Result<Valid, Fault> {
+        let fault = |setting, why: String| Err(Fault { setting, why });
+        if self.message_bytes.is_some_and(|bytes| bytes < MIN_MESSAGE_BYTES) {
+            return fault("message_bytes", format!("must be at least {MIN_MESSAGE_BYTES}"));
+        }
+        if self.outbox_bytes == Some(0) {
+            return fault("outbox_bytes", "must be at least 1".into());
+        }
+        if self.commit_delay_ms.is_some_and(|ms| ms > MAX_COMMIT_DELAY_MS) {
+            return fault("commit_delay_ms", format!("must be at most {MAX_COMMIT_DELAY_MS}"));
+        }
+        if self.idle_unload_seconds.is_some_and(|seconds| seconds > MAX_IDLE_UNLOAD_SECONDS) {
+            return fault("idle_unload_seconds", format!("must be at most {MAX_IDLE_UNLOAD_SECONDS}"));
+        }
+        let user_header = match &self.user_header {
+            Some(name) => match name.parse() {
+                Ok(name) => Some(name),
+                Err(_) => return fault("user_header", format!("{name:?} is not the name of a header")),
+            },
+            None => None,
+        };
+        match AllowedOrigins::new(self.allow_origin.as_deref().unwrap_or_default()) {
+            Ok(allow_origin) => Ok(Valid { user_header, allow_origin }),
+            Err(why) => fault("allow_origin", why),
+        }
+    }
+}
+
+/// What checking makes of texts.
+struct Valid {
+    user_header: Option<HeaderName>,
+    allow_origin: AllowedOrigins,
+}
+
+/// A value that cannot be used.
+struct Fault {
+    setting: &'static str,
+    why: String,
 }
 
 #[cfg(test)]
@@ -273,5 +326,25 @@ mod tests {
         assert!(RawConfig { outbox_bytes: Some(0), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { user_header: Some("X User".into()), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { commit_delay_ms: Some(1_001), ..RawConfig::default() }.check().is_err());
+    }
+
+    #[test]
+    fn error_names_the_setting_and_where_it_stands() {
+        let (_dir, path) = file("message_bytes = 10\n");
+        let error = RawConfig::default().with_file(Some(&path)).unwrap_err().to_string();
+        assert!(error.starts_with("message_bytes in the configuration file") && error.contains("1024"), "{error}");
+        let error = RawConfig { message_bytes: Some(10), ..RawConfig::default() }.check().unwrap_err().to_string();
+        assert_eq!(error, "--message-bytes: must be at least 1024");
+        let (_dir, path) = file("listen = \"nowhere\"\n");
+        let error = RawConfig::default().with_file(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("listen") && error.contains("nowhere") && error.contains("127.0.0.1:1234"), "{error}");
+    }
+
+    #[test]
+    fn listen_and_allow_origin_are_read_from_the_file() {
+        let (_dir, path) = file("listen = \":8080\"\nallow_origin = [\"http://localhost:5173\"]\n");
+        let config = RawConfig::default().with_file(Some(&path)).unwrap().check().unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.allow_origin, AllowedOrigins::new(&["http://localhost:5173".to_owned()]).unwrap());
     }
 }

@@ -22,6 +22,13 @@ impl fmt::Display for SessionId {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UserId(Arc<str>);
 
+impl UserId {
+    /// The name as given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<&str> for UserId {
     fn from(name: &str) -> Self {
         Self(name.into())

@@ -1,36 +1,57 @@
-//! The `syncline` command: parse, run, say in one line what went wrong.
+//! The `syncline` command: parses, runs, and reports in one line why it failed.
 
+use std::ffi::OsString;
 use std::io::StdoutLock;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use syncline_protocol::ids::DocumentName;
 use syncline_server::cli::{
-    Cli, Command, DocumentArgs, backup, delete, export, import, inspect, repair, restore, serve, verify,
+    Cli, Command, DocumentArgs, StoreArgs, arguments, backup, delete, export, import, inspect, logging, repair,
+    restore, serve, text_of, verify,
 };
+use syncline_server::config::LogFormat;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match cli.command {
+    // What this program writes holds people's documents: files are the user's alone.
+    umask(Mode::RWXG | Mode::RWXO);
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match arguments::parse(arguments.clone()) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && arguments::ask_for_json(&arguments) => {
+            logging::report(LogFormat::Json, error.to_string().trim_end());
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
+    let format = match (&cli.command, &cli.serve) {
+        (None, args) | (Some(Command::Serve(args)), _) => serve::log_format(args),
+        _ => LogFormat::Text,
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            logging::report(format, &text_of(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
         None => serve::serve(cli.serve),
         Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Inspect(args)) => with_document(&args, inspect::inspect),
         Some(Command::Delete(args)) => with_document(&args, delete::delete),
-        Some(Command::Verify(args)) => verify::verify(&args.data, &mut std::io::stdout().lock()),
-        Some(Command::Repair(args)) => repair::repair(&args.data, &mut std::io::stdout().lock()),
+        Some(Command::Verify(args)) => with_store(&args, verify::verify),
+        Some(Command::Repair(args)) => with_store(&args, repair::repair),
         Some(Command::Purge(args)) => with_document(&args, delete::purge),
         Some(Command::Backup(args)) => backup::backup(&args, &mut std::io::stdout().lock()),
         Some(Command::Restore(args)) => restore::restore(&args, &mut std::io::stdout().lock()),
         Some(Command::Export(args)) => export::export(&args),
         Some(Command::Import(args)) => import::import(&args, &mut std::io::stdout().lock()),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("syncline: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -39,5 +60,12 @@ fn with_document(
     action: impl FnOnce(&Path, &DocumentName, &mut StdoutLock<'static>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let document = DocumentName::parse(&args.document)?;
-    action(&args.data, &document, &mut std::io::stdout().lock())
+    action(&args.store.data_dir()?, &document, &mut std::io::stdout().lock())
+}
+
+fn with_store(
+    args: &StoreArgs,
+    action: impl FnOnce(&Path, &mut StdoutLock<'static>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    action(&args.data_dir()?, &mut std::io::stdout().lock())
 }

@@ -130,7 +130,10 @@ impl Registry {
                 Ok(Ended::Stopped | Ended::NotLoaded) => registry.remove(&name, generation),
                 Err(_) => {
                     // Unwinding has closed the sessions; the next one loads from the log.
-                    error!(document = %name, "the document's task failed; its sessions were closed and may come back");
+                    error!(
+                        document = name.as_str(),
+                        "the document's task failed; its sessions were closed and may come back"
+                    );
                     registry.remove(&name, generation);
                 }
             }

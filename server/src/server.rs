@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderName;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -24,8 +25,10 @@ use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
 use crate::http::Readiness;
+use crate::http::origin::AllowedOrigins;
 use crate::ids::Counter;
 use crate::limits::Gate;
+use crate::log_limit::{self, LogLimit};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::session::{Context, Stop};
@@ -97,6 +100,8 @@ struct Shared {
     sessions: TaskTracker,
     /// Where a proxy says who a user is.
     user_header: Option<HeaderName>,
+    /// Web pages that may connect.
+    allow_origin: AllowedOrigins,
 }
 
 impl Server {
@@ -120,15 +125,25 @@ impl Server {
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let sessions = TaskTracker::new();
         let gate = Gate::new(config.limits, Arc::clone(&metrics));
-        let context = Context { registry, auth, gate, limits: config.session, metrics, stop: Stop::default() };
+        let context = Context {
+            registry,
+            auth,
+            gate,
+            limits: config.session,
+            metrics,
+            log_limit: LogLimit::default(),
+            stop: Stop::default(),
+        };
         let shared = Arc::new(Shared {
             context: Arc::new(context),
             log: log.clone(),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
             user_header: config.user_header.clone(),
+            allow_origin: config.allow_origin.clone(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        tokio::spawn(log_repeats(Arc::clone(&shared.context)));
         let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());
         Self { address, shared, accepting, sessions, admin, admin_stop, log }
     }
@@ -174,12 +189,13 @@ impl Server {
         self.admin_stop.cancel();
         self.accepting.await.ok();
         self.sessions.close();
-        if tokio::time::timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
+        if timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
             warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
             // Documents wait for their last lease: without this a session that is stuck would hold up the stop.
             context.stop.cut();
             self.sessions.wait().await;
         }
+        log_counts(context.log_limit.take_counts(None));
         self.admin.close();
         self.admin.wait().await;
         context.registry.stop().await;
@@ -205,11 +221,26 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 tokio::spawn(arrival::run(socket, peer, unfinished, shared));
             }
             Err(error) => {
-                warn!(%error, "a connection could not be accepted");
+                if let Some(not_logged) = shared.context.log_limit.admit(("accept failed", 0), Instant::now()) {
+                    warn!(%error, not_logged, "a connection could not be accepted");
+                }
                 shared.context.gate.cut_oldest();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Logs, once a minute, how many lines were not written (`log_limit.rs`).
+async fn log_repeats(context: Arc<Context>) {
+    while timeout(log_limit::PERIOD, context.stop.cancelled()).await.is_err() {
+        log_counts(context.log_limit.take_counts(Some(Instant::now())));
+    }
+}
+
+fn log_counts(counts: Vec<(log_limit::Kind, u64)>) {
+    for ((kind, code), count) in counts {
+        info!(kind, code, count, "more of the same, not logged one by one; RUST_LOG=debug logs each");
     }
 }
 
@@ -221,17 +252,4 @@ fn readiness(shared: &Shared) -> Readiness {
         Some(failure) => Readiness::StorageFailed(format!("edits are not taken: {failure}")),
         None => Readiness::Ready,
     }
-}
-
-/// Waits for SIGTERM or SIGINT.
-pub async fn stop_signal() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let which = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    info!(signal = which, "stopping: clients are told to come back, everything goes to disk");
-    Ok(())
 }

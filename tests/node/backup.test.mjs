@@ -194,7 +194,7 @@ describe('export and import', () => {
       assert.match((await run(hocuspocus)).stdout, /imported 2 documents/)
       const again = await runBinary(ySweet)
       assert.equal(again.code, 1)
-      assert.match(again.stdout, /board: exists, left alone/)
+      assert.match(again.stdout, /"board": exists, left alone/)
       assert.match((await run([...ySweet, '--merge'])).stdout, /imported 2 documents/)
       if (!isRunning) await server.restart()
 

@@ -26,7 +26,7 @@ use syncline_server::cli::backup::BackupArgs;
 use syncline_server::cli::export::ExportArgs;
 use syncline_server::cli::import::ImportArgs;
 use syncline_server::cli::restore::RestoreArgs;
-use syncline_server::cli::{backup, export, import, restore};
+use syncline_server::cli::{StoreArgs, backup, export, import, restore};
 use syncline_server::portable::Format;
 use syncline_server::{Config, Server};
 
@@ -60,26 +60,26 @@ async fn command(run: impl FnOnce(&mut Vec<u8>) -> anyhow::Result<()> + Send + '
 }
 
 async fn back_up(data: &Path, dir: &Path) -> Result<String, String> {
-    let args = BackupArgs { dir: dir.to_owned(), data: data.to_owned(), verify: false };
+    let args = BackupArgs { dir: dir.to_owned(), store: StoreArgs::at(data), verify: false };
     command(move |out| backup::backup(&args, out)).await
 }
 
 async fn restore_into(dir: &Path, data: &Path) -> Result<String, String> {
-    let (dir, data) = (dir.to_owned(), data.to_owned());
-    let args = RestoreArgs { dir, data, document: None, target: None, replace: false };
+    let (dir, store) = (dir.to_owned(), StoreArgs::at(data));
+    let args = RestoreArgs { dir, store, document: None, target: None, replace: false };
     command(move |out| restore::restore(&args, out)).await
 }
 
 async fn import_file(data: &Path, document: &str, path: &Path, bytes: &[u8]) -> Result<String, String> {
     std::fs::write(path, bytes).unwrap();
     let what = vec![PathBuf::from(document), path.to_owned()];
-    let args = ImportArgs { what, format: None, from: None, merge: false, data: data.to_owned() };
+    let args = ImportArgs { what, format: None, from: None, merge: false, create: true, store: StoreArgs::at(data) };
     command(move |out| import::import(&args, out)).await
 }
 
 async fn export_to(data: &Path, document: &str, path: &Path, format: Format) -> Result<Vec<u8>, String> {
     let (document, output) = (document.to_owned(), Some(path.to_owned()));
-    let args = ExportArgs { document, format, output, data: data.to_owned() };
+    let args = ExportArgs { document, format, output, store: StoreArgs::at(data) };
     command(move |_| export::export(&args)).await?;
     Ok(std::fs::read(path).unwrap())
 }

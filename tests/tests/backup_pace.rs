@@ -23,6 +23,7 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
 use syncline_server::admin::AdminSocket;
 use syncline_server::auth::OpenToAll;
+use syncline_server::cli::StoreArgs;
 use syncline_server::cli::backup::{BackupArgs, backup};
 use yrs::{Doc, Text, Transact};
 
@@ -123,7 +124,7 @@ async fn acknowledgement_times_with_and_without_a_backup() {
     let server = Arc::new(start_with(&settings(), Arc::new(store), Arc::new(OpenToAll)).await);
     server.serve_admin(AdminSocket::bind(&data).unwrap());
     let take = || {
-        let args = BackupArgs { dir: backups.clone(), data: data.clone(), verify: false };
+        let args = BackupArgs { dir: backups.clone(), store: StoreArgs::at(&data), verify: false };
         async { tokio::task::spawn_blocking(move || backup(&args, &mut std::io::stdout())).await.unwrap().unwrap() }
     };
     measure(&server, "without a backup", tokio::time::sleep(QUIET)).await;

@@ -12,9 +12,12 @@ mod websocket_case;
 
 use std::sync::Arc;
 
-use live::start;
+use live::{settings, start, start_with};
 use raw_websocket::{BINARY, Frame, Heard, RawSocket, upgrade_request};
 use syncline_log::memory::MemoryStore;
+use syncline_server::Config;
+use syncline_server::auth::OpenToAll;
+use syncline_server::http::origin::AllowedOrigins;
 use websocket_case::update;
 
 /// Says an update in a session and hears it come back.
@@ -133,6 +136,68 @@ async fn the_first_subprotocol_that_is_offered_is_agreed_on() {
         let head = socket.read_head().await.to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 ") && head.contains("\r\nsec-websocket-protocol: yjs\r\n"), "{head}");
         assert_eq!(head.contains("\r\ndate:"), !is_usual, "who answered: {head}");
+    }
+    server.stop().await.unwrap();
+}
+
+/// The request as a page of `origin` sends it. `is_usual`: without what makes it a request for the HTTP server.
+fn page_request(address: std::net::SocketAddr, origin: &str, is_usual: bool) -> String {
+    let more = if is_usual { "" } else { "Content-Length: 0\r\n" };
+    let request = upgrade_request("/doc");
+    let host = request.lines().find(|line| line.starts_with("Host:")).unwrap();
+    request.replace(host, &format!("{more}Host: {address}\r\nOrigin: {origin}"))
+}
+
+#[tokio::test]
+async fn page_of_another_origin_is_refused_on_both_ways_into_a_session() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let own = format!("http://{}", server.address());
+    for is_usual in [true, false] {
+        for origin in ["https://evil.example", "null", "http://localhost:5173", "http://127.0.0.1"] {
+            let mut socket = RawSocket::connect(server.address()).await;
+            socket.write(page_request(server.address(), origin, is_usual).as_bytes()).await;
+            let head = socket.read_head().await;
+            assert!(head.starts_with("HTTP/1.1 403 ") && head.contains("text/plain"), "{head}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let reason = String::from_utf8(socket.read_body(length.parse().unwrap()).await).unwrap();
+            assert!(reason.contains(&format!("--allow-origin {origin}")), "{reason}");
+            // The connection may go on: nothing of the refused request is left in it.
+            socket.write(page_request(server.address(), &own, is_usual).as_bytes()).await;
+            assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
+            is_a_session(&mut socket, 90).await;
+        }
+    }
+    assert_eq!(server.open_documents(), 1);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn listed_origin_is_a_session_on_both_ways() {
+    let origins = vec!["http://localhost:5173".to_owned(), "capacitor://localhost".to_owned()];
+    let config = Config { allow_origin: AllowedOrigins::new(&origins).unwrap(), ..settings() };
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
+    for is_usual in [true, false] {
+        for (origin, status) in [(origins[0].as_str(), "101"), (&origins[1], "101"), ("http://localhost:5174", "403")] {
+            let mut socket = RawSocket::connect(server.address()).await;
+            socket.write(page_request(server.address(), origin, is_usual).as_bytes()).await;
+            let head = socket.read_head().await;
+            assert_eq!(head.split_whitespace().nth(1), Some(status), "{origin}: {head}");
+        }
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_version_of_the_protocol_is_answered_426_with_the_right_one() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    for version in ["12", "8", "14", "x", "13, 8"] {
+        let mut socket = RawSocket::connect(server.address()).await;
+        let request =
+            upgrade_request("/doc").replace("Sec-WebSocket-Version: 13", &format!("Sec-WebSocket-Version: {version}"));
+        socket.write(request.as_bytes()).await;
+        let head = socket.read_head().await.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 426 ") && head.contains("\r\nsec-websocket-version: 13\r\n"), "{head}");
+        assert!(head.contains("\r\nupgrade: websocket\r\n"), "{head}");
     }
     server.stop().await.unwrap();
 }

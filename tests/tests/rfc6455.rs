@@ -287,7 +287,7 @@ async fn handshakes_that_are_none_are_refused_by_http() {
     let good = upgrade_request("/doc");
     for (what, request, status) in [
         ("without a key", good.replace("Sec-WebSocket-Key", "X-Key"), "400"),
-        ("of another version", good.replace("Version: 13", "Version: 12"), "400"),
+        ("of another version", good.replace("Version: 13", "Version: 12"), "426"),
         ("without a version", good.replace("Sec-WebSocket-Version: 13\r\n", ""), "400"),
         ("without Connection: Upgrade", good.replace("Connection: Upgrade", "Connection: close"), "400"),
         ("by POST", good.replace("GET ", "POST "), "400"),

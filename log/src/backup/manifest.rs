@@ -2,7 +2,7 @@
 //! counts them and carries a checksum of all before it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{BackupError, at};
 use crate::failpoint::Point;
 use crate::guard::sync_dir;
+use crate::private;
 use crate::store::Mark;
 
 pub(super) const MANIFEST_FILE: &str = "manifest.jsonl";
@@ -119,7 +120,7 @@ impl Manifest {
     pub fn write(&self, dir: &Path) -> Result<(), BackupError> {
         let new = dir.join(NEW_MANIFEST_FILE);
         let write = || {
-            let mut file = File::create(&new)?;
+            let mut file = private::create(&new)?;
             file.write_all(self.text()?.as_bytes())?;
             file.sync_all()?;
             Point::BackupManifestWritten.pass();

@@ -33,7 +33,7 @@ use thiserror::Error;
 use super::store::StoreError;
 
 pub use manifest::{Entry, Place};
-pub use read::{Backup, Restored, new_history, restore_all, restore_document};
+pub use read::{Backup, Restored, make_empty, new_history, restore_all, restore_document};
 pub use write::{Cancel, Pace, Progress, Taken, take};
 
 /// Why a backup could not be taken, read or restored.

@@ -40,6 +40,8 @@ pub struct Restored {
     pub deleted: u64,
     /// Documents that were damaged when the backup was taken, and why: restored from an earlier backup, or not at all.
     pub damaged: Vec<(DocumentName, String)>,
+    /// Documents that are damaged in the backup, and how. They were not restored.
+    pub unreadable: Vec<(DocumentName, String)>,
 }
 
 impl Backup {
@@ -94,18 +96,17 @@ impl Backup {
     }
 }
 
-/// Restores a whole backup into `data`, which is empty or not there. Blocks until it is on disk. Checks everything before
-/// it writes anything. Until all is there `data` cannot be opened as a store.
+/// Restores every readable document of a backup into `data`, which is empty or does not exist. Blocks until all of it is on
+/// disk. Until then `data` cannot be opened as a store.
 ///
-/// Errors: the first thing that is wrong with the backup; `data` is not empty; the disk fails.
+/// Errors: no document of the backup can be read; `data` is not empty; the disk fails.
 pub fn restore_all(backup: &Backup, data: &Path) -> Result<Restored, BackupError> {
-    if let Some(wrong) = backup.verify().into_iter().next() {
-        return Err(wrong);
+    // A backup of which nothing is left leaves no empty store behind.
+    let mut wrong = backup.verify();
+    if !wrong.is_empty() && wrong.len() == backup.documents().values().filter(|entry| entry.place.is_some()).count() {
+        return Err(wrong.swap_remove(0));
     }
-    create_dir_durably(data).map_err(at(data))?;
-    if fs::read_dir(data).map_err(at(data))?.next().is_some() {
-        return Err(BackupError::NotEmpty(data.to_owned()));
-    }
+    make_empty(data)?;
     let unfinished = data.join(RESTORING_DIR);
     let store = SledStore::open(&unfinished)?;
     let mut restored = Restored::default();
@@ -114,7 +115,14 @@ pub fn restore_all(backup: &Backup, data: &Path) -> Result<Restored, BackupError
         if let Some(why) = &entry.damaged {
             restored.damaged.push((document.clone(), why.clone()));
         }
-        let Some(stored) = backup.read(document)? else { continue };
+        let stored = match backup.read(document) {
+            Ok(Some(stored)) => stored,
+            Ok(None) => continue,
+            Err(error) => {
+                restored.unreadable.push((document.clone(), error.to_string()));
+                continue;
+            }
+        };
         restored.documents += 1;
         restored.deleted += u64::from(stored.is_tombstone());
         batch.add(new_history(document, stored, backup.taken_ms(), Epoch(rand::random())))?;
@@ -132,6 +140,17 @@ pub fn restore_all(backup: &Backup, data: &Path) -> Result<Restored, BackupError
     };
     move_up().map_err(at(&unfinished))?;
     Ok(restored)
+}
+
+/// Makes `dir`, or finds it empty.
+///
+/// Errors: it holds something, or the disk fails.
+pub fn make_empty(dir: &Path) -> Result<(), BackupError> {
+    create_dir_durably(dir).map_err(at(dir))?;
+    match fs::read_dir(dir).map_err(at(dir))?.next() {
+        Some(_) => Err(BackupError::NotEmpty(dir.to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// Restores one document into a store, as `target`. One that is there is replaced only if `replace`.

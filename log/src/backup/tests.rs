@@ -68,7 +68,7 @@ fn what_is_restored_is_what_was_there_with_another_history() {
     let backup = Backup::open(&backup_dir).unwrap();
     assert!(backup.verify().is_empty());
     let restored = restore_all(&backup, &new).unwrap();
-    assert_eq!(restored, Restored { documents: 3, deleted: 1, damaged: vec![] });
+    assert_eq!(restored, Restored { documents: 3, deleted: 1, ..Restored::default() });
 
     let restored = all(&SledStore::open(&new).unwrap());
     assert_eq!(restored.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
@@ -180,7 +180,7 @@ fn what_the_earlier_backup_names_stays_until_the_new_one_is_complete() {
 }
 
 #[test]
-fn damage_is_named_and_nothing_is_restored() {
+fn damage_is_named_and_the_other_documents_are_restored() {
     let dir = tempfile::tempdir().unwrap();
     let (backup_dir, new) = (dir.path().join("backup"), dir.path().join("new"));
     let store = some_store(&dir.path().join("data"));
@@ -191,12 +191,21 @@ fn damage_is_named_and_nothing_is_restored() {
     let at = Backup::open(&backup_dir).unwrap().documents()[&name("typed")].place.as_ref().unwrap().at as usize;
     flipped[at + 40] ^= 1;
     fs::write(&pack, flipped).unwrap();
-    let error = restore_all(&Backup::open(&backup_dir).unwrap(), &new).unwrap_err().to_string();
-    assert!(error.contains("r000001-000.pack is damaged: document \"typed\""), "{error}");
-    assert!(!new.exists(), "checked before anything is written");
+    let restored = restore_all(&Backup::open(&backup_dir).unwrap(), &new).unwrap();
+    let [(damaged, error)] = &restored.unreadable[..] else { panic!("{restored:?}") };
+    assert!(*damaged == name("typed") && error.contains("r000001-000.pack is damaged: document \"typed\""), "{error}");
+    let mut names = SledStore::open_existing(&new).unwrap().list().unwrap();
+    names.sort();
+    let mut others = store.list().unwrap();
+    others.retain(|other| *other != name("typed"));
+    others.sort();
+    assert_eq!((restored.documents, names), (2, others));
 
     fs::write(&pack, &whole[..20]).unwrap();
-    assert_eq!(Backup::open(&backup_dir).unwrap().verify().len(), 3);
+    let backup = Backup::open(&backup_dir).unwrap();
+    assert_eq!(backup.verify().len(), 3);
+    let nothing = dir.path().join("nothing");
+    assert!(restore_all(&backup, &nothing).is_err() && !nothing.exists(), "no empty store is left behind");
     fs::remove_file(&pack).unwrap();
     let error = Backup::open(&backup_dir).unwrap().verify().remove(0).to_string();
     assert!(error.contains("the file is missing"), "{error}");

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use syncline_protocol::ids::DocumentName;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::manifest::{Entry, Manifest, NEW_MANIFEST_FILE, Place};
+use super::manifest::{Entry, MANIFEST_FILE, Manifest, NEW_MANIFEST_FILE, Place};
 use super::pack::{self, PACK_TITLE};
 use super::{BackupError, at};
 use crate::failpoint::Point;
 use crate::guard::{LOCK_FILE, Lock, create_dir_durably, sync_dir};
+use crate::private;
 use crate::store::{Store, StoreError};
 
 /// A pack that is larger is closed; one document is never divided.
@@ -100,6 +101,8 @@ pub fn take(
         }
         other => other.into(),
     })?;
+    // By earlier versions.
+    private::restrict_entries(dir, |name| is_pack(name) || name == MANIFEST_FILE || name == LOCK_FILE);
     // Again, for nobody else writes here now.
     let earlier = earlier(dir, identity)?;
     let taken_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
@@ -253,7 +256,7 @@ struct Pack {
 impl Pack {
     fn create(dir: &Path, name: String) -> Result<Self, BackupError> {
         let path = dir.join(format!("{name}.new"));
-        let file = File::create(&path).map_err(at(&path))?;
+        let file = private::create(&path).map_err(at(&path))?;
         let mut pack = Self { name, path, file, len: 0, unsynced: 0 };
         pack.append(PACK_TITLE)?;
         Ok(pack)

@@ -108,6 +108,8 @@ async fn connection(stream: UnixStream, admin: &Admin, turn: &Turn) -> io::Resul
             }
             match take_file(admin, &document, format, file.into(), only_new).await {
                 Ok(answer) => answer_with(&mut writing, &answer).await,
+                // An error of the store names its document.
+                Err(reason) if reason.contains(&format!("document {document:?}")) => failed(&mut writing, reason).await,
                 Err(reason) => failed(&mut writing, format!("document {document:?}: {reason}")).await,
             }
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context, bail};
 use syncline_log::backup::{self, Backup, Cancel, Pace};
 
+use super::StoreArgs;
 use super::target::Target;
 use crate::admin::message::{Answer, Request};
 
@@ -16,9 +17,9 @@ pub struct BackupArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
 
-    /// Directory that holds the documents
-    #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
-    pub data: PathBuf,
+    /// Which store
+    #[command(flatten)]
+    pub store: StoreArgs,
 
     /// Take none: read the backup in DIR and check every byte
     #[arg(long)]
@@ -35,7 +36,8 @@ pub fn backup(args: &BackupArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
     // The server may run in another directory.
     let dir = absolute(&args.dir)?;
-    let answer = match Target::existing(&args.data)? {
+    let target = Target::existing(&args.store.data_dir()?, out)?;
+    let answer = match target {
         Target::Running(server) => server.ask(&Request::Backup { dir: dir.clone() }, &[], show)?.0,
         Target::Stopped(store) => {
             let mut report = |now: backup::Progress| {
@@ -54,7 +56,7 @@ pub fn backup(args: &BackupArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
     writeln!(out, "backed up {documents} documents to {}: {written} had changed, {bytes} bytes", dir.display())?;
     for (document, why) in &damaged {
-        writeln!(out, "damaged: {document}: {why}")?;
+        writeln!(out, "damaged: {document:?}: {why}")?;
     }
     if !damaged.is_empty() {
         bail!(
@@ -83,7 +85,7 @@ fn verify(dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     for (document, entry) in backup.documents() {
         if let Some(why) = &entry.damaged {
             let kept = if entry.place.is_some() { "an earlier backup's is here" } else { "nothing of it is here" };
-            writeln!(out, "was damaged in the store: {document}: {why}; {kept}")?;
+            writeln!(out, "was damaged in the store: {document:?}: {why}; {kept}")?;
         }
     }
     if !wrong.is_empty() {

@@ -16,12 +16,12 @@ use super::offline;
 /// Errors: the store is in use (the message names the process) or cannot be opened, there is no such document, or it
 /// was deleted before.
 pub fn delete(data_dir: &Path, document: &DocumentName, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = offline(data_dir)?;
+    let store = offline(data_dir, out)?;
     if load(&store, data_dir, document)?.is_some_and(|stored| stored.is_tombstone()) {
         bail!("the document {document:?} was deleted before");
     }
     commit(&store, &Step::bury(document, Epoch(rand::random()), now_ms()))?;
-    writeln!(out, "deleted {document}: those who have it keep what they have, nobody can open it here")?;
+    writeln!(out, "deleted {document:?}: those who have it keep what they have, nobody can open it here")?;
     store.close().context("the store did not close cleanly")
 }
 
@@ -29,10 +29,10 @@ pub fn delete(data_dir: &Path, document: &DocumentName, out: &mut impl Write) ->
 ///
 /// Errors: the store is in use or cannot be opened, or there is no such document.
 pub fn purge(data_dir: &Path, document: &DocumentName, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = offline(data_dir)?;
+    let store = offline(data_dir, out)?;
     load(&store, data_dir, document)?;
     commit(&store, &[Step::Delete { document: document.clone() }])?;
-    writeln!(out, "purged {document}: nothing of it is left here, and its name is free")?;
+    writeln!(out, "purged {document:?}: nothing of it is left here, and its name is free")?;
     store.close().context("the store did not close cleanly")
 }
 

@@ -1,12 +1,14 @@
 //! `syncline export`: one document as a file.
 
-use std::fs::{self, File};
-use std::io::{IsTerminal, Write, stdout};
+use std::fs::{self, OpenOptions};
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use syncline_protocol::ids::DocumentName;
 
+use super::StoreArgs;
 use super::target::Target;
 use crate::portable::Format;
 
@@ -25,9 +27,9 @@ pub struct ExportArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Directory that holds the documents
-    #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
-    pub data: PathBuf,
+    /// Which store
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// Writes one document to a file, or to standard output.
@@ -38,7 +40,8 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
     if args.output.is_none() && args.format == Format::Update && stdout().is_terminal() {
         bail!("an update is bytes, no text: name a file with -o FILE, or ask for --format json");
     }
-    let target = Target::existing(&args.data)?;
+    // Standard output may be the document.
+    let target = Target::existing(&args.store.data_dir()?, &mut stderr())?;
     let exported = target.export(&document, args.format)?;
     if exported.waiting > 0 {
         let waiting = exported.waiting;
@@ -53,12 +56,12 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
     target.close()
 }
 
-/// The whole file or the one before it, never a part.
+/// Replaces the file, or leaves the one before it, never a part. Its owner alone may read it.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
-    let mut file = File::create(&new)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)

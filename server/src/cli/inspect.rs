@@ -15,11 +15,11 @@ use syncline_log::{Record, Store};
 /// Errors: the store is in use (the message names the process), cannot be opened, has no such document, or the
 /// document is damaged (the message names the record); or `out` failed.
 pub fn inspect(data_dir: &Path, document: &DocumentName, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = offline(data_dir)?;
+    let store = offline(data_dir, out)?;
     let Some(stored) = store.load(document)? else {
         bail!("there is no document {document:?} in {}", data_dir.display());
     };
-    writeln!(out, "document  {document}")?;
+    writeln!(out, "document  {document:?}")?;
     writeln!(out, "epoch     {}", stored.epoch)?;
     if stored.is_tombstone() {
         let time_ms = stored.records.first().map_or(0, |tombstone| tombstone.time_ms);
@@ -61,7 +61,7 @@ fn update_client_ids(update: &[u8]) -> Option<Vec<u64>> {
 }
 
 /// Milliseconds since the Unix epoch as RFC 3339 in UTC. The date is Howard Hinnant's `civil_from_days`.
-fn rfc3339(time_ms: u64) -> String {
+pub(super) fn rfc3339(time_ms: u64) -> String {
     let (days, ms) = (time_ms / 86_400_000, time_ms % 86_400_000);
     let shifted = days + 719_468;
     let era = shifted / 146_097;

@@ -1,21 +1,28 @@
 //! The command line: what a person types, and what each command does.
 
 mod allocator;
+pub mod arguments;
 pub mod backup;
 pub mod delete;
 pub mod export;
 pub mod import;
 pub mod inspect;
+pub mod logging;
 pub mod repair;
 pub mod restore;
 pub mod serve;
+mod signals;
+mod store_args;
 mod target;
 pub mod verify;
 
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::{Path, PathBuf, absolute};
 
 use clap::{Parser, Subcommand};
 
+pub use self::store_args::StoreArgs;
+use self::store_args::announce;
 use crate::config::RawConfig;
 use syncline_log::{SledStore, StoreError};
 
@@ -93,27 +100,59 @@ pub struct DocumentArgs {
     #[arg(value_name = "DOCUMENT")]
     pub document: String,
 
-    /// Directory that holds the documents
-    #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
-    pub data: PathBuf,
+    /// Which store
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
-/// `syncline verify`, `repair`.
-#[derive(Debug, clap::Args)]
-pub struct StoreArgs {
-    /// Directory that holds the documents
-    #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
-    pub data: PathBuf,
+/// An error and its causes in one line. What one of them already says in full is not repeated by another.
+pub fn text_of(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), join_causes)
 }
 
-/// Opens a store that is there. Only without a running server: a store has one owner.
-fn offline(data_dir: &Path) -> anyhow::Result<SledStore> {
-    SledStore::open_existing(data_dir).map_err(explain)
+/// An error's text and that of its cause.
+fn join_causes(text: String, cause: String) -> String {
+    if cause.contains(&text) {
+        cause
+    } else if text.contains(&cause) {
+        text
+    } else {
+        format!("{text}: {cause}")
+    }
 }
 
+/// Opens an existing store and prints which. Only without a running server: a store has one owner.
+fn offline(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<SledStore> {
+    let store = SledStore::open_existing(data_dir).map_err(explain)?;
+    announce(data_dir, "", out)?;
+    Ok(store)
+}
+
+/// A store that a command cannot open, with what to do.
 fn explain(error: StoreError) -> anyhow::Error {
     match error {
         StoreError::InUse { .. } => anyhow::anyhow!("{error}: stop that server first"),
+        StoreError::NoStore { dir } => anyhow::anyhow!(
+            "there is no Syncline store in {}: name the directory of the store with --data DIR, SYNCLINE_DATA, or `data` \
+             in syncline.toml",
+            absolute(&dir).unwrap_or(dir).display()
+        ),
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn text_of_an_error_repeats_no_cause() {
+        let text = |error: Result<(), anyhow::Error>| text_of(&error.unwrap_err());
+        assert_eq!(text(Err(anyhow!("no room")).context("cannot write")), "cannot write: no room");
+        assert_eq!(text(Err(anyhow!("no room")).context("cannot write: no room")), "cannot write: no room");
+        let damaged = "document \"a\" is damaged at record 2: it is missing";
+        assert_eq!(text(Err(anyhow!(damaged)).context("document \"a\"")), damaged);
+        assert_eq!(text(Err(anyhow!("the disk is full")).context("b").context("a")), "a: b: the disk is full");
     }
 }

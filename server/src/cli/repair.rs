@@ -17,8 +17,8 @@ use syncline_log::{Record, SledStore, Store, StoreError, TOMBSTONE};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_replica::Replica;
 
-use super::explain;
 use super::verify::told;
+use super::{announce, explain};
 
 /// Rebuilds the store in `data_dir` if anything in it is damaged, and says what was lost.
 ///
@@ -26,6 +26,7 @@ use super::verify::told;
 /// directory is as it was.
 pub fn repair(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let survey = Survey::of(data_dir).map_err(explain)?;
+    announce(data_dir, "", out)?;
     let mut damaged = survey.complaints().to_vec();
     let mut names: Vec<DocumentName> = Vec::new();
     for name in survey.documents() {

@@ -1,16 +1,15 @@
 //! `syncline serve`: settings, store, server, and the wait for a signal.
 
-use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
 
-use super::{ServeArgs, allocator};
+use super::signals::StopSignals;
+use super::{ServeArgs, allocator, arguments, logging};
 use crate::admin::AdminSocket;
 use crate::auth::OpenToAll;
-use crate::config::{Config, LogFormat};
-use crate::server::{Listener, Server, stop_signal};
+use crate::config::{Config, LogFormat, RawConfig};
+use crate::server::{Listener, Server};
 use syncline_log::sled::SledStore;
 
 /// A deep document must not overflow the stack of the thread that walks it: yrs deletes nested types recursively.
@@ -20,8 +19,9 @@ const THREAD_STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Runs the server until a signal ends it. Returns after everything is on disk.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     allocator::settle();
-    let config = args.settings.with_file(args.config.as_deref())?.check()?;
-    start_logging(config.log_format);
+    let config =
+        args.settings.with_file(args.config.as_deref()).and_then(RawConfig::check).map_err(arguments::explain)?;
+    logging::start(config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("syncline")
@@ -29,6 +29,12 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(run(&config))
+}
+
+/// How log lines look by these settings, also when others of them are wrong.
+pub fn log_format(args: &ServeArgs) -> LogFormat {
+    let with_file = args.settings.clone().with_file(args.config.as_deref()).ok();
+    with_file.unwrap_or_else(|| args.settings.clone()).log_format.unwrap_or_default()
 }
 
 async fn run(config: &Config) -> anyhow::Result<()> {
@@ -49,33 +55,31 @@ async fn run(config: &Config) -> anyhow::Result<()> {
             tracing::warn!(%error, %data, "no admin socket: backup, export and import work with the server stopped only");
         }
     }
+    let mut signals = StopSignals::register().context("cannot catch signals")?;
     greet(&server, config)?;
-    stop_signal().await.context("cannot listen for signals")?;
+    let signal = signals.first().await;
+    tracing::info!(
+        signal,
+        "stopping: clients are asked to come back, everything goes to disk; a second SIGTERM or SIGINT ends the process immediately"
+    );
     server.stop().await.context("not everything could be put on disk")?;
     tracing::info!("stopped; everything is on disk");
     Ok(())
 }
 
-/// On standard output, once, where a person or a script looks for it. Logs go to standard error.
+/// For a person or a script that waits for it.
 fn greet(server: &Server, config: &Config) -> std::io::Result<()> {
     let address = server.address();
-    let (version, data) = (env!("CARGO_PKG_VERSION"), config.data.display());
-    let words = format!(
-        "Syncline {version} is ready.\n  editors connect to  ws://{address}\n  see it work at      http://{address}/\n  \
+    let data = config.data.display();
+    let message = format!("Syncline {} is ready", env!("CARGO_PKG_VERSION"));
+    let text = format!(
+        "  editors connect to  ws://{address}\n  see it work at      http://{address}/\n  \
          documents lie in    {data}\n"
     );
-    // At once: whoever waits for the first line finds the others.
-    let mut out = std::io::stdout().lock();
-    out.write_all(words.as_bytes())?;
-    out.flush()
-}
-
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().init(),
-    }
+    let fields = serde_json::json!({
+        "editors": format!("ws://{address}"),
+        "page": format!("http://{address}/"),
+        "data": data.to_string(),
+    });
+    logging::announce(config.log_format, &message, &text, &fields)
 }

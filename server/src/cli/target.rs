@@ -1,5 +1,6 @@
 //! A store that a command works on: through the server that has it open, or by opening it.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,8 @@ use syncline_log::store::Write as Step;
 use syncline_log::{Record, SledStore, Store, StoreError};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 
+use super::explain;
+use super::store_args::announce;
 use crate::admin::client::Running;
 use crate::admin::message::{Answer, Request};
 use crate::portable::{self, Change, Exported, Format};
@@ -19,6 +22,17 @@ pub(super) enum Target {
     Running(Running),
     /// Nobody has it open: this process does.
     Stopped(Box<SledStore>),
+}
+
+/// What a command does about a data directory that holds no store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfMissing {
+    /// It fails.
+    Refuse,
+    /// It fails, and names the option that makes a store.
+    SuggestCreate,
+    /// It makes a store.
+    Create,
 }
 
 /// What became of an imported file.
@@ -33,17 +47,13 @@ pub(super) enum Imported {
 }
 
 impl Target {
-    /// The store in `data`, running or not.
-    pub(super) fn existing(data: &Path) -> anyhow::Result<Self> {
-        Self::find(data, SledStore::open_existing)
+    /// The existing store in `data`, running or not. Prints which it is.
+    pub(super) fn existing(data: &Path, out: &mut impl Write) -> anyhow::Result<Self> {
+        Self::open(data, IfMissing::Refuse, out)
     }
 
-    /// The store in `data`; where there is none a new one is made.
-    pub(super) fn or_new(data: &Path) -> anyhow::Result<Self> {
-        Self::find(data, SledStore::open_whole)
-    }
-
-    fn find(data: &Path, open: impl FnOnce(&Path) -> Result<SledStore, StoreError>) -> anyhow::Result<Self> {
+    /// The store in `data`, running or not. Prints which it is.
+    pub(super) fn open(data: &Path, if_missing: IfMissing, out: &mut impl Write) -> anyhow::Result<Self> {
         let running = Running::find(data).with_context(|| {
             format!(
                 "cannot speak to the server that has {} open; this command must run as the server's user",
@@ -51,15 +61,22 @@ impl Target {
             )
         })?;
         if let Some(running) = running {
+            announce(data, ", open in a running server, which does the work", out)?;
             return Ok(Self::Running(running));
         }
-        open(data).map(|store| Self::Stopped(Box::new(store))).map_err(|error| match error {
+        let open = if if_missing == IfMissing::Create { SledStore::open_whole } else { SledStore::open_existing };
+        let store = open(data).map_err(|error| match error {
             StoreError::InUse { .. } => anyhow!(
                 "{error}, and no server answers at {}: wait for that process, or stop it",
                 data.join(crate::admin::SOCKET_FILE).display()
             ),
-            other => other.into(),
-        })
+            StoreError::NoStore { .. } if if_missing == IfMissing::SuggestCreate => {
+                explain(error).context("nothing was imported (--create makes a new store)")
+            }
+            other => explain(other),
+        })?;
+        announce(data, "", out)?;
+        Ok(Self::Stopped(Box::new(store)))
     }
 
     pub(super) fn export(&self, document: &DocumentName, format: Format) -> anyhow::Result<Exported> {
@@ -72,7 +89,8 @@ impl Target {
                 }
             }
             Self::Stopped(store) => {
-                let stored = store.load(document)?.ok_or_else(|| anyhow!("there is no document {document:?}"))?;
+                let stored =
+                    store.load(document)?.ok_or_else(|| anyhow!("there is no document {document:?} in this store"))?;
                 portable::export(stored, format).with_context(|| format!("document {document:?}"))
             }
         }

@@ -8,7 +8,7 @@ use syncline_log::survey::{Condition, Survey};
 use syncline_log::{SledStore, Store, Stored};
 use syncline_replica::Replica;
 
-use super::explain;
+use super::{announce, explain};
 
 /// Checks the checksums, the head and the digest of every document, that it can be built, and the store around them. Prints
 /// what is wrong, naming document and record. A store in which nothing is wrong is opened once, as a start would.
@@ -16,6 +16,7 @@ use super::explain;
 /// Errors: something is wrong, the store is in use, there is none, or `out` failed.
 pub fn verify(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let survey = Survey::of(data_dir).map_err(explain)?;
+    announce(data_dir, "", out)?;
     let mut wrong = survey.complaints().len();
     for complaint in survey.complaints() {
         writeln!(out, "damaged: {complaint}")?;

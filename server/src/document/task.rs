@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::charge::{Charge, apart_if};
 use super::core::Core;
@@ -110,10 +110,10 @@ pub async fn run(
         Ok(task) => task,
         Err(failure) => {
             match failure {
-                LoadError::Deleted => debug!(document = %name, "a deleted document was asked for"),
+                LoadError::Deleted => debug!(document = name.as_str(), "a deleted document was asked for"),
                 _ => {
                     metrics.loads_failed.inc();
-                    error!(document = %name, %failure, "document could not be loaded; its sessions are refused, nothing was changed")
+                    error!(document = name.as_str(), %failure, "document could not be loaded; its sessions are refused, nothing was changed")
                 }
             }
             Box::pin(refuse(&name, &mut inbox, &failure.close(), metrics)).await;
@@ -121,7 +121,7 @@ pub async fn run(
         }
     };
     let ended = task.run(&mut inbox, try_retire).await;
-    debug!(document = %name, seq = %task.core.last(), ?ended, "document leaves memory");
+    debug!(document = name.as_str(), seq = %task.core.last(), ?ended, "document leaves memory");
     ended
 }
 
@@ -153,10 +153,14 @@ impl Task {
         let Loaded { replica, newest, tail, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
         if replica.held().len() > 0 {
-            warn!(document = %name, held = replica.held().len(), "updates in the log wait for others that never came; every client is asked for them");
+            warn!(
+                document = name.as_str(),
+                held = replica.held().len(),
+                "updates in the log wait for others that never came; every client is asked for them"
+            );
         }
         let last = newest.seq;
-        debug!(document = %name, seq = %last, records, "document loaded");
+        debug!(document = name.as_str(), seq = %last, records, "document loaded");
         let charge = Charge::new(options.work);
         let core = Core::new(replica, newest, options.held)
             .with_limits(options.growth, options.presence_bytes)
@@ -348,7 +352,13 @@ impl Task {
                     self.readers.decided(lease, batch, accepted, &register);
                 }
                 Effect::Close { lease, close } => {
-                    info!(document = %self.name, ?lease, reason = %close.reason(), "session refused by its document");
+                    debug!(
+                        document = self.name.as_str(),
+                        ?lease,
+                        code = close.code(),
+                        reason = &*close.reason(),
+                        "session refused by its document"
+                    );
                     self.readers.close(lease, close);
                 }
                 Effect::Reload => {}

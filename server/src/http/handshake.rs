@@ -4,7 +4,7 @@
 //! is left to the HTTP server, with the bytes that were read: it answers everything that is to be explained.
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Request, Response};
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
@@ -12,6 +12,9 @@ use tokio_tungstenite::tungstenite::handshake::server::{create_response_with_bod
 
 /// Longest request head, in bytes.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// The version of the protocol (RFC 6455).
+pub const VERSION: &str = "13";
 
 /// What the beginning of a connection is.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,6 +84,12 @@ pub fn answer<T, B>(request: &Request<T>, body: impl FnOnce() -> B) -> Result<Re
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, first);
     }
     Ok(response)
+}
+
+/// True for a handshake of a version of the protocol that is not spoken here.
+pub fn is_of_another_version(headers: &HeaderMap) -> bool {
+    let version = headers.get(SEC_WEBSOCKET_VERSION);
+    version.is_some_and(|version| version.as_bytes().trim_ascii() != VERSION.as_bytes())
 }
 
 /// The raw path of a request, by which y-websocket names its document.

@@ -2,10 +2,11 @@
 //! of its own.
 
 pub mod handshake;
+pub mod origin;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_VERSION, UPGRADE};
 use hyper::{Method, Response, StatusCode};
 use rust_embed::RustEmbed;
 
@@ -74,6 +75,17 @@ fn console(file: &str) -> Response<Full<Bytes>> {
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     respond(status, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
+}
+
+/// Refuses a WebSocket handshake. `why`: in plain words; a browser shows its user the status only.
+pub fn refuse_upgrade(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
+    let mut response = respond(status, "text/plain; charset=utf-8", format!("{why}\n").into());
+    if status == StatusCode::UPGRADE_REQUIRED {
+        // RFC 6455 section 4.4 and RFC 9110 section 15.5.22.
+        response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(handshake::VERSION));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    response
 }
 
 /// An error as RFC 9457 problem details.

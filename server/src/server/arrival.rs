@@ -12,17 +12,18 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper::{HeaderMap, Request, Response};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, join};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
-use tracing::debug;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
 
 use super::{Shared, readiness};
 use crate::http;
 use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
+use crate::http::origin::{AllowedOrigins, ForeignOrigin};
 use crate::ids::{SessionId, UserId};
 use crate::limits::Unfinished;
 use crate::session;
@@ -40,7 +41,7 @@ pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unf
     let cut = unfinished.cut();
     let mut read = BytesMut::new();
     let upgrade = tokio::select! {
-        upgrade = timeout(HEADER_TIMEOUT, shake_hands(&mut socket, &mut read)) => upgrade,
+        upgrade = timeout(HEADER_TIMEOUT, shake_hands(&mut socket, &mut read, &shared.allow_origin)) => upgrade,
         () = shared.context.stop.cancelled() => return,
         () = cut.cancelled() => return debug!(%peer, "cut to make room: it had not said what it wants"),
     };
@@ -59,7 +60,11 @@ pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unf
 
 /// Makes a WebSocket of the connection; `None` when its client wants something else. What was read and not used stays in
 /// `read`.
-async fn shake_hands(socket: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<Upgrade>> {
+async fn shake_hands(
+    socket: &mut TcpStream,
+    read: &mut BytesMut,
+    origins: &AllowedOrigins,
+) -> io::Result<Option<Upgrade>> {
     loop {
         // No room is made for what has not come.
         socket.readable().await?;
@@ -74,6 +79,8 @@ async fn shake_hands(socket: &mut TcpStream, read: &mut BytesMut) -> io::Result<
         match handshake::look(read, seen) {
             Head::Partial => {}
             Head::Other => return Ok(None),
+            // The HTTP server refuses it in words.
+            Head::Upgrade(upgrade) if origins.check(&upgrade.headers).is_err() => return Ok(None),
             Head::Upgrade(upgrade) => {
                 // What follows is the session's, without the head.
                 *read = BytesMut::from(&read[upgrade.head_bytes..]);
@@ -138,14 +145,20 @@ fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<B
     if !is_upgrade(&request) {
         return http::answer(request.method(), request.uri().path(), || readiness(shared));
     }
+    if handshake::is_of_another_version(request.headers()) {
+        let why = format!("this server speaks version {} of the WebSocket protocol (RFC 6455)", handshake::VERSION);
+        return http::refuse_upgrade(StatusCode::UPGRADE_REQUIRED, &why);
+    }
     let response = match handshake::answer(&request, Full::default) {
         Ok(response) => response,
         Err(error) => {
-            let mut response = Response::new(Full::from(format!("not a WebSocket handshake: {error}\n")));
-            *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
-            return response;
+            let why = format!("not a WebSocket handshake: {error}");
+            return http::refuse_upgrade(StatusCode::BAD_REQUEST, &why);
         }
     };
+    if let Err(foreign) = shared.allow_origin.check(request.headers()) {
+        return refuse_origin(&foreign, arrived);
+    }
     let path = handshake::document_path(&request);
     let upgrade = hyper::upgrade::on(&mut request);
     let unfinished = arrived.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -158,6 +171,16 @@ fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<B
         session::run(socket, read, session, Arc::clone(&shared.context)).await;
     });
     response
+}
+
+fn refuse_origin(foreign: &ForeignOrigin, arrived: &Arrived) -> Response<Full<Bytes>> {
+    let (peer, why) = (arrived.peer, foreign.explain());
+    if let Some(not_logged) = arrived.shared.context.log_limit.admit(("web page refused", 403), Instant::now()) {
+        warn!(%peer, origin = foreign.origin, host = foreign.host, code = 403, not_logged, "web page refused: {why}");
+    } else {
+        debug!(%peer, origin = foreign.origin, host = foreign.host, code = 403, "web page refused");
+    }
+    http::refuse_upgrade(StatusCode::FORBIDDEN, &why)
 }
 
 /// The socket that hyper gives back, and what was read and is not hyper's.

@@ -17,10 +17,10 @@ use syncline_protocol::hocuspocus::{End, Frame, Message, PONG_FRAME, Scope, addr
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
 use syncline_protocol::sync::SyncMessage;
-use tracing::debug;
 
 use super::channel::{Channel, Rights};
 use super::early::Early;
+use super::identity::log_refused;
 use super::users::Users;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Admission, Grant};
@@ -55,6 +55,13 @@ impl Hocuspocus {
         let early = Early::new(&context.gate);
         let (channels, left, denied, hasher) = (BTreeMap::new(), BTreeMap::new(), HashSet::new(), RandomState::new());
         Self { context, outbox, users, channels, left, denied, hasher, early, is_authenticated: false }
+    }
+
+    /// The document, if it has only one open, and how many it has.
+    pub(super) fn documents(&self) -> (Option<&str>, usize) {
+        let mut documents = self.channels.values().map(|channel| channel.lease().document().as_str());
+        let only = documents.next().filter(|_| self.channels.len() == 1);
+        (only, self.channels.len())
     }
 
     /// Takes one frame.
@@ -145,10 +152,7 @@ impl Hocuspocus {
         let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
         let rights = match self.context.auth.authorize(request).await {
             Ok(admission) => Rights::new(admission, &self.users),
-            Err(reason) => {
-                debug!(%document, reason, "access denied");
-                Err(Close::Forbidden(reason.into()))
-            }
+            Err(reason) => Err(Close::Forbidden(reason.into())),
         };
         let rights = match rights {
             Ok(rights) => rights,
@@ -282,7 +286,7 @@ impl Hocuspocus {
     /// Refuses one document: its client is sent the reason, the session goes on.
     fn refuse(&mut self, address: &str, close: Close) -> Result<(), Close> {
         self.context.metrics.documents_closed.count(&close);
-        debug!(address, code = close.code(), reason = %close.reason(), "document refused");
+        log_refused(&self.context, &self.users, "Hocuspocus", split_address(address).0, &close);
         self.channels.remove(address);
         self.left.remove(address);
         drop(self.early.take(address));

@@ -14,6 +14,7 @@
 //! wire.rs        a socket in two halves
 //! pulse.rs       what follows from time passing: pings, time limits
 //! pace.rs        how much a connection sends; messages that do not end
+//! identity.rs    what the log says of it
 //! users.rs       in whose name it acts
 //! roster.rs      who is connected, for a server that stops
 //! ```
@@ -26,6 +27,7 @@ mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hocuspocus;
+mod identity;
 mod native;
 mod pace;
 mod pulse;
@@ -52,16 +54,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
 use self::frames::Frames;
+use self::identity::Identity;
 use self::pace::{Pace, Paced};
 use self::pulse::{Pulse, Signs};
 use self::reader::{Reader, Unread};
 pub use self::roster::Stop;
 use self::users::Users;
 pub use self::wire::{Socket, Wire};
-use self::writer::{Broken, SharedWriter};
+use self::writer::SharedWriter;
 use crate::auth::Authorize;
 use crate::ids::{SessionId, UserId};
 use crate::limits::{Gate, Unfinished};
+use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::registry::Registry;
@@ -130,6 +134,8 @@ pub struct Context {
     pub limits: SessionLimits,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Keeps refusals from filling the log.
+    pub log_limit: LogLimit,
     /// Tells every session when the server stops.
     pub stop: Stop,
 }
@@ -167,11 +173,12 @@ pub fn run<S: Socket>(
     }
     let path = path.into_boxed_str();
     let mut read_already = Box::<[u8]>::from(&read_already[..]);
-    let users = Users::new(&context.gate);
+    let users = Users::new(&context.gate, address);
     let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());
     }
+    let refused_user = if seats.is_err() { user } else { None };
     let seats = seats.ok();
     let pace = Pace::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
     async move {
@@ -189,14 +196,45 @@ pub fn run<S: Socket>(
         let mut pulse = Pulse::new(pulse, &context, &signs, &pace);
         let mut reader = Reader::new(&context, &outbox, &users, &path, &signs, &pace, &mut unfinished);
         let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut pulse).await;
-        if let Some(last_frame) = last_frame(id, ended, &context) {
+        let session = Named { id, address, path: &path, refused_user: refused_user.as_ref() };
+        if let Some(last_frame) = last_frame(&session, ended, &context) {
             Box::pin(say_goodbye(&mut frames, &writer, last_frame)).await;
         }
     }
 }
 
+/// A session, for its last line in the log.
+struct Named<'a> {
+    id: SessionId,
+    address: IpAddr,
+    path: &'a str,
+    /// The user, if it was refused for having too many connections.
+    refused_user: Option<&'a UserId>,
+}
+
+impl Named<'_> {
+    fn log(&self, close: &Close, identity: &Identity, context: &Context) {
+        let Identity { dialect, document, documents, user } = identity;
+        let (session, address, code, reason) = (self.id, self.address, close.code(), &*close.reason());
+        let path = if document.is_none() { Some(self.path) } else { None };
+        let user = user.as_deref().or(self.refused_user.map(UserId::as_str));
+        let (document, documents) = (document.as_deref(), *documents);
+        match context.log_limit.admit(("session closed", code), Instant::now()) {
+            Some(not_logged) => info!(
+                %session, %address, dialect, document, documents, path, user, code, reason, not_logged,
+                "session closed by the server"
+            ),
+            None => debug!(
+                %session, %address, dialect, document, documents, path, user, code, reason,
+                "session closed by the server"
+            ),
+        }
+    }
+}
+
 /// The close frame for a client that is still there.
-fn last_frame(session: SessionId, ended: Ended, context: &Context) -> Option<Vec<u8>> {
+fn last_frame(named: &Named<'_>, ended: Ended, context: &Context) -> Option<Vec<u8>> {
+    let session = named.id;
     match ended {
         Ended::ByClient(None) => debug!(%session, "the client hung up"),
         Ended::ByClient(Some(code)) => {
@@ -204,9 +242,9 @@ fn last_frame(session: SessionId, ended: Ended, context: &Context) -> Option<Vec
             return Some(codec::close_frame(code, ""));
         }
         Ended::Broken => debug!(%session, "the connection broke"),
-        Ended::Closed(close) => {
+        Ended::Closed(close, identity) => {
             context.metrics.sessions_closed.count(&close);
-            info!(%session, code = close.code(), reason = %close.reason(), "session closed by the server");
+            named.log(&close, &identity, context);
             return Some(codec::close_frame(Some(close.code()), &close.reason()));
         }
     }
@@ -218,8 +256,8 @@ enum Ended {
     /// The client hung up, or said goodbye with a code or without one.
     ByClient(Option<Option<u16>>),
     Broken,
-    /// The client is to be told why.
-    Closed(Close),
+    /// By the server. The client is sent the reason.
+    Closed(Close, Box<Identity>),
 }
 
 /// Reads and writes side by side until one of them ends, then ends the other.
@@ -246,22 +284,25 @@ async fn drive<W: Wire>(
         })
         .await
     };
+    // A client that hung up needs no description.
+    let identity = match unread {
+        Err(Ok(_)) | Ok(Unread::Refused(_)) => Some(reader.identity()),
+        _ => None,
+    };
     // What this session still had in flight is already with its documents.
     reader.leave();
+    let ended = |written| match (written, identity) {
+        (Ok(close), Some(identity)) => Ended::Closed(close, identity),
+        _ => Ended::Broken,
+    };
     match unread {
-        Err(written) => written.into(),
+        Err(written) => ended(written),
         Ok(Unread::Left(code)) => Ended::ByClient(Some(code)),
         Ok(Unread::Gone) => Ended::ByClient(None),
         Ok(Unread::Refused(close)) => {
             outbox.close(close);
-            poll_fn(poll_write).await.into()
+            ended(poll_fn(poll_write).await)
         }
-    }
-}
-
-impl From<Result<Close, Broken>> for Ended {
-    fn from(written: Result<Close, Broken>) -> Self {
-        written.map_or(Ended::Broken, Ended::Closed)
     }
 }
 
@@ -301,7 +342,7 @@ mod tests {
         let registry = Registry::new(log, DocumentOptions::new(Duration::from_secs(1)), Arc::clone(&metrics));
         let gate = Gate::new(Limits::default(), Arc::clone(&metrics));
         let (auth, limits, stop) = (Arc::new(OpenToAll), SessionLimits::default(), Stop::default());
-        let context = Context { registry, auth, gate, limits, metrics, stop };
+        let context = Context { registry, auth, gate, limits, metrics, log_limit: LogLimit::default(), stop };
         let address = IpAddr::from([127, 0, 0, 1]);
         let peer = Peer { id: SessionId(1), path: "doc".into(), address, user: None, unfinished: None };
         let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();

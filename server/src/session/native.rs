@@ -16,6 +16,7 @@ use syncline_protocol::native::{self, Cursor, MessageError, ToClient, ToServer, 
 use tracing::debug;
 
 use super::channel::{Channel, Rights};
+use super::identity::log_refused;
 use super::users::Users;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
@@ -42,6 +43,13 @@ impl Native {
         ToClient::Pong.encode().into()
     }
 
+    /// The document, if it has only one open, and how many it has.
+    pub(super) fn documents(&self) -> (Option<&str>, usize) {
+        let mut documents = self.channels.values().map(|channel| channel.lease().document().as_str());
+        let only = documents.next().filter(|_| self.channels.len() == 1);
+        (only, self.channels.len())
+    }
+
     /// Takes one frame.
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let message = match ToServer::decode(frame) {
@@ -63,7 +71,7 @@ impl Native {
                     return Err(bad_message(format_args!("channel {channel} is in use")));
                 }
                 let opened = self.open(channel, document, token, cursor, wants_state_vector).await;
-                return opened.or_else(|close| self.refuse(channel, close));
+                return opened.or_else(|close| self.refuse(channel, document, close));
             }
             ToServer::Leave { channel } => {
                 self.leave(channel);
@@ -157,10 +165,7 @@ impl Native {
             return Err(Close::TooMany(reason.into()));
         }
         let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
-        let admission = self.context.auth.authorize(request).await.map_err(|reason| {
-            debug!(%document, reason, "access denied");
-            Close::Forbidden(reason.into())
-        })?;
+        let admission = self.context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
         let read_only = admission.grant == Grant::Read;
         let rights = Rights::new(admission, &self.users)?;
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
@@ -175,7 +180,8 @@ impl Native {
     }
 
     /// A document that was not opened.
-    fn refuse(&self, channel: native::Channel, close: Close) -> Result<(), Close> {
+    fn refuse(&self, channel: native::Channel, document: &str, close: Close) -> Result<(), Close> {
+        log_refused(&self.context, &self.users, "native", document, &close);
         self.context.metrics.documents_closed.count(&close);
         self.say(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
         Ok(())
@@ -184,6 +190,7 @@ impl Native {
     /// What a document cannot be given, or its end: that closes the document here, and nothing else.
     fn close(&mut self, number: native::Channel, close: Close) {
         if let Some(channel) = self.channels.remove(&number) {
+            log_refused(&self.context, &self.users, "native", channel.lease().document().as_str(), &close);
             self.context.metrics.documents_closed.count(&close);
             let last_frame = ToClient::Closed { channel: number, code: close.code(), reason: &close.reason() };
             // Sent once: its task may have closed it for a better reason.

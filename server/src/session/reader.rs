@@ -17,6 +17,7 @@ use super::codec::{Fault, Incoming};
 use super::echo::Echo;
 use super::frames::{End, Frames};
 use super::hocuspocus::Hocuspocus;
+use super::identity::Identity;
 use super::native::Native;
 use super::pace::Pace;
 use super::pulse::Signs;
@@ -27,7 +28,8 @@ use crate::ids::LeaseId;
 use crate::limits::Unfinished;
 use crate::outbox::{News, Outbox};
 
-enum Speaks {
+/// The handler of the dialect that the client speaks.
+pub(super) enum Speaks {
     /// Nothing has come yet.
     Unknown,
     YWebsocket(YWebsocket),
@@ -48,6 +50,8 @@ pub(super) struct Reader<'a> {
     /// Until it has said its first message.
     unfinished: &'a mut Option<Unfinished>,
     speaks: Speaks,
+    /// The message for which the session ends.
+    last: Bytes,
 }
 
 /// Why a session is not read any more.
@@ -82,7 +86,7 @@ impl<'a> Reader<'a> {
         pace: &'a Pace,
         unfinished: &'a mut Option<Unfinished>,
     ) -> Self {
-        Self { context, outbox, users, path, signs, pace, unfinished, speaks: Speaks::Unknown }
+        Self { context, outbox, users, path, signs, pace, unfinished, speaks: Speaks::Unknown, last: Bytes::new() }
     }
 
     /// Reads until the client leaves or must be closed.
@@ -111,6 +115,11 @@ impl<'a> Reader<'a> {
                 return unread;
             }
         }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn identity(&self) -> Box<Identity> {
+        Identity::of(&self.speaks, Some(&self.last), self.users)
     }
 
     /// Its documents are left.
@@ -170,7 +179,10 @@ impl<'a> Reader<'a> {
 
     async fn message(&mut self, frame: Bytes) -> Result<(), Close> {
         self.pace.message();
-        self.frame(frame).await?;
+        if let Err(close) = self.frame(&frame).await {
+            self.last = frame;
+            return Err(close);
+        }
         self.signs.heard.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -203,22 +215,22 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    async fn frame(&mut self, frame: Bytes) -> Result<(), Close> {
+    async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         if frame.is_empty() && !self.context.limits.echoes {
             self.context.metrics.messages_ignored.inc();
             return Ok(());
         }
         if matches!(self.speaks, Speaks::Unknown) {
-            self.speaks = Box::pin(self.begin(&frame)).await?;
+            self.speaks = Box::pin(self.begin(frame)).await?;
             *self.unfinished = None;
         }
         match &mut self.speaks {
             Speaks::Unknown => Ok(()),
-            Speaks::YWebsocket(session) => session.frame(&frame).await,
-            Speaks::Hocuspocus(session) => session.frame(&frame).await,
-            Speaks::Native(session) => session.frame(&frame).await,
+            Speaks::YWebsocket(session) => session.frame(frame).await,
+            Speaks::Hocuspocus(session) => session.frame(frame).await,
+            Speaks::Native(session) => session.frame(frame).await,
             Speaks::Echo(echo) => {
-                echo.frame(&frame);
+                echo.frame(frame);
                 Ok(())
             }
         }

@@ -1,5 +1,6 @@
 //! In whose name a session acts: one user for nearly all, but tokens may name another for each document.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,13 +13,15 @@ use crate::limits::{Gate, UserSeat};
 /// The users of one session. As many as it has documents, at most.
 pub(super) struct Users {
     gate: Arc<Gate>,
+    /// Where the connection comes from.
+    address: IpAddr,
     /// Held by what acts in their name: the connection, the documents.
     seats: Mutex<Vec<Weak<UserSeat>>>,
 }
 
 impl Users {
-    pub(super) fn new(gate: &Arc<Gate>) -> Arc<Self> {
-        Arc::new(Self { gate: Arc::clone(gate), seats: Mutex::default() })
+    pub(super) fn new(gate: &Arc<Gate>, address: IpAddr) -> Arc<Self> {
+        Arc::new(Self { gate: Arc::clone(gate), address, seats: Mutex::default() })
     }
 
     /// A place in the name of `user`; a session that has one shares it.
@@ -32,6 +35,17 @@ impl Users {
         let seat = Arc::new(self.gate.enter_user(user)?);
         seats.push(Arc::downgrade(&seat));
         Ok(Some(seat))
+    }
+
+    /// Where the connection comes from.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The user, or one of them.
+    pub(super) fn name(&self) -> Option<String> {
+        let seats = self.seats();
+        seats.iter().find_map(Weak::upgrade).map(|seat| seat.user().as_str().to_owned())
     }
 
     /// Charges what came to all of them; tells for how long nothing more should be read.

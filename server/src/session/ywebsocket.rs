@@ -38,6 +38,11 @@ impl YWebsocket {
         Ok(Self { channel })
     }
 
+    /// Its document.
+    pub(super) fn document(&self) -> &str {
+        self.channel.lease().document().as_str()
+    }
+
     /// Takes one frame. The client sends one message in each; others may send several.
     pub(super) async fn frame(&self, frame: &Bytes) -> Result<(), Close> {
         let mut reader = Reader::new(frame);

@@ -216,8 +216,8 @@ export function recordSync(client) {
 }
 
 /** A bare socket that keeps every frame it gets. */
-export function rawClient(t, server, path = '') {
-  const socket = new WebSocket(`${server.url}/${path}`)
+export function rawClient(t, server, path = '', options = {}) {
+  const socket = new WebSocket(`${server.url}/${path}`, options)
   const frames = []
   socket.on('message', (data, isBinary) => frames.push(isBinary ? new Uint8Array(data) : String(data)))
   socket.on('error', () => {})

@@ -38,13 +38,13 @@ export function temporaryDirectory() {
  * Starts `syncline serve` and resolves when it says it is ready.
  *
  * - `args`: more arguments for `serve`; `env`: more environment.
- * - `dataDir`: serve this directory instead of a fresh one; `keepData`: leave it when the tests end.
+ * - `listen`: the address; `dataDir`: serve this directory instead of a fresh one; `keepData`: leave it when the tests end.
  */
-export async function startServer({ args = [], env = {}, dataDir, keepData = false } = {}) {
+export async function startServer({ args = [], env = {}, dataDir, keepData = false, listen = '127.0.0.1:0' } = {}) {
   const directory = dataDir ?? temporaryDirectory()
   if (keepData) directories.delete(directory)
   const server = new ServerProcess(directory, args, env)
-  await server.start('127.0.0.1:0')
+  await server.start(listen)
   return server
 }
 
@@ -101,7 +101,9 @@ class ServerProcess {
       child.stdout.on('data', (bytes) => {
         stdout += bytes
         this.#output += bytes
-        const address = stdout.match(/^Syncline \S+ is ready\.$[^]*^ +editors connect to +ws:\/\/127\.0\.0\.1:(\d+)$/m)
+        const address =
+          stdout.match(/^Syncline \S+ is ready\.$[^]*^ +editors connect to +ws:\/\/127\.0\.0\.1:(\d+)$/m) ??
+          stdout.match(/^\{.*"editors":"ws:\/\/127\.0\.0\.1:(\d+)".* is ready"/m)
         if (address) found(Number(address[1]))
       })
     })
@@ -114,6 +116,11 @@ class ServerProcess {
     })
     failed.catch(() => {})
     this.port = await Promise.race([port, failed])
+  }
+
+  /** Resolves to `{code, signal}` when it has ended. */
+  ended() {
+    return this.#ended
   }
 
   /** Asks it to stop, as a service manager does. Resolves to `{code, signal}`. */

@@ -21,6 +21,7 @@ use syncline_server::auth::OpenToAll;
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
+use syncline_server::log_limit::LogLimit;
 use syncline_server::metrics::Metrics;
 use syncline_server::registry::Registry;
 use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
@@ -115,6 +116,7 @@ impl World {
             gate: Gate::new(raw.into(), Arc::clone(&metrics)),
             limits: SessionLimits { outbox_bytes: 2_000, message_bytes: 5_000, documents: 3, ..Default::default() },
             metrics,
+            log_limit: LogLimit::default(),
             stop: Stop::default(),
         });
         Self { runtime, context, committer, store, sessions: 0 }

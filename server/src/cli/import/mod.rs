@@ -18,7 +18,8 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use syncline_protocol::ids::DocumentName;
 
-use super::target::{Imported, Target};
+use super::target::{IfMissing, Imported, Target};
+use super::{StoreArgs, text_of};
 use crate::portable::{Format, MAX_IMPORT_BYTES};
 
 /// `syncline import`.
@@ -43,9 +44,13 @@ pub struct ImportArgs {
     #[arg(long, requires = "from")]
     pub merge: bool,
 
-    /// Directory that holds the documents; made if it does not exist
-    #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
-    pub data: PathBuf,
+    /// Make a new store if the data directory holds none
+    #[arg(long)]
+    pub create: bool,
+
+    /// Which store
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// Whose documents are taken.
@@ -72,17 +77,22 @@ pub fn import(args: &ImportArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
 }
 
+fn target(args: &ImportArgs, out: &mut impl Write) -> anyhow::Result<Target> {
+    let if_missing = if args.create { IfMissing::Create } else { IfMissing::SuggestCreate };
+    Target::open(&args.store.data_dir()?, if_missing, out)
+}
+
 fn import_one(args: &ImportArgs, document: &Path, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let document = document.to_str().ok_or_else(|| anyhow!("a document's name is UTF-8"))?;
     let document = DocumentName::parse(document)?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     let format = args.format.unwrap_or(if is_json { Format::Json } else { Format::Update });
     let file = read_file(path)?;
-    let target = Target::or_new(&args.data)?;
+    let target = target(args, out)?;
     // Nothing in a JSON says which of its parts a document has already.
     match target.import(&document, file, format, format == Format::Json)? {
-        Imported::Changed => writeln!(out, "imported {} into {document}", path.display())?,
-        Imported::Known => writeln!(out, "{document} had all of {} already", path.display())?,
+        Imported::Changed => writeln!(out, "imported {} into {document:?}", path.display())?,
+        Imported::Known => writeln!(out, "{document:?} had all of {} already", path.display())?,
         Imported::Exists => {
             bail!("document {document:?} exists, and JSON makes a new one: choose another name, or purge it first")
         }
@@ -99,7 +109,7 @@ fn import_all(args: &ImportArgs, source: Source, path: &Path, out: &mut impl Wri
         Source::Hocuspocus => bail!("this program was built without the feature \"hocuspocus\""),
     }
     .with_context(|| format!("cannot read {}", path.display()))?;
-    let target = Target::or_new(&args.data)?;
+    let target = target(args, out)?;
     let (mut done, mut left, mut failed) = (0_u64, 0_u64, 0_u64);
     for (name, update) in found {
         let imported =
@@ -108,11 +118,11 @@ fn import_all(args: &ImportArgs, source: Source, path: &Path, out: &mut impl Wri
             Ok(Imported::Changed | Imported::Known) => done += 1,
             Ok(Imported::Exists) => {
                 left += 1;
-                writeln!(out, "{name}: exists, left alone (--merge merges)")?;
+                writeln!(out, "{name:?}: exists, left alone (--merge merges)")?;
             }
             Err(error) => {
                 failed += 1;
-                writeln!(out, "{name}: {error:#}")?;
+                writeln!(out, "{name:?}: {}", text_of(&error))?;
             }
         }
     }

@@ -30,7 +30,10 @@ impl Task {
     async fn reload(&mut self) {
         self.execute().await;
         self.metrics.reloads.inc();
-        warn!(document = %self.name, "the document broke on an update; loading it again from its log, without that update");
+        warn!(
+            document = self.name.as_str(),
+            "the document broke on an update; loading it again from its log, without that update"
+        );
         self.settle().await;
         let loaded = match load(&self.log_source, &self.name, &self.options.draw).await {
             // Awake: whether it makes a document must be known now.
@@ -46,7 +49,10 @@ impl Task {
                     self.core.resync(lease, floor.as_deref(), &mut self.effects);
                 }
                 if self.core.is_broken() {
-                    error!(document = %self.name, "its state cannot be encoded, also when loaded anew; its sessions are closed");
+                    error!(
+                        document = self.name.as_str(),
+                        "its state cannot be encoded, also when loaded anew; its sessions are closed"
+                    );
                     self.readers.close_all(&Close::DocumentUnavailable);
                     self.lost = true;
                 }
@@ -56,7 +62,7 @@ impl Task {
     }
 
     fn lose(&mut self, failure: &LoadError) {
-        error!(document = %self.name, %failure, "the document could not be loaded again; its sessions are closed");
+        error!(document = self.name.as_str(), %failure, "the document could not be loaded again; its sessions are closed");
         self.readers.close_all(&Close::DocumentUnavailable);
         self.lost = true;
     }

@@ -20,7 +20,7 @@ impl Task {
         self.records_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
         let Some((upto, update)) = snapshot else {
-            error!(document = %self.name, "its state cannot be encoded; the records stay as they are");
+            error!(document = self.name.as_str(), "its state cannot be encoded; the records stay as they are");
             return;
         };
         self.snapshot_bytes = update.len();

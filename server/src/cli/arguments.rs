@@ -1,0 +1,83 @@
+//! Reads arguments and environment. An empty environment variable counts as unset, and an error names the variable that it is
+//! about.
+
+use std::env;
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
+
+use super::Cli;
+use crate::config::ConfigError;
+
+/// Reads the command line.
+///
+/// Errors: a wrong argument or variable; also a request for help or the version.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut command = without_empty_variables(Cli::command());
+    let parsed = command.try_get_matches_from_mut(&arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| name_variable(error, &command, &arguments))
+}
+
+/// Whether these arguments, which could not be read, ask for lines of JSON.
+pub fn ask_for_json(arguments: &[OsString]) -> bool {
+    let texts: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+    let flag = "--log-format";
+    let is_json = texts.iter().any(|text| *text == "--log-format=json")
+        || texts.windows(2).any(|pair| pair[0] == flag && pair[1] == "json");
+    let variable = env::var("SYNCLINE_LOG_FORMAT").is_ok_and(|value| value == "json");
+    is_json || variable && !is_given(flag, arguments)
+}
+
+/// The text of a configuration error, with the environment variable if the value came from one.
+pub(super) fn explain(error: ConfigError) -> anyhow::Error {
+    let ConfigError::Invalid { setting, why } = &error else { return error.into() };
+    let (flag, variable) = (format!("--{}", setting.replace('_', "-")), format!("SYNCLINE_{}", setting.to_uppercase()));
+    let arguments: Vec<OsString> = env::args_os().collect();
+    if is_given(&flag, &arguments) || !is_set(&variable) {
+        return error.into();
+    }
+    anyhow::anyhow!("environment variable {variable}: {why}")
+}
+
+fn without_empty_variables(command: Command) -> Command {
+    let unset = |arg: Arg| match arg.get_env() {
+        Some(name) if !is_set(&name.to_string_lossy()) => {
+            // clap reads a variable when it is named. Only an empty one is forgotten: the others stay in the help.
+            if env::var_os(name).is_some() { arg.env(None::<&str>) } else { arg }
+        }
+        _ => arg,
+    };
+    command.mut_args(unset).mut_subcommands(without_empty_variables)
+}
+
+/// clap names the flag, also where the value is the variable's.
+fn name_variable(mut error: Error, command: &Command, arguments: &[OsString]) -> Error {
+    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+        return error;
+    }
+    let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else { return error };
+    let everywhere = command.get_subcommands().flat_map(Command::get_arguments).chain(command.get_arguments());
+    let flag = named.split(' ').next().unwrap_or_default();
+    let mut candidates = everywhere.filter(|arg| arg.get_long().is_some_and(|long| format!("--{long}") == flag));
+    let Some(arg) = candidates.find(|arg| arg.get_env().is_some_and(|name| is_set(&name.to_string_lossy()))) else {
+        return error;
+    };
+    if !is_given(flag, arguments)
+        && let Some(name) = arg.get_env()
+    {
+        let source = format!("environment variable {} ({named})", name.to_string_lossy());
+        error.insert(ContextKind::InvalidArg, ContextValue::String(source));
+    }
+    error
+}
+
+fn is_given(flag: &str, arguments: &[OsString]) -> bool {
+    let texts = arguments.iter().map(|argument| argument.to_string_lossy());
+    texts.into_iter().any(|text| text == flag || text.strip_prefix(flag).is_some_and(|rest| rest.starts_with('=')))
+}
+
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
+}

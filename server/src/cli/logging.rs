@@ -1,0 +1,272 @@
+//! What the server writes: log lines to standard error, the line that it is ready to standard output.
+//!
+//! Much of what is logged comes from clients: names, paths, users, reasons. In a text line every value that is more than a
+//! plain word is quoted, and no character that a terminal or a collector acts on is written: a name cannot end its line, make
+//! another field, or turn the direction of the text. A line of JSON is a line of ASCII for the same reason.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write, stderr, stdout};
+use std::panic;
+use std::str::FromStr;
+
+use tracing::field::Field;
+use tracing::level_filters::LevelFilter;
+use tracing::{error, warn};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{self, Writer};
+
+use super::inspect::rfc3339;
+use crate::config::LogFormat;
+
+/// Which lines are written if RUST_LOG is not set.
+const DEFAULT_FILTER: &str = "info";
+/// Names in RUST_LOG that stand for parts of the program.
+const PARTS: &[&str] = &["syncline", "hyper", "mio", "rustls", "sled", "tokio", "tracing", "tungstenite", "yrs"];
+
+/// Begins to log. A filter that cannot be used is reported by a warning.
+pub fn start(format: LogFormat) {
+    let given = std::env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
+    let (filter, fault) = match given.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(read_filter) {
+        None => (EnvFilter::new(DEFAULT_FILTER), None),
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(fault)) => (EnvFilter::new(DEFAULT_FILTER), Some(fault)),
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    match format {
+        LogFormat::Text => {
+            let fields = format::debug_fn(write_field).delimited(" ");
+            lines.with_writer(stderr).with_ansi(stderr().is_terminal()).fmt_fields(fields).init();
+        }
+        LogFormat::Json => {
+            lines.json().with_writer(AsciiLines).init();
+            panic::set_hook(Box::new(|panic| error!(panic = %panic, "a part of the server failed")));
+        }
+    }
+    if let Some(fault) = fault {
+        warn!(RUST_LOG = given, "RUST_LOG is not used: {fault}. Lines of level {DEFAULT_FILTER} are written");
+    }
+}
+
+/// Writes on standard output, once, that the server is ready: a person reads `text`, a program `fields`.
+pub fn announce(format: LogFormat, message: &str, text: &str, fields: &serde_json::Value) -> io::Result<()> {
+    let words = match format {
+        LogFormat::Text => format!("{message}.\n{text}"),
+        LogFormat::Json => json_line("INFO", message, fields),
+    };
+    let mut out = stdout().lock();
+    // One write: a program that waits for the first line finds the others.
+    out.write_all(words.as_bytes())?;
+    out.flush()
+}
+
+/// Writes why a command failed, on standard error.
+pub fn report(format: LogFormat, error: &str) {
+    let line = match format {
+        LogFormat::Text => format!("syncline: {error}\n"),
+        LogFormat::Json => json_line("ERROR", error, &serde_json::json!({})),
+    };
+    // There is nobody left to report to.
+    stderr().write_all(line.as_bytes()).ok();
+}
+
+/// A line as tracing-subscriber writes it.
+fn json_line(level: &str, message: &str, fields: &serde_json::Value) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let mut fields = fields.clone();
+    fields["message"] = message.into();
+    let line = serde_json::json!({
+        "timestamp": rfc3339(u64::try_from(now.as_millis()).unwrap_or_default()),
+        "level": level,
+        "fields": fields,
+        "target": "syncline",
+    });
+    ascii(&format!("{line}\n")).into_owned()
+}
+
+/// Reads RUST_LOG. A word alone is a part of the program to `EnvFilter`, so a level with a typing error would silence all.
+fn read_filter(text: &str) -> Result<EnvFilter, String> {
+    for directive in text.split(',').map(str::trim) {
+        let is_word = !directive.is_empty() && !directive.contains(['=', '[']);
+        if is_word && LevelFilter::from_str(directive).is_err() && !PARTS.iter().any(|part| directive.starts_with(part))
+        {
+            return Err(format!(
+                "{directive:?} is neither a level (error, warn, info, debug, trace, off) nor a part of this program"
+            ));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())
+}
+
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let text = format!("{value:?}");
+    if field.name() == "message" {
+        return writer.write_str(&escape(&text));
+    }
+    if writer.has_ansi_escapes() {
+        write!(writer, "\u{1b}[3m{}\u{1b}[0m\u{1b}[2m=\u{1b}[0m", field.name())?;
+    } else {
+        write!(writer, "{}=", field.name())?;
+    }
+    if is_plain(&text) || is_quoted(&text) { writer.write_str(&text) } else { write!(writer, "{text:?}") }
+}
+
+/// Whether a value can be written as it is, and nobody takes a part of it for something else.
+fn is_plain(text: &str) -> bool {
+    let is_plain = |char: char| char.is_ascii_graphic() && !matches!(char, '"' | '=' | '\\');
+    !text.is_empty() && text.chars().all(is_plain)
+}
+
+/// Whether a value is quoted already, to its end, with everything escaped.
+fn is_quoted(text: &str) -> bool {
+    let Some(inside) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else { return false };
+    let mut is_escaped = false;
+    let is_closed = inside.chars().any(|char| {
+        let ends = char == '"' && !is_escaped;
+        is_escaped = char == '\\' && !is_escaped;
+        ends
+    });
+    !is_closed && !is_escaped && escape(inside) == inside
+}
+
+/// `text` without characters that are not printed.
+fn escape(text: &str) -> Cow<'_, str> {
+    // What `Debug` writes as it is can be printed; quotes and backslashes can, too.
+    let is_printable = |char: char| matches!(char, '"' | '\'' | '\\') || char.escape_debug().eq([char]);
+    if text.chars().all(is_printable) {
+        return text.into();
+    }
+    let mut escaped = String::new();
+    for char in text.chars() {
+        if is_printable(char) { escaped.push(char) } else { escaped.extend(char.escape_debug()) }
+    }
+    escaped.into()
+}
+
+/// JSON with every character that is not ASCII written as an escape; such characters are only in its strings.
+fn ascii(json: &str) -> Cow<'_, str> {
+    if json.is_ascii() {
+        return json.into();
+    }
+    let mut ascii = String::new();
+    for char in json.chars() {
+        if char.is_ascii() {
+            ascii.push(char);
+        } else {
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Writing to a String does not fail.
+                write!(ascii, "\\u{unit:04x}").ok();
+            }
+        }
+    }
+    ascii.into()
+}
+
+/// Standard error, in ASCII.
+struct AsciiLines;
+
+impl Write for AsciiLines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // tracing-subscriber writes each line whole.
+        let text = String::from_utf8_lossy(line);
+        stderr().write_all(ascii(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
+}
+
+impl MakeWriter<'_> for AsciiLines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::info;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(log: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let fields = format::debug_fn(write_field).delimited(" ");
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .fmt_fields(fields)
+            .finish();
+        tracing::subscriber::with_default(subscriber, log);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn text_from_clients_stays_one_quoted_value_however_it_is_logged() {
+        let hostile = "a\u{202e}b\u{2028} level=ERROR\nERROR forged\u{1b}[31m \"x";
+        let escaped = r#""a\u{202e}b\u{2028} level=ERROR\nERROR forged\u{1b}[31m \"x""#;
+        let line =
+            logged(|| info!(plain = "doc-1/2", by_display = %hostile, by_debug = ?hostile, text = hostile, "got"));
+        let expected = format!(" INFO got plain=\"doc-1/2\" by_display={escaped} by_debug={escaped} text={escaped}\n");
+        assert_eq!(line, expected);
+        // Quotes of its own do not pass for ours.
+        let line = logged(|| info!(name = %"\"a\" level=\"ERROR\"", "got"));
+        assert_eq!(line, " INFO got name=\"\\\"a\\\" level=\\\"ERROR\\\"\"\n");
+        let line = logged(|| info!("got {hostile}"));
+        assert_eq!(line.lines().count(), 1);
+        assert!(!line.contains(['\u{202e}', '\u{2028}', '\u{1b}']), "{line}");
+    }
+
+    #[test]
+    fn numbers_addresses_and_other_scripts_are_written_as_they_are() {
+        let address: std::net::SocketAddr = "127.0.0.1:80".parse().unwrap();
+        let line = logged(|| info!(count = 7, %address, name = "日本 x", none = None::<&str>, "got it"));
+        assert_eq!(line, " INFO got it count=7 address=127.0.0.1:80 name=\"日本 x\"\n");
+    }
+
+    #[test]
+    fn json_is_ascii_and_means_the_same() {
+        let line = json_line("INFO", "is ready \u{202e}\u{1f600}", &serde_json::json!({ "data": "日本" }));
+        assert!(line.is_ascii() && line.ends_with("}\n"), "{line}");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["fields"]["message"], "is ready \u{202e}\u{1f600}");
+        assert_eq!(value["fields"]["data"], "日本");
+    }
+
+    #[test]
+    fn filter_that_would_silence_the_log_by_a_typing_error_is_refused() {
+        for good in
+            ["info", "DEBUG", "off", "syncline_server=debug,info", "hyper", "warn,syncline_log=trace", "[{x}]=info"]
+        {
+            assert!(read_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["inof", "info,debgu", "syncline_server=verbose"] {
+            assert!(read_filter(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! PURE: an address to listen on, as people write it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+/// Where a server listens if nothing else is set: on this machine only.
+pub const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1234);
+
+/// Reads `ADDRESS:PORT`. `localhost`, and no address at all (`:1234`), are the IPv4 loopback address: a server without access
+/// control is not opened to a network by an omission.
+///
+/// Errors: which forms there are.
+pub fn parse(text: &str) -> Result<SocketAddr, String> {
+    let local = text.rsplit_once(':').filter(|(host, _)| host.is_empty() || host.eq_ignore_ascii_case("localhost"));
+    let parsed = match local {
+        Some((_, port)) => port.parse().ok().map(|port| SocketAddr::new(DEFAULT.ip(), port)),
+        None => text.parse().ok(),
+    };
+    parsed.ok_or_else(|| {
+        "not an address and a port: 127.0.0.1:1234, [::1]:1234, localhost:1234, :1234 (this machine only), \
+         or 0.0.0.0:1234 (every network)"
+            .to_owned()
+    })
+}
+
+/// Reads an address of the configuration file.
+pub fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(value)?;
+    parse(&text).map(Some).map_err(|why| D::Error::custom(format!("{text:?} is {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn localhost_and_a_port_alone_are_loopback() {
+        let addresses = ["127.0.0.1:1", "localhost:1", "LOCALHOST:1", ":1", "0.0.0.0:1", "[::1]:1"];
+        let read = addresses.map(|text| parse(text).unwrap().to_string());
+        assert_eq!(read, ["127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1", "0.0.0.0:1", "[::1]:1"]);
+        for wrong in ["", ":", "1234", "localhost", "localhost:70000", "example.com:1", "::1:1234x", "127.0.0.1"] {
+            assert!(parse(wrong).is_err_and(|error| error.contains("0.0.0.0:1234")), "{wrong}");
+        }
+    }
+}
