@@ -163,6 +163,7 @@ impl SledStore {
         let doubt = doubt(&meta, heads, counted);
         let mut writer = Writer { meta, card_committed: 0, tally, broken: None };
         guarded(|| engine.sweep_leftovers(&mut writer))?;
+        guarded(|| engine.rename_spellings(&mut writer))?;
         if doubt.is_none() {
             writer.write_card(dir).map_err(failed)?;
             tail::forget(dir);
@@ -332,7 +333,7 @@ impl Engine {
         for item in self.db.scan_prefix(NAMES) {
             let (key, value) = item.map_err(failed)?;
             let name = unseal(&key, &value).and_then(|name| std::str::from_utf8(name).ok());
-            let Some(name) = name.and_then(|name| DocumentName::parse(name).ok()) else {
+            let Some(name) = name.and_then(|name| DocumentName::exact(name).ok()) else {
                 warn!(id = id_of(&key), "the name of a document is damaged; it is found by its head");
                 continue;
             };

@@ -76,7 +76,7 @@ impl Engine {
         let mut names: Vec<_> = self.lost().iter().cloned().collect();
         for key in self.db.scan_prefix(HEADS).keys() {
             let key = key.map_err(failed)?;
-            let name = std::str::from_utf8(&key[HEADS.len()..]).ok().and_then(|name| DocumentName::parse(name).ok());
+            let name = std::str::from_utf8(&key[HEADS.len()..]).ok().and_then(|name| DocumentName::exact(name).ok());
             names.extend(name);
         }
         Ok(names)

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use syncline_protocol::ids::DocumentName;
 use syncline_server::cli::{
-    Cli, Command, DocumentArgs, backup, delete, export, import, inspect, repair, restore, serve, verify,
+    Cli, Command, DocumentArgs, backup, delete, document_name, export, import, inspect, repair, restore, serve, verify,
 };
 
 fn main() -> ExitCode {
@@ -38,6 +38,6 @@ fn with_document(
     args: &DocumentArgs,
     action: impl FnOnce(&Path, &DocumentName, &mut StdoutLock<'static>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let document = DocumentName::parse(&args.document)?;
+    let document = document_name(&args.document, args.exact_name)?;
     action(&args.data, &document, &mut std::io::stdout().lock())
 }

@@ -15,6 +15,7 @@ pub mod verify;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use syncline_protocol::ids::{DocumentName, NameError};
 
 use crate::config::RawConfig;
 use syncline_log::{SledStore, StoreError};
@@ -89,9 +90,13 @@ pub struct ServeArgs {
 /// `syncline inspect`, `delete`, `purge`.
 #[derive(Debug, clap::Args)]
 pub struct DocumentArgs {
-    /// The document's name, as in its URL (percent-encoded)
+    /// The document's name, as people write it or as its URL spells it
     #[arg(value_name = "DOCUMENT")]
     pub document: String,
+
+    /// Take the document that is stored under exactly this name: `a%20b` is not `a b` then
+    #[arg(long)]
+    pub exact_name: bool,
 
     /// Directory that holds the documents
     #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
@@ -104,6 +109,11 @@ pub struct StoreArgs {
     /// Directory that holds the documents
     #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR", default_value = "data")]
     pub data: PathBuf,
+}
+
+/// The document that a person means by `name`; `exact`: the one stored under exactly that name.
+pub fn document_name(name: &str, exact: bool) -> Result<DocumentName, NameError> {
+    if exact { DocumentName::exact(name) } else { DocumentName::parse(name) }
 }
 
 /// Opens a store that is there. Only without a running server: a store has one owner.

@@ -51,8 +51,8 @@ pub fn restore(args: &RestoreArgs, out: &mut impl Write) -> anyhow::Result<()> {
         }
         return Ok(());
     };
-    let document = DocumentName::parse(document)?;
-    let target = args.target.as_deref().map_or(Ok(document.clone()), DocumentName::parse)?;
+    let target = DocumentName::parse(args.target.as_deref().unwrap_or(document))?;
+    let document = backup.find(document)?;
     let store = offline(&args.data)?;
     backup::restore_document(&backup, &document, &store, &target, args.replace)?;
     writeln!(out, "restored {document} as {target} into {}", args.data.display())?;
