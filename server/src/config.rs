@@ -12,6 +12,7 @@ use hyper::header::HeaderName;
 use serde::Deserialize;
 use syncline_protocol::limits::DEFAULT_MAX_MESSAGE_BYTES;
 
+use crate::http::prefix::PathPrefix;
 use crate::limits::{Limits, RawLimits};
 use crate::session::SessionLimits;
 
@@ -79,6 +80,13 @@ pub struct RawConfig {
     #[arg(long, env = "SYNCLINE_USER_HEADER", value_name = "NAME")]
     pub user_header: Option<String>,
 
+    /// Path under which a proxy serves this server and which it passes on, such as /collab [default: none]
+    ///
+    /// It is removed from the path of every request that has it; other paths are taken as they are. A proxy that removes
+    /// the path itself needs no such setting.
+    #[arg(long, env = "SYNCLINE_PATH_PREFIX", value_name = "PATH")]
+    pub path_prefix: Option<String>,
+
     /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 3]
     ///
     /// Readers get edits at once in any case; the word that an edit is saved may come so much later. Longer takes less
@@ -111,6 +119,8 @@ pub struct Config {
     pub session: SessionLimits,
     /// Where a proxy says who the user is.
     pub user_header: Option<HeaderName>,
+    /// The path that a proxy keeps in front of everything.
+    pub path_prefix: PathPrefix,
     /// What clients may take together.
     pub limits: Limits,
 }
@@ -158,6 +168,7 @@ impl RawConfig {
             message_bytes: self.message_bytes.or(file.message_bytes),
             outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
             user_header: self.user_header.or(file.user_header),
+            path_prefix: self.path_prefix.or(file.path_prefix),
             commit_delay_ms: self.commit_delay_ms.or(file.commit_delay_ms),
             limits: self.limits.or(file.limits),
         })
@@ -197,6 +208,8 @@ impl RawConfig {
             ),
             None => None,
         };
+        let path_prefix = PathPrefix::parse(self.path_prefix.as_deref().unwrap_or_default())
+            .map_err(|error| ConfigError::Invalid(error.to_string()))?;
         Ok(Config {
             listen,
             metrics: self.metrics,
@@ -206,6 +219,7 @@ impl RawConfig {
             commit_delay: Duration::from_millis(commit_delay_ms),
             session: SessionLimits { message_bytes, outbox_bytes, ..defaults },
             user_header,
+            path_prefix,
             limits: self.limits.into(),
         })
     }
@@ -264,6 +278,7 @@ mod tests {
         assert!(RawConfig { message_bytes: Some(10), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { outbox_bytes: Some(0), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { user_header: Some("X User".into()), ..RawConfig::default() }.check().is_err());
+        assert!(RawConfig { path_prefix: Some("/my docs".into()), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { commit_delay_ms: Some(1_001), ..RawConfig::default() }.check().is_err());
     }
 }

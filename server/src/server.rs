@@ -24,6 +24,7 @@ use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
 use crate::http::Readiness;
+use crate::http::prefix::PathPrefix;
 use crate::ids::Counter;
 use crate::limits::Gate;
 use crate::metrics::Metrics;
@@ -97,6 +98,8 @@ struct Shared {
     sessions: TaskTracker,
     /// Where a proxy says who a user is.
     user_header: Option<HeaderName>,
+    /// The path that a proxy keeps in front of everything.
+    path_prefix: PathPrefix,
 }
 
 impl Server {
@@ -127,6 +130,7 @@ impl Server {
             session_ids: Counter::default(),
             sessions: sessions.clone(),
             user_header: config.user_header.clone(),
+            path_prefix: config.path_prefix.clone(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());

@@ -60,8 +60,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
 fn greet(server: &Server, config: &Config) -> std::io::Result<()> {
     let address = server.address();
     let (version, data) = (env!("CARGO_PKG_VERSION"), config.data.display());
+    let prefix = &config.path_prefix;
     let words = format!(
-        "Syncline {version} is ready.\n  editors connect to  ws://{address}\n  see it work at      http://{address}/\n  \
+        "Syncline {version} is ready.\n  editors connect to  ws://{address}{prefix}\n  \
+         see it work at      http://{address}{prefix}/\n  \
          documents lie in    {data}\n"
     );
     // At once: whoever waits for the first line finds the others.
