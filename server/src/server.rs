@@ -1,7 +1,8 @@
 //! Listening, upgrading, stopping: the order in which things begin and end.
 //!
 //! Stopping goes the way data goes: no new connections; sessions are told to come back and end; documents put
-//! everything on disk and end; the log commits, closes its store and ends. The first two have a deadline, the log never.
+//! everything on disk and end; the log commits, closes its store and ends. Sessions and documents have a deadline, after
+//! which sockets are cut and work that nobody was promised is dropped; the log has none.
 
 mod arrival;
 mod descriptors;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderName;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -35,7 +37,12 @@ use syncline_log::store::{Store, StoreError};
 use syncline_replica::GrowthLimits;
 
 /// How long sessions may take to end when the server stops.
-const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
+const SESSIONS_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// How long sessions whose sockets were cut are waited for.
+const CUT_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long documents may work on updates after the stop began, and at least after the last session has ended.
+const WORK_TIMEOUT: Duration = Duration::from_secs(3);
+const MIN_WORK_TIMEOUT: Duration = Duration::from_millis(250);
 /// Connections that may wait to be accepted; the system allows no more by itself. With fewer, those who come together
 /// after a restart are answered a second later.
 const BACKLOG: u32 = 4096;
@@ -174,6 +181,7 @@ impl Server {
     /// Stops: every client is told to come back, and everything is on disk when this returns.
     pub async fn stop(self) -> Result<(), StoreError> {
         let context = &self.shared.context;
+        let work_deadline = Instant::now() + WORK_TIMEOUT;
         context.stop.cancel();
         self.admin_stop.cancel();
         self.accepting.await.ok();
@@ -182,11 +190,12 @@ impl Server {
             warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
             // Documents wait for their last lease: without this a session that is stuck would hold up the stop.
             context.stop.cut();
-            self.sessions.wait().await;
+            // One that only says goodbye holds no document.
+            tokio::time::timeout(CUT_TIMEOUT, self.sessions.wait()).await.ok();
         }
         self.admin.close();
         self.admin.wait().await;
-        context.registry.stop().await;
+        context.registry.stop(work_deadline.max(Instant::now() + MIN_WORK_TIMEOUT)).await;
         self.log.close().await;
         self.log.failed().map_or(Ok(()), Err)
     }

@@ -28,7 +28,10 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .thread_stack_size(THREAD_STACK_BYTES)
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(run(&config))
+    let outcome = runtime.block_on(run(&config));
+    // Everything is on disk. What still reads or computes is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn run(config: &Config) -> anyhow::Result<()> {
