@@ -101,7 +101,7 @@ class ServerProcess {
       child.stdout.on('data', (bytes) => {
         stdout += bytes
         this.#output += bytes
-        const address = stdout.match(/^Syncline \S+ is ready\.$[^]*^ +editors connect to +ws:\/\/127\.0\.0\.1:(\d+)$/m)
+        const address = stdout.match(/^Syncline \S+ is ready\.$[^]*^ +editors connect to +ws:\/\/127\.0\.0\.1:(\d+)\S*$/m)
         if (address) found(Number(address[1]))
       })
     })
