@@ -33,6 +33,23 @@ pub fn canonical(name: &str) -> Cow<'_, str> {
     if decoded.len() == name.len() { Cow::Borrowed(name) } else { Cow::Owned(decoded) }
 }
 
+/// `name` as a URL parser writes it in a path: [`canonical`] of it is `name`, if `name` is canonical.
+pub fn url_path(name: &str) -> Cow<'_, str> {
+    if !name.chars().any(is_encoded_by_url_parsers) {
+        return Cow::Borrowed(name);
+    }
+    let mut encoded = String::with_capacity(name.len() + 16);
+    let mut bytes = [0; 4];
+    for char in name.chars() {
+        if is_encoded_by_url_parsers(char) {
+            char.encode_utf8(&mut bytes).bytes().for_each(|byte| encoded.push_str(&format!("%{byte:02X}")));
+        } else {
+            encoded.push(char);
+        }
+    }
+    Cow::Owned(encoded)
+}
+
 /// Whether a URL parser may encode the character in a path. Control characters are not: no name holds them. `^` is
 /// encoded by newer parsers only, `|` by parsers that follow RFC 3986.
 fn is_encoded_by_url_parsers(char: char) -> bool {
@@ -87,18 +104,42 @@ mod tests {
         ] {
             assert_eq!(canonical(spelling), name);
             assert_eq!(canonical(name), name, "a decoded name stays as it is");
+            assert_eq!(canonical(&url_path(name)), name);
+            assert!(url_path(name).is_ascii() && !url_path(name).contains(' '));
         }
     }
 
     #[test]
     fn what_only_a_person_writes_is_kept() {
         for name in [
-            "a%2Fb", "a%25b", "a%2520b", "a%3Fb", "a%23b", "a%5Cb", "%41", "%61", "a%3Ab", "a%2eb", "%", "%2", "%zz",
+            "a%2Fb",
+            "a%25b",
+            "a%2520b",
+            "a%3Fb",
+            "a%23b",
+            "a%5Cb",
+            "%41",
+            "%61",
+            "a%3Ab",
+            "a%2eb",
+            "%",
+            "%2",
+            "%zz",
             // Control characters.
-            "%00", "a%0Ab", "%7F", "%C2%85", // Not UTF-8: cut short, overlong, a surrogate, above U+10FFFF.
-            "%E6%96", "%E6%96x", "%C0%A0", "%ED%A0%80", "%F4%90%80%80", "%80", "%FF",
+            "%00",
+            "a%0Ab",
+            "%7F",
+            "%C2%85", // Not UTF-8: cut short, overlong, a surrogate, above U+10FFFF.
+            "%E6%96",
+            "%E6%96x",
+            "%C0%A0",
+            "%ED%A0%80",
+            "%F4%90%80%80",
+            "%80",
+            "%FF",
         ] {
             assert!(matches!(canonical(name), Cow::Borrowed(same) if same == name), "{name}");
+            assert!(matches!(url_path(name), Cow::Borrowed(same) if same == name), "{name}");
         }
     }
 

@@ -37,7 +37,8 @@ async fn at_address(server: &Server, name: &str) -> Vec<u8> {
     let mut diff = None;
     socket
         .hear_until(|address, message| {
-            if let Message::Sync(SyncMessage::Step2(update)) | Message::SyncReply(SyncMessage::Step2(update)) = message {
+            if let Message::Sync(SyncMessage::Step2(update)) | Message::SyncReply(SyncMessage::Step2(update)) = message
+            {
                 assert_eq!(address, name, "the answer has the address as it was sent");
                 diff = Some(update.to_vec());
             }

@@ -35,7 +35,10 @@ impl Engine {
         }
         if renamed > 0 {
             self.sync()?;
-            info!(documents = renamed, "documents stored under the URL spelling of their name now have the name itself");
+            info!(
+                documents = renamed,
+                "documents stored under the URL spelling of their name now have the name itself"
+            );
         }
         report_pairs(&kept);
         Ok(())
