@@ -162,8 +162,7 @@ impl SledStore {
         let (tally, counted) = Tally::open(dir, meta.identity).map_err(failed)?;
         let doubt = doubt(&meta, heads, counted);
         let mut writer = Writer { meta, card_committed: 0, tally, broken: None };
-        guarded(|| engine.sweep_leftovers(&mut writer))?;
-        guarded(|| engine.rename_spellings(&mut writer))?;
+        guarded(|| engine.sweep_leftovers(&mut writer).and_then(|()| engine.rename_spellings(&mut writer)))?;
         if doubt.is_none() {
             writer.write_card(dir).map_err(failed)?;
             tail::forget(dir);
