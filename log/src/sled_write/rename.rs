@@ -17,9 +17,10 @@ use crate::store::StoreError;
 const MAX_NAMED_PAIRS: usize = 20;
 
 impl Engine {
-    /// Renames every document whose stored name is a spelling of another name ([`DocumentName::renamed`]).
-    pub fn rename_spellings(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        let spelled = self.spelled_names()?;
+    /// Renames every document whose stored name is a spelling of another name ([`DocumentName::renamed`]). `heads`: the
+    /// keys of all heads that may have such names, in order.
+    pub fn rename_spellings(&self, writer: &mut Writer, heads: &[IVec]) -> Result<(), StoreError> {
+        let spelled = self.spelled_names(heads);
         if spelled.is_empty() {
             return Ok(());
         }
@@ -44,17 +45,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Stored names that spell another name, with that name, in the order of keys.
-    fn spelled_names(&self) -> Result<Vec<(DocumentName, DocumentName)>, StoreError> {
-        let mut spelled = Vec::new();
-        for key in self.db.scan_prefix(HEADS).keys() {
-            let key = key.map_err(failed)?;
-            let stored = std::str::from_utf8(&key[HEADS.len()..]).ok().and_then(|name| DocumentName::exact(name).ok());
-            spelled.extend(stored.and_then(|stored| stored.renamed().map(|name| (stored, name))));
-        }
+    /// Names stored under `heads`, and of lost documents, that spell another name, with that name.
+    fn spelled_names(&self, heads: &[IVec]) -> Vec<(DocumentName, DocumentName)> {
+        let names = heads.iter().filter_map(|key| std::str::from_utf8(&key[HEADS.len()..]).ok());
+        let names: Vec<_> = names.filter_map(|name| DocumentName::exact(name).ok()).collect();
         let lost = self.lost();
-        spelled.extend(lost.iter().filter_map(|stored| stored.renamed().map(|name| (stored.clone(), name))));
-        Ok(spelled)
+        let stored = names.iter().chain(lost.iter());
+        stored.filter_map(|stored| stored.renamed().map(|name| (stored.clone(), name))).collect()
     }
 }
 
