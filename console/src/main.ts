@@ -15,7 +15,9 @@ const byId = <T extends HTMLElement>(id: string): T => {
   return element as T
 }
 
-const serverUrl = `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}`
+// The page may lie under a path, behind a proxy: its sockets are under the same one.
+const basePath = location.pathname.replace(/\/[^/]*$/, '')
+const serverUrl = `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}${basePath}`
 const me = randomPerson()
 const offlineSwitch = byId<HTMLInputElement>('offline')
 const nameInput = byId<HTMLInputElement>('name')
@@ -28,19 +30,19 @@ interface OpenDocument {
 }
 
 async function openDocument(name: string): Promise<OpenDocument> {
-  // The server knows a document by the raw, percent-encoded path that y-websocket asks for. Hocuspocus sends the name
-  // as it is, so it is given the same encoded form: both then mean one document.
-  const room = encodeURIComponent(name)
+  // The name as typed: the server decodes what a URL encodes by itself. Three characters end or divide a URL's path.
+  const room = name.replace(/[?#\\]/g, encodeURIComponent)
+  const storeKey = encodeURIComponent(name)
   document.title = `${name} · Syncline`
   nameInput.value = name
-  byId('snippet-ywebsocket').textContent = `new WebsocketProvider("${serverUrl}", "${room}", doc)`
+  byId('snippet-ywebsocket').textContent = `new WebsocketProvider(${JSON.stringify(serverUrl)}, ${JSON.stringify(room)}, doc)`
   byId('snippet-hocuspocus').textContent =
-    `new HocuspocusProvider({ url: "${serverUrl}", name: "${room}", document })`
+    `new HocuspocusProvider({ url: ${JSON.stringify(serverUrl)}, name: ${JSON.stringify(room)}, document })`
 
   const savedLight = new SavedLight(byId('saved-light'))
   const [left, right] = await Promise.all([
-    openYWebsocket(serverUrl, room, (line) => showLine(byId('status-ywebsocket'), line)),
-    openHocuspocus(serverUrl, room, (line, saved) => {
+    openYWebsocket(serverUrl, room, storeKey, (line) => showLine(byId('status-ywebsocket'), line)),
+    openHocuspocus(serverUrl, room, storeKey, (line, saved) => {
       showLine(byId('status-hocuspocus'), line)
       savedLight.update(saved)
     }),

@@ -33,9 +33,10 @@ export interface Replica {
 export async function openYWebsocket(
   serverUrl: string,
   room: string,
+  storeKey: string,
   onChange: (line: Line) => void,
 ): Promise<Replica> {
-  const { doc, awareness, store } = await openDoc(`syncline:y-websocket:${room}`)
+  const { doc, awareness, store } = await openDoc(`syncline:y-websocket:${storeKey}`)
   // Without the BroadcastChannel everything that another tab shows has been through the server.
   const provider = new WebsocketProvider(serverUrl, room, doc, { awareness, connect: false, disableBc: true })
   let refusal: string | undefined
@@ -73,9 +74,10 @@ export async function openYWebsocket(
 export async function openHocuspocus(
   serverUrl: string,
   room: string,
+  storeKey: string,
   onChange: (line: Line, saved: Saved) => void,
 ): Promise<Replica> {
-  const { doc, awareness, store } = await openDoc(`syncline:hocuspocus:${room}`)
+  const { doc, awareness, store } = await openDoc(`syncline:hocuspocus:${storeKey}`)
   let owed = 0
   let online = false
   let refusal: string | undefined

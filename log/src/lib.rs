@@ -21,6 +21,7 @@
 //! | compaction: snapshot chunks written, head not | the same; the old snapshot and all records are whole | removes the chunks: the old form of the same state | records were |
 //! | compaction: head written, old parts not yet removed | the new snapshot; old parts that no head names, and a mark | removes the old parts: the new form of the same state | records were |
 //! | delete: head gone, parts not yet removed | parts without a head, and a mark | removes them | - |
+//! | rename at an open, to the name that an old spelling means: batch not yet synced | the old name or the new one, complete | renames what is left | records were |
 //! | first start: engine there, card not | an empty store | writes the card | no |
 //! | card being rewritten | the old or the new one, whole (written aside, synced, renamed, directory synced) | the card is a lower bound either way | - |
 //!

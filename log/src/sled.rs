@@ -40,9 +40,10 @@ use super::guard::{
     Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, is_out_of_files, open_error,
     prepare_engine, refuse_newer, sync_dir, sync_files,
 };
-use super::layout::{FORMAT, HEADS, META_KEY, Meta, NAMES, head_key, id_of, seal, sum_of, unseal};
+use super::layout::{FORMAT, META_KEY, Meta, seal, unseal};
 use super::rescue::Rescue;
 use super::segments::{SEGMENT_BYTES, let_go, segment_bytes};
+use super::sled_read::Census;
 use super::store::{Mark, Salvaged, Store, StoreError, Stored, Write};
 use super::tail;
 use super::tally::{Tally, doubt};
@@ -144,10 +145,10 @@ impl SledStore {
             lost: Mutex::new(HashSet::new()),
             _lock: lock,
         };
-        let (mut meta, lost, heads) = guarded(|| {
+        let (mut meta, Census { lost, heads, spelled }) = guarded(|| {
             let meta = engine.meta(dir, card)?;
-            let (lost, heads) = engine.census(dir, &meta)?;
-            Ok((meta, lost, heads))
+            let census = engine.census(dir, &meta)?;
+            Ok((meta, census))
         })
         .map_err(|error| match error {
             StoreError::Io(what) => open_error(dir, format!("{what}. {WAY_OUT}")),
@@ -162,7 +163,7 @@ impl SledStore {
         let (tally, counted) = Tally::open(dir, meta.identity).map_err(failed)?;
         let doubt = doubt(&meta, heads, counted);
         let mut writer = Writer { meta, card_committed: 0, tally, broken: None };
-        guarded(|| engine.sweep_leftovers(&mut writer))?;
+        guarded(|| engine.sweep_leftovers(&mut writer).and_then(|()| engine.rename_spellings(&mut writer, &spelled)))?;
         if doubt.is_none() {
             writer.write_card(dir).map_err(failed)?;
             tail::forget(dir);
@@ -319,39 +320,6 @@ impl Engine {
                 Ok(meta)
             }
         }
-    }
-
-    /// Counts the documents and sums up their heads. Finds those whose head is gone.
-    fn census(&self, dir: &Path, meta: &Meta) -> Result<(HashSet<DocumentName>, u64), StoreError> {
-        let (mut heads, mut sum) = (0_u64, 0_u64);
-        for value in self.db.scan_prefix(HEADS).values() {
-            sum = sum.wrapping_add(sum_of(&value.map_err(failed)?));
-            heads += 1;
-        }
-        let mut named = HashSet::new();
-        for item in self.db.scan_prefix(NAMES) {
-            let (key, value) = item.map_err(failed)?;
-            let name = unseal(&key, &value).and_then(|name| std::str::from_utf8(name).ok());
-            let Some(name) = name.and_then(|name| DocumentName::parse(name).ok()) else {
-                warn!(id = id_of(&key), "the name of a document is damaged; it is found by its head");
-                continue;
-            };
-            named.insert(name);
-        }
-        if heads == meta.documents && named.len() as u64 == heads {
-            return Ok((HashSet::new(), sum));
-        }
-        let mut lost = HashSet::new();
-        for name in named {
-            if !self.db.contains_key(head_key(&name)).map_err(failed)? {
-                lost.insert(name);
-            }
-        }
-        if heads + (lost.len() as u64) < meta.documents {
-            let missing = meta.documents - heads - lost.len() as u64;
-            return Err(open_error(dir, format!("{missing} of {} documents are missing. {WAY_OUT}", meta.documents)));
-        }
-        Ok((lost, sum))
     }
 }
 

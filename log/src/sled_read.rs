@@ -1,15 +1,19 @@
-//! Reading a document from sled and checking that it is whole.
+//! Reading documents from sled and checking that they are whole, and counting them when a store is opened.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use sled::IVec;
 use syncline_protocol::ids::{DocumentName, Seq};
+use tracing::warn;
 
+use super::guard::{WAY_OUT, open_error};
 use super::layout::{
-    CHUNK_BYTES, HEADS, Head, Kind, Part, chain, decode_entry, entry_chunks, head_key, part_of, parts_prefix, sum_of,
-    sweep_key, unseal,
+    CHUNK_BYTES, HEADS, Head, Kind, Meta, NAMES, Part, chain, decode_entry, entry_chunks, head_key, id_of, part_of,
+    parts_prefix, sum_of, sweep_key, unseal,
 };
 use super::sled::{Engine, failed, words};
 use super::store::{Mark, Record, Snapshot, StoreError, Stored};
@@ -21,7 +25,53 @@ const MAX_RESERVED_BYTES: u64 = 64 << 20;
 /// How sled's own word for damage begins; it has no other that tells it from a disk's error.
 const CORRUPTION: &str = "Read corrupted data";
 
+/// What an open finds in a store as a whole.
+pub(super) struct Census {
+    /// Documents whose heads are gone.
+    pub lost: HashSet<DocumentName>,
+    /// The sum of all heads' checksums.
+    pub heads: u64,
+    /// Keys of heads whose names have percent signs: they may be an older spelling of a name.
+    pub spelled: Vec<IVec>,
+}
+
 impl Engine {
+    /// Counts the documents and sums up their heads. Finds those whose head is gone.
+    pub fn census(&self, dir: &Path, meta: &Meta) -> Result<Census, StoreError> {
+        let (mut heads, mut sum) = (0_u64, 0_u64);
+        let mut spelled = Vec::new();
+        for item in self.db.scan_prefix(HEADS) {
+            let (key, value) = item.map_err(failed)?;
+            sum = sum.wrapping_add(sum_of(&value));
+            heads += 1;
+            spelled.extend(key.contains(&b'%').then_some(key));
+        }
+        let mut named = HashSet::new();
+        for item in self.db.scan_prefix(NAMES) {
+            let (key, value) = item.map_err(failed)?;
+            let name = unseal(&key, &value).and_then(|name| std::str::from_utf8(name).ok());
+            let Some(name) = name.and_then(|name| DocumentName::exact(name).ok()) else {
+                warn!(id = id_of(&key), "the name of a document is damaged; it is found by its head");
+                continue;
+            };
+            named.insert(name);
+        }
+        if heads == meta.documents && named.len() as u64 == heads {
+            return Ok(Census { lost: HashSet::new(), heads: sum, spelled });
+        }
+        let mut lost = HashSet::new();
+        for name in named {
+            if !self.db.contains_key(head_key(&name)).map_err(failed)? {
+                lost.insert(name);
+            }
+        }
+        if heads + (lost.len() as u64) < meta.documents {
+            let missing = meta.documents - heads - lost.len() as u64;
+            return Err(open_error(dir, format!("{missing} of {} documents are missing. {WAY_OUT}", meta.documents)));
+        }
+        Ok(Census { lost, heads: sum, spelled })
+    }
+
     /// [`Engine::load`]; where the engine itself stumbles over damage, the document is named.
     pub fn load_guarded(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let unreadable = |what: &str| damaged(document, Seq(1), &format!("the engine cannot read it: {what}"));
@@ -76,7 +126,7 @@ impl Engine {
         let mut names: Vec<_> = self.lost().iter().cloned().collect();
         for key in self.db.scan_prefix(HEADS).keys() {
             let key = key.map_err(failed)?;
-            let name = std::str::from_utf8(&key[HEADS.len()..]).ok().and_then(|name| DocumentName::parse(name).ok());
+            let name = std::str::from_utf8(&key[HEADS.len()..]).ok().and_then(|name| DocumentName::exact(name).ok());
             names.extend(name);
         }
         Ok(names)

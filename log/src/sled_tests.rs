@@ -9,7 +9,7 @@ use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use tempfile::TempDir;
 
-use super::super::layout::{Kind, MAX_VALUE_BYTES, Part, name_key, part_key, parts_prefix, sweep_key};
+use super::super::layout::{Kind, MAX_VALUE_BYTES, Part, head_key, name_key, part_key, parts_prefix, sweep_key};
 use super::super::store::{Record, Snapshot};
 use super::*;
 

@@ -4,6 +4,8 @@
 //! batch, under keys that the old head does not name, or removed after it, under keys that the new head does not name.
 //! A sweep mark, written first and removed last, says that such leftovers may lie there; the next open sweeps them.
 
+mod rename;
+
 use std::collections::HashSet;
 
 use bytes::BytesMut;
@@ -346,10 +348,17 @@ impl<'a> Slice<'a> {
     }
 
     fn apply(&mut self) -> Result<(), StoreError> {
+        if self.changes > 0 {
+            self.meta.batches += 1;
+        }
+        self.apply_uncounted()
+    }
+
+    /// [`Slice::apply`] for what is no change of a document: it must not make up for a change that was lost.
+    fn apply_uncounted(&mut self) -> Result<(), StoreError> {
         if self.changes == 0 {
             return Ok(());
         }
-        self.meta.batches += 1;
         self.put(META_KEY.to_vec(), &self.meta.encode());
         self.engine.db.apply_batch(std::mem::take(&mut self.batch)).map_err(failed)?;
         self.bytes = 0;
@@ -373,5 +382,5 @@ struct Remains {
 }
 
 pub(super) fn name_in(key: &[u8], value: &[u8]) -> Option<DocumentName> {
-    DocumentName::parse(std::str::from_utf8(unseal(key, value)?).ok()?).ok()
+    DocumentName::exact(std::str::from_utf8(unseal(key, value)?).ok()?).ok()
 }

@@ -142,13 +142,13 @@ impl Survey {
     fn find_documents(&mut self) {
         let mut ids = BTreeSet::new();
         for key in self.scan.live_keys(HEADS) {
-            let name = std::str::from_utf8(&key[HEADS.len()..]).ok().and_then(|name| DocumentName::parse(name).ok());
+            let name = std::str::from_utf8(&key[HEADS.len()..]).ok().and_then(|name| DocumentName::exact(name).ok());
             self.documents.extend(name);
         }
         for key in self.scan.live_keys(NAMES) {
             let Some((value, _)) = self.scan.value(key) else { continue };
             let name = unseal(key, &value).and_then(|name| std::str::from_utf8(name).ok());
-            self.documents.extend(name.and_then(|name| DocumentName::parse(name).ok()));
+            self.documents.extend(name.and_then(|name| DocumentName::exact(name).ok()));
         }
         for key in self.scan.live_keys(b"d") {
             ids.extend(key.get(1..9).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes));
@@ -159,7 +159,7 @@ impl Survey {
         // What was begun and never finished was never acknowledged.
         ids.retain(|id| self.scan.live_keys(&sweep_key(*id)).next().is_none());
         for id in ids {
-            self.documents.extend(DocumentName::parse(&nameless(id)).ok());
+            self.documents.extend(DocumentName::exact(&nameless(id)).ok());
             self.nameless.push(id);
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! varint      lib0's variable-length integers, strings and byte arrays: the alphabet
+//! names       which percent-encoded characters are part of a document name
 //! ids         document names and sequence numbers, validated where they are made
 //! limits      every wire limit by name
 //! close       why a session ends: code, reason, may the client come back
@@ -23,6 +24,7 @@ pub mod detect;
 pub mod hocuspocus;
 pub mod ids;
 pub mod limits;
+pub mod names;
 pub mod native;
 pub mod sync;
 pub mod update;

@@ -1,13 +1,19 @@
 //! Every limit of the wire, by name, and how they relate. SPEC.md lists them for other implementers.
 
-/// Longest document name, in bytes.
-pub const MAX_DOCUMENT_NAME_BYTES: usize = 512;
+/// Longest document name, in characters (Unicode scalar values).
+pub const MAX_DOCUMENT_NAME_CHARS: usize = 512;
+
+/// Longest document name in UTF-8, in bytes: a character has at most four.
+pub const MAX_DOCUMENT_NAME_BYTES: usize = 4 * MAX_DOCUMENT_NAME_CHARS;
+
+/// Longest spelling of a document name, in bytes: every byte percent-encoded.
+pub const MAX_ENCODED_NAME_BYTES: usize = 3 * MAX_DOCUMENT_NAME_BYTES;
 
 /// Longest Hocuspocus session id (the part after NUL in an address), in bytes.
 pub const MAX_SESSION_ID_BYTES: usize = 128;
 
 /// Longest Hocuspocus address: a name, NUL, a session id.
-pub const MAX_ADDRESS_BYTES: usize = MAX_DOCUMENT_NAME_BYTES + 1 + MAX_SESSION_ID_BYTES;
+pub const MAX_ADDRESS_BYTES: usize = MAX_ENCODED_NAME_BYTES + 1 + MAX_SESSION_ID_BYTES;
 
 /// Longest token in a Hocuspocus auth message, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;

@@ -14,6 +14,7 @@ use hyper::header::HeaderName;
 use serde::Deserialize;
 
 use crate::http::origin::AllowedOrigins;
+use crate::http::prefix::PathPrefix;
 use crate::limits::{Limits, RawLimits};
 use crate::session::SessionLimits;
 
@@ -92,6 +93,13 @@ pub struct RawConfig {
     #[arg(long, env = "SYNCLINE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub allow_origin: Option<Vec<String>>,
 
+    /// Path under which a proxy serves this server and which it passes on, such as /collab [default: none]
+    ///
+    /// It is removed from the path of every request that has it; other paths are taken as they are. A proxy that removes
+    /// the path itself needs no such setting.
+    #[arg(long, env = "SYNCLINE_PATH_PREFIX", value_name = "PATH")]
+    pub path_prefix: Option<String>,
+
     /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 3]
     ///
     /// Readers get edits at once in any case; the word that an edit is saved may come so much later. Longer takes less
@@ -126,6 +134,8 @@ pub struct Config {
     pub user_header: Option<HeaderName>,
     /// Pages that may connect.
     pub allow_origin: AllowedOrigins,
+    /// The path that a proxy keeps in front of everything.
+    pub path_prefix: PathPrefix,
     /// What clients may take together.
     pub limits: Limits,
 }
@@ -194,6 +204,7 @@ impl RawConfig {
             outbox_bytes: self.outbox_bytes.or(file.outbox_bytes),
             user_header: self.user_header.or(file.user_header),
             allow_origin: self.allow_origin.or(file.allow_origin),
+            path_prefix: self.path_prefix.or(file.path_prefix),
             commit_delay_ms: self.commit_delay_ms.or(file.commit_delay_ms),
             limits: self.limits.or(file.limits),
         })
@@ -206,7 +217,7 @@ impl RawConfig {
 
     /// Checks everything once.
     pub fn check(self) -> Result<Config, ConfigError> {
-        let Valid { user_header, allow_origin } =
+        let Valid { user_header, allow_origin, path_prefix } =
             self.validate().map_err(|Fault { setting, why }| ConfigError::Invalid { setting, why })?;
         let defaults = SessionLimits::default();
         let limits = Limits::from(self.limits);
@@ -227,6 +238,7 @@ impl RawConfig {
             session,
             user_header,
             allow_origin,
+            path_prefix,
             limits,
         })
     }
@@ -253,8 +265,12 @@ impl RawConfig {
             },
             None => None,
         };
+        let path_prefix = match PathPrefix::parse(self.path_prefix.as_deref().unwrap_or_default()) {
+            Ok(path_prefix) => path_prefix,
+            Err(error) => return fault("path_prefix", error.to_string()),
+        };
         match AllowedOrigins::new(self.allow_origin.as_deref().unwrap_or_default()) {
-            Ok(allow_origin) => Ok(Valid { user_header, allow_origin }),
+            Ok(allow_origin) => Ok(Valid { user_header, allow_origin, path_prefix }),
             Err(why) => fault("allow_origin", why),
         }
     }
@@ -264,6 +280,7 @@ impl RawConfig {
 struct Valid {
     user_header: Option<HeaderName>,
     allow_origin: AllowedOrigins,
+    path_prefix: PathPrefix,
 }
 
 /// A value that cannot be used.
@@ -325,6 +342,7 @@ mod tests {
         assert!(RawConfig { message_bytes: Some(10), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { outbox_bytes: Some(0), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { user_header: Some("X User".into()), ..RawConfig::default() }.check().is_err());
+        assert!(RawConfig { path_prefix: Some("/my docs".into()), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { commit_delay_ms: Some(1_001), ..RawConfig::default() }.check().is_err());
     }
 

@@ -9,8 +9,8 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 use syncline_protocol::ids::DocumentName;
 use syncline_server::cli::{
-    Cli, Command, DocumentArgs, StoreArgs, arguments, backup, delete, export, import, inspect, logging, repair,
-    restore, serve, text_of, verify,
+    Cli, Command, DocumentArgs, StoreArgs, arguments, backup, delete, document_name, export, import, inspect, logging,
+    repair, restore, serve, text_of, verify,
 };
 use syncline_server::config::LogFormat;
 
@@ -59,7 +59,7 @@ fn with_document(
     args: &DocumentArgs,
     action: impl FnOnce(&Path, &DocumentName, &mut StdoutLock<'static>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let document = DocumentName::parse(&args.document)?;
+    let document = document_name(&args.document, args.exact_name)?;
     action(&args.store.data_dir()?, &document, &mut std::io::stdout().lock())
 }
 

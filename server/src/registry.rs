@@ -16,6 +16,8 @@ use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
@@ -55,6 +57,8 @@ impl Gone {
 impl Registry {
     /// No document is open yet.
     pub fn new(log: Log, options: DocumentOptions, metrics: Arc<Metrics>) -> Arc<Self> {
+        // Its own: a copy of the options may have served a registry that was stopped.
+        let options = DocumentOptions { give_up: CancellationToken::new(), ..options };
         Arc::new(Self {
             slots: DashMap::new(),
             log,
@@ -106,11 +110,15 @@ impl Registry {
         self.tasks.len()
     }
 
-    /// Ends every document, each with everything on disk. Sessions must have been ended before.
-    pub async fn stop(&self) {
+    /// Ends every document, each with everything on disk that was logged. Sessions must have been ended before. Work that
+    /// is not finished at `deadline` is dropped: nobody was told that it was done.
+    pub async fn stop(&self, deadline: Instant) {
         self.slots.clear();
         self.tasks.close();
-        self.tasks.wait().await;
+        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
+            self.options.give_up.cancel();
+            self.tasks.wait().await;
+        }
     }
 
     fn spawn(self: &Arc<Self>, name: DocumentName, inbox: Receiver, generation: u64) {

@@ -1,7 +1,8 @@
 //! Listening, upgrading, stopping: the order in which things begin and end.
 //!
 //! Stopping goes the way data goes: no new connections; sessions are told to come back and end; documents put
-//! everything on disk and end; the log commits, closes its store and ends. The first two have a deadline, the log never.
+//! everything on disk and end; the log commits, closes its store and ends. Sessions and documents have a deadline, after
+//! which sockets are cut and work that nobody was promised is dropped; the log has none.
 
 mod arrival;
 mod descriptors;
@@ -26,6 +27,7 @@ use crate::config::Config;
 use crate::document::DocumentOptions;
 use crate::http::Readiness;
 use crate::http::origin::AllowedOrigins;
+use crate::http::prefix::PathPrefix;
 use crate::ids::Counter;
 use crate::limits::Gate;
 use crate::log_limit::{self, LogLimit};
@@ -37,7 +39,12 @@ use syncline_log::store::{Store, StoreError};
 use syncline_replica::GrowthLimits;
 
 /// How long sessions may take to end when the server stops.
-const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
+const SESSIONS_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// How long sessions whose sockets were cut are waited for.
+const CUT_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long documents may work on updates after the stop began, and at least after the last session has ended.
+const WORK_TIMEOUT: Duration = Duration::from_secs(3);
+const MIN_WORK_TIMEOUT: Duration = Duration::from_millis(250);
 /// Connections that may wait to be accepted; the system allows no more by itself. With fewer, those who come together
 /// after a restart are answered a second later.
 const BACKLOG: u32 = 4096;
@@ -102,6 +109,8 @@ struct Shared {
     user_header: Option<HeaderName>,
     /// Web pages that may connect.
     allow_origin: AllowedOrigins,
+    /// The path that a proxy keeps in front of everything.
+    path_prefix: PathPrefix,
 }
 
 impl Server {
@@ -141,6 +150,7 @@ impl Server {
             sessions: sessions.clone(),
             user_header: config.user_header.clone(),
             allow_origin: config.allow_origin.clone(),
+            path_prefix: config.path_prefix.clone(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         tokio::spawn(log_repeats(Arc::clone(&shared.context)));
@@ -185,6 +195,7 @@ impl Server {
     /// Stops: every client is told to come back, and everything is on disk when this returns.
     pub async fn stop(self) -> Result<(), StoreError> {
         let context = &self.shared.context;
+        let work_deadline = Instant::now() + WORK_TIMEOUT;
         context.stop.cancel();
         self.admin_stop.cancel();
         self.accepting.await.ok();
@@ -193,12 +204,13 @@ impl Server {
             warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
             // Documents wait for their last lease: without this a session that is stuck would hold up the stop.
             context.stop.cut();
-            self.sessions.wait().await;
+            // One that only says goodbye holds no document.
+            tokio::time::timeout(CUT_TIMEOUT, self.sessions.wait()).await.ok();
         }
         log_counts(context.log_limit.take_counts(None));
         self.admin.close();
         self.admin.wait().await;
-        context.registry.stop().await;
+        context.registry.stop(work_deadline.max(Instant::now() + MIN_WORK_TIMEOUT)).await;
         self.log.close().await;
         self.log.failed().map_or(Ok(()), Err)
     }

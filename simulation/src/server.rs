@@ -207,7 +207,9 @@ impl Server {
             }
         });
         let registry = Arc::clone(&self.context.registry);
-        let stopping = self.runtime.spawn(async move { registry.stop().await });
+        // Nothing here is too much work for a stop.
+        let stopping = async move { registry.stop(tokio::time::Instant::now() + Duration::from_secs(3600)).await };
+        let stopping = self.runtime.spawn(stopping);
         for _ in 0..STOP_ROUNDS {
             self.pass(1);
             if stopping.is_finished() && self.disk_is_idle() {

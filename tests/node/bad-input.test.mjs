@@ -140,7 +140,7 @@ describe('a document name', () => {
     assertClosed(await client.closed(), BAD_NAME)
   })
 
-  test(`of 512 bytes is fine and of 513 closes a y-websocket session with ${BAD_NAME}`, async (t) => {
+  test(`of 512 characters is fine and of 513 closes a y-websocket session with ${BAD_NAME}`, async (t) => {
     const longest = rawClient(t, server, 'x'.repeat(512))
     await longest.send(yWebsocket.step1(EMPTY_VECTOR))
     await longest.frame(readYWebsocket, ({ kind }) => kind === 'step2', 'step 2')
@@ -150,7 +150,7 @@ describe('a document name', () => {
   })
 
   const names = {
-    'of 513 bytes': 'x'.repeat(513),
+    'of 513 characters': '会'.repeat(513),
     'with a line break': 'two\nlines',
     'with a control character': 'bell\x07',
     'with a control character of Latin-1': 'next\u0085',

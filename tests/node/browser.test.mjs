@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { launchChromium } from './support/chromium.mjs'
+import { makers } from './support/clients.mjs'
 import { startServer } from './support/server.mjs'
 
 const DIALECTS = ['ywebsocket', 'hocuspocus']
@@ -137,7 +138,20 @@ test('the light waits for every acknowledgement, also for edits queued while off
 })
 
 /** A person: a browser profile of their own with the page open on `name`, and everything it complained about. */
-async function openPerson(name, prepare = async () => {}) {
+test('under a path prefix the page opens the document of the name as typed, in both dialects', async (t) => {
+  const prefixed = await startServer({ args: ['--path-prefix', '/collab'] })
+  t.after(() => prefixed.stop())
+  const name = 'notes: 会议 "x" a/b'
+  const person = await openPerson(name, async () => {}, `${prefixed.httpUrl}/collab/`)
+  const markers = await typeRounds(person, 'typed')
+  await untilAgreed([person], markers)
+  const other = makers.hocuspocus(t, prefixed, name)
+  await until('a client of that name has the text', () => other.doc.getText('text').toString().includes(markers.at(-1)))
+  assert.match(await person.page.locator('#snippet-ywebsocket').textContent(), /\/collab", "notes: 会议/)
+  await person.close()
+})
+
+async function openPerson(name, prepare = async () => {}, base = `${server.httpUrl}/`) {
   const context = await browser.newContext()
   const page = await context.newPage()
   await prepare(page)
@@ -147,7 +161,7 @@ async function openPerson(name, prepare = async () => {}) {
   })
   page.on('pageerror', (error) => complaints.push(String(error)))
   page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
-  await page.goto(`${server.httpUrl}/#${encodeURIComponent(name)}`)
+  await page.goto(`${base}#${encodeURIComponent(name)}`)
   const person = {
     page,
     async close() {

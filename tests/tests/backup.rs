@@ -79,7 +79,7 @@ async fn import_file(data: &Path, document: &str, path: &Path, bytes: &[u8]) -> 
 
 async fn export_to(data: &Path, document: &str, path: &Path, format: Format) -> Result<Vec<u8>, String> {
     let (document, output) = (document.to_owned(), Some(path.to_owned()));
-    let args = ExportArgs { document, format, output, store: StoreArgs::at(data) };
+    let args = ExportArgs { document, exact_name: false, format, output, store: StoreArgs::at(data) };
     command(move |_| export::export(&args)).await?;
     Ok(std::fs::read(path).unwrap())
 }

@@ -154,7 +154,9 @@ async fn names_that_break_the_rules_are_refused_with_a_reason() {
         assert_eq!(code, 4404, "{path}");
         assert!(reason.contains(what), "{reason}");
     }
-    for (name, what) in [("a\nb", "control"), ("\0session", "empty"), ("", "empty"), (&*"y".repeat(513), "longer")] {
+    for (name, what) in
+        [("a\nb", "control"), ("\0session", "empty"), ("", "empty"), ("  ", "blank"), (&*"y".repeat(513), "longer")]
+    {
         let mut bad = Socket::open(&server, "/").await;
         bad.say(name, Message::Token { token: "", version: None }).await;
         bad.hear_until(|_, message| matches!(message, Message::PermissionDenied(reason) if reason.contains(what)))

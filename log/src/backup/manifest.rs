@@ -172,7 +172,7 @@ impl Manifest {
         for (number, line) in body[..before_foot].lines().enumerate().skip(1) {
             let bad = |what: &str| format!("line {}: {what}", number + 1);
             let line: Line = serde_json::from_str(line).map_err(|error| bad(&error.to_string()))?;
-            let name = DocumentName::parse(&line.document).map_err(|error| bad(&error.to_string()))?;
+            let name = DocumentName::exact(&line.document).map_err(|error| bad(&error.to_string()))?;
             let entry = line.entry().ok_or_else(|| bad("a field is missing or wrong"))?;
             documents.insert(name, entry);
         }

@@ -61,7 +61,7 @@ pub(super) fn decode(encoded: &Bytes) -> Result<(DocumentName, Stored), &'static
         return Err("it is no document");
     }
     let name = length32(&mut rest)?;
-    let name = std::str::from_utf8(&name).ok().and_then(|name| DocumentName::parse(name).ok());
+    let name = std::str::from_utf8(&name).ok().and_then(|name| DocumentName::exact(name).ok());
     let epoch = Epoch(u128::from_le_bytes(array(&mut rest)?));
     let last = Seq(number(&mut rest)?);
     let snapshot = match array::<1>(&mut rest)? {

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use syncline_protocol::ids::{DocumentName, Epoch, NameError, Seq};
 
 use super::manifest::{Entry, MANIFEST_FILE, Manifest};
 use super::pack;
@@ -59,6 +59,21 @@ impl Backup {
     /// The documents in it.
     pub fn documents(&self) -> &BTreeMap<DocumentName, Entry> {
         &self.manifest.documents
+    }
+
+    /// The name in this backup of the document that `name` means: one of exactly this name if there is one, else one of
+    /// which it is a spelling.
+    pub fn find(&self, name: &str) -> Result<DocumentName, NameError> {
+        let exact = DocumentName::exact(name).ok();
+        if let Some(exact) = exact.filter(|exact| self.documents().contains_key(exact)) {
+            return Ok(exact);
+        }
+        let name = DocumentName::parse(name)?;
+        if self.documents().contains_key(&name) {
+            return Ok(name);
+        }
+        let spelled = self.documents().keys().find(|stored| stored.renamed().as_ref() == Some(&name));
+        Ok(spelled.cloned().unwrap_or(name))
     }
 
     /// When it began, in milliseconds since the Unix epoch.

@@ -21,14 +21,14 @@ pub enum Request {
     },
     /// Write one document; its bytes follow the answer.
     Export {
-        /// Its name.
+        /// Its name, exactly as stored.
         document: String,
         /// How.
         format: Format,
     },
     /// Merge a file into a document; its bytes follow.
     Import {
-        /// The document's name.
+        /// The document's name, exactly as stored.
         document: String,
         /// How the file is written.
         format: Format,

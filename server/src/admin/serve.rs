@@ -181,7 +181,7 @@ async fn export(admin: &Admin, document: &str, format: Format, writing: &mut Own
 }
 
 async fn exported(admin: &Admin, document: &str, format: Format) -> Result<portable::Exported, String> {
-    let name = DocumentName::parse(document).map_err(|error| error.to_string())?;
+    let name = DocumentName::exact(document).map_err(|error| error.to_string())?;
     let stored = admin.log.load(&name).await.map_err(|error| error.to_string())?;
     let stored = stored.ok_or_else(|| format!("there is no document {document:?}"))?;
     blocking(move || portable::export(stored, format))
@@ -196,7 +196,7 @@ async fn take_file(
     file: Bytes,
     only_new: bool,
 ) -> Result<Answer, String> {
-    let name = DocumentName::parse(document).map_err(|error| error.to_string())?;
+    let name = DocumentName::exact(document).map_err(|error| error.to_string())?;
     let stored = admin.log.load(&name).await.map_err(|error: StoreError| error.to_string())?;
     if stored.is_some() && only_new {
         return Ok(Answer::Exists);

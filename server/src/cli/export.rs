@@ -6,18 +6,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use syncline_protocol::ids::DocumentName;
 
-use super::StoreArgs;
 use super::target::Target;
+use super::{StoreArgs, document_name};
 use crate::portable::Format;
 
 /// `syncline export`.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// The document's name, as in its URL (percent-encoded)
+    /// The document's name, as people write it or as its URL spells it
     #[arg(value_name = "DOCUMENT")]
     pub document: String,
+
+    /// Take the document that is stored under exactly this name: `a%20b` is not `a b` then
+    #[arg(long)]
+    pub exact_name: bool,
 
     /// What is written
     #[arg(long, value_enum, default_value = "update")]
@@ -36,7 +39,7 @@ pub struct ExportArgs {
 ///
 /// Errors: there is no such document, it was deleted or is damaged, or the file cannot be written.
 pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    let document = DocumentName::parse(&args.document)?;
+    let document = document_name(&args.document, args.exact_name)?;
     if args.output.is_none() && args.format == Format::Update && stdout().is_terminal() {
         bail!("an update is bytes, no text: name a file with -o FILE, or ask for --format json");
     }

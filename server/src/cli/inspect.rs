@@ -20,6 +20,9 @@ pub fn inspect(data_dir: &Path, document: &DocumentName, out: &mut impl Write) -
         bail!("there is no document {document:?} in {}", data_dir.display());
     };
     writeln!(out, "document  {document:?}")?;
+    for other in store.list()?.iter().filter(|other| other.renamed().as_ref() == Some(document)) {
+        writeln!(out, "also      {other:?} is stored under another spelling of this name; --exact-name shows it")?;
+    }
     writeln!(out, "epoch     {}", stored.epoch)?;
     if stored.is_tombstone() {
         let time_ms = stored.records.first().map_or(0, |tombstone| tombstone.time_ms);

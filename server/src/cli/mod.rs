@@ -20,6 +20,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf, absolute};
 
 use clap::{Parser, Subcommand};
+use syncline_protocol::ids::{DocumentName, NameError};
 
 pub use self::store_args::StoreArgs;
 use self::store_args::announce;
@@ -96,9 +97,13 @@ pub struct ServeArgs {
 /// `syncline inspect`, `delete`, `purge`.
 #[derive(Debug, clap::Args)]
 pub struct DocumentArgs {
-    /// The document's name, as in its URL (percent-encoded)
+    /// The document's name, as people write it or as its URL spells it
     #[arg(value_name = "DOCUMENT")]
     pub document: String,
+
+    /// Take the document that is stored under exactly this name: `a%20b` is not `a b` then
+    #[arg(long)]
+    pub exact_name: bool,
 
     /// Which store
     #[command(flatten)]
@@ -119,6 +124,11 @@ fn join_causes(text: String, cause: String) -> String {
     } else {
         format!("{text}: {cause}")
     }
+}
+
+/// The document that a person means by `name`; `exact`: the one stored under exactly that name.
+pub fn document_name(name: &str, exact: bool) -> Result<DocumentName, NameError> {
+    if exact { DocumentName::exact(name) } else { DocumentName::parse(name) }
 }
 
 /// Opens an existing store and prints which. Only without a running server: a store has one owner.

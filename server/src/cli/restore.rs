@@ -76,8 +76,8 @@ fn restore_one(
     data: &Path,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let document = DocumentName::parse(document)?;
-    let target = args.target.as_deref().map_or(Ok(document.clone()), DocumentName::parse)?;
+    let target = DocumentName::parse(args.target.as_deref().unwrap_or(document))?;
+    let document = backup.find(document)?;
     let store = if is_vacant(data) {
         // What cannot be restored leaves no empty store behind.
         if backup.read(&document)?.is_none() {

@@ -28,7 +28,10 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .thread_stack_size(THREAD_STACK_BYTES)
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(run(&config))
+    let outcome = runtime.block_on(run(&config));
+    // Everything is on disk. What still reads or computes is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// How log lines look by these settings, also when others of them are wrong.
@@ -71,14 +74,15 @@ async fn run(config: &Config) -> anyhow::Result<()> {
 fn greet(server: &Server, config: &Config) -> std::io::Result<()> {
     let address = server.address();
     let data = config.data.display();
+    let prefix = &config.path_prefix;
     let message = format!("Syncline {} is ready", env!("CARGO_PKG_VERSION"));
     let text = format!(
-        "  editors connect to  ws://{address}\n  see it work at      http://{address}/\n  \
+        "  editors connect to  ws://{address}{prefix}\n  see it work at      http://{address}{prefix}/\n  \
          documents lie in    {data}\n"
     );
     let fields = serde_json::json!({
-        "editors": format!("ws://{address}"),
-        "page": format!("http://{address}/"),
+        "editors": format!("ws://{address}{prefix}"),
+        "page": format!("http://{address}{prefix}/"),
         "data": data.to_string(),
     });
     logging::announce(config.log_format, &message, &text, &fields)

@@ -4,6 +4,7 @@
 //! event is timed. What may be much work, and what comes after an event that took long, runs where it holds up nobody else's
 //! task (the runtime moves those to another thread), and its processor time is charged to the session that sent it. Who has
 //! used up its allowance is closed with 4529. An update that alone is more than an allowance is stopped midway and refused.
+//! A server that stops has no time for it either: then the update is dropped, which its author sends again.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use syncline_protocol::close::Close;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
 use super::event::{Effect, Event};
@@ -30,6 +32,8 @@ const SHARE: f64 = 0.2;
 pub(super) struct Charge {
     /// What a session may use at once, and one update.
     allowance: Duration,
+    /// Cancelled when no work may go on.
+    give_up: CancellationToken,
     /// Watched events to come.
     watch: u32,
     /// What each session has used and not yet been forgiven. Only of those that made heavy work.
@@ -37,8 +41,8 @@ pub(super) struct Charge {
 }
 
 impl Charge {
-    pub(super) fn new(allowance: Duration) -> Self {
-        Self { allowance, watch: 0, used: HashMap::new() }
+    pub(super) fn new(allowance: Duration, give_up: CancellationToken) -> Self {
+        Self { allowance, give_up, watch: 0, used: HashMap::new() }
     }
 
     /// Lets the document handle an event. An error when its session has made too much work.
@@ -58,7 +62,8 @@ impl Charge {
         let work = apart(|| {
             let before = processor_time();
             // The processor's time is asked only when it could be up: that takes longer than the other.
-            let mut go_on = || began.elapsed() < allowance || processor_time().saturating_sub(before) < allowance;
+            let has_time = || began.elapsed() < allowance || processor_time().saturating_sub(before) < allowance;
+            let mut go_on = || !self.give_up.is_cancelled() && has_time();
             core.handle_while(event, effects, &mut go_on);
             processor_time().saturating_sub(before)
         });
@@ -124,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_allowance_is_used_up_and_comes_back_with_time() {
-        let mut charge = Charge::new(ALLOWANCE);
+        let mut charge = Charge::new(ALLOWANCE, CancellationToken::new());
         let (one, other, start) = (LeaseId(1), LeaseId(2), Instant::now());
         for _ in 0..5 {
             assert!(charge.charge(one, Duration::from_secs(2), start).is_ok());
@@ -143,7 +148,7 @@ mod tests {
         let mut update = |update: Vec<u8>, allowance| {
             let event = Event::Update { lease: LeaseId(1), update: update.into(), origin: Origin::Change, batch: 1 };
             let mut effects = Vec::new();
-            let mut charge = Charge::new(allowance);
+            let mut charge = Charge::new(allowance, CancellationToken::new());
             charge.handle(&mut core, event, &mut effects).ok();
             effects
         };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use syncline_replica::{GrowthLimits, HeldLimits};
+use tokio_util::sync::CancellationToken;
 
 use crate::ids::Draw;
 
@@ -31,6 +32,8 @@ pub struct DocumentOptions {
     pub compaction: Compaction,
     /// Its identities.
     pub draw: Draw,
+    /// Cancelled by the registry, which makes it, when the server stops and waits no longer: work in progress is dropped. What was logged stays.
+    pub give_up: CancellationToken,
 }
 
 impl DocumentOptions {
@@ -45,6 +48,7 @@ impl DocumentOptions {
             presence_bytes: usize::MAX,
             compaction: Compaction::default(),
             draw: Draw::default(),
+            give_up: CancellationToken::new(),
         }
     }
 }

@@ -106,9 +106,12 @@ pub async fn run(
     try_retire: impl Fn(&Receiver) -> bool,
 ) -> Ended {
     // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
-    let mut task = match Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics))).await {
-        Ok(task) => task,
-        Err(failure) => {
+    let give_up = options.give_up.clone();
+    let loading = Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics)));
+    let mut task = match give_up.run_until_cancelled(loading).await {
+        Some(Ok(task)) => task,
+        None => return Ended::Stopped,
+        Some(Err(failure)) => {
             match failure {
                 LoadError::Deleted => debug!(document = name.as_str(), "a deleted document was asked for"),
                 _ => {
@@ -161,7 +164,7 @@ impl Task {
         }
         let last = newest.seq;
         debug!(document = name.as_str(), seq = %last, records, "document loaded");
-        let charge = Charge::new(options.work);
+        let charge = Charge::new(options.work, options.give_up.clone());
         let core = Core::new(replica, newest, options.held)
             .with_limits(options.growth, options.presence_bytes)
             .with_tail(tail);
@@ -212,6 +215,10 @@ impl Task {
                         self.take(event).await;
                     }
                     self.execute().await;
+                    if self.lost && self.options.give_up.is_cancelled() {
+                        Box::pin(self.settle()).await;
+                        return Ended::Stopped;
+                    }
                     if self.lost {
                         Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable, Arc::clone(&self.metrics))).await;
                         return Ended::NotLoaded;
@@ -244,7 +251,7 @@ impl Task {
 
     /// Everything on disk, and a snapshot if it is worth while.
     async fn finish(&mut self) {
-        if self.records_since_snapshot >= self.options.compaction.idle_records {
+        if self.records_since_snapshot >= self.options.compaction.idle_records && !self.options.give_up.is_cancelled() {
             self.compact().await;
         }
         self.settle().await;
@@ -310,10 +317,15 @@ impl Task {
                 self.core.handle(event, &mut self.effects);
             }
             event => {
-                let lease = event.lease();
+                let (lease, before) = (event.lease(), self.effects.len());
                 if let Err(close) = self.charge.handle(&mut self.core, event, &mut self.effects) {
                     self.metrics.overworked.inc();
                     self.core.close(lease, close, &mut self.effects);
+                }
+                if self.core.is_broken() && self.options.give_up.is_cancelled() {
+                    // Nothing is wrong with an update that was given up: its author sends it again.
+                    self.effects.truncate(before);
+                    return self.give_up();
                 }
             }
         }

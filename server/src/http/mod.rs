@@ -3,12 +3,15 @@
 
 pub mod handshake;
 pub mod origin;
+pub mod prefix;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LOCATION, SEC_WEBSOCKET_VERSION, UPGRADE};
 use hyper::{Method, Response, StatusCode};
 use rust_embed::RustEmbed;
+
+use self::prefix::PathPrefix;
 
 /// The text format of `/metrics`.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,19 +41,28 @@ pub fn answer_operator(method: &Method, path: &str, page: impl FnOnce() -> Strin
     }
 }
 
-/// Answers a request that is not a WebSocket upgrade.
-pub fn answer(method: &Method, path: &str, readiness: impl FnOnce() -> Readiness) -> Response<Full<Bytes>> {
+/// Answers a request that is not a WebSocket upgrade. `path` may begin with `prefix`.
+pub fn answer(
+    method: &Method,
+    path: &str,
+    prefix: &PathPrefix,
+    readiness: impl FnOnce() -> Readiness,
+) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
         return problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood here");
     }
-    match path {
-        "/healthz" => text(StatusCode::OK, "alive\n"),
-        "/readyz" => match readiness() {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    if prefix.is(path) {
+        return redirect(&format!("{}/", prefix.last_segment()));
+    }
+    match prefix.strip(path) {
+        "healthz" => text(StatusCode::OK, "alive\n"),
+        "readyz" => match readiness() {
             Readiness::Ready => text(StatusCode::OK, "ready\n"),
             Readiness::Stopping => problem(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
             Readiness::StorageFailed(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why),
         },
-        "/" => console("index.html"),
+        "" => console("index.html"),
         path => console(path.trim_start_matches('/')),
     }
 }
@@ -71,6 +83,15 @@ fn console(file: &str) -> Response<Full<Bytes>> {
         std::borrow::Cow::Owned(bytes) => Bytes::from(bytes),
     };
     respond(StatusCode::OK, kind, body)
+}
+
+/// Sends a browser to `location`, relative to where it is: the page's links are relative, too.
+fn redirect(location: &str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::PERMANENT_REDIRECT, "the page is one slash further\n");
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {

@@ -104,6 +104,7 @@ fn begin(
     let user = user.map(|user| String::from_utf8_lossy(user.as_bytes())).filter(|user| !user.is_empty());
     let user = user.map(|user| UserId::from(&*user));
     shared.context.metrics.sessions.inc();
+    let path = shared.path_prefix.strip(&path).to_owned();
     debug!(session = %id, path, "session begins");
     session::Peer { id, path, address: peer.ip(), user, unfinished }
 }
@@ -143,7 +144,7 @@ async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished
 fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<Bytes>> {
     let shared = &arrived.shared;
     if !is_upgrade(&request) {
-        return http::answer(request.method(), request.uri().path(), || readiness(shared));
+        return http::answer(request.method(), request.uri().path(), &shared.path_prefix, || readiness(shared));
     }
     if handshake::is_of_another_version(request.headers()) {
         let why = format!("this server speaks version {} of the WebSocket protocol (RFC 6455)", handshake::VERSION);

@@ -5,6 +5,7 @@
 //! messages above the limit are always skipped: read from the socket and dropped. Compression is never negotiated.
 
 use bytes::{Buf, Bytes, BytesMut};
+use syncline_protocol::limits::MAX_ADDRESS_BYTES;
 
 /// Opcodes (section 5.2) of what is sent and read.
 const CONTINUATION: u8 = 0;
@@ -26,7 +27,8 @@ const MIN_GROWTH_BYTES: usize = 4 * 1024;
 /// A message that is longer is announced by its beginning.
 const LONG_BYTES: usize = 64 * 1024;
 /// How much of a long message is handed out as its beginning: more than any address.
-const PREFIX_BYTES: usize = 4 * 1024;
+const PREFIX_BYTES: usize = 8 * 1024;
+const _: () = assert!(PREFIX_BYTES > MAX_ADDRESS_BYTES);
 /// A frame that claims more is no mistake of an application: it ends the session instead of being skipped.
 const MAX_SKIPPED_BYTES: usize = 1024 * 1024 * 1024;
 

@@ -102,8 +102,8 @@ class ServerProcess {
         stdout += bytes
         this.#output += bytes
         const address =
-          stdout.match(/^Syncline \S+ is ready\.$[^]*^ +editors connect to +ws:\/\/127\.0\.0\.1:(\d+)$/m) ??
-          stdout.match(/^\{.*"editors":"ws:\/\/127\.0\.0\.1:(\d+)".* is ready"/m)
+          stdout.match(/^Syncline \S+ is ready\.$[^]*^ +editors connect to +ws:\/\/127\.0\.0\.1:(\d+)\S*$/m) ??
+          stdout.match(/^\{.*"editors":"ws:\/\/127\.0\.0\.1:(\d+)[^"]*".* is ready"/m)
         if (address) found(Number(address[1]))
       })
     })

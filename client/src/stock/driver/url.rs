@@ -1,6 +1,7 @@
 //! Where a stock dialect puts the document's name and the token.
 
 use syncline_protocol::detect::Dialect;
+use syncline_protocol::names::url_path;
 
 use super::ClientConfig;
 
@@ -12,7 +13,7 @@ pub(super) fn url_of(config: &ClientConfig) -> String {
     let mut url = base.to_owned();
     let mut parameters: Vec<String> = query.map(str::to_owned).into_iter().collect();
     if config.dialect == Dialect::YWebsocket {
-        url = format!("{}/{}", base.trim_end_matches('/'), config.document);
+        url = format!("{}/{}", base.trim_end_matches('/'), url_path(config.document.as_str()));
         parameters.extend(config.token.as_deref().map(|token| format!("token={}", percent_encode(token))));
     }
     if !parameters.is_empty() {
@@ -45,6 +46,10 @@ mod tests {
         assert_eq!(url_of(&config), "ws://host:1/x%2Fy?a=1&token=a%26b%3Dc");
         config.dialect = Dialect::Hocuspocus;
         assert_eq!(url_of(&config), "ws://host:1/?a=1");
+        for name in ["文 1", "%E6%96%87%201"] {
+            let config = ClientConfig::new("ws://host:1", name, Dialect::YWebsocket);
+            assert_eq!(url_of(&config), "ws://host:1/%E6%96%87%201");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The document's tree, built when it is needed and built anew when it broke.
 
 use syncline_protocol::close::Close;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::Task;
 use crate::document::load::{LoadError, load, wake};
@@ -9,12 +9,14 @@ use crate::document::load::{LoadError, load, wake};
 impl Task {
     /// Builds the tree of a large document at rest. False: it is lost.
     pub(super) async fn wake(&mut self) -> bool {
-        match wake(&self.log_source, self.core.lend()).await {
-            Ok((replica, outcome)) => {
+        let stop = self.options.give_up.clone();
+        match stop.run_until_cancelled(wake(&self.log_source, self.core.lend())).await {
+            Some(Ok((replica, outcome))) => {
                 self.core.give_back(replica, outcome, &mut self.effects);
                 self.reload_if_broken().await;
             }
-            Err(failure) => self.lose(&failure),
+            Some(Err(failure)) => self.lose(&failure),
+            None => self.give_up(),
         }
         !self.lost
     }
@@ -35,11 +37,12 @@ impl Task {
             "the document broke on an update; loading it again from its log, without that update"
         );
         self.settle().await;
-        let loaded = match load(&self.log_source, &self.name, &self.options.draw).await {
+        let loading = async {
+            let loaded = load(&self.log_source, &self.name, &self.options.draw).await?;
             // Awake: whether it makes a document must be known now.
-            Ok(loaded) => wake(&self.log_source, loaded.replica).await,
-            Err(failure) => Err(failure),
+            wake(&self.log_source, loaded.replica).await
         };
+        let Some(loaded) = self.options.give_up.run_until_cancelled(loading).await else { return self.give_up() };
         match loaded.and_then(|(replica, outcome)| Ok(outcome.map(|()| replica)?)) {
             Ok(replica) => {
                 self.core.restore(replica);
@@ -59,6 +62,12 @@ impl Task {
             }
             Err(failure) => self.lose(&failure),
         }
+    }
+
+    /// The server stops and waits no longer. What was logged is in the log, the rest is with its authors.
+    pub(super) fn give_up(&mut self) {
+        info!(document = %self.name, "the server stops: an update in progress is dropped; its author has it and sends it again");
+        self.lost = true;
     }
 
     fn lose(&mut self, failure: &LoadError) {
