@@ -136,7 +136,7 @@ async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished
 fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<Bytes>> {
     let shared = &arrived.shared;
     if !is_upgrade(&request) {
-        return http::answer(request.method(), request.uri().path(), || readiness(shared));
+        return http::answer(request.method(), request.uri().path(), request.headers(), || readiness(shared));
     }
     let response = match handshake::answer(&request, Full::default) {
         Ok(response) => response,
