@@ -1,5 +1,5 @@
-const VERSION = "976a88c0bb69d747";
-const FILES = ["./","assets/app-ByzTO_7e.js","assets/app-C5AaKLMm.css"];
+const VERSION = "6b7eadcb2f064309";
+const FILES = ["./","assets/app-C5AaKLMm.css","assets/app-G9puhMZN.js"];
 const worker = globalThis;
 /** How long the server may take to answer before the kept page is shown. */
 const ANSWER_LIMIT_MS = 5e3;

@@ -25,8 +25,17 @@ export function documentName({ hash }: Location): string {
   return name === '' || name === '.' || name === '..' ? DEFAULT_NAME : name
 }
 
-/** How both providers name the document. The server knows a document by the raw, percent-encoded path that y-websocket asks
- *  for; Hocuspocus sends the name as it is, so it is given the same encoded form. */
+/** How both providers name the document: as a URL spells what a person typed, so that it is one document for them and for
+ *  every other client. Only what a path cannot carry stays encoded on the server: `?`, `#`, `\`, and `/` beside dots. */
 export function roomOf(name: string): string {
-  return encodeURIComponent(name)
+  const room = encodeURI(name)
+    // A URL keeps brackets and a percent sign as they are.
+    .replaceAll('%5B', '[')
+    .replaceAll('%5D', ']')
+    .replaceAll('%25', '%')
+    .replaceAll('?', '%3F')
+    .replaceAll('#', '%23')
+  // A URL parser resolves these segments.
+  const hasDots = name.split('/').some((segment) => segment === '.' || segment === '..')
+  return hasDots ? room.replaceAll('/', '%2F') : room
 }

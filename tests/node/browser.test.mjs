@@ -2,6 +2,9 @@
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import WebSocket from 'ws'
+import { WebsocketProvider } from 'y-websocket'
+import * as Y from 'yjs'
 import { launchChromium } from './support/chromium.mjs'
 import {
   allTexts,
@@ -89,6 +92,19 @@ test('a document name with a slash, a space and an umlaut is one document in bot
   await type(ann, 'hocuspocus', '[right]')
   await untilAgreed([ann], ['[left]', '[right]'])
   await ann.close()
+})
+
+test('a document named on the page is the one that other clients open by that name', async () => {
+  for (const name of ['team/notes [1]', '100% 文档', 'a:b@c&d', '%2F']) {
+    const ann = await openPerson(name)
+    await type(ann, 'hocuspocus', '[typed]')
+    await untilAgreed([ann], ['[typed]'])
+    const doc = new Y.Doc()
+    const client = new WebsocketProvider(server.url, name, doc, { WebSocketPolyfill: WebSocket, disableBc: true })
+    await until(`a client of ${name} has the text`, () => doc.getText('text').toString() === '[typed]')
+    client.destroy()
+    await ann.close()
+  }
 })
 
 test('another document opens in the same page and shows nothing of the first', async () => {
