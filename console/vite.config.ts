@@ -1,9 +1,15 @@
-// How the page is built: fixed file names and no source maps, so that the same sources give the same bytes and the
-// server can embed `dist` by name.
-import { defineConfig } from 'vite'
+// How the page is built: names by content and no source maps, so that the same sources give the same bytes, a browser may
+// keep assets for ever, and the service worker knows what the page consists of.
+import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { defineConfig, transformWithOxc, type Plugin } from 'vite'
+
+const PAGE = './'
 
 export default defineConfig({
   base: './',
+  plugins: [serviceWorker()],
   build: {
     target: 'es2022',
     assetsInlineLimit: 0,
@@ -13,10 +19,38 @@ export default defineConfig({
     license: { fileName: 'assets/licenses.md' },
     rolldownOptions: {
       output: {
-        entryFileNames: 'assets/app.js',
-        assetFileNames: 'assets/app[extname]',
+        entryFileNames: 'assets/app-[hash].js',
+        assetFileNames: 'assets/app-[hash][extname]',
         codeSplitting: false,
       },
     },
   },
 })
+
+/** Emits `service-worker.js` with the list of files that the page needs, and their hash as its version. */
+function serviceWorker(): Plugin {
+  return {
+    name: 'service-worker',
+    apply: 'build',
+    enforce: 'post',
+    generateBundle: {
+      order: 'post',
+      async handler(_options, bundle) {
+        const needed = Object.values(bundle)
+          .filter(({ fileName }) => /\.(html|js|css)$/.test(fileName))
+          .sort((a, b) => (a.fileName < b.fileName ? -1 : 1))
+        const hash = createHash('sha256')
+        for (const file of needed) hash.update(file.fileName).update(file.type === 'chunk' ? file.code : file.source)
+        const files = [PAGE, ...needed.map(({ fileName }) => fileName).filter((name) => name !== 'index.html')]
+        const source = fileURLToPath(new URL('src/service-worker.ts', import.meta.url))
+        const { code } = await transformWithOxc(readFileSync(source, 'utf8'), source)
+        const values = [hash.digest('hex').slice(0, 16), files].map((value) => JSON.stringify(value))
+        this.emitFile({
+          type: 'asset',
+          fileName: 'service-worker.js',
+          source: `const VERSION = ${values[0]};\nconst FILES = ${values[1]};\n${code}`,
+        })
+      },
+    },
+  }
+}

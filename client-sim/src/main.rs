@@ -77,7 +77,7 @@ struct ReplayArgs {
     #[arg(long)]
     trace: PathBuf,
     /// Server address.
-    #[arg(long, default_value = "ws://127.0.0.1:1234")]
+    #[arg(long, env = "SYNCLINE_URL", default_value = "ws://127.0.0.1:1234")]
     url: String,
     /// The wire format to speak.
     #[arg(long, value_enum, default_value = "y-websocket")]

@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long)]
     edits: Option<usize>,
     /// Server address.
-    #[arg(long, default_value = "ws://127.0.0.1:1234")]
+    #[arg(long, env = "SYNCLINE_URL", default_value = "ws://127.0.0.1:1234")]
     url: String,
     /// Document name, new on the server [default: a random one].
     #[arg(long)]

@@ -1,5 +1,5 @@
 //! How long an edit takes until it is on the device's disk, and how many a second when many are made at once.
-//! `cargo run --release -p syncline-client --example edit_bench -- DIR [EDITS]`
+//! `cargo run --profile dist -p syncline-client --example edit_bench -- DIR [EDITS]`
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement, not a part of the client")]
 

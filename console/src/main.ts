@@ -1,13 +1,16 @@
 // The page: which document is open, the offline switch, and the wiring between the editors and what is shown.
 
 import './style.css'
+import { documentName, isLoopback, roomOf, socketUrl } from './address'
 import { mountEditor } from './editor'
 import { randomPerson, showPeople } from './presence'
 import { openHocuspocus, openYWebsocket } from './providers'
-import { SavedLight, showLine } from './status'
+import { SavedWatch } from './saved'
+import { showLine, showSaved } from './status'
+import { keepPage, showNote } from './without-server'
 
+/** In the tab's own storage: another tab is another person, who may be online. */
 const OFFLINE_KEY = 'syncline-console:offline'
-const DEFAULT_NAME = 'welcome'
 
 const byId = <T extends HTMLElement>(id: string): T => {
   const element = document.getElementById(id)
@@ -15,40 +18,43 @@ const byId = <T extends HTMLElement>(id: string): T => {
   return element as T
 }
 
-// The page may lie under a path, behind a proxy: its sockets are under the same one.
-const basePath = location.pathname.replace(/\/[^/]*$/, '')
-const serverUrl = `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}${basePath}`
+const serverUrl = socketUrl(location)
 const me = randomPerson()
 const offlineSwitch = byId<HTMLInputElement>('offline')
 const nameInput = byId<HTMLInputElement>('name')
-offlineSwitch.checked = localStorage.getItem(OFFLINE_KEY) === 'true'
+offlineSwitch.checked = sessionStorage.getItem(OFFLINE_KEY) === 'true'
 
-/** What `openDocument` gives back: enough to follow the switch and to make room for the next document. */
+/** An open document: follows the switch, and makes room for the next one. */
 interface OpenDocument {
   setOnline(online: boolean): void
   close(): Promise<void>
 }
 
 async function openDocument(name: string): Promise<OpenDocument> {
-  // The name as typed: the server decodes what a URL encodes by itself. Three characters end or divide a URL's path.
-  const room = name.replace(/[?#\\]/g, encodeURIComponent)
-  const storeKey = encodeURIComponent(name)
+  const room = roomOf(name)
   document.title = `${name} · Syncline`
   nameInput.value = name
   byId('snippet-ywebsocket').textContent = `new WebsocketProvider(${JSON.stringify(serverUrl)}, ${JSON.stringify(room)}, doc)`
   byId('snippet-hocuspocus').textContent =
     `new HocuspocusProvider({ url: ${JSON.stringify(serverUrl)}, name: ${JSON.stringify(room)}, document })`
 
-  const savedLight = new SavedLight(byId('saved-light'))
+  // The replicas report before both of them exist.
+  let refresh = () => {}
+  const onChange = () => refresh()
   const [left, right] = await Promise.all([
-    openYWebsocket(serverUrl, room, storeKey, (line) => showLine(byId('status-ywebsocket'), line)),
-    openHocuspocus(serverUrl, room, storeKey, (line, saved) => {
-      showLine(byId('status-hocuspocus'), line)
-      savedLight.update(saved)
-    }),
+    openYWebsocket(serverUrl, room, onChange),
+    openHocuspocus(serverUrl, room, onChange),
   ])
-
   const replicas = [left, right]
+  const watch = new SavedWatch(left, right, (saved) => showSaved(byId('saved-light'), saved))
+  refresh = () => {
+    showLine(byId('status-ywebsocket'), byId('reason-ywebsocket'), left.line())
+    showLine(byId('status-hocuspocus'), byId('reason-hocuspocus'), right.line())
+    showNote(byId('note'), replicas.every((replica) => replica.kept() !== 'no'))
+    watch.update()
+  }
+  void keepPage(onChange)
+
   const people = showPeople(byId('people'), me, replicas.map((replica) => replica.awareness))
   const leftEditor = mountEditor(byId('editor-ywebsocket'), left, 'Text, through y-websocket')
   const rightEditor = mountEditor(byId('editor-hocuspocus'), right, 'Text, through Hocuspocus')
@@ -56,9 +62,9 @@ async function openDocument(name: string): Promise<OpenDocument> {
   leftEditor.contentDOM.addEventListener('focus', () => right.awareness.setLocalStateField('cursor', null))
   rightEditor.contentDOM.addEventListener('focus', () => left.awareness.setLocalStateField('cursor', null))
 
-  // Without a local store an edit that the server has not confirmed lives in this tab only.
+  // Without a local store an edit that the server has not confirmed is in this tab only.
   const warn = (event: BeforeUnloadEvent) => {
-    if (replicas.some((replica) => replica.wouldLoseEdits())) event.preventDefault()
+    if (watch.saved !== 'saved' && replicas.some((replica) => replica.kept() === 'no')) event.preventDefault()
   }
   window.addEventListener('beforeunload', warn)
 
@@ -72,22 +78,11 @@ async function openDocument(name: string): Promise<OpenDocument> {
       people.stop()
       leftEditor.destroy()
       rightEditor.destroy()
+      watch.stop()
+      refresh = () => {}
       await Promise.all(replicas.map((replica) => replica.close()))
-      savedLight.stop()
     },
   }
-}
-
-/** The document named in the address, or the default for no name and for names a URL path cannot carry. */
-function nameFromAddress(): string {
-  let name = location.hash.slice(1)
-  try {
-    name = decodeURIComponent(name)
-  } catch {
-    // A lone % is part of the name as typed.
-  }
-  name = name.trim()
-  return name === '' || name === '.' || name === '..' ? DEFAULT_NAME : name
 }
 
 // Documents are opened one after the other, however fast the address changes.
@@ -95,17 +90,18 @@ let current: Promise<OpenDocument | undefined> = Promise.resolve(undefined)
 const show = () => {
   current = current.then(async (previous) => {
     await previous?.close()
-    return openDocument(nameFromAddress())
+    return openDocument(documentName(location))
   })
 }
 
 offlineSwitch.addEventListener('change', () => {
-  localStorage.setItem(OFFLINE_KEY, String(offlineSwitch.checked))
+  sessionStorage.setItem(OFFLINE_KEY, String(offlineSwitch.checked))
   void current.then((opened) => opened?.setOnline(!offlineSwitch.checked))
 })
 byId<HTMLFormElement>('open').addEventListener('submit', (event) => {
   event.preventDefault()
   location.hash = encodeURIComponent(nameInput.value.trim())
 })
+byId('invite').textContent = `Open this page in a second tab${isLoopback(location) ? '' : ' or on another device'} and type in both.`
 window.addEventListener('hashchange', show)
 show()

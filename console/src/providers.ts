@@ -1,146 +1,182 @@
 // The two replicas of a document: a Y.Doc each, kept in IndexedDB, connected by an unmodified stock provider.
 
 import { HocuspocusProvider, HocuspocusProviderWebsocket, WebSocketStatus } from '@hocuspocus/provider'
-import { IndexeddbPersistence } from 'y-indexeddb'
-import { Awareness } from 'y-protocols/awareness'
+import type { IndexeddbPersistence } from 'y-indexeddb'
+import type { Awareness } from 'y-protocols/awareness'
 import { WebsocketProvider } from 'y-websocket'
-import * as Y from 'yjs'
+import type * as Y from 'yjs'
 import { countingWebSocket } from './acknowledged'
+import { openStore, type Kept } from './store'
 
-/** How long a local store may take to open before the page goes on without it. */
-const STORE_OPEN_LIMIT_MS = 3000
+/** A v1 update without structs and deletions: the server acknowledges it when everything before it is durable. */
+const EMPTY_UPDATE = Uint8Array.of(0, 0)
+/** Close codes that carry no reason of the server: normal, going away, no code, abnormal. */
+const CODES_WITHOUT_REASON = [1000, 1001, 1005, 1006]
 
-/** A connection as a person sees it: `disconnected` is for good, until the switch or the server changes its mind. */
+/** `offline`: by the switch. `refused`: the server does not want this client back; `connecting` is tried until it succeeds. */
+export type Connection = 'offline' | 'connecting' | 'connected' | 'refused'
+
+/** A connection, and why the server ended the last session, in its own words. Cleared by the next successful sync. */
 export interface Line {
-  state: 'connecting' | 'connected' | 'disconnected'
-  /** Why the server refused, in its own words. */
-  refusal?: string
+  state: Connection
+  reason?: string
 }
 
-/** Where the newest edit of this replica is. */
-export type Saved = 'offline' | 'saving' | 'saved'
-
 export interface Replica {
+  readonly doc: Y.Doc
   readonly text: Y.Text
   readonly awareness: Awareness
+  /** The connection now. */
+  line(): Line
+  /** Whether this browser's store has every edit. */
+  kept(): Kept
   /** Connects or disconnects. A new replica is disconnected. */
   setOnline(online: boolean): void
-  /** Whether closing the tab now could lose an edit: no local store, and the server has not confirmed everything. */
-  wouldLoseEdits(): boolean
   close(): Promise<void>
+}
+
+/** A replica whose server acknowledges what is on its disk. */
+export interface AcknowledgedReplica extends Replica {
+  /** Whether it is in sync and every frame sent on this connection has been acknowledged. */
+  isAcknowledged(): boolean
+  /** Sends an update without content, which is acknowledged when everything that the server has by then is on its disk. */
+  sendFence(): void
 }
 
 export async function openYWebsocket(
   serverUrl: string,
   room: string,
-  storeKey: string,
-  onChange: (line: Line) => void,
+  onChange: () => void,
 ): Promise<Replica> {
-  const { doc, awareness, store } = await openDoc(`syncline:y-websocket:${storeKey}`)
+  const { doc, text, awareness, store, kept } = await openStore(`syncline:y-websocket:${room}`, onChange)
   // Without the BroadcastChannel everything that another tab shows has been through the server.
   const provider = new WebsocketProvider(serverUrl, room, doc, { awareness, connect: false, disableBc: true })
-  let refusal: string | undefined
+  let online = false
+  let reason: string | undefined
 
-  const report = () => {
-    if (provider.wsconnected) onChange({ state: 'connected' })
-    else if (provider.shouldConnect) onChange({ state: 'connecting' })
-    else onChange({ state: 'disconnected', ...(refusal && { refusal }) })
-  }
-  provider.on('status', report)
-  provider.on('closed', ({ code, reason }) => {
-    refusal = reason || `code ${code}`
-    report()
+  provider.on('status', onChange)
+  provider.on('sync', (synced) => {
+    if (synced) reason = undefined
+    onChange()
   })
+  provider.on('connection-close', (event) => {
+    reason = (event && reasonOf(event)) ?? reason
+    onChange()
+  })
+  provider.on('closed', onChange)
 
   return {
-    text: doc.getText('text'),
+    doc,
+    text,
     awareness,
-    setOnline(online) {
-      refusal = undefined
+    kept,
+    line() {
+      if (provider.wsconnected) return { state: 'connected', ...because(reason) }
+      if (provider.shouldConnect) return { state: 'connecting', ...because(reason) }
+      return { state: online ? 'refused' : 'offline', ...because(reason) }
+    },
+    setOnline(next) {
+      online = next
+      reason = undefined
       if (online) provider.connect()
       else provider.disconnect()
-      report()
+      onChange()
     },
-    // y-websocket 3 is never told that an edit was saved: only being connected speaks for it.
-    wouldLoseEdits: () => !store.synced && !provider.synced,
-    async close() {
-      provider.destroy()
-      await store.destroy()
-      doc.destroy()
-    },
+    close: () => end(doc, store, () => provider.destroy()),
   }
 }
 
 export async function openHocuspocus(
   serverUrl: string,
   room: string,
-  storeKey: string,
-  onChange: (line: Line, saved: Saved) => void,
-): Promise<Replica> {
-  const { doc, awareness, store } = await openDoc(`syncline:hocuspocus:${storeKey}`)
+  onChange: () => void,
+): Promise<AcknowledgedReplica> {
+  const { doc, text, awareness, store, kept } = await openStore(`syncline:hocuspocus:${room}`, onChange)
   let owed = 0
   let online = false
-  let refusal: string | undefined
+  let isRefused = false
+  let reason: string | undefined
 
   const socket = new HocuspocusProviderWebsocket({
     url: serverUrl,
     autoConnect: false,
     WebSocketPolyfill: countingWebSocket((count) => {
       owed = count
-      report()
+      onChange()
     }),
   })
   const provider = new HocuspocusProvider({ name: room, document: doc, awareness, websocketProvider: socket })
 
-  const connected = () => socket.status === WebSocketStatus.Connected && refusal === undefined
-  const confirmed = () => provider.isSynced && provider.unsyncedChanges === 0 && owed === 0
-  const report = () => {
-    if (connected()) onChange({ state: 'connected' }, confirmed() ? 'saved' : 'saving')
-    else if (online && refusal === undefined) onChange({ state: 'connecting' }, 'offline')
-    else onChange({ state: 'disconnected', ...(refusal && { refusal }) }, 'offline')
-  }
-  socket.on('status', report)
+  const isConnected = () => socket.status === WebSocketStatus.Connected
+  socket.on('status', onChange)
   socket.on('disconnect', () => {
     // Switched on again before the old socket had closed: `connect()` then did nothing.
     if (online && !socket.shouldConnect) void socket.connect()
   })
-  provider.on('unsyncedChanges', report)
-  provider.on('synced', report)
-  provider.on('authenticated', () => {
-    refusal = undefined
-    report()
+  provider.on('close', ({ event }: { event: { code: number; reason: string } }) => {
+    reason = reasonOf(event) ?? reason
+    // The server closed this document and left the socket open: the provider does not open it again.
+    if (isConnected()) isRefused = true
+    onChange()
   })
-  provider.on('authenticationFailed', ({ reason }: { reason: string }) => {
-    refusal = reason
-    report()
+  provider.on('unsyncedChanges', onChange)
+  provider.on('synced', () => {
+    reason = undefined
+    onChange()
+  })
+  provider.on('authenticated', () => {
+    isRefused = false
+    onChange()
+  })
+  provider.on('authenticationFailed', (denied: { reason: string }) => {
+    isRefused = true
+    reason = denied.reason
+    onChange()
   })
   provider.attach()
 
   return {
-    text: doc.getText('text'),
+    doc,
+    text,
     awareness,
+    kept,
+    line() {
+      if (!online) return { state: 'offline', ...because(reason) }
+      if (isRefused) return { state: 'refused', ...because(reason) }
+      return { state: isConnected() ? 'connected' : 'connecting', ...because(reason) }
+    },
+    isAcknowledged: () =>
+      isConnected() && !isRefused && provider.isSynced && provider.unsyncedChanges === 0 && owed === 0,
+    sendFence: () => provider.documentUpdateHandler(EMPTY_UPDATE, 'fence'),
     setOnline(next) {
       online = next
-      refusal = undefined
+      isRefused = false
+      reason = undefined
       if (online) void socket.connect()
       else socket.disconnect()
-      report()
+      onChange()
     },
-    wouldLoseEdits: () => !store.synced && !confirmed(),
-    async close() {
+    close: () => {
       online = false
-      provider.destroy()
-      socket.destroy()
-      await store.destroy()
-      doc.destroy()
+      return end(doc, store, () => {
+        provider.destroy()
+        socket.destroy()
+      })
     },
   }
 }
 
-/** A document with what this browser kept of it. Loaded before any provider exists, so that nothing of it counts as a new edit. */
-async function openDoc(storeName: string) {
-  const doc = new Y.Doc()
-  const store = new IndexeddbPersistence(storeName, doc)
-  await Promise.race([store.whenSynced, new Promise((resolve) => setTimeout(resolve, STORE_OPEN_LIMIT_MS))])
-  return { doc, store, awareness: new Awareness(doc) }
+async function end(doc: Y.Doc, store: IndexeddbPersistence, disconnect: () => void) {
+  disconnect()
+  await store.destroy().catch(() => {}) // It never opened.
+  doc.destroy()
+}
+
+function reasonOf({ code, reason }: { code: number; reason: string }): string | undefined {
+  if (reason) return reason
+  return CODES_WITHOUT_REASON.includes(code) ? undefined : `close code ${code}`
+}
+
+function because(reason: string | undefined): { reason?: string } {
+  return reason === undefined ? {} : { reason }
 }

@@ -1,50 +1,34 @@
-// The lamps: the state of a connection, and whether the newest edit is on the server's disk.
+// What the page shows of connections, of the disk and of the server's reasons.
 
-import type { Line, Saved } from './providers'
-
-/** How long everything must have stayed saved before the light says so: bad news at once, good news after quiet. */
-const SAVED_AFTER_MS = 400
+import type { Connection, Line } from './providers'
+import type { Saved } from './saved'
 
 const SAVED_LABELS: Record<Saved, string> = {
-  offline: 'Kept in this browser',
+  memory: 'Only in this tab',
+  browser: 'Kept in this browser, not confirmed by the server',
   saving: 'Saving…',
-  saved: 'Saved on disk',
+  saved: 'Everything is on the server’s disk',
 }
 
-const LINE_LABELS: Record<Line['state'], string> = {
+const CONNECTION_LABELS: Record<Connection, string> = {
+  offline: 'Offline',
   connecting: 'Connecting…',
   connected: 'Connected',
-  disconnected: 'Offline',
+  refused: 'Refused',
 }
 
-export function showLine(element: HTMLElement, { state, refusal }: Line) {
-  setLamp(element, state, refusal === undefined ? LINE_LABELS[state] : `Refused: ${refusal}`)
+/** Shows a connection in `lamp`, and in `reason` why the server ended or refused a session. */
+export function showLine(lamp: HTMLElement, reason: HTMLElement, line: Line) {
+  setLamp(lamp, line.state, CONNECTION_LABELS[line.state])
+  const verb = line.state === 'refused' ? 'The server refuses this session' : 'The server ended the last session'
+  const text = line.reason === undefined ? '' : `${verb}: ${line.reason}`
+  if (reason.textContent !== text) reason.textContent = text
+  reason.dataset['state'] = line.state
+  reason.hidden = text === ''
 }
 
-/** Shows `saved` only while it is true, and does not blink while someone types. */
-export class SavedLight {
-  readonly #element: HTMLElement
-  #timer: ReturnType<typeof setTimeout> | undefined
-
-  constructor(element: HTMLElement) {
-    this.#element = element
-    this.#show('offline')
-  }
-
-  update(saved: Saved) {
-    if (saved === 'saved' && this.#element.dataset['state'] === 'saved') return
-    this.stop()
-    if (saved === 'saved') this.#timer = setTimeout(() => this.#show('saved'), SAVED_AFTER_MS)
-    else this.#show(saved)
-  }
-
-  stop() {
-    clearTimeout(this.#timer)
-  }
-
-  #show(saved: Saved) {
-    setLamp(this.#element, saved, SAVED_LABELS[saved])
-  }
+export function showSaved(lamp: HTMLElement, saved: Saved) {
+  setLamp(lamp, saved, SAVED_LABELS[saved])
 }
 
 /** Touches the page only on a change, so that a screen reader speaks only then. */

@@ -1,5 +1,5 @@
 //! How many durable updates a second the log takes, and how long one takes to be durable, against sled driven
-//! directly with the same batches. `cargo run --release -p syncline-log --example log_bench -- DIR [SECONDS]`
+//! directly with the same batches. `cargo run --profile dist -p syncline-log --example log_bench -- DIR [SECONDS]`
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement, not a part of the server")]
 

@@ -2,13 +2,29 @@
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import WebSocket from 'ws'
+import { WebsocketProvider } from 'y-websocket'
+import * as Y from 'yjs'
 import { launchChromium } from './support/chromium.mjs'
 import { makers } from './support/clients.mjs'
-import { startServer } from './support/server.mjs'
-
-const DIALECTS = ['ywebsocket', 'hocuspocus']
-const ROUNDS = 4
-const LIMIT_MS = 30_000
+import {
+  allTexts,
+  DIALECTS,
+  occursOnce,
+  openPerson as open,
+  stateOf,
+  textIn,
+  type,
+  typeRounds,
+  until,
+  untilAgreed,
+  untilConnected,
+  untilCursorOf,
+  untilOffline,
+  untilShown,
+  untilState,
+} from './support/page.mjs'
+import { runBinary, startServer } from './support/server.mjs'
 
 let server
 let browser
@@ -58,7 +74,7 @@ test('two people in four editors type at once, one works offline across a reload
     )
   }
   const annReloaded = await typeRounds(ann, 'ann-reloaded')
-  assert.equal(await stateOf(ann, 'saved-light'), 'offline')
+  await untilState(ann, 'saved-light', 'browser')
   assert.deepEqual(sockets, [], 'a page that starts switched off connects to nothing')
 
   // And back: nothing lost, nothing doubled, and the light tells it.
@@ -77,6 +93,19 @@ test('a document name with a slash, a space and an umlaut is one document in bot
   await type(ann, 'hocuspocus', '[right]')
   await untilAgreed([ann], ['[left]', '[right]'])
   await ann.close()
+})
+
+test('a document named on the page is the one that other clients open by that name', async () => {
+  for (const name of ['team/notes [1]', '100% 文档', 'a:b@c&d', '%2F']) {
+    const ann = await openPerson(name)
+    await type(ann, 'hocuspocus', '[typed]')
+    await untilAgreed([ann], ['[typed]'])
+    const doc = new Y.Doc()
+    const client = new WebsocketProvider(server.url, name, doc, { WebSocketPolyfill: WebSocket, disableBc: true })
+    await until(`a client of ${name} has the text`, () => doc.getText('text').toString() === '[typed]')
+    client.destroy()
+    await ann.close()
+  }
 })
 
 test('another document opens in the same page and shows nothing of the first', async () => {
@@ -110,7 +139,7 @@ test('what the light calls saved is there after the server was killed', async ()
 
 test('the light waits for every acknowledgement, also for edits queued while offline', async () => {
   const acks = { held: [], pass: 0 }
-  const ann = await openPerson('patience', (page) => holdAcks(page, acks))
+  const ann = await openPerson('patience', { prepare: (page) => holdAcks(page, acks) })
   await untilState(ann, 'saved-light', 'saving')
 
   // Nothing acknowledged: not saved, however long it takes.
@@ -137,12 +166,106 @@ test('the light waits for every acknowledgement, also for edits queued while off
   await ann.close()
 })
 
-/** A person: a browser profile of their own with the page open on `name`, and everything it complained about. */
+test('the light is not "saved" while what the left editor shows is not on the disk', async () => {
+  const acks = { held: [], pass: Infinity }
+  const ann = await openPerson('both', { prepare: (page) => holdAcks(page, acks) })
+  await untilState(ann, 'saved-light', 'saved')
+
+  acks.pass = 0
+  await type(ann, 'ywebsocket', '[left]')
+  await untilAgreed([ann], ['[left]'])
+  await until('acknowledgements are held', () => acks.held.length > 0)
+  await ann.page.clock.fastForward(5_000)
+  assert.equal(await stateOf(ann, 'saved-light'), 'saving')
+  release(acks)
+  await untilState(ann, 'saved-light', 'saved')
+  await ann.close()
+})
+
+test('the light is not "saved" while the left editor has not sent what it shows', async () => {
+  const held = []
+  let holds = false
+  const prepare = async (page) => {
+    await page.clock.install()
+    await page.routeWebSocket(
+      (url) => url.pathname === '/unsent',
+      (client) => {
+        const upstream = client.connectToServer()
+        client.onMessage((frame) => (holds ? held.push(() => upstream.send(frame)) : upstream.send(frame)))
+      },
+    )
+  }
+  const ann = await openPerson('unsent', { prepare })
+  await untilState(ann, 'saved-light', 'saved')
+  holds = true
+  await type(ann, 'ywebsocket', '[unsent]')
+  await until('the edit is held', () => held.length > 0)
+  await ann.page.clock.fastForward(5_000)
+  assert.equal(await stateOf(ann, 'saved-light'), 'saving')
+  holds = false
+  for (const send of held) send()
+  await untilState(ann, 'saved-light', 'saved')
+  await untilAgreed([ann], ['[unsent]'])
+  await ann.close()
+})
+
+test('the light does not claim what a browser without storage does not keep', async () => {
+  // As on a full disk: every write is aborted.
+  const prepare = (page) =>
+    page.addInitScript(() => {
+      const { add } = IDBObjectStore.prototype
+      IDBObjectStore.prototype.add = function (...values) {
+        const request = add.apply(this, values)
+        this.transaction.abort()
+        return request
+      }
+    })
+  const ann = await openPerson('unkept', { prepare, mayComplain: true })
+  await untilState(ann, 'saved-light', 'saved')
+  await ann.page.getByTestId('offline-switch').check()
+  await type(ann, 'ywebsocket', '[unkept]')
+  await untilState(ann, 'saved-light', 'memory')
+  await untilShown(ann, 'note', /does not let the page keep anything/)
+  await ann.close()
+})
+
+test('the page shows why the server refuses a document and why it ended a session', async () => {
+  const ann = await openPerson('gone')
+  await type(ann, 'hocuspocus', '[gone]')
+  await untilState(ann, 'saved-light', 'saved')
+  await ann.close()
+  await server.stop()
+  const { code, stderr } = await runBinary(['delete', 'gone', '--data', server.dataDir])
+  assert.equal(code, 0, stderr)
+  await server.restart()
+
+  const untilReady = async (person) => {
+    await untilState(person, 'status-ywebsocket', 'refused')
+    for (const dialect of DIALECTS) await untilShown(person, `reason-${dialect}`, /session: .*deleted/)
+  }
+  const ben = await openPerson('gone', { untilReady, mayComplain: true })
+  assert.notEqual(await stateOf(ben, 'saved-light'), 'saved')
+  await ben.close()
+
+  const cid = await openPerson('interrupted', { mayComplain: true })
+  await untilState(cid, 'saved-light', 'saved')
+  await server.stop()
+  for (const dialect of DIALECTS) {
+    await untilShown(cid, `reason-${dialect}`, /ended the last session: .*restart/)
+    await untilState(cid, `status-${dialect}`, 'connecting')
+  }
+  await server.restart()
+  await untilConnected(cid)
+  for (const dialect of DIALECTS) await untilShown(cid, `reason-${dialect}`, /^$/)
+  await untilState(cid, 'saved-light', 'saved')
+  await cid.close()
+})
+
 test('under a path prefix the page opens the document of the name as typed, in both dialects', async (t) => {
   const prefixed = await startServer({ args: ['--path-prefix', '/collab'] })
   t.after(() => prefixed.stop())
   const name = 'notes: 会议 "x" a/b'
-  const person = await openPerson(name, async () => {}, `${prefixed.httpUrl}/collab/`)
+  const person = await open(browser, `${prefixed.httpUrl}/collab/`, name)
   const markers = await typeRounds(person, 'typed')
   await untilAgreed([person], markers)
   const other = makers.hocuspocus(t, prefixed, name)
@@ -151,26 +274,8 @@ test('under a path prefix the page opens the document of the name as typed, in b
   await person.close()
 })
 
-async function openPerson(name, prepare = async () => {}, base = `${server.httpUrl}/`) {
-  const context = await browser.newContext()
-  const page = await context.newPage()
-  await prepare(page)
-  const complaints = []
-  page.on('console', (message) => {
-    if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text())
-  })
-  page.on('pageerror', (error) => complaints.push(String(error)))
-  page.on('requestfailed', (request) => complaints.push(`${request.url()}: ${request.failure()?.errorText}`))
-  await page.goto(`${base}#${encodeURIComponent(name)}`)
-  const person = {
-    page,
-    async close() {
-      await context.close()
-      assert.deepEqual(complaints, [])
-    },
-  }
-  await untilConnected(person)
-  return person
+function openPerson(name, options) {
+  return open(browser, `${server.httpUrl}/`, name, options)
 }
 
 /** Stands between the Hocuspocus client and the server: lets `acks.pass` acknowledgements through and keeps the others. */
@@ -199,88 +304,3 @@ function isSyncStatus(frame) {
   return frame.length > 1 && frame[1 + frame[0]] === 8
 }
 
-/** Types one marker per round into each editor in turn; returns them in the order of DIALECTS within each round. */
-async function typeRounds(person, who) {
-  const markers = []
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const dialect of DIALECTS) {
-      const marker = `[${who}-${dialect}-${round}]`
-      await type(person, dialect, marker)
-      markers.push(marker)
-    }
-  }
-  return markers
-}
-
-/** Focuses instead of clicking: the caret stays after what was typed there before, so no marker is split. */
-async function type({ page }, dialect, text) {
-  const content = page.getByTestId(`editor-${dialect}`).locator('.cm-content')
-  await content.focus()
-  await page.keyboard.type(text)
-}
-
-/** The text of an editor as a person reads it, without the cursors of others drawn into it. */
-function textIn({ page }, dialect) {
-  return page.getByTestId(`editor-${dialect}`).evaluate((editor) =>
-    [...editor.querySelectorAll('.cm-line')]
-      .map((line) => {
-        const copy = line.cloneNode(true)
-        for (const drawn of copy.querySelectorAll('.cm-ySelectionCaret, .cm-placeholder')) drawn.remove()
-        return copy.textContent
-      })
-      .join('\n'),
-  )
-}
-
-function allTexts(people) {
-  return Promise.all(people.flatMap((person) => DIALECTS.map((dialect) => textIn(person, dialect))))
-}
-
-function occursOnce(text, markers) {
-  return markers.every((marker) => text.split(marker).length === 2)
-}
-
-/** All editors hold the same text, and it is exactly the markers: each once, and nothing else. */
-async function untilAgreed(people, markers) {
-  const length = markers.join('').length
-  await until('all texts agree', async () => {
-    const [first, ...others] = await allTexts(people)
-    return first.length === length && occursOnce(first, markers) && others.every((other) => other === first)
-  })
-}
-
-function stateOf({ page }, testId) {
-  return page.getByTestId(testId).getAttribute('data-state')
-}
-
-function untilState(person, testId, state) {
-  return until(`${testId} is ${state}`, async () => (await stateOf(person, testId)) === state)
-}
-
-async function untilConnected(person) {
-  for (const dialect of DIALECTS) await untilState(person, `status-${dialect}`, 'connected')
-}
-
-async function untilOffline(person) {
-  for (const dialect of DIALECTS) await untilState(person, `status-${dialect}`, 'disconnected')
-  await untilState(person, 'saved-light', 'offline')
-}
-
-/** Puts the other person's caret into each editor in turn and waits until the viewer sees it there, with the name. */
-async function untilCursorOf(viewer, other) {
-  const name = await other.page.locator('[data-testid=person][data-me=true]').evaluate((chip) => chip.firstChild.textContent)
-  for (const dialect of DIALECTS) {
-    await other.page.getByTestId(`editor-${dialect}`).locator('.cm-content').focus()
-    const flag = viewer.page.getByTestId(`editor-${dialect}`).locator('.cm-ySelectionInfo', { hasText: name })
-    await until(`the cursor of ${name} is seen`, () => flag.first().isVisible())
-  }
-}
-
-/** Waits for a condition, never for a time: the limit only ends a test that has failed. */
-async function until(what, condition) {
-  const end = Date.now() + LIMIT_MS
-  while (!(await condition())) {
-    assert(Date.now() < end, `gave up waiting: ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, 25))
-  }
-}

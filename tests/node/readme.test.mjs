@@ -1,64 +1,91 @@
-// The quick starts in README.md, as they stand there, against the binary: what a newcomer copies works.
+// The JavaScript quick starts in README.md, as they stand there, against the binary: in an empty directory with exactly what
+// the npm install line brings, on a Node without WebSocket; and from a bundler in a browser. `readme-commands.mjs` runs the rest.
 
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
 
-import { startServer } from './support/server.mjs'
+import { build } from '../../console/node_modules/vite/dist/node/index.js'
+import { launchChromium } from './support/chromium.mjs'
+import { startProxy } from './support/page-proxy.mjs'
+import { blocks, installLine, PRINTED_URL, run, start } from './support/readme.mjs'
+import { startServer, temporaryDirectory } from './support/server.mjs'
 
-const README = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
-/** Beside this file, where the packages are found. */
-const SCRIPT = (number) => fileURLToPath(new URL(`./.readme-${number}.mjs`, import.meta.url))
-/** Node 20 has no WebSocket of its own; browsers do. */
-const PRELUDE = "import ws from 'ws'\nglobalThis.WebSocket = ws\n"
+const EXAMPLES = blocks('js')
+const GREETINGS = ['Hello from y-websocket.', 'Hello from Hocuspocus.']
+const LAST_LINES = [/in sync: true/, /not yet saved: 0/]
+/** What Node 20 is like by itself. */
+const NO_WEBSOCKET = globalThis.WebSocket ? { NODE_OPTIONS: '--no-experimental-websocket' } : {}
 
-test('the two quick starts connect and share one document', async () => {
-  const examples = [...README.matchAll(/```js\n(.*?)```/gs)].map((match) => match[1])
-  assert.equal(examples.length, 2)
-  for (const example of examples) {
+const projects = EXAMPLES.map(() => temporaryDirectory())
+let server
+
+before(async () => {
+  server = await startServer()
+  for (const [number, cwd] of projects.entries()) await run(installLine(number), { cwd })
+})
+after(() => server?.stop())
+
+test('quick starts are short', () => {
+  assert.equal(EXAMPLES.length, 2)
+  for (const example of EXAMPLES) {
     const lines = example.trim().split('\n').length
     assert.ok(lines <= 12, `${lines} lines are more than a newcomer wants to read`)
   }
-  const server = await startServer()
-  const running = examples.map((example, number) => run(number, example.replaceAll('ws://127.0.0.1:1234', server.url)))
-  try {
-    await Promise.all(running.map(({ said }) => said('Hello from y-websocket.', 'Hello from Hocuspocus.')))
-    await running[0].said('in sync: true')
-    await running[1].said('not yet saved: 0')
-  } finally {
-    for (const one of running) await one.end()
-    await server.stop()
-  }
 })
 
-function run(number, source) {
-  // Imports come first in a module: the prelude is one of its own.
-  writeFileSync(SCRIPT(`${number}-prelude`), PRELUDE)
-  writeFileSync(SCRIPT(number), `import './.readme-${number}-prelude.mjs'\n${source}`)
-  const child = spawn(process.execPath, [SCRIPT(number)], { stdio: ['ignore', 'pipe', 'pipe'] })
-  let output = ''
-  let look = () => {}
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (data) => {
-      output += data
-      look()
+test('quick starts run on Node without WebSocket, and share one document', async () => {
+  const running = EXAMPLES.map((example, number) => {
+    writeFileSync(join(projects[number], 'editor.mjs'), at(server.url, example))
+    return start('node editor.mjs', { cwd: projects[number], env: NO_WEBSOCKET })
+  })
+  for (const [number, one] of running.entries()) {
+    for (const greeting of GREETINGS) await one.printed(greeting)
+    await one.printed(LAST_LINES[number])
+  }
+  for (const one of running) await one.stop()
+})
+
+test('quick starts run from a bundler in a browser', async () => {
+  const proxy = await startProxy(server.port)
+  const browser = await launchChromium()
+  for (const [number, example] of EXAMPLES.entries()) {
+    const script = await bundle(projects[number], at(proxy.url.replace('http', 'ws').slice(0, -1), example))
+    proxy.rewrite = (path, body) =>
+      path === '/' ? `<!doctype html><script type="module">${script.replaceAll('</script', '<\\/script')}</script>` : body
+    const page = await browser.newPage()
+    const lines = []
+    const done = new Promise((resolve, reject) => {
+      page.on('console', (message) => {
+        lines.push(message.text())
+        if (LAST_LINES[number].test(message.text())) resolve()
+      })
+      page.on('pageerror', (error) => reject(new Error(`${error}\n${lines.join('\n')}`)))
     })
+    await page.goto(proxy.url)
+    await done
+    await page.close()
   }
-  const ended = new Promise((resolve) => child.on('close', resolve))
-  return {
-    /** Resolves when everything in `texts` has been printed. */
-    said: (...texts) =>
-      new Promise((resolve, reject) => {
-        look = () => texts.every((text) => output.includes(text)) && resolve()
-        look()
-        ended.then(() => reject(new Error(`example ${number} ended: ${output}`)))
-      }),
-    end: async () => {
-      child.kill('SIGTERM')
-      await ended
-      for (const name of [number, `${number}-prelude`]) rmSync(SCRIPT(name), { force: true })
-    },
-  }
+  await browser.close()
+  await proxy.stop()
+})
+
+function at(url, example) {
+  assert.ok(example.includes(PRINTED_URL))
+  return example.replaceAll(PRINTED_URL, url)
+}
+
+/** One file, as a bundler for browsers makes it of the example. */
+async function bundle(root, source) {
+  const input = join(root, 'bundled.mjs')
+  writeFileSync(input, source)
+  const { output } = await build({
+    root,
+    configFile: false,
+    logLevel: 'error',
+    build: { write: false, target: 'es2022', modulePreload: false, rolldownOptions: { input, output: { codeSplitting: false } } },
+  })
+  assert.equal(output.length, 1)
+  return output[0].code
 }

@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(value_enum, default_value = "traffic")]
     scenario: Name,
     /// Server address.
-    #[arg(long, default_value = "ws://127.0.0.1:1234")]
+    #[arg(long, env = "SYNCLINE_URL", default_value = "ws://127.0.0.1:1234")]
     url: String,
     /// The server's process id, to report its CPU and memory.
     #[arg(long)]

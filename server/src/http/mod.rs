@@ -3,23 +3,18 @@
 
 pub mod handshake;
 pub mod origin;
+mod page;
 pub mod prefix;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, LOCATION, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SEC_WEBSOCKET_VERSION, UPGRADE};
 use hyper::{Method, Response, StatusCode};
-use rust_embed::RustEmbed;
 
 use self::prefix::PathPrefix;
 
 /// The text format of `/metrics`.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// The console's built files (`console/dist`).
-#[derive(RustEmbed)]
-#[folder = "../console/dist"]
-struct Console;
 
 /// What `/readyz` answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +41,7 @@ pub fn answer(
     method: &Method,
     path: &str,
     prefix: &PathPrefix,
+    headers: &HeaderMap,
     readiness: impl FnOnce() -> Readiness,
 ) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
@@ -62,27 +58,10 @@ pub fn answer(
             Readiness::Stopping => problem(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
             Readiness::StorageFailed(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why),
         },
-        "" => console("index.html"),
-        path => console(path.trim_start_matches('/')),
+        path => page::answer(path.strip_prefix('/').unwrap_or(path), headers).unwrap_or_else(|| {
+            problem(StatusCode::NOT_FOUND, "there is no such page; documents are opened over WebSocket")
+        }),
     }
-}
-
-fn console(file: &str) -> Response<Full<Bytes>> {
-    let Some(found) = Console::get(file) else {
-        return problem(StatusCode::NOT_FOUND, "there is no such page; documents are opened over WebSocket");
-    };
-    let kind = match file.rsplit_once('.').map(|(_, extension)| extension) {
-        Some("html") => "text/html; charset=utf-8",
-        Some("js") => "text/javascript; charset=utf-8",
-        Some("css") => "text/css; charset=utf-8",
-        Some("svg") => "image/svg+xml",
-        _ => "application/octet-stream",
-    };
-    let body = match found.data {
-        std::borrow::Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-        std::borrow::Cow::Owned(bytes) => Bytes::from(bytes),
-    };
-    respond(StatusCode::OK, kind, body)
 }
 
 /// Sends a browser to `location`, relative to where it is: the page's links are relative, too.
@@ -120,7 +99,6 @@ fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    // The page changes with the binary; a browser asks each time.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }

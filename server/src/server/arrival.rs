@@ -144,7 +144,9 @@ async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished
 fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<Bytes>> {
     let shared = &arrived.shared;
     if !is_upgrade(&request) {
-        return http::answer(request.method(), request.uri().path(), &shared.path_prefix, || readiness(shared));
+        return http::answer(request.method(), request.uri().path(), &shared.path_prefix, request.headers(), || {
+            readiness(shared)
+        });
     }
     if handshake::is_of_another_version(request.headers()) {
         let why = format!("this server speaks version {} of the WebSocket protocol (RFC 6455)", handshake::VERSION);

@@ -2,8 +2,8 @@
 
 import { chromium } from 'playwright-core'
 
-/** A headless browser with a fresh profile, which is removed when it closes. `CHROMIUM` names another binary. */
-export function launchChromium() {
+/** A headless browser with a fresh profile, which is removed when it closes. `CHROMIUM` names another binary; `more`: flags. */
+export function launchChromium(more = []) {
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: [
@@ -14,6 +14,7 @@ export function launchChromium() {
       '--disable-background-networking',
       '--disable-component-update',
       '--disable-sync',
+      ...more,
     ],
   })
 }

@@ -1,0 +1,97 @@
+// Where the document is: one answer for everything that both editors show, whoever typed it.
+//
+// The left provider learns nothing about the disk. So: when both replicas are equal, everything they hold has passed the
+// document's task on the server; an empty update sent then through the right one (the fence) is acknowledged after all of it
+// is durable. Any change of either replica, and any lost connection, starts over.
+
+import { equalSnapshots, snapshot, type Doc } from 'yjs'
+import type { AcknowledgedReplica, Replica } from './providers'
+
+/** How long both replicas must be unchanged before they are compared, which costs time in a large document. */
+const SETTLE_MS = 300
+
+/** `memory`: nowhere but in this tab. `browser`: in this browser's store. `saved`: on the server's disk. */
+export type Saved = 'memory' | 'browser' | 'saving' | 'saved'
+
+export class SavedWatch {
+  readonly #left: Replica
+  readonly #right: AcknowledgedReplica
+  readonly #onChange: (saved: Saved) => void
+  #timer: ReturnType<typeof setTimeout> | undefined
+  /** Counts changes of either document. */
+  #version = 0
+  /** The version that the fence under way covers. */
+  #fenced: number | undefined
+  /** The newest version known to be on the server's disk. */
+  #durable: number | undefined
+  /** What the last comparison found, until something changes. */
+  #isEqual = false
+  #last: Saved | undefined
+
+  constructor(left: Replica, right: AcknowledgedReplica, onChange: (saved: Saved) => void) {
+    this.#left = left
+    this.#right = right
+    this.#onChange = onChange
+    for (const { doc } of [left, right]) doc.on('update', this.#onUpdate)
+    this.update()
+  }
+
+  get saved(): Saved {
+    if (this.#durable === this.#version) return 'saved'
+    const isOnItsWay = this.#right.line().state === 'connected' && (this.#isEqual || this.#left.line().state === 'connected')
+    const kept = [this.#left.kept(), this.#right.kept()]
+    if (isOnItsWay || kept.includes('writing')) return 'saving'
+    return kept.includes('no') ? 'memory' : 'browser'
+  }
+
+  /** To be called when a connection or an acknowledgement has changed. */
+  update() {
+    if (this.#right.line().state !== 'connected') {
+      // What comes back on the next connection may be another history.
+      this.#fenced = undefined
+      this.#durable = undefined
+    } else if (this.#right.isAcknowledged()) {
+      if (this.#fenced === this.#version) this.#durable = this.#version
+      else if (this.#durable !== this.#version) this.#settle()
+    }
+    this.#report()
+  }
+
+  stop() {
+    clearTimeout(this.#timer)
+    for (const { doc } of [this.#left, this.#right]) doc.off('update', this.#onUpdate)
+  }
+
+  #onUpdate = () => {
+    this.#version++
+    this.#isEqual = false
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    this.#settle()
+    this.#report()
+  }
+
+  #settle() {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined
+      this.#isEqual = areEqual(this.#left.doc, this.#right.doc)
+      if (this.#isEqual && this.#right.isAcknowledged() && this.#durable !== this.#version) {
+        this.#fenced = this.#version
+        this.#right.sendFence()
+      }
+      this.#report()
+    }, SETTLE_MS)
+  }
+
+  #report() {
+    const saved = this.saved
+    if (saved === this.#last) return
+    this.#last = saved
+    this.#onChange(saved)
+  }
+}
+
+function areEqual(left: Doc, right: Doc): boolean {
+  const isWhole = ({ store }: Doc) => store.pendingStructs === null && store.pendingDs === null
+  return isWhole(left) && isWhole(right) && equalSnapshots(snapshot(left), snapshot(right))
+}

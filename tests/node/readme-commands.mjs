@@ -1,0 +1,114 @@
+// Every command that README.md prints, as it stands there, and its Rust example in an empty crate. The environment moves the
+// server to a port and a directory of its own; nothing else is added. Builds for minutes, so `tests/run` runs it apart from the
+// other tests: `node --test readme-commands.mjs`.
+
+import assert from 'node:assert/strict'
+import { appendFileSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import WebSocket from 'ws'
+import { WebsocketProvider } from 'y-websocket'
+import * as Y from 'yjs'
+
+import { blocks, commands, installLine, PRINTED_URL, ROOT, run, runFor, start } from './support/readme.mjs'
+import { temporaryDirectory } from './support/server.mjs'
+
+/** How long a command that takes many minutes is let run. */
+const A_WHILE_MS = 10_000
+const BACKUP = join(ROOT, 'backups')
+
+/** Commands that are not run here, and why. */
+const ELSEWHERE = new Map([
+  ['./tests/run', 'runs this test'],
+  ['cargo build --profile dist', 'the build of the release profile with link-time optimisation, which takes minutes'],
+  [installLine(0), 'readme.test.mjs'],
+  [installLine(1), 'readme.test.mjs'],
+])
+
+const data = temporaryDirectory()
+const env = { SYNCLINE_LISTEN: '127.0.0.1:0', SYNCLINE_DATA: data }
+const done = new Set()
+let server
+
+/** Takes a command of README; it must be printed there. */
+function printed(command) {
+  assert.ok(commands().includes(command), `README does not print \`${command}\``)
+  done.add(command)
+  return command
+}
+
+after(() => rmSync(BACKUP, { recursive: true, force: true }))
+
+test('the first command starts the server, and its help names the settings', async () => {
+  server = start(printed('cargo run --release'), { env })
+  const [, address] = await server.printed(/editors connect to +(ws:\/\/127\.0\.0\.1:\d+)/)
+  env.SYNCLINE_URL = address
+  assert.match(await run(printed('cargo run --release -- --help'), { env }), /--listen/)
+})
+
+test('the Rust example runs in an empty crate with the lines that README prints', async () => {
+  const beside = temporaryDirectory()
+  symlinkSync(ROOT, join(beside, 'syncline'))
+  await run(printed('cargo new my-app'), { cwd: beside })
+  const cwd = join(beside, 'my-app')
+  const manifest = readFileSync(join(cwd, 'Cargo.toml'), 'utf8')
+  writeFileSync(join(cwd, 'Cargo.toml'), manifest.replace(/^\[dependencies\]\n/m, ''))
+  appendFileSync(join(cwd, 'Cargo.toml'), blocks('toml')[0])
+  const [example] = blocks('rust')
+  assert.ok(example.includes(PRINTED_URL))
+  writeFileSync(join(cwd, 'src/main.rs'), example.replaceAll(PRINTED_URL, env.SYNCLINE_URL))
+  const target = join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'readme-example')
+  const output = await run(printed('cargo run'), { cwd, env: { CARGO_TARGET_DIR: target } })
+  assert.match(output, /waiting for a network: 2\n.*milk/)
+})
+
+test('what needs a running server works', async () => {
+  await edit('my-document')
+  const replay = 'cargo run --release -p syncline-sim -- replay --trace tests/fixtures/traces/sveltecomponent.json.gz --readers 10 --writers 1'
+  await run(printed(replay), { env })
+  await run(printed('cargo run --release -- backup backups/notes'), { env })
+  await run(printed('cargo run -p syncline-client --example shopping_list'), { env })
+})
+
+test('what needs a stopped server works', async () => {
+  assert.equal(await server.stop(), 0, server.output())
+  await run(printed('cargo run --release -- inspect my-document'), { env })
+  await run(printed('cargo run --release -- delete my-document'), { env })
+  await run(printed('cargo run --release -- purge my-document'), { env })
+})
+
+test('load and benchmark', async () => {
+  await run(printed('cargo run --release -p syncline-sim -- load --help'))
+  await runFor(A_WHILE_MS, printed('cargo run --release -p syncline-sim -- bench --against floor'))
+})
+
+test('scenarios, crashes, power cuts and disk faults', async () => {
+  await run(printed('cargo build && cargo run -p syncline-sim -- run prolonged-offline --seeds 1..50'))
+  await run(printed('cargo build && cargo run -p syncline-sim -- crash --rounds 18'))
+  // Without root these name what they leave out.
+  await run(printed('cargo build && cargo run -p syncline-sim -- power-cut --trials 3'))
+  await run(printed('cargo run -p syncline-sim -- disk-fault'))
+})
+
+test('the simulation', async () => {
+  await run(printed('cargo run -p syncline-simulation -- --seed 42'))
+  await runFor(A_WHILE_MS, printed('cargo run -p syncline-simulation -- --plans 100000'))
+})
+
+test('README prints no other command', () => {
+  for (const command of ELSEWHERE.keys()) assert.ok(commands().includes(command), command)
+  assert.deepEqual(commands().filter((command) => !done.has(command) && !ELSEWHERE.has(command)), [])
+})
+
+/** Makes a document on the running server. */
+async function edit(name) {
+  const doc = new Y.Doc()
+  const provider = new WebsocketProvider(env.SYNCLINE_URL, name, doc, { WebSocketPolyfill: WebSocket, disableBc: true })
+  doc.getText('text').insert(0, 'Hello')
+  const observer = new Y.Doc()
+  const other = new WebsocketProvider(env.SYNCLINE_URL, name, observer, { WebSocketPolyfill: WebSocket, disableBc: true })
+  await new Promise((resolve) => {
+    observer.on('update', () => observer.getText('text').length > 0 && resolve())
+  })
+  for (const one of [provider, other]) one.destroy()
+}
