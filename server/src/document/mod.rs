@@ -5,6 +5,7 @@
 //! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
 //! core/refuse.rs  PURE: sessions that are ended, a CRDT that failed
 //! core/native.rs  PURE: what only the native dialect asks: cursors and registers
+//! core/awareness.rs PURE: awareness, encoded once a turn
 //! core/joining.rs PURE: who joins, and the document at rest
 //! tail.rs      PURE: the newest changes, for clients that missed a few
 //! presence.rs  PURE: who is here, never logged

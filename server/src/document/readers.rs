@@ -184,9 +184,11 @@ impl Readers {
         queued
     }
 
-    pub(super) fn presence(&mut self, frame: &Frame, clients: &[u64]) {
+    /// Queues an awareness update for every reader.
+    pub(super) fn presence(&mut self, frame: &Frame) {
         for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
-            let pushed = reader.outbox.push_presence(lease, clients, frame.encode(&self.document, &reader.framing));
+            let Some(frame) = frame.awareness(&self.document, &reader.framing) else { return };
+            let pushed = reader.outbox.push_awareness(lease, frame);
             let pushed = reader.note(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }

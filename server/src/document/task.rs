@@ -6,16 +6,17 @@
 
 mod reload;
 mod storing;
+mod turn;
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::charge::{Charge, apart_if};
 use super::core::Core;
@@ -30,7 +31,6 @@ use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use syncline_log::failpoint::Point;
-use syncline_log::store::Record;
 use syncline_log::{DocumentLog, Log};
 
 /// A snapshot of a large document waits for more records: it costs each of them at most so many of its bytes.
@@ -207,7 +207,7 @@ impl Task {
                     while let Some((event, _room)) = self.next(&mut batch) {
                         self.take(event).await;
                     }
-                    self.execute().await;
+                    self.end_turn().await;
                     if self.lost {
                         Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable, Arc::clone(&self.metrics))).await;
                         return Ended::NotLoaded;
@@ -314,65 +314,6 @@ impl Task {
         self.reload_if_broken().await;
     }
 
-    /// Does what the core wants, in order: readers first, then the log, so that delivery never waits for the disk.
-    async fn execute(&mut self) {
-        if self.effects.is_empty() {
-            return;
-        }
-        let mut records = Vec::new();
-        for effect in std::mem::take(&mut self.effects) {
-            if !effect.may_pass_changes() {
-                self.send();
-            }
-            match effect {
-                Effect::Append { seq, update } => {
-                    self.records_since_snapshot += 1;
-                    self.bytes_since_snapshot += update.len();
-                    records.push(Record { seq, time_ms: now_ms(), update });
-                }
-                Effect::Broadcast { frame, author } => self.unsent.change(frame, author),
-                Effect::Presence { frame, clients } => self.unsent.presence(frame, clients),
-                Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
-                Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
-                Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
-                    self.readers.opened(lease, cursor, read_only, resume, state_vector.as_deref());
-                }
-                Effect::Missed { lease, frame } => self.readers.missed(lease, &frame),
-                Effect::Durable { lease, seq } => self.readers.durable(lease, seq),
-                Effect::Ack { lease, batch, seq, outcome, echo } => {
-                    self.readers.ack(lease, (batch, seq), outcome, echo.as_deref());
-                }
-                Effect::Decided { lease, batch, accepted, register } => {
-                    self.readers.decided(lease, batch, accepted, &register);
-                }
-                Effect::Close { lease, close } => {
-                    info!(document = %self.name, ?lease, reason = %close.reason(), "session refused by its document");
-                    self.readers.close(lease, close);
-                }
-                Effect::Reload => {}
-            }
-        }
-        self.send();
-        self.readers.send(self.is_busy);
-        if !records.is_empty() {
-            self.metrics.updates.inc_by(records.len() as u64);
-            if let Err(records) = self.log.try_append(records) {
-                Box::pin(self.log.append(records)).await;
-            }
-        }
-    }
-
-    /// Queues what is for all readers and was held back to be sent together: changes, then presence, which may speak of
-    /// them.
-    fn send(&mut self) {
-        let delivered = self.readers.broadcast(&self.unsent.changes);
-        self.metrics.delivered.inc_by(delivered as u64);
-        self.unsent.changes.clear();
-        for (clients, frame) in self.unsent.presence.drain(..) {
-            self.readers.presence(&frame, &clients);
-        }
-    }
-
     async fn after_batch(&mut self) {
         self.active = Instant::now();
         if self.core.last() != self.seen {
@@ -399,8 +340,4 @@ impl Task {
         }
         self.execute().await;
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

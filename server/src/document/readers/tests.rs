@@ -74,9 +74,9 @@ async fn presence_does_not_come_before_a_native_session_has_been_answered() {
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
     let presence = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
-    readers.presence(&presence, &[1]);
+    readers.presence(&presence);
     readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
-    readers.presence(&presence, &[1]);
+    readers.presence(&presence);
     let frames = outbox.frames().await;
     assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
 }
@@ -130,7 +130,7 @@ async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_n
     readers.send(false);
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (1, 1)]);
     readers.broadcast(&change(1, vec![0, 0]));
-    readers.presence(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))), &[1]);
+    readers.presence(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))));
     let echo = Frame::new(Message::Update(Bytes::from_static(&[0, 0])));
     for _ in 0..16 {
         readers.ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
