@@ -174,3 +174,23 @@ async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short()
     let waiting = readers.readers.values().map(|reader| reader.outbox.try_frames().unwrap().len());
     assert_eq!(waiting.sum::<usize>(), sockets.len());
 }
+
+#[tokio::test]
+async fn floors_of_slow_readers_are_bounded_in_a_document_of_many_clients() {
+    const CLIENTS: u64 = 100_000;
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let known = |clock: u64| (0..CLIENTS).map(|client| (client, clock)).collect::<Known>();
+    let mut outboxes = Vec::new();
+    for number in 0..20 {
+        let (lease, outbox) = (LeaseId(number), Arc::new(Outbox::new(100)));
+        readers.add(lease, Arc::clone(&outbox), Framing::YWebsocket);
+        readers.diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]))));
+        outbox.frames().await;
+        readers.set_checkpoint(known(number));
+        // It takes this change, proves that it has what was before, and takes no other.
+        readers.broadcast(&change(number + 2, vec![0; 10]));
+        outboxes.push(outbox);
+    }
+    let floors = (0..20).filter(|&number| readers.floor(LeaseId(number)).is_some()).count();
+    assert!((1..=6).contains(&floors), "{floors}");
+}
