@@ -4,6 +4,7 @@
 //! So two tasks for one document cannot exist, and a session never holds a lease on a document that is leaving.
 //! The lock is never held across an await, and nothing is locked under it but an inbox.
 
+mod bounds;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
@@ -23,6 +25,7 @@ use self::slot::Slot;
 use crate::document::event::Event;
 use crate::document::frame::Framing;
 use crate::document::inbox::{Closed, NotTaken, Receiver, Sender, inbox};
+use crate::document::usage::{Memory, Usage};
 use crate::document::{self, DocumentOptions, Ended, Envelope};
 use crate::ids::{Counter, LeaseId};
 use crate::metrics::Metrics;
@@ -31,13 +34,22 @@ use syncline_log::Log;
 
 /// The open documents.
 pub struct Registry {
-    slots: DashMap<DocumentName, Slot<Sender>>,
+    slots: DashMap<DocumentName, Slot<Handle>>,
     log: Log,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     lease_ids: Counter,
     generations: AtomicU64,
+    memory: Arc<Memory>,
+    /// Cancelled by [`Registry::stop`].
+    stopping: CancellationToken,
+}
+
+/// What the registry has of a document's task.
+struct Handle {
+    inbox: Sender,
+    usage: Arc<Usage>,
 }
 
 /// The document's task is gone; the session must end and come back.
@@ -55,6 +67,7 @@ impl Gone {
 impl Registry {
     /// No document is open yet.
     pub fn new(log: Log, options: DocumentOptions, metrics: Arc<Metrics>) -> Arc<Self> {
+        let memory = Memory::new(options.memory);
         Arc::new(Self {
             slots: DashMap::new(),
             log,
@@ -63,6 +76,8 @@ impl Registry {
             tasks: TaskTracker::new(),
             lease_ids: Counter::default(),
             generations: AtomicU64::new(0),
+            memory,
+            stopping: CancellationToken::new(),
         })
     }
 
@@ -73,13 +88,15 @@ impl Registry {
             Entry::Occupied(mut slot) => {
                 let slot = slot.get_mut();
                 let generation = slot.join();
-                (slot.inbox.clone(), generation)
+                (slot.task.inbox.clone(), generation)
             }
             Entry::Vacant(vacant) => {
                 let (inbox, receiver) = inbox();
                 let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-                vacant.insert(Slot::first(inbox.clone(), generation));
-                self.spawn(name.clone(), receiver, generation);
+                let usage = self.memory.enter();
+                let handle = Handle { inbox: inbox.clone(), usage: Arc::clone(&usage) };
+                vacant.insert(Slot::first(handle, generation));
+                self.spawn(name.clone(), receiver, usage, generation);
                 (inbox, generation)
             }
         };
@@ -96,6 +113,11 @@ impl Registry {
         self.slots.is_empty()
     }
 
+    /// Bytes that open documents take in memory, as they estimate it.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
     /// How many documents' tasks run. When nothing is on the move as many as documents are in memory.
     pub fn task_count(&self) -> usize {
         self.tasks.len()
@@ -103,12 +125,13 @@ impl Registry {
 
     /// Ends every document, each with everything on disk. Sessions must have been ended before.
     pub async fn stop(&self) {
+        self.stopping.cancel();
         self.slots.clear();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    fn spawn(self: &Arc<Self>, name: DocumentName, inbox: Receiver, generation: u64) {
+    fn spawn(self: &Arc<Self>, name: DocumentName, inbox: Receiver, usage: Arc<Usage>, generation: u64) {
         let registry = Arc::clone(self);
         self.tasks.spawn(async move {
             let try_retire = |inbox: &Receiver| registry.retire(&name, generation, inbox);
@@ -118,6 +141,7 @@ impl Registry {
                 registry.log.clone(),
                 Arc::clone(&registry.options),
                 Arc::clone(&registry.metrics),
+                usage,
                 try_retire,
             );
             match std::panic::AssertUnwindSafe(task).catch_unwind().await {

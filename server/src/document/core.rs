@@ -11,6 +11,7 @@
 mod authors;
 mod awareness;
 mod joining;
+mod memory;
 mod native;
 mod refuse;
 mod registers;

@@ -27,6 +27,7 @@ use super::load::{AT_ONCE_BYTES, LoadError, Loaded, load};
 use super::merge::Unsent;
 use super::options::{Compaction, DocumentOptions};
 use super::readers::Readers;
+use super::usage::Usage;
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -37,6 +38,8 @@ use syncline_log::{DocumentLog, Log};
 const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
 /// Long after everything.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// When memory is scarce a document becomes bytes after so long without a change.
+const PRESSED_QUIET: Duration = Duration::from_secs(1);
 /// A reader's floor is at most this many records old: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
@@ -52,6 +55,8 @@ pub enum Envelope {
         /// How they are written.
         framing: Framing,
     },
+    /// Memory is scarce: leave when nobody has the document open, become bytes when it is quiet.
+    Relieve,
     /// Anything else. The room stands for the bytes of a large event in the inbox.
     Event(Event, Option<Room>),
 }
@@ -91,6 +96,9 @@ struct Task {
     storage_failed: bool,
     /// More than one event was waiting when it looked last.
     is_busy: bool,
+    /// [`Envelope::Relieve`] came, and nothing has been done about it.
+    is_pressed: bool,
+    usage: Arc<Usage>,
     /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
     lost: bool,
 }
@@ -103,10 +111,11 @@ pub async fn run(
     log: Log,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
+    usage: Arc<Usage>,
     try_retire: impl Fn(&Receiver) -> bool,
 ) -> Ended {
     // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
-    let mut task = match Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics))).await {
+    let mut task = match Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics), usage)).await {
         Ok(task) => task,
         Err(failure) => {
             match failure {
@@ -149,6 +158,7 @@ impl Task {
         log: Log,
         options: Arc<DocumentOptions>,
         metrics: Arc<Metrics>,
+        usage: Arc<Usage>,
     ) -> Result<Box<Self>, LoadError> {
         let Loaded { replica, newest, tail, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
@@ -164,7 +174,7 @@ impl Task {
         let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
         // In a box, or it would lie in the future once as it comes and once as it stays.
-        Ok(Box::new(Self {
+        let task = Box::new(Self {
             log: log.document(name.clone(), newest.epoch, last),
             log_source: log,
             core,
@@ -184,12 +194,17 @@ impl Task {
             seen: last,
             storage_failed: false,
             is_busy: false,
+            is_pressed: false,
+            usage,
             lost: false,
-        }))
+        });
+        task.report_usage();
+        Ok(task)
     }
 
     async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> Ended {
         let mut batch = VecDeque::new();
+        let mut is_used = false;
         // The log may have failed before this document was opened.
         self.take_durable().await;
         let mut clock = pin!(sleep_until(self.next_tick()));
@@ -206,11 +221,15 @@ impl Task {
                     self.is_busy = batch.len() > 1;
                     while let Some((event, _room)) = self.next(&mut batch) {
                         self.take(event).await;
+                        is_used = true;
                     }
                     self.end_turn().await;
                     if self.lost {
                         Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable, Arc::clone(&self.metrics))).await;
                         return Ended::NotLoaded;
+                    }
+                    if std::mem::take(&mut is_used) {
+                        self.active = Instant::now();
                     }
                     self.after_batch().await;
                     // Moved only when it would ring too late: what it rings for is looked at then.
@@ -220,7 +239,7 @@ impl Task {
                     }
                 }
                 () = &mut clock => {
-                    if self.core.lease_count() == 0 && self.active.elapsed() >= self.options.idle {
+                    if self.core.lease_count() == 0 && self.active.elapsed() >= self.idle() {
                         Point::UnloadBegun.pass();
                         Box::pin(self.finish()).await;
                         Point::UnloadSettled.pass();
@@ -228,9 +247,11 @@ impl Task {
                             return Ended::Retired;
                         }
                         self.active = Instant::now();
+                        self.is_pressed = false;
                     }
-                    if !self.core.is_resting() && self.changed.elapsed() >= self.options.quiet {
+                    if self.may_rest() && self.changed.elapsed() >= self.quiet() {
                         Box::pin(self.rest()).await;
+                        self.is_pressed = false;
                     }
                     clock.as_mut().reset(self.next_tick());
                 }
@@ -248,9 +269,28 @@ impl Task {
 
     /// When there may be something to do although nothing is said.
     fn next_tick(&self) -> Instant {
-        let idle = (self.core.lease_count() == 0).then(|| self.active + self.options.idle);
-        let quiet = (!self.core.is_resting()).then(|| self.changed + self.options.quiet);
+        let idle = (self.core.lease_count() == 0).then(|| self.active + self.idle());
+        let quiet = self.may_rest().then(|| self.changed + self.quiet());
         idle.into_iter().chain(quiet).min().unwrap_or_else(|| Instant::now() + NEVER)
+    }
+
+    /// How long it stays without a lease. One without records has nothing to keep.
+    fn idle(&self) -> Duration {
+        if self.is_pressed || self.core.last() == Seq::ZERO { Duration::ZERO } else { self.options.idle }
+    }
+
+    /// True when it has something to give up while nothing changes: the tree, under pressure also what is kept for those who join.
+    fn may_rest(&self) -> bool {
+        if self.is_pressed { !self.core.is_minimal() } else { !self.core.is_resting() }
+    }
+
+    /// How long nothing changes until it becomes bytes.
+    fn quiet(&self) -> Duration {
+        if self.is_pressed { self.options.quiet.min(PRESSED_QUIET) } else { self.options.quiet }
+    }
+
+    fn report_usage(&self) {
+        self.usage.report(self.core.memory_bytes(), self.core.is_minimal(), self.active);
     }
 
     /// Nothing has changed for a while: a snapshot makes the next load short, and bytes are smaller than a tree.
@@ -262,6 +302,7 @@ impl Task {
         self.unsent = Unsent::default();
         // Something waits beside the tree, or it cannot be encoded: not again at once.
         self.changed = Instant::now();
+        self.report_usage();
     }
 
     /// The next event of which the core is to hear.
@@ -278,6 +319,7 @@ impl Task {
                     }
                     // A native session says from where it goes on: `Event::Resume`.
                 }
+                Envelope::Relieve => self.is_pressed = true,
                 Envelope::Event(event, room) if !self.lost => return Some((event, room)),
                 Envelope::Event(..) => {}
             }
@@ -315,7 +357,6 @@ impl Task {
     }
 
     async fn after_batch(&mut self) {
-        self.active = Instant::now();
         if self.core.last() != self.seen {
             (self.seen, self.changed) = (self.core.last(), self.active);
         }
@@ -328,6 +369,7 @@ impl Task {
         if self.records_since_snapshot >= records || self.bytes_since_snapshot >= bytes.max(self.snapshot_bytes) {
             Box::pin(self.compact()).await;
         }
+        self.report_usage();
     }
 
     async fn take_durable(&mut self) {

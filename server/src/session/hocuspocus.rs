@@ -124,6 +124,7 @@ impl Hocuspocus {
         self.say(address, &Message::Authenticated(scope));
         let framing = Framing::Hocuspocus { address: address.into() };
         let scan = self.context.limits.scan;
+        self.users.pause_before_open().await;
         let channel = Channel::open(&self.context.registry, &document, rights, &self.outbox, framing, scan).await?;
         self.channels.insert(address.into(), channel);
         self.replay_early(address).await
