@@ -40,6 +40,8 @@ const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// When memory is scarce a document becomes bytes after so long without a change.
 const PRESSED_QUIET: Duration = Duration::from_secs(1);
+/// A document that could not leave tries again after so long, or when something comes.
+const EXPECTED_IDLE: Duration = Duration::from_millis(100);
 /// A reader's floor is at most this many records old: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
@@ -98,6 +100,8 @@ struct Task {
     is_busy: bool,
     /// [`Envelope::Relieve`] came, and nothing has been done about it.
     is_pressed: bool,
+    /// A session has a lease that it has not used or has not given back: the document could not leave.
+    is_expected: bool,
     usage: Arc<Usage>,
     /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
     lost: bool,
@@ -195,6 +199,7 @@ impl Task {
             storage_failed: false,
             is_busy: false,
             is_pressed: false,
+            is_expected: false,
             usage,
             lost: false,
         });
@@ -230,6 +235,7 @@ impl Task {
                     }
                     if std::mem::take(&mut is_used) {
                         self.active = Instant::now();
+                        self.is_expected = false;
                     }
                     self.after_batch().await;
                     // Moved only when it would ring too late: what it rings for is looked at then.
@@ -247,6 +253,7 @@ impl Task {
                             return Ended::Retired;
                         }
                         self.active = Instant::now();
+                        self.is_expected = true;
                         self.is_pressed = false;
                     }
                     if self.may_rest() && self.changed.elapsed() >= self.quiet() {
@@ -276,7 +283,11 @@ impl Task {
 
     /// How long it stays without a lease. One without records has nothing to keep.
     fn idle(&self) -> Duration {
-        if self.is_pressed || self.core.last() == Seq::ZERO { Duration::ZERO } else { self.options.idle }
+        match self.is_pressed || self.core.last() == Seq::ZERO {
+            true if self.is_expected => self.options.idle.min(EXPECTED_IDLE),
+            true => Duration::ZERO,
+            false => self.options.idle,
+        }
     }
 
     /// True when it has something to give up while nothing changes: the tree, under pressure also what is kept for those who join.
