@@ -7,6 +7,8 @@
 //! Format (npm y-protocols 1.0.7, `awareness.js`): the number of clients, then for each its id, its clock and its
 //! state as JSON; the state `null` means the client is gone.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 
 use crate::limits::{MAX_AWARENESS_CLIENTS, MAX_AWARENESS_CLOCK, MAX_VALUE_DEPTH};
@@ -185,6 +187,20 @@ pub fn encode<'a>(entries: impl ExactSizeIterator<Item = AwarenessEntry<'a>>) ->
     out
 }
 
+/// Joins awareness updates, oldest first, into one that has the last entry of each client, in the order of client ids.
+///
+/// For updates that one sender made, in the order in which it sent them: clocks are not compared. What follows malformed bytes in
+/// an update is left out.
+pub fn coalesce<'a>(updates: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut newest = BTreeMap::new();
+    for update in updates {
+        let mut reader = Reader::new(update);
+        let left = reader.var_uint().map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        newest.extend(AwarenessEntries { reader, left }.map(|entry| (entry.client, entry)));
+    }
+    encode(newest.into_values())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +223,21 @@ mod tests {
         assert_eq!(scan(&update), Ok(entries.to_vec()));
         assert!(!entries[0].is_null() && entries[1].is_null());
         assert_eq!(scan(&encode([].into_iter())), Ok(vec![]));
+    }
+
+    #[test]
+    fn coalesced_updates_have_the_last_entry_of_each_client() {
+        let entry = |client, clock, state| AwarenessEntry { client, clock, state };
+        let updates = [
+            encode([entry(2, 1, "{}"), entry(1, 5, "1")].into_iter()),
+            encode([entry(1, 5, "null")].into_iter()),
+            encode([entry(3, 0, "3"), entry(2, 2, "2")].into_iter()),
+        ];
+        let joined = coalesce(updates.iter().map(Vec::as_slice));
+        assert_eq!(scan(&joined), Ok(vec![entry(1, 5, "null"), entry(2, 2, "2"), entry(3, 0, "3")]));
+        assert_eq!(coalesce([].into_iter()), [0]);
+        let cut = &updates[0][..updates[0].len() - 1];
+        assert_eq!(scan(&coalesce([cut].into_iter())), Ok(vec![entry(2, 1, "{}")]));
     }
 
     #[test]

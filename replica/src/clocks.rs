@@ -30,6 +30,11 @@ impl Clocks {
         self.next.iter().map(|(client, clock)| (*client, *clock))
     }
 
+    /// How many clients there are.
+    pub(crate) fn len(&self) -> usize {
+        self.next.len()
+    }
+
     /// True when an update inserts nothing beyond these.
     pub(crate) fn know_structs_of(&self, update: &[u8]) -> bool {
         let verdict = verdict(update, self, &ScanLimits::STORED);

@@ -50,6 +50,16 @@ impl Known {
     pub fn clock(&self, client: u64) -> u64 {
         u64::from(self.0.get(&ClientID::new(client)))
     }
+
+    /// How many clients it knows.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl FromIterator<(u64, u64)> for Known {

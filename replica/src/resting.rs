@@ -21,6 +21,13 @@ use super::held::HeldLimits;
 use super::register::RegisterState;
 use super::replica::{Replica, Taken};
 
+/// A tree takes at most so many times the bytes of its encoded state.
+const TREE_FACTOR: usize = 20;
+/// One item of a tree, without its content.
+const ITEM_BYTES: usize = 160;
+/// A client and its clock.
+const CLOCK_BYTES: usize = 48;
+
 /// A document, as a tree or as bytes.
 #[derive(Debug)]
 pub struct Resting {
@@ -155,6 +162,20 @@ impl Resting {
         match &self.form {
             Form::Tree(replica) => replica.growth.bytes,
             Form::Bytes(encoded) => encoded.state.len(),
+        }
+    }
+
+    /// Bytes that it takes in memory, about. Of a tree the upper bounds of its bytes and items are known, which rise with every
+    /// update: it takes at most so much when nothing in it could be joined.
+    pub fn memory_bytes(&self) -> usize {
+        match &self.form {
+            Form::Tree(replica) => {
+                let growth = &replica.growth;
+                let items = usize::try_from(growth.items).unwrap_or(usize::MAX).saturating_mul(ITEM_BYTES);
+                let tree = items.saturating_add(growth.bytes * 2).min(growth.bytes.saturating_mul(TREE_FACTOR));
+                tree.saturating_add(replica.held_bytes + replica.clocks.len() * CLOCK_BYTES)
+            }
+            Form::Bytes(encoded) => encoded.state.len() + encoded.clocks.len() * CLOCK_BYTES,
         }
     }
 

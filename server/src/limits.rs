@@ -10,11 +10,14 @@
 //! | bytes and clients of a document | what would make it grow is refused, reading goes on | 4414 |
 //! | awareness states that one connection shows in one document | the state is dropped, its client leaves for the others | - |
 //! | time to the first document of a Hocuspocus connection | the session is closed | 4504 |
+//! | documents a second that one connection opens, and all of them | reading pauses | - |
+//! | open documents, and their memory | the least recently used leave or become bytes; when none can, a document more is not opened | 4529 |
 //!
 //! What an honest client never meets is limited by default. What depends on where a server stands is not: behind a proxy
 //! all clients have one address. Who a user is, a token says (`auth.rs`) or a proxy (`--user-header`).
 
 mod gate;
+mod machine;
 mod places;
 
 use std::time::Duration;
@@ -99,6 +102,22 @@ pub struct RawLimits {
     /// Most CRDT clients that may ever write to one document; each page load is one [default: 200000]
     #[arg(long, env = "SYNCLINE_MAX_DOCUMENT_CLIENTS", value_name = "COUNT", help_heading = "Limits")]
     pub max_document_clients: Option<usize>,
+
+    /// Documents one connection may open in a second on average, 30 times as many together; 0: no limit [default: 100]
+    #[arg(long, env = "SYNCLINE_OPENS_PER_SECOND", value_name = "COUNT", help_heading = "Limits")]
+    pub opens_per_second: Option<u64>,
+
+    /// Documents all connections together may open in a second [default: 5000]
+    #[arg(long, env = "SYNCLINE_OPENS_PER_SECOND_IN_ALL", value_name = "COUNT", help_heading = "Limits")]
+    pub opens_per_second_in_all: Option<u64>,
+
+    /// Most documents open at a time [default: 200000]
+    #[arg(long, env = "SYNCLINE_MAX_OPEN_DOCUMENTS", value_name = "COUNT", help_heading = "Limits")]
+    pub max_open_documents: Option<usize>,
+
+    /// Bytes of memory of all open documents, as estimated; 0: no limit [default: half of the machine's memory]
+    #[arg(long, env = "SYNCLINE_MAX_OPEN_BYTES", value_name = "BYTES", help_heading = "Limits")]
+    pub max_open_bytes: Option<usize>,
 }
 
 /// Limits in force. What is not limited is at its maximum.
@@ -130,6 +149,14 @@ pub struct Limits {
     pub document_bytes: usize,
     /// Clients of a document's whole life.
     pub document_clients: usize,
+    /// Documents a second that one connection may open.
+    pub opens_per_second: u64,
+    /// Documents a second that all connections may open.
+    pub opens_per_second_in_all: u64,
+    /// Documents in memory.
+    pub open_documents: usize,
+    /// Bytes of memory of all of them.
+    pub open_bytes: usize,
     /// Processor time that one session may use up at once in one document, and one update.
     pub work: Duration,
 }
@@ -189,6 +216,10 @@ impl RawLimits {
             max_presence_bytes: self.max_presence_bytes.or(other.max_presence_bytes),
             max_document_bytes: self.max_document_bytes.or(other.max_document_bytes),
             max_document_clients: self.max_document_clients.or(other.max_document_clients),
+            opens_per_second: self.opens_per_second.or(other.opens_per_second),
+            opens_per_second_in_all: self.opens_per_second_in_all.or(other.opens_per_second_in_all),
+            max_open_documents: self.max_open_documents.or(other.max_open_documents),
+            max_open_bytes: self.max_open_bytes.or(other.max_open_bytes),
         }
     }
 }
@@ -223,6 +254,10 @@ impl From<RawLimits> for Limits {
             work: Duration::from_secs(10),
             document_bytes: count(raw.max_document_bytes, DEFAULT_MAX_DOCUMENT_BYTES),
             document_clients: count(raw.max_document_clients, MAX_KNOWN_CLIENTS as usize),
+            opens_per_second: raw.opens_per_second.unwrap_or(100),
+            opens_per_second_in_all: raw.opens_per_second_in_all.unwrap_or(5_000),
+            open_documents: count(raw.max_open_documents, 200_000),
+            open_bytes: count(raw.max_open_bytes, machine::memory_bytes() / 2),
         }
     }
 }

@@ -29,6 +29,12 @@ pub struct Metrics {
     pub reloads: Counter,
     /// Documents that could not be loaded.
     pub loads_failed: Counter,
+    /// Documents asked to leave memory, or to become bytes, because open documents took as much as they may.
+    pub documents_evicted: Counter,
+    /// Documents that were not opened because no open one could give up memory.
+    pub documents_refused: Counter,
+    /// Times that opening a document waited because too many were opened.
+    pub open_pauses: Counter,
     /// Sessions that the server closed.
     pub sessions_closed: Closings,
     /// Documents that were refused to a session, or closed for it, while the session went on.
@@ -87,6 +93,8 @@ pub struct Now {
     pub unfinished: usize,
     /// Documents in memory.
     pub documents: usize,
+    /// Bytes that they take, as they estimate it.
+    pub document_bytes: usize,
     /// The log.
     pub log: Figures,
     /// The first storage error has come: nothing is saved any more.
@@ -114,6 +122,9 @@ impl Metrics {
             ("compactions", "Snapshots that replaced records", &self.compactions),
             ("reloads", "Documents loaded again after a panic in the CRDT", &self.reloads),
             ("loads_failed", "Documents that could not be loaded", &self.loads_failed),
+            ("documents_evicted", "Documents asked to give up memory for others", &self.documents_evicted),
+            ("documents_refused", "Documents not opened for want of memory", &self.documents_refused),
+            ("open_pauses", "Times that opening a document waited for its rate", &self.open_pauses),
             ("connections_refused", "Sessions refused: too many, in all or from an address", &self.connections_refused),
             ("users_refused", "Sessions or documents refused: too many of one user", &self.users_refused),
             ("unfinished_cut", "Silent sockets cut to make room for others", &self.unfinished_cut),
@@ -145,6 +156,7 @@ impl Now {
             ("sessions_open", "Sessions now", self.sessions),
             ("unfinished_open", "Sockets now that have not said their first message", self.unfinished),
             ("documents_open", "Documents in memory now", self.documents),
+            ("documents_open_bytes", "Bytes that documents take in memory now, estimated", self.document_bytes),
             (
                 "storage_failed",
                 "1 after the first storage error: nothing is saved any more",
@@ -182,7 +194,7 @@ mod tests {
 
     fn now() -> Now {
         let log = Figures { commits: 7, commit_time: Duration::from_millis(1_500), waiting_bytes: 10 };
-        Now { sessions: 3, unfinished: 1, documents: 2, log, has_storage_failed: true }
+        Now { sessions: 3, unfinished: 1, documents: 2, document_bytes: 8_192, log, has_storage_failed: true }
     }
 
     #[test]
@@ -199,6 +211,7 @@ mod tests {
             "syncline_edits_refused_total{code=\"4507\"} 1",
             "syncline_sessions_open 3",
             "syncline_documents_open 2",
+            "syncline_documents_open_bytes 8192",
             "syncline_storage_failed 1",
             "syncline_log_waiting_bytes 10",
             "syncline_log_commits_total 7",

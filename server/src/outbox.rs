@@ -6,12 +6,13 @@
 //! | what | when the outbox is over its limit |
 //! |---|---|
 //! | document frame | all document frames of that lease are dropped and the lease is *behind*: once the socket has drained, its session asks the document for one diff |
-//! | presence frame | the newest replaces an older one about the same clients; over the limit it is dropped like a document frame |
+//! | awareness frame | joins the one of its lease that waits: together they are one frame with the newest state of each client; over the limit they are dropped like document frames |
 //! | answer to a step 1, everyone's presence | put off in the same way, but once queued it stays and takes no room from changes: of a diff larger than the limit every change after it would drop it again, for ever. Two may wait |
 //! | echo of a lease's own change | takes the place of the echoes before it: the newest acknowledges them all |
 //! | durable positions and cumulative acks (native) | the newest replaces one that waits; a durable position is dropped with its lease's frames |
 //! | acks and other small answers | kept; over twice the limit of them the session is closed as too slow |
 
+mod awareness;
 mod closing;
 mod endings;
 mod positions;
@@ -26,14 +27,18 @@ use std::task::Waker;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 
+use self::awareness::Backlog;
+pub use self::awareness::{AwarenessFrame, UpdateLength};
 pub use self::positions::Position;
 use self::positions::Positions;
 pub use self::straight::Line;
 pub use self::taking::{Kind, News, Taken};
 use crate::ids::LeaseId;
 
-/// How far back a waiting presence frame is looked for to be replaced.
-const MAX_PRESENCE_LOOKBACK: usize = 64;
+/// How far back a waiting awareness frame is looked for, to be joined.
+const MAX_AWARENESS_LOOKBACK: usize = 64;
+/// With so few frames waiting a session is not too slow, however large they are.
+const FEW_FRAMES: usize = 64;
 
 /// What became of a pushed frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +63,9 @@ enum Waiting {
         lease: LeaseId,
         frame: Bytes,
     },
-    Presence {
+    Awareness {
         lease: LeaseId,
-        clients: Box<[u64]>,
-        frame: Bytes,
+        backlog: Box<Backlog>,
     },
     Echo {
         lease: LeaseId,
@@ -81,23 +85,23 @@ enum Waiting {
 }
 
 impl Waiting {
-    fn frame(&self) -> &Bytes {
+    fn bytes(&self) -> usize {
         match self {
+            Waiting::Awareness { backlog, .. } => backlog.bytes(),
             Waiting::Document { frame, .. }
             | Waiting::Answer { frame, .. }
-            | Waiting::Presence { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame }
             | Waiting::Text { frame }
-            | Waiting::Pong { frame } => frame,
+            | Waiting::Pong { frame } => frame.len(),
         }
     }
 
     fn into_frame(self) -> Bytes {
         match self {
+            Waiting::Awareness { backlog, .. } => backlog.into_frame(),
             Waiting::Document { frame, .. }
             | Waiting::Answer { frame, .. }
-            | Waiting::Presence { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame }
             | Waiting::Text { frame }
@@ -133,7 +137,7 @@ impl Waiting {
     }
 
     fn belongs_to(&self, of: LeaseId) -> bool {
-        matches!(self, Waiting::Document { lease, .. } | Waiting::Presence { lease, .. } if *lease == of)
+        matches!(self, Waiting::Document { lease, .. } | Waiting::Awareness { lease, .. } if *lease == of)
     }
 }
 
@@ -210,28 +214,6 @@ impl Outbox {
         inner.enqueue(Waiting::Answer { lease, frame })
     }
 
-    /// The presence of `clients`. Replaces a waiting frame about exactly the same clients.
-    pub fn push_presence(&self, lease: LeaseId, clients: &[u64], frame: Bytes) -> Pushed {
-        {
-            let mut inner = self.lock();
-            let older =
-                inner.queue.iter_mut().rev().take(MAX_PRESENCE_LOOKBACK).find_map(|(_, waiting)| match waiting {
-                    Waiting::Presence { lease: of, clients: about, frame } if *of == lease && **about == *clients => {
-                        Some(frame)
-                    }
-                    _ => None,
-                });
-            if let Some(older) = older {
-                let before = older.len();
-                *older = frame;
-                let after = older.len();
-                inner.bytes = inner.bytes - before + after;
-                return Pushed::Queued;
-            }
-        }
-        self.push_bounded(lease, frame, |lease, frame| Waiting::Presence { lease, clients: clients.into(), frame })
-    }
-
     /// The echo of a change to its author, which is its acknowledgement. Never dropped: in a session that was put off
     /// and brought up to date by a diff, nothing else would say that the change is saved.
     pub fn push_echo(&self, lease: LeaseId, frame: Bytes) -> Pushed {
@@ -275,7 +257,7 @@ impl Outbox {
         if inner.close.is_some() || lease.is_some_and(|lease| inner.over.contains(&lease)) {
             return Pushed::Dropped;
         }
-        if inner.control_bytes > self.limit_bytes.saturating_mul(2) && inner.queue.len() > MAX_PRESENCE_LOOKBACK {
+        if inner.control_bytes > self.limit_bytes.saturating_mul(2) && inner.queue.len() > FEW_FRAMES {
             drop(inner);
             self.close(Close::TooSlow);
             return Pushed::Dropped;
@@ -343,14 +325,14 @@ impl Inner {
         self.close.is_some() || self.over.contains(&lease)
     }
 
-    /// A document brings a reader up to date by a diff, and behind it everyone's presence.
+    /// A document sends a reader a diff, and behind it, maybe after changes of the same turn, everyone's presence.
     fn is_second_answer(&self, lease: LeaseId) -> bool {
-        let mut answers = self.queue.iter().rev().take_while(|(_, waiting)| waiting.is_answer_to(lease));
+        let mut answers = self.queue.iter().filter(|(_, waiting)| waiting.is_answer_to(lease));
         answers.next().is_some() && answers.next().is_none()
     }
 
     fn put(&mut self, waiting: Waiting) {
-        self.bytes += waiting.frame().len();
+        self.bytes += waiting.bytes();
         self.control_bytes += waiting.control_bytes();
         self.answer_bytes += waiting.answer_bytes();
         self.queue.push_back((self.next, waiting));
@@ -369,7 +351,7 @@ impl Inner {
     }
 
     fn count_bytes(&mut self) {
-        self.bytes = self.queue.iter().map(|(_, waiting)| waiting.frame().len()).sum();
+        self.bytes = self.queue.iter().map(|(_, waiting)| waiting.bytes()).sum();
         self.control_bytes = self.queue.iter().map(|(_, waiting)| waiting.control_bytes()).sum();
         self.answer_bytes = self.queue.iter().map(|(_, waiting)| waiting.answer_bytes()).sum();
     }

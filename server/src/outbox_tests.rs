@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use syncline_protocol::awareness::{AwarenessEntry, encode};
+use syncline_protocol::ywebsocket;
+
 use super::taking::MAX_TAKE_BYTES;
 use super::*;
 
@@ -113,15 +116,50 @@ fn one_frame_larger_than_the_limit_passes_alone() {
     assert_eq!(outbox.push_answer(A, frame(5)), Pushed::Dropped, "answers do not pile up");
 }
 
+/// A y-websocket message with the states of clients.
+fn awareness(entries: &[(u64, u64, &str)]) -> AwarenessFrame {
+    let entries = entries.iter().map(|&(client, clock, state)| AwarenessEntry { client, clock, state });
+    let update = encode(entries);
+    let bytes = ywebsocket::Message::Awareness(&update).encode().into();
+    AwarenessFrame { bytes, update_bytes: update.len(), length: UpdateLength::Prefixed }
+}
+
 #[test]
-fn only_the_newest_presence_of_a_client_waits() {
+fn awareness_that_waits_becomes_one_frame_of_newest_states() {
     let outbox = Outbox::new(1000);
-    outbox.push_presence(A, &[1], frame(10));
-    outbox.push_presence(A, &[2], frame(20));
-    outbox.push_presence(B, &[1], frame(30));
-    outbox.push_presence(A, &[1], frame(40));
-    assert_eq!(frames(&outbox), [40, 20, 30]);
+    assert_eq!(outbox.push_awareness(A, awareness(&[(1, 1, "1"), (2, 1, "2")])), Pushed::First);
+    outbox.push_document(A, frame(10));
+    assert_eq!(outbox.push_awareness(B, awareness(&[(1, 1, "of b")])), Pushed::Queued);
+    assert_eq!(outbox.push_awareness(A, awareness(&[(2, 1, "null")])), Pushed::Queued);
+    assert_eq!(outbox.push_awareness(A, awareness(&[(3, 9, "3"), (1, 2, "one")])), Pushed::Queued);
+    let expected =
+        [awareness(&[(1, 2, "one"), (2, 1, "null"), (3, 9, "3")]).bytes, frame(10), awareness(&[(1, 1, "of b")]).bytes];
+    assert_eq!(outbox.try_frames().unwrap(), expected);
     assert_eq!(outbox.lock().bytes, 0);
+}
+
+#[test]
+fn awareness_of_a_slow_reader_is_bounded_by_the_states_it_holds() {
+    let outbox = Outbox::new(2_000);
+    for clock in 0..10_000 {
+        for client in 0..5 {
+            assert_ne!(outbox.push_awareness(A, awareness(&[(client, clock, "\"a state\"")])), Pushed::Dropped);
+        }
+        assert!(outbox.lock().bytes <= 2_000);
+    }
+    let newest: Vec<_> = (0..5).map(|client| (client, 9_999, "\"a state\"")).collect();
+    assert_eq!(outbox.try_frames().unwrap(), [awareness(&newest).bytes]);
+}
+
+#[test]
+fn awareness_over_the_limit_makes_its_reader_resync() {
+    let outbox = Outbox::new(500);
+    let pushed: Vec<_> = (0..100).map(|client| outbox.push_awareness(A, awareness(&[(client, 1, "12345")]))).collect();
+    assert_eq!(pushed.last(), Some(&Pushed::Dropped));
+    assert_eq!(outbox.behind_now(), [A]);
+    assert_eq!(outbox.lock().bytes, 0);
+    let large = "1".repeat(600);
+    assert_eq!(outbox.push_awareness(A, awareness(&[(1, 2, &large)])), Pushed::First, "alone it passes");
 }
 
 #[test]

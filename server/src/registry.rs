@@ -4,6 +4,7 @@
 //! So two tasks for one document cannot exist, and a session never holds a lease on a document that is leaving.
 //! The lock is never held across an await, and nothing is locked under it but an inbox.
 
+mod bounds;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use self::slot::Slot;
 use crate::document::event::Event;
 use crate::document::frame::Framing;
 use crate::document::inbox::{Closed, NotTaken, Receiver, Sender, inbox};
+use crate::document::usage::{Memory, Usage};
 use crate::document::{self, DocumentOptions, Ended, Envelope};
 use crate::ids::{Counter, LeaseId};
 use crate::metrics::Metrics;
@@ -33,13 +35,22 @@ use syncline_log::Log;
 
 /// The open documents.
 pub struct Registry {
-    slots: DashMap<DocumentName, Slot<Sender>>,
+    slots: DashMap<DocumentName, Slot<Handle>>,
     log: Log,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     lease_ids: Counter,
     generations: AtomicU64,
+    memory: Arc<Memory>,
+    /// Cancelled by [`Registry::stop`].
+    stopping: CancellationToken,
+}
+
+/// What the registry has of a document's task.
+struct Handle {
+    inbox: Sender,
+    usage: Arc<Usage>,
 }
 
 /// The document's task is gone; the session must end and come back.
@@ -59,6 +70,7 @@ impl Registry {
     pub fn new(log: Log, options: DocumentOptions, metrics: Arc<Metrics>) -> Arc<Self> {
         // Its own: a copy of the options may have served a registry that was stopped.
         let options = DocumentOptions { give_up: CancellationToken::new(), ..options };
+        let memory = Memory::new(options.memory);
         Arc::new(Self {
             slots: DashMap::new(),
             log,
@@ -67,6 +79,8 @@ impl Registry {
             tasks: TaskTracker::new(),
             lease_ids: Counter::default(),
             generations: AtomicU64::new(0),
+            memory,
+            stopping: CancellationToken::new(),
         })
     }
 
@@ -77,13 +91,15 @@ impl Registry {
             Entry::Occupied(mut slot) => {
                 let slot = slot.get_mut();
                 let generation = slot.join();
-                (slot.inbox.clone(), generation)
+                (slot.task.inbox.clone(), generation)
             }
             Entry::Vacant(vacant) => {
                 let (inbox, receiver) = inbox();
                 let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-                vacant.insert(Slot::first(inbox.clone(), generation));
-                self.spawn(name.clone(), receiver, generation);
+                let usage = self.memory.enter();
+                let handle = Handle { inbox: inbox.clone(), usage: Arc::clone(&usage) };
+                vacant.insert(Slot::first(handle, generation));
+                self.spawn(name.clone(), receiver, usage, generation);
                 (inbox, generation)
             }
         };
@@ -105,6 +121,11 @@ impl Registry {
         self.slots.is_empty()
     }
 
+    /// Bytes that open documents take in memory, as they estimate it.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.bytes()
+    }
+
     /// How many documents' tasks run. When nothing is on the move as many as documents are in memory.
     pub fn task_count(&self) -> usize {
         self.tasks.len()
@@ -113,6 +134,7 @@ impl Registry {
     /// Ends every document, each with everything on disk that was logged. Sessions must have been ended before. Work that
     /// is not finished at `deadline` is dropped: nobody was told that it was done.
     pub async fn stop(&self, deadline: Instant) {
+        self.stopping.cancel();
         self.slots.clear();
         self.tasks.close();
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {
@@ -121,7 +143,7 @@ impl Registry {
         }
     }
 
-    fn spawn(self: &Arc<Self>, name: DocumentName, inbox: Receiver, generation: u64) {
+    fn spawn(self: &Arc<Self>, name: DocumentName, inbox: Receiver, usage: Arc<Usage>, generation: u64) {
         let registry = Arc::clone(self);
         self.tasks.spawn(async move {
             let try_retire = |inbox: &Receiver| registry.retire(&name, generation, inbox);
@@ -131,6 +153,7 @@ impl Registry {
                 registry.log.clone(),
                 Arc::clone(&registry.options),
                 Arc::clone(&registry.metrics),
+                usage,
                 try_retire,
             );
             match std::panic::AssertUnwindSafe(task).catch_unwind().await {

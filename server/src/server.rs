@@ -25,6 +25,7 @@ use crate::admin::{self, Admin, AdminSocket};
 use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
+use crate::document::usage::MemoryLimits;
 use crate::http::Readiness;
 use crate::http::origin::AllowedOrigins;
 use crate::http::prefix::PathPrefix;
@@ -129,9 +130,11 @@ impl Server {
             growth,
             work: config.limits.work,
             presence_bytes,
+            memory: MemoryLimits { bytes: config.limits.open_bytes, documents: config.limits.open_documents },
             ..DocumentOptions::new(config.idle_unload)
         };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
+        registry.keep_within_bounds();
         let sessions = TaskTracker::new();
         let gate = Gate::new(config.limits, Arc::clone(&metrics));
         let context = Context {
@@ -190,6 +193,11 @@ impl Server {
     /// How many documents are in memory.
     pub fn open_documents(&self) -> usize {
         self.shared.context.registry.len()
+    }
+
+    /// Bytes that they take, as they estimate it.
+    pub fn open_bytes(&self) -> usize {
+        self.shared.context.registry.memory_bytes()
     }
 
     /// Stops: every client is told to come back, and everything is on disk when this returns.

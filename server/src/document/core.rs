@@ -9,7 +9,9 @@
 //! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
 
 mod authors;
+mod awareness;
 mod joining;
+mod memory;
 mod native;
 mod refuse;
 mod registers;
@@ -20,7 +22,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
@@ -32,7 +33,7 @@ use self::unsynced::Unsynced;
 use self::waiting::{Answer, WaitingAck};
 use super::event::{Acks, Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
-use super::presence::{Changes, Presence};
+use super::presence::Presence;
 use super::tail::Tail;
 use crate::ids::LeaseId;
 use syncline_replica::Known;
@@ -201,13 +202,8 @@ impl Core {
                 self.update(lease, (update, origin, batch), effects, go_on);
             }
             Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
-            Event::Awareness { lease, update } => {
-                let Ok(update) = AwarenessUpdate::scan(&update, &Default::default()) else { return };
-                let changes = self.presence.update(lease, update.iter());
-                self.dropped_states += changes.dropped;
-                push_presence(changes, Some(lease), effects);
-            }
-            Event::QueryAwareness { lease } => self.send_presence(lease, effects),
+            Event::Awareness { lease, update } => self.take_awareness(lease, &update, effects),
+            Event::QueryAwareness { lease } => self.show_everyone(lease, effects),
             Event::Refused { lease, batch, update, origin } => self.forbid(lease, batch, (update, origin), effects),
             Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
             Event::Leave { lease } => {
@@ -215,8 +211,7 @@ impl Core {
                 self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
                 self.ended.remove(&lease);
                 self.authors.leave(lease);
-                let changes = self.presence.leave(lease);
-                push_presence(changes, None, effects);
+                self.leave_presence(lease, effects);
             }
         }
     }
@@ -251,7 +246,7 @@ impl Core {
         let unsynced = (acks == Acks::Counted).then(Unsynced::default);
         self.leases.insert(lease, Lease { unsynced, ..Lease::default() });
         self.ask(lease, effects);
-        self.send_presence(lease, effects);
+        self.show_everyone(lease, effects);
     }
 
     fn update(
@@ -365,20 +360,5 @@ impl Core {
         }
         let frame = Frame::new(Message::Step1(self.replica.state_vector()));
         effects.push(Effect::Answer { lease, frame });
-    }
-
-    fn send_presence(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(everyone) = self.presence.everyone() {
-            effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(everyone.into())) });
-        }
-    }
-}
-
-fn push_presence(changes: Changes, bringer: Option<LeaseId>, effects: &mut Vec<Effect>) {
-    if let (Some(update), Some(lease)) = (changes.bringer, bringer) {
-        effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(update.into())) });
-    }
-    if let Some((update, clients)) = changes.everyone {
-        effects.push(Effect::Presence { frame: Frame::new(Message::Awareness(update.into())), clients });
     }
 }

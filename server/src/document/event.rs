@@ -9,6 +9,7 @@ use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{Full, RegisterWrite};
 
 use super::frame::Frame;
+use super::presence::Changed;
 use crate::ids::LeaseId;
 
 /// How an update came.
@@ -163,12 +164,16 @@ pub enum Effect {
         /// The author; `None` for one that had waited, whose author has gone.
         author: Option<LeaseId>,
     },
-    /// Presence, for everyone, its bringer included: it is what keeps stock clients from hanging up.
+    /// Clients whose presence changed, for everyone, its bringer included: it is what keeps stock clients from hanging up.
+    /// All that a turn names leaves at its end as one frame of [`super::core::Core::presence_of`].
     Presence {
-        /// The awareness update.
-        frame: Arc<Frame>,
-        /// The clients it is about.
-        clients: Box<[u64]>,
+        /// Each with its clock.
+        clients: Box<[Changed]>,
+    },
+    /// Everyone's presence for one session, at the end of the turn: [`super::core::Core::everyone`], shared by all who ask.
+    Everyone {
+        /// To whom.
+        lease: LeaseId,
     },
     /// An answer for one session, never dropped while it lives; presence comes later if the session is slow.
     Answer {
@@ -255,6 +260,7 @@ impl Effect {
             Effect::Append { .. }
             | Effect::Broadcast { .. }
             | Effect::Presence { .. }
+            | Effect::Everyone { .. }
             | Effect::Ack { outcome: Outcome::Saved, .. } => true,
             Effect::Answer { .. }
             | Effect::Diff { .. }

@@ -8,6 +8,8 @@ use syncline_protocol::native::{Channel, ToClient};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::{hocuspocus, ywebsocket};
 
+use crate::outbox::{AwarenessFrame, UpdateLength};
+
 /// How one lease's frames are written.
 #[derive(Debug, Clone)]
 pub enum Framing {
@@ -120,6 +122,16 @@ impl Frame {
         }
     }
 
+    /// [`Frame::encode`] of an awareness update, which the outbox can join with others. `None` for other messages.
+    pub fn awareness(&self, document: &DocumentName, framing: &Framing) -> Option<AwarenessFrame> {
+        let Message::Awareness(update) = &self.message else { return None };
+        let length = match framing {
+            Framing::YWebsocket | Framing::Hocuspocus { .. } => UpdateLength::Prefixed,
+            Framing::Native { .. } => UpdateLength::ToTheEnd,
+        };
+        Some(AwarenessFrame { bytes: self.encode(document, framing), update_bytes: update.len(), length })
+    }
+
     fn encode_ywebsocket(&self) -> Bytes {
         let message = match &self.message {
             Message::Step1(payload) => ywebsocket::Message::Sync(SyncMessage::Step1(payload)),
@@ -162,7 +174,11 @@ fn laid_out(message: SyncMessage<'_>, len: usize) -> (Bytes, Bytes) {
 
 #[cfg(test)]
 mod tests {
+    use syncline_protocol::awareness::{AwarenessEntry, encode};
+
     use super::*;
+    use crate::ids::LeaseId;
+    use crate::outbox::Outbox;
 
     #[test]
     fn a_large_answer_lies_in_its_encoding() {
@@ -190,6 +206,26 @@ mod tests {
             let Message::Update(payload) = frame.message() else { panic!("no change") };
             assert_eq!(encoded.as_ptr_range().end == payload.as_ptr_range().end, len == LARGE_CHANGE_BYTES);
         }
+    }
+
+    #[test]
+    fn coalesced_awareness_is_the_message_that_the_dialect_would_have_written() {
+        let document = DocumentName::parse("doc").unwrap();
+        let entry = |client, clock, state| AwarenessEntry { client, clock, state };
+        let message = |entries: &[_]| Frame::new(Message::Awareness(encode(entries.iter().copied()).into()));
+        let long = format!("\"{}\"", "x".repeat(200));
+        let older = message(&[entry(1, 1, "{}"), entry(2, 7, "{}")]);
+        let newer = message(&[entry(1, 2, &long)]);
+        let both = message(&[entry(1, 2, &long), entry(2, 7, "{}")]);
+        let hocuspocus = |address: &str| Framing::Hocuspocus { address: address.into() };
+        let native = |channel| Framing::Native { channel };
+        for framing in [Framing::YWebsocket, hocuspocus("doc"), hocuspocus("doc\0tab"), native(0), native(300)] {
+            let frames = [&older, &newer].map(|frame| frame.awareness(&document, &framing).unwrap());
+            let outbox = Outbox::new(1_000);
+            frames.into_iter().for_each(|frame| _ = outbox.push_awareness(LeaseId(1), frame));
+            assert_eq!(outbox.try_frames(), Ok(vec![both.encode(&document, &framing)]), "{framing:?}");
+        }
+        assert!(Frame::new(Message::Step1(Bytes::new())).awareness(&document, &Framing::YWebsocket).is_none());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! An author is never sent its own change before it is on disk: some clients take its return for the acknowledgement.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,24 +23,15 @@ pub(super) struct Change {
 #[derive(Debug, Default)]
 pub(super) struct Unsent {
     pub changes: Vec<Change>,
-    /// By the clients it is about: the newest of each.
-    pub presence: Vec<(Box<[u64]>, Arc<Frame>)>,
+    /// Clients whose presence changed in this turn, with their clocks.
+    pub presence: BTreeMap<u64, u64>,
+    /// Sessions that get everyone's presence.
+    pub everyone: Vec<LeaseId>,
 }
-
-/// Presence frames that wait together and are looked through for one to replace.
-const MAX_PRESENCE: usize = 64;
 
 impl Unsent {
     pub(super) fn change(&mut self, frame: Arc<Frame>, author: Option<LeaseId>) {
         self.changes.push(Change { frame, author });
-    }
-
-    pub(super) fn presence(&mut self, frame: Arc<Frame>, clients: Box<[u64]>) {
-        let newest = self.presence.iter_mut().rev().take(MAX_PRESENCE);
-        match newest.into_iter().find(|(about, _)| *about == clients) {
-            Some((_, older)) => *older = frame,
-            None => self.presence.push((clients, frame)),
-        }
     }
 }
 
@@ -146,16 +138,5 @@ mod tests {
         let merge = Merge::new(&alone);
         assert_eq!(merge.for_everyone()[0].0.seq(), Seq(5));
         assert!(merge.for_author(LeaseId(1)).is_empty());
-    }
-
-    #[test]
-    fn presence_that_waits_is_replaced_by_newer_presence_of_the_same_clients() {
-        let mut unsent = Unsent::default();
-        for (clients, bytes) in [(&[1][..], &[1][..]), (&[2], &[2]), (&[1], &[3])] {
-            unsent.presence(Frame::new(Message::Awareness(Bytes::from_static(bytes))), clients.into());
-        }
-        let told: Vec<_> = unsent.presence.iter().map(|(clients, frame)| (clients[0], frame.message())).collect();
-        let [newest, other] = [[3], [2]].map(|bytes| Message::Awareness(Bytes::copy_from_slice(&bytes)));
-        assert_eq!(told, [(1, &newest), (2, &other)]);
     }
 }

@@ -3,8 +3,10 @@
 //! ```text
 //! event.rs     what enters and leaves: the contract, on one screen
 //! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
+//! core/memory.rs PURE: what it takes in memory
 //! core/refuse.rs  PURE: sessions that are ended, a CRDT that failed
 //! core/native.rs  PURE: what only the native dialect asks: cursors and registers
+//! core/awareness.rs PURE: awareness, encoded once a turn
 //! core/joining.rs PURE: who joins, and the document at rest
 //! tail.rs      PURE: the newest changes, for clients that missed a few
 //! presence.rs  PURE: who is here, never logged
@@ -13,6 +15,7 @@
 //! merge.rs     PURE: changes that waited together, as few frames
 //! readers.rs   the outboxes of those who read, and how far each is known to have come
 //! options.rs   what it is told at its start
+//! usage.rs     what all open documents take in memory
 //! charge.rs    how much work each session is, and heavy work apart from others
 //! task.rs      the shell: inbox in, effects out, log, idle time, end
 //! ```
@@ -29,6 +32,7 @@ pub mod presence;
 mod readers;
 pub mod tail;
 mod task;
+pub mod usage;
 
 pub use options::{Compaction, DocumentOptions};
 pub use task::{Ended, Envelope, run};
@@ -43,6 +47,7 @@ mod tests {
     use syncline_log::memory::MemoryStore;
     use syncline_protocol::ids::DocumentName;
 
+    use super::usage::{Memory, MemoryLimits};
     use super::{DocumentOptions, Envelope, run};
 
     #[test]
@@ -51,7 +56,8 @@ mod tests {
         let log = Log::start(Arc::new(MemoryStore::new()));
         let (_sender, inbox) = super::inbox::inbox();
         let options = Arc::new(DocumentOptions::new(Duration::from_secs(1)));
-        let task = run(DocumentName::parse("doc").unwrap(), inbox, log, options, Arc::default(), |_| true);
+        let usage = Memory::new(MemoryLimits::NONE).enter();
+        let task = run(DocumentName::parse("doc").unwrap(), inbox, log, options, Arc::default(), usage, |_| true);
         assert!(size_of_val(&task) <= 900, "{}", size_of_val(&task));
     }
 }

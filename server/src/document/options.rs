@@ -5,6 +5,7 @@ use std::time::Duration;
 use syncline_replica::{GrowthLimits, HeldLimits};
 use tokio_util::sync::CancellationToken;
 
+use super::usage::MemoryLimits;
 use crate::ids::Draw;
 
 /// How long nothing changes until a document is kept as bytes. A large one takes milliseconds to wake.
@@ -16,7 +17,7 @@ const WORK: Duration = Duration::from_secs(10);
 /// What a document task is told at its start.
 #[derive(Debug, Clone)]
 pub struct DocumentOptions {
-    /// How long a document stays in memory when nobody holds a lease.
+    /// How long a document stays in memory when nobody holds a lease. One without records leaves with its last lease.
     pub idle: Duration,
     /// How long nothing changes until it is kept as bytes.
     pub quiet: Duration,
@@ -28,6 +29,8 @@ pub struct DocumentOptions {
     pub work: Duration,
     /// Bytes of presence that one lease may show.
     pub presence_bytes: usize,
+    /// What all documents may take together.
+    pub memory: MemoryLimits,
     /// When a snapshot replaces its records.
     pub compaction: Compaction,
     /// Its identities.
@@ -46,6 +49,7 @@ impl DocumentOptions {
             growth: GrowthLimits::default(),
             work: WORK,
             presence_bytes: usize::MAX,
+            memory: MemoryLimits::NONE,
             compaction: Compaction::default(),
             draw: Draw::default(),
             give_up: CancellationToken::new(),

@@ -39,12 +39,15 @@ struct Client {
     owner: LeaseId,
 }
 
-/// What to send because of presence. Updates are encoded awareness updates.
+/// A client and its clock after a change.
+pub type Changed = (u64, u64);
+
+/// What to send because of presence.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// For everyone: the update and the clients it is about.
-    pub everyone: Option<(Vec<u8>, Box<[u64]>)>,
-    /// For the one who brought it only.
+    /// Clients whose states are sent to everyone: [`Presence::encode`].
+    pub everyone: Vec<Changed>,
+    /// An awareness update for the one who brought it only.
     pub bringer: Option<Vec<u8>>,
     /// States that were dropped because they, or the lease's together, are over a limit.
     pub dropped: usize,
@@ -95,8 +98,8 @@ impl Presence {
 
     /// Takes the entries a lease brought.
     pub fn update<'a>(&mut self, lease: LeaseId, entries: impl Iterator<Item = AwarenessEntry<'a>>) -> Changes {
-        let mut everyone: Vec<(u64, u64)> = Vec::new();
-        let mut bringer: Vec<(u64, u64)> = Vec::new();
+        let mut everyone: Vec<Changed> = Vec::new();
+        let mut bringer: Vec<Changed> = Vec::new();
         let mut entries = entries.peekable();
         let (mut first, mut dropped) = (true, 0);
         while let Some(entry) = entries.next() {
@@ -120,11 +123,7 @@ impl Presence {
                 }
             }
         }
-        Changes {
-            everyone: self.encode_clients(&everyone),
-            bringer: (!bringer.is_empty()).then(|| encode_tombstones(&bringer)),
-            dropped,
-        }
+        Changes { everyone, bringer: (!bringer.is_empty()).then(|| encode_tombstones(&bringer)), dropped }
     }
 
     /// A lease is gone and its clients with it.
@@ -142,11 +141,13 @@ impl Presence {
             }
         }
         self.bury(gone.len());
-        let everyone = (!gone.is_empty()).then(|| {
-            let ids = gone.iter().map(|(id, _)| *id).collect();
-            (encode_tombstones(&gone), ids)
-        });
-        Changes { everyone, ..Changes::default() }
+        Changes { everyone: gone, ..Changes::default() }
+    }
+
+    /// True when nobody is here.
+    pub fn is_empty(&self) -> bool {
+        // A state is JSON: at least one byte.
+        self.state_bytes == 0
     }
 
     /// True unless the lease has shown an id of Yjs 13, which draws 32 bits. Yjs 14 draws 53.
@@ -164,6 +165,21 @@ impl Presence {
             })
             .collect();
         (!here.is_empty()).then(|| encode(here.into_iter()))
+    }
+
+    /// The states of `clients` as one awareness update. A client that is gone, or is forgotten, is a tombstone at the given clock.
+    pub fn encode(&self, clients: impl ExactSizeIterator<Item = Changed>) -> Vec<u8> {
+        encode(clients.map(|(client, clock)| {
+            let known = self.clients.get(&client);
+            let clock = known.map_or(clock, |known| known.clock);
+            let state = known.and_then(|known| known.state.as_deref()).unwrap_or(NULL);
+            AwarenessEntry { client, clock, state }
+        }))
+    }
+
+    /// Bytes that the presence takes in memory, about.
+    pub fn memory_bytes(&self) -> usize {
+        self.state_bytes + self.clients.len() * CLIENT_BYTES
     }
 
     /// Whether a lease would show more than it may. What is known already is nobody's but its owner's.
@@ -260,29 +276,18 @@ impl Presence {
             self.tombstones = 0;
         }
     }
-
-    fn encode_clients(&self, clients: &[(u64, u64)]) -> Option<(Vec<u8>, Box<[u64]>)> {
-        if clients.is_empty() {
-            return None;
-        }
-        let entries = clients.iter().map(|&(client, clock)| {
-            let state = self.clients.get(&client).and_then(|known| known.state.as_deref()).unwrap_or(NULL);
-            AwarenessEntry { client, clock, state }
-        });
-        Some((encode(entries), clients.iter().map(|(client, _)| *client).collect()))
-    }
 }
 
 enum Taken {
     /// Not newer than what is known.
     Stale,
-    /// Newer: tell everyone.
+    /// Newer: sent to everyone.
     New { clock: u64 },
     /// A client came back that had been declared gone at the same or a later clock.
     Returned { tombstone_clock: u64, clock: u64 },
 }
 
-fn encode_tombstones(clients: &[(u64, u64)]) -> Vec<u8> {
+fn encode_tombstones(clients: &[Changed]) -> Vec<u8> {
     encode(clients.iter().map(|&(client, clock)| AwarenessEntry { client, clock, state: NULL }))
 }
 

@@ -21,8 +21,19 @@ fn decode(update: &[u8]) -> Vec<(u64, u64, String)> {
     update.iter().map(|entry| (entry.client, entry.clock, entry.state.to_owned())).collect()
 }
 
-fn told(changes: &Changes) -> Vec<(u64, u64, String)> {
-    changes.everyone.as_ref().map(|(update, _)| decode(update)).unwrap_or_default()
+/// What everyone is sent.
+fn sent(presence: &Presence, changes: &Changes) -> Vec<(u64, u64, String)> {
+    decode(&presence.encode(changes.everyone.iter().copied()))
+}
+
+fn brought(presence: &mut Presence, lease: LeaseId, entries: &[AwarenessEntry<'_>]) -> Vec<(u64, u64, String)> {
+    let changes = bring(presence, lease, entries);
+    sent(presence, &changes)
+}
+
+fn left(presence: &mut Presence, lease: LeaseId) -> Vec<(u64, u64, String)> {
+    let changes = presence.leave(lease);
+    sent(presence, &changes)
 }
 
 fn row(client: u64, clock: u64, state: &str) -> (u64, u64, String) {
@@ -33,12 +44,12 @@ fn row(client: u64, clock: u64, state: &str) -> (u64, u64, String) {
 fn an_echo_of_what_is_known_is_dropped() {
     let mut presence = Presence::default();
     bring(&mut presence, B, &[entry(20, 0, "{}")]);
-    assert_eq!(told(&bring(&mut presence, A, &[entry(10, 3, "{}")])), [row(10, 3, "{}")]);
+    assert_eq!(brought(&mut presence, A, &[entry(10, 3, "{}")]), [row(10, 3, "{}")]);
     assert_eq!(bring(&mut presence, B, &[entry(10, 3, "{}")]), Changes::default());
     assert_eq!(bring(&mut presence, B, &[entry(10, 2, "{}")]), Changes::default());
     // B's echo did not make the id B's.
-    assert_eq!(told(&presence.leave(B)), [row(20, 0, "null")]);
-    assert_eq!(told(&presence.leave(A)), [row(10, 3, "null")]);
+    assert_eq!(left(&mut presence, B), [row(20, 0, "null")]);
+    assert_eq!(left(&mut presence, A), [row(10, 3, "null")]);
 }
 
 #[test]
@@ -48,11 +59,11 @@ fn a_removal_keeps_the_clock_and_a_return_is_helped() {
     presence.leave(A);
     // Back on a new connection with the clock it had.
     let changes = bring(&mut presence, B, &[entry(10, 3, r#"{"x":1}"#)]);
-    assert_eq!(told(&changes), [row(10, 4, r#"{"x":1}"#)]);
+    assert_eq!(sent(&presence, &changes), [row(10, 4, r#"{"x":1}"#)]);
     assert_eq!(decode(changes.bringer.as_deref().unwrap()), [row(10, 3, "null")]);
     // The client, told so, announces itself at clock 4: known already.
     assert_eq!(bring(&mut presence, B, &[entry(10, 4, r#"{"x":1}"#)]), Changes::default());
-    assert_eq!(told(&presence.leave(B)), [row(10, 4, "null")]);
+    assert_eq!(left(&mut presence, B), [row(10, 4, "null")]);
 }
 
 #[test]
@@ -70,16 +81,16 @@ fn one_who_returns_before_the_old_connection_is_found_dead_owns_itself() {
     bring(&mut presence, A, &[entry(10, 3, "{}")]);
     assert_eq!(bring(&mut presence, B, &[entry(10, 3, "{}")]), Changes::default());
     assert_eq!(presence.leave(A), Changes::default(), "the dead connection takes nobody along");
-    assert_eq!(told(&presence.leave(B)), [row(10, 3, "null")]);
+    assert_eq!(left(&mut presence, B), [row(10, 3, "null")]);
 }
 
 #[test]
 fn a_client_may_say_goodbye_and_come_back() {
     let mut presence = Presence::default();
     bring(&mut presence, A, &[entry(10, 3, "{}")]);
-    assert_eq!(told(&bring(&mut presence, A, &[entry(10, 4, "null")])), [row(10, 4, "null")]);
+    assert_eq!(brought(&mut presence, A, &[entry(10, 4, "null")]), [row(10, 4, "null")]);
     assert_eq!(presence.everyone(), None);
-    assert_eq!(told(&bring(&mut presence, A, &[entry(10, 5, "{}")])), [row(10, 5, "{}")]);
+    assert_eq!(brought(&mut presence, A, &[entry(10, 5, "{}")]), [row(10, 5, "{}")]);
     assert_eq!(decode(&presence.everyone().unwrap()), [row(10, 5, "{}")]);
 }
 
@@ -100,8 +111,8 @@ fn states_are_bounded_and_make_room_when_they_go() {
     let held: usize = presence.clients.values().map(Client::state_bytes).sum();
     assert!(held <= MAX_STATE_BYTES);
     assert_eq!(presence.state_bytes, held);
-    assert_eq!(told(&bring(&mut presence, A, &[entry(1, 1, "null")])), [row(1, 1, "null")]);
-    assert_eq!(told(&bring(&mut presence, B, &[entry(2_000, 0, "{}")])), [row(2_000, 0, "{}")]);
+    assert_eq!(brought(&mut presence, A, &[entry(1, 1, "null")]), [row(1, 1, "null")]);
+    assert_eq!(brought(&mut presence, B, &[entry(2_000, 0, "{}")]), [row(2_000, 0, "{}")]);
     presence.leave(A);
     presence.leave(B);
     assert_eq!(presence.state_bytes, 0);
@@ -118,7 +129,7 @@ fn one_lease_shows_only_so_much_and_echoes_are_not_its_own() {
     // A new state in place of an old one is fine, another client is too much.
     assert_eq!(bring(&mut presence, A, &[entry(1, 2, &state)]).dropped, 0);
     let too_much = bring(&mut presence, A, &[entry(3, 1, &state)]);
-    assert!(too_much.dropped == 1 && too_much.everyone.is_none());
+    assert!(too_much.dropped == 1 && too_much.everyone.is_empty());
     bring(&mut presence, A, &[entry(1, 3, "null")]);
     assert_eq!(bring(&mut presence, A, &[entry(3, 1, &state)]).dropped, 0);
     // Ids cost, however little they say.
@@ -146,10 +157,15 @@ fn tombstones_are_bounded() {
 fn state_over_the_limit_makes_its_client_leave() {
     let mut presence = Presence::default();
     let large = format!("\"{}\"", "x".repeat(MAX_AWARENESS_STATE_BYTES - 2));
-    assert!(bring(&mut presence, A, &[entry(1, 1, &large)]).everyone.is_some(), "one at the limit is relayed");
+    assert_eq!(bring(&mut presence, A, &[entry(1, 1, &large)]).everyone, [(1, 1)], "one at the limit is relayed");
     let larger = format!("\"{}\"", "x".repeat(MAX_AWARENESS_STATE_BYTES - 1));
     let changes = bring(&mut presence, A, &[entry(1, 2, &larger)]);
-    assert_eq!((changes.dropped, changes.everyone), (1, Some((encode_tombstones(&[(1, 2)]), [1].into()))));
-    assert!(bring(&mut presence, A, &[entry(1, 3, "{}")]).everyone.is_some(), "it is back with a smaller one");
-    assert_eq!(bring(&mut presence, A, &[entry(2, 1, &larger)]).everyone, None, "who was never seen does not leave");
+    assert_eq!((changes.dropped, &changes.everyone[..]), (1, &[(1, 2)][..]));
+    assert_eq!(presence.encode(changes.everyone.into_iter()), encode_tombstones(&[(1, 2)]), "it leaves");
+    assert_eq!(bring(&mut presence, A, &[entry(1, 3, "{}")]).everyone, [(1, 3)], "it is back with a smaller one");
+    assert_eq!(
+        bring(&mut presence, A, &[entry(2, 1, &larger)]).everyone,
+        [],
+        "one that was never shown does not leave"
+    );
 }

@@ -7,7 +7,7 @@
 //!
 //! What is pushed goes to the sockets at [`Readers::send`]: all that a turn of the document has for one reader as one write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,6 +30,11 @@ use syncline_replica::{Full, Known};
 const SENDS_A_TURN: usize = 64;
 /// So few sockets are written to at once even by a busy document.
 const FEW: usize = 8;
+
+/// Bytes that the floors of slow readers may take. A document of many clients has large ones.
+const MAX_FLOOR_BYTES: usize = 16 * 1024 * 1024;
+/// One client of a floor.
+const FLOOR_CLIENT_BYTES: usize = 32;
 
 struct Reader {
     outbox: Arc<Outbox>,
@@ -59,6 +64,11 @@ impl Reader {
             self.floor = Some(Arc::clone(checkpoint));
         }
         pushed
+    }
+
+    /// True when its floor is this checkpoint.
+    fn has(&self, checkpoint: &Arc<Known>) -> bool {
+        self.floor.as_ref().is_some_and(|floor| Arc::ptr_eq(floor, checkpoint))
     }
 
     /// The client's number for the document, in the native dialect.
@@ -135,8 +145,17 @@ impl Readers {
         }
     }
 
-    /// Everything broadcast so far is covered by `known`.
+    /// Everything broadcast so far is covered by `known`. Readers that have kept so many different older ones that they take too much
+    /// memory lose theirs: they get the whole document when they fall behind.
     pub(super) fn set_checkpoint(&mut self, known: Known) {
+        let max_floors = MAX_FLOOR_BYTES / (known.len() * FLOOR_CLIENT_BYTES).max(1);
+        let distinct: HashSet<_> =
+            self.readers.values().filter_map(|reader| reader.floor.as_ref()).map(Arc::as_ptr).collect();
+        if distinct.len() > max_floors {
+            for reader in self.readers.values_mut().filter(|reader| !reader.has(&self.checkpoint)) {
+                reader.floor = None;
+            }
+        }
         self.checkpoint = Arc::new(known);
     }
 
@@ -192,9 +211,11 @@ impl Readers {
         queued
     }
 
-    pub(super) fn presence(&mut self, frame: &Frame, clients: &[u64]) {
+    /// Queues an awareness update for every reader.
+    pub(super) fn presence(&mut self, frame: &Frame) {
         for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
-            let pushed = reader.outbox.push_presence(lease, clients, frame.encode(&self.document, &reader.framing));
+            let Some(frame) = frame.awareness(&self.document, &reader.framing) else { return };
+            let pushed = reader.outbox.push_awareness(lease, frame);
             let pushed = reader.note(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }

@@ -60,6 +60,11 @@ impl Tail {
         }
     }
 
+    /// Bytes of the changes in it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether all that came after `seq` is here.
     pub fn reaches(&self, seq: Seq) -> bool {
         seq >= self.after

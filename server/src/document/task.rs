@@ -6,11 +6,12 @@
 
 mod reload;
 mod storing;
+mod turn;
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
@@ -26,17 +27,21 @@ use super::load::{AT_ONCE_BYTES, LoadError, Loaded, load};
 use super::merge::Unsent;
 use super::options::{Compaction, DocumentOptions};
 use super::readers::Readers;
+use super::usage::Usage;
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use syncline_log::failpoint::Point;
-use syncline_log::store::Record;
 use syncline_log::{DocumentLog, Log};
 
 /// A snapshot of a large document waits for more records: it costs each of them at most so many of its bytes.
 const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
 /// Long after everything.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// When memory is scarce a document becomes bytes after so long without a change.
+const PRESSED_QUIET: Duration = Duration::from_secs(1);
+/// A document that could not leave tries again after so long, or when something comes.
+const EXPECTED_IDLE: Duration = Duration::from_millis(100);
 /// A reader's floor is at most this many records old: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
@@ -52,6 +57,8 @@ pub enum Envelope {
         /// How they are written.
         framing: Framing,
     },
+    /// Memory is scarce: leave when nobody has the document open, become bytes when it is quiet.
+    Relieve,
     /// Anything else. The room stands for the bytes of a large event in the inbox.
     Event(Event, Option<Room>),
 }
@@ -91,6 +98,11 @@ struct Task {
     storage_failed: bool,
     /// More than one event was waiting when it looked last.
     is_busy: bool,
+    /// [`Envelope::Relieve`] came, and nothing has been done about it.
+    is_pressed: bool,
+    /// A session has a lease that it has not used or has not given back: the document could not leave.
+    is_expected: bool,
+    usage: Arc<Usage>,
     /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
     lost: bool,
 }
@@ -103,11 +115,12 @@ pub async fn run(
     log: Log,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
+    usage: Arc<Usage>,
     try_retire: impl Fn(&Receiver) -> bool,
 ) -> Ended {
     // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
     let give_up = options.give_up.clone();
-    let loading = Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics)));
+    let loading = Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics), usage));
     let mut task = match give_up.run_until_cancelled(loading).await {
         Some(Ok(task)) => task,
         None => return Ended::Stopped,
@@ -152,6 +165,7 @@ impl Task {
         log: Log,
         options: Arc<DocumentOptions>,
         metrics: Arc<Metrics>,
+        usage: Arc<Usage>,
     ) -> Result<Box<Self>, LoadError> {
         let Loaded { replica, newest, tail, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
@@ -171,7 +185,7 @@ impl Task {
         let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
         // In a box, or it would lie in the future once as it comes and once as it stays.
-        Ok(Box::new(Self {
+        let task = Box::new(Self {
             log: log.document(name.clone(), newest.epoch, last),
             log_source: log,
             core,
@@ -191,12 +205,18 @@ impl Task {
             seen: last,
             storage_failed: false,
             is_busy: false,
+            is_pressed: false,
+            is_expected: false,
+            usage,
             lost: false,
-        }))
+        });
+        task.report_usage();
+        Ok(task)
     }
 
     async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> Ended {
         let mut batch = VecDeque::new();
+        let mut is_used = false;
         // The log may have failed before this document was opened.
         self.take_durable().await;
         let mut clock = pin!(sleep_until(self.next_tick()));
@@ -213,8 +233,9 @@ impl Task {
                     self.is_busy = batch.len() > 1;
                     while let Some((event, _room)) = self.next(&mut batch) {
                         self.take(event).await;
+                        is_used = true;
                     }
-                    self.execute().await;
+                    self.end_turn().await;
                     if self.lost && self.options.give_up.is_cancelled() {
                         Box::pin(self.settle()).await;
                         return Ended::Stopped;
@@ -222,6 +243,10 @@ impl Task {
                     if self.lost {
                         Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable, Arc::clone(&self.metrics))).await;
                         return Ended::NotLoaded;
+                    }
+                    if std::mem::take(&mut is_used) {
+                        self.active = Instant::now();
+                        self.is_expected = false;
                     }
                     self.after_batch().await;
                     // Moved only when it would ring too late: what it rings for is looked at then.
@@ -231,7 +256,7 @@ impl Task {
                     }
                 }
                 () = &mut clock => {
-                    if self.core.lease_count() == 0 && self.active.elapsed() >= self.options.idle {
+                    if self.core.lease_count() == 0 && self.active.elapsed() >= self.idle() {
                         Point::UnloadBegun.pass();
                         Box::pin(self.finish()).await;
                         Point::UnloadSettled.pass();
@@ -239,9 +264,12 @@ impl Task {
                             return Ended::Retired;
                         }
                         self.active = Instant::now();
+                        self.is_expected = true;
+                        self.is_pressed = false;
                     }
-                    if !self.core.is_resting() && self.changed.elapsed() >= self.options.quiet {
+                    if self.may_rest() && self.changed.elapsed() >= self.quiet() {
                         Box::pin(self.rest()).await;
+                        self.is_pressed = false;
                     }
                     clock.as_mut().reset(self.next_tick());
                 }
@@ -259,9 +287,32 @@ impl Task {
 
     /// When there may be something to do although nothing is said.
     fn next_tick(&self) -> Instant {
-        let idle = (self.core.lease_count() == 0).then(|| self.active + self.options.idle);
-        let quiet = (!self.core.is_resting()).then(|| self.changed + self.options.quiet);
+        let idle = (self.core.lease_count() == 0).then(|| self.active + self.idle());
+        let quiet = self.may_rest().then(|| self.changed + self.quiet());
         idle.into_iter().chain(quiet).min().unwrap_or_else(|| Instant::now() + NEVER)
+    }
+
+    /// How long it stays without a lease. One without records has nothing to keep.
+    fn idle(&self) -> Duration {
+        match self.is_pressed || self.core.last() == Seq::ZERO {
+            true if self.is_expected => self.options.idle.min(EXPECTED_IDLE),
+            true => Duration::ZERO,
+            false => self.options.idle,
+        }
+    }
+
+    /// True when it has something to give up while nothing changes: the tree, under pressure also what is kept for those who join.
+    fn may_rest(&self) -> bool {
+        if self.is_pressed { !self.core.is_minimal() } else { !self.core.is_resting() }
+    }
+
+    /// How long nothing changes until it becomes bytes.
+    fn quiet(&self) -> Duration {
+        if self.is_pressed { self.options.quiet.min(PRESSED_QUIET) } else { self.options.quiet }
+    }
+
+    fn report_usage(&self) {
+        self.usage.report(self.core.memory_bytes(), self.core.is_minimal(), self.active);
     }
 
     /// Nothing has changed for a while: a snapshot makes the next load short, and bytes are smaller than a tree.
@@ -273,6 +324,7 @@ impl Task {
         self.unsent = Unsent::default();
         // Something waits beside the tree, or it cannot be encoded: not again at once.
         self.changed = Instant::now();
+        self.report_usage();
     }
 
     /// The next event of which the core is to hear.
@@ -291,6 +343,7 @@ impl Task {
                     }
                     // A native session says from where it goes on: `Event::Resume`.
                 }
+                Envelope::Relieve => self.is_pressed = true,
                 Envelope::Event(event, room) if !self.lost => return Some((event, room)),
                 Envelope::Event(..) => {}
             }
@@ -332,73 +385,7 @@ impl Task {
         self.reload_if_broken().await;
     }
 
-    /// Does what the core wants, in order: readers first, then the log, so that delivery never waits for the disk.
-    async fn execute(&mut self) {
-        if self.effects.is_empty() {
-            return;
-        }
-        let mut records = Vec::new();
-        for effect in std::mem::take(&mut self.effects) {
-            if !effect.may_pass_changes() {
-                self.send();
-            }
-            match effect {
-                Effect::Append { seq, update } => {
-                    self.records_since_snapshot += 1;
-                    self.bytes_since_snapshot += update.len();
-                    records.push(Record { seq, time_ms: now_ms(), update });
-                }
-                Effect::Broadcast { frame, author } => self.unsent.change(frame, author),
-                Effect::Presence { frame, clients } => self.unsent.presence(frame, clients),
-                Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
-                Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
-                Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
-                    self.readers.opened(lease, cursor, read_only, resume, state_vector.as_deref());
-                }
-                Effect::Missed { lease, frame } => self.readers.missed(lease, &frame),
-                Effect::Durable { lease, seq } => self.readers.durable(lease, seq),
-                Effect::Ack { lease, batch, seq, outcome, echo } => {
-                    self.readers.ack(lease, (batch, seq), outcome, echo.as_deref());
-                }
-                Effect::Decided { lease, batch, accepted, register } => {
-                    self.readers.decided(lease, batch, accepted, &register);
-                }
-                Effect::Close { lease, close } => {
-                    debug!(
-                        document = self.name.as_str(),
-                        ?lease,
-                        code = close.code(),
-                        reason = &*close.reason(),
-                        "session refused by its document"
-                    );
-                    self.readers.close(lease, close);
-                }
-                Effect::Reload => {}
-            }
-        }
-        self.send();
-        self.readers.send(self.is_busy);
-        if !records.is_empty() {
-            self.metrics.updates.inc_by(records.len() as u64);
-            if let Err(records) = self.log.try_append(records) {
-                Box::pin(self.log.append(records)).await;
-            }
-        }
-    }
-
-    /// Queues what is for all readers and was held back to be sent together: changes, then presence, which may speak of
-    /// them.
-    fn send(&mut self) {
-        let delivered = self.readers.broadcast(&self.unsent.changes);
-        self.metrics.delivered.inc_by(delivered as u64);
-        self.unsent.changes.clear();
-        for (clients, frame) in self.unsent.presence.drain(..) {
-            self.readers.presence(&frame, &clients);
-        }
-    }
-
     async fn after_batch(&mut self) {
-        self.active = Instant::now();
         self.metrics.awareness_dropped.inc_by(self.core.take_dropped_states() as u64);
         if self.core.last() != self.seen {
             (self.seen, self.changed) = (self.core.last(), self.active);
@@ -412,6 +399,7 @@ impl Task {
         if self.records_since_snapshot >= records || self.bytes_since_snapshot >= bytes.max(self.snapshot_bytes) {
             Box::pin(self.compact()).await;
         }
+        self.report_usage();
     }
 
     async fn take_durable(&mut self) {
@@ -424,8 +412,4 @@ impl Task {
         }
         self.execute().await;
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -61,6 +61,11 @@ impl Meter {
         Self(Mutex::new((Bucket::new(rate.messages, now), Bucket::new(rate.bytes, now))))
     }
 
+    /// One that counts messages only.
+    pub fn of_messages(per_second: u64) -> Self {
+        Self::new(Rate { messages: per_second, bytes: 0 })
+    }
+
     /// Counts what came, and tells for how long nothing more should be read.
     pub fn take(&self, messages: u64, bytes: u64, now: Instant) -> Duration {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,6 +80,8 @@ pub struct Gate {
     inner: Mutex<Inner>,
     /// Reserved for messages that have not come to their end.
     partial_bytes: AtomicUsize,
+    /// Documents that all sessions open.
+    opens: Meter,
 }
 
 #[derive(Default)]
@@ -99,7 +106,19 @@ enum Cut {
 impl Gate {
     /// Nobody is connected yet.
     pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { limits, metrics, inner: Mutex::default(), partial_bytes: AtomicUsize::new(0) })
+        let opens = Meter::of_messages(limits.opens_per_second_in_all);
+        Arc::new(Self { limits, metrics, inner: Mutex::default(), partial_bytes: AtomicUsize::new(0), opens })
+    }
+
+    /// A session opens a document, and `own` counts those that it opens. Returns how long it has to wait. Each session waits for one
+    /// document at a time, so they take turns when all of them open too many.
+    pub fn open_pause(&self, own: &Meter) -> Duration {
+        let now = Instant::now();
+        let pause = own.take(1, 0, now).max(self.opens.take(1, 0, now));
+        if !pause.is_zero() {
+            self.metrics.open_pauses.inc();
+        }
+        pause
     }
 
     /// The limits in force.

@@ -141,7 +141,7 @@ impl Inner {
         let mut has_taken = false;
         while taken_bytes < MAX_TAKE_BYTES {
             let Some((_, waiting)) = self.queue.pop_front() else { break };
-            taken_bytes += waiting.frame().len();
+            taken_bytes += waiting.bytes();
             self.control_bytes -= waiting.control_bytes();
             self.answer_bytes -= waiting.answer_bytes();
             put(waiting.kind(), waiting.into_frame());

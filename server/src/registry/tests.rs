@@ -50,7 +50,7 @@ impl Registry {
         let mut slots = self.slots.lock().unwrap();
         if let Some(slot) = slots.get_mut(NAME) {
             let generation = slot.join();
-            return (slot.inbox.clone(), generation);
+            return (slot.task.clone(), generation);
         }
         let (events, receiver) = sync_channel(INBOX);
         let sender = Sender { events, inbox: Arc::default() };

@@ -72,6 +72,7 @@ fn now(shared: &Shared) -> Now {
         sessions: context.gate.sessions(),
         unfinished: context.gate.unfinished(),
         documents: context.registry.len(),
+        document_bytes: context.registry.memory_bytes(),
         log: shared.log.figures(),
         has_storage_failed: shared.log.failed().is_some(),
     }

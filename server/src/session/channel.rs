@@ -55,6 +55,7 @@ impl Channel {
         framing: Framing,
         scan: ScanLimits,
     ) -> Result<Self, Close> {
+        registry.admit(document).await?;
         let lease = registry.open(document);
         lease.begin(Arc::clone(outbox), framing).await.map_err(|gone| gone.close())?;
         let Rights { grant, user } = rights;

@@ -171,7 +171,9 @@ impl Hocuspocus {
             return self.refuse(address, close);
         }
         self.say(address, &Message::Authenticated(scope));
-        self.open(address, &document, rights).await?;
+        if !self.open(address, &document, rights).await? {
+            return Ok(());
+        }
         self.replay_early(address).await
     }
 
@@ -187,7 +189,7 @@ impl Hocuspocus {
             _ => return self.keep_early(address, frame),
         };
         match self.check_room().and_then(|()| Rights::new(admission, &self.users)) {
-            Ok(rights) => self.open(address, &document, rights).await?,
+            Ok(rights) => _ = self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
         }
         self.replay_early(address).await?;
@@ -204,7 +206,7 @@ impl Hocuspocus {
             Ok((document, rights()?))
         });
         match opened {
-            Ok((document, rights)) => self.open(address, &document, rights).await?,
+            Ok((document, rights)) => _ = self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
         }
         if let Some(channel) = self.channels.get(address) {
@@ -213,14 +215,21 @@ impl Hocuspocus {
         self.take(address, frame, message).await
     }
 
-    async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<(), Close> {
+    /// Opens an authorised document. Returns false when it was refused.
+    async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<bool, Close> {
         let framing = Framing::Hocuspocus { address: address.into() };
         let scan = self.context.limits.scan;
-        let channel = Channel::open(&self.context.registry, document, rights, &self.outbox, framing, scan).await?;
-        self.left.remove(address);
-        self.channels.insert(address.into(), channel);
-        self.is_authenticated = true;
-        Ok(())
+        self.users.pause_before_open().await;
+        match Channel::open(&self.context.registry, document, rights, &self.outbox, framing, scan).await {
+            Ok(channel) => {
+                self.left.remove(address);
+                self.channels.insert(address.into(), channel);
+                self.is_authenticated = true;
+                Ok(true)
+            }
+            Err(Close::DocumentReloading) => Err(Close::DocumentReloading),
+            Err(close) => self.refuse(address, close).map(|()| false),
+        }
     }
 
     /// One document more?

@@ -170,6 +170,7 @@ impl Native {
         let rights = Rights::new(admission, &self.users)?;
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
         let framing = Framing::Native { channel: number };
+        self.users.pause_before_open().await;
         let channel = Channel::open(registry, &document, rights, &self.outbox, framing, scan).await?;
         let resumed = channel.resume(cursor, wants_state_vector, read_only).await;
         self.channels.insert(number, channel);

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use syncline_protocol::close::Close;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::ids::UserId;
-use crate::limits::{Gate, UserSeat};
+use crate::limits::{Gate, Meter, UserSeat};
 
 /// The users of one session. As many as it has documents, at most.
 pub(super) struct Users {
@@ -17,11 +17,22 @@ pub(super) struct Users {
     address: IpAddr,
     /// Held by what acts in their name: the connection, the documents.
     seats: Mutex<Vec<Weak<UserSeat>>>,
+    /// Documents that the session opens.
+    opens: Meter,
 }
 
 impl Users {
     pub(super) fn new(gate: &Arc<Gate>, address: IpAddr) -> Arc<Self> {
-        Arc::new(Self { gate: Arc::clone(gate), address, seats: Mutex::default() })
+        let opens = Meter::of_messages(gate.limits().opens_per_second);
+        Arc::new(Self { gate: Arc::clone(gate), address, seats: Mutex::default(), opens })
+    }
+
+    /// Waits until the session may open a document more. It is not read meanwhile: TCP pushes back.
+    pub(super) async fn pause_before_open(&self) {
+        let pause = self.gate.open_pause(&self.opens);
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
     }
 
     /// A place in the name of `user`; a session that has one shares it.

@@ -34,6 +34,7 @@ impl YWebsocket {
         let admission = context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
         let rights = Rights::new(admission, users)?;
         let scan = context.limits.scan;
+        users.pause_before_open().await;
         let channel = Channel::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, scan).await?;
         Ok(Self { channel })
     }

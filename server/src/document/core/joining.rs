@@ -43,6 +43,15 @@ impl Answers {
         });
     }
 
+    /// Bytes that they take. A large one is its encoding, a small one may be encoded beside itself.
+    pub(super) fn bytes(&self) -> usize {
+        let answers = self.0.iter().map(|(asked, frame)| match frame.message() {
+            Message::Step2(diff) => asked.len() + diff.len() * 2,
+            _ => asked.len(),
+        });
+        answers.sum()
+    }
+
     fn find(&self, state_vector: &[u8]) -> Option<Arc<Frame>> {
         self.0.iter().find(|(asked, _)| asked[..] == *state_vector).map(|(_, frame)| Arc::clone(frame))
     }
@@ -104,6 +113,11 @@ impl Core {
     /// True while it is kept as bytes.
     pub fn is_resting(&self) -> bool {
         self.replica.is_resting()
+    }
+
+    /// True when it is kept as bytes, and nothing that can be made from them.
+    pub fn is_minimal(&self) -> bool {
+        self.is_resting() && self.answers.0.is_empty()
     }
 
     /// True when an event may be much work.

@@ -47,7 +47,7 @@ impl Core {
             }));
             self.tell_durable(lease, effects);
         }
-        self.send_presence(lease, effects);
+        self.show_everyone(lease, effects);
     }
 
     /// An empty history is the beginning of any.

@@ -74,9 +74,9 @@ async fn presence_does_not_come_before_a_native_session_has_been_answered() {
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
     let presence = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
-    readers.presence(&presence, &[1]);
+    readers.presence(&presence);
     readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
-    readers.presence(&presence, &[1]);
+    readers.presence(&presence);
     let frames = outbox.frames().await;
     assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
 }
@@ -130,7 +130,7 @@ async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_n
     readers.send(false);
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (1, 1)]);
     readers.broadcast(&change(1, vec![0, 0]));
-    readers.presence(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))), &[1]);
+    readers.presence(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))));
     let echo = Frame::new(Message::Update(Bytes::from_static(&[0, 0])));
     for _ in 0..16 {
         readers.ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
@@ -173,4 +173,24 @@ async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short()
     assert!(sockets.iter().all(|socket| socket.frames_and_writes() == (0, 0)));
     let waiting = readers.readers.values().map(|reader| reader.outbox.try_frames().unwrap().len());
     assert_eq!(waiting.sum::<usize>(), sockets.len());
+}
+
+#[tokio::test]
+async fn floors_of_slow_readers_are_bounded_in_a_document_of_many_clients() {
+    const CLIENTS: u64 = 100_000;
+    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let known = |clock: u64| (0..CLIENTS).map(|client| (client, clock)).collect::<Known>();
+    let mut outboxes = Vec::new();
+    for number in 0..20 {
+        let (lease, outbox) = (LeaseId(number), Arc::new(Outbox::new(100)));
+        readers.add(lease, Arc::clone(&outbox), Framing::YWebsocket);
+        readers.diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]))));
+        outbox.frames().await;
+        readers.set_checkpoint(known(number));
+        // It takes this change, proves that it has what was before, and takes no other.
+        readers.broadcast(&change(number + 2, vec![0; 10]));
+        outboxes.push(outbox);
+    }
+    let floors = (0..20).filter(|&number| readers.floor(LeaseId(number)).is_some()).count();
+    assert!((1..=6).contains(&floors), "{floors}");
 }

@@ -1,0 +1,57 @@
+//! PURE: awareness. An event only names the clients whose states changed; the states are encoded once for all readers when the
+//! turn ends, so that many changes of one turn are one frame.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_protocol::awareness::AwarenessUpdate;
+
+use super::Core;
+use crate::document::event::Effect;
+use crate::document::frame::{Frame, Message};
+use crate::document::presence::Changed;
+use crate::ids::LeaseId;
+
+impl Core {
+    pub(super) fn take_awareness(&mut self, lease: LeaseId, update: &[u8], effects: &mut Vec<Effect>) {
+        let Ok(update) = AwarenessUpdate::scan(update, &Default::default()) else { return };
+        let changes = self.presence.update(lease, update.iter());
+        if let Some(update) = changes.bringer {
+            effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(update.into())) });
+        }
+        self.dropped_states += changes.dropped;
+        push_changed(changes.everyone, effects);
+    }
+
+    pub(super) fn leave_presence(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        push_changed(self.presence.leave(lease).everyone, effects);
+    }
+
+    /// Everyone's presence for a session, at the end of the turn. Who comes later in the turn is in it, too.
+    pub(super) fn show_everyone(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if !self.presence.is_empty() {
+            effects.push(Effect::Everyone { lease });
+        }
+    }
+
+    /// Everyone's presence now. `None` when there is none.
+    pub fn everyone(&self) -> Option<Arc<Frame>> {
+        self.presence.everyone().map(|everyone| Frame::new(Message::Awareness(Bytes::from(everyone))))
+    }
+
+    /// The newest states of clients that [`Effect::Presence`] named.
+    pub fn presence_of(&self, clients: impl ExactSizeIterator<Item = Changed>) -> Arc<Frame> {
+        Frame::new(Message::Awareness(self.presence.encode(clients).into()))
+    }
+
+    /// Everyone's presence directly behind the answer that precedes it, for a reader that missed frames.
+    pub(super) fn send_presence(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        effects.extend(self.everyone().map(|frame| Effect::Answer { lease, frame }));
+    }
+}
+
+fn push_changed(clients: Vec<Changed>, effects: &mut Vec<Effect>) {
+    if !clients.is_empty() {
+        effects.push(Effect::Presence { clients: clients.into() });
+    }
+}

@@ -1,0 +1,106 @@
+//! A turn of a document: all that waited in the inbox is handled, then what came of it is sent together.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use syncline_log::store::Record;
+use tracing::debug;
+
+use super::Task;
+use crate::document::event::Effect;
+
+impl Task {
+    /// Does what the core wants in the middle of a turn: changes go out, presence waits for the end of the turn.
+    pub(super) async fn execute(&mut self) {
+        let records = self.apply_effects();
+        self.send(records).await;
+    }
+
+    /// Does what the core wants and ends the turn: presence goes out behind the changes, which it may refer to.
+    pub(super) async fn end_turn(&mut self) {
+        let records = self.apply_effects();
+        self.queue_presence();
+        self.send(records).await;
+    }
+
+    /// Queues what is for readers, in order. Returns what is for the log.
+    fn apply_effects(&mut self) -> Vec<Record> {
+        let mut records = Vec::new();
+        for effect in std::mem::take(&mut self.effects) {
+            if !effect.may_pass_changes() {
+                self.queue_changes();
+            }
+            match effect {
+                Effect::Append { seq, update } => {
+                    self.records_since_snapshot += 1;
+                    self.bytes_since_snapshot += update.len();
+                    records.push(Record { seq, time_ms: now_ms(), update });
+                }
+                Effect::Broadcast { frame, author } => self.unsent.change(frame, author),
+                Effect::Presence { clients } => self.unsent.presence.extend(clients),
+                Effect::Everyone { lease } => self.unsent.everyone.push(lease),
+                Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
+                Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
+                Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
+                    self.readers.opened(lease, cursor, read_only, resume, state_vector.as_deref());
+                }
+                Effect::Missed { lease, frame } => self.readers.missed(lease, &frame),
+                Effect::Durable { lease, seq } => self.readers.durable(lease, seq),
+                Effect::Ack { lease, batch, seq, outcome, echo } => {
+                    self.readers.ack(lease, (batch, seq), outcome, echo.as_deref());
+                }
+                Effect::Decided { lease, batch, accepted, register } => {
+                    self.readers.decided(lease, batch, accepted, &register);
+                }
+                Effect::Close { lease, close } => {
+                    debug!(
+                        document = self.name.as_str(),
+                        ?lease,
+                        code = close.code(),
+                        reason = &*close.reason(),
+                        "session refused by its document"
+                    );
+                    self.readers.close(lease, close);
+                }
+                Effect::Reload => {}
+            }
+        }
+        self.queue_changes();
+        records
+    }
+
+    /// Readers first, then the log, so that delivery never waits for the disk.
+    async fn send(&mut self, records: Vec<Record>) {
+        self.readers.send(self.is_busy);
+        if !records.is_empty() {
+            self.metrics.updates.inc_by(records.len() as u64);
+            if let Err(records) = self.log.try_append(records) {
+                Box::pin(self.log.append(records)).await;
+            }
+        }
+    }
+
+    /// Queues the changes that were held back to be sent together.
+    fn queue_changes(&mut self) {
+        let delivered = self.readers.broadcast(&self.unsent.changes);
+        self.metrics.delivered.inc_by(delivered as u64);
+        self.unsent.changes.clear();
+    }
+
+    /// Queues presence: everyone's for those who asked, then what changed in this turn for all. Each is encoded once.
+    fn queue_presence(&mut self) {
+        if !self.unsent.everyone.is_empty()
+            && let Some(everyone) = self.core.everyone()
+        {
+            self.unsent.everyone.iter().for_each(|&lease| self.readers.answer(lease, &everyone));
+        }
+        self.unsent.everyone.clear();
+        if !self.unsent.presence.is_empty() {
+            let changed = std::mem::take(&mut self.unsent.presence);
+            self.readers.presence(&self.core.presence_of(changed.into_iter()));
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,230 @@
+//! What all open documents take in memory: each task reports its own, the registry keeps them within bounds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Bounds for all open documents together. `usize::MAX`: none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Bytes, as the documents estimate them.
+    pub bytes: usize,
+    /// Documents.
+    pub documents: usize,
+}
+
+impl MemoryLimits {
+    /// None at all.
+    pub const NONE: Self = Self { bytes: usize::MAX, documents: usize::MAX };
+}
+
+/// All open documents together.
+#[derive(Debug)]
+pub struct Memory {
+    limits: MemoryLimits,
+    began: Instant,
+    bytes: AtomicUsize,
+    documents: AtomicUsize,
+    /// The most documents since the map of documents was shrunk last.
+    peak: AtomicUsize,
+    /// There may be something to evict, or to shrink.
+    attention: Notify,
+    /// There is room again.
+    room: Notify,
+}
+
+/// Below this peak the map of documents is small.
+const SMALL_PEAK: usize = 4_096;
+
+impl Memory {
+    /// No document is open.
+    pub fn new(limits: MemoryLimits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            began: Instant::now(),
+            bytes: AtomicUsize::new(0),
+            documents: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            attention: Notify::new(),
+            room: Notify::new(),
+        })
+    }
+
+    /// Bytes that open documents take, estimated.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// True when one document more would exceed a limit.
+    pub fn is_full(&self) -> bool {
+        self.bytes() > self.limits.bytes || self.documents.load(Ordering::Relaxed) >= self.limits.documents
+    }
+
+    /// How many bytes, and how many documents, should be given up: an eighth more than what is over a limit, so that not every
+    /// change makes the next search.
+    pub fn excess(&self) -> (usize, usize) {
+        let aim = |limit: usize| limit - (limit / 8).max(1);
+        let excess = |now: usize, limit| if now >= limit { now - aim(limit) } else { 0 };
+        let documents = self.documents.load(Ordering::Relaxed);
+        (excess(self.bytes(), self.limits.bytes), excess(documents, self.limits.documents))
+    }
+
+    /// Asks for [`Memory::attention`].
+    pub fn call(&self) {
+        self.attention.notify_one();
+    }
+
+    /// Waits until a limit is exceeded, or many documents have gone.
+    pub async fn attention(&self) {
+        self.attention.notified().await;
+    }
+
+    /// Waits until there is room for one document more.
+    pub async fn room(&self) {
+        let mut notified = std::pin::pin!(self.room.notified());
+        loop {
+            // Registered before it looks: what comes in between is not missed.
+            notified.as_mut().enable();
+            if !self.is_full() {
+                return;
+            }
+            notified.as_mut().await;
+            notified.set(self.room.notified());
+        }
+    }
+
+    /// Whether most of the documents that were open have gone since this returned true last.
+    pub fn take_peak(&self) -> bool {
+        let (peak, now) = (self.peak.load(Ordering::Relaxed), self.documents.load(Ordering::Relaxed));
+        let has_fallen = has_fallen(peak, now);
+        if has_fallen {
+            self.peak.store(now, Ordering::Relaxed);
+        }
+        has_fallen
+    }
+
+    /// A document is opened.
+    pub fn enter(self: &Arc<Self>) -> Arc<Usage> {
+        let documents = self.documents.fetch_add(1, Ordering::Relaxed) + 1;
+        self.peak.fetch_max(documents, Ordering::Relaxed);
+        let usage = Usage {
+            memory: Arc::clone(self),
+            bytes: AtomicUsize::new(0),
+            used_ms: AtomicU64::new(0),
+            is_minimal: AtomicBool::new(false),
+        };
+        usage.report(0, false, Instant::now());
+        Arc::new(usage)
+    }
+}
+
+fn has_fallen(peak: usize, now: usize) -> bool {
+    peak > SMALL_PEAK && now < peak / 4
+}
+
+/// What one open document takes. Written by its task.
+#[derive(Debug)]
+pub struct Usage {
+    memory: Arc<Memory>,
+    bytes: AtomicUsize,
+    /// When it was used last, since the beginning.
+    used_ms: AtomicU64,
+    is_minimal: AtomicBool,
+}
+
+impl Usage {
+    /// The document takes `bytes` now, and was used last at `used_at`. A minimal one has nothing more to give up while it is open.
+    pub fn report(&self, bytes: usize, is_minimal: bool, used_at: Instant) {
+        let used = used_at.saturating_duration_since(self.memory.began).as_millis();
+        self.used_ms.store(u64::try_from(used).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.is_minimal.store(is_minimal, Ordering::Relaxed);
+        let before = self.bytes.swap(bytes, Ordering::Relaxed);
+        if bytes > before {
+            let total = self.memory.bytes.fetch_add(bytes - before, Ordering::Relaxed) + (bytes - before);
+            if total > self.memory.limits.bytes {
+                self.memory.call();
+            }
+        } else if bytes < before {
+            self.give_back(before - bytes);
+        }
+    }
+
+    /// What it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// For comparison with other documents: the smaller, the longer unused.
+    pub fn used_ms(&self) -> u64 {
+        self.used_ms.load(Ordering::Relaxed)
+    }
+
+    /// True when it has nothing to give up while it is open.
+    pub fn is_minimal(&self) -> bool {
+        self.is_minimal.load(Ordering::Relaxed)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let before = self.memory.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if before > self.memory.limits.bytes {
+            self.memory.room.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Usage {
+    fn drop(&mut self) {
+        self.give_back(self.bytes());
+        let before = self.memory.documents.fetch_sub(1, Ordering::Relaxed);
+        if before >= self.memory.limits.documents {
+            self.memory.room.notify_waiters();
+        }
+        if has_fallen(self.memory.peak.load(Ordering::Relaxed), before - 1) {
+            self.memory.call();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_over_a_limit_is_known_and_room_is_announced() {
+        let memory = Memory::new(MemoryLimits { bytes: 1_000, documents: 3 });
+        let (first, second) = (memory.enter(), memory.enter());
+        first.report(600, false, Instant::now());
+        assert!(!memory.is_full());
+        assert_eq!(memory.excess(), (0, 0));
+        second.report(600, false, Instant::now());
+        memory.attention().await;
+        assert!(memory.is_full());
+        assert_eq!((memory.bytes(), memory.excess()), (1_200, (325, 0)));
+        let waiting = tokio::spawn({
+            let memory = Arc::clone(&memory);
+            async move { memory.room().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        second.report(100, true, Instant::now());
+        waiting.await.unwrap();
+        let third = memory.enter();
+        assert!(memory.is_full(), "as many documents as may be");
+        assert_eq!(memory.excess(), (0, 1));
+        drop((first, second, third));
+        assert_eq!((memory.bytes(), memory.is_full()), (0, false));
+    }
+
+    #[tokio::test]
+    async fn a_spike_of_documents_is_noticed_when_it_is_over() {
+        let memory = Memory::new(MemoryLimits::NONE);
+        let many: Vec<_> = (0..SMALL_PEAK + 1).map(|_| memory.enter()).collect();
+        assert!(!memory.take_peak());
+        drop(many);
+        memory.attention().await;
+        assert!(memory.take_peak());
+        assert!(!memory.take_peak(), "once");
+    }
+}
