@@ -99,6 +99,12 @@ impl Scan {
                 }
             };
             scan.read_segment(base, &segment, &mut pages);
+            // Only the newest segment ends early. Otherwise the file was cut off, and the segments behind the cut may have been
+            // newer than all that are left.
+            if segment.len() < segment_bytes && segment_lsn(&segment, segment_bytes).is_none_or(|lsn| lsn < scan.newest)
+            {
+                scan.lost_until = i64::MAX;
+            }
         }
         for messages in pages.into_values() {
             scan.replay(messages)?;

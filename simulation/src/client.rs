@@ -244,6 +244,7 @@ impl Client {
                 saved.iter().map(|action| News::Saved(*action)).collect()
             }
             session::Event::Synced => vec![News::Synced],
+            session::Event::Denied(_) => vec![News::Deleted],
             other => vec![News::Other(format!("{other:?}"))],
         }
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use syncline_client::Dialect;
 use syncline_client::session::{Echo, Event, Outputs, Session, SessionConfig};
+use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::EMPTY_UPDATE;
@@ -110,6 +111,10 @@ impl Stock {
     fn flush(&mut self, out: Outputs) {
         if let Some(socket) = &mut self.socket {
             out.frames.into_iter().for_each(|frame| socket.send(frame));
+        }
+        // In Hocuspocus a deleted document is denied while its socket stays. Nothing else is denied in a simulation.
+        if out.events.iter().any(|event| matches!(event, Event::Denied(_))) {
+            self.refused = Some(Close::DocumentDeleted.code());
         }
         self.told.extend(out.events);
     }

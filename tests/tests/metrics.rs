@@ -103,7 +103,7 @@ async fn a_disk_that_fails_is_told() {
     let server = start_with(&settings(), store, Arc::new(OpenToAll)).await;
     let port = operators_port(&server).await;
     let mut editor = Socket::open(&server, "/").await;
-    editor.say("doc", Message::Token { token: "", version: None }).await;
+    editor.enter("doc", "").await;
     editor.say("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
     editor.hear_until(|_, message| *message == Message::SyncStatus(false)).await;
     until(port, "syncline_storage_failed", 1.0).await;

@@ -294,9 +294,11 @@ impl Session {
         check_state_vector(state_vector)?;
         let theirs = StateVector::decode_v1(state_vector).map_err(bad_update)?;
         let update = self.doc.transact().encode_state_as_update_v1(&theirs);
-        // Syncline echoes changes and no step 2: where the echo is the acknowledgement, the answer goes as a change.
+        // A change is acknowledged by every server. Of the steps 2 Syncline echoes none to clients of Yjs 13, and in Hocuspocus
+        // acknowledges the first.
         let frame = match (self.wire.dialect(), self.echo) {
             (Dialect::YWebsocket, Echo::Saved) => self.wire.sync(SyncMessage::Update(&update)),
+            (Dialect::Hocuspocus, _) if self.server_asked => self.wire.sync(SyncMessage::Update(&update)),
             _ => self.wire.sync(SyncMessage::Step2(&update)),
         };
         out.frames.push(frame);

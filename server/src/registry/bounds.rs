@@ -89,6 +89,8 @@ impl Registry {
         }
         if self.memory.take_peak() {
             self.slots.shrink_to_fit();
+            // Nothing waits for it.
+            drop(tokio::task::spawn_blocking(syncline_heap::return_free_memory));
         }
     }
 

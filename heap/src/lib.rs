@@ -1,0 +1,48 @@
+//! Returns free memory of the system's allocator to the system.
+//!
+//! glibc returns only the free end of a heap by itself. After 100,000 documents had been opened and left, the server kept 388 MB of
+//! the 396 MB that they had taken; `malloc_trim` returns all but a few. No maintained crate wraps that function (looked for in
+//! November 2026), so it is called here. It is the only `unsafe` of the project.
+
+/// Returns the free pages of all heaps to the system, if the allocator is glibc's. Returns true if some were. It takes milliseconds
+/// for each 100 MB and holds each heap's lock meanwhile: call it from a thread on which nothing waits.
+#[allow(unsafe_code, reason = "malloc_trim has no safe form, and free memory stays with the process without it")]
+pub fn return_free_memory() -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: malloc_trim(3) may be called at any time from any thread ("MT-Safe"), takes a number and touches free memory
+        // only.
+        unsafe { libc::malloc_trim(0) == 1 }
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    {
+        false
+    }
+}
+
+#[cfg(test)]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod tests {
+    /// Resident memory of this process, in bytes.
+    fn resident_bytes() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
+    #[test]
+    fn free_memory_between_used_blocks_is_returned() {
+        // 64 MB in blocks of 1 KB; a few stay in use, so that no end of a heap is free.
+        let mut blocks: Vec<Option<Vec<u8>>> = (0..65_536).map(|_| Some(vec![1; 1024])).collect();
+        let full = resident_bytes();
+        for (index, block) in blocks.iter_mut().enumerate() {
+            if index % 1_000 != 999 {
+                *block = None;
+            }
+        }
+        super::return_free_memory();
+        let left = full.saturating_sub(resident_bytes());
+        assert!(left > 40 * 1024 * 1024, "{left} bytes were returned");
+        drop(blocks);
+    }
+}

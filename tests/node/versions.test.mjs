@@ -1,0 +1,84 @@
+// The versions of the stock providers that teams run today: each edits a document, sees what the newest client types, comes back
+// after the server was restarted, and reads the server's heartbeat. docs/clients.md lists them.
+
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import WebSocket from 'ws'
+import * as Y from 'yjs'
+import { until, yWebsocketClient } from './support/clients.mjs'
+import { startServer } from './support/server.mjs'
+
+// Providers of Hocuspocus 2 take a WebSocket from the browser only.
+globalThis.WebSocket ??= WebSocket
+
+const HOCUSPOCUS = ['hocuspocus-2.9', 'hocuspocus-2.15', 'hocuspocus-3.4', 'hocuspocus-4.0', '@hocuspocus/provider']
+const Y_WEBSOCKET = ['y-websocket-1.3', 'y-websocket-1.5', 'y-websocket-2.1', 'y-websocket']
+
+/** Opens `name` with a provider of Hocuspocus. Without a token providers 2.x send no Auth message. */
+async function openHocuspocus(t, library, server, name, token) {
+  const { HocuspocusProvider } = await import(library)
+  const document = new Y.Doc()
+  const provider = new HocuspocusProvider({ url: server.url, name, document, token })
+  t.after(() => provider.destroy())
+  return { doc: document, provider, isSaved: () => provider.synced && (provider.unsyncedChanges ?? 0) === 0 }
+}
+
+async function openYWebsocket(t, library, server, name) {
+  const { WebsocketProvider } = await import(library)
+  const doc = new Y.Doc()
+  const options = { WebSocketPolyfill: WebSocket, disableBc: true }
+  const provider = new WebsocketProvider(server.url, name, doc, options)
+  t.after(() => provider.destroy())
+  return { doc, provider, isSaved: () => provider.synced }
+}
+
+/** The old client and the newest one type, before and after the server was restarted; both end with all of it. */
+async function editTogether(t, server, old, newest) {
+  const texts = [old.doc, newest.doc].map((doc) => doc.getText('text'))
+  const both = (part) => until(() => texts.every((text) => text.toString().includes(part)), { what: `both have ${part}` })
+  texts[0].insert(0, '[old]')
+  texts[1].insert(0, '[new]')
+  await both('[old]')
+  await both('[new]')
+  await until(old.isSaved, { what: 'the old client calls it saved' })
+  await server.restart()
+  texts[0].insert(0, '[offline]')
+  await both('[offline]')
+  await until(old.isSaved, { what: 'the old client calls what it typed offline saved' })
+  assert.equal(texts[0].toString(), texts[1].toString())
+}
+
+describe('versions of stock providers', { concurrency: 3 }, () => {
+  for (const library of HOCUSPOCUS) {
+    for (const token of [undefined, 'secret']) {
+      // A name of two characters begins like a message of y-websocket.
+      for (const name of ['a document', 'd2']) {
+        test(`${library}, ${token ? 'a' : 'no'} token, document "${name}"`, async (t) => {
+          const server = await startServer()
+          t.after(() => server.stop())
+          const old = await openHocuspocus(t, library, server, name, token)
+          await editTogether(t, server, old, yWebsocketClient(t, server, name))
+        })
+      }
+    }
+    test(`${library} reads the heartbeat of the server`, async (t) => {
+      const server = await startServer()
+      t.after(() => server.stop())
+      const { provider } = await openHocuspocus(t, library, server, 'beat', 'secret')
+      await until(() => provider.synced, { what: 'it is in sync' })
+      const socket = provider.configuration.websocketProvider
+      socket.lastMessageReceived = 1
+      // `HEARTBEAT_FRAME` of protocol/src/hocuspocus.rs: awareness of nobody for an empty name.
+      socket.onMessage({ data: Uint8Array.of(0, 1, 1, 0).buffer })
+      assert(socket.lastMessageReceived > 1, 'it counts as a message')
+    })
+  }
+  for (const library of Y_WEBSOCKET) {
+    test(library, async (t) => {
+      const server = await startServer()
+      t.after(() => server.stop())
+      const old = await openYWebsocket(t, library, server, 'doc')
+      await editTogether(t, server, old, yWebsocketClient(t, server, 'doc'))
+    })
+  }
+})
