@@ -1,5 +1,5 @@
-const VERSION = "721230902de28549";
-const FILES = ["./","assets/app-C5AaKLMm.css","assets/app-C_vZM59s.js"];
+const VERSION = "5104c82eade57a07";
+const FILES = ["./","assets/app-C5AaKLMm.css","assets/app-Dyqkc8zQ.js"];
 const worker = globalThis;
 /** How long the server may take to answer before the kept page is shown. */
 const ANSWER_LIMIT_MS = 5e3;

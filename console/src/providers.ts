@@ -5,7 +5,6 @@ import type { IndexeddbPersistence } from 'y-indexeddb'
 import type { Awareness } from 'y-protocols/awareness'
 import { WebsocketProvider } from 'y-websocket'
 import type * as Y from 'yjs'
-import { countingWebSocket } from './acknowledged'
 import { openStore, type Kept } from './store'
 
 /** A v1 update without structs and deletions: the server acknowledges it when everything before it is durable. */
@@ -92,19 +91,11 @@ export async function openHocuspocus(
   onChange: () => void,
 ): Promise<AcknowledgedReplica> {
   const { doc, text, awareness, store, kept } = await openStore(`syncline:hocuspocus:${room}`, onChange)
-  let owed = 0
   let online = false
   let isRefused = false
   let reason: string | undefined
 
-  const socket = new HocuspocusProviderWebsocket({
-    url: serverUrl,
-    autoConnect: false,
-    WebSocketPolyfill: countingWebSocket((count) => {
-      owed = count
-      onChange()
-    }),
-  })
+  const socket = new HocuspocusProviderWebsocket({ url: serverUrl, autoConnect: false })
   const provider = new HocuspocusProvider({ name: room, document: doc, awareness, websocketProvider: socket })
 
   const isConnected = () => socket.status === WebSocketStatus.Connected
@@ -145,8 +136,8 @@ export async function openHocuspocus(
       if (isRefused) return { state: 'refused', ...because(reason) }
       return { state: isConnected() ? 'connected' : 'connecting', ...because(reason) }
     },
-    isAcknowledged: () =>
-      isConnected() && !isRefused && provider.isSynced && provider.unsyncedChanges === 0 && owed === 0,
+    // This server lowers the provider's number for what is on its disk only, also after a reconnect.
+    isAcknowledged: () => isConnected() && !isRefused && provider.isSynced && provider.unsyncedChanges === 0,
     sendFence: () => provider.documentUpdateHandler(EMPTY_UPDATE, 'fence'),
     setOnline(next) {
       online = next

@@ -17,17 +17,27 @@ pub enum Dialect {
     Hocuspocus,
 }
 
-/// Decides from a session's first frame. A frame that is of neither dialect is taken for the one its first byte
-/// belongs to, whose decoder then says what is wrong with it.
-pub fn detect(first_frame: &[u8]) -> Dialect {
-    match first_frame.first() {
-        None => Dialect::YWebsocket,
-        Some(0..=3) => match Frame::decode(first_frame, End::Server) {
-            Ok(Frame::Addressed { address, message }) if opens(address, &message) => Dialect::Hocuspocus,
-            _ => Dialect::YWebsocket,
+/// Decides from a session's first frame. `None` for a frame that is a message of neither: an application may send one of its own
+/// before the provider sends its first, and the next frame decides.
+pub fn detect(first_frame: &[u8]) -> Option<Dialect> {
+    match first_frame.first()? {
+        0..=3 => match Frame::decode(first_frame, End::Server) {
+            Ok(Frame::Addressed { address, message }) if opens(address, &message) => Some(Dialect::Hocuspocus),
+            _ => Some(Dialect::YWebsocket),
         },
-        Some(_) => Dialect::Hocuspocus,
+        _ => match Frame::decode_prefix(first_frame, End::Server) {
+            Ok((Frame::Addressed { address, .. }, _)) if is_printable(address) => Some(Dialect::Hocuspocus),
+            Ok((Frame::Addressed { message: Message::Token { .. }, .. } | Frame::Ping | Frame::Pong, _)) => {
+                Some(Dialect::Hocuspocus)
+            }
+            _ => None,
+        },
     }
+}
+
+/// True for text without control characters but the NUL before a session id.
+fn is_printable(address: &str) -> bool {
+    !address.chars().any(|char| char.is_control() && char != '\0')
 }
 
 /// True for the first message of a Hocuspocus provider. The second byte of a y-websocket message of type 1 or 2 is a
@@ -49,12 +59,12 @@ mod tests {
     #[test]
     fn the_first_frames_of_stock_clients_are_told_apart() {
         let step1 = ywebsocket::Message::Sync(SyncMessage::Step1(&[0])).encode();
-        assert_eq!(detect(&step1), Dialect::YWebsocket);
+        assert_eq!(detect(&step1), Some(Dialect::YWebsocket));
         for name in ["a", "ab", "abc", "abcd", "a name of some length", &"x".repeat(300)] {
             let token = Message::Token { token: "secret", version: Some("4.8.0") }.encode(name);
-            assert_eq!(detect(&token), Dialect::Hocuspocus, "{name}");
+            assert_eq!(detect(&token), Some(Dialect::Hocuspocus), "{name}");
             let old = Message::Token { token: "", version: None }.encode(name);
-            assert_eq!(detect(&old), Dialect::Hocuspocus, "{name}");
+            assert_eq!(detect(&old), Some(Dialect::Hocuspocus), "{name}");
         }
     }
 
@@ -62,22 +72,22 @@ mod tests {
     fn other_y_websocket_messages_first_are_still_y_websocket() {
         // One client, id 7, clock 0, state "{}".
         let awareness = ywebsocket::Message::Awareness(&[1, 7, 0, 2, b'{', b'}']).encode();
-        assert_eq!(detect(&awareness), Dialect::YWebsocket);
-        assert_eq!(detect(&ywebsocket::Message::QueryAwareness.encode()), Dialect::YWebsocket);
+        assert_eq!(detect(&awareness), Some(Dialect::YWebsocket));
+        assert_eq!(detect(&ywebsocket::Message::QueryAwareness.encode()), Some(Dialect::YWebsocket));
     }
 
     #[test]
     fn hocuspocus_provider_without_token_is_recognised_by_its_step_1() {
         for name in ["a", "ab", "abc", "d2"] {
             let step1 = Message::Sync(SyncMessage::Step1(&[1, 7, 3])).encode(name);
-            assert_eq!(detect(&step1), Dialect::Hocuspocus, "{name}");
+            assert_eq!(detect(&step1), Some(Dialect::Hocuspocus), "{name}");
         }
     }
 
     #[test]
     fn short_y_websocket_messages_are_never_taken_for_hocuspocus() {
         for frame in [&[1, 1, 0][..], &[2, 0, 0], &[3], &[3, 0, 0, 0]] {
-            assert_eq!(detect(frame), Dialect::YWebsocket, "{frame:?}");
+            assert_eq!(detect(frame), Some(Dialect::YWebsocket), "{frame:?}");
         }
         // Awareness of one client with a state of any length below 200.
         for len in 0..200 {
@@ -85,7 +95,7 @@ mod tests {
             let mut update = vec![1, 7, 0];
             crate::varint::write_var_bytes(&mut update, state.as_bytes());
             let awareness = ywebsocket::Message::Awareness(&update).encode();
-            assert_eq!(detect(&awareness), Dialect::YWebsocket, "{len}");
+            assert_eq!(detect(&awareness), Some(Dialect::YWebsocket), "{len}");
         }
     }
 
@@ -93,15 +103,25 @@ mod tests {
     fn empty_name_with_a_token_is_hocuspocus() {
         for (token, version) in [("t", None), ("", Some("4.8.0")), ("secret", Some("4.8.0"))] {
             let token = Message::Token { token, version }.encode("");
-            assert_eq!(detect(&token), Dialect::Hocuspocus);
+            assert_eq!(detect(&token), Some(Dialect::Hocuspocus));
         }
         for sync in [SyncMessage::Step1(&[0]), SyncMessage::Step2(&[0, 0]), SyncMessage::Update(&[0, 0])] {
-            assert_eq!(detect(&ywebsocket::Message::Sync(sync).encode()), Dialect::YWebsocket);
+            assert_eq!(detect(&ywebsocket::Message::Sync(sync).encode()), Some(Dialect::YWebsocket));
         }
     }
 
     #[test]
     fn a_bare_ping_is_hocuspocus() {
-        assert_eq!(detect(&crate::hocuspocus::PING_FRAME), Dialect::Hocuspocus);
+        assert_eq!(detect(&crate::hocuspocus::PING_FRAME), Some(Dialect::Hocuspocus));
+    }
+
+    #[test]
+    fn messages_of_applications_decide_nothing() {
+        let long = [&[101][..], &[b'x'; 200]].concat();
+        for frame in
+            [&[101, 5, b'h', b'e', b'l', b'l', b'o'][..], &[101], &long, &[102, 1, 7], &[4, 0xff, 0xfe, 0xfd, 0xfc, 2]]
+        {
+            assert_eq!(detect(frame), None, "{frame:?}");
+        }
     }
 }

@@ -5,7 +5,8 @@
 //! | connections, in all, from one address and of one user | the session is told and ends; native, when the user comes with a token: the document is refused | 4529 |
 //! | sockets that have not said their first message | the one that has waited longest is cut for a new one | - |
 //! | messages and bytes a second, of a connection, of an address and of a user | reading pauses, TCP pushes back; who would have to wait longer than [`MAX_PAUSE`] is closed | 4529 |
-//! | bytes of messages that are not complete, or came before their token, in all | the session that goes over is closed | 4529 |
+//! | bytes of messages that are not complete or not yet handled, in all | the session that goes over is closed | 4529 |
+//! | bytes of messages that came before their token, with those above and 64 KiB in a session | the message is dropped | - |
 //! | documents of one connection | the document is refused | 4529 |
 //! | bytes and clients of a document | what would make it grow is refused, reading goes on | 4414 |
 //! | awareness states that one connection shows in one document | the state is dropped, its client leaves for the others | - |

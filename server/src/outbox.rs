@@ -243,8 +243,18 @@ impl Outbox {
         self.push_unless_too_many(None, Waiting::Text { frame })
     }
 
-    /// The answer to a WebSocket ping.
+    /// The answer to a WebSocket ping. One waits at most: the newest answers those before it (RFC 6455 section 5.5.3).
     pub fn push_pong(&self, payload: Bytes) -> Pushed {
+        {
+            let mut inner = self.lock();
+            if let Some(at) = inner.queue.iter().position(|(_, waiting)| matches!(waiting, Waiting::Pong { .. })) {
+                if let Some((_, waiting)) = inner.queue.get_mut(at) {
+                    *waiting = Waiting::Pong { frame: payload };
+                }
+                inner.count_bytes();
+                return Pushed::Queued;
+            }
+        }
         self.push_unless_too_many(None, Waiting::Pong { frame: payload })
     }
 

@@ -47,14 +47,6 @@ describe('a frame', () => {
     'with an update that goes on after its end': yWebsocket.update(bytes(someUpdate(), 0)),
     'with an update of noise': yWebsocket.update(noise(200)),
     'with a state vector of noise': yWebsocket.step1(noise(200)),
-    'of Hocuspocus whose name is not UTF-8': bytes(
-      buffer([0xc3, 0x28, 0xff, 0xfe, 0xfd]),
-      2,
-      0,
-      text(''),
-      text('4.8.0'),
-    ),
-    'of Hocuspocus whose name is longer than it': bytes(100, new Uint8Array([97, 98])),
   }
   const ignored = {
     'that is empty': new Uint8Array(),
@@ -77,9 +69,21 @@ describe('a frame', () => {
     })
   }
 
+  for (const [what, frame] of Object.entries({
+    'whose name is not UTF-8': bytes(buffer([0xc3, 0x28, 0xff, 0xfe, 0xfd]), 2, 0, text(''), text('4.8.0')),
+    'whose name is longer than it': bytes(100, new Uint8Array([97, 98])),
+    'of an application': bytes(101, text('hello')),
+  })) {
+    test(`${what} decides no dialect when it comes first`, async (t) => {
+      const client = rawClient(t, server, NAME)
+      await client.send(frame, yWebsocket.step1(EMPTY_VECTOR))
+      await client.frame(readYWebsocket, ({ kind }) => kind === 'step2', 'step 2')
+    })
+  }
+
   test('of an unknown Hocuspocus type changes nothing for its session', async (t) => {
     const client = rawClient(t, server)
-    await client.send(bytes(text(NAME), 77), hocuspocus.auth(NAME), bytes(text(NAME), 77, text('hello')))
+    await client.send(hocuspocus.auth(NAME), bytes(text(NAME), 77, text('hello')))
     await client.send(hocuspocus.step1(NAME, EMPTY_VECTOR))
     await client.frame(readHocuspocus, ({ kind }) => kind === 'step2', 'step 2')
   })

@@ -89,12 +89,12 @@ test('the commands take a name as people write it and as its URL spells it', asy
   for (const name of spellings) assert.match(await run('export', name, '--format', 'json'), /from Hocuspocus/)
   await server.stop()
   for (const name of spellings) {
-    assert.match(await run('inspect', name), /^document {2}会议 1$/m)
+    assert.match(await run('inspect', name), /^document {2}"会议 1"$/m)
     assert.match(await run('export', name, '--format', 'json'), /from Hocuspocus/)
   }
   await assert.rejects(run('inspect', spellings[1], '--exact-name'), /there is no document/)
-  assert.match(await run('delete', spellings[1]), /deleted 会议 1/)
-  assert.match(await run('purge', spellings[0]), /purged 会议 1/)
+  assert.match(await run('delete', spellings[1]), /deleted "会议 1"/)
+  assert.match(await run('purge', spellings[0]), /purged "会议 1"/)
 })
 
 describe('behind a proxy that keeps the path /collab', () => {
@@ -109,7 +109,9 @@ describe('behind a proxy that keeps the path /collab', () => {
   test('the page and the health checks answer with the prefix and without', async (t) => {
     const server = await startServer({ env: { SYNCLINE_PATH_PREFIX: 'collab/' } })
     t.after(() => server.kill())
-    for (const path of ['/', '/collab/', '/collab/assets/app.js', '/healthz', '/collab/healthz', '/readyz', '/collab/readyz']) {
+    const page = await (await fetch(`${server.httpUrl}/collab/`)).text()
+    const script = page.match(/src="\.\/(assets\/[^"]+\.js)"/)[1]
+    for (const path of ['/', '/collab/', `/collab/${script}`, '/healthz', '/collab/healthz', '/readyz', '/collab/readyz']) {
       const response = await fetch(server.httpUrl + path)
       assert.equal(response.status, 200, path)
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use live::{Socket, start};
 use syncline_log::memory::MemoryStore;
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::{End, Frame, Message, PING_FRAME};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::{awareness, ywebsocket};
 
@@ -22,46 +22,77 @@ fn letter(clock: u8) -> Vec<u8> {
     }
 }
 
-/// The number that a Hocuspocus provider shows, from the messages of the server.
-async fn statuses_until_step2(socket: &mut Socket, statuses: &mut usize) {
-    socket
-        .hear_until(|_, message| {
-            *statuses += usize::from(*message == Message::SyncStatus(true));
-            matches!(message, Message::Sync(SyncMessage::Step2(_)))
-        })
-        .await;
+/// How many sync statuses come until the server has answered a ping, which it does in order.
+async fn statuses_until_pong(socket: &mut Socket) -> usize {
+    socket.send(PING_FRAME.to_vec()).await;
+    let mut statuses = 0;
+    loop {
+        let live::Heard::Frame(frame) = socket.hear().await else { panic!("closed") };
+        match Frame::decode(&frame, End::Client).unwrap() {
+            Frame::Pong => return statuses,
+            Frame::Addressed { message: Message::SyncStatus(saved), .. } => {
+                assert!(saved);
+                statuses += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A reader of the document has got as many letters: the document has taken the updates, and an acknowledgement would be sent.
+async fn until_taken(server: &syncline_server::Server, bytes: usize) {
+    let mut reader = Socket::open(server, "/doc").await;
+    while reader.join().await.len() < bytes {}
 }
 
 #[tokio::test]
 async fn nothing_is_acknowledged_before_the_step_2_is_on_disk_and_queued_updates_never() {
-    let store = Arc::new(MemoryStore::new());
-    let server = start(store.clone()).await;
+    let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
     socket.say("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
     // Ten letters were typed offline, an eleventh after the step 1. The provider's number is 2: the step 2 and that letter.
     socket.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 10]))).await;
-    let mut statuses = 0;
-    statuses_until_step2(&mut socket, &mut statuses).await;
     socket.say("doc", Message::Sync(SyncMessage::Update(&letter(10)))).await;
     for clock in 0..10 {
         socket.say("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
     }
-    // Equal in time to a ping: what the server sent for all of these would have come before this answer.
-    let mut reader = Socket::open(&server, "/doc").await;
-    while reader.join().await.len() < 15 {}
+    until_taken(&server, 21).await;
+    assert_eq!(statuses_until_pong(&mut socket).await, 0, "before the step 2");
     socket.say("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-    socket.say("doc", Message::QueryAwareness).await;
-    socket.say("other", Message::Token { token: "", version: None }).await;
-    socket
-        .hear_until(|at, message| {
-            statuses += usize::from(at == "doc" && *message == Message::SyncStatus(true));
-            statuses == 2
-        })
-        .await;
-    // Nothing more comes for them: the next status is that of the next edit.
     socket.say("doc", Message::Sync(SyncMessage::Update(&letter(11)))).await;
-    socket.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
-    socket.enter("end", "").await;
+    until_taken(&server, 22).await;
+    let mut statuses = 0;
+    while statuses < 3 {
+        statuses += statuses_until_pong(&mut socket).await;
+    }
+    assert_eq!(statuses, 3, "the step 2, the letter typed after the step 1, the letter after the step 2");
+    assert_eq!(statuses_until_pong(&mut socket).await, 0, "and none for what was queued");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn deletions_made_offline_get_no_statuses_of_their_own() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut socket = Socket::open(&server, "/").await;
+    socket.enter("doc", "").await;
+    for clock in 0..4 {
+        socket.say("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
+    }
+    let mut statuses = 0;
+    while statuses < 4 {
+        statuses += statuses_until_pong(&mut socket).await;
+    }
+    let mut back = Socket::open(&server, "/").await;
+    back.say("doc", Message::Token { token: "", version: None }).await;
+    back.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 4]))).await;
+    for clock in 0..3 {
+        back.say("doc", Message::Sync(SyncMessage::Update(&[0, 1, 1, 1, clock, 1]))).await;
+    }
+    back.say("doc", Message::Sync(SyncMessage::Step2(&[0, 1, 1, 1, 0, 3]))).await;
+    back.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
+    back.say("doc", Message::Sync(SyncMessage::Update(&letter(4)))).await;
+    back.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
+    assert_eq!(statuses_until_pong(&mut back).await, 0, "one for the step 2, one for the letter");
     server.stop().await.unwrap();
 }
 

@@ -80,6 +80,8 @@ pub struct Core {
     registers: Option<Registers>,
     /// In Seq order.
     waiting: VecDeque<WaitingAck>,
+    /// What they take.
+    waiting_bytes: usize,
     /// For those who ask the same. Outdated by every change.
     answers: Answers,
     storage_failed: bool,
@@ -108,6 +110,7 @@ impl Core {
             authors: Authors::default(),
             registers: None,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             answers: Answers::default(),
             storage_failed: false,
             dropped_states: 0,

@@ -2,7 +2,7 @@
 //!
 //! An author is never sent its own change before it is on disk: some clients take its return for the acknowledgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pub(super) struct Unsent {
     /// Clients whose presence changed in this turn, with their clocks.
     pub presence: BTreeMap<u64, u64>,
     /// Sessions that get everyone's presence.
-    pub everyone: Vec<LeaseId>,
+    pub everyone: BTreeSet<LeaseId>,
 }
 
 impl Unsent {

@@ -22,8 +22,7 @@ const MAX_CLIENTS: usize = 50_000;
 /// Most tombstones kept for returning clients; beyond it they are all forgotten (a return then takes 15 s).
 const MAX_TOMBSTONES: usize = 10_000;
 
-/// Most bytes of states a document holds; a state that would go beyond is ignored until others are gone. One message
-/// may bring 16 MiB of them, and each is shown to everyone.
+/// Most bytes of states a document holds; a state that would go beyond is dropped until others are gone.
 const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What remembering one client costs besides its state, as it counts for a lease's limit.
@@ -191,6 +190,10 @@ impl Presence {
         if entry.is_null() || known.is_some_and(|known| entry.clock <= known.clock && known.state.is_some()) {
             return false;
         }
+        let before = known.map_or(0, Client::state_bytes);
+        if self.state_bytes - before + entry.state.len() > MAX_STATE_BYTES {
+            return true;
+        }
         let shown = self.shown.get(&lease).copied().unwrap_or(0);
         let replaced = known.filter(|known| known.owner == lease).map_or(0, Client::shown_bytes);
         shown - replaced + entry.state.len() + CLIENT_BYTES > self.lease_bytes
@@ -213,10 +216,6 @@ impl Presence {
     fn take_counted(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
         let is_own = self.own.get(&lease) == Some(&entry.client);
         let bytes_before = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
-        let bytes = self.state_bytes - bytes_before + entry.state.len();
-        if bytes > MAX_STATE_BYTES && !entry.is_null() {
-            return Taken::Stale;
-        }
         let taken = self.take_within_limits(lease, entry, is_own);
         let bytes_after = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
         self.state_bytes = self.state_bytes - bytes_before + bytes_after;

@@ -225,7 +225,7 @@ impl Task {
                 // In this order: the disk's answers come no faster than its commits, so events are not starved by them.
                 biased;
                 _ = self.log.durable_changed() => self.take_durable().await,
-                () = inbox.receive(&mut batch) => {
+                () = inbox.receive(&mut batch), if !self.core.must_wait_for_disk() => {
                     if batch.is_empty() {
                         Box::pin(self.finish()).await;
                         return Ended::Stopped;

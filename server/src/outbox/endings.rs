@@ -1,4 +1,4 @@
-//! Leases that end while their session goes on: the native dialect closes one document, not the socket.
+//! Leases that end while their session goes on: the native dialect and Hocuspocus close one document, not the socket.
 //!
 //! `over` holds a lease from its end until its other side knows of it. In that time pushes for it are dropped: its number
 //! in the session may belong to another document already.

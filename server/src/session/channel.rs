@@ -1,4 +1,4 @@
-//! One document of a session: what passes the scanner goes to the document, what does not ends the session.
+//! One document of a session: what passes the scanner goes to the document, what does not is refused.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! PURE: WebSocket frames of a server (RFC 6455): bytes to messages, and the headers of what is sent.
 //!
-//! Payloads are handed out as slices of what was read. Nothing is reserved by a length that a peer merely claims. The beginning
+//! Payloads are handed out as slices of what was read, or as copies where a slice would keep much more than itself in memory. Nothing is reserved by a length that a peer merely claims. The beginning
 //! of a long message is handed out before the rest is stored, so that its receiver can skip it ([`Decoder::skip`]); text and
 //! messages above the limit are always skipped: read from the socket and dropped. Compression is never negotiated.
 
@@ -108,6 +108,8 @@ pub(super) struct Decoder {
     handling: Handling,
     /// What has come of it and is stored.
     message: Vec<u8>,
+    /// Bytes of the buffer that is being decoded: a slice of it keeps all of them.
+    buffer_bytes: usize,
 }
 
 impl Decoder {
@@ -120,6 +122,7 @@ impl Decoder {
             is_text: false,
             handling: Handling::Store,
             message: Vec::new(),
+            buffer_bytes: 0,
         }
     }
 
@@ -142,6 +145,15 @@ impl Decoder {
     /// Takes one message or control frame out of `input`. `None`: more bytes are needed; what is left in `input` is to
     /// stay in front of them, and is less than a header or a control frame. After an error nothing more is to be asked.
     pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, Fault> {
+        self.buffer_bytes = self.buffer_bytes.max(input.len());
+        let next = self.decode(input);
+        if input.is_empty() {
+            self.buffer_bytes = 0;
+        }
+        next
+    }
+
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, Fault> {
         loop {
             let frame = match &mut self.frame {
                 Some(frame) => frame,
@@ -182,7 +194,7 @@ impl Decoder {
             let (opcode, is_last) = (frame.opcode, frame.is_last);
             self.frame = None;
             if is_control {
-                return control(opcode, payload.freeze()).map(Some);
+                return control(opcode, self.owned(payload)).map(Some);
             }
             if let Some(message) = self.data(payload, is_last) {
                 return Ok(Some(if self.is_text { Incoming::Text(message) } else { Incoming::Binary(message) }));
@@ -239,11 +251,16 @@ impl Decoder {
         self.within_message || self.frame.is_some()
     }
 
+    /// A payload that keeps at most twice its bytes in memory: small messages that came together may stay for long.
+    fn owned(&self, payload: BytesMut) -> Bytes {
+        if payload.len() * 2 < self.buffer_bytes { Bytes::copy_from_slice(&payload) } else { payload.freeze() }
+    }
+
     /// The end of a frame of a message.
     fn data(&mut self, payload: BytesMut, is_last: bool) -> Option<Bytes> {
         self.within_message = !is_last;
         if is_last && self.message.is_empty() {
-            return Some(payload.freeze());
+            return Some(self.owned(payload));
         }
         self.message.extend_from_slice(&payload);
         is_last.then(|| Bytes::from(std::mem::take(&mut self.message)))

@@ -7,7 +7,7 @@
 //! its client sends a token again. The provider ignores close codes and would send the same bytes after each reconnect.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ use crate::document::frame::Framing;
 use crate::ids::{LeaseId, UserId};
 use crate::outbox::Outbox;
 
-/// Documents whose rights are remembered after they were left.
-const MAX_LEFT: usize = 64;
+/// Documents whose rights are remembered after they were left: as many as a connection may have open by default.
+const MAX_LEFT: usize = 1_000;
 /// Refused addresses of one session, 8 bytes each. A session with more is closed.
 const MAX_DENIED: usize = 10_000;
 
@@ -41,19 +41,20 @@ pub(super) struct Hocuspocus {
     channels: BTreeMap<Box<str>, Channel>,
     /// The rights of documents that were left with Close. A provider that shares its socket and its document's name with
     /// one that was destroyed goes on after that Close, without a token: React's strict mode makes such pairs.
-    left: BTreeMap<Box<str>, (Grant, Option<UserId>)>,
+    /// The newest last.
+    left: VecDeque<(Box<str>, Grant, Option<UserId>)>,
     /// Hashes of refused addresses.
     denied: HashSet<u64>,
     hasher: RandomState,
     early: Early,
-    /// A document was opened: the client is one that authenticates.
+    /// A token came, or a document was opened without one.
     is_authenticated: bool,
 }
 
 impl Hocuspocus {
     pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
         let early = Early::new(&context.gate);
-        let (channels, left, denied, hasher) = (BTreeMap::new(), BTreeMap::new(), HashSet::new(), RandomState::new());
+        let (channels, left, denied, hasher) = (BTreeMap::new(), VecDeque::new(), HashSet::new(), RandomState::new());
         Self { context, outbox, users, channels, left, denied, hasher, early, is_authenticated: false }
     }
 
@@ -77,6 +78,9 @@ impl Hocuspocus {
             Err(error) if error.is_unknown_type() => return self.ignore(),
             Err(error) => {
                 let address = address_of(frame).map_err(bad_message)?;
+                if self.denied.contains(&self.hash(address)) {
+                    return self.ignore();
+                }
                 return self.refuse(address, bad_message(error));
             }
         };
@@ -87,7 +91,7 @@ impl Hocuspocus {
                 Ok(())
             }
             message if self.channels.contains_key(address) => self.take(address, frame, message).await,
-            message if self.left.contains_key(address) => self.reopen(address, frame, message).await,
+            message if self.has_left(address) => self.reopen(address, frame, message).await,
             _ if self.denied.contains(&self.hash(address)) => self.ignore(),
             Message::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
             _ => self.keep_early(address, frame),
@@ -98,7 +102,7 @@ impl Hocuspocus {
     /// before its token.
     pub(super) fn wants(&self, prefix: &[u8]) -> bool {
         let Ok(address) = address_of(prefix) else { return false };
-        let is_open = self.channels.contains_key(address) || self.left.contains_key(address);
+        let is_open = self.channels.contains_key(address) || self.has_left(address);
         is_open || (!self.denied.contains(&self.hash(address)) && begins_step1(prefix))
     }
 
@@ -143,6 +147,7 @@ impl Hocuspocus {
     }
 
     async fn authorize(&mut self, address: &str, token: &str) -> Result<(), Close> {
+        self.is_authenticated = true;
         let hash = self.hash(address);
         self.denied.remove(&hash);
         let document = match parse_address(address) {
@@ -199,7 +204,7 @@ impl Hocuspocus {
     /// A message for a document that was left: somebody else on this socket still has it open. What its step 1 said is
     /// gone with the lease, so it is sent the whole state.
     async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
-        let Some((grant, user)) = self.left.remove(address) else { return Ok(()) };
+        let Some((grant, user)) = self.forget_left(address) else { return Ok(()) };
         let rights = || Rights::new(Admission { grant, user }, &self.users);
         let opened = parse_address(address).and_then(|document| {
             self.check_room()?;
@@ -222,7 +227,7 @@ impl Hocuspocus {
         self.users.pause_before_open().await;
         match Channel::open(&self.context.registry, document, rights, &self.outbox, framing, scan).await {
             Ok(channel) => {
-                self.left.remove(address);
+                self.forget_left(address);
                 self.channels.insert(address.into(), channel);
                 self.is_authenticated = true;
                 Ok(true)
@@ -286,10 +291,20 @@ impl Hocuspocus {
         drop(self.early.take(address));
         if let Some(channel) = self.channels.remove(address) {
             if self.left.len() >= MAX_LEFT {
-                self.left.pop_first();
+                self.left.pop_front();
             }
-            self.left.insert(address.into(), channel.granted());
+            let (grant, user) = channel.granted();
+            self.left.push_back((address.into(), grant, user));
         }
+    }
+
+    fn has_left(&self, address: &str) -> bool {
+        self.left.iter().any(|(left, ..)| **left == *address)
+    }
+
+    fn forget_left(&mut self, address: &str) -> Option<(Grant, Option<UserId>)> {
+        let at = self.left.iter().position(|(left, ..)| **left == *address)?;
+        self.left.remove(at).map(|(_, grant, user)| (grant, user))
     }
 
     /// Refuses one document: its client is sent the reason, the session goes on.
@@ -297,7 +312,7 @@ impl Hocuspocus {
         self.context.metrics.documents_closed.count(&close);
         log_refused(&self.context, &self.users, "Hocuspocus", split_address(address).0, &close);
         self.channels.remove(address);
-        self.left.remove(address);
+        self.forget_left(address);
         drop(self.early.take(address));
         self.say(address, &Message::PermissionDenied(&close.reason()));
         self.deny(address)

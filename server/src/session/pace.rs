@@ -80,13 +80,18 @@ impl Pace {
         self.has_skipped.swap(false, Ordering::Relaxed)
     }
 
-    /// A message of the dialect is complete.
+    /// A message of the dialect was dropped, or is complete and of no further use.
     pub(super) fn message(&self) {
+        self.complete();
+        self.release();
+    }
+
+    /// A message of the dialect is complete; what is reserved for it stays so until [`Pace::release`].
+    pub(super) fn complete(&self) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         self.is_skipping.store(false, Ordering::Relaxed);
         self.partial.store(0, Ordering::Relaxed);
         self.ticks.store(0, Ordering::Relaxed);
-        self.release();
     }
 
     /// A control frame came; it may lie within a message that is not complete.
@@ -159,7 +164,8 @@ impl Pace {
         }
     }
 
-    fn release(&self) {
+    /// Nothing is held any more.
+    pub(super) fn release(&self) {
         let reserved = self.reserved.swap(0, Ordering::Relaxed);
         if reserved > 0 {
             self.context.gate.release(reserved);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::detect::{Dialect, detect};
 use syncline_protocol::hocuspocus::{HEARTBEAT_FRAME, begins_step1};
+use syncline_protocol::limits::MAX_ADDRESS_BYTES;
 use syncline_protocol::native::is_hello;
 use syncline_protocol::{varint, ywebsocket};
 use tokio::io::AsyncRead;
@@ -178,9 +179,12 @@ impl<'a> Reader<'a> {
     }
 
     async fn message(&mut self, frame: Bytes) -> Result<(), Close> {
-        self.pace.message();
-        if let Err(close) = self.frame(&frame).await {
-            self.last = frame;
+        self.pace.complete();
+        let taken = self.frame(&frame).await;
+        // Until here it was held: a document that is busy lets its messages wait.
+        self.pace.release();
+        if let Err(close) = taken {
+            self.last = Bytes::copy_from_slice(&frame[..frame.len().min(MAX_ADDRESS_BYTES + 8)]);
             return Err(close);
         }
         self.signs.heard.store(true, Ordering::Relaxed);
@@ -222,6 +226,10 @@ impl<'a> Reader<'a> {
         }
         if matches!(self.speaks, Speaks::Unknown) {
             self.speaks = Box::pin(self.begin(frame)).await?;
+            if matches!(self.speaks, Speaks::Unknown) {
+                self.context.metrics.messages_ignored.inc();
+                return Ok(());
+            }
             *self.unfinished = None;
         }
         match &mut self.speaks {
@@ -245,7 +253,8 @@ impl<'a> Reader<'a> {
             self.signs.heartbeat.set(Native::heartbeat()).ok();
             return Ok(Speaks::Native(session));
         }
-        let (speaks, heartbeat) = match detect(first_frame) {
+        let Some(dialect) = detect(first_frame) else { return Ok(Speaks::Unknown) };
+        let (speaks, heartbeat) = match dialect {
             Dialect::YWebsocket => {
                 // Decoded before the document is opened: a stranger's bytes load nothing.
                 match ywebsocket::Message::read(&mut varint::Reader::new(first_frame)) {

@@ -67,7 +67,7 @@ impl Trial {
         let log = self.server.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains("could not be loaded; its sessions")).collect();
         for document in 0..DOCUMENTS {
-            let name = format!("document=quiet-{document} ");
+            let name = format!("document=\"quiet-{document}\" ");
             let named = lines.iter().any(|line| line.contains(&name) && line.contains("Input/output error"));
             ensure!(named, "the log does not say why {name} is not served: {log}");
         }

@@ -8,7 +8,8 @@
 //!
 //! - What came before its newest step 1 is not in the number any more: it gets no status.
 //! - An update whose structs are all in the state vector of that step 1 was made before it, and gets none. The others
-//!   were made after it and are counted. Updates that only delete follow the update before them: queued ones arrive in one run.
+//!   were made after it and are counted. Updates that only delete say nothing of when they were made: they follow the update
+//!   before them, and the first ones get none, since a status too many would make the number zero too early, and one too few only late.
 //! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on disk.
 //! - A further step 2, in answer to a question of the server alone, gets no status.
 
@@ -20,8 +21,8 @@ use super::Core;
 use crate::document::event::Origin;
 use crate::ids::LeaseId;
 
-/// A longer state vector is not stored: then every update counts, and the number may be zero early by as many as were queued.
-const MAX_STATE_VECTOR_BYTES: usize = 16 * 1024;
+/// A longer state vector is not stored. No update before the step 2 counts then: the number may stay up until the next step 1.
+const MAX_STATE_VECTOR_BYTES: usize = 256 * 1024;
 
 /// What the provider's number stands for.
 #[derive(Debug)]
@@ -32,12 +33,24 @@ pub(super) struct Unsynced {
     syncing: Option<Syncing>,
 }
 
+/// What is known of the newest step 1.
+#[derive(Debug, Default)]
+enum Known {
+    /// It has not come.
+    #[default]
+    Nothing,
+    /// Its state vector.
+    Clocks(HashMap<u64, u64>),
+    /// Its state vector was too long to be stored.
+    TooLong,
+}
+
 #[derive(Debug, Default)]
 struct Syncing {
-    /// The clocks of the newest step 1. `None`: it has not come, or was too long to be stored.
-    known: Option<HashMap<u64, u64>>,
-    /// The last update with structs was made before the step 1.
-    is_queue: bool,
+    /// The clocks of the newest step 1.
+    known: Known,
+    /// The last update with structs was made before the step 1, or none has come since a step 1.
+    was_queued: bool,
     /// Updates that wait for the step 2 to get their status.
     counted: u64,
 }
@@ -50,22 +63,29 @@ impl Default for Unsynced {
 
 impl Unsynced {
     fn step1(&mut self, state_vector: &[u8]) {
-        let is_stored = state_vector.len() <= MAX_STATE_VECTOR_BYTES;
-        let known = is_stored.then(|| state_vector_entries(state_vector).collect());
+        let known = if state_vector.len() <= MAX_STATE_VECTOR_BYTES {
+            Known::Clocks(state_vector_entries(state_vector).collect())
+        } else {
+            Known::TooLong
+        };
         self.round += 1;
-        self.syncing = Some(Syncing { known, ..Syncing::default() });
+        self.syncing = Some(Syncing { was_queued: true, known, counted: 0 });
     }
 
     /// How many statuses a change gets when it is on disk. 0: none, or with the step 2.
     fn change(&mut self, update: &[u8]) -> u64 {
         let Some(syncing) = &mut self.syncing else { return 1 };
-        let clock = |client| syncing.known.as_ref().and_then(|known| known.get(&client).copied()).unwrap_or(0);
+        let clock = |client| match &syncing.known {
+            Known::Clocks(clocks) => clocks.get(&client).copied().unwrap_or(0),
+            Known::Nothing => 0,
+            Known::TooLong => u64::MAX,
+        };
         match verdict(update, &clock, &ScanLimits::default()).map(|verdict| verdict.structs) {
             Ok(Structs::None) => {}
-            Ok(structs) => syncing.is_queue = structs == Structs::Known,
-            Err(_) => syncing.is_queue = false,
+            Ok(structs) => syncing.was_queued = structs == Structs::Known,
+            Err(_) => syncing.was_queued = false,
         }
-        syncing.counted += u64::from(!syncing.is_queue);
+        syncing.counted += u64::from(!syncing.was_queued);
         0
     }
 
@@ -136,7 +156,11 @@ mod tests {
         for update in [&delete[..], &updates[1], &delete, &updates[0], &delete, &delete] {
             unsynced.change(update);
         }
-        assert_eq!(unsynced.step2(), 4, "the step 2, the new update and the deletions around it");
+        assert_eq!(unsynced.step2(), 3, "the step 2, the new update and the deletion behind it");
+        // Fifty deletions that were made offline are in the number of no provider.
+        unsynced.step1(&[1, 1, 1]);
+        (0..50).for_each(|_| _ = unsynced.change(&delete));
+        assert_eq!(unsynced.step2(), 1);
     }
 
     #[test]

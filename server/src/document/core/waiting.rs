@@ -7,7 +7,7 @@ use syncline_protocol::ids::Seq;
 
 use super::Core;
 use crate::document::event::{Effect, Outcome};
-use crate::document::frame::Frame;
+use crate::document::frame::{Frame, Message};
 use crate::ids::LeaseId;
 
 /// What an author is sent when its record is on disk.
@@ -51,12 +51,38 @@ impl WaitingAck {
     }
 }
 
+/// Bytes of acknowledgements that may wait for the disk, with what they send back. Beyond it the document takes in nothing more
+/// until the disk has answered: only known updates can make so many, the log bounds the others.
+const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
+/// What an acknowledgement takes besides what it sends back.
+const ACK_BYTES: usize = 256;
+
+impl WaitingAck {
+    fn bytes(&self) -> usize {
+        let echo = match &self.answer {
+            Answer::Saved { echo: Some(frame), .. } => match frame.message() {
+                Message::Update(update) => update.len(),
+                _ => 0,
+            },
+            Answer::Saved { echo: None, .. } => 0,
+            Answer::Decided { register, .. } => register.len(),
+        };
+        ACK_BYTES + echo
+    }
+}
+
 impl Core {
+    /// True while so many acknowledgements wait for the disk that nothing more should be taken in.
+    pub fn must_wait_for_disk(&self) -> bool {
+        self.waiting_bytes > MAX_WAITING_BYTES
+    }
+
     /// Every record up to `upto` is on disk: give the acks that waited for it.
     pub fn durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
         let has_moved = upto > self.durable;
         self.durable = self.durable.max(upto);
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.seq <= self.durable) {
+            self.waiting_bytes -= waiting.bytes();
             if waiting.round == self.round(waiting.lease) {
                 waiting.finish(effects);
             }
@@ -69,6 +95,7 @@ impl Core {
     /// Nothing more will reach the disk: what waits is refused, and so is everything to come.
     pub fn storage_failed(&mut self, effects: &mut Vec<Effect>) {
         self.storage_failed = true;
+        self.waiting_bytes = 0;
         for waiting in self.waiting.drain(..) {
             let WaitingAck { seq, lease, batch, .. } = waiting;
             effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Refused, echo: None });
@@ -84,6 +111,7 @@ impl Core {
         if self.durable >= self.last {
             waiting.finish(effects);
         } else {
+            self.waiting_bytes += waiting.bytes();
             self.waiting.push_back(waiting);
         }
     }

@@ -37,7 +37,7 @@ impl Task {
                 }
                 Effect::Broadcast { frame, author } => self.unsent.change(frame, author),
                 Effect::Presence { clients } => self.unsent.presence.extend(clients),
-                Effect::Everyone { lease } => self.unsent.everyone.push(lease),
+                Effect::Everyone { lease } => _ = self.unsent.everyone.insert(lease),
                 Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
                 Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
                 Effect::Opened { lease, cursor, read_only, resume, state_vector } => {

@@ -270,3 +270,20 @@ fn frame_that_claims_more_than_a_gigabyte_is_refused_by_its_header() {
     let head = [&[0x82, 0x80 | 127][..], &(MAX_SKIPPED_BYTES as u64 + 1).to_be_bytes(), &MASK].concat();
     assert_eq!(read(&head, usize::MAX), Err(Fault::TooLarge));
 }
+
+#[test]
+fn small_message_does_not_keep_the_buffer_that_it_came_in() {
+    let wire =
+        [frame(0x82, &bytes(60_000)), frame(0x82, b"small"), frame(0x89, b"ping"), frame(0x82, b"last")].concat();
+    let mut input = BytesMut::from(&wire[..]);
+    let buffer = input.as_ptr_range();
+    let mut decoder = Decoder::new(LIMIT);
+    let heard: Vec<_> = std::iter::from_fn(|| decoder.next(&mut input).unwrap()).collect();
+    assert_eq!(heard.len(), 4);
+    for incoming in &heard[1..] {
+        let (Incoming::Binary(payload) | Incoming::Ping(payload)) = incoming else { panic!("{incoming:?}") };
+        assert!(!buffer.contains(&payload.as_ptr()), "{payload:?} is a copy");
+    }
+    let Incoming::Binary(large) = &heard[0] else { panic!() };
+    assert!(buffer.contains(&large.as_ptr()), "a large message is not copied");
+}
