@@ -29,7 +29,7 @@ impl Outbox {
         self.tell(inner);
     }
 
-    /// Ends the session after [`CLOSE_LATER_TICKS`] ticks of its clock: its client would come back within a second and meet
+    /// Ends the session after three ticks of its clock: its client would come back within a second and meet
     /// the same trouble. It reads on until then.
     pub fn close_later(&self, close: Close) {
         let mut inner = self.lock();
