@@ -46,6 +46,22 @@ test('the first command starts the server, and its help names the settings', asy
   assert.match(await run(printed('cargo run --release -- --help'), { env }), /--listen/)
 })
 
+test('a page of the origin that a command allows may connect', async () => {
+  const own = { ...env, SYNCLINE_DATA: temporaryDirectory() }
+  const allowing = start(printed('cargo run --release -- --allow-origin http://localhost:5173'), { env: own })
+  const [, address] = await allowing.printed(/editors connect to +(ws:\/\/127\.0\.0\.1:\d+)/)
+  for (const [origin, connects] of [['http://localhost:5173', true], ['http://localhost:5174', false]]) {
+    const socket = new WebSocket(`${address}/doc`, { origin })
+    const opened = await new Promise((resolve) => {
+      socket.on('open', () => resolve(true))
+      socket.on('error', () => resolve(false))
+    })
+    assert.equal(opened, connects, origin)
+    socket.terminate()
+  }
+  assert.equal(await allowing.stop(), 0, allowing.output())
+})
+
 test('the Rust example runs in an empty crate with the lines that README prints', async () => {
   const beside = temporaryDirectory()
   symlinkSync(ROOT, join(beside, 'syncline'))
