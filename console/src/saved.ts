@@ -1,4 +1,4 @@
-// Where the document is: one answer for everything that both editors show, whoever typed it.
+// Where the document is stored: one answer for everything that both editors show, whichever of them it was typed in.
 //
 // The left provider learns nothing about the disk. So: when both replicas are equal, everything they hold has passed the
 // document's task on the server; an empty update sent then through the right one (the fence) is acknowledged after all of it
