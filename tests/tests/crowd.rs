@@ -1,4 +1,7 @@
 //! Awareness of many people in one document: what many announce together reaches each reader in few frames.
+//!
+//! On one thread, so that how many messages wait when the document's turn comes does not depend on the machine: all that
+//! the sockets hold is read before the document runs.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -18,9 +21,8 @@ use tokio::sync::Barrier;
 
 /// People. One frame for each announcement and reader would be 90,000.
 const PEOPLE: u64 = 300;
-/// Turns of the document that all announcements together may take, on average over the readers: one for each announcement if
-/// nothing were coalesced.
-const MAX_FRAMES_PER_READER: u64 = PEOPLE / 5;
+/// Awareness frames that a reader may receive for all announcements together: one for each of them if nothing were coalesced.
+const MAX_FRAMES_PER_READER: u64 = PEOPLE / 20;
 
 /// What one reader received: frames, and the newest clock and state of each client.
 struct Received {
@@ -59,7 +61,7 @@ async fn person(server: Arc<Server>, client: u64, all_joined: Arc<Barrier>, all_
     received.frames
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn states_announced_together_reach_each_reader_in_few_frames() {
     let server = Arc::new(start(Arc::new(MemoryStore::new())).await);
     let barriers = [0; 2].map(|_| Arc::new(Barrier::new(PEOPLE as usize)));
@@ -73,7 +75,7 @@ async fn states_announced_together_reach_each_reader_in_few_frames() {
     assert!(frames >= PEOPLE, "each received something");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn people_who_leave_together_are_gone_in_few_frames() {
     let server = Arc::new(start(Arc::new(MemoryStore::new())).await);
     let mut stays = Socket::open(&server, "/room").await;
