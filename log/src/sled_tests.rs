@@ -223,11 +223,7 @@ fn a_large_commit_is_synced_before_the_engine_could_reuse_space() {
     let steps = steps.lock().unwrap();
     let most = *steps.iter().max().unwrap();
     println!("{} syncs, up to {most} bytes between", steps.len());
-    assert!(
-        steps.len() > 10 && most < SEGMENT_BYTES as i64 * 3 / 4,
-        "{} syncs, up to {most} bytes between",
-        steps.len()
-    );
+    assert!(steps.len() > 10 && most < SEGMENT_BYTES as i64, "{} syncs, up to {most} bytes between", steps.len());
 }
 
 #[test]
