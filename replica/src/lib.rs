@@ -26,6 +26,7 @@ mod local;
 mod register;
 mod replica;
 mod resting;
+mod structs;
 mod watch;
 
 pub use crdt::{Crdt, CrdtError, Known};
@@ -37,3 +38,4 @@ pub use register::{
 };
 pub use replica::{Replica, Taken};
 pub use resting::Resting;
+pub use structs::StructStore;

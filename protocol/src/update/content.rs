@@ -2,17 +2,17 @@
 
 use super::json::{self, Parser};
 use super::{ScanError, ScanLimits, Summary, VALUE_DEPTH_CEILING, at_most};
-use crate::varint::Reader;
+use crate::varint::{ReadError, Reader};
 
-const DELETED: u8 = 1;
-const JSON: u8 = 2;
+pub(super) const DELETED: u8 = 1;
+pub(super) const JSON: u8 = 2;
 const BINARY: u8 = 3;
-const STRING: u8 = 4;
+pub(super) const STRING: u8 = 4;
 const EMBED: u8 = 5;
 const FORMAT: u8 = 6;
 /// The content of a nested type; the only one that can be a parent.
 pub(super) const TYPE: u8 = 7;
-const ANY: u8 = 8;
+pub(super) const ANY: u8 = 8;
 /// The last content tag; after it come 10, the skip, and nothing.
 pub(super) const SUBDOCUMENT: u8 = 9;
 
@@ -34,7 +34,7 @@ pub(super) fn read(
     summary: &mut Summary,
 ) -> Result<u64, ScanError> {
     match tag {
-        STRING => Ok(utf16_len(reader.var_str()?)),
+        STRING => Ok(utf16_len(reader.var_str()?.as_bytes())),
         DELETED => Ok(reader.var_uint()?),
         TYPE => read_type(reader),
         FORMAT => {
@@ -57,10 +57,65 @@ pub(super) fn read(
     }
 }
 
+/// Passes content that was accepted before.
+#[inline]
+pub(super) fn skip(reader: &mut Reader<'_>, tag: u8) -> Result<u64, ReadError> {
+    match tag {
+        STRING => return Ok(utf16_len(reader.var_bytes()?)),
+        DELETED => return reader.var_uint(),
+        TYPE => {
+            if reader.u8()? == XML_ELEMENT {
+                reader.var_bytes()?;
+            }
+        }
+        FORMAT => {
+            reader.var_bytes()?;
+            reader.var_bytes()?;
+        }
+        ANY => {
+            let count = reader.var_uint()?;
+            skip_values(reader, count)?;
+            return Ok(count);
+        }
+        JSON => {
+            let count = reader.var_uint()?;
+            for _ in 0..count {
+                reader.var_bytes()?;
+            }
+            return Ok(count);
+        }
+        SUBDOCUMENT => {
+            reader.var_bytes()?;
+            skip_values(reader, 1)?;
+        }
+        _ => _ = reader.var_bytes()?,
+    }
+    Ok(1)
+}
+
+/// The first `len` values of `Any` or JSON content.
+pub(super) fn values(tag: u8, content: &[u8], len: u64) -> &[u8] {
+    let mut reader = Reader::new(content);
+    let passed = match tag {
+        ANY => skip_values(&mut reader, len),
+        _ => (0..len).try_for_each(|_| reader.var_bytes().map(drop)),
+    };
+    let len = if passed.is_ok() { content.len() - reader.remaining() } else { content.len() };
+    &content[..len]
+}
+
+/// Passes values that were accepted before.
+fn skip_values(reader: &mut Reader<'_>, count: u64) -> Result<(), ReadError> {
+    read_values(reader, count, &super::walk::UNLIMITED, &mut Summary::default()).map_err(|error| match error {
+        ScanError::Read(error) => error,
+        _ => ReadError::UnexpectedEnd,
+    })
+}
+
 /// UTF-16 code units: one for each character, one more for each of four bytes.
 #[inline]
-fn utf16_len(text: &str) -> u64 {
-    text.bytes().map(|byte| u64::from(byte & 0xc0 != 0x80) + u64::from(byte >= 0xf0)).sum()
+fn utf16_len(text: &[u8]) -> u64 {
+    text.iter().map(|&byte| u64::from(byte & 0xc0 != 0x80) + u64::from(byte >= 0xf0)).sum()
 }
 
 fn read_type(reader: &mut Reader<'_>) -> Result<u64, ScanError> {

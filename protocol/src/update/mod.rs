@@ -38,6 +38,7 @@ mod merge;
 mod needs;
 mod nesting;
 mod pieces;
+pub mod raw;
 mod state_vector;
 mod verdict;
 mod walk;

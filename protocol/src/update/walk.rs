@@ -4,12 +4,12 @@ use super::clients::{self, Clients, Sorted};
 use super::{ScanError, ScanLimits, Summary, at_most, content, nesting};
 use crate::varint::{ReadError, Reader};
 
-const GC: u8 = 0;
-const SKIP: u8 = 10;
-const TAG_BITS: u8 = 0b0001_1111;
-const HAS_PARENT_SUB: u8 = 0x20;
-const HAS_RIGHT_ORIGIN: u8 = 0x40;
-const HAS_ORIGIN: u8 = 0x80;
+pub(super) const GC: u8 = 0;
+pub(super) const SKIP: u8 = 10;
+pub(super) const TAG_BITS: u8 = 0b0001_1111;
+pub(super) const HAS_PARENT_SUB: u8 = 0x20;
+pub(super) const HAS_RIGHT_ORIGIN: u8 = 0x40;
+pub(super) const HAS_ORIGIN: u8 = 0x80;
 
 /// Shortest section: number of structs, client, clock, one struct.
 const MIN_SECTION_BYTES: u64 = 5;

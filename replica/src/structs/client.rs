@@ -1,0 +1,257 @@
+//! PURE: one client's structs: those of the last compaction as a part of its bytes, and those that came since.
+
+use std::ops::Range;
+
+use syncline_protocol::update::raw::{Joint, RawSection, RawStruct};
+use syncline_protocol::varint::write_var_uint;
+
+use super::ranges::Ranges;
+
+/// So many bytes of structs are passed at most to find a clock.
+const MARK_EVERY: usize = 1024;
+
+/// Where a struct begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    clock: u32,
+    /// From the beginning of the run.
+    at: u32,
+    /// Structs before it in the run.
+    structs: u32,
+}
+
+/// Structs of one client, one after the other, with marks to find a clock by.
+#[derive(Debug, Default, Clone, Copy)]
+struct Run<'a> {
+    start: u64,
+    end: u64,
+    structs: u64,
+    bytes: &'a [u8],
+    marks: &'a [Mark],
+}
+
+/// What the last compaction made of one client: a part of the base.
+#[derive(Debug, Default)]
+struct Base {
+    at: u32,
+    len: u32,
+    structs: u32,
+    end: u32,
+    marks: Box<[Mark]>,
+}
+
+/// What came since.
+#[derive(Debug)]
+struct Fresh {
+    start: u64,
+    bytes: Vec<u8>,
+    written: Written,
+}
+
+/// Structs that are written one after the other; what goes on where the last one ends is joined to it.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    structs: u64,
+    marks: Vec<Mark>,
+    /// Where the last struct begins, and how it goes on.
+    last: usize,
+    joint: Option<Joint>,
+}
+
+/// One client.
+#[derive(Debug, Default)]
+pub(super) struct Client {
+    end: u64,
+    base: Base,
+    fresh: Option<Box<Fresh>>,
+    deleted: Ranges,
+}
+
+impl Client {
+    /// The next clock.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes of what came since the last compaction.
+    pub(super) fn fresh_bytes(&self) -> usize {
+        self.fresh.as_ref().map_or(0, |fresh| fresh.bytes.len())
+    }
+
+    /// How many ranges are deleted.
+    pub(super) fn deleted_ranges(&self) -> usize {
+        self.deleted.len()
+    }
+
+    /// What is deleted, in order.
+    pub(super) fn deleted(&self) -> impl Iterator<Item = Range<u64>> {
+        self.deleted.iter()
+    }
+
+    /// True when all of it is deleted.
+    pub(super) fn is_deleted(&self, clocks: Range<u64>) -> bool {
+        self.deleted.contains(&clocks)
+    }
+
+    /// The first deleted range that ends after a clock.
+    pub(super) fn next_deleted(&self, clock: u64) -> Option<Range<u64>> {
+        self.deleted.next(clock)
+    }
+
+    /// Deletes. True when something of it was not.
+    pub(super) fn delete(&mut self, clocks: Range<u64>) -> bool {
+        self.deleted.insert(clocks)
+    }
+
+    /// Adds what is new of a struct that begins no later than this client ends.
+    pub(super) fn push(&mut self, found: &RawStruct<'_>) {
+        if found.end <= self.end {
+            return;
+        }
+        debug_assert!(found.start <= self.end, "a hole");
+        if found.is_deleted() {
+            self.deleted.insert(found.start.max(self.end)..found.end);
+        }
+        let mut part = Vec::new();
+        let cut = (found.start < self.end).then(|| {
+            let mut cutter = found.cut();
+            cutter.skip_to(self.end);
+            cutter.write_to(found.end, &mut part);
+            RawSection::new(found.client, self.end, 1, &part).next()
+        });
+        match cut {
+            None => self.push_whole(found),
+            Some(rest) => rest.iter().for_each(|rest| self.push_whole(rest)),
+        }
+    }
+
+    fn push_whole(&mut self, found: &RawStruct<'_>) {
+        let start = self.end;
+        self.end = found.end;
+        let fresh =
+            self.fresh.get_or_insert_with(|| Box::new(Fresh { start, bytes: Vec::new(), written: Written::default() }));
+        let deleted = &self.deleted;
+        let are_alike = || deleted.contains(&(start - 1..start)) == deleted.contains(&(start..start + 1));
+        fresh.written.push(found, are_alike, 0, &mut fresh.bytes);
+    }
+
+    /// Appends this client's section of an update: all that comes after a clock, which must be before the end.
+    pub(super) fn write_since(&self, base: &[u8], id: u64, clock: u64, out: &mut Vec<u8>) {
+        let runs = self.runs(base);
+        let mut structs = 0;
+        let mut first = Vec::new();
+        let mut rest: [&[u8]; 2] = [&[]; 2];
+        for (run, rest) in runs.iter().zip(&mut rest).filter(|(run, _)| run.end > clock) {
+            if run.start >= clock {
+                structs += run.structs;
+                *rest = run.bytes;
+                continue;
+            }
+            let (mut section, before) = run.find(id, clock);
+            structs += run.structs - before;
+            if let Some(found) = section.clone().next().filter(|found| found.start < clock) {
+                let mut cutter = found.cut();
+                cutter.skip_to(clock);
+                cutter.write_to(found.end, &mut first);
+                section.next();
+            }
+            *rest = section.rest();
+        }
+        write_var_uint(out, structs);
+        write_var_uint(out, id);
+        write_var_uint(out, clock);
+        out.extend_from_slice(&first);
+        rest.iter().for_each(|rest| out.extend_from_slice(rest));
+    }
+
+    /// All its structs, in order.
+    pub(super) fn structs<'a>(&'a self, base: &'a [u8], id: u64) -> impl Iterator<Item = RawStruct<'a>> + Clone {
+        self.runs(base).into_iter().flat_map(move |run| RawSection::new(id, run.start, run.structs, run.bytes))
+    }
+
+    fn runs<'a>(&'a self, base: &'a [u8]) -> [Run<'a>; 2] {
+        let of = &self.base;
+        let bytes = base.get(of.at as usize..(of.at + of.len) as usize).unwrap_or_default();
+        let (end, structs) = (u64::from(of.end), u64::from(of.structs));
+        let base = Run { start: 0, end, structs, bytes, marks: &of.marks };
+        let fresh = self.fresh.as_ref().map_or_else(Run::default, |fresh| Run {
+            start: fresh.start,
+            end: self.end,
+            structs: fresh.written.structs,
+            bytes: &fresh.bytes,
+            marks: &fresh.written.marks,
+        });
+        [base, fresh]
+    }
+
+    /// From now on its structs are those that were written into a new base.
+    pub(super) fn settle(&mut self, at: usize, len: usize, written: Written) {
+        self.base = Base {
+            at: at as u32,
+            len: len as u32,
+            structs: written.structs as u32,
+            end: self.end as u32,
+            marks: written.marks.into_boxed_slice(),
+        };
+        self.fresh = None;
+    }
+
+    /// Bytes that it takes in memory without its part of the base, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let fresh = self.fresh.as_ref().map_or(0, |fresh| {
+            size_of::<Fresh>() + fresh.bytes.capacity() + fresh.written.marks.capacity() * size_of::<Mark>()
+        });
+        size_of::<(u64, Self)>() + size_of_val(&*self.base.marks) + fresh + self.deleted.memory_bytes()
+    }
+}
+
+impl<'a> Run<'a> {
+    /// The structs from the one on that holds a clock of this run, and how many come before.
+    fn find(&self, client: u64, clock: u64) -> (RawSection<'a>, u64) {
+        let after = self.marks.partition_point(|mark| u64::from(mark.clock) <= clock);
+        let mark = after.checked_sub(1).map(|at| self.marks[at]);
+        let (start, at, mut before) =
+            mark.map_or((self.start, 0, 0), |mark| (u64::from(mark.clock), mark.at as usize, u64::from(mark.structs)));
+        let mut section = RawSection::new(client, start, self.structs - before, &self.bytes[at..]);
+        loop {
+            let mut next = section.clone();
+            match next.next() {
+                Some(found) if found.end <= clock => (section, before) = (next, before + 1),
+                _ => return (section, before),
+            }
+        }
+    }
+}
+
+impl Written {
+    /// How many there are.
+    pub(super) fn structs(&self) -> u64 {
+        self.structs
+    }
+
+    /// Appends a struct, or joins it to the last one if it goes on there and `are_alike` says that both are deleted or neither
+    /// is. `from`: where this client's structs begin in `out`.
+    #[inline]
+    pub(super) fn push(
+        &mut self,
+        found: &RawStruct<'_>,
+        are_alike: impl FnOnce() -> bool,
+        from: usize,
+        out: &mut Vec<u8>,
+    ) {
+        if let Some(joint) = &mut self.joint
+            && found.continues(joint)
+            && are_alike()
+        {
+            return joint.join(found, self.last, out);
+        }
+        self.last = out.len();
+        let at = self.last - from;
+        if self.marks.last().map_or(0, |mark| mark.at as usize) + MARK_EVERY <= at {
+            self.marks.push(Mark { clock: found.start as u32, at: at as u32, structs: self.structs as u32 });
+        }
+        out.extend_from_slice(found.bytes);
+        self.structs += 1;
+        self.joint = found.joint();
+    }
+}

@@ -1,0 +1,181 @@
+//! PURE: a document as Yjs' struct store keeps it, without integration: each client's structs in the order of their clocks,
+//! as bytes, and what is deleted.
+//!
+//! A hub stores, relays and answers; where in a text or a list an item lies is for the readers to find out. So nothing here
+//! depends on content: every operation is linear in the bytes it is given (and logarithmic in the document), in time and in
+//! memory, whatever the bytes are.
+//!
+//! An item that goes on where the one before it ended (same client, its origin is the other's last element, same right
+//! origin, same kind of content) is joined to it as it comes, like Yjs joins neighbours after it has integrated them. That
+//! changes nothing for readers: YATA puts an item whose origin is X directly behind X before it looks at anything else, and
+//! what was inserted between the two concurrently cuts the joined item at that place and meets its rest as it would have met
+//! the second item. `tests/tests/structs.rs` compares with Yjs and with yrs.
+//!
+//! ```text
+//! client    one client's structs: those of the last compaction, and those since
+//! ranges    what is deleted of a client
+//! compact   the whole again: deleted content dropped, neighbours joined
+//! garbage   what lies in deleted types
+//! ```
+//!
+//! Sources: npm yjs 13.6.33 `src/utils/StructStore.js`, `src/utils/encoding.js`, `src/utils/DeleteSet.js`,
+//! `src/structs/Item.js` (`mergeWith`, `gc`).
+
+mod client;
+mod compact;
+mod garbage;
+mod ranges;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+use syncline_protocol::update::raw::{RawUpdate, read_delete_set};
+use syncline_protocol::update::{StateClock, state_vector_entries};
+use syncline_protocol::varint::write_var_uint;
+
+use client::Client;
+
+/// The structs and deletions of one document. Updates must have passed the scanner, and must not wait for anything
+/// (`syncline_protocol::update::verdict`).
+#[derive(Debug, Default)]
+pub struct StructStore {
+    /// Ordered, because encodings are: the greatest client comes first.
+    clients: BTreeMap<u64, Client>,
+    /// What the last compaction made: clients' bases are parts of it.
+    base: Bytes,
+    /// Something came since.
+    is_changed: bool,
+    /// Bytes of structs beside the base.
+    fresh_bytes: usize,
+    /// Ranges deleted, in all clients.
+    deleted_ranges: usize,
+}
+
+impl StructStore {
+    /// Adds what is new in an update. True when something was: a struct or a deletion.
+    pub fn add(&mut self, update: &[u8]) -> bool {
+        let mut raw = RawUpdate::new(update);
+        let mut is_new = false;
+        while let Some(mut section) = raw.section() {
+            let known = self.clock(section.client);
+            let mut new = section.by_ref().filter(|found| !found.is_skip()).skip_while(|found| found.end <= known);
+            if let Some(first) = new.next() {
+                is_new = true;
+                let client = self.clients.entry(first.client).or_default();
+                let (bytes, ranges) = (client.fresh_bytes(), client.deleted_ranges());
+                std::iter::once(first).chain(new).for_each(|found| client.push(&found));
+                self.fresh_bytes += client.fresh_bytes() - bytes;
+                self.deleted_ranges = self.deleted_ranges + client.deleted_ranges() - ranges;
+            }
+            raw.after(&section);
+        }
+        let (clients, count) = (&mut self.clients, &mut self.deleted_ranges);
+        let read = read_delete_set(raw.rest(), |client, deleted| {
+            // One that is unknown would have waited.
+            let Some(client) = clients.get_mut(&client) else { return };
+            let before = client.deleted_ranges();
+            is_new |= client.delete(deleted);
+            *count = *count + client.deleted_ranges() - before;
+        });
+        debug_assert!(read.is_ok(), "not scanned");
+        self.is_changed |= is_new;
+        is_new
+    }
+
+    /// True when every deletion of an update is here.
+    pub fn knows_deletions_of(&self, delete_set: &[u8]) -> bool {
+        let mut knows = true;
+        let read = read_delete_set(delete_set, |client, deleted| {
+            knows = knows && self.clients.get(&client).is_some_and(|client| client.is_deleted(deleted));
+        });
+        knows && read.is_ok()
+    }
+
+    /// The whole state as one v1 update, its deleted content as far as it was not compacted.
+    pub fn encode(&self) -> Bytes {
+        if self.is_changed { self.diff(&|_| 0).into() } else { self.base() }
+    }
+
+    /// What a peer with these clocks lacks, as a v1 update with the whole delete set.
+    pub fn diff(&self, theirs: &impl StateClock) -> Vec<u8> {
+        let lacks = |(id, client): (&u64, &Client)| {
+            Some((*id, client.end(), theirs.clock(*id))).filter(|(_, ours, theirs)| ours > theirs)
+        };
+        let wanted = self.clients.iter().rev().filter_map(lacks).map(|(id, _, theirs)| (id, theirs));
+        let mut out = Vec::new();
+        write_var_uint(&mut out, wanted.clone().count() as u64);
+        for (id, theirs) in wanted {
+            self.clients[&id].write_since(&self.base, id, theirs, &mut out);
+        }
+        self.write_delete_set(&mut out);
+        out
+    }
+
+    /// [`StructStore::diff`] for an encoded state vector.
+    pub fn diff_for(&self, state_vector: &[u8]) -> Vec<u8> {
+        let theirs: BTreeMap<u64, u64> = state_vector_entries(state_vector).collect();
+        self.diff(&|client| theirs.get(&client).copied().unwrap_or(0))
+    }
+
+    /// The encoded state vector.
+    pub fn state_vector(&self) -> Bytes {
+        let mut out = Vec::new();
+        write_var_uint(&mut out, self.clients.len() as u64);
+        for (id, client) in self.clients.iter().rev() {
+            write_var_uint(&mut out, *id);
+            write_var_uint(&mut out, client.end());
+        }
+        out.into()
+    }
+
+    /// Every client and its next clock.
+    pub fn clocks(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.clients.iter().map(|(id, client)| (*id, client.end()))
+    }
+
+    /// Bytes of the encoded state at most, about.
+    pub fn bytes(&self) -> usize {
+        /// A range of the delete set, at most.
+        const RANGE_BYTES: usize = 10;
+        self.base.len() + self.fresh_bytes + if self.is_changed { self.deleted_ranges * RANGE_BYTES } else { 0 }
+    }
+
+    /// Bytes that it takes in memory, about.
+    pub fn memory_bytes(&self) -> usize {
+        let clients: usize = self.clients.values().map(Client::memory_bytes).sum();
+        self.base.len() + clients
+    }
+
+    /// Nothing came since the last compaction: it takes little more than its encoding.
+    pub fn is_compact(&self) -> bool {
+        !self.is_changed
+    }
+
+    fn base(&self) -> Bytes {
+        if self.base.is_empty() {
+            Bytes::from_static(&syncline_protocol::update::EMPTY_UPDATE)
+        } else {
+            self.base.clone()
+        }
+    }
+
+    fn write_delete_set(&self, out: &mut Vec<u8>) {
+        let with_deletions = self.clients.iter().rev().filter(|(_, client)| client.deleted_ranges() > 0);
+        write_var_uint(out, with_deletions.clone().count() as u64);
+        for (id, client) in with_deletions {
+            write_var_uint(out, *id);
+            write_var_uint(out, client.deleted_ranges() as u64);
+            for Range { start, end } in client.deleted() {
+                write_var_uint(out, start);
+                write_var_uint(out, end - start);
+            }
+        }
+    }
+}
+
+impl StateClock for StructStore {
+    fn clock(&self, client: u64) -> u64 {
+        self.clients.get(&client).map_or(0, Client::end)
+    }
+}
