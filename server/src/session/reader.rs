@@ -143,6 +143,7 @@ impl<'a> Reader<'a> {
     /// A long message begins: stored only when something is to become of it.
     fn long(&mut self, prefix: &[u8], frames: &mut Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
         let is_wanted = match &self.speaks {
+            _ if self.context.limits.echoes => true,
             // A stranger: the state vector of a document with many clients may be long, a token may not.
             Speaks::Unknown => prefix.first() == Some(&0) || begins_step1(prefix),
             Speaks::YWebsocket(_) | Speaks::Echo(_) => true,
