@@ -116,6 +116,7 @@ describe('a frame', () => {
   test('of random bytes, 300 of them, each harms at most its own session', async (t) => {
     const random = seededRandom(t)
     const opening = [yWebsocket.step1(EMPTY_VECTOR), hocuspocus.auth(NAME), null]
+    let refused = 0
     for (let i = 0; i < 300; i += 30) {
       const clients = await Promise.all(
         Array.from({ length: 30 }, async () => {
@@ -129,9 +130,8 @@ describe('a frame', () => {
         }),
       )
       await timeRoundTrip()
-      let refused = 0
       for (const client of clients) {
-        // Some bytes are a message by chance, and that session lives.
+        // Most are ignored as a message of an unknown type, some are a message by chance: those sessions live.
         if (client.socket.readyState === client.socket.OPEN) {
           client.destroy()
         } else {
@@ -140,8 +140,8 @@ describe('a frame', () => {
           refused++
         }
       }
-      assert(refused > 0)
     }
+    assert(refused > 0)
   })
 
   test('of the WebSocket protocol that is broken ends its session only', async (t) => {
