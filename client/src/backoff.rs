@@ -1,4 +1,4 @@
-//! When to come back after a connection ended. Pure: the caller brings the random number and sleeps.
+//! PURE: when to come back after a connection ended. The caller brings the random number and sleeps.
 
 use std::time::Duration;
 

@@ -30,38 +30,18 @@ pub const MAX_CLOSE_REASON_BYTES: usize = 123;
 
 // What an update may hold (the scanner, `update`). Reasons and measurements: SPEC.md, "What an update must be".
 
-/// Most clients whose structs one update brings. Each page load is a client: a whole old document may have many.
-pub const MAX_CLIENTS: u64 = 50_000;
+/// Most clients in one list: those whose structs an update brings, those of a state vector or a delete set. Each page load is
+/// a client, and a hub keeps some hundred bytes of each.
+pub const MAX_CLIENTS: u64 = 200_000;
 
-/// Most clients in one state vector or one delete set: those of a document's whole life, in every exchange.
-pub const MAX_KNOWN_CLIENTS: u64 = 200_000;
-
-/// Most structs (items, GC ranges, skips) in one update.
-pub const MAX_STRUCTS: u64 = 2_000_000;
-
-/// Most skips in one update: only merged updates with holes have any, and yrs keeps each hole in a sorted list.
-pub const MAX_SKIPS: u64 = 1_000;
-
-/// Most ranges in one delete set.
-pub const MAX_DELETE_RANGES: u64 = 500_000;
-
-/// Most lib0 `Any` values in one update: each costs yrs up to a hundred times its bytes.
-pub const MAX_VALUES: u64 = 1_000_000;
-
-/// Most subdocuments in one update: each is a whole document inside yrs.
-pub const MAX_SUBDOCUMENTS: u64 = 10_000;
-
-/// Deepest array or map in a value, `Any` and JSON alike. Below the 128 at which `serde_json` gives up.
+/// Deepest array or map in a value, `Any` and JSON alike. Clients read values by recursion.
 pub const MAX_VALUE_DEPTH: usize = 100;
 
-/// Deepest type within type in one update.
-pub const MAX_TYPE_DEPTH: usize = 500;
+/// Deepest type within type in one document that is built as a tree, by the Rust client or for JSON. yrs recurses down when a
+/// type is deleted, about 275 bytes of stack a level in a release build: under 3 MiB for 10,000. A hub builds none.
+pub const MAX_TREE_TYPE_DEPTH: u64 = 10_000;
 
-/// Deepest type within type in one document, over all its updates. yrs recurses down when a type is deleted, about
-/// 275 bytes of stack a level in a release build: under 3 MiB for 10,000.
-pub const MAX_DOCUMENT_TYPE_DEPTH: u64 = 10_000;
-
-/// The end of the last clock of any client: yrs subtracts clocks as `i32`.
+/// The end of the last clock of any client: beyond it, readers that count in 32 bits overflow (yrs subtracts clocks as `i32`).
 pub const MAX_CLOCK: u64 = i32::MAX as u64;
 
 /// Most clients in one awareness update.

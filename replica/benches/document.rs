@@ -1,11 +1,12 @@
-//! What the CRDT costs: a keystroke into a short and into a long document, the whole state, a difference, opening it.
+//! What a document costs a hub, and with a tree: keystrokes into a short and a long one, the whole state, a difference,
+//! opening it.
 //! `cargo bench -p syncline-replica`
 
 #![allow(clippy::unwrap_used, reason = "a measurement")]
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use syncline_replica::{HeldLimits, Replica, Resting};
+use syncline_replica::{HeldLimits, HubDocument, Replica};
 use yrs::{Doc, ReadTxn, StateVector, Text, Transact};
 
 const LETTERS: u32 = 20_000;
@@ -35,25 +36,37 @@ fn typed(words: u32) -> (Bytes, Vec<Bytes>) {
 fn documents(criterion: &mut Criterion) {
     for (size, words) in [("an empty", 0), ("a long", 30_000)] {
         let (state, keystrokes) = typed(words);
-        let load = || Replica::load(std::iter::once(state.clone())).unwrap();
+        let stored = [state.clone()];
+        let load = || HubDocument::load(1, &stored).unwrap();
+        let load_tree = || Replica::load(std::iter::once(state.clone())).unwrap();
         let mut group = criterion.benchmark_group(format!("{size} document"));
         group.sample_size(20);
-        group.bench_function(format!("apply {LETTERS} keystrokes"), |bench| {
+        group.bench_function(format!("hub: {LETTERS} keystrokes"), |bench| {
+            let type_all = |mut document: HubDocument| {
+                keystrokes.iter().for_each(|update| _ = document.take(update).unwrap());
+                document
+            };
+            bench.iter_batched(load, type_all, BatchSize::PerIteration);
+        });
+        group.bench_function(format!("tree: {LETTERS} keystrokes"), |bench| {
             let type_all = |mut replica: Replica| {
                 keystrokes.iter().for_each(|update| _ = replica.take(update, &HeldLimits::default()).unwrap());
                 replica
             };
-            bench.iter_batched(load, type_all, BatchSize::PerIteration);
+            bench.iter_batched(load_tree, type_all, BatchSize::PerIteration);
         });
-        let replica = load();
-        let in_step = replica.state_vector();
-        group.bench_function("encode", |bench| bench.iter(|| replica.encode()));
-        group.bench_function("difference for who is in step", |bench| bench.iter(|| replica.diff(&in_step)));
-        group.bench_function("open as a tree", |bench| bench.iter(load));
-        let stored = [state.clone()];
-        group.bench_function("open as bytes", |bench| bench.iter(|| Resting::load_as(1, &stored)));
-        let mut resting = Resting::load_as(1, &stored).unwrap();
-        group.bench_function("at rest: difference for who is in step", |bench| bench.iter(|| resting.diff(&in_step)));
+        let document = load();
+        let in_step = document.state_vector();
+        group.bench_function("hub: difference for who is in step", |bench| bench.iter(|| document.diff(&in_step)));
+        group.bench_function("hub: open", |bench| bench.iter(load));
+        group.bench_function("hub: open, one keystroke, compact", |bench| {
+            let compact = |mut document: HubDocument| {
+                document.take(&keystrokes[0]).unwrap();
+                document.compact()
+            };
+            bench.iter_batched(load, compact, BatchSize::PerIteration);
+        });
+        group.bench_function("tree: open", |bench| bench.iter(load_tree));
         group.finish();
     }
 }

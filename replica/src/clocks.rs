@@ -4,35 +4,19 @@ use std::collections::HashMap;
 
 use syncline_protocol::update::{ScanLimits, StateClock, Structs, update_ranges, verdict};
 
-use super::growth::Crowd;
-
 /// The next clock of every client: the state vector, kept up to date without asking yrs for a copy.
 #[derive(Debug, Default)]
 pub(crate) struct Clocks {
     next: HashMap<u64, u64>,
-    pub(crate) crowd: Crowd,
 }
 
 impl Clocks {
     /// Notes what an integrated update brought.
     pub(crate) fn advance(&mut self, update: &[u8]) {
         for range in update_ranges(update) {
-            let clock = self.next.entry(range.client).or_insert_with(|| {
-                self.crowd.add(range.client);
-                0
-            });
+            let clock = self.next.entry(range.client).or_default();
             *clock = range.end.max(*clock);
         }
-    }
-
-    /// Every client and its next clock.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.next.iter().map(|(client, clock)| (*client, *clock))
-    }
-
-    /// How many clients there are.
-    pub(crate) fn len(&self) -> usize {
-        self.next.len()
     }
 
     /// True when an update inserts nothing beyond these.

@@ -19,7 +19,7 @@ use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
 use yrs::{Doc, Map, OffsetKind, Options, Out, ReadTxn, StateVector, Transact, Update, WriteTxn};
 
-use super::fault;
+use super::known::Known;
 use super::register::{REGISTERS, RegisterState};
 
 /// Why the CRDT could not do what was asked.
@@ -31,46 +31,11 @@ pub enum CrdtError {
     /// Applying or encoding failed midway: the document must be thrown away and loaded from its log.
     #[error("it breaks the document: {0}")]
     Broken(String),
-    /// It was stopped midway: the document must be thrown away and loaded from its log.
-    #[error("it is more work than one update may be")]
-    TooMuchWork,
 }
 
 /// One CRDT document in memory.
 pub struct Crdt {
     pub(crate) doc: Doc,
-}
-
-/// A state vector that outlives changes of the document.
-#[derive(Debug, Default)]
-pub struct Known(StateVector);
-
-impl Known {
-    /// The next clock of a client; 0 when it is unknown.
-    pub fn clock(&self, client: u64) -> u64 {
-        u64::from(self.0.get(&ClientID::new(client)))
-    }
-
-    /// How many clients it knows.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// True when it knows none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl FromIterator<(u64, u64)> for Known {
-    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(clocks: T) -> Self {
-        let mut known = StateVector::default();
-        for (client, clock) in clocks {
-            // The scanner lets no clock beyond 2^31 pass.
-            known.set_max(ClientID::new(client), u32::try_from(clock).unwrap_or(u32::MAX));
-        }
-        Self(known)
-    }
 }
 
 impl Default for Crdt {
@@ -120,30 +85,7 @@ impl Crdt {
     pub fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let decoded = contain(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
         let mut txn = ManuallyDrop::new(self.doc.transact_mut());
-        contain(|| {
-            let applied = txn.apply_update(decoded);
-            fault::strike(update);
-            applied
-        })?
-        .map_err(|e| CrdtError::Broken(e.to_string()))?;
-        contain(move || {
-            let mut txn = ManuallyDrop::into_inner(txn);
-            txn.commit();
-            txn.has_changes()
-        })
-    }
-
-    /// [`Crdt::apply`] of an update in pieces, as one change. `next` gives them; an error stops it midway.
-    pub(crate) fn apply_pieces(
-        &mut self,
-        mut next: impl FnMut() -> Result<Option<Vec<u8>>, CrdtError>,
-    ) -> Result<bool, CrdtError> {
-        // Forgotten after an error: see above.
-        let mut txn = ManuallyDrop::new(self.doc.transact_mut());
-        while let Some(piece) = next()? {
-            let piece = contain(|| Update::decode_v1(&piece))?.map_err(|error| CrdtError::Broken(error.to_string()))?;
-            contain(|| txn.apply_update(piece))?.map_err(|error| CrdtError::Broken(error.to_string()))?;
-        }
+        contain(|| txn.apply_update(decoded))?.map_err(|e| CrdtError::Broken(e.to_string()))?;
         contain(move || {
             let mut txn = ManuallyDrop::into_inner(txn);
             txn.commit();
@@ -165,12 +107,17 @@ impl Crdt {
 
     /// What a peer known to have come this far lacks.
     pub fn diff_since(&self, known: &Known) -> Result<Bytes, CrdtError> {
-        self.diff_from(&known.0)
+        let mut theirs = StateVector::default();
+        for (client, clock) in known.iter() {
+            // The scanner lets no clock beyond 2^31 pass.
+            theirs.set_max(ClientID::new(client), u32::try_from(clock).unwrap_or(u32::MAX));
+        }
+        self.diff_from(&theirs)
     }
 
     /// How far the document has come.
     pub fn known(&self) -> Known {
-        Known(self.doc.transact().state_vector())
+        self.doc.transact().state_vector().iter().map(|(client, clock)| (client.get(), u64::from(*clock))).collect()
     }
 
     /// The encoded state vector.

@@ -32,8 +32,7 @@ impl HeldLimits {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) update: Bytes,
-    pub(crate) nested: u64,
-    items: u64,
+    nested: u64,
     /// Clients and the clocks that they must reach before it can be taken; what they reach is removed from the end.
     needs: Vec<(u64, u64)>,
 }
@@ -47,21 +46,12 @@ impl Held {
 
 /// An update that waited and broke the CRDT when it no longer did.
 #[derive(Debug)]
-pub(crate) struct Breaker(pub(crate) Bytes);
+pub(crate) struct Breaker;
 
 impl Replica {
-    /// How many items wait.
-    pub(crate) fn held_items(&self) -> u64 {
-        self.held.iter().map(|held| held.items).sum()
-    }
-
     /// The updates that wait, in order of arrival.
     pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.held.iter().map(|held| &held.update)
-    }
-
-    pub(crate) fn held_entries(&self) -> std::slice::Iter<'_, Held> {
-        self.held.iter()
     }
 
     /// Keeps an update that waits.
@@ -73,11 +63,9 @@ impl Replica {
             return Taken::NoRoom;
         }
         // A copy: a slice would keep the whole frame it came in.
-        let (nested, items) = (verdict.nested, verdict.fresh);
         let needs = needs(update, &self.clocks).unwrap_or_default();
-        self.held.push(Held { update: Bytes::copy_from_slice(update), nested, items, needs });
+        self.held.push(Held { update: Bytes::copy_from_slice(update), nested: verdict.nested, needs });
         self.held_bytes += update.len();
-        self.wait_in_crowd(update);
         Taken::Held
     }
 
@@ -103,9 +91,9 @@ impl Replica {
     }
 
     fn free(&mut self, held: Held) -> Result<(), Breaker> {
-        let applied = self.apply(&held.update);
+        let applied = self.bound_depth(&held.update, held.nested).and_then(|()| self.apply(&held.update));
         if applied.is_err() || self.crdt.has_missing() {
-            return Err(Breaker(held.update));
+            return Err(Breaker);
         }
         self.freed.push(held.update);
         Ok(())

@@ -1,41 +1,42 @@
-//! A CRDT document that survives its inputs: shared by the server, which relays it, and the client, which edits it.
+//! A Yjs document, in the two forms in which Syncline keeps one: as a hub does, and as whoever edits it does.
 //!
 //! ```text
+//! structs/     PURE: encoded structs and deletions, without integration: the struct store
+//! hub/         PURE: a document as a hub keeps it: the struct store, what waits, registers
+//! replica.rs   PURE: a document with its tree, as an editor keeps it
+//! held.rs      PURE: updates that wait for others, beside a tree
+//! intake.rs    PURE: updates as yrs can take them
 //! crdt.rs      the yrs document, its traps contained
-//! fault.rs     for tests: a panic within the CRDT
-//! growth.rs    PURE: how large it may become, how much work an update may be
-//! json/        PURE: a document as JSON and back
+//! clocks.rs    PURE: the next clock of every client, beside a tree
+//! known.rs     PURE: a state vector on its own
 //! local.rs     changes made here: the client's edits
-//! clocks.rs    PURE: the next clock of every client
-//! replica.rs   PURE: the document, and what becomes of an update
-//! held.rs      PURE: updates that wait for others
-//! resting.rs   PURE: a document kept as bytes until its tree is needed
+//! json/        PURE: a document as JSON and back
 //! register.rs  PURE: versioned registers, decided by who owns the document
-//! watch.rs     which registers an update has changed
+//! watch.rs     which registers an update has changed, in a tree
 //! ```
 //!
 //! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
 
 mod clocks;
 mod crdt;
-pub mod fault;
-mod growth;
 mod held;
+mod hub;
+mod intake;
 mod json;
+mod known;
 mod local;
 mod register;
 mod replica;
-mod resting;
 mod structs;
 mod watch;
 
-pub use crdt::{Crdt, CrdtError, Known};
-pub use growth::{Full, GrowthLimits};
+pub use crdt::{Crdt, CrdtError};
 pub use held::HeldLimits;
-pub use json::{JsonError, MAX_JSON_DEPTH, from_json};
+pub use hub::{Entered, Full, HubDocument, HubLimits, Refused};
+pub use json::{JsonError, MAX_JSON_DEPTH, from_json, to_json};
+pub use known::Known;
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };
 pub use replica::{Replica, Taken};
-pub use resting::Resting;
 pub use structs::StructStore;

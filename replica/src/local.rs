@@ -38,6 +38,7 @@ impl Replica {
             if txn.has_changes() { Bytes::from(txn.encode_update_v1()) } else { Bytes::from_static(&EMPTY_UPDATE) }
         })?;
         self.clocks.advance(&update);
+        self.intake.note_types(&update);
         Ok((result, update))
     }
 }

@@ -1,31 +1,29 @@
-//! PURE: a CRDT document and the updates that wait for others which have not come.
+//! PURE: a CRDT document with its tree, and the updates that wait for others which have not come. For whoever reads and
+//! edits a document: the client. A hub keeps a [`crate::HubDocument`].
 //!
 //! yrs 0.28.1 is never given an update that it could not integrate at once: it can be made to integrate behind a
 //! hole, and merging two pending updates that overlap underflows a length. The scanner's verdict tells such updates
-//! apart without yrs; they are *held* here, as received, and given to yrs when what they need has come. They are
-//! records like any other (nothing is lost), and readers get them when they are freed: nobody is sent what our own
-//! CRDT has not integrated, so what breaks it breaks no editor. Who has what is missing brings it when it syncs.
+//! apart without yrs; they are *held* here, as received, and given to yrs when what they need has come.
+//! What it is given has been prepared for it (`intake.rs`).
 //!
 //! An update with one part that waits is held whole. One that breaks yrs when its turn comes is to blame, not the
 //! update that it waited for: that one is taken, and the document is loaded again without the culprit.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
-use syncline_protocol::limits::MAX_DOCUMENT_TYPE_DEPTH;
+use syncline_protocol::limits::MAX_TREE_TYPE_DEPTH;
 use syncline_protocol::update::{
-    ScanLimits, Structs, Verdict, delete_set, deleted_ranges, pieces, type_depth, verdict,
+    ClientRange, EMPTY_UPDATE, ScanLimits, Structs, Verdict, delete_set, deleted_ranges, type_depth, verdict,
 };
 
 use super::clocks::Clocks;
-use super::crdt::{Crdt, CrdtError, Known, contain};
-use super::growth::{Full, Growth, MIN_PART_BYTES};
-use super::held::{Breaker, Held, HeldLimits};
+use super::crdt::{Crdt, CrdtError};
+use super::held::{Held, HeldLimits};
+use super::hub::HubDocument;
+use super::intake::Intake;
 use super::json::{JsonError, to_json};
+use super::known::Known;
 use super::register::RegisterState;
-use super::resting::covers;
 use super::watch::Touched;
-use yrs::Transact;
 
 /// What became of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +38,6 @@ pub enum Taken {
     Held,
     /// It would wait, and too much waits already: it was not taken.
     NoRoom,
-    /// It would make the document larger than it may be: it was not taken.
-    Full(Full),
 }
 
 /// What an update is to a document, by its clocks alone.
@@ -65,100 +61,50 @@ pub struct Replica {
     /// Types lie at most this deep within types, with what is held. Rises with every nested item; measured anew
     /// when it reaches the limit.
     depth_bound: u64,
-    /// Some update waited while this was built from its log.
-    held_at_load: bool,
+    pub(crate) intake: Intake,
     pub(crate) touched: Touched,
-    pub(crate) growth: Growth,
 }
 
 impl Replica {
-    /// Builds a document from the updates of its log, in order. What was accepted once is not refused now, except
-    /// what was held and breaks the CRDT.
+    /// Builds a document from the updates of its log, in order. The tree is built once, of all of them together.
+    ///
+    /// # Errors
+    /// When one cannot be read, or when together they break yrs.
     pub fn load(updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
-        Self::load_with(Self::default, updates)
+        Self::load_into(Self::default(), updates)
     }
 
     /// [`Replica::load`]; its own edits are `client`'s (53 bits).
     pub fn load_as(client: u64, updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
-        Self::load_with(|| Self { crdt: Crdt::with_client(client), ..Self::default() }, updates)
+        Self::load_into(Self { crdt: Crdt::with_client(client), ..Self::default() }, updates)
     }
 
-    fn load_with(empty: impl Fn() -> Self, updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
+    fn load_into(mut empty: Self, updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
         let updates: Vec<Bytes> = updates.collect();
-        let mut breakers = HashSet::new();
-        // Ends: each round leaves out one more of the updates.
-        loop {
-            match Self::replay(empty(), updates.iter().filter(|update| !breakers.contains(*update)))? {
-                Ok(mut replica) => {
-                    replica.held_at_load |= !breakers.is_empty();
-                    return Ok(replica);
-                }
-                Err(Breaker(update)) => _ = breakers.insert(update),
-            }
+        let mut all = HubDocument::load(0, &updates).map_err(|refused| CrdtError::Undecodable(refused.to_string()))?;
+        let state = all.compact();
+        if state[..] != EMPTY_UPDATE {
+            let (_, verdict) = empty.weigh(&state)?;
+            empty.bound_depth(&state, verdict.nested)?;
+            empty.apply(&state)?;
         }
-    }
-
-    fn replay<'a>(
-        mut replica: Self,
-        updates: impl Iterator<Item = &'a Bytes>,
-    ) -> Result<Result<Self, Breaker>, CrdtError> {
-        for update in updates {
-            let (weight, verdict) = replica.weigh(update)?;
-            replica.depth_bound += verdict.nested;
-            replica.growth.items += verdict.fresh;
-            match weight {
-                Weight::Nothing => {}
-                Weight::Waits => {
-                    replica.held_at_load = true;
-                    replica.hold(update, &verdict, &HeldLimits::NONE);
-                }
-                Weight::Something => {
-                    if replica.apply(update)?
-                        && let Err(breaker) = replica.free_held()
-                    {
-                        return Ok(Err(breaker));
-                    }
-                }
-            }
+        for update in all.pending() {
+            let (_, verdict) = empty.weigh(update)?;
+            empty.hold(update, &verdict, &HeldLimits::NONE);
         }
-        // Whoever reads a loaded document gets all of it as one diff.
-        replica.freed.clear();
-        Ok(Ok(replica))
+        Ok(empty)
     }
 
     /// Takes one scanned v1 update.
     pub fn take(&mut self, update: &Bytes, limits: &HeldLimits) -> Result<Taken, CrdtError> {
-        self.take_while(update, limits, &mut || true)
-    }
-
-    /// The same; between pieces of what is much work it asks whether to go on. If not, the error is
-    /// [`CrdtError::TooMuchWork`].
-    pub fn take_while(
-        &mut self,
-        update: &Bytes,
-        limits: &HeldLimits,
-        go_on: &mut dyn FnMut() -> bool,
-    ) -> Result<Taken, CrdtError> {
         let (weight, verdict) = self.weigh(update)?;
-        if weight == Weight::Nothing {
-            return Ok(Taken::Known);
+        match weight {
+            Weight::Nothing => return Ok(Taken::Known),
+            Weight::Waits => return Ok(self.hold(update, &verdict, limits)),
+            Weight::Something => {}
         }
-        if let Some(full) = self.refuses_growth(update, &verdict, weight == Weight::Waits)? {
-            return Ok(Taken::Full(full));
-        }
-        if weight == Weight::Waits && self.would_burden(update, &verdict) {
-            return Ok(Taken::NoRoom);
-        }
-        self.bound_depth(verdict.nested)?;
-        let piece = self.growth.piece_of(update.len(), &verdict);
-        self.growth.items += verdict.fresh;
-        if weight == Weight::Waits {
-            return Ok(self.hold(update, &verdict, limits));
-        }
-        let changed = match piece {
-            Some(most) => self.apply_in_pieces(update, most, go_on)?,
-            None => self.apply(update)?,
-        };
+        self.bound_depth(update, verdict.nested)?;
+        let changed = self.apply(update)?;
         if self.crdt.has_missing() {
             // Clocks cannot tell: parts of it that wait for each other. Nobody's editor makes such a thing.
             return Err(CrdtError::Broken("parts of it wait for each other".into()));
@@ -216,7 +162,7 @@ impl Replica {
 
     /// Every root type as JSON, without what is held. `docs/backup.md` says what becomes what.
     pub fn to_json(&self) -> Result<serde_json::Value, JsonError> {
-        contain(|| to_json(&self.crdt.doc.transact()))?
+        to_json(&self.encode()?)
     }
 
     /// A register as it is; `None`: no accepted write has made it.
@@ -228,14 +174,7 @@ impl Replica {
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Result<Bytes, CrdtError> {
         let update = self.crdt.write_register(name, state)?;
         self.clocks.advance(&update);
-        self.growth.note(update.len());
         Ok(update)
-    }
-
-    /// True when updates waited while this was built from its log: then its records alone do not tell when readers got
-    /// what.
-    pub fn held_at_load(&self) -> bool {
-        self.held_at_load
     }
 
     pub(crate) fn weigh(&self, update: &[u8]) -> Result<(Weight, Verdict), CrdtError> {
@@ -251,15 +190,18 @@ impl Replica {
         Ok((weight, verdict))
     }
 
-    /// Refuses what would lie too deep. A message may nest 500 levels into what the one before it made.
-    fn bound_depth(&mut self, nested: u64) -> Result<(), CrdtError> {
-        if nested > 0 && self.depth_bound + nested > MAX_DOCUMENT_TYPE_DEPTH {
+    /// Refuses what would lie too deep: yrs goes down it by recursion. A message may nest 500 levels into what the one before
+    /// it made.
+    pub(crate) fn bound_depth(&mut self, update: &[u8], nested: u64) -> Result<(), CrdtError> {
+        if nested > 0 && self.depth_bound + nested > MAX_TREE_TYPE_DEPTH {
             let refuse = |error: &dyn std::fmt::Display| CrdtError::Undecodable(error.to_string());
-            let depth = type_depth(&self.crdt.encode()?).map_err(|error| refuse(&error))?;
-            self.depth_bound = u64::from(depth) + self.held.iter().map(|held| held.nested).sum::<u64>();
-            if self.depth_bound + nested > MAX_DOCUMENT_TYPE_DEPTH {
-                return Err(refuse(&format_args!("its types lie more than {MAX_DOCUMENT_TYPE_DEPTH} levels deep")));
+            let depth_of = |update: &[u8]| type_depth(update).map(u64::from).map_err(|error| refuse(&error));
+            let (depth, more) = (depth_of(&self.crdt.encode()?)?, depth_of(update)?);
+            if depth + more > MAX_TREE_TYPE_DEPTH {
+                return Err(refuse(&format_args!("its types lie more than {MAX_TREE_TYPE_DEPTH} levels deep")));
             }
+            self.depth_bound = depth + more;
+            return Ok(());
         }
         self.depth_bound += nested;
         Ok(())
@@ -267,45 +209,33 @@ impl Replica {
 
     /// True when the document is not what it was.
     pub(crate) fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
-        let changed = self.crdt.apply(update)?;
+        let changed = self.crdt.apply(&self.intake.prepare(update))?;
         self.clocks.advance(update);
-        self.growth.note(update.len());
         Ok(changed)
     }
+}
 
-    /// [`Replica::apply`], stopped when it is not to go on.
-    fn apply_in_pieces(
-        &mut self,
-        update: &[u8],
-        most: usize,
-        go_on: &mut dyn FnMut() -> bool,
-    ) -> Result<bool, CrdtError> {
-        let mut pieces = pieces(update, &self.clocks);
-        let changed = self.crdt.apply_pieces(|| match pieces.next(most) {
-            Some(_) if !go_on() => Err(CrdtError::TooMuchWork),
-            piece => Ok(piece),
-        })?;
-        self.clocks.advance(update);
-        self.growth.note(update.len());
-        Ok(changed)
-    }
-
-    /// True when taking this update may be much work.
-    pub fn is_much(&self, update: &[u8]) -> bool {
-        // Most are far too short for it.
-        if self.held.is_empty() && self.growth.is_little(update.len(), (update.len() / MIN_PART_BYTES) as u64) {
-            return false;
+/// True when every one of `wanted` lies in one of `ranges`; both as in delete sets.
+fn covers(mut ranges: Vec<ClientRange>, wanted: &[ClientRange]) -> bool {
+    ranges.sort_unstable_by_key(|range| (range.client, range.start));
+    // Neighbours are one.
+    ranges.dedup_by(|next, range| {
+        let joins = next.client == range.client && next.start <= range.end;
+        if joins {
+            range.end = range.end.max(next.end);
         }
-        self.weigh(update).is_ok_and(|(weight, verdict)| {
-            let parts = verdict.fresh + verdict.delete_ranges + self.held_items();
-            weight != Weight::Nothing && !self.growth.is_little(update.len(), parts)
-        })
-    }
+        joins
+    });
+    wanted.iter().all(|want| {
+        let after = ranges.partition_point(|range| (range.client, range.start) <= (want.client, want.start));
+        let range = after.checked_sub(1).map(|at| ranges[at]);
+        range.is_some_and(|range| range.client == want.client && want.end <= range.end)
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use yrs::{Doc, Text};
+    use yrs::{Doc, Text, Transact};
 
     use super::*;
 

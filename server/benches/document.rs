@@ -7,7 +7,7 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::native::Cursor;
-use syncline_replica::{HeldLimits, Replica};
+use syncline_replica::{HubDocument, HubLimits};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Acks, Event, Origin};
 use syncline_server::document::frame::{Frame, Framing, Message};
@@ -19,7 +19,7 @@ fn document(criterion: &mut Criterion) {
     let doc = Doc::with_client_id(3_141_592_653);
     let text = doc.get_or_insert_text("text");
     let cursor = Cursor { epoch: Epoch(1), seq: Seq::ZERO };
-    let mut core = Core::new(Replica::default(), cursor, HeldLimits::default());
+    let mut core = Core::new(HubDocument::default(), cursor, HubLimits::default());
     let (lease, mut effects) = (LeaseId(1), Vec::new());
     core.handle(Event::Open { lease, acks: Acks::Each }, &mut effects);
     criterion.bench_function("make a keystroke and handle it", |bench| {

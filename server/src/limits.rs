@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
-use syncline_protocol::limits::{DEFAULT_MAX_DOCUMENT_BYTES, MAX_KNOWN_CLIENTS};
+use syncline_protocol::limits::{DEFAULT_MAX_DOCUMENT_BYTES, MAX_CLIENTS};
 
 pub use self::gate::{Gate, Meter, Seat, Unfinished, UserSeat};
 use self::places::Allowance;
@@ -158,8 +158,6 @@ pub struct Limits {
     pub open_documents: usize,
     /// Bytes of memory of all of them.
     pub open_bytes: usize,
-    /// Processor time that one session may use up at once in one document, and one update.
-    pub work: Duration,
 }
 
 /// Averages, in a second. 0: no limit.
@@ -252,9 +250,8 @@ impl From<RawLimits> for Limits {
             documents_per_connection: count(raw.max_documents_per_connection, 1_000),
             authentication: Duration::from_secs(raw.authentication_seconds.unwrap_or(60).clamp(1, MAX_SECONDS)),
             presence_bytes: count(raw.max_presence_bytes, 2 * 1024 * 1024),
-            work: Duration::from_secs(10),
             document_bytes: count(raw.max_document_bytes, DEFAULT_MAX_DOCUMENT_BYTES),
-            document_clients: count(raw.max_document_clients, MAX_KNOWN_CLIENTS as usize),
+            document_clients: count(raw.max_document_clients, MAX_CLIENTS as usize),
             opens_per_second: raw.opens_per_second.unwrap_or(100),
             opens_per_second_in_all: raw.opens_per_second_in_all.unwrap_or(5_000),
             open_documents: count(raw.max_open_documents, 200_000),

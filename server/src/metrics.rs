@@ -25,11 +25,9 @@ pub struct Metrics {
     pub resyncs: Counter,
     /// Snapshots that replaced records.
     pub compactions: Counter,
-    /// Documents thrown away after a panic in the CRDT and loaded again.
-    pub reloads: Counter,
     /// Documents that could not be loaded.
     pub loads_failed: Counter,
-    /// Documents asked to leave memory, or to become bytes, because open documents took as much as they may.
+    /// Documents asked to leave memory, or to drop what they can, because open documents took as much as they may.
     pub documents_evicted: Counter,
     /// Documents that were not opened because no open one could give up memory.
     pub documents_refused: Counter,
@@ -51,8 +49,6 @@ pub struct Metrics {
     pub pauses: Counter,
     /// Sessions closed because they sent far more than their rate.
     pub floods: Counter,
-    /// Sessions closed because their edits were too much work.
-    pub overworked: Counter,
     /// Sessions ended because nothing came from their client for too long, or because their socket took nothing.
     pub vanished: Counter,
     /// Sessions closed over a message that did not come to its end.
@@ -120,7 +116,6 @@ impl Metrics {
             ("delivered", "Updates queued for readers", &self.delivered),
             ("resyncs", "Slow readers brought up to date by a diff", &self.resyncs),
             ("compactions", "Snapshots that replaced records", &self.compactions),
-            ("reloads", "Documents loaded again after a panic in the CRDT", &self.reloads),
             ("loads_failed", "Documents that could not be loaded", &self.loads_failed),
             ("documents_evicted", "Documents asked to give up memory for others", &self.documents_evicted),
             ("documents_refused", "Documents not opened for want of memory", &self.documents_refused),
@@ -130,7 +125,6 @@ impl Metrics {
             ("unfinished_cut", "Silent sockets cut to make room for others", &self.unfinished_cut),
             ("pauses", "Times that reading from a connection paused for its rate", &self.pauses),
             ("floods", "Sessions closed for sending far more than their rate", &self.floods),
-            ("overworked", "Sessions closed because their edits were too much work", &self.overworked),
             ("vanished", "Sessions ended because their client was not heard of", &self.vanished),
             ("partial_refused", "Sessions closed over a message without end", &self.partial_refused),
             ("messages_ignored", "Messages ignored: unknown types, text, refused documents", &self.messages_ignored),

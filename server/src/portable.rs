@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use syncline_log::store::Stored;
 use syncline_protocol::update::{ScanError, ScanLimits, scan_update};
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
-use syncline_replica::{CrdtError, HeldLimits, JsonError, Replica, Taken, from_json};
+use syncline_replica::{Entered, HubDocument, HubLimits, JsonError, Refused, from_json, to_json};
 
 /// The largest file that is imported.
 pub const MAX_IMPORT_BYTES: u64 = 256 << 20;
@@ -45,9 +45,9 @@ pub enum PortableError {
     /// There is nothing under this name but its end.
     #[error("it was deleted; `syncline purge` makes its name free")]
     Deleted,
-    /// The stored updates do not make a document, or the new one breaks it.
+    /// A stored update cannot be read, or the new one can be shown by nobody.
     #[error("{0}")]
-    Crdt(#[from] CrdtError),
+    Unreadable(#[from] Refused),
     /// There is no JSON of it, or no document of the JSON.
     #[error("{0}")]
     Json(#[from] JsonError),
@@ -70,16 +70,17 @@ pub enum PortableError {
 
 /// Writes a stored document.
 pub fn export(stored: Stored, format: Format) -> Result<Exported, PortableError> {
-    let replica = build(Some(stored))?;
+    let mut document = build(Some(stored))?;
+    let state = document.compact();
     let bytes = match format {
-        Format::Update => replica.encode()?.to_vec(),
+        Format::Update => state.to_vec(),
         Format::Json => {
-            let mut text = serde_json::to_vec_pretty(&replica.to_json()?).map_err(PortableError::NotJson)?;
+            let mut text = serde_json::to_vec_pretty(&to_json(&state)?).map_err(PortableError::NotJson)?;
             text.push(b'\n');
             text
         }
     };
-    Ok(Exported { bytes, waiting: replica.held().len() as u64 })
+    Ok(Exported { bytes, waiting: document.pending().len() as u64 })
 }
 
 /// Reads a file as one scanned v1 update. JSON becomes a new document's.
@@ -101,21 +102,21 @@ pub fn read(file: Bytes, format: Format) -> Result<Bytes, PortableError> {
 
 /// Tries a scanned update on a copy of the document. `None`: there is no such document yet.
 pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, PortableError> {
-    match build(stored)?.take(update, &HeldLimits::default())? {
-        Taken::Known => Ok(Change::Nothing),
-        Taken::Changed => Ok(Change::Something),
-        Taken::Held | Taken::NoRoom | Taken::Full(_) => Err(PortableError::Waits),
-        Taken::FreedABreaker => {
-            Err(CrdtError::Broken("an update that waited for it does not fit the document".into()).into())
-        }
+    let mut document = build(stored)?;
+    document.limit(HubLimits::default());
+    match document.take(update)? {
+        Entered::Known => Ok(Change::Nothing),
+        Entered::Changed => Ok(Change::Something),
+        Entered::Waits | Entered::NoRoom | Entered::Full(_) => Err(PortableError::Waits),
     }
 }
 
-fn build(stored: Option<Stored>) -> Result<Replica, PortableError> {
-    let Some(stored) = stored else { return Ok(Replica::default()) };
+fn build(stored: Option<Stored>) -> Result<HubDocument, PortableError> {
+    let Some(stored) = stored else { return Ok(HubDocument::default()) };
     if stored.is_tombstone() {
         return Err(PortableError::Deleted);
     }
     let snapshot = stored.snapshot.into_iter().map(|snapshot| snapshot.update);
-    Ok(Replica::load(snapshot.chain(stored.records.into_iter().map(|record| record.update)))?)
+    let updates: Vec<Bytes> = snapshot.chain(stored.records.into_iter().map(|record| record.update)).collect();
+    Ok(HubDocument::load(0, &updates)?)
 }

@@ -37,7 +37,7 @@ use crate::registry::Registry;
 use crate::session::{Context, Stop};
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
-use syncline_replica::GrowthLimits;
+use syncline_replica::HubLimits;
 
 /// How long sessions may take to end when the server stops.
 const SESSIONS_TIMEOUT: Duration = Duration::from_millis(2_500);
@@ -120,15 +120,14 @@ impl Server {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start_with(store, config.commit_delay);
-        let growth = GrowthLimits {
+        let holds = HubLimits {
             bytes: config.limits.document_bytes,
             clients: config.limits.document_clients,
-            ..GrowthLimits::default()
+            ..HubLimits::default()
         };
         let presence_bytes = config.limits.presence_bytes;
         let options = DocumentOptions {
-            growth,
-            work: config.limits.work,
+            holds,
             presence_bytes,
             memory: MemoryLimits { bytes: config.limits.open_bytes, documents: config.limits.open_documents },
             ..DocumentOptions::new(config.idle_unload)

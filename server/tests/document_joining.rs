@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
-use syncline_replica::{HeldLimits, Replica};
+use syncline_replica::{HubDocument, HubLimits, Replica};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Effect, Event, Origin};
 use syncline_server::document::frame::Message;
@@ -37,7 +37,7 @@ fn joined(core: &mut Core) -> String {
 fn who_joins_a_large_document_gets_the_newest_changes_with_it() {
     let doc = Doc::with_options(Options::with_client_id(ClientID::new(7)));
     let text = doc.get_or_insert_text("text");
-    let mut core = Core::new(Replica::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HeldLimits::default());
+    let mut core = Core::new(HubDocument::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HubLimits::default());
     let typed = |at: u32, typed: &str| {
         let mut txn = doc.transact_mut();
         text.insert(&mut txn, at, typed);

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Version};
-use syncline_replica::{HeldLimits, RegisterWrite, Replica};
+use syncline_replica::{HubDocument, HubLimits, RegisterWrite, Replica};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Effect, Event, Origin};
 use syncline_server::ids::LeaseId;
@@ -14,9 +14,9 @@ const A: LeaseId = LeaseId(1);
 
 /// A life of the server, under this client id, on what the one before left.
 fn life(client: u64, log: &[Bytes]) -> Core {
-    let replica = Replica::load_as(client, log.iter().cloned()).unwrap();
+    let document = HubDocument::load(client, log).unwrap();
     let newest = Cursor { epoch: Epoch(1), seq: Seq(log.len() as u64) };
-    Core::new(replica, newest, HeldLimits::default())
+    Core::new(document, newest, HubLimits::default())
 }
 
 fn records(core: &mut Core, event: Event) -> Vec<Bytes> {
@@ -56,7 +56,7 @@ fn a_lost_decision_that_comes_back_does_not_win_over_the_one_made_since() {
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}, after a start");
         assert_eq!(change(&mut core, &lost[0]), Vec::<Bytes>::new(), "it is known now");
-        // And when the document was bytes meanwhile.
+        // And when the document has rested meanwhile.
         let mut core = life(4, &[]);
         let mut log = propose(&mut core, 11, None);
         core.rest();

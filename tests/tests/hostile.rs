@@ -71,9 +71,6 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     write_var_bytes(&mut step1_bomb, &[0xff, 0xff, 0xff, 0x7f]);
     let mut many_entries = vec![0, 0];
     write_var_bytes(&mut many_entries, &state_vector_of(&(0..1_000_000).collect::<Vec<_>>()));
-    // Multiples of 2^21 collide where a hasher takes the low bits.
-    let mut colliding = vec![0, 0];
-    write_var_bytes(&mut colliding, &state_vector_of(&(0..30_000u64).map(|n| n << 21).collect::<Vec<_>>()));
     vec![
         ("a length beyond the frame", vec![0, 2, 200, 1]),
         ("an update of four bytes that claims 268 million clients", raw_update(&[0xff, 0xff, 0xff, 0x7f])),
@@ -83,7 +80,6 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
         ("100,000 empty client sections", raw_update(&empty_sections(100_000))),
         ("1,000,000 client sections", raw_update(&empty_sections(1_000_000))),
         ("a state vector of 1,000,000 clients", many_entries),
-        ("a state vector of 30,000 clients whose ids collide", colliding),
         (
             "an id next to the largest clock",
             raw_update(&[
@@ -240,7 +236,7 @@ async fn meaningless_messages_are_ignored_in_every_dialect() {
 }
 
 #[tokio::test]
-async fn an_update_that_breaks_the_document_ends_its_session_and_the_document_is_loaded_again() {
+async fn an_update_whose_parts_wait_for_each_other_ends_its_session_and_no_other() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut healthy = Socket::open(&server, "/doc").await;
     healthy.join().await;
@@ -257,10 +253,7 @@ async fn an_update_that_breaks_the_document_ends_its_session_and_the_document_is
     // The healthy session goes on, on a document that has everything but that.
     let second = typed(11, "second");
     healthy.sync(SyncMessage::Update(&second)).await;
-    // Readers of a document that was loaded again get a diff first: loading may have freed what had waited.
-    assert_eq!(healthy.hear_sync().await.0, 1);
     assert_eq!(healthy.hear_sync().await, (2, second));
-    assert_eq!(server.metrics().reloads.get(), 1);
     let diff = Socket::open(&server, "/doc").await.join().await;
     assert!(diff.windows(5).any(|window| window == b"first") && diff.windows(6).any(|window| window == b"second"));
     server.stop().await.unwrap();

@@ -31,7 +31,7 @@ impl Core {
                 out.events.push(Event::Changed);
             }
             // The server sends nothing that waits: something is missing here. A state vector brings it all.
-            Ok(Taken::Held | Taken::NoRoom | Taken::Full(_)) => self.ask(out),
+            Ok(Taken::Held | Taken::NoRoom) => self.ask(out),
             Err(error) => {
                 self.rebuild();
                 return Err(bad(error));

@@ -1,4 +1,4 @@
-//! One document over one connection at a time: a pure state machine, the same for both dialects.
+//! PURE: one document over one connection at a time: a state machine, the same for both dialects.
 //!
 //! Inputs are methods: [`Session::connected`], [`Session::received`], [`Session::edit`], [`Session::disconnected`].
 //! What follows from them is put into [`Outputs`]: frames to send, in order, and events to tell.

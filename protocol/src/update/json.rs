@@ -1,5 +1,7 @@
 //! Is this text JSON (RFC 8259), and how deep is it? One pass over the bytes, a bit per level, no recursion.
 
+use std::borrow::Cow;
+
 use super::{ScanError, VALUE_DEPTH_CEILING};
 
 /// Who must be able to parse the text.
@@ -60,6 +62,44 @@ pub(crate) fn check(text: &str, parser: Parser, max_depth: usize) -> Result<usiz
             break;
         }
     }
+}
+
+/// What yrs can read in place of a JSON text that only JavaScript reads; `None`: it reads the text itself. Half a surrogate
+/// pair becomes U+FFFD, as JavaScript writes it into UTF-8; anything else that yrs does not read becomes `null`.
+pub fn json_for_yrs(text: &str) -> Option<Cow<'static, str>> {
+    let is_readable = |text: &str| check(text, Parser::Yrs, VALUE_DEPTH_CEILING).is_ok();
+    if is_readable(text) {
+        return None;
+    }
+    let mended = replace_lone_surrogates(text);
+    Some(if is_readable(&mended) { Cow::Owned(mended) } else { Cow::Borrowed("null") })
+}
+
+fn replace_lone_surrogates(text: &str) -> String {
+    let unit_at = |at: usize| {
+        let escape = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u32::from_str_radix(escape, 16).ok()
+    };
+    let (mut out, mut at) = (String::with_capacity(text.len()), 0);
+    while let Some(next) = text[at..].find('\\') {
+        out.push_str(&text[at..at + next]);
+        at += next;
+        let len = match (unit_at(at), unit_at(at + 6)) {
+            (Some(0xd800..0xdc00), Some(0xdc00..0xe000)) => 12,
+            (Some(0xd800..0xe000), _) => {
+                out.push('\u{fffd}');
+                at += 6;
+                continue;
+            }
+            (Some(_), _) => 6,
+            // A character behind a backslash.
+            (None, _) => 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8),
+        };
+        out.push_str(&text[at..at + len]);
+        at += len;
+    }
+    out.push_str(&text[at..]);
+    out
 }
 
 struct Json<'a> {
@@ -226,6 +266,18 @@ fn yrs_reads(number: &[u8], integer: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_only_javascript_reads_becomes_readable_for_yrs() {
+        for (text, readable) in [
+            (r#""fine \ud83d\ude00 \\ud83d""#, None),
+            (r#""half \ud83d""#, Some("\"half \u{fffd}\"")),
+            (r#"["\ude00\ud83d","\ud83d\ude00"]"#, Some("[\"\u{fffd}\u{fffd}\",\"\\ud83d\\ude00\"]")),
+            ("18446744073709551615", Some("null")),
+        ] {
+            assert_eq!(json_for_yrs(text).as_deref(), readable, "{text}");
+        }
+    }
 
     #[test]
     fn json_is_told_from_what_is_not() {

@@ -15,8 +15,6 @@ use crate::varint::{Reader, var_uint_len, write_var_uint};
 const MAX_MERGED_BYTES: usize = 64 * 1024;
 /// Clients in a merged update: as many as cost no reader anything, however their ids collide.
 const MAX_MERGED_CLIENTS: usize = 64;
-/// Nested items in a merged update: a chain of so few is never too deep for a reader's scanner.
-const MAX_MERGED_NESTED: u64 = crate::limits::MAX_TYPE_DEPTH as u64;
 
 /// One merged update.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +44,6 @@ struct Parts {
     sections: std::ops::Range<usize>,
     deletes: std::ops::Range<usize>,
     bytes: usize,
-    nested: u64,
     /// It may be joined with others.
     simple: bool,
 }
@@ -74,7 +71,6 @@ impl<'a> Updates<'a> {
                 sections: sections..all.sections.len(),
                 deletes: deletes..all.deletes.len(),
                 bytes: update.len(),
-                nested: read.as_ref().map_or(0, |summary| summary.nested),
                 simple: read.is_some_and(|summary| summary.skips == 0),
             });
         }
@@ -143,7 +139,6 @@ struct Run<'a> {
     numbers: Vec<usize>,
     clients: Vec<Client<'a>>,
     bytes: usize,
-    nested: u64,
     /// What is in it stays alone.
     closed: bool,
 }
@@ -164,7 +159,6 @@ impl<'a> Run<'a> {
             || (!self.closed
                 && parts.simple
                 && self.bytes + parts.bytes <= MAX_MERGED_BYTES
-                && self.nested + parts.nested <= MAX_MERGED_NESTED
                 && self.clients.len() + sections.len() <= MAX_MERGED_CLIENTS
                 && sections.iter().all(follows))
     }
@@ -172,7 +166,6 @@ impl<'a> Run<'a> {
     fn add(&mut self, number: usize, parts: &Parts, sections: &[Section<'a>]) {
         self.numbers.push(number);
         self.bytes += parts.bytes;
-        self.nested += parts.nested;
         self.closed |= !parts.simple || sections.len() > MAX_MERGED_CLIENTS;
         if self.closed {
             return;

@@ -1,28 +1,21 @@
-//! The gate before the CRDT: every Yjs update and state vector is walked here before yrs sees it.
+//! The gate before a document: every Yjs update and state vector is walked here before anything is made of it.
 //!
-//! yrs 0.28.1 trusts lengths before it checks them (four bytes make it ask for gigabytes), recurses over nested
-//! values, nested types and empty client sections (a stack overflow ends the process), hashes client ids by
-//! themselves (chosen ids make its maps quadratic) and subtracts clocks as `i32`. So this walk checks every length
-//! against the bytes that are there, and bounds every count and depth by a named limit ([`ScanLimits`]). It borrows
-//! everything, never recurses, and allocates nothing for ordinary messages; two rare cases take one vector bounded
-//! by a count already checked (clients that come unsorted, types nested in numbers beyond the depth limit).
-//!
-//! It also refuses what yrs and Yjs read differently, because the two would then show different documents:
-//! struct bits beyond those Yjs writes, content or type tags only one of them knows, `ContentJSON`, of which yrs
-//! 0.28.1 reads one string too many (`block.rs`, `ItemContent::decode`), and `YXmlHook`, whose name it leaves unread.
-//!
-//! What a stateless walk cannot see is said in SPEC.md, "What an update must be": depth, holes and pending data
-//! that build up over several updates, and work that depends on the document an update meets.
+//! The walk checks every length against the bytes that are there, that numbers and texts can be read, that clocks follow each
+//! other, and that the few limits of [`ScanLimits`] hold. It borrows everything, never recurses, and allocates nothing for
+//! ordinary messages; clients that come unsorted take one vector of them. What it accepts, every Yjs client can read, and
+//! costs a hub memory and time in proportion to its bytes. What it does not look at, and what Yjs does with that, is said in
+//! SPEC.md, "What an update must be".
 //!
 //! ```text
 //! walk      sections, structs and delete set, one pass, told to a visitor
 //! content   what an item holds: text, values, types, subdocuments
 //! json      is this text JSON, and how deep
-//! clients   order, duplicates and colliding hashes of client ids
+//! clients   order and duplicates of client ids
+//! raw       structs as they are encoded
+//! cut       one struct cut into parts
+//! circle    parts that wait for each other
 //! nesting   how deep types lie in types within one update
 //! merge     several updates as one, by their bytes
-//! pieces    one update as several, one after the other
-//! conflicts how much work it would be
 //! verdict   what an update would do to a document known by its clocks
 //! needs     what it waits for
 //! ```
@@ -30,14 +23,14 @@
 //! Sources: npm yjs 13.6.33 `src/utils/encoding.js`, `src/utils/UpdateDecoder.js`, `src/structs/*`; lib0 0.2.120
 //! `decoding.js`; yrs 0.28.1 `src/update.rs`, `src/block.rs`, `src/any.rs`, `src/id_set.rs`.
 
+mod circle;
 mod clients;
-mod conflicts;
 mod content;
+mod cut;
 pub(crate) mod json;
 mod merge;
 mod needs;
 mod nesting;
-mod pieces;
 pub mod raw;
 mod state_vector;
 mod verdict;
@@ -48,11 +41,12 @@ use thiserror::Error;
 use crate::limits;
 use crate::varint::ReadError;
 
-pub use conflicts::{Conflicts, conflicts};
+pub use circle::is_circular;
+pub use cut::Cutter;
+pub use json::json_for_yrs;
 pub use merge::{Merged, Updates, join_updates};
 pub use needs::needs;
 pub use nesting::type_depth;
-pub use pieces::{Pieces, pieces};
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
 pub use verdict::{StateClock, Structs, Verdict, verdict};
 pub use walk::{ClientRange, ClientRanges, delete_set, deleted_ranges, update_ranges};
@@ -63,27 +57,13 @@ pub const VALUE_DEPTH_CEILING: usize = 127;
 /// An update that changes nothing: no structs, no deletions.
 pub const EMPTY_UPDATE: [u8; 2] = [0, 0];
 
-/// What one message may hold. The defaults are in [`limits`].
+/// What one message may hold besides its bytes, which the session limits. The defaults are in [`limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanLimits {
-    /// Clients in the structs of an update.
+    /// Clients in a list: sections, state vector or delete set.
     pub clients: u64,
-    /// Clients in a state vector or in a delete set.
-    pub known_clients: u64,
-    /// Structs in an update.
-    pub structs: u64,
-    /// Skips in an update.
-    pub skips: u64,
-    /// Ranges in a delete set.
-    pub delete_ranges: u64,
-    /// `Any` values in an update.
-    pub values: u64,
-    /// Subdocuments in an update.
-    pub subdocuments: u64,
     /// Levels of arrays and maps in one value, at most [`VALUE_DEPTH_CEILING`].
     pub value_depth: usize,
-    /// Levels of types within types that one update may make.
-    pub type_depth: usize,
     /// The end of the last clock of any client.
     pub clock: u64,
 }
@@ -91,34 +71,12 @@ pub struct ScanLimits {
 impl ScanLimits {
     /// For what was accepted before, under limits that may have been others: only what bounds the scanner's own
     /// memory and what no reader could take stays.
-    pub const STORED: Self = Self {
-        clients: u64::MAX,
-        known_clients: u64::MAX,
-        structs: u64::MAX,
-        skips: u64::MAX,
-        delete_ranges: u64::MAX,
-        values: u64::MAX,
-        subdocuments: u64::MAX,
-        value_depth: VALUE_DEPTH_CEILING,
-        type_depth: usize::MAX,
-        clock: limits::MAX_CLOCK,
-    };
+    pub const STORED: Self = Self { clients: u64::MAX, value_depth: VALUE_DEPTH_CEILING, clock: limits::MAX_CLOCK };
 }
 
 impl Default for ScanLimits {
     fn default() -> Self {
-        Self {
-            clients: limits::MAX_CLIENTS,
-            known_clients: limits::MAX_KNOWN_CLIENTS,
-            structs: limits::MAX_STRUCTS,
-            skips: limits::MAX_SKIPS,
-            delete_ranges: limits::MAX_DELETE_RANGES,
-            values: limits::MAX_VALUES,
-            subdocuments: limits::MAX_SUBDOCUMENTS,
-            value_depth: limits::MAX_VALUE_DEPTH,
-            type_depth: limits::MAX_TYPE_DEPTH,
-            clock: limits::MAX_CLOCK,
-        }
+        Self { clients: limits::MAX_CLIENTS, value_depth: limits::MAX_VALUE_DEPTH, clock: limits::MAX_CLOCK }
     }
 }
 
@@ -155,18 +113,12 @@ pub enum ScanError {
     /// A client appears twice where it must appear once.
     #[error("client {0} appears twice")]
     DuplicateClient(u64),
-    /// Client ids that fall into the same few places of a hash table: no random ids do.
-    #[error("the client ids are chosen to collide")]
-    CollidingClients,
     /// A client section, a struct or a delete range without length.
     #[error("client {0} has an empty section, struct or range")]
     Empty(u64),
     /// The first byte of a struct has bits that Yjs does not write.
     #[error("unknown kind of struct {0:#04x}")]
     UnknownStruct(u8),
-    /// `ContentJSON`, of before Yjs 13, which yrs misreads.
-    #[error("content in the JSON form of before Yjs 13 is not supported")]
-    LegacyJson,
     /// A type tag not known to both Yjs and yrs.
     #[error("unknown type {0}")]
     UnknownType(u64),
@@ -193,9 +145,6 @@ pub enum ScanError {
     /// A value has too many levels.
     #[error("a value has more than {0} levels")]
     ValueTooDeep(usize),
-    /// A type lies too deep in other types.
-    #[error("types are nested more than {0} deep")]
-    TypesTooDeep(usize),
     /// The ranges of a delete set are unsorted or overlap.
     #[error("the deleted ranges of client {0} are unsorted or overlap")]
     UnsortedRanges(u64),
@@ -236,7 +185,7 @@ impl Summary {
     }
 }
 
-/// Checks that `update` is a v1 update that yrs and Yjs read alike and safely.
+/// Checks that `update` is a v1 update that every Yjs client can read.
 ///
 /// # Errors
 /// The first rule it breaks.

@@ -1,10 +1,8 @@
 //! How deep types lie within types, as far as one update tells.
 //!
-//! A type's parent is named by id, so 10,000 types, each the child of the one before, are a flat list on the wire
-//! and a tower in memory; yrs recurses down it when it is deleted or collected. This resolves the level of every
-//! item, without recursion, from a sorted table of the update's own items: the one table the scanner allocates,
-//! bounded by the structs already counted, and only for updates that have more items with a named parent than
-//! levels are allowed. Levels outside this update count as none.
+//! A type's parent is named by id, so 10,000 types, each the child of the one before, are a flat list on the wire and a tower
+//! in a tree; yrs recurses down it when it is deleted or collected. This resolves the level of every item, without recursion,
+//! from a sorted table of the items, for whoever builds a tree. Levels outside this update count as none.
 
 use super::walk::{Id, Kind, Struct, Visit, pass};
 use super::{ScanError, ScanLimits, Summary};
@@ -52,15 +50,6 @@ impl Items {
     }
 }
 
-/// Refuses an update whose types lie deeper than the limit.
-#[cold]
-pub(super) fn check(update: &[u8], limits: &ScanLimits, summary: &Summary) -> Result<(), ScanError> {
-    if deepest(update, limits, summary)? as usize > limits.type_depth {
-        return Err(ScanError::TypesTooDeep(limits.type_depth));
-    }
-    Ok(())
-}
-
 /// How deep types lie within types in an update, in levels; for a whole document that is how deep the document is.
 /// Costs a table of the update's items.
 ///
@@ -68,14 +57,14 @@ pub(super) fn check(update: &[u8], limits: &ScanLimits, summary: &Summary) -> Re
 /// As [`super::scan_update`], by [`ScanLimits::STORED`].
 pub fn type_depth(update: &[u8]) -> Result<u32, ScanError> {
     let summary = super::scan_update(update, &ScanLimits::STORED)?;
-    deepest(update, &ScanLimits::STORED, &summary)
+    deepest(update, &summary)
 }
 
-fn deepest(update: &[u8], limits: &ScanLimits, summary: &Summary) -> Result<u32, ScanError> {
+fn deepest(update: &[u8], summary: &Summary) -> Result<u32, ScanError> {
     // The pass that counted them found every struct in the bytes.
     let mut items = Items(Vec::with_capacity(summary.structs as usize));
     let mut deepest = 0;
-    pass(update, limits, &mut items)?;
+    pass(update, &ScanLimits::STORED, &mut items)?;
     items.0.sort_unstable_by_key(|item| (item.client, item.start));
 
     let mut levels = vec![UNKNOWN; items.0.len()];

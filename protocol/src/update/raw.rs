@@ -1,12 +1,8 @@
-//! The structs of an update as they are encoded: every field, and cuts at any clock. Of bytes that the scanner accepted.
-//!
-//! A cut struct is written as Yjs writes one from an offset on (yjs 13.6.33, `Item.write` and the `write` and `splice` of
-//! each content): the rest has the element before it as its origin. Text is counted in UTF-16 code units; a surrogate pair
-//! that is cut in two becomes U+FFFD on either side.
+//! The structs of an update as they are encoded: every field. Of bytes that the scanner accepted.
 
 use std::ops::Range;
 
-use super::content::{self, ANY, DELETED, JSON, STRING, TYPE};
+use super::content::{self, ANY, DELETED, EMBED, FORMAT, JSON, STRING, TYPE};
 use super::walk::{GC, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, SKIP, TAG_BITS};
 use super::{ScanError, Summary, walk};
 use crate::varint::{ReadError, Reader, var_uint_len, write_var_bytes, write_var_uint};
@@ -39,7 +35,7 @@ pub struct RawStruct<'a> {
     /// The clock after its last.
     pub end: u64,
     /// The first byte: the kind of content and what follows.
-    info: u8,
+    pub(super) info: u8,
     /// The left neighbour when it was made.
     pub origin: Option<Id>,
     /// The right neighbour when it was made.
@@ -136,11 +132,36 @@ impl<'a> RawStruct<'a> {
         self.info != SKIP && self.info & TAG_BITS == TYPE
     }
 
+    /// True for an entry of a map, as Yjs and yrs mark each of them.
+    pub fn is_entry(&self) -> bool {
+        !self.is_gc() && !self.is_skip() && self.info & HAS_PARENT_SUB != 0
+    }
+
     /// The single value in an item of `Any` content, encoded.
     pub fn value(&self) -> Option<&'a [u8]> {
         let is_value = !self.is_skip() && self.info & TAG_BITS == ANY && self.end - self.start == 1;
         // The count, 1, is one byte.
         is_value.then(|| &self.bytes[self.content_at + 1..])
+    }
+
+    /// The JSON of a format or an embedded object.
+    pub fn json(&self) -> Option<&'a str> {
+        let mut reader = Reader::new(&self.bytes[self.content_at..]);
+        match self.info & TAG_BITS {
+            EMBED => reader.var_str().ok(),
+            FORMAT => {
+                reader.var_bytes().ok()?;
+                reader.var_str().ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// Appends this struct, whose [`RawStruct::json`] there is, with another JSON.
+    pub fn write_with_json(&self, json: &str, out: &mut Vec<u8>) {
+        let before = self.json().map_or(0, |json| var_uint_len(json.len() as u64) + json.len());
+        out.extend_from_slice(&self.bytes[..self.bytes.len() - before]);
+        write_var_bytes(out, json.as_bytes());
     }
 
     /// How more can be joined to this struct; `None`: nothing can.
@@ -177,13 +198,8 @@ impl<'a> RawStruct<'a> {
         (count, reader.rest())
     }
 
-    /// Cuts it, from its beginning on.
-    pub fn cut(&self) -> Cutter<'_, 'a> {
-        Cutter { of: self, clock: self.start, content: self.content(), is_halved: false }
-    }
-
     /// What a counted content counts; nothing of any other.
-    fn content(&self) -> &'a [u8] {
+    pub(super) fn content(&self) -> &'a [u8] {
         let content = &self.bytes[self.content_at..];
         if self.is_gc() || self.is_skip() {
             return &[];
@@ -195,7 +211,7 @@ impl<'a> RawStruct<'a> {
         }
     }
 
-    fn write_head(&self, tag: u8, start: u64, out: &mut Vec<u8>) {
+    pub(super) fn write_head(&self, tag: u8, start: u64, out: &mut Vec<u8>) {
         if start == self.start {
             out.push(tag | self.info & !TAG_BITS);
             return out.extend_from_slice(&self.bytes[1..self.content_at]);
@@ -205,6 +221,13 @@ impl<'a> RawStruct<'a> {
             write_var_uint(out, id.client);
             write_var_uint(out, id.clock);
         }
+    }
+}
+
+/// Appends what a client's structs begin with.
+pub fn write_section_head(structs: u64, client: u64, clock: u64, out: &mut Vec<u8>) {
+    for number in [structs, client, clock] {
+        write_var_uint(out, number);
     }
 }
 
@@ -229,112 +252,6 @@ impl Joint {
         out[number_at..number_at + after].copy_from_slice(&number);
         out.extend_from_slice(content);
     }
-}
-
-/// A struct that is cut into parts, each beginning where the one before it ended.
-#[derive(Debug)]
-pub struct Cutter<'s, 'a> {
-    of: &'s RawStruct<'a>,
-    /// Where the next part begins.
-    clock: u64,
-    /// What is left of the content.
-    content: &'a [u8],
-    /// The first half of the surrogate pair that `content` begins with has been passed.
-    is_halved: bool,
-}
-
-impl Cutter<'_, '_> {
-    /// Where the next part begins.
-    pub fn clock(&self) -> u64 {
-        self.clock
-    }
-
-    /// Leaves out everything before `clock`.
-    pub fn skip_to(&mut self, clock: u64) {
-        self.pass(clock, &mut Vec::new());
-    }
-
-    /// Appends the elements before `clock`.
-    pub fn write_to(&mut self, clock: u64, out: &mut Vec<u8>) {
-        let (of, start) = (self.of, self.clock);
-        if start == of.start && clock == of.end {
-            self.clock = clock;
-            return out.extend_from_slice(of.bytes);
-        }
-        let len = clock - start;
-        if of.is_gc() || of.is_skip() {
-            out.push(of.info);
-        } else {
-            of.write_head(of.info & TAG_BITS, start, out);
-        }
-        if of.info & TAG_BITS != STRING || of.is_skip() {
-            write_var_uint(out, len);
-            return self.pass(clock, out);
-        }
-        let mut text = Vec::new();
-        self.pass(clock, &mut text);
-        write_var_bytes(out, &text);
-    }
-
-    /// Appends the elements before `clock` as deleted ones: what they held is gone, where they lie is not.
-    pub fn write_deleted_to(&mut self, clock: u64, out: &mut Vec<u8>) {
-        if self.of.is_deleted() {
-            return self.write_to(clock, out);
-        }
-        self.of.write_head(DELETED, self.clock, out);
-        write_var_uint(out, clock - self.clock);
-        self.skip_to(clock);
-    }
-
-    fn pass(&mut self, clock: u64, out: &mut Vec<u8>) {
-        let len = clock - self.clock;
-        self.clock = clock;
-        match self.of.info & TAG_BITS {
-            STRING if !self.of.is_skip() => self.pass_text(len, out),
-            tag @ (JSON | ANY) if !self.of.is_skip() => {
-                let passed = content::values(tag, self.content, len);
-                out.extend_from_slice(passed);
-                self.content = &self.content[passed.len()..];
-            }
-            _ => {}
-        }
-    }
-
-    /// Passes `len` UTF-16 code units.
-    fn pass_text(&mut self, mut len: u64, out: &mut Vec<u8>) {
-        const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
-        if self.is_halved && len > 0 {
-            self.is_halved = false;
-            self.content = self.content.get(4..).unwrap_or_default();
-            out.extend_from_slice(REPLACEMENT);
-            len -= 1;
-        }
-        let (end, is_halved) = byte_of(self.content, len);
-        out.extend_from_slice(&self.content[..end]);
-        self.content = &self.content[end..];
-        if is_halved {
-            self.is_halved = true;
-            out.extend_from_slice(REPLACEMENT);
-        }
-    }
-}
-
-/// Where in a text a UTF-16 code unit lies, and whether it is the second half of the character there.
-fn byte_of(text: &[u8], unit: u64) -> (usize, bool) {
-    let mut units = 0;
-    for (at, &byte) in text.iter().enumerate() {
-        if byte & 0xc0 == 0x80 {
-            continue;
-        }
-        if units == unit {
-            return (at, false);
-        }
-        units += 1 + u64::from(byte >= 0xf0);
-        if units > unit {
-            return (at, true);
-        }
-    }
-    (text.len(), false)
 }
 
 /// One client's structs in an update.
@@ -414,9 +331,35 @@ pub fn read_delete_set(delete_set: &[u8], mut tell: impl FnMut(u64, Range<u64>))
     walk::read_deleted(&mut Reader::new(delete_set), |range| tell(range.client, range.start..range.end))
 }
 
-/// Appends a length and bytes: for who writes parts of an update.
-pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    write_var_bytes(out, bytes);
+/// An update that sets a key of a root map. `own`: the id of the new entry; `before`: the key's last entry; `place`: the
+/// map and the key; `value`: lib0 `Any`; `replaced`: the entry that is deleted with it.
+pub fn write_entry(own: Id, before: Option<Id>, place: (&str, &str), value: &[u8], replaced: Option<Id>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for number in [1, 1, own.client, own.clock] {
+        write_var_uint(&mut out, number);
+    }
+    match before {
+        Some(id) => {
+            out.push(ANY | HAS_PARENT_SUB | HAS_ORIGIN);
+            write_var_uint(&mut out, id.client);
+            write_var_uint(&mut out, id.clock);
+        }
+        None => {
+            // Its parent is a root type.
+            out.extend([ANY | HAS_PARENT_SUB, 1]);
+            write_var_bytes(&mut out, place.0.as_bytes());
+            write_var_bytes(&mut out, place.1.as_bytes());
+        }
+    }
+    write_var_uint(&mut out, 1);
+    out.extend_from_slice(value);
+    write_var_uint(&mut out, u64::from(replaced.is_some()));
+    if let Some(Id { client, clock }) = replaced {
+        for number in [client, 1, clock, 1] {
+            write_var_uint(&mut out, number);
+        }
+    }
+    out
 }
 
 /// Checks nothing but that the structs can be read; for tests.

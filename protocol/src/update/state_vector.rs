@@ -1,6 +1,7 @@
 //! State vectors: how far each client is known.
 
-use super::{ScanError, ScanLimits, at_most, clients};
+use super::clients::Clients;
+use super::{ScanError, ScanLimits, at_most};
 use crate::varint::Reader;
 
 /// What an accepted state vector holds.
@@ -17,22 +18,20 @@ pub struct StateVectorSummary {
 pub fn scan_state_vector(bytes: &[u8], limits: &ScanLimits) -> Result<StateVectorSummary, ScanError> {
     let mut reader = Reader::new(bytes);
     let count = reader.var_uint()?;
-    at_most("clients", count, limits.known_clients)?;
+    at_most("clients", count, limits.clients)?;
     if count > reader.remaining() as u64 / 2 {
         return Err(ScanError::CountBeyondBytes(count));
     }
     // A client that comes twice, not in a row, is harmless here: every reader takes the last.
-    clients::watched(count, |mut clients| {
-        for _ in 0..count {
-            let client = reader.var_uint()?;
-            clients.add(client)?;
-            let clock = reader.var_uint()?;
-            if clock > limits.clock {
-                return Err(ScanError::ClockTooLarge { client, clock });
-            }
+    let mut clients = Clients::new();
+    for _ in 0..count {
+        let client = reader.var_uint()?;
+        clients.add(client)?;
+        let clock = reader.var_uint()?;
+        if clock > limits.clock {
+            return Err(ScanError::ClockTooLarge { client, clock });
         }
-        Ok(())
-    })?;
+    }
     match reader.remaining() {
         0 => Ok(StateVectorSummary { clients: count }),
         more => Err(ScanError::TrailingBytes(more)),

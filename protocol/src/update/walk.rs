@@ -1,7 +1,7 @@
 //! One pass over an update: sections, structs, delete set. What is found is told to a [`Visit`]or.
 
 use super::clients::{self, Clients, Sorted};
-use super::{ScanError, ScanLimits, Summary, at_most, content, nesting};
+use super::{ScanError, ScanLimits, Summary, at_most, content};
 use crate::varint::{ReadError, Reader};
 
 pub(super) const GC: u8 = 0;
@@ -40,13 +40,7 @@ pub(super) struct Struct {
 pub(super) enum Kind {
     Gc,
     Skip,
-    Item {
-        origin: Option<Id>,
-        right_origin: Option<Id>,
-        parent: Option<Id>,
-        /// Of an item with neither neighbour: the same for all that begin the same list, or the same key of a map.
-        place: u64,
-    },
+    Item { origin: Option<Id>, right_origin: Option<Id>, parent: Option<Id> },
 }
 
 /// Is told what a pass finds, in order.
@@ -66,10 +60,6 @@ pub(super) fn walk(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -
     let (summary, sorted) = pass(update, limits, visit)?;
     if !(sorted.sections && sorted.deletes) {
         clients::check_unsorted(update, &summary, sorted)?;
-    }
-    // A chain of types needs an item with a named parent on every level.
-    if summary.nested > limits.type_depth as u64 {
-        nesting::check(update, limits, &summary)?;
     }
     Ok(summary)
 }
@@ -95,16 +85,7 @@ fn read_structs(
 ) -> Result<bool, ScanError> {
     summary.clients = read_count(reader, MIN_SECTION_BYTES)?;
     at_most("clients", summary.clients, limits.clients)?;
-    clients::watched(summary.clients, |clients| read_sections(reader, limits, summary, visit, clients))
-}
-
-fn read_sections(
-    reader: &mut Reader<'_>,
-    limits: &ScanLimits,
-    summary: &mut Summary,
-    visit: &mut impl Visit,
-    mut clients: Clients<'_>,
-) -> Result<bool, ScanError> {
+    let mut clients = Clients::new();
     for _ in 0..summary.clients {
         let (structs, client, mut clock) = read_section_head(reader)?;
         clients.add(client)?;
@@ -112,7 +93,6 @@ fn read_sections(
             return Err(ScanError::Empty(client));
         }
         summary.structs += structs;
-        at_most("structs", summary.structs, limits.structs)?;
         visit.section(client, clock);
         for _ in 0..structs {
             let found = read_struct(reader, client, clock, limits, summary)?;
@@ -149,7 +129,6 @@ pub(super) fn read_struct(
         GC => (Kind::Gc, reader.var_uint()?),
         SKIP => {
             summary.skips += 1;
-            at_most("skips", summary.skips, limits.skips)?;
             (Kind::Skip, reader.var_uint()?)
         }
         _ => {
@@ -180,28 +159,18 @@ pub(super) fn read_struct(
 fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -> Result<Kind, ScanError> {
     let origin = if info & HAS_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
     let right_origin = if info & HAS_RIGHT_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
-    let (mut parent, mut place) = (None, 0);
+    let mut parent = None;
     if origin.is_none() && right_origin.is_none() {
         match reader.var_uint()? {
-            0 => {
-                let id = read_id(reader, own, limits)?;
-                place = id.client.rotate_left(32) ^ id.clock;
-                parent = Some(id);
-            }
-            1 => place = hash(0, reader.var_str()?),
+            0 => parent = Some(read_id(reader, own, limits)?),
+            1 => _ = reader.var_str()?,
             other => return Err(ScanError::BadParentInfo(other)),
         }
         if info & HAS_PARENT_SUB != 0 {
-            place = hash(place, reader.var_str()?);
+            reader.var_str()?;
         }
     }
-    Ok(Kind::Item { origin, right_origin, parent, place })
-}
-
-/// FNV-1a.
-fn hash(start: u64, text: &str) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    text.bytes().fold(start ^ 0xcbf2_9ce4_8422_2325, step)
+    Ok(Kind::Item { origin, right_origin, parent })
 }
 
 #[inline]
@@ -224,17 +193,8 @@ fn read_delete_set(
     visit: &mut impl Visit,
 ) -> Result<bool, ScanError> {
     summary.delete_clients = read_count(reader, MIN_DELETE_CLIENT_BYTES)?;
-    at_most("clients in the delete set", summary.delete_clients, limits.known_clients)?;
-    clients::watched(summary.delete_clients, |clients| read_delete_clients(reader, limits, summary, visit, clients))
-}
-
-fn read_delete_clients(
-    reader: &mut Reader<'_>,
-    limits: &ScanLimits,
-    summary: &mut Summary,
-    visit: &mut impl Visit,
-    mut clients: Clients<'_>,
-) -> Result<bool, ScanError> {
+    at_most("clients in the delete set", summary.delete_clients, limits.clients)?;
+    let mut clients = Clients::new();
     for _ in 0..summary.delete_clients {
         let client = reader.var_uint()?;
         clients.add(client)?;
@@ -243,7 +203,6 @@ fn read_delete_clients(
             return Err(ScanError::Empty(client));
         }
         summary.delete_ranges += ranges;
-        at_most("deleted ranges", summary.delete_ranges, limits.delete_ranges)?;
         let mut last_end = 0;
         for _ in 0..ranges {
             let (start, len) = (reader.var_uint()?, reader.var_uint()?);

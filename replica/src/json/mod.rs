@@ -1,7 +1,7 @@
 //! PURE: a document as JSON and back. What becomes what stands in `docs/backup.md`, section JSON.
 //!
 //! ```text
-//! write.rs   a document to JSON
+//! write.rs   a document to JSON: the one thing here that needs a tree
 //! read.rs    JSON to a new document, as one v1 update
 //! ```
 
@@ -10,12 +10,14 @@ mod read;
 mod tests;
 mod write;
 
+use syncline_protocol::limits::MAX_TREE_TYPE_DEPTH;
+use syncline_protocol::update::type_depth;
 use thiserror::Error;
+use yrs::Transact;
 
 pub use read::from_json;
-pub(crate) use write::to_json;
 
-use super::crdt::CrdtError;
+use super::crdt::{Crdt, CrdtError, contain};
 
 /// Types and values within each other, at most. serde_json reads no deeper.
 pub const MAX_JSON_DEPTH: usize = 120;
@@ -40,4 +42,28 @@ pub enum JsonError {
     /// The CRDT failed.
     #[error(transparent)]
     Crdt(#[from] CrdtError),
+}
+
+/// Stack of the thread that builds a tree: yrs takes some hundred bytes of it for each type within a type. Only touched pages
+/// cost memory.
+const TREE_STACK_BYTES: usize = 64 * 1024 * 1024;
+/// Every root type of a document as JSON. `state`: all of it as one v1 update, neighbours joined (`HubDocument::compact`): yrs
+/// joins them one by one, each time with a copy. `docs/backup.md` says what becomes what.
+///
+/// # Errors
+/// When it is nested too deep, or yrs cannot build it; the document itself is none the worse.
+pub fn to_json(state: &[u8]) -> Result<serde_json::Value, JsonError> {
+    if type_depth(state).map_err(|error| CrdtError::Undecodable(error.to_string()))? > MAX_TREE_TYPE_DEPTH as u32 {
+        return Err(JsonError::TooDeep);
+    }
+    let build = || {
+        let mut tree = Crdt::default();
+        tree.apply(state)?;
+        contain(|| write::to_json(&tree.doc.transact()))?
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(TREE_STACK_BYTES).spawn_scoped(scope, build);
+        let thread = thread.map_err(|error| CrdtError::Broken(format!("no thread to build its tree in: {error}")))?;
+        thread.join().map_err(|_| CrdtError::Broken("building its tree failed".into()))?
+    })
 }

@@ -8,7 +8,9 @@ use syncline_protocol::varint::write_var_uint;
 use super::ranges::Ranges;
 
 /// So many bytes of structs are passed at most to find a clock.
-const MARK_EVERY: usize = 1024;
+pub(super) const MARK_EVERY: usize = 1024;
+/// What a client takes besides for what came since the last compaction.
+pub(super) const FRESH_BYTES: usize = size_of::<Fresh>();
 
 /// Where a struct begins.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +52,7 @@ struct Fresh {
 
 /// Structs that are written one after the other; what goes on where the last one ends is joined to it.
 #[derive(Debug, Default)]
-pub(super) struct Written {
+pub(crate) struct Written {
     structs: u64,
     marks: Vec<Mark>,
     /// Where the last struct begins, and how it goes on.
@@ -195,14 +197,6 @@ impl Client {
         };
         self.fresh = None;
     }
-
-    /// Bytes that it takes in memory without its part of the base, about.
-    pub(super) fn memory_bytes(&self) -> usize {
-        let fresh = self.fresh.as_ref().map_or(0, |fresh| {
-            size_of::<Fresh>() + fresh.bytes.capacity() + fresh.written.marks.capacity() * size_of::<Mark>()
-        });
-        size_of::<(u64, Self)>() + size_of_val(&*self.base.marks) + fresh + self.deleted.memory_bytes()
-    }
 }
 
 impl<'a> Run<'a> {
@@ -225,14 +219,14 @@ impl<'a> Run<'a> {
 
 impl Written {
     /// How many there are.
-    pub(super) fn structs(&self) -> u64 {
+    pub(crate) fn structs(&self) -> u64 {
         self.structs
     }
 
     /// Appends a struct, or joins it to the last one if it goes on there and `are_alike` says that both are deleted or neither
     /// is. `from`: where this client's structs begin in `out`.
     #[inline]
-    pub(super) fn push(
+    pub(crate) fn push(
         &mut self,
         found: &RawStruct<'_>,
         are_alike: impl FnOnce() -> bool,

@@ -30,11 +30,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::{RawUpdate, read_delete_set};
+use syncline_protocol::update::raw::{RawStruct, RawUpdate, read_delete_set};
 use syncline_protocol::update::{StateClock, state_vector_entries};
 use syncline_protocol::varint::write_var_uint;
 
-use client::Client;
+pub(crate) use client::Written;
+use client::{Client, FRESH_BYTES, MARK_EVERY, Mark};
+use ranges::RANGE_BYTES;
 
 /// The structs and deletions of one document. Updates must have passed the scanner, and must not wait for anything
 /// (`syncline_protocol::update::verdict`).
@@ -55,6 +57,11 @@ pub struct StructStore {
 impl StructStore {
     /// Adds what is new in an update. True when something was: a struct or a deletion.
     pub fn add(&mut self, update: &[u8]) -> bool {
+        self.add_with(update, |_| ())
+    }
+
+    /// The same, and tells of each struct of which something is new.
+    pub(crate) fn add_with(&mut self, update: &[u8], mut tell: impl FnMut(&RawStruct<'_>)) -> bool {
         let mut raw = RawUpdate::new(update);
         let mut is_new = false;
         while let Some(mut section) = raw.section() {
@@ -64,7 +71,10 @@ impl StructStore {
                 is_new = true;
                 let client = self.clients.entry(first.client).or_default();
                 let (bytes, ranges) = (client.fresh_bytes(), client.deleted_ranges());
-                std::iter::once(first).chain(new).for_each(|found| client.push(&found));
+                for found in std::iter::once(first).chain(new) {
+                    tell(&found);
+                    client.push(&found);
+                }
                 self.fresh_bytes += client.fresh_bytes() - bytes;
                 self.deleted_ranges = self.deleted_ranges + client.deleted_ranges() - ranges;
             }
@@ -90,6 +100,11 @@ impl StructStore {
             knows = knows && self.clients.get(&client).is_some_and(|client| client.is_deleted(deleted));
         });
         knows && read.is_ok()
+    }
+
+    /// True when all these clocks of a client are deleted.
+    pub fn is_deleted(&self, client: u64, clocks: Range<u64>) -> bool {
+        self.clients.get(&client).is_some_and(|client| client.is_deleted(clocks))
     }
 
     /// The whole state as one v1 update, its deleted content as far as it was not compacted.
@@ -137,14 +152,22 @@ impl StructStore {
     /// Bytes of the encoded state at most, about.
     pub fn bytes(&self) -> usize {
         /// A range of the delete set, at most.
-        const RANGE_BYTES: usize = 10;
-        self.base.len() + self.fresh_bytes + if self.is_changed { self.deleted_ranges * RANGE_BYTES } else { 0 }
+        const ENCODED_RANGE_BYTES: usize = 10;
+        self.base.len() + self.fresh_bytes + if self.is_changed { self.deleted_ranges * ENCODED_RANGE_BYTES } else { 0 }
     }
 
-    /// Bytes that it takes in memory, about.
+    /// How many clients there are.
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Bytes that it takes in memory, about. Asked often: nothing is gone through.
     pub fn memory_bytes(&self) -> usize {
-        let clients: usize = self.clients.values().map(Client::memory_bytes).sum();
-        self.base.len() + clients
+        // A run of bytes that grows has up to as much room again; one mark stands for a kilobyte of structs.
+        let fresh = self.fresh_bytes * 2;
+        let marks = (self.base.len() + fresh) / MARK_EVERY * size_of::<Mark>();
+        let clients = self.clients.len() * (size_of::<(u64, Client)>() + if fresh > 0 { FRESH_BYTES } else { 0 });
+        self.base.len() + fresh + marks + clients + self.deleted_ranges * RANGE_BYTES
     }
 
     /// Nothing came since the last compaction: it takes little more than its encoding.

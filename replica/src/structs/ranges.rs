@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// A range in a half-filled node of the tree takes about so many bytes.
+pub(super) const RANGE_BYTES: usize = 16;
+
 /// Clocks of one client. Most clients have deleted nothing or one stretch.
 #[derive(Debug, Default)]
 pub(super) enum Ranges {
@@ -10,7 +13,7 @@ pub(super) enum Ranges {
     None,
     One(u32, u32),
     /// Start and end.
-    Many(Box<BTreeMap<u32, u32>>),
+    Many(BTreeMap<u32, u32>),
 }
 
 impl Ranges {
@@ -64,7 +67,7 @@ impl Ranges {
                 *self = Self::One(start.min(*first), end.max(*last));
             }
             Self::One(first, last) => {
-                *self = Self::Many(Box::new(BTreeMap::from([(*first, *last), (start, end)])));
+                *self = Self::Many(BTreeMap::from([(*first, *last), (start, end)]));
             }
             Self::Many(ranges) => {
                 // Those that it touches become part of it.
@@ -76,13 +79,6 @@ impl Ranges {
             }
         }
         true
-    }
-
-    /// Bytes that it takes beside itself, about.
-    pub(super) fn memory_bytes(&self) -> usize {
-        /// Of a half-filled node of the tree.
-        const RANGE_BYTES: usize = 16;
-        if let Self::Many(ranges) = self { ranges.len() * RANGE_BYTES } else { 0 }
     }
 }
 

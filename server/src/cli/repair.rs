@@ -15,7 +15,7 @@ use syncline_log::store::Write as Step;
 use syncline_log::survey::{Condition, Survey};
 use syncline_log::{Record, SledStore, Store, StoreError, TOMBSTONE};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
-use syncline_replica::Replica;
+use syncline_protocol::update::{ScanLimits, scan_update};
 
 use super::verify::told;
 use super::{announce, explain};
@@ -121,20 +121,13 @@ fn put(store: &SledStore, name: &DocumentName, updates: Vec<Bytes>) -> Result<()
     store.commit(&[Step::Append { document: name.clone(), epoch, records }])
 }
 
-/// The updates that make a document, and how many do not.
+/// The updates that can be read, and how many cannot.
 fn usable(updates: Vec<Bytes>) -> (Vec<Bytes>, usize) {
-    let makes = |updates: &[Bytes]| Replica::load(updates.iter().cloned()).is_ok();
-    if makes(&updates) || updates == [TOMBSTONE] {
+    if updates == [TOMBSTONE] {
         return (updates, 0);
     }
     let all = updates.len();
-    let mut good = Vec::new();
-    for update in updates {
-        good.push(update);
-        if !makes(&good) {
-            good.pop();
-        }
-    }
+    let good: Vec<_> = updates.into_iter().filter(|update| scan_update(update, &ScanLimits::STORED).is_ok()).collect();
     let refused = all - good.len();
     (good, refused)
 }

@@ -12,10 +12,6 @@ use crate::config::{Config, LogFormat, RawConfig};
 use crate::server::{Listener, Server};
 use syncline_log::sled::SledStore;
 
-/// A deep document must not overflow the stack of the thread that walks it: yrs deletes nested types recursively.
-/// Only touched pages cost memory.
-const THREAD_STACK_BYTES: usize = 64 * 1024 * 1024;
-
 /// Runs the server until a signal ends it. Returns after everything is on disk.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     allocator::settle();
@@ -25,7 +21,6 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("syncline")
-        .thread_stack_size(THREAD_STACK_BYTES)
         .build()
         .context("cannot start the runtime")?;
     let outcome = runtime.block_on(run(&config));

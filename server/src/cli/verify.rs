@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use syncline_log::survey::{Condition, Survey};
 use syncline_log::{SledStore, Store, Stored};
-use syncline_replica::Replica;
+use syncline_replica::HubDocument;
 
 use super::{announce, explain};
 
@@ -60,7 +60,8 @@ fn builds(stored: &Stored) -> Result<(), String> {
     if stored.is_tombstone() {
         return Ok(());
     }
-    Replica::load(updates(stored).cloned()).map(drop).map_err(|error| error.to_string())
+    let updates: Vec<_> = updates(stored).cloned().collect();
+    HubDocument::load(0, &updates).map(drop).map_err(|error| error.to_string())
 }
 
 /// What is lost, in words.

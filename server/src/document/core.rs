@@ -36,8 +36,7 @@ use super::frame::{Frame, Message};
 use super::presence::Presence;
 use super::tail::Tail;
 use crate::ids::LeaseId;
-use syncline_replica::Known;
-use syncline_replica::{GrowthLimits, HeldLimits, Resting, Taken};
+use syncline_replica::{Entered, HubDocument, HubLimits, Known};
 
 /// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
@@ -57,9 +56,7 @@ struct Lease {
 /// One document. Owned by its task (or by a test, a simulator, a fuzzer).
 #[derive(Debug)]
 pub struct Core {
-    replica: Resting,
-    limits: HeldLimits,
-    growth: GrowthLimits,
+    document: HubDocument,
     /// Which history this is.
     epoch: Epoch,
     /// The newest record's number.
@@ -76,8 +73,7 @@ pub struct Core {
     presence: Presence,
     /// Of what waits.
     authors: Authors,
-    /// Known from the first change on, when the tree is built.
-    registers: Option<Registers>,
+    registers: Registers,
     /// In Seq order.
     waiting: VecDeque<WaitingAck>,
     /// What they take.
@@ -87,18 +83,16 @@ pub struct Core {
     storage_failed: bool,
     /// Awareness states over a limit; taken by [`Core::take_dropped_states`].
     dropped_states: usize,
-    /// A panic went through the CRDT: until [`Core::restore`] nothing touches it.
-    broken: bool,
 }
 
 impl Core {
     /// A document as its log tells it; `newest` is the last record in it.
-    pub fn new(replica: impl Into<Resting>, newest: Cursor, limits: HeldLimits) -> Self {
+    pub fn new(mut document: HubDocument, newest: Cursor, limits: HubLimits) -> Self {
         let Cursor { epoch, seq: last } = newest;
+        document.limit(limits);
         Self {
-            replica: replica.into(),
-            limits,
-            growth: GrowthLimits::NONE,
+            registers: Registers::of(&document),
+            document,
             epoch,
             last,
             tail: Tail::after(last),
@@ -108,30 +102,25 @@ impl Core {
             ended: HashSet::new(),
             presence: Presence::default(),
             authors: Authors::default(),
-            registers: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             answers: Answers::default(),
             storage_failed: false,
             dropped_states: 0,
-            broken: false,
         }
     }
 
-    /// How large it may become, and how many bytes of presence one lease may show.
+    /// With a limit on the bytes of presence that one lease may show.
     #[must_use]
-    pub fn with_limits(mut self, growth: GrowthLimits, presence_bytes: usize) -> Self {
-        self.growth = growth;
-        self.replica.limit_growth(growth);
-        self.presence = Presence::with_limit(presence_bytes);
-        self
+    pub fn with_presence_limit(self, presence_bytes: usize) -> Self {
+        Self { presence: Presence::with_limit(presence_bytes), ..self }
     }
 
     /// With the end of the stored history, for clients that come from before. Not if something was held while it was
     /// loaded: then the records do not tell when readers got what.
     #[must_use]
     pub fn with_tail(self, tail: Tail) -> Self {
-        if self.replica.held_at_load() { self } else { Self { tail, ..self } }
+        if self.document.has_waited_at_load() { self } else { Self { tail, ..self } }
     }
 
     /// The newest record's number.
@@ -142,11 +131,6 @@ impl Core {
     /// True when every ack has been given and every record is on disk.
     pub fn is_settled(&self) -> bool {
         self.waiting.is_empty() && (self.durable >= self.last || self.storage_failed)
-    }
-
-    /// True from a failure inside the CRDT until [`Core::restore`].
-    pub fn is_broken(&self) -> bool {
-        self.broken
     }
 
     /// How many awareness states were dropped since this was last asked.
@@ -161,30 +145,21 @@ impl Core {
 
     /// How far it has come.
     pub fn known(&self) -> Known {
-        self.replica.known()
+        self.document.known()
     }
 
-    /// The state up to [`Core::last`] as it is now, to replace the records before. What is held is not in it and is
-    /// appended again, behind it. `None` when the CRDT cannot be encoded: the records stay.
-    pub fn snapshot(&mut self, effects: &mut Vec<Effect>) -> Option<(Seq, Bytes)> {
-        if self.broken {
-            return None;
-        }
-        let (upto, state) = (self.last, self.replica.encode().ok()?);
-        for update in self.replica.held().cloned().collect::<Vec<_>>() {
+    /// The state up to [`Core::last`] as it is now, to replace the records before; deleted content is dropped from it. What
+    /// waits is not in it and is appended again, behind it.
+    pub fn snapshot(&mut self, effects: &mut Vec<Effect>) -> (Seq, Bytes) {
+        let (upto, state) = (self.last, self.document.compact());
+        for update in self.document.pending().cloned().collect::<Vec<_>>() {
             self.append(update, effects);
         }
-        Some((upto, state))
+        (upto, state)
     }
 
     /// Takes one event.
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
-        self.handle_while(event, effects, &mut || true);
-    }
-
-    /// Takes one event; in the middle of an update that is much work it asks whether to go on. If not, its author is
-    /// refused and the document must be loaded again.
-    pub fn handle_while(&mut self, event: Event, effects: &mut Vec<Effect>, go_on: &mut dyn FnMut() -> bool) {
         if self.ended.contains(&event.lease()) && !matches!(event, Event::Leave { .. }) {
             return;
         }
@@ -201,9 +176,7 @@ impl Core {
                 }
                 self.tell_durable(lease, effects);
             }
-            Event::Update { lease, update, origin, batch } => {
-                self.update(lease, (update, origin, batch), effects, go_on);
-            }
+            Event::Update { lease, update, origin, batch } => self.update(lease, (update, origin, batch), effects),
             Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
             Event::Awareness { lease, update } => self.take_awareness(lease, &update, effects),
             Event::QueryAwareness { lease } => self.show_everyone(lease, effects),
@@ -221,28 +194,11 @@ impl Core {
 
     /// Brings a reader up to date from `floor`, or from nothing.
     pub fn resync(&mut self, lease: LeaseId, floor: Option<&Known>, effects: &mut Vec<Effect>) {
-        if self.broken {
-            return;
-        }
         let from_nothing = Known::default();
-        match self.replica.diff_since(floor.unwrap_or(&from_nothing)) {
-            Ok(diff) => effects.push(Effect::Diff { lease, frame: Frame::answer(self.last, diff) }),
-            Err(error) => return self.fail_to_answer(lease, &error, effects),
-        }
+        let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
+        effects.push(Effect::Diff { lease, frame: Frame::answer(self.last, diff) });
         self.tell_durable(lease, effects);
         self.send_presence(lease, effects);
-    }
-
-    /// Puts a document loaded from the log in place of a broken one. Sessions, presence and acks stay. Loading may have
-    /// freed what had waited: only who has been sent a diff after it is up to date.
-    pub fn restore(&mut self, replica: impl Into<Resting>) {
-        self.replica = replica.into();
-        self.replica.limit_growth(self.growth);
-        self.authors.keep(self.replica.held());
-        self.tail = Tail::after(self.last);
-        self.registers = None;
-        self.broken = false;
-        self.answers.clear();
     }
 
     fn open(&mut self, lease: LeaseId, acks: Acks, effects: &mut Vec<Effect>) {
@@ -252,38 +208,26 @@ impl Core {
         self.show_everyone(lease, effects);
     }
 
-    fn update(
-        &mut self,
-        lease: LeaseId,
-        (update, origin, batch): (Bytes, Origin, u64),
-        effects: &mut Vec<Effect>,
-        go_on: &mut dyn FnMut() -> bool,
-    ) {
-        if self.storage_failed || self.broken {
+    fn update(&mut self, lease: LeaseId, (update, origin, batch): (Bytes, Origin, u64), effects: &mut Vec<Effect>) {
+        if self.storage_failed {
             // Every client answers our step 1, also one that only reads: that is no edit to refuse.
-            let unneeded = origin == Origin::Step2 && self.replica.inserts_nothing_new(&update);
+            let unneeded = origin == Origin::Step2 && self.document.inserts_nothing_new(&update);
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
             effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
             return;
         }
-        let needs_the_tree = !self.replica.is_resting() || self.replica.must_wake_for(&update);
-        if needs_the_tree && let Err(error) = self.know_registers() {
-            // Not this author's fault.
-            return self.fail_to_answer(lease, &error, effects);
-        }
-        let held_before = self.replica.held().len();
+        let waited_before = self.document.pending().len();
         let is_empty = update[..] == EMPTY_UPDATE;
-        let taken = if is_empty { Ok(Taken::Known) } else { self.replica.take_while(&update, &self.limits, go_on) };
-        let taken = match taken {
-            Ok(taken) => taken,
-            Err(error) => return self.fail(lease, &error, effects),
+        let entered = match self.document.take(&update) {
+            Ok(entered) => entered,
+            Err(refused) => return self.refuse(lease, &refused, effects),
         };
-        let frame = match taken {
-            Taken::Known => Frame::at(self.last, Message::Update(update)),
-            // What is held is logged, so it is not lost; the readers get it when it is freed.
-            Taken::Held | Taken::Changed | Taken::FreedABreaker => {
-                if taken == Taken::Held {
-                    self.authors.waits(self.replica.held().last().cloned(), lease);
+        let frame = match entered {
+            Entered::Known => Frame::at(self.last, Message::Update(update)),
+            // What waits is logged, so it is not lost; the readers get it when it is freed.
+            Entered::Waits | Entered::Changed => {
+                if entered == Entered::Waits {
+                    self.authors.waits(self.document.pending().last().cloned(), lease);
                 }
                 let frame = Frame::change(self.last.next(), update);
                 if let Message::Update(update) = frame.message() {
@@ -291,26 +235,22 @@ impl Core {
                 }
                 frame
             }
-            Taken::NoRoom => {
+            Entered::NoRoom => {
                 let close = Close::TooMany("too many updates that wait for others which never came".into());
                 return self.close(lease, close, effects);
             }
-            Taken::Full(full) => {
+            Entered::Full(full) => {
                 let (seq, outcome) = (self.last, Outcome::Full(full));
                 return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
             }
         };
-        if matches!(taken, Taken::Changed | Taken::FreedABreaker) {
+        if entered == Entered::Changed {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
-            for freed in self.replica.take_freed() {
+            for freed in self.document.take_freed() {
                 let author = self.authors.freed(&freed);
                 self.broadcast(Frame::at(self.last, Message::Update(freed)), author, effects);
             }
-            if taken == Taken::Changed
-                && let Err(error) = self.hold_registers(effects)
-            {
-                return self.fail_to_answer(lease, &error, effects);
-            }
+            self.hold_registers(effects);
         }
         let acks = match frame.message() {
             Message::Update(update) => self.acks_of(lease, &update.clone(), origin),
@@ -318,12 +258,9 @@ impl Core {
         };
         let is_echoed = origin == Origin::Change || (!is_empty && self.presence.may_speak_yjs14(lease));
         self.answer(lease, batch, Answer::Saved { echo: is_echoed.then_some(frame), acks }, effects);
-        if taken == Taken::FreedABreaker {
-            self.broken = true;
-            effects.push(Effect::Reload);
-        } else if taken == Taken::Held {
+        if entered == Entered::Waits {
             self.ask_for_missing(lease, effects);
-        } else if self.replica.held().len() < held_before {
+        } else if self.document.pending().len() < waited_before {
             self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
         }
     }
@@ -361,7 +298,7 @@ impl Core {
             }
             lease.is_asked = true;
         }
-        let frame = Frame::new(Message::Step1(self.replica.state_vector()));
+        let frame = Frame::new(Message::Step1(self.document.state_vector()));
         effects.push(Effect::Answer { lease, frame });
     }
 }

@@ -248,8 +248,6 @@ pub enum Effect {
         /// Why.
         close: Close,
     },
-    /// The CRDT is broken: load it again from the log, then call `Core::restore`.
-    Reload,
 }
 
 impl Effect {
@@ -269,8 +267,7 @@ impl Effect {
             | Effect::Durable { .. }
             | Effect::Ack { .. }
             | Effect::Decided { .. }
-            | Effect::Close { .. }
-            | Effect::Reload => false,
+            | Effect::Close { .. } => false,
         }
     }
 }

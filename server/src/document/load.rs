@@ -7,14 +7,14 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::native::Cursor;
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
-use syncline_replica::{CrdtError, Resting};
+use syncline_replica::{HubDocument, Refused};
 
 use super::tail::Tail;
 use crate::ids::Draw;
 
 /// A document as its log tells it.
 pub(super) struct Loaded {
-    pub replica: Resting,
+    pub document: HubDocument,
     /// Its history and its last record.
     pub newest: Cursor,
     /// Its newest records.
@@ -29,7 +29,7 @@ pub(super) struct Loaded {
 pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<Loaded, LoadError> {
     let Some(stored) = log.load(name).await? else {
         return Ok(Loaded {
-            replica: Resting::load_as(own_client(draw), &[])?,
+            document: HubDocument::new(own_client(draw)),
             newest: Cursor { epoch: Epoch(draw.number()), seq: Seq::ZERO },
             tail: Tail::after(Seq::ZERO),
             records: 0,
@@ -41,11 +41,11 @@ pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<
     if stored.is_tombstone() {
         return Err(LoadError::Deleted);
     }
-    let (replica, stored) = build(log, stored, own_client(draw)).await?;
+    let (document, stored) = build(log, stored, own_client(draw)).await?;
     let snapshot = stored.snapshot.as_ref();
     let records = stored.records.iter().map(|record| (record.seq, &record.update));
     Ok(Loaded {
-        replica,
+        document,
         newest: Cursor { epoch: stored.epoch, seq: stored.last() },
         tail: Tail::of(snapshot.map_or(Seq::ZERO, |snapshot| snapshot.upto), records),
         records: stored.records.len() as u64,
@@ -60,7 +60,7 @@ pub(super) enum LoadError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("its stored updates do not make a document: {0}")]
-    Crdt(#[from] CrdtError),
+    Unreadable(#[from] Refused),
     #[error("loading was interrupted")]
     Interrupted,
     #[error("it was deleted")]
@@ -75,30 +75,21 @@ impl LoadError {
 }
 
 /// Up to this size the work is done at once: handing it over would take longer.
-pub(super) const AT_ONCE_BYTES: usize = 32 * 1024;
+const AT_ONCE_BYTES: usize = 32 * 1024;
 
 /// Puts the document together, a large one beside the runtime: it takes milliseconds.
-async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(Resting, Stored), LoadError> {
+async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocument, Stored), LoadError> {
     let bytes = stored.records.iter().map(|record| record.update.len()).sum::<usize>()
         + stored.snapshot.as_ref().map_or(0, |snapshot| snapshot.update.len());
     let work = move || {
         let updates = stored.snapshot.iter().map(|snapshot| snapshot.update.clone());
         let updates: Vec<_> = updates.chain(stored.records.iter().map(|record| record.update.clone())).collect();
-        Resting::load_as(own_client, &updates).map(|replica| (replica, stored))
+        HubDocument::load(own_client, &updates).map(|document| (document, stored))
     };
     if bytes <= AT_ONCE_BYTES {
         return Ok(work()?);
     }
     Ok(log.aside(work).await.ok_or(LoadError::Interrupted)??)
-}
-
-/// Builds the tree of a document at rest beside the runtime. Gives it back with the outcome.
-pub(super) async fn wake(log: &Log, mut replica: Resting) -> Result<(Resting, Result<(), CrdtError>), LoadError> {
-    let work = move || {
-        let outcome = replica.wake().map(|_| ());
-        (replica, outcome)
-    };
-    log.aside(work).await.ok_or(LoadError::Interrupted)
 }
 
 /// Under this client the document makes its own edits until it is loaded again.

@@ -4,10 +4,14 @@
 //! event.rs     what enters and leaves: the contract, on one screen
 //! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
 //! core/memory.rs PURE: what it takes in memory
-//! core/refuse.rs  PURE: sessions that are ended, a CRDT that failed
+//! core/refuse.rs  PURE: what is refused
 //! core/native.rs  PURE: what only the native dialect asks: cursors and registers
 //! core/awareness.rs PURE: awareness, encoded once a turn
 //! core/joining.rs PURE: who joins, and the document at rest
+//! core/registers.rs PURE: what was decided on a register stays decided
+//! core/waiting.rs PURE: acknowledgements that wait for the disk
+//! core/unsynced.rs PURE: the number that a Hocuspocus client shows
+//! core/authors.rs PURE: who brought what waits for others
 //! tail.rs      PURE: the newest changes, for clients that missed a few
 //! presence.rs  PURE: who is here, never logged
 //! frame.rs     one message, encoded at most once per dialect, shared by every reader
@@ -16,11 +20,11 @@
 //! readers.rs   the outboxes of those who read, and how far each is known to have come
 //! options.rs   what it is told at its start
 //! usage.rs     what all open documents take in memory
-//! charge.rs    how much work each session is, and heavy work apart from others
+//! apart.rs     work that goes through all of a large document
 //! task.rs      the shell: inbox in, effects out, log, idle time, end
 //! ```
 
-mod charge;
+mod apart;
 pub mod core;
 pub mod event;
 pub mod frame;

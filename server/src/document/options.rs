@@ -2,31 +2,24 @@
 
 use std::time::Duration;
 
-use syncline_replica::{GrowthLimits, HeldLimits};
+use syncline_replica::HubLimits;
 use tokio_util::sync::CancellationToken;
 
 use super::usage::MemoryLimits;
 use crate::ids::Draw;
 
-/// How long nothing changes until a document is kept as bytes. A large one takes milliseconds to wake.
+/// How long nothing changes until a document drops what was deleted.
 const QUIET: Duration = Duration::from_secs(30);
-
-/// Processor time for one lease, and one update: real ones take milliseconds, a first sync of a million items seconds.
-const WORK: Duration = Duration::from_secs(10);
 
 /// What a document task is told at its start.
 #[derive(Debug, Clone)]
 pub struct DocumentOptions {
     /// How long a document stays in memory when nobody holds a lease. One without records leaves with its last lease.
     pub idle: Duration,
-    /// How long nothing changes until it is kept as bytes.
+    /// How long nothing changes until it drops what was deleted.
     pub quiet: Duration,
     /// What it may hold.
-    pub held: HeldLimits,
-    /// What it may become.
-    pub growth: GrowthLimits,
-    /// Processor time that one lease may use up at once, and one update.
-    pub work: Duration,
+    pub holds: HubLimits,
     /// Bytes of presence that one lease may show.
     pub presence_bytes: usize,
     /// What all documents may take together.
@@ -45,9 +38,7 @@ impl DocumentOptions {
         Self {
             idle,
             quiet: QUIET,
-            held: HeldLimits::default(),
-            growth: GrowthLimits::default(),
-            work: WORK,
+            holds: HubLimits::default(),
             presence_bytes: usize::MAX,
             memory: MemoryLimits::NONE,
             compaction: Compaction::default(),

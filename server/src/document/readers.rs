@@ -159,11 +159,6 @@ impl Readers {
         self.checkpoint = Arc::new(known);
     }
 
-    /// Those who get every change.
-    pub(super) fn joined(&self) -> Vec<LeaseId> {
-        self.readers.iter().filter(|(_, reader)| reader.joined).map(|(&lease, _)| lease).collect()
-    }
-
     /// The state this reader is known to have.
     pub(super) fn floor(&self, lease: LeaseId) -> Option<Arc<Known>> {
         self.readers.get(&lease).and_then(|reader| reader.floor.clone())

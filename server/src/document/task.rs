@@ -4,7 +4,6 @@
 //! watched number and never waits. A task ends when its document has been idle (nobody holds a lease, nothing is
 //! on its way to the disk) or when the registry closes its inbox; both times everything is on disk first.
 
-mod reload;
 mod storing;
 mod turn;
 
@@ -18,12 +17,12 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
-use super::charge::{Charge, apart_if};
+use super::apart::apart_if;
 use super::core::Core;
 use super::event::{Acks, Effect, Event};
 use super::frame::Framing;
 use super::inbox::{Receiver, Room};
-use super::load::{AT_ONCE_BYTES, LoadError, Loaded, load};
+use super::load::{LoadError, Loaded, load};
 use super::merge::Unsent;
 use super::options::{Compaction, DocumentOptions};
 use super::readers::Readers;
@@ -38,7 +37,7 @@ use syncline_log::{DocumentLog, Log};
 const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
 /// Long after everything.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// When memory is scarce a document becomes bytes after so long without a change.
+/// When memory is scarce a document drops what it can after so long without a change.
 const PRESSED_QUIET: Duration = Duration::from_secs(1);
 /// A document that could not leave tries again after so long, or when something comes.
 const EXPECTED_IDLE: Duration = Duration::from_millis(100);
@@ -57,7 +56,7 @@ pub enum Envelope {
         /// How they are written.
         framing: Framing,
     },
-    /// Memory is scarce: leave when nobody has the document open, become bytes when it is quiet.
+    /// Memory is scarce: leave when nobody has the document open, drop what can be dropped when it is quiet.
     Relieve,
     /// Anything else. The room stands for the bytes of a large event in the inbox.
     Event(Event, Option<Room>),
@@ -79,14 +78,12 @@ struct Task {
     core: Core,
     readers: Readers,
     log: DocumentLog,
-    log_source: Log,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
     /// Filled by the core, emptied by `execute`.
     effects: Vec<Effect>,
     /// Filled and emptied by `execute`.
     unsent: Unsent,
-    charge: Charge,
     records_since_snapshot: u64,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
@@ -103,8 +100,6 @@ struct Task {
     /// A session has a lease that it has not used or has not given back: the document could not leave.
     is_expected: bool,
     usage: Arc<Usage>,
-    /// The CRDT broke and could not be loaded again. Nothing may touch it: its lock may be held for ever.
-    lost: bool,
 }
 
 /// Loads the document and runs it to its end. `try_retire` is asked when it has been idle: it must refuse when a
@@ -167,27 +162,24 @@ impl Task {
         metrics: Arc<Metrics>,
         usage: Arc<Usage>,
     ) -> Result<Box<Self>, LoadError> {
-        let Loaded { replica, newest, tail, records, record_bytes, snapshot_bytes } =
+        let Loaded { document, newest, tail, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
-        if replica.held().len() > 0 {
+        if document.pending().len() > 0 {
             warn!(
                 document = name.as_str(),
-                held = replica.held().len(),
+                waiting = document.pending().len(),
                 "updates in the log wait for others that never came; every client is asked for them"
             );
         }
         let last = newest.seq;
         debug!(document = name.as_str(), seq = %last, records, "document loaded");
-        let charge = Charge::new(options.work, options.give_up.clone());
-        let core = Core::new(replica, newest, options.held)
-            .with_limits(options.growth, options.presence_bytes)
-            .with_tail(tail);
+        let core =
+            Core::new(document, newest, options.holds).with_presence_limit(options.presence_bytes).with_tail(tail);
         let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
         // In a box, or it would lie in the future once as it comes and once as it stays.
         let task = Box::new(Self {
             log: log.document(name.clone(), newest.epoch, last),
-            log_source: log,
             core,
             readers,
             name,
@@ -195,7 +187,6 @@ impl Task {
             metrics,
             effects: Vec::new(),
             unsent: Unsent::default(),
-            charge,
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,
@@ -208,7 +199,6 @@ impl Task {
             is_pressed: false,
             is_expected: false,
             usage,
-            lost: false,
         });
         task.report_usage();
         Ok(task)
@@ -236,14 +226,6 @@ impl Task {
                         is_used = true;
                     }
                     self.end_turn().await;
-                    if self.lost && self.options.give_up.is_cancelled() {
-                        Box::pin(self.settle()).await;
-                        return Ended::Stopped;
-                    }
-                    if self.lost {
-                        Box::pin(refuse(&self.name, inbox, &Close::DocumentUnavailable, Arc::clone(&self.metrics))).await;
-                        return Ended::NotLoaded;
-                    }
                     if std::mem::take(&mut is_used) {
                         self.active = Instant::now();
                         self.is_expected = false;
@@ -301,12 +283,12 @@ impl Task {
         }
     }
 
-    /// True when it has something to give up while nothing changes: the tree, under pressure also what is kept for those who join.
+    /// True when it has something to give up while nothing changes: deleted content, under pressure also what is kept for those who join.
     fn may_rest(&self) -> bool {
         if self.is_pressed { !self.core.is_minimal() } else { !self.core.is_resting() }
     }
 
-    /// How long nothing changes until it becomes bytes.
+    /// How long nothing changes until it drops what it can.
     fn quiet(&self) -> Duration {
         if self.is_pressed { self.options.quiet.min(PRESSED_QUIET) } else { self.options.quiet }
     }
@@ -315,15 +297,13 @@ impl Task {
         self.usage.report(self.core.memory_bytes(), self.core.is_minimal(), self.active);
     }
 
-    /// Nothing has changed for a while: a snapshot makes the next load short, and bytes are smaller than a tree.
+    /// Nothing has changed for a while: a snapshot makes the next load short.
     async fn rest(&mut self) {
         if self.records_since_snapshot >= self.options.compaction.idle_records {
             self.compact().await;
         }
         apart_if(self.core.is_large(), || self.core.rest());
         self.unsent = Unsent::default();
-        // Something waits beside the tree, or it cannot be encoded: not again at once.
-        self.changed = Instant::now();
         self.report_usage();
     }
 
@@ -335,26 +315,19 @@ impl Task {
                     let is_native = matches!(framing, Framing::Native { .. });
                     let is_counted = matches!(framing, Framing::Hocuspocus { .. });
                     self.readers.add(lease, outbox, framing);
-                    if self.lost {
-                        self.readers.close(lease, Close::DocumentUnavailable);
-                    } else if !is_native {
+                    if !is_native {
                         let acks = if is_counted { Acks::Counted } else { Acks::Each };
                         return Some((Event::Open { lease, acks }, None));
                     }
                     // A native session says from where it goes on: `Event::Resume`.
                 }
                 Envelope::Relieve => self.is_pressed = true,
-                Envelope::Event(event, room) if !self.lost => return Some((event, room)),
-                Envelope::Event(..) => {}
+                Envelope::Event(event, room) => return Some((event, room)),
             }
         }
     }
 
     async fn take(&mut self, event: Event) {
-        let bytes = self.core.bytes_to_wake_for(&event);
-        if bytes > AT_ONCE_BYTES && !Box::pin(self.wake()).await {
-            return;
-        }
         match event {
             Event::Resync { lease } => {
                 self.metrics.resyncs.inc();
@@ -366,23 +339,10 @@ impl Task {
             Event::Leave { lease } => {
                 self.execute().await;
                 self.readers.remove(lease);
-                self.charge.forget(lease);
                 self.core.handle(event, &mut self.effects);
             }
-            event => {
-                let (lease, before) = (event.lease(), self.effects.len());
-                if let Err(close) = self.charge.handle(&mut self.core, event, &mut self.effects) {
-                    self.metrics.overworked.inc();
-                    self.core.close(lease, close, &mut self.effects);
-                }
-                if self.core.is_broken() && self.options.give_up.is_cancelled() {
-                    // Nothing is wrong with an update that was given up: its author sends it again.
-                    self.effects.truncate(before);
-                    return self.give_up();
-                }
-            }
+            event => self.core.handle(event, &mut self.effects),
         }
-        self.reload_if_broken().await;
     }
 
     async fn after_batch(&mut self) {

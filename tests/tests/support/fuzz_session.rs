@@ -16,7 +16,7 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::native::{Proposal, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
-use syncline_replica::Replica;
+use syncline_replica::HubDocument;
 use syncline_server::auth::OpenToAll;
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
@@ -217,10 +217,10 @@ impl World {
         for name in self.store.list().expect("a list") {
             let stored = self.store.load(&name).expect("a document").expect("one that is listed");
             let snapshot = stored.snapshot.into_iter().map(|snapshot| snapshot.update);
-            let updates = snapshot.chain(stored.records.into_iter().map(|record| record.update));
-            let loaded = Replica::load(updates).expect("what is stored can be loaded");
+            let updates: Vec<_> = snapshot.chain(stored.records.into_iter().map(|record| record.update)).collect();
+            let loaded = HubDocument::load(0, &updates).expect("what is stored can be loaded");
             if name == DocumentName::parse("doc").expect("a name") {
-                let state = loaded.encode().expect("it can be encoded");
+                let state = loaded.encode();
                 assert!(state.windows(7).any(|window| window == &HEALTHY_EDIT[2..9]), "the healthy edit is lost");
             }
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use syncline_protocol::update::{ScanLimits, scan_update};
-use syncline_replica::Replica;
+use syncline_replica::HubDocument;
 
 use super::{Found, read_file};
 
@@ -48,11 +48,11 @@ fn read(path: &Path) -> anyhow::Result<Bytes> {
     for update in &updates {
         scan_update(update, &ScanLimits::default()).context("one of its updates cannot be taken")?;
     }
-    let replica = Replica::load(updates.into_iter())?;
-    if replica.held().len() > 0 {
+    let mut document = HubDocument::load(0, &updates)?;
+    if document.pending().len() > 0 {
         bail!("some of its updates build on others that are not in the file");
     }
-    Ok(replica.encode()?)
+    Ok(document.compact())
 }
 
 /// The map's keys and values. `None`: this is no such map.

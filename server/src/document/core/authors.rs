@@ -26,10 +26,4 @@ impl Authors {
     pub(super) fn leave(&mut self, lease: LeaseId) {
         self.0.retain(|_, of| *of != lease);
     }
-
-    /// The document was loaded again: these wait still.
-    pub(super) fn keep<'a>(&mut self, held: impl Iterator<Item = &'a Bytes>) {
-        let mut before = std::mem::take(&mut self.0);
-        self.0.extend(held.filter_map(|update| Some((update.clone(), before.remove(update)?))));
-    }
 }

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_protocol::update::join_updates;
-use syncline_replica::{CrdtError, Resting};
 
 use super::Core;
-use crate::document::event::{Effect, Event};
+use crate::document::event::Effect;
 use crate::document::frame::{Frame, Message};
 use crate::document::tail::Tail;
 use crate::ids::LeaseId;
@@ -69,25 +68,18 @@ impl Answers {
 
 impl Core {
     pub(super) fn step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
-        if self.broken {
-            return;
-        }
         if let Some(frame) = self.answers.find(state_vector).and_then(|frame| self.up_to_date(frame)) {
             self.answers.remember(state_vector, &frame);
             effects.push(Effect::Diff { lease, frame });
             return;
         }
-        match self.replica.diff(state_vector) {
-            Ok(diff) => {
-                let is_cheap = self.replica.is_resting() && diff.len() < REMEMBERING_BYTES;
-                let frame = Frame::answer(self.last, diff);
-                if !is_cheap {
-                    self.answers.remember(state_vector, &frame);
-                }
-                effects.push(Effect::Diff { lease, frame });
-            }
-            Err(error) => self.fail_to_answer(lease, &error, effects),
+        let diff = self.document.diff(state_vector);
+        let is_cheap = diff.len() < REMEMBERING_BYTES;
+        let frame = Frame::answer(self.last, diff);
+        if !is_cheap {
+            self.answers.remember(state_vector, &frame);
         }
+        effects.push(Effect::Diff { lease, frame });
     }
 
     /// An earlier answer with all that came since: to whoever is answered "in sync" means that nothing is missing.
@@ -101,61 +93,24 @@ impl Core {
         Some(Frame::answer(self.last, joined.into()))
     }
 
-    /// Nothing has changed for a while: keep the document as bytes, and nothing that can be made from them.
+    /// Nothing has changed for a while: drop what was deleted, and what can be made again.
     pub fn rest(&mut self) {
-        if !self.broken {
-            self.answers.clear();
-            // What cannot be encoded stays as it is: the next who asks is told.
-            self.replica.rest().ok();
-        }
+        self.answers.clear();
+        self.document.compact();
     }
 
-    /// True while it is kept as bytes.
+    /// True while there is nothing to drop.
     pub fn is_resting(&self) -> bool {
-        self.replica.is_resting()
+        self.document.is_compact()
     }
 
-    /// True when it is kept as bytes, and nothing that can be made from them.
+    /// True when it takes as little memory as it can.
     pub fn is_minimal(&self) -> bool {
         self.is_resting() && self.answers.0.is_empty()
     }
 
-    /// True when an event may be much work.
-    pub fn is_much(&self, event: &Event) -> bool {
-        match event {
-            Event::Update { update, .. } => self.replica.is_much(update),
-            // Of what a reader says the document may have to collect its deletions.
-            Event::Step1 { .. } | Event::Refused { .. } => self.is_large(),
-            _ => false,
-        }
-    }
-
-    /// True when encoding it takes long.
+    /// True when going through all of it takes milliseconds.
     pub fn is_large(&self) -> bool {
-        self.replica.bytes() > SLOW_BYTES
-    }
-
-    /// How many bytes must be built into a tree before this event can be handled; 0: none.
-    pub fn bytes_to_wake_for(&self, event: &Event) -> usize {
-        let wakes = match event {
-            _ if self.broken || self.storage_failed => false,
-            Event::Update { update, .. } => self.replica.must_wake_for(update),
-            Event::Propose { .. } => true,
-            _ => false,
-        };
-        if wakes { self.replica.resting_bytes() } else { 0 }
-    }
-
-    /// Takes the document out, to wake it elsewhere. Nothing may be asked of this core until it is given back.
-    pub fn lend(&mut self) -> Resting {
-        std::mem::replace(&mut self.replica, Resting::empty())
-    }
-
-    /// Puts it back; `outcome` says whether it woke.
-    pub fn give_back(&mut self, replica: Resting, outcome: Result<(), CrdtError>, effects: &mut Vec<Effect>) {
-        self.replica = replica;
-        if let Err(error) = outcome {
-            self.reload_if_broken(&error, effects);
-        }
+        self.document.bytes() > SLOW_BYTES
     }
 }

@@ -11,7 +11,7 @@ impl Core {
     /// Bytes that the document takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
         DOCUMENT_BYTES
-            + self.replica.memory_bytes()
+            + self.document.memory_bytes()
             + self.tail.bytes()
             + self.answers.bytes()
             + self.presence.memory_bytes()

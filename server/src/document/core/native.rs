@@ -4,10 +4,9 @@
 //! lacks is what was broadcast after: the tail, if that reaches back so far.
 
 use bytes::Bytes;
-use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
-use syncline_replica::{CrdtError, Decision, RegisterWrite, decide};
+use syncline_replica::{Decision, RegisterWrite, decide};
 
 use super::{Answer, Core, Lease};
 use crate::document::event::{Effect, Outcome};
@@ -23,9 +22,6 @@ impl Core {
         read_only: bool,
         effects: &mut Vec<Effect>,
     ) {
-        if self.broken {
-            return self.close(lease, Close::DocumentReloading, effects);
-        }
         let cursor = Cursor { epoch: self.epoch, seq: self.last };
         if from.is_some_and(|from| !self.is_mine(from)) {
             self.ended.insert(lease);
@@ -35,8 +31,8 @@ impl Core {
         let known = self.leases.insert(lease, Lease { native: true, ..Lease::default() });
         self.native_leases += usize::from(known.is_none());
         // What waits for others may be known to this one: who has it brings it when told the state vector.
-        let tells_state_vector = wants_state_vector || self.replica.held().len() > 0;
-        let state_vector = tells_state_vector.then(|| self.replica.state_vector());
+        let tells_state_vector = wants_state_vector || self.document.pending().len() > 0;
+        let state_vector = tells_state_vector.then(|| self.document.state_vector());
         let missed = from.and_then(|from| self.tail.since(from.seq));
         let resume = if missed.is_some() { Resume::FromCursor } else { Resume::SendStateVector };
         effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector });
@@ -57,49 +53,43 @@ impl Core {
 
     /// Tells a native reader that has just been brought up to date how much of it is on disk.
     pub(super) fn tell_durable(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if !self.broken && self.leases.get(&lease).is_some_and(|lease| lease.native) {
+        if self.leases.get(&lease).is_some_and(|lease| lease.native) {
             effects.push(Effect::Durable { lease: Some(lease), seq: self.durable });
         }
     }
 
-    /// Tells all native readers. Not while the document is broken: loading it again may free what had waited, and
-    /// readers get that with the diff that follows.
+    /// Tells all native readers.
     pub(super) fn tell_all_durable(&self, effects: &mut Vec<Effect>) {
-        if !self.broken && self.native_leases > 0 {
+        if self.native_leases > 0 {
             effects.push(Effect::Durable { lease: None, seq: self.durable });
         }
     }
 
     pub(super) fn propose(&mut self, lease: LeaseId, batch: u64, write: &RegisterWrite, effects: &mut Vec<Effect>) {
-        if self.storage_failed || self.broken {
-            let (seq, outcome) = (self.last, Outcome::Refused);
-            return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
-        }
-        if let Ok(Some(full)) = self.replica.lacks_room_for(write.value.len()) {
-            let (seq, outcome) = (self.last, Outcome::Full(full));
-            return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
-        }
-        match self.decide(write, effects) {
-            Ok((accepted, register)) => self.answer(lease, batch, Answer::Decided { accepted, register }, effects),
-            Err(error) => self.fail_to_answer(lease, &error, effects),
-        }
+        let outcome = match self.document.lacks_room_for(write.value.len(), 0) {
+            _ if self.storage_failed => Outcome::Refused,
+            Some(full) => Outcome::Full(full),
+            None => {
+                let (accepted, register) = self.decide(write, effects);
+                return self.answer(lease, batch, Answer::Decided { accepted, register }, effects);
+            }
+        };
+        effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
     }
 
     /// Decides, and makes the edit of an accepted write. Returns the register as it is then.
-    fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> Result<(bool, Bytes), CrdtError> {
-        self.know_registers()?;
-        let current = self.replica.read_register(&write.register)?;
+    fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> (bool, Bytes) {
+        let current = self.document.read_register(&write.register);
         let accepted = match decide(current.as_ref(), write) {
             Decision::Accept(state) => {
-                let update = self.replica.write_register(&write.register, &state)?;
                 self.decided(&write.register, &state);
-                self.append(update.clone(), effects);
-                self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
-                return Ok((true, state.encode()));
+                self.write_register(&write.register, &state, effects);
+                self.document.take_touched();
+                return (true, state.encode());
             }
             Decision::AcceptedBefore => true,
             Decision::Refuse => false,
         };
-        Ok((accepted, current.map_or_else(Bytes::new, |current| current.encode())))
+        (accepted, current.map_or_else(Bytes::new, |current| current.encode()))
     }
 }

@@ -1,8 +1,8 @@
-//! PURE: sessions that a document ends, and what it does when its CRDT fails.
+//! PURE: what a document refuses: updates, sessions, and edits of those who may only read.
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_replica::CrdtError;
+use syncline_replica::Refused;
 
 use super::{Answer, Core};
 use crate::document::event::{Effect, Origin, Outcome};
@@ -15,22 +15,8 @@ impl Core {
         effects.push(Effect::Close { lease, close });
     }
 
-    pub(super) fn fail(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
-        let close = Close::BadMessage(format!("the update was refused: {error}").into());
-        self.close(lease, close, effects);
-        self.reload_if_broken(error, effects);
-    }
-
-    /// A diff could not be made. A state vector that cannot be read is its sender's fault; that the document cannot be
-    /// encoded is not the fault of the one who asks, who may come back.
-    pub(super) fn fail_to_answer(&mut self, lease: LeaseId, error: &CrdtError, effects: &mut Vec<Effect>) {
-        match error {
-            CrdtError::Undecodable(_) => self.fail(lease, error, effects),
-            CrdtError::Broken(_) | CrdtError::TooMuchWork => {
-                self.close(lease, Close::DocumentReloading, effects);
-                self.reload_if_broken(error, effects);
-            }
-        }
+    pub(super) fn refuse(&mut self, lease: LeaseId, refused: &Refused, effects: &mut Vec<Effect>) {
+        self.close(lease, Close::BadMessage(format!("the update was refused: {refused}").into()), effects);
     }
 
     /// A reader says something: to be refused, unless everything of it is here. What it answers to our step 1 holds every
@@ -42,7 +28,7 @@ impl Core {
         (update, origin): (Option<Bytes>, Origin),
         effects: &mut Vec<Effect>,
     ) {
-        let known = update.filter(|update| !self.broken && self.replica.knows(update).unwrap_or(false));
+        let known = update.filter(|update| self.document.knows(update));
         let is_known = known.is_some();
         if let Some(known) = known
             && !self.storage_failed
@@ -52,12 +38,5 @@ impl Core {
         }
         let (seq, outcome) = (self.last, if is_known { Outcome::Unneeded } else { Outcome::Forbidden });
         effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
-    }
-
-    pub(super) fn reload_if_broken(&mut self, error: &CrdtError, effects: &mut Vec<Effect>) {
-        if matches!(error, CrdtError::Broken(_) | CrdtError::TooMuchWork) && !self.broken {
-            self.broken = true;
-            effects.push(Effect::Reload);
-        }
     }
 }

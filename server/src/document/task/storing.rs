@@ -1,10 +1,9 @@
 //! A document's records replaced by a snapshot, and the wait for the disk.
 
 use syncline_log::store::Snapshot;
-use tracing::error;
 
 use super::Task;
-use crate::document::charge::apart_if;
+use crate::document::apart::apart_if;
 
 impl Task {
     /// Replaces the records by one snapshot. It follows them down the same channel, so it covers what it should.
@@ -12,17 +11,12 @@ impl Task {
         if self.storage_failed {
             return;
         }
-        let snapshot = apart_if(self.core.is_large(), || self.core.snapshot(&mut self.effects));
-        // What is held goes into the log again before the snapshot takes its first copy away.
+        let (upto, update) = apart_if(self.core.is_large(), || self.core.snapshot(&mut self.effects));
+        // What waits goes into the log again before the snapshot takes its first copy away.
         self.execute().await;
-        // Reset after that: what is held would call for the next snapshot at once, and for ever. Reset even without
-        // a snapshot: a document that cannot be encoded is not tried at every update.
+        // Reset after that: what waits would call for the next snapshot at once, and for ever.
         self.records_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
-        let Some((upto, update)) = snapshot else {
-            error!(document = self.name.as_str(), "its state cannot be encoded; the records stay as they are");
-            return;
-        };
         self.snapshot_bytes = update.len();
         self.metrics.compactions.inc();
         self.log.compact(Snapshot { upto, update }).await;

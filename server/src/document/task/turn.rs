@@ -61,7 +61,6 @@ impl Task {
                     );
                     self.readers.close(lease, close);
                 }
-                Effect::Reload => {}
             }
         }
         self.queue_changes();

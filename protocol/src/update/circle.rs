@@ -1,0 +1,105 @@
+//! Whether parts of an update wait for each other, so that no reader could ever integrate it.
+
+use std::collections::HashMap;
+
+use super::StateClock;
+use super::raw::{Id, Parent, RawSection, RawStruct, RawUpdate};
+
+/// One client's structs, and how far they have been gone through.
+struct Section<'a> {
+    structs: RawSection<'a>,
+    end: u64,
+    /// It is being gone through, up to some clock that another section needs.
+    is_needed: bool,
+}
+
+/// True when structs of an update wait for each other in a circle. It waits for nothing else: `state` has all that it needs
+/// and does not have itself. The update has passed the scanner.
+pub fn is_circular(update: &[u8], state: &impl StateClock) -> bool {
+    let mut raw = RawUpdate::new(update);
+    let (mut sections, mut places) = (Vec::new(), HashMap::new());
+    while let Some(structs) = raw.section() {
+        let mut rest = structs.clone();
+        rest.by_ref().for_each(drop);
+        raw.after(&rest);
+        places.insert(structs.client, sections.len());
+        sections.push(Section { structs, end: rest.clock, is_needed: false });
+    }
+    if sections.len() < 2 {
+        // A struct never refers to a later one of its own client: the scanner has seen to it.
+        return false;
+    }
+    (0..sections.len()).any(|first| !go_through(first, &mut sections, &places, state))
+}
+
+/// Goes through one section, and through those that it needs as far as it needs them. False: it came back to one of those
+/// that need it.
+fn go_through(
+    first: usize,
+    sections: &mut [Section<'_>],
+    places: &HashMap<u64, usize>,
+    state: &impl StateClock,
+) -> bool {
+    let mut way = vec![(first, sections[first].end)];
+    sections[first].is_needed = true;
+    while let Some(&(at, until)) = way.last() {
+        let mut next = sections[at].structs.clone();
+        let found = next.next().filter(|found| found.start < until);
+        let Some(found) = found else {
+            sections[at].is_needed = false;
+            way.pop();
+            continue;
+        };
+        let needed = needs_of(&found).find_map(|id| {
+            let place = *places.get(&id.client).filter(|place| **place != at)?;
+            let is_passed = id.clock < sections[place].structs.clock || id.clock < state.clock(id.client);
+            (!is_passed && id.clock < sections[place].end).then_some((place, id.clock + 1))
+        });
+        match needed.filter(|_| found.end > state.clock(found.client)) {
+            None => sections[at].structs = next,
+            Some((place, _)) if sections[place].is_needed => return false,
+            Some((place, until)) => {
+                sections[place].is_needed = true;
+                way.push((place, until));
+            }
+        }
+    }
+    true
+}
+
+fn needs_of(found: &RawStruct<'_>) -> impl Iterator<Item = Id> {
+    let parent = if let Some(Parent::Item(id)) = found.parent { Some(id) } else { None };
+    [found.origin, found.right_origin, parent].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One letter of client 1 at clock 0 and one of client 2 at clock 0, with these origins (client, clock).
+    fn two(first: Option<(u8, u8)>, second: Option<(u8, u8)>) -> Vec<u8> {
+        let mut update = vec![2];
+        for (client, origin) in [(2, second), (1, first)] {
+            update.extend([1, client, 0]);
+            match origin {
+                Some((client, clock)) => update.extend([0x84, client, clock]),
+                None => update.extend([4, 1, 1, b't']),
+            }
+            update.extend([1, b'x']);
+        }
+        update.push(0);
+        update
+    }
+
+    #[test]
+    fn only_a_circle_is_one() {
+        assert!(!is_circular(&two(None, None), &|_| 0));
+        assert!(!is_circular(&two(None, Some((1, 0))), &|_| 0));
+        assert!(!is_circular(&two(Some((2, 0)), None), &|_| 0));
+        assert!(is_circular(&two(Some((2, 0)), Some((1, 0))), &|_| 0));
+        assert!(
+            !is_circular(&two(Some((2, 0)), Some((1, 0))), &|client| u64::from(client == 1)),
+            "one of them is known"
+        );
+    }
+}
