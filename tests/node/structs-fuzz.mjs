@@ -225,6 +225,12 @@ async function run(worker, { steps, peers, isStrict }, isThorough = false) {
       if (form !== 'encode') compacted = state
       same(form, reader([state]), reference, isStrict)
       if (all) same(`${form}, gc off`, reader([state], false), reader([Y.encodeStateAsUpdate(reference)], false), isStrict)
+      if (all) {
+        isCleaning = true
+        const [ours, theirs] = [reader([state]), reader([Y.encodeStateAsUpdate(reference)])]
+        isCleaning = false
+        same(`${form}, redundant formats deleted`, ours, theirs, isStrict)
+      }
       // What clients at other points make of differences, before and after the compaction.
       const clients = isThorough ? [...peers] : Array.from({ length: 2 }, () => random.pick(peers))
       if (kept) for (let n = isThorough ? 6 : 2; n > 0; n--) clients.push(cutPeer(random, kept))

@@ -162,8 +162,25 @@ class Editor {
     } else this.list(type, () => Array.from({ length: 1 + random.int(2) }, () => this.xml(1)))
   }
 
-  transaction(doc, roots) {
+  /** Types and erases where this client wrote last, or near the beginning, where the others are. */
+  typeAt(doc, list) {
     const { random } = this
+    const last = doc.store.clients.get(doc.clientID)?.at(-1)
+    let at = random.int(Math.min(list.length, 3) + 1)
+    if (last?.parent === list && random.chance(0.7)) {
+      at = last.deleted ? 0 : last.length
+      for (let item = last.left; item !== null; item = item.left) at += item.deleted || !item.countable ? 0 : item.length
+    }
+    if (at < list.length && random.chance(0.15)) list.delete(at, 1)
+    else if (at > 0 && random.chance(0.1)) list.delete(at - 1, 1)
+    else if (list instanceof Y.Text && random.chance(0.1)) this.format(list, 0, at)
+    else if (list instanceof Y.Text) list.insert(at, random.pick(['a', 'b', 'cd', '😀']))
+    else list.insert(at, list instanceof Y.Array ? [random.int(9)] : [new Y.XmlText('x')])
+  }
+
+  transaction(doc, roots, isFocused) {
+    const { random } = this
+    if (isFocused) return this.typeAt(doc, doc.share.get(roots[0]))
     doc.transact(() => {
       for (let n = 1 + random.int(4); n > 0; n--) {
         const types = liveTypes(doc)
@@ -201,7 +218,10 @@ function play(random, isStrict) {
   const editor = new Editor(random, isStrict)
   const count = 2 + random.int(4)
   const names = Object.keys(ROOTS)
+  // All type at one place and see each other often: items beside each other have neighbours of all ages.
+  const isFocused = random.chance(0.35)
   const roots = random.chance(0.4) ? [random.pick(names)] : names
+  if (isFocused) roots.splice(0, roots.length, random.pick(['text', 'rich', 'array', 'xml']))
   const emitted = []
   const states = []
   const clients = clientIds(random, count).map(id => {
@@ -211,12 +231,12 @@ function play(random, isStrict) {
     const scope = [...doc.share.values()]
     return { doc, undo: random.chance(0.3) ? new Y.UndoManager(scope, { captureTimeout: 0 }) : null }
   })
-  const sync = random.pick([0.05, 0.2, 0.5])
-  const steps = random.pick([3, 8, 20, 40, 80])
+  const sync = random.pick(isFocused ? [0.5, 0.8] : [0.05, 0.2, 0.5])
+  const steps = random.pick([3, 3, 8, 8, 20, 20, 40, 40, 80, 250])
   for (let n = 0; n < steps; n++) {
     const { doc, undo } = random.pick(clients)
     if (undo && random.chance(0.3)) random.chance(0.6) ? undo.undo() : undo.redo()
-    else editor.transaction(doc, roots)
+    else editor.transaction(doc, roots, isFocused)
     if (random.chance(sync)) {
       const other = random.pick(clients).doc
       if (other !== doc) Y.applyUpdate(other, Y.encodeStateAsUpdate(doc, Y.encodeStateVector(other)))
