@@ -80,6 +80,24 @@ impl Client {
         self.fresh.as_ref().map_or(0, |fresh| fresh.bytes.len())
     }
 
+    /// True for a struct that came since the last compaction.
+    pub(super) fn is_fresh(&self, found: &RawStruct<'_>) -> bool {
+        found.start >= u64::from(self.base.end)
+    }
+
+    /// True when nothing but the clock is left of an element.
+    pub(super) fn is_gc(&self, base: &[u8], id: u64, clock: u64) -> bool {
+        // Most are not deleted, which is quicker to find.
+        let holds = |run: &Run<'_>| run.start <= clock && clock < run.end;
+        self.is_deleted(clock..clock + 1)
+            && self
+                .runs(base)
+                .iter()
+                .find(|run| holds(run))
+                .and_then(|run| run.find(id, clock).0.next())
+                .is_some_and(|found| found.is_gc())
+    }
+
     /// How many ranges are deleted.
     pub(super) fn deleted_ranges(&self) -> usize {
         self.deleted.len()

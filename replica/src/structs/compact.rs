@@ -1,7 +1,7 @@
 //! PURE: the whole document written again: deleted content is dropped, neighbours are joined.
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::{RawSection, RawStruct, write_gc};
+use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc};
 use syncline_protocol::varint::write_var_uint;
 
 use super::StructStore;
@@ -22,8 +22,8 @@ struct Compaction<'a> {
     garbage: Garbage,
     out: Vec<u8>,
     sections: Vec<Section>,
-    /// A type was dropped: what lies in it is garbage.
-    drops_types: bool,
+    /// A type was dropped, or something came that lies in one that was dropped before.
+    has_garbage: bool,
 }
 
 impl StructStore {
@@ -33,7 +33,7 @@ impl StructStore {
             return self.base();
         }
         let mut compaction = Compaction::run(self, Garbage::default());
-        if compaction.drops_types {
+        if compaction.has_garbage {
             compaction =
                 Compaction::run(self, find_garbage(self.clients.iter().map(|(id, client)| (*id, client)), &self.base));
         }
@@ -61,7 +61,7 @@ impl StructStore {
 impl<'a> Compaction<'a> {
     fn run(store: &'a StructStore, garbage: Garbage) -> Self {
         let out = Vec::with_capacity(store.bytes());
-        let mut compaction = Self { store, garbage, out, sections: Vec::new(), drops_types: false };
+        let mut compaction = Self { store, garbage, out, sections: Vec::new(), has_garbage: false };
         write_var_uint(&mut compaction.out, store.clients.len() as u64);
         let mut body = Vec::new();
         for (id, client) in store.clients.iter().rev() {
@@ -88,6 +88,7 @@ impl<'a> Compaction<'a> {
                 was_deleted = true;
                 continue;
             }
+            self.has_garbage = self.has_garbage || (client.is_fresh(&found) && self.lies_in_garbage(&found));
             let mut cutter = found.cut();
             while cutter.clock() < found.end {
                 let at = cutter.clock();
@@ -98,7 +99,7 @@ impl<'a> Compaction<'a> {
                 };
                 let are_alike = was_deleted == is_deleted;
                 was_deleted = is_deleted;
-                self.drops_types |= is_deleted && found.is_type();
+                self.has_garbage |= is_deleted && found.is_type();
                 if !is_deleted && (at, end) == (found.start, found.end) {
                     written.push(&found, || are_alike, 0, body);
                     break;
@@ -114,6 +115,18 @@ impl<'a> Compaction<'a> {
         }
         written
     }
+
+    /// True for an item whose type was dropped, or whose neighbour is garbage.
+    fn lies_in_garbage(&self, found: &RawStruct<'_>) -> bool {
+        let client = |id: Id| self.store.clients.get(&id.client);
+        match (found.origin.or(found.right_origin), found.parent) {
+            (Some(beside), _) => {
+                client(beside).is_some_and(|of| of.is_gc(&self.store.base, beside.client, beside.clock))
+            }
+            (None, Some(Parent::Item(id))) => client(id).is_some_and(|of| of.is_deleted(id.clock..id.clock + 1)),
+            (None, _) => false,
+        }
+    }
 }
 
 /// Appends the part of a struct that begins at a clock.
@@ -127,5 +140,42 @@ fn push(
 ) {
     if let Some(part) = RawSection::new(of.client, at, 1, part).next() {
         written.push(&part, are_alike, 0, body);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One struct of a client at a clock, and what is deleted of client 1.
+    fn update(client: u8, clock: u8, content: &[u8], deleted: &[u8]) -> Vec<u8> {
+        let mut update = vec![1, 1, client, clock];
+        update.extend_from_slice(content);
+        update.extend_from_slice(if deleted.is_empty() { &[0] } else { &[1, 1] });
+        update.extend_from_slice(deleted);
+        update
+    }
+
+    #[test]
+    fn late_child_of_a_dropped_type_becomes_garbage() {
+        // A map under `m`, deleted, and an "x" in it; then, of others, a text in it and a text behind the "x".
+        let map = update(1, 0, &[0x27, 1, 1, b'm', 1, b'k', 1], &[1, 0, 1]);
+        let first = update(1, 1, &[0x04, 0, 1, 0, 1, b'x'], &[]);
+        let child = update(2, 0, &[0x04, 0, 1, 0, 3, b'a', b'b', b'c'], &[]);
+        let beside = update(3, 0, &[0x84, 1, 1, 3, b'a', b'b', b'c'], &[]);
+        for late in [child, beside] {
+            let mut store = StructStore::default();
+            for early in [&map, &first] {
+                assert!(store.add(early));
+            }
+            store.compact();
+            assert!(store.add(&late));
+            // The clocks are all that is left.
+            let state = store.compact();
+            assert!(
+                state.windows(2).any(|bytes| bytes == [0, 3]) && !state.windows(3).any(|bytes| bytes == b"abc"),
+                "{state:?}"
+            );
+        }
     }
 }
