@@ -14,7 +14,7 @@ pub(super) enum Ranges {
     None,
     One(u32, u32),
     /// Start and end.
-    Many(BTreeMap<u32, u32>),
+    Many(Box<BTreeMap<u32, u32>>),
 }
 
 impl Ranges {
@@ -68,7 +68,7 @@ impl Ranges {
                 *self = Self::One(start.min(*first), end.max(*last));
             }
             Self::One(first, last) => {
-                *self = Self::Many(BTreeMap::from([(*first, *last), (start, end)]));
+                *self = Self::Many(Box::new(BTreeMap::from([(*first, *last), (start, end)])));
             }
             Self::Many(ranges) => {
                 // Those that it touches become part of it.
