@@ -4,7 +4,9 @@
 //!   So neighbours are joined before it sees them;
 //! - an item whose parent is no type makes it fail. Yjs makes garbage of such an item, and so does this;
 //! - it reads JSON with `serde_json`, which takes no half of a surrogate pair and no integer beyond 64 bits. The half becomes
-//!   U+FFFD; what cannot be mended so becomes `null`.
+//!   U+FFFD; what cannot be mended so becomes `null`;
+//! - it reads one text too many of a list of before Yjs 13, whose values become `Any`, and not the name of a `YXmlHook`, which
+//!   becomes a map.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -12,6 +14,9 @@ use std::collections::BTreeSet;
 use syncline_protocol::update::json_for_yrs;
 use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, write_gc, write_section_head};
 use syncline_protocol::varint::write_var_uint;
+
+use yrs::Any;
+use yrs::updates::encoder::{Encoder, EncoderV1};
 
 use crate::structs::Written;
 
@@ -78,12 +83,76 @@ impl Intake {
             write_gc(found.end - found.start, out);
             return true;
         }
-        match found.json().and_then(json_for_yrs) {
-            Some(readable) => {
-                found.write_with_json(&readable, out);
-                true
-            }
-            None => false,
+        if let Some(readable) = found.json().and_then(json_for_yrs) {
+            found.write_with_json(&readable, out);
+        } else if let Some(texts) = found.json_texts() {
+            found.write_with_values(&texts.into_iter().map(value_of).collect::<Vec<_>>(), out);
+        } else if found.is_xml_hook() {
+            found.write_as_map(out);
+        } else {
+            return false;
         }
+        true
+    }
+}
+
+/// The value of a text in a list of before Yjs 13, encoded.
+fn value_of(text: &str) -> Vec<u8> {
+    let readable = json_for_yrs(text);
+    let value = match text {
+        "undefined" => Any::Undefined,
+        _ => Any::from_json(readable.as_deref().unwrap_or(text)).unwrap_or(Any::Undefined),
+    };
+    let mut encoder = EncoderV1::new();
+    value.encode(&mut encoder);
+    encoder.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use yrs::{Any, Array, GetString, Map, Out, ReadTxn, Transact};
+
+    use super::*;
+    use crate::Crdt;
+
+    /// The tree of one update, prepared.
+    fn tree_of(update: &[u8]) -> Crdt {
+        let mut tree = Crdt::default();
+        tree.apply(&Intake::default().prepare(update)).expect("yrs takes it");
+        tree
+    }
+
+    #[test]
+    fn neighbours_are_joined() {
+        // Client 1 types "a", then "b" behind it, then "c" before both.
+        let update = [1, 3, 1, 0, 4, 1, 1, b't', 1, b'a', 0x84, 1, 0, 1, b'b', 0x44, 1, 0, 1, b'c', 0];
+        let prepared = Intake::default().prepare(&update).into_owned();
+        assert_eq!(prepared, [1, 2, 1, 0, 4, 1, 1, b't', 2, b'a', b'b', 0x44, 1, 0, 1, b'c', 0]);
+        let tree = tree_of(&update);
+        let txn = tree.doc.transact();
+        assert_eq!(txn.get_text("t").expect("a text").get_string(&txn), "cab");
+    }
+
+    #[test]
+    fn what_only_yjs_reads_is_made_readable() {
+        // Client 1: a list of before Yjs 13 with 7 and undefined; client 2: a key that holds a hook; client 3 types into client
+        // 1's list element, as if it were a type.
+        let mut update = vec![3, 1, 3, 0, 4, 0, 1, 0, 1, b'x'];
+        update.extend([1, 2, 0, 0x27, 1, 1, b'm', 1, b'k', 5, 4, b'h', b'o', b'o', b'k']);
+        update.extend([1, 1, 0, 2, 1, 1, b'l', 2, 1, b'7', 9]);
+        update.extend(b"undefined");
+        update.push(0);
+        let tree = tree_of(&update);
+        let txn = tree.doc.transact();
+        let list = txn.get_array("l").expect("a list");
+        assert_eq!(list.iter(&txn).collect::<Vec<_>>(), [Out::Any(Any::from(7)), Out::Any(Any::Undefined)]);
+        assert!(matches!(txn.get_map("m").expect("a map").get(&txn, "k"), Some(Out::YMap(_))));
+        assert_eq!(tree.known().len(), 3);
+    }
+
+    #[test]
+    fn an_ordinary_update_is_not_copied() {
+        let update = [1, 1, 1, 0, 4, 1, 1, b't', 1, b'a', 0];
+        assert!(matches!(Intake::default().prepare(&update), Cow::Borrowed(_)));
     }
 }

@@ -16,9 +16,10 @@ pub(super) const ANY: u8 = 8;
 /// The last content tag; after it come 10, the skip, and nothing.
 pub(super) const SUBDOCUMENT: u8 = 9;
 
+pub(super) const MAP: u8 = 1;
 const XML_ELEMENT: u8 = 3;
 /// A name follows, as after an element's.
-const XML_HOOK: u8 = 5;
+pub(super) const XML_HOOK: u8 = 5;
 /// `YXmlText`, the last type that both Yjs and yrs know. yrs has more (7 weak link, 9 document, 15 undefined).
 const LAST_TYPE: u8 = 6;
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::content::{self, ANY, DELETED, EMBED, FORMAT, JSON, STRING, TYPE};
+use super::content::{self, ANY, DELETED, EMBED, FORMAT, JSON, MAP, STRING, TYPE, XML_HOOK};
 use super::walk::{GC, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, SKIP, TAG_BITS};
 use super::{ScanError, Summary, walk};
 use crate::varint::{ReadError, Reader, var_uint_len, write_var_bytes, write_var_uint};
@@ -155,6 +155,34 @@ impl<'a> RawStruct<'a> {
             }
             _ => None,
         }
+    }
+
+    /// The texts of a list of before Yjs 13 (`ContentJSON`): each is JSON, or "undefined".
+    pub fn json_texts(&self) -> Option<Vec<&'a str>> {
+        if self.is_skip() || self.info & TAG_BITS != JSON {
+            return None;
+        }
+        let mut reader = Reader::new(&self.bytes[self.content_at..]);
+        let count = reader.var_uint().ok()?;
+        (0..count).map(|_| reader.var_str().ok()).collect()
+    }
+
+    /// Appends this struct with values in place of its content, each encoded as lib0 `Any`.
+    pub fn write_with_values(&self, values: &[Vec<u8>], out: &mut Vec<u8>) {
+        self.write_head(ANY, self.start, out);
+        write_var_uint(out, values.len() as u64);
+        values.iter().for_each(|value| out.extend_from_slice(value));
+    }
+
+    /// True for a `YXmlHook`: a map that has a name.
+    pub fn is_xml_hook(&self) -> bool {
+        self.is_type() && self.bytes.get(self.content_at) == Some(&XML_HOOK)
+    }
+
+    /// Appends this item with a map in place of its type.
+    pub fn write_as_map(&self, out: &mut Vec<u8>) {
+        self.write_head(TYPE, self.start, out);
+        out.push(MAP);
     }
 
     /// Appends this struct, whose [`RawStruct::json`] there is, with another JSON.

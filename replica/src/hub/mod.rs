@@ -11,6 +11,7 @@ mod order;
 mod pending;
 mod registers;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use thiserror::Error;
 use crate::known::Known;
 use crate::register::RegisterState;
 use crate::structs::StructStore;
-use pending::Pending;
+use pending::{Pending, Waiting};
 use registers::Registers;
 
 /// What a document may hold.
@@ -93,7 +94,8 @@ pub struct HubDocument {
     client: u64,
     limits: HubLimits,
     structs: StructStore,
-    pending: Pending,
+    /// Of few documents.
+    pending: Option<Box<Pending>>,
     registers: Registers,
     /// Something waited while this was built from its log.
     has_waited_at_load: bool,
@@ -112,7 +114,7 @@ impl HubDocument {
             client,
             limits: HubLimits::NONE,
             structs: StructStore::default(),
-            pending: Pending::default(),
+            pending: None,
             registers: Registers::default(),
             has_waited_at_load: false,
         }
@@ -160,7 +162,8 @@ impl HubDocument {
             return Ok(Entered::Full(full));
         }
         if waits {
-            return Ok(self.pending.add(update, &self.structs, &self.limits));
+            let pending = self.pending.get_or_insert_default();
+            return Ok(pending.add(update, &self.structs, &self.limits));
         }
         if (!inserts && !verdict.deletes) || !self.enter(update) {
             return Ok(Entered::Known);
@@ -184,15 +187,17 @@ impl HubDocument {
     }
 
     fn free_pending(&mut self, entered: &[u8]) {
-        self.pending.advance(entered, &self.structs);
-        while let Some(update) = self.pending.next_ready(&self.structs) {
+        let Some(mut pending) = self.pending.take() else { return };
+        pending.advance(entered, &self.structs);
+        while let Some(update) = pending.next_ready(&self.structs) {
             // Circles are dropped: no reader would ever show them.
             if !is_circular(&update, &self.structs) {
                 self.enter(&update);
-                self.pending.advance(&update, &self.structs);
-                self.pending.note_freed(update);
+                pending.advance(&update, &self.structs);
+                pending.note_freed(update);
             }
         }
+        self.pending = Some(pending);
     }
 
     /// What the document has too much of for `bytes` more and so many new clients.
@@ -221,12 +226,15 @@ impl HubDocument {
 
     /// What the last update freed, in the order in which it was entered.
     pub fn take_freed(&mut self) -> Vec<Bytes> {
-        self.pending.take_freed()
+        let freed = self.pending.as_mut().map_or_else(Vec::new, |pending| pending.take_freed());
+        self.pending.take_if(|pending| pending.waiting().is_empty());
+        freed
     }
 
     /// The updates that wait, in order of arrival.
     pub fn pending(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        self.pending.iter()
+        static NONE: BTreeMap<u64, Waiting> = BTreeMap::new();
+        self.pending.as_ref().map_or(&NONE, |pending| pending.waiting()).values().map(Waiting::update)
     }
 
     /// True when updates waited while this was built from its log: then its records alone do not tell when readers got
@@ -277,7 +285,8 @@ impl HubDocument {
 
     /// Bytes that it takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
-        self.structs.memory_bytes() + self.pending.bytes() + self.registers.memory_bytes()
+        let pending = self.pending.as_ref().map_or(0, |pending| pending.bytes());
+        self.structs.memory_bytes() + pending + self.registers.memory_bytes()
     }
 
     /// A register as it is; `None`: no accepted write has made it.

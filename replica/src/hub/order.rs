@@ -1,7 +1,9 @@
 //! PURE: the writes of one map key in the order in which every reader puts them: the last one is the value.
 //!
 //! Yjs keeps them as a list and integrates each by YATA (yjs 13.6.33, `Item.integrate`). Writes come one after the other
-//! almost always; only those made at the same time are compared.
+//! almost always; only those made at the same time are compared. Comparing is bounded ([`Budget`]): of more writes at the same
+//! time than people and machines make, those that would go into the middle are left out, and the order may not be that of
+//! the readers any more.
 
 use bytes::Bytes;
 use syncline_protocol::update::raw::Id;
@@ -16,6 +18,26 @@ pub(super) struct Entry {
     pub(super) right_origin: Option<Id>,
     /// Of the last one: what it wrote, as lib0 `Any`. Only the last entry's is kept.
     pub(super) value: Option<Bytes>,
+}
+
+/// Most entries of a key among which another one is put.
+const MAX_ENTRIES: usize = 4_096;
+
+/// How many entries may still be looked at for one update.
+#[derive(Debug)]
+pub(super) struct Budget(usize);
+
+impl Budget {
+    /// For one update: milliseconds of work.
+    pub(super) fn new() -> Self {
+        Self(1_000_000)
+    }
+
+    fn spend(&mut self, entries: usize) -> bool {
+        let is_enough = entries <= self.0;
+        self.0 = self.0.saturating_sub(entries);
+        is_enough
+    }
 }
 
 /// All writes of one key.
@@ -35,7 +57,17 @@ impl Order {
     }
 
     /// Adds writes whose origin is here.
-    pub(super) fn add(&mut self, entry: Entry) {
+    pub(super) fn add(&mut self, entry: Entry, budget: &mut Budget) {
+        let follows_the_last = match (entry.origin, self.0.last()) {
+            (Some(origin), Some(last)) => last.last_id() == origin,
+            (origin, last) => origin.is_none() && last.is_none(),
+        };
+        if follows_the_last {
+            return self.append(entry);
+        }
+        if self.0.len() > MAX_ENTRIES || !budget.spend(2 * self.0.len()) {
+            return;
+        }
         let left = entry.origin.and_then(|origin| self.split_after(origin));
         let right = entry.right_origin.and_then(|origin| self.split_before(origin));
         let mut at = left.map_or(0, |left| left + 1);
@@ -43,9 +75,6 @@ impl Order {
             at = self.place(&entry, at, right);
         }
         if at == self.0.len() {
-            if let Some(last) = self.0.last_mut() {
-                last.value = None;
-            }
             self.append(entry);
         } else {
             self.0.insert(at, Entry { value: None, ..entry });
@@ -78,7 +107,12 @@ impl Order {
     fn append(&mut self, entry: Entry) {
         match self.0.last_mut() {
             Some(last) if last.goes_on_with(&entry) => (last.end, last.value) = (entry.end, entry.value),
-            _ => self.0.push(entry),
+            last => {
+                if let Some(last) = last {
+                    last.value = None;
+                }
+                self.0.push(entry);
+            }
         }
     }
 
@@ -114,11 +148,68 @@ impl Entry {
         self.client == id.client && (self.start..self.end).contains(&id.clock)
     }
 
+    fn last_id(&self) -> Id {
+        Id { client: self.client, clock: self.end - 1 }
+    }
+
     fn goes_on_with(&self, next: &Self) -> bool {
-        let last = Id { client: self.client, clock: self.end - 1 };
         next.client == self.client
             && next.start == self.end
-            && next.origin == Some(last)
+            && next.origin == Some(self.last_id())
             && next.right_origin == self.right_origin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(client: u64, clock: u64, origin: Option<(u64, u64)>) -> Entry {
+        let origin = origin.map(|(client, clock)| Id { client, clock });
+        let value = Some(Bytes::copy_from_slice(&[client as u8, clock as u8]));
+        Entry { client, start: clock, end: clock + 1, origin, right_origin: None, value }
+    }
+
+    fn ids(order: &Order) -> Vec<(u64, u64)> {
+        order.0.iter().flat_map(|entry| (entry.start..entry.end).map(|clock| (entry.client, clock))).collect()
+    }
+
+    #[test]
+    fn writes_at_the_same_time_are_in_the_order_of_their_clients_whatever_comes_first() {
+        // 7 and 9 write at the same time, then each again; 8 has seen both.
+        let writes = [
+            write(7, 0, None),
+            write(7, 1, Some((7, 0))),
+            write(9, 0, None),
+            write(9, 1, Some((9, 0))),
+            write(8, 0, Some((9, 1))),
+        ];
+        let wanted = [(7, 0), (7, 1), (9, 0), (9, 1), (8, 0)];
+        for first in [[0, 1, 2, 3, 4], [2, 3, 4, 0, 1], [2, 0, 3, 1, 4], [0, 2, 1, 3, 4]] {
+            let mut order = Order::default();
+            first.iter().for_each(|at| order.add(writes[*at].clone(), &mut Budget::new()));
+            assert_eq!(ids(&order), wanted, "{first:?}");
+            assert_eq!(order.last().and_then(|last| last.value.as_deref()), Some(&[8, 0][..]));
+        }
+    }
+
+    #[test]
+    fn a_client_that_goes_on_alone_is_one_entry_and_is_cut_where_another_one_followed() {
+        let mut order = Order::default();
+        let mut budget = Budget::new();
+        order.add(write(5, 0, None), &mut budget);
+        (1..100).for_each(|clock| order.add(write(5, clock, Some((5, clock - 1))), &mut budget));
+        assert_eq!(order.0.len(), 1);
+        order.add(write(3, 0, Some((5, 49))), &mut budget);
+        assert_eq!(order.0.len(), 3);
+        assert_eq!(ids(&order)[50], (3, 0));
+    }
+
+    #[test]
+    fn work_is_bounded() {
+        let mut order = Order::default();
+        let mut budget = Budget::new();
+        (0..100_000).for_each(|client| order.add(write(client, 0, None), &mut budget));
+        assert!(order.0.len() <= MAX_ENTRIES + 1 && budget.0 == 0, "{} entries", order.0.len());
     }
 }

@@ -14,11 +14,18 @@ use crate::structs::StructStore;
 /// Numbers in the order of arrival.
 type Number = u64;
 
+/// One update that waits.
 #[derive(Debug)]
-struct Waiting {
+pub(super) struct Waiting {
     update: Bytes,
     /// Clients and the clocks that they must reach; what they have reached is removed from the end.
     needs: Vec<(u64, u64)>,
+}
+
+impl Waiting {
+    pub(super) fn update(&self) -> &Bytes {
+        &self.update
+    }
 }
 
 /// The updates that wait.
@@ -107,8 +114,8 @@ impl Pending {
     }
 
     /// In order of arrival.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        self.waiting.values().map(|waiting| &waiting.update)
+    pub(super) fn waiting(&self) -> &BTreeMap<Number, Waiting> {
+        &self.waiting
     }
 
     /// Bytes of the updates.

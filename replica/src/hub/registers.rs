@@ -13,7 +13,7 @@ use syncline_protocol::update::raw::{Id, Parent, RawStruct, RawUpdate, read_dele
 use yrs::Any;
 use yrs::updates::decoder::DecoderV1;
 
-use super::order::{Entry, Order};
+use super::order::{Budget, Entry, Order};
 use crate::register::{REGISTERS, RegisterState};
 use crate::structs::StructStore;
 
@@ -65,9 +65,10 @@ impl Registers {
         }
         // In the order of arrival, each before those that follow it.
         ready.reverse();
+        let mut budget = Budget::new();
         while let Some(write) = ready.pop() {
             let Some(name) = self.name_of(write) else { continue };
-            self.enter(write, name);
+            self.enter(write, name, &mut budget);
             let within = Id { client: write.client, clock: write.start }..Id { client: write.client, clock: write.end };
             let followed: Vec<Id> = followers.range(within).map(|(id, _)| *id).collect();
             ready.extend(followed.iter().rev().filter_map(|id| followers.remove(id)).flatten());
@@ -92,17 +93,11 @@ impl Registers {
         (id.clock < *end).then_some(name)
     }
 
-    fn enter(&mut self, write: &RawStruct<'_>, name: Arc<str>) {
+    fn enter(&mut self, write: &RawStruct<'_>, name: Arc<str>, budget: &mut Budget) {
         let RawStruct { client, start, end, origin, right_origin, .. } = *write;
         let value = write.value().map(Bytes::copy_from_slice);
-        self.orders.entry(Arc::clone(&name)).or_default().add(Entry {
-            client,
-            start,
-            end,
-            origin,
-            right_origin,
-            value,
-        });
+        let entry = Entry { client, start, end, origin, right_origin, value };
+        self.orders.entry(Arc::clone(&name)).or_default().add(entry, budget);
         self.touched.insert(Arc::clone(&name));
         let before = self.members.range_mut(..(client, start)).next_back();
         match before {

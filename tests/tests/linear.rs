@@ -1,0 +1,174 @@
+//! Memory and time that one message costs a hub's document: in proportion to its bytes, whatever they are. Each case runs in
+//! a process of its own, whose peak memory is read from `/proc`. `SYNCLINE_LINEAR_BYTES=16777216 cargo test --release
+//! -p syncline-tests --test linear -- --nocapture` prints the table for larger messages.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+#[path = "support/hostile_updates.rs"]
+mod hostile_updates;
+
+use std::process::Command;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hostile_updates::{by_turns, holes, letters, line, passing, spread};
+use syncline_protocol::update::raw::{Id, write_entry};
+use syncline_protocol::update::{ScanLimits, scan_update};
+use syncline_protocol::varint::write_var_uint;
+use syncline_replica::{HubDocument, HubLimits};
+
+/// What a message may cost beside [`TIMES`] its bytes.
+const BASE_BYTES: usize = 16 << 20;
+const TIMES: usize = 8;
+/// What each client that it brings may cost; a document takes 200,000 of them by default.
+const CLIENT_BYTES: usize = 256;
+
+/// A kind of message: its name, the document it meets, and the message, of about so many bytes.
+type Kind = (&'static str, fn(usize) -> Vec<Vec<u8>>);
+
+/// The last update is the one that is measured.
+const KINDS: &[Kind] = &[
+    ("neighbours in a row", |bytes| vec![neighbours(bytes as u64 / 5)]),
+    ("two clients by turns", |bytes| vec![by_turns((1, 2), bytes as u64 / 6)]),
+    ("letters in one gap", |bytes| vec![line(7, 1_000_000), spread(8, 0, bytes as u64 / 9, 7)]),
+    ("letters that pass all others", |bytes| vec![line(1, 1_000_000), passing(9, bytes as u64 / 6, 1)]),
+    ("ranges of garbage and letters by turns", |bytes| vec![garbage(bytes as u64 / 8)]),
+    ("a client for each letter", |bytes| vec![clients((bytes as u64 / 13).min(200_000))]),
+    ("deletions of every other letter", |bytes| vec![line(1, bytes as u64), holes(1, bytes as u64 / 5)]),
+    ("a type in each type", |bytes| vec![types(bytes as u64 / 7)]),
+    ("writes of one register at the same time", |bytes| vec![register_writes(bytes as u64 / 60)]),
+    ("letters that wait", |bytes| vec![waiting(bytes.min(4_000_000) as u64 / 8)]),
+    ("one long text", |bytes| vec![line(1, bytes as u64)]),
+];
+
+/// `count` letters of one client, each behind the one before, each a struct of its own.
+fn neighbours(count: u64) -> Vec<u8> {
+    letters(&(0..count).map(|clock| (1, clock, clock.checked_sub(1).map(|left| (1, left)), None)).collect::<Vec<_>>())
+}
+
+/// By turns a letter at the beginning and one element of garbage.
+fn garbage(count: u64) -> Vec<u8> {
+    let mut update = vec![1];
+    for number in [2 * count, 1, 0] {
+        write_var_uint(&mut update, number);
+    }
+    (0..count).for_each(|_| update.extend([4, 1, 1, b't', 1, b'x', 0, 1]));
+    update.push(0);
+    update
+}
+
+fn clients(count: u64) -> Vec<u8> {
+    letters(&(0..count).rev().map(|client| (client << 20, 0, None, None)).collect::<Vec<_>>())
+}
+
+fn types(count: u64) -> Vec<u8> {
+    let mut update = vec![1];
+    for number in [count, 1, 0] {
+        write_var_uint(&mut update, number);
+    }
+    update.extend([7, 1, 1, b't', 0]);
+    for clock in 1..count {
+        update.extend([7, 0, 1]);
+        write_var_uint(&mut update, clock - 1);
+        update.push(0);
+    }
+    update.push(0);
+    update
+}
+
+/// Each by a client of its own, up to the limit of clients; then each client again.
+fn register_writes(count: u64) -> Vec<u8> {
+    let place = ("syncline:registers", "key");
+    let clients = count.min(100_000);
+    let mut update = Vec::new();
+    write_var_uint(&mut update, clients);
+    for client in (0..clients).rev() {
+        let of_one = write_entry(Id { client, clock: 0 }, None, place, &[120], None);
+        // Without the number of sections before and of deletions behind.
+        let section = &of_one[1..of_one.len() - 1];
+        update.extend_from_slice(section);
+    }
+    update.push(0);
+    update
+}
+
+/// Letters of one client behind letters of as many clients, none of which are there.
+fn waiting(count: u64) -> Vec<u8> {
+    letters(&(0..count).map(|clock| (1, clock, Some((1_000 + clock, 0)), None)).collect::<Vec<_>>())
+}
+
+/// Of this process, in bytes.
+fn memory(what: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// Takes one message, gives the whole state, a difference, and drops what was deleted.
+fn measure(kind: usize, bytes: usize) {
+    let mut updates = KINDS[kind].1(bytes);
+    let message = Bytes::from(updates.pop().unwrap());
+    let mut document = HubDocument::default();
+    document.limit(HubLimits::default());
+    updates.into_iter().for_each(|update| _ = document.take(&update.into()).unwrap());
+    document.compact();
+    // From here on the peak counts anew.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let (before, began) = (memory("VmRSS"), Instant::now());
+    scan_update(&message, &ScanLimits::default()).unwrap();
+    let taken = document.take(&message).unwrap();
+    let (taken_in, peak) = (began.elapsed(), memory("VmHWM").saturating_sub(before));
+    document.encode();
+    document.diff(&[0]);
+    document.compact();
+    let whole = memory("VmHWM").saturating_sub(before);
+    println!(
+        "measured {} {} {peak} {whole} {} {} {taken:?}",
+        message.len(),
+        document.known().len(),
+        taken_in.as_micros(),
+        began.elapsed().as_micros()
+    );
+}
+
+#[test]
+fn what_a_message_costs_is_in_proportion_to_its_bytes() {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<usize>().unwrap());
+    if let Some(kind) = number("SYNCLINE_LINEAR_KIND") {
+        return measure(kind, number("SYNCLINE_LINEAR_BYTES").unwrap());
+    }
+    let most = number("SYNCLINE_LINEAR_BYTES").unwrap_or(2 << 20);
+    let mut too_much = Vec::new();
+    println!(
+        "message, bytes: memory to take it, times its bytes; time to take it, ns a byte (with the whole state twice and once compacted)"
+    );
+    for (kind, (name, _)) in KINDS.iter().enumerate() {
+        for bytes in [1 << 10, 64 << 10, 1 << 20, 16 << 20].into_iter().filter(|bytes| *bytes < most).chain([most]) {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child.args(["what_a_message_costs", "--nocapture"]);
+            child.env("SYNCLINE_LINEAR_KIND", kind.to_string()).env("SYNCLINE_LINEAR_BYTES", bytes.to_string());
+            let output = child.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            let measured = text.lines().find_map(|line| line.split_once("measured ").map(|(_, rest)| rest));
+            let measured = measured
+                .unwrap_or_else(|| panic!("{name}, {bytes}: {text}{}", String::from_utf8_lossy(&output.stderr)));
+            let figures: Vec<f64> = measured.split(' ').map_while(|figure| figure.parse().ok()).collect();
+            let [len, clients, peak, whole, taken, all] = figures[..] else { panic!("{measured}") };
+            println!(
+                "{name}, {len}: {:.1} MiB, {:.1} x; {:.0} ms, {:.0} ns ({:.1} MiB; {:.0} ms) {}",
+                peak / 1048576.0,
+                peak / len,
+                taken / 1e3,
+                taken * 1e3 / len,
+                whole / 1048576.0,
+                all / 1e3,
+                measured.rsplit(' ').next().unwrap()
+            );
+            if peak as usize > BASE_BYTES + TIMES * len as usize + CLIENT_BYTES * clients as usize {
+                too_much.push(format!("{name}, {len} bytes: {peak} bytes of memory"));
+            }
+        }
+    }
+    assert!(too_much.is_empty(), "{too_much:#?}");
+}
