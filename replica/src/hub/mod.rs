@@ -126,7 +126,9 @@ impl HubDocument {
     /// When one of them cannot be read.
     pub fn load(client: u64, updates: &[Bytes]) -> Result<Self, Refused> {
         let mut document = Self::new(client);
-        for update in updates {
+        // Mostly a snapshot and some records.
+        let adopted = usize::from(updates.first().is_some_and(|first| document.adopt(first)));
+        for update in &updates[adopted..] {
             match document.take(update) {
                 Ok(taken) => document.has_waited_at_load |= taken == Entered::Waits,
                 // An earlier server took it, and no reader ever got it.
@@ -174,16 +176,32 @@ impl HubDocument {
 
     /// Adds an update that waits for nothing. True when something of it was new.
     fn enter(&mut self, update: &[u8]) -> bool {
-        let mut brings_registers = !self.registers.is_empty();
-        let before: Vec<_> =
-            update_ranges(update).map(|range| (range.client, self.structs.clock(range.client))).collect();
-        let is_new = self.structs.add_with(update, |found| brings_registers |= Registers::is_first(found));
-        if is_new && brings_registers {
-            let before: Known = before.into_iter().collect();
-            self.registers.note(update, |client| before.clock(client));
+        let has_registers = !self.registers.is_empty();
+        let ranges = has_registers.then(|| update_ranges(update)).into_iter().flatten();
+        let known: Known = ranges.map(|range| (range.client, self.structs.clock(range.client))).collect();
+        let mut brings_one = false;
+        let is_new = self.structs.add_with(update, |found| brings_one |= Registers::is_first(found));
+        if is_new && (has_registers || brings_one) {
+            self.registers.note(update, |client| known.clock(client));
             self.registers.note_deletions(update);
         }
         is_new
+    }
+
+    /// Takes a whole state that waits for nothing as the base of an empty document. False: it is none, or not empty.
+    fn adopt(&mut self, state: &Bytes) -> bool {
+        let whole = verdict(state, &self.structs, &ScanLimits::STORED);
+        if !whole.is_ok_and(|verdict| verdict.structs == Structs::Fresh && !verdict.deletes_ahead)
+            || is_circular(state, &self.structs)
+        {
+            return false;
+        }
+        let mut brings_registers = false;
+        let is_adopted = self.structs.adopt(state, |found| brings_registers |= Registers::is_first(found));
+        if is_adopted && brings_registers {
+            self.registers.note(state, |_| 0);
+        }
+        is_adopted
     }
 
     fn free_pending(&mut self, entered: &[u8]) {

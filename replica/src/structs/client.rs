@@ -70,6 +70,34 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// A client whose structs lie in a whole state of `len` bytes, which becomes the base. `None`: they do not begin with the
+    /// first, or have a hole.
+    pub(super) fn adopt(
+        section: &mut RawSection<'_>,
+        len: usize,
+        tell: &mut impl FnMut(&RawStruct<'_>),
+    ) -> Option<Self> {
+        if section.clock != 0 {
+            return None;
+        }
+        let at = len - section.rest().len();
+        let (mut client, mut written, mut next) = (Self::default(), Written::default(), at);
+        for found in section.by_ref() {
+            if found.is_skip() {
+                return None;
+            }
+            tell(&found);
+            written.note(&found, next - at);
+            next += found.bytes.len();
+            if found.is_deleted() {
+                client.deleted.insert(found.start..found.end);
+            }
+        }
+        client.end = section.clock;
+        client.settle(at, next - at, written);
+        Some(client)
+    }
+
     /// The next clock.
     pub(super) fn end(&self) -> u64 {
         self.end
@@ -258,12 +286,16 @@ impl Written {
             return joint.join(found, self.last, out);
         }
         self.last = out.len();
-        let at = self.last - from;
+        self.note(found, self.last - from);
+        out.extend_from_slice(found.bytes);
+        self.joint = found.joint();
+    }
+
+    /// Counts a struct that lies at `at`, from where this client's structs begin.
+    fn note(&mut self, found: &RawStruct<'_>, at: usize) {
         if self.marks.last().map_or(0, |mark| mark.at as usize) + MARK_EVERY <= at {
             self.marks.push(Mark { clock: found.start as u32, at: at as u32, structs: self.structs as u32 });
         }
-        out.extend_from_slice(found.bytes);
         self.structs += 1;
-        self.joint = found.joint();
     }
 }

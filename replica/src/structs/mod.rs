@@ -55,6 +55,31 @@ pub struct StructStore {
 }
 
 impl StructStore {
+    /// Takes a whole state as it is, without a copy of it. False when this store is not empty, or the update is no whole state:
+    /// then nothing has changed.
+    pub(crate) fn adopt(&mut self, state: &Bytes, mut tell: impl FnMut(&RawStruct<'_>)) -> bool {
+        if !self.clients.is_empty() {
+            return false;
+        }
+        let mut raw = RawUpdate::new(state);
+        let mut clients = BTreeMap::new();
+        while let Some(mut section) = raw.section() {
+            let id = section.client;
+            let Some(client) = Client::adopt(&mut section, state.len(), &mut tell) else { return false };
+            clients.insert(id, client);
+            raw.after(&section);
+        }
+        let read = read_delete_set(raw.rest(), |id, deleted| {
+            if let Some(client) = clients.get_mut(&id) {
+                client.delete(deleted);
+            }
+        });
+        debug_assert!(read.is_ok(), "not scanned");
+        self.deleted_ranges = clients.values().map(Client::deleted_ranges).sum();
+        (self.clients, self.base) = (clients, state.clone());
+        true
+    }
+
     /// Adds what is new in an update. True when something was: a struct or a deletion.
     pub fn add(&mut self, update: &[u8]) -> bool {
         self.add_with(update, |_| ())
