@@ -5,8 +5,6 @@
 //! simple begins another update, so the result is a list, in order, that holds exactly what went in.
 //! (`yrs::merge_updates_v1` decodes everything and is quadratic in the number of updates.)
 
-use std::collections::HashMap;
-
 use super::walk::{ClientRange, UNLIMITED, read_section_head, read_struct};
 use super::{ScanError, Summary, walk};
 use crate::varint::{Reader, var_uint_len, write_var_uint};
@@ -108,29 +106,6 @@ impl<'a> Updates<'a> {
         out.extend(run.end(self));
         out
     }
-}
-
-/// Joins updates of any size and number into one, which holds exactly what they hold. `None` when one is not simple
-/// (see above): it has a hole, or overlaps one before it. They must be what [`super::scan_update`] accepts.
-pub fn join_updates<'a>(updates: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
-    let mut all = Updates::default();
-    let mut run = Run::default();
-    // Of a document's whole life there may be many clients.
-    let mut places: HashMap<u64, usize> = HashMap::new();
-    for update in updates {
-        let at = all.sections.len();
-        all.read(update).ok().filter(|summary| summary.skips == 0)?;
-        run.bytes += update.len();
-        for section in &all.sections[at..] {
-            let place = *places.entry(section.range.client).or_insert(run.clients.len());
-            match run.clients.get_mut(place) {
-                Some(client) if client.range.end != section.range.start => return None,
-                Some(client) => client.push(section),
-                None => run.clients.push(Client::new(section)),
-            }
-        }
-    }
-    Some(run.write(all.deletes))
 }
 
 /// Updates that become one.

@@ -44,7 +44,7 @@ use crate::varint::ReadError;
 pub use circle::is_circular;
 pub use cut::Cutter;
 pub use json::json_for_yrs;
-pub use merge::{Merged, Updates, join_updates};
+pub use merge::{Merged, Updates};
 pub use needs::needs;
 pub use nesting::type_depth;
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};

@@ -278,7 +278,9 @@ impl HubDocument {
 
     /// What a peer with this (scanned, encoded) state vector lacks, without what waits.
     pub fn diff(&self, state_vector: &[u8]) -> Bytes {
-        self.structs.diff_for(state_vector).into()
+        /// The state vector of who has nothing.
+        const NOTHING: &[u8] = &[0];
+        if state_vector == NOTHING { self.encode() } else { self.structs.diff_for(state_vector).into() }
     }
 
     /// What a peer known to have come this far lacks, without what waits.

@@ -6,11 +6,11 @@
 //! the readers any more.
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::Id;
+use syncline_protocol::update::raw::{Id, RawStruct};
 
 /// Writes of one client in a row, each the successor of the one before it.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct Write {
     pub(super) client: u64,
     pub(super) start: u64,
     pub(super) end: u64,
@@ -42,22 +42,21 @@ impl Budget {
 
 /// All writes of one key.
 #[derive(Debug, Default)]
-pub(super) struct Order(Vec<Entry>);
+pub(super) struct Order(Vec<Write>);
 
 impl Order {
     /// The entry that decides on the value.
-    pub(super) fn last(&self) -> Option<&Entry> {
+    pub(super) fn last(&self) -> Option<&Write> {
         self.0.last()
     }
 
-    /// Bytes that it takes in memory, about.
-    pub(super) fn memory_bytes(&self) -> usize {
-        let value = self.0.last().and_then(|entry| entry.value.as_ref());
-        self.0.capacity() * size_of::<Entry>() + value.map_or(0, Bytes::len)
+    /// Bytes of the value that is kept.
+    pub(super) fn value_bytes(&self) -> usize {
+        self.0.last().and_then(|entry| entry.value.as_ref()).map_or(0, Bytes::len)
     }
 
     /// Adds writes whose origin is here.
-    pub(super) fn add(&mut self, entry: Entry, budget: &mut Budget) {
+    pub(super) fn add(&mut self, entry: Write, budget: &mut Budget) {
         let follows_the_last = match (entry.origin, self.0.last()) {
             (Some(origin), Some(last)) => last.last_id() == origin,
             (origin, last) => origin.is_none() && last.is_none(),
@@ -77,12 +76,12 @@ impl Order {
         if at == self.0.len() {
             self.append(entry);
         } else {
-            self.0.insert(at, Entry { value: None, ..entry });
+            self.0.insert(at, Write { value: None, ..entry });
         }
     }
 
     /// Where between its neighbours it lies, of which others are there already.
-    fn place(&self, entry: &Entry, from: usize, right: Option<usize>) -> usize {
+    fn place(&self, entry: &Write, from: usize, right: Option<usize>) -> usize {
         let (mut at, mut conflicts_from) = (from, from);
         for (index, other) in self.0.iter().enumerate().take(right.unwrap_or(self.0.len())).skip(from) {
             if other.origin == entry.origin {
@@ -104,7 +103,7 @@ impl Order {
     }
 
     /// Adds an entry at the end: a client that goes on alone needs one entry.
-    fn append(&mut self, entry: Entry) {
+    fn append(&mut self, entry: Write) {
         match self.0.last_mut() {
             Some(last) if last.goes_on_with(&entry) => (last.end, last.value) = (entry.end, entry.value),
             last => {
@@ -135,7 +134,7 @@ impl Order {
         let is_within = entry.start < clock && clock < entry.end;
         if is_within {
             let origin = Some(Id { client: entry.client, clock: clock - 1 });
-            let rest = Entry { start: clock, origin, value: entry.value.take(), ..*entry };
+            let rest = Write { start: clock, origin, value: entry.value.take(), ..*entry };
             entry.end = clock;
             self.0.insert(at + 1, rest);
         }
@@ -143,7 +142,20 @@ impl Order {
     }
 }
 
-impl Entry {
+impl Write {
+    /// A struct of a map's key, without what was known before. `None`: it is none, or all of it was known.
+    pub(super) fn of(found: &RawStruct<'_>, known: u64) -> Option<Self> {
+        let RawStruct { client, start, end, mut origin, right_origin, .. } = *found;
+        if !found.is_entry() || end <= known {
+            return None;
+        }
+        if start < known {
+            origin = Some(Id { client, clock: known - 1 });
+        }
+        let value = found.value().map(Bytes::copy_from_slice);
+        Some(Self { client, start: start.max(known), end, origin, right_origin, value })
+    }
+
     fn holds(&self, id: Id) -> bool {
         self.client == id.client && (self.start..self.end).contains(&id.clock)
     }
@@ -164,10 +176,10 @@ impl Entry {
 mod tests {
     use super::*;
 
-    fn write(client: u64, clock: u64, origin: Option<(u64, u64)>) -> Entry {
+    fn write(client: u64, clock: u64, origin: Option<(u64, u64)>) -> Write {
         let origin = origin.map(|(client, clock)| Id { client, clock });
         let value = Some(Bytes::copy_from_slice(&[client as u8, clock as u8]));
-        Entry { client, start: clock, end: clock + 1, origin, right_origin: None, value }
+        Write { client, start: clock, end: clock + 1, origin, right_origin: None, value }
     }
 
     fn ids(order: &Order) -> Vec<(u64, u64)> {

@@ -7,15 +7,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use syncline_protocol::update::delete_set;
-use syncline_protocol::update::raw::{Id, Parent, RawStruct, RawUpdate, read_delete_set, write_entry};
+use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, read_delete_set, write_entry};
 use yrs::Any;
 use yrs::updates::decoder::DecoderV1;
 
-use super::order::{Budget, Entry, Order};
+use super::order::{Budget, Order, Write};
 use crate::register::{REGISTERS, RegisterState};
 use crate::structs::StructStore;
+
+/// A write of some key whose origin is not known to belong to a register: perhaps it comes later in the update.
+struct Later {
+    origin: Id,
+    client: u64,
+    clock: u64,
+    /// Where in the update it is.
+    at: usize,
+}
 
 /// The registers of one document.
 #[derive(Debug, Default)]
@@ -24,6 +32,8 @@ pub(super) struct Registers {
     /// The writes of all of them: client and first clock, the clock after the last, whose.
     members: BTreeMap<(u64, u64), (u64, Arc<str>)>,
     touched: BTreeSet<Arc<str>>,
+    /// Bytes of names and values.
+    bytes: usize,
 }
 
 impl Registers {
@@ -41,37 +51,36 @@ impl Registers {
         self.orders.keys()
     }
 
-    /// Takes note of what an update has brought: of its structs those from the clocks that `before` tells.
-    pub(super) fn note(&mut self, update: &[u8], before: impl Fn(u64) -> u64) {
+    /// Takes note of what an update has brought: of its structs those beyond the clocks that `known` tells.
+    pub(super) fn note(&mut self, update: &[u8], known: impl Fn(u64) -> u64) {
         let mut raw = RawUpdate::new(update);
-        let mut writes = Vec::new();
+        let (mut entered, mut later, mut budget) = (Vec::new(), Vec::new(), Budget::new());
         while let Some(mut section) = raw.section() {
-            let known = before(section.client);
-            writes.extend(section.by_ref().filter(|found| found.is_entry() && found.end > known));
+            let (known, mut at) = (known(section.client), update.len() - section.rest().len());
+            for found in section.by_ref() {
+                let place = at;
+                at += found.bytes.len();
+                let Some(write) = Write::of(&found, known) else { continue };
+                if let Some(name) = self.name_of(&found) {
+                    entered.push(self.enter(write, name, &mut budget));
+                } else if let Some(origin) = found.origin.or(found.right_origin) {
+                    later.push(Later { origin, client: found.client, clock: found.start, at: place });
+                }
+            }
             raw.after(&section);
         }
-        self.add(&writes);
-    }
-
-    /// Adds those of `writes` that belong to registers, each after its origin.
-    fn add(&mut self, writes: &[RawStruct<'_>]) {
-        let mut followers: BTreeMap<Id, Vec<&RawStruct<'_>>> = BTreeMap::new();
-        let mut ready = Vec::new();
-        for write in writes {
-            match write.origin.or(write.right_origin) {
-                Some(origin) if self.owner(origin).is_none() => followers.entry(origin).or_default().push(write),
-                _ => ready.push(write),
+        later.sort_unstable_by_key(|write| write.origin);
+        while let Some((from, to)) = entered.pop() {
+            let first = later.partition_point(|write| write.origin < from);
+            for Later { client, clock, at, .. } in later[first..].iter().take_while(|write| write.origin < to) {
+                let found = RawSection::new(*client, *clock, 1, &update[*at..]).next();
+                if let Some(found) = found
+                    && let Some(write) = Write::of(&found, known(*client))
+                    && let Some(name) = self.name_of(&found)
+                {
+                    entered.push(self.enter(write, name, &mut budget));
+                }
             }
-        }
-        // In the order of arrival, each before those that follow it.
-        ready.reverse();
-        let mut budget = Budget::new();
-        while let Some(write) = ready.pop() {
-            let Some(name) = self.name_of(write) else { continue };
-            self.enter(write, name, &mut budget);
-            let within = Id { client: write.client, clock: write.start }..Id { client: write.client, clock: write.end };
-            let followed: Vec<Id> = followers.range(within).map(|(id, _)| *id).collect();
-            ready.extend(followed.iter().rev().filter_map(|id| followers.remove(id)).flatten());
         }
     }
 
@@ -93,17 +102,23 @@ impl Registers {
         (id.clock < *end).then_some(name)
     }
 
-    fn enter(&mut self, write: &RawStruct<'_>, name: Arc<str>, budget: &mut Budget) {
-        let RawStruct { client, start, end, origin, right_origin, .. } = *write;
-        let value = write.value().map(Bytes::copy_from_slice);
-        let entry = Entry { client, start, end, origin, right_origin, value };
-        self.orders.entry(Arc::clone(&name)).or_default().add(entry, budget);
+    /// Adds a write to its register. Returns the ids from which on, and before which, others may follow it.
+    fn enter(&mut self, write: Write, name: Arc<str>, budget: &mut Budget) -> (Id, Id) {
+        let Write { client, start, end, .. } = write;
+        if !self.orders.contains_key(&name) {
+            self.bytes += name.len();
+        }
+        let order = self.orders.entry(Arc::clone(&name)).or_default();
+        self.bytes -= order.value_bytes();
+        order.add(write, budget);
+        self.bytes += order.value_bytes();
         self.touched.insert(Arc::clone(&name));
         let before = self.members.range_mut(..(client, start)).next_back();
         match before {
             Some(((of, _), (until, owner))) if *of == client && *until == start && *owner == name => *until = end,
             _ => _ = self.members.insert((client, start), (end, name)),
         }
+        (Id { client, clock: start }, Id { client, clock: end })
     }
 
     /// Takes note of what an update deletes.
@@ -142,11 +157,12 @@ impl Registers {
         write_entry(own, before, (REGISTERS, name), &state.encode(), replaced)
     }
 
-    /// Bytes that it takes in memory, about.
+    /// Bytes that they take in memory, about.
     pub(super) fn memory_bytes(&self) -> usize {
-        /// An entry of a tree with its share of the node.
-        const MEMBER_BYTES: usize = 64;
-        let orders: usize = self.orders.iter().map(|(name, order)| name.len() + order.memory_bytes()).sum();
-        orders + self.members.len() * MEMBER_BYTES
+        /// A member with its share of the tree's node, and its entry in an order.
+        const MEMBER_BYTES: usize = 64 + size_of::<Write>();
+        /// An order with its share of the node, and its name.
+        const ORDER_BYTES: usize = 96;
+        self.bytes + self.members.len() * MEMBER_BYTES + self.orders.len() * ORDER_BYTES
     }
 }

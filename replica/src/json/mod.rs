@@ -18,6 +18,7 @@ use yrs::Transact;
 pub use read::from_json;
 
 use super::crdt::{Crdt, CrdtError, contain};
+use super::intake::Intake;
 
 /// Types and values within each other, at most. serde_json reads no deeper.
 pub const MAX_JSON_DEPTH: usize = 120;
@@ -47,8 +48,7 @@ pub enum JsonError {
 /// Stack of the thread that builds a tree: yrs takes some hundred bytes of it for each type within a type. Only touched pages
 /// cost memory.
 const TREE_STACK_BYTES: usize = 64 * 1024 * 1024;
-/// Every root type of a document as JSON. `state`: all of it as one v1 update, neighbours joined (`HubDocument::compact`): yrs
-/// joins them one by one, each time with a copy. `docs/backup.md` says what becomes what.
+/// Every root type of a document as JSON. `state`: all of it as one v1 update. `docs/backup.md` says what becomes what.
 ///
 /// # Errors
 /// When it is nested too deep, or yrs cannot build it; the document itself is none the worse.
@@ -58,7 +58,7 @@ pub fn to_json(state: &[u8]) -> Result<serde_json::Value, JsonError> {
     }
     let build = || {
         let mut tree = Crdt::default();
-        tree.apply(state)?;
+        tree.apply(&Intake::default().prepare(state))?;
         contain(|| write::to_json(&tree.doc.transact()))?
     };
     std::thread::scope(|scope| {

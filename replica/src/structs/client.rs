@@ -70,23 +70,26 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client whose structs lie in a whole state of `len` bytes, which becomes the base. `None`: they do not begin with the
-    /// first, or have a hole.
+    /// A client whose structs lie in a whole state of `len` bytes, which becomes the base, and whether some could be joined.
+    /// `None`: they do not begin with the first, or have a hole.
     pub(super) fn adopt(
         section: &mut RawSection<'_>,
         len: usize,
         tell: &mut impl FnMut(&RawStruct<'_>),
-    ) -> Option<Self> {
+    ) -> Option<(Self, bool)> {
         if section.clock != 0 {
             return None;
         }
         let at = len - section.rest().len();
         let (mut client, mut written, mut next) = (Self::default(), Written::default(), at);
+        let mut joins = false;
         for found in section.by_ref() {
             if found.is_skip() {
                 return None;
             }
             tell(&found);
+            joins |= written.joint.is_some_and(|joint| found.continues(&joint));
+            written.joint = found.joint();
             written.note(&found, next - at);
             next += found.bytes.len();
             if found.is_deleted() {
@@ -95,7 +98,7 @@ impl Client {
         }
         client.end = section.clock;
         client.settle(at, next - at, written);
-        Some(client)
+        Some((client, joins))
     }
 
     /// The next clock.

@@ -62,10 +62,11 @@ impl StructStore {
             return false;
         }
         let mut raw = RawUpdate::new(state);
-        let mut clients = BTreeMap::new();
+        let (mut clients, mut has_neighbours) = (BTreeMap::new(), false);
         while let Some(mut section) = raw.section() {
             let id = section.client;
-            let Some(client) = Client::adopt(&mut section, state.len(), &mut tell) else { return false };
+            let Some((client, joins)) = Client::adopt(&mut section, state.len(), &mut tell) else { return false };
+            has_neighbours |= joins;
             clients.insert(id, client);
             raw.after(&section);
         }
@@ -77,6 +78,8 @@ impl StructStore {
         debug_assert!(read.is_ok(), "not scanned");
         self.deleted_ranges = clients.values().map(Client::deleted_ranges).sum();
         (self.clients, self.base) = (clients, state.clone());
+        // What was compacted by none before is compacted like what comes.
+        self.is_changed = has_neighbours;
         true
     }
 

@@ -275,7 +275,7 @@ impl Core {
 
     fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.last = self.last.next();
-        self.answers.outdate(&self.tail);
+        self.answers.clear();
         effects.push(Effect::Append { seq: self.last, update });
     }
 

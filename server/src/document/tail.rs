@@ -65,15 +65,10 @@ impl Tail {
         self.bytes
     }
 
-    /// Whether all that came after `seq` is here.
-    pub fn reaches(&self, seq: Seq) -> bool {
-        seq >= self.after
-    }
-
     /// What came after `seq`; `None`: not all of it is here.
     pub fn since(&self, seq: Seq) -> Option<impl Iterator<Item = (Seq, &Bytes)>> {
         let first = self.changes.partition_point(|(of, _)| *of <= seq);
-        self.reaches(seq).then(|| self.changes.range(first..).map(|(seq, update)| (*seq, update)))
+        (seq >= self.after).then(|| self.changes.range(first..).map(|(seq, update)| (*seq, update)))
     }
 
     /// Drops the oldest record's changes, all of them: half of them would be a hole.
