@@ -37,9 +37,9 @@ pub const MAX_CLIENTS: u64 = 200_000;
 /// Deepest array or map in a value, `Any` and JSON alike. Clients read values by recursion.
 pub const MAX_VALUE_DEPTH: usize = 100;
 
-/// Deepest type within type in one document that is built as a tree, by the Rust client or for JSON. yrs recurses down when a
-/// type is deleted, about 275 bytes of stack a level in a release build: under 3 MiB for 10,000. A hub builds none.
-pub const MAX_TREE_TYPE_DEPTH: u64 = 10_000;
+/// Deepest type within type in a document of the Rust client. yrs recurses down when a type is deleted, about 275 bytes of stack
+/// a level in a release build; a thread has 2 MiB by default. A hub builds no tree.
+pub const MAX_TREE_TYPE_DEPTH: u64 = 2_000;
 
 /// The end of the last clock of any client: beyond it, readers that count in 32 bits overflow (yrs subtracts clocks as `i32`).
 pub const MAX_CLOCK: u64 = i32::MAX as u64;

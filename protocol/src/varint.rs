@@ -175,6 +175,16 @@ pub fn write_var_uint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// Writes over the bytes at `at`, of which there are as many as [`var_uint_len`] says.
+pub(crate) fn write_var_uint_at(out: &mut [u8], at: usize, mut value: u64) {
+    let len = var_uint_len(value);
+    for place in &mut out[at..at + len] {
+        let more = if value > 0x7f { 0x80 } else { 0 };
+        *place = more | (value & 0x7f) as u8;
+        value >>= 7;
+    }
+}
+
 /// Appends a length and the bytes (lib0 `writeVarUint8Array`, and `writeVarString` for the bytes of a string).
 #[inline]
 pub fn write_var_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

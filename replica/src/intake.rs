@@ -12,7 +12,9 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use syncline_protocol::update::json_for_yrs;
-use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, write_gc, write_section_head};
+use syncline_protocol::update::raw::{
+    Id, Joint, Parent, RawSection, RawStruct, RawUpdate, write_gc, write_section_head,
+};
 use syncline_protocol::varint::write_var_uint;
 
 use yrs::Any;
@@ -31,17 +33,19 @@ impl Intake {
     /// An update that was scanned and waits for nothing, as yrs can take it.
     pub(crate) fn prepare<'a>(&mut self, update: &'a [u8]) -> Cow<'a, [u8]> {
         self.note_types(update);
+        if self.is_fine(update) {
+            return Cow::Borrowed(update);
+        }
         let mut raw = RawUpdate::new(update);
-        let (mut out, mut sections, mut is_same) = (Vec::new(), 0, true);
+        let (mut out, mut sections) = (Vec::new(), 0);
         let (mut body, mut part) = (Vec::new(), Vec::new());
         while let Some(mut section) = raw.section() {
-            let (client, start, structs) = (section.client, section.clock, section.left);
-            let mut written = Written::default();
+            let (client, start) = (section.client, section.clock);
+            let mut written = Written::with_limit(usize::MAX);
             body.clear();
             for found in section.by_ref() {
                 part.clear();
                 if self.replace(&found, &mut part) {
-                    is_same = false;
                     if let Some(found) = RawSection::new(client, found.start, 1, &part).next() {
                         written.push(&found, || true, 0, &mut body);
                     }
@@ -50,13 +54,9 @@ impl Intake {
                 }
             }
             raw.after(&section);
-            is_same &= written.structs() == structs;
             write_section_head(written.structs(), client, start, &mut out);
             out.extend_from_slice(&body);
             sections += 1;
-        }
-        if is_same {
-            return Cow::Borrowed(update);
         }
         let mut whole = Vec::with_capacity(out.len() + raw.rest().len() + 4);
         write_var_uint(&mut whole, sections);
@@ -73,6 +73,21 @@ impl Intake {
             self.types.extend(types.map(|found| Id { client: found.client, clock: found.start }));
             raw.after(&section);
         }
+    }
+
+    /// True when nothing has to be replaced or joined.
+    fn is_fine(&self, update: &[u8]) -> bool {
+        let (mut raw, mut part, mut is_fine) = (RawUpdate::new(update), Vec::new(), true);
+        while let Some(mut section) = raw.section() {
+            let mut before: Option<Joint> = None;
+            for found in section.by_ref() {
+                is_fine &= !before.is_some_and(|before| found.continues(&before)) && !self.replace(&found, &mut part);
+                before = found.joint();
+                part.clear();
+            }
+            raw.after(&section);
+        }
+        is_fine
     }
 
     /// Writes something else in place of a struct. False: it can stay.

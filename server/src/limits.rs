@@ -250,7 +250,8 @@ impl From<RawLimits> for Limits {
             documents_per_connection: count(raw.max_documents_per_connection, 1_000),
             authentication: Duration::from_secs(raw.authentication_seconds.unwrap_or(60).clamp(1, MAX_SECONDS)),
             presence_bytes: count(raw.max_presence_bytes, 2 * 1024 * 1024),
-            document_bytes: count(raw.max_document_bytes, DEFAULT_MAX_DOCUMENT_BYTES),
+            // Places in a document are counted in 32 bits.
+            document_bytes: count(raw.max_document_bytes, DEFAULT_MAX_DOCUMENT_BYTES).min(u32::MAX as usize / 2),
             document_clients: count(raw.max_document_clients, MAX_CLIENTS as usize),
             opens_per_second: raw.opens_per_second.unwrap_or(100),
             opens_per_second_in_all: raw.opens_per_second_in_all.unwrap_or(5_000),

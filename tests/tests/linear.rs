@@ -18,7 +18,7 @@ use syncline_protocol::update::{ScanLimits, scan_update};
 use syncline_protocol::varint::write_var_uint;
 use syncline_replica::{HubDocument, HubLimits};
 
-/// What a message may cost beside [`TIMES`] its bytes.
+/// What a message may cost beside [`TIMES`] its bytes, with the whole state twice, a difference and a compaction.
 const BASE_BYTES: usize = 16 << 20;
 const TIMES: usize = 8;
 /// What each client that it brings may cost; a document takes 200,000 of them by default.
@@ -38,6 +38,9 @@ const KINDS: &[Kind] = &[
     ("deletions of every other letter", |bytes| vec![line(1, bytes as u64), holes(1, bytes as u64 / 5)]),
     ("a type in each type", |bytes| vec![types(bytes as u64 / 7)]),
     ("writes of one register at the same time", |bytes| vec![register_writes(bytes as u64 / 60)]),
+    ("letters beside a deleted text", |bytes| vec![beside_deleted(bytes as u64)]),
+    ("types, the first of which is deleted", |bytes| vec![types(bytes as u64 / 7), vec![0, 1, 1, 1, 0, 1]]),
+    ("map entries beside a register", |bytes| vec![register_writes(1), entries(bytes as u64 / 5)]),
     ("letters that wait", |bytes| vec![waiting(bytes.min(4_000_000) as u64 / 8)]),
     ("one long text", |bytes| vec![line(1, bytes as u64)]),
 ];
@@ -54,6 +57,35 @@ fn garbage(count: u64) -> Vec<u8> {
         write_var_uint(&mut update, number);
     }
     (0..count).for_each(|_| update.extend([4, 1, 1, b't', 1, b'x', 0, 1]));
+    update.push(0);
+    update
+}
+
+/// A text of half the bytes, which is deleted, and letters of another client within it.
+fn beside_deleted(bytes: u64) -> Vec<u8> {
+    let text = line(1, bytes / 2);
+    let beside = letters(&(0..bytes / 16).map(|clock| (2, clock, Some((1, 8 * clock)), None)).collect::<Vec<_>>());
+    // Both sections, the greater client first; all of client 1 is deleted.
+    let mut update = vec![2];
+    update.extend_from_slice(&beside[1..beside.len() - 1]);
+    update.extend_from_slice(&text[1..text.len() - 1]);
+    update.extend([1, 1, 1, 0]);
+    write_var_uint(&mut update, bytes / 2);
+    update
+}
+
+/// Writes of a key in some map, each with the one before as its origin.
+fn entries(count: u64) -> Vec<u8> {
+    let mut update = vec![1];
+    for number in [count, 2, 0] {
+        write_var_uint(&mut update, number);
+    }
+    update.extend([0x28, 1, 1, b'm', 1, b'k', 1, 120]);
+    for clock in 1..count {
+        update.extend([0xa8, 2]);
+        write_var_uint(&mut update, clock - 1);
+        update.extend([1, 120]);
+    }
     update.push(0);
     update
 }
@@ -165,8 +197,8 @@ fn what_a_message_costs_is_in_proportion_to_its_bytes() {
                 all / 1e3,
                 measured.rsplit(' ').next().unwrap()
             );
-            if peak as usize > BASE_BYTES + TIMES * len as usize + CLIENT_BYTES * clients as usize {
-                too_much.push(format!("{name}, {len} bytes: {peak} bytes of memory"));
+            if peak.max(whole) as usize > BASE_BYTES + TIMES * len as usize + CLIENT_BYTES * clients as usize {
+                too_much.push(format!("{name}, {len} bytes: {} bytes of memory", peak.max(whole)));
             }
         }
     }

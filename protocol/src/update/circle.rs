@@ -16,6 +16,10 @@ struct Section<'a> {
 /// True when structs of an update wait for each other in a circle. It waits for nothing else: `state` has all that it needs
 /// and does not have itself. The update has passed the scanner.
 pub fn is_circular(update: &[u8], state: &impl StateClock) -> bool {
+    // A struct never refers to a later one of its own client: the scanner has seen to it.
+    if update.first() == Some(&1) {
+        return false;
+    }
     let mut raw = RawUpdate::new(update);
     let (mut sections, mut places) = (Vec::new(), HashMap::new());
     while let Some(structs) = raw.section() {
@@ -24,10 +28,6 @@ pub fn is_circular(update: &[u8], state: &impl StateClock) -> bool {
         raw.after(&rest);
         places.insert(structs.client, sections.len());
         sections.push(Section { structs, end: rest.clock, is_needed: false });
-    }
-    if sections.len() < 2 {
-        // A struct never refers to a later one of its own client: the scanner has seen to it.
-        return false;
     }
     (0..sections.len()).any(|first| !go_through(first, &mut sections, &places, state))
 }

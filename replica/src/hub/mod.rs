@@ -27,6 +27,9 @@ use crate::structs::StructStore;
 use pending::{Pending, Waiting};
 use registers::Registers;
 
+/// A full document is compacted for an update when at least this share of its bytes came since the last time: 1 of 64.
+const COMPACTION_SHARE: usize = 64;
+
 /// What a document may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubLimits {
@@ -99,6 +102,8 @@ pub struct HubDocument {
     registers: Registers,
     /// Something waited while this was built from its log.
     has_waited_at_load: bool,
+    /// Bytes of the updates entered since the last compaction.
+    received_bytes: usize,
 }
 
 impl Default for HubDocument {
@@ -117,6 +122,7 @@ impl HubDocument {
             pending: None,
             registers: Registers::default(),
             has_waited_at_load: false,
+            received_bytes: 0,
         }
     }
 
@@ -181,6 +187,7 @@ impl HubDocument {
         let known: Known = ranges.map(|range| (range.client, self.structs.clock(range.client))).collect();
         let mut brings_one = false;
         let is_new = self.structs.add_with(update, |found| brings_one |= Registers::is_first(found));
+        self.received_bytes = self.received_bytes.saturating_add(update.len());
         if is_new && (has_registers || brings_one) {
             self.registers.note(update, |client| known.clock(client));
             self.registers.note_deletions(update);
@@ -224,9 +231,11 @@ impl HubDocument {
         if clients > 0 && self.structs.clients() as u64 + clients > limits.clients as u64 {
             return Some(Full::Clients);
         }
-        // What was deleted since the last compaction counts until it is dropped.
-        if self.bytes().saturating_add(bytes) > limits.bytes && !self.structs.is_compact() {
-            self.structs.compact();
+        // What was deleted since the last compaction counts until it is dropped. Compacting goes through all of the document:
+        // who has sent little since the last time waits until it is quiet.
+        let is_worth_it = self.received_bytes.saturating_mul(COMPACTION_SHARE) >= self.bytes();
+        if self.bytes().saturating_add(bytes) > limits.bytes && is_worth_it && !self.is_compact() {
+            self.compact();
         }
         (self.bytes().saturating_add(bytes) > limits.bytes).then_some(Full::Bytes)
     }
@@ -268,6 +277,7 @@ impl HubDocument {
 
     /// The same, after deleted content was dropped and neighbours were joined. The document shares its memory.
     pub fn compact(&mut self) -> Bytes {
+        self.received_bytes = 0;
         self.structs.compact()
     }
 
@@ -305,7 +315,7 @@ impl HubDocument {
 
     /// Bytes that it takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
-        let pending = self.pending.as_ref().map_or(0, |pending| pending.bytes());
+        let pending = self.pending.as_ref().map_or(0, |pending| pending.memory_bytes());
         self.structs.memory_bytes() + pending + self.registers.memory_bytes()
     }
 

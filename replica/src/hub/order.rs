@@ -6,6 +6,7 @@
 //! the readers any more.
 
 use bytes::Bytes;
+use syncline_protocol::limits::MAX_REGISTER_VALUE_BYTES;
 use syncline_protocol::update::raw::{Id, RawStruct};
 
 /// Writes of one client in a row, each the successor of the one before it.
@@ -20,6 +21,8 @@ pub(super) struct Write {
     pub(super) value: Option<Bytes>,
 }
 
+/// A register's value with its author, its ids and its keys: more was made by no accepted write.
+const MAX_VALUE_BYTES: usize = MAX_REGISTER_VALUE_BYTES + 4 * 1024;
 /// Most entries of a key among which another one is put.
 const MAX_ENTRIES: usize = 4_096;
 
@@ -71,7 +74,8 @@ impl Order {
         let right = entry.right_origin.and_then(|origin| self.split_before(origin));
         let mut at = left.map_or(0, |left| left + 1);
         if at < right.unwrap_or(self.0.len()) {
-            at = self.place(&entry, at, right);
+            let Some(place) = self.place(&entry, at, right, budget) else { return };
+            at = place;
         }
         if at == self.0.len() {
             self.append(entry);
@@ -80,8 +84,8 @@ impl Order {
         }
     }
 
-    /// Where between its neighbours it lies, of which others are there already.
-    fn place(&self, entry: &Write, from: usize, right: Option<usize>) -> usize {
+    /// Where between its neighbours it lies, of which others are there already. `None`: that is too much work to find out.
+    fn place(&self, entry: &Write, from: usize, right: Option<usize>, budget: &mut Budget) -> Option<usize> {
         let (mut at, mut conflicts_from) = (from, from);
         for (index, other) in self.0.iter().enumerate().take(right.unwrap_or(self.0.len())).skip(from) {
             if other.origin == entry.origin {
@@ -92,6 +96,9 @@ impl Order {
                 }
                 continue;
             }
+            if !budget.spend(index - from) {
+                return None;
+            }
             let origin = other.origin.and_then(|origin| (from..index).rev().find(|&index| self.0[index].holds(origin)));
             match origin {
                 Some(origin) if origin < conflicts_from => (at, conflicts_from) = (index + 1, index + 1),
@@ -99,7 +106,7 @@ impl Order {
                 None => break,
             }
         }
-        at
+        Some(at)
     }
 
     /// Adds an entry at the end: a client that goes on alone needs one entry.
@@ -152,7 +159,7 @@ impl Write {
         if start < known {
             origin = Some(Id { client, clock: known - 1 });
         }
-        let value = found.value().map(Bytes::copy_from_slice);
+        let value = found.value().filter(|value| value.len() <= MAX_VALUE_BYTES).map(Bytes::copy_from_slice);
         Some(Self { client, start: start.max(known), end, origin, right_origin, value })
     }
 
@@ -160,7 +167,7 @@ impl Write {
         self.client == id.client && (self.start..self.end).contains(&id.clock)
     }
 
-    fn last_id(&self) -> Id {
+    pub(super) fn last_id(&self) -> Id {
         Id { client: self.client, clock: self.end - 1 }
     }
 

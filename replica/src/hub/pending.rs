@@ -11,6 +11,9 @@ use syncline_protocol::update::{ScanLimits, StateClock, needs, update_ranges, ve
 use super::{Entered, HubLimits, waits};
 use crate::structs::StructStore;
 
+/// What an update takes in the tables besides itself and its needs.
+const PENDING_BYTES: usize = 256;
+
 /// Numbers in the order of arrival.
 type Number = u64;
 
@@ -20,6 +23,8 @@ pub(super) struct Waiting {
     update: Bytes,
     /// Clients and the clocks that they must reach; what they have reached is removed from the end.
     needs: Vec<(u64, u64)>,
+    /// Bytes that it takes in memory, about.
+    memory_bytes: usize,
 }
 
 impl Waiting {
@@ -38,7 +43,9 @@ pub(super) struct Pending {
     filed: BTreeSet<(u64, u64, Number)>,
     /// Those that wait no more.
     ready: BTreeSet<Number>,
-    bytes: usize,
+    /// Bytes of the updates, and what all of it takes in memory.
+    update_bytes: usize,
+    memory_bytes: usize,
     next: Number,
     /// Entered and not yet told to the readers.
     freed: Vec<Bytes>,
@@ -50,15 +57,17 @@ impl Pending {
         if self.updates.contains(update) {
             return Entered::Known;
         }
-        if self.waiting.len() >= limits.pending_updates || self.bytes + update.len() > limits.pending_bytes {
+        if self.waiting.len() >= limits.pending_updates || self.update_bytes + update.len() > limits.pending_bytes {
             return Entered::NoRoom;
         }
         // A copy: a slice would keep the whole frame it came in.
         let update = Bytes::copy_from_slice(update);
         let needs = needs(&update, structs).unwrap_or_default();
-        self.bytes += update.len();
+        self.update_bytes += update.len();
+        let memory_bytes = update.len() + size_of_val(&needs[..]) + PENDING_BYTES;
+        self.memory_bytes += memory_bytes;
         self.updates.insert(update.clone());
-        self.waiting.insert(self.next, Waiting { update, needs });
+        self.waiting.insert(self.next, Waiting { update, needs, memory_bytes });
         self.file(self.next, structs);
         self.next += 1;
         Entered::Waits
@@ -96,9 +105,10 @@ impl Pending {
             if self.waiting.get(&number).is_none_or(|waiting| still_waits(&waiting.update)) {
                 continue;
             }
-            let Waiting { update, .. } = self.waiting.remove(&number)?;
+            let Waiting { update, memory_bytes, .. } = self.waiting.remove(&number)?;
             self.updates.remove(&update);
-            self.bytes -= update.len();
+            self.update_bytes -= update.len();
+            self.memory_bytes -= memory_bytes;
             return Some(update);
         }
         None
@@ -118,8 +128,8 @@ impl Pending {
         &self.waiting
     }
 
-    /// Bytes of the updates.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes that all of it takes in memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 }

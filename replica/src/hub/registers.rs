@@ -31,6 +31,8 @@ pub(super) struct Registers {
     orders: BTreeMap<Arc<str>, Order>,
     /// The writes of all of them: client and first clock, the clock after the last, whose.
     members: BTreeMap<(u64, u64), (u64, Arc<str>)>,
+    /// The write that decides on each.
+    deciding: BTreeMap<Id, Arc<str>>,
     touched: BTreeSet<Arc<str>>,
     /// Bytes of names and values.
     bytes: usize,
@@ -56,14 +58,17 @@ impl Registers {
         let mut raw = RawUpdate::new(update);
         let (mut entered, mut later, mut budget) = (Vec::new(), Vec::new(), Budget::new());
         while let Some(mut section) = raw.section() {
-            let (known, mut at) = (known(section.client), update.len() - section.rest().len());
+            let (before, mut at) = (known(section.client), update.len() - section.rest().len());
             for found in section.by_ref() {
                 let place = at;
                 at += found.bytes.len();
-                let Some(write) = Write::of(&found, known) else { continue };
+                let Some(write) = Write::of(&found, before) else { continue };
                 if let Some(name) = self.name_of(&found) {
                     entered.push(self.enter(write, name, &mut budget));
-                } else if let Some(origin) = found.origin.or(found.right_origin) {
+                // One that is known and belongs to no register never will.
+                } else if let Some(origin) =
+                    found.origin.or(found.right_origin).filter(|id| id.clock >= known(id.client))
+                {
                     later.push(Later { origin, client: found.client, clock: found.start, at: place });
                 }
             }
@@ -110,8 +115,14 @@ impl Registers {
         }
         let order = self.orders.entry(Arc::clone(&name)).or_default();
         self.bytes -= order.value_bytes();
+        let before = order.last().map(Write::last_id);
         order.add(write, budget);
         self.bytes += order.value_bytes();
+        let now = order.last().map(Write::last_id);
+        if now != before {
+            before.and_then(|before| self.deciding.remove(&before));
+            self.deciding.extend(now.map(|now| (now, Arc::clone(&name))));
+        }
         self.touched.insert(Arc::clone(&name));
         let before = self.members.range_mut(..(client, start)).next_back();
         match before {
@@ -123,12 +134,10 @@ impl Registers {
 
     /// Takes note of what an update deletes.
     pub(super) fn note_deletions(&mut self, update: &[u8]) {
-        let (members, touched) = (&self.members, &mut self.touched);
+        let (deciding, touched) = (&self.deciding, &mut self.touched);
         let read = read_delete_set(delete_set(update), |client, Range { start, end }| {
-            let before = members.range(..(client, start)).next_back();
-            let overlapping = before.filter(|((of, _), (until, _))| *of == client && *until > start);
-            let names = overlapping.into_iter().chain(members.range((client, start)..(client, end)));
-            touched.extend(names.map(|(_, (_, name))| Arc::clone(name)));
+            let deleted = deciding.range(Id { client, clock: start }..Id { client, clock: end });
+            touched.extend(deleted.map(|(_, name)| Arc::clone(name)));
         });
         debug_assert!(read.is_ok(), "not scanned");
     }
@@ -161,8 +170,8 @@ impl Registers {
     pub(super) fn memory_bytes(&self) -> usize {
         /// A member with its share of the tree's node, and its entry in an order.
         const MEMBER_BYTES: usize = 64 + size_of::<Write>();
-        /// An order with its share of the node, and its name.
-        const ORDER_BYTES: usize = 96;
+        /// An order with its share of the node, its name, and its deciding write.
+        const ORDER_BYTES: usize = 160;
         self.bytes + self.members.len() * MEMBER_BYTES + self.orders.len() * ORDER_BYTES
     }
 }

@@ -10,7 +10,6 @@ mod read;
 mod tests;
 mod write;
 
-use syncline_protocol::limits::MAX_TREE_TYPE_DEPTH;
 use syncline_protocol::update::type_depth;
 use thiserror::Error;
 use yrs::Transact;
@@ -48,12 +47,15 @@ pub enum JsonError {
 /// Stack of the thread that builds a tree: yrs takes some hundred bytes of it for each type within a type. Only touched pages
 /// cost memory.
 const TREE_STACK_BYTES: usize = 64 * 1024 * 1024;
+/// Types within types of a document that is built there, at most.
+const MAX_TREE_DEPTH: u32 = 10_000;
+
 /// Every root type of a document as JSON. `state`: all of it as one v1 update. `docs/backup.md` says what becomes what.
 ///
 /// # Errors
 /// When it is nested too deep, or yrs cannot build it; the document itself is none the worse.
 pub fn to_json(state: &[u8]) -> Result<serde_json::Value, JsonError> {
-    if type_depth(state).map_err(|error| CrdtError::Undecodable(error.to_string()))? > MAX_TREE_TYPE_DEPTH as u32 {
+    if type_depth(state).map_err(|error| CrdtError::Undecodable(error.to_string()))? > MAX_TREE_DEPTH {
         return Err(JsonError::TooDeep);
     }
     let build = || {

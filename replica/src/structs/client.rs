@@ -7,8 +7,10 @@ use syncline_protocol::varint::write_var_uint;
 
 use super::ranges::Ranges;
 
-/// So many bytes of structs are passed at most to find a clock.
+/// So many bytes of structs are passed at most to find a clock, or one struct.
 pub(super) const MARK_EVERY: usize = 1024;
+/// A struct that has so many bytes is not joined to: a difference that begins within it is cut out of it.
+const MAX_JOINED_BYTES: usize = 16 * 1024;
 /// What a client takes besides for what came since the last compaction.
 pub(super) const FRESH_BYTES: usize = size_of::<Fresh>();
 
@@ -51,13 +53,33 @@ struct Fresh {
 }
 
 /// Structs that are written one after the other; what goes on where the last one ends is joined to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Written {
     structs: u64,
     marks: Vec<Mark>,
     /// Where the last struct begins, and how it goes on.
     last: usize,
     joint: Option<Joint>,
+    /// Bytes of a struct that others are joined to.
+    max_joined_bytes: usize,
+}
+
+/// What is kept of structs that were written: how many, and where some begin.
+pub(super) struct Settled {
+    structs: u32,
+    marks: Box<[Mark]>,
+}
+
+impl From<Written> for Settled {
+    fn from(written: Written) -> Self {
+        Self { structs: written.structs as u32, marks: written.marks.into() }
+    }
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self::with_limit(MAX_JOINED_BYTES)
+    }
 }
 
 /// One client.
@@ -97,7 +119,7 @@ impl Client {
             }
         }
         client.end = section.clock;
-        client.settle(at, next - at, written);
+        client.settle(at, next - at, written.into());
         Some((client, joins))
     }
 
@@ -121,12 +143,7 @@ impl Client {
         // Most are not deleted, which is quicker to find.
         let holds = |run: &Run<'_>| run.start <= clock && clock < run.end;
         self.is_deleted(clock..clock + 1)
-            && self
-                .runs(base)
-                .iter()
-                .find(|run| holds(run))
-                .and_then(|run| run.find(id, clock).0.next())
-                .is_some_and(|found| found.is_gc())
+            && self.runs(base).iter().find(|run| holds(run)).is_some_and(|run| run.find(id, clock).0.is_at_gc())
     }
 
     /// How many ranges are deleted.
@@ -236,14 +253,8 @@ impl Client {
     }
 
     /// From now on its structs are those that were written into a new base.
-    pub(super) fn settle(&mut self, at: usize, len: usize, written: Written) {
-        self.base = Base {
-            at: at as u32,
-            len: len as u32,
-            structs: written.structs as u32,
-            end: self.end as u32,
-            marks: written.marks.into_boxed_slice(),
-        };
+    pub(super) fn settle(&mut self, at: usize, len: usize, Settled { structs, marks }: Settled) {
+        self.base = Base { at: at as u32, len: len as u32, structs, end: self.end as u32, marks };
         self.fresh = None;
     }
 }
@@ -256,7 +267,12 @@ impl<'a> Run<'a> {
         let (start, at, mut before) =
             mark.map_or((self.start, 0, 0), |mark| (u64::from(mark.clock), mark.at as usize, u64::from(mark.structs)));
         let mut section = RawSection::new(client, start, self.structs - before, &self.bytes[at..]);
+        let next_mark = self.marks.get(after).map_or(self.structs, |mark| u64::from(mark.structs));
         loop {
+            // The only one before the next mark is the one, however long.
+            if next_mark - before == 1 {
+                return (section, before);
+            }
             let mut next = section.clone();
             match next.next() {
                 Some(found) if found.end <= clock => (section, before) = (next, before + 1),
@@ -267,6 +283,11 @@ impl<'a> Run<'a> {
 }
 
 impl Written {
+    /// Structs of at least so many bytes are not joined to.
+    pub(crate) fn with_limit(max_joined_bytes: usize) -> Self {
+        Self { structs: 0, marks: Vec::new(), last: 0, joint: None, max_joined_bytes }
+    }
+
     /// How many there are.
     pub(crate) fn structs(&self) -> u64 {
         self.structs
@@ -283,6 +304,7 @@ impl Written {
         out: &mut Vec<u8>,
     ) {
         if let Some(joint) = &mut self.joint
+            && out.len() - self.last < self.max_joined_bytes
             && found.continues(joint)
             && are_alike()
         {
@@ -296,7 +318,8 @@ impl Written {
 
     /// Counts a struct that lies at `at`, from where this client's structs begin.
     fn note(&mut self, found: &RawStruct<'_>, at: usize) {
-        if self.marks.last().map_or(0, |mark| mark.at as usize) + MARK_EVERY <= at {
+        let is_due = self.marks.last().map_or(0, |mark| mark.at as usize) + MARK_EVERY <= at;
+        if is_due || found.bytes.len() >= MARK_EVERY {
             self.marks.push(Mark { clock: found.start as u32, at: at as u32, structs: self.structs as u32 });
         }
         self.structs += 1;

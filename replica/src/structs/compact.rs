@@ -5,7 +5,7 @@ use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc
 use syncline_protocol::varint::write_var_uint;
 
 use super::StructStore;
-use super::client::{Client, Written};
+use super::client::{Client, Settled, Written};
 use super::garbage::{Garbage, find_garbage};
 
 /// The structs of one client in the new base.
@@ -13,7 +13,7 @@ struct Section {
     client: u64,
     at: usize,
     len: usize,
-    written: Written,
+    structs: Settled,
 }
 
 /// The structs of all clients as they are written.
@@ -34,13 +34,13 @@ impl StructStore {
         }
         let mut compaction = Compaction::run(self, Garbage::default());
         if compaction.has_garbage {
-            compaction =
-                Compaction::run(self, find_garbage(self.clients.iter().map(|(id, client)| (*id, client)), &self.base));
+            drop(compaction);
+            compaction = Compaction::run(self, find_garbage(&self.clients, &self.base));
         }
         let Compaction { mut out, sections, garbage, .. } = compaction;
-        for Section { client, at, len, written } in sections {
+        for Section { client, at, len, structs } in sections {
             if let Some(client) = self.clients.get_mut(&client) {
-                client.settle(at, len, written);
+                client.settle(at, len, structs);
             }
         }
         for (client, clocks) in garbage.ranges() {
@@ -53,6 +53,7 @@ impl StructStore {
         self.base = out.into();
         self.fresh_bytes = 0;
         self.deleted_ranges = self.clients.values().map(Client::deleted_ranges).sum();
+        self.base_ranges = self.deleted_ranges;
         self.is_changed = false;
         self.base()
     }
@@ -72,7 +73,7 @@ impl<'a> Compaction<'a> {
             write_var_uint(&mut compaction.out, 0);
             let (at, len) = (compaction.out.len(), body.len());
             compaction.out.extend_from_slice(&body);
-            compaction.sections.push(Section { client: *id, at, len, written });
+            compaction.sections.push(Section { client: *id, at, len, structs: written.into() });
         }
         compaction
     }

@@ -1,6 +1,7 @@
 //! PURE: what lies in deleted types. Every reader makes garbage of it when it integrates; here it is found by following each
 //! item to the type in which it lies, without recursion.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use syncline_protocol::update::raw::{Id, Parent, RawStruct};
@@ -23,101 +24,104 @@ impl Garbage {
     }
 }
 
-/// Where a struct lies.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    /// In a root type, or in something unknown.
-    Root,
-    /// In the type of this item.
-    In(Id),
-    /// Where this one lies.
-    Beside(Id),
-    /// It is garbage, and so is what lies in it or beside it.
-    Garbage,
+/// No struct: a root type, or something unknown.
+const NOWHERE: u32 = u32::MAX;
+/// It lies in the type of the one above it, not beside that one.
+const IS_IN: u8 = 1;
+const IS_DELETED: u8 = 2;
+const IS_GC: u8 = 4;
+/// Being followed: who comes back here goes round in a circle, which no reader integrates.
+const FOLLOWED: u8 = 8;
+const ALIVE: u8 = 16;
+const DEAD: u8 = 32;
+
+/// All structs, by client and clock: nine bytes each.
+#[derive(Default)]
+struct Structs {
+    /// Each client, where its structs begin, and its next clock.
+    clients: Vec<(u64, usize, u64)>,
+    starts: Vec<u32>,
+    /// The struct in or beside which each lies.
+    above: Vec<u32>,
+    flags: Vec<u8>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Unknown,
-    /// Being followed: a circle, which no reader integrates.
-    Followed,
-    Alive,
-    Dead,
-}
-
-struct Item {
-    client: u64,
-    start: u64,
-    end: u64,
-    place: Place,
-    is_deleted: bool,
-    state: State,
-}
-
-/// All structs, by client and clock.
-struct Items(Vec<Item>);
-
-/// Follows every struct of a document. `clients` come in rising order.
-pub(super) fn find_garbage<'a>(clients: impl Iterator<Item = (u64, &'a Client)>, base: &[u8]) -> Garbage {
-    let mut items = Items(Vec::new());
+/// Follows every struct of a document to the type in which it lies.
+pub(super) fn find_garbage(clients: &BTreeMap<u64, Client>, base: &[u8]) -> Garbage {
+    let mut structs = Structs::default();
     for (id, client) in clients {
-        items.0.extend(client.structs(base, id).map(|found| Item {
-            client: id,
-            start: found.start,
-            end: found.end,
-            place: place_of(&found),
-            is_deleted: client.is_deleted(found.start..found.end),
-            state: State::Unknown,
-        }));
+        structs.clients.push((*id, structs.starts.len(), client.end()));
+        structs.starts.extend(client.structs(base, *id).map(|found| found.start as u32));
     }
-    let mut way = Vec::new();
-    (0..items.0.len()).for_each(|at| items.follow(at, &mut way));
-    let is_new = |item: &&Item| item.state == State::Dead && !matches!(item.place, Place::Garbage);
-    Garbage(items.0.iter().filter(is_new).map(|item| (item.client, item.start..item.end)).collect())
+    structs.flags.reserve_exact(structs.starts.len());
+    structs.above.reserve_exact(structs.starts.len());
+    for (id, client) in clients {
+        client.structs(base, *id).for_each(|found| structs.note(&found, client));
+    }
+    let mut path = Vec::new();
+    (0..structs.starts.len()).for_each(|at| structs.follow(at, &mut path));
+    structs.garbage()
 }
 
-fn place_of(found: &RawStruct<'_>) -> Place {
-    match (found.origin.or(found.right_origin), found.parent) {
-        _ if found.is_gc() => Place::Garbage,
-        (Some(beside), _) => Place::Beside(beside),
-        (None, Some(Parent::Item(id))) => Place::In(id),
-        (None, _) => Place::Root,
-    }
-}
-
-impl Items {
-    fn find(&self, id: Id) -> Option<usize> {
-        let after = self.0.partition_point(|item| (item.client, item.start) <= (id.client, id.clock));
-        let at = after.checked_sub(1)?;
-        (self.0[at].client == id.client && id.clock < self.0[at].end).then_some(at)
-    }
-
-    /// Finds out about one struct, and about all on the way to its type. `way` is empty before and after.
-    fn follow(&mut self, start: usize, way: &mut Vec<usize>) {
-        let mut at = start;
-        // The last step: what is known there decides about all on the way.
-        let state = loop {
-            match self.0[at].state {
-                State::Unknown => {}
-                State::Followed => break State::Alive,
-                known => break known,
-            }
-            self.0[at].state = State::Followed;
-            way.push(at);
-            let next = match self.0[at].place {
-                Place::Garbage => break State::Dead,
-                Place::Root => break State::Alive,
-                Place::In(id) | Place::Beside(id) => self.find(id),
-            };
-            match next {
-                None => break State::Alive,
-                // What lies in a deleted type is dead, whatever that type lies in.
-                Some(next) if matches!(self.0[at].place, Place::In(_)) && self.0[next].is_deleted => break State::Dead,
-                Some(next) => at = next,
-            }
+impl Structs {
+    fn note(&mut self, found: &RawStruct<'_>, client: &Client) {
+        let is_deleted = client.is_deleted(found.start..found.end);
+        let (above, is_in) = match (found.origin.or(found.right_origin), found.parent) {
+            (Some(beside), _) => (Some(beside), false),
+            (None, Some(Parent::Item(id))) => (Some(id), true),
+            (None, _) => (None, false),
         };
-        while let Some(at) = way.pop() {
-            self.0[at].state = state;
+        let above = above.and_then(|id| self.find(id));
+        self.above.push(above.map_or(NOWHERE, |at| at as u32));
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        self.flags.push(flag(is_in, IS_IN) | flag(is_deleted, IS_DELETED) | flag(found.is_gc(), IS_GC));
+    }
+
+    fn find(&self, id: Id) -> Option<usize> {
+        let client = self.clients.binary_search_by_key(&id.client, |(client, ..)| *client).ok()?;
+        let (_, first, end) = self.clients[client];
+        let last = self.clients.get(client + 1).map_or(self.starts.len(), |(_, first, _)| *first);
+        let after = self.starts[first..last].partition_point(|start| u64::from(*start) <= id.clock);
+        (id.clock < end && after > 0).then(|| first + after - 1)
+    }
+
+    /// Finds out about one struct, and about all on the path to its type. `path` is empty before and after.
+    fn follow(&mut self, start: usize, path: &mut Vec<usize>) {
+        let mut at = start;
+        // The last step: what is known there decides about all on the path.
+        let state = loop {
+            let flags = self.flags[at];
+            if flags & (FOLLOWED | ALIVE | DEAD) != 0 {
+                break if flags & DEAD != 0 { DEAD } else { ALIVE };
+            }
+            self.flags[at] |= FOLLOWED;
+            path.push(at);
+            let above = self.above[at];
+            if flags & IS_GC != 0 {
+                break DEAD;
+            }
+            if above == NOWHERE {
+                break ALIVE;
+            }
+            // What lies in a deleted type is dead, whatever that type lies in.
+            if flags & IS_IN != 0 && self.flags[above as usize] & IS_DELETED != 0 {
+                break DEAD;
+            }
+            at = above as usize;
+        };
+        path.drain(..).for_each(|at| self.flags[at] = self.flags[at] & !FOLLOWED | state);
+    }
+
+    /// The dead that are not garbage yet.
+    fn garbage(&self) -> Garbage {
+        let mut garbage = Vec::new();
+        for (number, (client, first, end)) in self.clients.iter().enumerate() {
+            let last = self.clients.get(number + 1).map_or(self.starts.len(), |(_, first, _)| *first);
+            for at in (*first..last).filter(|at| self.flags[*at] & (DEAD | IS_GC) == DEAD) {
+                let end = if at + 1 < last { u64::from(self.starts[at + 1]) } else { *end };
+                garbage.push((*client, u64::from(self.starts[at])..end));
+            }
         }
+        Garbage(garbage)
     }
 }

@@ -50,8 +50,9 @@ pub struct StructStore {
     is_changed: bool,
     /// Bytes of structs beside the base.
     fresh_bytes: usize,
-    /// Ranges deleted, in all clients.
+    /// Ranges deleted, in all clients; of them in the base.
     deleted_ranges: usize,
+    base_ranges: usize,
 }
 
 impl StructStore {
@@ -62,24 +63,25 @@ impl StructStore {
             return false;
         }
         let mut raw = RawUpdate::new(state);
-        let (mut clients, mut has_neighbours) = (BTreeMap::new(), false);
+        let (mut clients, mut is_compactable) = (BTreeMap::new(), false);
         while let Some(mut section) = raw.section() {
             let id = section.client;
             let Some((client, joins)) = Client::adopt(&mut section, state.len(), &mut tell) else { return false };
-            has_neighbours |= joins;
+            is_compactable |= joins;
             clients.insert(id, client);
             raw.after(&section);
         }
         let read = read_delete_set(raw.rest(), |id, deleted| {
             if let Some(client) = clients.get_mut(&id) {
-                client.delete(deleted);
+                is_compactable |= client.delete(deleted);
             }
         });
         debug_assert!(read.is_ok(), "not scanned");
         self.deleted_ranges = clients.values().map(Client::deleted_ranges).sum();
+        self.base_ranges = self.deleted_ranges;
         (self.clients, self.base) = (clients, state.clone());
         // What was compacted by none before is compacted like what comes.
-        self.is_changed = has_neighbours;
+        self.is_changed = is_compactable;
         true
     }
 
@@ -181,7 +183,8 @@ impl StructStore {
     pub fn bytes(&self) -> usize {
         /// A range of the delete set, at most.
         const ENCODED_RANGE_BYTES: usize = 10;
-        self.base.len() + self.fresh_bytes + if self.is_changed { self.deleted_ranges * ENCODED_RANGE_BYTES } else { 0 }
+        let fresh_ranges = self.deleted_ranges.saturating_sub(self.base_ranges);
+        self.base.len() + self.fresh_bytes + fresh_ranges * ENCODED_RANGE_BYTES
     }
 
     /// How many clients there are.
