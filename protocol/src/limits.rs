@@ -31,7 +31,7 @@ pub const MAX_CLOSE_REASON_BYTES: usize = 123;
 // What an update may hold (the scanner, `update`). Reasons and measurements: SPEC.md, "What an update must be".
 
 /// Most clients in one list: those whose structs an update brings, those of a state vector or a delete set. Each page load is
-/// a client, and a hub keeps some hundred bytes of each.
+/// a client, and a hub keeps up to 256 bytes of each.
 pub const MAX_CLIENTS: u64 = 200_000;
 
 /// Deepest array or map in a value, `Any` and JSON alike. Clients read values by recursion.

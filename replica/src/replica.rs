@@ -190,8 +190,7 @@ impl Replica {
         Ok((weight, verdict))
     }
 
-    /// Refuses what would lie too deep: yrs goes down it by recursion. A message may nest 500 levels into what the one before
-    /// it made.
+    /// Refuses what would lie too deep: yrs goes down it by recursion.
     pub(crate) fn bound_depth(&mut self, update: &[u8], nested: u64) -> Result<(), CrdtError> {
         if nested > 0 && self.depth_bound + nested > MAX_TREE_TYPE_DEPTH {
             let refuse = |error: &dyn std::fmt::Display| CrdtError::Undecodable(error.to_string());

@@ -12,7 +12,7 @@
 //! | awareness states that one connection shows in one document | the state is dropped, its client leaves for the others | - |
 //! | time to the first document of a Hocuspocus connection | the session is closed | 4504 |
 //! | documents a second that one connection opens, and all of them | reading pauses | - |
-//! | open documents, and their memory | the least recently used leave or become bytes; when none can, a document more is not opened | 4529 |
+//! | open documents, and their memory | the least recently used leave or drop what can be made again; when none can, a document more is not opened | 4529 |
 //!
 //! What an honest client never meets is limited by default. What depends on where a server stands is not: behind a proxy
 //! all clients have one address. Who a user is, a token says (`auth.rs`) or a proxy (`--user-header`).

@@ -42,7 +42,7 @@ const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// How long a document stays in memory without a session.
     pub idle: Duration,
-    /// How long nothing changes until a document is kept as bytes.
+    /// How long nothing changes until a document is compacted.
     pub quiet: Duration,
     /// When a snapshot replaces its records.
     pub compaction: Compaction,

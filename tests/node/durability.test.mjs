@@ -11,9 +11,9 @@ import { readHocuspocus, readYWebsocket, syncSentBy, yWebsocket } from './suppor
 
 const ROUNDS = 30
 const WRITERS = 20
-/** Above MAX_CLIENTS in protocol/src/limits.rs. */
+/** More than any document of the day has. */
 const MANY_CLIENTS = 25_000
-/** Above MAX_TYPE_DEPTH in the same file. */
+/** Deeper than servers with a tree take. */
 const NESTED_LEVELS = 600
 /** Each writer's pause between two edits. */
 const PAUSE_MS = { least: 5, spread: 30 }

@@ -1,5 +1,5 @@
-//! All open documents within the bounds that a server has for them: unused ones leave, quiet ones become bytes, and only when neither
-//! helps a document more is not opened. Those that are open always go on.
+//! All open documents within the bounds that a server has for them: unused ones leave, quiet ones drop what can be made again, and only when
+//! neither helps a document more is not opened. Those that are open always go on.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 

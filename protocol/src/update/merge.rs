@@ -11,7 +11,7 @@ use crate::varint::{Reader, var_uint_len, write_var_uint};
 
 /// A merged update has at most about this many bytes; a larger one stays alone and is not copied.
 const MAX_MERGED_BYTES: usize = 64 * 1024;
-/// Clients in a merged update: as many as cost no reader anything, however their ids collide.
+/// Clients in a merged update: they are searched one by one.
 const MAX_MERGED_CLIENTS: usize = 64;
 
 /// One merged update.

@@ -119,7 +119,7 @@ pub enum ScanError {
     /// The first byte of a struct has bits that Yjs does not write.
     #[error("unknown kind of struct {0:#04x}")]
     UnknownStruct(u8),
-    /// A type tag not known to both Yjs and yrs.
+    /// A type tag that Yjs does not know.
     #[error("unknown type {0}")]
     UnknownType(u64),
     /// A tag that is no lib0 `Any`.
@@ -139,7 +139,7 @@ pub enum ScanError {
         /// The clock of the struct that does it.
         clock: u64,
     },
-    /// A text that must be JSON is not, or holds a number or an escape that yrs cannot read.
+    /// A text that must be JSON is not.
     #[error("a value is not valid JSON")]
     BadJson,
     /// A value has too many levels.

@@ -33,8 +33,8 @@ pub enum Structs {
     Gap,
 }
 
-/// What an update would do. It looks at clocks only: that no circle of dependencies hides in an update (nobody's
-/// editor makes one) is not checked, so ask the document for pending data after applying.
+/// What an update would do. It looks at clocks only: that no circle of dependencies hides in an update is not
+/// checked (see [`super::is_circular`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// The structs.

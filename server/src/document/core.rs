@@ -116,7 +116,7 @@ impl Core {
         Self { presence: Presence::with_limit(presence_bytes), ..self }
     }
 
-    /// With the end of the stored history, for clients that come from before. Not if something was held while it was
+    /// With the end of the stored history, for clients that come from before. Not if something was pending while it was
     /// loaded: then the records do not tell when readers got what.
     #[must_use]
     pub fn with_tail(self, tail: Tail) -> Self {

@@ -69,7 +69,7 @@ impl Registry {
     }
 
     /// Asks the least recently used documents to give up memory: first those that nobody has open, which leave, then those that can
-    /// become bytes.
+    /// drop what can be made again.
     fn relieve(&self) {
         let (mut bytes, mut documents) = self.memory.excess();
         if bytes > 0 || documents > 0 {

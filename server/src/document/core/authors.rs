@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::ids::LeaseId;
 
-/// The authors of held updates, as long as they stay: at most as many as may be held.
+/// The authors of pending updates, as long as they stay: at most as many as may be pending.
 #[derive(Debug, Default)]
 pub(super) struct Authors(HashMap<Bytes, LeaseId>);
 
