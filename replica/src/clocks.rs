@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use syncline_protocol::update::{ScanLimits, StateClock, Structs, update_ranges, verdict};
+use syncline_protocol::update::{StateClock, update_ranges};
 
 /// The next clock of every client: the state vector, kept up to date without asking yrs for a copy.
 #[derive(Debug, Default)]
@@ -17,12 +17,6 @@ impl Clocks {
             let clock = self.next.entry(range.client).or_default();
             *clock = range.end.max(*clock);
         }
-    }
-
-    /// True when an update inserts nothing beyond these.
-    pub(crate) fn know_structs_of(&self, update: &[u8]) -> bool {
-        let verdict = verdict(update, self, &ScanLimits::STORED);
-        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
     }
 }
 

@@ -47,10 +47,10 @@ impl Intake {
                 part.clear();
                 if self.replace(&found, &mut part) {
                     if let Some(found) = RawSection::new(client, found.start, 1, &part).next() {
-                        written.push(&found, || true, 0, &mut body);
+                        written.push(&found, || true, &mut body);
                     }
                 } else {
-                    written.push(&found, || true, 0, &mut body);
+                    written.push(&found, || true, &mut body);
                 }
             }
             raw.after(&section);

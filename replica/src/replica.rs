@@ -11,9 +11,7 @@
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_TREE_TYPE_DEPTH;
-use syncline_protocol::update::{
-    ClientRange, EMPTY_UPDATE, ScanLimits, Structs, Verdict, delete_set, deleted_ranges, type_depth, verdict,
-};
+use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, Structs, Verdict, type_depth, verdict};
 
 use super::clocks::Clocks;
 use super::crdt::{Crdt, CrdtError};
@@ -71,28 +69,20 @@ impl Replica {
     /// # Errors
     /// When one cannot be read, or when together they break yrs.
     pub fn load(updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
-        Self::load_into(Self::default(), updates)
-    }
-
-    /// [`Replica::load`]; its own edits are `client`'s (53 bits).
-    pub fn load_as(client: u64, updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
-        Self::load_into(Self { crdt: Crdt::with_client(client), ..Self::default() }, updates)
-    }
-
-    fn load_into(mut empty: Self, updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
+        let mut replica = Self::default();
         let updates: Vec<Bytes> = updates.collect();
         let mut all = HubDocument::load(0, &updates).map_err(|refused| CrdtError::Undecodable(refused.to_string()))?;
         let state = all.compact();
         if state[..] != EMPTY_UPDATE {
-            let (_, verdict) = empty.weigh(&state)?;
-            empty.bound_depth(&state, verdict.nested)?;
-            empty.apply(&state)?;
+            let (_, verdict) = replica.weigh(&state)?;
+            replica.bound_depth(&state, verdict.nested)?;
+            replica.apply(&state)?;
         }
         for update in all.pending() {
-            let (_, verdict) = empty.weigh(update)?;
-            empty.hold(update, &verdict, &HeldLimits::NONE);
+            let (_, verdict) = replica.weigh(update)?;
+            replica.hold(update, &verdict, &HeldLimits::NONE);
         }
-        Ok(empty)
+        Ok(replica)
     }
 
     /// Takes one scanned v1 update.
@@ -113,21 +103,6 @@ impl Replica {
             return Ok(Taken::Known);
         }
         Ok(if self.free_held().is_ok() { Taken::Changed } else { Taken::FreedABreaker })
-    }
-
-    /// True when an update inserts nothing new. Whether its deletions are new, clocks do not tell.
-    pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
-        self.clocks.know_structs_of(update)
-    }
-
-    /// True when an update changes nothing here. Collects all deletions, if it has some.
-    pub fn knows(&self, update: &[u8]) -> Result<bool, CrdtError> {
-        if !self.clocks.know_structs_of(update) {
-            return Ok(false);
-        }
-        let deletes = deleted_ranges(delete_set(update));
-        // To a peer with our clocks the difference is the delete set.
-        Ok(deletes.is_empty() || covers(deleted_ranges(delete_set(&self.diff_since(&self.known())?)), &deletes))
     }
 
     /// What the last update freed, in the order in which it was integrated.
@@ -212,24 +187,6 @@ impl Replica {
         self.clocks.advance(update);
         Ok(changed)
     }
-}
-
-/// True when every one of `wanted` lies in one of `ranges`; both as in delete sets.
-fn covers(mut ranges: Vec<ClientRange>, wanted: &[ClientRange]) -> bool {
-    ranges.sort_unstable_by_key(|range| (range.client, range.start));
-    // Neighbours are one.
-    ranges.dedup_by(|next, range| {
-        let joins = next.client == range.client && next.start <= range.end;
-        if joins {
-            range.end = range.end.max(next.end);
-        }
-        joins
-    });
-    wanted.iter().all(|want| {
-        let after = ranges.partition_point(|range| (range.client, range.start) <= (want.client, want.start));
-        let range = after.checked_sub(1).map(|at| ranges[at]);
-        range.is_some_and(|range| range.client == want.client && want.end <= range.end)
-    })
 }
 
 #[cfg(test)]

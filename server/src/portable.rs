@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use syncline_log::store::Stored;
 use syncline_protocol::update::{ScanError, ScanLimits, scan_update};
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
-use syncline_replica::{Entered, HubDocument, HubLimits, JsonError, Refused, from_json, to_json};
+use syncline_replica::{Entered, HubDocument, JsonError, Refused, from_json, to_json};
 
 /// The largest file that is imported.
 pub const MAX_IMPORT_BYTES: u64 = 256 << 20;
@@ -103,7 +103,6 @@ pub fn read(file: Bytes, format: Format) -> Result<Bytes, PortableError> {
 /// Tries a scanned update on a copy of the document. `None`: there is no such document yet.
 pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, PortableError> {
     let mut document = build(stored)?;
-    document.limit(HubLimits::default());
     match document.take(update)? {
         Entered::Known => Ok(Change::Nothing),
         Entered::Changed => Ok(Change::Something),

@@ -344,5 +344,5 @@ pub(crate) fn build(stored: Option<&Stored>, upto: u64) -> Result<Replica, Strin
         let records = stored.records.iter().filter(|record| record.seq.0 <= upto);
         stored.snapshot.iter().map(|snapshot| &snapshot.update).chain(records.map(|record| &record.update))
     });
-    Replica::load_as(1, updates.cloned()).map_err(|error| format!("WHAT WAS ACCEPTED CAN BE LOADED: {error}"))
+    Replica::load(updates.cloned()).map_err(|error| format!("WHAT WAS ACCEPTED CAN BE LOADED: {error}"))
 }

@@ -49,7 +49,7 @@ pub use needs::needs;
 pub use nesting::type_depth;
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
 pub use verdict::{StateClock, Structs, Verdict, verdict};
-pub use walk::{ClientRange, ClientRanges, delete_set, deleted_ranges, update_ranges};
+pub use walk::{ClientRange, ClientRanges, delete_set, update_ranges};
 
 /// The deepest value that can be allowed at all: the walk keeps one counter per level on the stack.
 pub const VALUE_DEPTH_CEILING: usize = 127;

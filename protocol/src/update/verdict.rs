@@ -49,8 +49,6 @@ pub struct Verdict {
     pub fresh: u64,
     /// Clients that the document does not know.
     pub new_clients: u64,
-    /// Ranges that are deleted, known or not.
-    pub delete_ranges: u64,
 }
 
 /// Scans `update` and compares it with `state`.
@@ -76,7 +74,6 @@ pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> R
         nested: summary.nested,
         fresh: compare.fresh,
         new_clients: compare.new_clients,
-        delete_ranges: summary.delete_ranges,
     };
     Ok(compare.verdict(&summary).unwrap_or(missing))
 }
@@ -243,7 +240,6 @@ impl<'a, S: StateClock> Compare<'a, S> {
             nested: summary.nested,
             fresh: self.fresh,
             new_clients: self.new_clients,
-            delete_ranges: summary.delete_ranges,
         })
     }
 }

@@ -279,13 +279,6 @@ pub fn delete_set(update: &[u8]) -> &[u8] {
     ranges.reader.rest()
 }
 
-/// The ranges of a delete set, as [`delete_set`] gives it; of other bytes, those before the first error.
-pub fn deleted_ranges(delete_set: &[u8]) -> Vec<ClientRange> {
-    let mut ranges = Vec::new();
-    read_deleted(&mut Reader::new(delete_set), |range| ranges.push(range)).ok();
-    ranges
-}
-
 /// The clients of the delete set of an update that a pass accepted.
 pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
     let mut reader = Reader::new(delete_set(update));

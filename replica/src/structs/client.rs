@@ -200,7 +200,7 @@ impl Client {
             self.fresh.get_or_insert_with(|| Box::new(Fresh { start, bytes: Vec::new(), written: Written::default() }));
         let deleted = &self.deleted;
         let are_alike = || deleted.contains(&(start - 1..start)) == deleted.contains(&(start..start + 1));
-        fresh.written.push(found, are_alike, 0, &mut fresh.bytes);
+        fresh.written.push(found, are_alike, &mut fresh.bytes);
     }
 
     /// Appends this client's section of an update: all that comes after a clock, which must be before the end.
@@ -294,15 +294,9 @@ impl Written {
     }
 
     /// Appends a struct, or joins it to the last one if it goes on there and `are_alike` says that both are deleted or neither
-    /// is. `from`: where this client's structs begin in `out`.
+    /// is.
     #[inline]
-    pub(crate) fn push(
-        &mut self,
-        found: &RawStruct<'_>,
-        are_alike: impl FnOnce() -> bool,
-        from: usize,
-        out: &mut Vec<u8>,
-    ) {
+    pub(crate) fn push(&mut self, found: &RawStruct<'_>, are_alike: impl FnOnce() -> bool, out: &mut Vec<u8>) {
         if let Some(joint) = &mut self.joint
             && out.len() - self.last < self.max_joined_bytes
             && found.continues(joint)
@@ -311,7 +305,7 @@ impl Written {
             return joint.join(found, self.last, out);
         }
         self.last = out.len();
-        self.note(found, self.last - from);
+        self.note(found, self.last);
         out.extend_from_slice(found.bytes);
         self.joint = found.joint();
     }

@@ -102,7 +102,7 @@ impl<'a> Compaction<'a> {
                 was_deleted = is_deleted;
                 self.has_garbage |= is_deleted && found.is_type();
                 if !is_deleted && (at, end) == (found.start, found.end) {
-                    written.push(&found, || are_alike, 0, body);
+                    written.push(&found, || are_alike, body);
                     break;
                 }
                 part.clear();
@@ -140,7 +140,7 @@ fn push(
     body: &mut Vec<u8>,
 ) {
     if let Some(part) = RawSection::new(of.client, at, 1, part).next() {
-        written.push(&part, are_alike, 0, body);
+        written.push(&part, are_alike, body);
     }
 }
 

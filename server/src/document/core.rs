@@ -25,6 +25,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
+use syncline_protocol::update::EMPTY_UPDATE;
 
 use self::authors::Authors;
 use self::joining::Answers;
@@ -37,9 +38,6 @@ use super::presence::Presence;
 use super::tail::Tail;
 use crate::ids::LeaseId;
 use syncline_replica::{Entered, HubDocument, HubLimits, Known};
-
-/// The empty v1 update: no structs, no deletions. The usual step 2 of a client that was never offline.
-const EMPTY_UPDATE: [u8; 2] = [0, 0];
 
 #[derive(Debug, Default)]
 struct Lease {
