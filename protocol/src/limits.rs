@@ -53,6 +53,10 @@ pub const MAX_AWARENESS_STATE_BYTES: usize = 1024 * 1024;
 /// Largest awareness clock: it leaves room to announce the same state at clock + 1 within 32 bits.
 pub const MAX_AWARENESS_CLOCK: u64 = u32::MAX as u64 - 1;
 
+/// Most registers of one document that a hub follows: each takes some hundred bytes, whatever its name and value. More keys are
+/// entries of a map like any other.
+pub const MAX_REGISTERS: usize = 50_000;
+
 /// Longest name of a register (native dialect), in bytes.
 pub const MAX_REGISTER_NAME_BYTES: usize = 256;
 

@@ -6,7 +6,8 @@
 //! - it reads JSON with `serde_json`, which takes no half of a surrogate pair and no integer beyond 64 bits. The half becomes
 //!   U+FFFD; what cannot be mended so becomes `null`;
 //! - it reads one text too many of a list of before Yjs 13, whose values become `Any`, and not the name of a `YXmlHook`, which
-//!   becomes a map.
+//!   becomes a map;
+//! - it reads the number of a type as one byte.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -102,10 +103,8 @@ impl Intake {
             found.write_with_json(&readable, out);
         } else if let Some(texts) = found.json_texts() {
             found.write_with_values(&texts.into_iter().map(value_of).collect::<Vec<_>>(), out);
-        } else if found.is_xml_hook() {
-            found.write_as_map(out);
         } else {
-            return false;
+            return found.write_type_for_yrs(out);
         }
         true
     }
@@ -153,7 +152,7 @@ mod tests {
         // Client 1: a list of before Yjs 13 with 7 and undefined; client 2: a key that holds a hook; client 3 types into client
         // 1's list element, as if it were a type.
         let mut update = vec![3, 1, 3, 0, 4, 0, 1, 0, 1, b'x'];
-        update.extend([1, 2, 0, 0x27, 1, 1, b'm', 1, b'k', 5, 4, b'h', b'o', b'o', b'k']);
+        update.extend([1, 2, 0, 0x27, 1, 1, b'm', 1, b'k', 0x85, 0, 4, b'h', b'o', b'o', b'k']);
         update.extend([1, 1, 0, 2, 1, 1, b'l', 2, 1, b'7', 9]);
         update.extend(b"undefined");
         update.push(0);

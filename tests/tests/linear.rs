@@ -41,6 +41,7 @@ const KINDS: &[Kind] = &[
     ("letters beside a deleted text", |bytes| vec![beside_deleted(bytes as u64)]),
     ("types, the first of which is deleted", |bytes| vec![types(bytes as u64 / 7), vec![0, 1, 1, 1, 0, 1]]),
     ("map entries beside a register", |bytes| vec![register_writes(1), entries(bytes as u64 / 5)]),
+    ("a register for each key", |bytes| vec![registers(bytes as u64 / 30)]),
     ("letters that wait", |bytes| vec![waiting(bytes.min(4_000_000) as u64 / 8)]),
     ("one long text", |bytes| vec![line(1, bytes as u64)]),
 ];
@@ -120,6 +121,23 @@ fn register_writes(count: u64) -> Vec<u8> {
         // Without the number of sections before and of deletions behind.
         let section = &of_one[1..of_one.len() - 1];
         update.extend_from_slice(section);
+    }
+    update.push(0);
+    update
+}
+
+/// One client writes keys of the root map of registers.
+fn registers(count: u64) -> Vec<u8> {
+    let mut update = vec![1];
+    for number in [count, 1, 0] {
+        write_var_uint(&mut update, number);
+    }
+    for key in 0..count {
+        let of_one =
+            write_entry(Id { client: 1, clock: key }, None, ("syncline:registers", &format!("{key:06}")), &[120], None);
+        // The struct alone: behind the numbers of sections and structs, the client and the clock.
+        let head = 3 + syncline_protocol::varint::var_uint_len(key);
+        update.extend_from_slice(&of_one[head..of_one.len() - 1]);
     }
     update.push(0);
     update

@@ -16,12 +16,12 @@ pub(super) const ANY: u8 = 8;
 /// The last content tag; after it come 10, the skip, and nothing.
 pub(super) const SUBDOCUMENT: u8 = 9;
 
-pub(super) const MAP: u8 = 1;
-const XML_ELEMENT: u8 = 3;
+pub(super) const MAP: u64 = 1;
+const XML_ELEMENT: u64 = 3;
 /// A name follows, as after an element's.
-pub(super) const XML_HOOK: u8 = 5;
+pub(super) const XML_HOOK: u64 = 5;
 /// `YXmlText`, the last type that both Yjs and yrs know. yrs has more (7 weak link, 9 document, 15 undefined).
-const LAST_TYPE: u8 = 6;
+const LAST_TYPE: u64 = 6;
 
 const ANY_BUFFER: u8 = 116;
 const ANY_ARRAY: u8 = 117;
@@ -65,7 +65,7 @@ pub(super) fn skip(reader: &mut Reader<'_>, tag: u8) -> Result<u64, ReadError> {
         STRING => return Ok(utf16_len(reader.var_bytes()?)),
         DELETED => return reader.var_uint(),
         TYPE => {
-            if matches!(reader.u8()?, XML_ELEMENT | XML_HOOK) {
+            if matches!(reader.var_uint()?, XML_ELEMENT | XML_HOOK) {
                 reader.var_bytes()?;
             }
         }
@@ -120,10 +120,10 @@ fn utf16_len(text: &[u8]) -> u64 {
 }
 
 fn read_type(reader: &mut Reader<'_>) -> Result<u64, ScanError> {
-    match reader.u8()? {
+    match reader.var_uint()? {
         XML_ELEMENT | XML_HOOK => _ = reader.var_str()?,
         0..=LAST_TYPE => {}
-        other => return Err(ScanError::UnknownType(u64::from(other))),
+        other => return Err(ScanError::UnknownType(other)),
     }
     Ok(1)
 }

@@ -173,15 +173,24 @@ impl<'a> RawStruct<'a> {
         values.iter().for_each(|value| out.extend_from_slice(value));
     }
 
-    /// True for a `YXmlHook`: a map that has a name.
-    pub fn is_xml_hook(&self) -> bool {
-        self.is_type() && self.bytes.get(self.content_at) == Some(&XML_HOOK)
-    }
-
-    /// Appends this item with a map in place of its type.
-    pub fn write_as_map(&self, out: &mut Vec<u8>) {
+    /// Appends this item with its type as yrs reads it: a `YXmlHook` is a map, and its number is one byte. False: it is no type, or
+    /// yrs reads it.
+    pub fn write_type_for_yrs(&self, out: &mut Vec<u8>) -> bool {
+        let content = &self.bytes[self.content_at..];
+        let mut reader = Reader::new(content);
+        let Some(number) = reader.var_uint().ok().filter(|_| self.is_type()) else { return false };
+        let is_padded = content.len() - reader.remaining() > 1;
+        if number != XML_HOOK && !is_padded {
+            return false;
+        }
         self.write_head(TYPE, self.start, out);
-        out.push(MAP);
+        if number == XML_HOOK {
+            write_var_uint(out, MAP);
+        } else {
+            write_var_uint(out, number);
+            out.extend_from_slice(reader.rest());
+        }
+        true
     }
 
     /// Appends this struct, whose [`RawStruct::json`] there is, with another JSON.

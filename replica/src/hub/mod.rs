@@ -77,6 +77,8 @@ pub enum Full {
     Bytes,
     /// Clients.
     Clients,
+    /// Registers.
+    Registers,
 }
 
 /// Why an update is refused for good.
@@ -322,6 +324,11 @@ impl HubDocument {
     /// A register as it is; `None`: no accepted write has made it.
     pub fn read_register(&self, name: &str) -> Option<RegisterState> {
         self.registers.read(name, &self.structs)
+    }
+
+    /// False for one register more than can be decided on.
+    pub fn has_room_for_register(&self, name: &str) -> bool {
+        self.registers.has_room_for(name)
     }
 
     /// Every register that accepted writes have made.

@@ -117,6 +117,8 @@ impl Order {
                 if let Some(last) = last {
                     last.value = None;
                 }
+                // Most registers have one writer.
+                self.0.reserve_exact(usize::from(self.0.is_empty()));
                 self.0.push(entry);
             }
         }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use syncline_protocol::limits::MAX_REGISTERS;
 use syncline_protocol::update::delete_set;
 use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, read_delete_set, write_entry};
 use yrs::Any;
@@ -36,12 +37,19 @@ pub(super) struct Registers {
     touched: BTreeSet<Arc<str>>,
     /// Bytes of names and values.
     bytes: usize,
+    /// There are more registers than are followed.
+    has_more: bool,
 }
 
 impl Registers {
     /// True when there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.orders.is_empty()
+    }
+
+    /// True when this register is followed, or can be.
+    pub(super) fn has_room_for(&self, name: &str) -> bool {
+        self.orders.contains_key(name) || (!self.has_more && self.orders.len() < MAX_REGISTERS)
     }
 
     /// True for the first write of a register.
@@ -70,6 +78,8 @@ impl Registers {
                     found.origin.or(found.right_origin).filter(|id| id.clock >= known(id.client))
                 {
                     later.push(Later { origin, client: found.client, clock: found.start, at: place });
+                } else {
+                    self.has_more |= Self::is_first(&found);
                 }
             }
             raw.after(&section);
@@ -94,7 +104,7 @@ impl Registers {
         match write.origin.or(write.right_origin) {
             Some(origin) => self.owner(origin).cloned(),
             None if Self::is_first(write) => {
-                let name = std::str::from_utf8(write.key?).ok()?;
+                let name = std::str::from_utf8(write.key?).ok().filter(|name| self.has_room_for(name))?;
                 Some(self.orders.get_key_value(name).map_or_else(|| Arc::from(name), |(name, _)| Arc::clone(name)))
             }
             None => None,

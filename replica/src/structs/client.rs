@@ -166,6 +166,15 @@ impl Client {
         self.deleted.next(clock)
     }
 
+    /// Deletes what a delete set lists. True when that is not what was deleted already.
+    pub(super) fn delete_listed(&mut self, listed: &Ranges) -> bool {
+        let differs = self.deleted != *listed;
+        if differs {
+            listed.iter().for_each(|clocks| _ = self.deleted.insert(clocks));
+        }
+        differs
+    }
+
     /// Deletes. True when something of it was not.
     pub(super) fn delete(&mut self, clocks: Range<u64>) -> bool {
         self.deleted.insert(clocks)

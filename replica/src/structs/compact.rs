@@ -158,6 +158,19 @@ mod tests {
     }
 
     #[test]
+    fn a_state_that_lists_not_all_that_it_deletes_is_compacted() {
+        // Two deleted elements, of which the delete set names one; and one that has its content still.
+        for (state, compacted) in [
+            (update(1, 0, &[1, 1, 1, b't', 2], &[1, 0, 1]), update(1, 0, &[1, 1, 1, b't', 2], &[1, 0, 2])),
+            (update(1, 0, &[4, 1, 1, b't', 1, b'x'], &[1, 0, 1]), update(1, 0, &[1, 1, 1, b't', 1], &[1, 0, 1])),
+        ] {
+            let mut store = StructStore::default();
+            assert!(store.adopt(&state.into(), |_| ()));
+            assert_eq!(store.compact(), compacted);
+        }
+    }
+
+    #[test]
     fn late_child_of_a_dropped_type_becomes_garbage() {
         // A map under `m`, deleted, and an "x" in it; then, of others, a text in it and a text behind the "x".
         let map = update(1, 0, &[0x27, 1, 1, b'm', 1, b'k', 1], &[1, 0, 1]);

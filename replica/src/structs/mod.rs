@@ -36,7 +36,7 @@ use syncline_protocol::varint::write_var_uint;
 
 pub(crate) use client::Written;
 use client::{Client, FRESH_BYTES, MARK_EVERY, Mark};
-use ranges::RANGE_BYTES;
+use ranges::{RANGE_BYTES, Ranges};
 
 /// The structs and deletions of one document. Updates must have passed the scanner, and must not wait for anything
 /// (`syncline_protocol::update::verdict`).
@@ -71,12 +71,13 @@ impl StructStore {
             clients.insert(id, client);
             raw.after(&section);
         }
-        let read = read_delete_set(raw.rest(), |id, deleted| {
-            if let Some(client) = clients.get_mut(&id) {
-                is_compactable |= client.delete(deleted);
-            }
-        });
+        let mut listed: BTreeMap<u64, Ranges> = BTreeMap::new();
+        let read = read_delete_set(raw.rest(), |id, deleted| _ = listed.entry(id).or_default().insert(deleted));
         debug_assert!(read.is_ok(), "not scanned");
+        for (id, client) in &mut clients {
+            // A compacted state lists exactly what has no content any more.
+            is_compactable |= client.delete_listed(&listed.remove(id).unwrap_or_default());
+        }
         self.deleted_ranges = clients.values().map(Client::deleted_ranges).sum();
         self.base_ranges = self.deleted_ranges;
         (self.clients, self.base) = (clients, state.clone());

@@ -7,7 +7,7 @@ use std::ops::Range;
 pub(super) const RANGE_BYTES: usize = 16;
 
 /// Clocks of one client. Most clients have deleted nothing or one stretch.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 #[expect(clippy::box_collection, reason = "a map is larger, and every client has one")]
 pub(super) enum Ranges {
     #[default]

@@ -361,6 +361,7 @@ fn refusal(outcome: &Outcome) -> Option<Close> {
         Outcome::Full(full) => Some(Close::DocumentFull(match full {
             Full::Bytes => "this document has reached its largest size; you can read it and delete from it".into(),
             Full::Clients => "this document has had as many writers as it can; copy it to a new one".into(),
+            Full::Registers => "this document has as many registers as it can; use another document for more".into(),
         })),
     }
 }

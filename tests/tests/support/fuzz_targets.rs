@@ -220,7 +220,14 @@ fn core(bytes: &[u8]) {
     }
     let mut loaded = HubDocument::load(0, &log).expect("the log can be loaded");
     let (_, state) = core.snapshot(&mut effects);
-    assert_eq!(state, loaded.compact(), "the log tells the same document");
+    assert_eq!(rewritten(&state), rewritten(&loaded.compact()), "the log tells the same document");
+}
+
+/// A state without numbers that are longer than they need be: what is loaded is kept as it is.
+fn rewritten(state: &[u8]) -> Bytes {
+    let mut structs = StructStore::default();
+    structs.add(state);
+    structs.compact()
 }
 
 /// A device's disk: its records one by one, and what a device makes of them when it starts.

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
-use syncline_replica::{Decision, RegisterWrite, decide};
+use syncline_replica::{Decision, Full, RegisterWrite, decide};
 
 use super::{Answer, Core, Lease};
 use crate::document::event::{Effect, Outcome};
@@ -69,6 +69,7 @@ impl Core {
         let outcome = match self.document.lacks_room_for(write.value.len(), 0) {
             _ if self.storage_failed => Outcome::Refused,
             Some(full) => Outcome::Full(full),
+            None if !self.document.has_room_for_register(&write.register) => Outcome::Full(Full::Registers),
             None => {
                 let (accepted, register) = self.decide(write, effects);
                 return self.answer(lease, batch, Answer::Decided { accepted, register }, effects);
