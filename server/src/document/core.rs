@@ -48,7 +48,7 @@ struct Lease {
     /// It was sent a step 1 and has not answered.
     is_asked: bool,
     /// The number that its client shows, if it counts.
-    unsynced: Option<Unsynced>,
+    unsynced: Option<Box<Unsynced>>,
 }
 
 /// One document. Owned by its task (or by a test, a simulator, a fuzzer).
@@ -200,7 +200,7 @@ impl Core {
     }
 
     fn open(&mut self, lease: LeaseId, acks: Acks, effects: &mut Vec<Effect>) {
-        let unsynced = (acks == Acks::Counted).then(Unsynced::default);
+        let unsynced = (acks == Acks::Counted).then(Box::default);
         self.leases.insert(lease, Lease { unsynced, ..Lease::default() });
         self.ask(lease, effects);
         self.show_everyone(lease, effects);
