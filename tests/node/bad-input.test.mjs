@@ -308,7 +308,7 @@ describe('a bomb', () => {
   }
 })
 
-describe('a bomb in pieces', () => {
+describe('what is much for a tree', () => {
   for (const [what, updates] of Object.entries(bombsInPieces())) {
     test(`(${what}) neither ends the process nor holds up other documents`, async (t) => {
       const own = await startServer()
