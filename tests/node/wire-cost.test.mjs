@@ -23,7 +23,7 @@ test('coming back costs our client little, and the npm clients their list of del
   t.after(() => server.stop())
   const args = ['wire-cost', '--trace', TRACE, '--edits', String(EDITS), '--url', server.url, '--npm', SCRIPT, '--json']
   const { stdout } = await promisify(execFile)(SIMULATOR, args)
-  const { rows, state_bytes } = JSON.parse(stdout)
+  const { rows, state_bytes, characters } = JSON.parse(stdout)
   const [ours, ...npm] = rows
   assert.deepEqual(rows.map(({ client }) => client), ['Syncline device', 'npm y-websocket', 'npm Hocuspocus'])
   const sum = ({ sent, received }) => sent + received
@@ -39,8 +39,8 @@ test('coming back costs our client little, and the npm clients their list of del
       assert(sum(row[what]) < state_bytes, `${what}: ${row.client} needs less than everything`)
     }
   }
-  // The server may write it in fewer bytes than the tool does.
-  for (const row of rows) assert(sum(row.first) > 0.8 * state_bytes, `${row.client} was sent everything at first`)
+  // The server writes it in fewer bytes than the tool does, though not in fewer than it has characters.
+  for (const row of rows) assert(sum(row.first) > characters, `${row.client} was sent everything at first`)
 })
 
 test('who missed nothing pays under 200 bytes, the server killed and restarted meanwhile or not', async (t) => {
