@@ -65,6 +65,21 @@ fn a_lost_decision_that_comes_back_does_not_win_over_the_one_made_since() {
     }
 }
 
+/// Two decisions were lost. Who had the second one proposes it again before the first one is back, and is told no.
+#[test]
+fn a_write_that_was_refused_does_not_become_the_register_when_its_lost_decision_comes_back() {
+    let mut before = life(1, &[]);
+    let mut log = propose(&mut before, 10, None);
+    let lost = propose(&mut before, 11, Some(Version { number: 1, id: 10 }));
+    let refused = propose(&mut before, 12, Some(Version { number: 2, id: 11 }));
+    let mut core = life(2, &log);
+    assert_eq!(propose(&mut core, 12, Some(Version { number: 2, id: 11 })), Vec::<Bytes>::new(), "refused");
+    log.extend(change(&mut core, &lost[0]));
+    assert_eq!(status(&log), 11, "nothing speaks against the first one");
+    log.extend(change(&mut core, &refused[0]));
+    assert_eq!(status(&log), 11, "its author was told that it was not taken");
+}
+
 #[test]
 fn a_lost_decision_that_nothing_speaks_against_is_taken_back() {
     let mut before = life(1, &[]);

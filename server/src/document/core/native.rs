@@ -89,7 +89,10 @@ impl Core {
                 return (true, state.encode());
             }
             Decision::AcceptedBefore => true,
-            Decision::Refuse => false,
+            Decision::Refuse => {
+                self.refused(write.id);
+                false
+            }
         };
         (accepted, current.map_or_else(Bytes::new, |current| current.encode()))
     }

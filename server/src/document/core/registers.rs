@@ -5,7 +5,7 @@
 //! win by chance. So what an update does to a register counts only if it goes on from what is decided here; else the
 //! document writes its decision once more, on top.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use syncline_replica::{HubDocument, RegisterState};
@@ -14,31 +14,53 @@ use super::Core;
 use crate::document::event::Effect;
 use crate::document::frame::{Frame, Message};
 
-/// What was decided, or was there when the document was loaded.
+/// Most refused writes remembered.
+const MAX_REFUSED: usize = 1_000;
+
+/// What was decided.
 #[derive(Debug, Default)]
-pub(super) struct Registers(HashMap<Arc<str>, RegisterState>);
+pub(super) struct Registers {
+    /// The state of each, decided or there when the document was loaded.
+    decided: HashMap<Arc<str>, RegisterState>,
+    /// The newest writes that were refused. A lost decision on one of them may still come back, from before a crash: its author
+    /// was told no since.
+    refused: VecDeque<u128>,
+}
 
 impl Registers {
     /// Those of a document that was just loaded.
     pub(super) fn of(document: &HubDocument) -> Self {
-        Self(document.read_registers().collect())
+        Self { decided: document.read_registers().collect(), refused: VecDeque::new() }
     }
 }
 
 impl Core {
     /// The document itself wrote it, or it goes on from what is decided.
     pub(super) fn decided(&mut self, name: &str, state: &RegisterState) {
-        self.registers.0.insert(name.into(), state.clone());
+        self.registers.decided.insert(name.into(), state.clone());
+    }
+
+    /// A write was not taken.
+    pub(super) fn refused(&mut self, id: u128) {
+        let refused = &mut self.registers.refused;
+        if refused.len() == MAX_REFUSED {
+            refused.pop_front();
+        }
+        refused.push_back(id);
     }
 
     /// Looks at the registers that the last update changed.
     pub(super) fn hold_registers(&mut self, effects: &mut Vec<Effect>) {
         for name in self.document.take_touched() {
             let now = self.document.read_register(&name);
-            let decided = self.registers.0.get(&*name);
+            let Registers { decided, refused } = &self.registers;
+            let decided = decided.get(&*name);
             let goes_on = match (&now, decided) {
                 (_, None) => true,
-                (Some(now), Some(decided)) => now == decided || now.ids.contains(&decided.version.id),
+                (Some(now), Some(decided)) if now == decided => true,
+                (Some(now), Some(decided)) => {
+                    now.ids.contains(&decided.version.id) && !refused.contains(&now.version.id)
+                }
                 (None, Some(_)) => false,
             };
             if let Some(decided) = decided.filter(|_| !goes_on).cloned() {
