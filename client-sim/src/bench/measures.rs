@@ -132,7 +132,7 @@ pub const MEASURES: &[Measure] = &[
         short: Some(&[]),
         rows: &[
             row("sveltecomponent, 10 readers, 64 at a time: s", "/figures/until_all_have_it_s", AtMost(0.3)),
-            row("the same: longest without news, ms", "/figures/starved_ms", AtMost(100.0)),
+            row("the same: longest wait for an update, ms", "/figures/starved_ms", AtMost(100.0)),
         ],
     },
     Measure {
@@ -145,7 +145,7 @@ pub const MEASURES: &[Measure] = &[
                 "/figures/until_all_have_it_s",
                 AtMost(0.3),
             ),
-            row("the same: longest without news, ms", "/figures/starved_ms", AtMost(100.0)),
+            row("the same: longest wait for an update, ms", "/figures/starved_ms", AtMost(100.0)),
         ],
     },
     Measure {

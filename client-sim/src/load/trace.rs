@@ -92,7 +92,7 @@ pub fn run(target: &Target, job: &Trace, name: &str) -> Result<Report> {
     figures.add("until_all_have_it_s", "until all readers have it, s", seconds);
     figures.add("updates_per_s", "updates/s", updates / seconds);
     figures.add("deliveries_per_s", "deliveries/s", deliveries / seconds);
-    figures.add("starved_ms", "longest without news, a reader, ms", starved.as_secs_f64() * 1e3);
+    figures.add("starved_ms", "longest wait of a reader for an update, ms", starved.as_secs_f64() * 1e3);
     figures.add("frames_to_a_reader", "frames to a reader", sessions.frames as f64 / (job.readers + 1) as f64);
     let cpu = after.server_cpu_since(&before);
     figures.add_known("cpu_s", "server CPU, s", cpu);
