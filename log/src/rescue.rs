@@ -1,9 +1,8 @@
-//! Reading goes on after the engine has failed: after a failed write sled refuses reads, too, but nobody writes any more, and
-//! its file can be read without it.
+//! Reading goes on after the engine has failed: after a failed write sled refuses reads, too, or has half a batch in its
+//! memory. But nobody writes any more, and its file can be read without it.
 
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use syncline_protocol::ids::DocumentName;
 
@@ -13,15 +12,16 @@ use super::survey::Survey;
 /// A second way to what is on disk.
 #[derive(Default)]
 pub(super) struct Rescue {
-    has_failed: AtomicBool,
+    /// The log position that was durable when the engine failed.
+    synced: OnceLock<i64>,
     /// Made by the first who needs it.
     survey: OnceLock<Result<Survey, StoreError>>,
 }
 
 impl Rescue {
-    /// From now on nobody writes.
-    pub fn engine_failed(&self) {
-        self.has_failed.store(true, Ordering::Relaxed);
+    /// From now on nobody writes. What was written at the log position `synced` or later was not acknowledged.
+    pub fn engine_failed(&self, synced: i64) {
+        self.synced.get_or_init(|| synced);
     }
 
     /// Reads a document that the engine, having failed, does not read.
@@ -31,19 +31,27 @@ impl Rescue {
         document: &DocumentName,
         loaded: Result<Option<Stored>, StoreError>,
     ) -> Result<Option<Stored>, StoreError> {
-        if !matches!(loaded, Err(StoreError::Io(_))) || !self.has_failed.load(Ordering::Relaxed) {
-            return loaded;
+        match (&loaded, self.synced.get()) {
+            (Err(StoreError::Io(_) | StoreError::Damaged { .. }), Some(&synced)) => {
+                let survey = self.survey.get_or_init(|| Survey::of_failed(dir, synced));
+                survey.as_ref().map_err(Clone::clone)?.load(document)
+            }
+            _ => loaded,
         }
-        let survey = self.survey.get_or_init(|| Survey::of_failed(dir));
-        survey.as_ref().map_err(Clone::clone)?.load(document)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::ErrorKind;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use bytes::Bytes;
     use syncline_protocol::ids::{Epoch, Seq};
 
+    use super::super::layout::{Kind, Part, part_key};
     use super::super::sled::SledStore;
     use super::super::store::{Record, Store, Write};
     use super::*;
@@ -58,10 +66,36 @@ mod tests {
         let refused = || Err(StoreError::Io("the engine has failed".into()));
         let rescue = Rescue::default();
         assert!(rescue.load(dir.path(), &document, refused()).is_err(), "while others write, its file says nothing");
-        rescue.engine_failed();
+        rescue.engine_failed(i64::MAX);
         let read = rescue.load(dir.path(), &document, refused()).unwrap();
         assert_eq!(read, store.load(&document).unwrap());
         assert!(read.is_some());
         assert_eq!(rescue.load(dir.path(), &DocumentName::parse("another").unwrap(), refused()).unwrap(), None);
+    }
+
+    #[test]
+    fn half_a_batch_in_the_memory_of_a_failed_engine_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let sync = {
+            let has_failed = Arc::clone(&has_failed);
+            move |file: &File| {
+                if has_failed.load(Ordering::Relaxed) { Err(ErrorKind::Other.into()) } else { file.sync_data() }
+            }
+        };
+        let store = SledStore::open_with(dir.path(), Box::new(sync), None).unwrap();
+        let document = DocumentName::parse("doc").unwrap();
+        let append = |seq| {
+            let records = vec![Record { seq: Seq(seq), time_ms: 5, update: Bytes::from_static(b"an update") }];
+            [Write::Append { document: document.clone(), epoch: Epoch(1), records }]
+        };
+        store.commit(&append(1)).unwrap();
+        let acknowledged = store.load(&document).unwrap();
+        has_failed.store(true, Ordering::Relaxed);
+        store.commit(&append(2)).unwrap_err();
+        // As a batch that was not applied to its end: the new head is there, the record is not.
+        let record = part_key(1, Part { kind: Kind::Entry, seq: Seq(2), chunk: 0 });
+        store.with_engine(|engine| Ok(assert!(engine.db.remove(&record).unwrap().is_some()))).unwrap();
+        assert_eq!(store.load(&document).unwrap(), acknowledged);
     }
 }

@@ -84,7 +84,8 @@ pub(super) struct Engine {
     db_file: File,
     blobs: Blobs,
     sync_data: SyncData,
-    /// sled's log position that is known to be on disk. Written by [`Engine::sync`].
+    /// sled's log position that is known to be on disk. Written at open, and by [`Engine::sync`]: always
+    /// between two batches.
     synced: AtomicI64,
     /// Documents whose heads are gone. Written at open, and by deletes.
     pub lost: Mutex<HashSet<DocumentName>>,
@@ -135,13 +136,14 @@ impl SledStore {
         tail::keep(dir, &engine_dir.join("db")).ok();
         let db = open_engine(dir, &engine_dir, clean_every_ms, card.is_some())?;
         let db_file = File::open(engine_dir.join("db")).map_err(failed)?;
+        let written = db.context.pagecache.log.stable_offset();
         sync_files(&engine_dir).and_then(|()| sync_dir(dir)).map_err(failed)?;
         let mut engine = Engine {
             db,
             db_file,
             blobs: Blobs::new(engine_dir.join("blobs")),
             sync_data,
-            synced: AtomicI64::new(0),
+            synced: AtomicI64::new(written),
             lost: Mutex::new(HashSet::new()),
             _lock: lock,
         };
@@ -206,13 +208,19 @@ impl Store for SledStore {
         });
         if let Err(error) = &outcome {
             writer.broken = Some(error.clone());
-            self.rescue.engine_failed();
+            if let Ok(synced) = self.with_engine(|engine| Ok(engine.synced.load(Ordering::Relaxed))) {
+                self.rescue.engine_failed(synced);
+            }
         }
         outcome
     }
 
     fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let loaded = self.with_engine(|engine| engine.load_guarded(document));
+        if loaded.is_err() {
+            // A commit that fails leaves half a batch in the engine's memory before anybody knows: wait for its end.
+            drop(self.writer.lock());
+        }
         self.rescue.load(&self.dir, document, loaded)
     }
 

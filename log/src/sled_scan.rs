@@ -5,6 +5,9 @@
 //! header (crc32, log position, stable position), then messages: crc32, kind, length, segment number, page, body. A page
 //! is its newest whole node and the links behind it. What a key's value was before is kept: a superseded part may be all
 //! that is left of a document.
+//!
+//! A batch begins with a manifest: the log position of its last byte. If the log ends before that position, the batch was
+//! never finished, and nothing from the manifest on counts, as in sled's own recovery. Its values are kept like older ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -25,6 +28,7 @@ const INVERTED: i64 = i64::MAX;
 
 mod kind {
     pub const CAP: u8 = 2;
+    pub const MANIFEST: u8 = 3;
     pub const FREE: u8 = 4;
     pub const NODE: u8 = 8;
     pub const LINK: u8 = 10;
@@ -57,6 +61,10 @@ pub(super) struct Scan {
     unfinished: Vec<i64>,
     /// The newest segment.
     newest: i64,
+    /// The log position behind the last message of all.
+    end: i64,
+    /// Where each batch begins, and its last log position.
+    manifests: Vec<(i64, i64)>,
     /// Bytes of the file that belong to the log and cannot be read.
     pub unreadable: Vec<Range<u64>>,
 }
@@ -72,8 +80,8 @@ enum Message {
 type Pages = HashMap<u64, Vec<(i64, Message)>>;
 
 impl Scan {
-    /// Reads the whole file once.
-    pub fn read(db: &Path, kept: Vec<Segment>) -> io::Result<Self> {
+    /// Reads the whole file once. What was written at the log position `until` or later does not count.
+    pub fn read(db: &Path, kept: Vec<Segment>, until: i64) -> io::Result<Self> {
         let file = File::open(db)?;
         let segment_bytes = segment_bytes(db.parent().unwrap_or(db));
         let mut scan = Self {
@@ -85,6 +93,8 @@ impl Scan {
             lost_until: 0,
             unfinished: Vec::new(),
             newest: 0,
+            end: 0,
+            manifests: Vec::new(),
             unreadable: Vec::new(),
         };
         let mut pages = Pages::new();
@@ -106,8 +116,10 @@ impl Scan {
                 scan.lost_until = i64::MAX;
             }
         }
+        let unfinished = scan.manifests.iter().filter(|(_, last)| *last >= scan.end).map(|(begin, _)| *begin);
+        let until = unfinished.min().map_or(until, |begin| begin.min(until));
         for messages in pages.into_values() {
-            scan.replay(messages)?;
+            scan.replay(messages, until)?;
         }
         for places in scan.older.values_mut() {
             places.sort_unstable();
@@ -195,10 +207,13 @@ impl Scan {
                 at = next;
                 continue;
             };
-            if message.kind == kind::CAP {
-                return;
-            }
             let lsn_here = lsn + at as i64;
+            self.end = self.end.max(lsn_here + (message.header_bytes + message.body.len()) as i64);
+            match (message.kind, message.body.first_chunk()) {
+                (kind::CAP, _) => return,
+                (kind::MANIFEST, Some(last)) => self.manifests.push((lsn_here, i64::from_le_bytes(*last))),
+                _ => {}
+            }
             let body_at = base + (at + message.header_bytes) as u64;
             if let Some(parsed) = message.parse(lsn_here, body_at) {
                 pages.entry(message.page).or_default().push((lsn_here, parsed));
@@ -207,13 +222,15 @@ impl Scan {
         }
     }
 
-    /// Plays what happened to a page, in order.
-    fn replay(&mut self, mut messages: Vec<(i64, Message)>) -> io::Result<()> {
+    /// Plays what happened to a page before `until`, in order. Later values become older ones.
+    fn replay(&mut self, mut messages: Vec<(i64, Message)>, until: i64) -> io::Result<()> {
         messages.sort_unstable_by_key(|(lsn, _)| *lsn);
         let mut prefixes: Vec<Vec<u8>> = Vec::new();
         let mut page: BTreeMap<Vec<u8>, Place> = BTreeMap::new();
-        for (_, message) in messages {
+        for (lsn, message) in messages {
             match message {
+                Message::Node { items, .. } if lsn >= until => self.retire(items),
+                Message::Remove { .. } | Message::Free if lsn >= until => {}
                 Message::Node { prefix, items } => {
                     self.retire(std::mem::take(&mut page));
                     page.extend(items);
@@ -227,7 +244,9 @@ impl Scan {
                     let full = prefixes.iter().rev().map(|prefix| [prefix.as_slice(), &key].concat());
                     let none = std::iter::once(key.clone());
                     let Some(full) = full.chain(none).find(|full| unseal(full, &value).is_some()) else { continue };
-                    if let Some(before) = page.insert(full.clone(), place) {
+                    if lsn >= until {
+                        self.older.entry(full).or_default().push(place);
+                    } else if let Some(before) = page.insert(full.clone(), place) {
                         self.older.entry(full).or_default().push(before);
                     }
                 }
@@ -254,7 +273,7 @@ impl Scan {
         Ok(())
     }
 
-    fn retire(&mut self, page: BTreeMap<Vec<u8>, Place>) {
+    fn retire(&mut self, page: impl IntoIterator<Item = (Vec<u8>, Place)>) {
         for (key, place) in page {
             self.older.entry(key).or_default().push(place);
         }

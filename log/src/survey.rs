@@ -66,12 +66,13 @@ impl Survey {
             return Err(StoreError::NoStore { dir: dir.to_owned() });
         }
         let lock = Lock::take(dir)?;
-        Self::read(dir, Some(lock))
+        Self::read(dir, Some(lock), i64::MAX)
     }
 
-    /// [`Survey::of`] a store whose engine has failed, by the process that holds its lock.
-    pub(super) fn of_failed(dir: &Path) -> Result<Self, StoreError> {
-        Self::read(dir, None)
+    /// [`Survey::of`] a store whose engine has failed, by the process that holds its lock: what was durable at `synced`, a
+    /// log position between two commits.
+    pub(super) fn of_failed(dir: &Path, synced: i64) -> Result<Self, StoreError> {
+        Self::read(dir, None, synced)
     }
 
     /// A document as [`super::store::Store::load`] gives it.
@@ -79,11 +80,12 @@ impl Survey {
         if self.documents.contains(document) { self.whole(document).map(|(_, stored)| Some(stored)) } else { Ok(None) }
     }
 
-    fn read(dir: &Path, lock: Option<Lock>) -> Result<Self, StoreError> {
+    fn read(dir: &Path, lock: Option<Lock>, until: i64) -> Result<Self, StoreError> {
         let db = dir.join(ENGINE_DIR).join("db");
         // A running engine's file is newer than what was kept when it opened.
         let kept = if lock.is_some() { kept(dir) } else { Vec::new() };
-        let scan = Scan::read(&db, kept).map_err(|error| open_error(dir, format!("{}: {error}", db.display())))?;
+        let scan =
+            Scan::read(&db, kept, until).map_err(|error| open_error(dir, format!("{}: {error}", db.display())))?;
         let mut survey = Self {
             scan,
             dir: dir.to_owned(),

@@ -288,3 +288,64 @@ fn a_document_that_was_set_back_by_the_loss_of_a_segments_end_is_not_called_whol
         fs::write(&db, &bytes).unwrap();
     }
 }
+
+/// Where two files of one length differ first and last.
+fn differing(one: &[u8], other: &[u8]) -> std::ops::Range<usize> {
+    let differs = |at: &usize| one.get(*at) != other.get(*at);
+    let first = (0..other.len()).find(differs).unwrap();
+    let last = (0..other.len()).rev().find(differs).unwrap();
+    first..last + 1
+}
+
+#[test]
+fn a_commit_that_reached_the_file_in_part_is_there_whole_or_not_at_all() {
+    let home = tempfile::tempdir().unwrap();
+    let (live, crashed) = (home.path().join("live"), home.path().join("crashed"));
+    let store = SledStore::open(&live).unwrap();
+    let records = |seq: u64| vec![Record { seq: Seq(seq), time_ms: 5, update: vec![seq as u8; 300].into() }];
+    let append = |document: usize, seq| Write::Append { document: name(document), epoch: EPOCH, records: records(seq) };
+    for seq in 1..=4 {
+        store.commit(&(0..6).map(|document| append(document, seq)).collect::<Vec<_>>()).unwrap();
+    }
+    let before: Vec<_> = (0..6).map(|document| store.load(&name(document)).unwrap().unwrap()).collect();
+    copy(&live, &crashed);
+    let snapshot = Snapshot { upto: Seq(4), update: vec![9; 500].into() };
+    let mut writes: Vec<_> = (1..6).map(|document| append(document, 5)).collect();
+    writes.push(Write::Compact { document: name(0), snapshot });
+    store.commit(&writes).unwrap();
+    let after: Vec<_> = (0..6).map(|document| store.load(&name(document)).unwrap().unwrap()).collect();
+    let written = fs::read(live.join("sled/db")).unwrap();
+    store.close().unwrap();
+    let earlier = fs::read(crashed.join("sled/db")).unwrap();
+
+    let mut seen = [0, 0];
+    for cut in differing(&earlier, &written).step_by(61) {
+        let mut bytes = written.clone();
+        bytes[cut..].fill(0);
+        fs::write(crashed.join("sled/db"), &bytes).unwrap();
+        let survey = Survey::of(&crashed).unwrap();
+        let found: Vec<_> = (0..6)
+            .map(|document| match survey.document(&name(document)) {
+                Condition::Whole(stored) => stored,
+                Condition::Damaged { error, .. } => panic!("cut at {cut}: {error}"),
+            })
+            .collect();
+        drop(survey);
+        assert!(found == before || found == after, "cut at {cut}: a part of the commit is there");
+        seen[usize::from(found == after)] += 1;
+
+        let opened = home.path().join("opened");
+        copy(&crashed, &opened);
+        let store = SledStore::open(&opened).unwrap();
+        for (document, found) in found.into_iter().enumerate() {
+            assert_eq!(
+                store.load(&name(document)).unwrap(),
+                Some(found),
+                "cut at {cut}: the engine opens another state"
+            );
+        }
+        store.close().unwrap();
+        fs::remove_dir_all(&opened).unwrap();
+    }
+    assert!(seen[0] > 10, "{seen:?}");
+}
