@@ -52,7 +52,7 @@ mod tests {
     use syncline_protocol::ids::{Epoch, Seq};
 
     use super::super::layout::{Kind, Part, part_key};
-    use super::super::sled::SledStore;
+    use super::super::sled::{SledStore, failed};
     use super::super::store::{Record, Store, Write};
     use super::*;
 
@@ -95,7 +95,8 @@ mod tests {
         store.commit(&append(2)).unwrap_err();
         // As a batch that was not applied to its end: the new head is there, the record is not.
         let record = part_key(1, Part { kind: Kind::Entry, seq: Seq(2), chunk: 0 });
-        store.with_engine(|engine| Ok(assert!(engine.db.remove(&record).unwrap().is_some()))).unwrap();
+        let removed = store.with_engine(|engine| engine.db.remove(&record).map_err(failed)).unwrap();
+        assert!(removed.is_some());
         assert_eq!(store.load(&document).unwrap(), acknowledged);
     }
 }
