@@ -128,6 +128,15 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
+/// A sync message without its payload, which is to follow.
+pub fn sync_head(address: &str, message: SyncMessage<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_var_bytes(&mut out, address.as_bytes());
+    write_var_uint(&mut out, SYNC);
+    message.write_head(&mut out);
+    out
+}
+
 impl MessageError {
     /// True for a complete message of a type that this dialect does not have. Receivers ignore it, as the reference server
     /// does (npm `@hocuspocus/server` 4.7.0).

@@ -40,6 +40,14 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
+/// A sync message without its payload, which is to follow.
+pub fn sync_head(message: SyncMessage<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_var_uint(&mut out, SYNC);
+    message.write_head(&mut out);
+    out
+}
+
 impl MessageError {
     /// True for a complete message of a type that this dialect does not have. Receivers ignore it, as the reference
     /// server does (npm `@y/websocket-server` 0.1.5): applications add types of their own.

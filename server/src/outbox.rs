@@ -15,6 +15,7 @@
 mod awareness;
 mod closing;
 mod endings;
+mod packet;
 mod positions;
 mod straight;
 mod taking;
@@ -29,6 +30,7 @@ use syncline_protocol::close::Close;
 
 use self::awareness::Backlog;
 pub use self::awareness::{AwarenessFrame, UpdateLength};
+pub use self::packet::Packet;
 pub use self::positions::Position;
 use self::positions::Positions;
 pub use self::straight::Line;
@@ -61,7 +63,7 @@ enum Waiting {
     /// Stays once queued.
     Answer {
         lease: LeaseId,
-        frame: Bytes,
+        packet: Box<Packet>,
     },
     Awareness {
         lease: LeaseId,
@@ -88,8 +90,8 @@ impl Waiting {
     fn bytes(&self) -> usize {
         match self {
             Waiting::Awareness { backlog, .. } => backlog.bytes(),
+            Waiting::Answer { packet, .. } => packet.len(),
             Waiting::Document { frame, .. }
-            | Waiting::Answer { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame }
             | Waiting::Text { frame }
@@ -97,15 +99,15 @@ impl Waiting {
         }
     }
 
-    fn into_frame(self) -> Bytes {
+    fn into_packet(self) -> Packet {
         match self {
-            Waiting::Awareness { backlog, .. } => backlog.into_frame(),
+            Waiting::Awareness { backlog, .. } => backlog.into_frame().into(),
+            Waiting::Answer { packet, .. } => *packet,
             Waiting::Document { frame, .. }
-            | Waiting::Answer { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame }
             | Waiting::Text { frame }
-            | Waiting::Pong { frame } => frame,
+            | Waiting::Pong { frame } => frame.into(),
         }
     }
 
@@ -133,7 +135,7 @@ impl Waiting {
     }
 
     fn answer_bytes(&self) -> usize {
-        if let Waiting::Answer { frame, .. } = self { frame.len() } else { 0 }
+        if let Waiting::Answer { packet, .. } = self { packet.len() } else { 0 }
     }
 
     fn belongs_to(&self, of: LeaseId) -> bool {
@@ -201,7 +203,7 @@ impl Outbox {
 
     /// The answer to a step 1, or everyone's presence. It may be larger than the limit (a whole document, shared with
     /// other sessions) but is put off when the outbox already is over it: a client cannot pile up answers.
-    pub fn push_answer(&self, lease: LeaseId, frame: Bytes) -> Pushed {
+    pub fn push_answer(&self, lease: LeaseId, packet: impl Into<Packet>) -> Pushed {
         let mut inner = self.lock();
         if inner.takes_nothing_of(lease) {
             return Pushed::Dropped;
@@ -211,7 +213,7 @@ impl Outbox {
             self.note_drained(inner);
             return Pushed::Dropped;
         }
-        inner.enqueue(Waiting::Answer { lease, frame })
+        inner.enqueue(Waiting::Answer { lease, packet: Box::new(packet.into()) })
     }
 
     /// The echo of a change to its author, which is its acknowledgement. Never dropped: in a session that was put off

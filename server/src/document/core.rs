@@ -194,7 +194,7 @@ impl Core {
     pub fn resync(&mut self, lease: LeaseId, floor: Option<&Known>, effects: &mut Vec<Effect>) {
         let from_nothing = Known::default();
         let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
-        effects.push(Effect::Diff { lease, frame: Frame::answer(self.last, diff) });
+        effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) });
         self.tell_durable(lease, effects);
         self.send_presence(lease, effects);
     }

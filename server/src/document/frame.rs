@@ -8,7 +8,7 @@ use syncline_protocol::native::{Channel, ToClient};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::{hocuspocus, ywebsocket};
 
-use crate::outbox::{AwarenessFrame, UpdateLength};
+use crate::outbox::{AwarenessFrame, Packet, UpdateLength};
 
 /// How one lease's frames are written.
 #[derive(Debug, Clone)]
@@ -43,8 +43,8 @@ pub enum Message {
 /// The channel whose encoding is shared: a native client's first document.
 const SHARED_CHANNEL: Channel = 0;
 
-/// From this size on a copy more of an answer counts.
-const LARGE_BYTES: usize = 128 * 1024;
+/// From this size on an answer is not copied: its payload, perhaps the whole document, is shared by all readers.
+pub(super) const LARGE_ANSWER_BYTES: usize = 32 * 1024;
 /// From this size on a change is laid into its y-websocket encoding: what it came in may be twice as large, and with an encoding
 /// beside it a slow reader's outbox holds three times what it counts.
 const LARGE_CHANGE_BYTES: usize = 4 * 1024;
@@ -72,26 +72,13 @@ impl Frame {
         Arc::new(Self { message, seq, ywebsocket, hocuspocus, native })
     }
 
-    /// The answer to a step 1. Of a large one the payload lies within its y-websocket encoding: a whole document is not
-    /// there twice while it is sent.
-    pub fn answer(seq: Seq, diff: Bytes) -> Arc<Self> {
-        if diff.len() < LARGE_BYTES {
-            return Self::at(seq, Message::Step2(diff));
-        }
-        let (encoded, diff) = laid_out(SyncMessage::Step2(&diff), diff.len());
-        Self::encoded(seq, Message::Step2(diff), encoded)
-    }
-
     /// A change. Of a large one the payload lies within its y-websocket encoding, and what it came in can go.
     pub fn change(seq: Seq, update: Bytes) -> Arc<Self> {
         if update.len() < LARGE_CHANGE_BYTES {
             return Self::at(seq, Message::Update(update));
         }
-        let (encoded, update) = laid_out(SyncMessage::Update(&update), update.len());
-        Self::encoded(seq, Message::Update(update), encoded)
-    }
-
-    fn encoded(seq: Seq, message: Message, encoded: Bytes) -> Arc<Self> {
+        let encoded: Bytes = ywebsocket::Message::Sync(SyncMessage::Update(&update)).encode().into();
+        let message = Message::Update(encoded.slice(encoded.len() - update.len()..));
         let (ywebsocket, hocuspocus, native) = (OnceLock::from(encoded), OnceLock::new(), OnceLock::new());
         Arc::new(Self { message, seq, ywebsocket, hocuspocus, native })
     }
@@ -119,6 +106,25 @@ impl Frame {
                 self.native.get_or_init(|| self.encode_native(SHARED_CHANNEL)).clone()
             }
             Framing::Native { channel } => self.encode_native(*channel),
+        }
+    }
+
+    /// [`Frame::encode`] of an answer.
+    pub fn answer_to(&self, document: &DocumentName, framing: &Framing) -> Packet {
+        match &self.message {
+            Message::Step2(diff) if diff.len() >= LARGE_ANSWER_BYTES => {
+                Packet { head: self.answer_head(diff, framing).into(), payload: diff.clone() }
+            }
+            _ => self.encode(document, framing).into(),
+        }
+    }
+
+    /// What stands before the payload of an answer.
+    fn answer_head(&self, diff: &[u8], framing: &Framing) -> Vec<u8> {
+        match framing {
+            Framing::YWebsocket => ywebsocket::sync_head(SyncMessage::Step2(diff)),
+            Framing::Hocuspocus { address } => hocuspocus::sync_head(address, SyncMessage::Step2(diff)),
+            Framing::Native { channel } => ToClient::Diff { channel: *channel, seq: self.seq, update: &[] }.encode(),
         }
     }
 
@@ -165,13 +171,6 @@ impl Frame {
     }
 }
 
-/// A message for y-websocket, and its last `len` bytes, the payload, within it.
-fn laid_out(message: SyncMessage<'_>, len: usize) -> (Bytes, Bytes) {
-    let encoded: Bytes = ywebsocket::Message::Sync(message).encode().into();
-    let payload = encoded.slice(encoded.len() - len..);
-    (encoded, payload)
-}
-
 #[cfg(test)]
 mod tests {
     use syncline_protocol::awareness::{AwarenessEntry, encode};
@@ -181,16 +180,18 @@ mod tests {
     use crate::outbox::Outbox;
 
     #[test]
-    fn a_large_answer_lies_in_its_encoding() {
+    fn the_payload_of_a_large_answer_is_shared_by_all_readers_and_is_what_it_would_be_in_one_piece() {
         let document = DocumentName::parse("doc").unwrap();
-        for len in [LARGE_BYTES - 1, LARGE_BYTES] {
+        let hocuspocus = |address: &str| Framing::Hocuspocus { address: address.into() };
+        let native = |channel| Framing::Native { channel };
+        for len in [LARGE_ANSWER_BYTES - 1, LARGE_ANSWER_BYTES] {
             let diff = Bytes::from(vec![7; len]);
-            let frame = Frame::answer(Seq(9), diff.clone());
-            assert_eq!(*frame.message(), Message::Step2(diff.clone()));
-            let encoded = frame.encode(&document, &Framing::YWebsocket);
-            assert_eq!(encoded, Frame::at(Seq(9), Message::Step2(diff)).encode(&document, &Framing::YWebsocket));
-            let Message::Step2(payload) = frame.message() else { panic!("no answer") };
-            assert_eq!(encoded.as_ptr_range().end == payload.as_ptr_range().end, len == LARGE_BYTES);
+            let frame = Frame::at(Seq(9), Message::Step2(diff.clone()));
+            for framing in [Framing::YWebsocket, hocuspocus("doc"), hocuspocus("doc\0tab"), native(0), native(300)] {
+                let packet = frame.answer_to(&document, &framing);
+                assert_eq!(packet.payload.as_ptr() == diff.as_ptr(), len == LARGE_ANSWER_BYTES, "{framing:?}");
+                assert_eq!(packet.into_bytes(), frame.encode(&document, &framing), "{framing:?}");
+            }
         }
     }
 

@@ -220,7 +220,7 @@ impl Readers {
     pub(super) fn diff(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(&lease) {
             reader.joined = true;
-            let pushed = reader.outbox.push_answer(lease, frame.encode(&self.document, &reader.framing));
+            let pushed = reader.outbox.push_answer(lease, frame.answer_to(&self.document, &reader.framing));
             reader.has_gap = false;
             let pushed = reader.note(pushed);
             self.unsent.note(&reader.outbox, pushed);

@@ -6,9 +6,7 @@
 //!
 //! Who is busy sends later instead ([`Outbox::send_later`]): many small writes cost more than waking tasks.
 
-use bytes::Bytes;
-
-use super::{Kind, Outbox};
+use super::{Kind, Outbox, Packet};
 
 /// More than this waiting is left to the session's task, which may be another thread's.
 pub(super) const MAX_STRAIGHT_BYTES: usize = 16 * 1024;
@@ -37,7 +35,7 @@ impl Outbox {
 
     /// Hands what waits to `put`, in order, if it is little; wakes the session's task if it is much. True when something
     /// was handed over. Only the line calls it, and then tells how it went.
-    pub fn take_straight(&self, mut put: impl FnMut(Kind, Bytes)) -> bool {
+    pub fn take_straight(&self, mut put: impl FnMut(Kind, Packet)) -> bool {
         let mut inner = self.lock();
         // A session that is to end, and one whose socket takes nothing, has been told.
         if inner.is_cut || inner.close.is_some() || inner.is_blocked || inner.is_empty() {

@@ -8,10 +8,9 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use syncline_protocol::close::Close;
 
-use super::{Inner, Outbox};
+use super::{Inner, Outbox, Packet};
 use crate::ids::LeaseId;
 
 /// How many bytes the writer takes at once: the rest still counts against the limit.
@@ -55,7 +54,7 @@ pub struct News {
 impl Outbox {
     /// Hands what waits to `put`, in order; wakes the task of `cx` when there is something again. Only the session's
     /// writer calls it, when the socket has taken everything before.
-    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Kind, Bytes)) -> Poll<Taken> {
+    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Kind, Packet)) -> Poll<Taken> {
         let mut inner = self.lock();
         inner.is_blocked = false;
         if inner.is_cut {
@@ -136,7 +135,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn take(&mut self, put: &mut impl FnMut(Kind, Bytes)) -> bool {
+    pub(super) fn take(&mut self, put: &mut impl FnMut(Kind, Packet)) -> bool {
         let mut taken_bytes = 0;
         let mut has_taken = false;
         while taken_bytes < MAX_TAKE_BYTES {
@@ -144,7 +143,7 @@ impl Inner {
             taken_bytes += waiting.bytes();
             self.control_bytes -= waiting.control_bytes();
             self.answer_bytes -= waiting.answer_bytes();
-            put(waiting.kind(), waiting.into_frame());
+            put(waiting.kind(), waiting.into_packet());
             has_taken = true;
         }
         self.bytes -= taken_bytes;
@@ -154,7 +153,7 @@ impl Inner {
         }
         if !self.positions.is_empty() {
             let gone = self.queue.front().map_or(self.next, |(number, _)| *number);
-            has_taken |= self.positions.take(gone, |frame| put(Kind::Message, frame));
+            has_taken |= self.positions.take(gone, |frame| put(Kind::Message, frame.into()));
         }
         has_taken
     }
@@ -162,13 +161,16 @@ impl Inner {
 
 #[cfg(test)]
 mod for_tests {
+    use bytes::Bytes;
+
     use super::*;
 
     impl Outbox {
         /// Waits for frames, and takes them.
         pub(crate) async fn frames(&self) -> Vec<Bytes> {
             let mut frames = Vec::new();
-            let taken = std::future::poll_fn(|cx| self.poll_take(cx, |_, frame| frames.push(frame))).await;
+            let taken =
+                std::future::poll_fn(|cx| self.poll_take(cx, |_, packet| frames.push(packet.into_bytes()))).await;
             assert_eq!(taken, Taken::Frames);
             frames
         }
@@ -177,7 +179,7 @@ mod for_tests {
         pub(crate) fn try_frames(&self) -> Result<Vec<Bytes>, Taken> {
             let mut frames = Vec::new();
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            match self.poll_take(&mut cx, |_, frame| frames.push(frame)) {
+            match self.poll_take(&mut cx, |_, packet| frames.push(packet.into_bytes())) {
                 Poll::Pending | Poll::Ready(Taken::Frames) => Ok(frames),
                 Poll::Ready(other) => Err(other),
             }

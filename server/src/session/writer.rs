@@ -14,7 +14,7 @@ use syncline_protocol::close::Close;
 
 use super::codec::{self, Opcode};
 use super::wire::Wire;
-use crate::outbox::{Kind, Line, Outbox, Taken};
+use crate::outbox::{Kind, Line, Outbox, Packet, Taken};
 
 /// Frames up to this size are copied together; larger ones are written from where they lie.
 const MAX_COPIED_BYTES: usize = 16 * 1024;
@@ -39,8 +39,9 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn put(&mut self, opcode: Opcode, payload: Bytes) {
-        codec::write_head(self.copied, opcode, payload.len());
+    fn put(&mut self, opcode: Opcode, Packet { head, payload }: Packet) {
+        codec::write_head(self.copied, opcode, head.len() + payload.len());
+        self.copied.extend_from_slice(&head);
         if payload.len() <= MAX_COPIED_BYTES {
             self.copied.extend_from_slice(&payload);
         } else {
@@ -171,7 +172,7 @@ impl<W: Wire> Writer<W> {
         let written = BUFFER.with_borrow_mut(|copied| {
             copied.clear();
             let mut batch = Batch { copied, shared: Vec::new() };
-            let has_taken = outbox.take_straight(|kind, payload| self.put(&mut batch, kind, payload));
+            let has_taken = outbox.take_straight(|kind, packet| self.put(&mut batch, kind, packet));
             has_taken.then(|| self.write(batch))
         });
         match written {
@@ -201,7 +202,7 @@ impl<W: Wire> Writer<W> {
         BUFFER.with_borrow_mut(|copied| {
             copied.clear();
             let mut batch = Batch { copied, shared: Vec::new() };
-            let taken = ready!(outbox.poll_take(cx, |kind, payload| self.put(&mut batch, kind, payload)));
+            let taken = ready!(outbox.poll_take(cx, |kind, packet| self.put(&mut batch, kind, packet)));
             if taken == Taken::Frames {
                 self.write(batch)?;
             }
@@ -212,14 +213,14 @@ impl<W: Wire> Writer<W> {
         })
     }
 
-    fn put(&mut self, batch: &mut Batch<'_>, kind: Kind, payload: Bytes) {
+    fn put(&mut self, batch: &mut Batch<'_>, kind: Kind, packet: Packet) {
         match kind {
             Kind::Message => {
                 self.has_spoken = true;
-                batch.put(Opcode::Binary, payload);
+                batch.put(Opcode::Binary, packet);
             }
-            Kind::Text => batch.put(Opcode::Text, payload),
-            Kind::Pong => batch.put(Opcode::Pong, payload),
+            Kind::Text => batch.put(Opcode::Text, packet),
+            Kind::Pong => batch.put(Opcode::Pong, packet),
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Core;
 use crate::document::event::Effect;
-use crate::document::frame::{Frame, Message};
+use crate::document::frame::{Frame, LARGE_ANSWER_BYTES, Message};
 use crate::ids::LeaseId;
 
 /// Most answers remembered for those who ask the same.
@@ -25,10 +25,11 @@ impl Answers {
         self.0 = Vec::new();
     }
 
-    /// Bytes that they take. A large one is its encoding, a small one may be encoded beside itself.
+    /// Bytes that they take. A small one may be encoded beside itself, a large one may be the document's own memory.
     pub(super) fn bytes(&self) -> usize {
         let answers = self.0.iter().map(|(asked, frame)| match frame.message() {
-            Message::Step2(diff) => asked.len() + diff.len() * 2,
+            Message::Step2(diff) if diff.len() < LARGE_ANSWER_BYTES => asked.len() + diff.len() * 2,
+            Message::Step2(diff) => asked.len() + diff.len(),
             _ => asked.len(),
         });
         answers.sum()
@@ -56,7 +57,7 @@ impl Core {
         }
         let diff = self.document.diff(state_vector);
         let is_cheap = diff.len() < REMEMBERING_BYTES;
-        let frame = Frame::answer(self.last, diff);
+        let frame = Frame::at(self.last, Message::Step2(diff));
         if !is_cheap {
             self.answers.remember(state_vector, &frame);
         }

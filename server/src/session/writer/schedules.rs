@@ -135,7 +135,7 @@ impl World {
             for lease in behind {
                 let newest = self.documents[lease.0 as usize].lock().unwrap();
                 let diff = vec![lease.0 as u8, 1, *newest];
-                if self.outbox.push_answer(lease, diff.into()) == Pushed::First {
+                if self.outbox.push_answer(lease, Bytes::from(diff)) == Pushed::First {
                     self.send();
                 }
             }
