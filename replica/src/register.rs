@@ -142,6 +142,11 @@ impl RegisterState {
         self.to_any().encode(&mut encoder);
         encoder.to_vec().into()
     }
+
+    /// Reads what [`RegisterState::encode`] wrote. `None` for anything that no accepted write has made.
+    pub fn decode(entry: &[u8]) -> Option<Self> {
+        Self::from_any(&Any::decode(&mut DecoderV1::from(entry)).ok()?)
+    }
 }
 
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";

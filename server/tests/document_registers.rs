@@ -1,6 +1,6 @@
 //! What a document decided on a register stays decided, also when a decision that a crash took away comes back.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
@@ -95,4 +95,37 @@ fn a_lost_decision_that_nothing_speaks_against_is_taken_back() {
         "based on the old one"
     );
     assert_eq!(propose(&mut core, 13, Some(Version { number: 2, id: 11 })).len(), 1);
+}
+
+/// Bytes of memory that this process uses now.
+#[cfg(target_os = "linux")]
+fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn registers_take_memory_in_proportion_to_their_bytes_and_all_of_it_is_counted() {
+    const REGISTERS: u128 = 200;
+    const NUMBERS: usize = 15_000;
+    // lib0 `Any`: an array of small numbers, which are two bytes each and far more as values in memory.
+    let mut value = vec![117, 0x98, 0x75];
+    value.extend([125, 7].repeat(NUMBERS));
+    let value = Bytes::from(value);
+    let mut core = life(1, &[]);
+    let (before, empty) = (memory(), core.memory_bytes());
+    for id in 1..=REGISTERS {
+        let (register, value) = (format!("register {id}"), value.clone());
+        let write = RegisterWrite { register, id, based_on: None, author: String::new(), at_ms: 0, value };
+        let records = records(&mut core, Event::Propose { lease: A, batch: 1, write: Box::new(write) });
+        assert_eq!(records.len(), 1, "register {id}");
+    }
+    core.rest();
+    let bytes = REGISTERS as usize * value.len();
+    let (took, counted) = (memory().saturating_sub(before), core.memory_bytes() - empty);
+    println!("{bytes} bytes of values: {took} bytes of memory, {counted} counted");
+    assert!(took < 8 * bytes, "{took} bytes of memory for {bytes} bytes of values");
+    assert!(counted > 2 * bytes, "{counted} bytes counted: each value lies in the document and beside it");
 }

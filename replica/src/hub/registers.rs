@@ -10,8 +10,6 @@ use std::sync::Arc;
 use syncline_protocol::limits::MAX_REGISTERS;
 use syncline_protocol::update::delete_set;
 use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, read_delete_set, write_entry};
-use yrs::Any;
-use yrs::updates::decoder::DecoderV1;
 
 use super::order::{Budget, Order, Write};
 use crate::register::{REGISTERS, RegisterState};
@@ -163,8 +161,7 @@ impl Registers {
         if structs.is_deleted(last.client, last.end - 1..last.end) {
             return None;
         }
-        let value = Any::decode(&mut DecoderV1::from(&last.value.as_ref()?[..])).ok()?;
-        RegisterState::from_any(&value)
+        RegisterState::decode(last.value.as_ref()?)
     }
 
     /// The update that writes a register as the successor of what it holds. `own`: who writes, and its next clock.

@@ -14,6 +14,7 @@ impl Core {
             + self.document.memory_bytes()
             + self.tail.bytes()
             + self.answers.bytes()
+            + self.registers.memory_bytes()
             + self.presence.memory_bytes()
             + self.leases.len() * LEASE_BYTES
     }

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use syncline_replica::{HubDocument, RegisterState};
 
 use super::Core;
@@ -16,12 +17,17 @@ use crate::document::frame::{Frame, Message};
 
 /// Most refused writes remembered.
 const MAX_REFUSED: usize = 1_000;
+/// What a register takes here besides its name and its state.
+const REGISTER_BYTES: usize = 96;
 
 /// What was decided.
 #[derive(Debug, Default)]
 pub(super) struct Registers {
-    /// The state of each, decided or there when the document was loaded.
-    decided: HashMap<Arc<str>, RegisterState>,
+    /// The state of each, decided or there when the document was loaded. Encoded: in memory a value may take twenty times as
+    /// much.
+    decided: HashMap<Arc<str>, Bytes>,
+    /// Bytes of the names and states in `decided`.
+    bytes: usize,
     /// The newest writes that were refused. A lost decision on one of them may still come back, from before a crash: its author
     /// was told no since.
     refused: VecDeque<u128>,
@@ -30,14 +36,37 @@ pub(super) struct Registers {
 impl Registers {
     /// Those of a document that was just loaded.
     pub(super) fn of(document: &HubDocument) -> Self {
-        Self { decided: document.read_registers().collect(), refused: VecDeque::new() }
+        let mut registers = Self::default();
+        document.read_registers().for_each(|(name, state)| registers.decide(&name, &state));
+        registers
+    }
+
+    fn decide(&mut self, name: &str, state: &RegisterState) {
+        let state = state.encode();
+        self.bytes += state.len();
+        match self.decided.get_mut(name) {
+            Some(before) => self.bytes -= std::mem::replace(before, state).len(),
+            None => {
+                self.bytes += name.len();
+                self.decided.insert(name.into(), state);
+            }
+        }
+    }
+
+    fn decided(&self, name: &str) -> Option<RegisterState> {
+        self.decided.get(name).and_then(|state| RegisterState::decode(state))
+    }
+
+    /// Bytes that it takes in memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.bytes + self.decided.len() * REGISTER_BYTES + self.refused.len() * size_of::<u128>()
     }
 }
 
 impl Core {
     /// The document itself wrote it, or it goes on from what is decided.
     pub(super) fn decided(&mut self, name: &str, state: &RegisterState) {
-        self.registers.decided.insert(name.into(), state.clone());
+        self.registers.decide(name, state);
     }
 
     /// A write was not taken.
@@ -53,9 +82,9 @@ impl Core {
     pub(super) fn hold_registers(&mut self, effects: &mut Vec<Effect>) {
         for name in self.document.take_touched() {
             let now = self.document.read_register(&name);
-            let Registers { decided, refused } = &self.registers;
-            let decided = decided.get(&*name);
-            let goes_on = match (&now, decided) {
+            let decided = self.registers.decided(&name);
+            let refused = &self.registers.refused;
+            let goes_on = match (&now, &decided) {
                 (_, None) => true,
                 (Some(now), Some(decided)) if now == decided => true,
                 (Some(now), Some(decided)) => {
@@ -63,7 +92,7 @@ impl Core {
                 }
                 (None, Some(_)) => false,
             };
-            if let Some(decided) = decided.filter(|_| !goes_on).cloned() {
+            if let Some(decided) = decided.filter(|_| !goes_on) {
                 self.write_register(&name, &decided, effects);
             } else if let Some(now) = now {
                 self.decided(&name, &now);
