@@ -42,7 +42,7 @@ impl Intake {
         let (mut body, mut part) = (Vec::new(), Vec::new());
         while let Some(mut section) = raw.section() {
             let (client, start) = (section.client, section.clock);
-            let mut written = Written::with_limit(usize::MAX);
+            let mut written = Written::at(0, usize::MAX);
             body.clear();
             for found in section.by_ref() {
                 part.clear();

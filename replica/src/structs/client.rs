@@ -10,7 +10,7 @@ use super::ranges::Ranges;
 /// So many bytes of structs are passed at most to find a clock, or one struct.
 pub(super) const MARK_EVERY: usize = 1024;
 /// A struct that has so many bytes is not joined to: a difference that begins within it is cut out of it.
-const MAX_JOINED_BYTES: usize = 16 * 1024;
+pub(super) const MAX_JOINED_BYTES: usize = 16 * 1024;
 /// What a client takes besides for what came since the last compaction.
 pub(super) const FRESH_BYTES: usize = size_of::<Fresh>();
 
@@ -55,6 +55,8 @@ struct Fresh {
 /// Structs that are written one after the other; what goes on where the last one ends is joined to it.
 #[derive(Debug)]
 pub(crate) struct Written {
+    /// Where the first of them lies in what is written.
+    at: usize,
     structs: u64,
     marks: Vec<Mark>,
     /// Where the last struct begins, and how it goes on.
@@ -78,7 +80,7 @@ impl From<Written> for Settled {
 
 impl Default for Written {
     fn default() -> Self {
-        Self::with_limit(MAX_JOINED_BYTES)
+        Self::at(0, MAX_JOINED_BYTES)
     }
 }
 
@@ -292,9 +294,9 @@ impl<'a> Run<'a> {
 }
 
 impl Written {
-    /// Structs of at least so many bytes are not joined to.
-    pub(crate) fn with_limit(max_joined_bytes: usize) -> Self {
-        Self { structs: 0, marks: Vec::new(), last: 0, joint: None, max_joined_bytes }
+    /// Structs that are appended to what has `at` bytes already; those of at least `max_joined_bytes` are not joined to.
+    pub(crate) fn at(at: usize, max_joined_bytes: usize) -> Self {
+        Self { at, structs: 0, marks: Vec::new(), last: at, joint: None, max_joined_bytes }
     }
 
     /// How many there are.
@@ -314,7 +316,7 @@ impl Written {
             return joint.join(found, self.last, out);
         }
         self.last = out.len();
-        self.note(found, self.last);
+        self.note(found, self.last - self.at);
         out.extend_from_slice(found.bytes);
         self.joint = found.joint();
     }

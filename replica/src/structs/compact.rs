@@ -1,12 +1,15 @@
 //! PURE: the whole document written again: deleted content is dropped, neighbours are joined.
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc};
+use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc, write_section_head};
 use syncline_protocol::varint::write_var_uint;
 
 use super::StructStore;
-use super::client::{Client, Settled, Written};
+use super::client::{Client, MAX_JOINED_BYTES, Settled, Written};
 use super::garbage::{Garbage, find_garbage};
+
+/// The head of a section has at most so many bytes: two numbers of at most 64 bits, and a zero.
+const MAX_HEAD_BYTES: usize = 21;
 
 /// The structs of one client in the new base.
 struct Section {
@@ -64,28 +67,37 @@ impl<'a> Compaction<'a> {
         let out = Vec::with_capacity(store.bytes());
         let mut compaction = Self { store, garbage, out, sections: Vec::new(), has_garbage: false };
         write_var_uint(&mut compaction.out, store.clients.len() as u64);
-        let mut body = Vec::new();
         for (id, client) in store.clients.iter().rev() {
-            body.clear();
-            let written = compaction.write(*id, client, &mut body);
-            write_var_uint(&mut compaction.out, written.structs());
-            write_var_uint(&mut compaction.out, *id);
-            write_var_uint(&mut compaction.out, 0);
-            let (at, len) = (compaction.out.len(), body.len());
-            compaction.out.extend_from_slice(&body);
-            compaction.sections.push(Section { client: *id, at, len, structs: written.into() });
+            compaction.write_section(*id, client);
         }
         compaction
     }
 
-    fn write(&mut self, id: u64, client: &Client, body: &mut Vec<u8>) -> Written {
-        let mut written = Written::default();
+    /// Appends one client's section. Its head says how many structs follow, which is known when they are written: it gets as
+    /// much room as it may need, and the structs move up to it.
+    fn write_section(&mut self, id: u64, client: &Client) {
+        let begin = self.out.len();
+        let mut out = std::mem::take(&mut self.out);
+        out.resize(begin + MAX_HEAD_BYTES, 0);
+        let written = self.write(id, client, &mut out);
+        let mut head = Vec::with_capacity(MAX_HEAD_BYTES);
+        write_section_head(written.structs(), id, 0, &mut head);
+        let at = begin + head.len();
+        out[begin..at].copy_from_slice(&head);
+        out.copy_within(begin + MAX_HEAD_BYTES.., at);
+        out.truncate(out.len() + head.len() - MAX_HEAD_BYTES);
+        self.sections.push(Section { client: id, at, len: out.len() - at, structs: written.into() });
+        self.out = out;
+    }
+
+    fn write(&mut self, id: u64, client: &Client, out: &mut Vec<u8>) -> Written {
+        let mut written = Written::at(out.len(), MAX_JOINED_BYTES);
         let (mut was_deleted, mut part) = (false, Vec::new());
         for found in client.structs(&self.store.base, id) {
             if self.garbage.holds(id, found.start) {
                 part.clear();
                 write_gc(found.end - found.start, &mut part);
-                push(&mut written, &part, &found, found.start, || true, body);
+                push(&mut written, &part, &found, found.start, || true, out);
                 was_deleted = true;
                 continue;
             }
@@ -102,7 +114,7 @@ impl<'a> Compaction<'a> {
                 was_deleted = is_deleted;
                 self.has_garbage |= is_deleted && found.is_type();
                 if !is_deleted && (at, end) == (found.start, found.end) {
-                    written.push(&found, || are_alike, body);
+                    written.push(&found, || are_alike, out);
                     break;
                 }
                 part.clear();
@@ -111,7 +123,7 @@ impl<'a> Compaction<'a> {
                 } else {
                     cutter.write_to(end, &mut part);
                 }
-                push(&mut written, &part, &found, at, || are_alike, body);
+                push(&mut written, &part, &found, at, || are_alike, out);
             }
         }
         written
@@ -137,10 +149,10 @@ fn push(
     of: &RawStruct<'_>,
     at: u64,
     are_alike: impl FnOnce() -> bool,
-    body: &mut Vec<u8>,
+    out: &mut Vec<u8>,
 ) {
     if let Some(part) = RawSection::new(of.client, at, 1, part).next() {
-        written.push(&part, are_alike, body);
+        written.push(&part, are_alike, out);
     }
 }
 
