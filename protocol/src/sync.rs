@@ -3,7 +3,7 @@
 //! `00 stateVector` asks for what the sender lacks, `01 update` answers, `02 update` tells of a change. Payloads are
 //! length-prefixed and opaque here; [`crate::update`] is the gate that looks inside.
 
-use crate::varint::{ReadError, Reader, var_uint_len, write_var_uint};
+use crate::varint::{ReadError, Reader, var_uint_len, write_var_bytes, write_var_uint};
 
 const STEP1: u64 = 0;
 const STEP2: u64 = 1;
@@ -48,17 +48,16 @@ impl<'a> SyncMessage<'a> {
 
     /// Appends the message.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let (_, payload) = self.parts();
+        let (kind, payload) = self.parts();
         out.reserve(1 + var_uint_len(payload.len() as u64) + payload.len());
-        self.write_head(out);
-        out.extend_from_slice(payload);
+        write_var_uint(out, kind);
+        write_var_bytes(out, payload);
     }
 
-    /// Appends all but the payload.
-    pub(crate) fn write_head(&self, out: &mut Vec<u8>) {
-        let (kind, payload) = self.parts();
-        write_var_uint(out, kind);
-        write_var_uint(out, payload.len() as u64);
+    /// Appends what a [`SyncMessage::Step2`] begins with, of a payload of so many bytes.
+    pub(crate) fn write_step2_head(bytes: usize, out: &mut Vec<u8>) {
+        write_var_uint(out, STEP2);
+        write_var_uint(out, bytes as u64);
     }
 
     fn parts(&self) -> (u64, &'a [u8]) {

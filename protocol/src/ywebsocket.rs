@@ -40,11 +40,11 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
-/// A sync message without its payload, which is to follow.
-pub fn sync_head(message: SyncMessage<'_>) -> Vec<u8> {
+/// What a [`SyncMessage::Step2`] begins with; a payload of so many bytes is to follow.
+pub fn step2_head(bytes: usize) -> Vec<u8> {
     let mut out = Vec::new();
     write_var_uint(&mut out, SYNC);
-    message.write_head(&mut out);
+    SyncMessage::write_step2_head(bytes, &mut out);
     out
 }
 

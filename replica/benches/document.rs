@@ -55,7 +55,7 @@ fn documents(criterion: &mut Criterion) {
             };
             bench.iter_batched(load_tree, type_all, BatchSize::PerIteration);
         });
-        let document = load();
+        let mut document = load();
         let in_step = document.state_vector();
         group.bench_function("hub: difference for who is in step", |bench| bench.iter(|| document.diff(&in_step)));
         group.bench_function("hub: open", |bench| bench.iter(load));

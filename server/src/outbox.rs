@@ -15,7 +15,6 @@
 mod awareness;
 mod closing;
 mod endings;
-mod packet;
 mod positions;
 mod straight;
 mod taking;
@@ -27,10 +26,10 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
+use syncline_replica::Pieces;
 
 use self::awareness::Backlog;
 pub use self::awareness::{AwarenessFrame, UpdateLength};
-pub use self::packet::Packet;
 pub use self::positions::Position;
 use self::positions::Positions;
 pub use self::straight::Line;
@@ -63,7 +62,7 @@ enum Waiting {
     /// Stays once queued.
     Answer {
         lease: LeaseId,
-        packet: Box<Packet>,
+        pieces: Box<Pieces>,
     },
     Awareness {
         lease: LeaseId,
@@ -90,7 +89,7 @@ impl Waiting {
     fn bytes(&self) -> usize {
         match self {
             Waiting::Awareness { backlog, .. } => backlog.bytes(),
-            Waiting::Answer { packet, .. } => packet.len(),
+            Waiting::Answer { pieces, .. } => pieces.len(),
             Waiting::Document { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame }
@@ -99,10 +98,10 @@ impl Waiting {
         }
     }
 
-    fn into_packet(self) -> Packet {
+    fn into_pieces(self) -> Pieces {
         match self {
             Waiting::Awareness { backlog, .. } => backlog.into_frame().into(),
-            Waiting::Answer { packet, .. } => *packet,
+            Waiting::Answer { pieces, .. } => *pieces,
             Waiting::Document { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Control { frame }
@@ -135,7 +134,7 @@ impl Waiting {
     }
 
     fn answer_bytes(&self) -> usize {
-        if let Waiting::Answer { packet, .. } = self { packet.len() } else { 0 }
+        if let Waiting::Answer { pieces, .. } = self { pieces.len() } else { 0 }
     }
 
     fn belongs_to(&self, of: LeaseId) -> bool {
@@ -203,7 +202,7 @@ impl Outbox {
 
     /// The answer to a step 1, or everyone's presence. It may be larger than the limit (a whole document, shared with
     /// other sessions) but is put off when the outbox already is over it: a client cannot pile up answers.
-    pub fn push_answer(&self, lease: LeaseId, packet: impl Into<Packet>) -> Pushed {
+    pub fn push_answer(&self, lease: LeaseId, answer: impl Into<Pieces>) -> Pushed {
         let mut inner = self.lock();
         if inner.takes_nothing_of(lease) {
             return Pushed::Dropped;
@@ -213,7 +212,7 @@ impl Outbox {
             self.note_drained(inner);
             return Pushed::Dropped;
         }
-        inner.enqueue(Waiting::Answer { lease, packet: Box::new(packet.into()) })
+        inner.enqueue(Waiting::Answer { lease, pieces: Box::new(answer.into()) })
     }
 
     /// The echo of a change to its author, which is its acknowledgement. Never dropped: in a session that was put off

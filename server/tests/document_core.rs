@@ -71,7 +71,7 @@ fn step2(effects: &[Effect]) -> Bytes {
         .iter()
         .find_map(|effect| match effect {
             Effect::Diff { frame, .. } => match frame.message() {
-                Message::Step2(diff) => Some(diff.clone()),
+                Message::Step2(diff) => Some(diff.to_bytes()),
                 _ => None,
             },
             _ => None,

@@ -20,7 +20,7 @@ mod process;
 use mutate::Mutator;
 use pair::Pair;
 use process::Process;
-use raw_websocket::{BINARY, Frame, Heard, RawSocket, upgrade_request};
+use raw_websocket::{BINARY, Frame, Heard, RawSocket, message_of, upgrade_request};
 use tokio::net::TcpSocket;
 
 /// What a server process may grow by while it is under attack: what messages on their way need, not what they claim.
@@ -160,6 +160,37 @@ async fn a_slow_reader_costs_little_memory_and_ends_equal() {
     assert!(growth < MAX_TRAFFIC_BYTES, "with one it grew by {growth} bytes");
 }
 
+/// Each asks for something else of a document of 16 MB, and reads only the beginning of the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_answers_that_are_not_read_are_not_a_hundred_copies_of_the_document() {
+    const SECTIONS: u64 = 40;
+    const SECTION_BYTES: usize = 400_000;
+    const READ_BYTES: usize = 100_000;
+    process::raise_file_limit();
+    let server = Process::start(&[]).await;
+    let mut writer = RawSocket::open(server.address(), "/large").await;
+    for client in 1..=SECTIONS {
+        writer.send(Frame::new(BINARY, message_of(client, SECTION_BYTES))).await;
+        while !matches!(writer.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 2])) {}
+    }
+    let pair = Pair::begin(server.address(), "/healthy").await;
+    let before = server.forget_peak();
+    let mut sockets = Vec::new();
+    for number in 1..=100 {
+        let mut socket = narrow_socket(&server, "/large").await;
+        // y-websocket's step 1, with a state vector of one client.
+        let (client, clock) = (number % SECTIONS as u8 + 1, number);
+        socket.send(Frame::new(BINARY, [0, 0, 3, 1, client, clock])).await;
+        socket.begin_to_read(READ_BYTES).await;
+        sockets.push(socket);
+    }
+    let growth = server.peak().saturating_sub(before);
+    println!("100 answers of 16 MB; {}; the server grew by {} KiB", pair.end().await, growth / 1024);
+    assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes");
+    drop(sockets);
+    server.stop().await;
+}
+
 /// So much goes through a document in which a healthy pair works, too; how much the server grew, and how it went for the pair.
 async fn traffic(megabytes: u64, with_slow_reader: bool) -> (u64, pair::Report) {
     let server = Process::start(&[]).await;
@@ -180,10 +211,14 @@ async fn traffic(megabytes: u64, with_slow_reader: bool) -> (u64, pair::Report) 
     (growth, report)
 }
 
-/// It asks for everything, and reads no more than the answer; its system takes little in its place.
+/// It asks for everything, and reads no more than the answer.
 async fn narrow_reader(server: &Process) -> pair::Mirror {
+    pair::Mirror::join_over(narrow_socket(server, "/busy").await).await
+}
+
+/// A socket whose system takes little that is not read.
+async fn narrow_socket(server: &Process, path: &str) -> RawSocket {
     let narrow = TcpSocket::new_v4().unwrap();
     narrow.set_recv_buffer_size(4096).unwrap();
-    let narrow = narrow.connect(server.address()).await.unwrap();
-    pair::Mirror::join_over(RawSocket::over(narrow, "/busy").await).await
+    RawSocket::over(narrow.connect(server.address()).await.unwrap(), path).await
 }

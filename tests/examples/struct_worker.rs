@@ -58,7 +58,7 @@ impl Worker {
             2 => self.encode()?,
             3 => self.compact()?,
             4 => {
-                let diff = self.store.diff_for(rest);
+                let diff = self.store.diff_for(rest).to_bytes().to_vec();
                 scan_update(&diff, &ScanLimits::STORED).context("of a diff")?;
                 diff
             }

@@ -89,7 +89,7 @@ fn a_hub_and_a_tree_answer_alike_before_and_after_a_rest() {
                 let doc = Doc::with_client_id(1);
                 history[..seen].iter().for_each(|update| apply(&doc, update));
                 let peer = doc.transact().state_vector().encode_v1();
-                apply(&doc, &hub.diff(&peer));
+                apply(&doc, &hub.diff(&peer).to_bytes());
                 assert_eq!(doc.get_or_insert_text("text").get_string(&doc.transact()), text_of([&whole[..]]));
             }
             hub.compact();

@@ -307,7 +307,7 @@ fn one_mutation(seed: u64, corpus: &[Vector]) -> Outcome {
         let before = hub.state_vector();
         hub.take(&mutated).ok();
         for clocks in [&[0][..], &before, &hub.state_vector()] {
-            scan(&hub.diff(clocks)).expect("the scanner accepts what a hub encodes");
+            scan(&hub.diff(clocks).to_bytes()).expect("the scanner accepts what a hub encodes");
         }
         vector.updates[number..].iter().take(3).for_each(|update| _ = hub.take(&update.clone().into()));
         let vector = hub.state_vector();

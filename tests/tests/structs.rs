@@ -70,8 +70,8 @@ fn compare(vector: &Vector, random: &mut StdRng) -> usize {
     }
     assert_eq!(hub.pending().len(), 0);
     let stale_vector = yrs::updates::encoder::Encode::encode_v1(&stale.transact().state_vector());
-    apply(&stale, &hub.diff(&stale_vector));
-    apply(&follows, &hub.diff(&hub.state_vector()));
+    apply(&stale, &hub.diff(&stale_vector).to_bytes());
+    apply(&follows, &hub.diff(&hub.state_vector()).to_bytes());
     for (what, state) in [
         ("whole", hub.encode().to_vec()),
         ("compacted", hub.compact().to_vec()),

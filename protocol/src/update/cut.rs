@@ -7,6 +7,9 @@ use super::raw::RawStruct;
 use super::walk::TAG_BITS;
 use crate::varint::{write_var_bytes, write_var_uint};
 
+/// What either half of a surrogate pair becomes.
+const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+
 impl<'a> RawStruct<'a> {
     /// Cuts it, from its beginning on.
     pub fn cut(&self) -> Cutter<'_, 'a> {
@@ -26,7 +29,7 @@ pub struct Cutter<'s, 'a> {
     is_halved: bool,
 }
 
-impl Cutter<'_, '_> {
+impl<'a> Cutter<'_, 'a> {
     /// Where the next part begins.
     pub fn clock(&self) -> u64 {
         self.clock
@@ -34,7 +37,7 @@ impl Cutter<'_, '_> {
 
     /// Leaves out everything before `clock`.
     pub fn skip_to(&mut self, clock: u64) {
-        self.pass(clock, &mut Vec::new());
+        self.pass(clock, None);
     }
 
     /// Appends the elements before `clock`.
@@ -52,11 +55,33 @@ impl Cutter<'_, '_> {
         }
         if of.info & TAG_BITS != STRING || of.is_skip() {
             write_var_uint(out, len);
-            return self.pass(clock, out);
+            return self.pass(clock, Some(out));
         }
         let mut text = Vec::new();
-        self.pass(clock, &mut text);
+        self.pass(clock, Some(&mut text));
         write_var_bytes(out, &text);
+    }
+
+    /// What is left as one struct: appends its beginning, and returns the end of the struct's own bytes that follows.
+    pub fn write_rest(self, out: &mut Vec<u8>) -> &'a [u8] {
+        let Cutter { of, clock, content, is_halved } = self;
+        if clock == of.start {
+            return of.bytes;
+        }
+        if of.is_gc() || of.is_skip() {
+            out.push(of.info);
+        } else {
+            of.write_head(of.info & TAG_BITS, clock, out);
+        }
+        if of.info & TAG_BITS != STRING || of.is_skip() {
+            write_var_uint(out, of.end - clock);
+            return if matches!(of.info & TAG_BITS, JSON | ANY) && !of.is_skip() { content } else { &[] };
+        }
+        let (begin, rest) =
+            if is_halved { (REPLACEMENT, content.get(4..).unwrap_or_default()) } else { (&[][..], content) };
+        write_var_uint(out, (begin.len() + rest.len()) as u64);
+        out.extend_from_slice(begin);
+        rest
     }
 
     /// Appends the elements before `clock` as deleted ones: what they held is gone, where they lie is not.
@@ -69,14 +94,17 @@ impl Cutter<'_, '_> {
         self.skip_to(clock);
     }
 
-    fn pass(&mut self, clock: u64, out: &mut Vec<u8>) {
+    /// Passes what is before `clock`, and appends it.
+    fn pass(&mut self, clock: u64, out: Option<&mut Vec<u8>>) {
         let len = clock - self.clock;
         self.clock = clock;
         match self.of.info & TAG_BITS {
             STRING if !self.of.is_skip() => self.pass_text(len, out),
             tag @ (JSON | ANY) if !self.of.is_skip() => {
                 let passed = content::values(tag, self.content, len);
-                out.extend_from_slice(passed);
+                if let Some(out) = out {
+                    out.extend_from_slice(passed);
+                }
                 self.content = &self.content[passed.len()..];
             }
             _ => {}
@@ -84,20 +112,21 @@ impl Cutter<'_, '_> {
     }
 
     /// Passes `len` UTF-16 code units.
-    fn pass_text(&mut self, mut len: u64, out: &mut Vec<u8>) {
-        const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
-        if self.is_halved && len > 0 {
+    fn pass_text(&mut self, mut len: u64, out: Option<&mut Vec<u8>>) {
+        let was_halved = self.is_halved && len > 0;
+        if was_halved {
             self.is_halved = false;
             self.content = self.content.get(4..).unwrap_or_default();
-            out.extend_from_slice(REPLACEMENT);
             len -= 1;
         }
         let (end, is_halved) = byte_of(self.content, len);
-        out.extend_from_slice(&self.content[..end]);
-        self.content = &self.content[end..];
-        if is_halved {
-            self.is_halved = true;
-            out.extend_from_slice(REPLACEMENT);
+        let (passed, rest) = self.content.split_at(end);
+        self.content = rest;
+        self.is_halved |= is_halved;
+        if let Some(out) = out {
+            out.extend_from_slice(if was_halved { REPLACEMENT } else { &[] });
+            out.extend_from_slice(passed);
+            out.extend_from_slice(if is_halved { REPLACEMENT } else { &[] });
         }
     }
 }

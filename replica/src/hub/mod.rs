@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::known::Known;
 use crate::register::RegisterState;
-use crate::structs::StructStore;
+use crate::structs::{Pieces, StructStore};
 use pending::{Pending, Waiting};
 use registers::Registers;
 
@@ -288,16 +288,28 @@ impl HubDocument {
         self.structs.is_compact()
     }
 
-    /// What a peer with this (scanned, encoded) state vector lacks, without what waits.
-    pub fn diff(&self, state_vector: &[u8]) -> Bytes {
+    /// What a peer with this (scanned, encoded) state vector lacks, without what waits. Compacts the document first if much
+    /// would be copied otherwise.
+    pub fn diff(&mut self, state_vector: &[u8]) -> Pieces {
         /// The state vector of who has nothing.
         const NOTHING: &[u8] = &[0];
-        if state_vector == NOTHING { self.encode() } else { self.structs.diff_for(state_vector).into() }
+        self.make_shareable();
+        if state_vector == NOTHING && self.is_compact() {
+            return self.structs.encode().into();
+        }
+        self.structs.diff_for(state_vector)
     }
 
-    /// What a peer known to have come this far lacks, without what waits.
-    pub fn diff_since(&self, known: &Known) -> Bytes {
-        self.structs.diff(known).into()
+    /// The same for a peer known to have come this far.
+    pub fn diff_since(&mut self, known: &Known) -> Pieces {
+        self.make_shareable();
+        self.structs.diff(known)
+    }
+
+    fn make_shareable(&mut self) {
+        if self.structs.copies_much() {
+            self.compact();
+        }
     }
 
     /// How far the document has come.

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use syncline_protocol::update::raw::{Joint, RawSection, RawStruct};
-use syncline_protocol::varint::write_var_uint;
+use syncline_protocol::update::raw::{Joint, RawSection, RawStruct, write_section_head};
 
+use super::pieces::PieceWriter;
 use super::ranges::Ranges;
 
 /// So many bytes of structs are passed at most to find a clock, or one struct.
@@ -215,32 +215,22 @@ impl Client {
     }
 
     /// Appends this client's section of an update: all that comes after a clock, which must be before the end.
-    pub(super) fn write_since(&self, base: &[u8], id: u64, clock: u64, out: &mut Vec<u8>) {
-        let runs = self.runs(base);
-        let mut structs = 0;
-        let mut first = Vec::new();
-        let mut rest: [&[u8]; 2] = [&[]; 2];
-        for (run, rest) in runs.iter().zip(&mut rest).filter(|(run, _)| run.end > clock) {
-            if run.start >= clock {
-                structs += run.structs;
-                *rest = run.bytes;
-                continue;
-            }
-            let (mut section, before) = run.find(id, clock);
-            structs += run.structs - before;
-            if let Some(found) = section.clone().next().filter(|found| found.start < clock) {
-                let mut cutter = found.cut();
-                cutter.skip_to(clock);
-                cutter.write_to(found.end, &mut first);
-                section.next();
-            }
-            *rest = section.rest();
+    pub(super) fn write_since(&self, base: &[u8], id: u64, clock: u64, out: &mut PieceWriter<'_>) {
+        let [of_base, fresh] = self.runs(base).map(|run| run.since(id, clock));
+        let mut head = Vec::new();
+        write_section_head(of_base.structs + fresh.structs, id, clock, &mut head);
+        // A section that is the whole one of the base lies there with its head, behind the section before it.
+        let (at, end) = (self.base.at as usize, (self.base.at + self.base.len) as usize);
+        let in_base = at.saturating_sub(head.len())..at;
+        if base.get(in_base.clone()) == Some(&head[..]) {
+            out.share(in_base)
+        } else {
+            out.copy(&head)
         }
-        write_var_uint(out, structs);
-        write_var_uint(out, id);
-        write_var_uint(out, clock);
-        out.extend_from_slice(&first);
-        rest.iter().for_each(|rest| out.extend_from_slice(rest));
+        out.copy(&of_base.first);
+        out.share(end - of_base.rest.len()..end);
+        out.copy(&fresh.first);
+        out.copy(fresh.rest);
     }
 
     /// All its structs, in order.
@@ -270,7 +260,34 @@ impl Client {
     }
 }
 
+/// The end of a run, from some clock on.
+struct Since<'a> {
+    structs: u64,
+    /// The beginning of the first struct, if that was cut.
+    first: Vec<u8>,
+    /// What follows it: the end of the run's bytes.
+    rest: &'a [u8],
+}
+
 impl<'a> Run<'a> {
+    /// What comes after a clock.
+    fn since(&self, client: u64, clock: u64) -> Since<'a> {
+        if self.end <= clock {
+            return Since { structs: 0, first: Vec::new(), rest: &[] };
+        }
+        if self.start >= clock {
+            return Since { structs: self.structs, first: Vec::new(), rest: self.bytes };
+        }
+        let (mut section, before) = self.find(client, clock);
+        let (mut first, mut rest) = (Vec::new(), section.rest().len());
+        if let Some(found) = section.next().filter(|found| found.start < clock) {
+            let mut cutter = found.cut();
+            cutter.skip_to(clock);
+            rest = cutter.write_rest(&mut first).len() + section.rest().len();
+        }
+        Since { structs: self.structs - before, first, rest: &self.bytes[self.bytes.len() - rest..] }
+    }
+
     /// The structs from the one on that holds a clock of this run, and how many come before.
     fn find(&self, client: u64, clock: u64) -> (RawSection<'a>, u64) {
         let after = self.marks.partition_point(|mark| u64::from(mark.clock) <= clock);

@@ -51,9 +51,11 @@ impl StructStore {
                 client.delete(clocks);
             }
         }
+        let delete_set_at = out.len();
         self.write_delete_set(&mut out);
         out.shrink_to_fit();
         self.base = out.into();
+        self.delete_set = self.base.slice(delete_set_at..).into();
         self.fresh_bytes = 0;
         self.deleted_ranges = self.clients.values().map(Client::deleted_ranges).sum();
         self.base_ranges = self.deleted_ranges;

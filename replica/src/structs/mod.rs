@@ -16,6 +16,7 @@
 //! ranges    what is deleted of a client
 //! compact   the whole again: deleted content dropped, neighbours joined
 //! garbage   what lies in deleted types
+//! pieces    encoded bytes that share the document's memory
 //! ```
 //!
 //! Sources: npm yjs 13.6.33 `src/utils/StructStore.js`, `src/utils/encoding.js`, `src/utils/DeleteSet.js`,
@@ -24,10 +25,12 @@
 mod client;
 mod compact;
 mod garbage;
+mod pieces;
 mod ranges;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use syncline_protocol::update::raw::{RawStruct, RawUpdate, read_delete_set};
@@ -36,7 +39,13 @@ use syncline_protocol::varint::write_var_uint;
 
 pub(crate) use client::Written;
 use client::{Client, FRESH_BYTES, MARK_EVERY, Mark};
+use pieces::PieceWriter;
+pub use pieces::Pieces;
 use ranges::{RANGE_BYTES, Ranges};
+
+/// What a difference may copy: so many bytes, and one of so many bytes of the base.
+const MIN_COPIED_BYTES: usize = 64 * 1024;
+const COPIED_SHARE: usize = 64;
 
 /// The structs and deletions of one document. Updates must have passed the scanner, and must not wait for anything
 /// (`syncline_protocol::update::verdict`).
@@ -53,6 +62,8 @@ pub struct StructStore {
     /// Ranges deleted, in all clients; of them in the base.
     deleted_ranges: usize,
     base_ranges: usize,
+    /// The encoded delete set, if somebody needed it since the last deletion. Of a compacted document a part of the base.
+    delete_set: OnceLock<Bytes>,
 }
 
 impl StructStore {
@@ -80,6 +91,9 @@ impl StructStore {
         }
         self.deleted_ranges = clients.values().map(Client::deleted_ranges).sum();
         self.base_ranges = self.deleted_ranges;
+        if !is_compactable {
+            self.delete_set = state.slice_ref(raw.rest()).into();
+        }
         (self.clients, self.base) = (clients, state.clone());
         // What was compacted by none before is compacted like what comes.
         self.is_changed = is_compactable;
@@ -94,7 +108,7 @@ impl StructStore {
     /// The same, and tells of each struct of which something is new.
     pub(crate) fn add_with(&mut self, update: &[u8], mut tell: impl FnMut(&RawStruct<'_>)) -> bool {
         let mut raw = RawUpdate::new(update);
-        let mut is_new = false;
+        let (mut is_new, mut deletes) = (false, false);
         while let Some(mut section) = raw.section() {
             let known = self.clock(section.client);
             let mut new = section.by_ref().filter(|found| !found.is_skip()).skip_while(|found| found.end <= known);
@@ -104,6 +118,7 @@ impl StructStore {
                 let (bytes, ranges) = (client.fresh_bytes(), client.deleted_ranges());
                 for found in std::iter::once(first).chain(new) {
                     tell(&found);
+                    deletes |= found.is_deleted();
                     client.push(&found);
                 }
                 self.fresh_bytes += client.fresh_bytes() - bytes;
@@ -116,10 +131,14 @@ impl StructStore {
             // One that is unknown would have waited.
             let Some(client) = clients.get_mut(&client) else { return };
             let before = client.deleted_ranges();
-            is_new |= client.delete(deleted);
+            deletes |= client.delete(deleted);
             *count = *count + client.deleted_ranges() - before;
         });
         debug_assert!(read.is_ok(), "not scanned");
+        is_new |= deletes;
+        if deletes {
+            self.delete_set = OnceLock::new();
+        }
         self.is_changed |= is_new;
         is_new
     }
@@ -140,26 +159,31 @@ impl StructStore {
 
     /// The whole state as one v1 update, its deleted content as far as it was not compacted.
     pub fn encode(&self) -> Bytes {
-        if self.is_changed { self.diff(&|_| 0).into() } else { self.base() }
+        if self.is_changed { self.diff(&|_| 0).to_bytes() } else { self.base() }
     }
 
-    /// What a peer with these clocks lacks, as a v1 update with the whole delete set.
-    pub fn diff(&self, theirs: &impl StateClock) -> Vec<u8> {
+    /// What a peer with these clocks lacks, as a v1 update with the whole delete set. It shares what the last compaction made.
+    pub fn diff(&self, theirs: &impl StateClock) -> Pieces {
         let lacks = |(id, client): (&u64, &Client)| {
             Some((*id, client.end(), theirs.clock(*id))).filter(|(_, ours, theirs)| ours > theirs)
         };
         let wanted = self.clients.iter().rev().filter_map(lacks).map(|(id, _, theirs)| (id, theirs));
-        let mut out = Vec::new();
-        write_var_uint(&mut out, wanted.clone().count() as u64);
+        let mut out = PieceWriter::new(&self.base);
+        out.write(|out| write_var_uint(out, wanted.clone().count() as u64));
         for (id, theirs) in wanted {
             self.clients[&id].write_since(&self.base, id, theirs, &mut out);
         }
-        self.write_delete_set(&mut out);
-        out
+        let delete_set = || {
+            let mut out = Vec::new();
+            self.write_delete_set(&mut out);
+            out.into()
+        };
+        out.append(self.delete_set.get_or_init(delete_set));
+        out.finish()
     }
 
     /// [`StructStore::diff`] for an encoded state vector.
-    pub fn diff_for(&self, state_vector: &[u8]) -> Vec<u8> {
+    pub fn diff_for(&self, state_vector: &[u8]) -> Pieces {
         let theirs: BTreeMap<u64, u64> = state_vector_entries(state_vector).collect();
         self.diff(&|client| theirs.get(&client).copied().unwrap_or(0))
     }
@@ -199,7 +223,13 @@ impl StructStore {
         let fresh = self.fresh_bytes * 2;
         let marks = (self.base.len() + fresh) / MARK_EVERY * size_of::<Mark>();
         let clients = self.clients.len() * (size_of::<(u64, Client)>() + if fresh > 0 { FRESH_BYTES } else { 0 });
-        self.base.len() + fresh + marks + clients + self.deleted_ranges * RANGE_BYTES
+        let delete_set = if self.is_changed { self.delete_set.get().map_or(0, Bytes::len) } else { 0 };
+        self.base.len() + fresh + marks + clients + self.deleted_ranges * RANGE_BYTES + delete_set
+    }
+
+    /// A difference copies more than this share of the base and so many bytes: what came since the last compaction.
+    pub(crate) fn copies_much(&self) -> bool {
+        self.fresh_bytes > MIN_COPIED_BYTES + self.base.len() / COPIED_SHARE
     }
 
     /// Nothing came since the last compaction: it takes little more than its encoding.

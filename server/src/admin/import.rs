@@ -30,7 +30,7 @@ pub(super) async fn import(registry: &Arc<Registry>, document: &DocumentName, up
     lease.send(update, bytes).await.map_err(gone)?;
     loop {
         let mut frames = Vec::new();
-        match poll_fn(|cx| outbox.poll_take(cx, |_, packet| frames.push(packet.into_bytes()))).await {
+        match poll_fn(|cx| outbox.poll_take(cx, |_, frame| frames.push(frame.to_bytes()))).await {
             Taken::Frames => {
                 if let Some(outcome) = frames.iter().find_map(|frame| outcome(frame)) {
                     return outcome;

@@ -7,8 +7,9 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::native::{Channel, ToClient};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::{hocuspocus, ywebsocket};
+use syncline_replica::Pieces;
 
-use crate::outbox::{AwarenessFrame, Packet, UpdateLength};
+use crate::outbox::{AwarenessFrame, UpdateLength};
 
 /// How one lease's frames are written.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ pub enum Message {
     /// "Send me what I lack."
     Step1(Bytes),
     /// The answer to a step 1.
-    Step2(Bytes),
+    Step2(Pieces),
     /// A change.
     Update(Bytes),
     /// Presence.
@@ -110,20 +111,20 @@ impl Frame {
     }
 
     /// [`Frame::encode`] of an answer.
-    pub fn answer_to(&self, document: &DocumentName, framing: &Framing) -> Packet {
+    pub fn answer_to(&self, document: &DocumentName, framing: &Framing) -> Pieces {
         match &self.message {
             Message::Step2(diff) if diff.len() >= LARGE_ANSWER_BYTES => {
-                Packet { head: self.answer_head(diff, framing).into(), payload: diff.clone() }
+                diff.clone().behind(self.answer_head(diff.len(), framing).into())
             }
             _ => self.encode(document, framing).into(),
         }
     }
 
     /// What stands before the payload of an answer.
-    fn answer_head(&self, diff: &[u8], framing: &Framing) -> Vec<u8> {
+    fn answer_head(&self, bytes: usize, framing: &Framing) -> Vec<u8> {
         match framing {
-            Framing::YWebsocket => ywebsocket::sync_head(SyncMessage::Step2(diff)),
-            Framing::Hocuspocus { address } => hocuspocus::sync_head(address, SyncMessage::Step2(diff)),
+            Framing::YWebsocket => ywebsocket::step2_head(bytes),
+            Framing::Hocuspocus { address } => hocuspocus::step2_head(address, bytes),
             Framing::Native { channel } => ToClient::Diff { channel: *channel, seq: self.seq, update: &[] }.encode(),
         }
     }
@@ -139,9 +140,13 @@ impl Frame {
     }
 
     fn encode_ywebsocket(&self) -> Bytes {
+        let diff;
         let message = match &self.message {
             Message::Step1(payload) => ywebsocket::Message::Sync(SyncMessage::Step1(payload)),
-            Message::Step2(payload) => ywebsocket::Message::Sync(SyncMessage::Step2(payload)),
+            Message::Step2(payload) => {
+                diff = payload.to_bytes();
+                ywebsocket::Message::Sync(SyncMessage::Step2(&diff))
+            }
             Message::Update(payload) => ywebsocket::Message::Sync(SyncMessage::Update(payload)),
             Message::Awareness(payload) => ywebsocket::Message::Awareness(payload),
         };
@@ -149,9 +154,13 @@ impl Frame {
     }
 
     fn encode_hocuspocus(&self, address: &str) -> Bytes {
+        let diff;
         let message = match &self.message {
             Message::Step1(payload) => hocuspocus::Message::Sync(SyncMessage::Step1(payload)),
-            Message::Step2(payload) => hocuspocus::Message::Sync(SyncMessage::Step2(payload)),
+            Message::Step2(payload) => {
+                diff = payload.to_bytes();
+                hocuspocus::Message::Sync(SyncMessage::Step2(&diff))
+            }
             Message::Update(payload) => hocuspocus::Message::Sync(SyncMessage::Update(payload)),
             Message::Awareness(payload) => hocuspocus::Message::Awareness(payload),
         };
@@ -160,10 +169,14 @@ impl Frame {
 
     fn encode_native(&self, channel: Channel) -> Bytes {
         let seq = self.seq;
+        let diff;
         let message = match &self.message {
             // A question of the other dialects: a native client asks for the state vector when it opens the document.
             Message::Step1(_) => return Bytes::new(),
-            Message::Step2(update) => ToClient::Diff { channel, seq, update },
+            Message::Step2(update) => {
+                diff = update.to_bytes();
+                ToClient::Diff { channel, seq, update: &diff }
+            }
             Message::Update(update) => ToClient::Change { channel, seq, update },
             Message::Awareness(update) => ToClient::Presence { channel, update },
         };
@@ -186,11 +199,12 @@ mod tests {
         let native = |channel| Framing::Native { channel };
         for len in [LARGE_ANSWER_BYTES - 1, LARGE_ANSWER_BYTES] {
             let diff = Bytes::from(vec![7; len]);
-            let frame = Frame::at(Seq(9), Message::Step2(diff.clone()));
+            let frame = Frame::at(Seq(9), Message::Step2(diff.clone().into()));
             for framing in [Framing::YWebsocket, hocuspocus("doc"), hocuspocus("doc\0tab"), native(0), native(300)] {
-                let packet = frame.answer_to(&document, &framing);
-                assert_eq!(packet.payload.as_ptr() == diff.as_ptr(), len == LARGE_ANSWER_BYTES, "{framing:?}");
-                assert_eq!(packet.into_bytes(), frame.encode(&document, &framing), "{framing:?}");
+                let answer = frame.answer_to(&document, &framing);
+                let is_shared = answer.iter().any(|piece| piece.as_ptr() == diff.as_ptr());
+                assert_eq!(is_shared, len == LARGE_ANSWER_BYTES, "{framing:?}");
+                assert_eq!(answer.to_bytes(), frame.encode(&document, &framing), "{framing:?}");
             }
         }
     }

@@ -341,6 +341,9 @@ impl Task {
                 self.readers.remove(lease);
                 self.core.handle(event, &mut self.effects);
             }
+            event @ Event::Step1 { .. } => {
+                apart_if(self.core.is_large(), || self.core.handle(event, &mut self.effects));
+            }
             event => self.core.handle(event, &mut self.effects),
         }
     }

@@ -6,7 +6,9 @@
 //!
 //! Who is busy sends later instead ([`Outbox::send_later`]): many small writes cost more than waking tasks.
 
-use super::{Kind, Outbox, Packet};
+use syncline_replica::Pieces;
+
+use super::{Kind, Outbox};
 
 /// More than this waiting is left to the session's task, which may be another thread's.
 pub(super) const MAX_STRAIGHT_BYTES: usize = 16 * 1024;
@@ -35,7 +37,7 @@ impl Outbox {
 
     /// Hands what waits to `put`, in order, if it is little; wakes the session's task if it is much. True when something
     /// was handed over. Only the line calls it, and then tells how it went.
-    pub fn take_straight(&self, mut put: impl FnMut(Kind, Packet)) -> bool {
+    pub fn take_straight(&self, mut put: impl FnMut(Kind, Pieces)) -> bool {
         let mut inner = self.lock();
         // A session that is to end, and one whose socket takes nothing, has been told.
         if inner.is_cut || inner.close.is_some() || inner.is_blocked || inner.is_empty() {

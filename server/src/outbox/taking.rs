@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use syncline_protocol::close::Close;
+use syncline_replica::Pieces;
 
-use super::{Inner, Outbox, Packet};
+use super::{Inner, Outbox};
 use crate::ids::LeaseId;
 
 /// How many bytes the writer takes at once: the rest still counts against the limit.
@@ -54,7 +55,7 @@ pub struct News {
 impl Outbox {
     /// Hands what waits to `put`, in order; wakes the task of `cx` when there is something again. Only the session's
     /// writer calls it, when the socket has taken everything before.
-    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Kind, Packet)) -> Poll<Taken> {
+    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Kind, Pieces)) -> Poll<Taken> {
         let mut inner = self.lock();
         inner.is_blocked = false;
         if inner.is_cut {
@@ -135,7 +136,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn take(&mut self, put: &mut impl FnMut(Kind, Packet)) -> bool {
+    pub(super) fn take(&mut self, put: &mut impl FnMut(Kind, Pieces)) -> bool {
         let mut taken_bytes = 0;
         let mut has_taken = false;
         while taken_bytes < MAX_TAKE_BYTES {
@@ -143,7 +144,7 @@ impl Inner {
             taken_bytes += waiting.bytes();
             self.control_bytes -= waiting.control_bytes();
             self.answer_bytes -= waiting.answer_bytes();
-            put(waiting.kind(), waiting.into_packet());
+            put(waiting.kind(), waiting.into_pieces());
             has_taken = true;
         }
         self.bytes -= taken_bytes;
@@ -169,8 +170,7 @@ mod for_tests {
         /// Waits for frames, and takes them.
         pub(crate) async fn frames(&self) -> Vec<Bytes> {
             let mut frames = Vec::new();
-            let taken =
-                std::future::poll_fn(|cx| self.poll_take(cx, |_, packet| frames.push(packet.into_bytes()))).await;
+            let taken = std::future::poll_fn(|cx| self.poll_take(cx, |_, frame| frames.push(frame.to_bytes()))).await;
             assert_eq!(taken, Taken::Frames);
             frames
         }
@@ -179,7 +179,7 @@ mod for_tests {
         pub(crate) fn try_frames(&self) -> Result<Vec<Bytes>, Taken> {
             let mut frames = Vec::new();
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            match self.poll_take(&mut cx, |_, packet| frames.push(packet.into_bytes())) {
+            match self.poll_take(&mut cx, |_, frame| frames.push(frame.to_bytes())) {
                 Poll::Pending | Poll::Ready(Taken::Frames) => Ok(frames),
                 Poll::Ready(other) => Err(other),
             }

@@ -11,10 +11,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use syncline_protocol::close::Close;
+use syncline_replica::Pieces;
 
 use super::codec::{self, Opcode};
 use super::wire::Wire;
-use crate::outbox::{Kind, Line, Outbox, Packet, Taken};
+use crate::outbox::{Kind, Line, Outbox, Taken};
 
 /// Frames up to this size are copied together; larger ones are written from where they lie.
 const MAX_COPIED_BYTES: usize = 16 * 1024;
@@ -39,13 +40,14 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn put(&mut self, opcode: Opcode, Packet { head, payload }: Packet) {
-        codec::write_head(self.copied, opcode, head.len() + payload.len());
-        self.copied.extend_from_slice(&head);
-        if payload.len() <= MAX_COPIED_BYTES {
-            self.copied.extend_from_slice(&payload);
-        } else {
-            self.shared.push((self.copied.len(), payload));
+    fn put(&mut self, opcode: Opcode, payload: Pieces) {
+        codec::write_head(self.copied, opcode, payload.len());
+        for piece in payload {
+            if piece.len() <= MAX_COPIED_BYTES {
+                self.copied.extend_from_slice(&piece);
+            } else {
+                self.shared.push((self.copied.len(), piece));
+            }
         }
     }
 
@@ -172,7 +174,7 @@ impl<W: Wire> Writer<W> {
         let written = BUFFER.with_borrow_mut(|copied| {
             copied.clear();
             let mut batch = Batch { copied, shared: Vec::new() };
-            let has_taken = outbox.take_straight(|kind, packet| self.put(&mut batch, kind, packet));
+            let has_taken = outbox.take_straight(|kind, payload| self.put(&mut batch, kind, payload));
             has_taken.then(|| self.write(batch))
         });
         match written {
@@ -202,7 +204,7 @@ impl<W: Wire> Writer<W> {
         BUFFER.with_borrow_mut(|copied| {
             copied.clear();
             let mut batch = Batch { copied, shared: Vec::new() };
-            let taken = ready!(outbox.poll_take(cx, |kind, packet| self.put(&mut batch, kind, packet)));
+            let taken = ready!(outbox.poll_take(cx, |kind, payload| self.put(&mut batch, kind, payload)));
             if taken == Taken::Frames {
                 self.write(batch)?;
             }
@@ -213,14 +215,14 @@ impl<W: Wire> Writer<W> {
         })
     }
 
-    fn put(&mut self, batch: &mut Batch<'_>, kind: Kind, packet: Packet) {
+    fn put(&mut self, batch: &mut Batch<'_>, kind: Kind, payload: Pieces) {
         match kind {
             Kind::Message => {
                 self.has_spoken = true;
-                batch.put(Opcode::Binary, packet);
+                batch.put(Opcode::Binary, payload);
             }
-            Kind::Text => batch.put(Opcode::Text, packet),
-            Kind::Pong => batch.put(Opcode::Pong, packet),
+            Kind::Text => batch.put(Opcode::Text, payload),
+            Kind::Pong => batch.put(Opcode::Pong, payload),
         }
     }
 

@@ -174,6 +174,14 @@ impl RawSocket {
         }
     }
 
+    /// Reads until `bytes` bytes are there that belong to frames, and leaves them unread.
+    #[allow(dead_code, reason = "not every test reads in part")]
+    pub async fn begin_to_read(&mut self, bytes: usize) {
+        while self.unread.len() < bytes {
+            assert!(self.read_more().await, "the server hung up");
+        }
+    }
+
     async fn read_more(&mut self) -> bool {
         let read = tokio::time::timeout(PATIENCE, self.tcp.read_buf(&mut self.unread)).await;
         read.expect("it is heard in time").is_ok_and(|count| count > 0)

@@ -23,7 +23,7 @@ async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
     let mut crdt = Crdt::default();
-    readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap())));
+    readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap().into())));
     outbox.frames().await;
 
     // One frame waits for the socket; the next is too much, both are dropped, and a checkpoint covers them.
@@ -51,7 +51,7 @@ async fn over_a_gap_no_position_is_told_and_after_the_diff_one_is() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
-    let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0])));
+    let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into()));
     readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
     readers.durable(None, Seq(1));
     readers.diff(READER, &diff);
@@ -124,7 +124,7 @@ async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_n
         let socket = Arc::new(Counted::default());
         let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
         readers.add(lease, Arc::new(Outbox::with_line(1_000, line)), Framing::YWebsocket);
-        readers.diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]))));
+        readers.diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
         socket
     });
     readers.send(false);
@@ -155,7 +155,7 @@ async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short()
             let socket = Arc::new(Counted { written: Arc::clone(&written), ..Counted::default() });
             let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
             readers.add(LeaseId(number + 10), Arc::new(Outbox::with_line(1_000, line)), Framing::YWebsocket);
-            readers.diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]))));
+            readers.diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
             socket
         })
         .collect();
@@ -184,7 +184,7 @@ async fn floors_of_slow_readers_are_bounded_in_a_document_of_many_clients() {
     for number in 0..20 {
         let (lease, outbox) = (LeaseId(number), Arc::new(Outbox::new(100)));
         readers.add(lease, Arc::clone(&outbox), Framing::YWebsocket);
-        readers.diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]))));
+        readers.diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into())));
         outbox.frames().await;
         readers.set_checkpoint(known(number));
         // It takes this change, proves that it has what was before, and takes no other.
