@@ -119,6 +119,10 @@ pub struct RawLimits {
     /// Bytes of memory of all open documents, as estimated; 0: no limit [default: half of the machine's memory]
     #[arg(long, env = "SYNCLINE_MAX_OPEN_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_open_bytes: Option<usize>,
+
+    /// Bytes that may wait for all slow readers together; beyond it each may have 64 KiB waiting; 0: no limit [default: an eighth of the machine's memory]
+    #[arg(long, env = "SYNCLINE_MAX_OUTBOX_BYTES_IN_ALL", value_name = "BYTES", help_heading = "Limits")]
+    pub max_outbox_bytes_in_all: Option<usize>,
 }
 
 /// Limits in force. What is not limited is at its maximum.
@@ -158,6 +162,8 @@ pub struct Limits {
     pub open_documents: usize,
     /// Bytes of memory of all of them.
     pub open_bytes: usize,
+    /// Bytes that wait for all sockets together.
+    pub outbox_bytes_in_all: usize,
 }
 
 /// Averages, in a second. 0: no limit.
@@ -219,6 +225,7 @@ impl RawLimits {
             opens_per_second_in_all: self.opens_per_second_in_all.or(other.opens_per_second_in_all),
             max_open_documents: self.max_open_documents.or(other.max_open_documents),
             max_open_bytes: self.max_open_bytes.or(other.max_open_bytes),
+            max_outbox_bytes_in_all: self.max_outbox_bytes_in_all.or(other.max_outbox_bytes_in_all),
         }
     }
 }
@@ -257,6 +264,7 @@ impl From<RawLimits> for Limits {
             opens_per_second_in_all: raw.opens_per_second_in_all.unwrap_or(5_000),
             open_documents: count(raw.max_open_documents, 200_000),
             open_bytes: count(raw.max_open_bytes, machine::memory_bytes() / 2),
+            outbox_bytes_in_all: count(raw.max_outbox_bytes_in_all, machine::memory_bytes() / 8),
         }
     }
 }

@@ -91,6 +91,8 @@ pub struct Now {
     pub documents: usize,
     /// Bytes that they take, as they estimate it.
     pub document_bytes: usize,
+    /// Bytes that wait for slow readers.
+    pub outbox_bytes: usize,
     /// The log.
     pub log: Figures,
     /// The first storage error has come: nothing is saved any more.
@@ -156,6 +158,7 @@ impl Now {
                 "1 after the first storage error: nothing is saved any more",
                 self.has_storage_failed.into(),
             ),
+            ("outbox_bytes", "Bytes that wait for slow readers, in all", self.outbox_bytes),
             ("log_waiting_bytes", "Bytes that wait for the disk", self.log.waiting_bytes),
         ];
         for (name, help, value) in gauges {
@@ -188,7 +191,15 @@ mod tests {
 
     fn now() -> Now {
         let log = Figures { commits: 7, commit_time: Duration::from_millis(1_500), waiting_bytes: 10 };
-        Now { sessions: 3, unfinished: 1, documents: 2, document_bytes: 8_192, log, has_storage_failed: true }
+        Now {
+            sessions: 3,
+            unfinished: 1,
+            documents: 2,
+            document_bytes: 8_192,
+            outbox_bytes: 4_096,
+            log,
+            has_storage_failed: true,
+        }
     }
 
     #[test]
@@ -206,6 +217,7 @@ mod tests {
             "syncline_sessions_open 3",
             "syncline_documents_open 2",
             "syncline_documents_open_bytes 8192",
+            "syncline_outbox_bytes 4096",
             "syncline_storage_failed 1",
             "syncline_log_waiting_bytes 10",
             "syncline_log_commits_total 7",

@@ -13,6 +13,7 @@
 //! | acks and other small answers | kept; over twice the limit of them the session is closed as too slow |
 
 mod awareness;
+mod budget;
 mod closing;
 mod endings;
 mod positions;
@@ -21,7 +22,7 @@ mod taking;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ use syncline_replica::Pieces;
 
 use self::awareness::Backlog;
 pub use self::awareness::{AwarenessFrame, UpdateLength};
+pub use self::budget::Budget;
+use self::budget::{Charge, SCARCE_BYTES};
 pub use self::positions::Position;
 use self::positions::Positions;
 pub use self::straight::Line;
@@ -154,6 +157,8 @@ struct Inner {
     control_bytes: usize,
     /// Those of `bytes` that take no room from changes.
     answer_bytes: usize,
+    /// What is counted of the others in all outboxes together.
+    charge: Charge,
     /// Leases whose frames were dropped; emptied by [`Outbox::news`] once the socket has taken everything.
     behind: BTreeSet<LeaseId>,
     /// Leases that are over while the session goes on; nothing of theirs is taken.
@@ -190,9 +195,10 @@ impl Outbox {
         Self { inner: Mutex::default(), limit_bytes, line: None, has_news: AtomicBool::new(false) }
     }
 
-    /// The same for a socket, to which what is pushed can go at once.
-    pub fn with_line(limit_bytes: usize, line: Weak<dyn Line>) -> Self {
-        Self { line: Some(line), ..Self::new(limit_bytes) }
+    /// The same for a socket, to which what is pushed can go at once. It holds less while `budget` is exceeded.
+    pub fn with_line(limit_bytes: usize, budget: Arc<Budget>, line: Weak<dyn Line>) -> Self {
+        let inner = Inner { charge: Charge::new(budget), ..Inner::default() };
+        Self { inner: inner.into(), line: Some(line), ..Self::new(limit_bytes) }
     }
 
     /// A change of a document.
@@ -207,7 +213,7 @@ impl Outbox {
         if inner.takes_nothing_of(lease) {
             return Pushed::Dropped;
         }
-        if (inner.bytes > self.limit_bytes && !inner.is_second_answer(lease)) || inner.behind.contains(&lease) {
+        if (inner.bytes > self.limit_bytes(&inner) && !inner.is_second_answer(lease)) || inner.behind.contains(&lease) {
             inner.fall_behind(lease);
             self.note_drained(inner);
             return Pushed::Dropped;
@@ -222,7 +228,7 @@ impl Outbox {
         if inner.close.is_some() {
             return Pushed::Dropped;
         }
-        if inner.bytes > self.limit_bytes || inner.behind.contains(&lease) {
+        if inner.bytes > self.limit_bytes(&inner) || inner.behind.contains(&lease) {
             inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease));
             inner.count_bytes();
         }
@@ -306,12 +312,17 @@ impl Outbox {
         }
         // A single frame larger than the limit passes when nothing waits: otherwise it never could.
         let bytes = inner.bytes - inner.answer_bytes;
-        if bytes > 0 && bytes + frame.len() > self.limit_bytes {
+        if bytes > 0 && bytes + frame.len() > self.limit_bytes(&inner) {
             inner.fall_behind(lease);
             self.note_drained(inner);
             return Pushed::Dropped;
         }
         inner.enqueue(wrap(lease, frame))
+    }
+
+    /// Bytes that it may hold now.
+    fn limit_bytes(&self, inner: &Inner) -> usize {
+        if inner.charge.is_scarce() { self.limit_bytes.min(SCARCE_BYTES) } else { self.limit_bytes }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -348,6 +359,7 @@ impl Inner {
         self.answer_bytes += waiting.answer_bytes();
         self.queue.push_back((self.next, waiting));
         self.next += 1;
+        self.charge();
     }
 
     fn fall_behind(&mut self, lease: LeaseId) {
@@ -365,6 +377,12 @@ impl Inner {
         self.bytes = self.queue.iter().map(|(_, waiting)| waiting.bytes()).sum();
         self.control_bytes = self.queue.iter().map(|(_, waiting)| waiting.control_bytes()).sum();
         self.answer_bytes = self.queue.iter().map(|(_, waiting)| waiting.answer_bytes()).sum();
+        self.charge();
+    }
+
+    /// Counts what waits. Answers are left out: they share the memory of their documents.
+    fn charge(&mut self) {
+        self.charge.set(self.bytes - self.answer_bytes);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What becomes of frames when a reader is slow, case by case.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use syncline_protocol::awareness::{AwarenessEntry, encode};
@@ -299,4 +299,32 @@ fn a_client_cannot_pile_up_answers() {
     assert_eq!(pushed[..3], [Pushed::First, Pushed::Queued, Pushed::Dropped]);
     assert_eq!(outbox.push_answer(B, frame(300)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [300, 300]);
+}
+
+#[test]
+fn outboxes_hold_little_while_all_together_hold_too_much() {
+    struct Nowhere;
+    impl Line for Nowhere {
+        fn send(&self, _: &Outbox) {}
+    }
+    const LIMIT_BYTES: usize = 1_000_000;
+    let budget = Budget::new(300_000);
+    let line: Weak<dyn Line> = Weak::<Nowhere>::new();
+    let outbox = || Outbox::with_line(LIMIT_BYTES, Arc::clone(&budget), Weak::clone(&line));
+    let [first, second, third] = [outbox(), outbox(), outbox()];
+    third.push_document(A, frame(60_000));
+    assert_eq!(budget.used_bytes(), 0, "who holds little is not counted");
+    // An answer shares the document's memory.
+    first.push_answer(A, frame(500_000));
+    for (outbox, frames) in [(&first, 20), (&second, 14)] {
+        (0..frames).for_each(|_| assert_ne!(outbox.push_document(A, frame(10_000)), Pushed::Dropped));
+    }
+    assert!((300_001..400_000).contains(&budget.used_bytes()), "{}", budget.used_bytes());
+    assert_eq!(third.push_document(A, frame(10_000)), Pushed::Dropped, "more than a little");
+    assert_eq!(third.behind_now(), [A], "nothing of it waits any more");
+    assert_eq!(first.push_document(A, frame(10_000)), Pushed::Dropped);
+    assert!(budget.used_bytes() < 200_001, "what waited went with it: {}", budget.used_bytes());
+    assert_eq!(second.push_document(A, frame(10_000)), Pushed::Queued, "there is room again");
+    drop(second);
+    assert_eq!(budget.used_bytes(), 0);
 }

@@ -33,6 +33,7 @@ use crate::ids::Counter;
 use crate::limits::Gate;
 use crate::log_limit::{self, LogLimit};
 use crate::metrics::Metrics;
+use crate::outbox::Budget;
 use crate::registry::Registry;
 use crate::session::{Context, Stop};
 use syncline_log::Log;
@@ -141,6 +142,7 @@ impl Server {
             auth,
             gate,
             limits: config.session,
+            outboxes: Budget::new(config.limits.outbox_bytes_in_all),
             metrics,
             log_limit: LogLimit::default(),
             stop: Stop::default(),

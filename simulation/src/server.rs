@@ -19,7 +19,7 @@ use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
 use syncline_server::log_limit::LogLimit;
 use syncline_server::metrics::Metrics;
-use syncline_server::outbox::Outbox;
+use syncline_server::outbox::{Budget, Outbox};
 use syncline_server::registry::{Lease, Registry};
 use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
 use tokio::runtime::{Builder, Runtime};
@@ -88,8 +88,9 @@ impl Server {
         // A plan sends more in a virtual second than anybody does in a real one.
         let raw = RawLimits { messages_per_second: Some(0), bytes_per_second: Some(0), ..RawLimits::default() };
         let gate = Gate::new(raw.into(), Arc::clone(&metrics));
-        let log_limit = LogLimit::default();
-        let context = Arc::new(Context { registry, auth: Arc::new(OpenToAll), limits, metrics, log_limit, stop, gate });
+        let (log_limit, outboxes) = (LogLimit::default(), Budget::new(usize::MAX));
+        let context =
+            Arc::new(Context { registry, auth: Arc::new(OpenToAll), limits, outboxes, metrics, log_limit, stop, gate });
         let sessions = TaskTracker::new();
         let (cut, disking) = (CancellationToken::new(), Disking::Idle);
         Self { runtime, context, sessions, cut, log, committer, disking, disk, settings, accepted: 0 }

@@ -113,7 +113,7 @@ impl Outbox {
             return Pushed::Dropped;
         }
         let others = inner.bytes - inner.answer_bytes;
-        let fits = others == 0 || others + frame.bytes.len() <= self.limit_bytes;
+        let fits = others == 0 || others + frame.bytes.len() <= self.limit_bytes(&inner);
         let mut waiting = inner.queue.iter_mut().rev().take(MAX_AWARENESS_LOOKBACK);
         let backlog = waiting.find_map(|(_, waiting)| match waiting {
             Waiting::Awareness { lease: of, backlog } if *of == lease => Some(backlog),
@@ -134,7 +134,8 @@ impl Outbox {
         }
         let after = backlog.bytes();
         inner.bytes = inner.bytes - before + after;
-        if inner.bytes - inner.answer_bytes > self.limit_bytes {
+        inner.charge();
+        if inner.bytes - inner.answer_bytes > self.limit_bytes(&inner) {
             inner.fall_behind(lease);
             self.note_drained(inner);
             return Pushed::Dropped;

@@ -148,6 +148,7 @@ impl Inner {
             has_taken = true;
         }
         self.bytes -= taken_bytes;
+        self.charge();
         if self.queue.is_empty() {
             // Most sessions wait most of the time.
             self.queue = VecDeque::new();

@@ -73,6 +73,7 @@ fn now(shared: &Shared) -> Now {
         unfinished: context.gate.unfinished(),
         documents: context.registry.len(),
         document_bytes: context.registry.memory_bytes(),
+        outbox_bytes: context.outboxes.used_bytes(),
         log: shared.log.figures(),
         has_storage_failed: shared.log.failed().is_some(),
     }

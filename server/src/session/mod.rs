@@ -67,7 +67,7 @@ use crate::ids::{SessionId, UserId};
 use crate::limits::{Gate, Unfinished};
 use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
-use crate::outbox::Outbox;
+use crate::outbox::{Budget, Outbox};
 use crate::registry::Registry;
 
 /// How long the close frame itself may take.
@@ -132,6 +132,8 @@ pub struct Context {
     pub gate: Arc<Gate>,
     /// Limits of each session.
     pub limits: SessionLimits,
+    /// What waits for all sockets.
+    pub outboxes: Arc<Budget>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Keeps refusals from filling the log.
@@ -166,7 +168,7 @@ pub fn run<S: Socket>(
     // The outbox does not own it: when the session ends, so does the connection.
     let writer = Arc::new(SharedWriter::new(wire));
     let line = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_line(context.limits.outbox_bytes, line));
+    let outbox = Arc::new(Outbox::with_line(context.limits.outbox_bytes, Arc::clone(&context.outboxes), line));
     let Peer { id, path, address, user, mut unfinished } = peer;
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
@@ -342,7 +344,8 @@ mod tests {
         let registry = Registry::new(log, DocumentOptions::new(Duration::from_secs(1)), Arc::clone(&metrics));
         let gate = Gate::new(Limits::default(), Arc::clone(&metrics));
         let (auth, limits, stop) = (Arc::new(OpenToAll), SessionLimits::default(), Stop::default());
-        let context = Context { registry, auth, gate, limits, metrics, log_limit: LogLimit::default(), stop };
+        let outboxes = Budget::new(usize::MAX);
+        let context = Context { registry, auth, gate, limits, outboxes, metrics, log_limit: LogLimit::default(), stop };
         let address = IpAddr::from([127, 0, 0, 1]);
         let peer = Peer { id: SessionId(1), path: "doc".into(), address, user: None, unfinished: None };
         let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();

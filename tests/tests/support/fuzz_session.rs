@@ -23,6 +23,7 @@ use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
 use syncline_server::log_limit::LogLimit;
 use syncline_server::metrics::Metrics;
+use syncline_server::outbox::Budget;
 use syncline_server::registry::Registry;
 use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
 use tokio::io::AsyncWriteExt;
@@ -115,6 +116,7 @@ impl World {
             auth: Arc::new(OpenToAll),
             gate: Gate::new(raw.into(), Arc::clone(&metrics)),
             limits: SessionLimits { outbox_bytes: 2_000, message_bytes: 5_000, documents: 3, ..Default::default() },
+            outboxes: Budget::new(4_000),
             metrics,
             log_limit: LogLimit::default(),
             stop: Stop::default(),

@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use yrs::{Doc, Text, Transact};
 
 use super::*;
-use crate::outbox::Line;
+use crate::outbox::{Budget, Line};
 use syncline_protocol::ids::Epoch;
 use syncline_replica::Crdt;
 
@@ -123,7 +123,7 @@ async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_n
     let sockets = [READER, AUTHOR].map(|lease| {
         let socket = Arc::new(Counted::default());
         let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
-        readers.add(lease, Arc::new(Outbox::with_line(1_000, line)), Framing::YWebsocket);
+        readers.add(lease, Arc::new(Outbox::with_line(1_000, Budget::new(usize::MAX), line)), Framing::YWebsocket);
         readers.diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
         socket
     });
@@ -154,7 +154,11 @@ async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short()
         .map(|number| {
             let socket = Arc::new(Counted { written: Arc::clone(&written), ..Counted::default() });
             let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
-            readers.add(LeaseId(number + 10), Arc::new(Outbox::with_line(1_000, line)), Framing::YWebsocket);
+            readers.add(
+                LeaseId(number + 10),
+                Arc::new(Outbox::with_line(1_000, Budget::new(usize::MAX), line)),
+                Framing::YWebsocket,
+            );
             readers.diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
             socket
         })

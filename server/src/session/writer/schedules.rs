@@ -14,7 +14,7 @@ use shuttle::thread::{self, yield_now};
 use super::tests::frames;
 use super::*;
 use crate::ids::LeaseId;
-use crate::outbox::Pushed;
+use crate::outbox::{Budget, Pushed};
 
 /// Schedules tried.
 const SCHEDULES: usize = 20_000;
@@ -171,7 +171,7 @@ fn no_frame_is_lost_or_overtaken_in_any_order() {
         let writer = std::sync::Arc::new(SharedWriter::new(std::sync::Arc::clone(&socket)));
         let line: std::sync::Weak<dyn Line> = std::sync::Arc::downgrade(&writer) as _;
         let world = Arc::new(World {
-            outbox: Outbox::with_line(LIMIT_BYTES, line),
+            outbox: Outbox::with_line(LIMIT_BYTES, Budget::new(usize::MAX), line),
             writer,
             woken: std::sync::Arc::new(Woken(AtomicBool::new(true))),
             documents: (0..DOCUMENTS).map(|_| Turn::new(0)).collect(),

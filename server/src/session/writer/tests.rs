@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 use crate::ids::LeaseId;
-use crate::outbox::Pushed;
+use crate::outbox::{Budget, Pushed};
 use crate::session::wire::Socket;
 
 const LEASE: LeaseId = LeaseId(1);
@@ -124,7 +124,8 @@ impl Session {
     fn new(room: usize) -> Self {
         let writer = Arc::new(SharedWriter::new(Narrow::new(room, usize::MAX)));
         let line = Arc::downgrade(&writer);
-        let session = Self { writer, outbox: Outbox::with_line(1 << 30, line), woken: Arc::default() };
+        let session =
+            Self { writer, outbox: Outbox::with_line(1 << 30, Budget::new(usize::MAX), line), woken: Arc::default() };
         assert!(session.poll().is_pending());
         session
     }
@@ -307,7 +308,7 @@ impl Wire for Dead {
 fn a_session_whose_socket_fails_ends() {
     let writer = Arc::new(SharedWriter::new(Dead));
     let line = Arc::downgrade(&writer);
-    let outbox = Outbox::with_line(100, line);
+    let outbox = Outbox::with_line(100, Budget::new(usize::MAX), line);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
@@ -330,7 +331,7 @@ async fn what_many_tasks_push_at_once_comes_whole_through_a_narrow_socket() {
     let (_read, wire) = accepted.unwrap().0.split();
     let writer = Arc::new(SharedWriter::new(wire));
     let line = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_line(1 << 30, line));
+    let outbox = Arc::new(Outbox::with_line(1 << 30, Budget::new(usize::MAX), line));
     let session = tokio::spawn({
         let outbox = Arc::clone(&outbox);
         async move {
