@@ -222,3 +222,37 @@ fn what_a_message_costs_is_in_proportion_to_its_bytes() {
     }
     assert!(too_much.is_empty(), "{too_much:#?}");
 }
+
+/// A hundred documents of a real editing session, each with memory of its own, are loaded and become quiet; then each gets its
+/// first change.
+fn measure_quiet() {
+    const DOCUMENTS: usize = 100;
+    let state = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/yjs-public/ycrdt-b4-update.bin")).unwrap();
+    let state = HubDocument::load(1, &[state.into()]).unwrap().compact();
+    let before = memory("VmRSS");
+    let load = |_| HubDocument::load(1, &[Bytes::copy_from_slice(&state)]).unwrap();
+    let mut documents: Vec<_> = (0..DOCUMENTS).map(load).collect();
+    let took = memory("VmRSS") - before;
+    assert!(documents.iter().all(HubDocument::is_compact));
+    let change = Bytes::from(line(99, 1));
+    let began = Instant::now();
+    for document in &mut documents {
+        assert_eq!(document.take(&change), Ok(syncline_replica::Entered::Changed));
+    }
+    println!("measured {} {} {}", DOCUMENTS * state.len(), took, began.elapsed().as_micros() / DOCUMENTS as u128);
+}
+
+#[test]
+fn quiet_documents_take_little_more_than_their_encoding() {
+    if std::env::var_os("SYNCLINE_LINEAR_QUIET").is_some() {
+        return measure_quiet();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["quiet_documents", "--nocapture"]).env("SYNCLINE_LINEAR_QUIET", "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let measured = text.lines().find_map(|line| line.split_once("measured ").map(|(_, rest)| rest)).unwrap();
+    let figures: Vec<usize> = measured.split(' ').map(|figure| figure.parse().unwrap()).collect();
+    let [encoded, memory, first_change_us] = figures[..] else { panic!("{measured}") };
+    println!("{encoded} bytes encoded, {memory} in memory; a first change {first_change_us} us");
+    assert!(memory * 10 <= encoded * 12, "{memory} bytes of memory for {encoded} bytes");
+}

@@ -66,7 +66,8 @@ impl StructStore {
 
 impl<'a> Compaction<'a> {
     fn run(store: &'a StructStore, garbage: Garbage) -> Self {
-        let out = Vec::with_capacity(store.bytes());
+        // Never more, or it would grow to twice the document: heads are counted here for those who have none yet.
+        let out = Vec::with_capacity(store.bytes() + MAX_HEAD_BYTES * (store.clients.len() + 1));
         let mut compaction = Self { store, garbage, out, sections: Vec::new(), has_garbage: false };
         write_var_uint(&mut compaction.out, store.clients.len() as u64);
         for (id, client) in store.clients.iter().rev() {
