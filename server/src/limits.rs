@@ -92,7 +92,7 @@ pub struct RawLimits {
     #[arg(long, env = "SYNCLINE_AUTHENTICATION_SECONDS", value_name = "SECONDS", help_heading = "Limits")]
     pub authentication_seconds: Option<u64>,
 
-    /// Bytes of awareness states that one connection may show in one document [default: 2097152]
+    /// Bytes of awareness states that one connection may show in one document; in the nth that it opens, an nth [default: 2097152]
     #[arg(long, env = "SYNCLINE_MAX_PRESENCE_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_presence_bytes: Option<usize>,
 

@@ -207,9 +207,9 @@ impl Lease {
         &self.name
     }
 
-    /// Begins: frames for this lease go to `outbox` from now on.
-    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing) -> Result<(), Gone> {
-        let envelope = Envelope::Open { lease: self.id, outbox, framing };
+    /// Begins: frames for this lease go to `outbox` from now on. The session has so many `documents` open, with this one.
+    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing, documents: usize) -> Result<(), Gone> {
+        let envelope = Envelope::Open { lease: self.id, outbox, framing, documents };
         self.inbox.send(envelope).await.map_err(|Closed| Gone)
     }
 

@@ -116,7 +116,7 @@ impl Server {
     /// The session says who it is: its frames go nowhere. False: the document has left under its lease.
     pub fn begin(&self, lease: &Lease) -> bool {
         let framing = Framing::Native { channel: 0 };
-        self.runtime.block_on(lease.begin(Arc::new(Outbox::new(LEASE_OUTBOX_BYTES)), framing)).is_ok()
+        self.runtime.block_on(lease.begin(Arc::new(Outbox::new(LEASE_OUTBOX_BYTES)), framing, 1)).is_ok()
     }
 
     /// It opens the document and brings an update. False: the document has left under its lease.

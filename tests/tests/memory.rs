@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use live::{Socket, settings, start_with, typed};
 use syncline_log::memory::MemoryStore;
+use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
 use syncline_protocol::hocuspocus::Message;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
@@ -164,5 +165,39 @@ async fn a_thousand_documents_of_one_session_open_slowly_and_none_is_refused() {
         })
         .await;
     assert!(server.metrics().open_pauses.get() >= 50, "{}", server.metrics().open_pauses.get());
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_presence_of_one_session_in_many_documents_is_bounded_together() {
+    const DOCUMENTS: usize = 40;
+    let server = server_with(|_| ()).await;
+    let mut socket = Socket::open(&server, "/any").await;
+    let large = format!("\"{}\"", "x".repeat(900_000));
+    let small = format!("\"{}\"", "x".repeat(3_000));
+    for number in 0..DOCUMENTS {
+        let name = format!("doc{number}");
+        socket.say(&name, Message::Token { token: "", version: None }).await;
+        // Of the third on, an nth of 2 MiB is less than the large one.
+        for (client, state) in [(1, &large), (2, &small)] {
+            let update = encode([AwarenessEntry { client, clock: 1, state }].into_iter());
+            socket.say(&name, Message::Awareness(&update)).await;
+        }
+    }
+    let dropped = DOCUMENTS as u64 - 2;
+    until("all have come", || server.metrics().awareness_dropped.get() >= dropped).await;
+    let mut observer = Socket::open(&server, "/any").await;
+    let last = format!("doc{}", DOCUMENTS - 1);
+    observer.say(&last, Message::Token { token: "", version: None }).await;
+    observer
+        .hear_until(|_, message| match message {
+            Message::Awareness(update) => {
+                let shown = AwarenessUpdate::scan(update, &Default::default()).unwrap();
+                shown.iter().any(|entry| entry.client == 2 && entry.state == small)
+            }
+            _ => false,
+        })
+        .await;
+    assert_eq!(server.metrics().awareness_dropped.get(), dropped, "a small one is shown in every document");
     server.stop().await.unwrap();
 }

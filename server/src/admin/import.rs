@@ -22,7 +22,7 @@ pub(super) async fn import(registry: &Arc<Registry>, document: &DocumentName, up
     let lease = registry.open(document);
     let outbox = Arc::new(Outbox::new(OUTBOX_BYTES));
     let gone = |_| "the document was closed meanwhile; import again".to_owned();
-    lease.begin(Arc::clone(&outbox), Framing::Native { channel: CHANNEL }).await.map_err(gone)?;
+    lease.begin(Arc::clone(&outbox), Framing::Native { channel: CHANNEL }, 1).await.map_err(gone)?;
     let (id, bytes) = (lease.id(), update.len());
     let resume = Event::Resume { lease: id, cursor: None, wants_state_vector: false, read_only: false };
     lease.send(resume, 0).await.map_err(gone)?;

@@ -28,6 +28,9 @@ const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
 /// What remembering one client costs besides its state, as it counts for a lease's limit.
 const CLIENT_BYTES: usize = 64;
 
+/// What a lease may show at least, however many documents its session has open.
+const MIN_LEASE_BYTES: usize = 4 * 1024;
+
 const NULL: &str = "null";
 
 #[derive(Debug)]
@@ -56,14 +59,23 @@ pub struct Changes {
 #[derive(Debug)]
 pub struct Presence {
     clients: HashMap<u64, Client>,
-    /// The own id of each lease that has said one.
-    own: HashMap<LeaseId, u64>,
     tombstones: usize,
     /// Bytes of all states.
     state_bytes: usize,
-    /// What each lease shows, and may show.
-    shown: HashMap<LeaseId, usize>,
+    /// Leases that show something, have an id of their own, or may show less than others.
+    leases: HashMap<LeaseId, Lease>,
+    /// Bytes that a lease may show if nothing else is said.
     lease_bytes: usize,
+}
+
+/// What is known of one lease.
+#[derive(Debug, Default)]
+struct Lease {
+    /// Its own id, when it has said one.
+    own: Option<u64>,
+    shown_bytes: usize,
+    /// What it may show at most, when its session has more documents open.
+    limit_bytes: Option<usize>,
 }
 
 impl Default for Presence {
@@ -85,13 +97,15 @@ impl Client {
 impl Presence {
     /// Nobody is here; each lease may show at most `lease_bytes`.
     pub fn with_limit(lease_bytes: usize) -> Self {
-        Self {
-            clients: HashMap::new(),
-            own: HashMap::new(),
-            tombstones: 0,
-            state_bytes: 0,
-            shown: HashMap::new(),
-            lease_bytes,
+        Self { clients: HashMap::new(), tombstones: 0, state_bytes: 0, leases: HashMap::new(), lease_bytes }
+    }
+
+    /// A lease of a session that has so many documents open with this one may show its share: all of a session's leases
+    /// together a small multiple of what one may.
+    pub fn share(&mut self, lease: LeaseId, documents: usize) {
+        if documents > 1 {
+            let share = (self.lease_bytes / documents).max(MIN_LEASE_BYTES);
+            self.leases.entry(lease).or_default().limit_bytes = Some(share);
         }
     }
 
@@ -103,7 +117,7 @@ impl Presence {
         let (mut first, mut dropped) = (true, 0);
         while let Some(entry) = entries.next() {
             if first && entries.peek().is_none() && !entry.is_null() {
-                self.own.entry(lease).or_insert(entry.client);
+                self.leases.entry(lease).or_default().own.get_or_insert(entry.client);
             }
             first = false;
             let entry = if self.is_too_much(lease, &entry) {
@@ -127,8 +141,7 @@ impl Presence {
 
     /// A lease is gone and its clients with it.
     pub fn leave(&mut self, lease: LeaseId) -> Changes {
-        self.own.remove(&lease);
-        self.shown.remove(&lease);
+        self.leases.remove(&lease);
         let mut gone = Vec::new();
         for (id, client) in &mut self.clients {
             if client.owner != lease {
@@ -151,7 +164,7 @@ impl Presence {
 
     /// True unless the lease has shown an id of Yjs 13, which draws 32 bits. Yjs 14 draws 53.
     pub fn may_speak_yjs14(&self, lease: LeaseId) -> bool {
-        self.own.get(&lease).is_none_or(|&client| client > u64::from(u32::MAX))
+        self.own(lease).is_none_or(|client| client > u64::from(u32::MAX))
     }
 
     /// Everyone who is here, as one awareness update. `None` when nobody is.
@@ -194,27 +207,31 @@ impl Presence {
         if self.state_bytes - before + entry.state.len() > MAX_STATE_BYTES {
             return true;
         }
-        let shown = self.shown.get(&lease).copied().unwrap_or(0);
+        let (shown, limit) = self.leases.get(&lease).map_or((0, None), |lease| (lease.shown_bytes, lease.limit_bytes));
         let replaced = known.filter(|known| known.owner == lease).map_or(0, Client::shown_bytes);
-        shown - replaced + entry.state.len() + CLIENT_BYTES > self.lease_bytes
+        shown - replaced + entry.state.len() + CLIENT_BYTES > limit.unwrap_or(self.lease_bytes)
+    }
+
+    fn own(&self, lease: LeaseId) -> Option<u64> {
+        self.leases.get(&lease).and_then(|lease| lease.own)
     }
 
     fn take(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
         let before = self.clients.get(&entry.client).map(|known| (known.owner, known.shown_bytes()));
         let taken = self.take_counted(lease, entry);
         if let Some((owner, bytes)) = before
-            && let Some(shown) = self.shown.get_mut(&owner)
+            && let Some(owner) = self.leases.get_mut(&owner)
         {
-            *shown -= bytes;
+            owner.shown_bytes -= bytes;
         }
         if let Some(known) = self.clients.get(&entry.client) {
-            *self.shown.entry(known.owner).or_default() += known.shown_bytes();
+            self.leases.entry(known.owner).or_default().shown_bytes += known.shown_bytes();
         }
         taken
     }
 
     fn take_counted(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
-        let is_own = self.own.get(&lease) == Some(&entry.client);
+        let is_own = self.own(lease) == Some(entry.client);
         let bytes_before = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
         let taken = self.take_within_limits(lease, entry, is_own);
         let bytes_after = self.clients.get(&entry.client).map_or(0, Client::state_bytes);

@@ -138,7 +138,7 @@ fn one_lease_shows_only_so_much_and_echoes_are_not_its_own() {
     for lease in [A, B, LeaseId(3)] {
         presence.leave(lease);
     }
-    assert!(presence.shown.is_empty() && presence.state_bytes == 0);
+    assert!(presence.leases.is_empty() && presence.state_bytes == 0);
 }
 
 #[test]

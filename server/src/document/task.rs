@@ -55,6 +55,8 @@ pub enum Envelope {
         outbox: Arc<Outbox>,
         /// How they are written.
         framing: Framing,
+        /// How many documents the session has open, with this one.
+        documents: usize,
     },
     /// Memory is scarce: leave when nobody has the document open, drop what can be dropped when it is quiet.
     Relieve,
@@ -147,7 +149,7 @@ async fn refuse(name: &DocumentName, inbox: &mut Receiver, close: &Close, metric
             return readers.close_all(close);
         }
         for envelope in batch.drain(..) {
-            if let Envelope::Open { lease, outbox, framing } = envelope {
+            if let Envelope::Open { lease, outbox, framing, .. } = envelope {
                 readers.add(lease, outbox, framing);
             }
         }
@@ -311,7 +313,8 @@ impl Task {
     fn next(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<Room>)> {
         loop {
             match batch.pop_front()? {
-                Envelope::Open { lease, outbox, framing } => {
+                Envelope::Open { lease, outbox, framing, documents } => {
+                    self.core.share_presence(lease, documents);
                     let is_native = matches!(framing, Framing::Native { .. });
                     let is_counted = matches!(framing, Framing::Hocuspocus { .. });
                     self.readers.add(lease, outbox, framing);

@@ -46,18 +46,19 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Opens the document and begins to receive its frames.
+    /// Opens the document and begins to receive its frames. The session has so many `documents` open, with this one.
     pub(super) async fn open(
         registry: &Arc<Registry>,
         document: &DocumentName,
         rights: Rights,
         outbox: &Arc<Outbox>,
         framing: Framing,
+        documents: usize,
         scan: ScanLimits,
     ) -> Result<Self, Close> {
         registry.admit(document).await?;
         let lease = registry.open(document);
-        lease.begin(Arc::clone(outbox), framing).await.map_err(|gone| gone.close())?;
+        lease.begin(Arc::clone(outbox), framing, documents).await.map_err(|gone| gone.close())?;
         let Rights { grant, user } = rights;
         Ok(Self { lease, grant, user, scan, metrics: Arc::clone(registry.metrics()) })
     }

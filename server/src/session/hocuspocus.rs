@@ -223,9 +223,9 @@ impl Hocuspocus {
     /// Opens an authorised document. Returns false when it was refused.
     async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<bool, Close> {
         let framing = Framing::Hocuspocus { address: address.into() };
-        let scan = self.context.limits.scan;
+        let (documents, scan) = (self.channels.len() + 1, self.context.limits.scan);
         self.users.pause_before_open().await;
-        match Channel::open(&self.context.registry, document, rights, &self.outbox, framing, scan).await {
+        match Channel::open(&self.context.registry, document, rights, &self.outbox, framing, documents, scan).await {
             Ok(channel) => {
                 self.forget_left(address);
                 self.channels.insert(address.into(), channel);

@@ -169,9 +169,9 @@ impl Native {
         let read_only = admission.grant == Grant::Read;
         let rights = Rights::new(admission, &self.users)?;
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
-        let framing = Framing::Native { channel: number };
+        let (framing, documents) = (Framing::Native { channel: number }, self.channels.len() + 1);
         self.users.pause_before_open().await;
-        let channel = Channel::open(registry, &document, rights, &self.outbox, framing, scan).await?;
+        let channel = Channel::open(registry, &document, rights, &self.outbox, framing, documents, scan).await?;
         let resumed = channel.resume(cursor, wants_state_vector, read_only).await;
         self.channels.insert(number, channel);
         if let Err(close) = resumed {

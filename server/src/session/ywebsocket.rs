@@ -35,7 +35,7 @@ impl YWebsocket {
         let rights = Rights::new(admission, users)?;
         let scan = context.limits.scan;
         users.pause_before_open().await;
-        let channel = Channel::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, scan).await?;
+        let channel = Channel::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, 1, scan).await?;
         Ok(Self { channel })
     }
 

@@ -23,6 +23,11 @@ impl Core {
         push_changed(changes.everyone, effects);
     }
 
+    /// A lease of a session that has so many documents open is about to begin: it may show the less.
+    pub fn share_presence(&mut self, lease: LeaseId, documents: usize) {
+        self.presence.share(lease, documents);
+    }
+
     pub(super) fn leave_presence(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         push_changed(self.presence.leave(lease).everyone, effects);
     }

@@ -5,7 +5,7 @@
 //! win by chance. So what an update does to a register counts only if it goes on from what is decided here; else the
 //! document writes its decision once more, on top.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +25,7 @@ const REGISTER_BYTES: usize = 96;
 pub(super) struct Registers {
     /// The state of each, decided or there when the document was loaded. Encoded: in memory a value may take twenty times as
     /// much.
-    decided: HashMap<Arc<str>, Bytes>,
+    decided: BTreeMap<Arc<str>, Bytes>,
     /// Bytes of the names and states in `decided`.
     bytes: usize,
     /// The newest writes that were refused. A lost decision on one of them may still come back, from before a crash: its author
