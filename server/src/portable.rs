@@ -68,19 +68,22 @@ pub enum PortableError {
     Waits,
 }
 
-/// Writes a stored document.
-pub fn export(stored: Stored, format: Format) -> Result<Exported, PortableError> {
+/// Writes a stored document as one update.
+pub fn export(stored: Stored) -> Result<Exported, PortableError> {
     let mut document = build(Some(stored))?;
-    let state = document.compact();
-    let bytes = match format {
-        Format::Update => state.to_vec(),
-        Format::Json => {
-            let mut text = serde_json::to_vec_pretty(&to_json(&state)?).map_err(PortableError::NotJson)?;
-            text.push(b'\n');
-            text
+    Ok(Exported { bytes: document.compact().to_vec(), waiting: document.pending().len() as u64 })
+}
+
+impl Exported {
+    /// An update in another format. JSON needs a tree of the document, which may take much time and memory: only for a process
+    /// that does nothing else.
+    pub fn into_format(mut self, format: Format) -> Result<Self, PortableError> {
+        if format == Format::Json {
+            self.bytes = serde_json::to_vec_pretty(&to_json(&self.bytes)?).map_err(PortableError::NotJson)?;
+            self.bytes.push(b'\n');
         }
-    };
-    Ok(Exported { bytes, waiting: document.pending().len() as u64 })
+        Ok(self)
+    }
 }
 
 /// Reads a file as one scanned v1 update. JSON becomes a new document's.

@@ -23,8 +23,6 @@ pub enum Request {
     Export {
         /// Its name, exactly as stored.
         document: String,
-        /// How.
-        format: Format,
     },
     /// Merge a file into a document; its bytes follow.
     Import {

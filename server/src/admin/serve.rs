@@ -95,7 +95,7 @@ async fn connection(stream: UnixStream, admin: &Admin, turn: &Turn) -> io::Resul
     };
     match request {
         Request::Backup { dir } => back_up(admin, turn, dir, &mut reading, &mut writing).await,
-        Request::Export { document, format } => export(admin, &document, format, &mut writing).await,
+        Request::Export { document } => export(admin, &document, &mut writing).await,
         Request::Import { document, format, bytes, only_new } => {
             if bytes > MAX_IMPORT_BYTES {
                 let reason = format!("the file has {bytes} bytes, the limit is {MAX_IMPORT_BYTES}");
@@ -169,8 +169,8 @@ impl Drop for StopOnDrop {
     }
 }
 
-async fn export(admin: &Admin, document: &str, format: Format, writing: &mut OwnedWriteHalf) -> io::Result<()> {
-    match exported(admin, document, format).await {
+async fn export(admin: &Admin, document: &str, writing: &mut OwnedWriteHalf) -> io::Result<()> {
+    match exported(admin, document).await {
         Ok(exported) => {
             let bytes = exported.bytes.len() as u64;
             answer_with(writing, &Answer::Exported { bytes, waiting: exported.waiting }).await?;
@@ -180,13 +180,11 @@ async fn export(admin: &Admin, document: &str, format: Format, writing: &mut Own
     }
 }
 
-async fn exported(admin: &Admin, document: &str, format: Format) -> Result<portable::Exported, String> {
+async fn exported(admin: &Admin, document: &str) -> Result<portable::Exported, String> {
     let name = DocumentName::exact(document).map_err(|error| error.to_string())?;
     let stored = admin.log.load(&name).await.map_err(|error| error.to_string())?;
     let stored = stored.ok_or_else(|| format!("there is no document {document:?}"))?;
-    blocking(move || portable::export(stored, format))
-        .await
-        .map_err(|reason| format!("document {document:?}: {reason}"))
+    blocking(move || portable::export(stored)).await.map_err(|reason| format!("document {document:?}: {reason}"))
 }
 
 async fn take_file(

@@ -80,9 +80,9 @@ impl Target {
     }
 
     pub(super) fn export(&self, document: &DocumentName, format: Format) -> anyhow::Result<Exported> {
-        match self {
+        let exported = match self {
             Self::Running(server) => {
-                let request = Request::Export { document: document.to_string(), format };
+                let request = Request::Export { document: document.to_string() };
                 match server.ask(&request, &[], |_| ())? {
                     (Answer::Exported { waiting, .. }, bytes) => Ok(Exported { bytes, waiting }),
                     (other, _) => bail!("the server answered {other:?}"),
@@ -91,9 +91,11 @@ impl Target {
             Self::Stopped(store) => {
                 let stored =
                     store.load(document)?.ok_or_else(|| anyhow!("there is no document {document:?} in this store"))?;
-                portable::export(stored, format).with_context(|| format!("document {document:?}"))
+                portable::export(stored)
             }
-        }
+        };
+        // Here, also of a running server: it has no time and no memory for trees.
+        exported.and_then(|exported| exported.into_format(format)).with_context(|| format!("document {document:?}"))
     }
 
     /// Merges a file into a document; when this returns it is on disk.

@@ -222,7 +222,7 @@ fn admin() -> Vec<Vec<u8>> {
     let (document, format) = ("a \"name\"".to_owned(), Format::Json);
     let requests = [
         Request::Backup { dir: "/somewhere".into() },
-        Request::Export { document: document.clone(), format },
+        Request::Export { document: document.clone() },
         Request::Import { document: document.clone(), format, bytes: 1 << 40, only_new: true },
     ];
     let answers = [
