@@ -210,6 +210,13 @@ impl RawConfig {
         })
     }
 
+    /// The log format that a file sets, also when other settings in it are wrong. See [`RawConfig::with_file`].
+    pub fn log_format_in(file: Option<&Path>) -> Option<LogFormat> {
+        let text = std::fs::read_to_string(file.unwrap_or(Path::new(DEFAULT_FILE))).ok()?;
+        let settings: toml::Table = toml::from_str(&text).ok()?;
+        settings.get("log_format")?.clone().try_into().ok()
+    }
+
     /// Reads the text of a file. The error says what is wrong, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error| error.to_string())

@@ -61,11 +61,16 @@ pub struct ListenError {
     error: io::Error,
 }
 
+impl ListenError {
+    /// Another process listens there.
+    pub fn is_in_use(&self) -> bool {
+        self.error.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 fn explain_bind(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "the address is in use by another process; stop it, or choose another with --listen".into()
-        }
+        io::ErrorKind::AddrInUse => "the address is in use by another process".into(),
         _ => error.to_string(),
     }
 }

@@ -245,6 +245,28 @@ describe('settings', () => {
     assert.match(oneLine(wrong.stderr), /message-bytes/)
   })
 
+  test('that are wrong in a file are reported in the log format that the same file sets', async () => {
+    const config = join(temporaryDirectory(), 'server.toml')
+    for (const line of ['outbox_bytes = 0', 'lisen = "127.0.0.1:0"']) {
+      writeFileSync(config, `log_format = "json"\n${line}\n`)
+      const { code, stderr } = await runBinary(['serve', '--config', config])
+      assert.equal(code, 1)
+      assert(JSON.parse(oneLine(stderr)).fields.message.includes(line.split(' ')[0]), stderr)
+    }
+  })
+
+  test('of an address that is in use are named', async (t) => {
+    const server = await started(t)
+    const address = new URL(server.url).host
+    for (const setting of ['--listen', '--metrics']) {
+      const listen = setting === '--listen' ? [] : ['--listen', '127.0.0.1:0']
+      const { code, stderr } = await runBinary(['serve', ...listen, setting, address], { cwd: temporaryDirectory() })
+      assert.equal(code, 1)
+      assert(oneLine(stderr).endsWith(`choose another address with ${setting}`), stderr)
+      assert(stderr.includes(address), stderr)
+    }
+  })
+
   test('are all in --help, with the environment and the file', async () => {
     const { code, stdout } = await runBinary(['serve', '--help'])
     assert.equal(code, 0)

@@ -1,5 +1,6 @@
 //! `syncline serve`: settings, store, server, and the wait for a signal.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -31,14 +32,13 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
 
 /// How log lines look by these settings, also when others of them are wrong.
 pub fn log_format(args: &ServeArgs) -> LogFormat {
-    let with_file = args.settings.clone().with_file(args.config.as_deref()).ok();
-    with_file.unwrap_or_else(|| args.settings.clone()).log_format.unwrap_or_default()
+    args.settings.log_format.or_else(|| RawConfig::log_format_in(args.config.as_deref())).unwrap_or_default()
 }
 
 async fn run(config: &Config) -> anyhow::Result<()> {
-    let listener = Listener::bind(config.listen).await?;
+    let listener = listen(config.listen, "--listen").await?;
     let metrics = match config.metrics {
-        Some(address) => Some(Listener::bind(address).await?),
+        Some(address) => Some(listen(address, "--metrics").await?),
         None => None,
     };
     let store = SledStore::open_whole(&config.data)?;
@@ -63,6 +63,14 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     server.stop().await.context("not everything could be put on disk")?;
     tracing::info!("stopped; everything is on disk");
     Ok(())
+}
+
+/// Listens on the address that a setting gives.
+async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<Listener> {
+    Listener::bind(address).await.map_err(|error| match error.is_in_use() {
+        true => anyhow::anyhow!("{error}; stop it, or choose another address with {setting}"),
+        false => error.into(),
+    })
 }
 
 /// For a person or a script that waits for it.

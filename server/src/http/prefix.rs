@@ -12,7 +12,7 @@ pub struct PathPrefix(String);
 /// What cannot be a path prefix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "path-prefix: {0:?} is not a path as it is written in a URL, such as /collab: percent-encode other characters than \
+    "{0:?} is not a path as it is written in a URL, such as /collab: percent-encode other characters than \
      letters, digits and -._~!$&'()*+,;=:@%"
 )]
 pub struct PrefixError(String);
