@@ -18,7 +18,8 @@ use syncline_protocol::update::{ScanLimits, scan_update};
 use syncline_protocol::varint::write_var_uint;
 use syncline_replica::{HubDocument, HubLimits};
 
-/// What a message may cost beside [`TIMES`] its bytes, with the whole state twice, a difference and a compaction.
+/// What a message may cost beside [`TIMES`] its bytes; and what the whole state, a difference and a compaction may cost beside as
+/// many times the bytes of the document and the message.
 const BASE_BYTES: usize = 16 << 20;
 const TIMES: usize = 8;
 /// What each client that it brings may cost; a document takes 200,000 of them by default.
@@ -161,7 +162,11 @@ fn measure(kind: usize, bytes: usize) {
     let message = Bytes::from(updates.pop().unwrap());
     let mut document = HubDocument::default();
     document.limit(HubLimits::default());
-    updates.into_iter().for_each(|update| _ = document.take(&update.into()).unwrap());
+    let mut bytes = message.len();
+    for update in updates {
+        bytes += update.len();
+        document.take(&update.into()).unwrap();
+    }
     document.compact();
     // From here on the peak counts anew.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -174,7 +179,7 @@ fn measure(kind: usize, bytes: usize) {
     document.compact();
     let whole = memory("VmHWM").saturating_sub(before);
     println!(
-        "measured {} {} {peak} {whole} {} {} {taken:?}",
+        "measured {} {bytes} {} {peak} {whole} {} {} {taken:?}",
         message.len(),
         document.known().len(),
         taken_in.as_micros(),
@@ -204,7 +209,7 @@ fn what_a_message_costs_is_in_proportion_to_its_bytes() {
             let measured = measured
                 .unwrap_or_else(|| panic!("{name}, {bytes}: {text}{}", String::from_utf8_lossy(&output.stderr)));
             let figures: Vec<f64> = measured.split(' ').map_while(|figure| figure.parse().ok()).collect();
-            let [len, clients, peak, whole, taken, all] = figures[..] else { panic!("{measured}") };
+            let [len, bytes, clients, peak, whole, taken, all] = figures[..] else { panic!("{measured}") };
             println!(
                 "{name}, {len}: {:.1} MiB, {:.1} x; {:.0} ms, {:.0} ns ({:.1} MiB; {:.0} ms) {}",
                 peak / 1048576.0,
@@ -215,8 +220,9 @@ fn what_a_message_costs_is_in_proportion_to_its_bytes() {
                 all / 1e3,
                 measured.rsplit(' ').next().unwrap()
             );
-            if peak.max(whole) as usize > BASE_BYTES + TIMES * len as usize + CLIENT_BYTES * clients as usize {
-                too_much.push(format!("{name}, {len} bytes: {} bytes of memory", peak.max(whole)));
+            let most = |bytes| (BASE_BYTES + TIMES * bytes as usize + CLIENT_BYTES * clients as usize) as f64;
+            if peak > most(len) || whole > most(bytes) {
+                too_much.push(format!("{name}, {len} bytes of {bytes}: {peak} and {whole} bytes of memory"));
             }
         }
     }
