@@ -32,8 +32,8 @@ type Kind = (&'static str, fn(usize) -> Vec<Vec<u8>>);
 const KINDS: &[Kind] = &[
     ("neighbours in a row", |bytes| vec![neighbours(bytes as u64 / 5)]),
     ("two clients by turns", |bytes| vec![by_turns((1, 2), bytes as u64 / 6)]),
-    ("letters in one gap", |bytes| vec![line(7, 1_000_000), spread(8, 0, bytes as u64 / 9, 7)]),
-    ("letters that pass all others", |bytes| vec![line(1, 1_000_000), passing(9, bytes as u64 / 6, 1)]),
+    ("letters in one gap", |bytes| vec![line(7, text(bytes / 9)), spread(8, 0, bytes as u64 / 9, 7)]),
+    ("letters that pass all others", |bytes| vec![line(1, text(bytes / 6)), passing(9, bytes as u64 / 6, 1)]),
     ("ranges of garbage and letters by turns", |bytes| vec![garbage(bytes as u64 / 8)]),
     ("a client for each letter", |bytes| vec![clients((bytes as u64 / 13).min(200_000))]),
     ("deletions of every other letter", |bytes| vec![line(1, bytes as u64), holes(1, bytes as u64 / 5)]),
@@ -46,6 +46,11 @@ const KINDS: &[Kind] = &[
     ("letters that wait", |bytes| vec![waiting(bytes.min(4_000_000) as u64 / 8)]),
     ("one long text", |bytes| vec![line(1, bytes as u64)]),
 ];
+
+/// How long the text is in which so many letters are.
+fn text(letters: usize) -> u64 {
+    (letters + 2).max(1_000_000) as u64
+}
 
 /// `count` letters of one client, each behind the one before, each a struct of its own.
 fn neighbours(count: u64) -> Vec<u8> {
