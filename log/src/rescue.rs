@@ -1,5 +1,5 @@
-//! Reading goes on after the engine has failed: after a failed write sled refuses reads, too, or has half a batch in its
-//! memory. But nobody writes any more, and its file can be read without it.
+//! Reads documents from the engine's file after the engine has failed: after a failed write sled refuses reads, too, or has half
+//! a batch in its memory. No commit follows a failed one, so what was acknowledged stays in the file.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -12,16 +12,16 @@ use super::survey::Survey;
 /// A second way to what is on disk.
 #[derive(Default)]
 pub(super) struct Rescue {
-    /// The log position that was durable when the engine failed.
-    synced: OnceLock<i64>,
-    /// Made by the first who needs it.
-    survey: OnceLock<Result<Survey, StoreError>>,
+    /// The log position at which the commit that failed began.
+    failed_at: OnceLock<i64>,
+    /// Made by the first read that needs it.
+    survey: OnceLock<Survey>,
 }
 
 impl Rescue {
-    /// From now on nobody writes. What was written at the log position `synced` or later was not acknowledged.
-    pub fn engine_failed(&self, synced: i64) {
-        self.synced.get_or_init(|| synced);
+    /// From now on nobody writes. What the commit that failed wrote lies at the log position `failed_at` or later.
+    pub fn engine_failed(&self, failed_at: i64) {
+        self.failed_at.get_or_init(|| failed_at);
     }
 
     /// Reads a document that the engine, having failed, does not read.
@@ -31,10 +31,17 @@ impl Rescue {
         document: &DocumentName,
         loaded: Result<Option<Stored>, StoreError>,
     ) -> Result<Option<Stored>, StoreError> {
-        match (&loaded, self.synced.get()) {
-            (Err(StoreError::Io(_) | StoreError::Damaged { .. }), Some(&synced)) => {
-                let survey = self.survey.get_or_init(|| Survey::of_failed(dir, synced));
-                survey.as_ref().map_err(Clone::clone)?.load(document)
+        match (&loaded, self.failed_at.get()) {
+            (Err(StoreError::Io(_) | StoreError::Damaged { .. }), Some(&failed_at)) => {
+                // One that fails is made anew for the next read: there may have been no file descriptor for it.
+                let survey = match self.survey.get() {
+                    Some(survey) => survey,
+                    None => {
+                        let survey = Survey::of_failed(dir, failed_at)?;
+                        self.survey.get_or_init(|| survey)
+                    }
+                };
+                survey.load(document)
             }
             _ => loaded,
         }
@@ -51,7 +58,7 @@ mod tests {
     use bytes::Bytes;
     use syncline_protocol::ids::{Epoch, Seq};
 
-    use super::super::layout::{Kind, Part, part_key};
+    use super::super::layout::{Kind, Part, head_key, part_key};
     use super::super::sled::{SledStore, failed};
     use super::super::store::{Record, Store, Write};
     use super::*;
@@ -91,8 +98,16 @@ mod tests {
         };
         store.commit(&append(1)).unwrap();
         let acknowledged = store.load(&document).unwrap();
+        // As sled's cleaner does: what was acknowledged lies elsewhere now, and where it lay may be written over.
+        let moved_to = store.with_engine(|engine| {
+            let key = head_key(&document);
+            let head = engine.db.get(&key).map_err(failed)?.unwrap();
+            engine.db.insert(&key, head).and_then(|_| engine.db.flush()).map_err(failed)?;
+            Ok(engine.log_position())
+        });
         has_failed.store(true, Ordering::Relaxed);
         store.commit(&append(2)).unwrap_err();
+        assert!(*store.rescue.failed_at.get().unwrap() >= moved_to.unwrap(), "what was moved is not read");
         // As a batch that was not applied to its end: the new head is there, the record is not.
         let record = part_key(1, Part { kind: Kind::Entry, seq: Seq(2), chunk: 0 });
         let removed = store.with_engine(|engine| engine.db.remove(&record).map_err(failed)).unwrap();

@@ -75,7 +75,7 @@ pub struct SledStore {
     /// One commit at a time.
     pub(super) writer: Mutex<Writer>,
     pub(super) doubt: Option<String>,
-    rescue: Rescue,
+    pub(super) rescue: Rescue,
 }
 
 /// The open engine.
@@ -84,8 +84,7 @@ pub(super) struct Engine {
     db_file: File,
     blobs: Blobs,
     sync_data: SyncData,
-    /// sled's log position that is known to be on disk. Written at open, and by [`Engine::sync`]: always
-    /// between two batches.
+    /// sled's log position that is known to be on disk. Written at open, and by [`Engine::sync`].
     synced: AtomicI64,
     /// Documents whose heads are gone. Written at open, and by deletes.
     pub lost: Mutex<HashSet<DocumentName>>,
@@ -195,6 +194,8 @@ impl Store for SledStore {
         if let Some(error) = &writer.broken {
             return Err(error.clone());
         }
+        // All that was acknowledged, and where sled's cleaner has moved it since.
+        let acknowledged = self.with_engine(|engine| Ok(engine.log_position()));
         let outcome = self.with_engine(|engine| engine.commit(&mut writer, writes)).and_then(|()| {
             writer.tally.set(&writer.meta);
             if writer.meta.committed - writer.card_committed < CARD_EVERY_RECORDS {
@@ -208,8 +209,8 @@ impl Store for SledStore {
         });
         if let Err(error) = &outcome {
             writer.broken = Some(error.clone());
-            if let Ok(synced) = self.with_engine(|engine| Ok(engine.synced.load(Ordering::Relaxed))) {
-                self.rescue.engine_failed(synced);
+            if let Ok(acknowledged) = acknowledged {
+                self.rescue.engine_failed(acknowledged);
             }
         }
         outcome

@@ -229,7 +229,10 @@ impl Scan {
         let mut page: BTreeMap<Vec<u8>, Place> = BTreeMap::new();
         for (lsn, message) in messages {
             match message {
-                Message::Node { items, .. } if lsn >= until => self.retire(items),
+                Message::Node { prefix, items } if lsn >= until => {
+                    self.retire(items);
+                    prefixes.push(prefix);
+                }
                 Message::Remove { .. } | Message::Free if lsn >= until => {}
                 Message::Node { prefix, items } => {
                     self.retire(std::mem::take(&mut page));

@@ -69,15 +69,21 @@ impl Survey {
         Self::read(dir, Some(lock), i64::MAX)
     }
 
-    /// [`Survey::of`] a store whose engine has failed, by the process that holds its lock: what was durable at `synced`, a
-    /// log position between two commits.
-    pub(super) fn of_failed(dir: &Path, synced: i64) -> Result<Self, StoreError> {
-        Self::read(dir, None, synced)
+    /// [`Survey::of`] a store whose engine has failed, by the process that holds its lock, without what was written at the log
+    /// position `failed_at` or later.
+    pub(super) fn of_failed(dir: &Path, failed_at: i64) -> Result<Self, StoreError> {
+        Self::read(dir, None, failed_at)
     }
 
     /// A document as [`super::store::Store::load`] gives it.
     pub(super) fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
-        if self.documents.contains(document) { self.whole(document).map(|(_, stored)| Some(stored)) } else { Ok(None) }
+        if !self.documents.contains(document) {
+            return Ok(None);
+        }
+        match self.document(document) {
+            Condition::Whole(stored) => Ok(Some(stored)),
+            Condition::Damaged { error, .. } => Err(error),
+        }
     }
 
     fn read(dir: &Path, lock: Option<Lock>, until: i64) -> Result<Self, StoreError> {
