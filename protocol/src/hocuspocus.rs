@@ -128,15 +128,6 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
-/// What a [`SyncMessage::Step2`] begins with; a payload of so many bytes is to follow.
-pub fn step2_head(address: &str, bytes: usize) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_var_bytes(&mut out, address.as_bytes());
-    write_var_uint(&mut out, SYNC);
-    SyncMessage::write_step2_head(bytes, &mut out);
-    out
-}
-
 impl MessageError {
     /// True for a complete message of a type that this dialect does not have. Receivers ignore it, as the reference server
     /// does (npm `@hocuspocus/server` 4.7.0).
@@ -183,6 +174,15 @@ pub fn address_of(prefix: &[u8]) -> Result<&str, MessageError> {
 pub fn begins_step1(prefix: &[u8]) -> bool {
     let mut reader = Reader::new(prefix);
     read_address(&mut reader).is_ok() && reader.rest().starts_with(&[SYNC as u8, 0])
+}
+
+/// The header of a step 2 whose payload has `bytes` bytes.
+pub fn step2_head(address: &str, bytes: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_var_bytes(&mut out, address.as_bytes());
+    write_var_uint(&mut out, SYNC);
+    SyncMessage::write_step2_head(bytes, &mut out);
+    out
 }
 
 impl<'a> Message<'a> {

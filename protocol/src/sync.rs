@@ -54,7 +54,7 @@ impl<'a> SyncMessage<'a> {
         write_var_bytes(out, payload);
     }
 
-    /// Appends what a [`SyncMessage::Step2`] begins with, of a payload of so many bytes.
+    /// Appends the header of a step 2 whose payload has `bytes` bytes.
     pub(crate) fn write_step2_head(bytes: usize, out: &mut Vec<u8>) {
         write_var_uint(out, STEP2);
         write_var_uint(out, bytes as u64);

@@ -40,20 +40,20 @@ pub enum MessageError {
     TrailingBytes(usize),
 }
 
-/// What a [`SyncMessage::Step2`] begins with; a payload of so many bytes is to follow.
-pub fn step2_head(bytes: usize) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_var_uint(&mut out, SYNC);
-    SyncMessage::write_step2_head(bytes, &mut out);
-    out
-}
-
 impl MessageError {
     /// True for a complete message of a type that this dialect does not have. Receivers ignore it, as the reference
     /// server does (npm `@y/websocket-server` 0.1.5): applications add types of their own.
     pub fn is_unknown_type(&self) -> bool {
         matches!(self, MessageError::UnknownType(_) | MessageError::Sync(SyncError::UnknownType(_)))
     }
+}
+
+/// The header of a step 2 whose payload has `bytes` bytes.
+pub fn step2_head(bytes: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_var_uint(&mut out, SYNC);
+    SyncMessage::write_step2_head(bytes, &mut out);
+    out
 }
 
 impl<'a> Message<'a> {

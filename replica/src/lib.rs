@@ -39,4 +39,4 @@ pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };
 pub use replica::{Replica, Taken};
-pub use structs::{Pieces, StructStore};
+pub use structs::{Pieces, StructStore, Superseded};

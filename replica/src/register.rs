@@ -140,7 +140,8 @@ impl RegisterState {
     pub fn encode(&self) -> Bytes {
         let mut encoder = EncoderV1::new();
         self.to_any().encode(&mut encoder);
-        encoder.to_vec().into()
+        // Without the room that the encoder keeps.
+        encoder.to_vec().into_boxed_slice().into()
     }
 
     /// Reads what [`RegisterState::encode`] wrote. `None` for anything that no accepted write has made.

@@ -92,7 +92,7 @@ pub struct RawLimits {
     #[arg(long, env = "SYNCLINE_AUTHENTICATION_SECONDS", value_name = "SECONDS", help_heading = "Limits")]
     pub authentication_seconds: Option<u64>,
 
-    /// Bytes of awareness states that one connection may show in one document; in the nth that it opens, an nth [default: 2097152]
+    /// Bytes of awareness states that one connection may show in one document; with n documents open 1/n of it in the next one, at least 4096 [default: 2097152]
     #[arg(long, env = "SYNCLINE_MAX_PRESENCE_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_presence_bytes: Option<usize>,
 
@@ -120,7 +120,7 @@ pub struct RawLimits {
     #[arg(long, env = "SYNCLINE_MAX_OPEN_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_open_bytes: Option<usize>,
 
-    /// Bytes that may wait for all slow readers together; beyond it each may have 64 KiB waiting; 0: no limit [default: an eighth of the machine's memory]
+    /// Bytes that may wait for all slow readers together; beyond it one that has more than 64 KiB waiting is resynced, or cut if it takes next to nothing; 0: no limit [default: an eighth of the machine's memory]
     #[arg(long, env = "SYNCLINE_MAX_OUTBOX_BYTES_IN_ALL", value_name = "BYTES", help_heading = "Limits")]
     pub max_outbox_bytes_in_all: Option<usize>,
 }

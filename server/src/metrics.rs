@@ -51,6 +51,8 @@ pub struct Metrics {
     pub floods: Counter,
     /// Sessions ended because nothing came from their client for too long, or because their socket took nothing.
     pub vanished: Counter,
+    /// Slow readers that were cut because too much waits for all of them together.
+    pub cut_for_memory: Counter,
     /// Sessions closed over a message that did not come to its end.
     pub partial_refused: Counter,
     /// Messages that were ignored: of an unknown type, text, for a refused document, or too many before a token.
@@ -128,6 +130,7 @@ impl Metrics {
             ("pauses", "Times that reading from a connection paused for its rate", &self.pauses),
             ("floods", "Sessions closed for sending far more than their rate", &self.floods),
             ("vanished", "Sessions ended because their client was not heard of", &self.vanished),
+            ("cut_for_memory", "Slow readers cut because too much waits for all of them", &self.cut_for_memory),
             ("partial_refused", "Sessions closed over a message without end", &self.partial_refused),
             ("messages_ignored", "Messages ignored: unknown types, text, refused documents", &self.messages_ignored),
             ("awareness_dropped", "Awareness updates dropped: malformed or over a limit", &self.awareness_dropped),

@@ -10,6 +10,7 @@
 //! | answer to a step 1, everyone's presence | put off in the same way, but once queued it stays and takes no room from changes: of a diff larger than the limit every change after it would drop it again, for ever. Two may wait |
 //! | echo of a lease's own change | takes the place of the echoes before it: the newest acknowledges them all |
 //! | durable positions and cumulative acks (native) | the newest replaces one that waits; a durable position is dropped with its lease's frames |
+//! | questions (step 1) | the newest takes the place of one of the same document |
 //! | acks and other small answers | kept; over twice the limit of them the session is closed as too slow |
 
 mod awareness;
@@ -41,8 +42,9 @@ use crate::ids::LeaseId;
 
 /// How far back a waiting awareness frame is looked for, to be joined.
 const MAX_AWARENESS_LOOKBACK: usize = 64;
-/// With so few frames waiting a session is not too slow, however large they are.
+/// With so few frames waiting a session is not too slow, unless they have so many times the bytes of its limit.
 const FEW_FRAMES: usize = 64;
+const FEW_FRAMES_TIMES: usize = 16;
 
 /// What became of a pushed frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,11 @@ enum Waiting {
     Control {
         frame: Bytes,
     },
+    /// A step 1. One of each lease waits at most: the newest says what those before it said.
+    Question {
+        lease: LeaseId,
+        frame: Bytes,
+    },
     /// Only for conformance tests.
     Text {
         frame: Bytes,
@@ -95,6 +102,7 @@ impl Waiting {
             Waiting::Answer { pieces, .. } => pieces.len(),
             Waiting::Document { frame, .. }
             | Waiting::Echo { frame, .. }
+            | Waiting::Question { frame, .. }
             | Waiting::Control { frame }
             | Waiting::Text { frame }
             | Waiting::Pong { frame } => frame.len(),
@@ -107,6 +115,7 @@ impl Waiting {
             Waiting::Answer { pieces, .. } => *pieces,
             Waiting::Document { frame, .. }
             | Waiting::Echo { frame, .. }
+            | Waiting::Question { frame, .. }
             | Waiting::Control { frame }
             | Waiting::Text { frame }
             | Waiting::Pong { frame } => frame.into(),
@@ -127,7 +136,10 @@ impl Waiting {
 
     fn control_bytes(&self) -> usize {
         match self {
-            Waiting::Control { frame } | Waiting::Text { frame } | Waiting::Pong { frame } => frame.len(),
+            Waiting::Control { frame }
+            | Waiting::Question { frame, .. }
+            | Waiting::Text { frame }
+            | Waiting::Pong { frame } => frame.len(),
             _ => 0,
         }
     }
@@ -138,6 +150,10 @@ impl Waiting {
 
     fn answer_bytes(&self) -> usize {
         if let Waiting::Answer { pieces, .. } = self { pieces.len() } else { 0 }
+    }
+
+    fn shared_bytes(&self) -> usize {
+        if let Waiting::Answer { pieces, .. } = self { pieces.shared_bytes() } else { 0 }
     }
 
     fn belongs_to(&self, of: LeaseId) -> bool {
@@ -157,7 +173,12 @@ struct Inner {
     control_bytes: usize,
     /// Those of `bytes` that take no room from changes.
     answer_bytes: usize,
-    /// What is counted of the others in all outboxes together.
+    /// Those of `bytes` that lie in the memory of documents.
+    shared_bytes: usize,
+    /// Taken from here, and not known to be written; those that do not lie in the memory of documents.
+    taken_bytes: usize,
+    taken_own_bytes: usize,
+    /// What is counted of all this in all outboxes together.
     charge: Charge,
     /// Leases whose frames were dropped; emptied by [`Outbox::news`] once the socket has taken everything.
     behind: BTreeSet<LeaseId>,
@@ -213,7 +234,10 @@ impl Outbox {
         if inner.takes_nothing_of(lease) {
             return Pushed::Dropped;
         }
-        if (inner.bytes > self.limit_bytes(&inner) && !inner.is_second_answer(lease)) || inner.behind.contains(&lease) {
+        let is_over = inner.bytes > self.limit_bytes(&inner) && !inner.is_second_answer(lease);
+        // One answer is what a session came for. More are put off until it is written, if they cost memory and that is scarce.
+        let is_scarce = inner.charge.is_scarce() && inner.own_bytes() > SCARCE_BYTES;
+        if is_over || is_scarce || inner.behind.contains(&lease) {
             inner.fall_behind(lease);
             self.note_drained(inner);
             return Pushed::Dropped;
@@ -245,6 +269,22 @@ impl Outbox {
         self.push_small(Some(lease), frame)
     }
 
+    /// A step 1 of a document: it takes the place of one that waits.
+    pub fn push_question(&self, lease: LeaseId, frame: Bytes) -> Pushed {
+        {
+            let mut inner = self.lock();
+            let mut waiting = inner.queue.iter_mut().map(|(_, waiting)| waiting);
+            let is_question =
+                |waiting: &&mut Waiting| matches!(waiting, Waiting::Question { lease: of, .. } if *of == lease);
+            if let Some(waiting) = waiting.find(is_question) {
+                *waiting = Waiting::Question { lease, frame };
+                inner.count_bytes();
+                return Pushed::Queued;
+            }
+        }
+        self.push_unless_too_many(Some(lease), Waiting::Question { lease, frame })
+    }
+
     /// [`Outbox::push_control`] as a text message: see `session/echo.rs`.
     pub(crate) fn push_text(&self, frame: Bytes) -> Pushed {
         self.push_unless_too_many(None, Waiting::Text { frame })
@@ -274,7 +314,9 @@ impl Outbox {
         if inner.close.is_some() || lease.is_some_and(|lease| inner.over.contains(&lease)) {
             return Pushed::Dropped;
         }
-        if inner.control_bytes > self.limit_bytes.saturating_mul(2) && inner.queue.len() > FEW_FRAMES {
+        let limit = self.limit_bytes(&inner);
+        let is_too_much = inner.control_bytes > limit.saturating_mul(FEW_FRAMES_TIMES);
+        if is_too_much || (inner.control_bytes > limit.saturating_mul(2) && inner.queue.len() > FEW_FRAMES) {
             drop(inner);
             self.close(Close::TooSlow);
             return Pushed::Dropped;
@@ -320,6 +362,12 @@ impl Outbox {
         inner.enqueue(wrap(lease, frame))
     }
 
+    /// True when all outboxes together hold too much, and this one more than a little.
+    pub fn hoards(&self) -> bool {
+        let inner = self.lock();
+        inner.charge.is_scarce() && inner.bytes + inner.taken_bytes > SCARCE_BYTES
+    }
+
     /// Bytes that it may hold now.
     fn limit_bytes(&self, inner: &Inner) -> usize {
         if inner.charge.is_scarce() { self.limit_bytes.min(SCARCE_BYTES) } else { self.limit_bytes }
@@ -357,6 +405,7 @@ impl Inner {
         self.bytes += waiting.bytes();
         self.control_bytes += waiting.control_bytes();
         self.answer_bytes += waiting.answer_bytes();
+        self.shared_bytes += waiting.shared_bytes();
         self.queue.push_back((self.next, waiting));
         self.next += 1;
         self.charge();
@@ -377,12 +426,23 @@ impl Inner {
         self.bytes = self.queue.iter().map(|(_, waiting)| waiting.bytes()).sum();
         self.control_bytes = self.queue.iter().map(|(_, waiting)| waiting.control_bytes()).sum();
         self.answer_bytes = self.queue.iter().map(|(_, waiting)| waiting.answer_bytes()).sum();
+        self.shared_bytes = self.queue.iter().map(|(_, waiting)| waiting.shared_bytes()).sum();
         self.charge();
     }
 
-    /// Counts what waits. Answers are left out: they share the memory of their documents.
+    /// Counts what waits, here and in the writer, without what lies in the memory of documents anyway.
     fn charge(&mut self) {
-        self.charge.set(self.bytes - self.answer_bytes);
+        self.charge.set(self.own_bytes());
+    }
+
+    fn own_bytes(&self) -> usize {
+        self.bytes - self.shared_bytes + self.taken_own_bytes
+    }
+
+    /// The socket has taken all that was taken from here.
+    fn note_written(&mut self) {
+        (self.taken_bytes, self.taken_own_bytes) = (0, 0);
+        self.charge();
     }
 }
 

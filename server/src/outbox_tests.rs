@@ -303,10 +303,6 @@ fn a_client_cannot_pile_up_answers() {
 
 #[test]
 fn outboxes_hold_little_while_all_together_hold_too_much() {
-    struct Nowhere;
-    impl Line for Nowhere {
-        fn send(&self, _: &Outbox) {}
-    }
     const LIMIT_BYTES: usize = 1_000_000;
     let budget = Budget::new(300_000);
     let line: Weak<dyn Line> = Weak::<Nowhere>::new();
@@ -314,17 +310,51 @@ fn outboxes_hold_little_while_all_together_hold_too_much() {
     let [first, second, third] = [outbox(), outbox(), outbox()];
     third.push_document(A, frame(60_000));
     assert_eq!(budget.used_bytes(), 0, "who holds little is not counted");
-    // An answer shares the document's memory.
-    first.push_answer(A, frame(500_000));
-    for (outbox, frames) in [(&first, 20), (&second, 14)] {
+    first.push_answer(A, Pieces::shared(frame(500_000)));
+    for (outbox, frames) in [(&first, 20), (&second, 7)] {
         (0..frames).for_each(|_| assert_ne!(outbox.push_document(A, frame(10_000)), Pushed::Dropped));
     }
-    assert!((300_001..400_000).contains(&budget.used_bytes()), "{}", budget.used_bytes());
+    assert!((300_001..=400_000).contains(&budget.used_bytes()), "{}", budget.used_bytes());
     assert_eq!(third.push_document(A, frame(10_000)), Pushed::Dropped, "more than a little");
     assert_eq!(third.behind_now(), [A], "nothing of it waits any more");
     assert_eq!(first.push_document(A, frame(10_000)), Pushed::Dropped);
     assert!(budget.used_bytes() < 200_001, "what waited went with it: {}", budget.used_bytes());
     assert_eq!(second.push_document(A, frame(10_000)), Pushed::Queued, "there is room again");
+    // Taken, and nobody knows that it was written.
+    assert_eq!(frames(&second).len(), 8);
+    assert_eq!(budget.used_bytes(), 131_072);
+    assert!(!second.hoards(), "there is room");
     drop(second);
     assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn a_second_answer_is_put_off_while_memory_is_scarce() {
+    let budget = Budget::new(100_000);
+    let line: Weak<dyn Line> = Weak::<Nowhere>::new();
+    let outbox = Outbox::with_line(1_000_000, Arc::clone(&budget), line);
+    assert_eq!(outbox.push_answer(A, frame(300_000)), Pushed::First, "one is what it came for");
+    assert!(outbox.hoards());
+    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::Dropped);
+    assert_eq!(frames(&outbox), [300_000]);
+    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::Dropped, "the first may not be written yet");
+    assert!(outbox.try_frames().is_ok(), "it is");
+    assert_eq!((outbox.behind_now(), budget.used_bytes()), (vec![B], 0));
+}
+
+#[test]
+fn of_questions_that_wait_the_newest_is_enough_and_large_ones_end_the_session() {
+    let outbox = Outbox::new(100);
+    for len in [70, 80, 90] {
+        assert_ne!(outbox.push_question(A, frame(len)), Pushed::Dropped);
+    }
+    assert_eq!(frames(&outbox), [90]);
+    let pushed: Vec<_> = (0..40).map(|lease| outbox.push_question(LeaseId(lease), frame(90))).collect();
+    assert_eq!(pushed.iter().filter(|pushed| **pushed == Pushed::Dropped).count(), 22, "18 are 16 times the limit");
+    assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
+}
+
+struct Nowhere;
+impl Line for Nowhere {
+    fn send(&self, _: &Outbox) {}
 }

@@ -207,7 +207,7 @@ impl Lease {
         &self.name
     }
 
-    /// Begins: frames for this lease go to `outbox` from now on. The session has so many `documents` open, with this one.
+    /// Begins: frames for this lease go to `outbox` from now on. `documents`: open documents of the session, this one included.
     pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing, documents: usize) -> Result<(), Gone> {
         let envelope = Envelope::Open { lease: self.id, outbox, framing, documents };
         self.inbox.send(envelope).await.map_err(|Closed| Gone)

@@ -38,7 +38,7 @@ use crate::registry::Registry;
 use crate::session::{Context, Stop};
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
-use syncline_replica::HubLimits;
+use syncline_replica::{HubLimits, Superseded};
 
 /// How long sessions may take to end when the server stops.
 const SESSIONS_TIMEOUT: Duration = Duration::from_millis(2_500);
@@ -132,9 +132,11 @@ impl Server {
             ..HubLimits::default()
         };
         let presence_bytes = config.limits.presence_bytes;
+        let superseded = Superseded::default();
         let options = DocumentOptions {
             holds,
             presence_bytes,
+            superseded: superseded.clone(),
             memory: MemoryLimits { bytes: config.limits.open_bytes, documents: config.limits.open_documents },
             ..DocumentOptions::new(config.idle_unload)
         };
@@ -147,7 +149,7 @@ impl Server {
             auth,
             gate,
             limits: config.session,
-            outboxes: Budget::new(config.limits.outbox_bytes_in_all),
+            outboxes: Budget::with_superseded(config.limits.outbox_bytes_in_all, superseded),
             metrics,
             log_limit: LogLimit::default(),
             stop: Stop::default(),

@@ -107,7 +107,7 @@ fn memory() -> usize {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn registers_take_memory_in_proportion_to_their_bytes_and_all_of_it_is_counted() {
+fn registers_take_memory_in_proportion_to_their_bytes_and_are_counted() {
     const REGISTERS: u128 = 200;
     const NUMBERS: usize = 15_000;
     // lib0 `Any`: an array of small numbers, which are two bytes each and far more as values in memory.
@@ -127,5 +127,6 @@ fn registers_take_memory_in_proportion_to_their_bytes_and_all_of_it_is_counted()
     let (took, counted) = (memory().saturating_sub(before), core.memory_bytes() - empty);
     println!("{bytes} bytes of values: {took} bytes of memory, {counted} counted");
     assert!(took < 8 * bytes, "{took} bytes of memory for {bytes} bytes of values");
-    assert!(counted > 2 * bytes, "{counted} bytes counted: each value lies in the document and beside it");
+    // In the document, with the order of its writes, and as what was decided.
+    assert!(counted * 10 > 29 * bytes, "{counted} bytes counted");
 }

@@ -17,6 +17,8 @@ mod pair;
 #[path = "hostile_network/process.rs"]
 mod process;
 
+use std::time::{Duration, Instant};
+
 use mutate::Mutator;
 use pair::Pair;
 use process::Process;
@@ -162,7 +164,7 @@ async fn a_slow_reader_costs_little_memory_and_ends_equal() {
 
 /// Each asks for something else of a document of 16 MB, and reads only the beginning of the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_answers_that_are_not_read_are_not_a_hundred_copies_of_the_document() {
+async fn unread_answers_do_not_each_hold_a_copy_of_the_document() {
     const SECTIONS: u64 = 40;
     const SECTION_BYTES: usize = 400_000;
     const READ_BYTES: usize = 100_000;
@@ -188,6 +190,37 @@ async fn a_hundred_answers_that_are_not_read_are_not_a_hundred_copies_of_the_doc
     println!("100 answers of 16 MB; {}; the server grew by {} KiB", pair.end().await, growth / 1024);
     assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes");
     drop(sockets);
+    server.stop().await;
+}
+
+/// An answer that waits holds the document as it was when it was asked for. Here each is of another state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_hold_old_states_are_cut_when_memory_is_scarce() {
+    const READERS: usize = 12;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    // Four states of the document.
+    let server = Process::start(&["--max-outbox-bytes-in-all", "33554432"]).await;
+    let mut writer = RawSocket::open(server.address(), "/large").await;
+    let pair = Pair::begin(server.address(), "/healthy").await;
+    writer.send(Frame::new(BINARY, message_of(1, 8_000_000))).await;
+    let files = server.open_files();
+    let mut readers = Vec::new();
+    for client in 2..2 + READERS as u64 {
+        // So much has changed that the next answer is of a new state.
+        writer.send(Frame::new(BINARY, message_of(client, 400_000))).await;
+        while !matches!(writer.hear().await, Heard::Frame { payload, .. } if payload.len() == 400_000) {}
+        let mut reader = narrow_socket(&server, "/large").await;
+        reader.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+        reader.begin_to_read(100_000).await;
+        readers.push(reader);
+    }
+    let began = Instant::now();
+    while server.open_files() > files + 4 {
+        assert!(began.elapsed() < PATIENCE, "{} readers of {READERS} are left", server.open_files() - files);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("{} readers are left; {}", server.open_files().saturating_sub(files), pair.end().await);
+    drop(readers);
     server.stop().await;
 }
 

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::known::Known;
 use crate::register::RegisterState;
-use crate::structs::{Pieces, StructStore};
+use crate::structs::{Pieces, StructStore, Superseded};
 use pending::{Pending, Waiting};
 use registers::Registers;
 
@@ -153,6 +153,11 @@ impl HubDocument {
     /// From now on these hold for what is taken.
     pub fn limit(&mut self, limits: HubLimits) {
         self.limits = limits;
+    }
+
+    /// From now on memory that answers hold when a compaction replaces it is counted here.
+    pub fn count_superseded(&mut self, count: Superseded) {
+        self.structs.count_superseded(count);
     }
 
     /// Takes one scanned v1 update.
@@ -295,7 +300,7 @@ impl HubDocument {
         const NOTHING: &[u8] = &[0];
         self.make_shareable();
         if state_vector == NOTHING && self.is_compact() {
-            return self.structs.encode().into();
+            return Pieces::shared(self.structs.encode());
         }
         self.structs.diff_for(state_vector)
     }

@@ -54,7 +54,10 @@ impl StructStore {
         let delete_set_at = out.len();
         self.write_delete_set(&mut out);
         out.shrink_to_fit();
-        self.base = out.into();
+        let before = std::mem::replace(&mut self.base, Bytes::from(out).into());
+        if let Some(count) = &self.superseded {
+            before.supersede(count);
+        }
         self.delete_set = self.base.slice(delete_set_at..).into();
         self.fresh_bytes = 0;
         self.deleted_ranges = self.clients.values().map(Client::deleted_ranges).sum();
@@ -66,7 +69,7 @@ impl StructStore {
 
 impl<'a> Compaction<'a> {
     fn run(store: &'a StructStore, garbage: Garbage) -> Self {
-        // Never more, or it would grow to twice the document: heads are counted here for those who have none yet.
+        // With room for the heads of clients that are new: a buffer that is a byte too small grows to twice its size.
         let out = Vec::with_capacity(store.bytes() + MAX_HEAD_BYTES * (store.clients.len() + 1));
         let mut compaction = Self { store, garbage, out, sections: Vec::new(), has_garbage: false };
         write_var_uint(&mut compaction.out, store.clients.len() as u64);

@@ -12,6 +12,7 @@
 //! the second item. `tests/tests/structs.rs` compares with Yjs and with yrs.
 //!
 //! ```text
+//! base      what the last compaction made, and what others hold of those before
 //! client    one client's structs: those of the last compaction, and those since
 //! ranges    what is deleted of a client
 //! compact   the whole again: deleted content dropped, neighbours joined
@@ -22,6 +23,7 @@
 //! Sources: npm yjs 13.6.33 `src/utils/StructStore.js`, `src/utils/encoding.js`, `src/utils/DeleteSet.js`,
 //! `src/structs/Item.js` (`mergeWith`, `gc`).
 
+mod base;
 mod client;
 mod compact;
 mod garbage;
@@ -37,6 +39,8 @@ use syncline_protocol::update::raw::{RawStruct, RawUpdate, read_delete_set};
 use syncline_protocol::update::{StateClock, state_vector_entries};
 use syncline_protocol::varint::write_var_uint;
 
+use base::Base;
+pub use base::Superseded;
 pub(crate) use client::Written;
 use client::{Client, FRESH_BYTES, MARK_EVERY, Mark};
 use pieces::PieceWriter;
@@ -54,7 +58,9 @@ pub struct StructStore {
     /// Ordered, because encodings are: the greatest client comes first.
     clients: BTreeMap<u64, Client>,
     /// What the last compaction made: clients' bases are parts of it.
-    base: Bytes,
+    base: Base,
+    /// Where bases count that others still hold; `None`: nowhere.
+    superseded: Option<Superseded>,
     /// Something came since.
     is_changed: bool,
     /// Bytes of structs beside the base.
@@ -91,13 +97,18 @@ impl StructStore {
         }
         self.deleted_ranges = clients.values().map(Client::deleted_ranges).sum();
         self.base_ranges = self.deleted_ranges;
-        if !is_compactable {
-            self.delete_set = state.slice_ref(raw.rest()).into();
-        }
-        (self.clients, self.base) = (clients, state.clone());
+        let delete_set_at = state.len() - raw.rest().len();
+        (self.clients, self.base) = (clients, state.clone().into());
+        let delete_set = (!is_compactable).then(|| self.base.slice(delete_set_at..));
+        self.delete_set = delete_set.map_or_else(OnceLock::new, OnceLock::from);
         // What was compacted by none before is compacted like what comes.
         self.is_changed = is_compactable;
         true
+    }
+
+    /// From now on bases that others hold when they are replaced are counted here.
+    pub(crate) fn count_superseded(&mut self, count: Superseded) {
+        self.superseded = Some(count);
     }
 
     /// Adds what is new in an update. True when something was: a struct or a deletion.

@@ -1,29 +1,40 @@
-//! PURE: encoded bytes in pieces, of which the large ones lie in memory that others use, too.
+//! PURE: encoded bytes in pieces, of which the large ones share memory with their source.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
 /// Shorter parts are copied: a piece costs more than they do.
-const MIN_SHARED_BYTES: usize = 16 * 1024;
+const MIN_SHARED_BYTES: usize = 128;
 
-/// Bytes in order. Mostly one piece; a difference that leaves most of a document out is copied, one that has most of it
-/// shares the document's memory.
+/// Bytes in order, mostly in one piece. A difference shares with the document what the document's last compaction made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pieces {
     first: Bytes,
     rest: Vec<Bytes>,
+    len: usize,
+    shared_bytes: usize,
 }
 
 impl Pieces {
+    /// Bytes that lie in a document's memory, too.
+    pub fn shared(bytes: Bytes) -> Self {
+        Self { shared_bytes: bytes.len(), ..Self::from(bytes) }
+    }
+
     /// Bytes of all.
     pub fn len(&self) -> usize {
-        self.iter().map(Bytes::len).sum()
+        self.len
+    }
+
+    /// Those of them that lie in a document's memory, too.
+    pub fn shared_bytes(&self) -> usize {
+        self.shared_bytes
     }
 
     /// True without any bytes.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
     /// One after the other.
@@ -33,25 +44,27 @@ impl Pieces {
 
     /// The same with `head` before it.
     #[must_use]
-    pub fn behind(self, head: Bytes) -> Self {
-        let mut rest = vec![self.first];
-        rest.extend(self.rest);
-        Self { first: head, rest }
+    pub fn prepend(self, head: Bytes) -> Self {
+        let Self { first, rest, len, shared_bytes } = self;
+        let len = len + head.len();
+        let rest = std::iter::once(first).chain(rest).collect();
+        Self { first: head, rest, len, shared_bytes }
     }
 
     /// In one piece: a copy, unless it is one already.
     pub fn to_bytes(&self) -> Bytes {
         if self.rest.is_empty() {
-            self.first.clone()
-        } else {
-            self.iter().flatten().copied().collect::<Vec<_>>().into()
+            return self.first.clone();
         }
+        let mut whole = Vec::with_capacity(self.len);
+        self.iter().for_each(|piece| whole.extend_from_slice(piece));
+        whole.into()
     }
 }
 
 impl From<Bytes> for Pieces {
     fn from(first: Bytes) -> Self {
-        Self { first, rest: Vec::new() }
+        Self { len: first.len(), first, rest: Vec::new(), shared_bytes: 0 }
     }
 }
 
@@ -70,13 +83,14 @@ pub(super) struct PieceWriter<'a> {
     pieces: Vec<Bytes>,
     /// Copied bytes since the last shared piece.
     copied: Vec<u8>,
-    /// The part of the base that was written last, behind `copied`: what follows it there goes on with it.
+    /// The part of the base that was written last, behind `copied`. A part that follows it in the base extends it.
     shared: Range<usize>,
+    shared_bytes: usize,
 }
 
 impl<'a> PieceWriter<'a> {
     pub(super) fn new(base: &'a Bytes) -> Self {
-        Self { base, pieces: Vec::new(), copied: Vec::new(), shared: 0..0 }
+        Self { base, pieces: Vec::new(), copied: Vec::new(), shared: 0..0, shared_bytes: 0 }
     }
 
     /// Appends bytes that lie anywhere.
@@ -84,13 +98,13 @@ impl<'a> PieceWriter<'a> {
         if bytes.is_empty() {
             return;
         }
-        self.settle_shared();
+        self.flush_shared();
         self.copied.extend_from_slice(bytes);
     }
 
     /// Lets `write` append bytes.
     pub(super) fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        self.settle_shared();
+        self.flush_shared();
         write(&mut self.copied);
     }
 
@@ -103,37 +117,41 @@ impl<'a> PieceWriter<'a> {
             self.shared.end = part.end;
             return;
         }
-        self.settle_shared();
+        self.flush_shared();
         self.shared = part;
     }
 
     /// Appends bytes that lie elsewhere and are shared there.
     pub(super) fn append(&mut self, bytes: &Bytes) {
-        self.settle_shared();
+        self.flush_shared();
         if bytes.len() < MIN_SHARED_BYTES {
             return self.copied.extend_from_slice(bytes);
         }
-        self.settle_copied();
+        self.flush_copied();
+        self.shared_bytes += bytes.len();
         self.pieces.push(bytes.clone());
     }
 
     pub(super) fn finish(mut self) -> Pieces {
-        self.settle_shared();
-        self.settle_copied();
+        self.flush_shared();
+        self.flush_copied();
+        let len = self.pieces.iter().map(Bytes::len).sum();
         let mut pieces = self.pieces.into_iter();
-        Pieces { first: pieces.next().unwrap_or_default(), rest: pieces.collect() }
+        let first = pieces.next().unwrap_or_default();
+        Pieces { first, rest: pieces.collect(), len, shared_bytes: self.shared_bytes }
     }
 
-    fn settle_shared(&mut self) {
+    fn flush_shared(&mut self) {
         let part = std::mem::take(&mut self.shared);
         if part.len() < MIN_SHARED_BYTES {
             return self.copied.extend_from_slice(&self.base[part]);
         }
-        self.settle_copied();
+        self.flush_copied();
+        self.shared_bytes += part.len();
         self.pieces.push(self.base.slice(part));
     }
 
-    fn settle_copied(&mut self) {
+    fn flush_copied(&mut self) {
         if !self.copied.is_empty() {
             self.pieces.push(std::mem::take(&mut self.copied).into());
         }
@@ -158,11 +176,12 @@ mod tests {
         let pieces = writer.finish();
         let expected = [b"head", &base[100..20_100], &base[50_000..50_010], b"tail", &base[60_000..90_000]].concat();
         assert_eq!((pieces.to_bytes(), pieces.len()), (Bytes::from(expected), 50_018));
+        assert_eq!(pieces.shared_bytes(), 50_000);
         let starts: Vec<_> = pieces.iter().map(|piece| piece.as_ptr()).collect();
         assert_eq!(starts.len(), 4);
         assert_eq!([starts[1], starts[3]], [base[100..].as_ptr(), base[60_000..].as_ptr()]);
-        let behind = pieces.clone().behind(Bytes::from_static(b"> "));
-        assert_eq!(behind.to_bytes(), [b"> ", &pieces.to_bytes()[..]].concat());
+        let longer = pieces.clone().prepend(Bytes::from_static(b"> "));
+        assert_eq!(longer.to_bytes(), [b"> ", &pieces.to_bytes()[..]].concat());
         assert_eq!(PieceWriter::new(&base).finish(), Pieces::default());
     }
 }

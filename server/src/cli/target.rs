@@ -94,7 +94,7 @@ impl Target {
                 portable::export(stored)
             }
         };
-        // Here, also of a running server: it has no time and no memory for trees.
+        // JSON is built here, never in the server's process.
         exported.and_then(|exported| exported.into_format(format)).with_context(|| format!("document {document:?}"))
     }
 

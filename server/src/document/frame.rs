@@ -114,7 +114,7 @@ impl Frame {
     pub fn answer_to(&self, document: &DocumentName, framing: &Framing) -> Pieces {
         match &self.message {
             Message::Step2(diff) if diff.len() >= LARGE_ANSWER_BYTES => {
-                diff.clone().behind(self.answer_head(diff.len(), framing).into())
+                diff.clone().prepend(self.answer_head(diff.len(), framing).into())
             }
             _ => self.encode(document, framing).into(),
         }
@@ -193,7 +193,7 @@ mod tests {
     use crate::outbox::Outbox;
 
     #[test]
-    fn the_payload_of_a_large_answer_is_shared_by_all_readers_and_is_what_it_would_be_in_one_piece() {
+    fn payload_of_large_answer_is_shared_and_the_same_in_pieces() {
         let document = DocumentName::parse("doc").unwrap();
         let hocuspocus = |address: &str| Framing::Hocuspocus { address: address.into() };
         let native = |channel| Framing::Native { channel };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use syncline_replica::HubLimits;
+use syncline_replica::{HubLimits, Superseded};
 use tokio_util::sync::CancellationToken;
 
 use super::usage::MemoryLimits;
@@ -22,6 +22,8 @@ pub struct DocumentOptions {
     pub holds: HubLimits,
     /// Bytes of presence that one lease may show.
     pub presence_bytes: usize,
+    /// Where memory counts that answers hold of earlier states of documents.
+    pub superseded: Superseded,
     /// What all documents may take together.
     pub memory: MemoryLimits,
     /// When a snapshot replaces its records.
@@ -40,6 +42,7 @@ impl DocumentOptions {
             quiet: QUIET,
             holds: HubLimits::default(),
             presence_bytes: usize::MAX,
+            superseded: Superseded::default(),
             memory: MemoryLimits::NONE,
             compaction: Compaction::default(),
             draw: Draw::default(),

@@ -100,11 +100,11 @@ impl Presence {
         Self { clients: HashMap::new(), tombstones: 0, state_bytes: 0, leases: HashMap::new(), lease_bytes }
     }
 
-    /// A lease of a session that has so many documents open with this one may show its share: all of a session's leases
-    /// together a small multiple of what one may.
-    pub fn share(&mut self, lease: LeaseId, documents: usize) {
+    /// Sets the limit of a lease whose session has `documents` open, this one included: so that all leases of a session together
+    /// show at most a small multiple of what one may.
+    pub fn limit_share(&mut self, lease: LeaseId, documents: usize) {
         if documents > 1 {
-            let share = (self.lease_bytes / documents).max(MIN_LEASE_BYTES);
+            let share = (self.lease_bytes / documents).max(MIN_LEASE_BYTES).min(self.lease_bytes);
             self.leases.entry(lease).or_default().limit_bytes = Some(share);
         }
     }
@@ -224,7 +224,8 @@ impl Presence {
         {
             owner.shown_bytes -= bytes;
         }
-        if let Some(known) = self.clients.get(&entry.client) {
+        // A client that is gone shows nothing, and the lease that it belonged to may be gone, too.
+        if let Some(known) = self.clients.get(&entry.client).filter(|known| known.state.is_some()) {
             self.leases.entry(known.owner).or_default().shown_bytes += known.shown_bytes();
         }
         taken

@@ -278,14 +278,17 @@ impl Readers {
     pub(super) fn answer(&mut self, lease: LeaseId, frame: &Frame) {
         let Some(reader) = self.readers.get_mut(&lease) else { return };
         let bytes = frame.encode(&self.document, &reader.framing);
-        if matches!(frame.message(), Message::Awareness(_)) {
+        let pushed = match frame.message() {
             // Everyone's presence may be large and can be asked for with one byte; a resync brings it, too.
-            let pushed = reader.outbox.push_answer(lease, bytes);
-            let pushed = reader.note(pushed);
-            self.unsent.note(&reader.outbox, pushed);
-        } else if !bytes.is_empty() {
-            self.unsent.note(&reader.outbox, reader.outbox.push_control(bytes));
-        }
+            Message::Awareness(_) => {
+                let pushed = reader.outbox.push_answer(lease, bytes);
+                reader.note(pushed)
+            }
+            Message::Step1(_) if !bytes.is_empty() => reader.outbox.push_question(lease, bytes),
+            _ if bytes.is_empty() => return,
+            _ => reader.outbox.push_control(bytes),
+        };
+        self.unsent.note(&reader.outbox, pushed);
     }
 
     pub(super) fn ack(&mut self, lease: LeaseId, (batch, seq): (u64, Seq), outcome: Outcome, echo: Option<&Frame>) {

@@ -164,7 +164,7 @@ impl Task {
         metrics: Arc<Metrics>,
         usage: Arc<Usage>,
     ) -> Result<Box<Self>, LoadError> {
-        let Loaded { document, newest, tail, records, record_bytes, snapshot_bytes } =
+        let Loaded { mut document, newest, tail, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
         if document.pending().len() > 0 {
             warn!(
@@ -173,6 +173,7 @@ impl Task {
                 "updates in the log wait for others that never came; every client is asked for them"
             );
         }
+        document.count_superseded(options.superseded.clone());
         let last = newest.seq;
         debug!(document = name.as_str(), seq = %last, records, "document loaded");
         let core =
@@ -344,8 +345,9 @@ impl Task {
                 self.readers.remove(lease);
                 self.core.handle(event, &mut self.effects);
             }
-            event @ Event::Step1 { .. } => {
-                apart_if(self.core.is_large(), || self.core.handle(event, &mut self.effects));
+            Event::Step1 { ref state_vector, .. } => {
+                let takes_long = self.core.is_large() && !self.core.has_answer(state_vector);
+                apart_if(takes_long, || self.core.handle(event, &mut self.effects));
             }
             event => self.core.handle(event, &mut self.effects),
         }

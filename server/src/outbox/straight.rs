@@ -52,7 +52,9 @@ impl Outbox {
 
     /// The socket has taken everything.
     pub fn sent_straight(&self) {
-        self.note_drained(self.lock());
+        let mut inner = self.lock();
+        inner.note_written();
+        self.note_drained(inner);
     }
 
     /// It has not: the session's task waits for it.

@@ -58,6 +58,7 @@ impl Outbox {
     pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Kind, Pieces)) -> Poll<Taken> {
         let mut inner = self.lock();
         inner.is_blocked = false;
+        inner.note_written();
         if inner.is_cut {
             return Poll::Ready(Taken::Cut);
         }
@@ -144,10 +145,13 @@ impl Inner {
             taken_bytes += waiting.bytes();
             self.control_bytes -= waiting.control_bytes();
             self.answer_bytes -= waiting.answer_bytes();
+            self.shared_bytes -= waiting.shared_bytes();
+            self.taken_own_bytes += waiting.bytes() - waiting.shared_bytes();
             put(waiting.kind(), waiting.into_pieces());
             has_taken = true;
         }
         self.bytes -= taken_bytes;
+        self.taken_bytes += taken_bytes;
         self.charge();
         if self.queue.is_empty() {
             // Most sessions wait most of the time.

@@ -46,7 +46,8 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Opens the document and begins to receive its frames. The session has so many `documents` open, with this one.
+    /// Opens the document and begins to receive its frames. `documents`: open documents of the session,
+    /// this one included.
     pub(super) async fn open(
         registry: &Arc<Registry>,
         document: &DocumentName,

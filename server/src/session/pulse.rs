@@ -25,6 +25,9 @@ const QUIET_TICKS: u32 = 2;
 /// Ticks from one ping to the next. Pings go out under traffic too: a client that only reads says nothing else.
 const PING_TICKS: u32 = 3;
 
+/// A session that takes fewer bytes from one tick to the next while memory is scarce is in the way of others.
+const SLOW_BYTES_PER_TICK: u64 = 256 * 1024;
+
 /// What the reader has seen of its client.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
@@ -51,6 +54,8 @@ pub(super) struct Pulse<'a> {
     ticks_since_ping: u32,
     /// Since when the socket has taken nothing, and how much it had taken until then.
     stalled: Option<(Instant, u64)>,
+    /// How much it had taken at the last tick.
+    written_at_tick: u64,
     is_closing: bool,
 }
 
@@ -71,6 +76,7 @@ impl<'a> Pulse<'a> {
             quiet_ticks,
             ticks_since_ping,
             stalled: None,
+            written_at_tick: 0,
             is_closing: false,
         };
         pulse.set_timer();
@@ -97,6 +103,10 @@ impl<'a> Pulse<'a> {
             self.listen(now, outbox);
             if now >= self.next_tick {
                 self.next_tick = now + self.context.limits.tick;
+                if self.is_in_the_way(writer, outbox) {
+                    self.context.metrics.cut_for_memory.inc();
+                    return Poll::Ready(Broken);
+                }
                 self.tick(writer);
                 outbox.tick();
             }
@@ -130,6 +140,12 @@ impl<'a> Pulse<'a> {
             }
             None => false,
         }
+    }
+
+    /// While memory for outboxes is scarce, one that holds some and has hardly taken any of it since the last tick is cut.
+    fn is_in_the_way<W: Wire>(&mut self, writer: &Writer<W>, outbox: &Outbox) -> bool {
+        let written = writer.written() - std::mem::replace(&mut self.written_at_tick, writer.written());
+        writer.is_blocked() && written < SLOW_BYTES_PER_TICK && outbox.hoards()
     }
 
     /// Ends the session when the client has been silent for too long. One that only pings has not said who it is.

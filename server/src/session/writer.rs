@@ -19,6 +19,10 @@ use crate::outbox::{Kind, Line, Outbox, Taken};
 
 /// Frames up to this size are copied together; larger ones are written from where they lie.
 const MAX_COPIED_BYTES: usize = 16 * 1024;
+/// Of a larger one pieces up to this size are copied.
+const MAX_COPIED_PIECE_BYTES: usize = 127;
+/// Pieces written at once when the socket takes something again.
+const MAX_PIECES: usize = 64;
 /// Batches written before the reader has its turn.
 const MAX_BATCHES: usize = 4;
 /// A buffer that grew beyond this is not kept.
@@ -42,11 +46,12 @@ struct Batch<'a> {
 impl Batch<'_> {
     fn put(&mut self, opcode: Opcode, payload: Pieces) {
         codec::write_head(self.copied, opcode, payload.len());
+        let is_large = payload.len() > MAX_COPIED_BYTES;
         for piece in payload {
-            if piece.len() <= MAX_COPIED_BYTES {
-                self.copied.extend_from_slice(&piece);
-            } else {
+            if is_large && piece.len() > MAX_COPIED_PIECE_BYTES {
                 self.shared.push((self.copied.len(), piece));
+            } else {
+                self.copied.extend_from_slice(&piece);
             }
         }
     }
@@ -243,20 +248,31 @@ impl<W: Wire> Writer<W> {
     }
 
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(mut next) = self.unsent.pop_front() {
-            let written = self.try_write(&[IoSlice::new(&next)])?;
-            next.advance(written.unwrap_or(0));
-            if !next.is_empty() {
-                self.unsent.push_front(next);
-            }
-            if written.is_none() {
-                ready!(self.socket.poll_writable(cx))?;
+        while !self.unsent.is_empty() {
+            let pieces: Vec<Bytes> = self.unsent.iter().take(MAX_PIECES).cloned().collect();
+            let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            match self.try_write(&slices)? {
+                Some(written) => self.drop_written(written),
+                None => ready!(self.socket.poll_writable(cx))?,
             }
         }
         if self.unsent.capacity() > 0 {
             self.unsent = VecDeque::new();
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The socket has taken so many bytes of what is unsent.
+    fn drop_written(&mut self, mut written: usize) {
+        while let Some(next) = self.unsent.front_mut() {
+            let taken = written.min(next.len());
+            next.advance(taken);
+            written -= taken;
+            if !next.is_empty() {
+                return;
+            }
+            self.unsent.pop_front();
+        }
     }
 
     /// How much the socket has taken; `None`: nothing, it has no room.

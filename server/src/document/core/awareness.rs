@@ -23,9 +23,9 @@ impl Core {
         push_changed(changes.everyone, effects);
     }
 
-    /// A lease of a session that has so many documents open is about to begin: it may show the less.
+    /// Sets the limit of a lease that is about to begin; its session has `documents` open, this one included.
     pub fn share_presence(&mut self, lease: LeaseId, documents: usize) {
-        self.presence.share(lease, documents);
+        self.presence.limit_share(lease, documents);
     }
 
     pub(super) fn leave_presence(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {

@@ -25,11 +25,11 @@ impl Answers {
         self.0 = Vec::new();
     }
 
-    /// Bytes that they take. A small one may be encoded beside itself, a large one may be the document's own memory.
+    /// Bytes that they take. A small one may be encoded beside itself, a large one shares the document's memory.
     pub(super) fn bytes(&self) -> usize {
         let answers = self.0.iter().map(|(asked, frame)| match frame.message() {
             Message::Step2(diff) if diff.len() < LARGE_ANSWER_BYTES => asked.len() + diff.len() * 2,
-            Message::Step2(diff) => asked.len() + diff.len(),
+            Message::Step2(diff) => asked.len() + diff.len() - diff.shared_bytes(),
             _ => asked.len(),
         });
         answers.sum()
@@ -62,6 +62,11 @@ impl Core {
             self.answers.remember(state_vector, &frame);
         }
         effects.push(Effect::Diff { lease, frame });
+    }
+
+    /// True when an answer to this state vector is at hand.
+    pub fn has_answer(&self, state_vector: &[u8]) -> bool {
+        self.answers.find(state_vector).is_some()
     }
 
     /// Nothing has changed for a while: drop what was deleted, and what can be made again.

@@ -1,0 +1,101 @@
+//! The memory of a document's last compaction. Answers share it, and keep it when the document has been compacted again.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+/// Shorter ones are not counted.
+const MIN_COUNTED_BYTES: usize = 16 * 1024;
+
+/// Bytes that documents have replaced by newer ones and that answers still hold.
+#[derive(Debug, Clone, Default)]
+pub struct Superseded(Arc<AtomicUsize>);
+
+impl Superseded {
+    /// How many there are now.
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a compaction made.
+#[derive(Debug, Default)]
+pub(super) struct Base {
+    bytes: Bytes,
+    /// `None`: it is short.
+    memory: Option<Arc<Memory>>,
+}
+
+/// Lives as long as the base, or a part of it that somebody holds.
+#[derive(Debug)]
+struct Memory {
+    bytes: Bytes,
+    superseded: OnceLock<Superseded>,
+}
+
+/// An owner for [`Bytes`].
+struct Held(Arc<Memory>);
+
+impl Base {
+    /// The document has new memory: from now on what others hold of this is counted.
+    pub(super) fn supersede(self, count: &Superseded) {
+        if let Some(memory) = &self.memory
+            && memory.superseded.set(count.clone()).is_ok()
+        {
+            count.0.fetch_add(memory.bytes.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl From<Bytes> for Base {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.len() < MIN_COUNTED_BYTES {
+            return Self { bytes, memory: None };
+        }
+        let memory = Arc::new(Memory { bytes, superseded: OnceLock::new() });
+        Self { bytes: Bytes::from_owner(Held(Arc::clone(&memory))), memory: Some(memory) }
+    }
+}
+
+impl Deref for Base {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(count) = self.superseded.get() {
+            count.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn superseded_memory_counts_until_nobody_holds_a_part_of_it() {
+        let count = Superseded::default();
+        let base = Base::from(Bytes::from(vec![7; MIN_COUNTED_BYTES]));
+        let part = base.slice(5..6);
+        assert_eq!((count.bytes(), part[..].len()), (0, 1));
+        base.supersede(&count);
+        assert_eq!(count.bytes(), MIN_COUNTED_BYTES);
+        drop(part);
+        assert_eq!(count.bytes(), 0);
+        Base::from(Bytes::from(vec![7; MIN_COUNTED_BYTES])).supersede(&count);
+        assert_eq!(count.bytes(), 0, "nobody held it");
+    }
+}
