@@ -376,3 +376,30 @@ fn after_storage_has_failed_a_reader_that_brings_nothing_new_waits_for_nothing()
     assert!(matches!(effects[..], [Effect::Ack { lease: B, batch: 7, outcome: Outcome::Unneeded, .. }]), "{effects:?}");
     assert!(core.is_settled());
 }
+
+/// A Hocuspocus client that has made room in its own copy calls `forceSync()`.
+#[test]
+fn session_whose_answer_was_refused_is_asked_again_when_it_syncs_again() {
+    let mut core = core_with(HubLimits { bytes: 200, ..HubLimits::default() });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Counted });
+    let sync = || Event::Step1 { lease: A, state_vector: Bytes::from_static(&[0]) };
+    let step2 = |update: &[u8]| {
+        let update = Bytes::copy_from_slice(update);
+        Event::Update { lease: A, update, origin: Origin::Step2, batch: 0 }
+    };
+    handle(&mut core, sync());
+    handle(&mut core, step2(&[0, 0]));
+    let (doc, updates) = typed(1, &["hello", &"x".repeat(300), "y"]);
+    handle(&mut core, change(A, &updates[0]));
+    let full = Outcome::Full(syncline_replica::Full::Bytes);
+    assert_eq!(acks(&handle(&mut core, change(A, &updates[1]))), [(A, full)]);
+    // It waits for what was refused: the session is asked, and what it answers is refused, too.
+    assert_eq!(asks(&handle(&mut core, change(A, &updates[2])), A), 1);
+    let everything = doc.transact().encode_state_as_update_v1(&StateVector::default());
+    assert_eq!(acks(&handle(&mut core, step2(&everything))), [(A, full)]);
+    doc.get_or_insert_text("text").remove_range(&mut doc.transact_mut(), 5, 300);
+    assert_eq!(asks(&handle(&mut core, sync()), A), 1, "the server lacks something");
+    let everything = doc.transact().encode_state_as_update_v1(&StateVector::default());
+    assert_eq!(acks(&handle(&mut core, step2(&everything))), []);
+    assert_eq!(snapshot(&mut core).1, "helloy");
+}

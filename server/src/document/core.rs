@@ -174,11 +174,17 @@ impl Core {
                 }
                 self.tell_durable(lease, effects);
             }
-            Event::Update { lease, update, origin, batch } => self.update(lease, (update, origin, batch), effects),
+            Event::Update { lease, update, origin, batch } => {
+                self.note_answer(lease, origin);
+                self.update(lease, (update, origin, batch), effects);
+            }
             Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
             Event::Awareness { lease, update } => self.take_awareness(lease, &update, effects),
             Event::QueryAwareness { lease } => self.show_everyone(lease, effects),
-            Event::Refused { lease, batch, update, origin } => self.forbid(lease, batch, (update, origin), effects),
+            Event::Refused { lease, batch, update, origin } => {
+                self.note_answer(lease, origin);
+                self.forbid(lease, batch, (update, origin), effects);
+            }
             Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
             Event::Leave { lease } => {
                 let left = self.leases.remove(&lease);
@@ -284,6 +290,13 @@ impl Core {
         {
             state.asked_for_missing = true;
             self.ask(lease, effects);
+        }
+    }
+
+    /// A step 2 answers the question that the session was asked, also when it is not taken.
+    fn note_answer(&mut self, lease: LeaseId, origin: Origin) {
+        if let Some(lease) = self.leases.get_mut(&lease).filter(|_| origin == Origin::Step2) {
+            lease.is_asked = false;
         }
     }
 

@@ -108,7 +108,6 @@ impl Core {
     /// How many acknowledgements an update that was taken gets when it is on disk.
     pub(super) fn acks_of(&mut self, lease: LeaseId, update: &[u8], origin: Origin) -> u64 {
         let Some(lease) = self.leases.get_mut(&lease) else { return 1 };
-        lease.is_asked &= origin != Origin::Step2;
         match (&mut lease.unsynced, origin) {
             (None, _) => 1,
             (Some(unsynced), Origin::Change) => unsynced.change(update),
