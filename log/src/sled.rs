@@ -120,6 +120,9 @@ impl SledStore {
 
     pub(super) fn open_with(dir: &Path, sync_data: SyncData, clean_every_ms: Option<u64>) -> Result<Self, StoreError> {
         let failed = |error: io::Error| open_error(dir, error.to_string());
+        if dir.exists() && !dir.is_dir() {
+            return Err(open_error(dir, "it is not a directory; choose another for the data"));
+        }
         create_dir_durably(dir).map_err(failed)?;
         let lock = Lock::take(dir)?;
         let card = Card::read(dir)?;

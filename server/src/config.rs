@@ -226,6 +226,11 @@ impl RawConfig {
     pub fn check(self) -> Result<Config, ConfigError> {
         let Valid { user_header, allow_origin, path_prefix } =
             self.validate().map_err(|Fault { setting, why }| ConfigError::Invalid { setting, why })?;
+        let listen = self.listen.unwrap_or(address::DEFAULT);
+        if self.metrics.is_some_and(|metrics| metrics == listen && metrics.port() != 0) {
+            let why = format!("{listen} is the address of --listen; choose another port for /metrics");
+            return Err(ConfigError::Invalid { setting: "metrics", why });
+        }
         let defaults = SessionLimits::default();
         let limits = Limits::from(self.limits);
         let session = SessionLimits {
@@ -236,7 +241,7 @@ impl RawConfig {
             ..defaults
         };
         Ok(Config {
-            listen: self.listen.unwrap_or(address::DEFAULT),
+            listen,
             metrics: self.metrics,
             data: self.data.unwrap_or_else(|| DEFAULT_DATA.into()),
             log_format: self.log_format.unwrap_or_default(),
@@ -264,6 +269,9 @@ impl RawConfig {
         }
         if self.idle_unload_seconds.is_some_and(|seconds| seconds > MAX_IDLE_UNLOAD_SECONDS) {
             return fault("idle_unload_seconds", format!("must be at most {MAX_IDLE_UNLOAD_SECONDS}"));
+        }
+        if self.data.as_ref().is_some_and(|data| data.as_os_str().is_empty()) {
+            return fault("data", "must not be empty".into());
         }
         let user_header = match &self.user_header {
             Some(name) => match name.parse() {

@@ -20,6 +20,7 @@ mod endings;
 mod positions;
 mod straight;
 mod taking;
+mod waiting;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
@@ -30,7 +31,6 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_replica::Pieces;
 
-use self::awareness::Backlog;
 pub use self::awareness::{AwarenessFrame, UpdateLength};
 pub use self::budget::Budget;
 use self::budget::{Charge, SCARCE_BYTES};
@@ -38,13 +38,14 @@ pub use self::positions::Position;
 use self::positions::Positions;
 pub use self::straight::Line;
 pub use self::taking::{Kind, News, Taken};
+use self::waiting::Waiting;
 use crate::ids::LeaseId;
 
 /// How far back a waiting awareness frame is looked for, to be joined.
 const MAX_AWARENESS_LOOKBACK: usize = 64;
-/// With so few frames waiting a session is not too slow, unless they have so many times the bytes of its limit.
+/// With so few frames waiting a session is not too slow, if they have at most so many bytes.
 const FEW_FRAMES: usize = 64;
-const FEW_FRAMES_TIMES: usize = 16;
+const FEW_FRAMES_BYTES: usize = 16 * 1024 * 1024;
 
 /// What became of a pushed frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,109 +57,6 @@ pub enum Pushed {
     Queued,
     /// It was dropped: the lease is behind, or the session is closing.
     Dropped,
-}
-
-#[derive(Debug)]
-enum Waiting {
-    Document {
-        lease: LeaseId,
-        frame: Bytes,
-    },
-    /// Stays once queued.
-    Answer {
-        lease: LeaseId,
-        pieces: Box<Pieces>,
-    },
-    Awareness {
-        lease: LeaseId,
-        backlog: Box<Backlog>,
-    },
-    Echo {
-        lease: LeaseId,
-        frame: Bytes,
-    },
-    Control {
-        frame: Bytes,
-    },
-    /// A step 1. One of each lease waits at most: the newest says what those before it said.
-    Question {
-        lease: LeaseId,
-        frame: Bytes,
-    },
-    /// Only for conformance tests.
-    Text {
-        frame: Bytes,
-    },
-    /// The answer to a WebSocket ping.
-    Pong {
-        frame: Bytes,
-    },
-}
-
-impl Waiting {
-    fn bytes(&self) -> usize {
-        match self {
-            Waiting::Awareness { backlog, .. } => backlog.bytes(),
-            Waiting::Answer { pieces, .. } => pieces.len(),
-            Waiting::Document { frame, .. }
-            | Waiting::Echo { frame, .. }
-            | Waiting::Question { frame, .. }
-            | Waiting::Control { frame }
-            | Waiting::Text { frame }
-            | Waiting::Pong { frame } => frame.len(),
-        }
-    }
-
-    fn into_pieces(self) -> Pieces {
-        match self {
-            Waiting::Awareness { backlog, .. } => backlog.into_frame().into(),
-            Waiting::Answer { pieces, .. } => *pieces,
-            Waiting::Document { frame, .. }
-            | Waiting::Echo { frame, .. }
-            | Waiting::Question { frame, .. }
-            | Waiting::Control { frame }
-            | Waiting::Text { frame }
-            | Waiting::Pong { frame } => frame.into(),
-        }
-    }
-
-    fn kind(&self) -> Kind {
-        match self {
-            Waiting::Pong { .. } => Kind::Pong,
-            Waiting::Text { .. } => Kind::Text,
-            _ => Kind::Message,
-        }
-    }
-
-    fn is_echo_of(&self, of: LeaseId) -> bool {
-        matches!(self, Waiting::Echo { lease, .. } if *lease == of)
-    }
-
-    fn control_bytes(&self) -> usize {
-        match self {
-            Waiting::Control { frame }
-            | Waiting::Question { frame, .. }
-            | Waiting::Text { frame }
-            | Waiting::Pong { frame } => frame.len(),
-            _ => 0,
-        }
-    }
-
-    fn is_answer_to(&self, of: LeaseId) -> bool {
-        matches!(self, Waiting::Answer { lease, .. } if *lease == of)
-    }
-
-    fn answer_bytes(&self) -> usize {
-        if let Waiting::Answer { pieces, .. } = self { pieces.len() } else { 0 }
-    }
-
-    fn shared_bytes(&self) -> usize {
-        if let Waiting::Answer { pieces, .. } = self { pieces.shared_bytes() } else { 0 }
-    }
-
-    fn belongs_to(&self, of: LeaseId) -> bool {
-        matches!(self, Waiting::Document { lease, .. } | Waiting::Awareness { lease, .. } if *lease == of)
-    }
 }
 
 #[derive(Debug, Default)]
@@ -314,9 +212,9 @@ impl Outbox {
         if inner.close.is_some() || lease.is_some_and(|lease| inner.over.contains(&lease)) {
             return Pushed::Dropped;
         }
-        let limit = self.limit_bytes(&inner);
-        let is_too_much = inner.control_bytes > limit.saturating_mul(FEW_FRAMES_TIMES);
-        if is_too_much || (inner.control_bytes > limit.saturating_mul(2) && inner.queue.len() > FEW_FRAMES) {
+        let most = self.limit_bytes(&inner).saturating_mul(2);
+        let are_few = inner.queue.len() <= FEW_FRAMES && inner.control_bytes <= FEW_FRAMES_BYTES;
+        if inner.control_bytes > most && !are_few {
             drop(inner);
             self.close(Close::TooSlow);
             return Pushed::Dropped;

@@ -349,8 +349,8 @@ fn of_questions_that_wait_the_newest_is_enough_and_large_ones_end_the_session() 
         assert_ne!(outbox.push_question(A, frame(len)), Pushed::Dropped);
     }
     assert_eq!(frames(&outbox), [90]);
-    let pushed: Vec<_> = (0..40).map(|lease| outbox.push_question(LeaseId(lease), frame(90))).collect();
-    assert_eq!(pushed.iter().filter(|pushed| **pushed == Pushed::Dropped).count(), 22, "18 are 16 times the limit");
+    let pushed: Vec<_> = (0..40).map(|lease| outbox.push_question(LeaseId(lease), frame(1 << 20))).collect();
+    assert_eq!(pushed.iter().filter(|pushed| **pushed == Pushed::Dropped).count(), 23, "17 are more than 16 MiB");
     assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
 }
 

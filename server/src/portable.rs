@@ -91,7 +91,11 @@ pub fn read(file: Bytes, format: Format) -> Result<Bytes, PortableError> {
     let update = match format {
         Format::Update => file,
         Format::Json => {
-            let json = serde_json::from_slice(&file).map_err(PortableError::NotJson)?;
+            let json = serde_json::from_slice(&file).map_err(|error| {
+                // serde_json has no kind for it.
+                let is_too_deep = error.to_string().starts_with("recursion limit exceeded");
+                if is_too_deep { JsonError::TooDeep.into() } else { PortableError::NotJson(error) }
+            })?;
             from_json(&json, rand::random::<u64>() & MAX_SAFE_INTEGER)?
         }
     };

@@ -245,6 +245,17 @@ describe('settings', () => {
     assert.match(oneLine(wrong.stderr), /message-bytes/)
   })
 
+  test('that cannot work say which and why', async () => {
+    for (const [args, expected] of [
+      [['--listen', '127.0.0.1:21', '--metrics', '127.0.0.1:21'], /^syncline: --metrics: 127\.0\.0\.1:21 is the address of --listen/],
+      [['--data', '/dev/null', '--listen', '127.0.0.1:0'], /\/dev\/null cannot be opened: it is not a directory/],
+    ]) {
+      const { code, stderr } = await runBinary(['serve', ...args], { cwd: temporaryDirectory() })
+      assert.equal(code, 1)
+      assert.match(oneLine(stderr), expected)
+    }
+  })
+
   test('that are wrong in a file are reported in the log format that the same file sets', async () => {
     const config = join(temporaryDirectory(), 'server.toml')
     for (const line of ['outbox_bytes = 0', 'lisen = "127.0.0.1:0"']) {

@@ -26,7 +26,7 @@ pub const MAX_JSON_DEPTH: usize = 120;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum JsonError {
     /// It is nested too deep.
-    #[error("it is nested more than {MAX_JSON_DEPTH} levels deep; use the update format")]
+    #[error("it is nested more than {MAX_JSON_DEPTH} levels deep; export and import it in the update format")]
     TooDeep,
     /// The top is no object.
     #[error("the JSON must be an object: one key for each text, list or map of the document")]

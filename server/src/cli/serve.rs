@@ -76,7 +76,8 @@ async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<Listener> 
 /// For a person or a script that waits for it.
 fn greet(server: &Server, config: &Config) -> std::io::Result<()> {
     let address = server.address();
-    let data = config.data.display();
+    let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+    let data = data.display();
     let prefix = &config.path_prefix;
     let message = format!("Syncline {} is ready", env!("CARGO_PKG_VERSION"));
     let text = format!(

@@ -69,6 +69,8 @@ pub struct Core {
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
     ended: HashSet<LeaseId>,
     presence: Presence,
+    /// Everyone's presence as it was sent last, if it is large and nothing has changed since.
+    everyone: Option<Arc<Frame>>,
     /// Of what waits.
     authors: Authors,
     registers: Registers,
@@ -99,6 +101,7 @@ impl Core {
             native_leases: 0,
             ended: HashSet::new(),
             presence: Presence::default(),
+            everyone: None,
             authors: Authors::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,

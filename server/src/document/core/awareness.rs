@@ -12,6 +12,9 @@ use crate::document::frame::{Frame, Message};
 use crate::document::presence::Changed;
 use crate::ids::LeaseId;
 
+/// A smaller encoding is made again for each turn in which somebody asks.
+const LARGE_PRESENCE_BYTES: usize = 64 * 1024;
+
 impl Core {
     pub(super) fn take_awareness(&mut self, lease: LeaseId, update: &[u8], effects: &mut Vec<Effect>) {
         let Ok(update) = AwarenessUpdate::scan(update, &Default::default()) else { return };
@@ -20,7 +23,7 @@ impl Core {
             effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(update.into())) });
         }
         self.dropped_states += changes.dropped;
-        push_changed(changes.everyone, effects);
+        self.push_changed(changes.everyone, effects);
     }
 
     /// Sets the limit of a lease that is about to begin; its session has `documents` open, this one included.
@@ -29,7 +32,8 @@ impl Core {
     }
 
     pub(super) fn leave_presence(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        push_changed(self.presence.leave(lease).everyone, effects);
+        let changes = self.presence.leave(lease);
+        self.push_changed(changes.everyone, effects);
     }
 
     /// Everyone's presence for a session, at the end of the turn. Who comes later in the turn is in it, too.
@@ -39,9 +43,16 @@ impl Core {
         }
     }
 
-    /// Everyone's presence now. `None` when there is none.
-    pub fn everyone(&self) -> Option<Arc<Frame>> {
-        self.presence.everyone().map(|everyone| Frame::new(Message::Awareness(Bytes::from(everyone))))
+    /// Everyone's presence now. `None` when there is none. A large one is shared by all who ask until it changes.
+    pub fn everyone(&mut self) -> Option<Arc<Frame>> {
+        if let Some(everyone) = &self.everyone {
+            return Some(Arc::clone(everyone));
+        }
+        let everyone = Bytes::from(self.presence.everyone()?);
+        let is_large = everyone.len() >= LARGE_PRESENCE_BYTES;
+        let frame = Frame::new(Message::Awareness(everyone));
+        self.everyone = is_large.then(|| Arc::clone(&frame));
+        Some(frame)
     }
 
     /// The newest states of clients that [`Effect::Presence`] named.
@@ -50,13 +61,14 @@ impl Core {
     }
 
     /// Everyone's presence directly behind the answer that precedes it, for a reader that missed frames.
-    pub(super) fn send_presence(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+    pub(super) fn send_presence(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         effects.extend(self.everyone().map(|frame| Effect::Answer { lease, frame }));
     }
-}
 
-fn push_changed(clients: Vec<Changed>, effects: &mut Vec<Effect>) {
-    if !clients.is_empty() {
-        effects.push(Effect::Presence { clients: clients.into() });
+    fn push_changed(&mut self, clients: Vec<Changed>, effects: &mut Vec<Effect>) {
+        if !clients.is_empty() {
+            self.everyone = None;
+            effects.push(Effect::Presence { clients: clients.into() });
+        }
     }
 }

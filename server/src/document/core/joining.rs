@@ -72,6 +72,7 @@ impl Core {
     /// Nothing has changed for a while: drop what was deleted, and what can be made again.
     pub fn rest(&mut self) {
         self.answers.clear();
+        self.everyone = None;
         self.document.compact();
     }
 

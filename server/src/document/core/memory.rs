@@ -15,7 +15,8 @@ impl Core {
             + self.tail.bytes()
             + self.answers.bytes()
             + self.registers.memory_bytes()
-            + self.presence.memory_bytes()
+            // Its encoding may be there, and a dialect's message of it.
+            + self.presence.memory_bytes() * if self.everyone.is_some() { 3 } else { 1 }
             + self.leases.len() * LEASE_BYTES
     }
 }
