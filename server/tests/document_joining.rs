@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use syncline_protocol::awareness::{AwarenessEntry, encode};
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 use syncline_replica::{HubDocument, HubLimits, Replica};
 use syncline_server::document::core::Core;
-use syncline_server::document::event::{Effect, Event, Origin};
+use syncline_server::document::event::{Acks, Effect, Event, Origin};
 use syncline_server::document::frame::Message;
 use syncline_server::ids::LeaseId;
 use yrs::block::ClientID;
@@ -57,4 +60,22 @@ fn who_joins_a_large_document_gets_the_newest_changes_with_it() {
     drop(txn);
     handle(&mut core, Event::Update { lease: A, update, origin: Origin::Change, batch: 2 });
     assert_eq!(joined(&mut core), text.get_string(&doc.transact()));
+}
+
+#[test]
+fn everyones_presence_is_encoded_once_until_it_changes() {
+    let mut core = Core::new(HubDocument::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HubLimits::default());
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    let large = format!("\"{}\"", "x".repeat(100_000));
+    let show = |core: &mut Core, clock| {
+        let update = encode([AwarenessEntry { client: 7, clock, state: &large }].into_iter()).into();
+        handle(core, Event::Awareness { lease: A, update });
+        core.everyone().unwrap()
+    };
+    let first = show(&mut core, 1);
+    assert!(Arc::ptr_eq(&first, &core.everyone().unwrap()));
+    let second = show(&mut core, 2);
+    assert!(!Arc::ptr_eq(&first, &second) && first.message() != second.message());
+    handle(&mut core, Event::Leave { lease: A });
+    assert!(core.everyone().is_none(), "nobody is here");
 }

@@ -23,10 +23,13 @@ use mutate::Mutator;
 use pair::Pair;
 use process::Process;
 use raw_websocket::{BINARY, Frame, Heard, RawSocket, message_of, upgrade_request};
+use syncline_protocol::varint::write_var_uint;
 use tokio::net::TcpSocket;
 
 /// What a server process may grow by while it is under attack: what messages on their way need, not what they claim.
 const MAX_GROWTH_BYTES: u64 = 64 * 1024 * 1024;
+/// What it may grow by when a hundred answers wait, each of which would be megabytes.
+const MAX_ANSWERS_GROWTH_BYTES: u64 = 48 * 1024 * 1024;
 /// File descriptors of a server that is short of them, and how many it may have open: an eighth is kept from connections, for a few
 /// files of its own.
 const FILES: u64 = 80;
@@ -165,14 +168,33 @@ async fn a_slow_reader_costs_little_memory_and_ends_equal() {
 /// Each asks for something else of a document of 16 MB, and reads only the beginning of the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_answers_do_not_each_hold_a_copy_of_the_document() {
-    const SECTIONS: u64 = 40;
-    const SECTION_BYTES: usize = 400_000;
+    unread_answers(40, 400_000, |number| vec![1, number % 40 + 1, number]).await;
+}
+
+/// The same where the answer is cut out of many places: each knows some letters of every client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_answers_of_many_short_parts_share_the_document_too() {
+    const SECTIONS: u64 = 1_300;
+    unread_answers(SECTIONS, 12_000, |number| {
+        let mut state_vector = Vec::new();
+        write_var_uint(&mut state_vector, SECTIONS);
+        for client in 1..=SECTIONS {
+            write_var_uint(&mut state_vector, client);
+            write_var_uint(&mut state_vector, number.into());
+        }
+        state_vector
+    })
+    .await;
+}
+
+/// A hundred sockets ask for so many sections of a document with state vectors of their own, and hardly read what they get.
+async fn unread_answers(sections: u64, section_bytes: usize, state_vector: impl Fn(u8) -> Vec<u8>) {
     const READ_BYTES: usize = 100_000;
     process::raise_file_limit();
     let server = Process::start(&[]).await;
     let mut writer = RawSocket::open(server.address(), "/large").await;
-    for client in 1..=SECTIONS {
-        writer.send(Frame::new(BINARY, message_of(client, SECTION_BYTES))).await;
+    for client in 1..=sections {
+        writer.send(Frame::new(BINARY, message_of(client, section_bytes))).await;
         while !matches!(writer.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 2])) {}
     }
     let pair = Pair::begin(server.address(), "/healthy").await;
@@ -180,15 +202,22 @@ async fn unread_answers_do_not_each_hold_a_copy_of_the_document() {
     let mut sockets = Vec::new();
     for number in 1..=100 {
         let mut socket = narrow_socket(&server, "/large").await;
-        // y-websocket's step 1, with a state vector of one client.
-        let (client, clock) = (number % SECTIONS as u8 + 1, number);
-        socket.send(Frame::new(BINARY, [0, 0, 3, 1, client, clock])).await;
+        // y-websocket's step 1.
+        let asked = state_vector(number);
+        let mut step1 = vec![0, 0];
+        write_var_uint(&mut step1, asked.len() as u64);
+        socket.send(Frame::new(BINARY, [step1, asked].concat())).await;
         socket.begin_to_read(READ_BYTES).await;
         sockets.push(socket);
     }
     let growth = server.peak().saturating_sub(before);
-    println!("100 answers of 16 MB; {}; the server grew by {} KiB", pair.end().await, growth / 1024);
-    assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes");
+    println!(
+        "100 answers of {} bytes; {}; the server grew by {} KiB",
+        sections as usize * section_bytes,
+        pair.end().await,
+        growth / 1024
+    );
+    assert!(growth < MAX_ANSWERS_GROWTH_BYTES, "grew by {growth} bytes");
     drop(sockets);
     server.stop().await;
 }
