@@ -132,10 +132,10 @@ impl Outbox {
         if inner.takes_nothing_of(lease) {
             return Pushed::Dropped;
         }
-        let is_over = inner.bytes > self.limit_bytes(&inner) && !inner.is_second_answer(lease);
-        // One answer is what a session came for. More are put off until it is written, if they cost memory and that is scarce.
+        // While memory is scarce, what was taken and is not yet written counts, too.
         let is_scarce = inner.charge.is_scarce() && inner.own_bytes() > SCARCE_BYTES;
-        if is_over || is_scarce || inner.behind.contains(&lease) {
+        let is_over = inner.bytes > self.limit_bytes(&inner) || is_scarce;
+        if (is_over && !inner.is_second_answer(lease)) || inner.behind.contains(&lease) {
             inner.fall_behind(lease);
             self.note_drained(inner);
             return Pushed::Dropped;

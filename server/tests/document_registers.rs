@@ -65,7 +65,8 @@ fn a_lost_decision_that_comes_back_does_not_win_over_the_one_made_since() {
     }
 }
 
-/// Two decisions were lost. Who had the second one proposes it again before the first one is back, and is told no.
+/// Two decisions are lost in a crash. The author of the second write proposes it again before the first decision returns: the
+/// write is refused.
 #[test]
 fn a_write_that_was_refused_does_not_become_the_register_when_its_lost_decision_comes_back() {
     let mut before = life(1, &[]);
@@ -77,7 +78,7 @@ fn a_write_that_was_refused_does_not_become_the_register_when_its_lost_decision_
     log.extend(change(&mut core, &lost[0]));
     assert_eq!(status(&log), 11, "nothing speaks against the first one");
     log.extend(change(&mut core, &refused[0]));
-    assert_eq!(status(&log), 11, "its author was told that it was not taken");
+    assert_eq!(status(&log), 11, "its author has received the refusal");
 }
 
 #[test]

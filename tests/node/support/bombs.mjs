@@ -54,7 +54,7 @@ export function awarenessBombs() {
   }
 }
 
-/** name -> updates that are much for whoever builds a tree of them, sent one after the other by one client. */
+/** name -> updates, sent one after the other by one client, that are expensive to integrate into a tree. */
 export function bombsInPieces() {
   const pieces = 600
   const levels = 500

@@ -28,8 +28,8 @@ pub(super) struct Registers {
     decided: BTreeMap<Arc<str>, Bytes>,
     /// Bytes of the names and states in `decided`.
     bytes: usize,
-    /// The newest writes that were refused. A lost decision on one of them may still come back, from before a crash: its author
-    /// was told no since.
+    /// The newest refused writes. After a crash another client may still send a lost decision that accepted one of them, although
+    /// its author has received the refusal.
     refused: VecDeque<u128>,
 }
 
