@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use mutate::Mutator;
 use pair::Pair;
 use process::Process;
-use raw_websocket::{BINARY, Frame, Heard, RawSocket, message_of, upgrade_request};
+use raw_websocket::{BINARY, Frame, RawSocket, Received, message_of, upgrade_request};
 use syncline_protocol::varint::write_var_uint;
 use tokio::net::TcpSocket;
 
@@ -62,7 +62,7 @@ async fn ten_thousand_mutated_frames_harm_only_who_sends_them() {
                     sent += 1;
                 }
                 socket.finish().await;
-                refused += u64::from(matches!(socket.hear_close().await, Heard::Close { code: Some(_), .. }));
+                refused += u64::from(matches!(socket.receive_close().await, Received::Close { code: Some(_), .. }));
             }
             (sent, refused)
         })
@@ -135,7 +135,7 @@ async fn without_file_descriptors_sessions_live_and_new_ones_come_later() {
         let head = socket.read_head().await;
         if head.starts_with("HTTP/1.1 101") {
             socket.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
-            while !matches!(socket.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
+            while !matches!(socket.receive().await, Received::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
             sessions.push(socket);
         } else {
             answer = head;
@@ -147,7 +147,7 @@ async fn without_file_descriptors_sessions_live_and_new_ones_come_later() {
     drop((silent, sessions));
     let mut late = RawSocket::open(server.address(), "/healthy").await;
     late.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
-    while !matches!(late.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
+    while !matches!(late.receive().await, Received::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
     println!("{}", pair.end().await);
     server.stop().await;
 }
@@ -195,7 +195,7 @@ async fn unread_answers(sections: u64, section_bytes: usize, state_vector: impl 
     let mut writer = RawSocket::open(server.address(), "/large").await;
     for client in 1..=sections {
         writer.send(Frame::new(BINARY, message_of(client, section_bytes))).await;
-        while !matches!(writer.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 2])) {}
+        while !matches!(writer.receive().await, Received::Frame { payload, .. } if payload.starts_with(&[0, 2])) {}
     }
     let pair = Pair::begin(server.address(), "/healthy").await;
     let before = server.forget_peak();
@@ -237,7 +237,7 @@ async fn readers_that_hold_old_states_are_cut_when_memory_is_scarce() {
     for client in 2..2 + READERS as u64 {
         // So much has changed that the next answer is of a new state.
         writer.send(Frame::new(BINARY, message_of(client, 400_000))).await;
-        while !matches!(writer.hear().await, Heard::Frame { payload, .. } if payload.len() == 400_000) {}
+        while !matches!(writer.receive().await, Received::Frame { payload, .. } if payload.len() == 400_000) {}
         let mut reader = narrow_socket(&server, "/large").await;
         reader.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
         reader.begin_to_read(100_000).await;

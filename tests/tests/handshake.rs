@@ -13,7 +13,7 @@ mod websocket_case;
 use std::sync::Arc;
 
 use live::{settings, start, start_with};
-use raw_websocket::{BINARY, Frame, Heard, RawSocket, upgrade_request};
+use raw_websocket::{BINARY, Frame, RawSocket, Received, upgrade_request};
 use syncline_log::memory::MemoryStore;
 use syncline_server::Config;
 use syncline_server::auth::OpenToAll;
@@ -28,11 +28,11 @@ async fn is_a_session(socket: &mut RawSocket, client: usize) {
 }
 
 async fn hears(socket: &mut RawSocket, message: Vec<u8>) {
-    let wanted = Heard::Frame { opcode: BINARY, payload: message };
+    let wanted = Received::Frame { opcode: BINARY, payload: message };
     loop {
-        match socket.hear().await {
+        match socket.receive().await {
             heard if heard == wanted => return,
-            Heard::Frame { .. } => {}
+            Received::Frame { .. } => {}
             other => panic!("{other:?}"),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use live::{Socket, settings, start_with, typed};
-use raw_websocket::{BINARY, CONTINUATION, Frame, Heard, PONG, RawSocket, message_of};
+use raw_websocket::{BINARY, CONTINUATION, Frame, PONG, RawSocket, Received, message_of};
 use syncline_log::memory::MemoryStore;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::Server;
@@ -88,7 +88,7 @@ async fn sockets_that_say_nothing_are_cut_for_new_ones() {
         });
     }
     until("they are counted", || server.metrics().unfinished_cut.get() >= 12).await;
-    assert_eq!(silent[0].hear().await, Heard::End);
+    assert_eq!(silent[0].receive().await, Received::End);
     // Who is through is through, and who comes now gets in.
     echoed(&mut healthy, 10).await;
     let mut late = Socket::open(&server, "/doc").await;
@@ -134,7 +134,7 @@ async fn a_flood_ends_its_session() {
         flooding.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
         // What one read takes in is worth minutes.
         flooding.write(&Frame::new(PONG, "").encode().repeat(3_000)).await;
-        let Heard::Close { code, reason } = flooding.hear_close().await else { panic!("no close frame") };
+        let Received::Close { code, reason } = flooding.receive_close().await else { panic!("no close frame") };
         assert_eq!((code, reason.contains("too many messages")), (Some(4529), true), "{reason}");
         assert_eq!(server.metrics().floods.get(), 1);
         let mut neighbour = Socket::open(&server, "/doc").await;
@@ -167,13 +167,13 @@ async fn a_message_that_never_ends_ends_its_session() {
         loop {
             endless.send(Frame::new(std::mem::replace(&mut opcode, CONTINUATION), [0]).open()).await;
             endless.send(Frame::new(PONG, "here I am")).await;
-            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(10), endless.hear_close()).await {
+            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(10), endless.receive_close()).await {
                 break heard;
             }
         }
     };
     let closed = tokio::time::timeout(raw_websocket::PATIENCE, talk).await.expect("its session ends");
-    assert!(matches!(closed, Heard::Close { code: Some(4504), .. }), "{closed:?}");
+    assert!(matches!(closed, Received::Close { code: Some(4504), .. }), "{closed:?}");
     assert_eq!(server.metrics().partial_refused.get(), 1);
     // Neither silence nor pongs make a message: this one has been quiet for as long.
     echoed(&mut healthy, 10).await;
@@ -198,15 +198,15 @@ async fn unfinished_messages_are_bounded_together() {
     for (mut socket, message) in held {
         socket.send(Frame::new(CONTINUATION, &message[380_000..])).await;
         loop {
-            match socket.hear().await {
-                Heard::Frame { payload, .. } if payload == message => break,
-                Heard::Frame { .. } => {}
-                Heard::Close { code, .. } => {
+            match socket.receive().await {
+                Received::Frame { payload, .. } if payload == message => break,
+                Received::Frame { .. } => {}
+                Received::Close { code, .. } => {
                     assert_eq!(code, Some(4529));
                     ended += 1;
                     break;
                 }
-                Heard::End => panic!("cut without a close frame"),
+                Received::End => panic!("cut without a close frame"),
             }
         }
     }
@@ -215,6 +215,6 @@ async fn unfinished_messages_are_bounded_together() {
     let mut later = RawSocket::open(server.address(), "/doc").await;
     let message = message_of(200, 900_000);
     later.send(Frame::new(BINARY, message.clone())).await;
-    while later.hear().await != (Heard::Frame { opcode: BINARY, payload: message.clone() }) {}
+    while later.receive().await != (Received::Frame { opcode: BINARY, payload: message.clone() }) {}
     server.stop().await.unwrap();
 }

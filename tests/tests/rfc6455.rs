@@ -18,7 +18,7 @@ mod websocket_case;
 use std::sync::Arc;
 
 use live::start;
-use raw_websocket::{BINARY, CLOSE, CONTINUATION, Frame, Heard, PING, PONG, RawSocket, TEXT, upgrade_request};
+use raw_websocket::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, RawSocket, Received, TEXT, upgrade_request};
 use syncline_log::memory::MemoryStore;
 use websocket_case::{Hear, Say, begun, case, close, fragments, frame, reserved, run, update};
 
@@ -80,7 +80,7 @@ async fn a_thousand_small_messages_come_back_one_by_one() {
         for _ in 0..250 {
             let message = update(len);
             socket.send(Frame::new(BINARY, message.clone())).await;
-            while socket.hear().await != (Heard::Frame { opcode: BINARY, payload: message.clone() }) {}
+            while socket.receive().await != (Received::Frame { opcode: BINARY, payload: message.clone() }) {}
         }
     }
     server.stop().await.unwrap();
@@ -275,7 +275,9 @@ async fn wrong_masks_and_lengths_fail_the_connection() {
         let mut socket = RawSocket::open(server.address(), "/rfc6455-lengths").await;
         let Say::Bytes(bytes) = claims(len) else { unreachable!() };
         socket.write(&bytes).await;
-        let Heard::Close { code: Some(code), .. } = socket.hear_close().await else { panic!("{len}: no close frame") };
+        let Received::Close { code: Some(code), .. } = socket.receive_close().await else {
+            panic!("{len}: no close frame")
+        };
         assert_eq!(code, if len > i64::MAX as u64 { 1002 } else { 4413 }, "{len}");
     }
     server.stop().await.unwrap();
@@ -304,6 +306,6 @@ async fn handshakes_that_are_none_are_refused_by_http() {
     let first = update(40);
     socket.write(&[good.as_bytes(), &Frame::new(BINARY, first.clone()).encode()].concat()).await;
     assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
-    while socket.hear().await != (Heard::Frame { opcode: BINARY, payload: first.clone() }) {}
+    while socket.receive().await != (Received::Frame { opcode: BINARY, payload: first.clone() }) {}
     server.stop().await.unwrap();
 }

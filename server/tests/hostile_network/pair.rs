@@ -11,7 +11,7 @@ use syncline_protocol::ywebsocket::Message;
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, OffsetKind, Options, Text, TextRef, Transact, Update};
 
-use crate::raw_websocket::{BINARY, Frame, Heard, PATIENCE, PING, PONG, RawSocket};
+use crate::raw_websocket::{BINARY, Frame, PATIENCE, PING, PONG, RawSocket, Received};
 
 /// A document that follows a session.
 pub struct Mirror {
@@ -36,7 +36,7 @@ impl Mirror {
     pub async fn join_over(socket: RawSocket) -> Self {
         let mut mirror = Self::new(socket);
         mirror.say(SyncMessage::Step1(&[0])).await;
-        while mirror.hear().await != Some(1) {}
+        while mirror.receive().await != Some(1) {}
         mirror
     }
 
@@ -45,18 +45,18 @@ impl Mirror {
     }
 
     /// Takes one frame; tells the kind of sync message that it was.
-    async fn hear(&mut self) -> Option<u8> {
+    async fn receive(&mut self) -> Option<u8> {
         self.hear_whole().await.map(|payload| payload[1])
     }
 
     /// Takes one frame; returns it when it is a sync message.
     async fn hear_whole(&mut self) -> Option<Vec<u8>> {
-        let payload = match self.socket.hear().await {
-            Heard::Frame { opcode: PING, payload } => {
+        let payload = match self.socket.receive().await {
+            Received::Frame { opcode: PING, payload } => {
                 self.socket.send(Frame::new(PONG, payload)).await;
                 return None;
             }
-            Heard::Frame { payload, .. } => payload,
+            Received::Frame { payload, .. } => payload,
             closed => panic!("a healthy client was cut off: {closed:?}"),
         };
         match Message::decode(&payload).unwrap() {
@@ -77,7 +77,7 @@ impl Mirror {
     pub async fn until(&mut self, wanted: impl Fn(&str) -> bool) {
         let wait = async {
             while !wanted(&self.text()) {
-                self.hear().await;
+                self.receive().await;
             }
         };
         tokio::time::timeout(PATIENCE * 3, wait).await.expect("it comes to hold the same text");

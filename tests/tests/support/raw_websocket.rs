@@ -71,7 +71,7 @@ impl Frame {
 
 /// What the server said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     Frame {
         opcode: u8,
         payload: Vec<u8>,
@@ -152,23 +152,23 @@ impl RawSocket {
         self.unread.drain(..len.min(self.unread.len())).collect()
     }
 
-    pub async fn hear(&mut self) -> Heard {
+    pub async fn receive(&mut self) -> Received {
         loop {
             if let Some(heard) = self.decode() {
                 return heard;
             }
             if !self.read_more().await {
                 assert!(self.unread.is_empty(), "the server hung up within a frame");
-                return Heard::End;
+                return Received::End;
             }
         }
     }
 
     /// The next close frame, or the end; messages before it are skipped.
-    pub async fn hear_close(&mut self) -> Heard {
+    pub async fn receive_close(&mut self) -> Received {
         loop {
-            match self.hear().await {
-                Heard::Frame { .. } => {}
+            match self.receive().await {
+                Received::Frame { .. } => {}
                 heard => return heard,
             }
         }
@@ -187,7 +187,7 @@ impl RawSocket {
         read.expect("it is heard in time").is_ok_and(|count| count > 0)
     }
 
-    fn decode(&mut self) -> Option<Heard> {
+    fn decode(&mut self) -> Option<Received> {
         let [first, second] = *self.unread.first_chunk()?;
         assert_eq!(first & 0xf0, 0x80, "whole messages, no reserved bits");
         assert_eq!(second & 0x80, 0, "a server does not mask");
@@ -202,12 +202,12 @@ impl RawSocket {
         assert!([BINARY, CLOSE, PING, PONG].contains(&opcode), "opcode {opcode}");
         assert!(opcode == BINARY || len <= 125, "a control frame of {len} bytes");
         if opcode != CLOSE {
-            return Some(Heard::Frame { opcode, payload });
+            return Some(Received::Frame { opcode, payload });
         }
         let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
         assert_ne!(len, 1, "half a close code");
         let reason = String::from_utf8(payload.get(2..).unwrap_or_default().to_vec()).expect("a reason is text");
-        Some(Heard::Close { code, reason })
+        Some(Received::Close { code, reason })
     }
 }
 

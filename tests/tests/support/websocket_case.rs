@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use syncline_server::Server;
 
-use crate::raw_websocket::{BINARY, CLOSE, CONTINUATION, Frame, Heard, PONG, RawSocket, message_of};
+use crate::raw_websocket::{BINARY, CLOSE, CONTINUATION, Frame, PONG, RawSocket, Received, message_of};
 
 /// What is sent.
 pub enum Say {
@@ -80,7 +80,7 @@ pub async fn run(server: &Server, cases: Vec<Case>) {
         let mut socket = RawSocket::open(server.address(), &format!("/rfc6455-{id}")).await;
         // Joined, so that answers to a step 1 do not mix with what the case is about.
         socket.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
-        while !matches!(socket.hear().await, Heard::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
+        while !matches!(socket.receive().await, Received::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
         for say in say {
             match say {
                 Say::Frame(frame) => socket.send(frame).await,
@@ -104,35 +104,35 @@ pub async fn run(server: &Server, cases: Vec<Case>) {
 
 /// Returns whether the connection is still open.
 async fn check(id: &str, socket: &mut RawSocket, expected: Hear) -> bool {
-    let heard = socket.hear().await;
+    let heard = socket.receive().await;
     match expected {
         Hear::Echo(message) => {
-            let is_echo = heard == Heard::Frame { opcode: BINARY, payload: message };
+            let is_echo = heard == Received::Frame { opcode: BINARY, payload: message };
             assert!(is_echo, "{id}: an echo, not {}", shortened(&heard));
             return true;
         }
         Hear::Pong(payload) => {
-            assert_eq!(heard, Heard::Frame { opcode: PONG, payload }, "{id}: a pong");
+            assert_eq!(heard, Received::Frame { opcode: PONG, payload }, "{id}: a pong");
             return true;
         }
         Hear::Failure => {
-            let Heard::Close { code: Some(code), .. } = heard else {
+            let Received::Close { code: Some(code), .. } = heard else {
                 panic!("{id}: a close frame, not {}", shortened(&heard))
             };
             assert_eq!(code, 1002, "{id}");
         }
         Hear::Refused => {
-            assert!(matches!(&heard, Heard::Close { code: Some(4400), .. }), "{id}: {}", shortened(&heard));
+            assert!(matches!(&heard, Received::Close { code: Some(4400), .. }), "{id}: {}", shortened(&heard));
         }
         Hear::Closed(expected) => {
-            assert!(matches!(&heard, Heard::Close { code, .. } if *code == expected), "{id}: {}", shortened(&heard));
+            assert!(matches!(&heard, Received::Close { code, .. } if *code == expected), "{id}: {}", shortened(&heard));
         }
     }
     socket.finish().await;
-    assert_eq!(socket.hear().await, Heard::End, "{id}: nothing follows a close frame");
+    assert_eq!(socket.receive().await, Received::End, "{id}: nothing follows a close frame");
     false
 }
 
-fn shortened(heard: &Heard) -> String {
+fn shortened(heard: &Received) -> String {
     format!("{heard:?}").chars().take(200).collect()
 }
