@@ -81,6 +81,49 @@ fn a_write_that_was_refused_does_not_become_the_register_when_its_lost_decision_
     assert_eq!(status(&log), 11, "its author has received the refusal");
 }
 
+/// As a device sends what the server may have lost: merged, which takes from writes the mark that they belong to a map.
+#[test]
+fn lost_decisions_come_back_merged() {
+    let mut before = life(1, &[]);
+    let mut lost = propose(&mut before, 10, None);
+    lost.extend(propose(&mut before, 11, Some(Version { number: 1, id: 10 })));
+    let merged = Bytes::from(yrs::merge_updates_v1(&lost).unwrap());
+    for known in 0..2 {
+        let mut core = life(2, &lost[..known]);
+        let mut log = [&lost[..known], &change(&mut core, &merged)].concat();
+        assert_eq!(status(&log), 11, "{known} of them were on disk");
+        log.extend(propose(&mut core, 12, Some(Version { number: 2, id: 11 })));
+        assert_eq!(status(&log), 12, "{known} of them were on disk");
+    }
+}
+
+/// The author asks before what its write is based on has come back: what it was told holds, whatever comes after.
+#[test]
+fn a_write_that_was_refused_for_a_base_that_was_lost_stays_refused() {
+    let base = Some(Version { number: 1, id: 10 });
+    let mut before = life(1, &[]);
+    let first = propose(&mut before, 10, None);
+    let second = propose(&mut before, 11, base);
+    let third = propose(&mut before, 12, Some(Version { number: 2, id: 11 }));
+
+    let mut core = life(2, &[]);
+    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "nothing is there yet");
+    let merged = yrs::merge_updates_v1([&first[..], &second, &third].concat()).unwrap();
+    let log = change(&mut core, &merged.into());
+    assert_eq!(Replica::load(log.iter().cloned()).unwrap().read_register("status").unwrap(), None);
+    let again = propose(&mut core, 10, None);
+    assert_eq!(status(&[log, again].concat()), 10, "the author of the first one has not heard of it and asks again");
+
+    let mut core = life(3, &[]);
+    propose(&mut core, 11, base);
+    let mut log = propose(&mut core, 10, None);
+    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "now its base is there");
+    for lost in [&second, &third] {
+        log.extend(change(&mut core, &lost[0]));
+        assert_eq!(status(&log), 10);
+    }
+}
+
 #[test]
 fn a_lost_decision_that_nothing_speaks_against_is_taken_back() {
     let mut before = life(1, &[]);

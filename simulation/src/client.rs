@@ -33,8 +33,8 @@ pub enum News {
     Saved(Action),
     /// It sends this write to a register, based on this version.
     Proposed(u128, String, Option<Version>),
-    /// A register took this write.
-    Taken(u128),
+    /// A register took this write, or refused it.
+    Decided(u128, bool),
     /// The server has another history.
     HistoryChanged,
     /// The server says that it was deleted.
@@ -204,8 +204,8 @@ impl Client {
                 let actions = entries.iter().filter_map(|id| self.entries.get(id));
                 actions.map(|&(document, action)| (document, News::Saved(action))).collect()
             }
-            Told::Document(document, Event::Decided { entry, accepted: true, .. }) => {
-                vec![(document, News::Taken(entry.0))]
+            Told::Document(document, Event::Decided { entry, accepted, .. }) => {
+                vec![(document, News::Decided(entry.0, accepted))]
             }
             Told::Proposed(document, id, register, based_on) => {
                 vec![(document, News::Proposed(id, register, based_on))]

@@ -9,7 +9,7 @@ use syncline_replica::HeldLimits;
 use crate::client::{Client, Sort};
 use crate::disk::find_marks;
 use crate::text::{self, Shape};
-use crate::world::{World, build};
+use crate::world::{REGISTERS, World, build};
 
 /// Rounds in which a world without faults must come to rest.
 const ROUNDS: usize = 400;
@@ -141,6 +141,10 @@ impl World {
             let there = replica.read(text::read);
             let waiting = self.waits_for_ever(document)?;
             self.ledgers[document].end("the disk", &there, &waiting)?;
+            for register in REGISTERS {
+                let state = replica.read_register(register).map_err(|error| error.to_string())?;
+                self.ledgers[document].register(register, state.as_ref())?;
+            }
             let mut others =
                 self.clients.iter().filter(|client| client.documents(self.names.len()).contains(&document));
             if let Some(other) = others.find(|client| client.text(document) != there) {

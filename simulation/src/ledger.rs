@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use syncline_protocol::native::Version;
+use syncline_replica::{MAX_REMEMBERED_WRITES, RegisterState};
 
 use crate::text;
 
@@ -39,6 +40,8 @@ pub struct Ledger {
     relayed: BTreeSet<u32>,
     /// Accepted register writes as they were told: (register, its version) -> the write.
     decided: BTreeMap<(String, u64), u128>,
+    /// Register writes that were told as refused, in the server's present life.
+    refused: BTreeSet<u128>,
     /// What registers' writes were based on, as sent.
     proposed: BTreeMap<u128, (String, u64)>,
     /// The document was replaced by an older copy, or forgotten: the marks that may be missing, or twice, since.
@@ -92,6 +95,7 @@ impl Ledger {
     /// The server crashed: what it had only relayed may be gone.
     pub fn server_crashed(&mut self) {
         self.relayed.clear();
+        self.refused.clear();
     }
 
     /// The document has left memory in order: all that went through it is on the disk.
@@ -112,14 +116,33 @@ impl Ledger {
         self.proposed.insert(id, (register.to_owned(), number));
     }
 
-    /// Somebody was told that its write was taken.
-    pub fn decided(&mut self, id: u128) -> Result<(), String> {
+    /// Somebody was told that its write was taken, or refused.
+    pub fn decided(&mut self, id: u128, accepted: bool) -> Result<(), String> {
         let Some(version) = self.proposed.get(&id) else { return Ok(()) };
+        if !accepted {
+            self.refused.insert(id);
+            return Ok(());
+        }
         match self.decided.insert(version.clone(), id) {
             Some(other) if other != id => {
                 Err(format!("ONE WRITE PER VERSION: {} version {}: {other} and {id}", version.0, version.1))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A register as it is in the end: every write that was taken has led to it, and none that was refused.
+    pub fn register(&self, name: &str, state: Option<&RegisterState>) -> Result<(), String> {
+        let ids = state.map_or(&[][..], |state| &state.ids);
+        let mut taken = self.decided.iter().filter(|((register, _), _)| register == name);
+        if let Some(((_, version), id)) =
+            taken.find(|(_, id)| !ids.contains(id)).filter(|_| ids.len() < MAX_REMEMBERED_WRITES)
+        {
+            return Err(format!("ACKED IS DURABLE: {name} took {id} as version {version}, and is {state:?}"));
+        }
+        match ids.iter().find(|id| self.refused.contains(id)) {
+            Some(id) => Err(format!("REFUSED STAYS REFUSED: {name} refused {id}, and is {state:?}")),
+            None => Ok(()),
         }
     }
 
@@ -141,6 +164,7 @@ impl Ledger {
         self.acked.clear();
         self.relayed.clear();
         self.decided.clear();
+        self.refused.clear();
     }
 
     /// The document was deleted for good: nothing of it is the server's any more.
@@ -148,6 +172,7 @@ impl Ledger {
         self.acked.clear();
         self.relayed.clear();
         self.decided.clear();
+        self.refused.clear();
     }
 
     /// A mark that this device has accepted, nobody has deleted or replaced, and that is not among these.
@@ -229,9 +254,28 @@ mod tests {
         let mut ledger = Ledger::default();
         let version = Version { number: 4, id: 1 };
         (10..13).for_each(|id| ledger.proposed(id, "status", (id < 12).then_some(version)));
-        ledger.decided(10).unwrap();
-        ledger.decided(10).unwrap();
-        ledger.decided(12).unwrap();
-        assert!(ledger.decided(11).is_err());
+        ledger.decided(10, true).unwrap();
+        ledger.decided(10, true).unwrap();
+        ledger.decided(12, true).unwrap();
+        assert!(ledger.decided(11, true).is_err());
+    }
+
+    #[test]
+    fn a_register_without_a_write_that_was_taken_or_with_a_refused_one_is_told() {
+        let mut ledger = Ledger::default();
+        let version = Version { number: 1, id: 10 };
+        let state = |ids: &[u128]| {
+            let version = Version { number: ids.len() as u64, id: ids[ids.len() - 1] };
+            RegisterState { value: yrs::Any::Null, version, author: String::new(), at_ms: 0, ids: ids.to_vec() }
+        };
+        ledger.proposed(10, "status", None);
+        ledger.proposed(11, "status", Some(version));
+        ledger.decided(10, true).unwrap();
+        ledger.decided(11, false).unwrap();
+        assert_eq!(ledger.register("owner", None), Ok(()));
+        assert_eq!(ledger.register("status", Some(&state(&[10, 12]))), Ok(()));
+        assert!(ledger.register("status", None).is_err());
+        assert!(ledger.register("status", Some(&state(&[12]))).is_err());
+        assert!(ledger.register("status", Some(&state(&[10, 11]))).is_err());
     }
 }

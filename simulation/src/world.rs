@@ -28,6 +28,8 @@ use crate::text;
 
 /// The plan's virtual time begins here.
 const START_MS: u64 = 1_700_000_000_000;
+/// The registers that devices write.
+pub(crate) const REGISTERS: [&str; 2] = ["status", "owner"];
 /// A dear check is made once in so many steps.
 const DEAR_CHECK: u32 = 12;
 
@@ -281,9 +283,9 @@ impl World {
                     ledger.acked(action, &on_disk)?;
                 }
                 News::Proposed(id, register, based_on) => ledger.proposed(id, &register, based_on),
-                News::Taken(id) => {
-                    self.counts.add("register writes taken", 1);
-                    ledger.decided(id)?;
+                News::Decided(id, accepted) => {
+                    self.counts.add(if accepted { "register writes taken" } else { "register writes refused" }, 1);
+                    ledger.decided(id, accepted)?;
                 }
                 News::HistoryChanged if self.shape == text::Shape::Text => {
                     return Err("A HISTORY STAYS: a device was told of another one, and nobody replaced it".into());

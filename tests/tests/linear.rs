@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hostile_updates::{by_turns, holes, letters, line, passing, spread};
-use syncline_protocol::update::raw::{Id, write_entry};
+use syncline_protocol::update::edit::set_key;
+use syncline_protocol::update::raw::Id;
 use syncline_protocol::update::{ScanLimits, scan_update};
 use syncline_protocol::varint::write_var_uint;
 use syncline_replica::{HubDocument, HubLimits};
@@ -123,7 +124,7 @@ fn register_writes(count: u64) -> Vec<u8> {
     let mut update = Vec::new();
     write_var_uint(&mut update, clients);
     for client in (0..clients).rev() {
-        let of_one = write_entry(Id { client, clock: 0 }, None, place, &[120], None);
+        let of_one = set_key(Id { client, clock: 0 }, None, place, &[120], None);
         // Without the number of sections before and of deletions behind.
         let section = &of_one[1..of_one.len() - 1];
         update.extend_from_slice(section);
@@ -140,7 +141,7 @@ fn registers(count: u64) -> Vec<u8> {
     }
     for key in 0..count {
         let of_one =
-            write_entry(Id { client: 1, clock: key }, None, ("syncline:registers", &format!("{key:06}")), &[120], None);
+            set_key(Id { client: 1, clock: key }, None, ("syncline:registers", &format!("{key:06}")), &[120], None);
         // The struct alone: behind the numbers of sections and structs, the client and the clock.
         let head = 3 + syncline_protocol::varint::var_uint_len(key);
         update.extend_from_slice(&of_one[head..of_one.len() - 1]);

@@ -145,6 +145,9 @@ impl World {
         for (device, hand) in hands {
             let register = hand.register().await?;
             let found = chain::check(&self.ledgers[document], &decisions, &register);
+            if !found.is_empty() {
+                self.timeline.tell("", &format!("device {device} has {register:?}; what was decided: {decisions:?}"));
+            }
             self.complaints.extend(found.into_iter().map(|what| format!("device {device}, {document}: {what}")));
         }
         Ok(())

@@ -13,6 +13,7 @@
 //! clients   order and duplicates of client ids
 //! raw       structs as they are encoded
 //! cut       one struct cut into parts
+//! edit      small updates that a server makes itself
 //! circle    parts that wait for each other
 //! nesting   how deep types lie in types within one update
 //! merge     several updates as one, by their bytes
@@ -27,6 +28,7 @@ mod circle;
 mod clients;
 mod content;
 mod cut;
+pub mod edit;
 pub(crate) mod json;
 mod merge;
 mod needs;

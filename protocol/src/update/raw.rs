@@ -132,9 +132,10 @@ impl<'a> RawStruct<'a> {
         self.info != SKIP && self.info & TAG_BITS == TYPE
     }
 
-    /// True for an entry of a map, as Yjs and yrs mark each of them.
-    pub fn is_entry(&self) -> bool {
-        !self.is_gc() && !self.is_skip() && self.info & HAS_PARENT_SUB != 0
+    /// False for what is no entry of a map, whatever it follows. Only the first entry of a key is marked in every encoding: when
+    /// Yjs or yrs merges updates, the others lose the mark.
+    pub fn may_be_entry(&self) -> bool {
+        !self.is_gc() && !self.is_skip() && !matches!(self.info & TAG_BITS, STRING | FORMAT | EMBED)
     }
 
     /// The single value in an item of `Any` content, encoded.
@@ -374,35 +375,4 @@ impl<'a> RawUpdate<'a> {
 /// When the bytes are cut short or go on behind it.
 pub fn read_delete_set(delete_set: &[u8], mut tell: impl FnMut(u64, Range<u64>)) -> Result<(), ScanError> {
     walk::read_deleted(&mut Reader::new(delete_set), |range| tell(range.client, range.start..range.end))
-}
-
-/// An update that sets a key of a root map. `own`: the id of the new entry; `before`: the key's last entry; `place`: the
-/// map and the key; `value`: lib0 `Any`; `replaced`: the entry that is deleted with it.
-pub fn write_entry(own: Id, before: Option<Id>, place: (&str, &str), value: &[u8], replaced: Option<Id>) -> Vec<u8> {
-    let mut out = Vec::new();
-    for number in [1, 1, own.client, own.clock] {
-        write_var_uint(&mut out, number);
-    }
-    match before {
-        Some(id) => {
-            out.push(ANY | HAS_PARENT_SUB | HAS_ORIGIN);
-            write_var_uint(&mut out, id.client);
-            write_var_uint(&mut out, id.clock);
-        }
-        None => {
-            // Its parent is a root type.
-            out.extend([ANY | HAS_PARENT_SUB, 1]);
-            write_var_bytes(&mut out, place.0.as_bytes());
-            write_var_bytes(&mut out, place.1.as_bytes());
-        }
-    }
-    write_var_uint(&mut out, 1);
-    out.extend_from_slice(value);
-    write_var_uint(&mut out, u64::from(replaced.is_some()));
-    if let Some(Id { client, clock }) = replaced {
-        for number in [client, 1, clock, 1] {
-            write_var_uint(&mut out, number);
-        }
-    }
-    out
 }

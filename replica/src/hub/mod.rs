@@ -365,6 +365,14 @@ impl HubDocument {
         self.enter(&update);
         update.into()
     }
+
+    /// Makes a register as if it was never written, as the document's own edit, and returns it as a v1 update. `None`: it is so
+    /// already.
+    pub fn clear_register(&mut self, name: &str) -> Option<Bytes> {
+        let update = self.registers.clear(name, &self.structs)?;
+        self.enter(&update);
+        Some(update.into())
+    }
 }
 
 fn waits(verdict: &Verdict) -> bool {

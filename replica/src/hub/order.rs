@@ -152,10 +152,10 @@ impl Order {
 }
 
 impl Write {
-    /// A struct of a map's key, without what was known before. `None`: it is none, or all of it was known.
+    /// A struct that may be a write of a map's key, without what was known before. `None`: it is none, or all of it was known.
     pub(super) fn of(found: &RawStruct<'_>, known: u64) -> Option<Self> {
         let RawStruct { client, start, end, mut origin, right_origin, .. } = *found;
-        if !found.is_entry() || end <= known {
+        if !found.may_be_entry() || end <= known {
             return None;
         }
         if start < known {

@@ -1,27 +1,35 @@
 //! PURE: which writes belong to registers, and what each register holds.
 //!
 //! A register is a key of the root map [`REGISTERS`]. A write of a key names its parent and its key only if it is the first
-//! one; each later one names the write before it as its origin. So a write belongs to a register if its origin does.
+//! one; each later one names the write before it as its origin, and looks like an element of a list. So a write belongs to a
+//! register if its origin does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use syncline_protocol::limits::MAX_REGISTERS;
-use syncline_protocol::update::delete_set;
-use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, read_delete_set, write_entry};
+use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, read_delete_set};
+use syncline_protocol::update::{delete_set, edit};
 
 use super::order::{Budget, Order, Write};
 use crate::register::{REGISTERS, RegisterState};
 use crate::structs::StructStore;
 
-/// A write of some key whose origin is not known to belong to a register: perhaps it comes later in the update.
+/// What may be a write, and depends on what comes later in the update.
 struct Later {
     origin: Id,
     client: u64,
-    clock: u64,
+    start: u64,
+    end: u64,
     /// Where in the update it is.
     at: usize,
+}
+
+/// True when one of these, which are in the order of the clocks of one client, holds this clock.
+fn hold(section: &[Later], clock: u64) -> bool {
+    let after = section.partition_point(|later| later.start <= clock);
+    section[..after].last().is_some_and(|later| clock < later.end)
 }
 
 /// The registers of one document.
@@ -65,19 +73,22 @@ impl Registers {
         let (mut entered, mut later, mut budget) = (Vec::new(), Vec::new(), Budget::new());
         while let Some(mut section) = raw.section() {
             let (before, mut at) = (known(section.client), update.len() - section.rest().len());
+            let earlier = later.len();
             for found in section.by_ref() {
                 let place = at;
                 at += found.bytes.len();
                 let Some(write) = Write::of(&found, before) else { continue };
                 if let Some(name) = self.name_of(&found) {
                     entered.push(self.enter(write, name, &mut budget));
-                // One that is known and belongs to no register never will.
-                } else if let Some(origin) =
-                    found.origin.or(found.right_origin).filter(|id| id.clock >= known(id.client))
-                {
-                    later.push(Later { origin, client: found.client, clock: found.start, at: place });
-                } else {
-                    self.has_more |= Self::is_first(&found);
+                    continue;
+                }
+                self.has_more |= Self::is_first(&found);
+                // An origin that is known and belongs to no register never will, nor does one that this section had before.
+                let comes_later = |id: &Id| {
+                    id.clock >= known(id.client) && (id.client != found.client || hold(&later[earlier..], id.clock))
+                };
+                if let Some(origin) = found.origin.or(found.right_origin).filter(comes_later) {
+                    later.push(Later { origin, client: found.client, start: found.start, end: found.end, at: place });
                 }
             }
             raw.after(&section);
@@ -85,8 +96,8 @@ impl Registers {
         later.sort_unstable_by_key(|write| write.origin);
         while let Some((from, to)) = entered.pop() {
             let first = later.partition_point(|write| write.origin < from);
-            for Later { client, clock, at, .. } in later[first..].iter().take_while(|write| write.origin < to) {
-                let found = RawSection::new(*client, *clock, 1, &update[*at..]).next();
+            for Later { client, start, at, .. } in later[first..].iter().take_while(|write| write.origin < to) {
+                let found = RawSection::new(*client, *start, 1, &update[*at..]).next();
                 if let Some(found) = found
                     && let Some(write) = Write::of(&found, known(*client))
                     && let Some(name) = self.name_of(&found)
@@ -170,7 +181,13 @@ impl Registers {
             self.orders.get(name).and_then(Order::last).map(|last| Id { client: last.client, clock: last.end - 1 });
         // What it replaces is deleted, as every reader does when it integrates the new one.
         let replaced = before.filter(|id| !structs.is_deleted(id.client, id.clock..id.clock + 1));
-        write_entry(own, before, (REGISTERS, name), &state.encode(), replaced)
+        edit::set_key(own, before, (REGISTERS, name), &state.encode(), replaced)
+    }
+
+    /// The update that leaves a register as if it was never written. `None`: it is so already.
+    pub(super) fn clear(&self, name: &str, structs: &StructStore) -> Option<Vec<u8>> {
+        let last = self.orders.get(name)?.last()?.last_id();
+        (!structs.is_deleted(last.client, last.clock..last.clock + 1)).then(|| edit::delete(last))
     }
 
     /// Bytes that they take in memory, about.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use syncline_protocol::close::{Close, may_reconnect};
 
-use super::World;
+use super::{REGISTERS, World};
 use crate::client::{Client, Sort};
 use crate::disk::find_marks;
 use crate::ledger::{Action, Ledger};
@@ -109,7 +109,7 @@ impl World {
 
     fn propose(&mut self, client: usize) {
         let (document, id, now_ms) = (self.dice.usize(..self.names.len()), self.next_id(), self.now_ms);
-        let register = ["status", "owner"][self.dice.usize(..2)];
+        let register = REGISTERS[self.dice.usize(..REGISTERS.len())];
         if let Sort::Device(device) = &mut self.clients[client].sort {
             device.propose(document, id, now_ms, register);
             self.note(|_| format!("client {client} writes register {register}"));

@@ -2,8 +2,8 @@
 //!
 //! A decision is relayed before it is on the disk, like every change. When the server crashes in between, it decides anew,
 //! and whoever had received the lost decision brings it back, as a change like any other: the CRDT would let one of the two
-//! win by chance. So what an update does to a register counts only if it goes on from what is decided here; else the
-//! document writes its decision once more, on top.
+//! win by chance. So what an update does to a register counts only if it goes on from what is decided here and accepts nothing
+//! that was refused here; else the document writes its decision once more, on top.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct Registers {
     /// Bytes of the names and states in `decided`.
     bytes: usize,
     /// The newest refused writes. After a crash another client may still send a lost decision that accepted one of them, although
-    /// its author has received the refusal.
+    /// its author has received the refusal; and what such a write is based on may come after it was refused.
     refused: VecDeque<u128>,
 }
 
@@ -57,6 +57,16 @@ impl Registers {
         self.decided.get(name).and_then(|state| RegisterState::decode(state))
     }
 
+    /// True for a write that was refused before.
+    pub(super) fn has_refused(&self, id: u128) -> bool {
+        self.refused.contains(&id)
+    }
+
+    /// True for a state that one of the refused writes has led to.
+    fn accepts_refused(&self, state: &RegisterState) -> bool {
+        state.ids.iter().any(|&id| self.has_refused(id))
+    }
+
     /// Bytes that it takes in memory, about.
     pub(super) fn memory_bytes(&self) -> usize {
         self.bytes + self.decided.len() * REGISTER_BYTES + self.refused.len() * size_of::<u128>()
@@ -69,8 +79,11 @@ impl Core {
         self.registers.decide(name, state);
     }
 
-    /// A write was not taken.
+    /// A write was not taken. Whoever asks again is answered the same.
     pub(super) fn refused(&mut self, id: u128) {
+        if self.registers.has_refused(id) {
+            return;
+        }
         let refused = &mut self.registers.refused;
         if refused.len() == MAX_REFUSED {
             refused.pop_front();
@@ -83,19 +96,21 @@ impl Core {
         for name in self.document.take_touched() {
             let now = self.document.read_register(&name);
             let decided = self.registers.decided(&name);
-            let refused = &self.registers.refused;
-            let goes_on = match (&now, &decided) {
-                (_, None) => true,
-                (Some(now), Some(decided)) if now == decided => true,
+            let is_kept = match (&now, &decided) {
+                (None, decided) => decided.is_none(),
+                (Some(now), None) => !self.registers.accepts_refused(now),
                 (Some(now), Some(decided)) => {
-                    now.ids.contains(&decided.version.id) && !refused.contains(&now.version.id)
+                    now == decided || (now.ids.contains(&decided.version.id) && !self.registers.accepts_refused(now))
                 }
-                (None, Some(_)) => false,
             };
-            if let Some(decided) = decided.filter(|_| !goes_on) {
-                self.write_register(&name, &decided, effects);
-            } else if let Some(now) = now {
-                self.decided(&name, &now);
+            match (now, decided) {
+                (Some(now), _) if is_kept => self.decided(&name, &now),
+                (None, _) if is_kept => {}
+                (_, Some(decided)) => self.write_register(&name, &decided, effects),
+                (_, None) => {
+                    let update = self.document.clear_register(&name);
+                    update.into_iter().for_each(|update| self.change_own(update, effects));
+                }
             }
         }
         // Its own writes are no news.
@@ -105,6 +120,11 @@ impl Core {
     /// The document's own edit, for all readers.
     pub(super) fn write_register(&mut self, name: &str, state: &RegisterState, effects: &mut Vec<Effect>) {
         let update = self.document.write_register(name, state);
+        self.change_own(update, effects);
+    }
+
+    /// Logs and sends an edit that the document made itself.
+    fn change_own(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.append(update.clone(), effects);
         self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
     }
