@@ -11,8 +11,8 @@ use super::ranges::Ranges;
 pub(super) const MARK_EVERY: usize = 1024;
 /// A struct that has so many bytes is not joined to: a difference that begins within it is cut out of it.
 pub(super) const MAX_JOINED_BYTES: usize = 16 * 1024;
-/// What a client takes besides for what came since the last compaction.
-pub(super) const FRESH_BYTES: usize = size_of::<Fresh>();
+/// What a client takes besides for what came since the last compaction, with the least that its bytes take.
+pub(super) const FRESH_BYTES: usize = size_of::<Fresh>() + 32;
 
 /// Where a struct begins.
 #[derive(Debug, Clone, Copy)]
@@ -41,15 +41,33 @@ struct Base {
     len: u32,
     structs: u32,
     end: u32,
-    marks: Box<[Mark]>,
+    marks: Marks,
+}
+
+/// Marks, in order. Most clients have none.
+#[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "a slice is larger, and every client has one")]
+struct Marks(Option<Box<Vec<Mark>>>);
+
+impl Marks {
+    fn as_slice(&self) -> &[Mark] {
+        self.0.as_ref().map_or(&[], |marks| marks)
+    }
+}
+
+impl From<Vec<Mark>> for Marks {
+    fn from(mut marks: Vec<Mark>) -> Self {
+        marks.shrink_to_fit();
+        Self((!marks.is_empty()).then(|| Box::new(marks)))
+    }
 }
 
 /// What came since.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Fresh {
-    start: u64,
     bytes: Vec<u8>,
-    written: Written,
+    /// Of more than one struct: a page load brings a client, and most make little.
+    written: Option<Box<Written>>,
 }
 
 /// Structs that are written one after the other; what goes on where the last one ends is joined to it.
@@ -69,7 +87,7 @@ pub(crate) struct Written {
 /// What is kept of structs that were written: how many, and where some begin.
 pub(super) struct Settled {
     structs: u32,
-    marks: Box<[Mark]>,
+    marks: Marks,
 }
 
 impl From<Written> for Settled {
@@ -87,7 +105,7 @@ impl Default for Written {
 /// One client.
 #[derive(Debug, Default)]
 pub(super) struct Client {
-    end: u64,
+    end: u32,
     base: Base,
     fresh: Option<Box<Fresh>>,
     deleted: Ranges,
@@ -120,14 +138,14 @@ impl Client {
                 client.deleted.insert(found.start..found.end);
             }
         }
-        client.end = section.clock;
+        client.end = section.clock as u32;
         client.settle(at, next - at, written.into());
         Some((client, joins))
     }
 
     /// The next clock.
     pub(super) fn end(&self) -> u64 {
-        self.end
+        u64::from(self.end)
     }
 
     /// Bytes of what came since the last compaction.
@@ -184,19 +202,20 @@ impl Client {
 
     /// Adds what is new of a struct that begins no later than this client ends.
     pub(super) fn push(&mut self, found: &RawStruct<'_>) {
-        if found.end <= self.end {
+        let end = self.end();
+        if found.end <= end {
             return;
         }
-        debug_assert!(found.start <= self.end, "a hole");
+        debug_assert!(found.start <= end, "a hole");
         if found.is_deleted() {
-            self.deleted.insert(found.start.max(self.end)..found.end);
+            self.deleted.insert(found.start.max(end)..found.end);
         }
         let mut part = Vec::new();
-        let cut = (found.start < self.end).then(|| {
+        let cut = (found.start < end).then(|| {
             let mut cutter = found.cut();
-            cutter.skip_to(self.end);
+            cutter.skip_to(end);
             cutter.write_to(found.end, &mut part);
-            RawSection::new(found.client, self.end, 1, &part).next()
+            RawSection::new(found.client, end, 1, &part).next()
         });
         match cut {
             None => self.push_whole(found),
@@ -205,13 +224,17 @@ impl Client {
     }
 
     fn push_whole(&mut self, found: &RawStruct<'_>) {
-        let start = self.end;
-        self.end = found.end;
-        let fresh =
-            self.fresh.get_or_insert_with(|| Box::new(Fresh { start, bytes: Vec::new(), written: Written::default() }));
+        let start = self.end();
+        self.end = found.end as u32;
+        let fresh = self.fresh.get_or_insert_default();
+        if fresh.bytes.is_empty() {
+            return fresh.bytes.extend_from_slice(found.bytes);
+        }
+        let first = RawSection::new(found.client, u64::from(self.base.end), 1, &fresh.bytes);
+        let written = fresh.written.get_or_insert_with(|| Box::new(Written::of(first)));
         let deleted = &self.deleted;
         let are_alike = || deleted.contains(&(start - 1..start)) == deleted.contains(&(start..start + 1));
-        fresh.written.push(found, are_alike, &mut fresh.bytes);
+        written.push(found, are_alike, &mut fresh.bytes);
     }
 
     /// Appends this client's section of an update: all that comes after a clock, which must be before the end.
@@ -242,20 +265,18 @@ impl Client {
         let of = &self.base;
         let bytes = base.get(of.at as usize..(of.at + of.len) as usize).unwrap_or_default();
         let (end, structs) = (u64::from(of.end), u64::from(of.structs));
-        let base = Run { start: 0, end, structs, bytes, marks: &of.marks };
-        let fresh = self.fresh.as_ref().map_or_else(Run::default, |fresh| Run {
-            start: fresh.start,
-            end: self.end,
-            structs: fresh.written.structs,
-            bytes: &fresh.bytes,
-            marks: &fresh.written.marks,
+        let base = Run { start: 0, end, structs, bytes, marks: of.marks.as_slice() };
+        let fresh = self.fresh.as_ref().map_or_else(Run::default, |fresh| {
+            let (structs, marks) =
+                fresh.written.as_ref().map_or((1, &[][..]), |written| (written.structs, &written.marks[..]));
+            Run { start: end, end: self.end(), structs, bytes: &fresh.bytes, marks }
         });
         [base, fresh]
     }
 
     /// From now on its structs are those that were written into a new base.
     pub(super) fn settle(&mut self, at: usize, len: usize, Settled { structs, marks }: Settled) {
-        self.base = Base { at: at as u32, len: len as u32, structs, end: self.end as u32, marks };
+        self.base = Base { at: at as u32, len: len as u32, structs, end: self.end, marks };
         self.fresh = None;
     }
 }
@@ -314,6 +335,16 @@ impl Written {
     /// Structs that are appended to what has `at` bytes already; those of at least `max_joined_bytes` are not joined to.
     pub(crate) fn at(at: usize, max_joined_bytes: usize) -> Self {
         Self { at, structs: 0, marks: Vec::new(), last: at, joint: None, max_joined_bytes }
+    }
+
+    /// One struct that was written alone.
+    fn of(section: RawSection<'_>) -> Self {
+        let mut written = Self::default();
+        for found in section {
+            written.note(&found, 0);
+            written.joint = found.joint();
+        }
+        written
     }
 
     /// How many there are.
