@@ -101,7 +101,8 @@ pub struct HubDocument {
     structs: StructStore,
     /// Of few documents.
     pending: Option<Box<Pending>>,
-    registers: Registers,
+    /// Of few documents, too.
+    registers: Option<Box<Registers>>,
     /// Something waited while this was built from its log.
     has_waited_at_load: bool,
     /// Bytes of the updates entered since the last compaction.
@@ -122,7 +123,7 @@ impl HubDocument {
             limits: HubLimits::NONE,
             structs: StructStore::default(),
             pending: None,
-            registers: Registers::default(),
+            registers: None,
             has_waited_at_load: false,
             received_bytes: 0,
         }
@@ -189,15 +190,16 @@ impl HubDocument {
 
     /// Adds an update that waits for nothing. True when something of it was new.
     fn enter(&mut self, update: &[u8]) -> bool {
-        let has_registers = !self.registers.is_empty();
+        let has_registers = self.registers.is_some();
         let ranges = has_registers.then(|| update_ranges(update)).into_iter().flatten();
         let known: Known = ranges.map(|range| (range.client, self.structs.clock(range.client))).collect();
         let mut brings_one = false;
         let is_new = self.structs.add_with(update, |found| brings_one |= Registers::is_first(found));
         self.received_bytes = self.received_bytes.saturating_add(update.len());
         if is_new && (has_registers || brings_one) {
-            self.registers.note(update, |client| known.clock(client));
-            self.registers.note_deletions(update);
+            let registers = self.registers.get_or_insert_default();
+            registers.note(update, |client| known.clock(client));
+            registers.note_deletions(update);
         }
         is_new
     }
@@ -213,7 +215,7 @@ impl HubDocument {
         let mut brings_registers = false;
         let is_adopted = self.structs.adopt(state, |found| brings_registers |= Registers::is_first(found));
         if is_adopted && brings_registers {
-            self.registers.note(state, |_| 0);
+            self.registers.get_or_insert_default().note(state, |_| 0);
         }
         is_adopted
     }
@@ -335,33 +337,35 @@ impl HubDocument {
     /// Bytes that it takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
         let pending = self.pending.as_ref().map_or(0, |pending| pending.memory_bytes());
-        self.structs.memory_bytes() + pending + self.registers.memory_bytes()
+        let registers = self.registers.as_ref().map_or(0, |registers| registers.memory_bytes());
+        self.structs.memory_bytes() + pending + registers
     }
 
     /// A register as it is; `None`: no accepted write has made it.
     pub fn read_register(&self, name: &str) -> Option<RegisterState> {
-        self.registers.read(name, &self.structs)
+        self.registers.as_ref()?.read(name, &self.structs)
     }
 
     /// False for one register more than can be decided on.
     pub fn has_room_for_register(&self, name: &str) -> bool {
-        self.registers.has_room_for(name)
+        self.registers.as_ref().is_none_or(|registers| registers.has_room_for(name))
     }
 
     /// Every register that accepted writes have made.
     pub fn read_registers(&self) -> impl Iterator<Item = (Arc<str>, RegisterState)> {
-        self.registers.names().filter_map(|name| Some((Arc::clone(name), self.read_register(name)?)))
+        let names = self.registers.iter().flat_map(|registers| registers.names());
+        names.filter_map(|name| Some((Arc::clone(name), self.read_register(name)?)))
     }
 
     /// The registers that were changed since this was asked last, in the order of their names.
     pub fn take_touched(&mut self) -> Vec<Arc<str>> {
-        self.registers.take_touched()
+        self.registers.as_mut().map_or_else(Vec::new, |registers| registers.take_touched())
     }
 
     /// Writes a register as the document's own edit, and returns it as a v1 update.
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Bytes {
         let own = Id { client: self.client, clock: self.structs.clock(self.client) };
-        let update = self.registers.write(name, state, own, &self.structs);
+        let update = self.registers.get_or_insert_default().write(name, state, own, &self.structs);
         self.enter(&update);
         update.into()
     }
@@ -369,7 +373,7 @@ impl HubDocument {
     /// Makes a register as if it was never written, as the document's own edit, and returns it as a v1 update. `None`: it is so
     /// already.
     pub fn clear_register(&mut self, name: &str) -> Option<Bytes> {
-        let update = self.registers.clear(name, &self.structs)?;
+        let update = self.registers.as_ref()?.clear(name, &self.structs)?;
         self.enter(&update);
         Some(update.into())
     }

@@ -48,11 +48,6 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    /// True when there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.orders.is_empty()
-    }
-
     /// True when this register is followed, or can be.
     pub(super) fn has_room_for(&self, name: &str) -> bool {
         self.orders.contains_key(name) || (!self.has_more && self.orders.len() < MAX_REGISTERS)

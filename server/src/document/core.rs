@@ -18,7 +18,7 @@ mod registers;
 mod unsynced;
 mod waiting;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -67,13 +67,14 @@ pub struct Core {
     /// How many of them are native.
     native_leases: usize,
     /// Leases that were ended and have not left: what they said before they heard of it is not taken.
-    ended: HashSet<LeaseId>,
+    ended: BTreeSet<LeaseId>,
     presence: Presence,
     /// Everyone's presence as it was sent last, if it is large and nothing has changed since.
     everyone: Option<Arc<Frame>>,
     /// Of what waits.
     authors: Authors,
-    registers: Registers,
+    /// Of few documents.
+    registers: Option<Box<Registers>>,
     /// In Seq order.
     waiting: VecDeque<WaitingAck>,
     /// What they take.
@@ -99,7 +100,7 @@ impl Core {
             durable: last,
             leases: HashMap::new(),
             native_leases: 0,
-            ended: HashSet::new(),
+            ended: BTreeSet::new(),
             presence: Presence::default(),
             everyone: None,
             authors: Authors::default(),

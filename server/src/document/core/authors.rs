@@ -1,7 +1,7 @@
 //! PURE: who brought what waits for others. When it is freed it is news for everybody else; its author would take it for the
 //! acknowledgement (y-websocket's echo is the same bytes), and it may not be on the disk yet.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use crate::ids::LeaseId;
 
 /// The authors of pending updates, as long as they stay: at most as many as may be pending.
 #[derive(Debug, Default)]
-pub(super) struct Authors(HashMap<Bytes, LeaseId>);
+pub(super) struct Authors(BTreeMap<Bytes, LeaseId>);
 
 impl Authors {
     /// It waits. Its bytes are the replica's own copy: a slice of the frame would keep all of it.

@@ -14,7 +14,7 @@ impl Core {
             + self.document.memory_bytes()
             + self.tail.bytes()
             + self.answers.bytes()
-            + self.registers.memory_bytes()
+            + self.registers.as_ref().map_or(0, |registers| registers.memory_bytes())
             // Its encoding may be there, and a dialect's message of it.
             + self.presence.memory_bytes() * if self.everyone.is_some() { 3 } else { 1 }
             + self.leases.len() * LEASE_BYTES

@@ -82,7 +82,7 @@ impl Core {
     fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> (bool, Bytes) {
         let current = self.document.read_register(&write.register);
         let accepted = match decide(current.as_ref(), write) {
-            Decision::Accept(state) if !self.registers.has_refused(write.id) => {
+            Decision::Accept(state) if !self.has_refused(write.id) => {
                 self.decided(&write.register, &state);
                 self.write_register(&write.register, &state, effects);
                 self.document.take_touched();

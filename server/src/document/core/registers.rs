@@ -34,10 +34,10 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    /// Those of a document that was just loaded.
-    pub(super) fn of(document: &HubDocument) -> Self {
-        let mut registers = Self::default();
-        document.read_registers().for_each(|(name, state)| registers.decide(&name, &state));
+    /// Those of a document that was just loaded. `None`: it has none.
+    pub(super) fn of(document: &HubDocument) -> Option<Box<Self>> {
+        let mut registers: Option<Box<Self>> = None;
+        document.read_registers().for_each(|(name, state)| registers.get_or_insert_default().decide(&name, &state));
         registers
     }
 
@@ -57,16 +57,6 @@ impl Registers {
         self.decided.get(name).and_then(|state| RegisterState::decode(state))
     }
 
-    /// True for a write that was refused before.
-    pub(super) fn has_refused(&self, id: u128) -> bool {
-        self.refused.contains(&id)
-    }
-
-    /// True for a state that one of the refused writes has led to.
-    fn accepts_refused(&self, state: &RegisterState) -> bool {
-        state.ids.iter().any(|&id| self.has_refused(id))
-    }
-
     /// Bytes that it takes in memory, about.
     pub(super) fn memory_bytes(&self) -> usize {
         self.bytes + self.decided.len() * REGISTER_BYTES + self.refused.len() * size_of::<u128>()
@@ -76,31 +66,41 @@ impl Registers {
 impl Core {
     /// The document itself wrote it, or it goes on from what is decided.
     pub(super) fn decided(&mut self, name: &str, state: &RegisterState) {
-        self.registers.decide(name, state);
+        self.registers.get_or_insert_default().decide(name, state);
     }
 
     /// A write was not taken. Whoever asks again is answered the same.
     pub(super) fn refused(&mut self, id: u128) {
-        if self.registers.has_refused(id) {
+        if self.has_refused(id) {
             return;
         }
-        let refused = &mut self.registers.refused;
+        let refused = &mut self.registers.get_or_insert_default().refused;
         if refused.len() == MAX_REFUSED {
             refused.pop_front();
         }
         refused.push_back(id);
     }
 
+    /// True for a write that was refused before.
+    pub(super) fn has_refused(&self, id: u128) -> bool {
+        self.registers.as_ref().is_some_and(|registers| registers.refused.contains(&id))
+    }
+
+    /// True for a state that one of the refused writes has led to.
+    fn accepts_refused(&self, state: &RegisterState) -> bool {
+        state.ids.iter().any(|&id| self.has_refused(id))
+    }
+
     /// Looks at the registers that the last update changed.
     pub(super) fn hold_registers(&mut self, effects: &mut Vec<Effect>) {
         for name in self.document.take_touched() {
             let now = self.document.read_register(&name);
-            let decided = self.registers.decided(&name);
+            let decided = self.registers.as_ref().and_then(|registers| registers.decided(&name));
             let is_kept = match (&now, &decided) {
                 (None, decided) => decided.is_none(),
-                (Some(now), None) => !self.registers.accepts_refused(now),
+                (Some(now), None) => !self.accepts_refused(now),
                 (Some(now), Some(decided)) => {
-                    now == decided || (now.ids.contains(&decided.version.id) && !self.registers.accepts_refused(now))
+                    now == decided || (now.ids.contains(&decided.version.id) && !self.accepts_refused(now))
                 }
             };
             match (now, decided) {
