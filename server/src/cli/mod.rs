@@ -1,6 +1,5 @@
 //! The command line: what a person types, and what each command does.
 
-mod allocator;
 pub mod arguments;
 pub mod backup;
 pub mod delete;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::signals::StopSignals;
-use super::{ServeArgs, allocator, arguments, logging};
+use super::{ServeArgs, arguments, logging};
 use crate::admin::AdminSocket;
 use crate::auth::OpenToAll;
 use crate::config::{Config, LogFormat, RawConfig};
@@ -15,7 +15,7 @@ use syncline_log::sled::SledStore;
 
 /// Runs the server until a signal ends it. Returns after everything is on disk.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    allocator::settle();
+    syncline_heap::limit_heaps();
     let config =
         args.settings.with_file(args.config.as_deref()).and_then(RawConfig::check).map_err(arguments::explain)?;
     logging::start(config.log_format);
