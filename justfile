@@ -1,0 +1,27 @@
+# Common commands. `just --list` shows them.
+
+# Start a server at http://127.0.0.1:1234/
+run *arguments:
+    cargo run --release -- {{arguments}}
+
+# Formatting, lints and the fast tests: under two minutes when everything is built
+test:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    SYNCLINE_FUZZ_SECONDS=2 SYNCLINE_PLANS=500 cargo nextest run --workspace --locked --status-level fail
+
+# Everything that continuous integration runs
+test-all:
+    ./tests/run
+
+# The benchmark, beside a bare relay
+bench:
+    cargo run --release -p syncline-sim -- bench --against floor
+
+# The fuzz targets, for two minutes
+fuzz seconds="120":
+    SYNCLINE_FUZZ_SECONDS={{seconds}} cargo nextest run --workspace --locked -E 'test(no_decoder_and_no_document_panics)'
+
+# Advisories, licences and sources of all dependencies
+deny:
+    cargo deny check
