@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 
-use super::guard::Card;
 use super::layout::{
     CHUNK_BYTES, Head, Meta, decode_entry, encode_entry, entry_chunks, id_of, part_key, part_of, seal, unseal,
 };
+use super::store_lock::Card;
 
 /// Keys and values of a store: the part of a key, the store's description, a head, an entry, the seal.
 pub fn layout(bytes: &[u8]) {

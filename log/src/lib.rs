@@ -2,8 +2,8 @@
 //!
 //! Document tasks hand records to a [`DocumentLog`]; one thread takes everything that queued while the last commit ran,
 //! makes it one commit of a [`Store`], and then overwrites each document's watched [`Durable`]. Batching comes from load;
-//! under steady changes of many documents commits keep a distance, too (`pace.rs`). Handing in waits when the queue is
-//! full; reporting back waits at most for the task that tells (`reporter.rs`), which waits for nothing: no circle of
+//! under steady changes of many documents commits keep a distance, too (`commit_delay.rs`). Handing in waits when the queue is
+//! full; reporting back waits at most for the task that tells (`notifier.rs`), which waits for nothing: no circle of
 //! waiting can close.
 //!
 //! # Durability, case by case
@@ -47,29 +47,29 @@
 //! [`Log::load`] waits for that document's queued commands first. Other documents' loads do not wait for commits.
 
 pub mod backup;
-mod blobs;
+mod batch_counter;
+mod blob_sync;
+pub mod check;
+mod commit_delay;
 pub mod failpoint;
 #[doc(hidden)]
 pub mod fuzzing;
-mod guard;
 mod handle;
 mod layout;
 pub mod memory;
-mod pace;
+mod notifier;
 mod private;
-mod reporter;
-mod rescue;
+mod read_fallback;
+mod saved_segments;
 mod segments;
 pub mod sled;
-mod sled_adopt;
+mod sled_import;
 mod sled_read;
 mod sled_salvage;
 mod sled_scan;
 mod sled_write;
 pub mod store;
-pub mod survey;
-mod tail;
-mod tally;
+mod store_lock;
 #[cfg(test)]
 mod tests;
 mod thread;

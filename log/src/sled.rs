@@ -34,19 +34,19 @@ use sled::Db;
 use syncline_protocol::ids::DocumentName;
 use tracing::{info, warn};
 
-use super::blobs::Blobs;
+use super::batch_counter::{Tally, doubt};
+use super::blob_sync::Blobs;
 use super::failpoint::Point;
-use super::guard::{
-    Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, is_out_of_files, open_error,
-    prepare_engine, refuse_newer, sync_dir, sync_files,
-};
 use super::layout::{FORMAT, META_KEY, Meta, seal, unseal};
-use super::rescue::Rescue;
+use super::read_fallback::Rescue;
+use super::saved_segments;
 use super::segments::{SEGMENT_BYTES, let_go, segment_bytes};
 use super::sled_read::Census;
 use super::store::{Mark, Salvaged, Store, StoreError, Stored, Write};
-use super::tail;
-use super::tally::{Tally, doubt};
+use super::store_lock::{
+    Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, is_out_of_files, open_error,
+    prepare_engine, refuse_newer, sync_dir, sync_files,
+};
 
 /// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
 const CACHE_BYTES: u64 = 64 << 20;
@@ -135,7 +135,7 @@ impl SledStore {
         }
         prepare_engine(dir, &engine_dir).map_err(failed)?;
         // For a repair only: a disk that has no room for it may have room for the store.
-        tail::keep(dir, &engine_dir.join("db")).ok();
+        saved_segments::keep(dir, &engine_dir.join("db")).ok();
         let db = open_engine(dir, &engine_dir, clean_every_ms, card.is_some())?;
         let db_file = File::open(engine_dir.join("db")).map_err(failed)?;
         let written = db.context.pagecache.log.stable_offset();
@@ -170,7 +170,7 @@ impl SledStore {
         guarded(|| engine.sweep_leftovers(&mut writer).and_then(|()| engine.rename_spellings(&mut writer, &spelled)))?;
         if doubt.is_none() {
             writer.write_card(dir).map_err(failed)?;
-            tail::forget(dir);
+            saved_segments::forget(dir);
         }
         let_go();
         Ok(Self {

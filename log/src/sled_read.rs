@@ -10,13 +10,13 @@ use sled::IVec;
 use syncline_protocol::ids::{DocumentName, Seq};
 use tracing::warn;
 
-use super::guard::{WAY_OUT, open_error};
 use super::layout::{
     CHUNK_BYTES, HEADS, Head, Kind, Meta, NAMES, Part, chain, decode_entry, entry_chunks, head_key, id_of, part_of,
     parts_prefix, sum_of, sweep_key, unseal,
 };
 use super::sled::{Engine, failed, words};
 use super::store::{Mark, Record, Snapshot, StoreError, Stored};
+use super::store_lock::{WAY_OUT, open_error};
 
 /// A document that changes under the reader is read again, at most so often.
 const READ_TRIES: u32 = 64;

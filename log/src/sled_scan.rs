@@ -17,8 +17,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::layout::unseal;
+use super::saved_segments::Segment;
 use super::segments::segment_bytes;
-use super::tail::Segment;
 
 pub(super) const SEGMENT_HEADER_BYTES: usize = 20;
 /// The crc32 and the kind.

@@ -14,9 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task;
 use tracing::{error, warn};
 
+use super::commit_delay::{Begun, Pace};
 use super::handle::{Command, Document, Shared};
-use super::pace::{Begun, Pace};
-use super::reporter::Reporter;
+use super::notifier::Reporter;
 use super::sled::words;
 use super::store::{StoreError, Write};
 

@@ -4,7 +4,7 @@
 //! yrs 0.28.1 is never given an update that it could not integrate at once: it can be made to integrate behind a
 //! hole, and merging two pending updates that overlap underflows a length. The scanner's verdict tells such updates
 //! apart without yrs; they are *held* here, as received, and given to yrs when what they need has come.
-//! What it is given has been prepared for it (`intake.rs`).
+//! What it is given has been prepared for it (`yrs_input.rs`).
 //!
 //! An update with one part that waits is held whole. One that breaks yrs when its turn comes is to blame, not the
 //! update that it waited for: that one is taken, and the document is loaded again without the culprit.
@@ -15,13 +15,13 @@ use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, Structs, Verdict, type
 
 use super::clocks::Clocks;
 use super::crdt::{Crdt, CrdtError};
-use super::held::{Held, HeldLimits};
 use super::hub::HubDocument;
-use super::intake::Intake;
 use super::json::{JsonError, to_json};
 use super::known::Known;
+use super::pending_updates::{Held, HeldLimits};
 use super::register::RegisterState;
-use super::watch::Touched;
+use super::register_watch::Touched;
+use super::yrs_input::Intake;
 
 /// What became of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

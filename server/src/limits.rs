@@ -17,9 +17,9 @@
 //! What an honest client never meets is limited by default. What depends on where a server stands is not: behind a proxy
 //! all clients have one address. Who a user is, a token says (`auth.rs`) or a proxy (`--user-header`).
 
-mod gate;
+mod admission;
 mod machine;
-mod places;
+mod quota;
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ use clap::Args;
 use serde::Deserialize;
 use syncline_protocol::limits::{DEFAULT_MAX_DOCUMENT_BYTES, MAX_CLIENTS};
 
-pub use self::gate::{Gate, Meter, Seat, Unfinished, UserSeat};
-use self::places::Allowance;
+pub use self::admission::{Gate, Meter, Seat, Unfinished, UserSeat};
+use self::quota::Allowance;
 
 /// The longest that a connection is made to wait for its rate. More is a flood, and its session ends.
 pub const MAX_PAUSE: Duration = Duration::from_secs(10);

@@ -4,9 +4,9 @@
 //! everything on disk and end; the log commits, closes its store and ends. Sessions and documents have a deadline, after
 //! which sockets are cut and work that nobody was promised is dropped; the log has none.
 
-mod arrival;
+mod accept;
 mod descriptors;
-mod operators;
+mod metrics_port;
 
 use std::io;
 use std::net::SocketAddr;
@@ -179,7 +179,7 @@ impl Server {
     /// Shows `/metrics` on `listener`, until it stops. Returns where.
     pub fn serve_metrics(&self, listener: Listener) -> SocketAddr {
         let Listener { listener, address } = listener;
-        self.admin.spawn(operators::run(listener, Arc::clone(&self.shared), self.admin_stop.clone()));
+        self.admin.spawn(metrics_port::run(listener, Arc::clone(&self.shared), self.admin_stop.clone()));
         address
     }
 
@@ -246,7 +246,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 socket.set_nodelay(true).ok();
                 let unfinished = shared.context.gate.arrive();
                 let shared = Arc::clone(&shared);
-                tokio::spawn(arrival::run(socket, peer, unfinished, shared));
+                tokio::spawn(accept::run(socket, peer, unfinished, shared));
             }
             Err(error) => {
                 if let Some(not_logged) = shared.context.log_limit.admit(("accept failed", 0), Instant::now()) {

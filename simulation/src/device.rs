@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncline_client::document::machine::{JournalWrite, Machine};
+use syncline_client::document::driver::{JournalWrite, Machine};
 use syncline_client::{Event, SyncState, Ulid};
 use syncline_log::Store;
 use syncline_log::store::Write;

@@ -27,7 +27,7 @@ use syncline_server::cli::export::ExportArgs;
 use syncline_server::cli::import::ImportArgs;
 use syncline_server::cli::restore::RestoreArgs;
 use syncline_server::cli::{StoreArgs, backup, export, import, restore};
-use syncline_server::portable::Format;
+use syncline_server::import_export::Format;
 use syncline_server::{Config, Server};
 
 /// More than a device makes in the tests.

@@ -17,7 +17,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("session/", &["admin", "server", "http", "config", "cli"]),
     ("http/", &["server", "session", "registry", "document", "cli"]),
     ("admin/", &["session", "server", "http", "config", "cli"]),
-    ("portable.rs", &["admin", "document", "registry", "session", "server", "http", "auth", "config", "cli"]),
+    ("import_export.rs", &["admin", "document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("outbox.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("auth.rs", &["document", "registry", "session", "server", "http", "config", "cli"]),
     ("limits", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),

@@ -6,37 +6,37 @@
 //! queue.rs      PURE: what is not confirmed yet
 //! batch.rs      PURE: what leaves the queue next, as one message
 //! core.rs       PURE: the CRDT, the queue, the journal
-//! storing.rs    PURE: the journal written anew
-//! taking.rs     PURE: changes by others, into the CRDT and the journal
+//! journal_rewrite.rs    PURE: the journal written anew
+//! apply.rs     PURE: changes by others, into the CRDT and the journal
 //! clock.rs      PURE: stamps made by a wrong clock, moved before they are sent
 //! sync.rs       PURE: the talk with the server
-//! again.rs      PURE: changes by others that the server may have lost
+//! resend.rs      PURE: changes by others that the server may have lost
 //! rebuild.rs    PURE: the CRDT from the journal
 //! history.rs    PURE: when the server has another history
 //! report.rs     PURE: what a sync did, what both sides changed
 //! registers.rs  versioned registers, read
-//! machine.rs    PURE: all of that behind one type, for programs that bring their own store, socket and time
+//! driver.rs    PURE: all of that behind one type, for programs that bring their own store, socket and time
 //! ```
 //! The task that owns all documents of a device is [`crate::device`]'s; a [`Document`] only sends it commands.
 
-mod again;
+mod apply;
 mod batch;
 mod clock;
 pub(crate) mod core;
+pub mod driver;
 #[doc(hidden)]
 pub mod fuzzing;
 mod history;
 pub(crate) mod journal;
-pub mod machine;
+mod journal_rewrite;
 mod queue;
 mod rebuild;
 mod registers;
 mod report;
+mod resend;
 pub(crate) mod status;
-mod storing;
+mod status_view;
 pub(crate) mod sync;
-mod taking;
-mod view;
 
 use std::sync::Arc;
 

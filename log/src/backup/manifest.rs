@@ -12,9 +12,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{BackupError, at};
 use crate::failpoint::Point;
-use crate::guard::sync_dir;
 use crate::private;
 use crate::store::Mark;
+use crate::store_lock::sync_dir;
 
 pub(super) const MANIFEST_FILE: &str = "manifest.jsonl";
 pub(super) const NEW_MANIFEST_FILE: &str = "manifest.jsonl.new";

@@ -15,9 +15,9 @@ use super::manifest::{Entry, MANIFEST_FILE, Manifest};
 use super::pack;
 use super::write::read_place;
 use super::{BackupError, at};
-use crate::guard::{RESTORING_DIR, create_dir_durably, sync_dir};
 use crate::sled::SledStore;
 use crate::store::{Record, Store, StoreError, Stored, Write};
+use crate::store_lock::{RESTORING_DIR, create_dir_durably, sync_dir};
 
 /// Bytes of documents restored by one commit.
 const COMMIT_BYTES: usize = 8 << 20;

@@ -16,9 +16,9 @@ use super::manifest::{Entry, MANIFEST_FILE, Manifest, NEW_MANIFEST_FILE, Place};
 use super::pack::{self, PACK_TITLE};
 use super::{BackupError, at};
 use crate::failpoint::Point;
-use crate::guard::{LOCK_FILE, Lock, create_dir_durably, sync_dir};
 use crate::private;
 use crate::store::{Store, StoreError};
+use crate::store_lock::{LOCK_FILE, Lock, create_dir_durably, sync_dir};
 
 /// A pack that is larger is closed; one document is never divided.
 const PACK_BYTES: u64 = 64 << 20;

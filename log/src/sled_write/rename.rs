@@ -125,8 +125,8 @@ mod tests {
 
     use super::*;
     use crate::SledStore;
+    use crate::check::{Condition, Survey};
     use crate::store::{Record, Snapshot, Store, Write};
-    use crate::survey::{Condition, Survey};
 
     const EPOCH: Epoch = Epoch(5);
 

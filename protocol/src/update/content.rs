@@ -107,7 +107,7 @@ pub(super) fn values(tag: u8, content: &[u8], len: u64) -> &[u8] {
 
 /// Passes values that were accepted before.
 fn skip_values(reader: &mut Reader<'_>, count: u64) -> Result<(), ReadError> {
-    read_values(reader, count, &super::walk::UNLIMITED, &mut Summary::default()).map_err(|error| match error {
+    read_values(reader, count, &super::parse::UNLIMITED, &mut Summary::default()).map_err(|error| match error {
         ScanError::Read(error) => error,
         _ => ReadError::UnexpectedEnd,
     })

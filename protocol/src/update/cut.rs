@@ -3,8 +3,8 @@
 //! code units; a surrogate pair that is cut in two becomes U+FFFD on either side.
 
 use super::content::{self, ANY, DELETED, JSON, STRING};
+use super::parse::TAG_BITS;
 use super::raw::RawStruct;
-use super::walk::TAG_BITS;
 use crate::varint::{write_var_bytes, write_var_uint};
 
 /// What either half of a surrogate pair becomes.

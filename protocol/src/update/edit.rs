@@ -1,8 +1,8 @@
 //! PURE: small v1 updates that a server makes itself: a key of a root map is set, an element is deleted.
 
 use super::content::ANY;
+use super::parse::{HAS_ORIGIN, HAS_PARENT_SUB};
 use super::raw::Id;
-use super::walk::{HAS_ORIGIN, HAS_PARENT_SUB};
 use crate::varint::{write_var_bytes, write_var_uint};
 
 /// An update that sets a key of a root map. `own`: the id of the new entry; `before`: the key's last entry; `place`: the

@@ -5,8 +5,8 @@
 //! simple begins another update, so the result is a list, in order, that holds exactly what went in.
 //! (`yrs::merge_updates_v1` decodes everything and is quadratic in the number of updates.)
 
-use super::walk::{ClientRange, UNLIMITED, read_section_head, read_struct};
-use super::{ScanError, Summary, walk};
+use super::parse::{ClientRange, UNLIMITED, read_section_head, read_struct};
+use super::{ScanError, Summary, parse};
 use crate::varint::{Reader, var_uint_len, write_var_uint};
 
 /// A merged update has at most about this many bytes; a larger one stays alone and is not copied.
@@ -88,7 +88,7 @@ impl<'a> Updates<'a> {
             let bytes = &from[..from.len() - reader.remaining()];
             self.sections.push(Section { range: ClientRange { client, start, end }, structs, bytes });
         }
-        walk::read_deleted(&mut reader, |range| self.deletes.push(range))?;
+        parse::read_deleted(&mut reader, |range| self.deletes.push(range))?;
         Ok(summary)
     }
 

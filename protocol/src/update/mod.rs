@@ -7,51 +7,51 @@
 //! SPEC.md, "What an update must be".
 //!
 //! ```text
-//! walk      sections, structs and delete set, one pass, told to a visitor
-//! content   what an item holds: text, values, types, subdocuments
-//! json      is this text JSON, and how deep
-//! clients   order and duplicates of client ids
-//! raw       structs as they are encoded
-//! cut       one struct cut into parts
-//! edit      small updates that a server makes itself
-//! circle    parts that wait for each other
-//! nesting   how deep types lie in types within one update
-//! merge     several updates as one, by their bytes
-//! verdict   what an update would do to a document known by its clocks
-//! needs     what it waits for
+//! parse         sections, structs and delete set, one pass, told to a visitor
+//! content       what an item holds: text, values, types, subdocuments
+//! json          is this text JSON, and how deep
+//! client_ids    order and duplicates of client ids
+//! raw           structs as they are encoded
+//! cut           one struct cut into parts
+//! edit          small updates that a server makes itself
+//! cycles        parts that wait for each other
+//! nesting       how deep types lie in types within one update
+//! merge         several updates as one, by their bytes
+//! verdict       what an update would do to a document known by its clocks
+//! dependencies  what it waits for
 //! ```
 //!
 //! Sources: npm yjs 13.6.33 `src/utils/encoding.js`, `src/utils/UpdateDecoder.js`, `src/structs/*`; lib0 0.2.120
 //! `decoding.js`; yrs 0.28.1 `src/update.rs`, `src/block.rs`, `src/any.rs`, `src/id_set.rs`.
 
-mod circle;
-mod clients;
+mod client_ids;
 mod content;
 mod cut;
+mod cycles;
+mod dependencies;
 pub mod edit;
 pub(crate) mod json;
 mod merge;
-mod needs;
 mod nesting;
+mod parse;
 pub mod raw;
 mod state_vector;
 mod verdict;
-mod walk;
 
 use thiserror::Error;
 
 use crate::limits;
 use crate::varint::ReadError;
 
-pub use circle::is_circular;
 pub use cut::Cutter;
+pub use cycles::is_circular;
+pub use dependencies::needs;
 pub use json::json_for_yrs;
 pub use merge::{Merged, Updates};
-pub use needs::needs;
 pub use nesting::type_depth;
+pub use parse::{ClientRange, ClientRanges, delete_set, update_ranges};
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
 pub use verdict::{StateClock, Structs, Verdict, verdict};
-pub use walk::{ClientRange, ClientRanges, delete_set, update_ranges};
 
 /// The deepest value that can be allowed at all: the walk keeps one counter per level on the stack.
 pub const VALUE_DEPTH_CEILING: usize = 127;
@@ -192,7 +192,7 @@ impl Summary {
 /// # Errors
 /// The first rule it breaks.
 pub fn scan_update(update: &[u8], limits: &ScanLimits) -> Result<Summary, ScanError> {
-    walk::walk(update, limits, &mut walk::Ignore)
+    parse::walk(update, limits, &mut parse::Ignore)
 }
 
 /// Checks that `bytes` are one lib0 `Any` value and nothing else.

@@ -4,7 +4,7 @@
 //! in a tree; yrs recurses down it when it is deleted or collected. This resolves the level of every item, without recursion,
 //! from a sorted table of the items, for whoever builds a tree. Levels outside this update count as none.
 
-use super::walk::{Id, Kind, Struct, Visit, pass};
+use super::parse::{Id, Kind, Struct, Visit, pass};
 use super::{ScanError, ScanLimits, Summary};
 
 const UNKNOWN: u32 = u32::MAX;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::content::{self, ANY, DELETED, EMBED, FORMAT, JSON, MAP, STRING, TYPE, XML_HOOK};
-use super::walk::{GC, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, SKIP, TAG_BITS};
-use super::{ScanError, walk};
+use super::parse::{GC, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, SKIP, TAG_BITS};
+use super::{ScanError, parse};
 use crate::varint::{ReadError, Reader, var_uint_len, write_var_bytes, write_var_uint, write_var_uint_at};
 
 /// One element of a document.
@@ -354,7 +354,7 @@ impl<'a> RawUpdate<'a> {
     /// The next client's structs. They are to be read to their end, and given back by [`RawUpdate::after`].
     pub fn section(&mut self) -> Option<RawSection<'a>> {
         self.sections = self.sections.checked_sub(1)?;
-        let (left, client, clock) = walk::read_section_head(&mut self.reader).ok()?;
+        let (left, client, clock) = parse::read_section_head(&mut self.reader).ok()?;
         Some(RawSection { client, clock, left, reader: self.reader })
     }
 
@@ -374,5 +374,5 @@ impl<'a> RawUpdate<'a> {
 /// # Errors
 /// When the bytes are cut short or go on behind it.
 pub fn read_delete_set(delete_set: &[u8], mut tell: impl FnMut(u64, Range<u64>)) -> Result<(), ScanError> {
-    walk::read_deleted(&mut Reader::new(delete_set), |range| tell(range.client, range.start..range.end))
+    parse::read_deleted(&mut Reader::new(delete_set), |range| tell(range.client, range.start..range.end))
 }

@@ -1,6 +1,6 @@
 //! State vectors: how far each client is known.
 
-use super::clients::Clients;
+use super::client_ids::Clients;
 use super::{ScanError, ScanLimits, at_most};
 use crate::varint::Reader;
 

@@ -1,6 +1,6 @@
 //! What an update would do to a document that is known only by how far each of its clients has come.
 
-use super::walk::{ClientRange, Id, Kind, Struct, Visit, pass, walk};
+use super::parse::{ClientRange, Id, Kind, Struct, Visit, pass, walk};
 use super::{ScanError, ScanLimits, Summary};
 
 /// How far each client is known: a state vector, however it is stored.

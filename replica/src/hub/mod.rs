@@ -4,10 +4,10 @@
 //! ```text
 //! pending    updates that wait for others
 //! registers  the current value of each register
-//! order      the order of one map key's writes, as every reader finds it
+//! key_order  the order of one map key's writes, as every reader finds it
 //! ```
 
-mod order;
+mod key_order;
 mod pending;
 mod registers;
 

@@ -17,7 +17,7 @@ use yrs::Transact;
 pub use read::from_json;
 
 use super::crdt::{Crdt, CrdtError, contain};
-use super::intake::Intake;
+use super::yrs_input::Intake;
 
 /// Types and values within each other, at most. serde_json reads no deeper.
 pub const MAX_JSON_DEPTH: usize = 120;

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use super::import::import;
 use super::message::{Answer, Request};
 use super::socket::AdminSocket;
-use crate::portable::{self, Change, Format, MAX_IMPORT_BYTES, PortableError};
+use crate::import_export::{self, Change, Format, MAX_IMPORT_BYTES, PortableError};
 use crate::registry::Registry;
 
 /// Commands at once; the next waits.
@@ -180,11 +180,11 @@ async fn export(admin: &Admin, document: &str, writing: &mut OwnedWriteHalf) -> 
     }
 }
 
-async fn exported(admin: &Admin, document: &str) -> Result<portable::Exported, String> {
+async fn exported(admin: &Admin, document: &str) -> Result<import_export::Exported, String> {
     let name = DocumentName::exact(document).map_err(|error| error.to_string())?;
     let stored = admin.log.load(&name).await.map_err(|error| error.to_string())?;
     let stored = stored.ok_or_else(|| format!("there is no document {document:?}"))?;
-    blocking(move || portable::export(stored)).await.map_err(|reason| format!("document {document:?}: {reason}"))
+    blocking(move || import_export::export(stored)).await.map_err(|reason| format!("document {document:?}: {reason}"))
 }
 
 async fn take_file(
@@ -201,8 +201,8 @@ async fn take_file(
     }
     // On a copy first, so that what it would do is known before anybody sees it.
     let (update, change) = blocking(move || {
-        let update = portable::read(file, format)?;
-        let change = portable::try_on(stored, &update)?;
+        let update = import_export::read(file, format)?;
+        let change = import_export::try_on(stored, &update)?;
         Ok((update, change))
     })
     .await?;

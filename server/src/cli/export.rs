@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 use super::target::Target;
 use super::{StoreArgs, document_name};
-use crate::portable::Format;
+use crate::import_export::Format;
 
 /// `syncline export`.
 #[derive(Debug, clap::Args)]

@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use syncline_log::check::{Condition, Survey};
 use syncline_log::store::Write as Step;
-use syncline_log::survey::{Condition, Survey};
 use syncline_log::{Record, SledStore, Store, StoreError, TOMBSTONE};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::update::{ScanLimits, scan_update};

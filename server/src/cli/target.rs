@@ -14,7 +14,7 @@ use super::explain;
 use super::store_args::announce;
 use crate::admin::client::Running;
 use crate::admin::message::{Answer, Request};
-use crate::portable::{self, Change, Exported, Format};
+use crate::import_export::{self, Change, Exported, Format};
 
 /// Where documents come from and go to.
 pub(super) enum Target {
@@ -91,7 +91,7 @@ impl Target {
             Self::Stopped(store) => {
                 let stored =
                     store.load(document)?.ok_or_else(|| anyhow!("there is no document {document:?} in this store"))?;
-                portable::export(stored)
+                import_export::export(stored)
             }
         };
         // JSON is built here, never in the server's process.
@@ -143,8 +143,8 @@ fn import_stopped(
         return Ok(Imported::Exists);
     }
     let (epoch, last) = stored.as_ref().map_or((Epoch(rand::random()), Seq::ZERO), |it| (it.epoch, it.last()));
-    let update = portable::read(file, format)?;
-    if portable::try_on(stored, &update)? == Change::Nothing {
+    let update = import_export::read(file, format)?;
+    if import_export::try_on(stored, &update)? == Change::Nothing {
         return Ok(Imported::Known);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

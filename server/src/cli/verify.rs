@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use syncline_log::survey::{Condition, Survey};
+use syncline_log::check::{Condition, Survey};
 use syncline_log::{SledStore, Store, Stored};
 use syncline_replica::HubDocument;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use syncline_client::Ulid;
-use syncline_client::document::machine::{JournalWrite, Machine};
+use syncline_client::document::driver::{JournalWrite, Machine};
 use syncline_client::yrs::{Any, Text, WriteTxn};
 use syncline_log::backup::{self, Pace};
 use syncline_log::store::Write;
@@ -15,7 +15,7 @@ use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
 use syncline_server::admin::message::{Answer, Request};
-use syncline_server::portable::Format;
+use syncline_server::import_export::Format;
 
 use crate::scanner_fixtures;
 

@@ -9,7 +9,7 @@ mod fuzz_session;
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use syncline_client::document::machine::Machine;
+use syncline_client::document::driver::Machine;
 use syncline_client::yrs::ReadTxn;
 use syncline_log::{Record, Snapshot, Stored};
 use syncline_protocol::awareness::{AwarenessUpdate, encode};
@@ -30,7 +30,7 @@ use syncline_server::document::core::Core;
 use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome};
 use syncline_server::http::handshake::{Head, look};
 use syncline_server::ids::LeaseId;
-use syncline_server::portable::{self, Format};
+use syncline_server::import_export::{self, Format};
 
 /// A target and its name.
 pub type Target = (&'static str, fn(&[u8]));
@@ -272,8 +272,8 @@ fn config(bytes: &[u8]) {
 /// A file that somebody imports can be taken into a new document, or is refused in words.
 fn portable(bytes: &[u8]) {
     for format in [Format::Update, Format::Json] {
-        if let Ok(update) = portable::read(Bytes::copy_from_slice(bytes), format) {
-            _ = portable::try_on(None, &update);
+        if let Ok(update) = import_export::read(Bytes::copy_from_slice(bytes), format) {
+            _ = import_export::try_on(None, &update);
         }
     }
 }

@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 use super::Found;
-use crate::portable::MAX_IMPORT_BYTES;
+use crate::import_export::MAX_IMPORT_BYTES;
 
 /// Every document in a SQLite file, by name. Read in one transaction; Hocuspocus may be running, but what it has not stored
 /// yet is not there.

@@ -20,7 +20,7 @@ use syncline_protocol::ids::DocumentName;
 
 use super::target::{IfMissing, Imported, Target};
 use super::{StoreArgs, text_of};
-use crate::portable::{Format, MAX_IMPORT_BYTES};
+use crate::import_export::{Format, MAX_IMPORT_BYTES};
 
 /// `syncline import`.
 #[derive(Debug, clap::Args)]

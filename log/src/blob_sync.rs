@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::guard::{is_out_of_files, sync_dir};
+use super::store_lock::{is_out_of_files, sync_dir};
 
 /// A folder that changed less than this ago may change again without a newer time.
 const SETTLED: Duration = Duration::from_secs(1);

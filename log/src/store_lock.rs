@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::blobs::Blobs;
+use super::blob_sync::Blobs;
 use super::failpoint::Point;
 use super::layout::FORMAT;
 use super::private;

@@ -12,10 +12,10 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::guard::{WAY_OUT, open_error};
 use super::layout::Meta;
 use super::sled::SledStore;
 use super::store::StoreError;
+use super::store_lock::{WAY_OUT, open_error};
 
 const TALLY_FILE: &str = "syncline.tally";
 /// The batches, half of the store's identity, the checksum of both.

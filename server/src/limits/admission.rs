@@ -10,7 +10,7 @@ use syncline_protocol::close::Close;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::places::Places;
+use super::quota::Places;
 use super::{Limits, MAX_PAUSE, Rate};
 use crate::ids::UserId;
 use crate::metrics::Metrics;

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use syncline_protocol::ids::DocumentName;
 
+use super::check::Survey;
 use super::store::{StoreError, Stored};
-use super::survey::Survey;
 
 /// A second way to what is on disk.
 #[derive(Default)]

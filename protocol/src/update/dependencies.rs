@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::parse::{ClientRange, Id, Kind, Struct, Visit, pass};
 use super::verdict::{AllRanges, StateClock};
-use super::walk::{ClientRange, Id, Kind, Struct, Visit, pass};
 use super::{ScanError, ScanLimits};
 
 /// The clients of which a document with `state` lacks something that `update` builds on or deletes, each with the next

@@ -1,6 +1,6 @@
 //! One pass over an update: sections, structs, delete set. What is found is told to a [`Visit`]or.
 
-use super::clients::{self, Clients, Sorted};
+use super::client_ids::{self, Clients, Sorted};
 use super::{ScanError, ScanLimits, Summary, at_most, content};
 use crate::varint::{ReadError, Reader};
 
@@ -59,7 +59,7 @@ impl Visit for Ignore {}
 pub(super) fn walk(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<Summary, ScanError> {
     let (summary, sorted) = pass(update, limits, visit)?;
     if !(sorted.sections && sorted.deletes) {
-        clients::check_unsorted(update, &summary, sorted)?;
+        client_ids::check_unsorted(update, &summary, sorted)?;
     }
     Ok(summary)
 }

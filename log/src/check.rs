@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 use syncline_protocol::ids::{DocumentName, Seq};
 
-use super::guard::{Card, Lock, open_error};
+use super::batch_counter::{doubt, look};
 use super::layout::{
     CHUNK_BYTES, FORMAT, HEADS, Head, Kind, META_KEY, Meta, NAMES, decode_entry, head_key, id_of, name_key, part_of,
     parts_prefix, sum_of, sweep_key, unseal,
 };
+use super::saved_segments::kept;
 use super::sled::{ENGINE_DIR, SledStore};
 use super::sled_read::{Reader, damaged};
 use super::sled_scan::Scan;
 use super::store::{Record, Snapshot, StoreError, Stored};
-use super::tail::kept;
-use super::tally::{doubt, look};
+use super::store_lock::{Card, Lock, open_error};
 
 /// Damaged ranges told one by one.
 const MAX_TOLD_RANGES: usize = 8;
