@@ -203,6 +203,11 @@ impl Outbox {
         self.push_unless_too_many(None, Waiting::Pong { frame: payload })
     }
 
+    /// A WebSocket ping.
+    pub fn push_ping(&self) -> Pushed {
+        self.push_unless_too_many(None, Waiting::Ping)
+    }
+
     fn push_small(&self, lease: Option<LeaseId>, frame: Bytes) -> Pushed {
         self.push_unless_too_many(lease, Waiting::Control { frame })
     }

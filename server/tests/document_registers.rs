@@ -81,7 +81,7 @@ fn a_write_that_was_refused_does_not_become_the_register_when_its_lost_decision_
     assert_eq!(status(&log), 11, "its author has received the refusal");
 }
 
-/// As a device sends what the server may have lost: merged, which takes from writes the mark that they belong to a map.
+/// A device resends merged changes. Merging removes the mark of a map entry from all writes but the first.
 #[test]
 fn lost_decisions_come_back_merged() {
     let mut before = life(1, &[]);
@@ -97,7 +97,7 @@ fn lost_decisions_come_back_merged() {
     }
 }
 
-/// The author asks before what its write is based on has come back: what it was told holds, whatever comes after.
+/// The author retries before another client resends the base of the write. The refusal is final, whatever arrives later.
 #[test]
 fn a_write_that_was_refused_for_a_base_that_was_lost_stays_refused() {
     let base = Some(Version { number: 1, id: 10 });
@@ -107,17 +107,17 @@ fn a_write_that_was_refused_for_a_base_that_was_lost_stays_refused() {
     let third = propose(&mut before, 12, Some(Version { number: 2, id: 11 }));
 
     let mut core = life(2, &[]);
-    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "nothing is there yet");
+    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "the register is empty");
     let merged = yrs::merge_updates_v1([&first[..], &second, &third].concat()).unwrap();
     let log = change(&mut core, &merged.into());
     assert_eq!(Replica::load(log.iter().cloned()).unwrap().read_register("status").unwrap(), None);
     let again = propose(&mut core, 10, None);
-    assert_eq!(status(&[log, again].concat()), 10, "the author of the first one has not heard of it and asks again");
+    assert_eq!(status(&[log, again].concat()), 10, "the author of the first write got no answer and retries");
 
     let mut core = life(3, &[]);
     propose(&mut core, 11, base);
     let mut log = propose(&mut core, 10, None);
-    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "now its base is there");
+    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "its base exists now");
     for lost in [&second, &third] {
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 10);

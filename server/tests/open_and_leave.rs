@@ -74,7 +74,9 @@ fn open(socket: &mut BufReader<TcpStream>, documents: Range<usize>) -> Vec<Strin
         assert!(head[1] < 126, "a short message");
         let mut message = vec![0; head[1].into()];
         socket.read_exact(&mut message).unwrap();
-        let kind = message.get(1 + usize::from(message[0])).filter(|_| head[0] == 0x82);
+        // Frames that are not messages: pings, which are empty.
+        let name_len = message.first().filter(|_| head[0] == 0x82);
+        let kind = name_len.and_then(|len| message.get(1 + usize::from(*len)));
         authenticated += usize::from(kind == Some(&2));
     }
     names

@@ -9,7 +9,7 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::native::Version;
 use yrs::{ReadTxn, StateVector, Transaction, TransactionMut};
 
-use crate::device::{Device, Told};
+use crate::device::{Device, DeviceEvent};
 use crate::disk::Disk;
 use crate::ledger::Action;
 use crate::socket::Socket;
@@ -26,14 +26,14 @@ pub enum Sort {
 
 /// What a client told the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum ClientEvent {
     /// Its own disk has it.
     Accepted(Action),
     /// The server's disk has it.
     Saved(Action),
     /// It sends this write to a register, based on this version.
     Proposed(u128, String, Option<Version>),
-    /// A register took this write, or refused it.
+    /// The server decided on a register write: its id, and whether it was accepted.
     Decided(u128, bool),
     /// The server has another history.
     HistoryChanged,
@@ -178,7 +178,7 @@ impl Client {
     }
 
     /// What it told since this was asked last, with the document.
-    pub fn news(&mut self) -> Vec<(usize, News)> {
+    pub fn news(&mut self) -> Vec<(usize, ClientEvent)> {
         match &mut self.sort {
             Sort::Device(device) => {
                 let told = device.take_told();
@@ -192,33 +192,35 @@ impl Client {
         }
     }
 
-    fn of_device(&mut self, told: Told) -> Vec<(usize, News)> {
+    fn of_device(&mut self, told: DeviceEvent) -> Vec<(usize, ClientEvent)> {
         match told {
-            Told::Accepted(_, id) => {
+            DeviceEvent::Accepted(_, id) => {
                 let Some(&(document, action)) = self.entries.get(&id) else { return Vec::new() };
                 self.unsaved.insert(id);
-                vec![(document, News::Accepted(action))]
+                vec![(document, ClientEvent::Accepted(action))]
             }
-            Told::Document(document, Event::Saved { entries }) => {
+            DeviceEvent::Document(document, Event::Saved { entries }) => {
                 let entries = entries.into_iter().flat_map(|id| self.saved_with(document, id)).collect::<Vec<_>>();
                 let actions = entries.iter().filter_map(|id| self.entries.get(id));
-                actions.map(|&(document, action)| (document, News::Saved(action))).collect()
+                actions.map(|&(document, action)| (document, ClientEvent::Saved(action))).collect()
             }
-            Told::Document(document, Event::Decided { entry, accepted, .. }) => {
-                vec![(document, News::Decided(entry.0, accepted))]
+            DeviceEvent::Document(document, Event::Decided { entry, accepted, .. }) => {
+                vec![(document, ClientEvent::Decided(entry.0, accepted))]
             }
-            Told::Proposed(document, id, register, based_on) => {
-                vec![(document, News::Proposed(id, register, based_on))]
+            DeviceEvent::Proposed(document, id, register, based_on) => {
+                vec![(document, ClientEvent::Proposed(id, register, based_on))]
             }
-            Told::Document(document, Event::Synced(_)) => vec![(document, News::Synced)],
-            Told::Document(document, Event::Deleted) => vec![(document, News::Deleted)],
-            Told::Document(document, Event::HistoryChanged { .. }) => vec![(document, News::HistoryChanged)],
-            Told::Document(document, Event::Rebased(_)) => {
+            DeviceEvent::Document(document, Event::Synced(_)) => vec![(document, ClientEvent::Synced)],
+            DeviceEvent::Document(document, Event::Deleted) => vec![(document, ClientEvent::Deleted)],
+            DeviceEvent::Document(document, Event::HistoryChanged { .. }) => {
+                vec![(document, ClientEvent::HistoryChanged)]
+            }
+            DeviceEvent::Document(document, Event::Rebased(_)) => {
                 let newest = self.entries.iter().rev().find(|(_, (of, _))| *of == document);
                 self.one_edit.extend(newest.map(|(&id, _)| (document, id)));
-                vec![(document, News::Other("rebased".into()))]
+                vec![(document, ClientEvent::Other("rebased".into()))]
             }
-            Told::Document(document, other) => vec![(document, News::Other(format!("{other:?}")))],
+            DeviceEvent::Document(document, other) => vec![(document, ClientEvent::Other(format!("{other:?}")))],
         }
     }
 
@@ -236,16 +238,16 @@ impl Client {
         saved.into_iter().collect()
     }
 
-    fn of_stock(&mut self, event: session::Event) -> Vec<News> {
+    fn of_stock(&mut self, event: session::Event) -> Vec<ClientEvent> {
         match event {
             session::Event::Saved(through) => {
                 let from = std::mem::replace(&mut self.saved, through) as usize;
                 let saved = self.edits.get(from..through as usize).unwrap_or_default();
-                saved.iter().map(|action| News::Saved(*action)).collect()
+                saved.iter().map(|action| ClientEvent::Saved(*action)).collect()
             }
-            session::Event::Synced => vec![News::Synced],
-            session::Event::Denied(_) => vec![News::Deleted],
-            other => vec![News::Other(format!("{other:?}"))],
+            session::Event::Synced => vec![ClientEvent::Synced],
+            session::Event::Denied(_) => vec![ClientEvent::Deleted],
+            other => vec![ClientEvent::Other(format!("{other:?}"))],
         }
     }
 

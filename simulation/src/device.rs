@@ -25,7 +25,7 @@ const JOURNAL: Epoch = Epoch(1);
 
 /// What a device tells of itself.
 #[derive(Debug)]
-pub enum Told {
+pub enum DeviceEvent {
     /// This entry of this document is on the device's disk: its author was told so.
     Accepted(usize, Ulid),
     /// Something of this document.
@@ -56,7 +56,7 @@ pub struct Device {
     pub socket: Option<Socket>,
     channels: BTreeMap<Channel, usize>,
     next_channel: Channel,
-    told: Vec<Told>,
+    told: Vec<DeviceEvent>,
 }
 
 impl Device {
@@ -87,7 +87,7 @@ impl Device {
     }
 
     /// What it told since this was asked last.
-    pub fn take_told(&mut self) -> Vec<Told> {
+    pub fn take_told(&mut self) -> Vec<DeviceEvent> {
         std::mem::take(&mut self.told)
     }
 
@@ -215,7 +215,7 @@ impl Device {
             let doc = &mut self.documents[document];
             let Some((_, upto)) = self.disk.last(&doc.name) else { continue };
             while let Some((_, id)) = doc.waiting.pop_front_if(|(seq, _)| *seq <= upto) {
-                self.told.push(Told::Accepted(document, id));
+                self.told.push(DeviceEvent::Accepted(document, id));
             }
             // A snapshot is nothing new.
             if upto != std::mem::replace(&mut doc.stored, upto) {
@@ -277,11 +277,11 @@ impl Device {
             for frame in follows.frames {
                 if let Ok(ToServer::Propose { proposal, .. }) = ToServer::decode(&frame) {
                     let register = proposal.register.to_owned();
-                    self.told.push(Told::Proposed(document, proposal.id, register, proposal.based_on));
+                    self.told.push(DeviceEvent::Proposed(document, proposal.id, register, proposal.based_on));
                 }
                 socket.send(frame);
             }
         }
-        self.told.extend(follows.events.into_iter().map(|event| Told::Document(document, event)));
+        self.told.extend(follows.events.into_iter().map(|event| DeviceEvent::Document(document, event)));
     }
 }

@@ -40,7 +40,7 @@ pub struct Ledger {
     relayed: BTreeSet<u32>,
     /// Accepted register writes as they were told: (register, its version) -> the write.
     decided: BTreeMap<(String, u64), u128>,
-    /// Register writes that were told as refused, in the server's present life.
+    /// Register writes that the server refused since it last started. Filled by `decided`.
     refused: BTreeSet<u128>,
     /// What registers' writes were based on, as sent.
     proposed: BTreeMap<u128, (String, u64)>,
@@ -116,7 +116,7 @@ impl Ledger {
         self.proposed.insert(id, (register.to_owned(), number));
     }
 
-    /// Somebody was told that its write was taken, or refused.
+    /// A device received the decision on its register write.
     pub fn decided(&mut self, id: u128, accepted: bool) -> Result<(), String> {
         let Some(version) = self.proposed.get(&id) else { return Ok(()) };
         if !accepted {
@@ -131,7 +131,7 @@ impl Ledger {
         }
     }
 
-    /// A register as it is in the end: every write that was taken has led to it, and none that was refused.
+    /// Checks a register at the end of a plan: its history contains every accepted write and no refused one.
     pub fn register(&self, name: &str, state: Option<&RegisterState>) -> Result<(), String> {
         let ids = state.map_or(&[][..], |state| &state.ids);
         let mut taken = self.decided.iter().filter(|((register, _), _)| register == name);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_register_without_a_write_that_was_taken_or_with_a_refused_one_is_told() {
+    fn register_without_an_accepted_write_or_with_a_refused_one_fails() {
         let mut ledger = Ledger::default();
         let version = Version { number: 1, id: 10 };
         let state = |ids: &[u128]| {

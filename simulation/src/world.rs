@@ -16,7 +16,7 @@ use syncline_replica::Replica;
 use syncline_server::document::Compaction;
 use syncline_server::ids::Draw;
 
-use crate::client::{Client, News, Sort};
+use crate::client::{Client, ClientEvent, Sort};
 use crate::device::Device;
 use crate::disk::Disk;
 use crate::ledger::Ledger;
@@ -271,42 +271,44 @@ impl World {
             self.note(|world| {
                 format!("    client {client} ({}): {}: {news:?}", world.clients[client].kind(), world.names[document])
             });
-            let on_disk = if let News::Saved(_) = news { self.on_disk(document) } else { BTreeSet::new() };
-            if self.deleted[document] && matches!(news, News::Saved(_) | News::Synced | News::HistoryChanged) {
+            let on_disk = if let ClientEvent::Saved(_) = news { self.on_disk(document) } else { BTreeSet::new() };
+            if self.deleted[document]
+                && matches!(news, ClientEvent::Saved(_) | ClientEvent::Synced | ClientEvent::HistoryChanged)
+            {
                 return Err(format!("DELETED STAYS DELETED: client {client} was told {news:?}"));
             }
             let ledger = &mut self.ledgers[document];
             match news {
-                News::Accepted(action) => ledger.accepted(client, action),
-                News::Saved(action) => {
+                ClientEvent::Accepted(action) => ledger.accepted(client, action),
+                ClientEvent::Saved(action) => {
                     self.counts.add("edits acknowledged", 1);
                     ledger.acked(action, &on_disk)?;
                 }
-                News::Proposed(id, register, based_on) => ledger.proposed(id, &register, based_on),
-                News::Decided(id, accepted) => {
+                ClientEvent::Proposed(id, register, based_on) => ledger.proposed(id, &register, based_on),
+                ClientEvent::Decided(id, accepted) => {
                     self.counts.add(if accepted { "register writes taken" } else { "register writes refused" }, 1);
                     ledger.decided(id, accepted)?;
                 }
-                News::HistoryChanged if self.shape == text::Shape::Text => {
+                ClientEvent::HistoryChanged if self.shape == text::Shape::Text => {
                     return Err("A HISTORY STAYS: a device was told of another one, and nobody replaced it".into());
                 }
-                News::HistoryChanged => {
+                ClientEvent::HistoryChanged => {
                     self.to_be_told.remove(&(client, document));
                     self.counts.add("histories seen to have changed", 1);
                 }
-                News::Deleted if !self.deleted[document] => {
+                ClientEvent::Deleted if !self.deleted[document] => {
                     return Err(format!("A HISTORY STAYS: client {client} was told of a deletion that never was"));
                 }
-                News::Deleted => {
+                ClientEvent::Deleted => {
                     self.to_be_told.remove(&(client, document));
                     self.counts.add("told of a deletion", 1);
                 }
-                News::Synced if self.to_be_told.contains(&(client, document)) => {
+                ClientEvent::Synced if self.to_be_told.contains(&(client, document)) => {
                     let name = &self.names[document];
                     return Err(format!("NO SILENT MERGE: client {client} goes on with another history of {name}"));
                 }
-                News::Synced => self.counts.add("syncs", 1),
-                News::Other(_) => {}
+                ClientEvent::Synced => self.counts.add("syncs", 1),
+                ClientEvent::Other(_) => {}
             }
         }
         Ok(())

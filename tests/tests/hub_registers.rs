@@ -1,6 +1,5 @@
-//! The registers of a hub against those of a tree: whoever writes them, in whatever order and merged by whom the writes come,
-//! and after every restart, a hub reads what every reader shows.
-//! A failure prints its seed; `SYNCLINE_SEED=<seed>` replays it.
+//! Compares the registers of a hub with those of a yrs tree: random writes by several clients and by the hub, sent alone, merged or as
+//! whole states, in any order, with restarts that lose the latest updates. The test prints its seed; `SYNCLINE_SEED=<seed>` replays it.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -25,7 +24,7 @@ struct World {
     /// A tree of the same updates.
     tree: Replica,
     writers: Vec<Doc>,
-    /// By writer: what it made or heard and the hub may not have.
+    /// By writer: its own and received updates that it has not sent to the hub.
     unsent: Vec<Vec<Bytes>>,
     next: u64,
     /// Comparisons of a register that was written.
@@ -67,23 +66,23 @@ impl World {
         self.unsent[at].push(update);
     }
 
-    /// A writer hears all that another one has.
+    /// One writer receives everything from another.
     fn meet(&mut self) {
         let (from, to) =
             (self.random.random_range(0..self.writers.len()), self.random.random_range(0..self.writers.len()));
         if from != to {
             let known = self.writers[to].transact().state_vector();
             let update = Bytes::from(self.writers[from].transact().encode_diff_v1(&known));
-            self.hear(to, update);
+            self.receive(to, update);
         }
     }
 
-    fn hear(&mut self, to: usize, update: Bytes) {
+    fn receive(&mut self, to: usize, update: Bytes) {
         self.writers[to].transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
         self.unsent[to].push(update);
     }
 
-    /// The hub gets some of what a writer has not sent: each alone, merged, or as a whole state.
+    /// The hub receives some unsent updates of a writer: one by one, merged, or as a whole state.
     fn send(&mut self) {
         let at = self.random.random_range(0..self.writers.len());
         let count = self.unsent[at].len();
@@ -111,21 +110,21 @@ impl World {
         self.compare();
     }
 
-    /// The hub writes, and a writer hears of it or does not.
+    /// The hub writes a register; a writer may receive the update.
     fn write(&mut self) {
         let (state, name) = (self.state(), NAMES[self.random.random_range(0..NAMES.len())]);
         let update = self.hub.write_register(name, &state);
-        assert_eq!(self.hub.read_register(name), Some(state), "what was written is read");
+        assert_eq!(self.hub.read_register(name), Some(state), "the hub reads its own write");
         self.tree.take(&update, &syncline_replica::HeldLimits::default()).unwrap();
         self.log.push(update.clone());
         self.compare();
         if self.random.random_bool(0.7) {
             let to = self.random.random_range(0..self.writers.len());
-            self.hear(to, update);
+            self.receive(to, update);
         }
     }
 
-    /// The hub begins again, perhaps without the newest of what it had.
+    /// The hub restarts, possibly without the latest updates.
     fn restart(&mut self) {
         let kept = self.log.len() - self.random.random_range(0..=self.log.len().min(4));
         self.log.truncate(kept);

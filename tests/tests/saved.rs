@@ -14,6 +14,9 @@ use syncline_protocol::hocuspocus::{End, Frame, Message, PING_FRAME};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::{awareness, ywebsocket};
 
+/// Questions after which a status that has not come is missing: each is a round trip.
+const MAX_PINGS: usize = 20_000;
+
 /// The update in which client 1 types its letter number `clock`.
 fn letter(clock: u8) -> Vec<u8> {
     match clock {
@@ -39,6 +42,20 @@ async fn statuses_until_pong(socket: &mut Socket) -> usize {
     }
 }
 
+/// Waits for so many sync statuses, and checks that no more follow.
+async fn expect_statuses(socket: &mut Socket, expected: usize, what: &str) {
+    let mut statuses = 0;
+    for _ in 0..MAX_PINGS {
+        statuses += statuses_until_pong(socket).await;
+        if statuses >= expected {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    statuses += statuses_until_pong(socket).await;
+    assert_eq!(statuses, expected, "{what}");
+}
+
 /// A reader of the document has got as many letters: the document has taken the updates, and an acknowledgement would be sent.
 async fn until_taken(server: &syncline_server::Server, bytes: usize) {
     let mut reader = Socket::open(server, "/doc").await;
@@ -61,12 +78,9 @@ async fn nothing_is_acknowledged_before_the_step_2_is_on_disk_and_queued_updates
     socket.say("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
     socket.say("doc", Message::Sync(SyncMessage::Update(&letter(11)))).await;
     until_taken(&server, 22).await;
-    let mut statuses = 0;
-    while statuses < 3 {
-        statuses += statuses_until_pong(&mut socket).await;
-    }
-    assert_eq!(statuses, 3, "the step 2, the letter typed after the step 1, the letter after the step 2");
-    assert_eq!(statuses_until_pong(&mut socket).await, 0, "and none for what was queued");
+    let what =
+        "the step 2, the letter typed after the step 1, the letter after the step 2, and none for the queued ones";
+    expect_statuses(&mut socket, 3, what).await;
     server.stop().await.unwrap();
 }
 
@@ -78,10 +92,7 @@ async fn deletions_made_offline_get_no_statuses_of_their_own() {
     for clock in 0..4 {
         socket.say("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
     }
-    let mut statuses = 0;
-    while statuses < 4 {
-        statuses += statuses_until_pong(&mut socket).await;
-    }
+    expect_statuses(&mut socket, 4, "the letters").await;
     let mut back = Socket::open(&server, "/").await;
     back.say("doc", Message::Token { token: "", version: None }).await;
     back.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 4]))).await;
@@ -93,6 +104,38 @@ async fn deletions_made_offline_get_no_statuses_of_their_own() {
     back.say("doc", Message::Sync(SyncMessage::Update(&letter(4)))).await;
     back.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
     assert_eq!(statuses_until_pong(&mut back).await, 0, "one for the step 2, one for the letter");
+    server.stop().await.unwrap();
+}
+
+/// The provider's number is 2 when its user deletes before the first message of the server is there, and 1 when the deletion was queued.
+#[tokio::test]
+async fn deletion_made_before_the_first_answer_gets_a_status_and_a_queued_one_does_not() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut socket = Socket::open(&server, "/").await;
+    socket.enter("doc", "").await;
+    socket.say("doc", Message::Sync(SyncMessage::Update(&letter(0)))).await;
+    expect_statuses(&mut socket, 1, "the letter").await;
+    let delete = [0, 1, 1, 1, 0, 1];
+    for (is_queued, expected) in [(false, 2), (true, 1)] {
+        let mut back = Socket::open(&server, "/").await;
+        back.say("doc", Message::Token { token: "", version: None }).await;
+        back.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
+        if is_queued {
+            // A provider sends its queue when it receives the first message. This client answers the ping before it then.
+            back.hear_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+        }
+        back.say("doc", Message::Sync(SyncMessage::Update(&delete))).await;
+        if !is_queued {
+            back.hear_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+        }
+        back.say("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
+        expect_statuses(&mut back, expected, &format!("queued: {is_queued}")).await;
+        // From here on the queue is known to be sent: in a `forceSync()` every deletion is new.
+        back.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
+        back.say("doc", Message::Sync(SyncMessage::Update(&delete))).await;
+        back.say("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
+        expect_statuses(&mut back, 2, "the deletion and the step 2").await;
+    }
     server.stop().await.unwrap();
 }
 

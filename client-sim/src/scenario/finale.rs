@@ -146,7 +146,7 @@ impl World {
             let register = hand.register().await?;
             let found = chain::check(&self.ledgers[document], &decisions, &register);
             if !found.is_empty() {
-                self.timeline.tell("", &format!("device {device} has {register:?}; what was decided: {decisions:?}"));
+                self.timeline.tell("", &format!("device {device} has {register:?}; decisions: {decisions:?}"));
             }
             self.complaints.extend(found.into_iter().map(|what| format!("device {device}, {document}: {what}")));
         }

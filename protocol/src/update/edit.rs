@@ -1,4 +1,4 @@
-//! PURE: small v1 updates that a server makes itself: a key of a root map is set, an element is deleted.
+//! PURE: small v1 updates that a server creates itself: set a key of a root map, delete an element.
 
 use super::content::ANY;
 use super::parse::{HAS_ORIGIN, HAS_PARENT_SUB};

@@ -13,7 +13,7 @@
 //! client_ids    order and duplicates of client ids
 //! raw           structs as they are encoded
 //! cut           one struct cut into parts
-//! edit          small updates that a server makes itself
+//! edit          small updates that a server creates itself
 //! cycles        parts that wait for each other
 //! nesting       how deep types lie in types within one update
 //! merge         several updates as one, by their bytes

@@ -132,8 +132,8 @@ impl<'a> RawStruct<'a> {
         self.info != SKIP && self.info & TAG_BITS == TYPE
     }
 
-    /// False for what is no entry of a map, whatever it follows. Only the first entry of a key is marked in every encoding: when
-    /// Yjs or yrs merges updates, the others lose the mark.
+    /// False for content that only texts and lists have. Only the first entry of a key carries the mark of a map entry in every
+    /// encoding: the others lose it when Yjs or yrs merges updates.
     pub fn may_be_entry(&self) -> bool {
         !self.is_gc() && !self.is_skip() && !matches!(self.info & TAG_BITS, STRING | FORMAT | EMBED)
     }

@@ -152,7 +152,7 @@ impl Order {
 }
 
 impl Write {
-    /// A struct that may be a write of a map's key, without what was known before. `None`: it is none, or all of it was known.
+    /// The unknown part of a struct that may be a write of a map key. `None`: it cannot be one, or all of it is known.
     pub(super) fn of(found: &RawStruct<'_>, known: u64) -> Option<Self> {
         let RawStruct { client, start, end, mut origin, right_origin, .. } = *found;
         if !found.may_be_entry() || end <= known {

@@ -370,8 +370,8 @@ impl HubDocument {
         update.into()
     }
 
-    /// Makes a register as if it was never written, as the document's own edit, and returns it as a v1 update. `None`: it is so
-    /// already.
+    /// Deletes the current value of a register as the document's own edit, and returns the edit as a v1 update. `None`: the register
+    /// has no value.
     pub fn clear_register(&mut self, name: &str) -> Option<Bytes> {
         let update = self.registers.as_ref()?.clear(name, &self.structs)?;
         self.enter(&update);

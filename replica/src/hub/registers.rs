@@ -1,8 +1,8 @@
 //! PURE: which writes belong to registers, and what each register holds.
 //!
 //! A register is a key of the root map [`REGISTERS`]. A write of a key names its parent and its key only if it is the first
-//! one; each later one names the write before it as its origin, and looks like an element of a list. So a write belongs to a
-//! register if its origin does.
+//! one; each later one names the previous write as its origin, and its encoding can look like a list element. So a write belongs to
+//! a register if its origin does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,7 +16,7 @@ use super::key_order::{Budget, Order, Write};
 use crate::register::{REGISTERS, RegisterState};
 use crate::structs::StructStore;
 
-/// What may be a write, and depends on what comes later in the update.
+/// A possible write of a register whose origin comes later in the update.
 struct Later {
     origin: Id,
     client: u64,
@@ -26,7 +26,7 @@ struct Later {
     at: usize,
 }
 
-/// True when one of these, which are in the order of the clocks of one client, holds this clock.
+/// True if one of these contains the clock. They belong to one client and are sorted by clock.
 fn hold(section: &[Later], clock: u64) -> bool {
     let after = section.partition_point(|later| later.start <= clock);
     section[..after].last().is_some_and(|later| clock < later.end)
@@ -78,7 +78,7 @@ impl Registers {
                     continue;
                 }
                 self.has_more |= Self::is_first(&found);
-                // An origin that is known and belongs to no register never will, nor does one that this section had before.
+                // Only an origin later in this update can still turn out to belong to a register.
                 let comes_later = |id: &Id| {
                     id.clock >= known(id.client) && (id.client != found.client || hold(&later[earlier..], id.clock))
                 };
@@ -179,7 +179,7 @@ impl Registers {
         edit::set_key(own, before, (REGISTERS, name), &state.encode(), replaced)
     }
 
-    /// The update that leaves a register as if it was never written. `None`: it is so already.
+    /// The update that deletes the current value of a register. `None`: it has none.
     pub(super) fn clear(&self, name: &str, structs: &StructStore) -> Option<Vec<u8>> {
         let last = self.orders.get(name)?.last()?.last_id();
         (!structs.is_deleted(last.client, last.clock..last.clock + 1)).then(|| edit::delete(last))

@@ -219,7 +219,7 @@ impl Core {
     fn update(&mut self, lease: LeaseId, (update, origin, batch): (Bytes, Origin, u64), effects: &mut Vec<Effect>) {
         if self.storage_failed {
             // Every client answers our step 1, also one that only reads: that is no edit to refuse.
-            let unneeded = origin == Origin::Step2 && self.document.inserts_nothing_new(&update);
+            let unneeded = origin.is_step2() && self.document.inserts_nothing_new(&update);
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
             effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
             return;
@@ -264,7 +264,7 @@ impl Core {
             Message::Update(update) => self.acks_of(lease, &update.clone(), origin),
             _ => 1,
         };
-        let is_echoed = origin == Origin::Change || (!is_empty && self.presence.may_speak_yjs14(lease));
+        let is_echoed = !origin.is_step2() || (!is_empty && self.presence.may_speak_yjs14(lease));
         self.answer(lease, batch, Answer::Saved { echo: is_echoed.then_some(frame), acks }, effects);
         if entered == Entered::Waits {
             self.ask_for_missing(lease, effects);
@@ -299,7 +299,7 @@ impl Core {
 
     /// A step 2 answers the question that the session was asked, also when it is not taken.
     fn note_answer(&mut self, lease: LeaseId, origin: Origin) {
-        if let Some(lease) = self.leases.get_mut(&lease).filter(|_| origin == Origin::Step2) {
+        if let Some(lease) = self.leases.get_mut(&lease).filter(|_| origin.is_step2()) {
             lease.is_asked = false;
         }
     }

@@ -12,13 +12,24 @@ use super::frame::Frame;
 use super::presence::Changed;
 use crate::ids::LeaseId;
 
-/// How an update came.
+/// How an update came. `Live` and `Confirmed` matter for [`Acks::Counted`] only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// In answer to our step 1: everything the server lacked, often nothing.
     Step2,
-    /// A change made just now.
+    /// The same, and what the session called [`Origin::LiveChange`] before it was one.
+    ConfirmedStep2,
+    /// A change made just now, or one that the client queued before it was connected.
     Change,
+    /// A change made on this connection, unless the step 2 that follows is not [`Origin::ConfirmedStep2`].
+    LiveChange,
+}
+
+impl Origin {
+    /// True for the answer to our step 1.
+    pub fn is_step2(self) -> bool {
+        matches!(self, Origin::Step2 | Origin::ConfirmedStep2)
+    }
 }
 
 /// How a session's client learns that its updates are on disk.

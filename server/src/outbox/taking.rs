@@ -26,6 +26,8 @@ pub enum Kind {
     Text,
     /// The answer to a WebSocket ping.
     Pong,
+    /// A WebSocket ping.
+    Ping,
 }
 
 /// What the writer found.

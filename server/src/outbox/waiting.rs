@@ -43,6 +43,8 @@ pub(super) enum Waiting {
     Pong {
         frame: Bytes,
     },
+    /// A WebSocket ping.
+    Ping,
 }
 
 impl Waiting {
@@ -50,6 +52,7 @@ impl Waiting {
         match self {
             Waiting::Awareness { backlog, .. } => backlog.bytes(),
             Waiting::Answer { pieces, .. } => pieces.len(),
+            Waiting::Ping => 0,
             Waiting::Document { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Question { frame, .. }
@@ -63,6 +66,7 @@ impl Waiting {
         match self {
             Waiting::Awareness { backlog, .. } => backlog.into_frame().into(),
             Waiting::Answer { pieces, .. } => *pieces,
+            Waiting::Ping => Bytes::new().into(),
             Waiting::Document { frame, .. }
             | Waiting::Echo { frame, .. }
             | Waiting::Question { frame, .. }
@@ -75,6 +79,7 @@ impl Waiting {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Waiting::Pong { .. } => Kind::Pong,
+            Waiting::Ping => Kind::Ping,
             Waiting::Text { .. } => Kind::Text,
             _ => Kind::Message,
         }

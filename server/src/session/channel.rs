@@ -80,12 +80,16 @@ impl Channel {
 
     /// A sync message whose payload lies in `frame`.
     pub(super) async fn sync(&self, frame: &Bytes, message: SyncMessage<'_>) -> Result<(), Close> {
-        let (payload, event) = match message {
-            SyncMessage::Step1(payload) => return self.state_vector(payload).await,
-            SyncMessage::Step2(payload) => (payload, self.update(frame, payload, Origin::Step2, 0)?),
-            SyncMessage::Update(payload) => (payload, self.update(frame, payload, Origin::Change, 0)?),
-        };
-        self.send(event, payload.len()).await
+        match message {
+            SyncMessage::Step1(payload) => self.state_vector(payload).await,
+            SyncMessage::Step2(payload) => self.sync_update(frame, payload, Origin::Step2).await,
+            SyncMessage::Update(payload) => self.sync_update(frame, payload, Origin::Change).await,
+        }
+    }
+
+    /// A step 2 or an update, whose payload lies in `frame`.
+    pub(super) async fn sync_update(&self, frame: &Bytes, payload: &[u8], origin: Origin) -> Result<(), Close> {
+        self.send(self.update(frame, payload, origin, 0)?, payload.len()).await
     }
 
     /// Native: where the session goes on.

@@ -21,6 +21,7 @@ use syncline_protocol::sync::SyncMessage;
 use super::channel::{Channel, Rights};
 use super::early::Early;
 use super::identity::log_refused;
+use super::offline_queue::OfflineQueue;
 use super::users::Users;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Admission, Grant};
@@ -47,6 +48,9 @@ pub(super) struct Hocuspocus {
     denied: HashSet<u64>,
     hasher: RandomState,
     early: Early,
+    queue: OfflineQueue,
+    /// The ping was sent that shows when the client sends its queue.
+    has_pinged: bool,
     /// A token came, or a document was opened without one.
     is_authenticated: bool,
 }
@@ -55,7 +59,19 @@ impl Hocuspocus {
     pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
         let early = Early::new(&context.gate);
         let (channels, left, denied, hasher) = (BTreeMap::new(), VecDeque::new(), HashSet::new(), RandomState::new());
-        Self { context, outbox, users, channels, left, denied, hasher, early, is_authenticated: false }
+        Self {
+            context,
+            outbox,
+            users,
+            channels,
+            left,
+            denied,
+            hasher,
+            early,
+            queue: OfflineQueue::default(),
+            has_pinged: false,
+            is_authenticated: false,
+        }
     }
 
     /// The document, if it has only one open, and how many it has.
@@ -69,6 +85,7 @@ impl Hocuspocus {
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let (address, message) = match Frame::decode_prefix(frame, End::Server) {
             Ok((Frame::Ping, _)) => {
+                self.ping_first();
                 self.outbox.push_control(Bytes::from_static(&PONG_FRAME));
                 self.outbox.send();
                 return Ok(());
@@ -95,6 +112,18 @@ impl Hocuspocus {
             _ if self.denied.contains(&self.hash(address)) => self.ignore(),
             Message::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
             _ => self.keep_early(address, frame),
+        }
+    }
+
+    /// The client has answered a WebSocket ping.
+    pub(super) fn pong(&mut self) {
+        self.queue.pong();
+    }
+
+    /// Queues a WebSocket ping, if no message was queued yet: see `offline_queue.rs`.
+    fn ping_first(&mut self) {
+        if !std::mem::replace(&mut self.has_pinged, true) {
+            self.outbox.push_ping();
         }
     }
 
@@ -135,14 +164,16 @@ impl Hocuspocus {
     }
 
     /// The time for a first token is over.
-    pub(super) fn check_authenticated(&self) -> Result<(), Close> {
+    pub(super) fn check_authenticated(&mut self) -> Result<(), Close> {
         if self.is_authenticated {
             return Ok(());
         }
         let close = Close::NotAuthenticated;
+        self.ping_first();
         for address in self.early.addresses() {
-            self.say(address, &Message::PermissionDenied(&close.reason()));
+            self.outbox.push_control(Message::PermissionDenied(&close.reason()).encode(address).into());
         }
+        self.outbox.send();
         Err(close)
     }
 
@@ -225,6 +256,8 @@ impl Hocuspocus {
         let framing = Framing::Hocuspocus { address: address.into() };
         let (documents, scan) = (self.channels.len() + 1, self.context.limits.scan);
         self.users.pause_before_open().await;
+        self.ping_first();
+        self.outbox.send();
         match Channel::open(&self.context.registry, document, rights, &self.outbox, framing, documents, scan).await {
             Ok(channel) => {
                 self.forget_left(address);
@@ -266,6 +299,12 @@ impl Hocuspocus {
     async fn take(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
         let Some(channel) = self.channels.get(address) else { return Ok(()) };
         let taken = match message {
+            Message::Sync(SyncMessage::Update(update)) | Message::SyncReply(SyncMessage::Update(update)) => {
+                channel.sync_update(frame, update, self.queue.change()).await
+            }
+            Message::Sync(SyncMessage::Step2(update)) | Message::SyncReply(SyncMessage::Step2(update)) => {
+                channel.sync_update(frame, update, self.queue.step2()).await
+            }
             Message::Sync(message) | Message::SyncReply(message) => channel.sync(frame, message).await,
             Message::Awareness(update) => channel.awareness(frame, update).await,
             Message::QueryAwareness => channel.query_awareness().await,
@@ -336,7 +375,8 @@ impl Hocuspocus {
         Ok(())
     }
 
-    fn say(&self, address: &str, message: &Message<'_>) {
+    fn say(&mut self, address: &str, message: &Message<'_>) {
+        self.ping_first();
         self.outbox.push_control(message.encode(address).into());
         self.outbox.send();
     }

@@ -9,6 +9,7 @@
 //! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
 //! native.rs      handler of the native dialect: many documents, by number
 //! early.rs       Hocuspocus messages that came before their token
+//! offline_queue.rs  whether a Hocuspocus client has sent what it queued before it was connected
 //! channel.rs     one document of a session: scan, then send to the document
 //! writer.rs      outbox -> socket, everything queued in one write
 //! wire.rs        a socket in two halves
@@ -29,6 +30,7 @@ pub mod fuzzing;
 mod hocuspocus;
 mod identity;
 mod native;
+mod offline_queue;
 mod pace;
 mod pulse;
 mod reader;

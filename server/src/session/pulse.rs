@@ -179,12 +179,14 @@ impl<'a> Pulse<'a> {
             // It would not hear more.
             return;
         }
-        if self.ticks_since_ping >= PING_TICKS {
+        // Stock clients do not see pings: they are sent a message when they have received none.
+        let heartbeat = self.signs.heartbeat.get().filter(|_| self.quiet_ticks >= QUIET_TICKS);
+        // It may be the first message, before which there is a ping: see `offline_queue.rs`.
+        if self.ticks_since_ping >= PING_TICKS || heartbeat.is_some() {
             self.ticks_since_ping = 0;
             writer.say(Opcode::Ping, &[]);
         }
-        // Stock clients do not see pings: give them a message when they got none.
-        if let Some(heartbeat) = self.signs.heartbeat.get().filter(|_| self.quiet_ticks >= QUIET_TICKS) {
+        if let Some(heartbeat) = heartbeat {
             self.quiet_ticks = 0;
             writer.say(Opcode::Binary, heartbeat);
         }

@@ -214,7 +214,12 @@ impl<'a> Reader<'a> {
                 self.outbox.push_pong(payload);
                 self.outbox.send();
             }
-            Incoming::Pong(payload) => self.pace.control(payload.len()),
+            Incoming::Pong(payload) => {
+                self.pace.control(payload.len());
+                if let Speaks::Hocuspocus(session) = &mut self.speaks {
+                    session.pong();
+                }
+            }
         }
         self.signs.heard.store(true, Ordering::Relaxed);
         Ok(())
@@ -297,8 +302,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The time for a first token is over.
-    fn check_authenticated(&self) -> Result<(), Close> {
-        if let Speaks::Hocuspocus(session) = &self.speaks { session.check_authenticated() } else { Ok(()) }
+    fn check_authenticated(&mut self) -> Result<(), Close> {
+        if let Speaks::Hocuspocus(session) = &mut self.speaks { session.check_authenticated() } else { Ok(()) }
     }
 
     /// What a client is told about bytes that are no frames.

@@ -228,6 +228,7 @@ impl<W: Wire> Writer<W> {
             }
             Kind::Text => batch.put(Opcode::Text, payload),
             Kind::Pong => batch.put(Opcode::Pong, payload),
+            Kind::Ping => batch.put(Opcode::Ping, payload),
         }
     }
 

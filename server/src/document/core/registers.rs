@@ -1,11 +1,11 @@
 //! PURE: what was decided on a register stays decided.
 //!
-//! A decision is relayed before it is on the disk, like every change. When the server crashes in between, it decides anew,
-//! and whoever had received the lost decision brings it back, as a change like any other: the CRDT would let one of the two
-//! win by chance. So what an update does to a register counts only if it goes on from what is decided here and accepts nothing
-//! that was refused here; else the document writes its decision once more, on top.
+//! A decision is relayed before it is on disk, like every change. If the server crashes in between, it decides again, and a client
+//! that received the lost decision sends it as an ordinary change: the CRDT would let one of the two win by chance. So a change of a
+//! register counts only if it succeeds the current decision and accepts no write that was refused. Otherwise the document
+//! writes its own decision on top; if it has none, it clears the register.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +17,8 @@ use crate::document::frame::{Frame, Message};
 
 /// Most refused writes remembered.
 const MAX_REFUSED: usize = 1_000;
+/// What a refused write takes: its id twice, with its share of a tree node.
+const REFUSED_BYTES: usize = 64;
 /// What a register takes here besides its name and its state.
 const REGISTER_BYTES: usize = 96;
 
@@ -28,9 +30,29 @@ pub(super) struct Registers {
     decided: BTreeMap<Arc<str>, Bytes>,
     /// Bytes of the names and states in `decided`.
     bytes: usize,
-    /// The newest refused writes. After a crash another client may still send a lost decision that accepted one of them, although
-    /// its author has received the refusal; and what such a write is based on may come after it was refused.
-    refused: VecDeque<u128>,
+    refused: RefusedWrites,
+}
+
+/// The newest refused writes, at most [`MAX_REFUSED`]; a restart forgets them. After a crash a client may still send a lost decision that
+/// accepted one of them, and the version that a refused write is based on may arrive after the refusal.
+#[derive(Debug, Default)]
+struct RefusedWrites {
+    /// Oldest first.
+    order: VecDeque<u128>,
+    /// The same ids.
+    ids: BTreeSet<u128>,
+}
+
+impl RefusedWrites {
+    fn add(&mut self, id: u128) {
+        if !self.ids.insert(id) {
+            return;
+        }
+        if self.order.len() == MAX_REFUSED {
+            self.order.pop_front().inspect(|oldest| _ = self.ids.remove(oldest));
+        }
+        self.order.push_back(id);
+    }
 }
 
 impl Registers {
@@ -59,7 +81,7 @@ impl Registers {
 
     /// Bytes that it takes in memory, about.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.bytes + self.decided.len() * REGISTER_BYTES + self.refused.len() * size_of::<u128>()
+        self.bytes + self.decided.len() * REGISTER_BYTES + self.refused.ids.len() * REFUSED_BYTES
     }
 }
 
@@ -69,21 +91,14 @@ impl Core {
         self.registers.get_or_insert_default().decide(name, state);
     }
 
-    /// A write was not taken. Whoever asks again is answered the same.
+    /// Remembers a refused write: a retry of it is refused as well.
     pub(super) fn refused(&mut self, id: u128) {
-        if self.has_refused(id) {
-            return;
-        }
-        let refused = &mut self.registers.get_or_insert_default().refused;
-        if refused.len() == MAX_REFUSED {
-            refused.pop_front();
-        }
-        refused.push_back(id);
+        self.registers.get_or_insert_default().refused.add(id);
     }
 
     /// True for a write that was refused before.
     pub(super) fn has_refused(&self, id: u128) -> bool {
-        self.registers.as_ref().is_some_and(|registers| registers.refused.contains(&id))
+        self.registers.as_ref().is_some_and(|registers| registers.refused.ids.contains(&id))
     }
 
     /// True for a state that one of the refused writes has led to.
@@ -123,7 +138,7 @@ impl Core {
         self.change_own(update, effects);
     }
 
-    /// Logs and sends an edit that the document made itself.
+    /// Logs and broadcasts an edit of the document itself.
     fn change_own(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.append(update.clone(), effects);
         self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);

@@ -8,8 +8,10 @@
 //!
 //! - What came before its newest step 1 is not in the number any more: it gets no status.
 //! - An update whose structs are all in the state vector of that step 1 was made before it, and gets none. The others
-//!   were made after it and are counted. Updates that only delete say nothing of when they were made: they follow the update
-//!   before them, and the first ones get none, since a status too many would make the number zero too early, and one too few only late.
+//!   were made after it and are counted.
+//! - An update that only deletes does not show when it was made. The session knows it for most ([`Origin::LiveChange`]: see
+//!   `session/offline_queue.rs`), and those are counted. The others are treated like the update before them, and not counted when they
+//!   come first: a status too many would make the number zero too early, one too few makes it zero at the next step 1.
 //! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on disk.
 //! - A further step 2, in answer to a question of the server alone, gets no status.
 
@@ -53,6 +55,8 @@ struct Syncing {
     was_queued: bool,
     /// Updates that wait for the step 2 to get their status.
     counted: u64,
+    /// The same, if that step 2 confirms that they were made on this connection.
+    live: u64,
 }
 
 impl Default for Unsynced {
@@ -69,11 +73,11 @@ impl Unsynced {
             Known::TooLong
         };
         self.round += 1;
-        self.syncing = Some(Syncing { was_queued: true, known, counted: 0 });
+        self.syncing = Some(Syncing { was_queued: true, known, counted: 0, live: 0 });
     }
 
-    /// How many statuses a change gets when it is on disk. 0: none, or with the step 2.
-    fn change(&mut self, update: &[u8]) -> u64 {
+    /// How many statuses a change gets when it is on disk. 0: none, or with the step 2. `is_live`: made on this connection.
+    fn change(&mut self, update: &[u8], is_live: bool) -> u64 {
         let Some(syncing) = &mut self.syncing else { return 1 };
         let clock = |client| match &syncing.known {
             Known::Clocks(clocks) => clocks.get(&client).copied().unwrap_or(0),
@@ -81,17 +85,22 @@ impl Unsynced {
             Known::TooLong => u64::MAX,
         };
         match verdict(update, &clock, &ScanLimits::default()).map(|verdict| verdict.structs) {
-            Ok(Structs::None) => {}
-            Ok(structs) => syncing.was_queued = structs == Structs::Known,
-            Err(_) => syncing.was_queued = false,
+            Ok(Structs::None) if is_live => syncing.live += 1,
+            Ok(Structs::None) => syncing.counted += u64::from(!syncing.was_queued),
+            structs => {
+                let was_queued = matches!(structs, Ok(Structs::Known));
+                syncing.counted += u64::from(!was_queued);
+                // The client sends its queue behind what it has made on the connection.
+                syncing.was_queued = was_queued || (is_live && syncing.was_queued);
+            }
         }
-        syncing.counted += u64::from(!syncing.was_queued);
         0
     }
 
-    /// How many statuses a step 2 gets when it is on disk.
-    fn step2(&mut self) -> u64 {
-        self.syncing.take().map_or(0, |syncing| syncing.counted + 1)
+    /// The same for a step 2. `is_confirmed`: what was called live before it was.
+    fn step2(&mut self, is_confirmed: bool) -> u64 {
+        let live = |syncing: &Syncing| if is_confirmed { syncing.live } else { 0 };
+        self.syncing.take().map_or(0, |syncing| syncing.counted + live(&syncing) + 1)
     }
 }
 
@@ -110,8 +119,10 @@ impl Core {
         let Some(lease) = self.leases.get_mut(&lease) else { return 1 };
         match (&mut lease.unsynced, origin) {
             (None, _) => 1,
-            (Some(unsynced), Origin::Change) => unsynced.change(update),
-            (Some(unsynced), Origin::Step2) => unsynced.step2(),
+            (Some(unsynced), Origin::Change) => unsynced.change(update, false),
+            (Some(unsynced), Origin::LiveChange) => unsynced.change(update, true),
+            (Some(unsynced), Origin::Step2) => unsynced.step2(false),
+            (Some(unsynced), Origin::ConfirmedStep2) => unsynced.step2(true),
         }
     }
 
@@ -139,11 +150,11 @@ mod tests {
         // Three were made before the step 1 and are sent after two newer ones.
         unsynced.step1(&[1, 1, 3]);
         for update in [&updates[3], &updates[4], &updates[0], &updates[1], &updates[2]] {
-            assert_eq!(unsynced.change(update), 0, "nothing is acknowledged before the step 2");
+            assert_eq!(unsynced.change(update, false), 0, "nothing is acknowledged before the step 2");
         }
-        assert_eq!(unsynced.step2(), 3, "the step 2 and two updates");
-        assert_eq!(unsynced.change(&updates[5]), 1);
-        assert_eq!(unsynced.step2(), 0, "the server asked by itself");
+        assert_eq!(unsynced.step2(true), 3, "the step 2 and two updates");
+        assert_eq!(unsynced.change(&updates[5], false), 1);
+        assert_eq!(unsynced.step2(true), 0, "the server asked by itself");
     }
 
     #[test]
@@ -153,20 +164,39 @@ mod tests {
         let mut unsynced = Unsynced::default();
         unsynced.step1(&[1, 1, 1]);
         for update in [&delete[..], &updates[1], &delete, &updates[0], &delete, &delete] {
-            unsynced.change(update);
+            unsynced.change(update, false);
         }
-        assert_eq!(unsynced.step2(), 3, "the step 2, the new update and the deletion behind it");
+        assert_eq!(unsynced.step2(true), 3, "the step 2, the new update and the deletion behind it");
         // Fifty deletions that were made offline are in the number of no provider.
         unsynced.step1(&[1, 1, 1]);
-        (0..50).for_each(|_| _ = unsynced.change(&delete));
-        assert_eq!(unsynced.step2(), 1);
+        (0..50).for_each(|_| _ = unsynced.change(&delete, false));
+        assert_eq!(unsynced.step2(true), 1);
     }
 
     #[test]
     fn updates_of_a_client_that_sends_no_step_1_are_all_counted() {
         let updates = typed(1, 2);
         let mut unsynced = Unsynced::default();
-        updates.iter().for_each(|update| _ = unsynced.change(update));
-        assert_eq!(unsynced.step2(), 3);
+        updates.iter().for_each(|update| _ = unsynced.change(update, false));
+        assert_eq!(unsynced.step2(true), 3);
+    }
+
+    #[test]
+    fn live_deletions_are_counted_if_the_step_2_confirms_them() {
+        let delete = [0, 1, 1, 1, 0, 1];
+        for (is_confirmed, statuses) in [(true, 3), (false, 2)] {
+            let mut unsynced = Unsynced::default();
+            unsynced.step1(&[1, 1, 1]);
+            unsynced.change(&delete, true);
+            unsynced.change(&typed(1, 2)[1], true);
+            // Its queue follows: two deletions, of which nothing shows when they were made.
+            unsynced.change(&delete, false);
+            unsynced.change(&delete, false);
+            assert_eq!(
+                unsynced.step2(is_confirmed),
+                statuses,
+                "the step 2, the letter, and the live deletion if confirmed"
+            );
+        }
     }
 }
