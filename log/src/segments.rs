@@ -7,7 +7,7 @@ use std::path::Path;
 use super::sled_scan::{SEGMENT_HEADER_BYTES, segment_lsn};
 
 /// sled's unit of reuse, in new stores. Large, so that nothing is reused before it was synced elsewhere (see
-/// `docs/decisions.md`); and no larger, for one is always in memory, and for moments two.
+/// `docs/decisions/0039-segments-of-4-mib.md`); and no larger, for one is always in memory, and for moments two.
 pub(super) const SEGMENT_BYTES: usize = 4 << 20;
 /// In stores that were made before 2026-11-26.
 const EARLIER_SEGMENT_BYTES: usize = 8 << 20;

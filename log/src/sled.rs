@@ -48,7 +48,7 @@ use super::store_lock::{
     prepare_engine, refuse_newer, sync_dir, sync_files,
 };
 
-/// Pages kept in memory. Large values stay beyond it (see `docs/decisions.md`).
+/// Pages kept in memory. Large values stay beyond it (see `docs/decisions/0037-sled-inside-a-discipline.md`).
 const CACHE_BYTES: u64 = 64 << 20;
 /// A commit is synced in between when sled has written more log than this: with the slice that passes it less than a segment.
 pub(super) const UNSYNCED_LOG_BYTES: i64 = (SEGMENT_BYTES / 4) as i64;

@@ -135,7 +135,7 @@ impl Replica {
         self.crdt.state_vector()
     }
 
-    /// Every root type as JSON, without what is held. `docs/backup.md` says what becomes what.
+    /// Every root type as JSON, without what is held. `docs/formats.md` says what becomes what.
     pub fn to_json(&self) -> Result<serde_json::Value, JsonError> {
         to_json(&self.encode()?)
     }

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
 
-/// Permissive, and asking for no more than that their text is kept. Anything else is a decision (docs/decisions.md).
+/// Permissive, and asking for no more than that their text is kept. Anything else is a decision (docs/decisions/).
 const ALLOWED: &[&str] = &[
     "MIT",
     "Apache-2.0",

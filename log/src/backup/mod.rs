@@ -7,7 +7,7 @@
 //! read.rs      opening, verifying and restoring one
 //! ```
 //!
-//! The bytes are described in `docs/backup.md`. What holds:
+//! The bytes are described in `docs/formats.md`. What holds:
 //!
 //! - A document in a backup is a prefix of its log: one load, with its checksums and digest checked. It holds
 //!   everything acknowledged before the backup began, for what is acknowledged was committed.

@@ -1,4 +1,4 @@
-//! PURE: one document of a backup as bytes. Numbers are little-endian; see `docs/backup.md`.
+//! PURE: one document of a backup as bytes. Numbers are little-endian; see `docs/formats.md`.
 
 use bytes::Bytes;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};

@@ -1,4 +1,4 @@
-//! PURE: a document as JSON and back. What becomes what stands in `docs/backup.md`, section JSON.
+//! PURE: a document as JSON and back. What becomes what stands in `docs/formats.md`, section JSON.
 //!
 //! ```text
 //! write.rs   a document to JSON: the one thing here that needs a tree
@@ -50,7 +50,7 @@ const TREE_STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Types within types of a document that is built there, at most.
 const MAX_TREE_DEPTH: u32 = 10_000;
 
-/// Every root type of a document as JSON. `state`: all of it as one v1 update. `docs/backup.md` says what becomes what.
+/// Every root type of a document as JSON. `state`: all of it as one v1 update. `docs/formats.md` says what becomes what.
 ///
 /// # Errors
 /// When it is nested too deep, or yrs cannot build it; the document itself is none the worse.
