@@ -1,17 +1,18 @@
-//! Returns free memory of the system's allocator to the system.
+//! Returns free memory of the C allocator to the operating system.
 //!
-//! glibc returns only the free end of a heap by itself. After 100,000 documents had been opened and left, the server kept 388 MB of
-//! the 396 MB that they had taken; `malloc_trim` returns all but a few. No maintained crate wraps that function (looked for in
-//! November 2026), so it is called here. It is the only `unsafe` of the project.
+//! Unless asked, glibc returns only the free end of a heap. After 100,000 documents had been opened and closed, the server
+//! kept 388 MB of the 396 MB that they had taken; `malloc_trim` returns all but a few MB. No maintained crate wraps that
+//! function (searched in November 2026), so it is called here. This is the only `unsafe` code of the project.
 
-/// Returns the free pages of all heaps to the system, if the allocator is glibc's. Returns true if some were. It takes milliseconds
-/// for each 100 MB and holds each heap's lock meanwhile: call it from a thread on which nothing waits.
-#[allow(unsafe_code, reason = "malloc_trim has no safe form, and free memory stays with the process without it")]
+/// Returns the free pages of all heaps to the operating system, if the allocator is glibc. Returns true if any were
+/// returned. The call takes milliseconds for each 100 MB and holds the lock of each heap meanwhile: call it from a thread
+/// that nothing waits for.
+#[allow(unsafe_code, reason = "malloc_trim has no safe wrapper, and the process keeps its free memory without it")]
 pub fn return_free_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // SAFETY: malloc_trim(3) may be called at any time from any thread ("MT-Safe"), takes a number and touches free memory
-        // only.
+        // SAFETY: malloc_trim(3) may be called at any time from any thread ("MT-Safe"), takes a number, and touches only free
+        // memory.
         unsafe { libc::malloc_trim(0) == 1 }
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
@@ -32,7 +33,7 @@ mod tests {
 
     #[test]
     fn free_memory_between_used_blocks_is_returned() {
-        // 64 MB in blocks of 1 KB; a few stay in use, so that no end of a heap is free.
+        // 64 MB in blocks of 1 KB. A few stay in use, so that the end of the heap is not free.
         let mut blocks: Vec<Option<Vec<u8>>> = (0..65_536).map(|_| Some(vec![1; 1024])).collect();
         let full = resident_bytes();
         for (index, block) in blocks.iter_mut().enumerate() {
@@ -42,7 +43,7 @@ mod tests {
         }
         super::return_free_memory();
         let left = full.saturating_sub(resident_bytes());
-        assert!(left > 40 * 1024 * 1024, "{left} bytes were returned");
+        assert!(left > 40 * 1024 * 1024, "only {left} bytes were returned");
         drop(blocks);
     }
 }

@@ -1,7 +1,7 @@
-//! PURE: updates that wait for others, and their release.
+//! PURE: pending updates of a [`Replica`]: updates with missing dependencies, kept until the dependencies arrive.
 //!
-//! Each knows how far which clients must come before it can be taken, so that setting a thousand of them free costs about as
-//! much as taking them.
+//! Each pending update lists the clocks that it needs, so that releasing a thousand of them costs about as much as applying
+//! them.
 
 use bytes::Bytes;
 use syncline_protocol::update::{StateClock, Verdict, needs};
@@ -9,12 +9,12 @@ use syncline_protocol::update::{StateClock, Verdict, needs};
 use super::clocks::Clocks;
 use super::replica::{Replica, Taken, Weight};
 
-/// How much may be held.
+/// Limits for pending updates.
 #[derive(Debug, Clone, Copy)]
 pub struct HeldLimits {
-    /// Most updates.
+    /// Number of pending updates.
     pub updates: usize,
-    /// Most bytes of them.
+    /// Total size of the pending updates.
     pub bytes: usize,
 }
 
@@ -25,7 +25,7 @@ impl Default for HeldLimits {
 }
 
 impl HeldLimits {
-    /// For what was accepted before.
+    /// No limits, for updates that were accepted before.
     pub(crate) const NONE: Self = Self { updates: usize::MAX, bytes: usize::MAX };
 }
 
@@ -33,7 +33,8 @@ impl HeldLimits {
 pub(crate) struct Held {
     pub(crate) update: Bytes,
     nested: u64,
-    /// Clients and the clocks that they must reach before it can be taken; what they reach is removed from the end.
+    /// Clients and the clocks that the document must reach before the update can be applied. Reached ones are removed
+    /// from the end.
     needs: Vec<(u64, u64)>,
 }
 
@@ -44,17 +45,17 @@ impl Held {
     }
 }
 
-/// An update that waited and broke the CRDT when it no longer did.
+/// A released update broke the CRDT.
 #[derive(Debug)]
 pub(crate) struct Breaker;
 
 impl Replica {
-    /// The updates that wait, in order of arrival.
+    /// The pending updates, in order of arrival.
     pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.held.iter().map(|held| &held.update)
     }
 
-    /// Keeps an update that waits.
+    /// Keeps an update with missing dependencies.
     pub(crate) fn hold(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
         if self.held().any(|held| held == update) {
             return Taken::Known;
@@ -62,14 +63,15 @@ impl Replica {
         if self.held.len() >= limits.updates || self.held_bytes + update.len() > limits.bytes {
             return Taken::NoRoom;
         }
-        // A copy: a slice would keep the whole frame it came in.
+        // A copy, because a slice would keep the whole received frame in memory.
         let needs = needs(update, &self.clocks).unwrap_or_default();
         self.held.push(Held { update: Bytes::copy_from_slice(update), nested: verdict.nested, needs });
         self.held_bytes += update.len();
         Taken::Held
     }
 
-    /// Gives yrs what no longer waits, until a round frees nothing. After an error this replica is of no use.
+    /// Applies every pending update whose dependencies have arrived, until a pass releases none. After an error the replica
+    /// must be discarded.
     pub(crate) fn free_held(&mut self) -> Result<(), Breaker> {
         while !self.held.is_empty() {
             let mut still_held = Vec::new();

@@ -1,13 +1,14 @@
-//! PURE: a CRDT document with its tree, and the updates that wait for others which have not come. For whoever reads and
-//! edits a document: the client. A hub keeps a [`crate::HubDocument`].
+//! PURE: a CRDT document with its tree and its pending updates, for a client that reads and edits it. A hub keeps a
+//! [`crate::HubDocument`] instead.
 //!
-//! yrs 0.28.1 is never given an update that it could not integrate at once: it can be made to integrate behind a
-//! hole, and merging two pending updates that overlap underflows a length. The scanner's verdict tells such updates
-//! apart without yrs; they are *held* here, as received, and given to yrs when what they need has come.
-//! What it is given has been prepared for it (`intake.rs`).
+//! yrs 0.28.1 never receives an update that it could not integrate immediately: it can be made to integrate structs after
+//! a gap, and merging two pending updates that overlap underflows a length. The scanner's verdict identifies such updates
+//! without yrs. They are kept here as *pending*, as received, and applied when their dependencies have arrived. Every
+//! update is prepared for yrs first (`intake.rs`).
 //!
-//! An update with one part that waits is held whole. One that breaks yrs when its turn comes is to blame, not the
-//! update that it waited for: that one is taken, and the document is loaded again without the culprit.
+//! An update is kept pending as a whole, even if only a part of it has missing dependencies. If a released update breaks
+//! yrs, the update that released it is not to blame: it is accepted, and the caller reloads the document without the
+//! faulty one.
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_TREE_TYPE_DEPTH;
@@ -23,22 +24,23 @@ use super::known::Known;
 use super::register::RegisterState;
 use super::watch::Touched;
 
-/// What became of an update.
+/// The outcome of [`Replica::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// It changes nothing: everything in it was known.
+    /// The document already had everything in the update.
     Known,
-    /// It changed the document, and perhaps freed others that waited.
+    /// The update changed the document, and may have released pending updates.
     Changed,
-    /// It would have changed the document, but one that waited for it broke the CRDT: take it, then load again.
+    /// The update is valid, but a pending update that it released broke the CRDT: store it, then reload the document
+    /// without the faulty one.
     FreedABreaker,
-    /// It waits for something that has not come.
+    /// The update has missing dependencies and is pending.
     Held,
-    /// It would wait, and too much waits already: it was not taken.
+    /// The update has missing dependencies, but the limits for pending updates are reached: it was dropped.
     NoRoom,
 }
 
-/// What an update is to a document, by its clocks alone.
+/// How an update relates to a document, judged by clocks alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weight {
     Nothing,
@@ -46,7 +48,7 @@ pub(crate) enum Weight {
     Something,
 }
 
-/// One document, with what waits for it.
+/// One document with its pending updates.
 #[derive(Debug, Default)]
 pub struct Replica {
     pub(crate) crdt: Crdt,
@@ -54,20 +56,20 @@ pub struct Replica {
     /// In order of arrival.
     pub(crate) held: Vec<Held>,
     pub(crate) held_bytes: usize,
-    /// Freed and not yet told to the readers; emptied by [`Replica::take_freed`].
+    /// Released pending updates that the readers have not received yet; emptied by [`Replica::take_freed`].
     pub(crate) freed: Vec<Bytes>,
-    /// Types lie at most this deep within types, with what is held. Rises with every nested item; measured anew
-    /// when it reaches the limit.
+    /// Upper bound for the nesting depth of types. Raised by every nested item; measured again when it exceeds the limit.
     depth_bound: u64,
     pub(crate) intake: Intake,
     pub(crate) touched: Touched,
 }
 
 impl Replica {
-    /// Builds a document from the updates of its log, in order. The tree is built once, of all of them together.
+    /// Builds a document from the updates of its log, in order. All updates are merged first, so that the tree is built
+    /// once.
     ///
     /// # Errors
-    /// When one cannot be read, or when together they break yrs.
+    /// When an update cannot be decoded, or when the merged updates break yrs.
     pub fn load(updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
         let mut replica = Self::default();
         let updates: Vec<Bytes> = updates.collect();
@@ -85,7 +87,7 @@ impl Replica {
         Ok(replica)
     }
 
-    /// Takes one scanned v1 update.
+    /// Applies one scanned v1 update, or keeps it pending.
     pub fn take(&mut self, update: &Bytes, limits: &HeldLimits) -> Result<Taken, CrdtError> {
         let (weight, verdict) = self.weigh(update)?;
         match weight {
@@ -96,8 +98,8 @@ impl Replica {
         self.bound_depth(update, verdict.nested)?;
         let changed = self.apply(update)?;
         if self.crdt.has_missing() {
-            // Clocks cannot tell: parts of it that wait for each other. Nobody's editor makes such a thing.
-            return Err(CrdtError::Broken("parts of it wait for each other".into()));
+            // Clocks do not show cyclic dependencies. No editor creates them.
+            return Err(CrdtError::Broken("structs of the update depend on each other in a cycle".into()));
         }
         if !changed {
             return Ok(Taken::Known);
@@ -105,27 +107,27 @@ impl Replica {
         Ok(if self.free_held().is_ok() { Taken::Changed } else { Taken::FreedABreaker })
     }
 
-    /// What the last update freed, in the order in which it was integrated.
+    /// Takes the pending updates that were released, in the order in which they were applied.
     pub fn take_freed(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.freed)
     }
 
-    /// The whole state as one v1 update, without what is held.
+    /// The whole state as one v1 update, without pending updates.
     pub fn encode(&self) -> Result<Bytes, CrdtError> {
         self.crdt.encode()
     }
 
-    /// What a peer with this (scanned, encoded) state vector lacks, without what is held.
+    /// What a peer with this (scanned, encoded) state vector lacks, without pending updates.
     pub fn diff(&self, state_vector: &[u8]) -> Result<Bytes, CrdtError> {
         self.crdt.diff(state_vector)
     }
 
-    /// What a peer known to have come this far lacks, without what is held.
+    /// What a peer with this state vector lacks, without pending updates.
     pub fn diff_since(&self, known: &Known) -> Result<Bytes, CrdtError> {
         self.crdt.diff_since(known)
     }
 
-    /// How far the document has come.
+    /// The state vector.
     pub fn known(&self) -> Known {
         self.crdt.known()
     }
@@ -135,17 +137,17 @@ impl Replica {
         self.crdt.state_vector()
     }
 
-    /// Every root type as JSON, without what is held. `docs/backup.md` says what becomes what.
+    /// Every root type as JSON, without pending updates. The mapping is described in `docs/backup.md`.
     pub fn to_json(&self) -> Result<serde_json::Value, JsonError> {
         to_json(&self.encode()?)
     }
 
-    /// A register as it is; `None`: no accepted write has made it.
+    /// The state of a register; `None` if no accepted write has set it.
     pub fn read_register(&self, name: &str) -> Result<Option<RegisterState>, CrdtError> {
         self.crdt.read_register(name)
     }
 
-    /// Writes a register as the document's own edit, and returns it as a v1 update.
+    /// Writes a register as an edit of the document itself, and returns the edit as a v1 update.
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Result<Bytes, CrdtError> {
         let update = self.crdt.write_register(name, state)?;
         self.clocks.advance(&update);
@@ -159,20 +161,20 @@ impl Replica {
             Structs::Gap | Structs::MissingDependency => Weight::Waits,
             _ if verdict.deletes_ahead => Weight::Waits,
             Structs::None | Structs::Known if !verdict.deletes => Weight::Nothing,
-            // Deletions move no clock: only yrs knows whether they are new.
+            // Deletions do not advance clocks: only yrs knows whether they are new.
             _ => Weight::Something,
         };
         Ok((weight, verdict))
     }
 
-    /// Refuses what would lie too deep: yrs goes down it by recursion.
+    /// Refuses an update that would nest types too deep for yrs, which deletes them by recursion.
     pub(crate) fn bound_depth(&mut self, update: &[u8], nested: u64) -> Result<(), CrdtError> {
         if nested > 0 && self.depth_bound + nested > MAX_TREE_TYPE_DEPTH {
             let refuse = |error: &dyn std::fmt::Display| CrdtError::Undecodable(error.to_string());
             let depth_of = |update: &[u8]| type_depth(update).map(u64::from).map_err(|error| refuse(&error));
             let (depth, more) = (depth_of(&self.crdt.encode()?)?, depth_of(update)?);
             if depth + more > MAX_TREE_TYPE_DEPTH {
-                return Err(refuse(&format_args!("its types lie more than {MAX_TREE_TYPE_DEPTH} levels deep")));
+                return Err(refuse(&format_args!("its types are nested more than {MAX_TREE_TYPE_DEPTH} levels deep")));
             }
             self.depth_bound = depth + more;
             return Ok(());
@@ -181,7 +183,7 @@ impl Replica {
         Ok(())
     }
 
-    /// True when the document is not what it was.
+    /// Applies an update without missing dependencies. True when the document changed.
     pub(crate) fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
         let changed = self.crdt.apply(&self.intake.prepare(update))?;
         self.clocks.advance(update);
@@ -208,12 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn updates_in_reverse_order_are_held_and_freed_together() {
+    fn updates_in_reverse_order_are_pending_and_released_together() {
         let updates = typed(&["a", "b", "c", "d"]);
         let mut replica = Replica::default();
         for update in updates[1..].iter().rev() {
             assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Held));
-            assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Known), "the same again is not held twice");
+            assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Known), "a duplicate is not kept twice");
         }
         assert_eq!(replica.encode().unwrap()[..], [0, 0], "yrs has seen none of it");
         assert_eq!(replica.take(&updates[0], &HeldLimits::NONE), Ok(Taken::Changed));
@@ -224,8 +226,8 @@ mod tests {
     }
 
     #[test]
-    fn two_updates_behind_a_hole_that_overlap_do_not_reach_yrs() {
-        // GC ranges 82..86 and 81..85 of client 1: merged as pending they underflow a length in yrs 0.28.1.
+    fn overlapping_updates_after_a_gap_do_not_reach_yrs() {
+        // GC ranges 82..86 and 81..85 of client 1: merging them as pending underflows a length in yrs 0.28.1.
         let mut replica = Replica::default();
         for update in [[1, 1, 1, 82, 0, 4, 0], [1, 1, 1, 81, 0, 4, 0]] {
             assert_eq!(replica.take(&Bytes::copy_from_slice(&update), &HeldLimits::NONE), Ok(Taken::Held));
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_changes_nothing() {
+    fn known_update_changes_nothing() {
         let updates = typed(&["a", "b"]);
         let mut replica = Replica::load(updates.clone().into_iter()).unwrap();
         assert_eq!(replica.take(&updates[1], &HeldLimits::NONE), Ok(Taken::Known));

@@ -1,4 +1,4 @@
-//! Native messages to bytes and back. Decoding borrows its payload and allocates nothing.
+//! Encodes and decodes native messages. Decoding borrows its payload and allocates nothing.
 
 use super::{Channel, Cursor, MAGIC, MessageError, Proposal, Resume, ToClient, ToServer, Version};
 use crate::ids::{Epoch, Seq};
@@ -32,7 +32,7 @@ const HAS_STATE_VECTOR: u64 = 2;
 const RESUME_SHIFT: u32 = 2;
 
 impl<'a> ToServer<'a> {
-    /// Reads a whole frame. Hello is recognised by its magic, at any time.
+    /// Decodes a frame. A Hello is recognised by its magic bytes, also after the first frame.
     ///
     /// # Errors
     /// When the frame is not exactly one message.
@@ -79,7 +79,7 @@ impl<'a> ToServer<'a> {
         }
     }
 
-    /// The frame for this message.
+    /// Encodes this message as a frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match *self {
@@ -135,10 +135,10 @@ impl<'a> ToServer<'a> {
 }
 
 impl<'a> ToClient<'a> {
-    /// Reads a whole frame.
+    /// Decodes a frame.
     ///
     /// # Errors
-    /// When the frame is not exactly one message. An unknown type may be from a newer server.
+    /// When the frame is not exactly one message. A newer server may send an unknown type.
     pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Reader::new(frame);
         let kind = reader.var_uint()?;
@@ -184,7 +184,7 @@ impl<'a> ToClient<'a> {
         }
     }
 
-    /// The frame for this message.
+    /// Encodes this message as a frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match *self {
@@ -256,15 +256,15 @@ fn read_opened<'a>(reader: &mut Reader<'a>, channel: Channel) -> Result<ToClient
     Ok(ToClient::Opened { channel, cursor, read_only: flags & READ_ONLY > 0, resume, state_vector })
 }
 
-/// The document that a message to the server is about, of which `prefix` is the beginning. None for messages that are about no
-/// document, and for unknown types.
+/// Reads the channel from the first bytes of a message to the server. `None` for messages about no document, and for
+/// unknown types.
 pub fn channel_of(prefix: &[u8]) -> Option<Channel> {
     let mut reader = Reader::new(prefix);
     let kind = reader.var_uint().ok()?;
     if (kind::OPEN..=kind::LEAVE).contains(&kind) { reader.var_uint().ok() } else { None }
 }
 
-/// The batch of a Change to the server, of which `prefix` is the beginning. None for every other message.
+/// Reads the batch from the first bytes of a [`ToServer::Change`]. `None` for every other message.
 pub fn begins_change(prefix: &[u8]) -> Option<u64> {
     let mut reader = Reader::new(prefix);
     let is_change = reader.var_uint().ok()? == kind::CHANGE;

@@ -1,22 +1,22 @@
-//! Whether parts of an update wait for each other, so that no reader could ever integrate it.
+//! Detects updates whose structs depend on each other in a cycle: no reader could ever integrate them.
 
 use std::collections::HashMap;
 
 use super::StateClock;
 use super::raw::{Id, Parent, RawSection, RawStruct, RawUpdate};
 
-/// One client's structs, and how far they have been gone through.
+/// The unvisited structs of one client.
 struct Section<'a> {
     structs: RawSection<'a>,
     end: u64,
-    /// It is being gone through, up to some clock that another section needs.
+    /// The section is on the stack: it is being visited up to a clock that another section depends on.
     is_needed: bool,
 }
 
-/// True when structs of an update wait for each other in a circle. It waits for nothing else: `state` has all that it needs
-/// and does not have itself. The update has passed the scanner.
+/// True when structs of a scanned update depend on each other in a cycle. The update must have no missing dependencies:
+/// `state` must contain everything that the update depends on and does not contain itself.
 pub fn is_circular(update: &[u8], state: &impl StateClock) -> bool {
-    // A struct never refers to a later one of its own client: the scanner has seen to it.
+    // Within one section there is no cycle: the scanner refuses references to later structs of the same client.
     if update.first() == Some(&1) {
         return false;
     }
@@ -32,8 +32,8 @@ pub fn is_circular(update: &[u8], state: &impl StateClock) -> bool {
     (0..sections.len()).any(|first| !go_through(first, &mut sections, &places, state))
 }
 
-/// Goes through one section, and through those that it needs as far as it needs them. False: it came back to one of those
-/// that need it.
+/// Visits one section, and every section that it depends on as far as needed. Returns false when it reaches a section
+/// that is already on the stack.
 fn go_through(
     first: usize,
     sections: &mut [Section<'_>],
@@ -76,7 +76,7 @@ fn needs_of(found: &RawStruct<'_>) -> impl Iterator<Item = Id> {
 mod tests {
     use super::*;
 
-    /// One letter of client 1 at clock 0 and one of client 2 at clock 0, with these origins (client, clock).
+    /// One letter of client 1 and one of client 2, both at clock 0, with these origins (client, clock).
     fn two(first: Option<(u8, u8)>, second: Option<(u8, u8)>) -> Vec<u8> {
         let mut update = vec![2];
         for (client, origin) in [(2, second), (1, first)] {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_circle_is_one() {
+    fn only_cyclic_dependencies_are_circular() {
         assert!(!is_circular(&two(None, None), &|_| 0));
         assert!(!is_circular(&two(None, Some((1, 0))), &|_| 0));
         assert!(!is_circular(&two(Some((2, 0)), None), &|_| 0));

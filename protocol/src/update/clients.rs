@@ -1,8 +1,8 @@
-//! Client ids: each comes once in a list, and mostly in order.
+//! Checks that each client id appears once in a list.
 
 use super::{ScanError, Summary};
 
-/// Watches the clients of one list: sections, state vector or delete set.
+/// Tracks the order of the clients in one list: sections, state vector or delete set.
 pub(super) struct Clients {
     last: Option<u64>,
     rising: bool,
@@ -27,20 +27,20 @@ impl Clients {
         Ok(())
     }
 
-    /// True when the order alone shows that no client came twice.
+    /// True when the clients are strictly sorted, so that none appears twice.
     pub(super) fn is_sorted(&self) -> bool {
         self.rising || self.falling
     }
 }
 
-/// Both lists of an update: were they sorted?
+/// Which of the two client lists of an update are sorted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sorted {
     pub(super) sections: bool,
     pub(super) deletes: bool,
 }
 
-/// Looks for duplicates among clients in no order (Yjs before 13.5 wrote delete sets so).
+/// Refuses duplicates in unsorted lists (Yjs before 13.5 writes unsorted delete sets).
 #[cold]
 pub(super) fn check_unsorted(update: &[u8], summary: &Summary, sorted: Sorted) -> Result<(), ScanError> {
     if !sorted.sections {

@@ -1,29 +1,29 @@
-//! Merging updates by their bytes: what a client did in a row, and what is deleted, without building a document.
+//! Merges updates by copying their bytes, without building a document.
 //!
-//! Joins the simple and common case: each client's structs follow each other without a hole, as they do for keystrokes
-//! that queued together. The structs are copied as they are, in order; deleted ranges are sorted and joined. What is not
-//! simple begins another update, so the result is a list, in order, that holds exactly what went in.
+//! Merges only the simple and common case: the structs of each client are consecutive without a gap, as for keystrokes
+//! that were queued together. Structs are copied unchanged and in order; deleted ranges are sorted and joined. Any other
+//! update starts a new one, so the result is an ordered list that holds exactly the input.
 //! (`yrs::merge_updates_v1` decodes everything and is quadratic in the number of updates.)
 
 use super::walk::{ClientRange, UNLIMITED, read_section_head, read_struct};
 use super::{ScanError, Summary, walk};
 use crate::varint::{Reader, var_uint_len, write_var_uint};
 
-/// A merged update has at most about this many bytes; a larger one stays alone and is not copied.
+/// Approximate size limit of a merged update; a larger input is not merged and not copied.
 const MAX_MERGED_BYTES: usize = 64 * 1024;
-/// Clients in a merged update: they are searched one by one.
+/// Most clients in a merged update: the list of clients is searched linearly.
 const MAX_MERGED_CLIENTS: usize = 64;
 
-/// One merged update.
+/// One update of the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Merged {
-    /// The update with this number, as it is.
+    /// The input update with this index, unchanged.
     Single(usize),
-    /// Several joined.
+    /// Several input updates merged.
     Joined {
-        /// What they hold.
+        /// The merged update.
         update: Vec<u8>,
-        /// How many they were.
+        /// Number of input updates in it.
         count: usize,
     },
 }
@@ -36,17 +36,17 @@ struct Section<'a> {
     bytes: &'a [u8],
 }
 
-/// Where an update's parts lie in the lists of [`Updates`].
+/// The index ranges of one update's parts in the lists of [`Updates`].
 #[derive(Debug, Clone)]
 struct Parts {
     sections: std::ops::Range<usize>,
     deletes: std::ops::Range<usize>,
     bytes: usize,
-    /// It may be joined with others.
+    /// The update can be merged with others.
     simple: bool,
 }
 
-/// Updates in their order, taken apart.
+/// Parsed updates, ready to be merged.
 #[derive(Debug, Default)]
 pub struct Updates<'a> {
     updates: Vec<Parts>,
@@ -55,7 +55,7 @@ pub struct Updates<'a> {
 }
 
 impl<'a> Updates<'a> {
-    /// Takes scanned updates apart. One that cannot be read stays alone.
+    /// Parses scanned updates. One that cannot be parsed is not merged.
     pub fn new(updates: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut all = Self::default();
         for update in updates {
@@ -92,7 +92,7 @@ impl<'a> Updates<'a> {
         Ok(summary)
     }
 
-    /// Merges those that are `wanted`, told by their numbers.
+    /// Merges the updates for whose index `wanted` returns true.
     pub fn merge(&self, wanted: impl Fn(usize) -> bool) -> Vec<Merged> {
         let mut out = Vec::new();
         let mut run = Run::default();
@@ -108,13 +108,13 @@ impl<'a> Updates<'a> {
     }
 }
 
-/// Updates that become one.
+/// Consecutive updates that become one.
 #[derive(Default)]
 struct Run<'a> {
     numbers: Vec<usize>,
     clients: Vec<Client<'a>>,
     bytes: usize,
-    /// What is in it stays alone.
+    /// No further update can be merged.
     closed: bool,
 }
 
@@ -168,7 +168,7 @@ impl<'a> Run<'a> {
     }
 
     fn write(mut self, deletes: Vec<ClientRange>) -> Vec<u8> {
-        // Yjs writes the greatest client first.
+        // Yjs writes the largest client id first.
         self.clients.sort_unstable_by_key(|client| std::cmp::Reverse(client.range.client));
         let mut out = Vec::with_capacity(self.bytes + 16);
         write_var_uint(&mut out, self.clients.len() as u64);
@@ -188,7 +188,7 @@ impl<'a> Client<'a> {
         Self { range: section.range, structs: section.structs, pieces: vec![section.bytes] }
     }
 
-    /// What follows.
+    /// Appends the section that follows.
     fn push(&mut self, section: &Section<'a>) {
         self.range.end = section.range.end;
         self.structs += section.structs;
@@ -196,7 +196,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Writes a delete set: sorted, what touches or overlaps joined.
+/// Appends a delete set: ranges are sorted, and adjacent or overlapping ones are joined.
 fn write_deleted(out: &mut Vec<u8>, mut ranges: Vec<ClientRange>) {
     ranges.sort_unstable_by_key(|range| (std::cmp::Reverse(range.client), range.start));
     ranges.dedup_by(|next, range| {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_did_in_a_row_becomes_one_section_and_deleted_ranges_are_joined() {
+    fn consecutive_structs_become_one_section_and_deletes_are_joined() {
         // Client 1: one deleted struct at clock 0, then one at clock 1; client 2: one. GC ranges: bytes 0, length.
         let first: &[u8] = &[1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 1];
         let other: &[u8] = &[1, 1, 2, 0, 0, 3, 0];
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_an_overlap_or_a_skip_begins_another_update() {
+    fn gap_overlap_skip_or_unreadable_update_is_not_merged() {
         let first: &[u8] = &[1, 1, 1, 0, 0, 2, 0];
         for other in [&[1, 1, 1, 3, 0, 1, 0][..], &[1, 1, 1, 1, 0, 2, 0], &[1, 2, 2, 0, 10, 1, 0, 1, 0], &[7, 7]] {
             assert_eq!(merged(&[first, other]), [Merged::Single(0), Merged::Single(1)], "{other:?}");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn large_updates_and_many_clients_stay_apart() {
+    fn large_updates_and_updates_of_many_clients_are_not_merged() {
         let many: Vec<Vec<u8>> = (0..=MAX_MERGED_CLIENTS as u8).map(|client| vec![1, 1, client, 0, 0, 1, 0]).collect();
         let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
         let out = merged(&many);

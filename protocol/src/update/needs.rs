@@ -1,4 +1,4 @@
-//! What an update waits for: how far which clients must come before a document can take it.
+//! The missing dependencies of an update: which clocks a document must reach before the update can be applied.
 
 use std::collections::HashMap;
 
@@ -6,8 +6,8 @@ use super::verdict::{AllRanges, StateClock};
 use super::walk::{ClientRange, Id, Kind, Struct, Visit, pass};
 use super::{ScanError, ScanLimits};
 
-/// The clients of which a document with `state` lacks something that `update` builds on or deletes, each with the next
-/// clock it must have. Empty when the update waits for nothing ([`super::verdict`]).
+/// For each client of which a document with `state` lacks something that `update` depends on or deletes, the next clock
+/// that the document must have of it. Empty when nothing is missing ([`super::verdict`]).
 ///
 /// # Errors
 /// As [`super::scan_update`].
@@ -22,10 +22,11 @@ pub fn needs(update: &[u8], state: &impl StateClock) -> Result<Vec<(u64, u64)>, 
 
 struct Needs<'a, S> {
     state: &'a S,
-    /// What the update itself has of each client.
+    /// The clocks that the update itself has of each client.
     own: HashMap<u64, ClientRange>,
-    /// The section being read, and how far its client is covered by document and update together.
+    /// Client of the current section.
     client: u64,
+    /// The clock up to which document and update together have that client.
     covered: u64,
     needs: HashMap<u64, u64>,
 }

@@ -1,8 +1,9 @@
-//! How deep types lie within types, as far as one update tells.
+//! Nesting depth of types within one update.
 //!
-//! A type's parent is named by id, so 10,000 types, each the child of the one before, are a flat list on the wire and a tower
-//! in a tree; yrs recurses down it when it is deleted or collected. This resolves the level of every item, without recursion,
-//! from a sorted table of the items, for whoever builds a tree. Levels outside this update count as none.
+//! An item names its parent by id, so 10,000 types, each the child of the previous one, are a flat list on the wire but
+//! a tree of depth 10,000, which yrs deletes and collects by recursion. Code that builds a tree checks the depth first.
+//! The level of every item is resolved without recursion, from a sorted table of the items. Levels outside this update
+//! are not counted.
 
 use super::walk::{Id, Kind, Struct, Visit, pass};
 use super::{ScanError, ScanLimits, Summary};
@@ -20,9 +21,9 @@ struct Item {
 #[derive(Clone, Copy)]
 enum Above {
     Root,
-    /// One level below this.
+    /// The item is one level below this one.
     Parent(Id),
-    /// On the level of this.
+    /// The item is on the same level as this one.
     Beside(Id),
 }
 
@@ -50,18 +51,18 @@ impl Items {
     }
 }
 
-/// How deep types lie within types in an update, in levels; for a whole document that is how deep the document is.
-/// Costs a table of the update's items.
+/// Nesting depth of the types in an update; for the whole state of a document, the depth of the document.
+/// Allocates a table of the update's items.
 ///
 /// # Errors
-/// As [`super::scan_update`], by [`ScanLimits::STORED`].
+/// As [`super::scan_update`] with [`ScanLimits::STORED`].
 pub fn type_depth(update: &[u8]) -> Result<u32, ScanError> {
     let summary = super::scan_update(update, &ScanLimits::STORED)?;
     deepest(update, &summary)
 }
 
 fn deepest(update: &[u8], summary: &Summary) -> Result<u32, ScanError> {
-    // The pass that counted them found every struct in the bytes.
+    // The count is safe to allocate by: the scan found every struct in the bytes.
     let mut items = Items(Vec::with_capacity(summary.structs as usize));
     let mut deepest = 0;
     pass(update, &ScanLimits::STORED, &mut items)?;
@@ -70,13 +71,13 @@ fn deepest(update: &[u8], summary: &Summary) -> Result<u32, ScanError> {
     let mut levels = vec![UNKNOWN; items.0.len()];
     let mut way = Vec::new();
     for start in 0..items.0.len() {
-        // Up until something known, then down again with the level.
+        // Follow the links up to an item of known level, then assign levels on the way back.
         let mut at = Some(start);
         let mut level = 0;
         while let Some(index) = at {
             match levels[index] {
                 UNKNOWN => {}
-                // A circle is never integrated.
+                // A cycle: no reader integrates it.
                 ON_THE_WAY => break,
                 known => {
                     level = known;

@@ -1,11 +1,11 @@
-//! What an update would do to a document that is known only by how far each of its clients has come.
+//! Classifies an update against a document of which only the clocks are known.
 
 use super::walk::{ClientRange, Id, Kind, Struct, Visit, pass, walk};
 use super::{ScanError, ScanLimits, Summary};
 
-/// How far each client is known: a state vector, however it is stored.
+/// A state vector, however it is stored.
 pub trait StateClock {
-    /// The next clock of `client`: 0 when it is unknown.
+    /// The next clock of `client`: 0 when the client is unknown.
     fn clock(&self, client: u64) -> u64;
 }
 
@@ -15,39 +15,39 @@ impl<F: Fn(u64) -> u64> StateClock for F {
     }
 }
 
-/// What the structs of an update are to a document. When several hold, the first of this order is told:
+/// How the structs of an update relate to a document. When several variants apply, the first in this order is reported:
 /// `Gap`, `MissingDependency`, `Overlaps`, then `Fresh` or `Known`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Structs {
-    /// There are none.
+    /// The update has no structs.
     None,
-    /// The document has them all.
+    /// The document has all of them.
     Known,
-    /// Each follows what the document has, and depends on nothing it lacks.
+    /// The document has none of them, and nothing that they depend on is missing.
     Fresh,
     /// The document has some of them.
     Overlaps,
-    /// One depends on something that is neither in the document nor in the update.
+    /// A struct depends on an element that is neither in the document nor in the update.
     MissingDependency,
-    /// One comes later than the next clock of its client: something between is missing.
+    /// A struct starts after the next clock of its client: structs in between are missing.
     Gap,
 }
 
-/// What an update would do. It looks at clocks only: that no circle of dependencies hides in an update is not
-/// checked (see [`super::is_circular`]).
+/// The effect of an update on a document, as far as clocks show it. Cyclic dependencies within the update are not
+/// detected (see [`super::is_circular`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// The structs.
+    /// How the structs relate to the document.
     pub structs: Structs,
-    /// Something is deleted. Whether it already was, clocks do not tell.
+    /// The delete set is not empty. Clocks do not show whether its elements were deleted before.
     pub deletes: bool,
-    /// Something is deleted that neither the document nor the update has: it would stay pending.
+    /// An element is deleted that neither the document nor the update has: the deletion would stay pending.
     pub deletes_ahead: bool,
-    /// Items that name another item as their parent: types lie at most this much deeper after the update.
+    /// Items whose parent is another item: an upper bound for the levels that the update adds to the nesting of types.
     pub nested: u64,
-    /// Structs that the document lacks.
+    /// Number of structs that the document lacks.
     pub fresh: u64,
-    /// Clients that the document does not know.
+    /// Number of clients that the document does not know.
     pub new_clients: u64,
 }
 
@@ -61,7 +61,7 @@ pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> R
     if let Some(verdict) = compare.verdict(&summary) {
         return Ok(verdict);
     }
-    // Too much to remember: once more, with all the update's ranges at hand.
+    // More ranges or dependencies than the first pass can keep: repeat with all ranges of the update.
     let mut all = AllRanges(Vec::new());
     pass(update, limits, &mut all)?;
     all.0.sort_unstable_by_key(|range| range.client);
@@ -78,15 +78,15 @@ pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> R
     Ok(compare.verdict(&summary).unwrap_or(missing))
 }
 
-/// Sections, and foreign dependencies still unexplained, that the first pass remembers.
+/// How many sections, and how many unresolved dependencies on other clients, the first pass keeps.
 const REMEMBERED: usize = 8;
 const NO_RANGE: ClientRange = ClientRange { client: 0, start: 0, end: 0 };
 
-/// The ranges of the update itself.
+/// The clock ranges of the update's own sections.
 enum Own {
-    /// As they come, up to a few.
+    /// First pass: the first [`REMEMBERED`] ranges. `len` counts all of them.
     Few { ranges: [ClientRange; REMEMBERED], len: usize },
-    /// All, sorted by client: the second pass.
+    /// Second pass: all ranges, sorted by client.
     All(Vec<ClientRange>),
 }
 
@@ -124,7 +124,7 @@ impl Own {
     }
 }
 
-/// Collects every section up to its last struct that is no skip.
+/// Collects the range of every section, up to its last struct that is not a skip.
 pub(super) struct AllRanges(pub(super) Vec<ClientRange>);
 
 impl Visit for AllRanges {
@@ -142,10 +142,11 @@ impl Visit for AllRanges {
 struct Compare<'a, S> {
     state: &'a S,
     own: Own,
-    /// The section being read, and how far its client is covered by document and update together.
+    /// The section being read.
     section: ClientRange,
+    /// The clock up to which document and update together have the section's client.
     covered: u64,
-    /// The foreign client asked for last, and its clock.
+    /// The last client whose clock was looked up in the document, and that clock.
     asked: Option<(u64, u64)>,
     waiting: [Id; REMEMBERED],
     waiting_len: usize,
@@ -156,7 +157,7 @@ struct Compare<'a, S> {
     gap: bool,
     deletes: bool,
     deletes_ahead: bool,
-    /// A deletion was not explained by the ranges remembered, and there were more.
+    /// A deleted element was not found in the kept ranges, and some ranges were not kept.
     deletes_unsure: bool,
 }
 
@@ -193,7 +194,7 @@ impl<'a, S: StateClock> Compare<'a, S> {
     }
 
     fn depends_on(&mut self, id: Id) {
-        // Earlier in its own section: there unless the section has a gap, which is told first.
+        // An earlier clock of the same section is present unless the section has a gap, and `Gap` takes precedence.
         if id.client == self.section.client || id.clock < self.foreign_clock(id.client) || self.own.has(id) {
             return;
         }
@@ -210,14 +211,14 @@ impl<'a, S: StateClock> Compare<'a, S> {
         }
     }
 
-    /// `None` when more would have had to be remembered.
+    /// `None` when the ranges or dependencies that were kept do not suffice to decide.
     fn verdict(mut self, summary: &Summary) -> Option<Verdict> {
         self.end_section();
         let remembered = self.waiting_len.min(REMEMBERED);
         let missing = self.waiting[..remembered].iter().any(|&id| !self.own.has(id));
         let sure = match self.own {
             Own::All(_) => true,
-            // What is found is found; what is not may be among the ranges or dependencies not remembered.
+            // A dependency that was not found may be in a range that was not kept; one that was not kept may be missing.
             Own::Few { .. } if missing => self.own.is_complete(),
             Own::Few { .. } => self.waiting_len <= REMEMBERED,
         };
@@ -254,7 +255,7 @@ impl<S: StateClock> Visit for Compare<'_, S> {
 
     #[inline]
     fn structure(&mut self, found: &Struct) {
-        // A skip is a hole: what follows it is a gap, unless the document has the hole filled.
+        // A skip leaves a gap before the next struct, unless the document has the skipped clocks.
         if let Kind::Skip = found.kind {
             return;
         }

@@ -1,4 +1,4 @@
-//! One pass over an update: sections, structs, delete set. What is found is told to a [`Visit`]or.
+//! Parses an update in one pass and reports sections, structs and delete set to a [`Visit`] implementation.
 
 use super::clients::{self, Clients, Sorted};
 use super::{ScanError, ScanLimits, Summary, at_most, content};
@@ -11,23 +11,23 @@ pub(super) const HAS_PARENT_SUB: u8 = 0x20;
 pub(super) const HAS_RIGHT_ORIGIN: u8 = 0x40;
 pub(super) const HAS_ORIGIN: u8 = 0x80;
 
-/// Shortest section: number of structs, client, clock, one struct.
+/// Number of structs, client, clock, one struct.
 const MIN_SECTION_BYTES: u64 = 5;
-/// Shortest struct: a GC range or a skip.
+/// A GC range or a skip.
 const MIN_STRUCT_BYTES: u64 = 2;
-/// Shortest client of a delete set: client, number of ranges, one range.
+/// One client of a delete set: client, number of ranges, one range.
 const MIN_DELETE_CLIENT_BYTES: u64 = 4;
-/// Shortest range: clock, length.
+/// Clock, length.
 const MIN_RANGE_BYTES: u64 = 2;
 
-/// One element of a document: a client and a clock.
+/// The id of one element of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id {
     pub(super) client: u64,
     pub(super) clock: u64,
 }
 
-/// One struct of an update, as far as order and dependencies go.
+/// The clocks and dependencies of one struct.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Struct {
     pub(super) client: u64,
@@ -43,19 +43,20 @@ pub(super) enum Kind {
     Item { origin: Option<Id>, right_origin: Option<Id>, parent: Option<Id> },
 }
 
-/// Is told what a pass finds, in order.
+/// Receives what a pass finds, in order.
 pub(super) trait Visit {
     fn section(&mut self, _client: u64, _clock: u64) {}
     fn structure(&mut self, _found: &Struct) {}
     fn deleted(&mut self, _client: u64, _start: u64, _end: u64) {}
 }
 
-/// For those who only want to know whether the update is sound.
+/// Ignores everything: for callers that only validate.
 pub(super) struct Ignore;
 
 impl Visit for Ignore {}
 
-/// Checks everything. The visitor hears of nothing that is not sound, but perhaps of the beginning of what is not.
+/// Checks every rule. `visit` receives only valid structs and ranges, but it may receive the first ones of an update that
+/// is then refused.
 pub(super) fn walk(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<Summary, ScanError> {
     let (summary, sorted) = pass(update, limits, visit)?;
     if !(sorted.sections && sorted.deletes) {
@@ -64,7 +65,7 @@ pub(super) fn walk(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -
     Ok(summary)
 }
 
-/// One pass: everything but duplicates among unsorted clients and the depth of types.
+/// Checks every rule but one: duplicates among unsorted clients.
 pub(super) fn pass(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<(Summary, Sorted), ScanError> {
     let mut reader = Reader::new(update);
     let mut summary = Summary::default();
@@ -76,7 +77,7 @@ pub(super) fn pass(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -
     }
 }
 
-/// Returns whether the clients came sorted.
+/// Returns whether the clients are sorted.
 fn read_structs(
     reader: &mut Reader<'_>,
     limits: &ScanLimits,
@@ -154,7 +155,7 @@ pub(super) fn read_struct(
     Ok(Struct { client, start, end, kind })
 }
 
-/// Where an item hangs: its neighbours, or, with neither, its parent and perhaps its key there.
+/// Reads the position of an item: its origins, or, with neither, its parent and possibly its key in it.
 #[inline]
 fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -> Result<Kind, ScanError> {
     let origin = if info & HAS_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
@@ -185,7 +186,7 @@ fn read_id(reader: &mut Reader<'_>, own: Id, limits: &ScanLimits) -> Result<Id, 
     Ok(Id { client, clock })
 }
 
-/// Returns whether the clients came sorted.
+/// Returns whether the clients are sorted.
 fn read_delete_set(
     reader: &mut Reader<'_>,
     limits: &ScanLimits,
@@ -223,18 +224,18 @@ fn read_delete_set(
     Ok(clients.is_sorted())
 }
 
-/// The clocks that an update has of one client, holes included.
+/// The clocks that an update has of one client, skips included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientRange {
-    /// The client.
+    /// Client id.
     pub client: u64,
     /// The first clock.
     pub start: u64,
-    /// The clock after the last.
+    /// The clock after the last one.
     pub end: u64,
 }
 
-/// The sections of an update that [`super::scan_update`] accepted; of other bytes, those before the first error.
+/// The sections of an update that [`super::scan_update`] accepted. For other bytes, the sections before the first error.
 pub fn update_ranges(update: &[u8]) -> ClientRanges<'_> {
     let mut reader = Reader::new(update);
     let left = reader.var_uint().unwrap_or(0);
@@ -272,14 +273,14 @@ impl Iterator for ClientRanges<'_> {
     }
 }
 
-/// The delete set of an update that [`super::scan_update`] accepted, as it is encoded.
+/// The encoded delete set of an update that [`super::scan_update`] accepted.
 pub fn delete_set(update: &[u8]) -> &[u8] {
     let mut ranges = update_ranges(update);
     ranges.by_ref().for_each(drop);
     ranges.reader.rest()
 }
 
-/// The clients of the delete set of an update that a pass accepted.
+/// The clients in the delete set of an update that [`pass`] accepted.
 pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
     let mut reader = Reader::new(delete_set(update));
     let mut clients = Vec::new();
@@ -293,17 +294,17 @@ pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
     Ok(clients)
 }
 
-/// The ranges of the delete set at which `reader` stands, of an update that a pass accepted; it must end there.
-pub(super) fn read_deleted(reader: &mut Reader<'_>, mut tell: impl FnMut(ClientRange)) -> Result<(), ScanError> {
+/// Calls `visit` for every range of the delete set that `reader` is at. The bytes must end with the delete set.
+pub(super) fn read_deleted(reader: &mut Reader<'_>, mut visit: impl FnMut(ClientRange)) -> Result<(), ScanError> {
     for _ in 0..reader.var_uint()? {
         let client = reader.var_uint()?;
         for _ in 0..reader.var_uint()? {
             let (start, len) = (reader.var_uint()?, reader.var_uint()?);
-            tell(ClientRange { client, start, end: start + len });
+            visit(ClientRange { client, start, end: start + len });
         }
     }
     if reader.is_empty() { Ok(()) } else { Err(ScanError::TrailingBytes(reader.remaining())) }
 }
 
-/// For updates whose counts were already checked against limits that may be anyone's.
+/// For updates that were already scanned, under whatever limits.
 pub(super) const UNLIMITED: ScanLimits = ScanLimits { clock: u64::MAX, ..ScanLimits::STORED };

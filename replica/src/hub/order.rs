@@ -1,15 +1,15 @@
-//! PURE: the writes of one map key in the order in which every reader puts them: the last one is the value.
+//! PURE: the writes of one map key, in the order that every reader computes: the last write is the value of the key.
 //!
-//! Yjs keeps them as a list and integrates each by YATA (yjs 13.6.33, `Item.integrate`). Writes come one after the other
-//! almost always; only those made at the same time are compared. Comparing is bounded ([`Budget`]): of more writes at the same
-//! time than people and machines make, those that would go into the middle are left out, and the order may not be that of
-//! the readers any more.
+//! Yjs keeps the writes of a key as a list and integrates each by YATA (yjs 13.6.33, `Item.integrate`). Writes are almost
+//! always sequential; only concurrent writes are compared. The comparisons are bounded ([`Budget`]): if there are more
+//! concurrent writes than people and programs make, those that belong in the middle of the list are dropped, and the order
+//! may then differ from that of the readers.
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_REGISTER_VALUE_BYTES;
 use syncline_protocol::update::raw::{Id, RawStruct};
 
-/// Writes of one client in a row, each the successor of the one before it.
+/// Consecutive writes of one client, each the successor of the one before it.
 #[derive(Debug, Clone)]
 pub(super) struct Write {
     pub(super) client: u64,
@@ -17,21 +17,21 @@ pub(super) struct Write {
     pub(super) end: u64,
     pub(super) origin: Option<Id>,
     pub(super) right_origin: Option<Id>,
-    /// Of the last one: what it wrote, as lib0 `Any`. Only the last entry's is kept.
+    /// The value of the last write, as lib0 `Any`. Kept only for the last entry of an [`Order`].
     pub(super) value: Option<Bytes>,
 }
 
-/// A register's value with its author, its ids and its keys: more was made by no accepted write.
+/// Largest map entry that an accepted write can create: value, author, ids and keys.
 const MAX_VALUE_BYTES: usize = MAX_REGISTER_VALUE_BYTES + 4 * 1024;
-/// Most entries of a key among which another one is put.
+/// If a key has more entries, writes that belong in the middle are dropped.
 const MAX_ENTRIES: usize = 4_096;
 
-/// How many entries may still be looked at for one update.
+/// How many more entries may be compared for one update.
 #[derive(Debug)]
 pub(super) struct Budget(usize);
 
 impl Budget {
-    /// For one update: milliseconds of work.
+    /// The budget for one update: milliseconds of work.
     pub(super) fn new() -> Self {
         Self(1_000_000)
     }
@@ -43,22 +43,22 @@ impl Budget {
     }
 }
 
-/// All writes of one key.
+/// All writes of one key, in order.
 #[derive(Debug, Default)]
 pub(super) struct Order(Vec<Write>);
 
 impl Order {
-    /// The entry that decides on the value.
+    /// The entry whose last write is the value of the key.
     pub(super) fn last(&self) -> Option<&Write> {
         self.0.last()
     }
 
-    /// Bytes of the value that is kept.
+    /// Size of the kept value.
     pub(super) fn value_bytes(&self) -> usize {
         self.0.last().and_then(|entry| entry.value.as_ref()).map_or(0, Bytes::len)
     }
 
-    /// Adds writes whose origin is here.
+    /// Adds writes. Their origin must be in this list, or `None`.
     pub(super) fn add(&mut self, entry: Write, budget: &mut Budget) {
         let follows_the_last = match (entry.origin, self.0.last()) {
             (Some(origin), Some(last)) => last.last_id() == origin,
@@ -84,7 +84,7 @@ impl Order {
         }
     }
 
-    /// Where between its neighbours it lies, of which others are there already. `None`: that is too much work to find out.
+    /// The position of an entry among concurrent writes between its origins. `None` if the budget does not suffice.
     fn place(&self, entry: &Write, from: usize, right: Option<usize>, budget: &mut Budget) -> Option<usize> {
         let (mut at, mut conflicts_from) = (from, from);
         for (index, other) in self.0.iter().enumerate().take(right.unwrap_or(self.0.len())).skip(from) {
@@ -109,7 +109,7 @@ impl Order {
         Some(at)
     }
 
-    /// Adds an entry at the end: a client that goes on alone needs one entry.
+    /// Adds an entry at the end. If it continues the last entry, it is merged into that entry.
     fn append(&mut self, entry: Write) {
         match self.0.last_mut() {
             Some(last) if last.goes_on_with(&entry) => (last.end, last.value) = (entry.end, entry.value),
@@ -117,27 +117,27 @@ impl Order {
                 if let Some(last) = last {
                     last.value = None;
                 }
-                // Most registers have one writer.
+                // Most registers have one writer, so one entry suffices.
                 self.0.reserve_exact(usize::from(self.0.is_empty()));
                 self.0.push(entry);
             }
         }
     }
 
-    /// The entry that ends with this write.
+    /// The index of the entry that ends with this write, after splitting if necessary.
     fn split_after(&mut self, id: Id) -> Option<usize> {
         let at = self.0.iter().rposition(|entry| entry.holds(id))?;
         self.split(at, id.clock + 1);
         Some(at)
     }
 
-    /// The entry that begins with this write.
+    /// The index of the entry that begins with this write, after splitting if necessary.
     fn split_before(&mut self, id: Id) -> Option<usize> {
         let at = self.0.iter().rposition(|entry| entry.holds(id))?;
         Some(if self.split(at, id.clock) { at + 1 } else { at })
     }
 
-    /// Cuts an entry in two, unless one part would be empty.
+    /// Splits an entry in two at `clock`. Returns false, and changes nothing, if one part would be empty.
     fn split(&mut self, at: usize, clock: u64) -> bool {
         let entry = &mut self.0[at];
         let is_within = entry.start < clock && clock < entry.end;
@@ -152,7 +152,8 @@ impl Order {
 }
 
 impl Write {
-    /// A struct that may be a write of a map's key, without what was known before. `None`: it is none, or all of it was known.
+    /// The part of a struct after the clock `known`, if the struct may be a write of a map key. `None` if it cannot be one,
+    /// or if all of it was known.
     pub(super) fn of(found: &RawStruct<'_>, known: u64) -> Option<Self> {
         let RawStruct { client, start, end, mut origin, right_origin, .. } = *found;
         if !found.may_be_entry() || end <= known {
@@ -196,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn writes_at_the_same_time_are_in_the_order_of_their_clients_whatever_comes_first() {
-        // 7 and 9 write at the same time, then each again; 8 has seen both.
+    fn concurrent_writes_are_ordered_by_client_in_any_arrival_order() {
+        // Clients 7 and 9 write concurrently, twice each; client 8 writes after it has received both.
         let writes = [
             write(7, 0, None),
             write(7, 1, Some((7, 0))),
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_goes_on_alone_is_one_entry_and_is_cut_where_another_one_followed() {
+    fn writes_of_a_single_client_share_one_entry_until_another_client_writes() {
         let mut order = Order::default();
         let mut budget = Budget::new();
         order.add(write(5, 0, None), &mut budget);
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_bounded() {
+    fn concurrent_writes_beyond_the_budget_are_dropped() {
         let mut order = Order::default();
         let mut budget = Budget::new();
         (0..100_000).for_each(|client| order.add(write(client, 0, None), &mut budget));

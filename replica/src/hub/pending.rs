@@ -1,7 +1,8 @@
-//! PURE: updates that wait for others, and their release.
+//! PURE: the pending updates of a hub document: updates with missing dependencies, kept until the dependencies arrive.
 //!
-//! Each is filed under one client and the clock that this client must reach before the update can be entered; when it has,
-//! under the next one, until there is none. So setting many free costs about as much as entering them.
+//! Each update is indexed by one of its dependencies: a client and the clock that the document must reach. When it has
+//! reached that clock, the update is indexed by its next dependency, until there is none. So releasing many updates costs
+//! about as much as applying them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -11,19 +12,19 @@ use syncline_protocol::update::{ScanLimits, StateClock, needs, update_ranges, ve
 use super::{Entered, HubLimits, waits};
 use crate::structs::StructStore;
 
-/// What an update takes in the tables besides itself and its needs.
+/// Approximate memory that the tables take for one update, besides the update and its needs.
 const PENDING_BYTES: usize = 256;
 
-/// Numbers in the order of arrival.
+/// Counts pending updates in order of arrival.
 type Number = u64;
 
-/// One update that waits.
+/// One pending update.
 #[derive(Debug)]
 pub(super) struct Waiting {
     update: Bytes,
-    /// Clients and the clocks that they must reach; what they have reached is removed from the end.
+    /// Clients and the clocks that the document must reach. Reached ones are removed from the end.
     needs: Vec<(u64, u64)>,
-    /// Bytes that it takes in memory, about.
+    /// Approximate memory use.
     memory_bytes: usize,
 }
 
@@ -33,26 +34,27 @@ impl Waiting {
     }
 }
 
-/// The updates that wait.
+/// The pending updates of one document.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     waiting: BTreeMap<Number, Waiting>,
-    /// The same updates, to know one that comes again.
+    /// The same updates, to recognise duplicates.
     updates: HashSet<Bytes>,
-    /// Client, clock, and what waits for it.
+    /// Client, clock, and the update that needs them.
     filed: BTreeSet<(u64, u64, Number)>,
-    /// Those that wait no more.
+    /// Updates whose dependencies have arrived.
     ready: BTreeSet<Number>,
-    /// Bytes of the updates, and what all of it takes in memory.
+    /// Total size of the updates.
     update_bytes: usize,
+    /// Approximate memory use of all pending updates.
     memory_bytes: usize,
     next: Number,
-    /// Entered and not yet told to the readers.
+    /// Applied updates that the readers have not received yet.
     freed: Vec<Bytes>,
 }
 
 impl Pending {
-    /// Keeps an update that waits.
+    /// Keeps an update with missing dependencies.
     pub(super) fn add(&mut self, update: &Bytes, structs: &StructStore, limits: &HubLimits) -> Entered {
         if self.updates.contains(update) {
             return Entered::Known;
@@ -60,7 +62,7 @@ impl Pending {
         if self.waiting.len() >= limits.pending_updates || self.update_bytes + update.len() > limits.pending_bytes {
             return Entered::NoRoom;
         }
-        // A copy: a slice would keep the whole frame it came in.
+        // A copy, because a slice would keep the whole received frame in memory.
         let update = Bytes::copy_from_slice(update);
         let needs = needs(&update, structs).unwrap_or_default();
         self.update_bytes += update.len();
@@ -73,7 +75,7 @@ impl Pending {
         Entered::Waits
     }
 
-    /// Files an update under the next of its needs.
+    /// Indexes an update by the next of its needs that is not met.
     fn file(&mut self, number: Number, structs: &StructStore) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
         while waiting.needs.pop_if(|(client, clock)| structs.clock(*client) >= *clock).is_some() {}
@@ -83,7 +85,7 @@ impl Pending {
         }
     }
 
-    /// The clients of an update have come further.
+    /// Re-indexes the updates whose needs were met by `update`, which was applied to `structs`.
     pub(super) fn advance(&mut self, update: &[u8], structs: &StructStore) {
         if self.filed.is_empty() {
             return;
@@ -97,7 +99,7 @@ impl Pending {
         }
     }
 
-    /// The oldest update that waits no more, taken out.
+    /// Removes and returns the oldest update whose dependencies have all arrived.
     pub(super) fn next_ready(&mut self, structs: &StructStore) -> Option<Bytes> {
         while let Some(number) = self.ready.pop_first() {
             let still_waits =
@@ -114,7 +116,7 @@ impl Pending {
         None
     }
 
-    /// One was entered.
+    /// Records that a released update was applied.
     pub(super) fn note_freed(&mut self, update: Bytes) {
         self.freed.push(update);
     }
@@ -123,12 +125,12 @@ impl Pending {
         std::mem::take(&mut self.freed)
     }
 
-    /// In order of arrival.
+    /// The pending updates, in order of arrival.
     pub(super) fn waiting(&self) -> &BTreeMap<Number, Waiting> {
         &self.waiting
     }
 
-    /// Bytes that all of it takes in memory, about.
+    /// Approximate memory use, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }

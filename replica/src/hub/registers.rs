@@ -1,8 +1,8 @@
-//! PURE: which writes belong to registers, and what each register holds.
+//! PURE: finds the writes that belong to registers, and keeps the value of each register.
 //!
-//! A register is a key of the root map [`REGISTERS`]. A write of a key names its parent and its key only if it is the first
-//! one; each later one names the write before it as its origin, and looks like an element of a list. So a write belongs to a
-//! register if its origin does.
+//! A register is a key of the root map [`REGISTERS`]. Only the first write of a key names its parent and key; each later
+//! write names the previous write as its origin and looks like an element of a list. So a write belongs to a register if
+//! its origin does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,17 +16,17 @@ use super::order::{Budget, Order, Write};
 use crate::register::{REGISTERS, RegisterState};
 use crate::structs::StructStore;
 
-/// What may be a write, and depends on what comes later in the update.
+/// A struct that may be a write, but whose origin comes later in the update.
 struct Later {
     origin: Id,
     client: u64,
     start: u64,
     end: u64,
-    /// Where in the update it is.
+    /// Offset in the update.
     at: usize,
 }
 
-/// True when one of these, which are in the order of the clocks of one client, holds this clock.
+/// True when one of these structs contains `clock`. They must be of one client, sorted by clock.
 fn hold(section: &[Later], clock: u64) -> bool {
     let after = section.partition_point(|later| later.start <= clock);
     section[..after].last().is_some_and(|later| clock < later.end)
@@ -36,19 +36,19 @@ fn hold(section: &[Later], clock: u64) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Registers {
     orders: BTreeMap<Arc<str>, Order>,
-    /// The writes of all of them: client and first clock, the clock after the last, whose.
+    /// The writes of all registers: from client and first clock to the clock after the last one and the register's name.
     members: BTreeMap<(u64, u64), (u64, Arc<str>)>,
-    /// The write that decides on each.
+    /// For each register, the write that is its value.
     deciding: BTreeMap<Id, Arc<str>>,
     touched: BTreeSet<Arc<str>>,
-    /// Bytes of names and values.
+    /// Total size of names and values.
     bytes: usize,
-    /// There are more registers than are followed.
+    /// The document has more registers than are tracked.
     has_more: bool,
 }
 
 impl Registers {
-    /// True when this register is followed, or can be.
+    /// True when this register is tracked, or can be.
     pub(super) fn has_room_for(&self, name: &str) -> bool {
         self.orders.contains_key(name) || (!self.has_more && self.orders.len() < MAX_REGISTERS)
     }
@@ -62,7 +62,7 @@ impl Registers {
         self.orders.keys()
     }
 
-    /// Takes note of what an update has brought: of its structs those beyond the clocks that `known` tells.
+    /// Adds the register writes of an update, from the clocks that `known` returns on.
     pub(super) fn note(&mut self, update: &[u8], known: impl Fn(u64) -> u64) {
         let mut raw = RawUpdate::new(update);
         let (mut entered, mut later, mut budget) = (Vec::new(), Vec::new(), Budget::new());
@@ -78,7 +78,8 @@ impl Registers {
                     continue;
                 }
                 self.has_more |= Self::is_first(&found);
-                // An origin that is known and belongs to no register never will, nor does one that this section had before.
+                // An origin that is known, or that came earlier in this section, and belongs to no register will never belong
+                // to one.
                 let comes_later = |id: &Id| {
                     id.clock >= known(id.client) && (id.client != found.client || hold(&later[earlier..], id.clock))
                 };
@@ -103,7 +104,7 @@ impl Registers {
         }
     }
 
-    /// The register of a write.
+    /// The register that a write belongs to.
     fn name_of(&self, write: &RawStruct<'_>) -> Option<Arc<str>> {
         match write.origin.or(write.right_origin) {
             Some(origin) => self.owner(origin).cloned(),
@@ -121,7 +122,7 @@ impl Registers {
         (id.clock < *end).then_some(name)
     }
 
-    /// Adds a write to its register. Returns the ids from which on, and before which, others may follow it.
+    /// Adds a write to its register. Returns the range of its ids: later writes may have one of them as their origin.
     fn enter(&mut self, write: Write, name: Arc<str>, budget: &mut Budget) -> (Id, Id) {
         let Write { client, start, end, .. } = write;
         if !self.orders.contains_key(&name) {
@@ -146,7 +147,7 @@ impl Registers {
         (Id { client, clock: start }, Id { client, clock: end })
     }
 
-    /// Takes note of what an update deletes.
+    /// Marks the registers whose value an update deletes as changed.
     pub(super) fn note_deletions(&mut self, update: &[u8]) {
         let (deciding, touched) = (&self.deciding, &mut self.touched);
         let read = read_delete_set(delete_set(update), |client, Range { start, end }| {
@@ -156,12 +157,12 @@ impl Registers {
         debug_assert!(read.is_ok(), "not scanned");
     }
 
-    /// The registers that were changed since this was asked last, in the order of their names.
+    /// The registers that were changed since the last call, sorted by name.
     pub(super) fn take_touched(&mut self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.touched).into_iter().collect()
     }
 
-    /// A register as it is; `None`: no accepted write has made it.
+    /// The state of a register; `None` if no accepted write has set it.
     pub(super) fn read(&self, name: &str, structs: &StructStore) -> Option<RegisterState> {
         let last = self.orders.get(name)?.last()?;
         if structs.is_deleted(last.client, last.end - 1..last.end) {
@@ -170,26 +171,26 @@ impl Registers {
         RegisterState::decode(last.value.as_ref()?)
     }
 
-    /// The update that writes a register as the successor of what it holds. `own`: who writes, and its next clock.
+    /// Encodes an update that writes a register as the successor of its last write. `own`: the id of the new entry.
     pub(super) fn write(&self, name: &str, state: &RegisterState, own: Id, structs: &StructStore) -> Vec<u8> {
         let before =
             self.orders.get(name).and_then(Order::last).map(|last| Id { client: last.client, clock: last.end - 1 });
-        // What it replaces is deleted, as every reader does when it integrates the new one.
+        // The replaced entry is deleted, as every reader does when it integrates the new one.
         let replaced = before.filter(|id| !structs.is_deleted(id.client, id.clock..id.clock + 1));
         edit::set_key(own, before, (REGISTERS, name), &state.encode(), replaced)
     }
 
-    /// The update that leaves a register as if it was never written. `None`: it is so already.
+    /// Encodes an update that deletes the value of a register. `None` if it has no value.
     pub(super) fn clear(&self, name: &str, structs: &StructStore) -> Option<Vec<u8>> {
         let last = self.orders.get(name)?.last()?.last_id();
         (!structs.is_deleted(last.client, last.clock..last.clock + 1)).then(|| edit::delete(last))
     }
 
-    /// Bytes that they take in memory, about.
+    /// Approximate memory use, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
-        /// A member with its share of the tree's node, and its entry in an order.
+        /// An entry of `members` with its share of the tree node, and its entry in an order.
         const MEMBER_BYTES: usize = 64 + size_of::<Write>();
-        /// An order with its share of the node, its name, and its deciding write.
+        /// An order with its share of the tree node, its name, and its entry in `deciding`.
         const ORDER_BYTES: usize = 160;
         self.bytes + self.members.len() * MEMBER_BYTES + self.orders.len() * ORDER_BYTES
     }

@@ -1,4 +1,4 @@
-//! JSON to a new document, as one v1 update.
+//! Imports JSON as a new document.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::crdt::{Crdt, contain};
 
 type Object = Map<String, Value>;
 
-/// Makes a document of a JSON object, written by `client` (53 bits), and returns it as one v1 update.
+/// Creates a document from a JSON object, with `client` (53 bits) as author, and returns it as one v1 update.
 pub fn from_json(json: &Value, client: u64) -> Result<Bytes, JsonError> {
     let roots = json.as_object().ok_or(JsonError::NotAnObject)?;
     let crdt = Crdt::with_client(client);
@@ -33,7 +33,7 @@ fn unescaped(key: &str) -> String {
     key.strip_prefix('$').filter(|rest| rest.starts_with('$')).unwrap_or(key).to_owned()
 }
 
-/// What one JSON value is.
+/// What a JSON value becomes in the document.
 enum Kind<'a> {
     Text(&'a Value),
     Delta(&'a Vec<Value>),
@@ -46,7 +46,7 @@ enum Kind<'a> {
 
 struct Reader<'a, 'doc> {
     txn: &'a mut TransactionMut<'doc>,
-    /// Where it reads, for errors.
+    /// Path of the current value, for errors.
     path: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ impl Reader<'_, '_> {
     fn root(&mut self, name: &str, value: &Value) -> Result<(), JsonError> {
         let attributes = value.get("attributes").filter(|_| !matches!(self.kind(value), Ok(Kind::Map(_))));
         if attributes.is_some() {
-            return self.fail("attributes beside a root's text or list are not read");
+            return self.fail("attributes of a text or list at the top level are not supported");
         }
         match self.kind(value)? {
             Kind::Plain(Any::String(text)) => {
@@ -98,7 +98,7 @@ impl Reader<'_, '_> {
                 self.map(&root, object)
             }
             Kind::Element(_) | Kind::Plain(_) => {
-                self.fail("at the top stand texts, lists, maps and XML fragments, no single values")
+                self.fail("a top-level value must be a text, list, map or XML fragment")
             }
         }
     }
@@ -118,7 +118,7 @@ impl Reader<'_, '_> {
             ("$xml", Value::Array(nodes)) => Ok(Kind::Xml(nodes)),
             ("$list", Value::Array(values)) => Ok(Kind::List(values)),
             ("$element", Value::String(tag)) => Ok(Kind::Element(tag)),
-            ("$document", _) => self.fail("subdocuments are not read"),
+            ("$document", _) => self.fail("subdocuments are not supported"),
             _ => self.plain(&Value::Object(object.clone())).map(Kind::Plain),
         }
     }
@@ -154,15 +154,13 @@ impl Reader<'_, '_> {
             ("$undefined", _) => Ok(Any::Undefined),
             ("$number", Value::String(number)) => match number.parse::<f64>() {
                 Ok(number) => Ok(Any::from(number)),
-                Err(_) => self.fail(format!("{number:?} is no number")),
+                Err(_) => self.fail(format!("{number:?} is not a number")),
             },
             ("$bytes", Value::String(bytes)) => match BASE64.decode(bytes.as_bytes()) {
                 Ok(bytes) => Ok(Any::Buffer(bytes.into())),
-                Err(error) => self.fail(format!("it is no base64: {error}")),
+                Err(error) => self.fail(format!("invalid base64: {error}")),
             },
-            _ => {
-                self.fail(format!("{tag:?} has no meaning here; a key of your own that begins with $ takes another $"))
-            }
+            _ => self.fail(format!("{tag:?} is not allowed here; to use it as a plain key, put a second $ before it")),
         }
     }
 
@@ -199,12 +197,12 @@ impl Reader<'_, '_> {
                 let inner = map.insert(self.txn, key, yrs::XmlFragmentPrelim::default());
                 self.nodes(&inner, nodes)
             }
-            Kind::Element(_) => self.fail("an XML element stands in an XML fragment or element"),
+            Kind::Element(_) => self.fail("an XML element must be inside an XML fragment or element"),
         }
     }
 
     fn list(&mut self, list: &ArrayRef, values: &[Value]) -> Result<(), JsonError> {
-        // Neighbours without shared types go in together: one item in the document.
+        // Adjacent plain values are inserted together, so that they become one item of the document.
         let mut run: Vec<Any> = Vec::new();
         for (index, value) in values.iter().enumerate() {
             let kind = self.kind(value)?;
@@ -252,12 +250,12 @@ impl Reader<'_, '_> {
                 let inner = list.push_back(self.txn, yrs::XmlFragmentPrelim::default());
                 self.nodes(&inner, nodes)
             }
-            Kind::Element(_) => self.fail("an XML element stands in an XML fragment or element"),
+            Kind::Element(_) => self.fail("an XML element must be inside an XML fragment or element"),
         }
     }
 
     fn plain_text(&mut self, text: &impl Text, value: &Value) -> Result<(), JsonError> {
-        let Value::String(value) = value else { return self.fail("$text holds a string") };
+        let Value::String(value) = value else { return self.fail("\"$text\" must be a string") };
         text.insert(self.txn, 0, value);
         Ok(())
     }
@@ -270,13 +268,13 @@ impl Reader<'_, '_> {
     }
 
     fn piece(&mut self, text: &impl Text, piece: &Value) -> Result<(), JsonError> {
-        let Some(insert) = piece.get("insert") else { return self.fail("a piece of a delta has \"insert\"") };
+        let Some(insert) = piece.get("insert") else { return self.fail("an entry of a delta must have \"insert\"") };
         let attributes = match piece.get("attributes") {
             Some(Value::Object(object)) => {
                 let pairs = object.iter().map(|(key, value)| Ok((unescaped(key).into(), self.plain(value)?)));
                 pairs.collect::<Result<Attrs, JsonError>>()?
             }
-            Some(_) => return self.fail("\"attributes\" is an object"),
+            Some(_) => return self.fail("\"attributes\" must be an object"),
             None => Attrs::new(),
         };
         let end = text.len(self.txn);
@@ -286,7 +284,7 @@ impl Reader<'_, '_> {
                 let embed = self.plain(plain)?;
                 text.insert_embed_with_attributes(self.txn, end, embed, attributes);
             }
-            _ => return self.fail("shared types within a text are not read"),
+            _ => return self.fail("shared types within a text are not supported"),
         }
         Ok(())
     }
@@ -306,7 +304,7 @@ impl Reader<'_, '_> {
                 match node.get("children") {
                     Some(Value::Array(children)) => self.nodes(&element, children),
                     None => Ok(()),
-                    Some(_) => self.fail("\"children\" is a list"),
+                    Some(_) => self.fail("\"children\" must be a list"),
                 }
             }
             Kind::Plain(Any::String(text)) => {
@@ -321,7 +319,7 @@ impl Reader<'_, '_> {
                 let inner = self.xml_text(parent, node)?;
                 self.delta(&inner, delta)
             }
-            _ => self.fail("in XML stand elements and texts"),
+            _ => self.fail("an XML node must be an element or a text"),
         }
     }
 
@@ -333,7 +331,7 @@ impl Reader<'_, '_> {
 
     fn attributes(&mut self, of: &impl Xml, attributes: Option<&Value>) -> Result<(), JsonError> {
         let Some(attributes) = attributes else { return Ok(()) };
-        let Value::Object(attributes) = attributes else { return self.fail("\"attributes\" is an object") };
+        let Value::Object(attributes) = attributes else { return self.fail("\"attributes\" must be an object") };
         for (key, value) in attributes {
             let value = self.plain(value)?;
             of.insert_attribute(self.txn, unescaped(key), value);

@@ -1,4 +1,4 @@
-//! PURE: the whole document written again: deleted content is dropped, neighbours are joined.
+//! PURE: compaction: rewrites the whole document without deleted content, and joins adjacent structs.
 
 use bytes::Bytes;
 use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc, write_section_head};
@@ -8,7 +8,7 @@ use super::StructStore;
 use super::client::{Client, MAX_JOINED_BYTES, Settled, Written};
 use super::garbage::{Garbage, find_garbage};
 
-/// The head of a section has at most so many bytes: two numbers of at most 64 bits, and a zero.
+/// Largest header of a section: two numbers of at most 64 bits, and a zero.
 const MAX_HEAD_BYTES: usize = 21;
 
 /// The structs of one client in the new base.
@@ -19,18 +19,18 @@ struct Section {
     structs: Settled,
 }
 
-/// The structs of all clients as they are written.
+/// State of a running compaction.
 struct Compaction<'a> {
     store: &'a StructStore,
     garbage: Garbage,
     out: Vec<u8>,
     sections: Vec<Section>,
-    /// A type was dropped, or something came that lies in one that was dropped before.
+    /// A deleted type was dropped, or a new struct is within a type that was dropped before.
     has_garbage: bool,
 }
 
 impl StructStore {
-    /// Drops what is deleted and joins what are neighbours. Returns the whole state, which the store keeps.
+    /// Drops deleted content and joins adjacent structs. Returns the whole state, whose memory the store shares.
     pub fn compact(&mut self) -> Bytes {
         if !self.is_changed {
             return self.base();
@@ -69,7 +69,7 @@ impl StructStore {
 
 impl<'a> Compaction<'a> {
     fn run(store: &'a StructStore, garbage: Garbage) -> Self {
-        // With room for the heads of clients that are new: a buffer that is a byte too small grows to twice its size.
+        // Reserves room for the headers of new clients: a buffer that is one byte too small grows to twice its size.
         let out = Vec::with_capacity(store.bytes() + MAX_HEAD_BYTES * (store.clients.len() + 1));
         let mut compaction = Self { store, garbage, out, sections: Vec::new(), has_garbage: false };
         write_var_uint(&mut compaction.out, store.clients.len() as u64);
@@ -79,8 +79,8 @@ impl<'a> Compaction<'a> {
         compaction
     }
 
-    /// Appends one client's section. Its head says how many structs follow, which is known when they are written: it gets as
-    /// much room as it may need, and the structs move up to it.
+    /// Appends one client's section. Its header begins with the number of structs, which is known only after they are
+    /// written. So room for the largest header is left first, and the structs are then moved up to the actual header.
     fn write_section(&mut self, id: u64, client: &Client) {
         let begin = self.out.len();
         let mut out = std::mem::take(&mut self.out);
@@ -135,7 +135,7 @@ impl<'a> Compaction<'a> {
         written
     }
 
-    /// True for an item whose type was dropped, or whose neighbour is garbage.
+    /// True for an item whose parent type is deleted, or whose origin is garbage.
     fn lies_in_garbage(&self, found: &RawStruct<'_>) -> bool {
         let client = |id: Id| self.store.clients.get(&id.client);
         match (found.origin.or(found.right_origin), found.parent) {
@@ -148,7 +148,7 @@ impl<'a> Compaction<'a> {
     }
 }
 
-/// Appends the part of a struct that begins at a clock.
+/// Appends an encoded part of a struct; the part begins at the clock `at`.
 fn push(
     written: &mut Written,
     part: &[u8],
@@ -166,7 +166,7 @@ fn push(
 mod tests {
     use super::*;
 
-    /// One struct of a client at a clock, and what is deleted of client 1.
+    /// An update with one struct of a client, and a delete set with these ranges of client 1.
     fn update(client: u8, clock: u8, content: &[u8], deleted: &[u8]) -> Vec<u8> {
         let mut update = vec![1, 1, client, clock];
         update.extend_from_slice(content);
@@ -176,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_lists_not_all_that_it_deletes_is_compacted() {
-        // Two deleted elements, of which the delete set names one; and one that has its content still.
+    fn adopted_state_is_compacted_if_its_delete_set_differs_from_its_structs() {
+        // Two deleted elements of which the delete set lists one, and a deleted element that still has its content.
         for (state, compacted) in [
             (update(1, 0, &[1, 1, 1, b't', 2], &[1, 0, 1]), update(1, 0, &[1, 1, 1, b't', 2], &[1, 0, 2])),
             (update(1, 0, &[4, 1, 1, b't', 1, b'x'], &[1, 0, 1]), update(1, 0, &[1, 1, 1, b't', 1], &[1, 0, 1])),
@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn late_child_of_a_dropped_type_becomes_garbage() {
-        // A map under `m`, deleted, and an "x" in it; then, of others, a text in it and a text behind the "x".
+        // A deleted type under the key "k" of the map `m`, and an "x" in it. Then, from other clients, a text in that type and
+        // a text after the "x".
         let map = update(1, 0, &[0x27, 1, 1, b'm', 1, b'k', 1], &[1, 0, 1]);
         let first = update(1, 1, &[0x04, 0, 1, 0, 1, b'x'], &[]);
         let child = update(2, 0, &[0x04, 0, 1, 0, 3, b'a', b'b', b'c'], &[]);
@@ -202,7 +203,7 @@ mod tests {
             }
             store.compact();
             assert!(store.add(&late));
-            // The clocks are all that is left.
+            // Only the clocks are left.
             let state = store.compact();
             assert!(
                 state.windows(2).any(|bytes| bytes == [0, 3]) && !state.windows(3).any(|bytes| bytes == b"abc"),

@@ -1,5 +1,5 @@
-//! PURE: what lies in deleted types. Every reader makes garbage of it when it integrates; here it is found by following each
-//! item to the type in which it lies, without recursion.
+//! PURE: finds the structs within deleted types. Every reader turns them into garbage when it integrates them; here they
+//! are found without recursion, by following each item to its parent type.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,12 +8,12 @@ use syncline_protocol::update::raw::{Id, Parent, RawStruct};
 
 use super::client::Client;
 
-/// Structs of which nothing but the clocks is needed.
+/// Structs within deleted types, of which only the clocks are needed.
 #[derive(Debug, Default)]
 pub(super) struct Garbage(Vec<(u64, Range<u64>)>);
 
 impl Garbage {
-    /// True for a struct in it; they are whole structs.
+    /// True if the struct that begins at `start` is garbage. Structs are garbage as a whole.
     pub(super) fn holds(&self, client: u64, start: u64) -> bool {
         let by_place = |(of, range): &(u64, Range<u64>)| (*of, range.start).cmp(&(client, start));
         !self.0.is_empty() && self.0.binary_search_by(by_place).is_ok()
@@ -24,29 +24,29 @@ impl Garbage {
     }
 }
 
-/// No struct: a root type, or something unknown.
+/// The struct is in a root type, or its origin is unknown.
 const NOWHERE: u32 = u32::MAX;
-/// It lies in the type of the one above it, not beside that one.
+/// The struct is a child of the one that `above` names, not a sibling.
 const IS_IN: u8 = 1;
 const IS_DELETED: u8 = 2;
 const IS_GC: u8 = 4;
-/// Being followed: who comes back here goes round in a circle, which no reader integrates.
+/// On the current path. A path that reaches such a struct is a cycle, which no reader integrates.
 const FOLLOWED: u8 = 8;
 const ALIVE: u8 = 16;
 const DEAD: u8 = 32;
 
-/// All structs, by client and clock: nine bytes each.
+/// A table of all structs, sorted by client and clock: nine bytes for each.
 #[derive(Default)]
 struct Structs {
-    /// Each client, where its structs begin, and its next clock.
+    /// Client id, index of its first struct, and next clock.
     clients: Vec<(u64, usize, u64)>,
     starts: Vec<u32>,
-    /// The struct in or beside which each lies.
+    /// For each struct, the index of its parent or of a sibling.
     above: Vec<u32>,
     flags: Vec<u8>,
 }
 
-/// Follows every struct of a document to the type in which it lies.
+/// Finds every struct of a document that is within a deleted type.
 pub(super) fn find_garbage(clients: &BTreeMap<u64, Client>, base: &[u8]) -> Garbage {
     let mut structs = Structs::default();
     for (id, client) in clients {
@@ -85,10 +85,11 @@ impl Structs {
         (id.clock < end && after > 0).then(|| first + after - 1)
     }
 
-    /// Finds out about one struct, and about all on the path to its type. `path` is empty before and after.
+    /// Decides for one struct, and for all structs on the path to its type, whether they are garbage. `path` is empty
+    /// before and after.
     fn follow(&mut self, start: usize, path: &mut Vec<usize>) {
         let mut at = start;
-        // The last step: what is known there decides about all on the path.
+        // The last struct of the path decides for all of them.
         let state = loop {
             let flags = self.flags[at];
             if flags & (FOLLOWED | ALIVE | DEAD) != 0 {
@@ -103,7 +104,7 @@ impl Structs {
             if above == NOWHERE {
                 break ALIVE;
             }
-            // What lies in a deleted type is dead, whatever that type lies in.
+            // A child of a deleted type is garbage, wherever that type is.
             if flags & IS_IN != 0 && self.flags[above as usize] & IS_DELETED != 0 {
                 break DEAD;
             }
@@ -112,7 +113,7 @@ impl Structs {
         path.drain(..).for_each(|at| self.flags[at] = self.flags[at] & !FOLLOWED | state);
     }
 
-    /// The dead that are not garbage yet.
+    /// The structs within deleted types that are not garbage yet.
     fn garbage(&self) -> Garbage {
         let mut garbage = Vec::new();
         for (number, (client, first, end)) in self.clients.iter().enumerate() {
