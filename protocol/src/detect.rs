@@ -24,7 +24,9 @@ pub enum Dialect {
 pub fn detect(first_frame: &[u8]) -> Option<Dialect> {
     match first_frame.first()? {
         0..=3 => match Frame::decode(first_frame, End::Server) {
-            Ok(Frame::Addressed { address, message }) if opens(address, &message) => Some(Dialect::Hocuspocus),
+            Ok(Frame::Addressed { address, message }) if is_opening_message(address, &message) => {
+                Some(Dialect::Hocuspocus)
+            }
             _ => Some(Dialect::YWebsocket),
         },
         _ => match Frame::decode_prefix(first_frame, End::Server) {
@@ -44,7 +46,7 @@ fn is_printable(address: &str) -> bool {
 
 /// True for the first message of a Hocuspocus provider. The second byte of a y-websocket message of type 1 or 2 is a
 /// length or a subtype. Read as a name it is a control character, or the rest of the frame is not one of these messages.
-fn opens(address: &str, message: &Message<'_>) -> bool {
+fn is_opening_message(address: &str, message: &Message<'_>) -> bool {
     match message {
         Message::Token { .. } => true,
         Message::Sync(_) => !address.is_empty() && !address.chars().any(char::is_control),

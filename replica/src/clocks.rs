@@ -1,4 +1,4 @@
-//! PURE: the state vector of a [`crate::Replica`], kept beside its tree.
+//! PURE: the state vector of a [`crate::Replica`], maintained in addition to its tree.
 
 use std::collections::HashMap;
 

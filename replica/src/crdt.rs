@@ -58,7 +58,7 @@ impl Crdt {
 
     /// The state of a register; `None` if it has no value, or one that no accepted write has set.
     pub fn read_register(&self, name: &str) -> Result<Option<RegisterState>, CrdtError> {
-        contain(|| {
+        catch_panic(|| {
             let txn = self.doc.transact();
             match txn.get_map(REGISTERS)?.get(&txn, name)? {
                 Out::Any(any) => RegisterState::from_any(&any),
@@ -70,11 +70,11 @@ impl Crdt {
     /// Writes a register as an edit of the document itself. Returns the edit as a v1 update.
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Result<Bytes, CrdtError> {
         let mut txn = ManuallyDrop::new(self.doc.transact_mut());
-        contain(|| {
+        catch_panic(|| {
             let registers = txn.get_or_insert_map(REGISTERS);
             registers.insert(&mut txn, name, state.to_any());
         })?;
-        contain(move || {
+        catch_panic(move || {
             let mut txn = ManuallyDrop::into_inner(txn);
             txn.commit();
             txn.encode_update_v1().into()
@@ -83,10 +83,10 @@ impl Crdt {
 
     /// Applies one scanned v1 update without missing dependencies. True when something was inserted or deleted.
     pub fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
-        let decoded = contain(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
+        let decoded = catch_panic(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
         let mut txn = ManuallyDrop::new(self.doc.transact_mut());
-        contain(|| txn.apply_update(decoded))?.map_err(|e| CrdtError::Broken(e.to_string()))?;
-        contain(move || {
+        catch_panic(|| txn.apply_update(decoded))?.map_err(|e| CrdtError::Broken(e.to_string()))?;
+        catch_panic(move || {
             let mut txn = ManuallyDrop::into_inner(txn);
             txn.commit();
             txn.has_changes()
@@ -101,7 +101,7 @@ impl Crdt {
     /// What a peer with this (scanned, encoded) state vector lacks, as a v1 update with the complete delete set.
     pub fn diff(&self, state_vector: &[u8]) -> Result<Bytes, CrdtError> {
         let state_vector =
-            contain(|| StateVector::decode_v1(state_vector))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
+            catch_panic(|| StateVector::decode_v1(state_vector))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
         self.diff_from(&state_vector)
     }
 
@@ -131,7 +131,7 @@ impl Crdt {
     }
 
     fn diff_from(&self, state_vector: &StateVector) -> Result<Bytes, CrdtError> {
-        contain(|| self.doc.transact().encode_state_as_update_v1(state_vector)).map(Bytes::from)
+        catch_panic(|| self.doc.transact().encode_state_as_update_v1(state_vector)).map(Bytes::from)
     }
 }
 
@@ -142,7 +142,7 @@ impl std::fmt::Debug for Crdt {
 }
 
 /// Runs `action` and converts a panic to [`CrdtError::Broken`].
-pub(crate) fn contain<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
+pub(crate) fn catch_panic<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
     catch_unwind(AssertUnwindSafe(action)).map_err(|panic| {
         let text = panic
             .downcast_ref::<&str>()

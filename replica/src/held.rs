@@ -7,7 +7,7 @@ use bytes::Bytes;
 use syncline_protocol::update::{StateClock, Verdict, needs};
 
 use super::clocks::Clocks;
-use super::replica::{Replica, Taken, Weight};
+use super::replica::{Relation, Replica, Taken};
 
 /// Limits for pending updates.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ impl HeldLimits {
 }
 
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct PendingUpdate {
     pub(crate) update: Bytes,
     nested: u64,
     /// Clients and the clocks that the document must reach before the update can be applied. Reached ones are removed
@@ -38,8 +38,8 @@ pub(crate) struct Held {
     needs: Vec<(u64, u64)>,
 }
 
-impl Held {
-    fn waits(&mut self, clocks: &Clocks) -> bool {
+impl PendingUpdate {
+    fn has_unmet_needs(&mut self, clocks: &Clocks) -> bool {
         while self.needs.pop_if(|(client, next)| clocks.clock(*client) >= *next).is_some() {}
         !self.needs.is_empty()
     }
@@ -47,57 +47,59 @@ impl Held {
 
 /// A released update broke the CRDT.
 #[derive(Debug)]
-pub(crate) struct Breaker;
+pub(crate) struct BrokenByUpdate;
 
 impl Replica {
     /// The pending updates, in order of arrival.
     pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        self.held.iter().map(|held| &held.update)
+        self.pending.iter().map(|pending| &pending.update)
     }
 
     /// Keeps an update with missing dependencies.
-    pub(crate) fn hold(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
-        if self.held().any(|held| held == update) {
+    pub(crate) fn add_pending(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
+        if self.held().any(|pending| pending == update) {
             return Taken::Known;
         }
-        if self.held.len() >= limits.updates || self.held_bytes + update.len() > limits.bytes {
+        if self.pending.len() >= limits.updates || self.pending_bytes + update.len() > limits.bytes {
             return Taken::NoRoom;
         }
         // A copy, because a slice would keep the whole received frame in memory.
         let needs = needs(update, &self.clocks).unwrap_or_default();
-        self.held.push(Held { update: Bytes::copy_from_slice(update), nested: verdict.nested, needs });
-        self.held_bytes += update.len();
+        self.pending.push(PendingUpdate { update: Bytes::copy_from_slice(update), nested: verdict.nested, needs });
+        self.pending_bytes += update.len();
         Taken::Held
     }
 
     /// Applies every pending update whose dependencies have arrived, until a pass releases none. After an error the replica
     /// must be discarded.
-    pub(crate) fn free_held(&mut self) -> Result<(), Breaker> {
-        while !self.held.is_empty() {
-            let mut still_held = Vec::new();
-            let before = self.held.len();
-            for mut held in std::mem::take(&mut self.held) {
-                if held.waits(&self.clocks) || matches!(self.weigh(&held.update), Ok((Weight::Waits, _))) {
-                    still_held.push(held);
+    pub(crate) fn apply_released(&mut self) -> Result<(), BrokenByUpdate> {
+        while !self.pending.is_empty() {
+            let mut still_pending = Vec::new();
+            let before = self.pending.len();
+            for mut pending in std::mem::take(&mut self.pending) {
+                if pending.has_unmet_needs(&self.clocks)
+                    || matches!(self.classify(&pending.update), Ok((Relation::Pending, _)))
+                {
+                    still_pending.push(pending);
                 } else {
-                    self.free(held)?;
+                    self.apply_pending(pending)?;
                 }
             }
-            self.held = still_held;
-            self.held_bytes = self.held().map(Bytes::len).sum();
-            if self.held.len() == before {
+            self.pending = still_pending;
+            self.pending_bytes = self.held().map(Bytes::len).sum();
+            if self.pending.len() == before {
                 break;
             }
         }
         Ok(())
     }
 
-    fn free(&mut self, held: Held) -> Result<(), Breaker> {
-        let applied = self.bound_depth(&held.update, held.nested).and_then(|()| self.apply(&held.update));
+    fn apply_pending(&mut self, pending: PendingUpdate) -> Result<(), BrokenByUpdate> {
+        let applied = self.check_depth(&pending.update, pending.nested).and_then(|()| self.apply(&pending.update));
         if applied.is_err() || self.crdt.has_missing() {
-            return Err(Breaker);
+            return Err(BrokenByUpdate);
         }
-        self.freed.push(held.update);
+        self.released.push(pending.update);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use syncline_protocol::update::EMPTY_UPDATE;
 use yrs::{Doc, Transact, Transaction, TransactionMut};
 
-use crate::crdt::contain;
+use crate::crdt::catch_panic;
 use crate::{CrdtError, Replica};
 
 impl Replica {
@@ -32,13 +32,13 @@ impl Replica {
     // yrs' update observer is not used: with one registered an append costs up to a hundred times more.
     pub fn edit<R>(&mut self, change: impl FnOnce(&mut TransactionMut<'_>) -> R) -> Result<(R, Bytes), CrdtError> {
         let mut txn = ManuallyDrop::new(self.crdt.doc.transact_mut());
-        let result = contain(|| change(&mut txn))?;
-        let update = contain(move || {
+        let result = catch_panic(|| change(&mut txn))?;
+        let update = catch_panic(move || {
             let txn = ManuallyDrop::into_inner(txn);
             if txn.has_changes() { Bytes::from(txn.encode_update_v1()) } else { Bytes::from_static(&EMPTY_UPDATE) }
         })?;
         self.clocks.advance(&update);
-        self.intake.note_types(&update);
+        self.preparer.record_types(&update);
         Ok((result, update))
     }
 }

@@ -16,13 +16,13 @@ use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, Structs, Verdict, type
 
 use super::clocks::Clocks;
 use super::crdt::{Crdt, CrdtError};
-use super::held::{Held, HeldLimits};
+use super::held::{HeldLimits, PendingUpdate};
 use super::hub::HubDocument;
-use super::intake::Intake;
+use super::intake::UpdatePreparer;
 use super::json::{JsonError, to_json};
 use super::known::Known;
 use super::register::RegisterState;
-use super::watch::Touched;
+use super::watch::ChangedRegisters;
 
 /// The outcome of [`Replica::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +40,15 @@ pub enum Taken {
     NoRoom,
 }
 
-/// How an update relates to a document, judged by clocks alone.
+/// How an update relates to a document, as far as clocks show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Weight {
-    Nothing,
-    Waits,
-    Something,
+pub(crate) enum Relation {
+    /// The update changes nothing.
+    Known,
+    /// The update has missing dependencies.
+    Pending,
+    /// The update can be applied. If it only deletes, it may still change nothing.
+    Applicable,
 }
 
 /// One document with its pending updates.
@@ -53,15 +56,15 @@ pub(crate) enum Weight {
 pub struct Replica {
     pub(crate) crdt: Crdt,
     pub(crate) clocks: Clocks,
-    /// In order of arrival.
-    pub(crate) held: Vec<Held>,
-    pub(crate) held_bytes: usize,
+    /// Updates with missing dependencies, in order of arrival.
+    pub(crate) pending: Vec<PendingUpdate>,
+    pub(crate) pending_bytes: usize,
     /// Released pending updates that the readers have not received yet; emptied by [`Replica::take_freed`].
-    pub(crate) freed: Vec<Bytes>,
+    pub(crate) released: Vec<Bytes>,
     /// Upper bound for the nesting depth of types. Raised by every nested item; measured again when it exceeds the limit.
-    depth_bound: u64,
-    pub(crate) intake: Intake,
-    pub(crate) touched: Touched,
+    type_depth_bound: u64,
+    pub(crate) preparer: UpdatePreparer,
+    pub(crate) touched: ChangedRegisters,
 }
 
 impl Replica {
@@ -76,26 +79,26 @@ impl Replica {
         let mut all = HubDocument::load(0, &updates).map_err(|refused| CrdtError::Undecodable(refused.to_string()))?;
         let state = all.compact();
         if state[..] != EMPTY_UPDATE {
-            let (_, verdict) = replica.weigh(&state)?;
-            replica.bound_depth(&state, verdict.nested)?;
+            let (_, verdict) = replica.classify(&state)?;
+            replica.check_depth(&state, verdict.nested)?;
             replica.apply(&state)?;
         }
         for update in all.pending() {
-            let (_, verdict) = replica.weigh(update)?;
-            replica.hold(update, &verdict, &HeldLimits::NONE);
+            let (_, verdict) = replica.classify(update)?;
+            replica.add_pending(update, &verdict, &HeldLimits::NONE);
         }
         Ok(replica)
     }
 
     /// Applies one scanned v1 update, or keeps it pending.
     pub fn take(&mut self, update: &Bytes, limits: &HeldLimits) -> Result<Taken, CrdtError> {
-        let (weight, verdict) = self.weigh(update)?;
-        match weight {
-            Weight::Nothing => return Ok(Taken::Known),
-            Weight::Waits => return Ok(self.hold(update, &verdict, limits)),
-            Weight::Something => {}
+        let (relation, verdict) = self.classify(update)?;
+        match relation {
+            Relation::Known => return Ok(Taken::Known),
+            Relation::Pending => return Ok(self.add_pending(update, &verdict, limits)),
+            Relation::Applicable => {}
         }
-        self.bound_depth(update, verdict.nested)?;
+        self.check_depth(update, verdict.nested)?;
         let changed = self.apply(update)?;
         if self.crdt.has_missing() {
             // Clocks do not show cyclic dependencies. No editor creates them.
@@ -104,12 +107,12 @@ impl Replica {
         if !changed {
             return Ok(Taken::Known);
         }
-        Ok(if self.free_held().is_ok() { Taken::Changed } else { Taken::FreedABreaker })
+        Ok(if self.apply_released().is_ok() { Taken::Changed } else { Taken::FreedABreaker })
     }
 
     /// Takes the pending updates that were released, in the order in which they were applied.
     pub fn take_freed(&mut self) -> Vec<Bytes> {
-        std::mem::take(&mut self.freed)
+        std::mem::take(&mut self.released)
     }
 
     /// The whole state as one v1 update, without pending updates.
@@ -154,38 +157,38 @@ impl Replica {
         Ok(update)
     }
 
-    pub(crate) fn weigh(&self, update: &[u8]) -> Result<(Weight, Verdict), CrdtError> {
+    pub(crate) fn classify(&self, update: &[u8]) -> Result<(Relation, Verdict), CrdtError> {
         let verdict = verdict(update, &self.clocks, &ScanLimits::STORED)
             .map_err(|error| CrdtError::Undecodable(error.to_string()))?;
-        let weight = match verdict.structs {
-            Structs::Gap | Structs::MissingDependency => Weight::Waits,
-            _ if verdict.deletes_ahead => Weight::Waits,
-            Structs::None | Structs::Known if !verdict.deletes => Weight::Nothing,
+        let relation = match verdict.structs {
+            Structs::Gap | Structs::MissingDependency => Relation::Pending,
+            _ if verdict.deletes_ahead => Relation::Pending,
+            Structs::None | Structs::Known if !verdict.deletes => Relation::Known,
             // Deletions do not advance clocks: only yrs knows whether they are new.
-            _ => Weight::Something,
+            _ => Relation::Applicable,
         };
-        Ok((weight, verdict))
+        Ok((relation, verdict))
     }
 
     /// Refuses an update that would nest types too deep for yrs, which deletes them by recursion.
-    pub(crate) fn bound_depth(&mut self, update: &[u8], nested: u64) -> Result<(), CrdtError> {
-        if nested > 0 && self.depth_bound + nested > MAX_TREE_TYPE_DEPTH {
+    pub(crate) fn check_depth(&mut self, update: &[u8], nested: u64) -> Result<(), CrdtError> {
+        if nested > 0 && self.type_depth_bound + nested > MAX_TREE_TYPE_DEPTH {
             let refuse = |error: &dyn std::fmt::Display| CrdtError::Undecodable(error.to_string());
             let depth_of = |update: &[u8]| type_depth(update).map(u64::from).map_err(|error| refuse(&error));
             let (depth, more) = (depth_of(&self.crdt.encode()?)?, depth_of(update)?);
             if depth + more > MAX_TREE_TYPE_DEPTH {
                 return Err(refuse(&format_args!("its types are nested more than {MAX_TREE_TYPE_DEPTH} levels deep")));
             }
-            self.depth_bound = depth + more;
+            self.type_depth_bound = depth + more;
             return Ok(());
         }
-        self.depth_bound += nested;
+        self.type_depth_bound += nested;
         Ok(())
     }
 
     /// Applies an update without missing dependencies. True when the document changed.
     pub(crate) fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
-        let changed = self.crdt.apply(&self.intake.prepare(update))?;
+        let changed = self.crdt.apply(&self.preparer.prepare(update))?;
         self.clocks.advance(update);
         Ok(changed)
     }
@@ -197,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    fn typed(texts: &[&str]) -> Vec<Bytes> {
+    fn typing_updates(texts: &[&str]) -> Vec<Bytes> {
         let doc = Doc::with_client_id(1);
         let text = doc.get_or_insert_text("text");
         let type_one = |part: &&str| {
@@ -211,7 +214,7 @@ mod tests {
 
     #[test]
     fn updates_in_reverse_order_are_pending_and_released_together() {
-        let updates = typed(&["a", "b", "c", "d"]);
+        let updates = typing_updates(&["a", "b", "c", "d"]);
         let mut replica = Replica::default();
         for update in updates[1..].iter().rev() {
             assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Held));
@@ -220,7 +223,7 @@ mod tests {
         assert_eq!(replica.encode().unwrap()[..], [0, 0], "yrs has seen none of it");
         assert_eq!(replica.take(&updates[0], &HeldLimits::NONE), Ok(Taken::Changed));
         assert_eq!(replica.held().len(), 0);
-        assert_eq!(replica.held_bytes, 0);
+        assert_eq!(replica.pending_bytes, 0);
         let in_order = Replica::load(updates.into_iter()).unwrap();
         assert_eq!(replica.encode(), in_order.encode());
     }
@@ -237,7 +240,7 @@ mod tests {
 
     #[test]
     fn known_update_changes_nothing() {
-        let updates = typed(&["a", "b"]);
+        let updates = typing_updates(&["a", "b"]);
         let mut replica = Replica::load(updates.clone().into_iter()).unwrap();
         assert_eq!(replica.take(&updates[1], &HeldLimits::NONE), Ok(Taken::Known));
     }

@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use yrs::{Map, Observable, Out, ReadTxn, Transact, WriteTxn};
 
-use crate::crdt::contain;
+use crate::crdt::catch_panic;
 use crate::register::{REGISTERS, RegisterState};
 use crate::{CrdtError, Replica};
 
 /// Names of the registers that were changed since the last [`Replica::take_touched`].
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Touched(Arc<Mutex<BTreeSet<Arc<str>>>>);
+pub(crate) struct ChangedRegisters(Arc<Mutex<BTreeSet<Arc<str>>>>);
 
-impl Touched {
+impl ChangedRegisters {
     fn names(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -28,7 +28,7 @@ impl Replica {
     /// When the CRDT panics: the replica must then be discarded.
     pub fn watch_registers(&mut self) -> Result<(), CrdtError> {
         let touched = self.touched.clone();
-        contain(|| {
+        catch_panic(|| {
             let registers = self.crdt.doc.transact_mut().get_or_insert_map(REGISTERS);
             registers.observe("touched", move |txn, event| {
                 touched.names().extend(event.keys(txn).keys().cloned());
@@ -46,7 +46,7 @@ impl Replica {
     /// # Errors
     /// When the CRDT panics: the replica must then be discarded.
     pub fn read_registers(&self) -> Result<HashMap<String, RegisterState>, CrdtError> {
-        contain(|| {
+        catch_panic(|| {
             let txn = self.crdt.doc.transact();
             let Some(map) = txn.get_map(REGISTERS) else { return HashMap::new() };
             let registers = map.iter(&txn).filter_map(|(name, out)| match out {

@@ -53,7 +53,7 @@ pub(super) fn read(
         }
         EMBED => read_json(reader, limits, summary),
         SUBDOCUMENT => read_subdocument(reader, limits, summary),
-        JSON => read_json_texts(reader, limits, summary),
+        JSON => read_json_strings(reader, limits, summary),
         other => Err(ScanError::UnknownStruct(other)),
     }
 }
@@ -135,7 +135,7 @@ fn read_json(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary
 }
 
 /// List content of Yjs before 13 (`ContentJSON`): strings, each JSON or "undefined".
-fn read_json_texts(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary) -> Result<u64, ScanError> {
+fn read_json_strings(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary) -> Result<u64, ScanError> {
     let count = reader.var_uint()?;
     if count > reader.remaining() as u64 {
         return Err(ScanError::CountBeyondBytes(count));
@@ -174,7 +174,7 @@ fn read_values(
     limits: &ScanLimits,
     summary: &mut Summary,
 ) -> Result<(), ScanError> {
-    take_values(reader, count, 1, summary)?;
+    count_values(reader, count, 1, summary)?;
     for _ in 0..count {
         match reader.rest().first() {
             Some(&(ANY_ARRAY | ANY_MAP)) => read_container(reader, limits, summary)?,
@@ -185,7 +185,7 @@ fn read_values(
 }
 
 /// Adds `count` values of at least `bytes_each` to the summary, before any of them is read.
-fn take_values(reader: &Reader<'_>, count: u64, bytes_each: u64, summary: &mut Summary) -> Result<(), ScanError> {
+fn count_values(reader: &Reader<'_>, count: u64, bytes_each: u64, summary: &mut Summary) -> Result<(), ScanError> {
     if count > reader.remaining() as u64 / bytes_each {
         return Err(ScanError::CountBeyondBytes(count));
     }
@@ -225,7 +225,7 @@ fn read_container(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Su
                 }
                 let count = reader.var_uint()?;
                 let map = tag == ANY_MAP;
-                take_values(reader, count, if map { 2 } else { 1 }, summary)?;
+                count_values(reader, count, if map { 2 } else { 1 }, summary)?;
                 levels[depth] = (count, map);
                 depth += 1;
                 summary.value_depth = summary.value_depth.max(depth);

@@ -13,14 +13,14 @@ const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 impl<'a> RawStruct<'a> {
     /// Splits this struct into parts, beginning with its first element.
     pub fn cut(&self) -> Cutter<'_, 'a> {
-        Cutter { of: self, clock: self.start, content: self.content(), is_halved: false }
+        Cutter { source: self, clock: self.start, content: self.content(), is_halved: false }
     }
 }
 
 /// Splits a struct into consecutive parts.
 #[derive(Debug)]
 pub struct Cutter<'s, 'a> {
-    of: &'s RawStruct<'a>,
+    source: &'s RawStruct<'a>,
     /// The first clock of the next part.
     clock: u64,
     /// The rest of the content.
@@ -37,46 +37,46 @@ impl<'a> Cutter<'_, 'a> {
 
     /// Skips the elements before `clock`.
     pub fn skip_to(&mut self, clock: u64) {
-        self.pass(clock, None);
+        self.advance(clock, None);
     }
 
     /// Appends the elements before `clock` as one struct.
     pub fn write_to(&mut self, clock: u64, out: &mut Vec<u8>) {
-        let (of, start) = (self.of, self.clock);
-        if start == of.start && clock == of.end {
+        let (source, start) = (self.source, self.clock);
+        if start == source.start && clock == source.end {
             self.clock = clock;
-            return out.extend_from_slice(of.bytes);
+            return out.extend_from_slice(source.bytes);
         }
         let len = clock - start;
-        if of.is_gc() || of.is_skip() {
-            out.push(of.info);
+        if source.is_gc() || source.is_skip() {
+            out.push(source.info);
         } else {
-            of.write_head(of.info & TAG_BITS, start, out);
+            source.write_header(source.info & TAG_BITS, start, out);
         }
-        if of.info & TAG_BITS != STRING || of.is_skip() {
+        if source.info & TAG_BITS != STRING || source.is_skip() {
             write_var_uint(out, len);
-            return self.pass(clock, Some(out));
+            return self.advance(clock, Some(out));
         }
         let mut text = Vec::new();
-        self.pass(clock, Some(&mut text));
+        self.advance(clock, Some(&mut text));
         write_var_bytes(out, &text);
     }
 
     /// Encodes the rest as one struct: appends the new beginning, and returns the unchanged end of the struct's bytes,
     /// which the caller appends.
     pub fn write_rest(self, out: &mut Vec<u8>) -> &'a [u8] {
-        let Cutter { of, clock, content, is_halved } = self;
-        if clock == of.start {
-            return of.bytes;
+        let Cutter { source, clock, content, is_halved } = self;
+        if clock == source.start {
+            return source.bytes;
         }
-        if of.is_gc() || of.is_skip() {
-            out.push(of.info);
+        if source.is_gc() || source.is_skip() {
+            out.push(source.info);
         } else {
-            of.write_head(of.info & TAG_BITS, clock, out);
+            source.write_header(source.info & TAG_BITS, clock, out);
         }
-        if of.info & TAG_BITS != STRING || of.is_skip() {
-            write_var_uint(out, of.end - clock);
-            return if matches!(of.info & TAG_BITS, JSON | ANY) && !of.is_skip() { content } else { &[] };
+        if source.info & TAG_BITS != STRING || source.is_skip() {
+            write_var_uint(out, source.end - clock);
+            return if matches!(source.info & TAG_BITS, JSON | ANY) && !source.is_skip() { content } else { &[] };
         }
         let (begin, rest) =
             if is_halved { (REPLACEMENT, content.get(4..).unwrap_or_default()) } else { (&[][..], content) };
@@ -87,21 +87,21 @@ impl<'a> Cutter<'_, 'a> {
 
     /// Appends the elements before `clock` as `ContentDeleted`: without their content, but with their position.
     pub fn write_deleted_to(&mut self, clock: u64, out: &mut Vec<u8>) {
-        if self.of.is_deleted() {
+        if self.source.is_deleted() {
             return self.write_to(clock, out);
         }
-        self.of.write_head(DELETED, self.clock, out);
+        self.source.write_header(DELETED, self.clock, out);
         write_var_uint(out, clock - self.clock);
         self.skip_to(clock);
     }
 
     /// Advances to `clock` and appends the skipped content to `out`.
-    fn pass(&mut self, clock: u64, out: Option<&mut Vec<u8>>) {
+    fn advance(&mut self, clock: u64, out: Option<&mut Vec<u8>>) {
         let len = clock - self.clock;
         self.clock = clock;
-        match self.of.info & TAG_BITS {
-            STRING if !self.of.is_skip() => self.pass_text(len, out),
-            tag @ (JSON | ANY) if !self.of.is_skip() => {
+        match self.source.info & TAG_BITS {
+            STRING if !self.source.is_skip() => self.advance_text(len, out),
+            tag @ (JSON | ANY) if !self.source.is_skip() => {
                 let passed = content::values(tag, self.content, len);
                 if let Some(out) = out {
                     out.extend_from_slice(passed);
@@ -113,14 +113,14 @@ impl<'a> Cutter<'_, 'a> {
     }
 
     /// Advances by `len` UTF-16 code units.
-    fn pass_text(&mut self, mut len: u64, out: Option<&mut Vec<u8>>) {
+    fn advance_text(&mut self, mut len: u64, out: Option<&mut Vec<u8>>) {
         let was_halved = self.is_halved && len > 0;
         if was_halved {
             self.is_halved = false;
             self.content = self.content.get(4..).unwrap_or_default();
             len -= 1;
         }
-        let (end, is_halved) = byte_of(self.content, len);
+        let (end, is_halved) = byte_offset(self.content, len);
         let (passed, rest) = self.content.split_at(end);
         self.content = rest;
         self.is_halved |= is_halved;
@@ -133,7 +133,7 @@ impl<'a> Cutter<'_, 'a> {
 }
 
 /// The byte offset of the character that contains a UTF-16 code unit, and whether the unit is its second half.
-fn byte_of(text: &[u8], unit: u64) -> (usize, bool) {
+fn byte_offset(text: &[u8], unit: u64) -> (usize, bool) {
     let mut units = 0;
     for (at, &byte) in text.iter().enumerate() {
         if byte & 0xc0 == 0x80 {

@@ -16,7 +16,7 @@ pub(crate) enum Parser {
 
 /// Checks `text` and returns its depth: 0 for a scalar.
 pub(crate) fn check(text: &str, parser: Parser, max_depth: usize) -> Result<usize, ScanError> {
-    let mut json = Json { bytes: text.as_bytes(), at: 0, parser };
+    let mut json = JsonScanner { bytes: text.as_bytes(), at: 0, parser };
     let max_depth = max_depth.min(VALUE_DEPTH_CEILING);
     // Bit n: the container at level n is an object.
     let (mut objects, mut depth, mut deepest) = (0u128, 0usize, 0usize);
@@ -30,7 +30,7 @@ pub(crate) fn check(text: &str, parser: Parser, max_depth: usize) -> Result<usiz
             }
             deepest = deepest.max(depth);
             objects = (objects & !(1 << depth)) | (u128::from(open == b'{') << depth);
-            if !json.closes(if open == b'{' { b'}' } else { b']' }) {
+            if !json.consume_close(if open == b'{' { b'}' } else { b']' }) {
                 if open == b'{' {
                     json.key()?;
                 }
@@ -72,8 +72,8 @@ pub fn json_for_yrs(text: &str) -> Option<Cow<'static, str>> {
     if is_readable(text) {
         return None;
     }
-    let mended = replace_lone_surrogates(text);
-    Some(if is_readable(&mended) { Cow::Owned(mended) } else { Cow::Borrowed("null") })
+    let repaired = replace_lone_surrogates(text);
+    Some(if is_readable(&repaired) { Cow::Owned(repaired) } else { Cow::Borrowed("null") })
 }
 
 fn replace_lone_surrogates(text: &str) -> String {
@@ -103,13 +103,13 @@ fn replace_lone_surrogates(text: &str) -> String {
     out
 }
 
-struct Json<'a> {
+struct JsonScanner<'a> {
     bytes: &'a [u8],
     at: usize,
     parser: Parser,
 }
 
-impl Json<'_> {
+impl JsonScanner<'_> {
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -125,7 +125,7 @@ impl Json<'_> {
         }
     }
 
-    fn closes(&mut self, close: u8) -> bool {
+    fn consume_close(&mut self, close: u8) -> bool {
         let start = self.at;
         if self.next_token() == Some(close) {
             return true;
@@ -145,15 +145,15 @@ impl Json<'_> {
     fn scalar(&mut self, first: u8) -> Result<(), ScanError> {
         match first {
             b'"' => self.string(),
-            b't' => self.word(b"rue"),
-            b'f' => self.word(b"alse"),
-            b'n' => self.word(b"ull"),
+            b't' => self.literal(b"rue"),
+            b'f' => self.literal(b"alse"),
+            b'n' => self.literal(b"ull"),
             b'-' | b'0'..=b'9' => self.number(),
             _ => Err(ScanError::BadJson),
         }
     }
 
-    fn word(&mut self, rest: &[u8]) -> Result<(), ScanError> {
+    fn literal(&mut self, rest: &[u8]) -> Result<(), ScanError> {
         if !self.bytes[self.at..].starts_with(rest) {
             return Err(ScanError::BadJson);
         }
@@ -235,7 +235,7 @@ impl Json<'_> {
                 return Err(ScanError::BadJson);
             }
         }
-        if self.parser == Parser::JavaScript || yrs_reads(&self.bytes[start..self.at], integer) {
+        if self.parser == Parser::JavaScript || is_number_for_yrs(&self.bytes[start..self.at], integer) {
             Ok(())
         } else {
             Err(ScanError::BadJson)
@@ -251,7 +251,7 @@ impl Json<'_> {
     }
 }
 
-fn yrs_reads(number: &[u8], integer: bool) -> bool {
+fn is_number_for_yrs(number: &[u8], integer: bool) -> bool {
     // Shorter integers fit an i64.
     if integer && number.len() <= 18 {
         return true;

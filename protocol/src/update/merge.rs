@@ -5,7 +5,7 @@
 //! update starts a new one, so the result is an ordered list that holds exactly the input.
 //! (`yrs::merge_updates_v1` decodes everything and is quadratic in the number of updates.)
 
-use super::walk::{ClientRange, UNLIMITED, read_section_head, read_struct};
+use super::walk::{ClientRange, UNLIMITED, read_section_header, read_struct};
 use super::{ScanError, Summary, walk};
 use crate::varint::{Reader, var_uint_len, write_var_uint};
 
@@ -30,7 +30,7 @@ pub enum Merged {
 
 /// The structs of one client in one update.
 #[derive(Debug, Clone, Copy)]
-struct Section<'a> {
+struct SectionBytes<'a> {
     range: ClientRange,
     structs: u64,
     bytes: &'a [u8],
@@ -38,19 +38,19 @@ struct Section<'a> {
 
 /// The index ranges of one update's parts in the lists of [`Updates`].
 #[derive(Debug, Clone)]
-struct Parts {
+struct UpdateParts {
     sections: std::ops::Range<usize>,
     deletes: std::ops::Range<usize>,
     bytes: usize,
     /// The update can be merged with others.
-    simple: bool,
+    is_mergeable: bool,
 }
 
 /// Parsed updates, ready to be merged.
 #[derive(Debug, Default)]
 pub struct Updates<'a> {
-    updates: Vec<Parts>,
-    sections: Vec<Section<'a>>,
+    updates: Vec<UpdateParts>,
+    sections: Vec<SectionBytes<'a>>,
     deletes: Vec<ClientRange>,
 }
 
@@ -65,11 +65,11 @@ impl<'a> Updates<'a> {
                 all.sections.truncate(sections);
                 all.deletes.truncate(deletes);
             }
-            all.updates.push(Parts {
+            all.updates.push(UpdateParts {
                 sections: sections..all.sections.len(),
                 deletes: deletes..all.deletes.len(),
                 bytes: update.len(),
-                simple: read.is_some_and(|summary| summary.skips == 0),
+                is_mergeable: read.is_some_and(|summary| summary.skips == 0),
             });
         }
         all
@@ -79,91 +79,91 @@ impl<'a> Updates<'a> {
         let mut reader = Reader::new(update);
         let mut summary = Summary::default();
         for _ in 0..reader.var_uint()? {
-            let (structs, client, start) = read_section_head(&mut reader)?;
+            let (structs, client, start) = read_section_header(&mut reader)?;
             let from = reader.rest();
             let mut end = start;
             for _ in 0..structs {
                 end = read_struct(&mut reader, client, end, &UNLIMITED, &mut summary)?.end;
             }
             let bytes = &from[..from.len() - reader.remaining()];
-            self.sections.push(Section { range: ClientRange { client, start, end }, structs, bytes });
+            self.sections.push(SectionBytes { range: ClientRange { client, start, end }, structs, bytes });
         }
-        walk::read_deleted(&mut reader, |range| self.deletes.push(range))?;
+        walk::read_delete_ranges(&mut reader, |range| self.deletes.push(range))?;
         Ok(summary)
     }
 
     /// Merges the updates for whose index `wanted` returns true.
     pub fn merge(&self, wanted: impl Fn(usize) -> bool) -> Vec<Merged> {
         let mut out = Vec::new();
-        let mut run = Run::default();
-        for (number, parts) in self.updates.iter().enumerate().filter(|(number, _)| wanted(*number)) {
+        let mut run = MergeRun::default();
+        for (index, parts) in self.updates.iter().enumerate().filter(|(index, _)| wanted(*index)) {
             let sections = &self.sections[parts.sections.clone()];
-            if !run.takes(parts, sections) {
-                out.extend(std::mem::take(&mut run).end(self));
+            if !run.accepts(parts, sections) {
+                out.extend(std::mem::take(&mut run).finish(self));
             }
-            run.add(number, parts, sections);
+            run.add(index, parts, sections);
         }
-        out.extend(run.end(self));
+        out.extend(run.finish(self));
         out
     }
 }
 
 /// Consecutive updates that become one.
 #[derive(Default)]
-struct Run<'a> {
-    numbers: Vec<usize>,
-    clients: Vec<Client<'a>>,
+struct MergeRun<'a> {
+    indexes: Vec<usize>,
+    clients: Vec<MergedClient<'a>>,
     bytes: usize,
     /// No further update can be merged.
-    closed: bool,
+    is_closed: bool,
 }
 
-struct Client<'a> {
+struct MergedClient<'a> {
     range: ClientRange,
     structs: u64,
-    pieces: Vec<&'a [u8]>,
+    chunks: Vec<&'a [u8]>,
 }
 
-impl<'a> Run<'a> {
-    fn takes(&self, parts: &Parts, sections: &[Section<'a>]) -> bool {
-        let follows = |section: &Section<'_>| {
+impl<'a> MergeRun<'a> {
+    fn accepts(&self, parts: &UpdateParts, sections: &[SectionBytes<'a>]) -> bool {
+        let follows = |section: &SectionBytes<'_>| {
             let client = self.clients.iter().find(|client| client.range.client == section.range.client);
             client.is_none_or(|client| client.range.end == section.range.start)
         };
-        self.numbers.is_empty()
-            || (!self.closed
-                && parts.simple
+        self.indexes.is_empty()
+            || (!self.is_closed
+                && parts.is_mergeable
                 && self.bytes + parts.bytes <= MAX_MERGED_BYTES
                 && self.clients.len() + sections.len() <= MAX_MERGED_CLIENTS
                 && sections.iter().all(follows))
     }
 
-    fn add(&mut self, number: usize, parts: &Parts, sections: &[Section<'a>]) {
-        self.numbers.push(number);
+    fn add(&mut self, index: usize, parts: &UpdateParts, sections: &[SectionBytes<'a>]) {
+        self.indexes.push(index);
         self.bytes += parts.bytes;
-        self.closed |= !parts.simple || sections.len() > MAX_MERGED_CLIENTS;
-        if self.closed {
+        self.is_closed |= !parts.is_mergeable || sections.len() > MAX_MERGED_CLIENTS;
+        if self.is_closed {
             return;
         }
         for section in sections {
             match self.clients.iter_mut().find(|client| client.range.client == section.range.client) {
                 Some(client) => client.push(section),
-                None => self.clients.push(Client::new(section)),
+                None => self.clients.push(MergedClient::new(section)),
             }
         }
     }
 
-    fn end(self, all: &Updates<'a>) -> Option<Merged> {
-        match self.numbers[..] {
+    fn finish(self, all: &Updates<'a>) -> Option<Merged> {
+        match self.indexes[..] {
             [] => return None,
             [only] => return Some(Merged::Single(only)),
             _ => {}
         }
         let mut deletes = Vec::new();
-        for number in &self.numbers {
-            deletes.extend_from_slice(&all.deletes[all.updates[*number].deletes.clone()]);
+        for index in &self.indexes {
+            deletes.extend_from_slice(&all.deletes[all.updates[*index].deletes.clone()]);
         }
-        let count = self.numbers.len();
+        let count = self.indexes.len();
         Some(Merged::Joined { update: self.write(deletes), count })
     }
 
@@ -176,28 +176,28 @@ impl<'a> Run<'a> {
             write_var_uint(&mut out, client.structs);
             write_var_uint(&mut out, client.range.client);
             write_var_uint(&mut out, client.range.start);
-            client.pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+            client.chunks.iter().for_each(|chunk| out.extend_from_slice(chunk));
         }
-        write_deleted(&mut out, deletes);
+        write_delete_set(&mut out, deletes);
         out
     }
 }
 
-impl<'a> Client<'a> {
-    fn new(section: &Section<'a>) -> Self {
-        Self { range: section.range, structs: section.structs, pieces: vec![section.bytes] }
+impl<'a> MergedClient<'a> {
+    fn new(section: &SectionBytes<'a>) -> Self {
+        Self { range: section.range, structs: section.structs, chunks: vec![section.bytes] }
     }
 
     /// Appends the section that follows.
-    fn push(&mut self, section: &Section<'a>) {
+    fn push(&mut self, section: &SectionBytes<'a>) {
         self.range.end = section.range.end;
         self.structs += section.structs;
-        self.pieces.push(section.bytes);
+        self.chunks.push(section.bytes);
     }
 }
 
 /// Appends a delete set: ranges are sorted, and adjacent or overlapping ones are joined.
-fn write_deleted(out: &mut Vec<u8>, mut ranges: Vec<ClientRange>) {
+fn write_delete_set(out: &mut Vec<u8>, mut ranges: Vec<ClientRange>) {
     ranges.sort_unstable_by_key(|range| (std::cmp::Reverse(range.client), range.start));
     ranges.dedup_by(|next, range| {
         let joins = next.client == range.client && next.start <= range.end;

@@ -192,7 +192,7 @@ impl Summary {
 /// # Errors
 /// The first rule that the update breaks.
 pub fn scan_update(update: &[u8], limits: &ScanLimits) -> Result<Summary, ScanError> {
-    walk::walk(update, limits, &mut walk::Ignore)
+    walk::walk(update, limits, &mut walk::NoVisitor)
 }
 
 /// Checks that `bytes` are one lib0 `Any` value and nothing else.
@@ -203,7 +203,7 @@ pub fn scan_value(bytes: &[u8], limits: &ScanLimits) -> Result<(), ScanError> {
     content::read_value(bytes, limits)
 }
 
-pub(crate) fn at_most(what: &'static str, found: u64, limit: u64) -> Result<(), ScanError> {
+pub(crate) fn check_limit(what: &'static str, found: u64, limit: u64) -> Result<(), ScanError> {
     if found > limit {
         return Err(ScanError::TooMany { what, found, limit });
     }

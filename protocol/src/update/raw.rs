@@ -47,16 +47,16 @@ pub struct RawStruct<'a> {
     /// The encoded struct.
     pub bytes: &'a [u8],
     /// Offset of the content in `bytes`. For structs without content, the offset of their length.
-    content_at: usize,
+    content_offset: usize,
 }
 
 /// What is needed to join the next struct to this one: the content kind, and the count that has to be raised.
 #[derive(Debug, Clone, Copy)]
-pub struct Joint {
+pub struct JoinPoint {
     info: u8,
     right_origin: Option<Id>,
     /// Offset of the count from the beginning of the struct.
-    pub count_at: usize,
+    pub count_offset: usize,
     /// The count that precedes the content: bytes of text, number of values, or number of elements.
     pub count: u64,
 }
@@ -77,13 +77,13 @@ impl<'a> RawStruct<'a> {
             parent: None,
             key: None,
             bytes: from,
-            content_at: 1,
+            content_offset: 1,
         };
         let len = if info == GC || info == SKIP {
             reader.var_uint()?
         } else {
-            found.read_links(reader)?;
-            found.content_at = from.len() - reader.remaining();
+            found.read_origins_and_parent(reader)?;
+            found.content_offset = from.len() - reader.remaining();
             content::skip(reader, info & TAG_BITS)?
         };
         found.end = start + len;
@@ -92,7 +92,7 @@ impl<'a> RawStruct<'a> {
     }
 
     #[inline]
-    fn read_links(&mut self, reader: &mut Reader<'a>) -> Result<(), ReadError> {
+    fn read_origins_and_parent(&mut self, reader: &mut Reader<'a>) -> Result<(), ReadError> {
         let mut id = || Ok(Id { client: reader.var_uint()?, clock: reader.var_uint()? });
         if self.info & HAS_ORIGIN != 0 {
             self.origin = Some(id()?);
@@ -146,7 +146,7 @@ impl<'a> RawStruct<'a> {
 
     /// The JSON of a formatting mark or an embedded object.
     pub fn json(&self) -> Option<&'a str> {
-        let mut reader = Reader::new(&self.bytes[self.content_at..]);
+        let mut reader = Reader::new(&self.bytes[self.content_offset..]);
         match self.info & TAG_BITS {
             EMBED => reader.var_str().ok(),
             FORMAT => {
@@ -162,14 +162,14 @@ impl<'a> RawStruct<'a> {
         if self.is_skip() || self.info & TAG_BITS != JSON {
             return None;
         }
-        let mut reader = Reader::new(&self.bytes[self.content_at..]);
+        let mut reader = Reader::new(&self.bytes[self.content_offset..]);
         let count = reader.var_uint().ok()?;
         (0..count).map(|_| reader.var_str().ok()).collect()
     }
 
     /// Appends this struct with its content replaced by `values`, each encoded as lib0 `Any`.
     pub fn write_with_values(&self, values: &[Vec<u8>], out: &mut Vec<u8>) {
-        self.write_head(ANY, self.start, out);
+        self.write_header(ANY, self.start, out);
         write_var_uint(out, values.len() as u64);
         values.iter().for_each(|value| out.extend_from_slice(value));
     }
@@ -177,14 +177,14 @@ impl<'a> RawStruct<'a> {
     /// Appends this item with its type rewritten for yrs: a `YXmlHook` becomes a map, and a padded type number becomes one
     /// byte. Returns false, and appends nothing, if the content is not a type or yrs can read it unchanged.
     pub fn write_type_for_yrs(&self, out: &mut Vec<u8>) -> bool {
-        let content = &self.bytes[self.content_at..];
+        let content = &self.bytes[self.content_offset..];
         let mut reader = Reader::new(content);
         let Some(number) = reader.var_uint().ok().filter(|_| self.is_type()) else { return false };
         let is_padded = content.len() - reader.remaining() > 1;
         if number != XML_HOOK && !is_padded {
             return false;
         }
-        self.write_head(TYPE, self.start, out);
+        self.write_header(TYPE, self.start, out);
         if number == XML_HOOK {
             write_var_uint(out, MAP);
         } else {
@@ -196,7 +196,7 @@ impl<'a> RawStruct<'a> {
 
     /// Appends this struct with its JSON replaced. Only for structs whose [`RawStruct::json`] is `Some`.
     pub fn write_with_json(&self, json: &str, out: &mut Vec<u8>) {
-        let mut reader = Reader::new(&self.bytes[self.content_at..]);
+        let mut reader = Reader::new(&self.bytes[self.content_offset..]);
         if self.info & TAG_BITS == FORMAT {
             reader.var_bytes().ok();
         }
@@ -205,21 +205,21 @@ impl<'a> RawStruct<'a> {
     }
 
     /// The point at which the next struct can be joined to this one; `None` if its kind cannot be joined.
-    pub fn joint(&self) -> Option<Joint> {
-        let count_at = self.content_at;
+    pub fn join_point(&self) -> Option<JoinPoint> {
+        let count_offset = self.content_offset;
         let is_countable =
             self.is_gc() || (!self.is_skip() && matches!(self.info & TAG_BITS, DELETED | JSON | STRING | ANY));
-        let mut reader = Reader::new(&self.bytes[count_at..]);
+        let mut reader = Reader::new(&self.bytes[count_offset..]);
         let count = reader.var_uint().ok().filter(|_| is_countable)?;
         // A padded count cannot be overwritten in place: such a struct is not joined.
-        let is_padded = self.bytes.len() - count_at - reader.remaining() != var_uint_len(count);
-        (!is_padded).then_some(Joint { info: self.info, right_origin: self.right_origin, count_at, count })
+        let is_padded = self.bytes.len() - count_offset - reader.remaining() != var_uint_len(count);
+        (!is_padded).then_some(JoinPoint { info: self.info, right_origin: self.right_origin, count_offset, count })
     }
 
     /// True if this struct continues the one that `before` belongs to, so that the two can be joined. The caller must
     /// check that either both are deleted or neither is.
     #[inline]
-    pub fn continues(&self, before: &Joint) -> bool {
+    pub fn continues(&self, before: &JoinPoint) -> bool {
         if self.is_gc() || before.info == GC {
             return self.info == before.info;
         }
@@ -234,16 +234,17 @@ impl<'a> RawStruct<'a> {
             && self.right_origin == before.right_origin
     }
 
-    /// The count that precedes the content, and the content after it. Only for structs that have a [`RawStruct::joint`].
+    /// The count that precedes the content, and the content after it. Only for structs that have a
+    /// [`RawStruct::join_point`].
     pub fn counted_content(&self) -> (u64, &'a [u8]) {
-        let mut reader = Reader::new(&self.bytes[self.content_at..]);
+        let mut reader = Reader::new(&self.bytes[self.content_offset..]);
         let count = reader.var_uint().unwrap_or(0);
         (count, reader.rest())
     }
 
     /// The content after its count for text, JSON and `Any`; empty for every other kind.
     pub(super) fn content(&self) -> &'a [u8] {
-        let content = &self.bytes[self.content_at..];
+        let content = &self.bytes[self.content_offset..];
         if self.is_gc() || self.is_skip() {
             return &[];
         }
@@ -254,10 +255,10 @@ impl<'a> RawStruct<'a> {
         }
     }
 
-    pub(super) fn write_head(&self, tag: u8, start: u64, out: &mut Vec<u8>) {
+    pub(super) fn write_header(&self, tag: u8, start: u64, out: &mut Vec<u8>) {
         if start == self.start {
             out.push(tag | self.info & !TAG_BITS);
-            return out.extend_from_slice(&self.bytes[1..self.content_at]);
+            return out.extend_from_slice(&self.bytes[1..self.content_offset]);
         }
         out.push(tag | HAS_ORIGIN | self.info & (HAS_RIGHT_ORIGIN | HAS_PARENT_SUB));
         for id in [Some(Id { client: self.client, clock: start - 1 }), self.right_origin].into_iter().flatten() {
@@ -268,7 +269,7 @@ impl<'a> RawStruct<'a> {
 }
 
 /// Appends the header of a client's section.
-pub fn write_section_head(structs: u64, client: u64, clock: u64, out: &mut Vec<u8>) {
+pub fn write_section_header(structs: u64, client: u64, clock: u64, out: &mut Vec<u8>) {
     for number in [structs, client, clock] {
         write_var_uint(out, number);
     }
@@ -280,17 +281,17 @@ pub fn write_gc(len: u64, out: &mut Vec<u8>) {
     write_var_uint(out, len);
 }
 
-impl Joint {
+impl JoinPoint {
     /// Joins `more` to the last struct in `out`, which begins at `at`. `more` must continue it.
     pub fn join(&mut self, more: &RawStruct<'_>, at: usize, out: &mut Vec<u8>) {
         let (count, content) = more.counted_content();
-        let (number_at, before) = (at + self.count_at, var_uint_len(self.count));
+        let (count_start, before) = (at + self.count_offset, var_uint_len(self.count));
         self.count += count;
         let after = var_uint_len(self.count);
         if after > before {
-            out.splice(number_at..number_at, std::iter::repeat_n(0, after - before));
+            out.splice(count_start..count_start, std::iter::repeat_n(0, after - before));
         }
-        write_var_uint_at(out, number_at, self.count);
+        write_var_uint_at(out, count_start, self.count);
         out.extend_from_slice(content);
     }
 }
@@ -351,15 +352,15 @@ impl<'a> RawUpdate<'a> {
         Self { reader, sections }
     }
 
-    /// The structs of the next client. Read them to the end, then pass the section to [`RawUpdate::after`].
+    /// The structs of the next client. Read them to the end, then pass the section to [`RawUpdate::resume_after`].
     pub fn section(&mut self) -> Option<RawSection<'a>> {
         self.sections = self.sections.checked_sub(1)?;
-        let (left, client, clock) = walk::read_section_head(&mut self.reader).ok()?;
+        let (left, client, clock) = walk::read_section_header(&mut self.reader).ok()?;
         Some(RawSection { client, clock, left, reader: self.reader })
     }
 
     /// Continues after a section that was read to its end.
-    pub fn after(&mut self, section: &RawSection<'a>) {
+    pub fn resume_after(&mut self, section: &RawSection<'a>) {
         self.reader = section.reader;
     }
 
@@ -374,5 +375,5 @@ impl<'a> RawUpdate<'a> {
 /// # Errors
 /// When the bytes are truncated or continue after the delete set.
 pub fn read_delete_set(delete_set: &[u8], mut visit: impl FnMut(u64, Range<u64>)) -> Result<(), ScanError> {
-    walk::read_deleted(&mut Reader::new(delete_set), |range| visit(range.client, range.start..range.end))
+    walk::read_delete_ranges(&mut Reader::new(delete_set), |range| visit(range.client, range.start..range.end))
 }

@@ -1,7 +1,7 @@
 //! Validates and reads state vectors.
 
-use super::clients::Clients;
-use super::{ScanError, ScanLimits, at_most};
+use super::clients::ClientOrder;
+use super::{ScanError, ScanLimits, check_limit};
 use crate::varint::Reader;
 
 /// Counts of what an accepted state vector holds.
@@ -18,12 +18,12 @@ pub struct StateVectorSummary {
 pub fn scan_state_vector(bytes: &[u8], limits: &ScanLimits) -> Result<StateVectorSummary, ScanError> {
     let mut reader = Reader::new(bytes);
     let count = reader.var_uint()?;
-    at_most("clients", count, limits.clients)?;
+    check_limit("clients", count, limits.clients)?;
     if count > reader.remaining() as u64 / 2 {
         return Err(ScanError::CountBeyondBytes(count));
     }
     // A client that appears twice, though not consecutively, is harmless here: every reader takes the last entry.
-    let mut clients = Clients::new();
+    let mut clients = ClientOrder::new();
     for _ in 0..count {
         let client = reader.var_uint()?;
         clients.add(client)?;

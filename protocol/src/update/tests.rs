@@ -50,12 +50,12 @@ fn scan_item(tag: u8, content: &[u8]) -> Result<Summary, ScanError> {
 
 fn structs(update: &[u8], state: &[(u64, u64)]) -> Structs {
     let clock = |client| state.iter().find(|entry| entry.0 == client).map_or(0, |entry| entry.1);
-    verdict(update, &clock, &ScanLimits::default()).expect("sound").structs
+    verdict(update, &clock, &ScanLimits::default()).expect("a valid update").structs
 }
 
 #[test]
 fn empty_update_is_valid_and_has_no_structs() {
-    assert!(scan(&EMPTY_UPDATE).expect("sound").is_empty());
+    assert!(scan(&EMPTY_UPDATE).expect("a valid update").is_empty());
     assert_eq!(structs(&EMPTY_UPDATE, &[]), Structs::None);
     assert_eq!(scan(&[]), Err(ReadError::UnexpectedEnd.into()));
     assert_eq!(scan(&[0, 0, 0]), Err(ScanError::TrailingBytes(1)));
@@ -89,7 +89,7 @@ fn every_truncation_of_a_valid_update_is_refused() {
     ]);
     bytes.pop();
     bytes.extend_from_slice(&[1, 3, 2, 0, 1, 2, 5]);
-    let summary = scan(&bytes).expect("sound");
+    let summary = scan(&bytes).expect("a valid update");
     assert_eq!((summary.clients, summary.structs, summary.skips), (2, 9, 1));
     assert_eq!((summary.delete_clients, summary.delete_ranges), (1, 2));
     assert_eq!((summary.value_depth, summary.subdocuments), (2, 1));
@@ -189,7 +189,7 @@ fn counts_beyond_the_bytes_or_the_limits_are_refused() {
 #[test]
 fn values_nested_too_deep_are_refused() {
     let deep = |levels: usize| [&[1][..], &[117, 1].repeat(levels), &[127]].concat();
-    assert_eq!(scan_item(8, &deep(100)).expect("sound").value_depth, 100);
+    assert_eq!(scan_item(8, &deep(100)).expect("a valid update").value_depth, 100);
     assert_eq!(scan_item(8, &deep(101)), Err(ScanError::ValueTooDeep(100)));
     let limits = ScanLimits { value_depth: usize::MAX, ..ScanLimits::default() };
     let bytes = update(&[(1, 0, &[item(8, &deep(100_000))])]);
@@ -197,7 +197,7 @@ fn values_nested_too_deep_are_refused() {
 }
 
 /// `count` nested types, each the child of the previous one; with `siblings`, inserted after a sibling.
-fn tower(count: u64, siblings: bool) -> Vec<u8> {
+fn nested_types(count: u64, siblings: bool) -> Vec<u8> {
     let mut structs = vec![item(7, &[1])];
     let mut parent = 0;
     let mut clock = 1;
@@ -219,9 +219,9 @@ fn tower(count: u64, siblings: bool) -> Vec<u8> {
 #[test]
 fn type_depth_counts_nested_types() {
     for siblings in [false, true] {
-        assert!(scan(&tower(10_000, siblings)).is_ok());
-        assert_eq!(type_depth(&tower(501, siblings)), Ok(500));
-        assert_eq!(type_depth(&tower(10_000, siblings)), Ok(9_999));
+        assert!(scan(&nested_types(10_000, siblings)).is_ok());
+        assert_eq!(type_depth(&nested_types(501, siblings)), Ok(500));
+        assert_eq!(type_depth(&nested_types(10_000, siblings)), Ok(9_999));
     }
 }
 
@@ -229,7 +229,7 @@ fn type_depth_counts_nested_types() {
 fn many_shallow_types_are_accepted() {
     let child = [&[0x07, 0][..], &numbers(&[CLIENT, 0]), &[1]].concat();
     let structs: Vec<_> = std::iter::once(item(7, &[1])).chain(std::iter::repeat_n(child, 20_000)).collect();
-    assert_eq!(scan(&update(&[(CLIENT, 0, &structs)])).expect("sound").nested, 20_000);
+    assert_eq!(scan(&update(&[(CLIENT, 0, &structs)])).expect("a valid update").nested, 20_000);
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn deletions_of_missing_elements_are_reported() {
     bytes.extend_from_slice(&[2, 9, 1, 0, 2, 4, 1, 0, 3]);
     let ahead = |clock: u64| {
         let state = move |client| if client == 4 { clock } else { 0 };
-        let verdict = verdict(&bytes, &state, &ScanLimits::default()).expect("sound");
+        let verdict = verdict(&bytes, &state, &ScanLimits::default()).expect("a valid update");
         assert!(verdict.deletes);
         verdict.deletes_ahead
     };

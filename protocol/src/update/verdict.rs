@@ -1,6 +1,6 @@
 //! Classifies an update against a document of which only the clocks are known.
 
-use super::walk::{ClientRange, Id, Kind, Struct, Visit, pass, walk};
+use super::walk::{ClientRange, Id, StructHeader, StructKind, Visitor, walk, walk_once};
 use super::{ScanError, ScanLimits, Summary};
 
 /// A state vector, however it is stored.
@@ -56,49 +56,49 @@ pub struct Verdict {
 /// # Errors
 /// As [`super::scan_update`].
 pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> Result<Verdict, ScanError> {
-    let mut compare = Compare::new(state, Own::default());
-    let summary = walk(update, limits, &mut compare)?;
-    if let Some(verdict) = compare.verdict(&summary) {
+    let mut comparison = Comparison::new(state, OwnRanges::default());
+    let summary = walk(update, limits, &mut comparison)?;
+    if let Some(verdict) = comparison.verdict(&summary) {
         return Ok(verdict);
     }
     // More ranges or dependencies than the first pass can keep: repeat with all ranges of the update.
-    let mut all = AllRanges(Vec::new());
-    pass(update, limits, &mut all)?;
+    let mut all = RangeCollector(Vec::new());
+    walk_once(update, limits, &mut all)?;
     all.0.sort_unstable_by_key(|range| range.client);
-    let mut compare = Compare::new(state, Own::All(all.0));
-    pass(update, limits, &mut compare)?;
+    let mut comparison = Comparison::new(state, OwnRanges::All(all.0));
+    walk_once(update, limits, &mut comparison)?;
     let missing = Verdict {
         structs: Structs::MissingDependency,
         deletes: true,
         deletes_ahead: true,
         nested: summary.nested,
-        fresh: compare.fresh,
-        new_clients: compare.new_clients,
+        fresh: comparison.fresh,
+        new_clients: comparison.new_clients,
     };
-    Ok(compare.verdict(&summary).unwrap_or(missing))
+    Ok(comparison.verdict(&summary).unwrap_or(missing))
 }
 
 /// How many sections, and how many unresolved dependencies on other clients, the first pass keeps.
-const REMEMBERED: usize = 8;
+const MAX_KEPT: usize = 8;
 const NO_RANGE: ClientRange = ClientRange { client: 0, start: 0, end: 0 };
 
 /// The clock ranges of the update's own sections.
-enum Own {
-    /// First pass: the first [`REMEMBERED`] ranges. `len` counts all of them.
-    Few { ranges: [ClientRange; REMEMBERED], len: usize },
+enum OwnRanges {
+    /// First pass: the first [`MAX_KEPT`] ranges. `len` counts all of them.
+    First { ranges: [ClientRange; MAX_KEPT], len: usize },
     /// Second pass: all ranges, sorted by client.
     All(Vec<ClientRange>),
 }
 
-impl Default for Own {
+impl Default for OwnRanges {
     fn default() -> Self {
-        Own::Few { ranges: [NO_RANGE; REMEMBERED], len: 0 }
+        OwnRanges::First { ranges: [NO_RANGE; MAX_KEPT], len: 0 }
     }
 }
 
-impl Own {
+impl OwnRanges {
     fn push(&mut self, range: ClientRange) {
-        if let Own::Few { ranges, len } = self {
+        if let OwnRanges::First { ranges, len } = self {
             if let Some(slot) = ranges.get_mut(*len) {
                 *slot = range;
             }
@@ -106,10 +106,12 @@ impl Own {
         }
     }
 
-    fn has(&self, id: Id) -> bool {
+    fn contains(&self, id: Id) -> bool {
         let range = match self {
-            Own::Few { ranges, len } => ranges[..REMEMBERED.min(*len)].iter().find(|range| range.client == id.client),
-            Own::All(ranges) => {
+            OwnRanges::First { ranges, len } => {
+                ranges[..MAX_KEPT.min(*len)].iter().find(|range| range.client == id.client)
+            }
+            OwnRanges::All(ranges) => {
                 ranges.binary_search_by_key(&id.client, |range| range.client).ok().map(|index| &ranges[index])
             }
         };
@@ -118,38 +120,38 @@ impl Own {
 
     fn is_complete(&self) -> bool {
         match self {
-            Own::Few { len, .. } => *len <= REMEMBERED,
-            Own::All(_) => true,
+            OwnRanges::First { len, .. } => *len <= MAX_KEPT,
+            OwnRanges::All(_) => true,
         }
     }
 }
 
 /// Collects the range of every section, up to its last struct that is not a skip.
-pub(super) struct AllRanges(pub(super) Vec<ClientRange>);
+pub(super) struct RangeCollector(pub(super) Vec<ClientRange>);
 
-impl Visit for AllRanges {
-    fn section(&mut self, client: u64, clock: u64) {
+impl Visitor for RangeCollector {
+    fn visit_section(&mut self, client: u64, clock: u64) {
         self.0.push(ClientRange { client, start: clock, end: clock });
     }
 
-    fn structure(&mut self, found: &Struct) {
-        if let (Some(last), false) = (self.0.last_mut(), matches!(found.kind, Kind::Skip)) {
+    fn visit_struct(&mut self, found: &StructHeader) {
+        if let (Some(last), false) = (self.0.last_mut(), matches!(found.kind, StructKind::Skip)) {
             last.end = found.end;
         }
     }
 }
 
-struct Compare<'a, S> {
+struct Comparison<'a, S> {
     state: &'a S,
-    own: Own,
+    own_ranges: OwnRanges,
     /// The section being read.
     section: ClientRange,
     /// The clock up to which document and update together have the section's client.
     covered: u64,
     /// The last client whose clock was looked up in the document, and that clock.
-    asked: Option<(u64, u64)>,
-    waiting: [Id; REMEMBERED],
-    waiting_len: usize,
+    last_lookup: Option<(u64, u64)>,
+    unresolved: [Id; MAX_KEPT],
+    unresolved_len: usize,
     known: bool,
     fresh: u64,
     new_clients: u64,
@@ -158,19 +160,19 @@ struct Compare<'a, S> {
     deletes: bool,
     deletes_ahead: bool,
     /// A deleted element was not found in the kept ranges, and some ranges were not kept.
-    deletes_unsure: bool,
+    deletes_undecided: bool,
 }
 
-impl<'a, S: StateClock> Compare<'a, S> {
-    fn new(state: &'a S, own: Own) -> Self {
+impl<'a, S: StateClock> Comparison<'a, S> {
+    fn new(state: &'a S, own_ranges: OwnRanges) -> Self {
         Self {
             state,
-            own,
+            own_ranges,
             section: NO_RANGE,
             covered: 0,
-            asked: None,
-            waiting: [Id { client: 0, clock: 0 }; REMEMBERED],
-            waiting_len: 0,
+            last_lookup: None,
+            unresolved: [Id { client: 0, clock: 0 }; MAX_KEPT],
+            unresolved_len: 0,
             known: false,
             fresh: 0,
             new_clients: 0,
@@ -178,16 +180,16 @@ impl<'a, S: StateClock> Compare<'a, S> {
             gap: false,
             deletes: false,
             deletes_ahead: false,
-            deletes_unsure: false,
+            deletes_undecided: false,
         }
     }
 
-    fn foreign_clock(&mut self, client: u64) -> u64 {
-        match self.asked {
-            Some((asked, clock)) if asked == client => clock,
+    fn document_clock(&mut self, client: u64) -> u64 {
+        match self.last_lookup {
+            Some((last_client, clock)) if last_client == client => clock,
             _ => {
                 let clock = self.state.clock(client);
-                self.asked = Some((client, clock));
+                self.last_lookup = Some((client, clock));
                 clock
             }
         }
@@ -195,18 +197,19 @@ impl<'a, S: StateClock> Compare<'a, S> {
 
     fn depends_on(&mut self, id: Id) {
         // An earlier clock of the same section is present unless the section has a gap, and `Gap` takes precedence.
-        if id.client == self.section.client || id.clock < self.foreign_clock(id.client) || self.own.has(id) {
+        if id.client == self.section.client || id.clock < self.document_clock(id.client) || self.own_ranges.contains(id)
+        {
             return;
         }
-        if let Some(slot) = self.waiting.get_mut(self.waiting_len) {
+        if let Some(slot) = self.unresolved.get_mut(self.unresolved_len) {
             *slot = id;
         }
-        self.waiting_len += 1;
+        self.unresolved_len += 1;
     }
 
     fn end_section(&mut self) {
         if self.section.end > self.section.start {
-            self.own.push(self.section);
+            self.own_ranges.push(self.section);
             self.section = NO_RANGE;
         }
     }
@@ -214,18 +217,18 @@ impl<'a, S: StateClock> Compare<'a, S> {
     /// `None` when the ranges or dependencies that were kept do not suffice to decide.
     fn verdict(mut self, summary: &Summary) -> Option<Verdict> {
         self.end_section();
-        let remembered = self.waiting_len.min(REMEMBERED);
-        let missing = self.waiting[..remembered].iter().any(|&id| !self.own.has(id));
-        let sure = match self.own {
-            Own::All(_) => true,
+        let kept = self.unresolved_len.min(MAX_KEPT);
+        let missing = self.unresolved[..kept].iter().any(|&id| !self.own_ranges.contains(id));
+        let is_decided = match self.own_ranges {
+            OwnRanges::All(_) => true,
             // A dependency that was not found may be in a range that was not kept; one that was not kept may be missing.
-            Own::Few { .. } if missing => self.own.is_complete(),
-            Own::Few { .. } => self.waiting_len <= REMEMBERED,
+            OwnRanges::First { .. } if missing => self.own_ranges.is_complete(),
+            OwnRanges::First { .. } => self.unresolved_len <= MAX_KEPT,
         };
-        if (!sure && !self.gap) || self.deletes_unsure {
+        if (!is_decided && !self.gap) || self.deletes_undecided {
             return None;
         }
-        let missing = missing || self.waiting_len > REMEMBERED;
+        let missing = missing || self.unresolved_len > MAX_KEPT;
         let structs = match (self.gap, missing, self.overlaps || (self.known && self.fresh > 0)) {
             (true, _, _) => Structs::Gap,
             (_, true, _) => Structs::MissingDependency,
@@ -245,8 +248,8 @@ impl<'a, S: StateClock> Compare<'a, S> {
     }
 }
 
-impl<S: StateClock> Visit for Compare<'_, S> {
-    fn section(&mut self, client: u64, clock: u64) {
+impl<S: StateClock> Visitor for Comparison<'_, S> {
+    fn visit_section(&mut self, client: u64, clock: u64) {
         self.end_section();
         self.section = ClientRange { client, start: clock, end: clock };
         self.covered = self.state.clock(client);
@@ -254,9 +257,9 @@ impl<S: StateClock> Visit for Compare<'_, S> {
     }
 
     #[inline]
-    fn structure(&mut self, found: &Struct) {
+    fn visit_struct(&mut self, found: &StructHeader) {
         // A skip leaves a gap before the next struct, unless the document has the skipped clocks.
-        if let Kind::Skip = found.kind {
+        if let StructKind::Skip = found.kind {
             return;
         }
         self.section.end = found.end;
@@ -268,19 +271,19 @@ impl<S: StateClock> Visit for Compare<'_, S> {
         self.overlaps |= found.start < self.covered;
         self.fresh += 1;
         self.covered = found.end;
-        if let Kind::Item { origin, right_origin, parent, .. } = found.kind {
+        if let StructKind::Item { origin, right_origin, parent, .. } = found.kind {
             for id in [origin, right_origin, parent].into_iter().flatten() {
                 self.depends_on(id);
             }
         }
     }
 
-    fn deleted(&mut self, client: u64, _start: u64, end: u64) {
+    fn visit_deletion(&mut self, client: u64, _start: u64, end: u64) {
         self.end_section();
         self.deletes = true;
-        if end > self.foreign_clock(client) && !self.own.has(Id { client, clock: end - 1 }) {
-            self.deletes_ahead |= self.own.is_complete();
-            self.deletes_unsure |= !self.own.is_complete();
+        if end > self.document_clock(client) && !self.own_ranges.contains(Id { client, clock: end - 1 }) {
+            self.deletes_ahead |= self.own_ranges.is_complete();
+            self.deletes_undecided |= !self.own_ranges.is_complete();
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Parses an update in one pass and reports sections, structs and delete set to a [`Visit`] implementation.
+//! Parses an update in one pass and reports sections, structs and delete set to a [`Visitor`] implementation.
 
-use super::clients::{self, Clients, Sorted};
-use super::{ScanError, ScanLimits, Summary, at_most, content};
+use super::clients::{self, ClientOrder, SortedLists};
+use super::{ScanError, ScanLimits, Summary, check_limit, content};
 use crate::varint::{ReadError, Reader};
 
 pub(super) const GC: u8 = 0;
@@ -29,36 +29,36 @@ pub(super) struct Id {
 
 /// The clocks and dependencies of one struct.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Struct {
+pub(super) struct StructHeader {
     pub(super) client: u64,
     pub(super) start: u64,
     pub(super) end: u64,
-    pub(super) kind: Kind,
+    pub(super) kind: StructKind,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum StructKind {
     Gc,
     Skip,
     Item { origin: Option<Id>, right_origin: Option<Id>, parent: Option<Id> },
 }
 
 /// Receives what a pass finds, in order.
-pub(super) trait Visit {
-    fn section(&mut self, _client: u64, _clock: u64) {}
-    fn structure(&mut self, _found: &Struct) {}
-    fn deleted(&mut self, _client: u64, _start: u64, _end: u64) {}
+pub(super) trait Visitor {
+    fn visit_section(&mut self, _client: u64, _clock: u64) {}
+    fn visit_struct(&mut self, _found: &StructHeader) {}
+    fn visit_deletion(&mut self, _client: u64, _start: u64, _end: u64) {}
 }
 
 /// Ignores everything: for callers that only validate.
-pub(super) struct Ignore;
+pub(super) struct NoVisitor;
 
-impl Visit for Ignore {}
+impl Visitor for NoVisitor {}
 
 /// Checks every rule. `visit` receives only valid structs and ranges, but it may receive the first ones of an update that
 /// is then refused.
-pub(super) fn walk(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<Summary, ScanError> {
-    let (summary, sorted) = pass(update, limits, visit)?;
+pub(super) fn walk(update: &[u8], limits: &ScanLimits, visitor: &mut impl Visitor) -> Result<Summary, ScanError> {
+    let (summary, sorted) = walk_once(update, limits, visitor)?;
     if !(sorted.sections && sorted.deletes) {
         clients::check_unsorted(update, &summary, sorted)?;
     }
@@ -66,13 +66,17 @@ pub(super) fn walk(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -
 }
 
 /// Checks every rule but one: duplicates among unsorted clients.
-pub(super) fn pass(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<(Summary, Sorted), ScanError> {
+pub(super) fn walk_once(
+    update: &[u8],
+    limits: &ScanLimits,
+    visitor: &mut impl Visitor,
+) -> Result<(Summary, SortedLists), ScanError> {
     let mut reader = Reader::new(update);
     let mut summary = Summary::default();
-    let sections = read_structs(&mut reader, limits, &mut summary, visit)?;
-    let deletes = read_delete_set(&mut reader, limits, &mut summary, visit)?;
+    let sections = read_structs(&mut reader, limits, &mut summary, visitor)?;
+    let deletes = read_delete_set(&mut reader, limits, &mut summary, visitor)?;
     match reader.remaining() {
-        0 => Ok((summary, Sorted { sections, deletes })),
+        0 => Ok((summary, SortedLists { sections, deletes })),
         more => Err(ScanError::TrailingBytes(more)),
     }
 }
@@ -82,23 +86,23 @@ fn read_structs(
     reader: &mut Reader<'_>,
     limits: &ScanLimits,
     summary: &mut Summary,
-    visit: &mut impl Visit,
+    visitor: &mut impl Visitor,
 ) -> Result<bool, ScanError> {
     summary.clients = read_count(reader, MIN_SECTION_BYTES)?;
-    at_most("clients", summary.clients, limits.clients)?;
-    let mut clients = Clients::new();
+    check_limit("clients", summary.clients, limits.clients)?;
+    let mut clients = ClientOrder::new();
     for _ in 0..summary.clients {
-        let (structs, client, mut clock) = read_section_head(reader)?;
+        let (structs, client, mut clock) = read_section_header(reader)?;
         clients.add(client)?;
         if structs == 0 {
             return Err(ScanError::Empty(client));
         }
         summary.structs += structs;
-        visit.section(client, clock);
+        visitor.visit_section(client, clock);
         for _ in 0..structs {
             let found = read_struct(reader, client, clock, limits, summary)?;
             clock = found.end;
-            visit.structure(&found);
+            visitor.visit_struct(&found);
         }
     }
     Ok(clients.is_sorted())
@@ -112,7 +116,7 @@ fn read_count(reader: &mut Reader<'_>, bytes_each: u64) -> Result<u64, ScanError
     Ok(count)
 }
 
-pub(super) fn read_section_head(reader: &mut Reader<'_>) -> Result<(u64, u64, u64), ScanError> {
+pub(super) fn read_section_header(reader: &mut Reader<'_>) -> Result<(u64, u64, u64), ScanError> {
     let structs = read_count(reader, MIN_STRUCT_BYTES)?;
     Ok((structs, reader.var_uint()?, reader.var_uint()?))
 }
@@ -124,21 +128,21 @@ pub(super) fn read_struct(
     start: u64,
     limits: &ScanLimits,
     summary: &mut Summary,
-) -> Result<Struct, ScanError> {
+) -> Result<StructHeader, ScanError> {
     let info = reader.u8()?;
     let (kind, len) = match info {
-        GC => (Kind::Gc, reader.var_uint()?),
+        GC => (StructKind::Gc, reader.var_uint()?),
         SKIP => {
             summary.skips += 1;
-            (Kind::Skip, reader.var_uint()?)
+            (StructKind::Skip, reader.var_uint()?)
         }
         _ => {
             let tag = info & TAG_BITS;
             if !(1..=content::SUBDOCUMENT).contains(&tag) {
                 return Err(ScanError::UnknownStruct(info));
             }
-            let item = read_links(reader, info, Id { client, clock: start }, limits)?;
-            if let Kind::Item { parent: Some(_), .. } = item {
+            let item = read_origins_and_parent(reader, info, Id { client, clock: start }, limits)?;
+            if let StructKind::Item { parent: Some(_), .. } = item {
                 summary.nested += 1;
             }
             (item, content::read(reader, tag, limits, summary)?)
@@ -152,12 +156,17 @@ pub(super) fn read_struct(
     if end > limits.clock {
         return Err(ScanError::ClockTooLarge { client, clock: end });
     }
-    Ok(Struct { client, start, end, kind })
+    Ok(StructHeader { client, start, end, kind })
 }
 
 /// Reads the position of an item: its origins, or, with neither, its parent and possibly its key in it.
 #[inline]
-fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -> Result<Kind, ScanError> {
+fn read_origins_and_parent(
+    reader: &mut Reader<'_>,
+    info: u8,
+    own: Id,
+    limits: &ScanLimits,
+) -> Result<StructKind, ScanError> {
     let origin = if info & HAS_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
     let right_origin = if info & HAS_RIGHT_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
     let mut parent = None;
@@ -171,7 +180,7 @@ fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -
             reader.var_str()?;
         }
     }
-    Ok(Kind::Item { origin, right_origin, parent })
+    Ok(StructKind::Item { origin, right_origin, parent })
 }
 
 #[inline]
@@ -191,11 +200,11 @@ fn read_delete_set(
     reader: &mut Reader<'_>,
     limits: &ScanLimits,
     summary: &mut Summary,
-    visit: &mut impl Visit,
+    visitor: &mut impl Visitor,
 ) -> Result<bool, ScanError> {
     summary.delete_clients = read_count(reader, MIN_DELETE_CLIENT_BYTES)?;
-    at_most("clients in the delete set", summary.delete_clients, limits.clients)?;
-    let mut clients = Clients::new();
+    check_limit("clients in the delete set", summary.delete_clients, limits.clients)?;
+    let mut clients = ClientOrder::new();
     for _ in 0..summary.delete_clients {
         let client = reader.var_uint()?;
         clients.add(client)?;
@@ -218,7 +227,7 @@ fn read_delete_set(
                 return Err(ScanError::UnsortedRanges(client));
             }
             last_end = end;
-            visit.deleted(client, start, end);
+            visitor.visit_deletion(client, start, end);
         }
     }
     Ok(clients.is_sorted())
@@ -251,7 +260,7 @@ pub struct ClientRanges<'a> {
 
 impl ClientRanges<'_> {
     fn read(&mut self) -> Result<ClientRange, ScanError> {
-        let (structs, client, start) = read_section_head(&mut self.reader)?;
+        let (structs, client, start) = read_section_header(&mut self.reader)?;
         let (mut end, mut ignored) = (start, Summary::default());
         for _ in 0..structs {
             end = read_struct(&mut self.reader, client, end, &UNLIMITED, &mut ignored)?.end;
@@ -280,8 +289,8 @@ pub fn delete_set(update: &[u8]) -> &[u8] {
     ranges.reader.rest()
 }
 
-/// The clients in the delete set of an update that [`pass`] accepted.
-pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
+/// The clients in the delete set of an update that [`walk_once`] accepted.
+pub(super) fn delete_set_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
     let mut reader = Reader::new(delete_set(update));
     let mut clients = Vec::new();
     for _ in 0..reader.var_uint()? {
@@ -295,7 +304,7 @@ pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
 }
 
 /// Calls `visit` for every range of the delete set that `reader` is at. The bytes must end with the delete set.
-pub(super) fn read_deleted(reader: &mut Reader<'_>, mut visit: impl FnMut(ClientRange)) -> Result<(), ScanError> {
+pub(super) fn read_delete_ranges(reader: &mut Reader<'_>, mut visit: impl FnMut(ClientRange)) -> Result<(), ScanError> {
     for _ in 0..reader.var_uint()? {
         let client = reader.var_uint()?;
         for _ in 0..reader.var_uint()? {

@@ -24,7 +24,7 @@ use thiserror::Error;
 use crate::known::Known;
 use crate::register::RegisterState;
 use crate::structs::{Pieces, StructStore, Superseded};
-use pending::{Pending, Waiting};
+use pending::{Pending, PendingUpdate};
 use registers::Registers;
 
 /// A full document is compacted for an update if at least 1/64 of its bytes arrived since the last compaction.
@@ -170,36 +170,37 @@ impl HubDocument {
             return Ok(Entered::Known);
         }
         let verdict = verdict(update, &self.structs, &ScanLimits::STORED)?;
-        let (waits, inserts) = (waits(&verdict), !matches!(verdict.structs, Structs::None | Structs::Known));
-        if inserts && !waits && is_circular(update, &self.structs) {
+        let (is_pending, inserts) =
+            (has_missing_dependencies(&verdict), !matches!(verdict.structs, Structs::None | Structs::Known));
+        if inserts && !is_pending && is_circular(update, &self.structs) {
             return Err(Refused::Circular);
         }
         if inserts && let Some(full) = self.lacks_room_for(update.len(), verdict.new_clients) {
             return Ok(Entered::Full(full));
         }
-        if waits {
+        if is_pending {
             let pending = self.pending.get_or_insert_default();
             return Ok(pending.add(update, &self.structs, &self.limits));
         }
-        if (!inserts && !verdict.deletes) || !self.enter(update) {
+        if (!inserts && !verdict.deletes) || !self.apply(update) {
             return Ok(Entered::Known);
         }
-        self.free_pending(update);
+        self.apply_released(update);
         Ok(Entered::Changed)
     }
 
     /// Adds an update without missing dependencies. True when anything in it was new.
-    fn enter(&mut self, update: &[u8]) -> bool {
+    fn apply(&mut self, update: &[u8]) -> bool {
         let has_registers = self.registers.is_some();
         let ranges = has_registers.then(|| update_ranges(update)).into_iter().flatten();
         let known: Known = ranges.map(|range| (range.client, self.structs.clock(range.client))).collect();
-        let mut brings_one = false;
-        let is_new = self.structs.add_with(update, |found| brings_one |= Registers::is_first(found));
+        let mut has_register_write = false;
+        let is_new = self.structs.add_with(update, |found| has_register_write |= Registers::is_first(found));
         self.received_bytes = self.received_bytes.saturating_add(update.len());
-        if is_new && (has_registers || brings_one) {
+        if is_new && (has_registers || has_register_write) {
             let registers = self.registers.get_or_insert_default();
-            registers.note(update, |client| known.clock(client));
-            registers.note_deletions(update);
+            registers.add_writes(update, |client| known.clock(client));
+            registers.note_deleted_values(update);
         }
         is_new
     }
@@ -213,23 +214,23 @@ impl HubDocument {
         {
             return false;
         }
-        let mut brings_registers = false;
-        let is_adopted = self.structs.adopt(state, |found| brings_registers |= Registers::is_first(found));
-        if is_adopted && brings_registers {
-            self.registers.get_or_insert_default().note(state, |_| 0);
+        let mut has_register_write = false;
+        let is_adopted = self.structs.adopt(state, |found| has_register_write |= Registers::is_first(found));
+        if is_adopted && has_register_write {
+            self.registers.get_or_insert_default().add_writes(state, |_| 0);
         }
         is_adopted
     }
 
-    fn free_pending(&mut self, entered: &[u8]) {
+    fn apply_released(&mut self, entered: &[u8]) {
         let Some(mut pending) = self.pending.take() else { return };
         pending.advance(entered, &self.structs);
         while let Some(update) = pending.next_ready(&self.structs) {
             // Cyclic updates are dropped: no reader could integrate them.
             if !is_circular(&update, &self.structs) {
-                self.enter(&update);
+                self.apply(&update);
                 pending.advance(&update, &self.structs);
-                pending.note_freed(update);
+                pending.push_released(update);
             }
         }
         self.pending = Some(pending);
@@ -244,8 +245,8 @@ impl HubDocument {
         }
         // Content that was deleted since the last compaction counts until it is dropped. A compaction reads the whole
         // document: if little arrived since the last one, it is left to the compaction that runs when the document is idle.
-        let is_worth_it = self.received_bytes.saturating_mul(COMPACTION_SHARE) >= self.bytes();
-        if self.bytes().saturating_add(bytes) > limits.bytes && is_worth_it && !self.is_compact() {
+        let is_worth_compacting = self.received_bytes.saturating_mul(COMPACTION_SHARE) >= self.bytes();
+        if self.bytes().saturating_add(bytes) > limits.bytes && is_worth_compacting && !self.is_compact() {
             self.compact();
         }
         (self.bytes().saturating_add(bytes) > limits.bytes).then_some(Full::Bytes)
@@ -264,15 +265,15 @@ impl HubDocument {
 
     /// Takes the pending updates that were released, in the order in which they were applied.
     pub fn take_freed(&mut self) -> Vec<Bytes> {
-        let freed = self.pending.as_mut().map_or_else(Vec::new, |pending| pending.take_freed());
-        self.pending.take_if(|pending| pending.waiting().is_empty());
-        freed
+        let released = self.pending.as_mut().map_or_else(Vec::new, |pending| pending.take_released());
+        self.pending.take_if(|pending| pending.entries().is_empty());
+        released
     }
 
     /// The pending updates, in order of arrival.
     pub fn pending(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        static NONE: BTreeMap<u64, Waiting> = BTreeMap::new();
-        self.pending.as_ref().map_or(&NONE, |pending| pending.waiting()).values().map(Waiting::update)
+        static NONE: BTreeMap<u64, PendingUpdate> = BTreeMap::new();
+        self.pending.as_ref().map_or(&NONE, |pending| pending.entries()).values().map(PendingUpdate::update)
     }
 
     /// True when an update was pending while the document was loaded from its log. In that case the log does not show
@@ -303,7 +304,7 @@ impl HubDocument {
     pub fn diff(&mut self, state_vector: &[u8]) -> Pieces {
         /// The empty state vector.
         const NOTHING: &[u8] = &[0];
-        self.make_shareable();
+        self.compact_if_diff_copies_much();
         if state_vector == NOTHING && self.is_compact() {
             return Pieces::shared(self.structs.encode());
         }
@@ -312,12 +313,12 @@ impl HubDocument {
 
     /// [`HubDocument::diff`] for a decoded state vector.
     pub fn diff_since(&mut self, known: &Known) -> Pieces {
-        self.make_shareable();
+        self.compact_if_diff_copies_much();
         self.structs.diff(known)
     }
 
-    fn make_shareable(&mut self) {
-        if self.structs.copies_much() {
+    fn compact_if_diff_copies_much(&mut self) {
+        if self.structs.diff_copies_much() {
             self.compact();
         }
     }
@@ -369,7 +370,7 @@ impl HubDocument {
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Bytes {
         let own = Id { client: self.client, clock: self.structs.clock(self.client) };
         let update = self.registers.get_or_insert_default().write(name, state, own, &self.structs);
-        self.enter(&update);
+        self.apply(&update);
         update.into()
     }
 
@@ -377,11 +378,11 @@ impl HubDocument {
     /// the register has no value.
     pub fn clear_register(&mut self, name: &str) -> Option<Bytes> {
         let update = self.registers.as_ref()?.clear(name, &self.structs)?;
-        self.enter(&update);
+        self.apply(&update);
         Some(update.into())
     }
 }
 
-fn waits(verdict: &Verdict) -> bool {
+fn has_missing_dependencies(verdict: &Verdict) -> bool {
     matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead
 }

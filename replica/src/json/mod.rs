@@ -16,8 +16,8 @@ use yrs::Transact;
 
 pub use read::from_json;
 
-use super::crdt::{Crdt, CrdtError, contain};
-use super::intake::Intake;
+use super::crdt::{Crdt, CrdtError, catch_panic};
+use super::intake::UpdatePreparer;
 
 /// Largest nesting depth of types and values. serde_json does not parse deeper JSON.
 pub const MAX_JSON_DEPTH: usize = 120;
@@ -61,8 +61,8 @@ pub fn to_json(state: &[u8]) -> Result<serde_json::Value, JsonError> {
     }
     let build = || {
         let mut tree = Crdt::default();
-        tree.apply(&Intake::default().prepare(state))?;
-        contain(|| write::to_json(&tree.doc.transact()))?
+        tree.apply(&UpdatePreparer::default().prepare(state))?;
+        catch_panic(|| write::to_json(&tree.doc.transact()))?
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(TREE_STACK_BYTES).spawn_scoped(scope, build);

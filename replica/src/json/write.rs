@@ -40,7 +40,7 @@ fn shared<T: ReadTxn>(txn: &T, branch: &Branch, depth: usize) -> Result<Option<V
     let pointer = BranchPtr::from(branch);
     let keys = keys(txn, &MapRef::from(pointer), depth)?;
     let tagged = |tag: &str, value: Value| Object::from_iter([(tag.to_owned(), value)]);
-    let mut object = match kind(txn, branch, keys.is_empty()) {
+    let mut object = match inferred_type(txn, branch, keys.is_empty()) {
         Some(TypeRef::Map) => return Ok(Some(Value::Object(keys))),
         Some(TypeRef::Text | TypeRef::XmlText) => text(txn, &TextRef::from(pointer), depth)?,
         Some(TypeRef::XmlElement(tag)) => {
@@ -60,7 +60,7 @@ fn shared<T: ReadTxn>(txn: &T, branch: &Branch, depth: usize) -> Result<Option<V
 }
 
 /// The type of a branch, inferred from its content if it has no type tag.
-fn kind<T: ReadTxn>(txn: &T, branch: &Branch, has_no_keys: bool) -> Option<TypeRef> {
+fn inferred_type<T: ReadTxn>(txn: &T, branch: &Branch, has_no_keys: bool) -> Option<TypeRef> {
     match branch.type_ref() {
         TypeRef::Undefined => {}
         known => return Some(known.clone()),

@@ -25,26 +25,26 @@ impl Superseded {
 pub(super) struct Base {
     bytes: Bytes,
     /// `None` if it is shorter than [`MIN_COUNTED_BYTES`].
-    memory: Option<Arc<Memory>>,
+    shared: Option<Arc<BaseMemory>>,
 }
 
 /// Lives as long as the base or any slice of it.
 #[derive(Debug)]
-struct Memory {
+struct BaseMemory {
     bytes: Bytes,
     superseded: OnceLock<Superseded>,
 }
 
 /// The owner that [`Bytes::from_owner`] keeps.
-struct Held(Arc<Memory>);
+struct BaseOwner(Arc<BaseMemory>);
 
 impl Base {
     /// The document has a new base: counts the bytes of this one until every slice of it is dropped.
     pub(super) fn supersede(self, count: &Superseded) {
-        if let Some(memory) = &self.memory
-            && memory.superseded.set(count.clone()).is_ok()
+        if let Some(shared) = &self.shared
+            && shared.superseded.set(count.clone()).is_ok()
         {
-            count.0.fetch_add(memory.bytes.len(), Ordering::Relaxed);
+            count.0.fetch_add(shared.bytes.len(), Ordering::Relaxed);
         }
     }
 }
@@ -52,10 +52,10 @@ impl Base {
 impl From<Bytes> for Base {
     fn from(bytes: Bytes) -> Self {
         if bytes.len() < MIN_COUNTED_BYTES {
-            return Self { bytes, memory: None };
+            return Self { bytes, shared: None };
         }
-        let memory = Arc::new(Memory { bytes, superseded: OnceLock::new() });
-        Self { bytes: Bytes::from_owner(Held(Arc::clone(&memory))), memory: Some(memory) }
+        let shared = Arc::new(BaseMemory { bytes, superseded: OnceLock::new() });
+        Self { bytes: Bytes::from_owner(BaseOwner(Arc::clone(&shared))), shared: Some(shared) }
     }
 }
 
@@ -67,13 +67,13 @@ impl Deref for Base {
     }
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for BaseOwner {
     fn as_ref(&self) -> &[u8] {
         &self.0.bytes
     }
 }
 
-impl Drop for Memory {
+impl Drop for BaseMemory {
     fn drop(&mut self) {
         if let Some(count) = self.superseded.get() {
             count.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use syncline_protocol::update::raw::{Joint, RawSection, RawStruct, write_section_head};
+use syncline_protocol::update::raw::{JoinPoint, RawSection, RawStruct, write_section_header};
 
 use super::pieces::PieceWriter;
 use super::ranges::Ranges;
@@ -12,7 +12,7 @@ pub(super) const MARK_EVERY: usize = 1024;
 /// Nothing is joined to a struct of this size, because a difference that begins within a struct has to cut it.
 pub(super) const MAX_JOINED_BYTES: usize = 16 * 1024;
 /// Memory that a client takes for structs added since the last compaction, with the smallest allocation for their bytes.
-pub(super) const FRESH_BYTES: usize = size_of::<Fresh>() + 32;
+pub(super) const FRESH_BYTES: usize = size_of::<FreshStructs>() + 32;
 
 /// The position of a struct in a run.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ pub(super) struct Mark {
 
 /// Consecutive encoded structs of one client, with marks for finding a clock.
 #[derive(Debug, Default, Clone, Copy)]
-struct Run<'a> {
+struct StructRun<'a> {
     start: u64,
     end: u64,
     structs: u64,
@@ -36,7 +36,7 @@ struct Run<'a> {
 
 /// The section of one client in the document's base.
 #[derive(Debug, Default)]
-struct Base {
+struct BaseSection {
     at: u32,
     len: u32,
     structs: u32,
@@ -64,15 +64,15 @@ impl From<Vec<Mark>> for Marks {
 
 /// The structs that were added since the last compaction.
 #[derive(Debug, Default)]
-struct Fresh {
+struct FreshStructs {
     bytes: Vec<u8>,
     /// `None` for a single struct. Each page load is a client, and most of them edit little.
-    written: Option<Box<Written>>,
+    written: Option<Box<StructWriter>>,
 }
 
 /// Writes consecutive structs; a struct that continues the last one is joined to it.
 #[derive(Debug)]
-pub(crate) struct Written {
+pub(crate) struct StructWriter {
     /// Offset of the first struct in the output.
     at: usize,
     structs: u64,
@@ -80,24 +80,24 @@ pub(crate) struct Written {
     /// Offset of the last struct in the output.
     last: usize,
     /// How a struct can be joined to the last one; `None` if none can.
-    joint: Option<Joint>,
+    join_point: Option<JoinPoint>,
     /// Nothing is joined to a struct of at least this size.
     max_joined_bytes: usize,
 }
 
-/// What a client keeps of a [`Written`] for its section of the base: the number of structs, and the marks.
-pub(super) struct Settled {
+/// What a client keeps of a [`StructWriter`] for its section of the base: the number of structs, and the marks.
+pub(super) struct SectionIndex {
     structs: u32,
     marks: Marks,
 }
 
-impl From<Written> for Settled {
-    fn from(written: Written) -> Self {
+impl From<StructWriter> for SectionIndex {
+    fn from(written: StructWriter) -> Self {
         Self { structs: written.structs as u32, marks: written.marks.into() }
     }
 }
 
-impl Default for Written {
+impl Default for StructWriter {
     fn default() -> Self {
         Self::at(0, MAX_JOINED_BYTES)
     }
@@ -105,14 +105,14 @@ impl Default for Written {
 
 /// The structs and deletions of one client.
 #[derive(Debug, Default)]
-pub(super) struct Client {
+pub(super) struct ClientStructs {
     end: u32,
-    base: Base,
-    fresh: Option<Box<Fresh>>,
+    base: BaseSection,
+    fresh: Option<Box<FreshStructs>>,
     deleted: Ranges,
 }
 
-impl Client {
+impl ClientStructs {
     /// Reads a client from its section of a complete state of `len` bytes, which becomes the base. Also returns whether some
     /// structs could be joined. `None` if the section does not begin at clock 0, or has a gap.
     pub(super) fn adopt(
@@ -124,23 +124,23 @@ impl Client {
             return None;
         }
         let at = len - section.rest().len();
-        let (mut client, mut written, mut next) = (Self::default(), Written::default(), at);
+        let (mut client, mut written, mut next) = (Self::default(), StructWriter::default(), at);
         let mut joins = false;
         for found in section.by_ref() {
             if found.is_skip() {
                 return None;
             }
             visit(&found);
-            joins |= written.joint.is_some_and(|joint| found.continues(&joint));
-            written.joint = found.joint();
-            written.note(&found, next - at);
+            joins |= written.join_point.is_some_and(|join_point| found.continues(&join_point));
+            written.join_point = found.join_point();
+            written.count(&found, next - at);
             next += found.bytes.len();
             if found.is_deleted() {
                 client.deleted.insert(found.start..found.end);
             }
         }
         client.end = section.clock as u32;
-        client.settle(at, next - at, written.into());
+        client.replace_base(at, next - at, written.into());
         Some((client, joins))
     }
 
@@ -162,7 +162,7 @@ impl Client {
     /// True when the element at `clock` is garbage.
     pub(super) fn is_gc(&self, base: &[u8], id: u64, clock: u64) -> bool {
         // Checked first because it is cheaper: most elements are not deleted.
-        let holds = |run: &Run<'_>| run.start <= clock && clock < run.end;
+        let holds = |run: &StructRun<'_>| run.start <= clock && clock < run.end;
         self.is_deleted(clock..clock + 1)
             && self.runs(base).iter().find(|run| holds(run)).is_some_and(|run| run.find(id, clock).0.is_at_gc())
     }
@@ -219,12 +219,12 @@ impl Client {
             RawSection::new(found.client, end, 1, &part).next()
         });
         match cut {
-            None => self.push_whole(found),
-            Some(rest) => rest.iter().for_each(|rest| self.push_whole(rest)),
+            None => self.append_new(found),
+            Some(rest) => rest.iter().for_each(|rest| self.append_new(rest)),
         }
     }
 
-    fn push_whole(&mut self, found: &RawStruct<'_>) {
+    fn append_new(&mut self, found: &RawStruct<'_>) {
         let start = self.end();
         self.end = found.end as u32;
         let fresh = self.fresh.get_or_insert_default();
@@ -232,17 +232,17 @@ impl Client {
             return fresh.bytes.extend_from_slice(found.bytes);
         }
         let first = RawSection::new(found.client, u64::from(self.base.end), 1, &fresh.bytes);
-        let written = fresh.written.get_or_insert_with(|| Box::new(Written::of(first)));
+        let written = fresh.written.get_or_insert_with(|| Box::new(StructWriter::of(first)));
         let deleted = &self.deleted;
-        let are_alike = || deleted.contains(&(start - 1..start)) == deleted.contains(&(start..start + 1));
-        written.push(found, are_alike, &mut fresh.bytes);
+        let same_deletion_state = || deleted.contains(&(start - 1..start)) == deleted.contains(&(start..start + 1));
+        written.push(found, same_deletion_state, &mut fresh.bytes);
     }
 
     /// Appends this client's section of an update: every element from `clock` on. `clock` must be before the end.
     pub(super) fn write_since(&self, base: &[u8], id: u64, clock: u64, out: &mut PieceWriter<'_>) {
         let [of_base, fresh] = self.runs(base).map(|run| run.since(id, clock));
         let mut head = Vec::new();
-        write_section_head(of_base.structs + fresh.structs, id, clock, &mut head);
+        write_section_header(of_base.structs + fresh.structs, id, clock, &mut head);
         // If the whole section of the base is written, its header is in the base too, directly before it.
         let (at, end) = (self.base.at as usize, (self.base.at + self.base.len) as usize);
         let in_base = at.saturating_sub(head.len())..at;
@@ -262,28 +262,28 @@ impl Client {
         self.runs(base).into_iter().flat_map(move |run| RawSection::new(id, run.start, run.structs, run.bytes))
     }
 
-    fn runs<'a>(&'a self, base: &'a [u8]) -> [Run<'a>; 2] {
+    fn runs<'a>(&'a self, base: &'a [u8]) -> [StructRun<'a>; 2] {
         let of = &self.base;
         let bytes = base.get(of.at as usize..(of.at + of.len) as usize).unwrap_or_default();
         let (end, structs) = (u64::from(of.end), u64::from(of.structs));
-        let base = Run { start: 0, end, structs, bytes, marks: of.marks.as_slice() };
-        let fresh = self.fresh.as_ref().map_or_else(Run::default, |fresh| {
+        let base = StructRun { start: 0, end, structs, bytes, marks: of.marks.as_slice() };
+        let fresh = self.fresh.as_ref().map_or_else(StructRun::default, |fresh| {
             let (structs, marks) =
                 fresh.written.as_ref().map_or((1, &[][..]), |written| (written.structs, &written.marks[..]));
-            Run { start: end, end: self.end(), structs, bytes: &fresh.bytes, marks }
+            StructRun { start: end, end: self.end(), structs, bytes: &fresh.bytes, marks }
         });
         [base, fresh]
     }
 
     /// Replaces the structs by the ones that were written into a new base.
-    pub(super) fn settle(&mut self, at: usize, len: usize, Settled { structs, marks }: Settled) {
-        self.base = Base { at: at as u32, len: len as u32, structs, end: self.end, marks };
+    pub(super) fn replace_base(&mut self, at: usize, len: usize, SectionIndex { structs, marks }: SectionIndex) {
+        self.base = BaseSection { at: at as u32, len: len as u32, structs, end: self.end, marks };
         self.fresh = None;
     }
 }
 
 /// The part of a run from some clock on.
-struct Since<'a> {
+struct RunTail<'a> {
     structs: u64,
     /// The new beginning of the first struct, if that was cut; otherwise empty.
     first: Vec<u8>,
@@ -291,14 +291,14 @@ struct Since<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Run<'a> {
+impl<'a> StructRun<'a> {
     /// The part of the run from `clock` on.
-    fn since(&self, client: u64, clock: u64) -> Since<'a> {
+    fn since(&self, client: u64, clock: u64) -> RunTail<'a> {
         if self.end <= clock {
-            return Since { structs: 0, first: Vec::new(), rest: &[] };
+            return RunTail { structs: 0, first: Vec::new(), rest: &[] };
         }
         if self.start >= clock {
-            return Since { structs: self.structs, first: Vec::new(), rest: self.bytes };
+            return RunTail { structs: self.structs, first: Vec::new(), rest: self.bytes };
         }
         let (mut section, before) = self.find(client, clock);
         let (mut first, mut rest) = (Vec::new(), section.rest().len());
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
             cutter.skip_to(clock);
             rest = cutter.write_rest(&mut first).len() + section.rest().len();
         }
-        Since { structs: self.structs - before, first, rest: &self.bytes[self.bytes.len() - rest..] }
+        RunTail { structs: self.structs - before, first, rest: &self.bytes[self.bytes.len() - rest..] }
     }
 
     /// The structs of this run from the one that contains `clock` on, and the number of structs before it.
@@ -332,18 +332,18 @@ impl<'a> Run<'a> {
     }
 }
 
-impl Written {
+impl StructWriter {
     /// Starts to write structs to an output of `at` bytes. Nothing is joined to a struct of at least `max_joined_bytes`.
     pub(crate) fn at(at: usize, max_joined_bytes: usize) -> Self {
-        Self { at, structs: 0, marks: Vec::new(), last: at, joint: None, max_joined_bytes }
+        Self { at, structs: 0, marks: Vec::new(), last: at, join_point: None, max_joined_bytes }
     }
 
     /// The state after a single struct was written.
     fn of(section: RawSection<'_>) -> Self {
         let mut written = Self::default();
         for found in section {
-            written.note(&found, 0);
-            written.joint = found.joint();
+            written.count(&found, 0);
+            written.join_point = found.join_point();
         }
         written
     }
@@ -353,25 +353,30 @@ impl Written {
         self.structs
     }
 
-    /// Appends a struct. It is joined to the last one if it continues that one and `are_alike` returns true: either both
-    /// structs are deleted or neither is.
+    /// Appends a struct. It is joined to the last one if it continues that one and `same_deletion_state` returns true:
+    /// either both structs are deleted or neither is.
     #[inline]
-    pub(crate) fn push(&mut self, found: &RawStruct<'_>, are_alike: impl FnOnce() -> bool, out: &mut Vec<u8>) {
-        if let Some(joint) = &mut self.joint
+    pub(crate) fn push(
+        &mut self,
+        found: &RawStruct<'_>,
+        same_deletion_state: impl FnOnce() -> bool,
+        out: &mut Vec<u8>,
+    ) {
+        if let Some(join_point) = &mut self.join_point
             && out.len() - self.last < self.max_joined_bytes
-            && found.continues(joint)
-            && are_alike()
+            && found.continues(join_point)
+            && same_deletion_state()
         {
-            return joint.join(found, self.last, out);
+            return join_point.join(found, self.last, out);
         }
         self.last = out.len();
-        self.note(found, self.last - self.at);
+        self.count(found, self.last - self.at);
         out.extend_from_slice(found.bytes);
-        self.joint = found.joint();
+        self.join_point = found.join_point();
     }
 
     /// Counts a struct at the offset `at` from the first one, and sets a mark if one is due.
-    fn note(&mut self, found: &RawStruct<'_>, at: usize) {
+    fn count(&mut self, found: &RawStruct<'_>, at: usize) {
         let is_due = self.marks.last().map_or(0, |mark| mark.at as usize) + MARK_EVERY <= at;
         if is_due || found.bytes.len() >= MARK_EVERY {
             self.marks.push(Mark { clock: found.start as u32, at: at as u32, structs: self.structs as u32 });

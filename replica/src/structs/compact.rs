@@ -1,11 +1,11 @@
 //! PURE: compaction: rewrites the whole document without deleted content, and joins adjacent structs.
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc, write_section_head};
+use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc, write_section_header};
 use syncline_protocol::varint::write_var_uint;
 
 use super::StructStore;
-use super::client::{Client, MAX_JOINED_BYTES, Settled, Written};
+use super::client::{ClientStructs, MAX_JOINED_BYTES, SectionIndex, StructWriter};
 use super::garbage::{Garbage, find_garbage};
 
 /// Largest header of a section: two numbers of at most 64 bits, and a zero.
@@ -16,7 +16,7 @@ struct Section {
     client: u64,
     at: usize,
     len: usize,
-    structs: Settled,
+    structs: SectionIndex,
 }
 
 /// State of a running compaction.
@@ -26,7 +26,7 @@ struct Compaction<'a> {
     out: Vec<u8>,
     sections: Vec<Section>,
     /// A deleted type was dropped, or a new struct is within a type that was dropped before.
-    has_garbage: bool,
+    needs_garbage_search: bool,
 }
 
 impl StructStore {
@@ -36,14 +36,14 @@ impl StructStore {
             return self.base();
         }
         let mut compaction = Compaction::run(self, Garbage::default());
-        if compaction.has_garbage {
+        if compaction.needs_garbage_search {
             drop(compaction);
             compaction = Compaction::run(self, find_garbage(&self.clients, &self.base));
         }
         let Compaction { mut out, sections, garbage, .. } = compaction;
         for Section { client, at, len, structs } in sections {
             if let Some(client) = self.clients.get_mut(&client) {
-                client.settle(at, len, structs);
+                client.replace_base(at, len, structs);
             }
         }
         for (client, clocks) in garbage.ranges() {
@@ -60,7 +60,7 @@ impl StructStore {
         }
         self.delete_set = self.base.slice(delete_set_at..).into();
         self.fresh_bytes = 0;
-        self.deleted_ranges = self.clients.values().map(Client::deleted_ranges).sum();
+        self.deleted_ranges = self.clients.values().map(ClientStructs::deleted_ranges).sum();
         self.base_ranges = self.deleted_ranges;
         self.is_changed = false;
         self.base()
@@ -71,7 +71,7 @@ impl<'a> Compaction<'a> {
     fn run(store: &'a StructStore, garbage: Garbage) -> Self {
         // Reserves room for the headers of new clients: a buffer that is one byte too small grows to twice its size.
         let out = Vec::with_capacity(store.bytes() + MAX_HEAD_BYTES * (store.clients.len() + 1));
-        let mut compaction = Self { store, garbage, out, sections: Vec::new(), has_garbage: false };
+        let mut compaction = Self { store, garbage, out, sections: Vec::new(), needs_garbage_search: false };
         write_var_uint(&mut compaction.out, store.clients.len() as u64);
         for (id, client) in store.clients.iter().rev() {
             compaction.write_section(*id, client);
@@ -81,13 +81,13 @@ impl<'a> Compaction<'a> {
 
     /// Appends one client's section. Its header begins with the number of structs, which is known only after they are
     /// written. So room for the largest header is left first, and the structs are then moved up to the actual header.
-    fn write_section(&mut self, id: u64, client: &Client) {
+    fn write_section(&mut self, id: u64, client: &ClientStructs) {
         let begin = self.out.len();
         let mut out = std::mem::take(&mut self.out);
         out.resize(begin + MAX_HEAD_BYTES, 0);
         let written = self.write(id, client, &mut out);
         let mut head = Vec::with_capacity(MAX_HEAD_BYTES);
-        write_section_head(written.structs(), id, 0, &mut head);
+        write_section_header(written.structs(), id, 0, &mut head);
         let at = begin + head.len();
         out[begin..at].copy_from_slice(&head);
         out.copy_within(begin + MAX_HEAD_BYTES.., at);
@@ -96,18 +96,19 @@ impl<'a> Compaction<'a> {
         self.out = out;
     }
 
-    fn write(&mut self, id: u64, client: &Client, out: &mut Vec<u8>) -> Written {
-        let mut written = Written::at(out.len(), MAX_JOINED_BYTES);
+    fn write(&mut self, id: u64, client: &ClientStructs, out: &mut Vec<u8>) -> StructWriter {
+        let mut written = StructWriter::at(out.len(), MAX_JOINED_BYTES);
         let (mut was_deleted, mut part) = (false, Vec::new());
         for found in client.structs(&self.store.base, id) {
-            if self.garbage.holds(id, found.start) {
+            if self.garbage.contains(id, found.start) {
                 part.clear();
                 write_gc(found.end - found.start, &mut part);
-                push(&mut written, &part, &found, found.start, || true, out);
+                push_part(&mut written, &part, &found, found.start, || true, out);
                 was_deleted = true;
                 continue;
             }
-            self.has_garbage = self.has_garbage || (client.is_fresh(&found) && self.lies_in_garbage(&found));
+            self.needs_garbage_search =
+                self.needs_garbage_search || (client.is_fresh(&found) && self.is_within_garbage(&found));
             let mut cutter = found.cut();
             while cutter.clock() < found.end {
                 let at = cutter.clock();
@@ -116,11 +117,11 @@ impl<'a> Compaction<'a> {
                     Some(deleted) => (deleted.start.min(found.end), false),
                     None => (found.end, false),
                 };
-                let are_alike = was_deleted == is_deleted;
+                let same_deletion_state = was_deleted == is_deleted;
                 was_deleted = is_deleted;
-                self.has_garbage |= is_deleted && found.is_type();
+                self.needs_garbage_search |= is_deleted && found.is_type();
                 if !is_deleted && (at, end) == (found.start, found.end) {
-                    written.push(&found, || are_alike, out);
+                    written.push(&found, || same_deletion_state, out);
                     break;
                 }
                 part.clear();
@@ -129,18 +130,18 @@ impl<'a> Compaction<'a> {
                 } else {
                     cutter.write_to(end, &mut part);
                 }
-                push(&mut written, &part, &found, at, || are_alike, out);
+                push_part(&mut written, &part, &found, at, || same_deletion_state, out);
             }
         }
         written
     }
 
     /// True for an item whose parent type is deleted, or whose origin is garbage.
-    fn lies_in_garbage(&self, found: &RawStruct<'_>) -> bool {
+    fn is_within_garbage(&self, found: &RawStruct<'_>) -> bool {
         let client = |id: Id| self.store.clients.get(&id.client);
         match (found.origin.or(found.right_origin), found.parent) {
-            (Some(beside), _) => {
-                client(beside).is_some_and(|of| of.is_gc(&self.store.base, beside.client, beside.clock))
+            (Some(sibling), _) => {
+                client(sibling).is_some_and(|of| of.is_gc(&self.store.base, sibling.client, sibling.clock))
             }
             (None, Some(Parent::Item(id))) => client(id).is_some_and(|of| of.is_deleted(id.clock..id.clock + 1)),
             (None, _) => false,
@@ -149,16 +150,16 @@ impl<'a> Compaction<'a> {
 }
 
 /// Appends an encoded part of a struct; the part begins at the clock `at`.
-fn push(
-    written: &mut Written,
+fn push_part(
+    written: &mut StructWriter,
     part: &[u8],
     of: &RawStruct<'_>,
     at: u64,
-    are_alike: impl FnOnce() -> bool,
+    same_deletion_state: impl FnOnce() -> bool,
     out: &mut Vec<u8>,
 ) {
     if let Some(part) = RawSection::new(of.client, at, 1, part).next() {
-        written.push(&part, are_alike, out);
+        written.push(&part, same_deletion_state, out);
     }
 }
 
@@ -190,13 +191,13 @@ mod tests {
 
     #[test]
     fn late_child_of_a_dropped_type_becomes_garbage() {
-        // A deleted type under the key "k" of the map `m`, and an "x" in it. Then, from other clients, a text in that type and
-        // a text after the "x".
+        // A deleted type under the key "k" of the map `m`, and an "x" in it. Then, from other clients, a text in that type
+        // and a text after the "x".
         let map = update(1, 0, &[0x27, 1, 1, b'm', 1, b'k', 1], &[1, 0, 1]);
         let first = update(1, 1, &[0x04, 0, 1, 0, 1, b'x'], &[]);
         let child = update(2, 0, &[0x04, 0, 1, 0, 3, b'a', b'b', b'c'], &[]);
-        let beside = update(3, 0, &[0x84, 1, 1, 3, b'a', b'b', b'c'], &[]);
-        for late in [child, beside] {
+        let sibling = update(3, 0, &[0x84, 1, 1, 3, b'a', b'b', b'c'], &[]);
+        for late in [child, sibling] {
             let mut store = StructStore::default();
             for early in [&map, &first] {
                 assert!(store.add(early));

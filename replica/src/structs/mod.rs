@@ -41,8 +41,8 @@ use syncline_protocol::varint::write_var_uint;
 
 use base::Base;
 pub use base::Superseded;
-pub(crate) use client::Written;
-use client::{Client, FRESH_BYTES, MARK_EVERY, Mark};
+pub(crate) use client::StructWriter;
+use client::{ClientStructs, FRESH_BYTES, MARK_EVERY, Mark};
 use pieces::PieceWriter;
 pub use pieces::Pieces;
 use ranges::{RANGE_BYTES, Ranges};
@@ -56,7 +56,7 @@ const COPIED_SHARE: usize = 64;
 #[derive(Debug, Default)]
 pub struct StructStore {
     /// Sorted, because encodings are: the largest client id comes first there.
-    clients: BTreeMap<u64, Client>,
+    clients: BTreeMap<u64, ClientStructs>,
     /// The output of the last compaction; every client has a section of it.
     base: Base,
     /// Counts replaced bases that are still held; `None`: they are not counted.
@@ -84,10 +84,12 @@ impl StructStore {
         let (mut clients, mut is_compactable) = (BTreeMap::new(), false);
         while let Some(mut section) = raw.section() {
             let id = section.client;
-            let Some((client, joins)) = Client::adopt(&mut section, state.len(), &mut visit) else { return false };
+            let Some((client, joins)) = ClientStructs::adopt(&mut section, state.len(), &mut visit) else {
+                return false;
+            };
             is_compactable |= joins;
             clients.insert(id, client);
-            raw.after(&section);
+            raw.resume_after(&section);
         }
         let mut listed: BTreeMap<u64, Ranges> = BTreeMap::new();
         let read = read_delete_set(raw.rest(), |id, deleted| _ = listed.entry(id).or_default().insert(deleted));
@@ -96,7 +98,7 @@ impl StructStore {
             // The delete set of a compacted state lists exactly the structs without content.
             is_compactable |= client.delete_listed(&listed.remove(id).unwrap_or_default());
         }
-        self.deleted_ranges = clients.values().map(Client::deleted_ranges).sum();
+        self.deleted_ranges = clients.values().map(ClientStructs::deleted_ranges).sum();
         self.base_ranges = self.deleted_ranges;
         let delete_set_at = state.len() - raw.rest().len();
         (self.clients, self.base) = (clients, state.clone().into());
@@ -136,7 +138,7 @@ impl StructStore {
                 self.fresh_bytes += client.fresh_bytes() - bytes;
                 self.deleted_ranges = self.deleted_ranges + client.deleted_ranges() - ranges;
             }
-            raw.after(&section);
+            raw.resume_after(&section);
         }
         let (clients, count) = (&mut self.clients, &mut self.deleted_ranges);
         let read = read_delete_set(raw.rest(), |client, deleted| {
@@ -177,7 +179,7 @@ impl StructStore {
     /// What a peer with these clocks lacks, as a v1 update with the complete delete set. It shares the memory of the last
     /// compaction.
     pub fn diff(&self, theirs: &impl StateClock) -> Pieces {
-        let lacks = |(id, client): (&u64, &Client)| {
+        let lacks = |(id, client): (&u64, &ClientStructs)| {
             Some((*id, client.end(), theirs.clock(*id))).filter(|(_, ours, theirs)| ours > theirs)
         };
         let wanted = self.clients.iter().rev().filter_map(lacks).map(|(id, _, theirs)| (id, theirs));
@@ -235,13 +237,14 @@ impl StructStore {
         // A growing buffer has up to twice the capacity that it needs; there is one mark for each kilobyte of structs.
         let fresh = self.fresh_bytes * 2;
         let marks = (self.base.len() + fresh) / MARK_EVERY * size_of::<Mark>();
-        let clients = self.clients.len() * (size_of::<(u64, Client)>() + if fresh > 0 { FRESH_BYTES } else { 0 });
+        let clients =
+            self.clients.len() * (size_of::<(u64, ClientStructs)>() + if fresh > 0 { FRESH_BYTES } else { 0 });
         let delete_set = if self.is_changed { self.delete_set.get().map_or(0, Bytes::len) } else { 0 };
         self.base.len() + fresh + marks + clients + self.deleted_ranges * RANGE_BYTES + delete_set
     }
 
     /// True when a difference may copy more than the limit, because much was added since the last compaction.
-    pub(crate) fn copies_much(&self) -> bool {
+    pub(crate) fn diff_copies_much(&self) -> bool {
         self.fresh_bytes > MIN_COPIED_BYTES + self.base.len() / COPIED_SHARE
     }
 
@@ -274,6 +277,6 @@ impl StructStore {
 
 impl StateClock for StructStore {
     fn clock(&self, client: u64) -> u64 {
-        self.clients.get(&client).map_or(0, Client::end)
+        self.clients.get(&client).map_or(0, ClientStructs::end)
     }
 }
