@@ -1,10 +1,10 @@
-//! The targets of `tests/tests/fuzz.rs`, one binary each for cargo-fuzz.
+//! The fuzz targets of `tests/tests/fuzz.rs`, each as a binary for cargo-fuzz.
 
 #[path = "../../tests/tests/support/fuzz_targets.rs"]
 mod fuzz_targets;
 
-/// Runs the target of this name.
+/// Runs the target `name` on `bytes`.
 pub fn run(name: &str, bytes: &[u8]) {
-    let target = fuzz_targets::TARGETS.iter().find(|(of, _)| *of == name);
-    target.expect("a target of this name").1(bytes);
+    let target = fuzz_targets::TARGETS.iter().find(|(target_name, _)| *target_name == name);
+    target.expect("a known target name").1(bytes);
 }

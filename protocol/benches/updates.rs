@@ -1,5 +1,5 @@
-//! What the gate costs: scanning an update, weighing it against a document's clocks, merging what waited together.
-//! `cargo bench -p syncline-protocol`
+//! CPU cost of the update checks: scanning an update, classifying it against a document's clocks, and merging queued
+//! updates. `cargo bench -p syncline-protocol`
 
 use std::hint::black_box;
 
@@ -11,7 +11,7 @@ use syncline_protocol::ywebsocket;
 
 const CLIENT: u64 = 3_141_592_653;
 
-/// A letter typed behind the one before, as Yjs writes it.
+/// The update for a letter typed after the previous one, as Yjs encodes it.
 fn keystroke(clock: u64) -> Vec<u8> {
     let mut out = vec![1, 1];
     write_var_uint(&mut out, CLIENT);
@@ -28,7 +28,7 @@ fn updates(criterion: &mut Criterion) {
     let (one, limits) = (keystroke(20_000), ScanLimits::default());
     criterion.bench_function("scan a keystroke", |bench| bench.iter(|| scan_update(black_box(&one), &limits)));
     let clocks = |client: u64| if client == CLIENT { 20_000 } else { 0 };
-    criterion.bench_function("weigh a keystroke", |bench| {
+    criterion.bench_function("classify a keystroke", |bench| {
         bench.iter(|| verdict(black_box(&one), &clocks, &ScanLimits::STORED));
     });
     let frame = ywebsocket::Message::Sync(SyncMessage::Update(&one)).encode();

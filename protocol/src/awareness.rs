@@ -1,11 +1,12 @@
-//! Presence: the gate for awareness updates, and how to write them.
+//! Validates and encodes awareness updates.
 //!
-//! Every Yjs peer passes each state to `JSON.parse` and throws when it cannot; a relayed bad state would break other
-//! people's editors. yrs 0.28.1 reserves memory for as many clients as four bytes claim. So a scan checks all of
-//! it before anything is read, with the scanner's own JSON check, and allocates nothing.
+//! Every Yjs peer passes each state to `JSON.parse`, which throws on invalid JSON: relaying a bad state would break the
+//! editors of other users. yrs 0.28.1 reserves memory for the client count that the first bytes claim, without checking
+//! it. So the whole update is scanned before anything is read, with the scanner's own JSON check, and without
+//! allocation.
 //!
-//! Format (npm y-protocols 1.0.7, `awareness.js`): the number of clients, then for each its id, its clock and its
-//! state as JSON; the state `null` means the client is gone.
+//! Format (npm y-protocols 1.0.7, `awareness.js`): the number of clients, then for each client its id, clock and
+//! state as JSON; the state `null` means that the client is gone.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::limits::{MAX_AWARENESS_CLIENTS, MAX_AWARENESS_CLOCK, MAX_VALUE_DEPTH}
 use crate::update::json::{self, Parser};
 use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
 
-/// Client id, clock, length of the state.
+/// One byte each for client id, clock and length of the state.
 const MIN_ENTRY_BYTES: u64 = 3;
 
 /// What one awareness update may hold. The defaults are in [`crate::limits`].
@@ -23,9 +24,9 @@ const MIN_ENTRY_BYTES: u64 = 3;
 pub struct AwarenessLimits {
     /// Clients in one update.
     pub clients: u64,
-    /// Levels of arrays and objects in one state.
+    /// Nesting depth of arrays and objects in one state.
     pub state_depth: usize,
-    /// The largest clock.
+    /// Largest clock.
     pub clock: u64,
 }
 
@@ -38,50 +39,50 @@ impl Default for AwarenessLimits {
 /// Why an awareness update is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AwarenessError {
-    /// The bytes are cut short, or a number or string is malformed.
+    /// The bytes are truncated, or a number or string is malformed.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The count claims more clients than the bytes can hold.
-    #[error("a count of {0} clients is larger than the bytes that follow can hold")]
+    /// The client count is larger than the remaining bytes can hold.
+    #[error("awareness update: a count of {0} clients is larger than the bytes that follow can hold")]
     CountBeyondBytes(u64),
-    /// Too many clients.
-    #[error("presence of {found} clients, more than the limit of {limit}")]
+    /// The client count exceeds [`AwarenessLimits::clients`].
+    #[error("awareness update of {found} clients exceeds the limit of {limit}")]
     TooManyClients {
-        /// As many as the message claims.
+        /// The number of clients that the update claims.
         found: u64,
         /// The limit in force.
         limit: u64,
     },
-    /// A state is not JSON, or has too many levels.
-    #[error("the presence state of client {0} is not valid JSON, or nested too deep")]
+    /// The state of this client is not JSON, or deeper than [`AwarenessLimits::state_depth`].
+    #[error("the awareness state of client {0} is not valid JSON, or nested too deep")]
     BadState(u64),
-    /// A clock is too large.
-    #[error("the presence clock of client {0} is too large")]
+    /// The clock of this client exceeds [`AwarenessLimits::clock`].
+    #[error("the awareness clock of client {0} is too large")]
     ClockTooLarge(u64),
-    /// Bytes follow the end.
+    /// This number of bytes follows the last entry.
     #[error("{0} bytes follow the awareness update")]
     TrailingBytes(usize),
 }
 
-/// One client's presence.
+/// The awareness state of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AwarenessEntry<'a> {
-    /// Whose.
+    /// Client id.
     pub client: u64,
-    /// Newer states have larger clocks.
+    /// Version of the state: the client raises it with every new state.
     pub clock: u64,
-    /// JSON.
+    /// The state as JSON; `null` when the client is gone.
     pub state: &'a str,
 }
 
 impl AwarenessEntry<'_> {
-    /// True when this says that the client is gone.
+    /// True when the state is `null`: the client is gone.
     pub fn is_null(&self) -> bool {
         self.state.trim_matches([' ', '\t', '\n', '\r']) == "null"
     }
 }
 
-/// An awareness update that was scanned; iterating it cannot fail.
+/// A scanned awareness update; iterating it cannot fail.
 #[derive(Debug, Clone, Copy)]
 pub struct AwarenessUpdate<'a> {
     entries: Reader<'a>,
@@ -89,10 +90,10 @@ pub struct AwarenessUpdate<'a> {
 }
 
 impl<'a> AwarenessUpdate<'a> {
-    /// Checks all of `update`. One with no clients is legal.
+    /// Checks all of `update`. An update of no clients is valid.
     ///
     /// # Errors
-    /// The first rule it breaks.
+    /// The first rule that the update breaks.
     pub fn scan(update: &'a [u8], limits: &AwarenessLimits) -> Result<Self, AwarenessError> {
         let mut reader = Reader::new(update);
         let found = reader.var_uint()?;
@@ -107,23 +108,23 @@ impl<'a> AwarenessUpdate<'a> {
             check_entry(&read_entry(&mut reader)?, limits)?;
         }
         match reader.remaining() {
-            // No more than the bytes there are.
+            // The cast cannot truncate: the count is smaller than the number of bytes.
             0 => Ok(Self { entries, count: found as usize }),
             more => Err(AwarenessError::TrailingBytes(more)),
         }
     }
 
-    /// How many clients it tells of.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// True when it tells of nobody.
+    /// True when the update has no entries.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// What it tells, in order. A client may come more than once.
+    /// The entries in their order. A client may appear more than once.
     pub fn iter(&self) -> AwarenessEntries<'a> {
         AwarenessEntries { reader: self.entries, left: self.count }
     }
@@ -175,7 +176,7 @@ impl<'a> Iterator for AwarenessEntries<'a> {
 
 impl ExactSizeIterator for AwarenessEntries<'_> {}
 
-/// Writes an awareness update.
+/// Encodes an awareness update.
 pub fn encode<'a>(entries: impl ExactSizeIterator<Item = AwarenessEntry<'a>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + entries.len() * 32);
     write_var_uint(&mut out, entries.len() as u64);
@@ -187,10 +188,10 @@ pub fn encode<'a>(entries: impl ExactSizeIterator<Item = AwarenessEntry<'a>>) ->
     out
 }
 
-/// Joins awareness updates, oldest first, into one that has the last entry of each client, in the order of client ids.
+/// Combines awareness updates, oldest first, into one that holds the last entry of each client, ordered by client id.
 ///
-/// For updates that one sender made, in the order in which it sent them: clocks are not compared. What follows malformed bytes in
-/// an update is left out.
+/// The updates must come from one sender, in the order in which it sent them: clocks are not compared. Entries after
+/// malformed bytes in an update are dropped.
 pub fn coalesce<'a>(updates: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut newest = BTreeMap::new();
     for update in updates {
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn encoded_entries_scan_to_the_same_entries() {
         let entries = [
             AwarenessEntry { client: 1, clock: 0, state: "{\"user\":{\"name\":\"Zoë\"}}" },
             AwarenessEntry { client: (1 << 53) - 1, clock: MAX_AWARENESS_CLOCK, state: "null" },
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_longer_update_is_refused() {
+    fn truncated_or_extended_update_is_refused() {
         let update = one(3, "{}");
         for len in 0..update.len() {
             assert!(scan(&update[..len]).is_err(), "{len}");

@@ -1,7 +1,7 @@
-//! Why a session ends: the one table of codes, reasons and whether coming back can help.
+//! Why a session ends: close code, reason, and whether the client may reconnect.
 //!
-//! y-websocket 3.1 stops for good on 4400-4499 and retries everything else, so whatever is transient uses 1012,
-//! 1013 or 45xx. The Hocuspocus provider ignores codes: a denial there is its PermissionDenied message.
+//! y-websocket 3.1 never reconnects after 4400-4499 and reconnects after every other code, so transient causes use
+//! 1012, 1013 or 45xx. The Hocuspocus provider ignores close codes: it is denied access by a PermissionDenied message.
 
 use std::borrow::Cow;
 
@@ -12,45 +12,46 @@ use crate::limits::MAX_CLOSE_REASON_BYTES;
 pub enum Close {
     /// The server is stopping or restarting (1012).
     ServerStopping,
-    /// Bytes that are no message of the session's dialect, or CRDT data the scanner refuses (4400).
+    /// The bytes are not a message of the session's dialect, or the scanner refuses the CRDT data (4400).
     BadMessage(Cow<'static, str>),
-    /// Bytes that are no frames of RFC 6455 (1002).
+    /// The bytes are not RFC 6455 frames (1002).
     BadFrame(Cow<'static, str>),
-    /// Text that is not UTF-8 (1007).
+    /// A text message is not UTF-8 (1007).
     BadText(Cow<'static, str>),
-    /// The document name breaks the rules (4404).
+    /// The document name is invalid (4404).
     BadDocumentName(Cow<'static, str>),
-    /// The token does not allow this (4403).
+    /// The token does not permit this (4403).
     Forbidden(Cow<'static, str>),
-    /// The document was deleted; its edits are kept by those who have them (4410).
+    /// The document was deleted on the server; clients keep their local copies (4410).
     DocumentDeleted,
-    /// The document has grown to its limit: this would make it larger (4414).
+    /// The document is at its size limit and the update would make it larger (4414).
     DocumentFull(Cow<'static, str>),
-    /// The message is larger than the server will ever accept (4413).
+    /// The message is larger than the server accepts (4413).
     MessageTooLarge {
         /// The limit in force, in bytes.
         limit_bytes: usize,
     },
-    /// The socket took no byte for too long (4508).
+    /// The client did not read from its socket for too long (4508).
     TooSlow,
-    /// Too much of something that may be less later (4529).
+    /// A limit is reached, and there may be room later (4529).
     TooMany(Cow<'static, str>),
     /// The document could not be loaded; nothing was changed (4503).
     DocumentUnavailable,
-    /// The document was thrown away and is loaded again from its log (4500).
+    /// The document was dropped from memory and is being reloaded from its log (4500).
     DocumentReloading,
-    /// The disk refuses writes; what was not acknowledged stays with the client (4507).
+    /// The disk refuses writes; the client keeps its unacknowledged edits (4507).
     StorageFailed,
-    /// The client said nothing that identifies it in time, or vanished (4408 would stop clients: 4504).
+    /// The client did not send a first message in time, or stopped responding. 4504 rather than 4408, after which
+    /// clients would not reconnect.
     TimedOut,
     /// A Hocuspocus client opened no document in time (4504).
     NotAuthenticated,
 }
 
 impl Close {
-    /// A change by one who may only look (4403).
+    /// A read-only client sent a change (4403).
     pub fn read_only() -> Self {
-        Close::Forbidden("you may read this document, not change it".into())
+        Close::Forbidden("your access to this document is read-only".into())
     }
 
     /// The WebSocket close code.
@@ -74,7 +75,7 @@ impl Close {
         }
     }
 
-    /// The reason in plain words, at most [`MAX_CLOSE_REASON_BYTES`] long.
+    /// The reason as text for people, at most [`MAX_CLOSE_REASON_BYTES`] long.
     pub fn reason(&self) -> Cow<'_, str> {
         let text: Cow<'_, str> = match self {
             Close::ServerStopping => "the server is restarting; please reconnect".into(),
@@ -88,30 +89,31 @@ impl Close {
             Close::MessageTooLarge { limit_bytes } => {
                 format!("the message is larger than this server's limit of {limit_bytes} bytes").into()
             }
-            Close::DocumentDeleted => "the document was deleted; what you have of it stays with you".into(),
+            Close::DocumentDeleted => "the document was deleted from the server; your local copy is kept".into(),
             Close::DocumentReloading => "the document is being reloaded; please reconnect".into(),
             Close::DocumentUnavailable => {
-                "the document could not be loaded; nothing was changed, please try again later".into()
+                "the document could not be loaded; nothing was changed; please try again later".into()
             }
-            Close::TimedOut => "nothing was heard from this client for too long".into(),
+            Close::TimedOut => "the server received nothing from this client for too long".into(),
             Close::NotAuthenticated => {
-                "no token came for any document in time; configure a token in the client and reconnect".into()
+                "no token was received for any document in time; configure a token in the client and reconnect".into()
             }
             Close::StorageFailed => {
-                "the server cannot write to its disk; your unsaved edits stay with you, it will be retried".into()
+                "the server cannot write to its disk; your unsaved edits stay in the client and are sent again later"
+                    .into()
             }
-            Close::TooSlow => "this connection took no data for too long; please reconnect".into(),
+            Close::TooSlow => "this client read no data for too long; please reconnect".into(),
         };
         truncate(text)
     }
 
-    /// True when the same client may connect again and hope for better.
+    /// True when reconnecting may succeed.
     pub fn may_reconnect(&self) -> bool {
         may_reconnect(self.code())
     }
 }
 
-/// True when a session closed with `code` may be tried again: everything but 4400-4499 (as y-websocket 3.1 reads it).
+/// True when a client may reconnect after `code`: after every code but 4400-4499, as y-websocket 3.1 does.
 pub fn may_reconnect(code: u16) -> bool {
     !(4400..4500).contains(&code)
 }
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_cannot_change_stops_a_client_for_good() {
+    fn only_permanent_causes_forbid_reconnecting() {
         for close in all() {
             let is_final = matches!(
                 close,

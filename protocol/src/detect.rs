@@ -1,10 +1,12 @@
-//! Which stock dialect a session speaks (a native one says so itself: [`crate::native::is_hello`]), decided from its first frame. The rule is in SPEC.md, section "Told apart".
+//! Detects which stock dialect a session speaks from its first frame. Native sessions are recognised by
+//! [`crate::native::is_hello`]. SPEC.md describes the rule.
 //!
-//! A y-websocket client's first frame is a sync message and begins with byte 0. A Hocuspocus frame begins with the
-//! length of a name. A name of 1, 2 or 3 bytes looks like another y-websocket type (awareness, auth, query awareness): there
-//! the frame must be exactly the message with which a Hocuspocus provider opens a document: Auth, or the sync message of
-//! a provider 2.x without a token. An empty name (refused later, with a reason) looks like a sync message: there the frame
-//! must be exactly an Auth message, which for y-websocket would be a change of zero bytes with bytes behind it.
+//! A y-websocket client's first frame is a sync message and starts with byte 0. A Hocuspocus frame starts with the length
+//! of a name. A name of 1, 2 or 3 bytes looks like another y-websocket type (awareness, auth, query awareness). In that
+//! case the frame counts as Hocuspocus only if it is exactly a message with which a provider opens a document: Auth, or
+//! the sync message of a provider 2.x without a token. An empty name (refused later, with a reason) looks like a sync
+//! message. In that case the frame must be exactly an Auth message, which for y-websocket would be a change of zero bytes
+//! with trailing bytes.
 
 use crate::hocuspocus::{End, Frame, Message};
 
@@ -17,12 +19,14 @@ pub enum Dialect {
     Hocuspocus,
 }
 
-/// Decides from a session's first frame. `None` for a frame that is a message of neither: an application may send one of its own
-/// before the provider sends its first, and the next frame decides.
+/// Detects the dialect from a session's first frame. `None` if the frame belongs to neither dialect: an application may
+/// send a message of its own before the provider's first, so the caller tries the next frame.
 pub fn detect(first_frame: &[u8]) -> Option<Dialect> {
     match first_frame.first()? {
         0..=3 => match Frame::decode(first_frame, End::Server) {
-            Ok(Frame::Addressed { address, message }) if opens(address, &message) => Some(Dialect::Hocuspocus),
+            Ok(Frame::Addressed { address, message }) if is_opening_message(address, &message) => {
+                Some(Dialect::Hocuspocus)
+            }
             _ => Some(Dialect::YWebsocket),
         },
         _ => match Frame::decode_prefix(first_frame, End::Server) {
@@ -35,14 +39,14 @@ pub fn detect(first_frame: &[u8]) -> Option<Dialect> {
     }
 }
 
-/// True for text without control characters but the NUL before a session id.
+/// True for text without control characters other than the NUL before a session id.
 fn is_printable(address: &str) -> bool {
     !address.chars().any(|char| char.is_control() && char != '\0')
 }
 
 /// True for the first message of a Hocuspocus provider. The second byte of a y-websocket message of type 1 or 2 is a
-/// length or a subtype; read as a name it is a control character or the message is not exactly one of these.
-fn opens(address: &str, message: &Message<'_>) -> bool {
+/// length or a subtype. Read as a name it is a control character, or the rest of the frame is not one of these messages.
+fn is_opening_message(address: &str, message: &Message<'_>) -> bool {
     match message {
         Message::Token { .. } => true,
         Message::Sync(_) => !address.is_empty() && !address.chars().any(char::is_control),
@@ -57,7 +61,7 @@ mod tests {
     use crate::ywebsocket;
 
     #[test]
-    fn the_first_frames_of_stock_clients_are_told_apart() {
+    fn first_frames_of_stock_clients_are_detected() {
         let step1 = ywebsocket::Message::Sync(SyncMessage::Step1(&[0])).encode();
         assert_eq!(detect(&step1), Some(Dialect::YWebsocket));
         for name in ["a", "ab", "abc", "abcd", "a name of some length", &"x".repeat(300)] {
@@ -69,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn other_y_websocket_messages_first_are_still_y_websocket() {
+    fn awareness_as_first_message_is_detected_as_y_websocket() {
         // One client, id 7, clock 0, state "{}".
         let awareness = ywebsocket::Message::Awareness(&[1, 7, 0, 2, b'{', b'}']).encode();
         assert_eq!(detect(&awareness), Some(Dialect::YWebsocket));
@@ -77,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn hocuspocus_provider_without_token_is_recognised_by_its_step_1() {
+    fn hocuspocus_provider_without_token_is_detected_by_its_step1() {
         for name in ["a", "ab", "abc", "d2"] {
             let step1 = Message::Sync(SyncMessage::Step1(&[1, 7, 3])).encode(name);
             assert_eq!(detect(&step1), Some(Dialect::Hocuspocus), "{name}");
@@ -85,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn short_y_websocket_messages_are_never_taken_for_hocuspocus() {
+    fn short_y_websocket_messages_are_not_detected_as_hocuspocus() {
         for frame in [&[1, 1, 0][..], &[2, 0, 0], &[3], &[3, 0, 0, 0]] {
             assert_eq!(detect(frame), Some(Dialect::YWebsocket), "{frame:?}");
         }
@@ -100,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_name_with_a_token_is_hocuspocus() {
+    fn auth_message_for_an_empty_name_is_detected_as_hocuspocus() {
         for (token, version) in [("t", None), ("", Some("4.8.0")), ("secret", Some("4.8.0"))] {
             let token = Message::Token { token, version }.encode("");
             assert_eq!(detect(&token), Some(Dialect::Hocuspocus));
@@ -111,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_ping_is_hocuspocus() {
+    fn bare_ping_is_detected_as_hocuspocus() {
         assert_eq!(detect(&crate::hocuspocus::PING_FRAME), Some(Dialect::Hocuspocus));
     }
 
     #[test]
-    fn messages_of_applications_decide_nothing() {
+    fn application_messages_are_not_detected_as_any_dialect() {
         let long = [&[101][..], &[b'x'; 200]].concat();
         for frame in
             [&[101, 5, b'h', b'e', b'l', b'l', b'o'][..], &[101], &long, &[102, 1, 7], &[4, 0xff, 0xfe, 0xfd, 0xfc, 2]]

@@ -1,7 +1,7 @@
 //! The Hocuspocus 4 dialect: many documents on one socket (npm `@hocuspocus/provider` 4.8.0, `@hocuspocus/common`).
 //!
-//! Every frame is an address (the document name, or name NUL session id), a type, a payload. Ping and pong are a
-//! bare byte without an address.
+//! Every frame consists of an address (the document name, or name NUL session id), a type and a payload. Ping and pong
+//! are a single byte without an address.
 
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_TOKEN_BYTES};
 use crate::sync::{SyncError, SyncMessage};
@@ -19,41 +19,41 @@ const SYNC_STATUS: u64 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-/// A heartbeat question: one bare byte. Providers 2.15 and 3.4 throw on it; a server sends [`HEARTBEAT_FRAME`].
+/// A ping: a single byte. Providers 2.15 and 3.4 throw on it, so a server sends [`HEARTBEAT_FRAME`] instead.
 pub const PING_FRAME: [u8; 1] = [PING];
-/// Its answer: one bare byte.
+/// The answer to a ping: a single byte.
 pub const PONG_FRAME: [u8; 1] = [PONG];
-/// A message without content for a document without a name: awareness of no clients. Every provider from 2.9 to 4.8 reads
-/// the address, finds no document under it, and counts the message as a sign of life.
+/// An awareness update of no clients for a document with an empty name. Every provider from 2.9 to 4.8 reads the
+/// address, finds no such document, and counts the message as proof that the connection is alive.
 pub const HEARTBEAT_FRAME: [u8; 4] = [0, AWARENESS as u8, 1, 0];
 
-/// What one frame holds; everything is borrowed from it.
+/// One decoded frame; every field borrows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// "Are you there?"
+    /// [`PING_FRAME`].
     Ping,
-    /// "I am."
+    /// [`PONG_FRAME`].
     Pong,
     /// A message for one document.
     Addressed {
-        /// The address as sent; answers carry the same bytes.
+        /// The address as received; answers carry the same bytes.
         address: &'a str,
-        /// What is said.
+        /// The message for the addressed document.
         message: Message<'a>,
     },
 }
 
-/// What a client may do, as the server tells it.
+/// What a client may do with a document, as announced by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Look only.
+    /// Changes are refused.
     ReadOnly,
-    /// Look and change.
+    /// Changes are accepted.
     ReadWrite,
 }
 
 impl Scope {
-    /// The word on the wire.
+    /// The string on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Scope::ReadOnly => "readonly",
@@ -62,41 +62,42 @@ impl Scope {
     }
 }
 
-/// One addressed message. The two directions of type 2 and 7 differ, so decoding says which end it reads for.
+/// One addressed message. Types 2 and 7 have a different layout in each direction, so decoding takes the [`End`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message<'a> {
     /// Type 0: document data.
     Sync(SyncMessage<'a>),
     /// Type 1: a y-protocols awareness update.
     Awareness(&'a [u8]),
-    /// Type 2, client: my token, and my version if new enough to say it.
+    /// Type 2, client: authentication.
     Token {
         /// Opaque to this crate.
         token: &'a str,
-        /// Provider version, for logs.
+        /// Provider version, for logs. `None` from providers that are too old to send it.
         version: Option<&'a str>,
     },
-    /// Type 2 0, server: send your token again.
+    /// Type 2 0, server: asks the client to send its token again.
     TokenWanted,
-    /// Type 2 1, server: refused, with a reason.
+    /// Type 2 1, server: access denied, with the reason.
     PermissionDenied(&'a str),
-    /// Type 2 2, server: allowed.
+    /// Type 2 2, server: access granted.
     Authenticated(Scope),
-    /// Type 3: send me everyone's presence.
+    /// Type 3: asks for the awareness states of all clients.
     QueryAwareness,
-    /// Type 4: like sync, but the receiver does not ask back.
+    /// Type 4: a sync message that the receiver does not answer with its own step 1.
     SyncReply(SyncMessage<'a>),
-    /// Type 5: a text for the application.
+    /// Type 5: a string for the application at the other end.
     Stateless(&'a str),
-    /// Type 6: a text for every application. Not from clients.
+    /// Type 6: a string for the applications of all clients. Never sent by clients.
     BroadcastStateless(&'a str),
-    /// Type 7: this document is left; the socket stays. The server gives a reason, the client none.
+    /// Type 7: closes this document; the socket stays open. The server sends a reason, the client an empty string or
+    /// nothing.
     Close(&'a str),
-    /// Type 8, server: the update before is saved (true) or refused (false).
+    /// Type 8, server: the preceding update was saved (true) or refused (false).
     SyncStatus(bool),
 }
 
-/// Which end decodes.
+/// Which end of the connection decodes the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The frame came from a client.
@@ -108,28 +109,28 @@ pub enum End {
 /// Why a frame is not a message of this dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// The bytes are cut short or malformed.
+    /// The bytes are truncated or malformed.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The sync part is malformed.
     #[error(transparent)]
     Sync(#[from] SyncError),
-    /// A message type this dialect does not have.
+    /// This dialect has no such message type.
     #[error("unknown Hocuspocus message type {0}")]
     UnknownType(u64),
-    /// The address is longer than any valid one.
+    /// The address is longer than [`MAX_ADDRESS_BYTES`].
     #[error("the document address is longer than {MAX_ADDRESS_BYTES} bytes")]
     AddressTooLong,
     /// The token is longer than [`MAX_TOKEN_BYTES`].
     #[error("the token is longer than {MAX_TOKEN_BYTES} bytes")]
     TokenTooLong,
-    /// Bytes follow the message: a frame holds exactly one.
+    /// A frame holds exactly one message, but more bytes follow it.
     #[error("{0} bytes follow the message in its frame")]
     TrailingBytes(usize),
 }
 
 impl MessageError {
-    /// True for a complete message of a type that this dialect does not have. Receivers ignore it, as the reference server
+    /// True for a complete message whose type this dialect does not have. Receivers ignore it, as the reference server
     /// does (npm `@hocuspocus/server` 4.7.0).
     pub fn is_unknown_type(&self) -> bool {
         matches!(self, MessageError::UnknownType(_) | MessageError::Sync(SyncError::UnknownType(_)))
@@ -137,7 +138,7 @@ impl MessageError {
 }
 
 impl<'a> Frame<'a> {
-    /// Reads a frame that holds exactly one message.
+    /// Decodes a frame that holds exactly one message.
     pub fn decode(frame: &'a [u8], end: End) -> Result<Self, MessageError> {
         match Self::decode_prefix(frame, end)? {
             (frame, 0) => Ok(frame),
@@ -145,8 +146,8 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Reads the message at the beginning of a frame. Returns it and the number of bytes that follow it, which the
-    /// reference server and providers ignore.
+    /// Decodes the message at the start of a frame. Returns it and the number of bytes that follow it; the reference
+    /// server and providers ignore those bytes.
     pub fn decode_prefix(frame: &'a [u8], end: End) -> Result<(Self, usize), MessageError> {
         match frame {
             [PING] => return Ok((Frame::Ping, 0)),
@@ -165,18 +166,18 @@ fn read_address<'a>(reader: &mut Reader<'a>) -> Result<&'a str, MessageError> {
     if address.len() > MAX_ADDRESS_BYTES { Err(MessageError::AddressTooLong) } else { Ok(address) }
 }
 
-/// The address of a frame of which `prefix` is the beginning, whatever follows it. Fails when the address is not complete.
+/// Reads the address from the first bytes of a frame. Fails when `prefix` ends before the address does.
 pub fn address_of(prefix: &[u8]) -> Result<&str, MessageError> {
     read_address(&mut Reader::new(prefix))
 }
 
-/// True when `prefix` is the beginning of a frame that asks for what its sender lacks (sync step 1).
+/// True when a frame that starts with `prefix` is a sync step 1.
 pub fn begins_step1(prefix: &[u8]) -> bool {
     let mut reader = Reader::new(prefix);
     read_address(&mut reader).is_ok() && reader.rest().starts_with(&[SYNC as u8, 0])
 }
 
-/// The header of a step 2 whose payload has `bytes` bytes.
+/// The header of a sync step 2 with a payload of `bytes` bytes.
 pub fn step2_head(address: &str, bytes: usize) -> Vec<u8> {
     let mut out = Vec::new();
     write_var_bytes(&mut out, address.as_bytes());
@@ -223,7 +224,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The frame for this message at `address`.
+    /// Encodes this message as a frame for `address`.
     pub fn encode(&self, address: &str) -> Vec<u8> {
         let mut out = Vec::with_capacity(address.len() + 16);
         write_var_bytes(&mut out, address.as_bytes());
@@ -275,7 +276,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Splits an address into the document name and the session id after NUL, if there is one
+/// Splits an address into the document name and the session id after NUL, if present
 /// (`parseRoutingKey` in `@hocuspocus/common`).
 pub fn split_address(address: &str) -> (&str, Option<&str>) {
     match address.split_once('\0') {

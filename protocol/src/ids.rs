@@ -1,4 +1,4 @@
-//! Names and numbers with rules: parsing is validation, so a value of these types is always a good one.
+//! Document names, sequence numbers and epochs. Parsing validates, so a value of these types is always valid.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use thiserror::Error;
 use crate::limits::{MAX_DOCUMENT_NAME_CHARS, MAX_ENCODED_NAME_BYTES};
 use crate::names::canonical;
 
-/// The number of a record in its document's log, from 1. Zero means "nothing yet".
+/// The sequence number of a record in its document's log, from 1. Zero means that the log is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Seq(pub u64);
 
 impl Seq {
-    /// Before the first record.
+    /// The position before the first record.
     pub const ZERO: Seq = Seq(0);
 
-    /// The number after this one.
+    /// The sequence number after this one.
     #[must_use]
     pub fn next(self) -> Seq {
         Seq(self.0 + 1)
@@ -29,7 +29,7 @@ impl fmt::Display for Seq {
     }
 }
 
-/// The random 128-bit identity of a document's history, written at its creation.
+/// The random 128-bit id of a document's history, assigned at its creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u128);
 
@@ -42,17 +42,17 @@ impl fmt::Display for Epoch {
 /// Why a document name was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NameError {
-    /// There is no name.
+    /// The name has no characters.
     #[error("the document name is empty")]
     Empty,
     /// The name is only white space.
     #[error("the document name is blank")]
     Blank,
-    /// The name is over [`MAX_DOCUMENT_NAME_CHARS`].
+    /// The name is longer than [`MAX_DOCUMENT_NAME_CHARS`].
     #[error("the document name is longer than {MAX_DOCUMENT_NAME_CHARS} characters")]
     TooLong,
-    /// The name holds a control character.
-    #[error("the document name holds a control character")]
+    /// The name contains a control character.
+    #[error("the document name contains a control character")]
     ControlCharacter,
 }
 
@@ -61,8 +61,8 @@ pub enum NameError {
 pub struct DocumentName(Arc<str>);
 
 impl DocumentName {
-    /// The document that a client, a person or another server calls `name`: its [`canonical`] form, so that every
-    /// spelling of a name is the same document.
+    /// Validates a name from a client, a command line or another server and converts it to its [`canonical`] form, so
+    /// that every spelling of a name gives the same document.
     pub fn parse(name: &str) -> Result<Self, NameError> {
         if name.len() > MAX_ENCODED_NAME_BYTES {
             return Err(NameError::TooLong);
@@ -74,7 +74,8 @@ impl DocumentName {
         Self::exact(&name)
     }
 
-    /// The name as it is, for names that a store or a backup holds: older versions stored names as URLs spell them.
+    /// Validates a name without decoding it, for names from a store or a backup: older versions stored names in their
+    /// URL-encoded form.
     pub fn exact(name: &str) -> Result<Self, NameError> {
         if name.is_empty() {
             return Err(NameError::Empty);
@@ -88,13 +89,13 @@ impl DocumentName {
         Ok(Self(name.into()))
     }
 
-    /// The name under which [`DocumentName::parse`] finds this document; `None`: this one.
+    /// The canonical name under which [`DocumentName::parse`] finds this document; `None` if this one is canonical.
     pub fn renamed(&self) -> Option<Self> {
         let name = canonical(&self.0);
         (*name != *self.0).then(|| Self(name.into()))
     }
 
-    /// The name as text.
+    /// The name as a string slice.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_checked_where_they_are_made() {
+    fn parse_refuses_invalid_names() {
         assert_eq!(DocumentName::parse(""), Err(NameError::Empty));
         for blank in [" ", "%20", "\u{3000}\u{2003}"] {
             assert_eq!(DocumentName::parse(blank), Err(NameError::Blank), "{blank:?}");
@@ -129,14 +130,14 @@ mod tests {
             assert_eq!(DocumentName::parse(&longest).unwrap().as_str(), longest);
             assert_eq!(DocumentName::parse(&longer), Err(NameError::TooLong));
         }
-        // Spelled with escapes only, the longest name is twelve times as long.
+        // Written with escapes only, the longest name takes twelve times its number of characters.
         let spelled = "%F0%9F%98%80".repeat(512);
         assert_eq!(DocumentName::parse(&spelled).unwrap().as_str(), "\u{1f600}".repeat(512));
         assert_eq!(DocumentName::parse(&"%F0%9F%98%80".repeat(513)), Err(NameError::TooLong));
     }
 
     #[test]
-    fn spellings_of_a_name_are_one_document() {
+    fn encoded_and_decoded_name_give_the_same_document() {
         assert_eq!(DocumentName::parse("a%20b"), DocumentName::parse("a b"));
         assert_ne!(DocumentName::parse("a%2Fb"), DocumentName::parse("a/b"));
         let stored = DocumentName::exact("a%20b").unwrap();

@@ -1,15 +1,15 @@
-//! Document names in URLs: which percent-encoded characters are part of a name, and which only its spelling.
+//! Document names in URLs: which percent-encoded characters are decoded, and which are part of the name.
 //!
 //! y-websocket puts the name into the path of a URL. The URL parser of a browser or of Node percent-encodes some
 //! characters (WHATWG URL Standard, "path percent-encode set"); every other escape was written by a person or a program.
-//! [`canonical`] decodes the first kind and keeps the second: `a%20b` is `a b`, and `a%2Fb` is not `a/b`.
+//! [`canonical`] decodes the first kind and keeps the second: `a%20b` is `a b`, but `a%2Fb` is not `a/b`.
 
 use std::borrow::Cow;
 
-/// The name that `name` spells: every character that a URL parser encodes is decoded, everything else is as given.
+/// The canonical form of `name`: every character that a URL parser encodes is decoded, everything else is unchanged.
 ///
-/// Escapes of control characters, of other ASCII characters, and bytes that are not UTF-8 are kept. Decoding never
-/// makes a new escape, so a second call changes nothing.
+/// Escapes of control characters, of other ASCII characters, and of bytes that are not UTF-8 are kept. Decoding never
+/// creates a new escape, so a second call changes nothing.
 pub fn canonical(name: &str) -> Cow<'_, str> {
     let Some(first) = name.find('%') else { return Cow::Borrowed(name) };
     let (before, mut rest) = name.split_at(first);
@@ -33,7 +33,7 @@ pub fn canonical(name: &str) -> Cow<'_, str> {
     if decoded.len() == name.len() { Cow::Borrowed(name) } else { Cow::Owned(decoded) }
 }
 
-/// `name` as a URL parser writes it in a path: [`canonical`] of it is `name`, if `name` is canonical.
+/// `name` as a URL parser encodes it in a path. The inverse of [`canonical`] for canonical names.
 pub fn url_path(name: &str) -> Cow<'_, str> {
     if !name.chars().any(is_encoded_by_url_parsers) {
         return Cow::Borrowed(name);
@@ -50,8 +50,8 @@ pub fn url_path(name: &str) -> Cow<'_, str> {
     Cow::Owned(encoded)
 }
 
-/// Whether a URL parser may encode the character in a path. Control characters are not: no name holds them. `^` is
-/// encoded by newer parsers only, `|` by parsers that follow RFC 3986.
+/// Whether a URL parser may encode the character in a path. Control characters are excluded because no name may contain
+/// them. Only newer parsers encode `^`, and only parsers that follow RFC 3986 encode `|`.
 fn is_encoded_by_url_parsers(char: char) -> bool {
     match char {
         ' ' | '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}' => true,
@@ -59,7 +59,7 @@ fn is_encoded_by_url_parsers(char: char) -> bool {
     }
 }
 
-/// The UTF-8 character that the escapes at the start of `text` encode, and how many bytes of `text` they take.
+/// The UTF-8 character that the escapes at the start of `text` encode, and the number of bytes of `text` they take.
 fn escaped_char(text: &[u8]) -> Option<(char, usize)> {
     let width = match escaped_byte(text)? {
         0x00..=0x7f => 1,
@@ -72,7 +72,7 @@ fn escaped_char(text: &[u8]) -> Option<(char, usize)> {
     for (byte, escape) in bytes[..width].iter_mut().zip(text.chunks(3)) {
         *byte = escaped_byte(escape)?;
     }
-    // Fewer escapes than the first byte announces leave a zero, which no character continues with.
+    // If there are fewer escapes than the first byte announces, a zero byte is left, which is not valid UTF-8 there.
     let char = std::str::from_utf8(&bytes[..width]).ok()?.chars().next()?;
     Some((char, 3 * width))
 }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_url_parsers_encode_is_decoded() {
+    fn characters_that_url_parsers_encode_are_decoded() {
         for (spelling, name) in [
             ("space%20name", "space name"),
             ("%E6%96%87%E6%A1%A3", "文档"),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_person_writes_is_kept() {
+    fn escapes_that_url_parsers_do_not_write_are_kept() {
         for name in [
             "a%2Fb",
             "a%25b",
@@ -129,7 +129,7 @@ mod tests {
             "%00",
             "a%0Ab",
             "%7F",
-            "%C2%85", // Not UTF-8: cut short, overlong, a surrogate, above U+10FFFF.
+            "%C2%85", // Not UTF-8: truncated, overlong, a surrogate, above U+10FFFF.
             "%E6%96",
             "%E6%96x",
             "%C0%A0",
@@ -144,15 +144,15 @@ mod tests {
     }
 
     #[test]
-    fn an_escape_that_is_no_character_does_not_hide_the_next() {
+    fn invalid_escape_does_not_hide_the_next_one() {
         assert_eq!(canonical("%E4%E2%82%AC"), "%E4€");
         assert_eq!(canonical("%E6%96%E6%96%87"), "%E6%96文");
         assert_eq!(canonical("%%20%2%20"), "% %2 ");
     }
 
     #[test]
-    fn a_second_decoding_changes_nothing() {
-        // Every name of six pieces.
+    fn decoding_a_canonical_name_changes_nothing() {
+        // Every name made of six of these pieces.
         let pieces = ["%", "2", "0", "%20", "%E2%82%AC", "E"];
         for mut number in 0..pieces.len().pow(6) {
             let mut name = String::new();

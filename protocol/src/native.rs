@@ -1,8 +1,8 @@
 //! The native dialect: many documents over one socket, resumed by a cursor. SPEC.md, "The native dialect".
 //!
-//! A frame is a varUint type, a varUint *channel* (the client's number for one document; absent where no document is
-//! meant), then fields; the last field of a type may be "the rest of the frame", which saves its length. Ids and epochs
-//! are 16 bytes, big-endian.
+//! A frame is a varUint type, a varUint *channel* (the client's number for one document; absent when the message is
+//! about no document), then fields. The last field of a type may be the rest of the frame, which needs no length
+//! prefix. Ids and epochs are 16 bytes, big-endian.
 
 mod codec;
 
@@ -13,250 +13,251 @@ mod tests;
 use crate::ids::{Epoch, Seq};
 use crate::varint::ReadError;
 
-/// The version this code speaks.
+/// The protocol version that this code implements.
 pub const VERSION: u64 = 1;
 
-/// How every native session begins: the varString `"\0syncline"`. In Hocuspocus it would be an address without a name.
+/// The first bytes of every native session: the varString `"\0syncline"`. In Hocuspocus it would be an address with an
+/// empty name.
 pub const MAGIC: [u8; 10] = *b"\x09\0syncline";
 
-/// True when a session's first frame says that it is native. Asked before [`crate::detect::detect`].
+/// True when a session's first frame is a native Hello. Check this before [`crate::detect::detect`].
 pub fn is_hello(first_frame: &[u8]) -> bool {
     first_frame.starts_with(&MAGIC)
 }
 
-/// The client's number for one document of its session.
+/// The number that the client chose for one document of its session.
 pub type Channel = u64;
 
-/// A point in a document's history: everything up to `seq` of `epoch`.
+/// A position in a document's history: everything up to `seq` of `epoch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// Which history.
+    /// The history that `seq` counts in.
     pub epoch: Epoch,
-    /// How far.
+    /// The last record included.
     pub seq: Seq,
 }
 
-/// What a register's write is based on.
+/// The version of a register's value; a write names the version that it is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version {
     /// Counts accepted writes, from 1.
     pub number: u64,
-    /// The id of the write that made it: two devices may both speak of "version 11".
+    /// The id of the write that created this version. Two devices may each create a version with the same number.
     pub id: u128,
 }
 
 /// A write to a versioned register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Proposal<'a> {
-    /// The register.
+    /// Name of the register.
     pub register: &'a str,
-    /// This write (a ULID): a retry has the same.
+    /// Identifies this write (a ULID); a retry has the same id.
     pub id: u128,
-    /// What its author saw; `None`: never written.
+    /// The version that the author saw; `None`: the register had no value.
     pub based_on: Option<Version>,
-    /// Who, for people.
+    /// Display name of the author.
     pub author: &'a str,
-    /// When, in milliseconds since the Unix epoch by the author's clock. For people.
+    /// When the write was made, in milliseconds since the Unix epoch by the author's clock. For display only.
     pub at_ms: u64,
     /// The new value, as lib0 `Any`.
     pub value: &'a [u8],
 }
 
-/// What a client says.
+/// A message from a client to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToServer<'a> {
     /// The first frame of a session.
     Hello {
-        /// The newest version the client speaks.
+        /// The newest protocol version that the client implements.
         version: u64,
-        /// The device (a ULID), for people and logs.
+        /// Identifies the device (a ULID), for logs and display.
         device: u128,
     },
-    /// "This channel is that document." (1)
+    /// Opens a document and binds it to a channel. (1)
     Open {
-        /// Chosen by the client; one that is in use is an error.
+        /// Chosen by the client; opening a channel that is in use is an error.
         channel: Channel,
-        /// The document's name.
+        /// Name of the document.
         document: &'a str,
-        /// The right to it; may be empty.
+        /// Access token; may be empty.
         token: &'a str,
-        /// How far the client has come. `None`: it will send a state vector.
+        /// The last record that the client has. `None`: the client sends a state vector instead.
         cursor: Option<Cursor>,
-        /// "Send me your state vector, so that I send only what you lack."
+        /// Asks for the server's state vector, so that the client sends only what the server lacks.
         wants_state_vector: bool,
     },
     /// A v1 update. (2)
     Change {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
         /// Counts this channel's changes and proposals, from 1.
         batch: u64,
-        /// The update.
+        /// The v1 update.
         update: &'a [u8],
     },
     /// A write to a versioned register. (3)
     Propose {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
         /// Counts this channel's changes and proposals, from 1.
         batch: u64,
-        /// The write.
+        /// The proposed write.
         proposal: Proposal<'a>,
     },
-    /// "This is what I have": answered with a [`ToClient::Diff`]. (4)
+    /// What the client has; answered with a [`ToClient::Diff`]. (4)
     StateVector {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// Encoded.
+        /// Encoded state vector.
         state_vector: &'a [u8],
     },
     /// A y-protocols awareness update. (5)
     Presence {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// The update.
+        /// Encoded awareness update.
         update: &'a [u8],
     },
-    /// The client needs this document no more; the channel is free. (6)
+    /// Closes the document and frees the channel. (6)
     Leave {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
     },
-    /// Answered with a pong. (7)
+    /// Answered with a [`ToClient::Pong`]. (7)
     Ping,
 }
 
-/// How a document goes on for a client that opened it.
+/// How a client that opened a document is brought up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resume {
-    /// What came after the cursor follows as changes; nothing follows if nothing came.
+    /// The server sends every change after the cursor; nothing if there is none.
     FromCursor,
-    /// The server cannot tell from the cursor, or there was none: send a state vector.
+    /// The server cannot resume from the cursor, or there was none: the client must send a state vector.
     SendStateVector,
-    /// The document has another history than the cursor's: nothing is exchanged until the client opens it without one.
+    /// The document has another epoch than the cursor: nothing is exchanged until the client reopens it without a cursor.
     OtherHistory,
 }
 
-/// What the server says.
+/// A message from the server to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToClient<'a> {
-    /// The answer to hello. (16)
+    /// The answer to [`ToServer::Hello`]. (16)
     Welcome {
-        /// The version spoken from now on.
+        /// The protocol version of this session.
         version: u64,
         /// The server's clock, in milliseconds since the Unix epoch.
         time_ms: u64,
-        /// The largest message it takes, in bytes.
+        /// The largest message that the server accepts, in bytes.
         max_message_bytes: u64,
     },
-    /// The answer to open. (17)
+    /// The answer to [`ToServer::Open`]. (17)
     Opened {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// Its history, and its last record.
+        /// The document's epoch and its last record.
         cursor: Cursor,
-        /// The client may look, not change.
+        /// The client may read the document, not change it.
         read_only: bool,
-        /// How it goes on.
+        /// How the client is brought up to date.
         resume: Resume,
-        /// If it was asked for.
+        /// Encoded state vector; `None` unless the client asked for it.
         state_vector: Option<&'a [u8]>,
     },
-    /// A change by somebody else. (18)
+    /// A change by another client. (18)
     Change {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// The document's last record when it was sent.
+        /// The document's last record when this was sent.
         seq: Seq,
-        /// A v1 update.
+        /// The v1 update.
         update: &'a [u8],
     },
     /// Everything up to `seq` that the client lacked. (19)
     Diff {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// Up to here.
+        /// The last record included.
         seq: Seq,
-        /// A v1 update.
+        /// The v1 update.
         update: &'a [u8],
     },
-    /// Everything up to `seq` is on disk, and has been sent to this client or came from it. (20)
+    /// Everything up to `seq` is on disk, and was sent to this client or received from it. (20)
     Durable {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// Up to here.
+        /// The last durable record.
         seq: Seq,
     },
     /// Every batch up to this one that was not refused is on disk. (21)
     Ack {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// Up to here.
+        /// The last acknowledged batch.
         batch: u64,
-        /// They are in the records up to this one.
+        /// The last record that holds one of these batches.
         seq: Seq,
     },
-    /// This batch was not taken. (22)
+    /// The server did not apply this batch. (22)
     Refused {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// Which.
+        /// The refused batch.
         batch: u64,
-        /// Why, from the table of close codes.
+        /// The close code that gives the cause.
         code: u16,
-        /// Why, in words.
+        /// The cause as text.
         reason: &'a str,
     },
-    /// What became of a proposal; when accepted, it is on disk. (23)
+    /// The decision on a proposal. An accepted one is on disk. (23)
     Decided {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// Which.
+        /// The batch of the proposal.
         batch: u64,
-        /// Whether the register took it.
+        /// Whether the write was accepted.
         accepted: bool,
-        /// The register as it is now (lib0 `Any`, a map); empty: never written.
+        /// The current state of the register (lib0 `Any`, a map); empty: the register has no value.
         register: &'a [u8],
     },
     /// A y-protocols awareness update. (24)
     Presence {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// The update.
+        /// Encoded awareness update.
         update: &'a [u8],
     },
-    /// The document is closed for this client; the session goes on and the channel is free. (25)
+    /// The document is closed for this client and the channel is free; the session stays open. (25)
     Closed {
-        /// The document.
+        /// Identifies the document.
         channel: Channel,
-        /// Why, from the table of close codes.
+        /// The close code that gives the cause.
         code: u16,
-        /// Why, in words.
+        /// The cause as text.
         reason: &'a str,
     },
-    /// The answer to ping. (26)
+    /// The answer to [`ToServer::Ping`]. (26)
     Pong,
 }
 
 /// Why a frame is not a message of this dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// The bytes are cut short or malformed.
+    /// The bytes are truncated or malformed.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A message type this dialect does not have.
+    /// This dialect has no such message type.
     #[error("unknown native message type {0}")]
     UnknownType(u64),
-    /// Flags or a field with a value that means nothing.
-    #[error("a field has the value {0}, which means nothing here")]
+    /// A field or flag set has an undefined value.
+    #[error("invalid field value {0} in a native message")]
     BadField(u64),
-    /// Bytes follow the message: a frame holds exactly one.
+    /// A frame holds exactly one message, but more bytes follow it.
     #[error("{0} bytes follow the message in its frame")]
     TrailingBytes(usize),
 }
 
 impl ToClient<'_> {
-    /// The document it is about.
+    /// The channel of the document that the message is about; `None` for messages about the session.
     pub fn channel(&self) -> Option<Channel> {
         match *self {
             Self::Welcome { .. } | Self::Pong => None,

@@ -1,7 +1,7 @@
 //! y-protocols sync messages, the part that all dialects share (npm `y-protocols` 1.0.7, `sync.js`).
 //!
-//! `00 stateVector` asks for what the sender lacks, `01 update` answers, `02 update` tells of a change. Payloads are
-//! length-prefixed and opaque here; [`crate::update`] is the gate that looks inside.
+//! `00 stateVector` asks for what the sender lacks, `01 update` answers, `02 update` announces a change. Payloads are
+//! length-prefixed and opaque here; [`crate::update`] validates them.
 
 use crate::varint::{ReadError, Reader, var_uint_len, write_var_bytes, write_var_uint};
 
@@ -12,18 +12,18 @@ const UPDATE: u64 = 2;
 /// One sync message; payloads are borrowed from the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncMessage<'a> {
-    /// "This is my state vector: send me what I lack."
+    /// The sender's state vector; asks for everything that the sender lacks.
     Step1(&'a [u8]),
     /// The answer to a step 1: a v1 update.
     Step2(&'a [u8]),
-    /// A change made just now: a v1 update.
+    /// A new change: a v1 update.
     Update(&'a [u8]),
 }
 
 /// Why bytes are not a sync message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SyncError {
-    /// The bytes are cut short or malformed.
+    /// The bytes are truncated or malformed.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A sync message type other than 0, 1 and 2.
@@ -32,7 +32,7 @@ pub enum SyncError {
 }
 
 impl<'a> SyncMessage<'a> {
-    /// Reads one message and leaves the reader behind it.
+    /// Reads one message and advances the reader past it.
     pub fn read(reader: &mut Reader<'a>) -> Result<Self, SyncError> {
         let kind = reader.var_uint()?;
         if kind > UPDATE {
@@ -54,7 +54,7 @@ impl<'a> SyncMessage<'a> {
         write_var_bytes(out, payload);
     }
 
-    /// Appends the header of a step 2 whose payload has `bytes` bytes.
+    /// Appends the header of a step 2 with a payload of `bytes` bytes.
     pub(crate) fn write_step2_head(bytes: usize, out: &mut Vec<u8>) {
         write_var_uint(out, STEP2);
         write_var_uint(out, bytes as u64);

@@ -1,11 +1,12 @@
 //! lib0 encoding: variable-length unsigned integers, strings and byte arrays, read without copying.
 //!
-//! Source: npm `lib0` 0.2.120, `encoding.js` and `decoding.js`. An unsigned integer is 7 bits a byte, lowest first,
-//! the high bit set on every byte but the last. A string or byte array is its length in bytes, then the bytes.
+//! Source: npm `lib0` 0.2.120, `encoding.js` and `decoding.js`. An unsigned integer has 7 bits per byte, lowest first,
+//! with the high bit set on every byte but the last. A string or byte array is its length in bytes, then the bytes.
 
 use thiserror::Error;
 
-/// The largest integer JavaScript holds exactly (2^53 - 1). lib0 readers refuse more, and so do we.
+/// The largest integer that JavaScript represents exactly (2^53 - 1). lib0 readers refuse larger ones, and so does this
+/// crate.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 /// Why bytes could not be read.
@@ -22,7 +23,7 @@ pub enum ReadError {
     NotUtf8,
 }
 
-/// A position in borrowed bytes. Every read advances it or fails; a failed reader is not used again.
+/// A cursor over borrowed bytes. Every read advances it or fails; do not use a reader after it has failed.
 #[derive(Debug, Clone, Copy)]
 pub struct Reader<'a> {
     rest: &'a [u8],
@@ -34,22 +35,22 @@ impl<'a> Reader<'a> {
         Self { rest: bytes }
     }
 
-    /// The bytes not read yet.
+    /// The unread bytes.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// How many bytes are left.
+    /// Number of unread bytes.
     pub fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    /// True when nothing is left.
+    /// True when every byte was read.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// One byte.
+    /// Reads one byte.
     #[inline]
     pub fn u8(&mut self) -> Result<u8, ReadError> {
         let (&first, rest) = self.rest.split_first().ok_or(ReadError::UnexpectedEnd)?;
@@ -57,7 +58,7 @@ impl<'a> Reader<'a> {
         Ok(first)
     }
 
-    /// A variable-length unsigned integer (lib0 `readVarUint`), at most 2^53 - 1.
+    /// Reads a variable-length unsigned integer (lib0 `readVarUint`), at most 2^53 - 1.
     #[inline(always)]
     pub fn var_uint(&mut self) -> Result<u64, ReadError> {
         match self.rest {
@@ -69,12 +70,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// One of more than a byte: all its bytes at once where there are eight to look at.
+    /// Reads an integer of more than one byte, as one 64-bit word if at least eight bytes are left.
     #[inline]
     fn long_var_uint(&mut self) -> Result<u64, ReadError> {
         let Some((word, _)) = self.rest.split_first_chunk() else { return self.var_uint_near_the_end() };
         let word = u64::from_le_bytes(*word);
-        // The first byte without the high bit is the last; 8 bytes hold 56 bits, a ninth could only be padding or too large.
+        // The first byte without the high bit is the last one. 8 bytes hold 56 bits; a ninth could only be padding or
+        // make the value too large.
         let last = !word & 0x8080_8080_8080_8080;
         if last == 0 {
             return Err(ReadError::IntegerTooLarge);
@@ -90,7 +92,7 @@ impl<'a> Reader<'a> {
 
     #[cold]
     fn var_uint_near_the_end(&mut self) -> Result<u64, ReadError> {
-        // Fewer than 8 bytes: no shift is too far, and no value too large.
+        // Fewer than 8 bytes: neither the shift nor the value can overflow.
         let (mut value, mut shift) = (0, 0);
         loop {
             let byte = self.u8()?;
@@ -102,13 +104,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes a variable-length signed integer (lib0 `readVarInt`), at most 2^53 - 1 either way.
+    /// Skips a variable-length signed integer (lib0 `readVarInt`) of magnitude at most 2^53 - 1.
     pub fn skip_var_int(&mut self) -> Result<(), ReadError> {
         let first = self.u8()?;
         if first < 0x80 {
             return Ok(());
         }
-        // The first byte gives six bits, a sign and the flag; seven more bytes can give 49.
+        // The first byte holds six bits, the sign and the continuation flag; seven more bytes hold up to 49 bits.
         let mut value = u64::from(first & 0x3f);
         for shift in (6..55).step_by(7) {
             let byte = self.u8()?;
@@ -123,7 +125,7 @@ impl<'a> Reader<'a> {
         Err(ReadError::IntegerTooLarge)
     }
 
-    /// Exactly `len` bytes.
+    /// Reads exactly `len` bytes.
     #[inline]
     pub fn bytes(&mut self, len: u64) -> Result<&'a [u8], ReadError> {
         let len = usize::try_from(len).map_err(|_| ReadError::UnexpectedEnd)?;
@@ -135,21 +137,21 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// A length, then that many bytes (lib0 `readVarUint8Array`).
+    /// Reads a length, then that many bytes (lib0 `readVarUint8Array`).
     #[inline]
     pub fn var_bytes(&mut self) -> Result<&'a [u8], ReadError> {
         let len = self.var_uint()?;
         self.bytes(len)
     }
 
-    /// A length in bytes, then UTF-8 (lib0 `readVarString`).
+    /// Reads a length in bytes, then UTF-8 (lib0 `readVarString`).
     #[inline]
     pub fn var_str(&mut self) -> Result<&'a str, ReadError> {
         std::str::from_utf8(self.var_bytes()?).map_err(|_| ReadError::NotUtf8)
     }
 }
 
-/// The lower seven bits of each byte, pushed together.
+/// Packs the lower seven bits of each byte together.
 #[inline]
 const fn seven_bit_groups(word: u64) -> u64 {
     let pairs = (word & 0x007f_007f_007f_007f) | ((word & 0x7f00_7f00_7f00_7f00) >> 1);
@@ -157,7 +159,7 @@ const fn seven_bit_groups(word: u64) -> u64 {
     (fours & 0x0fff_ffff) | ((fours & 0x0fff_ffff_0000_0000) >> 4)
 }
 
-/// How many bytes [`write_var_uint`] takes for `value`.
+/// Number of bytes that [`write_var_uint`] writes for `value`.
 pub const fn var_uint_len(value: u64) -> usize {
     if value == 0 {
         return 1;
@@ -175,7 +177,7 @@ pub fn write_var_uint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Writes over the bytes at `at`, of which there are as many as [`var_uint_len`] says.
+/// Overwrites the [`var_uint_len`] bytes at `at` with `value`.
 pub(crate) fn write_var_uint_at(out: &mut [u8], at: usize, mut value: u64) {
     let len = var_uint_len(value);
     for place in &mut out[at..at + len] {
@@ -185,7 +187,7 @@ pub(crate) fn write_var_uint_at(out: &mut [u8], at: usize, mut value: u64) {
     }
 }
 
-/// Appends a length and the bytes (lib0 `writeVarUint8Array`, and `writeVarString` for the bytes of a string).
+/// Appends the length of `bytes`, then `bytes` (lib0 `writeVarUint8Array`, and `writeVarString` for a string's bytes).
 #[inline]
 pub fn write_var_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     write_var_uint(out, bytes.len() as u64);
@@ -197,13 +199,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_survive_the_round_trip_and_know_their_length() {
+    fn integers_survive_a_round_trip_with_the_predicted_length() {
         let powers = (0..53).flat_map(|bits| [(1 << bits) - 1, 1 << bits, (1 << bits) + 1]);
         for value in powers.chain([0x0012_3456_789a_bcde, MAX_SAFE_INTEGER]) {
             let mut out = Vec::new();
             write_var_uint(&mut out, value);
             assert_eq!(out.len(), var_uint_len(value), "{value}");
-            // At the end of the bytes, and with others behind it.
+            // At the end of the bytes, and with other bytes after it.
             for more in 0..10 {
                 out.resize(var_uint_len(value) + more, 0xff);
                 let mut reader = Reader::new(&out);
@@ -222,13 +224,13 @@ mod tests {
     }
 
     #[test]
-    fn signed_integers_are_passed_and_bounded() {
+    fn signed_integers_are_skipped_and_bounded() {
         for (bytes, left) in [(&[0x05][..], 0), (&[0x45, 1], 1), (&[0xff, 0x01], 0), (&[0xbf, 0x80, 0x00, 9], 1)] {
             let mut reader = Reader::new(bytes);
             assert_eq!(reader.skip_var_int(), Ok(()), "{bytes:?}");
             assert_eq!(reader.remaining(), left, "{bytes:?}");
         }
-        // 2^53 - 1, then 2^53: 6 bits, then seven times 7.
+        // 2^53 - 1, then 2^53: 6 bits, then seven groups of 7.
         let max = [0xbf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f];
         assert_eq!(Reader::new(&max).skip_var_int(), Ok(()));
         let over = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20];
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_bytes_is_refused_before_anything_is_taken() {
+    fn length_beyond_the_remaining_bytes_is_refused() {
         let mut bomb = Vec::new();
         write_var_uint(&mut bomb, 1 << 40);
         assert_eq!(Reader::new(&bomb).var_bytes(), Err(ReadError::UnexpectedEnd));

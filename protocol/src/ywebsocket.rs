@@ -1,4 +1,4 @@
-//! The y-websocket dialect: `ws://host/<document name>`, one message a frame (npm `y-websocket` 3.1.0).
+//! The y-websocket dialect: `ws://host/<document name>`, one message per frame (npm `y-websocket` 3.1.0).
 //!
 //! The first byte is the type: 0 sync, 1 awareness, 2 auth (only from the server), 3 query awareness.
 
@@ -17,38 +17,38 @@ pub enum Message<'a> {
     Sync(SyncMessage<'a>),
     /// A y-protocols awareness update.
     Awareness(&'a [u8]),
-    /// The server refuses, with a reason. (`02 00 reason`)
+    /// The server denies access, with the reason. (`02 00 reason`)
     PermissionDenied(&'a str),
-    /// "Send me everyone's presence."
+    /// Asks for the awareness states of all clients.
     QueryAwareness,
 }
 
 /// Why a frame is not a message of this dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// The bytes are cut short or malformed.
+    /// The bytes are truncated or malformed.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The sync part is malformed.
     #[error(transparent)]
     Sync(#[from] SyncError),
-    /// A message type this dialect does not have.
+    /// This dialect has no such message type.
     #[error("unknown y-websocket message type {0}")]
     UnknownType(u64),
-    /// Bytes follow the message: a frame holds exactly one.
+    /// A frame holds exactly one message, but more bytes follow it.
     #[error("{0} bytes follow the message in its frame")]
     TrailingBytes(usize),
 }
 
 impl MessageError {
-    /// True for a complete message of a type that this dialect does not have. Receivers ignore it, as the reference
-    /// server does (npm `@y/websocket-server` 0.1.5): applications add types of their own.
+    /// True for a complete message whose type this dialect does not have. Receivers ignore it, as the reference
+    /// server does (npm `@y/websocket-server` 0.1.5), because applications add their own types.
     pub fn is_unknown_type(&self) -> bool {
         matches!(self, MessageError::UnknownType(_) | MessageError::Sync(SyncError::UnknownType(_)))
     }
 }
 
-/// The header of a step 2 whose payload has `bytes` bytes.
+/// The header of a sync step 2 with a payload of `bytes` bytes.
 pub fn step2_head(bytes: usize) -> Vec<u8> {
     let mut out = Vec::new();
     write_var_uint(&mut out, SYNC);
@@ -57,7 +57,7 @@ pub fn step2_head(bytes: usize) -> Vec<u8> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads a frame that holds exactly one message.
+    /// Decodes a frame that holds exactly one message.
     pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Reader::new(frame);
         let message = Self::read(&mut reader)?;
@@ -67,7 +67,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Reads one message and leaves the reader behind it. After an error the rest of the frame cannot be read.
+    /// Reads one message and advances the reader past it. After an error the rest of the frame cannot be read.
     pub fn read(reader: &mut Reader<'a>) -> Result<Self, MessageError> {
         Ok(match reader.var_uint()? {
             SYNC => Message::Sync(SyncMessage::read(reader)?),
@@ -81,7 +81,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// The frame for this message.
+    /// Encodes this message as a frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {

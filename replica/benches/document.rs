@@ -1,6 +1,5 @@
-//! What a document costs a hub, and with a tree: keystrokes into a short and a long one, the whole state, a difference,
-//! opening it.
-//! `cargo bench -p syncline-replica`
+//! CPU cost of a document in a hub and with a tree: keystrokes into a short and a long document, a difference, opening,
+//! compaction. `cargo bench -p syncline-replica`
 
 #![allow(clippy::unwrap_used, reason = "a measurement")]
 
@@ -11,7 +10,7 @@ use yrs::{Doc, ReadTxn, StateVector, Text, Transact};
 
 const LETTERS: u32 = 20_000;
 
-/// A document of words typed at many places, and as many keystrokes at its end, one update each.
+/// The state of a document with `words` words typed at many positions, and updates for [`LETTERS`] keystrokes at its end.
 fn typed(words: u32) -> (Bytes, Vec<Bytes>) {
     let doc = Doc::with_client_id(3_141_592_653);
     let text = doc.get_or_insert_text("text");
@@ -57,7 +56,7 @@ fn documents(criterion: &mut Criterion) {
         });
         let mut document = load();
         let in_step = document.state_vector();
-        group.bench_function("hub: difference for who is in step", |bench| bench.iter(|| document.diff(&in_step)));
+        group.bench_function("hub: difference for an up-to-date peer", |bench| bench.iter(|| document.diff(&in_step)));
         group.bench_function("hub: open", |bench| bench.iter(load));
         group.bench_function("hub: open, one keystroke, compact", |bench| {
             let compact = |mut document: HubDocument| {

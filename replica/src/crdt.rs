@@ -1,12 +1,12 @@
-//! The yrs document with its traps contained (yrs 0.28.1, found by experiment):
+//! A wrapper around the yrs document that avoids the faults of yrs 0.28.1 (found by experiment):
 //!
 //! - it may panic on input that passed the scanner: every call runs under `catch_unwind`, and a document that
 //!   panicked is never used again;
-//! - dropping a transaction commits it, so a transaction that panicked is forgotten, not dropped: committing a
-//!   half-applied one during unwinding could panic again, which aborts the process;
-//! - `Options::with_client_id` switches `cleanup_formatting` on: the server document would then edit by itself;
-//! - its update observer costs 58-583 us per append on a long typed run: never registered, received bytes are relayed;
-//! - what it keeps pending it may integrate wrongly: `replica.rs` never gives it an update that would wait.
+//! - dropping a transaction commits it, so a transaction that panicked is leaked instead: committing a half-applied
+//!   transaction during unwinding could panic again, which aborts the process;
+//! - `Options::with_client_id` enables `cleanup_formatting`, with which the document makes edits of its own: it is disabled;
+//! - its update observer costs 58-583 us per append on a long typed run: none is registered, received bytes are relayed;
+//! - it may integrate pending updates wrongly: `replica.rs` never passes it an update with missing dependencies.
 
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,14 +22,14 @@ use yrs::{Doc, Map, OffsetKind, Options, Out, ReadTxn, StateVector, Transact, Up
 use super::known::Known;
 use super::register::{REGISTERS, RegisterState};
 
-/// Why the CRDT could not do what was asked.
+/// Why a CRDT operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CrdtError {
-    /// The bytes do not decode; the document is as it was.
-    #[error("it cannot be decoded: {0}")]
+    /// The bytes cannot be decoded; the document is unchanged.
+    #[error("the update cannot be decoded: {0}")]
     Undecodable(String),
-    /// Applying or encoding failed midway: the document must be thrown away and loaded from its log.
-    #[error("it breaks the document: {0}")]
+    /// Applying or encoding failed midway: the document must be discarded and reloaded from its log.
+    #[error("the CRDT failed: {0}")]
     Broken(String),
 }
 
@@ -45,7 +45,7 @@ impl Default for Crdt {
 }
 
 impl Crdt {
-    /// An empty document whose own edits are `client`'s (53 bits).
+    /// An empty document that makes its own edits as `client` (53 bits).
     pub fn with_client(client: u64) -> Self {
         let client_id = ClientID::new(client & MAX_SAFE_INTEGER);
         Self::with_options(Options { client_id, ..Options::default() })
@@ -56,9 +56,9 @@ impl Crdt {
         Self { doc: Doc::with_options(options) }
     }
 
-    /// A register as it is; `None` when no accepted write has made what is there, if anything is.
+    /// The state of a register; `None` if it has no value, or one that no accepted write has set.
     pub fn read_register(&self, name: &str) -> Result<Option<RegisterState>, CrdtError> {
-        contain(|| {
+        catch_panic(|| {
             let txn = self.doc.transact();
             match txn.get_map(REGISTERS)?.get(&txn, name)? {
                 Out::Any(any) => RegisterState::from_any(&any),
@@ -67,26 +67,26 @@ impl Crdt {
         })
     }
 
-    /// Writes a register: the one edit that a document makes by itself. Returns it as a v1 update.
+    /// Writes a register as an edit of the document itself. Returns the edit as a v1 update.
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Result<Bytes, CrdtError> {
         let mut txn = ManuallyDrop::new(self.doc.transact_mut());
-        contain(|| {
+        catch_panic(|| {
             let registers = txn.get_or_insert_map(REGISTERS);
             registers.insert(&mut txn, name, state.to_any());
         })?;
-        contain(move || {
+        catch_panic(move || {
             let mut txn = ManuallyDrop::into_inner(txn);
             txn.commit();
             txn.encode_update_v1().into()
         })
     }
 
-    /// Applies one scanned v1 update that waits for nothing. True when something was inserted or deleted.
+    /// Applies one scanned v1 update without missing dependencies. True when something was inserted or deleted.
     pub fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
-        let decoded = contain(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
+        let decoded = catch_panic(|| Update::decode_v1(update))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
         let mut txn = ManuallyDrop::new(self.doc.transact_mut());
-        contain(|| txn.apply_update(decoded))?.map_err(|e| CrdtError::Broken(e.to_string()))?;
-        contain(move || {
+        catch_panic(|| txn.apply_update(decoded))?.map_err(|e| CrdtError::Broken(e.to_string()))?;
+        catch_panic(move || {
             let mut txn = ManuallyDrop::into_inner(txn);
             txn.commit();
             txn.has_changes()
@@ -98,24 +98,24 @@ impl Crdt {
         self.diff_from(&StateVector::default())
     }
 
-    /// What a peer with this (scanned, encoded) state vector lacks, as a v1 update with the whole delete set.
+    /// What a peer with this (scanned, encoded) state vector lacks, as a v1 update with the complete delete set.
     pub fn diff(&self, state_vector: &[u8]) -> Result<Bytes, CrdtError> {
         let state_vector =
-            contain(|| StateVector::decode_v1(state_vector))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
+            catch_panic(|| StateVector::decode_v1(state_vector))?.map_err(|e| CrdtError::Undecodable(e.to_string()))?;
         self.diff_from(&state_vector)
     }
 
-    /// What a peer known to have come this far lacks.
+    /// What a peer with this state vector lacks.
     pub fn diff_since(&self, known: &Known) -> Result<Bytes, CrdtError> {
         let mut theirs = StateVector::default();
         for (client, clock) in known.iter() {
-            // The scanner lets no clock beyond 2^31 pass.
+            // The scanner refuses clocks above 2^31 - 1.
             theirs.set_max(ClientID::new(client), u32::try_from(clock).unwrap_or(u32::MAX));
         }
         self.diff_from(&theirs)
     }
 
-    /// How far the document has come.
+    /// The state vector.
     pub fn known(&self) -> Known {
         self.doc.transact().state_vector().iter().map(|(client, clock)| (client.get(), u64::from(*clock))).collect()
     }
@@ -125,13 +125,13 @@ impl Crdt {
         self.doc.transact().state_vector().encode_v1().into()
     }
 
-    /// True when yrs keeps something pending.
+    /// True when yrs keeps pending updates.
     pub fn has_missing(&self) -> bool {
         self.doc.transact().has_missing_updates()
     }
 
     fn diff_from(&self, state_vector: &StateVector) -> Result<Bytes, CrdtError> {
-        contain(|| self.doc.transact().encode_state_as_update_v1(state_vector)).map(Bytes::from)
+        catch_panic(|| self.doc.transact().encode_state_as_update_v1(state_vector)).map(Bytes::from)
     }
 }
 
@@ -141,14 +141,14 @@ impl std::fmt::Debug for Crdt {
     }
 }
 
-/// Runs `action`; a panic becomes [`CrdtError::Broken`].
-pub(crate) fn contain<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
+/// Runs `action` and converts a panic to [`CrdtError::Broken`].
+pub(crate) fn catch_panic<T>(action: impl FnOnce() -> T) -> Result<T, CrdtError> {
     catch_unwind(AssertUnwindSafe(action)).map_err(|panic| {
         let text = panic
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a text".to_owned());
+            .unwrap_or_else(|| "a panic without a message".to_owned());
         CrdtError::Broken(text)
     })
 }

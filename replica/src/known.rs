@@ -1,25 +1,25 @@
-//! PURE: a state vector that outlives changes of the document.
+//! PURE: a state vector that is independent of the document.
 
 use std::collections::BTreeMap;
 
 use syncline_protocol::update::StateClock;
 
-/// How far each client is known: its next clock.
+/// A state vector: the next clock of each client.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Known(BTreeMap<u64, u64>);
 
 impl Known {
-    /// The next clock of a client; 0 when it is unknown.
+    /// The next clock of a client; 0 when the client is unknown.
     pub fn clock(&self, client: u64) -> u64 {
         self.0.get(&client).copied().unwrap_or(0)
     }
 
-    /// How many clients it knows.
+    /// Number of clients.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True when it knows none.
+    /// True when there are no clients.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

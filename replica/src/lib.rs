@@ -1,21 +1,22 @@
-//! A Yjs document, in the two forms in which Syncline keeps one: as a hub does, and as whoever edits it does.
+//! A Yjs document in the two forms that Syncline uses: an encoded struct store for a hub, and a CRDT tree for a client
+//! that edits.
 //!
 //! ```text
-//! structs/     PURE: encoded structs and deletions, without integration: the struct store
-//! hub/         PURE: a document as a hub keeps it: the struct store, what waits, registers
-//! replica.rs   PURE: a document with its tree, as an editor keeps it
-//! pending_updates.rs      PURE: updates that wait for others, beside a tree
-//! yrs_input.rs    PURE: updates as yrs can take them
-//! crdt.rs      the yrs document, its traps contained
-//! clocks.rs    PURE: the next clock of every client, beside a tree
+//! structs/     PURE: the struct store: encoded structs and deletions, without integration
+//! hub/         PURE: a document in a hub: struct store, pending updates, registers
+//! replica.rs   PURE: a document with its tree, in a client
+//! held.rs      PURE: pending updates of a `Replica`
+//! intake.rs    PURE: rewrites updates so that yrs can apply them
+//! crdt.rs      the yrs document, with panics caught and known faults avoided
+//! clocks.rs    PURE: the next clock of every client of a `Replica`
 //! known.rs     PURE: a state vector on its own
-//! local_edits.rs     changes made here: the client's edits
-//! json/        PURE: a document as JSON and back
-//! register.rs  PURE: versioned registers, decided by who owns the document
-//! register_watch.rs     which registers an update has changed, in a tree
+//! local.rs     local edits of a `Replica`
+//! json/        PURE: export to JSON and import from it
+//! register.rs  PURE: versioned registers and the decision on their writes
+//! watch.rs     which registers of a `Replica` were changed
 //! ```
 //!
-//! No clock, no I/O, no runtime. Bytes must have passed the scanner (`syncline_protocol::update`).
+//! No clock, no I/O, no runtime. Input must have passed the scanner (`syncline_protocol::update`).
 
 mod clocks;
 mod crdt;

@@ -1,20 +1,20 @@
-//! PURE: updates that wait for others, and their release.
+//! PURE: pending updates of a [`Replica`]: updates with missing dependencies, kept until the dependencies arrive.
 //!
-//! Each knows how far which clients must come before it can be taken, so that setting a thousand of them free costs about as
-//! much as taking them.
+//! Each pending update lists the clocks that it needs, so that releasing a thousand of them costs about as much as applying
+//! them.
 
 use bytes::Bytes;
 use syncline_protocol::update::{StateClock, Verdict, needs};
 
 use super::clocks::Clocks;
-use super::replica::{Replica, Taken, Weight};
+use super::replica::{Relation, Replica, Taken};
 
-/// How much may be held.
+/// Limits for pending updates.
 #[derive(Debug, Clone, Copy)]
 pub struct HeldLimits {
-    /// Most updates.
+    /// Number of pending updates.
     pub updates: usize,
-    /// Most bytes of them.
+    /// Total size of the pending updates.
     pub bytes: usize,
 }
 
@@ -25,77 +25,81 @@ impl Default for HeldLimits {
 }
 
 impl HeldLimits {
-    /// For what was accepted before.
+    /// No limits, for updates that were accepted before.
     pub(crate) const NONE: Self = Self { updates: usize::MAX, bytes: usize::MAX };
 }
 
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct PendingUpdate {
     pub(crate) update: Bytes,
     nested: u64,
-    /// Clients and the clocks that they must reach before it can be taken; what they reach is removed from the end.
+    /// Clients and the clocks that the document must reach before the update can be applied. Reached ones are removed
+    /// from the end.
     needs: Vec<(u64, u64)>,
 }
 
-impl Held {
-    fn waits(&mut self, clocks: &Clocks) -> bool {
+impl PendingUpdate {
+    fn has_unmet_needs(&mut self, clocks: &Clocks) -> bool {
         while self.needs.pop_if(|(client, next)| clocks.clock(*client) >= *next).is_some() {}
         !self.needs.is_empty()
     }
 }
 
-/// An update that waited and broke the CRDT when it no longer did.
+/// A released update broke the CRDT.
 #[derive(Debug)]
-pub(crate) struct Breaker;
+pub(crate) struct BrokenByUpdate;
 
 impl Replica {
-    /// The updates that wait, in order of arrival.
+    /// The pending updates, in order of arrival.
     pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        self.held.iter().map(|held| &held.update)
+        self.pending.iter().map(|pending| &pending.update)
     }
 
-    /// Keeps an update that waits.
-    pub(crate) fn hold(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
-        if self.held().any(|held| held == update) {
+    /// Keeps an update with missing dependencies.
+    pub(crate) fn add_pending(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
+        if self.held().any(|pending| pending == update) {
             return Taken::Known;
         }
-        if self.held.len() >= limits.updates || self.held_bytes + update.len() > limits.bytes {
+        if self.pending.len() >= limits.updates || self.pending_bytes + update.len() > limits.bytes {
             return Taken::NoRoom;
         }
-        // A copy: a slice would keep the whole frame it came in.
+        // A copy, because a slice would keep the whole received frame in memory.
         let needs = needs(update, &self.clocks).unwrap_or_default();
-        self.held.push(Held { update: Bytes::copy_from_slice(update), nested: verdict.nested, needs });
-        self.held_bytes += update.len();
+        self.pending.push(PendingUpdate { update: Bytes::copy_from_slice(update), nested: verdict.nested, needs });
+        self.pending_bytes += update.len();
         Taken::Held
     }
 
-    /// Gives yrs what no longer waits, until a round frees nothing. After an error this replica is of no use.
-    pub(crate) fn free_held(&mut self) -> Result<(), Breaker> {
-        while !self.held.is_empty() {
-            let mut still_held = Vec::new();
-            let before = self.held.len();
-            for mut held in std::mem::take(&mut self.held) {
-                if held.waits(&self.clocks) || matches!(self.weigh(&held.update), Ok((Weight::Waits, _))) {
-                    still_held.push(held);
+    /// Applies every pending update whose dependencies have arrived, until a pass releases none. After an error the replica
+    /// must be discarded.
+    pub(crate) fn apply_released(&mut self) -> Result<(), BrokenByUpdate> {
+        while !self.pending.is_empty() {
+            let mut still_pending = Vec::new();
+            let before = self.pending.len();
+            for mut pending in std::mem::take(&mut self.pending) {
+                if pending.has_unmet_needs(&self.clocks)
+                    || matches!(self.classify(&pending.update), Ok((Relation::Pending, _)))
+                {
+                    still_pending.push(pending);
                 } else {
-                    self.free(held)?;
+                    self.apply_pending(pending)?;
                 }
             }
-            self.held = still_held;
-            self.held_bytes = self.held().map(Bytes::len).sum();
-            if self.held.len() == before {
+            self.pending = still_pending;
+            self.pending_bytes = self.held().map(Bytes::len).sum();
+            if self.pending.len() == before {
                 break;
             }
         }
         Ok(())
     }
 
-    fn free(&mut self, held: Held) -> Result<(), Breaker> {
-        let applied = self.bound_depth(&held.update, held.nested).and_then(|()| self.apply(&held.update));
+    fn apply_pending(&mut self, pending: PendingUpdate) -> Result<(), BrokenByUpdate> {
+        let applied = self.check_depth(&pending.update, pending.nested).and_then(|()| self.apply(&pending.update));
         if applied.is_err() || self.crdt.has_missing() {
-            return Err(Breaker);
+            return Err(BrokenByUpdate);
         }
-        self.freed.push(held.update);
+        self.released.push(pending.update);
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
-//! PURE: versioned registers. A write says which version it is based on, and is taken only if that is the current one.
+//! PURE: versioned registers. A write names the version that it is based on, and is accepted only if that is the current
+//! version.
 //!
-//! A register is one entry of the document's root map [`REGISTERS`]: readers of every dialect see it, and the document's
-//! history holds it like any other edit. That writes are decided one after another, by the one owner of the document,
-//! is what makes them more than a map's last writer wins.
+//! A register is one entry of the document's root map [`REGISTERS`], so clients of every dialect can read it, and it is
+//! part of the document's history like any other edit. Unlike the last-writer-wins entries of a map, writes are decided
+//! one after another by the single owner of the document.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,23 +15,23 @@ use yrs::Any;
 use yrs::updates::decoder::DecoderV1;
 use yrs::updates::encoder::{Encoder, EncoderV1};
 
-/// The root map that holds the registers, by name.
+/// The root map that holds the registers, keyed by name.
 pub const REGISTERS: &str = "syncline:registers";
-/// Most accepted writes remembered, so that a retry of one is known again.
+/// How many ids of accepted writes a register keeps, to recognise retries.
 pub const MAX_REMEMBERED_WRITES: usize = 32;
 
-/// A write to a register, with what it was based on.
+/// A proposed write to a register; the owned form of [`Proposal`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisterWrite {
-    /// The register.
+    /// Name of the register.
     pub register: String,
-    /// This write (a ULID): a retry has the same.
+    /// Identifies this write (a ULID); a retry has the same id.
     pub id: u128,
-    /// What its author saw; `None`: never written.
+    /// The version that the author saw; `None`: the register had no value.
     pub based_on: Option<Version>,
-    /// Who, for people.
+    /// Display name of the author.
     pub author: String,
-    /// When, by the author's clock. For people.
+    /// When the write was made, in milliseconds since the Unix epoch by the author's clock. For display only.
     pub at_ms: u64,
     /// The new value, as (scanned) lib0 `Any`.
     pub value: Bytes,
@@ -49,33 +50,33 @@ impl From<Proposal<'_>> for RegisterWrite {
     }
 }
 
-/// A register as it is.
+/// The current state of a register.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegisterState {
-    /// Its value.
+    /// The current value.
     pub value: Any,
-    /// The accepted write that made it.
+    /// The version that the last accepted write created.
     pub version: Version,
-    /// Its author.
+    /// Display name of the author of that write.
     pub author: String,
-    /// When, by the author's clock.
+    /// When that write was made, in milliseconds since the Unix epoch by the author's clock.
     pub at_ms: u64,
-    /// The newest accepted writes, newest last, this one included.
+    /// Ids of the last accepted writes, newest last, at most [`MAX_REMEMBERED_WRITES`].
     pub ids: Vec<u128>,
 }
 
-/// What becomes of a write.
+/// The decision on a write.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// The register becomes this.
+    /// The write is accepted: the register gets this state.
     Accept(RegisterState),
-    /// It was accepted before, and its author did not hear of it: nothing changes.
+    /// A retry of a write that was accepted before: nothing changes.
     AcceptedBefore,
-    /// It is based on another version than the current one, or its value cannot be read.
+    /// The write is not based on the current version, or its value cannot be decoded.
     Refuse,
 }
 
-/// Decides on a write. `current`: the register, `None` when it was never written.
+/// Decides on a write. `current`: the state of the register, `None` if it has no value.
 pub fn decide(current: Option<&RegisterState>, write: &RegisterWrite) -> Decision {
     if current.is_some_and(|current| current.ids.contains(&write.id)) {
         return Decision::AcceptedBefore;
@@ -98,7 +99,7 @@ pub fn decide(current: Option<&RegisterState>, write: &RegisterWrite) -> Decisio
 }
 
 impl RegisterState {
-    /// The entry in the map: `{v: value, n: number, id: ULID, by: author, at: ms, ids: [ULID]}`.
+    /// Encodes the map entry: `{v: value, n: number, id: ULID, by: author, at: ms, ids: [ULID]}`.
     pub fn to_any(&self) -> Any {
         let text = |text: &str| Any::String(text.into());
         let ids: Vec<Any> = self.ids.iter().map(|&id| text(&ulid_text(id))).collect();
@@ -113,7 +114,7 @@ impl RegisterState {
         Any::Map(Arc::new(HashMap::from(fields.map(|(key, value)| (key.to_owned(), value)))))
     }
 
-    /// Reads an entry of the map. `None` for one that no accepted write has made.
+    /// Decodes a map entry. `None` for an entry that no accepted write has set.
     pub fn from_any(any: &Any) -> Option<Self> {
         let Any::Map(fields) = any else { return None };
         let text = |key| if let Some(Any::String(text)) = fields.get(key) { Some(&**text) } else { None };
@@ -136,15 +137,15 @@ impl RegisterState {
         })
     }
 
-    /// The entry as lib0 `Any`.
+    /// The map entry as lib0 `Any`.
     pub fn encode(&self) -> Bytes {
         let mut encoder = EncoderV1::new();
         self.to_any().encode(&mut encoder);
-        // Without the room that the encoder keeps.
+        // Drops the spare capacity of the encoder's buffer.
         encoder.to_vec().into_boxed_slice().into()
     }
 
-    /// Reads what [`RegisterState::encode`] wrote. `None` for anything that no accepted write has made.
+    /// Decodes what [`RegisterState::encode`] wrote. `None` for an entry that no accepted write has set.
     pub fn decode(entry: &[u8]) -> Option<Self> {
         Self::from_any(&Any::decode(&mut DecoderV1::from(entry)).ok()?)
     }
@@ -153,12 +154,12 @@ impl RegisterState {
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const ULID_CHARS: u32 = 26;
 
-/// A ULID as people write it: 26 characters of Crockford's base 32.
+/// The text form of a ULID: 26 characters of Crockford's base 32.
 pub fn ulid_text(id: u128) -> String {
     (0..ULID_CHARS).rev().map(|place| char::from(CROCKFORD[(id >> (5 * place)) as usize & 31])).collect()
 }
 
-/// Reads what [`ulid_text`] wrote.
+/// Parses the text form of a ULID.
 pub fn parse_ulid(text: &str) -> Option<u128> {
     if text.len() != ULID_CHARS as usize {
         return None;
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_taken_only_on_the_version_it_is_based_on() {
+    fn write_is_accepted_only_if_based_on_the_current_version() {
         let first = accepted(None, &write(1, None));
         assert_eq!(first.version, Version { number: 1, id: 1 });
         assert_eq!(decide(Some(&first), &write(2, None)), Decision::Refuse);
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_writes_are_remembered() {
+    fn register_keeps_the_ids_of_the_newest_writes() {
         let mut state = accepted(None, &write(1, None));
         for id in 2..=100 {
             state = accepted(Some(&state), &write(id, Some(state.version)));
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_read_as_it_was_written_and_anything_else_is_none() {
+    fn entry_survives_a_round_trip_and_foreign_values_are_none() {
         let state = accepted(None, &write(u128::MAX, None));
         assert_eq!(RegisterState::from_any(&state.to_any()), Some(state.clone()));
         let decoded = Any::decode(&mut DecoderV1::from(&state.encode()[..])).unwrap();
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn ulids_are_crockford() {
+    fn ulids_use_crockford_base32() {
         assert_eq!(ulid_text(0), "0".repeat(26));
         assert_eq!(ulid_text(u128::MAX), "7ZZZZZZZZZZZZZZZZZZZZZZZZZ");
         for id in [0, 1, 31, 1 << 64, u128::MAX, 0x0191_2345_6789_abcd_ef01_2345_6789_abcd] {

@@ -1,13 +1,14 @@
-//! PURE: a CRDT document with its tree, and the updates that wait for others which have not come. For whoever reads and
-//! edits a document: the client. A hub keeps a [`crate::HubDocument`].
+//! PURE: a CRDT document with its tree and its pending updates, for a client that reads and edits it. A hub keeps a
+//! [`crate::HubDocument`] instead.
 //!
-//! yrs 0.28.1 is never given an update that it could not integrate at once: it can be made to integrate behind a
-//! hole, and merging two pending updates that overlap underflows a length. The scanner's verdict tells such updates
-//! apart without yrs; they are *held* here, as received, and given to yrs when what they need has come.
-//! What it is given has been prepared for it (`yrs_input.rs`).
+//! yrs 0.28.1 never receives an update that it could not integrate immediately: it can be made to integrate structs after
+//! a gap, and merging two pending updates that overlap underflows a length. The scanner's verdict identifies such updates
+//! without yrs. They are kept here as *pending*, as received, and applied when their dependencies have arrived. Every
+//! update is prepared for yrs first (`intake.rs`).
 //!
-//! An update with one part that waits is held whole. One that breaks yrs when its turn comes is to blame, not the
-//! update that it waited for: that one is taken, and the document is loaded again without the culprit.
+//! An update is kept pending as a whole, even if only a part of it has missing dependencies. If a released update breaks
+//! yrs, the update that released it is not to blame: it is accepted, and the caller reloads the document without the
+//! faulty one.
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_TREE_TYPE_DEPTH;
@@ -15,117 +16,122 @@ use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, Structs, Verdict, type
 
 use super::clocks::Clocks;
 use super::crdt::{Crdt, CrdtError};
+use super::held::{HeldLimits, PendingUpdate};
 use super::hub::HubDocument;
+use super::intake::UpdatePreparer;
 use super::json::{JsonError, to_json};
 use super::known::Known;
 use super::pending_updates::{Held, HeldLimits};
 use super::register::RegisterState;
-use super::register_watch::Touched;
-use super::yrs_input::Intake;
+use super::watch::ChangedRegisters;
 
-/// What became of an update.
+/// The outcome of [`Replica::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// It changes nothing: everything in it was known.
+    /// The document already had everything in the update.
     Known,
-    /// It changed the document, and perhaps freed others that waited.
+    /// The update changed the document, and may have released pending updates.
     Changed,
-    /// It would have changed the document, but one that waited for it broke the CRDT: take it, then load again.
+    /// The update is valid, but a pending update that it released broke the CRDT: store it, then reload the document
+    /// without the faulty one.
     FreedABreaker,
-    /// It waits for something that has not come.
+    /// The update has missing dependencies and is pending.
     Held,
-    /// It would wait, and too much waits already: it was not taken.
+    /// The update has missing dependencies, but the limits for pending updates are reached: it was dropped.
     NoRoom,
 }
 
-/// What an update is to a document, by its clocks alone.
+/// How an update relates to a document, as far as clocks show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Weight {
-    Nothing,
-    Waits,
-    Something,
+pub(crate) enum Relation {
+    /// The update changes nothing.
+    Known,
+    /// The update has missing dependencies.
+    Pending,
+    /// The update can be applied. If it only deletes, it may still change nothing.
+    Applicable,
 }
 
-/// One document, with what waits for it.
+/// One document with its pending updates.
 #[derive(Debug, Default)]
 pub struct Replica {
     pub(crate) crdt: Crdt,
     pub(crate) clocks: Clocks,
-    /// In order of arrival.
-    pub(crate) held: Vec<Held>,
-    pub(crate) held_bytes: usize,
-    /// Freed and not yet told to the readers; emptied by [`Replica::take_freed`].
-    pub(crate) freed: Vec<Bytes>,
-    /// Types lie at most this deep within types, with what is held. Rises with every nested item; measured anew
-    /// when it reaches the limit.
-    depth_bound: u64,
-    pub(crate) intake: Intake,
-    pub(crate) touched: Touched,
+    /// Updates with missing dependencies, in order of arrival.
+    pub(crate) pending: Vec<PendingUpdate>,
+    pub(crate) pending_bytes: usize,
+    /// Released pending updates that the readers have not received yet; emptied by [`Replica::take_freed`].
+    pub(crate) released: Vec<Bytes>,
+    /// Upper bound for the nesting depth of types. Raised by every nested item; measured again when it exceeds the limit.
+    type_depth_bound: u64,
+    pub(crate) preparer: UpdatePreparer,
+    pub(crate) touched: ChangedRegisters,
 }
 
 impl Replica {
-    /// Builds a document from the updates of its log, in order. The tree is built once, of all of them together.
+    /// Builds a document from the updates of its log, in order. All updates are merged first, so that the tree is built
+    /// once.
     ///
     /// # Errors
-    /// When one cannot be read, or when together they break yrs.
+    /// When an update cannot be decoded, or when the merged updates break yrs.
     pub fn load(updates: impl Iterator<Item = Bytes>) -> Result<Self, CrdtError> {
         let mut replica = Self::default();
         let updates: Vec<Bytes> = updates.collect();
         let mut all = HubDocument::load(0, &updates).map_err(|refused| CrdtError::Undecodable(refused.to_string()))?;
         let state = all.compact();
         if state[..] != EMPTY_UPDATE {
-            let (_, verdict) = replica.weigh(&state)?;
-            replica.bound_depth(&state, verdict.nested)?;
+            let (_, verdict) = replica.classify(&state)?;
+            replica.check_depth(&state, verdict.nested)?;
             replica.apply(&state)?;
         }
         for update in all.pending() {
-            let (_, verdict) = replica.weigh(update)?;
-            replica.hold(update, &verdict, &HeldLimits::NONE);
+            let (_, verdict) = replica.classify(update)?;
+            replica.add_pending(update, &verdict, &HeldLimits::NONE);
         }
         Ok(replica)
     }
 
-    /// Takes one scanned v1 update.
+    /// Applies one scanned v1 update, or keeps it pending.
     pub fn take(&mut self, update: &Bytes, limits: &HeldLimits) -> Result<Taken, CrdtError> {
-        let (weight, verdict) = self.weigh(update)?;
-        match weight {
-            Weight::Nothing => return Ok(Taken::Known),
-            Weight::Waits => return Ok(self.hold(update, &verdict, limits)),
-            Weight::Something => {}
+        let (relation, verdict) = self.classify(update)?;
+        match relation {
+            Relation::Known => return Ok(Taken::Known),
+            Relation::Pending => return Ok(self.add_pending(update, &verdict, limits)),
+            Relation::Applicable => {}
         }
-        self.bound_depth(update, verdict.nested)?;
+        self.check_depth(update, verdict.nested)?;
         let changed = self.apply(update)?;
         if self.crdt.has_missing() {
-            // Clocks cannot tell: parts of it that wait for each other. Nobody's editor makes such a thing.
-            return Err(CrdtError::Broken("parts of it wait for each other".into()));
+            // Clocks do not show cyclic dependencies. No editor creates them.
+            return Err(CrdtError::Broken("structs of the update depend on each other in a cycle".into()));
         }
         if !changed {
             return Ok(Taken::Known);
         }
-        Ok(if self.free_held().is_ok() { Taken::Changed } else { Taken::FreedABreaker })
+        Ok(if self.apply_released().is_ok() { Taken::Changed } else { Taken::FreedABreaker })
     }
 
-    /// What the last update freed, in the order in which it was integrated.
+    /// Takes the pending updates that were released, in the order in which they were applied.
     pub fn take_freed(&mut self) -> Vec<Bytes> {
-        std::mem::take(&mut self.freed)
+        std::mem::take(&mut self.released)
     }
 
-    /// The whole state as one v1 update, without what is held.
+    /// The whole state as one v1 update, without pending updates.
     pub fn encode(&self) -> Result<Bytes, CrdtError> {
         self.crdt.encode()
     }
 
-    /// What a peer with this (scanned, encoded) state vector lacks, without what is held.
+    /// What a peer with this (scanned, encoded) state vector lacks, without pending updates.
     pub fn diff(&self, state_vector: &[u8]) -> Result<Bytes, CrdtError> {
         self.crdt.diff(state_vector)
     }
 
-    /// What a peer known to have come this far lacks, without what is held.
+    /// What a peer with this state vector lacks, without pending updates.
     pub fn diff_since(&self, known: &Known) -> Result<Bytes, CrdtError> {
         self.crdt.diff_since(known)
     }
 
-    /// How far the document has come.
+    /// The state vector.
     pub fn known(&self) -> Known {
         self.crdt.known()
     }
@@ -135,55 +141,55 @@ impl Replica {
         self.crdt.state_vector()
     }
 
-    /// Every root type as JSON, without what is held. `docs/formats.md` says what becomes what.
+    /// Every root type as JSON, without pending updates. The mapping is described in `docs/backup.md`.
     pub fn to_json(&self) -> Result<serde_json::Value, JsonError> {
         to_json(&self.encode()?)
     }
 
-    /// A register as it is; `None`: no accepted write has made it.
+    /// The state of a register; `None` if no accepted write has set it.
     pub fn read_register(&self, name: &str) -> Result<Option<RegisterState>, CrdtError> {
         self.crdt.read_register(name)
     }
 
-    /// Writes a register as the document's own edit, and returns it as a v1 update.
+    /// Writes a register as an edit of the document itself, and returns the edit as a v1 update.
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Result<Bytes, CrdtError> {
         let update = self.crdt.write_register(name, state)?;
         self.clocks.advance(&update);
         Ok(update)
     }
 
-    pub(crate) fn weigh(&self, update: &[u8]) -> Result<(Weight, Verdict), CrdtError> {
+    pub(crate) fn classify(&self, update: &[u8]) -> Result<(Relation, Verdict), CrdtError> {
         let verdict = verdict(update, &self.clocks, &ScanLimits::STORED)
             .map_err(|error| CrdtError::Undecodable(error.to_string()))?;
-        let weight = match verdict.structs {
-            Structs::Gap | Structs::MissingDependency => Weight::Waits,
-            _ if verdict.deletes_ahead => Weight::Waits,
-            Structs::None | Structs::Known if !verdict.deletes => Weight::Nothing,
-            // Deletions move no clock: only yrs knows whether they are new.
-            _ => Weight::Something,
+        let relation = match verdict.structs {
+            Structs::Gap | Structs::MissingDependency => Relation::Pending,
+            _ if verdict.deletes_ahead => Relation::Pending,
+            Structs::None | Structs::Known if !verdict.deletes => Relation::Known,
+            // Deletions do not advance clocks: only yrs knows whether they are new.
+            _ => Relation::Applicable,
         };
-        Ok((weight, verdict))
+        Ok((relation, verdict))
     }
 
-    /// Refuses what would lie too deep: yrs goes down it by recursion.
-    pub(crate) fn bound_depth(&mut self, update: &[u8], nested: u64) -> Result<(), CrdtError> {
-        if nested > 0 && self.depth_bound + nested > MAX_TREE_TYPE_DEPTH {
+    /// Refuses an update that would nest types too deep for yrs, which deletes them by recursion.
+    pub(crate) fn check_depth(&mut self, update: &[u8], nested: u64) -> Result<(), CrdtError> {
+        if nested > 0 && self.type_depth_bound + nested > MAX_TREE_TYPE_DEPTH {
             let refuse = |error: &dyn std::fmt::Display| CrdtError::Undecodable(error.to_string());
             let depth_of = |update: &[u8]| type_depth(update).map(u64::from).map_err(|error| refuse(&error));
             let (depth, more) = (depth_of(&self.crdt.encode()?)?, depth_of(update)?);
             if depth + more > MAX_TREE_TYPE_DEPTH {
-                return Err(refuse(&format_args!("its types lie more than {MAX_TREE_TYPE_DEPTH} levels deep")));
+                return Err(refuse(&format_args!("its types are nested more than {MAX_TREE_TYPE_DEPTH} levels deep")));
             }
-            self.depth_bound = depth + more;
+            self.type_depth_bound = depth + more;
             return Ok(());
         }
-        self.depth_bound += nested;
+        self.type_depth_bound += nested;
         Ok(())
     }
 
-    /// True when the document is not what it was.
+    /// Applies an update without missing dependencies. True when the document changed.
     pub(crate) fn apply(&mut self, update: &[u8]) -> Result<bool, CrdtError> {
-        let changed = self.crdt.apply(&self.intake.prepare(update))?;
+        let changed = self.crdt.apply(&self.preparer.prepare(update))?;
         self.clocks.advance(update);
         Ok(changed)
     }
@@ -195,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    fn typed(texts: &[&str]) -> Vec<Bytes> {
+    fn typing_updates(texts: &[&str]) -> Vec<Bytes> {
         let doc = Doc::with_client_id(1);
         let text = doc.get_or_insert_text("text");
         let type_one = |part: &&str| {
@@ -208,24 +214,24 @@ mod tests {
     }
 
     #[test]
-    fn updates_in_reverse_order_are_held_and_freed_together() {
-        let updates = typed(&["a", "b", "c", "d"]);
+    fn updates_in_reverse_order_are_pending_and_released_together() {
+        let updates = typing_updates(&["a", "b", "c", "d"]);
         let mut replica = Replica::default();
         for update in updates[1..].iter().rev() {
             assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Held));
-            assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Known), "the same again is not held twice");
+            assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Known), "a duplicate is not kept twice");
         }
         assert_eq!(replica.encode().unwrap()[..], [0, 0], "yrs has seen none of it");
         assert_eq!(replica.take(&updates[0], &HeldLimits::NONE), Ok(Taken::Changed));
         assert_eq!(replica.held().len(), 0);
-        assert_eq!(replica.held_bytes, 0);
+        assert_eq!(replica.pending_bytes, 0);
         let in_order = Replica::load(updates.into_iter()).unwrap();
         assert_eq!(replica.encode(), in_order.encode());
     }
 
     #[test]
-    fn two_updates_behind_a_hole_that_overlap_do_not_reach_yrs() {
-        // GC ranges 82..86 and 81..85 of client 1: merged as pending they underflow a length in yrs 0.28.1.
+    fn overlapping_updates_after_a_gap_do_not_reach_yrs() {
+        // GC ranges 82..86 and 81..85 of client 1: merging them as pending underflows a length in yrs 0.28.1.
         let mut replica = Replica::default();
         for update in [[1, 1, 1, 82, 0, 4, 0], [1, 1, 1, 81, 0, 4, 0]] {
             assert_eq!(replica.take(&Bytes::copy_from_slice(&update), &HeldLimits::NONE), Ok(Taken::Held));
@@ -234,8 +240,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_changes_nothing() {
-        let updates = typed(&["a", "b"]);
+    fn known_update_changes_nothing() {
+        let updates = typing_updates(&["a", "b"]);
         let mut replica = Replica::load(updates.clone().into_iter()).unwrap();
         assert_eq!(replica.take(&updates[1], &HeldLimits::NONE), Ok(Taken::Known));
     }

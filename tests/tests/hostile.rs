@@ -249,7 +249,7 @@ async fn an_update_whose_parts_wait_for_each_other_ends_its_session_and_no_other
     bad.sync(SyncMessage::Step1(&[0])).await;
     bad.sync(SyncMessage::Update(&circle)).await;
     let (code, reason) = bad.hear_close().await;
-    assert_eq!((code, reason.contains("wait for each other")), (4400, true), "{reason}");
+    assert_eq!((code, reason.contains("depend on each other")), (4400, true), "{reason}");
     // The healthy session goes on, on a document that has everything but that.
     let second = typed(11, "second");
     healthy.sync(SyncMessage::Update(&second)).await;

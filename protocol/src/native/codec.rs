@@ -1,4 +1,4 @@
-//! Native messages to bytes and back. Decoding borrows its payload and allocates nothing.
+//! Encodes and decodes native messages. Decoding borrows its payload and allocates nothing.
 
 use super::{Channel, Cursor, MAGIC, MessageError, Proposal, Resume, ToClient, ToServer, Version};
 use crate::ids::{Epoch, Seq};
@@ -32,20 +32,20 @@ const HAS_STATE_VECTOR: u64 = 2;
 const RESUME_SHIFT: u32 = 2;
 
 impl<'a> ToServer<'a> {
-    /// Reads a whole frame. Hello is recognised by its magic, at any time.
+    /// Decodes a frame. A Hello is recognised by its magic bytes, also after the first frame.
     ///
     /// # Errors
     /// When the frame is not exactly one message.
     pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
         if let Some(rest) = frame.strip_prefix(&MAGIC) {
             let mut reader = Reader::new(rest);
-            let hello = Self::Hello { version: reader.var_uint()?, device: id(&mut reader)? };
-            return end(&reader, hello);
+            let hello = Self::Hello { version: reader.var_uint()?, device: read_id(&mut reader)? };
+            return expect_end(&reader, hello);
         }
         let mut reader = Reader::new(frame);
         let kind = reader.var_uint()?;
         if kind == kind::PING {
-            return end(&reader, Self::Ping);
+            return expect_end(&reader, Self::Ping);
         }
         if !(kind::OPEN..=kind::LEAVE).contains(&kind) {
             return Err(MessageError::UnknownType(kind));
@@ -57,29 +57,29 @@ impl<'a> ToServer<'a> {
                 if flags > (HAS_CURSOR | WANTS_STATE_VECTOR) {
                     return Err(MessageError::BadField(flags));
                 }
-                let cursor = if flags & HAS_CURSOR > 0 { Some(cursor(&mut reader)?) } else { None };
+                let cursor = if flags & HAS_CURSOR > 0 { Some(read_cursor(&mut reader)?) } else { None };
                 let wants_state_vector = flags & WANTS_STATE_VECTOR > 0;
-                end(&reader, Self::Open { channel, document, token, cursor, wants_state_vector })
+                expect_end(&reader, Self::Open { channel, document, token, cursor, wants_state_vector })
             }
             kind::CHANGE => Ok(Self::Change { channel, batch: reader.var_uint()?, update: reader.rest() }),
             kind::PROPOSE => {
                 let batch = reader.var_uint()?;
-                let (register, id_) = (reader.var_str()?, id(&mut reader)?);
+                let (register, write_id) = (reader.var_str()?, read_id(&mut reader)?);
                 let based_on = match reader.var_uint()? {
                     0 => None,
-                    number => Some(Version { number, id: id(&mut reader)? }),
+                    number => Some(Version { number, id: read_id(&mut reader)? }),
                 };
                 let (author, at_ms) = (reader.var_str()?, reader.var_uint()?);
-                let proposal = Proposal { register, id: id_, based_on, author, at_ms, value: reader.rest() };
+                let proposal = Proposal { register, id: write_id, based_on, author, at_ms, value: reader.rest() };
                 Ok(Self::Propose { channel, batch, proposal })
             }
             kind::STATE_VECTOR => Ok(Self::StateVector { channel, state_vector: reader.rest() }),
             kind::PRESENCE => Ok(Self::Presence { channel, update: reader.rest() }),
-            _ => end(&reader, Self::Leave { channel }),
+            _ => expect_end(&reader, Self::Leave { channel }),
         }
     }
 
-    /// The frame for this message.
+    /// Encodes this message as a frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match *self {
@@ -89,7 +89,7 @@ impl<'a> ToServer<'a> {
                 out.extend(device.to_be_bytes());
             }
             Self::Open { channel, document, token, cursor, wants_state_vector } => {
-                begin(&mut out, kind::OPEN, channel);
+                write_header(&mut out, kind::OPEN, channel);
                 write_var_bytes(&mut out, document.as_bytes());
                 write_var_bytes(&mut out, token.as_bytes());
                 let flags = u64::from(cursor.is_some()) * HAS_CURSOR;
@@ -99,12 +99,12 @@ impl<'a> ToServer<'a> {
                 }
             }
             Self::Change { channel, batch, update } => {
-                begin(&mut out, kind::CHANGE, channel);
+                write_header(&mut out, kind::CHANGE, channel);
                 write_var_uint(&mut out, batch);
                 out.extend(update);
             }
             Self::Propose { channel, batch, proposal } => {
-                begin(&mut out, kind::PROPOSE, channel);
+                write_header(&mut out, kind::PROPOSE, channel);
                 write_var_uint(&mut out, batch);
                 write_var_bytes(&mut out, proposal.register.as_bytes());
                 out.extend(proposal.id.to_be_bytes());
@@ -120,14 +120,14 @@ impl<'a> ToServer<'a> {
                 out.extend(proposal.value);
             }
             Self::StateVector { channel, state_vector } => {
-                begin(&mut out, kind::STATE_VECTOR, channel);
+                write_header(&mut out, kind::STATE_VECTOR, channel);
                 out.extend(state_vector);
             }
             Self::Presence { channel, update } => {
-                begin(&mut out, kind::PRESENCE, channel);
+                write_header(&mut out, kind::PRESENCE, channel);
                 out.extend(update);
             }
-            Self::Leave { channel } => begin(&mut out, kind::LEAVE, channel),
+            Self::Leave { channel } => write_header(&mut out, kind::LEAVE, channel),
             Self::Ping => write_var_uint(&mut out, kind::PING),
         }
         out
@@ -135,10 +135,10 @@ impl<'a> ToServer<'a> {
 }
 
 impl<'a> ToClient<'a> {
-    /// Reads a whole frame.
+    /// Decodes a frame.
     ///
     /// # Errors
-    /// When the frame is not exactly one message. An unknown type may be from a newer server.
+    /// When the frame is not exactly one message. A newer server may send an unknown type.
     pub fn decode(frame: &'a [u8]) -> Result<Self, MessageError> {
         let mut reader = Reader::new(frame);
         let kind = reader.var_uint()?;
@@ -146,9 +146,9 @@ impl<'a> ToClient<'a> {
             kind::WELCOME => {
                 let (version, time_ms, max_message_bytes) =
                     (reader.var_uint()?, reader.var_uint()?, reader.var_uint()?);
-                return end(&reader, Self::Welcome { version, time_ms, max_message_bytes });
+                return expect_end(&reader, Self::Welcome { version, time_ms, max_message_bytes });
             }
-            kind::PONG => return end(&reader, Self::Pong),
+            kind::PONG => return expect_end(&reader, Self::Pong),
             kind::OPENED..=kind::CLOSED => {}
             _ => return Err(MessageError::UnknownType(kind)),
         }
@@ -159,15 +159,15 @@ impl<'a> ToClient<'a> {
             kind::DIFF => Ok(Self::Diff { channel, seq: Seq(reader.var_uint()?), update: reader.rest() }),
             kind::DURABLE => {
                 let seq = Seq(reader.var_uint()?);
-                end(&reader, Self::Durable { channel, seq })
+                expect_end(&reader, Self::Durable { channel, seq })
             }
             kind::ACK => {
                 let (batch, seq) = (reader.var_uint()?, Seq(reader.var_uint()?));
-                end(&reader, Self::Ack { channel, batch, seq })
+                expect_end(&reader, Self::Ack { channel, batch, seq })
             }
             kind::REFUSED => {
-                let (batch, code, reason) = (reader.var_uint()?, code(&mut reader)?, reader.var_str()?);
-                end(&reader, Self::Refused { channel, batch, code, reason })
+                let (batch, code, reason) = (reader.var_uint()?, read_code(&mut reader)?, reader.var_str()?);
+                expect_end(&reader, Self::Refused { channel, batch, code, reason })
             }
             kind::DECIDED => {
                 let (batch, accepted) = (reader.var_uint()?, reader.var_uint()?);
@@ -178,13 +178,13 @@ impl<'a> ToClient<'a> {
             }
             kind::PRESENT => Ok(Self::Presence { channel, update: reader.rest() }),
             _ => {
-                let (code, reason) = (code(&mut reader)?, reader.var_str()?);
-                end(&reader, Self::Closed { channel, code, reason })
+                let (code, reason) = (read_code(&mut reader)?, reader.var_str()?);
+                expect_end(&reader, Self::Closed { channel, code, reason })
             }
         }
     }
 
-    /// The frame for this message.
+    /// Encodes this message as a frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match *self {
@@ -195,7 +195,7 @@ impl<'a> ToClient<'a> {
                 write_var_uint(&mut out, max_message_bytes);
             }
             Self::Opened { channel, cursor, read_only, resume, state_vector } => {
-                begin(&mut out, kind::OPENED, channel);
+                write_header(&mut out, kind::OPENED, channel);
                 write_cursor(&mut out, cursor);
                 let resume = match resume {
                     Resume::FromCursor => 0,
@@ -206,32 +206,32 @@ impl<'a> ToClient<'a> {
                 write_var_uint(&mut out, flags | resume << RESUME_SHIFT);
                 out.extend(state_vector.unwrap_or_default());
             }
-            Self::Change { channel, seq, update } => sequenced(&mut out, kind::CHANGED, channel, seq, update),
-            Self::Diff { channel, seq, update } => sequenced(&mut out, kind::DIFF, channel, seq, update),
-            Self::Durable { channel, seq } => sequenced(&mut out, kind::DURABLE, channel, seq, &[]),
+            Self::Change { channel, seq, update } => write_sequenced(&mut out, kind::CHANGED, channel, seq, update),
+            Self::Diff { channel, seq, update } => write_sequenced(&mut out, kind::DIFF, channel, seq, update),
+            Self::Durable { channel, seq } => write_sequenced(&mut out, kind::DURABLE, channel, seq, &[]),
             Self::Ack { channel, batch, seq } => {
-                begin(&mut out, kind::ACK, channel);
+                write_header(&mut out, kind::ACK, channel);
                 write_var_uint(&mut out, batch);
                 write_var_uint(&mut out, seq.0);
             }
             Self::Refused { channel, batch, code, reason } => {
-                begin(&mut out, kind::REFUSED, channel);
+                write_header(&mut out, kind::REFUSED, channel);
                 write_var_uint(&mut out, batch);
                 write_var_uint(&mut out, code.into());
                 write_var_bytes(&mut out, reason.as_bytes());
             }
             Self::Decided { channel, batch, accepted, register } => {
-                begin(&mut out, kind::DECIDED, channel);
+                write_header(&mut out, kind::DECIDED, channel);
                 write_var_uint(&mut out, batch);
                 write_var_uint(&mut out, accepted.into());
                 out.extend(register);
             }
             Self::Presence { channel, update } => {
-                begin(&mut out, kind::PRESENT, channel);
+                write_header(&mut out, kind::PRESENT, channel);
                 out.extend(update);
             }
             Self::Closed { channel, code, reason } => {
-                begin(&mut out, kind::CLOSED, channel);
+                write_header(&mut out, kind::CLOSED, channel);
                 write_var_uint(&mut out, code.into());
                 write_var_bytes(&mut out, reason.as_bytes());
             }
@@ -242,7 +242,7 @@ impl<'a> ToClient<'a> {
 }
 
 fn read_opened<'a>(reader: &mut Reader<'a>, channel: Channel) -> Result<ToClient<'a>, MessageError> {
-    let (cursor, flags) = (cursor(reader)?, reader.var_uint()?);
+    let (cursor, flags) = (read_cursor(reader)?, reader.var_uint()?);
     let resume = match flags >> RESUME_SHIFT {
         0 => Resume::FromCursor,
         1 => Resume::SendStateVector,
@@ -256,15 +256,15 @@ fn read_opened<'a>(reader: &mut Reader<'a>, channel: Channel) -> Result<ToClient
     Ok(ToClient::Opened { channel, cursor, read_only: flags & READ_ONLY > 0, resume, state_vector })
 }
 
-/// The document that a message to the server is about, of which `prefix` is the beginning. None for messages that are about no
-/// document, and for unknown types.
+/// Reads the channel from the first bytes of a message to the server. `None` for messages about no document, and for
+/// unknown types.
 pub fn channel_of(prefix: &[u8]) -> Option<Channel> {
     let mut reader = Reader::new(prefix);
     let kind = reader.var_uint().ok()?;
     if (kind::OPEN..=kind::LEAVE).contains(&kind) { reader.var_uint().ok() } else { None }
 }
 
-/// The batch of a Change to the server, of which `prefix` is the beginning. None for every other message.
+/// Reads the batch from the first bytes of a [`ToServer::Change`]. `None` for every other message.
 pub fn begins_change(prefix: &[u8]) -> Option<u64> {
     let mut reader = Reader::new(prefix);
     let is_change = reader.var_uint().ok()? == kind::CHANGE;
@@ -272,14 +272,14 @@ pub fn begins_change(prefix: &[u8]) -> Option<u64> {
     if is_change { reader.var_uint().ok() } else { None }
 }
 
-fn begin(out: &mut Vec<u8>, kind: u64, channel: Channel) {
+fn write_header(out: &mut Vec<u8>, kind: u64, channel: Channel) {
     write_var_uint(out, kind);
     write_var_uint(out, channel);
 }
 
-fn sequenced(out: &mut Vec<u8>, kind: u64, channel: Channel, seq: Seq, rest: &[u8]) {
+fn write_sequenced(out: &mut Vec<u8>, kind: u64, channel: Channel, seq: Seq, rest: &[u8]) {
     out.reserve(16 + rest.len());
-    begin(out, kind, channel);
+    write_header(out, kind, channel);
     write_var_uint(out, seq.0);
     out.extend(rest);
 }
@@ -289,21 +289,21 @@ fn write_cursor(out: &mut Vec<u8>, cursor: Cursor) {
     write_var_uint(out, cursor.seq.0);
 }
 
-fn cursor(reader: &mut Reader<'_>) -> Result<Cursor, ReadError> {
-    Ok(Cursor { epoch: Epoch(id(reader)?), seq: Seq(reader.var_uint()?) })
+fn read_cursor(reader: &mut Reader<'_>) -> Result<Cursor, ReadError> {
+    Ok(Cursor { epoch: Epoch(read_id(reader)?), seq: Seq(reader.var_uint()?) })
 }
 
-fn id(reader: &mut Reader<'_>) -> Result<u128, ReadError> {
+fn read_id(reader: &mut Reader<'_>) -> Result<u128, ReadError> {
     let bytes = reader.bytes(16)?;
     Ok(bytes.iter().fold(0, |id, &byte| id << 8 | u128::from(byte)))
 }
 
-fn code(reader: &mut Reader<'_>) -> Result<u16, MessageError> {
+fn read_code(reader: &mut Reader<'_>) -> Result<u16, MessageError> {
     let code = reader.var_uint()?;
     u16::try_from(code).map_err(|_| MessageError::BadField(code))
 }
 
-fn end<T>(reader: &Reader<'_>, message: T) -> Result<T, MessageError> {
+fn expect_end<T>(reader: &Reader<'_>, message: T) -> Result<T, MessageError> {
     match reader.remaining() {
         0 => Ok(message),
         more => Err(MessageError::TrailingBytes(more)),

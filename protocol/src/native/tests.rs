@@ -1,4 +1,4 @@
-//! Every message there and back, and cut short at every byte.
+//! Round trip of every message, and truncation at every byte.
 
 use super::*;
 
@@ -48,7 +48,7 @@ fn to_client() -> Vec<ToClient<'static>> {
 }
 
 #[test]
-fn every_message_comes_back_as_it_was() {
+fn every_message_survives_a_round_trip() {
     for message in to_server() {
         assert_eq!(ToServer::decode(&message.encode()), Ok(message));
     }
@@ -58,7 +58,7 @@ fn every_message_comes_back_as_it_was() {
 }
 
 #[test]
-fn a_frame_cut_short_or_with_more_than_a_message_never_panics_nor_reads_as_the_whole() {
+fn truncated_or_extended_frame_never_decodes_to_the_original_message() {
     for message in to_server() {
         let frame = message.encode();
         for len in 0..frame.len() {
@@ -76,7 +76,7 @@ fn a_frame_cut_short_or_with_more_than_a_message_never_panics_nor_reads_as_the_w
 }
 
 #[test]
-fn a_reconnect_with_nothing_missed_is_small() {
+fn reconnect_without_missed_changes_takes_under_150_bytes() {
     let name = "a document with a name of some length";
     let open =
         ToServer::Open { channel: 0, document: name, token: "", cursor: Some(CURSOR), wants_state_vector: false };
@@ -86,7 +86,7 @@ fn a_reconnect_with_nothing_missed_is_small() {
 }
 
 #[test]
-fn only_a_hello_is_a_hello() {
+fn hello_is_recognised_and_hocuspocus_frames_are_not() {
     assert!(is_hello(&to_server()[0].encode()));
     let address = crate::hocuspocus::Message::Token { token: "", version: None }.encode("_syncline");
     assert!(!is_hello(&address), "an address of nine bytes");

@@ -1,17 +1,17 @@
-//! Client ids: each comes once in a list, and mostly in order.
+//! Checks that each client id appears once in a list.
 
 use super::{ScanError, Summary};
 
-/// Watches the clients of one list: sections, state vector or delete set.
-pub(super) struct Clients {
+/// Tracks the order of the clients in one list: sections, state vector or delete set.
+pub(super) struct ClientOrder {
     last: Option<u64>,
-    rising: bool,
-    falling: bool,
+    ascending: bool,
+    descending: bool,
 }
 
-impl Clients {
+impl ClientOrder {
     pub(super) fn new() -> Self {
-        Self { last: None, rising: true, falling: true }
+        Self { last: None, ascending: true, descending: true }
     }
 
     #[inline]
@@ -20,35 +20,35 @@ impl Clients {
             if last == client {
                 return Err(ScanError::DuplicateClient(client));
             }
-            self.rising &= last < client;
-            self.falling &= last > client;
+            self.ascending &= last < client;
+            self.descending &= last > client;
         }
         self.last = Some(client);
         Ok(())
     }
 
-    /// True when the order alone shows that no client came twice.
+    /// True when the clients are strictly sorted, so that none appears twice.
     pub(super) fn is_sorted(&self) -> bool {
-        self.rising || self.falling
+        self.ascending || self.descending
     }
 }
 
-/// Both lists of an update: were they sorted?
+/// Which of the two client lists of an update are sorted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sorted {
+pub(super) struct SortedLists {
     pub(super) sections: bool,
     pub(super) deletes: bool,
 }
 
-/// Looks for duplicates among clients in no order (Yjs before 13.5 wrote delete sets so).
+/// Refuses duplicates in unsorted lists (Yjs before 13.5 writes unsorted delete sets).
 #[cold]
-pub(super) fn check_unsorted(update: &[u8], summary: &Summary, sorted: Sorted) -> Result<(), ScanError> {
+pub(super) fn check_unsorted(update: &[u8], summary: &Summary, sorted: SortedLists) -> Result<(), ScanError> {
     if !sorted.sections {
         let sections = super::update_ranges(update).map(|range| range.client);
         check_distinct(sections, summary.clients)?;
     }
     if !sorted.deletes {
-        check_distinct(super::parse::delete_clients(update)?.into_iter(), summary.delete_clients)?;
+        check_distinct(super::walk::delete_set_clients(update)?.into_iter(), summary.delete_clients)?;
     }
     Ok(())
 }

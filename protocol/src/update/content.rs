@@ -1,4 +1,4 @@
-//! What an item holds. Every function returns how far the content moves the clock.
+//! The content of an item. Functions that read content return its length in clocks.
 
 use super::json::{self, Parser};
 use super::{ScanError, ScanLimits, Summary, VALUE_DEPTH_CEILING};
@@ -10,17 +10,17 @@ const BINARY: u8 = 3;
 pub(super) const STRING: u8 = 4;
 pub(super) const EMBED: u8 = 5;
 pub(super) const FORMAT: u8 = 6;
-/// The content of a nested type; the only one that can be a parent.
+/// A nested type: the only content that can be a parent.
 pub(super) const TYPE: u8 = 7;
 pub(super) const ANY: u8 = 8;
-/// The last content tag; after it come 10, the skip, and nothing.
+/// The largest content tag. 10 is the skip; larger tags are undefined.
 pub(super) const SUBDOCUMENT: u8 = 9;
 
 pub(super) const MAP: u64 = 1;
 const XML_ELEMENT: u64 = 3;
-/// A name follows, as after an element's.
+/// Followed by a name, like [`XML_ELEMENT`].
 pub(super) const XML_HOOK: u64 = 5;
-/// `YXmlText`, the last type that both Yjs and yrs know. yrs has more (7 weak link, 9 document, 15 undefined).
+/// `YXmlText`, the largest type tag that both Yjs and yrs know. yrs has more (7 weak link, 9 document, 15 undefined).
 const LAST_TYPE: u64 = 6;
 
 const ANY_BUFFER: u8 = 116;
@@ -53,12 +53,12 @@ pub(super) fn read(
         }
         EMBED => read_json(reader, limits, summary),
         SUBDOCUMENT => read_subdocument(reader, limits, summary),
-        JSON => read_json_texts(reader, limits, summary),
+        JSON => read_json_strings(reader, limits, summary),
         other => Err(ScanError::UnknownStruct(other)),
     }
 }
 
-/// Passes content that was accepted before.
+/// Skips content that the scanner accepted.
 #[inline]
 pub(super) fn skip(reader: &mut Reader<'_>, tag: u8) -> Result<u64, ReadError> {
     match tag {
@@ -94,7 +94,7 @@ pub(super) fn skip(reader: &mut Reader<'_>, tag: u8) -> Result<u64, ReadError> {
     Ok(1)
 }
 
-/// The first `len` values of `Any` or JSON content.
+/// The encoded bytes of the first `len` values of `Any` or JSON content.
 pub(super) fn values(tag: u8, content: &[u8], len: u64) -> &[u8] {
     let mut reader = Reader::new(content);
     let passed = match tag {
@@ -105,7 +105,7 @@ pub(super) fn values(tag: u8, content: &[u8], len: u64) -> &[u8] {
     &content[..len]
 }
 
-/// Passes values that were accepted before.
+/// Skips values that the scanner accepted.
 fn skip_values(reader: &mut Reader<'_>, count: u64) -> Result<(), ReadError> {
     read_values(reader, count, &super::parse::UNLIMITED, &mut Summary::default()).map_err(|error| match error {
         ScanError::Read(error) => error,
@@ -113,7 +113,7 @@ fn skip_values(reader: &mut Reader<'_>, count: u64) -> Result<(), ReadError> {
     })
 }
 
-/// UTF-16 code units: one for each character, one more for each of four bytes.
+/// Length in UTF-16 code units: one for each character, one more for each character of four bytes.
 #[inline]
 fn utf16_len(text: &[u8]) -> u64 {
     text.iter().map(|&byte| u64::from(byte & 0xc0 != 0x80) + u64::from(byte >= 0xf0)).sum()
@@ -134,8 +134,8 @@ fn read_json(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary
     Ok(1)
 }
 
-/// The content of lists in Yjs before 13: texts that are JSON, or "undefined".
-fn read_json_texts(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary) -> Result<u64, ScanError> {
+/// List content of Yjs before 13 (`ContentJSON`): strings, each JSON or "undefined".
+fn read_json_strings(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary) -> Result<u64, ScanError> {
     let count = reader.var_uint()?;
     if count > reader.remaining() as u64 {
         return Err(ScanError::CountBeyondBytes(count));
@@ -160,21 +160,21 @@ fn read_subdocument(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut 
     Ok(1)
 }
 
-/// One lib0 `Any` value and nothing after it.
+/// Checks that `bytes` are one lib0 `Any` value and nothing after it.
 pub(super) fn read_value(bytes: &[u8], limits: &ScanLimits) -> Result<(), ScanError> {
     let mut reader = Reader::new(bytes);
     read_values(&mut reader, 1, limits, &mut Summary::default())?;
     if reader.is_empty() { Ok(()) } else { Err(ScanError::TrailingBytes(reader.remaining())) }
 }
 
-/// Reads `count` values one after the other.
+/// Reads `count` consecutive values.
 fn read_values(
     reader: &mut Reader<'_>,
     count: u64,
     limits: &ScanLimits,
     summary: &mut Summary,
 ) -> Result<(), ScanError> {
-    take_values(reader, count, 1, summary)?;
+    count_values(reader, count, 1, summary)?;
     for _ in 0..count {
         match reader.rest().first() {
             Some(&(ANY_ARRAY | ANY_MAP)) => read_container(reader, limits, summary)?,
@@ -184,8 +184,8 @@ fn read_values(
     Ok(())
 }
 
-/// Counts `count` values of at least `bytes_each` before any of them is read.
-fn take_values(reader: &Reader<'_>, count: u64, bytes_each: u64, summary: &mut Summary) -> Result<(), ScanError> {
+/// Adds `count` values of at least `bytes_each` to the summary, before any of them is read.
+fn count_values(reader: &Reader<'_>, count: u64, bytes_each: u64, summary: &mut Summary) -> Result<(), ScanError> {
     if count > reader.remaining() as u64 / bytes_each {
         return Err(ScanError::CountBeyondBytes(count));
     }
@@ -193,7 +193,7 @@ fn take_values(reader: &Reader<'_>, count: u64, bytes_each: u64, summary: &mut S
     Ok(())
 }
 
-/// A value that holds no others (lib0 `readAny`).
+/// Reads a value that contains no other values (lib0 `readAny`).
 fn read_scalar(reader: &mut Reader<'_>) -> Result<(), ScanError> {
     match reader.u8()? {
         // undefined, null, true, false
@@ -209,11 +209,11 @@ fn read_scalar(reader: &mut Reader<'_>) -> Result<(), ScanError> {
     Ok(())
 }
 
-/// An array or a map with everything in it. One counter a level, instead of recursion.
+/// Reads an array or map with everything in it, using one counter per level instead of recursion.
 #[inline(never)]
 fn read_container(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Summary) -> Result<(), ScanError> {
     let max_depth = limits.value_depth.min(VALUE_DEPTH_CEILING);
-    // What is left at each level, and whether keys come before values there.
+    // For each level: how many values are left, and whether each is preceded by a key.
     let mut levels = [(0u64, false); VALUE_DEPTH_CEILING];
     let mut depth = 0;
     loop {
@@ -225,14 +225,14 @@ fn read_container(reader: &mut Reader<'_>, limits: &ScanLimits, summary: &mut Su
                 }
                 let count = reader.var_uint()?;
                 let map = tag == ANY_MAP;
-                take_values(reader, count, if map { 2 } else { 1 }, summary)?;
+                count_values(reader, count, if map { 2 } else { 1 }, summary)?;
                 levels[depth] = (count, map);
                 depth += 1;
                 summary.value_depth = summary.value_depth.max(depth);
             }
             _ => read_scalar(reader)?,
         }
-        // On to the next value: out of every level that is done, past its key.
+        // Continue with the next value: leave every completed level and skip the value's key.
         loop {
             let Some((left, map)) = depth.checked_sub(1).map(|top| &mut levels[top]) else { return Ok(()) };
             if *left > 0 {

@@ -1,81 +1,82 @@
-//! A struct cut into parts, each as Yjs writes a struct from an offset on (yjs 13.6.33, `Item.write` and the `write` and
-//! `splice` of each content): a part that is not the first has the element before it as its origin. Text is counted in UTF-16
-//! code units; a surrogate pair that is cut in two becomes U+FFFD on either side.
+//! Splits a struct into parts, each encoded as Yjs encodes a struct from an offset on (yjs 13.6.33, `Item.write` and the
+//! `write` and `splice` of each content): every part but the first has the element before it as its origin. Text is
+//! counted in UTF-16 code units; each half of a split surrogate pair becomes U+FFFD.
 
 use super::content::{self, ANY, DELETED, JSON, STRING};
 use super::parse::TAG_BITS;
 use super::raw::RawStruct;
 use crate::varint::{write_var_bytes, write_var_uint};
 
-/// What either half of a surrogate pair becomes.
+/// Replaces each half of a split surrogate pair.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
 impl<'a> RawStruct<'a> {
-    /// Cuts it, from its beginning on.
+    /// Splits this struct into parts, beginning with its first element.
     pub fn cut(&self) -> Cutter<'_, 'a> {
-        Cutter { of: self, clock: self.start, content: self.content(), is_halved: false }
+        Cutter { source: self, clock: self.start, content: self.content(), is_halved: false }
     }
 }
 
-/// A struct that is cut into parts, each beginning where the one before it ended.
+/// Splits a struct into consecutive parts.
 #[derive(Debug)]
 pub struct Cutter<'s, 'a> {
-    of: &'s RawStruct<'a>,
-    /// Where the next part begins.
+    source: &'s RawStruct<'a>,
+    /// The first clock of the next part.
     clock: u64,
-    /// What is left of the content.
+    /// The rest of the content.
     content: &'a [u8],
-    /// The first half of the surrogate pair that `content` begins with has been passed.
+    /// `content` begins with a surrogate pair of which the first half belongs to an earlier part.
     is_halved: bool,
 }
 
 impl<'a> Cutter<'_, 'a> {
-    /// Where the next part begins.
+    /// The first clock of the next part.
     pub fn clock(&self) -> u64 {
         self.clock
     }
 
-    /// Leaves out everything before `clock`.
+    /// Skips the elements before `clock`.
     pub fn skip_to(&mut self, clock: u64) {
-        self.pass(clock, None);
+        self.advance(clock, None);
     }
 
-    /// Appends the elements before `clock`.
+    /// Appends the elements before `clock` as one struct.
     pub fn write_to(&mut self, clock: u64, out: &mut Vec<u8>) {
-        let (of, start) = (self.of, self.clock);
-        if start == of.start && clock == of.end {
+        let (source, start) = (self.source, self.clock);
+        if start == source.start && clock == source.end {
             self.clock = clock;
-            return out.extend_from_slice(of.bytes);
+            return out.extend_from_slice(source.bytes);
         }
         let len = clock - start;
-        if of.is_gc() || of.is_skip() {
-            out.push(of.info);
+        if source.is_gc() || source.is_skip() {
+            out.push(source.info);
         } else {
-            of.write_head(of.info & TAG_BITS, start, out);
+            source.write_header(source.info & TAG_BITS, start, out);
         }
-        if of.info & TAG_BITS != STRING || of.is_skip() {
+        if source.info & TAG_BITS != STRING || source.is_skip() {
             write_var_uint(out, len);
-            return self.pass(clock, Some(out));
+            return self.advance(clock, Some(out));
         }
         let mut text = Vec::new();
-        self.pass(clock, Some(&mut text));
+        self.advance(clock, Some(&mut text));
         write_var_bytes(out, &text);
     }
 
-    /// What is left as one struct: appends its beginning, and returns the end of the struct's own bytes that follows.
+    /// Encodes the rest as one struct: appends the new beginning, and returns the unchanged end of the struct's bytes,
+    /// which the caller appends.
     pub fn write_rest(self, out: &mut Vec<u8>) -> &'a [u8] {
-        let Cutter { of, clock, content, is_halved } = self;
-        if clock == of.start {
-            return of.bytes;
+        let Cutter { source, clock, content, is_halved } = self;
+        if clock == source.start {
+            return source.bytes;
         }
-        if of.is_gc() || of.is_skip() {
-            out.push(of.info);
+        if source.is_gc() || source.is_skip() {
+            out.push(source.info);
         } else {
-            of.write_head(of.info & TAG_BITS, clock, out);
+            source.write_header(source.info & TAG_BITS, clock, out);
         }
-        if of.info & TAG_BITS != STRING || of.is_skip() {
-            write_var_uint(out, of.end - clock);
-            return if matches!(of.info & TAG_BITS, JSON | ANY) && !of.is_skip() { content } else { &[] };
+        if source.info & TAG_BITS != STRING || source.is_skip() {
+            write_var_uint(out, source.end - clock);
+            return if matches!(source.info & TAG_BITS, JSON | ANY) && !source.is_skip() { content } else { &[] };
         }
         let (begin, rest) =
             if is_halved { (REPLACEMENT, content.get(4..).unwrap_or_default()) } else { (&[][..], content) };
@@ -84,23 +85,23 @@ impl<'a> Cutter<'_, 'a> {
         rest
     }
 
-    /// Appends the elements before `clock` as deleted ones: what they held is gone, where they lie is not.
+    /// Appends the elements before `clock` as `ContentDeleted`: without their content, but with their position.
     pub fn write_deleted_to(&mut self, clock: u64, out: &mut Vec<u8>) {
-        if self.of.is_deleted() {
+        if self.source.is_deleted() {
             return self.write_to(clock, out);
         }
-        self.of.write_head(DELETED, self.clock, out);
+        self.source.write_header(DELETED, self.clock, out);
         write_var_uint(out, clock - self.clock);
         self.skip_to(clock);
     }
 
-    /// Passes what is before `clock`, and appends it.
-    fn pass(&mut self, clock: u64, out: Option<&mut Vec<u8>>) {
+    /// Advances to `clock` and appends the skipped content to `out`.
+    fn advance(&mut self, clock: u64, out: Option<&mut Vec<u8>>) {
         let len = clock - self.clock;
         self.clock = clock;
-        match self.of.info & TAG_BITS {
-            STRING if !self.of.is_skip() => self.pass_text(len, out),
-            tag @ (JSON | ANY) if !self.of.is_skip() => {
+        match self.source.info & TAG_BITS {
+            STRING if !self.source.is_skip() => self.advance_text(len, out),
+            tag @ (JSON | ANY) if !self.source.is_skip() => {
                 let passed = content::values(tag, self.content, len);
                 if let Some(out) = out {
                     out.extend_from_slice(passed);
@@ -111,15 +112,15 @@ impl<'a> Cutter<'_, 'a> {
         }
     }
 
-    /// Passes `len` UTF-16 code units.
-    fn pass_text(&mut self, mut len: u64, out: Option<&mut Vec<u8>>) {
+    /// Advances by `len` UTF-16 code units.
+    fn advance_text(&mut self, mut len: u64, out: Option<&mut Vec<u8>>) {
         let was_halved = self.is_halved && len > 0;
         if was_halved {
             self.is_halved = false;
             self.content = self.content.get(4..).unwrap_or_default();
             len -= 1;
         }
-        let (end, is_halved) = byte_of(self.content, len);
+        let (end, is_halved) = byte_offset(self.content, len);
         let (passed, rest) = self.content.split_at(end);
         self.content = rest;
         self.is_halved |= is_halved;
@@ -131,8 +132,8 @@ impl<'a> Cutter<'_, 'a> {
     }
 }
 
-/// Where in a text a UTF-16 code unit lies, and whether it is the second half of the character there.
-fn byte_of(text: &[u8], unit: u64) -> (usize, bool) {
+/// The byte offset of the character that contains a UTF-16 code unit, and whether the unit is its second half.
+fn byte_offset(text: &[u8], unit: u64) -> (usize, bool) {
     let mut units = 0;
     for (at, &byte) in text.iter().enumerate() {
         if byte & 0xc0 == 0x80 {

@@ -1,73 +1,73 @@
-//! Whether parts of an update wait for each other, so that no reader could ever integrate it.
+//! Detects updates whose structs depend on each other in a cycle: no reader could ever integrate them.
 
 use std::collections::HashMap;
 
 use super::StateClock;
 use super::raw::{Id, Parent, RawSection, RawStruct, RawUpdate};
 
-/// One client's structs, and how far they have been gone through.
-struct Section<'a> {
+/// The unvisited structs of one client.
+struct SectionState<'a> {
     structs: RawSection<'a>,
     end: u64,
-    /// It is being gone through, up to some clock that another section needs.
-    is_needed: bool,
+    /// The section is on the stack: it is being visited up to a clock that another section depends on.
+    is_on_stack: bool,
 }
 
-/// True when structs of an update wait for each other in a circle. It waits for nothing else: `state` has all that it needs
-/// and does not have itself. The update has passed the scanner.
+/// True when structs of a scanned update depend on each other in a cycle. The update must have no missing dependencies:
+/// `state` must contain everything that the update depends on and does not contain itself.
 pub fn is_circular(update: &[u8], state: &impl StateClock) -> bool {
-    // A struct never refers to a later one of its own client: the scanner has seen to it.
+    // Within one section there is no cycle: the scanner refuses references to later structs of the same client.
     if update.first() == Some(&1) {
         return false;
     }
     let mut raw = RawUpdate::new(update);
-    let (mut sections, mut places) = (Vec::new(), HashMap::new());
+    let (mut sections, mut index_of) = (Vec::new(), HashMap::new());
     while let Some(structs) = raw.section() {
         let mut rest = structs.clone();
         rest.by_ref().for_each(drop);
-        raw.after(&rest);
-        places.insert(structs.client, sections.len());
-        sections.push(Section { structs, end: rest.clock, is_needed: false });
+        raw.resume_after(&rest);
+        index_of.insert(structs.client, sections.len());
+        sections.push(SectionState { structs, end: rest.clock, is_on_stack: false });
     }
-    (0..sections.len()).any(|first| !go_through(first, &mut sections, &places, state))
+    (0..sections.len()).any(|first| !visit_section(first, &mut sections, &index_of, state))
 }
 
-/// Goes through one section, and through those that it needs as far as it needs them. False: it came back to one of those
-/// that need it.
-fn go_through(
+/// Visits one section, and every section that it depends on, as far as needed. Returns false when it reaches a section
+/// that is already on the stack.
+fn visit_section(
     first: usize,
-    sections: &mut [Section<'_>],
-    places: &HashMap<u64, usize>,
+    sections: &mut [SectionState<'_>],
+    index_of: &HashMap<u64, usize>,
     state: &impl StateClock,
 ) -> bool {
-    let mut way = vec![(first, sections[first].end)];
-    sections[first].is_needed = true;
-    while let Some(&(at, until)) = way.last() {
+    let mut stack = vec![(first, sections[first].end)];
+    sections[first].is_on_stack = true;
+    while let Some(&(at, until)) = stack.last() {
         let mut next = sections[at].structs.clone();
         let found = next.next().filter(|found| found.start < until);
         let Some(found) = found else {
-            sections[at].is_needed = false;
-            way.pop();
+            sections[at].is_on_stack = false;
+            stack.pop();
             continue;
         };
-        let needed = needs_of(&found).find_map(|id| {
-            let place = *places.get(&id.client).filter(|place| **place != at)?;
-            let is_passed = id.clock < sections[place].structs.clock || id.clock < state.clock(id.client);
-            (!is_passed && id.clock < sections[place].end).then_some((place, id.clock + 1))
+        let dependency = dependencies_of(&found).find_map(|id| {
+            let target = *index_of.get(&id.client).filter(|target| **target != at)?;
+            let is_satisfied = id.clock < sections[target].structs.clock || id.clock < state.clock(id.client);
+            (!is_satisfied && id.clock < sections[target].end).then_some((target, id.clock + 1))
         });
-        match needed.filter(|_| found.end > state.clock(found.client)) {
+        match dependency.filter(|_| found.end > state.clock(found.client)) {
             None => sections[at].structs = next,
-            Some((place, _)) if sections[place].is_needed => return false,
-            Some((place, until)) => {
-                sections[place].is_needed = true;
-                way.push((place, until));
+            Some((target, _)) if sections[target].is_on_stack => return false,
+            Some((target, until)) => {
+                sections[target].is_on_stack = true;
+                stack.push((target, until));
             }
         }
     }
     true
 }
 
-fn needs_of(found: &RawStruct<'_>) -> impl Iterator<Item = Id> {
+fn dependencies_of(found: &RawStruct<'_>) -> impl Iterator<Item = Id> {
     let parent = if let Some(Parent::Item(id)) = found.parent { Some(id) } else { None };
     [found.origin, found.right_origin, parent].into_iter().flatten()
 }
@@ -76,7 +76,7 @@ fn needs_of(found: &RawStruct<'_>) -> impl Iterator<Item = Id> {
 mod tests {
     use super::*;
 
-    /// One letter of client 1 at clock 0 and one of client 2 at clock 0, with these origins (client, clock).
+    /// One letter of client 1 and one of client 2, both at clock 0, with these origins (client, clock).
     fn two(first: Option<(u8, u8)>, second: Option<(u8, u8)>) -> Vec<u8> {
         let mut update = vec![2];
         for (client, origin) in [(2, second), (1, first)] {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_circle_is_one() {
+    fn only_cyclic_dependencies_are_circular() {
         assert!(!is_circular(&two(None, None), &|_| 0));
         assert!(!is_circular(&two(None, Some((1, 0))), &|_| 0));
         assert!(!is_circular(&two(Some((2, 0)), None), &|_| 0));

@@ -1,22 +1,22 @@
-//! Is this text JSON (RFC 8259), and how deep is it? One pass over the bytes, a bit per level, no recursion.
+//! Checks whether a text is JSON (RFC 8259), and how deep: one pass over the bytes, one bit per level, no recursion.
 
 use std::borrow::Cow;
 
 use super::{ScanError, VALUE_DEPTH_CEILING};
 
-/// Who must be able to parse the text.
+/// Which parser must accept the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parser {
-    /// `JSON.parse` in every peer.
+    /// `JSON.parse`.
     JavaScript,
-    /// That, and `serde_json` into yrs's `Any`: no lone surrogate escapes, no number beyond `f64`, no integer
-    /// between `i64::MAX` and `u64::MAX` (yrs 0.28.1, `encoding/serde/de.rs`).
+    /// `JSON.parse`, and `serde_json` into the `Any` of yrs: no lone surrogate escapes, no number beyond `f64`, no
+    /// integer between `i64::MAX` and `u64::MAX` (yrs 0.28.1, `encoding/serde/de.rs`).
     Yrs,
 }
 
 /// Checks `text` and returns its depth: 0 for a scalar.
 pub(crate) fn check(text: &str, parser: Parser, max_depth: usize) -> Result<usize, ScanError> {
-    let mut json = Json { bytes: text.as_bytes(), at: 0, parser };
+    let mut json = JsonScanner { bytes: text.as_bytes(), at: 0, parser };
     let max_depth = max_depth.min(VALUE_DEPTH_CEILING);
     // Bit n: the container at level n is an object.
     let (mut objects, mut depth, mut deepest) = (0u128, 0usize, 0usize);
@@ -30,7 +30,7 @@ pub(crate) fn check(text: &str, parser: Parser, max_depth: usize) -> Result<usiz
             }
             deepest = deepest.max(depth);
             objects = (objects & !(1 << depth)) | (u128::from(open == b'{') << depth);
-            if !json.closes(if open == b'{' { b'}' } else { b']' }) {
+            if !json.consume_close(if open == b'{' { b'}' } else { b']' }) {
                 if open == b'{' {
                     json.key()?;
                 }
@@ -40,7 +40,7 @@ pub(crate) fn check(text: &str, parser: Parser, max_depth: usize) -> Result<usiz
         } else {
             json.scalar(open)?;
         }
-        // A value ended here: close what closes, go on after a comma.
+        // A value ended here: close containers, or continue after a comma.
         loop {
             if depth == 0 {
                 return if json.next_token().is_none() { Ok(deepest) } else { Err(ScanError::BadJson) };
@@ -64,15 +64,16 @@ pub(crate) fn check(text: &str, parser: Parser, max_depth: usize) -> Result<usiz
     }
 }
 
-/// What yrs can read in place of a JSON text that only JavaScript reads; `None`: it reads the text itself. Half a surrogate
-/// pair becomes U+FFFD, as JavaScript writes it into UTF-8; anything else that yrs does not read becomes `null`.
+/// A replacement that yrs can parse for a JSON text that only JavaScript parses; `None` if yrs parses the text itself. A
+/// lone surrogate becomes U+FFFD, as when JavaScript encodes it as UTF-8; any other text that yrs cannot parse becomes
+/// `null`.
 pub fn json_for_yrs(text: &str) -> Option<Cow<'static, str>> {
     let is_readable = |text: &str| check(text, Parser::Yrs, VALUE_DEPTH_CEILING).is_ok();
     if is_readable(text) {
         return None;
     }
-    let mended = replace_lone_surrogates(text);
-    Some(if is_readable(&mended) { Cow::Owned(mended) } else { Cow::Borrowed("null") })
+    let repaired = replace_lone_surrogates(text);
+    Some(if is_readable(&repaired) { Cow::Owned(repaired) } else { Cow::Borrowed("null") })
 }
 
 fn replace_lone_surrogates(text: &str) -> String {
@@ -92,7 +93,7 @@ fn replace_lone_surrogates(text: &str) -> String {
                 continue;
             }
             (Some(_), _) => 6,
-            // A character behind a backslash.
+            // A backslash and the character after it.
             (None, _) => 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8),
         };
         out.push_str(&text[at..at + len]);
@@ -102,18 +103,18 @@ fn replace_lone_surrogates(text: &str) -> String {
     out
 }
 
-struct Json<'a> {
+struct JsonScanner<'a> {
     bytes: &'a [u8],
     at: usize,
     parser: Parser,
 }
 
-impl Json<'_> {
+impl JsonScanner<'_> {
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
-    /// The next byte that is not white space, taken.
+    /// Consumes and returns the next byte that is not white space.
     fn next_token(&mut self) -> Option<u8> {
         loop {
             let byte = self.peek()?;
@@ -124,7 +125,7 @@ impl Json<'_> {
         }
     }
 
-    fn closes(&mut self, close: u8) -> bool {
+    fn consume_close(&mut self, close: u8) -> bool {
         let start = self.at;
         if self.next_token() == Some(close) {
             return true;
@@ -144,15 +145,15 @@ impl Json<'_> {
     fn scalar(&mut self, first: u8) -> Result<(), ScanError> {
         match first {
             b'"' => self.string(),
-            b't' => self.word(b"rue"),
-            b'f' => self.word(b"alse"),
-            b'n' => self.word(b"ull"),
+            b't' => self.literal(b"rue"),
+            b'f' => self.literal(b"alse"),
+            b'n' => self.literal(b"ull"),
             b'-' | b'0'..=b'9' => self.number(),
             _ => Err(ScanError::BadJson),
         }
     }
 
-    fn word(&mut self, rest: &[u8]) -> Result<(), ScanError> {
+    fn literal(&mut self, rest: &[u8]) -> Result<(), ScanError> {
         if !self.bytes[self.at..].starts_with(rest) {
             return Err(ScanError::BadJson);
         }
@@ -160,7 +161,7 @@ impl Json<'_> {
         Ok(())
     }
 
-    /// After the opening quote. The text is UTF-8 already.
+    /// Reads the rest of a string after its opening quote. The bytes are known to be UTF-8.
     fn string(&mut self) -> Result<(), ScanError> {
         loop {
             let byte = self.peek().ok_or(ScanError::BadJson)?;
@@ -204,13 +205,13 @@ impl Json<'_> {
         })
     }
 
-    /// From the first byte, which was taken.
+    /// Reads the rest of a number after its first byte.
     fn number(&mut self) -> Result<(), ScanError> {
         let start = self.at - 1;
         if self.bytes[start] == b'-' {
             self.at += 1;
         }
-        // Leading zeros are not allowed.
+        // No digit may follow a leading zero.
         match self.bytes.get(self.at - 1) {
             Some(b'0') => {}
             Some(b'1'..=b'9') => _ = self.digits(),
@@ -234,7 +235,7 @@ impl Json<'_> {
                 return Err(ScanError::BadJson);
             }
         }
-        if self.parser == Parser::JavaScript || yrs_reads(&self.bytes[start..self.at], integer) {
+        if self.parser == Parser::JavaScript || is_number_for_yrs(&self.bytes[start..self.at], integer) {
             Ok(())
         } else {
             Err(ScanError::BadJson)
@@ -250,7 +251,7 @@ impl Json<'_> {
     }
 }
 
-fn yrs_reads(number: &[u8], integer: bool) -> bool {
+fn is_number_for_yrs(number: &[u8], integer: bool) -> bool {
     // Shorter integers fit an i64.
     if integer && number.len() <= 18 {
         return true;
@@ -259,7 +260,7 @@ fn yrs_reads(number: &[u8], integer: bool) -> bool {
     if integer && text.parse::<u64>().is_ok_and(|value| i64::try_from(value).is_err()) {
         return false;
     }
-    // serde_json may round the last place up, so the very largest numbers are left out.
+    // serde_json may round the last digit up, so the very largest numbers are excluded.
     text.parse::<f64>().is_ok_and(|value| value.abs() < f64::MAX)
 }
 
@@ -268,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_javascript_reads_becomes_readable_for_yrs() {
+    fn json_that_only_javascript_parses_is_replaced_for_yrs() {
         for (text, readable) in [
             (r#""fine \ud83d\ude00 \\ud83d""#, None),
             (r#""half \ud83d""#, Some("\"half \u{fffd}\"")),
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_told_from_what_is_not() {
+    fn valid_json_is_accepted_and_invalid_json_is_refused() {
         for good in [
             "null",
             " true ",
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_javascript_reads_is_refused_for_yrs() {
+    fn json_that_only_javascript_parses_is_refused_for_yrs() {
         for text in ["\"\\ud83d\"", "\"\\ude00\"", "\"\\ud83dx\"", "1e999", "10000000000000000000", &"9".repeat(400)] {
             assert!(check(text, Parser::JavaScript, 10).is_ok(), "{text}");
             assert_eq!(check(text, Parser::Yrs, 10), Err(ScanError::BadJson), "{text}");

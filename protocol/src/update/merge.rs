@@ -1,61 +1,61 @@
-//! Merging updates by their bytes: what a client did in a row, and what is deleted, without building a document.
+//! Merges updates by copying their bytes, without building a document.
 //!
-//! Joins the simple and common case: each client's structs follow each other without a hole, as they do for keystrokes
-//! that queued together. The structs are copied as they are, in order; deleted ranges are sorted and joined. What is not
-//! simple begins another update, so the result is a list, in order, that holds exactly what went in.
+//! Merges only the simple and common case: the structs of each client are consecutive without a gap, as for keystrokes
+//! that were queued together. Structs are copied unchanged and in order; deleted ranges are sorted and joined. Any other
+//! update starts a new one, so the result is an ordered list that holds exactly the input.
 //! (`yrs::merge_updates_v1` decodes everything and is quadratic in the number of updates.)
 
-use super::parse::{ClientRange, UNLIMITED, read_section_head, read_struct};
-use super::{ScanError, Summary, parse};
+use super::walk::{ClientRange, UNLIMITED, read_section_header, read_struct};
+use super::{ScanError, Summary, walk};
 use crate::varint::{Reader, var_uint_len, write_var_uint};
 
-/// A merged update has at most about this many bytes; a larger one stays alone and is not copied.
+/// Approximate size limit of a merged update; a larger input is not merged and not copied.
 const MAX_MERGED_BYTES: usize = 64 * 1024;
-/// Clients in a merged update: they are searched one by one.
+/// Most clients in a merged update: the list of clients is searched linearly.
 const MAX_MERGED_CLIENTS: usize = 64;
 
-/// One merged update.
+/// One update of the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Merged {
-    /// The update with this number, as it is.
+    /// The input update with this index, unchanged.
     Single(usize),
-    /// Several joined.
+    /// Several input updates merged.
     Joined {
-        /// What they hold.
+        /// The merged update.
         update: Vec<u8>,
-        /// How many they were.
+        /// Number of input updates in it.
         count: usize,
     },
 }
 
 /// The structs of one client in one update.
 #[derive(Debug, Clone, Copy)]
-struct Section<'a> {
+struct SectionBytes<'a> {
     range: ClientRange,
     structs: u64,
     bytes: &'a [u8],
 }
 
-/// Where an update's parts lie in the lists of [`Updates`].
+/// The index ranges of one update's parts in the lists of [`Updates`].
 #[derive(Debug, Clone)]
-struct Parts {
+struct UpdateParts {
     sections: std::ops::Range<usize>,
     deletes: std::ops::Range<usize>,
     bytes: usize,
-    /// It may be joined with others.
-    simple: bool,
+    /// The update can be merged with others.
+    is_mergeable: bool,
 }
 
-/// Updates in their order, taken apart.
+/// Parsed updates, ready to be merged.
 #[derive(Debug, Default)]
 pub struct Updates<'a> {
-    updates: Vec<Parts>,
-    sections: Vec<Section<'a>>,
+    updates: Vec<UpdateParts>,
+    sections: Vec<SectionBytes<'a>>,
     deletes: Vec<ClientRange>,
 }
 
 impl<'a> Updates<'a> {
-    /// Takes scanned updates apart. One that cannot be read stays alone.
+    /// Parses scanned updates. One that cannot be parsed is not merged.
     pub fn new(updates: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut all = Self::default();
         for update in updates {
@@ -65,11 +65,11 @@ impl<'a> Updates<'a> {
                 all.sections.truncate(sections);
                 all.deletes.truncate(deletes);
             }
-            all.updates.push(Parts {
+            all.updates.push(UpdateParts {
                 sections: sections..all.sections.len(),
                 deletes: deletes..all.deletes.len(),
                 bytes: update.len(),
-                simple: read.is_some_and(|summary| summary.skips == 0),
+                is_mergeable: read.is_some_and(|summary| summary.skips == 0),
             });
         }
         all
@@ -79,96 +79,96 @@ impl<'a> Updates<'a> {
         let mut reader = Reader::new(update);
         let mut summary = Summary::default();
         for _ in 0..reader.var_uint()? {
-            let (structs, client, start) = read_section_head(&mut reader)?;
+            let (structs, client, start) = read_section_header(&mut reader)?;
             let from = reader.rest();
             let mut end = start;
             for _ in 0..structs {
                 end = read_struct(&mut reader, client, end, &UNLIMITED, &mut summary)?.end;
             }
             let bytes = &from[..from.len() - reader.remaining()];
-            self.sections.push(Section { range: ClientRange { client, start, end }, structs, bytes });
+            self.sections.push(SectionBytes { range: ClientRange { client, start, end }, structs, bytes });
         }
-        parse::read_deleted(&mut reader, |range| self.deletes.push(range))?;
+        walk::read_delete_ranges(&mut reader, |range| self.deletes.push(range))?;
         Ok(summary)
     }
 
-    /// Merges those that are `wanted`, told by their numbers.
+    /// Merges the updates for whose index `wanted` returns true.
     pub fn merge(&self, wanted: impl Fn(usize) -> bool) -> Vec<Merged> {
         let mut out = Vec::new();
-        let mut run = Run::default();
-        for (number, parts) in self.updates.iter().enumerate().filter(|(number, _)| wanted(*number)) {
+        let mut run = MergeRun::default();
+        for (index, parts) in self.updates.iter().enumerate().filter(|(index, _)| wanted(*index)) {
             let sections = &self.sections[parts.sections.clone()];
-            if !run.takes(parts, sections) {
-                out.extend(std::mem::take(&mut run).end(self));
+            if !run.accepts(parts, sections) {
+                out.extend(std::mem::take(&mut run).finish(self));
             }
-            run.add(number, parts, sections);
+            run.add(index, parts, sections);
         }
-        out.extend(run.end(self));
+        out.extend(run.finish(self));
         out
     }
 }
 
-/// Updates that become one.
+/// Consecutive updates that become one.
 #[derive(Default)]
-struct Run<'a> {
-    numbers: Vec<usize>,
-    clients: Vec<Client<'a>>,
+struct MergeRun<'a> {
+    indexes: Vec<usize>,
+    clients: Vec<MergedClient<'a>>,
     bytes: usize,
-    /// What is in it stays alone.
-    closed: bool,
+    /// No further update can be merged.
+    is_closed: bool,
 }
 
-struct Client<'a> {
+struct MergedClient<'a> {
     range: ClientRange,
     structs: u64,
-    pieces: Vec<&'a [u8]>,
+    chunks: Vec<&'a [u8]>,
 }
 
-impl<'a> Run<'a> {
-    fn takes(&self, parts: &Parts, sections: &[Section<'a>]) -> bool {
-        let follows = |section: &Section<'_>| {
+impl<'a> MergeRun<'a> {
+    fn accepts(&self, parts: &UpdateParts, sections: &[SectionBytes<'a>]) -> bool {
+        let follows = |section: &SectionBytes<'_>| {
             let client = self.clients.iter().find(|client| client.range.client == section.range.client);
             client.is_none_or(|client| client.range.end == section.range.start)
         };
-        self.numbers.is_empty()
-            || (!self.closed
-                && parts.simple
+        self.indexes.is_empty()
+            || (!self.is_closed
+                && parts.is_mergeable
                 && self.bytes + parts.bytes <= MAX_MERGED_BYTES
                 && self.clients.len() + sections.len() <= MAX_MERGED_CLIENTS
                 && sections.iter().all(follows))
     }
 
-    fn add(&mut self, number: usize, parts: &Parts, sections: &[Section<'a>]) {
-        self.numbers.push(number);
+    fn add(&mut self, index: usize, parts: &UpdateParts, sections: &[SectionBytes<'a>]) {
+        self.indexes.push(index);
         self.bytes += parts.bytes;
-        self.closed |= !parts.simple || sections.len() > MAX_MERGED_CLIENTS;
-        if self.closed {
+        self.is_closed |= !parts.is_mergeable || sections.len() > MAX_MERGED_CLIENTS;
+        if self.is_closed {
             return;
         }
         for section in sections {
             match self.clients.iter_mut().find(|client| client.range.client == section.range.client) {
                 Some(client) => client.push(section),
-                None => self.clients.push(Client::new(section)),
+                None => self.clients.push(MergedClient::new(section)),
             }
         }
     }
 
-    fn end(self, all: &Updates<'a>) -> Option<Merged> {
-        match self.numbers[..] {
+    fn finish(self, all: &Updates<'a>) -> Option<Merged> {
+        match self.indexes[..] {
             [] => return None,
             [only] => return Some(Merged::Single(only)),
             _ => {}
         }
         let mut deletes = Vec::new();
-        for number in &self.numbers {
-            deletes.extend_from_slice(&all.deletes[all.updates[*number].deletes.clone()]);
+        for index in &self.indexes {
+            deletes.extend_from_slice(&all.deletes[all.updates[*index].deletes.clone()]);
         }
-        let count = self.numbers.len();
+        let count = self.indexes.len();
         Some(Merged::Joined { update: self.write(deletes), count })
     }
 
     fn write(mut self, deletes: Vec<ClientRange>) -> Vec<u8> {
-        // Yjs writes the greatest client first.
+        // Yjs writes the largest client id first.
         self.clients.sort_unstable_by_key(|client| std::cmp::Reverse(client.range.client));
         let mut out = Vec::with_capacity(self.bytes + 16);
         write_var_uint(&mut out, self.clients.len() as u64);
@@ -176,28 +176,28 @@ impl<'a> Run<'a> {
             write_var_uint(&mut out, client.structs);
             write_var_uint(&mut out, client.range.client);
             write_var_uint(&mut out, client.range.start);
-            client.pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+            client.chunks.iter().for_each(|chunk| out.extend_from_slice(chunk));
         }
-        write_deleted(&mut out, deletes);
+        write_delete_set(&mut out, deletes);
         out
     }
 }
 
-impl<'a> Client<'a> {
-    fn new(section: &Section<'a>) -> Self {
-        Self { range: section.range, structs: section.structs, pieces: vec![section.bytes] }
+impl<'a> MergedClient<'a> {
+    fn new(section: &SectionBytes<'a>) -> Self {
+        Self { range: section.range, structs: section.structs, chunks: vec![section.bytes] }
     }
 
-    /// What follows.
-    fn push(&mut self, section: &Section<'a>) {
+    /// Appends the section that follows.
+    fn push(&mut self, section: &SectionBytes<'a>) {
         self.range.end = section.range.end;
         self.structs += section.structs;
-        self.pieces.push(section.bytes);
+        self.chunks.push(section.bytes);
     }
 }
 
-/// Writes a delete set: sorted, what touches or overlaps joined.
-fn write_deleted(out: &mut Vec<u8>, mut ranges: Vec<ClientRange>) {
+/// Appends a delete set: ranges are sorted, and adjacent or overlapping ones are joined.
+fn write_delete_set(out: &mut Vec<u8>, mut ranges: Vec<ClientRange>) {
     ranges.sort_unstable_by_key(|range| (std::cmp::Reverse(range.client), range.start));
     ranges.dedup_by(|next, range| {
         let joins = next.client == range.client && next.start <= range.end;
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_did_in_a_row_becomes_one_section_and_deleted_ranges_are_joined() {
+    fn consecutive_structs_become_one_section_and_deletes_are_joined() {
         // Client 1: one deleted struct at clock 0, then one at clock 1; client 2: one. GC ranges: bytes 0, length.
         let first: &[u8] = &[1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 1];
         let other: &[u8] = &[1, 1, 2, 0, 0, 3, 0];
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_an_overlap_or_a_skip_begins_another_update() {
+    fn gap_overlap_skip_or_unreadable_update_is_not_merged() {
         let first: &[u8] = &[1, 1, 1, 0, 0, 2, 0];
         for other in [&[1, 1, 1, 3, 0, 1, 0][..], &[1, 1, 1, 1, 0, 2, 0], &[1, 2, 2, 0, 10, 1, 0, 1, 0], &[7, 7]] {
             assert_eq!(merged(&[first, other]), [Merged::Single(0), Merged::Single(1)], "{other:?}");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn large_updates_and_many_clients_stay_apart() {
+    fn large_updates_and_updates_of_many_clients_are_not_merged() {
         let many: Vec<Vec<u8>> = (0..=MAX_MERGED_CLIENTS as u8).map(|client| vec![1, 1, client, 0, 0, 1, 0]).collect();
         let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
         let out = merged(&many);

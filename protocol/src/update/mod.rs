@@ -1,24 +1,24 @@
-//! The gate before a document: every Yjs update and state vector is walked here before anything is made of it.
+//! The scanner: validates every Yjs update and state vector before it reaches a document.
 //!
-//! The walk checks every length against the bytes that are there, that numbers and texts can be read, that clocks follow each
-//! other, and that the few limits of [`ScanLimits`] hold. It borrows everything, never recurses, and allocates nothing for
-//! ordinary messages; clients that come unsorted take one vector of them. What it accepts, every Yjs client can read, and
-//! costs a hub memory and time in proportion to its bytes. What it does not look at, and what Yjs does with that, is said in
-//! SPEC.md, "What an update must be".
+//! The scan checks every length against the remaining bytes, that numbers and strings can be read, that the clocks of a
+//! client are consecutive, and the limits in [`ScanLimits`]. It borrows everything, never recurses, and allocates nothing
+//! for ordinary messages; unsorted clients take one vector. Every Yjs client can read an accepted update, which costs a
+//! hub memory and time in proportion to its bytes. SPEC.md, "What an update must be", lists what is not checked and what
+//! Yjs does with it.
 //!
 //! ```text
-//! parse         sections, structs and delete set, one pass, told to a visitor
-//! content       what an item holds: text, values, types, subdocuments
-//! json          is this text JSON, and how deep
-//! client_ids    order and duplicates of client ids
-//! raw           structs as they are encoded
-//! cut           one struct cut into parts
-//! edit          small updates that a server creates itself
-//! cycles        parts that wait for each other
-//! nesting       how deep types lie in types within one update
-//! merge         several updates as one, by their bytes
-//! verdict       what an update would do to a document known by its clocks
-//! dependencies  what it waits for
+//! walk      the parser: reports sections, structs and delete set to a visitor, in one pass
+//! content   the content of an item: text, values, types, subdocuments
+//! json      whether a text is JSON, and how deep
+//! clients   order and duplicates of client ids
+//! raw       structs with all their fields, as encoded
+//! cut       splits one struct into parts
+//! edit      small updates that a server creates itself
+//! circle    structs that depend on each other in a cycle
+//! nesting   nesting depth of types within one update
+//! merge     merges several updates into one by copying their bytes
+//! verdict   classifies an update against a document of which only the clocks are known
+//! needs     missing dependencies of an update
 //! ```
 //!
 //! Sources: npm yjs 13.6.33 `src/utils/encoding.js`, `src/utils/UpdateDecoder.js`, `src/structs/*`; lib0 0.2.120
@@ -53,26 +53,26 @@ pub use parse::{ClientRange, ClientRanges, delete_set, update_ranges};
 pub use state_vector::{StateVectorEntries, StateVectorSummary, scan_state_vector, state_vector_entries};
 pub use verdict::{StateClock, Structs, Verdict, verdict};
 
-/// The deepest value that can be allowed at all: the walk keeps one counter per level on the stack.
+/// Upper bound for [`ScanLimits::value_depth`]: the scan keeps one counter per level on the stack.
 pub const VALUE_DEPTH_CEILING: usize = 127;
 
-/// An update that changes nothing: no structs, no deletions.
+/// An update without structs and deletions.
 pub const EMPTY_UPDATE: [u8; 2] = [0, 0];
 
-/// What one message may hold besides its bytes, which the session limits. The defaults are in [`limits`].
+/// Limits for one message. Its size in bytes is limited by the session. The defaults are in [`limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanLimits {
-    /// Clients in a list: sections, state vector or delete set.
+    /// Clients in one list: sections, state vector or delete set.
     pub clients: u64,
-    /// Levels of arrays and maps in one value, at most [`VALUE_DEPTH_CEILING`].
+    /// Nesting depth of arrays and maps in one value, at most [`VALUE_DEPTH_CEILING`].
     pub value_depth: usize,
-    /// The end of the last clock of any client.
+    /// Largest clock that the structs of a client may end at.
     pub clock: u64,
 }
 
 impl ScanLimits {
-    /// For what was accepted before, under limits that may have been others: only what bounds the scanner's own
-    /// memory and what no reader could take stays.
+    /// For updates that were accepted before, perhaps under other limits: keeps only the limits that bound the scanner's
+    /// own memory and those that readers depend on.
     pub const STORED: Self = Self { clients: u64::MAX, value_depth: VALUE_DEPTH_CEILING, clock: limits::MAX_CLOCK };
 }
 
@@ -82,84 +82,84 @@ impl Default for ScanLimits {
     }
 }
 
-/// Why bytes are refused. Small, and written for people.
+/// Why the scanner refuses an update, state vector or value. Shown to people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ScanError {
-    /// The bytes are cut short, or a number or string is malformed.
+    /// The bytes are truncated, or a number or string is malformed.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Bytes follow the end.
+    /// This number of bytes follows the end.
     #[error("{0} bytes follow the end of the data")]
     TrailingBytes(usize),
-    /// More of something than its limit.
-    #[error("{found} {what}, more than the limit of {limit}")]
+    /// A count exceeds its limit.
+    #[error("{found} {what} exceed the limit of {limit}")]
     TooMany {
-        /// Of what.
+        /// What is counted, in the plural.
         what: &'static str,
-        /// As many as the message holds or claims, or at least this many.
+        /// The count that the message claims.
         found: u64,
         /// The limit in force.
         limit: u64,
     },
-    /// A count claims more than the bytes left can hold.
+    /// A count is larger than the remaining bytes can hold.
     #[error("a count of {0} is larger than the bytes that follow can hold")]
     CountBeyondBytes(u64),
-    /// A clock passes the limit.
-    #[error("client {client} reaches clock {clock}, beyond the limit")]
+    /// A clock exceeds [`ScanLimits::clock`].
+    #[error("clock {clock} of client {client} exceeds the limit")]
     ClockTooLarge {
-        /// The client.
+        /// Client id.
         client: u64,
-        /// The clock it would reach.
+        /// The clock that was found.
         clock: u64,
     },
-    /// A client appears twice where it must appear once.
+    /// A client appears twice in a list.
     #[error("client {0} appears twice")]
     DuplicateClient(u64),
-    /// A client section, a struct or a delete range without length.
+    /// A section, struct or delete range of this client has length zero.
     #[error("client {0} has an empty section, struct or range")]
     Empty(u64),
     /// The first byte of a struct has bits that Yjs does not write.
-    #[error("unknown kind of struct {0:#04x}")]
+    #[error("unknown struct kind {0:#04x}")]
     UnknownStruct(u8),
-    /// A type tag that Yjs does not know.
-    #[error("unknown type {0}")]
+    /// Yjs has no such shared type.
+    #[error("unknown shared type {0}")]
     UnknownType(u64),
-    /// A tag that is no lib0 `Any`.
-    #[error("unknown kind of value {0}")]
+    /// lib0 `Any` has no such tag.
+    #[error("unknown value kind {0}")]
     UnknownValue(u8),
-    /// Whether the parent is a root is said by 0 or 1.
-    #[error("parent information {0} is neither 0 nor 1")]
+    /// The flag for the kind of parent is neither 1 (root type) nor 0 (item).
+    #[error("parent info {0} is neither 0 nor 1")]
     BadParentInfo(u64),
-    /// A subdocument's options are no map.
-    #[error("the options of a subdocument are no map")]
+    /// The options of a subdocument are not a map.
+    #[error("the options of a subdocument are not a map")]
     BadSubdocument,
-    /// A struct refers to itself or to a later one of its own client.
-    #[error("client {client} refers at clock {clock} to itself or to its own future")]
+    /// A struct refers to itself or to a later struct of its own client.
+    #[error("the struct of client {client} at clock {clock} refers to itself or to a later struct of that client")]
     SelfReference {
-        /// The client.
+        /// Client id.
         client: u64,
-        /// The clock of the struct that does it.
+        /// The clock of the referring struct.
         clock: u64,
     },
-    /// A text that must be JSON is not.
+    /// A string that must be JSON is not.
     #[error("a value is not valid JSON")]
     BadJson,
-    /// A value has too many levels.
-    #[error("a value has more than {0} levels")]
+    /// A value is nested deeper than this limit.
+    #[error("a value is nested more than {0} levels deep")]
     ValueTooDeep(usize),
     /// The ranges of a delete set are unsorted or overlap.
     #[error("the deleted ranges of client {0} are unsorted or overlap")]
     UnsortedRanges(u64),
 }
 
-/// What an accepted update holds.
+/// Counts of what an accepted update holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
     /// Client sections.
     pub clients: u64,
     /// Structs of any kind, skips included.
     pub structs: u64,
-    /// Skips: holes left by a merge.
+    /// Skips: gaps left by a merge.
     pub skips: u64,
     /// Clients in the delete set.
     pub delete_clients: u64,
@@ -169,19 +169,19 @@ pub struct Summary {
     pub values: u64,
     /// Subdocuments.
     pub subdocuments: u64,
-    /// The deepest value, `Any` or JSON.
+    /// Nesting depth of the deepest value, `Any` or JSON.
     pub value_depth: usize,
-    /// Items that name another item as their parent. With none, no type is nested.
+    /// Items whose parent is another item. If 0, no type is nested.
     pub nested: u64,
 }
 
 impl Summary {
-    /// True when the update holds nothing at all, like [`EMPTY_UPDATE`].
+    /// True when the update has neither structs nor deletions, like [`EMPTY_UPDATE`].
     pub fn is_empty(&self) -> bool {
         self.structs == 0 && self.delete_ranges == 0
     }
 
-    /// True when something is deleted.
+    /// True when the delete set is not empty.
     pub fn has_deletes(&self) -> bool {
         self.delete_ranges > 0
     }
@@ -190,20 +190,20 @@ impl Summary {
 /// Checks that `update` is a v1 update that every Yjs client can read.
 ///
 /// # Errors
-/// The first rule it breaks.
+/// The first rule that the update breaks.
 pub fn scan_update(update: &[u8], limits: &ScanLimits) -> Result<Summary, ScanError> {
-    parse::walk(update, limits, &mut parse::Ignore)
+    walk::walk(update, limits, &mut walk::NoVisitor)
 }
 
 /// Checks that `bytes` are one lib0 `Any` value and nothing else.
 ///
 /// # Errors
-/// The first rule it breaks.
+/// The first rule that the value breaks.
 pub fn scan_value(bytes: &[u8], limits: &ScanLimits) -> Result<(), ScanError> {
     content::read_value(bytes, limits)
 }
 
-pub(crate) fn at_most(what: &'static str, found: u64, limit: u64) -> Result<(), ScanError> {
+pub(crate) fn check_limit(what: &'static str, found: u64, limit: u64) -> Result<(), ScanError> {
     if found > limit {
         return Err(ScanError::TooMany { what, found, limit });
     }

@@ -1,47 +1,48 @@
-//! How deep types lie within types, as far as one update tells.
+//! Nesting depth of types within one update.
 //!
-//! A type's parent is named by id, so 10,000 types, each the child of the one before, are a flat list on the wire and a tower
-//! in a tree; yrs recurses down it when it is deleted or collected. This resolves the level of every item, without recursion,
-//! from a sorted table of the items, for whoever builds a tree. Levels outside this update count as none.
+//! An item names its parent by id, so 10,000 types, each the child of the previous one, are a flat list on the wire but
+//! a tree of depth 10,000, which yrs deletes and collects by recursion. Code that builds a tree checks the depth first.
+//! The level of every item is resolved without recursion, from a sorted table of the items. Levels outside this update
+//! are not counted.
 
-use super::parse::{Id, Kind, Struct, Visit, pass};
+use super::walk::{Id, StructHeader, StructKind, Visitor, walk_once};
 use super::{ScanError, ScanLimits, Summary};
 
 const UNKNOWN: u32 = u32::MAX;
-const ON_THE_WAY: u32 = u32::MAX - 1;
+const ON_PATH: u32 = u32::MAX - 1;
 
 struct Item {
     client: u64,
     start: u64,
     end: u64,
-    above: Above,
+    link: Link,
 }
 
 #[derive(Clone, Copy)]
-enum Above {
+enum Link {
     Root,
-    /// One level below this.
+    /// The item is one level below this one.
     Parent(Id),
-    /// On the level of this.
-    Beside(Id),
+    /// The item is on the same level as this one.
+    Sibling(Id),
 }
 
-struct Items(Vec<Item>);
+struct ItemTable(Vec<Item>);
 
-impl Visit for Items {
-    fn structure(&mut self, found: &Struct) {
-        let &Struct { client, start, end, kind } = found;
-        let Kind::Item { origin, right_origin, parent, .. } = kind else { return };
-        let above = match (parent, origin.or(right_origin)) {
-            (Some(parent), _) => Above::Parent(parent),
-            (None, Some(beside)) => Above::Beside(beside),
-            (None, None) => Above::Root,
+impl Visitor for ItemTable {
+    fn visit_struct(&mut self, found: &StructHeader) {
+        let &StructHeader { client, start, end, kind } = found;
+        let StructKind::Item { origin, right_origin, parent, .. } = kind else { return };
+        let link = match (parent, origin.or(right_origin)) {
+            (Some(parent), _) => Link::Parent(parent),
+            (None, Some(sibling)) => Link::Sibling(sibling),
+            (None, None) => Link::Root,
         };
-        self.0.push(Item { client, start, end, above });
+        self.0.push(Item { client, start, end, link });
     }
 }
 
-impl Items {
+impl ItemTable {
     fn find(&self, id: Id) -> Option<usize> {
         let after = self.0.partition_point(|item| (item.client, item.start) <= (id.client, id.clock));
         let index = after.checked_sub(1)?;
@@ -50,53 +51,53 @@ impl Items {
     }
 }
 
-/// How deep types lie within types in an update, in levels; for a whole document that is how deep the document is.
-/// Costs a table of the update's items.
+/// Nesting depth of the types in an update; for the whole state of a document, the depth of the document.
+/// Allocates a table of the update's items.
 ///
 /// # Errors
-/// As [`super::scan_update`], by [`ScanLimits::STORED`].
+/// As [`super::scan_update`] with [`ScanLimits::STORED`].
 pub fn type_depth(update: &[u8]) -> Result<u32, ScanError> {
     let summary = super::scan_update(update, &ScanLimits::STORED)?;
-    deepest(update, &summary)
+    max_type_depth(update, &summary)
 }
 
-fn deepest(update: &[u8], summary: &Summary) -> Result<u32, ScanError> {
-    // The pass that counted them found every struct in the bytes.
-    let mut items = Items(Vec::with_capacity(summary.structs as usize));
-    let mut deepest = 0;
-    pass(update, &ScanLimits::STORED, &mut items)?;
+fn max_type_depth(update: &[u8], summary: &Summary) -> Result<u32, ScanError> {
+    // The count is safe to allocate by: the scan found every struct in the bytes.
+    let mut items = ItemTable(Vec::with_capacity(summary.structs as usize));
+    let mut max_depth = 0;
+    walk_once(update, &ScanLimits::STORED, &mut items)?;
     items.0.sort_unstable_by_key(|item| (item.client, item.start));
 
     let mut levels = vec![UNKNOWN; items.0.len()];
-    let mut way = Vec::new();
+    let mut path = Vec::new();
     for start in 0..items.0.len() {
-        // Up until something known, then down again with the level.
-        let mut at = Some(start);
+        // Follow the links up to an item of known level, then assign levels on the way back.
+        let mut next = Some(start);
         let mut level = 0;
-        while let Some(index) = at {
+        while let Some(index) = next {
             match levels[index] {
                 UNKNOWN => {}
-                // A circle is never integrated.
-                ON_THE_WAY => break,
+                // A cycle: no reader integrates it.
+                ON_PATH => break,
                 known => {
                     level = known;
                     break;
                 }
             }
-            levels[index] = ON_THE_WAY;
-            way.push(index);
-            at = match items.0[index].above {
-                Above::Root => None,
-                Above::Parent(id) | Above::Beside(id) => items.find(id),
+            levels[index] = ON_PATH;
+            path.push(index);
+            next = match items.0[index].link {
+                Link::Root => None,
+                Link::Parent(id) | Link::Sibling(id) => items.find(id),
             };
         }
-        while let Some(index) = way.pop() {
-            if let Above::Parent(_) = items.0[index].above {
+        while let Some(index) = path.pop() {
+            if let Link::Parent(_) = items.0[index].link {
                 level += 1;
             }
             levels[index] = level;
-            deepest = deepest.max(level);
+            max_depth = max_depth.max(level);
         }
     }
-    Ok(deepest)
+    Ok(max_depth)
 }

@@ -1,7 +1,7 @@
-//! One pass over an update: sections, structs, delete set. What is found is told to a [`Visit`]or.
+//! Parses an update in one pass and reports sections, structs and delete set to a [`Visitor`] implementation.
 
-use super::client_ids::{self, Clients, Sorted};
-use super::{ScanError, ScanLimits, Summary, at_most, content};
+use super::clients::{self, ClientOrder, SortedLists};
+use super::{ScanError, ScanLimits, Summary, check_limit, content};
 use crate::varint::{ReadError, Reader};
 
 pub(super) const GC: u8 = 0;
@@ -11,93 +11,98 @@ pub(super) const HAS_PARENT_SUB: u8 = 0x20;
 pub(super) const HAS_RIGHT_ORIGIN: u8 = 0x40;
 pub(super) const HAS_ORIGIN: u8 = 0x80;
 
-/// Shortest section: number of structs, client, clock, one struct.
+/// Number of structs, client, clock, one struct.
 const MIN_SECTION_BYTES: u64 = 5;
-/// Shortest struct: a GC range or a skip.
+/// A GC range or a skip.
 const MIN_STRUCT_BYTES: u64 = 2;
-/// Shortest client of a delete set: client, number of ranges, one range.
+/// One client of a delete set: client, number of ranges, one range.
 const MIN_DELETE_CLIENT_BYTES: u64 = 4;
-/// Shortest range: clock, length.
+/// Clock, length.
 const MIN_RANGE_BYTES: u64 = 2;
 
-/// One element of a document: a client and a clock.
+/// The id of one element of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id {
     pub(super) client: u64,
     pub(super) clock: u64,
 }
 
-/// One struct of an update, as far as order and dependencies go.
+/// The clocks and dependencies of one struct.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Struct {
+pub(super) struct StructHeader {
     pub(super) client: u64,
     pub(super) start: u64,
     pub(super) end: u64,
-    pub(super) kind: Kind,
+    pub(super) kind: StructKind,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum StructKind {
     Gc,
     Skip,
     Item { origin: Option<Id>, right_origin: Option<Id>, parent: Option<Id> },
 }
 
-/// Is told what a pass finds, in order.
-pub(super) trait Visit {
-    fn section(&mut self, _client: u64, _clock: u64) {}
-    fn structure(&mut self, _found: &Struct) {}
-    fn deleted(&mut self, _client: u64, _start: u64, _end: u64) {}
+/// Receives what a pass finds, in order.
+pub(super) trait Visitor {
+    fn visit_section(&mut self, _client: u64, _clock: u64) {}
+    fn visit_struct(&mut self, _found: &StructHeader) {}
+    fn visit_deletion(&mut self, _client: u64, _start: u64, _end: u64) {}
 }
 
-/// For those who only want to know whether the update is sound.
-pub(super) struct Ignore;
+/// Ignores everything: for callers that only validate.
+pub(super) struct NoVisitor;
 
-impl Visit for Ignore {}
+impl Visitor for NoVisitor {}
 
-/// Checks everything. The visitor hears of nothing that is not sound, but perhaps of the beginning of what is not.
-pub(super) fn walk(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<Summary, ScanError> {
-    let (summary, sorted) = pass(update, limits, visit)?;
+/// Checks every rule. `visit` receives only valid structs and ranges, but it may receive the first ones of an update that
+/// is then refused.
+pub(super) fn walk(update: &[u8], limits: &ScanLimits, visitor: &mut impl Visitor) -> Result<Summary, ScanError> {
+    let (summary, sorted) = walk_once(update, limits, visitor)?;
     if !(sorted.sections && sorted.deletes) {
         client_ids::check_unsorted(update, &summary, sorted)?;
     }
     Ok(summary)
 }
 
-/// One pass: everything but duplicates among unsorted clients and the depth of types.
-pub(super) fn pass(update: &[u8], limits: &ScanLimits, visit: &mut impl Visit) -> Result<(Summary, Sorted), ScanError> {
+/// Checks every rule but one: duplicates among unsorted clients.
+pub(super) fn walk_once(
+    update: &[u8],
+    limits: &ScanLimits,
+    visitor: &mut impl Visitor,
+) -> Result<(Summary, SortedLists), ScanError> {
     let mut reader = Reader::new(update);
     let mut summary = Summary::default();
-    let sections = read_structs(&mut reader, limits, &mut summary, visit)?;
-    let deletes = read_delete_set(&mut reader, limits, &mut summary, visit)?;
+    let sections = read_structs(&mut reader, limits, &mut summary, visitor)?;
+    let deletes = read_delete_set(&mut reader, limits, &mut summary, visitor)?;
     match reader.remaining() {
-        0 => Ok((summary, Sorted { sections, deletes })),
+        0 => Ok((summary, SortedLists { sections, deletes })),
         more => Err(ScanError::TrailingBytes(more)),
     }
 }
 
-/// Returns whether the clients came sorted.
+/// Returns whether the clients are sorted.
 fn read_structs(
     reader: &mut Reader<'_>,
     limits: &ScanLimits,
     summary: &mut Summary,
-    visit: &mut impl Visit,
+    visitor: &mut impl Visitor,
 ) -> Result<bool, ScanError> {
     summary.clients = read_count(reader, MIN_SECTION_BYTES)?;
-    at_most("clients", summary.clients, limits.clients)?;
-    let mut clients = Clients::new();
+    check_limit("clients", summary.clients, limits.clients)?;
+    let mut clients = ClientOrder::new();
     for _ in 0..summary.clients {
-        let (structs, client, mut clock) = read_section_head(reader)?;
+        let (structs, client, mut clock) = read_section_header(reader)?;
         clients.add(client)?;
         if structs == 0 {
             return Err(ScanError::Empty(client));
         }
         summary.structs += structs;
-        visit.section(client, clock);
+        visitor.visit_section(client, clock);
         for _ in 0..structs {
             let found = read_struct(reader, client, clock, limits, summary)?;
             clock = found.end;
-            visit.structure(&found);
+            visitor.visit_struct(&found);
         }
     }
     Ok(clients.is_sorted())
@@ -111,7 +116,7 @@ fn read_count(reader: &mut Reader<'_>, bytes_each: u64) -> Result<u64, ScanError
     Ok(count)
 }
 
-pub(super) fn read_section_head(reader: &mut Reader<'_>) -> Result<(u64, u64, u64), ScanError> {
+pub(super) fn read_section_header(reader: &mut Reader<'_>) -> Result<(u64, u64, u64), ScanError> {
     let structs = read_count(reader, MIN_STRUCT_BYTES)?;
     Ok((structs, reader.var_uint()?, reader.var_uint()?))
 }
@@ -123,21 +128,21 @@ pub(super) fn read_struct(
     start: u64,
     limits: &ScanLimits,
     summary: &mut Summary,
-) -> Result<Struct, ScanError> {
+) -> Result<StructHeader, ScanError> {
     let info = reader.u8()?;
     let (kind, len) = match info {
-        GC => (Kind::Gc, reader.var_uint()?),
+        GC => (StructKind::Gc, reader.var_uint()?),
         SKIP => {
             summary.skips += 1;
-            (Kind::Skip, reader.var_uint()?)
+            (StructKind::Skip, reader.var_uint()?)
         }
         _ => {
             let tag = info & TAG_BITS;
             if !(1..=content::SUBDOCUMENT).contains(&tag) {
                 return Err(ScanError::UnknownStruct(info));
             }
-            let item = read_links(reader, info, Id { client, clock: start }, limits)?;
-            if let Kind::Item { parent: Some(_), .. } = item {
+            let item = read_origins_and_parent(reader, info, Id { client, clock: start }, limits)?;
+            if let StructKind::Item { parent: Some(_), .. } = item {
                 summary.nested += 1;
             }
             (item, content::read(reader, tag, limits, summary)?)
@@ -151,12 +156,17 @@ pub(super) fn read_struct(
     if end > limits.clock {
         return Err(ScanError::ClockTooLarge { client, clock: end });
     }
-    Ok(Struct { client, start, end, kind })
+    Ok(StructHeader { client, start, end, kind })
 }
 
-/// Where an item hangs: its neighbours, or, with neither, its parent and perhaps its key there.
+/// Reads the position of an item: its origins, or, with neither, its parent and possibly its key in it.
 #[inline]
-fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -> Result<Kind, ScanError> {
+fn read_origins_and_parent(
+    reader: &mut Reader<'_>,
+    info: u8,
+    own: Id,
+    limits: &ScanLimits,
+) -> Result<StructKind, ScanError> {
     let origin = if info & HAS_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
     let right_origin = if info & HAS_RIGHT_ORIGIN != 0 { Some(read_id(reader, own, limits)?) } else { None };
     let mut parent = None;
@@ -170,7 +180,7 @@ fn read_links(reader: &mut Reader<'_>, info: u8, own: Id, limits: &ScanLimits) -
             reader.var_str()?;
         }
     }
-    Ok(Kind::Item { origin, right_origin, parent })
+    Ok(StructKind::Item { origin, right_origin, parent })
 }
 
 #[inline]
@@ -185,16 +195,16 @@ fn read_id(reader: &mut Reader<'_>, own: Id, limits: &ScanLimits) -> Result<Id, 
     Ok(Id { client, clock })
 }
 
-/// Returns whether the clients came sorted.
+/// Returns whether the clients are sorted.
 fn read_delete_set(
     reader: &mut Reader<'_>,
     limits: &ScanLimits,
     summary: &mut Summary,
-    visit: &mut impl Visit,
+    visitor: &mut impl Visitor,
 ) -> Result<bool, ScanError> {
     summary.delete_clients = read_count(reader, MIN_DELETE_CLIENT_BYTES)?;
-    at_most("clients in the delete set", summary.delete_clients, limits.clients)?;
-    let mut clients = Clients::new();
+    check_limit("clients in the delete set", summary.delete_clients, limits.clients)?;
+    let mut clients = ClientOrder::new();
     for _ in 0..summary.delete_clients {
         let client = reader.var_uint()?;
         clients.add(client)?;
@@ -217,24 +227,24 @@ fn read_delete_set(
                 return Err(ScanError::UnsortedRanges(client));
             }
             last_end = end;
-            visit.deleted(client, start, end);
+            visitor.visit_deletion(client, start, end);
         }
     }
     Ok(clients.is_sorted())
 }
 
-/// The clocks that an update has of one client, holes included.
+/// The clocks that an update has of one client, skips included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientRange {
-    /// The client.
+    /// Client id.
     pub client: u64,
     /// The first clock.
     pub start: u64,
-    /// The clock after the last.
+    /// The clock after the last one.
     pub end: u64,
 }
 
-/// The sections of an update that [`super::scan_update`] accepted; of other bytes, those before the first error.
+/// The sections of an update that [`super::scan_update`] accepted. For other bytes, the sections before the first error.
 pub fn update_ranges(update: &[u8]) -> ClientRanges<'_> {
     let mut reader = Reader::new(update);
     let left = reader.var_uint().unwrap_or(0);
@@ -250,7 +260,7 @@ pub struct ClientRanges<'a> {
 
 impl ClientRanges<'_> {
     fn read(&mut self) -> Result<ClientRange, ScanError> {
-        let (structs, client, start) = read_section_head(&mut self.reader)?;
+        let (structs, client, start) = read_section_header(&mut self.reader)?;
         let (mut end, mut ignored) = (start, Summary::default());
         for _ in 0..structs {
             end = read_struct(&mut self.reader, client, end, &UNLIMITED, &mut ignored)?.end;
@@ -272,15 +282,15 @@ impl Iterator for ClientRanges<'_> {
     }
 }
 
-/// The delete set of an update that [`super::scan_update`] accepted, as it is encoded.
+/// The encoded delete set of an update that [`super::scan_update`] accepted.
 pub fn delete_set(update: &[u8]) -> &[u8] {
     let mut ranges = update_ranges(update);
     ranges.by_ref().for_each(drop);
     ranges.reader.rest()
 }
 
-/// The clients of the delete set of an update that a pass accepted.
-pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
+/// The clients in the delete set of an update that [`walk_once`] accepted.
+pub(super) fn delete_set_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
     let mut reader = Reader::new(delete_set(update));
     let mut clients = Vec::new();
     for _ in 0..reader.var_uint()? {
@@ -293,17 +303,17 @@ pub(super) fn delete_clients(update: &[u8]) -> Result<Vec<u64>, ReadError> {
     Ok(clients)
 }
 
-/// The ranges of the delete set at which `reader` stands, of an update that a pass accepted; it must end there.
-pub(super) fn read_deleted(reader: &mut Reader<'_>, mut tell: impl FnMut(ClientRange)) -> Result<(), ScanError> {
+/// Calls `visit` for every range of the delete set that `reader` is at. The bytes must end with the delete set.
+pub(super) fn read_delete_ranges(reader: &mut Reader<'_>, mut visit: impl FnMut(ClientRange)) -> Result<(), ScanError> {
     for _ in 0..reader.var_uint()? {
         let client = reader.var_uint()?;
         for _ in 0..reader.var_uint()? {
             let (start, len) = (reader.var_uint()?, reader.var_uint()?);
-            tell(ClientRange { client, start, end: start + len });
+            visit(ClientRange { client, start, end: start + len });
         }
     }
     if reader.is_empty() { Ok(()) } else { Err(ScanError::TrailingBytes(reader.remaining())) }
 }
 
-/// For updates whose counts were already checked against limits that may be anyone's.
+/// For updates that were already scanned, under whatever limits.
 pub(super) const UNLIMITED: ScanLimits = ScanLimits { clock: u64::MAX, ..ScanLimits::STORED };

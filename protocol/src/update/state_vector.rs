@@ -1,29 +1,29 @@
-//! State vectors: how far each client is known.
+//! Validates and reads state vectors.
 
-use super::client_ids::Clients;
-use super::{ScanError, ScanLimits, at_most};
+use super::clients::ClientOrder;
+use super::{ScanError, ScanLimits, check_limit};
 use crate::varint::Reader;
 
-/// What an accepted state vector holds.
+/// Counts of what an accepted state vector holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StateVectorSummary {
-    /// Entries.
+    /// Number of entries.
     pub clients: u64,
 }
 
 /// Checks an encoded state vector.
 ///
 /// # Errors
-/// The first rule it breaks.
+/// The first rule that the state vector breaks.
 pub fn scan_state_vector(bytes: &[u8], limits: &ScanLimits) -> Result<StateVectorSummary, ScanError> {
     let mut reader = Reader::new(bytes);
     let count = reader.var_uint()?;
-    at_most("clients", count, limits.clients)?;
+    check_limit("clients", count, limits.clients)?;
     if count > reader.remaining() as u64 / 2 {
         return Err(ScanError::CountBeyondBytes(count));
     }
-    // A client that comes twice, not in a row, is harmless here: every reader takes the last.
-    let mut clients = Clients::new();
+    // A client that appears twice, though not consecutively, is harmless here: every reader takes the last entry.
+    let mut clients = ClientOrder::new();
     for _ in 0..count {
         let client = reader.var_uint()?;
         clients.add(client)?;
@@ -38,14 +38,14 @@ pub fn scan_state_vector(bytes: &[u8], limits: &ScanLimits) -> Result<StateVecto
     }
 }
 
-/// The entries of a state vector that [`scan_state_vector`] accepted; of other bytes, those before the first error.
+/// The entries of a state vector that [`scan_state_vector`] accepted. For other bytes, the entries before the first error.
 pub fn state_vector_entries(bytes: &[u8]) -> StateVectorEntries<'_> {
     let mut reader = Reader::new(bytes);
     let left = reader.var_uint().unwrap_or(0);
     StateVectorEntries { reader, left }
 }
 
-/// Iterator of [`state_vector_entries`]: client, clock.
+/// Iterator of [`state_vector_entries`]: pairs of client and clock.
 #[derive(Debug, Clone)]
 pub struct StateVectorEntries<'a> {
     reader: Reader<'a>,

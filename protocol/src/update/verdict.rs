@@ -1,11 +1,11 @@
-//! What an update would do to a document that is known only by how far each of its clients has come.
+//! Classifies an update against a document of which only the clocks are known.
 
-use super::parse::{ClientRange, Id, Kind, Struct, Visit, pass, walk};
+use super::walk::{ClientRange, Id, StructHeader, StructKind, Visitor, walk, walk_once};
 use super::{ScanError, ScanLimits, Summary};
 
-/// How far each client is known: a state vector, however it is stored.
+/// A state vector, however it is stored.
 pub trait StateClock {
-    /// The next clock of `client`: 0 when it is unknown.
+    /// The next clock of `client`: 0 when the client is unknown.
     fn clock(&self, client: u64) -> u64;
 }
 
@@ -15,39 +15,39 @@ impl<F: Fn(u64) -> u64> StateClock for F {
     }
 }
 
-/// What the structs of an update are to a document. When several hold, the first of this order is told:
+/// How the structs of an update relate to a document. When several variants apply, the first in this order is reported:
 /// `Gap`, `MissingDependency`, `Overlaps`, then `Fresh` or `Known`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Structs {
-    /// There are none.
+    /// The update has no structs.
     None,
-    /// The document has them all.
+    /// The document has all of them.
     Known,
-    /// Each follows what the document has, and depends on nothing it lacks.
+    /// The document has none of them, and nothing that they depend on is missing.
     Fresh,
     /// The document has some of them.
     Overlaps,
-    /// One depends on something that is neither in the document nor in the update.
+    /// A struct depends on an element that is neither in the document nor in the update.
     MissingDependency,
-    /// One comes later than the next clock of its client: something between is missing.
+    /// A struct starts after the next clock of its client: structs in between are missing.
     Gap,
 }
 
-/// What an update would do. It looks at clocks only: that no circle of dependencies hides in an update is not
-/// checked (see [`super::is_circular`]).
+/// The effect of an update on a document, as far as clocks show it. Cyclic dependencies within the update are not
+/// detected (see [`super::is_circular`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// The structs.
+    /// How the structs relate to the document.
     pub structs: Structs,
-    /// Something is deleted. Whether it already was, clocks do not tell.
+    /// The delete set is not empty. Clocks do not show whether its elements were deleted before.
     pub deletes: bool,
-    /// Something is deleted that neither the document nor the update has: it would stay pending.
+    /// An element is deleted that neither the document nor the update has: the deletion would stay pending.
     pub deletes_ahead: bool,
-    /// Items that name another item as their parent: types lie at most this much deeper after the update.
+    /// Items whose parent is another item: an upper bound for the levels that the update adds to the nesting of types.
     pub nested: u64,
-    /// Structs that the document lacks.
+    /// Number of structs that the document lacks.
     pub fresh: u64,
-    /// Clients that the document does not know.
+    /// Number of clients that the document does not know.
     pub new_clients: u64,
 }
 
@@ -56,49 +56,49 @@ pub struct Verdict {
 /// # Errors
 /// As [`super::scan_update`].
 pub fn verdict(update: &[u8], state: &impl StateClock, limits: &ScanLimits) -> Result<Verdict, ScanError> {
-    let mut compare = Compare::new(state, Own::default());
-    let summary = walk(update, limits, &mut compare)?;
-    if let Some(verdict) = compare.verdict(&summary) {
+    let mut comparison = Comparison::new(state, OwnRanges::default());
+    let summary = walk(update, limits, &mut comparison)?;
+    if let Some(verdict) = comparison.verdict(&summary) {
         return Ok(verdict);
     }
-    // Too much to remember: once more, with all the update's ranges at hand.
-    let mut all = AllRanges(Vec::new());
-    pass(update, limits, &mut all)?;
+    // More ranges or dependencies than the first pass can keep: repeat with all ranges of the update.
+    let mut all = RangeCollector(Vec::new());
+    walk_once(update, limits, &mut all)?;
     all.0.sort_unstable_by_key(|range| range.client);
-    let mut compare = Compare::new(state, Own::All(all.0));
-    pass(update, limits, &mut compare)?;
+    let mut comparison = Comparison::new(state, OwnRanges::All(all.0));
+    walk_once(update, limits, &mut comparison)?;
     let missing = Verdict {
         structs: Structs::MissingDependency,
         deletes: true,
         deletes_ahead: true,
         nested: summary.nested,
-        fresh: compare.fresh,
-        new_clients: compare.new_clients,
+        fresh: comparison.fresh,
+        new_clients: comparison.new_clients,
     };
-    Ok(compare.verdict(&summary).unwrap_or(missing))
+    Ok(comparison.verdict(&summary).unwrap_or(missing))
 }
 
-/// Sections, and foreign dependencies still unexplained, that the first pass remembers.
-const REMEMBERED: usize = 8;
+/// How many sections, and how many unresolved dependencies on other clients, the first pass keeps.
+const MAX_KEPT: usize = 8;
 const NO_RANGE: ClientRange = ClientRange { client: 0, start: 0, end: 0 };
 
-/// The ranges of the update itself.
-enum Own {
-    /// As they come, up to a few.
-    Few { ranges: [ClientRange; REMEMBERED], len: usize },
-    /// All, sorted by client: the second pass.
+/// The clock ranges of the update's own sections.
+enum OwnRanges {
+    /// First pass: the first [`MAX_KEPT`] ranges. `len` counts all of them.
+    First { ranges: [ClientRange; MAX_KEPT], len: usize },
+    /// Second pass: all ranges, sorted by client.
     All(Vec<ClientRange>),
 }
 
-impl Default for Own {
+impl Default for OwnRanges {
     fn default() -> Self {
-        Own::Few { ranges: [NO_RANGE; REMEMBERED], len: 0 }
+        OwnRanges::First { ranges: [NO_RANGE; MAX_KEPT], len: 0 }
     }
 }
 
-impl Own {
+impl OwnRanges {
     fn push(&mut self, range: ClientRange) {
-        if let Own::Few { ranges, len } = self {
+        if let OwnRanges::First { ranges, len } = self {
             if let Some(slot) = ranges.get_mut(*len) {
                 *slot = range;
             }
@@ -106,10 +106,12 @@ impl Own {
         }
     }
 
-    fn has(&self, id: Id) -> bool {
+    fn contains(&self, id: Id) -> bool {
         let range = match self {
-            Own::Few { ranges, len } => ranges[..REMEMBERED.min(*len)].iter().find(|range| range.client == id.client),
-            Own::All(ranges) => {
+            OwnRanges::First { ranges, len } => {
+                ranges[..MAX_KEPT.min(*len)].iter().find(|range| range.client == id.client)
+            }
+            OwnRanges::All(ranges) => {
                 ranges.binary_search_by_key(&id.client, |range| range.client).ok().map(|index| &ranges[index])
             }
         };
@@ -118,37 +120,38 @@ impl Own {
 
     fn is_complete(&self) -> bool {
         match self {
-            Own::Few { len, .. } => *len <= REMEMBERED,
-            Own::All(_) => true,
+            OwnRanges::First { len, .. } => *len <= MAX_KEPT,
+            OwnRanges::All(_) => true,
         }
     }
 }
 
-/// Collects every section up to its last struct that is no skip.
-pub(super) struct AllRanges(pub(super) Vec<ClientRange>);
+/// Collects the range of every section, up to its last struct that is not a skip.
+pub(super) struct RangeCollector(pub(super) Vec<ClientRange>);
 
-impl Visit for AllRanges {
-    fn section(&mut self, client: u64, clock: u64) {
+impl Visitor for RangeCollector {
+    fn visit_section(&mut self, client: u64, clock: u64) {
         self.0.push(ClientRange { client, start: clock, end: clock });
     }
 
-    fn structure(&mut self, found: &Struct) {
-        if let (Some(last), false) = (self.0.last_mut(), matches!(found.kind, Kind::Skip)) {
+    fn visit_struct(&mut self, found: &StructHeader) {
+        if let (Some(last), false) = (self.0.last_mut(), matches!(found.kind, StructKind::Skip)) {
             last.end = found.end;
         }
     }
 }
 
-struct Compare<'a, S> {
+struct Comparison<'a, S> {
     state: &'a S,
-    own: Own,
-    /// The section being read, and how far its client is covered by document and update together.
+    own_ranges: OwnRanges,
+    /// The section being read.
     section: ClientRange,
+    /// The clock up to which document and update together have the section's client.
     covered: u64,
-    /// The foreign client asked for last, and its clock.
-    asked: Option<(u64, u64)>,
-    waiting: [Id; REMEMBERED],
-    waiting_len: usize,
+    /// The last client whose clock was looked up in the document, and that clock.
+    last_lookup: Option<(u64, u64)>,
+    unresolved: [Id; MAX_KEPT],
+    unresolved_len: usize,
     known: bool,
     fresh: u64,
     new_clients: u64,
@@ -156,20 +159,20 @@ struct Compare<'a, S> {
     gap: bool,
     deletes: bool,
     deletes_ahead: bool,
-    /// A deletion was not explained by the ranges remembered, and there were more.
-    deletes_unsure: bool,
+    /// A deleted element was not found in the kept ranges, and some ranges were not kept.
+    deletes_undecided: bool,
 }
 
-impl<'a, S: StateClock> Compare<'a, S> {
-    fn new(state: &'a S, own: Own) -> Self {
+impl<'a, S: StateClock> Comparison<'a, S> {
+    fn new(state: &'a S, own_ranges: OwnRanges) -> Self {
         Self {
             state,
-            own,
+            own_ranges,
             section: NO_RANGE,
             covered: 0,
-            asked: None,
-            waiting: [Id { client: 0, clock: 0 }; REMEMBERED],
-            waiting_len: 0,
+            last_lookup: None,
+            unresolved: [Id { client: 0, clock: 0 }; MAX_KEPT],
+            unresolved_len: 0,
             known: false,
             fresh: 0,
             new_clients: 0,
@@ -177,54 +180,55 @@ impl<'a, S: StateClock> Compare<'a, S> {
             gap: false,
             deletes: false,
             deletes_ahead: false,
-            deletes_unsure: false,
+            deletes_undecided: false,
         }
     }
 
-    fn foreign_clock(&mut self, client: u64) -> u64 {
-        match self.asked {
-            Some((asked, clock)) if asked == client => clock,
+    fn document_clock(&mut self, client: u64) -> u64 {
+        match self.last_lookup {
+            Some((last_client, clock)) if last_client == client => clock,
             _ => {
                 let clock = self.state.clock(client);
-                self.asked = Some((client, clock));
+                self.last_lookup = Some((client, clock));
                 clock
             }
         }
     }
 
     fn depends_on(&mut self, id: Id) {
-        // Earlier in its own section: there unless the section has a gap, which is told first.
-        if id.client == self.section.client || id.clock < self.foreign_clock(id.client) || self.own.has(id) {
+        // An earlier clock of the same section is present unless the section has a gap, and `Gap` takes precedence.
+        if id.client == self.section.client || id.clock < self.document_clock(id.client) || self.own_ranges.contains(id)
+        {
             return;
         }
-        if let Some(slot) = self.waiting.get_mut(self.waiting_len) {
+        if let Some(slot) = self.unresolved.get_mut(self.unresolved_len) {
             *slot = id;
         }
-        self.waiting_len += 1;
+        self.unresolved_len += 1;
     }
 
     fn end_section(&mut self) {
         if self.section.end > self.section.start {
-            self.own.push(self.section);
+            self.own_ranges.push(self.section);
             self.section = NO_RANGE;
         }
     }
 
-    /// `None` when more would have had to be remembered.
+    /// `None` when the ranges or dependencies that were kept do not suffice to decide.
     fn verdict(mut self, summary: &Summary) -> Option<Verdict> {
         self.end_section();
-        let remembered = self.waiting_len.min(REMEMBERED);
-        let missing = self.waiting[..remembered].iter().any(|&id| !self.own.has(id));
-        let sure = match self.own {
-            Own::All(_) => true,
-            // What is found is found; what is not may be among the ranges or dependencies not remembered.
-            Own::Few { .. } if missing => self.own.is_complete(),
-            Own::Few { .. } => self.waiting_len <= REMEMBERED,
+        let kept = self.unresolved_len.min(MAX_KEPT);
+        let missing = self.unresolved[..kept].iter().any(|&id| !self.own_ranges.contains(id));
+        let is_decided = match self.own_ranges {
+            OwnRanges::All(_) => true,
+            // A dependency that was not found may be in a range that was not kept; one that was not kept may be missing.
+            OwnRanges::First { .. } if missing => self.own_ranges.is_complete(),
+            OwnRanges::First { .. } => self.unresolved_len <= MAX_KEPT,
         };
-        if (!sure && !self.gap) || self.deletes_unsure {
+        if (!is_decided && !self.gap) || self.deletes_undecided {
             return None;
         }
-        let missing = missing || self.waiting_len > REMEMBERED;
+        let missing = missing || self.unresolved_len > MAX_KEPT;
         let structs = match (self.gap, missing, self.overlaps || (self.known && self.fresh > 0)) {
             (true, _, _) => Structs::Gap,
             (_, true, _) => Structs::MissingDependency,
@@ -244,8 +248,8 @@ impl<'a, S: StateClock> Compare<'a, S> {
     }
 }
 
-impl<S: StateClock> Visit for Compare<'_, S> {
-    fn section(&mut self, client: u64, clock: u64) {
+impl<S: StateClock> Visitor for Comparison<'_, S> {
+    fn visit_section(&mut self, client: u64, clock: u64) {
         self.end_section();
         self.section = ClientRange { client, start: clock, end: clock };
         self.covered = self.state.clock(client);
@@ -253,9 +257,9 @@ impl<S: StateClock> Visit for Compare<'_, S> {
     }
 
     #[inline]
-    fn structure(&mut self, found: &Struct) {
-        // A skip is a hole: what follows it is a gap, unless the document has the hole filled.
-        if let Kind::Skip = found.kind {
+    fn visit_struct(&mut self, found: &StructHeader) {
+        // A skip leaves a gap before the next struct, unless the document has the skipped clocks.
+        if let StructKind::Skip = found.kind {
             return;
         }
         self.section.end = found.end;
@@ -267,19 +271,19 @@ impl<S: StateClock> Visit for Compare<'_, S> {
         self.overlaps |= found.start < self.covered;
         self.fresh += 1;
         self.covered = found.end;
-        if let Kind::Item { origin, right_origin, parent, .. } = found.kind {
+        if let StructKind::Item { origin, right_origin, parent, .. } = found.kind {
             for id in [origin, right_origin, parent].into_iter().flatten() {
                 self.depends_on(id);
             }
         }
     }
 
-    fn deleted(&mut self, client: u64, _start: u64, end: u64) {
+    fn visit_deletion(&mut self, client: u64, _start: u64, end: u64) {
         self.end_section();
         self.deletes = true;
-        if end > self.foreign_clock(client) && !self.own.has(Id { client, clock: end - 1 }) {
-            self.deletes_ahead |= self.own.is_complete();
-            self.deletes_unsure |= !self.own.is_complete();
+        if end > self.document_clock(client) && !self.own_ranges.contains(Id { client, clock: end - 1 }) {
+            self.deletes_ahead |= self.own_ranges.is_complete();
+            self.deletes_undecided |= !self.own_ranges.is_complete();
         }
     }
 }

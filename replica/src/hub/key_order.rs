@@ -1,37 +1,37 @@
-//! PURE: the writes of one map key in the order in which every reader puts them: the last one is the value.
+//! PURE: the writes of one map key, in the order that every reader computes: the last write is the value of the key.
 //!
-//! Yjs keeps them as a list and integrates each by YATA (yjs 13.6.33, `Item.integrate`). Writes come one after the other
-//! almost always; only those made at the same time are compared. Comparing is bounded ([`Budget`]): of more writes at the same
-//! time than people and machines make, those that would go into the middle are left out, and the order may not be that of
-//! the readers any more.
+//! Yjs keeps the writes of a key as a list and integrates each by YATA (yjs 13.6.33, `Item.integrate`). Writes are almost
+//! always sequential; only concurrent writes are compared. The comparisons are bounded ([`CompareBudget`]): if there are
+//! more concurrent writes than people and programs make, those that belong in the middle of the list are dropped, and the
+//! order may then differ from that of the readers.
 
 use bytes::Bytes;
 use syncline_protocol::limits::MAX_REGISTER_VALUE_BYTES;
 use syncline_protocol::update::raw::{Id, RawStruct};
 
-/// Writes of one client in a row, each the successor of the one before it.
+/// Consecutive writes of one client, each the successor of the one before it.
 #[derive(Debug, Clone)]
-pub(super) struct Write {
+pub(super) struct WriteRun {
     pub(super) client: u64,
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) origin: Option<Id>,
     pub(super) right_origin: Option<Id>,
-    /// Of the last one: what it wrote, as lib0 `Any`. Only the last entry's is kept.
+    /// The value of the last write, as lib0 `Any`. Kept only for the last entry of a [`WriteOrder`].
     pub(super) value: Option<Bytes>,
 }
 
-/// A register's value with its author, its ids and its keys: more was made by no accepted write.
+/// Largest map entry that an accepted write can create: value, author, ids and keys.
 const MAX_VALUE_BYTES: usize = MAX_REGISTER_VALUE_BYTES + 4 * 1024;
-/// Most entries of a key among which another one is put.
+/// If a key has more entries, writes that belong in the middle are dropped.
 const MAX_ENTRIES: usize = 4_096;
 
-/// How many entries may still be looked at for one update.
+/// How many more entries may be compared for one update.
 #[derive(Debug)]
-pub(super) struct Budget(usize);
+pub(super) struct CompareBudget(usize);
 
-impl Budget {
-    /// For one update: milliseconds of work.
+impl CompareBudget {
+    /// The budget for one update: milliseconds of work.
     pub(super) fn new() -> Self {
         Self(1_000_000)
     }
@@ -43,28 +43,28 @@ impl Budget {
     }
 }
 
-/// All writes of one key.
+/// All writes of one key, in order.
 #[derive(Debug, Default)]
-pub(super) struct Order(Vec<Write>);
+pub(super) struct WriteOrder(Vec<WriteRun>);
 
-impl Order {
-    /// The entry that decides on the value.
-    pub(super) fn last(&self) -> Option<&Write> {
+impl WriteOrder {
+    /// The entry whose last write is the value of the key.
+    pub(super) fn last(&self) -> Option<&WriteRun> {
         self.0.last()
     }
 
-    /// Bytes of the value that is kept.
+    /// Size of the kept value.
     pub(super) fn value_bytes(&self) -> usize {
         self.0.last().and_then(|entry| entry.value.as_ref()).map_or(0, Bytes::len)
     }
 
-    /// Adds writes whose origin is here.
-    pub(super) fn add(&mut self, entry: Write, budget: &mut Budget) {
-        let follows_the_last = match (entry.origin, self.0.last()) {
+    /// Adds writes. Their origin must be in this list, or `None`.
+    pub(super) fn add(&mut self, entry: WriteRun, budget: &mut CompareBudget) {
+        let continues_last = match (entry.origin, self.0.last()) {
             (Some(origin), Some(last)) => last.last_id() == origin,
             (origin, last) => origin.is_none() && last.is_none(),
         };
-        if follows_the_last {
+        if continues_last {
             return self.append(entry);
         }
         if self.0.len() > MAX_ENTRIES || !budget.spend(2 * self.0.len()) {
@@ -74,18 +74,24 @@ impl Order {
         let right = entry.right_origin.and_then(|origin| self.split_before(origin));
         let mut at = left.map_or(0, |left| left + 1);
         if at < right.unwrap_or(self.0.len()) {
-            let Some(place) = self.place(&entry, at, right, budget) else { return };
-            at = place;
+            let Some(position) = self.find_position(&entry, at, right, budget) else { return };
+            at = position;
         }
         if at == self.0.len() {
             self.append(entry);
         } else {
-            self.0.insert(at, Write { value: None, ..entry });
+            self.0.insert(at, WriteRun { value: None, ..entry });
         }
     }
 
-    /// Where between its neighbours it lies, of which others are there already. `None`: that is too much work to find out.
-    fn place(&self, entry: &Write, from: usize, right: Option<usize>, budget: &mut Budget) -> Option<usize> {
+    /// The position of an entry among concurrent writes between its origins. `None` if the budget does not suffice.
+    fn find_position(
+        &self,
+        entry: &WriteRun,
+        from: usize,
+        right: Option<usize>,
+        budget: &mut CompareBudget,
+    ) -> Option<usize> {
         let (mut at, mut conflicts_from) = (from, from);
         for (index, other) in self.0.iter().enumerate().take(right.unwrap_or(self.0.len())).skip(from) {
             if other.origin == entry.origin {
@@ -99,7 +105,8 @@ impl Order {
             if !budget.spend(index - from) {
                 return None;
             }
-            let origin = other.origin.and_then(|origin| (from..index).rev().find(|&index| self.0[index].holds(origin)));
+            let origin =
+                other.origin.and_then(|origin| (from..index).rev().find(|&index| self.0[index].contains(origin)));
             match origin {
                 Some(origin) if origin < conflicts_from => (at, conflicts_from) = (index + 1, index + 1),
                 Some(_) => {}
@@ -109,41 +116,41 @@ impl Order {
         Some(at)
     }
 
-    /// Adds an entry at the end: a client that goes on alone needs one entry.
-    fn append(&mut self, entry: Write) {
+    /// Adds an entry at the end. If it continues the last entry, it is merged into that entry.
+    fn append(&mut self, entry: WriteRun) {
         match self.0.last_mut() {
-            Some(last) if last.goes_on_with(&entry) => (last.end, last.value) = (entry.end, entry.value),
+            Some(last) if last.is_continued_by(&entry) => (last.end, last.value) = (entry.end, entry.value),
             last => {
                 if let Some(last) = last {
                     last.value = None;
                 }
-                // Most registers have one writer.
+                // Most registers have one writer, so one entry suffices.
                 self.0.reserve_exact(usize::from(self.0.is_empty()));
                 self.0.push(entry);
             }
         }
     }
 
-    /// The entry that ends with this write.
+    /// The index of the entry that ends with this write, after splitting if necessary.
     fn split_after(&mut self, id: Id) -> Option<usize> {
-        let at = self.0.iter().rposition(|entry| entry.holds(id))?;
+        let at = self.0.iter().rposition(|entry| entry.contains(id))?;
         self.split(at, id.clock + 1);
         Some(at)
     }
 
-    /// The entry that begins with this write.
+    /// The index of the entry that begins with this write, after splitting if necessary.
     fn split_before(&mut self, id: Id) -> Option<usize> {
-        let at = self.0.iter().rposition(|entry| entry.holds(id))?;
+        let at = self.0.iter().rposition(|entry| entry.contains(id))?;
         Some(if self.split(at, id.clock) { at + 1 } else { at })
     }
 
-    /// Cuts an entry in two, unless one part would be empty.
+    /// Splits an entry in two at `clock`. Returns false, and changes nothing, if one part would be empty.
     fn split(&mut self, at: usize, clock: u64) -> bool {
         let entry = &mut self.0[at];
         let is_within = entry.start < clock && clock < entry.end;
         if is_within {
             let origin = Some(Id { client: entry.client, clock: clock - 1 });
-            let rest = Write { start: clock, origin, value: entry.value.take(), ..*entry };
+            let rest = WriteRun { start: clock, origin, value: entry.value.take(), ..*entry };
             entry.end = clock;
             self.0.insert(at + 1, rest);
         }
@@ -151,8 +158,9 @@ impl Order {
     }
 }
 
-impl Write {
-    /// The unknown part of a struct that may be a write of a map key. `None`: it cannot be one, or all of it is known.
+impl WriteRun {
+    /// The part of a struct after the clock `known`, if the struct may be a write of a map key. `None` if it cannot be one,
+    /// or if all of it was known.
     pub(super) fn of(found: &RawStruct<'_>, known: u64) -> Option<Self> {
         let RawStruct { client, start, end, mut origin, right_origin, .. } = *found;
         if !found.may_be_entry() || end <= known {
@@ -165,7 +173,7 @@ impl Write {
         Some(Self { client, start: start.max(known), end, origin, right_origin, value })
     }
 
-    fn holds(&self, id: Id) -> bool {
+    fn contains(&self, id: Id) -> bool {
         self.client == id.client && (self.start..self.end).contains(&id.clock)
     }
 
@@ -173,7 +181,7 @@ impl Write {
         Id { client: self.client, clock: self.end - 1 }
     }
 
-    fn goes_on_with(&self, next: &Self) -> bool {
+    fn is_continued_by(&self, next: &Self) -> bool {
         next.client == self.client
             && next.start == self.end
             && next.origin == Some(self.last_id())
@@ -185,19 +193,19 @@ impl Write {
 mod tests {
     use super::*;
 
-    fn write(client: u64, clock: u64, origin: Option<(u64, u64)>) -> Write {
+    fn write(client: u64, clock: u64, origin: Option<(u64, u64)>) -> WriteRun {
         let origin = origin.map(|(client, clock)| Id { client, clock });
         let value = Some(Bytes::copy_from_slice(&[client as u8, clock as u8]));
-        Write { client, start: clock, end: clock + 1, origin, right_origin: None, value }
+        WriteRun { client, start: clock, end: clock + 1, origin, right_origin: None, value }
     }
 
-    fn ids(order: &Order) -> Vec<(u64, u64)> {
+    fn ids(order: &WriteOrder) -> Vec<(u64, u64)> {
         order.0.iter().flat_map(|entry| (entry.start..entry.end).map(|clock| (entry.client, clock))).collect()
     }
 
     #[test]
-    fn writes_at_the_same_time_are_in_the_order_of_their_clients_whatever_comes_first() {
-        // 7 and 9 write at the same time, then each again; 8 has seen both.
+    fn concurrent_writes_are_ordered_by_client_in_any_arrival_order() {
+        // Clients 7 and 9 write concurrently, twice each; client 8 writes after it has received both.
         let writes = [
             write(7, 0, None),
             write(7, 1, Some((7, 0))),
@@ -207,17 +215,17 @@ mod tests {
         ];
         let wanted = [(7, 0), (7, 1), (9, 0), (9, 1), (8, 0)];
         for first in [[0, 1, 2, 3, 4], [2, 3, 4, 0, 1], [2, 0, 3, 1, 4], [0, 2, 1, 3, 4]] {
-            let mut order = Order::default();
-            first.iter().for_each(|at| order.add(writes[*at].clone(), &mut Budget::new()));
+            let mut order = WriteOrder::default();
+            first.iter().for_each(|at| order.add(writes[*at].clone(), &mut CompareBudget::new()));
             assert_eq!(ids(&order), wanted, "{first:?}");
             assert_eq!(order.last().and_then(|last| last.value.as_deref()), Some(&[8, 0][..]));
         }
     }
 
     #[test]
-    fn a_client_that_goes_on_alone_is_one_entry_and_is_cut_where_another_one_followed() {
-        let mut order = Order::default();
-        let mut budget = Budget::new();
+    fn writes_of_a_single_client_share_one_entry_until_another_client_writes() {
+        let mut order = WriteOrder::default();
+        let mut budget = CompareBudget::new();
         order.add(write(5, 0, None), &mut budget);
         (1..100).for_each(|clock| order.add(write(5, clock, Some((5, clock - 1))), &mut budget));
         assert_eq!(order.0.len(), 1);
@@ -227,9 +235,9 @@ mod tests {
     }
 
     #[test]
-    fn work_is_bounded() {
-        let mut order = Order::default();
-        let mut budget = Budget::new();
+    fn concurrent_writes_beyond_the_budget_are_dropped() {
+        let mut order = WriteOrder::default();
+        let mut budget = CompareBudget::new();
         (0..100_000).for_each(|client| order.add(write(client, 0, None), &mut budget));
         assert!(order.0.len() <= MAX_ENTRIES + 1 && budget.0 == 0, "{} entries", order.0.len());
     }

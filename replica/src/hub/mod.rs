@@ -1,10 +1,10 @@
-//! PURE: a document as a hub keeps it: its structs without integration, the updates that wait for others, and its
-//! registers. No tree, so nothing here can break on content.
+//! PURE: a document in a hub: its structs without integration, its pending updates, and its registers. There is no tree,
+//! so no content can make it fail.
 //!
 //! ```text
-//! pending    updates that wait for others
+//! pending    updates with missing dependencies
 //! registers  the current value of each register
-//! key_order  the order of one map key's writes, as every reader finds it
+//! order      the writes of one map key, in the order that every reader computes
 //! ```
 
 mod key_order;
@@ -24,27 +24,27 @@ use thiserror::Error;
 use crate::known::Known;
 use crate::register::RegisterState;
 use crate::structs::{Pieces, StructStore, Superseded};
-use pending::{Pending, Waiting};
+use pending::{Pending, PendingUpdate};
 use registers::Registers;
 
-/// A full document is compacted for an update when at least this share of its bytes came since the last time: 1 of 64.
+/// A full document is compacted for an update if at least 1/64 of its bytes arrived since the last compaction.
 const COMPACTION_SHARE: usize = 64;
 
-/// What a document may hold.
+/// Limits for one document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubLimits {
-    /// Bytes of its encoded state.
+    /// Size of the encoded state.
     pub bytes: usize,
-    /// Clients in its whole life.
+    /// Number of clients that ever edited the document.
     pub clients: usize,
-    /// Updates that wait for others.
+    /// Number of pending updates.
     pub pending_updates: usize,
-    /// Bytes of them.
+    /// Total size of the pending updates.
     pub pending_bytes: usize,
 }
 
 impl HubLimits {
-    /// For what was accepted before.
+    /// No limits, for updates that were accepted before.
     const NONE: Self =
         Self { bytes: usize::MAX, clients: usize::MAX, pending_updates: usize::MAX, pending_bytes: usize::MAX };
 }
@@ -55,57 +55,57 @@ impl Default for HubLimits {
     }
 }
 
-/// What became of an update.
+/// The outcome of [`HubDocument::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entered {
-    /// It changes nothing: everything in it was known.
+    /// The document already had everything in the update.
     Known,
-    /// It changed the document, and perhaps freed others that waited.
+    /// The update changed the document, and may have released pending updates.
     Changed,
-    /// It waits for something that has not come.
+    /// The update has missing dependencies and is pending.
     Waits,
-    /// It would wait, and too much waits already: it was not taken.
+    /// The update has missing dependencies, but the limits for pending updates are reached: it was dropped.
     NoRoom,
-    /// It would make the document larger than it may be: it was not taken.
+    /// The update would exceed a limit of the document: it was dropped.
     Full(Full),
 }
 
-/// What a document has too much of.
+/// The limit of a document that is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// Bytes.
+    /// [`HubLimits::bytes`].
     Bytes,
-    /// Clients.
+    /// [`HubLimits::clients`].
     Clients,
-    /// Registers.
+    /// [`syncline_protocol::limits::MAX_REGISTERS`].
     Registers,
 }
 
-/// Why an update is refused for good.
+/// Why an update can never be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Refused {
     /// No Yjs client could read it.
     #[error("it cannot be decoded: {0}")]
     Unreadable(#[from] ScanError),
-    /// No Yjs client would ever show it.
-    #[error("parts of it wait for each other")]
+    /// No Yjs client could ever integrate it.
+    #[error("its structs depend on each other in a cycle")]
     Circular,
 }
 
-/// One document.
+/// One document in a hub.
 #[derive(Debug)]
 pub struct HubDocument {
-    /// Under whom the document makes its own edits.
+    /// The client id of the document's own edits.
     client: u64,
     limits: HubLimits,
     structs: StructStore,
-    /// Of few documents.
+    /// `None` while no update is pending, as in most documents.
     pending: Option<Box<Pending>>,
-    /// Of few documents, too.
+    /// `None` until a register is written, as in most documents.
     registers: Option<Box<Registers>>,
-    /// Something waited while this was built from its log.
+    /// Some update was pending while the document was loaded from its log.
     has_waited_at_load: bool,
-    /// Bytes of the updates entered since the last compaction.
+    /// Size of the updates applied since the last compaction.
     received_bytes: usize,
 }
 
@@ -116,7 +116,7 @@ impl Default for HubDocument {
 }
 
 impl HubDocument {
-    /// A document without anything; its own edits are `client`'s (53 bits).
+    /// An empty document that makes its own edits as `client` (53 bits).
     pub fn new(client: u64) -> Self {
         Self {
             client,
@@ -129,82 +129,84 @@ impl HubDocument {
         }
     }
 
-    /// The document of these updates, in the order of its log. What was accepted once is not refused now.
+    /// Builds a document from the updates of its log, in order. No limits apply, because the updates were accepted before.
     ///
     /// # Errors
-    /// When one of them cannot be read.
+    /// When an update cannot be decoded.
     pub fn load(client: u64, updates: &[Bytes]) -> Result<Self, Refused> {
         let mut document = Self::new(client);
-        // Mostly a snapshot and some records.
+        // The log usually consists of a snapshot and some records.
         let adopted = usize::from(updates.first().is_some_and(|first| document.adopt(first)));
         for update in &updates[adopted..] {
             match document.take(update) {
                 Ok(taken) => document.has_waited_at_load |= taken == Entered::Waits,
-                // An earlier server took it, and no reader ever got it.
+                // Accepted by an earlier server version, which never sent it to a reader.
                 Err(Refused::Circular) => document.has_waited_at_load = true,
                 Err(refused) => return Err(refused),
             }
         }
-        // Whoever reads a loaded document gets all of it as one difference.
+        // A reader of a loaded document receives all of it in one difference.
         document.take_freed();
         document.take_touched();
         Ok(document)
     }
 
-    /// From now on these hold for what is taken.
+    /// Sets the limits for updates that are applied from now on.
     pub fn limit(&mut self, limits: HubLimits) {
         self.limits = limits;
     }
 
-    /// From now on memory that answers hold when a compaction replaces it is counted here.
+    /// Counts in `count` the memory that a compaction replaces while answers still hold it.
     pub fn count_superseded(&mut self, count: Superseded) {
         self.structs.count_superseded(count);
     }
 
-    /// Takes one scanned v1 update.
+    /// Applies one scanned v1 update, or keeps it pending.
     ///
     /// # Errors
-    /// When no reader could ever make anything of it. The document is what it was.
+    /// When no reader could ever integrate the update. The document is unchanged.
     pub fn take(&mut self, update: &Bytes) -> Result<Entered, Refused> {
         if update[..] == EMPTY_UPDATE {
             return Ok(Entered::Known);
         }
         let verdict = verdict(update, &self.structs, &ScanLimits::STORED)?;
-        let (waits, inserts) = (waits(&verdict), !matches!(verdict.structs, Structs::None | Structs::Known));
-        if inserts && !waits && is_circular(update, &self.structs) {
+        let (is_pending, inserts) =
+            (has_missing_dependencies(&verdict), !matches!(verdict.structs, Structs::None | Structs::Known));
+        if inserts && !is_pending && is_circular(update, &self.structs) {
             return Err(Refused::Circular);
         }
         if inserts && let Some(full) = self.lacks_room_for(update.len(), verdict.new_clients) {
             return Ok(Entered::Full(full));
         }
-        if waits {
+        if is_pending {
             let pending = self.pending.get_or_insert_default();
             return Ok(pending.add(update, &self.structs, &self.limits));
         }
-        if (!inserts && !verdict.deletes) || !self.enter(update) {
+        if (!inserts && !verdict.deletes) || !self.apply(update) {
             return Ok(Entered::Known);
         }
-        self.free_pending(update);
+        self.apply_released(update);
         Ok(Entered::Changed)
     }
 
-    /// Adds an update that waits for nothing. True when something of it was new.
-    fn enter(&mut self, update: &[u8]) -> bool {
+    /// Adds an update without missing dependencies. True when anything in it was new.
+    fn apply(&mut self, update: &[u8]) -> bool {
         let has_registers = self.registers.is_some();
         let ranges = has_registers.then(|| update_ranges(update)).into_iter().flatten();
         let known: Known = ranges.map(|range| (range.client, self.structs.clock(range.client))).collect();
-        let mut brings_one = false;
-        let is_new = self.structs.add_with(update, |found| brings_one |= Registers::is_first(found));
+        let mut has_register_write = false;
+        let is_new = self.structs.add_with(update, |found| has_register_write |= Registers::is_first(found));
         self.received_bytes = self.received_bytes.saturating_add(update.len());
-        if is_new && (has_registers || brings_one) {
+        if is_new && (has_registers || has_register_write) {
             let registers = self.registers.get_or_insert_default();
-            registers.note(update, |client| known.clock(client));
-            registers.note_deletions(update);
+            registers.add_writes(update, |client| known.clock(client));
+            registers.note_deleted_values(update);
         }
         is_new
     }
 
-    /// Takes a whole state that waits for nothing as the base of an empty document. False: it is none, or not empty.
+    /// Adopts a complete state as the base of an empty document, without copying it. Returns false, and changes nothing, if
+    /// the document is not empty or `state` is not a complete state without missing dependencies.
     fn adopt(&mut self, state: &Bytes) -> bool {
         let whole = verdict(state, &self.structs, &ScanLimits::STORED);
         if !whole.is_ok_and(|verdict| verdict.structs == Structs::Fresh && !verdict.deletes_ahead)
@@ -212,114 +214,116 @@ impl HubDocument {
         {
             return false;
         }
-        let mut brings_registers = false;
-        let is_adopted = self.structs.adopt(state, |found| brings_registers |= Registers::is_first(found));
-        if is_adopted && brings_registers {
-            self.registers.get_or_insert_default().note(state, |_| 0);
+        let mut has_register_write = false;
+        let is_adopted = self.structs.adopt(state, |found| has_register_write |= Registers::is_first(found));
+        if is_adopted && has_register_write {
+            self.registers.get_or_insert_default().add_writes(state, |_| 0);
         }
         is_adopted
     }
 
-    fn free_pending(&mut self, entered: &[u8]) {
+    fn apply_released(&mut self, entered: &[u8]) {
         let Some(mut pending) = self.pending.take() else { return };
         pending.advance(entered, &self.structs);
         while let Some(update) = pending.next_ready(&self.structs) {
-            // Circles are dropped: no reader would ever show them.
+            // Cyclic updates are dropped: no reader could integrate them.
             if !is_circular(&update, &self.structs) {
-                self.enter(&update);
+                self.apply(&update);
                 pending.advance(&update, &self.structs);
-                pending.note_freed(update);
+                pending.push_released(update);
             }
         }
         self.pending = Some(pending);
     }
 
-    /// What the document has too much of for `bytes` more and so many new clients.
+    /// The limit that `bytes` more and `clients` new clients would exceed. Compacts the document first if that may make
+    /// room.
     pub fn lacks_room_for(&mut self, bytes: usize, clients: u64) -> Option<Full> {
         let limits = self.limits;
         if clients > 0 && self.structs.clients() as u64 + clients > limits.clients as u64 {
             return Some(Full::Clients);
         }
-        // What was deleted since the last compaction counts until it is dropped. Compacting goes through all of the document:
-        // who has sent little since the last time waits until it is quiet.
-        let is_worth_it = self.received_bytes.saturating_mul(COMPACTION_SHARE) >= self.bytes();
-        if self.bytes().saturating_add(bytes) > limits.bytes && is_worth_it && !self.is_compact() {
+        // Content that was deleted since the last compaction counts until it is dropped. A compaction reads the whole
+        // document: if little arrived since the last one, it is left to the compaction that runs when the document is idle.
+        let is_worth_compacting = self.received_bytes.saturating_mul(COMPACTION_SHARE) >= self.bytes();
+        if self.bytes().saturating_add(bytes) > limits.bytes && is_worth_compacting && !self.is_compact() {
             self.compact();
         }
         (self.bytes().saturating_add(bytes) > limits.bytes).then_some(Full::Bytes)
     }
 
-    /// True when an update inserts nothing new. Whether its deletions are new is not asked.
+    /// True when the document has every struct of an update. Its deletions are not checked.
     pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
         let verdict = verdict(update, &self.structs, &ScanLimits::STORED);
         verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
     }
 
-    /// True when an update changes nothing here.
+    /// True when an update would not change the document.
     pub fn knows(&self, update: &[u8]) -> bool {
         self.inserts_nothing_new(update) && self.structs.knows_deletions_of(delete_set(update))
     }
 
-    /// What the last update freed, in the order in which it was entered.
+    /// Takes the pending updates that were released, in the order in which they were applied.
     pub fn take_freed(&mut self) -> Vec<Bytes> {
-        let freed = self.pending.as_mut().map_or_else(Vec::new, |pending| pending.take_freed());
-        self.pending.take_if(|pending| pending.waiting().is_empty());
-        freed
+        let released = self.pending.as_mut().map_or_else(Vec::new, |pending| pending.take_released());
+        self.pending.take_if(|pending| pending.entries().is_empty());
+        released
     }
 
-    /// The updates that wait, in order of arrival.
+    /// The pending updates, in order of arrival.
     pub fn pending(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        static NONE: BTreeMap<u64, Waiting> = BTreeMap::new();
-        self.pending.as_ref().map_or(&NONE, |pending| pending.waiting()).values().map(Waiting::update)
+        static NONE: BTreeMap<u64, PendingUpdate> = BTreeMap::new();
+        self.pending.as_ref().map_or(&NONE, |pending| pending.entries()).values().map(PendingUpdate::update)
     }
 
-    /// True when updates waited while this was built from its log: then its records alone do not tell when readers got
-    /// what.
+    /// True when an update was pending while the document was loaded from its log. In that case the log does not show
+    /// which record readers received first.
     pub fn has_waited_at_load(&self) -> bool {
         self.has_waited_at_load
     }
 
-    /// The whole state as one v1 update, without what waits.
+    /// The whole state as one v1 update, without pending updates.
     pub fn encode(&self) -> Bytes {
         self.structs.encode()
     }
 
-    /// The same, after deleted content was dropped and neighbours were joined. The document shares its memory.
+    /// Drops deleted content, joins adjacent structs, and returns the whole state as one v1 update. The document shares the
+    /// memory of the result.
     pub fn compact(&mut self) -> Bytes {
         self.received_bytes = 0;
         self.structs.compact()
     }
 
-    /// True when nothing came since the last compaction.
+    /// True when nothing changed since the last compaction.
     pub fn is_compact(&self) -> bool {
         self.structs.is_compact()
     }
 
-    /// What a peer with this (scanned, encoded) state vector lacks, without what waits. Compacts the document first if much
-    /// would be copied otherwise.
+    /// What a peer with this (scanned, encoded) state vector lacks, without pending updates. Compacts the document first if
+    /// the difference would copy much otherwise.
     pub fn diff(&mut self, state_vector: &[u8]) -> Pieces {
-        /// The state vector of who has nothing.
+        /// The empty state vector.
         const NOTHING: &[u8] = &[0];
-        self.make_shareable();
+        self.compact_if_diff_copies_much();
         if state_vector == NOTHING && self.is_compact() {
             return Pieces::shared(self.structs.encode());
         }
         self.structs.diff_for(state_vector)
     }
 
-    /// The same for a peer known to have come this far.
+    /// [`HubDocument::diff`] for a decoded state vector.
     pub fn diff_since(&mut self, known: &Known) -> Pieces {
-        self.make_shareable();
+        self.compact_if_diff_copies_much();
         self.structs.diff(known)
     }
 
-    fn make_shareable(&mut self) {
-        if self.structs.copies_much() {
+    fn compact_if_diff_copies_much(&mut self) {
+        if self.structs.diff_copies_much() {
             self.compact();
         }
     }
 
-    /// How far the document has come.
+    /// The state vector.
     pub fn known(&self) -> Known {
         self.structs.clocks().collect()
     }
@@ -329,56 +333,56 @@ impl HubDocument {
         self.structs.state_vector()
     }
 
-    /// Bytes of the encoded state at most, about.
+    /// Approximate upper bound for the size of the encoded state.
     pub fn bytes(&self) -> usize {
         self.structs.bytes()
     }
 
-    /// Bytes that it takes in memory, about.
+    /// Approximate memory use, in bytes.
     pub fn memory_bytes(&self) -> usize {
         let pending = self.pending.as_ref().map_or(0, |pending| pending.memory_bytes());
         let registers = self.registers.as_ref().map_or(0, |registers| registers.memory_bytes());
         self.structs.memory_bytes() + pending + registers
     }
 
-    /// A register as it is; `None`: no accepted write has made it.
+    /// The state of a register; `None` if no accepted write has set it.
     pub fn read_register(&self, name: &str) -> Option<RegisterState> {
         self.registers.as_ref()?.read(name, &self.structs)
     }
 
-    /// False for one register more than can be decided on.
+    /// False if `name` would be a new register and the document is at its register limit.
     pub fn has_room_for_register(&self, name: &str) -> bool {
         self.registers.as_ref().is_none_or(|registers| registers.has_room_for(name))
     }
 
-    /// Every register that accepted writes have made.
+    /// Every register whose value was set by an accepted write.
     pub fn read_registers(&self) -> impl Iterator<Item = (Arc<str>, RegisterState)> {
         let names = self.registers.iter().flat_map(|registers| registers.names());
         names.filter_map(|name| Some((Arc::clone(name), self.read_register(name)?)))
     }
 
-    /// The registers that were changed since this was asked last, in the order of their names.
+    /// The registers that were changed since the last call, sorted by name.
     pub fn take_touched(&mut self) -> Vec<Arc<str>> {
         self.registers.as_mut().map_or_else(Vec::new, |registers| registers.take_touched())
     }
 
-    /// Writes a register as the document's own edit, and returns it as a v1 update.
+    /// Writes a register as an edit of the document itself, and returns the edit as a v1 update.
     pub fn write_register(&mut self, name: &str, state: &RegisterState) -> Bytes {
         let own = Id { client: self.client, clock: self.structs.clock(self.client) };
         let update = self.registers.get_or_insert_default().write(name, state, own, &self.structs);
-        self.enter(&update);
+        self.apply(&update);
         update.into()
     }
 
-    /// Deletes the current value of a register as the document's own edit, and returns the edit as a v1 update. `None`: the register
-    /// has no value.
+    /// Deletes the value of a register as an edit of the document itself, and returns the edit as a v1 update. `None` if
+    /// the register has no value.
     pub fn clear_register(&mut self, name: &str) -> Option<Bytes> {
         let update = self.registers.as_ref()?.clear(name, &self.structs)?;
-        self.enter(&update);
+        self.apply(&update);
         Some(update.into())
     }
 }
 
-fn waits(verdict: &Verdict) -> bool {
+fn has_missing_dependencies(verdict: &Verdict) -> bool {
     matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead
 }

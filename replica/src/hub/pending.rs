@@ -1,111 +1,114 @@
-//! PURE: updates that wait for others, and their release.
+//! PURE: the pending updates of a hub document: updates with missing dependencies, kept until the dependencies arrive.
 //!
-//! Each is filed under one client and the clock that this client must reach before the update can be entered; when it has,
-//! under the next one, until there is none. So setting many free costs about as much as entering them.
+//! Each update is indexed by one of its dependencies: a client and the clock that the document must reach. When it has
+//! reached that clock, the update is indexed by its next dependency, until there is none. So releasing many updates costs
+//! about as much as applying them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use syncline_protocol::update::{ScanLimits, StateClock, needs, update_ranges, verdict};
 
-use super::{Entered, HubLimits, waits};
+use super::{Entered, HubLimits, has_missing_dependencies};
 use crate::structs::StructStore;
 
-/// What an update takes in the tables besides itself and its needs.
+/// Approximate memory that the tables take for one update, besides the update and its needs.
 const PENDING_BYTES: usize = 256;
 
-/// Numbers in the order of arrival.
-type Number = u64;
+/// Counts pending updates in order of arrival.
+type ArrivalNumber = u64;
 
-/// One update that waits.
+/// One pending update.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct PendingUpdate {
     update: Bytes,
-    /// Clients and the clocks that they must reach; what they have reached is removed from the end.
+    /// Clients and the clocks that the document must reach. Reached ones are removed from the end.
     needs: Vec<(u64, u64)>,
-    /// Bytes that it takes in memory, about.
+    /// Approximate memory use.
     memory_bytes: usize,
 }
 
-impl Waiting {
+impl PendingUpdate {
     pub(super) fn update(&self) -> &Bytes {
         &self.update
     }
 }
 
-/// The updates that wait.
+/// The pending updates of one document.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    waiting: BTreeMap<Number, Waiting>,
-    /// The same updates, to know one that comes again.
+    entries: BTreeMap<ArrivalNumber, PendingUpdate>,
+    /// The same updates, to recognise duplicates.
     updates: HashSet<Bytes>,
-    /// Client, clock, and what waits for it.
-    filed: BTreeSet<(u64, u64, Number)>,
-    /// Those that wait no more.
-    ready: BTreeSet<Number>,
-    /// Bytes of the updates, and what all of it takes in memory.
+    /// Client, clock, and the update that needs them.
+    by_need: BTreeSet<(u64, u64, ArrivalNumber)>,
+    /// Updates whose dependencies have arrived.
+    ready: BTreeSet<ArrivalNumber>,
+    /// Total size of the updates.
     update_bytes: usize,
+    /// Approximate memory use of all pending updates.
     memory_bytes: usize,
-    next: Number,
-    /// Entered and not yet told to the readers.
-    freed: Vec<Bytes>,
+    next: ArrivalNumber,
+    /// Applied updates that the readers have not received yet.
+    released: Vec<Bytes>,
 }
 
 impl Pending {
-    /// Keeps an update that waits.
+    /// Keeps an update with missing dependencies.
     pub(super) fn add(&mut self, update: &Bytes, structs: &StructStore, limits: &HubLimits) -> Entered {
         if self.updates.contains(update) {
             return Entered::Known;
         }
-        if self.waiting.len() >= limits.pending_updates || self.update_bytes + update.len() > limits.pending_bytes {
+        if self.entries.len() >= limits.pending_updates || self.update_bytes + update.len() > limits.pending_bytes {
             return Entered::NoRoom;
         }
-        // A copy: a slice would keep the whole frame it came in.
+        // A copy, because a slice would keep the whole received frame in memory.
         let update = Bytes::copy_from_slice(update);
         let needs = needs(&update, structs).unwrap_or_default();
         self.update_bytes += update.len();
         let memory_bytes = update.len() + size_of_val(&needs[..]) + PENDING_BYTES;
         self.memory_bytes += memory_bytes;
         self.updates.insert(update.clone());
-        self.waiting.insert(self.next, Waiting { update, needs, memory_bytes });
-        self.file(self.next, structs);
+        self.entries.insert(self.next, PendingUpdate { update, needs, memory_bytes });
+        self.index_by_next_need(self.next, structs);
         self.next += 1;
         Entered::Waits
     }
 
-    /// Files an update under the next of its needs.
-    fn file(&mut self, number: Number, structs: &StructStore) {
-        let Some(waiting) = self.waiting.get_mut(&number) else { return };
-        while waiting.needs.pop_if(|(client, clock)| structs.clock(*client) >= *clock).is_some() {}
-        match waiting.needs.last() {
-            Some(&(client, clock)) => _ = self.filed.insert((client, clock, number)),
+    /// Indexes an update by the next of its needs that is not met.
+    fn index_by_next_need(&mut self, number: ArrivalNumber, structs: &StructStore) {
+        let Some(pending) = self.entries.get_mut(&number) else { return };
+        while pending.needs.pop_if(|(client, clock)| structs.clock(*client) >= *clock).is_some() {}
+        match pending.needs.last() {
+            Some(&(client, clock)) => _ = self.by_need.insert((client, clock, number)),
             None => _ = self.ready.insert(number),
         }
     }
 
-    /// The clients of an update have come further.
+    /// Re-indexes the updates whose needs were met by `update`, which was applied to `structs`.
     pub(super) fn advance(&mut self, update: &[u8], structs: &StructStore) {
-        if self.filed.is_empty() {
+        if self.by_need.is_empty() {
             return;
         }
         for client in update_ranges(update).map(|range| range.client) {
-            let reached = (client, 0, 0)..=(client, structs.clock(client), Number::MAX);
-            while let Some(&filed) = self.filed.range(reached.clone()).next() {
-                self.filed.remove(&filed);
-                self.file(filed.2, structs);
+            let reached = (client, 0, 0)..=(client, structs.clock(client), ArrivalNumber::MAX);
+            while let Some(&need) = self.by_need.range(reached.clone()).next() {
+                self.by_need.remove(&need);
+                self.index_by_next_need(need.2, structs);
             }
         }
     }
 
-    /// The oldest update that waits no more, taken out.
+    /// Removes and returns the oldest update whose dependencies have all arrived.
     pub(super) fn next_ready(&mut self, structs: &StructStore) -> Option<Bytes> {
         while let Some(number) = self.ready.pop_first() {
-            let still_waits =
-                |update: &[u8]| verdict(update, structs, &ScanLimits::STORED).is_ok_and(|verdict| waits(&verdict));
-            if self.waiting.get(&number).is_none_or(|waiting| still_waits(&waiting.update)) {
+            let is_still_pending = |update: &[u8]| {
+                verdict(update, structs, &ScanLimits::STORED).is_ok_and(|verdict| has_missing_dependencies(&verdict))
+            };
+            if self.entries.get(&number).is_none_or(|pending| is_still_pending(&pending.update)) {
                 continue;
             }
-            let Waiting { update, memory_bytes, .. } = self.waiting.remove(&number)?;
+            let PendingUpdate { update, memory_bytes, .. } = self.entries.remove(&number)?;
             self.updates.remove(&update);
             self.update_bytes -= update.len();
             self.memory_bytes -= memory_bytes;
@@ -114,21 +117,21 @@ impl Pending {
         None
     }
 
-    /// One was entered.
-    pub(super) fn note_freed(&mut self, update: Bytes) {
-        self.freed.push(update);
+    /// Records that a released update was applied.
+    pub(super) fn push_released(&mut self, update: Bytes) {
+        self.released.push(update);
     }
 
-    pub(super) fn take_freed(&mut self) -> Vec<Bytes> {
-        std::mem::take(&mut self.freed)
+    pub(super) fn take_released(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.released)
     }
 
-    /// In order of arrival.
-    pub(super) fn waiting(&self) -> &BTreeMap<Number, Waiting> {
-        &self.waiting
+    /// The pending updates, in order of arrival.
+    pub(super) fn entries(&self) -> &BTreeMap<ArrivalNumber, PendingUpdate> {
+        &self.entries
     }
 
-    /// Bytes that all of it takes in memory, about.
+    /// Approximate memory use, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }

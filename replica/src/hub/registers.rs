@@ -1,8 +1,8 @@
-//! PURE: which writes belong to registers, and what each register holds.
+//! PURE: finds the writes that belong to registers, and keeps the value of each register.
 //!
-//! A register is a key of the root map [`REGISTERS`]. A write of a key names its parent and its key only if it is the first
-//! one; each later one names the previous write as its origin, and its encoding can look like a list element. So a write belongs to
-//! a register if its origin does.
+//! A register is a key of the root map [`REGISTERS`]. Only the first write of a key names its parent and key; each later
+//! write names the previous write as its origin and looks like an element of a list. So a write belongs to a register if
+//! its origin does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,45 +12,45 @@ use syncline_protocol::limits::MAX_REGISTERS;
 use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, read_delete_set};
 use syncline_protocol::update::{delete_set, edit};
 
-use super::key_order::{Budget, Order, Write};
+use super::order::{CompareBudget, WriteOrder, WriteRun};
 use crate::register::{REGISTERS, RegisterState};
 use crate::structs::StructStore;
 
-/// A possible write of a register whose origin comes later in the update.
-struct Later {
+/// A struct that may be a write, but whose origin comes later in the update.
+struct UnresolvedWrite {
     origin: Id,
     client: u64,
     start: u64,
     end: u64,
-    /// Where in the update it is.
+    /// Offset in the update.
     at: usize,
 }
 
-/// True if one of these contains the clock. They belong to one client and are sorted by clock.
-fn hold(section: &[Later], clock: u64) -> bool {
-    let after = section.partition_point(|later| later.start <= clock);
-    section[..after].last().is_some_and(|later| clock < later.end)
+/// True when one of these structs contains `clock`. They must be of one client, sorted by clock.
+fn contains_clock(section: &[UnresolvedWrite], clock: u64) -> bool {
+    let after = section.partition_point(|unresolved| unresolved.start <= clock);
+    section[..after].last().is_some_and(|unresolved| clock < unresolved.end)
 }
 
 /// The registers of one document.
 #[derive(Debug, Default)]
 pub(super) struct Registers {
-    orders: BTreeMap<Arc<str>, Order>,
-    /// The writes of all of them: client and first clock, the clock after the last, whose.
-    members: BTreeMap<(u64, u64), (u64, Arc<str>)>,
-    /// The write that decides on each.
+    orders: BTreeMap<Arc<str>, WriteOrder>,
+    /// The writes of all registers: from client and first clock to the clock after the last one and the register's name.
+    owners: BTreeMap<(u64, u64), (u64, Arc<str>)>,
+    /// For each register, the write that is its value.
     deciding: BTreeMap<Id, Arc<str>>,
     touched: BTreeSet<Arc<str>>,
-    /// Bytes of names and values.
+    /// Total size of names and values.
     bytes: usize,
-    /// There are more registers than are followed.
-    has_more: bool,
+    /// The document has more registers than are tracked.
+    has_untracked: bool,
 }
 
 impl Registers {
-    /// True when this register is followed, or can be.
+    /// True when this register is tracked, or can be.
     pub(super) fn has_room_for(&self, name: &str) -> bool {
-        self.orders.contains_key(name) || (!self.has_more && self.orders.len() < MAX_REGISTERS)
+        self.orders.contains_key(name) || (!self.has_untracked && self.orders.len() < MAX_REGISTERS)
     }
 
     /// True for the first write of a register.
@@ -62,51 +62,61 @@ impl Registers {
         self.orders.keys()
     }
 
-    /// Takes note of what an update has brought: of its structs those beyond the clocks that `known` tells.
-    pub(super) fn note(&mut self, update: &[u8], known: impl Fn(u64) -> u64) {
+    /// Adds the register writes of an update, from the clocks that `known` returns on.
+    pub(super) fn add_writes(&mut self, update: &[u8], known: impl Fn(u64) -> u64) {
         let mut raw = RawUpdate::new(update);
-        let (mut entered, mut later, mut budget) = (Vec::new(), Vec::new(), Budget::new());
+        let (mut added, mut unresolved, mut budget) = (Vec::new(), Vec::new(), CompareBudget::new());
         while let Some(mut section) = raw.section() {
             let (before, mut at) = (known(section.client), update.len() - section.rest().len());
-            let earlier = later.len();
+            let earlier = unresolved.len();
             for found in section.by_ref() {
-                let place = at;
+                let offset = at;
                 at += found.bytes.len();
-                let Some(write) = Write::of(&found, before) else { continue };
+                let Some(write) = WriteRun::of(&found, before) else { continue };
                 if let Some(name) = self.name_of(&found) {
-                    entered.push(self.enter(write, name, &mut budget));
+                    added.push(self.add_write(write, name, &mut budget));
                     continue;
                 }
-                self.has_more |= Self::is_first(&found);
-                // Only an origin later in this update can still turn out to belong to a register.
-                let comes_later = |id: &Id| {
-                    id.clock >= known(id.client) && (id.client != found.client || hold(&later[earlier..], id.clock))
+                self.has_untracked |= Self::is_first(&found);
+                // An origin that is known, or that came earlier in this section, and belongs to no register will never
+                // belong to one.
+                let may_be_added_later = |id: &Id| {
+                    id.clock >= known(id.client)
+                        && (id.client != found.client || contains_clock(&unresolved[earlier..], id.clock))
                 };
-                if let Some(origin) = found.origin.or(found.right_origin).filter(comes_later) {
-                    later.push(Later { origin, client: found.client, start: found.start, end: found.end, at: place });
+                if let Some(origin) = found.origin.or(found.right_origin).filter(may_be_added_later) {
+                    unresolved.push(UnresolvedWrite {
+                        origin,
+                        client: found.client,
+                        start: found.start,
+                        end: found.end,
+                        at: offset,
+                    });
                 }
             }
-            raw.after(&section);
+            raw.resume_after(&section);
         }
-        later.sort_unstable_by_key(|write| write.origin);
-        while let Some((from, to)) = entered.pop() {
-            let first = later.partition_point(|write| write.origin < from);
-            for Later { client, start, at, .. } in later[first..].iter().take_while(|write| write.origin < to) {
+        unresolved.sort_unstable_by_key(|write| write.origin);
+        while let Some((from, to)) = added.pop() {
+            let first = unresolved.partition_point(|write| write.origin < from);
+            for UnresolvedWrite { client, start, at, .. } in
+                unresolved[first..].iter().take_while(|write| write.origin < to)
+            {
                 let found = RawSection::new(*client, *start, 1, &update[*at..]).next();
                 if let Some(found) = found
-                    && let Some(write) = Write::of(&found, known(*client))
+                    && let Some(write) = WriteRun::of(&found, known(*client))
                     && let Some(name) = self.name_of(&found)
                 {
-                    entered.push(self.enter(write, name, &mut budget));
+                    added.push(self.add_write(write, name, &mut budget));
                 }
             }
         }
     }
 
-    /// The register of a write.
+    /// The register that a write belongs to.
     fn name_of(&self, write: &RawStruct<'_>) -> Option<Arc<str>> {
         match write.origin.or(write.right_origin) {
-            Some(origin) => self.owner(origin).cloned(),
+            Some(origin) => self.owner_of(origin).cloned(),
             None if Self::is_first(write) => {
                 let name = std::str::from_utf8(write.key?).ok().filter(|name| self.has_room_for(name))?;
                 Some(self.orders.get_key_value(name).map_or_else(|| Arc::from(name), |(name, _)| Arc::clone(name)))
@@ -115,39 +125,39 @@ impl Registers {
         }
     }
 
-    fn owner(&self, id: Id) -> Option<&Arc<str>> {
+    fn owner_of(&self, id: Id) -> Option<&Arc<str>> {
         let (_, (end, name)) =
-            self.members.range(..=(id.client, id.clock)).next_back().filter(|((client, _), _)| *client == id.client)?;
+            self.owners.range(..=(id.client, id.clock)).next_back().filter(|((client, _), _)| *client == id.client)?;
         (id.clock < *end).then_some(name)
     }
 
-    /// Adds a write to its register. Returns the ids from which on, and before which, others may follow it.
-    fn enter(&mut self, write: Write, name: Arc<str>, budget: &mut Budget) -> (Id, Id) {
-        let Write { client, start, end, .. } = write;
+    /// Adds a write to its register. Returns the range of its ids: later writes may have one of them as their origin.
+    fn add_write(&mut self, write: WriteRun, name: Arc<str>, budget: &mut CompareBudget) -> (Id, Id) {
+        let WriteRun { client, start, end, .. } = write;
         if !self.orders.contains_key(&name) {
             self.bytes += name.len();
         }
         let order = self.orders.entry(Arc::clone(&name)).or_default();
         self.bytes -= order.value_bytes();
-        let before = order.last().map(Write::last_id);
+        let before = order.last().map(WriteRun::last_id);
         order.add(write, budget);
         self.bytes += order.value_bytes();
-        let now = order.last().map(Write::last_id);
+        let now = order.last().map(WriteRun::last_id);
         if now != before {
             before.and_then(|before| self.deciding.remove(&before));
             self.deciding.extend(now.map(|now| (now, Arc::clone(&name))));
         }
         self.touched.insert(Arc::clone(&name));
-        let before = self.members.range_mut(..(client, start)).next_back();
+        let before = self.owners.range_mut(..(client, start)).next_back();
         match before {
             Some(((of, _), (until, owner))) if *of == client && *until == start && *owner == name => *until = end,
-            _ => _ = self.members.insert((client, start), (end, name)),
+            _ => _ = self.owners.insert((client, start), (end, name)),
         }
         (Id { client, clock: start }, Id { client, clock: end })
     }
 
-    /// Takes note of what an update deletes.
-    pub(super) fn note_deletions(&mut self, update: &[u8]) {
+    /// Marks the registers whose value an update deletes as changed.
+    pub(super) fn note_deleted_values(&mut self, update: &[u8]) {
         let (deciding, touched) = (&self.deciding, &mut self.touched);
         let read = read_delete_set(delete_set(update), |client, Range { start, end }| {
             let deleted = deciding.range(Id { client, clock: start }..Id { client, clock: end });
@@ -156,12 +166,12 @@ impl Registers {
         debug_assert!(read.is_ok(), "not scanned");
     }
 
-    /// The registers that were changed since this was asked last, in the order of their names.
+    /// The registers that were changed since the last call, sorted by name.
     pub(super) fn take_touched(&mut self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.touched).into_iter().collect()
     }
 
-    /// A register as it is; `None`: no accepted write has made it.
+    /// The state of a register; `None` if no accepted write has set it.
     pub(super) fn read(&self, name: &str, structs: &StructStore) -> Option<RegisterState> {
         let last = self.orders.get(name)?.last()?;
         if structs.is_deleted(last.client, last.end - 1..last.end) {
@@ -170,27 +180,30 @@ impl Registers {
         RegisterState::decode(last.value.as_ref()?)
     }
 
-    /// The update that writes a register as the successor of what it holds. `own`: who writes, and its next clock.
+    /// Encodes an update that writes a register as the successor of its last write. `own`: the id of the new entry.
     pub(super) fn write(&self, name: &str, state: &RegisterState, own: Id, structs: &StructStore) -> Vec<u8> {
-        let before =
-            self.orders.get(name).and_then(Order::last).map(|last| Id { client: last.client, clock: last.end - 1 });
-        // What it replaces is deleted, as every reader does when it integrates the new one.
+        let before = self
+            .orders
+            .get(name)
+            .and_then(WriteOrder::last)
+            .map(|last| Id { client: last.client, clock: last.end - 1 });
+        // The replaced entry is deleted, as every reader does when it integrates the new one.
         let replaced = before.filter(|id| !structs.is_deleted(id.client, id.clock..id.clock + 1));
         edit::set_key(own, before, (REGISTERS, name), &state.encode(), replaced)
     }
 
-    /// The update that deletes the current value of a register. `None`: it has none.
+    /// Encodes an update that deletes the value of a register. `None` if it has no value.
     pub(super) fn clear(&self, name: &str, structs: &StructStore) -> Option<Vec<u8>> {
         let last = self.orders.get(name)?.last()?.last_id();
         (!structs.is_deleted(last.client, last.clock..last.clock + 1)).then(|| edit::delete(last))
     }
 
-    /// Bytes that they take in memory, about.
+    /// Approximate memory use, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
-        /// A member with its share of the tree's node, and its entry in an order.
-        const MEMBER_BYTES: usize = 64 + size_of::<Write>();
-        /// An order with its share of the node, its name, and its deciding write.
+        /// An entry of `owners` with its share of the tree node, and its entry in an order.
+        const OWNER_BYTES: usize = 64 + size_of::<WriteRun>();
+        /// An order with its share of the tree node, its name, and its entry in `deciding`.
         const ORDER_BYTES: usize = 160;
-        self.bytes + self.members.len() * MEMBER_BYTES + self.orders.len() * ORDER_BYTES
+        self.bytes + self.owners.len() * OWNER_BYTES + self.orders.len() * ORDER_BYTES
     }
 }

@@ -1,7 +1,7 @@
-//! PURE: a document as JSON and back. What becomes what stands in `docs/formats.md`, section JSON.
+//! PURE: JSON export and import. The mapping is described in `docs/backup.md`, section JSON.
 //!
 //! ```text
-//! write.rs   a document to JSON: the one thing here that needs a tree
+//! write.rs   a document to JSON; needs a tree
 //! read.rs    JSON to a new document, as one v1 update
 //! ```
 
@@ -16,27 +16,27 @@ use yrs::Transact;
 
 pub use read::from_json;
 
-use super::crdt::{Crdt, CrdtError, contain};
-use super::yrs_input::Intake;
+use super::crdt::{Crdt, CrdtError, catch_panic};
+use super::intake::UpdatePreparer;
 
-/// Types and values within each other, at most. serde_json reads no deeper.
+/// Largest nesting depth of types and values. serde_json does not parse deeper JSON.
 pub const MAX_JSON_DEPTH: usize = 120;
 
-/// Why there is no JSON of a document, or no document of a JSON.
+/// Why a document cannot be exported as JSON, or JSON cannot be imported.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum JsonError {
-    /// It is nested too deep.
-    #[error("it is nested more than {MAX_JSON_DEPTH} levels deep; export and import it in the update format")]
+    /// The document or the JSON is nested deeper than [`MAX_JSON_DEPTH`].
+    #[error("the document is nested more than {MAX_JSON_DEPTH} levels deep; export and import it in the update format")]
     TooDeep,
-    /// The top is no object.
+    /// The top-level value is not an object.
     #[error("the JSON must be an object: one key for each text, list or map of the document")]
     NotAnObject,
-    /// Something that no document holds there.
+    /// A value that cannot be imported at this place.
     #[error("{path}: {what}")]
     Unusable {
-        /// Where, as keys with points between.
+        /// Path of the value: keys and list indexes, separated by dots.
         path: String,
-        /// What is wrong.
+        /// The cause.
         what: String,
     },
     /// The CRDT failed.
@@ -44,28 +44,30 @@ pub enum JsonError {
     Crdt(#[from] CrdtError),
 }
 
-/// Stack of the thread that builds a tree: yrs takes some hundred bytes of it for each type within a type. Only touched pages
-/// cost memory.
+/// Stack of the thread that builds a tree: yrs uses some hundred bytes of stack for each level of nested types. Only
+/// touched pages take memory.
 const TREE_STACK_BYTES: usize = 64 * 1024 * 1024;
-/// Types within types of a document that is built there, at most.
+/// Largest nesting depth of types in a document that is exported.
 const MAX_TREE_DEPTH: u32 = 10_000;
 
-/// Every root type of a document as JSON. `state`: all of it as one v1 update. `docs/formats.md` says what becomes what.
+/// Exports every root type of a document as JSON. `state`: the whole document as one v1 update. The mapping is described
+/// in `docs/backup.md`.
 ///
 /// # Errors
-/// When it is nested too deep, or yrs cannot build it; the document itself is none the worse.
+/// When the document is nested too deep, or yrs cannot build its tree.
 pub fn to_json(state: &[u8]) -> Result<serde_json::Value, JsonError> {
     if type_depth(state).map_err(|error| CrdtError::Undecodable(error.to_string()))? > MAX_TREE_DEPTH {
         return Err(JsonError::TooDeep);
     }
     let build = || {
         let mut tree = Crdt::default();
-        tree.apply(&Intake::default().prepare(state))?;
-        contain(|| write::to_json(&tree.doc.transact()))?
+        tree.apply(&UpdatePreparer::default().prepare(state))?;
+        catch_panic(|| write::to_json(&tree.doc.transact()))?
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(TREE_STACK_BYTES).spawn_scoped(scope, build);
-        let thread = thread.map_err(|error| CrdtError::Broken(format!("no thread to build its tree in: {error}")))?;
-        thread.join().map_err(|_| CrdtError::Broken("building its tree failed".into()))?
+        let thread =
+            thread.map_err(|error| CrdtError::Broken(format!("cannot start a thread to build the tree: {error}")))?;
+        thread.join().map_err(|_| CrdtError::Broken("the thread that builds the tree panicked".into()))?
     })
 }

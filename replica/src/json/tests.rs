@@ -1,4 +1,4 @@
-//! Documents to JSON and back, with every kind of thing in them.
+//! JSON export and import of documents with every kind of content.
 
 use serde_json::{Value, json};
 use yrs::types::Attrs;
@@ -69,15 +69,15 @@ fn everything_as_json() -> Value {
 }
 
 #[test]
-fn every_kind_of_root_is_told_by_what_it_holds() {
+fn root_types_are_inferred_from_their_content() {
     assert_eq!(json_of(everything()), everything_as_json());
 }
 
 #[test]
-fn json_makes_a_document_that_reads_as_the_same_json() {
+fn imported_json_exports_as_the_same_json() {
     let update = from_json(&everything_as_json(), 7).unwrap();
     assert_eq!(json_of(update.to_vec()), everything_as_json());
-    // As shared types, to edit together: what was one value is a map of its own.
+    // Objects become shared types that can be edited concurrently: the plain value is a `YMap` now.
     let replica = Replica::load(std::iter::once(update)).unwrap();
     let txn = replica.crdt.doc.transact();
     let map = txn.get_map("map").unwrap();
@@ -85,20 +85,20 @@ fn json_makes_a_document_that_reads_as_the_same_json() {
 }
 
 #[test]
-fn a_string_at_the_top_is_a_text() {
+fn top_level_string_becomes_a_text() {
     let update = from_json(&json!({ "title": "Hello" }), 7).unwrap();
     assert_eq!(json_of(update.to_vec()), json!({ "title": { "$text": "Hello" } }));
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn import_error_names_the_path_and_the_cause() {
     for (json, expected) in [
         (json!([1]), "must be an object"),
-        (json!({ "a": 1 }), "a: at the top stand"),
-        (json!({ "a": { "b": { "$bytes": "?" } } }), "a.b: it is no base64"),
-        (json!({ "a": { "b": [{ "$what": 1 }] } }), "\"$what\" has no meaning"),
-        (json!({ "a": { "$delta": [{ "retain": 1 }] } }), "a.0: a piece of a delta"),
-        (json!({ "a": { "$xml": [{ "b": 1 }] } }), "a.0: in XML stand"),
+        (json!({ "a": 1 }), "a: a top-level value must be"),
+        (json!({ "a": { "b": { "$bytes": "?" } } }), "a.b: invalid base64"),
+        (json!({ "a": { "b": [{ "$what": 1 }] } }), "\"$what\" is not allowed"),
+        (json!({ "a": { "$delta": [{ "retain": 1 }] } }), "a.0: an entry of a delta"),
+        (json!({ "a": { "$xml": [{ "b": 1 }] } }), "a.0: an XML node must be"),
     ] {
         let error = from_json(&json, 7).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
@@ -106,7 +106,7 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_document_too_deep_for_json_is_refused_in_words() {
+fn document_too_deep_for_json_is_refused() {
     let doc = Doc::with_client_id(1);
     let mut map = doc.get_or_insert_map("map");
     let mut txn = doc.transact_mut();

@@ -1,7 +1,7 @@
-//! A document to JSON.
+//! Exports a document as JSON.
 //!
-//! A root that nobody has opened as a certain type has none: what lies in it tells. Text, embeds or formats make a text;
-//! XML nodes make a fragment; other elements a list; keys alone a map.
+//! A root type that was never opened as a certain type has no type tag, so its type is inferred from its content: text,
+//! embeds or formatting marks make it a text, XML nodes a fragment, other elements a list, keys alone a map.
 
 use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ use super::{JsonError, MAX_JSON_DEPTH};
 
 type Object = Map<String, Value>;
 
-/// Every root type of a document that holds something.
+/// Every root type that is not empty, as JSON.
 pub(crate) fn to_json<T: ReadTxn>(txn: &T) -> Result<Value, JsonError> {
     let mut roots = Object::new();
     for (name, root) in txn.root_refs() {
@@ -27,12 +27,12 @@ pub(crate) fn to_json<T: ReadTxn>(txn: &T) -> Result<Value, JsonError> {
     Ok(Value::Object(roots))
 }
 
-/// A key that cannot be taken for one of ours.
+/// Escapes a key that starts with `$`, which marks the tags of this format.
 fn escaped(key: &str) -> String {
     if key.starts_with('$') { format!("${key}") } else { key.to_owned() }
 }
 
-/// A shared type. `None`: a root in which nothing is, which could be any type.
+/// A shared type as JSON. `None` for an empty root, which could be of any type.
 fn shared<T: ReadTxn>(txn: &T, branch: &Branch, depth: usize) -> Result<Option<Value>, JsonError> {
     if depth > MAX_JSON_DEPTH {
         return Err(JsonError::TooDeep);
@@ -40,7 +40,7 @@ fn shared<T: ReadTxn>(txn: &T, branch: &Branch, depth: usize) -> Result<Option<V
     let pointer = BranchPtr::from(branch);
     let keys = keys(txn, &MapRef::from(pointer), depth)?;
     let tagged = |tag: &str, value: Value| Object::from_iter([(tag.to_owned(), value)]);
-    let mut object = match kind(txn, branch, keys.is_empty()) {
+    let mut object = match inferred_type(txn, branch, keys.is_empty()) {
         Some(TypeRef::Map) => return Ok(Some(Value::Object(keys))),
         Some(TypeRef::Text | TypeRef::XmlText) => text(txn, &TextRef::from(pointer), depth)?,
         Some(TypeRef::XmlElement(tag)) => {
@@ -59,8 +59,8 @@ fn shared<T: ReadTxn>(txn: &T, branch: &Branch, depth: usize) -> Result<Option<V
     Ok(Some(Value::Object(object)))
 }
 
-/// What a type is, by what it holds if it does not say so.
-fn kind<T: ReadTxn>(txn: &T, branch: &Branch, has_no_keys: bool) -> Option<TypeRef> {
+/// The type of a branch, inferred from its content if it has no type tag.
+fn inferred_type<T: ReadTxn>(txn: &T, branch: &Branch, has_no_keys: bool) -> Option<TypeRef> {
     match branch.type_ref() {
         TypeRef::Undefined => {}
         known => return Some(known.clone()),
@@ -87,7 +87,7 @@ fn elements<T: ReadTxn>(txn: &T, pointer: BranchPtr, depth: usize) -> Result<Val
     ArrayRef::from(pointer).iter(txn).map(|element| out(txn, &element, depth)).collect()
 }
 
-/// A string if it is nothing else, the pieces with their formats otherwise.
+/// A text as a plain string, or as a delta if it has formatting or embeds.
 fn text<T: ReadTxn>(txn: &T, text: &TextRef, depth: usize) -> Result<Object, JsonError> {
     let pieces = text.diff(txn, YChange::identity);
     let plain = pieces.iter().map(|piece| match &piece.insert {

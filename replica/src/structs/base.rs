@@ -1,4 +1,4 @@
-//! The memory of a document's last compaction. Answers share it, and keep it when the document has been compacted again.
+//! The memory of a document's last compaction. Answers share it, and keep it alive after the document is compacted again.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,45 +6,45 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-/// Shorter ones are not counted.
+/// Shorter bases are not counted.
 const MIN_COUNTED_BYTES: usize = 16 * 1024;
 
-/// Bytes that documents have replaced by newer ones and that answers still hold.
+/// Counts the bytes of bases that were replaced by a newer compaction while answers still hold them.
 #[derive(Debug, Clone, Default)]
 pub struct Superseded(Arc<AtomicUsize>);
 
 impl Superseded {
-    /// How many there are now.
+    /// The current count.
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What a compaction made.
+/// The output of a compaction.
 #[derive(Debug, Default)]
 pub(super) struct Base {
     bytes: Bytes,
-    /// `None`: it is short.
-    memory: Option<Arc<Memory>>,
+    /// `None` if it is shorter than [`MIN_COUNTED_BYTES`].
+    shared: Option<Arc<BaseMemory>>,
 }
 
-/// Lives as long as the base, or a part of it that somebody holds.
+/// Lives as long as the base or any slice of it.
 #[derive(Debug)]
-struct Memory {
+struct BaseMemory {
     bytes: Bytes,
     superseded: OnceLock<Superseded>,
 }
 
-/// An owner for [`Bytes`].
-struct Held(Arc<Memory>);
+/// The owner that [`Bytes::from_owner`] keeps.
+struct BaseOwner(Arc<BaseMemory>);
 
 impl Base {
-    /// The document has new memory: from now on what others hold of this is counted.
+    /// The document has a new base: counts the bytes of this one until every slice of it is dropped.
     pub(super) fn supersede(self, count: &Superseded) {
-        if let Some(memory) = &self.memory
-            && memory.superseded.set(count.clone()).is_ok()
+        if let Some(shared) = &self.shared
+            && shared.superseded.set(count.clone()).is_ok()
         {
-            count.0.fetch_add(memory.bytes.len(), Ordering::Relaxed);
+            count.0.fetch_add(shared.bytes.len(), Ordering::Relaxed);
         }
     }
 }
@@ -52,10 +52,10 @@ impl Base {
 impl From<Bytes> for Base {
     fn from(bytes: Bytes) -> Self {
         if bytes.len() < MIN_COUNTED_BYTES {
-            return Self { bytes, memory: None };
+            return Self { bytes, shared: None };
         }
-        let memory = Arc::new(Memory { bytes, superseded: OnceLock::new() });
-        Self { bytes: Bytes::from_owner(Held(Arc::clone(&memory))), memory: Some(memory) }
+        let shared = Arc::new(BaseMemory { bytes, superseded: OnceLock::new() });
+        Self { bytes: Bytes::from_owner(BaseOwner(Arc::clone(&shared))), shared: Some(shared) }
     }
 }
 
@@ -67,13 +67,13 @@ impl Deref for Base {
     }
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for BaseOwner {
     fn as_ref(&self) -> &[u8] {
         &self.0.bytes
     }
 }
 
-impl Drop for Memory {
+impl Drop for BaseMemory {
     fn drop(&mut self) {
         if let Some(count) = self.superseded.get() {
             count.0.fetch_sub(self.bytes.len(), Ordering::Relaxed);
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn superseded_memory_counts_until_nobody_holds_a_part_of_it() {
+    fn superseded_base_is_counted_until_its_last_slice_is_dropped() {
         let count = Superseded::default();
         let base = Base::from(Bytes::from(vec![7; MIN_COUNTED_BYTES]));
         let part = base.slice(5..6);
@@ -96,6 +96,6 @@ mod tests {
         drop(part);
         assert_eq!(count.bytes(), 0);
         Base::from(Bytes::from(vec![7; MIN_COUNTED_BYTES])).supersede(&count);
-        assert_eq!(count.bytes(), 0, "nobody held it");
+        assert_eq!(count.bytes(), 0, "no slice of it was held");
     }
 }

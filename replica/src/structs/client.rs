@@ -1,32 +1,32 @@
-//! PURE: one client's structs: those of the last compaction as a part of its bytes, and those that came since.
+//! PURE: the structs of one client: a section of the last compaction's bytes, and the structs that were added since.
 
 use std::ops::Range;
 
-use syncline_protocol::update::raw::{Joint, RawSection, RawStruct, write_section_head};
+use syncline_protocol::update::raw::{JoinPoint, RawSection, RawStruct, write_section_header};
 
 use super::pieces::PieceWriter;
 use super::ranges::Ranges;
 
-/// So many bytes of structs are passed at most to find a clock, or one struct.
+/// Distance between marks: at most this many bytes of structs, or one struct, are skipped to find a clock.
 pub(super) const MARK_EVERY: usize = 1024;
-/// A struct that has so many bytes is not joined to: a difference that begins within it is cut out of it.
+/// Nothing is joined to a struct of this size, because a difference that begins within a struct has to cut it.
 pub(super) const MAX_JOINED_BYTES: usize = 16 * 1024;
-/// What a client takes besides for what came since the last compaction, with the least that its bytes take.
-pub(super) const FRESH_BYTES: usize = size_of::<Fresh>() + 32;
+/// Memory that a client takes for structs added since the last compaction, with the smallest allocation for their bytes.
+pub(super) const FRESH_BYTES: usize = size_of::<FreshStructs>() + 32;
 
-/// Where a struct begins.
+/// The position of a struct in a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mark {
     clock: u32,
-    /// From the beginning of the run.
+    /// Offset from the beginning of the run.
     at: u32,
-    /// Structs before it in the run.
+    /// Number of structs before this one in the run.
     structs: u32,
 }
 
-/// Structs of one client, one after the other, with marks to find a clock by.
+/// Consecutive encoded structs of one client, with marks for finding a clock.
 #[derive(Debug, Default, Clone, Copy)]
-struct Run<'a> {
+struct StructRun<'a> {
     start: u64,
     end: u64,
     structs: u64,
@@ -34,9 +34,9 @@ struct Run<'a> {
     marks: &'a [Mark],
 }
 
-/// What the last compaction made of one client: a part of the base.
+/// The section of one client in the document's base.
 #[derive(Debug, Default)]
-struct Base {
+struct BaseSection {
     at: u32,
     len: u32,
     structs: u32,
@@ -44,7 +44,7 @@ struct Base {
     marks: Marks,
 }
 
-/// Marks, in order. Most clients have none.
+/// Marks, sorted by clock. Most clients have none.
 #[derive(Debug, Default)]
 #[expect(clippy::box_collection, reason = "a slice is larger, and every client has one")]
 struct Marks(Option<Box<Vec<Mark>>>);
@@ -62,84 +62,85 @@ impl From<Vec<Mark>> for Marks {
     }
 }
 
-/// What came since.
+/// The structs that were added since the last compaction.
 #[derive(Debug, Default)]
-struct Fresh {
+struct FreshStructs {
     bytes: Vec<u8>,
-    /// Of more than one struct: a page load brings a client, and most make little.
-    written: Option<Box<Written>>,
+    /// `None` for a single struct. Each page load is a client, and most of them edit little.
+    written: Option<Box<StructWriter>>,
 }
 
-/// Structs that are written one after the other; what goes on where the last one ends is joined to it.
+/// Writes consecutive structs; a struct that continues the last one is joined to it.
 #[derive(Debug)]
-pub(crate) struct Written {
-    /// Where the first of them lies in what is written.
+pub(crate) struct StructWriter {
+    /// Offset of the first struct in the output.
     at: usize,
     structs: u64,
     marks: Vec<Mark>,
-    /// Where the last struct begins, and how it goes on.
+    /// Offset of the last struct in the output.
     last: usize,
-    joint: Option<Joint>,
-    /// Bytes of a struct that others are joined to.
+    /// How a struct can be joined to the last one; `None` if none can.
+    join_point: Option<JoinPoint>,
+    /// Nothing is joined to a struct of at least this size.
     max_joined_bytes: usize,
 }
 
-/// What is kept of structs that were written: how many, and where some begin.
-pub(super) struct Settled {
+/// What a client keeps of a [`StructWriter`] for its section of the base: the number of structs, and the marks.
+pub(super) struct SectionIndex {
     structs: u32,
     marks: Marks,
 }
 
-impl From<Written> for Settled {
-    fn from(written: Written) -> Self {
+impl From<StructWriter> for SectionIndex {
+    fn from(written: StructWriter) -> Self {
         Self { structs: written.structs as u32, marks: written.marks.into() }
     }
 }
 
-impl Default for Written {
+impl Default for StructWriter {
     fn default() -> Self {
         Self::at(0, MAX_JOINED_BYTES)
     }
 }
 
-/// One client.
+/// The structs and deletions of one client.
 #[derive(Debug, Default)]
-pub(super) struct Client {
+pub(super) struct ClientStructs {
     end: u32,
-    base: Base,
-    fresh: Option<Box<Fresh>>,
+    base: BaseSection,
+    fresh: Option<Box<FreshStructs>>,
     deleted: Ranges,
 }
 
-impl Client {
-    /// A client whose structs lie in a whole state of `len` bytes, which becomes the base, and whether some could be joined.
-    /// `None`: they do not begin with the first, or have a hole.
+impl ClientStructs {
+    /// Reads a client from its section of a complete state of `len` bytes, which becomes the base. Also returns whether some
+    /// structs could be joined. `None` if the section does not begin at clock 0, or has a gap.
     pub(super) fn adopt(
         section: &mut RawSection<'_>,
         len: usize,
-        tell: &mut impl FnMut(&RawStruct<'_>),
+        visit: &mut impl FnMut(&RawStruct<'_>),
     ) -> Option<(Self, bool)> {
         if section.clock != 0 {
             return None;
         }
         let at = len - section.rest().len();
-        let (mut client, mut written, mut next) = (Self::default(), Written::default(), at);
+        let (mut client, mut written, mut next) = (Self::default(), StructWriter::default(), at);
         let mut joins = false;
         for found in section.by_ref() {
             if found.is_skip() {
                 return None;
             }
-            tell(&found);
-            joins |= written.joint.is_some_and(|joint| found.continues(&joint));
-            written.joint = found.joint();
-            written.note(&found, next - at);
+            visit(&found);
+            joins |= written.join_point.is_some_and(|join_point| found.continues(&join_point));
+            written.join_point = found.join_point();
+            written.count(&found, next - at);
             next += found.bytes.len();
             if found.is_deleted() {
                 client.deleted.insert(found.start..found.end);
             }
         }
         client.end = section.clock as u32;
-        client.settle(at, next - at, written.into());
+        client.replace_base(at, next - at, written.into());
         Some((client, joins))
     }
 
@@ -148,45 +149,45 @@ impl Client {
         u64::from(self.end)
     }
 
-    /// Bytes of what came since the last compaction.
+    /// Size of the structs that were added since the last compaction.
     pub(super) fn fresh_bytes(&self) -> usize {
         self.fresh.as_ref().map_or(0, |fresh| fresh.bytes.len())
     }
 
-    /// True for a struct that came since the last compaction.
+    /// True for a struct that was added since the last compaction.
     pub(super) fn is_fresh(&self, found: &RawStruct<'_>) -> bool {
         found.start >= u64::from(self.base.end)
     }
 
-    /// True when nothing but the clock is left of an element.
+    /// True when the element at `clock` is garbage.
     pub(super) fn is_gc(&self, base: &[u8], id: u64, clock: u64) -> bool {
-        // Most are not deleted, which is quicker to find.
-        let holds = |run: &Run<'_>| run.start <= clock && clock < run.end;
+        // Checked first because it is cheaper: most elements are not deleted.
+        let holds = |run: &StructRun<'_>| run.start <= clock && clock < run.end;
         self.is_deleted(clock..clock + 1)
             && self.runs(base).iter().find(|run| holds(run)).is_some_and(|run| run.find(id, clock).0.is_at_gc())
     }
 
-    /// How many ranges are deleted.
+    /// Number of deleted ranges.
     pub(super) fn deleted_ranges(&self) -> usize {
         self.deleted.len()
     }
 
-    /// What is deleted, in order.
+    /// The deleted ranges, in ascending order.
     pub(super) fn deleted(&self) -> impl Iterator<Item = Range<u64>> {
         self.deleted.iter()
     }
 
-    /// True when all of it is deleted.
+    /// True when all of `clocks` are deleted.
     pub(super) fn is_deleted(&self, clocks: Range<u64>) -> bool {
         self.deleted.contains(&clocks)
     }
 
-    /// The first deleted range that ends after a clock.
+    /// The first deleted range that ends after `clock`.
     pub(super) fn next_deleted(&self, clock: u64) -> Option<Range<u64>> {
         self.deleted.next(clock)
     }
 
-    /// Deletes what a delete set lists. True when that is not what was deleted already.
+    /// Deletes the ranges that a delete set lists for this client. True when they differ from what was deleted before.
     pub(super) fn delete_listed(&mut self, listed: &Ranges) -> bool {
         let differs = self.deleted != *listed;
         if differs {
@@ -195,18 +196,18 @@ impl Client {
         differs
     }
 
-    /// Deletes. True when something of it was not.
+    /// Deletes `clocks`. True when not all of them were deleted before.
     pub(super) fn delete(&mut self, clocks: Range<u64>) -> bool {
         self.deleted.insert(clocks)
     }
 
-    /// Adds what is new of a struct that begins no later than this client ends.
+    /// Adds the new part of a struct, which must begin no later than this client's end.
     pub(super) fn push(&mut self, found: &RawStruct<'_>) {
         let end = self.end();
         if found.end <= end {
             return;
         }
-        debug_assert!(found.start <= end, "a hole");
+        debug_assert!(found.start <= end, "a gap");
         if found.is_deleted() {
             self.deleted.insert(found.start.max(end)..found.end);
         }
@@ -218,12 +219,12 @@ impl Client {
             RawSection::new(found.client, end, 1, &part).next()
         });
         match cut {
-            None => self.push_whole(found),
-            Some(rest) => rest.iter().for_each(|rest| self.push_whole(rest)),
+            None => self.append_new(found),
+            Some(rest) => rest.iter().for_each(|rest| self.append_new(rest)),
         }
     }
 
-    fn push_whole(&mut self, found: &RawStruct<'_>) {
+    fn append_new(&mut self, found: &RawStruct<'_>) {
         let start = self.end();
         self.end = found.end as u32;
         let fresh = self.fresh.get_or_insert_default();
@@ -231,18 +232,18 @@ impl Client {
             return fresh.bytes.extend_from_slice(found.bytes);
         }
         let first = RawSection::new(found.client, u64::from(self.base.end), 1, &fresh.bytes);
-        let written = fresh.written.get_or_insert_with(|| Box::new(Written::of(first)));
+        let written = fresh.written.get_or_insert_with(|| Box::new(StructWriter::of(first)));
         let deleted = &self.deleted;
-        let are_alike = || deleted.contains(&(start - 1..start)) == deleted.contains(&(start..start + 1));
-        written.push(found, are_alike, &mut fresh.bytes);
+        let same_deletion_state = || deleted.contains(&(start - 1..start)) == deleted.contains(&(start..start + 1));
+        written.push(found, same_deletion_state, &mut fresh.bytes);
     }
 
-    /// Appends this client's section of an update: all that comes after a clock, which must be before the end.
+    /// Appends this client's section of an update: every element from `clock` on. `clock` must be before the end.
     pub(super) fn write_since(&self, base: &[u8], id: u64, clock: u64, out: &mut PieceWriter<'_>) {
         let [of_base, fresh] = self.runs(base).map(|run| run.since(id, clock));
         let mut head = Vec::new();
-        write_section_head(of_base.structs + fresh.structs, id, clock, &mut head);
-        // A section that is the whole one of the base lies there with its head, behind the section before it.
+        write_section_header(of_base.structs + fresh.structs, id, clock, &mut head);
+        // If the whole section of the base is written, its header is in the base too, directly before it.
         let (at, end) = (self.base.at as usize, (self.base.at + self.base.len) as usize);
         let in_base = at.saturating_sub(head.len())..at;
         if base.get(in_base.clone()) == Some(&head[..]) {
@@ -256,48 +257,48 @@ impl Client {
         out.copy(fresh.rest);
     }
 
-    /// All its structs, in order.
+    /// All structs of this client, in order.
     pub(super) fn structs<'a>(&'a self, base: &'a [u8], id: u64) -> impl Iterator<Item = RawStruct<'a>> + Clone {
         self.runs(base).into_iter().flat_map(move |run| RawSection::new(id, run.start, run.structs, run.bytes))
     }
 
-    fn runs<'a>(&'a self, base: &'a [u8]) -> [Run<'a>; 2] {
+    fn runs<'a>(&'a self, base: &'a [u8]) -> [StructRun<'a>; 2] {
         let of = &self.base;
         let bytes = base.get(of.at as usize..(of.at + of.len) as usize).unwrap_or_default();
         let (end, structs) = (u64::from(of.end), u64::from(of.structs));
-        let base = Run { start: 0, end, structs, bytes, marks: of.marks.as_slice() };
-        let fresh = self.fresh.as_ref().map_or_else(Run::default, |fresh| {
+        let base = StructRun { start: 0, end, structs, bytes, marks: of.marks.as_slice() };
+        let fresh = self.fresh.as_ref().map_or_else(StructRun::default, |fresh| {
             let (structs, marks) =
                 fresh.written.as_ref().map_or((1, &[][..]), |written| (written.structs, &written.marks[..]));
-            Run { start: end, end: self.end(), structs, bytes: &fresh.bytes, marks }
+            StructRun { start: end, end: self.end(), structs, bytes: &fresh.bytes, marks }
         });
         [base, fresh]
     }
 
-    /// From now on its structs are those that were written into a new base.
-    pub(super) fn settle(&mut self, at: usize, len: usize, Settled { structs, marks }: Settled) {
-        self.base = Base { at: at as u32, len: len as u32, structs, end: self.end, marks };
+    /// Replaces the structs by the ones that were written into a new base.
+    pub(super) fn replace_base(&mut self, at: usize, len: usize, SectionIndex { structs, marks }: SectionIndex) {
+        self.base = BaseSection { at: at as u32, len: len as u32, structs, end: self.end, marks };
         self.fresh = None;
     }
 }
 
-/// The end of a run, from some clock on.
-struct Since<'a> {
+/// The part of a run from some clock on.
+struct RunTail<'a> {
     structs: u64,
-    /// The beginning of the first struct, if that was cut.
+    /// The new beginning of the first struct, if that was cut; otherwise empty.
     first: Vec<u8>,
-    /// What follows it: the end of the run's bytes.
+    /// The bytes after `first`: the end of the run's bytes.
     rest: &'a [u8],
 }
 
-impl<'a> Run<'a> {
-    /// What comes after a clock.
-    fn since(&self, client: u64, clock: u64) -> Since<'a> {
+impl<'a> StructRun<'a> {
+    /// The part of the run from `clock` on.
+    fn since(&self, client: u64, clock: u64) -> RunTail<'a> {
         if self.end <= clock {
-            return Since { structs: 0, first: Vec::new(), rest: &[] };
+            return RunTail { structs: 0, first: Vec::new(), rest: &[] };
         }
         if self.start >= clock {
-            return Since { structs: self.structs, first: Vec::new(), rest: self.bytes };
+            return RunTail { structs: self.structs, first: Vec::new(), rest: self.bytes };
         }
         let (mut section, before) = self.find(client, clock);
         let (mut first, mut rest) = (Vec::new(), section.rest().len());
@@ -306,10 +307,10 @@ impl<'a> Run<'a> {
             cutter.skip_to(clock);
             rest = cutter.write_rest(&mut first).len() + section.rest().len();
         }
-        Since { structs: self.structs - before, first, rest: &self.bytes[self.bytes.len() - rest..] }
+        RunTail { structs: self.structs - before, first, rest: &self.bytes[self.bytes.len() - rest..] }
     }
 
-    /// The structs from the one on that holds a clock of this run, and how many come before.
+    /// The structs of this run from the one that contains `clock` on, and the number of structs before it.
     fn find(&self, client: u64, clock: u64) -> (RawSection<'a>, u64) {
         let after = self.marks.partition_point(|mark| u64::from(mark.clock) <= clock);
         let mark = after.checked_sub(1).map(|at| self.marks[at]);
@@ -318,7 +319,7 @@ impl<'a> Run<'a> {
         let mut section = RawSection::new(client, start, self.structs - before, &self.bytes[at..]);
         let next_mark = self.marks.get(after).map_or(self.structs, |mark| u64::from(mark.structs));
         loop {
-            // The only one before the next mark is the one, however long.
+            // If only one struct is left before the next mark, it contains the clock; it need not be read.
             if next_mark - before == 1 {
                 return (section, before);
             }
@@ -331,46 +332,51 @@ impl<'a> Run<'a> {
     }
 }
 
-impl Written {
-    /// Structs that are appended to what has `at` bytes already; those of at least `max_joined_bytes` are not joined to.
+impl StructWriter {
+    /// Starts to write structs to an output of `at` bytes. Nothing is joined to a struct of at least `max_joined_bytes`.
     pub(crate) fn at(at: usize, max_joined_bytes: usize) -> Self {
-        Self { at, structs: 0, marks: Vec::new(), last: at, joint: None, max_joined_bytes }
+        Self { at, structs: 0, marks: Vec::new(), last: at, join_point: None, max_joined_bytes }
     }
 
-    /// One struct that was written alone.
+    /// The state after a single struct was written.
     fn of(section: RawSection<'_>) -> Self {
         let mut written = Self::default();
         for found in section {
-            written.note(&found, 0);
-            written.joint = found.joint();
+            written.count(&found, 0);
+            written.join_point = found.join_point();
         }
         written
     }
 
-    /// How many there are.
+    /// Number of structs.
     pub(crate) fn structs(&self) -> u64 {
         self.structs
     }
 
-    /// Appends a struct, or joins it to the last one if it goes on there and `are_alike` says that both are deleted or neither
-    /// is.
+    /// Appends a struct. It is joined to the last one if it continues that one and `same_deletion_state` returns true:
+    /// either both structs are deleted or neither is.
     #[inline]
-    pub(crate) fn push(&mut self, found: &RawStruct<'_>, are_alike: impl FnOnce() -> bool, out: &mut Vec<u8>) {
-        if let Some(joint) = &mut self.joint
+    pub(crate) fn push(
+        &mut self,
+        found: &RawStruct<'_>,
+        same_deletion_state: impl FnOnce() -> bool,
+        out: &mut Vec<u8>,
+    ) {
+        if let Some(join_point) = &mut self.join_point
             && out.len() - self.last < self.max_joined_bytes
-            && found.continues(joint)
-            && are_alike()
+            && found.continues(join_point)
+            && same_deletion_state()
         {
-            return joint.join(found, self.last, out);
+            return join_point.join(found, self.last, out);
         }
         self.last = out.len();
-        self.note(found, self.last - self.at);
+        self.count(found, self.last - self.at);
         out.extend_from_slice(found.bytes);
-        self.joint = found.joint();
+        self.join_point = found.join_point();
     }
 
-    /// Counts a struct that lies at `at`, from where this client's structs begin.
-    fn note(&mut self, found: &RawStruct<'_>, at: usize) {
+    /// Counts a struct at the offset `at` from the first one, and sets a mark if one is due.
+    fn count(&mut self, found: &RawStruct<'_>, at: usize) {
         let is_due = self.marks.last().map_or(0, |mark| mark.at as usize) + MARK_EVERY <= at;
         if is_due || found.bytes.len() >= MARK_EVERY {
             self.marks.push(Mark { clock: found.start as u32, at: at as u32, structs: self.structs as u32 });

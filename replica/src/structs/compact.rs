@@ -1,14 +1,14 @@
-//! PURE: the whole document written again: deleted content is dropped, neighbours are joined.
+//! PURE: compaction: rewrites the whole document without deleted content, and joins adjacent structs.
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc, write_section_head};
+use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, write_gc, write_section_header};
 use syncline_protocol::varint::write_var_uint;
 
 use super::StructStore;
-use super::client::{Client, MAX_JOINED_BYTES, Settled, Written};
+use super::client::{ClientStructs, MAX_JOINED_BYTES, SectionIndex, StructWriter};
 use super::garbage::{Garbage, find_garbage};
 
-/// The head of a section has at most so many bytes: two numbers of at most 64 bits, and a zero.
+/// Largest header of a section: two numbers of at most 64 bits, and a zero.
 const MAX_HEAD_BYTES: usize = 21;
 
 /// The structs of one client in the new base.
@@ -16,34 +16,34 @@ struct Section {
     client: u64,
     at: usize,
     len: usize,
-    structs: Settled,
+    structs: SectionIndex,
 }
 
-/// The structs of all clients as they are written.
+/// State of a running compaction.
 struct Compaction<'a> {
     store: &'a StructStore,
     garbage: Garbage,
     out: Vec<u8>,
     sections: Vec<Section>,
-    /// A type was dropped, or something came that lies in one that was dropped before.
-    has_garbage: bool,
+    /// A deleted type was dropped, or a new struct is within a type that was dropped before.
+    needs_garbage_search: bool,
 }
 
 impl StructStore {
-    /// Drops what is deleted and joins what are neighbours. Returns the whole state, which the store keeps.
+    /// Drops deleted content and joins adjacent structs. Returns the whole state, whose memory the store shares.
     pub fn compact(&mut self) -> Bytes {
         if !self.is_changed {
             return self.base();
         }
         let mut compaction = Compaction::run(self, Garbage::default());
-        if compaction.has_garbage {
+        if compaction.needs_garbage_search {
             drop(compaction);
             compaction = Compaction::run(self, find_garbage(&self.clients, &self.base));
         }
         let Compaction { mut out, sections, garbage, .. } = compaction;
         for Section { client, at, len, structs } in sections {
             if let Some(client) = self.clients.get_mut(&client) {
-                client.settle(at, len, structs);
+                client.replace_base(at, len, structs);
             }
         }
         for (client, clocks) in garbage.ranges() {
@@ -60,7 +60,7 @@ impl StructStore {
         }
         self.delete_set = self.base.slice(delete_set_at..).into();
         self.fresh_bytes = 0;
-        self.deleted_ranges = self.clients.values().map(Client::deleted_ranges).sum();
+        self.deleted_ranges = self.clients.values().map(ClientStructs::deleted_ranges).sum();
         self.base_ranges = self.deleted_ranges;
         self.is_changed = false;
         self.base()
@@ -69,9 +69,9 @@ impl StructStore {
 
 impl<'a> Compaction<'a> {
     fn run(store: &'a StructStore, garbage: Garbage) -> Self {
-        // With room for the heads of clients that are new: a buffer that is a byte too small grows to twice its size.
+        // Reserves room for the headers of new clients: a buffer that is one byte too small grows to twice its size.
         let out = Vec::with_capacity(store.bytes() + MAX_HEAD_BYTES * (store.clients.len() + 1));
-        let mut compaction = Self { store, garbage, out, sections: Vec::new(), has_garbage: false };
+        let mut compaction = Self { store, garbage, out, sections: Vec::new(), needs_garbage_search: false };
         write_var_uint(&mut compaction.out, store.clients.len() as u64);
         for (id, client) in store.clients.iter().rev() {
             compaction.write_section(*id, client);
@@ -79,15 +79,15 @@ impl<'a> Compaction<'a> {
         compaction
     }
 
-    /// Appends one client's section. Its head says how many structs follow, which is known when they are written: it gets as
-    /// much room as it may need, and the structs move up to it.
-    fn write_section(&mut self, id: u64, client: &Client) {
+    /// Appends one client's section. Its header begins with the number of structs, which is known only after they are
+    /// written. So room for the largest header is left first, and the structs are then moved up to the actual header.
+    fn write_section(&mut self, id: u64, client: &ClientStructs) {
         let begin = self.out.len();
         let mut out = std::mem::take(&mut self.out);
         out.resize(begin + MAX_HEAD_BYTES, 0);
         let written = self.write(id, client, &mut out);
         let mut head = Vec::with_capacity(MAX_HEAD_BYTES);
-        write_section_head(written.structs(), id, 0, &mut head);
+        write_section_header(written.structs(), id, 0, &mut head);
         let at = begin + head.len();
         out[begin..at].copy_from_slice(&head);
         out.copy_within(begin + MAX_HEAD_BYTES.., at);
@@ -96,18 +96,19 @@ impl<'a> Compaction<'a> {
         self.out = out;
     }
 
-    fn write(&mut self, id: u64, client: &Client, out: &mut Vec<u8>) -> Written {
-        let mut written = Written::at(out.len(), MAX_JOINED_BYTES);
+    fn write(&mut self, id: u64, client: &ClientStructs, out: &mut Vec<u8>) -> StructWriter {
+        let mut written = StructWriter::at(out.len(), MAX_JOINED_BYTES);
         let (mut was_deleted, mut part) = (false, Vec::new());
         for found in client.structs(&self.store.base, id) {
-            if self.garbage.holds(id, found.start) {
+            if self.garbage.contains(id, found.start) {
                 part.clear();
                 write_gc(found.end - found.start, &mut part);
-                push(&mut written, &part, &found, found.start, || true, out);
+                push_part(&mut written, &part, &found, found.start, || true, out);
                 was_deleted = true;
                 continue;
             }
-            self.has_garbage = self.has_garbage || (client.is_fresh(&found) && self.lies_in_garbage(&found));
+            self.needs_garbage_search =
+                self.needs_garbage_search || (client.is_fresh(&found) && self.is_within_garbage(&found));
             let mut cutter = found.cut();
             while cutter.clock() < found.end {
                 let at = cutter.clock();
@@ -116,11 +117,11 @@ impl<'a> Compaction<'a> {
                     Some(deleted) => (deleted.start.min(found.end), false),
                     None => (found.end, false),
                 };
-                let are_alike = was_deleted == is_deleted;
+                let same_deletion_state = was_deleted == is_deleted;
                 was_deleted = is_deleted;
-                self.has_garbage |= is_deleted && found.is_type();
+                self.needs_garbage_search |= is_deleted && found.is_type();
                 if !is_deleted && (at, end) == (found.start, found.end) {
-                    written.push(&found, || are_alike, out);
+                    written.push(&found, || same_deletion_state, out);
                     break;
                 }
                 part.clear();
@@ -129,18 +130,18 @@ impl<'a> Compaction<'a> {
                 } else {
                     cutter.write_to(end, &mut part);
                 }
-                push(&mut written, &part, &found, at, || are_alike, out);
+                push_part(&mut written, &part, &found, at, || same_deletion_state, out);
             }
         }
         written
     }
 
-    /// True for an item whose type was dropped, or whose neighbour is garbage.
-    fn lies_in_garbage(&self, found: &RawStruct<'_>) -> bool {
+    /// True for an item whose parent type is deleted, or whose origin is garbage.
+    fn is_within_garbage(&self, found: &RawStruct<'_>) -> bool {
         let client = |id: Id| self.store.clients.get(&id.client);
         match (found.origin.or(found.right_origin), found.parent) {
-            (Some(beside), _) => {
-                client(beside).is_some_and(|of| of.is_gc(&self.store.base, beside.client, beside.clock))
+            (Some(sibling), _) => {
+                client(sibling).is_some_and(|of| of.is_gc(&self.store.base, sibling.client, sibling.clock))
             }
             (None, Some(Parent::Item(id))) => client(id).is_some_and(|of| of.is_deleted(id.clock..id.clock + 1)),
             (None, _) => false,
@@ -148,17 +149,17 @@ impl<'a> Compaction<'a> {
     }
 }
 
-/// Appends the part of a struct that begins at a clock.
-fn push(
-    written: &mut Written,
+/// Appends an encoded part of a struct; the part begins at the clock `at`.
+fn push_part(
+    written: &mut StructWriter,
     part: &[u8],
     of: &RawStruct<'_>,
     at: u64,
-    are_alike: impl FnOnce() -> bool,
+    same_deletion_state: impl FnOnce() -> bool,
     out: &mut Vec<u8>,
 ) {
     if let Some(part) = RawSection::new(of.client, at, 1, part).next() {
-        written.push(&part, are_alike, out);
+        written.push(&part, same_deletion_state, out);
     }
 }
 
@@ -166,7 +167,7 @@ fn push(
 mod tests {
     use super::*;
 
-    /// One struct of a client at a clock, and what is deleted of client 1.
+    /// An update with one struct of a client, and a delete set with these ranges of client 1.
     fn update(client: u8, clock: u8, content: &[u8], deleted: &[u8]) -> Vec<u8> {
         let mut update = vec![1, 1, client, clock];
         update.extend_from_slice(content);
@@ -176,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_lists_not_all_that_it_deletes_is_compacted() {
-        // Two deleted elements, of which the delete set names one; and one that has its content still.
+    fn adopted_state_is_compacted_if_its_delete_set_differs_from_its_structs() {
+        // Two deleted elements of which the delete set lists one, and a deleted element that still has its content.
         for (state, compacted) in [
             (update(1, 0, &[1, 1, 1, b't', 2], &[1, 0, 1]), update(1, 0, &[1, 1, 1, b't', 2], &[1, 0, 2])),
             (update(1, 0, &[4, 1, 1, b't', 1, b'x'], &[1, 0, 1]), update(1, 0, &[1, 1, 1, b't', 1], &[1, 0, 1])),
@@ -190,19 +191,20 @@ mod tests {
 
     #[test]
     fn late_child_of_a_dropped_type_becomes_garbage() {
-        // A map under `m`, deleted, and an "x" in it; then, of others, a text in it and a text behind the "x".
+        // A deleted type under the key "k" of the map `m`, and an "x" in it. Then, from other clients, a text in that type
+        // and a text after the "x".
         let map = update(1, 0, &[0x27, 1, 1, b'm', 1, b'k', 1], &[1, 0, 1]);
         let first = update(1, 1, &[0x04, 0, 1, 0, 1, b'x'], &[]);
         let child = update(2, 0, &[0x04, 0, 1, 0, 3, b'a', b'b', b'c'], &[]);
-        let beside = update(3, 0, &[0x84, 1, 1, 3, b'a', b'b', b'c'], &[]);
-        for late in [child, beside] {
+        let sibling = update(3, 0, &[0x84, 1, 1, 3, b'a', b'b', b'c'], &[]);
+        for late in [child, sibling] {
             let mut store = StructStore::default();
             for early in [&map, &first] {
                 assert!(store.add(early));
             }
             store.compact();
             assert!(store.add(&late));
-            // The clocks are all that is left.
+            // Only the clocks are left.
             let state = store.compact();
             assert!(
                 state.windows(2).any(|bytes| bytes == [0, 3]) && !state.windows(3).any(|bytes| bytes == b"abc"),

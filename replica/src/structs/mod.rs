@@ -1,22 +1,22 @@
-//! PURE: a document as Yjs' struct store keeps it, without integration: each client's structs in the order of their clocks,
-//! as bytes, and what is deleted.
+//! PURE: the struct store of a document, like that of Yjs but without integration: the encoded structs of each client in
+//! the order of their clocks, and the deleted clocks.
 //!
-//! A hub stores, relays and answers; where in a text or a list an item lies is for the readers to find out. So nothing here
-//! depends on content: every operation is linear in the bytes it is given (and logarithmic in the document), in time and in
-//! memory, whatever the bytes are.
+//! A hub stores, relays and answers; the position of an item in a text or list matters only to readers. So nothing here
+//! depends on content: every operation is linear in its input (and logarithmic in the document), in time and memory,
+//! whatever the bytes are.
 //!
-//! An item that goes on where the one before it ended (same client, its origin is the other's last element, same right
-//! origin, same kind of content) is joined to it as it comes, like Yjs joins neighbours after it has integrated them. That
-//! changes nothing for readers: YATA puts an item whose origin is X directly behind X before it looks at anything else, and
-//! what was inserted between the two concurrently cuts the joined item at that place and meets its rest as it would have met
-//! the second item. `tests/tests/structs.rs` compares with Yjs and with yrs.
+//! An item that continues the previous one (same client, its origin is the last element of that item, same right origin,
+//! same kind of content) is joined to it when it is added, as Yjs joins adjacent items after integration. That makes no
+//! difference to readers: YATA places an item whose origin is X directly after X before it considers anything else. An item
+//! that was concurrently inserted between the two splits the joined item there, and is compared with the rest as it would
+//! have been with the second item. `tests/tests/structs.rs` compares the results with Yjs and yrs.
 //!
 //! ```text
-//! base      what the last compaction made, and what others hold of those before
-//! client    one client's structs: those of the last compaction, and those since
-//! ranges    what is deleted of a client
-//! compact   the whole again: deleted content dropped, neighbours joined
-//! garbage   what lies in deleted types
+//! base      the output of the last compaction, and the earlier ones that are still held
+//! client    the structs of one client
+//! ranges    the deleted clocks of one client
+//! compact   compaction: drops deleted content and joins adjacent structs
+//! garbage   finds structs within deleted types
 //! pieces    encoded bytes that share the document's memory
 //! ```
 //!
@@ -41,41 +41,42 @@ use syncline_protocol::varint::write_var_uint;
 
 use base::Base;
 pub use base::Superseded;
-pub(crate) use client::Written;
-use client::{Client, FRESH_BYTES, MARK_EVERY, Mark};
+pub(crate) use client::StructWriter;
+use client::{ClientStructs, FRESH_BYTES, MARK_EVERY, Mark};
 use pieces::PieceWriter;
 pub use pieces::Pieces;
 use ranges::{RANGE_BYTES, Ranges};
 
-/// What a difference may copy: so many bytes, and one of so many bytes of the base.
+/// A difference may copy up to this many bytes plus 1/[`COPIED_SHARE`] of the base.
 const MIN_COPIED_BYTES: usize = 64 * 1024;
 const COPIED_SHARE: usize = 64;
 
-/// The structs and deletions of one document. Updates must have passed the scanner, and must not wait for anything
-/// (`syncline_protocol::update::verdict`).
+/// The structs and deletions of one document. Updates must have passed the scanner, and must have no missing
+/// dependencies (`syncline_protocol::update::verdict`).
 #[derive(Debug, Default)]
 pub struct StructStore {
-    /// Ordered, because encodings are: the greatest client comes first.
-    clients: BTreeMap<u64, Client>,
-    /// What the last compaction made: clients' bases are parts of it.
+    /// Sorted, because encodings are: the largest client id comes first there.
+    clients: BTreeMap<u64, ClientStructs>,
+    /// The output of the last compaction; every client has a section of it.
     base: Base,
-    /// Where bases count that others still hold; `None`: nowhere.
+    /// Counts replaced bases that are still held; `None`: they are not counted.
     superseded: Option<Superseded>,
-    /// Something came since.
+    /// Something changed since the last compaction.
     is_changed: bool,
-    /// Bytes of structs beside the base.
+    /// Size of the structs that were added since the last compaction.
     fresh_bytes: usize,
-    /// Ranges deleted, in all clients; of them in the base.
+    /// Number of deleted ranges of all clients.
     deleted_ranges: usize,
+    /// Number of deleted ranges at the last compaction.
     base_ranges: usize,
-    /// The encoded delete set, if somebody needed it since the last deletion. Of a compacted document a part of the base.
+    /// The encoded delete set, if it was needed since the last deletion. In a compacted document a slice of the base.
     delete_set: OnceLock<Bytes>,
 }
 
 impl StructStore {
-    /// Takes a whole state as it is, without a copy of it. False when this store is not empty, or the update is no whole state:
-    /// then nothing has changed.
-    pub(crate) fn adopt(&mut self, state: &Bytes, mut tell: impl FnMut(&RawStruct<'_>)) -> bool {
+    /// Adopts a complete state as the base, without copying it, and passes each struct to `visit`. Returns false, and
+    /// changes nothing, if this store is not empty or `state` is not a complete state.
+    pub(crate) fn adopt(&mut self, state: &Bytes, mut visit: impl FnMut(&RawStruct<'_>)) -> bool {
         if !self.clients.is_empty() {
             return false;
         }
@@ -83,41 +84,43 @@ impl StructStore {
         let (mut clients, mut is_compactable) = (BTreeMap::new(), false);
         while let Some(mut section) = raw.section() {
             let id = section.client;
-            let Some((client, joins)) = Client::adopt(&mut section, state.len(), &mut tell) else { return false };
+            let Some((client, joins)) = ClientStructs::adopt(&mut section, state.len(), &mut visit) else {
+                return false;
+            };
             is_compactable |= joins;
             clients.insert(id, client);
-            raw.after(&section);
+            raw.resume_after(&section);
         }
         let mut listed: BTreeMap<u64, Ranges> = BTreeMap::new();
         let read = read_delete_set(raw.rest(), |id, deleted| _ = listed.entry(id).or_default().insert(deleted));
         debug_assert!(read.is_ok(), "not scanned");
         for (id, client) in &mut clients {
-            // A compacted state lists exactly what has no content any more.
+            // The delete set of a compacted state lists exactly the structs without content.
             is_compactable |= client.delete_listed(&listed.remove(id).unwrap_or_default());
         }
-        self.deleted_ranges = clients.values().map(Client::deleted_ranges).sum();
+        self.deleted_ranges = clients.values().map(ClientStructs::deleted_ranges).sum();
         self.base_ranges = self.deleted_ranges;
         let delete_set_at = state.len() - raw.rest().len();
         (self.clients, self.base) = (clients, state.clone().into());
         let delete_set = (!is_compactable).then(|| self.base.slice(delete_set_at..));
         self.delete_set = delete_set.map_or_else(OnceLock::new, OnceLock::from);
-        // What was compacted by none before is compacted like what comes.
+        // A state that was not compacted yet counts as changed, so that the next compaction processes it.
         self.is_changed = is_compactable;
         true
     }
 
-    /// From now on bases that others hold when they are replaced are counted here.
+    /// Counts in `count` the bases that are replaced while answers still hold them.
     pub(crate) fn count_superseded(&mut self, count: Superseded) {
         self.superseded = Some(count);
     }
 
-    /// Adds what is new in an update. True when something was: a struct or a deletion.
+    /// Adds the new parts of an update. True when a struct or deletion was new.
     pub fn add(&mut self, update: &[u8]) -> bool {
         self.add_with(update, |_| ())
     }
 
-    /// The same, and tells of each struct of which something is new.
-    pub(crate) fn add_with(&mut self, update: &[u8], mut tell: impl FnMut(&RawStruct<'_>)) -> bool {
+    /// [`StructStore::add`], passing each struct that is at least partly new to `visit`.
+    pub(crate) fn add_with(&mut self, update: &[u8], mut visit: impl FnMut(&RawStruct<'_>)) -> bool {
         let mut raw = RawUpdate::new(update);
         let (mut is_new, mut deletes) = (false, false);
         while let Some(mut section) = raw.section() {
@@ -128,18 +131,18 @@ impl StructStore {
                 let client = self.clients.entry(first.client).or_default();
                 let (bytes, ranges) = (client.fresh_bytes(), client.deleted_ranges());
                 for found in std::iter::once(first).chain(new) {
-                    tell(&found);
+                    visit(&found);
                     deletes |= found.is_deleted();
                     client.push(&found);
                 }
                 self.fresh_bytes += client.fresh_bytes() - bytes;
                 self.deleted_ranges = self.deleted_ranges + client.deleted_ranges() - ranges;
             }
-            raw.after(&section);
+            raw.resume_after(&section);
         }
         let (clients, count) = (&mut self.clients, &mut self.deleted_ranges);
         let read = read_delete_set(raw.rest(), |client, deleted| {
-            // One that is unknown would have waited.
+            // Never unknown: the update would have a missing dependency.
             let Some(client) = clients.get_mut(&client) else { return };
             let before = client.deleted_ranges();
             deletes |= client.delete(deleted);
@@ -154,7 +157,7 @@ impl StructStore {
         is_new
     }
 
-    /// True when every deletion of an update is here.
+    /// True when everything that an encoded delete set lists is deleted.
     pub fn knows_deletions_of(&self, delete_set: &[u8]) -> bool {
         let mut knows = true;
         let read = read_delete_set(delete_set, |client, deleted| {
@@ -163,19 +166,20 @@ impl StructStore {
         knows && read.is_ok()
     }
 
-    /// True when all these clocks of a client are deleted.
+    /// True when all of these clocks of a client are deleted.
     pub fn is_deleted(&self, client: u64, clocks: Range<u64>) -> bool {
         self.clients.get(&client).is_some_and(|client| client.is_deleted(clocks))
     }
 
-    /// The whole state as one v1 update, its deleted content as far as it was not compacted.
+    /// The whole state as one v1 update, with the deleted content that no compaction has dropped yet.
     pub fn encode(&self) -> Bytes {
         if self.is_changed { self.diff(&|_| 0).to_bytes() } else { self.base() }
     }
 
-    /// What a peer with these clocks lacks, as a v1 update with the whole delete set. It shares what the last compaction made.
+    /// What a peer with these clocks lacks, as a v1 update with the complete delete set. It shares the memory of the last
+    /// compaction.
     pub fn diff(&self, theirs: &impl StateClock) -> Pieces {
-        let lacks = |(id, client): (&u64, &Client)| {
+        let lacks = |(id, client): (&u64, &ClientStructs)| {
             Some((*id, client.end(), theirs.clock(*id))).filter(|(_, ours, theirs)| ours > theirs)
         };
         let wanted = self.clients.iter().rev().filter_map(lacks).map(|(id, _, theirs)| (id, theirs));
@@ -215,35 +219,36 @@ impl StructStore {
         self.clients.iter().map(|(id, client)| (*id, client.end()))
     }
 
-    /// Bytes of the encoded state at most, about.
+    /// Approximate upper bound for the size of the encoded state.
     pub fn bytes(&self) -> usize {
-        /// A range of the delete set, at most.
+        /// Largest encoding of a range of the delete set.
         const ENCODED_RANGE_BYTES: usize = 10;
         let fresh_ranges = self.deleted_ranges.saturating_sub(self.base_ranges);
         self.base.len() + self.fresh_bytes + fresh_ranges * ENCODED_RANGE_BYTES
     }
 
-    /// How many clients there are.
+    /// Number of clients.
     pub fn clients(&self) -> usize {
         self.clients.len()
     }
 
-    /// Bytes that it takes in memory, about. Asked often: nothing is gone through.
+    /// Approximate memory use, in bytes. Called often, so it takes constant time.
     pub fn memory_bytes(&self) -> usize {
-        // A run of bytes that grows has up to as much room again; one mark stands for a kilobyte of structs.
+        // A growing buffer has up to twice the capacity that it needs; there is one mark for each kilobyte of structs.
         let fresh = self.fresh_bytes * 2;
         let marks = (self.base.len() + fresh) / MARK_EVERY * size_of::<Mark>();
-        let clients = self.clients.len() * (size_of::<(u64, Client)>() + if fresh > 0 { FRESH_BYTES } else { 0 });
+        let clients =
+            self.clients.len() * (size_of::<(u64, ClientStructs)>() + if fresh > 0 { FRESH_BYTES } else { 0 });
         let delete_set = if self.is_changed { self.delete_set.get().map_or(0, Bytes::len) } else { 0 };
         self.base.len() + fresh + marks + clients + self.deleted_ranges * RANGE_BYTES + delete_set
     }
 
-    /// A difference copies more than this share of the base and so many bytes: what came since the last compaction.
-    pub(crate) fn copies_much(&self) -> bool {
+    /// True when a difference may copy more than the limit, because much was added since the last compaction.
+    pub(crate) fn diff_copies_much(&self) -> bool {
         self.fresh_bytes > MIN_COPIED_BYTES + self.base.len() / COPIED_SHARE
     }
 
-    /// Nothing came since the last compaction: it takes little more than its encoding.
+    /// True when nothing changed since the last compaction. The store then takes little more memory than its encoding.
     pub fn is_compact(&self) -> bool {
         !self.is_changed
     }
@@ -272,6 +277,6 @@ impl StructStore {
 
 impl StateClock for StructStore {
     fn clock(&self, client: u64) -> u64 {
-        self.clients.get(&client).map_or(0, Client::end)
+        self.clients.get(&client).map_or(0, ClientStructs::end)
     }
 }

@@ -1,13 +1,13 @@
-//! PURE: encoded bytes in pieces, of which the large ones share memory with their source.
+//! PURE: encoded bytes in pieces. Large pieces share memory with their source.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
-/// Shorter parts are copied: a piece costs more than they do.
+/// Shorter parts are copied, because a piece of its own costs more than the copy.
 const MIN_SHARED_BYTES: usize = 128;
 
-/// Bytes in order, mostly in one piece. A difference shares with the document what the document's last compaction made.
+/// A sequence of byte pieces, usually only one. A difference shares the memory of the document's last compaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pieces {
     first: Bytes,
@@ -17,32 +17,32 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Bytes that lie in a document's memory, too.
+    /// Wraps bytes that are also in a document's memory.
     pub fn shared(bytes: Bytes) -> Self {
         Self { shared_bytes: bytes.len(), ..Self::from(bytes) }
     }
 
-    /// Bytes of all.
+    /// Total length in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Those of them that lie in a document's memory, too.
+    /// Number of bytes that are also in a document's memory.
     pub fn shared_bytes(&self) -> usize {
         self.shared_bytes
     }
 
-    /// True without any bytes.
+    /// True when there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// One after the other.
+    /// The pieces in order.
     pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
         std::iter::once(&self.first).chain(&self.rest)
     }
 
-    /// The same with `head` before it.
+    /// Inserts `head` as the first piece.
     #[must_use]
     pub fn prepend(self, head: Bytes) -> Self {
         let Self { first, rest, len, shared_bytes } = self;
@@ -51,7 +51,7 @@ impl Pieces {
         Self { first: head, rest, len, shared_bytes }
     }
 
-    /// In one piece: a copy, unless it is one already.
+    /// All bytes in one piece. Copies them unless there is only one piece.
     pub fn to_bytes(&self) -> Bytes {
         if self.rest.is_empty() {
             return self.first.clone();
@@ -77,13 +77,13 @@ impl IntoIterator for Pieces {
     }
 }
 
-/// Writes [`Pieces`] of which long parts are parts of one `base`.
+/// Builds [`Pieces`] whose long parts share the memory of `base`.
 pub(super) struct PieceWriter<'a> {
     base: &'a Bytes,
     pieces: Vec<Bytes>,
     /// Copied bytes since the last shared piece.
     copied: Vec<u8>,
-    /// The part of the base that was written last, behind `copied`. A part that follows it in the base extends it.
+    /// The part of the base that was written last, after `copied`. An adjacent part extends it.
     shared: Range<usize>,
     shared_bytes: usize,
 }
@@ -93,7 +93,7 @@ impl<'a> PieceWriter<'a> {
         Self { base, pieces: Vec::new(), copied: Vec::new(), shared: 0..0, shared_bytes: 0 }
     }
 
-    /// Appends bytes that lie anywhere.
+    /// Appends a copy of `bytes`.
     pub(super) fn copy(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -102,7 +102,7 @@ impl<'a> PieceWriter<'a> {
         self.copied.extend_from_slice(bytes);
     }
 
-    /// Lets `write` append bytes.
+    /// Appends what `write` writes.
     pub(super) fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.flush_shared();
         write(&mut self.copied);
@@ -121,7 +121,7 @@ impl<'a> PieceWriter<'a> {
         self.shared = part;
     }
 
-    /// Appends bytes that lie elsewhere and are shared there.
+    /// Appends bytes that are shared, but need not be part of the base.
     pub(super) fn append(&mut self, bytes: &Bytes) {
         self.flush_shared();
         if bytes.len() < MIN_SHARED_BYTES {
@@ -163,11 +163,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_parts_are_shared_and_neighbours_in_the_base_are_one_part() {
+    fn long_parts_are_shared_and_adjacent_parts_become_one_piece() {
         let base: Bytes = (0..100_000).map(|at| at as u8).collect::<Vec<_>>().into();
         let mut writer = PieceWriter::new(&base);
         writer.copy(b"head");
-        // Two short neighbours that are long together, and one alone.
+        // Two adjacent parts, and a short one alone.
         writer.share(100..10_100);
         writer.share(10_100..20_100);
         writer.share(50_000..50_010);

@@ -1,24 +1,24 @@
-//! PURE: sets of clocks of one client, as ranges that neither touch nor overlap.
+//! PURE: a set of clocks of one client, as ranges that are neither adjacent nor overlapping.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// A range in a half-filled node of the tree takes about so many bytes.
+/// Approximate memory use of one range, in a half-filled tree node.
 pub(super) const RANGE_BYTES: usize = 16;
 
-/// Clocks of one client. Most clients have deleted nothing or one stretch.
+/// A set of clocks. The deleted clocks of most clients are none or one range.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[expect(clippy::box_collection, reason = "a map is larger, and every client has one")]
 pub(super) enum Ranges {
     #[default]
     None,
     One(u32, u32),
-    /// Start and end.
+    /// From start to end.
     Many(Box<BTreeMap<u32, u32>>),
 }
 
 impl Ranges {
-    /// How many there are.
+    /// Number of ranges.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::None => 0,
@@ -27,7 +27,7 @@ impl Ranges {
         }
     }
 
-    /// In order.
+    /// The ranges in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = Range<u64>> {
         let (one, many) = match self {
             Self::None => (None, None),
@@ -51,12 +51,12 @@ impl Ranges {
         found.filter(|(_, end)| *end > clock).map(|(start, end)| u64::from(start)..u64::from(end))
     }
 
-    /// True when all of `range` is in the set.
+    /// True when the set contains all of `range`.
     pub(super) fn contains(&self, range: &Range<u64>) -> bool {
         self.next(range.start).is_some_and(|found| found.start <= range.start && range.end <= found.end)
     }
 
-    /// Adds a range. True when something of it was not there.
+    /// Adds a range. True when the set did not contain all of it before.
     pub(super) fn insert(&mut self, range: Range<u64>) -> bool {
         if range.is_empty() || self.contains(&range) {
             return false;
@@ -71,7 +71,7 @@ impl Ranges {
                 *self = Self::Many(Box::new(BTreeMap::from([(*first, *last), (start, end)])));
             }
             Self::Many(ranges) => {
-                // Those that it touches become part of it.
+                // Absorb the ranges that are adjacent or overlap.
                 while let Some((&first, &last)) = ranges.range(..=end).next_back().filter(|(_, last)| **last >= start) {
                     ranges.remove(&first);
                     (start, end) = (start.min(first), end.max(last));
@@ -83,7 +83,7 @@ impl Ranges {
     }
 }
 
-/// The scanner lets no clock beyond 2^31 pass.
+/// Lossless: the scanner refuses clocks above 2^31 - 1.
 fn to_u32(clock: u64) -> u32 {
     u32::try_from(clock).unwrap_or(u32::MAX)
 }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_what_a_set_of_clocks_holds() {
+    fn ranges_hold_the_same_clocks_as_a_plain_set() {
         let mut number = 1_u64;
         let mut random = |below: u64| {
             number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
@@ -113,7 +113,7 @@ mod tests {
             assert_eq!(held, wanted, "round {round}");
             assert_eq!(ranges.iter().count(), ranges.len());
             for (one, next) in ranges.iter().zip(ranges.iter().skip(1)) {
-                assert!(one.end < next.start, "round {round}: they touch: {ranges:?}");
+                assert!(one.end < next.start, "round {round}: adjacent ranges: {ranges:?}");
             }
             for start in 0..60 {
                 for len in 1..4 {
