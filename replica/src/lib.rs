@@ -2,18 +2,18 @@
 //! that edits.
 //!
 //! ```text
-//! structs/     PURE: the struct store: encoded structs and deletions, without integration
-//! hub/         PURE: a document in a hub: struct store, pending updates, registers
-//! replica.rs   PURE: a document with its tree, in a client
-//! held.rs      PURE: pending updates of a `Replica`
-//! intake.rs    PURE: rewrites updates so that yrs can apply them
-//! crdt.rs      the yrs document, with panics caught and known faults avoided
-//! clocks.rs    PURE: the next clock of every client of a `Replica`
-//! known.rs     PURE: a state vector on its own
-//! local.rs     local edits of a `Replica`
-//! json/        PURE: export to JSON and import from it
-//! register.rs  PURE: versioned registers and the decision on their writes
-//! watch.rs     which registers of a `Replica` were changed
+//! structs/            PURE: the struct store: encoded structs and deletions, without integration
+//! hub/                PURE: a document in a hub: struct store, pending updates, registers
+//! replica.rs          PURE: a document with its tree, in a client
+//! pending_updates.rs  PURE: pending updates of a `Replica`
+//! yrs_input.rs        PURE: rewrites updates so that yrs can apply them
+//! crdt.rs             the yrs document, with panics caught and known faults avoided
+//! clocks.rs           PURE: the next clock of every client of a `Replica`
+//! known.rs            PURE: a state vector on its own
+//! local_edits.rs      local edits of a `Replica`
+//! json/               PURE: export to JSON and import from it
+//! register.rs         PURE: versioned registers and the decision on their writes
+//! register_watch.rs   which registers of a `Replica` were changed
 //! ```
 //!
 //! No clock, no I/O, no runtime. Input must have passed the scanner (`syncline_protocol::update`).

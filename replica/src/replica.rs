@@ -16,14 +16,13 @@ use syncline_protocol::update::{EMPTY_UPDATE, ScanLimits, Structs, Verdict, type
 
 use super::clocks::Clocks;
 use super::crdt::{Crdt, CrdtError};
-use super::held::{HeldLimits, PendingUpdate};
 use super::hub::HubDocument;
-use super::intake::UpdatePreparer;
 use super::json::{JsonError, to_json};
 use super::known::Known;
-use super::pending_updates::{Held, HeldLimits};
+use super::pending_updates::{HeldLimits, PendingUpdate};
 use super::register::RegisterState;
-use super::watch::ChangedRegisters;
+use super::register_watch::ChangedRegisters;
+use super::yrs_input::UpdatePreparer;
 
 /// The outcome of [`Replica::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

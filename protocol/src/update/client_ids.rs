@@ -48,7 +48,7 @@ pub(super) fn check_unsorted(update: &[u8], summary: &Summary, sorted: SortedLis
         check_distinct(sections, summary.clients)?;
     }
     if !sorted.deletes {
-        check_distinct(super::walk::delete_set_clients(update)?.into_iter(), summary.delete_clients)?;
+        check_distinct(super::parse::delete_set_clients(update)?.into_iter(), summary.delete_clients)?;
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::parse::{ClientRange, Id, StructHeader, StructKind, Visitor, walk_once};
 use super::verdict::{RangeCollector, StateClock};
-use super::walk::{ClientRange, Id, StructHeader, StructKind, Visitor, walk_once};
 use super::{ScanError, ScanLimits};
 
 /// For each client of which a document with `state` lacks something that `update` depends on or deletes, the next clock

@@ -5,8 +5,8 @@
 //! update starts a new one, so the result is an ordered list that holds exactly the input.
 //! (`yrs::merge_updates_v1` decodes everything and is quadratic in the number of updates.)
 
-use super::walk::{ClientRange, UNLIMITED, read_section_header, read_struct};
-use super::{ScanError, Summary, walk};
+use super::parse::{ClientRange, UNLIMITED, read_section_header, read_struct};
+use super::{ScanError, Summary, parse};
 use crate::varint::{Reader, var_uint_len, write_var_uint};
 
 /// Approximate size limit of a merged update; a larger input is not merged and not copied.
@@ -88,7 +88,7 @@ impl<'a> Updates<'a> {
             let bytes = &from[..from.len() - reader.remaining()];
             self.sections.push(SectionBytes { range: ClientRange { client, start, end }, structs, bytes });
         }
-        walk::read_delete_ranges(&mut reader, |range| self.deletes.push(range))?;
+        parse::read_delete_ranges(&mut reader, |range| self.deletes.push(range))?;
         Ok(summary)
     }
 

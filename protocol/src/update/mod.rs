@@ -7,18 +7,18 @@
 //! Yjs does with it.
 //!
 //! ```text
-//! walk      the parser: reports sections, structs and delete set to a visitor, in one pass
-//! content   the content of an item: text, values, types, subdocuments
-//! json      whether a text is JSON, and how deep
-//! clients   order and duplicates of client ids
-//! raw       structs with all their fields, as encoded
-//! cut       splits one struct into parts
-//! edit      small updates that a server creates itself
-//! circle    structs that depend on each other in a cycle
-//! nesting   nesting depth of types within one update
-//! merge     merges several updates into one by copying their bytes
-//! verdict   classifies an update against a document of which only the clocks are known
-//! needs     missing dependencies of an update
+//! parse         the parser: reports sections, structs and delete set to a visitor, in one pass
+//! content       the content of an item: text, values, types, subdocuments
+//! json          whether a text is JSON, and how deep
+//! client_ids    order and duplicates of client ids
+//! raw           structs with all their fields, as encoded
+//! cut           splits one struct into parts
+//! edit          small updates that a server creates itself
+//! cycles        structs that depend on each other in a cycle
+//! nesting       nesting depth of types within one update
+//! merge         merges several updates into one by copying their bytes
+//! verdict       classifies an update against a document of which only the clocks are known
+//! dependencies  missing dependencies of an update
 //! ```
 //!
 //! Sources: npm yjs 13.6.33 `src/utils/encoding.js`, `src/utils/UpdateDecoder.js`, `src/structs/*`; lib0 0.2.120
@@ -192,7 +192,7 @@ impl Summary {
 /// # Errors
 /// The first rule that the update breaks.
 pub fn scan_update(update: &[u8], limits: &ScanLimits) -> Result<Summary, ScanError> {
-    walk::walk(update, limits, &mut walk::NoVisitor)
+    parse::walk(update, limits, &mut parse::NoVisitor)
 }
 
 /// Checks that `bytes` are one lib0 `Any` value and nothing else.

@@ -1,6 +1,6 @@
 //! Parses an update in one pass and reports sections, structs and delete set to a [`Visitor`] implementation.
 
-use super::clients::{self, ClientOrder, SortedLists};
+use super::client_ids::{self, ClientOrder, SortedLists};
 use super::{ScanError, ScanLimits, Summary, check_limit, content};
 use crate::varint::{ReadError, Reader};
 

@@ -355,7 +355,7 @@ impl<'a> RawUpdate<'a> {
     /// The structs of the next client. Read them to the end, then pass the section to [`RawUpdate::resume_after`].
     pub fn section(&mut self) -> Option<RawSection<'a>> {
         self.sections = self.sections.checked_sub(1)?;
-        let (left, client, clock) = walk::read_section_header(&mut self.reader).ok()?;
+        let (left, client, clock) = parse::read_section_header(&mut self.reader).ok()?;
         Some(RawSection { client, clock, left, reader: self.reader })
     }
 
@@ -375,5 +375,5 @@ impl<'a> RawUpdate<'a> {
 /// # Errors
 /// When the bytes are truncated or continue after the delete set.
 pub fn read_delete_set(delete_set: &[u8], mut visit: impl FnMut(u64, Range<u64>)) -> Result<(), ScanError> {
-    walk::read_delete_ranges(&mut Reader::new(delete_set), |range| visit(range.client, range.start..range.end))
+    parse::read_delete_ranges(&mut Reader::new(delete_set), |range| visit(range.client, range.start..range.end))
 }

@@ -1,6 +1,6 @@
 //! Validates and reads state vectors.
 
-use super::clients::ClientOrder;
+use super::client_ids::ClientOrder;
 use super::{ScanError, ScanLimits, check_limit};
 use crate::varint::Reader;
 

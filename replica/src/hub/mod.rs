@@ -4,7 +4,7 @@
 //! ```text
 //! pending    updates with missing dependencies
 //! registers  the current value of each register
-//! order      the writes of one map key, in the order that every reader computes
+//! key_order  the writes of one map key, in the order that every reader computes
 //! ```
 
 mod key_order;

@@ -12,7 +12,7 @@ use syncline_protocol::limits::MAX_REGISTERS;
 use syncline_protocol::update::raw::{Id, Parent, RawSection, RawStruct, RawUpdate, read_delete_set};
 use syncline_protocol::update::{delete_set, edit};
 
-use super::order::{CompareBudget, WriteOrder, WriteRun};
+use super::key_order::{CompareBudget, WriteOrder, WriteRun};
 use crate::register::{REGISTERS, RegisterState};
 use crate::structs::StructStore;
 

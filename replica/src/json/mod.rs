@@ -17,7 +17,7 @@ use yrs::Transact;
 pub use read::from_json;
 
 use super::crdt::{Crdt, CrdtError, catch_panic};
-use super::intake::UpdatePreparer;
+use super::yrs_input::UpdatePreparer;
 
 /// Largest nesting depth of types and values. serde_json does not parse deeper JSON.
 pub const MAX_JSON_DEPTH: usize = 120;
