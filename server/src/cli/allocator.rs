@@ -1,40 +1,41 @@
-//! glibc's allocator, told to give back what is freed.
+//! Configures glibc's allocator to return freed memory to the system.
 //!
-//! It takes a large block from the system and gives it back, but after the first such block it raises its own limits: sled's
-//! buffers of megabytes then come from its heaps, one for nearly every thread, which keep megabytes each. A limit that is set is
-//! not raised. It is set in the environment before a program begins, or by a C function that no safe crate wraps; so the
-//! server begins a second time, as the same process.
+//! By default, glibc raises its mmap and trim thresholds after the first large block is freed. sled's buffers
+//! of megabytes then come from its arenas, nearly one per thread, and each arena keeps megabytes. A threshold
+//! that is set explicitly is not raised. It can be set in the environment before the program starts, or by a C
+//! function that no safe crate wraps; so the server executes itself again, as the same process.
 
 use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
 
-/// Says that this has been done, whatever became of the settings.
+/// Set in the second execution, whether or not the settings took effect.
 const DONE: &str = "SYNCLINE_ALLOCATOR_SETTLED";
-/// From this size on a block is the system's own: what large messages and pages of sled are made in goes back when it is freed.
-const OWN_BLOCK_BYTES: usize = 64 * 1024;
-/// What a heap keeps at its end.
-const KEPT_BYTES: usize = 128 * 1024;
-/// Heaps, at least.
-const MIN_HEAPS: usize = 2;
+/// Blocks of at least this size are mapped separately and returned when freed: large messages and sled's pages.
+const MMAP_THRESHOLD_BYTES: usize = 64 * 1024;
+/// Free memory that an arena keeps at its end.
+const TRIM_THRESHOLD_BYTES: usize = 128 * 1024;
+/// Minimum number of arenas.
+const MIN_ARENAS: usize = 2;
 
-/// Begins the program again with the settings, the first time; what the operator has set stays. Call it before there are threads and
-/// open files. Where it cannot be done nothing is lost but memory.
-pub fn settle() {
+/// On the first call, executes the program again with the settings; variables that the operator has set are
+/// kept. Must be called before threads are started and files are opened. If it fails, the server only uses more
+/// memory.
+pub fn configure() {
     if !cfg!(all(target_os = "linux", target_env = "gnu")) || env::var_os(DONE).is_some() {
         return;
     }
     let mut arguments = env::args_os();
     let (Ok(program), Some(name)) = (env::current_exe(), arguments.next()) else { return };
-    let heaps = thread::available_parallelism().map_or(MIN_HEAPS, usize::from).max(MIN_HEAPS);
+    let arenas = thread::available_parallelism().map_or(MIN_ARENAS, usize::from).max(MIN_ARENAS);
     let settings = [
-        ("MALLOC_MMAP_THRESHOLD_", OWN_BLOCK_BYTES),
-        ("MALLOC_TRIM_THRESHOLD_", KEPT_BYTES),
-        ("MALLOC_ARENA_MAX", heaps),
+        ("MALLOC_MMAP_THRESHOLD_", MMAP_THRESHOLD_BYTES),
+        ("MALLOC_TRIM_THRESHOLD_", TRIM_THRESHOLD_BYTES),
+        ("MALLOC_ARENA_MAX", arenas),
     ];
     let unset = settings.into_iter().filter(|(name, _)| env::var_os(name).is_none());
     let unset = unset.map(|(name, value)| (name, value.to_string()));
-    // It returns when it failed.
-    let _not_begun = Command::new(program).arg0(name).args(arguments).envs(unset).env(DONE, "1").exec();
+    // `exec` returns only if it failed.
+    let _error = Command::new(program).arg0(name).args(arguments).envs(unset).env(DONE, "1").exec();
 }
