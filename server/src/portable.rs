@@ -57,7 +57,7 @@ pub enum PortableError {
     NotJson(serde_json::Error),
     /// The file looks like a v2 update.
     #[error(
-        "not a Yjs v1 update, but probably a v2 update; convert it in JavaScript with \
+        "looks like a Yjs v2 update, but only v1 is supported; convert it in JavaScript with \
          Y.convertUpdateFormatV2ToV1(update)"
     )]
     Version2,

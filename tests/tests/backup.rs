@@ -249,7 +249,7 @@ async fn a_file_that_cannot_be_taken_is_refused_in_words_and_changes_nothing() {
     }
     let v2 = yrs::ReadTxn::encode_state_as_update_v2(&yrs::Transact::transact(&doc), &yrs::StateVector::default());
     let refused: [(&[u8], &str); 4] = [
-        (&v2, "probably a v2 update"),
+        (&v2, "looks like a Yjs v2 update"),
         (&parts[1], "depends on edits that this document does not have"),
         (b"\x01hello", "not a valid Yjs v1 update"),
         (b"", "not a valid Yjs v1 update"),
