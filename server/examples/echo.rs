@@ -1,5 +1,6 @@
-//! A server that says back every WebSocket message, text too, by the very code that serves documents: what Autobahn's test
-//! suite talks to (`tests/autobahn`). Prints its address; ends when its standard input does.
+//! A server that echoes every WebSocket message, including text, with the same code that serves documents: the
+//! peer of Autobahn's test suite (`tests/autobahn`). Prints its address; stops when its standard input is
+//! closed.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use syncline_server::{Listener, Server};
 async fn main() -> anyhow::Result<()> {
     let mut config = RawConfig::default().check()?;
     config.session.echoes = true;
-    // Autobahn sends up to 16 MiB, and a little more than one message may wait.
+    // Autobahn sends messages of up to 16 MiB, and slightly more than one of them may be queued.
     config.session.outbox_bytes = 64 << 20;
     let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let server = Server::start(listener, &config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll));

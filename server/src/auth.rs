@@ -1,4 +1,5 @@
-//! Who may do what: a token becomes a grant and perhaps a user, once per session and document. Nothing below asks again.
+//! Access control: turns a token into a grant and an optional user, once per session and document. No other
+//! module checks access.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,21 +8,21 @@ use syncline_protocol::ids::DocumentName;
 
 use crate::ids::UserId;
 
-/// What a session may do with a document.
+/// Access that a session has to a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// Look only; presence is allowed.
+    /// Read the document and publish awareness.
     Read,
-    /// Look and change.
+    /// Read and change the document, and publish awareness.
     ReadWrite,
 }
 
-/// What a token gives.
+/// A granted request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
-    /// What the session may do with the document.
+    /// Access to the document.
     pub grant: Grant,
-    /// In whose name, if that is known: a user's connections are limited together.
+    /// The user, if known. Limits per user count all connections of the same user.
     pub user: Option<UserId>,
 }
 
@@ -31,25 +32,25 @@ impl From<Grant> for Admission {
     }
 }
 
-/// What is asked.
+/// A request to open a document.
 #[derive(Debug, Clone)]
 pub struct AccessRequest {
-    /// Which document.
+    /// The document to open.
     pub document: DocumentName,
-    /// The Hocuspocus token as sent; `None` in dialects that have none.
+    /// The token as the client sent it; `None` if it sent none (y-websocket never does).
     pub token: Option<String>,
 }
 
-/// The answer, some time later. `Err` is the reason told to the client.
+/// The pending decision. `Err` holds the reason that is sent to the client.
 pub type Access = Pin<Box<dyn Future<Output = Result<Admission, String>> + Send>>;
 
-/// Decides on access. May take its time: the session's messages wait.
+/// Decides on access. A decision may be slow: the session's messages for the document wait for it.
 pub trait Authorize: Send + Sync + 'static {
-    /// Decides on one request.
+    /// Decides on one request. Called once per session and document.
     fn authorize(&self, request: AccessRequest) -> Access;
 }
 
-/// Everyone may read and write: for a trusted network, or behind a proxy that decides.
+/// Lets everyone read and write: for a trusted network, or behind a proxy that controls access.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OpenToAll;
 

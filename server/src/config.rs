@@ -1,9 +1,11 @@
-//! Configuration in two stages: what flags, environment and file say ([`RawConfig`]), then one checked [`Config`].
+//! Configuration in two stages: settings from flags, environment and file ([`RawConfig`]), then one validated
+//! [`Config`].
 //!
-//! Precedence: flag, then `SYNCLINE_*` environment variable, then the TOML file, then the default. No globals; each
-//! part of the server is handed the part it needs.
+//! Precedence: flag, then `SYNCLINE_*` environment variable, then the TOML file, then the default. There are no
+//! globals: each part of the server is passed the part of the configuration that it needs.
 
 mod address;
+mod file;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,169 +20,171 @@ use crate::http::prefix::PathPrefix;
 use crate::limits::{Limits, RawLimits};
 use crate::session::SessionLimits;
 
-/// Used when nothing names a data directory.
+/// Data directory if no setting names one.
 pub const DEFAULT_DATA: &str = "data";
 const DEFAULT_IDLE_UNLOAD_SECONDS: u64 = 30;
-/// A year. Much longer, and the clock has no such time.
+/// A year. A far longer time would overflow the clock.
 const MAX_IDLE_UNLOAD_SECONDS: u64 = 365 * 24 * 3600;
 const DEFAULT_COMMIT_DELAY_MS: u64 = 3;
-/// Longer, and people see that their edits are not yet saved.
+/// With a longer delay, users would notice that their edits are not saved yet.
 const MAX_COMMIT_DELAY_MS: u64 = 1_000;
-/// Read from the working directory when no `--config` is given and it exists.
+/// Read from the working directory if it exists and `--config` is not given.
 const DEFAULT_FILE: &str = "syncline.toml";
-/// Below this no client could even sync an empty document.
+/// With less, no client could sync even an empty document.
 const MIN_MESSAGE_BYTES: usize = 1024;
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// For people: plain text.
     #[default]
     Text,
-    /// One JSON object a line, for collectors.
+    /// For log collectors: one JSON object per line.
     Json,
 }
 
-/// The settings as given; every field may be absent. The same names stand in the file (`message_bytes = 1048576`).
+/// The settings as given; `None` if a setting is absent. The file uses the same names (`message_bytes = 1048576`).
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub struct RawConfig {
     /// Address and port to listen on [default: 127.0.0.1:1234]
     ///
-    /// An IP address or localhost. `:8080` is 127.0.0.1:8080, this machine only; 0.0.0.0:8080 is every network.
+    /// An IP address or localhost. `:8080` means 127.0.0.1:8080, reachable from this machine only; 0.0.0.0:8080
+    /// listens on every network.
     #[arg(long, env = "SYNCLINE_LISTEN", value_name = "ADDRESS:PORT", value_parser = address::parse)]
     #[serde(default, deserialize_with = "address::deserialize")]
     pub listen: Option<SocketAddr>,
 
-    /// Address and port on which Prometheus finds /metrics, for operators only [default: none]
+    /// Address and port that serve /metrics for Prometheus; do not expose it to users [default: none]
     #[arg(long, env = "SYNCLINE_METRICS", value_name = "ADDRESS:PORT", value_parser = address::parse)]
     #[serde(default, deserialize_with = "address::deserialize")]
     pub metrics: Option<SocketAddr>,
 
-    /// Directory that holds the documents; made if it does not exist [default: ./data]
+    /// Directory that holds the documents; created if it does not exist [default: ./data]
     #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
 
-    /// How log lines look: text for people, json for collectors [default: text]
+    /// Format of log lines: text for people, json for log collectors [default: text]
     ///
-    /// Which lines are written is set by RUST_LOG, for example RUST_LOG=debug.
+    /// RUST_LOG selects which lines are written, for example RUST_LOG=debug.
     #[arg(long, env = "SYNCLINE_LOG_FORMAT", value_name = "FORMAT", hide_possible_values = true)]
     pub log_format: Option<LogFormat>,
 
-    /// Seconds a document stays in memory after its last reader left [default: 30]
+    /// Seconds that a document stays in memory after its last client has left [default: 30]
     #[arg(long, env = "SYNCLINE_IDLE_UNLOAD_SECONDS", value_name = "SECONDS")]
     pub idle_unload_seconds: Option<u64>,
 
-    /// Largest message a client may send, in bytes [default: 68157440]
+    /// Maximum size of a message from a client, in bytes [default: 68157440]
     #[arg(long, env = "SYNCLINE_MESSAGE_BYTES", value_name = "BYTES")]
     pub message_bytes: Option<usize>,
 
-    /// Bytes that may wait for one slow reader before it is resynced instead [default: 1048576]
+    /// Bytes queued for one slow reader before it is resynced instead [default: 1048576]
     #[arg(long, env = "SYNCLINE_OUTBOX_BYTES", value_name = "BYTES")]
     pub outbox_bytes: Option<usize>,
 
-    /// Request header in which a proxy before this server says who the user is, for the limits of each user
+    /// Request header in which a proxy names the user, for limits per user
     ///
-    /// The proxy must set it, or take it away, in every request: whoever can send it can be anybody.
+    /// The proxy must set or remove it in every request: a client that can set this header can impersonate any user.
     #[arg(long, env = "SYNCLINE_USER_HEADER", value_name = "NAME")]
     pub user_header: Option<String>,
 
-    /// Origin of web pages, other than the server's own, that may connect; repeatable; `*`: any page [default: none]
+    /// Origin of web pages, besides the server's own, that may connect; repeatable; `*`: any page [default: none]
     ///
-    /// As a browser sends it: http://localhost:5173, capacitor://localhost, or null for a page from a file. Programs that are
-    /// not browsers send no origin and always may.
+    /// Written as a browser sends it: http://localhost:5173, capacitor://localhost, or null for a page opened
+    /// from a file. Programs other than browsers send no origin and may always connect.
     #[arg(long, env = "SYNCLINE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub allow_origin: Option<Vec<String>>,
 
-    /// Path under which a proxy serves this server and which it passes on, such as /collab [default: none]
+    /// Path prefix that a proxy keeps in forwarded requests, such as /collab [default: none]
     ///
-    /// It is removed from the path of every request that has it; other paths are taken as they are. A proxy that removes
-    /// the path itself needs no such setting.
+    /// It is removed from the path of every request that has it; other paths are used unchanged. Not needed if
+    /// the proxy removes the prefix.
     #[arg(long, env = "SYNCLINE_PATH_PREFIX", value_name = "PATH")]
     pub path_prefix: Option<String>,
 
     /// Milliseconds between two commits to disk while many documents change; 0: as often as the disk can [default: 3]
     ///
-    /// Readers get edits at once in any case; the word that an edit is saved may come so much later. Longer takes less
-    /// processor time. A few writers never wait.
+    /// Acknowledgements may be delayed by up to this long; readers always get edits without delay. A longer
+    /// delay takes less processor time. With only a few writers there is no delay.
     #[arg(long, env = "SYNCLINE_COMMIT_DELAY_MS", value_name = "MS")]
     pub commit_delay_ms: Option<u64>,
 
-    /// What clients may take; the table `[limits]` of the file.
+    /// Limits on clients; the table `[limits]` of the file.
     #[command(flatten)]
     #[serde(default)]
     pub limits: RawLimits,
 }
 
-/// The settings in force.
+/// The validated settings in force.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen.
+    /// Address to listen on.
     pub listen: SocketAddr,
-    /// Where `/metrics` is to be had; `None`: nowhere.
+    /// Address that serves `/metrics`; `None`: not served.
     pub metrics: Option<SocketAddr>,
-    /// Where the documents lie.
+    /// Directory that holds the documents.
     pub data: PathBuf,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// How long an unused document stays in memory.
+    /// How long a document without clients stays in memory.
     pub idle_unload: Duration,
-    /// How far apart commits begin while many documents change.
+    /// Delay between commits while many documents change.
     pub commit_delay: Duration,
     /// Limits of each session.
     pub session: SessionLimits,
-    /// Where a proxy says who the user is.
+    /// Request header in which a proxy names the user.
     pub user_header: Option<HeaderName>,
-    /// Pages that may connect.
+    /// Web pages that may connect.
     pub allow_origin: AllowedOrigins,
-    /// The path that a proxy keeps in front of everything.
+    /// Path prefix that a proxy keeps in forwarded requests.
     pub path_prefix: PathPrefix,
-    /// What clients may take together.
+    /// Limits on clients.
     pub limits: Limits,
 }
 
-/// A setting that cannot be used.
+/// An invalid configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is not there or not readable.
+    /// The file does not exist or cannot be read.
     #[error("cannot read the configuration file {path}: {source}")]
     Read {
-        /// Which file.
+        /// The configuration file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is not TOML or holds a setting that does not exist.
-    #[error("the configuration file {path} is not right: {message}")]
+    /// The file is not TOML, has an unknown key, or a value of the wrong type.
+    #[error("invalid configuration file {path}: {message}")]
     Parse {
-        /// Which file.
+        /// The configuration file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// Position and reason.
         message: String,
     },
-    /// A value of the file cannot be used.
+    /// A value in the file is out of range or malformed.
     #[error("{setting} in the configuration file {path}: {why}")]
     InFile {
         /// The setting's name in the file.
         setting: &'static str,
-        /// Which file.
+        /// The configuration file.
         path: PathBuf,
-        /// Why not, and what could.
+        /// The reason, and which values are valid.
         why: String,
     },
-    /// A value of a flag or of the environment cannot be used.
+    /// A value of a flag or environment variable is out of range or malformed.
     #[error("--{}: {why}", setting.replace('_', "-"))]
     Invalid {
-        /// The setting's name in a file.
+        /// The setting's name in the file.
         setting: &'static str,
-        /// Why not, and what could.
+        /// The reason, and which values are valid.
         why: String,
     },
 }
 
 impl RawConfig {
-    /// Fills what is absent from the TOML file: `file` if given, else `syncline.toml` here if there is one.
+    /// Takes absent settings from the TOML file: `file` if given, else `syncline.toml` in the working directory
+    /// if it exists.
     pub fn with_file(self, file: Option<&Path>) -> Result<Self, ConfigError> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         let text = match std::fs::read_to_string(path) {
@@ -189,7 +193,7 @@ impl RawConfig {
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
         let file = Self::parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })?;
-        file.validate().map_err(|Fault { setting, why }| ConfigError::InFile {
+        file.validate().map_err(|InvalidValue { setting, why }| ConfigError::InFile {
             setting,
             path: path.to_owned(),
             why,
@@ -210,22 +214,22 @@ impl RawConfig {
         })
     }
 
-    /// The log format that a file sets, also when other settings in it are wrong. See [`RawConfig::with_file`].
+    /// The log format set by the file that [`RawConfig::with_file`] reads, even if other settings in it are invalid.
     pub fn log_format_in(file: Option<&Path>) -> Option<LogFormat> {
         let text = std::fs::read_to_string(file.unwrap_or(Path::new(DEFAULT_FILE))).ok()?;
         let settings: toml::Table = toml::from_str(&text).ok()?;
         settings.get("log_format")?.clone().try_into().ok()
     }
 
-    /// Reads the text of a file. The error says what is wrong, and where.
+    /// Parses the text of a file. The error names position, key and reason.
     pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        file::parse(text)
     }
 
-    /// Checks everything once.
+    /// Validates all settings and fills in the defaults.
     pub fn check(self) -> Result<Config, ConfigError> {
-        let Valid { user_header, allow_origin, path_prefix } =
-            self.validate().map_err(|Fault { setting, why }| ConfigError::Invalid { setting, why })?;
+        let Parsed { user_header, allow_origin, path_prefix } =
+            self.validate().map_err(|InvalidValue { setting, why }| ConfigError::Invalid { setting, why })?;
         let listen = self.listen.unwrap_or(address::DEFAULT);
         if self.metrics.is_some_and(|metrics| metrics == listen && metrics.port() != 0) {
             let why = format!("{listen} is the address of --listen; choose another port for /metrics");
@@ -255,51 +259,51 @@ impl RawConfig {
         })
     }
 
-    /// Checks the values that are given, from one source or from all.
-    fn validate(&self) -> Result<Valid, Fault> {
-        let fault = |setting, why: String| Err(Fault { setting, why });
+    /// Validates the settings that are present, from one source or from all.
+    fn validate(&self) -> Result<Parsed, InvalidValue> {
+        let invalid = |setting, why: String| Err(InvalidValue { setting, why });
         if self.message_bytes.is_some_and(|bytes| bytes < MIN_MESSAGE_BYTES) {
-            return fault("message_bytes", format!("must be at least {MIN_MESSAGE_BYTES}"));
+            return invalid("message_bytes", format!("must be at least {MIN_MESSAGE_BYTES}"));
         }
         if self.outbox_bytes == Some(0) {
-            return fault("outbox_bytes", "must be at least 1".into());
+            return invalid("outbox_bytes", "must be at least 1".into());
         }
         if self.commit_delay_ms.is_some_and(|ms| ms > MAX_COMMIT_DELAY_MS) {
-            return fault("commit_delay_ms", format!("must be at most {MAX_COMMIT_DELAY_MS}"));
+            return invalid("commit_delay_ms", format!("must be at most {MAX_COMMIT_DELAY_MS}"));
         }
         if self.idle_unload_seconds.is_some_and(|seconds| seconds > MAX_IDLE_UNLOAD_SECONDS) {
-            return fault("idle_unload_seconds", format!("must be at most {MAX_IDLE_UNLOAD_SECONDS}"));
+            return invalid("idle_unload_seconds", format!("must be at most {MAX_IDLE_UNLOAD_SECONDS}"));
         }
         if self.data.as_ref().is_some_and(|data| data.as_os_str().is_empty()) {
-            return fault("data", "must not be empty".into());
+            return invalid("data", "must not be empty".into());
         }
         let user_header = match &self.user_header {
             Some(name) => match name.parse() {
                 Ok(name) => Some(name),
-                Err(_) => return fault("user_header", format!("{name:?} is not the name of a header")),
+                Err(_) => return invalid("user_header", format!("{name:?} is not a valid header name")),
             },
             None => None,
         };
         let path_prefix = match PathPrefix::parse(self.path_prefix.as_deref().unwrap_or_default()) {
             Ok(path_prefix) => path_prefix,
-            Err(error) => return fault("path_prefix", error.to_string()),
+            Err(error) => return invalid("path_prefix", error.to_string()),
         };
         match AllowedOrigins::new(self.allow_origin.as_deref().unwrap_or_default()) {
-            Ok(allow_origin) => Ok(Valid { user_header, allow_origin, path_prefix }),
-            Err(why) => fault("allow_origin", why),
+            Ok(allow_origin) => Ok(Parsed { user_header, allow_origin, path_prefix }),
+            Err(why) => invalid("allow_origin", why),
         }
     }
 }
 
-/// What checking makes of texts.
-struct Valid {
+/// Settings that validation has parsed from text.
+struct Parsed {
     user_header: Option<HeaderName>,
     allow_origin: AllowedOrigins,
     path_prefix: PathPrefix,
 }
 
-/// A value that cannot be used.
-struct Fault {
+/// A value that is out of range or malformed.
+struct InvalidValue {
     setting: &'static str,
     why: String,
 }
@@ -316,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+    fn flag_overrides_file_and_file_overrides_default() {
         let (_dir, path) = file("listen = \"127.0.0.1:1\"\nmessage_bytes = 2048\nlog_format = \"json\"\n");
         let flags = RawConfig { listen: Some("127.0.0.1:2".parse().unwrap()), ..RawConfig::default() };
         let config = flags.with_file(Some(&path)).unwrap().check().unwrap();
@@ -327,20 +331,20 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_does_not_exist_is_named() {
+    fn unknown_key_is_named_in_the_error() {
         let (_dir, path) = file("lisen = \"127.0.0.1:1\"\n");
         let error = RawConfig::default().with_file(Some(&path)).unwrap_err().to_string();
         assert!(error.contains("lisen"), "{error}");
     }
 
     #[test]
-    fn a_missing_file_that_was_asked_for_is_an_error() {
+    fn missing_file_is_an_error_when_named() {
         let error = RawConfig::default().with_file(Some(Path::new("/nonexistent/syncline.toml"))).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/syncline.toml"));
     }
 
     #[test]
-    fn limits_are_a_table_of_the_file_and_0_is_none() {
+    fn limits_are_read_from_their_table_and_0_means_unlimited() {
         let (_dir, path) = file("[limits]\nmax_connections = 7\nmax_unfinished = 0\n");
         let flags =
             RawLimits { messages_per_second: Some(5), max_connections_per_address: Some(3), ..RawLimits::default() };
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_are_refused() {
+    fn value_out_of_range_is_rejected() {
         assert!(RawConfig { message_bytes: Some(10), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { outbox_bytes: Some(0), ..RawConfig::default() }.check().is_err());
         assert!(RawConfig { user_header: Some("X User".into()), ..RawConfig::default() }.check().is_err());
@@ -362,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn error_names_the_setting_and_where_it_stands() {
+    fn error_names_the_setting_and_its_source() {
         let (_dir, path) = file("message_bytes = 10\n");
         let error = RawConfig::default().with_file(Some(&path)).unwrap_err().to_string();
         assert!(error.starts_with("message_bytes in the configuration file") && error.contains("1024"), "{error}");

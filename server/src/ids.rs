@@ -1,10 +1,10 @@
-//! Numbers that name things while the server runs and mean nothing after a restart, and the source of those that do.
+//! Ids that are valid until the server stops, and the random source for ids that outlive it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A session's right to talk to one document.
+/// A lease: a session's access to one document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub u64);
 
@@ -18,12 +18,12 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// A person or a program that may have many connections, as a token or a proxy names it; compared as given.
+/// A person or program that may have many connections, as named by a token or a proxy. Compared byte for byte.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UserId(Arc<str>);
 
 impl UserId {
-    /// The name as given.
+    /// The name, unchanged.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -41,28 +41,28 @@ impl fmt::Debug for UserId {
     }
 }
 
-/// Hands out numbers, each once.
+/// Hands out ascending numbers, each only once.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// The next number, from 1.
+    /// The next number; the first is 1.
     pub fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
-/// Where random identities are drawn: from the system's randomness, or in a simulation from its seed.
+/// Source of random ids: the system's random number generator, or a seeded one in a simulation.
 #[derive(Clone)]
 pub struct Draw(Arc<dyn Fn() -> u128 + Send + Sync>);
 
 impl Draw {
-    /// Draws by `draw`: uniform over all numbers.
+    /// Uses `draw`, which must be uniform over all `u128`.
     pub fn by(draw: impl Fn() -> u128 + Send + Sync + 'static) -> Self {
         Self(Arc::new(draw))
     }
 
-    /// A random number.
+    /// The next random number.
     pub fn number(&self) -> u128 {
         self.0()
     }

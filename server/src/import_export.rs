@@ -1,4 +1,5 @@
-//! Documents as files: one stored document out, one update in. The same for a running server and a stopped one.
+//! Import and export: turns one stored document into a file, and a file into one update. Used by a running
+//! server and, when the server is stopped, by the commands.
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -8,75 +9,80 @@ use syncline_protocol::update::{ScanError, ScanLimits, scan_update};
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use syncline_replica::{Entered, HubDocument, JsonError, Refused, from_json, to_json};
 
-/// The largest file that is imported.
+/// Maximum size of an imported file.
 pub const MAX_IMPORT_BYTES: u64 = 256 << 20;
 
-/// How a document is written in a file.
+/// Format of a document in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// One Yjs v1 update: all of the document, and it can be merged
+    /// One Yjs v1 update: the complete document, which can be merged
     Update,
     /// The content as plain JSON, for people and programs
     Json,
 }
 
-/// A document in a file's bytes.
+/// An exported document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exported {
-    /// What the file holds.
+    /// Contents of the file.
     pub bytes: Vec<u8>,
-    /// Updates that wait for others which never came. They are not in it.
+    /// Number of pending updates, which depend on missing updates and are not in `bytes`.
     pub waiting: u64,
 }
 
-/// What importing an update would do.
+/// The effect of importing an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing: all of it is there.
+    /// The document already has everything in the update.
     Nothing,
-    /// It brings something.
+    /// The update changes the document.
     Something,
 }
 
-/// Why a document cannot be written to a file, or a file not be taken.
+/// Why a document cannot be exported, or a file cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum PortableError {
-    /// There is nothing under this name but its end.
-    #[error("it was deleted; `syncline purge` makes its name free")]
+    /// The document was deleted: only a tombstone is stored.
+    #[error("it was deleted; run `syncline purge` to free its name")]
     Deleted,
-    /// A stored update cannot be read, or the new one can be shown by nobody.
+    /// A stored update cannot be decoded, or the new one has circular dependencies.
     #[error("{0}")]
     Unreadable(#[from] Refused),
-    /// There is no JSON of it, or no document of the JSON.
+    /// The document cannot be represented as JSON, or the JSON does not describe a document.
     #[error("{0}")]
     Json(#[from] JsonError),
-    /// It is not JSON at all.
-    #[error("the file is no JSON: {0}")]
+    /// The file cannot be parsed as JSON.
+    #[error("not valid JSON: {0}")]
     NotJson(serde_json::Error),
-    /// It looks like the other encoding.
+    /// The file looks like a v2 update.
     #[error(
-        "this is a Yjs v2 update, and only v1 is read. In JavaScript: \
-         Y.convertUpdateFormatV2ToV1(update) makes a v1 update of it"
+        "looks like a Yjs v2 update, but only v1 is supported; convert it in JavaScript with \
+         Y.convertUpdateFormatV2ToV1(update)"
     )]
     Version2,
-    /// The scanner refuses it.
-    #[error("the file is no Yjs v1 update that can be taken: {0}")]
+    /// The scanner rejects the update.
+    #[error("not a valid Yjs v1 update: {0}")]
     Refused(ScanError),
-    /// It builds on what is not there.
-    #[error("it builds on edits that this document does not have; import what it builds on first")]
+    /// The update depends on updates that the document does not have.
+    #[error("the update depends on edits that this document does not have; import those edits first")]
     Waits,
 }
 
-/// Writes a stored document as one update.
+/// The error text for a file over [`MAX_IMPORT_BYTES`].
+pub fn too_large() -> String {
+    format!("too large: an imported file may have at most {MAX_IMPORT_BYTES} bytes")
+}
+
+/// Encodes a stored document as one update.
 pub fn export(stored: Stored) -> Result<Exported, PortableError> {
     let mut document = build(Some(stored))?;
     Ok(Exported { bytes: document.compact().to_vec(), waiting: document.pending().len() as u64 })
 }
 
 impl Exported {
-    /// An update in another format. JSON needs a tree of the document, which may take much time and memory: only for a process
-    /// that does nothing else.
+    /// Converts an exported update to another format. JSON needs a tree of the document, which may take much
+    /// time and memory: for command processes only, not for the server.
     pub fn into_format(mut self, format: Format) -> Result<Self, PortableError> {
         if format == Format::Json {
             self.bytes = serde_json::to_vec_pretty(&to_json(&self.bytes)?).map_err(PortableError::NotJson)?;
@@ -86,13 +92,13 @@ impl Exported {
     }
 }
 
-/// Reads a file as one scanned v1 update. JSON becomes a new document's.
+/// Parses a file as one scanned v1 update. JSON becomes the update of a new document.
 pub fn read(file: Bytes, format: Format) -> Result<Bytes, PortableError> {
     let update = match format {
         Format::Update => file,
         Format::Json => {
             let json = serde_json::from_slice(&file).map_err(|error| {
-                // serde_json has no kind for it.
+                // serde_json has no error category for it.
                 let is_too_deep = error.to_string().starts_with("recursion limit exceeded");
                 if is_too_deep { JsonError::TooDeep.into() } else { PortableError::NotJson(error) }
             })?;
@@ -101,13 +107,13 @@ pub fn read(file: Bytes, format: Format) -> Result<Bytes, PortableError> {
     };
     match scan_update(&update, &ScanLimits::default()) {
         Ok(_) => Ok(update),
-        // A v2 update begins with a zero, kept for later use; a v1 update that does has deletions only.
+        // A v2 update begins with a zero (a reserved feature flag); a v1 update that does holds only deletions.
         Err(_) if update.first() == Some(&0) && update.len() > 2 => Err(PortableError::Version2),
         Err(error) => Err(PortableError::Refused(error)),
     }
 }
 
-/// Tries a scanned update on a copy of the document. `None`: there is no such document yet.
+/// Applies a scanned update to a copy of the document. `None`: the document does not exist yet.
 pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, PortableError> {
     let mut document = build(stored)?;
     match document.take(update)? {

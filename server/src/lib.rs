@@ -1,8 +1,9 @@
-//! The Syncline server as a library, so that tests and other programs can run it in-process. `main.rs` is the binary.
+//! The Syncline server as a library: tests and other programs run it in-process. `main.rs` is the binary.
 //!
-//! Data flows one way: socket -> [`session`] -> [`registry`] -> [`document`] -> the log (`syncline-log`) -> disk. What flows back
-//! (acks, frames for readers) is pushed and never waits. `ids`, `outbox`, `metrics`, `limits`, `log_limit`, `config` and `auth` are leaves
-//! anyone may use. `ARCHITECTURE.md` tells the story; the invariants stand in the files that hold them.
+//! Data flows one way: socket -> [`session`] -> [`registry`] -> [`document`] -> the log (`syncline-log`) ->
+//! disk. Acknowledgements and frames for readers flow back through queues whose senders never wait. `ids`,
+//! `outbox`, `metrics`, `limits`, `log_limit`, `config` and `auth` are leaves that any module may use.
+//! `ARCHITECTURE.md` is the overview; each invariant is documented in the file that enforces it.
 
 pub mod admin;
 pub mod auth;

@@ -1,21 +1,22 @@
-//! What clients may take of a server: limits as settings, and who is connected from where.
+//! Limits on what clients may use: the settings, and the counts that enforce them.
 //!
 //! | limit | outcome | code |
 //! |---|---|---|
-//! | connections, in all, from one address and of one user | the session is told and ends; native, when the user comes with a token: the document is refused | 4529 |
-//! | sockets that have not said their first message | the one that has waited longest is cut for a new one | - |
-//! | messages and bytes a second, of a connection, of an address and of a user | reading pauses, TCP pushes back; who would have to wait longer than [`MAX_PAUSE`] is closed | 4529 |
-//! | bytes of messages that are not complete or not yet handled, in all | the session that goes over is closed | 4529 |
-//! | bytes of messages that came before their token, with those above and 64 KiB in a session | the message is dropped | - |
-//! | documents of one connection | the document is refused | 4529 |
-//! | bytes and clients of a document | what would make it grow is refused, reading goes on | 4414 |
-//! | awareness states that one connection shows in one document | the state is dropped, its client leaves for the others | - |
+//! | connections in total, per address, per user | the session is closed (the document, if its native token names the user) | 4529 |
+//! | sockets that have not sent a first message | the oldest is cut for a new one | - |
+//! | messages and bytes a second, per connection, address, user | reading pauses; beyond [`MAX_PAUSE`] the session is closed | 4529 |
+//! | bytes of messages that are incomplete or not yet handled, in total | the session that exceeds the limit is closed | 4529 |
+//! | bytes of messages before their token: counted above, and 64 KiB per session | the message is dropped | - |
+//! | open documents per connection | the document is refused | 4529 |
+//! | bytes and clients of a document | updates that would make it grow are refused, readers stay connected | 4414 |
+//! | awareness states of one connection in one document | the state is dropped, and its client is removed for the others | - |
 //! | time to the first document of a Hocuspocus connection | the session is closed | 4504 |
-//! | documents a second that one connection opens, and all of them | reading pauses | - |
-//! | open documents, and their memory | the least recently used leave or drop what can be made again; when none can, a document more is not opened | 4529 |
+//! | documents opened a second, per connection and in total | reading pauses | - |
+//! | open documents and their memory | the least recently used leave or shrink; if none can, another document is refused | 4529 |
 //!
-//! What an honest client never meets is limited by default. What depends on where a server stands is not: behind a proxy
-//! all clients have one address. Who a user is, a token says (`auth.rs`) or a proxy (`--user-header`).
+//! While reading pauses, TCP's backpressure slows the client. Limits that an honest client never reaches have a
+//! default. Limits per address have none: behind a proxy all clients share one address. A user is named by a
+//! token (`auth.rs`) or by a proxy (`--user-header`).
 
 mod admission;
 mod machine;
@@ -30,57 +31,58 @@ use syncline_protocol::limits::{DEFAULT_MAX_DOCUMENT_BYTES, MAX_CLIENTS};
 pub use self::admission::{Gate, Meter, Seat, Unfinished, UserSeat};
 use self::quota::Allowance;
 
-/// The longest that a connection is made to wait for its rate. More is a flood, and its session ends.
+/// The longest pause that a rate limit imposes on a connection. Beyond it, the session is closed as a flood.
 pub const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// The longest time limit: a day.
+/// Largest value of a time limit: a day.
 const MAX_SECONDS: u64 = 24 * 3600;
 
-/// Limits as given: flags, environment, and the table `[limits]` of the file. 0 means no limit.
+/// Limits as configured: flags, environment, and the table `[limits]` of the file. 0 means no limit.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", default)]
 pub struct RawLimits {
-    /// Most connections in all; 0: no limit [default: 50000]
+    /// Maximum number of connections; 0: no limit [default: 50000]
     #[arg(long, env = "SYNCLINE_MAX_CONNECTIONS", value_name = "COUNT", help_heading = "Limits")]
     pub max_connections: Option<usize>,
 
-    /// Most connections from one IP address; set it where no proxy stands before the server [default: 0, no limit]
+    /// Maximum number of connections from one IP address; use it when the server is not behind a proxy
+    /// [default: 0, no limit]
     #[arg(long, env = "SYNCLINE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "COUNT", help_heading = "Limits")]
     pub max_connections_per_address: Option<usize>,
 
-    /// Most connections of one user, where a token or a proxy says who that is [default: 0, no limit]
+    /// Maximum number of connections of one user, as named by a token or a proxy [default: 0, no limit]
     #[arg(long, env = "SYNCLINE_MAX_CONNECTIONS_PER_USER", value_name = "COUNT", help_heading = "Limits")]
     pub max_connections_per_user: Option<usize>,
 
-    /// Most sockets that have not sent a first message; beyond it the oldest is cut [default: 4096]
+    /// Maximum number of sockets that have not sent a first message; beyond it the oldest is cut [default: 4096]
     #[arg(long, env = "SYNCLINE_MAX_UNFINISHED", value_name = "COUNT", help_heading = "Limits")]
     pub max_unfinished: Option<usize>,
 
-    /// Messages one connection may send in a second on average; 0: no limit [default: 20000]
+    /// Messages per second that one connection may send on average; 0: no limit [default: 20000]
     #[arg(long, env = "SYNCLINE_MESSAGES_PER_SECOND", value_name = "COUNT", help_heading = "Limits")]
     pub messages_per_second: Option<u64>,
 
-    /// Bytes one connection may send in a second on average; 0: no limit [default: 16777216]
+    /// Bytes per second that one connection may send on average; 0: no limit [default: 16777216]
     #[arg(long, env = "SYNCLINE_BYTES_PER_SECOND", value_name = "BYTES", help_heading = "Limits")]
     pub bytes_per_second: Option<u64>,
 
-    /// Messages all connections of one address may send in a second [default: 0, no limit]
+    /// Messages per second that all connections of one address may send together [default: 0, no limit]
     #[arg(long, env = "SYNCLINE_MESSAGES_PER_SECOND_PER_ADDRESS", value_name = "COUNT", help_heading = "Limits")]
     pub messages_per_second_per_address: Option<u64>,
 
-    /// Bytes all connections of one address may send in a second [default: 0, no limit]
+    /// Bytes per second that all connections of one address may send together [default: 0, no limit]
     #[arg(long, env = "SYNCLINE_BYTES_PER_SECOND_PER_ADDRESS", value_name = "BYTES", help_heading = "Limits")]
     pub bytes_per_second_per_address: Option<u64>,
 
-    /// Messages all connections of one user may send in a second [default: 0, no limit]
+    /// Messages per second that all connections of one user may send together [default: 0, no limit]
     #[arg(long, env = "SYNCLINE_MESSAGES_PER_SECOND_PER_USER", value_name = "COUNT", help_heading = "Limits")]
     pub messages_per_second_per_user: Option<u64>,
 
-    /// Bytes all connections of one user may send in a second [default: 0, no limit]
+    /// Bytes per second that all connections of one user may send together [default: 0, no limit]
     #[arg(long, env = "SYNCLINE_BYTES_PER_SECOND_PER_USER", value_name = "BYTES", help_heading = "Limits")]
     pub bytes_per_second_per_user: Option<u64>,
 
-    /// Bytes of messages in all that have not come to their end [default: 268435456]
+    /// Bytes of incomplete messages, of all connections together; 0: no limit [default: 268435456]
     #[arg(long, env = "SYNCLINE_MAX_PARTIAL_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_partial_bytes: Option<usize>,
 
@@ -92,102 +94,106 @@ pub struct RawLimits {
     #[arg(long, env = "SYNCLINE_AUTHENTICATION_SECONDS", value_name = "SECONDS", help_heading = "Limits")]
     pub authentication_seconds: Option<u64>,
 
-    /// Bytes of awareness states that one connection may show in one document; with n documents open 1/n of it in the next one, at least 4096 [default: 2097152]
+    /// Bytes of presence that one connection may publish in one document; with n documents open 1/n of it in
+    /// the next one, at least 4096 [default: 2097152]
     #[arg(long, env = "SYNCLINE_MAX_PRESENCE_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_presence_bytes: Option<usize>,
 
-    /// Largest document, in bytes as stored; it can be read and deleted from, not added to [default: 67108864]
+    /// Maximum size of a document, in stored bytes; at the limit it can still be read and shortened [default:
+    /// 67108864]
     #[arg(long, env = "SYNCLINE_MAX_DOCUMENT_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_document_bytes: Option<usize>,
 
-    /// Most CRDT clients that may ever write to one document; each page load is one [default: 200000]
+    /// Maximum number of CRDT clients that ever write to one document; each page load is one [default: 200000]
     #[arg(long, env = "SYNCLINE_MAX_DOCUMENT_CLIENTS", value_name = "COUNT", help_heading = "Limits")]
     pub max_document_clients: Option<usize>,
 
-    /// Documents one connection may open in a second on average, 30 times as many together; 0: no limit [default: 100]
+    /// Documents per second that one connection may open on average, in bursts of up to 30 times that number;
+    /// 0: no limit [default: 100]
     #[arg(long, env = "SYNCLINE_OPENS_PER_SECOND", value_name = "COUNT", help_heading = "Limits")]
     pub opens_per_second: Option<u64>,
 
-    /// Documents all connections together may open in a second [default: 5000]
+    /// Documents per second that all connections may open together; 0: no limit [default: 5000]
     #[arg(long, env = "SYNCLINE_OPENS_PER_SECOND_IN_ALL", value_name = "COUNT", help_heading = "Limits")]
     pub opens_per_second_in_all: Option<u64>,
 
-    /// Most documents open at a time [default: 200000]
+    /// Maximum number of documents open at the same time; 0: no limit [default: 200000]
     #[arg(long, env = "SYNCLINE_MAX_OPEN_DOCUMENTS", value_name = "COUNT", help_heading = "Limits")]
     pub max_open_documents: Option<usize>,
 
-    /// Bytes of memory of all open documents, as estimated; 0: no limit [default: half of the machine's memory]
+    /// Estimated bytes of memory of all open documents; 0: no limit [default: half of the machine's memory]
     #[arg(long, env = "SYNCLINE_MAX_OPEN_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_open_bytes: Option<usize>,
 
-    /// Bytes that may wait for all slow readers together; beyond it one that has more than 64 KiB waiting is resynced, or cut if it takes next to nothing; 0: no limit [default: an eighth of the machine's memory]
+    /// Bytes queued for all slow readers together; beyond it a reader with more than 64 KiB queued is resynced,
+    /// or cut if it reads almost nothing; 0: no limit [default: an eighth of the machine's memory]
     #[arg(long, env = "SYNCLINE_MAX_OUTBOX_BYTES_IN_ALL", value_name = "BYTES", help_heading = "Limits")]
     pub max_outbox_bytes_in_all: Option<usize>,
 }
 
-/// Limits in force. What is not limited is at its maximum.
+/// Limits in force. `usize::MAX` stands for no limit, in rates 0.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Sessions in all.
+    /// Sessions in total.
     pub connections: usize,
     /// Sessions from one address.
     pub connections_per_address: usize,
     /// Sessions of one user.
     pub connections_per_user: usize,
-    /// Sockets that have not said their first message.
+    /// Sockets that have not sent a first message.
     pub unfinished: usize,
-    /// What one connection may send.
+    /// Rate of one connection.
     pub rate: Rate,
-    /// What all connections of an address may send together.
+    /// Rate of all connections of an address together.
     pub rate_per_address: Rate,
-    /// What all connections of a user may send together.
+    /// Rate of all connections of a user together.
     pub rate_per_user: Rate,
-    /// Bytes of messages that have not come to their end, in all.
+    /// Bytes of incomplete messages, of all connections.
     pub partial_bytes: usize,
     /// Documents that one connection may have open.
     pub documents_per_connection: usize,
     /// How long a Hocuspocus connection may take to open its first document.
     pub authentication: Duration,
-    /// Bytes of awareness states of one lease.
+    /// Bytes of awareness states per lease.
     pub presence_bytes: usize,
-    /// Bytes of a document's state.
+    /// Bytes of a document's stored state.
     pub document_bytes: usize,
-    /// Clients of a document's whole life.
+    /// CRDT clients that ever write to a document.
     pub document_clients: usize,
-    /// Documents a second that one connection may open.
+    /// Documents a second that one connection may open; 0: no limit.
     pub opens_per_second: u64,
-    /// Documents a second that all connections may open.
+    /// Documents a second that all connections may open together; 0: no limit.
     pub opens_per_second_in_all: u64,
     /// Documents in memory.
     pub open_documents: usize,
-    /// Bytes of memory of all of them.
+    /// Estimated bytes of memory of all open documents.
     pub open_bytes: usize,
-    /// Bytes that wait for all sockets together.
+    /// Bytes queued for all sockets together.
     pub outbox_bytes_in_all: usize,
 }
 
-/// Averages, in a second. 0: no limit.
+/// Average rates per second. 0: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Messages.
+    /// Messages a second.
     pub messages: u64,
-    /// Bytes on the wire.
+    /// Bytes on the wire a second.
     pub bytes: u64,
 }
 
 impl Rate {
-    /// Nothing is limited.
+    /// True if neither messages nor bytes are limited.
     pub fn is_unlimited(self) -> bool {
         self == Self { messages: 0, bytes: 0 }
     }
 }
 
 impl Limits {
-    fn of_address(&self) -> Allowance {
+    fn per_address(&self) -> Allowance {
         Allowance { sessions: self.connections_per_address, rate: self.rate_per_address }
     }
 
-    fn of_user(&self) -> Allowance {
+    fn per_user(&self) -> Allowance {
         Allowance { sessions: self.connections_per_user, rate: self.rate_per_user }
     }
 }
@@ -199,7 +205,7 @@ impl Default for Limits {
 }
 
 impl RawLimits {
-    /// These, and the others where these say nothing.
+    /// These limits; those that are not set are taken from `other`.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -257,7 +263,7 @@ impl From<RawLimits> for Limits {
             documents_per_connection: count(raw.max_documents_per_connection, 1_000),
             authentication: Duration::from_secs(raw.authentication_seconds.unwrap_or(60).clamp(1, MAX_SECONDS)),
             presence_bytes: count(raw.max_presence_bytes, 2 * 1024 * 1024),
-            // Places in a document are counted in 32 bits.
+            // Positions in a document are 32-bit numbers.
             document_bytes: count(raw.max_document_bytes, DEFAULT_MAX_DOCUMENT_BYTES).min(u32::MAX as usize / 2),
             document_clients: count(raw.max_document_clients, MAX_CLIENTS as usize),
             opens_per_second: raw.opens_per_second.unwrap_or(100),

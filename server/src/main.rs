@@ -1,4 +1,4 @@
-//! The `syncline` command: parses, runs, and reports in one line why it failed.
+//! The `syncline` command: parses the arguments, runs the command, and reports why it failed.
 
 use std::ffi::OsString;
 use std::io::StdoutLock;
@@ -15,7 +15,7 @@ use syncline_server::cli::{
 use syncline_server::config::LogFormat;
 
 fn main() -> ExitCode {
-    // What this program writes holds people's documents: files are the user's alone.
+    // The files this program creates hold users' documents: only their owner may read them.
     umask(Mode::RWXG | Mode::RWXO);
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match arguments::parse(arguments.clone()) {
@@ -50,7 +50,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Purge(args)) => with_document(&args, delete::purge),
         Some(Command::Backup(args)) => backup::backup(&args, &mut std::io::stdout().lock()),
         Some(Command::Restore(args)) => restore::restore(&args, &mut std::io::stdout().lock()),
-        Some(Command::Export(args)) => export::export(&args),
+        Some(Command::Export(args)) => export::export(&args, &mut std::io::stdout().lock()),
         Some(Command::Import(args)) => import::import(&args, &mut std::io::stdout().lock()),
     }
 }

@@ -1,5 +1,5 @@
-//! What the server counts. One struct, shared; each hop counts at its own exit, and [`Metrics::page`] tells it to Prometheus.
-//! What operators may read out of it is in `docs/metrics.md`.
+//! The server's metrics: one shared struct, incremented where each event happens and rendered for Prometheus by
+//! [`Metrics::page`]. `docs/metrics.md` explains each metric to operators.
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -9,59 +9,60 @@ use prometheus_client::registry::{Registry, Unit};
 use syncline_log::Figures;
 use syncline_protocol::close::Close;
 
-/// What every name begins with.
+/// Prefix of every metric name.
 const PREFIX: &str = "syncline";
 
-/// Everything counted since the start.
+/// Counters since the start of the server.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// WebSocket connections accepted.
     pub sessions: Counter,
-    /// Updates taken into documents.
+    /// Updates applied to documents.
     pub updates: Counter,
     /// Updates queued for readers.
     pub delivered: Counter,
     /// Slow readers brought up to date by a diff.
     pub resyncs: Counter,
-    /// Snapshots that replaced records.
+    /// Snapshots written in place of records.
     pub compactions: Counter,
     /// Documents that could not be loaded.
     pub loads_failed: Counter,
-    /// Documents asked to leave memory, or to drop what they can, because open documents took as much as they may.
+    /// Documents asked to leave memory, or to drop what can be rebuilt, because the memory limit of open
+    /// documents was reached.
     pub documents_evicted: Counter,
-    /// Documents that were not opened because no open one could give up memory.
+    /// Documents not opened because no open document could release memory.
     pub documents_refused: Counter,
-    /// Times that opening a document waited because too many were opened.
+    /// Times that opening a document waited for its rate limit.
     pub open_pauses: Counter,
     /// Sessions that the server closed.
     pub sessions_closed: Closings,
-    /// Documents that were refused to a session, or closed for it, while the session went on.
+    /// Documents refused to a session, or closed for it, while the session stayed open.
     pub documents_closed: Closings,
-    /// Edits that were not taken, while their session went on.
+    /// Edits that were rejected while their session stayed open.
     pub edits_refused: Closings,
-    /// Sessions refused because there were too many, in all or from their address.
+    /// Sessions refused because there were too many, in total or from their address.
     pub connections_refused: Counter,
     /// Sessions, or documents of one, refused because their user had too many connections.
     pub users_refused: Counter,
-    /// Sockets cut before their first message, to make room for others.
+    /// Sockets cut before their first message to make room for others.
     pub unfinished_cut: Counter,
-    /// Times that reading from a connection paused for its rate.
+    /// Times that reading from a connection paused for its rate limit.
     pub pauses: Counter,
-    /// Sessions closed because they sent far more than their rate.
+    /// Sessions closed because they sent far more than their rate limit.
     pub floods: Counter,
-    /// Sessions ended because nothing came from their client for too long, or because their socket took nothing.
+    /// Sessions closed because their client sent nothing for too long, or because their socket accepted no data.
     pub vanished: Counter,
-    /// Slow readers that were cut because too much waits for all of them together.
+    /// Slow readers cut because too much data was queued for all of them together.
     pub cut_for_memory: Counter,
-    /// Sessions closed over a message that did not come to its end.
+    /// Sessions closed because of an incomplete message.
     pub partial_refused: Counter,
-    /// Messages that were ignored: of an unknown type, text, for a refused document, or too many before a token.
+    /// Messages ignored: of an unknown type, text, for a refused document, or too many before a token.
     pub messages_ignored: Counter,
-    /// Awareness updates or states that were dropped: malformed or over a limit.
+    /// Awareness updates or states dropped: malformed or over a limit.
     pub awareness_dropped: Counter,
 }
 
-/// How often something ended, by the code that its client was told (`protocol/SPEC.md`, Close codes).
+/// Counters by close code (`protocol/SPEC.md`, Close codes).
 #[derive(Debug, Default)]
 pub struct Closings(Family<Code, Counter>);
 
@@ -71,44 +72,44 @@ struct Code {
 }
 
 impl Closings {
-    /// One more.
+    /// Adds one to the counter of `close`'s code.
     pub fn count(&self, close: &Close) {
         self.0.get_or_create(&Code { code: close.code().into() }).inc();
     }
 
-    /// How many with this code so far.
+    /// The count for a code.
     pub fn get(&self, code: u16) -> u64 {
         self.0.get(&Code { code: code.into() }).map_or(0, |count| count.get())
     }
 }
 
-/// How things are in the moment that somebody asks.
+/// Current values for the gauges, read when `/metrics` is requested.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// Sessions.
+    /// Open sessions.
     pub sessions: usize,
-    /// Sockets that have not said their first message.
+    /// Sockets that have not sent a first message.
     pub unfinished: usize,
     /// Documents in memory.
     pub documents: usize,
-    /// Bytes that they take, as they estimate it.
+    /// Estimated bytes of memory of these documents.
     pub document_bytes: usize,
-    /// Bytes that wait for slow readers.
+    /// Bytes queued for slow readers.
     pub outbox_bytes: usize,
-    /// The log.
+    /// Figures of the log.
     pub log: Figures,
-    /// The first storage error has come: nothing is saved any more.
+    /// A storage error has occurred: nothing is saved any more.
     pub has_storage_failed: bool,
 }
 
 impl Metrics {
-    /// All of it, in the OpenMetrics text format 1.0.
+    /// Renders all metrics in the OpenMetrics text format 1.0.
     pub fn page(&self, now: &Now) -> String {
         let mut registry = Registry::with_prefix(PREFIX);
         self.register(&mut registry);
         now.register(&mut registry);
         let mut page = String::new();
-        // Writing to a string fails only where a metric's own encoding does; ours are plain numbers.
+        // Writing to a string fails only if a metric's own encoder fails; these are plain numbers.
         text::encode(&mut page, &registry).ok();
         page
     }
@@ -116,22 +117,26 @@ impl Metrics {
     fn register(&self, registry: &mut Registry) {
         let counters = [
             ("sessions", "WebSocket connections accepted", &self.sessions),
-            ("updates", "Updates taken into documents", &self.updates),
+            ("updates", "Updates applied to documents", &self.updates),
             ("delivered", "Updates queued for readers", &self.delivered),
             ("resyncs", "Slow readers brought up to date by a diff", &self.resyncs),
-            ("compactions", "Snapshots that replaced records", &self.compactions),
+            ("compactions", "Snapshots written in place of records", &self.compactions),
             ("loads_failed", "Documents that could not be loaded", &self.loads_failed),
-            ("documents_evicted", "Documents asked to give up memory for others", &self.documents_evicted),
-            ("documents_refused", "Documents not opened for want of memory", &self.documents_refused),
-            ("open_pauses", "Times that opening a document waited for its rate", &self.open_pauses),
-            ("connections_refused", "Sessions refused: too many, in all or from an address", &self.connections_refused),
+            ("documents_evicted", "Documents asked to release memory for others", &self.documents_evicted),
+            ("documents_refused", "Documents not opened because memory was short", &self.documents_refused),
+            ("open_pauses", "Times that opening a document waited for its rate limit", &self.open_pauses),
+            (
+                "connections_refused",
+                "Sessions refused: too many, in total or from an address",
+                &self.connections_refused,
+            ),
             ("users_refused", "Sessions or documents refused: too many of one user", &self.users_refused),
-            ("unfinished_cut", "Silent sockets cut to make room for others", &self.unfinished_cut),
-            ("pauses", "Times that reading from a connection paused for its rate", &self.pauses),
-            ("floods", "Sessions closed for sending far more than their rate", &self.floods),
-            ("vanished", "Sessions ended because their client was not heard of", &self.vanished),
-            ("cut_for_memory", "Slow readers cut because too much waits for all of them", &self.cut_for_memory),
-            ("partial_refused", "Sessions closed over a message without end", &self.partial_refused),
+            ("unfinished_cut", "Sockets without a first message cut to make room for others", &self.unfinished_cut),
+            ("pauses", "Times that reading from a connection paused for its rate limit", &self.pauses),
+            ("floods", "Sessions closed for sending far more than their rate limit", &self.floods),
+            ("vanished", "Sessions closed because their client did not respond", &self.vanished),
+            ("cut_for_memory", "Slow readers cut because too much was queued for all of them", &self.cut_for_memory),
+            ("partial_refused", "Sessions closed because of an incomplete message", &self.partial_refused),
             ("messages_ignored", "Messages ignored: unknown types, text, refused documents", &self.messages_ignored),
             ("awareness_dropped", "Awareness updates dropped: malformed or over a limit", &self.awareness_dropped),
         ];
@@ -141,7 +146,7 @@ impl Metrics {
         let closings = [
             ("sessions_closed", "Sessions that the server closed, by close code", &self.sessions_closed),
             ("documents_closed", "Documents refused to a session or closed for it, by code", &self.documents_closed),
-            ("edits_refused", "Edits that were not taken, by code", &self.edits_refused),
+            ("edits_refused", "Edits that were rejected, by code", &self.edits_refused),
         ];
         for (name, help, closings) in closings {
             registry.register(name, help, closings.0.clone());
@@ -152,17 +157,17 @@ impl Metrics {
 impl Now {
     fn register(&self, registry: &mut Registry) {
         let gauges = [
-            ("sessions_open", "Sessions now", self.sessions),
-            ("unfinished_open", "Sockets now that have not said their first message", self.unfinished),
-            ("documents_open", "Documents in memory now", self.documents),
-            ("documents_open_bytes", "Bytes that documents take in memory now, estimated", self.document_bytes),
+            ("sessions_open", "Open sessions", self.sessions),
+            ("unfinished_open", "Open sockets that have not sent a first message", self.unfinished),
+            ("documents_open", "Documents in memory", self.documents),
+            ("documents_open_bytes", "Estimated bytes of memory of open documents", self.document_bytes),
             (
                 "storage_failed",
                 "1 after the first storage error: nothing is saved any more",
                 self.has_storage_failed.into(),
             ),
-            ("outbox_bytes", "Bytes that wait for slow readers, in all", self.outbox_bytes),
-            ("log_waiting_bytes", "Bytes that wait for the disk", self.log.waiting_bytes),
+            ("outbox_bytes", "Bytes queued for slow readers, in total", self.outbox_bytes),
+            ("log_waiting_bytes", "Bytes waiting to be written to disk", self.log.waiting_bytes),
         ];
         for (name, help, value) in gauges {
             registry.register(name, help, ConstGauge::new(value as u64));
@@ -173,10 +178,10 @@ impl Now {
             counter.inc_by(value);
             counter
         };
-        registry.register("log_commits", "Commits to disk, each with its sync", counter(commits));
+        registry.register("log_commits", "Commits to disk, each with a sync", counter(commits));
         let seconds = Counter::<f64>::default();
         seconds.inc_by(commit_time.as_secs_f64());
-        let help = "Time that commits took; by log_commits it is the time of one";
+        let help = "Total time of commits; divide by log_commits for the average";
         registry.register_with_unit("log_commit", help, Unit::Seconds, seconds);
     }
 }
@@ -187,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    /// The names on a page, with what follows them.
+    /// The sample lines of a page: name, labels and value.
     fn samples(page: &str) -> Vec<&str> {
         page.lines().filter(|line| !line.starts_with('#')).collect()
     }
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_tells_what_was_counted_and_how_things_are() {
+    fn page_shows_counters_and_current_values() {
         let metrics = Metrics::default();
         metrics.updates.inc_by(5);
         metrics.sessions_closed.count(&Close::TimedOut);
@@ -233,11 +238,11 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_is_explained_to_operators() {
-        let told = include_str!("../../docs/metrics.md");
+    fn every_metric_is_documented() {
+        let document = include_str!("../../docs/metrics.md");
         let page = Metrics::default().page(&now());
         let names = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-        let missing: Vec<_> = names.filter(|name| !told.contains(&format!("`{name}"))).collect();
-        assert!(missing.is_empty(), "docs/metrics.md does not speak of {missing:?}");
+        let missing: Vec<_> = names.filter(|name| !document.contains(&format!("`{name}"))).collect();
+        assert!(missing.is_empty(), "docs/metrics.md does not mention {missing:?}");
     }
 }

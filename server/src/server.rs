@@ -1,8 +1,8 @@
-//! Listening, upgrading, stopping: the order in which things begin and end.
+//! Starts and stops the server: the order in which its parts begin and end.
 //!
-//! Stopping goes the way data goes: no new connections; sessions are told to come back and end; documents put
-//! everything on disk and end; the log commits, closes its store and ends. Sessions and documents have a deadline, after
-//! which sockets are cut and work that nobody was promised is dropped; the log has none.
+//! Stopping follows the data flow: no new connections are accepted; sessions ask their clients to reconnect and
+//! end; documents write everything to disk and end; the log commits, closes its store and ends. Sessions and
+//! documents have a deadline, after which sockets are cut and unacknowledged work is dropped; the log has none.
 
 mod accept;
 mod descriptors;
@@ -42,15 +42,15 @@ use syncline_replica::{HubLimits, Superseded};
 
 /// How long sessions may take to end when the server stops.
 const SESSIONS_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// How long sessions whose sockets were cut are waited for.
+/// How long the stop waits for sessions whose sockets were cut.
 const CUT_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long documents may work on updates after the stop began, and at least after the last session has ended.
+/// How long documents may work on updates: from the start of the stop, and at least from the end of the last session.
 const WORK_TIMEOUT: Duration = Duration::from_secs(3);
 const MIN_WORK_TIMEOUT: Duration = Duration::from_millis(250);
-/// Connections that may wait to be accepted; the system allows no more by itself. With fewer, those who come together
-/// after a restart are answered a second later.
+/// Maximum number of connections waiting to be accepted, Linux's default upper limit. With fewer, clients that
+/// reconnect together after a restart are delayed by a second.
 const BACKLOG: u32 = 4096;
-/// Pause after a failed accept: others may free what it lacked.
+/// Pause after a failed accept, so that resources may become free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The address cannot be listened on.
@@ -62,7 +62,7 @@ pub struct ListenError {
 }
 
 impl ListenError {
-    /// Another process listens there.
+    /// True if another process listens on the address.
     pub fn is_in_use(&self) -> bool {
         self.error.kind() == io::ErrorKind::AddrInUse
     }
@@ -75,18 +75,18 @@ fn explain_bind(error: &io::Error) -> String {
     }
 }
 
-/// An address that is ours. Taken before the store is opened: a second server should not touch the disk.
+/// A bound address. Bind before the store is opened: a second server should not touch the disk.
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
 }
 
 impl Listener {
-    /// Takes `address`; port 0 takes any that is free.
+    /// Listens on `address`; port 0 chooses a free port.
     pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
         let failed = |error| ListenError { address, error };
         let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }.map_err(failed)?;
-        // As `TcpListener::bind` does.
+        // `TcpListener::bind` does the same.
         socket.set_reuseaddr(true).map_err(failed)?;
         socket.bind(address).map_err(failed)?;
         let listener = socket.listen(BACKLOG).map_err(failed)?;
@@ -102,7 +102,7 @@ pub struct Server {
     accepting: tokio::task::JoinHandle<()>,
     sessions: TaskTracker,
     admin: TaskTracker,
-    /// Ends commands: a backup is stopped, an import's lease goes.
+    /// Ends admin requests: cancels a backup and closes an import's lease.
     admin_stop: CancellationToken,
     log: Log,
 }
@@ -112,16 +112,16 @@ struct Shared {
     log: Log,
     session_ids: Counter,
     sessions: TaskTracker,
-    /// Where a proxy says who a user is.
+    /// Request header in which a proxy names the user.
     user_header: Option<HeaderName>,
     /// Web pages that may connect.
     allow_origin: AllowedOrigins,
-    /// The path that a proxy keeps in front of everything.
+    /// Path prefix that a proxy keeps in forwarded requests.
     path_prefix: PathPrefix,
 }
 
 impl Server {
-    /// Starts on `listener`. Documents lie in `store`; `auth` decides who may do what.
+    /// Starts a server on `listener` with the documents in `store`; `auth` decides on access.
     pub fn start(listener: Listener, config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Self {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
@@ -164,51 +164,53 @@ impl Server {
             path_prefix: config.path_prefix.clone(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        tokio::spawn(log_repeats(Arc::clone(&shared.context)));
+        tokio::spawn(log_suppressed(Arc::clone(&shared.context)));
         let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());
         Self { address, shared, accepting, sessions, admin, admin_stop, log }
     }
 
-    /// Takes operators' commands from `socket`, until it stops.
+    /// Serves operators' commands on `socket` until the server stops.
     pub fn serve_admin(&self, socket: AdminSocket) {
         let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.registry));
         let admin = Arc::new(Admin { log, registry, stop: self.admin_stop.clone() });
         self.admin.spawn(admin::run(socket, admin));
     }
 
-    /// Shows `/metrics` on `listener`, until it stops. Returns where.
+    /// Serves `/metrics` on `listener` until the server stops. Returns the bound address.
     pub fn serve_metrics(&self, listener: Listener) -> SocketAddr {
         let Listener { listener, address } = listener;
         self.admin.spawn(metrics_port::run(listener, Arc::clone(&self.shared), self.admin_stop.clone()));
         address
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it has counted.
+    /// The server's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.context.metrics
     }
 
-    /// Who is connected.
+    /// Connection counts and limits.
     pub fn gate(&self) -> &Gate {
         &self.shared.context.gate
     }
 
-    /// How many documents are in memory.
+    /// Number of documents in memory.
     pub fn open_documents(&self) -> usize {
         self.shared.context.registry.len()
     }
 
-    /// Bytes that they take, as they estimate it.
+    /// Estimated bytes of memory of the open documents.
     pub fn open_bytes(&self) -> usize {
         self.shared.context.registry.memory_bytes()
     }
 
-    /// Stops: every client is told to come back, and everything is on disk when this returns.
+    /// Stops the server: asks every client to reconnect later. When this returns, everything is on disk.
+    ///
+    /// Errors: the storage error, if the store has failed.
     pub async fn stop(self) -> Result<(), StoreError> {
         let context = &self.shared.context;
         let work_deadline = Instant::now() + WORK_TIMEOUT;
@@ -218,9 +220,9 @@ impl Server {
         self.sessions.close();
         if timeout(SESSIONS_TIMEOUT, self.sessions.wait()).await.is_err() {
             warn!(left = self.sessions.len(), "some sessions did not end in time; their sockets are cut");
-            // Documents wait for their last lease: without this a session that is stuck would hold up the stop.
+            // Documents wait for their last lease: a stuck session must not delay the stop.
             context.stop.cut();
-            // One that only says goodbye holds no document.
+            // A session that is only sending its close frame holds no lease.
             tokio::time::timeout(CUT_TIMEOUT, self.sessions.wait()).await.ok();
         }
         log_counts(context.log_limit.take_counts(None));
@@ -242,7 +244,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         match accepted {
             Ok((socket, peer)) => {
                 let Some(socket) = descriptors.admit(socket, &shared.context.gate) else { continue };
-                // Small frames must leave at once; a socket that refuses the option still works.
+                // Small frames must be sent without delay; a socket that refuses the option still works.
                 socket.set_nodelay(true).ok();
                 let unfinished = shared.context.gate.arrive();
                 let shared = Arc::clone(&shared);
@@ -250,7 +252,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             }
             Err(error) => {
                 if let Some(not_logged) = shared.context.log_limit.admit(("accept failed", 0), Instant::now()) {
-                    warn!(%error, not_logged, "a connection could not be accepted");
+                    warn!(%error, not_logged, "cannot accept a connection");
                 }
                 shared.context.gate.cut_oldest();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -259,8 +261,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Logs, once a minute, how many lines were not written (`log_limit.rs`).
-async fn log_repeats(context: Arc<Context>) {
+/// Logs once a minute how many lines were suppressed (`log_limit.rs`).
+async fn log_suppressed(context: Arc<Context>) {
     while timeout(log_limit::PERIOD, context.stop.cancelled()).await.is_err() {
         log_counts(context.log_limit.take_counts(Some(Instant::now())));
     }
@@ -268,7 +270,7 @@ async fn log_repeats(context: Arc<Context>) {
 
 fn log_counts(counts: Vec<(log_limit::Kind, u64)>) {
     for ((kind, code), count) in counts {
-        info!(kind, code, count, "more of the same, not logged one by one; RUST_LOG=debug logs each");
+        info!(kind, code, count, "repeated lines suppressed; RUST_LOG=debug logs each of them");
     }
 }
 
@@ -277,7 +279,7 @@ fn readiness(shared: &Shared) -> Readiness {
         return Readiness::Stopping;
     }
     match shared.log.failed() {
-        Some(failure) => Readiness::StorageFailed(format!("edits are not taken: {failure}")),
+        Some(failure) => Readiness::StorageFailed(format!("edits are rejected: {failure}")),
         None => Readiness::Ready,
     }
 }

@@ -106,7 +106,7 @@ fn a_damaged_record_is_named_and_repair_keeps_what_can_be_read() {
     let dir = home.path().join("data");
     fill(&dir);
     let (fine, said) = syncline("verify", &dir);
-    assert!(fine && said.contains("3 documents are whole"), "{said}");
+    assert!(fine && said.contains("3 documents verified"), "{said}");
     let (fine, said) = syncline("repair", &dir);
     assert!(fine && said.contains("nothing was changed"), "{said}");
 
@@ -118,9 +118,9 @@ fn a_damaged_record_is_named_and_repair_keeps_what_can_be_read() {
     assert!(files(&dir) == before, "looking changes nothing");
 
     let (fine, repaired) = syncline("repair", &dir);
-    assert!(fine && repaired.contains("with a new history. Lost: record"), "{repaired}");
+    assert!(fine && repaired.contains("with a new epoch. Lost: record"), "{repaired}");
     let (fine, after) = syncline("verify", &dir);
-    assert!(fine && after.contains("3 documents are whole"), "{after}");
+    assert!(fine && after.contains("3 documents verified"), "{after}");
     let store = SledStore::open_existing(&dir).unwrap();
     assert!(store.doubt().is_none());
     let whole = store.load(&name("whole")).unwrap().unwrap();

@@ -92,7 +92,7 @@ test('the commands take a name as people write it and as its URL spells it', asy
     assert.match(await run('inspect', name), /^document {2}"会议 1"$/m)
     assert.match(await run('export', name, '--format', 'json'), /from Hocuspocus/)
   }
-  await assert.rejects(run('inspect', spellings[1], '--exact-name'), /there is no document/)
+  await assert.rejects(run('inspect', spellings[1], '--exact-name'), /does not exist/)
   assert.match(await run('delete', spellings[1]), /deleted "会议 1"/)
   assert.match(await run('purge', spellings[0]), /purged "会议 1"/)
 })

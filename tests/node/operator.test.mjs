@@ -47,7 +47,7 @@ describe('the store of a command', () => {
     for (const { args, env } of overruled) {
       const { code, stderr } = await runBinary(args, { ...here, env })
       assert.equal(code, 1)
-      assert(stderr.includes(`there is no Syncline store in ${elsewhere}`), stderr)
+      assert(stderr.includes(`no Syncline store in ${elsewhere}`), stderr)
     }
     assert.equal((await runBinary(['verify'], { ...here, env: { SYNCLINE_DATA: '' } })).code, 0, 'empty counts as unset')
   })
@@ -63,7 +63,7 @@ describe('the store of a command', () => {
       for (const args of commands) {
         const { code, stdout, stderr } = await runBinary([...args], { cwd: home })
         assert.deepEqual([code, stdout], [1, ''], args[0])
-        assert(oneLine(stderr).includes(`there is no Syncline store in ${join(home, 'data')}`), stderr)
+        assert(oneLine(stderr).includes(`no Syncline store in ${join(home, 'data')}`), stderr)
         assert.match(stderr, /--data DIR, SYNCLINE_DATA/)
       }
       assert.deepEqual(readdirSync(home), isEmpty ? ['data'] : [])
@@ -116,7 +116,7 @@ describe('settings that are wrong', () => {
     for (const filter of ['inof', 'syncline_server=loud']) {
       const server = await startServer({ env: { RUST_LOG: filter } })
       t.after(() => server.stop())
-      await until(() => /WARN.*RUST_LOG is not used/.test(server.output()), { what: 'a warning' })
+      await until(() => /WARN.*RUST_LOG is ignored/.test(server.output()), { what: 'a warning' })
       assert(server.output().includes(filter))
     }
   })

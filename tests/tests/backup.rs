@@ -80,7 +80,7 @@ async fn import_file(data: &Path, document: &str, path: &Path, bytes: &[u8]) -> 
 async fn export_to(data: &Path, document: &str, path: &Path, format: Format) -> Result<Vec<u8>, String> {
     let (document, output) = (document.to_owned(), Some(path.to_owned()));
     let args = ExportArgs { document, exact_name: false, format, output, store: StoreArgs::at(data) };
-    command(move |_| export::export(&args)).await?;
+    command(move |out| export::export(&args, out)).await?;
     Ok(std::fs::read(path).unwrap())
 }
 
@@ -194,7 +194,7 @@ async fn an_import_reaches_readers_like_any_edit_and_is_on_disk_when_it_is_told(
     let (kind, heard) = reader.hear_sync().await;
     assert_eq!((kind, &heard), (2, &update), "the update as it was in the file");
     let told = import_file(&data, "doc", &file, &update).await.unwrap();
-    assert!(told.contains("had all of"), "{told}");
+    assert!(told.contains("already has everything in"), "{told}");
 
     // What a reader types goes into the next export, of the running server and of the stopped one.
     reader.sync(SyncMessage::Update(&typed(8, "typed "))).await;
@@ -224,7 +224,7 @@ async fn json_makes_a_document_and_never_adds_to_one() {
     import_file(&data, "running", &file, &text).await.unwrap();
     for document in ["stopped", "running"] {
         let told = import_file(&data, document, &file, &text).await.unwrap_err();
-        assert!(told.contains("exists, and JSON makes a new one"), "{told}");
+        assert!(told.contains("already exists, and JSON can only create a new one"), "{told}");
         let exported = export_to(&data, document, &dir.path().join("out.json"), Format::Json).await.unwrap();
         let mut expected = json.clone();
         expected["text"] = serde_json::json!({ "$text": "hello" });
@@ -249,10 +249,10 @@ async fn a_file_that_cannot_be_taken_is_refused_in_words_and_changes_nothing() {
     }
     let v2 = yrs::ReadTxn::encode_state_as_update_v2(&yrs::Transact::transact(&doc), &yrs::StateVector::default());
     let refused: [(&[u8], &str); 4] = [
-        (&v2, "this is a Yjs v2 update"),
-        (&parts[1], "builds on edits that this document does not have"),
-        (b"\x01hello", "no Yjs v1 update"),
-        (b"", "no Yjs v1 update"),
+        (&v2, "looks like a Yjs v2 update"),
+        (&parts[1], "depends on edits that this document does not have"),
+        (b"\x01hello", "not a valid Yjs v1 update"),
+        (b"", "not a valid Yjs v1 update"),
     ];
     for is_running in [false, true] {
         let server = if is_running { Some(serve(&settings(), &data).await) } else { None };
@@ -261,7 +261,7 @@ async fn a_file_that_cannot_be_taken_is_refused_in_words_and_changes_nothing() {
             assert!(told.contains(expected), "{told}");
         }
         let told = export_to(&data, "doc", &dir.path().join("out"), Format::Update).await.unwrap_err();
-        assert!(told.contains("there is no document \"doc\""), "{told}");
+        assert!(told.contains("document \"doc\" does not exist"), "{told}");
         if let Some(server) = server {
             server.stop().await.unwrap();
         }

@@ -271,7 +271,7 @@ impl Trial {
         let line =
             log.lines().find(|line| line.contains("the store failed: from now on")).context("no line in the log")?;
         ensure!(status.code() == Some(1), "it ended with {status}");
-        ensure!(log.contains("not everything could be put on disk"), "the end of its log: {log}");
+        ensure!(log.contains("not everything could be written to disk"), "the end of its log: {log}");
         let error = line.rsplit_once("error=").map_or(line, |(_, error)| error);
         write!(self.story, "exit code 1, log: {}; ", error.trim())?;
         Ok(())

@@ -1,4 +1,5 @@
-//! An update enters an open document the way a client's does: by a lease, behind the gate, answered when it is on disk.
+//! Imports an update into an open document as a client would: with a lease, through the scanner, acknowledged
+//! when it is on disk.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,22 +13,22 @@ use crate::document::frame::Framing;
 use crate::outbox::{Outbox, Taken};
 use crate::registry::Registry;
 
-/// Only answers wait here: this session reads nothing.
+/// Holds only replies: this lease does not subscribe to the document's content.
 const OUTBOX_BYTES: usize = 64 * 1024;
 const CHANNEL: u64 = 0;
 const BATCH: u64 = 1;
 
-/// Merges a scanned update into a document. Returns when it is on disk, or with the reason why it is not.
+/// Merges a scanned update into a document. Returns when it is on disk, or the reason why it was refused.
 pub(super) async fn import(registry: &Arc<Registry>, document: &DocumentName, update: Bytes) -> Result<(), String> {
     let lease = registry.open(document);
     let outbox = Arc::new(Outbox::new(OUTBOX_BYTES));
-    let gone = |_| "the document was closed meanwhile; import again".to_owned();
-    lease.begin(Arc::clone(&outbox), Framing::Native { channel: CHANNEL }, 1).await.map_err(gone)?;
+    let closed = |_| "the document was closed during the import; import it again".to_owned();
+    lease.begin(Arc::clone(&outbox), Framing::Native { channel: CHANNEL }, 1).await.map_err(closed)?;
     let (id, bytes) = (lease.id(), update.len());
     let resume = Event::Resume { lease: id, cursor: None, wants_state_vector: false, read_only: false };
-    lease.send(resume, 0).await.map_err(gone)?;
+    lease.send(resume, 0).await.map_err(closed)?;
     let update = Event::Update { lease: id, update, origin: Origin::Change, batch: BATCH };
-    lease.send(update, bytes).await.map_err(gone)?;
+    lease.send(update, bytes).await.map_err(closed)?;
     loop {
         let mut frames = Vec::new();
         match poll_fn(|cx| outbox.poll_take(cx, |_, frame| frames.push(frame.to_bytes()))).await {
@@ -37,12 +38,12 @@ pub(super) async fn import(registry: &Arc<Registry>, document: &DocumentName, up
                 }
             }
             Taken::Close(close) => return Err(close.reason().into_owned()),
-            Taken::Cut => return Err("the server stops".to_owned()),
+            Taken::Cut => return Err("the server is stopping".to_owned()),
         }
     }
 }
 
-/// What a frame says of the update, if it is about it.
+/// The result of the import, if the frame carries it.
 fn outcome(frame: &[u8]) -> Option<Result<(), String>> {
     match ToClient::decode(frame) {
         Ok(ToClient::Ack { batch: BATCH, .. }) => Some(Ok(())),

@@ -1,7 +1,8 @@
-//! The admin socket's words. Both ends are one binary, so there are no versions.
+//! Messages of the admin socket. Client and server are the same binary, so messages have no version.
 //!
-//! A connection carries one request: a line of JSON, then as many bytes as it says. It is answered by lines of JSON, any
-//! number of [`Answer::Progress`] before the one that ends it, and bytes behind that if it says so.
+//! A connection carries one request: a line of JSON, followed by the number of bytes it announces. The answers
+//! are lines of JSON: any number of [`Answer::Progress`], then a final one, followed by the number of bytes it
+//! announces.
 
 use std::path::PathBuf;
 
@@ -10,74 +11,74 @@ use syncline_log::backup;
 
 use crate::import_export::Format;
 
-/// What is asked.
+/// A request of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Take a backup.
     Backup {
-        /// Where to, an absolute path.
+        /// Directory of the backup, an absolute path.
         dir: PathBuf,
     },
-    /// Write one document; its bytes follow the answer.
+    /// Export one document; its bytes follow the answer.
     Export {
-        /// Its name, exactly as stored.
+        /// The document's name, exactly as stored.
         document: String,
     },
-    /// Merge a file into a document; its bytes follow.
+    /// Import a file into a document; its bytes follow the request.
     Import {
         /// The document's name, exactly as stored.
         document: String,
-        /// How the file is written.
+        /// The file's format.
         format: Format,
-        /// How many bytes follow.
+        /// Number of bytes that follow.
         bytes: u64,
-        /// Leave a document alone that is there.
+        /// Do not change a document that exists.
         only_new: bool,
     },
 }
 
-/// What is answered.
+/// An answer of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// A backup goes on.
+    /// A backup is in progress.
     Progress {
-        /// Documents looked at.
+        /// Documents processed so far.
         done: u64,
-        /// Documents in all.
+        /// Documents in total.
         documents: u64,
-        /// Bytes written.
+        /// Bytes written so far.
         bytes: u64,
     },
     /// The backup is complete and on disk.
     BackedUp {
-        /// Documents in it.
+        /// Documents in the backup.
         documents: u64,
-        /// Those that were written now.
+        /// Documents written by this request: those that had changed.
         written: u64,
-        /// Bytes written now.
+        /// Bytes written by this request.
         bytes: u64,
-        /// Documents that could not be read, and why.
+        /// Names of documents that could not be read, each with the reason.
         damaged: Vec<(String, String)>,
     },
-    /// A document follows.
+    /// The document was exported; its bytes follow.
     Exported {
-        /// How many bytes follow.
+        /// Number of bytes that follow.
         bytes: u64,
-        /// Updates that are not in it: they wait for others.
+        /// Number of pending updates, which are not in the bytes because they depend on missing updates.
         waiting: u64,
     },
-    /// The file is in the document, and on disk.
+    /// The file was merged and is on disk.
     Imported {
-        /// It brought something.
+        /// False if the document already had everything in the file.
         changed: bool,
     },
-    /// The document is there, and was left alone.
+    /// The document exists and was not changed (`only_new`).
     Exists,
-    /// It was not done.
+    /// The request failed.
     Failed {
-        /// Why.
+        /// The reason, for people.
         reason: String,
     },
 }

@@ -1,15 +1,16 @@
-//! What an operator's command asks of a running server, over a Unix socket in the data directory.
+//! Requests of operators' commands to a running server, over a Unix socket in the data directory.
 //!
 //! ```text
-//! message.rs  the requests and answers: lines of JSON, with a file's bytes behind
-//! socket.rs   DATA/admin.sock: made so that nobody but its owner can ever reach it
-//! serve.rs    accepting, and doing what is asked
-//! import.rs   an update enters a document like a client's, and is answered when it is on disk
-//! client.rs   the command's end
+//! message.rs  requests and answers: lines of JSON, followed by a file's bytes
+//! socket.rs   DATA/admin.sock: created so that only its owner can ever connect
+//! serve.rs    accepts connections and carries out requests
+//! import.rs   imports an update into an open document as a client would
+//! client.rs   the client, used by commands
 //! ```
 //!
-//! The store has one owner, so the server does the work. Nothing here listens on a network: who may use the socket is who
-//! may read the data directory's files, checked by the system (mode 0600) and once more by user id.
+//! A store has one owner, so a running server does the work. Nothing here listens on a network: the socket can
+//! be used only by users who may read the data directory's files, enforced by the system (mode 0600) and again
+//! by user id.
 
 pub mod client;
 mod import;

@@ -1,4 +1,4 @@
-//! Accepting on the admin socket, and doing what is asked. A connection that ends takes its backup with it.
+//! Accepts connections on the admin socket and carries out requests. A backup is cancelled when its connection ends.
 
 use std::io;
 use std::path::PathBuf;
@@ -23,92 +23,91 @@ use super::socket::AdminSocket;
 use crate::import_export::{self, Change, Format, MAX_IMPORT_BYTES, PortableError};
 use crate::registry::Registry;
 
-/// Commands at once; the next waits.
+/// Connections served at the same time; further ones wait.
 const MAX_CONNECTIONS: usize = 8;
-/// The longest request, its file not counted.
+/// Maximum length of a request, not counting its file.
 const MAX_REQUEST_BYTES: u64 = 64 * 1024;
-/// How long a command may take to say what it wants.
+/// How long a command may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a backup tells how far it is.
+/// How often a backup reports its progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What commands need of the server.
+/// The parts of the server that requests use.
 pub struct Admin {
-    /// Where documents are read.
+    /// Documents are read from it.
     pub log: Log,
-    /// Where updates enter.
+    /// Updates are imported through it.
     pub registry: Arc<Registry>,
     /// Cancelled when the server stops.
     pub stop: CancellationToken,
 }
 
-/// One backup at a time.
-type Turn = Mutex<()>;
+/// Held while a backup is taken: one at a time.
+type BackupLock = Mutex<()>;
 
 /// Serves the socket until the server stops.
 pub async fn run(socket: AdminSocket, admin: Arc<Admin>) {
-    let turn = Arc::new(Turn::default());
+    let lock = Arc::new(BackupLock::default());
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             accepted = socket.listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
             Some(_) = connections.join_next() => continue,
-            // A backup is cancelled, its earlier form stays.
+            // Cancels a backup that is being taken; the earlier one stays valid.
             () = admin.stop.cancelled() => return connections.shutdown().await,
         };
         match accepted {
-            Ok((stream, _)) if may_ask(&stream, socket.owner) => {
-                let (admin, turn) = (Arc::clone(&admin), Arc::clone(&turn));
+            Ok((stream, _)) if is_allowed(&stream, socket.owner) => {
+                let (admin, lock) = (Arc::clone(&admin), Arc::clone(&lock));
                 connections.spawn(async move {
-                    if let Err(error) = connection(stream, &admin, &turn).await {
-                        debug!(%error, "an admin command went away");
+                    if let Err(error) = connection(stream, &admin, &lock).await {
+                        debug!(%error, "admin connection lost");
                     }
                 });
             }
-            Ok(_) => warn!("another user tried to use the admin socket and was refused"),
+            Ok(_) => warn!("refused a connection of another user to the admin socket"),
             Err(error) => {
-                warn!(%error, "an admin command could not be accepted");
+                warn!(%error, "cannot accept a connection on the admin socket");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// The socket's mode says the same; a second lock costs nothing.
-fn may_ask(stream: &UnixStream, owner: u32) -> bool {
+/// Whether the peer is the socket's owner or root. The socket's mode already enforces this; a second check is free.
+fn is_allowed(stream: &UnixStream, owner: u32) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == owner || peer.uid() == 0)
 }
 
-async fn connection(stream: UnixStream, admin: &Admin, turn: &Turn) -> io::Result<()> {
+async fn connection(stream: UnixStream, admin: &Admin, lock: &BackupLock) -> io::Result<()> {
     let (reading, mut writing) = stream.into_split();
     let mut reading = BufReader::new(reading);
     let mut line = String::new();
-    // The bytes behind the line stay in the buffer.
+    // The bytes after the line stay in `reading`'s buffer.
     let mut limited = (&mut reading).take(MAX_REQUEST_BYTES);
     tokio::time::timeout(REQUEST_TIMEOUT, limited.read_line(&mut line)).await??;
     let request = match serde_json::from_str(&line) {
         Ok(request) => request,
-        Err(error) => return failed(&mut writing, format!("the request was not understood: {error}")).await,
+        Err(error) => return failed(&mut writing, format!("cannot parse the request: {error}")).await,
     };
     match request {
-        Request::Backup { dir } => back_up(admin, turn, dir, &mut reading, &mut writing).await,
+        Request::Backup { dir } => back_up(admin, lock, dir, &mut reading, &mut writing).await,
         Request::Export { document } => export(admin, &document, &mut writing).await,
         Request::Import { document, format, bytes, only_new } => {
             if bytes > MAX_IMPORT_BYTES {
-                let reason = format!("the file has {bytes} bytes, the limit is {MAX_IMPORT_BYTES}");
-                return failed(&mut writing, reason).await;
+                return failed(&mut writing, format!("document {document:?}: {}", import_export::too_large())).await;
             }
             let mut file = Vec::new();
             reading.take(bytes).read_to_end(&mut file).await?;
             if file.len() as u64 != bytes {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            match take_file(admin, &document, format, file.into(), only_new).await {
+            match import_file(admin, &document, format, file.into(), only_new).await {
                 Ok(answer) => answer_with(&mut writing, &answer).await,
-                // An error of the store names its document.
+                // A store error already names its document.
                 Err(reason) if reason.contains(&format!("document {document:?}")) => failed(&mut writing, reason).await,
                 Err(reason) => failed(&mut writing, format!("document {document:?}: {reason}")).await,
             }
@@ -118,22 +117,22 @@ async fn connection(stream: UnixStream, admin: &Admin, turn: &Turn) -> io::Resul
 
 async fn back_up(
     admin: &Admin,
-    turn: &Turn,
+    lock: &BackupLock,
     dir: PathBuf,
     reading: &mut BufReader<OwnedReadHalf>,
     writing: &mut OwnedWriteHalf,
 ) -> io::Result<()> {
-    let Ok(_turn) = turn.try_lock() else {
-        return failed(writing, "a backup is being taken; wait for it".into()).await;
+    let Ok(_guard) = lock.try_lock() else {
+        return failed(writing, "another backup is being taken; wait until it is complete".into()).await;
     };
-    // Whatever ends this future ends the backup.
+    // Dropping this future cancels the backup.
     let stop = Cancel::default();
     let _stop = StopOnDrop(stop.clone());
     let (progress, seen) = watch::channel(Progress::default());
     let taking = admin.log.back_up(dir.clone(), Pace::Gentle, stop, move |now| _ = progress.send_replace(now));
     tokio::pin!(taking);
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
-    info!(dir = %dir.display(), "a backup begins");
+    info!(dir = %dir.display(), "backup started");
     let taken = loop {
         let mut rest = [0];
         tokio::select! {
@@ -142,20 +141,20 @@ async fn back_up(
                 let Progress { done, documents, bytes } = *seen.borrow();
                 answer_with(writing, &Answer::Progress { done, documents, bytes }).await?;
             }
-            // It has nothing more to say: it is gone.
+            // A command sends nothing after its request, so this is the end of the connection.
             _ = reading.read(&mut rest) => {
-                warn!(dir = %dir.display(), "the command that asked for a backup is gone; the backup is stopped");
+                warn!(dir = %dir.display(), "backup cancelled: the command that requested it has disconnected");
                 return Ok(());
             }
         }
     };
     match taken {
         Ok(taken) => {
-            info!(dir = %dir.display(), documents = taken.documents, written = taken.written, "a backup is complete");
+            info!(dir = %dir.display(), documents = taken.documents, written = taken.written, "backup complete");
             answer_with(writing, &taken.into()).await
         }
         Err(error) => {
-            warn!(dir = %dir.display(), %error, "a backup failed");
+            warn!(dir = %dir.display(), %error, "backup failed");
             failed(writing, error.to_string()).await
         }
     }
@@ -183,11 +182,11 @@ async fn export(admin: &Admin, document: &str, writing: &mut OwnedWriteHalf) -> 
 async fn exported(admin: &Admin, document: &str) -> Result<import_export::Exported, String> {
     let name = DocumentName::exact(document).map_err(|error| error.to_string())?;
     let stored = admin.log.load(&name).await.map_err(|error| error.to_string())?;
-    let stored = stored.ok_or_else(|| format!("there is no document {document:?}"))?;
+    let stored = stored.ok_or_else(|| format!("document {document:?} does not exist"))?;
     blocking(move || import_export::export(stored)).await.map_err(|reason| format!("document {document:?}: {reason}"))
 }
 
-async fn take_file(
+async fn import_file(
     admin: &Admin,
     document: &str,
     format: Format,
@@ -199,7 +198,7 @@ async fn take_file(
     if stored.is_some() && only_new {
         return Ok(Answer::Exists);
     }
-    // On a copy first, so that what it would do is known before anybody sees it.
+    // Applied to a copy first, so that an invalid or unnecessary update never reaches the open document.
     let (update, change) = blocking(move || {
         let update = import_export::read(file, format)?;
         let change = import_export::try_on(stored, &update)?;
@@ -212,12 +211,12 @@ async fn take_file(
     Ok(Answer::Imported { changed: change == Change::Something })
 }
 
-/// On the blocking pool: a large document takes its time.
+/// Runs work on the blocking pool: a large document takes long.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PortableError> + Send + 'static,
 ) -> Result<T, String> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| "it was interrupted".to_owned())?.map_err(|error| error.to_string())
+    done.map_err(|_| "the operation was interrupted".to_owned())?.map_err(|error| error.to_string())
 }
 
 async fn failed(writing: &mut OwnedWriteHalf, reason: String) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! `DATA/admin.sock`: a Unix socket that only its owner can reach, from its first moment on.
+//! `DATA/admin.sock`: a Unix socket that only its owner can connect to, from the moment it exists.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -9,50 +9,51 @@ use tokio::net::UnixListener;
 
 /// The socket's name in the data directory.
 pub const SOCKET_FILE: &str = "admin.sock";
-/// Where it is made before it has its mode.
+/// Directory in which the socket is created before its mode is set.
 const MAKING_DIR: &str = "admin.new";
 
-/// The socket, removed when it is dropped.
+/// The bound socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct AdminSocket {
     pub(super) listener: UnixListener,
-    /// Whose it is: who else may use it is checked by this.
+    /// User id of the socket's owner; only this user and root may connect.
     pub(super) owner: u32,
     path: PathBuf,
 }
 
 impl AdminSocket {
-    /// Makes the socket in a data directory whose store this process has open: what another left there is dead.
+    /// Creates the socket in a data directory whose store this process has open, so an existing socket is stale.
     ///
-    /// A name appears in the directory only when the mode is set: it is made in a directory of mode 0700 and moved.
+    /// The socket is created in a directory of mode 0700 and moved once its own mode is set: it is never
+    /// accessible to others.
     ///
-    /// Errors: the system's; a path over about 100 bytes is too long for a socket.
+    /// Errors: I/O errors; a path over about 100 bytes is too long for a socket.
     pub fn bind(data_dir: &Path) -> io::Result<Self> {
         let (making, path) = (data_dir.join(MAKING_DIR), data_dir.join(SOCKET_FILE));
-        remove(fs::remove_dir_all(&making))?;
+        ignore_missing(fs::remove_dir_all(&making))?;
         DirBuilder::new().mode(0o700).create(&making)?;
         let made = making.join(SOCKET_FILE);
         let bound = UnixListener::bind(&made).and_then(|listener| {
             fs::set_permissions(&made, Permissions::from_mode(0o600))?;
             let owner = fs::metadata(&made)?.uid();
-            remove(fs::remove_file(&path))?;
+            ignore_missing(fs::remove_file(&path))?;
             fs::rename(&made, &path)?;
             Ok(Self { listener, owner, path: path.clone() })
         });
-        remove(fs::remove_dir_all(&making))?;
+        ignore_missing(fs::remove_dir_all(&making))?;
         bound
     }
 }
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        // Left behind it is no harm: nobody answers, and the next start replaces it.
+        // A socket that stays behind does no harm: connecting fails, and the next start replaces it.
         fs::remove_file(&self.path).ok();
     }
 }
 
-/// Something that is not there need not be removed.
-fn remove(removed: io::Result<()>) -> io::Result<()> {
+/// Treats a missing file as removed.
+fn ignore_missing(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -64,9 +65,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_socket_has_mode_0600_replaces_a_dead_one_and_goes_with_its_owner() {
+    async fn socket_has_mode_0600_replaces_a_stale_one_and_is_removed_on_drop() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(SOCKET_FILE), "dead").unwrap();
+        fs::write(dir.path().join(SOCKET_FILE), "stale").unwrap();
         fs::create_dir(dir.path().join(MAKING_DIR)).unwrap();
         let socket = AdminSocket::bind(dir.path()).unwrap();
         let mode = fs::metadata(dir.path().join(SOCKET_FILE)).unwrap().mode();

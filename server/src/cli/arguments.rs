@@ -1,5 +1,5 @@
-//! Reads arguments and environment. An empty environment variable counts as unset, and an error names the variable that it is
-//! about.
+//! Parses arguments and environment variables. An empty variable counts as unset, and an error about a
+//! variable's value names the variable.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,9 +10,9 @@ use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
 use super::Cli;
 use crate::config::ConfigError;
 
-/// Reads the command line.
+/// Parses the command line.
 ///
-/// Errors: a wrong argument or variable; also a request for help or the version.
+/// Errors: an invalid argument or variable; also a request for help or the version.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = without_empty_variables(Cli::command());
@@ -20,7 +20,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Error
     parsed.map_err(|error| name_variable(error, &command, &arguments))
 }
 
-/// Whether these arguments, which could not be read, ask for lines of JSON.
+/// Whether arguments that could not be parsed ask for log lines in JSON.
 pub fn ask_for_json(arguments: &[OsString]) -> bool {
     let texts: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
     let flag = "--log-format";
@@ -44,7 +44,7 @@ pub(super) fn explain(error: ConfigError) -> anyhow::Error {
 fn without_empty_variables(command: Command) -> Command {
     let unset = |arg: Arg| match arg.get_env() {
         Some(name) if !is_set(&name.to_string_lossy()) => {
-            // clap reads a variable when it is named. Only an empty one is forgotten: the others stay in the help.
+            // clap reads the variable in `env()`. Only an empty one is removed: the others stay in the help.
             if env::var_os(name).is_some() { arg.env(None::<&str>) } else { arg }
         }
         _ => arg,
@@ -52,14 +52,14 @@ fn without_empty_variables(command: Command) -> Command {
     command.mut_args(unset).mut_subcommands(without_empty_variables)
 }
 
-/// clap names the flag, also where the value is the variable's.
+/// Names the variable in an error about its value; clap names only the flag.
 fn name_variable(mut error: Error, command: &Command, arguments: &[OsString]) -> Error {
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         return error;
     }
-    let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else { return error };
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else { return error };
     let everywhere = command.get_subcommands().flat_map(Command::get_arguments).chain(command.get_arguments());
-    let flag = named.split(' ').next().unwrap_or_default();
+    let flag = argument.split(' ').next().unwrap_or_default();
     let mut candidates = everywhere.filter(|arg| arg.get_long().is_some_and(|long| format!("--{long}") == flag));
     let Some(arg) = candidates.find(|arg| arg.get_env().is_some_and(|name| is_set(&name.to_string_lossy()))) else {
         return error;
@@ -67,7 +67,7 @@ fn name_variable(mut error: Error, command: &Command, arguments: &[OsString]) ->
     if !is_given(flag, arguments)
         && let Some(name) = arg.get_env()
     {
-        let source = format!("environment variable {} ({named})", name.to_string_lossy());
+        let source = format!("environment variable {} ({argument})", name.to_string_lossy());
         error.insert(ContextKind::InvalidArg, ContextValue::String(source));
     }
     error

@@ -1,4 +1,4 @@
-//! `syncline backup`: all documents into a directory of plain files, with the server running or not.
+//! `syncline backup`: writes all documents to a directory of plain files, whether the server is running or stopped.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::path::{Path, PathBuf, absolute};
@@ -13,28 +13,28 @@ use crate::admin::message::{Answer, Request};
 /// `syncline backup`.
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
-    /// Where the backup lies. With an earlier one of the same store in it, what has changed since is added
+    /// Directory of the backup. If it holds an earlier backup of the same store, only changed documents are written
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
 
-    /// Which store
+    /// The store.
     #[command(flatten)]
     pub store: StoreArgs,
 
-    /// Take none: read the backup in DIR and check every byte
+    /// Verify the backup in DIR instead of taking one: read it and check every byte
     #[arg(long)]
     pub verify: bool,
 }
 
 /// Takes or verifies a backup.
 ///
-/// Errors: the store cannot be reached or opened, the directory cannot be used, or something in the store or the backup
-/// is damaged (all of it is named).
+/// Errors: the store cannot be reached or opened, the directory cannot be used, or something in the store or
+/// the backup is damaged (each damaged document or file is printed).
 pub fn backup(args: &BackupArgs, out: &mut impl Write) -> anyhow::Result<()> {
     if args.verify {
         return verify(&args.dir, out);
     }
-    // The server may run in another directory.
+    // The server's working directory may be another one.
     let dir = absolute(&args.dir)?;
     let target = Target::existing(&args.store.data_dir()?, out)?;
     let answer = match target {
@@ -49,25 +49,29 @@ pub fn backup(args: &BackupArgs, out: &mut impl Write) -> anyhow::Result<()> {
         }
     };
     let Answer::BackedUp { documents, written, bytes, damaged } = answer else {
-        bail!("the server answered {answer:?}");
+        bail!("unexpected answer of the server: {answer:?}");
     };
     if stderr().is_terminal() {
         eprintln!();
     }
-    writeln!(out, "backed up {documents} documents to {}: {written} had changed, {bytes} bytes", dir.display())?;
+    writeln!(
+        out,
+        "backed up {documents} documents to {}: {written} had changed, {bytes} bytes written",
+        dir.display()
+    )?;
     for (document, why) in &damaged {
         writeln!(out, "damaged: {document:?}: {why}")?;
     }
     if !damaged.is_empty() {
         bail!(
-            "{} documents are damaged in the store; of these the backup keeps what an earlier one had, if anything",
+            "{} documents are damaged in the store and listed above; the backup keeps their versions from earlier backups, if any",
             damaged.len()
         );
     }
     Ok(())
 }
 
-/// One line that changes, where a person sees it.
+/// Shows the progress on one line, if standard error is a terminal.
 fn show(answer: &Answer) {
     if let Answer::Progress { done, documents, bytes } = answer
         && stderr().is_terminal()
@@ -78,18 +82,18 @@ fn show(answer: &Answer) {
 
 fn verify(dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let backup = Backup::open(dir)?;
-    let wrong = backup.verify();
-    for error in &wrong {
+    let errors = backup.verify();
+    for error in &errors {
         writeln!(out, "{error}")?;
     }
     for (document, entry) in backup.documents() {
         if let Some(why) = &entry.damaged {
-            let kept = if entry.place.is_some() { "an earlier backup's is here" } else { "nothing of it is here" };
-            writeln!(out, "was damaged in the store: {document:?}: {why}; {kept}")?;
+            let kept = if entry.place.is_some() { "an earlier version is in the backup" } else { "not in the backup" };
+            writeln!(out, "damaged in the store when the backup was taken: {document:?}: {why}; {kept}")?;
         }
     }
-    if !wrong.is_empty() {
-        bail!("{} of {} documents cannot be restored", wrong.len(), backup.documents().len());
+    if !errors.is_empty() {
+        bail!("{} of {} documents cannot be restored", errors.len(), backup.documents().len());
     }
-    writeln!(out, "{} documents, all as they were written", backup.documents().len()).context("cannot write")
+    writeln!(out, "{} documents verified", backup.documents().len()).context("cannot write to standard output")
 }

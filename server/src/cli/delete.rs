@@ -1,4 +1,4 @@
-//! `syncline delete` and `syncline purge`: a document ends for everyone, or is forgotten.
+//! `syncline delete` replaces a document by a tombstone; `syncline purge` removes it without a trace.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,45 +9,45 @@ use syncline_log::store::Write as Step;
 use syncline_log::{SledStore, Store, Stored};
 use syncline_protocol::ids::{DocumentName, Epoch};
 
-use super::offline;
+use super::open_offline;
 
-/// Puts a tombstone in the document's place, with a history of its own. Whoever opens it is told that it was deleted.
+/// Replaces a document by a tombstone with a new epoch. Clients that open it get close code 4410.
 ///
-/// Errors: the store is in use (the message names the process) or cannot be opened, there is no such document, or it
-/// was deleted before.
+/// Errors: the store is in use (the message names the process) or cannot be opened, the document does not
+/// exist, or it was already deleted.
 pub fn delete(data_dir: &Path, document: &DocumentName, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = offline(data_dir, out)?;
+    let store = open_offline(data_dir, out)?;
     if load(&store, data_dir, document)?.is_some_and(|stored| stored.is_tombstone()) {
-        bail!("the document {document:?} was deleted before");
+        bail!("document {document:?} was already deleted");
     }
     commit(&store, &Step::bury(document, Epoch(rand::random()), now_ms()))?;
-    writeln!(out, "deleted {document:?}: those who have it keep what they have, nobody can open it here")?;
+    writeln!(out, "deleted {document:?}: clients keep their local copies but can no longer open it here")?;
     store.close().context("the store did not close cleanly")
 }
 
-/// Forgets a document, deleted or not: under its name another may begin, with another history.
+/// Removes a document or its tombstone. A new document with another epoch may then use the name.
 ///
-/// Errors: the store is in use or cannot be opened, or there is no such document.
+/// Errors: the store is in use or cannot be opened, or the document does not exist.
 pub fn purge(data_dir: &Path, document: &DocumentName, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = offline(data_dir, out)?;
+    let store = open_offline(data_dir, out)?;
     load(&store, data_dir, document)?;
     commit(&store, &[Step::Delete { document: document.clone() }])?;
-    writeln!(out, "purged {document:?}: nothing of it is left here, and its name is free")?;
+    writeln!(out, "purged {document:?}: it is removed from the store, and its name is free")?;
     store.close().context("the store did not close cleanly")
 }
 
-/// What is there; `None`: it is damaged, which is no reason to keep it.
+/// The stored document; `None` if it is damaged, which does not prevent its deletion.
 fn load(store: &SledStore, data_dir: &Path, document: &DocumentName) -> anyhow::Result<Option<Stored>> {
     match store.load(document) {
         Ok(Some(stored)) => Ok(Some(stored)),
-        Ok(None) => bail!("there is no document {document:?} in {}", data_dir.display()),
+        Ok(None) => bail!("document {document:?} does not exist in {}", data_dir.display()),
         Err(syncline_log::StoreError::Damaged { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
 fn commit(store: &SledStore, steps: &[Step]) -> anyhow::Result<()> {
-    store.commit(steps).context("it is not certain what was done; `syncline inspect` tells")
+    store.commit(steps).context("the outcome is unknown; run `syncline inspect` to check")
 }
 
 fn now_ms() -> u64 {
@@ -63,7 +63,7 @@ mod tests {
     use syncline_protocol::ids::Seq;
 
     #[test]
-    fn a_deleted_document_is_shown_as_deleted_and_a_purged_one_is_not_there() {
+    fn deleted_document_is_listed_as_deleted_and_purged_one_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let name = DocumentName::parse("doc").unwrap();
         let store = SledStore::open(dir.path()).unwrap();
@@ -76,9 +76,9 @@ mod tests {
 
         let mut out = Vec::new();
         let missing = DocumentName::parse("missing").unwrap();
-        assert!(delete(dir.path(), &missing, &mut out).unwrap_err().to_string().contains("there is no document"));
+        assert!(delete(dir.path(), &missing, &mut out).unwrap_err().to_string().contains("does not exist"));
         delete(dir.path(), &name, &mut out).unwrap();
-        assert!(delete(dir.path(), &name, &mut out).unwrap_err().to_string().contains("deleted before"));
+        assert!(delete(dir.path(), &name, &mut out).unwrap_err().to_string().contains("already deleted"));
         inspect(dir.path(), &name, &mut out).unwrap();
         let shown = String::from_utf8(std::mem::take(&mut out)).unwrap();
         assert!(shown.contains("deleted   20") && !shown.contains("records"), "{shown}");
@@ -86,7 +86,7 @@ mod tests {
         assert!(stored.is_tombstone() && stored.epoch != Epoch(1));
 
         purge(dir.path(), &name, &mut out).unwrap();
-        assert!(inspect(dir.path(), &name, &mut out).unwrap_err().to_string().contains("there is no document"));
+        assert!(inspect(dir.path(), &name, &mut out).unwrap_err().to_string().contains("does not exist"));
         assert!(purge(dir.path(), &name, &mut out).is_err());
     }
 }

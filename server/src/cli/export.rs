@@ -1,4 +1,4 @@
-//! `syncline export`: one document as a file.
+//! `syncline export`: writes one document to a file.
 
 use std::fs::{self, OpenOptions};
 use std::io::{IsTerminal, Write, stderr, stdout};
@@ -14,53 +14,60 @@ use crate::import_export::Format;
 /// `syncline export`.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// The document's name, as people write it or as its URL spells it
+    /// Name of the document, plain or percent-encoded as in its URL
     #[arg(value_name = "DOCUMENT")]
     pub document: String,
 
-    /// Take the document that is stored under exactly this name: `a%20b` is not `a b` then
+    /// Use the name exactly as given: `a%20b` is then not `a b`
     #[arg(long)]
     pub exact_name: bool,
 
-    /// What is written
+    /// Format of the file
     #[arg(long, value_enum, default_value = "update")]
     pub format: Format,
 
-    /// Where to [default: standard output]
+    /// File to write; an existing one is replaced [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
-    /// Which store
+    /// The store.
     #[command(flatten)]
     pub store: StoreArgs,
 }
 
-/// Writes one document to a file, or to standard output.
+/// Writes one document to a file and prints its size, or writes the document to `out`, the standard output.
 ///
-/// Errors: there is no such document, it was deleted or is damaged, or the file cannot be written.
-pub fn export(args: &ExportArgs) -> anyhow::Result<()> {
+/// Errors: the document does not exist, was deleted or is damaged, or the file cannot be written.
+pub fn export(args: &ExportArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let document = document_name(&args.document, args.exact_name)?;
     if args.output.is_none() && args.format == Format::Update && stdout().is_terminal() {
-        bail!("an update is bytes, no text: name a file with -o FILE, or ask for --format json");
+        bail!("refusing to write binary data to a terminal; use -o FILE or --format json");
     }
-    // Standard output may be the document.
+    // Standard output may carry the document.
     let target = Target::existing(&args.store.data_dir()?, &mut stderr())?;
     let exported = target.export(&document, args.format)?;
     if exported.waiting > 0 {
         let waiting = exported.waiting;
         eprintln!(
-            "syncline: {waiting} updates of {document:?} wait for others that never came; they are not in the file"
+            "syncline: {waiting} pending updates of {document:?} depend on missing updates; they are not in the export"
         );
     }
     match &args.output {
-        Some(path) => write_whole(path, &exported.bytes).with_context(|| format!("cannot write {}", path.display()))?,
-        None => stdout().lock().write_all(&exported.bytes).context("cannot write")?,
+        Some(path) => {
+            replace_file(path, &exported.bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            let kind = match args.format {
+                Format::Update => "Yjs v1 update",
+                Format::Json => "JSON",
+            };
+            writeln!(out, "exported {document:?} to {}: {kind}, {} bytes", path.display(), exported.bytes.len())?;
+        }
+        None => out.write_all(&exported.bytes).context("cannot write to standard output")?,
     }
     target.close()
 }
 
-/// Replaces the file, or leaves the one before it, never a part. Its owner alone may read it.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Replaces the file atomically: after a failure the old one is unchanged. Only its owner may read it.
+fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
@@ -68,4 +75,33 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use syncline_log::store::Write as Step;
+    use syncline_log::{Record, SledStore, Store};
+    use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+
+    use super::*;
+
+    #[test]
+    fn export_to_a_file_prints_what_it_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, file) = (dir.path().join("data"), dir.path().join("notes.bin"));
+        let store = SledStore::open(&data).unwrap();
+        let record = Record { seq: Seq(1), time_ms: 0, update: Bytes::from_static(&[0, 0]) };
+        let document = DocumentName::parse("notes").unwrap();
+        store.commit(&[Step::Append { document, epoch: Epoch(1), records: vec![record] }]).unwrap();
+        store.close().unwrap();
+        for (format, kind) in [(Format::Update, "Yjs v1 update"), (Format::Json, "JSON")] {
+            let (document, output, store) = ("notes".to_owned(), Some(file.clone()), StoreArgs::at(&data));
+            let mut out = Vec::new();
+            export(&ExportArgs { document, exact_name: false, format, output, store }, &mut out).unwrap();
+            let bytes = fs::read(&file).unwrap().len();
+            let expected = format!("exported \"notes\" to {}: {kind}, {bytes} bytes\n", file.display());
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! `syncline inspect`: what the log holds of one document, for people.
+//! `syncline inspect`: lists what the log stores of one document.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,21 +7,21 @@ use anyhow::{Context, bail};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::update::{ScanLimits, scan_update, update_ranges};
 
-use super::offline;
+use super::open_offline;
 use syncline_log::{Record, Store};
 
-/// Prints a document's head and its records. Only without a running server: the store has one owner.
+/// Prints a document's head and its records. The server must be stopped: a store has one owner.
 ///
-/// Errors: the store is in use (the message names the process), cannot be opened, has no such document, or the
-/// document is damaged (the message names the record); or `out` failed.
+/// Errors: the store is in use (the message names the process) or cannot be opened, the document does not exist or is
+/// damaged (the message names the record), or writing to `out` failed.
 pub fn inspect(data_dir: &Path, document: &DocumentName, out: &mut impl Write) -> anyhow::Result<()> {
-    let store = offline(data_dir, out)?;
+    let store = open_offline(data_dir, out)?;
     let Some(stored) = store.load(document)? else {
-        bail!("there is no document {document:?} in {}", data_dir.display());
+        bail!("document {document:?} does not exist in {}", data_dir.display());
     };
     writeln!(out, "document  {document:?}")?;
     for other in store.list()?.iter().filter(|other| other.renamed().as_ref() == Some(document)) {
-        writeln!(out, "also      {other:?} is stored under another spelling of this name; --exact-name shows it")?;
+        writeln!(out, "also      {other:?} is stored under another spelling of this name; show it with --exact-name")?;
     }
     writeln!(out, "epoch     {}", stored.epoch)?;
     if stored.is_tombstone() {
@@ -50,12 +50,12 @@ fn line(record: &Record) -> String {
     let clients = match update_client_ids(&record.update) {
         Some(ids) if ids.is_empty() => "none (deletions only)".to_owned(),
         Some(ids) => ids.iter().map(u64::to_string).collect::<Vec<_>>().join(" "),
-        None => "not readable as an update".to_owned(),
+        None => "not a valid update".to_owned(),
     };
     format!("{:>10}  {:<24}  {:>10}  {clients}", record.seq, rfc3339(record.time_ms), record.update.len())
 }
 
-/// The clients whose insertions a stored v1 update brings, ascending. `None`: it cannot be read.
+/// The client ids that a stored v1 update inserts content for, ascending. `None`: the update is invalid.
 fn update_client_ids(update: &[u8]) -> Option<Vec<u64>> {
     scan_update(update, &ScanLimits::STORED).ok()?;
     let mut ids: Vec<u64> = update_ranges(update).map(|range| range.client).collect();
@@ -91,7 +91,7 @@ mod tests {
     use syncline_log::store::Write;
 
     #[test]
-    fn times_are_rfc_3339() {
+    fn time_is_formatted_as_rfc_3339() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(rfc3339(1_798_761_599_987), "2026-12-31T23:59:59.987Z");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_printed_with_its_records_and_their_clients() {
+    fn document_is_printed_with_its_records_and_their_clients() {
         let dir = tempfile::tempdir().unwrap();
         let name = DocumentName::parse("notes/today").unwrap();
         let doc = Doc::with_options(Options::with_client_id(yrs::block::ClientID::new(4_711)));
@@ -120,7 +120,7 @@ mod tests {
         assert!(shown.contains("epoch     000000000000000000000000000000ff\nlast seq  3\nsnapshot  none\n"), "{shown}");
         let bytes = update.len();
         assert!(shown.contains(&format!("         1  2000-02-29T00:00:00.000Z  {bytes:>10}  4711\n")), "{shown}");
-        assert!(shown.contains("none (deletions only)\n") && shown.contains("not readable as an update\n"), "{shown}");
+        assert!(shown.contains("none (deletions only)\n") && shown.contains("not a valid update\n"), "{shown}");
 
         let store = SledStore::open(dir.path()).unwrap();
         let snapshot = Snapshot { upto: Seq(3), update };
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_creates_nothing() {
+    fn inspecting_an_empty_directory_creates_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let name = DocumentName::parse("doc").unwrap();
         let error = inspect(dir.path(), &name, &mut Vec::new()).unwrap_err().to_string();

@@ -1,8 +1,8 @@
-//! What the server writes: log lines to standard error, the line that it is ready to standard output.
+//! Output of the server: log lines on standard error, and the announcement that it is ready on standard output.
 //!
-//! Much of what is logged comes from clients: names, paths, users, reasons. In a text line every value that is more than a
-//! plain word is quoted, and no character that a terminal or a collector acts on is written: a name cannot end its line, make
-//! another field, or turn the direction of the text. A line of JSON is a line of ASCII for the same reason.
+//! Many logged values come from clients: names, paths, users, reasons. In text format every value that is not a
+//! plain word is quoted, and characters that a terminal or collector interprets are escaped: a name cannot end
+//! its line, forge another field, or reverse the text direction. JSON lines are pure ASCII for the same reason.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -21,18 +21,19 @@ use tracing_subscriber::fmt::format::{self, Writer};
 use super::inspect::rfc3339;
 use crate::config::LogFormat;
 
-/// Which lines are written if RUST_LOG is not set.
+/// The filter if RUST_LOG is not set.
 const DEFAULT_FILTER: &str = "info";
-/// Names in RUST_LOG that stand for parts of the program.
-const PARTS: &[&str] = &["syncline", "hyper", "mio", "rustls", "sled", "tokio", "tracing", "tungstenite", "yrs"];
+/// Prefixes of log targets that RUST_LOG may name.
+const TARGET_PREFIXES: &[&str] =
+    &["syncline", "hyper", "mio", "rustls", "sled", "tokio", "tracing", "tungstenite", "yrs"];
 
-/// Begins to log. A filter that cannot be used is reported by a warning.
+/// Starts logging. If RUST_LOG is invalid, logs a warning and uses the default filter.
 pub fn start(format: LogFormat) {
     let given = std::env::var_os("RUST_LOG").map(|text| text.to_string_lossy().into_owned());
-    let (filter, fault) = match given.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(read_filter) {
+    let (filter, problem) = match given.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(parse_filter) {
         None => (EnvFilter::new(DEFAULT_FILTER), None),
         Some(Ok(filter)) => (filter, None),
-        Some(Err(fault)) => (EnvFilter::new(DEFAULT_FILTER), Some(fault)),
+        Some(Err(problem)) => (EnvFilter::new(DEFAULT_FILTER), Some(problem)),
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     match format {
@@ -42,37 +43,38 @@ pub fn start(format: LogFormat) {
         }
         LogFormat::Json => {
             lines.json().with_writer(AsciiLines).init();
-            panic::set_hook(Box::new(|panic| error!(panic = %panic, "a part of the server failed")));
+            panic::set_hook(Box::new(|panic| error!(panic = %panic, "a task or thread of the server panicked")));
         }
     }
-    if let Some(fault) = fault {
-        warn!(RUST_LOG = given, "RUST_LOG is not used: {fault}. Lines of level {DEFAULT_FILTER} are written");
+    if let Some(problem) = problem {
+        warn!(RUST_LOG = given, "RUST_LOG is ignored: {problem}; logging at level {DEFAULT_FILTER}");
     }
 }
 
-/// Writes on standard output, once, that the server is ready: a person reads `text`, a program `fields`.
+/// Announces on standard output that the server is ready: with `text` for people, or with `fields` as JSON for
+/// programs.
 pub fn announce(format: LogFormat, message: &str, text: &str, fields: &serde_json::Value) -> io::Result<()> {
-    let words = match format {
+    let output = match format {
         LogFormat::Text => format!("{message}.\n{text}"),
         LogFormat::Json => json_line("INFO", message, fields),
     };
     let mut out = stdout().lock();
-    // One write: a program that waits for the first line finds the others.
-    out.write_all(words.as_bytes())?;
+    // A single write: a program that waits for the first line can read the others as well.
+    out.write_all(output.as_bytes())?;
     out.flush()
 }
 
-/// Writes why a command failed, on standard error.
+/// Writes the reason why a command failed to standard error.
 pub fn report(format: LogFormat, error: &str) {
     let line = match format {
         LogFormat::Text => format!("syncline: {error}\n"),
         LogFormat::Json => json_line("ERROR", error, &serde_json::json!({})),
     };
-    // There is nobody left to report to.
+    // A failure to write to standard error cannot be reported anywhere.
     stderr().write_all(line.as_bytes()).ok();
 }
 
-/// A line as tracing-subscriber writes it.
+/// A JSON line in tracing-subscriber's layout.
 fn json_line(level: &str, message: &str, fields: &serde_json::Value) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut fields = fields.clone();
@@ -86,14 +88,17 @@ fn json_line(level: &str, message: &str, fields: &serde_json::Value) -> String {
     ascii(&format!("{line}\n")).into_owned()
 }
 
-/// Reads RUST_LOG. A word alone is a part of the program to `EnvFilter`, so a level with a typing error would silence all.
-fn read_filter(text: &str) -> Result<EnvFilter, String> {
+/// Parses RUST_LOG. `EnvFilter` takes any word for a target, so a misspelled level would silence the log: such
+/// a word is an error here.
+fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     for directive in text.split(',').map(str::trim) {
         let is_word = !directive.is_empty() && !directive.contains(['=', '[']);
-        if is_word && LevelFilter::from_str(directive).is_err() && !PARTS.iter().any(|part| directive.starts_with(part))
+        if is_word
+            && LevelFilter::from_str(directive).is_err()
+            && !TARGET_PREFIXES.iter().any(|prefix| directive.starts_with(prefix))
         {
             return Err(format!(
-                "{directive:?} is neither a level (error, warn, info, debug, trace, off) nor a part of this program"
+                "{directive:?} is neither a level (error, warn, info, debug, trace, off) nor a target of this program"
             ));
         }
     }
@@ -113,13 +118,13 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
     if is_plain(&text) || is_quoted(&text) { writer.write_str(&text) } else { write!(writer, "{text:?}") }
 }
 
-/// Whether a value can be written as it is, and nobody takes a part of it for something else.
+/// Whether a value can be written unquoted without ambiguity.
 fn is_plain(text: &str) -> bool {
     let is_plain = |char: char| char.is_ascii_graphic() && !matches!(char, '"' | '=' | '\\');
     !text.is_empty() && text.chars().all(is_plain)
 }
 
-/// Whether a value is quoted already, to its end, with everything escaped.
+/// Whether a value is already one complete quoted string with everything escaped.
 fn is_quoted(text: &str) -> bool {
     let Some(inside) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else { return false };
     let mut is_escaped = false;
@@ -131,9 +136,9 @@ fn is_quoted(text: &str) -> bool {
     !is_closed && !is_escaped && escape(inside) == inside
 }
 
-/// `text` without characters that are not printed.
+/// `text` with unprintable characters escaped.
 fn escape(text: &str) -> Cow<'_, str> {
-    // What `Debug` writes as it is can be printed; quotes and backslashes can, too.
+    // A character that `Debug` does not escape is printable; so are quotes and backslashes.
     let is_printable = |char: char| matches!(char, '"' | '\'' | '\\') || char.escape_debug().eq([char]);
     if text.chars().all(is_printable) {
         return text.into();
@@ -145,7 +150,7 @@ fn escape(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// JSON with every character that is not ASCII written as an escape; such characters are only in its strings.
+/// Escapes every non-ASCII character of a JSON text; such characters occur only inside strings.
 fn ascii(json: &str) -> Cow<'_, str> {
     if json.is_ascii() {
         return json.into();
@@ -164,12 +169,12 @@ fn ascii(json: &str) -> Cow<'_, str> {
     ascii.into()
 }
 
-/// Standard error, in ASCII.
+/// Writes log lines to standard error in ASCII.
 struct AsciiLines;
 
 impl Write for AsciiLines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // tracing-subscriber writes each line whole.
+        // tracing-subscriber writes each line in a single call.
         let text = String::from_utf8_lossy(line);
         stderr().write_all(ascii(&text).as_bytes())?;
         Ok(line.len())
@@ -227,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn text_from_clients_stays_one_quoted_value_however_it_is_logged() {
+    fn client_text_stays_one_quoted_value_in_every_log_style() {
         let hostile = "a\u{202e}b\u{2028} level=ERROR\nERROR forged\u{1b}[31m \"x";
         let escaped = r#""a\u{202e}b\u{2028} level=ERROR\nERROR forged\u{1b}[31m \"x""#;
         let line =
             logged(|| info!(plain = "doc-1/2", by_display = %hostile, by_debug = ?hostile, text = hostile, "got"));
         let expected = format!(" INFO got plain=\"doc-1/2\" by_display={escaped} by_debug={escaped} text={escaped}\n");
         assert_eq!(line, expected);
-        // Quotes of its own do not pass for ours.
+        // Quotes inside the value are escaped.
         let line = logged(|| info!(name = %"\"a\" level=\"ERROR\"", "got"));
         assert_eq!(line, " INFO got name=\"\\\"a\\\" level=\\\"ERROR\\\"\"\n");
         let line = logged(|| info!("got {hostile}"));
@@ -243,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_addresses_and_other_scripts_are_written_as_they_are() {
+    fn numbers_addresses_and_other_scripts_are_not_escaped() {
         let address: std::net::SocketAddr = "127.0.0.1:80".parse().unwrap();
         let line = logged(|| info!(count = 7, %address, name = "日本 x", none = None::<&str>, "got it"));
         assert_eq!(line, " INFO got it count=7 address=127.0.0.1:80 name=\"日本 x\"\n");
     }
 
     #[test]
-    fn json_is_ascii_and_means_the_same() {
+    fn json_line_is_ascii_and_decodes_to_the_same_text() {
         let line = json_line("INFO", "is ready \u{202e}\u{1f600}", &serde_json::json!({ "data": "日本" }));
         assert!(line.is_ascii() && line.ends_with("}\n"), "{line}");
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -259,14 +264,14 @@ mod tests {
     }
 
     #[test]
-    fn filter_that_would_silence_the_log_by_a_typing_error_is_refused() {
+    fn misspelled_filter_is_rejected() {
         for good in
             ["info", "DEBUG", "off", "syncline_server=debug,info", "hyper", "warn,syncline_log=trace", "[{x}]=info"]
         {
-            assert!(read_filter(good).is_ok(), "{good}");
+            assert!(parse_filter(good).is_ok(), "{good}");
         }
         for bad in ["inof", "info,debgu", "syncline_server=verbose"] {
-            assert!(read_filter(bad).is_err(), "{bad}");
+            assert!(parse_filter(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: what a person types, and what each command does.
+//! The command line: arguments, and one module for each command.
 
 pub mod arguments;
 pub mod backup;
@@ -33,58 +33,59 @@ use syncline_log::{SledStore, StoreError};
     version,
     about = "Shared, offline-first documents: a server for any Yjs editor",
     long_about = "Shared, offline-first documents: a server for any Yjs editor.\n\n\
-        Run it, then point y-websocket or Hocuspocus at ws://127.0.0.1:1234. Nothing to set up: documents are made \
-        when they are first opened, kept in ./data, and an edit is acknowledged only when it is on disk.",
-    after_help = "Every option is also an environment variable (SYNCLINE_LISTEN, SYNCLINE_DATA, …) and a line in \
-        syncline.toml (listen = \"0.0.0.0:1234\"; limits in a table [limits]).\n\nExamples:\n  \
+        Start it and connect y-websocket or Hocuspocus clients to ws://127.0.0.1:1234. There is nothing to set up: \
+        documents are created when they are first opened and stored in ./data. An edit is acknowledged only when it \
+        is on disk.",
+    after_help = "Every option can also be set by an environment variable (SYNCLINE_LISTEN, SYNCLINE_DATA, …) or in \
+        syncline.toml (listen = \"0.0.0.0:1234\"; limits in the table [limits]).\n\nExamples:\n  \
         syncline                                   serve ./data on 127.0.0.1:1234\n  \
-        syncline serve --listen 0.0.0.0:8080       serve the whole network\n  \
-        syncline inspect my-document               what the log holds of one document\n  \
-        syncline delete my-document                it was deleted: nobody can open it any more\n  \
-        syncline backup /backups/notes             a backup, while the server runs\n  \
-        syncline export my-document --format json  one document, readable",
+        syncline serve --listen 0.0.0.0:8080       listen on every network\n  \
+        syncline inspect my-document               list the stored records of a document\n  \
+        syncline delete my-document                delete a document for everyone\n  \
+        syncline backup /backups/notes             back up all documents while the server runs\n  \
+        syncline export my-document --format json  print a document as JSON",
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
-    /// Without a command, `serve`.
+    /// The command; `None` means `serve`.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// `serve`'s options, given without the word.
+    /// Options of `serve`, given without the command.
     #[command(flatten)]
     pub serve: ServeArgs,
 }
 
-/// What can be done.
+/// The commands.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
+#[expect(clippy::large_enum_variant, reason = "there is only one value, which lives briefly")]
 pub enum Command {
     /// Run the server (the default)
     Serve(ServeArgs),
-    /// List the records of one document, without a running server
+    /// List the stored records of one document; the server must be stopped
     Inspect(DocumentArgs),
-    /// Delete one document for everyone, without a running server: who opens it is told so
+    /// Delete one document for everyone; the server must be stopped. Clients that open it get close code 4410
     Delete(DocumentArgs),
-    /// Check every document, without a running server: exit code 1 when anything is damaged
+    /// Check every document; the server must be stopped. The exit code is 1 if anything is damaged
     Verify(StoreArgs),
-    /// Keep what can be read of a damaged store, in a new directory; the damaged one is kept aside
+    /// Rebuild a damaged store from what can be read; the server must be stopped. The damaged store is kept
     Repair(StoreArgs),
-    /// Forget one document, without a running server: its name is free for another
+    /// Remove one document, deleted or not, and free its name; the server must be stopped
     Purge(DocumentArgs),
-    /// Back up all documents, of a running server or a stopped one, or verify a backup
+    /// Back up all documents, whether the server is running or stopped, or verify a backup
     Backup(backup::BackupArgs),
-    /// Restore a backup into an empty directory, or one document of it
+    /// Restore a backup into an empty directory, or restore one document of it
     Restore(restore::RestoreArgs),
     /// Write one document to a file, as a Yjs update or as JSON
     Export(export::ExportArgs),
-    /// Merge a file into a document, or take the documents of y-sweet or Hocuspocus
+    /// Merge a file into a document, or import all documents of a y-sweet or Hocuspocus server
     Import(import::ImportArgs),
 }
 
 /// `syncline serve`.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
-    /// TOML file with the same settings [default: ./syncline.toml if it exists]
+    /// TOML file with settings; options and environment variables override it [default: ./syncline.toml if it exists]
     #[arg(long, env = "SYNCLINE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -96,20 +97,20 @@ pub struct ServeArgs {
 /// `syncline inspect`, `delete`, `purge`.
 #[derive(Debug, clap::Args)]
 pub struct DocumentArgs {
-    /// The document's name, as people write it or as its URL spells it
+    /// Name of the document, plain or percent-encoded as in its URL
     #[arg(value_name = "DOCUMENT")]
     pub document: String,
 
-    /// Take the document that is stored under exactly this name: `a%20b` is not `a b` then
+    /// Use the name exactly as given: `a%20b` is then not `a b`
     #[arg(long)]
     pub exact_name: bool,
 
-    /// Which store
+    /// The store.
     #[command(flatten)]
     pub store: StoreArgs,
 }
 
-/// An error and its causes in one line. What one of them already says in full is not repeated by another.
+/// An error and its causes, joined by colons. A text that another one contains is left out.
 pub fn text_of(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), join_causes)
 }
@@ -125,25 +126,24 @@ fn join_causes(text: String, cause: String) -> String {
     }
 }
 
-/// The document that a person means by `name`; `exact`: the one stored under exactly that name.
+/// The document named by a command line argument. `exact`: without decoding or normalizing the name.
 pub fn document_name(name: &str, exact: bool) -> Result<DocumentName, NameError> {
     if exact { DocumentName::exact(name) } else { DocumentName::parse(name) }
 }
 
-/// Opens an existing store and prints which. Only without a running server: a store has one owner.
-fn offline(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<SledStore> {
+/// Opens an existing store and prints which one. Fails if a server is running: a store has one owner.
+fn open_offline(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<SledStore> {
     let store = SledStore::open_existing(data_dir).map_err(explain)?;
     announce(data_dir, "", out)?;
     Ok(store)
 }
 
-/// A store that a command cannot open, with what to do.
+/// Adds to an error on opening a store what to do about it.
 fn explain(error: StoreError) -> anyhow::Error {
     match error {
         StoreError::InUse { .. } => anyhow::anyhow!("{error}: stop that server first"),
         StoreError::NoStore { dir } => anyhow::anyhow!(
-            "there is no Syncline store in {}: name the directory of the store with --data DIR, SYNCLINE_DATA, or `data` \
-             in syncline.toml",
+            "no Syncline store in {}: name the store's directory with --data DIR, SYNCLINE_DATA, or `data` in syncline.toml",
             absolute(&dir).unwrap_or(dir).display()
         ),
         other => other.into(),
@@ -156,7 +156,7 @@ mod tests {
     use anyhow::{Context, anyhow};
 
     #[test]
-    fn text_of_an_error_repeats_no_cause() {
+    fn error_text_repeats_no_cause() {
         let text = |error: Result<(), anyhow::Error>| text_of(&error.unwrap_err());
         assert_eq!(text(Err(anyhow!("no room")).context("cannot write")), "cannot write: no room");
         assert_eq!(text(Err(anyhow!("no room")).context("cannot write: no room")), "cannot write: no room");

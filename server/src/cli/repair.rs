@@ -1,8 +1,9 @@
 //! `syncline repair`: keeps everything that can be read of a damaged store.
 //!
-//! A new store is built beside the damaged one, which is only read; then the two change names. A document that is whole
-//! keeps its history. One that is damaged gets what can be read, and a new epoch: to native clients it is another
-//! history, so nothing that was lost is taken for known. Stock clients bring back what they still have when they sync.
+//! Builds a new store beside the damaged one, which is only read, and then swaps the directories' names. An
+//! intact document keeps its epoch. A damaged document gets the updates that can be read and a new epoch, so
+//! that native clients do not assume the server still has what was lost. Stock clients restore what they still
+//! have when they sync.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,13 +18,13 @@ use syncline_log::{Record, SledStore, Store, StoreError, TOMBSTONE};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::update::{ScanLimits, scan_update};
 
-use super::verify::told;
+use super::verify::join_losses;
 use super::{announce, explain};
 
-/// Rebuilds the store in `data_dir` if anything in it is damaged, and says what was lost.
+/// Rebuilds the store in `data_dir` if anything in it is damaged, and prints what was lost.
 ///
-/// Errors: the store is in use, there is none, there is no room for a copy, or `out` failed. Until the last step the
-/// directory is as it was.
+/// Errors: the store is in use or does not exist, the disk has no room for a copy, or writing to `out` failed.
+/// Until the last step the directory is unchanged.
 pub fn repair(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let survey = Survey::of(data_dir).map_err(explain)?;
     announce(data_dir, "", out)?;
@@ -62,24 +63,26 @@ fn rebuild(
     }
     let new = beside(data_dir, "repaired");
     if new.exists() {
-        bail!("{} is there already: remove it, or move it away", new.display());
+        bail!("{} already exists; remove or move it first", new.display());
     }
     let kept = fill(survey, &new, damaged_names, out);
-    let kept = kept.with_context(|| format!("{} is as it was; remove {}", data_dir.display(), new.display()))?;
+    let kept = kept.with_context(|| {
+        format!("repair failed; {} is unchanged, and {} can be removed", data_dir.display(), new.display())
+    })?;
     let aside = beside(data_dir, &format!("damaged-{}", seconds()));
     fs::rename(data_dir, &aside).and_then(|()| fs::rename(&new, data_dir)).with_context(|| {
         let (new, aside) = (new.display(), aside.display());
-        format!("the directories could not change names. The repaired store is {new}, the damaged one stays, perhaps as {aside}")
+        format!("cannot rename the directories; the repaired store is in {new}, the damaged one is unchanged, possibly renamed to {aside}")
     })?;
     if let Some(parent) = data_dir.parent() {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         File::open(parent)?.sync_all()?;
     }
-    writeln!(out, "{kept} documents are kept; the damaged directory is {}", aside.display())?;
+    writeln!(out, "{kept} documents kept; the damaged store was moved to {}", aside.display())?;
     Ok(())
 }
 
-/// Builds the new store. Gives the number of its documents.
+/// Builds the new store. Returns the number of its documents.
 fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Write) -> anyhow::Result<usize> {
     let store = SledStore::open(new)?;
     let mut kept = 0;
@@ -87,42 +90,42 @@ fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Wr
         survey.copy(name, &store)?;
         kept += 1;
     }
-    // After the whole ones: new documents get numbers that none of them has.
+    // After the intact ones: new documents then get numbers that no intact one has.
     for name in damaged {
         let Condition::Damaged { kept: updates, lost, .. } = survey.document(name) else { continue };
-        let (updates, refused) = usable(updates);
+        let (updates, refused) = valid_updates(updates);
         if updates.is_empty() {
             writeln!(out, "LOST: document {name:?}: nothing of it can be read")?;
             continue;
         }
         let count = updates.len();
-        put(&store, name, updates)?;
+        append_updates(&store, name, updates)?;
         kept += 1;
-        let refused = if refused > 0 { format!(", {refused} updates that make no document") } else { String::new() };
+        let refused = if refused > 0 { format!(", {refused} updates that cannot be applied") } else { String::new() };
         writeln!(
             out,
-            "document {name:?}: {count} updates are kept, with a new history. Lost: {}{refused}",
-            told(&lost)
+            "document {name:?}: {count} updates kept, with a new epoch. Lost: {}{refused}",
+            join_losses(&lost)
         )?;
     }
     store.close().context("the repaired store did not close cleanly")?;
     let store = SledStore::open_existing(new)?;
     for name in store.list()? {
-        store.load(&name).with_context(|| "the repaired store was read back")?;
+        store.load(&name).with_context(|| "the repaired store cannot be read back")?;
     }
     store.close()?;
     Ok(kept)
 }
 
-fn put(store: &SledStore, name: &DocumentName, updates: Vec<Bytes>) -> Result<(), StoreError> {
+fn append_updates(store: &SledStore, name: &DocumentName, updates: Vec<Bytes>) -> Result<(), StoreError> {
     let epoch = Epoch(rand::random());
     let record = |(seq, update)| Record { seq: Seq(seq), time_ms: seconds() * 1000, update };
     let records = (1..).zip(updates).map(record).collect();
     store.commit(&[Step::Append { document: name.clone(), epoch, records }])
 }
 
-/// The updates that can be read, and how many cannot.
-fn usable(updates: Vec<Bytes>) -> (Vec<Bytes>, usize) {
+/// The valid updates, and the number of invalid ones.
+fn valid_updates(updates: Vec<Bytes>) -> (Vec<Bytes>, usize) {
     if updates == [TOMBSTONE] {
         return (updates, 0);
     }

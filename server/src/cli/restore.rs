@@ -1,4 +1,5 @@
-//! `syncline restore`: a backup into an empty data directory, or one document of it into an empty one or a stopped store.
+//! `syncline restore`: restores a backup into an empty data directory, or one document of it into an empty
+//! directory or the store of a stopped server.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,37 +10,37 @@ use syncline_log::backup::{self, Backup, Restored};
 use syncline_log::{SledStore, Store};
 use syncline_protocol::ids::DocumentName;
 
-use super::offline;
+use super::open_offline;
 use super::store_args::{StoreArgs, announce};
 
 /// `syncline restore`.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
-    /// Where the backup lies
+    /// Directory of the backup
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
 
-    /// Where to: a directory that is empty or does not exist; with --document also that of a stopped server
+    /// The target: a directory that is empty or does not exist; with --document also the store of a stopped server.
     #[command(flatten)]
     pub store: StoreArgs,
 
-    /// Restore this document alone
+    /// Restore only this document
     #[arg(long, value_name = "DOCUMENT")]
     pub document: Option<String>,
 
-    /// Under this name instead of its own
+    /// Restore the document under this name instead of its own
     #[arg(long = "as", value_name = "NAME", requires = "document")]
     pub target: Option<String>,
 
-    /// Put it in the place of the document that is there
+    /// Replace the document if it exists
     #[arg(long, requires = "document")]
     pub replace: bool,
 }
 
-/// Restores a backup, or one document of it. What is restored has a new history: devices that have the old one notice.
+/// Restores a backup, or one document of it. Restored documents have a new epoch, so clients with the old one notice.
 ///
-/// Errors: nothing of the backup can be read, the directory is not empty, or the store is in use or fails; or some documents
-/// are damaged: these are printed by name and the others are restored.
+/// Errors: the backup cannot be read at all, the directory is not empty, or the store is in use or fails. If
+/// only some documents are damaged, they are printed, the others are restored, and an error is returned.
 pub fn restore(args: &RestoreArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let backup = Backup::open(&args.dir)?;
     let data = args.store.named_data_dir()?;
@@ -52,21 +53,24 @@ pub fn restore(args: &RestoreArgs, out: &mut impl Write) -> anyhow::Result<()> {
 fn restore_all(backup: &Backup, data: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let Restored { documents, deleted, damaged, unreadable } = backup::restore_all(backup, data)?;
     announce(data, "", out)?;
-    writeln!(out, "restored {documents} documents, {deleted} of them deleted ones")?;
+    writeln!(out, "restored {documents} documents, {deleted} of them deleted")?;
     for (document, why) in &damaged {
-        writeln!(out, "was damaged when the backup was taken: {document:?}: {why}")?;
+        writeln!(out, "damaged in the store when the backup was taken: {document:?}: {why}")?;
     }
     for (_, error) in &unreadable {
         writeln!(out, "not restored: {error}")?;
     }
-    let mut wrong = Vec::new();
+    let mut problems = Vec::new();
     if !unreadable.is_empty() {
-        wrong.push(format!("{} documents are damaged in the backup and were not restored", unreadable.len()));
+        problems.push(format!("{} documents are damaged in the backup and were not restored", unreadable.len()));
     }
     if !damaged.is_empty() {
-        wrong.push(format!("{} documents are missing, or older than the backup", damaged.len()));
+        problems.push(format!(
+            "{} documents were damaged when the backup was taken, and are missing or older",
+            damaged.len()
+        ));
     }
-    if wrong.is_empty() { Ok(()) } else { bail!("{}; they are named above", wrong.join(", ")) }
+    if problems.is_empty() { Ok(()) } else { bail!("{}; they are listed above", problems.join(", ")) }
 }
 
 fn restore_one(
@@ -79,15 +83,15 @@ fn restore_one(
     let target = DocumentName::parse(args.target.as_deref().unwrap_or(document))?;
     let document = backup.find(document)?;
     let store = if is_vacant(data) {
-        // What cannot be restored leaves no empty store behind.
+        // Checked first: a failed restore must not leave an empty store behind.
         if backup.read(&document)?.is_none() {
-            bail!("document {document:?} was damaged when the backup was taken, and no earlier one has it");
+            bail!("document {document:?} was damaged when the backup was taken, and no earlier backup has it");
         }
         backup::make_empty(data)?;
-        announce(data, ", new", out)?;
+        announce(data, " (new)", out)?;
         SledStore::open(data)?
     } else {
-        offline(data, out)?
+        open_offline(data, out)?
     };
     backup::restore_document(backup, &document, &store, &target, args.replace)?;
     writeln!(out, "restored {document:?} as {target:?}")?;

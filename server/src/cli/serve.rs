@@ -1,4 +1,4 @@
-//! `syncline serve`: settings, store, server, and the wait for a signal.
+//! `syncline serve`: reads the settings, opens the store, runs the server and waits for a signal.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::config::{Config, LogFormat, RawConfig};
 use crate::server::{Listener, Server};
 use syncline_log::sled::SledStore;
 
-/// Runs the server until a signal ends it. Returns after everything is on disk.
+/// Runs the server until a signal stops it. Returns when everything is on disk.
 pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
     syncline_heap::limit_heaps();
     let config =
@@ -25,12 +25,12 @@ pub fn serve(args: ServeArgs) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     let outcome = runtime.block_on(run(&config));
-    // Everything is on disk. What still reads or computes is not waited for.
+    // Everything is on disk. Reads and computations that still run are abandoned.
     runtime.shutdown_background();
     outcome
 }
 
-/// How log lines look by these settings, also when others of them are wrong.
+/// The log format of these settings, even if other settings are invalid.
 pub fn log_format(args: &ServeArgs) -> LogFormat {
     args.settings.log_format.or_else(|| RawConfig::log_format_in(args.config.as_deref())).unwrap_or_default()
 }
@@ -50,39 +50,39 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         Ok(socket) => server.serve_admin(socket),
         Err(error) => {
             let data = config.data.display();
-            tracing::warn!(%error, %data, "no admin socket: backup, export and import work with the server stopped only");
+            tracing::warn!(%error, %data, "no admin socket: backup, export and import work only while the server is stopped");
         }
     }
-    let mut signals = StopSignals::register().context("cannot catch signals")?;
-    greet(&server, config)?;
+    let mut signals = StopSignals::register().context("cannot install signal handlers")?;
+    announce_ready(&server, config)?;
     let signal = signals.first().await;
     tracing::info!(
         signal,
-        "stopping: clients are asked to come back, everything goes to disk; a second SIGTERM or SIGINT ends the process immediately"
+        "stopping: closing connections and writing everything to disk; a second SIGTERM or SIGINT ends the process immediately"
     );
-    server.stop().await.context("not everything could be put on disk")?;
+    server.stop().await.context("not everything could be written to disk")?;
     tracing::info!("stopped; everything is on disk");
     Ok(())
 }
 
-/// Listens on the address that a setting gives.
+/// Listens on the address of a setting.
 async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<Listener> {
     Listener::bind(address).await.map_err(|error| match error.is_in_use() {
-        true => anyhow::anyhow!("{error}; stop it, or choose another address with {setting}"),
+        true => anyhow::anyhow!("{error}; stop that process, or choose another address with {setting}"),
         false => error.into(),
     })
 }
 
-/// For a person or a script that waits for it.
-fn greet(server: &Server, config: &Config) -> std::io::Result<()> {
+/// Announces that the server is ready, to a person or a script that waits for it.
+fn announce_ready(server: &Server, config: &Config) -> std::io::Result<()> {
     let address = server.address();
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
     let data = data.display();
     let prefix = &config.path_prefix;
     let message = format!("Syncline {} is ready", env!("CARGO_PKG_VERSION"));
     let text = format!(
-        "  editors connect to  ws://{address}{prefix}\n  see it work at      http://{address}{prefix}/\n  \
-         documents lie in    {data}\n"
+        "  editors connect to  ws://{address}{prefix}\n  try it out at       http://{address}{prefix}/\n  \
+         documents are in    {data}\n"
     );
     let fields = serde_json::json!({
         "editors": format!("ws://{address}{prefix}"),

@@ -1,6 +1,7 @@
-//! The signals that stop the server: the first one drains it, a second SIGTERM or SIGINT ends the process immediately.
+//! The signals that stop the server: the first one drains it, a second SIGTERM or SIGINT ends the process
+//! immediately.
 //!
-//! The second one is acted on in the signal handler itself: a runtime whose threads are all at work could not.
+//! The second one is handled in the signal handler itself: the runtime's threads may all be busy.
 
 use std::fs;
 use std::io;
@@ -11,24 +12,24 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals, caught from [`StopSignals::register`] on.
+/// The signal handlers, installed by [`StopSignals::register`].
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
-    /// `None`: the process was started to outlive its terminal (nohup).
+    /// `None`: the process was started with SIGHUP ignored, to outlive its terminal (nohup).
     hang_up: Option<Signal>,
 }
 
 impl StopSignals {
-    /// Catches the signals. Call it in a runtime.
+    /// Installs the handlers. Must be called in a Tokio runtime.
     pub fn register() -> io::Result<Self> {
         let is_stopping = Arc::new(AtomicBool::new(false));
         for number in [SIGTERM, SIGINT] {
-            // In this order: the first signal sets the flag, the next one finds it.
+            // In this order: the first signal only sets the flag, the second one finds it set and ends the process.
             flag::register_conditional_default(number, Arc::clone(&is_stopping))?;
             flag::register(number, Arc::clone(&is_stopping))?;
         }
-        // A SIGHUP sets no flag: service managers send it together with the SIGTERM.
+        // SIGHUP does not set the flag: service managers send it together with SIGTERM.
         let hang_up = if ignores(SIGHUP) { None } else { Some(signal(SignalKind::hangup())?) };
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hang_up })
     }
@@ -49,7 +50,7 @@ impl StopSignals {
     }
 }
 
-/// Whether the process was started with this signal ignored. Where the system does not tell it was not.
+/// Whether the process was started with this signal ignored. False if the system does not report it.
 fn ignores(number: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

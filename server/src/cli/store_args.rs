@@ -1,4 +1,4 @@
-//! The store that a command works on, configured as `serve` configures it: flag, environment, file, default.
+//! Selects the store that a command works on, as `serve` does: by flag, environment, file or default.
 
 use std::io::Write;
 use std::path::{Path, PathBuf, absolute};
@@ -7,38 +7,40 @@ use anyhow::bail;
 
 use crate::config::{ConfigError, DEFAULT_DATA, RawConfig};
 
-/// The two settings that name a store.
+/// The two settings that select a store.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct StoreArgs {
     /// TOML file with the server's settings [default: ./syncline.toml if it exists]
     #[arg(long, env = "SYNCLINE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Directory that holds the documents [default: `data` of the file, else ./data]
+    /// Directory that holds the documents [default: `data` in the file, else ./data]
     #[arg(long, env = "SYNCLINE_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
 }
 
 impl StoreArgs {
-    /// As `--data DIR` gives it.
+    /// The arguments `--data DIR`.
     pub fn at(data: &Path) -> Self {
         Self { config: None, data: Some(data.to_owned()) }
     }
 
     /// The data directory that `serve` would use.
     ///
-    /// Errors: the file cannot be read or has a wrong setting.
+    /// Errors: the file cannot be read or has an invalid setting.
     pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
         Ok(self.configured()?.unwrap_or_else(|| DEFAULT_DATA.into()))
     }
 
-    /// The data directory for a command that fills one: somebody must have named it.
+    /// The data directory for a command that writes a new store: it must be named explicitly.
     ///
-    /// Errors: as [`StoreArgs::data_dir`], or nothing names a directory.
+    /// Errors: as [`StoreArgs::data_dir`], or no setting names a directory.
     pub fn named_data_dir(&self) -> anyhow::Result<PathBuf> {
         match self.configured()? {
             Some(data) => Ok(data),
-            None => bail!("no data directory is named: use --data DIR, SYNCLINE_DATA, or `data` in syncline.toml"),
+            None => {
+                bail!("no data directory given: name it with --data DIR, SYNCLINE_DATA, or `data` in syncline.toml")
+            }
         }
     }
 
@@ -48,10 +50,10 @@ impl StoreArgs {
     }
 }
 
-/// Prints which store a command uses. `how`: what else there is to know of it, or nothing.
-pub(super) fn announce(data_dir: &Path, how: &str, out: &mut impl Write) -> std::io::Result<()> {
+/// Prints which store a command uses. `note` is appended, such as ` (new)`; it may be empty.
+pub(super) fn announce(data_dir: &Path, note: &str, out: &mut impl Write) -> std::io::Result<()> {
     let path = absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
-    writeln!(out, "store: {}{how}", path.display())
+    writeln!(out, "store: {}{note}", path.display())
 }
 
 #[cfg(test)]
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flag_wins_over_file_and_file_over_default() {
+    fn flag_overrides_file_and_file_overrides_default() {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("server.toml");
         std::fs::write(&config, "data = \"/srv/notes\"\nlisten = \":8080\"\n").unwrap();

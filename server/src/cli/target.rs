@@ -1,4 +1,4 @@
-//! A store that a command works on: through the server that has it open, or by opening it.
+//! Access to a store for commands: through the running server that has it open, or by opening it in this process.
 
 use std::io::Write;
 use std::path::Path;
@@ -16,62 +16,62 @@ use crate::admin::client::Running;
 use crate::admin::message::{Answer, Request};
 use crate::import_export::{self, Change, Exported, Format};
 
-/// Where documents come from and go to.
+/// A store that a command reads from or writes to.
 pub(super) enum Target {
-    /// A server has the store open and does what it is asked.
+    /// A running server has the store open and carries out requests.
     Running(Running),
-    /// Nobody has it open: this process does.
+    /// No server is running: this process has opened the store.
     Stopped(Box<SledStore>),
 }
 
-/// What a command does about a data directory that holds no store.
+/// What a command does if the data directory holds no store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IfMissing {
-    /// It fails.
+    /// Fails.
     Refuse,
-    /// It fails, and names the option that makes a store.
+    /// Fails and names the option that creates a store.
     SuggestCreate,
-    /// It makes a store.
+    /// Creates a store.
     Create,
 }
 
-/// What became of an imported file.
+/// The result of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Imported {
-    /// The document has it, and it brought something.
+    /// The file was merged and changed the document.
     Changed,
-    /// The document had all of it.
+    /// The document already had everything in the file.
     Known,
-    /// The document is there and was to be left alone.
+    /// The document exists and was not changed, because only new ones were to be imported.
     Exists,
 }
 
 impl Target {
-    /// The existing store in `data`, running or not. Prints which it is.
+    /// The existing store in `data`, of a running server or not. Prints which store it is.
     pub(super) fn existing(data: &Path, out: &mut impl Write) -> anyhow::Result<Self> {
         Self::open(data, IfMissing::Refuse, out)
     }
 
-    /// The store in `data`, running or not. Prints which it is.
+    /// The store in `data`, of a running server or not. Prints which store it is.
     pub(super) fn open(data: &Path, if_missing: IfMissing, out: &mut impl Write) -> anyhow::Result<Self> {
         let running = Running::find(data).with_context(|| {
             format!(
-                "cannot speak to the server that has {} open; this command must run as the server's user",
+                "cannot connect to the server that has {} open; run this command as the server's user",
                 data.display()
             )
         })?;
         if let Some(running) = running {
-            announce(data, ", open in a running server, which does the work", out)?;
+            announce(data, " (through the running server)", out)?;
             return Ok(Self::Running(running));
         }
         let open = if if_missing == IfMissing::Create { SledStore::open_whole } else { SledStore::open_existing };
         let store = open(data).map_err(|error| match error {
             StoreError::InUse { .. } => anyhow!(
-                "{error}, and no server answers at {}: wait for that process, or stop it",
+                "{error}, and no server answers at {}: wait until that process ends, or stop it",
                 data.join(crate::admin::SOCKET_FILE).display()
             ),
             StoreError::NoStore { .. } if if_missing == IfMissing::SuggestCreate => {
-                explain(error).context("nothing was imported (--create makes a new store)")
+                explain(error).context("nothing was imported; --create makes a new store")
             }
             other => explain(other),
         })?;
@@ -85,20 +85,19 @@ impl Target {
                 let request = Request::Export { document: document.to_string() };
                 match server.ask(&request, &[], |_| ())? {
                     (Answer::Exported { waiting, .. }, bytes) => Ok(Exported { bytes, waiting }),
-                    (other, _) => bail!("the server answered {other:?}"),
+                    (other, _) => bail!("unexpected answer of the server: {other:?}"),
                 }
             }
             Self::Stopped(store) => {
-                let stored =
-                    store.load(document)?.ok_or_else(|| anyhow!("there is no document {document:?} in this store"))?;
+                let stored = store.load(document)?.ok_or_else(|| anyhow!("document {document:?} does not exist"))?;
                 import_export::export(stored)
             }
         };
-        // JSON is built here, never in the server's process.
+        // JSON is built in this process, never in the server's.
         exported.and_then(|exported| exported.into_format(format)).with_context(|| format!("document {document:?}"))
     }
 
-    /// Merges a file into a document; when this returns it is on disk.
+    /// Merges a file into a document. When this returns, the change is on disk.
     pub(super) fn import(
         &self,
         document: &DocumentName,
@@ -114,7 +113,7 @@ impl Target {
                     (Answer::Imported { changed: true }, _) => Ok(Imported::Changed),
                     (Answer::Imported { changed: false }, _) => Ok(Imported::Known),
                     (Answer::Exists, _) => Ok(Imported::Exists),
-                    (other, _) => bail!("the server answered {other:?}"),
+                    (other, _) => bail!("unexpected answer of the server: {other:?}"),
                 }
             }
             Self::Stopped(store) => import_stopped(store, document, file, format, only_new)
@@ -122,7 +121,7 @@ impl Target {
         }
     }
 
-    /// Lets go of the store.
+    /// Closes the store.
     pub(super) fn close(self) -> anyhow::Result<()> {
         match self {
             Self::Running(_) => Ok(()),
@@ -150,6 +149,6 @@ fn import_stopped(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let record = Record { seq: last.next(), time_ms: now.as_millis() as u64, update };
     let append = Step::Append { document: document.clone(), epoch, records: vec![record] };
-    store.commit(&[append]).context("it is not certain what was done; `syncline inspect` tells")?;
+    store.commit(&[append]).context("the outcome is unknown; run `syncline inspect` to check")?;
     Ok(Imported::Changed)
 }

@@ -1,4 +1,4 @@
-//! `syncline verify`: checks everything that lies in a data directory, and changes nothing.
+//! `syncline verify`: checks everything in a data directory without changing it.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,14 +10,15 @@ use syncline_replica::HubDocument;
 
 use super::{announce, explain};
 
-/// Checks the checksums, the head and the digest of every document, that it can be built, and the store around them. Prints
-/// what is wrong, naming document and record. A store in which nothing is wrong is opened once, as a start would.
+/// Checks the store's own structures and, for every document, checksums, head, digest and that its updates can
+/// be applied. Prints each problem with its document and record. If there are none, opens the store once, as a
+/// server would.
 ///
-/// Errors: something is wrong, the store is in use, there is none, or `out` failed.
+/// Errors: a problem was found, the store is in use or does not exist, or writing to `out` failed.
 pub fn verify(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let survey = Survey::of(data_dir).map_err(explain)?;
     announce(data_dir, "", out)?;
-    let mut wrong = survey.complaints().len();
+    let mut problems = survey.complaints().len();
     for complaint in survey.complaints() {
         writeln!(out, "damaged: {complaint}")?;
     }
@@ -29,24 +30,27 @@ pub fn verify(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
                 records += stored.records.len();
                 bytes += updates(&stored).map(|update| update.len()).sum::<usize>();
                 if let Err(error) = builds(&stored) {
-                    wrong += 1;
-                    writeln!(out, "damaged: document {name:?} is whole, but its updates make no document: {error}")?;
+                    problems += 1;
+                    writeln!(
+                        out,
+                        "damaged: document {name:?} is intact on disk, but its updates cannot be applied: {error}"
+                    )?;
                 }
             }
             Condition::Damaged { error, lost, .. } => {
-                wrong += 1;
-                writeln!(out, "damaged: {error}. Lost: {}", told(&lost))?;
+                problems += 1;
+                writeln!(out, "damaged: {error}. Lost: {}", join_losses(&lost))?;
             }
         }
     }
     drop(survey);
-    if wrong == 0 {
-        // What only the engine knows of: nothing is there for it to take away.
-        SledStore::open_existing(data_dir).and_then(|store| store.close()).context("the store does not open")?;
-        writeln!(out, "{documents} documents are whole: {records} records after snapshots, {bytes} bytes")?;
+    if problems == 0 {
+        // Opening also runs the engine's own recovery, which must find nothing to discard.
+        SledStore::open_existing(data_dir).and_then(|store| store.close()).context("the store cannot be opened")?;
+        writeln!(out, "{documents} documents verified: {records} records after snapshots, {bytes} bytes")?;
         return Ok(());
     }
-    bail!("{wrong} things are wrong with {documents} documents; `syncline repair` keeps what can be read")
+    bail!("{problems} problems found in {documents} documents; run `syncline repair` to keep what can be read")
 }
 
 /// The updates of a document, oldest first.
@@ -55,7 +59,7 @@ fn updates(stored: &Stored) -> impl Iterator<Item = &bytes::Bytes> {
     snapshot.chain(stored.records.iter().map(|record| &record.update))
 }
 
-/// Whether a document can be made of it.
+/// Checks that the stored updates can be applied.
 fn builds(stored: &Stored) -> Result<(), String> {
     if stored.is_tombstone() {
         return Ok(());
@@ -64,7 +68,7 @@ fn builds(stored: &Stored) -> Result<(), String> {
     HubDocument::load(0, &updates).map(drop).map_err(|error| error.to_string())
 }
 
-/// What is lost, in words.
-pub(super) fn told(lost: &[String]) -> String {
+/// The lost parts as one text.
+pub(super) fn join_losses(lost: &[String]) -> String {
     if lost.is_empty() { "nothing of its content".to_owned() } else { lost.join(", ") }
 }

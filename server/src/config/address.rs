@@ -1,17 +1,17 @@
-//! PURE: an address to listen on, as people write it.
+//! PURE: parses an address to listen on.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-/// Where a server listens if nothing else is set: on this machine only.
+/// The address to listen on by default: reachable from this machine only.
 pub const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1234);
 
-/// Reads `ADDRESS:PORT`. `localhost`, and no address at all (`:1234`), are the IPv4 loopback address: a server without access
-/// control is not opened to a network by an omission.
+/// Parses `ADDRESS:PORT`. `localhost` and an omitted address (`:1234`) mean the IPv4 loopback address, so that
+/// an omission does not open a server without access control to a network.
 ///
-/// Errors: which forms there are.
+/// Errors: lists the valid forms.
 pub fn parse(text: &str) -> Result<SocketAddr, String> {
     let local = text.rsplit_once(':').filter(|(host, _)| host.is_empty() || host.eq_ignore_ascii_case("localhost"));
     let parsed = match local {
@@ -25,7 +25,7 @@ pub fn parse(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// Reads an address of the configuration file.
+/// Parses an address in the configuration file.
 pub fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(value)?;
     parse(&text).map(Some).map_err(|why| D::Error::custom(format!("{text:?} is {why}")))
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn localhost_and_a_port_alone_are_loopback() {
+    fn localhost_and_omitted_address_are_loopback() {
         let addresses = ["127.0.0.1:1", "localhost:1", "LOCALHOST:1", ":1", "0.0.0.0:1", "[::1]:1"];
         let read = addresses.map(|text| parse(text).unwrap().to_string());
         assert_eq!(read, ["127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1", "0.0.0.0:1", "[::1]:1"]);

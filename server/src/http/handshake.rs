@@ -1,7 +1,8 @@
-//! PURE: the usual WebSocket handshake, for a connection that has no HTTP server behind it yet.
+//! PURE: the common WebSocket handshake, without an HTTP server.
 //!
-//! tungstenite reads the head, checks it by RFC 6455 section 4.2.1 and makes the answer. Whatever is not a sound upgrade
-//! is left to the HTTP server, with the bytes that were read: it answers everything that is to be explained.
+//! tungstenite parses the request head, checks it by RFC 6455 section 4.2.1 and makes the response. A request
+//! that is not a valid upgrade is passed to the HTTP server together with the bytes read so far; it answers
+//! with an explanation.
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING};
@@ -10,46 +11,46 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{create_response_with_body, write_response};
 
-/// Longest request head, in bytes.
+/// Maximum length of a request head, in bytes.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// The version of the protocol (RFC 6455).
+/// The supported WebSocket protocol version (RFC 6455).
 pub const VERSION: &str = "13";
 
-/// What the beginning of a connection is.
+/// Classification of the first bytes of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Head {
-    /// Not all of it has come.
+    /// The head is incomplete.
     Partial,
-    /// A sound upgrade.
+    /// A valid upgrade request.
     Upgrade(Upgrade),
-    /// Something for the HTTP server.
+    /// Anything else: the HTTP server answers it.
     Other,
 }
 
-/// A request for a WebSocket.
+/// A valid WebSocket upgrade request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// The raw path without its leading slash.
+    /// The raw path without its first slash.
     pub path: String,
-    /// Its headers.
+    /// The request headers.
     pub headers: HeaderMap,
-    /// What the client is to be sent.
+    /// The encoded response to send to the client.
     pub response: Bytes,
-    /// Where its first frame begins.
+    /// Length of the head; the client's first frame begins behind it.
     pub head_bytes: usize,
 }
 
-/// Looks at what has come of a head; `seen` bytes of it were looked at before.
+/// Parses a request head as received so far; `seen` bytes of it were parsed before.
 pub fn look(head: &[u8], seen: usize) -> Head {
-    // Whole heads only, but the first time: what is no HTTP at all is answered at once, and a head that comes byte by
-    // byte is not read again for each.
-    let is_whole = || {
+    // The first time any head is parsed, so that bytes that are not HTTP are answered without delay; later only
+    // a complete one, so that a head that arrives byte by byte is not parsed again for each byte.
+    let is_complete = || {
         let new = &head[seen.saturating_sub(3)..];
-        // A line may end without its CR, too.
+        // A line may also end with LF alone.
         new.windows(3).any(|end| end == b"\n\r\n") || new.windows(2).any(|end| end == b"\n\n")
     };
-    if seen == 0 || is_whole() {
+    if seen == 0 || is_complete() {
         match Request::<()>::try_parse(head) {
             Ok(None) => {}
             Ok(Some((head_bytes, request))) => return upgrade(request, head_bytes).unwrap_or(Head::Other),
@@ -60,7 +61,7 @@ pub fn look(head: &[u8], seen: usize) -> Head {
 }
 
 fn upgrade(request: Request<()>, head_bytes: usize) -> Option<Head> {
-    // A body would be taken for frames.
+    // A request body would be parsed as frames.
     if [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT].iter().any(|name| request.headers().contains_key(name)) {
         return None;
     }
@@ -71,9 +72,9 @@ fn upgrade(request: Request<()>, head_bytes: usize) -> Option<Head> {
     Some(Head::Upgrade(Upgrade { path, headers, response: response.into(), head_bytes }))
 }
 
-/// The response that makes a WebSocket of a request.
+/// The response that accepts a WebSocket handshake.
 ///
-/// Errors: why it is no sound handshake.
+/// Errors: the handshake is invalid.
 pub fn answer<T, B>(request: &Request<T>, body: impl FnOnce() -> B) -> Result<Response<B>, Error> {
     let mut response = create_response_with_body(request, body)?;
     // A client that offers subprotocols (y-websocket's `protocols`) expects one of them.
@@ -86,16 +87,16 @@ pub fn answer<T, B>(request: &Request<T>, body: impl FnOnce() -> B) -> Result<Re
     Ok(response)
 }
 
-/// True for a handshake of a version of the protocol that is not spoken here.
+/// True if the handshake asks for an unsupported protocol version.
 pub fn is_of_another_version(headers: &HeaderMap) -> bool {
     let version = headers.get(SEC_WEBSOCKET_VERSION);
     version.is_some_and(|version| version.as_bytes().trim_ascii() != VERSION.as_bytes())
 }
 
-/// The raw path of a request, by which y-websocket names its document.
+/// The raw path of a request without its first slash. y-websocket names its document by it.
 pub fn document_path<T>(request: &Request<T>) -> String {
     let path = request.uri().path();
-    // One slash only: a name may begin with the next.
+    // Removes only one slash: a document name may begin with a slash.
     path.strip_prefix('/').unwrap_or(path).to_owned()
 }
 
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_request_is_answered_and_what_follows_is_left() {
+    fn valid_upgrade_is_answered_and_bytes_behind_it_are_kept() {
         let with_frames = [GOOD.as_bytes(), b"\x82\x80\0\0\0\0\r\n\r\n"].concat();
         for head in [GOOD.as_bytes(), &with_frames] {
             let Upgrade { path, headers, response, head_bytes } = upgrade_of(head);
@@ -120,13 +121,13 @@ mod tests {
             assert_eq!((path.as_str(), head_bytes), ("/a%2Fb", GOOD.len()));
             let response = String::from_utf8(response.to_vec()).unwrap().to_ascii_lowercase();
             assert!(response.starts_with("http/1.1 101 switching protocols\r\n") && response.ends_with("\r\n\r\n"));
-            // The answer of section 1.3 to this key.
+            // The accept value that section 1.3 gives for this key.
             assert!(response.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{response}");
         }
     }
 
     #[test]
-    fn a_head_that_comes_in_pieces_is_looked_at_when_it_is_whole() {
+    fn head_received_in_pieces_is_parsed_when_complete() {
         let bare = GOOD.replace("==\r\n", "==\n");
         for good in [GOOD.as_bytes(), bare.as_bytes(), &bare.replace('\r', "").into_bytes()] {
             for size in 1..good.len() {
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_sound_upgrade_is_left_to_the_http_server() {
+    fn invalid_upgrade_is_left_to_the_http_server() {
         for (what, head) in [
             ("no upgrade", GOOD.replace("Upgrade: WebSocket\r\n", "")),
             ("another upgrade", GOOD.replace("WebSocket\r\n", "h2c\r\n")),
@@ -155,7 +156,7 @@ mod tests {
             ("POST", GOOD.replace("GET ", "POST ")),
             ("a body", GOOD.replace("Host: x", "Content-Length: 4")),
             ("a body in chunks", GOOD.replace("Host: x", "Transfer-Encoding: chunked")),
-            ("a question first", GOOD.replace("Host: x", "Expect: 100-continue")),
+            ("an Expect header", GOOD.replace("Host: x", "Expect: 100-continue")),
             ("a header without a colon", GOOD.replace("Host: x", "Host x")),
             ("a space in the path", GOOD.replace("a%2Fb", "a b")),
             ("TLS", "\u{16}\u{3}\u{1}".into()),

@@ -1,5 +1,5 @@
-//! Plain HTTP on the same port: the console page, `/healthz` (alive) and `/readyz` (able to take edits); `/metrics` on a port
-//! of its own.
+//! HTTP responses: the console page, `/healthz` (alive) and `/readyz` (accepts edits) on the WebSocket port;
+//! `/metrics` on a separate port.
 
 pub mod handshake;
 pub mod origin;
@@ -13,26 +13,26 @@ use hyper::{Method, Response, StatusCode};
 
 use self::prefix::PathPrefix;
 
-/// The text format of `/metrics`.
+/// Content type of `/metrics`.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What `/readyz` answers.
+/// The state that `/readyz` reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
-    /// Edits are taken.
+    /// Edits are accepted.
     Ready,
     /// The server is stopping.
     Stopping,
-    /// The disk refuses writes; the text is for the operator.
+    /// The store has failed and edits are rejected; the text explains it to the operator.
     StorageFailed(String),
 }
 
-/// Answers a request to the operators' port. `page`: what `/metrics` shows.
+/// Answers a request to the operators' port. `page` renders `/metrics`.
 pub fn answer_operator(method: &Method, path: &str, page: impl FnOnce() -> String) -> Response<Full<Bytes>> {
     match path {
         "/metrics" if method == Method::GET => respond(StatusCode::OK, OPENMETRICS, page().into()),
-        "/metrics" => problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood here"),
-        _ => problem(StatusCode::NOT_FOUND, "this port has /metrics only; documents are at the server's other port"),
+        "/metrics" => problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is supported"),
+        _ => problem(StatusCode::NOT_FOUND, "this port serves only /metrics; documents are served on the main port"),
     }
 }
 
@@ -45,7 +45,7 @@ pub fn answer(
     readiness: impl FnOnce() -> Readiness,
 ) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
-        return problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood here");
+        return problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is supported");
     }
     let path = path.strip_prefix('/').unwrap_or(path);
     if prefix.is(path) {
@@ -58,15 +58,14 @@ pub fn answer(
             Readiness::Stopping => problem(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"),
             Readiness::StorageFailed(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why),
         },
-        path => page::answer(path.strip_prefix('/').unwrap_or(path), headers).unwrap_or_else(|| {
-            problem(StatusCode::NOT_FOUND, "there is no such page; documents are opened over WebSocket")
-        }),
+        path => page::answer(path.strip_prefix('/').unwrap_or(path), headers)
+            .unwrap_or_else(|| problem(StatusCode::NOT_FOUND, "page not found; documents are opened over WebSocket")),
     }
 }
 
-/// Sends a browser to `location`, relative to where it is: the page's links are relative, too.
+/// Redirects to `location`, which is relative to the request, as the page's own links are.
 fn redirect(location: &str) -> Response<Full<Bytes>> {
-    let mut response = text(StatusCode::PERMANENT_REDIRECT, "the page is one slash further\n");
+    let mut response = text(StatusCode::PERMANENT_REDIRECT, "the URL of the page ends with a slash\n");
     if let Ok(location) = HeaderValue::from_str(location) {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -77,7 +76,7 @@ fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     respond(status, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
 }
 
-/// Refuses a WebSocket handshake. `why`: in plain words; a browser shows its user the status only.
+/// Refuses a WebSocket handshake. `why` is for people; a browser shows only the status.
 pub fn refuse_upgrade(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
     let mut response = respond(status, "text/plain; charset=utf-8", format!("{why}\n").into());
     if status == StatusCode::UPGRADE_REQUIRED {

@@ -1,33 +1,33 @@
 //! PURE: which web pages may open a WebSocket.
 //!
-//! A browser lets any page connect to any server, also to one that listens on this machine only, and sends the page's origin
-//! (RFC 6454) with the handshake. A page of the server's own address may connect, and what the operator lists. Programs that
-//! are not browsers send no origin.
+//! A browser lets any page connect to any server, even to one on localhost, and sends the page's origin (RFC
+//! 6454) with the handshake. Pages from the server's own address may connect, and pages from origins that the
+//! operator allows. Programs other than browsers send no origin and may connect.
 
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderValue, ORIGIN};
 
-/// Origins that may connect besides the server's own.
+/// Origins that may connect, besides the server's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedOrigins {
     any: bool,
-    /// As browsers send them: lower case, without a path.
+    /// As browsers send them: in lower case, without a path.
     listed: Vec<String>,
 }
 
-/// A handshake that a page of another origin began.
+/// The origin of a page that may not connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignOrigin {
     /// The origin as sent.
     pub origin: String,
-    /// The address that the page asked for.
+    /// The `Host` header: the server's address as the page used it.
     pub host: String,
 }
 
 impl AllowedOrigins {
-    /// `*` is any origin.
+    /// Parses a list of origins; `*` allows any origin.
     ///
-    /// Errors: a text that no browser would send as an origin.
+    /// Errors: an entry that no browser would send as an origin.
     pub fn new(origins: &[String]) -> Result<Self, String> {
         let mut allowed = Self::default();
         for origin in origins {
@@ -43,7 +43,7 @@ impl AllowedOrigins {
                 }
                 _ => {
                     return Err(format!(
-                        "{origin:?} is not an origin: write it as http://localhost:5173, without a path, or *, or null"
+                        "{origin:?} is not an origin: write http://localhost:5173 (without a path), * or null"
                     ));
                 }
             }
@@ -51,15 +51,15 @@ impl AllowedOrigins {
         Ok(allowed)
     }
 
-    /// Decides on a handshake by its headers.
+    /// Checks a handshake by its headers.
     ///
-    /// Errors: the page is of another origin, which is not listed.
+    /// Errors: the page has another origin, which is not allowed.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), ForeignOrigin> {
         let mut origins = headers.get_all(ORIGIN).iter();
         let Some(origin) = origins.next() else { return Ok(()) };
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let (origin, host) = (text(origin), headers.get(HOST).map(text).unwrap_or_default());
-        // Two origins are none.
+        // A request with two origins is refused.
         let is_one = origins.next().is_none();
         let is_allowed = self.any || is_one && (is_same(&origin, &host) || self.lists(&origin));
         if is_allowed { Ok(()) } else { Err(ForeignOrigin { origin, host }) }
@@ -71,16 +71,16 @@ impl AllowedOrigins {
 }
 
 impl ForeignOrigin {
-    /// What the page's author and the operator can do about it.
+    /// The refusal, and what the operator can do about it.
     pub fn explain(&self) -> String {
         format!(
-            "pages of {:?} may not connect to this server at {:?}: start it with --allow-origin {}",
+            "pages from {:?} may not connect to this server at {:?}; to allow them, start the server with --allow-origin {}",
             self.origin, self.host, self.origin
         )
     }
 }
 
-/// Whether a page of `origin` came from the address `host`. The port that a scheme has by default may be left out.
+/// Whether `origin` is the address `host`. A scheme's default port may be omitted.
 fn is_same(origin: &str, host: &str) -> bool {
     let default_port = match origin.split_once("://") {
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => ":443",
@@ -94,7 +94,7 @@ fn is_same(origin: &str, host: &str) -> bool {
     authority(origin).is_some_and(|of| !of.is_empty() && without_default(of) == without_default(host))
 }
 
-/// What follows the scheme: host and port.
+/// Host and port of an origin.
 fn authority(origin: &str) -> Option<&str> {
     origin.split_once("://").map(|(_, authority)| authority)
 }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn own_origin_and_no_origin_may_connect() {
+    fn own_origin_or_no_origin_may_connect() {
         assert!(check(&[], "127.0.0.1:1234", &[]));
         for (host, origin) in [
             ("127.0.0.1:1234", "http://127.0.0.1:1234"),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn other_origin_may_not_connect_unless_it_is_listed() {
+    fn other_origin_may_connect_only_if_listed() {
         for (host, origin) in [
             ("127.0.0.1:1234", "https://evil.example"),
             ("127.0.0.1:1234", "http://127.0.0.1"),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_an_origin_is_refused() {
+    fn text_that_is_not_an_origin_is_rejected() {
         for wrong in ["localhost:5173", "http://localhost:5173/", "http://", "http://a b"] {
             assert!(AllowedOrigins::new(&[wrong.to_owned()]).is_err_and(|error| error.contains("5173")), "{wrong}");
         }

@@ -1,5 +1,5 @@
-//! The page at `/`: the built files of `console/dist`, embedded in the binary. Compressed once, and sent with validators: a
-//! browser that has a file already is not sent it again.
+//! The console page at `/`: the built files of `console/dist`, embedded in the binary. They are compressed once
+//! and sent with an ETag, so that a browser does not download an unchanged file again.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,12 +15,12 @@ use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-/// The page itself.
+/// The file served at `/`.
 const INDEX: &str = "index.html";
-/// The page and its service worker change with the binary: a browser asks each time.
-const CHANGES: HeaderValue = HeaderValue::from_static("no-cache");
-/// Files whose names contain the hash of their content never change.
-const NEVER_CHANGES: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// For the page and its service worker, which change with the binary: a browser revalidates them each time.
+const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+/// For files whose names contain the hash of their content, which never change.
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 #[derive(RustEmbed)]
 #[folder = "../console/dist"]
@@ -34,7 +34,7 @@ struct File {
     gzip: Bytes,
 }
 
-/// By path, without a leading slash. Made when the first page is asked for: tens of milliseconds, once.
+/// Files by path without the first slash. Compressed on the first request, which takes tens of milliseconds once.
 static FILES: LazyLock<HashMap<Cow<'static, str>, File>> = LazyLock::new(|| {
     let file = |path: Cow<'static, str>| Some((path.clone(), File::new(&path, Console::get(&path)?)));
     Console::iter().filter_map(file).collect()
@@ -74,12 +74,12 @@ impl File {
             _ => "application/octet-stream",
         };
         let is_named_by_content = path.starts_with("assets/app-");
-        // The same for every encoding of the file, so a weak one.
+        // A weak tag, because it is the same for every encoding of the file.
         let hash = embedded.metadata.sha256_hash()[..12].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let plain = Bytes::from(embedded.data.into_owned());
         File {
             content_type: HeaderValue::from_static(content_type),
-            cache_control: if is_named_by_content { NEVER_CHANGES } else { CHANGES },
+            cache_control: if is_named_by_content { IMMUTABLE } else { REVALIDATE },
             etag: HeaderValue::from_str(&format!("W/\"{hash}\"")).unwrap_or(HeaderValue::from_static("W/\"\"")),
             gzip: gzip(&plain),
             plain,
@@ -89,9 +89,9 @@ impl File {
 
 fn gzip(plain: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    // A write into memory does not fail.
+    // Writing to memory does not fail.
     let written = encoder.write_all(plain).and_then(|()| encoder.finish());
-    written.expect("a Vec takes every byte").into()
+    written.expect("writing to a Vec does not fail").into()
 }
 
 fn contains(tags: &HeaderValue, etag: &HeaderValue) -> bool {
@@ -99,7 +99,7 @@ fn contains(tags: &HeaderValue, etag: &HeaderValue) -> bool {
     tags.split(',').any(|tag| tag.trim() == etag)
 }
 
-/// RFC 9110 section 12.5.3, for the one encoding there is besides none.
+/// Parses Accept-Encoding (RFC 9110 section 12.5.3) for gzip, the only encoding offered.
 fn accepts_gzip(headers: &HeaderMap) -> bool {
     let accepts = |coding: &str| {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn file_that_client_has_is_not_sent_again() {
+    async fn unchanged_file_is_not_sent_again() {
         let etag = request("", &[]).headers()[ETAG].to_str().unwrap().to_owned();
         let known = [(IF_NONE_MATCH, &*format!("\"other\", {etag}").leak())];
         let response = request("", &known);
@@ -157,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn only_files_named_by_their_content_are_kept_without_asking() {
-        let mut kept = 0;
+    fn only_files_named_by_content_hash_are_immutable() {
+        let mut immutable = 0;
         for path in FILES.keys() {
-            let is_kept = request(path, &[]).headers()[CACHE_CONTROL] == NEVER_CHANGES;
-            assert_eq!(is_kept, path.ends_with(".css") || path.starts_with("assets/app-"), "{path}");
-            kept += usize::from(is_kept);
+            let is_immutable = request(path, &[]).headers()[CACHE_CONTROL] == IMMUTABLE;
+            assert_eq!(is_immutable, path.ends_with(".css") || path.starts_with("assets/app-"), "{path}");
+            immutable += usize::from(is_immutable);
         }
-        assert_eq!(kept, 2, "the script and the style");
+        assert_eq!(immutable, 2, "the script and the style sheet");
     }
 }

@@ -1,24 +1,24 @@
-//! PURE: the path under which a proxy serves this server and which it keeps in the requests it passes on.
+//! PURE: the path prefix that a proxy keeps in the requests it forwards.
 //!
-//! The prefix is removed where it is present; a path without it is taken as it is. So a proxy that removes the prefix, and
-//! a health check that does not know it, work too.
+//! The prefix is removed from paths that have it; other paths are used unchanged. So a proxy that removes the
+//! prefix works too, and so does a health check that does not know it.
 
 use std::fmt;
 
-/// A path prefix, empty or some segments of a path: `collab` for `https://example.org/collab/`.
+/// A path prefix of zero or more segments: `collab` for `https://example.org/collab/`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PathPrefix(String);
 
-/// What cannot be a path prefix.
+/// A text that is not a path prefix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a path as it is written in a URL, such as /collab: percent-encode other characters than \
-     letters, digits and -._~!$&'()*+,;=:@%"
+    "{0:?} is not a URL path such as /collab: percent-encode every character except letters, digits and \
+     -._~!$&'()*+,;=:@%"
 )]
 pub struct PrefixError(String);
 
 impl PathPrefix {
-    /// Reads `/collab`, `collab` or `/collab/`, as the URL has it (percent-encoded). `/` and nothing: no prefix.
+    /// Parses `/collab`, `collab` or `/collab/`, percent-encoded as in a URL. `/` and the empty text mean no prefix.
     pub fn parse(prefix: &str) -> Result<Self, PrefixError> {
         let is_allowed = |char: char| char.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@%".contains(char);
         let segments = prefix.trim_matches('/');
@@ -29,7 +29,8 @@ impl PathPrefix {
         Ok(Self(segments.to_owned()))
     }
 
-    /// The part of `path` after the prefix, or `path` where the prefix is not present. Both without their first slash.
+    /// The part of `path` after the prefix, or `path` if it does not have the prefix. Both are without their
+    /// first slash.
     pub fn strip<'a>(&self, path: &'a str) -> &'a str {
         if self.is(path) {
             return "";
@@ -43,13 +44,13 @@ impl PathPrefix {
         !self.0.is_empty() && path == self.0
     }
 
-    /// The last segment; a relative link from the prefix to the page leads through it.
+    /// The last segment: the start of a relative link from the prefix to the page.
     pub fn last_segment(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 }
 
-/// With its first slash: what is written between a host and a path.
+/// With its first slash, to be written between host and path; empty if there is no prefix.
 impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() { Ok(()) } else { write!(f, "/{}", self.0) }
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn no_prefix_changes_no_path() {
+    fn empty_prefix_changes_no_path() {
         for none in ["", "/", "//"] {
             let prefix = PathPrefix::parse(none).unwrap();
             assert_eq!(prefix, PathPrefix::default());
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_url_path_holds_is_refused() {
+    fn text_that_is_not_a_url_path_is_rejected() {
         for prefix in ["/my docs", "/a?b", "/a#b", "/ü", "/a//b", "/../a", "/a/."] {
             assert!(PathPrefix::parse(prefix).unwrap_err().to_string().contains(prefix), "{prefix}");
         }

@@ -1,4 +1,4 @@
-//! Who is connected from where, and how much of their rate they have used.
+//! Admission of connections: counts them in total, per address and per user, and meters their rates.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,19 +10,20 @@ use syncline_protocol::close::Close;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::quota::Places;
+use super::quota::Quotas;
 use super::{Limits, MAX_PAUSE, Rate};
 use crate::ids::UserId;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 
-/// A connection that was quiet may send as much at once as its rate allows in this time.
+/// Capacity of a bucket: an idle connection may send in one burst what its rate allows in this time.
 const BURST: Duration = Duration::from_secs(30);
-/// What a flood leaves behind for others of its address: they are slowed, not closed.
+/// The most that a bucket goes below zero: after a flood, other connections of the same address are slowed, not
+/// closed.
 const MAX_DEBT: Duration = Duration::from_secs(5);
 const _: () = assert!(MAX_DEBT.as_secs() < MAX_PAUSE.as_secs());
 
-/// One thing that may come at a rate: a bucket that fills with time and that each takes from.
+/// A token bucket: fills at `per_second`, and each message takes from it.
 #[derive(Debug)]
 struct Bucket {
     per_second: f64,
@@ -36,7 +37,7 @@ impl Bucket {
         Self { per_second, level: per_second * BURST.as_secs_f64(), at: now }
     }
 
-    /// Takes `count` out, and tells how long to wait until it is no longer below zero.
+    /// Takes `count` tokens and returns how long to wait until the level is at zero again.
     fn take(&mut self, count: u64, now: Instant) -> Duration {
         if self.per_second == 0.0 {
             return Duration::ZERO;
@@ -50,68 +51,68 @@ impl Bucket {
     }
 }
 
-/// Messages and bytes of a connection, of an address, or of a user.
+/// Rate limit on messages and bytes, of a connection, an address or a user.
 #[derive(Debug)]
 pub struct Meter(Mutex<(Bucket, Bucket)>);
 
 impl Meter {
-    /// One that has been quiet.
+    /// A meter with full buckets.
     pub fn new(rate: Rate) -> Self {
         let now = Instant::now();
         Self(Mutex::new((Bucket::new(rate.messages, now), Bucket::new(rate.bytes, now))))
     }
 
-    /// One that counts messages only.
+    /// A meter that counts only messages.
     pub fn of_messages(per_second: u64) -> Self {
         Self::new(Rate { messages: per_second, bytes: 0 })
     }
 
-    /// Counts what came, and tells for how long nothing more should be read.
+    /// Counts received messages and bytes and returns for how long reading must pause.
     pub fn take(&self, messages: u64, bytes: u64, now: Instant) -> Duration {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         buckets.0.take(messages, now).max(buckets.1.take(bytes, now))
     }
 }
 
-/// Who is connected.
+/// Connection counts and rate meters of a server.
 pub struct Gate {
     limits: Limits,
     metrics: Arc<Metrics>,
     inner: Mutex<Inner>,
-    /// Reserved for messages that have not come to their end.
+    /// Bytes reserved for incomplete messages, of all sessions.
     partial_bytes: AtomicUsize,
-    /// Documents that all sessions open.
+    /// Counts documents opened by all sessions.
     opens: Meter,
 }
 
 #[derive(Default)]
 struct Inner {
     sessions: usize,
-    addresses: Places<IpAddr>,
-    users: Places<UserId>,
-    /// In order of arrival.
+    addresses: Quotas<IpAddr>,
+    users: Quotas<UserId>,
+    /// Sockets that have not sent a first message, in order of arrival.
     unfinished: BTreeMap<u64, Cut>,
     next: u64,
 }
 
-/// How an unfinished socket is cut.
+/// How to cut a socket that has not sent a first message.
 #[derive(Clone)]
 enum Cut {
-    /// While it speaks HTTP.
+    /// Before the WebSocket handshake is complete.
     Http(CancellationToken),
-    /// When it is a session.
+    /// After it has become a session.
     Session(Weak<Outbox>),
 }
 
 impl Gate {
-    /// Nobody is connected yet.
+    /// A gate without connections.
     pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         let opens = Meter::of_messages(limits.opens_per_second_in_all);
         Arc::new(Self { limits, metrics, inner: Mutex::default(), partial_bytes: AtomicUsize::new(0), opens })
     }
 
-    /// A session opens a document, and `own` counts those that it opens. Returns how long it has to wait. Each session waits for one
-    /// document at a time, so they take turns when all of them open too many.
+    /// Counts an opened document, also in `own`, the session's meter. Returns how long the session must wait. A
+    /// session waits for one document at a time, so under the shared limit sessions take turns.
     pub fn open_pause(&self, own: &Meter) -> Duration {
         let now = Instant::now();
         let pause = own.take(1, 0, now).max(self.opens.take(1, 0, now));
@@ -126,13 +127,13 @@ impl Gate {
         &self.limits
     }
 
-    /// What is counted.
+    /// The server's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// A socket came. If there are too many that have not said what they want, the one that has waited longest is cut:
-    /// an honest client is through in a moment.
+    /// Registers a new socket. If too many have not sent a first message, cuts the oldest of them: an honest client
+    /// sends its first message within moments.
     pub fn arrive(self: &Arc<Self>) -> Unfinished {
         let mut inner = self.lock();
         let id = inner.next;
@@ -145,7 +146,7 @@ impl Gate {
         Unfinished { gate: Arc::clone(self), id, cut }
     }
 
-    /// There are few file descriptors left: make room. False when nobody is unfinished.
+    /// Cuts the oldest socket without a first message, to free a file descriptor. False if there is none.
     pub fn cut_oldest(&self) -> bool {
         let oldest = self.lock().unfinished.pop_first();
         let is_cut = oldest.is_some();
@@ -162,47 +163,50 @@ impl Gate {
         }
     }
 
-    /// A WebSocket session begins, unless there are too many.
+    /// Admits a new WebSocket session, or refuses it when a connection limit is reached.
     pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Close> {
         let mut inner = self.lock();
         if inner.sessions >= self.limits.connections {
             self.metrics.connections_refused.inc();
-            return Err(Close::TooMany("this server has as many connections as it takes; please try later".into()));
+            return Err(Close::TooMany("connection limit of this server reached; please try again later".into()));
         }
-        let Some(meter) = inner.addresses.enter(address, self.limits.of_address()) else {
+        let Some(meter) = inner.addresses.enter(address, self.limits.per_address()) else {
             self.metrics.connections_refused.inc();
-            return Err(Close::TooMany("too many connections from this address; please try later".into()));
+            return Err(Close::TooMany("too many connections from this address; please try again later".into()));
         };
         inner.sessions += 1;
         Ok(Seat { gate: Arc::clone(self), address, meter })
     }
 
-    /// A session acts in the name of `user`, unless too many do.
+    /// Counts a session of `user`, or refuses it when the user has too many.
     pub fn enter_user(self: &Arc<Self>, user: &UserId) -> Result<UserSeat, Close> {
-        let entered = self.lock().users.enter(user.clone(), self.limits.of_user());
+        let entered = self.lock().users.enter(user.clone(), self.limits.per_user());
         let Some(meter) = entered else {
             self.metrics.users_refused.inc();
-            return Err(Close::TooMany("this user has as many connections as one may have; please close one".into()));
+            return Err(Close::TooMany(
+                "connection limit of this user reached; please close another connection".into(),
+            ));
         };
         Ok(UserSeat { gate: Arc::clone(self), user: user.clone(), meter })
     }
 
-    /// Sessions now.
+    /// Number of open sessions.
     pub fn sessions(&self) -> usize {
         self.lock().sessions
     }
 
-    /// Sockets now that have not said their first message.
+    /// Number of open sockets that have not sent a first message.
     pub fn unfinished(&self) -> usize {
         self.lock().unfinished.len()
     }
 
-    /// `bytes` more of an unfinished message are kept. False when that is too much, over all sessions.
+    /// Reserves `bytes` for an incomplete message. False if all sessions together now exceed the limit; the
+    /// bytes stay reserved until they are released.
     pub fn reserve(&self, bytes: usize) -> bool {
         self.partial_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.limits.partial_bytes
     }
 
-    /// They are kept no more.
+    /// Releases bytes taken by [`Gate::reserve`].
     pub fn release(&self, bytes: usize) {
         self.partial_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -212,7 +216,7 @@ impl Gate {
     }
 }
 
-/// A socket that has not said its first message. Dropped when it has, or is gone.
+/// A socket that has not sent a first message. Dropped on that message, or when the socket is closed.
 pub struct Unfinished {
     gate: Arc<Gate>,
     id: u64,
@@ -220,16 +224,16 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
-    /// Cancelled when it has to make room.
+    /// Cancelled when the socket is cut to make room.
     pub fn cut(&self) -> CancellationToken {
         self.cut.clone()
     }
 
-    /// It is a session now, which is cut by its outbox: waiting for more costs it nothing.
+    /// Switches to cutting by `outbox`: the socket is a session now, and the session need not watch a token.
     pub fn cut_by(&mut self, outbox: &Arc<Outbox>) {
         match self.gate.lock().unfinished.get_mut(&self.id) {
             Some(cut) => *cut = Cut::Session(Arc::downgrade(outbox)),
-            // It had to make room just now.
+            // It was cut in the meantime.
             None => outbox.cut(),
         }
     }
@@ -241,7 +245,7 @@ impl Drop for Unfinished {
     }
 }
 
-/// A session's place. Dropped at its end.
+/// A session's entry in the counts; leaves them when dropped.
 pub struct Seat {
     gate: Arc<Gate>,
     address: IpAddr,
@@ -249,7 +253,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// What all sessions of its address send together.
+    /// The meter shared by all sessions of the address.
     pub fn address_meter(&self) -> &Arc<Meter> {
         &self.meter
     }
@@ -259,11 +263,11 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut inner = self.gate.lock();
         inner.sessions -= 1;
-        inner.addresses.leave(&self.address, self.gate.limits.of_address());
+        inner.addresses.leave(&self.address, self.gate.limits.per_address());
     }
 }
 
-/// A user's place for one session. Dropped when the session no longer acts in that name.
+/// A session's entry in the user's count; leaves it when dropped.
 pub struct UserSeat {
     gate: Arc<Gate>,
     user: UserId,
@@ -271,12 +275,12 @@ pub struct UserSeat {
 }
 
 impl UserSeat {
-    /// Who it is.
+    /// The user that is counted.
     pub fn user(&self) -> &UserId {
         &self.user
     }
 
-    /// What all sessions of the user send together.
+    /// The meter shared by all sessions of the user.
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
@@ -284,7 +288,7 @@ impl UserSeat {
 
 impl Drop for UserSeat {
     fn drop(&mut self) {
-        self.gate.lock().users.leave(&self.user, self.gate.limits.of_user());
+        self.gate.lock().users.leave(&self.user, self.gate.limits.per_user());
     }
 }
 
@@ -298,18 +302,22 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_lets_a_burst_through_and_then_its_rate() {
+    fn meter_admits_a_burst_and_then_limits_to_its_rate() {
         let meter = Meter::new(Rate { messages: 10, bytes: 0 });
         let start = Instant::now() + Duration::from_secs(1);
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(meter.take(300, 1 << 40, at(0)), Duration::ZERO);
         assert_eq!(meter.take(5, 0, at(0)), Duration::from_millis(500));
         assert_eq!(meter.take(0, 0, at(500)), Duration::ZERO);
-        assert_eq!(meter.take(301, 0, at(3_600_000)), Duration::from_millis(100), "it fills to the burst, not beyond");
+        assert_eq!(
+            meter.take(301, 0, at(3_600_000)),
+            Duration::from_millis(100),
+            "the bucket fills no further than the burst"
+        );
     }
 
     #[test]
-    fn the_oldest_unfinished_socket_makes_room() {
+    fn oldest_socket_without_message_is_cut_when_there_are_too_many() {
         let gate = gate(RawLimits { max_unfinished: Some(2), ..RawLimits::default() });
         let (first, second) = (gate.arrive(), gate.arrive());
         drop(second);
@@ -322,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn seats_are_counted_in_all_and_for_each_address() {
+    fn sessions_are_counted_in_total_and_per_address() {
         let limits =
             RawLimits { max_connections: Some(3), max_connections_per_address: Some(2), ..RawLimits::default() };
         let gate = gate(limits);
@@ -339,16 +347,16 @@ mod tests {
     }
 
     #[test]
-    fn seats_of_a_user_are_counted_and_given_back() {
+    fn sessions_of_a_user_are_counted_until_dropped() {
         let gate = gate(RawLimits { max_connections_per_user: Some(2), ..RawLimits::default() });
         let (ada, ben) = (UserId::from("ada"), UserId::from("ben"));
-        let seats = [gate.enter_user(&ada).ok().unwrap(), gate.enter_user(&ada).ok().unwrap()];
+        let sessions = [gate.enter_user(&ada).ok().unwrap(), gate.enter_user(&ada).ok().unwrap()];
         assert!(gate.enter_user(&ada).is_err_and(|close| close.reason().contains("user")));
         let other = gate.enter_user(&ben).ok().unwrap();
-        drop(seats);
-        let again = gate.enter_user(&ada).ok().unwrap();
+        drop(sessions);
+        let third = gate.enter_user(&ada).ok().unwrap();
         assert_eq!(gate.metrics().users_refused.get(), 1);
-        drop((other, again));
+        drop((other, third));
         assert!(gate.lock().users.is_empty());
     }
 }

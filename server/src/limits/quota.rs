@@ -1,4 +1,4 @@
-//! How many sessions each address, or each user, has; and how much of its rate it has used.
+//! Quotas per address or per user: the number of open sessions and the shared rate limit.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,67 +6,68 @@ use std::sync::Arc;
 
 use super::{Meter, Rate};
 
-/// Those remembered without a session, so that their rates outlive it. Beyond it they are forgotten.
-const MAX_QUIET: usize = 10_000;
+/// Entries without a session that are kept so that their rate limit outlives the session. Beyond it all of them
+/// are dropped.
+const MAX_IDLE: usize = 10_000;
 
-/// What each of one kind may have.
+/// The limits of each key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowance {
-    /// Sessions at once.
+    /// Sessions open at the same time.
     pub(super) sessions: usize,
-    /// What they may send together.
+    /// Rate limit shared by those sessions.
     pub(super) rate: Rate,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Usage {
     sessions: usize,
     meter: Arc<Meter>,
 }
 
-/// The places of one kind.
+/// Usage by key: by IP address or by user.
 #[derive(Debug)]
-pub(super) struct Places<K> {
-    places: HashMap<K, Place>,
-    /// Over all of them.
+pub(super) struct Quotas<K> {
+    entries: HashMap<K, Usage>,
+    /// Total over all keys.
     sessions: usize,
 }
 
-impl<K> Default for Places<K> {
+impl<K> Default for Quotas<K> {
     fn default() -> Self {
-        Self { places: HashMap::new(), sessions: 0 }
+        Self { entries: HashMap::new(), sessions: 0 }
     }
 }
 
-impl<K: Hash + Eq> Places<K> {
-    /// One session more, and what all of them send together; `None`: there are too many.
+impl<K: Hash + Eq> Quotas<K> {
+    /// Adds a session and returns the rate meter it shares; `None` if the key has too many sessions.
     pub(super) fn enter(&mut self, key: K, allowed: Allowance) -> Option<Arc<Meter>> {
-        if self.places.len() > MAX_QUIET + self.sessions {
-            self.places.retain(|_, place| place.sessions > 0);
+        if self.entries.len() > MAX_IDLE + self.sessions {
+            self.entries.retain(|_, usage| usage.sessions > 0);
         }
-        let place =
-            self.places.entry(key).or_insert_with(|| Place { sessions: 0, meter: Arc::new(Meter::new(allowed.rate)) });
-        if place.sessions >= allowed.sessions {
+        let usage =
+            self.entries.entry(key).or_insert_with(|| Usage { sessions: 0, meter: Arc::new(Meter::new(allowed.rate)) });
+        if usage.sessions >= allowed.sessions {
             return None;
         }
-        place.sessions += 1;
+        usage.sessions += 1;
         self.sessions += 1;
-        Some(Arc::clone(&place.meter))
+        Some(Arc::clone(&usage.meter))
     }
 
-    /// One session less.
+    /// Removes a session.
     pub(super) fn leave(&mut self, key: &K, allowed: Allowance) {
-        let Some(place) = self.places.get_mut(key) else { return };
-        place.sessions -= 1;
+        let Some(usage) = self.entries.get_mut(key) else { return };
+        usage.sessions -= 1;
         self.sessions -= 1;
-        // Only a rate is worth remembering.
-        if place.sessions == 0 && allowed.rate.is_unlimited() {
-            self.places.remove(key);
+        // Without sessions, an entry is needed only for its rate limit.
+        if usage.sessions == 0 && allowed.rate.is_unlimited() {
+            self.entries.remove(key);
         }
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.entries.is_empty()
     }
 }

@@ -1,5 +1,5 @@
-//! A connection from its first byte until it is a session: the usual WebSocket handshake is made here, everything else by hyper,
-//! which a session never sees and so never pays for.
+//! Handles a connection from its first byte until it is a session. The common WebSocket handshake is made here;
+//! hyper handles everything else, so its memory is not held by sessions.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,46 +30,42 @@ use crate::session;
 
 /// How long a client may take to send its request headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Room for the head of a usual request. It grows with what comes.
-const USUAL_HEAD_BYTES: usize = 1024;
+/// Initial buffer size, enough for a typical request head. The buffer grows if needed.
+const TYPICAL_HEAD_BYTES: usize = 1024;
 
-/// What hyper reads: what was read already, then the socket.
-type Begun = Join<Chain<io::Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
+/// A socket for hyper: first yields the bytes that were already read.
+type Replayed = Join<Chain<io::Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
 
-/// Runs a connection until it has ended or is a session.
+/// Runs a connection until it has ended or become a session.
 pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
     let cut = unfinished.cut();
     let mut read = BytesMut::new();
     let upgrade = tokio::select! {
-        upgrade = timeout(HEADER_TIMEOUT, shake_hands(&mut socket, &mut read, &shared.allow_origin)) => upgrade,
+        upgrade = timeout(HEADER_TIMEOUT, upgrade(&mut socket, &mut read, &shared.allow_origin)) => upgrade,
         () = shared.context.stop.cancelled() => return,
-        () = cut.cancelled() => return debug!(%peer, "cut to make room: it had not said what it wants"),
+        () = cut.cancelled() => return debug!(%peer, "cut to make room: the client had not sent a request"),
     };
     match upgrade {
         Ok(Ok(Some(Upgrade { path, headers, .. }))) => {
-            let session = begin(path, &headers, peer, Some(unfinished), &shared);
+            let session = new_session(path, &headers, peer, Some(unfinished), &shared);
             let context = Arc::clone(&shared.context);
             shared.sessions.spawn(session::run(socket, read.freeze(), session, context));
         }
-        // Rare, and large.
+        // Boxed: rare, and a large future.
         Ok(Ok(None)) => Box::pin(serve_http(socket, read.freeze(), peer, unfinished, shared)).await,
-        Ok(Err(error)) => debug!(%peer, %error, "the connection ended before its request"),
-        Err(_) => debug!(%peer, "the request did not come in time"),
+        Ok(Err(error)) => debug!(%peer, %error, "the connection ended before a request"),
+        Err(_) => debug!(%peer, "no request within the time limit"),
     }
 }
 
-/// Makes a WebSocket of the connection; `None` when its client wants something else. What was read and not used stays in
-/// `read`.
-async fn shake_hands(
-    socket: &mut TcpStream,
-    read: &mut BytesMut,
-    origins: &AllowedOrigins,
-) -> io::Result<Option<Upgrade>> {
+/// Makes the WebSocket handshake; `None` if the client sends any other request. Bytes behind the handshake, or
+/// of the other request, are left in `read`.
+async fn upgrade(socket: &mut TcpStream, read: &mut BytesMut, origins: &AllowedOrigins) -> io::Result<Option<Upgrade>> {
     loop {
-        // No room is made for what has not come.
+        // Waits for data before a buffer is allocated.
         socket.readable().await?;
         let seen = read.len();
-        read.reserve(USUAL_HEAD_BYTES);
+        read.reserve(TYPICAL_HEAD_BYTES);
         match socket.try_read_buf(read) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
@@ -79,10 +75,10 @@ async fn shake_hands(
         match handshake::look(read, seen) {
             Head::Partial => {}
             Head::Other => return Ok(None),
-            // The HTTP server refuses it in words.
+            // The HTTP server refuses it with an explanation.
             Head::Upgrade(upgrade) if origins.check(&upgrade.headers).is_err() => return Ok(None),
             Head::Upgrade(upgrade) => {
-                // What follows is the session's, without the head.
+                // The session gets the bytes behind the head.
                 *read = BytesMut::from(&read[upgrade.head_bytes..]);
                 socket.write_all(&upgrade.response).await?;
                 return Ok(Some(upgrade));
@@ -91,8 +87,8 @@ async fn shake_hands(
     }
 }
 
-/// A request has become a session.
-fn begin(
+/// Identifies the new session of an upgraded connection.
+fn new_session(
     path: String,
     headers: &HeaderMap,
     peer: SocketAddr,
@@ -105,80 +101,81 @@ fn begin(
     let user = user.map(|user| UserId::from(&*user));
     shared.context.metrics.sessions.inc();
     let path = shared.path_prefix.strip(&path).to_owned();
-    debug!(session = %id, path, "session begins");
+    debug!(session = %id, path, "session started");
     session::Peer { id, path, address: peer.ip(), user, unfinished }
 }
 
-/// A connection of which hyper reads the requests.
-struct Arrived {
+/// A connection whose requests hyper reads.
+struct HttpConnection {
     peer: SocketAddr,
-    /// Goes with the session.
+    /// Moves to the session on an upgrade.
     unfinished: Mutex<Option<Unfinished>>,
     shared: Arc<Shared>,
 }
 
-/// Answers whatever is no usual WebSocket handshake.
+/// Serves requests other than the common WebSocket handshake.
 async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
     let context = Arc::clone(&shared.context);
     let cut = unfinished.cut();
-    let arrived = Arrived { peer, unfinished: Mutex::new(Some(unfinished)), shared };
+    let connection = HttpConnection { peer, unfinished: Mutex::new(Some(unfinished)), shared };
     let service = service_fn(move |request| {
-        let response = respond(request, &arrived);
+        let response = respond(request, &connection);
         async move { Ok::<_, Infallible>(response) }
     });
     let (reading, writing) = socket.into_split();
-    let begun: Begun = join(io::Cursor::new(read).chain(reading), writing);
+    let replayed: Replayed = join(io::Cursor::new(read).chain(reading), writing);
     let serve = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(begun), service)
+        .serve_connection(TokioIo::new(replayed), service)
         .with_upgrades();
     tokio::select! {
         served = serve => if let Err(error) = served { debug!(%peer, %error, "HTTP connection ended") },
         () = context.stop.cancelled() => {}
-        () = cut.cancelled() => debug!(%peer, "cut to make room: it had not said what it wants"),
+        () = cut.cancelled() => debug!(%peer, "cut to make room: the client had not sent a request"),
     }
 }
 
-fn respond(mut request: Request<Incoming>, arrived: &Arrived) -> Response<Full<Bytes>> {
-    let shared = &arrived.shared;
+fn respond(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
+    let shared = &connection.shared;
     if !is_upgrade(&request) {
         return http::answer(request.method(), request.uri().path(), &shared.path_prefix, request.headers(), || {
             readiness(shared)
         });
     }
     if handshake::is_of_another_version(request.headers()) {
-        let why = format!("this server speaks version {} of the WebSocket protocol (RFC 6455)", handshake::VERSION);
+        let why =
+            format!("this server supports only version {} of the WebSocket protocol (RFC 6455)", handshake::VERSION);
         return http::refuse_upgrade(StatusCode::UPGRADE_REQUIRED, &why);
     }
     let response = match handshake::answer(&request, Full::default) {
         Ok(response) => response,
         Err(error) => {
-            let why = format!("not a WebSocket handshake: {error}");
+            let why = format!("invalid WebSocket handshake: {error}");
             return http::refuse_upgrade(StatusCode::BAD_REQUEST, &why);
         }
     };
     if let Err(foreign) = shared.allow_origin.check(request.headers()) {
-        return refuse_origin(&foreign, arrived);
+        return refuse_origin(&foreign, connection);
     }
     let path = handshake::document_path(&request);
     let upgrade = hyper::upgrade::on(&mut request);
-    let unfinished = arrived.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let (peer, headers, shared) = (arrived.peer, request.into_parts().0.headers, Arc::clone(shared));
-    arrived.shared.sessions.spawn(async move {
+    let unfinished = connection.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (peer, headers, shared) = (connection.peer, request.into_parts().0.headers, Arc::clone(shared));
+    connection.shared.sessions.spawn(async move {
         let Some((socket, read)) = upgraded(upgrade).await else {
-            return debug!(%peer, "the client left during the upgrade");
+            return debug!(%peer, "the connection ended during the upgrade");
         };
-        let session = begin(path, &headers, peer, unfinished, &shared);
+        let session = new_session(path, &headers, peer, unfinished, &shared);
         session::run(socket, read, session, Arc::clone(&shared.context)).await;
     });
     response
 }
 
-fn refuse_origin(foreign: &ForeignOrigin, arrived: &Arrived) -> Response<Full<Bytes>> {
-    let (peer, why) = (arrived.peer, foreign.explain());
-    if let Some(not_logged) = arrived.shared.context.log_limit.admit(("web page refused", 403), Instant::now()) {
+fn refuse_origin(foreign: &ForeignOrigin, connection: &HttpConnection) -> Response<Full<Bytes>> {
+    let (peer, why) = (connection.peer, foreign.explain());
+    if let Some(not_logged) = connection.shared.context.log_limit.admit(("web page refused", 403), Instant::now()) {
         warn!(%peer, origin = foreign.origin, host = foreign.host, code = 403, not_logged, "web page refused: {why}");
     } else {
         debug!(%peer, origin = foreign.origin, host = foreign.host, code = 403, "web page refused");
@@ -186,9 +183,9 @@ fn refuse_origin(foreign: &ForeignOrigin, arrived: &Arrived) -> Response<Full<By
     http::refuse_upgrade(StatusCode::FORBIDDEN, &why)
 }
 
-/// The socket that hyper gives back, and what was read and is not hyper's.
+/// The socket after an upgrade by hyper, and the bytes that were read but not used by hyper.
 async fn upgraded(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<Begun>>().ok()?;
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Replayed>>().ok()?;
     let (reading, writing) = parts.io.into_inner().into_inner();
     let (before, reading) = reading.into_inner();
     let at = usize::try_from(before.position()).ok()?;

@@ -1,8 +1,8 @@
-//! File descriptors kept back: however many connections come, the store, backups and operators find some.
+//! Reserves file descriptors, so that the store, backups and operators always get some however many clients connect.
 //!
-//! The system gives the lowest number that is free. So the number of a new socket says how many are taken, and nothing is
-//! counted. When few are left, the socket that has waited longest to say what it wants makes room; when there is none, or
-//! hardly any descriptor is left, the new one is answered 503 and closed.
+//! The system assigns the lowest free number. So the number of a new socket shows how many descriptors are in
+//! use, and no counter is needed. When few are left, the oldest socket without a first message is cut; if there
+//! is none, or almost no descriptor is left, the new socket is answered 503 and closed.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -15,22 +15,22 @@ use tracing::warn;
 use crate::http::handshake::MAX_HEAD_BYTES;
 use crate::limits::Gate;
 
-/// Descriptors that connections leave to others: the store and backups need a handful. Half of them are for sockets that
-/// come while silent ones are cut. Of a process that may have few, a quarter.
+/// Descriptors that connections must leave free: the store and backups need a few. Half of them are for sockets
+/// accepted while older ones are being cut. At most a quarter of the process's limit is reserved.
 const RESERVED: u64 = 64;
 
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 64\r\nConnection: close\r\n\r\nthis server has no room for more connections; please come later\n";
+    Content-Length: 60\r\nConnection: close\r\n\r\nthis server cannot accept more connections; try again later\n";
 
-/// How many descriptors this process may have, and whether that is enough.
+/// Thresholds from this process's limit on descriptors, and whether it is nearly reached.
 #[derive(Debug)]
 pub(super) struct Descriptors {
-    /// From this number on room must be made.
-    few: u64,
-    /// From this number on nobody is let in.
-    hardly_any: u64,
-    /// There were too few, and the operator was told.
+    /// From this number on, a new socket is admitted only after another one was cut.
+    soft_limit: u64,
+    /// From this number on, new sockets are rejected.
+    hard_limit: u64,
+    /// The soft limit is reached, and a warning was logged.
     is_short: bool,
 }
 
@@ -41,13 +41,13 @@ impl Descriptors {
 
     fn of(limit: u64) -> Self {
         let reserved = RESERVED.min(limit / 4);
-        Self { few: limit - reserved, hardly_any: limit - reserved / 2, is_short: false }
+        Self { soft_limit: limit - reserved, hard_limit: limit - reserved / 2, is_short: false }
     }
 
-    /// Whether a new socket may stay.
+    /// Returns the new socket, or rejects and closes it and returns `None`.
     pub(super) fn admit(&mut self, socket: TcpStream, gate: &Gate) -> Option<TcpStream> {
         let number = u64::try_from(socket.as_raw_fd()).unwrap_or(u64::MAX);
-        if number < self.few {
+        if number < self.soft_limit {
             self.is_short = false;
             return Some(socket);
         }
@@ -55,23 +55,23 @@ impl Descriptors {
             self.is_short = true;
             warn!(
                 taken = number,
-                "few file descriptors are left: raise the limit (ulimit -n), or allow fewer connections"
+                "few file descriptors are left: raise the limit (ulimit -n), or lower --max-connections"
             );
         }
         let has_made_room = gate.cut_oldest();
-        if has_made_room && number < self.hardly_any {
+        if has_made_room && number < self.hard_limit {
             return Some(socket);
         }
         gate.metrics().connections_refused.inc();
-        turn_away(socket);
+        reject(socket);
         None
     }
 }
 
-fn turn_away(socket: TcpStream) {
-    // It does not wait. Whoever cannot be told now is not told.
+fn reject(socket: TcpStream) {
+    // The standard library's socket is non-blocking here: an answer that cannot be sent immediately is not sent.
     let Ok(mut socket) = socket.into_std() else { return };
-    // Its request is read if it is there: closing over unread bytes would take the answer back.
+    // A request that has arrived is read first: closing a socket with unread bytes would discard the answer.
     io::copy(&mut (&socket).take(MAX_HEAD_BYTES as u64), &mut io::sink()).ok();
     socket.write_all(BUSY).ok();
     rustix::net::shutdown(&socket, Shutdown::Write).ok();
@@ -82,8 +82,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quarter_is_kept_at_most_and_the_answer_is_as_long_as_it_says() {
-        let thresholds = |limit| (Descriptors::of(limit).few, Descriptors::of(limit).hardly_any);
+    fn at_most_a_quarter_is_reserved_and_busy_answer_has_its_length() {
+        let thresholds = |limit| (Descriptors::of(limit).soft_limit, Descriptors::of(limit).hard_limit);
         assert_eq!([80, 1024, u64::MAX].map(thresholds), [(60, 70), (960, 992), (u64::MAX - 64, u64::MAX - 32)]);
         let (_, body) = std::str::from_utf8(BUSY).unwrap().split_once("\r\n\r\n").unwrap();
         assert!(std::str::from_utf8(BUSY).unwrap().contains(&format!("Content-Length: {}\r\n", body.len())));

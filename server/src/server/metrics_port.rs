@@ -1,4 +1,5 @@
-//! The operators' port: `/metrics` for Prometheus. A port of its own, so that what a proxy shows to the world does not hold it.
+//! The operators' port: `/metrics` for Prometheus. It is a separate port, so that a proxy for users does not
+//! expose it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,27 +20,27 @@ use super::{ACCEPT_PAUSE, Shared};
 use crate::http;
 use crate::metrics::Now;
 
-/// Connections at once: a few collectors and a person. More wait.
+/// Connections served at the same time: a few collectors and a person. Further ones wait.
 const MAX_CONNECTIONS: usize = 8;
-/// How long one connection, which is one request, may take.
+/// Time limit of a connection, which serves one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers requests until `stop`.
+/// Answers requests until `stop` is cancelled.
 pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accepting = async {
         // The semaphore is never closed.
-        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
             match listener.accept().await {
                 Ok((socket, _)) => {
                     let (shared, stop) = (Arc::clone(&shared), stop.clone());
                     tokio::spawn(async move {
                         stop.run_until_cancelled(answer(socket, shared)).await;
-                        drop(place);
+                        drop(permit);
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "a connection to the metrics port could not be accepted");
+                    warn!(%error, "cannot accept a connection on the metrics port");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -62,7 +63,7 @@ async fn answer(socket: TcpStream, shared: Arc<Shared>) {
     match timeout(REQUEST_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "a connection to the metrics port ended"),
-        Err(_) => debug!("a request for metrics took too long"),
+        Err(_) => debug!("a request on the metrics port took too long"),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Hocuspocus' SQLite file: `@hocuspocus/extension-sqlite` keeps each document's state as a v1 update in the table
-//! `documents (name, data)`.
+//! Reads Hocuspocus' SQLite file: `@hocuspocus/extension-sqlite` stores each document's state as a v1 update in
+//! the table `documents (name, data)`.
 
 use std::path::Path;
 
@@ -9,30 +9,30 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 use super::Found;
-use crate::import_export::MAX_IMPORT_BYTES;
+use crate::import_export::{MAX_IMPORT_BYTES, too_large};
 
-/// Every document in a SQLite file, by name. Read in one transaction; Hocuspocus may be running, but what it has not stored
-/// yet is not there.
+/// Every document in a SQLite file, ordered by name and read in one transaction. Hocuspocus may be running;
+/// edits that it has not stored yet are missing.
 pub(super) fn documents(file: &Path) -> anyhow::Result<Vec<Found>> {
-    // Not read-only: a journal that a crash left must be rolled back by whoever opens the file.
+    // Not read-only: SQLite must be able to roll back a journal left by a crash.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags)?;
     let mut statement = connection
         .prepare("SELECT name, data FROM documents ORDER BY name")
-        .context("it is no SQLite file of @hocuspocus/extension-sqlite: it has no table documents (name, data)")?;
+        .context("not a database of @hocuspocus/extension-sqlite, which has a table documents (name, data)")?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let name: String = row.get(0)?;
         let data = match row.get_ref(1)? {
             ValueRef::Blob(data) if data.len() as u64 <= MAX_IMPORT_BYTES => Ok(Bytes::copy_from_slice(data)),
-            ValueRef::Blob(data) => Err(anyhow!("it has {} bytes, the limit is {MAX_IMPORT_BYTES}", data.len())),
-            other => Err(anyhow!("its data is {}, not bytes", other.data_type())),
+            ValueRef::Blob(_) => Err(anyhow!(too_large())),
+            other => Err(anyhow!("its data is of type {}, not a blob", other.data_type())),
         };
         found.push((name, data));
     }
     if found.is_empty() {
-        bail!("its table documents is empty");
+        bail!("the table documents is empty");
     }
     Ok(found)
 }

@@ -1,8 +1,8 @@
-//! `syncline import`: a file into a document, or another server's documents into this one's.
+//! `syncline import`: merges a file into a document, or imports all documents of another server.
 //!
 //! ```text
-//! y_sweet.rs     y-sweet's directory
-//! hocuspocus.rs  Hocuspocus' SQLite file
+//! y_sweet.rs     reads y-sweet's directory
+//! hocuspocus.rs  reads Hocuspocus' SQLite file
 //! ```
 
 #[cfg(feature = "hocuspocus")]
@@ -20,7 +20,7 @@ use syncline_protocol::ids::DocumentName;
 
 use super::target::{IfMissing, Imported, Target};
 use super::{StoreArgs, text_of};
-use crate::import_export::{Format, MAX_IMPORT_BYTES};
+use crate::import_export::{Format, MAX_IMPORT_BYTES, too_large};
 
 /// `syncline import`.
 #[derive(Debug, clap::Args)]
@@ -28,52 +28,52 @@ use crate::import_export::{Format, MAX_IMPORT_BYTES};
     syncline import [OPTIONS] --from y-sweet <DIR>\n       \
     syncline import [OPTIONS] --from hocuspocus <FILE.sqlite>")]
 pub struct ImportArgs {
-    /// The document's name and the file; with --from, where the other server's documents lie
+    /// Name of the document and the file to import; with --from, the other server's directory or database file
     #[arg(value_name = "DOCUMENT FILE", num_args = 1..=2, required = true)]
     pub what: Vec<PathBuf>,
 
-    /// How the file is written [default: json if its name ends so, else update]
+    /// Format of the file [default: json if its name ends in .json, else update]
     #[arg(long, value_enum, conflicts_with = "from")]
     pub format: Option<Format>,
 
-    /// Take all documents of another server
+    /// Import all documents of another server
     #[arg(long, value_enum, value_name = "SERVER")]
     pub from: Option<Source>,
 
-    /// With --from: also into documents that exist, which else are left alone
+    /// With --from: merge into documents that exist instead of skipping them
     #[arg(long, requires = "from")]
     pub merge: bool,
 
-    /// Make a new store if the data directory holds none
+    /// Create a store if the data directory has none
     #[arg(long)]
     pub create: bool,
 
-    /// Which store
+    /// The store.
     #[command(flatten)]
     pub store: StoreArgs,
 }
 
-/// Whose documents are taken.
+/// The server whose documents are imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Source {
-    /// A directory of y-sweet 0.9
+    /// The data directory of y-sweet 0.9
     YSweet,
-    /// A file of @hocuspocus/extension-sqlite
+    /// The database file of @hocuspocus/extension-sqlite
     Hocuspocus,
 }
 
-/// A document of another server: its name there, and its state as one v1 update, or why there is none.
+/// A document of another server: its name, and its state as one v1 update or the reason why it cannot be read.
 type Found = (String, anyhow::Result<Bytes>);
 
-/// Merges files into documents. When this returns they are on disk.
+/// Merges files into documents. When this returns, the changes are on disk.
 ///
-/// Errors: a file cannot be read or is refused, or the store fails. Of several documents all are tried.
+/// Errors: a file cannot be read or is invalid, or the store fails. With --from, every document is tried.
 pub fn import(args: &ImportArgs, out: &mut impl Write) -> anyhow::Result<()> {
     match (args.from, &args.what[..]) {
         (Some(source), [path]) => import_all(args, source, path, out),
         (None, [document, file]) => import_one(args, document, file, out),
-        (Some(_), _) => bail!("--from takes one path"),
-        (None, _) => bail!("name the document and the file: syncline import DOCUMENT FILE"),
+        (Some(_), _) => bail!("--from takes one path, the other server's directory or database file"),
+        (None, _) => bail!("import needs a document and a file: syncline import DOCUMENT FILE"),
     }
 }
 
@@ -83,18 +83,25 @@ fn target(args: &ImportArgs, out: &mut impl Write) -> anyhow::Result<Target> {
 }
 
 fn import_one(args: &ImportArgs, document: &Path, path: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    let document = document.to_str().ok_or_else(|| anyhow!("a document's name is UTF-8"))?;
+    let document = document.to_str().ok_or_else(|| anyhow!("the document name is not UTF-8"))?;
     let document = DocumentName::parse(document)?;
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     let format = args.format.unwrap_or(if is_json { Format::Json } else { Format::Update });
     let file = read_file(path)?;
     let target = target(args, out)?;
-    // Nothing in a JSON says which of its parts a document has already.
-    match target.import(&document, file, format, format == Format::Json)? {
+    // JSON carries no history, so it cannot be merged into an existing document.
+    let imported = target.import(&document, file, format, format == Format::Json);
+    match imported.with_context(|| format!("cannot import {}", path.display()))? {
         Imported::Changed => writeln!(out, "imported {} into {document:?}", path.display())?,
-        Imported::Known => writeln!(out, "{document:?} had all of {} already", path.display())?,
+        Imported::Known => {
+            writeln!(out, "nothing to import: {document:?} already has everything in {}", path.display())?
+        }
         Imported::Exists => {
-            bail!("document {document:?} exists, and JSON makes a new one: choose another name, or purge it first")
+            bail!(
+                "cannot import {}: document {document:?} already exists, and JSON can only create a new one; \
+                 choose another name, or purge it first",
+                path.display()
+            )
         }
     }
     target.close()
@@ -106,35 +113,35 @@ fn import_all(args: &ImportArgs, source: Source, path: &Path, out: &mut impl Wri
         #[cfg(feature = "hocuspocus")]
         Source::Hocuspocus => hocuspocus::documents(path),
         #[cfg(not(feature = "hocuspocus"))]
-        Source::Hocuspocus => bail!("this program was built without the feature \"hocuspocus\""),
+        Source::Hocuspocus => bail!("this syncline was built without the feature \"hocuspocus\""),
     }
     .with_context(|| format!("cannot read {}", path.display()))?;
     let target = target(args, out)?;
-    let (mut done, mut left, mut failed) = (0_u64, 0_u64, 0_u64);
+    let (mut done, mut skipped, mut failed) = (0_u64, 0_u64, 0_u64);
     for (name, update) in found {
         let imported =
             update.and_then(|update| target.import(&DocumentName::parse(&name)?, update, Format::Update, !args.merge));
         match imported {
             Ok(Imported::Changed | Imported::Known) => done += 1,
             Ok(Imported::Exists) => {
-                left += 1;
-                writeln!(out, "{name:?}: exists, left alone (--merge merges)")?;
+                skipped += 1;
+                writeln!(out, "skipped {name:?}: it already exists; use --merge to merge into it")?;
             }
             Err(error) => {
                 failed += 1;
-                writeln!(out, "{name:?}: {}", text_of(&error))?;
+                writeln!(out, "cannot import {name:?}: {}", text_of(&error))?;
             }
         }
     }
     writeln!(out, "imported {done} documents from {}", path.display())?;
     target.close()?;
-    if failed + left > 0 {
-        bail!("{left} documents were left alone, {failed} could not be imported; they are named above");
+    if failed + skipped > 0 {
+        bail!("{skipped} documents skipped, {failed} not imported; they are listed above");
     }
     Ok(())
 }
 
-/// A file that is not larger than what is imported.
+/// Reads a file of at most `MAX_IMPORT_BYTES`.
 fn read_file(path: &Path) -> anyhow::Result<Bytes> {
     let read = || {
         let mut bytes = Vec::new();
@@ -143,7 +150,7 @@ fn read_file(path: &Path) -> anyhow::Result<Bytes> {
     };
     let bytes = read().with_context(|| format!("cannot read {}", path.display()))?;
     if bytes.len() as u64 > MAX_IMPORT_BYTES {
-        bail!("{} is larger than {MAX_IMPORT_BYTES} bytes", path.display());
+        bail!("cannot import {}: {}", path.display(), too_large());
     }
     Ok(bytes.into())
 }

@@ -1,8 +1,8 @@
-//! y-sweet's directory: `NAME/data.ysweet`, one file a document.
+//! Reads y-sweet's directory: one file `NAME/data.ysweet` per document.
 //!
-//! The file is a bincode 1 map of bytes to bytes (a count, then lengths and bytes, all u64 little-endian): y-sweet-core
-//! 0.9.1 `sync_kv.rs`. Its keys are yrs-kvstore 0.3's (`keys.rs`): `00 01 oid:4 00` is the state as a v1 update,
-//! `00 01 oid:4 02 clock:4 00` an update after it. There is one document in each file.
+//! The file is a bincode 1 map of bytes to bytes (a count, then lengths and bytes, all u64 little-endian):
+//! y-sweet-core 0.9.1 `sync_kv.rs`. Its keys are yrs-kvstore 0.3's (`keys.rs`): `00 01 oid:4 00` is the state
+//! as a v1 update, `00 01 oid:4 02 clock:4 00` an update applied after it.
 
 use std::fs;
 use std::path::Path;
@@ -15,63 +15,65 @@ use syncline_replica::HubDocument;
 use super::{Found, read_file};
 
 const FILE: &str = "data.ysweet";
-/// Version and key space of a document's entries.
+/// Version and key space of a document's keys.
 const DOCUMENT_KEYS: [u8; 2] = [0, 1];
 const STATE: u8 = 0;
 const UPDATE: u8 = 2;
 
-/// Every document in a y-sweet directory, by name. A subdirectory without y-sweet's file is passed over.
+/// Every document in a y-sweet directory, ordered by name. Subdirectories without y-sweet's file are skipped.
 pub(super) fn documents(dir: &Path) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path().join(FILE);
         if path.is_file() {
-            found.push((entry.file_name().to_string_lossy().into_owned(), read(&path)));
+            found.push((entry.file_name().to_string_lossy().into_owned(), read_document(&path)));
         }
     }
     if found.is_empty() {
-        bail!("there is no {FILE} in any directory in it; it must be what `y-sweet serve DIR` was given");
+        bail!("no {FILE} in any of its subdirectories; give the directory that `y-sweet serve DIR` uses");
     }
     found.sort_by(|one, other| one.0.cmp(&other.0));
     Ok(found)
 }
 
-fn read(path: &Path) -> anyhow::Result<Bytes> {
+fn read_document(path: &Path) -> anyhow::Result<Bytes> {
     let file = read_file(path)?;
-    let entries = entries(&file).ok_or_else(|| anyhow!("{} is no file of y-sweet, or cut short", path.display()))?;
-    // The map is in order: the state comes before the updates, and these by clock.
+    let entries =
+        read_map(&file).ok_or_else(|| anyhow!("{} is not a y-sweet data file, or is truncated", path.display()))?;
+    // The map is sorted: the state comes first, then the updates by clock.
     let updates = entries
         .into_iter()
         .filter(|(key, _)| key.starts_with(&DOCUMENT_KEYS) && matches!(key.get(6), Some(&(STATE | UPDATE))));
     let updates: Vec<Bytes> = updates.map(|(_, value)| value).collect();
     for update in &updates {
-        scan_update(update, &ScanLimits::default()).context("one of its updates cannot be taken")?;
+        scan_update(update, &ScanLimits::default())
+            .with_context(|| format!("{} holds an invalid Yjs v1 update", path.display()))?;
     }
     let mut document = HubDocument::load(0, &updates)?;
     if document.pending().len() > 0 {
-        bail!("some of its updates build on others that are not in the file");
+        bail!("{} holds updates that depend on edits missing in the file", path.display());
     }
     Ok(document.compact())
 }
 
-/// The map's keys and values. `None`: this is no such map.
-fn entries(file: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
+/// The map's keys and values. `None`: the file is not such a map.
+fn read_map(file: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     let mut rest = file.clone();
-    let count = number(&mut rest)?;
+    let count = read_u64(&mut rest)?;
     let mut entries = Vec::new();
     for _ in 0..count {
-        entries.push((bytes(&mut rest)?, bytes(&mut rest)?));
+        entries.push((read_bytes(&mut rest)?, read_bytes(&mut rest)?));
     }
     rest.is_empty().then_some(entries)
 }
 
-fn bytes(from: &mut Bytes) -> Option<Bytes> {
-    let length = usize::try_from(number(from)?).ok()?;
+fn read_bytes(from: &mut Bytes) -> Option<Bytes> {
+    let length = usize::try_from(read_u64(from)?).ok()?;
     (length <= from.len()).then(|| from.split_to(length))
 }
 
-fn number(from: &mut Bytes) -> Option<u64> {
+fn read_u64(from: &mut Bytes) -> Option<u64> {
     let number = u64::from_le_bytes(*from.first_chunk()?);
     _ = from.split_to(8);
     Some(number)
