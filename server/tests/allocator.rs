@@ -1,13 +1,14 @@
-//! The server begins with limits for glibc's allocator, as the same process; what the operator has set stays.
+//! The server restarts itself with limits for glibc's allocator, as the same process; variables set by the
+//! operator are kept.
 
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, reason = "test helpers")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 #[test]
-fn the_server_sets_what_the_operator_has_not_set() {
+fn server_sets_allocator_limits_that_operator_has_not_set() {
     let data = tempfile::tempdir().unwrap();
     let mut server = Command::new(env!("CARGO_BIN_EXE_syncline"))
         .args(["--listen", "127.0.0.1:0", "--data"])

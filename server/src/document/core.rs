@@ -1,12 +1,14 @@
-//! PURE: what one document does with what it is told. No clock, no I/O, no runtime, no log.
+//! PURE: the state machine of one document: events in, effects out. No clock, no I/O, no runtime, no log.
 //!
 //! Architecture invariants:
-//! - An ack leaves only when its record's Seq is durable ([`Core::durable`] tells).
-//! - A change is broadcast on apply; one that changes nothing is neither logged nor broadcast, and acked at the
-//!   current Seq (it may still be on its way to the disk).
-//! - A step 1 is always answered, equal state vectors or not: deletions do not move a state vector.
-//! - After storage has failed nothing is taken any more; reading goes on.
-//! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
+//! - An ack is emitted only after its record's sequence number is durable ([`Core::durable`]).
+//! - A change is broadcast when it is applied. An update that changes nothing is neither logged nor
+//!   broadcast; it is acked at the current sequence number, which may not be durable yet.
+//! - A step 1 is always answered, even if the state vectors are equal: deletions do not advance a state
+//!   vector.
+//! - After a storage failure no edit is accepted; the document stays readable.
+//! - Every change sent to readers is added to the tail in the same step, under the same sequence number
+//!   (`tail.rs`).
 
 mod authors;
 mod awareness;
@@ -41,53 +43,53 @@ use syncline_replica::{Entered, HubDocument, HubLimits, Known};
 
 #[derive(Debug, Default)]
 struct Lease {
-    /// It was asked for what is missing and nothing came of it yet: asking again would go round for ever.
+    /// It was asked for missing updates and has not supplied any: asking again could loop forever.
     asked_for_missing: bool,
-    /// It goes by cursors, and is told durable positions.
+    /// It resumes by cursor and receives durable positions.
     native: bool,
-    /// It was sent a step 1 and has not answered.
+    /// It was sent a step 1 and has not replied with a step 2.
     is_asked: bool,
-    /// The number that its client shows, if it counts.
+    /// Mirrors the client's counter of unsynced changes; `None` if its dialect has none.
     unsynced: Option<Box<Unsynced>>,
 }
 
-/// One document. Owned by its task (or by a test, a simulator, a fuzzer).
+/// State machine of one document. Owned by the document's task (or by a test, a simulator, a fuzzer).
 #[derive(Debug)]
 pub struct Core {
     document: HubDocument,
-    /// Which history this is.
+    /// Identifies the history that sequence numbers belong to.
     epoch: Epoch,
-    /// The newest record's number.
+    /// Sequence number of the newest record.
     last: Seq,
-    /// The newest changes, for clients that missed a few.
+    /// Recent changes, for native clients that resume from a cursor.
     tail: Tail,
-    /// The newest one known to be on disk.
+    /// Newest sequence number known to be on disk.
     durable: Seq,
     leases: HashMap<LeaseId, Lease>,
-    /// How many of them are native.
+    /// Number of native leases in `leases`.
     native_leases: usize,
-    /// Leases that were ended and have not left: what they said before they heard of it is not taken.
+    /// Leases closed by the document that have not sent `Leave` yet; their events are ignored.
     ended: BTreeSet<LeaseId>,
     presence: Presence,
-    /// Everyone's presence as it was sent last, if it is large and nothing has changed since.
+    /// Cached encoding of all awareness states; kept only if it is large, dropped on every change.
     everyone: Option<Arc<Frame>>,
-    /// Of what waits.
+    /// Leases that sent the pending updates.
     authors: Authors,
-    /// Of few documents.
+    /// Decided states of versioned registers; `None` for the many documents without registers.
     registers: Option<Box<Registers>>,
-    /// In Seq order.
+    /// Acks waiting for the disk, by ascending sequence number.
     waiting: VecDeque<WaitingAck>,
-    /// What they take.
+    /// Memory held by `waiting`, in bytes.
     waiting_bytes: usize,
-    /// For those who ask the same. Outdated by every change.
+    /// Recent step 2 replies, shared by sessions with the same state vector. Cleared by every change.
     answers: Answers,
     storage_failed: bool,
-    /// Awareness states over a limit; taken by [`Core::take_dropped_states`].
+    /// Awareness states dropped because of a limit; read and reset by [`Core::take_dropped_states`].
     dropped_states: usize,
 }
 
 impl Core {
-    /// A document as its log tells it; `newest` is the last record in it.
+    /// A document loaded from its log, whose last record is `newest`.
     pub fn new(mut document: HubDocument, newest: Cursor, limits: HubLimits) -> Self {
         let Cursor { epoch, seq: last } = newest;
         document.limit(limits);
@@ -112,46 +114,46 @@ impl Core {
         }
     }
 
-    /// With a limit on the bytes of presence that one lease may show.
+    /// Limits the bytes of awareness states per lease.
     #[must_use]
     pub fn with_presence_limit(self, presence_bytes: usize) -> Self {
         Self { presence: Presence::with_limit(presence_bytes), ..self }
     }
 
-    /// With the end of the stored history, for clients that come from before. Not if something was pending while it was
-    /// loaded: then the records do not tell when readers got what.
+    /// Adds the changes at the end of the stored history, for clients that resume from a cursor. They are not
+    /// used if an update was pending during the load: the records then do not show when readers received it.
     #[must_use]
     pub fn with_tail(self, tail: Tail) -> Self {
         if self.document.has_waited_at_load() { self } else { Self { tail, ..self } }
     }
 
-    /// The newest record's number.
+    /// Sequence number of the newest record.
     pub fn last(&self) -> Seq {
         self.last
     }
 
-    /// True when every ack has been given and every record is on disk.
+    /// True when no ack is outstanding and every record is on disk, or storage has failed.
     pub fn is_settled(&self) -> bool {
         self.waiting.is_empty() && (self.durable >= self.last || self.storage_failed)
     }
 
-    /// How many awareness states were dropped since this was last asked.
+    /// Number of awareness states dropped since the last call.
     pub fn take_dropped_states(&mut self) -> usize {
         std::mem::take(&mut self.dropped_states)
     }
 
-    /// How many sessions talk to it.
+    /// Number of sessions that have the document open.
     pub fn lease_count(&self) -> usize {
         self.leases.len()
     }
 
-    /// How far it has come.
+    /// The integrated state: a clock per client and the deletions.
     pub fn known(&self) -> Known {
         self.document.known()
     }
 
-    /// The state up to [`Core::last`] as it is now, to replace the records before; deleted content is dropped from it. What
-    /// waits is not in it and is appended again, behind it.
+    /// The compacted state up to [`Core::last`], to replace all records up to there; deleted content is
+    /// removed. Pending updates are not part of it: they are appended again as new records.
     pub fn snapshot(&mut self, effects: &mut Vec<Effect>) -> (Seq, Bytes) {
         let (upto, state) = (self.last, self.document.compact());
         for update in self.document.pending().cloned().collect::<Vec<_>>() {
@@ -160,7 +162,7 @@ impl Core {
         (upto, state)
     }
 
-    /// Takes one event.
+    /// Processes one event and appends the resulting effects.
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
         if self.ended.contains(&event.lease()) && !matches!(event, Event::Leave { .. }) {
             return;
@@ -189,7 +191,7 @@ impl Core {
                 self.note_answer(lease, origin);
                 self.forbid(lease, batch, (update, origin), effects);
             }
-            Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
+            Event::Resync { .. } => {} // The task calls `Core::resync`: it knows the reader's checkpoint.
             Event::Leave { lease } => {
                 let left = self.leases.remove(&lease);
                 self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
@@ -200,7 +202,7 @@ impl Core {
         }
     }
 
-    /// Brings a reader up to date from `floor`, or from nothing.
+    /// Brings a reader up to date with one diff from `floor`, or from the empty state.
     pub fn resync(&mut self, lease: LeaseId, floor: Option<&Known>, effects: &mut Vec<Effect>) {
         let from_nothing = Known::default();
         let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
@@ -218,7 +220,7 @@ impl Core {
 
     fn update(&mut self, lease: LeaseId, (update, origin, batch): (Bytes, Origin, u64), effects: &mut Vec<Effect>) {
         if self.storage_failed {
-            // Every client answers our step 1, also one that only reads: that is no edit to refuse.
+            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
             let unneeded = origin == Origin::Step2 && self.document.inserts_nothing_new(&update);
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
             effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
@@ -232,7 +234,7 @@ impl Core {
         };
         let frame = match entered {
             Entered::Known => Frame::at(self.last, Message::Update(update)),
-            // What waits is logged, so it is not lost; the readers get it when it is freed.
+            // A pending update is logged so that it is not lost; readers get it once it is integrated.
             Entered::Waits | Entered::Changed => {
                 if entered == Entered::Waits {
                     self.authors.waits(self.document.pending().last().cloned(), lease);
@@ -244,7 +246,7 @@ impl Core {
                 frame
             }
             Entered::NoRoom => {
-                let close = Close::TooMany("too many updates that wait for others which never came".into());
+                let close = Close::TooMany("too many pending updates with missing dependencies".into());
                 return self.close(lease, close, effects);
             }
             Entered::Full(full) => {
@@ -273,7 +275,7 @@ impl Core {
         }
     }
 
-    /// Readers are sent a change of the newest record.
+    /// Sends a change of the newest record to readers and adds it to the tail.
     fn broadcast(&mut self, frame: Arc<Frame>, author: Option<LeaseId>, effects: &mut Vec<Effect>) {
         if let Message::Update(update) = frame.message() {
             self.tail.push(self.last, update);
@@ -287,7 +289,7 @@ impl Core {
         effects.push(Effect::Append { seq: self.last, update });
     }
 
-    /// Something waits for an update that has not come: ask its author, once.
+    /// Asks the sender of a pending update for its missing dependencies, once.
     fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if let Some(state) = self.leases.get_mut(&lease)
             && !state.asked_for_missing
@@ -297,15 +299,15 @@ impl Core {
         }
     }
 
-    /// A step 2 answers the question that the session was asked, also when it is not taken.
+    /// Every step 2 counts as the reply to our step 1, even if it is refused.
     fn note_answer(&mut self, lease: LeaseId, origin: Origin) {
         if let Some(lease) = self.leases.get_mut(&lease).filter(|_| origin == Origin::Step2) {
             lease.is_asked = false;
         }
     }
 
-    /// Asks for what the document lacks. A native session has no such question: it is told the state vector when it
-    /// opens the document.
+    /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
+    /// document instead.
     fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if let Some(lease) = self.leases.get_mut(&lease) {
             if lease.native {

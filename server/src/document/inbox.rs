@@ -1,7 +1,8 @@
-//! Events on their way to a document: bounded in number and in bytes, in order, and without memory when nothing waits.
+//! The queue of events for one document: in order, bounded in number and in bytes, and without memory of its
+//! own while it is empty.
 //!
-//! tokio's channel takes room for 32 events when it is made, which is as much as all else about a quiet document. Here the
-//! receiver takes everything that waits at once, in place of an empty queue.
+//! tokio's channel allocates room for 32 events when it is created, as much memory as the rest of an idle
+//! document. Here the receiver swaps the whole queue for an empty one.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,27 +14,27 @@ use tokio::task::coop;
 
 use super::Envelope;
 
-/// Events that may wait; beyond it sessions wait, and TCP pushes back.
+/// Queued events; beyond this senders wait, which becomes TCP backpressure.
 const MAX_EVENTS: usize = 256;
-/// Bytes of large events that may wait or be in work.
+/// Bytes of large events that may be queued or being processed.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
-/// Events below this size are bounded well enough by their number.
+/// Events up to this size are bounded by their number alone.
 const SMALL_EVENT_BYTES: usize = 4 * 1024;
 
-/// Why an envelope was not taken. It is given back.
+/// Why an envelope was not queued.
 #[derive(Debug)]
 pub enum NotTaken {
-    /// There is no room now.
+    /// The inbox is full; the envelope is returned.
     Full(Envelope),
-    /// The document is gone.
+    /// The document's task has ended.
     Closed,
 }
 
-/// The document is gone.
+/// The document's task has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed;
 
-/// The bytes of a large event. Given back when dropped, after the event was handled.
+/// Bytes reserved for a large event; released on drop, after the event was processed.
 #[derive(Debug)]
 pub struct Room {
     shared: Arc<Shared>,
@@ -48,9 +49,9 @@ impl Drop for Room {
 
 #[derive(Debug)]
 struct Shared {
-    /// Free places.
+    /// Free slots, one per event.
     places: Semaphore,
-    /// Free bytes.
+    /// Free bytes for large events.
     bytes: Semaphore,
     state: Mutex<State>,
 }
@@ -58,10 +59,10 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     waiting: VecDeque<Envelope>,
-    /// The document's task. `None`: it was woken, and has not looked since.
+    /// Waker of the document's task; `None` after it was woken, until it polls again.
     receiver: Option<Waker>,
     senders: usize,
-    /// Nothing more is taken in.
+    /// Set when the inbox accepts no more events.
     is_closed: bool,
 }
 
@@ -73,13 +74,13 @@ impl Shared {
 
     fn close(&self) {
         self.state().is_closed = true;
-        // Whoever waits for room is told.
+        // Wakes the senders that wait for room.
         self.places.close();
         self.bytes.close();
     }
 }
 
-/// An inbox for one document.
+/// Creates the inbox of one document.
 pub fn inbox() -> (Sender, Receiver) {
     let state = State { waiting: VecDeque::new(), receiver: None, senders: 1, is_closed: false };
     let shared = Arc::new(Shared {
@@ -90,12 +91,12 @@ pub fn inbox() -> (Sender, Receiver) {
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
-/// Who puts events in.
+/// The sending half, held by sessions.
 #[derive(Debug)]
 pub struct Sender(Arc<Shared>);
 
 impl Sender {
-    /// Puts an envelope in if there is room.
+    /// Queues an envelope if there is room.
     pub fn try_send(&self, envelope: Envelope) -> Result<(), NotTaken> {
         match self.0.places.try_acquire() {
             Ok(place) => {
@@ -107,13 +108,13 @@ impl Sender {
         }
     }
 
-    /// Puts an envelope in; waits for room.
+    /// Queues an envelope; waits for room.
     pub async fn send(&self, envelope: Envelope) -> Result<(), Closed> {
         match self.try_send(envelope) {
             Ok(()) => Ok(()),
             Err(NotTaken::Closed) => Err(Closed),
             Err(NotTaken::Full(envelope)) => {
-                // Rare: who does not wait keeps no room for waiting.
+                // Boxed because it is rare: the common path should not pay for the larger future.
                 let place = Box::pin(self.0.places.acquire()).await.map_err(|_| Closed)?;
                 place.forget();
                 self.put(envelope)
@@ -121,7 +122,8 @@ impl Sender {
         }
     }
 
-    /// Room for an event of so many bytes; `None` when it is too small to be counted. Waits.
+    /// Reserves room for an event of this size, waiting for it; `None` if the event is too small to be
+    /// counted.
     pub async fn room(&self, bytes: usize) -> Result<Option<Room>, Closed> {
         if bytes <= SMALL_EVENT_BYTES {
             return Ok(None);
@@ -165,20 +167,20 @@ impl Drop for Sender {
     }
 }
 
-/// Who takes them out: the document's task.
+/// The receiving half, held by the document's task.
 #[derive(Debug)]
 pub struct Receiver(Arc<Shared>);
 
 impl Receiver {
-    /// Takes everything that waits into `batch`, which is empty; waits for something. Ready with nothing: nothing will
-    /// come any more.
+    /// Waits for events and moves all of them into `batch`, which must be empty. An empty batch on return
+    /// means that no more events will arrive.
     pub async fn receive(&mut self, batch: &mut VecDeque<Envelope>) {
         poll_fn(|cx| self.poll_receive(cx, batch)).await;
     }
 
     fn poll_receive(&self, cx: &mut Context<'_>, batch: &mut VecDeque<Envelope>) -> Poll<()> {
         debug_assert!(batch.is_empty());
-        // A document with much to do lets others have their turn.
+        // Cooperates with the runtime, so that a busy document does not starve other tasks.
         let turn = std::task::ready!(coop::poll_proceed(cx));
         let mut state = self.0.state();
         if !state.waiting.is_empty() {
@@ -194,19 +196,19 @@ impl Receiver {
         if !state.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.receiver = Some(cx.waker().clone());
         }
-        // Quiet now: whatever grew goes.
+        // Idle now: free what the buffers have grown to.
         state.waiting = VecDeque::new();
         drop(state);
         *batch = VecDeque::new();
         Poll::Pending
     }
 
-    /// Takes nothing more in. What waits can still be received.
+    /// Accepts no more events. Queued ones can still be received.
     pub fn close(&mut self) {
         self.0.close();
     }
 
-    /// True when nothing waits.
+    /// True if no events are queued.
     pub fn is_empty(&self) -> bool {
         self.0.state().waiting.is_empty()
     }
@@ -215,7 +217,7 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.0.close();
-        // Outside of the lock: what is dropped may say goodbye.
+        // Dropped outside the lock: dropping an envelope may send `Leave` to this inbox.
         let waiting = std::mem::take(&mut self.0.state().waiting);
         drop(waiting);
     }

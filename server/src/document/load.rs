@@ -1,4 +1,4 @@
-//! From the log to a document in memory.
+//! Loading a document from the log.
 
 use syncline_log::Log;
 use syncline_log::failpoint::Point;
@@ -12,20 +12,20 @@ use syncline_replica::{HubDocument, Refused};
 use super::tail::Tail;
 use crate::ids::Draw;
 
-/// A document as its log tells it.
+/// A document built from its log.
 pub(super) struct Loaded {
     pub document: HubDocument,
-    /// Its history and its last record.
+    /// Its epoch and newest sequence number.
     pub newest: Cursor,
     /// Its newest records.
     pub tail: Tail,
-    /// How many records come after the snapshot.
+    /// Number of records after the snapshot.
     pub records: u64,
     pub record_bytes: usize,
     pub snapshot_bytes: usize,
 }
 
-/// Reads a document and builds it. One that is not there is new, with a history of its own.
+/// Reads a document and builds it. A document that is not in the log is new and gets an epoch of its own.
 pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<Loaded, LoadError> {
     let Some(stored) = log.load(name).await? else {
         return Ok(Loaded {
@@ -54,30 +54,30 @@ pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<
     })
 }
 
-/// Why a document is not to be had.
+/// Why a document cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("its stored updates do not make a document: {0}")]
+    #[error("the CRDT rejects a stored update: {0}")]
     Unreadable(#[from] Refused),
-    #[error("loading was interrupted")]
+    #[error("loading was interrupted because the server stops")]
     Interrupted,
-    #[error("it was deleted")]
+    #[error("the document was deleted")]
     Deleted,
 }
 
 impl LoadError {
-    /// What its sessions are told.
+    /// The close reason for its sessions.
     pub(super) fn close(&self) -> Close {
         if matches!(self, Self::Deleted) { Close::DocumentDeleted } else { Close::DocumentUnavailable }
     }
 }
 
-/// Up to this size the work is done at once: handing it over would take longer.
+/// Up to this size the document is built inline: handing it to another thread would take longer.
 const AT_ONCE_BYTES: usize = 32 * 1024;
 
-/// Puts the document together, a large one beside the runtime: it takes milliseconds.
+/// Builds the document; a large one outside the runtime, because it takes milliseconds.
 async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocument, Stored), LoadError> {
     let bytes = stored.records.iter().map(|record| record.update.len()).sum::<usize>()
         + stored.snapshot.as_ref().map_or(0, |snapshot| snapshot.update.len());
@@ -92,7 +92,7 @@ async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocumen
     Ok(log.aside(work).await.ok_or(LoadError::Interrupted)??)
 }
 
-/// Under this client the document makes its own edits until it is loaded again.
+/// Draws the client id under which the document makes its own edits until it is loaded again.
 fn own_client(draw: &Draw) -> u64 {
     draw.number() as u64 & MAX_SAFE_INTEGER
 }

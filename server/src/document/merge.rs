@@ -1,6 +1,8 @@
-//! PURE: changes that waited together become few frames: one for all readers, and one for each author without its own.
+//! PURE: coalesces queued changes into few frames: one for all readers, and one for each author without its
+//! own changes.
 //!
-//! An author is never sent its own change before it is on disk: some clients take its return for the acknowledgement.
+//! An author is not sent its own change before it is on disk: some clients take its return for the
+//! acknowledgement.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,21 +13,21 @@ use syncline_protocol::update::{Merged, Updates};
 use super::frame::{Frame, Message};
 use crate::ids::LeaseId;
 
-/// One change on its way to readers.
+/// A change to be sent to readers.
 #[derive(Debug)]
 pub(super) struct Change {
     pub frame: Arc<Frame>,
-    /// Who is not sent it.
+    /// The lease that is not sent this change.
     pub author: Option<LeaseId>,
 }
 
-/// What is for all readers and waits to be sent together.
+/// Changes and awareness collected during a turn, to be sent together.
 #[derive(Debug, Default)]
 pub(super) struct Unsent {
     pub changes: Vec<Change>,
-    /// Clients whose presence changed in this turn, with their clocks.
+    /// Clients whose awareness changed in this turn, with their clocks.
     pub presence: BTreeMap<u64, u64>,
-    /// Sessions that get everyone's presence.
+    /// Sessions that are sent all awareness states.
     pub everyone: BTreeSet<LeaseId>,
 }
 
@@ -35,10 +37,10 @@ impl Unsent {
     }
 }
 
-/// A frame, and how many changes are in it.
+/// A frame and the number of changes in it.
 pub(super) type Counted = (Arc<Frame>, usize);
 
-/// Changes in order, merged for whoever reads them.
+/// Coalesced changes, in order.
 pub(super) struct Merge<'a> {
     changes: &'a [Change],
     /// `None` for a single change.
@@ -48,7 +50,7 @@ pub(super) struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
-    /// Of at least one change.
+    /// Coalesces at least one change.
     pub(super) fn new(changes: &'a [Change]) -> Self {
         let updates = (changes.len() > 1).then(|| Updates::new(changes.iter().map(|change| change.update())));
         let mut authors: Vec<_> = changes.iter().filter_map(|change| change.author).collect();
@@ -64,12 +66,12 @@ impl<'a> Merge<'a> {
         &self.everyone
     }
 
-    /// True when some of the changes are this lease's.
+    /// True if this lease made some of the changes.
     pub(super) fn is_author(&self, lease: LeaseId) -> bool {
         self.authors.binary_search(&lease).is_ok()
     }
 
-    /// The frames for an author: what the others did.
+    /// The frames for an author: the changes of others.
     pub(super) fn for_author(&self, author: LeaseId) -> Vec<Counted> {
         self.frames(|change| change.author != Some(author))
     }
@@ -78,7 +80,7 @@ impl<'a> Merge<'a> {
         let Some(updates) = &self.updates else {
             return self.changes.iter().filter(|change| wanted(change)).map(Change::alone).collect();
         };
-        // All say where the document is after the last of them.
+        // Every frame carries the sequence number of the last change.
         let Some(seq) = self.changes.last().map(|change| change.frame.seq()) else { return Vec::new() };
         let merged = updates.merge(|number| wanted(&self.changes[number]));
         let frame = |merged| match merged {
@@ -97,7 +99,7 @@ impl Change {
     fn update(&self) -> &[u8] {
         match self.frame.message() {
             Message::Update(update) => update,
-            // Nothing else is broadcast; bytes that are no update stay alone.
+            // Only updates are broadcast; empty bytes are not coalesced.
             _ => &[],
         }
     }
@@ -109,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// GC of one clock by one client.
+    /// A GC struct of one client, one clock long.
     fn change(seq: u64, client: u8, clock: u8, author: Option<u64>) -> Change {
         let update = Bytes::from(vec![1, 1, client, clock, 0, 1, 0]);
         Change { frame: Frame::at(Seq(seq), Message::Update(update)), author: author.map(LeaseId) }
@@ -118,14 +120,14 @@ mod tests {
     fn updates(frames: &[Counted]) -> Vec<(Seq, usize, &[u8])> {
         let mut told = Vec::new();
         for (frame, count) in frames {
-            let Message::Update(bytes) = frame.message() else { panic!("no update") };
+            let Message::Update(bytes) = frame.message() else { panic!("not an update") };
             told.push((frame.seq(), *count, &bytes[..]));
         }
         told
     }
 
     #[test]
-    fn readers_get_one_frame_and_an_author_what_the_others_did() {
+    fn readers_get_one_frame_and_authors_the_changes_of_others() {
         let changes =
             [change(5, 1, 0, Some(1)), change(6, 2, 0, Some(2)), change(6, 3, 0, None), change(7, 1, 1, Some(1))];
         let merge = Merge::new(&changes);

@@ -15,13 +15,13 @@ fn bring(presence: &mut Presence, lease: LeaseId, entries: &[AwarenessEntry<'_>]
     presence.update(lease, entries.iter().copied())
 }
 
-/// (client, clock, state) of an encoded update.
+/// Client, clock and state of each entry of an encoded update.
 fn decode(update: &[u8]) -> Vec<(u64, u64, String)> {
     let update = AwarenessUpdate::scan(update, &Default::default()).unwrap();
     update.iter().map(|entry| (entry.client, entry.clock, entry.state.to_owned())).collect()
 }
 
-/// What everyone is sent.
+/// The update that everyone is sent.
 fn sent(presence: &Presence, changes: &Changes) -> Vec<(u64, u64, String)> {
     decode(&presence.encode(changes.everyone.iter().copied()))
 }
@@ -41,7 +41,7 @@ fn row(client: u64, clock: u64, state: &str) -> (u64, u64, String) {
 }
 
 #[test]
-fn an_echo_of_what_is_known_is_dropped() {
+fn echo_of_known_state_is_dropped() {
     let mut presence = Presence::default();
     bring(&mut presence, B, &[entry(20, 0, "{}")]);
     assert_eq!(brought(&mut presence, A, &[entry(10, 3, "{}")]), [row(10, 3, "{}")]);
@@ -53,7 +53,7 @@ fn an_echo_of_what_is_known_is_dropped() {
 }
 
 #[test]
-fn a_removal_keeps_the_clock_and_a_return_is_helped() {
+fn removal_keeps_clock_and_returning_client_gets_tombstone() {
     let mut presence = Presence::default();
     bring(&mut presence, A, &[entry(10, 3, "{}")]);
     presence.leave(A);
@@ -61,13 +61,13 @@ fn a_removal_keeps_the_clock_and_a_return_is_helped() {
     let changes = bring(&mut presence, B, &[entry(10, 3, r#"{"x":1}"#)]);
     assert_eq!(sent(&presence, &changes), [row(10, 4, r#"{"x":1}"#)]);
     assert_eq!(decode(changes.bringer.as_deref().unwrap()), [row(10, 3, "null")]);
-    // The client, told so, announces itself at clock 4: known already.
+    // With the tombstone, the client announces itself at clock 4, which is known already.
     assert_eq!(bring(&mut presence, B, &[entry(10, 4, r#"{"x":1}"#)]), Changes::default());
     assert_eq!(left(&mut presence, B), [row(10, 4, "null")]);
 }
 
 #[test]
-fn a_late_echo_does_not_bring_back_one_who_left() {
+fn late_echo_does_not_restore_client_that_left() {
     let mut presence = Presence::default();
     bring(&mut presence, B, &[entry(20, 0, "{}")]);
     bring(&mut presence, A, &[entry(10, 3, "{}")]);
@@ -76,16 +76,16 @@ fn a_late_echo_does_not_bring_back_one_who_left() {
 }
 
 #[test]
-fn one_who_returns_before_the_old_connection_is_found_dead_owns_itself() {
+fn client_returning_before_old_connection_ends_owns_its_state() {
     let mut presence = Presence::default();
     bring(&mut presence, A, &[entry(10, 3, "{}")]);
     assert_eq!(bring(&mut presence, B, &[entry(10, 3, "{}")]), Changes::default());
-    assert_eq!(presence.leave(A), Changes::default(), "the dead connection takes nobody along");
+    assert_eq!(presence.leave(A), Changes::default(), "closing the dead connection removes no client");
     assert_eq!(left(&mut presence, B), [row(10, 3, "null")]);
 }
 
 #[test]
-fn a_client_may_say_goodbye_and_come_back() {
+fn client_can_remove_its_state_and_return() {
     let mut presence = Presence::default();
     bring(&mut presence, A, &[entry(10, 3, "{}")]);
     assert_eq!(brought(&mut presence, A, &[entry(10, 4, "null")]), [row(10, 4, "null")]);
@@ -95,14 +95,14 @@ fn a_client_may_say_goodbye_and_come_back() {
 }
 
 #[test]
-fn the_dead_of_strangers_are_not_remembered() {
+fn removal_of_unknown_client_is_not_stored() {
     let mut presence = Presence::default();
     assert_eq!(bring(&mut presence, A, &[entry(10, 4, "null")]), Changes::default());
     assert!(presence.clients.is_empty());
 }
 
 #[test]
-fn states_are_bounded_and_make_room_when_they_go() {
+fn states_are_bounded_and_removed_ones_free_their_bytes() {
     let mut presence = Presence::default();
     let state = format!("\"{}\"", "x".repeat(60_000));
     for client in 0..1_000 {
@@ -119,20 +119,20 @@ fn states_are_bounded_and_make_room_when_they_go() {
 }
 
 #[test]
-fn one_lease_shows_only_so_much_and_echoes_are_not_its_own() {
+fn lease_limit_counts_own_states_and_ignores_echoes() {
     let mut presence = Presence::with_limit(10_000);
     let state = format!("\"{}\"", "x".repeat(4_000));
     bring(&mut presence, B, &[entry(50, 1, &state), entry(51, 1, &state)]);
-    // What B said comes back from A, as y-websocket clients do it: nothing of it counts.
+    // A sends B's states back, as y-websocket clients do: they do not count for A.
     assert_eq!(bring(&mut presence, A, &[entry(50, 1, &state), entry(51, 1, &state)]), Changes::default());
     assert_eq!(bring(&mut presence, A, &[entry(1, 1, &state), entry(2, 1, &state)]).dropped, 0);
-    // A new state in place of an old one is fine, another client is too much.
+    // Replacing a state is within the limit, a further client is not.
     assert_eq!(bring(&mut presence, A, &[entry(1, 2, &state)]).dropped, 0);
     let too_much = bring(&mut presence, A, &[entry(3, 1, &state)]);
     assert!(too_much.dropped == 1 && too_much.everyone.is_empty());
     bring(&mut presence, A, &[entry(1, 3, "null")]);
     assert_eq!(bring(&mut presence, A, &[entry(3, 1, &state)]).dropped, 0);
-    // Ids cost, however little they say.
+    // Every id costs something, however small its state.
     let many: Vec<_> = (100..300).map(|client| entry(client, 1, "1")).collect();
     assert!(bring(&mut presence, LeaseId(3), &many).dropped > 0);
     for lease in [A, B, LeaseId(3)] {
@@ -154,18 +154,18 @@ fn tombstones_are_bounded() {
 }
 
 #[test]
-fn state_over_the_limit_makes_its_client_leave() {
+fn state_over_limit_makes_its_client_leave() {
     let mut presence = Presence::default();
     let large = format!("\"{}\"", "x".repeat(MAX_AWARENESS_STATE_BYTES - 2));
-    assert_eq!(bring(&mut presence, A, &[entry(1, 1, &large)]).everyone, [(1, 1)], "one at the limit is relayed");
+    assert_eq!(bring(&mut presence, A, &[entry(1, 1, &large)]).everyone, [(1, 1)], "a state at the limit is relayed");
     let larger = format!("\"{}\"", "x".repeat(MAX_AWARENESS_STATE_BYTES - 1));
     let changes = bring(&mut presence, A, &[entry(1, 2, &larger)]);
     assert_eq!((changes.dropped, &changes.everyone[..]), (1, &[(1, 2)][..]));
-    assert_eq!(presence.encode(changes.everyone.into_iter()), encode_tombstones(&[(1, 2)]), "it leaves");
-    assert_eq!(bring(&mut presence, A, &[entry(1, 3, "{}")]).everyone, [(1, 3)], "it is back with a smaller one");
+    assert_eq!(presence.encode(changes.everyone.into_iter()), encode_tombstones(&[(1, 2)]), "the client leaves");
+    assert_eq!(bring(&mut presence, A, &[entry(1, 3, "{}")]).everyone, [(1, 3)], "a smaller state brings it back");
     assert_eq!(
         bring(&mut presence, A, &[entry(2, 1, &larger)]).everyone,
         [],
-        "one that was never shown does not leave"
+        "a client that was never shown cannot leave"
     );
 }

@@ -1,8 +1,10 @@
-//! The shell around [`Core`]: one Tokio task per open document. Inbox in, effects out.
+//! The I/O shell around [`Core`]: one Tokio task per open document, which feeds events in and executes
+//! effects.
 //!
-//! Waiting goes one way: sessions wait for this task's inbox, this task waits for the log. The log's answer is a
-//! watched number and never waits. A task ends when its document has been idle (nobody holds a lease, nothing is
-//! on its way to the disk) or when the registry closes its inbox; both times everything is on disk first.
+//! Waiting goes one way: sessions wait for this task's inbox, this task waits for the log. The log publishes
+//! its durable position as a watched value and never waits. The task ends when its document has been idle (no
+//! leases, nothing on its way to the disk) or when the registry closes its inbox; in both cases everything is
+//! on disk first.
 
 mod storing;
 mod turn;
@@ -33,41 +35,43 @@ use crate::outbox::Outbox;
 use syncline_log::failpoint::Point;
 use syncline_log::{DocumentLog, Log};
 
-/// A snapshot of a large document waits for more records: it costs each of them at most so many of its bytes.
+/// The larger the last snapshot, the more records are kept before the next: it may cost each of them at most
+/// this many bytes.
 const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
-/// Long after everything.
+/// Stands for no deadline.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// When memory is scarce a document drops what it can after so long without a change.
+/// Quiet period after which a document frees memory when memory is scarce.
 const PRESSED_QUIET: Duration = Duration::from_secs(1);
-/// A document that could not leave tries again after so long, or when something comes.
+/// Pause before a document that could not leave memory tries again, unless an event arrives earlier.
 const EXPECTED_IDLE: Duration = Duration::from_millis(100);
-/// A reader's floor is at most this many records old: each checkpoint costs one state vector.
+/// Records between checkpoints, and so the age of a reader's floor: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
-/// One event on its way to the document.
+/// A message in a document's inbox.
 #[derive(Debug)]
 pub enum Envelope {
-    /// A session begins; its outbox comes along.
+    /// A session opens the document.
     Open {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
-        /// Where its frames go.
+        /// The session's outbox.
         outbox: Arc<Outbox>,
-        /// How they are written.
+        /// How its frames are encoded.
         framing: Framing,
-        /// How many documents the session has open, with this one.
+        /// Number of documents the session has open, this one included.
         documents: usize,
     },
-    /// Memory is scarce: leave when nobody has the document open, drop what can be dropped when it is quiet.
+    /// Memory is scarce: leave memory if no session has the document open, else free what can be freed once
+    /// it is quiet.
     Relieve,
-    /// Anything else. The room stands for the bytes of a large event in the inbox.
+    /// Any other event. The reservation holds a large event's bytes in the inbox's limit.
     Event(Event, Option<Room>),
 }
 
-/// Why a task ended.
+/// How a document's task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Everything is on disk and `try_retire` agreed.
+    /// The document was idle, everything is on disk and `try_retire` agreed.
     Retired,
     /// The inbox was closed; everything is on disk, or storage has failed.
     Stopped,
@@ -82,30 +86,32 @@ struct Task {
     log: DocumentLog,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
-    /// Filled by the core, emptied by `execute`.
+    /// Filled by the core, drained by `execute`.
     effects: Vec<Effect>,
-    /// Filled and emptied by `execute`.
+    /// Filled and drained by `execute`.
     unsent: Unsent,
     records_since_snapshot: u64,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
     next_checkpoint: Seq,
-    /// When something was said last, when something changed, and what was the newest record then. By `after_batch`.
+    /// Times of the last event and of the last change, and the newest sequence number at that time. Set by
+    /// `after_batch`.
     active: Instant,
     changed: Instant,
     seen: Seq,
     storage_failed: bool,
-    /// More than one event was waiting when it looked last.
+    /// The last batch had more than one event.
     is_busy: bool,
-    /// [`Envelope::Relieve`] came, and nothing has been done about it.
+    /// [`Envelope::Relieve`] arrived and has not been acted on.
     is_pressed: bool,
-    /// A session has a lease that it has not used or has not given back: the document could not leave.
+    /// The document could not leave memory: a session holds a lease that it has not used or has not released
+    /// yet.
     is_expected: bool,
     usage: Arc<Usage>,
 }
 
-/// Loads the document and runs it to its end. `try_retire` is asked when it has been idle: it must refuse when a
-/// session has come in the meantime.
+/// Loads the document and runs it until it ends. `try_retire` is called when the document has been idle; it
+/// must refuse if a session has arrived in the meantime.
 pub async fn run(
     name: DocumentName,
     mut inbox: Receiver,
@@ -115,7 +121,8 @@ pub async fn run(
     usage: Arc<Usage>,
     try_retire: impl Fn(&Receiver) -> bool,
 ) -> Ended {
-    // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
+    // Rare, large futures are boxed, here and below: every document would pay for the largest one all the
+    // time.
     let give_up = options.give_up.clone();
     let loading = Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics), usage));
     let mut task = match give_up.run_until_cancelled(loading).await {
@@ -123,10 +130,13 @@ pub async fn run(
         None => return Ended::Stopped,
         Some(Err(failure)) => {
             match failure {
-                LoadError::Deleted => debug!(document = name.as_str(), "a deleted document was asked for"),
+                LoadError::Deleted => debug!(document = name.as_str(), "refused to open a deleted document"),
                 _ => {
                     metrics.loads_failed.inc();
-                    error!(document = name.as_str(), %failure, "document could not be loaded; its sessions are refused, nothing was changed")
+                    error!(
+                        document = name.as_str(), %failure,
+                        "document could not be loaded; its sessions are refused, nothing was changed"
+                    )
                 }
             }
             Box::pin(refuse(&name, &mut inbox, &failure.close(), metrics)).await;
@@ -138,7 +148,7 @@ pub async fn run(
     ended
 }
 
-/// Tells whoever waits, and whoever still comes, that the document is not to be had now.
+/// Closes all sessions that are waiting for the document or arrive later: it is unavailable.
 async fn refuse(name: &DocumentName, inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
     inbox.close();
     let mut readers = Readers::new(name.clone(), metrics);
@@ -170,7 +180,7 @@ impl Task {
             warn!(
                 document = name.as_str(),
                 waiting = document.pending().len(),
-                "updates in the log wait for others that never came; every client is asked for them"
+                "the log contains pending updates with missing dependencies; every client is asked for them"
             );
         }
         document.count_superseded(options.superseded.clone());
@@ -180,7 +190,7 @@ impl Task {
             Core::new(document, newest, options.holds).with_presence_limit(options.presence_bytes).with_tail(tail);
         let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
-        // In a box, or it would lie in the future once as it comes and once as it stays.
+        // Boxed, or the future would hold it twice: once being built, once in use.
         let task = Box::new(Self {
             log: log.document(name.clone(), newest.epoch, last),
             core,
@@ -210,12 +220,12 @@ impl Task {
     async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> Ended {
         let mut batch = VecDeque::new();
         let mut is_used = false;
-        // The log may have failed before this document was opened.
+        // Storage may have failed before this document was opened.
         self.take_durable().await;
         let mut clock = pin!(sleep_until(self.next_tick()));
         loop {
             tokio::select! {
-                // In this order: the disk's answers come no faster than its commits, so events are not starved by them.
+                // Biased: durable positions arrive no faster than commits, so they cannot starve events.
                 biased;
                 _ = self.log.durable_changed() => self.take_durable().await,
                 () = inbox.receive(&mut batch), if !self.core.must_wait_for_disk() => {
@@ -234,7 +244,7 @@ impl Task {
                         self.is_expected = false;
                     }
                     self.after_batch().await;
-                    // Moved only when it would ring too late: what it rings for is looked at then.
+                    // Only moved earlier: what the timer is for is checked when it fires.
                     let tick = self.next_tick();
                     if tick < clock.deadline() {
                         clock.as_mut().reset(tick);
@@ -262,7 +272,7 @@ impl Task {
         }
     }
 
-    /// Everything on disk, and a snapshot if it is worth while.
+    /// Writes a snapshot if it is worth it, and waits until everything is on disk.
     async fn finish(&mut self) {
         if self.records_since_snapshot >= self.options.compaction.idle_records && !self.options.give_up.is_cancelled() {
             self.compact().await;
@@ -270,14 +280,14 @@ impl Task {
         self.settle().await;
     }
 
-    /// When there may be something to do although nothing is said.
+    /// The next time at which there may be work without an event.
     fn next_tick(&self) -> Instant {
         let idle = (self.core.lease_count() == 0).then(|| self.active + self.idle());
         let quiet = self.may_rest().then(|| self.changed + self.quiet());
         idle.into_iter().chain(quiet).min().unwrap_or_else(|| Instant::now() + NEVER)
     }
 
-    /// How long it stays without a lease. One without records has nothing to keep.
+    /// How long the document stays in memory without a lease. One without records leaves immediately.
     fn idle(&self) -> Duration {
         match self.is_pressed || self.core.last() == Seq::ZERO {
             true if self.is_expected => self.options.idle.min(EXPECTED_IDLE),
@@ -286,12 +296,13 @@ impl Task {
         }
     }
 
-    /// True when it has something to give up while nothing changes: deleted content, under pressure also what is kept for those who join.
+    /// True if there is memory to free while nothing changes: deleted content, and under memory pressure also
+    /// caches for joining clients.
     fn may_rest(&self) -> bool {
         if self.is_pressed { !self.core.is_minimal() } else { !self.core.is_resting() }
     }
 
-    /// How long nothing changes until it drops what it can.
+    /// Quiet period after which it frees memory.
     fn quiet(&self) -> Duration {
         if self.is_pressed { self.options.quiet.min(PRESSED_QUIET) } else { self.options.quiet }
     }
@@ -300,7 +311,7 @@ impl Task {
         self.usage.report(self.core.memory_bytes(), self.core.is_minimal(), self.active);
     }
 
-    /// Nothing has changed for a while: a snapshot makes the next load short.
+    /// Frees memory after a quiet period; a snapshot makes the next load fast.
     async fn rest(&mut self) {
         if self.records_since_snapshot >= self.options.compaction.idle_records {
             self.compact().await;
@@ -310,7 +321,7 @@ impl Task {
         self.report_usage();
     }
 
-    /// The next event of which the core is to hear.
+    /// The next event for the core.
     fn next(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<Room>)> {
         loop {
             match batch.pop_front()? {
@@ -323,7 +334,7 @@ impl Task {
                         let acks = if is_counted { Acks::Counted } else { Acks::Each };
                         return Some((Event::Open { lease, acks }, None));
                     }
-                    // A native session says from where it goes on: `Event::Resume`.
+                    // A native session sends its cursor next: `Event::Resume`.
                 }
                 Envelope::Relieve => self.is_pressed = true,
                 Envelope::Event(event, room) => return Some((event, room)),
@@ -335,7 +346,7 @@ impl Task {
         match event {
             Event::Resync { lease } => {
                 self.metrics.resyncs.inc();
-                // Frames of earlier events in this batch must not come after the diff that contains them.
+                // Frames of earlier events in this batch must not follow the diff that contains them.
                 self.execute().await;
                 let floor = self.readers.floor(lease);
                 apart_if(self.core.is_large(), || self.core.resync(lease, floor.as_deref(), &mut self.effects));

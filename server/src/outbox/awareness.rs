@@ -1,7 +1,9 @@
-//! Awareness that waits for one socket: one frame for each lease, with the newest state of each client.
+//! Coalescing of awareness queued for one socket: one frame for each lease, with the newest state of each
+//! client.
 //!
-//! A document encodes each awareness update once for all readers. While the socket takes nothing the updates are collected as they
-//! are, shared with other readers; they are joined when the socket takes them, or when they exceed a bound.
+//! A document encodes each awareness update once for all readers. While the socket is full the updates are
+//! collected as they are, shared with other readers; they are coalesced when they are taken, or when they
+//! exceed a limit.
 
 use bytes::Bytes;
 use syncline_protocol::awareness::coalesce;
@@ -10,26 +12,26 @@ use syncline_protocol::varint::write_var_uint;
 use super::{MAX_AWARENESS_LOOKBACK, Outbox, Pushed, Waiting};
 use crate::ids::LeaseId;
 
-/// Frames that are collected before they are joined: each costs memory besides its bytes.
+/// Frames collected before they are coalesced: each costs memory besides its bytes.
 const MAX_FRAMES: usize = 64;
 
-/// How a reader of a message finds the length of the awareness update at its end.
+/// How a message delimits the awareness update at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpdateLength {
-    /// It stands before the update as a varUint.
+    /// The update is preceded by its length as a varUint.
     Prefixed,
-    /// The update ends with the message.
+    /// The update extends to the end of the message.
     ToTheEnd,
 }
 
 /// A message that ends with an awareness update.
 #[derive(Debug, Clone)]
 pub struct AwarenessFrame {
-    /// The message.
+    /// The encoded message.
     pub bytes: Bytes,
-    /// How many of them, at the end, are the update.
+    /// Length of the update at the end of the message.
     pub update_bytes: usize,
-    /// What stands before them.
+    /// How the update is delimited.
     pub length: UpdateLength,
 }
 
@@ -38,7 +40,7 @@ impl AwarenessFrame {
         &self.bytes[self.bytes.len() - self.update_bytes..]
     }
 
-    /// The same message with another update.
+    /// The same message with a different update.
     fn with(&self, update: &[u8]) -> Self {
         let mut prefix = Vec::new();
         let head_bytes = match self.length {
@@ -56,14 +58,14 @@ impl AwarenessFrame {
     }
 }
 
-/// The awareness updates of one lease that wait, as one place in the queue.
+/// The queued awareness updates of one lease, as one entry of the queue.
 #[derive(Debug)]
 pub(super) struct Backlog {
     newest: AwarenessFrame,
     /// Oldest first.
     older: Vec<AwarenessFrame>,
     bytes: usize,
-    /// What the last join left.
+    /// Size after the last coalescing.
     joined_bytes: usize,
 }
 
@@ -99,14 +101,14 @@ impl Backlog {
         self.joined_bytes = self.bytes;
     }
 
-    /// Joining again is worth its cost: it reads all of the backlog.
+    /// Coalescing again is worth its cost, which is reading the whole backlog.
     fn has_doubled(&self) -> bool {
         self.bytes >= self.joined_bytes * 2
     }
 }
 
 impl Outbox {
-    /// Presence of a document. Joins what waits of the same lease.
+    /// Queues an awareness update of a document, coalesced with queued ones of the same lease.
     pub fn push_awareness(&self, lease: LeaseId, frame: AwarenessFrame) -> Pushed {
         let mut inner = self.lock();
         if inner.takes_nothing_of(lease) || inner.behind.contains(&lease) {

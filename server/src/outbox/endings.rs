@@ -1,7 +1,8 @@
-//! Leases that end while their session goes on: the native dialect and Hocuspocus close one document, not the socket.
+//! Leases that end while their session continues: the native dialect and Hocuspocus close one document, not
+//! the socket.
 //!
-//! `over` holds a lease from its end until its other side knows of it. In that time pushes for it are dropped: its number
-//! in the session may belong to another document already.
+//! `over` holds a lease from its end until the other side has seen it. Meanwhile pushes for it are dropped:
+//! its number in the session may already belong to another document.
 
 use bytes::Bytes;
 
@@ -9,8 +10,8 @@ use super::{Outbox, Waiting};
 use crate::ids::LeaseId;
 
 impl Outbox {
-    /// A document ends one lease of a session that goes on, and pushes nothing for it after: what waits is still sent,
-    /// then `last_frame`.
+    /// Called by a document to end one lease of a session that continues; the document pushes nothing for it
+    /// afterwards. Queued frames are still sent, then `last_frame`.
     pub fn end(&self, lease: LeaseId, last_frame: Bytes) {
         let mut inner = self.lock();
         if inner.over.remove(&lease) || inner.close.is_some() {
@@ -23,7 +24,8 @@ impl Outbox {
         self.tell(inner);
     }
 
-    /// The session has found a document gone: `last_frame` is said unless the document has said one.
+    /// Called by a session that found a document closed: sends `last_frame` unless the document has ended the
+    /// lease already.
     pub fn lose(&self, lease: LeaseId, last_frame: Bytes) {
         let mut inner = self.lock();
         inner.behind.remove(&lease);
@@ -34,7 +36,8 @@ impl Outbox {
         }
     }
 
-    /// The session has left: nothing more is sent for this lease, which may have been given another document's number.
+    /// Called by a session that leaves a document: nothing more is sent for this lease, whose number may
+    /// already belong to another document.
     pub fn leave(&self, lease: LeaseId) {
         let mut inner = self.lock();
         inner.over.insert(lease);

@@ -1,4 +1,4 @@
-//! PURE: what waits for a socket, and how each kind counts.
+//! PURE: entries of an outbox's queue, and how each kind counts towards the limits.
 
 use bytes::Bytes;
 use syncline_replica::Pieces;
@@ -7,14 +7,14 @@ use super::Kind;
 use super::awareness::Backlog;
 use crate::ids::LeaseId;
 
-/// A frame in the queue.
+/// A queued frame.
 #[derive(Debug)]
 pub(super) enum Waiting {
     Document {
         lease: LeaseId,
         frame: Bytes,
     },
-    /// Stays once queued.
+    /// A reply; never dropped once queued.
     Answer {
         lease: LeaseId,
         pieces: Box<Pieces>,
@@ -30,16 +30,16 @@ pub(super) enum Waiting {
     Control {
         frame: Bytes,
     },
-    /// A step 1. One of each lease waits at most: the newest says what those before it said.
+    /// A step 1. At most one per lease is queued: the newest replaces earlier ones.
     Question {
         lease: LeaseId,
         frame: Bytes,
     },
-    /// Only for conformance tests.
+    /// Used by conformance tests only.
     Text {
         frame: Bytes,
     },
-    /// The answer to a WebSocket ping.
+    /// A WebSocket pong.
     Pong {
         frame: Bytes,
     },

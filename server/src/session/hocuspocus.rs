@@ -1,10 +1,12 @@
 //! Handler of the Hocuspocus dialect: one session, many documents, each authorised before it is opened.
 //!
-//! The provider sends token, step 1 and awareness without waiting. While the token is decided on, this session is not read,
-//! so what follows waits in the socket; only messages that come *before* their token are stored (`early.rs`).
+//! The provider sends token, step 1 and awareness without waiting for replies. While a token is being checked
+//! the session is not read, so the messages after it stay in the socket; only messages received *before*
+//! their token are stored (`early.rs`).
 //!
-//! A refusal costs one document: its address is sent PermissionDenied, and further messages for it are dropped unread until
-//! its client sends a token again. The provider ignores close codes and would send the same bytes after each reconnect.
+//! A refusal affects one document: its address is sent PermissionDenied, and further messages for it are
+//! dropped unread until the client sends a token again. The provider ignores close codes and would send the
+//! same bytes after each reconnect.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -28,7 +30,7 @@ use crate::document::frame::Framing;
 use crate::ids::{LeaseId, UserId};
 use crate::outbox::Outbox;
 
-/// Documents whose rights are remembered after they were left: as many as a connection may have open by default.
+/// Documents whose rights are remembered after they were left: the default limit on open documents.
 const MAX_LEFT: usize = 1_000;
 /// Refused addresses of one session, 8 bytes each. A session with more is closed.
 const MAX_DENIED: usize = 10_000;
@@ -39,15 +41,15 @@ pub(super) struct Hocuspocus {
     outbox: Arc<Outbox>,
     users: Arc<Users>,
     channels: BTreeMap<Box<str>, Channel>,
-    /// The rights of documents that were left with Close. A provider that shares its socket and its document's name with
-    /// one that was destroyed goes on after that Close, without a token: React's strict mode makes such pairs.
-    /// The newest last.
+    /// Rights of documents that were left with Close, newest last. A provider that shares its socket and
+    /// document name with a destroyed one continues after that Close without a token: React's strict mode
+    /// creates such pairs.
     left: VecDeque<(Box<str>, Grant, Option<UserId>)>,
     /// Hashes of refused addresses.
     denied: HashSet<u64>,
     hasher: RandomState,
     early: Early,
-    /// A token came, or a document was opened without one.
+    /// A token was received, or a document was opened without one.
     is_authenticated: bool,
 }
 
@@ -58,14 +60,14 @@ impl Hocuspocus {
         Self { context, outbox, users, channels, left, denied, hasher, early, is_authenticated: false }
     }
 
-    /// The document, if it has only one open, and how many it has.
+    /// The name of the document if exactly one is open, and the number of open documents.
     pub(super) fn documents(&self) -> (Option<&str>, usize) {
         let mut documents = self.channels.values().map(|channel| channel.lease().document().as_str());
         let only = documents.next().filter(|_| self.channels.len() == 1);
         (only, self.channels.len())
     }
 
-    /// Takes one frame.
+    /// Handles one frame.
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let (address, message) = match Frame::decode_prefix(frame, End::Server) {
             Ok((Frame::Ping, _)) => {
@@ -98,15 +100,15 @@ impl Hocuspocus {
         }
     }
 
-    /// True when a message that begins like this is to be read into memory: not when its document was refused, nor
-    /// before its token.
+    /// True if a message with this beginning should be read into memory: not if its document was refused, and
+    /// not before its token.
     pub(super) fn wants(&self, prefix: &[u8]) -> bool {
         let Ok(address) = address_of(prefix) else { return false };
         let is_open = self.channels.contains_key(address) || self.has_left(address);
         is_open || (!self.denied.contains(&self.hash(address)) && begins_step1(prefix))
     }
 
-    /// A message that began like this is over the limit, and dropped.
+    /// Handles a message over the limit, of which only the beginning was read.
     pub(super) fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
         let address = address_of(prefix).map_err(bad_message)?;
         if self.denied.contains(&self.hash(address)) {
@@ -123,7 +125,7 @@ impl Hocuspocus {
         Ok(())
     }
 
-    /// Documents have refused these leases, and have sent the reason.
+    /// Removes leases that documents have ended; the documents have sent the reason.
     pub(super) fn ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
         let is_over = |channel: &Channel| leases.contains(&channel.lease().id());
         let over: Vec<_> =
@@ -134,7 +136,7 @@ impl Hocuspocus {
         })
     }
 
-    /// The time for a first token is over.
+    /// Called when the time limit for the first token has passed.
     pub(super) fn check_authenticated(&self) -> Result<(), Close> {
         if self.is_authenticated {
             return Ok(());
@@ -182,7 +184,8 @@ impl Hocuspocus {
         self.replay_early(address).await
     }
 
-    /// A provider 2.x that has no token sends none. Where everyone may write it needs none; elsewhere its messages wait.
+    /// A 2.x provider without a token sends no token message. It needs none if everyone may write; otherwise
+    /// its messages are stored until a token arrives.
     async fn open_without_token(&mut self, address: &str, frame: &Bytes, step1: Message<'_>) -> Result<(), Close> {
         let document = match parse_address(address) {
             Ok(document) => document,
@@ -201,8 +204,8 @@ impl Hocuspocus {
         self.take(address, frame, step1).await
     }
 
-    /// A message for a document that was left: somebody else on this socket still has it open. What its step 1 said is
-    /// gone with the lease, so it is sent the whole state.
+    /// Reopens a document that was left, for another provider on this socket that still uses it. The state
+    /// vector from its step 1 was lost with the lease, so it is sent the whole state.
     async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
         let Some((grant, user)) = self.forget_left(address) else { return Ok(()) };
         let rights = || Rights::new(Admission { grant, user }, &self.users);
@@ -220,7 +223,7 @@ impl Hocuspocus {
         self.take(address, frame, message).await
     }
 
-    /// Opens an authorised document. Returns false when it was refused.
+    /// Opens an authorised document. Returns false if it was refused.
     async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<bool, Close> {
         let framing = Framing::Hocuspocus { address: address.into() };
         let (documents, scan) = (self.channels.len() + 1, self.context.limits.scan);
@@ -237,7 +240,7 @@ impl Hocuspocus {
         }
     }
 
-    /// One document more?
+    /// Checks the limit on open documents.
     fn check_room(&self) -> Result<(), Close> {
         let limit = self.context.limits.documents;
         if self.channels.len() < limit {
@@ -262,16 +265,16 @@ impl Hocuspocus {
         Ok(())
     }
 
-    /// Takes a message for an open document. What the document may not be given refuses the document, not the session.
+    /// Handles a message for an open document. An invalid one refuses the document, not the session.
     async fn take(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
         let Some(channel) = self.channels.get(address) else { return Ok(()) };
         let taken = match message {
             Message::Sync(message) | Message::SyncReply(message) => channel.sync(frame, message).await,
             Message::Awareness(update) => channel.awareness(frame, update).await,
             Message::QueryAwareness => channel.query_awareness().await,
-            // For an application's own server hooks; there are none here.
+            // For server hooks of applications, which this server does not have.
             Message::Stateless(_) | Message::BroadcastStateless(_) => return self.ignore(),
-            // Sent by servers, or handled before.
+            // Sent by servers only, or handled before.
             Message::SyncStatus(_)
             | Message::Close(_)
             | Message::Token { .. }
@@ -280,7 +283,7 @@ impl Hocuspocus {
             | Message::Authenticated(_) => Ok(()),
         };
         match taken {
-            // The document's task is gone. The client is to come back: it does so when the session ends.
+            // The document's task has ended. The client reconnects only if the session ends.
             Err(Close::DocumentReloading) => Err(Close::DocumentReloading),
             Err(close) => self.refuse(address, close),
             Ok(()) => Ok(()),
@@ -307,7 +310,7 @@ impl Hocuspocus {
         self.left.remove(at).map(|(_, grant, user)| (grant, user))
     }
 
-    /// Refuses one document: its client is sent the reason, the session goes on.
+    /// Refuses one document: its client is sent the reason, the session continues.
     fn refuse(&mut self, address: &str, close: Close) -> Result<(), Close> {
         self.context.metrics.documents_closed.count(&close);
         log_refused(&self.context, &self.users, "Hocuspocus", split_address(address).0, &close);
@@ -324,7 +327,7 @@ impl Hocuspocus {
         if self.denied.len() <= MAX_DENIED {
             return Ok(());
         }
-        Err(Close::TooMany("too many documents were refused on this connection".into()))
+        Err(Close::TooMany("too many refused documents on this connection".into()))
     }
 
     fn hash(&self, address: &str) -> u64 {
@@ -345,7 +348,9 @@ impl Hocuspocus {
 fn parse_address(address: &str) -> Result<DocumentName, Close> {
     let (name, session) = split_address(address);
     if session.is_some_and(|session| session.len() > MAX_SESSION_ID_BYTES || session.chars().any(char::is_control)) {
-        return Err(Close::BadDocumentName("the session id in the document address is too long or not text".into()));
+        return Err(Close::BadDocumentName(
+            "the session id in the document address is too long or has control characters".into(),
+        ));
     }
     DocumentName::parse(name).map_err(|error| Close::BadDocumentName(error.to_string().into()))
 }

@@ -1,4 +1,5 @@
-//! What the log says of a session that the server closes, or refuses a document: which address, dialect, document and user.
+//! Log fields of a session that the server closes, or refuses a document: address, dialect, document and
+//! user.
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
@@ -11,18 +12,18 @@ use super::Context;
 use super::reader::Speaks;
 use super::users::Users;
 
-/// A session's dialect, document and user, as far as they are known.
+/// Dialect, document and user of a session, as far as they are known.
 pub(super) struct Identity {
     pub(super) dialect: &'static str,
-    /// The document of the message that ended the session; else the only one that it has open.
+    /// The document addressed by the message that ended the session; otherwise the only open one.
     pub(super) document: Option<Box<str>>,
-    /// How many it has open.
+    /// Number of open documents.
     pub(super) documents: usize,
     pub(super) user: Option<Box<str>>,
 }
 
 impl Identity {
-    /// `last`: the message that ended the session, if one did.
+    /// `last` is the message that ended the session, if one did.
     pub(super) fn of(speaks: &Speaks, last: Option<&Bytes>, users: &Users) -> Box<Self> {
         let (dialect, document, documents) = match speaks {
             Speaks::Unknown => ("unknown", None, 0),
@@ -41,7 +42,7 @@ impl Identity {
     }
 }
 
-/// Logs that a session may not have a document, while it goes on with others.
+/// Logs that a document was refused to a session that continues.
 pub(super) fn log_refused(context: &Context, users: &Users, dialect: &str, document: &str, close: &Close) {
     let (address, user, code, reason) = (users.address(), users.name(), close.code(), &*close.reason());
     match context.log_limit.admit(("document refused", code), Instant::now()) {
@@ -50,7 +51,7 @@ pub(super) fn log_refused(context: &Context, users: &Users, dialect: &str, docum
     }
 }
 
-/// The document to which a Hocuspocus message is addressed.
+/// The document that a Hocuspocus message is addressed to.
 fn addressed(frame: &Bytes) -> Option<&str> {
     address_of(frame).ok().map(|address| split_address(address).0)
 }

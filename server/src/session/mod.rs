@@ -1,22 +1,22 @@
-//! One WebSocket connection: a clock, a writer and a reader in one task, tied together at their ends.
+//! One WebSocket connection: timers, a writer and a reader in one task; when one ends, so do the others.
 //!
 //! ```text
 //! codec.rs       PURE: WebSocket frames (RFC 6455)
 //! frames.rs      socket -> frames
-//! echo.rs        what conformance tests of WebSocket talk to
-//! reader.rs      frames in: which dialect, then its handler; resyncs
+//! echo.rs        echo server for WebSocket conformance tests
+//! reader.rs      incoming frames: dialect detection, then its handler; resyncs
 //! ywebsocket.rs  handler of the y-websocket dialect: one document
 //! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
 //! native.rs      handler of the native dialect: many documents, by number
-//! early.rs       Hocuspocus messages that came before their token
-//! channel.rs     one document of a session: scan, then send to the document
+//! early.rs       Hocuspocus messages that arrived before their token
+//! channel.rs     one document of a session: scans payloads, then sends them to the document
 //! writer.rs      outbox -> socket, everything queued in one write
 //! wire.rs        a socket in two halves
-//! pulse.rs       what follows from time passing: pings, time limits
-//! pace.rs        how much a connection sends; messages that do not end
-//! identity.rs    what the log says of it
-//! users.rs       in whose name it acts
-//! roster.rs      who is connected, for a server that stops
+//! pulse.rs       timers: pings, heartbeats, time limits
+//! pace.rs        rate limit and unfinished messages
+//! identity.rs    what the log shows about a session
+//! users.rs       users that a session acts for
+//! roster.rs      all sessions, to close them when the server stops
 //! ```
 
 mod channel;
@@ -70,36 +70,36 @@ use crate::metrics::Metrics;
 use crate::outbox::{Budget, Outbox};
 use crate::registry::Registry;
 
-/// How long the close frame itself may take.
+/// Time limit for sending the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a close frame was sent, how long the peer's remaining bytes are read and dropped: closing a socket with
+/// How long the peer's remaining bytes are read and dropped after the close frame: closing a socket with
 /// unread bytes resets it, and the peer would never see the close code.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Limits of one session.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionLimits {
-    /// Largest message, in bytes.
+    /// Maximum size of a message in bytes.
     pub message_bytes: usize,
-    /// Bytes that wait for a socket before its reader falls behind.
+    /// Bytes queued for a socket before its reader falls behind.
     pub outbox_bytes: usize,
-    /// Documents in one Hocuspocus or native session.
+    /// Maximum number of documents in one Hocuspocus or native session.
     pub documents: usize,
-    /// How long a new connection may stay silent.
+    /// How long a new connection may send nothing.
     pub first_frame: Duration,
     /// How long a Hocuspocus connection may take to open its first document.
     pub authentication: Duration,
-    /// A session that sends nothing for this long, not even a pong, is gone.
+    /// A session that sends nothing for this long, not even a pong, is closed.
     pub silence: Duration,
-    /// How long a message may take from its first byte to its last, if it comes as slowly as is allowed (`pace.rs`).
+    /// How long a message may take from its first byte to its last, at the slowest allowed rate (`pace.rs`).
     pub message_time: Duration,
-    /// The clock's tick, from which pings and harmless messages to silent sessions follow (`pulse.rs`).
+    /// Interval of the session's timers, from which pings and heartbeats follow (`pulse.rs`).
     pub tick: Duration,
-    /// A socket that takes no byte for this long is closed.
+    /// A socket that accepts no byte for this long is closed.
     pub write_stall: Duration,
-    /// What an update may hold.
+    /// Limits on the contents of an update.
     pub scan: ScanLimits,
-    /// Every message is said back, texts too, and no document is opened: for conformance tests of WebSocket.
+    /// Echoes every message, texts too, and opens no document: for WebSocket conformance tests.
     #[doc(hidden)]
     pub echoes: bool,
 }
@@ -122,50 +122,51 @@ impl Default for SessionLimits {
     }
 }
 
-/// What every session shares.
+/// State shared by all sessions of a server.
 pub struct Context {
     /// The open documents.
     pub registry: Arc<Registry>,
-    /// Who may do what.
+    /// Decides on access to documents.
     pub auth: Arc<dyn Authorize>,
-    /// Who is connected.
+    /// Connection and rate limits.
     pub gate: Arc<Gate>,
     /// Limits of each session.
     pub limits: SessionLimits,
-    /// What waits for all sockets.
+    /// Byte count of all outboxes.
     pub outboxes: Arc<Budget>,
-    /// What is counted.
+    /// Counters of the server.
     pub metrics: Arc<Metrics>,
     /// Keeps refusals from filling the log.
     pub log_limit: LogLimit,
-    /// Tells every session when the server stops.
+    /// Closes every session when the server stops.
     pub stop: Stop,
 }
 
-/// Where a session comes from.
+/// The connection of a session.
 pub struct Peer {
-    /// Its number.
+    /// Unique number of the session.
     pub id: SessionId,
     /// The raw request path without its leading slash.
     pub path: String,
     /// The peer's address.
     pub address: IpAddr,
-    /// Who a proxy says that it is.
+    /// User named by a trusted proxy.
     pub user: Option<UserId>,
-    /// Its place among those who have said nothing yet.
+    /// Its place among the connections that have not sent a first message.
     pub unfinished: Option<Unfinished>,
 }
 
-/// Begins a session on an upgraded connection. The future runs it to its end.
+/// Starts a session on an upgraded connection. The future runs it until it ends.
 pub fn run<S: Socket>(
     socket: S,
     read_already: Bytes,
     peer: Peer,
     context: Arc<Context>,
 ) -> impl Future<Output = ()> + Send {
-    // Made before the future: what an `async fn` is given lies in it twice, and thousands of sessions do nothing but wait.
+    // Built before the future: the arguments of an `async fn` are stored in it twice, and thousands of
+    // sessions are idle.
     let (read, wire) = socket.split();
-    // The outbox does not own it: when the session ends, so does the connection.
+    // The outbox holds a weak reference: when the session ends, so does the connection.
     let writer = Arc::new(SharedWriter::new(wire));
     let line = Arc::downgrade(&writer);
     let outbox = Arc::new(Outbox::with_line(context.limits.outbox_bytes, Arc::clone(&context.outboxes), line));
@@ -185,7 +186,7 @@ pub fn run<S: Socket>(
     let pace = Pace::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
     async move {
         let _entry = context.stop.enter(id, &outbox);
-        // Given up at the end, not before.
+        // Moved into the future to be released at the end.
         let _seats = &seats;
         let read_first = std::mem::take(&mut read_already);
         let mut frames = Frames::new(Paced::new(read, &pace), &read_first, context.limits.message_bytes);
@@ -205,12 +206,12 @@ pub fn run<S: Socket>(
     }
 }
 
-/// A session, for its last line in the log.
+/// Data of a session for its last log line.
 struct Named<'a> {
     id: SessionId,
     address: IpAddr,
     path: &'a str,
-    /// The user, if it was refused for having too many connections.
+    /// The user, if the session was refused because the user has too many connections.
     refused_user: Option<&'a UserId>,
 }
 
@@ -234,16 +235,16 @@ impl Named<'_> {
     }
 }
 
-/// The close frame for a client that is still there.
+/// The close frame for a client that is still connected.
 fn last_frame(named: &Named<'_>, ended: Ended, context: &Context) -> Option<Vec<u8>> {
     let session = named.id;
     match ended {
-        Ended::ByClient(None) => debug!(%session, "the client hung up"),
+        Ended::ByClient(None) => debug!(%session, "the client disconnected"),
         Ended::ByClient(Some(code)) => {
-            debug!(%session, "the client left");
+            debug!(%session, "the client closed the session");
             return Some(codec::close_frame(code, ""));
         }
-        Ended::Broken => debug!(%session, "the connection broke"),
+        Ended::Broken => debug!(%session, "the connection failed"),
         Ended::Closed(close, identity) => {
             context.metrics.sessions_closed.count(&close);
             named.log(&close, &identity, context);
@@ -255,14 +256,14 @@ fn last_frame(named: &Named<'_>, ended: Ended, context: &Context) -> Option<Vec<
 
 /// How a session ended.
 enum Ended {
-    /// The client hung up, or said goodbye with a code or without one.
+    /// The client disconnected, or sent a close frame with or without a code.
     ByClient(Option<Option<u16>>),
     Broken,
-    /// By the server. The client is sent the reason.
+    /// The server closed it. The client is sent the reason.
     Closed(Close, Box<Identity>),
 }
 
-/// Reads and writes side by side until one of them ends, then ends the other.
+/// Reads and writes concurrently until one of them ends, then ends the other.
 async fn drive<W: Wire>(
     reader: &mut Reader<'_>,
     frames: &mut Frames<impl AsyncRead + Unpin>,
@@ -279,19 +280,19 @@ async fn drive<W: Wire>(
     };
     let unread = {
         let mut read = pin!(reader.run(frames));
-        // The writer first: it registers the task for the news that the reader looks for.
+        // The writer first: it registers the task to be woken for the notices that the reader looks for.
         poll_fn(|cx| match poll_write(cx) {
             Poll::Ready(written) => Poll::Ready(Err(written)),
             Poll::Pending => read.as_mut().poll(cx).map(Ok),
         })
         .await
     };
-    // A client that hung up needs no description.
+    // A session that the client ended is not described in the log.
     let identity = match unread {
         Err(Ok(_)) | Ok(Unread::Refused(_)) => Some(reader.identity()),
         _ => None,
     };
-    // What this session still had in flight is already with its documents.
+    // Everything received so far is already with the documents.
     reader.leave();
     let ended = |written| match (written, identity) {
         (Ok(close), Some(identity)) => Ended::Closed(close, identity),
@@ -308,19 +309,19 @@ async fn drive<W: Wire>(
     }
 }
 
-/// Says the last word and waits until the client hangs up, or for a while.
+/// Sends the close frame and waits until the client disconnects, for a limited time.
 async fn say_goodbye<W: Wire>(
     frames: &mut Frames<impl AsyncRead + Unpin>,
     writer: &SharedWriter<W>,
     close_frame: Vec<u8>,
 ) {
     if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, writer.close(close_frame)).await {
-        // Both outcomes are fine: the peer hung up, or it had its time.
+        // Either outcome is fine: the peer disconnected, or the time is over.
         timeout(LINGER, frames.drain()).await.ok();
     }
 }
 
-/// The close for bytes that are no message.
+/// The close reason for an invalid message.
 fn bad_message(error: impl std::fmt::Display) -> Close {
     Close::BadMessage(error.to_string().into())
 }
@@ -338,7 +339,7 @@ mod tests {
     use crate::limits::Limits;
 
     #[tokio::test]
-    async fn a_session_that_does_nothing_is_small() {
+    async fn idle_session_is_small() {
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(Arc::new(MemoryStore::new()));
         let registry = Registry::new(log, DocumentOptions::new(Duration::from_secs(1)), Arc::clone(&metrics));

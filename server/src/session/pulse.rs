@@ -1,7 +1,7 @@
-//! The clock of a session: one timer for everything that follows from time passing.
+//! The timers of a session: one tokio timer for everything that depends on time.
 //!
-//! Nothing reads a clock per frame: what happened since the timer last went off is noted by flags, so a limit may be
-//! noticed late by as much as a tick.
+//! No clock is read per frame: flags record what happened since the timer last fired, so a limit may be
+//! detected up to one tick late.
 
 use std::pin::Pin;
 use std::sync::OnceLock;
@@ -19,48 +19,49 @@ use super::wire::Wire;
 use super::writer::{Broken, Writer};
 use crate::outbox::Outbox;
 
-/// Ticks without a message to the client before it is given a harmless one. With the default tick of 7 s a silent
-/// session has one after 14 to 21 s; stock clients hang up after 30 s.
+/// Ticks without a message to the client before it is sent a heartbeat. With the default tick of 7 s an idle
+/// session gets one after 14 to 21 s; stock clients disconnect after 30 s.
 const QUIET_TICKS: u32 = 2;
-/// Ticks from one ping to the next. Pings go out under traffic too: a client that only reads says nothing else.
+/// Ticks between pings. Pings are sent under traffic, too: a client that only reads sends nothing but pongs.
 const PING_TICKS: u32 = 3;
 
-/// A session that takes fewer bytes from one tick to the next while memory is scarce is in the way of others.
+/// While memory is scarce, a session whose socket accepts less than this per tick is cut.
 const SLOW_BYTES_PER_TICK: u64 = 256 * 1024;
 
-/// What the reader has seen of its client.
+/// What the reader knows about its client.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
-    /// Set at every frame, cleared by the clock.
+    /// Set by the reader at every frame, cleared by the timers.
     pub(super) heard: AtomicBool,
-    /// What a silent client is sent. Set once the dialect is known.
+    /// Message for a client that receives nothing else. Set once the dialect is known.
     pub(super) heartbeat: OnceLock<Bytes>,
-    /// Set by the reader for a dialect with tokens, cleared by the clock when the time for a first one is over.
+    /// Set by the reader for a dialect with tokens, cleared by the timers when the time limit for the first
+    /// one has passed.
     pub(super) must_authenticate: AtomicBool,
 }
 
-/// The clock.
+/// The timers of one session.
 pub(super) struct Pulse<'a> {
     timer: Pin<&'a mut Sleep>,
     context: &'a Context,
     signs: &'a Signs,
     pace: &'a Pace,
-    /// The beginning of the session.
+    /// Start of the session.
     began: Instant,
-    /// The beginning of the session, then when the client was last heard.
+    /// Start of the session, later the last tick at which something had been received.
     heard_at: Instant,
     next_tick: Instant,
     quiet_ticks: u32,
     ticks_since_ping: u32,
-    /// Since when the socket has taken nothing, and how much it had taken until then.
+    /// Since when the socket has accepted nothing, and the bytes written until then.
     stalled: Option<(Instant, u64)>,
-    /// How much it had taken at the last tick.
+    /// Bytes written until the last tick.
     written_at_tick: u64,
     is_closing: bool,
 }
 
 impl<'a> Pulse<'a> {
-    /// `timer` is set here.
+    /// `timer` is reset here.
     pub(super) fn new(timer: Pin<&'a mut Sleep>, context: &'a Context, signs: &'a Signs, pace: &'a Pace) -> Self {
         let now = Instant::now();
         let next_tick = now + context.limits.tick;
@@ -83,7 +84,7 @@ impl<'a> Pulse<'a> {
         pulse
     }
 
-    /// Does what is due. Ready when the socket has taken nothing for too long.
+    /// Runs what is due. Ready when the session must be cut.
     pub(super) fn poll<W: Wire>(
         &mut self,
         cx: &mut task::Context<'_>,
@@ -142,13 +143,15 @@ impl<'a> Pulse<'a> {
         }
     }
 
-    /// While memory for outboxes is scarce, one that holds some and has hardly taken any of it since the last tick is cut.
+    /// True if memory for outboxes is scarce and this one holds some of it, but has hardly drained since the
+    /// last tick.
     fn is_in_the_way<W: Wire>(&mut self, writer: &Writer<W>, outbox: &Outbox) -> bool {
         let written = writer.written() - std::mem::replace(&mut self.written_at_tick, writer.written());
         writer.is_blocked() && written < SLOW_BYTES_PER_TICK && outbox.hoards()
     }
 
-    /// Ends the session when the client has been silent for too long. One that only pings has not said who it is.
+    /// Closes the session if the client has been silent for too long. Before the dialect is known, pings do
+    /// not count.
     fn listen(&mut self, now: Instant, outbox: &Outbox) {
         let has_skipped = self.pace.take_skipped();
         if (self.signs.heard.swap(false, Ordering::Relaxed) || has_skipped) && self.signs.heartbeat.get().is_some() {
@@ -164,7 +167,7 @@ impl<'a> Pulse<'a> {
         }
     }
 
-    /// Once: who is silent may stall the last words, too.
+    /// Counts a vanished client, once: it may also stall the close frame.
     fn count_vanished(&self) {
         if !self.is_closing {
             self.context.metrics.vanished.inc();
@@ -176,14 +179,14 @@ impl<'a> Pulse<'a> {
         self.ticks_since_ping += 1;
         self.pace.tick();
         if writer.is_blocked() {
-            // It would not hear more.
+            // The client would not receive more.
             return;
         }
         if self.ticks_since_ping >= PING_TICKS {
             self.ticks_since_ping = 0;
             writer.say(Opcode::Ping, &[]);
         }
-        // Stock clients do not see pings: give them a message when they got none.
+        // Stock clients do not see pings: send a message if there was none.
         if let Some(heartbeat) = self.signs.heartbeat.get().filter(|_| self.quiet_ticks >= QUIET_TICKS) {
             self.quiet_ticks = 0;
             writer.say(Opcode::Binary, heartbeat);

@@ -1,4 +1,5 @@
-//! Socket -> messages -> documents. Waits for a full document, and TCP pushes back on this socket only.
+//! Socket -> messages -> documents. Waits while a document's inbox is full, which becomes TCP backpressure on
+//! this socket only.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -29,9 +30,9 @@ use crate::ids::LeaseId;
 use crate::limits::Unfinished;
 use crate::outbox::{News, Outbox};
 
-/// The handler of the dialect that the client speaks.
+/// The handler of the client's dialect.
 pub(super) enum Speaks {
-    /// Nothing has come yet.
+    /// No message received yet.
     Unknown,
     YWebsocket(YWebsocket),
     Hocuspocus(Hocuspocus),
@@ -40,7 +41,7 @@ pub(super) enum Speaks {
     Echo(Echo),
 }
 
-/// The reading half of a session; it owns the leases.
+/// The reading half of a session; owns the leases.
 pub(super) struct Reader<'a> {
     context: &'a Arc<Context>,
     outbox: &'a Arc<Outbox>,
@@ -48,20 +49,20 @@ pub(super) struct Reader<'a> {
     path: &'a str,
     signs: &'a Signs,
     pace: &'a Pace,
-    /// Until it has said its first message.
+    /// `Some` until the first message was received.
     unfinished: &'a mut Option<Unfinished>,
     speaks: Speaks,
-    /// The message for which the session ends.
+    /// The message that ended the session, for the log.
     last: Bytes,
 }
 
-/// Why a session is not read any more.
+/// Why a session is no longer read.
 pub(super) enum Unread {
-    /// The client said goodbye, with this code.
+    /// The client sent a close frame with this code.
     Left(Option<u16>),
-    /// It hung up.
+    /// The client disconnected.
     Gone,
-    /// It must be closed.
+    /// The server closes the session.
     Refused(Close),
 }
 
@@ -71,7 +72,7 @@ impl From<Close> for Unread {
     }
 }
 
-/// What a session waits for.
+/// Input of the reader's loop.
 enum Heard {
     News(News),
     Frame(Result<Incoming, End>),
@@ -90,16 +91,16 @@ impl<'a> Reader<'a> {
         Self { context, outbox, users, path, signs, pace, unfinished, speaks: Speaks::Unknown, last: Bytes::new() }
     }
 
-    /// Reads until the client leaves or must be closed.
+    /// Reads until the client leaves or the session must be closed.
     pub(super) async fn run(&mut self, frames: &mut Frames<impl AsyncRead + Unpin>) -> Unread {
         loop {
             let heard = poll_fn(|cx| match self.outbox.news() {
-                // Before its frames: what comes next may be sent in the knowledge of an end.
+                // Before frames: later frames may be sent by a client that knows of an ended lease.
                 Some(news) => Poll::Ready(Heard::News(news)),
                 None => frames.poll_next(cx).map(Heard::Frame),
             });
             let taken = match heard.await {
-                // In boxes: most sessions only wait, and need no room for what they might do.
+                // Boxed: most sessions are idle, and should not hold memory for what they might do.
                 Heard::News(news) => Box::pin(self.news(news)).await,
                 Heard::Frame(Ok(Incoming::Binary(frame))) => Box::pin(self.message(frame)).await.map_err(Unread::from),
                 Heard::Frame(Ok(Incoming::Long(prefix))) => self.long(&prefix, frames),
@@ -118,18 +119,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Who is at the other end.
+    /// The session's identity for the log.
     pub(super) fn identity(&self) -> Box<Identity> {
         Identity::of(&self.speaks, Some(&self.last), self.users)
     }
 
-    /// Its documents are left.
+    /// Leaves all documents.
     pub(super) fn leave(&mut self) {
         self.speaks = Speaks::Unknown;
     }
 
     async fn news(&mut self, news: News) -> Result<(), Unread> {
-        // A document or the clock has ended this session: nothing more is taken from it.
+        // A document or the timers have closed this session: nothing more is accepted from it.
         if let Some(close) = news.closing {
             return Err(close.into());
         }
@@ -140,11 +141,12 @@ impl<'a> Reader<'a> {
         Ok(self.resync(&news.behind).await?)
     }
 
-    /// A long message begins: stored only when something is to become of it.
+    /// Decides at the beginning of a long message whether it is stored.
     fn long(&mut self, prefix: &[u8], frames: &mut Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
         let is_wanted = match &self.speaks {
             _ if self.context.limits.echoes => true,
-            // A stranger: the state vector of a document with many clients may be long, a token may not.
+            // Before the first message: the state vector of a document with many clients may be long, a token
+            // may not.
             Speaks::Unknown => prefix.first() == Some(&0) || begins_step1(prefix),
             Speaks::YWebsocket(_) | Speaks::Echo(_) => true,
             Speaks::Hocuspocus(session) => session.wants(prefix),
@@ -158,7 +160,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// A message is over the limit: what it was for is refused, and its bytes are dropped as they come.
+    /// A message is over the limit: refuses what it was for; its bytes are dropped as they arrive.
     fn too_large(&mut self, prefix: &[u8], frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
         self.note_skipped(frames);
         let limit_bytes = self.context.limits.message_bytes;
@@ -169,7 +171,7 @@ impl<'a> Reader<'a> {
         }?)
     }
 
-    /// A message is skipped, or was.
+    /// Records that a message is being skipped, or was.
     fn note_skipped(&self, frames: &Frames<impl AsyncRead + Unpin>) {
         if frames.is_skipping() {
             self.pace.skip()
@@ -182,7 +184,7 @@ impl<'a> Reader<'a> {
     async fn message(&mut self, frame: Bytes) -> Result<(), Close> {
         self.pace.complete();
         let taken = self.frame(&frame).await;
-        // Until here it was held: a document that is busy lets its messages wait.
+        // Reserved until here: the message stays in memory while a busy document makes it wait.
         self.pace.release();
         if let Err(close) = taken {
             self.last = Bytes::copy_from_slice(&frame[..frame.len().min(MAX_ADDRESS_BYTES + 8)]);
@@ -192,7 +194,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// No dialect has text; applications send some, and the reference servers ignore it.
+    /// No dialect uses text; applications send some, and the reference servers ignore it.
     fn text(&mut self, text: &Bytes, frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
         if !self.context.limits.echoes {
             self.context.metrics.messages_ignored.inc();
@@ -257,13 +259,13 @@ impl<'a> Reader<'a> {
         let Some(dialect) = detect(first_frame) else { return Ok(Speaks::Unknown) };
         let (speaks, heartbeat) = match dialect {
             Dialect::YWebsocket => {
-                // Decoded before the document is opened: a stranger's bytes load nothing.
+                // Decoded before the document is opened, so that invalid bytes load no document.
                 match ywebsocket::Message::read(&mut varint::Reader::new(first_frame)) {
                     Err(error) if !error.is_unknown_type() => return Err(bad_message(error)),
                     _ => {}
                 }
                 let session = YWebsocket::open(self.path, self.context, self.outbox, self.users).await?;
-                // Presence of nobody: ignored by the client, and enough for it to stay.
+                // An awareness update without clients: ignored by the client, but it keeps it connected.
                 (Speaks::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
             }
             Dialect::Hocuspocus => {
@@ -273,7 +275,7 @@ impl<'a> Reader<'a> {
                 (Speaks::Hocuspocus(session), Bytes::from_static(&HEARTBEAT_FRAME))
             }
         };
-        // Set once: a session begins once.
+        // Set once, because a session begins once.
         self.signs.heartbeat.set(heartbeat).ok();
         Ok(speaks)
     }
@@ -296,12 +298,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The time for a first token is over.
+    /// Called when the time limit for the first token has passed.
     fn check_authenticated(&self) -> Result<(), Close> {
         if let Speaks::Hocuspocus(session) = &self.speaks { session.check_authenticated() } else { Ok(()) }
     }
 
-    /// What a client is told about bytes that are no frames.
+    /// The close reason for input that breaks the protocol.
     fn explain(&self, end: End) -> Unread {
         match end {
             End::Gone => Unread::Gone,

@@ -1,4 +1,4 @@
-//! Who is connected, so that a server that stops can tell everyone. A session that waits costs nothing for it.
+//! All sessions of a server, to close them when it stops. Costs an idle session nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,23 +9,23 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use crate::ids::SessionId;
 use crate::outbox::Outbox;
 
-/// Tells sessions to end.
+/// Closes all sessions when the server stops.
 #[derive(Debug, Default)]
 pub struct Stop {
     /// Cancelled when the server stops.
     token: CancellationToken,
-    /// In order of arrival: a simulation must go the same way again.
+    /// Ordered, so that a simulation can be replayed.
     roster: Mutex<BTreeMap<SessionId, Weak<Outbox>>>,
 }
 
 impl Stop {
-    /// Every client is told to come back, and its session ends; so do those that begin later.
+    /// Closes every session, and those that begin later, with a reason that asks clients to reconnect.
     pub fn cancel(&self) {
         self.token.cancel();
         self.everyone().iter().for_each(|outbox| outbox.close(Close::ServerStopping));
     }
 
-    /// Sessions that have not ended do so now, without a word.
+    /// Ends sessions that have not ended yet, without a close frame.
     pub fn cut(&self) {
         self.everyone().iter().for_each(|outbox| outbox.cut());
     }
@@ -40,11 +40,11 @@ impl Stop {
         self.token.cancelled()
     }
 
-    /// A session begins. It is struck off when what this returns is dropped.
+    /// Registers a session until the returned entry is dropped.
     pub(super) fn enter(&self, id: SessionId, outbox: &Arc<Outbox>) -> Entry<'_> {
         let mut roster = self.lock();
         roster.insert(id, Arc::downgrade(outbox));
-        // Under the lock under which `cancel` goes through all: one of the two sees the other.
+        // Checked under the lock that `cancel` takes to list all sessions: one of the two sees the other.
         if self.is_cancelled() {
             drop(roster);
             outbox.close(Close::ServerStopping);
@@ -61,7 +61,7 @@ impl Stop {
     }
 }
 
-/// A session's place in the roster.
+/// A registered session.
 pub(super) struct Entry<'a> {
     stop: &'a Stop,
     id: SessionId,

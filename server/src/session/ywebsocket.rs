@@ -22,7 +22,7 @@ pub(super) struct YWebsocket {
 }
 
 impl YWebsocket {
-    /// Checks the name and the right to it, then opens the document.
+    /// Checks the document name and the access rights, then opens the document.
     pub(super) async fn open(
         path: &str,
         context: &Context,
@@ -39,12 +39,12 @@ impl YWebsocket {
         Ok(Self { channel })
     }
 
-    /// Its document.
+    /// Name of the document.
     pub(super) fn document(&self) -> &str {
         self.channel.lease().document().as_str()
     }
 
-    /// Takes one frame. The client sends one message in each; others may send several.
+    /// Handles one frame. Stock clients send one message per frame; other clients may send several.
     pub(super) async fn frame(&self, frame: &Bytes) -> Result<(), Close> {
         let mut reader = Reader::new(frame);
         while !reader.is_empty() {
@@ -53,10 +53,11 @@ impl YWebsocket {
                 Ok(Message::Sync(message)) => self.channel.sync(frame, message).await?,
                 Ok(Message::Awareness(update)) => self.channel.awareness(frame, update).await?,
                 Ok(Message::QueryAwareness) => self.channel.query_awareness().await?,
-                // Clients have no use for it; the reference server ignores it too.
+                // Not useful from a client; the reference server ignores it, too.
                 Ok(Message::PermissionDenied(_)) => {}
                 Err(error) if is_first && !error.is_unknown_type() => return Err(bad_message(error)),
-                // Of an application, or bytes behind a message, which the reference server does not read.
+                // An application's own message, or bytes behind a message, which the reference server does
+                // not read.
                 Err(_) => {
                     self.channel.ignore();
                     break;

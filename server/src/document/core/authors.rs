@@ -1,5 +1,6 @@
-//! PURE: who brought what waits for others. When it is freed it is news for everybody else; its author would take it for the
-//! acknowledgement (y-websocket's echo is the same bytes), and it may not be on the disk yet.
+//! PURE: the sender of each pending update. When a pending update is integrated it is broadcast to everyone
+//! but its sender, which would take it for the acknowledgement (y-websocket's echo has the same bytes)
+//! although it may not be on disk yet.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +8,23 @@ use bytes::Bytes;
 
 use crate::ids::LeaseId;
 
-/// The authors of pending updates, as long as they stay: at most as many as may be pending.
+/// Senders of pending updates, by update. Bounded by the limit on pending updates.
 #[derive(Debug, Default)]
 pub(super) struct Authors(BTreeMap<Bytes, LeaseId>);
 
 impl Authors {
-    /// It waits. Its bytes are the replica's own copy: a slice of the frame would keep all of it.
+    /// Notes the sender of a pending update. `update` is the replica's own copy: a slice of the frame would
+    /// keep the whole frame in memory.
     pub(super) fn waits(&mut self, update: Option<Bytes>, lease: LeaseId) {
         self.0.extend(update.map(|update| (update, lease)));
     }
 
-    /// It waits no more: who brought it, if that session is still here.
+    /// Removes an update that is no longer pending. Returns its sender if that session is still open.
     pub(super) fn freed(&mut self, update: &Bytes) -> Option<LeaseId> {
         self.0.remove(update)
     }
 
-    /// A session is gone.
+    /// Forgets a session that has left.
     pub(super) fn leave(&mut self, lease: LeaseId) {
         self.0.retain(|_, of| *of != lease);
     }

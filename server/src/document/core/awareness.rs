@@ -1,5 +1,5 @@
-//! PURE: awareness. An event only names the clients whose states changed; the states are encoded once for all readers when the
-//! turn ends, so that many changes of one turn are one frame.
+//! PURE: awareness. Events only record which clients changed; their states are encoded once for all readers
+//! at the end of the turn, so several changes in one turn become one frame.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::document::frame::{Frame, Message};
 use crate::document::presence::Changed;
 use crate::ids::LeaseId;
 
-/// A smaller encoding is made again for each turn in which somebody asks.
+/// Encodings of all states below this size are not cached across turns.
 const LARGE_PRESENCE_BYTES: usize = 64 * 1024;
 
 impl Core {
@@ -26,7 +26,8 @@ impl Core {
         self.push_changed(changes.everyone, effects);
     }
 
-    /// Sets the limit of a lease that is about to begin; its session has `documents` open, this one included.
+    /// Sets the limit of a lease before it opens the document; its session has `documents` open, this one
+    /// included.
     pub fn share_presence(&mut self, lease: LeaseId, documents: usize) {
         self.presence.limit_share(lease, documents);
     }
@@ -36,14 +37,15 @@ impl Core {
         self.push_changed(changes.everyone, effects);
     }
 
-    /// Everyone's presence for a session, at the end of the turn. Who comes later in the turn is in it, too.
+    /// Sends all awareness states to a session at the end of the turn, including states that arrive later in
+    /// the turn.
     pub(super) fn show_everyone(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if !self.presence.is_empty() {
             effects.push(Effect::Everyone { lease });
         }
     }
 
-    /// Everyone's presence now. `None` when there is none. A large one is shared by all who ask until it changes.
+    /// All awareness states; `None` if there are none. A large encoding is cached until a state changes.
     pub fn everyone(&mut self) -> Option<Arc<Frame>> {
         if let Some(everyone) = &self.everyone {
             return Some(Arc::clone(everyone));
@@ -55,12 +57,12 @@ impl Core {
         Some(frame)
     }
 
-    /// The newest states of clients that [`Effect::Presence`] named.
+    /// The newest states of the clients named by [`Effect::Presence`].
     pub fn presence_of(&self, clients: impl ExactSizeIterator<Item = Changed>) -> Arc<Frame> {
         Frame::new(Message::Awareness(self.presence.encode(clients).into()))
     }
 
-    /// Everyone's presence directly behind the answer that precedes it, for a reader that missed frames.
+    /// Sends all awareness states right behind the preceding reply, to a reader that missed frames.
     pub(super) fn send_presence(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         effects.extend(self.everyone().map(|frame| Effect::Answer { lease, frame }));
     }

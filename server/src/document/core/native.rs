@@ -1,7 +1,7 @@
-//! PURE: what only the native dialect asks of a document: to go on from a cursor, and to decide on registers.
+//! PURE: events of the native dialect only: resuming from a cursor and deciding on registers.
 //!
-//! A cursor is a durable position. Whoever has it was sent what the document had integrated at that record, so what it
-//! lacks is what was broadcast after: the tail, if that reaches back so far.
+//! A cursor is a durable position. Its owner has received everything the document had integrated at that
+//! record, so it lacks what was broadcast since: the tail, if that reaches back far enough.
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
@@ -30,7 +30,8 @@ impl Core {
         }
         let known = self.leases.insert(lease, Lease { native: true, ..Lease::default() });
         self.native_leases += usize::from(known.is_none());
-        // What waits for others may be known to this one: who has it brings it when told the state vector.
+        // The client may have the missing dependencies of pending updates: it sends them once it gets the
+        // state vector.
         let tells_state_vector = wants_state_vector || self.document.pending().len() > 0;
         let state_vector = tells_state_vector.then(|| self.document.state_vector());
         let missed = from.and_then(|from| self.tail.since(from.seq));
@@ -46,19 +47,19 @@ impl Core {
         self.show_everyone(lease, effects);
     }
 
-    /// An empty history is the beginning of any.
+    /// True if the cursor belongs to this history. The start of any history is empty, so it always does.
     fn is_mine(&self, cursor: Cursor) -> bool {
         cursor.seq == Seq::ZERO || (cursor.epoch == self.epoch && cursor.seq <= self.last)
     }
 
-    /// Tells a native reader that has just been brought up to date how much of it is on disk.
+    /// Sends the durable position to a native reader that has just been brought up to date.
     pub(super) fn tell_durable(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if self.leases.get(&lease).is_some_and(|lease| lease.native) {
             effects.push(Effect::Durable { lease: Some(lease), seq: self.durable });
         }
     }
 
-    /// Tells all native readers.
+    /// Sends the durable position to all native readers.
     pub(super) fn tell_all_durable(&self, effects: &mut Vec<Effect>) {
         if self.native_leases > 0 {
             effects.push(Effect::Durable { lease: None, seq: self.durable });
@@ -78,7 +79,8 @@ impl Core {
         effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
     }
 
-    /// Decides, and makes the edit of an accepted write. Returns the register as it is then.
+    /// Decides on a write; an accepted write becomes an edit of the document. Returns whether it was accepted
+    /// and the resulting register.
     fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> (bool, Bytes) {
         let current = self.document.read_register(&write.register);
         let accepted = match decide(current.as_ref(), write) {

@@ -1,4 +1,4 @@
-//! PURE: what a document refuses: updates, sessions, and edits of those who may only read.
+//! PURE: refusals: invalid updates, closed sessions, edits of read-only sessions.
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
@@ -9,7 +9,7 @@ use crate::document::event::{Effect, Origin, Outcome};
 use crate::ids::LeaseId;
 
 impl Core {
-    /// Ends a session, or this document of a native one.
+    /// Closes a session; of a native or Hocuspocus session, only this document.
     pub fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
         self.ended.insert(lease);
         effects.push(Effect::Close { lease, close });
@@ -19,8 +19,8 @@ impl Core {
         self.close(lease, Close::BadMessage(format!("the update was refused: {refused}").into()), effects);
     }
 
-    /// A reader says something: to be refused, unless everything of it is here. What it answers to our step 1 holds every
-    /// deletion that it knows of.
+    /// Refuses an update of a read-only session unless the document has everything in it already: a reply to
+    /// our step 1 contains every deletion the client knows.
     pub(super) fn forbid(
         &mut self,
         lease: LeaseId,

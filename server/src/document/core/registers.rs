@@ -1,9 +1,10 @@
-//! PURE: what was decided on a register stays decided.
+//! PURE: keeps decisions on versioned registers final.
 //!
-//! A decision is relayed before it is on the disk, like every change. When the server crashes in between, it decides anew,
-//! and whoever had received the lost decision brings it back, as a change like any other: the CRDT would let one of the two
-//! win by chance. So what an update does to a register counts only if it goes on from what is decided here and accepts nothing
-//! that was refused here; else the document writes its decision once more, on top.
+//! A decision is relayed before it is on disk, like every change. If the server crashes in between, it
+//! decides again, and a client that received the lost decision sends it back as an ordinary change: the CRDT
+//! would then pick a winner by chance. So an update's effect on a register counts only if it continues from
+//! the state decided here and accepts no write that was refused here; otherwise the document writes its
+//! decision again, on top.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,26 +16,27 @@ use super::Core;
 use crate::document::event::Effect;
 use crate::document::frame::{Frame, Message};
 
-/// Most refused writes remembered.
+/// Refused writes remembered; the oldest are dropped.
 const MAX_REFUSED: usize = 1_000;
-/// What a register takes here besides its name and its state.
+/// Memory of a register here, besides its name and its state.
 const REGISTER_BYTES: usize = 96;
 
-/// What was decided.
+/// Decisions of one document.
 #[derive(Debug, Default)]
 pub(super) struct Registers {
-    /// The state of each, decided or there when the document was loaded. Encoded: in memory a value may take twenty times as
-    /// much.
+    /// State of each register, as decided here or as found when the document was loaded. Encoded: a decoded
+    /// value may take twenty times the memory.
     decided: BTreeMap<Arc<str>, Bytes>,
     /// Bytes of the names and states in `decided`.
     bytes: usize,
-    /// The newest refused writes. After a crash another client may still send a lost decision that accepted one of them, although
-    /// its author has received the refusal; and what such a write is based on may come after it was refused.
+    /// Ids of the most recently refused writes. After a crash another client may send a lost decision that
+    /// accepted one of them, although its author received the refusal; the base of such a write may
+    /// also arrive after the refusal.
     refused: VecDeque<u128>,
 }
 
 impl Registers {
-    /// Those of a document that was just loaded. `None`: it has none.
+    /// The registers of a document that was just loaded; `None` if it has none.
     pub(super) fn of(document: &HubDocument) -> Option<Box<Self>> {
         let mut registers: Option<Box<Self>> = None;
         document.read_registers().for_each(|(name, state)| registers.get_or_insert_default().decide(&name, &state));
@@ -57,19 +59,19 @@ impl Registers {
         self.decided.get(name).and_then(|state| RegisterState::decode(state))
     }
 
-    /// Bytes that it takes in memory, about.
+    /// Estimated memory use in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         self.bytes + self.decided.len() * REGISTER_BYTES + self.refused.len() * size_of::<u128>()
     }
 }
 
 impl Core {
-    /// The document itself wrote it, or it goes on from what is decided.
+    /// Records a state that the document wrote itself, or that continues from the decided one.
     pub(super) fn decided(&mut self, name: &str, state: &RegisterState) {
         self.registers.get_or_insert_default().decide(name, state);
     }
 
-    /// A write was not taken. Whoever asks again is answered the same.
+    /// Remembers that a write was refused, so that a repeated proposal gets the same result.
     pub(super) fn refused(&mut self, id: u128) {
         if self.has_refused(id) {
             return;
@@ -81,17 +83,18 @@ impl Core {
         refused.push_back(id);
     }
 
-    /// True for a write that was refused before.
+    /// True if the write was refused before.
     pub(super) fn has_refused(&self, id: u128) -> bool {
         self.registers.as_ref().is_some_and(|registers| registers.refused.contains(&id))
     }
 
-    /// True for a state that one of the refused writes has led to.
+    /// True if a refused write is among the ancestors of this state.
     fn accepts_refused(&self, state: &RegisterState) -> bool {
         state.ids.iter().any(|&id| self.has_refused(id))
     }
 
-    /// Looks at the registers that the last update changed.
+    /// Checks the registers that the last update changed against the decisions and restores those that
+    /// conflict.
     pub(super) fn hold_registers(&mut self, effects: &mut Vec<Effect>) {
         for name in self.document.take_touched() {
             let now = self.document.read_register(&name);
@@ -113,17 +116,17 @@ impl Core {
                 }
             }
         }
-        // Its own writes are no news.
+        // Our own writes need no check.
         self.document.take_touched();
     }
 
-    /// The document's own edit, for all readers.
+    /// Writes a register as the document's own edit.
     pub(super) fn write_register(&mut self, name: &str, state: &RegisterState, effects: &mut Vec<Effect>) {
         let update = self.document.write_register(name, state);
         self.change_own(update, effects);
     }
 
-    /// Logs and sends an edit that the document made itself.
+    /// Logs and broadcasts an edit that the document made itself.
     fn change_own(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.append(update.clone(), effects);
         self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);

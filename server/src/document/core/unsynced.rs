@@ -1,17 +1,21 @@
-//! PURE: the number of unsaved changes as a Hocuspocus provider counts it, and which updates lower it when they are on disk.
+//! PURE: tracks the number of unsynced changes as a Hocuspocus provider counts it, to know which acks lower
+//! it.
 //!
-//! The provider (npm `@hocuspocus/provider` 2.9 to 4.8, HocuspocusProvider.ts) shows `unsyncedChanges`. It adds one for each
-//! update it makes, takes one off for each sync status 1, never below zero, and *sets the number to one* when it sends a step 1:
-//! at the beginning of every connection, whatever it has queued, and in `forceSync()`. That one stands for the step 2 with which
-//! it answers the server's step 1. So one status for each update would take the number to zero while queued updates are
-//! still on their way. Here a session is *syncing* until its step 2 has come:
+//! The provider (npm `@hocuspocus/provider` 2.9 to 4.8, HocuspocusProvider.ts) shows `unsyncedChanges`. It
+//! adds one for each update it makes, subtracts one for each sync status 1, never below zero, and *sets the
+//! number to one* when it sends a step 1: at the start of every connection, whatever it has queued, and in
+//! `forceSync()`. That one stands for the step 2 it sends in reply to the server's step 1. One status per
+//! update would therefore take the number to zero while queued updates are still in flight. Here a session is
+//! *syncing* until its step 2 arrives:
 //!
-//! - What came before its newest step 1 is not in the number any more: it gets no status.
-//! - An update whose structs are all in the state vector of that step 1 was made before it, and gets none. The others
-//!   were made after it and are counted. Updates that only delete say nothing of when they were made: they follow the update
-//!   before them, and the first ones get none, since a status too many would make the number zero too early, and one too few only late.
-//! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on disk.
-//! - A further step 2, in answer to a question of the server alone, gets no status.
+//! - Updates received before its newest step 1 are no longer in the number: they get no status.
+//! - An update whose structs are all in the state vector of that step 1 was made before it and gets no
+//!   status. Other updates were made after it and are counted. Updates that only delete do not show when they
+//!   were made: they are treated like the update before them, and get no status if they come first. A surplus
+//!   status would make the number zero too early, a missing one only too late.
+//! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on
+//!   disk.
+//! - A further step 2, sent only because the server asked again, gets no status.
 
 use std::collections::HashMap;
 
@@ -21,37 +25,38 @@ use super::Core;
 use crate::document::event::Origin;
 use crate::ids::LeaseId;
 
-/// A longer state vector is not stored. No update before the step 2 counts then: the number may stay up until the next step 1.
+/// A longer state vector is not stored. Updates before the step 2 are then not counted: the number may stay
+/// too high until the next step 1.
 const MAX_STATE_VECTOR_BYTES: usize = 256 * 1024;
 
-/// What the provider's number stands for.
+/// What the provider's number currently stands for.
 #[derive(Debug)]
 pub(super) struct Unsynced {
-    /// Steps 1 so far. Updates of an earlier round get no status.
+    /// Number of step 1 messages received. Updates of an earlier round get no status.
     round: u32,
-    /// The step 2 has not come.
+    /// `Some` until the step 2 arrives.
     syncing: Option<Syncing>,
 }
 
-/// What is known of the newest step 1.
+/// Clocks of the newest step 1.
 #[derive(Debug, Default)]
 enum Known {
-    /// It has not come.
+    /// No step 1 received yet.
     #[default]
     Nothing,
-    /// Its state vector.
+    /// Clock per client of its state vector.
     Clocks(HashMap<u64, u64>),
-    /// Its state vector was too long to be stored.
+    /// Its state vector was too long to store.
     TooLong,
 }
 
 #[derive(Debug, Default)]
 struct Syncing {
-    /// The clocks of the newest step 1.
+    /// What the client had when it sent its newest step 1.
     known: Known,
-    /// The last update with structs was made before the step 1, or none has come since a step 1.
+    /// True if the last update with structs was made before the step 1, or none has arrived since the step 1.
     was_queued: bool,
-    /// Updates that wait for the step 2 to get their status.
+    /// Updates that get their status together with the step 2.
     counted: u64,
 }
 
@@ -72,7 +77,7 @@ impl Unsynced {
         self.syncing = Some(Syncing { was_queued: true, known, counted: 0 });
     }
 
-    /// How many statuses a change gets when it is on disk. 0: none, or with the step 2.
+    /// Number of statuses for a change once it is on disk; 0 if it gets none, or gets it with the step 2.
     fn change(&mut self, update: &[u8]) -> u64 {
         let Some(syncing) = &mut self.syncing else { return 1 };
         let clock = |client| match &syncing.known {
@@ -89,15 +94,15 @@ impl Unsynced {
         0
     }
 
-    /// How many statuses a step 2 gets when it is on disk.
+    /// Number of statuses for a step 2 once it is on disk.
     fn step2(&mut self) -> u64 {
         self.syncing.take().map_or(0, |syncing| syncing.counted + 1)
     }
 }
 
 impl Core {
-    /// A session has sent a step 1. Returns true when it counts, and was not asked for what the server lacks since it
-    /// answered last: it waits for a status of its answer.
+    /// Processes a session's step 1. Returns true if the client counts unsynced changes and has no open
+    /// question from us: it needs one, because it expects a status for its reply.
     pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) -> bool {
         let Some(lease) = self.leases.get_mut(&lease) else { return false };
         let Some(unsynced) = &mut lease.unsynced else { return false };
@@ -105,7 +110,7 @@ impl Core {
         !lease.is_asked
     }
 
-    /// How many acknowledgements an update that was taken gets when it is on disk.
+    /// Number of acks for an accepted update once it is on disk.
     pub(super) fn acks_of(&mut self, lease: LeaseId, update: &[u8], origin: Origin) -> u64 {
         let Some(lease) = self.leases.get_mut(&lease) else { return 1 };
         match (&mut lease.unsynced, origin) {
@@ -115,7 +120,7 @@ impl Core {
         }
     }
 
-    /// The round of a session's updates; acknowledgements of an earlier one are not sent.
+    /// Current round of a session; acks of earlier rounds are not sent.
     pub(super) fn round(&self, lease: LeaseId) -> u32 {
         self.leases.get(&lease).and_then(|lease| lease.unsynced.as_ref()).map_or(0, |unsynced| unsynced.round)
     }
@@ -125,7 +130,7 @@ impl Core {
 mod tests {
     use super::*;
 
-    /// Updates of one client that types a letter each, the first at `0`.
+    /// Updates of one client that types one letter each; the first is at clock 0.
     fn typed(client: u8, count: u8) -> Vec<Vec<u8>> {
         let first = vec![1, 1, client, 0, 4, 1, 1, b't', 1, b'a', 0];
         let next = |clock: u8| vec![1, 1, client, clock, 0x84, client, clock - 1, 1, b'a', 0];
@@ -136,14 +141,14 @@ mod tests {
     fn queued_updates_are_not_counted_and_new_ones_are() {
         let updates = typed(1, 6);
         let mut unsynced = Unsynced::default();
-        // Three were made before the step 1 and are sent after two newer ones.
+        // Three were made before the step 1 and arrive after two newer ones.
         unsynced.step1(&[1, 1, 3]);
         for update in [&updates[3], &updates[4], &updates[0], &updates[1], &updates[2]] {
             assert_eq!(unsynced.change(update), 0, "nothing is acknowledged before the step 2");
         }
         assert_eq!(unsynced.step2(), 3, "the step 2 and two updates");
         assert_eq!(unsynced.change(&updates[5]), 1);
-        assert_eq!(unsynced.step2(), 0, "the server asked by itself");
+        assert_eq!(unsynced.step2(), 0, "the reply to a question of the server alone gets no status");
     }
 
     #[test]
@@ -156,7 +161,7 @@ mod tests {
             unsynced.change(update);
         }
         assert_eq!(unsynced.step2(), 3, "the step 2, the new update and the deletion behind it");
-        // Fifty deletions that were made offline are in the number of no provider.
+        // No provider counts fifty deletions that were made offline.
         unsynced.step1(&[1, 1, 1]);
         (0..50).for_each(|_| _ = unsynced.change(&delete));
         assert_eq!(unsynced.step2(), 1);
