@@ -22,11 +22,11 @@
 mod awareness;
 mod budget;
 mod closing;
-mod endings;
+mod draining;
+mod ended_leases;
 mod positions;
+mod queued_frame;
 mod straight;
-mod taking;
-mod waiting;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
@@ -39,12 +39,12 @@ use syncline_replica::Pieces;
 
 pub use self::awareness::{AwarenessFrame, UpdateLength};
 pub use self::budget::Budget;
-use self::budget::{Charge, SCARCE_BYTES};
+use self::budget::{BudgetShare, SCARCE_BYTES};
+pub use self::draining::{FrameKind, Notices, Taken};
 pub use self::positions::Position;
 use self::positions::Positions;
-pub use self::straight::Line;
-pub use self::taking::{Kind, News, Taken};
-use self::waiting::Waiting;
+use self::queued_frame::QueuedFrame;
+pub use self::straight::DirectSink;
 use crate::ids::LeaseId;
 
 /// Number of queued frames searched for an awareness frame to coalesce with.
@@ -68,7 +68,7 @@ pub enum Pushed {
 #[derive(Debug, Default)]
 struct Inner {
     /// Frames with their numbers, in order.
-    queue: VecDeque<(u64, Waiting)>,
+    queue: VecDeque<(u64, QueuedFrame)>,
     /// The number of the next frame.
     next: u64,
     positions: Positions,
@@ -76,7 +76,7 @@ struct Inner {
     /// Part of `bytes` that cannot be dropped.
     control_bytes: usize,
     /// Part of `bytes` that takes no room from changes.
-    answer_bytes: usize,
+    reply_bytes: usize,
     /// Part of `bytes` that is shared with documents' memory.
     shared_bytes: usize,
     /// Bytes taken by the writer and not known to be written; `taken_own_bytes` without those shared with
@@ -84,17 +84,17 @@ struct Inner {
     taken_bytes: usize,
     taken_own_bytes: usize,
     /// This outbox's share in the budget of all outboxes.
-    charge: Charge,
-    /// Leases whose frames were dropped; handed out by [`Outbox::news`] once the socket has drained.
+    share: BudgetShare,
+    /// Leases whose frames were dropped; handed out by [`Outbox::take_notices`] once the socket has drained.
     behind: BTreeSet<LeaseId>,
     /// Leases that have ended while the session continues; nothing is queued for them.
-    over: HashSet<LeaseId>,
-    /// Leases in `over` ended by their documents; handed out by [`Outbox::news`].
-    ended: Vec<LeaseId>,
+    ended_leases: HashSet<LeaseId>,
+    /// Leases in `ended_leases` ended by their documents; handed out by [`Outbox::take_notices`].
+    ended_by_document: Vec<LeaseId>,
     close: Option<Close>,
     /// Close reason for later, and the timer ticks left until then.
     close_later: Option<(Close, u32)>,
-    /// The time limit for the first token has passed; handed out by [`Outbox::news`].
+    /// The time limit for the first token has passed; handed out by [`Outbox::take_notices`].
     must_authenticate: bool,
     /// The session ends now, without a close frame.
     is_cut: bool,
@@ -110,45 +110,45 @@ pub struct Outbox {
     inner: Mutex<Inner>,
     limit_bytes: usize,
     /// The session's socket; `None` if a task takes what is pushed.
-    line: Option<Weak<dyn Line>>,
+    sink: Option<Weak<dyn DirectSink>>,
     /// There are notices for the session's reader. Set under the lock.
-    has_news: AtomicBool,
+    has_notices: AtomicBool,
 }
 
 impl Outbox {
     /// An outbox that holds about `limit_bytes` at most, for a task that takes from it.
     pub fn new(limit_bytes: usize) -> Self {
-        Self { inner: Mutex::default(), limit_bytes, line: None, has_news: AtomicBool::new(false) }
+        Self { inner: Mutex::default(), limit_bytes, sink: None, has_notices: AtomicBool::new(false) }
     }
 
     /// An outbox with a socket for direct writes. Its limit is lower while `budget` is exceeded.
-    pub fn with_line(limit_bytes: usize, budget: Arc<Budget>, line: Weak<dyn Line>) -> Self {
-        let inner = Inner { charge: Charge::new(budget), ..Inner::default() };
-        Self { inner: inner.into(), line: Some(line), ..Self::new(limit_bytes) }
+    pub fn with_sink(limit_bytes: usize, budget: Arc<Budget>, sink: Weak<dyn DirectSink>) -> Self {
+        let inner = Inner { share: BudgetShare::new(budget), ..Inner::default() };
+        Self { inner: inner.into(), sink: Some(sink), ..Self::new(limit_bytes) }
     }
 
     /// Queues a change of a document.
     pub fn push_document(&self, lease: LeaseId, frame: Bytes) -> Pushed {
-        self.push_bounded(lease, frame, |lease, frame| Waiting::Document { lease, frame })
+        self.push_bounded(lease, frame, |lease, frame| QueuedFrame::Document { lease, frame })
     }
 
     /// Queues the reply to a step 1, or all awareness states. It may be larger than the limit (a whole
     /// document, shared with other sessions), but is dropped if the outbox is over its limit already: a
     /// client cannot pile up replies.
-    pub fn push_answer(&self, lease: LeaseId, answer: impl Into<Pieces>) -> Pushed {
+    pub fn push_reply(&self, lease: LeaseId, answer: impl Into<Pieces>) -> Pushed {
         let mut inner = self.lock();
-        if inner.takes_nothing_of(lease) {
+        if inner.rejects(lease) {
             return Pushed::Dropped;
         }
         // While memory is scarce, bytes taken and not yet written count as well.
-        let is_scarce = inner.charge.is_scarce() && inner.own_bytes() > SCARCE_BYTES;
+        let is_scarce = inner.share.is_scarce() && inner.own_bytes() > SCARCE_BYTES;
         let is_over = inner.bytes > self.limit_bytes(&inner) || is_scarce;
-        if (is_over && !inner.is_second_answer(lease)) || inner.behind.contains(&lease) {
+        if (is_over && !inner.is_second_reply(lease)) || inner.behind.contains(&lease) {
             inner.fall_behind(lease);
             self.note_drained(inner);
             return Pushed::Dropped;
         }
-        inner.enqueue(Waiting::Answer { lease, pieces: Box::new(answer.into()) })
+        inner.enqueue(QueuedFrame::Reply { lease, pieces: Box::new(answer.into()) })
     }
 
     /// Queues the echo of a change to its author, which acknowledges it. Never dropped: in a session that was
@@ -159,10 +159,10 @@ impl Outbox {
             return Pushed::Dropped;
         }
         if inner.bytes > self.limit_bytes(&inner) || inner.behind.contains(&lease) {
-            inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease));
-            inner.count_bytes();
+            inner.queue.retain(|(_, queued)| !queued.is_echo_of(lease));
+            inner.recount_bytes();
         }
-        inner.enqueue(Waiting::Echo { lease, frame })
+        inner.enqueue(QueuedFrame::Echo { lease, frame })
     }
 
     /// Queues an ack or another small reply that must not be lost while the session lives.
@@ -176,24 +176,24 @@ impl Outbox {
     }
 
     /// Queues a step 1; it replaces a queued one of the same lease.
-    pub fn push_question(&self, lease: LeaseId, frame: Bytes) -> Pushed {
+    pub fn push_step1(&self, lease: LeaseId, frame: Bytes) -> Pushed {
         {
             let mut inner = self.lock();
-            let mut waiting = inner.queue.iter_mut().map(|(_, waiting)| waiting);
-            let is_question =
-                |waiting: &&mut Waiting| matches!(waiting, Waiting::Question { lease: of, .. } if *of == lease);
-            if let Some(waiting) = waiting.find(is_question) {
-                *waiting = Waiting::Question { lease, frame };
-                inner.count_bytes();
+            let mut queued = inner.queue.iter_mut().map(|(_, queued)| queued);
+            let is_step1 =
+                |queued: &&mut QueuedFrame| matches!(queued, QueuedFrame::Step1 { lease: of, .. } if *of == lease);
+            if let Some(queued) = queued.find(is_step1) {
+                *queued = QueuedFrame::Step1 { lease, frame };
+                inner.recount_bytes();
                 return Pushed::Queued;
             }
         }
-        self.push_unless_too_many(Some(lease), Waiting::Question { lease, frame })
+        self.push_limited(Some(lease), QueuedFrame::Step1 { lease, frame })
     }
 
     /// Like [`Outbox::push_control`], as a text message: see `session/echo.rs`.
     pub(crate) fn push_text(&self, frame: Bytes) -> Pushed {
-        self.push_unless_too_many(None, Waiting::Text { frame })
+        self.push_limited(None, QueuedFrame::Text { frame })
     }
 
     /// Queues the reply to a WebSocket ping. At most one is queued: the newest answers earlier ones (RFC 6455
@@ -201,24 +201,24 @@ impl Outbox {
     pub fn push_pong(&self, payload: Bytes) -> Pushed {
         {
             let mut inner = self.lock();
-            if let Some(at) = inner.queue.iter().position(|(_, waiting)| matches!(waiting, Waiting::Pong { .. })) {
-                if let Some((_, waiting)) = inner.queue.get_mut(at) {
-                    *waiting = Waiting::Pong { frame: payload };
+            if let Some(at) = inner.queue.iter().position(|(_, queued)| matches!(queued, QueuedFrame::Pong { .. })) {
+                if let Some((_, queued)) = inner.queue.get_mut(at) {
+                    *queued = QueuedFrame::Pong { frame: payload };
                 }
-                inner.count_bytes();
+                inner.recount_bytes();
                 return Pushed::Queued;
             }
         }
-        self.push_unless_too_many(None, Waiting::Pong { frame: payload })
+        self.push_limited(None, QueuedFrame::Pong { frame: payload })
     }
 
     fn push_small(&self, lease: Option<LeaseId>, frame: Bytes) -> Pushed {
-        self.push_unless_too_many(lease, Waiting::Control { frame })
+        self.push_limited(lease, QueuedFrame::Control { frame })
     }
 
-    fn push_unless_too_many(&self, lease: Option<LeaseId>, waiting: Waiting) -> Pushed {
+    fn push_limited(&self, lease: Option<LeaseId>, queued: QueuedFrame) -> Pushed {
         let mut inner = self.lock();
-        if inner.close.is_some() || lease.is_some_and(|lease| inner.over.contains(&lease)) {
+        if inner.close.is_some() || lease.is_some_and(|lease| inner.ended_leases.contains(&lease)) {
             return Pushed::Dropped;
         }
         let most = self.limit_bytes(&inner).saturating_mul(2);
@@ -228,25 +228,25 @@ impl Outbox {
             self.close(Close::TooSlow);
             return Pushed::Dropped;
         }
-        inner.enqueue(waiting)
+        inner.enqueue(queued)
     }
 
     /// Drops everything queued for a lease that has left its document.
     pub fn forget(&self, lease: LeaseId) {
         let mut inner = self.lock();
-        inner.queue.retain(|(_, waiting)| !waiting.is_echo_of(lease) && !waiting.is_answer_to(lease));
+        inner.queue.retain(|(_, queued)| !queued.is_echo_of(lease) && !queued.is_reply_to(lease));
         inner.drop_frames(lease);
         inner.positions.drop_lease(lease);
         inner.behind.remove(&lease);
-        inner.over.remove(&lease);
+        inner.ended_leases.remove(&lease);
     }
 
     /// Queues a position behind everything queued so far. A durable position is dropped if the lease is
     /// behind.
     pub fn push_position(&self, lease: LeaseId, position: Position, frame: Bytes) -> Pushed {
         let mut inner = self.lock();
-        let is_untrue = position == Position::Durable && inner.behind.contains(&lease);
-        if inner.takes_nothing_of(lease) || is_untrue {
+        let covers_dropped_frames = position == Position::Durable && inner.behind.contains(&lease);
+        if inner.rejects(lease) || covers_dropped_frames {
             return Pushed::Dropped;
         }
         let was_empty = inner.is_empty();
@@ -255,13 +255,13 @@ impl Outbox {
         if was_empty { Pushed::First } else { Pushed::Queued }
     }
 
-    fn push_bounded(&self, lease: LeaseId, frame: Bytes, wrap: impl FnOnce(LeaseId, Bytes) -> Waiting) -> Pushed {
+    fn push_bounded(&self, lease: LeaseId, frame: Bytes, wrap: impl FnOnce(LeaseId, Bytes) -> QueuedFrame) -> Pushed {
         let mut inner = self.lock();
-        if inner.takes_nothing_of(lease) || inner.behind.contains(&lease) {
+        if inner.rejects(lease) || inner.behind.contains(&lease) {
             return Pushed::Dropped;
         }
         // A frame larger than the limit passes if nothing else is queued: otherwise it could never be sent.
-        let bytes = inner.bytes - inner.answer_bytes;
+        let bytes = inner.bytes - inner.reply_bytes;
         if bytes > 0 && bytes + frame.len() > self.limit_bytes(&inner) {
             inner.fall_behind(lease);
             self.note_drained(inner);
@@ -271,14 +271,14 @@ impl Outbox {
     }
 
     /// True if the budget is exceeded and this outbox holds more than a little.
-    pub fn hoards(&self) -> bool {
+    pub fn exceeds_scarce_limit(&self) -> bool {
         let inner = self.lock();
-        inner.charge.is_scarce() && inner.bytes + inner.taken_bytes > SCARCE_BYTES
+        inner.share.is_scarce() && inner.bytes + inner.taken_bytes > SCARCE_BYTES
     }
 
     /// The current limit.
     fn limit_bytes(&self, inner: &Inner) -> usize {
-        if inner.charge.is_scarce() { self.limit_bytes.min(SCARCE_BYTES) } else { self.limit_bytes }
+        if inner.share.is_scarce() { self.limit_bytes.min(SCARCE_BYTES) } else { self.limit_bytes }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -293,31 +293,31 @@ impl Inner {
         self.queue.is_empty() && self.positions.is_empty()
     }
 
-    fn enqueue(&mut self, waiting: Waiting) -> Pushed {
+    fn enqueue(&mut self, queued: QueuedFrame) -> Pushed {
         let was_empty = self.queue.is_empty();
-        self.put(waiting);
+        self.put(queued);
         if was_empty { Pushed::First } else { Pushed::Queued }
     }
 
-    fn takes_nothing_of(&self, lease: LeaseId) -> bool {
-        self.close.is_some() || self.over.contains(&lease)
+    fn rejects(&self, lease: LeaseId) -> bool {
+        self.close.is_some() || self.ended_leases.contains(&lease)
     }
 
     /// True if one reply is queued for the lease: a document sends a reader a diff, then all awareness
     /// states, possibly with changes of the same turn between them.
-    fn is_second_answer(&self, lease: LeaseId) -> bool {
-        let mut answers = self.queue.iter().filter(|(_, waiting)| waiting.is_answer_to(lease));
+    fn is_second_reply(&self, lease: LeaseId) -> bool {
+        let mut answers = self.queue.iter().filter(|(_, queued)| queued.is_reply_to(lease));
         answers.next().is_some() && answers.next().is_none()
     }
 
-    fn put(&mut self, waiting: Waiting) {
-        self.bytes += waiting.bytes();
-        self.control_bytes += waiting.control_bytes();
-        self.answer_bytes += waiting.answer_bytes();
-        self.shared_bytes += waiting.shared_bytes();
-        self.queue.push_back((self.next, waiting));
+    fn put(&mut self, queued: QueuedFrame) {
+        self.bytes += queued.bytes();
+        self.control_bytes += queued.control_bytes();
+        self.reply_bytes += queued.reply_bytes();
+        self.shared_bytes += queued.shared_bytes();
+        self.queue.push_back((self.next, queued));
         self.next += 1;
-        self.charge();
+        self.update_budget();
     }
 
     fn fall_behind(&mut self, lease: LeaseId) {
@@ -326,22 +326,22 @@ impl Inner {
     }
 
     fn drop_frames(&mut self, lease: LeaseId) {
-        self.queue.retain(|(_, waiting)| !waiting.belongs_to(lease));
+        self.queue.retain(|(_, queued)| !queued.belongs_to(lease));
         self.positions.drop_durable(lease);
-        self.count_bytes();
+        self.recount_bytes();
     }
 
-    fn count_bytes(&mut self) {
-        self.bytes = self.queue.iter().map(|(_, waiting)| waiting.bytes()).sum();
-        self.control_bytes = self.queue.iter().map(|(_, waiting)| waiting.control_bytes()).sum();
-        self.answer_bytes = self.queue.iter().map(|(_, waiting)| waiting.answer_bytes()).sum();
-        self.shared_bytes = self.queue.iter().map(|(_, waiting)| waiting.shared_bytes()).sum();
-        self.charge();
+    fn recount_bytes(&mut self) {
+        self.bytes = self.queue.iter().map(|(_, queued)| queued.bytes()).sum();
+        self.control_bytes = self.queue.iter().map(|(_, queued)| queued.control_bytes()).sum();
+        self.reply_bytes = self.queue.iter().map(|(_, queued)| queued.reply_bytes()).sum();
+        self.shared_bytes = self.queue.iter().map(|(_, queued)| queued.shared_bytes()).sum();
+        self.update_budget();
     }
 
     /// Updates the budget with the bytes queued and taken, except those shared with documents.
-    fn charge(&mut self) {
-        self.charge.set(self.own_bytes());
+    fn update_budget(&mut self) {
+        self.share.set(self.own_bytes());
     }
 
     fn own_bytes(&self) -> usize {
@@ -351,7 +351,7 @@ impl Inner {
     /// The socket has accepted everything that was taken.
     fn note_written(&mut self) {
         (self.taken_bytes, self.taken_own_bytes) = (0, 0);
-        self.charge();
+        self.update_budget();
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use syncline_protocol::awareness::{AwarenessEntry, encode};
 use syncline_protocol::ywebsocket;
 
-use super::taking::MAX_TAKE_BYTES;
+use super::draining::MAX_TAKE_BYTES;
 use super::*;
 
 const A: LeaseId = LeaseId(1);
@@ -89,7 +89,7 @@ fn task_is_woken_only_by_sends_and_notices() {
     assert_eq!(outbox.push_position(A, Position::Ack, frame(1)), Pushed::Queued);
     outbox.send();
     times("frames for a full socket", 0);
-    outbox.end(A, frame(1));
+    outbox.end_from_document(A, frame(1));
     times("notice", 1);
     assert!(!outbox.poll_blocked(&mut cx));
     outbox.cut();
@@ -106,14 +106,14 @@ fn pong_keeps_its_place_and_kind() {
     let mut taken = Vec::new();
     let mut cx = Context::from_waker(Waker::noop());
     assert!(outbox.poll_take(&mut cx, |kind, frame| taken.push((kind, frame.len()))).is_ready());
-    assert_eq!(taken, [(Kind::Message, 1), (Kind::Pong, 2)]);
+    assert_eq!(taken, [(FrameKind::Message, 1), (FrameKind::Pong, 2)]);
 }
 
 #[test]
 fn frame_larger_than_limit_passes_if_queue_is_empty() {
     let outbox = Outbox::new(100);
     assert_eq!(outbox.push_document(A, frame(500)), Pushed::First);
-    assert_eq!(outbox.push_answer(A, frame(5)), Pushed::Dropped, "replies do not pile up");
+    assert_eq!(outbox.push_reply(A, frame(5)), Pushed::Dropped, "replies do not pile up");
 }
 
 /// A y-websocket message with the states of several clients.
@@ -189,7 +189,7 @@ fn largest_limit_does_not_overflow() {
 #[test]
 fn queued_large_reply_does_not_count_as_control_frames() {
     let outbox = Outbox::new(100);
-    outbox.push_answer(A, frame(10_000));
+    outbox.push_reply(A, frame(10_000));
     for _ in 0..150 {
         assert_eq!(outbox.push_control(frame(1)), Pushed::Queued);
     }
@@ -218,7 +218,7 @@ fn replies_are_sent_before_first_close_reason() {
     outbox.close(Close::TooSlow);
     assert_eq!(outbox.push_control(frame(3)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [1]);
-    assert_eq!(outbox.news().unwrap().closing, Some(Close::ServerStopping));
+    assert_eq!(outbox.take_notices().unwrap().closing, Some(Close::ServerStopping));
     assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::ServerStopping)));
 }
 
@@ -254,16 +254,16 @@ fn durable_position_is_dropped_with_frames_and_ack_is_kept() {
 fn lease_ended_by_document_is_announced_once_and_reported() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(10));
-    outbox.end(A, frame(1));
-    outbox.lose(A, frame(2));
+    outbox.end_from_document(A, frame(1));
+    outbox.end_from_session(A, frame(2));
     assert_eq!(outbox.push_document(A, frame(3)), Pushed::Dropped);
     assert_eq!(outbox.push_control_of(A, frame(4)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [10, 1]);
-    assert_eq!(outbox.news().unwrap().ended, [A]);
-    outbox.lose(B, frame(5));
-    outbox.end(B, frame(6));
+    assert_eq!(outbox.take_notices().unwrap().ended, [A]);
+    outbox.end_from_session(B, frame(5));
+    outbox.end_from_document(B, frame(6));
     assert_eq!(frames(&outbox), [5]);
-    assert!(outbox.lock().over.is_empty(), "ended leases are not kept");
+    assert!(outbox.lock().ended_leases.is_empty(), "ended leases are not kept");
 }
 
 #[test]
@@ -277,15 +277,15 @@ fn lease_that_was_left_gets_nothing_more() {
     outbox.push_document(B, frame(20));
     assert_eq!(frames(&outbox), [20]);
     outbox.forget(A);
-    assert!(outbox.lock().over.is_empty());
+    assert!(outbox.lock().ended_leases.is_empty());
 }
 
 #[test]
 fn diff_larger_than_limit_is_not_dropped_by_later_frames() {
     let outbox = Outbox::new(100);
     // As a document brings a reader up to date: the diff, then all awareness states.
-    assert_eq!(outbox.push_answer(A, frame(300)), Pushed::First);
-    assert_eq!(outbox.push_answer(A, frame(20)), Pushed::Queued, "or it would be resynced forever");
+    assert_eq!(outbox.push_reply(A, frame(300)), Pushed::First);
+    assert_eq!(outbox.push_reply(A, frame(20)), Pushed::Queued, "or it would be resynced forever");
     assert_eq!(outbox.push_document(A, frame(60)), Pushed::Queued, "a reply takes no room from changes");
     assert_eq!(outbox.push_document(A, frame(60)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [300, 20]);
@@ -295,9 +295,9 @@ fn diff_larger_than_limit_is_not_dropped_by_later_frames() {
 #[test]
 fn client_cannot_pile_up_replies() {
     let outbox = Outbox::new(100);
-    let pushed: Vec<_> = (0..10).map(|_| outbox.push_answer(A, frame(300))).collect();
+    let pushed: Vec<_> = (0..10).map(|_| outbox.push_reply(A, frame(300))).collect();
     assert_eq!(pushed[..3], [Pushed::First, Pushed::Queued, Pushed::Dropped]);
-    assert_eq!(outbox.push_answer(B, frame(300)), Pushed::Dropped);
+    assert_eq!(outbox.push_reply(B, frame(300)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [300, 300]);
 }
 
@@ -305,12 +305,12 @@ fn client_cannot_pile_up_replies() {
 fn outboxes_hold_little_while_budget_is_exceeded() {
     const LIMIT_BYTES: usize = 1_000_000;
     let budget = Budget::new(300_000);
-    let line: Weak<dyn Line> = Weak::<Nowhere>::new();
-    let outbox = || Outbox::with_line(LIMIT_BYTES, Arc::clone(&budget), Weak::clone(&line));
+    let sink: Weak<dyn DirectSink> = Weak::<NullSink>::new();
+    let outbox = || Outbox::with_sink(LIMIT_BYTES, Arc::clone(&budget), Weak::clone(&sink));
     let [first, second, third] = [outbox(), outbox(), outbox()];
     third.push_document(A, frame(60_000));
     assert_eq!(budget.used_bytes(), 0, "an outbox that holds little is not counted");
-    first.push_answer(A, Pieces::shared(frame(500_000)));
+    first.push_reply(A, Pieces::shared(frame(500_000)));
     for (outbox, frames) in [(&first, 20), (&second, 7)] {
         (0..frames).for_each(|_| assert_ne!(outbox.push_document(A, frame(10_000)), Pushed::Dropped));
     }
@@ -323,7 +323,7 @@ fn outboxes_hold_little_while_budget_is_exceeded() {
     // Taken, but not known to be written.
     assert_eq!(frames(&second).len(), 8);
     assert_eq!(budget.used_bytes(), 131_072);
-    assert!(!second.hoards(), "the budget is no longer exceeded");
+    assert!(!second.exceeds_scarce_limit(), "the budget is no longer exceeded");
     drop(second);
     assert_eq!(budget.used_bytes(), 0);
 }
@@ -331,34 +331,34 @@ fn outboxes_hold_little_while_budget_is_exceeded() {
 #[test]
 fn second_reply_is_dropped_while_memory_is_scarce() {
     let budget = Budget::new(100_000);
-    let line: Weak<dyn Line> = Weak::<Nowhere>::new();
-    let outbox = Outbox::with_line(1_000_000, Arc::clone(&budget), line);
-    assert_eq!(outbox.push_answer(A, frame(300_000)), Pushed::First, "the first one is accepted");
-    assert!(outbox.hoards());
-    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::Dropped);
+    let sink: Weak<dyn DirectSink> = Weak::<NullSink>::new();
+    let outbox = Outbox::with_sink(1_000_000, Arc::clone(&budget), sink);
+    assert_eq!(outbox.push_reply(A, frame(300_000)), Pushed::First, "the first one is accepted");
+    assert!(outbox.exceeds_scarce_limit());
+    assert_eq!(outbox.push_reply(B, frame(300_000)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [300_000]);
-    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::Dropped, "the first may not have been written yet");
+    assert_eq!(outbox.push_reply(B, frame(300_000)), Pushed::Dropped, "the first may not have been written yet");
     assert!(outbox.try_frames().is_ok(), "now it has");
     assert_eq!((outbox.behind_now(), budget.used_bytes()), (vec![B], 0));
     // The awareness states behind a diff of the same document: without them the reader would be resynced
     // forever.
-    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::First);
-    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::Queued);
+    assert_eq!(outbox.push_reply(B, frame(300_000)), Pushed::First);
+    assert_eq!(outbox.push_reply(B, frame(300_000)), Pushed::Queued);
 }
 
 #[test]
 fn newest_step_1_replaces_queued_one_and_too_many_bytes_close_session() {
     let outbox = Outbox::new(100);
     for len in [70, 80, 90] {
-        assert_ne!(outbox.push_question(A, frame(len)), Pushed::Dropped);
+        assert_ne!(outbox.push_step1(A, frame(len)), Pushed::Dropped);
     }
     assert_eq!(frames(&outbox), [90]);
-    let pushed: Vec<_> = (0..40).map(|lease| outbox.push_question(LeaseId(lease), frame(1 << 20))).collect();
+    let pushed: Vec<_> = (0..40).map(|lease| outbox.push_step1(LeaseId(lease), frame(1 << 20))).collect();
     assert_eq!(pushed.iter().filter(|pushed| **pushed == Pushed::Dropped).count(), 23, "17 exceed 16 MiB");
     assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
 }
 
-struct Nowhere;
-impl Line for Nowhere {
+struct NullSink;
+impl DirectSink for NullSink {
     fn send(&self, _: &Outbox) {}
 }

@@ -25,9 +25,9 @@ use tracing::error;
 use self::slot::Slot;
 use crate::document::event::Event;
 use crate::document::frame::Framing;
-use crate::document::inbox::{Closed, NotTaken, Receiver, Sender, inbox};
+use crate::document::inbox::{Closed, Receiver, SendError, Sender, inbox};
 use crate::document::usage::{Memory, Usage};
-use crate::document::{self, DocumentOptions, Ended, Envelope};
+use crate::document::{self, DocumentOptions, Envelope, TaskEnd};
 use crate::ids::{Counter, LeaseId};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -35,7 +35,7 @@ use syncline_log::Log;
 
 /// The open documents and their tasks.
 pub struct Registry {
-    slots: DashMap<DocumentName, Slot<Handle>>,
+    slots: DashMap<DocumentName, Slot<TaskHandle>>,
     log: Log,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
@@ -48,7 +48,7 @@ pub struct Registry {
 }
 
 /// The registry's side of a document's task.
-struct Handle {
+struct TaskHandle {
     inbox: Sender,
     usage: Arc<Usage>,
 }
@@ -56,9 +56,9 @@ struct Handle {
 /// The document's task has ended; the session must end and the client reconnect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the document was closed")]
-pub struct Gone;
+pub struct DocumentGone;
 
-impl Gone {
+impl DocumentGone {
     /// The close reason for the session's client.
     pub fn close(self) -> Close {
         Close::DocumentReloading
@@ -91,15 +91,15 @@ impl Registry {
         let (inbox, generation) = match self.slots.entry(name.clone()) {
             Entry::Occupied(mut slot) => {
                 let slot = slot.get_mut();
-                let generation = slot.join();
+                let generation = slot.add_lease();
                 (slot.task.inbox.clone(), generation)
             }
             Entry::Vacant(vacant) => {
                 let (inbox, receiver) = inbox();
                 let generation = self.generations.fetch_add(1, Ordering::Relaxed);
                 let usage = self.memory.enter();
-                let handle = Handle { inbox: inbox.clone(), usage: Arc::clone(&usage) };
-                vacant.insert(Slot::first(handle, generation));
+                let handle = TaskHandle { inbox: inbox.clone(), usage: Arc::clone(&usage) };
+                vacant.insert(Slot::with_first_lease(handle, generation));
                 self.spawn(name.clone(), receiver, usage, generation);
                 (inbox, generation)
             }
@@ -158,8 +158,8 @@ impl Registry {
                 try_retire,
             );
             match std::panic::AssertUnwindSafe(task).catch_unwind().await {
-                Ok(Ended::Retired) => {}
-                Ok(Ended::Stopped | Ended::NotLoaded) => registry.remove(&name, generation),
+                Ok(TaskEnd::Retired) => {}
+                Ok(TaskEnd::Stopped | TaskEnd::NotLoaded) => registry.remove(&name, generation),
                 Err(_) => {
                     // Unwinding has closed the sessions; the next lease loads the document from the log.
                     error!(
@@ -178,7 +178,7 @@ impl Registry {
     }
 
     fn remove(&self, name: &DocumentName, generation: u64) {
-        self.slots.remove_if(name, |_, slot| slot.is(generation));
+        self.slots.remove_if(name, |_, slot| slot.has_generation(generation));
     }
 
     fn release(&self, name: &DocumentName, generation: u64) {
@@ -210,31 +210,31 @@ impl Lease {
 
     /// Opens the document: from now on frames for this lease go to `outbox`. `documents` is the number of
     /// documents the session has open, this one included.
-    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing, documents: usize) -> Result<(), Gone> {
+    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing, documents: usize) -> Result<(), DocumentGone> {
         let envelope = Envelope::Open { lease: self.id, outbox, framing, documents };
-        self.inbox.send(envelope).await.map_err(|Closed| Gone)
+        self.inbox.send(envelope).await.map_err(|Closed| DocumentGone)
     }
 
     /// Sends an event with a payload of `bytes`; waits while the document's inbox is full.
-    pub async fn send(&self, event: Event, bytes: usize) -> Result<(), Gone> {
-        let room = self.inbox.room(bytes).await.map_err(|Closed| Gone)?;
-        self.inbox.send(Envelope::Event(event, room)).await.map_err(|Closed| Gone)
+    pub async fn send(&self, event: Event, bytes: usize) -> Result<(), DocumentGone> {
+        let permit = self.inbox.reserve(bytes).await.map_err(|Closed| DocumentGone)?;
+        self.inbox.send(Envelope::Event(event, permit)).await.map_err(|Closed| DocumentGone)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let goodbye = Envelope::Event(Event::Leave { lease: self.id }, None);
+        let leave = Envelope::Event(Event::Leave { lease: self.id }, None);
         let (registry, name, generation) = (Arc::clone(&self.registry), self.name.clone(), self.generation);
-        match self.inbox.try_send(goodbye) {
-            Ok(()) | Err(NotTaken::Closed) => registry.release(&name, generation),
+        match self.inbox.try_send(leave) {
+            Ok(()) | Err(SendError::Closed) => registry.release(&name, generation),
             // The lease is released only once `Leave` is in the inbox: the document cannot retire before it
             // has read it.
-            Err(NotTaken::Full(goodbye)) => {
+            Err(SendError::Full(leave)) => {
                 let sender = self.inbox.clone();
                 tokio::spawn(async move {
                     // If the inbox is closed the document is gone, and needs no `Leave`.
-                    sender.send(goodbye).await.ok();
+                    sender.send(leave).await.ok();
                     registry.release(&name, generation);
                 });
             }

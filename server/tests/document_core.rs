@@ -194,7 +194,7 @@ fn pending_update_is_kept_and_its_author_asked_once() {
     assert_eq!((appended(&effects), asks(&effects, A)), (1, 0), "asking for every update could loop forever");
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Broadcast { .. })), "it cannot be integrated yet");
     let effects = handle(&mut core, change(A, &updates[0]));
-    let told: Vec<_> = effects
+    let broadcast: Vec<_> = effects
         .iter()
         .filter_map(|effect| match effect {
             Effect::Broadcast { frame, author } => Some((frame.message().clone(), *author)),
@@ -203,7 +203,7 @@ fn pending_update_is_kept_and_its_author_asked_once() {
         .collect();
     let update = |number: usize| Message::Update(updates[number].clone().into());
     let by_a = |number: usize| (update(number), Some(A));
-    assert_eq!(told, [by_a(0), by_a(1), by_a(2)], "each once it can be integrated");
+    assert_eq!(broadcast, [by_a(0), by_a(1), by_a(2)], "each once it can be integrated");
     assert_eq!(snapshot(&mut core), (Seq(3), "abc".to_owned(), 0));
 }
 
@@ -299,7 +299,7 @@ fn resync_sends_diff_from_known_state_of_reader() {
 
 /// Nested arrays: `levels` types, each the child of the one before; the one at clock 0 is the child of a
 /// root.
-fn tower(client: u64, first_clock: u64, levels: u64) -> Vec<u8> {
+fn nested_arrays(client: u64, first_clock: u64, levels: u64) -> Vec<u8> {
     use syncline_protocol::varint::write_var_uint;
     let mut update = vec![1];
     write_var_uint(&mut update, levels);
@@ -324,7 +324,7 @@ fn tower(client: u64, first_clock: u64, levels: u64) -> Vec<u8> {
 fn deeply_nested_types_are_accepted_deleted_and_compacted() {
     let mut core = core();
     for part in 0..100 {
-        let effects = handle(&mut core, change(A, &tower(1, part * 400, 400)));
+        let effects = handle(&mut core, change(A, &nested_arrays(1, part * 400, 400)));
         assert_eq!(appended(&effects), 1, "part {part}");
     }
     let before = core.snapshot(&mut Vec::new()).1.len();

@@ -70,12 +70,12 @@ fn all_awareness_is_encoded_once_until_it_changes() {
     let show = |core: &mut Core, clock| {
         let update = encode([AwarenessEntry { client: 7, clock, state: &large }].into_iter()).into();
         handle(core, Event::Awareness { lease: A, update });
-        core.everyone().unwrap()
+        core.all_awareness().unwrap()
     };
     let first = show(&mut core, 1);
-    assert!(Arc::ptr_eq(&first, &core.everyone().unwrap()));
+    assert!(Arc::ptr_eq(&first, &core.all_awareness().unwrap()));
     let second = show(&mut core, 2);
     assert!(!Arc::ptr_eq(&first, &second) && first.message() != second.message());
     handle(&mut core, Event::Leave { lease: A });
-    assert!(core.everyone().is_none(), "no client has a state");
+    assert!(core.all_awareness().is_none(), "no client has a state");
 }

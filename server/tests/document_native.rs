@@ -9,7 +9,7 @@ use syncline_replica::{HubDocument, HubLimits};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Acks, Effect, Event, Origin};
 use syncline_server::document::frame::Message;
-use syncline_server::document::tail::Tail;
+use syncline_server::document::tail::RecentChanges;
 use syncline_server::ids::LeaseId;
 use yrs::{Doc, Text, Transact};
 
@@ -180,9 +180,9 @@ fn tail_of_loaded_document_is_unused_if_updates_were_pending() {
     let updates: Vec<Bytes> = typed(1, &["a", "b", "c"]).into_iter().map(Bytes::from).collect();
     let load = |order: [usize; 3]| {
         let records: Vec<Bytes> = order.iter().map(|&number| updates[number].clone()).collect();
-        let tail = Tail::of(Seq::ZERO, (1..).map(Seq).zip(&records).take(3).collect::<Vec<_>>().into_iter());
+        let tail = RecentChanges::of(Seq::ZERO, (1..).map(Seq).zip(&records).take(3).collect::<Vec<_>>().into_iter());
         let document = HubDocument::load(1, &records).unwrap();
-        Core::new(document, at(3), HubLimits::default()).with_tail(tail)
+        Core::new(document, at(3), HubLimits::default()).with_recent_changes(tail)
     };
     let mut in_order = load([0, 1, 2]);
     assert_eq!(resume(&mut in_order, Some(at(2))), (Resume::FromCursor, vec![updates[2].to_vec()], Some(3)));

@@ -13,7 +13,7 @@ use syncline_server::ids::LeaseId;
 const A: LeaseId = LeaseId(1);
 
 /// The document after a start of the server, with this client id and this log.
-fn life(client: u64, log: &[Bytes]) -> Core {
+fn start(client: u64, log: &[Bytes]) -> Core {
     let document = HubDocument::load(client, log).unwrap();
     let newest = Cursor { epoch: Epoch(1), seq: Seq(log.len() as u64) };
     Core::new(document, newest, HubLimits::default())
@@ -45,21 +45,21 @@ fn status(log: &[Bytes]) -> u128 {
 #[test]
 fn returning_lost_decision_does_not_replace_newer_decision() {
     for (first, second) in [(1, 2), (2, 1)] {
-        let lost = propose(&mut life(first, &[]), 10, None);
-        let mut core = life(second, &[]);
+        let lost = propose(&mut start(first, &[]), 10, None);
+        let mut core = start(second, &[]);
         let mut log = propose(&mut core, 11, None);
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}");
         // Also if the newer decision was made before the last start, with no write since.
-        let mut log = propose(&mut life(second, &[]), 11, None);
-        let mut core = life(3, &log);
+        let mut log = propose(&mut start(second, &[]), 11, None);
+        let mut core = start(3, &log);
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}, after a start");
         assert_eq!(change(&mut core, &lost[0]), Vec::<Bytes>::new(), "it is known now");
         // And if the document was dormant in between.
-        let mut core = life(4, &[]);
+        let mut core = start(4, &[]);
         let mut log = propose(&mut core, 11, None);
-        core.rest();
+        core.make_dormant();
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}, after the document was dormant");
     }
@@ -69,11 +69,11 @@ fn returning_lost_decision_does_not_replace_newer_decision() {
 /// decision returns: the write is refused.
 #[test]
 fn refused_write_stays_refused_when_its_lost_decision_returns() {
-    let mut before = life(1, &[]);
+    let mut before = start(1, &[]);
     let mut log = propose(&mut before, 10, None);
     let lost = propose(&mut before, 11, Some(Version { number: 1, id: 10 }));
     let refused = propose(&mut before, 12, Some(Version { number: 2, id: 11 }));
-    let mut core = life(2, &log);
+    let mut core = start(2, &log);
     assert_eq!(propose(&mut core, 12, Some(Version { number: 2, id: 11 })), Vec::<Bytes>::new(), "refused");
     log.extend(change(&mut core, &lost[0]));
     assert_eq!(status(&log), 11, "the first lost decision conflicts with nothing");
@@ -85,12 +85,12 @@ fn refused_write_stays_refused_when_its_lost_decision_returns() {
 /// they belong to a map.
 #[test]
 fn lost_decisions_are_accepted_from_a_merged_update() {
-    let mut before = life(1, &[]);
+    let mut before = start(1, &[]);
     let mut lost = propose(&mut before, 10, None);
     lost.extend(propose(&mut before, 11, Some(Version { number: 1, id: 10 })));
     let merged = Bytes::from(yrs::merge_updates_v1(&lost).unwrap());
     for known in 0..2 {
-        let mut core = life(2, &lost[..known]);
+        let mut core = start(2, &lost[..known]);
         let mut log = [&lost[..known], &change(&mut core, &merged)].concat();
         assert_eq!(status(&log), 11, "{known} of them were on disk");
         log.extend(propose(&mut core, 12, Some(Version { number: 2, id: 11 })));
@@ -103,12 +103,12 @@ fn lost_decisions_are_accepted_from_a_merged_update() {
 #[test]
 fn write_refused_for_lost_base_stays_refused() {
     let base = Some(Version { number: 1, id: 10 });
-    let mut before = life(1, &[]);
+    let mut before = start(1, &[]);
     let first = propose(&mut before, 10, None);
     let second = propose(&mut before, 11, base);
     let third = propose(&mut before, 12, Some(Version { number: 2, id: 11 }));
 
-    let mut core = life(2, &[]);
+    let mut core = start(2, &[]);
     assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "its base is missing");
     let merged = yrs::merge_updates_v1([&first[..], &second, &third].concat()).unwrap();
     let log = change(&mut core, &merged.into());
@@ -120,7 +120,7 @@ fn write_refused_for_lost_base_stays_refused() {
         "the author of the first write has not received the decision and proposes again"
     );
 
-    let mut core = life(3, &[]);
+    let mut core = start(3, &[]);
     propose(&mut core, 11, base);
     let mut log = propose(&mut core, 10, None);
     assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "refused, although its base is there now");
@@ -132,10 +132,10 @@ fn write_refused_for_lost_base_stays_refused() {
 
 #[test]
 fn returning_lost_decision_without_conflict_is_accepted() {
-    let mut before = life(1, &[]);
+    let mut before = start(1, &[]);
     let mut lost = propose(&mut before, 10, None);
     lost.extend(propose(&mut before, 11, Some(Version { number: 1, id: 10 })));
-    let mut core = life(2, &lost[..1]);
+    let mut core = start(2, &lost[..1]);
     let log = [&lost[..1], &change(&mut core, &lost[1])].concat();
     assert_eq!(log.len(), 2);
     assert_eq!(status(&log), 11);
@@ -165,7 +165,7 @@ fn register_memory_is_proportional_to_values_and_counted() {
     let mut value = vec![117, 0x98, 0x75];
     value.extend([125, 7].repeat(NUMBERS));
     let value = Bytes::from(value);
-    let mut core = life(1, &[]);
+    let mut core = start(1, &[]);
     let (before, empty) = (memory(), core.memory_bytes());
     for id in 1..=REGISTERS {
         let (register, value) = (format!("register {id}"), value.clone());
@@ -173,7 +173,7 @@ fn register_memory_is_proportional_to_values_and_counted() {
         let records = records(&mut core, Event::Propose { lease: A, batch: 1, write: Box::new(write) });
         assert_eq!(records.len(), 1, "register {id}");
     }
-    core.rest();
+    core.make_dormant();
     let bytes = REGISTERS as usize * value.len();
     let (took, counted) = (memory().saturating_sub(before), core.memory_bytes() - empty);
     println!("{bytes} bytes of values: {took} bytes of memory, {counted} counted");

@@ -58,7 +58,7 @@ async fn mutated_frames_harm_only_their_sender() {
             let (mut sent, mut refused) = (0, 0);
             while sent < frames / ATTACKERS {
                 let mut socket = RawSocket::open(address, mutator.path()).await;
-                for bytes in mutator.talk() {
+                for bytes in mutator.connection_frames() {
                     socket.write(&bytes).await;
                     sent += 1;
                 }
@@ -203,7 +203,7 @@ async fn unread_answers(sections: u64, section_bytes: usize, state_vector: impl 
     let before = server.forget_peak();
     let mut sockets = Vec::new();
     for number in 1..=100 {
-        let mut socket = narrow_socket(&server, "/large").await;
+        let mut socket = small_buffer_socket(&server, "/large").await;
         // y-websocket's step 1.
         let asked = state_vector(number);
         let mut step1 = vec![0, 0];
@@ -240,7 +240,7 @@ async fn readers_of_old_states_are_cut_when_memory_is_scarce() {
         // Large enough a change that the next reply is of a new state.
         writer.send(Frame::new(BINARY, message_of(client, 400_000))).await;
         while !matches!(writer.receive().await, Received::Frame { payload, .. } if payload.len() == 400_000) {}
-        let mut reader = narrow_socket(&server, "/large").await;
+        let mut reader = small_buffer_socket(&server, "/large").await;
         reader.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
         reader.begin_to_read(100_000).await;
         readers.push(reader);
@@ -261,7 +261,7 @@ async fn traffic(megabytes: u64, with_slow_reader: bool) -> (u64, pair::Report) 
     let server = Process::start(&[]).await;
     let pair = Pair::begin(server.address(), "/busy").await;
     let mut writer = pair::Writer::begin(server.address(), "/busy").await;
-    let slow = if with_slow_reader { Some(narrow_reader(&server).await) } else { None };
+    let slow = if with_slow_reader { Some(slow_reader(&server).await) } else { None };
     let before = server.forget_peak();
     for _ in 0..megabytes * 20 {
         writer.replace_most(50_000).await;
@@ -277,13 +277,13 @@ async fn traffic(megabytes: u64, with_slow_reader: bool) -> (u64, pair::Report) 
 }
 
 /// A client that requests the whole document and reads nothing after the reply.
-async fn narrow_reader(server: &Process) -> pair::Mirror {
-    pair::Mirror::join_over(narrow_socket(server, "/busy").await).await
+async fn slow_reader(server: &Process) -> pair::Mirror {
+    pair::Mirror::join_over(small_buffer_socket(server, "/busy").await).await
 }
 
 /// A socket with a small receive buffer.
-async fn narrow_socket(server: &Process, path: &str) -> RawSocket {
-    let narrow = TcpSocket::new_v4().unwrap();
-    narrow.set_recv_buffer_size(4096).unwrap();
-    RawSocket::over(narrow.connect(server.address()).await.unwrap(), path).await
+async fn small_buffer_socket(server: &Process, path: &str) -> RawSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    RawSocket::over(socket.connect(server.address()).await.unwrap(), path).await
 }

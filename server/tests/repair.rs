@@ -53,7 +53,7 @@ fn fill(dir: &Path) {
 }
 
 /// Flips a bit in every copy of `needle` in sled's file.
-fn hurt(dir: &Path, needle: &str) {
+fn damage(dir: &Path, needle: &str) {
     let db = dir.join("sled/db");
     let mut bytes = fs::read(&db).unwrap();
     let at: Vec<_> = bytes.windows(needle.len()).enumerate().filter(|(_, w)| *w == needle.as_bytes()).collect();
@@ -68,8 +68,8 @@ fn hurt(dir: &Path, needle: &str) {
 /// Runs `syncline COMMAND --data DIR`. Returns whether it succeeded, and its output.
 fn syncline(command: &str, dir: &Path) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_syncline")).arg(command).arg("--data").arg(dir).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(printed).unwrap())
 }
 
 /// Exit code and output of a server that should not start. One that does start is killed.
@@ -105,16 +105,16 @@ fn verify_names_damaged_record_and_repair_keeps_the_rest() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("data");
     fill(&dir);
-    let (fine, said) = syncline("verify", &dir);
-    assert!(fine && said.contains("3 documents are whole"), "{said}");
-    let (fine, said) = syncline("repair", &dir);
-    assert!(fine && said.contains("nothing was changed"), "{said}");
+    let (fine, output) = syncline("verify", &dir);
+    assert!(fine && output.contains("3 documents are whole"), "{output}");
+    let (fine, output) = syncline("repair", &dir);
+    assert!(fine && output.contains("nothing was changed"), "{output}");
 
-    hurt(&dir, &sentence(3));
+    damage(&dir, &sentence(3));
     let before = files(&dir);
-    let (fine, said) = syncline("verify", &dir);
-    assert!(!fine && said.contains(r#"document "hurt" is damaged at record "#), "{said}");
-    assert!(said.contains("Lost: record"), "{said}");
+    let (fine, output) = syncline("verify", &dir);
+    assert!(!fine && output.contains(r#"document "hurt" is damaged at record "#), "{output}");
+    assert!(output.contains("Lost: record"), "{output}");
     assert!(files(&dir) == before, "verify must not change a file");
 
     let (fine, repaired) = syncline("repair", &dir);
@@ -125,15 +125,15 @@ fn verify_names_damaged_record_and_repair_keeps_the_rest() {
     assert!(store.doubt().is_none());
     let whole = store.load(&name("whole")).unwrap().unwrap();
     // The engine may have stored parts of it in the damaged page: then it is named, too.
-    let is_named = said.contains(r#"document "whole" is damaged at record"#);
-    assert!(is_named || text(&whole).contains("whole"), "{said}\n{repaired}\n{whole:?}");
+    let is_named = output.contains(r#"document "whole" is damaged at record"#);
+    assert!(is_named || text(&whole).contains("whole"), "{output}\n{repaired}\n{whole:?}");
     let hurt = store.load(&name("hurt")).unwrap().unwrap();
     assert_ne!(hurt.epoch, EPOCH, "clients must see another history");
     // Records stored next to a copy of the third are lost with it: which ones depends on the engine's pages.
     let kept: Vec<_> = (1..=5).filter(|number| text(&hurt).contains(&sentence(*number))).collect();
     assert!(kept.contains(&1) && !kept.contains(&3) && kept.len() >= 2, "{kept:?}");
     assert!(store.load(&name("deleted")).unwrap().unwrap().is_tombstone());
-    store.commit(&[append(&name("whole"), whole.last().0 + 1, typed(6, "goes on"))]).unwrap();
+    store.commit(&[append(&name("whole"), whole.last().0 + 1, typed(6, "continues"))]).unwrap();
     store.close().unwrap();
 
     let entries = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -157,17 +157,17 @@ fn server_refuses_to_start_on_store_that_lost_its_end() {
     // The files as kill -9 leaves them.
     copy(&dir, &killed);
     store.close().unwrap();
-    hurt(&killed, &sentence(2));
+    damage(&killed, &sentence(2));
     let (fine, found) = syncline("verify", &killed);
     assert!(!fine && found.contains(r#"document "doc" is damaged at record"#), "{found}");
-    let (code, said) = serve(&killed);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("cannot be opened: ") && said.contains("syncline repair"), "{said}");
+    let (code, output) = serve(&killed);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("cannot be opened: ") && output.contains("syncline repair"), "{output}");
 
     // The engine has overwritten what it took for a torn write with zeros; the server had saved it before.
     assert_eq!(syncline("verify", &killed).1, found, "a start must not lose what can be kept");
-    let (fine, said) = syncline("repair", &killed);
-    assert!(fine && said.contains(r#"document "doc": "#), "{said}");
+    let (fine, output) = syncline("repair", &killed);
+    assert!(fine && output.contains(r#"document "doc": "#), "{output}");
     let doc = SledStore::open_existing(&killed).unwrap().load(&name("doc")).unwrap().unwrap();
     assert!(text(&doc).contains(&sentence(1)) && !text(&doc).contains(&sentence(2)));
 }

@@ -7,18 +7,18 @@
 //! - A step 1 is always answered, even if the state vectors are equal: deletions do not advance a state
 //!   vector.
 //! - After a storage failure no edit is accepted; the document stays readable.
-//! - Every change sent to readers is added to the tail in the same step, under the same sequence number
-//!   (`tail.rs`).
+//! - Every change sent to readers is added to the recent changes in the same step, under the same sequence
+//!   number (`tail.rs`).
 
-mod authors;
+mod acks;
 mod awareness;
 mod joining;
 mod memory;
 mod native;
-mod refuse;
+mod pending_authors;
+mod refusal;
 mod registers;
 mod unsynced;
-mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -29,28 +29,28 @@ use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 use syncline_protocol::update::EMPTY_UPDATE;
 
-use self::authors::Authors;
-use self::joining::Answers;
-use self::registers::Registers;
-use self::unsynced::Unsynced;
-use self::waiting::{Answer, WaitingAck};
+use self::acks::{AckReply, WaitingAck};
+use self::joining::DiffCache;
+use self::pending_authors::PendingAuthors;
+use self::registers::RegisterDecisions;
+use self::unsynced::UnsyncedCounter;
 use super::event::{Acks, Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
-use super::presence::Presence;
-use super::tail::Tail;
+use super::presence::AwarenessStates;
+use super::tail::RecentChanges;
 use crate::ids::LeaseId;
 use syncline_replica::{Entered, HubDocument, HubLimits, Known};
 
 #[derive(Debug, Default)]
-struct Lease {
+struct LeaseState {
     /// It was asked for missing updates and has not supplied any: asking again could loop forever.
     asked_for_missing: bool,
     /// It resumes by cursor and receives durable positions.
     native: bool,
     /// It was sent a step 1 and has not replied with a step 2.
-    is_asked: bool,
+    awaits_step2: bool,
     /// Mirrors the client's counter of unsynced changes; `None` if its dialect has none.
-    unsynced: Option<Box<Unsynced>>,
+    unsynced: Option<Box<UnsyncedCounter>>,
 }
 
 /// State machine of one document. Owned by the document's task (or by a test, a simulator, a fuzzer).
@@ -62,27 +62,27 @@ pub struct Core {
     /// Sequence number of the newest record.
     last: Seq,
     /// Recent changes, for native clients that resume from a cursor.
-    tail: Tail,
+    recent: RecentChanges,
     /// Newest sequence number known to be on disk.
     durable: Seq,
-    leases: HashMap<LeaseId, Lease>,
+    leases: HashMap<LeaseId, LeaseState>,
     /// Number of native leases in `leases`.
     native_leases: usize,
     /// Leases closed by the document that have not sent `Leave` yet; their events are ignored.
     ended: BTreeSet<LeaseId>,
-    presence: Presence,
+    awareness: AwarenessStates,
     /// Cached encoding of all awareness states; kept only if it is large, dropped on every change.
-    everyone: Option<Arc<Frame>>,
+    cached_awareness: Option<Arc<Frame>>,
     /// Leases that sent the pending updates.
-    authors: Authors,
+    pending_authors: PendingAuthors,
     /// Decided states of versioned registers; `None` for the many documents without registers.
-    registers: Option<Box<Registers>>,
+    decisions: Option<Box<RegisterDecisions>>,
     /// Acks waiting for the disk, by ascending sequence number.
     waiting: VecDeque<WaitingAck>,
     /// Memory held by `waiting`, in bytes.
     waiting_bytes: usize,
     /// Recent step 2 replies, shared by sessions with the same state vector. Cleared by every change.
-    answers: Answers,
+    diff_cache: DiffCache,
     storage_failed: bool,
     /// Awareness states dropped because of a limit; read and reset by [`Core::take_dropped_states`].
     dropped_states: usize,
@@ -94,21 +94,21 @@ impl Core {
         let Cursor { epoch, seq: last } = newest;
         document.limit(limits);
         Self {
-            registers: Registers::of(&document),
+            decisions: RegisterDecisions::of(&document),
             document,
             epoch,
             last,
-            tail: Tail::after(last),
+            recent: RecentChanges::after(last),
             durable: last,
             leases: HashMap::new(),
             native_leases: 0,
             ended: BTreeSet::new(),
-            presence: Presence::default(),
-            everyone: None,
-            authors: Authors::default(),
+            awareness: AwarenessStates::default(),
+            cached_awareness: None,
+            pending_authors: PendingAuthors::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            answers: Answers::default(),
+            diff_cache: DiffCache::default(),
             storage_failed: false,
             dropped_states: 0,
         }
@@ -116,15 +116,15 @@ impl Core {
 
     /// Limits the bytes of awareness states per lease.
     #[must_use]
-    pub fn with_presence_limit(self, presence_bytes: usize) -> Self {
-        Self { presence: Presence::with_limit(presence_bytes), ..self }
+    pub fn with_presence_limit(self, awareness_bytes: usize) -> Self {
+        Self { awareness: AwarenessStates::with_limit(awareness_bytes), ..self }
     }
 
     /// Adds the changes at the end of the stored history, for clients that resume from a cursor. They are not
     /// used if an update was pending during the load: the records then do not show when readers received it.
     #[must_use]
-    pub fn with_tail(self, tail: Tail) -> Self {
-        if self.document.has_waited_at_load() { self } else { Self { tail, ..self } }
+    pub fn with_recent_changes(self, recent: RecentChanges) -> Self {
+        if self.document.has_waited_at_load() { self } else { Self { recent, ..self } }
     }
 
     /// Sequence number of the newest record.
@@ -178,26 +178,26 @@ impl Core {
                 if must_ask {
                     self.ask(lease, effects);
                 }
-                self.tell_durable(lease, effects);
+                self.push_durable(lease, effects);
             }
             Event::Update { lease, update, origin, batch } => {
-                self.note_answer(lease, origin);
+                self.note_step2(lease, origin);
                 self.update(lease, (update, origin, batch), effects);
             }
             Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
-            Event::Awareness { lease, update } => self.take_awareness(lease, &update, effects),
-            Event::QueryAwareness { lease } => self.show_everyone(lease, effects),
+            Event::Awareness { lease, update } => self.apply_awareness(lease, &update, effects),
+            Event::QueryAwareness { lease } => self.push_all_awareness(lease, effects),
             Event::Refused { lease, batch, update, origin } => {
-                self.note_answer(lease, origin);
-                self.forbid(lease, batch, (update, origin), effects);
+                self.note_step2(lease, origin);
+                self.refuse_read_only(lease, batch, (update, origin), effects);
             }
             Event::Resync { .. } => {} // The task calls `Core::resync`: it knows the reader's checkpoint.
             Event::Leave { lease } => {
                 let left = self.leases.remove(&lease);
                 self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
                 self.ended.remove(&lease);
-                self.authors.leave(lease);
-                self.leave_presence(lease, effects);
+                self.pending_authors.forget_lease(lease);
+                self.remove_awareness(lease, effects);
             }
         }
     }
@@ -207,15 +207,15 @@ impl Core {
         let from_nothing = Known::default();
         let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
         effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) });
-        self.tell_durable(lease, effects);
-        self.send_presence(lease, effects);
+        self.push_durable(lease, effects);
+        self.push_awareness_now(lease, effects);
     }
 
     fn open(&mut self, lease: LeaseId, acks: Acks, effects: &mut Vec<Effect>) {
         let unsynced = (acks == Acks::Counted).then(Box::default);
-        self.leases.insert(lease, Lease { unsynced, ..Lease::default() });
+        self.leases.insert(lease, LeaseState { unsynced, ..LeaseState::default() });
         self.ask(lease, effects);
-        self.show_everyone(lease, effects);
+        self.push_all_awareness(lease, effects);
     }
 
     fn update(&mut self, lease: LeaseId, (update, origin, batch): (Bytes, Origin, u64), effects: &mut Vec<Effect>) {
@@ -230,14 +230,14 @@ impl Core {
         let is_empty = update[..] == EMPTY_UPDATE;
         let entered = match self.document.take(&update) {
             Ok(entered) => entered,
-            Err(refused) => return self.refuse(lease, &refused, effects),
+            Err(refused) => return self.refuse_update(lease, &refused, effects),
         };
         let frame = match entered {
             Entered::Known => Frame::at(self.last, Message::Update(update)),
             // A pending update is logged so that it is not lost; readers get it once it is integrated.
             Entered::Waits | Entered::Changed => {
                 if entered == Entered::Waits {
-                    self.authors.waits(self.document.pending().last().cloned(), lease);
+                    self.pending_authors.add(self.document.pending().last().cloned(), lease);
                 }
                 let frame = Frame::change(self.last.next(), update);
                 if let Message::Update(update) = frame.message() {
@@ -257,17 +257,17 @@ impl Core {
         if entered == Entered::Changed {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.document.take_freed() {
-                let author = self.authors.freed(&freed);
+                let author = self.pending_authors.remove(&freed);
                 self.broadcast(Frame::at(self.last, Message::Update(freed)), author, effects);
             }
-            self.hold_registers(effects);
+            self.enforce_decisions(effects);
         }
         let acks = match frame.message() {
             Message::Update(update) => self.acks_of(lease, &update.clone(), origin),
             _ => 1,
         };
-        let is_echoed = origin == Origin::Change || (!is_empty && self.presence.may_speak_yjs14(lease));
-        self.answer(lease, batch, Answer::Saved { echo: is_echoed.then_some(frame), acks }, effects);
+        let is_echoed = origin == Origin::Change || (!is_empty && self.awareness.may_be_yjs14(lease));
+        self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
         if entered == Entered::Waits {
             self.ask_for_missing(lease, effects);
         } else if self.document.pending().len() < waited_before {
@@ -275,17 +275,17 @@ impl Core {
         }
     }
 
-    /// Sends a change of the newest record to readers and adds it to the tail.
+    /// Sends a change of the newest record to readers and adds it to the recent changes.
     fn broadcast(&mut self, frame: Arc<Frame>, author: Option<LeaseId>, effects: &mut Vec<Effect>) {
         if let Message::Update(update) = frame.message() {
-            self.tail.push(self.last, update);
+            self.recent.push(self.last, update);
         }
         effects.push(Effect::Broadcast { frame, author });
     }
 
     fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.last = self.last.next();
-        self.answers.clear();
+        self.diff_cache.clear();
         effects.push(Effect::Append { seq: self.last, update });
     }
 
@@ -300,9 +300,9 @@ impl Core {
     }
 
     /// Every step 2 counts as the reply to our step 1, even if it is refused.
-    fn note_answer(&mut self, lease: LeaseId, origin: Origin) {
+    fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
         if let Some(lease) = self.leases.get_mut(&lease).filter(|_| origin == Origin::Step2) {
-            lease.is_asked = false;
+            lease.awaits_step2 = false;
         }
     }
 
@@ -313,7 +313,7 @@ impl Core {
             if lease.native {
                 return;
             }
-            lease.is_asked = true;
+            lease.awaits_step2 = true;
         }
         let frame = Frame::new(Message::Step1(self.document.state_vector()));
         effects.push(Effect::Answer { lease, frame });

@@ -9,7 +9,7 @@ use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{Full, RegisterWrite};
 
 use super::frame::Frame;
-use super::presence::Changed;
+use super::presence::ChangedClient;
 use crate::ids::LeaseId;
 
 /// How an update arrived.
@@ -167,14 +167,14 @@ pub enum Effect {
     },
     /// Awareness changed: send the new states to everyone, the sender included, because their echo keeps
     /// stock clients connected. All clients named in one turn are sent as one frame at its end
-    /// ([`super::core::Core::presence_of`]).
-    Presence {
+    /// ([`super::core::Core::awareness_of`]).
+    Awareness {
         /// The changed clients with their clocks.
-        clients: Box<[Changed]>,
+        clients: Box<[ChangedClient]>,
     },
-    /// Send all awareness states to one session at the end of the turn: [`super::core::Core::everyone`],
+    /// Send all awareness states to one session at the end of the turn: [`super::core::Core::all_awareness`],
     /// encoded once for all that ask.
-    Everyone {
+    AllAwareness {
         /// The receiver.
         lease: LeaseId,
     },
@@ -262,8 +262,8 @@ impl Effect {
         match self {
             Effect::Append { .. }
             | Effect::Broadcast { .. }
-            | Effect::Presence { .. }
-            | Effect::Everyone { .. }
+            | Effect::Awareness { .. }
+            | Effect::AllAwareness { .. }
             | Effect::Ack { outcome: Outcome::Saved, .. } => true,
             Effect::Answer { .. }
             | Effect::Diff { .. }

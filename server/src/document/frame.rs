@@ -114,7 +114,7 @@ impl Frame {
     }
 
     /// Like [`Frame::encode`], for replies: a large payload is shared instead of copied.
-    pub fn answer_to(&self, document: &DocumentName, framing: &Framing) -> Pieces {
+    pub fn encode_reply(&self, document: &DocumentName, framing: &Framing) -> Pieces {
         match &self.message {
             Message::Step2(diff) if diff.len() >= LARGE_ANSWER_BYTES => {
                 diff.clone().prepend(self.answer_head(diff.len(), framing).into())
@@ -205,7 +205,7 @@ mod tests {
             let diff = Bytes::from(vec![7; len]);
             let frame = Frame::at(Seq(9), Message::Step2(diff.clone().into()));
             for framing in [Framing::YWebsocket, hocuspocus("doc"), hocuspocus("doc\0tab"), native(0), native(300)] {
-                let answer = frame.answer_to(&document, &framing);
+                let answer = frame.encode_reply(&document, &framing);
                 let is_shared = answer.iter().any(|piece| piece.as_ptr() == diff.as_ptr());
                 assert_eq!(is_shared, len == LARGE_ANSWER_BYTES, "{framing:?}");
                 assert_eq!(answer.to_bytes(), frame.encode(&document, &framing), "{framing:?}");

@@ -23,7 +23,7 @@ const SMALL_EVENT_BYTES: usize = 4 * 1024;
 
 /// Why an envelope was not queued.
 #[derive(Debug)]
-pub enum NotTaken {
+pub enum SendError {
     /// The inbox is full; the envelope is returned.
     Full(Envelope),
     /// The document's task has ended.
@@ -36,12 +36,12 @@ pub struct Closed;
 
 /// Bytes reserved for a large event; released on drop, after the event was processed.
 #[derive(Debug)]
-pub struct Room {
+pub struct BytePermit {
     shared: Arc<Shared>,
     bytes: u32,
 }
 
-impl Drop for Room {
+impl Drop for BytePermit {
     fn drop(&mut self) {
         self.shared.bytes.add_permits(self.bytes as usize);
     }
@@ -50,15 +50,15 @@ impl Drop for Room {
 #[derive(Debug)]
 struct Shared {
     /// Free slots, one per event.
-    places: Semaphore,
+    slots: Semaphore,
     /// Free bytes for large events.
     bytes: Semaphore,
-    state: Mutex<State>,
+    state: Mutex<InboxState>,
 }
 
 #[derive(Debug)]
-struct State {
-    waiting: VecDeque<Envelope>,
+struct InboxState {
+    queue: VecDeque<Envelope>,
     /// Waker of the document's task; `None` after it was woken, until it polls again.
     receiver: Option<Waker>,
     senders: usize,
@@ -67,7 +67,7 @@ struct State {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, InboxState> {
         // Nothing below panics while holding the lock with the state half-changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,16 +75,16 @@ impl Shared {
     fn close(&self) {
         self.state().is_closed = true;
         // Wakes the senders that wait for room.
-        self.places.close();
+        self.slots.close();
         self.bytes.close();
     }
 }
 
 /// Creates the inbox of one document.
 pub fn inbox() -> (Sender, Receiver) {
-    let state = State { waiting: VecDeque::new(), receiver: None, senders: 1, is_closed: false };
+    let state = InboxState { queue: VecDeque::new(), receiver: None, senders: 1, is_closed: false };
     let shared = Arc::new(Shared {
-        places: Semaphore::new(MAX_EVENTS),
+        slots: Semaphore::new(MAX_EVENTS),
         bytes: Semaphore::new(MAX_BYTES),
         state: Mutex::new(state),
     });
@@ -97,14 +97,14 @@ pub struct Sender(Arc<Shared>);
 
 impl Sender {
     /// Queues an envelope if there is room.
-    pub fn try_send(&self, envelope: Envelope) -> Result<(), NotTaken> {
-        match self.0.places.try_acquire() {
-            Ok(place) => {
-                place.forget();
-                self.put(envelope).map_err(|Closed| NotTaken::Closed)
+    pub fn try_send(&self, envelope: Envelope) -> Result<(), SendError> {
+        match self.0.slots.try_acquire() {
+            Ok(slot) => {
+                slot.forget();
+                self.put(envelope).map_err(|Closed| SendError::Closed)
             }
-            Err(tokio::sync::TryAcquireError::NoPermits) => Err(NotTaken::Full(envelope)),
-            Err(tokio::sync::TryAcquireError::Closed) => Err(NotTaken::Closed),
+            Err(tokio::sync::TryAcquireError::NoPermits) => Err(SendError::Full(envelope)),
+            Err(tokio::sync::TryAcquireError::Closed) => Err(SendError::Closed),
         }
     }
 
@@ -112,11 +112,11 @@ impl Sender {
     pub async fn send(&self, envelope: Envelope) -> Result<(), Closed> {
         match self.try_send(envelope) {
             Ok(()) => Ok(()),
-            Err(NotTaken::Closed) => Err(Closed),
-            Err(NotTaken::Full(envelope)) => {
+            Err(SendError::Closed) => Err(Closed),
+            Err(SendError::Full(envelope)) => {
                 // Boxed because it is rare: the common path should not pay for the larger future.
-                let place = Box::pin(self.0.places.acquire()).await.map_err(|_| Closed)?;
-                place.forget();
+                let slot = Box::pin(self.0.slots.acquire()).await.map_err(|_| Closed)?;
+                slot.forget();
                 self.put(envelope)
             }
         }
@@ -124,13 +124,13 @@ impl Sender {
 
     /// Reserves room for an event of this size, waiting for it; `None` if the event is too small to be
     /// counted.
-    pub async fn room(&self, bytes: usize) -> Result<Option<Room>, Closed> {
+    pub async fn reserve(&self, bytes: usize) -> Result<Option<BytePermit>, Closed> {
         if bytes <= SMALL_EVENT_BYTES {
             return Ok(None);
         }
         let bytes = u32::try_from(bytes.min(MAX_BYTES)).unwrap_or(u32::MAX);
         Box::pin(self.0.bytes.acquire_many(bytes)).await.map_err(|_| Closed)?.forget();
-        Ok(Some(Room { shared: Arc::clone(&self.0), bytes }))
+        Ok(Some(BytePermit { shared: Arc::clone(&self.0), bytes }))
     }
 
     fn put(&self, envelope: Envelope) -> Result<(), Closed> {
@@ -138,7 +138,7 @@ impl Sender {
         if state.is_closed {
             return Err(Closed);
         }
-        state.waiting.push_back(envelope);
+        state.queue.push_back(envelope);
         let receiver = state.receiver.take();
         drop(state);
         if let Some(receiver) = receiver {
@@ -183,10 +183,10 @@ impl Receiver {
         // Cooperates with the runtime, so that a busy document does not starve other tasks.
         let turn = std::task::ready!(coop::poll_proceed(cx));
         let mut state = self.0.state();
-        if !state.waiting.is_empty() {
-            std::mem::swap(&mut state.waiting, batch);
+        if !state.queue.is_empty() {
+            std::mem::swap(&mut state.queue, batch);
             drop(state);
-            self.0.places.add_permits(batch.len());
+            self.0.slots.add_permits(batch.len());
             turn.made_progress();
             return Poll::Ready(());
         }
@@ -197,7 +197,7 @@ impl Receiver {
             state.receiver = Some(cx.waker().clone());
         }
         // Idle now: free what the buffers have grown to.
-        state.waiting = VecDeque::new();
+        state.queue = VecDeque::new();
         drop(state);
         *batch = VecDeque::new();
         Poll::Pending
@@ -210,7 +210,7 @@ impl Receiver {
 
     /// True if no events are queued.
     pub fn is_empty(&self) -> bool {
-        self.0.state().waiting.is_empty()
+        self.0.state().queue.is_empty()
     }
 }
 
@@ -218,8 +218,8 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         self.0.close();
         // Dropped outside the lock: dropping an envelope may send `Leave` to this inbox.
-        let waiting = std::mem::take(&mut self.0.state().waiting);
-        drop(waiting);
+        let queue = std::mem::take(&mut self.0.state().queue);
+        drop(queue);
     }
 }
 

@@ -15,7 +15,7 @@ fn event(number: u64) -> Envelope {
 fn numbers(batch: VecDeque<Envelope>) -> Vec<u64> {
     let number = |envelope| match envelope {
         Envelope::Event(event, _) => event.lease().0,
-        Envelope::Relieve => panic!("unexpected Relieve"),
+        Envelope::FreeMemory => panic!("unexpected FreeMemory"),
         Envelope::Open { lease, .. } => lease.0,
     };
     batch.into_iter().map(number).collect()
@@ -46,7 +46,7 @@ async fn full_inbox_makes_senders_wait_in_order() {
     for number in 0..MAX_EVENTS as u64 {
         sender.try_send(event(number)).unwrap();
     }
-    assert!(matches!(sender.try_send(event(0)), Err(NotTaken::Full(_))));
+    assert!(matches!(sender.try_send(event(0)), Err(SendError::Full(_))));
     let (mut first, mut second) = (pin!(sender.send(event(300))), pin!(sender.send(event(301))));
     assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
     let mut batch = VecDeque::new();
@@ -64,14 +64,14 @@ async fn full_inbox_makes_senders_wait_in_order() {
 #[tokio::test]
 async fn large_events_wait_for_bytes_of_events_in_progress() {
     let (sender, _receiver) = inbox();
-    assert!(sender.room(SMALL_EVENT_BYTES).await.unwrap().is_none());
-    let large = sender.room(MAX_BYTES - SMALL_EVENT_BYTES).await.unwrap();
-    let mut next = pin!(sender.room(SMALL_EVENT_BYTES + 1));
+    assert!(sender.reserve(SMALL_EVENT_BYTES).await.unwrap().is_none());
+    let large = sender.reserve(MAX_BYTES - SMALL_EVENT_BYTES).await.unwrap();
+    let mut next = pin!(sender.reserve(SMALL_EVENT_BYTES + 1));
     assert!(poll(next.as_mut()).is_pending());
     drop(large);
     let next = next.await.unwrap();
     // An event larger than the limit passes when the inbox is empty.
-    let mut huge = pin!(sender.room(usize::MAX));
+    let mut huge = pin!(sender.reserve(usize::MAX));
     assert!(poll(huge.as_mut()).is_pending());
     drop(next);
     assert!(huge.await.unwrap().is_some());
@@ -105,8 +105,8 @@ async fn closed_inbox_rejects_events_and_delivers_queued_ones() {
     assert!(poll(waits.as_mut()).is_pending());
     receiver.close();
     assert_eq!(waits.await, Err(Closed));
-    assert!(matches!(sender.try_send(event(301)), Err(NotTaken::Closed)));
-    assert!(matches!(sender.room(1 << 20).await, Err(Closed)));
+    assert!(matches!(sender.try_send(event(301)), Err(SendError::Closed)));
+    assert!(matches!(sender.reserve(1 << 20).await, Err(Closed)));
     let mut batch = VecDeque::new();
     receiver.receive(&mut batch).await;
     assert_eq!(batch.len(), MAX_EVENTS);
@@ -130,7 +130,7 @@ async fn empty_inbox_holds_no_memory() {
     receiver.receive(&mut batch).await;
     batch.clear();
     assert!(poll(pin!(receiver.receive(&mut batch))).is_pending());
-    assert_eq!((batch.capacity(), receiver.0.state().waiting.capacity()), (0, 0));
+    assert_eq!((batch.capacity(), receiver.0.state().queue.capacity()), (0, 0));
 }
 
 #[tokio::test]

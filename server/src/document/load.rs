@@ -9,7 +9,7 @@ use syncline_protocol::native::Cursor;
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use syncline_replica::{HubDocument, Refused};
 
-use super::tail::Tail;
+use super::tail::RecentChanges;
 use crate::ids::Draw;
 
 /// A document built from its log.
@@ -18,7 +18,7 @@ pub(super) struct Loaded {
     /// Its epoch and newest sequence number.
     pub newest: Cursor,
     /// Its newest records.
-    pub tail: Tail,
+    pub tail: RecentChanges,
     /// Number of records after the snapshot.
     pub records: u64,
     pub record_bytes: usize,
@@ -29,9 +29,9 @@ pub(super) struct Loaded {
 pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<Loaded, LoadError> {
     let Some(stored) = log.load(name).await? else {
         return Ok(Loaded {
-            document: HubDocument::new(own_client(draw)),
+            document: HubDocument::new(draw_client_id(draw)),
             newest: Cursor { epoch: Epoch(draw.number()), seq: Seq::ZERO },
-            tail: Tail::after(Seq::ZERO),
+            tail: RecentChanges::after(Seq::ZERO),
             records: 0,
             record_bytes: 0,
             snapshot_bytes: 0,
@@ -41,13 +41,13 @@ pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<
     if stored.is_tombstone() {
         return Err(LoadError::Deleted);
     }
-    let (document, stored) = build(log, stored, own_client(draw)).await?;
+    let (document, stored) = build(log, stored, draw_client_id(draw)).await?;
     let snapshot = stored.snapshot.as_ref();
     let records = stored.records.iter().map(|record| (record.seq, &record.update));
     Ok(Loaded {
         document,
         newest: Cursor { epoch: stored.epoch, seq: stored.last() },
-        tail: Tail::of(snapshot.map_or(Seq::ZERO, |snapshot| snapshot.upto), records),
+        tail: RecentChanges::of(snapshot.map_or(Seq::ZERO, |snapshot| snapshot.upto), records),
         records: stored.records.len() as u64,
         record_bytes: stored.records.iter().map(|record| record.update.len()).sum(),
         snapshot_bytes: snapshot.map_or(0, |snapshot| snapshot.update.len()),
@@ -75,7 +75,7 @@ impl LoadError {
 }
 
 /// Up to this size the document is built inline: handing it to another thread would take longer.
-const AT_ONCE_BYTES: usize = 32 * 1024;
+const INLINE_BUILD_BYTES: usize = 32 * 1024;
 
 /// Builds the document; a large one outside the runtime, because it takes milliseconds.
 async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocument, Stored), LoadError> {
@@ -86,13 +86,13 @@ async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocumen
         let updates: Vec<_> = updates.chain(stored.records.iter().map(|record| record.update.clone())).collect();
         HubDocument::load(own_client, &updates).map(|document| (document, stored))
     };
-    if bytes <= AT_ONCE_BYTES {
+    if bytes <= INLINE_BUILD_BYTES {
         return Ok(work()?);
     }
     Ok(log.aside(work).await.ok_or(LoadError::Interrupted)??)
 }
 
 /// Draws the client id under which the document makes its own edits until it is loaded again.
-fn own_client(draw: &Draw) -> u64 {
+fn draw_client_id(draw: &Draw) -> u64 {
     draw.number() as u64 & MAX_SAFE_INTEGER
 }

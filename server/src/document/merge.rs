@@ -23,46 +23,46 @@ pub(super) struct Change {
 
 /// Changes and awareness collected during a turn, to be sent together.
 #[derive(Debug, Default)]
-pub(super) struct Unsent {
+pub(super) struct OutgoingFrames {
     pub changes: Vec<Change>,
     /// Clients whose awareness changed in this turn, with their clocks.
-    pub presence: BTreeMap<u64, u64>,
+    pub changed_awareness: BTreeMap<u64, u64>,
     /// Sessions that are sent all awareness states.
-    pub everyone: BTreeSet<LeaseId>,
+    pub all_awareness: BTreeSet<LeaseId>,
 }
 
-impl Unsent {
-    pub(super) fn change(&mut self, frame: Arc<Frame>, author: Option<LeaseId>) {
+impl OutgoingFrames {
+    pub(super) fn push_change(&mut self, frame: Arc<Frame>, author: Option<LeaseId>) {
         self.changes.push(Change { frame, author });
     }
 }
 
 /// A frame and the number of changes in it.
-pub(super) type Counted = (Arc<Frame>, usize);
+pub(super) type CountedFrame = (Arc<Frame>, usize);
 
 /// Coalesced changes, in order.
-pub(super) struct Merge<'a> {
+pub(super) struct CoalescedChanges<'a> {
     changes: &'a [Change],
     /// `None` for a single change.
     updates: Option<Updates<'a>>,
-    everyone: Vec<Counted>,
+    everyone: Vec<CountedFrame>,
     authors: Vec<LeaseId>,
 }
 
-impl<'a> Merge<'a> {
+impl<'a> CoalescedChanges<'a> {
     /// Coalesces at least one change.
     pub(super) fn new(changes: &'a [Change]) -> Self {
         let updates = (changes.len() > 1).then(|| Updates::new(changes.iter().map(|change| change.update())));
         let mut authors: Vec<_> = changes.iter().filter_map(|change| change.author).collect();
         authors.sort_unstable();
         authors.dedup();
-        let mut merge = Self { changes, updates, everyone: Vec::new(), authors };
-        merge.everyone = merge.frames(|_| true);
-        merge
+        let mut coalesced = Self { changes, updates, everyone: Vec::new(), authors };
+        coalesced.everyone = coalesced.frames(|_| true);
+        coalesced
     }
 
     /// The frames for readers that made none of the changes.
-    pub(super) fn for_everyone(&self) -> &[Counted] {
+    pub(super) fn for_everyone(&self) -> &[CountedFrame] {
         &self.everyone
     }
 
@@ -72,19 +72,19 @@ impl<'a> Merge<'a> {
     }
 
     /// The frames for an author: the changes of others.
-    pub(super) fn for_author(&self, author: LeaseId) -> Vec<Counted> {
+    pub(super) fn for_author(&self, author: LeaseId) -> Vec<CountedFrame> {
         self.frames(|change| change.author != Some(author))
     }
 
-    fn frames(&self, wanted: impl Fn(&Change) -> bool) -> Vec<Counted> {
+    fn frames(&self, wanted: impl Fn(&Change) -> bool) -> Vec<CountedFrame> {
         let Some(updates) = &self.updates else {
-            return self.changes.iter().filter(|change| wanted(change)).map(Change::alone).collect();
+            return self.changes.iter().filter(|change| wanted(change)).map(Change::single).collect();
         };
         // Every frame carries the sequence number of the last change.
         let Some(seq) = self.changes.last().map(|change| change.frame.seq()) else { return Vec::new() };
         let merged = updates.merge(|number| wanted(&self.changes[number]));
         let frame = |merged| match merged {
-            Merged::Single(number) => self.changes[number].alone(),
+            Merged::Single(number) => self.changes[number].single(),
             Merged::Joined { update, count } => (Frame::at(seq, Message::Update(Bytes::from(update))), count),
         };
         merged.into_iter().map(frame).collect()
@@ -92,7 +92,7 @@ impl<'a> Merge<'a> {
 }
 
 impl Change {
-    fn alone(&self) -> Counted {
+    fn single(&self) -> CountedFrame {
         (Arc::clone(&self.frame), 1)
     }
 
@@ -117,28 +117,28 @@ mod tests {
         Change { frame: Frame::at(Seq(seq), Message::Update(update)), author: author.map(LeaseId) }
     }
 
-    fn updates(frames: &[Counted]) -> Vec<(Seq, usize, &[u8])> {
-        let mut told = Vec::new();
+    fn updates(frames: &[CountedFrame]) -> Vec<(Seq, usize, &[u8])> {
+        let mut listed = Vec::new();
         for (frame, count) in frames {
             let Message::Update(bytes) = frame.message() else { panic!("not an update") };
-            told.push((frame.seq(), *count, &bytes[..]));
+            listed.push((frame.seq(), *count, &bytes[..]));
         }
-        told
+        listed
     }
 
     #[test]
     fn readers_get_one_frame_and_authors_the_changes_of_others() {
         let changes =
             [change(5, 1, 0, Some(1)), change(6, 2, 0, Some(2)), change(6, 3, 0, None), change(7, 1, 1, Some(1))];
-        let merge = Merge::new(&changes);
+        let coalesced = CoalescedChanges::new(&changes);
         let all: &[u8] = &[3, 1, 3, 0, 0, 1, 1, 2, 0, 0, 1, 2, 1, 0, 0, 1, 0, 1, 0];
-        assert_eq!(updates(merge.for_everyone()), [(Seq(7), 4, all)]);
-        assert!(merge.is_author(LeaseId(1)) && !merge.is_author(LeaseId(3)));
+        assert_eq!(updates(coalesced.for_everyone()), [(Seq(7), 4, all)]);
+        assert!(coalesced.is_author(LeaseId(1)) && !coalesced.is_author(LeaseId(3)));
         let others: &[u8] = &[2, 1, 3, 0, 0, 1, 1, 2, 0, 0, 1, 0];
-        assert_eq!(updates(&merge.for_author(LeaseId(1))), [(Seq(7), 2, others)]);
-        let alone = [change(5, 1, 0, Some(1))];
-        let merge = Merge::new(&alone);
-        assert_eq!(merge.for_everyone()[0].0.seq(), Seq(5));
-        assert!(merge.for_author(LeaseId(1)).is_empty());
+        assert_eq!(updates(&coalesced.for_author(LeaseId(1))), [(Seq(7), 2, others)]);
+        let single = [change(5, 1, 0, Some(1))];
+        let coalesced = CoalescedChanges::new(&single);
+        assert_eq!(coalesced.for_everyone()[0].0.seq(), Seq(5));
+        assert!(coalesced.for_author(LeaseId(1)).is_empty());
     }
 }

@@ -45,35 +45,35 @@ struct Client {
 }
 
 /// A client and its clock after a change.
-pub type Changed = (u64, u64);
+pub type ChangedClient = (u64, u64);
 
 /// The frames that follow from an event.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Clients whose states are sent to everyone: [`Presence::encode`].
-    pub everyone: Vec<Changed>,
+pub struct AwarenessChanges {
+    /// Clients whose states are sent to everyone: [`AwarenessStates::encode`].
+    pub everyone: Vec<ChangedClient>,
     /// An awareness update for the sender only.
-    pub bringer: Option<Vec<u8>>,
+    pub sender: Option<Vec<u8>>,
     /// Number of states dropped because they, or the lease's states together, exceed a limit.
     pub dropped: usize,
 }
 
 /// The awareness states of one document.
 #[derive(Debug)]
-pub struct Presence {
+pub struct AwarenessStates {
     clients: HashMap<u64, Client>,
     tombstones: usize,
     /// Bytes of all states.
     state_bytes: usize,
     /// Leases that own a state, have an own id, or have a reduced limit.
-    leases: HashMap<LeaseId, Lease>,
+    leases: HashMap<LeaseId, LeaseUsage>,
     /// Default limit on the bytes of a lease's states.
     lease_bytes: usize,
 }
 
 /// State of one lease.
 #[derive(Debug, Default)]
-struct Lease {
+struct LeaseUsage {
     /// Its own client id, once known.
     own: Option<u64>,
     shown_bytes: usize,
@@ -81,7 +81,7 @@ struct Lease {
     limit_bytes: Option<usize>,
 }
 
-impl Default for Presence {
+impl Default for AwarenessStates {
     fn default() -> Self {
         Self::with_limit(usize::MAX)
     }
@@ -97,7 +97,7 @@ impl Client {
     }
 }
 
-impl Presence {
+impl AwarenessStates {
     /// No states; each lease may show at most `lease_bytes`.
     pub fn with_limit(lease_bytes: usize) -> Self {
         Self { clients: HashMap::new(), tombstones: 0, state_bytes: 0, leases: HashMap::new(), lease_bytes }
@@ -113,9 +113,13 @@ impl Presence {
     }
 
     /// Applies the entries sent by a lease.
-    pub fn update<'a>(&mut self, lease: LeaseId, entries: impl Iterator<Item = AwarenessEntry<'a>>) -> Changes {
-        let mut everyone: Vec<Changed> = Vec::new();
-        let mut bringer: Vec<Changed> = Vec::new();
+    pub fn update<'a>(
+        &mut self,
+        lease: LeaseId,
+        entries: impl Iterator<Item = AwarenessEntry<'a>>,
+    ) -> AwarenessChanges {
+        let mut everyone: Vec<ChangedClient> = Vec::new();
+        let mut sender: Vec<ChangedClient> = Vec::new();
         let mut entries = entries.peekable();
         let (mut first, mut dropped) = (true, 0);
         while let Some(entry) = entries.next() {
@@ -123,7 +127,7 @@ impl Presence {
                 self.leases.entry(lease).or_default().own.get_or_insert(entry.client);
             }
             first = false;
-            let entry = if self.is_too_much(lease, &entry) {
+            let entry = if self.exceeds_limit(lease, &entry) {
                 dropped += 1;
                 // Its older state would be outdated: to other clients it leaves until its state is within the
                 // limit.
@@ -131,20 +135,20 @@ impl Presence {
             } else {
                 entry
             };
-            match self.take(lease, &entry) {
-                Taken::Stale => {}
-                Taken::New { clock } => everyone.push((entry.client, clock)),
-                Taken::Returned { tombstone_clock, clock } => {
-                    bringer.push((entry.client, tombstone_clock));
+            match self.apply(lease, &entry) {
+                EntryOutcome::Stale => {}
+                EntryOutcome::New { clock } => everyone.push((entry.client, clock)),
+                EntryOutcome::Returned { tombstone_clock, clock } => {
+                    sender.push((entry.client, tombstone_clock));
                     everyone.push((entry.client, clock));
                 }
             }
         }
-        Changes { everyone, bringer: (!bringer.is_empty()).then(|| encode_tombstones(&bringer)), dropped }
+        AwarenessChanges { everyone, sender: (!sender.is_empty()).then(|| encode_tombstones(&sender)), dropped }
     }
 
     /// Removes a lease and the states it owns.
-    pub fn leave(&mut self, lease: LeaseId) -> Changes {
+    pub fn leave(&mut self, lease: LeaseId) -> AwarenessChanges {
         self.leases.remove(&lease);
         let mut gone = Vec::new();
         for (id, client) in &mut self.clients {
@@ -156,8 +160,8 @@ impl Presence {
                 gone.push((*id, client.clock));
             }
         }
-        self.bury(gone.len());
-        Changes { everyone: gone, ..Changes::default() }
+        self.add_tombstones(gone.len());
+        AwarenessChanges { everyone: gone, ..AwarenessChanges::default() }
     }
 
     /// True if no client has a state.
@@ -167,12 +171,12 @@ impl Presence {
     }
 
     /// True unless the lease's own id looks like one of Yjs 13, which draws 32 bits. Yjs 14 draws 53.
-    pub fn may_speak_yjs14(&self, lease: LeaseId) -> bool {
+    pub fn may_be_yjs14(&self, lease: LeaseId) -> bool {
         self.own(lease).is_none_or(|client| client > u64::from(u32::MAX))
     }
 
     /// All states as one awareness update; `None` if there are none.
-    pub fn everyone(&self) -> Option<Vec<u8>> {
+    pub fn all(&self) -> Option<Vec<u8>> {
         let here: Vec<_> = self
             .clients
             .iter()
@@ -185,7 +189,7 @@ impl Presence {
 
     /// The states of `clients` as one awareness update. A client without a state is encoded as a tombstone; a
     /// forgotten one at the given clock.
-    pub fn encode(&self, clients: impl ExactSizeIterator<Item = Changed>) -> Vec<u8> {
+    pub fn encode(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Vec<u8> {
         encode(clients.map(|(client, clock)| {
             let known = self.clients.get(&client);
             let clock = known.map_or(clock, |known| known.clock);
@@ -200,7 +204,7 @@ impl Presence {
     }
 
     /// True if a new state would exceed a limit. A known state counts for its owner only.
-    fn is_too_much(&self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> bool {
+    fn exceeds_limit(&self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> bool {
         if entry.state.len() > MAX_AWARENESS_STATE_BYTES {
             return true;
         }
@@ -221,9 +225,9 @@ impl Presence {
         self.leases.get(&lease).and_then(|lease| lease.own)
     }
 
-    fn take(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
+    fn apply(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> EntryOutcome {
         let before = self.clients.get(&entry.client).map(|known| (known.owner, known.shown_bytes()));
-        let taken = self.take_counted(lease, entry);
+        let outcome = self.apply_counted(lease, entry);
         if let Some((owner, bytes)) = before
             && let Some(owner) = self.leases.get_mut(&owner)
         {
@@ -233,51 +237,51 @@ impl Presence {
         if let Some(known) = self.clients.get(&entry.client).filter(|known| known.state.is_some()) {
             self.leases.entry(known.owner).or_default().shown_bytes += known.shown_bytes();
         }
-        taken
+        outcome
     }
 
-    fn take_counted(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
+    fn apply_counted(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> EntryOutcome {
         let is_own = self.own(lease) == Some(entry.client);
         let bytes_before = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
-        let taken = self.take_within_limits(lease, entry, is_own);
+        let outcome = self.apply_entry(lease, entry, is_own);
         let bytes_after = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
         self.state_bytes = self.state_bytes - bytes_before + bytes_after;
-        taken
+        outcome
     }
 
-    fn take_within_limits(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>, is_own: bool) -> Taken {
+    fn apply_entry(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>, is_own: bool) -> EntryOutcome {
         let Some(known) = self.clients.get_mut(&entry.client) else {
             if entry.is_null() || self.clients.len() >= MAX_CLIENTS {
-                return Taken::Stale;
+                return EntryOutcome::Stale;
             }
             let client = Client { clock: entry.clock, state: Some(entry.state.into()), owner: lease };
             self.clients.insert(entry.client, client);
-            return Taken::New { clock: entry.clock };
+            return EntryOutcome::New { clock: entry.clock };
         };
         match (&known.state, entry.is_null()) {
             (Some(_), true) if entry.clock >= known.clock => {
                 known.clock = entry.clock;
                 known.state = None;
-                self.bury(1);
-                Taken::New { clock: entry.clock }
+                self.add_tombstones(1);
+                EntryOutcome::New { clock: entry.clock }
             }
             (Some(_), false) if entry.clock > known.clock => {
                 known.clock = entry.clock;
                 known.state = Some(entry.state.into());
                 known.owner = lease;
-                Taken::New { clock: entry.clock }
+                EntryOutcome::New { clock: entry.clock }
             }
             (Some(_), false) if is_own && entry.clock == known.clock => {
                 // Reconnected before the old connection was found dead: the new lease becomes the owner.
                 known.owner = lease;
-                Taken::Stale
+                EntryOutcome::Stale
             }
             (None, false) if entry.clock > known.clock => {
                 known.clock = entry.clock;
                 known.state = Some(entry.state.into());
                 known.owner = lease;
                 self.tombstones = self.tombstones.saturating_sub(1);
-                Taken::New { clock: entry.clock }
+                EntryOutcome::New { clock: entry.clock }
             }
             (None, false) if is_own => {
                 let tombstone_clock = known.clock;
@@ -285,13 +289,13 @@ impl Presence {
                 known.state = Some(entry.state.into());
                 known.owner = lease;
                 self.tombstones = self.tombstones.saturating_sub(1);
-                Taken::Returned { tombstone_clock, clock: tombstone_clock + 1 }
+                EntryOutcome::Returned { tombstone_clock, clock: tombstone_clock + 1 }
             }
-            _ => Taken::Stale,
+            _ => EntryOutcome::Stale,
         }
     }
 
-    fn bury(&mut self, count: usize) {
+    fn add_tombstones(&mut self, count: usize) {
         self.tombstones += count;
         if self.tombstones > MAX_TOMBSTONES {
             self.clients.retain(|_, client| client.state.is_some());
@@ -300,7 +304,7 @@ impl Presence {
     }
 }
 
-enum Taken {
+enum EntryOutcome {
     /// Not newer than the known state.
     Stale,
     /// Newer: sent to everyone.
@@ -309,7 +313,7 @@ enum Taken {
     Returned { tombstone_clock: u64, clock: u64 },
 }
 
-fn encode_tombstones(clients: &[Changed]) -> Vec<u8> {
+fn encode_tombstones(clients: &[ChangedClient]) -> Vec<u8> {
     encode(clients.iter().map(|&(client, clock)| AwarenessEntry { client, clock, state: NULL }))
 }
 

@@ -20,7 +20,7 @@ use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
-use super::merge::{Change, Merge};
+use super::merge::{Change, CoalescedChanges};
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Position, Pushed};
@@ -28,9 +28,9 @@ use syncline_replica::{Full, Known};
 
 /// Sockets written to in the document's own turn. Further ones are written by spawned tasks, this many each,
 /// on any thread: a crowd of readers uses all cores and delays no other document.
-const SENDS_A_TURN: usize = 64;
+const SENDS_PER_TURN: usize = 64;
 /// Up to this many sockets are written to directly even by a busy document.
-const FEW: usize = 8;
+const MAX_BUSY_DIRECT_SENDS: usize = 8;
 
 /// Memory for the floors of slow readers. In a document of many clients each floor is large.
 const MAX_FLOOR_BYTES: usize = 16 * 1024 * 1024;
@@ -52,7 +52,7 @@ struct Reader {
 
 impl Reader {
     /// Records a gap if the frame was dropped.
-    fn note(&mut self, pushed: Pushed) -> Pushed {
+    fn note_pushed(&mut self, pushed: Pushed) -> Pushed {
         self.has_gap |= pushed == Pushed::Dropped;
         pushed
     }
@@ -60,7 +60,7 @@ impl Reader {
     /// Queues a change.
     fn push(&mut self, lease: LeaseId, document: &DocumentName, checkpoint: &Arc<Known>, frame: &Frame) -> Pushed {
         let pushed = self.outbox.push_document(lease, frame.encode(document, &self.framing));
-        let pushed = self.note(pushed);
+        let pushed = self.note_pushed(pushed);
         if pushed == Pushed::First && !self.has_gap {
             self.floor = Some(Arc::clone(checkpoint));
         }
@@ -68,7 +68,7 @@ impl Reader {
     }
 
     /// True if its floor is this checkpoint.
-    fn has(&self, checkpoint: &Arc<Known>) -> bool {
+    fn has_checkpoint(&self, checkpoint: &Arc<Known>) -> bool {
         self.floor.as_ref().is_some_and(|floor| Arc::ptr_eq(floor, checkpoint))
     }
 
@@ -102,7 +102,7 @@ impl Reader {
             }
         };
         metrics.documents_closed.count(&close);
-        self.outbox.end(lease, last_frame.into());
+        self.outbox.end_from_document(lease, last_frame.into());
         true
     }
 }
@@ -113,15 +113,15 @@ pub(super) struct Readers {
     /// Ordered, so that a simulation can be replayed. Boxed, because a map node has room for eleven entries.
     readers: BTreeMap<LeaseId, Box<Reader>>,
     checkpoint: Arc<Known>,
-    unsent: Unsent,
+    unsent: UnsentOutboxes,
     metrics: Arc<Metrics>,
 }
 
 /// Outboxes that were pushed to and not sent yet.
 #[derive(Default)]
-struct Unsent(Vec<Arc<Outbox>>);
+struct UnsentOutboxes(Vec<Arc<Outbox>>);
 
-impl Unsent {
+impl UnsentOutboxes {
     fn note(&mut self, outbox: &Arc<Outbox>, pushed: Pushed) {
         if pushed == Pushed::First {
             self.0.push(Arc::clone(outbox));
@@ -131,7 +131,13 @@ impl Unsent {
 
 impl Readers {
     pub(super) fn new(document: DocumentName, metrics: Arc<Metrics>) -> Self {
-        Self { document, readers: BTreeMap::new(), checkpoint: Arc::default(), unsent: Unsent::default(), metrics }
+        Self {
+            document,
+            readers: BTreeMap::new(),
+            checkpoint: Arc::default(),
+            unsent: UnsentOutboxes::default(),
+            metrics,
+        }
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
@@ -154,7 +160,7 @@ impl Readers {
         let distinct: HashSet<_> =
             self.readers.values().filter_map(|reader| reader.floor.as_ref()).map(Arc::as_ptr).collect();
         if distinct.len() > max_floors {
-            for reader in self.readers.values_mut().filter(|reader| !reader.has(&self.checkpoint)) {
+            for reader in self.readers.values_mut().filter(|reader| !reader.has_checkpoint(&self.checkpoint)) {
                 reader.floor = None;
             }
         }
@@ -170,11 +176,11 @@ impl Readers {
     /// sessions' tasks: by the time these run, more changes may have joined the same write.
     pub(super) fn send(&mut self, is_busy: bool) {
         let mut unsent = std::mem::take(&mut self.unsent.0);
-        if is_busy && unsent.len() > FEW {
+        if is_busy && unsent.len() > MAX_BUSY_DIRECT_SENDS {
             unsent.drain(..).for_each(|outbox| outbox.send_later());
         }
-        while unsent.len() > SENDS_A_TURN {
-            let turn = unsent.split_off(unsent.len() - SENDS_A_TURN);
+        while unsent.len() > SENDS_PER_TURN {
+            let turn = unsent.split_off(unsent.len() - SENDS_PER_TURN);
             tokio::spawn(async move { turn.iter().for_each(|outbox| outbox.send()) });
         }
         unsent.drain(..).for_each(|outbox| outbox.send());
@@ -187,15 +193,15 @@ impl Readers {
         if changes.is_empty() {
             return 0;
         }
-        let merge = Merge::new(changes);
+        let coalesced = CoalescedChanges::new(changes);
         let mut queued = 0;
         for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.joined) {
             let for_author;
-            let frames = if merge.is_author(lease) {
-                for_author = merge.for_author(lease);
+            let frames = if coalesced.is_author(lease) {
+                for_author = coalesced.for_author(lease);
                 &for_author
             } else {
-                merge.for_everyone()
+                coalesced.for_everyone()
             };
             for (frame, changes) in frames {
                 let pushed = reader.push(lease, &self.document, &self.checkpoint, frame);
@@ -209,29 +215,29 @@ impl Readers {
     }
 
     /// Queues an awareness update for every reader.
-    pub(super) fn presence(&mut self, frame: &Frame) {
+    pub(super) fn push_awareness(&mut self, frame: &Frame) {
         for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
             let Some(frame) = frame.awareness(&self.document, &reader.framing) else { return };
             let pushed = reader.outbox.push_awareness(lease, frame);
-            let pushed = reader.note(pushed);
+            let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
     }
 
     /// Queues a diff, which makes its receiver a reader.
-    pub(super) fn diff(&mut self, lease: LeaseId, frame: &Frame) {
+    pub(super) fn push_diff(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(&lease) {
             reader.joined = true;
-            let pushed = reader.outbox.push_answer(lease, frame.answer_to(&self.document, &reader.framing));
+            let pushed = reader.outbox.push_reply(lease, frame.encode_reply(&self.document, &reader.framing));
             reader.has_gap = false;
-            let pushed = reader.note(pushed);
+            let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
     }
 
     /// Replies to a native session: with `FromCursor` it becomes a reader, with `OtherHistory` the lease
     /// ends.
-    pub(super) fn opened(
+    pub(super) fn push_opened(
         &mut self,
         lease: LeaseId,
         cursor: Cursor,
@@ -243,7 +249,7 @@ impl Readers {
         let Some(channel) = reader.channel() else { return };
         let frame = ToClient::Opened { channel, cursor, read_only, resume, state_vector }.encode().into();
         if resume == Resume::OtherHistory {
-            reader.outbox.end(lease, frame);
+            reader.outbox.end_from_document(lease, frame);
             self.readers.remove(&lease);
             return;
         }
@@ -253,24 +259,24 @@ impl Readers {
     }
 
     /// Queues a change that one native reader missed.
-    pub(super) fn missed(&mut self, lease: LeaseId, frame: &Frame) {
+    pub(super) fn push_missed(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(&lease) {
             let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
-            let pushed = reader.note(pushed);
+            let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
     }
 
     /// Queues the durable position for one native reader, or for all of them.
-    pub(super) fn durable(&mut self, lease: Option<LeaseId>, seq: Seq) {
-        let mut tell = |lease, reader: &Reader| self.unsent.note(&reader.outbox, reader.push_durable(lease, seq));
+    pub(super) fn push_durable(&mut self, lease: Option<LeaseId>, seq: Seq) {
+        let mut push = |lease, reader: &Reader| self.unsent.note(&reader.outbox, reader.push_durable(lease, seq));
         match lease {
-            Some(lease) => _ = self.readers.get(&lease).map(|reader| tell(lease, reader)),
-            None => self.readers.iter().for_each(|(&lease, reader)| tell(lease, reader)),
+            Some(lease) => _ = self.readers.get(&lease).map(|reader| push(lease, reader)),
+            None => self.readers.iter().for_each(|(&lease, reader)| push(lease, reader)),
         }
     }
 
-    pub(super) fn decided(&mut self, lease: LeaseId, batch: u64, accepted: bool, register: &[u8]) {
+    pub(super) fn push_decision(&mut self, lease: LeaseId, batch: u64, accepted: bool, register: &[u8]) {
         let Some(reader) = self.readers.get(&lease) else { return };
         if let Some(channel) = reader.channel() {
             let frame = ToClient::Decided { channel, batch, accepted, register }.encode();
@@ -278,23 +284,29 @@ impl Readers {
         }
     }
 
-    pub(super) fn answer(&mut self, lease: LeaseId, frame: &Frame) {
+    pub(super) fn push_reply(&mut self, lease: LeaseId, frame: &Frame) {
         let Some(reader) = self.readers.get_mut(&lease) else { return };
         let bytes = frame.encode(&self.document, &reader.framing);
         let pushed = match frame.message() {
             // May be large and can be requested with one byte; if it is dropped, the resync sends it.
             Message::Awareness(_) => {
-                let pushed = reader.outbox.push_answer(lease, bytes);
-                reader.note(pushed)
+                let pushed = reader.outbox.push_reply(lease, bytes);
+                reader.note_pushed(pushed)
             }
-            Message::Step1(_) if !bytes.is_empty() => reader.outbox.push_question(lease, bytes),
+            Message::Step1(_) if !bytes.is_empty() => reader.outbox.push_step1(lease, bytes),
             _ if bytes.is_empty() => return,
             _ => reader.outbox.push_control(bytes),
         };
         self.unsent.note(&reader.outbox, pushed);
     }
 
-    pub(super) fn ack(&mut self, lease: LeaseId, (batch, seq): (u64, Seq), outcome: Outcome, echo: Option<&Frame>) {
+    pub(super) fn push_ack(
+        &mut self,
+        lease: LeaseId,
+        (batch, seq): (u64, Seq),
+        outcome: Outcome,
+        echo: Option<&Frame>,
+    ) {
         let Some(reader) = self.readers.get(&lease) else { return };
         let pushed = match (&reader.framing, outcome) {
             (Framing::Hocuspocus { address }, outcome) => {

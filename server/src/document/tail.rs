@@ -15,7 +15,7 @@ pub(super) const MAX_BYTES: usize = 32 * 1024;
 
 /// The newest changes, in the order they were sent to readers.
 #[derive(Debug)]
-pub struct Tail {
+pub struct RecentChanges {
     /// Contains every change after this record.
     after: Seq,
     /// Several changes may share a sequence number: an update and the pending ones it made integrable.
@@ -23,7 +23,7 @@ pub struct Tail {
     bytes: usize,
 }
 
-impl Tail {
+impl RecentChanges {
     /// An empty buffer: no changes since this record.
     pub fn after(after: Seq) -> Self {
         Self { after, changes: VecDeque::new(), bytes: 0 }
@@ -85,13 +85,13 @@ impl Tail {
 mod tests {
     use super::*;
 
-    fn seqs(tail: &Tail, since: u64) -> Option<Vec<u64>> {
+    fn seqs(tail: &RecentChanges, since: u64) -> Option<Vec<u64>> {
         tail.since(Seq(since)).map(|changes| changes.map(|(seq, _)| seq.0).collect())
     }
 
     #[test]
     fn tail_returns_all_changes_since_seq_or_none() {
-        let mut tail = Tail::after(Seq(5));
+        let mut tail = RecentChanges::after(Seq(5));
         assert_eq!(seqs(&tail, 5), Some(vec![]));
         assert_eq!(seqs(&tail, 4), None);
         for seq in [6, 8, 8, 9] {
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn tail_is_bounded_and_never_splits_a_record() {
-        let mut tail = Tail::after(Seq::ZERO);
+        let mut tail = RecentChanges::after(Seq::ZERO);
         for seq in [1, 1, 1].into_iter().chain(2..=510) {
             tail.push(Seq(seq), &Bytes::from_static(b"x"));
         }
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn tail_of_stored_history_keeps_its_end() {
         let records: Vec<(Seq, Bytes)> = (11..=20).map(|seq| (Seq(seq), Bytes::from(vec![0; 8 * 1024]))).collect();
-        let tail = Tail::of(Seq(10), records.iter().map(|(seq, update)| (*seq, update)));
+        let tail = RecentChanges::of(Seq(10), records.iter().map(|(seq, update)| (*seq, update)));
         assert_eq!((seqs(&tail, 15), seqs(&tail, 16)), (None, Some(vec![17, 18, 19, 20])));
-        let tail = Tail::of(Seq(10), records[..2].iter().map(|(seq, update)| (*seq, update)));
+        let tail = RecentChanges::of(Seq(10), records[..2].iter().map(|(seq, update)| (*seq, update)));
         assert_eq!((seqs(&tail, 9), seqs(&tail, 10)), (None, Some(vec![11, 12])));
     }
 }

@@ -19,13 +19,13 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
-use super::apart::apart_if;
+use super::block_in_place::block_in_place_if;
 use super::core::Core;
 use super::event::{Acks, Effect, Event};
 use super::frame::Framing;
-use super::inbox::{Receiver, Room};
+use super::inbox::{BytePermit, Receiver};
 use super::load::{LoadError, Loaded, load};
-use super::merge::Unsent;
+use super::merge::OutgoingFrames;
 use super::options::{Compaction, DocumentOptions};
 use super::readers::Readers;
 use super::usage::Usage;
@@ -41,9 +41,9 @@ const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
 /// Stands for no deadline.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Quiet period after which a document frees memory when memory is scarce.
-const PRESSED_QUIET: Duration = Duration::from_secs(1);
+const QUIET_UNDER_PRESSURE: Duration = Duration::from_secs(1);
 /// Pause before a document that could not leave memory tries again, unless an event arrives earlier.
-const EXPECTED_IDLE: Duration = Duration::from_millis(100);
+const RETIRE_RETRY: Duration = Duration::from_millis(100);
 /// Records between checkpoints, and so the age of a reader's floor: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
@@ -63,14 +63,14 @@ pub enum Envelope {
     },
     /// Memory is scarce: leave memory if no session has the document open, else free what can be freed once
     /// it is quiet.
-    Relieve,
+    FreeMemory,
     /// Any other event. The reservation holds a large event's bytes in the inbox's limit.
-    Event(Event, Option<Room>),
+    Event(Event, Option<BytePermit>),
 }
 
 /// How a document's task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum TaskEnd {
     /// The document was idle, everything is on disk and `try_retire` agreed.
     Retired,
     /// The inbox was closed; everything is on disk, or storage has failed.
@@ -89,7 +89,7 @@ struct Task {
     /// Filled by the core, drained by `execute`.
     effects: Vec<Effect>,
     /// Filled and drained by `execute`.
-    unsent: Unsent,
+    outgoing: OutgoingFrames,
     records_since_snapshot: u64,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
@@ -98,15 +98,15 @@ struct Task {
     /// `after_batch`.
     active: Instant,
     changed: Instant,
-    seen: Seq,
+    last_seen: Seq,
     storage_failed: bool,
     /// The last batch had more than one event.
     is_busy: bool,
-    /// [`Envelope::Relieve`] arrived and has not been acted on.
-    is_pressed: bool,
+    /// [`Envelope::FreeMemory`] arrived and has not been acted on.
+    must_free_memory: bool,
     /// The document could not leave memory: a session holds a lease that it has not used or has not released
     /// yet.
-    is_expected: bool,
+    has_unused_lease: bool,
     usage: Arc<Usage>,
 }
 
@@ -120,14 +120,14 @@ pub async fn run(
     metrics: Arc<Metrics>,
     usage: Arc<Usage>,
     try_retire: impl Fn(&Receiver) -> bool,
-) -> Ended {
+) -> TaskEnd {
     // Rare, large futures are boxed, here and below: every document would pay for the largest one all the
     // time.
     let give_up = options.give_up.clone();
     let loading = Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics), usage));
     let mut task = match give_up.run_until_cancelled(loading).await {
         Some(Ok(task)) => task,
-        None => return Ended::Stopped,
+        None => return TaskEnd::Stopped,
         Some(Err(failure)) => {
             match failure {
                 LoadError::Deleted => debug!(document = name.as_str(), "refused to open a deleted document"),
@@ -139,8 +139,8 @@ pub async fn run(
                     )
                 }
             }
-            Box::pin(refuse(&name, &mut inbox, &failure.close(), metrics)).await;
-            return Ended::NotLoaded;
+            Box::pin(refuse_sessions(&name, &mut inbox, &failure.close(), metrics)).await;
+            return TaskEnd::NotLoaded;
         }
     };
     let ended = task.run(&mut inbox, try_retire).await;
@@ -149,7 +149,7 @@ pub async fn run(
 }
 
 /// Closes all sessions that are waiting for the document or arrive later: it is unavailable.
-async fn refuse(name: &DocumentName, inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
+async fn refuse_sessions(name: &DocumentName, inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
     inbox.close();
     let mut readers = Readers::new(name.clone(), metrics);
     let mut batch = VecDeque::new();
@@ -186,8 +186,9 @@ impl Task {
         document.count_superseded(options.superseded.clone());
         let last = newest.seq;
         debug!(document = name.as_str(), seq = %last, records, "document loaded");
-        let core =
-            Core::new(document, newest, options.holds).with_presence_limit(options.presence_bytes).with_tail(tail);
+        let core = Core::new(document, newest, options.holds)
+            .with_presence_limit(options.presence_bytes)
+            .with_recent_changes(tail);
         let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
         // Boxed, or the future would hold it twice: once being built, once in use.
@@ -199,74 +200,74 @@ impl Task {
             options,
             metrics,
             effects: Vec::new(),
-            unsent: Unsent::default(),
+            outgoing: OutgoingFrames::default(),
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,
             next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
             active: Instant::now(),
             changed: Instant::now(),
-            seen: last,
+            last_seen: last,
             storage_failed: false,
             is_busy: false,
-            is_pressed: false,
-            is_expected: false,
+            must_free_memory: false,
+            has_unused_lease: false,
             usage,
         });
         task.report_usage();
         Ok(task)
     }
 
-    async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> Ended {
+    async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> TaskEnd {
         let mut batch = VecDeque::new();
         let mut is_used = false;
         // Storage may have failed before this document was opened.
-        self.take_durable().await;
-        let mut clock = pin!(sleep_until(self.next_tick()));
+        self.update_durable().await;
+        let mut timer = pin!(sleep_until(self.next_tick()));
         loop {
             tokio::select! {
                 // Biased: durable positions arrive no faster than commits, so they cannot starve events.
                 biased;
-                _ = self.log.durable_changed() => self.take_durable().await,
+                _ = self.log.durable_changed() => self.update_durable().await,
                 () = inbox.receive(&mut batch), if !self.core.must_wait_for_disk() => {
                     if batch.is_empty() {
                         Box::pin(self.finish()).await;
-                        return Ended::Stopped;
+                        return TaskEnd::Stopped;
                     }
                     self.is_busy = batch.len() > 1;
-                    while let Some((event, _room)) = self.next(&mut batch) {
-                        self.take(event).await;
+                    while let Some((event, _permit)) = self.next_event(&mut batch) {
+                        self.handle_event(event).await;
                         is_used = true;
                     }
                     self.end_turn().await;
                     if std::mem::take(&mut is_used) {
                         self.active = Instant::now();
-                        self.is_expected = false;
+                        self.has_unused_lease = false;
                     }
                     self.after_batch().await;
                     // Only moved earlier: what the timer is for is checked when it fires.
                     let tick = self.next_tick();
-                    if tick < clock.deadline() {
-                        clock.as_mut().reset(tick);
+                    if tick < timer.deadline() {
+                        timer.as_mut().reset(tick);
                     }
                 }
-                () = &mut clock => {
+                () = &mut timer => {
                     if self.core.lease_count() == 0 && self.active.elapsed() >= self.idle() {
                         Point::UnloadBegun.pass();
                         Box::pin(self.finish()).await;
                         Point::UnloadSettled.pass();
                         if try_retire(inbox) {
-                            return Ended::Retired;
+                            return TaskEnd::Retired;
                         }
                         self.active = Instant::now();
-                        self.is_expected = true;
-                        self.is_pressed = false;
+                        self.has_unused_lease = true;
+                        self.must_free_memory = false;
                     }
-                    if self.may_rest() && self.changed.elapsed() >= self.quiet() {
-                        Box::pin(self.rest()).await;
-                        self.is_pressed = false;
+                    if self.can_free_memory() && self.changed.elapsed() >= self.quiet() {
+                        Box::pin(self.free_memory()).await;
+                        self.must_free_memory = false;
                     }
-                    clock.as_mut().reset(self.next_tick());
+                    timer.as_mut().reset(self.next_tick());
                 }
             }
         }
@@ -283,14 +284,14 @@ impl Task {
     /// The next time at which there may be work without an event.
     fn next_tick(&self) -> Instant {
         let idle = (self.core.lease_count() == 0).then(|| self.active + self.idle());
-        let quiet = self.may_rest().then(|| self.changed + self.quiet());
+        let quiet = self.can_free_memory().then(|| self.changed + self.quiet());
         idle.into_iter().chain(quiet).min().unwrap_or_else(|| Instant::now() + NEVER)
     }
 
     /// How long the document stays in memory without a lease. One without records leaves immediately.
     fn idle(&self) -> Duration {
-        match self.is_pressed || self.core.last() == Seq::ZERO {
-            true if self.is_expected => self.options.idle.min(EXPECTED_IDLE),
+        match self.must_free_memory || self.core.last() == Seq::ZERO {
+            true if self.has_unused_lease => self.options.idle.min(RETIRE_RETRY),
             true => Duration::ZERO,
             false => self.options.idle,
         }
@@ -298,13 +299,13 @@ impl Task {
 
     /// True if there is memory to free while nothing changes: deleted content, and under memory pressure also
     /// caches for joining clients.
-    fn may_rest(&self) -> bool {
-        if self.is_pressed { !self.core.is_minimal() } else { !self.core.is_resting() }
+    fn can_free_memory(&self) -> bool {
+        if self.must_free_memory { !self.core.is_minimal() } else { !self.core.is_dormant() }
     }
 
     /// Quiet period after which it frees memory.
     fn quiet(&self) -> Duration {
-        if self.is_pressed { self.options.quiet.min(PRESSED_QUIET) } else { self.options.quiet }
+        if self.must_free_memory { self.options.quiet.min(QUIET_UNDER_PRESSURE) } else { self.options.quiet }
     }
 
     fn report_usage(&self) {
@@ -312,21 +313,21 @@ impl Task {
     }
 
     /// Frees memory after a quiet period; a snapshot makes the next load fast.
-    async fn rest(&mut self) {
+    async fn free_memory(&mut self) {
         if self.records_since_snapshot >= self.options.compaction.idle_records {
             self.compact().await;
         }
-        apart_if(self.core.is_large(), || self.core.rest());
-        self.unsent = Unsent::default();
+        block_in_place_if(self.core.is_large(), || self.core.make_dormant());
+        self.outgoing = OutgoingFrames::default();
         self.report_usage();
     }
 
     /// The next event for the core.
-    fn next(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<Room>)> {
+    fn next_event(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<BytePermit>)> {
         loop {
             match batch.pop_front()? {
                 Envelope::Open { lease, outbox, framing, documents } => {
-                    self.core.share_presence(lease, documents);
+                    self.core.limit_awareness_share(lease, documents);
                     let is_native = matches!(framing, Framing::Native { .. });
                     let is_counted = matches!(framing, Framing::Hocuspocus { .. });
                     self.readers.add(lease, outbox, framing);
@@ -336,20 +337,22 @@ impl Task {
                     }
                     // A native session sends its cursor next: `Event::Resume`.
                 }
-                Envelope::Relieve => self.is_pressed = true,
-                Envelope::Event(event, room) => return Some((event, room)),
+                Envelope::FreeMemory => self.must_free_memory = true,
+                Envelope::Event(event, permit) => return Some((event, permit)),
             }
         }
     }
 
-    async fn take(&mut self, event: Event) {
+    async fn handle_event(&mut self, event: Event) {
         match event {
             Event::Resync { lease } => {
                 self.metrics.resyncs.inc();
                 // Frames of earlier events in this batch must not follow the diff that contains them.
                 self.execute().await;
                 let floor = self.readers.floor(lease);
-                apart_if(self.core.is_large(), || self.core.resync(lease, floor.as_deref(), &mut self.effects));
+                block_in_place_if(self.core.is_large(), || {
+                    self.core.resync(lease, floor.as_deref(), &mut self.effects)
+                });
             }
             Event::Leave { lease } => {
                 self.execute().await;
@@ -357,8 +360,8 @@ impl Task {
                 self.core.handle(event, &mut self.effects);
             }
             Event::Step1 { ref state_vector, .. } => {
-                let takes_long = self.core.is_large() && !self.core.has_answer(state_vector);
-                apart_if(takes_long, || self.core.handle(event, &mut self.effects));
+                let takes_long = self.core.is_large() && !self.core.has_cached_diff(state_vector);
+                block_in_place_if(takes_long, || self.core.handle(event, &mut self.effects));
             }
             event => self.core.handle(event, &mut self.effects),
         }
@@ -366,8 +369,8 @@ impl Task {
 
     async fn after_batch(&mut self) {
         self.metrics.awareness_dropped.inc_by(self.core.take_dropped_states() as u64);
-        if self.core.last() != self.seen {
-            (self.seen, self.changed) = (self.core.last(), self.active);
+        if self.core.last() != self.last_seen {
+            (self.last_seen, self.changed) = (self.core.last(), self.active);
         }
         if self.core.last() >= self.next_checkpoint {
             self.next_checkpoint = Seq(self.core.last().0 + CHECKPOINT_EVERY);
@@ -381,7 +384,7 @@ impl Task {
         self.report_usage();
     }
 
-    async fn take_durable(&mut self) {
+    async fn update_durable(&mut self) {
         let durable = self.log.durable();
         Point::BeforeAck.pass();
         self.core.durable(durable.upto, &mut self.effects);

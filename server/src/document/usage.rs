@@ -32,7 +32,7 @@ pub struct Memory {
     /// Signals that documents may have to be evicted, or the map shrunk.
     attention: Notify,
     /// Signals that there is room again.
-    room: Notify,
+    room_freed: Notify,
 }
 
 /// The map of documents need not be shrunk below this peak.
@@ -48,7 +48,7 @@ impl Memory {
             documents: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             attention: Notify::new(),
-            room: Notify::new(),
+            room_freed: Notify::new(),
         })
     }
 
@@ -72,7 +72,7 @@ impl Memory {
     }
 
     /// Wakes the waiter of [`Memory::attention`].
-    pub fn call(&self) {
+    pub fn request_attention(&self) {
         self.attention.notify_one();
     }
 
@@ -82,8 +82,8 @@ impl Memory {
     }
 
     /// Waits until there is room for one more document.
-    pub async fn room(&self) {
-        let mut notified = std::pin::pin!(self.room.notified());
+    pub async fn wait_for_room(&self) {
+        let mut notified = std::pin::pin!(self.room_freed.notified());
         loop {
             // Registered before the check, so no notification is missed in between.
             notified.as_mut().enable();
@@ -91,12 +91,12 @@ impl Memory {
                 return;
             }
             notified.as_mut().await;
-            notified.set(self.room.notified());
+            notified.set(self.room_freed.notified());
         }
     }
 
     /// True if most of the documents open at the peak have closed; resets the peak.
-    pub fn take_peak(&self) -> bool {
+    pub fn take_fallen_peak(&self) -> bool {
         let (peak, now) = (self.peak.load(Ordering::Relaxed), self.documents.load(Ordering::Relaxed));
         let has_fallen = has_fallen(peak, now);
         if has_fallen {
@@ -145,10 +145,10 @@ impl Usage {
         if bytes > before {
             let total = self.memory.bytes.fetch_add(bytes - before, Ordering::Relaxed) + (bytes - before);
             if total > self.memory.limits.bytes {
-                self.memory.call();
+                self.memory.request_attention();
             }
         } else if bytes < before {
-            self.give_back(before - bytes);
+            self.release(before - bytes);
         }
     }
 
@@ -167,23 +167,23 @@ impl Usage {
         self.is_minimal.load(Ordering::Relaxed)
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         let before = self.memory.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if before > self.memory.limits.bytes {
-            self.memory.room.notify_waiters();
+            self.memory.room_freed.notify_waiters();
         }
     }
 }
 
 impl Drop for Usage {
     fn drop(&mut self) {
-        self.give_back(self.bytes());
+        self.release(self.bytes());
         let before = self.memory.documents.fetch_sub(1, Ordering::Relaxed);
         if before >= self.memory.limits.documents {
-            self.memory.room.notify_waiters();
+            self.memory.room_freed.notify_waiters();
         }
         if has_fallen(self.memory.peak.load(Ordering::Relaxed), before - 1) {
-            self.memory.call();
+            self.memory.request_attention();
         }
     }
 }
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!((memory.bytes(), memory.excess()), (1_200, (325, 0)));
         let waiting = tokio::spawn({
             let memory = Arc::clone(&memory);
-            async move { memory.room().await }
+            async move { memory.wait_for_room().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -222,10 +222,10 @@ mod tests {
     async fn drop_after_peak_of_documents_is_reported_once() {
         let memory = Memory::new(MemoryLimits::NONE);
         let many: Vec<_> = (0..SMALL_PEAK + 1).map(|_| memory.enter()).collect();
-        assert!(!memory.take_peak());
+        assert!(!memory.take_fallen_peak());
         drop(many);
         memory.attention().await;
-        assert!(memory.take_peak());
-        assert!(!memory.take_peak(), "once");
+        assert!(memory.take_fallen_peak());
+        assert!(!memory.take_fallen_peak(), "once");
     }
 }

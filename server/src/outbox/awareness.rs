@@ -9,7 +9,7 @@ use bytes::Bytes;
 use syncline_protocol::awareness::coalesce;
 use syncline_protocol::varint::write_var_uint;
 
-use super::{MAX_AWARENESS_LOOKBACK, Outbox, Pushed, Waiting};
+use super::{MAX_AWARENESS_LOOKBACK, Outbox, Pushed, QueuedFrame};
 use crate::ids::LeaseId;
 
 /// Frames collected before they are coalesced: each costs memory besides its bytes.
@@ -60,18 +60,18 @@ impl AwarenessFrame {
 
 /// The queued awareness updates of one lease, as one entry of the queue.
 #[derive(Debug)]
-pub(super) struct Backlog {
+pub(super) struct QueuedAwareness {
     newest: AwarenessFrame,
     /// Oldest first.
     older: Vec<AwarenessFrame>,
     bytes: usize,
     /// Size after the last coalescing.
-    joined_bytes: usize,
+    coalesced_bytes: usize,
 }
 
-impl Backlog {
+impl QueuedAwareness {
     fn new(frame: AwarenessFrame) -> Self {
-        Self { bytes: frame.bytes.len(), newest: frame, older: Vec::new(), joined_bytes: 0 }
+        Self { bytes: frame.bytes.len(), newest: frame, older: Vec::new(), coalesced_bytes: 0 }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -79,7 +79,7 @@ impl Backlog {
     }
 
     pub(super) fn into_frame(mut self) -> Bytes {
-        self.join();
+        self.coalesce();
         self.newest.bytes
     }
 
@@ -87,23 +87,23 @@ impl Backlog {
         self.bytes += frame.bytes.len();
         self.older.push(std::mem::replace(&mut self.newest, frame));
         if self.older.len() == MAX_FRAMES {
-            self.join();
+            self.coalesce();
         }
     }
 
-    fn join(&mut self) {
+    fn coalesce(&mut self) {
         if !self.older.is_empty() {
             let updates = self.older.iter().chain([&self.newest]).map(AwarenessFrame::update);
             self.newest = self.newest.with(&coalesce(updates));
             self.older = Vec::new();
             self.bytes = self.newest.bytes.len();
         }
-        self.joined_bytes = self.bytes;
+        self.coalesced_bytes = self.bytes;
     }
 
     /// Coalescing again is worth its cost, which is reading the whole backlog.
     fn has_doubled(&self) -> bool {
-        self.bytes >= self.joined_bytes * 2
+        self.bytes >= self.coalesced_bytes * 2
     }
 }
 
@@ -111,19 +111,19 @@ impl Outbox {
     /// Queues an awareness update of a document, coalesced with queued ones of the same lease.
     pub fn push_awareness(&self, lease: LeaseId, frame: AwarenessFrame) -> Pushed {
         let mut inner = self.lock();
-        if inner.takes_nothing_of(lease) || inner.behind.contains(&lease) {
+        if inner.rejects(lease) || inner.behind.contains(&lease) {
             return Pushed::Dropped;
         }
-        let others = inner.bytes - inner.answer_bytes;
+        let others = inner.bytes - inner.reply_bytes;
         let fits = others == 0 || others + frame.bytes.len() <= self.limit_bytes(&inner);
-        let mut waiting = inner.queue.iter_mut().rev().take(MAX_AWARENESS_LOOKBACK);
-        let backlog = waiting.find_map(|(_, waiting)| match waiting {
-            Waiting::Awareness { lease: of, backlog } if *of == lease => Some(backlog),
+        let mut queued = inner.queue.iter_mut().rev().take(MAX_AWARENESS_LOOKBACK);
+        let backlog = queued.find_map(|(_, queued)| match queued {
+            QueuedFrame::Awareness { lease: of, backlog } if *of == lease => Some(backlog),
             _ => None,
         });
         let Some(backlog) = backlog else {
             if fits {
-                return inner.enqueue(Waiting::Awareness { lease, backlog: Box::new(Backlog::new(frame)) });
+                return inner.enqueue(QueuedFrame::Awareness { lease, backlog: Box::new(QueuedAwareness::new(frame)) });
             }
             inner.fall_behind(lease);
             self.note_drained(inner);
@@ -132,12 +132,12 @@ impl Outbox {
         let before = backlog.bytes();
         backlog.push(frame);
         if !fits && backlog.has_doubled() {
-            backlog.join();
+            backlog.coalesce();
         }
         let after = backlog.bytes();
         inner.bytes = inner.bytes - before + after;
-        inner.charge();
-        if inner.bytes - inner.answer_bytes > self.limit_bytes(&inner) {
+        inner.update_budget();
+        if inner.bytes - inner.reply_bytes > self.limit_bytes(&inner) {
             inner.fall_behind(lease);
             self.note_drained(inner);
             return Pushed::Dropped;

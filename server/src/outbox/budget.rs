@@ -2,7 +2,7 @@
 //!
 //! Each outbox has a limit of its own, but there may be fifty thousand. While the total is over the limit,
 //! each may hold only a little: a slow reader falls behind sooner, and is resynced when its socket has
-//! drained. A session that still holds more and hardly drains is cut (`session/pulse.rs`).
+//! drained. A session that still holds more and hardly drains is cut (`session/timers.rs`).
 //!
 //! Replies share the memory of their documents. A compacted document gets new memory while queued replies
 //! keep the old memory alive: that is counted as well.
@@ -48,13 +48,13 @@ impl Budget {
 
 /// Bytes of one outbox within the budget; released on drop.
 #[derive(Debug, Default)]
-pub(super) struct Charge {
+pub(super) struct BudgetShare {
     /// `None` if the outbox belongs to no budget.
     budget: Option<Arc<Budget>>,
     bytes: usize,
 }
 
-impl Charge {
+impl BudgetShare {
     pub(super) fn new(budget: Arc<Budget>) -> Self {
         Self { budget: Some(budget), bytes: 0 }
     }
@@ -74,7 +74,7 @@ impl Charge {
     }
 }
 
-impl Drop for Charge {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.set(0);
     }

@@ -2,7 +2,7 @@
 
 use syncline_protocol::close::Close;
 
-use super::{Outbox, Waiting};
+use super::{Outbox, QueuedFrame};
 
 /// Ticks from [`Outbox::close_later`] to the end of the session: 14 to 21 s with ticks of 7 s.
 const CLOSE_LATER_TICKS: u32 = 3;
@@ -14,19 +14,19 @@ impl Outbox {
         let mut inner = self.lock();
         if inner.close.is_none() {
             let too_slow = close == Close::TooSlow;
-            inner
-                .queue
-                .retain(|(_, waiting)| !too_slow && matches!(waiting, Waiting::Control { .. } | Waiting::Text { .. }));
+            inner.queue.retain(|(_, queued)| {
+                !too_slow && matches!(queued, QueuedFrame::Control { .. } | QueuedFrame::Text { .. })
+            });
             if too_slow {
                 inner.positions.clear()
             } else {
                 inner.positions.keep_acks()
             }
-            inner.count_bytes();
+            inner.recount_bytes();
             inner.behind.clear();
             inner.close = Some(close);
         }
-        self.tell(inner);
+        self.notify_reader(inner);
     }
 
     /// Closes the session three timer ticks later, because its client would reconnect within a second and
@@ -55,13 +55,13 @@ impl Outbox {
     pub fn ask_for_authentication(&self) {
         let mut inner = self.lock();
         inner.must_authenticate = true;
-        self.tell(inner);
+        self.notify_reader(inner);
     }
 
     /// Ends the session immediately: nothing more is sent.
     pub fn cut(&self) {
         let mut inner = self.lock();
         inner.is_cut = true;
-        self.tell(inner);
+        self.notify_reader(inner);
     }
 }

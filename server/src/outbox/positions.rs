@@ -17,7 +17,7 @@ pub enum Position {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedPosition {
     lease: LeaseId,
     position: Position,
     /// It is sent once every frame with a smaller number has been taken from the queue.
@@ -27,7 +27,7 @@ struct Waiting {
 
 /// The positions queued for one socket. Empty for sessions of dialects without positions.
 #[derive(Debug, Default)]
-pub(super) struct Positions(Vec<Waiting>);
+pub(super) struct Positions(Vec<QueuedPosition>);
 
 impl Positions {
     pub(super) fn is_empty(&self) -> bool {
@@ -45,7 +45,7 @@ impl Positions {
         };
         match replaced {
             Some(older) => (older.after, older.frame) = (after, frame),
-            None => self.0.push(Waiting { lease, position, after, frame }),
+            None => self.0.push(QueuedPosition { lease, position, after, frame }),
         }
     }
 
@@ -53,10 +53,10 @@ impl Positions {
     /// were any.
     pub(super) fn take(&mut self, gone: u64, mut put: impl FnMut(Bytes)) -> bool {
         let before = self.0.len();
-        self.0.retain_mut(|waiting| {
-            let stays = waiting.after > gone;
+        self.0.retain_mut(|queued| {
+            let stays = queued.after > gone;
             if !stays {
-                put(std::mem::take(&mut waiting.frame));
+                put(std::mem::take(&mut queued.frame));
             }
             stays
         });
@@ -65,17 +65,17 @@ impl Positions {
 
     /// Drops the durable position of a lease: some of the frames it refers to will not be sent.
     pub(super) fn drop_durable(&mut self, of: LeaseId) {
-        self.0.retain(|waiting| waiting.lease != of || waiting.position != Position::Durable);
+        self.0.retain(|queued| queued.lease != of || queued.position != Position::Durable);
     }
 
     /// Drops all positions of a lease.
     pub(super) fn drop_lease(&mut self, of: LeaseId) {
-        self.0.retain(|waiting| waiting.lease != of);
+        self.0.retain(|queued| queued.lease != of);
     }
 
     /// Drops all but acks: when the session closes, only these are still true.
     pub(super) fn keep_acks(&mut self) {
-        self.0.retain(|waiting| waiting.position == Position::Ack);
+        self.0.retain(|queued| queued.position == Position::Ack);
     }
 
     pub(super) fn clear(&mut self) {

@@ -10,23 +10,23 @@
 
 use syncline_replica::Pieces;
 
-use super::{Kind, Outbox};
+use super::{FrameKind, Outbox};
 
 /// If more than this is queued, the session's task writes it, possibly on another thread.
-pub(super) const MAX_STRAIGHT_BYTES: usize = 16 * 1024;
+pub(super) const MAX_DIRECT_BYTES: usize = 16 * 1024;
 
 /// A session's socket as seen by its outbox.
-pub trait Line: Send + Sync {
+pub trait DirectSink: Send + Sync {
     /// Writes what is queued in `outbox` as far as the socket accepts it now, or leaves it to the session's
     /// task. Never waits.
     fn send(&self, outbox: &Outbox);
 }
 
 impl Outbox {
-    /// Sends what was pushed. Must be called after a push returned [`Pushed::First`].
+    /// Sends what was pushed. Must be called after a push returned [`super::Pushed::First`].
     pub fn send(&self) {
-        match self.line.as_ref().map(|line| line.upgrade()) {
-            Some(Some(line)) => line.send(self),
+        match self.sink.as_ref().map(|sink| sink.upgrade()) {
+            Some(Some(sink)) => sink.send(self),
             // The session has ended.
             Some(None) => {}
             None => self.wake_writer(self.lock()),
@@ -41,13 +41,13 @@ impl Outbox {
 
     /// Hands what is queued to `put`, in order, if it is little; otherwise wakes the session's task. Returns
     /// whether anything was handed over. Called only by the sink, which then reports the result.
-    pub fn take_straight(&self, mut put: impl FnMut(Kind, Pieces)) -> bool {
+    pub fn take_direct(&self, mut put: impl FnMut(FrameKind, Pieces)) -> bool {
         let mut inner = self.lock();
         // A session that is closing or whose socket is full has been woken or will be.
         if inner.is_cut || inner.close.is_some() || inner.is_blocked || inner.is_empty() {
             return false;
         }
-        if inner.bytes > MAX_STRAIGHT_BYTES {
+        if inner.bytes > MAX_DIRECT_BYTES {
             self.wake_writer(inner);
             return false;
         }
@@ -55,14 +55,14 @@ impl Outbox {
     }
 
     /// Reports that the socket accepted everything.
-    pub fn sent_straight(&self) {
+    pub fn note_direct_sent(&self) {
         let mut inner = self.lock();
         inner.note_written();
         self.note_drained(inner);
     }
 
     /// Reports that the socket did not accept everything: the session's task waits for it.
-    pub fn blocked_straight(&self) {
+    pub fn note_direct_blocked(&self) {
         let mut inner = self.lock();
         let waker = inner.waker.take();
         inner.is_blocked = true;

@@ -1,4 +1,4 @@
-//! Keeps all open documents within the limits of [`Memory`]: the least recently used ones free memory; if
+//! Keeps all open documents within the limits of `Memory`: the least recently used ones free memory; if
 //! none can, no further document is opened.
 
 use std::sync::{Arc, Weak};
@@ -19,7 +19,7 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(200);
 const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A document that may free memory.
-struct Candidate {
+struct EvictionCandidate {
     is_leased: bool,
     used_ms: u64,
     bytes: usize,
@@ -35,7 +35,7 @@ impl Registry {
                 loop {
                     memory.attention().await;
                     let Some(registry) = Weak::upgrade(&registry) else { return };
-                    registry.relieve();
+                    registry.free_memory();
                     drop(registry);
                     sleep(SEARCH_PAUSE).await;
                 }
@@ -54,8 +54,8 @@ impl Registry {
         let room = async {
             loop {
                 // Searched again in each round: documents may have been left since.
-                self.memory.call();
-                if timeout(SEARCH_PAUSE, self.memory.room()).await.is_ok() {
+                self.memory.request_attention();
+                if timeout(SEARCH_PAUSE, self.memory.wait_for_room()).await.is_ok() {
                     return;
                 }
             }
@@ -70,7 +70,7 @@ impl Registry {
 
     /// Asks the least recently used documents to free memory: first those without a lease, which are
     /// unloaded, then those with caches that can be rebuilt.
-    fn relieve(&self) {
+    fn free_memory(&self) {
         let (mut bytes, mut documents) = self.memory.excess();
         if bytes > 0 || documents > 0 {
             let mut candidates = self.candidates();
@@ -80,24 +80,24 @@ impl Registry {
                     break;
                 }
                 // A document with a full inbox is in use.
-                if candidate.inbox.try_send(Envelope::Relieve).is_ok() {
+                if candidate.inbox.try_send(Envelope::FreeMemory).is_ok() {
                     self.metrics.documents_evicted.inc();
                     bytes = bytes.saturating_sub(candidate.bytes);
                     documents = documents.saturating_sub(usize::from(!candidate.is_leased));
                 }
             }
         }
-        if self.memory.take_peak() {
+        if self.memory.take_fallen_peak() {
             self.slots.shrink_to_fit();
             // Runs in the background; no task awaits it.
             drop(tokio::task::spawn_blocking(syncline_heap::return_free_memory));
         }
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
+    fn candidates(&self) -> Vec<EvictionCandidate> {
         let slots = self.slots.iter();
         let usable = slots.filter(|slot| !slot.is_leased() || !slot.task.usage.is_minimal());
-        let candidates = usable.map(|slot| Candidate {
+        let candidates = usable.map(|slot| EvictionCandidate {
             is_leased: slot.is_leased(),
             used_ms: slot.task.usage.used_ms(),
             bytes: slot.task.usage.bytes(),

@@ -14,12 +14,12 @@ pub(super) struct Slot<T> {
 
 impl<T> Slot<T> {
     /// Creates the entry with its first lease.
-    pub(super) fn first(task: T, generation: u64) -> Self {
+    pub(super) fn with_first_lease(task: T, generation: u64) -> Self {
         Self { task, leases: 1, generation }
     }
 
     /// Adds a lease. Returns the task's generation.
-    pub(super) fn join(&mut self) -> u64 {
+    pub(super) fn add_lease(&mut self) -> u64 {
         self.leases += 1;
         self.generation
     }
@@ -34,7 +34,7 @@ impl<T> Slot<T> {
     /// True if the task of this generation may end and its entry be removed: there is no lease, and the task
     /// has read every event.
     pub(super) fn may_retire(&self, generation: u64, inbox_is_empty: bool) -> bool {
-        self.is(generation) && self.leases == 0 && inbox_is_empty
+        self.has_generation(generation) && self.leases == 0 && inbox_is_empty
     }
 
     /// True if there is a lease.
@@ -43,7 +43,7 @@ impl<T> Slot<T> {
     }
 
     /// True if this is the entry of the task of this generation.
-    pub(super) fn is(&self, generation: u64) -> bool {
+    pub(super) fn has_generation(&self, generation: u64) -> bool {
         self.generation == generation
     }
 }

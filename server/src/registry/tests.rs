@@ -49,13 +49,13 @@ impl Registry {
     fn open(self: &Arc<Self>) -> (Sender, u64) {
         let mut slots = self.slots.lock().unwrap();
         if let Some(slot) = slots.get_mut(NAME) {
-            let generation = slot.join();
+            let generation = slot.add_lease();
             return (slot.task.clone(), generation);
         }
         let (events, receiver) = sync_channel(INBOX);
         let sender = Sender { events, inbox: Arc::default() };
         let generation = self.generations.fetch_add(1, Ordering::SeqCst) as u64;
-        slots.insert(NAME, Slot::first(sender.clone(), generation));
+        slots.insert(NAME, Slot::with_first_lease(sender.clone(), generation));
         let (registry, inbox) = (Arc::clone(self), Arc::clone(&sender.inbox));
         thread::spawn(move || registry.task(&receiver, &inbox, generation));
         (sender, generation)
@@ -109,10 +109,10 @@ fn session(registry: &Arc<Registry>, edits: usize) {
     match sender.events.try_send(Envelope::Leave) {
         Ok(()) => registry.release(generation),
         Err(TrySendError::Disconnected(_)) => panic!("the task has left under a lease"),
-        Err(TrySendError::Full(goodbye)) => {
+        Err(TrySendError::Full(leave)) => {
             let registry = Arc::clone(registry);
             thread::spawn(move || {
-                sender.events.send(goodbye).expect("the task has left before a goodbye");
+                sender.events.send(leave).expect("the task has left before a leave");
                 registry.release(generation);
             });
         }

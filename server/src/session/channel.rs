@@ -11,7 +11,7 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan_value};
 
 use super::bad_message;
-use super::users::Users;
+use super::users::SessionUsers;
 use crate::auth::{Admission, Grant};
 use crate::document::event::{Event, Origin};
 use crate::document::frame::Framing;
@@ -30,13 +30,13 @@ pub(super) struct Rights {
 
 impl Rights {
     /// Fails if the user has too many connections.
-    pub(super) fn new(admission: Admission, users: &Users) -> Result<Self, Close> {
+    pub(super) fn new(admission: Admission, users: &SessionUsers) -> Result<Self, Close> {
         Ok(Self { grant: admission.grant, user: users.admit(admission.user.as_ref())? })
     }
 }
 
 /// A lease with its access rights; scans every payload before it is sent to the document.
-pub(super) struct Channel {
+pub(super) struct DocumentLink {
     lease: Lease,
     grant: Grant,
     /// The user it acts for, if known.
@@ -45,7 +45,7 @@ pub(super) struct Channel {
     metrics: Arc<Metrics>,
 }
 
-impl Channel {
+impl DocumentLink {
     /// Opens the document and begins to receive its frames. `documents` is the number of documents the
     /// session has open, this one included.
     pub(super) async fn open(

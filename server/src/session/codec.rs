@@ -66,7 +66,7 @@ pub(super) enum Opcode {
 
 /// Input that breaks the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum FrameError {
     #[error("{0}")]
     Protocol(&'static str),
     #[error("{0}")]
@@ -147,7 +147,7 @@ impl Decoder {
     /// Takes one message or control frame out of `input`. `None` means that more bytes are needed: they must
     /// be appended to what is left in `input`, which is less than a header or a control frame. Must not be
     /// called after an error.
-    pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, Fault> {
+    pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         self.buffer_bytes = self.buffer_bytes.max(input.len());
         let next = self.decode(input);
         if input.is_empty() {
@@ -156,7 +156,7 @@ impl Decoder {
         next
     }
 
-    fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, Fault> {
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         loop {
             let frame = match &mut self.frame {
                 Some(frame) => frame,
@@ -197,7 +197,7 @@ impl Decoder {
             let (opcode, is_last) = (frame.opcode, frame.is_last);
             self.frame = None;
             if is_control {
-                return control(opcode, self.owned(payload)).map(Some);
+                return control(opcode, self.without_large_buffer(payload)).map(Some);
             }
             if let Some(message) = self.data(payload, is_last) {
                 return Ok(Some(if self.is_text { Incoming::Text(message) } else { Incoming::Binary(message) }));
@@ -250,12 +250,12 @@ impl Decoder {
 
     /// True if a message or a frame has begun and not ended.
     #[cfg(test)]
-    fn is_within(&self) -> bool {
+    fn has_begun(&self) -> bool {
         self.within_message || self.frame.is_some()
     }
 
     /// Makes a payload keep at most twice its size in memory: a slice of a large buffer keeps all of it.
-    fn owned(&self, payload: BytesMut) -> Bytes {
+    fn without_large_buffer(&self, payload: BytesMut) -> Bytes {
         if payload.len() * 2 < self.buffer_bytes { Bytes::copy_from_slice(&payload) } else { payload.freeze() }
     }
 
@@ -263,26 +263,26 @@ impl Decoder {
     fn data(&mut self, payload: BytesMut, is_last: bool) -> Option<Bytes> {
         self.within_message = !is_last;
         if is_last && self.message.is_empty() {
-            return Some(self.owned(payload));
+            return Some(self.without_large_buffer(payload));
         }
         self.message.extend_from_slice(&payload);
         is_last.then(|| Bytes::from(std::mem::take(&mut self.message)))
     }
 
-    fn check(&mut self, frame: &Frame) -> Result<(), Fault> {
+    fn check(&mut self, frame: &Frame) -> Result<(), FrameError> {
         match frame.opcode {
             CLOSE | PING | PONG => return Ok(()),
             CONTINUATION if !self.within_message => {
-                return Err(Fault::Protocol("unexpected continuation frame"));
+                return Err(FrameError::Protocol("unexpected continuation frame"));
             }
             TEXT | BINARY if self.within_message => {
-                return Err(Fault::Protocol("a message began within another message"));
+                return Err(FrameError::Protocol("a message began within another message"));
             }
             CONTINUATION | TEXT | BINARY => {}
-            _ => return Err(Fault::Protocol("unknown opcode")),
+            _ => return Err(FrameError::Protocol("unknown opcode")),
         }
         if frame.left > MAX_SKIPPED_BYTES {
-            return Err(Fault::TooLarge);
+            return Err(FrameError::TooLarge);
         }
         if frame.opcode != CONTINUATION {
             self.is_text = frame.opcode == TEXT;
@@ -291,7 +291,7 @@ impl Decoder {
         let is_stored = matches!(self.handling, Handling::Store | Handling::StoreAnnounced);
         if is_stored && frame.left > self.max_message_bytes - self.message.len() {
             if self.reads_texts {
-                return Err(Fault::TooLarge);
+                return Err(FrameError::TooLarge);
             }
             self.handling = Handling::Refuse;
         }
@@ -301,18 +301,18 @@ impl Decoder {
 }
 
 /// Decodes a frame header and returns its length with it; `None` if it is incomplete.
-fn parse_head(input: &[u8]) -> Result<Option<(Frame, usize)>, Fault> {
+fn parse_head(input: &[u8]) -> Result<Option<(Frame, usize)>, FrameError> {
     let &[first, second, ..] = input else { return Ok(None) };
     if first & RESERVED_BITS != 0 {
-        return Err(Fault::Protocol("a reserved bit is set, but no extension was negotiated"));
+        return Err(FrameError::Protocol("a reserved bit is set, but no extension was negotiated"));
     }
     if second & MASKED == 0 {
-        return Err(Fault::Protocol("client frames must be masked"));
+        return Err(FrameError::Protocol("client frames must be masked"));
     }
     let (opcode, is_last) = (first & 0x0f, first & FIN != 0);
     let short = usize::from(second & !MASKED);
     if opcode >= CLOSE && (!is_last || short > MAX_CONTROL_BYTES) {
-        return Err(Fault::Protocol("a control frame must not be fragmented or longer than 125 bytes"));
+        return Err(FrameError::Protocol("a control frame must not be fragmented or longer than 125 bytes"));
     }
     let (len, at) = match (short, &input[2..]) {
         (126, &[a, b, ..]) => (u64::from(u16::from_be_bytes([a, b])), 4),
@@ -321,10 +321,10 @@ fn parse_head(input: &[u8]) -> Result<Option<(Frame, usize)>, Fault> {
         (short, _) => (short as u64, 2),
     };
     if (short == 126 && len < 126) || (short == 127 && len <= u64::from(u16::MAX)) || len > i64::MAX as u64 {
-        return Err(Fault::Protocol("the frame length is not encoded in the shortest form"));
+        return Err(FrameError::Protocol("the frame length is not encoded in the shortest form"));
     }
     let Some(&[a, b, c, d]) = input.get(at..at + 4) else { return Ok(None) };
-    let left = usize::try_from(len).map_err(|_| Fault::TooLarge)?;
+    let left = usize::try_from(len).map_err(|_| FrameError::TooLarge)?;
     Ok(Some((Frame { opcode, is_last, mask: [a, b, c, d], left }, at + 4)))
 }
 
@@ -341,27 +341,27 @@ fn take_part(message: &mut Vec<u8>, frame: &mut Frame, mut part: BytesMut) {
     message.extend_from_slice(&part);
 }
 
-fn control(opcode: u8, payload: Bytes) -> Result<Incoming, Fault> {
+fn control(opcode: u8, payload: Bytes) -> Result<Incoming, FrameError> {
     match opcode {
         PING => Ok(Incoming::Ping(payload)),
         PONG => Ok(Incoming::Pong(payload)),
         CLOSE => closing(&payload),
-        _ => Err(Fault::Protocol("unknown opcode")),
+        _ => Err(FrameError::Protocol("unknown opcode")),
     }
 }
 
-fn closing(payload: &[u8]) -> Result<Incoming, Fault> {
+fn closing(payload: &[u8]) -> Result<Incoming, FrameError> {
     let (code, reason) = match payload {
         [] => return Ok(Incoming::Close(None)),
-        [_] => return Err(Fault::Protocol("the close frame has half a status code")),
+        [_] => return Err(FrameError::Protocol("the close frame has half a status code")),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
     // Section 7.4 and the codes registered since; other codes must not be sent.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Fault::Protocol("the close frame has a status code that must not be sent"));
+        return Err(FrameError::Protocol("the close frame has a status code that must not be sent"));
     }
     if std::str::from_utf8(reason).is_err() {
-        return Err(Fault::Utf8("the reason in the close frame is not UTF-8"));
+        return Err(FrameError::Utf8("the reason in the close frame is not UTF-8"));
     }
     Ok(Incoming::Close(Some(code)))
 }

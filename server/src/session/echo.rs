@@ -1,5 +1,5 @@
 //! Echoes every message: the server side of WebSocket conformance tests (`examples/echo.rs`,
-//! [`SessionLimits::echoes`]).
+//! `SessionLimits::echoes`).
 //!
 //! No dialect uses text, so UTF-8 is checked only here; everything else is the code that every session runs.
 

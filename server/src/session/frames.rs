@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::codec::{Decoder, Fault, Incoming};
+use super::codec::{Decoder, FrameError, Incoming};
 
 /// Bytes per read.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
@@ -18,11 +18,11 @@ thread_local! {
 
 /// Why reading ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum SocketEnd {
     /// The client disconnected.
     Gone,
     /// Its input breaks the WebSocket protocol.
-    Fault(Fault),
+    FrameError(FrameError),
 }
 
 /// The reading half of a connection.
@@ -55,10 +55,10 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     }
 
     /// The next message or control frame.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, End>> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, SocketEnd>> {
         loop {
             if !self.input.is_empty() {
-                let next = self.decoder.next(&mut self.input).map_err(End::Fault);
+                let next = self.decoder.next(&mut self.input).map_err(SocketEnd::FrameError);
                 if self.input.is_empty() {
                     self.input = BytesMut::new();
                 }
@@ -70,7 +70,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SocketEnd>> {
         BUFFER.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             match ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer)) {
@@ -78,7 +78,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                     self.input.extend_from_slice(buffer.filled());
                     Poll::Ready(Ok(()))
                 }
-                Ok(()) | Err(_) => Poll::Ready(Err(End::Gone)),
+                Ok(()) | Err(_) => Poll::Ready(Err(SocketEnd::Gone)),
             }
         })
     }

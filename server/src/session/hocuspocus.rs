@@ -2,10 +2,10 @@
 //!
 //! The provider sends token, step 1 and awareness without waiting for replies. While a token is being checked
 //! the session is not read, so the messages after it stay in the socket; only messages received *before*
-//! their token are stored (`early.rs`).
+//! their token are stored (`early_messages.rs`).
 //!
 //! A refusal affects one document: its address is sent PermissionDenied, and further messages for it are
-//! dropped unread until the client sends a token again. The provider ignores close codes and would send the
+//! dropped read_end until the client sends a token again. The provider ignores close codes and would send the
 //! same bytes after each reconnect.
 
 use std::collections::hash_map::RandomState;
@@ -20,10 +20,10 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
 use syncline_protocol::sync::SyncMessage;
 
-use super::channel::{Channel, Rights};
-use super::early::Early;
+use super::channel::{DocumentLink, Rights};
+use super::early_messages::EarlyMessages;
 use super::identity::log_refused;
-use super::users::Users;
+use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Admission, Grant};
 use crate::document::frame::Framing;
@@ -39,25 +39,26 @@ const MAX_DENIED: usize = 10_000;
 pub(super) struct Hocuspocus {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
-    users: Arc<Users>,
-    channels: BTreeMap<Box<str>, Channel>,
+    users: Arc<SessionUsers>,
+    channels: BTreeMap<Box<str>, DocumentLink>,
     /// Rights of documents that were left with Close, newest last. A provider that shares its socket and
     /// document name with a destroyed one continues after that Close without a token: React's strict mode
     /// creates such pairs.
-    left: VecDeque<(Box<str>, Grant, Option<UserId>)>,
+    left_documents: VecDeque<(Box<str>, Grant, Option<UserId>)>,
     /// Hashes of refused addresses.
     denied: HashSet<u64>,
     hasher: RandomState,
-    early: Early,
+    early: EarlyMessages,
     /// A token was received, or a document was opened without one.
     is_authenticated: bool,
 }
 
 impl Hocuspocus {
-    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
-        let early = Early::new(&context.gate);
-        let (channels, left, denied, hasher) = (BTreeMap::new(), VecDeque::new(), HashSet::new(), RandomState::new());
-        Self { context, outbox, users, channels, left, denied, hasher, early, is_authenticated: false }
+    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<SessionUsers>) -> Self {
+        let early = EarlyMessages::new(&context.gate);
+        let (channels, left_documents, denied, hasher) =
+            (BTreeMap::new(), VecDeque::new(), HashSet::new(), RandomState::new());
+        Self { context, outbox, users, channels, left_documents, denied, hasher, early, is_authenticated: false }
     }
 
     /// The name of the document if exactly one is open, and the number of open documents.
@@ -92,11 +93,11 @@ impl Hocuspocus {
                 self.leave(address);
                 Ok(())
             }
-            message if self.channels.contains_key(address) => self.take(address, frame, message).await,
+            message if self.channels.contains_key(address) => self.handle_message(address, frame, message).await,
             message if self.has_left(address) => self.reopen(address, frame, message).await,
             _ if self.denied.contains(&self.hash(address)) => self.ignore(),
             Message::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
-            _ => self.keep_early(address, frame),
+            _ => self.store_early(address, frame),
         }
     }
 
@@ -126,8 +127,8 @@ impl Hocuspocus {
     }
 
     /// Removes leases that documents have ended; the documents have sent the reason.
-    pub(super) fn ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
-        let is_over = |channel: &Channel| leases.contains(&channel.lease().id());
+    pub(super) fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
+        let is_over = |channel: &DocumentLink| leases.contains(&channel.lease().id());
         let over: Vec<_> =
             self.channels.iter().filter(|(_, channel)| is_over(channel)).map(|(at, _)| at.clone()).collect();
         over.into_iter().try_for_each(|address| {
@@ -143,7 +144,7 @@ impl Hocuspocus {
         }
         let close = Close::NotAuthenticated;
         for address in self.early.addresses() {
-            self.say(address, &Message::PermissionDenied(&close.reason()));
+            self.send(address, &Message::PermissionDenied(&close.reason()));
         }
         Err(close)
     }
@@ -171,13 +172,13 @@ impl Hocuspocus {
         };
         if let Some(channel) = self.channels.get_mut(address) {
             channel.set_rights(rights);
-            self.say(address, &Message::Authenticated(scope));
+            self.send(address, &Message::Authenticated(scope));
             return Ok(());
         }
-        if let Err(close) = self.check_room() {
+        if let Err(close) = self.check_document_limit() {
             return self.refuse(address, close);
         }
-        self.say(address, &Message::Authenticated(scope));
+        self.send(address, &Message::Authenticated(scope));
         if !self.open(address, &document, rights).await? {
             return Ok(());
         }
@@ -194,14 +195,14 @@ impl Hocuspocus {
         let request = AccessRequest { document: document.clone(), token: None };
         let admission = match self.context.auth.authorize(request).await {
             Ok(admission) if admission.grant == Grant::ReadWrite => admission,
-            _ => return self.keep_early(address, frame),
+            _ => return self.store_early(address, frame),
         };
-        match self.check_room().and_then(|()| Rights::new(admission, &self.users)) {
+        match self.check_document_limit().and_then(|()| Rights::new(admission, &self.users)) {
             Ok(rights) => _ = self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
         }
         self.replay_early(address).await?;
-        self.take(address, frame, step1).await
+        self.handle_message(address, frame, step1).await
     }
 
     /// Reopens a document that was left, for another provider on this socket that still uses it. The state
@@ -210,7 +211,7 @@ impl Hocuspocus {
         let Some((grant, user)) = self.forget_left(address) else { return Ok(()) };
         let rights = || Rights::new(Admission { grant, user }, &self.users);
         let opened = parse_address(address).and_then(|document| {
-            self.check_room()?;
+            self.check_document_limit()?;
             Ok((document, rights()?))
         });
         match opened {
@@ -220,7 +221,7 @@ impl Hocuspocus {
         if let Some(channel) = self.channels.get(address) {
             channel.resync().await?;
         }
-        self.take(address, frame, message).await
+        self.handle_message(address, frame, message).await
     }
 
     /// Opens an authorised document. Returns false if it was refused.
@@ -228,7 +229,8 @@ impl Hocuspocus {
         let framing = Framing::Hocuspocus { address: address.into() };
         let (documents, scan) = (self.channels.len() + 1, self.context.limits.scan);
         self.users.pause_before_open().await;
-        match Channel::open(&self.context.registry, document, rights, &self.outbox, framing, documents, scan).await {
+        match DocumentLink::open(&self.context.registry, document, rights, &self.outbox, framing, documents, scan).await
+        {
             Ok(channel) => {
                 self.forget_left(address);
                 self.channels.insert(address.into(), channel);
@@ -241,7 +243,7 @@ impl Hocuspocus {
     }
 
     /// Checks the limit on open documents.
-    fn check_room(&self) -> Result<(), Close> {
+    fn check_document_limit(&self) -> Result<(), Close> {
         let limit = self.context.limits.documents;
         if self.channels.len() < limit {
             return Ok(());
@@ -249,7 +251,7 @@ impl Hocuspocus {
         Err(Close::TooMany(format!("one connection may open at most {limit} documents").into()))
     }
 
-    fn keep_early(&mut self, address: &str, frame: &Bytes) -> Result<(), Close> {
+    fn store_early(&mut self, address: &str, frame: &Bytes) -> Result<(), Close> {
         if let Err(close) = parse_address(address) {
             return self.refuse(address, close);
         }
@@ -259,14 +261,14 @@ impl Hocuspocus {
     async fn replay_early(&mut self, address: &str) -> Result<(), Close> {
         for frame in self.early.take(address) {
             if let Ok((Frame::Addressed { message, .. }, _)) = Frame::decode_prefix(&frame, End::Server) {
-                self.take(address, &frame, message).await?;
+                self.handle_message(address, &frame, message).await?;
             }
         }
         Ok(())
     }
 
     /// Handles a message for an open document. An invalid one refuses the document, not the session.
-    async fn take(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
+    async fn handle_message(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
         let Some(channel) = self.channels.get(address) else { return Ok(()) };
         let taken = match message {
             Message::Sync(message) | Message::SyncReply(message) => channel.sync(frame, message).await,
@@ -293,21 +295,21 @@ impl Hocuspocus {
     fn leave(&mut self, address: &str) {
         drop(self.early.take(address));
         if let Some(channel) = self.channels.remove(address) {
-            if self.left.len() >= MAX_LEFT {
-                self.left.pop_front();
+            if self.left_documents.len() >= MAX_LEFT {
+                self.left_documents.pop_front();
             }
             let (grant, user) = channel.granted();
-            self.left.push_back((address.into(), grant, user));
+            self.left_documents.push_back((address.into(), grant, user));
         }
     }
 
     fn has_left(&self, address: &str) -> bool {
-        self.left.iter().any(|(left, ..)| **left == *address)
+        self.left_documents.iter().any(|(left, ..)| **left == *address)
     }
 
     fn forget_left(&mut self, address: &str) -> Option<(Grant, Option<UserId>)> {
-        let at = self.left.iter().position(|(left, ..)| **left == *address)?;
-        self.left.remove(at).map(|(_, grant, user)| (grant, user))
+        let at = self.left_documents.iter().position(|(left, ..)| **left == *address)?;
+        self.left_documents.remove(at).map(|(_, grant, user)| (grant, user))
     }
 
     /// Refuses one document: its client is sent the reason, the session continues.
@@ -317,7 +319,7 @@ impl Hocuspocus {
         self.channels.remove(address);
         self.forget_left(address);
         drop(self.early.take(address));
-        self.say(address, &Message::PermissionDenied(&close.reason()));
+        self.send(address, &Message::PermissionDenied(&close.reason()));
         self.deny(address)
     }
 
@@ -339,7 +341,7 @@ impl Hocuspocus {
         Ok(())
     }
 
-    fn say(&self, address: &str, message: &Message<'_>) {
+    fn send(&self, address: &str, message: &Message<'_>) {
         self.outbox.push_control(message.encode(address).into());
         self.outbox.send();
     }

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::Context;
-use super::reader::Speaks;
-use super::users::Users;
+use super::reader::DialectHandler;
+use super::users::SessionUsers;
 
 /// Dialect, document and user of a session, as far as they are known.
-pub(super) struct Identity {
+pub(super) struct SessionIdentity {
     pub(super) dialect: &'static str,
     /// The document addressed by the message that ended the session; otherwise the only open one.
     pub(super) document: Option<Box<str>>,
@@ -22,28 +22,28 @@ pub(super) struct Identity {
     pub(super) user: Option<Box<str>>,
 }
 
-impl Identity {
+impl SessionIdentity {
     /// `last` is the message that ended the session, if one did.
-    pub(super) fn of(speaks: &Speaks, last: Option<&Bytes>, users: &Users) -> Box<Self> {
-        let (dialect, document, documents) = match speaks {
-            Speaks::Unknown => ("unknown", None, 0),
-            Speaks::YWebsocket(session) => ("y-websocket", Some(session.document()), 1),
-            Speaks::Hocuspocus(session) => {
+    pub(super) fn of(handler: &DialectHandler, last: Option<&Bytes>, users: &SessionUsers) -> Box<Self> {
+        let (dialect, document, documents) = match handler {
+            DialectHandler::Unknown => ("unknown", None, 0),
+            DialectHandler::YWebsocket(session) => ("y-websocket", Some(session.document()), 1),
+            DialectHandler::Hocuspocus(session) => {
                 let (only, count) = session.documents();
-                ("Hocuspocus", last.and_then(addressed).or(only), count)
+                ("Hocuspocus", last.and_then(addressed_document).or(only), count)
             }
-            Speaks::Native(session) => {
+            DialectHandler::Native(session) => {
                 let (only, count) = session.documents();
                 ("native", only, count)
             }
-            Speaks::Echo(_) => ("echo", None, 0),
+            DialectHandler::Echo(_) => ("echo", None, 0),
         };
         Box::new(Self { dialect, document: document.map(Box::from), documents, user: users.name().map(Box::from) })
     }
 }
 
 /// Logs that a document was refused to a session that continues.
-pub(super) fn log_refused(context: &Context, users: &Users, dialect: &str, document: &str, close: &Close) {
+pub(super) fn log_refused(context: &Context, users: &SessionUsers, dialect: &str, document: &str, close: &Close) {
     let (address, user, code, reason) = (users.address(), users.name(), close.code(), &*close.reason());
     match context.log_limit.admit(("document refused", code), Instant::now()) {
         Some(not_logged) => info!(%address, dialect, document, user, code, reason, not_logged, "document refused"),
@@ -52,6 +52,6 @@ pub(super) fn log_refused(context: &Context, users: &Users, dialect: &str, docum
 }
 
 /// The document that a Hocuspocus message is addressed to.
-fn addressed(frame: &Bytes) -> Option<&str> {
+fn addressed_document(frame: &Bytes) -> Option<&str> {
     address_of(frame).ok().map(|address| split_address(address).0)
 }

@@ -8,20 +8,20 @@
 //! ywebsocket.rs  handler of the y-websocket dialect: one document
 //! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
 //! native.rs      handler of the native dialect: many documents, by number
-//! early.rs       Hocuspocus messages that arrived before their token
+//! early_messages.rs       Hocuspocus messages that arrived before their token
 //! channel.rs     one document of a session: scans payloads, then sends them to the document
 //! writer.rs      outbox -> socket, everything queued in one write
 //! wire.rs        a socket in two halves
-//! pulse.rs       timers: pings, heartbeats, time limits
-//! pace.rs        rate limit and unfinished messages
+//! timers.rs       timers: pings, heartbeats, time limits
+//! rate_limit.rs        rate limit and unfinished messages
 //! identity.rs    what the log shows about a session
 //! users.rs       users that a session acts for
-//! roster.rs      all sessions, to close them when the server stops
+//! shutdown.rs      all sessions, to close them when the server stops
 //! ```
 
 mod channel;
 mod codec;
-mod early;
+mod early_messages;
 mod echo;
 mod frames;
 #[doc(hidden)]
@@ -29,10 +29,10 @@ pub mod fuzzing;
 mod hocuspocus;
 mod identity;
 mod native;
-mod pace;
-mod pulse;
+mod rate_limit;
 mod reader;
-mod roster;
+mod shutdown;
+mod timers;
 mod users;
 mod wire;
 mod writer;
@@ -54,12 +54,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
 use self::frames::Frames;
-use self::identity::Identity;
-use self::pace::{Pace, Paced};
-use self::pulse::{Pulse, Signs};
-use self::reader::{Reader, Unread};
-pub use self::roster::Stop;
-use self::users::Users;
+use self::identity::SessionIdentity;
+use self::rate_limit::{RateLimitedSocket, RateLimiter};
+use self::reader::{ReadEnd, Reader};
+pub use self::shutdown::Stop;
+use self::timers::{Liveness, Timers};
+use self::users::SessionUsers;
 pub use self::wire::{Socket, Wire};
 use self::writer::SharedWriter;
 use crate::auth::Authorize;
@@ -73,7 +73,7 @@ use crate::registry::Registry;
 /// Time limit for sending the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the peer's remaining bytes are read and dropped after the close frame: closing a socket with
-/// unread bytes resets it, and the peer would never see the close code.
+/// read_end bytes resets it, and the peer would never see the close code.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Limits of one session.
@@ -91,9 +91,9 @@ pub struct SessionLimits {
     pub authentication: Duration,
     /// A session that sends nothing for this long, not even a pong, is closed.
     pub silence: Duration,
-    /// How long a message may take from its first byte to its last, at the slowest allowed rate (`pace.rs`).
+    /// How long a message may take from its first byte to its last, at the slowest allowed rate (`rate_limit.rs`).
     pub message_time: Duration,
-    /// Interval of the session's timers, from which pings and heartbeats follow (`pulse.rs`).
+    /// Interval of the session's timers, from which pings and heartbeats follow (`timers.rs`).
     pub tick: Duration,
     /// A socket that accepts no byte for this long is closed.
     pub write_stall: Duration,
@@ -150,7 +150,7 @@ pub struct Peer {
     pub path: String,
     /// The peer's address.
     pub address: IpAddr,
-    /// User named by a trusted proxy.
+    /// User label by a trusted proxy.
     pub user: Option<UserId>,
     /// Its place among the connections that have not sent a first message.
     pub unfinished: Option<Unfinished>,
@@ -168,46 +168,46 @@ pub fn run<S: Socket>(
     let (read, wire) = socket.split();
     // The outbox holds a weak reference: when the session ends, so does the connection.
     let writer = Arc::new(SharedWriter::new(wire));
-    let line = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_line(context.limits.outbox_bytes, Arc::clone(&context.outboxes), line));
+    let sink = Arc::downgrade(&writer);
+    let outbox = Arc::new(Outbox::with_sink(context.limits.outbox_bytes, Arc::clone(&context.outboxes), sink));
     let Peer { id, path, address, user, mut unfinished } = peer;
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
     let path = path.into_boxed_str();
     let mut read_already = Box::<[u8]>::from(&read_already[..]);
-    let users = Users::new(&context.gate, address);
+    let users = SessionUsers::new(&context.gate, address);
     let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());
     }
     let refused_user = if seats.is_err() { user } else { None };
     let seats = seats.ok();
-    let pace = Pace::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
+    let limiter = RateLimiter::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
     async move {
         let _entry = context.stop.enter(id, &outbox);
         // Moved into the future to be released at the end.
         let _seats = &seats;
         let read_first = std::mem::take(&mut read_already);
-        let mut frames = Frames::new(Paced::new(read, &pace), &read_first, context.limits.message_bytes);
+        let mut frames = Frames::new(RateLimitedSocket::new(read, &limiter), &read_first, context.limits.message_bytes);
         drop(read_first);
         if context.limits.echoes {
             frames.read_texts();
         }
-        let signs = Signs::default();
-        let pulse = pin!(sleep_until(Instant::now()));
-        let mut pulse = Pulse::new(pulse, &context, &signs, &pace);
-        let mut reader = Reader::new(&context, &outbox, &users, &path, &signs, &pace, &mut unfinished);
-        let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut pulse).await;
-        let session = Named { id, address, path: &path, refused_user: refused_user.as_ref() };
+        let liveness = Liveness::default();
+        let timers = pin!(sleep_until(Instant::now()));
+        let mut timers = Timers::new(timers, &context, &liveness, &limiter);
+        let mut reader = Reader::new(&context, &outbox, &users, &path, &liveness, &limiter, &mut unfinished);
+        let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut timers).await;
+        let session = SessionLabel { id, address, path: &path, refused_user: refused_user.as_ref() };
         if let Some(last_frame) = last_frame(&session, ended, &context) {
-            Box::pin(say_goodbye(&mut frames, &writer, last_frame)).await;
+            Box::pin(close_gracefully(&mut frames, &writer, last_frame)).await;
         }
     }
 }
 
 /// Data of a session for its last log line.
-struct Named<'a> {
+struct SessionLabel<'a> {
     id: SessionId,
     address: IpAddr,
     path: &'a str,
@@ -215,9 +215,9 @@ struct Named<'a> {
     refused_user: Option<&'a UserId>,
 }
 
-impl Named<'_> {
-    fn log(&self, close: &Close, identity: &Identity, context: &Context) {
-        let Identity { dialect, document, documents, user } = identity;
+impl SessionLabel<'_> {
+    fn log(&self, close: &Close, identity: &SessionIdentity, context: &Context) {
+        let SessionIdentity { dialect, document, documents, user } = identity;
         let (session, address, code, reason) = (self.id, self.address, close.code(), &*close.reason());
         let path = if document.is_none() { Some(self.path) } else { None };
         let user = user.as_deref().or(self.refused_user.map(UserId::as_str));
@@ -236,18 +236,18 @@ impl Named<'_> {
 }
 
 /// The close frame for a client that is still connected.
-fn last_frame(named: &Named<'_>, ended: Ended, context: &Context) -> Option<Vec<u8>> {
-    let session = named.id;
+fn last_frame(label: &SessionLabel<'_>, ended: SessionEnd, context: &Context) -> Option<Vec<u8>> {
+    let session = label.id;
     match ended {
-        Ended::ByClient(None) => debug!(%session, "the client disconnected"),
-        Ended::ByClient(Some(code)) => {
+        SessionEnd::ByClient(None) => debug!(%session, "the client disconnected"),
+        SessionEnd::ByClient(Some(code)) => {
             debug!(%session, "the client closed the session");
             return Some(codec::close_frame(code, ""));
         }
-        Ended::Broken => debug!(%session, "the connection failed"),
-        Ended::Closed(close, identity) => {
+        SessionEnd::Broken => debug!(%session, "the connection failed"),
+        SessionEnd::Closed(close, identity) => {
             context.metrics.sessions_closed.count(&close);
-            named.log(&close, &identity, context);
+            label.log(&close, &identity, context);
             return Some(codec::close_frame(Some(close.code()), &close.reason()));
         }
     }
@@ -255,12 +255,12 @@ fn last_frame(named: &Named<'_>, ended: Ended, context: &Context) -> Option<Vec<
 }
 
 /// How a session ended.
-enum Ended {
+enum SessionEnd {
     /// The client disconnected, or sent a close frame with or without a code.
     ByClient(Option<Option<u16>>),
     Broken,
     /// The server closed it. The client is sent the reason.
-    Closed(Close, Box<Identity>),
+    Closed(Close, Box<SessionIdentity>),
 }
 
 /// Reads and writes concurrently until one of them ends, then ends the other.
@@ -269,16 +269,16 @@ async fn drive<W: Wire>(
     frames: &mut Frames<impl AsyncRead + Unpin>,
     writer: &SharedWriter<W>,
     outbox: &Outbox,
-    pulse: &mut Pulse<'_>,
-) -> Ended {
+    timers: &mut Timers<'_>,
+) -> SessionEnd {
     let mut poll_write = |cx: &mut task::Context<'_>| {
         let mut writer = writer.lock();
-        match pulse.poll(cx, &mut writer, outbox) {
+        match timers.poll(cx, &mut writer, outbox) {
             Poll::Ready(broken) => Poll::Ready(Err(broken)),
             Poll::Pending => writer.poll(cx, outbox),
         }
     };
-    let unread = {
+    let read_end = {
         let mut read = pin!(reader.run(frames));
         // The writer first: it registers the task to be woken for the notices that the reader looks for.
         poll_fn(|cx| match poll_write(cx) {
@@ -288,21 +288,21 @@ async fn drive<W: Wire>(
         .await
     };
     // A session that the client ended is not described in the log.
-    let identity = match unread {
-        Err(Ok(_)) | Ok(Unread::Refused(_)) => Some(reader.identity()),
+    let identity = match read_end {
+        Err(Ok(_)) | Ok(ReadEnd::Refused(_)) => Some(reader.identity()),
         _ => None,
     };
     // Everything received so far is already with the documents.
     reader.leave();
     let ended = |written| match (written, identity) {
-        (Ok(close), Some(identity)) => Ended::Closed(close, identity),
-        _ => Ended::Broken,
+        (Ok(close), Some(identity)) => SessionEnd::Closed(close, identity),
+        _ => SessionEnd::Broken,
     };
-    match unread {
+    match read_end {
         Err(written) => ended(written),
-        Ok(Unread::Left(code)) => Ended::ByClient(Some(code)),
-        Ok(Unread::Gone) => Ended::ByClient(None),
-        Ok(Unread::Refused(close)) => {
+        Ok(ReadEnd::Left(code)) => SessionEnd::ByClient(Some(code)),
+        Ok(ReadEnd::Gone) => SessionEnd::ByClient(None),
+        Ok(ReadEnd::Refused(close)) => {
             outbox.close(close);
             ended(poll_fn(poll_write).await)
         }
@@ -310,7 +310,7 @@ async fn drive<W: Wire>(
 }
 
 /// Sends the close frame and waits until the client disconnects, for a limited time.
-async fn say_goodbye<W: Wire>(
+async fn close_gracefully<W: Wire>(
     frames: &mut Frames<impl AsyncRead + Unpin>,
     writer: &SharedWriter<W>,
     close_frame: Vec<u8>,

@@ -15,9 +15,9 @@ use syncline_protocol::limits::MAX_TOKEN_BYTES;
 use syncline_protocol::native::{self, Cursor, MessageError, ToClient, ToServer, begins_change, channel_of};
 use tracing::debug;
 
-use super::channel::{Channel, Rights};
+use super::channel::{DocumentLink, Rights};
 use super::identity::log_refused;
-use super::users::Users;
+use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
 use crate::document::frame::Framing;
@@ -28,13 +28,13 @@ use crate::outbox::Outbox;
 pub(super) struct Native {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
-    users: Arc<Users>,
-    channels: BTreeMap<native::Channel, Channel>,
+    users: Arc<SessionUsers>,
+    channels: BTreeMap<native::Channel, DocumentLink>,
     is_welcomed: bool,
 }
 
 impl Native {
-    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
+    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<SessionUsers>) -> Self {
         Self { context, outbox, users, channels: BTreeMap::new(), is_welcomed: false }
     }
 
@@ -63,7 +63,7 @@ impl Native {
         let (number, message) = match message {
             ToServer::Hello { version, device } => return self.welcome(version, device),
             ToServer::Ping => {
-                self.say(&ToClient::Pong);
+                self.send(&ToClient::Pong);
                 return Ok(());
             }
             ToServer::Open { channel, document, token, cursor, wants_state_vector } => {
@@ -133,7 +133,7 @@ impl Native {
     }
 
     /// Removes leases that documents have ended; the documents have informed the client.
-    pub(super) fn ended(&mut self, leases: &[LeaseId]) {
+    pub(super) fn remove_ended(&mut self, leases: &[LeaseId]) {
         self.channels.retain(|_, channel| !leases.contains(&channel.lease().id()));
     }
 
@@ -143,7 +143,7 @@ impl Native {
         }
         debug!(version, device = %syncline_replica::ulid_text(device), "native session");
         let max_message_bytes = self.context.limits.message_bytes as u64;
-        self.say(&ToClient::Welcome { version: native::VERSION, time_ms: now_ms(), max_message_bytes });
+        self.send(&ToClient::Welcome { version: native::VERSION, time_ms: now_ms(), max_message_bytes });
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Native {
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
         let (framing, documents) = (Framing::Native { channel: number }, self.channels.len() + 1);
         self.users.pause_before_open().await;
-        let channel = Channel::open(registry, &document, rights, &self.outbox, framing, documents, scan).await?;
+        let channel = DocumentLink::open(registry, &document, rights, &self.outbox, framing, documents, scan).await?;
         let resumed = channel.resume(cursor, wants_state_vector, read_only).await;
         self.channels.insert(number, channel);
         if let Err(close) = resumed {
@@ -184,7 +184,7 @@ impl Native {
     fn refuse(&self, channel: native::Channel, document: &str, close: Close) -> Result<(), Close> {
         log_refused(&self.context, &self.users, "native", document, &close);
         self.context.metrics.documents_closed.count(&close);
-        self.say(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
+        self.send(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl Native {
             self.context.metrics.documents_closed.count(&close);
             let last_frame = ToClient::Closed { channel: number, code: close.code(), reason: &close.reason() };
             // Skipped if the document's task has closed it already, with a more specific reason.
-            self.outbox.lose(channel.lease().id(), last_frame.encode().into());
+            self.outbox.end_from_session(channel.lease().id(), last_frame.encode().into());
         }
     }
 
@@ -206,7 +206,7 @@ impl Native {
         }
     }
 
-    fn say(&self, message: &ToClient<'_>) {
+    fn send(&self, message: &ToClient<'_>) {
         self.outbox.push_control(message.encode().into());
         self.outbox.send();
     }

@@ -11,7 +11,7 @@ use crate::ids::UserId;
 use crate::limits::{Gate, Meter, UserSeat};
 
 /// The users of one session; at most one per document.
-pub(super) struct Users {
+pub(super) struct SessionUsers {
     gate: Arc<Gate>,
     /// Address of the client.
     address: IpAddr,
@@ -21,7 +21,7 @@ pub(super) struct Users {
     opens: Meter,
 }
 
-impl Users {
+impl SessionUsers {
     pub(super) fn new(gate: &Arc<Gate>, address: IpAddr) -> Arc<Self> {
         let opens = Meter::of_messages(gate.limits().opens_per_second);
         Arc::new(Self { gate: Arc::clone(gate), address, seats: Mutex::default(), opens })

@@ -1,6 +1,6 @@
 //! Outbox -> socket. Everything queued is one write; the writer never waits for a document.
 //!
-//! The session's task writes, and so does any task that pushed onto an empty outbox ([`Line`]): one at a
+//! The session's task writes, and so does any task that pushed onto an empty outbox ([`DirectSink`]): one at a
 //! time, under a lock.
 
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ use syncline_replica::Pieces;
 
 use super::codec::{self, Opcode};
 use super::wire::Wire;
-use crate::outbox::{Kind, Line, Outbox, Taken};
+use crate::outbox::{DirectSink, FrameKind, Outbox, Taken};
 
 /// Frames up to this size are copied into one buffer; larger ones are written without copying.
 const MAX_COPIED_BYTES: usize = 16 * 1024;
@@ -105,7 +105,7 @@ impl<W: Wire> SharedWriter<W> {
 
     /// Sends a close frame and ends the outgoing stream.
     pub(super) async fn close(&self, frame: Vec<u8>) -> Result<(), Broken> {
-        self.lock().end(frame);
+        self.lock().queue_close(frame);
         poll_fn(|cx| {
             let mut writer = self.lock();
             ready!(writer.poll_unsent(cx))?;
@@ -116,9 +116,9 @@ impl<W: Wire> SharedWriter<W> {
     }
 }
 
-impl<W: Wire> Line for SharedWriter<W> {
+impl<W: Wire> DirectSink for SharedWriter<W> {
     fn send(&self, outbox: &Outbox) {
-        self.lock().send_straight(outbox);
+        self.lock().write_direct(outbox);
     }
 }
 
@@ -129,15 +129,15 @@ pub(super) struct Writer<W> {
     unsent: VecDeque<Bytes>,
     /// Bytes that the socket has accepted so far.
     written: u64,
-    /// A message was sent since the last call of [`Writer::has_spoken`].
-    has_spoken: bool,
+    /// A message was sent since the last call of [`Writer::take_has_sent_message`].
+    has_sent_message: bool,
     /// The close frame was queued.
-    has_ended: bool,
+    is_closing: bool,
 }
 
 impl<W: Wire> Writer<W> {
     fn new(socket: W) -> Self {
-        Self { socket, unsent: VecDeque::new(), written: 0, has_spoken: false, has_ended: false }
+        Self { socket, unsent: VecDeque::new(), written: 0, has_sent_message: false, is_closing: false }
     }
 
     /// Writes until nothing is queued or the socket is full; ready when the outbox is closed.
@@ -160,33 +160,33 @@ impl<W: Wire> Writer<W> {
     }
 
     /// Queues this frame behind unsent bytes.
-    pub(super) fn say(&mut self, opcode: Opcode, payload: &[u8]) {
+    pub(super) fn queue_frame(&mut self, opcode: Opcode, payload: &[u8]) {
         let mut frame = Vec::with_capacity(codec::MAX_HEAD_BYTES + payload.len());
         codec::write_head(&mut frame, opcode, payload.len());
         frame.extend_from_slice(payload);
         self.unsent.push_back(frame.into());
     }
 
-    fn end(&mut self, last_frame: Vec<u8>) {
+    fn queue_close(&mut self, last_frame: Vec<u8>) {
         self.unsent.push_back(last_frame.into());
-        self.has_ended = true;
+        self.is_closing = true;
     }
 
     /// Writes what is queued in the outbox, if it is little, as far as the socket accepts it now.
-    fn send_straight(&mut self, outbox: &Outbox) {
-        if self.is_blocked() || self.has_ended {
+    fn write_direct(&mut self, outbox: &Outbox) {
+        if self.is_blocked() || self.is_closing {
             return;
         }
         let written = BUFFER.with_borrow_mut(|copied| {
             copied.clear();
             let mut batch = Batch { copied, shared: Vec::new() };
-            let has_taken = outbox.take_straight(|kind, payload| self.put(&mut batch, kind, payload));
+            let has_taken = outbox.take_direct(|kind, payload| self.put(&mut batch, kind, payload));
             has_taken.then(|| self.write(batch))
         });
         match written {
             None => {}
-            Some(Ok(())) if self.is_blocked() => outbox.blocked_straight(),
-            Some(Ok(())) => outbox.sent_straight(),
+            Some(Ok(())) if self.is_blocked() => outbox.note_direct_blocked(),
+            Some(Ok(())) => outbox.note_direct_sent(),
             Some(Err(_)) => outbox.cut(),
         }
     }
@@ -202,8 +202,8 @@ impl<W: Wire> Writer<W> {
     }
 
     /// True if a message was sent since the last call.
-    pub(super) fn has_spoken(&mut self) -> bool {
-        std::mem::take(&mut self.has_spoken)
+    pub(super) fn take_has_sent_message(&mut self) -> bool {
+        std::mem::take(&mut self.has_sent_message)
     }
 
     fn poll_batch(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<Taken>> {
@@ -221,14 +221,14 @@ impl<W: Wire> Writer<W> {
         })
     }
 
-    fn put(&mut self, batch: &mut Batch<'_>, kind: Kind, payload: Pieces) {
+    fn put(&mut self, batch: &mut Batch<'_>, kind: FrameKind, payload: Pieces) {
         match kind {
-            Kind::Message => {
-                self.has_spoken = true;
+            FrameKind::Message => {
+                self.has_sent_message = true;
                 batch.put(Opcode::Binary, payload);
             }
-            Kind::Text => batch.put(Opcode::Text, payload),
-            Kind::Pong => batch.put(Opcode::Pong, payload),
+            FrameKind::Text => batch.put(Opcode::Text, payload),
+            FrameKind::Pong => batch.put(Opcode::Pong, payload),
         }
     }
 

@@ -8,8 +8,8 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::varint::Reader;
 use syncline_protocol::ywebsocket::Message;
 
-use super::channel::{Channel, Rights};
-use super::users::Users;
+use super::channel::{DocumentLink, Rights};
+use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::AccessRequest;
 use crate::document::frame::Framing;
@@ -18,7 +18,7 @@ use crate::outbox::Outbox;
 
 /// One y-websocket session.
 pub(super) struct YWebsocket {
-    channel: Channel,
+    channel: DocumentLink,
 }
 
 impl YWebsocket {
@@ -27,7 +27,7 @@ impl YWebsocket {
         path: &str,
         context: &Context,
         outbox: &Arc<Outbox>,
-        users: &Users,
+        users: &SessionUsers,
     ) -> Result<Self, Close> {
         let document = DocumentName::parse(path).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
         let request = AccessRequest { document: document.clone(), token: None };
@@ -35,7 +35,8 @@ impl YWebsocket {
         let rights = Rights::new(admission, users)?;
         let scan = context.limits.scan;
         users.pause_before_open().await;
-        let channel = Channel::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, 1, scan).await?;
+        let channel =
+            DocumentLink::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, 1, scan).await?;
         Ok(Self { channel })
     }
 

@@ -30,28 +30,28 @@ impl Mutator {
     }
 
     /// The frames of one connection: usually a valid opening, then mutated frames.
-    pub fn talk(&mut self) -> Vec<Vec<u8>> {
+    pub fn connection_frames(&mut self) -> Vec<Vec<u8>> {
         let dialect = self.rng.random_range(0..3);
-        let mut talk = Vec::new();
+        let mut frames = Vec::new();
         if self.rng.random_bool(0.8) {
             let opening = match dialect {
                 0 => ywebsocket::Message::Sync(SyncMessage::Step1(&[0])).encode(),
                 1 => hocuspocus::Message::Token { token: "", version: None }.encode("hostile-1"),
                 _ => ToServer::Hello { version: VERSION, device: 7 }.encode(),
             };
-            talk.push(Frame::new(BINARY, opening).encode());
+            frames.push(Frame::new(BINARY, opening).encode());
             if dialect == 2 {
                 let cursor = None;
                 let open =
                     ToServer::Open { channel: 1, document: "hostile-1", token: "", cursor, wants_state_vector: true };
-                talk.push(Frame::new(BINARY, open.encode()).encode());
+                frames.push(Frame::new(BINARY, open.encode()).encode());
             }
         }
         for _ in 0..self.rng.random_range(1..5) {
             let message = self.message(dialect);
-            talk.push(self.frame(message));
+            frames.push(self.frame(message));
         }
-        talk
+        frames
     }
 
     fn message(&mut self, dialect: u32) -> Vec<u8> {

@@ -35,22 +35,22 @@ impl Mirror {
     /// Joins and waits for the complete document.
     pub async fn join_over(socket: RawSocket) -> Self {
         let mut mirror = Self::new(socket);
-        mirror.say(SyncMessage::Step1(&[0])).await;
+        mirror.send(SyncMessage::Step1(&[0])).await;
         while mirror.receive().await != Some(1) {}
         mirror
     }
 
-    async fn say(&mut self, message: SyncMessage<'_>) {
+    async fn send(&mut self, message: SyncMessage<'_>) {
         self.socket.send(Frame::new(BINARY, Message::Sync(message).encode())).await;
     }
 
     /// Receives one frame; returns its type if it is a sync message.
     async fn receive(&mut self) -> Option<u8> {
-        self.hear_whole().await.map(|payload| payload[1])
+        self.receive_sync().await.map(|payload| payload[1])
     }
 
     /// Receives one frame; returns it if it is a sync message.
-    async fn hear_whole(&mut self) -> Option<Vec<u8>> {
+    async fn receive_sync(&mut self) -> Option<Vec<u8>> {
         let payload = match self.socket.receive().await {
             Received::Frame { opcode: PING, payload } => {
                 self.socket.send(Frame::new(PONG, payload)).await;
@@ -90,13 +90,13 @@ impl Mirror {
             change(&self.text, &mut txn);
             txn.encode_update_v1()
         };
-        self.say(SyncMessage::Update(&update)).await;
+        self.send(SyncMessage::Update(&update)).await;
         Message::Sync(SyncMessage::Update(&update)).encode()
     }
 
     /// Receives until this message has been echoed.
-    async fn echo(&mut self, sent: &[u8]) {
-        while self.hear_whole().await.as_deref() != Some(sent) {}
+    async fn wait_for_echo(&mut self, sent: &[u8]) {
+        while self.receive_sync().await.as_deref() != Some(sent) {}
     }
 }
 
@@ -116,12 +116,12 @@ impl Writer {
     /// Others may insert text before it.
     pub async fn replace_most(&mut self, characters: u32) {
         let sent = self.0.edit(|text, txn| text.insert(txn, text.len(txn), &"x".repeat(characters as usize))).await;
-        self.0.echo(&sent).await;
+        self.0.wait_for_echo(&sent).await;
         let all_but_one = |text: &TextRef, txn: &mut yrs::TransactionMut<'_>| {
             text.remove_range(txn, text.len(txn) - characters + 1, characters - 1);
         };
         let sent = self.0.edit(all_but_one).await;
-        self.0.echo(&sent).await;
+        self.0.wait_for_echo(&sent).await;
     }
 
     /// The text that a new client reads now.
@@ -167,7 +167,7 @@ impl Pair {
                 other.until(|text| text.contains(&mark)).await;
                 latencies.push(sent.elapsed());
                 // It also reads the changes of others.
-                one.echo(&sent_message).await;
+                one.wait_for_echo(&sent_message).await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             (one, other, latencies)

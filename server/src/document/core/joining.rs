@@ -11,17 +11,17 @@ use crate::document::frame::{Frame, LARGE_ANSWER_BYTES, Message};
 use crate::ids::LeaseId;
 
 /// Cached replies.
-const MAX_ANSWERS: usize = 4;
+const MAX_CACHED_DIFFS: usize = 4;
 /// Encoding a larger document takes milliseconds.
-const SLOW_BYTES: usize = 1024 * 1024;
+const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
 /// Overhead of a cached reply: smaller ones are encoded again instead.
-const REMEMBERING_BYTES: usize = 256;
+const MIN_CACHED_BYTES: usize = 256;
 
 /// Step 2 replies by state vector, newest last.
 #[derive(Debug, Default)]
-pub(super) struct Answers(Vec<(Bytes, Arc<Frame>)>);
+pub(super) struct DiffCache(Vec<(Bytes, Arc<Frame>)>);
 
-impl Answers {
+impl DiffCache {
     pub(super) fn clear(&mut self) {
         self.0 = Vec::new();
     }
@@ -37,12 +37,12 @@ impl Answers {
         answers.sum()
     }
 
-    fn find(&self, state_vector: &[u8]) -> Option<Arc<Frame>> {
+    fn get(&self, state_vector: &[u8]) -> Option<Arc<Frame>> {
         self.0.iter().find(|(asked, _)| asked[..] == *state_vector).map(|(_, frame)| Arc::clone(frame))
     }
 
-    fn remember(&mut self, state_vector: &Bytes, frame: &Arc<Frame>) {
-        if self.0.len() == MAX_ANSWERS {
+    fn insert(&mut self, state_vector: &Bytes, frame: &Arc<Frame>) {
+        if self.0.len() == MAX_CACHED_DIFFS {
             self.0.remove(0);
         }
         // Exact, because most documents have one reply cached, and it stays while the document is idle.
@@ -53,43 +53,43 @@ impl Answers {
 
 impl Core {
     pub(super) fn step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
-        if let Some(frame) = self.answers.find(state_vector) {
+        if let Some(frame) = self.diff_cache.get(state_vector) {
             effects.push(Effect::Diff { lease, frame });
             return;
         }
         let diff = self.document.diff(state_vector);
-        let is_cheap = diff.len() < REMEMBERING_BYTES;
+        let is_cheap = diff.len() < MIN_CACHED_BYTES;
         let frame = Frame::at(self.last, Message::Step2(diff));
         if !is_cheap {
-            self.answers.remember(state_vector, &frame);
+            self.diff_cache.insert(state_vector, &frame);
         }
         effects.push(Effect::Diff { lease, frame });
     }
 
     /// True if the reply to this state vector is cached.
-    pub fn has_answer(&self, state_vector: &[u8]) -> bool {
-        self.answers.find(state_vector).is_some()
+    pub fn has_cached_diff(&self, state_vector: &[u8]) -> bool {
+        self.diff_cache.get(state_vector).is_some()
     }
 
     /// Called after a quiet period: drops deleted content and everything that can be rebuilt.
-    pub fn rest(&mut self) {
-        self.answers.clear();
-        self.everyone = None;
+    pub fn make_dormant(&mut self) {
+        self.diff_cache.clear();
+        self.cached_awareness = None;
         self.document.compact();
     }
 
     /// True if there is no deleted content to drop.
-    pub fn is_resting(&self) -> bool {
+    pub fn is_dormant(&self) -> bool {
         self.document.is_compact()
     }
 
     /// True if its memory cannot be reduced any further.
     pub fn is_minimal(&self) -> bool {
-        self.is_resting() && self.answers.0.is_empty()
+        self.is_dormant() && self.diff_cache.0.is_empty()
     }
 
     /// True if processing the whole document takes milliseconds.
     pub fn is_large(&self) -> bool {
-        self.document.bytes() > SLOW_BYTES
+        self.document.bytes() > LARGE_DOCUMENT_BYTES
     }
 }

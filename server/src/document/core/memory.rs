@@ -12,11 +12,11 @@ impl Core {
     pub fn memory_bytes(&self) -> usize {
         DOCUMENT_BYTES
             + self.document.memory_bytes()
-            + self.tail.bytes()
-            + self.answers.bytes()
-            + self.registers.as_ref().map_or(0, |registers| registers.memory_bytes())
+            + self.recent.bytes()
+            + self.diff_cache.bytes()
+            + self.decisions.as_ref().map_or(0, |decisions| decisions.memory_bytes())
             // With the cached encoding and one dialect's frame of it, if present.
-            + self.presence.memory_bytes() * if self.everyone.is_some() { 3 } else { 1 }
+            + self.awareness.memory_bytes() * if self.cached_awareness.is_some() { 3 } else { 1 }
             + self.leases.len() * LEASE_BYTES
     }
 }

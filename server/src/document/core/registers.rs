@@ -23,7 +23,7 @@ const REGISTER_BYTES: usize = 96;
 
 /// Decisions of one document.
 #[derive(Debug, Default)]
-pub(super) struct Registers {
+pub(super) struct RegisterDecisions {
     /// State of each register, as decided here or as found when the document was loaded. Encoded: a decoded
     /// value may take twenty times the memory.
     decided: BTreeMap<Arc<str>, Bytes>,
@@ -35,15 +35,15 @@ pub(super) struct Registers {
     refused: VecDeque<u128>,
 }
 
-impl Registers {
+impl RegisterDecisions {
     /// The registers of a document that was just loaded; `None` if it has none.
     pub(super) fn of(document: &HubDocument) -> Option<Box<Self>> {
-        let mut registers: Option<Box<Self>> = None;
-        document.read_registers().for_each(|(name, state)| registers.get_or_insert_default().decide(&name, &state));
-        registers
+        let mut decisions: Option<Box<Self>> = None;
+        document.read_registers().for_each(|(name, state)| decisions.get_or_insert_default().set(&name, &state));
+        decisions
     }
 
-    fn decide(&mut self, name: &str, state: &RegisterState) {
+    fn set(&mut self, name: &str, state: &RegisterState) {
         let state = state.encode();
         self.bytes += state.len();
         match self.decided.get_mut(name) {
@@ -55,7 +55,7 @@ impl Registers {
         }
     }
 
-    fn decided(&self, name: &str) -> Option<RegisterState> {
+    fn get(&self, name: &str) -> Option<RegisterState> {
         self.decided.get(name).and_then(|state| RegisterState::decode(state))
     }
 
@@ -67,16 +67,16 @@ impl Registers {
 
 impl Core {
     /// Records a state that the document wrote itself, or that continues from the decided one.
-    pub(super) fn decided(&mut self, name: &str, state: &RegisterState) {
-        self.registers.get_or_insert_default().decide(name, state);
+    pub(super) fn record_decision(&mut self, name: &str, state: &RegisterState) {
+        self.decisions.get_or_insert_default().set(name, state);
     }
 
     /// Remembers that a write was refused, so that a repeated proposal gets the same result.
-    pub(super) fn refused(&mut self, id: u128) {
-        if self.has_refused(id) {
+    pub(super) fn record_refusal(&mut self, id: u128) {
+        if self.was_refused(id) {
             return;
         }
-        let refused = &mut self.registers.get_or_insert_default().refused;
+        let refused = &mut self.decisions.get_or_insert_default().refused;
         if refused.len() == MAX_REFUSED {
             refused.pop_front();
         }
@@ -84,35 +84,35 @@ impl Core {
     }
 
     /// True if the write was refused before.
-    pub(super) fn has_refused(&self, id: u128) -> bool {
-        self.registers.as_ref().is_some_and(|registers| registers.refused.contains(&id))
+    pub(super) fn was_refused(&self, id: u128) -> bool {
+        self.decisions.as_ref().is_some_and(|decisions| decisions.refused.contains(&id))
     }
 
     /// True if a refused write is among the ancestors of this state.
-    fn accepts_refused(&self, state: &RegisterState) -> bool {
-        state.ids.iter().any(|&id| self.has_refused(id))
+    fn follows_refused_write(&self, state: &RegisterState) -> bool {
+        state.ids.iter().any(|&id| self.was_refused(id))
     }
 
     /// Checks the registers that the last update changed against the decisions and restores those that
     /// conflict.
-    pub(super) fn hold_registers(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn enforce_decisions(&mut self, effects: &mut Vec<Effect>) {
         for name in self.document.take_touched() {
             let now = self.document.read_register(&name);
-            let decided = self.registers.as_ref().and_then(|registers| registers.decided(&name));
+            let decided = self.decisions.as_ref().and_then(|decisions| decisions.get(&name));
             let is_kept = match (&now, &decided) {
                 (None, decided) => decided.is_none(),
-                (Some(now), None) => !self.accepts_refused(now),
+                (Some(now), None) => !self.follows_refused_write(now),
                 (Some(now), Some(decided)) => {
-                    now == decided || (now.ids.contains(&decided.version.id) && !self.accepts_refused(now))
+                    now == decided || (now.ids.contains(&decided.version.id) && !self.follows_refused_write(now))
                 }
             };
             match (now, decided) {
-                (Some(now), _) if is_kept => self.decided(&name, &now),
+                (Some(now), _) if is_kept => self.record_decision(&name, &now),
                 (None, _) if is_kept => {}
                 (_, Some(decided)) => self.write_register(&name, &decided, effects),
                 (_, None) => {
                     let update = self.document.clear_register(&name);
-                    update.into_iter().for_each(|update| self.change_own(update, effects));
+                    update.into_iter().for_each(|update| self.apply_own_edit(update, effects));
                 }
             }
         }
@@ -123,11 +123,11 @@ impl Core {
     /// Writes a register as the document's own edit.
     pub(super) fn write_register(&mut self, name: &str, state: &RegisterState, effects: &mut Vec<Effect>) {
         let update = self.document.write_register(name, state);
-        self.change_own(update, effects);
+        self.apply_own_edit(update, effects);
     }
 
     /// Logs and broadcasts an edit that the document made itself.
-    fn change_own(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
+    fn apply_own_edit(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.append(update.clone(), effects);
         self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
     }

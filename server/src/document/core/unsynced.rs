@@ -31,19 +31,19 @@ const MAX_STATE_VECTOR_BYTES: usize = 256 * 1024;
 
 /// What the provider's number currently stands for.
 #[derive(Debug)]
-pub(super) struct Unsynced {
+pub(super) struct UnsyncedCounter {
     /// Number of step 1 messages received. Updates of an earlier round get no status.
     round: u32,
     /// `Some` until the step 2 arrives.
-    syncing: Option<Syncing>,
+    syncing: Option<SyncRound>,
 }
 
 /// Clocks of the newest step 1.
 #[derive(Debug, Default)]
-enum Known {
+enum ClientClocks {
     /// No step 1 received yet.
     #[default]
-    Nothing,
+    NotReceived,
     /// Clock per client of its state vector.
     Clocks(HashMap<u64, u64>),
     /// Its state vector was too long to store.
@@ -51,39 +51,39 @@ enum Known {
 }
 
 #[derive(Debug, Default)]
-struct Syncing {
+struct SyncRound {
     /// What the client had when it sent its newest step 1.
-    known: Known,
+    client_clocks: ClientClocks,
     /// True if the last update with structs was made before the step 1, or none has arrived since the step 1.
     was_queued: bool,
     /// Updates that get their status together with the step 2.
     counted: u64,
 }
 
-impl Default for Unsynced {
+impl Default for UnsyncedCounter {
     fn default() -> Self {
-        Self { round: 0, syncing: Some(Syncing::default()) }
+        Self { round: 0, syncing: Some(SyncRound::default()) }
     }
 }
 
-impl Unsynced {
+impl UnsyncedCounter {
     fn step1(&mut self, state_vector: &[u8]) {
-        let known = if state_vector.len() <= MAX_STATE_VECTOR_BYTES {
-            Known::Clocks(state_vector_entries(state_vector).collect())
+        let client_clocks = if state_vector.len() <= MAX_STATE_VECTOR_BYTES {
+            ClientClocks::Clocks(state_vector_entries(state_vector).collect())
         } else {
-            Known::TooLong
+            ClientClocks::TooLong
         };
         self.round += 1;
-        self.syncing = Some(Syncing { was_queued: true, known, counted: 0 });
+        self.syncing = Some(SyncRound { was_queued: true, client_clocks, counted: 0 });
     }
 
     /// Number of statuses for a change once it is on disk; 0 if it gets none, or gets it with the step 2.
     fn change(&mut self, update: &[u8]) -> u64 {
         let Some(syncing) = &mut self.syncing else { return 1 };
-        let clock = |client| match &syncing.known {
-            Known::Clocks(clocks) => clocks.get(&client).copied().unwrap_or(0),
-            Known::Nothing => 0,
-            Known::TooLong => u64::MAX,
+        let clock = |client| match &syncing.client_clocks {
+            ClientClocks::Clocks(clocks) => clocks.get(&client).copied().unwrap_or(0),
+            ClientClocks::NotReceived => 0,
+            ClientClocks::TooLong => u64::MAX,
         };
         match verdict(update, &clock, &ScanLimits::default()).map(|verdict| verdict.structs) {
             Ok(Structs::None) => {}
@@ -107,7 +107,7 @@ impl Core {
         let Some(lease) = self.leases.get_mut(&lease) else { return false };
         let Some(unsynced) = &mut lease.unsynced else { return false };
         unsynced.step1(state_vector);
-        !lease.is_asked
+        !lease.awaits_step2
     }
 
     /// Number of acks for an accepted update once it is on disk.
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn queued_updates_are_not_counted_and_new_ones_are() {
         let updates = typed(1, 6);
-        let mut unsynced = Unsynced::default();
+        let mut unsynced = UnsyncedCounter::default();
         // Three were made before the step 1 and arrive after two newer ones.
         unsynced.step1(&[1, 1, 3]);
         for update in [&updates[3], &updates[4], &updates[0], &updates[1], &updates[2]] {
@@ -155,7 +155,7 @@ mod tests {
     fn deletions_follow_the_update_before_them() {
         let updates = typed(1, 2);
         let delete = [0, 1, 1, 1, 0, 1];
-        let mut unsynced = Unsynced::default();
+        let mut unsynced = UnsyncedCounter::default();
         unsynced.step1(&[1, 1, 1]);
         for update in [&delete[..], &updates[1], &delete, &updates[0], &delete, &delete] {
             unsynced.change(update);
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn updates_of_a_client_that_sends_no_step_1_are_all_counted() {
         let updates = typed(1, 2);
-        let mut unsynced = Unsynced::default();
+        let mut unsynced = UnsyncedCounter::default();
         updates.iter().for_each(|update| _ = unsynced.change(update));
         assert_eq!(unsynced.step2(), 3);
     }

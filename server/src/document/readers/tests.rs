@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use yrs::{Doc, Text, Transact};
 
 use super::*;
-use crate::outbox::{Budget, Line};
+use crate::outbox::{Budget, DirectSink};
 use syncline_protocol::ids::Epoch;
 use syncline_replica::Crdt;
 
@@ -23,7 +23,7 @@ async fn change_that_overtakes_resync_does_not_close_gap() {
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
     let mut crdt = Crdt::default();
-    readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap().into())));
+    readers.push_diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap().into())));
     outbox.frames().await;
 
     // The first frame waits for the socket, the second exceeds the limit: both are dropped, and a checkpoint
@@ -53,19 +53,19 @@ async fn durable_position_is_withheld_over_gap_and_sent_after_diff() {
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
     let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into()));
-    readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
-    readers.durable(None, Seq(1));
-    readers.diff(READER, &diff);
+    readers.push_opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+    readers.push_durable(None, Seq(1));
+    readers.push_diff(READER, &diff);
     assert_eq!(outbox.frames().await.len(), 2, "opened and the diff: no position before it was a reader");
     for seq in [2, 3] {
         readers.broadcast(&change(seq, vec![0; 80]));
     }
     assert_eq!(outbox.behind_now(), [READER]);
     // The session requests the diff; both changes become durable before the request arrives.
-    readers.durable(None, Seq(3));
-    readers.diff(READER, &diff);
+    readers.push_durable(None, Seq(3));
+    readers.push_diff(READER, &diff);
     assert_eq!(outbox.frames().await.len(), 1, "the diff alone");
-    readers.durable(Some(READER), Seq(3));
+    readers.push_durable(Some(READER), Seq(3));
     assert_eq!(outbox.frames().await.len(), 1);
 }
 
@@ -74,10 +74,10 @@ async fn awareness_is_not_sent_before_reply_to_native_session() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
-    let presence = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
-    readers.presence(&presence);
-    readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
-    readers.presence(&presence);
+    let awareness = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
+    readers.push_awareness(&awareness);
+    readers.push_opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+    readers.push_awareness(&awareness);
     let frames = outbox.frames().await;
     assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
 }
@@ -89,7 +89,7 @@ async fn echo_of_empty_update_is_not_replaced_by_newer_one() {
     readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
     let echo = |update: &'static [u8]| Frame::new(Message::Update(Bytes::from_static(update)));
     for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
-        readers.ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
+        readers.push_ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
     }
     let frames = outbox.frames().await;
     let lens: Vec<usize> = frames.iter().map(Bytes::len).collect();
@@ -104,9 +104,9 @@ struct Counted {
     written: Arc<Notify>,
 }
 
-impl Line for Counted {
+impl DirectSink for Counted {
     fn send(&self, outbox: &Outbox) {
-        outbox.take_straight(|_, _| _ = self.frames.fetch_add(1, Ordering::Relaxed));
+        outbox.take_direct(|_, _| _ = self.frames.fetch_add(1, Ordering::Relaxed));
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.written.notify_one();
     }
@@ -123,18 +123,18 @@ async fn frames_of_one_turn_are_one_write_per_reader() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let sockets = [READER, AUTHOR].map(|lease| {
         let socket = Arc::new(Counted::default());
-        let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
-        readers.add(lease, Arc::new(Outbox::with_line(1_000, Budget::new(usize::MAX), line)), Framing::YWebsocket);
-        readers.diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
+        let sink: std::sync::Weak<dyn DirectSink> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn DirectSink>));
+        readers.add(lease, Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)), Framing::YWebsocket);
+        readers.push_diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
         socket
     });
     readers.send(false);
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (1, 1)]);
     readers.broadcast(&change(1, vec![0, 0]));
-    readers.presence(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))));
+    readers.push_awareness(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))));
     let echo = Frame::new(Message::Update(Bytes::from_static(&[0, 0])));
     for _ in 0..16 {
-        readers.ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
+        readers.push_ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
     }
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(0, 0), (0, 0)]);
     readers.send(false);
@@ -154,19 +154,19 @@ async fn crowd_of_readers_is_served_outside_the_documents_turn() {
     let sockets: Vec<_> = (0..1_000)
         .map(|number| {
             let socket = Arc::new(Counted { written: Arc::clone(&written), ..Counted::default() });
-            let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
+            let sink: std::sync::Weak<dyn DirectSink> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn DirectSink>));
             readers.add(
                 LeaseId(number + 10),
-                Arc::new(Outbox::with_line(1_000, Budget::new(usize::MAX), line)),
+                Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)),
                 Framing::YWebsocket,
             );
-            readers.diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
+            readers.push_diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
             socket
         })
         .collect();
     let count = || sockets.iter().map(|socket| socket.frames.load(Ordering::Relaxed)).sum::<usize>();
     readers.send(false);
-    assert!((1..=SENDS_A_TURN).contains(&count()));
+    assert!((1..=SENDS_PER_TURN).contains(&count()));
     while count() < sockets.len() {
         written.notified().await;
     }
@@ -189,7 +189,7 @@ async fn floors_of_slow_readers_are_bounded() {
     for number in 0..20 {
         let (lease, outbox) = (LeaseId(number), Arc::new(Outbox::new(100)));
         readers.add(lease, Arc::clone(&outbox), Framing::YWebsocket);
-        readers.diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into())));
+        readers.push_diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into())));
         outbox.frames().await;
         readers.set_checkpoint(known(number));
         // It accepts this change, which proves that it has everything before, and accepts no other.

@@ -3,7 +3,7 @@
 use syncline_log::store::Snapshot;
 
 use super::Task;
-use crate::document::apart::apart_if;
+use crate::document::block_in_place::block_in_place_if;
 
 impl Task {
     /// Replaces the records by one snapshot. It follows them through the same channel to the log, so it
@@ -12,7 +12,7 @@ impl Task {
         if self.storage_failed {
             return;
         }
-        let (upto, update) = apart_if(self.core.is_large(), || self.core.snapshot(&mut self.effects));
+        let (upto, update) = block_in_place_if(self.core.is_large(), || self.core.snapshot(&mut self.effects));
         // Pending updates must be in the log again before the snapshot removes their first copy.
         self.execute().await;
         // Reset after that: the pending updates would otherwise trigger the next snapshot immediately, and so
@@ -26,10 +26,10 @@ impl Task {
 
     /// Waits until everything sent to the log is on disk, or storage has failed.
     pub(super) async fn settle(&mut self) {
-        self.take_durable().await;
+        self.update_durable().await;
         while !self.core.is_settled() {
             self.log.durable_changed().await;
-            self.take_durable().await;
+            self.update_durable().await;
         }
     }
 }

@@ -36,21 +36,21 @@ impl Task {
                     self.bytes_since_snapshot += update.len();
                     records.push(Record { seq, time_ms: now_ms(), update });
                 }
-                Effect::Broadcast { frame, author } => self.unsent.change(frame, author),
-                Effect::Presence { clients } => self.unsent.presence.extend(clients),
-                Effect::Everyone { lease } => _ = self.unsent.everyone.insert(lease),
-                Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
-                Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
+                Effect::Broadcast { frame, author } => self.outgoing.push_change(frame, author),
+                Effect::Awareness { clients } => self.outgoing.changed_awareness.extend(clients),
+                Effect::AllAwareness { lease } => _ = self.outgoing.all_awareness.insert(lease),
+                Effect::Answer { lease, frame } => self.readers.push_reply(lease, &frame),
+                Effect::Diff { lease, frame } => self.readers.push_diff(lease, &frame),
                 Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
-                    self.readers.opened(lease, cursor, read_only, resume, state_vector.as_deref());
+                    self.readers.push_opened(lease, cursor, read_only, resume, state_vector.as_deref());
                 }
-                Effect::Missed { lease, frame } => self.readers.missed(lease, &frame),
-                Effect::Durable { lease, seq } => self.readers.durable(lease, seq),
+                Effect::Missed { lease, frame } => self.readers.push_missed(lease, &frame),
+                Effect::Durable { lease, seq } => self.readers.push_durable(lease, seq),
                 Effect::Ack { lease, batch, seq, outcome, echo } => {
-                    self.readers.ack(lease, (batch, seq), outcome, echo.as_deref());
+                    self.readers.push_ack(lease, (batch, seq), outcome, echo.as_deref());
                 }
                 Effect::Decided { lease, batch, accepted, register } => {
-                    self.readers.decided(lease, batch, accepted, &register);
+                    self.readers.push_decision(lease, batch, accepted, &register);
                 }
                 Effect::Close { lease, close } => {
                     debug!(
@@ -81,23 +81,23 @@ impl Task {
 
     /// Queues the changes that were held back to be coalesced.
     fn queue_changes(&mut self) {
-        let delivered = self.readers.broadcast(&self.unsent.changes);
+        let delivered = self.readers.broadcast(&self.outgoing.changes);
         self.metrics.delivered.inc_by(delivered as u64);
-        self.unsent.changes.clear();
+        self.outgoing.changes.clear();
     }
 
     /// Queues awareness: all states for the sessions that asked, then the changed ones for everyone. Each is
     /// encoded once.
     fn queue_presence(&mut self) {
-        if !self.unsent.everyone.is_empty()
-            && let Some(everyone) = self.core.everyone()
+        if !self.outgoing.all_awareness.is_empty()
+            && let Some(all) = self.core.all_awareness()
         {
-            self.unsent.everyone.iter().for_each(|&lease| self.readers.answer(lease, &everyone));
+            self.outgoing.all_awareness.iter().for_each(|&lease| self.readers.push_reply(lease, &all));
         }
-        self.unsent.everyone.clear();
-        if !self.unsent.presence.is_empty() {
-            let changed = std::mem::take(&mut self.unsent.presence);
-            self.readers.presence(&self.core.presence_of(changed.into_iter()));
+        self.outgoing.all_awareness.clear();
+        if !self.outgoing.changed_awareness.is_empty() {
+            let changed = std::mem::take(&mut self.outgoing.changed_awareness);
+            self.readers.push_awareness(&self.core.awareness_of(changed.into_iter()));
         }
     }
 }

@@ -16,24 +16,24 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Everything decoded from `bytes`, which arrive in pieces of `size`.
-fn read(bytes: &[u8], size: usize) -> Result<Vec<Incoming>, Fault> {
-    let (mut decoder, mut input, mut heard) = (Decoder::new(LIMIT), BytesMut::new(), Vec::new());
+fn read(bytes: &[u8], size: usize) -> Result<Vec<Incoming>, FrameError> {
+    let (mut decoder, mut input, mut decoded) = (Decoder::new(LIMIT), BytesMut::new(), Vec::new());
     for piece in bytes.chunks(size) {
         input.extend_from_slice(piece);
         while let Some(incoming) = decoder.next(&mut input)? {
             // Depends on how the bytes are cut: a message that arrives in one piece needs no announcement.
             if !matches!(incoming, Incoming::Long(_)) {
-                heard.push(incoming);
+                decoded.push(incoming);
             }
         }
     }
-    assert!(!decoder.is_within() && input.is_empty(), "all input must be consumed");
-    Ok(heard)
+    assert!(!decoder.has_begun() && input.is_empty(), "all input must be consumed");
+    Ok(decoded)
 }
 
-fn fails(bytes: &[u8]) -> &'static str {
+fn error_of(bytes: &[u8]) -> &'static str {
     match read(bytes, usize::MAX) {
-        Err(Fault::Protocol(reason) | Fault::Utf8(reason)) => reason,
+        Err(FrameError::Protocol(reason) | FrameError::Utf8(reason)) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -104,15 +104,15 @@ fn protocol_violations_are_rejected() {
         (&frame(0x88, &[3]), "half"),
         (&frame(0x88, &[3, 232, 0xff]), "UTF-8"),
     ] {
-        let reason = fails(bytes);
+        let reason = error_of(bytes);
         assert!(reason.contains(expected), "{reason}, not {expected}");
     }
     for opcode in (3..=7).chain(11..=15) {
-        assert!(fails(&frame(0x80 | opcode, b"")).contains("opcode"), "{opcode}");
+        assert!(error_of(&frame(0x80 | opcode, b"")).contains("opcode"), "{opcode}");
     }
     for bit in [0x40, 0x20, 0x10] {
         for first in [0x82, 0x88, 0x89, 0x8a] {
-            assert!(fails(&frame(first | bit, b"")).contains("reserved"));
+            assert!(error_of(&frame(first | bit, b"")).contains("reserved"));
         }
     }
 }
@@ -142,14 +142,14 @@ fn texts_are_messages_if_reading_texts_is_enabled() {
     let mut decoder = Decoder::new(LIMIT);
     decoder.read_texts();
     let mut input = BytesMut::from(&wire[..]);
-    let heard: Vec<_> = std::iter::from_fn(|| decoder.next(&mut input).unwrap()).collect();
+    let decoded: Vec<_> = std::iter::from_fn(|| decoder.next(&mut input).unwrap()).collect();
     let expected = [
         Incoming::Ping(Bytes::new()),
         Incoming::Text("text".into()),
         Incoming::Binary("binary".into()),
         Incoming::Text(Bytes::new()),
     ];
-    assert_eq!(heard, expected);
+    assert_eq!(decoded, expected);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn claimed_length_reserves_no_memory() {
     let head = |first: u8, len: u64| [&[first, 0x80 | 127][..], &len.to_be_bytes(), &MASK].concat();
     let mut decoder = Decoder::new(LIMIT);
     for len in [MAX_SKIPPED_BYTES as u64 + 1, 1 << 40, i64::MAX as u64] {
-        assert_eq!(Decoder::new(LIMIT).next(&mut head(0x82, len)[..].into()), Err(Fault::TooLarge), "{len}");
+        assert_eq!(Decoder::new(LIMIT).next(&mut head(0x82, len)[..].into()), Err(FrameError::TooLarge), "{len}");
     }
     assert_eq!(decoder.next(&mut head(0x82, LIMIT as u64)[..].into()), Ok(None), "a frame at the limit passes");
     assert!(decoder.message.capacity() < 10_000, "a claimed length reserves no memory");
@@ -226,15 +226,15 @@ fn message_over_limit_is_announced_and_skipped() {
     let (first, second) = payload.split_at(100_000);
     let fragments = [frame(0x02, first), frame(0x89, b""), frame(0x80, second), frame(0x82, b"after")].concat();
     for size in [1_000, 4_099, usize::MAX] {
-        let heard = read(&whole, size).unwrap();
+        let decoded = read(&whole, size).unwrap();
         let beginning = Incoming::TooLarge(payload[..PREFIX_BYTES].to_vec().into());
         let expected = [beginning.clone(), Incoming::Skipped, Incoming::Binary("after".into())];
         // A message that arrives in one piece is skipped right after its announcement.
-        let (announced, after) = (heard.first(), heard.last());
+        let (announced, after) = (decoded.first(), decoded.last());
         assert_eq!((announced, after), (expected.first(), expected.last()), "in pieces of {size}");
-        let heard = read(&fragments, size).unwrap();
-        assert_eq!(heard[0], Incoming::Ping(Bytes::new()));
-        assert_eq!((heard.get(1), heard.last()), (expected.first(), expected.last()), "in pieces of {size}");
+        let decoded = read(&fragments, size).unwrap();
+        assert_eq!(decoded[0], Incoming::Ping(Bytes::new()));
+        assert_eq!((decoded.get(1), decoded.last()), (expected.first(), expected.last()), "in pieces of {size}");
     }
 }
 
@@ -245,7 +245,7 @@ fn long_message_is_announced_once_and_can_be_skipped() {
     let one = frame(0x82, &payload);
     let two = [frame(0x02, first), frame(0x80, second)].concat();
     for (wire, skips) in [(&one, false), (&one, true), (&two, false), (&two, true)] {
-        let (mut decoder, mut input, mut heard) = (Decoder::new(LIMIT), BytesMut::new(), Vec::new());
+        let (mut decoder, mut input, mut decoded) = (Decoder::new(LIMIT), BytesMut::new(), Vec::new());
         for piece in [&wire[..], &frame(0x82, b"after")].concat().chunks(7_000) {
             input.extend_from_slice(piece);
             while let Some(incoming) = decoder.next(&mut input).unwrap() {
@@ -256,19 +256,19 @@ fn long_message_is_announced_once_and_can_be_skipped() {
                         assert!(decoder.is_skipping() && decoder.message.capacity() == 0, "nothing is stored");
                     }
                 }
-                heard.push(incoming);
+                decoded.push(incoming);
             }
         }
         let end = if skips { Incoming::Skipped } else { Incoming::Binary(payload.clone().into()) };
         let prefix = Bytes::copy_from_slice(&payload[..PREFIX_BYTES]);
-        assert_eq!(heard, [Incoming::Long(prefix), end, Incoming::Binary("after".into())]);
+        assert_eq!(decoded, [Incoming::Long(prefix), end, Incoming::Binary("after".into())]);
     }
 }
 
 #[test]
 fn frame_claiming_over_one_gibibyte_is_rejected_by_its_header() {
     let head = [&[0x82, 0x80 | 127][..], &(MAX_SKIPPED_BYTES as u64 + 1).to_be_bytes(), &MASK].concat();
-    assert_eq!(read(&head, usize::MAX), Err(Fault::TooLarge));
+    assert_eq!(read(&head, usize::MAX), Err(FrameError::TooLarge));
 }
 
 #[test]
@@ -278,12 +278,12 @@ fn small_message_does_not_keep_its_input_buffer() {
     let mut input = BytesMut::from(&wire[..]);
     let buffer = input.as_ptr_range();
     let mut decoder = Decoder::new(LIMIT);
-    let heard: Vec<_> = std::iter::from_fn(|| decoder.next(&mut input).unwrap()).collect();
-    assert_eq!(heard.len(), 4);
-    for incoming in &heard[1..] {
+    let decoded: Vec<_> = std::iter::from_fn(|| decoder.next(&mut input).unwrap()).collect();
+    assert_eq!(decoded.len(), 4);
+    for incoming in &decoded[1..] {
         let (Incoming::Binary(payload) | Incoming::Ping(payload)) = incoming else { panic!("{incoming:?}") };
         assert!(!buffer.contains(&payload.as_ptr()), "{payload:?} must be a copy");
     }
-    let Incoming::Binary(large) = &heard[0] else { panic!() };
+    let Incoming::Binary(large) = &decoded[0] else { panic!() };
     assert!(buffer.contains(&large.as_ptr()), "a large message must not be copied");
 }

@@ -132,11 +132,11 @@ impl World {
             }
             assert!(self.writer.lock().poll(&mut Context::from_waker(&waker), &self.outbox).is_pending());
             yield_now();
-            let behind = self.outbox.news().map(|news| news.behind).unwrap_or_default();
+            let behind = self.outbox.take_notices().map(|notices| notices.behind).unwrap_or_default();
             for lease in behind {
                 let newest = self.documents[lease.0 as usize].lock().unwrap();
                 let diff = vec![lease.0 as u8, 1, *newest];
-                if self.outbox.push_answer(lease, Bytes::from(diff)) == Pushed::First {
+                if self.outbox.push_reply(lease, Bytes::from(diff)) == Pushed::First {
                     self.send();
                 }
             }
@@ -170,9 +170,9 @@ fn no_frame_is_lost_or_overtaken_in_any_schedule() {
     let schedule = move || {
         let socket = std::sync::Arc::<Socket>::default();
         let writer = std::sync::Arc::new(SharedWriter::new(std::sync::Arc::clone(&socket)));
-        let line: std::sync::Weak<dyn Line> = std::sync::Arc::downgrade(&writer) as _;
+        let sink: std::sync::Weak<dyn DirectSink> = std::sync::Arc::downgrade(&writer) as _;
         let world = Arc::new(World {
-            outbox: Outbox::with_line(LIMIT_BYTES, Budget::new(usize::MAX), line),
+            outbox: Outbox::with_sink(LIMIT_BYTES, Budget::new(usize::MAX), sink),
             writer,
             woken: std::sync::Arc::new(Woken(AtomicBool::new(true))),
             documents: (0..DOCUMENTS).map(|_| Turn::new(0)).collect(),

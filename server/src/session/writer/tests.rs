@@ -23,30 +23,30 @@ const RUNS: u64 = 300;
 /// Steps per run.
 const STEPS: usize = 200;
 
-/// A socket that accepts `room` bytes in total, at most `at_once` per write.
-struct Narrow(Mutex<Room>);
+/// A socket that accepts `room` bytes in total, at most `per_write` per write.
+struct SmallSocket(Mutex<SmallSocketState>);
 
-struct Room {
+struct SmallSocketState {
     taken: Vec<u8>,
     room: usize,
-    at_once: usize,
+    per_write: usize,
 }
 
-impl Narrow {
-    fn new(room: usize, at_once: usize) -> Self {
-        Self(Mutex::new(Room { taken: Vec::new(), room, at_once }))
+impl SmallSocket {
+    fn new(room: usize, per_write: usize) -> Self {
+        Self(Mutex::new(SmallSocketState { taken: Vec::new(), room, per_write }))
     }
 
-    fn inner(&self) -> MutexGuard<'_, Room> {
+    fn inner(&self) -> MutexGuard<'_, SmallSocketState> {
         self.0.lock().unwrap()
     }
 }
 
-impl Wire for Narrow {
+impl Wire for SmallSocket {
     fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut inner = self.inner();
         let before = inner.taken.len();
-        let room = inner.room.min(inner.at_once);
+        let room = inner.room.min(inner.per_write);
         if room == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -78,20 +78,20 @@ fn output_equals_queued_frames_however_little_socket_accepts() {
         expected.extend_from_slice(payload);
     }
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    for (room, at_once) in [(1, 1), (3, 2), (6, 6), (40_011, usize::MAX), (57_000, 9_999), (usize::MAX, usize::MAX)] {
+    for (room, per_write) in [(1, 1), (3, 2), (6, 6), (40_011, usize::MAX), (57_000, 9_999), (usize::MAX, usize::MAX)] {
         let outbox = Outbox::new(usize::MAX);
         payloads.iter().for_each(|payload| _ = outbox.push_document(LeaseId(1), payload.clone()));
-        let mut writer = Writer::new(Narrow::new(room, at_once));
+        let mut writer = Writer::new(SmallSocket::new(room, per_write));
         // The socket gets room again and again.
         while writer.socket.inner().taken.len() < expected.len() {
             assert!(writer.poll(&mut cx, &outbox).is_pending());
             assert_eq!(writer.is_blocked(), writer.socket.inner().taken.len() < expected.len());
             writer.socket.inner().room = room;
         }
-        assert!(writer.socket.inner().taken == expected, "room for {room}, {at_once} per write");
+        assert!(writer.socket.inner().taken == expected, "room for {room}, {per_write} per write");
         assert_eq!(writer.written(), expected.len() as u64);
-        assert!(writer.has_spoken() && !writer.has_spoken());
-        writer.say(Opcode::Ping, b"?");
+        assert!(writer.take_has_sent_message() && !writer.take_has_sent_message());
+        writer.queue_frame(Opcode::Ping, b"?");
         assert!(!writer.poll(&mut cx, &outbox).is_ready());
     }
 }
@@ -114,7 +114,7 @@ impl Woken {
 
 /// The writing side of a session.
 struct Session {
-    writer: Arc<SharedWriter<Narrow>>,
+    writer: Arc<SharedWriter<SmallSocket>>,
     outbox: Outbox,
     woken: Arc<Woken>,
 }
@@ -122,10 +122,10 @@ struct Session {
 impl Session {
     /// A session whose task has been polled once.
     fn new(room: usize) -> Self {
-        let writer = Arc::new(SharedWriter::new(Narrow::new(room, usize::MAX)));
-        let line = Arc::downgrade(&writer);
+        let writer = Arc::new(SharedWriter::new(SmallSocket::new(room, usize::MAX)));
+        let sink = Arc::downgrade(&writer);
         let session =
-            Self { writer, outbox: Outbox::with_line(1 << 30, Budget::new(usize::MAX), line), woken: Arc::default() };
+            Self { writer, outbox: Outbox::with_sink(1 << 30, Budget::new(usize::MAX), sink), woken: Arc::default() };
         assert!(session.poll().is_pending());
         session
     }
@@ -171,12 +171,12 @@ fn direct_writes_and_task_writes_keep_order() {
     for _ in 0..runs {
         let seed = replayed.unwrap_or_else(rand::random);
         println!("SYNCLINE_SEED={seed}");
-        keep_order(&mut StdRng::seed_from_u64(seed));
+        check_order(&mut StdRng::seed_from_u64(seed));
     }
 }
 
 /// Pushes numbered frames of various lengths, and pings, in random order with everything else.
-fn keep_order(random: &mut StdRng) {
+fn check_order(random: &mut StdRng) {
     let session = Session::new(random.random_range(0..5_000));
     let (mut pushed, mut pinged, mut must_send) = (0_u32, 0, false);
     for _ in 0..STEPS {
@@ -195,7 +195,7 @@ fn keep_order(random: &mut StdRng) {
             }
             7 => {
                 pinged += 1;
-                session.writer.lock().say(Opcode::Ping, b"?");
+                session.writer.lock().queue_frame(Opcode::Ping, b"?");
                 assert!(session.poll().is_pending());
             }
             8 => session.room([0, 1, 100, 40_000][random.random_range(0..4)]),
@@ -224,7 +224,7 @@ fn direct_write_is_one_write_and_wakes_no_task() {
     assert_eq!(session.push("three"), Pushed::First, "everything pushed before was accepted by the socket");
     session.outbox.send();
     assert_eq!(session.woken.times(), 0);
-    assert!(session.writer.lock().has_spoken());
+    assert!(session.writer.lock().take_has_sent_message());
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn large_queue_is_left_to_the_task() {
 #[test]
 fn nothing_is_written_directly_after_close() {
     let session = Session::new(usize::MAX);
-    session.writer.lock().end(codec::close_frame(None, ""));
+    session.writer.lock().queue_close(codec::close_frame(None, ""));
     assert!(session.writer.lock().poll_unsent(&mut Context::from_waker(Waker::noop())).is_ready());
     session.push("one");
     session.outbox.send();
@@ -288,9 +288,9 @@ fn nothing_is_written_directly_after_close() {
 }
 
 /// A connection whose other end is closed.
-struct Dead;
+struct FailedSocket;
 
-impl Wire for Dead {
+impl Wire for FailedSocket {
     fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
         Err(io::ErrorKind::BrokenPipe.into())
     }
@@ -306,9 +306,9 @@ impl Wire for Dead {
 
 #[test]
 fn session_ends_when_its_socket_fails() {
-    let writer = Arc::new(SharedWriter::new(Dead));
-    let line = Arc::downgrade(&writer);
-    let outbox = Outbox::with_line(100, Budget::new(usize::MAX), line);
+    let writer = Arc::new(SharedWriter::new(FailedSocket));
+    let sink = Arc::downgrade(&writer);
+    let outbox = Outbox::with_sink(100, Budget::new(usize::MAX), sink);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
@@ -330,13 +330,13 @@ async fn concurrent_pushes_arrive_complete_through_small_socket_buffer() {
     let (client, accepted) = tokio::join!(client, listener.accept());
     let (_read, wire) = accepted.unwrap().0.split();
     let writer = Arc::new(SharedWriter::new(wire));
-    let line = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_line(1 << 30, Budget::new(usize::MAX), line));
+    let sink = Arc::downgrade(&writer);
+    let outbox = Arc::new(Outbox::with_sink(1 << 30, Budget::new(usize::MAX), sink));
     let session = tokio::spawn({
         let outbox = Arc::clone(&outbox);
         async move {
-            let said = poll_fn(|cx| writer.lock().poll(cx, &outbox)).await;
-            assert!(matches!(said, Ok(Close::ServerStopping)));
+            let closed = poll_fn(|cx| writer.lock().poll(cx, &outbox)).await;
+            assert!(matches!(closed, Ok(Close::ServerStopping)));
             writer.close(codec::close_frame(None, "")).await.unwrap();
         }
     });

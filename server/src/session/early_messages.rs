@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 64 * 1024;
 const MESSAGE_BYTES: usize = 64;
 
 /// The early messages of one session, in order of arrival.
-pub(super) struct Early {
+pub(super) struct EarlyMessages {
     gate: Arc<Gate>,
     /// Address and frame of each message.
     messages: Vec<(Box<str>, Bytes)>,
@@ -26,7 +26,7 @@ pub(super) struct Early {
     bytes: usize,
 }
 
-impl Early {
+impl EarlyMessages {
     pub(super) fn new(gate: &Arc<Gate>) -> Self {
         Self { gate: Arc::clone(gate), messages: Vec::new(), bytes: 0 }
     }
@@ -70,7 +70,7 @@ impl Early {
     }
 }
 
-impl Drop for Early {
+impl Drop for EarlyMessages {
     fn drop(&mut self) {
         self.gate.release(self.bytes);
     }
@@ -85,9 +85,9 @@ mod tests {
     use super::*;
     use crate::limits::RawLimits;
 
-    fn early(partial_bytes: usize) -> Early {
+    fn early(partial_bytes: usize) -> EarlyMessages {
         let limits = RawLimits { max_partial_bytes: Some(partial_bytes), ..RawLimits::default() };
-        Early::new(&Gate::new(limits.into(), Arc::default()))
+        EarlyMessages::new(&Gate::new(limits.into(), Arc::default()))
     }
 
     #[test]

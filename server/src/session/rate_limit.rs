@@ -1,6 +1,6 @@
 //! Limits on what a connection sends: its rate, and messages that do not end.
 //!
-//! [`Paced`] wraps the socket below the frame decoder. Bytes are counted as they are read, messages when the
+//! [`RateLimitedSocket`] wraps the socket below the frame decoder. Bytes are counted as they are read, messages when the
 //! reader reports them; both are charged before the next read, so a message costs one addition here. While a
 //! connection is over its rate it is not read: its data stays in the kernel's buffers, which becomes TCP
 //! backpressure.
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Context;
-use super::users::Users;
+use super::users::SessionUsers;
 use crate::limits::{MAX_PAUSE, Meter, Seat};
 use crate::outbox::Outbox;
 
@@ -29,10 +29,10 @@ const PARTIAL_STEP: usize = 64 * 1024;
 const CONTROL_HEAD: usize = 6;
 
 /// Rate and unfinished message of one connection. Shared by the socket's wrapper, the reader and the timers.
-pub(super) struct Pace {
+pub(super) struct RateLimiter {
     meter: Meter,
     address_meter: Option<Arc<Meter>>,
-    users: Arc<Users>,
+    users: Arc<SessionUsers>,
     context: Arc<Context>,
     outbox: Arc<Outbox>,
     /// Messages and bytes not charged yet.
@@ -50,8 +50,13 @@ pub(super) struct Pace {
     has_skipped: AtomicBool,
 }
 
-impl Pace {
-    pub(super) fn new(context: &Arc<Context>, seat: Option<&Seat>, users: &Arc<Users>, outbox: &Arc<Outbox>) -> Self {
+impl RateLimiter {
+    pub(super) fn new(
+        context: &Arc<Context>,
+        seat: Option<&Seat>,
+        users: &Arc<SessionUsers>,
+        outbox: &Arc<Outbox>,
+    ) -> Self {
         Self {
             meter: Meter::new(context.gate.limits().rate),
             address_meter: seat.map(|seat| Arc::clone(seat.address_meter())),
@@ -82,13 +87,13 @@ impl Pace {
     }
 
     /// A message is complete and was dropped or needs no more memory.
-    pub(super) fn message(&self) {
-        self.complete();
+    pub(super) fn finish_message(&self) {
+        self.complete_message();
         self.release();
     }
 
-    /// A message is complete; its reserved bytes stay reserved until [`Pace::release`].
-    pub(super) fn complete(&self) {
+    /// A message is complete; its reserved bytes stay reserved until [`RateLimiter::release`].
+    pub(super) fn complete_message(&self) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         self.is_skipping.store(false, Ordering::Relaxed);
         self.partial.store(0, Ordering::Relaxed);
@@ -96,7 +101,7 @@ impl Pace {
     }
 
     /// A control frame was received, possibly in the middle of a message.
-    pub(super) fn control(&self, payload_bytes: usize) {
+    pub(super) fn control_frame(&self, payload_bytes: usize) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         let partial = self.partial.load(Ordering::Relaxed).saturating_sub(CONTROL_HEAD + payload_bytes);
         self.partial.store(partial, Ordering::Relaxed);
@@ -174,29 +179,29 @@ impl Pace {
     }
 }
 
-impl Drop for Pace {
+impl Drop for RateLimiter {
     fn drop(&mut self) {
         self.release();
     }
 }
 
 /// A socket that is not read while its connection is over the rate limit.
-pub(super) struct Paced<'a, S> {
+pub(super) struct RateLimitedSocket<'a, S> {
     socket: S,
-    pace: &'a Pace,
+    limiter: &'a RateLimiter,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl<'a, S> Paced<'a, S> {
-    pub(super) fn new(socket: S, pace: &'a Pace) -> Self {
-        Self { socket, pace, pause: None }
+impl<'a, S> RateLimitedSocket<'a, S> {
+    pub(super) fn new(socket: S, limiter: &'a RateLimiter) -> Self {
+        Self { socket, limiter, pause: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for RateLimitedSocket<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.pause.is_none()
-            && let Some(until) = self.pace.charge()
+            && let Some(until) = self.limiter.charge()
         {
             self.pause = Some(Box::pin(sleep_until(until)));
         }
@@ -206,7 +211,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<'_, S> {
         }
         let before = buf.filled().len();
         task::ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
-        self.pace.read(buf.filled().len() - before);
+        self.limiter.read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }

@@ -12,7 +12,7 @@ use crate::ids::LeaseId;
 
 /// What a client is sent once its record is on disk.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum AckReply {
     /// An accepted update: `acks` acknowledgements.
     Saved {
         echo: Option<Arc<Frame>>,
@@ -32,19 +32,19 @@ pub(super) struct WaitingAck {
     batch: u64,
     /// The lease's round when the update was accepted (`unsynced.rs`).
     round: u32,
-    answer: Answer,
+    reply: AckReply,
 }
 
 impl WaitingAck {
     /// Appends the reply's effects.
     fn finish(self, effects: &mut Vec<Effect>) {
-        let Self { seq, lease, batch, answer, .. } = self;
-        match answer {
-            Answer::Saved { echo, acks } => effects.extend((0..acks).map(|_| {
+        let Self { seq, lease, batch, reply, .. } = self;
+        match reply {
+            AckReply::Saved { echo, acks } => effects.extend((0..acks).map(|_| {
                 let (outcome, echo) = (Outcome::Saved, echo.clone());
                 Effect::Ack { lease, batch, seq, outcome, echo }
             })),
-            Answer::Decided { accepted, register } => {
+            AckReply::Decided { accepted, register } => {
                 effects.push(Effect::Decided { lease, batch, accepted, register });
             }
         }
@@ -59,13 +59,13 @@ const ACK_BYTES: usize = 256;
 
 impl WaitingAck {
     fn bytes(&self) -> usize {
-        let echo = match &self.answer {
-            Answer::Saved { echo: Some(frame), .. } => match frame.message() {
+        let echo = match &self.reply {
+            AckReply::Saved { echo: Some(frame), .. } => match frame.message() {
                 Message::Update(update) => update.len(),
                 _ => 0,
             },
-            Answer::Saved { echo: None, .. } => 0,
-            Answer::Decided { register, .. } => register.len(),
+            AckReply::Saved { echo: None, .. } => 0,
+            AckReply::Decided { register, .. } => register.len(),
         };
         ACK_BYTES + echo
     }
@@ -88,7 +88,7 @@ impl Core {
             }
         }
         if has_moved {
-            self.tell_all_durable(effects);
+            self.push_durable_to_all(effects);
         }
     }
 
@@ -103,11 +103,11 @@ impl Core {
     }
 
     /// Sends a reply once everything so far is on disk.
-    pub(super) fn answer(&mut self, lease: LeaseId, batch: u64, answer: Answer, effects: &mut Vec<Effect>) {
-        if matches!(answer, Answer::Saved { acks: 0, .. }) {
+    pub(super) fn push_when_durable(&mut self, lease: LeaseId, batch: u64, reply: AckReply, effects: &mut Vec<Effect>) {
+        if matches!(reply, AckReply::Saved { acks: 0, .. }) {
             return;
         }
-        let waiting = WaitingAck { seq: self.last, lease, batch, round: self.round(lease), answer };
+        let waiting = WaitingAck { seq: self.last, lease, batch, round: self.round(lease), reply };
         if self.durable >= self.last {
             waiting.finish(effects);
         } else {

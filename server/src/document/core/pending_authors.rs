@@ -10,22 +10,22 @@ use crate::ids::LeaseId;
 
 /// Senders of pending updates, by update. Bounded by the limit on pending updates.
 #[derive(Debug, Default)]
-pub(super) struct Authors(BTreeMap<Bytes, LeaseId>);
+pub(super) struct PendingAuthors(BTreeMap<Bytes, LeaseId>);
 
-impl Authors {
+impl PendingAuthors {
     /// Notes the sender of a pending update. `update` is the replica's own copy: a slice of the frame would
     /// keep the whole frame in memory.
-    pub(super) fn waits(&mut self, update: Option<Bytes>, lease: LeaseId) {
+    pub(super) fn add(&mut self, update: Option<Bytes>, lease: LeaseId) {
         self.0.extend(update.map(|update| (update, lease)));
     }
 
     /// Removes an update that is no longer pending. Returns its sender if that session is still open.
-    pub(super) fn freed(&mut self, update: &Bytes) -> Option<LeaseId> {
+    pub(super) fn remove(&mut self, update: &Bytes) -> Option<LeaseId> {
         self.0.remove(update)
     }
 
     /// Forgets a session that has left.
-    pub(super) fn leave(&mut self, lease: LeaseId) {
+    pub(super) fn forget_lease(&mut self, lease: LeaseId) {
         self.0.retain(|_, of| *of != lease);
     }
 }

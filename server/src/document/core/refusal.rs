@@ -4,7 +4,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_replica::Refused;
 
-use super::{Answer, Core};
+use super::{AckReply, Core};
 use crate::document::event::{Effect, Origin, Outcome};
 use crate::ids::LeaseId;
 
@@ -15,13 +15,13 @@ impl Core {
         effects.push(Effect::Close { lease, close });
     }
 
-    pub(super) fn refuse(&mut self, lease: LeaseId, refused: &Refused, effects: &mut Vec<Effect>) {
+    pub(super) fn refuse_update(&mut self, lease: LeaseId, refused: &Refused, effects: &mut Vec<Effect>) {
         self.close(lease, Close::BadMessage(format!("the update was refused: {refused}").into()), effects);
     }
 
     /// Refuses an update of a read-only session unless the document has everything in it already: a reply to
     /// our step 1 contains every deletion the client knows.
-    pub(super) fn forbid(
+    pub(super) fn refuse_read_only(
         &mut self,
         lease: LeaseId,
         batch: u64,
@@ -34,7 +34,7 @@ impl Core {
             && !self.storage_failed
         {
             let acks = self.acks_of(lease, &known, origin);
-            return self.answer(lease, batch, Answer::Saved { echo: None, acks }, effects);
+            return self.push_when_durable(lease, batch, AckReply::Saved { echo: None, acks }, effects);
         }
         let (seq, outcome) = (self.last, if is_known { Outcome::Unneeded } else { Outcome::Forbidden });
         effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });

@@ -15,19 +15,19 @@ pub struct Stop {
     /// Cancelled when the server stops.
     token: CancellationToken,
     /// Ordered, so that a simulation can be replayed.
-    roster: Mutex<BTreeMap<SessionId, Weak<Outbox>>>,
+    sessions: Mutex<BTreeMap<SessionId, Weak<Outbox>>>,
 }
 
 impl Stop {
     /// Closes every session, and those that begin later, with a reason that asks clients to reconnect.
     pub fn cancel(&self) {
         self.token.cancel();
-        self.everyone().iter().for_each(|outbox| outbox.close(Close::ServerStopping));
+        self.outboxes().iter().for_each(|outbox| outbox.close(Close::ServerStopping));
     }
 
     /// Ends sessions that have not ended yet, without a close frame.
     pub fn cut(&self) {
-        self.everyone().iter().for_each(|outbox| outbox.cut());
+        self.outboxes().iter().for_each(|outbox| outbox.cut());
     }
 
     /// True from [`Stop::cancel`] on.
@@ -41,33 +41,33 @@ impl Stop {
     }
 
     /// Registers a session until the returned entry is dropped.
-    pub(super) fn enter(&self, id: SessionId, outbox: &Arc<Outbox>) -> Entry<'_> {
-        let mut roster = self.lock();
-        roster.insert(id, Arc::downgrade(outbox));
+    pub(super) fn enter(&self, id: SessionId, outbox: &Arc<Outbox>) -> SessionEntry<'_> {
+        let mut sessions = self.lock();
+        sessions.insert(id, Arc::downgrade(outbox));
         // Checked under the lock that `cancel` takes to list all sessions: one of the two sees the other.
         if self.is_cancelled() {
-            drop(roster);
+            drop(sessions);
             outbox.close(Close::ServerStopping);
         }
-        Entry { stop: self, id }
+        SessionEntry { stop: self, id }
     }
 
-    fn everyone(&self) -> Vec<Arc<Outbox>> {
+    fn outboxes(&self) -> Vec<Arc<Outbox>> {
         self.lock().values().filter_map(Weak::upgrade).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Weak<Outbox>>> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A registered session.
-pub(super) struct Entry<'a> {
+pub(super) struct SessionEntry<'a> {
     stop: &'a Stop,
     id: SessionId,
 }
 
-impl Drop for Entry<'_> {
+impl Drop for SessionEntry<'_> {
     fn drop(&mut self) {
         self.stop.lock().remove(&self.id);
     }

@@ -19,7 +19,7 @@ pub(super) const MAX_TAKE_BYTES: usize = 256 * 1024;
 
 /// How a frame is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FrameKind {
     /// A binary WebSocket message.
     Message,
     /// A text WebSocket message.
@@ -41,7 +41,7 @@ pub enum Taken {
 
 /// Notices for the session's reader.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub struct Notices {
     /// The session is closing: nothing more is to be read, however long the writer takes.
     pub closing: Option<Close>,
     /// Leases ended by their documents, which have informed the client.
@@ -55,7 +55,7 @@ pub struct News {
 impl Outbox {
     /// Hands what is queued to `put`, in order; if there is nothing, registers the task of `cx` to be woken.
     /// Called only by the session's writer, when the socket has accepted everything before.
-    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Kind, Pieces)) -> Poll<Taken> {
+    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(FrameKind, Pieces)) -> Poll<Taken> {
         let mut inner = self.lock();
         inner.is_blocked = false;
         inner.note_written();
@@ -70,7 +70,7 @@ impl Outbox {
             return Poll::Ready(Taken::Close(close.clone()));
         }
         if inner.queue.is_empty() && !inner.behind.is_empty() {
-            self.has_news.store(true, Ordering::Release);
+            self.has_notices.store(true, Ordering::Release);
         }
         inner.register(cx);
         Poll::Pending
@@ -86,18 +86,18 @@ impl Outbox {
 
     /// The notices, if there are any. Called only by the session's reader, after the writer has registered
     /// the task, so later notices wake it.
-    pub fn news(&self) -> Option<News> {
-        if !self.has_news.load(Ordering::Acquire) {
+    pub fn take_notices(&self) -> Option<Notices> {
+        if !self.has_notices.load(Ordering::Acquire) {
             return None;
         }
         let mut inner = self.lock();
-        self.has_news.store(false, Ordering::Release);
-        let ended = std::mem::take(&mut inner.ended);
-        ended.iter().for_each(|lease| _ = inner.over.remove(lease));
+        self.has_notices.store(false, Ordering::Release);
+        let ended = std::mem::take(&mut inner.ended_by_document);
+        ended.iter().for_each(|lease| _ = inner.ended_leases.remove(lease));
         let has_drained = inner.queue.is_empty() && !inner.is_blocked;
         let behind = if has_drained { std::mem::take(&mut inner.behind).into_iter().collect() } else { Vec::new() };
         let must_authenticate = std::mem::take(&mut inner.must_authenticate);
-        Some(News { closing: inner.close.clone(), ended, must_authenticate, behind })
+        Some(Notices { closing: inner.close.clone(), ended, must_authenticate, behind })
     }
 
     /// Wakes the session's task to write what is queued.
@@ -113,8 +113,8 @@ impl Outbox {
     }
 
     /// Wakes the session's task for a notice.
-    pub(super) fn tell(&self, mut inner: MutexGuard<'_, Inner>) {
-        self.has_news.store(true, Ordering::Release);
+    pub(super) fn notify_reader(&self, mut inner: MutexGuard<'_, Inner>) {
+        self.has_notices.store(true, Ordering::Release);
         let waker = inner.waker.take();
         drop(inner);
         if let Some(waker) = waker {
@@ -126,7 +126,7 @@ impl Outbox {
     /// leases that are behind.
     pub(super) fn note_drained(&self, inner: MutexGuard<'_, Inner>) {
         if inner.queue.is_empty() && !inner.is_blocked && !inner.behind.is_empty() {
-            self.tell(inner);
+            self.notify_reader(inner);
         }
     }
 }
@@ -138,29 +138,29 @@ impl Inner {
         }
     }
 
-    pub(super) fn take(&mut self, put: &mut impl FnMut(Kind, Pieces)) -> bool {
+    pub(super) fn take(&mut self, put: &mut impl FnMut(FrameKind, Pieces)) -> bool {
         let mut taken_bytes = 0;
         let mut has_taken = false;
         while taken_bytes < MAX_TAKE_BYTES {
-            let Some((_, waiting)) = self.queue.pop_front() else { break };
-            taken_bytes += waiting.bytes();
-            self.control_bytes -= waiting.control_bytes();
-            self.answer_bytes -= waiting.answer_bytes();
-            self.shared_bytes -= waiting.shared_bytes();
-            self.taken_own_bytes += waiting.bytes() - waiting.shared_bytes();
-            put(waiting.kind(), waiting.into_pieces());
+            let Some((_, queued)) = self.queue.pop_front() else { break };
+            taken_bytes += queued.bytes();
+            self.control_bytes -= queued.control_bytes();
+            self.reply_bytes -= queued.reply_bytes();
+            self.shared_bytes -= queued.shared_bytes();
+            self.taken_own_bytes += queued.bytes() - queued.shared_bytes();
+            put(queued.kind(), queued.into_pieces());
             has_taken = true;
         }
         self.bytes -= taken_bytes;
         self.taken_bytes += taken_bytes;
-        self.charge();
+        self.update_budget();
         if self.queue.is_empty() {
             // Frees its memory: most sessions are idle most of the time.
             self.queue = VecDeque::new();
         }
         if !self.positions.is_empty() {
             let gone = self.queue.front().map_or(self.next, |(number, _)| *number);
-            has_taken |= self.positions.take(gone, |frame| put(Kind::Message, frame.into()));
+            has_taken |= self.positions.take(gone, |frame| put(FrameKind::Message, frame.into()));
         }
         has_taken
     }
@@ -193,7 +193,7 @@ mod for_tests {
 
         /// The leases to bring up to date now.
         pub(crate) fn behind_now(&self) -> Vec<LeaseId> {
-            self.news().map(|news| news.behind).unwrap_or_default()
+            self.take_notices().map(|notices| notices.behind).unwrap_or_default()
         }
     }
 }

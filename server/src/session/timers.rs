@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Context;
 use super::codec::Opcode;
-use super::pace::Pace;
+use super::rate_limit::RateLimiter;
 use super::wire::Wire;
 use super::writer::{Broken, Writer};
 use crate::outbox::Outbox;
@@ -30,9 +30,9 @@ const SLOW_BYTES_PER_TICK: u64 = 256 * 1024;
 
 /// What the reader knows about its client.
 #[derive(Debug, Default)]
-pub(super) struct Signs {
+pub(super) struct Liveness {
     /// Set by the reader at every frame, cleared by the timers.
-    pub(super) heard: AtomicBool,
+    pub(super) has_received: AtomicBool,
     /// Message for a client that receives nothing else. Set once the dialect is known.
     pub(super) heartbeat: OnceLock<Bytes>,
     /// Set by the reader for a dialect with tokens, cleared by the timers when the time limit for the first
@@ -41,15 +41,15 @@ pub(super) struct Signs {
 }
 
 /// The timers of one session.
-pub(super) struct Pulse<'a> {
+pub(super) struct Timers<'a> {
     timer: Pin<&'a mut Sleep>,
     context: &'a Context,
-    signs: &'a Signs,
-    pace: &'a Pace,
+    liveness: &'a Liveness,
+    limiter: &'a RateLimiter,
     /// Start of the session.
     began: Instant,
     /// Start of the session, later the last tick at which something had been received.
-    heard_at: Instant,
+    last_received: Instant,
     next_tick: Instant,
     quiet_ticks: u32,
     ticks_since_ping: u32,
@@ -60,19 +60,24 @@ pub(super) struct Pulse<'a> {
     is_closing: bool,
 }
 
-impl<'a> Pulse<'a> {
+impl<'a> Timers<'a> {
     /// `timer` is reset here.
-    pub(super) fn new(timer: Pin<&'a mut Sleep>, context: &'a Context, signs: &'a Signs, pace: &'a Pace) -> Self {
+    pub(super) fn new(
+        timer: Pin<&'a mut Sleep>,
+        context: &'a Context,
+        liveness: &'a Liveness,
+        limiter: &'a RateLimiter,
+    ) -> Self {
         let now = Instant::now();
         let next_tick = now + context.limits.tick;
         let (quiet_ticks, ticks_since_ping) = (0, 0);
-        let mut pulse = Self {
+        let mut timers = Self {
             timer,
             context,
-            signs,
-            pace,
+            liveness,
+            limiter,
             began: now,
-            heard_at: now,
+            last_received: now,
             next_tick,
             quiet_ticks,
             ticks_since_ping,
@@ -80,8 +85,8 @@ impl<'a> Pulse<'a> {
             written_at_tick: 0,
             is_closing: false,
         };
-        pulse.set_timer();
-        pulse
+        timers.set_timer();
+        timers
     }
 
     /// Runs what is due. Ready when the session must be cut.
@@ -101,10 +106,10 @@ impl<'a> Pulse<'a> {
                 self.count_vanished();
                 return Poll::Ready(Broken);
             }
-            self.listen(now, outbox);
+            self.check_silence(now, outbox);
             if now >= self.next_tick {
                 self.next_tick = now + self.context.limits.tick;
-                if self.is_in_the_way(writer, outbox) {
+                if self.must_be_cut(writer, outbox) {
                     self.context.metrics.cut_for_memory.inc();
                     return Poll::Ready(Broken);
                 }
@@ -117,8 +122,8 @@ impl<'a> Pulse<'a> {
     }
 
     fn set_timer(&mut self) {
-        let silent = (!self.is_closing).then(|| self.heard_at + self.silence());
-        let unauthenticated = self.signs.must_authenticate.load(Ordering::Relaxed).then(|| self.auth_deadline());
+        let silent = (!self.is_closing).then(|| self.last_received + self.silence_limit());
+        let unauthenticated = self.liveness.must_authenticate.load(Ordering::Relaxed).then(|| self.auth_deadline());
         let stalled = self.stalled.map(|(since, _)| since + self.context.limits.write_stall);
         let next = silent.into_iter().chain(stalled).chain(unauthenticated).fold(self.next_tick, Instant::min);
         self.timer.as_mut().reset(next);
@@ -128,8 +133,12 @@ impl<'a> Pulse<'a> {
         self.began + self.context.limits.authentication
     }
 
-    fn silence(&self) -> std::time::Duration {
-        if self.signs.heartbeat.get().is_some() { self.context.limits.silence } else { self.context.limits.first_frame }
+    fn silence_limit(&self) -> std::time::Duration {
+        if self.liveness.heartbeat.get().is_some() {
+            self.context.limits.silence
+        } else {
+            self.context.limits.first_frame
+        }
     }
 
     fn is_stalled(&mut self, now: Instant, written: u64) -> bool {
@@ -145,22 +154,24 @@ impl<'a> Pulse<'a> {
 
     /// True if memory for outboxes is scarce and this one holds some of it, but has hardly drained since the
     /// last tick.
-    fn is_in_the_way<W: Wire>(&mut self, writer: &Writer<W>, outbox: &Outbox) -> bool {
+    fn must_be_cut<W: Wire>(&mut self, writer: &Writer<W>, outbox: &Outbox) -> bool {
         let written = writer.written() - std::mem::replace(&mut self.written_at_tick, writer.written());
-        writer.is_blocked() && written < SLOW_BYTES_PER_TICK && outbox.hoards()
+        writer.is_blocked() && written < SLOW_BYTES_PER_TICK && outbox.exceeds_scarce_limit()
     }
 
     /// Closes the session if the client has been silent for too long. Before the dialect is known, pings do
     /// not count.
-    fn listen(&mut self, now: Instant, outbox: &Outbox) {
-        let has_skipped = self.pace.take_skipped();
-        if (self.signs.heard.swap(false, Ordering::Relaxed) || has_skipped) && self.signs.heartbeat.get().is_some() {
-            self.heard_at = now;
+    fn check_silence(&mut self, now: Instant, outbox: &Outbox) {
+        let has_skipped = self.limiter.take_skipped();
+        if (self.liveness.has_received.swap(false, Ordering::Relaxed) || has_skipped)
+            && self.liveness.heartbeat.get().is_some()
+        {
+            self.last_received = now;
         }
-        if now >= self.auth_deadline() && self.signs.must_authenticate.swap(false, Ordering::Relaxed) {
+        if now >= self.auth_deadline() && self.liveness.must_authenticate.swap(false, Ordering::Relaxed) {
             outbox.ask_for_authentication();
         }
-        if !self.is_closing && now >= self.heard_at + self.silence() {
+        if !self.is_closing && now >= self.last_received + self.silence_limit() {
             self.count_vanished();
             self.is_closing = true;
             outbox.close(Close::TimedOut);
@@ -175,21 +186,21 @@ impl<'a> Pulse<'a> {
     }
 
     fn tick<W: Wire>(&mut self, writer: &mut Writer<W>) {
-        self.quiet_ticks = if writer.has_spoken() { 0 } else { self.quiet_ticks + 1 };
+        self.quiet_ticks = if writer.take_has_sent_message() { 0 } else { self.quiet_ticks + 1 };
         self.ticks_since_ping += 1;
-        self.pace.tick();
+        self.limiter.tick();
         if writer.is_blocked() {
             // The client would not receive more.
             return;
         }
         if self.ticks_since_ping >= PING_TICKS {
             self.ticks_since_ping = 0;
-            writer.say(Opcode::Ping, &[]);
+            writer.queue_frame(Opcode::Ping, &[]);
         }
         // Stock clients do not see pings: send a message if there was none.
-        if let Some(heartbeat) = self.signs.heartbeat.get().filter(|_| self.quiet_ticks >= QUIET_TICKS) {
+        if let Some(heartbeat) = self.liveness.heartbeat.get().filter(|_| self.quiet_ticks >= QUIET_TICKS) {
             self.quiet_ticks = 0;
-            writer.say(Opcode::Binary, heartbeat);
+            writer.queue_frame(Opcode::Binary, heartbeat);
         }
     }
 }
