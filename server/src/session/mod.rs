@@ -1,22 +1,22 @@
 //! One WebSocket connection: timers, a writer and a reader in one task; when one ends, so do the others.
 //!
 //! ```text
-//! codec.rs       PURE: WebSocket frames (RFC 6455)
-//! frames.rs      socket -> frames
-//! echo.rs        echo server for WebSocket conformance tests
-//! reader.rs      incoming frames: dialect detection, then its handler; resyncs
-//! ywebsocket.rs  handler of the y-websocket dialect: one document
-//! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
-//! native.rs      handler of the native dialect: many documents, by number
-//! early_messages.rs       Hocuspocus messages that arrived before their token
-//! channel.rs     one document of a session: scans payloads, then sends them to the document
-//! writer.rs      outbox -> socket, everything queued in one write
-//! wire.rs        a socket in two halves
-//! timers.rs       timers: pings, heartbeats, time limits
-//! rate_limit.rs        rate limit and unfinished messages
-//! identity.rs    what the log shows about a session
-//! users.rs       users that a session acts for
-//! shutdown.rs      all sessions, to close them when the server stops
+//! codec.rs          PURE: WebSocket frames (RFC 6455)
+//! frames.rs         socket -> frames
+//! echo.rs           echo server for WebSocket conformance tests
+//! reader.rs         incoming frames: dialect detection, then its handler; resyncs
+//! ywebsocket.rs     handler of the y-websocket dialect: one document
+//! hocuspocus.rs     handler of the Hocuspocus dialect: many documents, authorised one by one
+//! native.rs         handler of the native dialect: many documents, by number
+//! early_messages.rs Hocuspocus messages that arrived before their token
+//! channel.rs        one document of a session: scans payloads, then sends them to the document
+//! writer.rs         outbox -> socket, everything queued in one write
+//! wire.rs           a socket in two halves
+//! timers.rs         timers: pings, heartbeats, time limits
+//! rate_limit.rs     rate limit and unfinished messages
+//! identity.rs       what the log shows about a session
+//! users.rs          users that a session acts for
+//! shutdown.rs       all sessions, to close them when the server stops
 //! ```
 
 mod channel;

@@ -21,7 +21,7 @@ use super::users::SessionUsers;
 use crate::limits::{MAX_PAUSE, Meter, Seat};
 use crate::outbox::Outbox;
 
-/// Minimum rate of a message: each of these bytes received extends its time limit by a second.
+/// Minimum rate of a message: every this many bytes received extend its time limit by one second.
 const SLOWEST_BYTES_PER_SECOND: u64 = 4 * 1024;
 /// Bytes of unfinished messages are reserved in steps of this size.
 const PARTIAL_STEP: usize = 64 * 1024;
