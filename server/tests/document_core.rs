@@ -1,6 +1,6 @@
 //! The core of a document: acks only after durability, joining, missing updates, storage failure.
 
-#![allow(clippy::unwrap_used, reason = "test helpers")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;

@@ -1,6 +1,6 @@
 //! A joining client gets the complete document in the step 2 that completes its sync.
 
-#![allow(clippy::unwrap_used, reason = "test helpers")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Native readers: missed changes, pending updates, and the order of durable positions.
 
-#![allow(clippy::unwrap_used, reason = "test helpers")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};

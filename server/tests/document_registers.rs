@@ -1,6 +1,6 @@
 //! Decisions on registers are final, even if a decision that was lost in a crash returns.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test helpers")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};

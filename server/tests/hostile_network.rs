@@ -4,7 +4,7 @@
 //! Latencies are printed but not limited. Random tests print their seed; `SYNCLINE_SEED=<seed>` replays one,
 //! `SYNCLINE_MUTATIONS=<n>` sends more frames.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test helpers, and printed measurements")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests, and say what they measured")]
 
 #[path = "../../tests/tests/support/raw_websocket.rs"]
 mod raw_websocket;

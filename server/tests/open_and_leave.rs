@@ -2,7 +2,7 @@
 //! leave memory with their last session.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "test helpers")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

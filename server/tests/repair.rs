@@ -1,6 +1,6 @@
 //! `syncline verify` names damaged records, and `syncline repair` keeps everything else.
 
-#![allow(clippy::unwrap_used, reason = "test helpers")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
