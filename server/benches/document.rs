@@ -1,4 +1,5 @@
-//! What one document costs between a socket and the next: handling an update, encoding its frame, a hundred outboxes.
+//! Cost of a document between two sockets: handling an update, encoding its frame, queueing it for a hundred
+//! outboxes.
 //! `cargo bench -p syncline-server`
 
 #![allow(clippy::unwrap_used, reason = "a measurement")]

@@ -1,4 +1,4 @@
-//! What becomes of frames when a reader is slow, case by case.
+//! Tests of `outbox.rs`: what happens to frames when a reader is slow.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use syncline_protocol::awareness::{AwarenessEntry, encode};
 use syncline_protocol::ywebsocket;
 
-use super::taking::MAX_TAKE_BYTES;
+use super::draining::MAX_TAKE_BYTES;
 use super::*;
 
 const A: LeaseId = LeaseId(1);
@@ -22,7 +22,7 @@ fn frames(outbox: &Outbox) -> Vec<usize> {
 }
 
 #[test]
-fn over_the_limit_a_lease_falls_behind_and_others_stay_whole() {
+fn lease_over_limit_falls_behind_and_others_keep_their_frames() {
     let outbox = Outbox::new(100);
     assert_eq!(outbox.push_document(A, frame(10)), Pushed::First);
     assert_eq!(outbox.push_document(B, frame(80)), Pushed::Queued);
@@ -32,7 +32,7 @@ fn over_the_limit_a_lease_falls_behind_and_others_stay_whole() {
 }
 
 #[test]
-fn a_lease_behind_is_reported_once_the_socket_has_taken_everything() {
+fn lease_behind_is_reported_once_socket_has_drained() {
     let outbox = Outbox::new(100);
     outbox.push_document(B, frame(90));
     outbox.push_document(A, frame(20));
@@ -41,21 +41,21 @@ fn a_lease_behind_is_reported_once_the_socket_has_taken_everything() {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(!outbox.poll_blocked(&mut cx));
     outbox.leave(LeaseId(3));
-    assert!(outbox.behind_now().is_empty(), "taken from here, not yet by the socket");
+    assert!(outbox.behind_now().is_empty(), "taken from the outbox, but not yet accepted by the socket");
     assert!(frames(&outbox).is_empty());
     assert_eq!(outbox.behind_now(), [A]);
     assert_eq!(outbox.push_document(A, frame(20)), Pushed::First);
 }
 
 #[test]
-fn a_lease_that_empties_the_queue_by_falling_behind_is_still_reported() {
+fn lease_that_empties_queue_by_falling_behind_is_reported() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(60));
     outbox.push_document(A, frame(60));
     assert_eq!(outbox.behind_now(), [A]);
 }
 
-/// A task that counts how often it is woken.
+/// A task that counts its wake-ups.
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
@@ -66,7 +66,7 @@ impl Wake for Woken {
 }
 
 #[test]
-fn the_task_is_woken_by_what_is_sent_and_by_news_and_by_nothing_else() {
+fn task_is_woken_only_by_sends_and_notices() {
     let outbox = Outbox::new(100);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
@@ -88,35 +88,35 @@ fn the_task_is_woken_by_what_is_sent_and_by_news_and_by_nothing_else() {
     assert_eq!(outbox.push_document(A, frame(1)), Pushed::First);
     assert_eq!(outbox.push_position(A, Position::Ack, frame(1)), Pushed::Queued);
     outbox.send();
-    times("frames for a socket that takes nothing", 0);
-    outbox.end(A, frame(1));
-    times("news for it", 1);
+    times("frames for a full socket", 0);
+    outbox.end_from_document(A, frame(1));
+    times("notice", 1);
     assert!(!outbox.poll_blocked(&mut cx));
     outbox.cut();
-    times("the cut", 1);
+    times("cut", 1);
     assert!(outbox.poll_blocked(&mut cx));
     assert_eq!(outbox.poll_take(&mut cx, |_, _| ()), Poll::Ready(Taken::Cut));
 }
 
 #[test]
-fn a_pong_keeps_its_turn_and_its_kind() {
+fn pong_keeps_its_place_and_kind() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(1));
     outbox.push_pong(frame(2));
     let mut taken = Vec::new();
     let mut cx = Context::from_waker(Waker::noop());
     assert!(outbox.poll_take(&mut cx, |kind, frame| taken.push((kind, frame.len()))).is_ready());
-    assert_eq!(taken, [(Kind::Message, 1), (Kind::Pong, 2)]);
+    assert_eq!(taken, [(FrameKind::Message, 1), (FrameKind::Pong, 2)]);
 }
 
 #[test]
-fn one_frame_larger_than_the_limit_passes_alone() {
+fn frame_larger_than_limit_passes_if_queue_is_empty() {
     let outbox = Outbox::new(100);
     assert_eq!(outbox.push_document(A, frame(500)), Pushed::First);
-    assert_eq!(outbox.push_answer(A, frame(5)), Pushed::Dropped, "answers do not pile up");
+    assert_eq!(outbox.push_reply(A, frame(5)), Pushed::Dropped, "replies do not pile up");
 }
 
-/// A y-websocket message with the states of clients.
+/// A y-websocket message with the states of several clients.
 fn awareness(entries: &[(u64, u64, &str)]) -> AwarenessFrame {
     let entries = entries.iter().map(|&(client, clock, state)| AwarenessEntry { client, clock, state });
     let update = encode(entries);
@@ -125,7 +125,7 @@ fn awareness(entries: &[(u64, u64, &str)]) -> AwarenessFrame {
 }
 
 #[test]
-fn awareness_that_waits_becomes_one_frame_of_newest_states() {
+fn queued_awareness_becomes_one_frame_of_newest_states() {
     let outbox = Outbox::new(1000);
     assert_eq!(outbox.push_awareness(A, awareness(&[(1, 1, "1"), (2, 1, "2")])), Pushed::First);
     outbox.push_document(A, frame(10));
@@ -139,7 +139,7 @@ fn awareness_that_waits_becomes_one_frame_of_newest_states() {
 }
 
 #[test]
-fn awareness_of_a_slow_reader_is_bounded_by_the_states_it_holds() {
+fn awareness_for_slow_reader_is_bounded_by_its_states() {
     let outbox = Outbox::new(2_000);
     for clock in 0..10_000 {
         for client in 0..5 {
@@ -152,18 +152,18 @@ fn awareness_of_a_slow_reader_is_bounded_by_the_states_it_holds() {
 }
 
 #[test]
-fn awareness_over_the_limit_makes_its_reader_resync() {
+fn awareness_over_limit_makes_reader_resync() {
     let outbox = Outbox::new(500);
     let pushed: Vec<_> = (0..100).map(|client| outbox.push_awareness(A, awareness(&[(client, 1, "12345")]))).collect();
     assert_eq!(pushed.last(), Some(&Pushed::Dropped));
     assert_eq!(outbox.behind_now(), [A]);
     assert_eq!(outbox.lock().bytes, 0);
     let large = "1".repeat(600);
-    assert_eq!(outbox.push_awareness(A, awareness(&[(1, 2, &large)])), Pushed::First, "alone it passes");
+    assert_eq!(outbox.push_awareness(A, awareness(&[(1, 2, &large)])), Pushed::First, "passes if the queue is empty");
 }
 
 #[test]
-fn acks_are_kept_until_the_reader_is_hopeless() {
+fn acks_are_kept_until_session_is_closed_as_too_slow() {
     let outbox = Outbox::new(100);
     for _ in 0..400 {
         outbox.push_control(frame(1));
@@ -177,7 +177,7 @@ fn acks_are_kept_until_the_reader_is_hopeless() {
 }
 
 #[test]
-fn a_limit_may_be_as_large_as_numbers_go() {
+fn largest_limit_does_not_overflow() {
     let outbox = Outbox::new(usize::MAX);
     for _ in 0..400 {
         outbox.push_document(A, frame(1));
@@ -187,16 +187,16 @@ fn a_limit_may_be_as_large_as_numbers_go() {
 }
 
 #[test]
-fn a_large_answer_that_waits_does_not_make_small_ones_too_many() {
+fn queued_large_reply_does_not_count_as_control_frames() {
     let outbox = Outbox::new(100);
-    outbox.push_answer(A, frame(10_000));
+    outbox.push_reply(A, frame(10_000));
     for _ in 0..150 {
         assert_eq!(outbox.push_control(frame(1)), Pushed::Queued);
     }
 }
 
 #[test]
-fn the_newest_echo_outlives_falling_behind() {
+fn newest_echo_survives_falling_behind() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(60));
     outbox.push_echo(A, frame(50));
@@ -210,7 +210,7 @@ fn the_newest_echo_outlives_falling_behind() {
 }
 
 #[test]
-fn answers_are_still_sent_before_the_first_reason_to_close() {
+fn replies_are_sent_before_first_close_reason() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(2));
     outbox.push_control(frame(1));
@@ -218,12 +218,12 @@ fn answers_are_still_sent_before_the_first_reason_to_close() {
     outbox.close(Close::TooSlow);
     assert_eq!(outbox.push_control(frame(3)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [1]);
-    assert_eq!(outbox.news().unwrap().closing, Some(Close::ServerStopping));
+    assert_eq!(outbox.take_notices().unwrap().closing, Some(Close::ServerStopping));
     assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::ServerStopping)));
 }
 
 #[test]
-fn a_position_comes_behind_what_was_queued_before_it_and_the_newest_replaces_the_waiting() {
+fn position_follows_frames_before_it_and_newest_replaces_queued_one() {
     let outbox = Outbox::new(1_000_000);
     outbox.push_document(A, frame(MAX_TAKE_BYTES));
     outbox.push_position(A, Position::Durable, frame(1));
@@ -232,42 +232,42 @@ fn a_position_comes_behind_what_was_queued_before_it_and_the_newest_replaces_the
     outbox.push_position(A, Position::Durable, frame(3));
     outbox.push_document(A, frame(10));
     outbox.push_position(A, Position::Durable, frame(4));
-    assert_eq!(frames(&outbox), [MAX_TAKE_BYTES, 2], "its turn has come, though more is queued");
-    assert_eq!(frames(&outbox), [MAX_TAKE_BYTES], "the newest speaks of the frame behind this");
+    assert_eq!(frames(&outbox), [MAX_TAKE_BYTES, 2], "it is due, although more is queued");
+    assert_eq!(frames(&outbox), [MAX_TAKE_BYTES], "the newest refers to the frame behind this one");
     assert_eq!(frames(&outbox), [10, 4]);
     assert!(frames(&outbox).is_empty());
 }
 
 #[test]
-fn a_durable_position_goes_with_the_frames_that_were_dropped_and_an_ack_stays() {
+fn durable_position_is_dropped_with_frames_and_ack_is_kept() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(60));
     outbox.push_position(A, Position::Durable, frame(1));
     outbox.push_position(A, Position::Ack, frame(2));
     outbox.push_position(B, Position::Durable, frame(3));
     assert_eq!(outbox.push_document(A, frame(60)), Pushed::Dropped);
-    assert_eq!(outbox.push_position(A, Position::Durable, frame(4)), Pushed::Dropped, "of frames that it will not get");
+    assert_eq!(outbox.push_position(A, Position::Durable, frame(4)), Pushed::Dropped, "refers to dropped frames");
     assert_eq!(frames(&outbox), [2, 3]);
 }
 
 #[test]
-fn a_lease_that_a_document_ended_is_said_once_and_reported() {
+fn lease_ended_by_document_is_announced_once_and_reported() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(10));
-    outbox.end(A, frame(1));
-    outbox.lose(A, frame(2));
+    outbox.end_from_document(A, frame(1));
+    outbox.end_from_session(A, frame(2));
     assert_eq!(outbox.push_document(A, frame(3)), Pushed::Dropped);
     assert_eq!(outbox.push_control_of(A, frame(4)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [10, 1]);
-    assert_eq!(outbox.news().unwrap().ended, [A]);
-    outbox.lose(B, frame(5));
-    outbox.end(B, frame(6));
+    assert_eq!(outbox.take_notices().unwrap().ended, [A]);
+    outbox.end_from_session(B, frame(5));
+    outbox.end_from_document(B, frame(6));
     assert_eq!(frames(&outbox), [5]);
-    assert!(outbox.lock().over.is_empty(), "nothing is remembered of them");
+    assert!(outbox.lock().ended_leases.is_empty(), "ended leases are not kept");
 }
 
 #[test]
-fn a_lease_that_was_left_gets_nothing_more() {
+fn lease_that_was_left_gets_nothing_more() {
     let outbox = Outbox::new(100);
     outbox.push_document(A, frame(10));
     outbox.push_position(A, Position::Ack, frame(1));
@@ -277,87 +277,88 @@ fn a_lease_that_was_left_gets_nothing_more() {
     outbox.push_document(B, frame(20));
     assert_eq!(frames(&outbox), [20]);
     outbox.forget(A);
-    assert!(outbox.lock().over.is_empty());
+    assert!(outbox.lock().ended_leases.is_empty());
 }
 
 #[test]
-fn a_diff_larger_than_the_limit_is_not_thrown_away_by_what_comes_after_it() {
+fn diff_larger_than_limit_is_not_dropped_by_later_frames() {
     let outbox = Outbox::new(100);
-    // As a document brings a reader up to date: the diff, then who is here.
-    assert_eq!(outbox.push_answer(A, frame(300)), Pushed::First);
-    assert_eq!(outbox.push_answer(A, frame(20)), Pushed::Queued, "else it would be brought up to date for ever");
-    assert_eq!(outbox.push_document(A, frame(60)), Pushed::Queued, "an answer takes no room from changes");
+    // As a document brings a reader up to date: the diff, then all awareness states.
+    assert_eq!(outbox.push_reply(A, frame(300)), Pushed::First);
+    assert_eq!(outbox.push_reply(A, frame(20)), Pushed::Queued, "or it would be resynced forever");
+    assert_eq!(outbox.push_document(A, frame(60)), Pushed::Queued, "a reply takes no room from changes");
     assert_eq!(outbox.push_document(A, frame(60)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [300, 20]);
     assert_eq!(outbox.lock().bytes, 0);
 }
 
 #[test]
-fn a_client_cannot_pile_up_answers() {
+fn client_cannot_pile_up_replies() {
     let outbox = Outbox::new(100);
-    let pushed: Vec<_> = (0..10).map(|_| outbox.push_answer(A, frame(300))).collect();
+    let pushed: Vec<_> = (0..10).map(|_| outbox.push_reply(A, frame(300))).collect();
     assert_eq!(pushed[..3], [Pushed::First, Pushed::Queued, Pushed::Dropped]);
-    assert_eq!(outbox.push_answer(B, frame(300)), Pushed::Dropped);
+    assert_eq!(outbox.push_reply(B, frame(300)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [300, 300]);
 }
 
 #[test]
-fn outboxes_hold_little_while_all_together_hold_too_much() {
+fn outboxes_hold_little_while_budget_is_exceeded() {
     const LIMIT_BYTES: usize = 1_000_000;
     let budget = Budget::new(300_000);
-    let line: Weak<dyn Line> = Weak::<Nowhere>::new();
-    let outbox = || Outbox::with_line(LIMIT_BYTES, Arc::clone(&budget), Weak::clone(&line));
+    let sink: Weak<dyn DirectSink> = Weak::<NullSink>::new();
+    let outbox = || Outbox::with_sink(LIMIT_BYTES, Arc::clone(&budget), Weak::clone(&sink));
     let [first, second, third] = [outbox(), outbox(), outbox()];
     third.push_document(A, frame(60_000));
-    assert_eq!(budget.used_bytes(), 0, "who holds little is not counted");
-    first.push_answer(A, Pieces::shared(frame(500_000)));
+    assert_eq!(budget.used_bytes(), 0, "an outbox that holds little is not counted");
+    first.push_reply(A, Pieces::shared(frame(500_000)));
     for (outbox, frames) in [(&first, 20), (&second, 7)] {
         (0..frames).for_each(|_| assert_ne!(outbox.push_document(A, frame(10_000)), Pushed::Dropped));
     }
     assert!((300_001..=400_000).contains(&budget.used_bytes()), "{}", budget.used_bytes());
-    assert_eq!(third.push_document(A, frame(10_000)), Pushed::Dropped, "more than a little");
-    assert_eq!(third.behind_now(), [A], "nothing of it waits any more");
+    assert_eq!(third.push_document(A, frame(10_000)), Pushed::Dropped, "over the reduced limit");
+    assert_eq!(third.behind_now(), [A], "its queue is empty");
     assert_eq!(first.push_document(A, frame(10_000)), Pushed::Dropped);
-    assert!(budget.used_bytes() < 200_001, "what waited went with it: {}", budget.used_bytes());
+    assert!(budget.used_bytes() < 200_001, "its queued frames were dropped: {}", budget.used_bytes());
     assert_eq!(second.push_document(A, frame(10_000)), Pushed::Queued, "there is room again");
-    // Taken, and nobody knows that it was written.
+    // Taken, but not known to be written.
     assert_eq!(frames(&second).len(), 8);
     assert_eq!(budget.used_bytes(), 131_072);
-    assert!(!second.hoards(), "there is room");
+    assert!(!second.exceeds_scarce_limit(), "the budget is no longer exceeded");
     drop(second);
     assert_eq!(budget.used_bytes(), 0);
 }
 
 #[test]
-fn a_second_answer_is_put_off_while_memory_is_scarce() {
+fn second_reply_is_dropped_while_memory_is_scarce() {
     let budget = Budget::new(100_000);
-    let line: Weak<dyn Line> = Weak::<Nowhere>::new();
-    let outbox = Outbox::with_line(1_000_000, Arc::clone(&budget), line);
-    assert_eq!(outbox.push_answer(A, frame(300_000)), Pushed::First, "one is what it came for");
-    assert!(outbox.hoards());
-    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::Dropped);
+    let sink: Weak<dyn DirectSink> = Weak::<NullSink>::new();
+    let outbox = Outbox::with_sink(1_000_000, Arc::clone(&budget), sink);
+    assert_eq!(outbox.push_reply(A, frame(300_000)), Pushed::First, "the first one is accepted");
+    assert!(outbox.exceeds_scarce_limit());
+    assert_eq!(outbox.push_reply(B, frame(300_000)), Pushed::Dropped);
     assert_eq!(frames(&outbox), [300_000]);
-    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::Dropped, "the first may not be written yet");
-    assert!(outbox.try_frames().is_ok(), "it is");
+    assert_eq!(outbox.push_reply(B, frame(300_000)), Pushed::Dropped, "the first may not have been written yet");
+    assert!(outbox.try_frames().is_ok(), "now it has");
     assert_eq!((outbox.behind_now(), budget.used_bytes()), (vec![B], 0));
-    // The presence behind a difference of the same document: without it the reader would be resynced for ever.
-    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::First);
-    assert_eq!(outbox.push_answer(B, frame(300_000)), Pushed::Queued);
+    // The awareness states behind a diff of the same document: without them the reader would be resynced
+    // forever.
+    assert_eq!(outbox.push_reply(B, frame(300_000)), Pushed::First);
+    assert_eq!(outbox.push_reply(B, frame(300_000)), Pushed::Queued);
 }
 
 #[test]
-fn of_questions_that_wait_the_newest_is_enough_and_large_ones_end_the_session() {
+fn newest_step_1_replaces_queued_one_and_too_many_bytes_close_session() {
     let outbox = Outbox::new(100);
     for len in [70, 80, 90] {
-        assert_ne!(outbox.push_question(A, frame(len)), Pushed::Dropped);
+        assert_ne!(outbox.push_step1(A, frame(len)), Pushed::Dropped);
     }
     assert_eq!(frames(&outbox), [90]);
-    let pushed: Vec<_> = (0..40).map(|lease| outbox.push_question(LeaseId(lease), frame(1 << 20))).collect();
-    assert_eq!(pushed.iter().filter(|pushed| **pushed == Pushed::Dropped).count(), 23, "17 are more than 16 MiB");
+    let pushed: Vec<_> = (0..40).map(|lease| outbox.push_step1(LeaseId(lease), frame(1 << 20))).collect();
+    assert_eq!(pushed.iter().filter(|pushed| **pushed == Pushed::Dropped).count(), 23, "17 exceed 16 MiB");
     assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
 }
 
-struct Nowhere;
-impl Line for Nowhere {
+struct NullSink;
+impl DirectSink for NullSink {
     fn send(&self, _: &Outbox) {}
 }

@@ -1,8 +1,8 @@
-//! Document name -> the one task that owns it.
+//! Maps each document name to the one task that owns the document.
 //!
-//! Architecture invariant: `open` counts the lease and `retire` removes the entry under the same map entry lock.
-//! So two tasks for one document cannot exist, and a session never holds a lease on a document that is leaving.
-//! The lock is never held across an await, and nothing is locked under it but an inbox.
+//! Architecture invariant: `open` counts the lease and `retire` removes the entry under the same map entry
+//! lock. So a document never has two tasks, and a session never holds a lease on a document that is leaving
+//! memory. The lock is never held across an await, and the only lock taken under it is that of an inbox.
 
 mod bounds;
 mod slot;
@@ -25,17 +25,17 @@ use tracing::error;
 use self::slot::Slot;
 use crate::document::event::Event;
 use crate::document::frame::Framing;
-use crate::document::inbox::{Closed, NotTaken, Receiver, Sender, inbox};
+use crate::document::inbox::{Closed, Receiver, SendError, Sender, inbox};
 use crate::document::usage::{Memory, Usage};
-use crate::document::{self, DocumentOptions, Ended, Envelope};
+use crate::document::{self, DocumentOptions, Envelope, TaskEnd};
 use crate::ids::{Counter, LeaseId};
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use syncline_log::Log;
 
-/// The open documents.
+/// The open documents and their tasks.
 pub struct Registry {
-    slots: DashMap<DocumentName, Slot<Handle>>,
+    slots: DashMap<DocumentName, Slot<TaskHandle>>,
     log: Log,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
@@ -47,28 +47,28 @@ pub struct Registry {
     stopping: CancellationToken,
 }
 
-/// What the registry has of a document's task.
-struct Handle {
+/// The registry's side of a document's task.
+struct TaskHandle {
     inbox: Sender,
     usage: Arc<Usage>,
 }
 
-/// The document's task is gone; the session must end and come back.
+/// The document's task has ended; the session must end and the client reconnect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the document was closed")]
-pub struct Gone;
+pub struct DocumentGone;
 
-impl Gone {
-    /// What the session's client is told.
+impl DocumentGone {
+    /// The close reason for the session's client.
     pub fn close(self) -> Close {
         Close::DocumentReloading
     }
 }
 
 impl Registry {
-    /// No document is open yet.
+    /// A registry without open documents.
     pub fn new(log: Log, options: DocumentOptions, metrics: Arc<Metrics>) -> Arc<Self> {
-        // Its own: a copy of the options may have served a registry that was stopped.
+        // Own token: the options may be copied from those of a registry that was stopped.
         let options = DocumentOptions { give_up: CancellationToken::new(), ..options };
         let memory = Memory::new(options.memory);
         Arc::new(Self {
@@ -84,21 +84,22 @@ impl Registry {
         })
     }
 
-    /// A lease on the document, which is loaded if it is not in memory. Never waits: loading happens in the task.
+    /// Takes a lease on the document, which is loaded if it is not in memory. Never waits: loading happens in
+    /// the task.
     pub fn open(self: &Arc<Self>, name: &DocumentName) -> Lease {
         let id = LeaseId(self.lease_ids.next());
         let (inbox, generation) = match self.slots.entry(name.clone()) {
             Entry::Occupied(mut slot) => {
                 let slot = slot.get_mut();
-                let generation = slot.join();
+                let generation = slot.add_lease();
                 (slot.task.inbox.clone(), generation)
             }
             Entry::Vacant(vacant) => {
                 let (inbox, receiver) = inbox();
                 let generation = self.generations.fetch_add(1, Ordering::Relaxed);
                 let usage = self.memory.enter();
-                let handle = Handle { inbox: inbox.clone(), usage: Arc::clone(&usage) };
-                vacant.insert(Slot::first(handle, generation));
+                let handle = TaskHandle { inbox: inbox.clone(), usage: Arc::clone(&usage) };
+                vacant.insert(Slot::with_first_lease(handle, generation));
                 self.spawn(name.clone(), receiver, usage, generation);
                 (inbox, generation)
             }
@@ -106,33 +107,33 @@ impl Registry {
         Lease { id, name: name.clone(), inbox, generation, registry: Arc::clone(self) }
     }
 
-    /// What is counted.
+    /// Counters of the server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// How many documents are in memory.
+    /// Number of documents in memory.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// True when no document is in memory.
+    /// True if no document is in memory.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Bytes that open documents take in memory, as they estimate it.
+    /// Estimated memory of the open documents, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory.bytes()
     }
 
-    /// How many documents' tasks run. When nothing is on the move as many as documents are in memory.
+    /// Number of running document tasks. Equals [`Registry::len`] except while documents open or close.
     pub fn task_count(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Ends every document, each with everything on disk that was logged. Sessions must have been ended before. Work that
-    /// is not finished at `deadline` is dropped: nobody was told that it was done.
+    /// Stops every document after its logged edits are on disk. All sessions must have ended before. Work
+    /// that is not finished at `deadline` is dropped; none of it was acknowledged.
     pub async fn stop(&self, deadline: Instant) {
         self.stopping.cancel();
         self.slots.clear();
@@ -157,13 +158,13 @@ impl Registry {
                 try_retire,
             );
             match std::panic::AssertUnwindSafe(task).catch_unwind().await {
-                Ok(Ended::Retired) => {}
-                Ok(Ended::Stopped | Ended::NotLoaded) => registry.remove(&name, generation),
+                Ok(TaskEnd::Retired) => {}
+                Ok(TaskEnd::Stopped | TaskEnd::NotLoaded) => registry.remove(&name, generation),
                 Err(_) => {
-                    // Unwinding has closed the sessions; the next one loads from the log.
+                    // Unwinding has closed the sessions; the next lease loads the document from the log.
                     error!(
                         document = name.as_str(),
-                        "the document's task failed; its sessions were closed and may come back"
+                        "the document's task panicked; its sessions were closed and can reconnect"
                     );
                     registry.remove(&name, generation);
                 }
@@ -171,13 +172,13 @@ impl Registry {
         });
     }
 
-    /// Removes the entry if nobody holds a lease and nothing waits in the inbox.
+    /// Removes the entry if there is no lease and the inbox is empty.
     fn retire(&self, name: &DocumentName, generation: u64, inbox: &Receiver) -> bool {
         self.slots.remove_if(name, |_, slot| slot.may_retire(generation, inbox.is_empty())).is_some()
     }
 
     fn remove(&self, name: &DocumentName, generation: u64) {
-        self.slots.remove_if(name, |_, slot| slot.is(generation));
+        self.slots.remove_if(name, |_, slot| slot.has_generation(generation));
     }
 
     fn release(&self, name: &DocumentName, generation: u64) {
@@ -187,7 +188,7 @@ impl Registry {
     }
 }
 
-/// A session's right to talk to a document. Dropping it says goodbye.
+/// A session's access to a document. Dropping it sends `Leave`.
 pub struct Lease {
     id: LeaseId,
     name: DocumentName,
@@ -197,41 +198,43 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Its number.
+    /// Unique number of the lease.
     pub fn id(&self) -> LeaseId {
         self.id
     }
 
-    /// Its document.
+    /// Name of the document.
     pub fn document(&self) -> &DocumentName {
         &self.name
     }
 
-    /// Begins: frames for this lease go to `outbox` from now on. `documents`: open documents of the session, this one included.
-    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing, documents: usize) -> Result<(), Gone> {
+    /// Opens the document: from now on frames for this lease go to `outbox`. `documents` is the number of
+    /// documents the session has open, this one included.
+    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing, documents: usize) -> Result<(), DocumentGone> {
         let envelope = Envelope::Open { lease: self.id, outbox, framing, documents };
-        self.inbox.send(envelope).await.map_err(|Closed| Gone)
+        self.inbox.send(envelope).await.map_err(|Closed| DocumentGone)
     }
 
-    /// Sends an event of `bytes` payload; waits while the document's inbox is full.
-    pub async fn send(&self, event: Event, bytes: usize) -> Result<(), Gone> {
-        let room = self.inbox.room(bytes).await.map_err(|Closed| Gone)?;
-        self.inbox.send(Envelope::Event(event, room)).await.map_err(|Closed| Gone)
+    /// Sends an event with a payload of `bytes`; waits while the document's inbox is full.
+    pub async fn send(&self, event: Event, bytes: usize) -> Result<(), DocumentGone> {
+        let permit = self.inbox.reserve(bytes).await.map_err(|Closed| DocumentGone)?;
+        self.inbox.send(Envelope::Event(event, permit)).await.map_err(|Closed| DocumentGone)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let goodbye = Envelope::Event(Event::Leave { lease: self.id }, None);
+        let leave = Envelope::Event(Event::Leave { lease: self.id }, None);
         let (registry, name, generation) = (Arc::clone(&self.registry), self.name.clone(), self.generation);
-        match self.inbox.try_send(goodbye) {
-            Ok(()) | Err(NotTaken::Closed) => registry.release(&name, generation),
-            // The count falls only after the goodbye is in the inbox: the document cannot retire before it is read.
-            Err(NotTaken::Full(goodbye)) => {
+        match self.inbox.try_send(leave) {
+            Ok(()) | Err(SendError::Closed) => registry.release(&name, generation),
+            // The lease is released only once `Leave` is in the inbox: the document cannot retire before it
+            // has read it.
+            Err(SendError::Full(leave)) => {
                 let sender = self.inbox.clone();
                 tokio::spawn(async move {
-                    // A closed inbox has nobody left who could miss the goodbye.
-                    sender.send(goodbye).await.ok();
+                    // If the inbox is closed the document is gone, and needs no `Leave`.
+                    sender.send(leave).await.ok();
                     registry.release(&name, generation);
                 });
             }

@@ -1,4 +1,4 @@
-//! What one document does with what it is told: acks only after durability, joins, missing updates, failure.
+//! The core of a document: acks only after durability, joining, missing updates, storage failure.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -42,7 +42,7 @@ fn change(lease: LeaseId, update: &[u8]) -> Event {
     Event::Update { lease, update: Bytes::copy_from_slice(update), origin: Origin::Change, batch: 0 }
 }
 
-/// Types `texts` one by one at the end of the text "text"; one update each.
+/// Types `texts` one after the other at the end of the text "text"; one update each.
 fn typed(client: u64, texts: &[&str]) -> (Doc, Vec<Vec<u8>>) {
     let doc = Doc::with_client_id(client);
     let text = doc.get_or_insert_text("text");
@@ -91,7 +91,7 @@ fn appended(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, Effect::Append { .. })).count()
 }
 
-/// (last record in it, its text, records appended behind it)
+/// The snapshot's newest record, its text, and the number of records appended behind it.
 fn snapshot(core: &mut Core) -> (Seq, String, usize) {
     let mut effects = Vec::new();
     let (upto, state) = core.snapshot(&mut effects);
@@ -99,12 +99,15 @@ fn snapshot(core: &mut Core) -> (Seq, String, usize) {
 }
 
 fn asks(effects: &[Effect], of: LeaseId) -> usize {
-    let is_ask = |effect: &&Effect| matches!(effect, Effect::Answer { lease, frame } if *lease == of && matches!(frame.message(), Message::Step1(_)));
+    let is_ask = |effect: &&Effect| {
+        let Effect::Answer { lease, frame } = effect else { return false };
+        *lease == of && matches!(frame.message(), Message::Step1(_))
+    };
     effects.iter().filter(is_ask).count()
 }
 
 #[test]
-fn an_update_is_broadcast_at_once_and_acked_when_durable() {
+fn update_is_broadcast_immediately_and_acked_when_durable() {
     let mut core = core();
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let (_, updates) = typed(1, &["a"]);
@@ -114,13 +117,14 @@ fn an_update_is_broadcast_at_once_and_acked_when_durable() {
     assert_eq!(acks(&durable(&mut core, 0)), []);
     let effects = durable(&mut core, 1);
     assert_eq!(acks(&effects), [(A, Outcome::Saved)]);
-    let echoed = matches!(&effects[0], Effect::Ack { echo: Some(frame), .. } if *frame.message() == Message::Update(updates[0].clone().into()));
+    let Effect::Ack { echo: Some(echo), .. } = &effects[0] else { panic!("no echo: {effects:?}") };
+    let echoed = *echo.message() == Message::Update(updates[0].clone().into());
     assert!(echoed, "{effects:?}");
     assert!(core.is_settled());
 }
 
 #[test]
-fn a_known_update_is_not_logged_again_and_its_ack_waits_for_the_first_copy() {
+fn known_update_is_not_logged_again_and_acked_with_first_copy() {
     let mut core = core();
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
@@ -128,13 +132,13 @@ fn a_known_update_is_not_logged_again_and_its_ack_waits_for_the_first_copy() {
     handle(&mut core, change(A, &updates[0]));
     let effects = handle(&mut core, change(B, &updates[0]));
     assert_eq!(appended(&effects), 0);
-    assert!(effects.is_empty(), "neither broadcast nor acked: the record is not on disk yet");
+    assert!(effects.is_empty(), "neither broadcast nor acked: the record is not durable yet");
     assert_eq!(acks(&durable(&mut core, 1)), [(A, Outcome::Saved), (B, Outcome::Saved)]);
-    assert_eq!(acks(&handle(&mut core, change(B, &updates[0]))), [(B, Outcome::Saved)], "now at once");
+    assert_eq!(acks(&handle(&mut core, change(B, &updates[0]))), [(B, Outcome::Saved)], "acked immediately");
 }
 
 #[test]
-fn an_empty_step_2_is_acked_without_an_echo() {
+fn empty_step_2_is_acked_without_echo() {
     let mut core = core();
     let event = Event::Update { lease: A, update: Bytes::from_static(&[0, 0]), origin: Origin::Step2, batch: 0 };
     let effects = handle(&mut core, event);
@@ -142,7 +146,7 @@ fn an_empty_step_2_is_acked_without_an_echo() {
 }
 
 #[test]
-fn a_joiner_gets_what_it_lacks_and_deletions_even_when_state_vectors_are_equal() {
+fn joiner_gets_deletions_even_if_state_vectors_are_equal() {
     let mut core = core();
     let (doc, updates) = typed(1, &["hello"]);
     handle(&mut core, change(A, &updates[0]));
@@ -153,7 +157,7 @@ fn a_joiner_gets_what_it_lacks_and_deletions_even_when_state_vectors_are_equal()
         text.remove_range(&mut txn, 0, 4);
         txn.encode_update_v1()
     };
-    assert_eq!(doc.transact().state_vector().encode_v1(), before, "deleting moves no state vector");
+    assert_eq!(doc.transact().state_vector().encode_v1(), before, "deletions do not advance a state vector");
     let effects = handle(&mut core, change(A, &delete));
     assert_eq!(appended(&effects), 1);
     let effects = handle(&mut core, Event::Step1 { lease: B, state_vector: before.into() });
@@ -166,7 +170,7 @@ fn a_joiner_gets_what_it_lacks_and_deletions_even_when_state_vectors_are_equal()
 }
 
 #[test]
-fn joiners_at_the_same_seq_share_one_encoding_until_a_change() {
+fn joiners_at_same_seq_share_one_encoding_until_next_change() {
     let mut core = core();
     let (_, updates) = typed(1, &[&"a".repeat(1_000), "b"]);
     handle(&mut core, change(A, &updates[0]));
@@ -179,7 +183,7 @@ fn joiners_at_the_same_seq_share_one_encoding_until_a_change() {
 }
 
 #[test]
-fn an_update_that_waits_for_another_is_kept_and_its_author_asked_once() {
+fn pending_update_is_kept_and_its_author_asked_once() {
     let mut core = core();
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let (_, updates) = typed(1, &["a", "b", "c"]);
@@ -187,10 +191,10 @@ fn an_update_that_waits_for_another_is_kept_and_its_author_asked_once() {
     assert_eq!(appended(&effects), 1, "it is not lost");
     assert_eq!(asks(&effects, A), 1);
     let effects = handle(&mut core, change(A, &updates[1]));
-    assert_eq!((appended(&effects), asks(&effects, A)), (1, 0), "asking again and again could go round for ever");
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Broadcast { .. })), "nobody can use it yet");
+    assert_eq!((appended(&effects), asks(&effects, A)), (1, 0), "asking for every update could loop forever");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Broadcast { .. })), "it cannot be integrated yet");
     let effects = handle(&mut core, change(A, &updates[0]));
-    let told: Vec<_> = effects
+    let broadcast: Vec<_> = effects
         .iter()
         .filter_map(|effect| match effect {
             Effect::Broadcast { frame, author } => Some((frame.message().clone(), *author)),
@@ -199,12 +203,12 @@ fn an_update_that_waits_for_another_is_kept_and_its_author_asked_once() {
         .collect();
     let update = |number: usize| Message::Update(updates[number].clone().into());
     let by_a = |number: usize| (update(number), Some(A));
-    assert_eq!(told, [by_a(0), by_a(1), by_a(2)], "each when it can be integrated");
+    assert_eq!(broadcast, [by_a(0), by_a(1), by_a(2)], "each once it can be integrated");
     assert_eq!(snapshot(&mut core), (Seq(3), "abc".to_owned(), 0));
 }
 
 #[test]
-fn what_waited_is_not_sent_to_its_author_as_news_for_that_would_acknowledge_it() {
+fn integrated_pending_update_is_not_sent_to_its_author() {
     let mut core = core();
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
@@ -217,11 +221,11 @@ fn what_waited_is_not_sent_to_its_author_as_news_for_that_would_acknowledge_it()
         .iter()
         .filter_map(|effect| if let Effect::Broadcast { author, .. } = effect { Some(*author) } else { None })
         .collect();
-    assert_eq!(authors, [Some(A), Some(A), None], "of who is gone nobody is the author");
+    assert_eq!(authors, [Some(A), Some(A), None], "a lease that has left is no author");
 }
 
 #[test]
-fn a_snapshot_appends_again_what_it_does_not_contain() {
+fn snapshot_appends_pending_updates_again() {
     let mut core = core();
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let (_, updates) = typed(1, &["a", "b", "c"]);
@@ -232,7 +236,7 @@ fn a_snapshot_appends_again_what_it_does_not_contain() {
 }
 
 #[test]
-fn what_may_wait_is_bounded_and_healthy_authors_do_not_pay() {
+fn pending_updates_are_bounded_and_other_authors_unaffected() {
     let limits = HubLimits { pending_updates: 3, ..HubLimits::default() };
     let mut core = core_with(limits);
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
@@ -247,11 +251,11 @@ fn what_may_wait_is_bounded_and_healthy_authors_do_not_pay() {
     handle(&mut core, change(A, &lost[4]));
     handle(&mut core, change(A, &lost[3]));
     let effects = handle(&mut core, change(A, &lost[2]));
-    assert!(matches!(&effects[..], [Effect::Close { lease: A, close: Close::TooMany(_) }]), "refused, not logged");
+    assert!(matches!(&effects[..], [Effect::Close { lease: A, close: Close::TooMany(_) }]), "refused and not logged");
 }
 
 #[test]
-fn after_a_storage_failure_waiting_and_new_edits_are_refused_and_reading_goes_on() {
+fn storage_failure_refuses_waiting_and_new_edits_but_not_reads() {
     let mut core = core();
     let (_, updates) = typed(1, &["a", "b"]);
     handle(&mut core, change(A, &updates[0]));
@@ -260,13 +264,13 @@ fn after_a_storage_failure_waiting_and_new_edits_are_refused_and_reading_goes_on
     assert_eq!(acks(&effects), [(A, Outcome::Refused)]);
     let effects = handle(&mut core, change(A, &updates[1]));
     assert_eq!((acks(&effects), appended(&effects)), (vec![(A, Outcome::Refused)], 0));
-    assert!(core.is_settled(), "nothing is waited for any more");
+    assert!(core.is_settled(), "no ack is outstanding");
     let effects = handle(&mut core, Event::Step1 { lease: B, state_vector: StateVector::default().encode_v1().into() });
     assert_eq!(text_of(&step2(&effects)), "a");
 }
 
 #[test]
-fn undecodable_bytes_end_their_session_and_change_nothing() {
+fn undecodable_update_closes_its_session_and_changes_nothing() {
     let mut core = core();
     let effects = handle(&mut core, change(A, &[1, 1]));
     assert!(matches!(&effects[..], [Effect::Close { lease: A, close: Close::BadMessage(_) }]), "{effects:?}");
@@ -274,7 +278,7 @@ fn undecodable_bytes_end_their_session_and_change_nothing() {
 }
 
 #[test]
-fn a_resync_brings_a_reader_from_what_it_is_known_to_have() {
+fn resync_sends_diff_from_known_state_of_reader() {
     let mut core = core();
     let (_, updates) = typed(1, &["a", "b", "c"]);
     handle(&mut core, change(A, &updates[0]));
@@ -290,11 +294,12 @@ fn a_resync_brings_a_reader_from_what_it_is_known_to_have() {
         reader.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
     }
     assert_eq!(text.get_string(&reader.transact()), "abc");
-    assert!(diff.len() < core.snapshot(&mut Vec::new()).1.len(), "only what was missed");
+    assert!(diff.len() < core.snapshot(&mut Vec::new()).1.len(), "only what the reader missed");
 }
 
-/// A tower of arrays: `levels` types, each the child of the one before; the first is the child of `below`, or a root.
-fn tower(client: u64, first_clock: u64, levels: u64) -> Vec<u8> {
+/// Nested arrays: `levels` types, each the child of the one before; the one at clock 0 is the child of a
+/// root.
+fn nested_arrays(client: u64, first_clock: u64, levels: u64) -> Vec<u8> {
     use syncline_protocol::varint::write_var_uint;
     let mut update = vec![1];
     write_var_uint(&mut update, levels);
@@ -316,24 +321,24 @@ fn tower(client: u64, first_clock: u64, levels: u64) -> Vec<u8> {
 }
 
 #[test]
-fn types_nested_as_deep_as_they_come_are_taken_deleted_and_dropped() {
+fn deeply_nested_types_are_accepted_deleted_and_compacted() {
     let mut core = core();
     for part in 0..100 {
-        let effects = handle(&mut core, change(A, &tower(1, part * 400, 400)));
+        let effects = handle(&mut core, change(A, &nested_arrays(1, part * 400, 400)));
         assert_eq!(appended(&effects), 1, "part {part}");
     }
     let before = core.snapshot(&mut Vec::new()).1.len();
-    // Deleting the root deletes all of them for every reader.
+    // Deleting the root deletes all of them.
     assert_eq!(appended(&handle(&mut core, change(B, &[0, 1, 1, 1, 0, 1]))), 1);
     let (_, state) = core.snapshot(&mut Vec::new());
-    // One deleted item, one range of garbage, and the same in the delete set.
+    // One deleted item, one GC range, and the same in the delete set.
     assert!(state.len() < 40, "{} of {before} bytes are left", state.len());
     let loaded = HubDocument::load(1, std::slice::from_ref(&state)).unwrap();
     assert_eq!(loaded.state_vector()[..], [1, 1, 0xc0, 0xb8, 0x02], "client 1 has 40,000 clocks");
 }
 
 #[test]
-fn wide_documents_are_not_taken_for_deep_ones() {
+fn wide_documents_do_not_hit_depth_limit() {
     let mut core = core();
     let doc = Doc::with_client_id(1);
     let map = doc.get_or_insert_map("map");
@@ -351,8 +356,8 @@ fn wide_documents_are_not_taken_for_deep_ones() {
 }
 
 #[test]
-fn parts_that_wait_for_each_other_are_refused_and_others_go_on() {
-    // Client 1's item has client 2's for its origin, and the other way round.
+fn circular_update_is_refused_and_other_sessions_continue() {
+    // The origin of client 1's item is client 2's item, and vice versa.
     let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'b', 1, 1, 0, 0x84, 2, 0, 1, b'a', 0];
     let mut core = core();
     let effects = handle(&mut core, change(A, &circle));
@@ -361,9 +366,10 @@ fn parts_that_wait_for_each_other_are_refused_and_others_go_on() {
     assert_eq!(appended(&handle(&mut core, change(B, &updates[0]))), 1);
 }
 
-/// Nothing more becomes durable then: what waited for it would keep the document in memory for ever.
+/// No record becomes durable after a failure: an ack waiting for one would keep the document in memory
+/// forever.
 #[test]
-fn after_storage_has_failed_a_reader_that_brings_nothing_new_waits_for_nothing() {
+fn reader_with_nothing_new_gets_immediate_ack_after_storage_failure() {
     let mut core = core();
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
@@ -377,9 +383,9 @@ fn after_storage_has_failed_a_reader_that_brings_nothing_new_waits_for_nothing()
     assert!(core.is_settled());
 }
 
-/// A Hocuspocus client that has made room in its own copy calls `forceSync()`.
+/// A Hocuspocus client that has freed space in its own copy calls `forceSync()`.
 #[test]
-fn session_whose_answer_was_refused_is_asked_again_when_it_syncs_again() {
+fn session_is_asked_again_on_resync_after_its_reply_was_refused() {
     let mut core = core_with(HubLimits { bytes: 200, ..HubLimits::default() });
     handle(&mut core, Event::Open { lease: A, acks: Acks::Counted });
     let sync = || Event::Step1 { lease: A, state_vector: Bytes::from_static(&[0]) };
@@ -393,12 +399,12 @@ fn session_whose_answer_was_refused_is_asked_again_when_it_syncs_again() {
     handle(&mut core, change(A, &updates[0]));
     let full = Outcome::Full(syncline_replica::Full::Bytes);
     assert_eq!(acks(&handle(&mut core, change(A, &updates[1]))), [(A, full)]);
-    // It waits for what was refused: the session is asked, and what it answers is refused, too.
+    // It is pending on the refused update: the session is asked, and its reply is refused, too.
     assert_eq!(asks(&handle(&mut core, change(A, &updates[2])), A), 1);
     let everything = doc.transact().encode_state_as_update_v1(&StateVector::default());
     assert_eq!(acks(&handle(&mut core, step2(&everything))), [(A, full)]);
     doc.get_or_insert_text("text").remove_range(&mut doc.transact_mut(), 5, 300);
-    assert_eq!(asks(&handle(&mut core, sync()), A), 1, "the server lacks something");
+    assert_eq!(asks(&handle(&mut core, sync()), A), 1, "the server lacks updates");
     let everything = doc.transact().encode_state_as_update_v1(&StateVector::default());
     assert_eq!(acks(&handle(&mut core, step2(&everything))), []);
     assert_eq!(snapshot(&mut core).1, "helloy");

@@ -1,4 +1,4 @@
-//! Who joins is given everything that there is, in the one message that says "in sync".
+//! A joining client gets the complete document in the step 2 that completes its sync.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -25,10 +25,10 @@ fn handle(core: &mut Core, event: Event) -> Vec<Effect> {
     effects
 }
 
-/// The text of who has nothing and is answered.
+/// The text that a client with an empty document gets when it joins.
 fn joined(core: &mut Core) -> String {
     let effects = handle(core, Event::Step1 { lease: B, state_vector: Bytes::from_static(&[0]) });
-    let [Effect::Diff { frame, .. }] = &effects[..] else { panic!("one answer, not {effects:?}") };
+    let [Effect::Diff { frame, .. }] = &effects[..] else { panic!("expected one diff, got {effects:?}") };
     let Message::Step2(update) = frame.message() else { panic!("{frame:?}") };
     assert_eq!(frame.seq(), core.last());
     let replica = Replica::load(std::iter::once(update.to_bytes())).unwrap();
@@ -37,7 +37,7 @@ fn joined(core: &mut Core) -> String {
 }
 
 #[test]
-fn who_joins_a_large_document_gets_the_newest_changes_with_it() {
+fn joining_large_document_includes_newest_changes() {
     let doc = Doc::with_options(Options::with_client_id(ClientID::new(7)));
     let text = doc.get_or_insert_text("text");
     let mut core = Core::new(HubDocument::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HubLimits::default());
@@ -63,19 +63,19 @@ fn who_joins_a_large_document_gets_the_newest_changes_with_it() {
 }
 
 #[test]
-fn everyones_presence_is_encoded_once_until_it_changes() {
+fn all_awareness_is_encoded_once_until_it_changes() {
     let mut core = Core::new(HubDocument::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HubLimits::default());
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let large = format!("\"{}\"", "x".repeat(100_000));
     let show = |core: &mut Core, clock| {
         let update = encode([AwarenessEntry { client: 7, clock, state: &large }].into_iter()).into();
         handle(core, Event::Awareness { lease: A, update });
-        core.everyone().unwrap()
+        core.all_awareness().unwrap()
     };
     let first = show(&mut core, 1);
-    assert!(Arc::ptr_eq(&first, &core.everyone().unwrap()));
+    assert!(Arc::ptr_eq(&first, &core.all_awareness().unwrap()));
     let second = show(&mut core, 2);
     assert!(!Arc::ptr_eq(&first, &second) && first.message() != second.message());
     handle(&mut core, Event::Leave { lease: A });
-    assert!(core.everyone().is_none(), "nobody is here");
+    assert!(core.all_awareness().is_none(), "no client has a state");
 }

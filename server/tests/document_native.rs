@@ -1,4 +1,4 @@
-//! What a document tells native readers: the tail, what was held, and durable positions in their order.
+//! Native readers: missed changes, pending updates, and the order of durable positions.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -9,7 +9,7 @@ use syncline_replica::{HubDocument, HubLimits};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Acks, Effect, Event, Origin};
 use syncline_server::document::frame::Message;
-use syncline_server::document::tail::Tail;
+use syncline_server::document::tail::RecentChanges;
 use syncline_server::ids::LeaseId;
 use yrs::{Doc, Text, Transact};
 
@@ -41,7 +41,7 @@ fn durable(core: &mut Core, upto: u64) -> Vec<Effect> {
     effects
 }
 
-/// Each part typed behind the one before, one update each.
+/// Types each part at the end of the text; one update each.
 fn typed(client: u64, parts: &[&str]) -> Vec<Vec<u8>> {
     let doc = Doc::with_client_id(client);
     let text = doc.get_or_insert_text("text");
@@ -54,7 +54,8 @@ fn typed(client: u64, parts: &[&str]) -> Vec<Vec<u8>> {
     parts.iter().map(type_one).collect()
 }
 
-/// What a native session that opens the document is answered: how it goes on, what it is sent, how much is on disk.
+/// The reply to a native session that opens the document: how it continues, the changes it is sent, the
+/// durable position.
 type Answer = (Resume, Vec<Vec<u8>>, Option<u64>);
 
 fn resume(core: &mut Core, cursor: Option<Cursor>) -> Answer {
@@ -66,7 +67,7 @@ fn resume(core: &mut Core, cursor: Option<Cursor>) -> Answer {
     for effect in &effects[1..] {
         match effect {
             Effect::Missed { lease: N, frame } => {
-                assert_eq!(durable, None, "a position speaks of what was sent before it");
+                assert_eq!(durable, None, "a position must follow the frames it refers to");
                 let Message::Update(update) = frame.message() else { panic!() };
                 missed.push(update.to_vec());
             }
@@ -80,17 +81,17 @@ fn resume(core: &mut Core, cursor: Option<Cursor>) -> Answer {
 }
 
 #[test]
-fn what_was_held_enters_the_tail_when_it_is_freed_and_never_before() {
+fn pending_update_enters_tail_when_it_is_integrated() {
     let mut core = core();
     let updates = typed(1, &["a", "b", "c"]);
     handle(&mut core, change(&updates[0]));
     handle(&mut core, change(&updates[2]));
     durable(&mut core, 2);
-    assert_eq!(resume(&mut core, Some(at(1))), (Resume::FromCursor, vec![], Some(2)), "it waits: nobody can use it");
+    assert_eq!(resume(&mut core, Some(at(1))), (Resume::FromCursor, vec![], Some(2)), "pending: not sent");
     handle(&mut core, change(&updates[1]));
     durable(&mut core, 3);
     let freed = vec![updates[1].clone(), updates[2].clone()];
-    // Position 2 was told when the held update was on disk: its owner lacks it all the same.
+    // Position 2 was sent when the pending update was durable; its receiver does not have that update.
     for cursor in [1, 2] {
         assert_eq!(resume(&mut core, Some(at(cursor))), (Resume::FromCursor, freed.clone(), Some(3)));
     }
@@ -99,18 +100,18 @@ fn what_was_held_enters_the_tail_when_it_is_freed_and_never_before() {
 }
 
 #[test]
-fn positions_are_told_when_they_move_after_the_acks_and_only_to_native_readers() {
+fn durable_positions_follow_acks_and_reach_native_readers_only() {
     let mut core = core();
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let updates = typed(1, &["a", "b"]);
     handle(&mut core, change(&updates[0]));
-    assert!(!durable(&mut core, 1).iter().any(|effect| matches!(effect, Effect::Durable { .. })), "nobody to tell");
+    assert!(!durable(&mut core, 1).iter().any(|effect| matches!(effect, Effect::Durable { .. })), "no native reader");
     handle(
         &mut core,
         Event::Resume { lease: N, cursor: Some(Box::new(at(1))), wants_state_vector: false, read_only: false },
     );
     handle(&mut core, change(&updates[1]));
-    assert!(durable(&mut core, 1).is_empty(), "it has not moved");
+    assert!(durable(&mut core, 1).is_empty(), "the position has not changed");
     let effects = durable(&mut core, 2);
     assert!(
         matches!(
@@ -122,7 +123,7 @@ fn positions_are_told_when_they_move_after_the_acks_and_only_to_native_readers()
 }
 
 #[test]
-fn who_joins_or_resumes_is_told_only_what_is_on_disk() {
+fn joining_or_resuming_client_gets_durable_position_only() {
     let mut core = core();
     let updates = typed(1, &["a", "b"]);
     handle(&mut core, change(&updates[0]));
@@ -139,7 +140,7 @@ fn who_joins_or_resumes_is_told_only_what_is_on_disk() {
 }
 
 #[test]
-fn another_history_is_told_apart_and_nothing_of_it_is_taken() {
+fn cursor_of_another_history_ends_the_lease() {
     let mut core = core();
     let updates = typed(1, &["a"]);
     handle(&mut core, change(&updates[0]));
@@ -163,7 +164,7 @@ fn another_history_is_told_apart_and_nothing_of_it_is_taken() {
 }
 
 #[test]
-fn a_snapshot_that_appends_again_what_waits_sends_nobody_anything() {
+fn records_appended_again_by_snapshot_are_not_sent() {
     let mut core = core();
     let updates = typed(1, &["a", "b", "c"]);
     handle(&mut core, change(&updates[0]));
@@ -175,18 +176,19 @@ fn a_snapshot_that_appends_again_what_waits_sends_nobody_anything() {
 }
 
 #[test]
-fn the_tail_of_a_loaded_document_is_its_records_unless_something_was_held() {
+fn tail_of_loaded_document_is_unused_if_updates_were_pending() {
     let updates: Vec<Bytes> = typed(1, &["a", "b", "c"]).into_iter().map(Bytes::from).collect();
     let load = |order: [usize; 3]| {
         let records: Vec<Bytes> = order.iter().map(|&number| updates[number].clone()).collect();
-        let tail = Tail::of(Seq::ZERO, (1..).map(Seq).zip(&records).take(3).collect::<Vec<_>>().into_iter());
+        let tail = RecentChanges::of(Seq::ZERO, (1..).map(Seq).zip(&records).take(3).collect::<Vec<_>>().into_iter());
         let document = HubDocument::load(1, &records).unwrap();
-        Core::new(document, at(3), HubLimits::default()).with_tail(tail)
+        Core::new(document, at(3), HubLimits::default()).with_recent_changes(tail)
     };
     let mut in_order = load([0, 1, 2]);
     assert_eq!(resume(&mut in_order, Some(at(2))), (Resume::FromCursor, vec![updates[2].to_vec()], Some(3)));
     let mut held = load([0, 2, 1]);
-    // Record 2 was sent to readers with record 3: by the records alone, who has come to 2 would never get it.
+    // Record 2 was sent to readers with record 3: by the records alone, a client at position 2 would never
+    // get it.
     assert_eq!(resume(&mut held, Some(at(2))).0, Resume::SendStateVector);
     assert_eq!(resume(&mut held, Some(at(3))), (Resume::FromCursor, vec![], Some(3)));
 }

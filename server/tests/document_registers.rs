@@ -1,4 +1,4 @@
-//! What a document decided on a register stays decided, also when a decision that a crash took away comes back.
+//! Decisions on registers are final, even if a decision that was lost in a crash returns.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
@@ -12,8 +12,8 @@ use syncline_server::ids::LeaseId;
 
 const A: LeaseId = LeaseId(1);
 
-/// A life of the server, under this client id, on what the one before left.
-fn life(client: u64, log: &[Bytes]) -> Core {
+/// The document after a start of the server, with this client id and this log.
+fn start(client: u64, log: &[Bytes]) -> Core {
     let document = HubDocument::load(client, log).unwrap();
     let newest = Cursor { epoch: Epoch(1), seq: Seq(log.len() as u64) };
     Core::new(document, newest, HubLimits::default())
@@ -37,59 +37,60 @@ fn change(core: &mut Core, update: &Bytes) -> Vec<Bytes> {
     records(core, Event::Update { lease: A, update: update.clone(), origin: Origin::Change, batch: 1 })
 }
 
-/// The write that made the register, as a document loaded from this log has it.
+/// Id of the write that the register holds in a document loaded from this log.
 fn status(log: &[Bytes]) -> u128 {
     Replica::load(log.iter().cloned()).unwrap().read_register("status").unwrap().unwrap().version.id
 }
 
 #[test]
-fn a_lost_decision_that_comes_back_does_not_win_over_the_one_made_since() {
+fn returning_lost_decision_does_not_replace_newer_decision() {
     for (first, second) in [(1, 2), (2, 1)] {
-        let lost = propose(&mut life(first, &[]), 10, None);
-        let mut core = life(second, &[]);
+        let lost = propose(&mut start(first, &[]), 10, None);
+        let mut core = start(second, &[]);
         let mut log = propose(&mut core, 11, None);
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}");
-        // Also when it was decided in a life before this one, and nobody has written since.
-        let mut log = propose(&mut life(second, &[]), 11, None);
-        let mut core = life(3, &log);
+        // Also if the newer decision was made before the last start, with no write since.
+        let mut log = propose(&mut start(second, &[]), 11, None);
+        let mut core = start(3, &log);
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}, after a start");
         assert_eq!(change(&mut core, &lost[0]), Vec::<Bytes>::new(), "it is known now");
-        // And when the document has rested meanwhile.
-        let mut core = life(4, &[]);
+        // And if the document was dormant in between.
+        let mut core = start(4, &[]);
         let mut log = propose(&mut core, 11, None);
-        core.rest();
+        core.make_dormant();
         log.extend(change(&mut core, &lost[0]));
-        assert_eq!(status(&log), 11, "clients {first} and {second}, after a rest");
+        assert_eq!(status(&log), 11, "clients {first} and {second}, after the document was dormant");
     }
 }
 
-/// Two decisions are lost in a crash. The author of the second write proposes it again before the first decision returns: the
-/// write is refused.
+/// Two decisions are lost in a crash. The author of the second write proposes it again before the first
+/// decision returns: the write is refused.
 #[test]
-fn a_write_that_was_refused_does_not_become_the_register_when_its_lost_decision_comes_back() {
-    let mut before = life(1, &[]);
+fn refused_write_stays_refused_when_its_lost_decision_returns() {
+    let mut before = start(1, &[]);
     let mut log = propose(&mut before, 10, None);
     let lost = propose(&mut before, 11, Some(Version { number: 1, id: 10 }));
     let refused = propose(&mut before, 12, Some(Version { number: 2, id: 11 }));
-    let mut core = life(2, &log);
+    let mut core = start(2, &log);
     assert_eq!(propose(&mut core, 12, Some(Version { number: 2, id: 11 })), Vec::<Bytes>::new(), "refused");
     log.extend(change(&mut core, &lost[0]));
-    assert_eq!(status(&log), 11, "nothing speaks against the first one");
+    assert_eq!(status(&log), 11, "the first lost decision conflicts with nothing");
     log.extend(change(&mut core, &refused[0]));
-    assert_eq!(status(&log), 11, "its author has received the refusal");
+    assert_eq!(status(&log), 11, "the author of the other write received the refusal");
 }
 
-/// A device resends merged changes. Merging removes the mark of a map entry from all writes but the first.
+/// A device resends what the server may have lost as one merged update, in which writes lose the mark that
+/// they belong to a map.
 #[test]
-fn lost_decisions_come_back_merged() {
-    let mut before = life(1, &[]);
+fn lost_decisions_are_accepted_from_a_merged_update() {
+    let mut before = start(1, &[]);
     let mut lost = propose(&mut before, 10, None);
     lost.extend(propose(&mut before, 11, Some(Version { number: 1, id: 10 })));
     let merged = Bytes::from(yrs::merge_updates_v1(&lost).unwrap());
     for known in 0..2 {
-        let mut core = life(2, &lost[..known]);
+        let mut core = start(2, &lost[..known]);
         let mut log = [&lost[..known], &change(&mut core, &merged)].concat();
         assert_eq!(status(&log), 11, "{known} of them were on disk");
         log.extend(propose(&mut core, 12, Some(Version { number: 2, id: 11 })));
@@ -97,27 +98,32 @@ fn lost_decisions_come_back_merged() {
     }
 }
 
-/// The author retries before another client resends the base of the write. The refusal is final, whatever arrives later.
+/// The author proposes again before the base of its write has returned: the refusal is final, whatever
+/// arrives later.
 #[test]
-fn a_write_that_was_refused_for_a_base_that_was_lost_stays_refused() {
+fn write_refused_for_lost_base_stays_refused() {
     let base = Some(Version { number: 1, id: 10 });
-    let mut before = life(1, &[]);
+    let mut before = start(1, &[]);
     let first = propose(&mut before, 10, None);
     let second = propose(&mut before, 11, base);
     let third = propose(&mut before, 12, Some(Version { number: 2, id: 11 }));
 
-    let mut core = life(2, &[]);
-    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "the register is empty");
+    let mut core = start(2, &[]);
+    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "its base is missing");
     let merged = yrs::merge_updates_v1([&first[..], &second, &third].concat()).unwrap();
     let log = change(&mut core, &merged.into());
     assert_eq!(Replica::load(log.iter().cloned()).unwrap().read_register("status").unwrap(), None);
     let again = propose(&mut core, 10, None);
-    assert_eq!(status(&[log, again].concat()), 10, "the author of the first write got no answer and retries");
+    assert_eq!(
+        status(&[log, again].concat()),
+        10,
+        "the author of the first write has not received the decision and proposes again"
+    );
 
-    let mut core = life(3, &[]);
+    let mut core = start(3, &[]);
     propose(&mut core, 11, base);
     let mut log = propose(&mut core, 10, None);
-    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "its base exists now");
+    assert_eq!(propose(&mut core, 11, base), Vec::<Bytes>::new(), "refused, although its base is there now");
     for lost in [&second, &third] {
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 10);
@@ -125,23 +131,23 @@ fn a_write_that_was_refused_for_a_base_that_was_lost_stays_refused() {
 }
 
 #[test]
-fn a_lost_decision_that_nothing_speaks_against_is_taken_back() {
-    let mut before = life(1, &[]);
+fn returning_lost_decision_without_conflict_is_accepted() {
+    let mut before = start(1, &[]);
     let mut lost = propose(&mut before, 10, None);
     lost.extend(propose(&mut before, 11, Some(Version { number: 1, id: 10 })));
-    let mut core = life(2, &lost[..1]);
+    let mut core = start(2, &lost[..1]);
     let log = [&lost[..1], &change(&mut core, &lost[1])].concat();
     assert_eq!(log.len(), 2);
     assert_eq!(status(&log), 11);
     assert_eq!(
         propose(&mut core, 12, Some(Version { number: 1, id: 10 })),
         Vec::<Bytes>::new(),
-        "based on the old one"
+        "based on the old version"
     );
     assert_eq!(propose(&mut core, 13, Some(Version { number: 2, id: 11 })).len(), 1);
 }
 
-/// Bytes of memory that this process uses now.
+/// Resident memory of this process in bytes.
 #[cfg(target_os = "linux")]
 fn memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -151,14 +157,15 @@ fn memory() -> usize {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn registers_take_memory_in_proportion_to_their_bytes_and_are_counted() {
+fn register_memory_is_proportional_to_values_and_counted() {
     const REGISTERS: u128 = 200;
     const NUMBERS: usize = 15_000;
-    // lib0 `Any`: an array of small numbers, which are two bytes each and far more as values in memory.
+    // lib0 `Any`: an array of small numbers, which take two bytes each encoded and far more as decoded
+    // values.
     let mut value = vec![117, 0x98, 0x75];
     value.extend([125, 7].repeat(NUMBERS));
     let value = Bytes::from(value);
-    let mut core = life(1, &[]);
+    let mut core = start(1, &[]);
     let (before, empty) = (memory(), core.memory_bytes());
     for id in 1..=REGISTERS {
         let (register, value) = (format!("register {id}"), value.clone());
@@ -166,11 +173,11 @@ fn registers_take_memory_in_proportion_to_their_bytes_and_are_counted() {
         let records = records(&mut core, Event::Propose { lease: A, batch: 1, write: Box::new(write) });
         assert_eq!(records.len(), 1, "register {id}");
     }
-    core.rest();
+    core.make_dormant();
     let bytes = REGISTERS as usize * value.len();
     let (took, counted) = (memory().saturating_sub(before), core.memory_bytes() - empty);
     println!("{bytes} bytes of values: {took} bytes of memory, {counted} counted");
     assert!(took < 8 * bytes, "{took} bytes of memory for {bytes} bytes of values");
-    // In the document, with the order of its writes, and as what was decided.
+    // Three copies: in the document, in the encoded order of its writes, and in the decisions.
     assert!(counted * 10 > 29 * bytes, "{counted} bytes counted");
 }

@@ -1,7 +1,8 @@
-//! A real server process under a hostile network, beside a healthy pair: the pair agrees, and memory stays bounded.
+//! A real server process under attack, beside a healthy pair of clients: the pair converges, and memory stays
+//! bounded.
 //!
-//! Latencies are printed, never held against a limit. Random tests print their seed; `SYNCLINE_SEED=<seed>` replays it,
-//! `SYNCLINE_MUTATIONS=<n>` runs more.
+//! Latencies are printed but not limited. Random tests print their seed; `SYNCLINE_SEED=<seed>` replays one,
+//! `SYNCLINE_MUTATIONS=<n>` sends more frames.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests, and say what they measured")]
 
@@ -26,15 +27,15 @@ use raw_websocket::{BINARY, Frame, RawSocket, Received, message_of, upgrade_requ
 use syncline_protocol::varint::write_var_uint;
 use tokio::net::TcpSocket;
 
-/// What a server process may grow by while it is under attack: what messages on their way need, not what they claim.
+/// Allowed memory growth of an attacked server: what messages in transit need, not the lengths they claim.
 const MAX_GROWTH_BYTES: u64 = 64 * 1024 * 1024;
-/// What it may grow by when a hundred answers wait, each of which would be megabytes.
+/// Allowed growth while a hundred replies are queued, each of which would be megabytes.
 const MAX_ANSWERS_GROWTH_BYTES: u64 = 48 * 1024 * 1024;
-/// File descriptors of a server that is short of them, and how many it may have open: an eighth is kept from connections, for a few
-/// files of its own.
+/// File descriptor limit of a server that runs short of them, and how many it may have open: an eighth is
+/// reserved, not used for connections, and the server has a few files of its own.
 const FILES: u64 = 80;
 const MOST_FILES: usize = 76;
-/// What it may grow by when much goes through one document, past a reader that does not read or past none.
+/// Allowed growth while much data goes through one document, with or without a reader that does not read.
 const MAX_TRAFFIC_BYTES: u64 = 16 * 1024 * 1024;
 const ATTACKERS: u64 = 8;
 
@@ -43,7 +44,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_mutated_frames_harm_only_who_sends_them() {
+async fn mutated_frames_harm_only_their_sender() {
     let seed = from_environment("SYNCLINE_SEED", rand::random());
     let frames = from_environment("SYNCLINE_MUTATIONS", 10_000);
     println!("SYNCLINE_SEED={seed}");
@@ -57,7 +58,7 @@ async fn ten_thousand_mutated_frames_harm_only_who_sends_them() {
             let (mut sent, mut refused) = (0, 0);
             while sent < frames / ATTACKERS {
                 let mut socket = RawSocket::open(address, mutator.path()).await;
-                for bytes in mutator.talk() {
+                for bytes in mutator.connection_frames() {
                     socket.write(&bytes).await;
                     sent += 1;
                 }
@@ -75,13 +76,13 @@ async fn ten_thousand_mutated_frames_harm_only_who_sends_them() {
     let report = pair.end().await;
     let growth = server.peak().saturating_sub(before);
     println!("{sent} frames, {refused} sessions refused; {report}; the server grew by {} KiB", growth / 1024);
-    assert!(refused > 100, "hardly anything was refused: {refused}");
+    assert!(refused > 100, "hardly any session was refused: {refused}");
     assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes");
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_sockets_that_never_get_to_the_point() {
+async fn two_thousand_unfinished_connections_are_bounded() {
     process::raise_file_limit();
     let server = Process::start(&[]).await;
     let pair = Pair::begin(server.address(), "/healthy").await;
@@ -90,11 +91,11 @@ async fn two_thousand_sockets_that_never_get_to_the_point() {
     for number in 0..2_000 {
         let mut socket = RawSocket::connect(server.address()).await;
         match number % 3 {
-            // Headers that do not end.
+            // Request headers that do not end.
             0 => socket.write(b"GET /doc HTTP/1.1\r\nHost: x\r\nX-Slow: ").await,
-            // An upgraded connection that says nothing.
+            // An upgraded connection that sends nothing.
             1 => socket.write(raw_websocket::upgrade_request("/doc").as_bytes()).await,
-            // One whose first message does not end.
+            // An upgraded connection whose first message does not end.
             _ => {
                 socket.write(raw_websocket::upgrade_request("/doc").as_bytes()).await;
                 socket.write(&[0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 1, 2, 3, 4, 0]).await;
@@ -116,20 +117,20 @@ async fn two_thousand_sockets_that_never_get_to_the_point() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_file_descriptors_sessions_live_and_new_ones_come_later() {
+async fn server_short_of_descriptors_keeps_sessions_and_recovers() {
     process::raise_file_limit();
     let server = Process::start_with_files(FILES).await;
     let pair = Pair::begin(server.address(), "/healthy").await;
-    // Who says nothing makes room for those who come; some descriptors stay for the disk.
+    // Silent connections are closed for new ones; some descriptors are reserved for the store.
     let mut silent = Vec::new();
     for _ in 0..300 {
         silent.push(RawSocket::connect(server.address()).await);
         assert!(server.open_files() <= MOST_FILES, "{} are open", server.open_files());
     }
-    // Who is in a session stays: the next is told that there is no room, and does not wait.
+    // Sessions are kept: a further connection gets an error response immediately.
     let (mut sessions, mut answer) = (Vec::new(), String::new());
     while answer.is_empty() {
-        assert!(sessions.len() < FILES as usize, "all were let in");
+        assert!(sessions.len() < FILES as usize, "every connection was accepted");
         let mut socket = RawSocket::connect(server.address()).await;
         socket.write(upgrade_request("/full").as_bytes()).await;
         let head = socket.read_head().await;
@@ -143,7 +144,7 @@ async fn without_file_descriptors_sessions_live_and_new_ones_come_later() {
         assert!(server.open_files() <= MOST_FILES, "{} are open", server.open_files());
     }
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    println!("{} sessions were let in, {} files are open", sessions.len(), server.open_files());
+    println!("{} sessions were accepted, {} files are open", sessions.len(), server.open_files());
     drop((silent, sessions));
     let mut late = RawSocket::open(server.address(), "/healthy").await;
     late.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
@@ -152,10 +153,10 @@ async fn without_file_descriptors_sessions_live_and_new_ones_come_later() {
     server.stop().await;
 }
 
-/// Fifty megabytes go past a reader that does not read, and as many where there is none. `SYNCLINE_MEGABYTES=<n>` changes how
-/// many.
+/// Fifty megabytes go through a document with a reader that does not read, and as many without one.
+/// `SYNCLINE_MEGABYTES=<n>` changes the amount.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_costs_little_memory_and_ends_equal() {
+async fn slow_reader_costs_little_memory_and_converges() {
     let megabytes = from_environment("SYNCLINE_MEGABYTES", 50);
     let (without, report) = traffic(megabytes, false).await;
     println!("{megabytes} MB without a slow reader: the server grew by {} KiB; {report}", without / 1024);
@@ -165,15 +166,15 @@ async fn a_slow_reader_costs_little_memory_and_ends_equal() {
     assert!(growth < MAX_TRAFFIC_BYTES, "with one it grew by {growth} bytes");
 }
 
-/// Each asks for something else of a document of 16 MB, and reads only the beginning of the answer.
+/// Each client requests a different diff of a 16 MB document, and reads only the beginning of the reply.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unread_answers_do_not_each_hold_a_copy_of_the_document() {
+async fn unread_replies_share_the_document() {
     unread_answers(40, 400_000, |number| vec![1, number % 40 + 1, number]).await;
 }
 
-/// The same where the answer is cut out of many places: each knows some letters of every client.
+/// The same with replies cut from many places: each client knows some letters of every other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unread_answers_of_many_short_parts_share_the_document_too() {
+async fn unread_replies_of_many_short_parts_share_the_document() {
     const SECTIONS: u64 = 1_300;
     unread_answers(SECTIONS, 12_000, |number| {
         let mut state_vector = Vec::new();
@@ -187,7 +188,8 @@ async fn unread_answers_of_many_short_parts_share_the_document_too() {
     .await;
 }
 
-/// A hundred sockets ask for so many sections of a document with state vectors of their own, and hardly read what they get.
+/// A hundred sockets request a document of this many sections, each with another state vector, and read
+/// little of the reply.
 async fn unread_answers(sections: u64, section_bytes: usize, state_vector: impl Fn(u8) -> Vec<u8>) {
     const READ_BYTES: usize = 100_000;
     process::raise_file_limit();
@@ -201,7 +203,7 @@ async fn unread_answers(sections: u64, section_bytes: usize, state_vector: impl 
     let before = server.forget_peak();
     let mut sockets = Vec::new();
     for number in 1..=100 {
-        let mut socket = narrow_socket(&server, "/large").await;
+        let mut socket = small_buffer_socket(&server, "/large").await;
         // y-websocket's step 1.
         let asked = state_vector(number);
         let mut step1 = vec![0, 0];
@@ -212,7 +214,7 @@ async fn unread_answers(sections: u64, section_bytes: usize, state_vector: impl 
     }
     let growth = server.peak().saturating_sub(before);
     println!(
-        "100 answers of {} bytes; {}; the server grew by {} KiB",
+        "100 replies of {} bytes; {}; the server grew by {} KiB",
         sections as usize * section_bytes,
         pair.end().await,
         growth / 1024
@@ -222,12 +224,12 @@ async fn unread_answers(sections: u64, section_bytes: usize, state_vector: impl 
     server.stop().await;
 }
 
-/// An answer that waits holds the document as it was when it was asked for. Here each is of another state.
+/// A queued reply keeps the document state of its time in memory. Here each reply is of another state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_that_hold_old_states_are_cut_when_memory_is_scarce() {
+async fn readers_of_old_states_are_cut_when_memory_is_scarce() {
     const READERS: usize = 12;
     const PATIENCE: Duration = Duration::from_secs(60);
-    // Four states of the document.
+    // Room for four states of the document.
     let server = Process::start(&["--max-outbox-bytes-in-all", "33554432"]).await;
     let mut writer = RawSocket::open(server.address(), "/large").await;
     let pair = Pair::begin(server.address(), "/healthy").await;
@@ -235,10 +237,10 @@ async fn readers_that_hold_old_states_are_cut_when_memory_is_scarce() {
     let files = server.open_files();
     let mut readers = Vec::new();
     for client in 2..2 + READERS as u64 {
-        // So much has changed that the next answer is of a new state.
+        // Large enough a change that the next reply is of a new state.
         writer.send(Frame::new(BINARY, message_of(client, 400_000))).await;
         while !matches!(writer.receive().await, Received::Frame { payload, .. } if payload.len() == 400_000) {}
-        let mut reader = narrow_socket(&server, "/large").await;
+        let mut reader = small_buffer_socket(&server, "/large").await;
         reader.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
         reader.begin_to_read(100_000).await;
         readers.push(reader);
@@ -253,12 +255,13 @@ async fn readers_that_hold_old_states_are_cut_when_memory_is_scarce() {
     server.stop().await;
 }
 
-/// So much goes through a document in which a healthy pair works, too; how much the server grew, and how it went for the pair.
+/// Sends this much data through a document in which a healthy pair works; returns the server's growth and the
+/// pair's report.
 async fn traffic(megabytes: u64, with_slow_reader: bool) -> (u64, pair::Report) {
     let server = Process::start(&[]).await;
     let pair = Pair::begin(server.address(), "/busy").await;
     let mut writer = pair::Writer::begin(server.address(), "/busy").await;
-    let slow = if with_slow_reader { Some(narrow_reader(&server).await) } else { None };
+    let slow = if with_slow_reader { Some(slow_reader(&server).await) } else { None };
     let before = server.forget_peak();
     for _ in 0..megabytes * 20 {
         writer.replace_most(50_000).await;
@@ -273,14 +276,14 @@ async fn traffic(megabytes: u64, with_slow_reader: bool) -> (u64, pair::Report) 
     (growth, report)
 }
 
-/// It asks for everything, and reads no more than the answer.
-async fn narrow_reader(server: &Process) -> pair::Mirror {
-    pair::Mirror::join_over(narrow_socket(server, "/busy").await).await
+/// A client that requests the whole document and reads nothing after the reply.
+async fn slow_reader(server: &Process) -> pair::Mirror {
+    pair::Mirror::join_over(small_buffer_socket(server, "/busy").await).await
 }
 
-/// A socket whose system takes little that is not read.
-async fn narrow_socket(server: &Process, path: &str) -> RawSocket {
-    let narrow = TcpSocket::new_v4().unwrap();
-    narrow.set_recv_buffer_size(4096).unwrap();
-    RawSocket::over(narrow.connect(server.address()).await.unwrap(), path).await
+/// A socket with a small receive buffer.
+async fn small_buffer_socket(server: &Process, path: &str) -> RawSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    RawSocket::over(socket.connect(server.address()).await.unwrap(), path).await
 }

@@ -1,5 +1,5 @@
-//! A client that opens and leaves documents without end costs the server no memory: documents without records leave with their last
-//! session.
+//! A client that keeps opening and leaving documents costs the server no memory: documents without records
+//! leave memory with their last session.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
@@ -14,19 +14,19 @@ use std::time::{Duration, Instant};
 use syncline_protocol::hocuspocus::Message;
 use syncline_protocol::varint::{write_var_bytes, write_var_uint};
 
-/// Opened and left before memory is measured: buffers, threads and heaps have grown by then.
+/// Documents opened and left before memory is measured: buffers, threads and heaps have grown by then.
 const WARM_UP: usize = 2_000;
-/// Opened and left in all. Each took 3.4 KB for 30 s: 135 MB.
+/// Documents opened and left in total. At first each kept 3.4 KB for 30 s: 135 MB.
 const DOCUMENTS: usize = 40_000;
-/// On their way at a time.
+/// Documents opened at the same time.
 const TOGETHER: usize = 50;
-/// What the peak may rise after the warm-up.
+/// Allowed rise of the peak after the warm-up.
 const MAX_GROWTH_KB: u64 = 16 * 1024;
 
-/// Held open at a time, by sessions with so many each.
+/// Documents held open at the same time, and how many of them per session.
 const HELD: usize = 20_000;
 const HELD_BY_EACH: usize = 100;
-/// Longest wait for what must come. Reached only when the test fails.
+/// Longest wait for an expected event. Reached only if the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Running(Child);
@@ -38,17 +38,17 @@ impl Drop for Running {
     }
 }
 
-/// The server's resident size now (`VmRSS:`), or the largest so far (`VmHWM:`).
+/// The server's resident memory now (`VmRSS:`), or its peak (`VmHWM:`).
 fn memory_kb(server: &Running, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.0.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// One binary WebSocket frame, masked with zeros.
+/// A binary WebSocket frame, masked with zeros.
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x82, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
-    assert!(payload.len() < 126, "one byte for the length");
+    assert!(payload.len() < 126, "the length must fit one byte");
     frame.extend_from_slice(payload);
     frame
 }
@@ -71,7 +71,7 @@ fn open(socket: &mut BufReader<TcpStream>, documents: Range<usize>) -> Vec<Strin
     while authenticated < names.len() {
         let mut head = [0; 2];
         socket.read_exact(&mut head).unwrap();
-        assert!(head[1] < 126, "a short message");
+        assert!(head[1] < 126, "expected a short message");
         let mut message = vec![0; head[1].into()];
         socket.read_exact(&mut message).unwrap();
         // Frames that are not messages: pings, which are empty.
@@ -88,7 +88,7 @@ fn open_and_leave(socket: &mut BufReader<TcpStream>, documents: Range<usize>) {
     socket.get_mut().write_all(&leaving.collect::<Vec<u8>>()).unwrap();
 }
 
-/// A server in which nothing waits for a rate: it is memory that this is about. Returns its address, too.
+/// Starts a server without rate limits, since only memory is tested. Returns its address, too.
 fn start(data: &Path) -> (Running, String) {
     let mut server = Command::new(env!("CARGO_BIN_EXE_syncline"))
         .args(["--listen", "127.0.0.1:0", "--data"])
@@ -117,7 +117,7 @@ fn connect(address: &str) -> BufReader<TcpStream> {
 }
 
 #[test]
-fn documents_opened_and_left_take_no_memory() {
+fn opening_and_leaving_documents_takes_no_memory() {
     let data = tempfile::tempdir().unwrap();
     let (server, address) = start(data.path());
     let mut socket = connect(&address);
@@ -133,10 +133,10 @@ fn documents_opened_and_left_take_no_memory() {
     assert!(grown_kb <= MAX_GROWTH_KB, "{warm_kb} KB, and {grown_kb} KB more");
 }
 
-/// glibc's allocator would keep all of it: it returns only the end of a heap.
+/// glibc's allocator alone would keep all of it: it returns only the end of a heap.
 #[cfg(target_env = "gnu")]
 #[test]
-fn memory_of_many_open_documents_returns_to_the_system() {
+fn memory_of_many_open_documents_is_returned_to_the_system() {
     let data = tempfile::tempdir().unwrap();
     let (server, address) = start(data.path());
     let before_kb = memory_kb(&server, "VmRSS:");

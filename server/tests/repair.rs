@@ -1,4 +1,4 @@
-//! `syncline verify` names what is damaged, and `syncline repair` keeps everything else.
+//! `syncline verify` names damaged records, and `syncline repair` keeps everything else.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -21,7 +21,7 @@ fn name(text: &str) -> DocumentName {
     DocumentName::parse(text).unwrap()
 }
 
-/// What one client typed: an update that needs no other.
+/// The text that one client typed, as an update without dependencies.
 fn typed(client: u64, text: &str) -> Bytes {
     let doc = Doc::with_options(Options::with_client_id(ClientID::new(client)));
     let root = doc.get_or_insert_text("text");
@@ -39,7 +39,7 @@ fn sentence(number: u64) -> String {
     format!("sentence {number} of the document that will be hurt")
 }
 
-/// Three documents: one whole, one to be damaged, one deleted.
+/// Three documents: one to stay intact, one to be damaged, one deleted.
 fn fill(dir: &Path) {
     let store = SledStore::open(dir).unwrap();
     for seq in 1..=5 {
@@ -53,7 +53,7 @@ fn fill(dir: &Path) {
 }
 
 /// Flips a bit in every copy of `needle` in sled's file.
-fn hurt(dir: &Path, needle: &str) {
+fn damage(dir: &Path, needle: &str) {
     let db = dir.join("sled/db");
     let mut bytes = fs::read(&db).unwrap();
     let at: Vec<_> = bytes.windows(needle.len()).enumerate().filter(|(_, w)| *w == needle.as_bytes()).collect();
@@ -65,20 +65,20 @@ fn hurt(dir: &Path, needle: &str) {
     fs::write(db, bytes).unwrap();
 }
 
-/// What `syncline COMMAND --data DIR` prints, and whether it was content.
+/// Runs `syncline COMMAND --data DIR`. Returns whether it succeeded, and its output.
 fn syncline(command: &str, dir: &Path) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_syncline")).arg(command).arg("--data").arg(dir).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(printed).unwrap())
 }
 
-/// How a server ends that should not start, and what it says. One that starts is ended.
+/// Exit code and output of a server that should not start. One that does start is killed.
 fn serve(dir: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(dir);
     let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut greeting = String::new();
-    // Nothing, when it ends.
+    // Empty if the server exits.
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
     if !greeting.is_empty() {
         server.kill().unwrap();
@@ -101,21 +101,21 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn a_damaged_record_is_named_and_repair_keeps_what_can_be_read() {
+fn verify_names_damaged_record_and_repair_keeps_the_rest() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("data");
     fill(&dir);
-    let (fine, said) = syncline("verify", &dir);
-    assert!(fine && said.contains("3 documents verified"), "{said}");
-    let (fine, said) = syncline("repair", &dir);
-    assert!(fine && said.contains("nothing was changed"), "{said}");
+    let (fine, output) = syncline("verify", &dir);
+    assert!(fine && output.contains("3 documents are whole"), "{output}");
+    let (fine, output) = syncline("repair", &dir);
+    assert!(fine && output.contains("nothing was changed"), "{output}");
 
-    hurt(&dir, &sentence(3));
+    damage(&dir, &sentence(3));
     let before = files(&dir);
-    let (fine, said) = syncline("verify", &dir);
-    assert!(!fine && said.contains(r#"document "hurt" is damaged at record "#), "{said}");
-    assert!(said.contains("Lost: record"), "{said}");
-    assert!(files(&dir) == before, "looking changes nothing");
+    let (fine, output) = syncline("verify", &dir);
+    assert!(!fine && output.contains(r#"document "hurt" is damaged at record "#), "{output}");
+    assert!(output.contains("Lost: record"), "{output}");
+    assert!(files(&dir) == before, "verify must not change a file");
 
     let (fine, repaired) = syncline("repair", &dir);
     assert!(fine && repaired.contains("with a new epoch. Lost: record"), "{repaired}");
@@ -124,47 +124,50 @@ fn a_damaged_record_is_named_and_repair_keeps_what_can_be_read() {
     let store = SledStore::open_existing(&dir).unwrap();
     assert!(store.doubt().is_none());
     let whole = store.load(&name("whole")).unwrap().unwrap();
-    // The engine may have put parts of it into the page that was hurt: then it is named, too.
-    let is_named = said.contains(r#"document "whole" is damaged at record"#);
-    assert!(is_named || text(&whole).contains("whole"), "{said}\n{repaired}\n{whole:?}");
+    // The engine may have stored parts of it in the damaged page: then it is named, too.
+    let is_named = output.contains(r#"document "whole" is damaged at record"#);
+    assert!(is_named || text(&whole).contains("whole"), "{output}\n{repaired}\n{whole:?}");
     let hurt = store.load(&name("hurt")).unwrap().unwrap();
-    assert_ne!(hurt.epoch, EPOCH, "to those who had it, it is another history");
-    // What lay in one piece with a copy of the third is gone with it: what that is, the engine's pages decide.
+    assert_ne!(hurt.epoch, EPOCH, "clients must see another history");
+    // Records stored next to a copy of the third are lost with it: which ones depends on the engine's pages.
     let kept: Vec<_> = (1..=5).filter(|number| text(&hurt).contains(&sentence(*number))).collect();
     assert!(kept.contains(&1) && !kept.contains(&3) && kept.len() >= 2, "{kept:?}");
     assert!(store.load(&name("deleted")).unwrap().unwrap().is_tombstone());
-    store.commit(&[append(&name("whole"), whole.last().0 + 1, typed(6, "goes on"))]).unwrap();
+    store.commit(&[append(&name("whole"), whole.last().0 + 1, typed(6, "continues"))]).unwrap();
     store.close().unwrap();
 
     let entries = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let aside: Vec<_> = entries.filter(|name| name.starts_with("data.damaged-")).collect();
     assert_eq!(aside.len(), 1);
     let kept: Vec<_> = files(&home.path().join(&aside[0])).into_iter().map(|(_, bytes)| bytes).collect();
-    assert!(kept == before.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(), "it is as it was");
+    assert!(
+        kept == before.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(),
+        "the damaged store must be unchanged"
+    );
 }
 
 #[test]
-fn a_server_does_not_start_on_a_store_that_lost_its_end() {
+fn server_refuses_to_start_on_store_that_lost_its_end() {
     let home = tempfile::tempdir().unwrap();
     let (dir, killed) = (home.path().join("data"), home.path().join("killed"));
     let store = SledStore::open(&dir).unwrap();
     for seq in 1..=3 {
         store.commit(&[append(&name("doc"), seq, typed(seq, &sentence(seq)))]).unwrap();
     }
-    // As kill -9 leaves it.
+    // The files as kill -9 leaves them.
     copy(&dir, &killed);
     store.close().unwrap();
-    hurt(&killed, &sentence(2));
+    damage(&killed, &sentence(2));
     let (fine, found) = syncline("verify", &killed);
     assert!(!fine && found.contains(r#"document "doc" is damaged at record"#), "{found}");
-    let (code, said) = serve(&killed);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("cannot be opened: ") && said.contains("syncline repair"), "{said}");
+    let (code, output) = serve(&killed);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("cannot be opened: ") && output.contains("syncline repair"), "{output}");
 
-    // The engine has written zeros over what it took for torn; it was kept aside before.
-    assert_eq!(syncline("verify", &killed).1, found, "a start must cost nothing that could be kept");
-    let (fine, said) = syncline("repair", &killed);
-    assert!(fine && said.contains(r#"document "doc": "#), "{said}");
+    // The engine has overwritten what it took for a torn write with zeros; the server had saved it before.
+    assert_eq!(syncline("verify", &killed).1, found, "a start must not lose what can be kept");
+    let (fine, output) = syncline("repair", &killed);
+    assert!(fine && output.contains(r#"document "doc": "#), "{output}");
     let doc = SledStore::open_existing(&killed).unwrap().load(&name("doc")).unwrap().unwrap();
     assert!(text(&doc).contains(&sentence(1)) && !text(&doc).contains(&sentence(2)));
 }

@@ -1,22 +1,24 @@
-//! PURE: what one document does with what it is told. No clock, no I/O, no runtime, no log.
+//! PURE: the state machine of one document: events in, effects out. No clock, no I/O, no runtime, no log.
 //!
 //! Architecture invariants:
-//! - An ack leaves only when its record's Seq is durable ([`Core::durable`] tells).
-//! - A change is broadcast on apply; one that changes nothing is neither logged nor broadcast, and acked at the
-//!   current Seq (it may still be on its way to the disk).
-//! - A step 1 is always answered, equal state vectors or not: deletions do not move a state vector.
-//! - After storage has failed nothing is taken any more; reading goes on.
-//! - What readers are sent enters the tail at the same moment, under the same Seq (`tail.rs`).
+//! - An ack is emitted only after its record's sequence number is durable ([`Core::durable`]).
+//! - A change is broadcast when it is applied. An update that changes nothing is neither logged nor
+//!   broadcast; it is acked at the current sequence number, which may not be durable yet.
+//! - A step 1 is always answered, even if the state vectors are equal: deletions do not advance a state
+//!   vector.
+//! - After a storage failure no edit is accepted; the document stays readable.
+//! - Every change sent to readers is added to the recent changes in the same step, under the same sequence
+//!   number (`tail.rs`).
 
-mod authors;
+mod acks;
 mod awareness;
 mod joining;
 mod memory;
 mod native;
-mod refuse;
+mod pending_authors;
+mod refusal;
 mod registers;
 mod unsynced;
-mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -27,131 +29,131 @@ use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 use syncline_protocol::update::EMPTY_UPDATE;
 
-use self::authors::Authors;
-use self::joining::Answers;
-use self::registers::Registers;
-use self::unsynced::Unsynced;
-use self::waiting::{Answer, WaitingAck};
+use self::acks::{AckReply, WaitingAck};
+use self::joining::DiffCache;
+use self::pending_authors::PendingAuthors;
+use self::registers::RegisterDecisions;
+use self::unsynced::UnsyncedCounter;
 use super::event::{Acks, Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
-use super::presence::Presence;
-use super::tail::Tail;
+use super::presence::AwarenessStates;
+use super::tail::RecentChanges;
 use crate::ids::LeaseId;
 use syncline_replica::{Entered, HubDocument, HubLimits, Known};
 
 #[derive(Debug, Default)]
-struct Lease {
-    /// It was asked for what is missing and nothing came of it yet: asking again would go round for ever.
+struct LeaseState {
+    /// It was asked for missing updates and has not supplied any: asking again could loop forever.
     asked_for_missing: bool,
-    /// It goes by cursors, and is told durable positions.
+    /// It resumes by cursor and receives durable positions.
     native: bool,
-    /// It was sent a step 1 and has not answered.
-    is_asked: bool,
-    /// The number that its client shows, if it counts.
-    unsynced: Option<Box<Unsynced>>,
+    /// It was sent a step 1 and has not replied with a step 2.
+    awaits_step2: bool,
+    /// Mirrors the client's counter of unsynced changes; `None` if its dialect has none.
+    unsynced: Option<Box<UnsyncedCounter>>,
 }
 
-/// One document. Owned by its task (or by a test, a simulator, a fuzzer).
+/// State machine of one document. Owned by the document's task (or by a test, a simulator, a fuzzer).
 #[derive(Debug)]
 pub struct Core {
     document: HubDocument,
-    /// Which history this is.
+    /// Identifies the history that sequence numbers belong to.
     epoch: Epoch,
-    /// The newest record's number.
+    /// Sequence number of the newest record.
     last: Seq,
-    /// The newest changes, for clients that missed a few.
-    tail: Tail,
-    /// The newest one known to be on disk.
+    /// Recent changes, for native clients that resume from a cursor.
+    recent: RecentChanges,
+    /// Newest sequence number known to be on disk.
     durable: Seq,
-    leases: HashMap<LeaseId, Lease>,
-    /// How many of them are native.
+    leases: HashMap<LeaseId, LeaseState>,
+    /// Number of native leases in `leases`.
     native_leases: usize,
-    /// Leases that were ended and have not left: what they said before they heard of it is not taken.
+    /// Leases closed by the document that have not sent `Leave` yet; their events are ignored.
     ended: BTreeSet<LeaseId>,
-    presence: Presence,
-    /// Everyone's presence as it was sent last, if it is large and nothing has changed since.
-    everyone: Option<Arc<Frame>>,
-    /// Of what waits.
-    authors: Authors,
-    /// Of few documents.
-    registers: Option<Box<Registers>>,
-    /// In Seq order.
+    awareness: AwarenessStates,
+    /// Cached encoding of all awareness states; kept only if it is large, dropped on every change.
+    cached_awareness: Option<Arc<Frame>>,
+    /// Leases that sent the pending updates.
+    pending_authors: PendingAuthors,
+    /// Decided states of versioned registers; `None` for the many documents without registers.
+    decisions: Option<Box<RegisterDecisions>>,
+    /// Acks waiting for the disk, by ascending sequence number.
     waiting: VecDeque<WaitingAck>,
-    /// What they take.
+    /// Memory held by `waiting`, in bytes.
     waiting_bytes: usize,
-    /// For those who ask the same. Outdated by every change.
-    answers: Answers,
+    /// Recent step 2 replies, shared by sessions with the same state vector. Cleared by every change.
+    diff_cache: DiffCache,
     storage_failed: bool,
-    /// Awareness states over a limit; taken by [`Core::take_dropped_states`].
+    /// Awareness states dropped because of a limit; read and reset by [`Core::take_dropped_states`].
     dropped_states: usize,
 }
 
 impl Core {
-    /// A document as its log tells it; `newest` is the last record in it.
+    /// A document loaded from its log, whose last record is `newest`.
     pub fn new(mut document: HubDocument, newest: Cursor, limits: HubLimits) -> Self {
         let Cursor { epoch, seq: last } = newest;
         document.limit(limits);
         Self {
-            registers: Registers::of(&document),
+            decisions: RegisterDecisions::of(&document),
             document,
             epoch,
             last,
-            tail: Tail::after(last),
+            recent: RecentChanges::after(last),
             durable: last,
             leases: HashMap::new(),
             native_leases: 0,
             ended: BTreeSet::new(),
-            presence: Presence::default(),
-            everyone: None,
-            authors: Authors::default(),
+            awareness: AwarenessStates::default(),
+            cached_awareness: None,
+            pending_authors: PendingAuthors::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            answers: Answers::default(),
+            diff_cache: DiffCache::default(),
             storage_failed: false,
             dropped_states: 0,
         }
     }
 
-    /// With a limit on the bytes of presence that one lease may show.
+    /// Limits the bytes of awareness states per lease.
     #[must_use]
-    pub fn with_presence_limit(self, presence_bytes: usize) -> Self {
-        Self { presence: Presence::with_limit(presence_bytes), ..self }
+    pub fn with_presence_limit(self, awareness_bytes: usize) -> Self {
+        Self { awareness: AwarenessStates::with_limit(awareness_bytes), ..self }
     }
 
-    /// With the end of the stored history, for clients that come from before. Not if something was pending while it was
-    /// loaded: then the records do not tell when readers got what.
+    /// Adds the changes at the end of the stored history, for clients that resume from a cursor. They are not
+    /// used if an update was pending during the load: the records then do not show when readers received it.
     #[must_use]
-    pub fn with_tail(self, tail: Tail) -> Self {
-        if self.document.has_waited_at_load() { self } else { Self { tail, ..self } }
+    pub fn with_recent_changes(self, recent: RecentChanges) -> Self {
+        if self.document.has_waited_at_load() { self } else { Self { recent, ..self } }
     }
 
-    /// The newest record's number.
+    /// Sequence number of the newest record.
     pub fn last(&self) -> Seq {
         self.last
     }
 
-    /// True when every ack has been given and every record is on disk.
+    /// True when no ack is outstanding and every record is on disk, or storage has failed.
     pub fn is_settled(&self) -> bool {
         self.waiting.is_empty() && (self.durable >= self.last || self.storage_failed)
     }
 
-    /// How many awareness states were dropped since this was last asked.
+    /// Number of awareness states dropped since the last call.
     pub fn take_dropped_states(&mut self) -> usize {
         std::mem::take(&mut self.dropped_states)
     }
 
-    /// How many sessions talk to it.
+    /// Number of sessions that have the document open.
     pub fn lease_count(&self) -> usize {
         self.leases.len()
     }
 
-    /// How far it has come.
+    /// The integrated state: a clock per client and the deletions.
     pub fn known(&self) -> Known {
         self.document.known()
     }
 
-    /// The state up to [`Core::last`] as it is now, to replace the records before; deleted content is dropped from it. What
-    /// waits is not in it and is appended again, behind it.
+    /// The compacted state up to [`Core::last`], to replace all records up to there; deleted content is
+    /// removed. Pending updates are not part of it: they are appended again as new records.
     pub fn snapshot(&mut self, effects: &mut Vec<Effect>) -> (Seq, Bytes) {
         let (upto, state) = (self.last, self.document.compact());
         for update in self.document.pending().cloned().collect::<Vec<_>>() {
@@ -160,7 +162,7 @@ impl Core {
         (upto, state)
     }
 
-    /// Takes one event.
+    /// Processes one event and appends the resulting effects.
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
         if self.ended.contains(&event.lease()) && !matches!(event, Event::Leave { .. }) {
             return;
@@ -176,49 +178,49 @@ impl Core {
                 if must_ask {
                     self.ask(lease, effects);
                 }
-                self.tell_durable(lease, effects);
+                self.push_durable(lease, effects);
             }
             Event::Update { lease, update, origin, batch } => {
-                self.note_answer(lease, origin);
+                self.note_step2(lease, origin);
                 self.update(lease, (update, origin, batch), effects);
             }
             Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
-            Event::Awareness { lease, update } => self.take_awareness(lease, &update, effects),
-            Event::QueryAwareness { lease } => self.show_everyone(lease, effects),
+            Event::Awareness { lease, update } => self.apply_awareness(lease, &update, effects),
+            Event::QueryAwareness { lease } => self.push_all_awareness(lease, effects),
             Event::Refused { lease, batch, update, origin } => {
-                self.note_answer(lease, origin);
-                self.forbid(lease, batch, (update, origin), effects);
+                self.note_step2(lease, origin);
+                self.refuse_read_only(lease, batch, (update, origin), effects);
             }
-            Event::Resync { .. } => {} // The shell knows how far the reader has come: `Core::resync`.
+            Event::Resync { .. } => {} // The task calls `Core::resync`: it knows the reader's checkpoint.
             Event::Leave { lease } => {
                 let left = self.leases.remove(&lease);
                 self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
                 self.ended.remove(&lease);
-                self.authors.leave(lease);
-                self.leave_presence(lease, effects);
+                self.pending_authors.forget_lease(lease);
+                self.remove_awareness(lease, effects);
             }
         }
     }
 
-    /// Brings a reader up to date from `floor`, or from nothing.
+    /// Brings a reader up to date with one diff from `floor`, or from the empty state.
     pub fn resync(&mut self, lease: LeaseId, floor: Option<&Known>, effects: &mut Vec<Effect>) {
         let from_nothing = Known::default();
         let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
         effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) });
-        self.tell_durable(lease, effects);
-        self.send_presence(lease, effects);
+        self.push_durable(lease, effects);
+        self.push_awareness_now(lease, effects);
     }
 
     fn open(&mut self, lease: LeaseId, acks: Acks, effects: &mut Vec<Effect>) {
         let unsynced = (acks == Acks::Counted).then(Box::default);
-        self.leases.insert(lease, Lease { unsynced, ..Lease::default() });
+        self.leases.insert(lease, LeaseState { unsynced, ..LeaseState::default() });
         self.ask(lease, effects);
-        self.show_everyone(lease, effects);
+        self.push_all_awareness(lease, effects);
     }
 
     fn update(&mut self, lease: LeaseId, (update, origin, batch): (Bytes, Origin, u64), effects: &mut Vec<Effect>) {
         if self.storage_failed {
-            // Every client answers our step 1, also one that only reads: that is no edit to refuse.
+            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
             let unneeded = origin.is_step2() && self.document.inserts_nothing_new(&update);
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
             effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
@@ -228,14 +230,14 @@ impl Core {
         let is_empty = update[..] == EMPTY_UPDATE;
         let entered = match self.document.take(&update) {
             Ok(entered) => entered,
-            Err(refused) => return self.refuse(lease, &refused, effects),
+            Err(refused) => return self.refuse_update(lease, &refused, effects),
         };
         let frame = match entered {
             Entered::Known => Frame::at(self.last, Message::Update(update)),
-            // What waits is logged, so it is not lost; the readers get it when it is freed.
+            // A pending update is logged so that it is not lost; readers get it once it is integrated.
             Entered::Waits | Entered::Changed => {
                 if entered == Entered::Waits {
-                    self.authors.waits(self.document.pending().last().cloned(), lease);
+                    self.pending_authors.add(self.document.pending().last().cloned(), lease);
                 }
                 let frame = Frame::change(self.last.next(), update);
                 if let Message::Update(update) = frame.message() {
@@ -244,7 +246,7 @@ impl Core {
                 frame
             }
             Entered::NoRoom => {
-                let close = Close::TooMany("too many updates that wait for others which never came".into());
+                let close = Close::TooMany("too many pending updates with missing dependencies".into());
                 return self.close(lease, close, effects);
             }
             Entered::Full(full) => {
@@ -255,17 +257,17 @@ impl Core {
         if entered == Entered::Changed {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
             for freed in self.document.take_freed() {
-                let author = self.authors.freed(&freed);
+                let author = self.pending_authors.remove(&freed);
                 self.broadcast(Frame::at(self.last, Message::Update(freed)), author, effects);
             }
-            self.hold_registers(effects);
+            self.enforce_decisions(effects);
         }
         let acks = match frame.message() {
             Message::Update(update) => self.acks_of(lease, &update.clone(), origin),
             _ => 1,
         };
-        let is_echoed = !origin.is_step2() || (!is_empty && self.presence.may_speak_yjs14(lease));
-        self.answer(lease, batch, Answer::Saved { echo: is_echoed.then_some(frame), acks }, effects);
+        let is_echoed = !origin.is_step2() || (!is_empty && self.awareness.may_be_yjs14(lease));
+        self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
         if entered == Entered::Waits {
             self.ask_for_missing(lease, effects);
         } else if self.document.pending().len() < waited_before {
@@ -273,21 +275,21 @@ impl Core {
         }
     }
 
-    /// Readers are sent a change of the newest record.
+    /// Sends a change of the newest record to readers and adds it to the recent changes.
     fn broadcast(&mut self, frame: Arc<Frame>, author: Option<LeaseId>, effects: &mut Vec<Effect>) {
         if let Message::Update(update) = frame.message() {
-            self.tail.push(self.last, update);
+            self.recent.push(self.last, update);
         }
         effects.push(Effect::Broadcast { frame, author });
     }
 
     fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.last = self.last.next();
-        self.answers.clear();
+        self.diff_cache.clear();
         effects.push(Effect::Append { seq: self.last, update });
     }
 
-    /// Something waits for an update that has not come: ask its author, once.
+    /// Asks the sender of a pending update for its missing dependencies, once.
     fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if let Some(state) = self.leases.get_mut(&lease)
             && !state.asked_for_missing
@@ -297,21 +299,21 @@ impl Core {
         }
     }
 
-    /// A step 2 answers the question that the session was asked, also when it is not taken.
-    fn note_answer(&mut self, lease: LeaseId, origin: Origin) {
+    /// Every step 2 counts as the reply to our step 1, even if it is refused.
+    fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
         if let Some(lease) = self.leases.get_mut(&lease).filter(|_| origin.is_step2()) {
-            lease.is_asked = false;
+            lease.awaits_step2 = false;
         }
     }
 
-    /// Asks for what the document lacks. A native session has no such question: it is told the state vector when it
-    /// opens the document.
+    /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
+    /// document instead.
     fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if let Some(lease) = self.leases.get_mut(&lease) {
             if lease.native {
                 return;
             }
-            lease.is_asked = true;
+            lease.awaits_step2 = true;
         }
         let frame = Frame::new(Message::Step1(self.document.state_vector()));
         effects.push(Effect::Answer { lease, frame });

@@ -1,4 +1,4 @@
-//! What enters a document and what leaves it: the whole contract of [`super::core::Core`].
+//! Events into and effects out of a document: the contract of [`super::core::Core`].
 
 use std::sync::Arc;
 
@@ -9,123 +9,124 @@ use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{Full, RegisterWrite};
 
 use super::frame::Frame;
-use super::presence::Changed;
+use super::presence::ChangedClient;
 use crate::ids::LeaseId;
 
-/// How an update came. `Live` and `Confirmed` matter for [`Acks::Counted`] only.
+/// How an update arrived. `ConfirmedStep2` and `LiveChange` differ from the others for [`Acks::Counted`] only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// In answer to our step 1: everything the server lacked, often nothing.
+    /// As the reply to our step 1: everything the server lacked, often nothing.
     Step2,
-    /// The same, and what the session called [`Origin::LiveChange`] before it was one.
+    /// The same, and every [`Origin::LiveChange`] before it was made on this connection.
     ConfirmedStep2,
-    /// A change made just now, or one that the client queued before it was connected.
+    /// As a change that the client made on this connection, or queued while it was offline.
     Change,
-    /// A change made on this connection, unless the step 2 that follows is not [`Origin::ConfirmedStep2`].
+    /// As a change that the client made on this connection, if a [`Origin::ConfirmedStep2`] follows.
     LiveChange,
 }
 
 impl Origin {
-    /// True for the answer to our step 1.
+    /// True for the reply to our step 1.
     pub fn is_step2(self) -> bool {
         matches!(self, Origin::Step2 | Origin::ConfirmedStep2)
     }
 }
 
-/// How a session's client learns that its updates are on disk.
+/// How a client is informed that its updates are on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acks {
-    /// Each is acknowledged, or sent back.
+    /// One acknowledgement or echo per update.
     Each,
-    /// The client counts: see `core/unsynced.rs`.
+    /// By status messages that lower a counter in the client: see `core/unsynced.rs`.
     Counted,
 }
 
-/// What a session tells a document. Small: an inbox has room for some from its beginning. Payloads have passed the scanner.
+/// A message from a session to a document. Kept small, because inboxes hold events by value. Payloads have
+/// passed the scanner.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A session begins to talk to the document.
+    /// A session opens the document.
     Open {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
-        /// What its client expects for its updates.
+        /// How its client expects acks.
         acks: Acks,
     },
-    /// A native session begins to talk to the document, or goes on where it was.
+    /// A native session opens the document or resumes where it left off.
     Resume {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
-        /// How far it has come; `None`: it will send a state vector.
+        /// Durable position that the client has reached; `None` if it will send a state vector.
         cursor: Option<Box<Cursor>>,
-        /// It asks for the document's state vector.
+        /// The client asks for the document's state vector.
         wants_state_vector: bool,
-        /// It may look only: passed on to the answer.
+        /// It has read access only; copied into the reply.
         read_only: bool,
     },
-    /// It asks for what it lacks and becomes a reader.
+    /// A session asks for what it lacks and becomes a reader.
     Step1 {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
-        /// What it has, encoded.
+        /// The client's encoded state vector.
         state_vector: Bytes,
     },
-    /// It brings an update.
+    /// A session sends an update.
     Update {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
-        /// A v1 update.
+        /// The update, encoding v1.
         update: Bytes,
-        /// How it came.
+        /// How it arrived.
         origin: Origin,
-        /// The author's number for it, in the native dialect; 0 in the others.
+        /// The client's batch number, in the native dialect; 0 in the others.
         batch: u64,
     },
-    /// It wants to write a versioned register.
+    /// A session proposes a write to a versioned register.
     Propose {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
-        /// The author's number for it.
+        /// The client's batch number.
         batch: u64,
-        /// The write.
+        /// The proposed write.
         write: Box<RegisterWrite>,
     },
-    /// It brings presence.
+    /// A session sends awareness states.
     Awareness {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
         /// A y-protocols awareness update.
         update: Bytes,
     },
-    /// It asks for everyone's presence.
+    /// A session asks for all awareness states.
     QueryAwareness {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
     },
-    /// It may not write, and what it says is refused, unless it is known here.
+    /// A read-only session sent an edit, which is refused unless the document has everything in it.
     Refused {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
-        /// The author's number for it, in the native dialect; 0 in the others.
+        /// The client's batch number, in the native dialect; 0 in the others.
         batch: u64,
-        /// A v1 update that the scanner has accepted; `None`: a write to a register.
+        /// A v1 update accepted by the scanner; `None` for a write to a register.
         update: Option<Bytes>,
-        /// How it came.
+        /// How it arrived.
         origin: Origin,
     },
-    /// Its socket has drained after frames were dropped: send what it missed.
+    /// The session's socket has drained after frames were dropped: send what it missed.
     Resync {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
     },
-    /// It is gone.
+    /// The session has left the document.
     Leave {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
     },
 }
 
 impl Event {
-    /// Who says it.
+    /// Lease of the session that sent the event.
     pub fn lease(&self) -> LeaseId {
         match *self {
             Event::Open { lease, .. }
@@ -142,134 +143,138 @@ impl Event {
     }
 }
 
-/// What became of an update, for its author.
+/// Result of an update, for its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is on disk.
+    /// Accepted and on disk.
     Saved,
-    /// It was not taken: nothing is, for the disk refuses writes.
+    /// Refused: storage has failed.
     Refused,
-    /// It was not taken: its author may only read.
+    /// Refused: the sender has read access only.
     Forbidden,
-    /// It was not taken: it would have made the document larger than it may be.
+    /// Refused: it would exceed a size limit of the document.
     Full(Full),
-    /// It was not taken, and it inserts nothing that is not here: what a reader says in answer to our step 1. No
-    /// promise that it is on disk.
+    /// Not applied, but it inserts nothing new: a read-only client's reply to our step 1. It is not a promise
+    /// that anything is on disk.
     Unneeded,
 }
 
-/// What a document wants done, in this order.
+/// An action the document requests; executed in order.
 #[derive(Debug)]
 pub enum Effect {
-    /// Put this record into the log.
+    /// Append this record to the log.
     Append {
-        /// Its number.
+        /// Sequence number of the record.
         seq: Seq,
-        /// The update, as received.
+        /// The update as received.
         update: Bytes,
     },
-    /// A change, for every reader but its author.
+    /// Send a change to every reader but its author.
     Broadcast {
         /// The change.
         frame: Arc<Frame>,
-        /// The author; `None` for one that had waited, whose author has gone.
+        /// Lease to skip; `None` if the author has left or the document made the change itself.
         author: Option<LeaseId>,
     },
-    /// Clients whose presence changed, for everyone, its bringer included: it is what keeps stock clients from hanging up.
-    /// All that a turn names leaves at its end as one frame of [`super::core::Core::presence_of`].
-    Presence {
-        /// Each with its clock.
-        clients: Box<[Changed]>,
+    /// Awareness changed: send the new states to everyone, the sender included, because their echo keeps
+    /// stock clients connected. All clients named in one turn are sent as one frame at its end
+    /// ([`super::core::Core::awareness_of`]).
+    Awareness {
+        /// The changed clients with their clocks.
+        clients: Box<[ChangedClient]>,
     },
-    /// Everyone's presence for one session, at the end of the turn: [`super::core::Core::everyone`], shared by all who ask.
-    Everyone {
-        /// To whom.
+    /// Send all awareness states to one session at the end of the turn: [`super::core::Core::all_awareness`],
+    /// encoded once for all that ask.
+    AllAwareness {
+        /// The receiver.
         lease: LeaseId,
     },
-    /// An answer for one session, never dropped while it lives; presence comes later if the session is slow.
+    /// A reply to one session, never dropped while it is open; awareness is deferred if the session is slow.
     Answer {
-        /// To whom.
+        /// The receiver.
         lease: LeaseId,
-        /// What.
+        /// The reply.
         frame: Arc<Frame>,
     },
-    /// The difference that makes this session a reader, or brings it up to date.
+    /// A diff that makes this session a reader, or brings it up to date.
     Diff {
-        /// To whom.
+        /// The receiver.
         lease: LeaseId,
-        /// A step 2.
+        /// A step 2 message.
         frame: Arc<Frame>,
     },
-    /// The answer to a native session that opened the document. From its cursor it is a reader at once; with another
-    /// history it is over.
+    /// The reply to a native session that opened the document. With `FromCursor` it is a reader immediately;
+    /// with `OtherHistory` the lease ends.
     Opened {
-        /// To whom.
+        /// The receiver.
         lease: LeaseId,
-        /// The document's history and its last record.
+        /// The document's epoch and newest sequence number.
         cursor: Cursor,
-        /// As it was asked.
+        /// Copied from [`Event::Resume`].
         read_only: bool,
-        /// How it goes on.
+        /// How the session continues.
         resume: Resume,
-        /// The document's state vector.
+        /// The document's state vector, if requested or needed.
         state_vector: Option<Bytes>,
     },
     /// A change that one native reader missed.
     Missed {
-        /// To whom.
+        /// The receiver.
         lease: LeaseId,
         /// The change.
         frame: Arc<Frame>,
     },
-    /// Everything up to here is on disk, and has been sent to the native readers or came from them.
+    /// Every record up to `seq` is on disk, and was sent to the native readers or came from them.
     Durable {
-        /// To whom; `None`: to all.
+        /// The receiver; `None` for all native readers.
         lease: Option<LeaseId>,
-        /// Up to here.
+        /// The durable position.
         seq: Seq,
     },
-    /// Tell the author what became of its update.
+    /// Send the result of an update to its author.
     Ack {
         /// The author.
         lease: LeaseId,
-        /// The author's number for it.
+        /// The author's batch number.
         batch: u64,
-        /// The document's last record when it was taken.
+        /// The document's newest sequence number when the update was accepted.
         seq: Seq,
-        /// Saved or refused.
+        /// The result.
         outcome: Outcome,
-        /// The change as an update message, for dialects that acknowledge by echo. `None` for a step 2 of Yjs 13.
+        /// The change as an update message, for dialects that acknowledge by echo. `None` for a step 2 of Yjs
+        /// 13.
         echo: Option<Arc<Frame>>,
     },
-    /// Tell the author what became of its proposal. What is told is on disk.
+    /// Send the decision on a proposal to its author. The decision is on disk.
     Decided {
         /// The author.
         lease: LeaseId,
-        /// The author's number for it.
+        /// The author's batch number.
         batch: u64,
-        /// Whether the register took it.
+        /// Whether the write was accepted.
         accepted: bool,
-        /// The register, as lib0 `Any`; empty: never written.
+        /// The current register as lib0 `Any`; empty if it was never written.
         register: Bytes,
     },
-    /// End this session, or this document of a native session.
+    /// Close this session; of a native or Hocuspocus session, only this document.
     Close {
-        /// Whose.
+        /// The lease to close.
         lease: LeaseId,
-        /// Why.
+        /// The reason, which the client receives.
         close: Close,
     },
 }
 
 impl Effect {
-    /// True for what changes and presence may be sent after, though they came before it: they are then sent together.
-    /// What makes or ends a reader, answers one, or speaks of what was sent, keeps its place.
+    /// True if changes and awareness emitted before this effect may be sent after it, to be coalesced with
+    /// later ones. An effect that adds or removes a reader, replies to one, or refers to what was sent keeps
+    /// its place.
     pub fn may_pass_changes(&self) -> bool {
         match self {
             Effect::Append { .. }
             | Effect::Broadcast { .. }
-            | Effect::Presence { .. }
-            | Effect::Everyone { .. }
+            | Effect::Awareness { .. }
+            | Effect::AllAwareness { .. }
             | Effect::Ack { outcome: Outcome::Saved, .. } => true,
             Effect::Answer { .. }
             | Effect::Diff { .. }

@@ -1,4 +1,4 @@
-//! One message to readers, encoded at most once per dialect and shared by reference.
+//! A message to readers, encoded at most once per dialect and shared by reference.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,50 +11,52 @@ use syncline_replica::Pieces;
 
 use crate::outbox::{AwarenessFrame, UpdateLength};
 
-/// How one lease's frames are written.
+/// How the frames of one lease are encoded.
 #[derive(Debug, Clone)]
 pub enum Framing {
-    /// Bare messages.
+    /// y-websocket: messages without an address.
     YWebsocket,
-    /// Messages under this address: the name, or name NUL session.
+    /// Hocuspocus: messages prefixed with this address (the name, or name NUL session id).
     Hocuspocus {
-        /// As the client wrote it.
+        /// The address as the client sent it.
         address: Arc<str>,
     },
-    /// Messages with this number in front.
+    /// Native: messages prefixed with a channel number.
     Native {
         /// The client's number for the document.
         channel: Channel,
     },
 }
 
-/// What the server says about a document. Payloads are v1 updates, state vectors and awareness updates.
+/// A message about a document. Payloads are v1 updates, state vectors and awareness updates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// "Send me what I lack."
+    /// The server's state vector: a request for what the server lacks.
     Step1(Bytes),
-    /// The answer to a step 1.
+    /// The reply to a step 1.
     Step2(Pieces),
     /// A change.
     Update(Bytes),
-    /// Presence.
+    /// Awareness states.
     Awareness(Bytes),
 }
 
-/// The channel whose encoding is shared: a native client's first document.
+/// The channel whose encoding is shared: the first document of a native client.
 const SHARED_CHANNEL: Channel = 0;
 
-/// From this size on an answer is not copied: its payload, perhaps the whole document, is shared by all readers.
+/// Replies of this size or more are not copied: all readers share the payload, which may be the whole
+/// document.
 pub(super) const LARGE_ANSWER_BYTES: usize = 32 * 1024;
-/// From this size on a change is laid into its y-websocket encoding: what it came in may be twice as large, and with an encoding
-/// beside it a slow reader's outbox holds three times what it counts.
+/// Changes of this size or more are stored inside their y-websocket encoding. The received frame may be twice
+/// as large, and with a separate encoding beside it a slow reader's outbox would hold three times the bytes
+/// it counts.
 const LARGE_CHANGE_BYTES: usize = 4 * 1024;
 
-/// A message and its encodings so far.
+/// A message and the encodings made so far.
 #[derive(Debug)]
 pub struct Frame {
     message: Message,
-    /// The document's last record when this was made. Told in the native dialect only.
+    /// The document's newest sequence number when the message was made. Sent in the native dialect only.
     seq: Seq,
     ywebsocket: OnceLock<Bytes>,
     hocuspocus: OnceLock<Bytes>,
@@ -62,18 +64,19 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A message that stands at no record: a question, or presence.
+    /// A message without a sequence number: a step 1 or awareness.
     pub fn new(message: Message) -> Arc<Self> {
         Self::at(Seq::ZERO, message)
     }
 
-    /// A message that brings a reader up to the record `seq`. Nothing is encoded yet.
+    /// A message that brings a reader up to the record `seq`. It is encoded on first use.
     pub fn at(seq: Seq, message: Message) -> Arc<Self> {
         let (ywebsocket, hocuspocus, native) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         Arc::new(Self { message, seq, ywebsocket, hocuspocus, native })
     }
 
-    /// A change. Of a large one the payload lies within its y-websocket encoding, and what it came in can go.
+    /// A change. The payload of a large one is a slice of its y-websocket encoding, so the received frame can
+    /// be freed.
     pub fn change(seq: Seq, update: Bytes) -> Arc<Self> {
         if update.len() < LARGE_CHANGE_BYTES {
             return Self::at(seq, Message::Update(update));
@@ -84,18 +87,18 @@ impl Frame {
         Arc::new(Self { message, seq, ywebsocket, hocuspocus, native })
     }
 
-    /// What it says.
+    /// The message to encode.
     pub fn message(&self) -> &Message {
         &self.message
     }
 
-    /// The document's last record when it was made.
+    /// The document's newest sequence number when the message was made.
     pub fn seq(&self) -> Seq {
         self.seq
     }
 
-    /// The bytes for a reader of `document`. A Hocuspocus session id, and any native document
-    /// but a client's first, cost an encoding of their own.
+    /// The bytes for a reader of `document`. Hocuspocus addresses with a session id, and native channels
+    /// other than the first, need an encoding of their own.
     pub fn encode(&self, document: &DocumentName, framing: &Framing) -> Bytes {
         match framing {
             Framing::YWebsocket => self.ywebsocket.get_or_init(|| self.encode_ywebsocket()).clone(),
@@ -110,8 +113,8 @@ impl Frame {
         }
     }
 
-    /// [`Frame::encode`] of an answer.
-    pub fn answer_to(&self, document: &DocumentName, framing: &Framing) -> Pieces {
+    /// Like [`Frame::encode`], for replies: a large payload is shared instead of copied.
+    pub fn encode_reply(&self, document: &DocumentName, framing: &Framing) -> Pieces {
         match &self.message {
             Message::Step2(diff) if diff.len() >= LARGE_ANSWER_BYTES => {
                 diff.clone().prepend(self.answer_head(diff.len(), framing).into())
@@ -120,7 +123,7 @@ impl Frame {
         }
     }
 
-    /// What stands before the payload of an answer.
+    /// Everything in front of the payload of a reply.
     fn answer_head(&self, bytes: usize, framing: &Framing) -> Vec<u8> {
         match framing {
             Framing::YWebsocket => ywebsocket::step2_head(bytes),
@@ -129,7 +132,8 @@ impl Frame {
         }
     }
 
-    /// [`Frame::encode`] of an awareness update, which the outbox can join with others. `None` for other messages.
+    /// Like [`Frame::encode`], for an awareness update that the outbox can coalesce with others. `None` for
+    /// other messages.
     pub fn awareness(&self, document: &DocumentName, framing: &Framing) -> Option<AwarenessFrame> {
         let Message::Awareness(update) = &self.message else { return None };
         let length = match framing {
@@ -171,7 +175,7 @@ impl Frame {
         let seq = self.seq;
         let diff;
         let message = match &self.message {
-            // A question of the other dialects: a native client asks for the state vector when it opens the document.
+            // Not used in the native dialect: a client asks for the state vector when it opens the document.
             Message::Step1(_) => return Bytes::new(),
             Message::Step2(update) => {
                 diff = update.to_bytes();
@@ -201,7 +205,7 @@ mod tests {
             let diff = Bytes::from(vec![7; len]);
             let frame = Frame::at(Seq(9), Message::Step2(diff.clone().into()));
             for framing in [Framing::YWebsocket, hocuspocus("doc"), hocuspocus("doc\0tab"), native(0), native(300)] {
-                let answer = frame.answer_to(&document, &framing);
+                let answer = frame.encode_reply(&document, &framing);
                 let is_shared = answer.iter().any(|piece| piece.as_ptr() == diff.as_ptr());
                 assert_eq!(is_shared, len == LARGE_ANSWER_BYTES, "{framing:?}");
                 assert_eq!(answer.to_bytes(), frame.encode(&document, &framing), "{framing:?}");
@@ -218,7 +222,7 @@ mod tests {
             assert_eq!((frame.message(), frame.seq()), (&Message::Update(update.clone()), Seq(9)));
             let encoded = frame.encode(&document, &Framing::YWebsocket);
             assert_eq!(encoded, Frame::at(Seq(9), Message::Update(update)).encode(&document, &Framing::YWebsocket));
-            let Message::Update(payload) = frame.message() else { panic!("no change") };
+            let Message::Update(payload) = frame.message() else { panic!("not a change") };
             assert_eq!(encoded.as_ptr_range().end == payload.as_ptr_range().end, len == LARGE_CHANGE_BYTES);
         }
     }

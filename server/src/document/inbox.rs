@@ -1,7 +1,8 @@
-//! Events on their way to a document: bounded in number and in bytes, in order, and without memory when nothing waits.
+//! The queue of events for one document: in order, bounded in number and in bytes, and without memory of its
+//! own while it is empty.
 //!
-//! tokio's channel takes room for 32 events when it is made, which is as much as all else about a quiet document. Here the
-//! receiver takes everything that waits at once, in place of an empty queue.
+//! tokio's channel allocates room for 32 events when it is created, as much memory as the rest of an idle
+//! document. Here the receiver swaps the whole queue for an empty one.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -13,34 +14,34 @@ use tokio::task::coop;
 
 use super::Envelope;
 
-/// Events that may wait; beyond it sessions wait, and TCP pushes back.
+/// Queued events; beyond this senders wait, which becomes TCP backpressure.
 const MAX_EVENTS: usize = 256;
-/// Bytes of large events that may wait or be in work.
+/// Bytes of large events that may be queued or being processed.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
-/// Events below this size are bounded well enough by their number.
+/// Events up to this size are bounded by their number alone.
 const SMALL_EVENT_BYTES: usize = 4 * 1024;
 
-/// Why an envelope was not taken. It is given back.
+/// Why an envelope was not queued.
 #[derive(Debug)]
-pub enum NotTaken {
-    /// There is no room now.
+pub enum SendError {
+    /// The inbox is full; the envelope is returned.
     Full(Envelope),
-    /// The document is gone.
+    /// The document's task has ended.
     Closed,
 }
 
-/// The document is gone.
+/// The document's task has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed;
 
-/// The bytes of a large event. Given back when dropped, after the event was handled.
+/// Bytes reserved for a large event; released on drop, after the event was processed.
 #[derive(Debug)]
-pub struct Room {
+pub struct BytePermit {
     shared: Arc<Shared>,
     bytes: u32,
 }
 
-impl Drop for Room {
+impl Drop for BytePermit {
     fn drop(&mut self) {
         self.shared.bytes.add_permits(self.bytes as usize);
     }
@@ -48,87 +49,88 @@ impl Drop for Room {
 
 #[derive(Debug)]
 struct Shared {
-    /// Free places.
-    places: Semaphore,
-    /// Free bytes.
+    /// Free slots, one per event.
+    slots: Semaphore,
+    /// Free bytes for large events.
     bytes: Semaphore,
-    state: Mutex<State>,
+    state: Mutex<InboxState>,
 }
 
 #[derive(Debug)]
-struct State {
-    waiting: VecDeque<Envelope>,
-    /// The document's task. `None`: it was woken, and has not looked since.
+struct InboxState {
+    queue: VecDeque<Envelope>,
+    /// Waker of the document's task; `None` after it was woken, until it polls again.
     receiver: Option<Waker>,
     senders: usize,
-    /// Nothing more is taken in.
+    /// Set when the inbox accepts no more events.
     is_closed: bool,
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, InboxState> {
         // Nothing below panics while holding the lock with the state half-changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn close(&self) {
         self.state().is_closed = true;
-        // Whoever waits for room is told.
-        self.places.close();
+        // Wakes the senders that wait for room.
+        self.slots.close();
         self.bytes.close();
     }
 }
 
-/// An inbox for one document.
+/// Creates the inbox of one document.
 pub fn inbox() -> (Sender, Receiver) {
-    let state = State { waiting: VecDeque::new(), receiver: None, senders: 1, is_closed: false };
+    let state = InboxState { queue: VecDeque::new(), receiver: None, senders: 1, is_closed: false };
     let shared = Arc::new(Shared {
-        places: Semaphore::new(MAX_EVENTS),
+        slots: Semaphore::new(MAX_EVENTS),
         bytes: Semaphore::new(MAX_BYTES),
         state: Mutex::new(state),
     });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
-/// Who puts events in.
+/// The sending half, held by sessions.
 #[derive(Debug)]
 pub struct Sender(Arc<Shared>);
 
 impl Sender {
-    /// Puts an envelope in if there is room.
-    pub fn try_send(&self, envelope: Envelope) -> Result<(), NotTaken> {
-        match self.0.places.try_acquire() {
-            Ok(place) => {
-                place.forget();
-                self.put(envelope).map_err(|Closed| NotTaken::Closed)
+    /// Queues an envelope if there is room.
+    pub fn try_send(&self, envelope: Envelope) -> Result<(), SendError> {
+        match self.0.slots.try_acquire() {
+            Ok(slot) => {
+                slot.forget();
+                self.put(envelope).map_err(|Closed| SendError::Closed)
             }
-            Err(tokio::sync::TryAcquireError::NoPermits) => Err(NotTaken::Full(envelope)),
-            Err(tokio::sync::TryAcquireError::Closed) => Err(NotTaken::Closed),
+            Err(tokio::sync::TryAcquireError::NoPermits) => Err(SendError::Full(envelope)),
+            Err(tokio::sync::TryAcquireError::Closed) => Err(SendError::Closed),
         }
     }
 
-    /// Puts an envelope in; waits for room.
+    /// Queues an envelope; waits for room.
     pub async fn send(&self, envelope: Envelope) -> Result<(), Closed> {
         match self.try_send(envelope) {
             Ok(()) => Ok(()),
-            Err(NotTaken::Closed) => Err(Closed),
-            Err(NotTaken::Full(envelope)) => {
-                // Rare: who does not wait keeps no room for waiting.
-                let place = Box::pin(self.0.places.acquire()).await.map_err(|_| Closed)?;
-                place.forget();
+            Err(SendError::Closed) => Err(Closed),
+            Err(SendError::Full(envelope)) => {
+                // Boxed because it is rare: the common path should not pay for the larger future.
+                let slot = Box::pin(self.0.slots.acquire()).await.map_err(|_| Closed)?;
+                slot.forget();
                 self.put(envelope)
             }
         }
     }
 
-    /// Room for an event of so many bytes; `None` when it is too small to be counted. Waits.
-    pub async fn room(&self, bytes: usize) -> Result<Option<Room>, Closed> {
+    /// Reserves room for an event of this size, waiting for it; `None` if the event is too small to be
+    /// counted.
+    pub async fn reserve(&self, bytes: usize) -> Result<Option<BytePermit>, Closed> {
         if bytes <= SMALL_EVENT_BYTES {
             return Ok(None);
         }
         let bytes = u32::try_from(bytes.min(MAX_BYTES)).unwrap_or(u32::MAX);
         Box::pin(self.0.bytes.acquire_many(bytes)).await.map_err(|_| Closed)?.forget();
-        Ok(Some(Room { shared: Arc::clone(&self.0), bytes }))
+        Ok(Some(BytePermit { shared: Arc::clone(&self.0), bytes }))
     }
 
     fn put(&self, envelope: Envelope) -> Result<(), Closed> {
@@ -136,7 +138,7 @@ impl Sender {
         if state.is_closed {
             return Err(Closed);
         }
-        state.waiting.push_back(envelope);
+        state.queue.push_back(envelope);
         let receiver = state.receiver.take();
         drop(state);
         if let Some(receiver) = receiver {
@@ -165,26 +167,26 @@ impl Drop for Sender {
     }
 }
 
-/// Who takes them out: the document's task.
+/// The receiving half, held by the document's task.
 #[derive(Debug)]
 pub struct Receiver(Arc<Shared>);
 
 impl Receiver {
-    /// Takes everything that waits into `batch`, which is empty; waits for something. Ready with nothing: nothing will
-    /// come any more.
+    /// Waits for events and moves all of them into `batch`, which must be empty. An empty batch on return
+    /// means that no more events will arrive.
     pub async fn receive(&mut self, batch: &mut VecDeque<Envelope>) {
         poll_fn(|cx| self.poll_receive(cx, batch)).await;
     }
 
     fn poll_receive(&self, cx: &mut Context<'_>, batch: &mut VecDeque<Envelope>) -> Poll<()> {
         debug_assert!(batch.is_empty());
-        // A document with much to do lets others have their turn.
+        // Cooperates with the runtime, so that a busy document does not starve other tasks.
         let turn = std::task::ready!(coop::poll_proceed(cx));
         let mut state = self.0.state();
-        if !state.waiting.is_empty() {
-            std::mem::swap(&mut state.waiting, batch);
+        if !state.queue.is_empty() {
+            std::mem::swap(&mut state.queue, batch);
             drop(state);
-            self.0.places.add_permits(batch.len());
+            self.0.slots.add_permits(batch.len());
             turn.made_progress();
             return Poll::Ready(());
         }
@@ -194,30 +196,30 @@ impl Receiver {
         if !state.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.receiver = Some(cx.waker().clone());
         }
-        // Quiet now: whatever grew goes.
-        state.waiting = VecDeque::new();
+        // Idle now: free what the buffers have grown to.
+        state.queue = VecDeque::new();
         drop(state);
         *batch = VecDeque::new();
         Poll::Pending
     }
 
-    /// Takes nothing more in. What waits can still be received.
+    /// Accepts no more events. Queued ones can still be received.
     pub fn close(&mut self) {
         self.0.close();
     }
 
-    /// True when nothing waits.
+    /// True if no events are queued.
     pub fn is_empty(&self) -> bool {
-        self.0.state().waiting.is_empty()
+        self.0.state().queue.is_empty()
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.0.close();
-        // Outside of the lock: what is dropped may say goodbye.
-        let waiting = std::mem::take(&mut self.0.state().waiting);
-        drop(waiting);
+        // Dropped outside the lock: dropping an envelope may send `Leave` to this inbox.
+        let queue = std::mem::take(&mut self.0.state().queue);
+        drop(queue);
     }
 }
 

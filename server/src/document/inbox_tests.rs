@@ -1,4 +1,4 @@
-//! An inbox: order, bounds, ends, and that it holds nothing when it is empty.
+//! Tests of `inbox.rs`: order, bounds, closing, and that an empty inbox holds no memory.
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,7 +15,7 @@ fn event(number: u64) -> Envelope {
 fn numbers(batch: VecDeque<Envelope>) -> Vec<u64> {
     let number = |envelope| match envelope {
         Envelope::Event(event, _) => event.lease().0,
-        Envelope::Relieve => panic!("nobody asked"),
+        Envelope::FreeMemory => panic!("unexpected FreeMemory"),
         Envelope::Open { lease, .. } => lease.0,
     };
     batch.into_iter().map(number).collect()
@@ -26,7 +26,7 @@ fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
 }
 
 #[tokio::test]
-async fn events_come_in_order_and_all_at_once() {
+async fn inbox_delivers_all_queued_events_in_order() {
     let (sender, mut receiver) = inbox();
     let other = sender.clone();
     for number in 0..10 {
@@ -41,18 +41,18 @@ async fn events_come_in_order_and_all_at_once() {
 }
 
 #[tokio::test]
-async fn a_full_inbox_makes_senders_wait_and_keeps_their_order() {
+async fn full_inbox_makes_senders_wait_in_order() {
     let (sender, mut receiver) = inbox();
     for number in 0..MAX_EVENTS as u64 {
         sender.try_send(event(number)).unwrap();
     }
-    assert!(matches!(sender.try_send(event(0)), Err(NotTaken::Full(_))));
+    assert!(matches!(sender.try_send(event(0)), Err(SendError::Full(_))));
     let (mut first, mut second) = (pin!(sender.send(event(300))), pin!(sender.send(event(301))));
     assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
     let mut batch = VecDeque::new();
     receiver.receive(&mut batch).await;
     assert_eq!(batch.len(), MAX_EVENTS);
-    // Those who wait come first.
+    // Waiting senders are served before later ones.
     first.await.unwrap();
     second.await.unwrap();
     sender.try_send(event(302)).unwrap();
@@ -62,23 +62,23 @@ async fn a_full_inbox_makes_senders_wait_and_keeps_their_order() {
 }
 
 #[tokio::test]
-async fn large_events_wait_for_the_bytes_of_those_in_work() {
+async fn large_events_wait_for_bytes_of_events_in_progress() {
     let (sender, _receiver) = inbox();
-    assert!(sender.room(SMALL_EVENT_BYTES).await.unwrap().is_none());
-    let large = sender.room(MAX_BYTES - SMALL_EVENT_BYTES).await.unwrap();
-    let mut next = pin!(sender.room(SMALL_EVENT_BYTES + 1));
+    assert!(sender.reserve(SMALL_EVENT_BYTES).await.unwrap().is_none());
+    let large = sender.reserve(MAX_BYTES - SMALL_EVENT_BYTES).await.unwrap();
+    let mut next = pin!(sender.reserve(SMALL_EVENT_BYTES + 1));
     assert!(poll(next.as_mut()).is_pending());
     drop(large);
     let next = next.await.unwrap();
-    // One that is larger than the inbox passes alone.
-    let mut huge = pin!(sender.room(usize::MAX));
+    // An event larger than the limit passes when the inbox is empty.
+    let mut huge = pin!(sender.reserve(usize::MAX));
     assert!(poll(huge.as_mut()).is_pending());
     drop(next);
     assert!(huge.await.unwrap().is_some());
 }
 
 #[tokio::test]
-async fn a_receiver_hears_that_all_senders_are_gone() {
+async fn receiver_returns_empty_when_all_senders_are_gone() {
     let (sender, mut receiver) = inbox();
     let other = sender.clone();
     let task = tokio::spawn(async move {
@@ -96,7 +96,7 @@ async fn a_receiver_hears_that_all_senders_are_gone() {
 }
 
 #[tokio::test]
-async fn a_closed_inbox_takes_nothing_and_gives_what_it_has() {
+async fn closed_inbox_rejects_events_and_delivers_queued_ones() {
     let (sender, mut receiver) = inbox();
     for number in 0..MAX_EVENTS as u64 {
         sender.try_send(event(number)).unwrap();
@@ -105,8 +105,8 @@ async fn a_closed_inbox_takes_nothing_and_gives_what_it_has() {
     assert!(poll(waits.as_mut()).is_pending());
     receiver.close();
     assert_eq!(waits.await, Err(Closed));
-    assert!(matches!(sender.try_send(event(301)), Err(NotTaken::Closed)));
-    assert!(matches!(sender.room(1 << 20).await, Err(Closed)));
+    assert!(matches!(sender.try_send(event(301)), Err(SendError::Closed)));
+    assert!(matches!(sender.reserve(1 << 20).await, Err(Closed)));
     let mut batch = VecDeque::new();
     receiver.receive(&mut batch).await;
     assert_eq!(batch.len(), MAX_EVENTS);
@@ -118,7 +118,7 @@ async fn a_closed_inbox_takes_nothing_and_gives_what_it_has() {
 }
 
 #[tokio::test]
-async fn nothing_that_waits_takes_no_memory() {
+async fn empty_inbox_holds_no_memory() {
     let (sender, mut receiver) = inbox();
     let mut batch = VecDeque::new();
     for number in 0..100 {
@@ -130,11 +130,11 @@ async fn nothing_that_waits_takes_no_memory() {
     receiver.receive(&mut batch).await;
     batch.clear();
     assert!(poll(pin!(receiver.receive(&mut batch))).is_pending());
-    assert_eq!((batch.capacity(), receiver.0.state().waiting.capacity()), (0, 0));
+    assert_eq!((batch.capacity(), receiver.0.state().queue.capacity()), (0, 0));
 }
 
 #[tokio::test]
-async fn a_receiver_that_never_rests_lets_others_have_their_turn() {
+async fn busy_receiver_yields_to_other_tasks() {
     let (sender, mut receiver) = inbox();
     let others = tokio::spawn(async {});
     let mut batch = VecDeque::new();

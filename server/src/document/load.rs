@@ -1,4 +1,4 @@
-//! From the log to a document in memory.
+//! Loading a document from the log.
 
 use syncline_log::Log;
 use syncline_log::failpoint::Point;
@@ -9,29 +9,29 @@ use syncline_protocol::native::Cursor;
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use syncline_replica::{HubDocument, Refused};
 
-use super::tail::Tail;
+use super::tail::RecentChanges;
 use crate::ids::Draw;
 
-/// A document as its log tells it.
+/// A document built from its log.
 pub(super) struct Loaded {
     pub document: HubDocument,
-    /// Its history and its last record.
+    /// Its epoch and newest sequence number.
     pub newest: Cursor,
     /// Its newest records.
-    pub tail: Tail,
-    /// How many records come after the snapshot.
+    pub tail: RecentChanges,
+    /// Number of records after the snapshot.
     pub records: u64,
     pub record_bytes: usize,
     pub snapshot_bytes: usize,
 }
 
-/// Reads a document and builds it. One that is not there is new, with a history of its own.
+/// Reads a document and builds it. A document that is not in the log is new and gets an epoch of its own.
 pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<Loaded, LoadError> {
     let Some(stored) = log.load(name).await? else {
         return Ok(Loaded {
-            document: HubDocument::new(own_client(draw)),
+            document: HubDocument::new(draw_client_id(draw)),
             newest: Cursor { epoch: Epoch(draw.number()), seq: Seq::ZERO },
-            tail: Tail::after(Seq::ZERO),
+            tail: RecentChanges::after(Seq::ZERO),
             records: 0,
             record_bytes: 0,
             snapshot_bytes: 0,
@@ -41,43 +41,43 @@ pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<
     if stored.is_tombstone() {
         return Err(LoadError::Deleted);
     }
-    let (document, stored) = build(log, stored, own_client(draw)).await?;
+    let (document, stored) = build(log, stored, draw_client_id(draw)).await?;
     let snapshot = stored.snapshot.as_ref();
     let records = stored.records.iter().map(|record| (record.seq, &record.update));
     Ok(Loaded {
         document,
         newest: Cursor { epoch: stored.epoch, seq: stored.last() },
-        tail: Tail::of(snapshot.map_or(Seq::ZERO, |snapshot| snapshot.upto), records),
+        tail: RecentChanges::of(snapshot.map_or(Seq::ZERO, |snapshot| snapshot.upto), records),
         records: stored.records.len() as u64,
         record_bytes: stored.records.iter().map(|record| record.update.len()).sum(),
         snapshot_bytes: snapshot.map_or(0, |snapshot| snapshot.update.len()),
     })
 }
 
-/// Why a document is not to be had.
+/// Why a document cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LoadError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("its stored updates do not make a document: {0}")]
+    #[error("the CRDT rejects a stored update: {0}")]
     Unreadable(#[from] Refused),
-    #[error("loading was interrupted")]
+    #[error("loading was interrupted because the server stops")]
     Interrupted,
-    #[error("it was deleted")]
+    #[error("the document was deleted")]
     Deleted,
 }
 
 impl LoadError {
-    /// What its sessions are told.
+    /// The close reason for its sessions.
     pub(super) fn close(&self) -> Close {
         if matches!(self, Self::Deleted) { Close::DocumentDeleted } else { Close::DocumentUnavailable }
     }
 }
 
-/// Up to this size the work is done at once: handing it over would take longer.
-const AT_ONCE_BYTES: usize = 32 * 1024;
+/// Up to this size the document is built inline: handing it to another thread would take longer.
+const INLINE_BUILD_BYTES: usize = 32 * 1024;
 
-/// Puts the document together, a large one beside the runtime: it takes milliseconds.
+/// Builds the document; a large one outside the runtime, because it takes milliseconds.
 async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocument, Stored), LoadError> {
     let bytes = stored.records.iter().map(|record| record.update.len()).sum::<usize>()
         + stored.snapshot.as_ref().map_or(0, |snapshot| snapshot.update.len());
@@ -86,13 +86,13 @@ async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocumen
         let updates: Vec<_> = updates.chain(stored.records.iter().map(|record| record.update.clone())).collect();
         HubDocument::load(own_client, &updates).map(|document| (document, stored))
     };
-    if bytes <= AT_ONCE_BYTES {
+    if bytes <= INLINE_BUILD_BYTES {
         return Ok(work()?);
     }
     Ok(log.aside(work).await.ok_or(LoadError::Interrupted)??)
 }
 
-/// Under this client the document makes its own edits until it is loaded again.
-fn own_client(draw: &Draw) -> u64 {
+/// Draws the client id under which the document makes its own edits until it is loaded again.
+fn draw_client_id(draw: &Draw) -> u64 {
     draw.number() as u64 & MAX_SAFE_INTEGER
 }

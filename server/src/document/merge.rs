@@ -1,6 +1,8 @@
-//! PURE: changes that waited together become few frames: one for all readers, and one for each author without its own.
+//! PURE: coalesces queued changes into few frames: one for all readers, and one for each author without its
+//! own changes.
 //!
-//! An author is never sent its own change before it is on disk: some clients take its return for the acknowledgement.
+//! An author is not sent its own change before it is on disk: some clients take its return for the
+//! acknowledgement.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,78 +13,78 @@ use syncline_protocol::update::{Merged, Updates};
 use super::frame::{Frame, Message};
 use crate::ids::LeaseId;
 
-/// One change on its way to readers.
+/// A change to be sent to readers.
 #[derive(Debug)]
 pub(super) struct Change {
     pub frame: Arc<Frame>,
-    /// Who is not sent it.
+    /// The lease that is not sent this change.
     pub author: Option<LeaseId>,
 }
 
-/// What is for all readers and waits to be sent together.
+/// Changes and awareness collected during a turn, to be sent together.
 #[derive(Debug, Default)]
-pub(super) struct Unsent {
+pub(super) struct OutgoingFrames {
     pub changes: Vec<Change>,
-    /// Clients whose presence changed in this turn, with their clocks.
-    pub presence: BTreeMap<u64, u64>,
-    /// Sessions that get everyone's presence.
-    pub everyone: BTreeSet<LeaseId>,
+    /// Clients whose awareness changed in this turn, with their clocks.
+    pub changed_awareness: BTreeMap<u64, u64>,
+    /// Sessions that are sent all awareness states.
+    pub all_awareness: BTreeSet<LeaseId>,
 }
 
-impl Unsent {
-    pub(super) fn change(&mut self, frame: Arc<Frame>, author: Option<LeaseId>) {
+impl OutgoingFrames {
+    pub(super) fn push_change(&mut self, frame: Arc<Frame>, author: Option<LeaseId>) {
         self.changes.push(Change { frame, author });
     }
 }
 
-/// A frame, and how many changes are in it.
-pub(super) type Counted = (Arc<Frame>, usize);
+/// A frame and the number of changes in it.
+pub(super) type CountedFrame = (Arc<Frame>, usize);
 
-/// Changes in order, merged for whoever reads them.
-pub(super) struct Merge<'a> {
+/// Coalesced changes, in order.
+pub(super) struct CoalescedChanges<'a> {
     changes: &'a [Change],
     /// `None` for a single change.
     updates: Option<Updates<'a>>,
-    everyone: Vec<Counted>,
+    everyone: Vec<CountedFrame>,
     authors: Vec<LeaseId>,
 }
 
-impl<'a> Merge<'a> {
-    /// Of at least one change.
+impl<'a> CoalescedChanges<'a> {
+    /// Coalesces at least one change.
     pub(super) fn new(changes: &'a [Change]) -> Self {
         let updates = (changes.len() > 1).then(|| Updates::new(changes.iter().map(|change| change.update())));
         let mut authors: Vec<_> = changes.iter().filter_map(|change| change.author).collect();
         authors.sort_unstable();
         authors.dedup();
-        let mut merge = Self { changes, updates, everyone: Vec::new(), authors };
-        merge.everyone = merge.frames(|_| true);
-        merge
+        let mut coalesced = Self { changes, updates, everyone: Vec::new(), authors };
+        coalesced.everyone = coalesced.frames(|_| true);
+        coalesced
     }
 
     /// The frames for readers that made none of the changes.
-    pub(super) fn for_everyone(&self) -> &[Counted] {
+    pub(super) fn for_everyone(&self) -> &[CountedFrame] {
         &self.everyone
     }
 
-    /// True when some of the changes are this lease's.
+    /// True if this lease made some of the changes.
     pub(super) fn is_author(&self, lease: LeaseId) -> bool {
         self.authors.binary_search(&lease).is_ok()
     }
 
-    /// The frames for an author: what the others did.
-    pub(super) fn for_author(&self, author: LeaseId) -> Vec<Counted> {
+    /// The frames for an author: the changes of others.
+    pub(super) fn for_author(&self, author: LeaseId) -> Vec<CountedFrame> {
         self.frames(|change| change.author != Some(author))
     }
 
-    fn frames(&self, wanted: impl Fn(&Change) -> bool) -> Vec<Counted> {
+    fn frames(&self, wanted: impl Fn(&Change) -> bool) -> Vec<CountedFrame> {
         let Some(updates) = &self.updates else {
-            return self.changes.iter().filter(|change| wanted(change)).map(Change::alone).collect();
+            return self.changes.iter().filter(|change| wanted(change)).map(Change::single).collect();
         };
-        // All say where the document is after the last of them.
+        // Every frame carries the sequence number of the last change.
         let Some(seq) = self.changes.last().map(|change| change.frame.seq()) else { return Vec::new() };
         let merged = updates.merge(|number| wanted(&self.changes[number]));
         let frame = |merged| match merged {
-            Merged::Single(number) => self.changes[number].alone(),
+            Merged::Single(number) => self.changes[number].single(),
             Merged::Joined { update, count } => (Frame::at(seq, Message::Update(Bytes::from(update))), count),
         };
         merged.into_iter().map(frame).collect()
@@ -90,14 +92,14 @@ impl<'a> Merge<'a> {
 }
 
 impl Change {
-    fn alone(&self) -> Counted {
+    fn single(&self) -> CountedFrame {
         (Arc::clone(&self.frame), 1)
     }
 
     fn update(&self) -> &[u8] {
         match self.frame.message() {
             Message::Update(update) => update,
-            // Nothing else is broadcast; bytes that are no update stay alone.
+            // Only updates are broadcast; empty bytes are not coalesced.
             _ => &[],
         }
     }
@@ -109,34 +111,34 @@ mod tests {
 
     use super::*;
 
-    /// GC of one clock by one client.
+    /// A GC struct of one client, one clock long.
     fn change(seq: u64, client: u8, clock: u8, author: Option<u64>) -> Change {
         let update = Bytes::from(vec![1, 1, client, clock, 0, 1, 0]);
         Change { frame: Frame::at(Seq(seq), Message::Update(update)), author: author.map(LeaseId) }
     }
 
-    fn updates(frames: &[Counted]) -> Vec<(Seq, usize, &[u8])> {
-        let mut told = Vec::new();
+    fn updates(frames: &[CountedFrame]) -> Vec<(Seq, usize, &[u8])> {
+        let mut listed = Vec::new();
         for (frame, count) in frames {
-            let Message::Update(bytes) = frame.message() else { panic!("no update") };
-            told.push((frame.seq(), *count, &bytes[..]));
+            let Message::Update(bytes) = frame.message() else { panic!("not an update") };
+            listed.push((frame.seq(), *count, &bytes[..]));
         }
-        told
+        listed
     }
 
     #[test]
-    fn readers_get_one_frame_and_an_author_what_the_others_did() {
+    fn readers_get_one_frame_and_authors_the_changes_of_others() {
         let changes =
             [change(5, 1, 0, Some(1)), change(6, 2, 0, Some(2)), change(6, 3, 0, None), change(7, 1, 1, Some(1))];
-        let merge = Merge::new(&changes);
+        let coalesced = CoalescedChanges::new(&changes);
         let all: &[u8] = &[3, 1, 3, 0, 0, 1, 1, 2, 0, 0, 1, 2, 1, 0, 0, 1, 0, 1, 0];
-        assert_eq!(updates(merge.for_everyone()), [(Seq(7), 4, all)]);
-        assert!(merge.is_author(LeaseId(1)) && !merge.is_author(LeaseId(3)));
+        assert_eq!(updates(coalesced.for_everyone()), [(Seq(7), 4, all)]);
+        assert!(coalesced.is_author(LeaseId(1)) && !coalesced.is_author(LeaseId(3)));
         let others: &[u8] = &[2, 1, 3, 0, 0, 1, 1, 2, 0, 0, 1, 0];
-        assert_eq!(updates(&merge.for_author(LeaseId(1))), [(Seq(7), 2, others)]);
-        let alone = [change(5, 1, 0, Some(1))];
-        let merge = Merge::new(&alone);
-        assert_eq!(merge.for_everyone()[0].0.seq(), Seq(5));
-        assert!(merge.for_author(LeaseId(1)).is_empty());
+        assert_eq!(updates(&coalesced.for_author(LeaseId(1))), [(Seq(7), 2, others)]);
+        let single = [change(5, 1, 0, Some(1))];
+        let coalesced = CoalescedChanges::new(&single);
+        assert_eq!(coalesced.for_everyone()[0].0.seq(), Seq(5));
+        assert!(coalesced.for_author(LeaseId(1)).is_empty());
     }
 }

@@ -1,30 +1,30 @@
-//! One open document: its CRDT, its readers, its presence, and the task that owns them.
+//! One open document: its CRDT, its readers, its awareness, and the task that owns them.
 //!
 //! ```text
-//! event.rs     what enters and leaves: the contract, on one screen
-//! core.rs      PURE: applies updates, decides acks and answers; no clock, no I/O, no runtime
-//! core/memory.rs PURE: what it takes in memory
-//! core/refuse.rs  PURE: what is refused
-//! core/native.rs  PURE: what only the native dialect asks: cursors and registers
-//! core/awareness.rs PURE: awareness, encoded once a turn
-//! core/joining.rs PURE: who joins, and the document at rest
-//! core/registers.rs PURE: what was decided on a register stays decided
-//! core/waiting.rs PURE: acknowledgements that wait for the disk
-//! core/unsynced.rs PURE: the number that a Hocuspocus client shows
-//! core/authors.rs PURE: who brought what waits for others
-//! tail.rs      PURE: the newest changes, for clients that missed a few
-//! presence.rs  PURE: who is here, never logged
-//! frame.rs     one message, encoded at most once per dialect, shared by every reader
-//! load.rs      from the log to memory
-//! merge.rs     PURE: changes that waited together, as few frames
-//! readers.rs   the outboxes of those who read, and how far each is known to have come
-//! options.rs   what it is told at its start
-//! usage.rs     what all open documents take in memory
-//! apart.rs     work that goes through all of a large document
-//! task.rs      the shell: inbox in, effects out, log, idle time, end
+//! event.rs                events in, effects out: the contract of the core
+//! core.rs                 PURE: applies updates, decides on acks and replies; no clock, no I/O, no runtime
+//! core/memory.rs          PURE: estimated memory use
+//! core/refusal.rs         PURE: refusals
+//! core/native.rs          PURE: native dialect only: cursors and registers
+//! core/awareness.rs       PURE: awareness, encoded once per turn
+//! core/joining.rs         PURE: replies to step 1, and the dormant document
+//! core/registers.rs       PURE: keeps decisions on registers final
+//! core/acks.rs            PURE: acks waiting for the disk
+//! core/unsynced.rs        PURE: the counter of unsynced changes in a Hocuspocus client
+//! core/pending_authors.rs PURE: senders of pending updates
+//! tail.rs                 PURE: recent changes, for clients that missed only a few
+//! presence.rs             PURE: awareness states, never logged
+//! frame.rs                one message, encoded at most once per dialect, shared by every reader
+//! load.rs                 loads a document from the log
+//! merge.rs                PURE: coalesces changes into few frames
+//! readers.rs              the outboxes of the readers, and the state each is known to have
+//! options.rs              configuration of a document's task
+//! usage.rs                memory use of all open documents
+//! block_in_place.rs       work on whole large documents that must not block other tasks
+//! task.rs                 the I/O shell: inbox, effects, log, idle timers, unloading
 //! ```
 
-mod apart;
+mod block_in_place;
 pub mod core;
 pub mod event;
 pub mod frame;
@@ -39,7 +39,7 @@ mod task;
 pub mod usage;
 
 pub use options::{Compaction, DocumentOptions};
-pub use task::{Ended, Envelope, run};
+pub use task::{Envelope, TaskEnd, run};
 
 #[cfg(test)]
 mod tests {
@@ -55,7 +55,7 @@ mod tests {
     use super::{DocumentOptions, Envelope, run};
 
     #[test]
-    fn a_document_that_does_nothing_is_small() {
+    fn idle_document_is_small() {
         assert!(size_of::<Envelope>() <= 80, "{}", size_of::<Envelope>());
         let log = Log::start(Arc::new(MemoryStore::new()));
         let (_sender, inbox) = super::inbox::inbox();

@@ -1,4 +1,4 @@
-//! What a document task is told at its start.
+//! Configuration of a document's task.
 
 use std::time::Duration;
 
@@ -8,34 +8,35 @@ use tokio_util::sync::CancellationToken;
 use super::usage::MemoryLimits;
 use crate::ids::Draw;
 
-/// How long nothing changes until a document drops what was deleted.
+/// Default of [`DocumentOptions::quiet`].
 const QUIET: Duration = Duration::from_secs(30);
 
-/// What a document task is told at its start.
+/// Configuration of a document's task, shared by all documents of a registry.
 #[derive(Debug, Clone)]
 pub struct DocumentOptions {
-    /// How long a document stays in memory when nobody holds a lease. One without records leaves with its last lease.
+    /// How long a document stays in memory without a lease. One without records leaves with its last lease.
     pub idle: Duration,
-    /// How long nothing changes until it drops what was deleted.
+    /// How long a document must be unchanged before it drops deleted content.
     pub quiet: Duration,
-    /// What it may hold.
+    /// Size limits of a document.
     pub holds: HubLimits,
-    /// Bytes of presence that one lease may show.
+    /// Maximum bytes of awareness states per lease.
     pub presence_bytes: usize,
-    /// Where memory counts that answers hold of earlier states of documents.
+    /// Counts memory of earlier document states that queued replies keep alive.
     pub superseded: Superseded,
-    /// What all documents may take together.
+    /// Limits for all open documents together.
     pub memory: MemoryLimits,
-    /// When a snapshot replaces its records.
+    /// When records are replaced by a snapshot.
     pub compaction: Compaction,
-    /// Its identities.
+    /// Source of random epochs and client ids.
     pub draw: Draw,
-    /// Cancelled by the registry, which makes it, when the server stops and waits no longer: work in progress is dropped. What was logged stays.
+    /// Created by the registry, and cancelled by it when the server stops and its deadline has passed: work
+    /// in progress is dropped, logged records are kept.
     pub give_up: CancellationToken,
 }
 
 impl DocumentOptions {
-    /// The usual ones.
+    /// The defaults, with this idle time.
     pub fn new(idle: Duration) -> Self {
         Self {
             idle,
@@ -54,12 +55,12 @@ impl DocumentOptions {
 /// When a snapshot replaces the records before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Compaction {
-    /// After so many of them: bounds the work of a load to a few milliseconds.
+    /// After this many records: bounds the time of a load to a few milliseconds.
     pub records: u64,
-    /// After so many bytes of them, when the last snapshot was not larger: snapshots then write about as many bytes as the
-    /// records they replace.
+    /// After this many bytes of records, unless the last snapshot was larger: snapshots then write about as
+    /// many bytes as the records they replace.
     pub bytes: usize,
-    /// After so many of them when the document leaves memory.
+    /// After this many records when the document leaves memory.
     pub idle_records: u64,
 }
 

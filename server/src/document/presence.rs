@@ -1,14 +1,15 @@
-//! PURE: who is here in one document. Presence is relayed and never logged.
+//! PURE: the awareness states of one document. They are relayed and never logged.
 //!
-//! An id belongs to the lease that brought its newest state, and goes when that lease goes. Two habits of stock
-//! clients shape the rules (npm y-protocols 1.0.7, y-websocket 3.1.0):
+//! A client id belongs to the lease that sent its newest state, and is removed with that lease. Two habits of
+//! stock clients shape the rules (npm y-protocols 1.0.7, y-websocket 3.1.0):
 //!
-//! - y-websocket clients send every presence they receive back to the server. So a state that is not newer than
-//!   what is known is dropped by (id, clock) alone.
-//! - A client that comes back does not know that its id was declared gone at the same clock, and everybody would
-//!   ignore it for 15 s. So the *own* id of a lease (the one in its first message, when it is alone there) is
-//!   helped: the client is sent the tombstone, which makes it raise its clock, and its state is shown to the others
-//!   at the tombstone's clock + 1 at once. A removal itself never raises the clock: it would tie with the return.
+//! - y-websocket clients send every awareness update they receive back to the server. So a state that is not
+//!   newer than the known one is dropped by (id, clock) alone.
+//! - A reconnecting client does not know that its id was removed at its current clock, and every peer would
+//!   ignore it for 15 s. So the server helps the *own* id of a lease (the one in its first message, if it is
+//!   the only one there): it sends the client the tombstone, which makes it raise its clock, and immediately
+//!   shows its state to the others at the tombstone's clock + 1. A removal itself never raises the clock: it
+//!   would tie with the return.
 
 use std::collections::HashMap;
 
@@ -17,18 +18,20 @@ use syncline_protocol::limits::MAX_AWARENESS_STATE_BYTES;
 
 use crate::ids::LeaseId;
 
-/// Most ids a document remembers, here and gone. Beyond it new ids are ignored until old ones are forgotten.
+/// Maximum number of client ids per document, tombstones included. Beyond it new ids are ignored until old
+/// ones are removed.
 const MAX_CLIENTS: usize = 50_000;
-/// Most tombstones kept for returning clients; beyond it they are all forgotten (a return then takes 15 s).
+/// Maximum number of tombstones kept for returning clients; beyond it all are dropped (a return then takes 15
+/// s).
 const MAX_TOMBSTONES: usize = 10_000;
 
-/// Most bytes of states a document holds; a state that would go beyond is dropped until others are gone.
+/// Maximum bytes of states per document; a state beyond it is dropped until others are removed.
 const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
 
-/// What remembering one client costs besides its state, as it counts for a lease's limit.
+/// Fixed cost of a client besides its state, counted towards the lease's limit.
 const CLIENT_BYTES: usize = 64;
 
-/// What a lease may show at least, however many documents its session has open.
+/// Minimum limit of a lease, however many documents its session has open.
 const MIN_LEASE_BYTES: usize = 4 * 1024;
 
 const NULL: &str = "null";
@@ -36,49 +39,49 @@ const NULL: &str = "null";
 #[derive(Debug)]
 struct Client {
     clock: u64,
-    /// JSON, or `None` for one that is gone.
+    /// JSON; `None` for a tombstone.
     state: Option<Box<str>>,
     owner: LeaseId,
 }
 
 /// A client and its clock after a change.
-pub type Changed = (u64, u64);
+pub type ChangedClient = (u64, u64);
 
-/// What to send because of presence.
+/// The frames that follow from an event.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Clients whose states are sent to everyone: [`Presence::encode`].
-    pub everyone: Vec<Changed>,
-    /// An awareness update for the one who brought it only.
-    pub bringer: Option<Vec<u8>>,
-    /// States that were dropped because they, or the lease's together, are over a limit.
+pub struct AwarenessChanges {
+    /// Clients whose states are sent to everyone: [`AwarenessStates::encode`].
+    pub everyone: Vec<ChangedClient>,
+    /// An awareness update for the sender only.
+    pub sender: Option<Vec<u8>>,
+    /// Number of states dropped because they, or the lease's states together, exceed a limit.
     pub dropped: usize,
 }
 
-/// The presence of one document.
+/// The awareness states of one document.
 #[derive(Debug)]
-pub struct Presence {
+pub struct AwarenessStates {
     clients: HashMap<u64, Client>,
     tombstones: usize,
     /// Bytes of all states.
     state_bytes: usize,
-    /// Leases that show something, have an id of their own, or may show less than others.
-    leases: HashMap<LeaseId, Lease>,
-    /// Bytes that a lease may show if nothing else is said.
+    /// Leases that own a state, have an own id, or have a reduced limit.
+    leases: HashMap<LeaseId, LeaseUsage>,
+    /// Default limit on the bytes of a lease's states.
     lease_bytes: usize,
 }
 
-/// What is known of one lease.
+/// State of one lease.
 #[derive(Debug, Default)]
-struct Lease {
-    /// Its own id, when it has said one.
+struct LeaseUsage {
+    /// Its own client id, once known.
     own: Option<u64>,
     shown_bytes: usize,
-    /// What it may show at most, when its session has more documents open.
+    /// Reduced limit, if its session has more documents open.
     limit_bytes: Option<usize>,
 }
 
-impl Default for Presence {
+impl Default for AwarenessStates {
     fn default() -> Self {
         Self::with_limit(usize::MAX)
     }
@@ -94,14 +97,14 @@ impl Client {
     }
 }
 
-impl Presence {
-    /// Nobody is here; each lease may show at most `lease_bytes`.
+impl AwarenessStates {
+    /// No states; each lease may show at most `lease_bytes`.
     pub fn with_limit(lease_bytes: usize) -> Self {
         Self { clients: HashMap::new(), tombstones: 0, state_bytes: 0, leases: HashMap::new(), lease_bytes }
     }
 
-    /// Sets the limit of a lease whose session has `documents` open, this one included: so that all leases of a session together
-    /// show at most a small multiple of what one may.
+    /// Reduces the limit of a lease whose session has `documents` open, this one included, so that all leases
+    /// of a session together may show at most a small multiple of one lease's limit.
     pub fn limit_share(&mut self, lease: LeaseId, documents: usize) {
         if documents > 1 {
             let share = (self.lease_bytes / documents).max(MIN_LEASE_BYTES).min(self.lease_bytes);
@@ -109,10 +112,14 @@ impl Presence {
         }
     }
 
-    /// Takes the entries a lease brought.
-    pub fn update<'a>(&mut self, lease: LeaseId, entries: impl Iterator<Item = AwarenessEntry<'a>>) -> Changes {
-        let mut everyone: Vec<Changed> = Vec::new();
-        let mut bringer: Vec<Changed> = Vec::new();
+    /// Applies the entries sent by a lease.
+    pub fn update<'a>(
+        &mut self,
+        lease: LeaseId,
+        entries: impl Iterator<Item = AwarenessEntry<'a>>,
+    ) -> AwarenessChanges {
+        let mut everyone: Vec<ChangedClient> = Vec::new();
+        let mut sender: Vec<ChangedClient> = Vec::new();
         let mut entries = entries.peekable();
         let (mut first, mut dropped) = (true, 0);
         while let Some(entry) = entries.next() {
@@ -120,27 +127,28 @@ impl Presence {
                 self.leases.entry(lease).or_default().own.get_or_insert(entry.client);
             }
             first = false;
-            let entry = if self.is_too_much(lease, &entry) {
+            let entry = if self.exceeds_limit(lease, &entry) {
                 dropped += 1;
-                // Its older state would be untrue: for the others this client leaves, until it shows less.
+                // Its older state would be outdated: to other clients it leaves until its state is within the
+                // limit.
                 AwarenessEntry { state: NULL, ..entry }
             } else {
                 entry
             };
-            match self.take(lease, &entry) {
-                Taken::Stale => {}
-                Taken::New { clock } => everyone.push((entry.client, clock)),
-                Taken::Returned { tombstone_clock, clock } => {
-                    bringer.push((entry.client, tombstone_clock));
+            match self.apply(lease, &entry) {
+                EntryOutcome::Stale => {}
+                EntryOutcome::New { clock } => everyone.push((entry.client, clock)),
+                EntryOutcome::Returned { tombstone_clock, clock } => {
+                    sender.push((entry.client, tombstone_clock));
                     everyone.push((entry.client, clock));
                 }
             }
         }
-        Changes { everyone, bringer: (!bringer.is_empty()).then(|| encode_tombstones(&bringer)), dropped }
+        AwarenessChanges { everyone, sender: (!sender.is_empty()).then(|| encode_tombstones(&sender)), dropped }
     }
 
-    /// A lease is gone and its clients with it.
-    pub fn leave(&mut self, lease: LeaseId) -> Changes {
+    /// Removes a lease and the states it owns.
+    pub fn leave(&mut self, lease: LeaseId) -> AwarenessChanges {
         self.leases.remove(&lease);
         let mut gone = Vec::new();
         for (id, client) in &mut self.clients {
@@ -152,23 +160,23 @@ impl Presence {
                 gone.push((*id, client.clock));
             }
         }
-        self.bury(gone.len());
-        Changes { everyone: gone, ..Changes::default() }
+        self.add_tombstones(gone.len());
+        AwarenessChanges { everyone: gone, ..AwarenessChanges::default() }
     }
 
-    /// True when nobody is here.
+    /// True if no client has a state.
     pub fn is_empty(&self) -> bool {
-        // A state is JSON: at least one byte.
+        // A state is JSON, so at least one byte long.
         self.state_bytes == 0
     }
 
-    /// True unless the lease has shown an id of Yjs 13, which draws 32 bits. Yjs 14 draws 53.
-    pub fn may_speak_yjs14(&self, lease: LeaseId) -> bool {
+    /// True unless the lease's own id looks like one of Yjs 13, which draws 32 bits. Yjs 14 draws 53.
+    pub fn may_be_yjs14(&self, lease: LeaseId) -> bool {
         self.own(lease).is_none_or(|client| client > u64::from(u32::MAX))
     }
 
-    /// Everyone who is here, as one awareness update. `None` when nobody is.
-    pub fn everyone(&self) -> Option<Vec<u8>> {
+    /// All states as one awareness update; `None` if there are none.
+    pub fn all(&self) -> Option<Vec<u8>> {
         let here: Vec<_> = self
             .clients
             .iter()
@@ -179,8 +187,9 @@ impl Presence {
         (!here.is_empty()).then(|| encode(here.into_iter()))
     }
 
-    /// The states of `clients` as one awareness update. A client that is gone, or is forgotten, is a tombstone at the given clock.
-    pub fn encode(&self, clients: impl ExactSizeIterator<Item = Changed>) -> Vec<u8> {
+    /// The states of `clients` as one awareness update. A client without a state is encoded as a tombstone; a
+    /// forgotten one at the given clock.
+    pub fn encode(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Vec<u8> {
         encode(clients.map(|(client, clock)| {
             let known = self.clients.get(&client);
             let clock = known.map_or(clock, |known| known.clock);
@@ -189,13 +198,13 @@ impl Presence {
         }))
     }
 
-    /// Bytes that the presence takes in memory, about.
+    /// Estimated memory use in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.state_bytes + self.clients.len() * CLIENT_BYTES
     }
 
-    /// Whether a lease would show more than it may. What is known already is nobody's but its owner's.
-    fn is_too_much(&self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> bool {
+    /// True if a new state would exceed a limit. A known state counts for its owner only.
+    fn exceeds_limit(&self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> bool {
         if entry.state.len() > MAX_AWARENESS_STATE_BYTES {
             return true;
         }
@@ -216,63 +225,63 @@ impl Presence {
         self.leases.get(&lease).and_then(|lease| lease.own)
     }
 
-    fn take(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
+    fn apply(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> EntryOutcome {
         let before = self.clients.get(&entry.client).map(|known| (known.owner, known.shown_bytes()));
-        let taken = self.take_counted(lease, entry);
+        let outcome = self.apply_counted(lease, entry);
         if let Some((owner, bytes)) = before
             && let Some(owner) = self.leases.get_mut(&owner)
         {
             owner.shown_bytes -= bytes;
         }
-        // A client that is gone shows nothing, and the lease that it belonged to may be gone, too.
+        // A tombstone has no bytes, and its owner may have left already.
         if let Some(known) = self.clients.get(&entry.client).filter(|known| known.state.is_some()) {
             self.leases.entry(known.owner).or_default().shown_bytes += known.shown_bytes();
         }
-        taken
+        outcome
     }
 
-    fn take_counted(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> Taken {
+    fn apply_counted(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> EntryOutcome {
         let is_own = self.own(lease) == Some(entry.client);
         let bytes_before = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
-        let taken = self.take_within_limits(lease, entry, is_own);
+        let outcome = self.apply_entry(lease, entry, is_own);
         let bytes_after = self.clients.get(&entry.client).map_or(0, Client::state_bytes);
         self.state_bytes = self.state_bytes - bytes_before + bytes_after;
-        taken
+        outcome
     }
 
-    fn take_within_limits(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>, is_own: bool) -> Taken {
+    fn apply_entry(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>, is_own: bool) -> EntryOutcome {
         let Some(known) = self.clients.get_mut(&entry.client) else {
             if entry.is_null() || self.clients.len() >= MAX_CLIENTS {
-                return Taken::Stale;
+                return EntryOutcome::Stale;
             }
             let client = Client { clock: entry.clock, state: Some(entry.state.into()), owner: lease };
             self.clients.insert(entry.client, client);
-            return Taken::New { clock: entry.clock };
+            return EntryOutcome::New { clock: entry.clock };
         };
         match (&known.state, entry.is_null()) {
             (Some(_), true) if entry.clock >= known.clock => {
                 known.clock = entry.clock;
                 known.state = None;
-                self.bury(1);
-                Taken::New { clock: entry.clock }
+                self.add_tombstones(1);
+                EntryOutcome::New { clock: entry.clock }
             }
             (Some(_), false) if entry.clock > known.clock => {
                 known.clock = entry.clock;
                 known.state = Some(entry.state.into());
                 known.owner = lease;
-                Taken::New { clock: entry.clock }
+                EntryOutcome::New { clock: entry.clock }
             }
             (Some(_), false) if is_own && entry.clock == known.clock => {
-                // Back on a new connection before the old one was found dead: it owns itself again.
+                // Reconnected before the old connection was found dead: the new lease becomes the owner.
                 known.owner = lease;
-                Taken::Stale
+                EntryOutcome::Stale
             }
             (None, false) if entry.clock > known.clock => {
                 known.clock = entry.clock;
                 known.state = Some(entry.state.into());
                 known.owner = lease;
                 self.tombstones = self.tombstones.saturating_sub(1);
-                Taken::New { clock: entry.clock }
+                EntryOutcome::New { clock: entry.clock }
             }
             (None, false) if is_own => {
                 let tombstone_clock = known.clock;
@@ -280,13 +289,13 @@ impl Presence {
                 known.state = Some(entry.state.into());
                 known.owner = lease;
                 self.tombstones = self.tombstones.saturating_sub(1);
-                Taken::Returned { tombstone_clock, clock: tombstone_clock + 1 }
+                EntryOutcome::Returned { tombstone_clock, clock: tombstone_clock + 1 }
             }
-            _ => Taken::Stale,
+            _ => EntryOutcome::Stale,
         }
     }
 
-    fn bury(&mut self, count: usize) {
+    fn add_tombstones(&mut self, count: usize) {
         self.tombstones += count;
         if self.tombstones > MAX_TOMBSTONES {
             self.clients.retain(|_, client| client.state.is_some());
@@ -295,16 +304,16 @@ impl Presence {
     }
 }
 
-enum Taken {
-    /// Not newer than what is known.
+enum EntryOutcome {
+    /// Not newer than the known state.
     Stale,
     /// Newer: sent to everyone.
     New { clock: u64 },
-    /// A client came back that had been declared gone at the same or a later clock.
+    /// A returning client whose tombstone has the same or a later clock.
     Returned { tombstone_clock: u64, clock: u64 },
 }
 
-fn encode_tombstones(clients: &[Changed]) -> Vec<u8> {
+fn encode_tombstones(clients: &[ChangedClient]) -> Vec<u8> {
     encode(clients.iter().map(|&(client, clock)| AwarenessEntry { client, clock, state: NULL }))
 }
 

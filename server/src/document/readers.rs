@@ -1,11 +1,12 @@
-//! Those who read a document: where their frames go, and how far each is known to have come.
+//! The readers of a document: where their frames go, and the state each is known to have.
 //!
-//! *Known to have come*: a frame pushed onto an empty outbox proves that everything pushed before has gone to the
-//! socket, and a socket delivers in order or ends. So at such a push the reader's floor moves up to the newest
-//! checkpoint; when it falls behind, one diff from its floor brings it up to date. From the first dropped frame until
-//! that diff the floor stays: new changes may reach the reader before the diff does, and prove nothing about the gap.
+//! *Known to have*: a frame pushed onto an empty outbox proves that everything pushed before it has been
+//! given to the socket, and a socket delivers in order or ends. Such a push advances the reader's floor to
+//! the newest checkpoint. When the reader falls behind, one diff from its floor brings it up to date. From
+//! the first dropped frame until that diff the floor does not move: new changes may reach the reader before
+//! the diff does, and prove nothing about the gap.
 //!
-//! What is pushed goes to the sockets at [`Readers::send`]: all that a turn of the document has for one reader as one write.
+//! Pushed frames are sent by [`Readers::send`]: everything a turn has for one reader is one write.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -19,39 +20,39 @@ use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
-use super::merge::{Change, Merge};
+use super::merge::{Change, CoalescedChanges};
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Position, Pushed};
 use syncline_replica::{Full, Known};
 
-/// Sockets written to in the document's own turn. When there are more, each further so many are a turn of their own, which
-/// any thread may take: other documents wait for no crowd, and a crowd is served by all cores.
-const SENDS_A_TURN: usize = 64;
-/// So few sockets are written to at once even by a busy document.
-const FEW: usize = 8;
+/// Sockets written to in the document's own turn. Further ones are written by spawned tasks, this many each,
+/// on any thread: a crowd of readers uses all cores and delays no other document.
+const SENDS_PER_TURN: usize = 64;
+/// Up to this many sockets are written to directly even by a busy document.
+const MAX_BUSY_DIRECT_SENDS: usize = 8;
 
-/// Bytes that the floors of slow readers may take. A document of many clients has large ones.
+/// Memory for the floors of slow readers. In a document of many clients each floor is large.
 const MAX_FLOOR_BYTES: usize = 16 * 1024 * 1024;
-/// One client of a floor.
+/// Memory of one client in a floor.
 const FLOOR_CLIENT_BYTES: usize = 32;
 
 struct Reader {
     outbox: Arc<Outbox>,
     framing: Framing,
-    /// Presence is for it, too: in the native dialect not before the document was opened.
+    /// Awareness is sent to it; in the native dialect only after the reply to its open message.
     opened: bool,
-    /// Has been sent a diff: from then on it gets every change.
+    /// It was sent a diff, and gets every change from then on.
     joined: bool,
-    /// The state it is known to have; `None` until it has joined and drained once.
+    /// State that it is known to have; `None` until it has joined and its outbox was empty once.
     floor: Option<Arc<Known>>,
-    /// A frame for it was dropped, and no diff has been queued since.
+    /// A frame for it was dropped and no diff has been queued since.
     has_gap: bool,
 }
 
 impl Reader {
-    /// Notes what became of a frame for this reader.
-    fn note(&mut self, pushed: Pushed) -> Pushed {
+    /// Records a gap if the frame was dropped.
+    fn note_pushed(&mut self, pushed: Pushed) -> Pushed {
         self.has_gap |= pushed == Pushed::Dropped;
         pushed
     }
@@ -59,33 +60,34 @@ impl Reader {
     /// Queues a change.
     fn push(&mut self, lease: LeaseId, document: &DocumentName, checkpoint: &Arc<Known>, frame: &Frame) -> Pushed {
         let pushed = self.outbox.push_document(lease, frame.encode(document, &self.framing));
-        let pushed = self.note(pushed);
+        let pushed = self.note_pushed(pushed);
         if pushed == Pushed::First && !self.has_gap {
             self.floor = Some(Arc::clone(checkpoint));
         }
         pushed
     }
 
-    /// True when its floor is this checkpoint.
-    fn has(&self, checkpoint: &Arc<Known>) -> bool {
+    /// True if its floor is this checkpoint.
+    fn has_checkpoint(&self, checkpoint: &Arc<Known>) -> bool {
         self.floor.as_ref().is_some_and(|floor| Arc::ptr_eq(floor, checkpoint))
     }
 
-    /// The client's number for the document, in the native dialect.
+    /// The client's number for the document; `None` in other dialects.
     fn channel(&self) -> Option<Channel> {
         if let Framing::Native { channel } = self.framing { Some(channel) } else { None }
     }
 
-    /// Tells a native reader how far the document is on disk. Not over a gap: the position would speak of frames that
-    /// were dropped. The diff that closes the gap is followed by another.
+    /// Sends the durable position to a native reader. Not across a gap: the position would cover frames that
+    /// were dropped. Another one follows the diff that closes the gap.
     fn push_durable(&self, lease: LeaseId, seq: Seq) -> Pushed {
         let Some(channel) = self.channel().filter(|_| self.joined && !self.has_gap) else { return Pushed::Dropped };
         let frame = ToClient::Durable { channel, seq }.encode();
         self.outbox.push_position(lease, Position::Durable, frame.into())
     }
 
-    /// Ends this document for the session and returns true, or ends the session and returns false. A Hocuspocus client comes
-    /// back to a document only with a new session: so when its document is loaded again the session ends.
+    /// Closes this document for the session and returns true, or closes the session and returns false. A
+    /// Hocuspocus client reconnects to a document only with a new session, so the session ends when its
+    /// document reloads.
     fn close(&self, lease: LeaseId, close: Close, metrics: &Metrics) -> bool {
         let last_frame = match &self.framing {
             Framing::Native { channel } => {
@@ -100,27 +102,26 @@ impl Reader {
             }
         };
         metrics.documents_closed.count(&close);
-        self.outbox.end(lease, last_frame.into());
+        self.outbox.end_from_document(lease, last_frame.into());
         true
     }
 }
 
-/// The readers of one document. Dropping it ends their sessions: a document task never vanishes silently.
+/// The readers of one document. Dropping it closes their sessions: a document's task never ends silently.
 pub(super) struct Readers {
     document: DocumentName,
-    /// Served in the same order in every run: a simulation replays it.
-    /// In boxes: a map makes room for eleven.
+    /// Ordered, so that a simulation can be replayed. Boxed, because a map node has room for eleven entries.
     readers: BTreeMap<LeaseId, Box<Reader>>,
     checkpoint: Arc<Known>,
-    unsent: Unsent,
+    unsent: UnsentOutboxes,
     metrics: Arc<Metrics>,
 }
 
-/// Outboxes onto which was pushed and not sent since.
+/// Outboxes that were pushed to and not sent yet.
 #[derive(Default)]
-struct Unsent(Vec<Arc<Outbox>>);
+struct UnsentOutboxes(Vec<Arc<Outbox>>);
 
-impl Unsent {
+impl UnsentOutboxes {
     fn note(&mut self, outbox: &Arc<Outbox>, pushed: Pushed) {
         if pushed == Pushed::First {
             self.0.push(Arc::clone(outbox));
@@ -130,7 +131,13 @@ impl Unsent {
 
 impl Readers {
     pub(super) fn new(document: DocumentName, metrics: Arc<Metrics>) -> Self {
-        Self { document, readers: BTreeMap::new(), checkpoint: Arc::default(), unsent: Unsent::default(), metrics }
+        Self {
+            document,
+            readers: BTreeMap::new(),
+            checkpoint: Arc::default(),
+            unsent: UnsentOutboxes::default(),
+            metrics,
+        }
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
@@ -145,55 +152,56 @@ impl Readers {
         }
     }
 
-    /// Everything broadcast so far is covered by `known`. Readers that have kept so many different older ones that they take too much
-    /// memory lose theirs: they get the whole document when they fall behind.
+    /// Sets the checkpoint: `known` covers everything broadcast so far. If readers hold so many different
+    /// older floors that they take too much memory, they lose them: such a reader gets the whole document
+    /// when it falls behind.
     pub(super) fn set_checkpoint(&mut self, known: Known) {
         let max_floors = MAX_FLOOR_BYTES / (known.len() * FLOOR_CLIENT_BYTES).max(1);
         let distinct: HashSet<_> =
             self.readers.values().filter_map(|reader| reader.floor.as_ref()).map(Arc::as_ptr).collect();
         if distinct.len() > max_floors {
-            for reader in self.readers.values_mut().filter(|reader| !reader.has(&self.checkpoint)) {
+            for reader in self.readers.values_mut().filter(|reader| !reader.has_checkpoint(&self.checkpoint)) {
                 reader.floor = None;
             }
         }
         self.checkpoint = Arc::new(known);
     }
 
-    /// The state this reader is known to have.
+    /// The state that this reader is known to have.
     pub(super) fn floor(&self, lease: LeaseId) -> Option<Arc<Known>> {
         self.readers.get(&lease).and_then(|reader| reader.floor.clone())
     }
 
-    /// Sends what was queued. Called after everything that a turn of the document has to say. A busy document leaves crowds
-    /// to their sessions' tasks: while these come to their turns it takes in more, which goes out in the same writes.
+    /// Sends what was queued, at the end of a turn. A busy document leaves large groups of readers to their
+    /// sessions' tasks: by the time these run, more changes may have joined the same write.
     pub(super) fn send(&mut self, is_busy: bool) {
         let mut unsent = std::mem::take(&mut self.unsent.0);
-        if is_busy && unsent.len() > FEW {
+        if is_busy && unsent.len() > MAX_BUSY_DIRECT_SENDS {
             unsent.drain(..).for_each(|outbox| outbox.send_later());
         }
-        while unsent.len() > SENDS_A_TURN {
-            let turn = unsent.split_off(unsent.len() - SENDS_A_TURN);
+        while unsent.len() > SENDS_PER_TURN {
+            let turn = unsent.split_off(unsent.len() - SENDS_PER_TURN);
             tokio::spawn(async move { turn.iter().for_each(|outbox| outbox.send()) });
         }
         unsent.drain(..).for_each(|outbox| outbox.send());
         self.unsent.0 = unsent;
     }
 
-    /// Queues changes in their order, merged, for every reader: for an author those of the others. Returns how many
-    /// changes were queued, counted for each reader.
+    /// Coalesces changes and queues them for every reader; an author gets only the changes of others. Returns
+    /// the number of changes queued, summed over readers.
     pub(super) fn broadcast(&mut self, changes: &[Change]) -> usize {
         if changes.is_empty() {
             return 0;
         }
-        let merge = Merge::new(changes);
+        let coalesced = CoalescedChanges::new(changes);
         let mut queued = 0;
         for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.joined) {
             let for_author;
-            let frames = if merge.is_author(lease) {
-                for_author = merge.for_author(lease);
+            let frames = if coalesced.is_author(lease) {
+                for_author = coalesced.for_author(lease);
                 &for_author
             } else {
-                merge.for_everyone()
+                coalesced.for_everyone()
             };
             for (frame, changes) in frames {
                 let pushed = reader.push(lease, &self.document, &self.checkpoint, frame);
@@ -207,28 +215,29 @@ impl Readers {
     }
 
     /// Queues an awareness update for every reader.
-    pub(super) fn presence(&mut self, frame: &Frame) {
+    pub(super) fn push_awareness(&mut self, frame: &Frame) {
         for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
             let Some(frame) = frame.awareness(&self.document, &reader.framing) else { return };
             let pushed = reader.outbox.push_awareness(lease, frame);
-            let pushed = reader.note(pushed);
+            let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
     }
 
-    /// A diff makes its receiver a reader.
-    pub(super) fn diff(&mut self, lease: LeaseId, frame: &Frame) {
+    /// Queues a diff, which makes its receiver a reader.
+    pub(super) fn push_diff(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(&lease) {
             reader.joined = true;
-            let pushed = reader.outbox.push_answer(lease, frame.answer_to(&self.document, &reader.framing));
+            let pushed = reader.outbox.push_reply(lease, frame.encode_reply(&self.document, &reader.framing));
             reader.has_gap = false;
-            let pushed = reader.note(pushed);
+            let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
     }
 
-    /// Answers a native session. From its cursor it is a reader; with another history it is over.
-    pub(super) fn opened(
+    /// Replies to a native session: with `FromCursor` it becomes a reader, with `OtherHistory` the lease
+    /// ends.
+    pub(super) fn push_opened(
         &mut self,
         lease: LeaseId,
         cursor: Cursor,
@@ -240,7 +249,7 @@ impl Readers {
         let Some(channel) = reader.channel() else { return };
         let frame = ToClient::Opened { channel, cursor, read_only, resume, state_vector }.encode().into();
         if resume == Resume::OtherHistory {
-            reader.outbox.end(lease, frame);
+            reader.outbox.end_from_document(lease, frame);
             self.readers.remove(&lease);
             return;
         }
@@ -249,25 +258,25 @@ impl Readers {
         self.unsent.note(&reader.outbox, reader.outbox.push_control_of(lease, frame));
     }
 
-    /// A change that one reader missed while it was away.
-    pub(super) fn missed(&mut self, lease: LeaseId, frame: &Frame) {
+    /// Queues a change that one native reader missed.
+    pub(super) fn push_missed(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(&lease) {
             let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
-            let pushed = reader.note(pushed);
+            let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
     }
 
-    /// Everything up to `seq` is on disk. Told to one native reader, or to all of them.
-    pub(super) fn durable(&mut self, lease: Option<LeaseId>, seq: Seq) {
-        let mut tell = |lease, reader: &Reader| self.unsent.note(&reader.outbox, reader.push_durable(lease, seq));
+    /// Queues the durable position for one native reader, or for all of them.
+    pub(super) fn push_durable(&mut self, lease: Option<LeaseId>, seq: Seq) {
+        let mut push = |lease, reader: &Reader| self.unsent.note(&reader.outbox, reader.push_durable(lease, seq));
         match lease {
-            Some(lease) => _ = self.readers.get(&lease).map(|reader| tell(lease, reader)),
-            None => self.readers.iter().for_each(|(&lease, reader)| tell(lease, reader)),
+            Some(lease) => _ = self.readers.get(&lease).map(|reader| push(lease, reader)),
+            None => self.readers.iter().for_each(|(&lease, reader)| push(lease, reader)),
         }
     }
 
-    pub(super) fn decided(&mut self, lease: LeaseId, batch: u64, accepted: bool, register: &[u8]) {
+    pub(super) fn push_decision(&mut self, lease: LeaseId, batch: u64, accepted: bool, register: &[u8]) {
         let Some(reader) = self.readers.get(&lease) else { return };
         if let Some(channel) = reader.channel() {
             let frame = ToClient::Decided { channel, batch, accepted, register }.encode();
@@ -275,23 +284,29 @@ impl Readers {
         }
     }
 
-    pub(super) fn answer(&mut self, lease: LeaseId, frame: &Frame) {
+    pub(super) fn push_reply(&mut self, lease: LeaseId, frame: &Frame) {
         let Some(reader) = self.readers.get_mut(&lease) else { return };
         let bytes = frame.encode(&self.document, &reader.framing);
         let pushed = match frame.message() {
-            // Everyone's presence may be large and can be asked for with one byte; a resync brings it, too.
+            // May be large and can be requested with one byte; if it is dropped, the resync sends it.
             Message::Awareness(_) => {
-                let pushed = reader.outbox.push_answer(lease, bytes);
-                reader.note(pushed)
+                let pushed = reader.outbox.push_reply(lease, bytes);
+                reader.note_pushed(pushed)
             }
-            Message::Step1(_) if !bytes.is_empty() => reader.outbox.push_question(lease, bytes),
+            Message::Step1(_) if !bytes.is_empty() => reader.outbox.push_step1(lease, bytes),
             _ if bytes.is_empty() => return,
             _ => reader.outbox.push_control(bytes),
         };
         self.unsent.note(&reader.outbox, pushed);
     }
 
-    pub(super) fn ack(&mut self, lease: LeaseId, (batch, seq): (u64, Seq), outcome: Outcome, echo: Option<&Frame>) {
+    pub(super) fn push_ack(
+        &mut self,
+        lease: LeaseId,
+        (batch, seq): (u64, Seq),
+        outcome: Outcome,
+        echo: Option<&Frame>,
+    ) {
         let Some(reader) = self.readers.get(&lease) else { return };
         let pushed = match (&reader.framing, outcome) {
             (Framing::Hocuspocus { address }, outcome) => {
@@ -313,12 +328,13 @@ impl Readers {
             (Framing::YWebsocket, Outcome::Saved) => {
                 let Some(echo) = echo else { return };
                 let frame = echo.encode(&self.document, &reader.framing);
-                // Clients tell their echoes by the bytes: of those that look the same none may be left out.
+                // Clients recognise echoes by their bytes: of echoes with equal bytes none may be left out.
                 let is_empty = matches!(echo.message(), Message::Update(update) if update[..] == EMPTY_UPDATE);
                 if is_empty { reader.outbox.push_control(frame) } else { reader.outbox.push_echo(lease, frame) }
             }
-            // This dialect has no word for "refused": the session ends, its unsaved edits stay with the client. While the
-            // disk refuses writes that would be so again at once, four times a second.
+            // This dialect cannot express a refusal: the session ends and its unsaved edits stay with the
+            // client. After a storage failure it ends later, or the client would reconnect four times a
+            // second.
             (Framing::YWebsocket, refused) => {
                 match refusal(&refused) {
                     Some(Close::StorageFailed) => reader.outbox.close_later(Close::StorageFailed),
@@ -337,7 +353,8 @@ impl Readers {
         }
     }
 
-    /// Ends a session, or this document of a native or Hocuspocus session, which is no reader from then on.
+    /// Closes a session; of a native or Hocuspocus session, only this document, which then has one reader
+    /// less.
     pub(super) fn close(&mut self, lease: LeaseId, close: Close) {
         if self.readers.get(&lease).is_some_and(|reader| reader.close(lease, close, &self.metrics)) {
             self.readers.remove(&lease);
@@ -355,16 +372,16 @@ impl Drop for Readers {
     }
 }
 
-/// Why an edit was not taken; `None`: it was, or need not be.
+/// The close reason for an edit that was not accepted; `None` if it was, or need not be.
 fn refusal(outcome: &Outcome) -> Option<Close> {
     match outcome {
         Outcome::Saved | Outcome::Unneeded => None,
         Outcome::Refused => Some(Close::StorageFailed),
         Outcome::Forbidden => Some(Close::read_only()),
         Outcome::Full(full) => Some(Close::DocumentFull(match full {
-            Full::Bytes => "this document has reached its largest size; you can read it and delete from it".into(),
-            Full::Clients => "this document has had as many writers as it can; copy it to a new one".into(),
-            Full::Registers => "this document has as many registers as it can; use another document for more".into(),
+            Full::Bytes => "document size limit reached; it can be read and deleted from".into(),
+            Full::Clients => "limit on clients that wrote to this document reached; copy it to a new document".into(),
+            Full::Registers => "limit on registers in this document reached; use another document".into(),
         })),
     }
 }

@@ -1,35 +1,35 @@
-//! PURE: the newest changes of a document, as they were sent: a client that missed a few gets exactly those.
+//! PURE: the newest changes of a document, for clients that missed only a few.
 //!
-//! A diff carries the whole delete set; a tail does not. It is bounded and may begin anywhere: who comes from before its
-//! beginning sends a state vector.
+//! A diff carries the whole delete set, these changes do not. The buffer is bounded: a client with an older
+//! position sends a state vector instead.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 
-/// Most changes kept.
+/// Limit on the number of changes.
 const MAX_CHANGES: usize = 512;
-/// Most bytes of them.
+/// Limit on the bytes of the changes.
 pub(super) const MAX_BYTES: usize = 32 * 1024;
 
-/// The newest changes, in the order in which readers were sent them.
+/// The newest changes, in the order they were sent to readers.
 #[derive(Debug)]
-pub struct Tail {
-    /// Everything after this record is here.
+pub struct RecentChanges {
+    /// Contains every change after this record.
     after: Seq,
-    /// Several may have one number: an update and those that had waited for it.
+    /// Several changes may share a sequence number: an update and the pending ones it made integrable.
     changes: VecDeque<(Seq, Bytes)>,
     bytes: usize,
 }
 
-impl Tail {
-    /// Nothing has changed since this record.
+impl RecentChanges {
+    /// An empty buffer: no changes since this record.
     pub fn after(after: Seq) -> Self {
         Self { after, changes: VecDeque::new(), bytes: 0 }
     }
 
-    /// The end of a stored history: `records` come after `after`, in order.
+    /// The end of a stored history. `records` follow the record `after`, in order.
     pub fn of<'a>(after: Seq, records: impl DoubleEndedIterator<Item = (Seq, &'a Bytes)>) -> Self {
         let mut newest = Vec::new();
         let mut bytes = 0;
@@ -46,32 +46,32 @@ impl Tail {
         tail
     }
 
-    /// Adds what readers are sent now.
+    /// Adds a change that is being sent to readers.
     pub fn push(&mut self, seq: Seq, update: &Bytes) {
         if update.len() > MAX_BYTES {
             *self = Self::after(seq);
             return;
         }
         self.bytes += update.len();
-        // A copy: a slice would keep the whole frame it came in.
+        // Copied: a slice would keep the whole received frame in memory.
         self.changes.push_back((seq, Bytes::copy_from_slice(update)));
         while self.changes.len() > MAX_CHANGES || self.bytes > MAX_BYTES {
             self.drop_oldest();
         }
     }
 
-    /// Bytes of the changes in it.
+    /// Bytes of the changes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What came after `seq`; `None`: not all of it is here.
+    /// The changes after `seq`; `None` if some of them are no longer here.
     pub fn since(&self, seq: Seq) -> Option<impl Iterator<Item = (Seq, &Bytes)>> {
         let first = self.changes.partition_point(|(of, _)| *of <= seq);
         (seq >= self.after).then(|| self.changes.range(first..).map(|(seq, update)| (*seq, update)))
     }
 
-    /// Drops the oldest record's changes, all of them: half of them would be a hole.
+    /// Drops all changes of the oldest record: keeping some of them would leave a gap.
     fn drop_oldest(&mut self) {
         let Some(&(oldest, _)) = self.changes.front() else { return };
         while let Some((_, update)) = self.changes.pop_front_if(|(seq, _)| *seq == oldest) {
@@ -85,13 +85,13 @@ impl Tail {
 mod tests {
     use super::*;
 
-    fn seqs(tail: &Tail, since: u64) -> Option<Vec<u64>> {
+    fn seqs(tail: &RecentChanges, since: u64) -> Option<Vec<u64>> {
         tail.since(Seq(since)).map(|changes| changes.map(|(seq, _)| seq.0).collect())
     }
 
     #[test]
-    fn it_tells_what_came_after_or_nothing() {
-        let mut tail = Tail::after(Seq(5));
+    fn tail_returns_all_changes_since_seq_or_none() {
+        let mut tail = RecentChanges::after(Seq(5));
         assert_eq!(seqs(&tail, 5), Some(vec![]));
         assert_eq!(seqs(&tail, 4), None);
         for seq in [6, 8, 8, 9] {
@@ -103,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_in_number_and_in_bytes_and_never_keeps_half_of_a_record() {
-        let mut tail = Tail::after(Seq::ZERO);
+    fn tail_is_bounded_and_never_splits_a_record() {
+        let mut tail = RecentChanges::after(Seq::ZERO);
         for seq in [1, 1, 1].into_iter().chain(2..=510) {
             tail.push(Seq(seq), &Bytes::from_static(b"x"));
         }
@@ -118,11 +118,11 @@ mod tests {
     }
 
     #[test]
-    fn of_a_stored_history_the_newest_part_is_kept() {
+    fn tail_of_stored_history_keeps_its_end() {
         let records: Vec<(Seq, Bytes)> = (11..=20).map(|seq| (Seq(seq), Bytes::from(vec![0; 8 * 1024]))).collect();
-        let tail = Tail::of(Seq(10), records.iter().map(|(seq, update)| (*seq, update)));
+        let tail = RecentChanges::of(Seq(10), records.iter().map(|(seq, update)| (*seq, update)));
         assert_eq!((seqs(&tail, 15), seqs(&tail, 16)), (None, Some(vec![17, 18, 19, 20])));
-        let tail = Tail::of(Seq(10), records[..2].iter().map(|(seq, update)| (*seq, update)));
+        let tail = RecentChanges::of(Seq(10), records[..2].iter().map(|(seq, update)| (*seq, update)));
         assert_eq!((seqs(&tail, 9), seqs(&tail, 10)), (None, Some(vec![11, 12])));
     }
 }

@@ -1,8 +1,10 @@
-//! The shell around [`Core`]: one Tokio task per open document. Inbox in, effects out.
+//! The I/O shell around [`Core`]: one Tokio task per open document, which feeds events in and executes
+//! effects.
 //!
-//! Waiting goes one way: sessions wait for this task's inbox, this task waits for the log. The log's answer is a
-//! watched number and never waits. A task ends when its document has been idle (nobody holds a lease, nothing is
-//! on its way to the disk) or when the registry closes its inbox; both times everything is on disk first.
+//! Waiting goes one way: sessions wait for this task's inbox, this task waits for the log. The log publishes
+//! its durable position as a watched value and never waits. The task ends when its document has been idle (no
+//! leases, nothing on its way to the disk) or when the registry closes its inbox; in both cases everything is
+//! on disk first.
 
 mod storing;
 mod turn;
@@ -17,13 +19,13 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
-use super::apart::apart_if;
+use super::block_in_place::block_in_place_if;
 use super::core::Core;
 use super::event::{Acks, Effect, Event};
 use super::frame::Framing;
-use super::inbox::{Receiver, Room};
+use super::inbox::{BytePermit, Receiver};
 use super::load::{LoadError, Loaded, load};
-use super::merge::Unsent;
+use super::merge::OutgoingFrames;
 use super::options::{Compaction, DocumentOptions};
 use super::readers::Readers;
 use super::usage::Usage;
@@ -33,41 +35,43 @@ use crate::outbox::Outbox;
 use syncline_log::failpoint::Point;
 use syncline_log::{DocumentLog, Log};
 
-/// A snapshot of a large document waits for more records: it costs each of them at most so many of its bytes.
+/// The larger the last snapshot, the more records are kept before the next: it may cost each of them at most
+/// this many bytes.
 const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
-/// Long after everything.
+/// Stands for no deadline.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// When memory is scarce a document drops what it can after so long without a change.
-const PRESSED_QUIET: Duration = Duration::from_secs(1);
-/// A document that could not leave tries again after so long, or when something comes.
-const EXPECTED_IDLE: Duration = Duration::from_millis(100);
-/// A reader's floor is at most this many records old: each checkpoint costs one state vector.
+/// Quiet period after which a document frees memory when memory is scarce.
+const QUIET_UNDER_PRESSURE: Duration = Duration::from_secs(1);
+/// Pause before a document that could not leave memory tries again, unless an event arrives earlier.
+const RETIRE_RETRY: Duration = Duration::from_millis(100);
+/// Records between checkpoints, and so the age of a reader's floor: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
-/// One event on its way to the document.
+/// A message in a document's inbox.
 #[derive(Debug)]
 pub enum Envelope {
-    /// A session begins; its outbox comes along.
+    /// A session opens the document.
     Open {
-        /// Its lease.
+        /// Lease of the session.
         lease: LeaseId,
-        /// Where its frames go.
+        /// The session's outbox.
         outbox: Arc<Outbox>,
-        /// How they are written.
+        /// How its frames are encoded.
         framing: Framing,
-        /// How many documents the session has open, with this one.
+        /// Number of documents the session has open, this one included.
         documents: usize,
     },
-    /// Memory is scarce: leave when nobody has the document open, drop what can be dropped when it is quiet.
-    Relieve,
-    /// Anything else. The room stands for the bytes of a large event in the inbox.
-    Event(Event, Option<Room>),
+    /// Memory is scarce: leave memory if no session has the document open, else free what can be freed once
+    /// it is quiet.
+    FreeMemory,
+    /// Any other event. The reservation holds a large event's bytes in the inbox's limit.
+    Event(Event, Option<BytePermit>),
 }
 
-/// Why a task ended.
+/// How a document's task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Everything is on disk and `try_retire` agreed.
+pub enum TaskEnd {
+    /// The document was idle, everything is on disk and `try_retire` agreed.
     Retired,
     /// The inbox was closed; everything is on disk, or storage has failed.
     Stopped,
@@ -82,30 +86,32 @@ struct Task {
     log: DocumentLog,
     options: Arc<DocumentOptions>,
     metrics: Arc<Metrics>,
-    /// Filled by the core, emptied by `execute`.
+    /// Filled by the core, drained by `execute`.
     effects: Vec<Effect>,
-    /// Filled and emptied by `execute`.
-    unsent: Unsent,
+    /// Filled and drained by `execute`.
+    outgoing: OutgoingFrames,
     records_since_snapshot: u64,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
     next_checkpoint: Seq,
-    /// When something was said last, when something changed, and what was the newest record then. By `after_batch`.
+    /// Times of the last event and of the last change, and the newest sequence number at that time. Set by
+    /// `after_batch`.
     active: Instant,
     changed: Instant,
-    seen: Seq,
+    last_seen: Seq,
     storage_failed: bool,
-    /// More than one event was waiting when it looked last.
+    /// The last batch had more than one event.
     is_busy: bool,
-    /// [`Envelope::Relieve`] came, and nothing has been done about it.
-    is_pressed: bool,
-    /// A session has a lease that it has not used or has not given back: the document could not leave.
-    is_expected: bool,
+    /// [`Envelope::FreeMemory`] arrived and has not been acted on.
+    must_free_memory: bool,
+    /// The document could not leave memory: a session holds a lease that it has not used or has not released
+    /// yet.
+    has_unused_lease: bool,
     usage: Arc<Usage>,
 }
 
-/// Loads the document and runs it to its end. `try_retire` is asked when it has been idle: it must refuse when a
-/// session has come in the meantime.
+/// Loads the document and runs it until it ends. `try_retire` is called when the document has been idle; it
+/// must refuse if a session has arrived in the meantime.
 pub async fn run(
     name: DocumentName,
     mut inbox: Receiver,
@@ -114,23 +120,27 @@ pub async fn run(
     metrics: Arc<Metrics>,
     usage: Arc<Usage>,
     try_retire: impl Fn(&Receiver) -> bool,
-) -> Ended {
-    // Rare and large futures are boxed, here and below: each document pays for the largest all the time.
+) -> TaskEnd {
+    // Rare, large futures are boxed, here and below: every document would pay for the largest one all the
+    // time.
     let give_up = options.give_up.clone();
     let loading = Box::pin(Task::load(name.clone(), log, options, Arc::clone(&metrics), usage));
     let mut task = match give_up.run_until_cancelled(loading).await {
         Some(Ok(task)) => task,
-        None => return Ended::Stopped,
+        None => return TaskEnd::Stopped,
         Some(Err(failure)) => {
             match failure {
-                LoadError::Deleted => debug!(document = name.as_str(), "a deleted document was asked for"),
+                LoadError::Deleted => debug!(document = name.as_str(), "refused to open a deleted document"),
                 _ => {
                     metrics.loads_failed.inc();
-                    error!(document = name.as_str(), %failure, "document could not be loaded; its sessions are refused, nothing was changed")
+                    error!(
+                        document = name.as_str(), %failure,
+                        "document could not be loaded; its sessions are refused, nothing was changed"
+                    )
                 }
             }
-            Box::pin(refuse(&name, &mut inbox, &failure.close(), metrics)).await;
-            return Ended::NotLoaded;
+            Box::pin(refuse_sessions(&name, &mut inbox, &failure.close(), metrics)).await;
+            return TaskEnd::NotLoaded;
         }
     };
     let ended = task.run(&mut inbox, try_retire).await;
@@ -138,8 +148,8 @@ pub async fn run(
     ended
 }
 
-/// Tells whoever waits, and whoever still comes, that the document is not to be had now.
-async fn refuse(name: &DocumentName, inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
+/// Closes all sessions that are waiting for the document or arrive later: it is unavailable.
+async fn refuse_sessions(name: &DocumentName, inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
     inbox.close();
     let mut readers = Readers::new(name.clone(), metrics);
     let mut batch = VecDeque::new();
@@ -170,17 +180,18 @@ impl Task {
             warn!(
                 document = name.as_str(),
                 waiting = document.pending().len(),
-                "updates in the log wait for others that never came; every client is asked for them"
+                "the log contains pending updates with missing dependencies; every client is asked for them"
             );
         }
         document.count_superseded(options.superseded.clone());
         let last = newest.seq;
         debug!(document = name.as_str(), seq = %last, records, "document loaded");
-        let core =
-            Core::new(document, newest, options.holds).with_presence_limit(options.presence_bytes).with_tail(tail);
+        let core = Core::new(document, newest, options.holds)
+            .with_presence_limit(options.presence_bytes)
+            .with_recent_changes(tail);
         let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
-        // In a box, or it would lie in the future once as it comes and once as it stays.
+        // Boxed, or the future would hold it twice: once being built, once in use.
         let task = Box::new(Self {
             log: log.document(name.clone(), newest.epoch, last),
             core,
@@ -189,80 +200,80 @@ impl Task {
             options,
             metrics,
             effects: Vec::new(),
-            unsent: Unsent::default(),
+            outgoing: OutgoingFrames::default(),
             records_since_snapshot: records,
             bytes_since_snapshot: record_bytes,
             snapshot_bytes,
             next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
             active: Instant::now(),
             changed: Instant::now(),
-            seen: last,
+            last_seen: last,
             storage_failed: false,
             is_busy: false,
-            is_pressed: false,
-            is_expected: false,
+            must_free_memory: false,
+            has_unused_lease: false,
             usage,
         });
         task.report_usage();
         Ok(task)
     }
 
-    async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> Ended {
+    async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> TaskEnd {
         let mut batch = VecDeque::new();
         let mut is_used = false;
-        // The log may have failed before this document was opened.
-        self.take_durable().await;
-        let mut clock = pin!(sleep_until(self.next_tick()));
+        // Storage may have failed before this document was opened.
+        self.update_durable().await;
+        let mut timer = pin!(sleep_until(self.next_tick()));
         loop {
             tokio::select! {
-                // In this order: the disk's answers come no faster than its commits, so events are not starved by them.
+                // Biased: durable positions arrive no faster than commits, so they cannot starve events.
                 biased;
-                _ = self.log.durable_changed() => self.take_durable().await,
+                _ = self.log.durable_changed() => self.update_durable().await,
                 () = inbox.receive(&mut batch), if !self.core.must_wait_for_disk() => {
                     if batch.is_empty() {
                         Box::pin(self.finish()).await;
-                        return Ended::Stopped;
+                        return TaskEnd::Stopped;
                     }
                     self.is_busy = batch.len() > 1;
-                    while let Some((event, _room)) = self.next(&mut batch) {
-                        self.take(event).await;
+                    while let Some((event, _permit)) = self.next_event(&mut batch) {
+                        self.handle_event(event).await;
                         is_used = true;
                     }
                     self.end_turn().await;
                     if std::mem::take(&mut is_used) {
                         self.active = Instant::now();
-                        self.is_expected = false;
+                        self.has_unused_lease = false;
                     }
                     self.after_batch().await;
-                    // Moved only when it would ring too late: what it rings for is looked at then.
+                    // Only moved earlier: what the timer is for is checked when it fires.
                     let tick = self.next_tick();
-                    if tick < clock.deadline() {
-                        clock.as_mut().reset(tick);
+                    if tick < timer.deadline() {
+                        timer.as_mut().reset(tick);
                     }
                 }
-                () = &mut clock => {
+                () = &mut timer => {
                     if self.core.lease_count() == 0 && self.active.elapsed() >= self.idle() {
                         Point::UnloadBegun.pass();
                         Box::pin(self.finish()).await;
                         Point::UnloadSettled.pass();
                         if try_retire(inbox) {
-                            return Ended::Retired;
+                            return TaskEnd::Retired;
                         }
                         self.active = Instant::now();
-                        self.is_expected = true;
-                        self.is_pressed = false;
+                        self.has_unused_lease = true;
+                        self.must_free_memory = false;
                     }
-                    if self.may_rest() && self.changed.elapsed() >= self.quiet() {
-                        Box::pin(self.rest()).await;
-                        self.is_pressed = false;
+                    if self.can_free_memory() && self.changed.elapsed() >= self.quiet() {
+                        Box::pin(self.free_memory()).await;
+                        self.must_free_memory = false;
                     }
-                    clock.as_mut().reset(self.next_tick());
+                    timer.as_mut().reset(self.next_tick());
                 }
             }
         }
     }
 
-    /// Everything on disk, and a snapshot if it is worth while.
+    /// Writes a snapshot if it is worth it, and waits until everything is on disk.
     async fn finish(&mut self) {
         if self.records_since_snapshot >= self.options.compaction.idle_records && !self.options.give_up.is_cancelled() {
             self.compact().await;
@@ -270,52 +281,53 @@ impl Task {
         self.settle().await;
     }
 
-    /// When there may be something to do although nothing is said.
+    /// The next time at which there may be work without an event.
     fn next_tick(&self) -> Instant {
         let idle = (self.core.lease_count() == 0).then(|| self.active + self.idle());
-        let quiet = self.may_rest().then(|| self.changed + self.quiet());
+        let quiet = self.can_free_memory().then(|| self.changed + self.quiet());
         idle.into_iter().chain(quiet).min().unwrap_or_else(|| Instant::now() + NEVER)
     }
 
-    /// How long it stays without a lease. One without records has nothing to keep.
+    /// How long the document stays in memory without a lease. One without records leaves immediately.
     fn idle(&self) -> Duration {
-        match self.is_pressed || self.core.last() == Seq::ZERO {
-            true if self.is_expected => self.options.idle.min(EXPECTED_IDLE),
+        match self.must_free_memory || self.core.last() == Seq::ZERO {
+            true if self.has_unused_lease => self.options.idle.min(RETIRE_RETRY),
             true => Duration::ZERO,
             false => self.options.idle,
         }
     }
 
-    /// True when it has something to give up while nothing changes: deleted content, under pressure also what is kept for those who join.
-    fn may_rest(&self) -> bool {
-        if self.is_pressed { !self.core.is_minimal() } else { !self.core.is_resting() }
+    /// True if there is memory to free while nothing changes: deleted content, and under memory pressure also
+    /// caches for joining clients.
+    fn can_free_memory(&self) -> bool {
+        if self.must_free_memory { !self.core.is_minimal() } else { !self.core.is_dormant() }
     }
 
-    /// How long nothing changes until it drops what it can.
+    /// Quiet period after which it frees memory.
     fn quiet(&self) -> Duration {
-        if self.is_pressed { self.options.quiet.min(PRESSED_QUIET) } else { self.options.quiet }
+        if self.must_free_memory { self.options.quiet.min(QUIET_UNDER_PRESSURE) } else { self.options.quiet }
     }
 
     fn report_usage(&self) {
         self.usage.report(self.core.memory_bytes(), self.core.is_minimal(), self.active);
     }
 
-    /// Nothing has changed for a while: a snapshot makes the next load short.
-    async fn rest(&mut self) {
+    /// Frees memory after a quiet period; a snapshot makes the next load fast.
+    async fn free_memory(&mut self) {
         if self.records_since_snapshot >= self.options.compaction.idle_records {
             self.compact().await;
         }
-        apart_if(self.core.is_large(), || self.core.rest());
-        self.unsent = Unsent::default();
+        block_in_place_if(self.core.is_large(), || self.core.make_dormant());
+        self.outgoing = OutgoingFrames::default();
         self.report_usage();
     }
 
-    /// The next event of which the core is to hear.
-    fn next(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<Room>)> {
+    /// The next event for the core.
+    fn next_event(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<BytePermit>)> {
         loop {
             match batch.pop_front()? {
                 Envelope::Open { lease, outbox, framing, documents } => {
-                    self.core.share_presence(lease, documents);
+                    self.core.limit_awareness_share(lease, documents);
                     let is_native = matches!(framing, Framing::Native { .. });
                     let is_counted = matches!(framing, Framing::Hocuspocus { .. });
                     self.readers.add(lease, outbox, framing);
@@ -323,22 +335,24 @@ impl Task {
                         let acks = if is_counted { Acks::Counted } else { Acks::Each };
                         return Some((Event::Open { lease, acks }, None));
                     }
-                    // A native session says from where it goes on: `Event::Resume`.
+                    // A native session sends its cursor next: `Event::Resume`.
                 }
-                Envelope::Relieve => self.is_pressed = true,
-                Envelope::Event(event, room) => return Some((event, room)),
+                Envelope::FreeMemory => self.must_free_memory = true,
+                Envelope::Event(event, permit) => return Some((event, permit)),
             }
         }
     }
 
-    async fn take(&mut self, event: Event) {
+    async fn handle_event(&mut self, event: Event) {
         match event {
             Event::Resync { lease } => {
                 self.metrics.resyncs.inc();
-                // Frames of earlier events in this batch must not come after the diff that contains them.
+                // Frames of earlier events in this batch must not follow the diff that contains them.
                 self.execute().await;
                 let floor = self.readers.floor(lease);
-                apart_if(self.core.is_large(), || self.core.resync(lease, floor.as_deref(), &mut self.effects));
+                block_in_place_if(self.core.is_large(), || {
+                    self.core.resync(lease, floor.as_deref(), &mut self.effects)
+                });
             }
             Event::Leave { lease } => {
                 self.execute().await;
@@ -346,8 +360,8 @@ impl Task {
                 self.core.handle(event, &mut self.effects);
             }
             Event::Step1 { ref state_vector, .. } => {
-                let takes_long = self.core.is_large() && !self.core.has_answer(state_vector);
-                apart_if(takes_long, || self.core.handle(event, &mut self.effects));
+                let takes_long = self.core.is_large() && !self.core.has_cached_diff(state_vector);
+                block_in_place_if(takes_long, || self.core.handle(event, &mut self.effects));
             }
             event => self.core.handle(event, &mut self.effects),
         }
@@ -355,8 +369,8 @@ impl Task {
 
     async fn after_batch(&mut self) {
         self.metrics.awareness_dropped.inc_by(self.core.take_dropped_states() as u64);
-        if self.core.last() != self.seen {
-            (self.seen, self.changed) = (self.core.last(), self.active);
+        if self.core.last() != self.last_seen {
+            (self.last_seen, self.changed) = (self.core.last(), self.active);
         }
         if self.core.last() >= self.next_checkpoint {
             self.next_checkpoint = Seq(self.core.last().0 + CHECKPOINT_EVERY);
@@ -370,7 +384,7 @@ impl Task {
         self.report_usage();
     }
 
-    async fn take_durable(&mut self) {
+    async fn update_durable(&mut self) {
         let durable = self.log.durable();
         Point::BeforeAck.pass();
         self.core.durable(durable.upto, &mut self.effects);

@@ -1,4 +1,4 @@
-//! What all open documents take in memory: each task reports its own, the registry keeps them within bounds.
+//! Memory use of all open documents: each task reports its own, the registry keeps the total within limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -6,40 +6,40 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Bounds for all open documents together. `usize::MAX`: none.
+/// Limits for all open documents together. `usize::MAX` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Bytes, as the documents estimate them.
+    /// Memory in bytes, as estimated by the documents.
     pub bytes: usize,
-    /// Documents.
+    /// Number of documents.
     pub documents: usize,
 }
 
 impl MemoryLimits {
-    /// None at all.
+    /// No limits.
     pub const NONE: Self = Self { bytes: usize::MAX, documents: usize::MAX };
 }
 
-/// All open documents together.
+/// Totals over all open documents.
 #[derive(Debug)]
 pub struct Memory {
     limits: MemoryLimits,
     began: Instant,
     bytes: AtomicUsize,
     documents: AtomicUsize,
-    /// The most documents since the map of documents was shrunk last.
+    /// Highest number of documents since the registry's map was last shrunk.
     peak: AtomicUsize,
-    /// There may be something to evict, or to shrink.
+    /// Signals that documents may have to be evicted, or the map shrunk.
     attention: Notify,
-    /// There is room again.
-    room: Notify,
+    /// Signals that there is room again.
+    room_freed: Notify,
 }
 
-/// Below this peak the map of documents is small.
+/// The map of documents need not be shrunk below this peak.
 const SMALL_PEAK: usize = 4_096;
 
 impl Memory {
-    /// No document is open.
+    /// Totals without any open document.
     pub fn new(limits: MemoryLimits) -> Arc<Self> {
         Arc::new(Self {
             limits,
@@ -48,22 +48,22 @@ impl Memory {
             documents: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             attention: Notify::new(),
-            room: Notify::new(),
+            room_freed: Notify::new(),
         })
     }
 
-    /// Bytes that open documents take, estimated.
+    /// Estimated memory of the open documents, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// True when one document more would exceed a limit.
+    /// True if one more document would exceed a limit.
     pub fn is_full(&self) -> bool {
         self.bytes() > self.limits.bytes || self.documents.load(Ordering::Relaxed) >= self.limits.documents
     }
 
-    /// How many bytes, and how many documents, should be given up: an eighth more than what is over a limit, so that not every
-    /// change makes the next search.
+    /// Bytes and documents to give up, one eighth more than the excess over a limit, so that not every change
+    /// triggers a search.
     pub fn excess(&self) -> (usize, usize) {
         let aim = |limit: usize| limit - (limit / 8).max(1);
         let excess = |now: usize, limit| if now >= limit { now - aim(limit) } else { 0 };
@@ -71,32 +71,32 @@ impl Memory {
         (excess(self.bytes(), self.limits.bytes), excess(documents, self.limits.documents))
     }
 
-    /// Asks for [`Memory::attention`].
-    pub fn call(&self) {
+    /// Wakes the waiter of [`Memory::attention`].
+    pub fn request_attention(&self) {
         self.attention.notify_one();
     }
 
-    /// Waits until a limit is exceeded, or many documents have gone.
+    /// Waits until a limit is exceeded, or many documents have closed.
     pub async fn attention(&self) {
         self.attention.notified().await;
     }
 
-    /// Waits until there is room for one document more.
-    pub async fn room(&self) {
-        let mut notified = std::pin::pin!(self.room.notified());
+    /// Waits until there is room for one more document.
+    pub async fn wait_for_room(&self) {
+        let mut notified = std::pin::pin!(self.room_freed.notified());
         loop {
-            // Registered before it looks: what comes in between is not missed.
+            // Registered before the check, so no notification is missed in between.
             notified.as_mut().enable();
             if !self.is_full() {
                 return;
             }
             notified.as_mut().await;
-            notified.set(self.room.notified());
+            notified.set(self.room_freed.notified());
         }
     }
 
-    /// Whether most of the documents that were open have gone since this returned true last.
-    pub fn take_peak(&self) -> bool {
+    /// True if most of the documents open at the peak have closed; resets the peak.
+    pub fn take_fallen_peak(&self) -> bool {
         let (peak, now) = (self.peak.load(Ordering::Relaxed), self.documents.load(Ordering::Relaxed));
         let has_fallen = has_fallen(peak, now);
         if has_fallen {
@@ -105,7 +105,7 @@ impl Memory {
         has_fallen
     }
 
-    /// A document is opened.
+    /// Counts a document that is being opened.
     pub fn enter(self: &Arc<Self>) -> Arc<Usage> {
         let documents = self.documents.fetch_add(1, Ordering::Relaxed) + 1;
         self.peak.fetch_max(documents, Ordering::Relaxed);
@@ -124,18 +124,19 @@ fn has_fallen(peak: usize, now: usize) -> bool {
     peak > SMALL_PEAK && now < peak / 4
 }
 
-/// What one open document takes. Written by its task.
+/// Memory use of one open document. Written by its task.
 #[derive(Debug)]
 pub struct Usage {
     memory: Arc<Memory>,
     bytes: AtomicUsize,
-    /// When it was used last, since the beginning.
+    /// Time of last use, in milliseconds since `Memory` was created.
     used_ms: AtomicU64,
     is_minimal: AtomicBool,
 }
 
 impl Usage {
-    /// The document takes `bytes` now, and was used last at `used_at`. A minimal one has nothing more to give up while it is open.
+    /// Reports the memory use and the time of last use. A minimal document can free no more memory while it
+    /// is open.
     pub fn report(&self, bytes: usize, is_minimal: bool, used_at: Instant) {
         let used = used_at.saturating_duration_since(self.memory.began).as_millis();
         self.used_ms.store(u64::try_from(used).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -144,45 +145,45 @@ impl Usage {
         if bytes > before {
             let total = self.memory.bytes.fetch_add(bytes - before, Ordering::Relaxed) + (bytes - before);
             if total > self.memory.limits.bytes {
-                self.memory.call();
+                self.memory.request_attention();
             }
         } else if bytes < before {
-            self.give_back(before - bytes);
+            self.release(before - bytes);
         }
     }
 
-    /// What it takes.
+    /// Its memory use in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// For comparison with other documents: the smaller, the longer unused.
+    /// Time of last use, for comparison with other documents: smaller means unused for longer.
     pub fn used_ms(&self) -> u64 {
         self.used_ms.load(Ordering::Relaxed)
     }
 
-    /// True when it has nothing to give up while it is open.
+    /// True if it can free no more memory while it is open.
     pub fn is_minimal(&self) -> bool {
         self.is_minimal.load(Ordering::Relaxed)
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         let before = self.memory.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if before > self.memory.limits.bytes {
-            self.memory.room.notify_waiters();
+            self.memory.room_freed.notify_waiters();
         }
     }
 }
 
 impl Drop for Usage {
     fn drop(&mut self) {
-        self.give_back(self.bytes());
+        self.release(self.bytes());
         let before = self.memory.documents.fetch_sub(1, Ordering::Relaxed);
         if before >= self.memory.limits.documents {
-            self.memory.room.notify_waiters();
+            self.memory.room_freed.notify_waiters();
         }
         if has_fallen(self.memory.peak.load(Ordering::Relaxed), before - 1) {
-            self.memory.call();
+            self.memory.request_attention();
         }
     }
 }
@@ -192,7 +193,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_over_a_limit_is_known_and_room_is_announced() {
+    async fn excess_over_limits_is_reported_and_room_is_signalled() {
         let memory = Memory::new(MemoryLimits { bytes: 1_000, documents: 3 });
         let (first, second) = (memory.enter(), memory.enter());
         first.report(600, false, Instant::now());
@@ -204,27 +205,27 @@ mod tests {
         assert_eq!((memory.bytes(), memory.excess()), (1_200, (325, 0)));
         let waiting = tokio::spawn({
             let memory = Arc::clone(&memory);
-            async move { memory.room().await }
+            async move { memory.wait_for_room().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         second.report(100, true, Instant::now());
         waiting.await.unwrap();
         let third = memory.enter();
-        assert!(memory.is_full(), "as many documents as may be");
+        assert!(memory.is_full(), "the limit on documents is reached");
         assert_eq!(memory.excess(), (0, 1));
         drop((first, second, third));
         assert_eq!((memory.bytes(), memory.is_full()), (0, false));
     }
 
     #[tokio::test]
-    async fn a_spike_of_documents_is_noticed_when_it_is_over() {
+    async fn drop_after_peak_of_documents_is_reported_once() {
         let memory = Memory::new(MemoryLimits::NONE);
         let many: Vec<_> = (0..SMALL_PEAK + 1).map(|_| memory.enter()).collect();
-        assert!(!memory.take_peak());
+        assert!(!memory.take_fallen_peak());
         drop(many);
         memory.attention().await;
-        assert!(memory.take_peak());
-        assert!(!memory.take_peak(), "once");
+        assert!(memory.take_fallen_peak());
+        assert!(!memory.take_fallen_peak(), "once");
     }
 }

@@ -1,35 +1,37 @@
-//! Awareness that waits for one socket: one frame for each lease, with the newest state of each client.
+//! Coalescing of awareness queued for one socket: one frame for each lease, with the newest state of each
+//! client.
 //!
-//! A document encodes each awareness update once for all readers. While the socket takes nothing the updates are collected as they
-//! are, shared with other readers; they are joined when the socket takes them, or when they exceed a bound.
+//! A document encodes each awareness update once for all readers. While the socket is full the updates are
+//! collected as they are, shared with other readers; they are coalesced when they are taken, or when they
+//! exceed a limit.
 
 use bytes::Bytes;
 use syncline_protocol::awareness::coalesce;
 use syncline_protocol::varint::write_var_uint;
 
-use super::{MAX_AWARENESS_LOOKBACK, Outbox, Pushed, Waiting};
+use super::{MAX_AWARENESS_LOOKBACK, Outbox, Pushed, QueuedFrame};
 use crate::ids::LeaseId;
 
-/// Frames that are collected before they are joined: each costs memory besides its bytes.
+/// Frames collected before they are coalesced: each costs memory besides its bytes.
 const MAX_FRAMES: usize = 64;
 
-/// How a reader of a message finds the length of the awareness update at its end.
+/// How a message delimits the awareness update at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpdateLength {
-    /// It stands before the update as a varUint.
+    /// The update is preceded by its length as a varUint.
     Prefixed,
-    /// The update ends with the message.
+    /// The update extends to the end of the message.
     ToTheEnd,
 }
 
 /// A message that ends with an awareness update.
 #[derive(Debug, Clone)]
 pub struct AwarenessFrame {
-    /// The message.
+    /// The encoded message.
     pub bytes: Bytes,
-    /// How many of them, at the end, are the update.
+    /// Length of the update at the end of the message.
     pub update_bytes: usize,
-    /// What stands before them.
+    /// How the update is delimited.
     pub length: UpdateLength,
 }
 
@@ -38,7 +40,7 @@ impl AwarenessFrame {
         &self.bytes[self.bytes.len() - self.update_bytes..]
     }
 
-    /// The same message with another update.
+    /// The same message with a different update.
     fn with(&self, update: &[u8]) -> Self {
         let mut prefix = Vec::new();
         let head_bytes = match self.length {
@@ -56,20 +58,20 @@ impl AwarenessFrame {
     }
 }
 
-/// The awareness updates of one lease that wait, as one place in the queue.
+/// The queued awareness updates of one lease, as one entry of the queue.
 #[derive(Debug)]
-pub(super) struct Backlog {
+pub(super) struct QueuedAwareness {
     newest: AwarenessFrame,
     /// Oldest first.
     older: Vec<AwarenessFrame>,
     bytes: usize,
-    /// What the last join left.
-    joined_bytes: usize,
+    /// Size after the last coalescing.
+    coalesced_bytes: usize,
 }
 
-impl Backlog {
+impl QueuedAwareness {
     fn new(frame: AwarenessFrame) -> Self {
-        Self { bytes: frame.bytes.len(), newest: frame, older: Vec::new(), joined_bytes: 0 }
+        Self { bytes: frame.bytes.len(), newest: frame, older: Vec::new(), coalesced_bytes: 0 }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -77,7 +79,7 @@ impl Backlog {
     }
 
     pub(super) fn into_frame(mut self) -> Bytes {
-        self.join();
+        self.coalesce();
         self.newest.bytes
     }
 
@@ -85,43 +87,43 @@ impl Backlog {
         self.bytes += frame.bytes.len();
         self.older.push(std::mem::replace(&mut self.newest, frame));
         if self.older.len() == MAX_FRAMES {
-            self.join();
+            self.coalesce();
         }
     }
 
-    fn join(&mut self) {
+    fn coalesce(&mut self) {
         if !self.older.is_empty() {
             let updates = self.older.iter().chain([&self.newest]).map(AwarenessFrame::update);
             self.newest = self.newest.with(&coalesce(updates));
             self.older = Vec::new();
             self.bytes = self.newest.bytes.len();
         }
-        self.joined_bytes = self.bytes;
+        self.coalesced_bytes = self.bytes;
     }
 
-    /// Joining again is worth its cost: it reads all of the backlog.
+    /// Coalescing again is worth its cost, which is reading the whole backlog.
     fn has_doubled(&self) -> bool {
-        self.bytes >= self.joined_bytes * 2
+        self.bytes >= self.coalesced_bytes * 2
     }
 }
 
 impl Outbox {
-    /// Presence of a document. Joins what waits of the same lease.
+    /// Queues an awareness update of a document, coalesced with queued ones of the same lease.
     pub fn push_awareness(&self, lease: LeaseId, frame: AwarenessFrame) -> Pushed {
         let mut inner = self.lock();
-        if inner.takes_nothing_of(lease) || inner.behind.contains(&lease) {
+        if inner.rejects(lease) || inner.behind.contains(&lease) {
             return Pushed::Dropped;
         }
-        let others = inner.bytes - inner.answer_bytes;
+        let others = inner.bytes - inner.reply_bytes;
         let fits = others == 0 || others + frame.bytes.len() <= self.limit_bytes(&inner);
-        let mut waiting = inner.queue.iter_mut().rev().take(MAX_AWARENESS_LOOKBACK);
-        let backlog = waiting.find_map(|(_, waiting)| match waiting {
-            Waiting::Awareness { lease: of, backlog } if *of == lease => Some(backlog),
+        let mut queued = inner.queue.iter_mut().rev().take(MAX_AWARENESS_LOOKBACK);
+        let backlog = queued.find_map(|(_, queued)| match queued {
+            QueuedFrame::Awareness { lease: of, backlog } if *of == lease => Some(backlog),
             _ => None,
         });
         let Some(backlog) = backlog else {
             if fits {
-                return inner.enqueue(Waiting::Awareness { lease, backlog: Box::new(Backlog::new(frame)) });
+                return inner.enqueue(QueuedFrame::Awareness { lease, backlog: Box::new(QueuedAwareness::new(frame)) });
             }
             inner.fall_behind(lease);
             self.note_drained(inner);
@@ -130,12 +132,12 @@ impl Outbox {
         let before = backlog.bytes();
         backlog.push(frame);
         if !fits && backlog.has_doubled() {
-            backlog.join();
+            backlog.coalesce();
         }
         let after = backlog.bytes();
         inner.bytes = inner.bytes - before + after;
-        inner.charge();
-        if inner.bytes - inner.answer_bytes > self.limit_bytes(&inner) {
+        inner.update_budget();
+        if inner.bytes - inner.reply_bytes > self.limit_bytes(&inner) {
             inner.fall_behind(lease);
             self.note_drained(inner);
             return Pushed::Dropped;

@@ -1,23 +1,23 @@
-//! What all outboxes of a server hold together, and the limit on it.
+//! The limit on what all outboxes of a server hold together.
 //!
-//! Each is bounded by itself, but there may be fifty thousand. When all of them together are over the limit, each may hold only a
-//! little: a slow reader falls behind sooner, and is resynced when its socket has drained. One that still holds more, and takes
-//! next to nothing, is cut (`session/pulse.rs`).
+//! Each outbox has a limit of its own, but there may be fifty thousand. While the total is over the limit,
+//! each may hold only a little: a slow reader falls behind sooner, and is resynced when its socket has
+//! drained. A session that still holds more and hardly drains is cut (`session/timers.rs`).
 //!
-//! Answers share the memory of their documents. When a document is compacted it gets new memory, and answers that wait hold the
-//! old one: that is counted, too.
+//! Replies share the memory of their documents. A compacted document gets new memory while queued replies
+//! keep the old memory alive: that is counted as well.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use syncline_replica::Superseded;
 
-/// What an outbox may hold when there is too much in all of them.
+/// Limit for one outbox while the total is over its limit.
 pub(super) const SCARCE_BYTES: usize = 64 * 1024;
-/// An outbox is counted in steps of so many bytes: most never hold as much, and share nothing with others.
+/// Outboxes are counted in steps of this size: most never hold that much, and never touch the shared counter.
 const STEP_BYTES: usize = SCARCE_BYTES;
 
-/// Shared by all outboxes of a server.
+/// Byte count shared by all outboxes of a server.
 #[derive(Debug)]
 pub struct Budget {
     limit_bytes: usize,
@@ -26,17 +26,17 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Nothing is held.
+    /// A budget with nothing in use.
     pub fn new(limit_bytes: usize) -> Arc<Self> {
         Self::with_superseded(limit_bytes, Superseded::default())
     }
 
-    /// Nothing is held but what documents have replaced.
+    /// A budget that also counts the replaced document states kept alive by replies.
     pub fn with_superseded(limit_bytes: usize, superseded: Superseded) -> Arc<Self> {
         Arc::new(Self { limit_bytes, used_bytes: AtomicUsize::new(0), superseded })
     }
 
-    /// Bytes held now. Outboxes that hold little are not counted.
+    /// Bytes in use. Outboxes below one step are not counted.
     pub fn used_bytes(&self) -> usize {
         self.used_bytes.load(Ordering::Relaxed) + self.superseded.bytes()
     }
@@ -46,24 +46,24 @@ impl Budget {
     }
 }
 
-/// One outbox's part in it. Given back when the outbox is dropped.
+/// Bytes of one outbox within the budget; released on drop.
 #[derive(Debug, Default)]
-pub(super) struct Charge {
-    /// `None`: the outbox is on its own.
+pub(super) struct BudgetShare {
+    /// `None` if the outbox belongs to no budget.
     budget: Option<Arc<Budget>>,
     bytes: usize,
 }
 
-impl Charge {
+impl BudgetShare {
     pub(super) fn new(budget: Arc<Budget>) -> Self {
         Self { budget: Some(budget), bytes: 0 }
     }
 
-    /// The outbox holds so many bytes now.
+    /// Sets the bytes that the outbox holds.
     pub(super) fn set(&mut self, bytes: usize) {
         let bytes = if bytes < STEP_BYTES { 0 } else { bytes.next_multiple_of(STEP_BYTES) };
         if let Some(budget) = self.budget.as_ref().filter(|_| bytes != self.bytes) {
-            // Wraps around when it is less than before.
+            // Wraps around if the new value is smaller.
             budget.used_bytes.fetch_add(bytes.wrapping_sub(self.bytes), Ordering::Relaxed);
             self.bytes = bytes;
         }
@@ -74,7 +74,7 @@ impl Charge {
     }
 }
 
-impl Drop for Charge {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.set(0);
     }

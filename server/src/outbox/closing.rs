@@ -1,36 +1,36 @@
-//! How a session ends: now, after what waits, or after some ticks of its clock.
+//! Ending a session: immediately, after queued replies, or some timer ticks later.
 
 use syncline_protocol::close::Close;
 
-use super::{Outbox, Waiting};
+use super::{Outbox, QueuedFrame};
 
-/// Ticks from [`Outbox::close_later`] to the end of the session: with ticks of 7 s it takes 14 to 21 s.
+/// Ticks from [`Outbox::close_later`] to the end of the session: 14 to 21 s with ticks of 7 s.
 const CLOSE_LATER_TICKS: u32 = 3;
 
 impl Outbox {
-    /// Ends the session: answers that wait are still sent, everything else is dropped, then the writer says `close`
-    /// and stops. The first reason stays.
+    /// Closes the session: queued replies are still sent, everything else is dropped, then the writer sends
+    /// `close` and stops. If called again, the first reason is kept.
     pub fn close(&self, close: Close) {
         let mut inner = self.lock();
         if inner.close.is_none() {
             let too_slow = close == Close::TooSlow;
-            inner
-                .queue
-                .retain(|(_, waiting)| !too_slow && matches!(waiting, Waiting::Control { .. } | Waiting::Text { .. }));
+            inner.queue.retain(|(_, queued)| {
+                !too_slow && matches!(queued, QueuedFrame::Control { .. } | QueuedFrame::Text { .. })
+            });
             if too_slow {
                 inner.positions.clear()
             } else {
                 inner.positions.keep_acks()
             }
-            inner.count_bytes();
+            inner.recount_bytes();
             inner.behind.clear();
             inner.close = Some(close);
         }
-        self.tell(inner);
+        self.notify_reader(inner);
     }
 
-    /// Ends the session after three ticks of its clock: its client would come back within a second and meet
-    /// the same trouble. It reads on until then.
+    /// Closes the session three timer ticks later, because its client would reconnect within a second and
+    /// meet the same failure. It is read until then.
     pub fn close_later(&self, close: Close) {
         let mut inner = self.lock();
         if inner.close_later.is_none() {
@@ -38,7 +38,7 @@ impl Outbox {
         }
     }
 
-    /// Called by the session's clock, at each tick.
+    /// Called by the session's timers at each tick.
     pub fn tick(&self) {
         let mut inner = self.lock();
         let Some((_, ticks)) = &mut inner.close_later else { return };
@@ -55,13 +55,13 @@ impl Outbox {
     pub fn ask_for_authentication(&self) {
         let mut inner = self.lock();
         inner.must_authenticate = true;
-        self.tell(inner);
+        self.notify_reader(inner);
     }
 
-    /// Ends the session now: nothing more is sent.
+    /// Ends the session immediately: nothing more is sent.
     pub fn cut(&self) {
         let mut inner = self.lock();
         inner.is_cut = true;
-        self.tell(inner);
+        self.notify_reader(inner);
     }
 }

@@ -1,64 +1,68 @@
-//! Straight to the socket: who has pushed writes at once, in its own turn, and no task is woken for it.
+//! Direct writes: the task that pushed also writes to the socket, in its own turn, without waking the
+//! session's task.
 //!
-//! Frames keep their order because all writing is done by the holder of the line's lock, who takes what waits and writes it
-//! before letting go. Of a socket that does not take everything the rest is the session's, and from then on all else until
-//! it has drained. Only a little is written in this way: a turn stays short whatever one reader is owed.
+//! Frames keep their order because the holder of the sink's lock does all the writing: it takes what is
+//! queued and writes it before it releases the lock. If the socket does not accept everything, the session's
+//! task writes the rest, and everything that follows until the socket has drained. Only small amounts are
+//! written directly, so a turn stays short whatever is queued for one reader.
 //!
-//! Who is busy sends later instead ([`Outbox::send_later`]): many small writes cost more than waking tasks.
+//! A busy task sends later instead ([`Outbox::send_later`]): many small writes cost more than waking tasks.
 
 use syncline_replica::Pieces;
 
-use super::{Kind, Outbox};
+use super::{FrameKind, Outbox};
 
-/// More than this waiting is left to the session's task, which may be another thread's.
-pub(super) const MAX_STRAIGHT_BYTES: usize = 16 * 1024;
+/// If more than this is queued, the session's task writes it, possibly on another thread.
+pub(super) const MAX_DIRECT_BYTES: usize = 16 * 1024;
 
-/// A session's socket, as its outbox sees it.
-pub trait Line: Send + Sync {
-    /// Writes what waits in `outbox` as far as the socket takes it now, or leaves it to the session's task. Never waits.
+/// A session's socket as seen by its outbox.
+pub trait DirectSink: Send + Sync {
+    /// Writes what is queued in `outbox` as far as the socket accepts it now, or leaves it to the session's
+    /// task. Never waits.
     fn send(&self, outbox: &Outbox);
 }
 
 impl Outbox {
-    /// Sees to it that what was pushed is sent. To be called by whoever was told that it pushed the first.
+    /// Sends what was pushed. Must be called after a push returned [`super::Pushed::First`].
     pub fn send(&self) {
-        match self.line.as_ref().map(|line| line.upgrade()) {
-            Some(Some(line)) => line.send(self),
+        match self.sink.as_ref().map(|sink| sink.upgrade()) {
+            Some(Some(sink)) => sink.send(self),
             // The session has ended.
             Some(None) => {}
             None => self.wake_writer(self.lock()),
         }
     }
 
-    /// The same by the session's task, when its turn comes: what is pushed until then goes out in the same write.
+    /// Like [`Outbox::send`], but by the session's task when it runs next: frames pushed until then join the
+    /// same write.
     pub fn send_later(&self) {
         self.wake_writer(self.lock());
     }
 
-    /// Hands what waits to `put`, in order, if it is little; wakes the session's task if it is much. True when something
-    /// was handed over. Only the line calls it, and then tells how it went.
-    pub fn take_straight(&self, mut put: impl FnMut(Kind, Pieces)) -> bool {
+    /// Hands what is queued to `put`, in order, if it is little; otherwise wakes the session's task. Returns
+    /// whether anything was handed over. Called only by the sink, which then reports the result.
+    pub fn take_direct(&self, mut put: impl FnMut(FrameKind, Pieces)) -> bool {
         let mut inner = self.lock();
-        // A session that is to end, and one whose socket takes nothing, has been told.
+        // A session that is closing or whose socket is full has been woken or will be.
         if inner.is_cut || inner.close.is_some() || inner.is_blocked || inner.is_empty() {
             return false;
         }
-        if inner.bytes > MAX_STRAIGHT_BYTES {
+        if inner.bytes > MAX_DIRECT_BYTES {
             self.wake_writer(inner);
             return false;
         }
         inner.take(&mut put)
     }
 
-    /// The socket has taken everything.
-    pub fn sent_straight(&self) {
+    /// Reports that the socket accepted everything.
+    pub fn note_direct_sent(&self) {
         let mut inner = self.lock();
         inner.note_written();
         self.note_drained(inner);
     }
 
-    /// It has not: the session's task waits for it.
-    pub fn blocked_straight(&self) {
+    /// Reports that the socket did not accept everything: the session's task waits for it.
+    pub fn note_direct_blocked(&self) {
         let mut inner = self.lock();
         let waker = inner.waker.take();
         inner.is_blocked = true;

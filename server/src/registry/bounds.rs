@@ -1,5 +1,5 @@
-//! All open documents within the bounds of [`Memory`]: the least recently used give up memory, and when none can, a document more is
-//! not opened.
+//! Keeps all open documents within the limits of `Memory`: the least recently used ones free memory; if
+//! none can, no further document is opened.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::Registry;
 use crate::document::Envelope;
 use crate::document::inbox::Sender;
 
-/// Between two searches for documents that can give up memory: each looks at all of them.
+/// Pause between two searches for documents that can free memory: each search visits all documents.
 const SEARCH_PAUSE: Duration = Duration::from_millis(200);
-/// How long opening a document waits for others to give up memory. The socket that it comes from is not read meanwhile.
+/// How long opening a document waits for others to free memory. Meanwhile the session's socket is not read.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A document that may give up memory.
-struct Candidate {
+/// A document that may free memory.
+struct EvictionCandidate {
     is_leased: bool,
     used_ms: u64,
     bytes: usize,
@@ -27,7 +27,7 @@ struct Candidate {
 }
 
 impl Registry {
-    /// Keeps open documents within the bounds until [`Registry::stop`].
+    /// Starts a task that keeps open documents within the limits until [`Registry::stop`].
     pub fn keep_within_bounds(self: &Arc<Self>) {
         let (registry, memory, stopping) = (Arc::downgrade(self), Arc::clone(&self.memory), self.stopping.clone());
         tokio::spawn(async move {
@@ -35,7 +35,7 @@ impl Registry {
                 loop {
                     memory.attention().await;
                     let Some(registry) = Weak::upgrade(&registry) else { return };
-                    registry.relieve();
+                    registry.free_memory();
                     drop(registry);
                     sleep(SEARCH_PAUSE).await;
                 }
@@ -44,18 +44,18 @@ impl Registry {
         });
     }
 
-    /// Waits for room for a document more; one that is open needs none.
+    /// Waits for room for one more document; an open one needs none.
     ///
-    /// Errors: 4529 when all open documents are in use and their memory is at its limit.
+    /// Errors: 4529 if all open documents are in use and their memory is at its limit.
     pub async fn admit(&self, name: &DocumentName) -> Result<(), Close> {
         if !self.memory.is_full() || self.slots.contains_key(name) {
             return Ok(());
         }
         let room = async {
             loop {
-                // Again: what could not be given up before may have been left since.
-                self.memory.call();
-                if timeout(SEARCH_PAUSE, self.memory.room()).await.is_ok() {
+                // Searched again in each round: documents may have been left since.
+                self.memory.request_attention();
+                if timeout(SEARCH_PAUSE, self.memory.wait_for_room()).await.is_ok() {
                     return;
                 }
             }
@@ -64,13 +64,13 @@ impl Registry {
             return Ok(());
         }
         self.metrics.documents_refused.inc();
-        debug!(document = %name, "document not opened: the open documents take as much memory as they may");
-        Err(Close::TooMany("this server has as many open documents as its memory allows; please try later".into()))
+        debug!(document = %name, "document refused: memory limit for open documents reached");
+        Err(Close::TooMany("memory limit for open documents on this server reached; try again later".into()))
     }
 
-    /// Asks the least recently used documents to give up memory: first those that nobody has open, which leave, then those that can
-    /// drop what can be made again.
-    fn relieve(&self) {
+    /// Asks the least recently used documents to free memory: first those without a lease, which are
+    /// unloaded, then those with caches that can be rebuilt.
+    fn free_memory(&self) {
         let (mut bytes, mut documents) = self.memory.excess();
         if bytes > 0 || documents > 0 {
             let mut candidates = self.candidates();
@@ -79,25 +79,25 @@ impl Registry {
                 if bytes == 0 && (documents == 0 || candidate.is_leased) {
                     break;
                 }
-                // One whose inbox is full is in use.
-                if candidate.inbox.try_send(Envelope::Relieve).is_ok() {
+                // A document with a full inbox is in use.
+                if candidate.inbox.try_send(Envelope::FreeMemory).is_ok() {
                     self.metrics.documents_evicted.inc();
                     bytes = bytes.saturating_sub(candidate.bytes);
                     documents = documents.saturating_sub(usize::from(!candidate.is_leased));
                 }
             }
         }
-        if self.memory.take_peak() {
+        if self.memory.take_fallen_peak() {
             self.slots.shrink_to_fit();
-            // Nothing waits for it.
+            // Runs in the background; no task awaits it.
             drop(tokio::task::spawn_blocking(syncline_heap::return_free_memory));
         }
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
+    fn candidates(&self) -> Vec<EvictionCandidate> {
         let slots = self.slots.iter();
         let usable = slots.filter(|slot| !slot.is_leased() || !slot.task.usage.is_minimal());
-        let candidates = usable.map(|slot| Candidate {
+        let candidates = usable.map(|slot| EvictionCandidate {
             is_leased: slot.is_leased(),
             used_ms: slot.task.usage.used_ms(),
             bytes: slot.task.usage.bytes(),

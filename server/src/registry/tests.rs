@@ -1,6 +1,6 @@
-//! Open, say goodbye and retire, under random schedules: the registry's decisions ([`Slot`]) with the map's lock, the inbox
-//! and the threads made by shuttle, which stops a thread at every lock and every message and prints a schedule that
-//! fails. Around them stands what `registry.rs` does, in as many steps.
+//! Opening, leaving and retiring under random schedules: the registry's own decisions ([`Slot`]) with a map
+//! lock, inbox and threads of shuttle, which switches threads at every lock and message and prints a failing
+//! schedule. The code around them repeats what `registry.rs` does, in as many steps.
 
 use std::collections::HashMap;
 
@@ -11,9 +11,9 @@ use shuttle::thread;
 
 use super::slot::Slot;
 
-/// Schedules tried.
+/// Number of schedules.
 const SCHEDULES: usize = 20_000;
-/// Small, so that it is full at times.
+/// Inbox capacity: small, so that it is sometimes full.
 const INBOX: usize = 2;
 
 enum Envelope {
@@ -21,7 +21,7 @@ enum Envelope {
     Leave,
 }
 
-/// What the inbox tells of itself, as tokio's receiver does.
+/// Number of queued events, which tokio's receiver reports itself.
 #[derive(Default)]
 struct Inbox {
     waiting: AtomicUsize,
@@ -37,9 +37,9 @@ struct Sender {
 struct Registry {
     slots: Mutex<HashMap<&'static str, Slot<Sender>>>,
     generations: AtomicUsize,
-    /// Tasks that own the document now.
+    /// Number of tasks that own the document.
     owners: AtomicUsize,
-    /// Edits that a task has applied.
+    /// Number of edits applied by a task.
     applied: AtomicUsize,
 }
 
@@ -49,19 +49,19 @@ impl Registry {
     fn open(self: &Arc<Self>) -> (Sender, u64) {
         let mut slots = self.slots.lock().unwrap();
         if let Some(slot) = slots.get_mut(NAME) {
-            let generation = slot.join();
+            let generation = slot.add_lease();
             return (slot.task.clone(), generation);
         }
         let (events, receiver) = sync_channel(INBOX);
         let sender = Sender { events, inbox: Arc::default() };
         let generation = self.generations.fetch_add(1, Ordering::SeqCst) as u64;
-        slots.insert(NAME, Slot::first(sender.clone(), generation));
+        slots.insert(NAME, Slot::with_first_lease(sender.clone(), generation));
         let (registry, inbox) = (Arc::clone(self), Arc::clone(&sender.inbox));
         thread::spawn(move || registry.task(&receiver, &inbox, generation));
         (sender, generation)
     }
 
-    /// A document's task: takes events, and asks to leave whenever it believes that nobody is there.
+    /// A document's task: processes events, and tries to retire whenever its inbox is empty.
     fn task(&self, receiver: &Receiver<Envelope>, inbox: &Inbox, generation: u64) {
         assert_eq!(self.owners.fetch_add(1, Ordering::SeqCst), 0, "two tasks own one document");
         loop {
@@ -76,7 +76,7 @@ impl Registry {
             let is_empty = inbox.waiting.load(Ordering::SeqCst) == 0;
             if slots.get(NAME).is_some_and(|slot| slot.may_retire(generation, is_empty)) {
                 slots.remove(NAME);
-                // Before anybody can open it again: its last act.
+                // Its last action, before another session can open the document again.
                 assert_eq!(self.owners.fetch_sub(1, Ordering::SeqCst), 1);
                 return;
             }
@@ -109,10 +109,10 @@ fn session(registry: &Arc<Registry>, edits: usize) {
     match sender.events.try_send(Envelope::Leave) {
         Ok(()) => registry.release(generation),
         Err(TrySendError::Disconnected(_)) => panic!("the task has left under a lease"),
-        Err(TrySendError::Full(goodbye)) => {
+        Err(TrySendError::Full(leave)) => {
             let registry = Arc::clone(registry);
             thread::spawn(move || {
-                sender.events.send(goodbye).expect("the task has left before a goodbye");
+                sender.events.send(leave).expect("the task has left before a leave");
                 registry.release(generation);
             });
         }
@@ -120,7 +120,7 @@ fn session(registry: &Arc<Registry>, edits: usize) {
 }
 
 #[test]
-fn a_document_has_one_owner_and_none_leaves_under_a_lease() {
+fn document_has_one_owner_and_never_retires_under_a_lease() {
     let check = || {
         let registry = Arc::new(Registry::default());
         let sessions = [2, 1, 0].map(|edits| {
@@ -128,8 +128,8 @@ fn a_document_has_one_owner_and_none_leaves_under_a_lease() {
             thread::spawn(move || session(&registry, edits))
         });
         sessions.into_iter().for_each(|session| session.join().unwrap());
-        // Its task may not have begun yet: who waits for an owner only could be too early. One that never leaves is
-        // stopped by the scheduler.
+        // Its task may not have started yet, so waiting for an owner alone could end too early. A task that
+        // never retires is caught by the scheduler.
         while !registry.slots.lock().unwrap().is_empty() {
             thread::yield_now();
         }

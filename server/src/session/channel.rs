@@ -1,4 +1,4 @@
-//! One document of a session: what passes the scanner goes to the document, what does not is refused.
+//! One document of a session: payloads that pass the scanner go to the document, others are refused.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan_value};
 
 use super::bad_message;
-use super::users::Users;
+use super::users::SessionUsers;
 use crate::auth::{Admission, Grant};
 use crate::document::event::{Event, Origin};
 use crate::document::frame::Framing;
@@ -22,32 +22,32 @@ use crate::outbox::Outbox;
 use crate::registry::{Lease, Registry};
 use syncline_protocol::ids::DocumentName;
 
-/// What a token gave, with a place for its user.
+/// The access granted to a session, with a seat for its user.
 pub(super) struct Rights {
     pub(super) grant: Grant,
     pub(super) user: Option<Arc<UserSeat>>,
 }
 
 impl Rights {
-    /// Unless its user has too many connections.
-    pub(super) fn new(admission: Admission, users: &Users) -> Result<Self, Close> {
+    /// Fails if the user has too many connections.
+    pub(super) fn new(admission: Admission, users: &SessionUsers) -> Result<Self, Close> {
         Ok(Self { grant: admission.grant, user: users.admit(admission.user.as_ref())? })
     }
 }
 
-/// A lease, the grant it stands on, and the gate before it.
-pub(super) struct Channel {
+/// A lease with its access rights; scans every payload before it is sent to the document.
+pub(super) struct DocumentLink {
     lease: Lease,
     grant: Grant,
-    /// In whose name, if that is known.
+    /// The user it acts for, if known.
     user: Option<Arc<UserSeat>>,
     scan: ScanLimits,
     metrics: Arc<Metrics>,
 }
 
-impl Channel {
-    /// Opens the document and begins to receive its frames. `documents`: open documents of the session,
-    /// this one included.
+impl DocumentLink {
+    /// Opens the document and begins to receive its frames. `documents` is the number of documents the
+    /// session has open, this one included.
     pub(super) async fn open(
         registry: &Arc<Registry>,
         document: &DocumentName,
@@ -64,7 +64,7 @@ impl Channel {
         Ok(Self { lease, grant, user, scan, metrics: Arc::clone(registry.metrics()) })
     }
 
-    /// The rights on which it was opened, without a place for the user.
+    /// The grant and user with which it was opened, without the user's seat.
     pub(super) fn granted(&self) -> (Grant, Option<UserId>) {
         (self.grant, self.user.as_ref().map(|user| user.user().clone()))
     }
@@ -73,12 +73,12 @@ impl Channel {
         &self.lease
     }
 
-    /// From now on the session's rights are these.
+    /// Replaces the rights, after a new token.
     pub(super) fn set_rights(&mut self, Rights { grant, user }: Rights) {
         (self.grant, self.user) = (grant, user);
     }
 
-    /// A sync message whose payload lies in `frame`.
+    /// Handles a sync message whose payload is a slice of `frame`.
     pub(super) async fn sync(&self, frame: &Bytes, message: SyncMessage<'_>) -> Result<(), Close> {
         match message {
             SyncMessage::Step1(payload) => self.state_vector(payload).await,
@@ -92,7 +92,7 @@ impl Channel {
         self.send(self.update(frame, payload, origin, 0)?, payload.len()).await
     }
 
-    /// Native: where the session goes on.
+    /// Native: sends where the client resumes.
     pub(super) async fn resume(
         &self,
         cursor: Option<Cursor>,
@@ -103,20 +103,20 @@ impl Channel {
         self.send(Event::Resume { lease, cursor: cursor.map(Box::new), wants_state_vector, read_only }, 0).await
     }
 
-    /// What the client has: it is sent the rest, and every change from then on.
+    /// Handles the client's state vector: it is sent what it lacks, and every change from then on.
     pub(super) async fn state_vector(&self, payload: &[u8]) -> Result<(), Close> {
         scan_state_vector(payload, &self.scan).map_err(bad_message)?;
-        // Kept by the document's cache: a copy, or it would hold on to the connection's read buffer.
+        // The document caches it: a slice would keep the connection's read buffer in memory.
         let state_vector = Bytes::copy_from_slice(payload);
         self.send(Event::Step1 { lease: self.lease.id(), state_vector }, payload.len()).await
     }
 
-    /// Native: a change that lies in `frame`, under its author's number.
+    /// Native: handles a change that is a slice of `frame`.
     pub(super) async fn change(&self, frame: &Bytes, batch: u64, payload: &[u8]) -> Result<(), Close> {
         self.send(self.update(frame, payload, Origin::Change, batch)?, payload.len()).await
     }
 
-    /// Native: a write to a register.
+    /// Native: handles a proposed write to a register.
     pub(super) async fn propose(&self, batch: u64, proposal: Proposal<'_>) -> Result<(), Close> {
         for (what, len, limit) in [
             ("name", proposal.register.len(), MAX_REGISTER_NAME_BYTES),
@@ -124,10 +124,11 @@ impl Channel {
             ("value", proposal.value.len(), MAX_REGISTER_VALUE_BYTES),
         ] {
             if len > limit {
-                return Err(bad_message(format_args!("a register's {what} is longer than {limit} bytes")));
+                return Err(bad_message(format_args!("the {what} of a register is longer than {limit} bytes")));
             }
         }
-        // In the document the value lies one level deeper, and what was accepted must pass when peers send it back.
+        // The document nests the value one level deeper, and an accepted value must pass the scanner when
+        // peers send it back.
         let scan = ScanLimits { value_depth: self.scan.value_depth.saturating_sub(1), ..self.scan };
         scan_value(proposal.value, &scan).map_err(bad_message)?;
         let (lease, bytes) = (self.lease.id(), proposal.value.len());
@@ -142,14 +143,16 @@ impl Channel {
         let summary = scan_update(payload, &self.scan).map_err(bad_message)?;
         let lease = self.lease.id();
         let update = frame.slice_ref(payload);
-        // A reader answers our step 1 like everyone, with all deletions that it knows: the document can tell an attempt to write.
+        // A read-only client replies to our step 1 like any other, with all deletions it knows: the document
+        // recognises an actual edit.
         if self.grant == Grant::Read && !summary.is_empty() {
             return Ok(Event::Refused { lease, batch, update: Some(update), origin });
         }
         Ok(Event::Update { lease, update, origin, batch })
     }
 
-    /// An awareness update that lies in `frame`. One that peers could not read is dropped: it never ends a session.
+    /// Handles an awareness update that is a slice of `frame`. An invalid one is dropped, but never ends the
+    /// session.
     pub(super) async fn awareness(&self, frame: &Bytes, payload: &[u8]) -> Result<(), Close> {
         if AwarenessUpdate::scan(payload, &Default::default()).is_err() {
             self.metrics.awareness_dropped.inc();
@@ -159,7 +162,7 @@ impl Channel {
         self.send(event, payload.len()).await
     }
 
-    /// Counts a message that is not for this server.
+    /// Counts a message that this server does not handle.
     pub(super) fn ignore(&self) {
         self.metrics.messages_ignored.inc();
     }

@@ -1,13 +1,14 @@
-//! PURE: WebSocket frames of a server (RFC 6455): bytes to messages, and the headers of what is sent.
+//! PURE: WebSocket frames of a server (RFC 6455): decodes messages and encodes headers.
 //!
-//! Payloads are handed out as slices of what was read, or as copies where a slice would keep much more than itself in memory. Nothing is reserved by a length that a peer merely claims. The beginning
-//! of a long message is handed out before the rest is stored, so that its receiver can skip it ([`Decoder::skip`]); text and
-//! messages above the limit are always skipped: read from the socket and dropped. Compression is never negotiated.
+//! Payloads are slices of the input, or copies where a slice would keep much more than itself in memory. No
+//! memory is reserved for a claimed length. The beginning of a long message is returned before the rest is
+//! stored, so that the caller can skip it ([`Decoder::skip`]). Text and messages above the limit are always
+//! skipped: read and dropped. Compression is never negotiated.
 
 use bytes::{Buf, Bytes, BytesMut};
 use syncline_protocol::limits::MAX_ADDRESS_BYTES;
 
-/// Opcodes (section 5.2) of what is sent and read.
+/// Opcodes (section 5.2).
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -18,41 +19,42 @@ const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 const RESERVED_BITS: u8 = 0x70;
 const MASKED: u8 = 0x80;
-/// Longest payload of a control frame (section 5.5).
+/// Maximum payload of a control frame (section 5.5).
 const MAX_CONTROL_BYTES: usize = 125;
-/// Longest header of a frame that the server sends.
+/// Maximum header of a frame sent by the server.
 pub(super) const MAX_HEAD_BYTES: usize = 10;
-/// A message that comes in pieces is given room for at least this much more at a time.
+/// Minimum growth of the buffer for a message that arrives in pieces.
 const MIN_GROWTH_BYTES: usize = 4 * 1024;
-/// A message that is longer is announced by its beginning.
+/// Longer messages are announced by their beginning.
 const LONG_BYTES: usize = 64 * 1024;
-/// How much of a long message is handed out as its beginning: more than any address.
+/// Length of that beginning: more than any address.
 const PREFIX_BYTES: usize = 8 * 1024;
 const _: () = assert!(PREFIX_BYTES > MAX_ADDRESS_BYTES);
 /// A frame that claims more is no mistake of an application: it ends the session instead of being skipped.
 const MAX_SKIPPED_BYTES: usize = 1024 * 1024 * 1024;
 
-/// What a client said.
+/// Something a client sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Incoming {
-    /// A whole message.
+    /// A complete message.
     Binary(Bytes),
-    /// The beginning of a message of more than 64 KiB. The whole follows, unless [`Decoder::skip`] is called now.
+    /// The beginning of a message over 64 KiB. The complete message follows, unless [`Decoder::skip`] is
+    /// called now.
     Long(Bytes),
-    /// The beginning of a message that is over the limit. The rest is skipped.
+    /// The beginning of a message over the limit. The rest is skipped.
     TooLarge(Bytes),
-    /// A text message, not checked for UTF-8. Unless texts are read it is empty, comes at the message's beginning, and the rest
-    /// is skipped: no dialect has text.
+    /// A text message, not checked for UTF-8. Without [`Decoder::read_texts`] it is empty and returned when
+    /// the message begins; the rest is skipped: no dialect uses text.
     Text(Bytes),
-    /// The end of a message that was skipped.
+    /// The end of a skipped message.
     Skipped,
     Ping(Bytes),
     Pong(Bytes),
-    /// The code it gave. Nothing may follow.
+    /// A close frame with its code. No frame may follow.
     Close(Option<u16>),
 }
 
-/// What is sent.
+/// Opcodes of frames that the server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opcode {
     Text,
@@ -62,9 +64,9 @@ pub(super) enum Opcode {
     Close,
 }
 
-/// Bytes that are no frames of a client.
+/// Input that breaks the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum FrameError {
     #[error("{0}")]
     Protocol(&'static str),
     #[error("{0}")]
@@ -82,20 +84,20 @@ struct Frame {
     left: usize,
 }
 
-/// What is done with the bytes of the message that is being read.
+/// What happens to the bytes of the current message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Handling {
-    /// Stored. Its beginning has not been handed out.
+    /// Stored; its beginning has not been returned.
     Store,
-    /// Stored. Its beginning has been handed out.
+    /// Stored; its beginning has been returned.
     StoreAnnounced,
-    /// Over the limit: its beginning is stored, to be handed out.
+    /// Over the limit: only its beginning is stored, to be returned.
     Refuse,
     /// Dropped.
     Skip,
 }
 
-/// Reads what one client sends.
+/// Decodes what one client sends.
 #[derive(Debug)]
 pub(super) struct Decoder {
     max_message_bytes: usize,
@@ -103,12 +105,12 @@ pub(super) struct Decoder {
     reads_texts: bool,
     /// A message has begun and not ended.
     within_message: bool,
-    /// It is a text.
+    /// The current message is text.
     is_text: bool,
     handling: Handling,
-    /// What has come of it and is stored.
+    /// The stored part of the current message.
     message: Vec<u8>,
-    /// Bytes of the buffer that is being decoded: a slice of it keeps all of them.
+    /// Size of the buffer being decoded: a slice keeps all of it in memory.
     buffer_bytes: usize,
 }
 
@@ -126,25 +128,26 @@ impl Decoder {
         }
     }
 
-    /// Drops what has come of the current message and what will come of it.
+    /// Drops the current message: the part received so far and the rest.
     pub(super) fn skip(&mut self) {
         self.handling = Handling::Skip;
         self.message = Vec::new();
     }
 
-    /// True while a message is read and dropped: nothing of it is stored.
+    /// True while a message is read and dropped; nothing of it is stored.
     pub(super) fn is_skipping(&self) -> bool {
         self.within_message && self.handling == Handling::Skip
     }
 
-    /// Texts are messages, too: see `echo.rs`.
+    /// Returns text messages instead of skipping them: see `echo.rs`.
     pub(super) fn read_texts(&mut self) {
         self.reads_texts = true;
     }
 
-    /// Takes one message or control frame out of `input`. `None`: more bytes are needed; what is left in `input` is to
-    /// stay in front of them, and is less than a header or a control frame. After an error nothing more is to be asked.
-    pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, Fault> {
+    /// Takes one message or control frame out of `input`. `None` means that more bytes are needed: they must
+    /// be appended to what is left in `input`, which is less than a header or a control frame. Must not be
+    /// called after an error.
+    pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         self.buffer_bytes = self.buffer_bytes.max(input.len());
         let next = self.decode(input);
         if input.is_empty() {
@@ -153,7 +156,7 @@ impl Decoder {
         next
     }
 
-    fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, Fault> {
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         loop {
             let frame = match &mut self.frame {
                 Some(frame) => frame,
@@ -194,7 +197,7 @@ impl Decoder {
             let (opcode, is_last) = (frame.opcode, frame.is_last);
             self.frame = None;
             if is_control {
-                return control(opcode, self.owned(payload)).map(Some);
+                return control(opcode, self.without_large_buffer(payload)).map(Some);
             }
             if let Some(message) = self.data(payload, is_last) {
                 return Ok(Some(if self.is_text { Incoming::Text(message) } else { Incoming::Binary(message) }));
@@ -207,7 +210,7 @@ impl Decoder {
         }
     }
 
-    /// The beginning of a long message, once.
+    /// Returns the beginning of a long message, once.
     fn announce(&mut self) -> Option<Incoming> {
         if self.handling != Handling::Store || self.is_text || self.message.len() < PREFIX_BYTES {
             return None;
@@ -216,8 +219,8 @@ impl Decoder {
         Some(Incoming::Long(Bytes::copy_from_slice(&self.message[..PREFIX_BYTES])))
     }
 
-    /// Takes what has come of a frame that is skipped. Returns the beginning of a message that is over the limit, once, and
-    /// the end of a skipped message.
+    /// Consumes part of a skipped frame. Returns the beginning of a message over the limit, once, and the end
+    /// of a skipped message.
     fn drop_part(&mut self, input: &mut BytesMut) -> Option<Incoming> {
         let frame = self.frame.as_mut()?;
         let mut part = input.split_to(input.len().min(frame.left));
@@ -245,41 +248,41 @@ impl Decoder {
         incoming
     }
 
-    /// A message has begun and not ended, or a frame.
+    /// True if a message or a frame has begun and not ended.
     #[cfg(test)]
-    fn is_within(&self) -> bool {
+    fn has_begun(&self) -> bool {
         self.within_message || self.frame.is_some()
     }
 
-    /// A payload that keeps at most twice its bytes in memory: small messages that came together may stay for long.
-    fn owned(&self, payload: BytesMut) -> Bytes {
+    /// Makes a payload keep at most twice its size in memory: a slice of a large buffer keeps all of it.
+    fn without_large_buffer(&self, payload: BytesMut) -> Bytes {
         if payload.len() * 2 < self.buffer_bytes { Bytes::copy_from_slice(&payload) } else { payload.freeze() }
     }
 
-    /// The end of a frame of a message.
+    /// Processes the end of a data frame. Returns the message if it is complete.
     fn data(&mut self, payload: BytesMut, is_last: bool) -> Option<Bytes> {
         self.within_message = !is_last;
         if is_last && self.message.is_empty() {
-            return Some(self.owned(payload));
+            return Some(self.without_large_buffer(payload));
         }
         self.message.extend_from_slice(&payload);
         is_last.then(|| Bytes::from(std::mem::take(&mut self.message)))
     }
 
-    fn check(&mut self, frame: &Frame) -> Result<(), Fault> {
+    fn check(&mut self, frame: &Frame) -> Result<(), FrameError> {
         match frame.opcode {
             CLOSE | PING | PONG => return Ok(()),
             CONTINUATION if !self.within_message => {
-                return Err(Fault::Protocol("a continuation frame came without a message to continue"));
+                return Err(FrameError::Protocol("unexpected continuation frame"));
             }
             TEXT | BINARY if self.within_message => {
-                return Err(Fault::Protocol("a message began within another"));
+                return Err(FrameError::Protocol("a message began within another message"));
             }
             CONTINUATION | TEXT | BINARY => {}
-            _ => return Err(Fault::Protocol("the frame has an opcode that does not exist")),
+            _ => return Err(FrameError::Protocol("unknown opcode")),
         }
         if frame.left > MAX_SKIPPED_BYTES {
-            return Err(Fault::TooLarge);
+            return Err(FrameError::TooLarge);
         }
         if frame.opcode != CONTINUATION {
             self.is_text = frame.opcode == TEXT;
@@ -288,7 +291,7 @@ impl Decoder {
         let is_stored = matches!(self.handling, Handling::Store | Handling::StoreAnnounced);
         if is_stored && frame.left > self.max_message_bytes - self.message.len() {
             if self.reads_texts {
-                return Err(Fault::TooLarge);
+                return Err(FrameError::TooLarge);
             }
             self.handling = Handling::Refuse;
         }
@@ -297,19 +300,19 @@ impl Decoder {
     }
 }
 
-/// The header of the next frame and its length. `None`: it has not come whole.
-fn parse_head(input: &[u8]) -> Result<Option<(Frame, usize)>, Fault> {
+/// Decodes a frame header and returns its length with it; `None` if it is incomplete.
+fn parse_head(input: &[u8]) -> Result<Option<(Frame, usize)>, FrameError> {
     let &[first, second, ..] = input else { return Ok(None) };
     if first & RESERVED_BITS != 0 {
-        return Err(Fault::Protocol("a reserved bit is set: no extension was agreed on"));
+        return Err(FrameError::Protocol("a reserved bit is set, but no extension was negotiated"));
     }
     if second & MASKED == 0 {
-        return Err(Fault::Protocol("a client's frames must be masked"));
+        return Err(FrameError::Protocol("client frames must be masked"));
     }
     let (opcode, is_last) = (first & 0x0f, first & FIN != 0);
     let short = usize::from(second & !MASKED);
     if opcode >= CLOSE && (!is_last || short > MAX_CONTROL_BYTES) {
-        return Err(Fault::Protocol("a control frame must be whole and at most 125 bytes long"));
+        return Err(FrameError::Protocol("a control frame must not be fragmented or longer than 125 bytes"));
     }
     let (len, at) = match (short, &input[2..]) {
         (126, &[a, b, ..]) => (u64::from(u16::from_be_bytes([a, b])), 4),
@@ -318,47 +321,47 @@ fn parse_head(input: &[u8]) -> Result<Option<(Frame, usize)>, Fault> {
         (short, _) => (short as u64, 2),
     };
     if (short == 126 && len < 126) || (short == 127 && len <= u64::from(u16::MAX)) || len > i64::MAX as u64 {
-        return Err(Fault::Protocol("a frame's length is not written as it must be"));
+        return Err(FrameError::Protocol("the frame length is not encoded in the shortest form"));
     }
     let Some(&[a, b, c, d]) = input.get(at..at + 4) else { return Ok(None) };
-    let left = usize::try_from(len).map_err(|_| Fault::TooLarge)?;
+    let left = usize::try_from(len).map_err(|_| FrameError::TooLarge)?;
     Ok(Some((Frame { opcode, is_last, mask: [a, b, c, d], left }, at + 4)))
 }
 
-/// A part of a frame's payload, not the end of it.
+/// Stores part of a frame's payload, not its end.
 fn take_part(message: &mut Vec<u8>, frame: &mut Frame, mut part: BytesMut) {
     unmask(&mut part, frame.mask);
     frame.mask.rotate_left(part.len() % 4);
     frame.left -= part.len();
     if message.capacity() - message.len() < part.len() {
-        // Grows with what has come, and not beyond what this frame still wants.
+        // Grows in proportion to what was received, and never beyond the rest of this frame.
         let growth = message.len().max(MIN_GROWTH_BYTES).min(frame.left);
         message.reserve_exact(part.len() + growth);
     }
     message.extend_from_slice(&part);
 }
 
-fn control(opcode: u8, payload: Bytes) -> Result<Incoming, Fault> {
+fn control(opcode: u8, payload: Bytes) -> Result<Incoming, FrameError> {
     match opcode {
         PING => Ok(Incoming::Ping(payload)),
         PONG => Ok(Incoming::Pong(payload)),
         CLOSE => closing(&payload),
-        _ => Err(Fault::Protocol("the frame has an opcode that does not exist")),
+        _ => Err(FrameError::Protocol("unknown opcode")),
     }
 }
 
-fn closing(payload: &[u8]) -> Result<Incoming, Fault> {
+fn closing(payload: &[u8]) -> Result<Incoming, FrameError> {
     let (code, reason) = match payload {
         [] => return Ok(Incoming::Close(None)),
-        [_] => return Err(Fault::Protocol("a close frame holds half a code")),
+        [_] => return Err(FrameError::Protocol("the close frame has half a status code")),
         [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
     };
-    // Section 7.4 and the codes registered since; the others are not for the wire.
+    // Section 7.4 and the codes registered since; other codes must not be sent.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Fault::Protocol("a close frame has a code that may not be sent"));
+        return Err(FrameError::Protocol("the close frame has a status code that must not be sent"));
     }
     if std::str::from_utf8(reason).is_err() {
-        return Err(Fault::Utf8("the reason in a close frame is not UTF-8"));
+        return Err(FrameError::Utf8("the reason in the close frame is not UTF-8"));
     }
     Ok(Incoming::Close(Some(code)))
 }
@@ -375,7 +378,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// Appends the header of a whole frame with a payload of `len` bytes.
+/// Appends the header of an unfragmented frame with a payload of `len` bytes.
 pub(super) fn write_head(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     out.push(
         FIN | match opcode {
@@ -399,7 +402,7 @@ pub(super) fn write_head(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     }
 }
 
-/// A close frame. A reason that does not fit is cut at a character.
+/// Encodes a close frame. A reason that is too long is cut at a character boundary.
 pub(super) fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     let mut payload = Vec::new();
     if let Some(code) = code {

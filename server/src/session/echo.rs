@@ -1,6 +1,7 @@
-//! Says back what it hears: what conformance tests of WebSocket talk to (`examples/echo.rs`, [`SessionLimits::echoes`]).
+//! Echoes every message: the server side of WebSocket conformance tests (`examples/echo.rs`,
+//! `SessionLimits::echoes`).
 //!
-//! No dialect has text, so that texts are checked for UTF-8 only here; all else is what every session runs on.
+//! No dialect uses text, so UTF-8 is checked only here; everything else is the code that every session runs.
 
 use std::sync::Arc;
 

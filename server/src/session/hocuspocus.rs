@@ -1,10 +1,12 @@
 //! Handler of the Hocuspocus dialect: one session, many documents, each authorised before it is opened.
 //!
-//! The provider sends token, step 1 and awareness without waiting. While the token is decided on, this session is not read,
-//! so what follows waits in the socket; only messages that come *before* their token are stored (`early.rs`).
+//! The provider sends token, step 1 and awareness without waiting for replies. While a token is being checked
+//! the session is not read, so the messages after it stay in the socket; only messages received *before*
+//! their token are stored (`early_messages.rs`).
 //!
-//! A refusal costs one document: its address is sent PermissionDenied, and further messages for it are dropped unread until
-//! its client sends a token again. The provider ignores close codes and would send the same bytes after each reconnect.
+//! A refusal affects one document: its address is sent PermissionDenied, and further messages for it are
+//! dropped unread until the client sends a token again. The provider ignores close codes and would send the
+//! same bytes after each reconnect.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -18,18 +20,18 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
 use syncline_protocol::sync::SyncMessage;
 
-use super::channel::{Channel, Rights};
-use super::early::Early;
+use super::channel::{DocumentLink, Rights};
+use super::early_messages::EarlyMessages;
 use super::identity::log_refused;
 use super::offline_queue::OfflineQueue;
-use super::users::Users;
+use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Admission, Grant};
 use crate::document::frame::Framing;
 use crate::ids::{LeaseId, UserId};
 use crate::outbox::Outbox;
 
-/// Documents whose rights are remembered after they were left: as many as a connection may have open by default.
+/// Documents whose rights are remembered after they were left: the default limit on open documents.
 const MAX_LEFT: usize = 1_000;
 /// Refused addresses of one session, 8 bytes each. A session with more is closed.
 const MAX_DENIED: usize = 10_000;
@@ -38,50 +40,52 @@ const MAX_DENIED: usize = 10_000;
 pub(super) struct Hocuspocus {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
-    users: Arc<Users>,
-    channels: BTreeMap<Box<str>, Channel>,
-    /// The rights of documents that were left with Close. A provider that shares its socket and its document's name with
-    /// one that was destroyed goes on after that Close, without a token: React's strict mode makes such pairs.
-    /// The newest last.
-    left: VecDeque<(Box<str>, Grant, Option<UserId>)>,
+    users: Arc<SessionUsers>,
+    channels: BTreeMap<Box<str>, DocumentLink>,
+    /// Rights of documents that were left with Close, newest last. A provider that shares its socket and
+    /// document name with a destroyed one continues after that Close without a token: React's strict mode
+    /// creates such pairs.
+    left_documents: VecDeque<(Box<str>, Grant, Option<UserId>)>,
     /// Hashes of refused addresses.
     denied: HashSet<u64>,
     hasher: RandomState,
-    early: Early,
+    early: EarlyMessages,
     queue: OfflineQueue,
-    /// The ping was sent that shows when the client sends its queue.
+    /// The ping before the first message was queued: see `offline_queue.rs`.
     has_pinged: bool,
-    /// A token came, or a document was opened without one.
+    /// A token was received, or a document was opened without one.
     is_authenticated: bool,
 }
 
 impl Hocuspocus {
-    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
-        let early = Early::new(&context.gate);
-        let (channels, left, denied, hasher) = (BTreeMap::new(), VecDeque::new(), HashSet::new(), RandomState::new());
+    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<SessionUsers>) -> Self {
+        let early = EarlyMessages::new(&context.gate);
+        let (channels, left_documents, denied, hasher) =
+            (BTreeMap::new(), VecDeque::new(), HashSet::new(), RandomState::new());
+        let (queue, has_pinged, is_authenticated) = (OfflineQueue::default(), false, false);
         Self {
             context,
             outbox,
             users,
             channels,
-            left,
+            left_documents,
             denied,
             hasher,
             early,
-            queue: OfflineQueue::default(),
-            has_pinged: false,
-            is_authenticated: false,
+            queue,
+            has_pinged,
+            is_authenticated,
         }
     }
 
-    /// The document, if it has only one open, and how many it has.
+    /// The name of the document if exactly one is open, and the number of open documents.
     pub(super) fn documents(&self) -> (Option<&str>, usize) {
         let mut documents = self.channels.values().map(|channel| channel.lease().document().as_str());
         let only = documents.next().filter(|_| self.channels.len() == 1);
         (only, self.channels.len())
     }
 
-    /// Takes one frame.
+    /// Handles one frame.
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let (address, message) = match Frame::decode_prefix(frame, End::Server) {
             Ok((Frame::Ping, _)) => {
@@ -107,35 +111,35 @@ impl Hocuspocus {
                 self.leave(address);
                 Ok(())
             }
-            message if self.channels.contains_key(address) => self.take(address, frame, message).await,
+            message if self.channels.contains_key(address) => self.handle_message(address, frame, message).await,
             message if self.has_left(address) => self.reopen(address, frame, message).await,
             _ if self.denied.contains(&self.hash(address)) => self.ignore(),
             Message::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
-            _ => self.keep_early(address, frame),
+            _ => self.store_early(address, frame),
         }
     }
 
-    /// The client has answered a WebSocket ping.
-    pub(super) fn pong(&mut self) {
-        self.queue.pong();
+    /// Called when the client has answered a WebSocket ping.
+    pub(super) fn note_pong(&mut self) {
+        self.queue.note_pong();
     }
 
-    /// Queues a WebSocket ping, if no message was queued yet: see `offline_queue.rs`.
+    /// Queues a WebSocket ping if no message has been queued yet: see `offline_queue.rs`.
     fn ping_first(&mut self) {
         if !std::mem::replace(&mut self.has_pinged, true) {
             self.outbox.push_ping();
         }
     }
 
-    /// True when a message that begins like this is to be read into memory: not when its document was refused, nor
-    /// before its token.
+    /// True if a message with this beginning should be read into memory: not if its document was refused, and
+    /// not before its token.
     pub(super) fn wants(&self, prefix: &[u8]) -> bool {
         let Ok(address) = address_of(prefix) else { return false };
         let is_open = self.channels.contains_key(address) || self.has_left(address);
         is_open || (!self.denied.contains(&self.hash(address)) && begins_step1(prefix))
     }
 
-    /// A message that began like this is over the limit, and dropped.
+    /// Handles a message over the limit, of which only the beginning was read.
     pub(super) fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
         let address = address_of(prefix).map_err(bad_message)?;
         if self.denied.contains(&self.hash(address)) {
@@ -152,9 +156,9 @@ impl Hocuspocus {
         Ok(())
     }
 
-    /// Documents have refused these leases, and have sent the reason.
-    pub(super) fn ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
-        let is_over = |channel: &Channel| leases.contains(&channel.lease().id());
+    /// Removes leases that documents have ended; the documents have sent the reason.
+    pub(super) fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
+        let is_over = |channel: &DocumentLink| leases.contains(&channel.lease().id());
         let over: Vec<_> =
             self.channels.iter().filter(|(_, channel)| is_over(channel)).map(|(at, _)| at.clone()).collect();
         over.into_iter().try_for_each(|address| {
@@ -163,7 +167,7 @@ impl Hocuspocus {
         })
     }
 
-    /// The time for a first token is over.
+    /// Called when the time limit for the first token has passed.
     pub(super) fn check_authenticated(&mut self) -> Result<(), Close> {
         if self.is_authenticated {
             return Ok(());
@@ -200,20 +204,21 @@ impl Hocuspocus {
         };
         if let Some(channel) = self.channels.get_mut(address) {
             channel.set_rights(rights);
-            self.say(address, &Message::Authenticated(scope));
+            self.send(address, &Message::Authenticated(scope));
             return Ok(());
         }
-        if let Err(close) = self.check_room() {
+        if let Err(close) = self.check_document_limit() {
             return self.refuse(address, close);
         }
-        self.say(address, &Message::Authenticated(scope));
+        self.send(address, &Message::Authenticated(scope));
         if !self.open(address, &document, rights).await? {
             return Ok(());
         }
         self.replay_early(address).await
     }
 
-    /// A provider 2.x that has no token sends none. Where everyone may write it needs none; elsewhere its messages wait.
+    /// A 2.x provider without a token sends no token message. It needs none if everyone may write; otherwise
+    /// its messages are stored until a token arrives.
     async fn open_without_token(&mut self, address: &str, frame: &Bytes, step1: Message<'_>) -> Result<(), Close> {
         let document = match parse_address(address) {
             Ok(document) => document,
@@ -222,23 +227,23 @@ impl Hocuspocus {
         let request = AccessRequest { document: document.clone(), token: None };
         let admission = match self.context.auth.authorize(request).await {
             Ok(admission) if admission.grant == Grant::ReadWrite => admission,
-            _ => return self.keep_early(address, frame),
+            _ => return self.store_early(address, frame),
         };
-        match self.check_room().and_then(|()| Rights::new(admission, &self.users)) {
+        match self.check_document_limit().and_then(|()| Rights::new(admission, &self.users)) {
             Ok(rights) => _ = self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
         }
         self.replay_early(address).await?;
-        self.take(address, frame, step1).await
+        self.handle_message(address, frame, step1).await
     }
 
-    /// A message for a document that was left: somebody else on this socket still has it open. What its step 1 said is
-    /// gone with the lease, so it is sent the whole state.
+    /// Reopens a document that was left, for another provider on this socket that still uses it. The state
+    /// vector from its step 1 was lost with the lease, so it is sent the whole state.
     async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
         let Some((grant, user)) = self.forget_left(address) else { return Ok(()) };
         let rights = || Rights::new(Admission { grant, user }, &self.users);
         let opened = parse_address(address).and_then(|document| {
-            self.check_room()?;
+            self.check_document_limit()?;
             Ok((document, rights()?))
         });
         match opened {
@@ -248,17 +253,18 @@ impl Hocuspocus {
         if let Some(channel) = self.channels.get(address) {
             channel.resync().await?;
         }
-        self.take(address, frame, message).await
+        self.handle_message(address, frame, message).await
     }
 
-    /// Opens an authorised document. Returns false when it was refused.
+    /// Opens an authorised document. Returns false if it was refused.
     async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<bool, Close> {
         let framing = Framing::Hocuspocus { address: address.into() };
         let (documents, scan) = (self.channels.len() + 1, self.context.limits.scan);
         self.users.pause_before_open().await;
         self.ping_first();
         self.outbox.send();
-        match Channel::open(&self.context.registry, document, rights, &self.outbox, framing, documents, scan).await {
+        match DocumentLink::open(&self.context.registry, document, rights, &self.outbox, framing, documents, scan).await
+        {
             Ok(channel) => {
                 self.forget_left(address);
                 self.channels.insert(address.into(), channel);
@@ -270,8 +276,8 @@ impl Hocuspocus {
         }
     }
 
-    /// One document more?
-    fn check_room(&self) -> Result<(), Close> {
+    /// Checks the limit on open documents.
+    fn check_document_limit(&self) -> Result<(), Close> {
         let limit = self.context.limits.documents;
         if self.channels.len() < limit {
             return Ok(());
@@ -279,7 +285,7 @@ impl Hocuspocus {
         Err(Close::TooMany(format!("one connection may open at most {limit} documents").into()))
     }
 
-    fn keep_early(&mut self, address: &str, frame: &Bytes) -> Result<(), Close> {
+    fn store_early(&mut self, address: &str, frame: &Bytes) -> Result<(), Close> {
         if let Err(close) = parse_address(address) {
             return self.refuse(address, close);
         }
@@ -289,14 +295,14 @@ impl Hocuspocus {
     async fn replay_early(&mut self, address: &str) -> Result<(), Close> {
         for frame in self.early.take(address) {
             if let Ok((Frame::Addressed { message, .. }, _)) = Frame::decode_prefix(&frame, End::Server) {
-                self.take(address, &frame, message).await?;
+                self.handle_message(address, &frame, message).await?;
             }
         }
         Ok(())
     }
 
-    /// Takes a message for an open document. What the document may not be given refuses the document, not the session.
-    async fn take(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
+    /// Handles a message for an open document. An invalid one refuses the document, not the session.
+    async fn handle_message(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
         let Some(channel) = self.channels.get(address) else { return Ok(()) };
         let taken = match message {
             Message::Sync(SyncMessage::Update(update)) | Message::SyncReply(SyncMessage::Update(update)) => {
@@ -308,9 +314,9 @@ impl Hocuspocus {
             Message::Sync(message) | Message::SyncReply(message) => channel.sync(frame, message).await,
             Message::Awareness(update) => channel.awareness(frame, update).await,
             Message::QueryAwareness => channel.query_awareness().await,
-            // For an application's own server hooks; there are none here.
+            // For server hooks of applications, which this server does not have.
             Message::Stateless(_) | Message::BroadcastStateless(_) => return self.ignore(),
-            // Sent by servers, or handled before.
+            // Sent by servers only, or handled before.
             Message::SyncStatus(_)
             | Message::Close(_)
             | Message::Token { .. }
@@ -319,7 +325,7 @@ impl Hocuspocus {
             | Message::Authenticated(_) => Ok(()),
         };
         match taken {
-            // The document's task is gone. The client is to come back: it does so when the session ends.
+            // The document's task has ended. The client reconnects only if the session ends.
             Err(Close::DocumentReloading) => Err(Close::DocumentReloading),
             Err(close) => self.refuse(address, close),
             Ok(()) => Ok(()),
@@ -329,31 +335,31 @@ impl Hocuspocus {
     fn leave(&mut self, address: &str) {
         drop(self.early.take(address));
         if let Some(channel) = self.channels.remove(address) {
-            if self.left.len() >= MAX_LEFT {
-                self.left.pop_front();
+            if self.left_documents.len() >= MAX_LEFT {
+                self.left_documents.pop_front();
             }
             let (grant, user) = channel.granted();
-            self.left.push_back((address.into(), grant, user));
+            self.left_documents.push_back((address.into(), grant, user));
         }
     }
 
     fn has_left(&self, address: &str) -> bool {
-        self.left.iter().any(|(left, ..)| **left == *address)
+        self.left_documents.iter().any(|(left, ..)| **left == *address)
     }
 
     fn forget_left(&mut self, address: &str) -> Option<(Grant, Option<UserId>)> {
-        let at = self.left.iter().position(|(left, ..)| **left == *address)?;
-        self.left.remove(at).map(|(_, grant, user)| (grant, user))
+        let at = self.left_documents.iter().position(|(left, ..)| **left == *address)?;
+        self.left_documents.remove(at).map(|(_, grant, user)| (grant, user))
     }
 
-    /// Refuses one document: its client is sent the reason, the session goes on.
+    /// Refuses one document: its client is sent the reason, the session continues.
     fn refuse(&mut self, address: &str, close: Close) -> Result<(), Close> {
         self.context.metrics.documents_closed.count(&close);
         log_refused(&self.context, &self.users, "Hocuspocus", split_address(address).0, &close);
         self.channels.remove(address);
         self.forget_left(address);
         drop(self.early.take(address));
-        self.say(address, &Message::PermissionDenied(&close.reason()));
+        self.send(address, &Message::PermissionDenied(&close.reason()));
         self.deny(address)
     }
 
@@ -363,7 +369,7 @@ impl Hocuspocus {
         if self.denied.len() <= MAX_DENIED {
             return Ok(());
         }
-        Err(Close::TooMany("too many documents were refused on this connection".into()))
+        Err(Close::TooMany("too many refused documents on this connection".into()))
     }
 
     fn hash(&self, address: &str) -> u64 {
@@ -375,7 +381,7 @@ impl Hocuspocus {
         Ok(())
     }
 
-    fn say(&mut self, address: &str, message: &Message<'_>) {
+    fn send(&mut self, address: &str, message: &Message<'_>) {
         self.ping_first();
         self.outbox.push_control(message.encode(address).into());
         self.outbox.send();
@@ -385,7 +391,9 @@ impl Hocuspocus {
 fn parse_address(address: &str) -> Result<DocumentName, Close> {
     let (name, session) = split_address(address);
     if session.is_some_and(|session| session.len() > MAX_SESSION_ID_BYTES || session.chars().any(char::is_control)) {
-        return Err(Close::BadDocumentName("the session id in the document address is too long or not text".into()));
+        return Err(Close::BadDocumentName(
+            "the session id in the document address is too long or has control characters".into(),
+        ));
     }
     DocumentName::parse(name).map_err(|error| Close::BadDocumentName(error.to_string().into()))
 }

@@ -1,4 +1,5 @@
-//! What the log says of a session that the server closes, or refuses a document: which address, dialect, document and user.
+//! Log fields of a session that the server closes, or refuses a document: address, dialect, document and
+//! user.
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
@@ -8,41 +9,41 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::Context;
-use super::reader::Speaks;
-use super::users::Users;
+use super::reader::DialectHandler;
+use super::users::SessionUsers;
 
-/// A session's dialect, document and user, as far as they are known.
-pub(super) struct Identity {
+/// Dialect, document and user of a session, as far as they are known.
+pub(super) struct SessionIdentity {
     pub(super) dialect: &'static str,
-    /// The document of the message that ended the session; else the only one that it has open.
+    /// The document addressed by the message that ended the session; otherwise the only open one.
     pub(super) document: Option<Box<str>>,
-    /// How many it has open.
+    /// Number of open documents.
     pub(super) documents: usize,
     pub(super) user: Option<Box<str>>,
 }
 
-impl Identity {
-    /// `last`: the message that ended the session, if one did.
-    pub(super) fn of(speaks: &Speaks, last: Option<&Bytes>, users: &Users) -> Box<Self> {
-        let (dialect, document, documents) = match speaks {
-            Speaks::Unknown => ("unknown", None, 0),
-            Speaks::YWebsocket(session) => ("y-websocket", Some(session.document()), 1),
-            Speaks::Hocuspocus(session) => {
+impl SessionIdentity {
+    /// `last` is the message that ended the session, if one did.
+    pub(super) fn of(handler: &DialectHandler, last: Option<&Bytes>, users: &SessionUsers) -> Box<Self> {
+        let (dialect, document, documents) = match handler {
+            DialectHandler::Unknown => ("unknown", None, 0),
+            DialectHandler::YWebsocket(session) => ("y-websocket", Some(session.document()), 1),
+            DialectHandler::Hocuspocus(session) => {
                 let (only, count) = session.documents();
-                ("Hocuspocus", last.and_then(addressed).or(only), count)
+                ("Hocuspocus", last.and_then(addressed_document).or(only), count)
             }
-            Speaks::Native(session) => {
+            DialectHandler::Native(session) => {
                 let (only, count) = session.documents();
                 ("native", only, count)
             }
-            Speaks::Echo(_) => ("echo", None, 0),
+            DialectHandler::Echo(_) => ("echo", None, 0),
         };
         Box::new(Self { dialect, document: document.map(Box::from), documents, user: users.name().map(Box::from) })
     }
 }
 
-/// Logs that a session may not have a document, while it goes on with others.
-pub(super) fn log_refused(context: &Context, users: &Users, dialect: &str, document: &str, close: &Close) {
+/// Logs that a document was refused to a session that continues.
+pub(super) fn log_refused(context: &Context, users: &SessionUsers, dialect: &str, document: &str, close: &Close) {
     let (address, user, code, reason) = (users.address(), users.name(), close.code(), &*close.reason());
     match context.log_limit.admit(("document refused", code), Instant::now()) {
         Some(not_logged) => info!(%address, dialect, document, user, code, reason, not_logged, "document refused"),
@@ -50,7 +51,7 @@ pub(super) fn log_refused(context: &Context, users: &Users, dialect: &str, docum
     }
 }
 
-/// The document to which a Hocuspocus message is addressed.
-fn addressed(frame: &Bytes) -> Option<&str> {
+/// The document that a Hocuspocus message is addressed to.
+fn addressed_document(frame: &Bytes) -> Option<&str> {
     address_of(frame).ok().map(|address| split_address(address).0)
 }

@@ -1,28 +1,28 @@
-//! One WebSocket connection: a clock, a writer and a reader in one task, tied together at their ends.
+//! One WebSocket connection: timers, a writer and a reader in one task; when one ends, so do the others.
 //!
 //! ```text
-//! codec.rs       PURE: WebSocket frames (RFC 6455)
-//! frames.rs      socket -> frames
-//! echo.rs        what conformance tests of WebSocket talk to
-//! reader.rs      frames in: which dialect, then its handler; resyncs
-//! ywebsocket.rs  handler of the y-websocket dialect: one document
-//! hocuspocus.rs  handler of the Hocuspocus dialect: many documents, authorised one by one
-//! native.rs      handler of the native dialect: many documents, by number
-//! early.rs       Hocuspocus messages that came before their token
+//! codec.rs          PURE: WebSocket frames (RFC 6455)
+//! frames.rs         socket -> frames
+//! echo.rs           echo server for WebSocket conformance tests
+//! reader.rs         incoming frames: dialect detection, then its handler; resyncs
+//! ywebsocket.rs     handler of the y-websocket dialect: one document
+//! hocuspocus.rs     handler of the Hocuspocus dialect: many documents, authorised one by one
+//! native.rs         handler of the native dialect: many documents, by number
+//! early_messages.rs Hocuspocus messages that arrived before their token
 //! offline_queue.rs  whether a Hocuspocus client has sent what it queued before it was connected
-//! channel.rs     one document of a session: scan, then send to the document
-//! writer.rs      outbox -> socket, everything queued in one write
-//! wire.rs        a socket in two halves
-//! pulse.rs       what follows from time passing: pings, time limits
-//! pace.rs        how much a connection sends; messages that do not end
-//! identity.rs    what the log says of it
-//! users.rs       in whose name it acts
-//! roster.rs      who is connected, for a server that stops
+//! channel.rs        one document of a session: scans payloads, then sends them to the document
+//! writer.rs         outbox -> socket, everything queued in one write
+//! wire.rs           a socket in two halves
+//! timers.rs         timers: pings, heartbeats, time limits
+//! rate_limit.rs     rate limit and unfinished messages
+//! identity.rs       what the log shows about a session
+//! users.rs          users that a session acts for
+//! shutdown.rs       all sessions, to close them when the server stops
 //! ```
 
 mod channel;
 mod codec;
-mod early;
+mod early_messages;
 mod echo;
 mod frames;
 #[doc(hidden)]
@@ -31,10 +31,10 @@ mod hocuspocus;
 mod identity;
 mod native;
 mod offline_queue;
-mod pace;
-mod pulse;
+mod rate_limit;
 mod reader;
-mod roster;
+mod shutdown;
+mod timers;
 mod users;
 mod wire;
 mod writer;
@@ -56,12 +56,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
 use self::frames::Frames;
-use self::identity::Identity;
-use self::pace::{Pace, Paced};
-use self::pulse::{Pulse, Signs};
-use self::reader::{Reader, Unread};
-pub use self::roster::Stop;
-use self::users::Users;
+use self::identity::SessionIdentity;
+use self::rate_limit::{RateLimitedSocket, RateLimiter};
+use self::reader::{ReadEnd, Reader};
+pub use self::shutdown::Stop;
+use self::timers::{Liveness, Timers};
+use self::users::SessionUsers;
 pub use self::wire::{Socket, Wire};
 use self::writer::SharedWriter;
 use crate::auth::Authorize;
@@ -72,36 +72,36 @@ use crate::metrics::Metrics;
 use crate::outbox::{Budget, Outbox};
 use crate::registry::Registry;
 
-/// How long the close frame itself may take.
+/// Time limit for sending the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a close frame was sent, how long the peer's remaining bytes are read and dropped: closing a socket with
-/// unread bytes resets it, and the peer would never see the close code.
+/// How long the peer's remaining bytes are read and dropped after the close frame: closing a socket with
+/// read_end bytes resets it, and the peer would never see the close code.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Limits of one session.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionLimits {
-    /// Largest message, in bytes.
+    /// Maximum size of a message in bytes.
     pub message_bytes: usize,
-    /// Bytes that wait for a socket before its reader falls behind.
+    /// Bytes queued for a socket before its reader falls behind.
     pub outbox_bytes: usize,
-    /// Documents in one Hocuspocus or native session.
+    /// Maximum number of documents in one Hocuspocus or native session.
     pub documents: usize,
-    /// How long a new connection may stay silent.
+    /// How long a new connection may send nothing.
     pub first_frame: Duration,
     /// How long a Hocuspocus connection may take to open its first document.
     pub authentication: Duration,
-    /// A session that sends nothing for this long, not even a pong, is gone.
+    /// A session that sends nothing for this long, not even a pong, is closed.
     pub silence: Duration,
-    /// How long a message may take from its first byte to its last, if it comes as slowly as is allowed (`pace.rs`).
+    /// How long a message may take from its first byte to its last, at the slowest allowed rate (`rate_limit.rs`).
     pub message_time: Duration,
-    /// The clock's tick, from which pings and harmless messages to silent sessions follow (`pulse.rs`).
+    /// Interval of the session's timers, from which pings and heartbeats follow (`timers.rs`).
     pub tick: Duration,
-    /// A socket that takes no byte for this long is closed.
+    /// A socket that accepts no byte for this long is closed.
     pub write_stall: Duration,
-    /// What an update may hold.
+    /// Limits on the contents of an update.
     pub scan: ScanLimits,
-    /// Every message is said back, texts too, and no document is opened: for conformance tests of WebSocket.
+    /// Echoes every message, texts too, and opens no document: for WebSocket conformance tests.
     #[doc(hidden)]
     pub echoes: bool,
 }
@@ -124,101 +124,102 @@ impl Default for SessionLimits {
     }
 }
 
-/// What every session shares.
+/// State shared by all sessions of a server.
 pub struct Context {
     /// The open documents.
     pub registry: Arc<Registry>,
-    /// Who may do what.
+    /// Decides on access to documents.
     pub auth: Arc<dyn Authorize>,
-    /// Who is connected.
+    /// Connection and rate limits.
     pub gate: Arc<Gate>,
     /// Limits of each session.
     pub limits: SessionLimits,
-    /// What waits for all sockets.
+    /// Byte count of all outboxes.
     pub outboxes: Arc<Budget>,
-    /// What is counted.
+    /// Counters of the server.
     pub metrics: Arc<Metrics>,
     /// Keeps refusals from filling the log.
     pub log_limit: LogLimit,
-    /// Tells every session when the server stops.
+    /// Closes every session when the server stops.
     pub stop: Stop,
 }
 
-/// Where a session comes from.
+/// The connection of a session.
 pub struct Peer {
-    /// Its number.
+    /// Unique number of the session.
     pub id: SessionId,
     /// The raw request path without its leading slash.
     pub path: String,
     /// The peer's address.
     pub address: IpAddr,
-    /// Who a proxy says that it is.
+    /// User label by a trusted proxy.
     pub user: Option<UserId>,
-    /// Its place among those who have said nothing yet.
+    /// Its place among the connections that have not sent a first message.
     pub unfinished: Option<Unfinished>,
 }
 
-/// Begins a session on an upgraded connection. The future runs it to its end.
+/// Starts a session on an upgraded connection. The future runs it until it ends.
 pub fn run<S: Socket>(
     socket: S,
     read_already: Bytes,
     peer: Peer,
     context: Arc<Context>,
 ) -> impl Future<Output = ()> + Send {
-    // Made before the future: what an `async fn` is given lies in it twice, and thousands of sessions do nothing but wait.
+    // Built before the future: the arguments of an `async fn` are stored in it twice, and thousands of
+    // sessions are idle.
     let (read, wire) = socket.split();
-    // The outbox does not own it: when the session ends, so does the connection.
+    // The outbox holds a weak reference: when the session ends, so does the connection.
     let writer = Arc::new(SharedWriter::new(wire));
-    let line = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_line(context.limits.outbox_bytes, Arc::clone(&context.outboxes), line));
+    let sink = Arc::downgrade(&writer);
+    let outbox = Arc::new(Outbox::with_sink(context.limits.outbox_bytes, Arc::clone(&context.outboxes), sink));
     let Peer { id, path, address, user, mut unfinished } = peer;
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
     let path = path.into_boxed_str();
     let mut read_already = Box::<[u8]>::from(&read_already[..]);
-    let users = Users::new(&context.gate, address);
+    let users = SessionUsers::new(&context.gate, address);
     let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());
     }
     let refused_user = if seats.is_err() { user } else { None };
     let seats = seats.ok();
-    let pace = Pace::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
+    let limiter = RateLimiter::new(&context, seats.as_ref().map(|(seat, _)| seat), &users, &outbox);
     async move {
         let _entry = context.stop.enter(id, &outbox);
-        // Given up at the end, not before.
+        // Moved into the future to be released at the end.
         let _seats = &seats;
         let read_first = std::mem::take(&mut read_already);
-        let mut frames = Frames::new(Paced::new(read, &pace), &read_first, context.limits.message_bytes);
+        let mut frames = Frames::new(RateLimitedSocket::new(read, &limiter), &read_first, context.limits.message_bytes);
         drop(read_first);
         if context.limits.echoes {
             frames.read_texts();
         }
-        let signs = Signs::default();
-        let pulse = pin!(sleep_until(Instant::now()));
-        let mut pulse = Pulse::new(pulse, &context, &signs, &pace);
-        let mut reader = Reader::new(&context, &outbox, &users, &path, &signs, &pace, &mut unfinished);
-        let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut pulse).await;
-        let session = Named { id, address, path: &path, refused_user: refused_user.as_ref() };
+        let liveness = Liveness::default();
+        let timers = pin!(sleep_until(Instant::now()));
+        let mut timers = Timers::new(timers, &context, &liveness, &limiter);
+        let mut reader = Reader::new(&context, &outbox, &users, &path, &liveness, &limiter, &mut unfinished);
+        let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut timers).await;
+        let session = SessionLabel { id, address, path: &path, refused_user: refused_user.as_ref() };
         if let Some(last_frame) = last_frame(&session, ended, &context) {
-            Box::pin(say_goodbye(&mut frames, &writer, last_frame)).await;
+            Box::pin(close_gracefully(&mut frames, &writer, last_frame)).await;
         }
     }
 }
 
-/// A session, for its last line in the log.
-struct Named<'a> {
+/// Data of a session for its last log line.
+struct SessionLabel<'a> {
     id: SessionId,
     address: IpAddr,
     path: &'a str,
-    /// The user, if it was refused for having too many connections.
+    /// The user, if the session was refused because the user has too many connections.
     refused_user: Option<&'a UserId>,
 }
 
-impl Named<'_> {
-    fn log(&self, close: &Close, identity: &Identity, context: &Context) {
-        let Identity { dialect, document, documents, user } = identity;
+impl SessionLabel<'_> {
+    fn log(&self, close: &Close, identity: &SessionIdentity, context: &Context) {
+        let SessionIdentity { dialect, document, documents, user } = identity;
         let (session, address, code, reason) = (self.id, self.address, close.code(), &*close.reason());
         let path = if document.is_none() { Some(self.path) } else { None };
         let user = user.as_deref().or(self.refused_user.map(UserId::as_str));
@@ -236,19 +237,19 @@ impl Named<'_> {
     }
 }
 
-/// The close frame for a client that is still there.
-fn last_frame(named: &Named<'_>, ended: Ended, context: &Context) -> Option<Vec<u8>> {
-    let session = named.id;
+/// The close frame for a client that is still connected.
+fn last_frame(label: &SessionLabel<'_>, ended: SessionEnd, context: &Context) -> Option<Vec<u8>> {
+    let session = label.id;
     match ended {
-        Ended::ByClient(None) => debug!(%session, "the client hung up"),
-        Ended::ByClient(Some(code)) => {
-            debug!(%session, "the client left");
+        SessionEnd::ByClient(None) => debug!(%session, "the client disconnected"),
+        SessionEnd::ByClient(Some(code)) => {
+            debug!(%session, "the client closed the session");
             return Some(codec::close_frame(code, ""));
         }
-        Ended::Broken => debug!(%session, "the connection broke"),
-        Ended::Closed(close, identity) => {
+        SessionEnd::Broken => debug!(%session, "the connection failed"),
+        SessionEnd::Closed(close, identity) => {
             context.metrics.sessions_closed.count(&close);
-            named.log(&close, &identity, context);
+            label.log(&close, &identity, context);
             return Some(codec::close_frame(Some(close.code()), &close.reason()));
         }
     }
@@ -256,73 +257,73 @@ fn last_frame(named: &Named<'_>, ended: Ended, context: &Context) -> Option<Vec<
 }
 
 /// How a session ended.
-enum Ended {
-    /// The client hung up, or said goodbye with a code or without one.
+enum SessionEnd {
+    /// The client disconnected, or sent a close frame with or without a code.
     ByClient(Option<Option<u16>>),
     Broken,
-    /// By the server. The client is sent the reason.
-    Closed(Close, Box<Identity>),
+    /// The server closed it. The client is sent the reason.
+    Closed(Close, Box<SessionIdentity>),
 }
 
-/// Reads and writes side by side until one of them ends, then ends the other.
+/// Reads and writes concurrently until one of them ends, then ends the other.
 async fn drive<W: Wire>(
     reader: &mut Reader<'_>,
     frames: &mut Frames<impl AsyncRead + Unpin>,
     writer: &SharedWriter<W>,
     outbox: &Outbox,
-    pulse: &mut Pulse<'_>,
-) -> Ended {
+    timers: &mut Timers<'_>,
+) -> SessionEnd {
     let mut poll_write = |cx: &mut task::Context<'_>| {
         let mut writer = writer.lock();
-        match pulse.poll(cx, &mut writer, outbox) {
+        match timers.poll(cx, &mut writer, outbox) {
             Poll::Ready(broken) => Poll::Ready(Err(broken)),
             Poll::Pending => writer.poll(cx, outbox),
         }
     };
-    let unread = {
+    let read_end = {
         let mut read = pin!(reader.run(frames));
-        // The writer first: it registers the task for the news that the reader looks for.
+        // The writer first: it registers the task to be woken for the notices that the reader looks for.
         poll_fn(|cx| match poll_write(cx) {
             Poll::Ready(written) => Poll::Ready(Err(written)),
             Poll::Pending => read.as_mut().poll(cx).map(Ok),
         })
         .await
     };
-    // A client that hung up needs no description.
-    let identity = match unread {
-        Err(Ok(_)) | Ok(Unread::Refused(_)) => Some(reader.identity()),
+    // A session that the client ended is not described in the log.
+    let identity = match read_end {
+        Err(Ok(_)) | Ok(ReadEnd::Refused(_)) => Some(reader.identity()),
         _ => None,
     };
-    // What this session still had in flight is already with its documents.
+    // Everything received so far is already with the documents.
     reader.leave();
     let ended = |written| match (written, identity) {
-        (Ok(close), Some(identity)) => Ended::Closed(close, identity),
-        _ => Ended::Broken,
+        (Ok(close), Some(identity)) => SessionEnd::Closed(close, identity),
+        _ => SessionEnd::Broken,
     };
-    match unread {
+    match read_end {
         Err(written) => ended(written),
-        Ok(Unread::Left(code)) => Ended::ByClient(Some(code)),
-        Ok(Unread::Gone) => Ended::ByClient(None),
-        Ok(Unread::Refused(close)) => {
+        Ok(ReadEnd::Left(code)) => SessionEnd::ByClient(Some(code)),
+        Ok(ReadEnd::Gone) => SessionEnd::ByClient(None),
+        Ok(ReadEnd::Refused(close)) => {
             outbox.close(close);
             ended(poll_fn(poll_write).await)
         }
     }
 }
 
-/// Says the last word and waits until the client hangs up, or for a while.
-async fn say_goodbye<W: Wire>(
+/// Sends the close frame and waits until the client disconnects, for a limited time.
+async fn close_gracefully<W: Wire>(
     frames: &mut Frames<impl AsyncRead + Unpin>,
     writer: &SharedWriter<W>,
     close_frame: Vec<u8>,
 ) {
     if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, writer.close(close_frame)).await {
-        // Both outcomes are fine: the peer hung up, or it had its time.
+        // Either outcome is fine: the peer disconnected, or the time is over.
         timeout(LINGER, frames.drain()).await.ok();
     }
 }
 
-/// The close for bytes that are no message.
+/// The close reason for an invalid message.
 fn bad_message(error: impl std::fmt::Display) -> Close {
     Close::BadMessage(error.to_string().into())
 }
@@ -340,7 +341,7 @@ mod tests {
     use crate::limits::Limits;
 
     #[tokio::test]
-    async fn a_session_that_does_nothing_is_small() {
+    async fn idle_session_is_small() {
         let metrics = Arc::new(Metrics::default());
         let log = Log::start(Arc::new(MemoryStore::new()));
         let registry = Registry::new(log, DocumentOptions::new(Duration::from_secs(1)), Arc::clone(&metrics));

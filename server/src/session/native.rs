@@ -1,8 +1,8 @@
 //! Handler of the native dialect: one session, many documents by number, each authorised when it is opened.
 //!
-//! What a document, a right or the scanner refuses ends that document for the session (`Closed`); bytes that are not a message
-//! end the session. Messages for a number without a document are not looked at: they were sent before their sender heard that
-//! the document was closed.
+//! A refusal by a document, the access rights or the scanner ends that document for the session (`Closed`);
+//! invalid messages end the session. Messages for a number without a document are ignored: they were sent
+//! before the client received `Closed`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use syncline_protocol::limits::MAX_TOKEN_BYTES;
 use syncline_protocol::native::{self, Cursor, MessageError, ToClient, ToServer, begins_change, channel_of};
 use tracing::debug;
 
-use super::channel::{Channel, Rights};
+use super::channel::{DocumentLink, Rights};
 use super::identity::log_refused;
-use super::users::Users;
+use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
 use crate::document::frame::Framing;
@@ -28,32 +28,32 @@ use crate::outbox::Outbox;
 pub(super) struct Native {
     context: Arc<Context>,
     outbox: Arc<Outbox>,
-    users: Arc<Users>,
-    channels: BTreeMap<native::Channel, Channel>,
+    users: Arc<SessionUsers>,
+    channels: BTreeMap<native::Channel, DocumentLink>,
     is_welcomed: bool,
 }
 
 impl Native {
-    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<Users>) -> Self {
+    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<SessionUsers>) -> Self {
         Self { context, outbox, users, channels: BTreeMap::new(), is_welcomed: false }
     }
 
-    /// What a silent client is sent: nothing, in the fewest bytes.
+    /// The heartbeat for clients that receive nothing else: the smallest message.
     pub(super) fn heartbeat() -> Bytes {
         ToClient::Pong.encode().into()
     }
 
-    /// The document, if it has only one open, and how many it has.
+    /// The name of the document if exactly one is open, and the number of open documents.
     pub(super) fn documents(&self) -> (Option<&str>, usize) {
         let mut documents = self.channels.values().map(|channel| channel.lease().document().as_str());
         let only = documents.next().filter(|_| self.channels.len() == 1);
         (only, self.channels.len())
     }
 
-    /// Takes one frame.
+    /// Handles one frame.
     pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let message = match ToServer::decode(frame) {
-            // Of a newer client: it learnt from Welcome which version is spoken, so this can be left out.
+            // From a newer client: Welcome named the version in use, so this message is optional.
             Err(MessageError::UnknownType(_)) => {
                 self.context.metrics.messages_ignored.inc();
                 return Ok(());
@@ -63,7 +63,7 @@ impl Native {
         let (number, message) = match message {
             ToServer::Hello { version, device } => return self.welcome(version, device),
             ToServer::Ping => {
-                self.say(&ToClient::Pong);
+                self.send(&ToClient::Pong);
                 return Ok(());
             }
             ToServer::Open { channel, document, token, cursor, wants_state_vector } => {
@@ -96,13 +96,13 @@ impl Native {
         Ok(())
     }
 
-    /// True when a message that begins like this is to be read into memory: when its document is open.
+    /// True if a message with this beginning should be read into memory: if its document is open.
     pub(super) fn wants(&self, prefix: &[u8]) -> bool {
         channel_of(prefix).is_some_and(|number| self.channels.contains_key(&number))
     }
 
-    /// A message that began like this is over the limit, and dropped. A change is refused alone, anything else ends its
-    /// document.
+    /// Handles a message over the limit, of which only the beginning was read. A change is refused on its
+    /// own, any other message closes its document.
     pub(super) fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
         let close = Close::MessageTooLarge { limit_bytes };
         let number = channel_of(prefix).ok_or_else(|| close.clone())?;
@@ -132,18 +132,18 @@ impl Native {
         Ok(())
     }
 
-    /// Documents have closed these leases, and have said so to the client.
-    pub(super) fn ended(&mut self, leases: &[LeaseId]) {
+    /// Removes leases that documents have ended; the documents have informed the client.
+    pub(super) fn remove_ended(&mut self, leases: &[LeaseId]) {
         self.channels.retain(|_, channel| !leases.contains(&channel.lease().id()));
     }
 
     fn welcome(&mut self, version: u64, device: u128) -> Result<(), Close> {
         if std::mem::replace(&mut self.is_welcomed, true) {
-            return Err(bad_message("this session has begun already"));
+            return Err(bad_message("a second Hello in one session"));
         }
         debug!(version, device = %syncline_replica::ulid_text(device), "native session");
         let max_message_bytes = self.context.limits.message_bytes as u64;
-        self.say(&ToClient::Welcome { version: native::VERSION, time_ms: now_ms(), max_message_bytes });
+        self.send(&ToClient::Welcome { version: native::VERSION, time_ms: now_ms(), max_message_bytes });
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Native {
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
         let (framing, documents) = (Framing::Native { channel: number }, self.channels.len() + 1);
         self.users.pause_before_open().await;
-        let channel = Channel::open(registry, &document, rights, &self.outbox, framing, documents, scan).await?;
+        let channel = DocumentLink::open(registry, &document, rights, &self.outbox, framing, documents, scan).await?;
         let resumed = channel.resume(cursor, wants_state_vector, read_only).await;
         self.channels.insert(number, channel);
         if let Err(close) = resumed {
@@ -180,22 +180,23 @@ impl Native {
         Ok(())
     }
 
-    /// A document that was not opened.
+    /// Refuses a document that was not opened.
     fn refuse(&self, channel: native::Channel, document: &str, close: Close) -> Result<(), Close> {
         log_refused(&self.context, &self.users, "native", document, &close);
         self.context.metrics.documents_closed.count(&close);
-        self.say(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
+        self.send(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
         Ok(())
     }
 
-    /// What a document cannot be given, or its end: that closes the document here, and nothing else.
+    /// Closes one document of the session, because of an invalid message or because the document's task has
+    /// ended.
     fn close(&mut self, number: native::Channel, close: Close) {
         if let Some(channel) = self.channels.remove(&number) {
             log_refused(&self.context, &self.users, "native", channel.lease().document().as_str(), &close);
             self.context.metrics.documents_closed.count(&close);
             let last_frame = ToClient::Closed { channel: number, code: close.code(), reason: &close.reason() };
-            // Sent once: its task may have closed it for a better reason.
-            self.outbox.lose(channel.lease().id(), last_frame.encode().into());
+            // Skipped if the document's task has closed it already, with a more specific reason.
+            self.outbox.end_from_session(channel.lease().id(), last_frame.encode().into());
         }
     }
 
@@ -205,7 +206,7 @@ impl Native {
         }
     }
 
-    fn say(&self, message: &ToClient<'_>) {
+    fn send(&self, message: &ToClient<'_>) {
         self.outbox.push_control(message.encode().into());
         self.outbox.send();
     }

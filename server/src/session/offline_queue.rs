@@ -31,7 +31,7 @@ pub(super) enum OfflineQueue {
 
 impl OfflineQueue {
     /// The client has sent a pong.
-    pub(super) fn pong(&mut self) {
+    pub(super) fn note_pong(&mut self) {
         if *self == Self::Unsent {
             *self = Self::MayBeSent;
         }

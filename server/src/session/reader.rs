@@ -1,4 +1,5 @@
-//! Socket -> messages -> documents. Waits for a full document, and TCP pushes back on this socket only.
+//! Socket -> messages -> documents. Waits while a document's inbox is full, which becomes TCP backpressure on
+//! this socket only.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -14,24 +15,24 @@ use syncline_protocol::native::is_hello;
 use syncline_protocol::{varint, ywebsocket};
 use tokio::io::AsyncRead;
 
-use super::codec::{Fault, Incoming};
+use super::codec::{FrameError, Incoming};
 use super::echo::Echo;
-use super::frames::{End, Frames};
+use super::frames::{Frames, SocketEnd};
 use super::hocuspocus::Hocuspocus;
-use super::identity::Identity;
+use super::identity::SessionIdentity;
 use super::native::Native;
-use super::pace::Pace;
-use super::pulse::Signs;
-use super::users::Users;
+use super::rate_limit::RateLimiter;
+use super::timers::Liveness;
+use super::users::SessionUsers;
 use super::ywebsocket::YWebsocket;
 use super::{Context, bad_message};
 use crate::ids::LeaseId;
 use crate::limits::Unfinished;
-use crate::outbox::{News, Outbox};
+use crate::outbox::{Notices, Outbox};
 
-/// The handler of the dialect that the client speaks.
-pub(super) enum Speaks {
-    /// Nothing has come yet.
+/// The handler of the client's dialect.
+pub(super) enum DialectHandler {
+    /// No message received yet.
     Unknown,
     YWebsocket(YWebsocket),
     Hocuspocus(Hocuspocus),
@@ -40,281 +41,300 @@ pub(super) enum Speaks {
     Echo(Echo),
 }
 
-/// The reading half of a session; it owns the leases.
+/// The reading half of a session; owns the leases.
 pub(super) struct Reader<'a> {
     context: &'a Arc<Context>,
     outbox: &'a Arc<Outbox>,
-    users: &'a Arc<Users>,
+    users: &'a Arc<SessionUsers>,
     path: &'a str,
-    signs: &'a Signs,
-    pace: &'a Pace,
-    /// Until it has said its first message.
+    liveness: &'a Liveness,
+    limiter: &'a RateLimiter,
+    /// `Some` until the first message was received.
     unfinished: &'a mut Option<Unfinished>,
-    speaks: Speaks,
-    /// The message for which the session ends.
+    handler: DialectHandler,
+    /// The message that ended the session, for the log.
     last: Bytes,
 }
 
-/// Why a session is not read any more.
-pub(super) enum Unread {
-    /// The client said goodbye, with this code.
+/// Why a session is no longer read.
+pub(super) enum ReadEnd {
+    /// The client sent a close frame with this code.
     Left(Option<u16>),
-    /// It hung up.
+    /// The client disconnected.
     Gone,
-    /// It must be closed.
+    /// The server closes the session.
     Refused(Close),
 }
 
-impl From<Close> for Unread {
+impl From<Close> for ReadEnd {
     fn from(close: Close) -> Self {
-        Unread::Refused(close)
+        ReadEnd::Refused(close)
     }
 }
 
-/// What a session waits for.
-enum Heard {
-    News(News),
-    Frame(Result<Incoming, End>),
+/// Input of the reader's loop.
+enum Input {
+    Notices(Notices),
+    Frame(Result<Incoming, SocketEnd>),
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(
         context: &'a Arc<Context>,
         outbox: &'a Arc<Outbox>,
-        users: &'a Arc<Users>,
+        users: &'a Arc<SessionUsers>,
         path: &'a str,
-        signs: &'a Signs,
-        pace: &'a Pace,
+        liveness: &'a Liveness,
+        limiter: &'a RateLimiter,
         unfinished: &'a mut Option<Unfinished>,
     ) -> Self {
-        Self { context, outbox, users, path, signs, pace, unfinished, speaks: Speaks::Unknown, last: Bytes::new() }
+        Self {
+            context,
+            outbox,
+            users,
+            path,
+            liveness,
+            limiter,
+            unfinished,
+            handler: DialectHandler::Unknown,
+            last: Bytes::new(),
+        }
     }
 
-    /// Reads until the client leaves or must be closed.
-    pub(super) async fn run(&mut self, frames: &mut Frames<impl AsyncRead + Unpin>) -> Unread {
+    /// Reads until the client leaves or the session must be closed.
+    pub(super) async fn run(&mut self, frames: &mut Frames<impl AsyncRead + Unpin>) -> ReadEnd {
         loop {
-            let heard = poll_fn(|cx| match self.outbox.news() {
-                // Before its frames: what comes next may be sent in the knowledge of an end.
-                Some(news) => Poll::Ready(Heard::News(news)),
-                None => frames.poll_next(cx).map(Heard::Frame),
+            let input = poll_fn(|cx| match self.outbox.take_notices() {
+                // Before frames: later frames may be sent by a client that knows of an ended lease.
+                Some(notices) => Poll::Ready(Input::Notices(notices)),
+                None => frames.poll_next(cx).map(Input::Frame),
             });
-            let taken = match heard.await {
-                // In boxes: most sessions only wait, and need no room for what they might do.
-                Heard::News(news) => Box::pin(self.news(news)).await,
-                Heard::Frame(Ok(Incoming::Binary(frame))) => Box::pin(self.message(frame)).await.map_err(Unread::from),
-                Heard::Frame(Ok(Incoming::Long(prefix))) => self.long(&prefix, frames),
-                Heard::Frame(Ok(Incoming::TooLarge(prefix))) => self.too_large(&prefix, frames),
-                Heard::Frame(Ok(Incoming::Text(text))) => self.text(&text, frames),
-                Heard::Frame(Ok(Incoming::Skipped)) => {
-                    self.pace.message();
+            let taken = match input.await {
+                // Boxed: most sessions are idle, and should not hold memory for what they might do.
+                Input::Notices(notices) => Box::pin(self.handle_notices(notices)).await,
+                Input::Frame(Ok(Incoming::Binary(frame))) => {
+                    Box::pin(self.handle_message(frame)).await.map_err(ReadEnd::from)
+                }
+                Input::Frame(Ok(Incoming::Long(prefix))) => self.handle_long_message(&prefix, frames),
+                Input::Frame(Ok(Incoming::TooLarge(prefix))) => self.refuse_too_large(&prefix, frames),
+                Input::Frame(Ok(Incoming::Text(text))) => self.handle_text(&text, frames),
+                Input::Frame(Ok(Incoming::Skipped)) => {
+                    self.limiter.finish_message();
                     Ok(())
                 }
-                Heard::Frame(Ok(incoming)) => self.control(incoming),
-                Heard::Frame(Err(end)) => Err(self.explain(end)),
+                Input::Frame(Ok(incoming)) => self.handle_control(incoming),
+                Input::Frame(Err(end)) => Err(self.socket_end_reason(end)),
             };
-            if let Err(unread) = taken {
-                return unread;
+            if let Err(read_end) = taken {
+                return read_end;
             }
         }
     }
 
-    /// Who is at the other end.
-    pub(super) fn identity(&self) -> Box<Identity> {
-        Identity::of(&self.speaks, Some(&self.last), self.users)
+    /// The session's identity for the log.
+    pub(super) fn identity(&self) -> Box<SessionIdentity> {
+        SessionIdentity::of(&self.handler, Some(&self.last), self.users)
     }
 
-    /// Its documents are left.
+    /// Leaves all documents.
     pub(super) fn leave(&mut self) {
-        self.speaks = Speaks::Unknown;
+        self.handler = DialectHandler::Unknown;
     }
 
-    async fn news(&mut self, news: News) -> Result<(), Unread> {
-        // A document or the clock has ended this session: nothing more is taken from it.
-        if let Some(close) = news.closing {
+    async fn handle_notices(&mut self, notices: Notices) -> Result<(), ReadEnd> {
+        // A document or the timers have closed this session: nothing more is accepted from it.
+        if let Some(close) = notices.closing {
             return Err(close.into());
         }
-        self.ended(&news.ended)?;
-        if news.must_authenticate {
+        self.remove_ended(&notices.ended)?;
+        if notices.must_authenticate {
             self.check_authenticated()?;
         }
-        Ok(self.resync(&news.behind).await?)
+        Ok(self.resync(&notices.behind).await?)
     }
 
-    /// A long message begins: stored only when something is to become of it.
-    fn long(&mut self, prefix: &[u8], frames: &mut Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
-        let is_wanted = match &self.speaks {
+    /// Decides at the beginning of a long message whether it is stored.
+    fn handle_long_message(
+        &mut self,
+        prefix: &[u8],
+        frames: &mut Frames<impl AsyncRead + Unpin>,
+    ) -> Result<(), ReadEnd> {
+        let is_wanted = match &self.handler {
             _ if self.context.limits.echoes => true,
-            // A stranger: the state vector of a document with many clients may be long, a token may not.
-            Speaks::Unknown => prefix.first() == Some(&0) || begins_step1(prefix),
-            Speaks::YWebsocket(_) | Speaks::Echo(_) => true,
-            Speaks::Hocuspocus(session) => session.wants(prefix),
-            Speaks::Native(session) => session.wants(prefix),
+            // Before the first message: the state vector of a document with many clients may be long, a token
+            // may not.
+            DialectHandler::Unknown => prefix.first() == Some(&0) || begins_step1(prefix),
+            DialectHandler::YWebsocket(_) | DialectHandler::Echo(_) => true,
+            DialectHandler::Hocuspocus(session) => session.wants(prefix),
+            DialectHandler::Native(session) => session.wants(prefix),
         };
         if !is_wanted {
             self.context.metrics.messages_ignored.inc();
             frames.skip();
-            self.pace.skip();
+            self.limiter.skip();
         }
         Ok(())
     }
 
-    /// A message is over the limit: what it was for is refused, and its bytes are dropped as they come.
-    fn too_large(&mut self, prefix: &[u8], frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
+    /// A message is over the limit: refuses what it was for; its bytes are dropped as they arrive.
+    fn refuse_too_large(&mut self, prefix: &[u8], frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), ReadEnd> {
         self.note_skipped(frames);
         let limit_bytes = self.context.limits.message_bytes;
-        Ok(match &mut self.speaks {
-            Speaks::Unknown | Speaks::YWebsocket(_) | Speaks::Echo(_) => Err(Close::MessageTooLarge { limit_bytes }),
-            Speaks::Hocuspocus(session) => session.too_large(prefix, limit_bytes),
-            Speaks::Native(session) => session.too_large(prefix, limit_bytes),
+        Ok(match &mut self.handler {
+            DialectHandler::Unknown | DialectHandler::YWebsocket(_) | DialectHandler::Echo(_) => {
+                Err(Close::MessageTooLarge { limit_bytes })
+            }
+            DialectHandler::Hocuspocus(session) => session.too_large(prefix, limit_bytes),
+            DialectHandler::Native(session) => session.too_large(prefix, limit_bytes),
         }?)
     }
 
-    /// A message is skipped, or was.
+    /// Records that a message is being skipped, or was.
     fn note_skipped(&self, frames: &Frames<impl AsyncRead + Unpin>) {
         if frames.is_skipping() {
-            self.pace.skip()
+            self.limiter.skip()
         } else {
-            self.pace.message()
+            self.limiter.finish_message()
         }
-        self.signs.heard.store(true, Ordering::Relaxed);
+        self.liveness.has_received.store(true, Ordering::Relaxed);
     }
 
-    async fn message(&mut self, frame: Bytes) -> Result<(), Close> {
-        self.pace.complete();
-        let taken = self.frame(&frame).await;
-        // Until here it was held: a document that is busy lets its messages wait.
-        self.pace.release();
+    async fn handle_message(&mut self, frame: Bytes) -> Result<(), Close> {
+        self.limiter.complete_message();
+        let taken = self.handle_frame(&frame).await;
+        // Reserved until here: the message stays in memory while a busy document makes it wait.
+        self.limiter.release();
         if let Err(close) = taken {
             self.last = Bytes::copy_from_slice(&frame[..frame.len().min(MAX_ADDRESS_BYTES + 8)]);
             return Err(close);
         }
-        self.signs.heard.store(true, Ordering::Relaxed);
+        self.liveness.has_received.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// No dialect has text; applications send some, and the reference servers ignore it.
-    fn text(&mut self, text: &Bytes, frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), Unread> {
+    /// No dialect uses text; applications send some, and the reference servers ignore it.
+    fn handle_text(&mut self, text: &Bytes, frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), ReadEnd> {
         if !self.context.limits.echoes {
             self.context.metrics.messages_ignored.inc();
             self.note_skipped(frames);
             return Ok(());
         }
         *self.unfinished = None;
-        self.signs.heard.store(true, Ordering::Relaxed);
+        self.liveness.has_received.store(true, Ordering::Relaxed);
         Ok(Echo::new(Arc::clone(self.outbox)).text(text)?)
     }
 
-    fn control(&mut self, incoming: Incoming) -> Result<(), Unread> {
+    fn handle_control(&mut self, incoming: Incoming) -> Result<(), ReadEnd> {
         match incoming {
             Incoming::Binary(_) | Incoming::Text(_) | Incoming::Long(_) | Incoming::TooLarge(_) | Incoming::Skipped => {
             }
-            Incoming::Close(code) => return Err(Unread::Left(code)),
+            Incoming::Close(code) => return Err(ReadEnd::Left(code)),
             Incoming::Ping(payload) => {
-                self.pace.control(payload.len());
+                self.limiter.control_frame(payload.len());
                 self.outbox.push_pong(payload);
                 self.outbox.send();
             }
             Incoming::Pong(payload) => {
-                self.pace.control(payload.len());
-                if let Speaks::Hocuspocus(session) = &mut self.speaks {
-                    session.pong();
+                self.limiter.control_frame(payload.len());
+                if let DialectHandler::Hocuspocus(session) = &mut self.handler {
+                    session.note_pong();
                 }
             }
         }
-        self.signs.heard.store(true, Ordering::Relaxed);
+        self.liveness.has_received.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
+    async fn handle_frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         if frame.is_empty() && !self.context.limits.echoes {
             self.context.metrics.messages_ignored.inc();
             return Ok(());
         }
-        if matches!(self.speaks, Speaks::Unknown) {
-            self.speaks = Box::pin(self.begin(frame)).await?;
-            if matches!(self.speaks, Speaks::Unknown) {
+        if matches!(self.handler, DialectHandler::Unknown) {
+            self.handler = Box::pin(self.start_dialect(frame)).await?;
+            if matches!(self.handler, DialectHandler::Unknown) {
                 self.context.metrics.messages_ignored.inc();
                 return Ok(());
             }
             *self.unfinished = None;
         }
-        match &mut self.speaks {
-            Speaks::Unknown => Ok(()),
-            Speaks::YWebsocket(session) => session.frame(frame).await,
-            Speaks::Hocuspocus(session) => session.frame(frame).await,
-            Speaks::Native(session) => session.frame(frame).await,
-            Speaks::Echo(echo) => {
+        match &mut self.handler {
+            DialectHandler::Unknown => Ok(()),
+            DialectHandler::YWebsocket(session) => session.frame(frame).await,
+            DialectHandler::Hocuspocus(session) => session.frame(frame).await,
+            DialectHandler::Native(session) => session.frame(frame).await,
+            DialectHandler::Echo(echo) => {
                 echo.frame(frame);
                 Ok(())
             }
         }
     }
 
-    async fn begin(&self, first_frame: &[u8]) -> Result<Speaks, Close> {
+    async fn start_dialect(&self, first_frame: &[u8]) -> Result<DialectHandler, Close> {
         if self.context.limits.echoes {
-            return Ok(Speaks::Echo(Echo::new(Arc::clone(self.outbox))));
+            return Ok(DialectHandler::Echo(Echo::new(Arc::clone(self.outbox))));
         }
         if is_hello(first_frame) {
             let session = Native::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
-            self.signs.heartbeat.set(Native::heartbeat()).ok();
-            return Ok(Speaks::Native(session));
+            self.liveness.heartbeat.set(Native::heartbeat()).ok();
+            return Ok(DialectHandler::Native(session));
         }
-        let Some(dialect) = detect(first_frame) else { return Ok(Speaks::Unknown) };
-        let (speaks, heartbeat) = match dialect {
+        let Some(dialect) = detect(first_frame) else { return Ok(DialectHandler::Unknown) };
+        let (handler, heartbeat) = match dialect {
             Dialect::YWebsocket => {
-                // Decoded before the document is opened: a stranger's bytes load nothing.
+                // Decoded before the document is opened, so that invalid bytes load no document.
                 match ywebsocket::Message::read(&mut varint::Reader::new(first_frame)) {
                     Err(error) if !error.is_unknown_type() => return Err(bad_message(error)),
                     _ => {}
                 }
                 let session = YWebsocket::open(self.path, self.context, self.outbox, self.users).await?;
-                // Presence of nobody: ignored by the client, and enough for it to stay.
-                (Speaks::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
+                // An awareness update without clients: ignored by the client, but it keeps it connected.
+                (DialectHandler::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
             }
             Dialect::Hocuspocus => {
                 let session =
                     Hocuspocus::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
-                self.signs.must_authenticate.store(true, Ordering::Relaxed);
-                (Speaks::Hocuspocus(session), Bytes::from_static(&HEARTBEAT_FRAME))
+                self.liveness.must_authenticate.store(true, Ordering::Relaxed);
+                (DialectHandler::Hocuspocus(session), Bytes::from_static(&HEARTBEAT_FRAME))
             }
         };
-        // Set once: a session begins once.
-        self.signs.heartbeat.set(heartbeat).ok();
-        Ok(speaks)
+        // Set once, because a session begins once.
+        self.liveness.heartbeat.set(heartbeat).ok();
+        Ok(handler)
     }
 
     async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
-        match &mut self.speaks {
-            Speaks::Unknown | Speaks::Echo(_) => Ok(()),
-            Speaks::YWebsocket(session) => session.resync(behind).await,
-            Speaks::Hocuspocus(session) => session.resync(behind).await,
-            Speaks::Native(session) => session.resync(behind).await,
+        match &mut self.handler {
+            DialectHandler::Unknown | DialectHandler::Echo(_) => Ok(()),
+            DialectHandler::YWebsocket(session) => session.resync(behind).await,
+            DialectHandler::Hocuspocus(session) => session.resync(behind).await,
+            DialectHandler::Native(session) => session.resync(behind).await,
         }
     }
 
-    fn ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
-        match &mut self.speaks {
-            Speaks::Unknown | Speaks::Echo(_) | Speaks::YWebsocket(_) => {}
-            Speaks::Hocuspocus(session) => session.ended(leases)?,
-            Speaks::Native(session) => session.ended(leases),
+    fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
+        match &mut self.handler {
+            DialectHandler::Unknown | DialectHandler::Echo(_) | DialectHandler::YWebsocket(_) => {}
+            DialectHandler::Hocuspocus(session) => session.remove_ended(leases)?,
+            DialectHandler::Native(session) => session.remove_ended(leases),
         }
         Ok(())
     }
 
-    /// The time for a first token is over.
+    /// Called when the time limit for the first token has passed.
     fn check_authenticated(&mut self) -> Result<(), Close> {
-        if let Speaks::Hocuspocus(session) = &mut self.speaks { session.check_authenticated() } else { Ok(()) }
+        if let DialectHandler::Hocuspocus(session) = &mut self.handler { session.check_authenticated() } else { Ok(()) }
     }
 
-    /// What a client is told about bytes that are no frames.
-    fn explain(&self, end: End) -> Unread {
+    /// The close reason for input that breaks the protocol.
+    fn socket_end_reason(&self, end: SocketEnd) -> ReadEnd {
         match end {
-            End::Gone => Unread::Gone,
-            End::Fault(Fault::TooLarge) => {
+            SocketEnd::Gone => ReadEnd::Gone,
+            SocketEnd::FrameError(FrameError::TooLarge) => {
                 Close::MessageTooLarge { limit_bytes: self.context.limits.message_bytes }.into()
             }
-            End::Fault(Fault::Protocol(why)) => Close::BadFrame(why.into()).into(),
-            End::Fault(Fault::Utf8(why)) => Close::BadText(why.into()).into(),
+            SocketEnd::FrameError(FrameError::Protocol(why)) => Close::BadFrame(why.into()).into(),
+            SocketEnd::FrameError(FrameError::Utf8(why)) => Close::BadText(why.into()).into(),
         }
     }
 }

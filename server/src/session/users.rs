@@ -1,4 +1,4 @@
-//! In whose name a session acts: one user for nearly all, but tokens may name another for each document.
+//! The users that a session acts for: usually one, but tokens may name another for each document.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,24 +10,25 @@ use tokio::time::{Instant, sleep};
 use crate::ids::UserId;
 use crate::limits::{Gate, Meter, UserSeat};
 
-/// The users of one session. As many as it has documents, at most.
-pub(super) struct Users {
+/// The users of one session; at most one per document.
+pub(super) struct SessionUsers {
     gate: Arc<Gate>,
-    /// Where the connection comes from.
+    /// Address of the client.
     address: IpAddr,
-    /// Held by what acts in their name: the connection, the documents.
+    /// Held by the connection and the documents that act for these users.
     seats: Mutex<Vec<Weak<UserSeat>>>,
-    /// Documents that the session opens.
+    /// Rate of documents opened by the session.
     opens: Meter,
 }
 
-impl Users {
+impl SessionUsers {
     pub(super) fn new(gate: &Arc<Gate>, address: IpAddr) -> Arc<Self> {
         let opens = Meter::of_messages(gate.limits().opens_per_second);
         Arc::new(Self { gate: Arc::clone(gate), address, seats: Mutex::default(), opens })
     }
 
-    /// Waits until the session may open a document more. It is not read meanwhile: TCP pushes back.
+    /// Waits until the session may open another document. Meanwhile it is not read, which becomes TCP
+    /// backpressure.
     pub(super) async fn pause_before_open(&self) {
         let pause = self.gate.open_pause(&self.opens);
         if !pause.is_zero() {
@@ -35,7 +36,7 @@ impl Users {
         }
     }
 
-    /// A place in the name of `user`; a session that has one shares it.
+    /// A seat for `user`; shared if the session has one already.
     pub(super) fn admit(&self, user: Option<&UserId>) -> Result<Option<Arc<UserSeat>>, Close> {
         let Some(user) = user else { return Ok(None) };
         let mut seats = self.seats();
@@ -48,18 +49,18 @@ impl Users {
         Ok(Some(seat))
     }
 
-    /// Where the connection comes from.
+    /// Address of the client.
     pub(super) fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// The user, or one of them.
+    /// The name of one of the users.
     pub(super) fn name(&self) -> Option<String> {
         let seats = self.seats();
         seats.iter().find_map(Weak::upgrade).map(|seat| seat.user().as_str().to_owned())
     }
 
-    /// Charges what came to all of them; tells for how long nothing more should be read.
+    /// Charges received data to all users; returns for how long nothing should be read.
     pub(super) fn charge(&self, messages: u64, bytes: u64, now: Instant) -> Duration {
         if self.gate.limits().rate_per_user.is_unlimited() {
             return Duration::ZERO;

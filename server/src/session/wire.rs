@@ -1,4 +1,4 @@
-//! A socket in two halves: one is read by the session's task, to the other writes whoever has something to say.
+//! A socket in two halves: the session's task reads from one, any task that pushed writes to the other.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
@@ -8,26 +8,27 @@ use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-/// What a session runs on.
+/// A connection that a session runs on.
 pub trait Socket: Send {
-    /// Where it reads.
+    /// The reading half.
     type Read: AsyncRead + Unpin + Send;
-    /// Where it writes.
+    /// The writing half.
     type Wire: Wire;
 
-    /// Takes it apart. Dropping both halves closes it.
+    /// Splits the connection. Dropping both halves closes it.
     fn split(self) -> (Self::Read, Self::Wire);
 }
 
-/// The writing half of a socket. Nothing here waits.
+/// The writing half of a connection. No method waits.
 pub trait Wire: Send + Sync + 'static {
-    /// Writes what the socket takes now, of one or more pieces; [`io::ErrorKind::WouldBlock`] when it takes nothing.
+    /// Writes as much of the pieces as the socket accepts now; [`io::ErrorKind::WouldBlock`] if it accepts
+    /// nothing.
     fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Ready when the socket may take something again. Only the session's task asks.
+    /// Ready when the socket may accept bytes again. Called by the session's task only.
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Nothing follows.
+    /// Ends the outgoing stream.
     fn shutdown(&self) -> io::Result<()>;
 }
 

@@ -1,6 +1,7 @@
-//! Outbox -> socket. All that is queued goes out as one write; nothing here ever waits for a document.
+//! Outbox -> socket. Everything queued is one write; the writer never waits for a document.
 //!
-//! The session's task writes, and so does whoever has pushed onto an empty outbox ([`Line`]): one at a time, under a lock.
+//! The session's task writes, and so does any task that pushed onto an empty outbox ([`DirectSink`]): one at a
+//! time, under a lock.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,31 +16,31 @@ use syncline_replica::Pieces;
 
 use super::codec::{self, Opcode};
 use super::wire::Wire;
-use crate::outbox::{Kind, Line, Outbox, Taken};
+use crate::outbox::{DirectSink, FrameKind, Outbox, Taken};
 
-/// Frames up to this size are copied together; larger ones are written from where they lie.
+/// Frames up to this size are copied into one buffer; larger ones are written without copying.
 const MAX_COPIED_BYTES: usize = 16 * 1024;
-/// Of a larger one pieces up to this size are copied.
+/// Pieces of a larger frame up to this size are copied.
 const MAX_COPIED_PIECE_BYTES: usize = 127;
-/// Pieces written at once when the socket takes something again.
+/// Pieces per write when the socket accepts bytes again.
 const MAX_PIECES: usize = 64;
-/// Batches written before the reader has its turn.
+/// Batches written before the reader is polled again.
 const MAX_BATCHES: usize = 4;
-/// A buffer that grew beyond this is not kept.
+/// A larger buffer is freed after use.
 const MAX_KEPT_BYTES: usize = 512 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The connection broke, stalled or was cut: there is nobody to talk to any more.
+/// The connection failed, stalled or was cut: nothing more can be sent.
 #[derive(Debug)]
 pub(super) struct Broken;
 
-/// What is written at once.
+/// Frames for one write.
 struct Batch<'a> {
     copied: &'a mut Vec<u8>,
-    /// Payloads that are not copied, each behind so many bytes of `copied`.
+    /// Payloads that are not copied, each with its offset in `copied`.
     shared: Vec<(usize, Bytes)>,
 }
 
@@ -56,7 +57,7 @@ impl Batch<'_> {
         }
     }
 
-    /// The pieces, in order.
+    /// All pieces, in order.
     fn pieces(&self) -> Vec<&[u8]> {
         let mut pieces = Vec::with_capacity(2 * self.shared.len() + 1);
         let mut at = 0;
@@ -68,7 +69,7 @@ impl Batch<'_> {
         pieces
     }
 
-    /// What is left behind the first `written` bytes, in order.
+    /// The pieces after the first `written` bytes, in order.
     fn rest(self, written: usize) -> VecDeque<Bytes> {
         let (mut rest, mut at, mut skip) = (VecDeque::new(), 0, written);
         let mut keep = |mut piece: Bytes| {
@@ -89,7 +90,7 @@ impl Batch<'_> {
     }
 }
 
-/// A connection's writer, for its task and for those who write straight to the socket.
+/// The writer of a connection, shared by its task and by tasks that write directly.
 pub(super) struct SharedWriter<W>(Mutex<Writer<W>>);
 
 impl<W: Wire> SharedWriter<W> {
@@ -97,14 +98,14 @@ impl<W: Wire> SharedWriter<W> {
         Self(Mutex::new(Writer::new(socket)))
     }
 
-    /// Held for as long as a socket needs to take or refuse some bytes, which never waits.
+    /// Held only for non-blocking writes.
     pub(super) fn lock(&self) -> MutexGuard<'_, Writer<W>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says the last word: a close frame, and that nothing follows.
+    /// Sends a close frame and ends the outgoing stream.
     pub(super) async fn close(&self, frame: Vec<u8>) -> Result<(), Broken> {
-        self.lock().end(frame);
+        self.lock().queue_close(frame);
         poll_fn(|cx| {
             let mut writer = self.lock();
             ready!(writer.poll_unsent(cx))?;
@@ -115,31 +116,31 @@ impl<W: Wire> SharedWriter<W> {
     }
 }
 
-impl<W: Wire> Line for SharedWriter<W> {
+impl<W: Wire> DirectSink for SharedWriter<W> {
     fn send(&self, outbox: &Outbox) {
-        self.lock().send_straight(outbox);
+        self.lock().write_direct(outbox);
     }
 }
 
 /// The writing half of a connection.
 pub(super) struct Writer<W> {
     socket: W,
-    /// Taken from the outbox or said by the clock, and not yet taken by the socket.
+    /// Taken from the outbox or sent by the timers, and not yet accepted by the socket.
     unsent: VecDeque<Bytes>,
-    /// Bytes the socket has taken so far.
+    /// Bytes that the socket has accepted so far.
     written: u64,
-    /// A message was sent since this was last asked.
-    has_spoken: bool,
-    /// The last word was said.
-    has_ended: bool,
+    /// A message was sent since the last call of [`Writer::take_has_sent_message`].
+    has_sent_message: bool,
+    /// The close frame was queued.
+    is_closing: bool,
 }
 
 impl<W: Wire> Writer<W> {
     fn new(socket: W) -> Self {
-        Self { socket, unsent: VecDeque::new(), written: 0, has_spoken: false, has_ended: false }
+        Self { socket, unsent: VecDeque::new(), written: 0, has_sent_message: false, is_closing: false }
     }
 
-    /// Writes until there is nothing to write or the socket takes no more; ready when the outbox says that it is over.
+    /// Writes until nothing is queued or the socket is full; ready when the outbox is closed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<Result<Close, Broken>> {
         for _ in 0..MAX_BATCHES {
             match self.poll_unsent(cx) {
@@ -158,51 +159,51 @@ impl<W: Wire> Writer<W> {
         Poll::Pending
     }
 
-    /// Sends this frame behind what is under way.
-    pub(super) fn say(&mut self, opcode: Opcode, payload: &[u8]) {
+    /// Queues this frame behind unsent bytes.
+    pub(super) fn queue_frame(&mut self, opcode: Opcode, payload: &[u8]) {
         let mut frame = Vec::with_capacity(codec::MAX_HEAD_BYTES + payload.len());
         codec::write_head(&mut frame, opcode, payload.len());
         frame.extend_from_slice(payload);
         self.unsent.push_back(frame.into());
     }
 
-    fn end(&mut self, last_frame: Vec<u8>) {
+    fn queue_close(&mut self, last_frame: Vec<u8>) {
         self.unsent.push_back(last_frame.into());
-        self.has_ended = true;
+        self.is_closing = true;
     }
 
-    /// What little waits, as far as the socket takes it now.
-    fn send_straight(&mut self, outbox: &Outbox) {
-        if self.is_blocked() || self.has_ended {
+    /// Writes what is queued in the outbox, if it is little, as far as the socket accepts it now.
+    fn write_direct(&mut self, outbox: &Outbox) {
+        if self.is_blocked() || self.is_closing {
             return;
         }
         let written = BUFFER.with_borrow_mut(|copied| {
             copied.clear();
             let mut batch = Batch { copied, shared: Vec::new() };
-            let has_taken = outbox.take_straight(|kind, payload| self.put(&mut batch, kind, payload));
+            let has_taken = outbox.take_direct(|kind, payload| self.put(&mut batch, kind, payload));
             has_taken.then(|| self.write(batch))
         });
         match written {
             None => {}
-            Some(Ok(())) if self.is_blocked() => outbox.blocked_straight(),
-            Some(Ok(())) => outbox.sent_straight(),
+            Some(Ok(())) if self.is_blocked() => outbox.note_direct_blocked(),
+            Some(Ok(())) => outbox.note_direct_sent(),
             Some(Err(_)) => outbox.cut(),
         }
     }
 
-    /// The socket has not taken everything.
+    /// True if the socket has not accepted everything.
     pub(super) fn is_blocked(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// Bytes the socket has taken so far.
+    /// Bytes that the socket has accepted so far.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Whether a message was sent since this was last asked.
-    pub(super) fn has_spoken(&mut self) -> bool {
-        std::mem::take(&mut self.has_spoken)
+    /// True if a message was sent since the last call.
+    pub(super) fn take_has_sent_message(&mut self) -> bool {
+        std::mem::take(&mut self.has_sent_message)
     }
 
     fn poll_batch(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<Taken>> {
@@ -220,19 +221,19 @@ impl<W: Wire> Writer<W> {
         })
     }
 
-    fn put(&mut self, batch: &mut Batch<'_>, kind: Kind, payload: Pieces) {
+    fn put(&mut self, batch: &mut Batch<'_>, kind: FrameKind, payload: Pieces) {
         match kind {
-            Kind::Message => {
-                self.has_spoken = true;
+            FrameKind::Message => {
+                self.has_sent_message = true;
                 batch.put(Opcode::Binary, payload);
             }
-            Kind::Text => batch.put(Opcode::Text, payload),
-            Kind::Pong => batch.put(Opcode::Pong, payload),
-            Kind::Ping => batch.put(Opcode::Ping, payload),
+            FrameKind::Text => batch.put(Opcode::Text, payload),
+            FrameKind::Pong => batch.put(Opcode::Pong, payload),
+            FrameKind::Ping => batch.put(Opcode::Ping, payload),
         }
     }
 
-    /// Writes what the socket takes now; the rest is unsent.
+    /// Writes what the socket accepts now; the rest becomes unsent.
     fn write(&mut self, batch: Batch<'_>) -> io::Result<()> {
         let (written, len) = if batch.shared.is_empty() {
             (self.try_write(&[IoSlice::new(batch.copied)])?, batch.copied.len())
@@ -263,7 +264,7 @@ impl<W: Wire> Writer<W> {
         Poll::Ready(Ok(()))
     }
 
-    /// The socket has taken so many bytes of what is unsent.
+    /// Removes bytes that the socket has accepted from the unsent ones.
     fn drop_written(&mut self, mut written: usize) {
         while let Some(next) = self.unsent.front_mut() {
             let taken = written.min(next.len());
@@ -276,7 +277,7 @@ impl<W: Wire> Writer<W> {
         }
     }
 
-    /// How much the socket has taken; `None`: nothing, it has no room.
+    /// Number of bytes accepted by the socket; `None` if it is full.
     fn try_write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         match self.socket.try_write(pieces) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),

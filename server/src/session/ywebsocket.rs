@@ -8,8 +8,8 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::varint::Reader;
 use syncline_protocol::ywebsocket::Message;
 
-use super::channel::{Channel, Rights};
-use super::users::Users;
+use super::channel::{DocumentLink, Rights};
+use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::AccessRequest;
 use crate::document::frame::Framing;
@@ -18,16 +18,16 @@ use crate::outbox::Outbox;
 
 /// One y-websocket session.
 pub(super) struct YWebsocket {
-    channel: Channel,
+    channel: DocumentLink,
 }
 
 impl YWebsocket {
-    /// Checks the name and the right to it, then opens the document.
+    /// Checks the document name and the access rights, then opens the document.
     pub(super) async fn open(
         path: &str,
         context: &Context,
         outbox: &Arc<Outbox>,
-        users: &Users,
+        users: &SessionUsers,
     ) -> Result<Self, Close> {
         let document = DocumentName::parse(path).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
         let request = AccessRequest { document: document.clone(), token: None };
@@ -35,16 +35,17 @@ impl YWebsocket {
         let rights = Rights::new(admission, users)?;
         let scan = context.limits.scan;
         users.pause_before_open().await;
-        let channel = Channel::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, 1, scan).await?;
+        let channel =
+            DocumentLink::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, 1, scan).await?;
         Ok(Self { channel })
     }
 
-    /// Its document.
+    /// Name of the document.
     pub(super) fn document(&self) -> &str {
         self.channel.lease().document().as_str()
     }
 
-    /// Takes one frame. The client sends one message in each; others may send several.
+    /// Handles one frame. Stock clients send one message per frame; other clients may send several.
     pub(super) async fn frame(&self, frame: &Bytes) -> Result<(), Close> {
         let mut reader = Reader::new(frame);
         while !reader.is_empty() {
@@ -53,10 +54,11 @@ impl YWebsocket {
                 Ok(Message::Sync(message)) => self.channel.sync(frame, message).await?,
                 Ok(Message::Awareness(update)) => self.channel.awareness(frame, update).await?,
                 Ok(Message::QueryAwareness) => self.channel.query_awareness().await?,
-                // Clients have no use for it; the reference server ignores it too.
+                // Not useful from a client; the reference server ignores it, too.
                 Ok(Message::PermissionDenied(_)) => {}
                 Err(error) if is_first && !error.is_unknown_type() => return Err(bad_message(error)),
-                // Of an application, or bytes behind a message, which the reference server does not read.
+                // An application's own message, or bytes behind a message, which the reference server does
+                // not read.
                 Err(_) => {
                     self.channel.ignore();
                     break;

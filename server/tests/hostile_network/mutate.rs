@@ -1,4 +1,4 @@
-//! Real frames of every dialect, spoilt: a seed makes the same ones again.
+//! Valid frames of every dialect, mutated. A seed reproduces them.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -29,29 +29,29 @@ impl Mutator {
         PATHS[self.rng.random_range(0..PATHS.len())]
     }
 
-    /// What one connection sends: an opening as it should be, then frames that are not.
-    pub fn talk(&mut self) -> Vec<Vec<u8>> {
+    /// The frames of one connection: usually a valid opening, then mutated frames.
+    pub fn connection_frames(&mut self) -> Vec<Vec<u8>> {
         let dialect = self.rng.random_range(0..3);
-        let mut talk = Vec::new();
+        let mut frames = Vec::new();
         if self.rng.random_bool(0.8) {
             let opening = match dialect {
                 0 => ywebsocket::Message::Sync(SyncMessage::Step1(&[0])).encode(),
                 1 => hocuspocus::Message::Token { token: "", version: None }.encode("hostile-1"),
                 _ => ToServer::Hello { version: VERSION, device: 7 }.encode(),
             };
-            talk.push(Frame::new(BINARY, opening).encode());
+            frames.push(Frame::new(BINARY, opening).encode());
             if dialect == 2 {
                 let cursor = None;
                 let open =
                     ToServer::Open { channel: 1, document: "hostile-1", token: "", cursor, wants_state_vector: true };
-                talk.push(Frame::new(BINARY, open.encode()).encode());
+                frames.push(Frame::new(BINARY, open.encode()).encode());
             }
         }
         for _ in 0..self.rng.random_range(1..5) {
             let message = self.message(dialect);
-            talk.push(self.frame(message));
+            frames.push(self.frame(message));
         }
-        talk
+        frames
     }
 
     fn message(&mut self, dialect: u32) -> Vec<u8> {
@@ -79,12 +79,12 @@ impl Mutator {
         message
     }
 
-    /// The WebSocket frame, one time in five itself spoilt.
+    /// The WebSocket frame; one in five is itself malformed.
     fn frame(&mut self, message: Vec<u8>) -> Vec<u8> {
         let frame = Frame::new(BINARY, message);
         match self.rng.random_range(0..40) {
             0 => Frame { is_masked: false, ..frame }.encode(),
-            // As compressed, though compression was never agreed on.
+            // Marked as compressed, although compression was not negotiated.
             1 => Frame { reserved: 4, ..frame }.encode(),
             2 => Frame::new(PING, vec![0; 126]).encode(),
             3 => [&[0x82, 0xff][..], &self.rng.random::<u64>().to_be_bytes(), &[1, 2, 3, 4]].concat(),
@@ -104,7 +104,7 @@ impl Mutator {
     }
 }
 
-/// Updates as an editor makes them: texts, maps, lists, nested types, deletions.
+/// Updates as editors make them: texts, maps, lists, nested types, deletions.
 fn real_updates(client: u64) -> Vec<Vec<u8>> {
     let client_id = yrs::block::ClientID::new(client);
     let doc = Doc::with_options(Options { client_id, offset_kind: OffsetKind::Utf16, ..Options::default() });

@@ -1,4 +1,4 @@
-//! Healthy clients: one types, the other reads, and in the end they hold the same text.
+//! Healthy clients: one types, the other reads, and in the end both have the same text.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use yrs::{Doc, GetString, OffsetKind, Options, Text, TextRef, Transact, Update};
 
 use crate::raw_websocket::{BINARY, Frame, PATIENCE, PING, PONG, RawSocket, Received};
 
-/// A document that follows a session.
+/// A document kept in sync with a session.
 pub struct Mirror {
     socket: RawSocket,
     doc: Doc,
@@ -32,32 +32,32 @@ impl Mirror {
         Self::join_over(RawSocket::open(server, path).await).await
     }
 
-    /// Asks for everything, and has it when this returns.
+    /// Joins and waits for the complete document.
     pub async fn join_over(socket: RawSocket) -> Self {
         let mut mirror = Self::new(socket);
-        mirror.say(SyncMessage::Step1(&[0])).await;
+        mirror.send(SyncMessage::Step1(&[0])).await;
         while mirror.receive().await != Some(1) {}
         mirror
     }
 
-    async fn say(&mut self, message: SyncMessage<'_>) {
+    async fn send(&mut self, message: SyncMessage<'_>) {
         self.socket.send(Frame::new(BINARY, Message::Sync(message).encode())).await;
     }
 
-    /// Takes one frame; tells the kind of sync message that it was.
+    /// Receives one frame; returns its type if it is a sync message.
     async fn receive(&mut self) -> Option<u8> {
-        self.hear_whole().await.map(|payload| payload[1])
+        self.receive_sync().await.map(|payload| payload[1])
     }
 
-    /// Takes one frame; returns it when it is a sync message.
-    async fn hear_whole(&mut self) -> Option<Vec<u8>> {
+    /// Receives one frame; returns it if it is a sync message.
+    async fn receive_sync(&mut self) -> Option<Vec<u8>> {
         let payload = match self.socket.receive().await {
             Received::Frame { opcode: PING, payload } => {
                 self.socket.send(Frame::new(PONG, payload)).await;
                 return None;
             }
             Received::Frame { payload, .. } => payload,
-            closed => panic!("a healthy client was cut off: {closed:?}"),
+            closed => panic!("the session of a healthy client was closed: {closed:?}"),
         };
         match Message::decode(&payload).unwrap() {
             Message::Sync(SyncMessage::Step1(_)) => {}
@@ -73,64 +73,64 @@ impl Mirror {
         self.text.get_string(&self.doc.transact())
     }
 
-    /// Hears until the text is as wanted.
+    /// Receives until the text satisfies `wanted`.
     pub async fn until(&mut self, wanted: impl Fn(&str) -> bool) {
         let wait = async {
             while !wanted(&self.text()) {
                 self.receive().await;
             }
         };
-        tokio::time::timeout(PATIENCE * 3, wait).await.expect("it comes to hold the same text");
+        tokio::time::timeout(PATIENCE * 3, wait).await.expect("both clients have the same text in time");
     }
 
-    /// Sends a change, and returns the message: it comes back when it is on disk.
+    /// Sends a change and returns the message, which the server echoes once it is on disk.
     async fn edit(&mut self, change: impl FnOnce(&TextRef, &mut yrs::TransactionMut<'_>)) -> Vec<u8> {
         let update = {
             let mut txn = self.doc.transact_mut();
             change(&self.text, &mut txn);
             txn.encode_update_v1()
         };
-        self.say(SyncMessage::Update(&update)).await;
+        self.send(SyncMessage::Update(&update)).await;
         Message::Sync(SyncMessage::Update(&update)).encode()
     }
 
-    /// Hears all that comes until this message has come back.
-    async fn echo(&mut self, sent: &[u8]) {
-        while self.hear_whole().await.as_deref() != Some(sent) {}
+    /// Receives until this message has been echoed.
+    async fn wait_for_echo(&mut self, sent: &[u8]) {
+        while self.receive_sync().await.as_deref() != Some(sent) {}
     }
 }
 
-/// A client that writes, and waits until each edit is on disk.
+/// A client that writes and waits until each edit is on disk.
 pub struct Writer(Mirror);
 
 impl Writer {
-    /// Begins when others have written: what it writes then lies behind theirs for every replica, and what it deletes is its own.
-    /// (Of two who write into an empty document at once, either may come first.)
+    /// Joins after others have written, so that every replica orders its text behind theirs and it deletes
+    /// only its own. (If two clients write into an empty document at the same time, either may come first.)
     pub async fn begin(server: SocketAddr, path: &str) -> Self {
         let mut mirror = Mirror::join(server, path).await;
         mirror.until(|text| !text.is_empty()).await;
         Self(mirror)
     }
 
-    /// Writes so many characters at the end and deletes most of them again: what goes by is much more than what is left.
-    /// Others may write before it.
+    /// Appends this many characters and deletes all but one of them: much more data passes than remains.
+    /// Others may insert text before it.
     pub async fn replace_most(&mut self, characters: u32) {
         let sent = self.0.edit(|text, txn| text.insert(txn, text.len(txn), &"x".repeat(characters as usize))).await;
-        self.0.echo(&sent).await;
+        self.0.wait_for_echo(&sent).await;
         let all_but_one = |text: &TextRef, txn: &mut yrs::TransactionMut<'_>| {
             text.remove_range(txn, text.len(txn) - characters + 1, characters - 1);
         };
         let sent = self.0.edit(all_but_one).await;
-        self.0.echo(&sent).await;
+        self.0.wait_for_echo(&sent).await;
     }
 
-    /// What the document is now, as somebody new reads it.
+    /// The text that a new client reads now.
     pub async fn text_now(server: SocketAddr) -> String {
         Mirror::join(server, "/busy").await.text()
     }
 }
 
-/// Two who work together while others attack.
+/// Two clients that edit one document during an attack.
 pub struct Pair {
     stop: Arc<AtomicBool>,
     work: tokio::task::JoinHandle<(Mirror, Mirror, Vec<Duration>)>,
@@ -138,7 +138,7 @@ pub struct Pair {
     path: &'static str,
 }
 
-/// How it went for them.
+/// Latencies measured by the pair.
 pub struct Report {
     edits: usize,
     p50: Duration,
@@ -166,8 +166,8 @@ impl Pair {
                 let sent_message = one.edit(|text, txn| text.insert(txn, 0, &mark)).await;
                 other.until(|text| text.contains(&mark)).await;
                 latencies.push(sent.elapsed());
-                // It reads what others did, too.
-                one.echo(&sent_message).await;
+                // It also reads the changes of others.
+                one.wait_for_echo(&sent_message).await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             (one, other, latencies)
@@ -175,7 +175,7 @@ impl Pair {
         Self { stop, work, server, path }
     }
 
-    /// Ends their work; they, and one who comes now, must hold the same.
+    /// Ends the edits; both clients and a new one must have the same text.
     pub async fn end(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         let (mut one, mut other, mut latencies) = self.work.await.unwrap();

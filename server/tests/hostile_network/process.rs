@@ -1,4 +1,4 @@
-//! The binary as a process of its own, and what the system tells of it.
+//! The server binary as a process, and its memory and files as the system reports them.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -20,7 +20,7 @@ impl Process {
         Self::run(command).await
     }
 
-    /// With so many file descriptors.
+    /// Starts a server with this limit on file descriptors.
     pub async fn start_with_files(files: u64) -> Self {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
@@ -35,12 +35,12 @@ impl Process {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = loop {
-            let line = lines.next_line().await.unwrap().expect("the server says where it listens");
+            let line = lines.next_line().await.unwrap().expect("the server prints its address");
             if let Some((_, address)) = line.split_once("ws://") {
                 break address.trim().parse().unwrap();
             }
         };
-        // What else it says is read, too: a pipe that breaks would end it.
+        // The rest of the output is read, too: a broken pipe would end the server.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self { child, address, _data: data }
     }
@@ -60,7 +60,7 @@ impl Process {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// From now on the peak is that of what comes; returns what is in memory now.
+    /// Resets the peak; returns the current resident memory in bytes.
     pub fn forget_peak(&self) -> u64 {
         std::fs::write(self.proc("clear_refs"), "5").unwrap();
         self.status_bytes("VmRSS:")
@@ -70,21 +70,21 @@ impl Process {
         self.status_bytes("VmHWM:")
     }
 
-    /// How many file descriptors it has.
+    /// Number of open file descriptors.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(self.proc("fd")).unwrap().count()
     }
 
-    /// It must still run, and stop by itself.
+    /// Asserts that the server still runs, and stops it with SIGTERM.
     pub async fn stop(mut self) {
-        assert!(self.child.try_wait().unwrap().is_none(), "the server has ended");
+        assert!(self.child.try_wait().unwrap().is_none(), "the server has exited");
         let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         assert!(self.child.wait().await.unwrap().success());
     }
 }
 
-/// As many file descriptors as this process may have.
+/// Raises the limit on file descriptors of this process as far as possible.
 pub fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum.map(|maximum| maximum.min(65_536)).or(Some(65_536));

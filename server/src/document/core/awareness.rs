@@ -1,5 +1,5 @@
-//! PURE: awareness. An event only names the clients whose states changed; the states are encoded once for all readers when the
-//! turn ends, so that many changes of one turn are one frame.
+//! PURE: awareness. Events only record which clients changed; their states are encoded once for all readers
+//! at the end of the turn, so several changes in one turn become one frame.
 
 use std::sync::Arc;
 
@@ -9,66 +9,68 @@ use syncline_protocol::awareness::AwarenessUpdate;
 use super::Core;
 use crate::document::event::Effect;
 use crate::document::frame::{Frame, Message};
-use crate::document::presence::Changed;
+use crate::document::presence::ChangedClient;
 use crate::ids::LeaseId;
 
-/// A smaller encoding is made again for each turn in which somebody asks.
-const LARGE_PRESENCE_BYTES: usize = 64 * 1024;
+/// Encodings of all states below this size are not cached across turns.
+const MIN_CACHED_AWARENESS_BYTES: usize = 64 * 1024;
 
 impl Core {
-    pub(super) fn take_awareness(&mut self, lease: LeaseId, update: &[u8], effects: &mut Vec<Effect>) {
+    pub(super) fn apply_awareness(&mut self, lease: LeaseId, update: &[u8], effects: &mut Vec<Effect>) {
         let Ok(update) = AwarenessUpdate::scan(update, &Default::default()) else { return };
-        let changes = self.presence.update(lease, update.iter());
-        if let Some(update) = changes.bringer {
+        let changes = self.awareness.update(lease, update.iter());
+        if let Some(update) = changes.sender {
             effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(update.into())) });
         }
         self.dropped_states += changes.dropped;
-        self.push_changed(changes.everyone, effects);
+        self.push_changed_clients(changes.everyone, effects);
     }
 
-    /// Sets the limit of a lease that is about to begin; its session has `documents` open, this one included.
-    pub fn share_presence(&mut self, lease: LeaseId, documents: usize) {
-        self.presence.limit_share(lease, documents);
+    /// Sets the limit of a lease before it opens the document; its session has `documents` open, this one
+    /// included.
+    pub fn limit_awareness_share(&mut self, lease: LeaseId, documents: usize) {
+        self.awareness.limit_share(lease, documents);
     }
 
-    pub(super) fn leave_presence(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        let changes = self.presence.leave(lease);
-        self.push_changed(changes.everyone, effects);
+    pub(super) fn remove_awareness(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        let changes = self.awareness.leave(lease);
+        self.push_changed_clients(changes.everyone, effects);
     }
 
-    /// Everyone's presence for a session, at the end of the turn. Who comes later in the turn is in it, too.
-    pub(super) fn show_everyone(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if !self.presence.is_empty() {
-            effects.push(Effect::Everyone { lease });
+    /// Sends all awareness states to a session at the end of the turn, including states that arrive later in
+    /// the turn.
+    pub(super) fn push_all_awareness(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if !self.awareness.is_empty() {
+            effects.push(Effect::AllAwareness { lease });
         }
     }
 
-    /// Everyone's presence now. `None` when there is none. A large one is shared by all who ask until it changes.
-    pub fn everyone(&mut self) -> Option<Arc<Frame>> {
-        if let Some(everyone) = &self.everyone {
-            return Some(Arc::clone(everyone));
+    /// All awareness states; `None` if there are none. A large encoding is cached until a state changes.
+    pub fn all_awareness(&mut self) -> Option<Arc<Frame>> {
+        if let Some(cached) = &self.cached_awareness {
+            return Some(Arc::clone(cached));
         }
-        let everyone = Bytes::from(self.presence.everyone()?);
-        let is_large = everyone.len() >= LARGE_PRESENCE_BYTES;
-        let frame = Frame::new(Message::Awareness(everyone));
-        self.everyone = is_large.then(|| Arc::clone(&frame));
+        let encoded = Bytes::from(self.awareness.all()?);
+        let is_large = encoded.len() >= MIN_CACHED_AWARENESS_BYTES;
+        let frame = Frame::new(Message::Awareness(encoded));
+        self.cached_awareness = is_large.then(|| Arc::clone(&frame));
         Some(frame)
     }
 
-    /// The newest states of clients that [`Effect::Presence`] named.
-    pub fn presence_of(&self, clients: impl ExactSizeIterator<Item = Changed>) -> Arc<Frame> {
-        Frame::new(Message::Awareness(self.presence.encode(clients).into()))
+    /// The newest states of the clients named by [`Effect::Awareness`].
+    pub fn awareness_of(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Arc<Frame> {
+        Frame::new(Message::Awareness(self.awareness.encode(clients).into()))
     }
 
-    /// Everyone's presence directly behind the answer that precedes it, for a reader that missed frames.
-    pub(super) fn send_presence(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        effects.extend(self.everyone().map(|frame| Effect::Answer { lease, frame }));
+    /// Sends all awareness states right behind the preceding reply, to a reader that missed frames.
+    pub(super) fn push_awareness_now(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        effects.extend(self.all_awareness().map(|frame| Effect::Answer { lease, frame }));
     }
 
-    fn push_changed(&mut self, clients: Vec<Changed>, effects: &mut Vec<Effect>) {
+    fn push_changed_clients(&mut self, clients: Vec<ChangedClient>, effects: &mut Vec<Effect>) {
         if !clients.is_empty() {
-            self.everyone = None;
-            effects.push(Effect::Presence { clients: clients.into() });
+            self.cached_awareness = None;
+            effects.push(Effect::Awareness { clients: clients.into() });
         }
     }
 }

@@ -1,14 +1,14 @@
-//! PURE: what only the native dialect asks of a document: to go on from a cursor, and to decide on registers.
+//! PURE: events of the native dialect only: resuming from a cursor and deciding on registers.
 //!
-//! A cursor is a durable position. Whoever has it was sent what the document had integrated at that record, so what it
-//! lacks is what was broadcast after: the tail, if that reaches back so far.
+//! A cursor is a durable position. Its owner has received everything the document had integrated at that
+//! record, so it lacks what was broadcast since: the recent changes, if these reach back far enough.
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{Decision, Full, RegisterWrite, decide};
 
-use super::{Answer, Core, Lease};
+use super::{AckReply, Core, LeaseState};
 use crate::document::event::{Effect, Outcome};
 use crate::document::frame::{Frame, Message};
 use crate::ids::LeaseId;
@@ -23,17 +23,18 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let cursor = Cursor { epoch: self.epoch, seq: self.last };
-        if from.is_some_and(|from| !self.is_mine(from)) {
+        if from.is_some_and(|from| !self.is_own_cursor(from)) {
             self.ended.insert(lease);
             let resume = Resume::OtherHistory;
             return effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector: None });
         }
-        let known = self.leases.insert(lease, Lease { native: true, ..Lease::default() });
+        let known = self.leases.insert(lease, LeaseState { native: true, ..LeaseState::default() });
         self.native_leases += usize::from(known.is_none());
-        // What waits for others may be known to this one: who has it brings it when told the state vector.
+        // The client may have the missing dependencies of pending updates: it sends them once it gets the
+        // state vector.
         let tells_state_vector = wants_state_vector || self.document.pending().len() > 0;
         let state_vector = tells_state_vector.then(|| self.document.state_vector());
-        let missed = from.and_then(|from| self.tail.since(from.seq));
+        let missed = from.and_then(|from| self.recent.since(from.seq));
         let resume = if missed.is_some() { Resume::FromCursor } else { Resume::SendStateVector };
         effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector });
         if let Some(missed) = missed {
@@ -41,25 +42,25 @@ impl Core {
                 let frame = Frame::at(seq, Message::Update(update.clone()));
                 Effect::Missed { lease, frame }
             }));
-            self.tell_durable(lease, effects);
+            self.push_durable(lease, effects);
         }
-        self.show_everyone(lease, effects);
+        self.push_all_awareness(lease, effects);
     }
 
-    /// An empty history is the beginning of any.
-    fn is_mine(&self, cursor: Cursor) -> bool {
+    /// True if the cursor belongs to this history. The start of any history is empty, so it always does.
+    fn is_own_cursor(&self, cursor: Cursor) -> bool {
         cursor.seq == Seq::ZERO || (cursor.epoch == self.epoch && cursor.seq <= self.last)
     }
 
-    /// Tells a native reader that has just been brought up to date how much of it is on disk.
-    pub(super) fn tell_durable(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+    /// Sends the durable position to a native reader that has just been brought up to date.
+    pub(super) fn push_durable(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if self.leases.get(&lease).is_some_and(|lease| lease.native) {
             effects.push(Effect::Durable { lease: Some(lease), seq: self.durable });
         }
     }
 
-    /// Tells all native readers.
-    pub(super) fn tell_all_durable(&self, effects: &mut Vec<Effect>) {
+    /// Sends the durable position to all native readers.
+    pub(super) fn push_durable_to_all(&self, effects: &mut Vec<Effect>) {
         if self.native_leases > 0 {
             effects.push(Effect::Durable { lease: None, seq: self.durable });
         }
@@ -72,25 +73,26 @@ impl Core {
             None if !self.document.has_room_for_register(&write.register) => Outcome::Full(Full::Registers),
             None => {
                 let (accepted, register) = self.decide(write, effects);
-                return self.answer(lease, batch, Answer::Decided { accepted, register }, effects);
+                return self.push_when_durable(lease, batch, AckReply::Decided { accepted, register }, effects);
             }
         };
         effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
     }
 
-    /// Decides, and makes the edit of an accepted write. Returns the register as it is then.
+    /// Decides on a write; an accepted write becomes an edit of the document. Returns whether it was accepted
+    /// and the resulting register.
     fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> (bool, Bytes) {
         let current = self.document.read_register(&write.register);
         let accepted = match decide(current.as_ref(), write) {
-            Decision::Accept(state) if !self.has_refused(write.id) => {
-                self.decided(&write.register, &state);
+            Decision::Accept(state) if !self.was_refused(write.id) => {
+                self.record_decision(&write.register, &state);
                 self.write_register(&write.register, &state, effects);
                 self.document.take_touched();
                 return (true, state.encode());
             }
             Decision::AcceptedBefore => true,
             Decision::Accept(_) | Decision::Refuse => {
-                self.refused(write.id);
+                self.record_refusal(write.id);
                 false
             }
         };

@@ -1,9 +1,10 @@
-//! PURE: what was decided on a register stays decided.
+//! PURE: keeps decisions on versioned registers final.
 //!
-//! A decision is relayed before it is on disk, like every change. If the server crashes in between, it decides again, and a client
-//! that received the lost decision sends it as an ordinary change: the CRDT would let one of the two win by chance. So a change of a
-//! register counts only if it succeeds the current decision and accepts no write that was refused. Otherwise the document
-//! writes its own decision on top; if it has none, it clears the register.
+//! A decision is relayed before it is on disk, like every change. If the server crashes in between, it
+//! decides again, and a client that received the lost decision sends it as an ordinary change: the CRDT
+//! would then pick a winner by chance. So an update's effect on a register counts only if it continues from
+//! the state decided here and accepts no write that was refused here; otherwise the document writes its
+//! decision again, on top. If it has none, it clears the register.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,26 +16,26 @@ use super::Core;
 use crate::document::event::Effect;
 use crate::document::frame::{Frame, Message};
 
-/// Most refused writes remembered.
+/// Refused writes remembered; the oldest are dropped.
 const MAX_REFUSED: usize = 1_000;
-/// What a refused write takes: its id twice, with its share of a tree node.
+/// Memory of a refused write: its id twice, with its share of a tree node.
 const REFUSED_BYTES: usize = 64;
-/// What a register takes here besides its name and its state.
+/// Memory of a register here, besides its name and its state.
 const REGISTER_BYTES: usize = 96;
 
-/// What was decided.
+/// Decisions of one document.
 #[derive(Debug, Default)]
-pub(super) struct Registers {
-    /// The state of each, decided or there when the document was loaded. Encoded: in memory a value may take twenty times as
-    /// much.
+pub(super) struct RegisterDecisions {
+    /// State of each register, as decided here or as found when the document was loaded. Encoded: a decoded
+    /// value may take twenty times the memory.
     decided: BTreeMap<Arc<str>, Bytes>,
     /// Bytes of the names and states in `decided`.
     bytes: usize,
     refused: RefusedWrites,
 }
 
-/// The newest refused writes, at most [`MAX_REFUSED`]; a restart forgets them. After a crash a client may still send a lost decision that
-/// accepted one of them, and the version that a refused write is based on may arrive after the refusal.
+/// The most recently refused writes, at most [`MAX_REFUSED`]; a restart forgets them. After a crash a client may still send a
+/// lost decision that accepted one of them, and the base of a refused write may arrive after the refusal.
 #[derive(Debug, Default)]
 struct RefusedWrites {
     /// Oldest first.
@@ -55,15 +56,15 @@ impl RefusedWrites {
     }
 }
 
-impl Registers {
-    /// Those of a document that was just loaded. `None`: it has none.
+impl RegisterDecisions {
+    /// The registers of a document that was just loaded; `None` if it has none.
     pub(super) fn of(document: &HubDocument) -> Option<Box<Self>> {
-        let mut registers: Option<Box<Self>> = None;
-        document.read_registers().for_each(|(name, state)| registers.get_or_insert_default().decide(&name, &state));
-        registers
+        let mut decisions: Option<Box<Self>> = None;
+        document.read_registers().for_each(|(name, state)| decisions.get_or_insert_default().set(&name, &state));
+        decisions
     }
 
-    fn decide(&mut self, name: &str, state: &RegisterState) {
+    fn set(&mut self, name: &str, state: &RegisterState) {
         let state = state.encode();
         self.bytes += state.len();
         match self.decided.get_mut(name) {
@@ -75,71 +76,72 @@ impl Registers {
         }
     }
 
-    fn decided(&self, name: &str) -> Option<RegisterState> {
+    fn get(&self, name: &str) -> Option<RegisterState> {
         self.decided.get(name).and_then(|state| RegisterState::decode(state))
     }
 
-    /// Bytes that it takes in memory, about.
+    /// Estimated memory use in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         self.bytes + self.decided.len() * REGISTER_BYTES + self.refused.ids.len() * REFUSED_BYTES
     }
 }
 
 impl Core {
-    /// The document itself wrote it, or it goes on from what is decided.
-    pub(super) fn decided(&mut self, name: &str, state: &RegisterState) {
-        self.registers.get_or_insert_default().decide(name, state);
+    /// Records a state that the document wrote itself, or that continues from the decided one.
+    pub(super) fn record_decision(&mut self, name: &str, state: &RegisterState) {
+        self.decisions.get_or_insert_default().set(name, state);
     }
 
-    /// Remembers a refused write: a retry of it is refused as well.
-    pub(super) fn refused(&mut self, id: u128) {
-        self.registers.get_or_insert_default().refused.add(id);
+    /// Remembers that a write was refused, so that a repeated proposal gets the same result.
+    pub(super) fn record_refusal(&mut self, id: u128) {
+        self.decisions.get_or_insert_default().refused.add(id);
     }
 
-    /// True for a write that was refused before.
-    pub(super) fn has_refused(&self, id: u128) -> bool {
-        self.registers.as_ref().is_some_and(|registers| registers.refused.ids.contains(&id))
+    /// True if the write was refused before.
+    pub(super) fn was_refused(&self, id: u128) -> bool {
+        self.decisions.as_ref().is_some_and(|decisions| decisions.refused.ids.contains(&id))
     }
 
-    /// True for a state that one of the refused writes has led to.
-    fn accepts_refused(&self, state: &RegisterState) -> bool {
-        state.ids.iter().any(|&id| self.has_refused(id))
+    /// True if a refused write is among the ancestors of this state.
+    fn follows_refused_write(&self, state: &RegisterState) -> bool {
+        state.ids.iter().any(|&id| self.was_refused(id))
     }
 
-    /// Looks at the registers that the last update changed.
-    pub(super) fn hold_registers(&mut self, effects: &mut Vec<Effect>) {
+    /// Checks the registers that the last update changed against the decisions and restores those that
+    /// conflict.
+    pub(super) fn enforce_decisions(&mut self, effects: &mut Vec<Effect>) {
         for name in self.document.take_touched() {
             let now = self.document.read_register(&name);
-            let decided = self.registers.as_ref().and_then(|registers| registers.decided(&name));
+            let decided = self.decisions.as_ref().and_then(|decisions| decisions.get(&name));
             let is_kept = match (&now, &decided) {
                 (None, decided) => decided.is_none(),
-                (Some(now), None) => !self.accepts_refused(now),
+                (Some(now), None) => !self.follows_refused_write(now),
                 (Some(now), Some(decided)) => {
-                    now == decided || (now.ids.contains(&decided.version.id) && !self.accepts_refused(now))
+                    now == decided || (now.ids.contains(&decided.version.id) && !self.follows_refused_write(now))
                 }
             };
             match (now, decided) {
-                (Some(now), _) if is_kept => self.decided(&name, &now),
+                (Some(now), _) if is_kept => self.record_decision(&name, &now),
                 (None, _) if is_kept => {}
                 (_, Some(decided)) => self.write_register(&name, &decided, effects),
                 (_, None) => {
                     let update = self.document.clear_register(&name);
-                    update.into_iter().for_each(|update| self.change_own(update, effects));
+                    update.into_iter().for_each(|update| self.apply_own_edit(update, effects));
                 }
             }
         }
-        // Its own writes are no news.
+        // Our own writes need no check.
         self.document.take_touched();
     }
 
-    /// The document's own edit, for all readers.
+    /// Writes a register as the document's own edit.
     pub(super) fn write_register(&mut self, name: &str, state: &RegisterState, effects: &mut Vec<Effect>) {
         let update = self.document.write_register(name, state);
-        self.change_own(update, effects);
+        self.apply_own_edit(update, effects);
     }
 
-    /// Logs and broadcasts an edit of the document itself.
-    fn change_own(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
+    /// Logs and broadcasts an edit that the document made itself.
+    fn apply_own_edit(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
         self.append(update.clone(), effects);
         self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
     }

@@ -1,4 +1,4 @@
-//! What readers get, and when: gaps, positions, presence, echoes, and how often a socket is written to.
+//! Tests of `readers.rs`: gaps, positions, awareness, echoes, and the number of writes to a socket.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use yrs::{Doc, Text, Transact};
 
 use super::*;
-use crate::outbox::{Budget, Line};
+use crate::outbox::{Budget, DirectSink};
 use syncline_protocol::ids::Epoch;
 use syncline_replica::Crdt;
 
@@ -18,15 +18,16 @@ fn change(seq: u64, update: Vec<u8>) -> [Change; 1] {
 }
 
 #[tokio::test]
-async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
+async fn change_that_overtakes_resync_does_not_close_gap() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
     let mut crdt = Crdt::default();
-    readers.diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap().into())));
+    readers.push_diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap().into())));
     outbox.frames().await;
 
-    // One frame waits for the socket; the next is too much, both are dropped, and a checkpoint covers them.
+    // The first frame waits for the socket, the second exceeds the limit: both are dropped, and a checkpoint
+    // covers them.
     let doc = Doc::with_client_id(7);
     let text = doc.get_or_insert_text("text");
     for letter in ["a", "b"] {
@@ -39,63 +40,63 @@ async fn a_change_that_overtakes_the_resync_does_not_close_the_gap() {
     readers.set_checkpoint(crdt.known());
     assert_eq!(outbox.behind_now(), [READER]);
 
-    // The socket has drained and the session asks for the diff, but a change comes before its question.
+    // The socket has drained and the session requests the diff, but a change arrives before the request.
     readers.broadcast(&change(0, vec![0, 0]));
     let floor = readers.floor(READER);
     let diff = crdt.diff_since(floor.as_deref().unwrap_or(&Known::default())).unwrap();
-    assert!(diff.len() > 60, "the diff holds what was dropped, but is only {diff:?}");
+    assert!(diff.len() > 60, "the diff must contain the dropped frames: {diff:?}");
 }
 
 #[tokio::test]
-async fn over_a_gap_no_position_is_told_and_after_the_diff_one_is() {
+async fn durable_position_is_withheld_over_gap_and_sent_after_diff() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
     let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into()));
-    readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
-    readers.durable(None, Seq(1));
-    readers.diff(READER, &diff);
-    assert_eq!(outbox.frames().await.len(), 2, "opened and the diff: it was no reader before");
+    readers.push_opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+    readers.push_durable(None, Seq(1));
+    readers.push_diff(READER, &diff);
+    assert_eq!(outbox.frames().await.len(), 2, "opened and the diff: no position before it was a reader");
     for seq in [2, 3] {
         readers.broadcast(&change(seq, vec![0; 80]));
     }
     assert_eq!(outbox.behind_now(), [READER]);
-    // The session asks for the diff; before its question comes, the disk has both changes.
-    readers.durable(None, Seq(3));
-    readers.diff(READER, &diff);
+    // The session requests the diff; both changes become durable before the request arrives.
+    readers.push_durable(None, Seq(3));
+    readers.push_diff(READER, &diff);
     assert_eq!(outbox.frames().await.len(), 1, "the diff alone");
-    readers.durable(Some(READER), Seq(3));
+    readers.push_durable(Some(READER), Seq(3));
     assert_eq!(outbox.frames().await.len(), 1);
 }
 
 #[tokio::test]
-async fn presence_does_not_come_before_a_native_session_has_been_answered() {
+async fn awareness_is_not_sent_before_reply_to_native_session() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(100));
     readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
-    let presence = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
-    readers.presence(&presence);
-    readers.opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
-    readers.presence(&presence);
+    let awareness = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
+    readers.push_awareness(&awareness);
+    readers.push_opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
+    readers.push_awareness(&awareness);
     let frames = outbox.frames().await;
     assert_eq!(frames.iter().map(|frame| frame[0]).collect::<Vec<_>>(), [17, 24]);
 }
 
 #[tokio::test]
-async fn an_echo_of_nothing_is_not_replaced_by_a_newer_one() {
+async fn echo_of_empty_update_is_not_replaced_by_newer_one() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let outbox = Arc::new(Outbox::new(10));
     readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
     let echo = |update: &'static [u8]| Frame::new(Message::Update(Bytes::from_static(update)));
     for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
-        readers.ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
+        readers.push_ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
     }
     let frames = outbox.frames().await;
     let lens: Vec<usize> = frames.iter().map(Bytes::len).collect();
-    assert_eq!(lens, [5, 23, 5], "the two empty ones look the same: without the first, the second is taken for it");
+    assert_eq!(lens, [5, 23, 5], "the empty ones look the same: if one were left out, the other would stand for both");
 }
 
-/// A socket that takes everything at once, and counts.
+/// A socket that accepts everything and counts frames and writes.
 #[derive(Default)]
 struct Counted {
     frames: AtomicUsize,
@@ -103,9 +104,9 @@ struct Counted {
     written: Arc<Notify>,
 }
 
-impl Line for Counted {
+impl DirectSink for Counted {
     fn send(&self, outbox: &Outbox) {
-        outbox.take_straight(|_, _| _ = self.frames.fetch_add(1, Ordering::Relaxed));
+        outbox.take_direct(|_, _| _ = self.frames.fetch_add(1, Ordering::Relaxed));
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.written.notify_one();
     }
@@ -118,22 +119,22 @@ impl Counted {
 }
 
 #[tokio::test]
-async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_not_touched() {
+async fn frames_of_one_turn_are_one_write_per_reader() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let sockets = [READER, AUTHOR].map(|lease| {
         let socket = Arc::new(Counted::default());
-        let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
-        readers.add(lease, Arc::new(Outbox::with_line(1_000, Budget::new(usize::MAX), line)), Framing::YWebsocket);
-        readers.diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
+        let sink: std::sync::Weak<dyn DirectSink> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn DirectSink>));
+        readers.add(lease, Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)), Framing::YWebsocket);
+        readers.push_diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
         socket
     });
     readers.send(false);
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (1, 1)]);
     readers.broadcast(&change(1, vec![0, 0]));
-    readers.presence(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))));
+    readers.push_awareness(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))));
     let echo = Frame::new(Message::Update(Bytes::from_static(&[0, 0])));
     for _ in 0..16 {
-        readers.ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
+        readers.push_ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
     }
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(0, 0), (0, 0)]);
     readers.send(false);
@@ -143,34 +144,34 @@ async fn all_that_a_turn_has_for_a_reader_is_one_write_and_who_gets_nothing_is_n
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(1, 1), (0, 0)], "not its own change");
     readers.broadcast(&change(3, vec![0, 0]));
     readers.send(true);
-    assert_eq!(sockets[0].frames_and_writes(), (1, 1), "few are no crowd");
+    assert_eq!(sockets[0].frames_and_writes(), (1, 1), "few readers are written to directly");
 }
 
 #[tokio::test]
-async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short() {
+async fn crowd_of_readers_is_served_outside_the_documents_turn() {
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let written = Arc::new(Notify::new());
     let sockets: Vec<_> = (0..1_000)
         .map(|number| {
             let socket = Arc::new(Counted { written: Arc::clone(&written), ..Counted::default() });
-            let line: std::sync::Weak<dyn Line> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn Line>));
+            let sink: std::sync::Weak<dyn DirectSink> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn DirectSink>));
             readers.add(
                 LeaseId(number + 10),
-                Arc::new(Outbox::with_line(1_000, Budget::new(usize::MAX), line)),
+                Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)),
                 Framing::YWebsocket,
             );
-            readers.diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
+            readers.push_diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
             socket
         })
         .collect();
     let count = || sockets.iter().map(|socket| socket.frames.load(Ordering::Relaxed)).sum::<usize>();
     readers.send(false);
-    assert!((1..=SENDS_A_TURN).contains(&count()));
+    assert!((1..=SENDS_PER_TURN).contains(&count()));
     while count() < sockets.len() {
         written.notified().await;
     }
     assert!(sockets.iter().all(|socket| socket.frames_and_writes() == (1, 1)));
-    // A busy document leaves it to the sessions.
+    // A busy document leaves sending to the sessions.
     readers.broadcast(&change(1, vec![0, 0]));
     readers.send(true);
     tokio::task::yield_now().await;
@@ -180,7 +181,7 @@ async fn of_a_crowd_everyone_is_sent_to_and_the_documents_own_turn_stays_short()
 }
 
 #[tokio::test]
-async fn floors_of_slow_readers_are_bounded_in_a_document_of_many_clients() {
+async fn floors_of_slow_readers_are_bounded() {
     const CLIENTS: u64 = 100_000;
     let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
     let known = |clock: u64| (0..CLIENTS).map(|client| (client, clock)).collect::<Known>();
@@ -188,10 +189,10 @@ async fn floors_of_slow_readers_are_bounded_in_a_document_of_many_clients() {
     for number in 0..20 {
         let (lease, outbox) = (LeaseId(number), Arc::new(Outbox::new(100)));
         readers.add(lease, Arc::clone(&outbox), Framing::YWebsocket);
-        readers.diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into())));
+        readers.push_diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into())));
         outbox.frames().await;
         readers.set_checkpoint(known(number));
-        // It takes this change, proves that it has what was before, and takes no other.
+        // It accepts this change, which proves that it has everything before, and accepts no other.
         readers.broadcast(&change(number + 2, vec![0; 10]));
         outboxes.push(outbox);
     }

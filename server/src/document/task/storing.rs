@@ -1,20 +1,22 @@
-//! A document's records replaced by a snapshot, and the wait for the disk.
+//! Replacing a document's records by a snapshot, and waiting for the disk.
 
 use syncline_log::store::Snapshot;
 
 use super::Task;
-use crate::document::apart::apart_if;
+use crate::document::block_in_place::block_in_place_if;
 
 impl Task {
-    /// Replaces the records by one snapshot. It follows them down the same channel, so it covers what it should.
+    /// Replaces the records by one snapshot. It follows them through the same channel to the log, so it
+    /// covers exactly those before it.
     pub(super) async fn compact(&mut self) {
         if self.storage_failed {
             return;
         }
-        let (upto, update) = apart_if(self.core.is_large(), || self.core.snapshot(&mut self.effects));
-        // What waits goes into the log again before the snapshot takes its first copy away.
+        let (upto, update) = block_in_place_if(self.core.is_large(), || self.core.snapshot(&mut self.effects));
+        // Pending updates must be in the log again before the snapshot removes their first copy.
         self.execute().await;
-        // Reset after that: what waits would call for the next snapshot at once, and for ever.
+        // Reset after that: the pending updates would otherwise trigger the next snapshot immediately, and so
+        // on.
         self.records_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
         self.snapshot_bytes = update.len();
@@ -22,12 +24,12 @@ impl Task {
         self.log.compact(Snapshot { upto, update }).await;
     }
 
-    /// Waits until all that was sent to the log is on disk, or never will be.
+    /// Waits until everything sent to the log is on disk, or storage has failed.
     pub(super) async fn settle(&mut self) {
-        self.take_durable().await;
+        self.update_durable().await;
         while !self.core.is_settled() {
             self.log.durable_changed().await;
-            self.take_durable().await;
+            self.update_durable().await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A turn of a document: all that waited in the inbox is handled, then what came of it is sent together.
+//! A turn of a document: all queued events are processed, then the resulting frames are sent together.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,20 +9,21 @@ use super::Task;
 use crate::document::event::Effect;
 
 impl Task {
-    /// Does what the core wants in the middle of a turn: changes go out, presence waits for the end of the turn.
+    /// Executes the effects so far, in the middle of a turn: changes are sent, awareness waits for the end of
+    /// the turn.
     pub(super) async fn execute(&mut self) {
         let records = self.apply_effects();
         self.send(records).await;
     }
 
-    /// Does what the core wants and ends the turn: presence goes out behind the changes, which it may refer to.
+    /// Executes the effects and ends the turn: awareness follows the changes, which it may refer to.
     pub(super) async fn end_turn(&mut self) {
         let records = self.apply_effects();
         self.queue_presence();
         self.send(records).await;
     }
 
-    /// Queues what is for readers, in order. Returns what is for the log.
+    /// Queues frames for readers in order. Returns the records for the log.
     fn apply_effects(&mut self) -> Vec<Record> {
         let mut records = Vec::new();
         for effect in std::mem::take(&mut self.effects) {
@@ -35,21 +36,21 @@ impl Task {
                     self.bytes_since_snapshot += update.len();
                     records.push(Record { seq, time_ms: now_ms(), update });
                 }
-                Effect::Broadcast { frame, author } => self.unsent.change(frame, author),
-                Effect::Presence { clients } => self.unsent.presence.extend(clients),
-                Effect::Everyone { lease } => _ = self.unsent.everyone.insert(lease),
-                Effect::Answer { lease, frame } => self.readers.answer(lease, &frame),
-                Effect::Diff { lease, frame } => self.readers.diff(lease, &frame),
+                Effect::Broadcast { frame, author } => self.outgoing.push_change(frame, author),
+                Effect::Awareness { clients } => self.outgoing.changed_awareness.extend(clients),
+                Effect::AllAwareness { lease } => _ = self.outgoing.all_awareness.insert(lease),
+                Effect::Answer { lease, frame } => self.readers.push_reply(lease, &frame),
+                Effect::Diff { lease, frame } => self.readers.push_diff(lease, &frame),
                 Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
-                    self.readers.opened(lease, cursor, read_only, resume, state_vector.as_deref());
+                    self.readers.push_opened(lease, cursor, read_only, resume, state_vector.as_deref());
                 }
-                Effect::Missed { lease, frame } => self.readers.missed(lease, &frame),
-                Effect::Durable { lease, seq } => self.readers.durable(lease, seq),
+                Effect::Missed { lease, frame } => self.readers.push_missed(lease, &frame),
+                Effect::Durable { lease, seq } => self.readers.push_durable(lease, seq),
                 Effect::Ack { lease, batch, seq, outcome, echo } => {
-                    self.readers.ack(lease, (batch, seq), outcome, echo.as_deref());
+                    self.readers.push_ack(lease, (batch, seq), outcome, echo.as_deref());
                 }
                 Effect::Decided { lease, batch, accepted, register } => {
-                    self.readers.decided(lease, batch, accepted, &register);
+                    self.readers.push_decision(lease, batch, accepted, &register);
                 }
                 Effect::Close { lease, close } => {
                     debug!(
@@ -57,7 +58,7 @@ impl Task {
                         ?lease,
                         code = close.code(),
                         reason = &*close.reason(),
-                        "session refused by its document"
+                        "session closed by its document"
                     );
                     self.readers.close(lease, close);
                 }
@@ -67,7 +68,7 @@ impl Task {
         records
     }
 
-    /// Readers first, then the log, so that delivery never waits for the disk.
+    /// Sends to readers first, then to the log: delivery never waits for the disk.
     async fn send(&mut self, records: Vec<Record>) {
         self.readers.send(self.is_busy);
         if !records.is_empty() {
@@ -78,24 +79,25 @@ impl Task {
         }
     }
 
-    /// Queues the changes that were held back to be sent together.
+    /// Queues the changes that were held back to be coalesced.
     fn queue_changes(&mut self) {
-        let delivered = self.readers.broadcast(&self.unsent.changes);
+        let delivered = self.readers.broadcast(&self.outgoing.changes);
         self.metrics.delivered.inc_by(delivered as u64);
-        self.unsent.changes.clear();
+        self.outgoing.changes.clear();
     }
 
-    /// Queues presence: everyone's for those who asked, then what changed in this turn for all. Each is encoded once.
+    /// Queues awareness: all states for the sessions that asked, then the changed ones for everyone. Each is
+    /// encoded once.
     fn queue_presence(&mut self) {
-        if !self.unsent.everyone.is_empty()
-            && let Some(everyone) = self.core.everyone()
+        if !self.outgoing.all_awareness.is_empty()
+            && let Some(all) = self.core.all_awareness()
         {
-            self.unsent.everyone.iter().for_each(|&lease| self.readers.answer(lease, &everyone));
+            self.outgoing.all_awareness.iter().for_each(|&lease| self.readers.push_reply(lease, &all));
         }
-        self.unsent.everyone.clear();
-        if !self.unsent.presence.is_empty() {
-            let changed = std::mem::take(&mut self.unsent.presence);
-            self.readers.presence(&self.core.presence_of(changed.into_iter()));
+        self.outgoing.all_awareness.clear();
+        if !self.outgoing.changed_awareness.is_empty() {
+            let changed = std::mem::take(&mut self.outgoing.changed_awareness);
+            self.readers.push_awareness(&self.core.awareness_of(changed.into_iter()));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Documents push and write straight, the session's task writes and asks for diffs, the socket has room now and then: under random
-//! schedules (shuttle). The outbox and the writer are the real ones; a schedule changes threads between their calls, each of
-//! which runs under one lock. Whatever the order: no frame is torn or overtaken, no wake-up is lost, and who fell behind is
-//! brought up to date.
+//! Random schedules (shuttle) of documents that push and write directly, the session's task that writes and
+//! requests diffs, and a socket that has room from time to time. Outbox and writer are the real ones; a
+//! schedule switches threads between their calls, each of which runs under one lock. In any order, no frame
+//! is torn or overtaken, no wake-up is lost, and a reader that fell behind is brought up to date.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,16 +16,16 @@ use super::*;
 use crate::ids::LeaseId;
 use crate::outbox::{Budget, Pushed};
 
-/// Schedules tried.
+/// Number of schedules.
 const SCHEDULES: usize = 20_000;
 const DOCUMENTS: u64 = 2;
-/// Changes of each.
+/// Changes per document.
 const CHANGES: u8 = 12;
-/// Changes as long as this fall behind at the fourth that waits.
+/// A reader falls behind at the fourth queued change of this size.
 const CHANGE_BYTES: usize = 30;
 const LIMIT_BYTES: usize = 100;
 
-/// A socket that takes what there is room for.
+/// A socket that accepts as many bytes as it was given room for.
 #[derive(Default)]
 struct Socket {
     state: Mutex<(Vec<u8>, usize, Option<Waker>)>,
@@ -69,7 +69,8 @@ impl Wire for std::sync::Arc<Socket> {
     }
 }
 
-/// The session's task is to run. No point of a schedule: it is set while the writer is locked.
+/// Set when the session's task is woken. Not a scheduling point, because it is set while the writer is
+/// locked.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -83,14 +84,14 @@ struct World {
     outbox: Outbox,
     writer: std::sync::Arc<SharedWriter<std::sync::Arc<Socket>>>,
     woken: std::sync::Arc<Woken>,
-    /// Each document's newest change. Its lock is the document's turn.
+    /// The newest change of each document; its lock is the document's turn.
     documents: Vec<Turn<u8>>,
-    /// Threads that still do something.
+    /// Number of threads still running.
     busy: AtomicUsize,
 }
 
 impl World {
-    /// A document's turn: two changes at most, then what was pushed is sent.
+    /// A document's turns: up to two changes each, then one send.
     fn edit(&self, lease: u64) {
         for _ in 0..CHANGES / 2 {
             let mut newest = self.documents[lease as usize].lock().unwrap();
@@ -117,7 +118,7 @@ impl World {
         yield_now();
     }
 
-    /// The session's task: the writer before the reader, as in `session::drive`.
+    /// The session's task: polls the writer before the reader, as in `session::drive`.
     fn run(&self) {
         let waker = Waker::from(std::sync::Arc::clone(&self.woken));
         loop {
@@ -131,18 +132,18 @@ impl World {
             }
             assert!(self.writer.lock().poll(&mut Context::from_waker(&waker), &self.outbox).is_pending());
             yield_now();
-            let behind = self.outbox.news().map(|news| news.behind).unwrap_or_default();
+            let behind = self.outbox.take_notices().map(|notices| notices.behind).unwrap_or_default();
             for lease in behind {
                 let newest = self.documents[lease.0 as usize].lock().unwrap();
                 let diff = vec![lease.0 as u8, 1, *newest];
-                if self.outbox.push_answer(lease, Bytes::from(diff)) == Pushed::First {
+                if self.outbox.push_reply(lease, Bytes::from(diff)) == Pushed::First {
                     self.send();
                 }
             }
         }
     }
 
-    /// What the reader of each document has got, checked frame by frame.
+    /// Checks frame by frame what the reader of each document received. Returns the number of diffs.
     fn check(&self) -> usize {
         let stream = self.writer.lock().socket.state.lock().unwrap().0.clone();
         let mut known = vec![BTreeSet::new(); self.documents.len()];
@@ -163,15 +164,15 @@ impl World {
 }
 
 #[test]
-fn no_frame_is_lost_or_overtaken_in_any_order() {
+fn no_frame_is_lost_or_overtaken_in_any_schedule() {
     let diffs = std::sync::Arc::new(AtomicUsize::new(0));
     let counted = std::sync::Arc::clone(&diffs);
     let schedule = move || {
         let socket = std::sync::Arc::<Socket>::default();
         let writer = std::sync::Arc::new(SharedWriter::new(std::sync::Arc::clone(&socket)));
-        let line: std::sync::Weak<dyn Line> = std::sync::Arc::downgrade(&writer) as _;
+        let sink: std::sync::Weak<dyn DirectSink> = std::sync::Arc::downgrade(&writer) as _;
         let world = Arc::new(World {
-            outbox: Outbox::with_line(LIMIT_BYTES, Budget::new(usize::MAX), line),
+            outbox: Outbox::with_sink(LIMIT_BYTES, Budget::new(usize::MAX), sink),
             writer,
             woken: std::sync::Arc::new(Woken(AtomicBool::new(true))),
             documents: (0..DOCUMENTS).map(|_| Turn::new(0)).collect(),

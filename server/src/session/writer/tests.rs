@@ -1,5 +1,5 @@
-//! Whoever writes, and however little the socket takes: what comes out is what was queued, in order.
-//! Random runs print their seed; `SYNCLINE_SEED=<seed>` replays one.
+//! Tests of `writer.rs`: whichever task writes, and however little the socket accepts, the output is what was
+//! queued, in order. Random runs print their seed; `SYNCLINE_SEED=<seed>` replays one.
 
 #![allow(clippy::print_stdout, reason = "seeds")]
 
@@ -18,35 +18,35 @@ use crate::outbox::{Budget, Pushed};
 use crate::session::wire::Socket;
 
 const LEASE: LeaseId = LeaseId(1);
-/// Random runs.
+/// Number of random runs.
 const RUNS: u64 = 300;
-/// Steps of each.
+/// Steps per run.
 const STEPS: usize = 200;
 
-/// A socket that takes `room` bytes, and each time at most `at_once`.
-struct Narrow(Mutex<Room>);
+/// A socket that accepts `room` bytes in total, at most `per_write` per write.
+struct SmallSocket(Mutex<SmallSocketState>);
 
-struct Room {
+struct SmallSocketState {
     taken: Vec<u8>,
     room: usize,
-    at_once: usize,
+    per_write: usize,
 }
 
-impl Narrow {
-    fn new(room: usize, at_once: usize) -> Self {
-        Self(Mutex::new(Room { taken: Vec::new(), room, at_once }))
+impl SmallSocket {
+    fn new(room: usize, per_write: usize) -> Self {
+        Self(Mutex::new(SmallSocketState { taken: Vec::new(), room, per_write }))
     }
 
-    fn inner(&self) -> MutexGuard<'_, Room> {
+    fn inner(&self) -> MutexGuard<'_, SmallSocketState> {
         self.0.lock().unwrap()
     }
 }
 
-impl Wire for Narrow {
+impl Wire for SmallSocket {
     fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut inner = self.inner();
         let before = inner.taken.len();
-        let room = inner.room.min(inner.at_once);
+        let room = inner.room.min(inner.per_write);
         if room == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -66,7 +66,7 @@ impl Wire for Narrow {
 }
 
 #[test]
-fn what_a_socket_takes_in_pieces_is_what_was_queued() {
+fn output_equals_queued_frames_however_little_socket_accepts() {
     let payloads: Vec<Bytes> = [5, 40_000, 0, 300, 17_000, 1]
         .into_iter()
         .enumerate()
@@ -78,25 +78,25 @@ fn what_a_socket_takes_in_pieces_is_what_was_queued() {
         expected.extend_from_slice(payload);
     }
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    for (room, at_once) in [(1, 1), (3, 2), (6, 6), (40_011, usize::MAX), (57_000, 9_999), (usize::MAX, usize::MAX)] {
+    for (room, per_write) in [(1, 1), (3, 2), (6, 6), (40_011, usize::MAX), (57_000, 9_999), (usize::MAX, usize::MAX)] {
         let outbox = Outbox::new(usize::MAX);
         payloads.iter().for_each(|payload| _ = outbox.push_document(LeaseId(1), payload.clone()));
-        let mut writer = Writer::new(Narrow::new(room, at_once));
-        // The socket has room again and again; meanwhile the clock speaks, behind what is under way.
+        let mut writer = Writer::new(SmallSocket::new(room, per_write));
+        // The socket gets room again and again.
         while writer.socket.inner().taken.len() < expected.len() {
             assert!(writer.poll(&mut cx, &outbox).is_pending());
             assert_eq!(writer.is_blocked(), writer.socket.inner().taken.len() < expected.len());
             writer.socket.inner().room = room;
         }
-        assert!(writer.socket.inner().taken == expected, "room for {room}, {at_once} at once");
+        assert!(writer.socket.inner().taken == expected, "room for {room}, {per_write} per write");
         assert_eq!(writer.written(), expected.len() as u64);
-        assert!(writer.has_spoken() && !writer.has_spoken());
-        writer.say(Opcode::Ping, b"?");
+        assert!(writer.take_has_sent_message() && !writer.take_has_sent_message());
+        writer.queue_frame(Opcode::Ping, b"?");
         assert!(!writer.poll(&mut cx, &outbox).is_ready());
     }
 }
 
-/// A session's task, counting how often it is woken.
+/// A session's task that counts its wake-ups.
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
@@ -112,20 +112,20 @@ impl Woken {
     }
 }
 
-/// A session as far as its writer goes.
+/// The writing side of a session.
 struct Session {
-    writer: Arc<SharedWriter<Narrow>>,
+    writer: Arc<SharedWriter<SmallSocket>>,
     outbox: Outbox,
     woken: Arc<Woken>,
 }
 
 impl Session {
-    /// Its task has looked once, and sleeps.
+    /// A session whose task has been polled once.
     fn new(room: usize) -> Self {
-        let writer = Arc::new(SharedWriter::new(Narrow::new(room, usize::MAX)));
-        let line = Arc::downgrade(&writer);
+        let writer = Arc::new(SharedWriter::new(SmallSocket::new(room, usize::MAX)));
+        let sink = Arc::downgrade(&writer);
         let session =
-            Self { writer, outbox: Outbox::with_line(1 << 30, Budget::new(usize::MAX), line), woken: Arc::default() };
+            Self { writer, outbox: Outbox::with_sink(1 << 30, Budget::new(usize::MAX), sink), woken: Arc::default() };
         assert!(session.poll().is_pending());
         session
     }
@@ -148,11 +148,11 @@ impl Session {
     }
 }
 
-/// The frames of a server in `stream`, as opcode and payload. Panics when they do not end with it.
+/// The frames that a server wrote to `stream`, as opcode and payload. Panics if the last one is incomplete.
 pub(super) fn frames(mut stream: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [first, len, ..] = *stream {
-        assert_eq!(first & 0xf0, 0x80, "a header was expected behind {} frames", frames.len());
+        assert_eq!(first & 0xf0, 0x80, "expected a header after {} frames", frames.len());
         let (head, len) = match len {
             126 => (4, usize::from(u16::from_be_bytes([stream[2], stream[3]]))),
             127 => (10, u64::from_be_bytes(stream[2..10].try_into().unwrap()) as usize),
@@ -165,18 +165,18 @@ pub(super) fn frames(mut stream: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[test]
-fn what_is_written_straight_and_what_the_task_writes_keep_their_order() {
+fn direct_writes_and_task_writes_keep_order() {
     let replayed = std::env::var("SYNCLINE_SEED").ok().map(|seed| seed.parse().expect("SYNCLINE_SEED is a number"));
     let runs = if replayed.is_some() { 1 } else { RUNS };
     for _ in 0..runs {
         let seed = replayed.unwrap_or_else(rand::random);
         println!("SYNCLINE_SEED={seed}");
-        keep_order(&mut StdRng::seed_from_u64(seed));
+        check_order(&mut StdRng::seed_from_u64(seed));
     }
 }
 
-/// Pushes numbers, in frames of any length, and pings, in any order with everything else that happens.
-fn keep_order(random: &mut StdRng) {
+/// Pushes numbered frames of various lengths, and pings, in random order with everything else.
+fn check_order(random: &mut StdRng) {
     let session = Session::new(random.random_range(0..5_000));
     let (mut pushed, mut pinged, mut must_send) = (0_u32, 0, false);
     for _ in 0..STEPS {
@@ -188,14 +188,14 @@ fn keep_order(random: &mut StdRng) {
                 pushed += 1;
                 must_send |= session.push(payload) == Pushed::First;
             }
-            // A document sends at the end of its turn, the session's task may come before.
+            // A document sends at the end of its turn; the session's task may be polled before.
             5 | 6 if must_send => {
                 must_send = false;
                 session.outbox.send();
             }
             7 => {
                 pinged += 1;
-                session.writer.lock().say(Opcode::Ping, b"?");
+                session.writer.lock().queue_frame(Opcode::Ping, b"?");
                 assert!(session.poll().is_pending());
             }
             8 => session.room([0, 1, 100, 40_000][random.random_range(0..4)]),
@@ -215,20 +215,20 @@ fn keep_order(random: &mut StdRng) {
 }
 
 #[test]
-fn what_goes_straight_wakes_nobody_and_is_one_write() {
+fn direct_write_is_one_write_and_wakes_no_task() {
     let session = Session::new(usize::MAX);
     assert_eq!([session.push("one"), session.push("two")], [Pushed::First, Pushed::Queued]);
-    assert!(session.taken().is_empty(), "it was not sent");
+    assert!(session.taken().is_empty(), "not sent yet");
     session.outbox.send();
     assert_eq!(session.taken(), b"\x82\x03one\x82\x03two");
-    assert_eq!(session.push("three"), Pushed::First, "all that was pushed earlier has gone to the socket");
+    assert_eq!(session.push("three"), Pushed::First, "everything pushed before was accepted by the socket");
     session.outbox.send();
     assert_eq!(session.woken.times(), 0);
-    assert!(session.writer.lock().has_spoken());
+    assert!(session.writer.lock().take_has_sent_message());
 }
 
 #[test]
-fn what_the_socket_does_not_take_is_left_to_the_task_and_so_is_all_that_follows() {
+fn task_writes_rest_and_all_later_frames_until_socket_drains() {
     let session = Session::new(4);
     session.push("one");
     session.outbox.send();
@@ -236,17 +236,17 @@ fn what_the_socket_does_not_take_is_left_to_the_task_and_so_is_all_that_follows(
     session.room(usize::MAX);
     session.push("two");
     session.outbox.send();
-    assert_eq!(session.taken(), b"\x82\x03on", "nothing overtakes the rest");
-    assert_eq!(session.woken.times(), 0, "it was woken before");
+    assert_eq!(session.taken(), b"\x82\x03on", "nothing may overtake the rest");
+    assert_eq!(session.woken.times(), 0, "it was woken already");
     assert!(session.poll().is_pending());
     assert_eq!(session.taken(), b"\x82\x03one\x82\x03two");
     session.push("three");
     session.outbox.send();
-    assert_eq!(session.taken().len(), 17, "and then it goes straight again");
+    assert_eq!(session.taken().len(), 17, "direct writes resume");
 }
 
 #[test]
-fn a_full_socket_takes_nothing_straight_and_the_task_waits_for_it() {
+fn full_socket_leaves_direct_write_to_the_task() {
     let session = Session::new(0);
     session.push("one");
     session.outbox.send();
@@ -259,7 +259,7 @@ fn a_full_socket_takes_nothing_straight_and_the_task_waits_for_it() {
 }
 
 #[test]
-fn much_is_left_to_the_task() {
+fn large_queue_is_left_to_the_task() {
     let session = Session::new(usize::MAX);
     session.push(vec![0; 20_000]);
     session.outbox.send();
@@ -270,14 +270,14 @@ fn much_is_left_to_the_task() {
 }
 
 #[test]
-fn after_the_last_word_nothing_goes_straight() {
+fn nothing_is_written_directly_after_close() {
     let session = Session::new(usize::MAX);
-    session.writer.lock().end(codec::close_frame(None, ""));
+    session.writer.lock().queue_close(codec::close_frame(None, ""));
     assert!(session.writer.lock().poll_unsent(&mut Context::from_waker(Waker::noop())).is_ready());
     session.push("one");
     session.outbox.send();
     assert_eq!(session.taken(), codec::close_frame(None, ""));
-    // Nor when the session is told to end: it says so itself, behind the answers that wait.
+    // Nor when the session is closing: its task sends the close frame, after the queued replies.
     let session = Session::new(usize::MAX);
     session.outbox.push_control("one".into());
     session.outbox.close(Close::ServerStopping);
@@ -287,10 +287,10 @@ fn after_the_last_word_nothing_goes_straight() {
     assert_eq!(session.taken(), b"\x82\x03one");
 }
 
-/// A connection whose other end is gone.
-struct Dead;
+/// A connection whose other end is closed.
+struct FailedSocket;
 
-impl Wire for Dead {
+impl Wire for FailedSocket {
     fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
         Err(io::ErrorKind::BrokenPipe.into())
     }
@@ -305,10 +305,10 @@ impl Wire for Dead {
 }
 
 #[test]
-fn a_session_whose_socket_fails_ends() {
-    let writer = Arc::new(SharedWriter::new(Dead));
-    let line = Arc::downgrade(&writer);
-    let outbox = Outbox::with_line(100, Budget::new(usize::MAX), line);
+fn session_ends_when_its_socket_fails() {
+    let writer = Arc::new(SharedWriter::new(FailedSocket));
+    let sink = Arc::downgrade(&writer);
+    let outbox = Outbox::with_sink(100, Budget::new(usize::MAX), sink);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
@@ -320,7 +320,7 @@ fn a_session_whose_socket_fails_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_many_tasks_push_at_once_comes_whole_through_a_narrow_socket() {
+async fn concurrent_pushes_arrive_complete_through_small_socket_buffer() {
     const TASKS: u32 = 4;
     const FRAMES: u32 = 3_000;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -330,13 +330,13 @@ async fn what_many_tasks_push_at_once_comes_whole_through_a_narrow_socket() {
     let (client, accepted) = tokio::join!(client, listener.accept());
     let (_read, wire) = accepted.unwrap().0.split();
     let writer = Arc::new(SharedWriter::new(wire));
-    let line = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_line(1 << 30, Budget::new(usize::MAX), line));
+    let sink = Arc::downgrade(&writer);
+    let outbox = Arc::new(Outbox::with_sink(1 << 30, Budget::new(usize::MAX), sink));
     let session = tokio::spawn({
         let outbox = Arc::clone(&outbox);
         async move {
-            let said = poll_fn(|cx| writer.lock().poll(cx, &outbox)).await;
-            assert!(matches!(said, Ok(Close::ServerStopping)));
+            let closed = poll_fn(|cx| writer.lock().poll(cx, &outbox)).await;
+            assert!(matches!(closed, Ok(Close::ServerStopping)));
             writer.close(codec::close_frame(None, "")).await.unwrap();
         }
     });

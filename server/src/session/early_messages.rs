@@ -1,7 +1,8 @@
-//! Messages of a Hocuspocus session that came before the token of their document: stored within limits, charged to the
-//! process, and taken out when the token has come.
+//! Messages of a Hocuspocus session that arrived before the token of their document: stored within limits,
+//! counted in the process-wide limit on unfinished messages, and replayed when the token arrives.
 //!
-//! A message over the limits is dropped, which loses nothing: the server asks for a document's whole state after its token.
+//! A message over a limit is dropped, which loses nothing: the server asks for the client's whole state after
+//! its token.
 
 use std::sync::Arc;
 
@@ -9,28 +10,28 @@ use bytes::Bytes;
 
 use crate::limits::Gate;
 
-/// Messages of one session.
+/// Maximum number of messages per session.
 const MAX_MESSAGES: usize = 1_000;
-/// Bytes of one session, each message with [`MESSAGE_BYTES`] more.
+/// Maximum bytes per session, with [`MESSAGE_BYTES`] added for each message.
 const MAX_BYTES: usize = 64 * 1024;
-/// What storing a message takes besides its bytes.
+/// Overhead of a stored message.
 const MESSAGE_BYTES: usize = 64;
 
 /// The early messages of one session, in order of arrival.
-pub(super) struct Early {
+pub(super) struct EarlyMessages {
     gate: Arc<Gate>,
-    /// Address and frame.
+    /// Address and frame of each message.
     messages: Vec<(Box<str>, Bytes)>,
-    /// Charged to the process.
+    /// Bytes reserved in the process-wide limit.
     bytes: usize,
 }
 
-impl Early {
+impl EarlyMessages {
     pub(super) fn new(gate: &Arc<Gate>) -> Self {
         Self { gate: Arc::clone(gate), messages: Vec::new(), bytes: 0 }
     }
 
-    /// Stores a copy of `frame`. Returns false when a limit does not allow it.
+    /// Stores a copy of `frame`. Returns false if a limit is reached.
     pub(super) fn store(&mut self, address: &str, frame: &[u8]) -> bool {
         let bytes = cost(address, frame);
         if self.messages.len() >= MAX_MESSAGES || self.bytes + bytes > MAX_BYTES {
@@ -45,7 +46,7 @@ impl Early {
         true
     }
 
-    /// Takes out the messages for one address.
+    /// Removes and returns the messages for one address.
     pub(super) fn take(&mut self, address: &str) -> Vec<Bytes> {
         let (mine, others) = std::mem::take(&mut self.messages).into_iter().partition(|(of, _)| **of == *address);
         self.messages = others;
@@ -54,7 +55,7 @@ impl Early {
         mine.into_iter().map(|(_, frame)| frame).collect()
     }
 
-    /// The addresses that have messages here, each once.
+    /// The addresses of all stored messages, each once.
     pub(super) fn addresses(&self) -> Vec<&str> {
         let mut addresses: Vec<_> = self.messages.iter().map(|(address, _)| &**address).collect();
         addresses.sort_unstable();
@@ -69,7 +70,7 @@ impl Early {
     }
 }
 
-impl Drop for Early {
+impl Drop for EarlyMessages {
     fn drop(&mut self) {
         self.gate.release(self.bytes);
     }
@@ -84,9 +85,9 @@ mod tests {
     use super::*;
     use crate::limits::RawLimits;
 
-    fn early(partial_bytes: usize) -> Early {
+    fn early(partial_bytes: usize) -> EarlyMessages {
         let limits = RawLimits { max_partial_bytes: Some(partial_bytes), ..RawLimits::default() };
-        Early::new(&Gate::new(limits.into(), Arc::default()))
+        EarlyMessages::new(&Gate::new(limits.into(), Arc::default()))
     }
 
     #[test]
@@ -98,14 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn process_stores_at_most_its_limit_and_gets_its_bytes_back() {
+    fn process_limit_is_enforced_and_bytes_are_released() {
         let mut early = early(3_000);
         assert!(early.store("a", &[1; 1_000]) && early.store("b", &[2; 1_000]) && !early.store("a", &[3; 1_000]));
         assert_eq!(early.take("a"), [Bytes::from_static(&[1; 1_000])]);
-        assert!(early.store("c", &[4; 1_000]), "the bytes of the messages taken out are free again");
+        assert!(early.store("c", &[4; 1_000]), "the bytes of removed messages must be released");
         assert_eq!(early.addresses(), ["b", "c"]);
         let gate = Arc::clone(&early.gate);
         drop(early);
-        assert!(gate.reserve(3_000), "nothing stays reserved");
+        assert!(gate.reserve(3_000), "nothing may stay reserved");
     }
 }

@@ -1,8 +1,9 @@
-//! How much a connection sends: its rate, and the message that does not come to its end.
+//! Limits on what a connection sends: its rate, and messages that do not end.
 //!
-//! It sits between the socket and whatever decodes frames. Bytes are counted as they are read, messages as the reader
-//! reports them; both are charged before the next read, so that a message costs one addition here. While a connection owes
-//! time nothing is read: what it sends stays in the kernel's buffers, and TCP pushes back.
+//! [`RateLimitedSocket`] wraps the socket below the frame decoder. Bytes are counted as they are read, messages when the
+//! reader reports them; both are charged before the next read, so a message costs one addition here. While a
+//! connection is over its rate it is not read: its data stays in the kernel's buffers, which becomes TCP
+//! backpressure.
 
 use std::io;
 use std::pin::Pin;
@@ -16,41 +17,46 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Context;
-use super::users::Users;
+use super::users::SessionUsers;
 use crate::limits::{MAX_PAUSE, Meter, Seat};
 use crate::outbox::Outbox;
 
-/// A message may take a second more for each of these that has come: slow is not hostile.
+/// Minimum rate of a message: every this many bytes received extend its time limit by one second.
 const SLOWEST_BYTES_PER_SECOND: u64 = 4 * 1024;
-/// Unfinished messages are counted in steps of this.
+/// Bytes of unfinished messages are reserved in steps of this size.
 const PARTIAL_STEP: usize = 64 * 1024;
-/// What a client's control frame has besides its payload.
+/// Header of a client's control frame, in bytes.
 const CONTROL_HEAD: usize = 6;
 
-/// What one connection has sent. Shared by the socket's wrapper, the reader and the clock.
-pub(super) struct Pace {
+/// Rate and unfinished message of one connection. Shared by the socket's wrapper, the reader and the timers.
+pub(super) struct RateLimiter {
     meter: Meter,
     address_meter: Option<Arc<Meter>>,
-    users: Arc<Users>,
+    users: Arc<SessionUsers>,
     context: Arc<Context>,
     outbox: Arc<Outbox>,
-    /// Messages and bytes not yet charged.
+    /// Messages and bytes not charged yet.
     messages: AtomicU64,
     bytes: AtomicU64,
-    /// Bytes since the last message came to its end.
+    /// Bytes since the end of the last message.
     partial: AtomicUsize,
-    /// Reserved for them.
+    /// Bytes reserved in the process-wide limit for the unfinished message.
     reserved: AtomicUsize,
-    /// Ticks since then.
+    /// Timer ticks since the end of the last message.
     ticks: AtomicU64,
-    /// The message that comes is read and dropped: nothing of it is held.
+    /// The current message is being dropped; none of it is stored.
     is_skipping: AtomicBool,
-    /// Bytes of such a message came since the clock asked.
+    /// Bytes of a dropped message were received since the timers last checked.
     has_skipped: AtomicBool,
 }
 
-impl Pace {
-    pub(super) fn new(context: &Arc<Context>, seat: Option<&Seat>, users: &Arc<Users>, outbox: &Arc<Outbox>) -> Self {
+impl RateLimiter {
+    pub(super) fn new(
+        context: &Arc<Context>,
+        seat: Option<&Seat>,
+        users: &Arc<SessionUsers>,
+        outbox: &Arc<Outbox>,
+    ) -> Self {
         Self {
             meter: Meter::new(context.gate.limits().rate),
             address_meter: seat.map(|seat| Arc::clone(seat.address_meter())),
@@ -67,7 +73,7 @@ impl Pace {
         }
     }
 
-    /// The message that has begun is dropped as it comes: from now on its bytes count for the rate only.
+    /// The current message is dropped as it arrives: from now on its bytes count towards the rate only.
     pub(super) fn skip(&self) {
         self.is_skipping.store(true, Ordering::Relaxed);
         self.partial.store(0, Ordering::Relaxed);
@@ -75,27 +81,27 @@ impl Pace {
         self.release();
     }
 
-    /// True when bytes of a dropped message came since this was last asked: its sender is alive.
+    /// True if bytes of a dropped message were received since the last call: the client is alive.
     pub(super) fn take_skipped(&self) -> bool {
         self.has_skipped.swap(false, Ordering::Relaxed)
     }
 
-    /// A message of the dialect was dropped, or is complete and of no further use.
-    pub(super) fn message(&self) {
-        self.complete();
+    /// A message is complete and was dropped or needs no more memory.
+    pub(super) fn finish_message(&self) {
+        self.complete_message();
         self.release();
     }
 
-    /// A message of the dialect is complete; what is reserved for it stays so until [`Pace::release`].
-    pub(super) fn complete(&self) {
+    /// A message is complete; its reserved bytes stay reserved until [`RateLimiter::release`].
+    pub(super) fn complete_message(&self) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         self.is_skipping.store(false, Ordering::Relaxed);
         self.partial.store(0, Ordering::Relaxed);
         self.ticks.store(0, Ordering::Relaxed);
     }
 
-    /// A control frame came; it may lie within a message that is not complete.
-    pub(super) fn control(&self, payload_bytes: usize) {
+    /// A control frame was received, possibly in the middle of a message.
+    pub(super) fn control_frame(&self, payload_bytes: usize) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         let partial = self.partial.load(Ordering::Relaxed).saturating_sub(CONTROL_HEAD + payload_bytes);
         self.partial.store(partial, Ordering::Relaxed);
@@ -104,7 +110,7 @@ impl Pace {
         }
     }
 
-    /// Called by the clock, every `tick`: a message that takes too long ends its session.
+    /// Called at every tick of the timers: closes a session whose message takes too long.
     pub(super) fn tick(&self) {
         let partial = self.partial.load(Ordering::Relaxed) as u64;
         if partial == 0 {
@@ -118,7 +124,7 @@ impl Pace {
         }
     }
 
-    /// Bytes were read.
+    /// Counts bytes that were read.
     fn read(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if self.is_skipping.load(Ordering::Relaxed) {
@@ -127,7 +133,7 @@ impl Pace {
         self.reserve(self.partial.fetch_add(bytes, Ordering::Relaxed) + bytes);
     }
 
-    /// Charges what came since the last time; tells until when nothing more should be read.
+    /// Charges everything since the last call; returns the time until which nothing should be read.
     fn charge(&self) -> Option<Instant> {
         let (messages, bytes) = (self.messages.swap(0, Ordering::Relaxed), self.bytes.swap(0, Ordering::Relaxed));
         if messages == 0 && bytes == 0 {
@@ -143,7 +149,7 @@ impl Pace {
         self.context.gate.metrics().pauses.inc();
         if pause > MAX_PAUSE {
             self.context.gate.metrics().floods.inc();
-            self.outbox.close(Close::TooMany("too many messages or bytes in too short a time".into()));
+            self.outbox.close(Close::TooMany("rate limit exceeded by far: too many messages or bytes".into()));
         }
         Some(now + pause.min(MAX_PAUSE))
     }
@@ -156,15 +162,15 @@ impl Pace {
         let more = partial.next_multiple_of(PARTIAL_STEP) - reserved;
         self.reserved.store(reserved + more, Ordering::Relaxed);
         if !self.context.gate.reserve(more) {
-            // Given back at once, or the next would go over, too.
+            // Released immediately, or the next reservation would exceed the limit, too.
             self.release();
             self.context.gate.metrics().partial_refused.inc();
-            let reason = "this server holds too many unfinished messages; please try later";
+            let reason = "memory limit for unfinished messages on this server reached; try again later";
             self.outbox.close(Close::TooMany(reason.into()));
         }
     }
 
-    /// Nothing is held any more.
+    /// Releases all reserved bytes.
     pub(super) fn release(&self) {
         let reserved = self.reserved.swap(0, Ordering::Relaxed);
         if reserved > 0 {
@@ -173,29 +179,29 @@ impl Pace {
     }
 }
 
-impl Drop for Pace {
+impl Drop for RateLimiter {
     fn drop(&mut self) {
         self.release();
     }
 }
 
-/// A socket that is read at the pace its connection may have.
-pub(super) struct Paced<'a, S> {
+/// A socket that is not read while its connection is over the rate limit.
+pub(super) struct RateLimitedSocket<'a, S> {
     socket: S,
-    pace: &'a Pace,
+    limiter: &'a RateLimiter,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl<'a, S> Paced<'a, S> {
-    pub(super) fn new(socket: S, pace: &'a Pace) -> Self {
-        Self { socket, pace, pause: None }
+impl<'a, S> RateLimitedSocket<'a, S> {
+    pub(super) fn new(socket: S, limiter: &'a RateLimiter) -> Self {
+        Self { socket, limiter, pause: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for RateLimitedSocket<'_, S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.pause.is_none()
-            && let Some(until) = self.pace.charge()
+            && let Some(until) = self.limiter.charge()
         {
             self.pause = Some(Box::pin(sleep_until(until)));
         }
@@ -205,7 +211,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<'_, S> {
         }
         let before = buf.filled().len();
         task::ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
-        self.pace.read(buf.filled().len() - before);
+        self.limiter.read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }

@@ -1,4 +1,4 @@
-//! PURE: acknowledgements that wait for the disk.
+//! PURE: acks waiting for their records to be durable.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::document::event::{Effect, Outcome};
 use crate::document::frame::{Frame, Message};
 use crate::ids::LeaseId;
 
-/// What an author is sent when its record is on disk.
+/// What a client is sent once its record is on disk.
 #[derive(Debug)]
-pub(super) enum Answer {
-    /// Sent `acks` times.
+pub(super) enum AckReply {
+    /// An accepted update: `acks` acknowledgements.
     Saved {
         echo: Option<Arc<Frame>>,
         acks: u64,
@@ -24,60 +24,60 @@ pub(super) enum Answer {
     },
 }
 
-/// An answer that waits for the record `seq` to be on disk.
+/// A reply that is sent once the record `seq` is on disk.
 #[derive(Debug)]
 pub(super) struct WaitingAck {
     seq: Seq,
     lease: LeaseId,
     batch: u64,
-    /// The lease's, when the record was taken.
+    /// The lease's round when the update was accepted (`unsynced.rs`).
     round: u32,
-    answer: Answer,
+    reply: AckReply,
 }
 
 impl WaitingAck {
-    /// Appends what its author is sent now that it is on disk.
+    /// Appends the reply's effects.
     fn finish(self, effects: &mut Vec<Effect>) {
-        let Self { seq, lease, batch, answer, .. } = self;
-        match answer {
-            Answer::Saved { echo, acks } => effects.extend((0..acks).map(|_| {
+        let Self { seq, lease, batch, reply, .. } = self;
+        match reply {
+            AckReply::Saved { echo, acks } => effects.extend((0..acks).map(|_| {
                 let (outcome, echo) = (Outcome::Saved, echo.clone());
                 Effect::Ack { lease, batch, seq, outcome, echo }
             })),
-            Answer::Decided { accepted, register } => {
+            AckReply::Decided { accepted, register } => {
                 effects.push(Effect::Decided { lease, batch, accepted, register });
             }
         }
     }
 }
 
-/// Bytes of acknowledgements that may wait for the disk, with what they send back. Beyond it the document takes in nothing more
-/// until the disk has answered: only known updates can make so many, the log bounds the others.
+/// Limit on the bytes of waiting acks with their echoes. Above it the document takes no events until the disk
+/// catches up. Only known updates can reach it; the log bounds the others.
 const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
-/// What an acknowledgement takes besides what it sends back.
+/// Memory of an ack besides its echo.
 const ACK_BYTES: usize = 256;
 
 impl WaitingAck {
     fn bytes(&self) -> usize {
-        let echo = match &self.answer {
-            Answer::Saved { echo: Some(frame), .. } => match frame.message() {
+        let echo = match &self.reply {
+            AckReply::Saved { echo: Some(frame), .. } => match frame.message() {
                 Message::Update(update) => update.len(),
                 _ => 0,
             },
-            Answer::Saved { echo: None, .. } => 0,
-            Answer::Decided { register, .. } => register.len(),
+            AckReply::Saved { echo: None, .. } => 0,
+            AckReply::Decided { register, .. } => register.len(),
         };
         ACK_BYTES + echo
     }
 }
 
 impl Core {
-    /// True while so many acknowledgements wait for the disk that nothing more should be taken in.
+    /// True while so many acks wait for the disk that no more events should be taken.
     pub fn must_wait_for_disk(&self) -> bool {
         self.waiting_bytes > MAX_WAITING_BYTES
     }
 
-    /// Every record up to `upto` is on disk: give the acks that waited for it.
+    /// Every record up to `upto` is on disk: sends the acks that waited for it.
     pub fn durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
         let has_moved = upto > self.durable;
         self.durable = self.durable.max(upto);
@@ -88,11 +88,11 @@ impl Core {
             }
         }
         if has_moved {
-            self.tell_all_durable(effects);
+            self.push_durable_to_all(effects);
         }
     }
 
-    /// Nothing more will reach the disk: what waits is refused, and so is everything to come.
+    /// Nothing more will be durable: refuses all waiting updates and every later edit.
     pub fn storage_failed(&mut self, effects: &mut Vec<Effect>) {
         self.storage_failed = true;
         self.waiting_bytes = 0;
@@ -102,12 +102,12 @@ impl Core {
         }
     }
 
-    /// Answers an author when everything so far is on disk.
-    pub(super) fn answer(&mut self, lease: LeaseId, batch: u64, answer: Answer, effects: &mut Vec<Effect>) {
-        if matches!(answer, Answer::Saved { acks: 0, .. }) {
+    /// Sends a reply once everything so far is on disk.
+    pub(super) fn push_when_durable(&mut self, lease: LeaseId, batch: u64, reply: AckReply, effects: &mut Vec<Effect>) {
+        if matches!(reply, AckReply::Saved { acks: 0, .. }) {
             return;
         }
-        let waiting = WaitingAck { seq: self.last, lease, batch, round: self.round(lease), answer };
+        let waiting = WaitingAck { seq: self.last, lease, batch, round: self.round(lease), reply };
         if self.durable >= self.last {
             waiting.finish(effects);
         } else {

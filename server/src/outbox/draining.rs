@@ -1,7 +1,7 @@
-//! The session's side of its outbox: one task writes what waits and reads what is new.
+//! The session's side of its outbox: one task that writes queued frames and reads notices.
 //!
-//! It is woken for what could not go straight to the socket, once until it has looked. While the socket takes nothing, only
-//! news wake it: what is queued waits for the socket anyway.
+//! It is woken for frames that could not be written directly, once until it polls again. While the socket is
+//! full only notices wake it: queued frames have to wait for the socket anyway.
 
 use std::collections::VecDeque;
 use std::sync::MutexGuard;
@@ -14,50 +14,50 @@ use syncline_replica::Pieces;
 use super::{Inner, Outbox};
 use crate::ids::LeaseId;
 
-/// How many bytes the writer takes at once: the rest still counts against the limit.
+/// Bytes the writer takes at a time: the rest still counts towards the limit.
 pub(super) const MAX_TAKE_BYTES: usize = 256 * 1024;
 
 /// How a frame is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A message of the dialect.
+pub enum FrameKind {
+    /// A binary WebSocket message.
     Message,
-    /// A message that is text.
+    /// A text WebSocket message.
     Text,
-    /// The answer to a WebSocket ping.
+    /// A WebSocket pong.
     Pong,
     /// A WebSocket ping.
     Ping,
 }
 
-/// What the writer found.
+/// Result of taking from the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
-    /// Frames, which it was handed.
+    /// Frames were handed to the caller.
     Frames,
-    /// Say this and end.
+    /// Send this close reason, then end.
     Close(Close),
-    /// End at once.
+    /// End immediately.
     Cut,
 }
 
-/// What the reader is told.
+/// Notices for the session's reader.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct News {
-    /// The session is to end: nothing more is to be read, however long the writer takes to say so.
+pub struct Notices {
+    /// The session is closing: nothing more is to be read, however long the writer takes.
     pub closing: Option<Close>,
-    /// Documents have ended these leases, and have said so to the client.
+    /// Leases ended by their documents, which have informed the client.
     pub ended: Vec<LeaseId>,
-    /// The time for a first token is over.
+    /// The time limit for the first token has passed.
     pub must_authenticate: bool,
-    /// The socket has taken everything, and these leases are to be brought up to date.
+    /// Leases to bring up to date: their frames were dropped and the socket has drained.
     pub behind: Vec<LeaseId>,
 }
 
 impl Outbox {
-    /// Hands what waits to `put`, in order; wakes the task of `cx` when there is something again. Only the session's
-    /// writer calls it, when the socket has taken everything before.
-    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Kind, Pieces)) -> Poll<Taken> {
+    /// Hands what is queued to `put`, in order; if there is nothing, registers the task of `cx` to be woken.
+    /// Called only by the session's writer, when the socket has accepted everything before.
+    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(FrameKind, Pieces)) -> Poll<Taken> {
         let mut inner = self.lock();
         inner.is_blocked = false;
         inner.note_written();
@@ -72,13 +72,13 @@ impl Outbox {
             return Poll::Ready(Taken::Close(close.clone()));
         }
         if inner.queue.is_empty() && !inner.behind.is_empty() {
-            self.has_news.store(true, Ordering::Release);
+            self.has_notices.store(true, Ordering::Release);
         }
         inner.register(cx);
         Poll::Pending
     }
 
-    /// The socket has not taken everything. True when the session is cut.
+    /// Notes that the socket did not accept everything. True if the session is cut.
     pub fn poll_blocked(&self, cx: &mut Context<'_>) -> bool {
         let mut inner = self.lock();
         inner.is_blocked = true;
@@ -86,23 +86,23 @@ impl Outbox {
         inner.is_cut
     }
 
-    /// What is new, if anything is. Only the session's reader calls it, after the writer has registered the task: what
-    /// comes later wakes it.
-    pub fn news(&self) -> Option<News> {
-        if !self.has_news.load(Ordering::Acquire) {
+    /// The notices, if there are any. Called only by the session's reader, after the writer has registered
+    /// the task, so later notices wake it.
+    pub fn take_notices(&self) -> Option<Notices> {
+        if !self.has_notices.load(Ordering::Acquire) {
             return None;
         }
         let mut inner = self.lock();
-        self.has_news.store(false, Ordering::Release);
-        let ended = std::mem::take(&mut inner.ended);
-        ended.iter().for_each(|lease| _ = inner.over.remove(lease));
+        self.has_notices.store(false, Ordering::Release);
+        let ended = std::mem::take(&mut inner.ended_by_document);
+        ended.iter().for_each(|lease| _ = inner.ended_leases.remove(lease));
         let has_drained = inner.queue.is_empty() && !inner.is_blocked;
         let behind = if has_drained { std::mem::take(&mut inner.behind).into_iter().collect() } else { Vec::new() };
         let must_authenticate = std::mem::take(&mut inner.must_authenticate);
-        Some(News { closing: inner.close.clone(), ended, must_authenticate, behind })
+        Some(Notices { closing: inner.close.clone(), ended, must_authenticate, behind })
     }
 
-    /// Something is queued that the session's task is to write.
+    /// Wakes the session's task to write what is queued.
     pub(super) fn wake_writer(&self, mut inner: MutexGuard<'_, Inner>) {
         if inner.is_blocked {
             return;
@@ -114,9 +114,9 @@ impl Outbox {
         }
     }
 
-    /// Something is new for the reader, too.
-    pub(super) fn tell(&self, mut inner: MutexGuard<'_, Inner>) {
-        self.has_news.store(true, Ordering::Release);
+    /// Wakes the session's task for a notice.
+    pub(super) fn notify_reader(&self, mut inner: MutexGuard<'_, Inner>) {
+        self.has_notices.store(true, Ordering::Release);
         let waker = inner.waker.take();
         drop(inner);
         if let Some(waker) = waker {
@@ -124,10 +124,11 @@ impl Outbox {
         }
     }
 
-    /// Dropping frames may have emptied the queue, and then no write will follow that could find it empty.
+    /// Dropping frames may have emptied the queue, and then no later write would find it empty and report
+    /// leases that are behind.
     pub(super) fn note_drained(&self, inner: MutexGuard<'_, Inner>) {
         if inner.queue.is_empty() && !inner.is_blocked && !inner.behind.is_empty() {
-            self.tell(inner);
+            self.notify_reader(inner);
         }
     }
 }
@@ -139,29 +140,29 @@ impl Inner {
         }
     }
 
-    pub(super) fn take(&mut self, put: &mut impl FnMut(Kind, Pieces)) -> bool {
+    pub(super) fn take(&mut self, put: &mut impl FnMut(FrameKind, Pieces)) -> bool {
         let mut taken_bytes = 0;
         let mut has_taken = false;
         while taken_bytes < MAX_TAKE_BYTES {
-            let Some((_, waiting)) = self.queue.pop_front() else { break };
-            taken_bytes += waiting.bytes();
-            self.control_bytes -= waiting.control_bytes();
-            self.answer_bytes -= waiting.answer_bytes();
-            self.shared_bytes -= waiting.shared_bytes();
-            self.taken_own_bytes += waiting.bytes() - waiting.shared_bytes();
-            put(waiting.kind(), waiting.into_pieces());
+            let Some((_, queued)) = self.queue.pop_front() else { break };
+            taken_bytes += queued.bytes();
+            self.control_bytes -= queued.control_bytes();
+            self.reply_bytes -= queued.reply_bytes();
+            self.shared_bytes -= queued.shared_bytes();
+            self.taken_own_bytes += queued.bytes() - queued.shared_bytes();
+            put(queued.kind(), queued.into_pieces());
             has_taken = true;
         }
         self.bytes -= taken_bytes;
         self.taken_bytes += taken_bytes;
-        self.charge();
+        self.update_budget();
         if self.queue.is_empty() {
-            // Most sessions wait most of the time.
+            // Frees its memory: most sessions are idle most of the time.
             self.queue = VecDeque::new();
         }
         if !self.positions.is_empty() {
             let gone = self.queue.front().map_or(self.next, |(number, _)| *number);
-            has_taken |= self.positions.take(gone, |frame| put(Kind::Message, frame.into()));
+            has_taken |= self.positions.take(gone, |frame| put(FrameKind::Message, frame.into()));
         }
         has_taken
     }
@@ -174,7 +175,7 @@ mod for_tests {
     use super::*;
 
     impl Outbox {
-        /// Waits for frames, and takes them.
+        /// Waits for frames and takes them.
         pub(crate) async fn frames(&self) -> Vec<Bytes> {
             let mut frames = Vec::new();
             let taken = std::future::poll_fn(|cx| self.poll_take(cx, |_, frame| frames.push(frame.to_bytes()))).await;
@@ -182,7 +183,7 @@ mod for_tests {
             frames
         }
 
-        /// Takes what waits: the frames, or the end.
+        /// Takes what is queued: frames, or the end of the session.
         pub(crate) fn try_frames(&self) -> Result<Vec<Bytes>, Taken> {
             let mut frames = Vec::new();
             let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -194,7 +195,7 @@ mod for_tests {
 
         /// The leases to bring up to date now.
         pub(crate) fn behind_now(&self) -> Vec<LeaseId> {
-            self.news().map(|news| news.behind).unwrap_or_default()
+            self.take_notices().map(|notices| notices.behind).unwrap_or_default()
         }
     }
 }

@@ -1,27 +1,27 @@
-//! PURE: what a document refuses: updates, sessions, and edits of those who may only read.
+//! PURE: refusals: invalid updates, closed sessions, edits of read-only sessions.
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_replica::Refused;
 
-use super::{Answer, Core};
+use super::{AckReply, Core};
 use crate::document::event::{Effect, Origin, Outcome};
 use crate::ids::LeaseId;
 
 impl Core {
-    /// Ends a session, or this document of a native one.
+    /// Closes a session; of a native or Hocuspocus session, only this document.
     pub fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
         self.ended.insert(lease);
         effects.push(Effect::Close { lease, close });
     }
 
-    pub(super) fn refuse(&mut self, lease: LeaseId, refused: &Refused, effects: &mut Vec<Effect>) {
+    pub(super) fn refuse_update(&mut self, lease: LeaseId, refused: &Refused, effects: &mut Vec<Effect>) {
         self.close(lease, Close::BadMessage(format!("the update was refused: {refused}").into()), effects);
     }
 
-    /// A reader says something: to be refused, unless everything of it is here. What it answers to our step 1 holds every
-    /// deletion that it knows of.
-    pub(super) fn forbid(
+    /// Refuses an update of a read-only session unless the document has everything in it already: a reply to
+    /// our step 1 contains every deletion the client knows.
+    pub(super) fn refuse_read_only(
         &mut self,
         lease: LeaseId,
         batch: u64,
@@ -34,7 +34,7 @@ impl Core {
             && !self.storage_failed
         {
             let acks = self.acks_of(lease, &known, origin);
-            return self.answer(lease, batch, Answer::Saved { echo: None, acks }, effects);
+            return self.push_when_durable(lease, batch, AckReply::Saved { echo: None, acks }, effects);
         }
         let (seq, outcome) = (self.last, if is_known { Outcome::Unneeded } else { Outcome::Forbidden });
         effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
