@@ -1,7 +1,7 @@
-//! A technician offline, the office online, one job: its status is decided by the server, its notes come together.
+//! A technician offline and the office online edit one job: the server decides on its status, its notes are merged.
 //!
 //! With a server running: `cargo run -p syncline-client --example field_technician -- [ws://127.0.0.1:1234]`
-#![allow(clippy::print_stdout, reason = "it tells a story")]
+#![allow(clippy::print_stdout, reason = "prints what it does")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use syncline_client::handles::RegisterVersion;
 use syncline_client::{Device, DeviceConfig, Event, Events};
 
-/// The story.
+/// Runs the example against the server at `url`.
 pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let home = tempfile::tempdir()?;
     let open = |author: &str| {
@@ -32,9 +32,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     van.go_offline().await;
     tom.text_at("notes").append("Replaced the valve. ").await?;
     tom.register_at("status").propose("done".into()).await?;
-    println!(
-        "Tom writes a note and \"done\". On his device that waits: the job is not done before the server says so."
-    );
+    println!("Tom writes a note and \"done\". The status stays pending on his device until the server decides on it.");
     assert_eq!(tom.register_at("status").pending().await?.len(), 1);
     assert_eq!(status(tom.register_at("status").current().await?), "assigned, version 1, by office");
 
@@ -45,13 +43,13 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
 
     van.go_online().await;
     let (accepted, current) = decision(&mut at_tom).await?;
-    println!("Tom is back, and is told that his \"done\" was not taken: {current}.");
+    println!("Tom is online again, and his \"done\" was not accepted: {current}.");
     assert!(!accepted);
     assert_eq!(current, "cancelled, version 2, by office");
 
     tom.register_at("status").propose("done".into()).await?;
     let (accepted, current) = decision(&mut at_tom).await?;
-    println!("He has seen it, and insists: {current}.");
+    println!("He has seen that, and writes \"done\" again: {current}.");
     assert!(accepted);
     assert_eq!(current, "done, version 3, by Tom");
 
@@ -68,7 +66,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// What the server says to the next proposal of this device: whether it was taken, and what the register holds.
+/// Waits for the server's decision on the next proposal: whether it was accepted, and the register's state.
 async fn decision(events: &mut Events) -> Result<(bool, String), &'static str> {
     loop {
         if let Event::Decided { accepted, current, .. } = events.next().await.ok_or("the device was closed")? {

@@ -1,17 +1,17 @@
-//! Three people like a post, one of them without network: three likes, none lost and none counted twice.
+//! Three people like a post, one of them without a network: three likes, none lost and none counted twice.
 //!
 //! With a server running: `cargo run -p syncline-client --example like_counter -- [ws://127.0.0.1:1234]`
-#![allow(clippy::print_stdout, reason = "it tells a story")]
+#![allow(clippy::print_stdout, reason = "prints what it does")]
 
 use std::error::Error;
 use std::time::Duration;
 
 use syncline_client::{Device, DeviceConfig};
 
-/// The story.
+/// Runs the example against the server at `url`.
 pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let home = tempfile::tempdir()?;
-    let open = |who: &str| Device::open(DeviceConfig::new(home.path().join(who), url));
+    let open = |name_of_user: &str| Device::open(DeviceConfig::new(home.path().join(name_of_user), url));
     let devices = [open("ana").await?, open("ben").await?, open("eve").await?];
     let name = format!("post-{}", devices[0].id());
     let mut posts = Vec::new();
@@ -42,7 +42,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         post.wait_until_saved().await?;
         assert_eq!(post.counter("likes").value().await?, 3);
     }
-    println!("Eve is back: everyone sees 3.");
+    println!("Eve is online again: everyone sees 3.");
 
     for device in devices {
         device.close().await;

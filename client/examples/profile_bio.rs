@@ -1,7 +1,7 @@
-//! One profile on two devices of one person: the newest write of each field wins, whichever device syncs last.
+//! One profile on two devices of one user: the newest write of each field wins, whichever device syncs last.
 //!
 //! With a server running: `cargo run -p syncline-client --example profile_bio -- [ws://127.0.0.1:1234]`
-#![allow(clippy::print_stdout, reason = "it tells a story")]
+#![allow(clippy::print_stdout, reason = "prints what it does")]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use syncline_client::{Device, DeviceConfig};
 
-/// The story.
+/// Runs the example against the server at `url`.
 pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let home = tempfile::tempdir()?;
     let phone = Device::open(DeviceConfig::new(home.path().join("phone"), url)).await?;
@@ -38,7 +38,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
             changes.changed().await?;
         }
     }
-    println!("The phone syncs last and wins nothing by that: {newest:?}");
+    println!("The phone syncs last, but the newest writes win: {newest:?}");
 
     phone.close().await;
     laptop.close().await;

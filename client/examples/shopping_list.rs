@@ -1,14 +1,14 @@
-//! Two people, one shopping list, one of them without network: what both wrote is there afterwards, on both devices.
+//! Two people edit one shopping list, one of them without a network: afterwards both devices have what both wrote.
 //!
 //! With a server running: `cargo run -p syncline-client --example shopping_list -- [ws://127.0.0.1:1234]`
-#![allow(clippy::print_stdout, reason = "it tells a story")]
+#![allow(clippy::print_stdout, reason = "prints what it does")]
 
 use std::error::Error;
 use std::time::Duration;
 
 use syncline_client::{Device, DeviceConfig, Document, EditError};
 
-/// The story.
+/// Runs the example against the server at `url`.
 pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let home = tempfile::tempdir()?;
     let phone = Device::open(DeviceConfig::new(home.path().join("phone"), url)).await?;
@@ -25,19 +25,19 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     while ben.map("amounts").get("milk").await?.is_none() {
         changes.changed().await?;
     }
-    println!("Ben sees it, and goes into the cellar, where there is no network.");
+    println!("Ben sees the list and goes into the cellar, where there is no network.");
     tablet.go_offline().await;
     ben.list("items").push("potatoes".into()).await?;
     ben.map("amounts").set("milk", 3.into()).await?;
-    println!("He writes potatoes, and three of the milk. {} edits wait on his device.", ben.status().pending);
+    println!("He adds potatoes and sets milk to 3. {} edits are pending on his device.", ben.status().pending);
     assert_eq!(ben.status().pending, 2);
 
-    println!("Meanwhile Ana strikes out the bread and writes cheese.");
+    println!("Meanwhile Ana removes the bread and adds cheese.");
     ana.list("items").remove(1).await?;
     ana.list("items").push("cheese".into()).await?;
     ana.wait_until_saved().await?;
 
-    println!("Ben comes back.");
+    println!("Ben is online again.");
     tablet.go_online().await;
     for document in [&ana, &ben] {
         let mut changes = document.watch();
@@ -46,7 +46,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         }
     }
     let items = ana.list("items").items().await?;
-    println!("Both have: {items:?}, and {:?}", ana.map("amounts").entries().await?);
+    println!("Both have {items:?} and {:?}", ana.map("amounts").entries().await?);
     assert_eq!(items, ben.list("items").items().await?);
     assert!(items.len() == 3 && !items.contains(&"bread".into()));
 

@@ -1,7 +1,7 @@
-//! A page that two people edit apart: its text comes together, of its two titles someone chooses.
+//! Two people edit a page while offline: its text is merged, and of its two titles one user chooses.
 //!
 //! With a server running: `cargo run -p syncline-client --example wiki_page -- [ws://127.0.0.1:1234]`
-#![allow(clippy::print_stdout, reason = "it tells a story")]
+#![allow(clippy::print_stdout, reason = "prints what it does")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use syncline_client::types::predictor::Predictor;
 use syncline_client::{Device, DeviceConfig};
 
-/// The story.
+/// Runs the example against the server at `url`.
 pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let home = tempfile::tempdir()?;
     let open = |author: &str| {
@@ -44,26 +44,26 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         }
     }
     let body = ana.text_at("body").to_string().await?;
-    println!("Back online, the text has come together: {body}");
+    println!("Online again, the text is merged: {body}");
     assert_eq!(body, "Flour, water, salt. Sourdough needs time. A day at least.");
 
-    println!("The titles have not; both are kept, side by side:");
+    println!("Both titles are kept, side by side:");
     let titles = ben.choice("title").conflicts().await?;
     for title in &titles {
         println!("  {}: {}", title.signature.author, title.value.as_text().unwrap_or("?"));
     }
-    let anas = titles.iter().find(|title| title.signature.author == "Ana").ok_or("Ana's title is kept")?;
+    let anas = titles.iter().find(|title| title.signature.author == "Ana").ok_or("expected Ana's title")?;
 
-    // As if Ben had chosen Ana's titles before. An app keeps `habits.to_bytes()`.
+    // Simulates that Ben chose Ana's titles before. An app would store `habits.to_bytes()`.
     let candidates = ben.choice("title").candidates("Ben").await?;
     let mut habits = Predictor::new();
     assert_eq!(habits.suggest("title", &candidates), None);
     for _ in 0..5 {
         habits.learn("title", &candidates, &anas.signature.id);
     }
-    let suggestion = habits.suggest("title", &candidates).ok_or("there is a habit")?;
+    let suggestion = habits.suggest("title", &candidates).ok_or("expected a suggestion")?;
     let (percent, reason) = (suggestion.probability * 100.0, &suggestion.reasons[0].text);
-    println!("Ben is suggested Ana's ({percent:.0} %: {reason}), and chooses it for both.");
+    println!("Ana's title is suggested to Ben ({percent:.0} %: {reason}), and he chooses it for both.");
     assert_eq!(suggestion.id, anas.signature.id);
     ben.choice("title").choose(&suggestion.id).await?;
     for page in [&ana, &ben] {
@@ -71,7 +71,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         while !page.choice("title").conflicts().await?.is_empty() {
             changes.changed().await?;
         }
-        let title = page.choice("title").current().await?.ok_or("there is a title")?;
+        let title = page.choice("title").current().await?.ok_or("expected a title")?;
         assert_eq!(title.value, "Sourdough bread".into());
     }
 

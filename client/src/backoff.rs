@@ -1,15 +1,15 @@
-//! PURE: when to come back after a connection ended. The caller brings the random number and sleeps.
+//! PURE: exponential backoff after a connection ended. The caller passes a random number in and does the waiting.
 
 use std::time::Duration;
 
 use syncline_protocol::close::may_reconnect;
 
-/// The waiting times.
+/// Bounds of the delays between attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackoffConfig {
-    /// Upper bound of the first wait.
+    /// Upper bound of the first delay.
     pub first: Duration,
-    /// Upper bound of any wait.
+    /// Upper bound of every delay.
     pub max: Duration,
 }
 
@@ -19,16 +19,16 @@ impl Default for BackoffConfig {
     }
 }
 
-/// What to do next.
+/// What to do after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
-    /// Try again after this time.
+    /// Try again after this delay.
     RetryAfter(Duration),
-    /// Trying again cannot help: the server closed with a code that says so.
+    /// Do not try again: the server closed with a code that rules out reconnecting.
     Stop,
 }
 
-/// Counts failures in a row.
+/// Computes delays from the number of consecutive failures.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     config: BackoffConfig,
@@ -36,15 +36,16 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts without failures.
+    /// Creates a backoff with no failures.
     pub fn new(config: BackoffConfig) -> Self {
         Self { config, failures: 0 }
     }
 
-    /// A connection ended, with this WebSocket close code if the server gave one. `random` is uniform in 0..1.
+    /// Records that a connection ended, with the WebSocket close code if the server sent one. `random` is uniform in
+    /// 0..1.
     ///
-    /// The wait is between half and all of `first` x 2^failures (never above `max`): spread out, so that a restarted
-    /// server does not meet all its clients at once.
+    /// The delay is between half and all of `first` x 2^failures, capped at `max`. It is random so that the clients of
+    /// a restarted server do not all reconnect at the same time.
     pub fn ended(&mut self, close_code: Option<u16>, random: f64) -> Advice {
         if close_code.is_some_and(|code| !may_reconnect(code)) {
             return Advice::Stop;
@@ -54,7 +55,7 @@ impl Backoff {
         Advice::RetryAfter(bound.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0))
     }
 
-    /// The connection works (the document is in sync): the next failure is a first one again.
+    /// Records that the connection works (the document is synced): the next failure counts as the first.
     pub fn succeeded(&mut self) {
         self.failures = 0;
     }
@@ -66,25 +67,25 @@ mod tests {
 
     const CONFIG: BackoffConfig = BackoffConfig { first: Duration::from_millis(100), max: Duration::from_secs(1) };
 
-    fn waits(random: f64, count: usize) -> Vec<u128> {
+    fn delays(random: f64, count: usize) -> Vec<u128> {
         let mut backoff = Backoff::new(CONFIG);
         (0..count)
             .map(|_| match backoff.ended(None, random) {
                 Advice::RetryAfter(wait) => wait.as_millis(),
-                Advice::Stop => panic!("nothing said stop"),
+                Advice::Stop => panic!("no close code was given"),
             })
             .collect()
     }
 
     #[test]
-    fn waits_double_up_to_the_limit_and_are_spread() {
-        assert_eq!(waits(1.0, 6), [100, 200, 400, 800, 1000, 1000]);
-        assert_eq!(waits(0.0, 6), [50, 100, 200, 400, 500, 500]);
-        assert_eq!(*waits(1.0, 200).last().unwrap(), 1000);
+    fn delays_double_up_to_the_limit_and_are_randomized() {
+        assert_eq!(delays(1.0, 6), [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(delays(0.0, 6), [50, 100, 200, 400, 500, 500]);
+        assert_eq!(*delays(1.0, 200).last().unwrap(), 1000);
     }
 
     #[test]
-    fn success_starts_over() {
+    fn success_resets_the_delay() {
         let mut backoff = Backoff::new(CONFIG);
         backoff.ended(None, 1.0);
         backoff.ended(Some(1012), 1.0);
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_final_close_code_stops() {
+    fn final_close_code_stops_reconnecting() {
         assert_eq!(Backoff::new(CONFIG).ended(Some(4403), 0.5), Advice::Stop);
         assert_eq!(Backoff::new(CONFIG).ended(Some(4499), 0.5), Advice::Stop);
         assert_ne!(Backoff::new(CONFIG).ended(Some(4500), 0.5), Advice::Stop);

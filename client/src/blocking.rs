@@ -1,10 +1,28 @@
-//! The same devices, documents and handles for programs without a runtime: every call waits until it is done.
+//! Blocking versions of devices, documents and handles, for programs without an async runtime.
 //!
-//! **Never call any of this from async code**, and drop nothing of it there: it blocks the thread, and Tokio panics. Use
-//! [`crate::Device`] there.
+//! **Do not call or drop these types in async code**: they block the thread, and Tokio panics. Use [`crate::Device`]
+//! there.
 //!
-//! A device brings its own small runtime, which ends with the last handle of it. Calls may come from many threads.
-//! Errors are those of the async methods.
+//! A device has its own runtime with one worker thread, which ends when the last handle is dropped. All types can be
+//! used from many threads. Errors are the same as those of the async methods.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use syncline_client::DeviceConfig;
+//! use syncline_client::blocking::Device;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = Device::open(DeviceConfig::new("./my-device", "ws://127.0.0.1:1234"))?;
+//! let document = device.document("shopping")?;
+//! document.list("items").push("milk".into())?;
+//! if !document.wait_until_saved(Duration::from_secs(5))? {
+//!     println!("offline; the edit is stored on this device and sent later");
+//! }
+//! device.close();
+//! # Ok(())
+//! # }
+//! ```
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,13 +40,13 @@ use crate::types::predictor::Candidate;
 use crate::types::text_merge::Merged;
 use crate::{DeviceConfig, DeviceError, device, handles};
 
-/// A type of this module around one of the async ones, with some of its methods.
+/// Defines a blocking wrapper around an async type, with some of its methods.
 macro_rules! blocking {
     ($module:ident::$name:ident { $(fn $method:ident($($arg:ident: $type:ty),*) -> $result:ty;)* }) => {
         #[doc = concat!("See [`", "crate::", stringify!($module), "::", stringify!($name), "`].")]
         #[derive(Clone)]
         pub struct $name {
-            // Before the runtime: fields are dropped in order.
+            // Dropped before the runtime: fields are dropped in order of declaration.
             inner: $module::$name,
             runtime: Arc<Runtime>,
         }
@@ -121,17 +139,17 @@ blocking!(handles::Register {
     fn pending() -> Result<Vec<Entry>, EditError>;
 });
 
-/// What happens to a document, in order.
+/// A stream of the events of a document, in order; see [`crate::Events`].
 pub struct Events {
     inner: crate::document::Events,
     runtime: Arc<Runtime>,
 }
 
 impl Device {
-    /// Opens the device's store and begins to connect.
+    /// Opens the device's store and starts to connect; see [`crate::Device::open`].
     ///
     /// # Errors
-    /// Those of [`crate::Device::open`], and when the operating system gives no thread.
+    /// The errors of [`crate::Device::open`], and [`DeviceError::Directory`] if the runtime's thread cannot be started.
     pub fn open(config: DeviceConfig) -> Result<Self, DeviceError> {
         let directory = config.directory.clone();
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("syncline").enable_all().build();
@@ -140,32 +158,32 @@ impl Device {
         Ok(Self { inner, runtime: Arc::new(runtime) })
     }
 
-    /// Its identity.
+    /// See [`crate::Device::id`].
     pub fn id(&self) -> Ulid {
         self.inner.id()
     }
 
-    /// The connection.
+    /// See [`crate::Device::connection`].
     pub fn connection(&self) -> Connection {
         self.inner.connection()
     }
 
-    /// Opens a document.
+    /// Opens a document; see [`crate::Device::document`].
     ///
     /// # Errors
-    /// Those of [`crate::Device::document`].
+    /// The errors of [`crate::Device::document`].
     pub fn document(&self, name: &str) -> Result<Document, DeviceError> {
         let inner = self.runtime.block_on(self.inner.document(name))?;
         Ok(Document { inner, runtime: Arc::clone(&self.runtime) })
     }
 
-    /// Ends the connection; everything is on the device's disk then.
+    /// Closes the device; see [`crate::Device::close`].
     pub fn close(self) {
         self.runtime.block_on(self.inner.close());
     }
 }
 
-/// Handles of a document.
+/// Defines the methods of [`Document`] that return handles.
 macro_rules! handles {
     ($($method:ident -> $name:ident;)*) => {
         impl Document {
@@ -191,38 +209,38 @@ handles! {
 }
 
 impl Document {
-    /// Its name.
+    /// Returns the document's name.
     pub fn name(&self) -> &str {
         self.inner.name()
     }
 
-    /// The document at a glance.
+    /// See [`crate::Document::status`].
     pub fn status(&self) -> DocumentStatus {
         self.inner.status()
     }
 
-    /// What happens from now on.
+    /// See [`crate::Document::events`].
     pub fn events(&self) -> Events {
         Events { inner: self.inner.events(), runtime: Arc::clone(&self.runtime) }
     }
 
-    /// Waits until everything the server had is here; false when that took longer than `longest`.
+    /// Waits until the document is synced; returns false if that takes longer than `longest`.
     ///
     /// # Errors
-    /// Those of [`crate::Document::wait_until_synced`].
+    /// The errors of [`crate::Document::wait_until_synced`].
     pub fn wait_until_synced(&self, longest: Duration) -> Result<bool, DeviceError> {
-        self.in_time(longest, self.inner.wait_until_synced())
+        self.with_timeout(longest, self.inner.wait_until_synced())
     }
 
-    /// Waits until the server has everything of this device on its disk; false when that took longer than `longest`.
+    /// Waits until all edits are on the server's disk; returns false if that takes longer than `longest`.
     ///
     /// # Errors
-    /// Those of [`crate::Document::wait_until_saved`].
+    /// The errors of [`crate::Document::wait_until_saved`].
     pub fn wait_until_saved(&self, longest: Duration) -> Result<bool, DeviceError> {
-        self.in_time(longest, self.inner.wait_until_saved())
+        self.with_timeout(longest, self.inner.wait_until_saved())
     }
 
-    fn in_time(
+    fn with_timeout(
         &self,
         longest: Duration,
         done: impl Future<Output = Result<(), DeviceError>>,
@@ -235,10 +253,10 @@ impl Document {
 }
 
 impl Events {
-    /// The next event; `None` when there was none for `longest`.
+    /// Waits for the next event; `None` if there is none within `longest`.
     ///
     /// # Errors
-    /// [`DeviceError::Closed`].
+    /// [`DeviceError::Closed`] after the device was closed.
     pub fn next(&mut self, longest: Duration) -> Result<Option<Event>, DeviceError> {
         match self.runtime.block_on(async { timeout(longest, self.inner.next()).await }) {
             Ok(event) => event.map(Some).ok_or(DeviceError::Closed),

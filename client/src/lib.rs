@@ -1,18 +1,22 @@
-//! The Syncline client: documents that are edited offline, stored on the device first, and synced when there is a network.
+//! The Syncline client: documents that can be edited offline. Every edit is stored on the device first and synced when
+//! there is a network.
+//!
+//! Start with [`Device::open`] and [`Device::document`]; a [`Document`] has handles for each shared type
+//! ([`Document::text_at`], [`Document::map`], [`Document::counter`], ...).
 //!
 //! ```text
-//! device     what an app opens: the device's store, its one socket, its documents
-//! document   one document: the queue of what is not saved, the state machine of its sync
-//! handles    what lies in a document, by name: texts, maps, lists, counters, choices, registers
-//! types      the data types under them, pure
-//! blocking   devices, documents and handles for programs without a runtime
-//! stock      one document in memory over a stock dialect: other servers, load, comparisons
-//! backoff    when to come back; pure, given a random number
-//! socket     the WebSocket under both
+//! device     what an app opens: the device's store, its one connection, its documents
+//! document   one document: the queue of unsaved edits, the state machine of its sync
+//! handles    handles to shared types by name: texts, maps, lists, counters, choices, registers
+//! types      the data types behind the handles, as pure functions
+//! blocking   devices, documents and handles for programs without an async runtime
+//! stock      one in-memory document over a stock dialect: for other servers, load tests, comparisons
+//! backoff    reconnect delays; pure, the caller passes a random number in
+//! socket     the WebSocket used by `device` and `stock`
 //! ```
 //!
-//! Architecture invariants: state machines (`document::core`, `stock::session`) name neither Tokio nor a clock nor a
-//! random source. One task owns a device's documents and its socket; handles only send it commands.
+//! Architecture invariants: the state machines (`document::core`, `stock::session`) do not depend on Tokio, a clock or
+//! a random source. One task owns a device's documents and its socket; handles only send it commands.
 
 #![deny(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! The WebSocket: how it is opened, its limits, and a queue of frames written in one go.
+//! The client's WebSocket: connecting, limits, and a queue of frames that are written in one flush.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
@@ -13,19 +13,19 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
-// One connection a document, mostly small messages: its 128 KiB default is for servers' proxies.
-/// Bytes of read buffer for each connection.
+// Messages are mostly small; the library's default of 128 KiB is meant for proxies of servers.
+/// Size of the read buffer of a connection, in bytes.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
 
-/// Bytes gathered before they are written even without a flush.
+/// Number of buffered bytes at which they are written even without a flush.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Most bytes waiting for a socket that takes none; the connection is then given up, nothing is lost by that.
+/// Limit of bytes queued for a socket that does not accept any. Beyond it the connection is dropped; no edit is lost.
 const MAX_QUEUED_BYTES: usize = 256 * 1024 * 1024;
 
 type Stream = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Where to connect to, checked.
+/// A validated server address with connection settings.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     request: Request,
@@ -34,11 +34,11 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `Err`: what is wrong with the URL.
+    /// Validates the URL. The error is the reason why it cannot be used.
     pub(crate) fn new(url: &str, max_message_bytes: usize, connect_timeout: Duration) -> Result<Self, String> {
         let request = url.into_client_request().map_err(|error| error.to_string())?;
         if request.uri().scheme_str() != Some("ws") {
-            return Err("only ws:// is supported".into());
+            return Err("only ws:// URLs are supported".into());
         }
         let web_socket = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
@@ -61,7 +61,7 @@ impl Endpoint {
 /// An open connection.
 pub(crate) struct Socket {
     stream: Stream,
-    /// Written by `queue`, emptied by `progress`.
+    /// Filled by `queue`, drained by `poll_write`.
     queue: VecDeque<Message>,
     queued_bytes: usize,
     unflushed: bool,
@@ -83,8 +83,8 @@ impl Socket {
         self.queue.push_back(Message::Ping(Bytes::new()));
     }
 
-    /// Writes and reads at once, so that two full sockets cannot wait for each other. Cancel-safe. Gives the next
-    /// message; what is queued goes out in one flush meanwhile.
+    /// Returns the next message, and writes queued frames in one flush meanwhile. Writing and reading at the same time
+    /// prevents a deadlock of two peers with full buffers. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Result<Message, Error>> {
         std::future::poll_fn(|cx| {
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
@@ -95,7 +95,7 @@ impl Socket {
         .await
     }
 
-    /// Writes everything that is queued.
+    /// Writes all queued frames.
     pub(crate) async fn flush(&mut self) -> Result<(), Error> {
         std::future::poll_fn(|cx| self.poll_write(cx)).await
     }
@@ -117,7 +117,7 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what is queued, then says goodbye.
+    /// Writes all queued frames, then a close frame.
     pub(crate) async fn close(mut self) -> Result<(), Error> {
         self.flush().await?;
         self.stream.send(Message::Close(None)).await

@@ -1,6 +1,6 @@
-//! The client over real sockets, against a small y-websocket server that can cut, refuse and keep silent about acks.
+//! The stock client over real sockets, against a minimal y-websocket server that can close connections.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, reason = "test helpers")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,11 +18,11 @@ use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-/// One document for everybody; echoes every update to its author.
+/// A server with one document; echoes every update to its author.
 struct Server {
     doc: Arc<Mutex<Doc>>,
     url: String,
-    /// Every connection closes with this code when it changes.
+    /// When this changes, every connection is closed with the new code.
     close: watch::Sender<Option<u16>>,
 }
 
@@ -66,7 +66,7 @@ async fn serve(socket: TcpStream, doc: Arc<Mutex<Doc>>, mut closing: watch::Rece
             message = socket.next() => message,
             _ = closing.changed() => {
                 let code = closing.borrow().unwrap_or(1012).into();
-                socket.close(Some(CloseFrame { code, reason: "as told".into() })).await.ok();
+                socket.close(Some(CloseFrame { code, reason: "closed by the test".into() })).await.ok();
                 return;
             }
         };
@@ -100,73 +100,73 @@ async fn type_text(client: &Client, text: &'static str) {
     client.edit(edit).await.unwrap();
 }
 
-/// Nothing here takes long: a test that waits is a test that failed.
-async fn soon<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), work).await.expect("this should not take long")
+/// Fails the test if `work` takes longer than 10 s.
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), work).await.expect("should be done within 10 s")
 }
 
 #[tokio::test]
 async fn edits_made_offline_are_saved_after_going_online() {
     let server = Server::start().await;
     let client = Client::connect(server.config()).unwrap();
-    soon(client.wait_until_synced()).await.unwrap();
-    soon(client.go_offline()).await.unwrap();
+    in_time(client.wait_until_synced()).await.unwrap();
+    in_time(client.go_offline()).await.unwrap();
     type_text(&client, "offline").await;
     assert_eq!(client.status().borrow().unsaved, 1);
     assert_eq!(server.text(), "");
     client.go_online().await.unwrap();
-    soon(client.wait_until_saved()).await.unwrap();
+    in_time(client.wait_until_saved()).await.unwrap();
     assert_eq!(server.text(), "offline");
     assert_eq!(client.status().borrow().acks, AckKnowledge::Known);
-    soon(client.close()).await;
+    in_time(client.close()).await;
     assert_eq!(client.text("text").await, Err(ClientError::Closed));
 }
 
 #[tokio::test]
-async fn a_restarting_server_is_found_again_and_a_final_close_stops_the_client() {
+async fn client_reconnects_after_restart_and_stops_on_a_final_close() {
     let server = Server::start().await;
     let client = Client::connect(server.config()).unwrap();
-    soon(client.wait_until_synced()).await.unwrap();
+    in_time(client.wait_until_synced()).await.unwrap();
     server.close.send_replace(Some(1012));
     let mut status = client.status();
-    soon(status.wait_for(|status| !status.synced)).await.unwrap();
+    in_time(status.wait_for(|status| !status.synced)).await.unwrap();
     type_text(&client, "while away").await;
-    soon(client.wait_until_saved()).await.unwrap();
+    in_time(client.wait_until_saved()).await.unwrap();
     assert_eq!(server.text(), "while away");
 
     server.close.send_replace(Some(4403));
-    soon(status.wait_for(|status| matches!(status.connection, Connection::Denied(_)))).await.unwrap();
+    in_time(status.wait_for(|status| matches!(status.connection, Connection::Denied(_)))).await.unwrap();
     type_text(&client, "!").await;
-    assert!(matches!(soon(client.wait_until_saved()).await, Err(ClientError::Denied(_))));
+    assert!(matches!(in_time(client.wait_until_saved()).await, Err(ClientError::Denied(_))));
     client.go_online().await.unwrap();
-    soon(status.wait_for(|status| status.synced && status.unsaved == 0)).await.unwrap();
+    in_time(status.wait_for(|status| status.synced && status.unsaved == 0)).await.unwrap();
     assert_eq!(server.text(), "while away!");
 }
 
 #[tokio::test]
-async fn two_clients_see_each_other_and_many_edits_at_once_keep_their_order() {
+async fn many_edits_keep_their_order_for_another_client() {
     let server = Server::start().await;
     let writer = Client::connect(server.config()).unwrap();
-    soon(writer.wait_until_synced()).await.unwrap();
+    in_time(writer.wait_until_synced()).await.unwrap();
     for _ in 0..500 {
         type_text(&writer, "ab").await;
     }
-    soon(writer.wait_until_saved()).await.unwrap();
+    in_time(writer.wait_until_saved()).await.unwrap();
     let reader = Client::connect(server.config()).unwrap();
-    soon(reader.wait_until_synced()).await.unwrap();
+    in_time(reader.wait_until_synced()).await.unwrap();
     assert_eq!(reader.text("text").await.unwrap(), "ab".repeat(500));
 }
 
 #[tokio::test]
-async fn an_echo_that_promises_nothing_is_not_taken_for_saved() {
+async fn echo_without_durability_does_not_count_as_saved() {
     let server = Server::start().await;
     let mut config = server.config();
     config.echo = Echo::Nothing;
     let client = Client::connect(config).unwrap();
-    soon(client.wait_until_synced()).await.unwrap();
+    in_time(client.wait_until_synced()).await.unwrap();
     type_text(&client, "x").await;
     let reader = Client::connect(server.config()).unwrap();
-    soon(async {
+    in_time(async {
         while server.text() != "x" {
             tokio::task::yield_now().await;
         }
@@ -178,13 +178,13 @@ async fn an_echo_that_promises_nothing_is_not_taken_for_saved() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_waited_for_and_closing_needs_no_server() {
+async fn client_waits_for_an_unreachable_server_and_can_close() {
     let mut config = ClientConfig::new("ws://127.0.0.1:1", "doc", Dialect::Hocuspocus);
     config.backoff.first = Duration::from_millis(1);
     let client = Client::connect(config).unwrap();
     let mut status = client.status();
-    soon(status.wait_for(|status| matches!(status.connection, Connection::Waiting(_)))).await.unwrap();
+    in_time(status.wait_for(|status| matches!(status.connection, Connection::Waiting(_)))).await.unwrap();
     type_text(&client, "kept").await;
     assert_eq!(client.text("text").await.unwrap(), "kept");
-    soon(client.close()).await;
+    in_time(client.close()).await;
 }

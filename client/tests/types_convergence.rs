@@ -1,9 +1,9 @@
-//! Random edits on two to four replicas, delivered late, interleaved and twice: all end alike, and each type keeps its
-//! promise against an oracle that knows every write.
+//! Random edits on two to four replicas, delivered late, interleaved and twice: all replicas converge, and each type
+//! agrees with an oracle that knows every write.
 //!
-//! A failing run prints its seed; `SYNCLINE_SEED=<seed>` runs that one alone.
+//! A failing run prints its seed; `SYNCLINE_SEED=<seed>` runs only that seed.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test helpers")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -18,19 +18,19 @@ use syncline_client::yrs::{ClientID, Doc, ReadTxn, StateVector, Transact, Transa
 const SEEDS: u64 = 300;
 const NOW: u64 = 1_790_000_000_000;
 
-/// Replicas, and what is on its way between them.
+/// Replicas, and the edits in flight between them.
 struct Net {
     rng: SmallRng,
     docs: Vec<Doc>,
-    /// Every edit.
+    /// All edits.
     sent: Vec<Edit>,
-    /// Edits on their way, by receiver and author; an author's come in order.
+    /// Edits in flight, by receiver and author; edits of one author are delivered in order.
     queues: BTreeMap<(usize, usize), VecDeque<usize>>,
 }
 
 struct Edit {
     update: Vec<u8>,
-    /// Who has this much of this client has integrated the edit.
+    /// A replica has integrated the edit if its clock of `client` is at least `clock`.
     client: ClientID,
     clock: u32,
 }
@@ -39,7 +39,7 @@ impl Net {
     fn new(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let count = rng.random_range(2..=4);
-        // Yjs breaks its ties by these: they must not decide anything.
+        // Yjs breaks ties by client id; results must not depend on it.
         let mut clients: Vec<u64> = (1..=count as u64).collect();
         clients.shuffle(&mut rng);
         Self {
@@ -50,12 +50,12 @@ impl Net {
         }
     }
 
-    /// A number below `end`.
+    /// Returns a random number below `end`.
     fn below(&mut self, end: usize) -> usize {
         self.rng.random_range(0..end)
     }
 
-    /// Edits replica `at` and sends the edit to all others.
+    /// Edits replica `at`, and sends the edit to all others.
     fn edit<R>(&mut self, at: usize, edit: impl FnOnce(&mut TransactionMut<'_>) -> R) -> R {
         let doc = &self.docs[at];
         let mut txn = doc.transact_mut();
@@ -71,13 +71,13 @@ impl Net {
         result
     }
 
-    /// Whether replica `at` has integrated an edit: what has come may wait for something that has not.
+    /// True if replica `at` has integrated an edit; a delivered edit can be pending on missing dependencies.
     fn has(&self, at: usize, number: usize) -> bool {
         let edit = &self.sent[number];
         self.docs[at].transact().state_vector().get(&edit.client) >= edit.clock
     }
 
-    /// Delivers some of what is on its way, some of it twice.
+    /// Delivers some of the edits in flight, some of them twice.
     fn deliver_some(&mut self) {
         for _ in 0..self.below(4) {
             let (to, from) = (self.below(self.docs.len()), self.below(self.docs.len()));
@@ -88,7 +88,7 @@ impl Net {
         }
     }
 
-    /// Delivers everything, and adds a replica that gets every edit in any order.
+    /// Delivers all edits, and adds a replica that receives every edit in random order.
     fn finish(&mut self) {
         let queues = std::mem::take(&mut self.queues);
         for ((to, _), queue) in queues {
@@ -103,7 +103,7 @@ impl Net {
             apply(&late, &self.sent[number].update);
         }
         if late.transact().has_missing_updates() {
-            // yrs 0.28.1 can hold on to updates that wait for nothing any more; a session asks again then.
+            // yrs 0.28.1 may keep updates pending whose dependencies have arrived; a session requests the state then.
             let everything = self.docs[0].transact().encode_state_as_update_v1(&StateVector::default());
             apply(&late, &everything);
         }
@@ -125,16 +125,16 @@ fn for_each_seed(run: impl Fn(u64)) {
     }
 }
 
-/// When and by which device; what.
+/// Stamp and device, and the written value; `None` for a removal.
 type Write = ((u64, String), Option<Value>);
 
 #[test]
-fn lww_map_shows_the_newest_write_of_every_key_on_all_replicas() {
+fn lww_map_has_the_newest_write_of_each_key_on_all_replicas() {
     for_each_seed(|seed| {
         let mut net = Net::new(seed);
         let map = LwwMap::new("map");
         let mut clocks: Vec<Hlc> = (0..net.docs.len()).map(|index| Hlc::new(format!("device {index}"))).collect();
-        // Some clocks are days wrong; often several write in the same millisecond.
+        // Some clocks are wrong by days; often several replicas write in the same millisecond.
         let skews: Vec<u64> = clocks.iter().map(|_| [0, 0, 3, 200_000_000][net.below(4)]).collect();
         let mut writes: BTreeMap<String, Vec<Write>> = BTreeMap::new();
         for step in 0..40 {
@@ -186,13 +186,13 @@ fn counter_is_the_sum_of_all_increments_on_all_replicas() {
 }
 
 #[test]
-fn choice_shows_exactly_the_writes_that_nobody_wrote_over() {
+fn choice_has_exactly_the_writes_that_were_not_superseded() {
     for_each_seed(|seed| {
         let mut net = Net::new(seed);
         let register = ChoiceRegister::new("title");
-        // The id of each edit; one write is sent again by another replica, as an outbox does after a crash.
+        // The id of each edit. One write is sent again by another replica, as happens after a crash.
         let mut ids: Vec<String> = Vec::new();
-        let mut beaten: BTreeSet<String> = BTreeSet::new();
+        let mut superseded: BTreeSet<String> = BTreeSet::new();
         let replay = net.below(20);
         for step in 0..24_usize {
             let at = net.below(net.docs.len());
@@ -211,20 +211,21 @@ fn choice_shows_exactly_the_writes_that_nobody_wrote_over() {
                 Some(version) => register.choose(txn, &version.signature.id, &signature).unwrap(),
                 None => register.write(txn, &value, &signature).unwrap(),
             });
-            // A retry does nothing where the write is known, if only as one that was written over.
-            let stands = register.versions(&net.docs[at].transact()).iter().any(|version| version.signature.id == id);
-            if stands && !seen.contains(&id) {
-                beaten.extend(seen);
+            // A retry does nothing where the write is known, even if only as a superseded one.
+            let is_current =
+                register.versions(&net.docs[at].transact()).iter().any(|version| version.signature.id == id);
+            if is_current && !seen.contains(&id) {
+                superseded.extend(seen);
             }
             ids.push(id);
             net.deliver_some();
         }
         net.finish();
-        let standing: BTreeSet<String> = ids.into_iter().filter(|id| !beaten.contains(id)).collect();
+        let current: BTreeSet<String> = ids.into_iter().filter(|id| !superseded.contains(id)).collect();
         for doc in &net.docs {
             let versions = register.versions(&doc.transact());
             let shown: Vec<String> = versions.into_iter().map(|version| version.signature.id).collect();
-            assert_eq!(shown, standing.iter().cloned().collect::<Vec<_>>(), "seed {seed}");
+            assert_eq!(shown, current.iter().cloned().collect::<Vec<_>>(), "seed {seed}");
         }
     });
 }

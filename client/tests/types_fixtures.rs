@@ -1,7 +1,7 @@
-//! The documents in `tests/fixtures/types`: what this code writes today is what is committed, and what npm wrote is
-//! read as it was meant. `tests/node/types.test.mjs` holds the other end. `SYNCLINE_WRITE_FIXTURES=1` writes them anew.
+//! The documents in `tests/fixtures/types`: this code writes the committed bytes, and reads documents written by npm
+//! packages correctly. `tests/node/types.test.mjs` tests the other direction. `SYNCLINE_WRITE_FIXTURES=1` rewrites them.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, reason = "test helpers")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,15 +22,15 @@ fn json(text: &str) -> Value {
     Value::from_json(text).unwrap()
 }
 
-/// The edits of two replicas that do not know each other's, together.
-fn together(one: impl Fn(&mut TransactionMut<'_>), other: impl Fn(&mut TransactionMut<'_>)) -> Doc {
+/// Merges the concurrent edits of two replicas.
+fn merged(one: impl Fn(&mut TransactionMut<'_>), other: impl Fn(&mut TransactionMut<'_>)) -> Doc {
     let docs = [11, 22].map(Doc::with_client_id);
     one(&mut docs[0].transact_mut());
     other(&mut docs[1].transact_mut());
     let update = docs[1].transact().encode_state_as_update_v1(&StateVector::default());
     docs[0].transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
-    let [merged, _] = docs;
-    merged
+    let [doc, _] = docs;
+    doc
 }
 
 fn lww_map() -> Doc {
@@ -47,13 +47,13 @@ fn lww_map() -> Doc {
     };
     let other = |txn: &mut TransactionMut<'_>| {
         map.set(txn, &mut Hlc::new("device-b"), NOW, "theme", &"light".into()).unwrap();
-        // The stamp that device-a gave its second write: the greater device wins.
+        // The same stamp as device-a's second write: the greater device id wins.
         let mut clock = Hlc::new("device-b");
         clock.tick(NOW + 5, None);
         map.set(txn, &mut clock, NOW, "tie", &"b".into()).unwrap();
         map.set(txn, &mut Hlc::new("device-b"), NOW + 8, "gone", &2.into()).unwrap();
     };
-    together(one, other)
+    merged(one, other)
 }
 
 fn counter() -> Doc {
@@ -67,7 +67,7 @@ fn counter() -> Doc {
         likes.increment(txn, -9).unwrap();
         views.increment(txn, 1).unwrap();
     };
-    together(one, other)
+    merged(one, other)
 }
 
 fn sign(number: u64, author: &str) -> Signature {
@@ -81,10 +81,10 @@ fn choice() -> Doc {
         register.write(txn, &"A".into(), &sign(2, "ann")).unwrap();
     };
     let other = |txn: &mut TransactionMut<'_>| {
-        // Sent again from elsewhere: it is beaten all the same.
+        // The same write sent again by another replica: it stays superseded.
         register.write(txn, &"draft".into(), &sign(1, "ann")).unwrap();
     };
-    let doc = together(one, other);
+    let doc = merged(one, other);
     let third = Doc::with_client_id(33);
     register.write(&mut third.transact_mut(), &json(r#"{"b":[1]}"#), &sign(3, "bob")).unwrap();
     let update = third.transact().encode_state_as_update_v1(&StateVector::default());
@@ -104,8 +104,8 @@ fn register() -> Doc {
     doc
 }
 
-/// What a document means, for `expected.json`.
-fn meaning(name: &str, doc: &Doc) -> serde_json::Value {
+/// Returns the content of a document, as in `expected.json`.
+fn content(name: &str, doc: &Doc) -> serde_json::Value {
     let txn = doc.transact();
     let value = |value: &Value| value.to_json_value().unwrap();
     match name {
@@ -136,10 +136,10 @@ fn meaning(name: &str, doc: &Doc) -> serde_json::Value {
             .collect(),
         _ => {
             let all = registers::read_all(&txn).into_iter().map(|(name, state)| {
-                let RegisterState { value: stands, version, id, author, at_ms, recent_ids } = state;
-                let stands = value(&Value::from_any(&stands));
+                let RegisterState { value: current, version, id, author, at_ms, recent_ids } = state;
+                let current = value(&Value::from_any(&current));
                 let state = serde_json::json!({
-                    "value": stands, "version": version, "id": id, "author": author, "at": at_ms, "ids": recent_ids,
+                    "value": current, "version": version, "id": id, "author": author, "at": at_ms, "ids": recent_ids,
                 });
                 (name, state)
             });
@@ -159,41 +159,41 @@ fn decode(bytes: &[u8]) -> Update {
 }
 
 #[test]
-fn committed_documents_are_what_this_code_writes() {
-    let made = [("lww-map", lww_map()), ("counter", counter()), ("choice", choice()), ("register", register())];
-    let meanings: BTreeMap<&str, _> = made.iter().map(|(name, doc)| (*name, meaning(name, doc))).collect();
-    let expected = serde_json::to_string_pretty(&meanings).unwrap() + "\n";
+fn code_writes_the_committed_documents() {
+    let created = [("lww-map", lww_map()), ("counter", counter()), ("choice", choice()), ("register", register())];
+    let contents: BTreeMap<&str, _> = created.iter().map(|(name, doc)| (*name, content(name, doc))).collect();
+    let expected = serde_json::to_string_pretty(&contents).unwrap() + "\n";
     if std::env::var("SYNCLINE_WRITE_FIXTURES").is_ok() {
-        for (name, doc) in &made {
+        for (name, doc) in &created {
             let update = doc.transact().encode_state_as_update_v1(&StateVector::default());
             std::fs::write(path(&format!("{name}.bin")), update).unwrap();
         }
         std::fs::write(path("expected.json"), &expected).unwrap();
     }
     assert_eq!(std::fs::read_to_string(path("expected.json")).unwrap(), expected);
-    for (name, doc) in &made {
+    for (name, doc) in &created {
         let committed = std::fs::read(path(&format!("{name}.bin"))).unwrap();
         let today = doc.transact().encode_state_as_update_v1(&StateVector::default());
-        // Not the bytes: the keys of a plain map come in any order.
+        // Not the bytes: the order of keys in a plain map is not defined.
         assert_eq!(committed.len(), today.len(), "{name}");
         assert!(decode(&committed) == decode(&today), "{name}");
-        assert_eq!(meaning(name, &load(&format!("{name}.bin"))), meanings[name], "{name}");
+        assert_eq!(content(name, &load(&format!("{name}.bin"))), contents[name], "{name}");
     }
 }
 
 #[test]
-fn documents_that_npm_wrote_are_read_as_they_were_meant() {
+fn documents_written_by_npm_are_read() {
     let expected: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(&std::fs::read_to_string(path("by-npm.json")).unwrap()).unwrap();
     assert_eq!(expected.len(), 3);
     for (name, expected) in expected {
         let doc = load(&format!("{name}.by-npm.bin"));
-        assert_eq!(meaning(&name, &doc), expected, "{name}");
+        assert_eq!(content(&name, &doc), expected, "{name}");
     }
 }
 
 #[test]
-fn a_map_that_y_lwwmap_wrote_is_read_and_written_on() {
+fn map_written_by_y_lwwmap_is_read_and_edited() {
     let doc = load("lww-map.by-y-lwwmap.bin");
     let map = LwwMap::new("settings");
     let shown: serde_json::Map<_, _> =
@@ -203,7 +203,7 @@ fn a_map_that_y_lwwmap_wrote_is_read_and_written_on() {
     });
     assert_eq!(serde_json::Value::Object(shown), expected);
     assert_eq!(map.winner(&doc.transact(), "gone").unwrap().value, None);
-    // Its clock was ours or ahead of it: what has seen it wins all the same.
+    // The clock of `y-lwwmap` was equal to ours or ahead: a write that has seen its entries wins anyway.
     map.set(&mut doc.transact_mut(), &mut Hlc::new("device-a"), NOW - 1_000_000, "theme", &"light".into()).unwrap();
     assert_eq!(map.get(&doc.transact(), "theme"), Some("light".into()));
 }

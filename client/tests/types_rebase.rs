@@ -1,9 +1,9 @@
-//! Random documents brought onto unrelated histories: alone a replica's changes arrive whole, what is there already is
-//! not doubled, and what both typed is there.
+//! Random documents rebased onto unrelated histories: without concurrent changes the result equals the rebased replica,
+//! nothing is duplicated, and text typed by either side is kept.
 //!
-//! A failing run prints its seed; `SYNCLINE_SEED=<seed>` runs that one alone.
+//! A failing run prints its seed; `SYNCLINE_SEED=<seed>` runs only that seed.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test helpers")]
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -38,7 +38,7 @@ fn content(doc: &Doc) -> [Value; 3] {
 }
 
 fn edit_text(rng: &mut SmallRng, txn: &mut TransactionMut<'_>, text: &TextRef) {
-    // Whole words, as positions in characters would be in the middle of an emoji.
+    // Never between the two UTF-16 units of a character.
     let units: Vec<u16> = text.get_string(txn).encode_utf16().collect();
     let mut at = rng.random_range(0..=units.len());
     while units.get(at).is_some_and(|unit| (0xDC00..0xE000).contains(unit)) {
@@ -97,47 +97,47 @@ fn for_each_seed(run: impl Fn(u64, &mut SmallRng)) {
     }
 }
 
-/// The same content as `of`, made by someone else: nothing in common but the content.
-fn remade(of: &Doc, client: u64, kind: OffsetKind) -> Doc {
-    let made = doc(client, kind);
-    rebase(&Doc::with_client_id(1), of, &mut made.transact_mut());
-    made
+/// Creates an unrelated document with the same content as `of`.
+fn recreated(of: &Doc, client: u64, kind: OffsetKind) -> Doc {
+    let created = doc(client, kind);
+    rebase(&Doc::with_client_id(1), of, &mut created.transact_mut());
+    created
 }
 
 #[test]
-fn changes_of_one_side_arrive_whole_and_only_once() {
+fn changes_of_one_side_are_applied_once() {
     for_each_seed(|seed, rng| {
         let kind = if seed % 2 == 0 { OffsetKind::Utf16 } else { OffsetKind::Bytes };
         let base = doc(11, OffsetKind::Utf16);
         edit(rng, &base, 25);
         let mine = copy(&base, 12);
         edit(rng, &mine, 12);
-        let onto = remade(&base, 13, kind);
-        assert_eq!(content(&onto), content(&base), "seed {seed}: a document made anew");
+        let onto = recreated(&base, 13, kind);
+        assert_eq!(content(&onto), content(&base), "seed {seed}: a recreated document");
         let report = rebase(&base, &mine, &mut onto.transact_mut());
         assert_eq!(content(&onto), content(&mine), "seed {seed}");
         assert!(report.conflicts.is_empty(), "seed {seed}: {:?}", report.conflicts);
         let again = rebase(&base, &mine, &mut onto.transact_mut());
-        assert_eq!(content(&onto), content(&mine), "seed {seed}: again");
-        assert_eq!(again.changes, 0, "seed {seed}: again");
+        assert_eq!(content(&onto), content(&mine), "seed {seed}: second rebase");
+        assert_eq!(again.changes, 0, "seed {seed}: second rebase");
         assert_eq!(both_changed(&base, &mine, &copy(&base, 14)), [], "seed {seed}");
     });
 }
 
 #[test]
-fn both_sides_at_random_keep_our_keys_and_report_what_both_changed() {
+fn concurrent_changes_keep_our_keys_and_report_conflicts() {
     for_each_seed(|seed, rng| {
         let base = doc(11, OffsetKind::Utf16);
         edit(rng, &base, 25);
         let (mine, theirs) = (copy(&base, 12), copy(&base, 13));
         edit(rng, &mine, 8);
         edit(rng, &theirs, 8);
-        let onto = remade(&base, 14, OffsetKind::Bytes);
+        let onto = recreated(&base, 14, OffsetKind::Bytes);
         rebase(&base, &theirs, &mut onto.transact_mut());
         let report = rebase(&base, &mine, &mut onto.transact_mut());
         let [[_, was, _], [_, is, _], [_, others, _], [_, now, _]] = [&base, &mine, &theirs, &onto].map(content);
         let (Value::Map(was), Value::Map(is), Value::Map(others), Value::Map(now)) = (was, is, others, now) else {
-            panic!("no maps")
+            panic!("expected maps")
         };
         for key in ["a", "b", "c", "d"] {
             let ours = is.get(key);
@@ -146,23 +146,23 @@ fn both_sides_at_random_keep_our_keys_and_report_what_both_changed() {
                 .iter()
                 .any(|conflict| conflict.path.starts_with(&[Step::Key("map".to_owned()), Step::Key(key.to_owned())]));
             if was.get(key) == ours {
-                assert_eq!(now.get(key), others.get(key), "seed {seed}: {key} is theirs");
+                assert_eq!(now.get(key), others.get(key), "seed {seed}: {key} has their value");
             } else if was.get(key) == others.get(key) || matches!(ours, Some(Value::Integer(_))) {
-                assert_eq!(now.get(key), ours, "seed {seed}: {key} is ours");
+                assert_eq!(now.get(key), ours, "seed {seed}: {key} has our value");
             } else if ours.is_none() && others.contains_key(key) {
-                assert!(conflict, "seed {seed}: {key} was removed and changed");
-                assert_eq!(now.get(key), others.get(key), "seed {seed}: {key} stays");
+                assert!(conflict, "seed {seed}: {key} was removed by us and changed by them");
+                assert_eq!(now.get(key), others.get(key), "seed {seed}: {key} is kept");
             }
         }
     });
 }
 
 #[test]
-fn words_that_either_side_typed_are_there_once() {
+fn words_typed_by_either_side_are_kept_once() {
     for_each_seed(|seed, rng| {
         let base = doc(11, OffsetKind::Utf16);
         base.get_or_insert_text("text").push(&mut base.transact_mut(), "one two three four five six");
-        let (mine, theirs) = (copy(&base, 12), remade(&base, 13, OffsetKind::Utf16));
+        let (mine, theirs) = (copy(&base, 12), recreated(&base, 13, OffsetKind::Utf16));
         for (doc, side) in [(&mine, "m"), (&theirs, "t")] {
             for number in 0..3 {
                 let (text, mut txn) = (doc.get_or_insert_text("text"), doc.transact_mut());
@@ -173,7 +173,7 @@ fn words_that_either_side_typed_are_there_once() {
             }
         }
         rebase(&base, &mine, &mut theirs.transact_mut());
-        let [Value::Text(text), ..] = content(&theirs) else { panic!("no text") };
+        let [Value::Text(text), ..] = content(&theirs) else { panic!("expected a text") };
         let mut words: Vec<&str> = text.split(' ').collect();
         words.sort_unstable();
         let mut expected = vec!["one", "two", "three", "four", "five", "six", "m0", "m1", "m2", "t0", "t1", "t2"];

@@ -1,5 +1,5 @@
-//! When the server tells the time: the device goes by its clock, and what it stamped by a wrong one is corrected. Part
-//! of [`Task`].
+//! Clock correction: the device follows the server's clock, and corrects stamps made by its own wrong clock. Part of
+//! [`Task`].
 
 use syncline_protocol::ids::DocumentName;
 use tracing::{debug, info};
@@ -8,11 +8,11 @@ use super::task::Task;
 use crate::document::Event;
 use crate::types::clock::MAX_DRIFT_MS;
 
-/// A clock that is off by less is left alone.
+/// Offsets up to this are not corrected.
 const TOLERANCE_MS: u64 = 1_000;
 
 impl Task {
-    /// Comes before anything is sent: documents answer to `Opened`, which follows the time.
+    /// Sets the clock from the server's `Welcome`. This precedes every `Opened`, and so everything that documents send.
     pub(super) async fn set_clock(&mut self, server_ms: u64) {
         let offset = server_ms.cast_signed().saturating_sub(self.config.clock.now_ms().cast_signed());
         let by_ms = offset.saturating_sub(self.identity.clock_offset_ms);
@@ -21,11 +21,11 @@ impl Task {
         }
         self.identity.clock_offset_ms = offset;
         if let Err(error) = self.identity.write(&self.config.directory) {
-            debug!(%error, "the clock's offset could not be stored; it is found anew at the next connection");
+            debug!(%error, "the clock offset could not be stored; it is determined again on the next connection");
         }
         let drifted = by_ms.unsigned_abs() > MAX_DRIFT_MS;
         if drifted {
-            info!(by_ms, "this device's clock is wrong; going by the server's");
+            info!(by_ms, "the device's clock is wrong; using the server's time");
         }
         let names: Vec<DocumentName> = self.documents.keys().cloned().collect();
         for name in names {
@@ -41,12 +41,12 @@ impl Task {
         }
     }
 
-    /// After the server said something: moves wrong stamps once it has told what it has, and asks it if it was not asked.
-    /// The caller flushes.
+    /// After a message of the server: corrects wrong stamps once the server's state vector is known, and opens the
+    /// document again if it was not requested. The caller flushes.
     pub(super) async fn correct_stamps(&mut self, name: &DocumentName) {
         let (stamp, now_ms) = (self.stamp(), self.now_ms());
         let Some(open) = self.documents.get_mut(name) else { return };
-        // A store that takes nothing takes no correction: what is queued waits, and is corrected when it is back.
+        // While the store fails no correction can be stored: the queue stays pending, and is corrected afterwards.
         if open.core.can_correct_stamps() && !open.failed {
             if let Some(by_ms) = open.core.correct_stamps(stamp.device, stamp.id.0, stamp.at_ms, &mut open.out) {
                 open.hlc.correct(by_ms);

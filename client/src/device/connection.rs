@@ -1,5 +1,4 @@
-//! The device's connection: documents joined on it, messages taken to them, and coming back after it is gone. Part of
-//! [`Task`].
+//! The device's connection: opening documents on it, dispatching messages to them, reconnecting. Part of [`Task`].
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use crate::backoff::{Advice, BackoffConfig};
 use crate::document::Event;
 use crate::stock::driver::Connection;
 
-/// When a document that the server closed is opened again.
+/// Delays before a document that the server closed is opened again.
 pub(super) const REOPEN: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 
 impl Task {
@@ -48,8 +47,8 @@ impl Task {
                 }
             },
             NetEvent::Ended(reason, code) => self.lost(&reason, code, false).await,
-            NetEvent::TryAgain => self.connect(),
-            NetEvent::Quiet => {
+            NetEvent::Reconnect => self.connect(),
+            NetEvent::KeepAlive => {
                 self.send([ToServer::Ping.encode().into()]);
                 if let Net::Up(up) = &mut self.net {
                     up.socket.queue_ping();
@@ -68,14 +67,14 @@ impl Task {
     async fn message(&mut self, frame: &Bytes) -> Result<(), String> {
         let message = match ToClient::decode(frame) {
             Ok(message) => message,
-            // From a newer server.
+            // A message type of a newer server.
             Err(native::MessageError::UnknownType(_)) => return Ok(()),
-            Err(error) => return Err(format!("the server sent bytes that are no message: {error}")),
+            Err(error) => return Err(format!("the server sent an invalid message: {error}")),
         };
         if let ToClient::Welcome { version, time_ms, max_message_bytes } = message {
             if version != native::VERSION {
                 return Err(format!(
-                    "the server speaks version {version} of the protocol, this client {}",
+                    "the server uses protocol version {version}, this client version {}; update the older one",
                     native::VERSION
                 ));
             }
@@ -92,7 +91,7 @@ impl Task {
         let now_ms = self.now_ms();
         let Some(open) = self.documents.get_mut(&name) else { return Ok(()) };
         if let Err(error) = open.core.received(&message, frame.len(), now_ms, &mut open.out) {
-            warn!(document = %name, %error, "what the server says of this document cannot be used; asking again later");
+            warn!(document = %name, %error, "invalid message for this document; opening it again later");
             open.core.leave(now_ms, &mut open.out);
         }
         if open.out.events.iter().any(|event| matches!(event, Event::Synced(_))) {
@@ -125,7 +124,7 @@ impl Task {
         });
     }
 
-    /// Opens the document at the server, if there is a connection and it is not open there.
+    /// Opens the document on the server, if there is a connection and the document is not open there.
     pub(super) async fn join(&mut self, name: &DocumentName) {
         if !matches!(self.net, Net::Up(_)) {
             return self.flush(name).await;
@@ -151,7 +150,8 @@ impl Task {
         channel
     }
 
-    /// Told when the server's history is on the device's disk with what was queued upon it, or when that failed.
+    /// Starts a rebase. `reply` is sent when the server's history with the rebased queue is on the device's disk, or
+    /// when that failed.
     pub(super) async fn rebase(&mut self, name: &DocumentName, reply: oneshot::Sender<Result<(), DeviceError>>) {
         let (token, is_up) = (self.config.token.clone().unwrap_or_default(), matches!(self.net, Net::Up(_)));
         let channel = self.take_channel(name);
@@ -161,9 +161,13 @@ impl Task {
             open.rebasing = Some(reply);
         } else {
             self.channels.remove(&channel);
-            let why = if is_up { "the history has not changed, or is being fetched" } else { "there is no connection" };
-            // Whoever asked may have gone.
-            drop(reply.send(Err(DeviceError::Refused(why.into()))));
+            let reason = if is_up {
+                "the history has not changed, or a rebase is already running"
+            } else {
+                "there is no connection to the server"
+            };
+            // The caller may have been cancelled.
+            drop(reply.send(Err(DeviceError::Refused(reason.into()))));
         }
         self.flush(name).await;
     }
@@ -188,7 +192,7 @@ impl Task {
         let advice = if denied { Advice::Stop } else { self.backoff.ended(code, rand::random()) };
         match advice {
             Advice::Stop => {
-                warn!(reason, "the server will not let this device in");
+                warn!(reason, "the server rejected the credentials; not connecting again until the token changes");
                 self.net = Net::Stopped;
                 self.show(Connection::Denied(reason.to_owned()));
             }

@@ -1,4 +1,4 @@
-//! Who this device is: an id drawn once, and how far its clock is off the server's. A small file beside the store.
+//! The device's identity: its random id and the offset of its clock from the server's, in a file next to the store.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,14 +12,14 @@ const FILE: &str = "device.json";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) device: String,
-    /// What to add to this device's clock to have the server's, in milliseconds, as last seen.
+    /// The server's time minus this device's time, in milliseconds, as of the last connection.
     #[serde(default)]
     pub(super) clock_offset_ms: i64,
 }
 
 impl Identity {
-    /// Reads it, or draws it with `fresh`.
-    pub(super) fn read_or_make(directory: &Path, fresh: Ulid) -> io::Result<(Ulid, Self)> {
+    /// Reads the identity; creates it with the id `fresh` if it does not exist or is unreadable.
+    pub(super) fn read_or_create(directory: &Path, fresh: Ulid) -> io::Result<(Ulid, Self)> {
         fs::create_dir_all(directory)?;
         let read = match fs::read(directory.join(FILE)) {
             Ok(bytes) => serde_json::from_slice::<Self>(&bytes).ok(),
@@ -31,13 +31,13 @@ impl Identity {
         {
             return Ok((id, identity));
         }
-        // Unreadable is like absent: a new id costs nothing, entries carry the ids of their own.
+        // An unreadable file is replaced: a new device id is harmless, since entries have their own ids.
         let identity = Self { device: fresh.to_string(), clock_offset_ms: 0 };
         identity.write(directory)?;
         Ok((fresh, identity))
     }
 
-    /// Written aside, synced, renamed: whole or not at all.
+    /// Writes the file atomically: to a temporary file, synced, renamed.
     pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
         let aside = directory.join("device.json.new");
         let mut file = fs::File::create(&aside)?;

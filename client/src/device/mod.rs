@@ -1,13 +1,13 @@
-//! One device: its store, its identity, its one socket for all its documents.
+//! A device: its store, its identity, and one connection for all its documents.
 //!
 //! ```text
-//! task.rs        the one task that owns all of it
-//! connection.rs  what it does with the network
-//! clock.rs       when the server tells the time
-//! identity.rs    who this device is, and how wrong its clock
-//! net.rs         the socket's life: connecting, up, waiting, off
-//! storage.rs     the store: opened, and opened again after it failed
-//! open.rs        one open document: its core, its journal, those who watch it
+//! task.rs        the task that owns the device's state
+//! connection.rs  messages from and to the server, reconnecting
+//! clock.rs       clock correction from the server's time
+//! identity.rs    the device's id and clock offset, in a file
+//! net.rs         connection states: off, connecting, up, waiting, stopped
+//! storage.rs     opening the store, and reopening it after a failure
+//! open.rs        an open document: its core, its journal, its subscribers
 //! ```
 
 mod clock;
@@ -34,12 +34,12 @@ use crate::backoff::BackoffConfig;
 use crate::document::Document;
 use crate::stock::driver::Connection;
 
-/// Most commands waiting for the task; more make their callers wait.
+/// Capacity of the command queue; callers wait while it is full.
 const MAX_QUEUED_COMMANDS: usize = 256;
 
-/// A wall clock. Apps use [`SystemClock`]; a simulation brings its own.
+/// A wall clock. Apps use [`SystemClock`]; a simulation has its own.
 pub trait WallClock: Send + Sync + 'static {
-    /// Milliseconds since the Unix epoch. May jump, may be wrong.
+    /// Returns milliseconds since the Unix epoch. The value may jump and may be wrong.
     fn now_ms(&self) -> u64;
 }
 
@@ -54,38 +54,40 @@ impl WallClock for SystemClock {
     }
 }
 
-/// Opens a store. Blocks.
+/// Opens a store. May block; it is called on a blocking thread.
 pub type StoreOpener = Arc<dyn Fn() -> Result<Arc<dyn Store>, StoreError> + Send + Sync>;
 
-/// How a device is opened.
+/// Settings of a device. [`DeviceConfig::new`] has the defaults.
 #[derive(Clone)]
 pub struct DeviceConfig {
-    /// Where it keeps what is its own. Made if it is not there; one process at a time.
+    /// Directory of the device's store and identity. Created if it does not exist; only one process can use it at a time.
     pub directory: PathBuf,
-    /// The server, as `ws://host:port`.
+    /// The server's address, as `ws://host:port`. `wss://` is not supported yet.
     pub url: String,
-    /// The right to its documents.
+    /// Access token sent to the server, if the server requires one. Default: none.
     pub token: Option<String>,
-    /// Who uses it: told with register writes and choices.
+    /// Name of the user, stored with writes to versioned registers and choice registers. Default: empty.
     pub author: String,
-    /// When to come back.
+    /// Delays between attempts to connect.
     pub backoff: BackoffConfig,
-    /// What time it is.
+    /// The wall clock. Default: [`SystemClock`].
     pub clock: Arc<dyn WallClock>,
-    /// Opens another store than sled in `directory`: to inject faults. Asked again after a storage error.
+    /// Opens another store instead of sled in `directory`, for tests that inject faults. Called again after a storage
+    /// error. Default: none.
     pub open_store: Option<StoreOpener>,
-    /// Does not connect until [`Device::go_online`].
+    /// Start offline: do not connect until [`Device::go_online`]. Default: false.
     pub offline: bool,
-    /// Longest wait for a connection to be made.
+    /// Timeout of one attempt to connect. Default: 10 s.
     pub connect_timeout: Duration,
-    /// Silence of the server after which the connection counts as dead.
+    /// Time without a message from the server after which the connection is dropped; a ping is sent after half of it.
+    /// Default: 30 s.
     pub silence: Duration,
-    /// Largest message taken from the server, in bytes.
+    /// Largest accepted message of the server, in bytes. Default: 256 MiB. The first sync of a document is one message.
     pub max_message_bytes: usize,
 }
 
 impl DeviceConfig {
-    /// The usual settings.
+    /// Returns the default settings for a device directory and a server address.
     pub fn new(directory: impl Into<PathBuf>, url: impl Into<String>) -> Self {
         Self {
             directory: directory.into(),
@@ -103,58 +105,60 @@ impl DeviceConfig {
     }
 }
 
-/// Why a call did not do what was asked.
+/// Why an operation on a device or a document failed.
 #[derive(Debug, Clone, Error)]
 pub enum DeviceError {
-    /// The document name breaks the rules.
+    /// The document name is not valid.
     #[error(transparent)]
     BadDocumentName(#[from] NameError),
-    /// The address cannot be used.
-    #[error("cannot connect to {url}: {reason}")]
+    /// The server's address is not valid.
+    #[error("invalid server address {url}: {reason}")]
     BadUrl {
-        /// The address.
+        /// The address of [`DeviceConfig::url`].
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with the address.
         reason: String,
     },
     /// The device's store cannot be opened, read or written.
-    #[error("this device's store: {0}")]
+    #[error("the device's store failed: {0}")]
     Store(#[from] StoreError),
     /// The device's directory cannot be used.
-    #[error("this device's directory {}: {reason}", directory.display())]
+    #[error("cannot use the device's directory {}: {reason}", directory.display())]
     Directory {
-        /// Which.
+        /// The directory of [`DeviceConfig::directory`].
         directory: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         reason: String,
     },
     /// The document cannot be encoded.
     #[error("the document cannot be encoded: {0}")]
     Broken(String),
-    /// The document has another history at the server.
-    #[error("the document's history changed at the server: rebase or discard what is not saved")]
+    /// The server has another history of the document; see [`crate::SyncState::HistoryChanged`].
+    #[error(
+        "the history of the document changed on the server; call `rebase` to keep unsaved edits or `discard` to drop them"
+    )]
     HistoryChanged,
-    /// The document was deleted at the server.
-    #[error("the document was deleted at the server; what is here stays and can be exported")]
+    /// The document was deleted on the server.
+    #[error("the document was deleted on the server; the local copy is kept and can be exported")]
     Deleted,
-    /// The server will not do it.
-    #[error("the server refused: {0}")]
+    /// The server rejected the request or some edits, or the request is not possible now; the text is the reason.
+    #[error("refused: {0}")]
     Refused(String),
     /// The device was closed.
     #[error("the device is closed")]
     Closed,
 }
 
-/// What went over the wire since the device was opened: WebSocket payloads, without headers and handshakes.
+/// Network traffic since the device was opened: WebSocket payloads, without frame headers and handshakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// Bytes to the server.
+    /// Bytes sent to the server.
     pub sent_bytes: u64,
-    /// Messages to the server.
+    /// Messages sent to the server.
     pub sent_messages: u64,
-    /// Bytes from the server.
+    /// Bytes received from the server.
     pub received_bytes: u64,
-    /// Messages from the server.
+    /// Messages received from the server.
     pub received_messages: u64,
 }
 
@@ -166,8 +170,24 @@ pub(crate) struct Counters {
     received_messages: AtomicU64,
 }
 
-/// A handle to one device. Cheap to clone; its task ends by [`Device::close`], or when the last handle of any kind is
-/// dropped.
+/// A handle to a device: the local store of one user's documents, and their connection to the server.
+///
+/// Handles are cheap to clone. The device's task ends with [`Device::close`], or when the last handle of any kind
+/// (device, document, shared type) is dropped.
+///
+/// ```no_run
+/// use syncline_client::{Device, DeviceConfig};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let device = Device::open(DeviceConfig::new("./my-device", "ws://127.0.0.1:1234")).await?;
+/// let document = device.document("shopping").await?;
+/// document.list("items").push("milk".into()).await?; // Now on this device's disk.
+/// document.wait_until_saved().await?; // Now on the server's disk.
+/// device.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Device {
     id: Ulid,
@@ -176,7 +196,7 @@ pub struct Device {
     traffic: Arc<Counters>,
 }
 
-/// What the task is asked to do.
+/// A command to the device's task.
 pub(crate) enum Command {
     OpenDocument {
         document: DocumentName,
@@ -188,7 +208,7 @@ pub(crate) enum Command {
     Documents {
         reply: oneshot::Sender<Result<Vec<String>, DeviceError>>,
     },
-    /// Does something with a document. `writes`: it may change it.
+    /// Runs a closure on an open document. `writes` is true if it may change the document.
     Work {
         document: DocumentName,
         writes: bool,
@@ -199,13 +219,13 @@ pub(crate) enum Command {
         document: DocumentName,
         reply: oneshot::Sender<Result<(), DeviceError>>,
     },
-    /// Opens it at the server again, if it is not.
+    /// Opens the document on the server again, unless it is open there.
     Reopen {
         document: DocumentName,
     },
-    /// The store failed a while ago: opens it again.
-    StoreAgain,
-    /// One that changes the device itself; told when done.
+    /// Retries to open the store after a failure.
+    ReopenStore,
+    /// Changes the device itself; `done` is sent afterwards.
     Device {
         change: Change,
         done: oneshot::Sender<()>,
@@ -221,7 +241,7 @@ pub(crate) enum Change {
     SetToken(Option<String>),
 }
 
-/// Where commands go.
+/// Sends commands to the device's task.
 #[derive(Clone)]
 pub(crate) struct Commands(mpsc::Sender<Command>);
 
@@ -241,7 +261,7 @@ impl Commands {
     async fn work(&self, document: &DocumentName, writes: bool, work: Work) -> Result<(), DeviceError> {
         let (refused, refusal) = oneshot::channel();
         self.send(Command::Work { document: document.clone(), writes, work, refused }).await?;
-        // Dropped without a word when the work was begun.
+        // The sender is dropped without an error once the work has started.
         match refusal.await {
             Ok(error) => Err(error),
             Err(_) => Ok(()),
@@ -250,10 +270,12 @@ impl Commands {
 }
 
 impl Device {
-    /// Opens the device's store and begins to connect. Must be called within a Tokio runtime.
+    /// Opens the device's store and starts to connect, unless [`DeviceConfig::offline`] is set. Must be called within a
+    /// Tokio runtime. Does not wait for the connection; a server that is unreachable is not an error.
     ///
     /// # Errors
-    /// When the URL cannot be used, or the store cannot be opened (the message says why: in use, damaged, disk full).
+    /// [`DeviceError::BadUrl`] if the address is invalid; [`DeviceError::Directory`] or [`DeviceError::Store`] if the
+    /// directory or the store cannot be opened. The text is the reason: in use by another process, damaged, disk full.
     pub async fn open(config: DeviceConfig) -> Result<Self, DeviceError> {
         let (commands, inbox) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let commands = Commands(commands);
@@ -266,15 +288,18 @@ impl Device {
         Ok(Self { id, commands, connection, traffic })
     }
 
-    /// Its identity, drawn when its directory was first used.
+    /// Returns the device's id, generated when its directory was first used.
     pub fn id(&self) -> Ulid {
         self.id
     }
 
-    /// Opens a document, as this device knows it; it is synced in the background from now on.
+    /// Opens a document from the device's store, empty if it is new to this device, and syncs it in the background from
+    /// now on. Does not wait for the server.
     ///
     /// # Errors
-    /// When the name breaks the rules or what is stored of it cannot be read.
+    /// [`DeviceError::BadDocumentName`] if the name is not valid, [`DeviceError::Store`] if the store cannot be read,
+    /// [`DeviceError::Closed`] after the device was closed. A damaged journal is not an error: see
+    /// [`Document::take_problems`].
     pub async fn document(&self, name: &str) -> Result<Document, DeviceError> {
         let document = DocumentName::parse(name)?;
         let (reply, answer) = oneshot::channel();
@@ -284,32 +309,32 @@ impl Device {
         Ok(document)
     }
 
-    /// The names of the documents in the device's store.
+    /// Returns the names of all documents in the device's store.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// [`DeviceError::Store`] if the store cannot be read, [`DeviceError::Closed`] after the device was closed.
     pub async fn documents(&self) -> Result<Vec<String>, DeviceError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Documents { reply }).await?;
         answer.await.map_err(|_| DeviceError::Closed)?
     }
 
-    /// Ends the connection and makes no attempt until [`Device::go_online`]. Editing goes on.
+    /// Closes the connection and does not reconnect until [`Device::go_online`]. Documents can still be edited.
     pub async fn go_offline(&self) {
         self.change(Change::GoOffline).await;
     }
 
-    /// Connects now.
+    /// Connects now, without waiting for the next attempt. Also retries after [`Connection::Denied`].
     pub async fn go_online(&self) {
         self.change(Change::GoOnline).await;
     }
 
-    /// Uses another token from now on, and tries again what was refused.
+    /// Sets the access token for future requests, and retries documents and edits that the server refused.
     pub async fn set_token(&self, token: Option<String>) {
         self.change(Change::SetToken(token)).await;
     }
 
-    /// A closed device has nothing to change.
+    /// Sends a change to the task and waits until it is done. Does nothing if the device is closed.
     async fn change(&self, change: Change) {
         let (done, is_done) = oneshot::channel();
         if self.commands.send(Command::Device { change, done }).await.is_ok() {
@@ -317,17 +342,17 @@ impl Device {
         }
     }
 
-    /// The connection.
+    /// Returns the current state of the connection.
     pub fn connection(&self) -> Connection {
         self.connection.borrow().clone()
     }
 
-    /// The same, to wait on.
+    /// Returns a channel that follows the state of the connection.
     pub fn watch_connection(&self) -> watch::Receiver<Connection> {
         self.connection.clone()
     }
 
-    /// What went over the wire.
+    /// Returns the network traffic since the device was opened.
     pub fn traffic(&self) -> Traffic {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Traffic {
@@ -338,7 +363,8 @@ impl Device {
         }
     }
 
-    /// Ends the connection and the task; everything is on the device's disk then.
+    /// Closes the connection and ends the device's task. When this returns, all accepted edits are on the device's disk
+    /// and the directory can be opened again.
     pub async fn close(self) {
         let (reply, answer) = oneshot::channel();
         if self.commands.send(Command::Close { reply }).await.is_ok() {

@@ -1,4 +1,4 @@
-//! The socket's life: off, connecting, up, waiting to come back.
+//! Connection states: off, connecting, up, waiting to reconnect, stopped.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::socket::{Endpoint, Socket};
 
-/// Longest time for a goodbye.
+/// Timeout of sending a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Socket, Error>> + Send>>;
@@ -18,29 +18,29 @@ pub(super) enum Net {
     Off,
     Connecting(Connecting),
     Up(Box<Up>),
-    /// Given up by us, for this reason; not yet told.
+    /// Dropped by this client, for this reason; not reported yet.
     GivenUp(String),
     Waiting(Pin<Box<Sleep>>),
-    /// The server said that coming back cannot help.
+    /// The server closed with a code, or answered with an HTTP status, that rules out reconnecting.
     Stopped,
 }
 
 pub(super) struct Up {
     pub(super) socket: Socket,
-    heard: Instant,
-    spoken: Instant,
+    last_received: Instant,
+    last_sent: Instant,
     silence: Duration,
 }
 
-/// What happened.
+/// An event of the connection.
 pub(super) enum NetEvent {
     Connected(Box<Result<Socket, Error>>),
     Message(Bytes),
-    /// It ended: why, and the close code if there was one.
+    /// The connection ended: the reason, and the close code if there was one.
     Ended(String, Option<u16>),
-    /// Time to say something.
-    Quiet,
-    TryAgain,
+    /// Half of the silence limit has passed: send a ping.
+    KeepAlive,
+    Reconnect,
 }
 
 impl Net {
@@ -51,28 +51,28 @@ impl Net {
 
     pub(super) fn up(socket: Socket, silence: Duration) -> Self {
         let now = Instant::now();
-        Net::Up(Box::new(Up { socket, heard: now, spoken: now, silence }))
+        Net::Up(Box::new(Up { socket, last_received: now, last_sent: now, silence }))
     }
 
     pub(super) fn wait(time: Duration) -> Self {
         Net::Waiting(Box::pin(sleep(time)))
     }
 
-    /// The next thing that happens. Cancel-safe.
+    /// Waits for the next event. Cancel-safe.
     pub(super) async fn next(&mut self) -> NetEvent {
         match self {
             Net::Off | Net::Stopped => std::future::pending().await,
             Net::Connecting(attempt) => NetEvent::Connected(Box::new(attempt.await)),
             Net::Waiting(wait) => {
                 wait.as_mut().await;
-                NetEvent::TryAgain
+                NetEvent::Reconnect
             }
             Net::GivenUp(reason) => NetEvent::Ended(std::mem::take(reason), None),
             Net::Up(up) => up.next().await,
         }
     }
 
-    /// Says goodbye, without waiting long for an answer.
+    /// Sends a close frame, with a short timeout.
     pub(super) async fn leave(&mut self) {
         if let Net::Up(up) = std::mem::replace(self, Net::Off) {
             drop(tokio::time::timeout(CLOSE_TIMEOUT, up.socket.close()).await);
@@ -83,28 +83,29 @@ impl Net {
 impl Up {
     async fn next(&mut self) -> NetEvent {
         loop {
-            let check = (self.heard + self.silence).min(self.heard.max(self.spoken) + self.silence / 2);
+            let check =
+                (self.last_received + self.silence).min(self.last_received.max(self.last_sent) + self.silence / 2);
             tokio::select! {
                 message = self.socket.next() => {
-                    self.heard = Instant::now();
+                    self.last_received = Instant::now();
                     match message {
-                        None => return NetEvent::Ended("the connection was cut".into(), None),
+                        None => return NetEvent::Ended("the connection was closed without a close frame".into(), None),
                         Some(Err(error)) => return NetEvent::Ended(error.to_string(), None),
                         Some(Ok(Message::Binary(frame))) => return NetEvent::Message(frame),
                         Some(Ok(Message::Close(frame))) => {
                             let code = frame.as_ref().map(|frame| u16::from(frame.code));
                             let reason = frame.map_or(String::new(), |frame| frame.reason.to_string());
-                            return NetEvent::Ended(format!("the server closed: {reason}"), code);
+                            return NetEvent::Ended(format!("the server closed the connection: {reason}"), code);
                         }
                         Some(Ok(_)) => {}
                     }
                 }
                 () = sleep_until(check) => {
-                    if self.heard.elapsed() >= self.silence {
-                        return NetEvent::Ended("the server said nothing for too long".into(), None);
+                    if self.last_received.elapsed() >= self.silence {
+                        return NetEvent::Ended("no message from the server within the silence limit".into(), None);
                     }
-                    self.spoken = Instant::now();
-                    return NetEvent::Quiet;
+                    self.last_sent = Instant::now();
+                    return NetEvent::KeepAlive;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! One open document: its core, its journal, those who watch it.
+//! An open document: its core, its journal, its subscribers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -18,20 +18,20 @@ use crate::document::journal::{self, Note};
 use crate::document::{DocumentStatus, Event, Stamp, SyncReport, SyncState};
 use crate::types::clock::Hlc;
 
-/// Events kept for slow readers of a stream.
+/// Capacity of an event stream; a slower reader loses the oldest events.
 const EVENTS: usize = 1024;
 
-/// Told when what was done is on the device's disk, or never will be (why).
+/// Called when an edit is on the device's disk, or with the reason why it cannot be stored.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
 
-/// Something done with a document, in the device's task.
+/// A closure that runs on a document in the device's task.
 pub(crate) type Work = Box<dyn FnOnce(&mut Step<'_>) + Send>;
 
-/// What a piece of work may use.
+/// The context of a [`Work`] closure.
 pub(crate) struct Step<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) out: &'a mut Outputs,
-    /// For an entry made now.
+    /// Id, time and author for an entry made now.
     pub(crate) stamp: Stamp,
     pub(crate) device: Ulid,
     pub(crate) hlc: &'a mut Hlc,
@@ -46,32 +46,32 @@ impl Step<'_> {
 
 pub(super) struct Open {
     pub(super) core: Core,
-    /// For latest-wins maps. Needs no store: every write has read what it must exceed.
+    /// Clock of latest-wins maps. Not stored: every write reads the stamps that it must exceed.
     pub(super) hlc: Hlc,
     pub(super) out: Outputs,
     pub(super) log: DocumentLog,
-    /// The newest note handed to the log.
+    /// Sequence number of the newest note handed to the log.
     handed: Seq,
-    /// In the order of their notes.
+    /// Edits that are not stored yet, in the order of their notes.
     waiting: VecDeque<(Seq, Done)>,
-    /// Its channel on this connection.
+    /// The document's channel on the current connection.
     pub(super) channel: Option<Channel>,
     pub(super) status: watch::Sender<DocumentStatus>,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) report: Arc<Mutex<Option<SyncReport>>>,
     problems: Vec<String>,
     pub(super) failed: bool,
-    /// When this note is stored the journal is whole again after a fault.
-    whole_at: Option<Seq>,
-    /// Which journal: others' reports are not for this one.
+    /// The note whose storage completes the journal after a failure of the store.
+    restored_at: Option<Seq>,
+    /// Number of the journal; reports of other journals are ignored.
     pub(super) journal: u64,
-    /// When to open it again after the server closed it.
+    /// Delays before the document is opened again after the server closed it.
     pub(super) backoff: Backoff,
-    /// Who waits for the new history.
+    /// The caller of a running rebase.
     pub(super) rebasing: Option<oneshot::Sender<Result<(), DeviceError>>>,
 }
 
-/// What a journal holds, read back. Notes that cannot be read are told and left out.
+/// Loads a document from its stored journal. Notes that cannot be read are skipped and reported as texts.
 pub(crate) fn read(stored: Option<&Stored>) -> (Core, Vec<String>) {
     let mut problems = Vec::new();
     let mut snapshot = journal::Snapshot::default();
@@ -80,13 +80,13 @@ pub(crate) fn read(stored: Option<&Stored>) -> (Core, Vec<String>) {
         if let Some(written) = &stored.snapshot {
             match journal::Snapshot::decode(&written.update) {
                 Ok(read) => snapshot = read,
-                Err(error) => problems.push(format!("its snapshot cannot be read: {error}")),
+                Err(error) => problems.push(format!("the stored snapshot cannot be read: {error}")),
             }
         }
         for record in &stored.records {
             match Note::decode(&record.update) {
                 Ok(note) => notes.push(note),
-                Err(error) => problems.push(format!("note {} cannot be read: {error}", record.seq)),
+                Err(error) => problems.push(format!("the stored note {} cannot be read: {error}", record.seq)),
             }
         }
     }
@@ -113,14 +113,14 @@ impl Open {
             report: Arc::default(),
             problems,
             failed: false,
-            whole_at: None,
+            restored_at: None,
             journal: 0,
             backoff: Backoff::new(REOPEN),
             rebasing: None,
         }
     }
 
-    /// What could not be read, once.
+    /// Takes the texts about damaged parts of the journal.
     pub(super) fn take_problems(&mut self) -> Vec<String> {
         std::mem::take(&mut self.problems)
     }
@@ -130,48 +130,48 @@ impl Open {
         work(&mut Step { core, out, stamp, device, hlc, waiting });
     }
 
-    /// The journal has come this far: what waited for it is accepted.
+    /// The journal is stored up to `upto`: edits up to there are accepted.
     pub(super) fn stored(&mut self, upto: Seq) {
         while let Some((_, done)) = self.waiting.pop_front_if(|(seq, _)| *seq <= upto) {
             done(Ok(()));
         }
-        if self.whole_at.take_if(|whole_at| *whole_at <= upto).is_some() {
+        if self.restored_at.take_if(|restored_at| *restored_at <= upto).is_some() {
             self.out.events.push(Event::StorageBack);
         }
         self.core.stored(upto, &mut self.out);
         self.core.compact(&mut self.out);
     }
 
-    /// The journal takes no more: what waited for it is taken back.
-    pub(super) fn storage_failed(&mut self, why: &str) {
+    /// The store failed: edits that are not stored are undone.
+    pub(super) fn storage_failed(&mut self, reason: &str) {
         if std::mem::replace(&mut self.failed, true) {
             return;
         }
         self.core.storage_failed();
-        self.whole_at = None;
+        self.restored_at = None;
         for (_, done) in self.waiting.drain(..) {
-            done(Err(why.to_owned()));
+            done(Err(reason.to_owned()));
         }
-        self.out.events.push(Event::StorageFailed(why.to_owned()));
+        self.out.events.push(Event::StorageFailed(reason.to_owned()));
     }
 
-    /// The store was opened again: everything goes into it as it is here.
+    /// The store was opened again: the whole document is written to it.
     pub(super) fn storage_is_back(&mut self, log: DocumentLog, last: Seq) {
         self.log = log;
         self.failed = false;
         self.handed = last;
         self.out.writes.clear();
-        self.whole_at = Some(self.core.storage_is_back(last, &mut self.out));
+        self.restored_at = Some(self.core.storage_is_back(last, &mut self.out));
     }
 
-    /// Writes everything anew, behind note `last`.
+    /// Writes the whole document to a new journal, after note `last`.
     pub(super) fn rewrite(&mut self, last: Seq) {
         self.handed = last;
         self.out.writes.clear();
         self.core.rewrite(last, &mut self.out);
     }
 
-    /// Hands what the core wrote to the journal, in order.
+    /// Hands the core's writes to the journal, in order.
     pub(super) async fn write(&mut self, now_ms: u64) {
         let mut records = Vec::new();
         for write in std::mem::take(&mut self.out.writes) {
@@ -190,7 +190,7 @@ impl Open {
         self.log.append(records).await;
     }
 
-    /// Answers who waits for a rebase, when there is an answer.
+    /// Answers the caller of a rebase when it has ended.
     fn answer_rebase(&mut self, sync: &SyncState) {
         let Some(reply) = self.rebasing.take_if(|_| !self.core.is_rebasing()) else { return };
         let failure = match sync {
@@ -198,16 +198,16 @@ impl Open {
             SyncState::Deleted => DeviceError::Deleted,
             _ => {
                 let done = move |stored: Result<(), String>| {
-                    drop(reply.send(stored.map_err(|why| DeviceError::Store(StoreError::Io(why)))));
+                    drop(reply.send(stored.map_err(|reason| DeviceError::Store(StoreError::Io(reason)))));
                 };
                 return self.waiting.push_back((self.core.written(), Box::new(done)));
             }
         };
-        // Whoever asked may have gone.
+        // The caller may have been cancelled.
         drop(reply.send(Err(failure)));
     }
 
-    /// Tells those who watch.
+    /// Publishes status, report and events to subscribers.
     pub(super) fn publish(&mut self) {
         let status = self.core.status();
         self.answer_rebase(&status.sync);
@@ -217,20 +217,20 @@ impl Open {
         {
             *report = self.core.last_report().cloned();
         }
-        // Before the events: whoever hears of one finds the status that it brought.
+        // Before the events: a subscriber that receives an event sees at least its status.
         self.status.send_if_modified(|shown| {
             let changed = *shown != status;
             *shown = status;
             changed
         });
         for event in events {
-            // Nobody needs to listen.
+            // An error means that there are no subscribers.
             drop(self.events.send(event));
         }
     }
 }
 
-/// The identity of a journal's history. Nobody compares it: the journal is this device's own.
+/// Returns the epoch of a journal. It is never compared: the journal belongs to this device only.
 pub(super) fn journal_epoch(stored: Option<&Stored>) -> Epoch {
     stored.map_or(Epoch(1), |stored| stored.epoch)
 }

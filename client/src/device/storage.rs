@@ -1,4 +1,4 @@
-//! The device's store: opened, and opened again after it failed. Part of [`Task`].
+//! Opens the device's store, and reopens it after a failure. Part of [`Task`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use super::task::Task;
 use super::{Command, DeviceConfig, DeviceError};
 use crate::backoff::{Advice, BackoffConfig};
 
-/// When the store is opened again after it failed.
-pub(super) const STORE_AGAIN: BackoffConfig =
+/// Delays before the store is opened again after a failure.
+pub(super) const REOPEN_STORE: BackoffConfig =
     BackoffConfig { first: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 pub(super) async fn open_store(config: &DeviceConfig) -> Result<Arc<dyn Store>, DeviceError> {
@@ -26,8 +26,8 @@ pub(super) async fn open_store(config: &DeviceConfig) -> Result<Arc<dyn Store>, 
 }
 
 impl Task {
-    /// After a storage error: tries again in a while, also when nobody edits. The next edit tries at once.
-    pub(super) fn store_later(&mut self) {
+    /// After a storage error: schedules a retry, in case there is no edit; an edit retries immediately.
+    pub(super) fn reopen_store_later(&mut self) {
         if std::mem::replace(&mut self.store_retry, true) {
             return;
         }
@@ -36,14 +36,14 @@ impl Task {
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             if let Some(commands) = commands.upgrade() {
-                // A device that was closed needs no store.
-                commands.send(Command::StoreAgain).await.ok();
+                // Fails if the device was closed; then no store is needed.
+                commands.send(Command::ReopenStore).await.ok();
             }
         });
     }
 
-    /// After a storage error: opens the store again, and writes everything that is in memory into it.
-    pub(super) async fn store_again(&mut self) -> Result<(), DeviceError> {
+    /// After a storage error: opens the store again, and writes all documents in memory to it.
+    pub(super) async fn reopen_store(&mut self) -> Result<(), DeviceError> {
         if let Some(error) = self.log.failed() {
             debug!(%error, "the device's store failed; opening it again");
             for open in self.documents.values_mut() {
@@ -55,7 +55,7 @@ impl Task {
         let failed = |(name, open): (&DocumentName, &Open)| open.failed.then(|| name.clone());
         for name in self.documents.iter().filter_map(failed).collect::<Vec<_>>() {
             let stored = match self.log.load(&name).await {
-                // All of it is in memory.
+                // The document is complete in memory.
                 Err(StoreError::Damaged { .. }) => {
                     self.log.delete(&name).await?;
                     None

@@ -1,7 +1,7 @@
-//! The one task that owns a device's documents, its store and its socket.
+//! The task that owns a device's documents, its store and its socket.
 //!
-//! What comes in: commands of handles, the journal's progress, messages of the server. Nothing here waits for the
-//! network but the socket's own turn, so editing goes on whatever it does.
+//! Its inputs are commands from handles, the journal's progress, and events of the connection. No command waits for the
+//! network, so edits do not depend on it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ use ulid::Ulid;
 use super::identity::Identity;
 use super::net::Net;
 use super::open::{Open, journal_epoch, read};
-use super::storage::{STORE_AGAIN, open_store};
+use super::storage::{REOPEN_STORE, open_store};
 use super::{Change, Command, Commands, Counters, DeviceConfig, DeviceError};
 use crate::backoff::Backoff;
 use crate::document::{Document, Stamp};
 use crate::socket::Endpoint;
 use crate::stock::driver::Connection;
 
-/// Reports of the journal that may wait for the task.
+/// Capacity of the queue of journal progress reports.
 const PROGRESS_QUEUE: usize = 1024;
 
-/// Of this journal of this document.
+/// Document, number of its journal, and what is durable.
 type Progress = (DocumentName, u64, Durable);
 
 pub(super) struct Task {
@@ -40,14 +40,15 @@ pub(super) struct Task {
     pub(super) last_id: u128,
     pub(super) log: Log,
     pub(super) inbox: mpsc::Receiver<Command>,
-    /// For documents' timers; does not keep the task alive.
+    /// For timers; weak, so that it does not keep the task alive.
     pub(super) commands: mpsc::WeakSender<Command>,
     pub(super) progress: mpsc::Receiver<Progress>,
     pub(super) report_progress: mpsc::Sender<Progress>,
-    /// When to open the store again after it failed, and whether that is under way.
+    /// Delays before the store is opened again after a failure.
     pub(super) store_backoff: Backoff,
+    /// True while a retry is scheduled.
     pub(super) store_retry: bool,
-    /// Journals begun: what an earlier one reports is not taken for the present one.
+    /// Number of journals started; distinguishes reports of an earlier journal of a document from the current one.
     journals: u64,
     pub(super) connection: watch::Sender<Connection>,
     pub(super) traffic: Arc<Counters>,
@@ -57,7 +58,7 @@ pub(super) struct Task {
     pub(super) backoff: Backoff,
     pub(super) next_channel: Channel,
     pub(super) channels: HashMap<Channel, DocumentName>,
-    /// The largest message that the server takes, once it has said so.
+    /// Size limit of messages to the server, from its `Welcome`.
     pub(super) server_limit: Option<usize>,
 }
 
@@ -72,7 +73,7 @@ impl Task {
         let endpoint = Endpoint::new(&config.url, config.max_message_bytes, config.connect_timeout)
             .map_err(|reason| DeviceError::BadUrl { url: config.url.clone(), reason })?;
         let fresh = Ulid::from_parts(config.clock.now_ms(), rand::random());
-        let (id, identity) = Identity::read_or_make(&config.directory, fresh).map_err(|error| {
+        let (id, identity) = Identity::read_or_create(&config.directory, fresh).map_err(|error| {
             DeviceError::Directory { directory: config.directory.clone(), reason: error.to_string() }
         })?;
         let log = Log::start(open_store(&config).await?);
@@ -87,7 +88,7 @@ impl Task {
             commands,
             progress,
             report_progress,
-            store_backoff: Backoff::new(STORE_AGAIN),
+            store_backoff: Backoff::new(REOPEN_STORE),
             store_retry: false,
             journals: 0,
             connection,
@@ -116,12 +117,12 @@ impl Task {
                 command = self.inbox.recv() => match command {
                     Some(Command::Close { reply }) => {
                         self.close().await;
-                        // Whoever asked may have gone.
+                        // The caller may have been cancelled.
                         reply.send(()).ok();
                         return;
                     }
                     None => return self.close().await,
-                    Some(command) => self.obey(command).await,
+                    Some(command) => self.handle_command(command).await,
                 },
                 Some((document, journal, durable)) = self.progress.recv() => {
                     self.progressed(&document, journal, durable).await;
@@ -131,7 +132,7 @@ impl Task {
         }
     }
 
-    async fn obey(&mut self, command: Command) {
+    async fn handle_command(&mut self, command: Command) {
         match command {
             Command::OpenDocument { document, reply } => drop(reply.send(self.open_document(document).await)),
             Command::CloseDocument { document } => self.close_document(&document).await,
@@ -140,7 +141,7 @@ impl Task {
                 drop(reply.send(names.map(|names| names.iter().map(|name| name.as_str().to_owned()).collect())));
             }
             Command::Work { document, writes, work, refused } => {
-                if writes && let Err(error) = self.store_again().await {
+                if writes && let Err(error) = self.reopen_store().await {
                     drop(refused.send(error));
                     return;
                 }
@@ -154,18 +155,18 @@ impl Task {
                     }
                 }
             }
-            Command::StoreAgain => {
+            Command::ReopenStore => {
                 self.store_retry = false;
-                if let Err(error) = self.store_again().await {
-                    debug!(%error, "the device's store still fails");
-                    self.store_later();
+                if let Err(error) = self.reopen_store().await {
+                    debug!(%error, "the device's store cannot be opened yet; retrying later");
+                    self.reopen_store_later();
                 }
             }
             Command::Rebase { document, reply } => self.rebase(&document, reply).await,
             Command::Reopen { document } => self.join(&document).await,
             Command::Device { change, done } => {
                 self.change(change).await;
-                // Whoever asked may have gone.
+                // The caller may have been cancelled.
                 done.send(()).ok();
             }
             Command::Close { .. } => {}
@@ -209,11 +210,11 @@ impl Task {
         let Some(open) = self.documents.get_mut(&name) else { return Err(DeviceError::Closed) };
         let problems = open.take_problems();
         if !problems.is_empty() {
-            warn!(document = %name, ?problems, "parts of what this device had stored cannot be read; the rest is here");
+            warn!(document = %name, ?problems, "the document's journal is damaged; recovered the readable parts");
         }
         let document = Document {
             name: name.clone(),
-            // The handle's own, put in by `Device::document`: the task must not keep itself alive.
+            // Replaced by the handle's own sender in `Device::document`: the task must not keep itself alive.
             commands: Commands(self.commands.upgrade().ok_or(DeviceError::Closed)?),
             status: open.status.subscribe(),
             events: open.events.clone(),
@@ -223,7 +224,7 @@ impl Task {
         Ok(document)
     }
 
-    /// A document as its journal tells it; of a damaged journal what can be read, written anew.
+    /// Loads a document from its journal; recovers the readable parts of a damaged journal.
     async fn read_document(&mut self, name: &DocumentName) -> Result<Open, DeviceError> {
         let stored = match self.log.load(name).await {
             Err(StoreError::Damaged { .. }) => return self.salvage(name).await,
@@ -237,7 +238,7 @@ impl Task {
     async fn salvage(&mut self, name: &DocumentName) -> Result<Open, DeviceError> {
         let salvaged = self.log.salvage(name).await?;
         let (mut core, more) = read(salvaged.stored.as_ref());
-        // What is missing may be changes by others: only the server can tell, by our state vector.
+        // Remote changes may be missing. A sync by state vector restores them.
         core.forget_cursor();
         self.log.delete(name).await?;
         let log = self.log.document(name.clone(), journal_epoch(None), Seq::ZERO);
@@ -247,15 +248,15 @@ impl Task {
         Ok(open)
     }
 
-    /// Lets the journal's progress come in beside commands and messages, under this number.
+    /// Forwards the journal's progress to the task. Returns the journal's number.
     pub(super) fn watch(&mut self, name: &DocumentName, log: &syncline_log::DocumentLog) -> u64 {
         self.journals += 1;
         let journal = self.journals;
         let (mut watch, name, report) = (log.watch(), name.clone(), self.report_progress.clone());
-        // The store may have failed again already: that is no change to watch for.
-        let begins = log.durable();
+        // The store may have failed already, which the watcher does not report as a change.
+        let initial = log.durable();
         tokio::spawn(async move {
-            if begins.failed && report.send((name.clone(), journal, begins)).await.is_err() {
+            if initial.failed && report.send((name.clone(), journal, initial)).await.is_err() {
                 return;
             }
             while let Some(durable) = watch.changed().await {
@@ -280,24 +281,24 @@ impl Task {
     }
 
     async fn progressed(&mut self, name: &DocumentName, journal: u64, durable: Durable) {
-        let why = self.log.failed().map(|error| error.to_string());
+        let failure = self.log.failed().map(|error| error.to_string());
         let Some(open) = self.documents.get_mut(name).filter(|open| open.journal == journal) else { return };
         open.stored(durable.upto);
         if durable.failed {
-            open.storage_failed(&why.unwrap_or_else(|| "the device's store was closed".into()));
-            self.store_later();
+            open.storage_failed(&failure.unwrap_or_else(|| "the device's store was closed".into()));
+            self.reopen_store_later();
         } else {
             self.store_backoff.succeeded();
         }
         self.flush(name).await;
     }
 
-    /// Carries out what a document's core wants: journal first, then the socket, then those who watch.
+    /// Carries out the outputs of a document's core: journal first, then socket, then subscribers.
     pub(super) async fn flush(&mut self, name: &DocumentName) {
         let now_ms = self.now_ms();
         let Some(open) = self.documents.get_mut(name) else { return };
         if open.failed {
-            // Kept in memory; written when the store is back.
+            // Kept in memory, and written when the store works again.
             open.out.writes.clear();
         } else {
             open.write(now_ms).await;
@@ -314,8 +315,8 @@ impl Task {
             self.traffic.sent_messages.fetch_add(1, Ordering::Relaxed);
         });
         if up.socket.queue(counted).is_err() {
-            // It takes nothing: a new connection starts from what is stored.
-            self.net = Net::GivenUp("the server takes no more".into());
+            // The socket's queue is full: drop the connection; the next one sends from the journal's state.
+            self.net = Net::GivenUp("the server does not read; too many bytes are queued".into());
         }
     }
 
@@ -324,7 +325,7 @@ impl Task {
     }
 
     fn now_by(&self, offset_ms: i64) -> u64 {
-        // A journal holds no larger number. Clocks may say anything, servers too.
+        // The journal encodes numbers up to this. Clocks and servers may report any time.
         self.config.clock.now_ms().saturating_add_signed(offset_ms).min(MAX_SAFE_INTEGER)
     }
 
@@ -332,14 +333,14 @@ impl Task {
         self.stamp_at(self.now_ms())
     }
 
-    /// For an entry in this document's queue.
+    /// Returns the stamp for an entry of this document's queue.
     fn stamp_for(&mut self, name: &DocumentName) -> Stamp {
         let offset_ms = self.documents.get(name).map(|open| open.core.stamping_offset_ms());
         self.stamp_at(self.now_by(offset_ms.unwrap_or(self.identity.clock_offset_ms)))
     }
 
     fn stamp_at(&mut self, at_ms: u64) -> Stamp {
-        // Ids of one device rise, whatever its clock does.
+        // Ids of one device are increasing, even if its clock is set back.
         let drawn = Ulid::from_parts(at_ms, rand::random()).0;
         self.last_id = drawn.max(self.last_id + 1);
         Stamp { id: Ulid(self.last_id), at_ms, device: self.id, author: self.config.author.clone() }
@@ -353,7 +354,7 @@ impl Task {
         self.disconnected().await;
         self.net.leave().await;
         self.log.close().await;
-        // What the journal said last.
+        // The journal's last reports.
         while let Ok((name, journal, durable)) = self.progress.try_recv() {
             self.progressed(&name, journal, durable).await;
         }

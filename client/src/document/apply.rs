@@ -1,4 +1,4 @@
-//! PURE: changes by others, taken into the CRDT and the journal. Part of [`Core`].
+//! PURE: applies remote changes to the CRDT and the journal. Part of [`Core`].
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
@@ -9,39 +9,39 @@ use syncline_replica::{HeldLimits, Taken};
 use super::core::{Core, Origin, Outputs};
 use super::journal::Note;
 use super::status::Event;
-use super::sync::{Fault, Link, bad};
+use super::sync::{Fault, Link, bad_update};
 
 impl Core {
     pub(super) fn apply(&mut self, seq: Seq, update: &[u8], out: &mut Outputs) -> Result<(), Fault> {
-        scan_update(update, &ScanLimits::STORED).map_err(bad)?;
+        scan_update(update, &ScanLimits::STORED).map_err(bad_update)?;
         let update = Bytes::copy_from_slice(update);
-        self.watch_both(&update);
+        self.track_overlaps(&update);
         match self.replica.take(&update, &HeldLimits::default()) {
             Ok(Taken::Known) => self.keep_deletions(seq, &update, out),
             Ok(taken @ (Taken::Changed | Taken::FreedABreaker)) => {
                 for update in std::iter::once(update).chain(self.replica.take_freed()) {
-                    self.keep(update.clone(), Origin::Remote(seq));
+                    self.append_update(update.clone(), Origin::Remote(seq));
                     self.note(Note::Remote { seq, update }, out);
                 }
                 if taken == Taken::FreedABreaker {
-                    // Its CRDT is of no use; what broke it was not kept.
+                    // The CRDT is unusable after a panic; the update that caused it was not kept.
                     self.rebuild();
                 }
                 self.remote_changes += 1;
                 out.events.push(Event::Changed);
             }
-            // The server sends nothing that waits: something is missing here. A state vector brings it all.
-            Ok(Taken::Held | Taken::NoRoom) => self.ask(out),
+            // The server sends no update before its dependencies, so something is missing here: request it.
+            Ok(Taken::Held | Taken::NoRoom) => self.request_missing(out),
             Err(error) => {
                 self.rebuild();
-                return Err(bad(error));
+                return Err(bad_update(error));
             }
         }
         Ok(())
     }
 
-    /// Of what is known its deletions may be known by an edit alone that is taken back if the device's disk fails. (Its
-    /// insertions cannot: such an edit has not been sent, and nobody else has them.)
+    /// Keeps the deletions of a change that is already known. They may be known only from a local edit that is undone if
+    /// the device's disk fails. Insertions cannot be: an edit that is not stored was not sent, so nobody else has them.
     fn keep_deletions(&mut self, seq: Seq, update: &[u8], out: &mut Outputs) {
         if !self.queue.has_unaccepted() {
             return;
@@ -50,12 +50,12 @@ impl Core {
         deletions.extend_from_slice(delete_set(update));
         if deletions[..] != EMPTY_UPDATE {
             let update = Bytes::from(deletions);
-            self.keep(update.clone(), Origin::Remote(seq));
+            self.append_update(update.clone(), Origin::Remote(seq));
             self.note(Note::Remote { seq, update }, out);
         }
     }
 
-    fn ask(&mut self, out: &mut Outputs) {
+    fn request_missing(&mut self, out: &mut Outputs) {
         let Link::Up(joining) = &mut self.link else { return };
         if !joining.awaits_diff {
             joining.awaits_diff = true;

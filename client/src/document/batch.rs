@@ -1,4 +1,4 @@
-//! PURE: what leaves the queue next, merged into one message.
+//! PURE: coalesces the next queued edits into one message.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,17 +9,17 @@ use syncline_protocol::native::{Channel, Proposal, ToServer};
 use super::journal::Proposed;
 use super::queue::{Queue, State, What};
 
-/// Batches that may be on their way at once.
+/// Limit of unanswered batches on a connection.
 pub(crate) const MAX_IN_FLIGHT: u64 = 64;
-/// Largest merged change, in bytes, as long as no single edit is larger.
+/// Size limit of a merged change, in bytes; a single larger edit is sent alone.
 pub(crate) const MAX_BATCH_BYTES: usize = 1024 * 1024;
-// Merging is quadratic in yrs 0.28.1: 2 us each for 100, 19 us each for 4,000.
-/// Most edits merged into one change.
+// Merging takes quadratic time in yrs 0.28.1: 2 us per edit for 100 edits, 19 us per edit for 4,000.
+/// Limit of edits merged into one change.
 pub(crate) const MAX_BATCH_EDITS: usize = 512;
 
-/// One message's worth of the queue.
+/// The queue entries of one message, and its content.
 pub(crate) struct Batch {
-    /// Positions in the queue.
+    /// Indices in the queue.
     pub(crate) entries: Range<usize>,
     what: Outgoing,
 }
@@ -29,7 +29,7 @@ enum Outgoing {
     Proposal(Proposed),
 }
 
-/// What an entry takes, in bytes.
+/// Returns the payload size of an entry, in bytes.
 pub(crate) fn size(what: &What) -> usize {
     match what {
         What::Edit { update } => update.len(),
@@ -37,9 +37,10 @@ pub(crate) fn size(what: &What) -> usize {
     }
 }
 
-/// The next batch: a proposal, or as many edits in a row as fit, without what the server is known to have.
+/// Returns the next batch: one proposal, or consecutive edits up to the limits, without the parts that the server is
+/// known to have.
 pub(crate) fn next(queue: &Queue, server_has: Option<&[u8]>, max_bytes: usize) -> Option<Batch> {
-    // Never past one that is still on its way to the device's disk: acknowledgements go by the order of the queue.
+    // Never past an entry that is still being stored: acknowledgements follow the order of the queue.
     let start = queue.iter().position(|entry| matches!(entry.state, State::Pending | State::Storing(_)))?;
     let mut updates: Vec<Bytes> = Vec::new();
     let mut bytes = 0;
@@ -61,13 +62,13 @@ pub(crate) fn next(queue: &Queue, server_has: Option<&[u8]>, max_bytes: usize) -
             _ => break,
         }
     }
-    // None: the next one is not stored yet.
+    // Empty if the next entry is not stored yet.
     let first = updates.first()?.clone();
     let (count, merged) = merge(&updates, server_has).map_or((1, first), |merged| (updates.len(), merged));
     Some(Batch { entries: start..start + count, what: Outgoing::Change(merged) })
 }
 
-/// `None` when yrs cannot: the first edit then goes alone.
+/// Merges updates; `None` if yrs fails, then the caller sends the first edit alone.
 pub(crate) fn merge(updates: &[Bytes], server_has: Option<&[u8]>) -> Option<Bytes> {
     let merge = || {
         let merged = match updates {

@@ -1,15 +1,15 @@
-//! PURE: stamps made by a wrong clock, moved to the right time before they are sent. Part of [`Core`].
+//! PURE: corrects the stamps of a wrong clock before they are sent. Part of [`Core`].
 //!
-//! A device that was never online does not know how wrong its clock is. When it learns, what it wrote to latest-wins
-//! maps and has not sent yet carries stamps that would win, or lose, for as long as the clock was off. So the journal
-//! knows by which correction of the clock the queue was stamped; once the true one differs by more than
-//! [`MAX_DRIFT_MS`], one more edit moves those stamps, and nothing leaves the queue until that edit is on the device's
-//! disk. It goes out merged with what it corrects, as far as one batch holds it.
+//! A device that was never online does not know how wrong its clock is. Until it learns, its writes to latest-wins maps
+//! carry stamps that would win, or lose, for as long as the clock was off. The journal therefore records the clock
+//! offset by which the queue was stamped. If the true offset differs by more than [`MAX_DRIFT_MS`], one more edit
+//! corrects those stamps, and nothing is sent from the queue until that edit is on the device's disk. It is sent merged
+//! with the edits that it corrects, as far as they fit in one batch.
 //!
-//! Only the server knows what it has of the queue: sent before, and not confirmed. Others may have seen that and written
-//! over it; moved, it would come back. So the server is asked first, and what it has stays as it is: when it was sent
-//! the clock was right. So does whatever was sent: the server may have relayed it to others and lost it in a crash.
-//! Until then new edits are stamped as the queue is, so that one correction does for all.
+//! Writes that were sent but not confirmed must keep their stamps: others may have seen and overwritten them, and with
+//! a corrected stamp they would win again. Only the server knows which of them it has, so it is asked first. Whatever
+//! was sent at least once also keeps its stamps: the server may have relayed it and lost it in a crash. Until the
+//! correction is made, new edits are stamped with the queue's offset, so that one correction covers all.
 
 use std::collections::HashMap;
 
@@ -25,19 +25,19 @@ use super::sync::Link;
 use crate::types::clock::{MAX_DRIFT_MS, Stamp};
 use crate::types::lww_map::LwwMap;
 
-/// By which clock the queue was stamped, and what is known of the true one. Offsets are what to add to the device's.
+/// The clock offset of the queue's stamps, and the offset known now. Offsets are added to the device's clock.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Clock {
-    /// The queue's, as the journal has it.
+    /// Offset of the queue's stamps, as recorded in the journal.
     queued_ms: i64,
-    /// The device's now.
+    /// Offset known now.
     now_ms: i64,
-    /// The newest edit that moved stamps, and the queue's offset before it.
+    /// Id of the newest edit that corrected stamps, and the queue's offset before it.
     moved: Option<(u128, i64)>,
 }
 
 impl Clock {
-    /// As the journal tells it.
+    /// Creates the clock from the offset recorded in the journal.
     pub(super) fn noted(offset_ms: i64) -> Self {
         Self { queued_ms: offset_ms, now_ms: offset_ms, moved: None }
     }
@@ -46,15 +46,15 @@ impl Clock {
         Note::Clock { offset_ms: self.queued_ms }
     }
 
-    /// These entries never reached the device's disk.
-    pub(super) fn lost(&mut self, entries: &[u128]) {
+    /// Undoes the correction if its edit is among these entries, which were not stored.
+    pub(super) fn entries_lost(&mut self, entries: &[u128]) {
         if let Some((_, before_ms)) = self.moved.take_if(|(id, _)| entries.contains(id)) {
             self.queued_ms = before_ms;
         }
     }
 
-    /// False while the queue holds stamps that are known to be wrong, or their correction is not stored.
-    pub(super) fn lets_send(&self, queue: &Queue) -> bool {
+    /// False while the queue has stamps that are known to be wrong, or their correction is not stored yet.
+    pub(super) fn allows_sending(&self, queue: &Queue) -> bool {
         let storing = |id: u128| queue.iter().any(|entry| entry.id == id && matches!(entry.state, State::Storing(_)));
         let wrong = self.is_off() && queue.has_edits();
         !wrong && self.moved.is_none_or(|(id, _)| !storing(id))
@@ -66,28 +66,29 @@ impl Clock {
 }
 
 impl Core {
-    /// The device's clock is to be corrected by `offset_ms`. To be told after loading, and whenever it changes; then
+    /// Sets the offset of the device's clock. Call it after loading and whenever the offset changes, and then
     /// [`Core::correct_stamps`].
     pub(crate) fn set_clock(&mut self, offset_ms: i64) {
         self.clock.now_ms = offset_ms;
     }
 
-    /// True while the queue holds what a wrong clock stamped.
+    /// True while the queue has edits stamped by a wrong clock.
     pub(crate) fn has_wrong_stamps(&self) -> bool {
         self.clock.is_off() && self.queue.has_edits()
     }
 
-    /// What to add to the device's clock for an edit made now.
+    /// Returns the offset for the stamp of an edit made now.
     pub(crate) fn stamping_offset_ms(&self) -> i64 {
         if self.has_wrong_stamps() { self.clock.queued_ms } else { self.clock.now_ms }
     }
 
-    /// The server has told what of the queue it has: wrong stamps can be moved.
+    /// True if wrong stamps can be corrected: the server's state vector is known.
     pub(crate) fn can_correct_stamps(&self) -> bool {
         self.has_wrong_stamps() && self.server_has().is_some()
     }
 
-    /// It was not asked, because the clock was not known to be wrong when the document was opened: to be opened again.
+    /// True if the document must be opened again to get the server's state vector, because the clock was not known to be
+    /// wrong when it was opened.
     pub(crate) fn must_ask_for_correction(&self) -> bool {
         let is_open = matches!(&self.link, Link::Up(joining) if joining.cursor.is_some() && !joining.rebasing);
         is_open && self.has_wrong_stamps() && self.server_has().is_none()
@@ -100,8 +101,8 @@ impl Core {
         }
     }
 
-    /// Moves the stamps of what is queued, if the clock was too wrong; the edit that does so is entry `id`. What the
-    /// server has told that it has stays. By how much, in milliseconds.
+    /// Corrects the stamps of queued writes if the clock was off by too much, except those that the server has. The edit
+    /// that corrects them becomes entry `id`. Returns the correction in milliseconds.
     pub(crate) fn correct_stamps(&mut self, device: Ulid, id: u128, at_ms: u64, out: &mut Outputs) -> Option<i64> {
         let offset_ms = self.clock.now_ms;
         if !self.has_wrong_stamps() {
@@ -120,14 +121,14 @@ impl Core {
             self.clock.moved = Some((id, self.clock.queued_ms));
             self.clock.queued_ms = offset_ms;
         } else {
-            // Nothing to move, or it cannot be moved: what is queued must not wait for ever.
+            // Nothing to correct, or the correction failed: the queue must not be blocked forever.
             self.clock.queued_ms = offset_ms;
             self.note(self.clock.note(), out);
         }
         Some(by_ms)
     }
 
-    /// Before an edit: an empty queue is stamped by the clock as it is known now.
+    /// Before an edit: records the offset known now if the queue has no edits.
     pub(super) fn note_clock(&mut self, out: &mut Outputs) {
         if self.clock.queued_ms != self.clock.now_ms && !self.queue.has_edits() {
             self.clock.queued_ms = self.clock.now_ms;
@@ -135,11 +136,11 @@ impl Core {
         }
     }
 
-    /// This device's writes to latest-wins maps that nobody else has seen, by map.
+    /// Returns this device's writes to latest-wins maps that no other replica has seen, by map.
     fn unsaved_writes(&self, device: Ulid) -> Vec<(LwwMap, Vec<(String, Stamp)>)> {
         let server_has = self.server_has().map_or_else(HashMap::new, |has| state_vector_entries(has).collect());
         let sent = self.queue.sent_ids();
-        // Without knowing what is saved nothing can be told apart.
+        // Without the saved state, unseen writes cannot be determined.
         let Ok(saved) = self.replica_of(|update| {
             matches!(update.of, Origin::Edit(id) if sent.contains(&id))
                 || update_ranges(&update.bytes)
@@ -197,14 +198,14 @@ mod tests {
         core.read(|txn| LwwMap::new("map").winners(txn)).into_values().map(|entry| entry.stamp).collect()
     }
 
-    /// The app is started anew: what was written to the journal is read.
+    /// Restarts the app: loads a core from the journal writes in `out`.
     fn restarted(out: Outputs, known_ms: i64) -> Core {
         let notes: Vec<Note> = out
             .writes
             .into_iter()
             .map(|write| match write {
                 Write::Note(note) => Note::decode(&note.encode()).unwrap(),
-                Write::Snapshot(_) => panic!("too little for a snapshot"),
+                Write::Snapshot(_) => panic!("too few updates for a snapshot"),
             })
             .collect();
         let last = Seq(notes.len() as u64);
@@ -215,17 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn stamps_of_a_wrong_clock_are_moved_once_and_wait_for_that() {
+    fn wrong_stamps_are_corrected_once_before_they_are_sent() {
         let (mut core, mut out) = fresh();
         write(&mut core, 1, NOW_MS, "a", &mut out);
         core.stored(core.written(), &mut out);
-        assert!(core.clock.lets_send(&core.queue));
+        assert!(core.clock.allows_sending(&core.queue));
         core.set_clock(DAY_MS);
-        assert!(!core.clock.lets_send(&core.queue), "known to be wrong");
+        assert!(!core.clock.allows_sending(&core.queue), "the stamps are known to be wrong");
         core.correct_stamps(DEVICE, 2, NOW_MS, &mut out);
-        assert!(!core.clock.lets_send(&core.queue), "the correction is not stored");
+        assert!(!core.clock.allows_sending(&core.queue), "the correction is not stored");
         core.stored(core.written(), &mut out);
-        assert!(core.clock.lets_send(&core.queue));
+        assert!(core.clock.allows_sending(&core.queue));
         let right = stamp_of(NOW_MS.strict_add_signed(DAY_MS));
         assert_eq!(stamps(&core), [right]);
 
@@ -233,12 +234,12 @@ mod tests {
         let mut core = restarted(out, DAY_MS);
         let mut out = Outputs::default();
         core.correct_stamps(DEVICE, 4, NOW_MS, &mut out);
-        assert!(out.writes.is_empty(), "corrected before");
+        assert!(out.writes.is_empty(), "already corrected");
         assert_eq!(stamps(&core), [right, right + 1]);
     }
 
     #[test]
-    fn a_wrong_stamp_never_leaves_without_its_correction() {
+    fn wrong_stamp_is_sent_only_with_its_correction() {
         let (mut core, mut out) = fresh();
         write(&mut core, 1, NOW_MS, "a", &mut out);
         core.stored(core.written(), &mut out);
@@ -252,7 +253,7 @@ mod tests {
         core.received(&opened, 10, NOW_MS, &mut out).unwrap();
         assert!(out.frames.is_empty());
         core.stored(core.written(), &mut out);
-        let [frame] = &out.frames[..] else { panic!("one message holds both: {:?}", out.frames) };
+        let [frame] = &out.frames[..] else { panic!("expected one message with both edits: {:?}", out.frames) };
         let ToServer::Change { update, .. } = ToServer::decode(frame).unwrap() else { panic!("not a change") };
         let server = Replica::load(std::iter::once(Bytes::copy_from_slice(update))).unwrap();
         let right = stamp_of(NOW_MS.strict_add_signed(DAY_MS));
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_correction_that_was_not_stored_is_made_again() {
+    fn correction_that_was_not_stored_is_repeated() {
         let (mut core, mut out) = fresh();
         write(&mut core, 1, NOW_MS, "a", &mut out);
         core.stored(core.written(), &mut out);
@@ -269,13 +270,13 @@ mod tests {
         core.correct_stamps(DEVICE, 2, NOW_MS, &mut out);
         core.storage_failed();
         assert_eq!(stamps(&core), [stamp_of(NOW_MS)]);
-        assert!(!core.clock.lets_send(&core.queue));
+        assert!(!core.clock.allows_sending(&core.queue));
         core.correct_stamps(DEVICE, 3, NOW_MS, &mut out);
         assert_eq!(stamps(&core), [stamp_of(NOW_MS.strict_add_signed(-DAY_MS))]);
     }
 
     #[test]
-    fn a_little_is_left_alone_and_what_is_saved_stays() {
+    fn small_offset_is_ignored_and_saved_writes_keep_their_stamps() {
         let (mut core, mut out) = fresh();
         write(&mut core, 1, NOW_MS, "saved", &mut out);
         core.queue.save(1);
@@ -283,14 +284,14 @@ mod tests {
         core.stored(core.written(), &mut out);
         core.set_clock(60_000);
         core.correct_stamps(DEVICE, 3, NOW_MS, &mut out);
-        assert!(core.clock.lets_send(&core.queue));
+        assert!(core.clock.allows_sending(&core.queue));
         core.set_clock(DAY_MS);
         core.correct_stamps(DEVICE, 4, NOW_MS, &mut out);
         assert_eq!(stamps(&core), [stamp_of(NOW_MS), stamp_of(NOW_MS.strict_add_signed(DAY_MS)) + 1]);
     }
 
     #[test]
-    fn what_the_server_has_is_not_moved_though_it_never_said_that_it_is_saved() {
+    fn unconfirmed_writes_on_the_server_keep_their_stamps() {
         let (mut core, mut out) = fresh();
         write(&mut core, 1, NOW_MS, "sent", &mut out);
         let sent = core.read(|txn| yrs::ReadTxn::state_vector(txn)).encode_v1();
@@ -299,7 +300,7 @@ mod tests {
         core.stored(core.written(), &mut out);
         core.set_clock(DAY_MS);
         assert!(core.connected(0, "d", "", NOW_MS, &mut out));
-        assert!(!core.can_correct_stamps(), "the server has told nothing yet");
+        assert!(!core.can_correct_stamps(), "the server has not answered yet");
         let asked = |frame: &Bytes| match ToServer::decode(frame).unwrap() {
             ToServer::Open { wants_state_vector, .. } => wants_state_vector,
             _ => false,
@@ -309,7 +310,7 @@ mod tests {
         let opened = ToClient::Opened { channel: 0, cursor, read_only: false, resume, state_vector: Some(&sent) };
         core.received(&opened, 10, NOW_MS, &mut out).unwrap();
         assert!(core.can_correct_stamps());
-        assert_eq!(core.stamping_offset_ms(), 0, "as the rest of the queue");
+        assert_eq!(core.stamping_offset_ms(), 0, "same as the rest of the queue");
         assert_eq!(core.correct_stamps(DEVICE, 3, NOW_MS, &mut out), Some(DAY_MS));
         assert_eq!(core.stamping_offset_ms(), DAY_MS);
         let winners = core.read(|txn| LwwMap::new("map").winners(txn));
@@ -317,7 +318,7 @@ mod tests {
         assert!(winners["kept"].stamp >= stamp_of(NOW_MS.strict_add_signed(DAY_MS)));
     }
     #[test]
-    fn what_was_sent_once_is_not_moved_though_the_server_lost_it_in_a_crash() {
+    fn sent_writes_keep_their_stamps_after_a_server_crash() {
         for is_restarted in [false, true] {
             let (mut core, mut out) = fresh();
             write(&mut core, 1, NOW_MS, "sent", &mut out);
@@ -326,7 +327,7 @@ mod tests {
             let opened = |state_vector| ToClient::Opened { channel: 0, cursor, read_only: false, resume, state_vector };
             assert!(core.connected(0, "d", "", NOW_MS, &mut out));
             core.received(&opened(None), 10, NOW_MS, &mut out).unwrap();
-            // Another device has it now, and may write over it.
+            // Another device may have received the write and may overwrite it.
             core.disconnected(NOW_MS, &mut out);
             if is_restarted {
                 core = restarted(std::mem::take(&mut out), 0);

@@ -1,12 +1,12 @@
 //! PURE: one document on one device: its CRDT, its queue, its journal. No clock, no I/O, no runtime.
 //!
-//! Inputs are methods; what follows from them is put into [`Outputs`]: notes for the journal, frames for the socket,
-//! events for the app. Talking to the server is in `sync.rs`.
+//! Inputs are methods; their results are added to [`Outputs`]: notes for the journal, frames for the socket, events for
+//! the app. The sync protocol is in `sync.rs`.
 //!
 //! Architecture invariants:
-//! - A local change is accepted, and may be sent, only when its note is on the device's disk ([`Core::stored`] tells).
-//! - When the device cannot write, what was not stored is taken back: the CRDT is built again without it.
-//! - `base` and the updates after it are what the journal on disk holds: the CRDT can always be built from them.
+//! - A local change is accepted, and may be sent, only when its note is on the device's disk ([`Core::stored`]).
+//! - When the device cannot write, changes that were not stored are undone: the CRDT is rebuilt without them.
+//! - `base` and the updates after it equal the content of the journal: the CRDT can always be rebuilt from them.
 
 use std::collections::HashSet;
 
@@ -26,32 +26,34 @@ use super::registers;
 use super::status::{Event, SyncReport, SyncState};
 use super::sync::Link;
 
-/// Updates after the base that make a new base worth while.
+/// Number of updates after the base at which the journal is compacted into a new base.
 const COMPACT_UPDATES: usize = if cfg!(test) { 8 } else { 500 };
 
-/// What a message takes beside a change, at most.
+/// Upper bound of the bytes that a message adds to a change.
 const MESSAGE_OVERHEAD_BYTES: usize = 32;
 
-/// Why a change was not made. The document is as it was.
+/// Why a change was not made. The document is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Rejected {
-    #[error("the change failed midway and was taken back: {0}")]
+    #[error("the change failed and was undone: {0}")]
     Failed(String),
-    #[error("the change cannot be sent to any server: {0}")]
+    #[error("the change is too large to be sent to a server; split it: {0}")]
     TooMuch(String),
-    #[error("the document's history changed at the server: rebase or discard first")]
+    #[error(
+        "the history of the document changed on the server and a rebase is running; try again when it has finished"
+    )]
     HistoryChanged,
 }
 
-/// Something for the journal.
+/// A write to the journal.
 #[derive(Debug)]
 pub(crate) enum Write {
     Note(Note),
-    /// In place of every note before it.
+    /// Replaces every note before it.
     Snapshot(Snapshot),
 }
 
-/// What follows from an input. The caller takes it out, writes before frames.
+/// The results of inputs. The caller takes them out, and carries out writes before frames.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
     pub(crate) writes: Vec<Write>,
@@ -59,53 +61,54 @@ pub(crate) struct Outputs {
     pub(crate) events: Vec<Event>,
 }
 
-/// One update as the journal has it.
+/// One update, as in the journal.
 #[derive(Debug, Clone)]
 pub(super) struct Update {
     pub(super) bytes: Bytes,
     pub(super) of: Origin,
 }
 
-/// Where an update comes from.
+/// The origin of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Made here: its entry.
+    /// Made on this device, with the id of its queue entry.
     Edit(u128),
-    /// By others; it came as this record of the document. A server that crashes may lose it again as long as no
-    /// `Durable` has come up to here: then we are the one who has it.
+    /// A remote change, with its sequence number in the document. Until a `Durable` covers it, a crash of the server
+    /// may lose it, and this device may have the only copy.
     Remote(Seq),
-    /// The same, sent again on this connection.
+    /// A remote change that was sent again on this connection.
     SentAgain(Seq),
 }
 
 pub(crate) struct Core {
     pub(super) replica: Replica,
-    /// The state that the server is known to have had, as one update.
+    /// The state that the server is known to have on its disk, as one update.
     pub(super) base: Bytes,
-    /// Everything since, in order.
+    /// All updates after the base, in order.
     pub(super) updates: Vec<Update>,
     pub(super) update_bytes: usize,
     pub(super) queue: Queue,
-    /// The newest note handed to the journal.
+    /// Sequence number of the newest note handed to the journal.
     pub(super) written: Seq,
-    /// Everything up to here is in step with the server, and when it last was.
+    /// Position up to which this device and the server's disk agree, and the time when they last did.
     pub(super) in_step: Option<(Cursor, u64)>,
-    /// What of it the journal knows.
+    /// The position of `in_step` recorded in the journal.
     pub(super) noted: Option<Cursor>,
     pub(super) link: Link,
     pub(super) sync: SyncState,
     pub(super) saved: u64,
     pub(super) remote_changes: u64,
     pub(super) report: Option<SyncReport>,
-    /// The largest message that the server takes, as far as known.
+    /// Size limit of messages to the server; the default until the server's `Welcome`.
     pub(super) max_message_bytes: usize,
     pub(super) clock: Clock,
-    /// Updates after the base that make a new base worth while.
+    /// Number of updates after the base at which the journal is compacted into a new base.
     pub(super) compact_updates: usize,
 }
 
 impl Core {
-    /// A document as its journal tells it; `last` is the newest note. Notes that cannot be used are told and left out.
+    /// Loads a document from its journal; `last` is the sequence number of the newest note. Updates that cannot be
+    /// applied are skipped and reported as texts.
     pub(crate) fn load(snapshot: Snapshot, notes: Vec<Note>, last: Seq) -> (Self, Vec<String>) {
         let mut core = Self {
             replica: Replica::default(),
@@ -128,13 +131,13 @@ impl Core {
         for note in snapshot.notes.into_iter().chain(notes) {
             core.queue.replay(&note);
             match note {
-                Note::Edit { id, update, .. } => core.keep(update, Origin::Edit(id)),
+                Note::Edit { id, update, .. } => core.append_update(update, Origin::Edit(id)),
                 Note::Restamp { id, update, offset_ms, .. } => {
-                    core.keep(update, Origin::Edit(id));
+                    core.append_update(update, Origin::Edit(id));
                     core.clock = Clock::noted(offset_ms);
                 }
                 Note::Clock { offset_ms } => core.clock = Clock::noted(offset_ms),
-                Note::Remote { seq, update } => core.keep(update, Origin::Remote(seq)),
+                Note::Remote { seq, update } => core.append_update(update, Origin::Remote(seq)),
                 Note::InStep { cursor, at_ms } => {
                     core.in_step = Some((cursor, at_ms));
                     core.noted = Some(cursor);
@@ -146,22 +149,22 @@ impl Core {
         (core, problems)
     }
 
-    /// The newest note handed to the journal.
+    /// Returns the sequence number of the newest note handed to the journal.
     pub(crate) fn written(&self) -> Seq {
         self.written
     }
 
-    /// The newest id in the queue: later entries' are above it.
+    /// Returns the greatest id in the queue; ids of later entries must be greater.
     pub(crate) fn newest_id(&self) -> u128 {
         self.queue.iter().map(|entry| entry.id).max().unwrap_or(0)
     }
 
-    /// The next sync goes by state vectors.
+    /// Forgets the position: the next sync uses state vectors.
     pub(crate) fn forget_cursor(&mut self) {
         (self.in_step, self.noted) = (None, None);
     }
 
-    /// Changes the document. Accepted when its note is stored; `None` if nothing was changed.
+    /// Changes the document. The change is accepted when the returned note is stored; `None` if nothing was changed.
     pub(crate) fn edit<R>(
         &mut self,
         id: u128,
@@ -179,7 +182,7 @@ impl Core {
         Ok((result, Some(self.enqueue(id, at_ms, update, note, out))))
     }
 
-    /// Changes the CRDT alone; `None`: nothing was changed.
+    /// Changes the CRDT only, and returns the update; `None` if nothing was changed.
     pub(super) fn change<R>(
         &mut self,
         change: impl FnOnce(&mut TransactionMut<'_>) -> R,
@@ -196,7 +199,7 @@ impl Core {
         }
         let limit = self.max_message_bytes.saturating_sub(MESSAGE_OVERHEAD_BYTES);
         let scanned = match scan_update(&update, &ScanLimits::default()) {
-            Ok(_) if update.len() > limit => Err(format!("it has {} bytes, a message at most {limit}", update.len())),
+            Ok(_) if update.len() > limit => Err(format!("it has {} bytes, the limit is {limit}", update.len())),
             scanned => scanned.map(drop).map_err(|error| error.to_string()),
         };
         if let Err(error) = scanned {
@@ -206,16 +209,16 @@ impl Core {
         Ok((result, Some(update)))
     }
 
-    /// A change that was made becomes an entry, with this note.
+    /// Adds a change that was made to the queue, with this note.
     pub(super) fn enqueue(&mut self, id: u128, at_ms: u64, update: Bytes, note: Note, out: &mut Outputs) -> Seq {
         let seq = self.note(note, out);
-        self.keep(update.clone(), Origin::Edit(id));
+        self.append_update(update.clone(), Origin::Edit(id));
         self.queue.push(Queued::new(id, at_ms, What::Edit { update }, seq));
         seq
     }
 
-    /// Queues a write to a versioned register, based on what is known here: the newest proposal in the queue, or
-    /// else what the server decided last.
+    /// Queues a write to a versioned register. It is based on the newest proposal for that register in the queue, or else
+    /// on the version that the server decided last.
     pub(crate) fn propose(
         &mut self,
         id: u128,
@@ -239,50 +242,50 @@ impl Core {
         Ok(seq)
     }
 
-    /// Everything up to this note is on the device's disk.
+    /// All notes up to this one are on the device's disk.
     pub(crate) fn stored(&mut self, upto: Seq, out: &mut Outputs) {
         self.queue.stored(upto);
         self.pump(out);
     }
 
-    /// The device cannot write: what was not stored is taken back. True when there was something.
+    /// The device cannot write: undoes changes that were not stored. Returns true if there were any.
     pub(crate) fn storage_failed(&mut self) -> bool {
         let lost: Vec<u128> = self.queue.take_unstored().into_iter().map(|entry| entry.id).collect();
         if lost.is_empty() {
             return false;
         }
-        self.clock.lost(&lost);
+        self.clock.entries_lost(&lost);
         self.updates.retain(|update| !matches!(update.of, Origin::Edit(id) if lost.contains(&id)));
         self.update_bytes = self.updates.iter().map(|update| update.bytes.len()).sum();
         self.rebuild();
         true
     }
 
-    /// What the server is known to have on its disk.
+    /// Returns the state that the server is known to have on its disk.
     pub(super) fn base_replica(&self) -> Result<Replica, CrdtError> {
         self.replica_of(|_| false)
     }
 
-    /// The same, and what else the server has.
+    /// Returns the state that the server is known to have on its disk, plus the updates for which `has` is true.
     pub(super) fn replica_of(&self, has: impl Fn(&Update) -> bool) -> Result<Replica, CrdtError> {
         let in_queue = self.queue.ids();
         let saved = self
             .updates
             .iter()
-            .filter(|update| self.is_at_the_server(update, &in_queue) || has(update))
+            .filter(|update| self.is_on_server_disk(update, &in_queue) || has(update))
             .map(|update| update.bytes.clone());
         Replica::load(std::iter::once(self.base.clone()).filter(|base| !base.is_empty()).chain(saved))
     }
 
-    /// True when some of this is on the server's disk.
+    /// True if a part of this document is known to be on the server's disk.
     pub(super) fn has_something_saved(&self) -> bool {
         let in_queue = self.queue.ids();
         let is_empty = self.base.is_empty() || self.base[..] == EMPTY_UPDATE;
-        !is_empty || self.updates.iter().any(|update| self.is_at_the_server(update, &in_queue))
+        !is_empty || self.updates.iter().any(|update| self.is_on_server_disk(update, &in_queue))
     }
 
-    /// True when the server has said that it has this on its disk.
-    pub(super) fn is_at_the_server(&self, update: &Update, in_queue: &HashSet<u128>) -> bool {
+    /// True if the server has confirmed that this update is on its disk.
+    pub(super) fn is_on_server_disk(&self, update: &Update, in_queue: &HashSet<u128>) -> bool {
         match update.of {
             Origin::Edit(id) => !in_queue.contains(&id),
             Origin::SentAgain(_) => false,
@@ -290,14 +293,14 @@ impl Core {
         }
     }
 
-    /// Hands a note to the journal.
+    /// Hands a note to the journal and returns its sequence number.
     pub(super) fn note(&mut self, note: Note, out: &mut Outputs) -> Seq {
         self.written = self.written.next();
         out.writes.push(Write::Note(note));
         self.written
     }
 
-    pub(super) fn keep(&mut self, bytes: Bytes, of: Origin) {
+    pub(super) fn append_update(&mut self, bytes: Bytes, of: Origin) {
         self.update_bytes += bytes.len();
         self.updates.push(Update { bytes, of });
     }

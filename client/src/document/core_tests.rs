@@ -1,6 +1,6 @@
-//! Random histories of two devices and a small server: edits, deletions, proposals, lost connections, refusals, full disks, crashes
-//! of either side between any two notes. Whatever happens, an accepted edit reaches the server exactly once, and in
-//! the end all have the same. Prints its seed; `SYNCLINE_SEED` replays it.
+//! Random histories of two devices and a test server: edits, deletions, proposals, lost connections, refusals, full
+//! disks, crashes of either side between any two notes. An accepted edit must reach the server exactly once, and all
+//! replicas must end equal. Each run prints its seed; `SYNCLINE_SEED` replays it.
 
 #[path = "core_tests/server.rs"]
 mod server;
@@ -17,7 +17,7 @@ const SEEDS: u64 = 100;
 const STEPS: usize = 400;
 
 #[test]
-fn an_accepted_edit_reaches_the_server_exactly_once_whatever_crashes() {
+fn accepted_edit_reaches_the_server_once_despite_crashes() {
     let given = std::env::var("SYNCLINE_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
     let seeds = given.map_or(0..SEEDS, |seed| seed..seed + 1);
     for seed in seeds {
@@ -41,13 +41,13 @@ fn an_accepted_edit_reaches_the_server_exactly_once_whatever_crashes() {
             assert_eq!(device.text(), there);
             assert_eq!(device.core.queue.iter().count(), 0);
             assert_eq!(device.core.status().sync, SyncState::Synced);
-            assert_eq!(device.disk.load().read(read), there, "as its journal tells it");
+            assert_eq!(device.disk.load().read(read), there, "the journal restores the same text");
         }
     }
 }
 
 #[test]
-fn what_was_refused_and_is_tried_again_does_not_overtake_what_is_being_stored() {
+fn retried_entry_does_not_overtake_an_entry_being_stored() {
     let mut world = World::new(0);
     world.connect(0);
     for _ in 0..3 {
@@ -73,7 +73,7 @@ fn what_was_refused_and_is_tried_again_does_not_overtake_what_is_being_stored() 
 }
 
 #[test]
-fn what_was_accepted_outlives_a_disk_that_fails_again_while_it_is_written_anew() {
+fn accepted_edit_survives_repeated_failures_of_the_disk() {
     let mut world = World::new(0);
     world.edit(0);
     world.devices[0].store(10, &mut world.accepted);
@@ -87,7 +87,7 @@ fn what_was_accepted_outlives_a_disk_that_fails_again_while_it_is_written_anew()
 }
 
 #[test]
-fn a_deletion_by_others_outlives_the_same_deletion_here_that_was_not_stored() {
+fn remote_deletion_survives_undo_of_the_same_local_deletion() {
     let mut world = World::new(0);
     world.edit(0);
     for at in [0, 1] {
@@ -105,7 +105,7 @@ fn a_deletion_by_others_outlives_the_same_deletion_here_that_was_not_stored() {
 }
 
 #[test]
-fn version_numbers_chain_offline() {
+fn register_versions_chain_while_offline() {
     let mut world = World::new(0);
     (0..3).for_each(|_| world.propose(0));
     let bases: Vec<Option<Version>> = world.devices[0]
@@ -118,7 +118,7 @@ fn version_numbers_chain_offline() {
 }
 
 #[test]
-fn a_cursor_at_zero_is_no_beginning_when_something_was_saved() {
+fn cursor_at_zero_detects_another_history_after_a_save() {
     let mut world = World::new(0);
     world.connect(0);
     for _ in 0..3 {
@@ -130,14 +130,14 @@ fn a_cursor_at_zero_is_no_beginning_when_something_was_saved() {
     world.deliver(0, true);
     let (World { server, devices, .. }, channel) = (&mut world, 1000);
     server.durable = 1;
-    server.tell_durable(devices);
+    server.send_durable(devices);
     world.deliver(0, true);
     world.devices[0].store(10, &mut world.accepted);
-    // Killed before its journal knew more than that it was in step at the beginning; the document is purged meanwhile.
+    // Killed while its journal has only the cursor at zero; the document is purged meanwhile.
     let device = &mut world.devices[0];
     device.crash();
     assert_eq!(device.core.status().cursor, Some(Cursor { epoch: world::EPOCH, seq: Seq(0) }));
-    assert_eq!(device.core.queue.iter().count(), 0, "it was saved");
+    assert_eq!(device.core.queue.iter().count(), 0, "the edit was saved");
     let now = Cursor { epoch: syncline_protocol::ids::Epoch(8), seq: Seq(0) };
     device.core.connected(channel, "doc", "", 0, &mut device.out);
     let (resume, state_vector) = (Resume::FromCursor, None);
@@ -146,25 +146,25 @@ fn a_cursor_at_zero_is_no_beginning_when_something_was_saved() {
     assert_eq!(device.core.status().sync, SyncState::HistoryChanged);
 }
 
-/// Two devices store everything and hear everything.
-fn calm(world: &mut World) {
+/// Both devices store all their writes and receive all messages.
+fn exchange_all(world: &mut World) {
     world.devices.iter_mut().for_each(|device| device.store(10, &mut world.accepted));
     (0..10).for_each(|_| [0, 1].into_iter().for_each(|at| world.deliver(at, true)));
 }
 
 #[test]
-fn a_rebase_brings_no_change_by_others_of_the_history_before() {
+fn rebase_sends_no_remote_changes_of_the_old_history() {
     let mut world = World::new(0);
     [0, 1].into_iter().for_each(|at| world.connect(at));
-    calm(&mut world);
-    // One change is known to be saved, the next was only relayed.
+    exchange_all(&mut world);
+    // The first change is known to be saved, the second was only relayed.
     for durable in [true, false] {
         world.edit(1);
-        calm(&mut world);
+        exchange_all(&mut world);
         if durable {
             world.server.durable = world.server.records.len();
-            world.server.tell_durable(&mut world.devices);
-            calm(&mut world);
+            world.server.send_durable(&mut world.devices);
+            exchange_all(&mut world);
         }
     }
     let device = &mut world.devices[0];
@@ -180,10 +180,10 @@ fn a_rebase_brings_no_change_by_others_of_the_history_before() {
     device.out.frames.clear();
     device.core.received(&opened(1001, Resume::SendStateVector), 1, 0, &mut device.out).unwrap();
     let is_change = |frame: &Bytes| matches!(ToServer::decode(frame), Ok(ToServer::Change { .. }));
-    assert!(!device.out.frames.iter().any(is_change), "the new history is told what the old one was");
+    assert!(!device.out.frames.iter().any(is_change), "changes of the old history are sent to the new one");
 }
 
-/// A device that learned of a new history and fetches it, on channel 1001; and what the server says then.
+/// Brings device 0 to fetch a new history on channel 1001. Returns the cursor of the new history.
 fn fetching(world: &mut World) -> Cursor {
     let now = Cursor { epoch: syncline_protocol::ids::Epoch(8), seq: Seq(3) };
     world.connect(0);
@@ -192,7 +192,7 @@ fn fetching(world: &mut World) -> Cursor {
     world.devices[0].store(10, &mut world.accepted);
     (0..10).for_each(|_| world.deliver(0, true));
     world.server.durable = world.server.records.len();
-    world.server.tell_durable(&mut world.devices);
+    world.server.send_durable(&mut world.devices);
     (0..10).for_each(|_| world.deliver(0, true));
     world.edit(0);
     let device = &mut world.devices[0];
@@ -221,30 +221,30 @@ fn typed(words: &str) -> Bytes {
 }
 
 #[test]
-fn a_new_history_is_taken_when_all_of_it_is_on_the_servers_disk() {
+fn new_history_is_adopted_when_it_is_on_the_server_disk() {
     let mut world = World::new(0);
     let now = fetching(&mut world);
     let (device, history) = (&mut world.devices[0], typed("old "));
-    // It fell behind after the first piece: the second is what it missed, the third is not stored.
-    let [others, news] = ["others ", "news "].map(typed);
+    // The device fell behind after the first part: the second part is what it missed, the third is not stored.
+    let [others, newest] = ["others ", "newest "].map(typed);
     for message in [
         ToClient::Diff { channel: 1001, seq: now.seq, update: &history },
         ToClient::Diff { channel: 1001, seq: now.seq, update: &others },
-        ToClient::Change { channel: 1001, seq: now.seq.next(), update: &news },
+        ToClient::Change { channel: 1001, seq: now.seq.next(), update: &newest },
     ] {
         device.core.received(&message, 1, 0, &mut device.out).unwrap();
     }
-    for (durable, taken) in [(2, false), (3, true)] {
+    for (durable, adopted) in [(2, false), (3, true)] {
         let durable = ToClient::Durable { channel: 1001, seq: Seq(durable) };
         device.core.received(&durable, 1, 0, &mut device.out).unwrap();
-        assert_eq!(device.text().contains("old "), taken, "a crash of the server would lose the rest");
+        assert_eq!(device.text().contains("old "), adopted, "a crash of the server would lose the rest");
     }
-    assert!(device.text().contains("others ") && !device.text().contains("news "), "{}", device.text());
+    assert!(device.text().contains("others ") && !device.text().contains("newest "), "{}", device.text());
     assert_eq!(device.core.status().cursor, Some(now));
 }
 
 #[test]
-fn a_history_that_is_replaced_just_after_it_was_taken_is_noticed() {
+fn history_replaced_right_after_adoption_is_noticed() {
     let mut world = World::new(0);
     let now = fetching(&mut world);
     let (device, history) = (&mut world.devices[0], typed("old "));
@@ -256,28 +256,28 @@ fn a_history_that_is_replaced_just_after_it_was_taken_is_noticed() {
     }
     device.flush();
     device.store(10, &mut world.accepted);
-    // Nothing was said between: the server stopped, and another history was put in the place of this one.
+    // No message in between: the server was stopped, and its history was replaced by another one.
     let other = Cursor { epoch: syncline_protocol::ids::Epoch(9), seq: Seq::ZERO };
     device.core.connected(1002, "doc", "", 0, &mut device.out);
     device.core.received(&opened(1002, other, Resume::SendStateVector), 1, 0, &mut device.out).unwrap();
-    assert_eq!(device.core.status().sync, SyncState::HistoryChanged, "the edit upon it would wait for ever");
+    assert_eq!(device.core.status().sync, SyncState::HistoryChanged, "the rebased edit would stay pending forever");
 }
 
 #[test]
-fn what_a_crash_of_the_server_took_comes_back_though_edits_of_both_depend_on_each_other() {
+fn interdependent_edits_lost_by_a_server_crash_are_restored() {
     let mut world = World::new(0);
     [0, 1].into_iter().for_each(|at| world.connect(at));
-    calm(&mut world);
-    // Each goes on from what the other typed just before.
+    exchange_all(&mut world);
+    // Each device types after the text that the other one has just typed.
     for at in [0, 1, 0] {
         world.edit(at);
-        calm(&mut world);
+        exchange_all(&mut world);
     }
     world.server.crash(&mut world.devices);
-    // The other never comes back.
+    // The other device does not reconnect.
     world.connect(0);
-    calm(&mut world);
+    exchange_all(&mut world);
     let there = |txn: &yrs::Transaction<'_>| txn.get_text("text").map_or(String::new(), |text| text.get_string(txn));
-    assert_eq!(world.server.replica.held().len(), 0, "each batch waits for the other");
+    assert_eq!(world.server.replica.held().len(), 0, "two batches depend on each other");
     assert_eq!(world.server.replica.read(there), world.devices[0].text());
 }

@@ -1,8 +1,8 @@
-//! PURE: one document on one device, for programs that bring their own store, socket and time: what a
-//! [`crate::Device`]'s task does with a document, without the task. The simulation drives it.
+//! PURE: one document on one device, for programs with their own store, socket and clock: what the task of a
+//! [`crate::Device`] does with a document, without the task. Used by the simulation.
 //!
-//! Inputs are methods. After each, [`Machine::take`] gives what follows: writes for the journal, in order, and frames
-//! for the socket, which may leave at once. [`Machine::stored`] tells when the journal has come how far.
+//! Inputs are methods. After each input, [`Machine::take`] returns its results: writes for the journal, in order, and
+//! frames for the socket, which can be sent immediately. Report stored journal writes with [`Machine::stored`].
 
 use bytes::Bytes;
 use syncline_log::{Record, Snapshot, Stored};
@@ -16,48 +16,48 @@ use super::status::{DocumentStatus, Event};
 use super::{EditError, registers};
 use crate::device::read;
 
-/// One document. See the module's words.
+/// The state machine of one document. See the module documentation.
 pub struct Machine {
     core: Core,
     out: Outputs,
-    /// The newest note given out.
+    /// Sequence number of the newest note returned by [`Machine::take`].
     handed: Seq,
 }
 
-/// Something for the journal: a log of its own.
+/// A write to the journal.
 #[derive(Debug, Clone)]
 pub enum JournalWrite {
-    /// Follows what is there.
+    /// Append a record.
     Append(Record),
-    /// In place of everything up to its number.
+    /// Replace all records up to the snapshot's sequence number.
     Compact(Snapshot),
 }
 
-/// What follows from an input.
+/// The results of inputs.
 #[derive(Debug, Default)]
 pub struct Follows {
-    /// For the journal.
+    /// Writes for the journal, in order.
     pub writes: Vec<JournalWrite>,
-    /// For the socket.
+    /// Frames for the socket, in order.
     pub frames: Vec<Bytes>,
-    /// For the app.
+    /// Events for the app, in order.
     pub events: Vec<Event>,
 }
 
 impl Machine {
-    /// A document as its journal tells it. Notes that cannot be used are told in words, and left out.
+    /// Loads a document from its journal. Notes that cannot be used are skipped and reported as texts.
     pub fn load(stored: Option<&Stored>) -> (Self, Vec<String>) {
         let (core, problems) = read(stored);
         let handed = core.written();
         (Self { core, out: Outputs::default(), handed }, problems)
     }
 
-    /// Makes a new base of its journal after so many updates.
+    /// Sets the number of updates after which the journal is compacted.
     pub fn compact_after(&mut self, updates: usize) {
         self.core.compact_updates = updates;
     }
 
-    /// What followed since this was asked last.
+    /// Takes the results of all inputs since the last call.
     pub fn take(&mut self, now_ms: u64) -> Follows {
         let mut follows = Follows { frames: std::mem::take(&mut self.out.frames), ..Follows::default() };
         for write in std::mem::take(&mut self.out.writes) {
@@ -75,10 +75,11 @@ impl Machine {
         follows
     }
 
-    /// Changes the document. It is accepted when the journal has come to the returned number; `None`: nothing was changed.
+    /// Changes the document. The change is accepted when the journal is stored up to the returned sequence number; `None`
+    /// if nothing was changed.
     ///
     /// # Errors
-    /// When the change cannot be; the document is as it was.
+    /// [`EditError::Rejected`] if the change is invalid; the document is unchanged then.
     pub fn edit(
         &mut self,
         id: Ulid,
@@ -89,31 +90,33 @@ impl Machine {
         edited.map(|((), seq)| seq).map_err(|error| EditError::Rejected(error.to_string()))
     }
 
-    /// Queues a write to a versioned register. It is accepted when the journal has come to the returned number.
+    /// Queues a write to a versioned register. It is accepted when the journal is stored up to the returned sequence
+    /// number.
     ///
     /// # Errors
-    /// When name or value are too large.
+    /// [`EditError::Rejected`] if the name or the value is too large.
     pub fn propose(&mut self, id: Ulid, at_ms: u64, register: &str, value: &Any) -> Result<Seq, EditError> {
         let (register, author) = (register.to_owned(), String::new());
         let proposed = self.core.propose(id.0, at_ms, register, author, registers::encode(value), &mut self.out);
         proposed.map_err(|error| EditError::Rejected(error.to_string()))
     }
 
-    /// A connection is there: opens the document on it. False when that cannot help.
+    /// A connection is up: opens the document on it. Returns false if the document is open already, or if its history
+    /// changed or it was deleted.
     pub fn connected(&mut self, channel: Channel, name: &str, now_ms: u64) -> bool {
         self.core.connected(channel, name, "", now_ms, &mut self.out)
     }
 
-    /// The connection is gone.
+    /// The connection was lost.
     pub fn disconnected(&mut self, now_ms: u64) {
         self.core.disconnected(now_ms, &mut self.out);
         self.out.frames.clear();
     }
 
-    /// The server said something about this document; `frame_bytes` is the frame's length.
+    /// Handles a message of the server for this document; `frame_bytes` is the length of its frame.
     ///
     /// # Errors
-    /// What it said cannot be used: the document was left, and is to be opened again.
+    /// The message is invalid. The document was closed on this connection and must be opened again.
     pub fn received(&mut self, message: &ToClient<'_>, frame_bytes: usize, now_ms: u64) -> Result<(), String> {
         let received = self.core.received(message, frame_bytes, now_ms, &mut self.out);
         received.map_err(|error| {
@@ -122,46 +125,46 @@ impl Machine {
         })
     }
 
-    /// True after the server closed the document: to be opened again in a while.
+    /// True if the caller must open the document again after a delay: the server closed it.
     pub fn wants_reopening(&self) -> bool {
         self.core.wants_reopening()
     }
 
-    /// What was refused is tried again, on another channel: the caller opens it.
+    /// Makes refused entries pending again. The caller opens the document on another channel.
     pub fn retry_refused(&mut self, now_ms: u64) {
         self.core.retry_refused(now_ms, &mut self.out);
     }
 
-    /// Fetches the new history, onto which the queue is put. False when there is nothing to do.
+    /// Starts to fetch the new history, onto which the queue is rebased. Returns false if the history has not changed.
     pub fn begin_rebase(&mut self, channel: Channel, name: &str) -> bool {
         self.core.begin_rebase(channel, name, "", &mut self.out)
     }
 
-    /// The journal has come this far.
+    /// The journal is stored up to this sequence number.
     pub fn stored(&mut self, upto: Seq) {
         self.core.stored(upto, &mut self.out);
         self.core.compact(&mut self.out);
     }
 
-    /// The journal takes no more: what was not stored is taken back. Until [`Machine::storage_is_back`] writes are of no
-    /// use.
+    /// The journal failed: changes that were not stored are undone. Writes are ignored until
+    /// [`Machine::storage_is_back`].
     pub fn storage_failed(&mut self) {
         self.core.storage_failed();
     }
 
-    /// The journal takes writes again, and its newest note is this one: everything is written anew.
+    /// The journal works again, and its newest note is `last`: everything is written to it again.
     pub fn storage_is_back(&mut self, last: Seq) {
         self.handed = last;
         self.out.writes.clear();
         self.core.storage_is_back(last, &mut self.out);
     }
 
-    /// The document at a glance.
+    /// Returns a snapshot of the sync state and of the queue's counters.
     pub fn status(&self) -> DocumentStatus {
         self.core.status()
     }
 
-    /// Looks at the document.
+    /// Reads the document in one transaction.
     pub fn read<R>(&self, look: impl FnOnce(&Transaction<'_>) -> R) -> R {
         self.core.read(look)
     }

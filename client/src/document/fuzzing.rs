@@ -1,14 +1,14 @@
-//! For fuzzers: what reads a device's journal. It may not panic, and what it accepts must be written as it was read.
+//! Fuzz target for the decoder of a device's journal. It must not panic, and accepted input must survive a roundtrip.
 
 use bytes::Bytes;
 
 use super::journal::{Note, Snapshot};
 
-/// A record of a journal, as a note and as a snapshot.
+/// Decodes a journal record as a note and as a snapshot, and checks the roundtrip.
 pub fn journal(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     if let Ok(note) = Note::decode(&bytes) {
-        // Of the same kind, too: numbers may have been written longer than they need be.
+        // Compares the kind only, not all bytes: the input may encode numbers in more bytes than needed.
         assert_eq!(note.encode().first(), bytes.first());
         assert_eq!(Note::decode(&note.encode()), Ok(note));
     }

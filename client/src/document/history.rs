@@ -1,4 +1,4 @@
-//! PURE: when the server has another history than ours: start from it, with or without what is queued. Part of [`Core`].
+//! PURE: adopts another history of the server, with or without the queued edits. Part of [`Core`].
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
@@ -10,7 +10,7 @@ use super::core::{Core, Outputs};
 use super::journal::Note;
 use super::queue::{State, What};
 use super::status::{Event, SyncState};
-use super::sync::{Fault, Link, bad};
+use super::sync::{Fault, Link, bad_update};
 use crate::types::rebase::rebase;
 
 impl Core {
@@ -19,7 +19,7 @@ impl Core {
         self.link.is_rebasing()
     }
 
-    /// Fetches the new history, onto which the queue is put. False when there is nothing to do.
+    /// Starts to fetch the new history, onto which the queue is rebased. Returns false if the history has not changed.
     pub(crate) fn begin_rebase(&mut self, channel: Channel, name: &str, token: &str, out: &mut Outputs) -> bool {
         if self.sync != SyncState::HistoryChanged || self.link.is_rebasing() {
             return false;
@@ -28,17 +28,18 @@ impl Core {
         true
     }
 
-    /// The new history comes: first the whole of it, then what changes. It becomes the base as far as it is on the server's
-    /// disk: of what is not, a crash would make a base that nobody else has.
+    /// Collects the new history: first all of it, then its changes. Only what is on the server's disk becomes the base:
+    /// after a crash of the server nobody else would have the rest.
     pub(super) fn fetched(&mut self, seq: Seq, update: &[u8]) -> Result<(), Fault> {
-        scan_update(update, &ScanLimits::STORED).map_err(bad)?;
+        scan_update(update, &ScanLimits::STORED).map_err(bad_update)?;
         if let Link::Up(joining) = &mut self.link {
             joining.new_history.push((seq, Bytes::copy_from_slice(update)));
         }
         Ok(())
     }
 
-    /// The server has written this far: it may be all that came first, or more. The rest comes again.
+    /// The server's disk has the history up to `durable`. Rebases as soon as that covers the first part of the fetched
+    /// history; later changes are sent again by the server.
     pub(super) fn rebase_if_stored(&mut self, durable: Seq, now_ms: u64, out: &mut Outputs) -> Result<(), Fault> {
         let Link::Up(joining) = &mut self.link else { return Ok(()) };
         let stored = joining.new_history.iter().take_while(|(seq, _)| *seq <= durable);
@@ -46,20 +47,21 @@ impl Core {
         let (Some(cursor), Some(&seq)) = (joining.cursor, seqs.last()) else { return Ok(()) };
         let base = match &pieces[..] {
             [whole] => whole.clone(),
-            _ => Replica::load(pieces.into_iter()).and_then(|replica| replica.encode()).map_err(bad)?,
+            _ => Replica::load(pieces.into_iter()).and_then(|replica| replica.encode()).map_err(bad_update)?,
         };
         self.rebase_onto(base, Cursor { epoch: cursor.epoch, seq }, now_ms, out)
     }
 
-    /// Makes the new history the base, and of everything that was queued one edit upon it. By content, not by CRDT: an
-    /// unrelated history knows none of our ids, and merging both would double every text. From then on we are in step
-    /// with this history, and notice when it is replaced, too.
+    /// Makes the new history the base, and turns all queued edits into one edit on top of it. The edits are applied by
+    /// content, not by the CRDT: an unrelated history has none of our ids, and merging both would duplicate every text.
+    /// The position in the new history is recorded, so that its replacement is noticed too.
     fn rebase_onto(&mut self, base: Bytes, now: Cursor, now_ms: u64, out: &mut Outputs) -> Result<(), Fault> {
-        let mut onto = Replica::load(std::iter::once(base.clone())).map_err(bad)?;
+        let mut onto = Replica::load(std::iter::once(base.clone())).map_err(bad_update)?;
         let mut notes = Vec::new();
         if let Some((id, at_ms)) = self.queue.iter().rev().find(|entry| entry.is_edit()).map(|e| (e.id, e.at_ms)) {
-            let before = self.base_replica().map_err(bad)?;
-            let (report, update) = onto.edit(|txn| rebase(before.doc(), self.replica.doc(), txn)).map_err(bad)?;
+            let before = self.base_replica().map_err(bad_update)?;
+            let (report, update) =
+                onto.edit(|txn| rebase(before.doc(), self.replica.doc(), txn)).map_err(bad_update)?;
             if update[..] != EMPTY_UPDATE {
                 notes.push(Note::Edit { id, at_ms, update });
             }
@@ -79,7 +81,7 @@ impl Core {
         Ok(())
     }
 
-    /// Forgets what is queued, and the history that was known: everything comes anew. The caller opens again.
+    /// Drops the queue and the known history. The caller opens the document again, which fetches everything.
     pub(crate) fn discard(&mut self, out: &mut Outputs) {
         self.start_over(Bytes::new(), None, &[], out);
         self.link = Link::Down;

@@ -1,8 +1,8 @@
-//! PURE: what a device writes down of one document, to bytes and back. The log below keeps the bytes whole and in order.
+//! PURE: encoding of the journal, a device's stored form of one document. The log below ensures integrity and order.
 //!
-//! A journal is a snapshot (optional) and the notes after it. A note is one record of the log; reading the notes in
-//! order gives the document and its queue as they were. Integers are varUint, ids 16 bytes big-endian, the last
-//! field of a note is the rest of the record.
+//! A journal is an optional snapshot and the notes after it. A note is one record of the log; replaying the notes in
+//! order restores the document and its queue. Integers are varUint, ids are 16 bytes big-endian, the last field of a
+//! note is the rest of the record.
 
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
@@ -10,40 +10,41 @@ use syncline_protocol::native::{Cursor, Version};
 use syncline_protocol::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
 use thiserror::Error;
 
-/// The layout's version, the first byte of a snapshot.
+/// Version of the layout, the first byte of a snapshot.
 const LAYOUT: u8 = 1;
 
-/// One thing that happened to a document on this device.
+/// One event in a document's life on this device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Note {
-    /// A local edit: it joins the queue.
+    /// A local edit, added to the queue.
     Edit { id: u128, at_ms: u64, update: Bytes },
-    /// A local write to a versioned register: it joins the queue.
+    /// A local write to a versioned register, added to the queue.
     Proposal(Proposed),
-    /// A change by others, applied; the document's record when it came. Zero: the server is known to have it.
+    /// A remote change that was applied, with its sequence number in the document; 0 if the server is known to have it.
     Remote { seq: Seq, update: Bytes },
-    /// In step with the server up to here, at this time.
+    /// This device and the server's disk agree up to `cursor`, at time `at_ms`.
     InStep { cursor: Cursor, at_ms: u64 },
-    /// Every edit in the queue up to and including this one is on the server's disk, but for refused ones.
+    /// All edits of the queue up to and including this one are on the server's disk, except refused ones.
     Saved { through: u128 },
-    /// The server would not take this entry.
+    /// The server refused this entry.
     Refused { id: u128, code: u16, reason: String },
-    /// What was refused is tried again.
+    /// Refused entries are pending again.
     Retry,
-    /// The server decided on this proposal: it leaves the queue.
+    /// The server decided on this proposal, which leaves the queue.
     Decided { id: u128 },
-    /// Around a snapshot that replaces everything. In a queue: what follows is not merged with what comes before.
+    /// Written before and after a snapshot that replaces everything. In a snapshot's queue: entries before and after it
+    /// must not be merged.
     StartOver,
-    /// Edits from here on are stamped by the device's clock plus this.
+    /// Edits after this note are stamped by the device's clock plus this offset.
     Clock { offset_ms: i64 },
-    /// A local edit that moved the stamps of everything queued to the device's clock plus `offset_ms`. One note: moved
-    /// without knowing it, they would be moved again.
+    /// A local edit that moved the stamps of all queued writes to the device's clock plus `offset_ms`. Edit and offset
+    /// are one note, so that the stamps are never corrected twice.
     Restamp { offset_ms: i64, id: u128, at_ms: u64, update: Bytes },
-    /// The connection is lost; what is in the queue up to this entry has been sent at least once.
+    /// The connection was lost; all queue entries up to this one have been sent at least once.
     Sent { through: u128 },
 }
 
-/// A write to a versioned register, as it is queued.
+/// A queued write to a versioned register.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Proposed {
     pub(crate) id: u128,
@@ -51,30 +52,30 @@ pub(crate) struct Proposed {
     pub(crate) register: String,
     pub(crate) based_on: Option<Version>,
     pub(crate) author: String,
-    /// lib0 `Any`.
+    /// The value, encoded as lib0 `Any`.
     pub(crate) value: Bytes,
 }
 
-/// Everything of a document in one value.
+/// The complete stored form of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Snapshot {
     pub(crate) in_step: Option<(Cursor, u64)>,
-    /// What the server is known to have, as one v1 update.
+    /// The state that the server is known to have, as one v1 update.
     pub(crate) base: Bytes,
-    /// What is queued, oldest first: edits, proposals, refusals.
+    /// Notes that restore the queue, oldest first, and the updates after the base.
     pub(crate) notes: Vec<Note>,
 }
 
-/// Why a record is not a note.
+/// Why a record or snapshot cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum JournalError {
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("a note of unknown kind {0}; was it written by a newer version?")]
+    #[error("unknown kind of note {0}; was it written by a newer version?")]
     UnknownKind(u8),
-    #[error("a snapshot of unknown layout {0}; was it written by a newer version?")]
+    #[error("unknown snapshot layout {0}; was it written by a newer version?")]
     UnknownLayout(u8),
-    #[error("a field holds no sensible value")]
+    #[error("a field has an invalid value")]
     BadField,
 }
 
@@ -283,14 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn every_note_comes_back_as_it_was() {
+    fn notes_roundtrip() {
         for note in notes() {
             assert_eq!(Note::decode(&note.encode()), Ok(note));
         }
     }
 
     #[test]
-    fn a_snapshot_comes_back_and_cut_short_it_is_an_error() {
+    fn snapshot_roundtrips_and_truncated_snapshot_is_rejected() {
         let in_step = Some((Cursor { epoch: Epoch(1), seq: Seq(2) }, 3));
         let snapshot = Snapshot { in_step, base: Bytes::from_static(&[0, 0]), notes: notes() };
         let bytes = snapshot.encode();

@@ -1,5 +1,4 @@
-//! PURE: the journal written anew: to make it shorter, after a fault of the store, and for another history. Part of
-//! [`Core`].
+//! PURE: rewrites the journal: for compaction, after a failure of the store, and for another history. Part of [`Core`].
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
@@ -9,25 +8,26 @@ use super::core::{Core, Origin, Outputs, Update, Write};
 use super::journal::{Note, Snapshot};
 use super::queue::Queue;
 
-/// Bytes of updates that make a new base worth while, when the base is not larger itself.
+/// Size of the updates after the base, in bytes, at which the journal is compacted, unless the base is larger.
 const COMPACT_BYTES: usize = 256 * 1024;
 
 impl Core {
-    /// Folds what the server has into the base, when there is enough of it, and replaces the journal by a snapshot.
+    /// Merges the updates that are on the server's disk into the base, if there are enough of them, and replaces the
+    /// journal by a snapshot.
     pub(crate) fn compact(&mut self, out: &mut Outputs) {
         if self.updates.len() < self.compact_updates && self.update_bytes < COMPACT_BYTES.max(self.base.len()) {
             return;
         }
-        // Offline nothing is saved: the queue is what it is.
+        // Mostly unsaved edits, for example while offline: compaction would not shorten the journal.
         if self.updates.len() < 2 * self.queue.len() {
             return;
         }
         let in_queue = self.queue.ids();
-        let is_unsaved = |update: &&Update| !self.is_at_the_server(update, &in_queue);
+        let is_unsaved = |update: &&Update| !self.is_on_server_disk(update, &in_queue);
         let unsaved: Vec<Update> = self.updates.iter().filter(is_unsaved).cloned().collect();
         let Ok(base) = self.base_replica() else { return };
         let Ok(encoded) = base.encode() else { return };
-        // Others built on an edit of ours whose acknowledgement is still on its way: later.
+        // Remote changes depend on an edit of ours that is not acknowledged yet: compact later.
         if base.held().len() > 0 {
             return;
         }
@@ -37,7 +37,7 @@ impl Core {
         out.writes.push(Write::Snapshot(self.snapshot()));
     }
 
-    /// Everything as one value, to replace the notes so far.
+    /// Returns the complete state, to replace all notes so far.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let in_queue = self.queue.ids();
         let mut notes = vec![self.clock.note()];
@@ -50,23 +50,22 @@ impl Core {
         Snapshot { in_step: self.in_step, base: self.base.clone(), notes }
     }
 
-    /// The journal lies elsewhere now, and its newest note is this one: writes everything into it. What was queued may
-    /// be sent when that is stored.
+    /// Writes everything to a new journal whose newest note is `last`. Queued entries may be sent when that is stored.
     pub(crate) fn rewrite(&mut self, last: Seq, out: &mut Outputs) {
-        let behind = self.write_all(last, out);
-        self.queue.store_anew(behind);
+        let end = self.write_all(last, out);
+        self.queue.store_all_in(end);
     }
 
-    /// The journal was opened again after a fault, and its newest note is this one: writes everything into it. What is
-    /// pending lies in it already, and may be sent whether that succeeds or not.
+    /// Writes everything to the journal after it was reopened; its newest note is `last`. Pending entries are in the
+    /// journal already, and may be sent whether the write succeeds or not. Returns the note that completes the write.
     pub(crate) fn storage_is_back(&mut self, last: Seq, out: &mut Outputs) -> Seq {
-        let behind = self.write_all(last, out);
-        self.queue.store_later(behind);
+        let end = self.write_all(last, out);
+        self.queue.move_storing_to(end);
         self.pump(out);
-        behind
+        end
     }
 
-    /// Returns the note behind everything: a snapshot is not reported as stored, a note is.
+    /// Returns the sequence number of the note after the snapshot: only notes are reported as stored, not snapshots.
     fn write_all(&mut self, last: Seq, out: &mut Outputs) -> Seq {
         self.written = last;
         self.note(Note::StartOver, out);
@@ -74,7 +73,7 @@ impl Core {
         self.note(Note::StartOver, out)
     }
 
-    /// Puts another base and queue in place of everything; the base is in step with the server, or nothing.
+    /// Replaces the whole state by another base and queue. The base equals the server's state at `in_step`, or is empty.
     pub(super) fn start_over(
         &mut self,
         base: Bytes,
@@ -90,7 +89,7 @@ impl Core {
         for note in notes {
             self.queue.replay(note);
             if let Note::Edit { id, update, .. } = note {
-                self.keep(update.clone(), Origin::Edit(*id));
+                self.append_update(update.clone(), Origin::Edit(*id));
             }
         }
         self.rebuild();

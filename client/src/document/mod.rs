@@ -1,23 +1,23 @@
-//! One document on this device.
+//! A document on this device.
 //!
 //! ```text
-//! status.rs     what an app can see: entries, events, reports
-//! journal.rs    PURE: notes on the device's disk, to bytes and back
-//! queue.rs      PURE: what is not confirmed yet
-//! batch.rs      PURE: what leaves the queue next, as one message
-//! core.rs       PURE: the CRDT, the queue, the journal
-//! journal_rewrite.rs    PURE: the journal written anew
-//! apply.rs     PURE: changes by others, into the CRDT and the journal
-//! clock.rs      PURE: stamps made by a wrong clock, moved before they are sent
-//! sync.rs       PURE: the talk with the server
-//! resend.rs      PURE: changes by others that the server may have lost
-//! rebuild.rs    PURE: the CRDT from the journal
-//! history.rs    PURE: when the server has another history
-//! report.rs     PURE: what a sync did, what both sides changed
-//! registers.rs  versioned registers, read
-//! driver.rs    PURE: all of that behind one type, for programs that bring their own store, socket and time
+//! status.rs           public types: status, queue entries, events, reports
+//! journal.rs          PURE: encoding of the journal's notes and snapshots
+//! queue.rs            PURE: the queue of unconfirmed edits and register writes
+//! batch.rs            PURE: coalesces the next queued edits into one message
+//! core.rs             PURE: the CRDT, the queue, the journal
+//! journal_rewrite.rs  PURE: compacts and rewrites the journal
+//! apply.rs            PURE: applies remote changes to the CRDT and the journal
+//! clock.rs            PURE: corrects stamps of a wrong clock before they are sent
+//! sync.rs             PURE: the sync protocol
+//! resend.rs           PURE: resends remote changes that the server may have lost
+//! rebuild.rs          PURE: rebuilds the CRDT from the journal
+//! history.rs          PURE: adopts a new history of the server
+//! report.rs           PURE: sync reports, and what both sides changed
+//! registers.rs        versioned registers
+//! driver.rs           PURE: the above behind one type, for programs with their own store, socket and clock
 //! ```
-//! The task that owns all documents of a device is [`crate::device`]'s; a [`Document`] only sends it commands.
+//! The task of [`crate::device`] owns all documents of a device; a [`Document`] only sends it commands.
 
 mod apply;
 mod batch;
@@ -52,13 +52,14 @@ use crate::types::clock::Hlc;
 use crate::types::register::RegisterState;
 use crate::types::value::Value;
 
-/// Why an edit was not accepted. The document is as it was.
+/// Why an edit was not accepted. The document is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EditError {
-    /// The device cannot write, for example because its disk is full. Try again when it can.
-    #[error("the edit could not be stored on this device, nothing was changed: {0}")]
+    /// The device's store failed, for example because the disk is full. The device retries in the background; try the
+    /// edit again after [`Event::StorageBack`].
+    #[error("the edit could not be stored on this device and was undone: {0}")]
     Storage(String),
-    /// The change itself cannot be.
+    /// The change is invalid, with the reason. The same edit fails again.
     #[error("{0}")]
     Rejected(String),
     /// The device was closed.
@@ -66,7 +67,28 @@ pub enum EditError {
     Closed,
 }
 
-/// A handle to one document. Cheap to clone; editing never waits for the network.
+/// A handle to a document. Handles are cheap to clone. Edits are stored on the device and never wait for the network.
+///
+/// Use the handles of the shared types ([`Document::text_at`], [`Document::map`], ...), or [`Document::edit`] for
+/// direct access to the Yjs document.
+///
+/// ```
+/// use syncline_client::{Device, DeviceConfig, SyncState};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let home = tempfile::tempdir()?;
+/// # let directory = home.path();
+/// let config = DeviceConfig { offline: true, ..DeviceConfig::new(directory, "ws://127.0.0.1:1234") };
+/// let device = Device::open(config).await?;
+/// let document = device.document("page").await?;
+/// document.text_at("body").append("Hello").await?; // On this device's disk.
+/// let status = document.status();
+/// assert_eq!((status.sync, status.pending), (SyncState::Offline, 1));
+/// # device.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Document {
     pub(crate) name: DocumentName,
@@ -77,13 +99,14 @@ pub struct Document {
     pub(crate) problems: Vec<String>,
 }
 
-/// What happens to a document, in order.
+/// A stream of the events of a document, in order; returned by [`Document::events`].
 pub struct Events {
     receiver: broadcast::Receiver<Event>,
 }
 
 impl Events {
-    /// The next event; `None` when the device was closed. Cancel-safe.
+    /// Waits for the next event; `None` after the device was closed. Cancel-safe. If more than 1,024 events are unread,
+    /// the oldest are dropped and [`Event::Lagged`] is returned in their place.
     pub async fn next(&mut self) -> Option<Event> {
         match self.receiver.recv().await {
             Ok(event) => Some(event),
@@ -94,21 +117,24 @@ impl Events {
 }
 
 impl Document {
-    /// Its name.
+    /// Returns the document's name.
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// What this device had stored of it and cannot read any more, in words; told once, to who opened it first.
+    /// Takes the list of stored items that could not be read when the document was opened, as texts for a log; the rest
+    /// of the document was recovered. Empty if the journal was intact. Only the first handle opened after the damage
+    /// was found has the list.
     pub fn take_problems(&mut self) -> Vec<String> {
         std::mem::take(&mut self.problems)
     }
 
-    /// Changes the document. When this returns, the change is on the device's disk; the network is not waited for.
-    /// The closure runs in the device's task: keep it short.
+    /// Changes the document in one Yjs transaction and returns the closure's result. When this returns, the change is on
+    /// the device's disk; it does not wait for the network. The closure runs in the device's task: keep it short.
     ///
     /// # Errors
-    /// When it could not be stored, or cannot be at all. The document is then as it was.
+    /// [`EditError`]: the device cannot write, the closure panicked, the change is too large for a message to the
+    /// server, or the device was closed. The document is unchanged then.
     pub async fn edit<R: Send + 'static>(
         &self,
         change: impl FnOnce(&mut TransactionMut<'_>) -> R + Send + 'static,
@@ -116,7 +142,7 @@ impl Document {
         self.edit_entry(change).await.map(|(result, _)| result)
     }
 
-    /// The same, and tells the entry's id in the queue; `None` when the closure changed nothing.
+    /// Like [`Document::edit`], and also returns the id of the queue entry; `None` if the closure changed nothing.
     ///
     /// # Errors
     /// As [`Document::edit`].
@@ -127,7 +153,7 @@ impl Document {
         self.edit_stamped(move |_, txn| change(txn)).await
     }
 
-    /// The same; the closure is told when and by whom.
+    /// Like [`Document::edit_entry`]; the closure also gets the entry's id, time and author.
     pub(crate) async fn edit_stamped<R: Send + 'static>(
         &self,
         change: impl FnOnce(&Stamp, &mut TransactionMut<'_>) -> R + Send + 'static,
@@ -135,8 +161,8 @@ impl Document {
         self.edit_timed(move |stamp, _, txn| change(stamp, txn)).await
     }
 
-    /// The same, with the clock of this document's latest-wins maps: all handles share it, it lives with the document in
-    /// the device's task.
+    /// Like [`Document::edit_stamped`]; the closure also gets the clock of this document's latest-wins maps. All handles
+    /// share it: it belongs to the document in the device's task.
     pub(crate) async fn edit_timed<R: Send + 'static>(
         &self,
         change: impl FnOnce(&Stamp, &mut Hlc, &mut TransactionMut<'_>) -> R + Send + 'static,
@@ -148,7 +174,7 @@ impl Document {
                 Ok((result, Some(seq))) => step.when_stored(
                     seq,
                     Box::new(move |stored| {
-                        // Whoever asked may have gone.
+                        // The caller may have been cancelled.
                         drop(reply.send(stored.map(|()| (result, Some(stamp.id))).map_err(EditError::Storage)));
                     }),
                 ),
@@ -164,10 +190,11 @@ impl Document {
         answer.await.unwrap_or(Err(EditError::Closed))
     }
 
-    /// Looks at the document. The closure runs in the device's task: keep it short.
+    /// Reads the document in one Yjs transaction and returns the closure's result. The closure runs in the device's
+    /// task: keep it short.
     ///
     /// # Errors
-    /// When the device was closed.
+    /// [`DeviceError::Closed`] after the device was closed.
     pub async fn read<R: Send + 'static>(
         &self,
         look: impl FnOnce(&Transaction<'_>) -> R + Send + 'static,
@@ -175,20 +202,21 @@ impl Document {
         self.ask(move |step| step.core.read(look)).await
     }
 
-    /// A root text, empty if there is none.
+    /// Returns the content of the root text named `root`; empty if there is none.
     ///
     /// # Errors
-    /// When the device was closed.
+    /// [`DeviceError::Closed`] after the device was closed.
     pub async fn text(&self, root: &str) -> Result<String, DeviceError> {
         let root = root.to_owned();
         self.read(move |txn| txn.get_text(root.as_str()).map_or(String::new(), |text| text.get_string(txn))).await
     }
 
-    /// Queues a write to a versioned register, based on what is known here now. The server takes one of two writes with
-    /// the same base and refuses the other: [`Event::Decided`] tells.
+    /// Queues a write to a versioned register, based on the version known on this device. Returns the id of its queue
+    /// entry. The server accepts one of two writes based on the same version and rejects the other;
+    /// [`Event::Decided`] reports the decision.
     ///
     /// # Errors
-    /// As [`Document::edit`].
+    /// As [`Document::edit`]; also if the name, the author or the value is too large.
     pub async fn propose(&self, register: &str, value: Value) -> Result<Ulid, EditError> {
         let bytes = value.to_any().map_err(|error| EditError::Rejected(error.to_string()))?;
         let bytes = registers::encode(&bytes);
@@ -209,113 +237,120 @@ impl Document {
         answer.await.unwrap_or(Err(EditError::Closed))
     }
 
-    /// A versioned register as the server decided last; `None`: never written.
+    /// Returns the state of a versioned register that the server decided last; `None` if it was never written.
     ///
     /// # Errors
-    /// When the device was closed.
+    /// [`DeviceError::Closed`] after the device was closed.
     pub async fn register(&self, register: &str) -> Result<Option<RegisterState>, DeviceError> {
         let register = register.to_owned();
         self.read(move |txn| registers::state(txn, &register)).await
     }
 
-    /// The document at a glance.
+    /// Returns a snapshot of the sync state and of the queue's counters.
     pub fn status(&self) -> DocumentStatus {
         self.status.borrow().clone()
     }
 
-    /// The same, to wait on.
+    /// Returns a channel that follows [`Document::status`]. It changes on every edit, confirmation and remote change.
     pub fn watch(&self) -> watch::Receiver<DocumentStatus> {
         self.status.clone()
     }
 
-    /// What happens from now on.
+    /// Subscribes to the events of the document from now on.
     pub fn events(&self) -> Events {
         Events { receiver: self.events.subscribe() }
     }
 
-    /// What the last sync did.
+    /// Returns the report of the last completed sync; `None` if there was none since the document was opened.
     pub fn last_report(&self) -> Option<SyncReport> {
         self.report.lock().map_or(None, |report| report.clone())
     }
 
-    /// What the server has not confirmed, oldest first.
+    /// Returns the entries that the server has not confirmed, oldest first.
     ///
     /// # Errors
-    /// When the device was closed.
+    /// [`DeviceError::Closed`] after the device was closed.
     pub async fn queue(&self) -> Result<Vec<Entry>, DeviceError> {
         self.ask(|step| step.core.entries(step.device)).await
     }
 
-    /// Everything, as one v1 update.
+    /// Returns the whole document as one Yjs v1 update.
     ///
     /// # Errors
-    /// When the device was closed, or the document cannot be encoded.
+    /// [`DeviceError::Closed`] after the device was closed, [`DeviceError::Broken`] if the document cannot be encoded.
     pub async fn state(&self) -> Result<Vec<u8>, DeviceError> {
         self.ask(|step| step.core.state()).await?.map_err(DeviceError::Broken)
     }
 
-    /// The document to take elsewhere: whole, and what the server lacks of it.
+    /// Exports the document for use elsewhere: all of it, and separately the edits that the server has not confirmed.
     ///
     /// # Errors
-    /// When the device was closed, or the document cannot be encoded.
+    /// [`DeviceError::Closed`] after the device was closed, [`DeviceError::Broken`] if the document cannot be encoded.
     pub async fn export(&self) -> Result<Export, DeviceError> {
         self.ask(|step| step.core.export()).await?.map_err(DeviceError::Broken)
     }
 
-    /// Waits until everything the server had is here.
+    /// Waits until the document is [`SyncState::Synced`]: it contains every change that the server had. Waits without a
+    /// limit while there is no connection.
     ///
     /// # Errors
-    /// When that cannot come by waiting: closed, deleted, refused, another history.
+    /// If waiting cannot succeed: [`DeviceError::Closed`], [`DeviceError::Deleted`], [`DeviceError::Refused`] or
+    /// [`DeviceError::HistoryChanged`].
     pub async fn wait_until_synced(&self) -> Result<(), DeviceError> {
         self.wait(|status| status.sync == SyncState::Synced).await
     }
 
-    /// Waits until the server has everything of this device on its disk.
+    /// Waits until every edit of this device is on the server's disk. Waits without a limit while there is no connection.
     ///
     /// # Errors
-    /// As [`Document::wait_until_synced`], and when the server refused something.
+    /// As [`Document::wait_until_synced`]; [`DeviceError::Refused`] also if the server refused entries.
     pub async fn wait_until_saved(&self) -> Result<(), DeviceError> {
         self.wait(|status| status.pending + status.sent == 0).await?;
         match self.status().refused {
             0 => Ok(()),
-            count => Err(DeviceError::Refused(format!("the server refused {count} entries; they are kept here"))),
+            count => {
+                Err(DeviceError::Refused(format!("the server did not accept {count} entries; they stay in the queue")))
+            }
         }
     }
 
-    async fn wait(&self, is_good: impl Fn(&DocumentStatus) -> bool) -> Result<(), DeviceError> {
+    async fn wait(&self, is_done: impl Fn(&DocumentStatus) -> bool) -> Result<(), DeviceError> {
         let mut status = self.status.clone();
-        let bad = |status: &DocumentStatus| match &status.sync {
+        let failure = |status: &DocumentStatus| match &status.sync {
             SyncState::HistoryChanged => Some(DeviceError::HistoryChanged),
             SyncState::Deleted => Some(DeviceError::Deleted),
             SyncState::Refused(reason) => Some(DeviceError::Refused(reason.clone())),
             SyncState::Offline | SyncState::Syncing | SyncState::Synced => None,
         };
-        let found = status.wait_for(|status| is_good(status) || bad(status).is_some()).await;
+        let found = status.wait_for(|status| is_done(status) || failure(status).is_some()).await;
         let found = found.map_err(|_| DeviceError::Closed)?;
-        if is_good(&found) { Ok(()) } else { Err(bad(&found).unwrap_or(DeviceError::Closed)) }
+        if is_done(&found) { Ok(()) } else { Err(failure(&found).unwrap_or(DeviceError::Closed)) }
     }
 
-    /// After [`Event::HistoryChanged`]: takes the server's history and puts what this device had not saved upon it, by
-    /// content. Returns when that is on the device's disk; sending it follows.
+    /// After [`Event::HistoryChanged`]: adopts the server's history and applies this device's unsaved edits to it, by
+    /// content. Conflicts are reported by [`Event::Rebased`]. Returns when the result is on the device's disk; it is
+    /// sent to the server afterwards.
     ///
     /// # Errors
-    /// When the history has not changed, or the connection or the device's disk fails meanwhile.
+    /// [`DeviceError::Refused`] if the history has not changed or there is no connection; another [`DeviceError`] if
+    /// the connection or the device's disk fails meanwhile.
     pub async fn rebase(&self) -> Result<(), DeviceError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Rebase { document: self.name.clone(), reply }).await?;
         answer.await.map_err(|_| DeviceError::Closed)?
     }
 
-    /// Forgets what the server has not confirmed, and takes its history as it is.
+    /// Drops all edits that the server has not confirmed, and adopts the server's history.
     ///
     /// # Errors
-    /// When the device was closed.
+    /// [`DeviceError::Closed`] after the device was closed.
     pub async fn discard(&self) -> Result<(), DeviceError> {
         self.ask(|step| step.core.discard(step.out)).await?;
         self.commands.send(Command::Reopen { document: self.name.clone() }).await
     }
 
-    /// Lets go of the document: it is no longer synced. What is queued stays on the device.
+    /// Closes the document on this device: it is not synced any more, and all handles to it fail. Queued edits stay in
+    /// the device's store. [`crate::Device::document`] opens it again.
     pub async fn close(&self) {
         drop(self.commands.send(Command::CloseDocument { document: self.name.clone() }).await);
     }
@@ -331,7 +366,7 @@ impl Document {
     }
 }
 
-/// When and by whom an edit is made.
+/// Id, time, device and author of an edit.
 #[derive(Debug, Clone)]
 pub(crate) struct Stamp {
     pub(crate) id: Ulid,

@@ -1,9 +1,11 @@
-//! PURE: what this device has done to a document and the server has not confirmed, oldest first.
+//! PURE: the queue of edits and register writes of this device that the server has not confirmed, oldest first.
 //!
-//! An entry goes `Storing` (not on the device's disk yet) -> `Pending` -> `Sent` -> gone. It leaves only when the server
-//! says that it is on its disk, or when a proposal was decided. A lost connection makes `Sent` `Pending` again.
+//! The states of an entry are `Storing` (not on the device's disk yet) -> `Pending` -> `Sent` -> removed. An edit is
+//! removed only when the server confirms that it is on its disk, a proposal when the server has decided. When the
+//! connection is lost, `Sent` entries become `Pending` again.
 //!
-//! Invariant: entries are sent in the order of the queue, so what lies before a saved edit and was not refused is saved.
+//! Invariant: entries are sent in the order of the queue, so every edit before a saved edit is saved, except refused
+//! ones.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -13,7 +15,7 @@ use syncline_protocol::ids::Seq;
 
 use super::journal::{Note, Proposed};
 
-/// What an entry is.
+/// The content of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum What {
     Edit { update: Bytes },
@@ -22,10 +24,10 @@ pub(crate) enum What {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
-    /// On its way to the device's disk, in this record of the journal.
+    /// Being written to the device's disk, in this record of the journal.
     Storing(Seq),
     Pending,
-    /// In this batch of this connection.
+    /// Sent in this batch of the current connection.
     Sent(u64),
     Refused {
         code: u16,
@@ -39,22 +41,22 @@ pub(crate) struct Queued {
     pub(crate) at_ms: u64,
     pub(crate) what: What,
     pub(crate) state: State,
-    /// Its author was told that it is stored: only the server's answer takes it out.
+    /// It was reported as stored to its author: only the server's answer removes it.
     pub(crate) accepted: bool,
-    /// It has left this device once: whatever became of it, others may have seen it.
+    /// It was sent at least once, so others may have seen it.
     pub(crate) sent: bool,
-    /// What followed it has left the queue before it. Merged with what comes now it would wait, at the server, for what
-    /// waits for it.
+    /// Entries that followed it were removed before it. Merged with the entries that follow it now, it could depend on
+    /// edits that depend on it, and the batch would stay pending on the server.
     pub(crate) ends_batch: bool,
 }
 
 impl Queued {
-    /// Made just now: `seq` is its note.
+    /// Creates an entry for a new edit; `seq` is the sequence number of its note.
     pub(crate) fn new(id: u128, at_ms: u64, what: What, seq: Seq) -> Self {
         Self { id, at_ms, what, state: State::Storing(seq), accepted: false, sent: false, ends_batch: false }
     }
 
-    /// Read from the journal.
+    /// Creates an entry read from the journal.
     fn stored(id: u128, at_ms: u64, what: What) -> Self {
         Self { id, at_ms, what, state: State::Pending, accepted: true, sent: false, ends_batch: false }
     }
@@ -67,7 +69,7 @@ impl Queued {
         matches!(self.state, State::Refused { .. })
     }
 
-    /// The note that puts it into a queue.
+    /// Returns the note that restores the entry.
     fn note(&self) -> Note {
         match &self.what {
             What::Edit { update } => Note::Edit { id: self.id, at_ms: self.at_ms, update: update.clone() },
@@ -76,7 +78,7 @@ impl Queued {
     }
 }
 
-/// How many entries are in which state; kept, because a long queue is not to be counted at every edit.
+/// Number of entries in each state; maintained, so that a long queue is not counted on every edit.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) storing: u64,
@@ -115,7 +117,7 @@ impl Queue {
         self.counts
     }
 
-    /// These are on their way, in this batch.
+    /// Marks these entries as sent in this batch.
     pub(crate) fn send(&mut self, entries: Range<usize>, batch: u64) {
         for entry in self.entries.range_mut(entries) {
             (entry.state, entry.sent) = (State::Sent(batch), true);
@@ -143,15 +145,15 @@ impl Queue {
         self.entries.iter().any(Queued::is_edit)
     }
 
-    /// True while some of it may still be taken back.
+    /// True while an entry may still be undone because it is not stored.
     pub(crate) fn has_unaccepted(&self) -> bool {
         self.counts.storing > 0 && self.entries.iter().any(|entry| !entry.accepted)
     }
 
-    /// Everything up to this record of the journal is on the device's disk.
+    /// All records of the journal up to this one are on the device's disk.
     pub(crate) fn stored(&mut self, upto: Seq) {
         let mut left = self.counts.storing;
-        // Mostly the newest.
+        // Entries being stored are usually the newest.
         for entry in self.entries.iter_mut().rev() {
             if left == 0 {
                 break;
@@ -166,7 +168,7 @@ impl Queue {
         }
     }
 
-    /// Takes out what never reached the device's disk. What did, and was only to be written anew, stays.
+    /// Removes and returns the entries that were never stored. Entries that are only being rewritten are kept.
     pub(crate) fn take_unstored(&mut self) -> Vec<Queued> {
         let (lost, kept) = std::mem::take(&mut self.entries).into_iter().partition(|entry| !entry.accepted);
         self.entries = kept;
@@ -174,18 +176,18 @@ impl Queue {
         Vec::from_iter::<VecDeque<_>>(lost)
     }
 
-    /// Nothing is sent, or sent again, before this note is on the device's disk.
-    pub(crate) fn store_anew(&mut self, seq: Seq) {
+    /// The queue is rewritten: pending entries are sent only when this note is on the device's disk.
+    pub(crate) fn store_all_in(&mut self, seq: Seq) {
         for entry in &mut self.entries {
             if entry.state == State::Pending {
                 entry.state = State::Storing(seq);
             }
         }
-        self.store_later(seq);
+        self.move_storing_to(seq);
     }
 
-    /// What was to be stored lies in this note now. What had been stored may be sent all the while.
-    pub(crate) fn store_later(&mut self, seq: Seq) {
+    /// Entries being stored are now stored by this note. Entries that were stored before may be sent meanwhile.
+    pub(crate) fn move_storing_to(&mut self, seq: Seq) {
         for entry in &mut self.entries {
             if matches!(entry.state, State::Storing(_)) {
                 entry.state = State::Storing(seq);
@@ -194,27 +196,27 @@ impl Queue {
         self.recount();
     }
 
-    /// The edits that may leave this device ahead of their turn, because what others did may depend on them; `all`: also those
-    /// that have not left it yet.
-    pub(crate) fn may_go_along(&self, all: bool) -> HashSet<u128> {
-        let may_go = |entry: &&Queued| entry.is_edit() && entry.state == State::Pending && (all || entry.sent);
-        self.entries.iter().filter(may_go).map(|entry| entry.id).collect()
+    /// Returns the pending edits that may be sent ahead of their turn, together with remote changes that may depend on
+    /// them. Without `all`, only those that were sent before.
+    pub(crate) fn resendable_edits(&self, all: bool) -> HashSet<u128> {
+        let is_resendable = |entry: &&Queued| entry.is_edit() && entry.state == State::Pending && (all || entry.sent);
+        self.entries.iter().filter(is_resendable).map(|entry| entry.id).collect()
     }
 
-    /// These have left it, though they wait for their turn.
-    pub(crate) fn have_left(&mut self, ids: &HashSet<u128>) {
+    /// Marks entries as sent at least once; they stay pending.
+    pub(crate) fn mark_sent(&mut self, ids: &HashSet<u128>) {
         self.entries.iter_mut().filter(|entry| ids.contains(&entry.id)).for_each(|entry| entry.sent = true);
     }
 
-    /// Those that have left this device once.
+    /// Returns the ids of the entries that were sent at least once.
     pub(crate) fn sent_ids(&self) -> HashSet<u128> {
         self.entries.iter().filter(|entry| entry.sent).map(|entry| entry.id).collect()
     }
 
-    /// The newest that is on its way, if any is.
-    pub(crate) fn newest_on_its_way(&self) -> Option<u128> {
-        let on_its_way = |entry: &&Queued| matches!(entry.state, State::Sent(_));
-        self.entries.iter().rev().find(on_its_way).map(|entry| entry.id)
+    /// Returns the id of the newest entry in state `Sent`.
+    pub(crate) fn newest_sent(&self) -> Option<u128> {
+        let is_sent = |entry: &&Queued| matches!(entry.state, State::Sent(_));
+        self.entries.iter().rev().find(is_sent).map(|entry| entry.id)
     }
 
     pub(crate) fn connection_lost(&mut self) {
@@ -226,13 +228,13 @@ impl Queue {
         self.recount();
     }
 
-    /// The newest edit of this connection's batches up to `batch`.
+    /// Returns the id of the newest edit in this connection's batches up to `batch`.
     pub(crate) fn last_edit_of(&self, batch: u64) -> Option<u128> {
         let sent = |entry: &&Queued| entry.is_edit() && matches!(entry.state, State::Sent(of) if of <= batch);
         self.entries.iter().rev().find(sent).map(|entry| entry.id)
     }
 
-    /// Takes out every edit up to this one that was not refused.
+    /// Removes every edit up to this one, except refused ones, and returns their ids.
     pub(crate) fn save(&mut self, through: u128) -> Vec<u128> {
         let Some(last) = self.entries.iter().position(|entry| entry.id == through) else { return Vec::new() };
         let mut saved = Vec::new();
@@ -259,8 +261,8 @@ impl Queue {
         self.recount();
     }
 
-    /// What was refused waits again, in its place: only while nothing is on its way, or an ack of what follows would be
-    /// taken for theirs. True when there was something.
+    /// Makes refused entries pending again, at their position. Call it only while no entry is `Sent`, or an
+    /// acknowledgement of a later entry would count for them. Returns true if there were any.
     pub(crate) fn retry(&mut self) -> bool {
         let mut any = false;
         for entry in self.entries.iter_mut().filter(|entry| entry.is_refused()) {
@@ -283,7 +285,7 @@ impl Queue {
         self.entries.iter().filter(of_batch).map(|entry| entry.id).collect()
     }
 
-    /// Takes a note that was read from the journal.
+    /// Applies a note that was read from the journal.
     pub(crate) fn replay(&mut self, note: &Note) {
         match note {
             Note::Edit { id, at_ms, update } | Note::Restamp { id, at_ms, update, .. } => {
@@ -312,7 +314,7 @@ impl Queue {
         }
     }
 
-    /// The notes from which [`Queue::replay`] makes this queue again.
+    /// Returns the notes from which [`Queue::replay`] restores this queue.
     pub(crate) fn notes(&self) -> Vec<Note> {
         let mut notes = Vec::new();
         for entry in &self.entries {

@@ -1,4 +1,4 @@
-//! PURE: a document's CRDT built again from what its journal holds, without what cannot be used. Part of [`Core`].
+//! PURE: rebuilds a document's CRDT from its journal, without the updates that cannot be applied. Part of [`Core`].
 
 use bytes::Bytes;
 use syncline_replica::{CrdtError, Replica};
@@ -6,7 +6,7 @@ use syncline_replica::{CrdtError, Replica};
 use super::core::{Core, Origin};
 
 impl Core {
-    /// Builds the CRDT from what the journal holds; tells what cannot be used, and leaves it out.
+    /// Rebuilds the CRDT from the journal. Updates that cannot be applied are dropped and reported as texts.
     pub(super) fn rebuild(&mut self) -> Vec<String> {
         let mut problems = Vec::new();
         loop {
@@ -18,21 +18,21 @@ impl Core {
                     return problems;
                 }
                 Err(error) if self.updates.is_empty() && self.base.is_empty() => {
-                    problems.push(format!("nothing of it can be read: {error}"));
+                    problems.push(format!("the CRDT cannot be created: {error}"));
                     return problems;
                 }
-                Err(error) => self.leave_out_a_culprit(&error, &mut problems),
+                Err(error) => self.drop_first_bad_update(&error, &mut problems),
             }
         }
     }
 
-    /// Finds the first update that breaks a replica by adding them one by one.
-    fn leave_out_a_culprit(&mut self, error: &CrdtError, problems: &mut Vec<String>) {
+    /// Drops the first update that cannot be applied, found by adding the updates one by one.
+    fn drop_first_bad_update(&mut self, error: &CrdtError, problems: &mut Vec<String>) {
         let mut so_far: Vec<Bytes> = Some(self.base.clone()).filter(|base| !base.is_empty()).into_iter().collect();
         if Replica::load(so_far.iter().cloned()).is_err() {
-            problems.push(format!("its last snapshot cannot be read: {error}"));
+            problems.push(format!("the stored snapshot cannot be applied: {error}"));
             self.base = Bytes::new();
-            // Only the server can bring it back: all of it.
+            // Only the server can restore the state: fetch all of it.
             self.in_step = None;
             return;
         }
@@ -40,11 +40,11 @@ impl Core {
             so_far.push(self.updates[at].bytes.clone());
             if Replica::load(so_far.iter().cloned()).is_err() {
                 let update = self.updates.remove(at);
-                let whose = match update.of {
-                    Origin::Edit(_) => "an edit made here",
-                    Origin::Remote(_) | Origin::SentAgain(_) => "a change by others",
+                let origin = match update.of {
+                    Origin::Edit(_) => "an edit of this device",
+                    Origin::Remote(_) | Origin::SentAgain(_) => "a remote change",
                 };
-                problems.push(format!("{whose} ({} bytes) cannot be used: {error}", update.bytes.len()));
+                problems.push(format!("{origin} ({} bytes) cannot be applied: {error}", update.bytes.len()));
                 self.in_step = None;
                 return;
             }

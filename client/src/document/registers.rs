@@ -1,4 +1,5 @@
-//! PURE: versioned registers as a document holds them: decided by the server, read here. Part of [`Core`]. SPEC.md, "Versioned registers".
+//! PURE: versioned registers, which the server decides and a document reads. Part of [`Core`]. See "Versioned
+//! registers" in `protocol/SPEC.md`.
 
 use syncline_protocol::limits::{
     MAX_REGISTER_AUTHOR_BYTES, MAX_REGISTER_NAME_BYTES, MAX_REGISTER_VALUE_BYTES, MAX_VALUE_DEPTH,
@@ -13,13 +14,13 @@ use super::core::{Core, Outputs};
 use super::journal::Note;
 use super::queue::What;
 use super::status::Event;
-use super::sync::{Fault, bad};
+use super::sync::{Fault, bad_update};
 use crate::types::register::RegisterState;
 use crate::types::registers;
 use crate::types::value::Value;
 
 impl Core {
-    /// The server decided on a proposal: it leaves the queue.
+    /// The server decided on a proposal, which leaves the queue.
     pub(super) fn decided(
         &mut self,
         batch: u64,
@@ -30,8 +31,8 @@ impl Core {
         let current = if register.is_empty() {
             None
         } else {
-            scan_value(register, &ScanLimits::STORED).map_err(bad)?;
-            from_bytes(register).map_err(bad)?
+            scan_value(register, &ScanLimits::STORED).map_err(bad_update)?;
+            from_bytes(register).map_err(bad_update)?
         };
         for id in self.queue.find_batch(batch) {
             let Some(entry) = self.queue.remove(id) else { continue };
@@ -50,19 +51,19 @@ impl Core {
     }
 }
 
-/// The register as the server decided last.
+/// Returns the state that the server decided last.
 pub(crate) fn state(txn: &impl ReadTxn, name: &str) -> Option<RegisterState> {
     registers::read(txn, name)
 }
 
-/// Which version a write made now is based on.
+/// Returns the version that a write made now is based on.
 pub(crate) fn version(txn: &impl ReadTxn, name: &str) -> Option<Version> {
     let state = state(txn, name)?;
     let id = Ulid::from_string(&state.id).ok()?;
     Some(Version { number: state.version, id: id.0 })
 }
 
-/// Whether any server takes such a write; `Err`: why not.
+/// Checks the limits of a register write; the error is a text that names the exceeded one.
 pub(crate) fn check(register: &str, author: &str, value: &[u8]) -> Result<(), String> {
     for (what, len, limit) in [
         ("name", register.len(), MAX_REGISTER_NAME_BYTES),
@@ -70,25 +71,25 @@ pub(crate) fn check(register: &str, author: &str, value: &[u8]) -> Result<(), St
         ("value", value.len(), MAX_REGISTER_VALUE_BYTES),
     ] {
         if len > limit {
-            return Err(format!("a register's {what} is longer than {limit} bytes"));
+            return Err(format!("the register's {what} has {len} bytes, the limit is {limit}"));
         }
     }
-    // In the document it lies one level deeper.
+    // In the document the value is nested one level deeper.
     let limits = ScanLimits { value_depth: MAX_VALUE_DEPTH - 1, ..ScanLimits::default() };
     scan_value(value, &limits).map(drop).map_err(|error| error.to_string())
 }
 
-/// A register as the wire has it (scanned).
+/// Decodes a register state from the wire; the bytes must have been scanned.
 pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Option<RegisterState>, yrs::encoding::read::Error> {
     Ok(RegisterState::from_any(&Any::decode(&mut Cursor::new(bytes))?))
 }
 
-/// A proposed value, which was encoded here.
+/// Decodes a proposed value, which this device encoded.
 pub(crate) fn value(bytes: &[u8]) -> Value {
     Any::decode(&mut Cursor::new(bytes)).map_or(Value::Null, |any| Value::from_any(&any))
 }
 
-/// A value for the wire.
+/// Encodes a value for the wire.
 pub(crate) fn encode(value: &Any) -> bytes::Bytes {
     let mut out = Vec::new();
     value.encode(&mut out);

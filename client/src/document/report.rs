@@ -1,4 +1,4 @@
-//! PURE: what a sync did, and what both sides changed while apart. Part of [`Core`].
+//! PURE: sync reports, with what both sides changed while disconnected. Part of [`Core`].
 
 use bytes::Bytes;
 use syncline_replica::{HeldLimits, Replica};
@@ -8,61 +8,61 @@ use super::status::Event;
 use super::sync::Link;
 use crate::types::apart::{Overlap, both_changed};
 
-/// A document at the moment when the first remote change came after a time apart.
-pub(crate) struct Apart {
-    /// What both sides had.
+/// Both sides of a document at the first remote change of a connection.
+pub(crate) struct Divergence {
+    /// The common state of both sides.
     base: Bytes,
-    /// With what this device did.
+    /// The state with this device's edits.
     mine: Bytes,
-    /// With what the others did; grows until in step.
+    /// The state with the remote changes; extended until the document is synced.
     theirs: Replica,
 }
 
 impl Core {
-    /// Until in step: keeps what is needed to tell what both sides changed.
-    pub(super) fn watch_both(&mut self, update: &Bytes) {
-        let (begun, over) = match &self.link {
-            Link::Up(joining) => (joining.apart.is_some(), joining.in_step),
+    /// Until the document is synced: keeps both sides' states, to report what both changed.
+    pub(super) fn track_overlaps(&mut self, update: &Bytes) {
+        let (started, finished) = match &self.link {
+            Link::Up(joining) => (joining.divergence.is_some(), joining.in_step),
             _ => return,
         };
-        if over {
+        if finished {
             return;
         }
-        let apart = if begun || !self.queue.has_edits() { None } else { self.apart() };
+        let divergence = if started || !self.queue.has_edits() { None } else { self.divergence() };
         let Link::Up(joining) = &mut self.link else { return };
-        joining.apart = joining.apart.take().or(apart);
-        if let Some(apart) = &mut joining.apart
-            && apart.theirs.take(update, &HeldLimits::default()).is_err()
+        joining.divergence = joining.divergence.take().or(divergence);
+        if let Some(divergence) = &mut joining.divergence
+            && divergence.theirs.take(update, &HeldLimits::default()).is_err()
         {
-            // Only the report suffers.
-            joining.apart = None;
+            // Only the report is incomplete then.
+            joining.divergence = None;
         }
     }
 
-    fn apart(&self) -> Option<Apart> {
+    fn divergence(&self) -> Option<Divergence> {
         let theirs = self.base_replica().ok()?;
-        Some(Apart { base: theirs.encode().ok()?, mine: self.replica.encode().ok()?, theirs })
+        Some(Divergence { base: theirs.encode().ok()?, mine: self.replica.encode().ok()?, theirs })
     }
 
-    /// In step for the first time on this connection: tells what that took.
+    /// Called when the document is synced for the first time on a connection: emits the report.
     pub(super) fn make_report(&mut self, out: &mut Outputs) {
         let full_bytes = self.replica.encode().map_or(0, |all| 2 * all.len() as u64);
         let Link::Up(joining) = &mut self.link else { return };
         joining.report.full_bytes = full_bytes;
-        joining.report.both_changed = joining.apart.take().and_then(overlaps).unwrap_or_default();
+        joining.report.both_changed = joining.divergence.take().and_then(overlaps).unwrap_or_default();
         self.report = Some(joining.report.clone());
         out.events.push(Event::Synced(joining.report.clone()));
     }
 }
 
-fn overlaps(apart: Apart) -> Option<Vec<Overlap>> {
-    let base = Replica::load(std::iter::once(apart.base)).ok()?;
-    let mine = Replica::load(std::iter::once(apart.mine)).ok()?;
-    Some(both_changed(base.doc(), mine.doc(), apart.theirs.doc()))
+fn overlaps(divergence: Divergence) -> Option<Vec<Overlap>> {
+    let base = Replica::load(std::iter::once(divergence.base)).ok()?;
+    let mine = Replica::load(std::iter::once(divergence.mine)).ok()?;
+    Some(both_changed(base.doc(), mine.doc(), divergence.theirs.doc()))
 }
 
-impl std::fmt::Debug for Apart {
+impl std::fmt::Debug for Divergence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Apart")
+        f.write_str("Divergence")
     }
 }

@@ -1,8 +1,8 @@
-//! PURE: changes by others that the server may have lost. Part of [`Core`].
+//! PURE: resends remote changes that the server may have lost. Part of [`Core`].
 //!
-//! The server relays a change before it is on its disk. If it crashes in between and the author never comes back, those
-//! who received the change are the only ones who have it. What came beyond the last `Durable` is therefore sent again at
-//! the next connection; most often the server knows it.
+//! The server relays a change before the change is on its disk. If it crashes in between and the author never
+//! reconnects, only the clients that received the change have it. Changes received after the last `Durable` are
+//! therefore sent again on the next connection; usually the server has them already.
 
 use std::collections::HashSet;
 
@@ -15,9 +15,9 @@ use super::core::{Core, Origin, Outputs};
 use super::sync::Link;
 
 impl Core {
-    /// Sends what others did and only we may have: the server relays before it writes, and may have crashed between.
-    pub(super) fn send_again(&mut self, out: &mut Outputs) {
-        // They are of the history that was replaced: the new one is fetched to put upon it what is queued, nothing else.
+    /// Sends the remote changes that are not known to be on the server's disk.
+    pub(super) fn resend_unconfirmed(&mut self, out: &mut Outputs) {
+        // They belong to the replaced history: onto the new one only the queue is rebased.
         if self.link.is_rebasing() {
             return;
         }
@@ -36,27 +36,27 @@ impl Core {
         }
     }
 
-    /// The server has answered up to this batch.
-    pub(super) fn answered(&mut self, batch: u64, now_ms: u64, out: &mut Outputs) {
+    /// The server has answered all batches up to this one.
+    pub(super) fn batch_answered(&mut self, batch: u64, now_ms: u64, out: &mut Outputs) {
         let Link::Up(joining) = &mut self.link else { return };
         if joining.sent_again.is_none_or(|sent| sent > batch) {
             return;
         }
         joining.sent_again = None;
         let durable = joining.durable_meanwhile.take();
-        self.sent_again(true);
+        self.finish_resend(true);
         if let Some(seq) = durable {
             self.durable(seq, now_ms, out);
         }
     }
 
-    /// Takes the changes by others that the server may have lost since, because it crashed before it wrote them, and what
-    /// of the queue they may depend on: what was made here before them.
+    /// Returns the remote changes that the server may have lost in a crash, and the queued edits that they may depend on:
+    /// those made on this device before them.
     fn take_unconfirmed(&mut self) -> Vec<Bytes> {
         let known = self.in_step.map_or(Seq::ZERO, |(cursor, _)| cursor.seq);
         let is_unconfirmed = |of: Origin| matches!(of, Origin::Remote(seq) if seq > known);
         let Some(newest) = self.updates.iter().rposition(|update| is_unconfirmed(update.of)) else { return Vec::new() };
-        let own = self.queue.may_go_along(self.clock.lets_send(&self.queue));
+        let own = self.queue.resendable_edits(self.clock.allows_sending(&self.queue));
         let (mut unconfirmed, mut gone) = (Vec::new(), HashSet::new());
         for update in &mut self.updates[..=newest] {
             match update.of {
@@ -66,12 +66,12 @@ impl Core {
             }
             unconfirmed.push(update.bytes.clone());
         }
-        self.queue.have_left(&gone);
+        self.queue.mark_sent(&gone);
         unconfirmed
     }
 
-    /// What became of them: the server has them on its disk, or nobody knows.
-    pub(super) fn sent_again(&mut self, confirmed: bool) {
+    /// Ends a resend: the changes are on the server's disk (`confirmed`), or still unconfirmed.
+    pub(super) fn finish_resend(&mut self, confirmed: bool) {
         for update in &mut self.updates {
             if let Origin::SentAgain(seq) = update.of {
                 update.of = Origin::Remote(if confirmed { Seq::ZERO } else { seq });

@@ -1,4 +1,4 @@
-//! What an app can see of a document: its queue, its sync, what happened. Plain values: any language can hold them.
+//! Status, queue entries, events and reports of a document, as plain values for bindings of any language.
 
 use syncline_protocol::native::Cursor;
 use ulid::Ulid;
@@ -8,181 +8,185 @@ use crate::types::rebase::RebaseReport;
 use crate::types::register::RegisterState;
 use crate::types::value::Value;
 
-/// How a document stands with its server.
+/// The sync state of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SyncState {
-    /// No connection. Editing goes on.
+    /// There is no connection. The document can still be edited.
     Offline,
-    /// Connected, and not yet in step.
+    /// Connected; changes of the server are still missing.
     Syncing,
-    /// Everything the server had is here; changes come as they are made.
+    /// The document contains every change that the server had; further changes arrive as they are made.
     Synced,
-    /// The server has another history of this document than the one known here (it was purged, or restored from a
-    /// backup). Nothing is exchanged until [`super::Document::rebase`] or [`super::Document::discard`].
+    /// The server has another history of this document than this device: the document was purged, or restored from a
+    /// backup. Nothing is exchanged until [`super::Document::rebase`] or [`super::Document::discard`].
     HistoryChanged,
-    /// The document was deleted at the server. What is here stays and can be exported.
+    /// The document was deleted on the server. The local copy is kept and can be exported.
     Deleted,
-    /// The server will not let us in, with its reason. Tried again after [`crate::device::Device::set_token`].
+    /// The server denied access, with its reason. Retried after [`crate::device::Device::set_token`].
     Refused(String),
 }
 
-/// A document at a glance.
+/// A snapshot of a document's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentStatus {
-    /// How it stands with the server.
+    /// The sync state.
     pub sync: SyncState,
-    /// We may look, not change: edits are refused by the server.
+    /// True if the server grants read access only: it refuses edits.
     pub read_only: bool,
-    /// Stored on this device, waiting for a connection.
+    /// Number of entries not sent yet: stored on this device or being stored.
     pub pending: u64,
-    /// Sent, not yet confirmed.
+    /// Number of entries sent and not confirmed yet.
     pub sent: u64,
-    /// Confirmed by the server as being on its disk, since this document was opened.
+    /// Number of entries confirmed to be on the server's disk since this document was opened.
     pub saved: u64,
-    /// Refused by the server; see [`super::Document::queue`].
+    /// Number of entries that the server refused; see [`super::Document::queue`].
     pub refused: u64,
-    /// Counts changes by others.
+    /// Number of remote changes applied since this document was opened.
     pub remote_changes: u64,
-    /// How far in which history: everything up to here is on the server's disk and here.
+    /// The server's history and a position in it: every change up to there is both on the server's disk and on this
+    /// device. `None` before the first sync.
     pub cursor: Option<Cursor>,
 }
 
-/// Something this device did and the server has not confirmed.
+/// An edit or register write of this device that the server has not confirmed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// Its id, on every device.
+    /// Id of the entry, unique across devices.
     pub id: Ulid,
-    /// When, in milliseconds since the Unix epoch by this device's clock.
+    /// Time of the edit, in milliseconds since the Unix epoch, by this device's clock as corrected by the server.
     pub at_ms: u64,
-    /// Which device.
+    /// Id of the device that made the edit.
     pub device: Ulid,
-    /// What.
+    /// An edit or a register write.
     pub what: EntryKind,
-    /// How far it has come.
+    /// Progress of the entry.
     pub state: EntryState,
 }
 
-/// What an entry is.
+/// The kind of a queue entry.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EntryKind {
     /// A change of the document.
     Edit {
-        /// Its size as an update.
+        /// Size of the v1 update, in bytes.
         bytes: u64,
     },
     /// A write to a versioned register.
     Proposal {
-        /// Which register.
+        /// Name of the register.
         register: String,
-        /// The new value.
+        /// The proposed value.
         value: Value,
     },
 }
 
-/// How far an entry has come. A saved one leaves the queue.
+/// Progress of a queue entry. Saved and decided entries leave the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryState {
-    /// On this device's disk.
+    /// On this device's disk, or being written to it; not sent.
     Pending,
-    /// On its way.
+    /// Sent on the current connection, not confirmed.
     Sent,
-    /// The server will not have it; it stays here.
+    /// Refused by the server. The entry stays in the queue and is sent again after
+    /// [`crate::device::Device::set_token`].
     Refused {
-        /// From the table of close codes.
+        /// Close code, see the table in `protocol/SPEC.md`.
         code: u16,
-        /// In words.
+        /// The server's reason, as text.
         reason: String,
     },
 }
 
-/// What one sync did.
+/// The result of one sync.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SyncReport {
-    /// Since the device was last in step, in milliseconds; 0 for a document that never was.
+    /// Time since the document was last synced, in milliseconds; 0 if it never was.
     pub offline_ms: u64,
-    /// Entries of the queue that were sent.
+    /// Number of queue entries sent.
     pub sent_entries: u64,
-    /// Bytes of messages about this document, to the server.
+    /// Bytes of this document's messages to the server.
     pub sent_bytes: u64,
-    /// Bytes of messages about this document, from the server.
+    /// Bytes of this document's messages from the server.
     pub received_bytes: u64,
-    /// What sending the whole document both ways would have cost.
+    /// Bytes that sending the whole document in both directions would have taken.
     pub full_bytes: u64,
-    /// Which keys, ranges and registers both sides changed while apart.
+    /// Keys, ranges and registers that both sides changed since the last sync.
     pub both_changed: Vec<Overlap>,
 }
 
 impl SyncReport {
-    /// Bytes not sent because only differences were.
+    /// Returns the bytes saved by exchanging differences instead of the whole document.
     pub fn saved_bytes(&self) -> u64 {
         self.full_bytes.saturating_sub(self.sent_bytes + self.received_bytes)
     }
 }
 
-/// Something happened to a document.
+/// An event of a document. The status that belongs to an event is published before the event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A sync is complete.
+    /// A sync is complete: sent once per connection, when the document first becomes [`SyncState::Synced`].
     Synced(SyncReport),
-    /// Others changed the document.
+    /// A remote change was applied to the document.
     Changed,
-    /// These entries are on the server's disk.
+    /// Entries are on the server's disk and have left the queue.
     Saved {
-        /// Oldest first.
+        /// Ids of the entries, oldest first.
         entries: Vec<Ulid>,
     },
-    /// The server will not have this entry; it stays in the queue.
+    /// The server refused an entry; it stays in the queue.
     Refused {
-        /// Which.
+        /// Id of the entry.
         entry: Ulid,
-        /// From the table of close codes.
+        /// Close code, see the table in `protocol/SPEC.md`.
         code: u16,
-        /// In words.
+        /// The server's reason, as text.
         reason: String,
     },
-    /// The server decided on a write to a versioned register.
+    /// The server decided on a write to a versioned register; the entry has left the queue.
     Decided {
-        /// Which.
+        /// Id of the entry.
         entry: Ulid,
-        /// Whether the register took it.
+        /// True if the server accepted the write.
         accepted: bool,
-        /// Which register.
+        /// Name of the register.
         register: String,
-        /// The register now: when refused, the other's value, author, time and version.
+        /// State of the register after the decision; after a rejection, the write that won. `None` if it was never
+        /// written.
         current: Option<RegisterState>,
-        /// What was proposed.
+        /// The proposed value.
         mine: Value,
     },
-    /// The server has another history than the one known here.
+    /// The server has another history of the document than this device; see [`SyncState::HistoryChanged`].
     HistoryChanged {
-        /// Known here.
+        /// Position in the history known on this device.
         was: Cursor,
-        /// At the server.
+        /// Position in the server's history.
         now: Cursor,
     },
-    /// What was not saved was put upon the server's history.
+    /// Unsaved edits were applied to the server's history after [`super::Document::rebase`].
     Rebased(RebaseReport),
-    /// The document was deleted at the server.
+    /// The document was deleted on the server.
     Deleted,
-    /// The device learned that its clock is off by more than [`crate::types::clock::MAX_DRIFT_MS`], and goes by the
-    /// server's from now on. What was written to latest-wins maps and is not saved was moved to the right time.
+    /// The server's time shows that the device's clock is off by more than [`crate::types::clock::MAX_DRIFT_MS`]. The
+    /// device uses the server's time from now on, and corrects the stamps of unsaved writes to latest-wins maps.
     ClockCorrected {
-        /// True time minus what was taken for it, in milliseconds.
+        /// The server's time minus the time used so far, in milliseconds.
         offset_ms: i64,
     },
-    /// The device cannot write: edits are refused until it can, the document is as it was.
+    /// The device's store failed, with the reason. Edits fail until [`Event::StorageBack`]; edits that were not stored
+    /// were undone.
     StorageFailed(String),
-    /// The device can write again, and everything is on its disk.
+    /// The device's store works again, and everything is on the device's disk.
     StorageBack,
-    /// The stream was read too slowly: this many events were left out.
+    /// The stream was read too slowly: this many events were dropped.
     Lagged(u64),
 }
 
-/// A document to take elsewhere.
+/// An exported document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
-    /// Everything, as one v1 update.
+    /// The whole document, as one Yjs v1 update.
     pub update: Vec<u8>,
-    /// What the server has not confirmed, as one v1 update on top of the rest.
+    /// The edits that the server has not confirmed, as one Yjs v1 update that depends on the rest of the document.
     pub unsaved: Vec<u8>,
 }

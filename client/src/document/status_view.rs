@@ -1,4 +1,4 @@
-//! PURE: what [`Core`] shows of itself.
+//! PURE: status, queue entries and exports of a [`Core`].
 
 use ulid::Ulid;
 use yrs::Transaction;
@@ -10,7 +10,7 @@ use super::status::{DocumentStatus, Entry, EntryKind, EntryState, Export, SyncRe
 use super::sync::Link;
 
 impl Core {
-    /// Looks at the document.
+    /// Reads the document in one transaction.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&Transaction<'_>) -> R) -> R {
         self.replica.read(look)
     }
@@ -54,7 +54,7 @@ impl Core {
         self.queue.iter().map(entry).collect()
     }
 
-    /// Everything, as one v1 update; `Err`: why not.
+    /// Returns the whole document as one v1 update; the error is a text for [`crate::DeviceError::Broken`].
     pub(crate) fn state(&self) -> Result<Vec<u8>, String> {
         self.replica.encode().map(|state| state.to_vec()).map_err(|error| error.to_string())
     }

@@ -1,8 +1,8 @@
-//! PURE: one document's talk with the server, in the native dialect. Part of [`Core`].
+//! PURE: the sync protocol of one document, in the native dialect. Part of [`Core`].
 //!
-//! A connection goes like this. We open with our cursor; the server answers how it goes on: with what came since, or by
-//! asking for our state vector, or by saying that it has another history. From then on what is queued goes out, merged
-//! into few messages, and changes come in. The first `Durable` after that says: in step.
+//! The client opens the document with its cursor. The server answers with the changes since that cursor, asks for the
+//! client's state vector, or reports another history. After that the client sends the queue, merged into few messages,
+//! and receives remote changes. The document is synced at the first `Durable`.
 
 use bytes::Bytes;
 use syncline_protocol::close::{Close, may_reconnect};
@@ -16,59 +16,60 @@ use super::batch::{self, MAX_BATCH_BYTES, MAX_IN_FLIGHT};
 use super::core::{Core, Outputs};
 use super::journal::Note;
 use super::queue::State;
-use super::report::Apart;
+use super::report::Divergence;
 use super::status::{Event, SyncReport, SyncState};
 
-/// How far the cursor may move before the journal is told: what is lost by a crash is sent again.
+/// Number of changes after which a new cursor is recorded in the journal. After a crash the changes since the recorded
+/// cursor are received again.
 const NOTE_EVERY: u64 = 64;
-/// Bytes of the queue that are worth asking what of them the server has already.
+/// Size of the queue, in bytes, from which the server is asked for its state vector, to skip what it has.
 const WORTH_ASKING_BYTES: usize = 4 * 1024;
 
 /// The state vector of an empty document.
-const NOTHING: [u8; 1] = [0];
+const EMPTY_STATE_VECTOR: [u8; 1] = [0];
 
-/// Why a connection must be given up.
+/// An error in the server's messages.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Fault {
-    #[error("the server sent an update that cannot be used: {0}")]
+    #[error("the server sent an invalid update: {0}")]
     BadUpdate(String),
 }
 
-/// Where the document stands on this connection.
+/// State of the document on the current connection.
 #[derive(Debug)]
 pub(crate) enum Link {
     Down,
     Up(Box<Joining>),
-    /// Another history, or no right, or deleted: this channel is closed.
+    /// The channel is closed: the history changed, access was denied, or the document was deleted.
     Shut,
 }
 
 #[derive(Debug)]
 pub(crate) struct Joining {
     pub(super) channel: Channel,
-    /// Known once the server has answered.
+    /// The server's cursor, once it has answered.
     pub(super) cursor: Option<Cursor>,
-    /// The state vector was sent and its answer has not come.
+    /// The state vector was sent, and the `Diff` has not arrived.
     pub(super) awaits_diff: bool,
-    /// The first `Durable` has come.
+    /// The first `Durable` has arrived.
     pub(super) in_step: bool,
     pub(super) last_batch: u64,
     pub(super) read_only: bool,
-    /// The last batch of changes by others that were sent again: until its ack our position stays where it was, so that
-    /// a lost connection does not make us forget that they are doubtful.
+    /// The last batch of remote changes that were sent again. The cursor is not advanced until it is acknowledged, so
+    /// that these changes still count as unconfirmed if the connection is lost.
     pub(super) sent_again: Option<u64>,
-    /// The position that was told meanwhile.
+    /// The newest `Durable` received while `sent_again` is set.
     pub(super) durable_meanwhile: Option<Seq>,
-    /// The server was asked what it has.
+    /// The server's state vector was requested.
     asked: bool,
-    /// What it had then; the queue is trimmed by it once.
+    /// The server's state vector at that time; batches leave out what it covers.
     pub(super) server_has: Option<Bytes>,
     pub(super) report: SyncReport,
-    /// Until in step, when something of ours is queued: what both sides had and have.
-    pub(super) apart: Option<Apart>,
+    /// Both sides' states, until the document is synced; only if edits are queued.
+    pub(super) divergence: Option<Divergence>,
     /// A new history is being fetched; see [`Core::begin_rebase`].
     pub(super) rebasing: bool,
-    /// What has come of it, each piece with the record up to which it is complete then.
+    /// Parts of the new history received so far, each with the sequence number up to which the history is complete.
     pub(super) new_history: Vec<(Seq, Bytes)>,
 }
 
@@ -79,7 +80,8 @@ impl Link {
 }
 
 impl Core {
-    /// A connection is there: opens the document on it. False when that cannot help.
+    /// A connection is up: opens the document on it. Returns false if the document is open already, or if its history
+    /// changed or it was deleted.
     pub(crate) fn connected(
         &mut self,
         channel: Channel,
@@ -97,12 +99,12 @@ impl Core {
         true
     }
 
-    /// True after the server closed this document, or it started over: to be opened again in a while.
+    /// True if the caller must open the document again after a delay: the server closed it, or it adopted a new history.
     pub(crate) fn wants_reopening(&self) -> bool {
         matches!(self.link, Link::Down) && self.sync == SyncState::Offline
     }
 
-    /// The largest message that the server takes.
+    /// Sets the size limit of messages to the server.
     pub(crate) fn set_limit(&mut self, max_message_bytes: usize) {
         self.max_message_bytes = max_message_bytes;
     }
@@ -131,40 +133,42 @@ impl Core {
             asked: wants_state_vector,
             server_has: None,
             report: SyncReport { offline_ms, ..SyncReport::default() },
-            apart: None,
+            divergence: None,
             rebasing,
             new_history: Vec::new(),
         }));
         self.sync = if rebasing { SyncState::HistoryChanged } else { SyncState::Syncing };
         self.send(&ToServer::Open { channel, document: name, token, cursor, wants_state_vector }, out);
         if cursor.is_none() {
-            let state_vector = if rebasing { Bytes::from_static(&NOTHING) } else { self.replica.state_vector() };
+            let state_vector =
+                if rebasing { Bytes::from_static(&EMPTY_STATE_VECTOR) } else { self.replica.state_vector() };
             self.send(&ToServer::StateVector { channel, state_vector: &state_vector }, out);
         }
     }
 
-    /// The connection is gone. What was sent and not confirmed waits again.
+    /// The connection was lost. Entries that were sent and not confirmed become pending again.
     pub(crate) fn disconnected(&mut self, now_ms: u64, out: &mut Outputs) {
         if matches!(&self.link, Link::Up(joining) if joining.in_step) {
             self.note_in_step(now_ms, out);
         }
         self.link = Link::Down;
-        self.wait_again(out);
+        self.requeue_sent(out);
         if matches!(self.sync, SyncState::Syncing | SyncState::Synced | SyncState::Refused(_)) {
             self.sync = SyncState::Offline;
         }
     }
 
-    /// What was sent and not confirmed waits again.
-    fn wait_again(&mut self, out: &mut Outputs) {
-        if let Some(through) = self.queue.newest_on_its_way() {
+    /// Makes entries that were sent and not confirmed pending again.
+    fn requeue_sent(&mut self, out: &mut Outputs) {
+        if let Some(through) = self.queue.newest_sent() {
             self.note(Note::Sent { through }, out);
         }
         self.queue.connection_lost();
-        self.sent_again(false);
+        self.finish_resend(false);
     }
 
-    /// What was refused is tried again, on another channel: the right to this one was given before. The caller opens it.
+    /// Makes refused entries pending again, and closes the channel: its access was granted with the old token. The caller
+    /// opens the document on another channel.
     pub(crate) fn retry_refused(&mut self, now_ms: u64, out: &mut Outputs) {
         self.leave(now_ms, out);
         if self.queue.retry() {
@@ -172,7 +176,8 @@ impl Core {
         }
     }
 
-    /// Ends this document's channel, if it has one; the connection goes on. What was sent and not confirmed waits again.
+    /// Closes this document's channel if it has one; the connection stays open. Entries that were sent and not confirmed
+    /// become pending again.
     pub(crate) fn leave(&mut self, now_ms: u64, out: &mut Outputs) {
         if let Link::Up(joining) = &self.link {
             out.frames.push(ToServer::Leave { channel: joining.channel }.encode().into());
@@ -180,7 +185,7 @@ impl Core {
         }
     }
 
-    /// The server said something about this document.
+    /// Handles a message of the server for this document.
     pub(crate) fn received(
         &mut self,
         message: &ToClient<'_>,
@@ -208,14 +213,14 @@ impl Core {
             ToClient::Durable { seq, .. } => self.durable(seq, now_ms, out),
             ToClient::Ack { batch, .. } => {
                 self.acked(batch, out);
-                self.answered(batch, now_ms, out);
+                self.batch_answered(batch, now_ms, out);
             }
-            // It cannot now, and may later: all of it again then, in order.
+            // A temporary refusal: close the channel, and send everything again in order after reopening.
             ToClient::Refused { code, .. } if may_reconnect(code) => self.leave(now_ms, out),
             ToClient::Refused { batch, code, reason, .. } => {
                 self.refused(batch, code, reason, out);
-                // Who may not write cannot help: others will have them.
-                self.answered(batch, now_ms, out);
+                // Without write access the resend is pointless; other clients have these changes.
+                self.batch_answered(batch, now_ms, out);
             }
             ToClient::Decided { batch, accepted, register, .. } => self.decided(batch, accepted, register, out)?,
             ToClient::Closed { code, reason, .. } => self.closed(code, reason, out),
@@ -237,11 +242,11 @@ impl Core {
         let Link::Up(joining) = &mut self.link else { return Ok(()) };
         joining.read_only = read_only;
         if let Some(state_vector) = state_vector {
-            scan_state_vector(state_vector, &ScanLimits::STORED).map_err(bad)?;
+            scan_state_vector(state_vector, &ScanLimits::STORED).map_err(bad_update)?;
             joining.server_has = Some(Bytes::copy_from_slice(state_vector));
         } else if joining.asked {
-            // Asked again it would not tell either.
-            joining.server_has = Some(Bytes::from_static(&NOTHING));
+            // The server does not send its state vector. Use an empty one, so that it is not requested again.
+            joining.server_has = Some(Bytes::from_static(&EMPTY_STATE_VECTOR));
         }
         let channel = joining.channel;
         match resume {
@@ -254,11 +259,11 @@ impl Core {
             }
             Resume::FromCursor => {
                 joining.cursor = Some(cursor);
-                self.send_again(out);
+                self.resend_unconfirmed(out);
             }
             Resume::SendStateVector => {
                 joining.cursor = Some(cursor);
-                self.send_again(out);
+                self.resend_unconfirmed(out);
                 let Link::Up(joining) = &mut self.link else { return Ok(()) };
                 if !joining.awaits_diff {
                     joining.awaits_diff = true;
@@ -270,8 +275,8 @@ impl Core {
         Ok(())
     }
 
-    /// The server takes a cursor at zero for the beginning of any history. It is not, when something was saved since and
-    /// the journal does not know how far: what is queued goes on from that.
+    /// For a cursor at zero the server does not report another history, since every history starts there. If this device
+    /// has saved changes since, which the journal's cursor does not cover yet, another epoch is another history.
     fn is_of_another_history(&self, now: Cursor) -> bool {
         let is_other = self.in_step.is_some_and(|(known, _)| known.epoch != now.epoch);
         is_other && !self.is_rebasing() && self.has_something_saved()
@@ -297,7 +302,7 @@ impl Core {
         }
     }
 
-    /// Tells the journal how far we are in step, if it does not know.
+    /// Records the synced position in the journal.
     pub(crate) fn note_in_step(&mut self, now_ms: u64, out: &mut Outputs) {
         let Some((cursor, at_ms)) = &mut self.in_step else { return };
         *at_ms = now_ms;
@@ -325,14 +330,14 @@ impl Core {
     fn closed(&mut self, code: u16, reason: &str, out: &mut Outputs) {
         let was_rebasing = self.link.is_rebasing();
         self.link = Link::Shut;
-        self.wait_again(out);
+        self.requeue_sent(out);
         if code == Close::DocumentDeleted.code() {
             self.sync = SyncState::Deleted;
             out.events.push(Event::Deleted);
         } else if was_rebasing {
-            // As before.
+            // The state stays `HistoryChanged`.
         } else if may_reconnect(code) {
-            // The caller opens it again in a while.
+            // The caller opens the document again after a delay.
             self.link = Link::Down;
             self.sync = SyncState::Offline;
         } else {
@@ -340,11 +345,11 @@ impl Core {
         }
     }
 
-    /// Sends what is queued and stored, if the server is ready for it.
+    /// Sends stored entries of the queue, if the document is open and the limits allow it.
     pub(super) fn pump(&mut self, out: &mut Outputs) {
         loop {
             let Link::Up(joining) = &mut self.link else { return };
-            if joining.cursor.is_none() || joining.rebasing || !self.clock.lets_send(&self.queue) {
+            if joining.cursor.is_none() || joining.rebasing || !self.clock.allows_sending(&self.queue) {
                 return;
             }
             let oldest = self.queue.iter().find_map(|entry| match entry.state {
@@ -354,8 +359,8 @@ impl Core {
             if oldest.is_some_and(|oldest| joining.last_batch - oldest >= MAX_IN_FLIGHT) {
                 return;
             }
-            let most = MAX_BATCH_BYTES.min(self.max_message_bytes / 2);
-            let Some(batch) = batch::next(&self.queue, joining.server_has.as_deref(), most) else { return };
+            let limit_bytes = MAX_BATCH_BYTES.min(self.max_message_bytes / 2);
+            let Some(batch) = batch::next(&self.queue, joining.server_has.as_deref(), limit_bytes) else { return };
             let (channel, number) = (joining.channel, joining.last_batch + 1);
             let frame = batch.frame(channel, number);
             let is_too_large = frame.len() > self.max_message_bytes;
@@ -385,6 +390,6 @@ impl Core {
     }
 }
 
-pub(super) fn bad(error: impl std::fmt::Display) -> Fault {
+pub(super) fn bad_update(error: impl std::fmt::Display) -> Fault {
     Fault::BadUpdate(error.to_string())
 }

@@ -1,18 +1,24 @@
-//! Handles to what lies in a document: by name, without generics or lifetimes, so that any language can hold them.
+//! Handles to the shared types of a document, without generics or lifetimes, so that bindings of any language can hold
+//! them.
 //!
 //! ```text
-//! text.rs     a text that many write
+//! text.rs     collaborative text
 //! plain.rs    maps and lists of values
-//! xml.rs      elements, as rich text editors keep them
-//! offline.rs  latest-wins maps, counters, choices, registers
+//! xml.rs      XML trees, as used by rich text editors
+//! offline.rs  latest-wins maps, counters, choice registers, versioned registers
 //! ```
 //!
-//! A handle is a document and a name. It is cheap to clone and to share; two handles of one name are the same thing.
-//! Writing returns when the change is on the device's disk; the network is never waited for. A name that was never
-//! written is empty. Positions count UTF-16 code units in texts, entries in lists.
+//! A handle consists of a document and the name of a root type. It is cheap to clone and to share; two handles with the
+//! same name refer to the same content. A name that was never written is empty. Use each name with one type only.
+//! Positions count UTF-16 code units in texts and elements in lists.
 //!
-//! Every method fails with an [`EditError`]: the device cannot write, the change cannot be, or the device was closed.
-//! The document is then as it was.
+//! A write returns when the change is on the device's disk; it never waits for the network. Reads return the local
+//! state, which includes unsent edits.
+//!
+//! # Errors
+//! Every method returns an [`EditError`] on failure, and the document is unchanged then:
+//! [`EditError::Storage`] if the device cannot write, [`EditError::Rejected`] if the change itself is invalid, and
+//! [`EditError::Closed`] after the device was closed.
 
 mod offline;
 mod plain;
@@ -30,42 +36,43 @@ use crate::document::{Document, EditError};
 use crate::types;
 
 impl Document {
-    /// A text that many write at once.
+    /// Returns the collaborative text named `root`.
     pub fn text_at(&self, root: &str) -> Text {
         Text(Root::new(self, root))
     }
 
-    /// Values by key. Of two values written to one key apart, one is kept; [`Document::lww_map`] keeps the newer.
+    /// Returns the map named `root`. Of two concurrent writes to one key, an arbitrary one wins, the same on all devices;
+    /// use [`Document::lww_map`] if the newer one must win.
     pub fn map(&self, root: &str) -> Map {
         Map(Root::new(self, root))
     }
 
-    /// Values in order.
+    /// Returns the list named `root`.
     pub fn list(&self, root: &str) -> List {
         List(Root::new(self, root))
     }
 
-    /// Elements and texts, as rich text editors keep them.
+    /// Returns the XML tree named `root`, as used by rich text editors.
     pub fn xml(&self, root: &str) -> Xml {
         Xml(Root::new(self, root))
     }
 
-    /// Values by key; the newest write of a key wins, by time.
+    /// Returns the latest-wins map named `root`: the newest write of each key wins, by time.
     pub fn lww_map(&self, root: &str) -> LwwMap {
         LwwMap { document: self.clone(), map: types::LwwMap::new(root) }
     }
 
-    /// A number that many devices add to.
+    /// Returns the counter named `root`: concurrent increments add up.
     pub fn counter(&self, root: &str) -> Counter {
         Counter { document: self.clone(), counter: types::Counter::new(root) }
     }
 
-    /// A value that nobody overwrites unseen: what was written apart is kept, side by side, until someone chooses.
+    /// Returns the choice register named `root`: concurrent writes are all kept until a user chooses one.
     pub fn choice(&self, root: &str) -> Choice {
         Choice { document: self.clone(), choice: types::ChoiceRegister::new(root) }
     }
 
-    /// A value that one writes at a time: the server takes one of two writes made apart, and refuses the other.
+    /// Returns the versioned register `name`: the server accepts one of two concurrent writes and rejects the other.
     pub fn register_at(&self, name: &str) -> Register {
         Register { document: self.clone(), name: name.to_owned() }
     }
@@ -88,10 +95,10 @@ impl Root {
         look: impl FnOnce(&str, &Transaction<'_>) -> R + Send + 'static,
     ) -> Result<R, EditError> {
         let name = self.name.clone();
-        self.document.read(move |txn| look(&name, txn)).await.map_err(unreadable)
+        self.document.read(move |txn| look(&name, txn)).await.map_err(read_error)
     }
 
-    /// `change` must look before it writes: what it has written stays, also when it fails.
+    /// `change` must validate before it writes: what it wrote is kept even if it returns an error.
     async fn edit<R: Send + 'static>(
         &self,
         change: impl FnOnce(&str, &mut TransactionMut<'_>) -> Result<R, EditError> + Send + 'static,
@@ -101,7 +108,7 @@ impl Root {
     }
 }
 
-fn unreadable(error: DeviceError) -> EditError {
+fn read_error(error: DeviceError) -> EditError {
     match error {
         DeviceError::Closed => EditError::Closed,
         other => EditError::Storage(other.to_string()),
@@ -112,10 +119,10 @@ fn rejected(why: impl std::fmt::Display) -> EditError {
     EditError::Rejected(why.to_string())
 }
 
-/// What yrs would panic on.
+/// Rejects ranges past the end, on which yrs would panic.
 fn check_range(index: u32, len: u32, of: u32) -> Result<(), EditError> {
     match index.checked_add(len) {
         Some(end) if end <= of => Ok(()),
-        _ => Err(rejected(format!("{len} from {index} on is beyond the end, which is at {of}"))),
+        _ => Err(rejected(format!("position {index} plus {len} is past the end at {of}"))),
     }
 }

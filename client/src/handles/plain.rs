@@ -1,4 +1,4 @@
-//! Maps and lists of values.
+//! Handles to maps and lists of values.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,24 @@ use super::{Root, check_range, rejected};
 use crate::document::EditError;
 use crate::types::Value;
 
-/// Values by key. What is written to different keys apart comes together.
+/// Values by key. Concurrent writes to different keys are merged; of two concurrent writes to one key an arbitrary one
+/// wins, the same on all devices.
+///
+/// ```
+/// # use syncline_client::{Device, DeviceConfig};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let home = tempfile::tempdir()?;
+/// # let config = DeviceConfig { offline: true, ..DeviceConfig::new(home.path(), "ws://127.0.0.1:1234") };
+/// # let document = Device::open(config).await?.document("shopping").await?;
+/// let amounts = document.map("amounts");
+/// amounts.set("milk", 3.into()).await?;
+/// assert_eq!(amounts.get("milk").await?, Some(3.into()));
+/// assert!(amounts.remove("milk").await?);
+/// assert_eq!(amounts.get("milk").await?, None);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Map(pub(super) Root);
 
@@ -16,7 +33,7 @@ impl Map {
     /// Sets a key.
     ///
     /// # Errors
-    /// Also when the value cannot be stored.
+    /// See [`super`]; [`EditError::Rejected`] also if an integer in the value is outside ±(2^53 - 1).
     pub async fn set(&self, key: &str, value: Value) -> Result<(), EditError> {
         let (key, any) = (key.to_owned(), value.to_any().map_err(rejected)?);
         let set = move |name: &str, txn: &mut yrs::TransactionMut<'_>| {
@@ -26,7 +43,7 @@ impl Map {
         self.0.edit(set).await
     }
 
-    /// The value of a key.
+    /// Returns the value of a key; `None` if the key is not set. A nested shared type is returned as its content.
     ///
     /// # Errors
     /// See [`super`].
@@ -35,7 +52,7 @@ impl Map {
         self.0.read(move |name, txn| Some(Value::from_out(&txn.get_map(name)?.get(txn, &key)?, txn))).await
     }
 
-    /// Removes a key; false if there was none.
+    /// Removes a key; returns false if it was not set.
     ///
     /// # Errors
     /// See [`super`].
@@ -44,7 +61,7 @@ impl Map {
         self.0.edit(move |name, txn| Ok(txn.get_or_insert_map(name).remove(txn, &key).is_some())).await
     }
 
-    /// Everything.
+    /// Returns all keys and values.
     ///
     /// # Errors
     /// See [`super`].
@@ -57,15 +74,31 @@ impl Map {
     }
 }
 
-/// Values in order. What is inserted apart is all there, one after the other.
+/// Values in order. Concurrent insertions are all kept, one after the other.
+///
+/// ```
+/// # use syncline_client::{Device, DeviceConfig};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let home = tempfile::tempdir()?;
+/// # let config = DeviceConfig { offline: true, ..DeviceConfig::new(home.path(), "ws://127.0.0.1:1234") };
+/// # let document = Device::open(config).await?.document("shopping").await?;
+/// let items = document.list("items");
+/// items.push("bread".into()).await?;
+/// items.insert(0, "milk".into()).await?;
+/// assert_eq!(items.items().await?, ["milk".into(), "bread".into()]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct List(pub(super) Root);
 
 impl List {
-    /// Inserts before `index`.
+    /// Inserts a value before `index`; the length of the list is a valid index.
     ///
     /// # Errors
-    /// Also when `index` is beyond the end, or the value cannot be stored.
+    /// See [`super`]; [`EditError::Rejected`] also if `index` is past the end, or an integer in the value is outside
+    /// ±(2^53 - 1).
     pub async fn insert(&self, index: u32, value: Value) -> Result<(), EditError> {
         let any = value.to_any().map_err(rejected)?;
         let insert = move |name: &str, txn: &mut yrs::TransactionMut<'_>| {
@@ -77,10 +110,10 @@ impl List {
         self.0.edit(insert).await
     }
 
-    /// Inserts at the end.
+    /// Inserts a value at the end.
     ///
     /// # Errors
-    /// Also when the value cannot be stored.
+    /// See [`super`]; [`EditError::Rejected`] also if an integer in the value is outside ±(2^53 - 1).
     pub async fn push(&self, value: Value) -> Result<(), EditError> {
         let any = value.to_any().map_err(rejected)?;
         let push = move |name: &str, txn: &mut yrs::TransactionMut<'_>| {
@@ -93,7 +126,7 @@ impl List {
     /// Removes the value at `index`.
     ///
     /// # Errors
-    /// Also when there is none.
+    /// See [`super`]; [`EditError::Rejected`] also if `index` is past the end.
     pub async fn remove(&self, index: u32) -> Result<(), EditError> {
         let remove = move |name: &str, txn: &mut yrs::TransactionMut<'_>| {
             let list = txn.get_or_insert_array(name);
@@ -104,7 +137,7 @@ impl List {
         self.0.edit(remove).await
     }
 
-    /// Everything.
+    /// Returns all values in order. A nested shared type is returned as its content.
     ///
     /// # Errors
     /// See [`super`].

@@ -1,4 +1,4 @@
-//! Elements, as rich text editors keep them.
+//! Handle to an XML tree, as used by rich text editors.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,37 @@ use super::{Root, check_range, rejected};
 use crate::document::EditError;
 use crate::types::Value;
 
-/// Elements and texts in each other. A place is a path of positions: `[2, 0]` is the first child of the third node.
-/// Others move what lies behind their changes: find a place anew before each use.
+/// A tree of elements and texts. A node is addressed by the path of its child indices: `[2, 0]` is the first child of
+/// the third root node. Remote changes shift the indices of later nodes: determine a path again before each use.
+///
+/// ```
+/// # use syncline_client::{Device, DeviceConfig};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let home = tempfile::tempdir()?;
+/// # let config = DeviceConfig { offline: true, ..DeviceConfig::new(home.path(), "ws://127.0.0.1:1234") };
+/// # let document = Device::open(config).await?.document("page").await?;
+/// let page = document.xml("page");
+/// page.insert_element(&[0], "p").await?;
+/// page.insert_text(&[0, 0], "hello").await?;
+/// assert_eq!(page.to_string().await?, "<p>hello</p>");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Xml(pub(super) Root);
 
-/// What has children.
+/// A node that can have children.
 enum Parent {
     Root(XmlFragmentRef),
     Element(XmlElementRef),
 }
 
 impl Xml {
-    /// Inserts an element at a place.
+    /// Inserts an empty element `tag` at path `at`.
     ///
     /// # Errors
-    /// Also when the place cannot be.
+    /// See [`super`]; [`EditError::Rejected`] also if the parent does not exist or the index is past its children.
     pub async fn insert_element(&self, at: &[u32], tag: &str) -> Result<(), EditError> {
         let (at, tag) = (at.to_owned(), tag.to_owned());
         let insert = move |name: &str, txn: &mut TransactionMut<'_>| {
@@ -40,10 +55,10 @@ impl Xml {
         self.0.edit(insert).await
     }
 
-    /// Inserts a text at a place.
+    /// Inserts a text node at path `at`.
     ///
     /// # Errors
-    /// Also when the place cannot be.
+    /// See [`super`]; [`EditError::Rejected`] also if the parent does not exist or the index is past its children.
     pub async fn insert_text(&self, at: &[u32], text: &str) -> Result<(), EditError> {
         let (at, text) = (at.to_owned(), text.to_owned());
         let insert = move |name: &str, txn: &mut TransactionMut<'_>| {
@@ -57,10 +72,10 @@ impl Xml {
         self.0.edit(insert).await
     }
 
-    /// Removes what is at a place, and all in it.
+    /// Removes the node at path `at` with all its children.
     ///
     /// # Errors
-    /// Also when there is nothing.
+    /// See [`super`]; [`EditError::Rejected`] also if the node does not exist.
     pub async fn remove(&self, at: &[u32]) -> Result<(), EditError> {
         let at = at.to_owned();
         let remove = move |name: &str, txn: &mut TransactionMut<'_>| {
@@ -73,10 +88,10 @@ impl Xml {
         self.0.edit(remove).await
     }
 
-    /// Sets an attribute of the element at a place.
+    /// Sets an attribute of the element at path `at`.
     ///
     /// # Errors
-    /// Also when there is no element.
+    /// See [`super`]; [`EditError::Rejected`] also if there is no element at that path.
     pub async fn set_attribute(&self, at: &[u32], name: &str, value: &str) -> Result<(), EditError> {
         let (at, key, value) = (at.to_owned(), name.to_owned(), value.to_owned());
         let set = move |name: &str, txn: &mut TransactionMut<'_>| {
@@ -87,21 +102,21 @@ impl Xml {
         self.0.edit(set).await
     }
 
-    /// The attributes of the element at a place.
+    /// Returns the attributes of the element at path `at`.
     ///
     /// # Errors
-    /// Also when there is no element.
+    /// See [`super`]; [`EditError::Rejected`] also if there is no element at that path.
     pub async fn attributes(&self, at: &[u32]) -> Result<BTreeMap<String, Value>, EditError> {
         let at = at.to_owned();
         let look = move |name: &str, txn: &yrs::Transaction<'_>| {
-            let root = txn.get_xml_fragment(name).ok_or_else(|| nothing_at(&at))?;
+            let root = txn.get_xml_fragment(name).ok_or_else(|| no_element_at(&at))?;
             let element = element(root, &at, txn)?;
             Ok(element.attributes(txn).map(|(key, out)| (key.to_owned(), Value::from_out(&out, txn))).collect())
         };
         self.0.read(look).await?
     }
 
-    /// Everything, as it reads in a file.
+    /// Returns the tree as XML text.
     ///
     /// # Errors
     /// See [`super`].
@@ -110,10 +125,13 @@ impl Xml {
     }
 }
 
-/// The parent of a place and the position in it, from which on there are `len` children at least.
+/// Returns the parent of the node at a path and the node's index in it. Fails unless the parent has at least `len`
+/// children from that index on.
 fn parent_of(name: &str, at: &[u32], len: u32, txn: &mut TransactionMut<'_>) -> Result<(Parent, u32), EditError> {
     let root = txn.get_or_insert_xml_fragment(name);
-    let Some((&index, path)) = at.split_last() else { return Err(rejected("an empty path is no place")) };
+    let Some((&index, path)) = at.split_last() else {
+        return Err(rejected("the path is empty; give at least one child index"));
+    };
     let (parent, children) = if path.is_empty() {
         let children = root.len(txn);
         (Parent::Root(root), children)
@@ -127,7 +145,7 @@ fn parent_of(name: &str, at: &[u32], len: u32, txn: &mut TransactionMut<'_>) -> 
 }
 
 fn element(root: XmlFragmentRef, path: &[u32], txn: &impl ReadTxn) -> Result<XmlElementRef, EditError> {
-    let (first, rest) = path.split_first().ok_or_else(|| nothing_at(path))?;
+    let (first, rest) = path.split_first().ok_or_else(|| no_element_at(path))?;
     let mut found = root.get(txn, *first);
     for index in rest {
         found = match found {
@@ -137,10 +155,10 @@ fn element(root: XmlFragmentRef, path: &[u32], txn: &impl ReadTxn) -> Result<Xml
     }
     match found {
         Some(XmlOut::Element(element)) => Ok(element),
-        _ => Err(nothing_at(path)),
+        _ => Err(no_element_at(path)),
     }
 }
 
-fn nothing_at(path: &[u32]) -> EditError {
-    rejected(format!("there is no element at {path:?}"))
+fn no_element_at(path: &[u32]) -> EditError {
+    rejected(format!("there is no element at path {path:?}"))
 }

@@ -1,23 +1,24 @@
-//! Which local edits are saved. Edits are numbered from 1; everything here is about prefixes of that numbering.
+//! Tracks which local edits are saved. Edits are numbered from 1; what is saved is a prefix of that numbering.
 //!
-//! A server handles one connection's messages in order, so an ack for one message covers the messages before it. An
-//! entry lives from the moment it is sent until its answer, or until the connection is gone: then the state vector
-//! exchange of the next connection carries whatever the server lacks, as one entry that covers every edit so far.
+//! A server handles the messages of a connection in order, so an acknowledgement of one message covers the messages
+//! before it. An entry is kept from the time it is sent until it is answered or the connection is lost. After a lost
+//! connection, the state vector exchange of the next one sends whatever the server lacks, as one entry that covers
+//! every edit so far.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-// A server that never echoes would let the queue grow. Dropping the oldest only delays an ack: a later one covers it.
-/// Most sent messages remembered for comparison with echoes.
+// Bounds the queue for a server that never echoes. Dropping the oldest only delays an ack: a later one covers it.
+/// Limit of sent messages kept for comparison with echoes.
 const MAX_ECHO_CANDIDATES: usize = 1024;
 
-/// What a sent message carried.
+/// The content of a sent message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Carried {
-    /// Everything the server lacked (SyncStep2).
+    /// Everything that the server lacked (SyncStep2).
     Everything,
-    /// One edit.
+    /// A single edit.
     OneEdit,
 }
 
@@ -26,31 +27,32 @@ struct Sent {
     carried: Carried,
     /// The last edit that this message and those before it cover.
     through: u64,
-    /// The payload as sent, to recognise its echo.
+    /// The payload as sent, to recognize its echo.
     update: Bytes,
 }
 
-/// What an answer told.
+/// The meaning of a server's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// Edits up to and including this number are saved.
     Saved(u64),
-    /// The server will not have them; they stay here.
+    /// Edits up to and including this number were refused; they stay in the local document.
     Refused(u64),
-    /// Nothing new.
+    /// No change.
     Nothing,
 }
 
-/// Written by the session only.
+/// Saved and sent edits of one session. Written by the session only.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
-    /// How many edits were made here.
+    /// Number of local edits.
     edits: u64,
-    /// How many of them are saved.
+    /// Number of local edits that are saved.
     saved: u64,
-    /// In order of sending, on this connection.
+    /// Unanswered messages of this connection, in order of sending.
     sent: VecDeque<Sent>,
-    /// An edit was refused and nothing that includes it has been saved since: later single acks prove no prefix.
+    /// An edit was refused, and no later message that includes it was saved: acks of single edits do not prove that all
+    /// earlier edits are saved.
     hole: bool,
 }
 
@@ -67,8 +69,8 @@ impl Acks {
         self.sent.push_back(Sent { carried, through: self.edits, update });
     }
 
-    /// The same for a server that may never answer.
-    pub(crate) fn sent_hoping_for_echo(&mut self, carried: Carried, update: Bytes) {
+    /// Like [`Acks::sent`], for a server that may never answer: the number of entries is bounded.
+    pub(crate) fn sent_with_possible_echo(&mut self, carried: Carried, update: Bytes) {
         if self.sent.len() == MAX_ECHO_CANDIDATES {
             self.sent.pop_front();
         }
@@ -80,7 +82,7 @@ impl Acks {
         self.hole = false;
     }
 
-    /// A Hocuspocus SyncStatus: it answers the oldest message not answered yet.
+    /// Handles a Hocuspocus SyncStatus, which answers the oldest unanswered message.
     pub(crate) fn status(&mut self, saved: bool) -> Answer {
         let Some(entry) = self.sent.pop_front() else { return Answer::Nothing };
         if saved {
@@ -90,14 +92,14 @@ impl Acks {
         if entry.through > self.saved { Answer::Refused(entry.through) } else { Answer::Nothing }
     }
 
-    /// `update` came from the server: true, with the answer, if it is one of ours coming back.
+    /// Handles an update received from the server: returns the answer if it is the echo of one of ours.
     pub(crate) fn echo(&mut self, update: &[u8]) -> Option<Answer> {
         let at = self.sent.iter().position(|sent| sent.update == update)?;
         let mut answer = Answer::Nothing;
         for entry in self.sent.drain(..=at).collect::<Vec<_>>() {
             match self.save(&entry) {
                 Answer::Nothing => {}
-                news => answer = news,
+                change => answer = change,
             }
         }
         Some(answer)
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_answer_in_order_of_sending() {
+    fn statuses_answer_messages_in_order() {
         let mut acks = Acks::default();
         edit(&mut acks, b"a");
         edit(&mut acks, b"b");
@@ -138,18 +140,18 @@ mod tests {
     }
 
     #[test]
-    fn after_a_refusal_only_a_whole_sync_saves() {
+    fn after_a_refusal_only_a_full_sync_saves() {
         let mut acks = Acks::default();
         edit(&mut acks, b"a");
         edit(&mut acks, b"b");
         assert_eq!(acks.status(false), Answer::Refused(1));
-        assert_eq!(acks.status(true), Answer::Nothing, "edit 1 is not saved, so 2 is no prefix");
+        assert_eq!(acks.status(true), Answer::Nothing, "edit 1 is not saved, so edits 1 to 2 are not");
         acks.sent(Carried::Everything, Bytes::new());
         assert_eq!(acks.status(true), Answer::Saved(2));
     }
 
     #[test]
-    fn an_echo_covers_what_was_sent_before_it() {
+    fn echo_covers_earlier_messages() {
         let mut acks = Acks::default();
         edit(&mut acks, b"a");
         edit(&mut acks, b"b");
@@ -158,17 +160,17 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_never_echoes_does_not_fill_memory() {
+    fn sent_queue_is_bounded_without_echoes() {
         let mut acks = Acks::default();
         for _ in 0..3 * MAX_ECHO_CANDIDATES {
             acks.edited();
-            acks.sent_hoping_for_echo(Carried::OneEdit, Bytes::from_static(b"a"));
+            acks.sent_with_possible_echo(Carried::OneEdit, Bytes::from_static(b"a"));
         }
         assert_eq!(acks.sent.len(), MAX_ECHO_CANDIDATES);
     }
 
     #[test]
-    fn what_was_in_flight_is_unsaved_until_the_next_sync() {
+    fn edits_in_flight_are_unsaved_until_the_next_sync() {
         let mut acks = Acks::default();
         edit(&mut acks, b"a");
         acks.connection_lost();

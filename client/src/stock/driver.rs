@@ -1,5 +1,4 @@
-//! Tokio around a [`Session`]: one task owns the session and its socket, a [`Client`] is a
-//! handle to it.
+//! Runs a [`Session`] on Tokio: one task owns the session and its socket, a [`Client`] is a handle to it.
 
 mod task;
 mod url;
@@ -19,32 +18,32 @@ use crate::backoff::BackoffConfig;
 use crate::socket::Endpoint;
 use task::{Driver, Reply};
 
-/// Most commands waiting for the task; more make their callers wait.
+/// Capacity of the command queue; callers wait while it is full.
 const MAX_QUEUED_COMMANDS: usize = 256;
 
-/// Where and how to connect.
+/// Settings of a [`Client`]. [`ClientConfig::new`] has the defaults.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// The server, as `ws://host:port`, with a path if the server wants one. `wss` is not built in.
+    /// The server's address, as `ws://host:port`, with a path if the server needs one. `wss://` is not supported.
     pub url: String,
-    /// The document name; for y-websocket it becomes the last part of the URL, exactly as given.
+    /// The document name; for y-websocket it becomes the last segment of the URL, exactly as given.
     pub document: String,
-    /// The wire format.
+    /// The server's dialect.
     pub dialect: Dialect,
-    /// The token: a `token` parameter of the URL in y-websocket, a message in Hocuspocus.
+    /// The access token: sent as the URL parameter `token` in y-websocket, as a message in Hocuspocus.
     pub token: Option<String>,
-    /// What it means when a y-websocket server echoes.
+    /// The meaning of an echo of a y-websocket server.
     pub echo: Echo,
-    /// When to come back.
+    /// Delays between attempts to connect.
     pub backoff: BackoffConfig,
-    /// Largest message taken from the server, in bytes. A first sync of a large document is one message.
+    /// Largest accepted message of the server, in bytes. Default: 64 MiB. The first sync of a document is one message.
     pub max_message_bytes: usize,
-    /// Longest wait for a connection to be made.
+    /// Timeout of one attempt to connect. Default: 10 s.
     pub connect_timeout: Duration,
 }
 
 impl ClientConfig {
-    /// The usual settings.
+    /// Returns the default settings for a document on a server.
     pub fn new(url: impl Into<String>, document: impl Into<String>, dialect: Dialect) -> Self {
         Self {
             url: url.into(),
@@ -59,71 +58,84 @@ impl ClientConfig {
     }
 }
 
-/// Why a call did not do what was asked.
+/// Why an operation on a [`Client`] failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ClientError {
-    /// The document name breaks the rules.
+    /// The document name is not valid.
     #[error(transparent)]
     BadDocumentName(#[from] NameError),
-    /// The address cannot be used.
-    #[error("cannot connect to {url}: {reason}")]
+    /// The server's address is not valid.
+    #[error("invalid server address {url}: {reason}")]
     BadUrl {
-        /// The address.
+        /// The address of [`ClientConfig::url`].
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with the address.
         reason: String,
     },
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
-    /// The server will not let this client in.
-    #[error("the server refused: {0}")]
+    /// The server denied access, with its reason.
+    #[error("the server denied access: {0}")]
     Denied(String),
     /// The server refused some edits; they are in the local document only.
-    #[error("the server refused {0} edits; they are kept locally and are not saved")]
+    #[error("the server refused {0} edits; they are in the local document only and are not saved")]
     Refused(u64),
 }
 
 /// The state of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Connection {
-    /// By request: no attempt is made.
+    /// Offline on request: there are no attempts to connect.
     Offline,
-    /// An attempt is under way.
+    /// An attempt to connect is running.
     Connecting,
-    /// The socket is open.
+    /// The connection is open.
     Connected,
-    /// The last connection ended for this reason; the next attempt is coming.
+    /// The last connection or attempt failed, with the reason; the next attempt is scheduled.
     Waiting(String),
-    /// The server said that coming back cannot help.
+    /// The server rejected the client, with the reason; there are no further attempts.
     Denied(String),
-    /// Closed by request.
+    /// Closed on request.
     Closed,
 }
 
-/// What can be watched.
+/// The state of a [`Client`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// The connection.
+    /// The state of the connection.
     pub connection: Connection,
-    /// Everything the server had when this connection began is here.
+    /// True if the document contains everything that the server had when this connection was opened.
     pub synced: bool,
-    /// We may look, not change.
+    /// True if the server grants read access only.
     pub read_only: bool,
-    /// Local edits that the server has not confirmed as saved.
+    /// Number of local edits that the server has not confirmed as saved.
     pub unsaved: u64,
-    /// Of these, how many it refused.
+    /// Number of those that the server refused.
     pub refused: u64,
-    /// Whether the server says what is saved at all.
+    /// Whether the server acknowledges saved edits at all.
     pub acks: AckKnowledge,
-    /// Counts updates by others that changed the document.
+    /// Number of remote updates that changed the document.
     pub remote_updates: u64,
-    /// Counts changes of the presence of others.
+    /// Number of changes of other clients' awareness states.
     pub presence_changes: u64,
 }
 
-/// A handle to one document. Cheap to clone; the task behind it ends when [`Client::close`] is called or the last
-/// handle is dropped.
+/// A handle to an in-memory document that is synced with a server. Cheap to clone; its task ends with [`Client::close`],
+/// or when the last handle is dropped.
+///
+/// ```no_run
+/// use syncline_client::{Client, ClientConfig, Dialect};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::connect(ClientConfig::new("ws://127.0.0.1:1234", "page", Dialect::YWebsocket))?;
+/// client.wait_until_synced().await?;
+/// println!("{}", client.text("body").await?);
+/// client.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     commands: mpsc::Sender<Command>,
@@ -133,7 +145,7 @@ pub struct Client {
 type Work = Box<dyn FnOnce(&mut Session, &mut Outputs) -> Reply + Send>;
 
 enum Command {
-    /// Does something with the session; the reply is sent after the status is up to date.
+    /// Runs a closure on the session; its reply is sent after the status was updated.
     Session(Work),
     GoOffline,
     GoOnline,
@@ -141,10 +153,10 @@ enum Command {
 }
 
 impl Client {
-    /// Starts the task that connects and stays connected. Must be called within a Tokio runtime.
+    /// Starts a task that connects, and reconnects when the connection is lost. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// When the name or the URL cannot be used. A server that is not there yet is no error.
+    /// [`ClientError::BadDocumentName`] or [`ClientError::BadUrl`]. A server that is unreachable is not an error.
     pub fn connect(config: ClientConfig) -> Result<Self, ClientError> {
         let session = Session::new(SessionConfig {
             document: DocumentName::parse(&config.document)?,
@@ -169,8 +181,8 @@ impl Client {
         Ok(Self { commands, status })
     }
 
-    /// Changes the document, online or offline, and gives what the closure gave. The closure runs in the client's
-    /// task: keep it short.
+    /// Changes the document, online or offline, and returns the closure's result. The closure runs in the client's task:
+    /// keep it short.
     ///
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
@@ -181,7 +193,7 @@ impl Client {
         self.with_session(move |session, out| session.edit(change, out)).await
     }
 
-    /// Looks at the document. The closure runs in the client's task.
+    /// Reads the document and returns the closure's result. The closure runs in the client's task: keep it short.
     ///
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
@@ -192,7 +204,7 @@ impl Client {
         self.with_session(move |session, _| session.read(look)).await
     }
 
-    /// The text of a root type; empty if there is none of this name.
+    /// Returns the content of the root text named `root`; empty if there is none.
     ///
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
@@ -202,7 +214,7 @@ impl Client {
         self.read(move |txn| txn.get_text(root).map(|text| text.get_string(txn)).unwrap_or_default()).await
     }
 
-    /// Sets (JSON) or clears what others see of us.
+    /// Sets this client's awareness state (JSON), which other clients see, or clears it.
     ///
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
@@ -210,7 +222,7 @@ impl Client {
         self.with_session(move |session, out| session.set_presence(state, out)).await
     }
 
-    /// Everyone else who is here: client id and state as JSON.
+    /// Returns client id and awareness state (JSON) of every other client.
     ///
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
@@ -218,24 +230,25 @@ impl Client {
         self.with_session(|session, _| session.presence().map(|(id, state)| (id, state.to_owned())).collect()).await
     }
 
-    /// The status, to look at or to watch.
+    /// Returns a channel that follows the status.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// Waits until everything the server has is here. Waits through lost connections and while offline.
+    /// Waits until the document contains everything that the server has. Continues to wait while offline and across lost
+    /// connections.
     ///
     /// # Errors
-    /// When it can no longer happen: the client is closed or denied.
+    /// [`ClientError::Closed`] or [`ClientError::Denied`].
     pub async fn wait_until_synced(&self) -> Result<(), ClientError> {
         self.wait_for(|status| status.synced.then_some(Ok(()))).await
     }
 
-    /// Waits until every edit made before this call is on the server's disk. A server that does not say
-    /// (see [`AckKnowledge::Unknown`]) makes this wait for ever: use a timeout with a server you do not know.
+    /// Waits until every edit made before this call is on the server's disk. With a server that does not acknowledge
+    /// edits (see [`AckKnowledge::Unknown`]) this never returns: use a timeout with unknown servers.
     ///
     /// # Errors
-    /// When it can no longer happen: closed, denied, or the server refused an edit.
+    /// [`ClientError::Closed`], [`ClientError::Denied`], or [`ClientError::Refused`] if the server refused an edit.
     pub async fn wait_until_saved(&self) -> Result<(), ClientError> {
         self.wait_for(|status| match (status.unsaved, status.refused) {
             (0, _) => Some(Ok(())),
@@ -245,7 +258,7 @@ impl Client {
         .await
     }
 
-    /// Leaves the server and stays away until [`Client::go_online`]. Edits go on.
+    /// Closes the connection and does not reconnect until [`Client::go_online`]. The document can still be edited.
     ///
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
@@ -254,7 +267,7 @@ impl Client {
         self.wait_for(|status| (status.connection == Connection::Offline).then_some(Ok(()))).await
     }
 
-    /// Connects again, also after a denial.
+    /// Connects again, also after [`Connection::Denied`].
     ///
     /// # Errors
     /// [`ClientError::Closed`] after [`Client::close`].
@@ -262,11 +275,11 @@ impl Client {
         self.command(Command::GoOnline).await
     }
 
-    /// Sends what is queued, closes the connection and ends the task. What is unsaved then is lost with the process:
-    /// call [`Client::wait_until_saved`] before. Returns when it is done.
+    /// Sends queued frames, closes the connection and ends the task. Unsaved edits are lost: call
+    /// [`Client::wait_until_saved`] first.
     pub async fn close(&self) {
         if self.command(Command::Close).await.is_ok() {
-            // An error means that the task is gone: just what we wait for.
+            // An error means that the task has ended, which is the goal.
             drop(self.status.clone().wait_for(|status| status.connection == Connection::Closed).await);
         }
     }
@@ -282,7 +295,7 @@ impl Client {
         let (answer, result) = oneshot::channel();
         let command = Command::Session(Box::new(move |session, out| {
             let done = work(session, out);
-            // Nobody waiting any more is fine: the work is done all the same.
+            // The caller may have been cancelled; the work is done anyway.
             Box::new(move || drop(answer.send(done)))
         }));
         self.command(command).await?;

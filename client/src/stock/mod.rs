@@ -1,12 +1,12 @@
-//! One document over a stock dialect (y-websocket, Hocuspocus), in memory only: for other servers, for load, for
-//! comparing. What must survive its process is a [`crate::device::Device`]'s.
+//! One document over a stock dialect (y-websocket, Hocuspocus), in memory only: for other servers, load tests and
+//! comparisons. Edits are lost with the process; use a [`crate::device::Device`] to keep them.
 //!
 //! ```text
 //! session   the state machine of one document over one connection; pure, no clock, no I/O
 //! wire      the two dialects behind one set of messages
-//! acks      which local edits the server has said are on its disk
-//! presence  awareness: our own state, and everyone else's as raw JSON
-//! driver    Tokio around a session: sockets, reconnecting, the [`driver::Client`] handle
+//! acks      which local edits the server has acknowledged as saved
+//! presence  awareness: our own state, and the states of others as raw JSON
+//! driver    runs a session on Tokio: socket, reconnecting, the [`driver::Client`] handle
 //! ```
 
 mod acks;

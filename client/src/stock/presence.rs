@@ -1,16 +1,17 @@
-//! Awareness (npm `y-protocols` 1.0.7, `awareness.js`): who is here, as JSON texts that nobody here looks into.
+//! Awareness (npm `y-protocols` 1.0.7, `awareness.js`): the states of connected clients, as unparsed JSON texts.
 //!
-//! An awareness update is a count, then per client: id, clock, state as JSON; the state `null` means gone.
+//! An awareness update is a count, then per client: id, clock, state as JSON. The state `null` means that the client has
+//! left.
 
 use std::collections::BTreeMap;
 
 use syncline_protocol::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
 
-// A document with more people than this shows some of them.
-/// Most other clients remembered.
+// With more clients than this, only some of them are shown.
+/// Limit of other clients whose states are kept.
 const MAX_PEERS: usize = 10_000;
 
-/// Longest state of another client that is kept, in bytes.
+/// Size limit of another client's state, in bytes; larger states are ignored.
 const MAX_STATE_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
@@ -19,37 +20,37 @@ struct Peer {
     state: Option<Box<str>>,
 }
 
-/// Whether an awareness update asks something of us.
+/// The effect of an awareness update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
-    Nothing,
+pub(crate) enum AwarenessChange {
+    Unchanged,
     Changed,
-    /// Somebody declares us gone (an old connection of ours timed out): say that we are here.
-    WeAreGone,
+    /// A peer declared us gone, because an old connection of ours timed out: send our state again.
+    DeclaredGone,
 }
 
-/// Written by the session only.
+/// Our own awareness state and those of others. Written by the session only.
 #[derive(Debug)]
-pub(crate) struct Presence {
+pub(crate) struct Awareness {
     id: u64,
     clock: u64,
     own: Option<String>,
     peers: BTreeMap<u64, Peer>,
 }
 
-impl Presence {
+impl Awareness {
     pub(crate) fn new(id: u64) -> Self {
         Self { id, clock: 0, own: None, peers: BTreeMap::new() }
     }
 
-    /// Sets or clears our own state and gives the update that says so.
+    /// Sets or clears our own state, and returns the update to send.
     pub(crate) fn set(&mut self, state: Option<String>) -> Vec<u8> {
         self.own = state;
         self.clock += 1;
         self.encode_own(self.own.as_deref().unwrap_or("null"))
     }
 
-    /// Our own state with a newer clock: "still here". None without a state.
+    /// Returns an update with our own state and a newer clock, which keeps it alive; `None` without a state.
     pub(crate) fn renew(&mut self) -> Option<Vec<u8>> {
         self.own.as_ref()?;
         self.clock += 1;
@@ -65,26 +66,26 @@ impl Presence {
         out
     }
 
-    pub(crate) fn hear(&mut self, update: &[u8]) -> Result<Heard, ReadError> {
+    pub(crate) fn apply(&mut self, update: &[u8]) -> Result<AwarenessChange, ReadError> {
         let mut reader = Reader::new(update);
-        let mut heard = Heard::Nothing;
+        let mut change = AwarenessChange::Unchanged;
         for _ in 0..reader.var_uint()? {
             let (id, clock, state) = (reader.var_uint()?, reader.var_uint()?, reader.var_str()?);
             if id == self.id {
                 if state == "null" && clock >= self.clock && self.own.is_some() {
                     self.clock = clock;
-                    heard = Heard::WeAreGone;
+                    change = AwarenessChange::DeclaredGone;
                 }
                 continue;
             }
-            if self.hear_peer(id, clock, state) && heard == Heard::Nothing {
-                heard = Heard::Changed;
+            if self.apply_to_peer(id, clock, state) && change == AwarenessChange::Unchanged {
+                change = AwarenessChange::Changed;
             }
         }
-        Ok(heard)
+        Ok(change)
     }
 
-    fn hear_peer(&mut self, id: u64, clock: u64, state: &str) -> bool {
+    fn apply_to_peer(&mut self, id: u64, clock: u64, state: &str) -> bool {
         let gone = state == "null";
         let full = self.peers.len() >= MAX_PEERS;
         match self.peers.get_mut(&id) {
@@ -106,7 +107,7 @@ impl Presence {
         self.peers.clear();
     }
 
-    /// Everyone else who is here: client id and state as JSON.
+    /// Returns client id and state (JSON) of every other client.
     pub(crate) fn others(&self) -> impl Iterator<Item = (u64, &str)> {
         self.peers.iter().filter_map(|(&id, peer)| Some((id, peer.state.as_deref()?)))
     }
@@ -117,30 +118,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_come_and_go_and_old_news_is_dropped() {
-        let (mut here, mut there) = (Presence::new(1), Presence::new(2));
+    fn peers_join_and_leave_and_stale_updates_are_ignored() {
+        let (mut here, mut there) = (Awareness::new(1), Awareness::new(2));
         let hello = there.set(Some(r#"{"name":"b"}"#.into()));
-        assert_eq!(here.hear(&hello), Ok(Heard::Changed));
-        assert_eq!(here.hear(&hello), Ok(Heard::Nothing));
+        assert_eq!(here.apply(&hello), Ok(AwarenessChange::Changed));
+        assert_eq!(here.apply(&hello), Ok(AwarenessChange::Unchanged));
         assert_eq!(here.others().collect::<Vec<_>>(), [(2, r#"{"name":"b"}"#)]);
         let gone = there.set(None);
-        assert_eq!(here.hear(&gone), Ok(Heard::Changed));
-        assert_eq!(here.hear(&hello), Ok(Heard::Nothing));
+        assert_eq!(here.apply(&gone), Ok(AwarenessChange::Changed));
+        assert_eq!(here.apply(&hello), Ok(AwarenessChange::Unchanged));
         assert_eq!(here.others().count(), 0);
     }
 
     #[test]
-    fn declared_gone_we_answer_with_a_newer_clock() {
-        let mut here = Presence::new(1);
+    fn client_declared_gone_renews_with_a_newer_clock() {
+        let mut here = Awareness::new(1);
         here.set(Some("{}".into()));
-        let mut ghost = Presence::new(1);
+        let mut ghost = Awareness::new(1);
         ghost.clock = 40;
-        assert_eq!(here.hear(&ghost.set(None)), Ok(Heard::WeAreGone));
+        assert_eq!(here.apply(&ghost.set(None)), Ok(AwarenessChange::DeclaredGone));
         assert_eq!(here.renew(), Some(vec![1, 1, 42, 2, b'{', b'}']));
     }
 
     #[test]
-    fn cut_bytes_are_an_error_and_a_huge_count_allocates_nothing() {
-        assert!(Presence::new(1).hear(&[0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
+    fn truncated_update_with_a_huge_count_is_an_error() {
+        assert!(Awareness::new(1).apply(&[0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
     }
 }

@@ -1,12 +1,12 @@
-//! PURE: one document over one connection at a time: a state machine, the same for both dialects.
+//! PURE: the state machine of one document over one connection at a time, the same for both dialects.
 //!
 //! Inputs are methods: [`Session::connected`], [`Session::received`], [`Session::edit`], [`Session::disconnected`].
-//! What follows from them is put into [`Outputs`]: frames to send, in order, and events to tell.
+//! Their results are added to [`Outputs`]: frames to send and events, in order.
 //!
-//! A connection goes like this. We ask with our state vector (SyncStep1) and the server answers with what we lack
-//! (SyncStep2): we are synced. The server asks with its own, and we answer with what *it* lacks; that answer carries
-//! every edit made offline or lost in flight, so edits made before the server has asked wait for it instead of being
-//! sent twice.
+//! On a connection the client sends its state vector (SyncStep1), and the server answers with what the client lacks
+//! (SyncStep2): the session is synced. The server sends its own state vector, and the client answers with what the
+//! *server* lacks. That answer contains every edit made offline or lost in flight, so edits made before the server's
+//! SyncStep1 are not sent separately.
 
 #[cfg(test)]
 mod tests;
@@ -23,119 +23,119 @@ use yrs::updates::encoder::Encode;
 use yrs::{ClientID, Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Transaction, TransactionMut, Update};
 
 use super::acks::{Acks, Answer, Carried};
-use super::presence::{Heard, Presence};
+use super::presence::{Awareness, AwarenessChange};
 use super::wire::{Incoming, Wire};
 
-/// An update without content.
+/// The encoding of an empty update.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
 
-/// What it means when a y-websocket server sends our own update back.
+/// The meaning of a y-websocket server echoing our own update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Echo {
-    /// It is on disk: Syncline's promise.
+    /// The update is on disk, as Syncline guarantees.
     #[default]
     Saved,
-    /// Nothing: npm `@y/websocket-server` sends every update to everyone at once, its author included.
+    /// Nothing: npm `@y/websocket-server` relays every update immediately to all clients, its author included.
     Nothing,
 }
 
-/// What a session is about.
+/// Settings of a session.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
-    /// The document.
+    /// Name of the document.
     pub document: DocumentName,
-    /// How the server is spoken to.
+    /// The server's dialect.
     pub dialect: Dialect,
-    /// Sent in the Hocuspocus auth message; empty if there is none.
+    /// Token of the Hocuspocus authentication message; empty if there is none.
     pub token: String,
-    /// What an echo means (y-websocket only).
+    /// The meaning of an echo (y-websocket only).
     pub echo: Echo,
-    /// The CRDT client id, below 2^53: random, never used by two replicas.
+    /// The CRDT client id, below 2^53. It must be random: two replicas must never use the same id.
     pub client_id: u64,
 }
 
-/// Something that happened, for whoever holds the session.
+/// An event of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Everything the server had when we asked is here.
+    /// The document contains everything that the server had when it answered our SyncStep1. Once per connection.
     Synced,
-    /// The server lets us in (Hocuspocus says so, y-websocket does not).
+    /// The server accepted the token. Hocuspocus only: y-websocket has no such message.
     Authenticated {
-        /// We may look, not change.
+        /// True if the server grants read access only.
         read_only: bool,
     },
-    /// The document was changed by others.
+    /// A remote update changed the document.
     RemoteUpdate,
-    /// Our edits up to this one (numbered from 1) are on the server's disk.
+    /// All local edits up to this one (numbered from 1) are on the server's disk.
     Saved(u64),
-    /// The server refused our edits up to this one; they stay here, unsaved.
+    /// The server refused local edits up to this one (numbered from 1). They stay in the local document, unsaved.
     Refused(u64),
-    /// The server will not let us in, with its reason. Trying again with the same token will not help.
+    /// The server denied access, with its reason. Retrying with the same token cannot succeed.
     Denied(String),
-    /// Somebody's presence changed.
+    /// The awareness state of another client changed.
     Presence,
 }
 
-/// Why a connection must be given up.
+/// Why a connection must be closed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SessionError {
-    /// A frame is no message of the dialect.
-    #[error("the server sent bytes that are no message of this dialect: {0}")]
+    /// A frame is not a valid message of the dialect.
+    #[error("the server sent an invalid message for this dialect: {0}")]
     BadFrame(String),
-    /// A message holds CRDT data that cannot be used.
-    #[error("the server sent an update that cannot be applied: {0}")]
+    /// A message contains invalid CRDT data.
+    #[error("the server sent an invalid update: {0}")]
     BadUpdate(String),
     /// The server ended this document's session.
     #[error("the server closed the document: {0}")]
     Left(String),
 }
 
-/// What follows from an input. The caller takes it out; the session only adds.
+/// The results of inputs. The session adds to them; the caller takes them out.
 #[derive(Debug, Default)]
 pub struct Outputs {
-    /// Frames for the socket, in this order.
+    /// Frames for the socket, in order.
     pub frames: Vec<Bytes>,
-    /// Events, in this order.
+    /// Events, in order.
     pub events: Vec<Event>,
 }
 
-/// Whether "saved" can be known.
+/// Whether the server acknowledges saved edits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AckKnowledge {
-    /// The server acknowledges, or has done so once.
+    /// It does: the dialect has acknowledgements, or an edit was acknowledged.
     Known,
-    /// It has said nothing yet, and maybe never will (y-websocket has no acks of its own).
+    /// No edit was acknowledged yet, and possibly none ever will be: y-websocket has no acknowledgements of its own.
     #[default]
     Unknown,
 }
 
-/// The state machine. See the module's words.
+/// The state machine of one document. See the module documentation.
 pub struct Session {
     wire: Wire,
     echo: Echo,
     doc: Doc,
     acks: Acks,
-    presence: Presence,
+    awareness: Awareness,
     connected: bool,
-    /// SyncStep2 has come on this connection.
+    /// SyncStep2 was received on this connection.
     synced: bool,
-    /// The server has asked and got our SyncStep2 on this connection: edits go out as they are made.
+    /// The server's SyncStep1 was answered on this connection: edits are sent as they are made.
     server_asked: bool,
-    /// We have asked for what is missing and it still is.
+    /// Missing updates were requested and have not arrived yet.
     asked_for_missing: bool,
-    /// Others get our edits by another way, too: see [`Session::shares_edits`].
+    /// Others can get our edits from elsewhere; see [`Session::shares_edits`].
     shares_edits: bool,
     knowledge: AckKnowledge,
 }
 
 impl Session {
-    /// An empty document, not connected.
+    /// Creates a session with an empty document, not connected.
     pub fn new(config: SessionConfig) -> Self {
         let options = Options {
-            // With clean-up on, documents edit themselves.
+            // With clean-up enabled, yrs edits documents without an edit by the user.
             cleanup_formatting: false,
             offset_kind: OffsetKind::Utf16,
-            // A given guid: yrs would draw a random one.
+            // A fixed guid, or yrs would generate a random one.
             ..Options::with_guid_and_client_id(config.document.as_str().into(), ClientID::new(config.client_id))
         };
         let knowledge = match config.dialect {
@@ -147,7 +147,7 @@ impl Session {
             echo: config.echo,
             doc: Doc::with_options(options),
             acks: Acks::default(),
-            presence: Presence::new(config.client_id),
+            awareness: Awareness::new(config.client_id),
             connected: false,
             synced: false,
             server_asked: false,
@@ -157,32 +157,36 @@ impl Session {
         }
     }
 
-    /// From now on others may get our edits by another way (another tab, say) and bring them to the server before we do: then
-    /// that our bytes come back does not say that they are saved, and an empty update behind each change has to.
+    /// From now on other clients may get our edits from elsewhere, for example from another tab, and send them to the
+    /// server before we do. Receiving our own bytes then does not prove that they are saved. Instead, the echo of an
+    /// empty update sent after each change does.
     pub fn shares_edits(&mut self) {
         self.shares_edits = true;
     }
 
-    /// A connection is open.
+    /// A connection was opened: sends token, SyncStep1 and awareness state.
     pub fn connected(&mut self, out: &mut Outputs) {
         self.disconnected();
         self.connected = true;
         out.frames.extend(self.wire.token());
         self.ask(out);
-        self.say_we_are_here(out);
+        self.send_awareness(out);
     }
 
-    /// The connection is gone. Edits in flight count as unsent until the next sync.
+    /// The connection was lost. Edits in flight count as unsent until the next sync.
     pub fn disconnected(&mut self) {
         self.connected = false;
         self.synced = false;
         self.server_asked = false;
         self.asked_for_missing = false;
         self.acks.connection_lost();
-        self.presence.connection_lost();
+        self.awareness.connection_lost();
     }
 
-    /// The server sent a frame. After an error this connection must be closed.
+    /// Handles a frame of the server.
+    ///
+    /// # Errors
+    /// [`SessionError`] if the frame is invalid or the server closed the document; the connection must be closed then.
     pub fn received(&mut self, frame: &[u8], out: &mut Outputs) -> Result<(), SessionError> {
         match self.wire.read(frame)? {
             Incoming::Sync(SyncMessage::Step1(state_vector)) => self.answer(state_vector, out)?,
@@ -196,19 +200,19 @@ impl Session {
             Incoming::Sync(SyncMessage::Update(update)) => match self.acks.echo(update) {
                 Some(answer) => {
                     self.knowledge = AckKnowledge::Known;
-                    tell(answer, out);
+                    push_answer(answer, out);
                 }
                 None => self.apply(update, out)?,
             },
-            Incoming::Status { saved } => tell(self.acks.status(saved), out),
+            Incoming::Status { saved } => push_answer(self.acks.status(saved), out),
             Incoming::Awareness(update) => {
-                match self.presence.hear(update).map_err(|error| SessionError::BadFrame(error.to_string()))? {
-                    Heard::Nothing => {}
-                    Heard::Changed => out.events.push(Event::Presence),
-                    Heard::WeAreGone => self.say_we_are_here(out),
+                match self.awareness.apply(update).map_err(|error| SessionError::BadFrame(error.to_string()))? {
+                    AwarenessChange::Unchanged => {}
+                    AwarenessChange::Changed => out.events.push(Event::Presence),
+                    AwarenessChange::DeclaredGone => self.send_awareness(out),
                 }
             }
-            Incoming::QueryAwareness => self.say_we_are_here(out),
+            Incoming::QueryAwareness => self.send_awareness(out),
             Incoming::Authenticated(scope) => {
                 out.events.push(Event::Authenticated { read_only: scope == Scope::ReadOnly });
             }
@@ -221,8 +225,8 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the document and sends the change, now or with the next sync.
-    // Not by yrs' update observer: with one registered an append costs up to a hundred times more.
+    /// Changes the document, and sends the change immediately or with the next sync.
+    // Without yrs' update observer, which makes an append up to a hundred times slower.
     pub fn edit<R>(&mut self, change: impl FnOnce(&mut TransactionMut<'_>) -> R, out: &mut Outputs) -> R {
         let (result, update) = {
             let mut txn = self.doc.transact_mut();
@@ -233,54 +237,54 @@ impl Session {
             self.acks.edited();
             if self.server_asked {
                 out.frames.push(self.wire.sync(SyncMessage::Update(&update)));
-                self.remember(Carried::OneEdit, update, out);
+                self.expect_answer(Carried::OneEdit, update, out);
             }
         }
         result
     }
 
-    /// Looks at the document.
+    /// Reads the document in one transaction.
     pub fn read<R>(&self, look: impl FnOnce(&Transaction<'_>) -> R) -> R {
         look(&self.doc.transact())
     }
 
-    /// Sets (JSON) or clears our presence.
+    /// Sets our awareness state (JSON), or clears it.
     pub fn set_presence(&mut self, state: Option<String>, out: &mut Outputs) {
-        let update = self.presence.set(state);
+        let update = self.awareness.set(state);
         if self.connected {
             out.frames.push(self.wire.awareness(&update));
         }
     }
 
-    /// Everyone else who is here: client id and state as JSON.
+    /// Returns client id and awareness state (JSON) of every other client.
     pub fn presence(&self) -> impl Iterator<Item = (u64, &str)> {
-        self.presence.others()
+        self.awareness.others()
     }
 
-    /// Something harmless for a silent connection; in y-websocket there is only our presence, if set.
+    /// Sends a message that keeps an idle connection alive: a ping, or in y-websocket our awareness state, if set.
     pub fn keep_alive(&mut self, out: &mut Outputs) {
         match self.wire.ping() {
             Some(ping) => out.frames.push(ping),
-            None => self.say_we_are_here(out),
+            None => self.send_awareness(out),
         }
     }
 
-    /// True once everything the server had on this connection is here.
+    /// True if the document contains everything that the server had when it answered on this connection.
     pub fn is_synced(&self) -> bool {
         self.synced
     }
 
-    /// How many edits the server has not confirmed as saved.
+    /// Returns the number of local edits that the server has not confirmed as saved.
     pub fn unsaved(&self) -> u64 {
         self.acks.unsaved()
     }
 
-    /// Whether the server tells what is saved.
+    /// Returns whether the server acknowledges saved edits.
     pub fn ack_knowledge(&self) -> AckKnowledge {
         self.knowledge
     }
 
-    /// True while yrs sits on updates whose predecessors have not come.
+    /// True while yrs holds pending updates whose dependencies are missing.
     pub fn has_missing_updates(&self) -> bool {
         self.doc.transact().has_missing_updates()
     }
@@ -294,38 +298,38 @@ impl Session {
         check_state_vector(state_vector)?;
         let theirs = StateVector::decode_v1(state_vector).map_err(bad_update)?;
         let update = self.doc.transact().encode_state_as_update_v1(&theirs);
-        // A change is acknowledged by every server. Of the steps 2 Syncline echoes none to clients of Yjs 13, and in Hocuspocus
-        // acknowledges the first.
+        // Every server acknowledges an Update. A SyncStep2 is not echoed by Syncline to clients of Yjs 13, and in
+        // Hocuspocus only the first one is acknowledged.
         let frame = match (self.wire.dialect(), self.echo) {
             (Dialect::YWebsocket, Echo::Saved) => self.wire.sync(SyncMessage::Update(&update)),
             (Dialect::Hocuspocus, _) if self.server_asked => self.wire.sync(SyncMessage::Update(&update)),
             _ => self.wire.sync(SyncMessage::Step2(&update)),
         };
         out.frames.push(frame);
-        self.remember(Carried::Everything, update, out);
+        self.expect_answer(Carried::Everything, update, out);
         self.server_asked = true;
         Ok(())
     }
 
-    /// Waits for the answer to what was just put into `out`.
-    fn remember(&mut self, carried: Carried, update: Vec<u8>, out: &mut Outputs) {
+    /// Records the message that was just added to `out`, to match its answer.
+    fn expect_answer(&mut self, carried: Carried, update: Vec<u8>, out: &mut Outputs) {
         match (self.wire.dialect(), self.echo) {
-            // Answered by position; the bytes are not needed.
+            // Matched by order; the bytes are not needed.
             (Dialect::Hocuspocus, _) => self.acks.sent(carried, Bytes::new()),
             (Dialect::YWebsocket, Echo::Saved) if update == EMPTY_UPDATE || self.is_ours_alone(carried, &update) => {
-                self.acks.sent_hoping_for_echo(carried, update.into());
+                self.acks.sent_with_possible_echo(carried, update.into());
             }
-            // Somebody who deletes the same letter sends the same bytes, and those come to us before they are on any
-            // disk. An empty update after it is echoed too, and never relayed: it can only be ours.
+            // Another client that deletes the same letter sends the same bytes, and they reach us before they are on
+            // disk. An empty update after the change is echoed too, but never relayed: its echo can only be ours.
             (Dialect::YWebsocket, Echo::Saved) => {
                 out.frames.push(self.wire.sync(SyncMessage::Update(&EMPTY_UPDATE)));
-                self.acks.sent_hoping_for_echo(carried, Bytes::from_static(&EMPTY_UPDATE));
+                self.acks.sent_with_possible_echo(carried, Bytes::from_static(&EMPTY_UPDATE));
             }
             (Dialect::YWebsocket, Echo::Nothing) => {}
         }
     }
 
-    /// True when nobody else would send these bytes: they insert something in our name just now.
+    /// True if no other client can send these bytes: they contain a new insertion under our client id.
     fn is_ours_alone(&self, carried: Carried, update: &[u8]) -> bool {
         if self.shares_edits {
             return false;
@@ -352,14 +356,14 @@ impl Session {
         Ok(())
     }
 
-    fn say_we_are_here(&mut self, out: &mut Outputs) {
-        if let Some(update) = self.presence.renew() {
+    fn send_awareness(&mut self, out: &mut Outputs) {
+        if let Some(update) = self.awareness.renew() {
             out.frames.push(self.wire.awareness(&update));
         }
     }
 }
 
-fn tell(answer: Answer, out: &mut Outputs) {
+fn push_answer(answer: Answer, out: &mut Outputs) {
     match answer {
         Answer::Saved(through) => out.events.push(Event::Saved(through)),
         Answer::Refused(through) => out.events.push(Event::Refused(through)),
@@ -367,7 +371,7 @@ fn tell(answer: Answer, out: &mut Outputs) {
     }
 }
 
-/// The gate before yrs, without limits on size: a server's whole document may be an old and large one.
+/// Validates an update before it reaches yrs. Without size limits: the document on a server may be old and large.
 fn check_update(update: &[u8]) -> Result<(), SessionError> {
     scan_update(update, &ScanLimits::STORED).map(drop).map_err(bad_update)
 }

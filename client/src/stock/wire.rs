@@ -1,4 +1,4 @@
-//! The two dialects behind one set of messages, so that the session is written once.
+//! The two dialects behind one set of messages, so that the session does not depend on the dialect.
 
 use bytes::Bytes;
 use syncline_protocol::detect::Dialect;
@@ -9,7 +9,7 @@ use syncline_protocol::ywebsocket;
 
 use super::session::SessionError;
 
-/// What a frame from the server says, in either dialect.
+/// A decoded frame of the server, in either dialect.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Incoming<'a> {
     Sync(SyncMessage<'a>),
@@ -23,11 +23,11 @@ pub(crate) enum Incoming<'a> {
     },
     Left(&'a str),
     Ping,
-    /// For the application, for another document, or from a newer server.
+    /// Meant for the application or another document, or of an unknown type.
     Ignored,
 }
 
-/// How this session says things.
+/// Encodes and decodes the frames of a session.
 #[derive(Debug)]
 pub(crate) struct Wire {
     dialect: Dialect,
@@ -75,7 +75,7 @@ impl Wire {
         })
     }
 
-    /// The token as this dialect's first message. In y-websocket it is in the URL instead.
+    /// Returns the token message, the first message in Hocuspocus. In y-websocket the token is in the URL instead.
     pub(crate) fn token(&self) -> Option<Bytes> {
         match self.dialect {
             Dialect::YWebsocket => None,
@@ -116,7 +116,7 @@ fn read_ywebsocket(frame: &[u8]) -> Result<Incoming<'_>, SessionError> {
         Ok(Message::Awareness(update)) => Incoming::Awareness(update),
         Ok(Message::QueryAwareness) => Incoming::QueryAwareness,
         Ok(Message::PermissionDenied(reason)) => Incoming::Denied(reason),
-        // Applications add types of their own; stock clients skip them too.
+        // Applications may add message types; stock clients ignore unknown ones too.
         Err(MessageError::UnknownType(_)) => Incoming::Ignored,
         Err(error) => return Err(SessionError::BadFrame(error.to_string())),
     })

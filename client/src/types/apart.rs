@@ -1,6 +1,6 @@
-//! What two replicas changed both since they were last together: the places where merging is worth a person's look.
+//! Finds what two replicas both changed since their common base: the places where a user may want to check the merge.
 //!
-//! The CRDT merges everything anyhow; this says where it had to decide.
+//! The CRDT merges everything in any case; this reports where it had to choose.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -12,73 +12,73 @@ use super::lww_map::{LwwMap, is_log};
 use super::register::REGISTERS_ROOT;
 use super::sequence::{Hunk, hunks};
 use super::text_merge::{trim, utf16};
-use super::tree::{Items, Kind, Node, Shared, Token, element_keys, nothing, read};
+use super::tree::{Items, Kind, Node, Shared, Token, element_keys, empty_shared, read};
 use super::value::Value;
 
-/// One step from the document down to a place in it.
+/// One step of a path from the document down to a place in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// A key of a map, an attribute of an XML node; first of all the name of a root.
+    /// A key of a map or an attribute of an XML node; as the first step, the name of a root type.
     Key(String),
-    /// An element of an array, or a child of an XML node, counted in the base.
+    /// The index of an array element or of an XML child, in the base.
     Index(u32),
 }
 
-/// What it is that both changed.
+/// The kind of place that both sides changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// The entry of a map (also of a latest-wins map) at the end of the path.
+    /// The map entry at the end of the path, also of a latest-wins map.
     Key,
-    /// A register of the server, at the end of the path.
+    /// The versioned register at the end of the path.
     Register,
-    /// A choice register: both wrote, and both versions stand.
+    /// A choice register that both wrote to: both versions are kept.
     Choice,
-    /// Elements of the array at the end of the path, counted in the base; empty for insertions at one place.
+    /// A range of elements of the array at the end of the path, in indices of the base; empty for insertions at one place.
     Elements(Range<u32>),
-    /// A part of the text at the end of the path, in UTF-16 units of the base; empty for insertions at one place.
+    /// A range of the text at the end of the path, in UTF-16 units of the base; empty for insertions at one place.
     Text(Range<u32>),
 }
 
-/// Something that both sides changed.
+/// A place that both sides changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlap {
-    /// Where.
+    /// The path from the root type to the place.
     pub path: Vec<Step>,
-    /// What.
+    /// The kind of place, with its range if it has one.
     pub place: Place,
-    /// True if both made the same of it. For elements and texts this is not looked at.
+    /// True if both sides made the same change. Always false for ranges of elements and texts, which are not compared.
     pub alike: bool,
 }
 
-/// Everything that `mine` and `theirs` both changed, relative to `base`, from which both come. Ranges of texts and
-/// arrays count when they intersect or touch. In the order of the paths.
+/// Returns every place that `mine` and `theirs` both changed relative to their common `base`, in the order of the
+/// paths. Ranges of texts and arrays are reported when they intersect or touch.
 ///
-/// Opens a read transaction on each document: none may have a write transaction open.
+/// Opens a read transaction on each document: none may have an open write transaction.
 pub fn both_changed(base: &Doc, mine: &Doc, theirs: &Doc) -> Vec<Overlap> {
     let (base_txn, mine_txn, theirs_txn) = (base.transact(), mine.transact(), theirs.transact());
     let (base_tree, mine_tree, theirs_tree) = (read(&base_txn), read(&mine_txn), read(&theirs_txn));
-    let mut found = Found { path: Vec::new(), overlaps: Vec::new() };
+    let mut finder = OverlapFinder { path: Vec::new(), overlaps: Vec::new() };
     for name in names([&base_tree, &mine_tree, &theirs_tree]) {
-        let empty = nothing(Kind::Unknown);
+        let empty = empty_shared(Kind::Unknown);
         let [base_root, mine_root, theirs_root] = [&base_tree, &mine_tree, &theirs_tree]
             .map(|tree| tree.keys.get(name).and_then(Node::shared).unwrap_or(&empty));
         let roots = [base_root, mine_root, theirs_root];
-        found.path.push(Step::Key(name.to_owned()));
+        finder.path.push(Step::Key(name.to_owned()));
         if name == REGISTERS_ROOT {
-            found.entries(roots, &Place::Register);
+            finder.entries(roots, &Place::Register);
         } else if roots.iter().any(|root| is_lww_map(root)) {
             let map = LwwMap::new(name);
-            found.winners([map.winners(&base_txn), map.winners(&mine_txn), map.winners(&theirs_txn)]);
+            finder.winners([map.winners(&base_txn), map.winners(&mine_txn), map.winners(&theirs_txn)]);
         } else if roots.iter().any(|root| is_choice(root)) {
-            if [mine_root, theirs_root].iter().all(|root| root.print() != base_root.print()) {
-                found.push(Place::Choice, same(mine_root, theirs_root));
+            if [mine_root, theirs_root].iter().all(|root| root.fingerprint() != base_root.fingerprint()) {
+                finder.push(Place::Choice, same_content(mine_root, theirs_root));
             }
         } else {
-            found.shared(roots);
+            finder.shared(roots);
         }
-        found.path.pop();
+        finder.path.pop();
     }
-    found.overlaps
+    finder.overlaps
 }
 
 /// True for a root that is the log of a latest-wins map.
@@ -100,16 +100,16 @@ fn names(trees: [&Shared; 3]) -> BTreeSet<&str> {
     trees.into_iter().flat_map(|tree| tree.keys.keys().map(String::as_str)).collect()
 }
 
-fn same(one: &Shared, other: &Shared) -> bool {
-    one.print() == other.print()
+fn same_content(one: &Shared, other: &Shared) -> bool {
+    one.fingerprint() == other.fingerprint()
 }
 
-struct Found {
+struct OverlapFinder {
     path: Vec<Step>,
     overlaps: Vec<Overlap>,
 }
 
-impl Found {
+impl OverlapFinder {
     fn push(&mut self, place: Place, alike: bool) {
         self.overlaps.push(Overlap { path: self.path.clone(), place, alike });
     }
@@ -119,7 +119,7 @@ impl Found {
         if [base, mine, theirs].iter().any(|shared| matches!(shared.items, Items::Text(_))) {
             let text = BaseText::new(base.tokens());
             let (ours, others) = (text.changed(mine.tokens()), text.changed(theirs.tokens()));
-            for range in meeting(ours, others) {
+            for range in overlapping_ranges(ours, others) {
                 self.push(Place::Text(range), false);
             }
         } else {
@@ -130,7 +130,7 @@ impl Found {
     fn entries(&mut self, shared: [&Shared; 3], place: &Place) {
         for key in names(shared) {
             let [base, mine, theirs] = shared.map(|shared| shared.keys.get(key));
-            let [base_text, mine_text, theirs_text] = [base, mine, theirs].map(|node| node.map(Node::print));
+            let [base_text, mine_text, theirs_text] = [base, mine, theirs].map(|node| node.map(Node::fingerprint));
             if base_text == mine_text || base_text == theirs_text {
                 continue;
             }
@@ -161,7 +161,7 @@ impl Found {
         let changed = |side: &[Node]| -> Vec<Range<u32>> {
             hunks(&keys, &element_keys(base, side)).into_iter().map(|hunk| span(&hunk.old)).collect()
         };
-        for range in meeting(changed(mine), changed(theirs)) {
+        for range in overlapping_ranges(changed(mine), changed(theirs)) {
             self.push(Place::Elements(range), false);
         }
         let (ours, others) = (by_id(mine), by_id(theirs));
@@ -169,7 +169,7 @@ impl Found {
             let Some(shared) = shared.shared() else { continue };
             let id = shared.id.as_str();
             let (Some(ours), Some(others)) = (ours.get(id), others.get(id)) else { continue };
-            if !same(shared, ours) && !same(shared, others) {
+            if !same_content(shared, ours) && !same_content(shared, others) {
                 self.path.push(Step::Index(index as u32));
                 self.shared([shared, ours, others]);
                 self.path.pop();
@@ -186,11 +186,11 @@ fn span(range: &Range<usize>) -> Range<u32> {
     range.start as u32..range.end as u32
 }
 
-/// Changes of a text, words and formats, in its UTF-16 units.
+/// Finds changed words and formats of a text, in UTF-16 units of the base.
 struct BaseText<'a> {
     tokens: &'a [Token],
     keys: Vec<&'a str>,
-    /// Where each token begins, and the end.
+    /// The start of each token, and the end of the text.
     starts: Vec<u32>,
 }
 
@@ -239,7 +239,7 @@ impl<'a> BaseText<'a> {
         }
     }
 
-    /// The range of a replacement without what both begin or end with.
+    /// Returns the range of a replacement without the common prefix and suffix of the old and new text.
     fn trimmed(&self, old: &Range<usize>, new: &[Token]) -> Range<u32> {
         let (start, end) = (self.starts[old.start], self.starts[old.end]);
         let tokens = &self.tokens[old.clone()];
@@ -254,8 +254,8 @@ impl<'a> BaseText<'a> {
     }
 }
 
-/// The ranges that meet one of the other side, each joined with all it meets.
-fn meeting(ours: Vec<Range<u32>>, theirs: Vec<Range<u32>>) -> Vec<Range<u32>> {
+/// Returns the ranges that intersect or touch a range of the other side, each joined with all ranges it touches.
+fn overlapping_ranges(ours: Vec<Range<u32>>, theirs: Vec<Range<u32>>) -> Vec<Range<u32>> {
     let mut all: Vec<(Range<u32>, usize)> =
         ours.into_iter().map(|range| (range, 1)).chain(theirs.into_iter().map(|range| (range, 2))).collect();
     all.sort_by_key(|(range, side)| (range.start, range.end, *side));

@@ -1,8 +1,8 @@
-//! A value that nobody overwrites unseen: writes made apart are all kept, side by side, until someone chooses.
+//! A multi-value register: concurrent writes are all kept, side by side, until a user chooses one.
 //!
-//! Layout: a root Y.Map of writes, keyed by their ids (ULIDs), as `{v, by, at, over}`; see "Offline data types" in
-//! `protocol/SPEC.md`. A write removes the writes it has seen and names them in `over`. Removing alone would not do:
-//! a write that was sent again from elsewhere under its own id would come back.
+//! Layout: a root Y.Map of writes `{v, by, at, over}`, keyed by their ids (ULIDs); see "Offline data types" in
+//! `protocol/SPEC.md`. A write removes the writes it has seen and lists their ids in `over`. Removal alone is not
+//! enough: a write that another replica sends again under its own id would reappear.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,35 +12,37 @@ use yrs::{Any, Map, Number, Out, ReadTxn, TransactionMut, WriteTxn};
 
 use super::value::{MAX_INTEGER, Value, ValueError, integer_field, text_field};
 
-/// How many beaten writes a write names: the newest by id. One that was beaten longer ago, and only now arrives a
-/// second time, is shown as a version again.
+/// Number of superseded writes that a write lists: the newest by id. A write that was superseded before those and
+/// arrives a second time is shown as a version again.
 pub const MAX_OVER: usize = 32;
 
-/// A multi-value register. Holds the name of the root type only.
+/// A multi-value register. Holds only the name of the root type.
+///
+/// Apps use [`crate::handles::Choice`], which manages signatures and transactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChoiceRegister {
     root: String,
 }
 
-/// Who writes, and when. The id makes a retry the same write.
+/// Id, author and time of a write. A retry uses the same id, so that it is recognized as the same write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
-    /// A ULID, made once for this write.
+    /// A ULID, created once for this write.
     pub id: String,
-    /// The user.
+    /// The user who wrote; set by the app in [`crate::DeviceConfig::author`].
     pub author: String,
-    /// Milliseconds since 1970.
+    /// The time of the write, in milliseconds since 1970.
     pub at_ms: u64,
 }
 
-/// One of the values that stand.
+/// One of the current values: a write that no other write has replaced.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Version {
-    /// The value.
+    /// The written value.
     pub value: Value,
-    /// Who wrote it, when, under which id.
+    /// Id, author and time of the write.
     pub signature: Signature,
-    /// Ids of writes that this one had seen, ascending.
+    /// Ids of the writes that this one replaced, ascending; at most [`MAX_OVER`].
     pub over: Vec<String>,
 }
 
@@ -50,53 +52,53 @@ pub enum ChoiceError {
     /// The value cannot be stored.
     #[error(transparent)]
     Value(#[from] ValueError),
-    /// Not 26 characters of Crockford's base 32.
-    #[error("{0:?} is no ULID")]
+    /// The id is not 26 characters of Crockford's base 32.
+    #[error("the write id {0:?} is not a ULID")]
     Id(String),
-    /// The time is beyond 2^53 - 1.
-    #[error("{0} is no time")]
+    /// The time is after 2^53 - 1 ms.
+    #[error("the time {0} ms is outside 0..=2^53 - 1")]
     Time(u64),
-    /// Someone has chosen already.
-    #[error("there is no version {0:?} to choose any more")]
+    /// The version is not current any more: it was replaced, for example because another user has chosen.
+    #[error("version {0:?} was already replaced; read the current versions and choose again")]
     NoSuchVersion(String),
 }
 
 impl ChoiceRegister {
-    /// The register that is the root Y.Map of this name.
+    /// Creates the register that is stored in the root Y.Map of this name.
     pub fn new(root: impl Into<String>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The name of the root type.
+    /// Returns the name of the root type.
     pub fn root(&self) -> &str {
         &self.root
     }
 
-    /// All values that stand, oldest id first: none, one, or several that were written apart.
+    /// Returns all current values, oldest id first: none, one, or several that were written concurrently.
     pub fn versions<T: ReadTxn>(&self, txn: &T) -> Vec<Version> {
         let mut all = self.stored(txn);
-        let beaten: BTreeSet<String> = all.iter().flat_map(|version| version.over.iter().cloned()).collect();
-        all.retain(|version| !beaten.contains(&version.signature.id));
+        let superseded: BTreeSet<String> = all.iter().flat_map(|version| version.over.iter().cloned()).collect();
+        all.retain(|version| !superseded.contains(&version.signature.id));
         all.sort_by(|one, other| one.signature.id.cmp(&other.signature.id));
         all
     }
 
-    /// The versions, if there is more than one: something for a person to decide.
+    /// Returns the versions if there is more than one, for a user to choose from; empty otherwise.
     pub fn conflicts<T: ReadTxn>(&self, txn: &T) -> Vec<Version> {
         let versions = self.versions(txn);
         if versions.len() > 1 { versions } else { Vec::new() }
     }
 
-    /// What to show while nobody has chosen: the version with the newest time; of several, the greatest id.
+    /// Returns the version to show until a user has chosen: the one with the newest time, and of several the greatest id.
     pub fn current<T: ReadTxn>(&self, txn: &T) -> Option<Version> {
-        // Stable, and sorted by id: the last of the newest.
+        // `max_by_key` returns the last maximum, and versions are sorted by id.
         self.versions(txn).into_iter().max_by_key(|version| version.signature.at_ms)
     }
 
-    /// Writes a value in place of all versions seen here. A retry under the same id changes nothing.
+    /// Writes a value that replaces all versions known here. A retry under the same id changes nothing.
     ///
     /// # Errors
-    /// [`ChoiceError::Value`], [`ChoiceError::Id`], [`ChoiceError::Time`]; nothing is changed then.
+    /// [`ChoiceError::Value`], [`ChoiceError::Id`] or [`ChoiceError::Time`]; the register is unchanged then.
     pub fn write(&self, txn: &mut TransactionMut<'_>, value: &Value, signature: &Signature) -> Result<(), ChoiceError> {
         check(signature)?;
         let seen = self.stored(txn);
@@ -111,11 +113,11 @@ impl ChoiceRegister {
         self.put(txn, &seen, &version)
     }
 
-    /// Decides for everyone: the value of version `chosen` is written anew, in place of all versions seen here. Merely
-    /// removing the others would lose everything when two people choose differently at the same time.
+    /// Resolves the conflict for everyone: writes the value of version `chosen` again, replacing all versions known here.
+    /// Removing only the other versions would lose every value when two users choose differently at the same time.
     ///
     /// # Errors
-    /// [`ChoiceError::NoSuchVersion`], and those of [`ChoiceRegister::write`].
+    /// [`ChoiceError::NoSuchVersion`], and the errors of [`ChoiceRegister::write`].
     pub fn choose(&self, txn: &mut TransactionMut<'_>, chosen: &str, signature: &Signature) -> Result<(), ChoiceError> {
         let versions = self.stored(txn);
         let retry = versions.iter().any(|version| version.signature.id == signature.id);
@@ -126,16 +128,16 @@ impl ChoiceRegister {
         }
     }
 
-    /// Decides for everyone by a value that brings the versions together.
+    /// Resolves the conflict for everyone with a value that the app merged from the versions.
     ///
     /// # Errors
-    /// Those of [`ChoiceRegister::write`].
+    /// The errors of [`ChoiceRegister::write`].
     pub fn merge(&self, txn: &mut TransactionMut<'_>, value: &Value, signature: &Signature) -> Result<(), ChoiceError> {
         self.write(txn, value, signature)
     }
 
-    /// Brings a version of another history here, as [`super::rebase`] does, unless it is known: what it names in
-    /// `over` goes, everything else stays beside it.
+    /// Copies a version of another history into this register unless it is known; used by [`super::rebase`]. Versions
+    /// listed in its `over` are removed, all others are kept.
     pub(super) fn adopt(&self, txn: &mut TransactionMut<'_>, version: &Version) -> Result<(), ChoiceError> {
         check(&version.signature)?;
         let present = self.stored(txn);
@@ -143,8 +145,9 @@ impl ChoiceRegister {
         if present.iter().any(|known| known.signature.id == *id || known.over.contains(id)) {
             return Ok(());
         }
-        let beaten: Vec<_> = present.into_iter().filter(|known| version.over.contains(&known.signature.id)).collect();
-        self.put(txn, &beaten, version)
+        let superseded: Vec<_> =
+            present.into_iter().filter(|known| version.over.contains(&known.signature.id)).collect();
+        self.put(txn, &superseded, version)
     }
 
     fn put(&self, txn: &mut TransactionMut<'_>, gone: &[Version], version: &Version) -> Result<(), ChoiceError> {
@@ -157,7 +160,7 @@ impl ChoiceRegister {
         Ok(())
     }
 
-    /// Every readable write in the map, beaten ones included, ascending by id.
+    /// Returns every valid write in the map, superseded ones included, ascending by id.
     fn stored<T: ReadTxn>(&self, txn: &T) -> Vec<Version> {
         let Some(map) = txn.get_map(self.root.as_str()) else { return Vec::new() };
         let mut all: Vec<_> = map
@@ -172,7 +175,7 @@ impl ChoiceRegister {
     }
 }
 
-/// 26 characters of Crockford's base 32 (github.com/ulid/spec), upper case; the first at most 7.
+/// True for a ULID: 26 upper-case characters of Crockford's base 32, the first at most 7 (github.com/ulid/spec).
 pub fn is_ulid(id: &str) -> bool {
     id.len() == 26
         && id.starts_with(|first: char| ('0'..='7').contains(&first))
@@ -199,7 +202,7 @@ fn to_any(version: &Version) -> Result<Any, ChoiceError> {
     ]))))
 }
 
-/// A write as the map has it under `id`; `None` if it is none.
+/// Decodes the write stored under `id`; `None` if it is malformed.
 pub(super) fn from_any(id: &str, any: &Any) -> Option<Version> {
     let Any::Map(map) = any else { return None };
     let (Some(Any::Array(over)), true) = (map.get("over"), is_ulid(id)) else { return None };
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_made_apart_are_both_kept_until_someone_chooses() {
+    fn concurrent_writes_are_kept_until_a_user_chooses() {
         let [one, two] = [1, 2].map(Doc::with_client_id);
         register().write(&mut one.transact_mut(), &"draft".into(), &sign(1, "ann")).unwrap();
         exchange(&one, &two);
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn two_people_who_choose_differently_lose_nothing() {
+    fn concurrent_different_choices_lose_nothing() {
         let [one, two] = [1, 2].map(Doc::with_client_id);
         register().write(&mut one.transact_mut(), &"A".into(), &sign(1, "ann")).unwrap();
         register().write(&mut two.transact_mut(), &"B".into(), &sign(2, "bob")).unwrap();
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_sent_again_from_elsewhere_stays_beaten() {
+    fn superseded_write_sent_again_stays_superseded() {
         let [one, two] = [1, 2].map(Doc::with_client_id);
         register().write(&mut one.transact_mut(), &"A".into(), &sign(1, "ann")).unwrap();
         register().write(&mut one.transact_mut(), &"B".into(), &sign(2, "ann")).unwrap();
@@ -280,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_over_is_gone_from_the_document() {
+    fn superseded_writes_are_removed_from_the_document() {
         let doc = Doc::with_client_id(1);
         for number in 1..=2 * MAX_OVER as u64 {
             register().write(&mut doc.transact_mut(), &(number as i64).into(), &sign(number, "ann")).unwrap();
@@ -290,11 +293,11 @@ mod tests {
         let [version] = register().versions(&txn).try_into().unwrap();
         assert_eq!(version.value, (2 * MAX_OVER as i64).into());
         assert_eq!(version.over.len(), MAX_OVER);
-        assert_eq!(version.over.last(), Some(&sign(2 * MAX_OVER as u64 - 1, "").id), "the newest are named");
+        assert_eq!(version.over.last(), Some(&sign(2 * MAX_OVER as u64 - 1, "").id), "the newest ids are listed");
     }
 
     #[test]
-    fn what_cannot_be_written_changes_nothing() {
+    fn rejected_write_changes_nothing() {
         let doc = Doc::with_client_id(1);
         let mut txn = doc.transact_mut();
         let wrong = Signature { id: "1".to_owned(), ..sign(1, "ann") };

@@ -1,78 +1,79 @@
-//! A hybrid logical clock: wall time, and a count where wall time does not tell writes apart.
+//! A hybrid logical clock: wall time, plus a counter that orders writes within one millisecond.
 //!
-//! A [`Stamp`] is one integer, as npm `y-lwwmap` 0.2.0 has it: milliseconds since 1970 times [`TICKS_PER_MS`], plus the
-//! count. It stays below 2^53 until the year 2065.
+//! A [`Stamp`] is one integer in the format of npm `y-lwwmap` 0.2.0: milliseconds since 1970 times [`TICKS_PER_MS`],
+//! plus the counter. It stays below 2^53 until the year 2065.
 //!
-//! A wrong clock is contained: what was seen on *one* key must be exceeded on that key, however far ahead it is, or a
-//! later write would lose. For all other keys it raises the clock by [`MAX_DRIFT_MS`] at most.
+//! The effect of a wrong clock is limited: a write must exceed the newest stamp seen on *its* key, however far ahead
+//! that is, or the later write would lose. On all other keys a stamp from the future raises the clock by at most
+//! [`MAX_DRIFT_MS`].
 
 use super::value::MAX_INTEGER;
 
-/// Stamps in a millisecond.
+/// Number of stamps in one millisecond.
 pub const TICKS_PER_MS: u64 = 3_000;
 
-/// How far ahead of its wall clock a device lets others push it, and how wrong its own clock may be before
-/// [`super::LwwMap::restamp`] does something: five minutes.
+/// How far stamps of other devices can push this device's clock ahead of its wall clock, and how wrong the device's
+/// own clock may be before [`super::LwwMap::restamp`] corrects anything, in milliseconds: five minutes.
 pub const MAX_DRIFT_MS: u64 = 5 * 60 * 1_000;
 
-/// The largest stamp there can be.
+/// The largest possible stamp, 2^53 - 1.
 pub const MAX_STAMP: Stamp = MAX_INTEGER as u64;
 
-/// A moment, comparable across devices.
+/// The time of a write, comparable across devices: milliseconds since 1970 times [`TICKS_PER_MS`], plus a counter.
 pub type Stamp = u64;
 
-/// The stamp of a wall-clock time.
+/// Returns the stamp of a wall-clock time in milliseconds since 1970.
 pub fn stamp_of(time_ms: u64) -> Stamp {
     time_ms.saturating_mul(TICKS_PER_MS).min(MAX_STAMP)
 }
 
-/// The wall-clock time of a stamp.
+/// Returns the wall-clock time of a stamp in milliseconds since 1970.
 pub fn time_of(stamp: Stamp) -> u64 {
     stamp / TICKS_PER_MS
 }
 
-/// A stamp moved by a correction of the clock, within what stamps can be.
+/// Moves a stamp by `offset_ms`, clamped to the range of stamps.
 pub fn shifted(stamp: Stamp, offset_ms: i64) -> Stamp {
     let offset = i128::from(offset_ms) * i128::from(TICKS_PER_MS);
-    // Clamped to the range of a stamp, so it fits.
+    // Clamped to the range of a stamp, so the cast is lossless.
     (i128::from(stamp) + offset).clamp(0, i128::from(MAX_STAMP)) as Stamp
 }
 
-/// The clock of one device. Keep it as long as the device has writes that are not saved.
+/// The hybrid logical clock of one device. Keep it as long as the device has writes that the server has not saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hlc {
-    /// Who breaks ties: the same for all documents of the device, different for every device.
+    /// Breaks ties: the same for all documents of a device, different on every device.
     device: String,
-    /// The newest stamp given out, or seen and not too far ahead.
+    /// The newest stamp issued by this clock, or observed within [`MAX_DRIFT_MS`] of the wall clock.
     last: Stamp,
 }
 
 impl Hlc {
-    /// A clock that has seen nothing.
+    /// Creates a clock that has observed no stamps.
     pub fn new(device: impl Into<String>) -> Self {
         Self { device: device.into(), last: 0 }
     }
 
-    /// The device's id.
+    /// Returns the id of the device, the tie breaker of its writes.
     pub fn device(&self) -> &str {
         &self.device
     }
 
-    /// The newest stamp that counts for all keys.
+    /// Returns the newest stamp that applies to all keys.
     pub fn last(&self) -> Stamp {
         self.last
     }
 
-    /// Takes note of somebody's stamp; what is more than [`MAX_DRIFT_MS`] ahead of `now_ms` counts only so far.
+    /// Observes a stamp of another device; it raises the clock to at most [`MAX_DRIFT_MS`] ahead of `now_ms`.
     pub fn observe(&mut self, stamp: Stamp, now_ms: u64) {
         self.last = self.last.max(stamp.min(stamp_of(now_ms.saturating_add(MAX_DRIFT_MS))));
     }
 
-    /// The stamp of a write made at `now_ms` to something whose newest seen stamp is `seen`: newer than that, and
-    /// newer than this device's writes before. At [`MAX_STAMP`] it stays there.
+    /// Issues the stamp of a write made at `now_ms` to a key whose newest known stamp is `seen`. The stamp is newer than
+    /// `seen` and newer than all earlier stamps of this clock, except that it never exceeds [`MAX_STAMP`].
     pub fn tick(&mut self, now_ms: u64, seen: Option<Stamp>) -> Stamp {
-        // A clock that was set back is believed, or it would count for hours. Twice the limit: what others pushed it
-        // to, and the stamps given out from there.
+        // A wall clock that was set back is accepted, or the counter would run for hours. Twice the limit: once for
+        // the push by other devices, once for the stamps issued from there.
         let limit = stamp_of(now_ms.saturating_add(2 * MAX_DRIFT_MS));
         let last = if self.last > limit { 0 } else { self.last };
         let own = stamp_of(now_ms).max(last + 1).min(MAX_STAMP);
@@ -80,7 +81,7 @@ impl Hlc {
         seen.map_or(own, |seen| own.max(seen.saturating_add(1))).min(MAX_STAMP)
     }
 
-    /// Corrects the clock after `offset_ms` (true time minus ours) was learned.
+    /// Shifts the clock by `offset_ms`, the true time minus this device's time.
     pub fn correct(&mut self, offset_ms: i64) {
         self.last = shifted(self.last, offset_ms);
     }
@@ -93,30 +94,30 @@ mod tests {
     const NOW: u64 = 1_790_000_000_000;
 
     #[test]
-    fn a_write_that_has_seen_another_is_newer_however_wrong_the_clocks_are() {
+    fn tick_exceeds_the_seen_stamp_however_wrong_the_clock_is() {
         let mut clock = Hlc::new("a");
         let far_ahead = stamp_of(NOW + 400 * 24 * 3_600_000);
         assert_eq!(clock.tick(NOW, Some(far_ahead)), far_ahead + 1);
         assert_eq!(clock.tick(NOW, Some(MAX_STAMP)), MAX_STAMP);
         let first = clock.tick(NOW, None);
-        assert!(clock.tick(NOW, None) > first, "also within a millisecond");
-        assert!(clock.tick(NOW - 1_000, None) > first, "also when the clock is set back a little");
+        assert!(clock.tick(NOW, None) > first, "rises within one millisecond");
+        assert!(clock.tick(NOW - 1_000, None) > first, "rises when the clock is set back a little");
     }
 
     #[test]
-    fn a_stamp_far_ahead_raises_the_clock_by_the_limit_only() {
+    fn stamp_far_ahead_raises_the_clock_by_the_limit_only() {
         let mut clock = Hlc::new("a");
         clock.observe(stamp_of(NOW + 400 * 24 * 3_600_000), NOW);
         assert_eq!(clock.last(), stamp_of(NOW + MAX_DRIFT_MS));
         let pushed = clock.tick(NOW, None);
-        assert!(clock.tick(NOW, None) > pushed, "and goes on from there");
+        assert!(clock.tick(NOW, None) > pushed, "later stamps rise from there");
         let mut clock = Hlc::new("a");
         clock.tick(NOW, Some(stamp_of(NOW * 2)));
-        assert_eq!(time_of(clock.tick(NOW, None)), NOW, "another key is not moved by what was seen on one");
+        assert_eq!(time_of(clock.tick(NOW, None)), NOW, "a stamp seen on one key does not move the others");
     }
 
     #[test]
-    fn a_clock_set_back_by_hours_is_believed() {
+    fn clock_set_back_by_hours_is_accepted() {
         let mut clock = Hlc::new("a");
         clock.tick(NOW + 10 * 3_600_000, None);
         assert_eq!(clock.tick(NOW, None), stamp_of(NOW));

@@ -1,57 +1,59 @@
-//! A number that many devices change at once: increments add up.
+//! A counter: concurrent increments on many devices add up.
 //!
-//! Layout: keys `counter:<name>:<CRDT client id>` of a root Y.Map, whose values are the sums of those clients'
-//! increments. A client id belongs to one opening of a document on one device, so each key has one writer, and an
-//! update that arrives twice changes nothing. See "Offline data types" in `protocol/SPEC.md`.
+//! Layout: keys `counter:<name>:<CRDT client id>` of a root Y.Map; each value is the sum of that client's increments.
+//! A client id is used by one opening of a document on one device, so each key has one writer, and an update that
+//! arrives twice changes nothing. See "Offline data types" in `protocol/SPEC.md`.
 
 use thiserror::Error;
 use yrs::{Any, Map, Number, Out, ReadTxn, TransactionMut, WriteTxn};
 
 use super::value::{MAX_INTEGER, integer};
 
-/// How the keys of all counters begin: nobody takes a map of years for a counter.
+/// Prefix of the keys of all counters, so that a plain map with numeric keys is not read as a counter.
 const PREFIX: &str = "counter:";
 
-/// A shared number. Holds names only.
+/// A shared counter. Holds only the name of its root type and the prefix of its keys.
+///
+/// Apps use [`crate::handles::Counter`], which manages the transactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counter {
     root: String,
-    /// What the keys begin with.
+    /// Prefix of this counter's keys, `counter:<name>:`.
     prefix: String,
 }
 
 /// Why a counter cannot be changed or read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CounterError {
-    /// JavaScript would round it.
-    #[error("the counter {0:?} would leave ±(2^53 - 1)")]
+    /// The sum is outside ±(2^53 - 1); JavaScript peers would round it. Holds `root/prefix` of the counter.
+    #[error("the value of counter {0:?} would be outside ±(2^53 - 1)")]
     Overflow(String),
 }
 
 impl Counter {
-    /// The counter that has the root Y.Map of this name for itself; its own name is empty.
+    /// Creates a counter that uses the root Y.Map of this name alone; the counter's own name is empty.
     pub fn new(root: impl Into<String>) -> Self {
         Self::within(root, "")
     }
 
-    /// The counter `name` beside other things in the root Y.Map `map`. Its keys lie in that map itself: a nested Y.Map
-    /// made by two devices at once would be one device's only.
+    /// Creates the counter `name` in the root Y.Map `map`, which may hold other keys. The counter's keys are in that
+    /// map itself: of a nested Y.Map created by two devices at the same time, only one would be kept.
     pub fn within(map: impl Into<String>, name: &str) -> Self {
         Self { root: map.into(), prefix: format!("{PREFIX}{name}:") }
     }
 
-    /// The sum of all increments.
+    /// Returns the sum of all increments.
     ///
     /// # Errors
-    /// [`CounterError::Overflow`]: increments made apart can exceed together what each alone did not.
+    /// [`CounterError::Overflow`]: concurrent increments, each within the range, can add up to more.
     pub fn value<T: ReadTxn>(&self, txn: &T) -> Result<i64, CounterError> {
         in_range(self.totals(txn).into_iter().map(|(_, total)| i128::from(total)).sum()).ok_or_else(|| self.overflow())
     }
 
-    /// Adds to the counter, or takes away, and gives its new value.
+    /// Adds `by`, which may be negative, and returns the new value.
     ///
     /// # Errors
-    /// [`CounterError::Overflow`]; nothing is changed then.
+    /// [`CounterError::Overflow`]; the counter is unchanged then.
     pub fn increment(&self, txn: &mut TransactionMut<'_>, by: i64) -> Result<i64, CounterError> {
         let client = txn.doc().client_id().get();
         let totals = self.totals(txn);
@@ -66,7 +68,7 @@ impl Counter {
         Ok(new_sum)
     }
 
-    /// (client id, sum of its increments); what is neither is ignored.
+    /// Returns (client id, sum of its increments). Malformed keys and values are ignored.
     fn totals<T: ReadTxn>(&self, txn: &T) -> Vec<(u64, i64)> {
         let Some(map) = txn.get_map(self.root.as_str()) else { return Vec::new() };
         map.iter(txn)
@@ -83,13 +85,13 @@ impl Counter {
     }
 }
 
-/// A client id as a key has it: decimal, without leading zeros.
+/// Parses the client id of a key: decimal, without leading zeros.
 fn client_of(key: &str) -> Option<u64> {
     let client = key.parse().ok()?;
     (client <= MAX_INTEGER as u64 && key == u64::to_string(&client)).then_some(client)
 }
 
-/// The name of a counter inside a map, from one of its keys.
+/// Returns the name of a counter, from one of its keys.
 pub(super) fn counter_name(key: &str) -> Option<&str> {
     let (name, client) = key.strip_prefix(PREFIX)?.rsplit_once(':')?;
     client_of(client).map(|_| name)
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn increments_made_apart_add_up_and_arriving_twice_changes_nothing() {
+    fn concurrent_increments_add_up_and_duplicates_change_nothing() {
         for counter in [Counter::new("likes"), Counter::within("post", "likes")] {
             let [one, two] = [1, 2].map(Doc::with_client_id);
             assert_eq!(counter.increment(&mut one.transact_mut(), 5), Ok(5));
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_in_one_map_do_not_touch_each_other_or_what_lies_beside_them() {
+    fn counters_in_one_map_do_not_affect_each_other_or_other_keys() {
         let doc = Doc::with_client_id(7);
         let map = doc.get_or_insert_map("post");
         let mut txn = doc.transact_mut();
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_javascript_cannot_count_is_an_error_and_changes_nothing() {
+    fn overflow_is_an_error_and_changes_nothing() {
         let counter = Counter::new("n");
         let [one, two] = [1, 2].map(Doc::with_client_id);
         assert_eq!(counter.increment(&mut one.transact_mut(), MAX_INTEGER), Ok(MAX_INTEGER));
@@ -154,6 +156,6 @@ mod tests {
         counter.increment(&mut two.transact_mut(), 1).unwrap();
         deliver(&two, &one);
         assert_eq!(counter.value(&one.transact()), Err(CounterError::Overflow("n/counter::".to_owned())));
-        assert!(counter.increment(&mut one.transact_mut(), -1).is_ok(), "there is a way back");
+        assert!(counter.increment(&mut one.transact_mut(), -1).is_ok(), "a decrement back into the range is allowed");
     }
 }

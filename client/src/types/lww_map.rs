@@ -1,11 +1,11 @@
-//! A map in which the newest write of each key wins by its time, not by the CRDT's client ids.
+//! A map in which the newest write of each key wins by its timestamp, not by the CRDT's client ids.
 //!
-//! Layout: a root Y.Array of entries `{Key, Value?, Timestamp, Device?}`, the log of npm `y-lwwmap` 0.2.0; see
-//! "Offline data types" in `protocol/SPEC.md`. An entry without `Value` says that the key was removed. `Device` is
-//! ours; that package ignores it.
+//! Layout: a root Y.Array of entries `{Key, Value?, Timestamp, Device?}`, the log format of npm `y-lwwmap` 0.2.0; see
+//! "Offline data types" in `protocol/SPEC.md`. An entry without `Value` is a removal. `Device` is an addition of
+//! Syncline, which that package ignores.
 //!
-//! The winner is a function of the entries in the array alone, so replicas with the same array agree. A write removes
-//! the entries of its key that it has seen, and is newer than all of them: so the newest write is never lost.
+//! The winner depends on the entries in the array only, so replicas with the same array agree. A write removes the
+//! entries of its key that it has seen, and its stamp is newer than all of them: the newest write is never lost.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -21,43 +21,45 @@ const VALUE: &str = "Value";
 const TIMESTAMP: &str = "Timestamp";
 const DEVICE: &str = "Device";
 
-/// How long `y-lwwmap` remembers removals unless told otherwise: 30 days.
+/// How long `y-lwwmap` keeps removals by default, in milliseconds: 30 days.
 pub const DEFAULT_RETENTION_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 
-/// Last writer wins, by hybrid logical clock. Holds the name of the root type only.
+/// A latest-wins map, ordered by a hybrid logical clock. Holds only the name of the root type.
+///
+/// Apps use [`crate::handles::LwwMap`], which manages the clock and the transactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LwwMap {
     root: String,
 }
 
-/// One write of one key.
+/// One write to one key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LwwEntry {
-    /// What was written; `None` for a removal.
+    /// The written value; `None` for a removal.
     pub value: Option<Value>,
-    /// When.
+    /// The time of the write.
     pub stamp: Stamp,
-    /// By which device; empty if npm `y-lwwmap` wrote it.
+    /// The id of the writing device; empty if npm `y-lwwmap` wrote the entry.
     pub device: String,
 }
 
-/// A write whose stamp was corrected.
+/// A write whose stamp was corrected by [`LwwMap::restamp`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restamped {
-    /// The key.
+    /// The written key.
     pub key: String,
-    /// The stamp it had.
+    /// The stamp before the correction.
     pub from: Stamp,
-    /// The stamp it has.
+    /// The stamp after the correction.
     pub to: Stamp,
 }
 
 impl LwwEntry {
-    /// Newer is greater. Ties: the greater device id; then a removal loses to a value, and of two values the greater
-    /// in JSON wins. Entries that compare equal are equal.
+    /// Orders entries by stamp, then by device id; then a removal is less than a value, and two values are compared as
+    /// JSON text. Entries that compare as equal are equal.
     fn order(&self, other: &Self) -> Ordering {
         self.stamp.cmp(&other.stamp).then_with(|| self.device.cmp(&other.device)).then_with(|| {
-            // Two entries of one device at one stamp exist only after a device id was cloned, or from npm.
+            // One device writes the same stamp twice only if its id was cloned, or if npm `y-lwwmap` wrote the entries.
             let text = |entry: &Self| entry.value.as_ref().map(|value| value.to_json().unwrap_or_default());
             text(self).cmp(&text(other))
         })
@@ -66,7 +68,7 @@ impl LwwEntry {
     fn to_any(&self, key: &str) -> Result<Any, ValueError> {
         let mut map = HashMap::from([
             (KEY.to_owned(), Any::from(key)),
-            // At most 2^53 - 1.
+            // A stamp is at most 2^53 - 1.
             (TIMESTAMP.to_owned(), Any::Number(Number::Int(self.stamp as i64))),
         ]);
         if let Some(value) = &self.value {
@@ -80,32 +82,32 @@ impl LwwEntry {
 }
 
 impl LwwMap {
-    /// The map that lives in the root Y.Array of this name.
+    /// Creates the map that is stored in the root Y.Array of this name.
     pub fn new(root: impl Into<String>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The name of the root type.
+    /// Returns the name of the root type.
     pub fn root(&self) -> &str {
         &self.root
     }
 
-    /// The value of a key. Reads the whole map: for many keys take [`LwwMap::entries`] once.
+    /// Returns the value of a key. Reads the whole log: to read many keys, call [`LwwMap::entries`] once.
     pub fn get<T: ReadTxn>(&self, txn: &T, key: &str) -> Option<Value> {
         self.winner(txn, key)?.value
     }
 
-    /// The write that decides a key: a value or a removal.
+    /// Returns the winning write of a key: a value or a removal.
     pub fn winner<T: ReadTxn>(&self, txn: &T, key: &str) -> Option<LwwEntry> {
         self.winners(txn).remove(key)
     }
 
-    /// The keys that have values.
+    /// Returns the keys that have a value.
     pub fn entries<T: ReadTxn>(&self, txn: &T) -> BTreeMap<String, Value> {
         self.winners(txn).into_iter().filter_map(|(key, entry)| Some((key, entry.value?))).collect()
     }
 
-    /// The deciding write of every key, removals included.
+    /// Returns the winning write of every key, removals included.
     pub fn winners<T: ReadTxn>(&self, txn: &T) -> BTreeMap<String, LwwEntry> {
         let mut winners: BTreeMap<String, LwwEntry> = BTreeMap::new();
         for (_, key, entry) in self.log(txn) {
@@ -119,10 +121,10 @@ impl LwwMap {
         winners
     }
 
-    /// Writes a value at `now_ms` and gives its stamp.
+    /// Writes a value at `now_ms` and returns its stamp.
     ///
     /// # Errors
-    /// [`ValueError`] if the value cannot be stored; nothing is changed then.
+    /// [`ValueError`] if the value cannot be stored; the map is unchanged then.
     pub fn set(
         &self,
         txn: &mut TransactionMut<'_>,
@@ -135,7 +137,7 @@ impl LwwMap {
         self.write(txn, clock, now_ms, key, Some(value.clone()))
     }
 
-    /// Removes a key at `now_ms` and gives the removal's stamp, or `None` if the key has no value.
+    /// Removes a key at `now_ms` and returns the stamp of the removal, or `None` if the key has no value.
     pub fn remove(&self, txn: &mut TransactionMut<'_>, clock: &mut Hlc, now_ms: u64, key: &str) -> Option<Stamp> {
         self.get(txn, key)?;
         self.write(txn, clock, now_ms, key, None).ok()
@@ -164,18 +166,18 @@ impl LwwMap {
         Ok(stamp)
     }
 
-    /// The writes of a device that are in the map, as (key, stamp).
+    /// Returns the writes of a device that are in the log, as (key, stamp).
     pub fn writes_of<T: ReadTxn>(&self, txn: &T, device: &str) -> Vec<(String, Stamp)> {
         let own = self.log(txn).into_iter().filter(|(_, _, entry)| entry.device == device);
         own.map(|(_, key, entry)| (key, entry.stamp)).collect()
     }
 
-    /// Corrects this device's own writes that no server has seen, after it learned that its clock is wrong:
-    /// `offset_ms` is true time minus ours. `own` are the (key, stamp) pairs of those writes, as [`LwwMap::set`] and
-    /// [`LwwMap::remove`] gave them; pairs that were overwritten since are passed over. Nothing happens within
-    /// [`MAX_DRIFT_MS`]. Correct the [`Hlc`] too.
+    /// Corrects the stamps of this device's writes that no server has seen, after the device has learned that its clock
+    /// is wrong. `offset_ms` is the true time minus the device's time; up to [`MAX_DRIFT_MS`] nothing is changed. `own`
+    /// holds the (key, stamp) pairs of those writes, as returned by [`LwwMap::set`] and [`LwwMap::remove`]; pairs that
+    /// were overwritten since are ignored. The caller must correct its [`Hlc`] too.
     ///
-    /// What such a write had seen it has removed, so it cannot lose to it whatever its new stamp is.
+    /// A write has removed all entries that it had seen, so it cannot lose to them, whatever its new stamp is.
     pub fn restamp(
         &self,
         txn: &mut TransactionMut<'_>,
@@ -193,7 +195,7 @@ impl LwwMap {
                 continue;
             }
             let moved = LwwEntry { stamp: shifted(entry.stamp, offset_ms), ..entry.clone() };
-            // It was read from the document, so it can be written to it.
+            // The entry was read from the document, so encoding it does not fail.
             if let Ok(any) = moved.to_any(&key) {
                 stale.push(index);
                 fresh.push(any);
@@ -204,8 +206,8 @@ impl LwwMap {
         done
     }
 
-    /// Drops what no longer decides anything: beaten writes, and removals older than `retention_ms`. A write made
-    /// offline before such a removal, and arriving after this, brings its key back.
+    /// Removes superseded writes, and removals older than `retention_ms`. A write that was made offline before such a
+    /// removal and arrives after this call restores its key.
     pub fn sweep(&self, txn: &mut TransactionMut<'_>, now_ms: u64, retention_ms: u64) {
         let winners = self.winners(txn);
         let oldest = stamp_of(now_ms.saturating_sub(retention_ms));
@@ -213,15 +215,15 @@ impl LwwMap {
             .log(txn)
             .into_iter()
             .filter(|(_, key, entry)| {
-                let beaten = winners.get(key).is_some_and(|best| best.order(entry) == Ordering::Greater);
-                beaten || (entry.value.is_none() && entry.stamp < oldest)
+                let superseded = winners.get(key).is_some_and(|best| best.order(entry) == Ordering::Greater);
+                superseded || (entry.value.is_none() && entry.stamp < oldest)
             })
             .map(|(index, ..)| index)
             .collect();
         self.replace(txn, &stale, Vec::new());
     }
 
-    /// Puts entries of another history into this map, as [`super::rebase`] does: those that would win here.
+    /// Copies an entry of another history into this map if it wins here; used by [`super::rebase`].
     pub(super) fn adopt(&self, txn: &mut TransactionMut<'_>, key: &str, entry: &LwwEntry) -> Result<(), ValueError> {
         let mut stale = Vec::new();
         for (index, entry_key, present) in self.log(txn) {
@@ -236,7 +238,7 @@ impl LwwMap {
         Ok(())
     }
 
-    /// Every readable entry with its index. What is none (no key, no stamp within 2^53 - 1) is ignored.
+    /// Returns every valid entry with its index. Entries without a key or without a stamp up to 2^53 - 1 are ignored.
     fn log<T: ReadTxn>(&self, txn: &T) -> Vec<(u32, String, LwwEntry)> {
         let Some(array) = txn.get_array(self.root.as_str()) else { return Vec::new() };
         log_of(&array, txn)
@@ -256,13 +258,14 @@ impl LwwMap {
     }
 }
 
-/// Reads a log wherever it lies.
+/// Reads the valid entries of a log, with their indices.
 pub(super) fn log_of<T: ReadTxn>(array: &ArrayRef, txn: &T) -> Vec<(u32, String, LwwEntry)> {
     let entries = array.iter(txn).enumerate();
     entries.filter_map(|(index, out)| read_entry(&out, txn).map(|(key, entry)| (index as u32, key, entry))).collect()
 }
 
-/// `{Key, Value?, Timestamp, Device?}` as a plain value, or as the nested Y.Map that `y-lwwmap` uses around shared types.
+/// Decodes `{Key, Value?, Timestamp, Device?}`: a plain value, or the nested Y.Map in which `y-lwwmap` wraps shared
+/// types.
 fn read_entry<T: ReadTxn>(out: &Out, txn: &T) -> Option<(String, LwwEntry)> {
     let (key, value, stamp, device) = match out {
         Out::Any(Any::Map(map)) => (
@@ -285,7 +288,7 @@ fn read_entry<T: ReadTxn>(out: &Out, txn: &T) -> Option<(String, LwwEntry)> {
     Some((key, LwwEntry { value, stamp, device: device.unwrap_or_default() }))
 }
 
-/// True for a sequence that holds nothing but entries of such a map.
+/// True for a non-empty sequence that contains only entries of such a log.
 pub(super) fn is_log(values: &[Value]) -> bool {
     let entry = |value: &Value| match value {
         Value::Map(map) => {

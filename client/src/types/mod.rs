@@ -1,21 +1,22 @@
-//! Data types that work offline, as pure functions on yrs transactions: no clock, no random source, no I/O. Times and
-//! ids are given.
+//! Data types that can be edited offline, as pure functions on yrs transactions: no clock, no random source, no I/O.
+//! The caller passes times and ids in.
 //!
 //! ```text
 //! value       JSON and bytes without lifetimes
-//! clock       a hybrid logical clock that a wrong clock elsewhere cannot run away with
+//! clock       a hybrid logical clock; a wrong clock on another device moves it by a bounded amount only
 //! lww_map     the newest write of a key wins
-//! counter     increments add up
-//! choice      writes made apart are kept until someone chooses
-//! register    one writer at a time, decided by the server; `registers` reads them
-//! text_merge  diffs and three-way merges of texts, by words
-//! apart       what two replicas changed both since they were together
-//! rebase      what one replica changed, done again on an unrelated history
-//! predictor   which version a user would choose, from earlier choices
+//! counter     concurrent increments add up
+//! choice      concurrent writes are all kept until a user chooses one
+//! register    a compare-and-set register, written by the server only; `registers` reads them
+//! text_merge  word-based diffs and three-way merges of texts
+//! apart       finds what two replicas both changed since their common base
+//! rebase      applies one replica's changes to an unrelated history
+//! predictor   predicts which version a user will choose, from earlier choices
 //! ```
 //!
-//! Every layout is in `protocol/SPEC.md`, "Offline data types". A type is a plain struct that holds the names of what
-//! it lives in. Architecture invariant: nothing here names the session, the driver, Tokio or the system's clock.
+//! The layout of every type is specified in `protocol/SPEC.md`, "Offline data types". A type is a plain struct that
+//! holds only the name of the root type that stores it. Architecture invariant: nothing here depends on the session,
+//! the driver, Tokio or the system clock.
 
 pub mod apart;
 pub mod choice;

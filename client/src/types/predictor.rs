@@ -1,103 +1,119 @@
-//! Which of several versions would this user choose? A guess from what they chose before, with its reasons.
+//! Predicts which of several versions a user will choose, from earlier choices, and gives the reasons.
 //!
-//! A conditional logit, learned online: each version scores the sum of the weights of what is true of it, the chance
-//! of being chosen is the softmax of the scores, and each choice moves the weights along the gradient. Beta counts per
-//! feature would be simpler, but "newer" and "longer" often come together, and counting both would count one habit
-//! twice; the gradient shares the credit. There is one set of weights for each field and one for all fields, added
-//! up: a new field begins with the user's habits. No randomness and fixed order of arithmetic: the same choices give
-//! the same suggestions.
+//! The model is a conditional logit, trained online: the score of a version is the sum of the weights of its features,
+//! the probability of a choice is the softmax of the scores, and each choice moves the weights along the gradient. Beta
+//! counts per feature would be simpler, but "newer" and "longer" are often both true, and counting both would count
+//! one habit twice; the gradient divides the credit. There is one set of weights per field and one for all fields, and
+//! they are added: a new field starts with the user's general habits. There is no randomness and the order of the
+//! arithmetic is fixed: the same choices always give the same suggestions.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A field must have seen this many choices before it suggests anything,
+/// Number of choices in a field before it gets suggestions, unless [`MIN_CHOICES`] is reached.
 pub const MIN_FIELD_CHOICES: u32 = 3;
-/// or all fields together this many.
+/// Number of choices in all fields together before any field gets suggestions.
 pub const MIN_CHOICES: u32 = 5;
-/// What is no more likely than this is not suggested.
+/// A version is suggested only if its probability is greater than this.
 pub const MIN_PROBABILITY: f64 = 0.6;
-/// Fields remembered; beyond that the one not used for longest is forgotten.
+/// Number of fields kept; beyond it the least recently used field is dropped.
 pub const MAX_FIELDS: usize = 1_000;
 
-/// How far one choice moves the weights. Large: people make few choices, and expect to be understood soon.
+/// Step size of one choice. Large, because users make few choices and expect suggestions soon.
 const LEARNING_RATE: f64 = 0.5;
-/// How much of a weight is forgotten with each choice: habits change, and weights must not grow without end.
+/// Fraction by which each choice reduces all weights: habits change, and weights must stay bounded.
 const DECAY: f64 = 0.02;
-/// The format of [`Predictor::to_bytes`].
+/// Version of the format of [`Predictor::to_bytes`].
 const FORMAT: u32 = 1;
 
 const FEATURES: usize = 5;
 type Features = [f64; FEATURES];
-/// What each feature says when it speaks for a version.
+/// Reason texts for a feature that is true of the suggested version.
 const FOR: [&str; FEATURES] = [
     "you tend to choose the newer version",
     "you tend to choose your own version",
     "you tend to choose the longer version",
     "you chose this author last time",
-    "you tend to choose the author who is here now",
+    "you tend to choose an author who is online",
 ];
-/// And when it speaks for it by being untrue of it.
+/// Reason texts for a feature that is not true of the suggested version.
 const AGAINST: [&str; FEATURES] = [
     "you tend to choose the older version",
     "you tend to choose the version of others",
     "you tend to choose the shorter version",
-    "you tend to change from author to author",
-    "you tend to choose the author who is not here now",
+    "you tend to alternate between authors",
+    "you tend to choose an author who is offline",
 ];
 
-/// A version that can be chosen.
+/// A version that the user can choose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its id.
+    /// Id of the version, unique among the candidates.
     pub id: String,
-    /// Who wrote it.
+    /// The author of the version.
     pub author: String,
-    /// When, in milliseconds since 1970.
+    /// The time of the write, in milliseconds since 1970.
     pub at_ms: u64,
-    /// Written by the user who chooses.
+    /// True if the choosing user wrote it.
     pub mine: bool,
-    /// The length of the value, in whatever unit is the same for all.
+    /// Length of the value, in any unit that is the same for all candidates.
     pub length: u64,
-    /// Its author is here now.
+    /// True if its author is online.
     pub online: bool,
 }
 
-/// A guess.
+/// A predicted choice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Suggestion {
-    /// The id of the version.
+    /// Id of the suggested version.
     pub id: String,
-    /// How likely the user chooses it, above [`MIN_PROBABILITY`].
+    /// Probability that the user chooses it, greater than [`MIN_PROBABILITY`].
     pub probability: f64,
-    /// Why, the weightiest first.
+    /// The reasons, greatest weight first.
     pub reasons: Vec<Reason>,
 }
 
-/// A part of the guess.
+/// One reason for a suggestion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reason {
-    /// In words.
+    /// An English sentence for the user.
     pub text: String,
-    /// How much it adds to the score of this version over the mean of the others; above 0.
+    /// How much it raises the score of this version above the mean of the others; greater than 0.
     pub weight: f64,
 }
 
-/// Why stored knowledge cannot be used. It is a convenience: begin anew.
+/// Why a stored predictor cannot be read. Start with [`Predictor::new`] then: only suggestions are lost.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PredictorError {
-    /// Not what [`Predictor::to_bytes`] writes.
-    #[error("this is not a predictor's memory: {0}")]
+    /// The bytes were not written by [`Predictor::to_bytes`].
+    #[error("the stored predictor is invalid: {0}")]
     Unreadable(String),
-    /// Written by a newer version.
-    #[error("a predictor's memory of format {0} is not known here")]
+    /// The format is not known; a newer version of the library wrote it.
+    #[error("the stored predictor has unknown format {0}; was it written by a newer version?")]
     Format(u32),
 }
 
-/// What was learned about one user.
+/// The learned habits of one user.
+///
+/// ```
+/// use syncline_client::types::predictor::{Candidate, Predictor};
+///
+/// let version = |id: &str, mine| {
+///     Candidate { id: id.into(), author: id.into(), at_ms: 0, mine, length: 5, online: false }
+/// };
+/// let versions = [version("ana", false), version("ben", true)];
+/// let mut habits = Predictor::new();
+/// assert_eq!(habits.suggest("title", &versions), None);
+/// for _ in 0..5 {
+///     habits.learn("title", &versions, "ana");
+/// }
+/// assert_eq!(habits.suggest("title", &versions).unwrap().id, "ana");
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Predictor {
+    /// Habits over all fields.
     everywhere: Habit,
     fields: BTreeMap<String, Habit>,
 }
@@ -107,7 +123,7 @@ struct Habit {
     weights: Features,
     choices: u32,
     last_author: Option<String>,
-    /// The number of all choices when this one was last used.
+    /// The total number of choices when this field was last used.
     used: u32,
 }
 
@@ -119,24 +135,24 @@ struct Stored {
 }
 
 impl Predictor {
-    /// Knows nothing.
+    /// Creates a predictor that has learned nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Learns that of these versions of `field` the user chose the one with id `chosen`. Without alternatives, or if
-    /// `chosen` is none of them, nothing is learned.
+    /// Learns that the user chose the version with id `chosen` among these versions of `field`. With fewer than two
+    /// candidates, or if `chosen` is not one of them, nothing is learned.
     pub fn learn(&mut self, field: &str, candidates: &[Candidate], chosen: &str) {
         let Some(index) = candidates.iter().position(|candidate| candidate.id == chosen) else { return };
         if candidates.len() < 2 {
             return;
         }
         let features = self.features(field, candidates);
-        let chances = self.chances(field, &features);
+        let probabilities = self.probabilities(field, &features);
         let mut step = features[index];
-        for (features, chance) in features.iter().zip(&chances) {
+        for (features, probability) in features.iter().zip(&probabilities) {
             for (step, feature) in step.iter_mut().zip(features) {
-                *step -= chance * feature;
+                *step -= probability * feature;
             }
         }
         let now = self.everywhere.choices.saturating_add(1);
@@ -149,17 +165,17 @@ impl Predictor {
         }
     }
 
-    /// Which version the user will probably choose; nothing while there is too little to go by ([`MIN_FIELD_CHOICES`],
-    /// [`MIN_CHOICES`], [`MIN_PROBABILITY`]).
+    /// Returns the version that the user will probably choose. `None` if there is too little evidence; see
+    /// [`MIN_FIELD_CHOICES`], [`MIN_CHOICES`] and [`MIN_PROBABILITY`].
     pub fn suggest(&self, field: &str, candidates: &[Candidate]) -> Option<Suggestion> {
         let field_choices = self.fields.get(field).map_or(0, |habit| habit.choices);
         if candidates.len() < 2 || (field_choices < MIN_FIELD_CHOICES && self.everywhere.choices < MIN_CHOICES) {
             return None;
         }
         let features = self.features(field, candidates);
-        let chances = self.chances(field, &features);
+        let probabilities = self.probabilities(field, &features);
         let (best, probability) =
-            chances.iter().copied().enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other))?;
+            probabilities.iter().copied().enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other))?;
         (probability > MIN_PROBABILITY).then(|| Suggestion {
             id: candidates[best].id.clone(),
             probability,
@@ -167,19 +183,19 @@ impl Predictor {
         })
     }
 
-    /// To be kept with the device's data: JSON.
+    /// Encodes the predictor as JSON, for the app to store on the device.
     ///
     /// # Errors
-    /// [`PredictorError::Unreadable`] if a weight is no number, which [`Predictor::learn`] does not make.
+    /// [`PredictorError::Unreadable`] if a weight is not finite, which [`Predictor::learn`] never produces.
     pub fn to_bytes(&self) -> Result<Vec<u8>, PredictorError> {
         let stored = Stored { format: FORMAT, everywhere: self.everywhere.clone(), fields: self.fields.clone() };
         serde_json::to_vec(&stored).map_err(|error| PredictorError::Unreadable(error.to_string()))
     }
 
-    /// What [`Predictor::to_bytes`] wrote.
+    /// Decodes the output of [`Predictor::to_bytes`].
     ///
     /// # Errors
-    /// [`PredictorError`].
+    /// [`PredictorError`] if the bytes are invalid or have an unknown format.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PredictorError> {
         #[derive(Deserialize)]
         struct Header {
@@ -204,30 +220,30 @@ impl Predictor {
         weights
     }
 
-    /// 1 for what is true of one candidate and not of all.
+    /// Returns the features of each candidate: 1 if true, 0 if not.
     fn features(&self, field: &str, candidates: &[Candidate]) -> Vec<Features> {
         let newest = candidates.iter().map(|candidate| candidate.at_ms).max();
         let longest = candidates.iter().map(|candidate| candidate.length).max();
         let habit = self.fields.get(field).unwrap_or(&self.everywhere);
-        let truth = |flag: bool| if flag { 1.0 } else { 0.0 };
+        let as_feature = |flag: bool| if flag { 1.0 } else { 0.0 };
         candidates
             .iter()
             .map(|candidate| {
                 [
-                    truth(Some(candidate.at_ms) == newest),
-                    truth(candidate.mine),
-                    truth(Some(candidate.length) == longest),
-                    truth(habit.last_author.as_ref() == Some(&candidate.author)),
-                    truth(candidate.online),
+                    as_feature(Some(candidate.at_ms) == newest),
+                    as_feature(candidate.mine),
+                    as_feature(Some(candidate.length) == longest),
+                    as_feature(habit.last_author.as_ref() == Some(&candidate.author)),
+                    as_feature(candidate.online),
                 ]
             })
             .collect()
     }
 
-    fn chances(&self, field: &str, features: &[Features]) -> Vec<f64> {
+    fn probabilities(&self, field: &str, features: &[Features]) -> Vec<f64> {
         let weights = self.weights(field);
         let scores: Vec<f64> = features.iter().map(|features| dot(&weights, features)).collect();
-        // Less the greatest, or exp would overflow.
+        // Subtract the greatest score, or exp would overflow.
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let powers: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
         let sum: f64 = powers.iter().sum();
@@ -274,13 +290,13 @@ mod tests {
         Candidate { id: id.to_owned(), author: author.to_owned(), at_ms, mine: author == "me", length, online: false }
     }
 
-    /// Mine is older and longer in every second pair.
+    /// Returns two versions. Mine is the older one, and the longer one in every second pair.
     fn pair(round: u64) -> [Candidate; 2] {
         let other = ["ann", "bob"][(round / 2 % 2) as usize];
         [candidate("mine", "me", 10, 5 + round % 2), candidate("other", other, 20, 5 + (round + 1) % 2)]
     }
 
-    fn taught(field: &str, rounds: u64, chosen: &str) -> Predictor {
+    fn trained(field: &str, rounds: u64, chosen: &str) -> Predictor {
         let mut predictor = Predictor::new();
         for round in 0..rounds {
             predictor.learn(field, &pair(round), chosen);
@@ -291,17 +307,17 @@ mod tests {
     #[test]
     fn nothing_is_suggested_without_evidence() {
         assert_eq!(Predictor::new().suggest("title", &pair(0)), None);
-        assert_eq!(taught("title", 2, "mine").suggest("title", &pair(0)), None);
-        assert!(taught("title", 3, "mine").suggest("title", &pair(0)).is_some());
-        assert_eq!(taught("title", 4, "mine").suggest("body", &pair(0)), None);
-        assert!(taught("title", 5, "mine").suggest("body", &pair(0)).is_some(), "habits carry over");
-        assert_eq!(taught("title", 9, "mine").suggest("title", &pair(0)[..1]), None, "no choice, no guess");
-        assert_eq!(taught("title", 9, "nobody"), Predictor::new());
+        assert_eq!(trained("title", 2, "mine").suggest("title", &pair(0)), None);
+        assert!(trained("title", 3, "mine").suggest("title", &pair(0)).is_some());
+        assert_eq!(trained("title", 4, "mine").suggest("body", &pair(0)), None);
+        assert!(trained("title", 5, "mine").suggest("body", &pair(0)).is_some(), "habits carry over");
+        assert_eq!(trained("title", 9, "mine").suggest("title", &pair(0)[..1]), None, "one candidate is not a choice");
+        assert_eq!(trained("title", 9, "nobody"), Predictor::new());
     }
 
     #[test]
-    fn someone_who_takes_their_own_version_is_understood_and_told_why() {
-        let suggestion = taught("title", 10, "mine").suggest("title", &pair(0)).unwrap();
+    fn habit_of_choosing_own_versions_is_learned_with_reasons() {
+        let suggestion = trained("title", 10, "mine").suggest("title", &pair(0)).unwrap();
         assert_eq!(suggestion.id, "mine");
         assert!(suggestion.probability > 0.9, "{}", suggestion.probability);
         let texts: Vec<_> = suggestion.reasons.iter().map(|reason| reason.text.as_str()).collect();
@@ -312,10 +328,10 @@ mod tests {
     }
 
     #[test]
-    fn someone_who_chooses_either_way_gets_no_suggestion() {
+    fn inconsistent_choices_give_no_suggestion() {
         let mut predictor = Predictor::new();
         for round in 0..40 {
-            // Neither age nor author nor length tells which.
+            // Neither age nor author nor length predicts the choice.
             let chosen = if (round / 4) % 2 == 0 { "mine" } else { "other" };
             predictor.learn("title", &[candidate("mine", "a", 1, 1), candidate("other", "b", 1, 1)], chosen);
         }
@@ -324,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_have_habits_of_their_own() {
+    fn fields_have_separate_habits() {
         let mut predictor = Predictor::new();
         for round in 0..12 {
             predictor.learn("title", &pair(round), "mine");
@@ -335,15 +351,15 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_comes_back_and_junk_does_not() {
-        let predictor = taught("title", 7, "mine");
+    fn predictor_roundtrips_and_invalid_bytes_are_rejected() {
+        let predictor = trained("title", 7, "mine");
         assert_eq!(Predictor::from_bytes(&predictor.to_bytes().unwrap()), Ok(predictor));
         assert!(matches!(Predictor::from_bytes(b"junk"), Err(PredictorError::Unreadable(_))));
         assert_eq!(Predictor::from_bytes(br#"{"format":2}"#), Err(PredictorError::Format(2)));
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn number_of_fields_is_bounded() {
         let mut predictor = Predictor::new();
         for field in 0..MAX_FIELDS + 10 {
             predictor.learn(&format!("{field}"), &pair(0), "mine");

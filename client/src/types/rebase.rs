@@ -1,14 +1,15 @@
-//! Brings what one replica changed onto a history that has nothing in common with its own, by content.
+//! Applies the changes of one replica to an unrelated history, by content.
 //!
-//! When a server was set back, or a document made anew, client ids and clocks no longer match, and merging the two
-//! histories would double everything. So what `mine` made of `base` is done again on the other document, three ways:
+//! After a server was restored from a backup, or a document was created again, client ids and clocks no longer match,
+//! and merging the two histories would duplicate everything. Instead the difference between `base` and `mine` is
+//! applied to the other document as a three-way merge:
 //!
-//! - A key that only we changed is set or removed. One that both changed is set to ours, and reported; one that we
-//!   removed and they changed stays, and is reported.
-//! - In texts and arrays our changes are made where their surroundings are found; where both changed the same, both
-//!   stay, and it is reported. What both have made comes once.
-//! - A latest-wins map takes our writes with their stamps; a choice register our versions beside theirs; a counter the
-//!   difference. Registers belong to the server: ours are left out.
+//! - A key that only we changed is set or removed. A key that both changed is set to our value and reported; a key
+//!   that we removed and they changed keeps their value and is reported.
+//! - In texts and arrays our changes are applied where their surroundings are found. Where both changed the same
+//!   place, both versions are kept and the conflict is reported. A change made by both is applied once.
+//! - A latest-wins map receives our writes with their stamps, a choice register our versions next to theirs, and a
+//!   counter the difference. Registers are written by the server only: ours are skipped.
 
 mod write;
 
@@ -23,62 +24,62 @@ use super::choice::ChoiceRegister;
 use super::counter::{Counter, counter_name};
 use super::lww_map::LwwMap;
 use super::register::REGISTERS_ROOT;
-use super::sequence::{Region, Who, both, hunks, regions};
-use super::text_merge::{is_word, runs_together};
-use super::tree::{Items, Kind, Node, Shared, Token, element_keys, nothing, read};
+use super::sequence::{ChangedBy, Region, hunks, merge_conflict, regions};
+use super::text_merge::{is_word, would_join};
+use super::tree::{Items, Kind, Node, Shared, Token, element_keys, empty_shared, read};
 use super::value::Value;
 use write::{insert_element, insert_tokens, put_key, root_branch, set_formats};
 
 /// What a [`rebase`] did.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RebaseReport {
-    /// How many changes were made.
+    /// Number of changes applied.
     pub changes: u32,
-    /// Where both sides had changed the same, in the order of the paths.
+    /// The places that both sides had changed, in the order of their paths.
     pub conflicts: Vec<RebaseConflict>,
-    /// Where something of ours could not be brought: registers, and what this library does not know.
+    /// Paths of our changes that could not be applied: registers, and types that this library does not know.
     pub skipped: Vec<Vec<Step>>,
 }
 
-/// Something that both sides changed. What stands now is said in the module's words.
+/// A place that both sides changed. See the module documentation for which version the document has now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RebaseConflict {
-    /// Where; indices count in the base.
+    /// The path; indices refer to the base.
     pub path: Vec<Step>,
-    /// What we had made of it; `None` if we removed it.
+    /// Our value; `None` if we removed it.
     pub mine: Option<Value>,
-    /// What they had made of it; `None` if they removed it.
+    /// Their value; `None` if they removed it.
     pub theirs: Option<Value>,
 }
 
-/// Does again on `onto` what `mine` changed relative to `base`. Without conflicts calling it again changes nothing more,
-/// except counters; still, note that it was done in the same step that makes it durable.
+/// Applies to `onto` what `mine` changed relative to `base`. Without conflicts a second call changes nothing, except
+/// counters; still, record that the rebase was done in the same step that makes its result durable.
 ///
-/// Opens read transactions on `base` and `mine`: neither may have a write transaction open, nor be the document of
-/// `onto`.
+/// Opens read transactions on `base` and `mine`: neither may have an open write transaction, and neither may be the
+/// document of `onto`.
 pub fn rebase(base: &Doc, mine: &Doc, onto: &mut TransactionMut<'_>) -> RebaseReport {
     let (base_txn, mine_txn) = (base.transact(), mine.transact());
     let (base_tree, mine_tree, onto_tree) = (read(&base_txn), read(&mine_txn), read(&*onto));
     let kind = onto.doc().offset_kind();
-    let mut work = Work { txn: onto, kind, path: Vec::new(), report: RebaseReport::default() };
+    let mut rebaser = Rebaser { txn: onto, kind, path: Vec::new(), report: RebaseReport::default() };
     for (name, root) in &mine_tree.keys {
         let Some(ours) = root.shared() else { continue };
-        let empty = nothing(ours.kind.clone());
+        let empty = empty_shared(ours.kind.clone());
         let [before, theirs] =
             [&base_tree, &onto_tree].map(|tree| tree.keys.get(name).and_then(Node::shared).unwrap_or(&empty));
-        if before.print() == ours.print() {
+        if before.fingerprint() == ours.fingerprint() {
             continue;
         }
-        work.path.push(Step::Key(name.clone()));
+        rebaser.path.push(Step::Key(name.clone()));
         if name == REGISTERS_ROOT {
-            work.skip();
+            rebaser.skip();
         } else if is_lww_map(ours) {
             let map = LwwMap::new(name);
             let known = map.winners(&base_txn);
             for (key, entry) in map.winners(&mine_txn) {
                 if known.get(&key) != Some(&entry) {
-                    let done = map.adopt(work.txn, &key, &entry).is_ok();
-                    work.count(done);
+                    let done = map.adopt(rebaser.txn, &key, &entry).is_ok();
+                    rebaser.count(done);
                 }
             }
         } else if is_choice(ours) {
@@ -86,28 +87,28 @@ pub fn rebase(base: &Doc, mine: &Doc, onto: &mut TransactionMut<'_>) -> RebaseRe
             let known = register.versions(&base_txn);
             for version in register.versions(&mine_txn) {
                 if !known.contains(&version) {
-                    let done = register.adopt(work.txn, &version).is_ok();
-                    work.count(done);
+                    let done = register.adopt(rebaser.txn, &version).is_ok();
+                    rebaser.count(done);
                 }
             }
         } else {
-            let live = root_branch(work.txn, name, ours);
-            work.counters(name, [before, ours, theirs]);
-            work.shared([before, ours, theirs], live);
+            let live = root_branch(rebaser.txn, name, ours);
+            rebaser.counters(name, [before, ours, theirs]);
+            rebaser.shared([before, ours, theirs], live);
         }
-        work.path.pop();
+        rebaser.path.pop();
     }
-    work.report
+    rebaser.report
 }
 
-struct Work<'a, 'doc> {
+struct Rebaser<'a, 'doc> {
     txn: &'a mut TransactionMut<'doc>,
     kind: OffsetKind,
     path: Vec<Step>,
     report: RebaseReport,
 }
 
-impl Work<'_, '_> {
+impl Rebaser<'_, '_> {
     fn count(&mut self, done: bool) {
         if done {
             self.report.changes += 1;
@@ -124,12 +125,12 @@ impl Work<'_, '_> {
         self.report.conflicts.push(RebaseConflict { path: self.path.clone(), mine, theirs });
     }
 
-    /// Each counter gets the difference, under the client id of this document.
+    /// Adds the difference to each counter, under the client id of the target document.
     fn counters(&mut self, root: &str, [before, ours, theirs]: [&Shared; 3]) {
         let mut differences: BTreeMap<&str, i128> = BTreeMap::new();
         for (key, node) in &ours.keys {
             if let (Some(counter), Some(total)) = (counter_name(key), integer(Some(node))) {
-                // What the other history has of the same client it has already.
+                // Increments of the same client in the other history are already counted there.
                 let known = theirs.keys.get(key).or_else(|| before.keys.get(key));
                 *differences.entry(counter).or_default() += i128::from(total - integer(known).unwrap_or(0));
             }
@@ -160,7 +161,7 @@ impl Work<'_, '_> {
                 continue;
             }
             let [was, is, other] = [before, ours, theirs].map(|shared| shared.keys.get(name));
-            let [was_text, is_text, other_text] = [was, is, other].map(|node| node.map(Node::print));
+            let [was_text, is_text, other_text] = [was, is, other].map(|node| node.map(Node::fingerprint));
             if was_text == is_text || is_text == other_text {
                 continue;
             }
@@ -185,11 +186,11 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Goes into a nested type that both sides have; false if they do not.
+    /// Descends into a nested type that both sides have; returns false if they do not.
     fn descend(&mut self, was: Option<&Node>, is: &Node, other: &Node) -> bool {
         let (Some(is), Some(other)) = (is.shared(), other.shared()) else { return false };
         let Some(live) = other.branch.filter(|_| other.kind == is.kind) else { return false };
-        let empty = nothing(is.kind.clone());
+        let empty = empty_shared(is.kind.clone());
         let was = was.and_then(Node::shared).filter(|was| was.kind == is.kind).unwrap_or(&empty);
         self.shared([was, is, other], live);
         true
@@ -197,31 +198,31 @@ impl Work<'_, '_> {
 
     fn text(&mut self, [before, ours, theirs]: [&[Token]; 3], live: BranchPtr) {
         let [was, is, other] = [before, ours, theirs].map(token_keys);
-        // Where we are in the live text, as its document counts.
+        // Position in the live text, in the offset units of its document.
         let mut at = 0;
         for region in regions(&was, &is, &other) {
-            let Region { who, base, mine, theirs: stands } = region;
-            let (mine, stands) = (&ours[mine], &theirs[stands]);
-            match who {
-                Who::Nobody => {
-                    set_formats(self.txn, live, self.kind, at, [&before[base], mine, stands]);
-                    at += self.len(stands);
+            let Region { changed_by, base, mine, theirs: current } = region;
+            let (mine, current) = (&ours[mine], &theirs[current]);
+            match changed_by {
+                ChangedBy::Neither => {
+                    set_formats(self.txn, live, self.kind, at, [&before[base], mine, current]);
+                    at += self.len(current);
                 }
-                Who::Theirs | Who::Alike => at += self.len(stands),
-                Who::Mine => {
-                    self.replace_text(live, at, stands, mine);
+                ChangedBy::Theirs | ChangedBy::Alike => at += self.len(current),
+                ChangedBy::Mine => {
+                    self.replace_text(live, at, current, mine);
                     at += self.len(mine);
                 }
-                Who::Conflict => {
-                    let (our_keys, their_keys) = (token_keys(mine), token_keys(stands));
+                ChangedBy::Conflict => {
+                    let (our_keys, their_keys) = (token_keys(mine), token_keys(current));
                     let solid = |key: &&str| !key.starts_with("word ") || is_word(&key["word ".len()..]);
-                    let kept = both(&our_keys, &their_keys, solid);
-                    let (head, tail) = (&stands[..kept.old.start], &stands[kept.old.end..]);
-                    let inserted = apart_from(head, &mine[kept.new], tail);
+                    let kept = merge_conflict(&our_keys, &their_keys, solid);
+                    let (head, tail) = (&current[..kept.old.start], &current[kept.old.end..]);
+                    let inserted = with_separating_spaces(head, &mine[kept.new], tail);
                     at += self.len(head);
-                    self.replace_text(live, at, &stands[kept.old], &inserted);
+                    self.replace_text(live, at, &current[kept.old], &inserted);
                     at += self.len(&inserted) + self.len(tail);
-                    self.conflict(Some(words_of(mine)), Some(words_of(stands)));
+                    self.conflict(Some(words_of(mine)), Some(words_of(current)));
                 }
             }
         }
@@ -235,7 +236,7 @@ impl Work<'_, '_> {
     }
 
     fn elements(&mut self, [before, ours, theirs]: [&[Node]; 3], live: BranchPtr) {
-        if ours.iter().map(Node::print).eq(theirs.iter().map(Node::print)) {
+        if ours.iter().map(Node::fingerprint).eq(theirs.iter().map(Node::fingerprint)) {
             return;
         }
         let [was, is] = [before, ours].map(|side| element_keys(before, side));
@@ -244,15 +245,15 @@ impl Work<'_, '_> {
         let array = ArrayRef::from(live);
         let mut at = 0;
         for region in regions(&was, &is, &other) {
-            let Region { who, base, mine, theirs: stands } = region;
-            let (mine_nodes, their_nodes) = (&ours[mine.clone()], &theirs[stands.clone()]);
-            match who {
-                Who::Nobody | Who::Theirs | Who::Alike => at += stands.len() as u32,
-                Who::Mine => {
-                    // What we removed and they changed inside stays.
+            let Region { changed_by, base, mine, theirs: current } = region;
+            let (mine_nodes, their_nodes) = (&ours[mine.clone()], &theirs[current.clone()]);
+            match changed_by {
+                ChangedBy::Neither | ChangedBy::Theirs | ChangedBy::Alike => at += current.len() as u32,
+                ChangedBy::Mine => {
+                    // An element that we removed and they changed inside is kept.
                     for (node, index) in their_nodes.iter().zip(base) {
                         let kept = is[mine.clone()].contains(&was[index]);
-                        if node.print() != before[index].print() && !kept {
+                        if node.fingerprint() != before[index].fingerprint() && !kept {
                             self.conflict(None, Some(node.to_value()));
                             at += 1;
                         } else {
@@ -262,14 +263,14 @@ impl Work<'_, '_> {
                     at = self.insert(&array, at, mine_nodes);
                     self.report.changes += 1;
                 }
-                Who::Conflict => {
-                    // By content: what they made the same has another identity.
-                    let print = |nodes: &[Node]| nodes.iter().map(Node::print).collect::<Vec<_>>();
-                    let kept = both(&print(mine_nodes), &print(their_nodes), |_| true);
+                ChangedBy::Conflict => {
+                    // Compared by content: equal elements that they created have another identity.
+                    let fingerprint = |nodes: &[Node]| nodes.iter().map(Node::fingerprint).collect::<Vec<_>>();
+                    let kept = merge_conflict(&fingerprint(mine_nodes), &fingerprint(their_nodes), |_| true);
                     at += kept.old.start as u32;
                     array.remove_range(self.txn, at, kept.old.len() as u32);
                     at = self.insert(&array, at, &mine_nodes[kept.new.clone()]);
-                    at += (stands.len() - kept.old.end) as u32;
+                    at += (current.len() - kept.old.end) as u32;
                     self.report.changes += 1;
                     self.conflict(Some(list_of(mine_nodes)), Some(list_of(their_nodes)));
                 }
@@ -288,18 +289,19 @@ impl Work<'_, '_> {
         at
     }
 
-    /// Goes into the elements that all three have.
+    /// Descends into the elements that exist in all three.
     fn nested(&mut self, [before, ours, theirs]: [&[Node]; 3], [was, is, other]: [&[String]; 3]) {
-        let (is, other) = (places(is), places(other));
+        let (is, other) = (positions(is), positions(other));
         for (index, node) in before.iter().enumerate().filter(|(_, node)| node.shared().is_some()) {
             let key = was[index].as_str();
-            let Some(mine) = is.get(key).map(|at| &ours[*at]).filter(|mine| mine.print() != node.print()) else {
+            let Some(mine) = is.get(key).map(|at| &ours[*at]).filter(|mine| mine.fingerprint() != node.fingerprint())
+            else {
                 continue;
             };
             self.path.push(Step::Index(index as u32));
-            let stands = other.get(key).map(|at| &theirs[*at]);
-            if !stands.is_some_and(|stands| self.descend(Some(node), mine, stands)) {
-                self.conflict(Some(mine.to_value()), stands.map(Node::to_value));
+            let current = other.get(key).map(|at| &theirs[*at]);
+            if !current.is_some_and(|current| self.descend(Some(node), mine, current)) {
+                self.conflict(Some(mine.to_value()), current.map(Node::to_value));
                 self.skip();
             }
             self.path.pop();
@@ -311,16 +313,17 @@ impl Work<'_, '_> {
     }
 }
 
-/// The keys of their elements. A nested type that was changed has the content of none in the base: it is the one with
-/// the content that we gave it, or its place among what both have tells which it is.
+/// Returns the keys of their elements. A nested type that they changed matches no element of the base by content: it is
+/// identified by having the content that we gave it, or by its position among the elements that both have.
 fn their_keys([before, ours, theirs]: [&[Node]; 3], was: &[String], is: &[String]) -> Vec<String> {
     let mut keys = element_keys(before, theirs);
     let (of_base, of_mine): (HashSet<&String>, HashSet<&String>) = (was.iter().collect(), is.iter().collect());
     let mut taken: HashSet<String> = keys.iter().cloned().collect();
     let kept = ours.iter().zip(is).filter(|(node, key)| node.shared().is_some() && of_base.contains(key));
-    let given: HashMap<String, &String> = kept.map(|(node, key)| (node.print(), key)).collect();
+    let given: HashMap<String, &String> = kept.map(|(node, key)| (node.fingerprint(), key)).collect();
     for (index, node) in theirs.iter().enumerate().filter(|(_, node)| node.shared().is_some()) {
-        let key = given.get(&node.print()).filter(|key| !of_base.contains(&keys[index]) && !taken.contains(**key));
+        let key =
+            given.get(&node.fingerprint()).filter(|key| !of_base.contains(&keys[index]) && !taken.contains(**key));
         if let Some(key) = key {
             keys[index] = (*key).clone();
             taken.insert((*key).clone());
@@ -335,15 +338,15 @@ fn their_keys([before, ours, theirs]: [&[Node]; 3], was: &[String], is: &[String
             }
         }
         for of in kinds {
-            let places = |nodes: &[Node], range: &Range<usize>| -> Vec<usize> {
+            let positions = |nodes: &[Node], range: &Range<usize>| -> Vec<usize> {
                 range.clone().filter(|index| kind(&nodes[*index]).as_ref() == Some(&of)).collect()
             };
-            let olds = places(before, &hunk.old);
-            // What we have made new, and they too, is none of the base.
-            let mut news = places(theirs, &hunk.new);
-            news.retain(|index| !of_mine.contains(&keys[*index]));
-            if olds.len() == news.len() {
-                for (old, new) in olds.into_iter().zip(news) {
+            let old_indices = positions(before, &hunk.old);
+            // An element that both sides created is not one of the base.
+            let mut new_indices = positions(theirs, &hunk.new);
+            new_indices.retain(|index| !of_mine.contains(&keys[*index]));
+            if old_indices.len() == new_indices.len() {
+                for (old, new) in old_indices.into_iter().zip(new_indices) {
                     keys[new] = was[old].clone();
                 }
             }
@@ -352,7 +355,7 @@ fn their_keys([before, ours, theirs]: [&[Node]; 3], was: &[String], is: &[String
     keys
 }
 
-fn places(keys: &[String]) -> HashMap<&str, usize> {
+fn positions(keys: &[String]) -> HashMap<&str, usize> {
     keys.iter().enumerate().map(|(index, key)| (key.as_str(), index)).collect()
 }
 
@@ -360,18 +363,18 @@ fn token_keys(tokens: &[Token]) -> Vec<&str> {
     tokens.iter().map(|token| token.key.as_str()).collect()
 }
 
-/// `inserted`, with spaces where its words would be read as one with those around it.
-fn apart_from(head: &[Token], inserted: &[Token], tail: &[Token]) -> Vec<Token> {
+/// Returns `inserted`, with spaces added where its words would join with the words next to it.
+fn with_separating_spaces(head: &[Token], inserted: &[Token], tail: &[Token]) -> Vec<Token> {
     let word = |token: Option<&Token>| token.map(|token| token.word().to_owned());
-    let glued = |one: Option<&Token>, other: Option<&Token>| {
+    let joins = |one: Option<&Token>, other: Option<&Token>| {
         let (one, other) = (word(one), word(other));
-        runs_together(one.as_deref().as_ref(), other.as_deref().as_ref())
+        would_join(one.as_deref().as_ref(), other.as_deref().as_ref())
     };
     let mut tokens = inserted.to_vec();
-    if glued(inserted.last(), tail.first()) {
+    if joins(inserted.last(), tail.first()) {
         tokens.push(Token::space());
     }
-    if glued(head.last(), inserted.first()) {
+    if joins(head.last(), inserted.first()) {
         tokens.insert(0, Token::space());
     }
     tokens
@@ -392,8 +395,8 @@ fn integer(node: Option<&Node>) -> Option<i64> {
     }
 }
 
-/// What a shared type is made as, when nobody knows: a sequence of XML nodes can only be a fragment.
-fn made_as(shared: &Shared) -> Kind {
+/// Returns the type to create for a shared type whose own type may be unknown. A sequence of XML nodes is a fragment.
+fn kind_to_create(shared: &Shared) -> Kind {
     let xml = |node: &Node| node.shared().is_some_and(|inner| matches!(inner.kind, Kind::Element(_) | Kind::XmlText));
     match (&shared.kind, &shared.items) {
         (Kind::Unknown, Items::Text(_)) => Kind::Text,

@@ -1,7 +1,7 @@
-//! A value with versions: whoever writes says which version it has seen, and the server takes one such write.
+//! Versioned registers: a write names the version it is based on, and the server accepts one write per version.
 //!
-//! Registers lie in the root Y.Map `syncline:registers`, one key each, written by the server alone (compare and set).
-//! Here is what a key holds, and the decision: [`RegisterState::accept`]. Both need no more than yrs' `Any`.
+//! Registers are keys of the root Y.Map `syncline:registers`, written by the server only (compare and set). This module
+//! defines the value of a key and the decision, [`RegisterState::accept`]. Both need only yrs' `Any`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,61 +9,62 @@ use std::sync::Arc;
 use thiserror::Error;
 use yrs::{Any, Number};
 
-/// The root Y.Map that holds all registers of a document.
+/// Name of the root Y.Map that holds all registers of a document.
 pub const REGISTERS_ROOT: &str = "syncline:registers";
 
-/// How many accepted writes a register remembers: a retry of one of them is answered as it was.
+/// Number of accepted writes whose ids a register remembers: a retry of one of them is accepted again.
 pub const MAX_RECENT_IDS: usize = 32;
 
-/// The last version there can be, 2^53 - 1, and the last time.
+/// The largest version number and the largest time, 2^53 - 1.
 const MAX_INTEGER: u64 = (1 << 53) - 1;
 
-/// What a register holds.
+/// The state of a register, as the server decided last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegisterState {
-    /// The value.
+    /// The current value.
     pub value: Any,
-    /// From 1, one more with each accepted write.
+    /// The version number: 1 for the first accepted write, one more with each further one.
     pub version: u64,
-    /// The write that made this version (ULID).
+    /// The id (ULID) of the write that created this version.
     pub id: String,
-    /// Who made it.
+    /// The author of that write, as sent by its device.
     pub author: String,
-    /// When, in milliseconds since 1970.
+    /// The time of that write by its device's clock, in milliseconds since 1970.
     pub at_ms: u64,
-    /// The latest accepted writes, newest last; at most [`MAX_RECENT_IDS`].
+    /// Ids of the latest accepted writes, newest last; at most [`MAX_RECENT_IDS`].
     pub recent_ids: Vec<String>,
 }
 
-/// A wish to set a register.
+/// A proposed write to a register.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegisterWrite {
-    /// A ULID, made once for this write and kept over retries.
+    /// A ULID, created once for this write and kept across retries.
     pub id: String,
-    /// The version and id that the writer had seen; `None` if nothing was ever written.
+    /// Version and id of the state that the writer had seen; `None` if the register was never written.
     pub based_on: Option<(u64, String)>,
     /// The new value.
     pub value: Any,
-    /// Who writes.
+    /// The author.
     pub author: String,
-    /// When, in milliseconds since 1970.
+    /// The time of the write, in milliseconds since 1970.
     pub at_ms: u64,
 }
 
-/// Someone else was first: nothing was changed.
+/// The write is not based on the current version, so it was not applied.
 #[derive(Debug, Clone, PartialEq, Error)]
-#[error("the register has changed since it was read: look at the present version and write again")]
+#[error("the register has changed since it was read; read the current version and write again")]
 pub struct RegisterConflict {
-    /// What stands; `None` if nothing was ever written.
+    /// The current state; `None` if the register was never written.
     pub current: Option<Box<RegisterState>>,
 }
 
 impl RegisterState {
-    /// The state after `write`, or the conflict. A write that was accepted before (its id is among the latest) is
-    /// accepted again, and changes nothing: the state is given back as it is.
+    /// Returns the state after `write`. A retry of an accepted write (its id is among the recent ones) is accepted
+    /// again and changes nothing: the current state is returned unchanged.
     ///
     /// # Errors
-    /// [`RegisterConflict`] if the write is not based on the current version.
+    /// [`RegisterConflict`] if the write is not based on the current version, or if version or time would exceed
+    /// 2^53 - 1.
     pub fn accept(current: Option<&Self>, write: &RegisterWrite) -> Result<Self, RegisterConflict> {
         if let Some(state) = current.filter(|state| state.recent_ids.contains(&write.id)) {
             return Ok(state.clone());
@@ -87,15 +88,15 @@ impl RegisterState {
         })
     }
 
-    /// The state after `write`, from this one: [`RegisterState::accept`].
+    /// Returns the state after `write`, applied to this state; see [`RegisterState::accept`].
     ///
     /// # Errors
-    /// [`RegisterConflict`].
+    /// [`RegisterConflict`] if the write is not based on this version.
     pub fn next(&self, write: &RegisterWrite) -> Result<Self, RegisterConflict> {
         Self::accept(Some(self), write)
     }
 
-    /// `{v, n, id, by, at, ids}`, as the key of a register holds it.
+    /// Encodes the state as the value of a register's key: `{v, n, id, by, at, ids}`.
     pub fn to_any(&self) -> Any {
         let ids: Vec<Any> = self.recent_ids.iter().map(|id| Any::from(id.as_str())).collect();
         Any::Map(Arc::new(HashMap::from([
@@ -108,7 +109,7 @@ impl RegisterState {
         ])))
     }
 
-    /// Reads what a key holds; `None` if it is no register.
+    /// Decodes the value of a register's key; `None` if it is malformed.
     pub fn from_any(any: &Any) -> Option<Self> {
         let Any::Map(map) = any else { return None };
         let text = |key: &str| match map.get(key) {
@@ -151,19 +152,19 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_writes_on_the_same_version_is_taken() {
+    fn one_of_two_writes_on_the_same_version_is_accepted() {
         let first = RegisterState::accept(None, &write("a", None)).unwrap();
         assert_eq!((first.version, first.id.as_str()), (1, "a"));
         let second = first.next(&write("b", Some((1, "a")))).unwrap();
         assert_eq!(second.next(&write("c", Some((1, "a")))).unwrap_err().current, Some(Box::new(second.clone())));
         assert!(second.next(&write("c", None)).is_err());
-        assert!(second.next(&write("c", Some((2, "a")))).is_err(), "the right number of another history");
+        assert!(second.next(&write("c", Some((2, "a")))).is_err(), "same version number, other id");
         assert!(RegisterState::accept(None, &write("c", Some((1, "a")))).is_err());
         assert_eq!(second.next(&write("c", Some((2, "b")))).unwrap().recent_ids, ["a", "b", "c"]);
     }
 
     #[test]
-    fn a_retry_is_accepted_again_and_changes_nothing() {
+    fn retry_is_accepted_and_changes_nothing() {
         let first = RegisterState::accept(None, &write("a", None)).unwrap();
         let second = first.next(&write("b", Some((1, "a")))).unwrap();
         assert_eq!(second.next(&write("a", None)).unwrap(), second);
@@ -173,11 +174,11 @@ mod tests {
             state = state.next(&RegisterWrite { based_on, ..write(&number.to_string(), None) }).unwrap();
         }
         assert_eq!(state.recent_ids.len(), MAX_RECENT_IDS);
-        assert!(state.next(&write("a", None)).is_err(), "too long ago to be known: a conflict, not a second write");
+        assert!(state.next(&write("a", None)).is_err(), "a forgotten id is a conflict, not a second write");
     }
 
     #[test]
-    fn a_state_reads_as_it_was_written_and_junk_is_none() {
+    fn state_roundtrips_and_malformed_values_are_none() {
         let state = RegisterState::accept(None, &write("a", None)).unwrap();
         assert_eq!(RegisterState::from_any(&state.to_any()), Some(state.clone()));
         for junk in ["null", "7", "{}", r#"{"v":1,"n":0,"id":"a","by":"b","at":1,"ids":[]}"#] {

@@ -1,4 +1,4 @@
-//! Looking at the registers of a document; the server writes them.
+//! Reads the versioned registers of a document; only the server writes them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use yrs::{Map, Out, ReadTxn};
 
 use super::register::{REGISTERS_ROOT, RegisterState};
 
-/// The register of a name; `None` if it was never written.
+/// Returns the state of the named register; `None` if it was never written.
 pub fn read<T: ReadTxn>(txn: &T, name: &str) -> Option<RegisterState> {
     match txn.get_map(REGISTERS_ROOT)?.get(txn, name)? {
         Out::Any(any) => RegisterState::from_any(&any),
@@ -14,7 +14,7 @@ pub fn read<T: ReadTxn>(txn: &T, name: &str) -> Option<RegisterState> {
     }
 }
 
-/// All registers.
+/// Returns all registers by name. Malformed entries are skipped.
 pub fn read_all<T: ReadTxn>(txn: &T) -> BTreeMap<String, RegisterState> {
     let Some(map) = txn.get_map(REGISTERS_ROOT) else { return BTreeMap::new() };
     map.iter(txn)

@@ -1,5 +1,5 @@
-//! Differences of texts, and three-way merges of them, by words (UAX #29): never inside a grapheme, and a change of a
-//! sentence is not splintered into letters. The diff is `similar` 3.2, by Myers.
+//! Diffs and three-way merges of texts by words (UAX #29): a change never splits a grapheme, and a rewritten sentence
+//! does not become many changes of single letters. The diff is Myers' algorithm of `similar` 3.2.
 //!
 //! Positions count UTF-16 code units, as Yjs does.
 
@@ -7,44 +7,44 @@ use std::ops::Range;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::sequence::{Who, both, hunks, regions};
+use super::sequence::{ChangedBy, hunks, merge_conflict, regions};
 
 /// A replacement in a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextChange {
-    /// Where, in UTF-16 units of the old text.
+    /// Start of the replaced range, in UTF-16 units of the old text.
     pub start: u32,
-    /// How many UTF-16 units of the old text go.
+    /// Number of UTF-16 units removed from the old text.
     pub deleted: u32,
-    /// What comes.
+    /// The text inserted in their place.
     pub inserted: String,
 }
 
-/// Two texts brought together.
+/// The result of a three-way merge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merged {
-    /// The result. Of a conflict both sides are in it, theirs first, without markers; with a space where a word of each
-    /// would be read as one.
+    /// The merged text. In a conflict it contains both sides, theirs first, without markers; a space is inserted where
+    /// a word of each side would otherwise join into one.
     pub text: String,
-    /// Where both changed the same; ascending.
+    /// The places that both sides changed in different ways, in ascending order.
     pub conflicts: Vec<TextConflict>,
 }
 
-/// A place that both sides changed, differently.
+/// A place that both sides changed in different ways.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextConflict {
-    /// In UTF-16 units of the base.
+    /// The range in UTF-16 units of the base text.
     pub base: Range<u32>,
-    /// In UTF-16 units of the merged text.
+    /// The range in UTF-16 units of the merged text.
     pub merged: Range<u32>,
-    /// What we made of it; empty if we deleted it.
+    /// Our text for this range; empty if we deleted it.
     pub mine: String,
-    /// What they made of it; empty if they deleted it.
+    /// The other side's text for this range; empty if they deleted it.
     pub theirs: String,
 }
 
-/// What makes `new` of `old`: few and small changes, ascending, all positions in `old` as it was. Apply them from the
-/// last to the first, or with [`apply`].
+/// Returns a small set of changes that turns `old` into `new`, in ascending order. All positions refer to the unchanged
+/// `old`: apply the changes from last to first, or with [`apply`].
 pub fn diff(old: &str, new: &str) -> Vec<TextChange> {
     let (old_words, new_words) = (words(old), words(new));
     let (mut changes, mut at, mut start) = (Vec::new(), 0, 0);
@@ -59,7 +59,7 @@ pub fn diff(old: &str, new: &str) -> Vec<TextChange> {
     changes
 }
 
-/// The text after the changes of a [`diff`]. Positions beyond the text count as its end.
+/// Applies the changes of a [`diff`] to `old`. Positions past the end of the text are clamped to its end.
 pub fn apply(old: &str, changes: &[TextChange]) -> String {
     let units: Vec<u16> = old.encode_utf16().collect();
     let (mut result, mut at) = (Vec::with_capacity(units.len()), 0);
@@ -73,21 +73,29 @@ pub fn apply(old: &str, changes: &[TextChange]) -> String {
     String::from_utf16_lossy(&result)
 }
 
-/// Brings together what two sides made of `base`. Where both changed the same words, or inserted at the same place,
-/// both are kept and the conflict is reported; what both begin or end with comes once.
+/// Merges two edited versions of `base`. Where both changed the same words, or inserted at the same position, both
+/// versions are kept and the conflict is reported; a common prefix or suffix of the two is kept once.
+///
+/// ```
+/// use syncline_client::types::text_merge::merge3;
+///
+/// let merged = merge3("the cat sat", "the cat sat down", "the dog sat");
+/// assert_eq!(merged.text, "the dog sat down");
+/// assert!(merged.conflicts.is_empty());
+/// ```
 pub fn merge3(base: &str, mine: &str, theirs: &str) -> Merged {
     let (base, mine, theirs) = (words(base), words(mine), words(theirs));
     let mut merged = Merged { text: String::new(), conflicts: Vec::new() };
     let (mut at_base, mut at_merged) = (0, 0);
     for region in regions(&base, &mine, &theirs) {
         let (ours, others) = (&mine[region.mine], &theirs[region.theirs]);
-        let part = match region.who {
-            Who::Nobody | Who::Theirs | Who::Alike => others.concat(),
-            Who::Mine => ours.concat(),
-            Who::Conflict => keep_both(ours, others),
+        let part = match region.changed_by {
+            ChangedBy::Neither | ChangedBy::Theirs | ChangedBy::Alike => others.concat(),
+            ChangedBy::Mine => ours.concat(),
+            ChangedBy::Conflict => keep_both(ours, others),
         };
         let (base_len, merged_len) = (utf16_of(&base[region.base]), utf16(&part));
-        if region.who == Who::Conflict {
+        if region.changed_by == ChangedBy::Conflict {
             merged.conflicts.push(TextConflict {
                 base: at_base..at_base + base_len,
                 merged: at_merged..at_merged + merged_len,
@@ -102,41 +110,41 @@ pub fn merge3(base: &str, mine: &str, theirs: &str) -> Merged {
 }
 
 fn keep_both(mine: &[&str], theirs: &[&str]) -> String {
-    let kept = both(mine, theirs, |word| is_word(word));
+    let kept = merge_conflict(mine, theirs, |word| is_word(word));
     let (head, inserted, tail) = (&theirs[..kept.old.start], &mine[kept.new], &theirs[kept.old.end..]);
     let mut text = head.concat();
-    if runs_together(head.last(), inserted.first()) {
+    if would_join(head.last(), inserted.first()) {
         text.push(' ');
     }
     text.push_str(&inserted.concat());
-    if runs_together(inserted.last(), tail.first()) {
+    if would_join(inserted.last(), tail.first()) {
         text.push(' ');
     }
     text.push_str(&tail.concat());
     text
 }
 
-/// True if two words would be read as one.
-pub(super) fn runs_together(one: Option<&&str>, other: Option<&&str>) -> bool {
+/// True if the two words, written next to each other, would be read as one word.
+pub(super) fn would_join(one: Option<&&str>, other: Option<&&str>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => is_word(one) && is_word(other) && words(&[*one, *other].concat()).len() == 1,
         _ => false,
     }
 }
 
-/// Words, and what is between them.
+/// Splits a text into words and the separators between them.
 pub(super) fn words(text: &str) -> Vec<&str> {
     text.split_word_bounds().collect()
 }
 
-/// True for a word, false for what is between words.
+/// True for a word, false for a separator.
 pub(super) fn is_word(word: &str) -> bool {
     word.chars().any(char::is_alphanumeric)
 }
 
 /// Length in UTF-16 units.
 pub(super) fn utf16(text: &str) -> u32 {
-    // A document is far below 4 Gi characters.
+    // A document is far smaller than 4 Gi characters.
     text.encode_utf16().count() as u32
 }
 
@@ -144,7 +152,8 @@ fn utf16_of(words: &[&str]) -> u32 {
     words.iter().map(|word| utf16(word)).sum()
 }
 
-/// A replacement without the graphemes that both begin or end with: what goes before it, what goes, what comes.
+/// Strips the common leading and trailing graphemes of a replacement. Returns the common prefix, the removed text and
+/// the inserted text.
 pub(super) fn trim<'a>(old: &'a str, new: &'a str) -> (&'a str, &'a str, &'a str) {
     let both_heads = old.graphemes(true).zip(new.graphemes(true));
     let head: usize = both_heads.take_while(|(one, other)| one == other).map(|(one, _)| one.len()).sum();

@@ -1,7 +1,7 @@
-//! A document's content as a plain tree, to be compared with another document's.
+//! A document's content as a plain tree, for comparison with another document.
 //!
-//! A document loaded from updates does not know the types of its roots; so every shared type is read as what it is
-//! underneath: entries by key, and a sequence. What an unknown sequence is shows in its content: text if it holds any.
+//! A document loaded from updates does not know the types of its roots. Every shared type is therefore read as its
+//! underlying parts: entries by key, and a sequence. A sequence of unknown type is a text if it contains any text.
 
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
@@ -14,22 +14,22 @@ use yrs::{Any, Array, ArrayRef, GetString, Map, MapRef, Out, ReadTxn, Text, Text
 use super::text_merge::words;
 use super::value::Value;
 
-/// Types nested deeper than this are not looked into, and do not differ from each other.
+/// Types nested deeper than this are read as null, so they all compare equal.
 const MAX_DEPTH: usize = 256;
 
-/// Something in a shared type.
+/// An entry or element of a shared type.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
     Value(Value),
     Shared(Shared),
-    /// A subdocument, by its guid.
+    /// A subdocument, identified by its guid.
     Doc(String),
 }
 
-/// What a shared type was made as.
+/// The type that a shared type was created with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A root nobody has opened here, or a type of the future.
+    /// A root that was not opened by type in this document, or a type of a newer version.
     Unknown,
     Map,
     Array,
@@ -39,15 +39,15 @@ pub(super) enum Kind {
     XmlText,
 }
 
-/// A shared type.
+/// The content of a shared type.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) kind: Kind,
-    /// The same in all replicas of one history.
+    /// The CRDT id, the same in all replicas of one history.
     pub(super) id: String,
     pub(super) keys: BTreeMap<String, Node>,
     pub(super) items: Items,
-    /// Where it is; `None` for the document itself.
+    /// The shared type in its document; `None` for the document itself and for [`empty_shared`].
     pub(super) branch: Option<BranchPtr>,
 }
 
@@ -58,20 +58,20 @@ pub(super) enum Items {
     Text(Vec<Token>),
 }
 
-/// Formats of a character.
+/// The formatting attributes of a character.
 pub(super) type Formats = BTreeMap<String, Value>;
 
-/// A word, what is between words, or an embedded thing.
+/// A word, a separator between words, or an embedded object.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
-    /// Equal for equal content, whatever its formats.
+    /// Equal for equal content, regardless of formats.
     pub(super) key: String,
     pub(super) content: Content,
-    /// One for each character, or one for the embedded thing.
+    /// One for each character, or one for the embedded object.
     pub(super) formats: Vec<Rc<Formats>>,
 }
 
-/// What a [`Token`] is.
+/// The content of a [`Token`].
 #[derive(Debug, Clone)]
 pub(super) enum Content {
     Word(String),
@@ -79,13 +79,13 @@ pub(super) enum Content {
 }
 
 impl Token {
-    /// A space without formats.
+    /// Returns a space without formats.
     pub(super) fn space() -> Self {
         let content = Content::Word(" ".to_owned());
         Self { key: "word  ".to_owned(), content, formats: vec![Rc::default()] }
     }
 
-    /// The length as Yjs counts.
+    /// Returns the length in UTF-16 units, as Yjs counts.
     pub(super) fn utf16(&self) -> u32 {
         match &self.content {
             Content::Word(word) => super::text_merge::utf16(word),
@@ -93,7 +93,7 @@ impl Token {
         }
     }
 
-    /// The word; empty for an embedded thing.
+    /// Returns the word; empty for an embedded object.
     pub(super) fn word(&self) -> &str {
         match &self.content {
             Content::Word(word) => word,
@@ -103,7 +103,7 @@ impl Token {
 }
 
 impl Node {
-    /// The shared type, if it is one.
+    /// Returns the content if the node is a shared type.
     pub(super) fn shared(&self) -> Option<&Shared> {
         match self {
             Self::Shared(shared) => Some(shared),
@@ -111,23 +111,23 @@ impl Node {
         }
     }
 
-    /// Equal texts for equal content.
-    pub(super) fn print(&self) -> String {
+    /// Returns a string that is equal for equal content.
+    pub(super) fn fingerprint(&self) -> String {
         let mut out = String::new();
-        self.print_to(&mut out);
+        self.write_fingerprint(&mut out);
         out
     }
 
-    fn print_to(&self, out: &mut String) {
+    fn write_fingerprint(&self, out: &mut String) {
         match self {
             // Debug, not JSON: NaN has a text, and a float never looks like an integer.
             Self::Value(value) => out.push_str(&format!("{value:?}")),
             Self::Doc(guid) => out.push_str(&format!("doc {guid:?}")),
-            Self::Shared(shared) => shared.print_to(out),
+            Self::Shared(shared) => shared.write_fingerprint(out),
         }
     }
 
-    /// The content as a value: what a person is shown of it.
+    /// Converts the content to a value that can be shown to a user.
     pub(super) fn to_value(&self) -> Value {
         match self {
             Self::Value(value) => value.clone(),
@@ -146,29 +146,29 @@ impl Node {
 }
 
 impl Shared {
-    /// Equal texts for equal content.
-    pub(super) fn print(&self) -> String {
+    /// Returns a string that is equal for equal content.
+    pub(super) fn fingerprint(&self) -> String {
         let mut out = String::new();
-        self.print_to(&mut out);
+        self.write_fingerprint(&mut out);
         out
     }
 
-    fn print_to(&self, out: &mut String) {
-        // What a root was made as nobody knows who only has updates.
+    fn write_fingerprint(&self, out: &mut String) {
+        // The type of a root is unknown in a document loaded from updates.
         if !self.is_root() {
             out.push_str(&format!("{:?}", self.kind));
         }
         out.push('{');
         for (key, node) in &self.keys {
             out.push_str(&format!("{key:?}:"));
-            node.print_to(out);
+            node.write_fingerprint(out);
             out.push(',');
         }
         out.push_str("}[");
         match &self.items {
             Items::Array(nodes) => {
                 for node in nodes {
-                    node.print_to(out);
+                    node.write_fingerprint(out);
                     out.push(',');
                 }
             }
@@ -184,7 +184,7 @@ impl Shared {
         out.push(']');
     }
 
-    /// The tokens of a text; none for anything else.
+    /// Returns the tokens of a text; empty for any other type.
     pub(super) fn tokens(&self) -> &[Token] {
         match &self.items {
             Items::Text(tokens) => tokens,
@@ -192,7 +192,7 @@ impl Shared {
         }
     }
 
-    /// The elements of an array; none for anything else.
+    /// Returns the elements of an array; empty for any other type.
     pub(super) fn elements(&self) -> &[Node] {
         match &self.items {
             Items::Array(nodes) => nodes,
@@ -205,7 +205,7 @@ impl Shared {
     }
 }
 
-/// The whole document: a shared type whose keys are the roots.
+/// Reads the whole document as a shared type whose keys are the roots.
 pub(super) fn read<T: ReadTxn>(txn: &T) -> Shared {
     let mut keys = BTreeMap::new();
     for (name, out) in txn.root_refs() {
@@ -216,8 +216,8 @@ pub(super) fn read<T: ReadTxn>(txn: &T) -> Shared {
     Shared { kind: Kind::Map, id: String::new(), keys, items: Items::Array(Vec::new()), branch: None }
 }
 
-/// An empty type, to compare new ones with.
-pub(super) fn nothing(kind: Kind) -> Shared {
+/// Returns an empty shared type, the base of a newly created one.
+pub(super) fn empty_shared(kind: Kind) -> Shared {
     Shared { kind, id: String::new(), keys: BTreeMap::new(), items: Items::Array(Vec::new()), branch: None }
 }
 
@@ -261,7 +261,7 @@ fn read_branch<T: ReadTxn>(branch: &Branch, txn: &T, depth: usize) -> Shared {
 
 fn read_text<T: ReadTxn>(text: &TextRef, txn: &T, depth: usize) -> Vec<Token> {
     let mut tokens = Vec::new();
-    // Formats divide words, and may do so differently in another replica: words are cut from the run as a whole.
+    // Formats split words, possibly at other positions in another replica: words are split from the unformatted run.
     let mut run = (String::new(), Vec::new());
     for chunk in text.diff(txn, YChange::identity) {
         let formats: Formats = chunk
@@ -276,19 +276,19 @@ fn read_text<T: ReadTxn>(text: &TextRef, txn: &T, depth: usize) -> Vec<Token> {
             run.1.extend(part.chars().map(|_| Rc::clone(&formats)));
             continue;
         }
-        cut(&mut run, &mut tokens);
+        split_run(&mut run, &mut tokens);
         let node = read_node(&chunk.insert, txn, depth);
         tokens.push(Token {
-            key: format!("embed {}", node.print()),
+            key: format!("embed {}", node.fingerprint()),
             content: Content::Embed(node),
             formats: vec![formats],
         });
     }
-    cut(&mut run, &mut tokens);
+    split_run(&mut run, &mut tokens);
     tokens
 }
 
-fn cut(run: &mut (String, Vec<Rc<Formats>>), tokens: &mut Vec<Token>) {
+fn split_run(run: &mut (String, Vec<Rc<Formats>>), tokens: &mut Vec<Token>) {
     let mut formats = std::mem::take(&mut run.1).into_iter();
     for word in words(&std::mem::take(&mut run.0)) {
         tokens.push(Token {
@@ -299,24 +299,24 @@ fn cut(run: &mut (String, Vec<Rc<Formats>>), tokens: &mut Vec<Token>) {
     }
 }
 
-/// The elements of three arrays as comparable texts. A nested type is itself wherever its id is the same; in a history
-/// that shares no ids it is the one of the base with the same content.
+/// Returns a comparable key for each element of `other`. A nested type is identified by its CRDT id; in a history that
+/// shares no ids with the base, by the nested type of the base that has the same content.
 pub(super) fn element_keys(base: &[Node], other: &[Node]) -> Vec<String> {
     let ids: HashSet<&str> = base.iter().filter_map(Node::shared).map(|shared| shared.id.as_str()).collect();
     let same_history = other.iter().filter_map(Node::shared).any(|shared| ids.contains(shared.id.as_str()));
     let mut by_content: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     if !same_history {
         for shared in base.iter().rev().filter_map(Node::shared) {
-            by_content.entry(shared.print()).or_default().push(&shared.id);
+            by_content.entry(shared.fingerprint()).or_default().push(&shared.id);
         }
     }
     let key = |node: &Node| match node {
         Node::Shared(shared) if same_history && ids.contains(shared.id.as_str()) => format!("id {}", shared.id),
-        Node::Shared(shared) => match by_content.get_mut(&shared.print()).and_then(Vec::pop) {
+        Node::Shared(shared) => match by_content.get_mut(&shared.fingerprint()).and_then(Vec::pop) {
             Some(id) => format!("id {id}"),
-            None => shared.print(),
+            None => shared.fingerprint(),
         },
-        other => other.print(),
+        other => other.fingerprint(),
     };
     other.iter().map(key).collect()
 }
@@ -329,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_reads_the_same_whether_its_roots_are_known_or_not() {
+    fn document_reads_the_same_with_known_and_unknown_root_types() {
         let doc = Doc::with_client_id(1);
         let (map, array) = (doc.get_or_insert_map("map"), doc.get_or_insert_array("array"));
         let (text, xml) = (doc.get_or_insert_text("text"), doc.get_or_insert_xml_fragment("xml"));
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(other.keys["map"].shared().unwrap().kind, Kind::Unknown);
         assert_eq!(one.keys.len(), 4);
         for (name, root) in &one.keys {
-            assert_eq!(root.print(), other.keys[name].print(), "{name}");
+            assert_eq!(root.fingerprint(), other.keys[name].fingerprint(), "{name}");
             assert_eq!(root.to_value(), other.keys[name].to_value(), "{name}");
         }
         assert_eq!(one.keys["text"].to_value(), "hello \u{1f600} world".into());

@@ -1,8 +1,8 @@
-//! A value as applications know it: JSON and bytes, without lifetimes or generics, so that it crosses any language
+//! A value as applications see it: JSON plus bytes, without lifetimes or generics, so that it can cross a language
 //! boundary.
 //!
-//! Numbers are those of JavaScript. What is integral and within ±(2^53 - 1) reads as [`Value::Integer`], whoever wrote
-//! it: npm yjs writes large integers as floats, and nobody can tell `1.0` from `1`.
+//! Numbers follow JavaScript. Every integral number within ±(2^53 - 1) reads as [`Value::Integer`], whatever its
+//! encoding: npm yjs writes large integers as floats, and in JavaScript `1.0` and `1` are the same number.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,29 +12,39 @@ use thiserror::Error;
 use yrs::types::ToJson;
 use yrs::{Any, Number, Out, ReadTxn};
 
-/// The largest integer that every peer holds exactly: 2^53 - 1.
+/// The largest integer that every peer represents exactly: 2^53 - 1.
 pub const MAX_INTEGER: i64 = (1 << 53) - 1;
 
-/// How bytes look in JSON: `{"$bytes": "<base64>"}`.
+/// Key of the JSON form of bytes: `{"$bytes": "<base64>"}`.
 const JSON_BYTES: &str = "$bytes";
-/// How a map looks in JSON that would else be taken for bytes: `{"$map": {...}}`.
+/// Key of the JSON form of a map that would otherwise be read as bytes: `{"$map": {...}}`.
 const JSON_MAP: &str = "$map";
 
-/// What a register, an entry or a list holds.
+/// A plain value: the content of a register, a map entry or a list element.
+///
+/// ```
+/// use syncline_client::types::Value;
+///
+/// let value = Value::from_json(r#"{"title": "Bread", "hours": 24}"#)?;
+/// let Value::Map(map) = &value else { unreachable!() };
+/// assert_eq!(map["title"], "Bread".into());
+/// assert_eq!(map["hours"], 24.into());
+/// # Ok::<(), syncline_client::types::value::ValueError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Value {
-    /// Nothing, and what JavaScript calls undefined.
+    /// JSON `null`, and JavaScript's `undefined`.
     #[default]
     Null,
     /// True or false.
     Bool(bool),
     /// A whole number within ±[`MAX_INTEGER`].
     Integer(i64),
-    /// Any other number.
+    /// Any other number, `-0.0` included.
     Float(f64),
-    /// Text.
+    /// A string.
     Text(String),
-    /// Bytes.
+    /// Binary data.
     Bytes(Vec<u8>),
     /// Values in order.
     List(Vec<Value>),
@@ -42,25 +52,25 @@ pub enum Value {
     Map(BTreeMap<String, Value>),
 }
 
-/// Why a value cannot be stored or shown.
+/// Why a value cannot be stored, or cannot be converted from or to JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ValueError {
-    /// JavaScript would round it.
-    #[error("the integer {0} is beyond ±(2^53 - 1): store it as text")]
+    /// The integer is outside ±[`MAX_INTEGER`]; JavaScript peers would round it.
+    #[error("the integer {0} is outside ±(2^53 - 1); store it as text")]
     IntegerRange(i64),
-    /// JSON has no such number.
-    #[error("JSON has neither NaN nor infinity")]
+    /// The number is NaN or infinite.
+    #[error("JSON cannot represent NaN or infinity")]
     NotFinite,
-    /// The text is no JSON, or its marked bytes are no base64.
-    #[error("not the JSON of a value: {0}")]
+    /// The text is not valid JSON, or a `$bytes` string is not valid base64.
+    #[error("invalid JSON for a value: {0}")]
     Json(String),
 }
 
 impl Value {
-    /// As Yjs stores it.
+    /// Converts the value to the form that Yjs stores.
     ///
     /// # Errors
-    /// [`ValueError::IntegerRange`].
+    /// [`ValueError::IntegerRange`] if an integer in it is outside ±[`MAX_INTEGER`].
     pub fn to_any(&self) -> Result<Any, ValueError> {
         Ok(match self {
             Self::Null => Any::Null,
@@ -81,7 +91,7 @@ impl Value {
         })
     }
 
-    /// What Yjs stored. A BigInt beyond [`MAX_INTEGER`] becomes the nearest [`Value::Float`].
+    /// Converts a value stored by Yjs. A BigInt outside ±[`MAX_INTEGER`] becomes the nearest [`Value::Float`].
     pub fn from_any(any: &Any) -> Self {
         match any {
             Any::Null | Any::Undefined => Self::Null,
@@ -100,12 +110,12 @@ impl Value {
         }
     }
 
-    /// What an entry of a shared type holds; a nested shared type is given as its present content.
+    /// Converts an entry of a shared type; a nested shared type becomes its current content.
     pub fn from_out<T: ReadTxn>(out: &Out, txn: &T) -> Self {
         Self::from_any(&out.to_json(txn))
     }
 
-    /// The text, if it is one.
+    /// Returns the string if the value is [`Value::Text`].
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -113,27 +123,27 @@ impl Value {
         }
     }
 
-    /// As JSON text, maps in the order of their keys; bytes are `{"$bytes": "<base64>"}`.
+    /// Encodes the value as JSON text. Maps are sorted by key; bytes become `{"$bytes": "<base64>"}`.
     ///
     /// # Errors
-    /// [`ValueError::NotFinite`].
+    /// [`ValueError::NotFinite`] if a number in it is NaN or infinite.
     pub fn to_json(&self) -> Result<String, ValueError> {
         Ok(self.to_json_value()?.to_string())
     }
 
-    /// From JSON text. Integers beyond [`MAX_INTEGER`] become floats, as in JavaScript.
+    /// Parses JSON text. Integers outside ±[`MAX_INTEGER`] become floats, as in JavaScript.
     ///
     /// # Errors
-    /// [`ValueError::Json`].
+    /// [`ValueError::Json`] if the text is not valid JSON or its marked bytes are not valid base64.
     pub fn from_json(text: &str) -> Result<Self, ValueError> {
         let json = serde_json::from_str(text).map_err(|error| ValueError::Json(error.to_string()))?;
         Self::from_json_value(json)
     }
 
-    /// As `serde_json` has it.
+    /// Converts the value to `serde_json`, in the same form as [`Value::to_json`].
     ///
     /// # Errors
-    /// [`ValueError::NotFinite`].
+    /// [`ValueError::NotFinite`] if a number in it is NaN or infinite.
     pub fn to_json_value(&self) -> Result<serde_json::Value, ValueError> {
         use serde_json::Value as Json;
         Ok(match self {
@@ -142,21 +152,21 @@ impl Value {
             Self::Integer(number) => Json::from(*number),
             Self::Float(number) => Json::Number(serde_json::Number::from_f64(*number).ok_or(ValueError::NotFinite)?),
             Self::Text(text) => Json::String(text.clone()),
-            Self::Bytes(bytes) => one(JSON_BYTES, Json::String(BASE64.encode(bytes))),
+            Self::Bytes(bytes) => object_with(JSON_BYTES, Json::String(BASE64.encode(bytes))),
             Self::List(values) => Json::Array(values.iter().map(Self::to_json_value).collect::<Result<_, _>>()?),
             Self::Map(values) => {
                 let object: Result<serde_json::Map<_, _>, _> =
                     values.iter().map(|(key, value)| Ok((key.clone(), value.to_json_value()?))).collect();
                 let marked = values.len() == 1 && values.keys().all(|key| key == JSON_BYTES || key == JSON_MAP);
-                if marked { one(JSON_MAP, Json::Object(object?)) } else { Json::Object(object?) }
+                if marked { object_with(JSON_MAP, Json::Object(object?)) } else { Json::Object(object?) }
             }
         })
     }
 
-    /// From what `serde_json` has.
+    /// Converts from `serde_json`, the inverse of [`Value::to_json_value`].
     ///
     /// # Errors
-    /// [`ValueError::Json`] for marked bytes that are no base64.
+    /// [`ValueError::Json`] if marked bytes are not valid base64.
     pub fn from_json_value(json: serde_json::Value) -> Result<Self, ValueError> {
         use serde_json::Value as Json;
         Ok(match json {
@@ -190,7 +200,7 @@ impl Value {
     }
 
     fn from_float(number: f64) -> Self {
-        // -0 is a float: as an integer it would lose its sign.
+        // -0 stays a float: as an integer it would lose its sign.
         let whole = number.trunc() == number && number.abs() <= MAX_INTEGER as f64;
         if whole && (number != 0.0 || number.is_sign_positive()) {
             Self::Integer(number as i64)
@@ -200,7 +210,7 @@ impl Value {
     }
 }
 
-fn one(key: &str, value: serde_json::Value) -> serde_json::Value {
+fn object_with(key: &str, value: serde_json::Value) -> serde_json::Value {
     serde_json::Value::Object(serde_json::Map::from_iter([(key.to_owned(), value)]))
 }
 
@@ -222,7 +232,7 @@ impl From<bool> for Value {
     }
 }
 
-/// A text field of a stored map.
+/// Returns the string under `key` of a stored map.
 pub(super) fn text_field(map: &HashMap<String, Any>, key: &str) -> Option<String> {
     match map.get(key) {
         Some(Any::String(text)) => Some(text.to_string()),
@@ -230,12 +240,12 @@ pub(super) fn text_field(map: &HashMap<String, Any>, key: &str) -> Option<String
     }
 }
 
-/// A whole number of a stored map, whichever encoding it came in.
+/// Returns the whole number under `key` of a stored map, in whichever encoding it was written.
 pub(super) fn integer_field(map: &HashMap<String, Any>, key: &str) -> Option<i64> {
     integer(map.get(key)?)
 }
 
-/// A whole number within ±[`MAX_INTEGER`], whichever encoding it came in.
+/// Returns the whole number within ±[`MAX_INTEGER`], in whichever encoding it was written.
 pub(super) fn integer(any: &Any) -> Option<i64> {
     match Value::from_any(any) {
         Value::Integer(number) => Some(number),
@@ -265,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_survives_yjs_and_json() {
+    fn values_roundtrip_through_yjs_and_json() {
         for value in samples() {
             assert_eq!(Value::from_any(&value.to_any().unwrap()), value);
             assert_eq!(Value::from_json(&value.to_json().unwrap()).unwrap(), value);
@@ -273,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_floats_read_as_integers_and_what_javascript_cannot_hold_is_refused() {
+    fn whole_floats_become_integers_and_out_of_range_is_rejected() {
         assert_eq!(Value::from_any(&Any::Number(Number::Float(1_099_511_627_776.0))), Value::Integer(1 << 40));
         assert_eq!(Value::Integer(1 << 53).to_any(), Err(ValueError::IntegerRange(1 << 53)));
         assert_eq!(Value::Float(f64::NAN).to_json(), Err(ValueError::NotFinite));

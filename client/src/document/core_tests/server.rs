@@ -1,4 +1,4 @@
-//! A server just as good as it must be, for the tests beside this.
+//! A minimal server for the tests of the core.
 
 use std::collections::HashMap;
 
@@ -14,10 +14,10 @@ pub(super) struct Server {
     pub(super) replica: Replica,
     pub(super) records: Vec<Bytes>,
     pub(super) durable: usize,
-    /// (device, batch, needed records, the answer)
+    /// (device, number of records that must be durable, the answer)
     pub(super) waiting: Vec<(usize, usize, Bytes)>,
     pub(super) joined: HashMap<usize, Channel>,
-    /// Never asks a device that has a cursor for its state vector: what a device misses once, it misses for ever.
+    /// Never requests the state vector of a device that has a cursor: a change that the device misses once stays missing.
     pub(super) knows_all_cursors: bool,
 }
 
@@ -34,7 +34,7 @@ impl Server {
         }
     }
 
-    pub(super) fn tell_durable(&mut self, devices: &mut [Device]) {
+    pub(super) fn send_durable(&mut self, devices: &mut [Device]) {
         self.waiting.retain(|(device, needed, answer)| {
             let stays = *needed > self.durable;
             if !stays {
@@ -62,7 +62,7 @@ impl Server {
         }
     }
 
-    pub(super) fn take(&mut self, device: usize, dice: &mut Dice, calm: bool, devices: &mut [Device]) {
+    pub(super) fn take(&mut self, device: usize, dice: &mut Dice, reliable: bool, devices: &mut [Device]) {
         let Some(frame) = devices[device].to_server.pop_front() else { return };
         let answer = |devices: &mut [Device], message: ToClient<'_>| {
             devices[device].to_client.push_back(message.encode().into());
@@ -91,7 +91,7 @@ impl Server {
                 answer(devices, ToClient::Durable { channel, seq: Seq(self.durable as u64) });
             }
             ToServer::Change { channel, batch, update } => {
-                if !calm && dice.below(6) == 0 {
+                if !reliable && dice.below(6) == 0 {
                     let code = if dice.below(2) == 0 { 4403 } else { 4507 };
                     return answer(devices, ToClient::Refused { channel, batch, code, reason: "no" });
                 }

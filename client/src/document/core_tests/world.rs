@@ -1,4 +1,4 @@
-//! A world for the tests beside this: devices on disks that fail, and what happens to them.
+//! The simulated world of the core's tests: devices with disks that fail, and random steps.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -24,14 +24,14 @@ impl Dice {
     }
 }
 
-/// What was done with a token: typed or deleted.
+/// An edit of a token: typed or deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Did {
     Type(String),
     Delete(String),
 }
 
-/// What survives the app.
+/// The stored data, which survives a crash of the app.
 #[derive(Default)]
 pub(super) struct Disk {
     pub(super) snapshot: Option<Bytes>,
@@ -66,10 +66,10 @@ pub(super) struct Device {
     pub(super) disk: Disk,
     pub(super) core: Core,
     pub(super) out: Outputs,
-    /// Handed to the journal, not on disk.
+    /// Handed to the journal, not on disk yet.
     pub(super) writing: VecDeque<Write>,
     pub(super) storage_failed: bool,
-    /// By their notes: what was done and its author was not told of.
+    /// Edits that were not reported as stored yet, with the sequence numbers of their notes.
     pub(super) waiting: Vec<(Seq, Did)>,
     pub(super) channel: Option<Channel>,
     pub(super) to_server: VecDeque<Bytes>,
@@ -95,7 +95,7 @@ impl Device {
         }
     }
 
-    /// As the device's task does: writes before frames.
+    /// Carries out the outputs as the device's task does: writes before frames.
     pub(super) fn flush(&mut self) {
         let writes = std::mem::take(&mut self.out.writes);
         if !self.storage_failed {
@@ -108,7 +108,7 @@ impl Device {
         for event in std::mem::take(&mut self.out.events) {
             if let Event::Decided { entry, accepted, .. } = event {
                 let before = self.decided.insert(entry.0, accepted);
-                assert!(before.is_none_or(|before| before == accepted), "decided both ways");
+                assert!(before.is_none_or(|before| before == accepted), "decided twice, differently");
             }
         }
         if self.core.wants_reopening() {
@@ -178,7 +178,7 @@ pub(super) struct World {
     pub(super) server: Server,
     pub(super) devices: Vec<Device>,
     pub(super) accepted: HashSet<Did>,
-    /// Tokens that somebody deleted, accepted or not.
+    /// Tokens that any device deleted, accepted or not.
     pub(super) doubtful: HashSet<String>,
     pub(super) next: u64,
 }
@@ -199,7 +199,7 @@ impl World {
         let place = self.dice.below(3);
         let change = move |txn: &mut TransactionMut<'_>| {
             let text = txn.get_or_insert_text("text");
-            // Between tokens.
+            // Insert between tokens.
             let starts: Vec<_> = text.get_string(txn).match_indices('<').map(|(at, _)| at as u32).collect();
             let end = text.len(txn);
             let start = starts.get(place).copied().unwrap_or(end);
@@ -219,7 +219,7 @@ impl World {
         if tokens.is_empty() {
             return;
         }
-        // Often one that the other deletes too.
+        // Often a token that the other device deletes too.
         let among = if self.dice.below(2) == 0 { 2 } else { 50 };
         let token = tokens[tokens.len() - 1 - self.dice.below(tokens.len().min(among))].to_owned();
         let (start, len) = (text.find(&token).unwrap() as u32, token.len() as u32);
@@ -254,8 +254,8 @@ impl World {
         }
     }
 
-    pub(super) fn deliver(&mut self, at: usize, calm: bool) {
-        self.server.take(at, &mut self.dice, calm, &mut self.devices);
+    pub(super) fn deliver(&mut self, at: usize, reliable: bool) {
+        self.server.take(at, &mut self.dice, reliable, &mut self.devices);
         let device = &mut self.devices[at];
         let Some(frame) = device.to_client.pop_front() else { return };
         let message = ToClient::decode(&frame).unwrap();
@@ -298,7 +298,7 @@ impl World {
             _ => {
                 let records = self.server.records.len();
                 self.server.durable += self.dice.below(records - self.server.durable + 1);
-                self.server.tell_durable(&mut self.devices);
+                self.server.send_durable(&mut self.devices);
             }
         }
     }
@@ -308,7 +308,7 @@ impl World {
             for at in 0..self.devices.len() {
                 let device = &mut self.devices[at];
                 device.storage_is_back();
-                // A new sync would bring whatever is missing: only for who needs it.
+                // Retrying starts a new sync, which would hide missing changes: only for devices with refused entries.
                 if device.core.queue.counts().refused > 0 {
                     device.core.retry_refused(4, &mut device.out);
                 }
@@ -321,7 +321,7 @@ impl World {
                     self.devices[at].store(1000, &mut self.accepted);
                 }
                 self.server.durable = self.server.records.len();
-                self.server.tell_durable(&mut self.devices);
+                self.server.send_durable(&mut self.devices);
                 if self.devices.iter().all(|device| device.to_client.is_empty() && device.to_server.is_empty()) {
                     break;
                 }

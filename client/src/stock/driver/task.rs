@@ -1,4 +1,4 @@
-//! The task that owns a session: connects, carries frames, waits, comes back.
+//! The task that owns a session: connects, transfers frames, waits, reconnects.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use crate::backoff::{Advice, Backoff, BackoffConfig};
 use crate::socket::{Endpoint, Socket};
 use crate::stock::session::{Event, Outputs, Session};
 
-// Both stock providers give up after 30 s without a message; so do we, and say something at half that time.
-/// Silence after which we say something.
+// Both stock providers drop a connection after 30 s without a message. So do we, with a keep-alive at half that time.
+/// Time without traffic after which a keep-alive is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Silence of the server after which the connection counts as dead.
+/// Time without a message of the server after which the connection is dropped.
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 
-/// Longest time for the goodbye.
+/// Timeout of sending a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Most commands taken before the socket gets its turn.
+/// Number of commands handled before the socket is polled again.
 const COMMANDS_PER_TURN: usize = 64;
 
-/// Sent once the status is up to date.
+/// Sends the reply of a command; called after the status was updated.
 pub(super) type Reply = Box<dyn FnOnce() + Send>;
 
-/// What the caller of the handle wants.
+/// The connection state requested by the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum Goal {
     Online,
     Offline,
     Closed,
@@ -38,11 +38,11 @@ enum Wish {
 
 /// How a connection ended.
 enum End {
-    /// By wish.
-    Wish,
-    /// Without the caller's doing: the reason, and the close code if there was one.
+    /// The app requested another state.
+    Requested,
+    /// The connection was lost: the reason, and the close code if there was one.
     Lost(String, Option<u16>),
-    /// The server will not have us.
+    /// The server denied access, with its reason.
     Denied(String),
 }
 
@@ -53,8 +53,8 @@ pub(super) struct Driver {
     out: Outputs,
     inbox: mpsc::Receiver<Command>,
     publish: watch::Sender<Status>,
-    wish: Wish,
-    /// Set by an event, ends the connection.
+    goal: Goal,
+    /// Set by an event; ends the connection.
     denied: Option<String>,
 }
 
@@ -67,12 +67,12 @@ impl Driver {
         publish: watch::Sender<Status>,
     ) -> Self {
         let backoff = Backoff::new(backoff);
-        Self { endpoint, backoff, session, out: Outputs::default(), inbox, publish, wish: Wish::Online, denied: None }
+        Self { endpoint, backoff, session, out: Outputs::default(), inbox, publish, goal: Goal::Online, denied: None }
     }
 
     pub(super) async fn run(mut self) {
-        while self.wish != Wish::Closed {
-            if self.wish == Wish::Offline {
+        while self.goal != Goal::Closed {
+            if self.goal == Goal::Offline {
                 self.show(Connection::Offline);
                 self.serve_until(std::future::pending::<()>()).await;
                 continue;
@@ -80,7 +80,7 @@ impl Driver {
             self.show(Connection::Connecting);
             let endpoint = self.endpoint.clone();
             let end = match self.serve_until(endpoint.connect()).await {
-                None => End::Wish,
+                None => End::Requested,
                 Some(Ok(socket)) => self.stay_connected(socket).await,
                 Some(Err(error)) => refused_handshake(error),
             };
@@ -93,7 +93,7 @@ impl Driver {
 
     async fn after(&mut self, end: End) {
         let (reason, code) = match end {
-            End::Wish => return,
+            End::Requested => return,
             End::Denied(reason) => return self.wait_denied(reason).await,
             End::Lost(reason, code) => (reason, code),
         };
@@ -108,19 +108,19 @@ impl Driver {
     }
 
     async fn wait_denied(&mut self, reason: String) {
-        warn!(%reason, "the server will not let this client in");
+        warn!(%reason, "the server denied access; not connecting again until `go_online`");
         self.show(Connection::Denied(reason));
         self.serve_until(std::future::pending::<()>()).await;
     }
 
-    /// Carries out commands until `work` is done, or gives None when the wish changed.
+    /// Handles commands until `work` is done. Returns `None` if the goal changed first.
     async fn serve_until<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Some(done),
                 command = self.inbox.recv() => {
-                    if self.obey(command) {
+                    if self.handle_command(command) {
                         return None;
                     }
                     self.out.frames.clear();
@@ -132,8 +132,8 @@ impl Driver {
     async fn stay_connected(&mut self, mut socket: Socket) -> End {
         self.session.connected(&mut self.out);
         self.show(Connection::Connected);
-        let mut heard = Instant::now();
-        let mut spoken = heard;
+        let mut last_received = Instant::now();
+        let mut last_sent = last_received;
         loop {
             self.update_status();
             if let Some(reason) = self.denied.take() {
@@ -142,47 +142,47 @@ impl Driver {
             if let Err(error) = socket.queue(self.out.frames.drain(..)) {
                 return End::Lost(error.to_string(), None);
             }
-            let next_check = (heard + DEAD_AFTER).min(heard.max(spoken) + KEEP_ALIVE);
+            let next_check = (last_received + DEAD_AFTER).min(last_received.max(last_sent) + KEEP_ALIVE);
             tokio::select! {
                 message = socket.next() => {
-                    heard = Instant::now();
-                    if let Err(end) = self.take(message) {
+                    last_received = Instant::now();
+                    if let Err(end) = self.handle_message(message) {
                         return end;
                     }
                 }
                 command = self.inbox.recv() => {
-                    let mut changed = self.obey(command);
+                    let mut changed = self.handle_command(command);
                     for _ in 1..COMMANDS_PER_TURN {
                         let Ok(command) = self.inbox.try_recv() else { break };
-                        changed |= self.obey(Some(command));
+                        changed |= self.handle_command(Some(command));
                     }
                     if changed {
                         return self.leave(socket).await;
                     }
                 }
                 () = tokio::time::sleep_until(next_check) => {
-                    if heard.elapsed() >= DEAD_AFTER {
-                        return End::Lost("the server said nothing for 30 s".into(), None);
+                    if last_received.elapsed() >= DEAD_AFTER {
+                        return End::Lost("no message from the server for 30 s".into(), None);
                     }
-                    spoken = Instant::now();
+                    last_sent = Instant::now();
                     self.session.keep_alive(&mut self.out);
-                    // Every server answers this one, whatever it makes of the message.
+                    // Every server answers a WebSocket ping, even if it ignores the keep-alive message.
                     socket.queue_ping();
                 }
             }
         }
     }
 
-    fn take(&mut self, message: Option<Result<Message, Error>>) -> Result<(), End> {
+    fn handle_message(&mut self, message: Option<Result<Message, Error>>) -> Result<(), End> {
         match message {
-            None => Err(End::Lost("the connection was cut".into(), None)),
+            None => Err(End::Lost("the connection was closed without a close frame".into(), None)),
             Some(Err(error)) => Err(End::Lost(error.to_string(), None)),
             Some(Ok(Message::Close(frame))) => Err(match frame {
                 Some(frame) => End::Lost(
-                    format!("the server closed: {} ({})", frame.reason, u16::from(frame.code)),
+                    format!("the server closed the connection: {} ({})", frame.reason, u16::from(frame.code)),
                     Some(frame.code.into()),
                 ),
-                None => End::Lost("the server closed".into(), None),
+                None => End::Lost("the server closed the connection".into(), None),
             }),
             Some(Ok(Message::Binary(frame))) => {
                 self.session.received(&frame, &mut self.out).map_err(|error| End::Lost(error.to_string(), None))
@@ -191,34 +191,34 @@ impl Driver {
         }
     }
 
-    /// Says goodbye after sending what is queued.
+    /// Sends queued frames and a close frame.
     async fn leave(&mut self, mut socket: Socket) -> End {
-        // Errors and slowness do not matter any more: what was not taken is unsaved, and the status says so.
+        // Errors and timeouts are ignored: edits that were not sent stay unsaved, as the status shows.
         if socket.queue(self.out.frames.drain(..)).is_ok() {
             drop(tokio::time::timeout(CLOSE_TIMEOUT, socket.close()).await);
         }
-        End::Wish
+        End::Requested
     }
 
-    /// True when the caller's wish changed.
-    fn obey(&mut self, command: Option<Command>) -> bool {
-        let wish = match command {
+    /// Handles a command. Returns true if the goal changed.
+    fn handle_command(&mut self, command: Option<Command>) -> bool {
+        let goal = match command {
             Some(Command::Session(work)) => {
                 let reply = work(&mut self.session, &mut self.out);
                 self.update_status();
                 reply();
                 return false;
             }
-            Some(Command::GoOffline) => Wish::Offline,
-            // From a denial, too, this is a way out.
+            Some(Command::GoOffline) => Goal::Offline,
+            // Also reconnects after a denial.
             Some(Command::GoOnline) => {
-                let had = std::mem::replace(&mut self.wish, Wish::Online);
-                return had != Wish::Online || matches!(self.publish.borrow().connection, Connection::Denied(_));
+                let had = std::mem::replace(&mut self.goal, Goal::Online);
+                return had != Goal::Online || matches!(self.publish.borrow().connection, Connection::Denied(_));
             }
-            None | Some(Command::Close) => Wish::Closed,
+            None | Some(Command::Close) => Goal::Closed,
         };
-        let had = std::mem::replace(&mut self.wish, wish);
-        had != wish
+        let had = std::mem::replace(&mut self.goal, goal);
+        had != goal
     }
 
     fn show(&mut self, connection: Connection) {
@@ -226,7 +226,7 @@ impl Driver {
         self.publish.send_modify(|status| status.connection = connection);
     }
 
-    /// Tells the watchers what the session says, if it says anything new.
+    /// Publishes the session's status if it changed.
     fn update_status(&mut self) {
         let events = std::mem::take(&mut self.out.events);
         let (synced, unsaved, acks) = (self.session.is_synced(), self.session.unsaved(), self.session.ack_knowledge());
@@ -255,7 +255,7 @@ impl Driver {
 
 fn refused_handshake(error: Error) -> End {
     match &error {
-        // The door says no, in HTTP; any other status may be a proxy's bad moment.
+        // Access is denied only by these two; any other status may be a temporary failure of a proxy.
         Error::Http(response) if matches!(response.status().as_u16(), 401 | 403) => {
             End::Denied(format!("HTTP {}", response.status()))
         }

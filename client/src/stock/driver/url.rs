@@ -1,4 +1,4 @@
-//! Where a stock dialect puts the document's name and the token.
+//! Builds the connection URL, with document name and token where the dialect expects them.
 
 use syncline_protocol::detect::Dialect;
 use syncline_protocol::names::url_path;
@@ -40,7 +40,7 @@ mod tests {
     use crate::stock::driver::{ClientError, endpoint};
 
     #[test]
-    fn the_document_and_the_token_find_their_place_in_the_url() {
+    fn url_contains_document_and_token_for_the_dialect() {
         let mut config = ClientConfig::new("ws://host:1/?a=1", "x%2Fy", Dialect::YWebsocket);
         config.token = Some("a&b=c".into());
         assert_eq!(url_of(&config), "ws://host:1/x%2Fy?a=1&token=a%26b%3Dc");
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_work_is_refused_at_once() {
+    fn invalid_url_is_rejected() {
         for url in ["wss://host", "http://host", "host", "ws://"] {
             let config = ClientConfig::new(url, "doc", Dialect::Hocuspocus);
             assert!(matches!(endpoint(&config), Err(ClientError::BadUrl { .. })), "{url}");

@@ -1,4 +1,4 @@
-//! Sessions against a small in-test server: a document, and a list of what each session is sent.
+//! Sessions against a minimal server that holds one document.
 
 use syncline_protocol::hocuspocus::{self, End, Frame};
 use syncline_protocol::ywebsocket;
@@ -6,7 +6,7 @@ use yrs::{GetString, Text, WriteTxn};
 
 use super::*;
 
-/// Applies and relays like a server, with saving done by hand.
+/// Applies and relays updates like a server. Tests send acknowledgements themselves.
 struct Server {
     doc: Doc,
     dialect: Dialect,
@@ -28,7 +28,7 @@ impl Server {
         self.frame(SyncMessage::Step1(&self.doc.transact().state_vector().encode_v1()))
     }
 
-    /// Takes one frame of a client; gives the direct answer and what others are to be sent.
+    /// Handles one frame of a client. Returns the answer and the frame to relay to others.
     fn take(&mut self, frame: &[u8]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let sync = match self.dialect {
             Dialect::YWebsocket => match ywebsocket::Message::decode(frame).unwrap() {
@@ -83,7 +83,7 @@ fn text(session: &Session) -> String {
     session.read(|txn| txn.get_text("text").map(|text| text.get_string(txn)).unwrap_or_default())
 }
 
-/// Hands all frames over and all answers back, until nothing moves.
+/// Delivers all frames and answers until there are none left.
 fn pump(session: &mut Session, server: &mut Server, out: &mut Outputs) {
     while !out.frames.is_empty() {
         for frame in std::mem::take(&mut out.frames) {
@@ -130,7 +130,7 @@ fn two_sessions_converge_online_and_after_being_offline() {
 }
 
 #[test]
-fn edits_before_the_server_asked_wait_for_its_question_and_are_sent_once() {
+fn edits_before_the_servers_step1_are_sent_once() {
     let mut server = Server::new(Dialect::YWebsocket);
     let mut a = session(Dialect::YWebsocket, 10);
     let mut out = Outputs::default();
@@ -138,13 +138,13 @@ fn edits_before_the_server_asked_wait_for_its_question_and_are_sent_once() {
     type_text(&mut a, "x", &mut out);
     assert_eq!(out.frames.len(), 1, "only SyncStep1");
     a.received(&server.step1(), &mut out).unwrap();
-    assert_eq!(out.frames.len(), 3, "the answer, and what its echo is recognised by");
+    assert_eq!(out.frames.len(), 3, "the answer, and the empty update that acknowledges it");
     pump(&mut a, &mut server, &mut out);
     assert_eq!(server.text(), "x");
 }
 
 #[test]
-fn hocuspocus_opens_with_token_and_step1_and_counts_statuses_in_order() {
+fn hocuspocus_sends_token_and_step1_and_matches_statuses_in_order() {
     let mut server = Server::new(Dialect::Hocuspocus);
     let mut a = session(Dialect::Hocuspocus, 10);
     let mut out = Outputs::default();
@@ -161,14 +161,14 @@ fn hocuspocus_opens_with_token_and_step1_and_counts_statuses_in_order() {
     let status = |saved| hocuspocus::Message::SyncStatus(saved).encode("doc");
     out.events.clear();
     a.received(&status(true), &mut out).unwrap();
-    assert_eq!(out.events, [Event::Saved(1)], "the whole sync");
+    assert_eq!(out.events, [Event::Saved(1)], "the full sync");
     a.received(&status(false), &mut out).unwrap();
     assert_eq!(out.events[1], Event::Refused(2));
     assert_eq!(a.unsaved(), 1);
 }
 
 #[test]
-fn in_flight_edits_of_a_lost_connection_are_saved_by_the_next_sync() {
+fn edits_in_flight_are_saved_by_the_next_sync() {
     let mut server = Server::new(Dialect::Hocuspocus);
     let mut a = session(Dialect::Hocuspocus, 10);
     let mut out = Outputs::default();
@@ -184,7 +184,7 @@ fn in_flight_edits_of_a_lost_connection_are_saved_by_the_next_sync() {
 }
 
 #[test]
-fn a_y_websocket_echo_means_saved_and_until_then_acks_are_unknown() {
+fn y_websocket_echo_means_saved_and_makes_acks_known() {
     let mut server = Server::new(Dialect::YWebsocket);
     let mut a = session(Dialect::YWebsocket, 10);
     let mut out = Outputs::default();
@@ -199,7 +199,7 @@ fn a_y_websocket_echo_means_saved_and_until_then_acks_are_unknown() {
 }
 
 #[test]
-fn a_gap_is_asked_for_once_and_healed_by_the_answer() {
+fn gap_is_requested_once_and_filled_by_the_answer() {
     let mut server = Server::new(Dialect::YWebsocket);
     let (mut a, mut b) = (session(Dialect::YWebsocket, 10), session(Dialect::YWebsocket, 11));
     let (mut out_a, mut out_b) = (Outputs::default(), Outputs::default());
@@ -212,14 +212,14 @@ fn a_gap_is_asked_for_once_and_healed_by_the_answer() {
     b.received(&relayed[1], &mut out_b).unwrap();
     b.received(&relayed[2], &mut out_b).unwrap();
     assert!(b.has_missing_updates());
-    assert_eq!(out_b.frames.len(), 1, "asked once");
+    assert_eq!(out_b.frames.len(), 1, "requested once");
     pump(&mut b, &mut server, &mut out_b);
     assert_eq!(text(&b), "abc");
     assert!(!b.has_missing_updates());
 }
 
 #[test]
-fn deletions_made_offline_reach_the_server_although_state_vectors_are_equal() {
+fn offline_deletions_reach_the_server_despite_equal_state_vectors() {
     for dialect in BOTH {
         let mut server = Server::new(dialect);
         let mut a = session(dialect, 10);
@@ -240,7 +240,7 @@ fn deletions_made_offline_reach_the_server_although_state_vectors_are_equal() {
 }
 
 #[test]
-fn an_edit_without_change_sends_nothing() {
+fn edit_without_change_sends_nothing() {
     let mut server = Server::new(Dialect::YWebsocket);
     let mut a = session(Dialect::YWebsocket, 10);
     let mut out = Outputs::default();
@@ -251,7 +251,7 @@ fn an_edit_without_change_sends_nothing() {
 }
 
 #[test]
-fn presence_is_sent_on_connect_and_when_asked() {
+fn awareness_is_sent_on_connect_and_on_query() {
     let mut a = session(Dialect::YWebsocket, 10);
     let mut out = Outputs::default();
     a.set_presence(Some("{}".into()), &mut out);
@@ -263,7 +263,7 @@ fn presence_is_sent_on_connect_and_when_asked() {
 }
 
 #[test]
-fn garbage_ends_the_connection_and_denial_is_told() {
+fn invalid_message_is_an_error_and_denial_an_event() {
     for dialect in BOTH {
         let mut a = session(dialect, 10);
         let mut out = Outputs::default();
@@ -296,7 +296,7 @@ fn offsets_count_utf16_units_as_yjs_does() {
 }
 
 #[test]
-fn another_clients_deletion_of_the_same_letter_saves_nothing_of_ours() {
+fn equal_deletion_by_another_client_is_not_an_echo() {
     let server = Server::new(Dialect::YWebsocket);
     let config = SessionConfig {
         document: DocumentName::parse("doc").unwrap(),
@@ -307,7 +307,7 @@ fn another_clients_deletion_of_the_same_letter_saves_nothing_of_ours() {
     };
     let (mut session, mut out) = (Session::new(config), Outputs::default());
     session.connected(&mut out);
-    // Client 1 typed "ab"; the server asks for nothing more.
+    // Client 1 typed "ab"; then the server sends its SyncStep1.
     let ab = [1, 1, 1, 0, 4, 1, 4, b't', b'e', b'x', b't', 2, b'a', b'b', 0];
     session.received(&server.frame(SyncMessage::Step2(&ab)), &mut out).unwrap();
     session.received(&server.frame(SyncMessage::Step1(&[1, 1, 2])), &mut out).unwrap();
@@ -319,8 +319,8 @@ fn another_clients_deletion_of_the_same_letter_saves_nothing_of_ours() {
     assert_eq!(out.frames, [server.frame(deletion), server.frame(empty)]);
 
     session.received(&server.frame(deletion), &mut out).unwrap();
-    assert_eq!(session.unsaved(), 2, "somebody else's");
-    // The answer to the server's step 1 was empty and is echoed first.
+    assert_eq!(session.unsaved(), 2, "the deletion of another client is not an acknowledgement");
+    // The answer to the server's SyncStep1 was empty and is echoed first.
     session.received(&server.frame(empty), &mut out).unwrap();
     session.received(&server.frame(empty), &mut out).unwrap();
     assert_eq!(session.unsaved(), 0);

@@ -1,4 +1,4 @@
-//! Two replicas of one base, each edited apart.
+//! Two replicas of one base, edited concurrently.
 
 use yrs::updates::decoder::Decode;
 use yrs::{Any, Array, Map, MapPrelim, MapRef, Options, StateVector, Text, TransactionMut, Update, WriteTxn};
@@ -27,7 +27,7 @@ fn overlaps(base: Edit<'_>, mine: Edit<'_>, theirs: Edit<'_>) -> Vec<Overlap> {
     mine(&mut one.transact_mut());
     theirs(&mut other.transact_mut());
     let found = both_changed(&docs[0], &one, &other);
-    // From updates alone, types unknown, the same is found.
+    // The result is the same for documents loaded from updates, whose root types are unknown.
     assert_eq!(both_changed(&copy(&docs[0], 4), &copy(&one, 5), &copy(&other, 6)), found);
     found
 }
@@ -45,7 +45,7 @@ fn nested(txn: &mut TransactionMut<'_>) -> MapRef {
 }
 
 #[test]
-fn keys_that_both_set_are_found_with_their_paths() {
+fn keys_set_by_both_are_found_with_their_paths() {
     let base = |txn: &mut TransactionMut<'_>| {
         let inner = nested(txn);
         for key in ["both", "mine", "alike"] {
@@ -66,7 +66,7 @@ fn keys_that_both_set_are_found_with_their_paths() {
 }
 
 #[test]
-fn texts_overlap_where_changes_meet_and_nowhere_else() {
+fn texts_overlap_only_where_changes_touch() {
     let base = |txn: &mut TransactionMut<'_>| txn.get_or_insert_text("text").push(txn, "\u{1f600} one two three");
     let insert = |at: u32, chunk: &'static str| {
         move |txn: &mut TransactionMut<'_>| txn.get_or_insert_text("text").insert(txn, at, chunk)
@@ -86,7 +86,7 @@ fn texts_overlap_where_changes_meet_and_nowhere_else() {
 }
 
 #[test]
-fn array_elements_and_what_is_nested_in_them_are_found() {
+fn array_elements_and_nested_types_are_found() {
     let base = |txn: &mut TransactionMut<'_>| {
         let array = txn.get_or_insert_array("array");
         array.insert_range(txn, 0, [1, 2, 3]);
@@ -121,7 +121,7 @@ fn array_elements_and_what_is_nested_in_them_are_found() {
 }
 
 #[test]
-fn registers_latest_wins_maps_and_choices_are_told_by_name() {
+fn registers_lww_maps_and_choices_are_reported_by_name() {
     let register = |author: &'static str| {
         move |txn: &mut TransactionMut<'_>| {
             let write = RegisterWrite {
@@ -145,7 +145,7 @@ fn registers_latest_wins_maps_and_choices_are_told_by_name() {
     };
     let found = overlaps(&|_| {}, &lww("a", "k"), &lww("b", "k"));
     assert_eq!(found, [Overlap { path: keys(&["lww", "k"]), place: Place::Key, alike: false }]);
-    assert_eq!(overlaps(&|_| {}, &lww("a", "k"), &lww("b", "other")), [], "one log, different keys");
+    assert_eq!(overlaps(&|_| {}, &lww("a", "k"), &lww("b", "other")), [], "different keys of one map");
 
     let choice = |id: u64| {
         move |txn: &mut TransactionMut<'_>| {

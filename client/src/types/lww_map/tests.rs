@@ -1,4 +1,4 @@
-//! The map on one and two replicas; random histories are in `client/tests/types_convergence.rs`.
+//! The map on one and two replicas; random histories are tested in `client/tests/types_convergence.rs`.
 
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, StateVector, Transact, Update};
@@ -20,7 +20,7 @@ fn exchange(one: &Doc, other: &Doc) {
 }
 
 #[test]
-fn the_newest_write_wins_whatever_the_client_ids_are() {
+fn newest_write_wins_regardless_of_client_ids() {
     for clients in [[1, 2], [2, 1]] {
         let [one, two] = clients.map(Doc::with_client_id);
         map().set(&mut one.transact_mut(), &mut Hlc::new("a"), NOW + 5, "theme", &"dark".into()).unwrap();
@@ -33,7 +33,7 @@ fn the_newest_write_wins_whatever_the_client_ids_are() {
 }
 
 #[test]
-fn a_removal_is_a_write_like_any_other() {
+fn removal_wins_and_loses_by_its_stamp() {
     let [one, two] = [1, 2].map(Doc::with_client_id);
     let (mut a, mut b) = (Hlc::new("a"), Hlc::new("b"));
     map().set(&mut one.transact_mut(), &mut a, NOW, "k", &1.into()).unwrap();
@@ -47,7 +47,7 @@ fn a_removal_is_a_write_like_any_other() {
 }
 
 #[test]
-fn ties_go_to_the_greater_device() {
+fn ties_go_to_the_greater_device_id() {
     let [one, two] = [2, 1].map(Doc::with_client_id);
     map().set(&mut one.transact_mut(), &mut Hlc::new("device-a"), NOW, "k", &"z".into()).unwrap();
     map().set(&mut two.transact_mut(), &mut Hlc::new("device-b"), NOW, "k", &"b".into()).unwrap();
@@ -57,12 +57,16 @@ fn ties_go_to_the_greater_device() {
 }
 
 #[test]
-fn a_device_that_was_a_day_ahead_corrects_its_unsent_writes() {
+fn restamp_corrects_unsent_writes_of_a_clock_a_day_ahead() {
     let [ahead, right] = [1, 2].map(Doc::with_client_id);
     let (mut a, mut b) = (Hlc::new("a"), Hlc::new("b"));
     let stamp = map().set(&mut ahead.transact_mut(), &mut a, NOW + DAY, "k", &"ahead".into()).unwrap();
     let own = [("k".to_owned(), stamp), ("gone".to_owned(), 7)];
-    assert_eq!(map().restamp(&mut ahead.transact_mut(), "a", &own, -1_000), [], "a second is no fault");
+    assert_eq!(
+        map().restamp(&mut ahead.transact_mut(), "a", &own, -1_000),
+        [],
+        "an offset of one second is not corrected"
+    );
     let done = map().restamp(&mut ahead.transact_mut(), "a", &own, -(DAY as i64));
     a.correct(-(DAY as i64));
     assert_eq!(done, [Restamped { key: "k".to_owned(), from: stamp, to: stamp_of(NOW) }]);
@@ -73,32 +77,32 @@ fn a_device_that_was_a_day_ahead_corrects_its_unsent_writes() {
 }
 
 #[test]
-fn one_poisoned_key_leaves_the_other_keys_alone() {
+fn stamp_from_the_far_future_affects_only_its_key() {
     let doc = Doc::with_client_id(1);
     map().set(&mut doc.transact_mut(), &mut Hlc::new("mad"), NOW + 9_000 * DAY, "poisoned", &1.into()).unwrap();
     let mut clock = Hlc::new("sane");
     let other = map().set(&mut doc.transact_mut(), &mut clock, NOW, "other", &1.into()).unwrap();
     assert!(other <= stamp_of(NOW + MAX_DRIFT_MS) + 1);
     map().set(&mut doc.transact_mut(), &mut clock, NOW, "poisoned", &2.into()).unwrap();
-    assert_eq!(map().get(&doc.transact(), "poisoned"), Some(2.into()), "who has seen it wins over it");
+    assert_eq!(map().get(&doc.transact(), "poisoned"), Some(2.into()), "a write that has seen the stamp wins over it");
 }
 
 #[test]
-fn a_sweep_keeps_what_decides() {
+fn sweep_keeps_winning_writes_and_young_removals() {
     let doc = Doc::with_client_id(1);
     let mut clock = Hlc::new("a");
     map().set(&mut doc.transact_mut(), &mut clock, NOW, "kept", &1.into()).unwrap();
     map().set(&mut doc.transact_mut(), &mut clock, NOW, "old", &1.into()).unwrap();
     map().remove(&mut doc.transact_mut(), &mut clock, NOW, "old");
     map().sweep(&mut doc.transact_mut(), NOW + DAY, 2 * DAY);
-    assert_eq!(map().winners(&doc.transact()).len(), 2, "a young removal is remembered");
+    assert_eq!(map().winners(&doc.transact()).len(), 2, "a young removal is kept");
     map().sweep(&mut doc.transact_mut(), NOW + 3 * DAY, 2 * DAY);
     assert_eq!(map().winners(&doc.transact()).len(), 1);
     assert_eq!(map().get(&doc.transact(), "kept"), Some(1.into()));
 }
 
 #[test]
-fn what_is_no_entry_is_ignored() {
+fn malformed_entries_are_ignored() {
     let doc = Doc::with_client_id(1);
     let array = doc.get_or_insert_array("settings");
     let mut txn = doc.transact_mut();

@@ -1,4 +1,4 @@
-//! A base, our changes, and a history with the same content and nothing else in common.
+//! A base, our changes, and an unrelated history with the same content as the base.
 
 use yrs::updates::decoder::Decode;
 use yrs::{
@@ -12,7 +12,7 @@ use super::*;
 
 type Edit<'a> = &'a dyn Fn(&mut TransactionMut<'_>);
 
-/// `base` is made twice, by unrelated clients; `mine` changes one copy, `theirs` the other.
+/// `base` is created twice, by unrelated clients; `mine` edits one copy, `theirs` the other.
 struct Case {
     base: Doc,
     mine: Doc,
@@ -34,7 +34,7 @@ impl Case {
     fn run(&self) -> RebaseReport {
         let report = rebase(&self.base, &self.mine, &mut self.onto.transact_mut());
         let again = rebase(&self.base, &self.mine, &mut self.onto.transact_mut());
-        assert_eq!(again.changes, 0, "the second time there is nothing left to do");
+        assert_eq!(again.changes, 0, "a second rebase changes nothing");
         report
     }
 
@@ -49,7 +49,7 @@ impl Case {
 }
 
 fn doc(client: u64) -> Doc {
-    // Bytes, yrs' default, is the harder case: positions must not be mixed up.
+    // Byte offsets, yrs' default, are the harder case: they must not be confused with UTF-16 offsets.
     Doc::with_client_id(client)
 }
 
@@ -66,7 +66,7 @@ fn text(start: u32, deleted: u32, inserted: &'static str) -> impl Fn(&mut Transa
 }
 
 #[test]
-fn text_changes_find_their_place_and_what_both_have_comes_once() {
+fn text_changes_find_their_place_and_common_changes_apply_once() {
     let base = text(0, 0, "\u{1f600} one two three");
     let case = Case::new(&base, &text(9, 3, "2"), &text(0, 0, "well, "));
     assert_eq!(case.run(), RebaseReport { changes: 1, ..RebaseReport::default() });
@@ -84,7 +84,7 @@ fn text_changes_find_their_place_and_what_both_have_comes_once() {
 }
 
 #[test]
-fn formats_and_embeds_come_along() {
+fn formats_and_embeds_are_rebased() {
     let bold = || yrs::types::Attrs::from([("b".into(), Any::Bool(true))]);
     let mine = |txn: &mut TransactionMut<'_>| {
         let text = txn.get_or_insert_text("text");
@@ -107,7 +107,7 @@ fn formats_and_embeds_come_along() {
 }
 
 #[test]
-fn keys_are_set_and_removed_three_ways() {
+fn keys_are_merged_three_ways() {
     let set = |pairs: &'static [(&'static str, i32)]| {
         move |txn: &mut TransactionMut<'_>| {
             let map = txn.get_or_insert_map("map");
@@ -135,7 +135,7 @@ fn keys_are_set_and_removed_three_ways() {
 }
 
 #[test]
-fn nested_types_are_changed_in_place_and_new_ones_are_copied_whole() {
+fn nested_types_change_in_place_and_new_ones_are_copied() {
     let base = |txn: &mut TransactionMut<'_>| {
         let map = txn.get_or_insert_map("map");
         let inner = map.insert(txn, "inner", MapPrelim::from([("k", 1)]));
@@ -193,7 +193,7 @@ fn arrays_merge_by_element_and_maps_in_them_by_key() {
 }
 
 #[test]
-fn xml_is_changed_in_place() {
+fn xml_changes_in_place() {
     let base = |txn: &mut TransactionMut<'_>| {
         let root = txn.get_or_insert_xml_fragment("xml");
         let paragraph = root.push_back(txn, XmlElementPrelim::empty("p"));
@@ -215,7 +215,7 @@ fn xml_is_changed_in_place() {
 }
 
 #[test]
-fn our_own_types_keep_their_promises() {
+fn offline_types_merge_by_their_own_rules() {
     let base = |txn: &mut TransactionMut<'_>| {
         Counter::new("likes").increment(txn, 5).unwrap();
         LwwMap::new("lww").set(txn, &mut Hlc::new("a"), 10, "k", &1.into()).unwrap();

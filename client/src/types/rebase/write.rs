@@ -1,4 +1,4 @@
-//! Writing parts of one document's tree into another document.
+//! Copies parts of one document's tree into another document.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use yrs::{
 use super::super::text_merge::trim;
 use super::super::tree::{Content, Formats, Items, Kind, Node, Shared, Token};
 use super::super::value::Value;
-use super::made_as;
+use super::kind_to_create;
 
-/// Where something is put.
-enum Spot<'a> {
+/// The place where a copy is inserted.
+enum Slot<'a> {
     Key(&'a MapRef, &'a str),
     Element(&'a ArrayRef, u32),
     Embed(&'a TextRef, u32, Attrs),
 }
 
-/// A root of this name, made as `like` is if it is not there.
+/// Returns the root of this name; creates it with the type of `like` if it does not exist.
 pub(super) fn root_branch(txn: &mut TransactionMut<'_>, name: &str, like: &Shared) -> BranchPtr {
     fn pointer(branch: impl AsRef<Branch>) -> BranchPtr {
         BranchPtr::from(branch.as_ref())
     }
-    match made_as(like) {
+    match kind_to_create(like) {
         Kind::Text | Kind::XmlText => pointer(txn.get_or_insert_text(name)),
         Kind::Array => pointer(txn.get_or_insert_array(name)),
         Kind::Fragment | Kind::Element(_) => pointer(txn.get_or_insert_xml_fragment(name)),
@@ -36,17 +36,18 @@ pub(super) fn root_branch(txn: &mut TransactionMut<'_>, name: &str, like: &Share
     }
 }
 
-/// Sets a key to a copy; false if it cannot be copied.
+/// Sets a key to a copy of `node`; returns false if it cannot be copied.
 pub(super) fn put_key(txn: &mut TransactionMut<'_>, map: &MapRef, key: &str, node: &Node) -> bool {
-    put(txn, Spot::Key(map, key), node)
+    put(txn, Slot::Key(map, key), node)
 }
 
-/// Inserts a copy; false if it cannot be copied.
+/// Inserts a copy of `node`; returns false if it cannot be copied.
 pub(super) fn insert_element(txn: &mut TransactionMut<'_>, array: &ArrayRef, at: u32, node: &Node) -> bool {
-    put(txn, Spot::Element(array, at), node)
+    put(txn, Slot::Element(array, at), node)
 }
 
-/// Replaces `old` at `at` by copies of `new`, touching as little as possible; false if something cannot be copied.
+/// Replaces `old` at `at` by copies of `new` with as small a change as possible; returns false if a token cannot be
+/// copied.
 pub(super) fn insert_tokens(
     txn: &mut TransactionMut<'_>,
     live: BranchPtr,
@@ -79,9 +80,9 @@ fn insert_token(txn: &mut TransactionMut<'_>, text: &TextRef, kind: OffsetKind, 
     match &token.content {
         Content::Embed(node) => {
             let formats = token.formats.first().map(|formats| attributes(formats)).unwrap_or_default();
-            // Something must stand there, or what follows is one place off.
-            put(txn, Spot::Embed(text, at, formats.clone()), node)
-                || !put(txn, Spot::Embed(text, at, formats), &Node::Value(Value::Null))
+            // Insert a placeholder, or all later positions would be off by one.
+            put(txn, Slot::Embed(text, at, formats.clone()), node)
+                || !put(txn, Slot::Embed(text, at, formats), &Node::Value(Value::Null))
         }
         Content::Word(word) => {
             let mut letters = word.chars().zip(&token.formats).peekable();
@@ -107,7 +108,7 @@ fn insert_run(txn: &mut TransactionMut<'_>, text: &TextRef, at: u32, run: &str, 
     }
 }
 
-/// Gives words that all three have the formats that we changed.
+/// Applies our format changes to words that exist in all three texts.
 pub(super) fn set_formats(
     txn: &mut TransactionMut<'_>,
     live: BranchPtr,
@@ -122,9 +123,9 @@ pub(super) fn set_formats(
             Content::Embed(_) => vec![1],
         };
         for (index, len) in lens.into_iter().enumerate() {
-            let [was, is, stands] = [before, ours, theirs].map(|token| token.formats.get(index));
-            if let (Some(was), Some(is), Some(stands)) = (was, is, stands) {
-                let changed = difference(was, is, stands);
+            let [was, is, current] = [before, ours, theirs].map(|token| token.formats.get(index));
+            if let (Some(was), Some(is), Some(current)) = (was, is, current) {
+                let changed = difference(was, is, current);
                 if !changed.is_empty() {
                     text.format(txn, at, len, changed);
                 }
@@ -134,17 +135,17 @@ pub(super) fn set_formats(
     }
 }
 
-/// The formats that changed from `was` to `is` and do not stand already; null takes one away.
-fn difference(was: &Formats, is: &Formats, stands: &Formats) -> Attrs {
+/// Returns the formats that changed from `was` to `is` and that `current` does not have yet; null removes a format.
+fn difference(was: &Formats, is: &Formats, current: &Formats) -> Attrs {
     let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
     names
         .into_iter()
-        .filter(|name| was.get(*name) != is.get(*name) && stands.get(*name) != is.get(*name))
+        .filter(|name| was.get(*name) != is.get(*name) && current.get(*name) != is.get(*name))
         .map(|name| (Arc::from(name.as_str()), is.get(name).map_or(Any::Null, any)))
         .collect()
 }
 
-/// The length of a token as the document counts.
+/// Returns the length of a token in the offset units of the document.
 pub(super) fn len(token: &Token, kind: OffsetKind) -> u32 {
     match &token.content {
         Content::Word(word) => count(word, kind),
@@ -163,56 +164,56 @@ fn attributes(formats: &Formats) -> Attrs {
     formats.iter().map(|(name, value)| (Arc::from(name.as_str()), any(value))).collect()
 }
 
-/// A value that was read from a document: it can be written to one.
+/// Converts a value that was read from a document, so it can be written to one.
 fn any(value: &Value) -> Any {
     value.to_any().unwrap_or(Any::Null)
 }
 
-fn put(txn: &mut TransactionMut<'_>, spot: Spot<'_>, node: &Node) -> bool {
+fn put(txn: &mut TransactionMut<'_>, slot: Slot<'_>, node: &Node) -> bool {
     match node {
         Node::Value(value) => {
-            match spot {
-                Spot::Key(map, key) => drop(map.insert(txn, key, any(value))),
-                Spot::Element(array, at) => drop(array.insert(txn, at, any(value))),
-                Spot::Embed(text, at, formats) => drop(text.insert_embed_with_attributes(txn, at, any(value), formats)),
+            match slot {
+                Slot::Key(map, key) => drop(map.insert(txn, key, any(value))),
+                Slot::Element(array, at) => drop(array.insert(txn, at, any(value))),
+                Slot::Embed(text, at, formats) => drop(text.insert_embed_with_attributes(txn, at, any(value), formats)),
             }
             true
         }
         Node::Doc(guid) => {
-            // Its own content syncs by its guid; the client id is replaced when it is loaded.
+            // A subdocument syncs its content under its guid; its client id is replaced when it is loaded.
             let doc = Doc::with_options(Options::with_guid_and_client_id(guid.as_str().into(), txn.doc().client_id()));
-            match spot {
-                Spot::Key(map, key) => drop(map.insert(txn, key, doc)),
-                Spot::Element(array, at) => drop(array.insert(txn, at, doc)),
-                Spot::Embed(..) => return false,
+            match slot {
+                Slot::Key(map, key) => drop(map.insert(txn, key, doc)),
+                Slot::Element(array, at) => drop(array.insert(txn, at, doc)),
+                Slot::Embed(..) => return false,
             }
             true
         }
         Node::Shared(shared) => {
-            let branch = match made_as(shared) {
-                Kind::Unknown | Kind::Map => create(txn, spot, MapPrelim::default()),
-                Kind::Array => create(txn, spot, ArrayPrelim::default()),
-                Kind::Text => create(txn, spot, TextPrelim::new("")),
-                Kind::Element(tag) => create(txn, spot, XmlElementPrelim::empty(tag)),
-                Kind::Fragment => create(txn, spot, XmlFragmentPrelim::default()),
-                Kind::XmlText => create(txn, spot, XmlTextPrelim::new("")),
+            let branch = match kind_to_create(shared) {
+                Kind::Unknown | Kind::Map => create(txn, slot, MapPrelim::default()),
+                Kind::Array => create(txn, slot, ArrayPrelim::default()),
+                Kind::Text => create(txn, slot, TextPrelim::new("")),
+                Kind::Element(tag) => create(txn, slot, XmlElementPrelim::empty(tag)),
+                Kind::Fragment => create(txn, slot, XmlFragmentPrelim::default()),
+                Kind::XmlText => create(txn, slot, XmlTextPrelim::new("")),
             };
             fill(txn, branch, shared)
         }
     }
 }
 
-fn create<P>(txn: &mut TransactionMut<'_>, spot: Spot<'_>, prelim: P) -> BranchPtr
+fn create<P>(txn: &mut TransactionMut<'_>, slot: Slot<'_>, prelim: P) -> BranchPtr
 where
     P: Prelim + Into<EmbedPrelim<P>>,
     P::Return: AsRef<Branch>,
 {
-    let made = match spot {
-        Spot::Key(map, key) => map.insert(txn, key, prelim),
-        Spot::Element(array, at) => array.insert(txn, at, prelim),
-        Spot::Embed(text, at, formats) => text.insert_embed_with_attributes(txn, at, prelim, formats),
+    let created = match slot {
+        Slot::Key(map, key) => map.insert(txn, key, prelim),
+        Slot::Element(array, at) => array.insert(txn, at, prelim),
+        Slot::Embed(text, at, formats) => text.insert_embed_with_attributes(txn, at, prelim, formats),
     };
-    BranchPtr::from(made.as_ref())
+    BranchPtr::from(created.as_ref())
 }
 
 fn fill(txn: &mut TransactionMut<'_>, branch: BranchPtr, shared: &Shared) -> bool {
