@@ -1,5 +1,5 @@
-// How the page is built: names by content and no source maps, so that the same sources give the same bytes, a browser may
-// keep assets for ever, and the service worker knows what the page consists of.
+// Builds the page with content hashes in file names and without source maps, so that the same sources give the same bytes,
+// browsers may cache assets forever, and the service worker has the list of files.
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -15,7 +15,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     sourcemap: false,
-    // The bundle contains other people's work: their licence texts travel with it.
+    // The bundle contains third-party code: its licence texts are shipped with it.
     license: { fileName: 'assets/licenses.md' },
     rolldownOptions: {
       output: {
@@ -27,7 +27,7 @@ export default defineConfig({
   },
 })
 
-/** Emits `service-worker.js` with the list of files that the page needs, and their hash as its version. */
+/** Emits `service-worker.js` with the list of files that the page needs and their hash as its version. */
 function serviceWorker(): Plugin {
   return {
     name: 'service-worker',

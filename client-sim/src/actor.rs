@@ -1,20 +1,20 @@
-//! `syncline-sim actor`: a device in a process of its own, which obeys lines, so that any program can drive it and kill
-//! it. `tests/node/support/scenario-actor.mjs` is an npm client that obeys the same lines.
+//! `syncline-sim actor`: a device in its own process that executes commands from standard input, so that any program can
+//! drive it and kill it. `tests/node/support/scenario-actor.mjs` is an npm client with the same commands.
 //!
-//! Every command is answered, in order, with one line of JSON:
+//! Each command is answered, in order, with one line of JSON:
 //!
 //! ```text
 //! edit KIND ID [DICE]   {"ok":true,"id":ID,"replaced":[ID...]}, with "nothing":true when there was nothing to do.
-//!                       Answered when the edit is on the device's disk
+//!                       The answer is sent once the edit is on the device's disk
 //! offline, online       {"ok":true}
 //! state                 {"ok":true,"state":"<v1 update, hexadecimal>","sync":"Synced","synced":true,"queued":0}
-//! rebase, discard       {"ok":true}: after the server's history has changed, with or without what is queued
-//! saved                 {"ok":true,"saved":true}: the server has confirmed everything
+//! rebase, discard       {"ok":true}: adopts the server's new history, and keeps or drops the queued edits
+//! saved                 {"ok":true,"saved":true}: the server has acknowledged every edit
 //! traffic               {"ok":true,"sent":{"bytes":0,"messages":0},"received":{...}}
-//! exit                  {"ok":true}, and the device is closed
+//! exit                  {"ok":true}; the device closes
 //! ```
 //!
-//! What cannot be done is answered with `{"ok":false,"error":"why"}`.
+//! A command that fails is answered with `{"ok":false,"error":"why"}`.
 
 mod edits;
 
@@ -32,18 +32,18 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::edits::Edit;
 
-/// Short waits: the server is near.
+/// Short delays: the server is on this machine or near it.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_millis(20), max: Duration::from_millis(300) };
-/// The store of an actor that was killed is free after at most this time.
+/// Longest wait for the store lock of an actor that was killed.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
-/// Longest time for a command: an actor that waits for ever would outlive its test.
+/// Longest time for a command: an actor that waits forever would outlive its test.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// Which device, where.
+/// Arguments of `actor`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The device's directory.
+    /// Directory of the device's store.
     #[arg(long)]
     dir: PathBuf,
     /// Server address.
@@ -52,22 +52,22 @@ pub struct Args {
     /// Document name.
     #[arg(long)]
     document: String,
-    /// Does not connect until told.
+    /// Start offline; connect on the command `online`.
     #[arg(long)]
     offline: bool,
 }
 
-/// Obeys until its input ends.
+/// Executes commands until `exit` or the end of standard input.
 pub async fn run(args: &Args) -> Result<()> {
     let device = open(args).await?;
     let document = device.document(&args.document).await?;
-    let mut lines = input();
+    let mut lines = stdin_lines();
     let mut stdout = std::io::stdout();
     while let Some(line) = lines.recv().await {
-        let answer = match timeout(COMMAND_LIMIT, obey(&device, &document, line.trim())).await {
+        let answer = match timeout(COMMAND_LIMIT, execute(&device, &document, line.trim())).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => json!({ "ok": false, "error": format!("{error:#}") }),
-            Err(_) => json!({ "ok": false, "error": format!("not done after {} s", COMMAND_LIMIT.as_secs()) }),
+            Err(_) => json!({ "ok": false, "error": format!("timed out after {} s", COMMAND_LIMIT.as_secs()) }),
         };
         writeln!(stdout, "{answer}")?;
         stdout.flush()?;
@@ -95,8 +95,8 @@ async fn open(args: &Args) -> Result<Device> {
     }
 }
 
-/// The lines of the standard input. Read by a thread: there is no other way to wait for them.
-fn input() -> mpsc::UnboundedReceiver<String> {
+/// The lines of standard input, read by a thread because reads of standard input block.
+fn stdin_lines() -> mpsc::UnboundedReceiver<String> {
     let (send, lines) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -108,12 +108,12 @@ fn input() -> mpsc::UnboundedReceiver<String> {
     lines
 }
 
-async fn obey(device: &Device, document: &Document, line: &str) -> Result<Json> {
+async fn execute(device: &Device, document: &Document, line: &str) -> Result<Json> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let answer = match words[..] {
         ["edit", kind, id] => edit(document, Edit::new(kind, id, rand::rng().random())?).await?,
         ["edit", kind, id, dice] => {
-            let dice = dice.parse().with_context(|| format!("{dice:?} is no number"))?;
+            let dice = dice.parse().with_context(|| format!("{dice:?} is not a number"))?;
             edit(document, Edit::new(kind, id, dice)?).await?
         }
         ["offline"] => {
@@ -153,7 +153,7 @@ async fn obey(device: &Device, document: &Document, line: &str) -> Result<Json> 
             })
         }
         ["exit"] => json!({ "ok": true }),
-        _ => bail!("{line:?} is no command"),
+        _ => bail!("{line:?} is not a command"),
     };
     Ok(answer)
 }
@@ -170,7 +170,7 @@ async fn edit(document: &Document, edit: Edit) -> Result<Json> {
 fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })

@@ -1,7 +1,8 @@
-//! `syncline-sim bench`: the server and the floor in turn, one table of ratios.
+//! `syncline-sim bench`: measures the server and the floor (the bare relay of [`crate::floor`]) in turn and prints one
+//! table of ratios.
 //!
-//! Each run has a fresh program on a core of its own, and the load on another; the order changes from round to round,
-//! and the table has the medians. Nothing here is a gate: machines differ, ratios tell.
+//! Each run starts a new process on its own core and puts the load on another core. The order changes from round to round,
+//! and the table shows medians. The result never fails a build: machines differ, and only the ratios are comparable.
 
 mod measures;
 mod programs;
@@ -20,48 +21,48 @@ use self::programs::{Running, can_pin};
 use self::table::{Rounds, Table};
 use crate::scenario::server;
 
-/// The name of the document of scenarios that fill one and restart the server.
+/// Document name for scenarios that fill a document and restart the server.
 const DOCUMENT: &str = "bench";
-/// Cores used by others above which figures are noise.
+/// A run is reported as noisy when other programs use more cores than this.
 const NOISY_CORES: f64 = 0.25;
 
-/// What to compare with.
+/// The baseline of a benchmark.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Against {
     /// The bare relay.
     Floor,
 }
 
-/// What to measure.
+/// Arguments of `bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// What to compare with.
+    /// Baseline to compare with.
     #[arg(long, value_enum, default_value = "floor")]
     against: Against,
-    /// Only these scenarios.
+    /// Measure only this scenario; may be repeated [default: all]
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
-    /// Rounds; the table has their medians.
+    /// Number of rounds; the table shows their medians.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// A minute in all: one round, short spans, and without the scenarios that need more.
+    /// Finish in about a minute: one round, short spans, and only scenarios that allow it.
     #[arg(long)]
     short: bool,
-    /// The server's program [default: `syncline` beside this program]
+    /// Server binary [default: `syncline` in the directory of this program]
     #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
     server_bin: Option<PathBuf>,
-    /// Where the server's data lies, on a disk that is like yours [default: the system's temporary directory]
+    /// Directory for the server's data; choose a disk like the one in production [default: the temporary directory]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Arguments for every `syncline-sim load`, for example "--seconds 3".
+    /// Arguments passed to every `syncline-sim load`, for example "--seconds 3".
     #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true, default_value = "")]
     load: String,
-    /// Put the table into this document, between its two marks.
+    /// Write the table into this document, between its two markers.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
 }
 
-/// Runs and prints. True when every run succeeded; whether targets are reached is for people to judge.
+/// Runs the benchmark and prints the table. Returns true when every run succeeded, whether or not the targets are reached.
 pub fn run(args: &Args) -> Result<bool> {
     let Against::Floor = args.against;
     let chosen: Vec<&Measure> = MEASURES
@@ -71,27 +72,27 @@ pub fn run(args: &Args) -> Result<bool> {
         .collect();
     ensure!(
         !chosen.is_empty(),
-        "there is no such scenario: {}",
+        "no scenario matches; the scenarios are: {}",
         MEASURES.iter().map(|it| it.scenario).collect::<Vec<_>>().join(", ")
     );
     let bench = Bench { args, program: server::program(args.server_bin.as_deref())? };
     let rounds = if args.short { 1 } else { args.rounds.max(1) };
-    let mut found: Vec<Vec<Rounds>> = chosen.iter().map(|it| vec![Rounds::default(); it.rows.len()]).collect();
+    let mut results: Vec<Vec<Rounds>> = chosen.iter().map(|it| vec![Rounds::default(); it.rows.len()]).collect();
     let mut notes = Notes::default();
     for round in 0..rounds {
-        for (measure, found) in chosen.iter().zip(&mut found) {
-            bench.round(measure, round, found, &mut notes);
+        for (measure, results) in chosen.iter().zip(&mut results) {
+            bench.round(measure, round, results, &mut notes);
         }
     }
     let mut table = Table::default();
-    for (measure, rounds) in chosen.iter().zip(&found) {
+    for (measure, rounds) in chosen.iter().zip(&results) {
         table.add(measure, rounds);
     }
-    let text = format!("{}\n{}", headline(args, rounds), table.markdown()) + &notes.told();
+    let text = format!("{}\n{}", headline(args, rounds), table.markdown()) + &notes.render();
     writeln!(std::io::stdout(), "{text}")?;
     if let Some(path) = &args.write {
         let document = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        std::fs::write(path, table::replaced(&document, &text)?)
+        std::fs::write(path, table::replace_table(&document, &text)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(notes.failures.is_empty())
@@ -110,29 +111,29 @@ struct Notes {
 }
 
 impl Bench<'_> {
-    /// One round of one scenario: a failure is noted, and the others go on.
-    fn round(&self, measure: &Measure, round: usize, found: &mut [Rounds], notes: &mut Notes) {
+    /// Runs one round of one scenario. A failure is noted and does not stop the other runs.
+    fn round(&self, measure: &Measure, round: usize, results: &mut [Rounds], notes: &mut Notes) {
         let with_floor = matches!(measure.stage, Stage::Both | Stage::BothAnswering(_));
-        // Whoever goes first may find a warmer or a colder machine.
+        // The program that runs first may find a warmer or a colder machine, so the order alternates.
         let order = if round.is_multiple_of(2) { [false, true] } else { [true, false] };
         for floor in order {
             if floor && !with_floor {
                 continue;
             }
-            let who = if floor { "the floor" } else { "Syncline" };
-            eprintln!("round {}: {} on {who}", round + 1, measure.scenario);
+            let program = if floor { "the floor" } else { "Syncline" };
+            eprintln!("round {}: {} on {program}", round + 1, measure.scenario);
             let report = if floor { self.floor(measure) } else { self.server(measure) };
             let report = match report {
                 Ok(report) => report,
                 Err(error) => {
-                    notes.failures.push(format!("{} on {who}: {error:#}", measure.scenario));
+                    notes.failures.push(format!("{} on {program}: {error:#}", measure.scenario));
                     continue;
                 }
             };
-            notes.look(&report, &format!("{} on {who}", measure.scenario));
-            for (row, found) in measure.rows.iter().zip(found.iter_mut()) {
+            notes.add(&report, &format!("{} on {program}", measure.scenario));
+            for (row, result) in measure.rows.iter().zip(results.iter_mut()) {
                 let value = report.pointer(row.pointer).and_then(Value::as_f64).map(|value| value * row.scale);
-                if floor { &mut found.floor } else { &mut found.server }.extend(value);
+                if floor { &mut result.floor } else { &mut result.server }.extend(value);
             }
         }
     }
@@ -155,7 +156,8 @@ impl Bench<'_> {
 
     fn server(&self, measure: &Measure) -> Result<Value> {
         let parent = self.args.data.clone().unwrap_or_else(std::env::temp_dir);
-        let home = tempfile::tempdir_in(&parent).with_context(|| format!("no directory in {}", parent.display()))?;
+        let home = tempfile::tempdir_in(&parent)
+            .with_context(|| format!("cannot create a directory in {}", parent.display()))?;
         let data = home.path().join("data");
         let mut arguments = self.arguments(measure);
         if measure.stage != Stage::Restarted {
@@ -174,20 +176,20 @@ impl Bench<'_> {
 }
 
 impl Notes {
-    fn look(&mut self, report: &Value, what: &str) {
+    fn add(&mut self, report: &Value, run: &str) {
         if report["saturated"] == true {
-            self.saturated.push(what.to_owned());
+            self.saturated.push(run.to_owned());
         }
         let others = report.pointer("/figures/others_cores").and_then(Value::as_f64).unwrap_or_default();
         if others > NOISY_CORES {
-            self.noisy.push(format!("{what} ({others:.2} cores)"));
+            self.noisy.push(format!("{run} ({others:.2} cores)"));
         }
     }
 
-    fn told(&self) -> String {
+    fn render(&self) -> String {
         let mut out = String::new();
         for (what, runs) in [
-            ("The generator was the limit in", &self.saturated),
+            ("The load generator was the bottleneck in", &self.saturated),
             ("Other programs used the machine during", &self.noisy),
             ("FAILED", &self.failures),
         ] {
@@ -200,15 +202,15 @@ impl Notes {
 }
 
 fn headline(args: &Args, rounds: usize) -> String {
-    let said = |program: &str, arguments: &[&str]| {
+    let output_of = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let date = said("date", &["-u", "+%F"]).unwrap_or_default();
-    let commit =
-        said("git", &["rev-parse", "--short", "HEAD"]).map_or(String::new(), |commit| format!(", commit {commit}"));
+    let date = output_of("date", &["-u", "+%F"]).unwrap_or_default();
+    let commit = output_of("git", &["rev-parse", "--short", "HEAD"])
+        .map_or(String::new(), |commit| format!(", commit {commit}"));
     let short = if args.short { ", short runs" } else { "" };
     let pinned = if can_pin() { "server on core 0, load on core 1" } else { "programs not pinned to cores" };
-    let built = if cfg!(debug_assertions) { ", NOT optimised: only gross changes show" } else { "" };
+    let built = if cfg!(debug_assertions) { ", NOT an optimised build: only large changes are visible" } else { "" };
     format!("{date}{commit}: medians of {rounds}{short}, {pinned}{built}.\n")
 }

@@ -1,8 +1,8 @@
-//! A device in a process of its own, so that it can be killed with signal 9: `syncline-sim device`, and the half that
-//! starts, reads and kills it.
+//! A device in its own process, so that it can be killed with signal 9: `syncline-sim device`, and the parent's side, which
+//! starts the process, reads its output and kills it.
 //!
-//! It writes `try ID KIND DICE` before an edit, and after it `ok ID REPLACED...`, `none ID` or `err ID WHY`. A line that
-//! was read is true whatever happens to the process afterwards.
+//! The child prints `try ID KIND DICE` before an edit, and `ok ID REPLACED...`, `none ID` or `err ID REASON` after it. A
+//! line that the parent has read stays true whatever happens to the process afterwards.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,45 +20,45 @@ use crate::oracle::{Edit, Id, Kind, Outcome};
 use crate::scenario::actor::Actor;
 use crate::scenario::clock::VirtualTime;
 
-/// Longest wait for a line of a child.
+/// Longest wait for a line from a child.
 const LINE_LIMIT: Duration = Duration::from_secs(30);
 
-/// What a child edits.
+/// Kinds of edits that a child makes.
 const KINDS: [Kind; 6] = [Kind::Insert, Kind::Append, Kind::Delete, Kind::Map, Kind::Push, Kind::Count];
 
-/// What a child does.
+/// What a child process is started with.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The device's store.
+    /// Directory of the device's store.
     pub directory: PathBuf,
-    /// The server, which it never calls.
+    /// Server URL. The child stays offline and never connects to it.
     pub url: String,
-    /// What it edits.
+    /// Name of the document that the child edits.
     pub document: String,
-    /// The device's number.
+    /// Number of the device.
     pub device: u32,
-    /// The number of its first edit.
+    /// Number of the first edit.
     pub first: u32,
-    /// What it chooses follows from it.
+    /// Seed of the child's random choices.
     pub seed: u64,
 }
 
 /// When a child is killed.
 #[derive(Debug, Clone, Copy)]
 pub enum Moment {
-    /// After so many accepted edits.
+    /// After this many accepted edits.
     Accepted(u64),
-    /// So long after its start, whatever it is doing.
+    /// This long after its start, whatever it is doing.
     After(Duration),
 }
 
-/// The child: edits offline until it is killed, or `edits` times.
+/// The child's side: edits offline until it is killed or has made `edits` edits.
 pub async fn run(job: &Job, edits: u64) -> Result<()> {
     let clock = VirtualTime::default().clock(0);
     let documents = vec![job.document.clone()];
     let mut actor = Actor::new(job.device, job.directory.clone(), job.url.clone(), clock, None, documents);
     actor.open(true).await?;
-    let hand = actor.hand(&job.document)?;
+    let replica = actor.replica(&job.document)?;
     let mut rng = StdRng::seed_from_u64(job.seed);
     let mut stdout = std::io::stdout().lock();
     for number in (job.first..).take(usize::try_from(edits)?) {
@@ -66,7 +66,7 @@ pub async fn run(job: &Job, edits: u64) -> Result<()> {
         let edit = Edit { id: Id { device: job.device, number }, kind, dice: rng.random() };
         writeln!(stdout, "try {} {} {}", edit.id, edit.kind, edit.dice)?;
         stdout.flush()?;
-        match hand.edit(edit).await {
+        match replica.edit(edit).await {
             (Some(Outcome::Accepted(replaced)), _) => {
                 let replaced: String = replaced.iter().map(|id| format!(" {id}")).collect();
                 writeln!(stdout, "ok {}{replaced}", edit.id)?;
@@ -80,19 +80,21 @@ pub async fn run(job: &Job, edits: u64) -> Result<()> {
     Ok(())
 }
 
-/// Starts a child, kills it with signal 9 at the moment, and tells every edit it tried. Returns when it is gone.
+/// Starts a child, kills it with signal 9 at `moment` and waits for its end. Returns every edit that it tried.
 pub async fn kill_after(job: &Job, moment: Moment) -> Result<Vec<(Edit, Outcome)>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("device").arg("--dir").arg(&job.directory).args(["--url", &job.url, "--document", &job.document]);
     command.args(["--edits", "1000000", "--seed", &job.seed.to_string()]);
     command.args(["--device", &job.device.to_string(), "--first", &job.first.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().context("cannot start a device")?;
-    let mut lines = BufReader::new(child.stdout.take().context("a child without an output")?).lines();
+    let mut child = command.spawn().context("cannot start the device process")?;
+    let mut lines = BufReader::new(child.stdout.take().context("the device process has no standard output")?).lines();
     let mut read = Vec::new();
     let mut accepted = 0;
     let reading = async {
-        while let Some(line) = timeout(LINE_LIMIT, lines.next_line()).await.context("a child is silent")?? {
+        while let Some(line) =
+            timeout(LINE_LIMIT, lines.next_line()).await.context("the device process printed no line in time")??
+        {
             accepted += u64::from(line.starts_with("ok "));
             read.push(line);
             if matches!(moment, Moment::Accepted(wanted) if accepted >= wanted) {
@@ -108,28 +110,28 @@ pub async fn kill_after(job: &Job, moment: Moment) -> Result<Vec<(Edit, Outcome)
     };
     let alive = tokio::select! {
         ended = reading => ended?,
-        () = wait(latest) => true,
+        () = sleep_or_pend(latest) => true,
     };
     if !alive {
         let output = child.wait_with_output().await?;
-        bail!("a child ended by itself: {}", String::from_utf8_lossy(&output.stderr));
+        bail!("the device process ended before it was killed: {}", String::from_utf8_lossy(&output.stderr));
     }
-    child.kill().await.context("a child cannot be killed")?;
-    // What it wrote before it died.
+    child.kill().await.context("cannot kill the device process")?;
+    // Lines that it printed before it died.
     while let Some(line) = lines.next_line().await? {
         read.push(line);
     }
-    edits_of(&read)
+    parse_edits(&read)
 }
 
-async fn wait(time: Option<Duration>) {
+async fn sleep_or_pend(time: Option<Duration>) {
     match time {
         Some(time) => sleep(time).await,
         None => std::future::pending().await,
     }
 }
 
-fn edits_of(lines: &[String]) -> Result<Vec<(Edit, Outcome)>> {
+fn parse_edits(lines: &[String]) -> Result<Vec<(Edit, Outcome)>> {
     let mut edits: Vec<(Edit, Option<Outcome>)> = Vec::new();
     for line in lines {
         let words: Vec<&str> = line.split(' ').collect();
@@ -137,7 +139,7 @@ fn edits_of(lines: &[String]) -> Result<Vec<(Edit, Outcome)>> {
         match (words.as_slice(), current) {
             (["try", id, kind, dice], _) => {
                 let parsed = (id.parse(), kind.parse(), dice.parse());
-                // The last line may be half a line.
+                // The last line may be cut off.
                 let (Ok(id), Ok(kind), Ok(dice)) = parsed else { continue };
                 edits.push((Edit { id, kind, dice }, Some(Outcome::Unknown)));
             }
@@ -150,7 +152,7 @@ fn edits_of(lines: &[String]) -> Result<Vec<(Edit, Outcome)>> {
             _ => {}
         }
     }
-    // An edit with nothing to do keeps its number, and is nowhere.
+    // An edit that had nothing to do uses up its number, but is in no document.
     Ok(edits.into_iter().map(|(edit, outcome)| (edit, outcome.unwrap_or(Outcome::Failed))).collect())
 }
 
@@ -159,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_child_wrote_until_it_was_killed_is_understood() {
+    fn output_of_killed_child_parses_to_outcome_of_each_edit() {
         let lines = [
             "try d2-5 push 7",
             "ok d2-5",
@@ -172,7 +174,7 @@ mod tests {
             "try d2-9 push 3",
             "o",
         ];
-        let edits = edits_of(&lines.map(String::from)).unwrap();
+        let edits = parse_edits(&lines.map(String::from)).unwrap();
         let outcomes: Vec<_> = edits.iter().map(|(edit, outcome)| (edit.id.number, outcome.clone())).collect();
         let victim = Id { device: 0, number: 1 };
         assert_eq!(

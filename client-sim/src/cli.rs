@@ -1,4 +1,4 @@
-//! The arguments of scenarios, soaks and kill tests, and what is printed about them.
+//! Arguments and printed output of `run`, `soak` and `kill-test`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,22 +12,22 @@ use tokio::task::JoinSet;
 use crate::scenario::{self, Figures, Scenario, Setup, Verdict, server};
 use crate::{child, kill_test, soak};
 
-/// Failures shown in full.
+/// Number of failures printed in full.
 const SHOWN: usize = 3;
 
-/// The server's program, and other things that all of them need.
+/// Arguments that all three commands share.
 #[derive(Debug, clap::Args)]
 pub struct Common {
-    /// The server's program [default: `syncline` beside this program]
+    /// Server binary [default: `syncline` in the directory of this program]
     #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
     server_bin: Option<PathBuf>,
-    /// The script of npm clients in a scenario.
+    /// Script that runs the npm clients of a scenario.
     #[arg(long, value_name = "FILE", default_value = "tests/node/support/scenario-actor.mjs")]
     node_actor: PathBuf,
-    /// Runs at once.
+    /// Number of runs in parallel.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Say of edits with this number that they were accepted, without making them, to see the oracle complain.
+    /// Record edits with this number as accepted without making them, to prove that the oracle complains.
     #[arg(long, hide = true)]
     forget: Option<u64>,
 }
@@ -37,7 +37,7 @@ impl Common {
         Ok(Setup {
             program: server::program(self.server_bin.as_deref())?,
             seed,
-            aloud: false,
+            verbose: false,
             shared: None,
             prefix: String::new(),
             node_script: self.node_actor.clone(),
@@ -46,55 +46,55 @@ impl Common {
     }
 }
 
-/// `run`.
+/// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// Scenario files, or their names in client-sim/scenarios.
     #[arg(required = true)]
     scenarios: Vec<String>,
-    /// What is chosen follows from it.
+    /// Seed of every random choice.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Many seeds, the last one included: 1..50
+    /// A range of seeds, both ends included: 1..50
     #[arg(long, value_name = "FROM..TO", value_parser = seeds, conflicts_with = "seed")]
     seeds: Option<(u64, u64)>,
     #[command(flatten)]
     common: Common,
 }
 
-/// `soak`.
+/// Arguments of `soak`.
 #[derive(Debug, clap::Args)]
 pub struct SoakArgs {
-    /// Ends after so many minutes.
+    /// Stop after this many minutes.
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
-    /// Ends after so many plans.
+    /// Stop after this many plans.
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
     plans: u64,
-    /// The seed of the first plan [default: a random one]
+    /// Seed of the first plan [default: a random one]
     #[arg(long, default_value_t = rand::random::<u32>().into(), hide_default_value = true)]
     first_seed: u64,
-    /// Only the plan of this seed, with its story and its timeline.
+    /// Run only the plan of this seed, and print the plan and its timeline.
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
     common: Common,
 }
 
-/// `kill-test`.
+/// Arguments of `kill-test`.
 #[derive(Debug, clap::Args)]
 pub struct KillTestArgs {
-    /// How often the device is killed.
+    /// Number of times the device is killed.
     #[arg(long, default_value_t = 100)]
     times: u32,
-    /// What is chosen follows from it.
+    /// Seed of every random choice.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
     common: Common,
 }
 
-/// `device`: the child process of scenarios and kill tests.
+/// Arguments of `device`, the child process of scenarios and kill tests.
 #[derive(Debug, clap::Args)]
 pub struct DeviceArgs {
     #[arg(long)]
@@ -117,40 +117,40 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
     let ends = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     match ends {
         Some((from, to)) if from <= to => Ok((from, to)),
-        _ => Err("not like 1..50".into()),
+        _ => Err("expected a range such as 1..50".into()),
     }
 }
 
 fn load(name: &str) -> Result<Scenario> {
-    let given = Path::new(name);
-    let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(format!("{name}.toml"));
-    let path = if given.exists() { given } else { &known };
-    let text = std::fs::read_to_string(path).with_context(|| format!("there is no scenario {name:?}"))?;
-    Scenario::parse(&text).with_context(|| format!("scenario {name:?}"))
+    let as_path = Path::new(name);
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(format!("{name}.toml"));
+    let path = if as_path.exists() { as_path } else { &bundled };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read scenario {name:?}"))?;
+    Scenario::parse(&text).with_context(|| format!("invalid scenario {name:?}"))
 }
 
-/// `run`: true when nothing is wrong.
+/// Runs `run`. Returns true when no check failed.
 pub async fn run(args: &RunArgs) -> Result<bool> {
     let scenarios: Result<Vec<_>> = args.scenarios.iter().map(|name| Ok((name.clone(), load(name)?))).collect();
     let (from, to) = args.seeds.unwrap_or((args.seed, args.seed));
     let base = args.common.setup(from)?;
-    let mut fine = true;
+    let mut passed = true;
     let mut out = std::io::stdout();
     for (name, scenario) in scenarios? {
         if from == to {
             writeln!(out, "{name}, seed {from}: {}", scenario.about)?;
-            let verdict = scenario::run(&scenario, &Setup { aloud: true, ..base.clone() }).await?;
+            let verdict = scenario::run(&scenario, &Setup { verbose: true, ..base.clone() }).await?;
             writeln!(out, "{}", verdict.figures)?;
-            fine &= tell(&name, from, &verdict)?;
+            passed &= print_complaints(&name, from, &verdict)?;
             continue;
         }
-        fine &= many(&name, scenario, &base, from..=to, args.common.jobs).await?;
+        passed &= run_seeds(&name, scenario, &base, from..=to, args.common.jobs).await?;
     }
-    Ok(fine)
+    Ok(passed)
 }
 
-/// One scenario with many seeds, some at once.
-async fn many(
+/// Runs one scenario with many seeds, up to `jobs` of them in parallel.
+async fn run_seeds(
     name: &str,
     scenario: Scenario,
     base: &Setup,
@@ -178,7 +178,7 @@ async fn many(
             if failed <= SHOWN {
                 writeln!(std::io::stdout(), "{}", verdict.timeline)?;
             }
-            tell(name, seed, &verdict)?;
+            print_complaints(name, seed, &verdict)?;
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
@@ -186,25 +186,25 @@ async fn many(
     Ok(failed == 0)
 }
 
-/// Prints what is wrong and how to see it again. True when nothing is.
-fn tell(name: &str, seed: u64, verdict: &Verdict) -> Result<bool> {
+/// Prints the complaints and the command that reproduces them. Returns true when there are none.
+fn print_complaints(name: &str, seed: u64, verdict: &Verdict) -> Result<bool> {
     let mut out = std::io::stdout();
     for complaint in &verdict.complaints {
         writeln!(out, "FAILED: {complaint}")?;
     }
     if !verdict.complaints.is_empty() {
-        writeln!(out, "seed {seed}; again: syncline-sim run {name} --seed {seed}")?;
+        writeln!(out, "seed {seed}; to reproduce: syncline-sim run {name} --seed {seed}")?;
     }
     Ok(verdict.complaints.is_empty())
 }
 
-/// `soak`: true when nothing is wrong.
+/// Runs `soak`. Returns true when no check failed.
 pub async fn soak(args: &SoakArgs) -> Result<bool> {
     let base = args.common.setup(args.first_seed)?;
     let mut out = std::io::stdout();
     if let Some(seed) = args.seed {
         writeln!(out, "{}", soak::plan(seed).0.to_toml()?)?;
-        let verdict = soak::one(&Setup { aloud: true, ..base }, seed, None).await?;
+        let verdict = soak::one(&Setup { verbose: true, ..base }, seed, None).await?;
         writeln!(out, "{}", verdict.figures)?;
         for complaint in &verdict.complaints {
             writeln!(out, "FAILED: {complaint}")?;
@@ -227,7 +227,7 @@ pub async fn soak(args: &SoakArgs) -> Result<bool> {
         }
     }
     for (seed, _, _) in &soaked.failures {
-        writeln!(out, "seed {seed} failed; again: syncline-sim soak --seed {seed}")?;
+        writeln!(out, "seed {seed} failed; to reproduce: syncline-sim soak --seed {seed}")?;
     }
     let seconds = begin.elapsed().as_secs_f64();
     writeln!(
@@ -241,14 +241,14 @@ pub async fn soak(args: &SoakArgs) -> Result<bool> {
     Ok(soaked.failures.is_empty())
 }
 
-/// `kill-test`: true when nothing is wrong.
+/// Runs `kill-test`. Returns true when no check failed.
 pub async fn kill_test(args: &KillTestArgs) -> Result<bool> {
     let report = kill_test::run(&args.common.setup(args.seed)?, args.times).await?;
     writeln!(std::io::stdout(), "{report}")?;
     Ok(report.complaints.is_empty())
 }
 
-/// `device`.
+/// Runs `device`.
 pub async fn device(args: DeviceArgs) -> Result<bool> {
     let job = child::Job {
         directory: args.dir,

@@ -1,10 +1,9 @@
-//! `syncline-sim floor`: the bare relay, to compare servers with: what the machine's sockets allow.
+//! `syncline-sim floor`: a bare relay that shows what the machine's sockets allow, as a baseline for servers.
 //!
-//! No CRDT, no disk, no queue with a limit: one thread on epoll that reads what a client sent, turns it into frames of
-//! a server, and writes them to every other client of the same path: one write for each receiver and batch of bytes
-//! read. Of the dialect (y-websocket only) it knows a client's question, which it answers with nothing (or with
-//! `--answer`, a given number of bytes), and the answer to a question, which it drops: a client of it
-//! can join. Not a server to use: a receiver that does not read makes it grow.
+//! No CRDT, no disk, no bounded queues: one thread on epoll reads a client's frames, re-encodes them as server frames and
+//! writes them to every other client of the same path, with one write per receiver and batch of bytes read. It understands
+//! just enough y-websocket for a client to join: it answers sync step 1 with an empty update (or, with `--answer`, a document
+//! of a given size) and drops sync step 2. Not for production: a receiver that does not read makes its memory grow.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
@@ -24,46 +23,50 @@ const READ_BYTES: usize = 64 * 1024;
 const EVENTS: usize = 1024;
 const BACKLOG: i32 = 4096;
 const LISTENER: Token = Token(usize::MAX);
-/// Most bytes of a request.
+/// Largest HTTP request.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
-/// Most bytes that wait for one client: more would be no measurement.
-const MAX_WAITING_BYTES: usize = 1024 * 1024 * 1024;
+/// Largest number of unsent bytes of one client; with more, a measurement would mean nothing.
+const MAX_UNSENT_BYTES: usize = 1024 * 1024 * 1024;
 
-/// The first two bytes of a question and of its answer (y-websocket).
-const QUESTION: [u8; 2] = [0, 0];
-const ANSWER: [u8; 2] = [0, 1];
+/// The first two bytes of sync step 1 and of sync step 2 (y-websocket).
+const SYNC_STEP_1: [u8; 2] = [0, 0];
+const SYNC_STEP_2: [u8; 2] = [0, 1];
 
-/// The arguments.
+/// Arguments of `floor`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Address and port to listen on; port 0 takes any that is free.
+    /// Address and port to listen on; port 0 takes any free port.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Answer the question of every client that joins with a document of so many bytes.
+    /// Answer each joining client with a document of this many bytes.
     #[arg(long, value_name = "BYTES")]
     answer: Option<usize>,
 }
 
 struct Client {
     stream: TcpStream,
-    /// Its place among the paths; None before the upgrade.
+    /// Number of its path; `None` before the upgrade.
     path: Option<usize>,
-    /// A frame that is cut, or a request.
+    /// An incomplete frame or request.
     received: Vec<u8>,
-    waiting: VecDeque<Bytes>,
-    waiting_bytes: usize,
+    unsent: VecDeque<Bytes>,
+    unsent_bytes: usize,
 }
 
 struct Relay {
     poll: Poll,
     clients: Vec<Option<Client>>,
+    /// Unused numbers in `clients`.
     free: Vec<usize>,
+    /// Number of each path.
     paths: HashMap<String, usize>,
+    /// The clients of each path, by its number.
     members: Vec<Vec<usize>>,
+    /// The frame that answers sync step 1.
     answer: Bytes,
 }
 
-/// Listens, says where, and relays until it is ended.
+/// Listens, prints the address, and relays until the process is stopped.
 pub fn run(args: &Args) -> Result<()> {
     let mut listener = listen(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     writeln!(std::io::stdout(), "relaying on ws://{}", listener.local_addr()?)?;
@@ -71,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
     let poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let (clients, free, paths, members) = (Vec::new(), Vec::new(), HashMap::new(), Vec::new());
-    let mut relay = Relay { poll, clients, free, paths, members, answer: answer(args.answer) };
+    let mut relay = Relay { poll, clients, free, paths, members, answer: answer_frame(args.answer) };
     let (mut events, mut scratch) = (Events::with_capacity(EVENTS), vec![0; READ_BYTES]);
     loop {
         match relay.poll.poll(&mut events, None) {
@@ -94,7 +97,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// With a backlog for thousands that come at once: mio has 128, and a lost SYN costs its client a second.
+/// Listens with a backlog for thousands of simultaneous connects: mio has 128, and a lost SYN costs its client a second.
 fn listen(address: SocketAddr) -> Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -104,8 +107,8 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// The frame that answers a question: an update without content, or one text of so many bytes.
-fn answer(bytes: Option<usize>) -> Bytes {
+/// The frame that answers sync step 1: an empty update, or one text of `bytes` bytes.
+fn answer_frame(bytes: Option<usize>) -> Bytes {
     let update = bytes.map_or(vec![0, 0], |bytes| {
         let mut update = Vec::new();
         marker::write_update(&mut update, 1, 0, 0, bytes.max(marker::MARKER_CHARS));
@@ -129,16 +132,16 @@ impl Relay {
             stream.set_nodelay(true).ok();
             let number = self.free.pop().unwrap_or(self.clients.len());
             self.poll.registry().register(&mut stream, Token(number), Interest::READABLE | Interest::WRITABLE)?;
-            let (received, waiting) = (Vec::new(), VecDeque::new());
-            let client = Some(Client { stream, path: None, received, waiting, waiting_bytes: 0 });
+            let (received, unsent) = (Vec::new(), VecDeque::new());
+            let client = Some(Client { stream, path: None, received, unsent, unsent_bytes: 0 });
             match self.clients.get_mut(number) {
-                Some(place) => *place = client,
+                Some(slot) => *slot = client,
                 None => self.clients.push(client),
             }
         }
     }
 
-    /// Reads all there is, and sends it on. An error ends the client.
+    /// Reads everything that has arrived and relays it. An error disconnects the client.
     fn read(&mut self, number: usize, scratch: &mut [u8]) -> Result<()> {
         loop {
             let Some(client) = self.clients.get_mut(number).and_then(Option::as_mut) else { return Ok(()) };
@@ -147,8 +150,8 @@ impl Relay {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            ensure!(len > 0, "it left");
-            let batch = client.take(&mut scratch[..len])?;
+            ensure!(len > 0, "the client closed the connection");
+            let batch = client.parse(&mut scratch[..len])?;
             if let Some(path) = batch.path {
                 let Self { paths, members, .. } = self;
                 let path = *paths.entry(path).or_insert_with(|| {
@@ -159,7 +162,7 @@ impl Relay {
                 client.path = Some(path);
                 client.send(upgrade())?;
             }
-            for _ in 0..batch.questions {
+            for _ in 0..batch.step_1_count {
                 client.send(self.answer.clone())?;
             }
             let path = client.path;
@@ -172,15 +175,15 @@ impl Relay {
         }
     }
 
-    /// One write for each other client of the path.
+    /// Writes the frames to every other client of the path.
     fn relay(&mut self, from: usize, path: usize, frames: &[u8]) {
-        // Shared by those whose socket is full; the others need no copy.
+        // A copy shared by the clients whose socket is full; the others need none.
         let mut shared = None;
         let mut gone = Vec::new();
         for &to in self.members[path].iter().filter(|&&to| to != from) {
             let Some(client) = &mut self.clients[to] else { continue };
             let mut sent = 0;
-            if client.waiting.is_empty() {
+            if client.unsent.is_empty() {
                 match client.stream.write(frames) {
                     Ok(len) => sent = len,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -192,7 +195,7 @@ impl Relay {
             }
             if sent < frames.len() {
                 let shared = shared.get_or_insert_with(|| Bytes::copy_from_slice(frames));
-                if client.wait(shared.slice(sent..)).is_err() {
+                if client.queue(shared.slice(sent..)).is_err() {
                     gone.push(to);
                 }
             }
@@ -219,38 +222,38 @@ impl Relay {
     }
 }
 
-/// What came at once.
+/// The content of one read.
 #[derive(Default)]
 struct Batch {
-    /// The upgrade: to which path.
+    /// Path of an upgrade request.
     path: Option<String>,
-    /// Questions to answer.
-    questions: usize,
-    /// Frames to send on, as a server writes them.
+    /// Number of sync step 1 messages to answer.
+    step_1_count: usize,
+    /// Frames to relay, encoded as a server does.
     frames: Vec<u8>,
 }
 
 impl Client {
-    fn take(&mut self, bytes: &mut [u8]) -> Result<Batch> {
+    fn parse(&mut self, bytes: &mut [u8]) -> Result<Batch> {
         let mut batch = Batch::default();
         if self.path.is_some() && self.received.is_empty() {
-            let done = take_frames(bytes, &mut batch);
+            let done = parse_frames(bytes, &mut batch);
             self.received.extend_from_slice(&bytes[done..]);
             return Ok(batch);
         }
         self.received.extend_from_slice(bytes);
         if self.path.is_none() {
             let Some(end) = self.received.windows(4).position(|end| end == b"\r\n\r\n") else {
-                ensure!(self.received.len() < MAX_REQUEST_BYTES, "no request");
+                ensure!(self.received.len() < MAX_REQUEST_BYTES, "the HTTP request is too long");
                 return Ok(batch);
             };
             let head = String::from_utf8_lossy(&self.received[..end]).into_owned();
-            ensure!(head.contains(KEY), "only this program's own load is served");
+            ensure!(head.contains(KEY), "only `syncline-sim load` is served");
             batch.path = head.split_ascii_whitespace().nth(1).map(str::to_owned);
             self.received.drain(..end + 4);
         }
         let mut received = std::mem::take(&mut self.received);
-        let done = take_frames(&mut received, &mut batch);
+        let done = parse_frames(&mut received, &mut batch);
         if done < received.len() {
             received.drain(..done);
             self.received = received;
@@ -259,38 +262,38 @@ impl Client {
     }
 
     fn send(&mut self, bytes: Bytes) -> Result<()> {
-        self.wait(bytes)?;
+        self.queue(bytes)?;
         self.drain()
     }
 
-    fn wait(&mut self, bytes: Bytes) -> Result<()> {
-        self.waiting_bytes += bytes.len();
-        ensure!(self.waiting_bytes <= MAX_WAITING_BYTES, "it does not read");
-        self.waiting.push_back(bytes);
+    fn queue(&mut self, bytes: Bytes) -> Result<()> {
+        self.unsent_bytes += bytes.len();
+        ensure!(self.unsent_bytes <= MAX_UNSENT_BYTES, "the client does not read");
+        self.unsent.push_back(bytes);
         Ok(())
     }
 
     fn drain(&mut self) -> Result<()> {
-        while let Some(first) = self.waiting.front_mut() {
+        while let Some(first) = self.unsent.front_mut() {
             match self.stream.write(first) {
                 Ok(len) => {
                     first.advance(len);
-                    self.waiting_bytes -= len;
+                    self.unsent_bytes -= len;
                     if first.is_empty() {
-                        self.waiting.pop_front();
+                        self.unsent.pop_front();
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
-        self.waiting = VecDeque::new();
+        self.unsent = VecDeque::new();
         Ok(())
     }
 }
 
-/// Turns a client's frames into a server's; gives the number of bytes that are done with.
-fn take_frames(bytes: &mut [u8], batch: &mut Batch) -> usize {
+/// Re-encodes a client's frames as a server's; returns the number of bytes consumed.
+fn parse_frames(bytes: &mut [u8], batch: &mut Batch) -> usize {
     let mut at = 0;
     while let Some(header) = Header::read(&bytes[at..]) {
         let begin = at + header.bytes;
@@ -305,8 +308,8 @@ fn take_frames(bytes: &mut [u8], batch: &mut Batch) -> usize {
         }
         at = begin + payload.len();
         match (header.opcode, payload.get(..2)) {
-            (frame::BINARY, Some(front)) if front == QUESTION => batch.questions += 1,
-            (frame::BINARY, Some(front)) if front == ANSWER => {}
+            (frame::BINARY, Some(front)) if front == SYNC_STEP_1 => batch.step_1_count += 1,
+            (frame::BINARY, Some(front)) if front == SYNC_STEP_2 => {}
             (frame::BINARY, _) => frame::write_plain(&mut batch.frames, frame::BINARY, payload),
             _ => {}
         }

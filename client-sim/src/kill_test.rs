@@ -1,5 +1,5 @@
-//! `syncline-sim kill-test`: a device is killed with signal 9 again and again while it edits; then it syncs, and
-//! nothing that it accepted may be lost or doubled.
+//! `syncline-sim kill-test`: a device is killed with signal 9 again and again while it edits; then it syncs, and no edit
+//! that it accepted may be lost or duplicated.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,24 +14,26 @@ use crate::oracle::{Ledger, Outcome, View, check, differences};
 use crate::scenario::actor::Actor;
 use crate::scenario::clock::VirtualTime;
 use crate::scenario::server::ServerProcess;
-use crate::scenario::{Fresh, Setup, settle_limit};
+use crate::scenario::{FreshClient, Setup, settle_limit};
 
 const DOCUMENT: &str = "killed";
-/// A child is killed at most so long after its start: starting takes a part of it.
+/// Latest moment of a kill after the start of the child. Starting takes part of this time.
 const LATEST_KILL_MS: u64 = 250;
-/// Or after at most so many accepted edits.
+/// Largest number of accepted edits after which a child is killed.
 const MOST_ACCEPTED: u64 = 20;
 
-/// What the test found.
+/// Result of a kill test.
 #[derive(Debug)]
 pub struct Report {
     kills: u32,
     accepted: usize,
+    /// Edits whose outcome the child did not print before it died.
     unknown: usize,
-    unknown_there: usize,
+    /// Of these, the edits that the document contains.
+    unknown_present: usize,
     before_first_edit: u32,
     seconds: f64,
-    /// What is wrong. Empty: nothing.
+    /// Failed checks; empty when the test passed.
     pub complaints: Vec<String>,
 }
 
@@ -39,21 +41,23 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} kills in {:.1} s, {} of them before the first edit; {} edits accepted; {} were on their way when the \
-             process died, {} of these are there",
-            self.kills, self.seconds, self.before_first_edit, self.accepted, self.unknown, self.unknown_there
+            "{} kills in {:.1} s, {} of them before the first edit; {} edits accepted; {} in progress when the process \
+             died, {} of these are in the document",
+            self.kills, self.seconds, self.before_first_edit, self.accepted, self.unknown, self.unknown_present
         )?;
         for complaint in &self.complaints {
             writeln!(f, "  FAILED: {complaint}")?;
         }
         match self.complaints.is_empty() {
-            true => write!(f, "  none lost, none doubled, on the device, on the server, and after its restart"),
+            true => {
+                write!(f, "  none lost, none duplicated, on the device, on the server, and after the server's restart")
+            }
             false => write!(f, "  the test FAILED"),
         }
     }
 }
 
-/// Kills a device `times` times.
+/// Kills a device `times` times while it edits, then compares the device, the server and the ledger.
 pub async fn run(setup: &Setup, times: u32) -> Result<Report> {
     let begin = Instant::now();
     let dir = tempfile::Builder::new().prefix("syncline-kill-").tempdir()?;
@@ -87,16 +91,17 @@ pub async fn run(setup: &Setup, times: u32) -> Result<Report> {
     let clock = VirtualTime::default().clock(0);
     let mut actor = Actor::new(0, job.directory.clone(), url.clone(), clock, None, documents);
     actor.open(false).await?;
-    let hand = actor.hand(DOCUMENT)?;
-    timeout(settle_limit(), hand.saved()).await.with_context(|| format!("not saved in time: {}", hand.status()))??;
-    let mine = hand.view().await?;
-    let mut complaints = check(&ledger, &mine);
-    let at_server = Fresh::look(&url, DOCUMENT).await?;
-    complaints.extend(differences(&mine, &at_server).into_iter().map(|what| format!("the server: {what}")));
+    let replica = actor.replica(DOCUMENT)?;
+    let saved = timeout(settle_limit(), replica.saved()).await;
+    saved.with_context(|| format!("the device's edits were not saved in time: {}", replica.status()))??;
+    let on_device = replica.view().await?;
+    let mut complaints = check(&ledger, &on_device);
+    let on_server = FreshClient::view(&url, DOCUMENT).await?;
+    complaints.extend(differences(&on_device, &on_server).into_iter().map(|what| format!("the server: {what}")));
     server.kill().await?;
     let url = format!("ws://{}", server.start().await?);
-    let at_server = Fresh::look(&url, DOCUMENT).await?;
-    let after = differences(&mine, &at_server);
+    let on_server = FreshClient::view(&url, DOCUMENT).await?;
+    let after = differences(&on_device, &on_server);
     complaints.extend(after.into_iter().map(|what| format!("the server after its restart: {what}")));
     actor.close().await;
     server.kill().await?;
@@ -105,15 +110,15 @@ pub async fn run(setup: &Setup, times: u32) -> Result<Report> {
         kills: times,
         accepted: ledger.accepted(),
         unknown: unknown.len(),
-        unknown_there: unknown.iter().filter(|entry| is_there(&mine, &entry.edit.id.to_string())).count(),
+        unknown_present: unknown.iter().filter(|entry| contains(&on_device, &entry.edit.id.to_string())).count(),
         before_first_edit,
         seconds: begin.elapsed().as_secs_f64(),
         complaints,
     })
 }
 
-/// Deletes and increments leave no id.
-fn is_there(view: &View, id: &str) -> bool {
+/// Whether the document contains the edit. Deletes and increments leave no id and count as absent.
+fn contains(view: &View, id: &str) -> bool {
     let tokens = view.text.iter().chain(&view.log);
     tokens.map(ToString::to_string).any(|token| token == id)
         || view.map.contains_key(id)

@@ -1,4 +1,4 @@
-//! Load and scenarios for Yjs servers, over real sockets. `syncline-sim --help` says what there is.
+//! Load and fault scenarios for Yjs servers, over real sockets. `syncline-sim --help` lists the commands.
 
 mod actor;
 mod bench;
@@ -26,7 +26,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use syncline_protocol::detect::Dialect;
 
-/// Load and scenarios for Yjs servers, over real sockets.
+/// Load and fault scenarios for Yjs servers, over real sockets.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -36,32 +36,32 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Replay a real editing session, keystroke by keystroke, and compare every reader's text with its end.
+    /// Replay a recorded editing session, keystroke by keystroke, and compare every reader's text with the result.
     Replay(ReplayArgs),
-    /// Put load on any Yjs server, and measure what it does: throughput, latency, CPU, memory.
+    /// Put load on any Yjs server and measure its throughput, latency, CPU and memory.
     Load(load::Args),
-    /// Measure the server and a bare relay in turn, and print ratios.
+    /// Measure the server and a bare relay in turn and print ratios.
     Bench(bench::Args),
-    /// Be a bare relay, without CRDT and disk, to compare servers with.
+    /// Run a bare relay, without a CRDT or a disk, as a baseline for servers.
     Floor(floor::Args),
-    /// Tell scenarios: devices, a bad network, a real server; then look for anything lost, doubled or different.
+    /// Run scenarios with devices, a bad network and a real server; then check for lost, duplicated or diverging edits.
     Run(cli::RunArgs),
-    /// Make up small scenarios and run them, for hours if need be.
+    /// Generate small random scenarios and run them, for as long as you like.
     Soak(cli::SoakArgs),
-    /// Kill a device with signal 9 while it edits, again and again; then look for anything lost or doubled.
+    /// Kill a device with signal 9 while it edits, again and again; then check for lost or duplicated edits.
     KillTest(cli::KillTestArgs),
-    /// A device in a process of its own, to be killed.
+    /// Run a device in its own process, so that it can be killed.
     #[command(hide = true)]
     Device(cli::DeviceArgs),
-    /// Be a device that obeys lines on its standard input.
+    /// Run a device that executes commands from its standard input, one per line.
     Actor(actor::Args),
-    /// Let the server die at random moments and at its failpoints; then look for anything acknowledged that is lost.
+    /// Crash the server at random moments and at its failpoints; then check that no acknowledged edit is lost.
     Crash(durability::crash::Args),
-    /// Cut the power of the server's file system (needs root); then look for anything acknowledged that is lost.
+    /// Cut the power of the server's file system (needs root); then check that no acknowledged edit is lost.
     PowerCut(durability::power::Args),
-    /// Let the server's disk be full, fail or be slow (needs root, or strace); then look what everybody was told.
+    /// Make the server's disk full, failing or slow (needs root or strace); then check what each client was sent.
     DiskFault(durability::disk::Args),
-    /// Measure what coming back costs on the wire, here and with the npm clients.
+    /// Measure what a reconnect costs on the wire, for Syncline's client and for the npm clients.
     WireCost(wire_cost::Args),
 }
 
@@ -73,55 +73,55 @@ enum DialectArg {
 
 #[derive(clap::Args)]
 struct ReplayArgs {
-    /// The trace: JSON of the editing-traces collection, plain or .gz.
+    /// Trace file: JSON of the editing-traces collection, plain or .gz.
     #[arg(long)]
     trace: PathBuf,
     /// Server address.
     #[arg(long, env = "SYNCLINE_URL", default_value = "ws://127.0.0.1:1234")]
     url: String,
-    /// The wire format to speak.
+    /// Wire protocol to use.
     #[arg(long, value_enum, default_value = "y-websocket")]
     dialect: DialectArg,
-    /// Document name, new on the server [default: a random one].
+    /// Name of a document that does not exist yet on the server [default: a random one].
     #[arg(long)]
     document: Option<String>,
     /// Name of the root text.
     #[arg(long, default_value = "text")]
     root: String,
-    /// Token, if the server wants one.
+    /// Token, if the server requires one.
     #[arg(long)]
     token: Option<String>,
-    /// Connections that read.
+    /// Number of reading connections.
     #[arg(long, default_value_t = 1)]
     readers: usize,
-    /// Connections that write, taking turns.
+    /// Number of writing connections, which take turns.
     #[arg(long, default_value_t = 1)]
     writers: usize,
-    /// Edits in one turn.
+    /// Edits per turn.
     #[arg(long, default_value_t = 1)]
     turn: usize,
-    /// Most updates that have not yet reached every reader; 0 sends as fast as possible.
+    /// Maximum number of updates that have not yet reached every reader; 0 sends as fast as possible.
     #[arg(long, default_value_t = 64)]
     in_flight: usize,
-    /// Most updates a second.
+    /// Maximum number of updates per second.
     #[arg(long)]
     rate: Option<f64>,
-    /// The server's process id, to report its CPU and memory.
+    /// Process id of the server, to report its CPU and memory.
     #[arg(long)]
     pid: Option<u32>,
-    /// Threads of this program. One leaves the other cores to the server.
+    /// Threads of this program. One thread leaves the other cores to the server.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Give up after this many seconds without anything arriving.
+    /// Fail when nothing arrives for this many seconds.
     #[arg(long, default_value_t = 10)]
     stall_s: u64,
     /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
-    /// Replay nothing: a fresh client connects and compares its text with the trace's end (needs --document).
+    /// Replay nothing; connect a new client and compare its text with the end of the trace (needs --document).
     #[arg(long)]
     verify_only: bool,
-    /// Leave out the edit with this number, to see the checks fail.
+    /// Skip the edit with this number, to prove that the checks fail.
     #[arg(long, hide = true)]
     leave_out: Option<usize>,
 }
@@ -150,19 +150,19 @@ impl ReplayArgs {
     }
 }
 
-/// The exit code when the generator was the limit, so that scripts can tell it from a failure.
+/// Exit code when the load generator was the bottleneck, so that scripts can distinguish it from a failure.
 const SATURATED_CODE: u8 = 3;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Replay(args) => run(&args),
+        Command::Replay(args) => run_replay(&args),
         Command::Load(args) => match load::run(&args) {
             Ok(load::Outcome::Saturated) => return ExitCode::from(SATURATED_CODE),
             other => other.map(|outcome| outcome == load::Outcome::Fine),
         },
         Command::Floor(args) => floor::run(&args).map(|()| true),
         Command::Bench(args) => bench::run(&args),
-        other => story(other),
+        other => run_async(other),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -174,7 +174,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn story(command: Command) -> Result<bool> {
+fn run_async(command: Command) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
@@ -187,13 +187,13 @@ fn story(command: Command) -> Result<bool> {
             Command::DiskFault(args) => durability::disk::run(args).await,
             Command::PowerCut(args) => durability::power::run(args).await,
             Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
-            Command::Replay(args) => run(&args),
-            Command::Load(_) | Command::Floor(_) | Command::Bench(_) => unreachable!("it has no runtime"),
+            Command::Replay(args) => run_replay(&args),
+            Command::Load(_) | Command::Floor(_) | Command::Bench(_) => unreachable!("handled without a runtime"),
         }
     })
 }
 
-fn run(args: &ReplayArgs) -> Result<bool> {
+fn run_replay(args: &ReplayArgs) -> Result<bool> {
     let runtime = match args.threads {
         0 | 1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
@@ -204,7 +204,7 @@ fn run(args: &ReplayArgs) -> Result<bool> {
         runtime.block_on(replay::verify_only(&options))?;
         match args.json {
             true => writeln!(stdout, "{{\"ok\":true}}")?,
-            false => writeln!(stdout, "the document has the right text")?,
+            false => writeln!(stdout, "the document has the expected text")?,
         }
         return Ok(true);
     }

@@ -1,13 +1,13 @@
-//! A bad network between devices and a server: one loopback port for each device, and behind all of them one server
-//! that may move to another port unseen.
+//! A bad network between devices and a server: a TCP proxy with one loopback port per device, all forwarding to one server,
+//! which may move to another port without the devices noticing.
 //!
 //! ```text
-//! faults  what can be wrong, and what of it one connection gets
-//! pipe    one connection: pieces go through, late, cut or not at all
+//! faults  the faults of a network, and those drawn for one connection
+//! pipe    forwards one connection and applies its faults
 //! ```
 //!
-//! What happens to a connection is drawn when it is made, from the seed, the device and the connection's number; what a
-//! [`Link`] is told (a cut, a partition, other faults) happens at once. Time is Tokio's.
+//! The faults of a connection are drawn when it is accepted, from the seed, the device and the connection's number. Calls to
+//! a [`Link`] (a cut, a partition, other faults) take effect immediately. Time is Tokio's.
 
 pub mod faults;
 mod pipe;
@@ -21,17 +21,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use faults::{Fate, Faults};
+use faults::{DrawnFaults, Faults};
 use pipe::Pipe;
 
-/// What went through, and what did not.
+/// Counters of the network's traffic and faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
-    /// Connections that a device made.
+    /// Connections that devices opened.
     pub connections: u64,
     /// Connections that the network ended.
     pub cuts: u64,
-    /// Answers that were lost after the server had the question.
+    /// Connections cut after the server received a request and before its answer was forwarded.
     pub lost_answers: u64,
     /// Bytes to the server.
     pub bytes_up: u64,
@@ -39,7 +39,7 @@ pub struct Traffic {
     pub bytes_down: u64,
 }
 
-/// Counts for [`Traffic`]; written by every pipe.
+/// Atomic counters behind [`Traffic`]; written by every pipe.
 #[derive(Debug, Default)]
 struct Counters {
     connections: AtomicU64,
@@ -47,11 +47,11 @@ struct Counters {
     lost_answers: AtomicU64,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
-    /// Bytes in both directions, to be waited for.
-    carried: watch::Sender<u64>,
+    /// Bytes in both directions; a watch, so that a caller can wait for it.
+    total_bytes: watch::Sender<u64>,
 }
 
-/// The network. Dropping it cuts everything.
+/// The network between all devices and the server.
 pub struct Network {
     seed: u64,
     server: watch::Sender<Option<SocketAddr>>,
@@ -59,28 +59,28 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network with a server nowhere yet.
+    /// Creates a network without a server.
     pub fn new(seed: u64) -> Self {
         Self { seed, server: watch::Sender::new(None), counters: Arc::default() }
     }
 
-    /// The server is here now; `None`: it is gone, and connections are refused. Open connections are left to end by
-    /// themselves, as they do when a process dies.
+    /// Sets the server's address; `None` makes the network refuse connections. Open connections stay until the server closes
+    /// them, as it does when its process dies.
     pub fn set_server(&self, address: Option<SocketAddr>) {
         self.server.send_replace(address);
     }
 
-    /// Where the server is.
+    /// Address of the server.
     pub fn server(&self) -> Option<SocketAddr> {
         *self.server.borrow()
     }
 
-    /// A port of its own for one device.
+    /// Opens a port for one device.
     pub async fn link(&self, device: u64) -> Result<Link> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for a device")?;
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot open a port for a device")?;
         let address = listener.local_addr()?;
         let (faults, cuts) = (watch::Sender::new(Faults::default()), watch::Sender::new(0));
-        let gate = Gate {
+        let acceptor = Acceptor {
             seed: self.seed,
             device,
             server: self.server.subscribe(),
@@ -88,32 +88,32 @@ impl Network {
             cuts: cuts.subscribe(),
             counters: Arc::clone(&self.counters),
         };
-        let accepting = tokio::spawn(gate.accept(listener)).abort_handle();
+        let accepting = tokio::spawn(acceptor.accept(listener)).abort_handle();
         Ok(Link { address, faults, cuts, accepting })
     }
 
-    /// Waits until this many more bytes went through.
-    pub async fn carry(&self, bytes: u64) {
-        let mut carried = self.counters.carried.subscribe();
-        let until = *carried.borrow() + bytes;
-        // The sender lives as long as we do.
-        drop(carried.wait_for(|carried| *carried >= until).await);
+    /// Waits until the network has forwarded this many more bytes.
+    pub async fn wait_for_bytes(&self, bytes: u64) {
+        let mut total = self.counters.total_bytes.subscribe();
+        let until = *total.borrow() + bytes;
+        // The sender lives as long as `self`.
+        drop(total.wait_for(|total| *total >= until).await);
     }
 
-    /// What went through so far.
+    /// The counters so far.
     pub fn traffic(&self) -> Traffic {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Traffic {
-            connections: of(&self.counters.connections),
-            cuts: of(&self.counters.cuts),
-            lost_answers: of(&self.counters.lost_answers),
-            bytes_up: of(&self.counters.bytes_up),
-            bytes_down: of(&self.counters.bytes_down),
+            connections: load(&self.counters.connections),
+            cuts: load(&self.counters.cuts),
+            lost_answers: load(&self.counters.lost_answers),
+            bytes_up: load(&self.counters.bytes_up),
+            bytes_down: load(&self.counters.bytes_down),
         }
     }
 }
 
-/// One device's way to the server, and the handle that spoils it. Dropping it cuts the device off for good.
+/// One device's connection to the network, and the handle for its faults. Dropping it cuts the device off for good.
 pub struct Link {
     address: SocketAddr,
     faults: watch::Sender<Faults>,
@@ -123,7 +123,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Where the device finds the server.
+    /// URL at which the device reaches the server.
     pub fn url(&self) -> String {
         format!("ws://{}", self.address)
     }
@@ -133,12 +133,13 @@ impl Link {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Nothing passes any more and nobody is told; afterwards what waited goes on. Other faults stay.
+    /// Starts or ends a partition: nothing is forwarded, and connections stay open. Data held back is forwarded after the
+    /// partition. Other faults stay as they are.
     pub fn partition(&self, partitioned: bool) {
         self.faults.send_modify(|faults| (faults.stall_up, faults.stall_down) = (partitioned, partitioned));
     }
 
-    /// Other faults from now on. What is drawn for a connection was drawn when it was made.
+    /// Replaces the faults. Faults that were drawn for an open connection stay.
     pub fn set(&self, faults: Faults) {
         self.faults.send_replace(faults);
     }
@@ -150,8 +151,8 @@ impl Drop for Link {
     }
 }
 
-/// What accepts a device's connections.
-struct Gate {
+/// Accepts a device's connections.
+struct Acceptor {
     seed: u64,
     device: u64,
     server: watch::Receiver<Option<SocketAddr>>,
@@ -160,7 +161,7 @@ struct Gate {
     counters: Arc<Counters>,
 }
 
-impl Gate {
+impl Acceptor {
     async fn accept(self, listener: TcpListener) {
         // Aborting this task drops the set, and with it every pipe.
         let mut pipes = JoinSet::new();
@@ -174,13 +175,13 @@ impl Gate {
             };
             self.counters.connections.fetch_add(1, Ordering::Relaxed);
             let faults = self.faults.borrow().clone();
-            let fate = Fate::draw(&faults, self.seed, self.device, number);
+            let drawn = DrawnFaults::draw(&faults, self.seed, self.device, number);
             if faults.refuse {
                 self.counters.cuts.fetch_add(1, Ordering::Relaxed);
                 pipe::reset(device);
                 continue;
             }
-            let mut pipe = Pipe::new(fate, self.faults.clone(), self.cuts.clone(), Arc::clone(&self.counters));
+            let mut pipe = Pipe::new(drawn, self.faults.clone(), self.cuts.clone(), Arc::clone(&self.counters));
             let server = *self.server.borrow();
             pipes.spawn(async move {
                 if faults.captive {

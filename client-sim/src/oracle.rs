@@ -1,14 +1,14 @@
-//! What must be true after everybody met again: every accepted edit is there exactly once and in its place, no refused
-//! one is anywhere, and all replicas are equal.
+//! The invariants at the end of a scenario: every accepted edit is in the document exactly once and at its place, no failed
+//! edit is in it, and all replicas are equal.
 //!
 //! ```text
-//! edit    what an edit is, and what carries its id into the document
-//! view    a replica's content, taken apart into ids
-//! check   the ledger of edits against a view
-//! chain   the ledger's proposals against what the server decided
+//! edit    an edit, and how it writes its id into the document
+//! view    a replica's content, parsed into ids
+//! check   compares the ledger of edits with a view
+//! chain   compares the ledger's proposals with the server's decisions
 //! ```
 //!
-//! Pure: the runner writes the [`Ledger`] while the scenario runs, and asks at its end.
+//! Pure: the runner fills the [`Ledger`] during the scenario and checks it at the end.
 
 pub mod chain;
 mod check;
@@ -18,17 +18,17 @@ mod tests;
 pub mod view;
 
 pub use check::{check, differences};
-pub use edit::{Edit, Id, Kind, Pen};
+pub use edit::{Edit, EditContext, Id, Kind};
 pub use view::View;
 
-/// What became of an edit on its device.
+/// Outcome of an edit on its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The device said that it is stored. What it replaced: the deleted token, the superseded writes.
+    /// The device stored it. Holds the ids that it replaced: of the deleted token or the superseded writes.
     Accepted(Vec<Id>),
-    /// The device said that nothing was changed.
+    /// The device reported an error and changed nothing.
     Failed,
-    /// The process was killed before it could say.
+    /// The process was killed before it reported an outcome.
     Unknown,
 }
 
@@ -37,24 +37,24 @@ pub enum Outcome {
 pub struct Entry {
     /// The edit.
     pub edit: Edit,
-    /// What became of it.
+    /// Its outcome on the device.
     pub outcome: Outcome,
 }
 
 /// Every edit of one document, in the order of each device.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    /// The entries.
+    /// One entry per edit.
     pub entries: Vec<Entry>,
 }
 
 impl Ledger {
-    /// Writes down an edit.
+    /// Adds an edit with its outcome.
     pub fn add(&mut self, edit: Edit, outcome: Outcome) {
         self.entries.push(Entry { edit, outcome });
     }
 
-    /// How many edits were accepted.
+    /// Number of accepted edits.
     pub fn accepted(&self) -> usize {
         self.entries.iter().filter(|entry| matches!(entry.outcome, Outcome::Accepted(_))).count()
     }

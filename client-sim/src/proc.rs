@@ -1,39 +1,39 @@
-//! CPU and memory of a process, from `/proc` (Linux; elsewhere nothing is known and nothing is reported).
+//! CPU time and memory of a process, from `/proc` (Linux; on other systems nothing is reported).
 
 use std::fs;
 use std::path::Path;
 
-// Linux gives times in /proc in units of 1/100 s to user space, whatever the kernel's own tick is.
-/// Clock ticks in a second, so these CPU times are good to 10 ms.
+// Linux reports times in /proc in units of 1/100 s, whatever the kernel's own tick is.
+/// Clock ticks per second; these CPU times have a resolution of 10 ms.
 pub const TICKS_PER_SECOND: f64 = 100.0;
 
-/// One look at a process.
+/// CPU time and memory of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Usage {
-    /// User and system time of all its threads so far.
+    /// User and system time of all threads so far.
     pub cpu_s: f64,
-    /// Time that they were ready to run and did not get a core; as far as it is known.
+    /// Time that threads were ready to run and waited for a core; 0 where it is not known.
     pub waited_s: f64,
     /// Resident memory now.
     pub rss_bytes: u64,
-    /// The most it ever was.
+    /// Largest resident memory so far.
     pub peak_bytes: u64,
 }
 
-/// Looks at a process; None if there is none of this number or no `/proc`.
+/// Samples a process; `None` if it does not exist or there is no `/proc`.
 pub fn usage(pid: u32) -> Option<Usage> {
     let process = format!("/proc/{pid}");
     let stat = fs::read_to_string(format!("{process}/stat")).ok()?;
     let status = fs::read_to_string(format!("{process}/status")).ok()?;
     let ticks_s = cpu_ticks(&stat)? as f64 / TICKS_PER_SECOND;
-    // To the nanosecond, but without threads that have ended: only believed when it agrees.
+    // Precise to the nanosecond, but without threads that have ended: used only when it agrees with the ticks.
     let (fine_s, waited_s) = threads_s(Path::new(&process)).unwrap_or_default();
     let cpu_s = if (fine_s - ticks_s).abs() <= 2.0 / TICKS_PER_SECOND { fine_s } else { ticks_s };
     let (rss_bytes, peak_bytes) = (memory(&status, "VmRSS:")?, memory(&status, "VmHWM:")?);
     Some(Usage { cpu_s, waited_s, rss_bytes, peak_bytes })
 }
 
-/// CPU seconds that the whole machine has used so far, what its host kept from it (steal) included.
+/// CPU seconds that the whole machine has used so far, including the time taken by its host (steal).
 pub fn machine_cpu_s() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     Some(machine_ticks(&stat)? as f64 / TICKS_PER_SECOND)
@@ -46,7 +46,7 @@ fn machine_ticks(stat: &str) -> Option<u64> {
     Some(user + nice + system + irq + softirq + steal)
 }
 
-/// Seconds that its threads ran, and that they waited for a core.
+/// Seconds that the threads ran, and seconds that they waited for a core.
 fn threads_s(process: &Path) -> Option<(f64, f64)> {
     let (mut ran_ns, mut waited_ns) = (0, 0);
     for thread in fs::read_dir(process.join("task")).ok()? {
@@ -59,7 +59,7 @@ fn threads_s(process: &Path) -> Option<(f64, f64)> {
 }
 
 fn cpu_ticks(stat: &str) -> Option<u64> {
-    // The second field, the name in parentheses, may hold anything: count from its end.
+    // The second field, the name in parentheses, may contain spaces and parentheses: count the fields from its end.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some(user + system)
@@ -76,19 +76,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_spaces_and_parentheses_does_not_shift_the_fields() {
+    fn name_with_spaces_and_parentheses_does_not_shift_fields() {
         let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20";
         assert_eq!(cpu_ticks(stat), Some(300));
         assert_eq!(memory("Name:\tx\nVmRSS:\t   12 kB\n", "VmRSS:"), Some(12 * 1024));
     }
 
     #[test]
-    fn idle_time_is_not_used_time() {
+    fn idle_time_does_not_count_as_used() {
         assert_eq!(machine_ticks("cpu  1 2 4 8 16 32 64 128 0 0\ncpu0 1"), Some(1 + 2 + 4 + 32 + 64 + 128));
     }
 
     #[test]
-    fn what_this_process_burns_is_seen() {
+    fn busy_loop_raises_cpu_time_of_this_process() {
         let Some(before) = usage(std::process::id()) else { return };
         let begin = std::time::Instant::now();
         while begin.elapsed() < std::time::Duration::from_millis(60) {}

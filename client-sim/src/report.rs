@@ -1,4 +1,4 @@
-//! What a run found, for people and as JSON.
+//! The report of `syncline-sim replay`, as text and as JSON; latency histograms for all commands.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,37 +6,37 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Longest latency told from longer ones: ten minutes.
+/// Longest latency that histograms distinguish, in microseconds: ten minutes. Longer ones count as this.
 const MAX_LATENCY_US: u64 = 600_000_000;
 
-/// For latencies in microseconds, to three digits.
+/// A histogram of latencies in microseconds, with three significant digits.
 pub fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("the bounds are constants and valid")
 }
 
-/// Notes a latency.
+/// Records a latency.
 pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
-    // Not `record`: that fails above the bound. (With automatic bounds this one would cut at the bound of the moment.)
+    // `record` fails above the bound. (With automatic bounds `saturating_record` would cut at the current bound.)
     histogram.saturating_record(latency.as_micros() as u64);
 }
 
 /// A distribution of latencies, in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Latency {
-    /// How many were measured.
+    /// Number of measurements.
     pub count: u64,
     /// Median.
     pub p50_us: u64,
-    /// 95 of 100 are at most this.
+    /// 95th percentile.
     pub p95_us: u64,
-    /// 99 of 100 are at most this.
+    /// 99th percentile.
     pub p99_us: u64,
-    /// The worst.
+    /// Maximum.
     pub max_us: u64,
 }
 
 impl Latency {
-    /// None when nothing was measured.
+    /// Summarises a histogram; `None` when it is empty.
     pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
         (!histogram.is_empty()).then(|| Self {
             count: histogram.len(),
@@ -62,72 +62,72 @@ impl fmt::Display for Latency {
     }
 }
 
-/// What the server process used (`--pid`). CPU times come in steps of 10 ms.
+/// CPU and memory of the server process (`--pid`). CPU times have a resolution of 10 ms.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ServerUsage {
     /// CPU seconds from the first edit to the last arrival.
     pub cpu_s: f64,
-    /// The same for each edit.
+    /// CPU time per edit.
     pub cpu_us_per_update: f64,
-    /// The same for each edit delivered to a reader.
+    /// CPU time per edit delivered to a reader.
     pub cpu_us_per_delivery: f64,
-    /// Resident memory, everybody connected, nothing sent.
+    /// Resident memory when all clients are connected and no edit is sent.
     pub rss_before_bytes: u64,
     /// Resident memory at the end.
     pub rss_after_bytes: u64,
 }
 
-/// The whole report.
+/// Report of a replay.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Every check passed.
+    /// Whether every check passed.
     pub ok: bool,
-    /// What did not.
+    /// Failed checks.
     pub failures: Vec<String>,
-    /// What a reader of the figures must know.
+    /// Remarks that are needed to interpret the figures.
     pub notes: Vec<String>,
-    /// The trace's file name.
+    /// File name of the trace.
     pub trace: String,
     /// Server address.
     pub url: String,
-    /// Wire format.
+    /// Wire protocol.
     pub dialect: &'static str,
     /// Document name.
     pub document: String,
-    /// Reader connections.
+    /// Number of reader connections.
     pub readers: usize,
-    /// Writer connections.
+    /// Number of writer connections.
     pub writers: usize,
-    /// Window of edits in flight; 0: none.
+    /// Maximum number of edits in flight; 0: no limit.
     pub in_flight: usize,
-    /// Edits in the trace: one update each.
+    /// Number of edits in the trace; each is one update.
     pub updates: u64,
-    /// Edits sent.
+    /// Number of edits sent.
     pub updates_sent: u64,
-    /// Edits that arrived, all readers together.
+    /// Edits received, summed over all readers.
     pub deliveries: u64,
-    /// From the first edit sent to the last arrival.
+    /// Seconds from the first edit sent to the last arrival.
     pub seconds: f64,
-    /// Edits sent in a second.
+    /// Edits sent per second.
     pub updates_per_s: f64,
-    /// Deliveries in a second.
+    /// Deliveries per second.
     pub deliveries_per_s: f64,
-    /// From sending to arrival at a reader.
+    /// Latency from sending to arrival at a reader.
     pub latency: Option<Latency>,
-    /// From sending to the server's SyncStatus (Hocuspocus) or echo (y-websocket). What it promises is up to the
-    /// server.
+    /// Latency from sending to the server's SyncStatus (Hocuspocus) or echo (y-websocket). What these guarantee depends on
+    /// the server.
     pub ack_latency: Option<Latency>,
     /// Frames sent by writers.
     pub frames_sent: u64,
-    /// Bytes of these, WebSocket headers not counted.
+    /// Bytes sent by writers, without WebSocket headers.
     pub bytes_sent: u64,
-    /// Frames with document data received by readers. Fewer than deliveries when the server merges updates.
+    /// Frames with document data received by readers. Fewer than deliveries when the server coalesces updates.
     pub frames_received: u64,
-    /// Bytes received by readers, WebSocket headers not counted.
+    /// Bytes received by readers, without WebSocket headers.
     pub bytes_received: u64,
-    /// CPU seconds of this program, same span.
+    /// CPU seconds of this program, from the first edit to the last arrival.
     pub generator_cpu_s: Option<f64>,
-    /// The server's.
+    /// CPU and memory of the server; `None` without `--pid`.
     pub server: Option<ServerUsage>,
 }
 
@@ -165,7 +165,7 @@ impl fmt::Display for Report {
         if let Some(server) = &self.server {
             writeln!(
                 f,
-                "  server     {:.2} s CPU, {:.2} us an update, {:.2} us a delivery; memory {:.1} MiB, then {:.1} MiB",
+                "  server     {:.2} s CPU, {:.2} us per update, {:.2} us per delivery; memory {:.1} MiB, then {:.1} MiB",
                 server.cpu_s,
                 server.cpu_us_per_update,
                 server.cpu_us_per_delivery,
@@ -180,7 +180,7 @@ impl fmt::Display for Report {
             writeln!(f, "  FAILED: {failure}")?;
         }
         if self.ok {
-            write!(f, "  every reader, and a client that joined at the end, has the right text")
+            write!(f, "  every reader, and a client that joined at the end, has the expected text")
         } else {
             write!(f, "  the run FAILED")
         }
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_recorded_as_they_are() {
+    fn histogram_keeps_latencies_of_different_magnitude() {
         let mut histogram = new_histogram();
         for latency_ms in [1, 50, 3_000] {
             record(&mut histogram, Duration::from_millis(latency_ms));

@@ -1,17 +1,17 @@
-//! Scenarios: devices, a bad network and a real server, a story told in TOML, and the oracle at its end.
+//! Scenarios: devices, a bad network and a real server run a plan written in TOML; the oracle checks the result.
 //!
 //! ```text
-//! format    the story as written          generate  a story made up from a seed
-//! world     everybody in it               steps     what one step does
-//! finale    everybody meets, and is compared with everybody and with the ledger
+//! format    a scenario as TOML            generate  a random scenario from a seed
+//! world     state of a running scenario   steps     execution of each step
+//! finale    syncs all replicas, compares them with each other and with the ledger
 //! actor     a device: the only file that names the client's device API
-//! node      an npm client in a process of its own
+//! node      an npm client in its own process
 //! server    the binary `syncline` as a child process
-//! clock, store, timeline   virtual time, a disk that can be full, what is printed
+//! clock, store, timeline   virtual time, a disk that can be full, the printed log
 //! ```
 //!
-//! Everything that is chosen comes from the seed. What is not: real sockets, processes and threads, so that one seed is
-//! the same story, and not the same microsecond.
+//! Every random choice comes from the seed. Sockets, processes and threads are real, so one seed gives the same steps, but
+//! not the same timing.
 
 pub mod actor;
 pub mod clock;
@@ -32,52 +32,52 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::time::timeout;
 
-pub use finale::{Fresh, settle_limit};
+pub use finale::{FreshClient, settle_limit};
 pub use format::Scenario;
 use world::World;
 
-/// Longest time for one step: longer than every wait in it.
+/// Longest time for one step; longer than every wait within a step.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Where and how a scenario runs.
+/// Settings of a scenario run.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    /// The server's program.
+    /// Path of the server binary.
     pub program: PathBuf,
-    /// Everything that is chosen follows from it.
+    /// Seed of every random choice.
     pub seed: u64,
-    /// Prints the timeline while it happens.
-    pub aloud: bool,
-    /// A server that others use too; `None`: one of its own, killed and started again at the end.
+    /// Print the timeline during the run instead of collecting it.
+    pub verbose: bool,
+    /// Address of a server shared with other runs; `None`: the run starts its own server and restarts it at the end.
     pub shared: Option<SocketAddr>,
-    /// What document names begin with.
+    /// Prefix of every document name.
     pub prefix: String,
-    /// The script of npm clients.
+    /// Path of the script that runs an npm client.
     pub node_script: PathBuf,
-    /// Edits with this number are said to be accepted and never made, to see the oracle complain.
+    /// Edits with this number are recorded as accepted but not made, to prove that the oracle complains.
     pub forget: Option<u64>,
 }
 
-/// What a run did.
+/// Counters of one run, or the sum over many runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Accepted edits.
     pub edits: u64,
-    /// Edits that failed and said so.
+    /// Edits that failed with an error.
     pub failed: u64,
-    /// Connections made.
+    /// Connections that devices opened.
     pub connections: u64,
     /// Connections that the network ended.
     pub cuts: u64,
-    /// Of these, those whose last answer was lost.
+    /// Of these cuts, those that dropped the server's last answer.
     pub lost_answers: u64,
-    /// Apps killed.
+    /// App kills.
     pub kills: u64,
-    /// Servers killed and started again.
+    /// Server kills followed by a start.
     pub restarts: u64,
     /// Entries sent more than once.
     pub resends: u64,
-    /// Bytes over the network, both ways.
+    /// Bytes over the network, in both directions.
     pub bytes: u64,
 }
 
@@ -99,7 +99,7 @@ impl std::fmt::Display for Figures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} edits, {} failed and said so, {} connections, {} cuts ({} with an answer lost), {} kills, {} server \
+            "{} edits, {} failed with an error, {} connections, {} cuts ({} with an answer lost), {} kills, {} server \
              restarts, {} resends, {:.2} MiB",
             self.edits,
             self.failed,
@@ -114,26 +114,26 @@ impl std::fmt::Display for Figures {
     }
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Verdict {
-    /// What is wrong. Empty: nothing.
+    /// Failed checks; empty when the run passed.
     pub complaints: Vec<String>,
-    /// What was done.
+    /// Counters of the run.
     pub figures: Figures,
-    /// What happened, if it was not printed.
+    /// The timeline; empty when it was printed during the run.
     pub timeline: String,
-    /// What every replica holds at the end, by document.
+    /// The content that all replicas hold at the end, by document.
     pub ends: Vec<(String, crate::oracle::View)>,
 }
 
-/// Runs a scenario. An error is a run that could not be made; what it found is in the verdict.
+/// Runs a scenario. Failed checks are in the verdict; an error means that the scenario could not be started.
 pub async fn run(scenario: &Scenario, setup: &Setup) -> Result<Verdict> {
     let mut world = World::new(scenario, setup).await?;
-    let told = async {
+    let steps = async {
         for phase in &scenario.phase {
             for _ in 0..phase.repeat {
-                world.timeline.tell("", &format!("-- {}", phase.name));
+                world.timeline.add("", &format!("-- {}", phase.name));
                 for step in &phase.step {
                     let done = timeout(STEP_LIMIT, world.step(step)).await;
                     done.with_context(|| format!("STUCK in {step:?}"))??;
@@ -142,10 +142,10 @@ pub async fn run(scenario: &Scenario, setup: &Setup) -> Result<Verdict> {
         }
         timeout(STEP_LIMIT, world.finale()).await.context("STUCK at the end")?
     };
-    // A story that cannot go on is a finding, too: the timeline says how far it came.
-    if let Err(error) = told.await {
+    // A step that fails is a finding, too; the timeline shows how far the run came.
+    if let Err(error) = steps.await {
         world.complaints.push(format!("{error:#}"));
-        world.tell_states().await;
+        world.log_states().await;
     }
     Ok(world.verdict().await)
 }

@@ -1,8 +1,8 @@
-//! `syncline-sim soak`: made-up scenarios, one after the other, for so many minutes or so many plans.
+//! `syncline-sim soak`: runs random scenarios (plans) until a time or a number of plans is reached.
 //!
-//! Several plans share a server, with document names of their own; at the end of a batch the server is killed with
-//! signal 9, started again, and must still have what every plan left. Every fifth plan has a server for itself, and may
-//! kill it in the middle of things.
+//! Most plans share one server and use their own document names. At the end of a batch the server is killed with signal 9
+//! and started again, and must still hold the final content of every plan. Every fifth plan has its own server, which it may
+//! kill at any moment.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,44 +14,44 @@ use tokio::task::JoinSet;
 
 use crate::oracle::{View, differences};
 use crate::scenario::server::ServerProcess;
-use crate::scenario::{self, Figures, Fresh, Scenario, Setup, Verdict, generate};
+use crate::scenario::{self, Figures, FreshClient, Scenario, Setup, Verdict, generate};
 
-/// Plans that share a server.
+/// Number of plans in a batch, which shares a server.
 const BATCH: u64 = 40;
-/// Of so many plans one has its own server.
+/// One in this many plans has its own server.
 const PRIVATE_EVERY: u64 = 5;
 
-/// How much.
+/// How many plans are run.
 #[derive(Debug, Clone, Copy)]
 pub struct Amount {
-    /// The seed of the first plan; the next one has the next.
+    /// Seed of the first plan; each later plan takes the next seed.
     pub first_seed: u64,
-    /// Ends after this time.
+    /// No plan starts after this time.
     pub time: Duration,
-    /// Ends after so many plans.
+    /// Largest number of plans.
     pub plans: u64,
-    /// At once.
+    /// Number of plans in parallel.
     pub jobs: usize,
 }
 
-/// What a soak did.
+/// Result of a soak.
 #[derive(Debug, Default)]
 pub struct Soaked {
     /// Plans run.
     pub plans: u64,
-    /// Everything together.
+    /// Sum over all plans.
     pub figures: Figures,
-    /// Plans that failed: seed, what is wrong, what happened.
+    /// Plans that failed: seed, complaints, timeline.
     pub failures: Vec<(u64, Vec<String>, String)>,
 }
 
-/// The scenario of a seed, and whether it has a server of its own. Nothing but the seed decides.
+/// The scenario of a seed, and whether it has its own server. Both depend on the seed alone.
 pub fn plan(seed: u64) -> (Scenario, bool) {
     let private = seed.is_multiple_of(PRIVATE_EVERY);
     (generate::generate(seed, private), private)
 }
 
-/// Runs plans.
+/// Runs plans in batches.
 pub async fn soak(setup: &Setup, amount: Amount) -> Result<Soaked> {
     let begin = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
@@ -94,7 +94,7 @@ async fn batch(
     let mut left: Vec<(u64, String, View)> = Vec::new();
     while let Some(done) = workers.join_next().await {
         for (seed, verdict) in done? {
-            let verdict = verdict.with_context(|| format!("seed {seed} could not be run"))?;
+            let verdict = verdict.with_context(|| format!("the plan of seed {seed} could not be run"))?;
             soaked.plans += 1;
             soaked.figures += verdict.figures;
             if !verdict.complaints.is_empty() {
@@ -108,16 +108,16 @@ async fn batch(
     let address = server.start().await?;
     soaked.figures.restarts += 1;
     for (seed, document, end) in left {
-        let view = Fresh::look(&format!("ws://{address}"), &document).await?;
+        let view = FreshClient::view(&format!("ws://{address}"), &document).await?;
         let wrong = differences(&end, &view);
         if !wrong.is_empty() {
-            soaked.failures.push((seed, wrong, "after the server of its batch was killed and came back".into()));
+            soaked.failures.push((seed, wrong, "after the server of its batch was killed and started again".into()));
         }
     }
     server.kill().await
 }
 
-/// Runs the plan of a seed. `shared`: the server of plans that have none of their own.
+/// Runs the plan of a seed. `shared`: address of the server for plans that do not have their own.
 pub async fn one(setup: &Setup, seed: u64, shared: Option<SocketAddr>) -> Result<Verdict> {
     let (scenario, private) = plan(seed);
     let shared = shared.filter(|_| !private);

@@ -1,9 +1,9 @@
-//! `syncline-sim wire-cost`: what coming back costs on the wire, for our client and for the npm clients, on one document
-//! of one server.
+//! `syncline-sim wire-cost`: measures what a reconnect costs on the wire, for Syncline's client and for the npm clients, on
+//! one document of one server.
 //!
-//! Counted are the payloads of WebSocket messages in both directions, from connecting until nothing more comes; not the
-//! HTTP upgrade, nor headers of frames, which are much the same for everybody. Every client keeps its document on its
-//! disk and is started anew for each measurement; ours is started, and typed into, a day before it connects.
+//! Counts the payloads of WebSocket messages in both directions, from connecting until no more messages arrive, without the
+//! HTTP upgrade and frame headers, which are about the same for all clients. Each client keeps its document on disk and is
+//! started again for each measurement; Syncline's device is started and edited a (simulated) day before it connects.
 
 mod table;
 
@@ -23,31 +23,31 @@ use self::table::{Bytes, Measured, Row};
 use crate::replay::trace::{self, Transaction};
 
 const ROOT: &str = "text";
-/// Transactions of the trace in one edit.
+/// Number of transactions of the trace per edit.
 const CHUNK: usize = 5_000;
-/// Nothing more comes when nothing came for so long.
+/// A sync counts as complete when nothing was sent or received for this long.
 const QUIET: Duration = Duration::from_millis(700);
 const QUIET_CHECK: Duration = Duration::from_millis(20);
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(300);
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// What to measure.
+/// Arguments of `wire-cost`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The document: a sequential trace of the editing-traces collection, plain or .gz.
+    /// Trace file for the document: a sequential trace of the editing-traces collection, plain or .gz.
     #[arg(long)]
     trace: PathBuf,
-    /// Use only so many of its transactions.
+    /// Use only this many of its transactions.
     #[arg(long)]
     edits: Option<usize>,
     /// Server address.
     #[arg(long, env = "SYNCLINE_URL", default_value = "ws://127.0.0.1:1234")]
     url: String,
-    /// Document name, new on the server [default: a random one].
+    /// Name of a document that does not exist yet on the server [default: a random one].
     #[arg(long)]
     document: Option<String>,
-    /// The script that measures the npm clients; empty: only ours is measured.
+    /// Script that measures the npm clients; empty: only Syncline's device is measured.
     #[arg(long, default_value = "tests/node/support/wire-cost.mjs")]
     npm: String,
     /// Print one JSON object.
@@ -55,32 +55,32 @@ pub struct Args {
     json: bool,
 }
 
-/// Loads the document, measures, prints.
+/// Fills the document, measures the clients and prints the result.
 pub async fn run(args: &Args) -> Result<()> {
     let trace = trace::load(&args.trace)?;
-    ensure!(trace.kind == trace::Kind::Sequential, "only sequential traces have one order");
+    ensure!(trace.kind == trace::Kind::Sequential, "--trace must be a sequential trace");
     let directory = Scratch::new()?;
     let random = format!("wire-cost-{:08x}", rand::rng().random::<u32>());
-    let place = Place { url: args.url.clone(), document: args.document.clone().unwrap_or(random) };
+    let target = Target { url: args.url.clone(), document: args.document.clone().unwrap_or(random) };
     let used = args.edits.unwrap_or(trace.transactions.len()).min(trace.transactions.len());
 
-    let (writer, document) = place.open(&directory.0.join("writer"), &Clock::default(), false).await?;
+    let (writer, document) = target.open(&directory.0.join("writer"), &Clock::default(), false).await?;
     in_time("the server's answer", document.wait_until_synced()).await??;
-    ensure!(document.text(ROOT).await?.is_empty(), "{} is not empty; choose another with --document", place.document);
+    ensure!(document.text(ROOT).await?.is_empty(), "{} is not empty; choose another with --document", target.document);
     load(&document, &trace.transactions[..used]).await?;
     in_time("the document to be saved", document.wait_until_saved()).await??;
     let text = document.text(ROOT).await?;
-    ensure!(used < trace.transactions.len() || text == trace.end, "the document is not the trace's end");
+    ensure!(used < trace.transactions.len() || text == trace.end, "the document differs from the trace's end text");
     let measured = Measured {
         edits: used,
         characters: text.encode_utf16().count(),
         state_bytes: document.state().await?.len(),
         rows: Vec::new(),
     };
-    let mut measured = Measured { rows: vec![place.ours(&directory.0, &document).await?], ..measured };
+    let mut measured = Measured { rows: vec![target.measure_device(&directory.0, &document).await?], ..measured };
     writer.close().await;
     if !args.npm.is_empty() {
-        measured.rows.extend(place.npm(Path::new(&args.npm), &directory.0).await?);
+        measured.rows.extend(target.measure_npm_clients(Path::new(&args.npm), &directory.0).await?);
     }
     measured.print(args.json)
 }
@@ -104,7 +104,7 @@ async fn load(document: &Document, transactions: &[Transaction]) -> Result<()> {
     Ok(())
 }
 
-/// One keystroke in the middle.
+/// Types one character in the middle of the text.
 async fn keystroke(document: &Document) -> Result<()> {
     let change = |txn: &mut TransactionMut<'_>| {
         let text = txn.get_or_insert_text(ROOT);
@@ -114,12 +114,13 @@ async fn keystroke(document: &Document) -> Result<()> {
     Ok(document.edit(change).await?)
 }
 
-struct Place {
+/// The document and its server.
+struct Target {
     url: String,
     document: String,
 }
 
-impl Place {
+impl Target {
     async fn open(&self, directory: &Path, clock: &Clock, offline: bool) -> Result<(Device, Document)> {
         let mut config = DeviceConfig::new(directory, &self.url);
         config.clock = Arc::new(clock.clone());
@@ -129,23 +130,23 @@ impl Place {
         Ok((device, document))
     }
 
-    async fn ours(&self, directory: &Path, other: &Document) -> Result<Row> {
+    async fn measure_device(&self, directory: &Path, other: &Document) -> Result<Row> {
         let phone = directory.join("phone");
-        let first = self.visit(&phone, false).await?;
-        let nothing_missed = self.visit(&phone, false).await?;
-        let keystroke_made = self.visit(&phone, true).await?;
+        let first = self.measure_sync(&phone, false).await?;
+        let nothing_missed = self.measure_sync(&phone, false).await?;
+        let keystroke_made = self.measure_sync(&phone, true).await?;
         keystroke(other).await?;
-        in_time("the other's keystroke to be saved", other.wait_until_saved()).await??;
+        in_time("the writer's keystroke to be saved", other.wait_until_saved()).await??;
         let before = other.text(ROOT).await?;
-        let keystroke_missed = self.visit(&phone, false).await?;
+        let keystroke_missed = self.measure_sync(&phone, false).await?;
         let (device, document) = self.open(&phone, &Clock::default(), true).await?;
         ensure!(document.text(ROOT).await? == before, "the device and the writer differ");
         device.close().await;
         Ok(Row { client: "Syncline device".into(), first, nothing_missed, keystroke_made, keystroke_missed })
     }
 
-    /// Starts the device, types if asked to, connects, and counts until all is quiet.
-    async fn visit(&self, directory: &Path, types: bool) -> Result<Bytes> {
+    /// Starts the device offline, types a character if `types`, connects, and counts bytes until the sync is complete.
+    async fn measure_sync(&self, directory: &Path, types: bool) -> Result<Bytes> {
         let clock = Clock::default();
         clock.0.store(DAY_MS, Ordering::Relaxed);
         let (device, document) = self.open(directory, &clock, true).await?;
@@ -154,25 +155,25 @@ impl Place {
         }
         clock.0.store(0, Ordering::Relaxed);
         device.go_online().await;
-        in_time("the device to be in step", document.wait_until_synced()).await??;
-        in_time("the device to be saved", document.wait_until_saved()).await??;
-        let traffic = in_time("quiet", quiet(&device)).await?;
+        in_time("the device to be in sync", document.wait_until_synced()).await??;
+        in_time("the device's edits to be saved", document.wait_until_saved()).await??;
+        let traffic = in_time("the end of the traffic", wait_until_quiet(&device)).await?;
         device.close().await;
         Ok(Bytes { sent: traffic.sent_bytes, received: traffic.received_bytes })
     }
 
-    async fn npm(&self, script: &Path, directory: &Path) -> Result<Vec<Row>> {
+    async fn measure_npm_clients(&self, script: &Path, directory: &Path) -> Result<Vec<Row>> {
         let mut command = std::process::Command::new("node");
         command.arg(script).args([&self.url, &self.document]).arg(directory.join("npm"));
         command.stdin(Stdio::null()).stderr(Stdio::inherit());
         let output = tokio::task::spawn_blocking(move || command.output()).await?.context("cannot run node")?;
         ensure!(output.status.success(), "{} failed", script.display());
-        serde_json::from_slice(&output.stdout).with_context(|| format!("{} answers with no table", script.display()))
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{} printed no valid table", script.display()))
     }
 }
 
-/// Waits until nothing is sent or received any more.
-async fn quiet(device: &Device) -> Traffic {
+/// Waits until nothing has been sent or received for [`QUIET`].
+async fn wait_until_quiet(device: &Device) -> Traffic {
     let (mut seen, mut since) = (device.traffic(), Instant::now());
     while since.elapsed() < QUIET {
         sleep(QUIET_CHECK).await;
@@ -185,10 +186,10 @@ async fn quiet(device: &Device) -> Traffic {
 }
 
 async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> Result<T> {
-    timeout(LIMIT, wait).await.with_context(|| format!("waited {} s in vain for {what}", LIMIT.as_secs()))
+    timeout(LIMIT, wait).await.with_context(|| format!("timed out after {} s waiting for {what}", LIMIT.as_secs()))
 }
 
-/// The time, so many milliseconds ago.
+/// A clock that is slow by this many milliseconds.
 #[derive(Clone, Default)]
 struct Clock(Arc<AtomicU64>);
 
@@ -199,20 +200,20 @@ impl WallClock for Clock {
     }
 }
 
-/// A directory that goes with this.
+/// A temporary directory, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("syncline-wire-cost-{:016x}", rand::rng().random::<u64>()));
-        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What remains is the system's to clear.
+        // An error leaves files in the temporary directory, which the system clears.
         drop(std::fs::remove_dir_all(&self.0));
     }
 }

@@ -1,5 +1,5 @@
-//! The load generator itself, as a program: on a real server and on the bare relay it counts right, speaks both
-//! dialects, and does not hide what is lost or what is no measurement.
+//! Tests of `syncline-sim load` as a program: on a real server and on the bare relay it counts correctly, supports both
+//! dialects, and reports lost updates and invalid measurements.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -15,10 +15,10 @@ use syncline_server::{Listener, Server};
 use tokio::runtime::Runtime;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_syncline-sim");
-/// The exit code when the generator was the limit.
+/// Exit code when the load generator was the bottleneck.
 const SATURATED: i32 = 3;
 
-/// Something to put load on.
+/// The program under load.
 enum Subject {
     Real { _server: Server, _runtime: Runtime, url: String },
     Floor { child: Child, url: String },
@@ -52,14 +52,14 @@ impl Subject {
         }
     }
 
-    /// Runs `load` and gives all that came of it.
+    /// Runs `load` and returns its output.
     fn load(&self, arguments: &str) -> Output {
         let mut command = Command::new(PROGRAM);
         command.args(["load", "--url", self.url(), "--json"]).args(arguments.split_whitespace());
         command.output().unwrap()
     }
 
-    /// Runs `load`, which must succeed.
+    /// Runs `load`, which must succeed, and returns its report.
     fn report(&self, arguments: &str) -> Value {
         let output = self.load(&format!("{arguments} --allow-saturated"));
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -84,12 +84,12 @@ fn figure(report: &Value, key: &str) -> f64 {
 const SMALL: &str = "traffic --documents 3 --writers 2 --readers 3 --rate 50 --seconds 0.6 --warmup 0.1";
 
 #[test]
-fn every_update_is_counted_at_every_other_connection_on_a_server_and_on_the_floor() {
+fn update_is_delivered_to_every_other_connection_of_its_document() {
     for subject in [Subject::server(), Subject::floor(&[])] {
         let relay = matches!(subject, Subject::Floor { .. });
         let report = subject.report(SMALL);
         assert_eq!((report["ok"].as_bool(), report["relay"].as_bool()), (Some(true), Some(relay)), "{report}");
-        // Each update goes to the four others of its document.
+        // Each update goes to the four other connections of its document.
         let (sent, delivered) = (figure(&report, "sent"), figure(&report, "delivered"));
         assert!(sent > 0.0 && delivered == 4.0 * sent, "{report}");
         let measured = report["latency"]["count"].as_u64().unwrap() as f64;
@@ -99,7 +99,7 @@ fn every_update_is_counted_at_every_other_connection_on_a_server_and_on_the_floo
 }
 
 #[test]
-fn both_dialects_are_spoken_with_presence_and_with_windows() {
+fn both_dialects_work_with_awareness_and_with_windows() {
     let subject = Subject::server();
     for dialect in ["y-websocket", "hocuspocus"] {
         let report = subject.report(&format!("{SMALL} --awareness --dialect {dialect}"));
@@ -115,7 +115,7 @@ fn both_dialects_are_spoken_with_presence_and_with_windows() {
 }
 
 #[test]
-fn a_delivery_that_never_came_fails_the_run_and_is_named() {
+fn missing_delivery_fails_the_run_and_is_named() {
     for subject in [Subject::server(), Subject::floor(&[])] {
         let output =
             subject.load("ingest --forget 40 --in-flight 4 --seconds 0.3 --warmup 0 --stall-s 1 --allow-saturated");
@@ -123,7 +123,7 @@ fn a_delivery_that_never_came_fails_the_run_and_is_named() {
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["ok"], false);
         let failures = report["failures"].to_string();
-        assert!(failures.contains("1 deliveries never came") && failures.contains("lacks 1 of"), "{failures}");
+        assert!(failures.contains("1 deliveries never arrived") && failures.contains("lacks 1 of"), "{failures}");
     }
     let subject = Subject::server();
     let output = subject.load("trace-flow --readers 1 --forget 5000 --stall-s 1 --allow-saturated");
@@ -132,7 +132,7 @@ fn a_delivery_that_never_came_fails_the_run_and_is_named() {
 }
 
 #[test]
-fn a_server_that_acknowledges_nothing_fails_a_run_that_counts_acknowledgements() {
+fn run_that_counts_acks_fails_when_server_sends_none() {
     let output =
         Subject::floor(&[]).load("durable --documents 2 --seconds 0.2 --warmup 0 --stall-s 1 --allow-saturated");
     assert_eq!(output.status.code(), Some(1));
@@ -140,19 +140,19 @@ fn a_server_that_acknowledges_nothing_fails_a_run_that_counts_acknowledgements()
 }
 
 #[test]
-fn a_saturated_generator_gives_no_figures_unless_asked() {
-    // Nobody can send so many: the generator is never idle.
-    let much = "traffic --readers 10 --rate 5000000 --seconds 0.5 --warmup 0 --stall-s 60";
+fn saturated_generator_prints_no_figures_unless_allowed() {
+    // More than can be sent: the generator is never idle.
+    let overload = "traffic --readers 10 --rate 5000000 --seconds 0.5 --warmup 0 --stall-s 60";
     let floor = Subject::floor(&[]);
-    let output = floor.load(much);
+    let output = floor.load(overload);
     assert_eq!(output.status.code(), Some(SATURATED), "{output:?}");
     assert!(output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("--allow-saturated"), "{output:?}");
-    assert_eq!(floor.report(much)["saturated"], true);
+    assert_eq!(floor.report(overload)["saturated"], true);
 }
 
 #[test]
-fn idle_connections_and_storms_run_to_their_end() {
+fn idle_and_storm_scenarios_complete() {
     let subject = Subject::server();
     let report = subject.report("idle --connections 50 --seconds 0.1");
     assert!(figure(&report, "connects_per_s") > 0.0);
@@ -165,7 +165,7 @@ fn idle_connections_and_storms_run_to_their_end() {
 }
 
 #[test]
-fn a_stored_document_is_filled_and_opened() {
+fn stored_document_is_filled_then_opened() {
     let subject = Subject::server();
     let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/traces/sveltecomponent.json.gz");
     subject.report(&format!("cold-open --prepare --document d --trace {trace}"));
@@ -178,7 +178,7 @@ fn a_stored_document_is_filled_and_opened() {
 }
 
 #[test]
-fn the_picture_is_written() {
+fn plot_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("course.svg");
     Subject::floor(&[]).report(&format!("traffic --rate 100 --seconds 0.5 --warmup 0 --plot {}", path.display()));

@@ -1,10 +1,10 @@
-const VERSION = "5104c82eade57a07";
-const FILES = ["./","assets/app-C5AaKLMm.css","assets/app-Dyqkc8zQ.js"];
+const VERSION = "1de4eb4697137bd6";
+const FILES = ["./","assets/app-C5AaKLMm.css","assets/app-CwoE2DgT.js"];
 const worker = globalThis;
-/** How long the server may take to answer before the kept page is shown. */
+/** How long the server may take to answer before the cached page is shown. */
 const ANSWER_LIMIT_MS = 5e3;
 const scope = worker.registration.scope;
-// Caches belong to the origin, which may have other pages, also ours under another path.
+// Caches belong to the origin, which may have other pages, including this page under another path.
 const prefix = `syncline-page ${new URL(scope).pathname} `;
 const cacheName = prefix + VERSION;
 const page = new URL(FILES[0], scope).href;
@@ -28,7 +28,7 @@ async function newestPage(request) {
 	let answer;
 	try {
 		answer = await fetch(request, { signal: AbortSignal.timeout(ANSWER_LIMIT_MS) });
-		// Above 499 it is a proxy that speaks for a server that is gone.
+		// A status of 500 or more comes from a proxy whose server is unreachable.
 		if (answer.status < 500) return answer;
 	} catch {}
 	return await kept(page) ?? answer ?? Response.error();

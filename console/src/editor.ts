@@ -1,4 +1,4 @@
-// One plain-text CodeMirror editor on a replica: its text, other people's cursors, and an undo that is its own.
+// A plain-text CodeMirror editor on a replica: its text, other people's cursors, and its own undo history.
 
 import { defaultKeymap } from '@codemirror/commands'
 import { drawSelection, EditorView, keymap, placeholder, ViewPlugin } from '@codemirror/view'
@@ -13,8 +13,8 @@ export function mountEditor(parent: HTMLElement, replica: Replica, label: string
     extensions: [
       keymap.of([...yUndoManagerKeymap, ...defaultKeymap]),
       EditorView.lineWrapping,
-      // Not for its looks: without it, @codemirror/view 6.43 moves the browser's selection, and with it the focus, back
-      // into an editor whose caret was at a soft line break, and what is typed next lands in the wrong one of the two.
+      // Works around @codemirror/view 6.43: without it, the browser's selection and the focus move back into an editor whose
+      // caret was at a soft line break, and the next keystrokes go into the wrong editor.
       drawSelection(),
       EditorView.contentAttributes.of({ 'aria-label': label }),
       placeholder('Type here…'),
@@ -24,7 +24,7 @@ export function mountEditor(parent: HTMLElement, replica: Replica, label: string
   })
 }
 
-/** Turns the name at a cursor to the left where it would be cut off at the right edge. */
+/** Shows the name at a cursor to its left where it would be cut off at the right edge. */
 const flagsInside = ViewPlugin.define((view) => {
   const measure = {
     read: () => {

@@ -1,4 +1,4 @@
-// The page: which document is open, the offline switch, and the wiring between the editors and what is shown.
+// The page: the open document, the offline switch, and the wiring between replicas, editors and status display.
 
 import './style.css'
 import { documentName, isLoopback, roomOf, socketUrl } from './address'
@@ -9,7 +9,7 @@ import { SavedWatch } from './saved'
 import { showLine, showSaved } from './status'
 import { keepPage, showNote } from './without-server'
 
-/** In the tab's own storage: another tab is another person, who may be online. */
+/** Key in the tab's session storage: another tab is another person, who may be online. */
 const OFFLINE_KEY = 'syncline-console:offline'
 
 const byId = <T extends HTMLElement>(id: string): T => {
@@ -24,7 +24,7 @@ const offlineSwitch = byId<HTMLInputElement>('offline')
 const nameInput = byId<HTMLInputElement>('name')
 offlineSwitch.checked = sessionStorage.getItem(OFFLINE_KEY) === 'true'
 
-/** An open document: follows the switch, and makes room for the next one. */
+/** An open document. */
 interface OpenDocument {
   setOnline(online: boolean): void
   close(): Promise<void>
@@ -38,7 +38,7 @@ async function openDocument(name: string): Promise<OpenDocument> {
   byId('snippet-hocuspocus').textContent =
     `new HocuspocusProvider({ url: ${JSON.stringify(serverUrl)}, name: ${JSON.stringify(room)}, document })`
 
-  // The replicas report before both of them exist.
+  // A replica may report a change before both of them exist.
   let refresh = () => {}
   const onChange = () => refresh()
   const [left, right] = await Promise.all([
@@ -58,11 +58,11 @@ async function openDocument(name: string): Promise<OpenDocument> {
   const people = showPeople(byId('people'), me, replicas.map((replica) => replica.awareness))
   const leftEditor = mountEditor(byId('editor-ywebsocket'), left, 'Text, through y-websocket')
   const rightEditor = mountEditor(byId('editor-hocuspocus'), right, 'Text, through Hocuspocus')
-  // One person has one cursor: the editor that was left gives its cursor up.
+  // One person has one cursor: focusing an editor removes the cursor of the other.
   leftEditor.contentDOM.addEventListener('focus', () => right.awareness.setLocalStateField('cursor', null))
   rightEditor.contentDOM.addEventListener('focus', () => left.awareness.setLocalStateField('cursor', null))
 
-  // Without a local store an edit that the server has not confirmed is in this tab only.
+  // Without a local store, an edit that the server has not acknowledged exists only in this tab.
   const warn = (event: BeforeUnloadEvent) => {
     if (watch.saved !== 'saved' && replicas.some((replica) => replica.kept() === 'no')) event.preventDefault()
   }
@@ -85,7 +85,7 @@ async function openDocument(name: string): Promise<OpenDocument> {
   }
 }
 
-// Documents are opened one after the other, however fast the address changes.
+// Documents are opened one after the other, even when the address changes quickly.
 let current: Promise<OpenDocument | undefined> = Promise.resolve(undefined)
 const show = () => {
   current = current.then(async (previous) => {

@@ -1,10 +1,10 @@
-// Who is here: a random name and colour for this tab, and a chip for everyone seen through either provider.
+// The list of people: a random name and colour for this tab, and a chip for each person in the awareness of either provider.
 
 import type { Awareness } from 'y-protocols/awareness'
 
 /** The `user` field of an awareness state. y-codemirror.next reads `name`, `color` and `colorLight` from it. */
 export interface Person {
-  /** Joins the two awareness states of one tab into one chip. */
+  /** The same in both awareness states of a tab, so that they become one chip. */
   id: string
   name: string
   color: string
@@ -18,11 +18,11 @@ const NAME_LIMIT_CHARS = 40
 const FIRST = 'Amber Brave Calm Clever Coral Eager Fern Gentle Golden Hazel Indigo Jolly Kind Lucky Mellow Misty Quiet Rapid Rosy Silver Sunny Swift Velvet Witty'.split(' ')
 const SECOND = 'Badger Beaver Bison Crane Dolphin Falcon Finch Fox Gecko Heron Ibex Koala Lynx Marten Newt Otter Owl Panda Puffin Raven Robin Seal Tapir Wren'.split(' ')
 
-/** A new person, with the name that this tab had before a reload. */
+/** Creates a person; keeps the name that this tab had before a reload. */
 export function randomPerson(): Person {
   const name = sessionStorage.getItem(NAME_KEY) ?? `${pick(FIRST)} ${pick(SECOND)}`
   sessionStorage.setItem(NAME_KEY, name)
-  // One lightness for every hue: white text stays readable on it, and it stands out from light and dark paper alike.
+  // The same lightness for every hue: white text is readable on it, and it contrasts with light and dark backgrounds.
   const hue = hueOf(name)
   return {
     id: crypto.getRandomValues(new Uint32Array(2)).join('-'),
@@ -32,7 +32,7 @@ export function randomPerson(): Person {
   }
 }
 
-/** Announces `me` in every awareness and keeps `list` equal to the people in them, `me` first. */
+/** Sets `me` in every awareness, and keeps `list` up to date with the people in them, `me` first. */
 export function showPeople(list: HTMLElement, me: Person, awarenesses: Awareness[]): { stop(): void } {
   const draw = () => {
     const people = new Map([[me.id, me]])
@@ -67,7 +67,7 @@ function chip(person: Person, isMe: boolean): HTMLElement {
   return item
 }
 
-/** Other clients may put anything, or nothing, into their `user` field. */
+/** Reads a `user` field, which other clients may leave out or set to anything. */
 function readPerson(clientId: number, user: unknown): Person {
   const { id, name, color } = (typeof user === 'object' && user !== null ? user : {}) as Partial<Record<keyof Person, unknown>>
   return {

@@ -1,4 +1,4 @@
-// The two replicas of a document: a Y.Doc each, kept in IndexedDB, connected by an unmodified stock provider.
+// The two replicas of a document: each is a Y.Doc, stored in IndexedDB and connected by an unmodified stock provider.
 
 import { HocuspocusProvider, HocuspocusProviderWebsocket, WebSocketStatus } from '@hocuspocus/provider'
 import type { IndexeddbPersistence } from 'y-indexeddb'
@@ -7,17 +7,18 @@ import { WebsocketProvider } from 'y-websocket'
 import type * as Y from 'yjs'
 import { openStore, type Kept } from './store'
 
-/** A v1 update without structs and deletions: the server acknowledges it when everything before it is durable. */
+/** A v1 update without structs and deletions. The server acknowledges it once everything before it is durable. */
 const EMPTY_UPDATE = Uint8Array.of(0, 0)
-/** Close codes that carry no reason of the server: normal, going away, no code, abnormal. */
+/** Close codes without a reason from the server: normal, going away, no code, abnormal. */
 const CODES_WITHOUT_REASON = [1000, 1001, 1005, 1006]
 
-/** `offline`: by the switch. `refused`: the server does not want this client back; `connecting` is tried until it succeeds. */
+/** `offline`: switched off. `connecting`: retries until it succeeds. `refused`: the server closed the session for good. */
 export type Connection = 'offline' | 'connecting' | 'connected' | 'refused'
 
-/** A connection, and why the server ended the last session, in its own words. Cleared by the next successful sync. */
+/** State of a connection. */
 export interface Line {
   state: Connection
+  /** The server's reason for the end of the last session. Cleared by the next successful sync. */
   reason?: string
 }
 
@@ -25,7 +26,7 @@ export interface Replica {
   readonly doc: Y.Doc
   readonly text: Y.Text
   readonly awareness: Awareness
-  /** The connection now. */
+  /** State of the connection. */
   line(): Line
   /** Whether this browser's store has every edit. */
   kept(): Kept
@@ -34,11 +35,11 @@ export interface Replica {
   close(): Promise<void>
 }
 
-/** A replica whose server acknowledges what is on its disk. */
+/** A replica whose edits the server acknowledges once they are on its disk. */
 export interface AcknowledgedReplica extends Replica {
-  /** Whether it is in sync and every frame sent on this connection has been acknowledged. */
+  /** Whether it is in sync and the server has acknowledged every frame sent on this connection. */
   isAcknowledged(): boolean
-  /** Sends an update without content, which is acknowledged when everything that the server has by then is on its disk. */
+  /** Sends an empty update. It is acknowledged once everything that the server had received before it is on its disk. */
   sendFence(): void
 }
 
@@ -48,7 +49,7 @@ export async function openYWebsocket(
   onChange: () => void,
 ): Promise<Replica> {
   const { doc, text, awareness, store, kept } = await openStore(`syncline:y-websocket:${room}`, onChange)
-  // Without the BroadcastChannel everything that another tab shows has been through the server.
+  // Without the BroadcastChannel, edits reach other tabs only through the server.
   const provider = new WebsocketProvider(serverUrl, room, doc, { awareness, connect: false, disableBc: true })
   let online = false
   let reason: string | undefined
@@ -101,12 +102,12 @@ export async function openHocuspocus(
   const isConnected = () => socket.status === WebSocketStatus.Connected
   socket.on('status', onChange)
   socket.on('disconnect', () => {
-    // Switched on again before the old socket had closed: `connect()` then did nothing.
+    // When switched on again before the old socket has closed, `connect()` does nothing; repeat it here.
     if (online && !socket.shouldConnect) void socket.connect()
   })
   provider.on('close', ({ event }: { event: { code: number; reason: string } }) => {
     reason = reasonOf(event) ?? reason
-    // The server closed this document and left the socket open: the provider does not open it again.
+    // The server closed this document but not the socket: the provider does not open the document again.
     if (isConnected()) isRefused = true
     onChange()
   })
@@ -136,7 +137,7 @@ export async function openHocuspocus(
       if (isRefused) return { state: 'refused', ...because(reason) }
       return { state: isConnected() ? 'connected' : 'connecting', ...because(reason) }
     },
-    // This server lowers the provider's number for what is on its disk only, also after a reconnect.
+    // `unsyncedChanges` is lowered only for what is on the disk of this server, also after a reconnect.
     isAcknowledged: () => isConnected() && !isRefused && provider.isSynced && provider.unsyncedChanges === 0,
     sendFence: () => provider.documentUpdateHandler(EMPTY_UPDATE, 'fence'),
     setOnline(next) {
@@ -159,7 +160,7 @@ export async function openHocuspocus(
 
 async function end(doc: Y.Doc, store: IndexeddbPersistence, disconnect: () => void) {
   disconnect()
-  await store.destroy().catch(() => {}) // It never opened.
+  await store.destroy().catch(() => {}) // Fails if the store never opened.
   doc.destroy()
 }
 

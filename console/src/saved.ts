@@ -1,16 +1,16 @@
-// Where the document is stored: one answer for everything that both editors show, whichever of them it was typed in.
+// Determines where the document is stored: one state for everything that both editors show.
 //
-// The left provider learns nothing about the disk. So: when both replicas are equal, everything they hold has passed the
-// document's task on the server; an empty update sent then through the right one (the fence) is acknowledged after all of it
-// is durable. Any change of either replica, and any lost connection, starts over.
+// The left provider (y-websocket) has no acknowledgements. When both replicas are equal, the server has processed everything
+// that they hold; an empty update (the fence) sent then through the right provider is acknowledged once all of it is durable.
+// A change of either replica or a lost connection starts over.
 
 import { equalSnapshots, snapshot, type Doc } from 'yjs'
 import type { AcknowledgedReplica, Replica } from './providers'
 
-/** How long both replicas must be unchanged before they are compared, which costs time in a large document. */
+/** How long both replicas must be unchanged before they are compared; comparing a large document takes time. */
 const SETTLE_MS = 300
 
-/** `memory`: nowhere but in this tab. `browser`: in this browser's store. `saved`: on the server's disk. */
+/** `memory`: only in this tab. `browser`: in this browser's store. `saving`: on its way. `saved`: on the server's disk. */
 export type Saved = 'memory' | 'browser' | 'saving' | 'saved'
 
 export class SavedWatch {
@@ -20,11 +20,11 @@ export class SavedWatch {
   #timer: ReturnType<typeof setTimeout> | undefined
   /** Counts changes of either document. */
   #version = 0
-  /** The version that the fence under way covers. */
+  /** The version that the unacknowledged fence covers. */
   #fenced: number | undefined
   /** The newest version known to be on the server's disk. */
   #durable: number | undefined
-  /** What the last comparison found, until something changes. */
+  /** Result of the last comparison; false after a change. */
   #isEqual = false
   #last: Saved | undefined
 
@@ -44,10 +44,10 @@ export class SavedWatch {
     return kept.includes('no') ? 'memory' : 'browser'
   }
 
-  /** To be called when a connection or an acknowledgement has changed. */
+  /** Must be called when a connection or an acknowledgement has changed. */
   update() {
     if (this.#right.line().state !== 'connected') {
-      // What comes back on the next connection may be another history.
+      // The server may have another history on the next connection.
       this.#fenced = undefined
       this.#durable = undefined
     } else if (this.#right.isAcknowledged()) {
@@ -92,6 +92,6 @@ export class SavedWatch {
 }
 
 function areEqual(left: Doc, right: Doc): boolean {
-  const isWhole = ({ store }: Doc) => store.pendingStructs === null && store.pendingDs === null
-  return isWhole(left) && isWhole(right) && equalSnapshots(snapshot(left), snapshot(right))
+  const isComplete = ({ store }: Doc) => store.pendingStructs === null && store.pendingDs === null
+  return isComplete(left) && isComplete(right) && equalSnapshots(snapshot(left), snapshot(right))
 }

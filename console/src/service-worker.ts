@@ -1,21 +1,21 @@
-// Keeps the page for the time without its server. VERSION and FILES are put in front of this file by the build.
+// Caches the page so that it opens while the server is unreachable. The build puts VERSION and FILES in front of this file.
 //
-// The server always has precedence: it is asked for the page each time, and the kept one is shown only when it does not
-// answer. Assets have their content's hash in their names, so a kept one cannot be the wrong one. Each build is a version with
-// a cache of its own; the newest removes the others.
+// The server has precedence: the page is requested each time, and the cached copy is used only when the server does not
+// answer. The names of assets contain a hash of their content, so a cached asset is never stale. Each build is a version with
+// its own cache; the newest removes the others.
 
-/** The hash of everything in FILES. */
+/** Hash of everything in FILES. */
 declare const VERSION: string
-/** What the page consists of, relative to it; the first is the page itworker. */
+/** The files of the page, relative to it; the first is the page itself. */
 declare const FILES: [page: string, ...assets: string[]]
 
 const worker = globalThis as unknown as ServiceWorkerGlobalScope
 
-/** How long the server may take to answer before the kept page is shown. */
+/** How long the server may take to answer before the cached page is shown. */
 const ANSWER_LIMIT_MS = 5000
 
 const scope = worker.registration.scope
-// Caches belong to the origin, which may have other pages, also ours under another path.
+// Caches belong to the origin, which may have other pages, including this page under another path.
 const prefix = `syncline-page ${new URL(scope).pathname} `
 const cacheName = prefix + VERSION
 const page = new URL(FILES[0], scope).href
@@ -54,10 +54,10 @@ async function newestPage(request: Request): Promise<Response> {
   let answer: Response | undefined
   try {
     answer = await fetch(request, { signal: AbortSignal.timeout(ANSWER_LIMIT_MS) })
-    // Above 499 it is a proxy that speaks for a server that is gone.
+    // A status of 500 or more comes from a proxy whose server is unreachable.
     if (answer.status < 500) return answer
   } catch {
-    // No server.
+    // The server did not answer.
   }
   return (await kept(page)) ?? answer ?? Response.error()
 }

@@ -1,4 +1,4 @@
-// What the page shows of connections, of the disk and of the server's reasons.
+// Shows the state of connections, where the document is stored, and the server's reasons.
 
 import type { Connection, Line } from './providers'
 import type { Saved } from './saved'
@@ -17,7 +17,7 @@ const CONNECTION_LABELS: Record<Connection, string> = {
   refused: 'Refused',
 }
 
-/** Shows a connection in `lamp`, and in `reason` why the server ended or refused a session. */
+/** Shows the state of a connection in `lamp`, and the server's reason for ending or refusing a session in `reason`. */
 export function showLine(lamp: HTMLElement, reason: HTMLElement, line: Line) {
   setLamp(lamp, line.state, CONNECTION_LABELS[line.state])
   const verb = line.state === 'refused' ? 'The server refuses this session' : 'The server ended the last session'
@@ -31,7 +31,7 @@ export function showSaved(lamp: HTMLElement, saved: Saved) {
   setLamp(lamp, saved, SAVED_LABELS[saved])
 }
 
-/** Touches the page only on a change, so that a screen reader speaks only then. */
+/** Changes the page only when the value changes, so that a screen reader does not repeat it. */
 function setLamp(element: HTMLElement, state: string, label: string) {
   if (element.dataset['state'] !== state) element.dataset['state'] = state
   if (element.textContent !== label) element.textContent = label

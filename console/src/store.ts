@@ -1,14 +1,14 @@
-// What this browser keeps of a replica: its Y.Doc in IndexedDB, and whether that store takes edits.
+// Stores a replica's Y.Doc in IndexedDB, and tracks whether writes succeed.
 
 import { IndexeddbPersistence } from 'y-indexeddb'
 import { Awareness } from 'y-protocols/awareness'
 import * as Y from 'yjs'
 
-/** How long a local store may take to open before the page goes on without it. */
+/** How long a local store may take to open before the page continues without it. */
 const OPEN_LIMIT_MS = 3000
 
-// y-indexeddb does not report a write that failed (a full disk, a store that was cleared): its promise is rejected with nobody
-// waiting for it, as an Error whose message is a DOMException.
+// y-indexeddb does not report a failed write (full disk, cleared store): the promise is rejected unhandled, with a
+// DOMException or an Error whose message is one.
 let hasFailed = false
 const listeners = new Set<() => void>()
 window.addEventListener('unhandledrejection', ({ reason }) => {
@@ -21,7 +21,7 @@ window.addEventListener('unhandledrejection', ({ reason }) => {
 /** Whether this browser's store has every edit of a replica. */
 export type Kept = 'yes' | 'writing' | 'no'
 
-/** A document with what this browser has of it, loaded before any provider exists, so that nothing of it counts as new. */
+/** Opens a document with the content that this browser has stored, before any provider exists, so that none of it counts as new. */
 export async function openStore(name: string, onChange: () => void) {
   const doc = new Y.Doc()
   const store = new IndexeddbPersistence(name, doc)
@@ -29,8 +29,8 @@ export async function openStore(name: string, onChange: () => void) {
   listeners.add(onChange)
   store.on('synced', onChange)
   doc.on('destroy', () => listeners.delete(onChange))
-  // The store's own listener, which writes, was there first. Transactions of one store run in turn: when one that follows the
-  // write has ended, the write has ended. A page that is closed before that loses it.
+  // The store's own listener, which writes the update, was registered first. Transactions of one store run in order: when a
+  // transaction started after the write has ended, the write has ended. A page that is closed before that loses the update.
   doc.on('update', (_update: Uint8Array, origin: unknown) => {
     if (origin === store || store.db === null || hasFailed) return
     writes++

@@ -1,22 +1,22 @@
-// Opening the page without its server: registers the service worker, and says truthfully what survives a reload.
+// Registers the service worker, which opens the page without its server, and shows what is kept across a reload.
 
 const WORKS = 'Edits made offline stay in this browser, also across a reload: this page opens without the server, too.'
 const NEEDS_SERVER = 'Edits made offline stay in this browser, but this page needs the server to open again.'
-const KEEPS_NOTHING = 'This browser does not let the page keep anything: edits made offline are lost when this tab closes.'
+const KEEPS_NOTHING = 'This browser does not let the page store anything: edits made offline are lost when this tab closes.'
 
 let opensWithoutServer = false
 
-/** Browsers have service workers on https and on this machine only. Calls `onChange` when the page is kept. */
+/** Registers the service worker and calls `onChange` once the page is cached. Works only on https and on localhost. */
 export async function keepPage(onChange: () => void) {
   if (!import.meta.env.PROD || !('serviceWorker' in navigator)) return
   try {
     await navigator.serviceWorker.register('./service-worker.js', { updateViaCache: 'none' })
-    // It is active when all of the page is in its cache.
+    // The service worker is active once all files of the page are in its cache.
     await navigator.serviceWorker.ready
     opensWithoutServer = true
     onChange()
   } catch {
-    // Not allowed here (private mode, a policy), or the server has just gone: the note already says that it is needed.
+    // Not allowed (private mode, a policy), or the server is unreachable: the note already states that the server is needed.
   }
 }
 

@@ -1,5 +1,5 @@
-//! The edits of an actor, to the root the same as in `tests/node/support/scenario-edits.mjs`. Each carries its id into
-//! the document, so that at the end every one can be looked for.
+//! The edits of an actor, on the same root types as in `tests/node/support/scenario-edits.mjs`. Each edit writes its id
+//! into the document, so that a test can look for every edit at the end.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,10 +12,9 @@ use syncline_client::yrs::{Any, Array, GetString, Map, Out, Text, TransactionMut
 
 /// Keys that `put` and `last` write.
 const KEYS: u64 = 3;
-/// Largest amount of `count`.
+/// Largest increment of `count`.
 const MAX_AMOUNT: u64 = 9;
 
-/// What an edit does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Insert,
@@ -29,13 +28,13 @@ enum Kind {
     Choice,
 }
 
-/// One edit.
+/// One edit of an actor.
 #[derive(Debug, Clone)]
 pub(super) struct Edit {
     kind: Kind,
-    /// Which: the device's name, a dash, anything.
+    /// Device name, a dash, any suffix.
     pub(super) id: String,
-    /// For what depends on the document: the place, the amount, the key.
+    /// Random number that selects the position, the increment or the key.
     dice: u64,
 }
 
@@ -51,7 +50,7 @@ impl Edit {
             "count" | "counter" => Kind::Count,
             "last" => Kind::Last,
             "choice" => Kind::Choice,
-            _ => bail!("{kind:?} is no kind of edit here"),
+            _ => bail!("{kind:?} is not a kind of edit"),
         };
         Ok(Self { kind, id: id.to_owned(), dice })
     }
@@ -68,7 +67,7 @@ impl Edit {
         self.id.split('-').next().unwrap_or(&self.id)
     }
 
-    /// Does it. The ids of what it replaced; `None` when there was nothing to do.
+    /// Applies the edit. Returns the ids of the edits that it replaced, or `None` when there was nothing to do.
     pub(super) fn apply(&self, txn: &mut TransactionMut<'_>) -> Result<Option<Vec<String>>> {
         let id = self.id.clone();
         let mut replaced = Vec::new();
@@ -97,19 +96,19 @@ impl Edit {
             Kind::Push => drop(txn.get_or_insert_array("list").push_back(txn, id)),
             Kind::Put => {
                 let map = txn.get_or_insert_map("keys");
-                replaced.extend(map.get(txn, &self.key()).and_then(|before| text_of(&before)));
+                replaced.extend(map.get(txn, &self.key()).and_then(|before| string_of(&before)));
                 map.insert(txn, self.key(), id);
             }
             Kind::Count => drop(Counter::new("counter").increment(txn, self.amount() as i64)?),
             Kind::Last => {
                 let map = LwwMap::new("last");
                 let before = map.get(txn, &self.key());
-                replaced.extend(before.and_then(text_in));
+                replaced.extend(before.and_then(string_in));
                 map.set(txn, &mut Hlc::new(self.author()), now_ms(), &self.key(), &Value::Text(id))?;
             }
             Kind::Choice => {
                 let choice = ChoiceRegister::new("choice");
-                replaced.extend(choice.versions(txn).into_iter().filter_map(|version| text_in(version.value)));
+                replaced.extend(choice.versions(txn).into_iter().filter_map(|version| string_in(version.value)));
                 let ulid = Ulid::from_parts(now_ms(), rand::rng().random());
                 let signature = Signature { id: ulid.to_string(), author: self.author().to_owned(), at_ms: now_ms() };
                 choice.write(txn, &Value::Text(id), &signature)?;
@@ -123,14 +122,14 @@ impl Edit {
     }
 }
 
-fn text_of(value: &Out) -> Option<String> {
+fn string_of(value: &Out) -> Option<String> {
     match value {
         Out::Any(Any::String(text)) => Some(text.to_string()),
         _ => None,
     }
 }
 
-fn text_in(value: Value) -> Option<String> {
+fn string_in(value: Value) -> Option<String> {
     match value {
         Value::Text(text) => Some(text),
         _ => None,

@@ -1,54 +1,54 @@
-//! What is measured, how, and what must be reached.
+//! The rows of the benchmark table: the scenario of each, how its programs are started, and the target.
 
 /// How the programs are started for a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The server and the floor in turn, both fresh.
+    /// The server and the floor in turn, each a new process.
     Both,
-    /// The same; the floor answers who joins with a document of so many bytes.
+    /// Like `Both`; the floor answers each joining client with a document of this many bytes.
     BothAnswering(usize),
-    /// The server alone: a relay has nothing to compare.
+    /// The server alone: the relay has no equivalent.
     Server,
-    /// The server alone, filled and restarted before.
+    /// The server alone, after it was filled and restarted.
     Restarted,
 }
 
-/// What a figure must be.
+/// Target value of a figure.
 #[derive(Debug, Clone, Copy)]
 pub enum Target {
-    /// At least this.
+    /// At least this value.
     AtLeast(f64),
-    /// At most this.
+    /// At most this value.
     AtMost(f64),
-    /// At most so many times the floor.
+    /// At most this multiple of the floor's figure.
     OfFloor(f64),
-    /// At most so many times Syncline's figure of another row: its scenario.
+    /// At most this multiple of Syncline's figure in the row of the named scenario.
     OfScenario(f64, &'static str),
 }
 
 /// One row of the table.
 #[derive(Debug)]
 pub struct Row {
-    /// For people, unit last.
+    /// Label in the table, unit last.
     pub name: &'static str,
-    /// Where it lies in the report: a JSON pointer.
+    /// JSON pointer to the value in the report of `load`.
     pub pointer: &'static str,
-    /// What it is multiplied with.
+    /// Factor from the report's unit to the label's unit.
     pub scale: f64,
-    /// What it must be.
+    /// Target value, in the label's unit.
     pub target: Target,
 }
 
 /// One run of `syncline-sim load`, and what is read from it.
 #[derive(Debug)]
 pub struct Measure {
-    /// The scenario's name.
+    /// Name of the scenario.
     pub scenario: &'static str,
-    /// How.
+    /// How its programs are started.
     pub stage: Stage,
-    /// Arguments of a short run; None: too long for it.
+    /// Extra arguments of a short run; `None`: left out of short runs because it takes too long.
     pub short: Option<&'static [&'static str]>,
-    /// The rows.
+    /// Table rows read from the report.
     pub rows: &'static [Row],
 }
 
@@ -61,12 +61,12 @@ const fn ms(name: &'static str, pointer: &'static str, target: Target) -> Row {
 }
 
 const SHORT: Option<&[&str]> = Some(&["--seconds", "1", "--warmup", "0.5"]);
-/// The size of the document that all join.
+/// Size of the document that all clients of `join-storm` join.
 const LARGE_BYTES: usize = 20 * 1024 * 1024;
 
 use Target::{AtLeast, AtMost, OfFloor, OfScenario};
 
-/// All of them.
+/// Every measured scenario, in table order.
 pub const MEASURES: &[Measure] = &[
     Measure {
         scenario: "fan-out-throttle",
@@ -74,7 +74,7 @@ pub const MEASURES: &[Measure] = &[
         short: SHORT,
         rows: &[
             row("4 writers, 16 in flight, 100 readers: deliveries/s", "/figures/deliveries_per_s", AtLeast(2e6)),
-            row("the same: server CPU a delivery, us", "/figures/cpu_us_per_delivery", AtMost(0.5)),
+            row("the same: server CPU per delivery, us", "/figures/cpu_us_per_delivery", AtMost(0.5)),
         ],
     },
     Measure {
@@ -83,7 +83,7 @@ pub const MEASURES: &[Measure] = &[
         short: SHORT,
         rows: &[
             row(
-                "1 writer, 64 in flight, 1 reader: server CPU an update, us",
+                "1 writer, 64 in flight, 1 reader: server CPU per update, us",
                 "/figures/cpu_us_per_update",
                 AtMost(15.0),
             ),
@@ -96,7 +96,7 @@ pub const MEASURES: &[Measure] = &[
         short: SHORT,
         rows: &[
             row(
-                "1 writer at 20/s, 1,000 readers: server CPU a delivery, us",
+                "1 writer at 20/s, 1,000 readers: server CPU per delivery, us",
                 "/figures/cpu_us_per_delivery",
                 OfFloor(1.1),
             ),
@@ -109,7 +109,7 @@ pub const MEASURES: &[Measure] = &[
         short: SHORT,
         rows: &[
             row(
-                "1,000 documents, 3 clients, 5/s: server CPU a keystroke, us",
+                "1,000 documents, 3 clients, 5/s: server CPU per keystroke, us",
                 "/figures/cpu_us_per_update",
                 OfFloor(1.2),
             ),
@@ -121,7 +121,7 @@ pub const MEASURES: &[Measure] = &[
         stage: Stage::Both,
         short: SHORT,
         rows: &[row(
-            "with a presence a keystroke: server CPU a keystroke, us",
+            "with a presence update per keystroke: server CPU per keystroke, us",
             "/figures/cpu_us_per_update",
             OfScenario(1.6, "many"),
         )],
@@ -140,11 +140,7 @@ pub const MEASURES: &[Measure] = &[
         stage: Stage::Both,
         short: Some(&[]),
         rows: &[
-            row(
-                "sveltecomponent, 10 readers, as fast as it can be sent: s",
-                "/figures/until_all_have_it_s",
-                AtMost(0.3),
-            ),
+            row("sveltecomponent, 10 readers, as fast as possible: s", "/figures/until_all_have_it_s", AtMost(0.3)),
             row("the same: longest wait for an update, ms", "/figures/starved_ms", AtMost(100.0)),
         ],
     },
@@ -153,9 +149,9 @@ pub const MEASURES: &[Measure] = &[
         stage: Stage::Both,
         short: Some(&["--connections", "1000", "--seconds", "1"]),
         rows: &[
-            row("idle connections, a document each: KiB each", "/figures/kib_per_connection", AtMost(6.0)),
+            row("idle connections, one document each: KiB each", "/figures/kib_per_connection", AtMost(6.0)),
             row("the same: connects/s", "/figures/connects_per_s", AtLeast(10_000.0)),
-            row("the same: server CPU a connect, us", "/figures/cpu_us_per_connect", AtMost(80.0)),
+            row("the same: server CPU per connect, us", "/figures/cpu_us_per_connect", AtMost(80.0)),
         ],
     },
     Measure {
@@ -173,7 +169,11 @@ pub const MEASURES: &[Measure] = &[
         stage: Stage::Server,
         short: Some(&[]),
         rows: &[
-            row("2,000 clients of 200 documents back at once: all synced, s", "/figures/all_synced_s", AtMost(0.3)),
+            row(
+                "2,000 clients of 200 documents reconnect together: all synced, s",
+                "/figures/all_synced_s",
+                AtMost(0.3),
+            ),
             row("the same: server CPU, s", "/figures/cpu_s", AtMost(0.12)),
         ],
     },
@@ -182,8 +182,8 @@ pub const MEASURES: &[Measure] = &[
         stage: Stage::BothAnswering(LARGE_BYTES),
         short: None,
         rows: &[
-            row("150 clients join 20 MiB at once: s", "/figures/all_have_it_s", OfFloor(1.5)),
-            row("the same: memory, in documents", "/figures/peak_in_documents", AtMost(4.0)),
+            row("150 clients join 20 MiB together: s", "/figures/all_have_it_s", OfFloor(1.5)),
+            row("the same: memory, in multiples of the document", "/figures/peak_in_documents", AtMost(4.0)),
         ],
     },
     Measure {
@@ -191,15 +191,15 @@ pub const MEASURES: &[Measure] = &[
         stage: Stage::Restarted,
         short: None,
         rows: &[
-            row("automerge-paper held open: MiB", "/figures/open_mib", AtMost(8.0)),
-            row("the same after it was quiet: MiB", "/figures/quiet_mib", AtMost(1.0)),
+            row("automerge-paper open: MiB", "/figures/open_mib", AtMost(8.0)),
+            row("the same after a quiet time: MiB", "/figures/quiet_mib", AtMost(1.0)),
         ],
     },
     Measure {
         scenario: "durable",
         stage: Stage::Server,
         short: SHORT,
-        // 0.9 times the most that sled took when it was driven directly (43 k).
+        // 0.9 times the highest rate that sled reached when it was driven directly (43,000/s).
         rows: &[row("1,000 documents: durable updates/s", "/figures/acks_per_s", AtLeast(38_700.0))],
     },
     Measure {
@@ -207,8 +207,8 @@ pub const MEASURES: &[Measure] = &[
         stage: Stage::Server,
         short: None,
         rows: &[
-            row("a keystroke into an empty document: server CPU, us", "/figures/empty_cpu_us", AtMost(15.0)),
-            row("into one of a million edits, to that", "/figures/ratio", AtMost(1.5)),
+            row("a keystroke in an empty document: server CPU, us", "/figures/empty_cpu_us", AtMost(15.0)),
+            row("the same in one of a million edits: ratio", "/figures/ratio", AtMost(1.5)),
         ],
     },
 ];
@@ -218,13 +218,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_target_can_be_judged() {
+    fn every_target_refers_to_a_figure_that_is_measured() {
         for (at, measure) in MEASURES.iter().enumerate() {
             for row in measure.rows {
                 let both = matches!(measure.stage, Stage::Both | Stage::BothAnswering(_));
-                assert!(!matches!(row.target, OfFloor(_)) || both, "{}: there is no floor", row.name);
+                assert!(!matches!(row.target, OfFloor(_)) || both, "{}: the floor is not measured", row.name);
                 if let OfScenario(_, other) = row.target {
-                    assert!(MEASURES[..at].iter().any(|before| before.scenario == other), "{}: no {other}", row.name);
+                    assert!(
+                        MEASURES[..at].iter().any(|before| before.scenario == other),
+                        "{}: {other} is not measured before it",
+                        row.name
+                    );
                 }
             }
         }

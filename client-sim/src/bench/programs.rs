@@ -8,21 +8,21 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::scenario::server::{address_in, without_settings};
 
-/// The core of the server, or the floor.
+/// CPU core of the server or the floor.
 const SERVER_CORE: &str = "0";
-/// The core of the load.
+/// CPU core of the load.
 const LOAD_CORE: &str = "1";
 
-/// A server or a floor that runs; it ends when this is dropped.
+/// A running server or floor; killed on drop.
 pub struct Running {
     child: Child,
-    /// Where it listens.
+    /// WebSocket URL of the program.
     pub url: String,
-    /// Kept: a closed pipe must not hurt it.
+    /// Kept open so that the program does not fail on a closed pipe.
     _stdout: BufReader<ChildStdout>,
 }
 
-/// Whether programs can be pinned: there are two cores, and `taskset`.
+/// Whether programs can be pinned: needs two cores and `taskset`.
 pub fn can_pin() -> bool {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let taskset = Command::new("taskset").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -33,13 +33,13 @@ fn pinned(core: &str, program: &Path) -> Command {
     if !can_pin() {
         return Command::new(program);
     }
-    // It becomes the program: the process id stays.
+    // `taskset` execs the program, so the process id stays the same.
     let mut command = Command::new("taskset");
     command.args(["-c", core]).arg(program);
     command
 }
 
-/// Starts the server on a directory.
+/// Starts the server on the directory `data`.
 pub fn server(program: &Path, data: &Path) -> Result<Running> {
     let mut command = pinned(SERVER_CORE, program);
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
@@ -47,9 +47,9 @@ pub fn server(program: &Path, data: &Path) -> Result<Running> {
     start(command)
 }
 
-/// Starts the floor.
+/// Starts the floor. `answer`: see [`crate::floor::Args`].
 pub fn floor(answer: Option<usize>) -> Result<Running> {
-    let mut command = pinned(SERVER_CORE, &myself()?);
+    let mut command = pinned(SERVER_CORE, &own_executable()?);
     command.arg("floor");
     if let Some(bytes) = answer {
         command.args(["--answer", &bytes.to_string()]);
@@ -57,14 +57,14 @@ pub fn floor(answer: Option<usize>) -> Result<Running> {
     start(command)
 }
 
-fn myself() -> Result<PathBuf> {
-    std::env::current_exe().context("this program cannot find itself")
+fn own_executable() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot find the path of this program")
 }
 
 fn start(mut command: Command) -> Result<Running> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-    let mut stdout = BufReader::new(child.stdout.take().context("a program without an output")?);
+    let mut stdout = BufReader::new(child.stdout.take().context("the program has no standard output")?);
     loop {
         let mut line = String::new();
         if stdout.read_line(&mut line)? == 0 {
@@ -77,23 +77,24 @@ fn start(mut command: Command) -> Result<Running> {
 }
 
 impl Running {
-    /// Runs `syncline-sim load` against it; gives the report.
+    /// Runs `syncline-sim load` against the program and returns its report.
     pub fn load(&self, arguments: &[&str]) -> Result<serde_json::Value> {
-        let mut command = pinned(LOAD_CORE, &myself()?);
+        let mut command = pinned(LOAD_CORE, &own_executable()?);
         command.arg("load").args(arguments);
         command.args(["--url", &self.url, "--pid", &self.child.id().to_string(), "--json", "--allow-saturated"]);
         let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("no report: {}", String::from_utf8_lossy(&output.stderr).trim()))?;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("`syncline-sim load` printed no report: {}", String::from_utf8_lossy(&output.stderr).trim())
+        })?;
         ensure!(output.status.success(), "{}", report["failures"]);
         Ok(report)
     }
 
-    /// Ends it as an operator does, and waits until it is gone.
+    /// Stops the program as an operator does (SIGTERM) and waits for its end.
     pub fn stop(mut self) -> Result<()> {
-        // The standard library only knows signal 9.
-        let asked = Command::new("kill").arg(self.child.id().to_string()).status();
-        ensure!(asked.is_ok_and(|status| status.success()), "the server cannot be asked to stop");
+        // The standard library can only send signal 9.
+        let signalled = Command::new("kill").arg(self.child.id().to_string()).status();
+        ensure!(signalled.is_ok_and(|status| status.success()), "cannot send SIGTERM to the server");
         self.child.wait()?;
         Ok(())
     }
@@ -101,7 +102,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended; there is nobody to tell.
+        // The process may already have ended; drop has no way to report an error.
         self.child.kill().ok();
         self.child.wait().ok();
     }

@@ -1,30 +1,31 @@
-//! The table of a benchmark: medians, ratios, targets; as markdown, and its place in a document. Pure.
+//! The table of a benchmark as markdown: medians, ratios, targets; and its insertion into a document. Pure.
 
 use anyhow::{Context, Result};
 
 use super::measures::{Measure, Row, Target};
 use crate::load::report::number;
 
-/// The table in a document stands between these.
+/// A document holds the table between these markers.
 const BEGIN: &str = "<!-- bench: written by `syncline-sim bench --write` -->";
 const END: &str = "<!-- /bench -->";
 
-/// What the rounds of one scenario gave, for one of its rows.
+/// The values of one row, one for each round.
 #[derive(Debug, Default, Clone)]
 pub struct Rounds {
-    /// Syncline.
+    /// Values of Syncline.
     pub server: Vec<f64>,
-    /// The floor.
+    /// Values of the floor.
     pub floor: Vec<f64>,
 }
 
-/// The rows so far.
+/// The benchmark table.
 #[derive(Debug, Default)]
 pub struct Table {
+    /// Scenario, Syncline's median and the markdown of each row.
     lines: Vec<(&'static str, f64, String)>,
 }
 
-/// The middle one; of two the mean.
+/// The median; for an even count the mean of the two middle values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -51,7 +52,7 @@ impl Table {
             return;
         };
         let shown = |value: Option<f64>| value.map_or("-".into(), number);
-        let (wanted, reached) = match row.target {
+        let (target, reached) = match row.target {
             Target::AtLeast(0.0) => ("-".into(), None),
             Target::AtLeast(least) => (format!("at least {}", number(least)), Some(server >= least)),
             Target::AtMost(most) => (format!("at most {}", number(most)), Some(server <= most)),
@@ -73,7 +74,7 @@ impl Table {
             scenario,
             server,
             format!(
-                "| {} | {} | {} | {} | {wanted} | {reached} |",
+                "| {} | {} | {} | {} | {target} | {reached} |",
                 row.name,
                 number(server),
                 shown(floor),
@@ -82,7 +83,7 @@ impl Table {
         ));
     }
 
-    /// As markdown.
+    /// Renders the table as markdown.
     pub fn markdown(&self) -> String {
         let mut out =
             String::from("| measure | Syncline | floor | ratio | target | reached |\n|---|---|---|---|---|---|\n");
@@ -94,9 +95,9 @@ impl Table {
     }
 }
 
-/// The document with the table in its place.
-pub fn replaced(document: &str, table: &str) -> Result<String> {
-    let missing = || format!("the document has no place for the table: two lines {BEGIN:?} and {END:?}");
+/// Returns the document with the table between its markers replaced.
+pub fn replace_table(document: &str, table: &str) -> Result<String> {
+    let missing = || format!("the document has no place for the table; add the two lines {BEGIN:?} and {END:?}");
     let (before, rest) = document.split_once(BEGIN).with_context(missing)?;
     let (_, after) = rest.split_once(END).with_context(missing)?;
     Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", table.trim_end()))
@@ -108,12 +109,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle() {
+    fn median_is_middle_value_or_mean_of_two() {
         assert_eq!((median(&[]), median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0])), (None, Some(2.0), Some(2.5)));
     }
 
     #[test]
-    fn targets_are_judged_against_numbers_the_floor_and_other_rows() {
+    fn targets_compare_with_constants_the_floor_and_other_rows() {
         let row = |target| Row { name: "x", pointer: "", scale: 1.0, target };
         let rounds = Rounds { server: vec![3.0, 9.0, 4.0], floor: vec![2.0] };
         let mut table = Table::default();
@@ -138,9 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn only_what_stands_between_the_marks_is_replaced() {
+    fn replace_table_changes_only_text_between_markers() {
         let document = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        assert_eq!(replaced(&document, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
-        assert!(replaced("nothing", "new").is_err());
+        assert_eq!(replace_table(&document, "new\n").unwrap(), format!("a\n{BEGIN}\nnew\n{END}\nb\n"));
+        assert!(replace_table("nothing", "new").is_err());
     }
 }

@@ -1,6 +1,6 @@
-//! `syncline-sim crash`: the server dies by signal 9 at random moments and at its failpoints, while authors of every dialect
-//! work and others come and go. Afterwards nothing acknowledged may be lost, nothing doubled, and every document loads; also
-//! when those who were not answered send everything again.
+//! `syncline-sim crash`: the server is killed with signal 9 at random moments or aborts at its failpoints, while authors of
+//! every dialect edit and visitors open documents. Afterwards no acknowledged edit may be lost, none duplicated, and every
+//! document must load; also after authors have sent unacknowledged edits again.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,59 +14,59 @@ use rand::{RngExt, SeedableRng};
 use syncline_log::failpoint::{Point, VARIABLE};
 use tokio::time::{sleep, timeout};
 
-use super::fleet::{Fleet, Judgement, Load, authors, verdict};
-use super::ledger::Page;
+use super::fleet::{CheckReport, Fleet, Load, authors, check_documents};
+use super::ledger::AuthorRecord;
 use super::writer::Author;
 use crate::scenario::server::{ServerProcess, program};
 
-/// The latest kill after the authors began.
+/// Latest kill after the start of the authors.
 const LATEST_KILL_MS: u64 = 600;
-/// A failpoint that was not reached by then is given up: the server is killed.
+/// A server that has not reached its failpoint by then is killed.
 const POINT_LIMIT: Duration = Duration::from_secs(4);
-/// Longest wait for authors who send again.
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
-/// Documents of a round.
+/// Longest wait for the acknowledgements of edits that are sent again.
+const RESEND_LIMIT: Duration = Duration::from_secs(60);
+/// Number of documents in a round.
 const DOCUMENTS: usize = 6;
-/// Documents of earlier rounds that visitors open.
+/// Number of documents of earlier rounds that a visitor chooses from.
 const VISITED: usize = 60;
 
-/// `crash`.
+/// Arguments of `crash`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How often the server dies.
+    /// Number of crashes.
     #[arg(long, default_value_t = 200)]
     rounds: u32,
-    /// What is chosen follows from it.
+    /// Seed of every random choice.
     #[arg(long, env = "SYNCLINE_SEED", default_value_t = 1)]
     seed: u64,
-    /// Authors of each dialect.
+    /// Number of authors of each dialect.
     #[arg(long, default_value_t = 20)]
     writers: usize,
-    /// The server's program [default: `syncline` beside this program]
+    /// Server binary [default: `syncline` in the directory of this program]
     #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
     server_bin: Option<PathBuf>,
-    /// Where the store is made [default: a temporary directory]
+    /// Directory in which the store is created [default: the temporary directory]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
 }
 
-/// How a server dies.
+/// How a server crashes. Durations count from the start of the authors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Death {
-    /// Signal 9, so long after the authors began.
+enum Crash {
+    /// Signal 9 after the duration.
     Signal(Duration),
-    /// By itself, at a failpoint, at the passage.
+    /// Abort when the failpoint is reached for the n-th time.
     At(Point, u64),
-    /// Signal 9, and again by itself while it comes back.
+    /// Signal 9 after the duration, then an abort at the failpoint during the next start.
     InRecovery(Duration, Point),
-    /// At the failpoint while it stops by request.
+    /// SIGTERM after the duration, then an abort at the failpoint during the stop.
     InStop(Duration, Point),
-    /// At the failpoint while a backup is taken.
+    /// A backup after the duration, and an abort at the failpoint during the backup.
     InBackup(Duration, Point),
 }
 
-impl Death {
-    /// By turns, so that every failpoint has its share: a third of the rounds is killed at random.
+impl Crash {
+    /// Takes the failpoints in turn, so that each gets its share; a third of the rounds is killed at a random moment.
     fn draw(round: u32, rng: &mut StdRng) -> Self {
         let late = Duration::from_millis(rng.random_range(30..LATEST_KILL_MS));
         let turns = Point::ALL.len() + Point::ALL.len() / 2;
@@ -90,26 +90,26 @@ impl Death {
         match self {
             Self::At(point, passage) => Some(format!("{point}:{passage}")),
             Self::InBackup(_, point) => Some(format!("{point}:1")),
-            // The first card is written when the store opens.
+            // The card is written for the first time when the store opens.
             Self::InStop(_, point) => Some(format!("{point}:2")),
             Self::Signal(_) | Self::InRecovery(..) => None,
         }
     }
 }
 
-struct Story {
+struct CrashRun {
     args: Args,
     directory: PathBuf,
     server: ServerProcess,
     rng: StdRng,
-    /// Everything that was ever sent.
-    pages: Vec<Page>,
-    judgement: Judgement,
-    /// How servers died.
-    deaths: BTreeMap<String, u32>,
+    /// The records of all authors of all rounds.
+    records: Vec<AuthorRecord>,
+    report: CheckReport,
+    /// Number of crashes by description.
+    crashes: BTreeMap<String, u32>,
 }
 
-/// True when nothing is wrong.
+/// Runs the crashes and prints the result. Returns true when no check failed.
 pub async fn run(args: Args) -> Result<bool> {
     let begin = Instant::now();
     let directory = match &args.directory {
@@ -120,61 +120,57 @@ pub async fn run(args: Args) -> Result<bool> {
         .with_arguments(&["--idle-unload-seconds", "0"]);
     let rng = StdRng::seed_from_u64(args.seed);
     let rounds = args.rounds;
-    let mut story = Story {
+    let mut run = CrashRun {
         directory: directory.path().to_owned(),
         args,
         server,
         rng,
-        pages: Vec::new(),
-        judgement: Judgement::default(),
-        deaths: BTreeMap::new(),
+        records: Vec::new(),
+        report: CheckReport::default(),
+        crashes: BTreeMap::new(),
     };
     let mut out = std::io::stdout();
     for round in 0..rounds {
-        let death = Death::draw(round, &mut story.rng);
-        story.round(round, death).await.with_context(|| format!("round {round}, {death:?}"))?;
-        if !story.judgement.complaints.is_empty() {
-            writeln!(out, "round {round}, {death:?}")?;
+        let crash = Crash::draw(round, &mut run.rng);
+        run.round(round, crash).await.with_context(|| format!("round {round}, {crash:?}"))?;
+        if !run.report.complaints.is_empty() {
+            writeln!(out, "round {round}, {crash:?}")?;
             break;
         }
     }
-    if story.judgement.complaints.is_empty() {
-        story.look_at_everything().await?;
+    if run.report.complaints.is_empty() {
+        run.check_all_documents().await?;
     }
-    let seed = story.args.seed;
-    writeln!(
-        out,
-        "crash, seed {seed}: {rounds} deaths in {:.0} s; {}",
-        begin.elapsed().as_secs_f64(),
-        story.judgement
-    )?;
-    for (death, times) in &story.deaths {
-        writeln!(out, "  {times:4} x {death}")?;
+    let seed = run.args.seed;
+    writeln!(out, "crash, seed {seed}: {rounds} crashes in {:.0} s; {}", begin.elapsed().as_secs_f64(), run.report)?;
+    for (crash, times) in &run.crashes {
+        writeln!(out, "  {times:4} x {crash}")?;
     }
-    for complaint in story.judgement.complaints.iter().take(20) {
+    for complaint in run.report.complaints.iter().take(20) {
         writeln!(out, "FAILED: {complaint}")?;
     }
-    if !story.judgement.complaints.is_empty() {
+    if !run.report.complaints.is_empty() {
         writeln!(
             out,
-            "again: syncline-sim crash --rounds {rounds} --seed {seed}; the data is in {}",
+            "to reproduce: syncline-sim crash --rounds {rounds} --seed {seed}; the data is in {}",
             directory.keep().display()
         )?;
     }
-    Ok(story.judgement.complaints.is_empty())
+    Ok(run.report.complaints.is_empty())
 }
 
-impl Story {
-    async fn round(&mut self, round: u32, death: Death) -> Result<()> {
-        let mut authors = self.until_death(round, death).await?;
-        let url = self.come_back(death).await?;
-        let judged = verdict(&url, &authors.iter().map(|author| &author.page).collect::<Vec<_>>(), None).await;
-        let is_fine = judged.complaints.is_empty();
-        self.judgement.add(judged);
-        if is_fine {
-            self.send_again(&url, &mut authors).await?;
+impl CrashRun {
+    async fn round(&mut self, round: u32, crash: Crash) -> Result<()> {
+        let mut authors = self.run_until_crash(round, crash).await?;
+        let url = self.restart(crash).await?;
+        let report =
+            check_documents(&url, &authors.iter().map(|author| &author.record).collect::<Vec<_>>(), None).await;
+        let passed = report.complaints.is_empty();
+        self.report.add(report);
+        if passed {
+            self.resend(&url, &mut authors).await?;
         }
-        self.pages.extend(authors.into_iter().map(|author| author.page));
+        self.records.extend(authors.into_iter().map(|author| author.record));
         if round.is_multiple_of(2) {
             return self.server.kill().await;
         }
@@ -182,9 +178,9 @@ impl Story {
         self.server.ended().await.map(drop)
     }
 
-    /// Authors work until the server is gone.
-    async fn until_death(&mut self, round: u32, death: Death) -> Result<Vec<Author>> {
-        let failpoint = death.failpoint().map(|failpoint| (VARIABLE, failpoint));
+    /// Runs authors and visitors until the server has crashed; returns the authors.
+    async fn run_until_crash(&mut self, round: u32, crash: Crash) -> Result<Vec<Author>> {
+        let failpoint = crash.failpoint().map(|failpoint| (VARIABLE, failpoint));
         self.server.set_environment(failpoint.as_slice());
         let url = format!("ws://{}", self.server.start().await?);
         let prefix = format!("r{}-{round}", self.args.seed);
@@ -192,25 +188,25 @@ impl Story {
         let mut fleet = Fleet::start(&url, authors);
         for _ in 0..3 {
             let seed = self.rng.random();
-            fleet.send_visitor(&url, self.earlier(), StdRng::seed_from_u64(seed));
+            fleet.spawn_visitor(&url, self.draw_earlier_documents(), StdRng::seed_from_u64(seed));
         }
-        let how = match death {
-            Death::Signal(after) | Death::InRecovery(after, _) => {
+        let how = match crash {
+            Crash::Signal(after) | Crash::InRecovery(after, _) => {
                 sleep(after).await;
                 self.server.kill().await?;
                 "signal 9 at a random moment".to_owned()
             }
-            Death::At(point, _) => match timeout(POINT_LIMIT, self.server.ended()).await {
+            Crash::At(point, _) => match timeout(POINT_LIMIT, self.server.ended()).await {
                 Ok(ended) => {
                     ended?;
                     format!("abort at {point}")
                 }
                 Err(_) => {
                     self.server.kill().await?;
-                    format!("signal 9, {point} was not reached")
+                    format!("signal 9, {point} not reached")
                 }
             },
-            Death::InBackup(after, point) => {
+            Crash::InBackup(after, point) => {
                 sleep(after).await;
                 let mut backup = self.backup()?;
                 let reached = timeout(POINT_LIMIT, self.server.ended()).await;
@@ -219,70 +215,75 @@ impl Story {
                 }
                 backup.wait().await?;
                 let what = if reached.is_ok() { "abort at" } else { "signal 9, not reached:" };
-                format!("{what} {point} while a backup is taken")
+                format!("{what} {point} during a backup")
             }
-            Death::InStop(after, point) => {
+            Crash::InStop(after, point) => {
                 sleep(after).await;
                 self.server.terminate().await?;
                 self.server.ended().await?;
-                format!("abort at {point} while stopping")
+                format!("abort at {point} during a stop")
             }
         };
-        *self.deaths.entry(how).or_default() += 1;
-        fleet.come_home().await
+        *self.crashes.entry(how).or_default() += 1;
+        fleet.join().await
     }
 
-    /// Asks the running server for a backup.
+    /// Starts a backup of the running server.
     fn backup(&self) -> Result<tokio::process::Child> {
         let mut command = tokio::process::Command::new(program(self.args.server_bin.as_deref())?);
         command.arg("backup").arg(self.directory.join("backup")).arg("--data").arg(self.directory.join("server"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        command.spawn().context("cannot run a backup")
+        command.spawn().context("cannot start a backup")
     }
 
-    /// Some of the documents of earlier rounds.
-    fn earlier(&mut self) -> Vec<String> {
-        let Some(last) = self.pages.len().checked_sub(1) else { return Vec::new() };
-        (0..VISITED).map(|_| self.pages[self.rng.random_range(0..=last)].document.clone()).collect()
+    /// Draws documents of earlier rounds.
+    fn draw_earlier_documents(&mut self) -> Vec<String> {
+        let Some(last) = self.records.len().checked_sub(1) else { return Vec::new() };
+        (0..VISITED).map(|_| self.records[self.rng.random_range(0..=last)].document.clone()).collect()
     }
 
-    async fn come_back(&mut self, death: Death) -> Result<String> {
-        if let Death::InRecovery(_, point) = death {
+    /// Starts the server again; returns its URL.
+    async fn restart(&mut self, crash: Crash) -> Result<String> {
+        if let Crash::InRecovery(_, point) = crash {
             self.server.set_environment(&[(VARIABLE, format!("{point}:1"))]);
-            anyhow::ensure!(self.server.start().await.is_err(), "it came back although it should have died at {point}");
-            *self.deaths.entry(format!("abort at {point} while coming back")).or_default() += 1;
+            anyhow::ensure!(
+                self.server.start().await.is_err(),
+                "the server started although it should have aborted at {point}"
+            );
+            *self.crashes.entry(format!("abort at {point} during a start")).or_default() += 1;
         }
         self.server.set_environment(&[]);
         Ok(format!("ws://{}", self.server.start().await?))
     }
 
-    /// Those who were not answered send again, and everything is there once.
-    async fn send_again(&mut self, url: &str, authors: &mut [Author]) -> Result<()> {
+    /// Sends unacknowledged edits again and checks that every edit is present once.
+    async fn resend(&mut self, url: &str, authors: &mut [Author]) -> Result<()> {
         for author in authors.iter_mut() {
-            let settled = timeout(SETTLE_LIMIT, author.settle(url)).await;
-            settled.with_context(|| format!("{} was not answered in time", author.page.document))??;
+            let acknowledged = timeout(RESEND_LIMIT, author.resend_unacknowledged(url)).await;
+            let document = &author.record.document;
+            acknowledged.with_context(|| format!("resent edits of {document} were not acknowledged in time"))??;
         }
-        let pages: Vec<_> = authors.iter().map(|author| &author.page).collect();
-        let complaints = verdict(url, &pages, None).await.complaints;
-        self.judgement.complaints.extend(complaints.into_iter().map(|what| format!("sent again: {what}")));
+        let records: Vec<_> = authors.iter().map(|author| &author.record).collect();
+        let complaints = check_documents(url, &records, None).await.complaints;
+        self.report.complaints.extend(complaints.into_iter().map(|what| format!("after resending: {what}")));
         Ok(())
     }
 
-    /// Every document of every round once more, and what `syncline verify` says.
-    async fn look_at_everything(&mut self) -> Result<()> {
+    /// Checks every document of every round once more, and runs `syncline verify`.
+    async fn check_all_documents(&mut self) -> Result<()> {
         self.server.set_environment(&[]);
         let url = format!("ws://{}", self.server.start().await?);
-        let all = verdict(&url, &self.pages.iter().collect::<Vec<_>>(), None).await;
-        self.judgement.complaints.extend(all.complaints.into_iter().map(|what| format!("at the end: {what}")));
+        let all = check_documents(&url, &self.records.iter().collect::<Vec<_>>(), None).await;
+        self.report.complaints.extend(all.complaints.into_iter().map(|what| format!("at the end: {what}")));
         self.server.kill().await?;
         let mut verify = tokio::process::Command::new(program(self.args.server_bin.as_deref())?);
         verify.arg("verify").arg("--data").arg(self.directory.join("server"));
         let output = verify.output().await?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stdout);
-            self.judgement
+            let printed = String::from_utf8_lossy(&output.stdout);
+            self.report
                 .complaints
-                .push(format!("syncline verify: {said}{}", String::from_utf8_lossy(&output.stderr)));
+                .push(format!("syncline verify: {printed}{}", String::from_utf8_lossy(&output.stderr)));
         }
         Ok(())
     }

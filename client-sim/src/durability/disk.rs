@@ -1,5 +1,5 @@
-//! `syncline-sim disk-fault`: a disk that is full, that fails, or that is slow, under a server at work. Every author must be
-//! told, nothing may be acknowledged that does not come back after a restart, reads go on, and the operator learns why.
+//! `syncline-sim disk-fault`: the disk of a running server becomes full, fails or is slow. Every author must be informed,
+//! every acknowledged edit must be present after a restart, documents must stay readable, and the log must name the cause.
 
 mod read;
 mod slow;
@@ -18,29 +18,30 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use super::fleet::{Fleet, Load, authors, verdict};
-use super::ledger::Page;
-use super::link::Tongue;
+use super::fleet::{Fleet, Load, authors, check_documents};
+use super::ledger::AuthorRecord;
+use super::link::Dialect;
 use super::mount::{Mount, unavailable};
 use super::writer::Author;
 use crate::scenario::server::{ServerProcess, program};
 
-/// The disk of the full-disk trial.
+/// Size of the disk in the full-disk trial.
 const DISK_MEBIBYTES: u64 = 64;
-/// Authors of each dialect.
+/// Number of authors of each dialect.
 const EACH: usize = 4;
 const DOCUMENTS: usize = 3;
-/// How long everything works before the disk fails.
-const WELL: Duration = Duration::from_millis(400);
-/// How long authors go on after the server knows.
-const AFTER: Duration = Duration::from_millis(800);
-/// After a failed write or sync, until a y-websocket session that wrote is closed: 14 to 21 s (SPEC.md, Saved).
+/// How long authors edit before the fault.
+const BEFORE_FAULT: Duration = Duration::from_millis(400);
+/// How long authors continue after the fault.
+const AFTER_FAULT: Duration = Duration::from_millis(800);
+/// Longest time from a failed write or sync until the server closes a y-websocket session that wrote: 14 to 21 s (SPEC.md,
+/// Saved).
 const CLOSED_AFTER: Duration = Duration::from_secs(22);
-/// Longest wait for anything.
+/// Longest wait for any single event.
 const LIMIT: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(20);
 
-/// What the disk does.
+/// The fault of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Fault {
     /// No space is left (needs root and loop devices).
@@ -55,58 +56,58 @@ enum Fault {
     Slow,
 }
 
-/// `disk-fault`.
+/// Arguments of `disk-fault`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What the disk does [default: each in turn]
+    /// Fault of the disk [default: each in turn]
     #[arg(long, value_enum)]
     fault: Option<Fault>,
-    /// What is chosen follows from it.
+    /// Seed of every random choice.
     #[arg(long, env = "SYNCLINE_SEED", default_value_t = 1)]
     seed: u64,
-    /// The server's program [default: `syncline` beside this program]
+    /// Server binary [default: `syncline` in the directory of this program]
     #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
     server_bin: Option<PathBuf>,
 }
 
-/// True when nothing is wrong.
+/// Runs the trials and prints the results. Returns true when no check failed.
 pub async fn run(args: Args) -> Result<bool> {
     let faults = args.fault.map_or_else(|| Fault::value_variants().to_vec(), |fault| vec![fault]);
     let mut out = std::io::stdout();
-    let mut fine = true;
+    let mut passed = true;
     for fault in faults {
-        if let Some(why) = cannot(fault).await {
+        if let Some(why) = unsupported(fault).await {
             writeln!(out, "SKIPPED: disk-fault {fault:?}: {why}")?;
             continue;
         }
         let mut trial = Trial::new(&args, fault)?;
-        let told = match fault {
-            Fault::Slow => trial.slow().await,
-            Fault::Read => trial.unreadable().await,
-            Fault::Full | Fault::Write | Fault::Sync => trial.failing().await,
+        let result = match fault {
+            Fault::Slow => trial.slow_sync().await,
+            Fault::Read => trial.failing_read().await,
+            Fault::Full | Fault::Write | Fault::Sync => trial.failing_write().await,
         };
-        match told.with_context(|| format!("disk-fault {fault:?}")) {
-            Ok(()) => writeln!(out, "disk-fault {fault:?}: {}", trial.story)?,
+        match result.with_context(|| format!("disk-fault {fault:?}")) {
+            Ok(()) => writeln!(out, "disk-fault {fault:?}: {}", trial.summary)?,
             Err(error) => {
-                fine = false;
-                writeln!(out, "FAILED: {error:#}\n{}\n{}", trial.story, trial.server.log())?;
-                // It holds files of the disk that is taken away next.
+                passed = false;
+                writeln!(out, "FAILED: {error:#}\n{}\n{}", trial.summary, trial.server.log())?;
+                // The server has open files on the disk, which is unmounted next.
                 trial.server.kill().await?;
             }
         }
     }
-    Ok(fine)
+    Ok(passed)
 }
 
-/// Why this machine cannot do it.
-async fn cannot(fault: Fault) -> Option<String> {
+/// Why this machine cannot inject a fault; `None`: it can.
+async fn unsupported(fault: Fault) -> Option<String> {
     if fault == Fault::Full {
         return unavailable().await;
     }
-    let tried = std::process::Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
-    match tried {
+    let status = std::process::Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
+    match status {
         Ok(status) if status.success() => None,
-        Ok(_) => Some("this process may not trace".into()),
+        Ok(_) => Some("this process is not allowed to trace other processes".into()),
         Err(error) => Some(format!("strace: {error}")),
     }
 }
@@ -114,13 +115,13 @@ async fn cannot(fault: Fault) -> Option<String> {
 struct Trial {
     fault: Fault,
     seed: u64,
-    /// Before the disk it is on: it holds files there.
+    /// Declared before `mount` so that it is dropped first: it has open files on the disk.
     server: ServerProcess,
     mount: Option<Mount>,
     _home: tempfile::TempDir,
     address: String,
-    /// What happened, for people.
-    story: String,
+    /// Observations, printed at the end of the trial.
+    summary: String,
 }
 
 impl Trial {
@@ -131,7 +132,7 @@ impl Trial {
         let server = ServerProcess::new(program(args.server_bin.as_deref())?, data)
             .with_log(home.path().join("server.log"))
             .with_arguments(&["--idle-unload-seconds", "0"]);
-        Ok(Self { fault, seed: args.seed, server, mount, _home: home, address: String::new(), story: String::new() })
+        Ok(Self { fault, seed: args.seed, server, mount, _home: home, address: String::new(), summary: String::new() })
     }
 
     async fn start(&mut self) -> Result<String> {
@@ -139,93 +140,96 @@ impl Trial {
         Ok(format!("ws://{}", self.address))
     }
 
-    /// Full, failing writes, failing syncs.
-    async fn failing(&mut self) -> Result<()> {
+    /// A full disk, failing writes or failing syncs.
+    async fn failing_write(&mut self) -> Result<()> {
         let url = self.start().await?;
         let mut rng = StdRng::seed_from_u64(self.seed);
         let quiet = authors("quiet", 1, 1, Load::Churn, &mut rng);
-        let quiet = self.for_a_while(&url, quiet).await?;
-        let url = self.start_afresh().await?;
+        let quiet = self.edit_for_a_while(&url, quiet).await?;
+        let url = self.restart().await?;
         let fleet = Fleet::start(&url, authors("fault", EACH, DOCUMENTS, Load::Small, &mut rng));
-        sleep(WELL).await;
-        let fault = self.break_it().await?;
+        sleep(BEFORE_FAULT).await;
+        let fault = self.inject_fault().await?;
         let broken = Instant::now();
-        let why = self.until_not_ready().await?;
-        write!(self.story, "/readyz: {why}; ")?;
+        let why = self.wait_until_not_ready().await?;
+        write!(self.summary, "/readyz: {why}; ")?;
         let known = Instant::now();
         sleep(CLOSED_AFTER).await;
         let authors = fleet.stop().await?;
-        self.everyone_was_told(&authors)?;
-        let late = authors.iter().flat_map(|author| &author.page.edits).filter_map(|edit| edit.acked).max();
-        ensure!(late.is_none_or(|late| late < known + AFTER / 2), "acknowledged long after the failure");
-        // Of a full disk a last block may still be free; of these two every call fails.
+        self.check_rejections(&authors)?;
+        let late = authors.iter().flat_map(|author| &author.record.edits).filter_map(|edit| edit.acked).max();
+        ensure!(
+            late.is_none_or(|late| late < known + AFTER_FAULT / 2),
+            "an edit was acknowledged long after the failure"
+        );
+        // A full disk may have a last free block; with the other two faults every call fails.
         if self.fault != Fault::Full {
-            let edits = authors.iter().flat_map(|author| &author.page.edits);
-            let untrue = edits.filter(|edit| edit.made > broken && edit.acked.is_some()).count();
-            ensure!(untrue == 0, "{untrue} edits were acknowledged that were made after the disk broke");
+            let edits = authors.iter().flat_map(|author| &author.record.edits);
+            let false_acks = edits.filter(|edit| edit.made > broken && edit.acked.is_some()).count();
+            ensure!(false_acks == 0, "{false_acks} edits made after the fault were acknowledged");
         }
-        self.nothing_is_taken(&url).await?;
-        let pages: Vec<&Page> = authors.iter().chain(&quiet).map(|author| &author.page).collect();
-        let live = verdict(&url, &pages, None).await;
+        self.check_no_edit_is_acknowledged(&url).await?;
+        let records: Vec<&AuthorRecord> = authors.iter().chain(&quiet).map(|author| &author.record).collect();
+        let live = check_documents(&url, &records, None).await;
         ensure!(live.complaints.is_empty(), "while the disk fails: {:?}", live.complaints);
-        ensure!(http(&self.address, "/healthz").await?.0 == 200, "/healthz");
-        fault.end(self.fault != Fault::Full).await?;
-        self.stop_tells_the_operator().await?;
-        self.comes_back(&pages).await?;
+        ensure!(http(&self.address, "/healthz").await?.0 == 200, "/healthz is not 200");
+        fault.remove(self.fault != Fault::Full).await?;
+        self.check_shutdown_log().await?;
+        self.check_restart(&records).await?;
         let url = format!("ws://{}", self.address);
         let mut authors = authors;
         for author in &mut authors {
-            timeout(LIMIT, author.settle(&url)).await.context("sending again is not answered")??;
+            timeout(LIMIT, author.resend_unacknowledged(&url)).await.context("resent edits are not acknowledged")??;
         }
-        let pages: Vec<&Page> = authors.iter().chain(&quiet).map(|author| &author.page).collect();
-        let after = verdict(&url, &pages, None).await;
-        ensure!(after.complaints.is_empty(), "sent again: {:?}", after.complaints);
+        let records: Vec<&AuthorRecord> = authors.iter().chain(&quiet).map(|author| &author.record).collect();
+        let after = check_documents(&url, &records, None).await;
+        ensure!(after.complaints.is_empty(), "after resending: {:?}", after.complaints);
         self.server.kill().await
     }
 
-    /// The server anew: what nobody opens after this is in no memory, the engine's included.
-    async fn start_afresh(&mut self) -> Result<String> {
-        self.stop_well().await?;
+    /// Restarts the server, so that documents that are not opened afterwards are in no memory, not even the engine's.
+    async fn restart(&mut self) -> Result<String> {
+        self.stop_cleanly().await?;
         self.start().await
     }
 
-    async fn stop_well(&mut self) -> Result<()> {
+    async fn stop_cleanly(&mut self) -> Result<()> {
         self.server.terminate().await?;
-        let status = timeout(LIMIT, self.server.ended()).await.context("it does not stop")??;
-        ensure!(status.success(), "it ended with {status}");
+        let status = timeout(LIMIT, self.server.ended()).await.context("the server does not stop")??;
+        ensure!(status.success(), "the server ended with {status}");
         Ok(())
     }
 
-    /// Authors who are done before anything breaks.
-    async fn for_a_while(&self, url: &str, authors: Vec<Author>) -> Result<Vec<Author>> {
+    /// Runs authors for a while and stops them.
+    async fn edit_for_a_while(&self, url: &str, authors: Vec<Author>) -> Result<Vec<Author>> {
         let fleet = Fleet::start(url, authors);
-        sleep(WELL).await;
+        sleep(BEFORE_FAULT).await;
         fleet.stop().await
     }
 
-    async fn break_it(&self) -> Result<Broken> {
-        let pid = self.server.pid().context("no server")?;
+    async fn inject_fault(&self) -> Result<InjectedFault> {
+        let pid = self.server.pid().context("the server is not running")?;
         match self.fault {
             Fault::Full => {
-                let mount = self.mount.as_ref().context("no disk")?;
+                let mount = self.mount.as_ref().context("the trial has no disk")?;
                 let filler = mount.directory().join("filler");
                 fill(&filler)?;
-                Ok(Broken::Filled)
+                Ok(InjectedFault::Filled)
             }
-            Fault::Write => Ok(Broken::Traced(trace(pid, "pwrite64", "error=EIO").await?)),
-            Fault::Read => Ok(Broken::Traced(trace(pid, "pread64", "error=EIO").await?)),
-            Fault::Sync => Ok(Broken::Traced(trace(pid, "fdatasync", "error=EIO").await?)),
-            Fault::Slow => Ok(Broken::Traced(trace(pid, "fdatasync", "delay_enter=1000000").await?)),
+            Fault::Write => Ok(InjectedFault::Traced(trace(pid, "pwrite64", "error=EIO").await?)),
+            Fault::Read => Ok(InjectedFault::Traced(trace(pid, "pread64", "error=EIO").await?)),
+            Fault::Sync => Ok(InjectedFault::Traced(trace(pid, "fdatasync", "error=EIO").await?)),
+            Fault::Slow => Ok(InjectedFault::Traced(trace(pid, "fdatasync", "delay_enter=1000000").await?)),
         }
     }
 
-    async fn until_not_ready(&self) -> Result<String> {
+    async fn wait_until_not_ready(&self) -> Result<String> {
         let begin = Instant::now();
         loop {
             let (status, body) = http(&self.address, "/readyz").await?;
             if status == 503 {
                 let problem: serde_json::Value =
-                    serde_json::from_str(&body).context("/readyz is no problem document")?;
+                    serde_json::from_str(&body).context("/readyz is not a problem document")?;
                 return Ok(problem["detail"].as_str().unwrap_or_default().to_owned());
             }
             ensure!(begin.elapsed() < LIMIT, "/readyz stays {status}");
@@ -233,108 +237,116 @@ impl Trial {
         }
     }
 
-    fn everyone_was_told(&mut self, authors: &[Author]) -> Result<()> {
-        for tongue in Tongue::ALL {
-            let mine = authors.iter().filter(|author| author.page.dialect == tongue.name());
-            let mut words = Vec::new();
-            for author in mine {
-                let word = author.told.first();
-                words.push(word.with_context(|| format!("{} was told nothing", author.page.document))?.clone());
+    /// Checks that every author was refused or closed as its dialect prescribes.
+    fn check_rejections(&mut self, authors: &[Author]) -> Result<()> {
+        for dialect in Dialect::ALL {
+            let of_dialect = authors.iter().filter(|author| author.record.dialect == dialect.name());
+            let mut rejections = Vec::new();
+            for author in of_dialect {
+                let first = author.rejections.first();
+                let first = first.with_context(|| format!("{} was not informed", author.record.document))?;
+                rejections.push(first.clone());
             }
-            words.sort();
-            words.dedup();
-            let expected = match tongue {
-                Tongue::Native => "4507",
-                Tongue::Hocuspocus => "SyncStatus(0)",
-                Tongue::YWebsocket => "closed 4507",
+            rejections.sort();
+            rejections.dedup();
+            let expected = match dialect {
+                Dialect::Native => "4507",
+                Dialect::Hocuspocus => "SyncStatus(0)",
+                Dialect::YWebsocket => "closed 4507",
             };
-            let all = words.iter().all(|word| word.contains(expected));
-            ensure!(all, "{} authors were told {words:?}", tongue.name());
-            write!(self.story, "{}: {}; ", tongue.name(), words.join(" / "))?;
+            let all = rejections.iter().all(|rejection| rejection.contains(expected));
+            ensure!(all, "{} authors received {rejections:?}, not {expected}", dialect.name());
+            write!(self.summary, "{}: {}; ", dialect.name(), rejections.join(" / "))?;
         }
         Ok(())
     }
 
-    /// Somebody new with a new document.
-    async fn nothing_is_taken(&self, url: &str) -> Result<()> {
+    /// Checks that edits of new authors in a new document are not acknowledged.
+    async fn check_no_edit_is_acknowledged(&self, url: &str) -> Result<()> {
         let mut rng = StdRng::seed_from_u64(self.seed + 1);
-        let late = self.for_a_while(url, authors("late", 1, 1, Load::Small, &mut rng)).await?;
-        let acked = late.iter().flat_map(|author| &author.page.edits).filter(|edit| edit.acked.is_some()).count();
+        let late = self.edit_for_a_while(url, authors("late", 1, 1, Load::Small, &mut rng)).await?;
+        let acked = late.iter().flat_map(|author| &author.record.edits).filter(|edit| edit.acked.is_some()).count();
         ensure!(acked == 0, "{acked} edits were acknowledged after the failure");
         Ok(())
     }
 
-    async fn stop_tells_the_operator(&mut self) -> Result<()> {
+    /// Checks the exit code of the server and that its log names the failure.
+    async fn check_shutdown_log(&mut self) -> Result<()> {
         self.server.terminate().await?;
-        let status = timeout(LIMIT, self.server.ended()).await.context("it does not stop")??;
+        let status = timeout(LIMIT, self.server.ended()).await.context("the server does not stop")??;
         let log = self.server.log();
-        let line =
-            log.lines().find(|line| line.contains("the store failed: from now on")).context("no line in the log")?;
-        ensure!(status.code() == Some(1), "it ended with {status}");
+        let line = log
+            .lines()
+            .find(|line| line.contains("the store failed: from now on"))
+            .context("the log has no line about the failure")?;
+        ensure!(status.code() == Some(1), "the server ended with {status}");
         ensure!(log.contains("not everything could be written to disk"), "the end of its log: {log}");
         let error = line.rsplit_once("error=").map_or(line, |(_, error)| error);
-        write!(self.story, "exit code 1, log: {}; ", error.trim())?;
+        write!(self.summary, "exit code 1, log: {}; ", error.trim())?;
         Ok(())
     }
 
-    async fn comes_back(&mut self, pages: &[&Page]) -> Result<()> {
+    /// Checks the start on the full disk, and the documents after a start with free space.
+    async fn check_restart(&mut self, records: &[&AuthorRecord]) -> Result<()> {
         if let Some(mount) = &self.mount {
             let before = self.server.log().len();
             let full = self.server.start().await;
-            let said = self.server.log().split_off(before);
+            let log = self.server.log().split_off(before);
             match full {
                 Ok(_) => {
                     self.server.kill().await?;
-                    write!(self.story, "starts on the full disk; ")?;
+                    write!(self.summary, "starts on the full disk; ")?;
                 }
                 Err(_) => {
-                    let line = said.lines().find(|line| line.starts_with("syncline:"));
-                    let line = line.with_context(|| format!("it says nothing on the full disk: {said}"))?;
-                    ensure!(line.contains("free space"), "it does not say what helps: {line}");
-                    write!(self.story, "on the full disk: {line}; ")?;
+                    let line = log.lines().find(|line| line.starts_with("syncline:"));
+                    let line = line.with_context(|| format!("the server names no cause on the full disk: {log}"))?;
+                    ensure!(line.contains("free space"), "the error does not say to free space: {line}");
+                    write!(self.summary, "on the full disk: {line}; ")?;
                 }
             }
             std::fs::remove_file(mount.directory().join("filler"))?;
         }
         let url = self.start().await?;
-        ensure!(http(&self.address, "/readyz").await?.0 == 200, "/readyz after the restart");
-        let judged = verdict(&url, pages, None).await;
-        ensure!(judged.complaints.is_empty(), "after the restart: {:?}", judged.complaints);
-        write!(self.story, "after the restart: {judged}")?;
+        ensure!(http(&self.address, "/readyz").await?.0 == 200, "/readyz is not 200 after the restart");
+        let report = check_documents(&url, records, None).await;
+        ensure!(report.complaints.is_empty(), "after the restart: {:?}", report.complaints);
+        write!(self.summary, "after the restart: {report}")?;
         Ok(())
     }
 }
 
-/// How the disk was broken.
-enum Broken {
+/// An injected fault.
+enum InjectedFault {
+    /// The disk is filled with a file.
     Filled,
+    /// strace makes system calls of the server fail or delays them.
     Traced(Child),
 }
 
-impl Broken {
-    /// Mends a traced disk.
-    async fn end(self, wanted: bool) -> Result<()> {
+impl InjectedFault {
+    /// Removes the fault of a traced server, if `stop_tracing`. A filled disk stays full.
+    async fn remove(self, stop_tracing: bool) -> Result<()> {
         match self {
-            Broken::Traced(mut strace) if wanted => {
-                let pid = strace.id().context("strace ended")?.to_string();
+            InjectedFault::Traced(mut strace) if stop_tracing => {
+                let pid = strace.id().context("strace has ended")?.to_string();
                 Command::new("kill").args(["-INT", &pid]).status().await?;
                 strace.wait().await?;
                 Ok(())
             }
-            Broken::Traced(_) | Broken::Filled => Ok(()),
+            InjectedFault::Traced(_) | InjectedFault::Filled => Ok(()),
         }
     }
 }
 
-/// Makes every such call of the process do that. Returns when all its threads are traced.
-async fn trace(pid: u32, call: &str, what: &str) -> Result<Child> {
+/// Injects a fault into every `call` of the process. Returns when all its threads are traced.
+async fn trace(pid: u32, call: &str, fault: &str) -> Result<Child> {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-p", &pid.to_string()]);
-    command.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{what}")]);
-    let child = command.kill_on_drop(true).spawn().context("strace")?;
+    command.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:{fault}")]);
+    let child = command.kill_on_drop(true).spawn().context("cannot run strace")?;
     let begin = Instant::now();
     while !is_traced(pid)? {
-        ensure!(begin.elapsed() < LIMIT, "strace does not get hold of the server");
+        ensure!(begin.elapsed() < LIMIT, "strace did not attach to the server in time");
         sleep(POLL).await;
     }
     Ok(child)
@@ -342,7 +354,7 @@ async fn trace(pid: u32, call: &str, what: &str) -> Result<Child> {
 
 fn is_traced(pid: u32) -> Result<bool> {
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end while we look.
+        // A thread may end while its status is read.
         let Ok(status) = std::fs::read_to_string(thread?.path().join("status")) else { continue };
         if status.lines().any(|line| line.trim_end() == "TracerPid:\t0") {
             return Ok(false);
@@ -351,7 +363,7 @@ fn is_traced(pid: u32) -> Result<bool> {
     Ok(true)
 }
 
-/// Writes until nothing goes in any more.
+/// Writes to the file until the disk is full.
 fn fill(path: &std::path::Path) -> Result<()> {
     let mut file = std::fs::File::create(path)?;
     let mut block = vec![1_u8; 64 << 10];
@@ -360,7 +372,7 @@ fn fill(path: &std::path::Path) -> Result<()> {
             block.truncate(block.len() / 2);
         }
     }
-    // Delayed allocation: only now it is known what is full.
+    // With delayed allocation the blocks are allocated only now.
     file.sync_all().ok();
     Ok(())
 }
@@ -370,8 +382,10 @@ async fn http(address: &str, path: &str) -> Result<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
-    timeout(LIMIT, socket.read_to_string(&mut answer)).await.with_context(|| format!("{path} is not answered"))??;
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP answer")?;
+    timeout(LIMIT, socket.read_to_string(&mut answer))
+        .await
+        .with_context(|| format!("{path} was not answered in time"))??;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).context("not an HTTP response")?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     Ok((status, body.to_owned()))
 }

@@ -1,7 +1,7 @@
-//! PURE: what authors sent, what they were told is saved, and what must follow from that.
+//! PURE: the edits that authors sent, which of them were acknowledged, and the comparison with a document.
 //!
-//! Every edit carries a marker of its own. It pushes one element, `marker|filling`, onto the list of its document, or
-//! deletes one that the same author pushed before. The filling follows from the marker, so that a changed byte shows.
+//! Every edit has a unique marker. It pushes one element, `marker|filling`, onto the list of its document, or deletes an
+//! element that the same author pushed before. The filling is derived from the marker, so that a changed byte is detected.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-/// What an edit did.
+/// Kind of an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// Pushed an element.
@@ -21,44 +21,44 @@ pub enum Kind {
 /// One edit as it was sent.
 #[derive(Debug, Clone)]
 pub struct Edit {
-    /// Unique in the run.
+    /// Marker, unique in the run.
     pub marker: String,
-    /// What it did.
+    /// Kind of the edit.
     pub kind: Kind,
     /// The v1 update, to send it again.
     pub update: Bytes,
-    /// When it was made, just before it was sent.
+    /// Time at which it was made, just before it was sent.
     pub made: Instant,
-    /// When its author heard that it is saved.
+    /// Time at which its author received the acknowledgement.
     pub acked: Option<Instant>,
-    /// Its author heard that it was not taken.
+    /// Whether the server refused it.
     pub refused: bool,
 }
 
-/// What one author did to one document, in order.
+/// The edits of one author in one document.
 #[derive(Debug, Clone)]
-pub struct Page {
-    /// The document.
+pub struct AuthorRecord {
+    /// Name of the document.
     pub document: String,
-    /// The dialect, for figures.
+    /// Name of the author's dialect.
     pub dialect: &'static str,
-    /// The edits.
+    /// The edits, in the order in which they were made.
     pub edits: Vec<Edit>,
 }
 
-/// What is wrong with a document.
+/// The faults of a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Acknowledged, and not there.
+    /// Markers of acknowledged edits that are missing.
     pub lost: Vec<String>,
-    /// There more than once.
+    /// Markers of edits that are present more than once.
     pub doubled: Vec<String>,
-    /// Nobody wrote this, or not so.
+    /// Markers of elements that no author wrote, or not with this content.
     pub strange: Vec<String>,
 }
 
 impl Findings {
-    /// Nothing is wrong.
+    /// Whether there are no faults.
     pub fn is_empty(&self) -> bool {
         self.lost.is_empty() && self.doubled.is_empty() && self.strange.is_empty()
     }
@@ -75,7 +75,7 @@ impl fmt::Display for Findings {
     }
 }
 
-/// The element of an edit: its marker, then `bytes` of filling.
+/// The element of an edit: its marker, then `bytes` bytes of filling.
 pub fn element(marker: &str, bytes: usize) -> String {
     let mut element = String::with_capacity(marker.len() + 1 + bytes);
     element.push_str(marker);
@@ -85,9 +85,9 @@ pub fn element(marker: &str, bytes: usize) -> String {
     element
 }
 
-/// Holds the elements of a document against the pages of its authors. What was acknowledged from `cut` on does not count:
-/// its acknowledgement may have been on its way when the power went.
-pub fn judge(pages: &[&Page], elements: &[String], cut: Option<Instant>) -> Findings {
+/// Compares the elements of a document with the records of its authors. Acknowledgements received at or after `cut` do not
+/// count: they may have been in transit when the power was cut.
+pub fn compare(records: &[&AuthorRecord], elements: &[String], cut: Option<Instant>) -> Findings {
     let mut found = Findings::default();
     let mut counts: HashMap<&str, u32> = HashMap::new();
     for text in elements {
@@ -97,28 +97,28 @@ pub fn judge(pages: &[&Page], elements: &[String], cut: Option<Instant>) -> Find
         }
         *counts.entry(marker).or_default() += 1;
     }
-    let holds = |edit: &Edit| edit.acked.is_some_and(|acked| cut.is_none_or(|cut| acked < cut));
-    // The deletion of a marker: tried, and acknowledged.
+    let is_durable = |edit: &Edit| edit.acked.is_some_and(|acked| cut.is_none_or(|cut| acked < cut));
+    // For each marker with a deletion: whether the deletion counts as acknowledged.
     let mut deletions: HashMap<&str, bool> = HashMap::new();
-    for edit in pages.iter().flat_map(|page| &page.edits) {
+    for edit in records.iter().flat_map(|record| &record.edits) {
         if let Kind::Delete(of) = &edit.kind {
-            deletions.insert(of, holds(edit));
+            deletions.insert(of, is_durable(edit));
         }
     }
-    for edit in pages.iter().flat_map(|page| &page.edits).filter(|edit| edit.kind == Kind::Push) {
+    for edit in records.iter().flat_map(|record| &record.edits).filter(|edit| edit.kind == Kind::Push) {
         let count = counts.remove(edit.marker.as_str()).unwrap_or(0);
         let deletion = deletions.get(edit.marker.as_str());
         if count > 1 {
             found.doubled.push(edit.marker.clone());
         }
-        if count == 0 && holds(edit) && deletion.is_none() {
+        if count == 0 && is_durable(edit) && deletion.is_none() {
             found.lost.push(edit.marker.clone());
         }
         if count > 0 && deletion == Some(&true) {
             found.lost.push(format!("{} (its deletion)", edit.marker));
         }
     }
-    found.strange.extend(counts.into_keys().map(|marker| format!("{marker} (nobody's)")));
+    found.strange.extend(counts.into_keys().map(|marker| format!("{marker} (never written)")));
     found
 }
 
@@ -130,14 +130,14 @@ mod tests {
         Edit { marker: marker.into(), kind, update: Bytes::new(), made: Instant::now(), acked, refused: false }
     }
 
-    fn page(edits: Vec<Edit>) -> Page {
-        Page { document: "doc".into(), dialect: "native", edits }
+    fn record(edits: Vec<Edit>) -> AuthorRecord {
+        AuthorRecord { document: "doc".into(), dialect: "native", edits }
     }
 
     #[test]
-    fn what_is_lost_doubled_or_strange_is_named_and_the_unknown_may_be_either() {
+    fn compare_names_faults_and_allows_unacknowledged_edits_to_be_missing() {
         let now = Instant::now();
-        let page = page(vec![
+        let record = record(vec![
             edit("a", Kind::Push, Some(now)),
             edit("b", Kind::Push, Some(now)),
             edit("c", Kind::Push, None),
@@ -146,24 +146,24 @@ mod tests {
             edit("f", Kind::Push, Some(now)),
             edit("g", Kind::Delete("f".into()), None),
         ]);
-        let is = |elements: &[&str]| {
+        let findings = |elements: &[&str]| {
             let elements: Vec<_> = elements.iter().map(|marker| element(marker, 9)).collect();
-            judge(&[&page], &elements, None)
+            compare(&[&record], &elements, None)
         };
-        assert!(is(&["a", "b"]).is_empty() && is(&["a", "b", "c", "f"]).is_empty());
-        assert_eq!(is(&["a"]).lost, ["b"]);
-        assert_eq!(is(&["a", "b", "d"]).lost, ["d (its deletion)"]);
-        assert_eq!(is(&["a", "a", "b"]).doubled, ["a"]);
-        assert_eq!(is(&["a", "b", "z"]).strange, ["z (nobody's)"]);
+        assert!(findings(&["a", "b"]).is_empty() && findings(&["a", "b", "c", "f"]).is_empty());
+        assert_eq!(findings(&["a"]).lost, ["b"]);
+        assert_eq!(findings(&["a", "b", "d"]).lost, ["d (its deletion)"]);
+        assert_eq!(findings(&["a", "a", "b"]).doubled, ["a"]);
+        assert_eq!(findings(&["a", "b", "z"]).strange, ["z (never written)"]);
         let changed = element("a", 9).replace('|', "|-");
-        assert_eq!(judge(&[&page], &[changed, element("b", 0)], None).strange, ["a (changed)"]);
+        assert_eq!(compare(&[&record], &[changed, element("b", 0)], None).strange, ["a (changed)"]);
     }
 
     #[test]
-    fn what_was_acknowledged_after_the_cut_does_not_count() {
+    fn acknowledgement_after_the_cut_does_not_count() {
         let cut = Instant::now();
-        let page = page(vec![edit("a", Kind::Push, Some(cut))]);
-        assert!(judge(&[&page], &[], Some(cut)).is_empty());
-        assert_eq!(judge(&[&page], &[], None).lost, ["a"]);
+        let record = record(vec![edit("a", Kind::Push, Some(cut))]);
+        assert!(compare(&[&record], &[], Some(cut)).is_empty());
+        assert_eq!(compare(&[&record], &[], None).lost, ["a"]);
     }
 }

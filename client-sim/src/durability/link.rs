@@ -1,4 +1,4 @@
-//! One bare connection to one document, in any dialect: enough to join, send updates and hear what became of them.
+//! One minimal connection to one document, in any dialect: joins, sends updates and receives their acknowledgements.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,87 +18,88 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 
 /// Longest wait for connecting and joining.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
-/// The largest message taken.
+/// Largest message accepted.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
 const EMPTY_STATE_VECTOR: [u8; 1] = [0];
 const CHANNEL: u64 = 1;
 
-/// How a link speaks.
+/// Wire protocol of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tongue {
-    /// Syncline's own: an Ack names a batch.
+pub enum Dialect {
+    /// Syncline's native protocol: an Ack names a batch.
     Native,
-    /// A SyncStatus answers each update, in order.
+    /// Hocuspocus: a SyncStatus answers each update, in order.
     Hocuspocus,
-    /// The update comes back.
+    /// y-websocket: the server echoes the update.
     YWebsocket,
 }
 
-impl Tongue {
-    /// All of them.
-    pub const ALL: [Tongue; 3] = [Tongue::Native, Tongue::Hocuspocus, Tongue::YWebsocket];
+impl Dialect {
+    /// Every dialect.
+    pub const ALL: [Dialect; 3] = [Dialect::Native, Dialect::Hocuspocus, Dialect::YWebsocket];
 
-    /// Its name.
+    /// Name of the dialect in reports.
     pub fn name(self) -> &'static str {
         match self {
-            Tongue::Native => "native",
-            Tongue::Hocuspocus => "hocuspocus",
-            Tongue::YWebsocket => "y-websocket",
+            Dialect::Native => "native",
+            Dialect::Hocuspocus => "hocuspocus",
+            Dialect::YWebsocket => "y-websocket",
         }
     }
 }
 
-/// What was heard of our own updates, by the number that [`Link::send`] was given.
+/// An event of a link. Own updates are identified by the number that was passed to [`Link::send`].
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
-    /// These are saved.
+pub enum LinkEvent {
+    /// The server saved these updates.
     Saved(Vec<usize>),
-    /// This one was not taken: the code if there is one, the reason.
+    /// The server refused this update: the code if there is one, the reason.
     Refused(usize, String),
     /// The document or the connection was closed, with code and reason.
     Closed(u16, String),
-    /// An update by somebody else.
-    Theirs,
-    /// Nothing of interest.
-    Nothing,
+    /// An update of another client.
+    RemoteUpdate,
+    /// Any other message.
+    Other,
 }
 
-/// The connection.
+/// A connection.
 pub struct Link {
-    tongue: Tongue,
+    dialect: Dialect,
     document: String,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// Sent and not answered: our number (none for the join's own message), the update to recognise its echo.
-    waiting: VecDeque<(Option<usize>, Bytes)>,
+    /// Unanswered updates: the caller's number (`None` for messages of the link itself), and the update, to recognise its
+    /// echo.
+    unanswered: VecDeque<(Option<usize>, Bytes)>,
     next_batch: u64,
-    /// The native batch of the first in `waiting`.
+    /// The native batch of the first in `unanswered`.
     first_batch: u64,
 }
 
 impl Link {
-    /// Connects, and gives what the document holds as one update.
-    pub async fn join(tongue: Tongue, url: &str, document: &str) -> Result<(Self, Bytes)> {
-        let joined = timeout(JOIN_LIMIT, Self::try_join(tongue, url, document)).await;
-        joined.with_context(|| format!("joining {document} took too long"))?
+    /// Connects, joins the document, and returns its content as one update.
+    pub async fn join(dialect: Dialect, url: &str, document: &str) -> Result<(Self, Bytes)> {
+        let joined = timeout(JOIN_LIMIT, Self::try_join(dialect, url, document)).await;
+        joined.with_context(|| format!("joining {document} timed out"))?
     }
 
-    async fn try_join(tongue: Tongue, url: &str, document: &str) -> Result<(Self, Bytes)> {
+    async fn try_join(dialect: Dialect, url: &str, document: &str) -> Result<(Self, Bytes)> {
         let config = WebSocketConfig::default()
             .read_buffer_size(16 << 10)
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let address = if tongue == Tongue::YWebsocket { format!("{url}/{document}") } else { url.to_owned() };
+        let address = if dialect == Dialect::YWebsocket { format!("{url}/{document}") } else { url.to_owned() };
         let (socket, _) = connect_async_with_config(&address, Some(config), true).await.context("cannot connect")?;
-        let waiting = VecDeque::new();
+        let unanswered = VecDeque::new();
         let document = document.to_owned();
-        let mut link = Self { tongue, document, socket, waiting, next_batch: 1, first_batch: 1 };
-        let state = if tongue == Tongue::Native { link.open().await? } else { link.sync().await? };
+        let mut link = Self { dialect, document, socket, unanswered, next_batch: 1, first_batch: 1 };
+        let state = if dialect == Dialect::Native { link.open_native().await? } else { link.sync().await? };
         Ok((link, state))
     }
 
-    async fn open(&mut self) -> Result<Bytes> {
-        self.say(ToServer::Hello { version: VERSION, device: rand::random() }).await?;
+    async fn open_native(&mut self) -> Result<Bytes> {
+        self.send_native(ToServer::Hello { version: VERSION, device: rand::random() }).await?;
         let document = self.document.clone();
         let open = ToServer::Open {
             channel: CHANNEL,
@@ -107,12 +108,13 @@ impl Link {
             cursor: None,
             wants_state_vector: false,
         };
-        self.say(open).await?;
+        self.send_native(open).await?;
         loop {
-            let frame = self.frame().await?;
+            let frame = self.next_frame().await?;
             match ToClient::decode(&frame)? {
                 ToClient::Opened { resume: Resume::SendStateVector, .. } => {
-                    self.say(ToServer::StateVector { channel: CHANNEL, state_vector: &EMPTY_STATE_VECTOR }).await?;
+                    self.send_native(ToServer::StateVector { channel: CHANNEL, state_vector: &EMPTY_STATE_VECTOR })
+                        .await?;
                 }
                 ToClient::Diff { update, .. } => return Ok(frame.slice_ref(update)),
                 ToClient::Closed { code, reason, .. } => bail!("the document is closed: {reason} ({code})"),
@@ -122,30 +124,29 @@ impl Link {
     }
 
     async fn sync(&mut self) -> Result<Bytes> {
-        if self.tongue == Tongue::Hocuspocus {
+        if self.dialect == Dialect::Hocuspocus {
             let token = hocuspocus::Message::Token { token: "", version: None }.encode(&self.document);
             self.socket.feed(Message::binary(token)).await?;
         }
-        self.tell(SyncMessage::Step1(&EMPTY_STATE_VECTOR)).await?;
-        let (mut asked, mut state) = (false, None);
+        self.send_sync(SyncMessage::Step1(&EMPTY_STATE_VECTOR)).await?;
+        let (mut got_step_1, mut state) = (false, None);
         loop {
-            if let Some(state) = state.as_ref().filter(|_| asked) {
+            if let Some(state) = state.as_ref().filter(|_| got_step_1) {
                 return Ok(Bytes::clone(state));
             }
-            let frame = self.frame().await?;
-            match self.sync_of(&frame)? {
+            let frame = self.next_frame().await?;
+            match self.decode_sync(&frame)? {
                 Some(SyncMessage::Step1(_)) => {
-                    asked = true;
-                    if self.tongue == Tongue::Hocuspocus {
-                        self.waiting.push_back((None, Bytes::new()));
+                    got_step_1 = true;
+                    if self.dialect == Dialect::Hocuspocus {
+                        self.unanswered.push_back((None, Bytes::new()));
                     }
-                    self.tell(SyncMessage::Step2(&EMPTY_UPDATE)).await?;
+                    self.send_sync(SyncMessage::Step2(&EMPTY_UPDATE)).await?;
                 }
                 Some(SyncMessage::Step2(update)) => state = Some(frame.slice_ref(update)),
                 Some(SyncMessage::Update(_)) => {}
                 None => {
-                    let news = self.news(&frame)?;
-                    if let News::Closed(code, reason) = news {
+                    if let LinkEvent::Closed(code, reason) = self.decode(&frame)? {
                         bail!("the document is closed: {reason} ({code})");
                     }
                 }
@@ -153,114 +154,118 @@ impl Link {
         }
     }
 
-    /// Sends an update; `number` is ours.
+    /// Sends an update; `number` identifies it in events.
     pub async fn send(&mut self, number: usize, update: &Bytes) -> Result<()> {
-        self.waiting.push_back((Some(number), update.clone()));
-        if self.tongue == Tongue::Native {
+        self.unanswered.push_back((Some(number), update.clone()));
+        if self.dialect == Dialect::Native {
             let batch = self.next_batch;
             self.next_batch += 1;
-            return self.say(ToServer::Change { channel: CHANNEL, batch, update }).await;
+            return self.send_native(ToServer::Change { channel: CHANNEL, batch, update }).await;
         }
-        self.tell(SyncMessage::Update(update)).await
+        self.send_sync(SyncMessage::Update(update)).await
     }
 
-    /// Sends again what an earlier connection may have sent; then [`Link::sent_again`]. In y-websocket what comes back of it
-    /// may be the earlier connection's copy, relayed before it was on any disk: it proves nothing.
-    pub async fn send_again(&mut self, number: usize, update: &Bytes) -> Result<()> {
-        if self.tongue != Tongue::YWebsocket {
+    /// Sends an update again that an earlier connection may have sent; afterwards call [`Link::finish_resend`]. In y-websocket
+    /// its echo may be a relayed copy from the earlier connection, sent before it was on disk, so it proves nothing.
+    pub async fn resend(&mut self, number: usize, update: &Bytes) -> Result<()> {
+        if self.dialect != Dialect::YWebsocket {
             return self.send(number, update).await;
         }
-        self.waiting.push_back((Some(number), Bytes::new()));
-        self.tell(SyncMessage::Update(update)).await
+        self.unanswered.push_back((Some(number), Bytes::new()));
+        self.send_sync(SyncMessage::Update(update)).await
     }
 
-    /// Follows what was sent again: an update without content is echoed like any other, and relayed to nobody.
-    pub async fn sent_again(&mut self) -> Result<()> {
-        if self.tongue != Tongue::YWebsocket {
+    /// Ends a series of [`Link::resend`]: sends an empty update, which is echoed like any other but not relayed.
+    pub async fn finish_resend(&mut self) -> Result<()> {
+        if self.dialect != Dialect::YWebsocket {
             return Ok(());
         }
-        self.waiting.push_back((None, Bytes::from_static(&EMPTY_UPDATE)));
-        self.tell(SyncMessage::Update(&EMPTY_UPDATE)).await
+        self.unanswered.push_back((None, Bytes::from_static(&EMPTY_UPDATE)));
+        self.send_sync(SyncMessage::Update(&EMPTY_UPDATE)).await
     }
 
-    /// How many of our updates are not answered.
-    pub fn unanswered(&self) -> usize {
-        self.waiting.len()
+    /// Number of own updates that are not answered.
+    pub fn unanswered_count(&self) -> usize {
+        self.unanswered.len()
     }
 
-    /// What comes next. Cancel-safe. An error: the connection is gone without a word.
-    pub async fn hear(&mut self) -> Result<News> {
+    /// Waits for the next event. Cancel-safe. An error means that the connection was lost without a close frame.
+    pub async fn next_event(&mut self) -> Result<LinkEvent> {
         match self.socket.next().await {
             Some(Ok(Message::Binary(frame))) => {
-                if self.tongue == Tongue::Hocuspocus && Frame::decode(&frame, End::Client)? == Frame::Ping {
+                if self.dialect == Dialect::Hocuspocus && Frame::decode(&frame, End::Client)? == Frame::Ping {
                     self.socket.send(Message::Binary(Bytes::from_static(&PONG_FRAME))).await?;
                 }
-                self.news(&frame)
+                self.decode(&frame)
             }
-            Some(Ok(Message::Close(Some(close)))) => Ok(News::Closed(close.code.into(), close.reason.to_string())),
+            Some(Ok(Message::Close(Some(close)))) => Ok(LinkEvent::Closed(close.code.into(), close.reason.to_string())),
             Some(Ok(Message::Close(None))) | None => bail!("the connection ended"),
-            Some(Ok(_)) => Ok(News::Nothing),
+            Some(Ok(_)) => Ok(LinkEvent::Other),
             Some(Err(error)) => Err(error.into()),
         }
     }
 
-    fn news(&mut self, frame: &[u8]) -> Result<News> {
-        match self.tongue {
-            Tongue::Native => Ok(self.native_news(&ToClient::decode(frame)?)),
-            Tongue::Hocuspocus => self.hocuspocus_news(frame),
-            Tongue::YWebsocket => Ok(match ywebsocket::Message::decode(frame)? {
-                ywebsocket::Message::Sync(SyncMessage::Update(update)) => self.echo(update),
-                ywebsocket::Message::PermissionDenied(reason) => News::Closed(0, reason.to_owned()),
-                _ => News::Nothing,
+    fn decode(&mut self, frame: &[u8]) -> Result<LinkEvent> {
+        match self.dialect {
+            Dialect::Native => Ok(self.handle_native(&ToClient::decode(frame)?)),
+            Dialect::Hocuspocus => self.decode_hocuspocus(frame),
+            Dialect::YWebsocket => Ok(match ywebsocket::Message::decode(frame)? {
+                ywebsocket::Message::Sync(SyncMessage::Update(update)) => self.match_echo(update),
+                ywebsocket::Message::PermissionDenied(reason) => LinkEvent::Closed(0, reason.to_owned()),
+                _ => LinkEvent::Other,
             }),
         }
     }
 
-    fn native_news(&mut self, message: &ToClient<'_>) -> News {
+    fn handle_native(&mut self, message: &ToClient<'_>) -> LinkEvent {
         match *message {
             ToClient::Ack { batch, .. } => {
-                let count = batch.saturating_sub(self.first_batch - 1).min(self.waiting.len() as u64);
+                let count = batch.saturating_sub(self.first_batch - 1).min(self.unanswered.len() as u64);
                 self.first_batch += count;
-                News::Saved(self.waiting.drain(..count as usize).filter_map(|(number, _)| number).collect())
+                LinkEvent::Saved(self.unanswered.drain(..count as usize).filter_map(|(number, _)| number).collect())
             }
             ToClient::Refused { batch, code, reason, .. } => {
-                // Answers come in order, so it is the first one.
+                // Answers arrive in order, so this one is for the first.
                 self.first_batch = batch + 1;
-                match self.waiting.pop_front() {
-                    Some((Some(number), _)) => News::Refused(number, format!("{code} {reason}")),
-                    _ => News::Nothing,
+                match self.unanswered.pop_front() {
+                    Some((Some(number), _)) => LinkEvent::Refused(number, format!("{code} {reason}")),
+                    _ => LinkEvent::Other,
                 }
             }
-            ToClient::Closed { code, reason, .. } => News::Closed(code, reason.to_owned()),
-            ToClient::Change { .. } | ToClient::Diff { .. } => News::Theirs,
-            _ => News::Nothing,
+            ToClient::Closed { code, reason, .. } => LinkEvent::Closed(code, reason.to_owned()),
+            ToClient::Change { .. } | ToClient::Diff { .. } => LinkEvent::RemoteUpdate,
+            _ => LinkEvent::Other,
         }
     }
 
-    fn hocuspocus_news(&mut self, frame: &[u8]) -> Result<News> {
-        let Frame::Addressed { message, .. } = Frame::decode(frame, End::Client)? else { return Ok(News::Nothing) };
+    fn decode_hocuspocus(&mut self, frame: &[u8]) -> Result<LinkEvent> {
+        let Frame::Addressed { message, .. } = Frame::decode(frame, End::Client)? else {
+            return Ok(LinkEvent::Other);
+        };
         Ok(match message {
-            hocuspocus::Message::SyncStatus(saved) => match self.waiting.pop_front() {
-                Some((Some(number), _)) if saved => News::Saved(vec![number]),
-                Some((Some(number), _)) => News::Refused(number, "SyncStatus(0)".into()),
-                _ => News::Nothing,
+            hocuspocus::Message::SyncStatus(saved) => match self.unanswered.pop_front() {
+                Some((Some(number), _)) if saved => LinkEvent::Saved(vec![number]),
+                Some((Some(number), _)) => LinkEvent::Refused(number, "SyncStatus(0)".into()),
+                _ => LinkEvent::Other,
             },
-            hocuspocus::Message::Sync(SyncMessage::Update(_) | SyncMessage::Step2(_)) => News::Theirs,
+            hocuspocus::Message::Sync(SyncMessage::Update(_) | SyncMessage::Step2(_)) => LinkEvent::RemoteUpdate,
             hocuspocus::Message::PermissionDenied(reason) | hocuspocus::Message::Close(reason) => {
-                News::Closed(0, reason.to_owned())
+                LinkEvent::Closed(0, reason.to_owned())
             }
-            _ => News::Nothing,
+            _ => LinkEvent::Other,
         })
     }
 
-    fn echo(&mut self, update: &[u8]) -> News {
-        let Some(at) = self.waiting.iter().position(|(_, sent)| sent == update) else { return News::Theirs };
-        News::Saved(self.waiting.drain(..=at).filter_map(|(number, _)| number).collect())
+    fn match_echo(&mut self, update: &[u8]) -> LinkEvent {
+        let Some(at) = self.unanswered.iter().position(|(_, sent)| sent == update) else {
+            return LinkEvent::RemoteUpdate;
+        };
+        LinkEvent::Saved(self.unanswered.drain(..=at).filter_map(|(number, _)| number).collect())
     }
 
-    fn sync_of<'a>(&self, frame: &'a [u8]) -> Result<Option<SyncMessage<'a>>> {
-        Ok(match self.tongue {
-            Tongue::YWebsocket => match ywebsocket::Message::decode(frame)? {
+    fn decode_sync<'a>(&self, frame: &'a [u8]) -> Result<Option<SyncMessage<'a>>> {
+        Ok(match self.dialect {
+            Dialect::YWebsocket => match ywebsocket::Message::decode(frame)? {
                 ywebsocket::Message::Sync(sync) => Some(sync),
                 _ => None,
             },
@@ -274,24 +279,24 @@ impl Link {
         })
     }
 
-    async fn say(&mut self, message: ToServer<'_>) -> Result<()> {
+    async fn send_native(&mut self, message: ToServer<'_>) -> Result<()> {
         Ok(self.socket.send(Message::binary(message.encode())).await?)
     }
 
-    async fn tell(&mut self, message: SyncMessage<'_>) -> Result<()> {
-        let frame = match self.tongue {
-            Tongue::YWebsocket => ywebsocket::Message::Sync(message).encode(),
+    async fn send_sync(&mut self, message: SyncMessage<'_>) -> Result<()> {
+        let frame = match self.dialect {
+            Dialect::YWebsocket => ywebsocket::Message::Sync(message).encode(),
             _ => hocuspocus::Message::Sync(message).encode(&self.document),
         };
         Ok(self.socket.send(Message::binary(frame)).await?)
     }
 
-    async fn frame(&mut self) -> Result<Bytes> {
+    async fn next_frame(&mut self) -> Result<Bytes> {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Binary(frame))) => return Ok(frame),
                 Some(Ok(Message::Close(Some(close)))) => {
-                    bail!("the server closed: {} ({})", close.reason, u16::from(close.code))
+                    bail!("the server closed the connection: {} ({})", close.reason, u16::from(close.code))
                 }
                 Some(Ok(Message::Close(None))) | None => bail!("the connection ended"),
                 Some(Ok(_)) => {}

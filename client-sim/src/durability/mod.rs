@@ -1,13 +1,13 @@
-//! Whether the server keeps what it acknowledged: writers of every dialect keep a ledger while the server, its power or
-//! its disk is taken away; then documents are read anew and held against it.
+//! Tests that the server max_elements what it acknowledged: authors of every dialect record their edits in a ledger while the server
+//! crashes, loses power or loses its disk; then the documents are read again and compared with the ledger.
 //!
 //! ```text
-//! ledger   what was sent, what was acknowledged, and the judgement; pure
-//! link     one bare connection of any dialect
-//! writer   one author: edits, waits for acknowledgements, leaves and comes back
-//! fleet    many authors, and readers that come and go
+//! ledger   edits sent and acknowledged, and their comparison with a document; pure
+//! link     one minimal connection of any dialect
+//! writer   one author: edits, receives acknowledgements, disconnects and reconnects
+//! fleet    many authors, and visitors that open documents
 //! crash    `syncline-sim crash`: signal 9, and failpoints
-//! mount    a file system of its own, whose power can be cut
+//! mount    a separate file system whose power can be cut
 //! power    `syncline-sim power-cut`
 //! disk     `syncline-sim disk-fault`
 //! ```

@@ -1,4 +1,4 @@
-//! A file system of its own: ext4 in a file, mounted by the loop device, whose power can be cut. Needs root.
+//! A separate file system whose power can be cut: ext4 in a file, mounted through a loop device. Needs root.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-/// Waits for a line, then shuts the file system down without writing its journal (`EXT4_IOC_SHUTDOWN` with
-/// `EXT4_GOING_FLAGS_NOLOGFLUSH`, Linux `fs/ext4/ext4.h`): what was not synced is gone, as when the power goes. In Perl, which
-/// every Debian has: an ioctl from Rust would be `unsafe`.
-const CUTTER: &str = r#"
+/// Waits for a line on standard input, then shuts the file system down without writing its journal (`EXT4_IOC_SHUTDOWN` with
+/// `EXT4_GOING_FLAGS_NOLOGFLUSH`, Linux `fs/ext4/ext4.h`): unsynced data is lost, as in a power cut. Written in Perl, which
+/// every Debian has, because an ioctl from Rust needs `unsafe`.
+const POWER_CUT_SCRIPT: &str = r#"
     open(my $dir, "<", $ARGV[0]) or die "open: $!";
     $| = 1; print "ready\n"; <STDIN>;
     my $flag = pack("L", 2);
@@ -19,62 +19,62 @@ const CUTTER: &str = r#"
     print "cut\n";
 "#;
 
-/// The file system. Unmounted and removed when dropped.
+/// A mounted file system. Unmounted and removed on drop.
 pub struct Mount {
     home: TempDir,
     mounted: bool,
 }
 
-/// Stands ready to cut the power.
-pub struct Cutter {
+/// A running process that can cut the power of a file system.
+pub struct PowerSwitch {
     child: tokio::process::Child,
     lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
 }
 
 impl Mount {
-    /// Makes one of `mebibytes`. The error says what this machine does not allow.
+    /// Creates and mounts a file system of `mebibytes` MiB. The error names the step that this machine does not allow.
     pub fn make(mebibytes: u64) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("syncline-disk-").tempdir()?;
         std::fs::create_dir(home.path().join("mount"))?;
         std::fs::File::create(home.path().join("image"))?.set_len(mebibytes << 20)?;
         let mut mount = Self { home, mounted: false };
-        // No reserve for root: a full disk is full.
+        // No blocks reserved for root, so that a full disk is full for root, too.
         run("mkfs.ext4", &["-q", "-F", "-m", "0", &mount.path("image")])?;
         mount.attach()?;
         Ok(mount)
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn directory(&self) -> PathBuf {
         self.home.path().join("mount")
     }
 
-    /// A place beside it, on the ordinary disk.
+    /// A path beside the mount point, on the machine's own disk.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    /// Unmounts it and mounts it again, which replays its journal. Nobody may use it.
+    /// Unmounts it and mounts it again, which replays its journal. No process may have open files on it.
     pub fn remount(&mut self) -> Result<()> {
         self.detach()?;
         self.attach()
     }
 
-    /// Somebody who can cut the power at once.
-    pub async fn cutter(&self) -> Result<Cutter> {
+    /// Starts the process that cuts the power, so that the cut itself is immediate.
+    pub async fn power_switch(&self) -> Result<PowerSwitch> {
         let mut command = tokio::process::Command::new("perl");
         command
-            .args(["-e", CUTTER])
+            .args(["-e", POWER_CUT_SCRIPT])
             .arg(self.directory())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
-        let mut child = command.spawn().context("perl")?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let mut child = command.spawn().context("cannot run perl")?;
+        let mut lines = BufReader::new(child.stdout.take().context("perl has no standard output")?).lines();
         if lines.next_line().await?.as_deref() != Some("ready") {
-            bail!("the power switch does not work");
+            bail!("the power switch process did not start");
         }
-        Ok(Cutter { child, lines })
+        Ok(PowerSwitch { child, lines })
     }
 
     fn attach(&mut self) -> Result<()> {
@@ -99,15 +99,15 @@ impl Drop for Mount {
         if self.mounted
             && let Err(error) = self.detach()
         {
-            eprintln!("{} stays mounted: {error:#}", self.directory().display());
+            eprintln!("cannot unmount {}: {error:#}", self.directory().display());
         }
     }
 }
 
-impl Cutter {
-    /// Cuts the power. Gives a moment before: what was heard until then was written before.
+impl PowerSwitch {
+    /// Cuts the power. Returns a time before the cut: acknowledgements received until then are for data written before it.
     pub async fn cut(mut self) -> Result<Instant> {
-        let mut stdin = self.child.stdin.take().context("no input")?;
+        let mut stdin = self.child.stdin.take().context("perl has no standard input")?;
         let before = Instant::now();
         stdin.write_all(b"now\n").await?;
         stdin.flush().await?;
@@ -119,14 +119,14 @@ impl Cutter {
     }
 }
 
-/// Why this machine cannot do it; `None`: it can.
+/// Why this machine cannot cut the power of a file system; `None`: it can.
 pub async fn unavailable() -> Option<String> {
     if !Path::new("/dev/loop-control").exists() {
         return Some("there are no loop devices".into());
     }
     let tried = async {
         let mut mount = Mount::make(16)?;
-        mount.cutter().await?.cut().await?;
+        mount.power_switch().await?.cut().await?;
         mount.remount()
     };
     tried.await.err().map(|error| format!("{error:#}"))

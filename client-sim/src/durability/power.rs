@@ -1,5 +1,5 @@
-//! `syncline-sim power-cut`: the power of the server's file system goes while authors of every dialect work; what was not
-//! synced is gone. What was acknowledged before must be there, and every document must load.
+//! `syncline-sim power-cut`: the power of the server's file system is cut while authors of every dialect edit; unsynced data
+//! is lost. Every edit acknowledged before the cut must be present, and every document must load.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,63 +12,63 @@ use rand::{RngExt, SeedableRng};
 use syncline_log::failpoint::{Point, VARIABLE};
 use tokio::time::sleep;
 
-use super::fleet::{Fleet, Judgement, Load, authors, verdict};
-use super::ledger::Page;
+use super::fleet::{CheckReport, Fleet, Load, authors, check_documents};
+use super::ledger::AuthorRecord;
 use super::mount::{Mount, unavailable};
 use crate::scenario::server::{ServerProcess, program};
 
-/// The file system's size: what a trial writes, several times over. The file behind it is sparse.
+/// Size of the file system, several times what a trial writes. The file behind it is sparse.
 const DISK_MEBIBYTES: u64 = 2048;
-/// A file system is used for so many trials: what was saved must survive later cuts, too.
+/// Number of trials on one file system: saved edits must survive later cuts, too.
 const TRIALS_ON_ONE_DISK: u32 = 10;
-/// When the power goes after the authors began.
+/// Time of the cut after the start of the authors.
 const CUT_MS: std::ops::Range<u64> = 50..1200;
-/// The same for large edits, of which few are answered in a second, and for small ones, which must fill more than one of the
-/// engine's segments: within one, whose blocks are on disk already, a missing sync goes unnoticed.
+/// Time of the cut for large edits, of which few are acknowledged within a second, and for small ones, which must fill more
+/// than one segment of the engine: within one segment, whose blocks are already on disk, a missing sync goes unnoticed.
 const CUT_LATE_MS: std::ops::Range<u64> = 500..4000;
-/// A halt that was not reached by then: the power goes anyway.
+/// The power is cut after this time even if the server has not halted.
 const HALT_LIMIT: Duration = Duration::from_secs(4);
-/// How often the log is looked at for the halt.
+/// How often the log is searched for the halt.
 const HALT_POLL: Duration = Duration::from_millis(5);
 const DOCUMENTS: usize = 6;
-/// Fewer acknowledged edits for each cut, on average, prove nothing.
-const LEAST_ACKED: usize = 5;
+/// The run fails with fewer acknowledged edits per cut on average, because it would prove nothing.
+const MIN_ACKED: usize = 5;
 
-/// What the authors send.
+/// Kind of edits that the authors send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Mode {
     /// Keystrokes.
     Small,
     /// Edits of 300 KB.
     Large,
-    /// Edits that make the server compact all the time; half of the cuts come at a step of a compaction.
+    /// Edits that make the server compact all the time; half of the cuts happen at a step of a compaction.
     Compaction,
 }
 
-/// `power-cut`.
+/// Arguments of `power-cut`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What the authors send [default: each in turn]
+    /// Kind of edits [default: each in turn]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
-    /// Cuts in each mode.
+    /// Number of cuts in each mode.
     #[arg(long, default_value_t = 40)]
     trials: u32,
-    /// What is chosen follows from it.
+    /// Seed of every random choice.
     #[arg(long, env = "SYNCLINE_SEED", default_value_t = 1)]
     seed: u64,
-    /// Authors of each dialect.
+    /// Number of authors of each dialect.
     #[arg(long, default_value_t = 20)]
     writers: usize,
-    /// The server's program [default: `syncline` beside this program]
+    /// Server binary [default: `syncline` in the directory of this program]
     #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
     server_bin: Option<PathBuf>,
-    /// Go on after a complaint, on a new disk, to count.
+    /// Continue after a complaint, on a new disk, to count the failing trials.
     #[arg(long)]
     count: bool,
 }
 
-/// True when nothing is wrong.
+/// Runs the trials and prints the result. Returns true when no check failed.
 pub async fn run(args: Args) -> Result<bool> {
     let mut out = std::io::stdout();
     if let Some(why) = unavailable().await {
@@ -76,38 +76,38 @@ pub async fn run(args: Args) -> Result<bool> {
         return Ok(true);
     }
     let modes = args.mode.map_or_else(|| Mode::value_variants().to_vec(), |mode| vec![mode]);
-    let mut fine = true;
+    let mut passed = true;
     for mode in modes {
         let begin = Instant::now();
         let mut trials = Trials::new(&args, mode)?;
         let mut bad = 0;
         for trial in 0..args.trials {
-            let before = trials.judgement.complaints.len();
+            let before = trials.report.complaints.len();
             trials.trial(trial).await.with_context(|| format!("{mode:?}, trial {trial}"))?;
-            bad += u32::from(trials.judgement.complaints.len() > before);
-            if trials.judgement.complaints.len() > before {
+            bad += u32::from(trials.report.complaints.len() > before);
+            if trials.report.complaints.len() > before {
                 if !args.count {
                     break;
                 }
                 trials.disk = None;
             }
         }
-        if trials.judgement.acked.values().sum::<usize>() < trials.done as usize * LEAST_ACKED {
-            trials.judgement.complaints.push("too little was acknowledged to mean anything".into());
+        if trials.report.acked.values().sum::<usize>() < trials.done as usize * MIN_ACKED {
+            trials.report.complaints.push("too few edits were acknowledged for a meaningful result".into());
         }
         let seconds = begin.elapsed().as_secs_f64();
         let (done, halted) = (trials.done, trials.halted);
         writeln!(
             out,
             "power-cut, {mode:?}, seed {}: {done} cuts in {seconds:.0} s, {halted} of them at a halt, {bad} bad; {}",
-            args.seed, trials.judgement
+            args.seed, trials.report
         )?;
-        for complaint in trials.judgement.complaints.iter().take(20) {
+        for complaint in trials.report.complaints.iter().take(20) {
             writeln!(out, "FAILED: {complaint}")?;
         }
-        fine &= trials.judgement.complaints.is_empty();
+        passed &= trials.report.complaints.is_empty();
     }
-    Ok(fine)
+    Ok(passed)
 }
 
 struct Trials<'a> {
@@ -116,9 +116,9 @@ struct Trials<'a> {
     program: PathBuf,
     rng: StdRng,
     disk: Option<(Mount, ServerProcess)>,
-    /// Everything that was sent to this disk.
-    pages: Vec<(Page, Instant)>,
-    judgement: Judgement,
+    /// The records of all authors on this disk, with the time of their cut.
+    records: Vec<(AuthorRecord, Instant)>,
+    report: CheckReport,
     done: u32,
     halted: u32,
 }
@@ -131,8 +131,8 @@ impl<'a> Trials<'a> {
             program: program(args.server_bin.as_deref())?,
             rng: StdRng::seed_from_u64(args.seed),
             disk: None,
-            pages: Vec::new(),
-            judgement: Judgement::default(),
+            records: Vec::new(),
+            report: CheckReport::default(),
             done: 0,
             halted: 0,
         })
@@ -141,7 +141,7 @@ impl<'a> Trials<'a> {
     async fn trial(&mut self, trial: u32) -> Result<()> {
         if self.disk.is_none() || trial.is_multiple_of(TRIALS_ON_ONE_DISK) {
             self.disk = None;
-            self.pages.clear();
+            self.records.clear();
             let mount = Mount::make(DISK_MEBIBYTES)?;
             let server = ServerProcess::new(self.program.clone(), mount.directory().join("data"))
                 .with_log(mount.beside("server.log"))
@@ -161,52 +161,58 @@ impl<'a> Trials<'a> {
         server.set_environment(halt.as_slice());
         let halts_before = halts(server);
         let url = format!("ws://{}", server.start().await?);
-        let cutter = mount.cutter().await?;
+        let power_switch = mount.power_switch().await?;
         let fleet = Fleet::start(&url, authors);
         if halt.is_some() {
-            self.halted += u32::from(is_halted(server, halts_before).await);
+            self.halted += u32::from(wait_for_halt(server, halts_before).await);
         } else {
             sleep(cut_after).await;
         }
-        let cut = cutter.cut().await?;
+        let cut = power_switch.cut().await?;
         server.kill().await?;
-        let authors = fleet.come_home().await?;
+        let authors = fleet.join().await?;
         mount.remount()?;
         self.done += 1;
-        self.pages.extend(authors.into_iter().map(|author| (author.page, cut)));
-        self.judge(trial).await
+        self.records.extend(authors.into_iter().map(|author| (author.record, cut)));
+        self.check(trial).await
     }
 
-    /// Reads what is there after the cut, of this trial and of all before it on this disk.
-    async fn judge(&mut self, trial: u32) -> Result<()> {
+    /// Checks the documents of this trial and of all earlier trials on this disk.
+    async fn check(&mut self, trial: u32) -> Result<()> {
         let (_, server) = self.disk.as_mut().context("no disk")?;
         server.set_environment(&[]);
         let log_before = server.log().len();
         let address = match server.start().await {
             Ok(address) => address,
             Err(error) => {
-                let said = server.log().split_off(log_before);
-                self.judgement.complaints.push(format!("trial {trial}: the store does not open: {error:#} {said}"));
+                let log = server.log().split_off(log_before);
+                self.report.complaints.push(format!("trial {trial}: the store cannot be opened: {error:#} {log}"));
                 return Ok(());
             }
         };
         let url = format!("ws://{address}");
-        let newest = self.pages.last().map(|(_, cut)| *cut);
-        let mut older: Vec<(&Page, Instant)> = self.pages.iter().map(|(page, cut)| (page, *cut)).collect();
-        let new: Vec<&Page> = older.extract_if(.., |(_, cut)| Some(*cut) == newest).map(|(page, _)| page).collect();
-        let mut judged = verdict(&url, &new, newest).await;
-        for (page, cut) in older {
-            // Several pages of one document belong to one cut.
-            let pages: Vec<&Page> =
-                self.pages.iter().filter(|(other, _)| other.document == page.document).map(|(page, _)| page).collect();
-            if std::ptr::eq(pages[0], page) {
-                judged.complaints.extend(verdict(&url, &pages, Some(cut)).await.complaints);
+        let newest = self.records.last().map(|(_, cut)| *cut);
+        let mut older: Vec<(&AuthorRecord, Instant)> =
+            self.records.iter().map(|(record, cut)| (record, *cut)).collect();
+        let new: Vec<&AuthorRecord> =
+            older.extract_if(.., |(_, cut)| Some(*cut) == newest).map(|(record, _)| record).collect();
+        let mut report = check_documents(&url, &new, newest).await;
+        for (record, cut) in older {
+            // All records of one document belong to one cut; check them once.
+            let records: Vec<&AuthorRecord> = self
+                .records
+                .iter()
+                .filter(|(other, _)| other.document == record.document)
+                .map(|(record, _)| record)
+                .collect();
+            if std::ptr::eq(records[0], record) {
+                report.complaints.extend(check_documents(&url, &records, Some(cut)).await.complaints);
             }
         }
-        for complaint in &mut judged.complaints {
+        for complaint in &mut report.complaints {
             *complaint = format!("trial {trial}: {complaint}");
         }
-        self.judgement.add(judged);
+        self.report.add(report);
         let (_, server) = self.disk.as_mut().context("no disk")?;
         server.kill().await
     }
@@ -218,14 +224,14 @@ impl<'a> Trials<'a> {
             return None;
         }
         let point = STEPS[self.rng.random_range(0..STEPS.len())];
-        // A store syncs when it is made, too.
+        // Creating a store syncs, too.
         let passages = if point == Point::BeforeSync { 10..=200 } else { 1..=6 };
         Some((VARIABLE, format!("{point}:{}:halt", self.rng.random_range(passages))))
     }
 }
 
-/// Waits until the server says that it halted. False: it did not in time.
-async fn is_halted(server: &ServerProcess, before: usize) -> bool {
+/// Waits until the server logs a halt. Returns false when it does not in time.
+async fn wait_for_halt(server: &ServerProcess, before: usize) -> bool {
     let begin = Instant::now();
     while begin.elapsed() < HALT_LIMIT {
         if halts(server) > before {
@@ -236,6 +242,7 @@ async fn is_halted(server: &ServerProcess, before: usize) -> bool {
     false
 }
 
+/// Number of halts in the server's log.
 fn halts(server: &ServerProcess) -> usize {
     server.log().matches("halted at").count()
 }

@@ -1,35 +1,35 @@
-//! WebSocket frames (RFC 6455) for a load generator: the client's half, without I/O. Pure.
+//! WebSocket frames (RFC 6455) for a load generator: the client's side, without I/O. Pure.
 //!
-//! Ours instead of tungstenite, which copies every message and keeps a read buffer for each connection: with thousands
-//! of readers the generator would be slower than the server it measures. No extensions, no TLS. Messages up to
-//! [`WHOLE_BYTES`] come in one piece; larger ones are passed on as they arrive, so that a hundred and fifty readers of
-//! a large document need no memory for it.
+//! Not tungstenite, because it copies every message and keeps a read buffer per connection: with thousands of readers the
+//! generator would be slower than the server it measures. No extensions, no TLS. Messages up to [`WHOLE_BYTES`] are handed
+//! over in one piece; larger ones in pieces as they arrive, so that a hundred and fifty readers of a large document do not
+//! buffer it.
 
 use std::ops::Range;
 
 /// Messages up to this length are handed over in one piece.
 pub const WHOLE_BYTES: u64 = 256 * 1024;
-/// Of a larger message the first piece has at least so many bytes: enough to see what it is.
+/// The first piece of a larger message has at least this many bytes, enough to recognise its type.
 const FIRST_PIECE_BYTES: u64 = 4 * 1024;
-/// Pieces overlap by so much: what is shorter than this plus one lies whole in one of them.
+/// Consecutive pieces overlap by this many bytes, so that a marker, which is one byte longer, is complete in one of them.
 pub const OVERLAP_BYTES: usize = 6;
 
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 const CONTINUATION: u8 = 0;
-/// A message of bytes.
+/// Opcode of a binary message.
 pub const BINARY: u8 = 2;
-/// The end.
+/// Opcode of a close frame.
 pub const CLOSE: u8 = 8;
-/// A question that wants a [`PONG`].
+/// Opcode of a ping, which is answered with a [`PONG`].
 pub const PING: u8 = 9;
-/// Its answer.
+/// Opcode of a pong.
 pub const PONG: u8 = 10;
 
-/// Any key is as good as another to a server, and this one costs no random numbers.
+/// A constant masking key: servers accept any key, and a constant costs no random numbers.
 const MASK: [u8; 4] = [0x5a, 0x1f, 0xc3, 0x96];
 
-/// Appends one masked frame that holds a whole message, as a client does.
+/// Appends a message as one masked frame, as a client sends it.
 pub fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     write_header(out, opcode, payload.len(), MASKED);
     out.extend_from_slice(&MASK);
@@ -38,7 +38,7 @@ pub fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     mask(&mut out[begin..], MASK);
 }
 
-/// Appends one frame that is not masked, as a server does.
+/// Appends a message as one unmasked frame, as a server sends it.
 pub fn write_plain(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     write_header(out, opcode, payload.len(), 0);
     out.extend_from_slice(payload);
@@ -59,7 +59,7 @@ fn write_header(out: &mut Vec<u8>, opcode: u8, len: usize, masked: u8) {
     }
 }
 
-/// Masks, or unmasks.
+/// Masks or unmasks a payload.
 pub fn mask(payload: &mut [u8], key: [u8; 4]) {
     let wide = u64::from_ne_bytes([key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]]);
     let mut words = payload.chunks_exact_mut(8);
@@ -72,23 +72,23 @@ pub fn mask(payload: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// The front of a frame.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The last frame of its message.
+    /// Whether this is the last frame of its message.
     pub fin: bool,
-    /// What it is.
+    /// Opcode of the frame.
     pub opcode: u8,
-    /// The mask, of frames from a client.
+    /// Masking key; only frames from a client have one.
     pub mask: Option<[u8; 4]>,
-    /// Bytes of the payload.
+    /// Length of the payload.
     pub payload_bytes: u64,
-    /// Bytes of the header itself.
+    /// Length of the header itself.
     pub bytes: usize,
 }
 
 impl Header {
-    /// Reads one; None when it is not all there yet.
+    /// Parses a header; `None` when it is incomplete.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
         let (payload_bytes, mut at) = match second & 0x7f {
@@ -107,32 +107,32 @@ impl Header {
     }
 }
 
-/// A part of what a server said.
+/// A message of the server, or a part of a large one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// [`BINARY`], [`PING`], ... ; of a continued message that of its first frame.
+    /// [`BINARY`], [`PING`], ...; in a fragmented message the opcode of its first frame.
     pub opcode: u8,
-    /// The bytes. All but the last piece end with [`OVERLAP_BYTES`] that the next one begins with.
+    /// Payload bytes. The last [`OVERLAP_BYTES`] of a piece are repeated at the start of the next one.
     pub bytes: &'a [u8],
-    /// The message begins here.
+    /// Whether the message begins in this piece.
     pub first: bool,
-    /// The message ends here.
+    /// Whether the message ends in this piece.
     pub last: bool,
 }
 
-/// Where in the stream of one connection we are.
+/// Parser state of one connection.
 #[derive(Debug, Default)]
 pub struct Frames {
-    /// Of the large frame we are in: opcode, whether its message ends with it, bytes to come.
+    /// Of the large frame being received: opcode, whether its message ends with it, bytes still to receive.
     inside: Option<(u8, bool, u64)>,
-    /// Earlier frames of a message that comes in several: opcode of the first.
+    /// Opcode of the first frame of a fragmented message that is not complete.
     continued: Option<u8>,
 }
 
 impl Frames {
-    /// Passes on all pieces that `bytes` hold and tells how many bytes are done with; the rest must come again, with
-    /// more behind it.
-    pub fn take(&mut self, bytes: &[u8], mut piece: impl FnMut(Piece<'_>)) -> usize {
+    /// Calls `piece` for every piece in `bytes` and returns the number of bytes consumed. The caller must pass the rest again,
+    /// followed by more bytes.
+    pub fn parse(&mut self, bytes: &[u8], mut piece: impl FnMut(Piece<'_>)) -> usize {
         let mut at = 0;
         loop {
             if let Some((opcode, fin, left)) = self.inside {
@@ -173,7 +173,7 @@ impl Frames {
     }
 }
 
-/// Of a frame with `left` bytes to come: what to pass on, how much of it is done with, whether the frame ends.
+/// For a frame with `left` bytes still to receive: the range to hand over, the bytes consumed, and whether the frame ends.
 fn next_piece(bytes: &[u8], left: u64) -> Option<(Range<usize>, usize, bool)> {
     if bytes.len() as u64 >= left {
         return Some((0..left as usize, left as usize, true));
@@ -185,7 +185,7 @@ fn next_piece(bytes: &[u8], left: u64) -> Option<(Range<usize>, usize, bool)> {
 mod tests {
     use super::*;
 
-    /// As a server writes it; `first` is the first byte.
+    /// A frame as a server sends it; `first` is its first byte.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut plain = Vec::new();
         write_plain(&mut plain, first & 0x0f, payload);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_whatever_its_length() {
+    fn frame_of_any_length_round_trips() {
         for len in [0, 1, 125, 126, 127, 65_535, 65_536, 70_001] {
             let payload: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
             let mut written = Vec::new();
@@ -207,25 +207,25 @@ mod tests {
     }
 
     #[test]
-    fn however_the_stream_is_cut_the_same_messages_come_out() {
+    fn messages_are_independent_of_how_the_stream_is_split() {
         let large = vec![7; WHOLE_BYTES as usize + 1000];
         let mut stream = frame(FIN | BINARY, b"one");
         stream.extend(frame(FIN | PING, b"?"));
         stream.extend(frame(FIN | BINARY, &large));
         stream.extend(frame(FIN | BINARY, b""));
         for cut in [1, 5, 4096, 100_000, stream.len()] {
-            let (mut frames, mut waiting, mut heard) = (Frames::default(), Vec::new(), Vec::new());
+            let (mut frames, mut unparsed, mut received) = (Frames::default(), Vec::new(), Vec::new());
             for part in stream.chunks(cut) {
-                waiting.extend_from_slice(part);
-                let done = frames.take(&waiting, |piece| {
-                    let lead = if piece.first { 0 } else { OVERLAP_BYTES };
-                    heard.push((piece.opcode, piece.bytes.len() - lead, piece.last));
+                unparsed.extend_from_slice(part);
+                let done = frames.parse(&unparsed, |piece| {
+                    let overlap = if piece.first { 0 } else { OVERLAP_BYTES };
+                    received.push((piece.opcode, piece.bytes.len() - overlap, piece.last));
                 });
-                waiting.drain(..done);
+                unparsed.drain(..done);
             }
             let mut messages = Vec::new();
             let mut open = 0;
-            for (opcode, bytes, last) in heard {
+            for (opcode, bytes, last) in received {
                 open += bytes;
                 if last {
                     messages.push((opcode, std::mem::take(&mut open)));
@@ -236,11 +236,11 @@ mod tests {
     }
 
     #[test]
-    fn a_message_in_several_frames_keeps_its_kind_and_ends_once() {
+    fn fragmented_message_keeps_its_opcode_and_ends_once() {
         let stream = [frame(BINARY, b"ab"), frame(FIN | PING, b""), frame(FIN, b"c")].concat();
-        let mut heard = Vec::new();
-        let done = Frames::default().take(&stream, |piece| heard.push((piece.opcode, piece.first, piece.last)));
+        let mut received = Vec::new();
+        let done = Frames::default().parse(&stream, |piece| received.push((piece.opcode, piece.first, piece.last)));
         assert_eq!(done, stream.len());
-        assert_eq!(heard, [(BINARY, true, false), (PING, true, true), (BINARY, false, true)]);
+        assert_eq!(received, [(BINARY, true, false), (PING, true, true), (BINARY, false, true)]);
     }
 }

@@ -1,7 +1,7 @@
-//! Many client sockets on one thread: connecting, the HTTP upgrade, reading and writing, without waiting for any.
+//! Many client sockets on one thread: connecting, the HTTP upgrade, non-blocking reads and writes.
 //!
-//! mio and nothing above it: a runtime's tasks and wake-ups would cost the generator more than the sockets do. What is
-//! read goes through one shared buffer; a connection keeps bytes only while a message is cut.
+//! mio without a runtime: a runtime's tasks and wake-ups would cost the generator more than the sockets do. All reads go
+//! through one shared buffer; a connection buffers bytes only while a message is incomplete.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,42 +15,43 @@ use socket2::{Domain, Socket, Type};
 
 use super::frame::{self, Frames, Piece};
 
-/// Taken from a socket at once.
+/// Largest read from a socket.
 const READ_BYTES: usize = 512 * 1024;
-/// Looked at in one turn.
+/// Largest number of events handled in one turn.
 const EVENTS: usize = 1024;
-/// Connections from one address.
+/// Number of connections from one local address.
 const PORTS: usize = 20_000;
-/// Most bytes of an answer to the upgrade.
+/// Largest HTTP response to the upgrade.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024;
-/// Most bytes that wait for one socket to take them.
-const MAX_WAITING_BYTES: usize = 256 * 1024 * 1024;
+/// Largest number of unsent bytes of one connection.
+const MAX_UNSENT_BYTES: usize = 256 * 1024 * 1024;
 
-// The example of RFC 6455, section 1.3: one key is as good as another, and its answer needs no hashing.
-/// The key of every upgrade.
+// The example of RFC 6455, section 1.3: a constant key, whose answer needs no hashing.
+/// `Sec-WebSocket-Key` of every upgrade.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// Its answer.
+/// `Sec-WebSocket-Accept` that answers [`KEY`].
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// How the bare relay of this program names itself.
+/// `Server` header of the bare relay (`syncline-sim floor`).
 pub const RELAY_NAME: &str = "syncline-floor";
 
-/// Where to connect.
+/// Address of a server.
 #[derive(Debug, Clone)]
 pub struct Address {
-    /// `host:port`, for the request.
+    /// `host:port`, for the HTTP request.
     pub host: String,
-    /// What it resolved to.
+    /// Resolved address.
     pub socket: SocketAddr,
-    /// The path before document names.
+    /// Path in front of document names.
     pub base: String,
 }
 
 impl Address {
-    /// Reads `ws://host:port/path` and resolves it.
+    /// Parses `ws://host:port/path` and resolves the host.
     pub fn of(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("ws://").with_context(|| {
             format!(
-                "{url:?}: only ws:// addresses can be measured (TLS would measure the generator's own cryptography)"
+                "{url:?} is not a ws:// address; wss:// is not supported, because TLS would measure the generator's own \
+                 cryptography"
             )
         })?;
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -59,15 +60,15 @@ impl Address {
         } else {
             format!("{host}:80")
         };
-        let mut found = host.to_socket_addrs().with_context(|| format!("{host} cannot be resolved"))?;
+        let mut found = host.to_socket_addrs().with_context(|| format!("cannot resolve {host}"))?;
         let socket = found.next().with_context(|| format!("{host} has no address"))?;
         let base = if path.is_empty() { String::new() } else { format!("/{path}") };
         Ok(Self { host, socket, base })
     }
 }
 
-/// Begins to connect. From one address to another there are no more connections than ports; of addresses there are
-/// many, on the loopback.
+/// Starts to connect. The number of connections between two addresses is limited by the number of ports, so connections to
+/// the loopback start from a new local address every [`PORTS`] connections.
 fn open(to: SocketAddr, number: usize) -> io::Result<TcpStream> {
     let from = match to.ip() {
         IpAddr::V4(ip) if ip.is_loopback() => number / PORTS,
@@ -86,17 +87,17 @@ fn open(to: SocketAddr, number: usize) -> io::Result<TcpStream> {
     }
 }
 
-/// What happens to a connection.
+/// An event of a connection.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The upgrade is done.
+    /// The upgrade has completed.
     Open {
-        /// The server is the bare relay of this program.
+        /// Whether the server is the bare relay of this program.
         relay: bool,
     },
     /// A message, or a piece of a large one.
     Piece(Piece<'a>),
-    /// It ended, and not because we wanted it to.
+    /// The connection ended without having been cut by this side. Holds the reason.
     Lost(String),
 }
 
@@ -112,13 +113,13 @@ struct Connection {
     stream: TcpStream,
     state: State,
     frames: Frames,
-    /// Received, a message that is cut.
+    /// Received bytes of an incomplete message.
     received: Vec<u8>,
-    /// Not yet taken by the socket.
-    waiting: VecDeque<u8>,
+    /// Bytes not yet accepted by the socket.
+    unsent: VecDeque<u8>,
 }
 
-/// The sockets. A connection is known by its number, in the order of [`Hub::connect`].
+/// The sockets. A connection is identified by its number, in the order of [`Hub::connect`].
 pub struct Hub {
     poll: Poll,
     events: Events,
@@ -132,10 +133,10 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// No connection yet.
+    /// Creates a hub without connections.
     pub fn new() -> Result<Self> {
         Ok(Self {
-            poll: Poll::new().context("cannot poll sockets")?,
+            poll: Poll::new().context("cannot create a poll instance")?,
             events: Events::with_capacity(EVENTS),
             connections: Vec::new(),
             scratch: vec![0; READ_BYTES],
@@ -145,7 +146,7 @@ impl Hub {
         })
     }
 
-    /// Begins to connect; [`Event::Open`] tells when it is done.
+    /// Starts to connect; [`Event::Open`] follows when the upgrade has completed.
     pub fn connect(&mut self, address: &Address, path: &str) -> Result<usize> {
         let number = self.connections.len();
         let mut stream = open(address.socket, number).map_err(|error| explain_connect(&error, address))?;
@@ -155,13 +156,13 @@ impl Hub {
              Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n",
             address.host
         );
-        let (state, waiting) = (State::Connecting, request.into_bytes().into());
-        self.connections.push(Connection { stream, state, frames: Frames::default(), received: Vec::new(), waiting });
+        let (state, unsent) = (State::Connecting, request.into_bytes().into());
+        self.connections.push(Connection { stream, state, frames: Frames::default(), received: Vec::new(), unsent });
         Ok(number)
     }
 
-    /// Waits for something to happen, at most `timeout`, and tells it all: connection, event, when it was seen.
-    pub fn turn(&mut self, timeout: Duration, mut tell: impl FnMut(usize, Event<'_>, Instant)) -> Result<()> {
+    /// Waits for events, at most `timeout`, and calls `on_event` with the connection, the event and the time of its reading.
+    pub fn turn(&mut self, timeout: Duration, mut on_event: impl FnMut(usize, Event<'_>, Instant)) -> Result<()> {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             other => other.context("cannot wait for sockets")?,
@@ -172,15 +173,15 @@ impl Hub {
             if connection.state == State::Closed {
                 continue;
             }
-            if event.is_writable() && !connection.waiting.is_empty() {
+            if event.is_writable() && !connection.unsent.is_empty() {
                 if connection.state == State::Connecting {
                     connection.state = State::Upgrading;
-                    // It costs a system call; only here, once.
+                    // Costs a system call, so it is done only once, here.
                     connection.stream.set_nodelay(true).ok();
                 }
                 match drain(connection) {
                     Ok(sent) => self.bytes_sent += sent,
-                    Err(error) => connection.lost(&error, &mut |event| tell(number, event, Instant::now())),
+                    Err(error) => connection.lost(&error, &mut |event| on_event(number, event, Instant::now())),
                 }
             }
             if event.is_readable() {
@@ -189,7 +190,7 @@ impl Hub {
                         self.pongs.push((number, bytes.to_vec()));
                         return;
                     }
-                    tell(number, event, now);
+                    on_event(number, event, now);
                 });
             }
         }
@@ -201,14 +202,14 @@ impl Hub {
         Ok(())
     }
 
-    /// Sends bytes that are whole frames; what the socket does not take waits for its turn.
+    /// Sends complete frames; bytes that the socket does not accept are sent in a later turn.
     pub fn send(&mut self, number: usize, bytes: &[u8]) -> Result<()> {
         let connection = &mut self.connections[number];
         if connection.state == State::Closed {
             return Ok(());
         }
         let mut sent = 0;
-        if connection.waiting.is_empty() && connection.state == State::Open {
+        if connection.unsent.is_empty() && connection.state == State::Open {
             loop {
                 match connection.stream.write(&bytes[sent..]) {
                     Ok(more) => {
@@ -220,31 +221,31 @@ impl Hub {
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    // Reading will tell it as the loss it is.
+                    // The next read reports the lost connection.
                     Err(_) => return Ok(()),
                 }
             }
         }
         ensure!(
-            connection.waiting.len() + bytes.len() - sent <= MAX_WAITING_BYTES,
-            "the server takes nothing more: {MAX_WAITING_BYTES} bytes wait for one connection"
+            connection.unsent.len() + bytes.len() - sent <= MAX_UNSENT_BYTES,
+            "the server does not read: more than {MAX_UNSENT_BYTES} bytes are unsent on one connection"
         );
-        connection.waiting.extend(&bytes[sent..]);
+        connection.unsent.extend(&bytes[sent..]);
         Ok(())
     }
 
-    /// Cuts a connection without a word, as a lost network does.
+    /// Closes a connection without a close frame, as a lost network does.
     pub fn cut(&mut self, number: usize) {
         let connection = &mut self.connections[number];
         if connection.state != State::Closed {
             connection.state = State::Closed;
-            // Both directions: the peer sees the end at once.
+            // Both directions, so that the peer sees the end immediately.
             connection.stream.shutdown(std::net::Shutdown::Both).ok();
             self.poll.registry().deregister(&mut connection.stream).ok();
         }
     }
 
-    /// Cuts and forgets all. Numbers begin anew.
+    /// Cuts and removes all connections. Numbers start at 0 again.
     pub fn clear(&mut self) {
         for number in 0..self.connections.len() {
             self.cut(number);
@@ -257,13 +258,13 @@ fn explain_connect(error: &io::Error, address: &Address) -> anyhow::Error {
     anyhow::anyhow!("cannot connect to {}: {error}", address.host)
 }
 
-/// Writes what waits.
+/// Writes unsent bytes until the socket is full; returns the number of bytes written.
 fn drain(connection: &mut Connection) -> io::Result<u64> {
     let mut all = 0;
-    while !connection.waiting.is_empty() {
-        match connection.stream.write(connection.waiting.as_slices().0) {
+    while !connection.unsent.is_empty() {
+        match connection.stream.write(connection.unsent.as_slices().0) {
             Ok(sent) => {
-                connection.waiting.drain(..sent);
+                connection.unsent.drain(..sent);
                 all += sent as u64;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -271,61 +272,61 @@ fn drain(connection: &mut Connection) -> io::Result<u64> {
             Err(error) => return Err(error),
         }
     }
-    if connection.waiting.is_empty() {
-        // Thousands of connections shall not each keep the room of their largest message.
-        connection.waiting = VecDeque::new();
+    if connection.unsent.is_empty() {
+        // Frees the buffer: thousands of connections must not each keep the capacity of their largest message.
+        connection.unsent = VecDeque::new();
     }
     Ok(all)
 }
 
 impl Connection {
-    fn lost(&mut self, why: &io::Error, tell: &mut impl FnMut(Event<'_>)) {
+    fn lost(&mut self, why: &io::Error, on_event: &mut impl FnMut(Event<'_>)) {
         self.state = State::Closed;
-        tell(Event::Lost(why.to_string()));
+        on_event(Event::Lost(why.to_string()));
     }
 
-    /// Reads all there is; gives the number of bytes.
-    fn read(&mut self, scratch: &mut [u8], tell: &mut impl FnMut(Event<'_>, Instant)) -> u64 {
+    /// Reads everything that has arrived; returns the number of bytes.
+    fn read(&mut self, scratch: &mut [u8], on_event: &mut impl FnMut(Event<'_>, Instant)) -> u64 {
         let mut all = 0;
         while self.state != State::Closed {
             match self.stream.read(scratch) {
                 Ok(0) => {
                     let end = io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection");
-                    self.lost(&end, &mut |event| tell(event, Instant::now()));
+                    self.lost(&end, &mut |event| on_event(event, Instant::now()));
                 }
                 Ok(len) => {
                     all += len as u64;
                     let now = Instant::now();
-                    if let Err(error) = self.take(&scratch[..len], &mut |event| tell(event, now)) {
-                        self.lost(&io::Error::other(format!("{error:#}")), &mut |event| tell(event, now));
+                    if let Err(error) = self.parse(&scratch[..len], &mut |event| on_event(event, now)) {
+                        self.lost(&io::Error::other(format!("{error:#}")), &mut |event| on_event(event, now));
                     }
-                    // The socket was emptied: the system tells of the next byte (epoll(7), edge-triggered streams).
+                    // The socket is empty: epoll reports the next byte (epoll(7), edge-triggered streams).
                     if len < scratch.len() {
                         break;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => self.lost(&error, &mut |event| tell(event, Instant::now())),
+                Err(error) => self.lost(&error, &mut |event| on_event(event, Instant::now())),
             }
         }
         all
     }
 
-    fn take(&mut self, bytes: &[u8], tell: &mut impl FnMut(Event<'_>)) -> Result<()> {
+    fn parse(&mut self, bytes: &[u8], on_event: &mut impl FnMut(Event<'_>)) -> Result<()> {
         if self.state == State::Open && self.received.is_empty() {
-            let done = self.frames(bytes, tell)?;
+            let done = self.parse_frames(bytes, on_event)?;
             self.received.extend_from_slice(&bytes[done..]);
             return Ok(());
         }
         self.received.extend_from_slice(bytes);
         if self.state != State::Open {
-            let Some(relay) = self.upgraded()? else { return Ok(()) };
+            let Some(relay) = self.take_upgrade_response()? else { return Ok(()) };
             self.state = State::Open;
-            tell(Event::Open { relay });
+            on_event(Event::Open { relay });
         }
         let received = std::mem::take(&mut self.received);
-        let done = self.frames(&received, tell)?;
+        let done = self.parse_frames(&received, on_event)?;
         if done < received.len() {
             self.received = received;
             self.received.drain(..done);
@@ -333,12 +334,12 @@ impl Connection {
         Ok(())
     }
 
-    fn frames(&mut self, bytes: &[u8], tell: &mut impl FnMut(Event<'_>)) -> Result<usize> {
+    fn parse_frames(&mut self, bytes: &[u8], on_event: &mut impl FnMut(Event<'_>)) -> Result<usize> {
         let mut closed = None;
-        let done = self.frames.take(bytes, |piece| match piece.opcode {
+        let done = self.frames.parse(bytes, |piece| match piece.opcode {
             frame::CLOSE => closed = Some(close_reason(piece.bytes)),
             frame::PONG => {}
-            _ => tell(Event::Piece(piece)),
+            _ => on_event(Event::Piece(piece)),
         });
         match closed {
             Some(reason) => bail!("the server closed the connection: {reason}"),
@@ -346,17 +347,18 @@ impl Connection {
         }
     }
 
-    /// Whether the answer to the upgrade is here, and from the relay; it is then taken from what was received.
-    fn upgraded(&mut self) -> Result<Option<bool>> {
+    /// Removes the response to the upgrade from the received bytes. Returns whether it is from the relay, or `None` when the
+    /// response is incomplete.
+    fn take_upgrade_response(&mut self) -> Result<Option<bool>> {
         let Some(end) = self.received.windows(4).position(|end| end == b"\r\n\r\n") else {
-            ensure!(self.received.len() < MAX_RESPONSE_BYTES, "the answer to the upgrade does not end");
+            ensure!(self.received.len() < MAX_RESPONSE_BYTES, "the HTTP response to the upgrade is too long");
             return Ok(None);
         };
         let head = String::from_utf8_lossy(&self.received[..end]).into_owned();
         self.received.drain(..end + 4);
         let status = head.lines().next().unwrap_or_default();
         ensure!(status.contains(" 101"), "the server did not upgrade to a WebSocket: {status}");
-        ensure!(head.contains(ACCEPT), "the server did not prove that it read our key");
+        ensure!(head.contains(ACCEPT), "the server answered the upgrade with a wrong Sec-WebSocket-Accept");
         Ok(Some(head.contains(RELAY_NAME)))
     }
 }

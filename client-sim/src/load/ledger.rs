@@ -1,63 +1,63 @@
-//! Who was sent what, and who has it: every update of every writer, every connection of its document. Pure.
+//! Tracks, for every update of every writer, which connections of its document have received it. Pure.
 //!
-//! An update is delivered to a connection when its marker came there, by whatever message; counted once for each.
+//! An update is delivered to a connection when its marker arrives there, in whatever message; each connection counts once.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// What a marker that came in means.
+/// Meaning of a received marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// An update came to a connection that did not have it, so long after it was sent.
+    /// An update reached a connection for the first time.
     Delivered {
-        /// By whom.
+        /// Number of the writer that sent it.
         writer: usize,
-        /// Since it was sent.
+        /// Time since it was sent.
         age: Duration,
-        /// Everybody has it now.
+        /// Whether all connections of the document have it now.
         everywhere: bool,
     },
-    /// An update came back to its writer: the server has it, and whatever it promises by that.
+    /// The server echoed an update to its writer. What the echo guarantees depends on the server.
     Echoed(usize),
-    /// It came before.
+    /// The connection had received the update before.
     Known,
-    /// No such update was sent: bytes that look like a marker.
+    /// No such update was sent: the bytes look like a marker by chance.
     NoUpdate,
 }
 
 #[derive(Debug)]
 struct Sent {
     at: Instant,
-    /// Connections that do not have it.
+    /// Number of connections that have not received it.
     lacking: u32,
 }
 
 #[derive(Debug)]
 struct Writer {
     connection: usize,
-    /// The number of the first of `open`.
+    /// Number of the first update in `open`.
     base: u32,
-    /// Sent and not yet everywhere, or behind one that is not.
+    /// Updates from the oldest that is not delivered everywhere to the newest.
     open: VecDeque<Sent>,
-    /// Sent and not everywhere.
+    /// Number of updates that are not delivered everywhere.
     lacking: u32,
-    /// Sent and not acknowledged: number, when.
+    /// Updates not acknowledged: number, time of sending.
     unacked: VecDeque<(u32, Instant)>,
-    /// Connections it is delivered to.
+    /// Number of connections that its updates are delivered to.
     receivers: u32,
 }
 
-/// What one connection has of one writer.
+/// The updates of one writer that one connection has received.
 #[derive(Debug, Clone, Default)]
-struct Has {
-    /// Everything below.
+struct Received {
+    /// Every update below this number.
     next: u32,
-    /// And these.
+    /// Updates above `next`.
     beyond: BTreeSet<u32>,
 }
 
-impl Has {
-    /// True when it is new.
+impl Received {
+    /// Adds an update; returns whether it is new.
     fn add(&mut self, number: u32) -> bool {
         if number == self.next {
             self.next += 1;
@@ -73,37 +73,38 @@ impl Has {
 #[derive(Debug)]
 struct Connection {
     document: usize,
-    has: Vec<Has>,
+    /// One entry per writer of the document.
+    received: Vec<Received>,
 }
 
-/// The ledger. Documents, connections and writers are known by number.
+/// The ledger. Documents, connections and writers are identified by number.
 #[derive(Debug, Default)]
 pub struct Ledger {
     writers: Vec<Writer>,
     connections: Vec<Connection>,
-    /// The writers of each document; their place is their number in markers.
+    /// The writers of each document, in the order of their numbers in markers.
     documents: Vec<Vec<usize>>,
-    /// Updates sent.
+    /// Number of updates sent.
     pub sent: u64,
-    /// Deliveries.
+    /// Number of deliveries.
     pub delivered: u64,
-    /// Deliveries that are still to come.
+    /// Number of deliveries still to come.
     pub missing: u64,
-    /// Updates acknowledged.
+    /// Number of updates acknowledged.
     pub acked: u64,
 }
 
 impl Ledger {
-    /// For `documents` documents without connections.
+    /// A ledger for `documents` documents without connections.
     pub fn new(documents: usize) -> Self {
         Self { documents: vec![Vec::new(); documents], ..Self::default() }
     }
 
-    /// Adds a connection that reads `document`, and writes it if `writes`: its writer's number. All connections are
-    /// added before the first update is sent.
+    /// Adds a connection to `document`. Returns the number of its writer if `writes`. All connections must be added before
+    /// the first update is sent.
     pub fn connect(&mut self, document: usize, writes: bool) -> Option<usize> {
         let connection = self.connections.len();
-        self.connections.push(Connection { document, has: Vec::new() });
+        self.connections.push(Connection { document, received: Vec::new() });
         if !writes {
             return None;
         }
@@ -113,22 +114,22 @@ impl Ledger {
         Some(self.writers.len() - 1)
     }
 
-    /// Everybody is there.
+    /// To be called once all connections are added.
     pub fn begin(&mut self) {
         for connection in &mut self.connections {
             let writers = &self.documents[connection.document];
-            connection.has = vec![Has::default(); writers.len()];
+            connection.received = vec![Received::default(); writers.len()];
             for &writer in writers {
                 self.writers[writer].receivers += 1;
             }
         }
         for writer in &mut self.writers {
-            // Not to itself.
+            // A writer's own connection does not count.
             writer.receivers -= 1;
         }
     }
 
-    /// The next update of a writer is sent; gives its number.
+    /// Records that a writer sends its next update; returns the update's number.
     pub fn send(&mut self, writer: usize, now: Instant) -> u32 {
         let writer = &mut self.writers[writer];
         let number = writer.base + writer.open.len() as u32;
@@ -141,17 +142,18 @@ impl Ledger {
         number
     }
 
-    /// A marker came to a connection.
+    /// Records that a marker arrived at a connection. `place` is the writer's number in markers.
     pub fn arrive(&mut self, connection: usize, place: usize, number: u32, now: Instant) -> Arrival {
         let to = &mut self.connections[connection];
-        let (Some(&index), Some(has)) = (self.documents[to.document].get(place), to.has.get_mut(place)) else {
+        let writer = self.documents[to.document].get(place);
+        let (Some(&index), Some(received)) = (writer, to.received.get_mut(place)) else {
             return Arrival::NoUpdate;
         };
         let writer = &mut self.writers[index];
         if number >= writer.base + writer.open.len() as u32 {
             return Arrival::NoUpdate;
         }
-        if !has.add(number) {
+        if !received.add(number) {
             return Arrival::Known;
         }
         if writer.connection == connection {
@@ -169,45 +171,45 @@ impl Ledger {
         Arrival::Delivered { writer: index, age, everywhere }
     }
 
-    /// The oldest update that was not acknowledged is; gives the time since it was sent.
+    /// Records an acknowledgement of the writer's oldest unacknowledged update; returns the time since it was sent.
     pub fn acknowledge(&mut self, writer: usize, now: Instant) -> Option<Duration> {
         let (_, at) = self.writers[writer].unacked.pop_front()?;
         self.acked += 1;
         Some(now.saturating_duration_since(at))
     }
 
-    /// Updates of a writer that are not everywhere.
+    /// Number of a writer's updates that are not delivered everywhere.
     pub fn undelivered(&self, writer: usize) -> usize {
         self.writers[writer].lacking as usize
     }
 
-    /// Updates of a writer that were not acknowledged.
+    /// Number of a writer's updates that are not acknowledged.
     pub fn unacknowledged(&self, writer: usize) -> usize {
         self.writers[writer].unacked.len()
     }
 
-    /// How many updates of each of its writers a document has had.
+    /// Number of updates sent by each writer of a document.
     pub fn totals(&self, document: usize) -> Vec<u32> {
         let sent = |&writer: &usize| self.writers[writer].base + self.writers[writer].open.len() as u32;
         self.documents[document].iter().map(sent).collect()
     }
 
-    /// Who lacks what, in words, for the first few.
-    pub fn complaints(&self, most: usize) -> Vec<String> {
+    /// Describes undelivered updates, at most `limit` lines.
+    pub fn complaints(&self, limit: usize) -> Vec<String> {
         let mut found = Vec::new();
         for (number, connection) in self.connections.iter().enumerate() {
-            for (has, &writer) in connection.has.iter().zip(&self.documents[connection.document]) {
+            for (received, &writer) in connection.received.iter().zip(&self.documents[connection.document]) {
                 let writer = &self.writers[writer];
                 let all = writer.base + writer.open.len() as u32;
-                if has.next >= all || writer.connection == number {
+                if received.next >= all || writer.connection == number {
                     continue;
                 }
-                if found.len() == most {
+                if found.len() == limit {
                     found.push("and more".into());
                     return found;
                 }
-                let lacking = all - has.next - has.beyond.len() as u32;
-                let (first, document) = (has.next, connection.document);
+                let lacking = all - received.next - received.beyond.len() as u32;
+                let (first, document) = (received.next, connection.document);
                 found.push(format!(
                     "connection {number} (document {document}) lacks {lacking} of {all} updates of connection {}, the \
                      first of them number {first}",
@@ -220,7 +222,7 @@ impl Ledger {
 }
 
 impl Writer {
-    /// Forgets what is everywhere.
+    /// Removes leading updates that are delivered everywhere.
     fn forget(&mut self) {
         while self.open.front().is_some_and(|sent| sent.lacking == 0) {
             self.open.pop_front();
@@ -244,12 +246,12 @@ mod tests {
     }
 
     #[test]
-    fn every_update_counts_once_for_every_other_connection_of_its_document() {
+    fn update_counts_once_per_other_connection_of_its_document() {
         let (mut ledger, now) = (ledger(), Instant::now());
         assert_eq!((ledger.send(1, now), ledger.send(1, now)), (0, 1));
         assert_eq!((ledger.sent, ledger.missing, ledger.undelivered(1)), (2, 4, 2));
         let later = now + Duration::from_millis(3);
-        // The second before the first.
+        // The second update arrives before the first.
         let age = Duration::from_millis(3);
         assert_eq!(ledger.arrive(0, 1, 1, later), Arrival::Delivered { writer: 1, age, everywhere: false });
         assert_eq!(ledger.arrive(2, 1, 1, later), Arrival::Delivered { writer: 1, age, everywhere: true });
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_come_in_the_order_of_updates() {
+    fn acknowledgements_apply_to_updates_in_order() {
         let (mut ledger, now) = (ledger(), Instant::now());
         ledger.send(2, now);
         ledger.send(2, now + Duration::from_millis(1));
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_delivery_is_named() {
+    fn complaints_name_a_missing_delivery() {
         let (mut ledger, now) = (ledger(), Instant::now());
         for number in 0..3 {
             ledger.send(2, now);

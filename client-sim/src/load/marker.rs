@@ -1,21 +1,20 @@
-//! Updates that can be told by their text: each appends a marker of seven characters (and padding) to the end of what
-//! its writer wrote before. A reader finds them by looking for a byte, in a relayed update and in a merged one alike.
-//! Pure.
+//! Updates that are recognised by their text: each appends a marker of seven characters (and padding) to what its writer
+//! wrote before. A reader finds markers by searching for one byte, in relayed and in merged updates alike. Pure.
 //!
-//! A marker is `~`, the writer's number in its document as one digit, the update's number as five digits, base 64.
-//! Updates are v1 (npm `yjs` 13.6, `UpdateEncoderV1`), written by hand: one item, its left origin the writer's item
-//! before.
+//! A marker is `~`, the writer's number in its document as one digit, and the update's number as five digits, base 64.
+//! Updates are v1 (npm `yjs` 13.6, `UpdateEncoderV1`), encoded here without a CRDT: one item whose left origin is the
+//! writer's previous item.
 
 use memchr::memchr_iter;
 use syncline_protocol::varint::{write_var_bytes, write_var_uint};
 
-/// Characters of a marker.
+/// Length of a marker.
 pub const MARKER_CHARS: usize = 7;
-/// Most writers of one document.
+/// Largest number of writers of one document.
 pub const MAX_WRITERS: usize = DIGITS.len();
-/// Most updates of one writer.
+/// Largest number of updates of one writer.
 pub const MAX_UPDATES: u32 = 1 << 30;
-/// The root text.
+/// Name of the root text.
 pub const ROOT: &str = "text";
 
 const SIGN: u8 = b'~';
@@ -34,17 +33,17 @@ const fn values() -> [u8; 256] {
     values
 }
 
-/// Info bits of an item: its content is a string; it has a left origin.
+/// Info bits of an item: string content, and presence of a left origin.
 const STRING: u8 = 4;
 const LEFT_ORIGIN: u8 = 0x80;
 
-/// Writes the marker of update `number` by `writer`.
+/// The marker of update `number` by `writer`.
 fn marker(writer: usize, number: u32) -> [u8; MARKER_CHARS] {
     let digit = |shift: u32| DIGITS[(number >> shift) as usize & 63];
     [SIGN, DIGITS[writer & 63], digit(24), digit(18), digit(12), digit(6), digit(0)]
 }
 
-/// Appends update `number` of a writer to `out`. `chars` is the length of the text, at least that of a marker, and
+/// Appends update `number` of a writer to `out`. `chars` is the length of the inserted text: at least that of a marker, and
 /// the same for all updates of the writer.
 pub fn write_update(out: &mut Vec<u8>, client: u64, writer: usize, number: u32, chars: usize) {
     let clock = u64::from(number) * chars as u64;
@@ -65,8 +64,8 @@ pub fn write_update(out: &mut Vec<u8>, client: u64, writer: usize, number: u32, 
     out.push(0);
 }
 
-/// The markers in `bytes`, in order: writer and number. Bytes that look like one by chance are told apart by their
-/// number, which was never sent.
+/// Finds the markers in `bytes`, in order; yields writer and update number. Bytes can look like a marker by chance; the
+/// caller recognises these because no update with their number was sent.
 pub fn find(bytes: &[u8]) -> impl Iterator<Item = (usize, u32)> {
     let mut end = 0;
     memchr_iter(SIGN, bytes).filter_map(move |at| {
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_crdt_takes_the_updates_and_a_merged_one_holds_every_marker() {
+    fn crdt_accepts_updates_and_merged_state_holds_every_marker() {
         let doc = Doc::new();
         for chars in [MARKER_CHARS, 40] {
             for (writer, client) in [(0, 1 << 31), (1, u64::from(u32::MAX))] {
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_marker_is_not_found() {
+    fn find_skips_bytes_that_are_not_a_marker() {
         assert_eq!(find(b"~~0000012~0!00001~00000").collect::<Vec<_>>(), [(0, 1)]);
         assert_eq!(find(&marker(63, MAX_UPDATES - 1)).collect::<Vec<_>>(), [(63, MAX_UPDATES - 1)]);
         assert_eq!(find(b"~00000").count(), 0);

@@ -1,16 +1,16 @@
-//! `syncline-sim load`: load for any Yjs server, and what it does to it.
+//! `syncline-sim load`: puts load on any Yjs server and measures it.
 //!
 //! ```text
-//! scenario  the named scenarios and the free parameters
-//! traffic   writers and readers        keystroke two of these           idle  connections that do nothing
-//! trace     a real editing session     stored    documents on a server   storm many at once
-//! session   joining a document         hub   the sockets: mio, one thread
-//! speak     the dialects               frame WebSocket frames            marker  updates told by their text
-//! ledger    who has what               measure, report, plot             what is told at the end
+//! scenario  the named scenarios and their parameters
+//! traffic   writers and readers             keystroke  two traffic runs    idle  idle connections
+//! trace     a recorded editing session      stored     stored documents    storm  simultaneous joins
+//! session   joining a document              hub        sockets: mio, one thread
+//! speak     the wire dialects               frame      WebSocket frames    marker  updates with searchable text
+//! ledger    which updates arrived where     measure, report, plot          figures and their output
 //! ```
 //!
-//! Readers look for markers and decode nothing, so that the server is the limit; where the generator is, its figures
-//! say little, and it refuses to give them.
+//! Readers search for markers and decode nothing, so that the server is the bottleneck. When the generator is the
+//! bottleneck, its figures say little about the server and are not reported.
 
 pub(crate) mod frame;
 pub(crate) mod hub;
@@ -37,69 +37,70 @@ use anyhow::{Context, Result, ensure};
 
 use self::hub::Address;
 use self::report::Report;
-use self::scenario::{Job, Name};
+use self::scenario::{Name, Workload};
 use self::session::Target;
 use self::speak::Dialect;
 
-/// Share of the time above which the generator itself is the limit: it was hardly ever idle.
+/// The generator counts as the bottleneck when it was busy for more than this share of the time.
 const SATURATED: f64 = 0.95;
 
-/// What to do, and to whom.
+/// Arguments of `load`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// A scenario by name; without one, the parameters alone say what is done.
+    /// Name of a scenario; `traffic` is defined by the parameters alone.
     #[arg(value_enum, default_value = "traffic")]
     scenario: Name,
     /// Server address.
     #[arg(long, env = "SYNCLINE_URL", default_value = "ws://127.0.0.1:1234")]
     url: String,
-    /// The server's process id, to report its CPU and memory.
+    /// Process id of the server, to report its CPU and memory.
     #[arg(long)]
     pid: Option<u32>,
-    /// The wire format to speak.
+    /// Wire protocol to use.
     #[arg(long, value_enum, default_value = "y-websocket")]
     dialect: Dialect,
-    /// Token, if the server wants one.
+    /// Token, if the server requires one.
     #[arg(long)]
     token: Option<String>,
     #[command(flatten)]
     parameters: scenario::Parameters,
-    /// Give up after this many seconds without anything arriving.
+    /// Fail when nothing arrives for this many seconds.
     #[arg(long, default_value_t = 10)]
     stall_s: u64,
-    /// Connections that are being made at once.
+    /// Maximum number of connections being opened at the same time.
     #[arg(long, default_value_t = 256)]
     connects_at_once: usize,
-    /// Report although this program itself was the limit.
+    /// Report figures even if this program was the bottleneck.
     #[arg(long)]
     allow_saturated: bool,
     /// Print the report as one JSON object.
     #[arg(long)]
     json: bool,
-    /// Draw latency and throughput over time into this file (SVG).
+    /// Write a chart of latency and throughput over time to this file (SVG).
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing is missing.
+    /// Every check passed.
     Fine,
-    /// Something is.
+    /// A check failed.
     Failed,
-    /// The generator was the limit; nothing was reported.
+    /// The generator was the bottleneck; no figures were reported.
     Saturated,
 }
 
-/// Runs and prints.
+/// Runs the scenario and prints its report.
 pub fn run(args: &Args) -> Result<Outcome> {
     let report = measure(args)?;
     let mut stdout = std::io::stdout();
     if report.saturated && !args.allow_saturated {
         eprintln!(
-            "syncline-sim: the generator was busy {:.0} % of the time ({:.0} % of a core): the figures would be its own, not \
-             the server's. Give it a core of its own, ask for less, or see them all the same with --allow-saturated",
+            "syncline-sim: the load generator was the bottleneck: busy {:.0} % of the time ({:.0} % of a core), so the \
+             figures would not be the server's. Pin it to its own core, reduce the load, or pass --allow-saturated to \
+             print them anyway",
             100.0 * report.generator_busy.unwrap_or(1.0),
             100.0 * report.generator_share.unwrap_or_default()
         );
@@ -120,30 +121,30 @@ pub fn run(args: &Args) -> Result<Outcome> {
 }
 
 fn measure(args: &Args) -> Result<Report> {
-    ensure!(args.connects_at_once > 0, "at least one connection must be made at a time");
+    ensure!(args.connects_at_once > 0, "--connects-at-once must be at least 1");
     let target = Target {
         address: Address::of(&args.url)?,
         dialect: args.dialect,
         token: args.token.clone(),
         pid: args.pid,
         stall: Duration::from_secs(args.stall_s),
-        at_once: args.connects_at_once,
+        max_connecting: args.connects_at_once,
     };
     let name = args.scenario.to_string();
-    let mut report = match args.scenario.job(&args.parameters)? {
-        Job::Traffic(traffic) => traffic::run(&target, &traffic, &name)?,
-        Job::Idle(idle) => idle::run(&target, &idle, &name)?,
-        Job::Trace(trace) => trace::run(&target, &trace, &name)?,
-        Job::Stored(stored) => stored::run(&target, &stored, &name)?,
-        Job::Reconnect(storm) => storm::reconnect(&target, &storm, &name)?,
-        Job::Join(storm) => storm::join(&target, &storm, &name)?,
-        Job::Keystroke(keystroke) => keystroke::run(&target, &keystroke, &name)?,
+    let mut report = match args.scenario.workload(&args.parameters)? {
+        Workload::Traffic(traffic) => traffic::run(&target, &traffic, &name)?,
+        Workload::Idle(idle) => idle::run(&target, &idle, &name)?,
+        Workload::Trace(trace) => trace::run(&target, &trace, &name)?,
+        Workload::Stored(stored) => stored::run(&target, &stored, &name)?,
+        Workload::Reconnect(storm) => storm::reconnect(&target, &storm, &name)?,
+        Workload::Join(storm) => storm::join(&target, &storm, &name)?,
+        Workload::Keystroke(keystroke) => keystroke::run(&target, &keystroke, &name)?,
     };
     report.url = args.url.clone();
     report.dialect = args.dialect.to_string();
     report.saturated = report.generator_busy.is_some_and(|busy| busy > SATURATED);
     if report.saturated {
-        report.notes.push("the generator itself was the limit: its figures, maybe not the server's".into());
+        report.notes.push("the load generator was the bottleneck: these may not be the server's figures".into());
     }
     Ok(report)
 }

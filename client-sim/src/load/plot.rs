@@ -1,5 +1,5 @@
-//! The course of a run as a picture: throughput above, latency below, over time. A plain SVG, written by hand: two
-//! polylines and two axes need no plotting library. Pure.
+//! A chart of a run over time: throughput above, latency below. Plain SVG, written without a plotting library because it is
+//! only polylines and axes. Pure.
 
 use std::fmt::Write;
 
@@ -12,17 +12,17 @@ const LEFT: f64 = 90.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 60.0;
 const GAP: f64 = 60.0;
-/// Lines across a panel.
+/// Number of grid lines in a panel.
 const LINES: usize = 4;
 
-/// One line of a panel.
+/// One curve of a panel.
 struct Series {
     name: &'static str,
     colour: &'static str,
     value: fn(&Point) -> f64,
 }
 
-/// Draws the report's course.
+/// Renders the series of a report as SVG.
 pub fn svg(report: &Report) -> String {
     let height = TOP + 2.0 * PANEL + 2.0 * GAP;
     let mut out = format!(
@@ -40,22 +40,22 @@ pub fn svg(report: &Report) -> String {
     out
 }
 
-fn panel(out: &mut String, top: f64, course: &[Point], series: &[Series]) {
-    let end = course.last().map_or(1.0, |point| point.at_s).max(1e-3);
-    let values = || course.iter().flat_map(|point| series.iter().map(|series| (series.value)(point)));
-    let most = round_up(values().fold(0.0, f64::max));
+fn panel(out: &mut String, top: f64, points_over_time: &[Point], series: &[Series]) {
+    let end = points_over_time.last().map_or(1.0, |point| point.at_s).max(1e-3);
+    let values = || points_over_time.iter().flat_map(|point| series.iter().map(|series| (series.value)(point)));
+    let top_value = round_up(values().fold(0.0, f64::max));
     let x = |at_s: f64| LEFT + at_s / end * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| top + PANEL - value / most * PANEL;
+    let y = |value: f64| top + PANEL - value / top_value * PANEL;
     for line in 0..=LINES {
         let share = line as f64 / LINES as f64;
-        let (across, down) = (y(most * share), x(end * share));
+        let (across, down) = (y(top_value * share), x(end * share));
         line_of(out, (LEFT, across), (WIDTH - RIGHT, across), "#d0d7de");
-        text(out, LEFT - 8.0, across + 4.0, "end", &number(most * share));
+        text(out, LEFT - 8.0, across + 4.0, "end", &number(top_value * share));
         text(out, down, top + PANEL + 18.0, "middle", &format!("{:.1} s", end * share));
     }
     for (at, series) in series.iter().enumerate() {
         let mut points = String::new();
-        for point in course {
+        for point in points_over_time {
             // Writing into a String cannot fail.
             write!(points, "{:.1},{:.1} ", x(point.at_s), y((series.value)(point))).ok();
         }
@@ -80,7 +80,7 @@ fn text(out: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
     out.push_str(&format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>\n"));
 }
 
-/// To one, two or five and zeros.
+/// Rounds up to one, two or five times a power of ten.
 fn round_up(value: f64) -> f64 {
     let power = 10f64.powf(value.max(1e-6).log10().floor());
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|step| step * power).find(|&step| step >= value).unwrap_or(10.0 * power)
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_point_is_drawn_inside_its_panel() {
+    fn svg_draws_every_point_inside_its_panel() {
         let point = |at_s, per_s| Point { at_s, per_s, p50_us: 800, p99_us: 2_500 };
         let report = Report {
             scenario: "a<b".into(),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn axes_end_at_round_numbers() {
+    fn axis_ends_at_a_round_number() {
         assert_eq!([0.0, 0.7, 2.1, 1_700.0, 2_000.0].map(round_up)[1..], [1.0, 5.0, 2_000.0, 2_000.0]);
     }
 }

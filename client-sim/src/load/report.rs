@@ -1,4 +1,4 @@
-//! What a load run found, for people and as JSON.
+//! The report of a load run, as text and as JSON.
 
 use std::fmt;
 
@@ -7,35 +7,35 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::measure::Point;
 use crate::report::Latency;
 
-/// One measured number.
+/// One measured value.
 #[derive(Debug, Clone, Copy)]
 pub struct Figure {
-    /// Its name in JSON; the end of the name is the unit.
+    /// Key in the JSON report, unit last.
     pub key: &'static str,
-    /// Its name for people.
+    /// Label in the text report.
     pub name: &'static str,
-    /// The number.
+    /// The value, in the unit of its key.
     pub value: f64,
 }
 
-/// Figures in the order in which they are told; a map in JSON.
+/// Figures in the order of the text report; a map in JSON.
 #[derive(Debug, Default)]
 pub struct Figures(Vec<Figure>);
 
 impl Figures {
-    /// Adds one.
+    /// Adds a figure.
     pub fn add(&mut self, key: &'static str, name: &'static str, value: f64) {
         self.0.push(Figure { key, name, value });
     }
 
-    /// Adds one that is known.
+    /// Adds a figure if its value is known.
     pub fn add_known(&mut self, key: &'static str, name: &'static str, value: Option<f64>) {
         if let Some(value) = value {
             self.add(key, name, value);
         }
     }
 
-    /// One by its key.
+    /// Returns the value of a figure.
     pub fn get(&self, key: &str) -> Option<f64> {
         self.0.iter().find(|figure| figure.key == key).map(|figure| figure.value)
     }
@@ -51,49 +51,49 @@ impl Serialize for Figures {
     }
 }
 
-/// The whole report.
+/// Report of a load run.
 #[derive(Debug, Default, serde::Serialize)]
 pub struct Report {
-    /// Every check passed.
+    /// Whether every check passed.
     pub ok: bool,
-    /// What did not.
+    /// Failed checks.
     pub failures: Vec<String>,
-    /// What a reader of the figures must know.
+    /// Remarks that are needed to interpret the figures.
     pub notes: Vec<String>,
-    /// The scenario's name.
+    /// Name of the scenario.
     pub scenario: String,
-    /// What was done, in words.
+    /// Description of the run.
     pub about: String,
     /// Server address.
     pub url: String,
-    /// Wire format.
+    /// Wire protocol.
     pub dialect: String,
-    /// The server is the bare relay of this program.
+    /// Whether the server is the bare relay of this program.
     pub relay: bool,
-    /// How long was measured.
+    /// Length of the measurement.
     pub seconds: f64,
-    /// This program's CPU as a share of one core, in that time.
+    /// CPU of this program during the measurement, as a share of one core.
     pub generator_share: Option<f64>,
-    /// The same with the time it waited for a core: at 1 it was never idle.
+    /// Share of the time in which this program was running or waiting for a core; at 1 it was never idle.
     pub generator_busy: Option<f64>,
-    /// The generator itself was the limit: the figures say little of the server.
+    /// Whether this program was the bottleneck, so that the figures say little about the server.
     pub saturated: bool,
-    /// What was measured.
+    /// The measured values.
     pub figures: Figures,
-    /// From sending to arrival.
+    /// Latency from sending to arrival.
     pub latency: Option<Latency>,
-    /// From sending to the server's acknowledgement: SyncStatus (Hocuspocus) or echo (y-websocket). What it promises
-    /// is up to the server.
+    /// Latency from sending to the server's SyncStatus (Hocuspocus) or echo (y-websocket). What these guarantee depends on
+    /// the server.
     pub ack_latency: Option<Latency>,
-    /// The course over time.
+    /// Throughput and latency over time.
     pub course: Vec<Point>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.relay { ", the bare relay" } else { "" };
+        let relay = if self.relay { ", the bare relay" } else { "" };
         writeln!(f, "{}: {}", self.scenario, self.about)?;
-        writeln!(f, "  at {} ({}{what}), {:.2} s", self.url, self.dialect, self.seconds)?;
+        writeln!(f, "  at {} ({}{relay}), {:.2} s", self.url, self.dialect, self.seconds)?;
         for figure in &self.figures.0 {
             writeln!(f, "  {:<34} {}", figure.name, number(figure.value))?;
         }
@@ -114,7 +114,7 @@ impl fmt::Display for Report {
         for failure in &self.failures {
             writeln!(f, "  FAILED: {failure}")?;
         }
-        f.write_str(if self.ok { "  nothing is missing" } else { "  the run FAILED" })
+        f.write_str(if self.ok { "  every check passed" } else { "  the run FAILED" })
     }
 }
 
@@ -123,7 +123,7 @@ pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
 }
 
-/// Three digits are as many as a measurement is worth, of large numbers all.
+/// Formats a number with three significant digits; from 1000 on with all digits, grouped.
 pub fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => {
@@ -148,13 +148,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_easy_to_read() {
+    fn number_rounds_to_three_digits_and_groups_thousands() {
         let written = [0.4567, 12.34, 123.4, 2_045_443.2, -1234.0].map(number);
         assert_eq!(written, ["0.46", "12.3", "123", "2,045,443", "-1,234"]);
     }
 
     #[test]
-    fn figures_are_a_map_in_json() {
+    fn figures_serialize_as_map_without_unknown_values() {
         let mut figures = Figures::default();
         figures.add("updates_per_s", "updates/s", 5.0);
         figures.add_known("rss_bytes", "memory", None);

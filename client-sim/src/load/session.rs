@@ -1,4 +1,4 @@
-//! The talk on each connection until it has joined its document, over a [`Hub`].
+//! Joins documents over a [`Hub`] and turns its events into session events.
 
 use std::time::{Duration, Instant};
 
@@ -6,62 +6,62 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::frame;
 use super::hub::{Address, Event, Hub};
-use super::speak::{Dialect, EMPTY_STATE_VECTOR, Heard};
+use super::speak::{Dialect, EMPTY_STATE_VECTOR, MessageHead};
 
-/// A look at the clock at least this often.
+/// Longest wait in one turn of the event loop.
 const TURN: Duration = Duration::from_millis(100);
 
-/// Where and how to connect, for all scenarios.
+/// The server and how to connect to it; the same for all scenarios.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// Where.
+    /// Address of the server.
     pub address: Address,
-    /// How to speak.
+    /// Wire protocol.
     pub dialect: Dialect,
-    /// Token, if the server wants one.
+    /// Token, if the server requires one.
     pub token: Option<String>,
-    /// The server's process.
+    /// Process id of the server; `None`: its CPU and memory are not measured.
     pub pid: Option<u32>,
-    /// Give up after this time without anything arriving.
+    /// The run fails when nothing arrives for this long.
     pub stall: Duration,
-    /// Connections that are being made at once.
-    pub at_once: usize,
+    /// Maximum number of connections being opened at the same time.
+    pub max_connecting: usize,
 }
 
-/// One connection's state.
+/// State of one connection.
 #[derive(Debug)]
 pub struct Session {
-    /// The name of its document.
+    /// Name of its document.
     pub document: String,
-    /// What it has, when it joins.
+    /// State vector sent when it joins.
     pub state_vector: Vec<u8>,
-    /// The server answered our question.
+    /// Whether the server has answered its sync step 1.
     pub joined: bool,
-    /// Answers to the server's questions that it has not acknowledged (Hocuspocus).
-    pub unanswered: usize,
-    /// Bytes of the document's data so far.
+    /// Sync step 2 messages sent that the server has not acknowledged with a SyncStatus (Hocuspocus).
+    pub unacked_step_2: usize,
+    /// Bytes of document data received.
     pub data_bytes: u64,
-    /// In a message that is document data; true: the answer to our question.
+    /// Set within a message of document data; true if it is a sync step 2.
     inside: Option<bool>,
 }
 
-/// What the sessions make of what they hear.
+/// An event of a session.
 #[derive(Debug)]
-pub enum Said<'a> {
-    /// Joined.
+pub enum SessionEvent<'a> {
+    /// The session has joined its document.
     Joined,
     /// Document data, or a piece of it: see [`frame::Piece`].
     Data {
         /// The bytes.
         bytes: &'a [u8],
-        /// The data begins here.
+        /// Whether the data begins in this piece.
         first: bool,
-        /// The data ends here.
+        /// Whether the data ends in this piece.
         last: bool,
     },
-    /// An update is saved (Hocuspocus).
+    /// The server saved an update (Hocuspocus).
     Saved,
-    /// Presence.
+    /// An awareness update.
     Awareness,
 }
 
@@ -69,15 +69,15 @@ pub enum Said<'a> {
 pub struct Sessions {
     /// The sockets.
     pub hub: Hub,
-    /// The sessions.
+    /// The sessions, by connection number.
     pub all: Vec<Session>,
-    /// Where.
+    /// The server.
     pub target: Target,
-    /// The server is the bare relay of this program.
+    /// Whether the server is the bare relay of this program.
     pub relay: bool,
-    /// How many have joined.
+    /// Number of sessions that have joined.
     pub joined: usize,
-    /// Frames with document data received.
+    /// Number of frames with document data received.
     pub frames: u64,
     /// Messages to send after the turn: connection, message.
     replies: Vec<(usize, Vec<u8>)>,
@@ -85,7 +85,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// No connection yet.
+    /// Creates sessions for `target` without any connection.
     pub fn new(target: Target) -> Result<Self> {
         Ok(Self {
             hub: Hub::new()?,
@@ -99,12 +99,12 @@ impl Sessions {
         })
     }
 
-    /// Connects a client that has nothing of `document`.
+    /// Connects a client with an empty copy of `document`.
     pub fn connect(&mut self, document: &str) -> Result<usize> {
         self.connect_with(document, &EMPTY_STATE_VECTOR)
     }
 
-    /// Connects a client that has what `state_vector` says.
+    /// Connects a client whose copy of `document` has this state vector.
     pub fn connect_with(&mut self, document: &str, state_vector: &[u8]) -> Result<usize> {
         let Target { address, dialect, token, .. } = &self.target;
         let number = self.hub.connect(address, &dialect.path(&address.base, document, token.as_deref()))?;
@@ -112,22 +112,22 @@ impl Sessions {
             document: document.to_owned(),
             state_vector: state_vector.to_vec(),
             joined: false,
-            unanswered: 0,
+            unacked_step_2: 0,
             data_bytes: 0,
             inside: None,
         });
         Ok(number)
     }
 
-    /// Connects one client to each of `documents`, [`Target::at_once`] at a time, until all have joined. Gives the time
-    /// it took.
+    /// Connects one client to each of `documents`, at most [`Target::max_connecting`] at a time, and waits until all have
+    /// joined. Returns the time that it took.
     pub fn join_all(&mut self, documents: &[String]) -> Result<Duration> {
         let (begin, joined) = (Instant::now(), self.joined);
         let mut documents = documents.iter();
         let (mut begun, all) = (0, documents.len());
         let (mut last, mut moved) = (joined, Instant::now());
         while self.joined - joined < all {
-            while begun - (self.joined - joined) < self.target.at_once {
+            while begun - (self.joined - joined) < self.target.max_connecting {
                 let Some(document) = documents.next() else { break };
                 self.connect(document)?;
                 begun += 1;
@@ -138,7 +138,7 @@ impl Sessions {
             }
             ensure!(
                 moved.elapsed() < self.target.stall,
-                "{} of {all} clients have joined, and nothing happened for {} s",
+                "{} of {all} clients have joined, and no other joined for {} s",
                 self.joined - joined,
                 self.target.stall.as_secs()
             );
@@ -146,8 +146,12 @@ impl Sessions {
         Ok(begin.elapsed())
     }
 
-    /// One turn of the hub: what is part of joining is answered, the rest is told.
-    pub fn turn(&mut self, timeout: Duration, mut tell: impl FnMut(usize, Said<'_>, Instant)) -> Result<()> {
+    /// Runs one turn of the hub: answers messages that belong to joining, and calls `on_event` for the others.
+    pub fn turn(
+        &mut self,
+        timeout: Duration,
+        mut on_event: impl FnMut(usize, SessionEvent<'_>, Instant),
+    ) -> Result<()> {
         let Self { hub, all, target, relay, joined, frames, replies, .. } = self;
         let mut failure = None;
         hub.turn(timeout, |number, event, now| {
@@ -161,18 +165,18 @@ impl Sessions {
                 }
                 Event::Lost(why) => Err(anyhow::anyhow!(why)),
                 Event::Piece(piece) => {
-                    let mut said = |said: Said<'_>| match said {
-                        Said::Joined => {
+                    let mut emit = |event: SessionEvent<'_>| match event {
+                        SessionEvent::Joined => {
                             *joined += 1;
-                            tell(number, said, now);
+                            on_event(number, event, now);
                         }
-                        Said::Data { first, .. } => {
+                        SessionEvent::Data { first, .. } => {
                             *frames += u64::from(first);
-                            tell(number, said, now);
+                            on_event(number, event, now);
                         }
-                        Said::Saved | Said::Awareness => tell(number, said, now),
+                        SessionEvent::Saved | SessionEvent::Awareness => on_event(number, event, now),
                     };
-                    session.hear(target, piece, &mut said, |reply| replies.push((number, reply)))
+                    session.handle_piece(target, piece, &mut emit, |reply| replies.push((number, reply)))
                 }
             };
             if let Err(error) = result {
@@ -183,19 +187,19 @@ impl Sessions {
             return Err(failure);
         }
         for (number, message) in std::mem::take(&mut self.replies) {
-            self.say(number, &message)?;
+            self.send_message(number, &message)?;
         }
         Ok(())
     }
 
     /// Sends one message.
-    pub fn say(&mut self, number: usize, message: &[u8]) -> Result<()> {
+    pub fn send_message(&mut self, number: usize, message: &[u8]) -> Result<()> {
         self.frame.clear();
         frame::write(&mut self.frame, frame::BINARY, message);
         self.hub.send(number, &self.frame)
     }
 
-    /// Cuts and forgets all.
+    /// Cuts and removes all connections.
     pub fn clear(&mut self) {
         self.hub.clear();
         self.all.clear();
@@ -204,49 +208,49 @@ impl Sessions {
 }
 
 impl Session {
-    fn hear(
+    fn handle_piece(
         &mut self,
         target: &Target,
         piece: frame::Piece<'_>,
-        said: &mut impl FnMut(Said<'_>),
+        emit: &mut impl FnMut(SessionEvent<'_>),
         reply: impl FnOnce(Vec<u8>),
     ) -> Result<()> {
         if !piece.first {
-            if let Some(answer) = self.inside {
+            if let Some(step_2) = self.inside {
                 self.data_bytes += (piece.bytes.len() - frame::OVERLAP_BYTES.min(piece.bytes.len())) as u64;
-                said(Said::Data { bytes: piece.bytes, first: false, last: piece.last });
-                self.ended(answer && piece.last, said);
+                emit(SessionEvent::Data { bytes: piece.bytes, first: false, last: piece.last });
+                self.join_if(step_2 && piece.last, emit);
             }
             return Ok(());
         }
         self.inside = None;
-        match target.dialect.hear(piece.bytes).with_context(|| format!("document {}", self.document))? {
-            Heard::Update { at, answer } => {
+        match target.dialect.classify(piece.bytes).with_context(|| format!("document {}", self.document))? {
+            MessageHead::Update { at, step_2 } => {
                 let data = &piece.bytes[at..];
                 self.data_bytes += data.len() as u64;
-                self.inside = Some(answer);
-                said(Said::Data { bytes: data, first: true, last: piece.last });
-                self.ended(answer && piece.last, said);
+                self.inside = Some(step_2);
+                emit(SessionEvent::Data { bytes: data, first: true, last: piece.last });
+                self.join_if(step_2 && piece.last, emit);
             }
-            Heard::Question => {
-                self.unanswered += usize::from(target.dialect == Dialect::Hocuspocus);
-                reply(target.dialect.nothing_new(&self.document));
+            MessageHead::SyncStep1 => {
+                self.unacked_step_2 += usize::from(target.dialect == Dialect::Hocuspocus);
+                reply(target.dialect.empty_step_2(&self.document));
             }
-            Heard::Status { saved: true } if self.unanswered > 0 => self.unanswered -= 1,
-            Heard::Status { saved: true } => said(Said::Saved),
-            Heard::Status { saved: false } => bail!("the server refuses writes to {}", self.document),
-            Heard::Awareness => said(Said::Awareness),
-            Heard::Ping => reply(target.dialect.pong().to_vec()),
-            Heard::Denied(reason) => bail!("the server refused {}: {reason}", self.document),
-            Heard::Other => {}
+            MessageHead::Status { saved: true } if self.unacked_step_2 > 0 => self.unacked_step_2 -= 1,
+            MessageHead::Status { saved: true } => emit(SessionEvent::Saved),
+            MessageHead::Status { saved: false } => bail!("the server refuses writes to {}", self.document),
+            MessageHead::Awareness => emit(SessionEvent::Awareness),
+            MessageHead::Ping => reply(target.dialect.pong().to_vec()),
+            MessageHead::Denied(reason) => bail!("the server denied access to {}: {reason}", self.document),
+            MessageHead::Other => {}
         }
         Ok(())
     }
 
-    fn ended(&mut self, answered: bool, said: &mut impl FnMut(Said<'_>)) {
-        if answered && !self.joined {
+    fn join_if(&mut self, complete: bool, emit: &mut impl FnMut(SessionEvent<'_>)) {
+        if complete && !self.joined {
             self.joined = true;
-            said(Said::Joined);
+            emit(SessionEvent::Joined);
         }
     }
 }

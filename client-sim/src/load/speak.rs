@@ -1,5 +1,4 @@
-//! What is said on the wire in each dialect: enough to join, to send updates, and to see what a message is from its
-//! first bytes. Pure.
+//! The messages of each dialect: enough to join, to send updates, and to classify a message by its first bytes. Pure.
 
 use std::fmt;
 
@@ -11,17 +10,17 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::varint::{ReadError, Reader};
 use syncline_protocol::ywebsocket;
 
-/// An update, and a state vector, without content.
+/// An empty update.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
-/// The state vector of a client that has nothing.
+/// The state vector of an empty document.
 pub const EMPTY_STATE_VECTOR: [u8; 1] = [0];
 
-/// The wire format.
+/// Wire protocol of the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Dialect {
-    /// One document a connection, named by the path.
+    /// One document per connection, named in the path.
     YWebsocket,
-    /// Documents named in every message.
+    /// Documents are named in every message.
     Hocuspocus,
 }
 
@@ -34,35 +33,35 @@ impl fmt::Display for Dialect {
     }
 }
 
-/// What a message is, by its first bytes.
+/// Type of a message, determined from its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard<'a> {
-    /// Document data; it begins at this byte of the message.
+pub enum MessageHead<'a> {
+    /// Document data.
     Update {
-        /// Where the update begins.
+        /// Offset of the update in the message.
         at: usize,
-        /// It answers our question.
-        answer: bool,
+        /// Whether it is a sync step 2.
+        step_2: bool,
     },
-    /// The server's question, with its state vector.
-    Question,
-    /// The update before is saved, or refused.
+    /// Sync step 1 with the server's state vector.
+    SyncStep1,
+    /// SyncStatus of an earlier update.
     Status {
-        /// Saved.
+        /// Whether the update was saved; false: it was refused.
         saved: bool,
     },
-    /// Presence.
+    /// An awareness update.
     Awareness,
-    /// A bare ping that wants a bare pong.
+    /// An unaddressed ping (Hocuspocus), answered with an unaddressed pong.
     Ping,
-    /// The server will not have us.
+    /// The server denied access or closed the document. Holds the reason.
     Denied(&'a str),
-    /// Anything else.
+    /// Any other message.
     Other,
 }
 
 impl Dialect {
-    /// The path to connect to for a document.
+    /// Path of the WebSocket URL for a document.
     pub fn path(self, base: &str, document: &str, token: Option<&str>) -> String {
         let base = base.trim_end_matches('/');
         match (self, token) {
@@ -72,24 +71,24 @@ impl Dialect {
         }
     }
 
-    /// What a client says first, when the socket is open: messages.
+    /// The messages that a client sends first on an open socket.
     pub fn hello(self, document: &str, token: Option<&str>, state_vector: &[u8]) -> Vec<Vec<u8>> {
-        let question = self.sync(document, SyncMessage::Step1(state_vector));
+        let step_1 = self.sync(document, SyncMessage::Step1(state_vector));
         match self {
-            Dialect::YWebsocket => vec![question],
+            Dialect::YWebsocket => vec![step_1],
             Dialect::Hocuspocus => {
                 let token = hocuspocus::Message::Token { token: token.unwrap_or_default(), version: None };
-                vec![token.encode(document), question]
+                vec![token.encode(document), step_1]
             }
         }
     }
 
-    /// The answer to the server's question: a client that has nothing the server lacks.
-    pub fn nothing_new(self, document: &str) -> Vec<u8> {
+    /// Sync step 2 of a client that has nothing that the server lacks.
+    pub fn empty_step_2(self, document: &str) -> Vec<u8> {
         self.sync(document, SyncMessage::Step2(&EMPTY_UPDATE))
     }
 
-    /// The message that tells of an update.
+    /// The message that carries an update.
     pub fn update(self, document: &str, update: &[u8]) -> Vec<u8> {
         self.sync(document, SyncMessage::Update(update))
     }
@@ -101,7 +100,7 @@ impl Dialect {
         }
     }
 
-    /// A presence of the size that editors send: a name, a colour, a cursor.
+    /// An awareness update of the size that editors send: a name, a colour, a cursor.
     pub fn awareness(self, document: &str, client: u64, clock: u64) -> Vec<u8> {
         let state = format!(
             "{{\"user\":{{\"name\":\"Writer {client}\",\"color\":\"#30bced\"}},\"cursor\":{{\"anchor\":{clock},\"head\":{clock}}}}}"
@@ -113,41 +112,41 @@ impl Dialect {
         }
     }
 
-    /// The answer to [`Heard::Ping`].
+    /// The answer to [`MessageHead::Ping`].
     pub fn pong(self) -> &'static [u8] {
         &PONG_FRAME
     }
 
-    /// What a message is. `head` is its beginning; of small messages, all of it.
+    /// Classifies a message. `head` is its beginning, or all of a small message.
     ///
     /// # Errors
-    /// It is no message of this dialect.
-    pub fn hear(self, head: &[u8]) -> Result<Heard<'_>> {
+    /// `head` is not the beginning of a message of this dialect.
+    pub fn classify(self, head: &[u8]) -> Result<MessageHead<'_>> {
         let mut reader = Reader::new(head);
         Ok(match self {
             Dialect::YWebsocket => match reader.var_uint()? {
                 0 => sync(head, &mut reader)?,
-                1 => Heard::Awareness,
-                2 => Heard::Denied(reason(&mut reader)?),
-                _ => Heard::Other,
+                1 => MessageHead::Awareness,
+                2 => MessageHead::Denied(reason(&mut reader)?),
+                _ => MessageHead::Other,
             },
             Dialect::Hocuspocus => {
                 match head {
-                    [9] => return Ok(Heard::Ping),
-                    [10] => return Ok(Heard::Other),
+                    [9] => return Ok(MessageHead::Ping),
+                    [10] => return Ok(MessageHead::Other),
                     _ => {}
                 }
                 reader.var_bytes()?;
                 match reader.var_uint()? {
                     0 | 4 => sync(head, &mut reader)?,
-                    1 => Heard::Awareness,
+                    1 => MessageHead::Awareness,
                     2 => match reader.var_uint()? {
-                        1 => Heard::Denied(reader.var_str()?),
-                        _ => Heard::Other,
+                        1 => MessageHead::Denied(reader.var_str()?),
+                        _ => MessageHead::Other,
                     },
-                    7 => Heard::Denied(reader.var_str().unwrap_or("the document was closed")),
-                    8 => Heard::Status { saved: reader.var_uint()? == 1 },
-                    _ => Heard::Other,
+                    7 => MessageHead::Denied(reader.var_str().unwrap_or("the document was closed")),
+                    8 => MessageHead::Status { saved: reader.var_uint()? == 1 },
+                    _ => MessageHead::Other,
                 }
             }
         })
@@ -159,16 +158,16 @@ fn reason<'a>(reader: &mut Reader<'a>) -> Result<&'a str, ReadError> {
     reader.var_str()
 }
 
-fn sync<'a>(head: &'a [u8], reader: &mut Reader<'a>) -> Result<Heard<'a>> {
+fn sync<'a>(head: &'a [u8], reader: &mut Reader<'a>) -> Result<MessageHead<'a>> {
     let kind = reader.var_uint()?;
-    // The length; the bytes need not all be here.
+    // The length of the update, whose bytes may be incomplete in `head`.
     reader.var_uint()?;
     let at = head.len() - reader.remaining();
     Ok(match kind {
-        0 => Heard::Question,
-        1 => Heard::Update { at, answer: true },
-        2 => Heard::Update { at, answer: false },
-        other => bail!("a sync message of unknown type {other}"),
+        0 => MessageHead::SyncStep1,
+        1 => MessageHead::Update { at, step_2: true },
+        2 => MessageHead::Update { at, step_2: false },
+        other => bail!("the server sent a sync message of unknown type {other}"),
     })
 }
 
@@ -177,29 +176,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_told_apart_in_both_dialects() {
+    fn classify_recognises_messages_of_both_dialects() {
         for dialect in [Dialect::YWebsocket, Dialect::Hocuspocus] {
             let update = dialect.update("a document", b"\x00\x00");
-            let Heard::Update { at, answer: false } = dialect.hear(&update).unwrap() else { panic!("{update:?}") };
+            let MessageHead::Update { at, step_2: false } = dialect.classify(&update).unwrap() else {
+                panic!("{update:?}")
+            };
             assert_eq!(update[at..], [0, 0]);
-            assert!(matches!(dialect.hear(&dialect.nothing_new("d")).unwrap(), Heard::Update { answer: true, .. }));
+            let step_2 = dialect.empty_step_2("d");
+            assert!(matches!(dialect.classify(&step_2).unwrap(), MessageHead::Update { step_2: true, .. }));
             let hello = dialect.hello("d", None, &EMPTY_STATE_VECTOR);
-            assert_eq!(dialect.hear(hello.last().unwrap()).unwrap(), Heard::Question);
-            assert_eq!(dialect.hear(&dialect.awareness("d", 7, 1)).unwrap(), Heard::Awareness);
+            assert_eq!(dialect.classify(hello.last().unwrap()).unwrap(), MessageHead::SyncStep1);
+            assert_eq!(dialect.classify(&dialect.awareness("d", 7, 1)).unwrap(), MessageHead::Awareness);
         }
         let dialect = Dialect::Hocuspocus;
         let status = hocuspocus::Message::SyncStatus(true).encode("d");
-        assert_eq!(dialect.hear(&status).unwrap(), Heard::Status { saved: true });
+        assert_eq!(dialect.classify(&status).unwrap(), MessageHead::Status { saved: true });
         let denied = hocuspocus::Message::PermissionDenied("no").encode("d");
-        assert_eq!(dialect.hear(&denied).unwrap(), Heard::Denied("no"));
-        assert_eq!(dialect.hear(&[9]).unwrap(), Heard::Ping);
+        assert_eq!(dialect.classify(&denied).unwrap(), MessageHead::Denied("no"));
+        assert_eq!(dialect.classify(&[9]).unwrap(), MessageHead::Ping);
     }
 
     #[test]
-    fn the_presence_is_one_that_the_gate_lets_through() {
+    fn awareness_message_passes_the_server_check() {
         let message = Dialect::YWebsocket.awareness("d", 7, 3);
         let Ok(ywebsocket::Message::Awareness(update)) = ywebsocket::Message::decode(&message) else {
-            panic!("no presence")
+            panic!("not an awareness message")
         };
         assert_eq!(awareness::AwarenessUpdate::scan(update, &Default::default()).unwrap().len(), 1);
     }

@@ -1,9 +1,9 @@
-//! Documents with writers and readers, at a rate or as fast as a window allows: most scenarios are this.
+//! Documents with writers and readers, at a fixed rate or with a window of updates in flight. Most scenarios use this.
 //!
-//! Definitions. A writer appends to its document; an update is *delivered* each time its content reaches another
-//! connection of the document, in whatever message. In a window of n, a writer has n updates that have not reached all
-//! others (or, with [`Until::Acked`], were not acknowledged). Measured is a span between a warm-up and the end of
-//! sending; afterwards everything sent must still arrive.
+//! Definitions. A writer appends to its document. An update is *delivered* each time its content reaches another connection
+//! of the document, in whatever message. With a window of n, a writer keeps n updates in flight that have not reached all
+//! other connections (or, with [`Until::Acked`], are not acknowledged). The measurement lasts from the end of the warm-up to
+//! the end of sending; afterwards everything sent must still arrive.
 
 mod run;
 
@@ -13,99 +13,100 @@ use anyhow::{Result, ensure};
 
 use self::run::Run;
 use super::marker;
-use super::measure::Look;
+use super::measure::UsageSample;
 use super::report::{Figures, Report, mib};
 use super::session::Target;
 use crate::report::Latency;
 
-/// Failures named one by one.
+/// Number of undelivered updates described individually.
 const MAX_COMPLAINTS: usize = 5;
 
 /// When an update leaves the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// Everybody else has it.
+    /// When all other connections have it.
     Delivered,
-    /// The server acknowledged it.
+    /// When the server has acknowledged it.
     Acked,
 }
 
-/// How fast a writer goes.
+/// When a writer sends its next update.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Pace {
-    /// Updates a second.
+pub enum SendPolicy {
+    /// At this number of updates per second.
     Rate(f64),
-    /// At most so many on their way.
+    /// As soon as fewer than this number are in flight.
     Window(usize, Until),
 }
 
-/// What to do.
+/// Parameters of a traffic run.
 #[derive(Debug, Clone)]
 pub struct Traffic {
-    /// Documents.
+    /// Number of documents.
     pub documents: usize,
-    /// Writers of each.
+    /// Writers per document.
     pub writers: usize,
-    /// Other connections of each.
+    /// Connections per document that only read.
     pub readers: usize,
-    /// Of each writer.
-    pub pace: Pace,
-    /// A presence with every update.
+    /// Send policy of each writer.
+    pub policy: SendPolicy,
+    /// Whether an awareness update is sent with every update.
     pub awareness: bool,
-    /// What a writer may send at once leaves in one write, not in a write for each update.
+    /// Whether all updates that a writer may send go out in one socket write instead of one write per update.
     pub burst: bool,
-    /// Characters of an update.
+    /// Characters inserted by an update.
     pub chars: usize,
-    /// Not measured, at the beginning.
+    /// Length of the warm-up, which is not measured.
     pub warmup: Duration,
-    /// Measured.
+    /// Length of the measurement.
     pub time: Duration,
-    /// Sent into each document by its first writer before anything else.
+    /// Update that the first writer sends into each document before anything else.
     pub prefill: Option<Vec<u8>>,
-    /// Overlook the marker that comes to readers as this one, to see the check fail.
+    /// Number of a marker received by readers that is ignored, to prove that the check fails.
     pub forget: Option<u64>,
 }
 
 impl Traffic {
-    /// In words.
+    /// Description for the report.
     pub fn about(&self) -> String {
-        let pace = match self.pace {
-            Pace::Rate(rate) => format!("{rate} updates/s each"),
-            Pace::Window(updates, Until::Delivered) => format!("{updates} in flight each"),
-            Pace::Window(updates, Until::Acked) => format!("{updates} not acknowledged each"),
+        let policy = match self.policy {
+            SendPolicy::Rate(rate) => format!("{rate} updates/s each"),
+            SendPolicy::Window(updates, Until::Delivered) => format!("{updates} in flight each"),
+            SendPolicy::Window(updates, Until::Acked) => format!("{updates} unacknowledged each"),
         };
-        let awareness = if self.awareness { ", a presence with each" } else { "" };
+        let awareness = if self.awareness { ", an awareness update with each" } else { "" };
         format!(
-            "{} document(s), {} writer(s) and {} reader(s) of each, {pace}{awareness}, {} characters",
+            "{} document(s), {} writer(s) and {} reader(s) each, {policy}{awareness}, {} characters",
             self.documents, self.writers, self.readers, self.chars
         )
     }
 
     fn check(&self) -> Result<()> {
         let enough = self.documents > 0 && self.writers > 0 && self.writers + self.readers > 1;
-        let alone = matches!(self.pace, Pace::Window(_, Until::Acked)) && self.documents > 0 && self.writers > 0;
-        ensure!(enough || alone, "nobody would receive anything: at least one writer and one other connection");
-        ensure!(self.writers <= marker::MAX_WRITERS, "at most {} writers in a document", marker::MAX_WRITERS);
-        ensure!(self.chars >= marker::MARKER_CHARS, "an update has at least {} characters", marker::MARKER_CHARS);
-        match self.pace {
-            Pace::Rate(rate) => ensure!(rate > 0.0, "the rate must be above 0"),
-            Pace::Window(updates, _) => ensure!(updates > 0, "at least one update in flight"),
+        let alone =
+            matches!(self.policy, SendPolicy::Window(_, Until::Acked)) && self.documents > 0 && self.writers > 0;
+        ensure!(enough || alone, "each document needs at least one writer and one other connection");
+        ensure!(self.writers <= marker::MAX_WRITERS, "--writers must be at most {}", marker::MAX_WRITERS);
+        ensure!(self.chars >= marker::MARKER_CHARS, "--payload must be at least {}", marker::MARKER_CHARS);
+        match self.policy {
+            SendPolicy::Rate(rate) => ensure!(rate > 0.0, "--rate must be above 0"),
+            SendPolicy::Window(updates, _) => ensure!(updates > 0, "--in-flight must be at least 1"),
         }
         Ok(())
     }
 }
 
-/// Runs it and reports.
+/// Runs the scenario and returns its report.
 pub fn run(target: &Target, traffic: &Traffic, name: &str) -> Result<Report> {
     traffic.check()?;
     let mut run = Run::join(target, traffic)?;
     let mut failures = Vec::new();
     let measured = run.measure().map_err(|error| failures.push(format!("{error:#}"))).ok();
-    if matches!(traffic.pace, Pace::Window(_, Until::Acked)) && run.ledger.acked == 0 {
+    if matches!(traffic.policy, SendPolicy::Window(_, Until::Acked)) && run.ledger.acked == 0 {
         failures.push("the server acknowledged nothing".into());
     }
     if run.ledger.missing > 0 {
-        failures.push(format!("{} deliveries never came", run.ledger.missing));
+        failures.push(format!("{} deliveries never arrived", run.ledger.missing));
         failures.extend(run.ledger.complaints(MAX_COMPLAINTS));
     }
     if failures.is_empty() && !run.sessions.relay {
@@ -117,11 +118,11 @@ pub fn run(target: &Target, traffic: &Traffic, name: &str) -> Result<Report> {
     report.scenario = name.to_owned();
     report.about = traffic.about();
     report.relay = run.sessions.relay;
-    report.figures.add("sent", "updates in all, warm-up and end too", run.ledger.sent as f64);
-    report.figures.add("delivered", "deliveries of these", run.ledger.delivered as f64);
-    report.latency = Latency::of(&run.course.latency_us);
-    report.ack_latency = Latency::of(&run.course.ack_us);
-    report.course = run.course.points;
+    report.figures.add("sent", "updates, including warm-up and end", run.ledger.sent as f64);
+    report.figures.add("delivered", "deliveries of these updates", run.ledger.delivered as f64);
+    report.latency = Latency::of(&run.series.latency_us);
+    report.ack_latency = Latency::of(&run.series.ack_us);
+    report.course = run.series.points;
     Ok(report)
 }
 
@@ -136,36 +137,47 @@ struct Counts {
     bytes_received: u64,
 }
 
-fn report(traffic: &Traffic, before: &Look, after: &Look, from: Counts, to: Counts, late: Duration) -> Report {
+fn report(
+    traffic: &Traffic,
+    before: &UsageSample,
+    after: &UsageSample,
+    from: Counts,
+    to: Counts,
+    late: Duration,
+) -> Report {
     let seconds = after.seconds_since(before);
     let (sent, delivered) = ((to.sent - from.sent) as f64, (to.delivered - from.delivered) as f64);
     let (frames, acked) = ((to.frames - from.frames) as f64, (to.acked - from.acked) as f64);
     let mut figures = Figures::default();
     figures.add("updates_per_s", "updates/s", sent / seconds);
     figures.add("deliveries_per_s", "deliveries/s", delivered / seconds);
-    figures.add("frames_per_s", "frames with these, /s", frames / seconds);
-    figures.add("deliveries_per_frame", "deliveries in a frame", delivered / frames.max(1.0));
+    figures.add("frames_per_s", "frames with deliveries/s", frames / seconds);
+    figures.add("deliveries_per_frame", "deliveries per frame", delivered / frames.max(1.0));
     figures.add("received_mib_per_s", "received, MiB/s", mib(to.bytes_received - from.bytes_received) / seconds);
     if to.acked > 0 {
         figures.add("acks_per_s", "acknowledged/s", acked / seconds);
     }
     if traffic.awareness {
-        figures.add("awareness_per_s", "presences received/s", (to.awareness - from.awareness) as f64 / seconds);
+        figures.add(
+            "awareness_per_s",
+            "awareness updates received/s",
+            (to.awareness - from.awareness) as f64 / seconds,
+        );
     }
     if let Some(cpu_s) = after.server_cpu_since(before) {
         figures.add("server_share", "server CPU, cores", cpu_s / seconds);
-        figures.add("cpu_us_per_update", "server CPU, us an update", 1e6 * cpu_s / sent.max(1.0));
-        let of_delivery = (delivered > 0.0).then(|| 1e6 * cpu_s / delivered);
-        figures.add_known("cpu_us_per_delivery", "server CPU, us a delivery", of_delivery);
+        figures.add("cpu_us_per_update", "server CPU, us per update", 1e6 * cpu_s / sent.max(1.0));
+        let per_delivery = (delivered > 0.0).then(|| 1e6 * cpu_s / delivered);
+        figures.add_known("cpu_us_per_delivery", "server CPU, us per delivery", per_delivery);
     }
-    if let (Some(was), Some(is)) = (before.server, after.server) {
-        figures.add("rss_before_mib", "server memory before, MiB", mib(was.rss_bytes));
-        figures.add("rss_after_mib", "server memory after, MiB", mib(is.rss_bytes));
-        figures.add("rss_peak_mib", "server memory at most, MiB", mib(is.peak_bytes));
+    if let (Some(start), Some(end)) = (before.server, after.server) {
+        figures.add("rss_before_mib", "server memory before, MiB", mib(start.rss_bytes));
+        figures.add("rss_after_mib", "server memory after, MiB", mib(end.rss_bytes));
+        figures.add("rss_peak_mib", "server memory, peak, MiB", mib(end.peak_bytes));
     }
-    figures.add_known("others_cores", "CPU of everything else, cores", after.others_since(before));
-    if matches!(traffic.pace, Pace::Rate(_)) {
-        figures.add("late_ms", "latest send behind its time, ms", late.as_secs_f64() * 1e3);
+    figures.add_known("others_cores", "CPU of other programs, cores", after.others_since(before));
+    if matches!(traffic.policy, SendPolicy::Rate(_)) {
+        figures.add("late_ms", "longest delay of a send, ms", late.as_secs_f64() * 1e3);
     }
     Report {
         seconds,

@@ -1,4 +1,4 @@
-//! One connection through the bad network.
+//! Forwards one connection through the bad network.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -12,28 +12,28 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Counters;
-use super::faults::{Fate, Faults};
+use super::faults::{DrawnFaults, Faults};
 
-/// Most bytes read at once.
-const PIECE_BYTES: usize = 16 * 1024;
+/// Largest number of bytes read and forwarded in one step.
+const CHUNK_BYTES: usize = 16 * 1024;
 
-/// After the bytes whose answer is to be lost: wait this long for an answer, then cut all the same.
+/// After the chunk whose answer is to be lost: cut after this time even when no answer arrived.
 const LOST_ANSWER_WAIT: Duration = Duration::from_millis(100);
 
 /// Why a pipe ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// One of the two closed, or is gone.
-    Theirs,
+    /// The device or the server closed it.
+    Closed,
     /// The network cut it.
     Cut,
-    /// The network cut it when the server had answered, and kept the answer.
+    /// The network cut it and dropped the server's answer.
     LostAnswer,
 }
 
-/// Which way.
+/// Direction of the forwarded bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Direction {
     Up,
     Down,
 }
@@ -41,15 +41,15 @@ enum Way {
 /// What the two directions of a connection share.
 #[derive(Default)]
 struct Progress {
-    /// Bytes forwarded, both ways.
+    /// Bytes forwarded in both directions.
     bytes: AtomicU64,
-    /// Pieces forwarded to the server.
-    pieces_up: AtomicU64,
+    /// Chunks forwarded to the server.
+    chunks_up: AtomicU64,
 }
 
 /// One connection through the network.
 pub(super) struct Pipe {
-    fate: Fate,
+    drawn: DrawnFaults,
     faults: watch::Receiver<Faults>,
     cuts: watch::Receiver<u64>,
     counters: Arc<Counters>,
@@ -58,28 +58,28 @@ pub(super) struct Pipe {
 
 impl Pipe {
     pub fn new(
-        fate: Fate,
+        drawn: DrawnFaults,
         faults: watch::Receiver<Faults>,
         mut cuts: watch::Receiver<u64>,
         counters: Arc<Counters>,
     ) -> Self {
         cuts.mark_unchanged();
-        Self { fate, faults, cuts, counters, progress: Progress::default() }
+        Self { drawn, faults, cuts, counters, progress: Progress::default() }
     }
 
-    /// Takes what comes and never answers, until the device gives up, the link is cut, or the page is passed.
+    /// Reads and never answers, until the device closes, the link is cut, or the captive portal is switched off.
     pub async fn capture(&mut self, mut device: TcpStream) {
-        let mut swallowed = vec![0; PIECE_BYTES];
+        let mut discarded = vec![0; CHUNK_BYTES];
         let mut faults = self.faults.clone();
-        let passed = async {
+        let released = async {
             drop(faults.wait_for(|faults| !faults.captive).await);
         };
-        tokio::pin!(passed);
+        tokio::pin!(released);
         loop {
             tokio::select! {
                 _ = self.cuts.changed() => break,
-                () = &mut passed => break,
-                read = device.read(&mut swallowed) => match read {
+                () = &mut released => break,
+                read = device.read(&mut discarded) => match read {
                     Ok(0) | Err(_) => return,
                     Ok(_) => {}
                 },
@@ -89,25 +89,25 @@ impl Pipe {
         reset(device);
     }
 
-    /// Carries bytes until somebody or something ends it.
+    /// Forwards bytes until one side closes the connection or a fault ends it.
     pub async fn run(&mut self, device: TcpStream, server: TcpStream) {
-        // Small frames at once: the delay is ours to decide.
+        // Without Nagle's algorithm: only the drawn delay counts.
         drop((device.set_nodelay(true), server.set_nodelay(true)));
         let mut cuts = self.cuts.clone();
         let ((mut from_device, mut to_device), (mut from_server, mut to_server)) =
             (device.into_split(), server.into_split());
         let end = {
             let this = &*self;
-            let expires = this.fate.cut_after.map(|after| Instant::now() + after);
+            let expires = this.drawn.cut_after.map(|after| Instant::now() + after);
             tokio::select! {
                 _ = cuts.changed() => End::Cut,
-                () = expired(expires) => End::Cut,
-                end = this.carry(Way::Up, &mut from_device, &mut to_server) => end,
-                end = this.carry(Way::Down, &mut from_server, &mut to_device) => end,
+                () = sleep_until_or_pend(expires) => End::Cut,
+                end = this.forward(Direction::Up, &mut from_device, &mut to_server) => end,
+                end = this.forward(Direction::Down, &mut from_server, &mut to_device) => end,
             }
         };
         match end {
-            End::Theirs => {}
+            End::Closed => {}
             End::Cut => drop(self.counters.cuts.fetch_add(1, Ordering::Relaxed)),
             End::LostAnswer => {
                 self.counters.cuts.fetch_add(1, Ordering::Relaxed);
@@ -117,108 +117,108 @@ impl Pipe {
         for (read, write) in [(from_device, to_device), (from_server, to_server)] {
             if let Ok(socket) = read.reunite(write) {
                 match end {
-                    // Orderly, so that what a leaving device or server wrote last still arrives.
-                    End::Theirs => drop(socket),
+                    // A regular close, so that the last bytes of the side that closed still arrive.
+                    End::Closed => drop(socket),
                     End::Cut | End::LostAnswer => reset(socket),
                 }
             }
         }
     }
 
-    async fn carry(&self, way: Way, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) -> End {
-        let mut piece = vec![0; PIECE_BYTES];
+    async fn forward(&self, direction: Direction, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) -> End {
+        let mut chunk = vec![0; CHUNK_BYTES];
         loop {
-            let read = from.read(&mut piece).await;
+            let read = from.read(&mut chunk).await;
             // A partition hides the end of a connection as it hides everything else.
-            self.pass(way).await;
-            let Ok(mut len @ 1..) = read else { return End::Theirs };
-            self.be_slow(len).await;
-            self.pass(way).await;
-            if way == Way::Down && self.answer_is_lost() {
+            self.wait_while_stalled(direction).await;
+            let Ok(mut len @ 1..) = read else { return End::Closed };
+            self.delay(len).await;
+            self.wait_while_stalled(direction).await;
+            if direction == Direction::Down && self.answer_is_lost() {
                 return End::LostAnswer;
             }
-            // Exactly so many bytes, which may be the middle of a frame.
+            // Cut after exactly this many bytes, possibly in the middle of a frame.
             let before = self.progress.bytes.fetch_add(len as u64, Ordering::Relaxed);
-            let cut = self.fate.cut_after_bytes.filter(|cut| before + len as u64 >= *cut);
+            let cut = self.drawn.cut_after_bytes.filter(|cut| before + len as u64 >= *cut);
             if let Some(cut) = cut {
                 len = cut.saturating_sub(before) as usize;
             }
-            if to.write_all(&piece[..len]).await.is_err() {
-                return End::Theirs;
+            if to.write_all(&chunk[..len]).await.is_err() {
+                return End::Closed;
             }
-            self.count(way, len);
+            self.count(direction, len);
             if cut.is_some() {
                 return End::Cut;
             }
-            if way == Way::Up && self.loses_answer_to_this_piece() {
-                // The answer is not awaited for ever: the piece may have been one without any.
+            if direction == Direction::Up && self.loses_answer_to_this_chunk() {
+                // The wait is bounded: the server may not answer this chunk.
                 sleep(LOST_ANSWER_WAIT).await;
                 return End::LostAnswer;
             }
         }
     }
 
-    /// Waits while nothing may pass this way.
-    async fn pass(&self, way: Way) {
-        let silent = self.fate.silent.is_some_and(|(from_byte, up, down)| {
-            let concerned = if way == Way::Up { up } else { down };
-            concerned && self.progress.bytes.load(Ordering::Relaxed) >= from_byte
+    /// Waits while nothing is forwarded in this direction.
+    async fn wait_while_stalled(&self, direction: Direction) {
+        let silent = self.drawn.silent.is_some_and(|(from_byte, up, down)| {
+            let is_silenced = if direction == Direction::Up { up } else { down };
+            is_silenced && self.progress.bytes.load(Ordering::Relaxed) >= from_byte
         });
         if silent {
             return pending().await;
         }
         let mut faults = self.faults.clone();
-        let stalled = |faults: &Faults| if way == Way::Up { faults.stall_up } else { faults.stall_down };
-        // The sender is gone: so is the link, and this task with it.
+        let stalled = |faults: &Faults| if direction == Direction::Up { faults.stall_up } else { faults.stall_down };
+        // An error means that the link was dropped, and this task is about to be aborted.
         if faults.wait_for(|faults| !stalled(faults)).await.is_err() {
             pending().await
         }
     }
 
-    async fn be_slow(&self, len: usize) {
+    async fn delay(&self, len: usize) {
         let bytes_per_s = self.faults.borrow().bytes_per_s;
         let at_this_rate = bytes_per_s.map_or(0.0, |rate| len as f64 / rate.max(1) as f64);
-        let wait = self.fate.delay + Duration::from_secs_f64(at_this_rate);
+        let wait = self.drawn.delay + Duration::from_secs_f64(at_this_rate);
         if !wait.is_zero() {
-            // Cut short when the network becomes a good one.
+            // Ends early when delay and bandwidth limit are removed.
             let mut faults = self.faults.clone();
             let good = faults.wait_for(|faults| faults.delay_ms.is_none() && faults.bytes_per_s.is_none());
             drop(timeout(wait, good).await);
         }
     }
 
-    fn loses_answer_to_this_piece(&self) -> bool {
-        let sent = self.progress.pieces_up.load(Ordering::Relaxed);
-        self.fate.lost_answer_after == Some(sent)
+    fn loses_answer_to_this_chunk(&self) -> bool {
+        let sent = self.progress.chunks_up.load(Ordering::Relaxed);
+        self.drawn.lost_answer_after == Some(sent)
     }
 
     fn answer_is_lost(&self) -> bool {
-        let sent = self.progress.pieces_up.load(Ordering::Relaxed);
-        self.fate.lost_answer_after.is_some_and(|after| sent >= after)
+        let sent = self.progress.chunks_up.load(Ordering::Relaxed);
+        self.drawn.lost_answer_after.is_some_and(|after| sent >= after)
     }
 
-    fn count(&self, way: Way, len: usize) {
-        let counter = match way {
-            Way::Up => {
-                self.progress.pieces_up.fetch_add(1, Ordering::Relaxed);
+    fn count(&self, direction: Direction, len: usize) {
+        let counter = match direction {
+            Direction::Up => {
+                self.progress.chunks_up.fetch_add(1, Ordering::Relaxed);
                 &self.counters.bytes_up
             }
-            Way::Down => &self.counters.bytes_down,
+            Direction::Down => &self.counters.bytes_down,
         };
         counter.fetch_add(len as u64, Ordering::Relaxed);
-        self.counters.carried.send_modify(|carried| *carried += len as u64);
+        self.counters.total_bytes.send_modify(|total| *total += len as u64);
     }
 }
 
-async fn expired(at: Option<Instant>) {
+async fn sleep_until_or_pend(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => pending().await,
     }
 }
 
-/// Ends a connection the hard way: the other end gets a reset, and what was not yet read is gone.
+/// Resets a connection: the other end gets an error, and unread data is lost.
 pub(super) fn reset(socket: TcpStream) {
-    // If the option fails the connection is closed the ordinary way.
+    // If the option cannot be set, the connection is closed regularly.
     drop(socket.set_zero_linger());
 }

@@ -1,4 +1,4 @@
-//! The bad network, each fault seen from both ends. The server echoes.
+//! Tests of each network fault, observed at both ends. The server echoes.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use super::*;
 
 /// Generous: everything here takes milliseconds.
 const SOON: Duration = Duration::from_secs(10);
-/// For what must not happen.
+/// How long a test waits for something that must not happen.
 const NOT_NOW: Duration = Duration::from_millis(60);
 
-/// An echo server; what each of its connections read, until its end, comes out of the channel.
+/// Starts an echo server. When a connection ends, the channel yields everything that the server read from it.
 async fn echo(prefix: &'static str) -> (SocketAddr, mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (heard, ends) = mpsc::channel(64);
+    let (received, ends) = mpsc::channel(64);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
-            let heard = heard.clone();
+            let received = received.clone();
             tokio::spawn(async move {
                 let (mut all, mut piece) = (Vec::new(), [0; 4096]);
                 while let Ok(len @ 1..) = socket.read(&mut piece).await {
@@ -31,7 +31,7 @@ async fn echo(prefix: &'static str) -> (SocketAddr, mpsc::Receiver<Vec<u8>>) {
                         break;
                     }
                 }
-                heard.send(all).await.unwrap();
+                received.send(all).await.unwrap();
             });
         }
     });
@@ -57,7 +57,7 @@ async fn ask(socket: &mut TcpStream, question: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// Everything that still comes, and how it ends.
+/// Reads to the end of the connection; returns the bytes and the error that ended it, if any.
 async fn rest(socket: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
     let (mut all, mut piece) = (Vec::new(), [0; 4096]);
     loop {
@@ -70,7 +70,7 @@ async fn rest(socket: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
 }
 
 #[tokio::test]
-async fn without_faults_bytes_pass_both_ways_and_are_counted() {
+async fn network_without_faults_forwards_and_counts_both_directions() {
     let (network, link, mut ends) = network().await;
     let mut socket = dial(&link).await;
     assert_eq!(ask(&mut socket, b"hello").await, b"hello");
@@ -81,7 +81,7 @@ async fn without_faults_bytes_pass_both_ways_and_are_counted() {
 }
 
 #[tokio::test]
-async fn a_cut_resets_the_connections_there_are_and_no_later_one() {
+async fn cut_resets_open_connections_but_no_later_one() {
     let (network, link, mut ends) = network().await;
     let mut socket = dial(&link).await;
     ask(&mut socket, b"x").await;
@@ -94,58 +94,58 @@ async fn a_cut_resets_the_connections_there_are_and_no_later_one() {
 }
 
 #[tokio::test]
-async fn a_connection_is_cut_after_exactly_so_many_bytes() {
+async fn connection_is_cut_after_exact_number_of_bytes() {
     let (_network, link, mut ends) = network().await;
     link.set(Faults { cut_after_bytes: Some(7..=7), ..Faults::default() });
     let mut socket = dial(&link).await;
     socket.write_all(b"0123456789").await.unwrap();
     assert_eq!(rest(&mut socket).await.1, Some(ErrorKind::ConnectionReset));
-    // Seven at most: the reset may overtake what is still on its way.
+    // Seven at most: the reset may overtake bytes in transit.
     assert!(b"0123456".starts_with(&ends.recv().await.unwrap()));
 }
 
 #[tokio::test]
-async fn during_a_partition_nothing_passes_and_nothing_ends_and_afterwards_it_goes_on() {
+async fn partition_holds_back_data_and_closes_until_it_ends() {
     let (_network, link, mut ends) = network().await;
     let mut socket = dial(&link).await;
     ask(&mut socket, b"a").await;
     link.partition(true);
     socket.write_all(b"b").await.unwrap();
     let mut byte = [0; 1];
-    assert!(timeout(NOT_NOW, socket.read(&mut byte)).await.is_err(), "something came through");
+    assert!(timeout(NOT_NOW, socket.read(&mut byte)).await.is_err(), "a byte was forwarded during the partition");
     link.partition(false);
     timeout(SOON, socket.read_exact(&mut byte)).await.unwrap().unwrap();
     assert_eq!(&byte, b"b");
     link.partition(true);
     drop(socket);
-    assert!(timeout(NOT_NOW, ends.recv()).await.is_err(), "the server heard of the end through a partition");
+    assert!(timeout(NOT_NOW, ends.recv()).await.is_err(), "the close was forwarded during the partition");
     link.partition(false);
     assert_eq!(timeout(SOON, ends.recv()).await.unwrap().unwrap(), b"ab");
 }
 
 #[tokio::test]
-async fn a_half_open_connection_carries_one_way_only() {
+async fn half_open_connection_forwards_in_one_direction_only() {
     let (_network, link, mut ends) = network().await;
     link.set(Faults { stall_down: true, ..Faults::default() });
     let mut socket = dial(&link).await;
-    socket.write_all(b"heard").await.unwrap();
-    assert!(timeout(NOT_NOW, socket.read(&mut [0; 1])).await.is_err(), "an answer came through");
+    socket.write_all(b"bytes").await.unwrap();
+    assert!(timeout(NOT_NOW, socket.read(&mut [0; 1])).await.is_err(), "an answer was forwarded");
     drop(socket);
-    assert_eq!(timeout(SOON, ends.recv()).await.unwrap().unwrap(), b"heard");
+    assert_eq!(timeout(SOON, ends.recv()).await.unwrap().unwrap(), b"bytes");
 }
 
 #[tokio::test]
-async fn a_connection_goes_silent_after_so_many_bytes() {
+async fn connection_stops_forwarding_after_number_of_bytes() {
     let (_network, link, _ends) = network().await;
     link.set(Faults { silent_after_bytes: Some(8..=8), ..Faults::default() });
     let mut socket = dial(&link).await;
     assert_eq!(ask(&mut socket, b"abcd").await, b"abcd");
     socket.write_all(b"more").await.unwrap();
-    assert!(timeout(NOT_NOW, socket.read(&mut [0; 1])).await.is_err(), "an answer came through");
+    assert!(timeout(NOT_NOW, socket.read(&mut [0; 1])).await.is_err(), "an answer was forwarded");
 }
 
 #[tokio::test]
-async fn connections_are_refused() {
+async fn connection_is_reset_when_refused_or_without_server() {
     let (network, link, _ends) = network().await;
     link.set(Faults { refuse: true, ..Faults::default() });
     let mut socket = dial(&link).await;
@@ -157,25 +157,25 @@ async fn connections_are_refused() {
 }
 
 #[tokio::test]
-async fn a_captive_portal_takes_the_connection_and_never_answers_until_it_is_passed() {
+async fn captive_portal_accepts_but_never_answers_until_switched_off() {
     let (network, link, mut ends) = network().await;
     link.set(Faults { captive: true, ..Faults::default() });
     let mut socket = dial(&link).await;
     socket.write_all(b"anybody?").await.unwrap();
-    assert!(timeout(NOT_NOW, socket.read(&mut [0; 1])).await.is_err(), "it answered");
+    assert!(timeout(NOT_NOW, socket.read(&mut [0; 1])).await.is_err(), "the captive portal answered");
     link.set(Faults::default());
     assert_eq!(rest(&mut socket).await.1, Some(ErrorKind::ConnectionReset));
-    assert!(ends.try_recv().is_err(), "the server heard of it");
+    assert!(ends.try_recv().is_err(), "the server received a captive connection");
     assert_eq!(network.traffic().bytes_up, 0);
 }
 
 #[tokio::test]
-async fn an_answer_is_lost_after_the_server_has_the_bytes() {
+async fn lost_answer_is_dropped_after_server_received_the_bytes() {
     let (network, link, mut ends) = network().await;
     link.set(Faults { lost_answer_percent: 100, ..Faults::default() });
     let mut socket = dial(&link).await;
     let (mut asked, mut answered) = (Vec::new(), Vec::new());
-    // Questions one at a time, until one has no answer.
+    // One question at a time, until one gets no answer.
     for question in 0..10 {
         if socket.write_all(&[question]).await.is_err() {
             break;
@@ -187,25 +187,25 @@ async fn an_answer_is_lost_after_the_server_has_the_bytes() {
             Err(_) => break,
         }
     }
-    let heard = timeout(SOON, ends.recv()).await.unwrap().unwrap();
-    assert_eq!(heard, asked, "the server has every question");
-    assert_eq!(answered, asked[..asked.len() - 1], "and only the last answer is lost");
+    let received = timeout(SOON, ends.recv()).await.unwrap().unwrap();
+    assert_eq!(received, asked, "the server did not receive every question");
+    assert_eq!(answered, asked[..asked.len() - 1], "not exactly the last answer was lost");
     assert_eq!(network.traffic().lost_answers, 1);
 }
 
 #[tokio::test]
-async fn a_delay_and_a_bandwidth_make_bytes_late() {
+async fn delay_and_bandwidth_limit_delay_bytes() {
     let (_network, link, _ends) = network().await;
     link.set(Faults { delay_ms: Some(30..=30), bytes_per_s: Some(1000), ..Faults::default() });
     let mut socket = dial(&link).await;
     let begin = std::time::Instant::now();
     ask(&mut socket, &[7; 20]).await;
-    // Each way 30 ms, and 20 ms for 20 bytes.
+    // 30 ms in each direction, and 20 ms for 20 bytes.
     assert!(begin.elapsed() >= Duration::from_millis(100), "after {:?}", begin.elapsed());
 }
 
 #[tokio::test]
-async fn a_server_that_moves_is_found_under_the_same_address() {
+async fn moved_server_is_reached_at_the_same_address() {
     let (network, link, _ends) = network().await;
     let mut socket = dial(&link).await;
     ask(&mut socket, b"one").await;

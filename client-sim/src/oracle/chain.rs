@@ -1,15 +1,15 @@
-//! Versioned registers: the server decides each proposal once, and accepted ones make a chain without forks.
+//! Checks versioned registers: the server decides each proposal once, and accepted ones form a chain without forks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Id, Kind, Ledger, Outcome};
 
-/// What one device heard about one proposal.
+/// A decision about one proposal, as one device received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The proposal.
+    /// Id of the proposal.
     pub proposal: Id,
-    /// The register took it.
+    /// Whether the server accepted the proposal.
     pub accepted: bool,
     /// The register's version after the decision.
     pub version: u64,
@@ -17,17 +17,17 @@ pub struct Decision {
     pub value: Option<Id>,
 }
 
-/// A register as a replica or the server has it.
+/// State of a register on a replica or on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
-    /// Counts accepted proposals; 0: never written.
+    /// Number of accepted proposals; 0: never written.
     pub version: u64,
-    /// Whose value it has.
+    /// The proposal whose value it has.
     pub value: Option<Id>,
 }
 
-/// Everything wrong with a register at the end, given what devices heard. A decision may be lost with the process that
-/// would have heard it; it may not be heard twice with two results.
+/// Returns every fault of a register at the end, given the decisions that devices received. A decision may be lost with the
+/// process that would have received it, but it may not be received twice with different results.
 pub fn check(ledger: &Ledger, decisions: &[Decision], register: &Register) -> Vec<String> {
     let mut complaints = Vec::new();
     let proposed = |outcome: &Outcome| !matches!(outcome, Outcome::Failed);
@@ -38,12 +38,12 @@ pub fn check(ledger: &Ledger, decisions: &[Decision], register: &Register) -> Ve
     for decision in decisions {
         let id = decision.proposal;
         if !proposals.contains(&id) {
-            complaints.push(format!("{id} was decided and never proposed"));
+            complaints.push(format!("{id} was decided but never proposed"));
         }
         if verdicts.insert(id, decision.accepted).is_some_and(|before| before != decision.accepted) {
-            complaints.push(format!("{id} was decided twice, with two results"));
+            complaints.push(format!("{id} was decided twice with different results"));
         }
-        // A decision that is told again after others tells the register as it is then.
+        // A decision that is sent again after later ones carries the register's state at that time.
         if decision.accepted && decision.value == Some(id) {
             let other = versions.insert(decision.version, id);
             if let Some(other) = other.filter(|other| *other != id) {
@@ -52,33 +52,35 @@ pub fn check(ledger: &Ledger, decisions: &[Decision], register: &Register) -> Ve
         }
     }
     let accepted: Vec<Id> = verdicts.iter().filter(|(_, accepted)| **accepted).map(|(id, _)| *id).collect();
-    let places = versions.iter().map(|(version, id)| (*id, *version));
-    let mut place_of: BTreeMap<Id, u64> = BTreeMap::new();
-    for (id, version) in places {
-        if let Some(other) = place_of.insert(id, version) {
+    let pairs = versions.iter().map(|(version, id)| (*id, *version));
+    let mut version_of: BTreeMap<Id, u64> = BTreeMap::new();
+    for (id, version) in pairs {
+        if let Some(other) = version_of.insert(id, version) {
             complaints.push(format!("DOUBLED: {id} is version {other} and version {version}"));
         }
     }
-    let unheard = proposals.iter().filter(|id| !verdicts.contains_key(*id)).count() as u64;
-    let sure = accepted.len() as u64;
-    if register.version < sure {
-        complaints
-            .push(format!("LOST: {sure} proposals were accepted, and the register is version {}", register.version));
-    }
-    if register.version > sure + unheard {
+    let undecided = proposals.iter().filter(|id| !verdicts.contains_key(*id)).count() as u64;
+    let decided = accepted.len() as u64;
+    if register.version < decided {
         complaints.push(format!(
-            "DOUBLED: {sure} proposals were accepted, {unheard} more may be, and the register is version {}",
+            "LOST: {decided} proposals were accepted, but the register has version {}",
+            register.version
+        ));
+    }
+    if register.version > decided + undecided {
+        complaints.push(format!(
+            "DOUBLED: {decided} proposals were accepted and {undecided} more may have been, but the register has version {}",
             register.version
         ));
     }
     match register.value {
-        None if sure > 0 => complaints.push("LOST: proposals were accepted, and the register is empty".into()),
-        Some(id) if !proposals.contains(&id) => complaints.push(format!("the register is {id}, never proposed")),
+        None if decided > 0 => complaints.push("LOST: proposals were accepted, but the register is empty".into()),
+        Some(id) if !proposals.contains(&id) => complaints.push(format!("the register has {id}, never proposed")),
         Some(id) if verdicts.get(&id) == Some(&false) => {
-            complaints.push(format!("the register is {id}, which was not accepted"));
+            complaints.push(format!("the register has {id}, which was not accepted"));
         }
         Some(id) if versions.get(&register.version).is_some_and(|newest| *newest != id) => {
-            complaints.push(format!("the register is {id}, and another is version {}", register.version));
+            complaints.push(format!("the register has {id}, but another proposal is version {}", register.version));
         }
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! The ledger against what a replica holds.
+//! Compares the ledger with the content of a replica, and replicas with each other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{Debug, Display};
@@ -7,12 +7,12 @@ use super::edit::{Id, Kind};
 use super::view::View;
 use super::{Ledger, Outcome};
 
-/// Ids shown in one complaint.
+/// Number of ids printed in one complaint.
 const SHOWN: usize = 5;
 
-/// Everything that is wrong with a replica of a document with these edits. Empty: nothing.
+/// Returns every fault of a replica whose document had these edits; empty when there is none.
 pub fn check(ledger: &Ledger, view: &View) -> Vec<String> {
-    let mut complaints = view.debris.clone();
+    let mut complaints = view.unexpected.clone();
     let deleted = superseded(ledger, Kind::Delete);
     let unsure = ledger.of(Kind::Delete).filter(|entry| entry.outcome == Outcome::Unknown).count();
     let text: Vec<String> = view.text.iter().map(Id::to_string).collect();
@@ -27,12 +27,12 @@ pub fn check(ledger: &Ledger, view: &View) -> Vec<String> {
     }
     once_each(ledger, Kind::Push, "the list", &view.list, &BTreeSet::new(), 0, &mut complaints);
     counters(ledger, view, &mut complaints);
-    last(ledger, view, &mut complaints);
+    last_writes(ledger, view, &mut complaints);
     choice(ledger, view, &mut complaints);
     complaints
 }
 
-/// What accepted edits of this kind replaced.
+/// The ids that accepted edits of this kind replaced.
 fn superseded(ledger: &Ledger, kind: Kind) -> BTreeSet<Id> {
     let replaced = ledger.of(kind).filter_map(|entry| match &entry.outcome {
         Outcome::Accepted(replaced) => Some(replaced.iter().copied()),
@@ -41,8 +41,7 @@ fn superseded(ledger: &Ledger, kind: Kind) -> BTreeSet<Id> {
     replaced.flatten().collect()
 }
 
-/// Every accepted edit of a kind is there once, unless it is among `gone`; then it is not there. `unsure` more may be
-/// gone.
+/// Checks that every accepted edit of a kind is present once, or absent if it is in `gone`. `unsure` more may be absent.
 fn once_each(
     ledger: &Ledger,
     kind: Kind,
@@ -56,15 +55,15 @@ fn once_each(
     for id in found {
         *count.entry(id).or_default() += 1;
     }
-    let (mut lost, mut twice, mut undead, mut refused) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut lost, mut doubled, mut undeleted, mut failed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for entry in ledger.of(kind) {
         let id = entry.edit.id;
         let times = count.remove(id.to_string().as_str()).unwrap_or(0);
         match entry.outcome {
-            _ if times > 1 => twice.push(id),
-            Outcome::Accepted(_) if gone.contains(&id) && times == 1 => undead.push(id),
+            _ if times > 1 => doubled.push(id),
+            Outcome::Accepted(_) if gone.contains(&id) && times == 1 => undeleted.push(id),
             Outcome::Accepted(_) if !gone.contains(&id) && times == 0 => lost.push(id),
-            Outcome::Failed if times > 0 => refused.push(id),
+            Outcome::Failed if times > 0 => failed.push(id),
             _ => {}
         }
     }
@@ -72,11 +71,11 @@ fn once_each(
         lost.clear();
     }
     complain(complaints, "LOST", place, &lost);
-    complain(complaints, "DOUBLED", place, &twice);
-    complain(complaints, "deleted and still there", place, &undead);
-    complain(complaints, "failed and there all the same", place, &refused);
+    complain(complaints, "DOUBLED", place, &doubled);
+    complain(complaints, "deleted but present", place, &undeleted);
+    complain(complaints, "failed but present", place, &failed);
     let unknown: Vec<&str> = count.into_keys().collect();
-    complain(complaints, "never made", place, &unknown);
+    complain(complaints, "present but never made", place, &unknown);
 }
 
 fn complain(complaints: &mut Vec<String>, what: &str, place: &str, ids: &[impl Display]) {
@@ -87,19 +86,19 @@ fn complain(complaints: &mut Vec<String>, what: &str, place: &str, ids: &[impl D
     }
 }
 
-/// A device's appended tokens stand in the order in which it wrote them.
+/// Checks that each device's tokens in the log are in the order in which it appended them.
 fn in_order(log: &[Id], complaints: &mut Vec<String>) {
     let mut newest: HashMap<u32, u32> = HashMap::new();
     for id in log {
         let before = newest.insert(id.device, id.number).unwrap_or(0);
         if before > id.number {
-            complaints.push(format!("{id} stands after d{}-{before} in the log", id.device));
+            complaints.push(format!("{id} comes after d{}-{before} in the log", id.device));
         }
     }
 }
 
 fn counters(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
-    // What is sure, and every sum that what is not sure may add.
+    // The sum of accepted increments, and every sum that the increments with unknown outcome can add.
     let (mut sure, mut unsure) = (0, BTreeSet::from([0]));
     for entry in ledger.of(Kind::Count) {
         let amount = entry.edit.amount() as i64;
@@ -116,8 +115,8 @@ fn counters(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
     }
 }
 
-/// A key's value is a write that no other write saw.
-fn last(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
+/// Checks that each key's value is a write that no other write replaced.
+fn last_writes(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
     let seen = superseded(ledger, Kind::Last);
     let mut candidates: BTreeMap<String, Vec<Id>> = BTreeMap::new();
     for entry in ledger.of(Kind::Last).filter(|entry| entry.outcome != Outcome::Failed) {
@@ -133,7 +132,7 @@ fn last(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
         match view.last.get(key) {
             Some(value) if candidates.iter().any(|id| id.to_string() == *value) => {}
             Some(value) => complaints.push(format!(
-                "{key} is {value}, which was written over or never written; it may be one of {}; writes: {}",
+                "{key} is {value}, which was overwritten or never written; expected one of {}; writes: {}",
                 list(candidates),
                 history(ledger, key)
             )),
@@ -142,24 +141,24 @@ fn last(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
         }
     }
     for key in view.last.keys().filter(|key| !candidates.contains_key(*key)) {
-        complaints.push(format!("{key} has a value and was never written"));
+        complaints.push(format!("{key} has a value but was never written"));
     }
 }
 
-/// Every write of a key, with what it replaced.
+/// Every write of a key and the writes that it replaced, as text.
 fn history(ledger: &Ledger, key: &str) -> String {
     let writes = ledger.of(Kind::Last).filter(|entry| entry.edit.key() == key);
-    let told = writes.map(|entry| match &entry.outcome {
+    let lines = writes.map(|entry| match &entry.outcome {
         Outcome::Accepted(replaced) => format!("{} over {}", entry.edit.id, list(replaced)),
         other => format!("{} {other:?}", entry.edit.id),
     });
-    told.collect::<Vec<_>>().join(", ")
+    lines.collect::<Vec<_>>().join(", ")
 }
 
-/// A choice holds exactly the writes that no accepted write replaced.
+/// Checks that the choice holds exactly the writes that no accepted write replaced.
 fn choice(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
     let seen = superseded(ledger, Kind::Choice);
-    // What an edit replaced that could not say so is not known: any other write may be gone.
+    // What an edit of unknown outcome replaced is not known: any other write may be gone.
     let unsure = ledger.of(Kind::Choice).filter(|entry| entry.outcome == Outcome::Unknown).count();
     let unsure = if unsure > 0 { usize::MAX } else { 0 };
     once_each(ledger, Kind::Choice, "the choice", &view.choice, &seen, unsure, complaints);
@@ -169,7 +168,7 @@ fn list(ids: &[Id]) -> String {
     ids.iter().map(Id::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Where two replicas differ. Empty: nowhere.
+/// Describes each difference between two replicas; empty when they are equal.
 pub fn differences(one: &View, other: &View) -> Vec<String> {
     let mut found = Vec::new();
     differ("text", &one.text, &other.text, &mut found);
@@ -181,21 +180,21 @@ pub fn differences(one: &View, other: &View) -> Vec<String> {
     differ("choice", &one.choice, &other.choice, &mut found);
     differ("registers", &one.registers, &other.registers, &mut found);
     differ("other roots", &one.foreign, &other.foreign, &mut found);
-    differ("debris", &one.debris, &other.debris, &mut found);
+    differ("unexpected content", &one.unexpected, &other.unexpected, &mut found);
     differ("state vector", &one.state_vector, &other.state_vector, &mut found);
     found
 }
 
 fn differ<T: Debug + PartialEq>(what: &str, one: &T, other: &T, found: &mut Vec<String>) {
     if one != other {
-        found.push(format!("{what} is {} here and {} there", short(one), short(other)));
+        found.push(format!("{what}: {} in one replica, {} in the other", short(one), short(other)));
     }
 }
 
 fn short(value: &impl Debug) -> String {
-    const MOST: usize = 400;
+    const MAX_CHARS: usize = 400;
     let text = format!("{value:?}");
-    match text.char_indices().nth(MOST) {
+    match text.char_indices().nth(MAX_CHARS) {
         Some((at, _)) => format!("{}...", &text[..at]),
         None => text,
     }

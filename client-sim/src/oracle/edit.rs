@@ -1,4 +1,4 @@
-//! An edit: its id, its kind, and how it gets into a document.
+//! An edit: its id, its kind, and how it is applied to a document.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,32 +13,32 @@ use syncline_client::types::register::REGISTERS_ROOT;
 use syncline_client::types::value::Value;
 use syncline_client::yrs::{Any, Array, GetString, Map, Out, ReadTxn, Text, TransactionMut, WriteTxn};
 
-/// Root names, one for each way to edit.
+/// Root of a text with insertions and deletions of tokens.
 pub const TEXT: &str = "text";
-/// Only appended to.
+/// Root of a text to which tokens are only appended.
 pub const LOG: &str = "log";
-/// Unique keys.
+/// Root of a map in which each edit sets its own key.
 pub const MAP: &str = "map";
-/// A list of ids.
+/// Root of an array of ids.
 pub const LIST: &str = "list";
-/// A counter.
+/// Root of a counter.
 pub const COUNTER: &str = "counter";
-/// Keys that are written over.
+/// Root of a last-writer-wins map whose keys are overwritten.
 pub const LAST: &str = "last";
-/// Writes that were not superseded.
+/// Root of a choice register, which keeps all writes that were not superseded.
 pub const CHOICE: &str = "choice";
 
-/// Keys in [`LAST`].
+/// Number of keys in [`LAST`].
 const LAST_KEYS: u64 = 3;
-/// Largest increment.
+/// Largest increment of the counter.
 const MAX_AMOUNT: u64 = 9;
 
-/// Which edit: the device, and the edit's number there. As text: `d3-17`.
+/// Identifies an edit by its device and its number on that device. Written as `d3-17`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id {
-    /// The device.
+    /// Number of the device.
     pub device: u32,
-    /// Counts the device's edits, from 1.
+    /// Number of the edit on its device, from 1.
     pub number: u32,
 }
 
@@ -55,14 +55,14 @@ impl FromStr for Id {
         let parts = text.strip_prefix('d').and_then(|rest| rest.split_once('-'));
         let parsed = parts.and_then(|(device, number)| Some((device.parse().ok()?, number.parse().ok()?)));
         match parsed {
-            // One way to write it, so that ids can be found in texts.
+            // Only the canonical spelling, so that ids can be searched for in texts.
             Some((device, number)) if (Id { device, number }).to_string() == text => Ok(Id { device, number }),
-            _ => Err(format!("{text:?} is no id of an edit")),
+            _ => Err(format!("{text:?} is not the id of an edit")),
         }
     }
 }
 
-/// What an edit does.
+/// Kind of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -70,24 +70,24 @@ pub enum Kind {
     Insert,
     /// Appends its token.
     Append,
-    /// Deletes a token that it sees.
+    /// Deletes a token that the device sees.
     Delete,
-    /// Sets a key of its own in a map.
+    /// Sets its own key in a map.
     Map,
-    /// Pushes its id to a list.
+    /// Pushes its id to an array.
     Push,
     /// Adds to a counter.
     Count,
-    /// Writes a key that others write too: the last one stays.
+    /// Writes a key that other edits write, too; the last write wins.
     Last,
-    /// Writes a choice: replaces what it sees, and stays beside what it does not see.
+    /// Writes a choice: replaces the writes that it sees, and is kept beside those that it does not see.
     Choice,
     /// Proposes a value for a versioned register.
     Proposal,
 }
 
 impl Kind {
-    /// All of them.
+    /// Every kind.
     pub const ALL: [Kind; 9] = [
         Kind::Insert,
         Kind::Append,
@@ -121,37 +121,37 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Kind::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or(format!("{text:?} is no kind of edit"))
+        Kind::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or(format!("{text:?} is not a kind of edit"))
     }
 }
 
-/// What a device edits with.
+/// State of a device that some edits need.
 #[derive(Debug, Clone)]
-pub struct Pen {
-    /// Stamps writes of which the last stays.
+pub struct EditContext {
+    /// Hybrid logical clock that stamps writes of [`Kind::Last`].
     pub clock: Hlc,
-    /// What the device's clock shows, right or wrong.
+    /// Reading of the device's clock, which may be wrong, in milliseconds since the Unix epoch.
     pub now_ms: u64,
 }
 
 /// One edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edit {
-    /// Which.
+    /// Its id, which it writes into the document.
     pub id: Id,
-    /// What it does.
+    /// Its kind.
     pub kind: Kind,
-    /// A random number, for what depends on the document: the place, the amount, the token to delete.
+    /// Random number that selects the position, the increment, the key or the token to delete.
     pub dice: u64,
 }
 
 impl Edit {
-    /// What a [`Kind::Count`] adds.
+    /// The increment of a [`Kind::Count`].
     pub fn amount(&self) -> u64 {
         1 + self.dice % MAX_AMOUNT
     }
 
-    /// The key a [`Kind::Last`] writes.
+    /// The key that a [`Kind::Last`] writes.
     pub fn key(&self) -> String {
         format!("k{}", self.dice % LAST_KEYS)
     }
@@ -161,8 +161,8 @@ impl Edit {
         format!("[{}]", self.id)
     }
 
-    /// Does it. What it replaced; `None` when there was nothing to do.
-    pub fn apply(&self, txn: &mut TransactionMut<'_>, pen: &mut Pen) -> Option<Vec<Id>> {
+    /// Applies the edit. Returns the ids that it replaced, or `None` when there was nothing to do.
+    pub fn apply(&self, txn: &mut TransactionMut<'_>, context: &mut EditContext) -> Option<Vec<Id>> {
         let id = self.id.to_string();
         match self.kind {
             Kind::Insert => {
@@ -187,12 +187,12 @@ impl Edit {
             Kind::Map => drop(txn.get_or_insert_map(MAP).insert(txn, id.clone(), id)),
             Kind::Push => drop(txn.get_or_insert_array(LIST).push_back(txn, id)),
             Kind::Count => {
-                // It cannot overflow: a scenario has thousands of edits, not 10^15.
+                // Cannot overflow: a scenario has thousands of edits, not 10^15.
                 drop(counter().increment(txn, self.amount() as i64));
             }
             Kind::Last => {
                 let before = LwwMap::new(LAST).get(txn, &self.key()).as_ref().and_then(id_of);
-                drop(LwwMap::new(LAST).set(txn, &mut pen.clock, pen.now_ms, &self.key(), &Value::Text(id)));
+                drop(LwwMap::new(LAST).set(txn, &mut context.clock, context.now_ms, &self.key(), &Value::Text(id)));
                 return Some(before.into_iter().collect());
             }
             Kind::Choice => {
@@ -200,14 +200,14 @@ impl Edit {
                 let seen = choice.versions(txn).iter().filter_map(|version| id_of(&version.value)).collect();
                 let unique = u128::from(self.dice) << 16 | u128::from(self.id.number);
                 let signature = Signature {
-                    id: Ulid::from_parts(pen.now_ms, unique).to_string(),
+                    id: Ulid::from_parts(context.now_ms, unique).to_string(),
                     author: format!("device {}", self.id.device),
-                    at_ms: pen.now_ms,
+                    at_ms: context.now_ms,
                 };
                 drop(choice.write(txn, &Value::Text(id), &signature));
                 return Some(seen);
             }
-            // Not an edit of the document: the server decides it.
+            // Proposals are not applied to the document: the server decides them.
             Kind::Proposal => return None,
         }
         Some(Vec::new())
@@ -218,8 +218,8 @@ fn pick<T: Copy>(from: &[T], dice: u64) -> Option<T> {
     (!from.is_empty()).then(|| from[(dice % from.len() as u64) as usize])
 }
 
-/// A value that is a string.
-pub(super) fn text(value: &Out) -> Option<String> {
+/// Returns the string of a value that is one.
+pub(super) fn string_of(value: &Out) -> Option<String> {
     match value {
         Out::Any(Any::String(text)) => Some(text.to_string()),
         _ => None,
@@ -231,7 +231,7 @@ pub(super) fn counter() -> Counter {
     Counter::new(COUNTER)
 }
 
-/// The id that a value is.
+/// Parses a text value as an id.
 pub(super) fn id_of(value: &Value) -> Option<Id> {
     match value {
         Value::Text(text) => text.parse().ok(),
@@ -239,10 +239,10 @@ pub(super) fn id_of(value: &Value) -> Option<Id> {
     }
 }
 
-/// Names of all roots of [`Edit::apply`], so that a reader knows what is none of ours.
+/// Names of all roots that [`Edit::apply`] writes. Any other root is unexpected.
 pub const ROOTS: [&str; 8] = [TEXT, LOG, MAP, LIST, COUNTER, LAST, CHOICE, REGISTERS_ROOT];
 
-/// The JSON of a root that no edit of ours makes.
+/// The JSON of a root that no edit writes.
 pub(super) fn foreign_json<T: ReadTxn>(txn: &T, name: &str) -> String {
     use syncline_client::yrs::types::ToJson;
     let mut json = String::new();

@@ -1,4 +1,4 @@
-//! The oracle is broken on purpose: each thing that can go wrong is made to, and must be told.
+//! Each fault that the oracle must find is made in a document, and the oracle must report it.
 
 use syncline_client::yrs::{
     Array, Doc, GetString, Map, Out, ReadTxn, StateVector, Text, Transact, TransactionMut, WriteTxn,
@@ -16,28 +16,28 @@ fn id(text: &str) -> Id {
     text.parse().unwrap()
 }
 
-fn pen() -> Pen {
-    Pen { clock: Hlc::new("device"), now_ms: 1_790_000_000_000 }
+fn context() -> EditContext {
+    EditContext { clock: Hlc::new("device"), now_ms: 1_790_000_000_000 }
 }
 
 fn edit(name: &str, kind: Kind, dice: u64) -> Edit {
     Edit { id: id(name), kind, dice }
 }
 
-/// A document with some of everything, and its ledger.
-fn scene() -> (Doc, Ledger) {
+/// A document with several edits of every kind, and its ledger.
+fn sample() -> (Doc, Ledger) {
     let doc = Doc::new();
     let mut ledger = Ledger::default();
-    let mut pens = [pen(), pen()];
+    let mut contexts = [context(), context()];
     let kinds = Kind::ALL.into_iter().filter(|kind| ![Kind::Delete, Kind::Proposal].contains(kind));
     let kinds: Vec<Kind> = kinds.chain([Kind::Delete]).collect();
     for round in 0..6 {
-        // Fewer deletes than inserts, so that some of the text is left.
+        // Fewer deletes than inserts, so that text remains.
         let kinds = if round % 3 == 0 { &kinds } else { &kinds[..kinds.len() - 1] };
         for (at, kind) in kinds.iter().enumerate() {
             let number = round * 10 + at as u32 + 1;
             let edit = Edit { id: Id { device: round % 2, number }, kind: *kind, dice: u64::from(number) * 7919 };
-            if let Some(replaced) = edit.apply(&mut doc.transact_mut(), &mut pens[(round % 2) as usize]) {
+            if let Some(replaced) = edit.apply(&mut doc.transact_mut(), &mut contexts[(round % 2) as usize]) {
                 ledger.add(edit, Outcome::Accepted(replaced));
             }
         }
@@ -50,69 +50,72 @@ fn view(doc: &Doc) -> View {
     View::of_state(&state).unwrap()
 }
 
-/// What the oracle says after this was done to a document that was right.
-fn after(spoil: impl FnOnce(&mut TransactionMut<'_>)) -> String {
-    let (doc, ledger) = scene();
+/// Returns the oracle's complaints about a correct document complaints_after `corrupt` changed it.
+fn complaints_after(corrupt: impl FnOnce(&mut TransactionMut<'_>)) -> String {
+    let (doc, ledger) = sample();
     assert_eq!(check(&ledger, &view(&doc)), Vec::<String>::new());
     let before = view(&doc);
-    spoil(&mut doc.transact_mut());
-    assert!(!differences(&before, &view(&doc)).is_empty(), "nothing was spoiled, or replicas are not compared");
+    corrupt(&mut doc.transact_mut());
+    assert!(
+        !differences(&before, &view(&doc)).is_empty(),
+        "the document was not changed, or replicas are not compared"
+    );
     check(&ledger, &view(&doc)).join("; ")
 }
 
 #[test]
-fn a_lost_edit_is_told_wherever_it_is_lost() {
-    assert!(after(|txn| txn.get_or_insert_array(LIST).remove(txn, 1)).contains("LOST in the list"));
+fn lost_edit_is_reported_in_every_root() {
+    assert!(complaints_after(|txn| txn.get_or_insert_array(LIST).remove(txn, 1)).contains("LOST in the list"));
     let drop_token = |txn: &mut TransactionMut<'_>, root: &str| {
         let text = txn.get_or_insert_text(root);
         let len = text.get_string(txn).find(']').unwrap() + 1;
         text.remove_range(txn, 0, len as u32);
     };
-    assert!(after(|txn| drop_token(txn, TEXT)).contains("LOST in the text"));
-    assert!(after(|txn| drop_token(txn, LOG)).contains("LOST in the log"));
+    assert!(complaints_after(|txn| drop_token(txn, TEXT)).contains("LOST in the text"));
+    assert!(complaints_after(|txn| drop_token(txn, LOG)).contains("LOST in the log"));
     let remove = |txn: &mut TransactionMut<'_>, root: &str| {
         let map = txn.get_or_insert_map(root);
         let key = map.keys(txn).next().unwrap().to_owned();
         map.remove(txn, &key);
     };
-    assert!(after(|txn| remove(txn, MAP)).contains("LOST in the map"));
-    assert!(after(|txn| remove(txn, COUNTER)).contains("LOST in the counter"));
-    assert!(after(|txn| remove(txn, CHOICE)).contains("LOST in the choice"));
-    assert!(after(|txn| txn.get_or_insert_array(LAST).remove(txn, 0)).contains("has no value"));
+    assert!(complaints_after(|txn| remove(txn, MAP)).contains("LOST in the map"));
+    assert!(complaints_after(|txn| remove(txn, COUNTER)).contains("LOST in the counter"));
+    assert!(complaints_after(|txn| remove(txn, CHOICE)).contains("LOST in the choice"));
+    assert!(complaints_after(|txn| txn.get_or_insert_array(LAST).remove(txn, 0)).contains("has no value"));
 }
 
 #[test]
-fn a_doubled_edit_is_told_wherever_it_is_doubled() {
+fn doubled_edit_is_reported_in_every_root() {
     let again = |txn: &mut TransactionMut<'_>, root: &str| {
         let array = txn.get_or_insert_array(root);
-        let first = edit::text(&array.get(txn, 0).unwrap()).unwrap();
+        let first = edit::string_of(&array.get(txn, 0).unwrap()).unwrap();
         array.push_back(txn, first);
     };
-    assert!(after(|txn| again(txn, LIST)).contains("DOUBLED in the list"));
+    assert!(complaints_after(|txn| again(txn, LIST)).contains("DOUBLED in the list"));
     let again = |txn: &mut TransactionMut<'_>| {
         let choice = ChoiceRegister::new(CHOICE);
-        let standing = choice.versions(txn).remove(0);
+        let kept = choice.versions(txn).remove(0);
         let map = txn.get_or_insert_map(CHOICE);
-        let any = map.get(txn, &standing.signature.id).unwrap();
-        let Out::Any(any) = any else { panic!("a choice that is no value") };
+        let any = map.get(txn, &kept.signature.id).unwrap();
+        let Out::Any(any) = any else { panic!("a choice that is not a plain value") };
         map.insert(txn, Ulid::from_parts(1, 1).to_string(), any);
     };
-    assert!(after(again).contains("DOUBLED in the choice"));
+    assert!(complaints_after(again).contains("DOUBLED in the choice"));
     let again = |txn: &mut TransactionMut<'_>, root: &str| {
         let text = txn.get_or_insert_text(root);
         let content = text.get_string(txn);
         text.push(txn, &content[..=content.find(']').unwrap()]);
     };
-    assert!(after(|txn| again(txn, TEXT)).contains("DOUBLED in the text"));
-    assert!(after(|txn| again(txn, LOG)).contains("DOUBLED in the log"));
+    assert!(complaints_after(|txn| again(txn, TEXT)).contains("DOUBLED in the text"));
+    assert!(complaints_after(|txn| again(txn, LOG)).contains("DOUBLED in the log"));
     let count = |txn: &mut TransactionMut<'_>| {
-        edit("d0-999", Kind::Count, 3).apply(txn, &mut pen()).unwrap();
+        edit("d0-999", Kind::Count, 3).apply(txn, &mut context()).unwrap();
     };
-    assert!(after(count).contains("DOUBLED in the counter"));
+    assert!(complaints_after(count).contains("DOUBLED in the counter"));
 }
 
 #[test]
-fn what_is_not_in_its_place_is_told() {
+fn misplaced_or_unknown_content_is_reported() {
     let swap = |txn: &mut TransactionMut<'_>| {
         let log = txn.get_or_insert_text(LOG);
         let content = log.get_string(txn);
@@ -120,24 +123,26 @@ fn what_is_not_in_its_place_is_told() {
         log.remove_range(txn, 0, first.len() as u32);
         log.push(txn, &first);
     };
-    assert!(after(swap).contains("stands after"));
-    assert!(after(|txn| txn.get_or_insert_text(TEXT).insert(txn, 2, "[")).contains("no token"));
-    assert!(after(|txn| txn.get_or_insert_text(LOG).push(txn, "[d9-9]")).contains("never made in the log: d9-9"));
+    assert!(complaints_after(swap).contains("comes after"));
+    assert!(complaints_after(|txn| txn.get_or_insert_text(TEXT).insert(txn, 2, "[")).contains("not a token"));
+    assert!(
+        complaints_after(|txn| txn.get_or_insert_text(LOG).push(txn, "[d9-9]")).contains("never made in the log: d9-9")
+    );
     let overwrite = |txn: &mut TransactionMut<'_>| {
-        edit("d5-5", Kind::Last, 0).apply(txn, &mut pen()).unwrap();
+        edit("d5-5", Kind::Last, 0).apply(txn, &mut context()).unwrap();
     };
-    assert!(after(overwrite).contains("written over or never written"));
+    assert!(complaints_after(overwrite).contains("overwritten or never written"));
     let under = |txn: &mut TransactionMut<'_>| {
         let map = txn.get_or_insert_map(MAP);
         let key = map.keys(txn).next().unwrap().to_owned();
         map.insert(txn, key, "other");
     };
-    assert!(after(under).contains("the map has other under"));
+    assert!(complaints_after(under).contains("the map has other under"));
 }
 
 #[test]
-fn a_deleted_token_that_came_back_and_a_failed_edit_that_is_there_are_told() {
-    let (doc, mut ledger) = scene();
+fn reappearing_deleted_token_and_present_failed_edit_are_reported() {
+    let (doc, mut ledger) = sample();
     let deleted = ledger.entries.iter().find_map(|entry| match (&entry.outcome, entry.edit.kind) {
         (Outcome::Accepted(victims), Kind::Delete) => Some(victims[0]),
         _ => None,
@@ -145,26 +150,26 @@ fn a_deleted_token_that_came_back_and_a_failed_edit_that_is_there_are_told() {
     let deleted = deleted.unwrap();
     let text = doc.get_or_insert_text(TEXT);
     text.insert(&mut doc.transact_mut(), 0, &format!("[{deleted}]"));
-    assert!(check(&ledger, &view(&doc)).join(";").contains("deleted and still there"));
+    assert!(check(&ledger, &view(&doc)).join(";").contains("deleted but present"));
 
-    let (doc, _) = scene();
+    let (doc, _) = sample();
     let pushed = ledger.entries.iter_mut().find(|entry| entry.edit.kind == Kind::Push).unwrap();
     pushed.outcome = Outcome::Failed;
-    assert!(check(&ledger, &view(&doc)).join(";").contains("failed and there all the same"));
+    assert!(check(&ledger, &view(&doc)).join(";").contains("failed but present"));
 }
 
 #[test]
-fn an_edit_with_an_unknown_end_may_be_there_or_not_but_not_twice() {
-    let (doc, mut ledger) = scene();
+fn edit_with_unknown_outcome_may_be_present_once_but_not_twice() {
+    let (doc, mut ledger) = sample();
     ledger.add(edit("d0-900", Kind::Push, 1), Outcome::Unknown);
     ledger.add(edit("d0-901", Kind::Count, 4), Outcome::Unknown);
     assert_eq!(check(&ledger, &view(&doc)), Vec::<String>::new());
     for entry in ledger.entries.iter().rev().take(2) {
-        entry.edit.apply(&mut doc.transact_mut(), &mut pen()).unwrap();
+        entry.edit.apply(&mut doc.transact_mut(), &mut context()).unwrap();
     }
     assert_eq!(check(&ledger, &view(&doc)), Vec::<String>::new());
     for entry in ledger.entries.iter().rev().take(2) {
-        entry.edit.apply(&mut doc.transact_mut(), &mut pen()).unwrap();
+        entry.edit.apply(&mut doc.transact_mut(), &mut context()).unwrap();
     }
     let complaints = check(&ledger, &view(&doc)).join(";");
     assert!(complaints.contains("DOUBLED in the list: d0-900"), "{complaints}");
@@ -184,7 +189,7 @@ fn decision(name: &str, accepted: bool, version: u64, value: &str) -> Decision {
 }
 
 #[test]
-fn a_chain_of_versions_is_strict() {
+fn register_versions_must_form_one_chain() {
     let ledger = proposals(&["d0-1", "d1-1", "d0-2"]);
     let right = [
         decision("d0-1", true, 1, "d0-1"),
@@ -193,25 +198,26 @@ fn a_chain_of_versions_is_strict() {
         decision("d0-2", true, 2, "d0-2"),
     ];
     let register = Register { version: 2, value: Some(id("d0-2")) };
-    let told = |decisions: &[Decision], register: &Register| chain::check(&ledger, decisions, register).join("; ");
-    assert_eq!(told(&right, &register), "");
-    assert_eq!(told(&right[..1], &register), "", "decisions that nobody heard may be anything");
+    let complaints =
+        |decisions: &[Decision], register: &Register| chain::check(&ledger, decisions, register).join("; ");
+    assert_eq!(complaints(&right, &register), "");
+    assert_eq!(complaints(&right[..1], &register), "", "proposals without a received decision may have any result");
     let both = [right[0].clone(), decision("d1-1", true, 1, "d1-1"), right[2].clone()];
-    assert!(told(&both, &register).contains("both version 1"));
+    assert!(complaints(&both, &register).contains("both version 1"));
     let again = [right.as_slice(), &[decision("d0-1", true, 3, "d0-1")]].concat();
-    assert!(told(&again, &register).contains("DOUBLED: d0-1"));
+    assert!(complaints(&again, &register).contains("DOUBLED: d0-1"));
     let two_results = [right.as_slice(), &[decision("d1-1", true, 2, "d0-2")]].concat();
-    assert!(told(&two_results, &register).contains("two results"));
-    assert!(told(&right, &Register { version: 1, value: Some(id("d0-1")) }).contains("LOST"));
-    assert!(told(&right, &Register { version: 3, value: Some(id("d0-2")) }).contains("DOUBLED"));
-    assert!(told(&right, &Register { version: 2, value: Some(id("d1-1")) }).contains("not accepted"));
-    assert!(told(&right, &Register { version: 2, value: None }).contains("the register is empty"));
+    assert!(complaints(&two_results, &register).contains("different results"));
+    assert!(complaints(&right, &Register { version: 1, value: Some(id("d0-1")) }).contains("LOST"));
+    assert!(complaints(&right, &Register { version: 3, value: Some(id("d0-2")) }).contains("DOUBLED"));
+    assert!(complaints(&right, &Register { version: 2, value: Some(id("d1-1")) }).contains("not accepted"));
+    assert!(complaints(&right, &Register { version: 2, value: None }).contains("the register is empty"));
 }
 
 #[test]
-fn ids_have_one_spelling() {
+fn id_parses_only_its_canonical_spelling() {
     assert_eq!(id("d3-17").to_string(), "d3-17");
     for wrong in ["", "d3", "3-17", "d03-1", "d3-17x", "d-1-2", "d+1-2"] {
-        assert!(wrong.parse::<Id>().is_err(), "{wrong} is taken");
+        assert!(wrong.parse::<Id>().is_err(), "{wrong} is accepted");
     }
 }

@@ -1,5 +1,5 @@
-//! A bare connection to a server under test, in either dialect: enough to join a document, send updates and see
-//! what comes back, and nothing that would cost the generator more than the server.
+//! A minimal connection to a server under test, in either dialect: joins a document, sends updates and decodes the server's
+//! messages, with less CPU than the server needs.
 
 use std::time::Duration;
 
@@ -18,60 +18,60 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 /// Longest wait for connecting and joining.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Largest message taken.
+/// Largest message accepted.
 const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
-// Readers are many; their messages are small.
+// Small, because there are many readers and their messages are small.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
-/// An update, and a state vector, without content.
+/// An empty update, and the state vector of an empty document.
 const EMPTY_UPDATE: [u8; 2] = [0, 0];
 const EMPTY_STATE_VECTOR: [u8; 1] = [0];
 
-/// The socket.
+/// A WebSocket connection.
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Which document, where, how.
+/// A document on a server, and how to connect to it.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// `ws://host:port`.
     pub url: String,
-    /// The document name.
+    /// Name of the document.
     pub document: String,
-    /// The wire format.
+    /// Wire protocol.
     pub dialect: Dialect,
-    /// The token, if the server wants one.
+    /// Token, if the server requires one.
     pub token: Option<String>,
 }
 
-/// What matters of a received frame.
+/// A decoded frame of the server.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard<'a> {
-    /// Document data: an update or the answer to our question.
+pub enum Received<'a> {
+    /// Document data: an update or a sync step 2.
     Update {
-        /// The bytes.
+        /// The v1 update.
         update: &'a [u8],
-        /// It answers our question.
-        answer: bool,
+        /// Whether it is a sync step 2.
+        step_2: bool,
     },
-    /// The server's question.
-    Question,
-    /// SyncStatus.
+    /// Sync step 1.
+    SyncStep1,
+    /// SyncStatus (Hocuspocus).
     Status {
-        /// Saved, or refused.
+        /// Whether the update was saved; false: it was refused.
         saved: bool,
     },
-    /// The server will not have us.
+    /// The server denied access. Holds the reason.
     Denied(&'a str),
-    /// A bare ping that wants a bare pong.
+    /// An unaddressed ping (Hocuspocus), answered with an unaddressed pong.
     Ping,
-    /// Anything else.
+    /// Any other message.
     Other,
 }
 
 impl Target {
-    /// Connects and joins: returns when the server has answered our question and we its own. The server's copy of
-    /// the document must be empty. Gives the socket and the number of acks still to come for the joining itself.
+    /// Connects and joins: returns when both sides have answered each other's sync step 1. The server's copy of the document
+    /// must be empty. Returns the socket and the number of acknowledgements still to come for the join itself.
     pub async fn join(&self) -> Result<(Socket, usize)> {
         let joined = tokio::time::timeout(JOIN_TIMEOUT, self.try_join()).await;
         joined.with_context(|| format!("joining took longer than {} s", JOIN_TIMEOUT.as_secs()))?
@@ -92,30 +92,30 @@ impl Target {
             socket.feed(Message::binary(message)).await?;
         }
         socket.send(self.message(SyncMessage::Step1(&EMPTY_STATE_VECTOR))).await?;
-        let (mut asked, mut answered, mut acks) = (false, false, 0);
-        while !(asked && answered) {
+        let (mut got_step_1, mut got_step_2, mut acks) = (false, false, 0);
+        while !(got_step_1 && got_step_2) {
             let frame = next_frame(&mut socket).await?;
-            match self.hear(&frame)? {
-                Heard::Question => {
-                    asked = true;
+            match self.decode(&frame)? {
+                Received::SyncStep1 => {
+                    got_step_1 = true;
                     acks += usize::from(self.dialect == Dialect::Hocuspocus);
                     socket.send(self.message(SyncMessage::Step2(&EMPTY_UPDATE))).await?;
                 }
-                Heard::Update { update, answer } => {
+                Received::Update { update, step_2 } => {
                     ensure!(
                         update == EMPTY_UPDATE,
                         "the document \"{}\" is not empty on this server; choose another with --document",
                         self.document
                     );
-                    answered |= answer;
+                    got_step_2 |= step_2;
                 }
-                Heard::Status { saved } => {
+                Received::Status { saved } => {
                     ensure!(saved, "the server refuses writes to \"{}\"", self.document);
                     acks = acks.saturating_sub(1);
                 }
-                Heard::Denied(reason) => bail!("the server refused: {reason}"),
-                Heard::Ping => socket.send(pong()).await?,
-                Heard::Other => {}
+                Received::Denied(reason) => bail!("the server denied access: {reason}"),
+                Received::Ping => socket.send(pong()).await?,
+                Received::Other => {}
             }
         }
         Ok((socket, acks))
@@ -131,7 +131,7 @@ impl Target {
         }
     }
 
-    /// The message that tells of an update.
+    /// The message that carries an update.
     pub fn update(&self, update: &[u8]) -> Message {
         self.message(SyncMessage::Update(update))
     }
@@ -143,40 +143,40 @@ impl Target {
         })
     }
 
-    /// What a frame says.
-    pub fn hear<'a>(&self, frame: &'a [u8]) -> Result<Heard<'a>> {
+    /// Decodes a frame of the server.
+    pub fn decode<'a>(&self, frame: &'a [u8]) -> Result<Received<'a>> {
         let sync = match self.dialect {
             Dialect::YWebsocket => match ywebsocket::Message::decode(frame)? {
                 ywebsocket::Message::Sync(sync) => sync,
-                ywebsocket::Message::PermissionDenied(reason) => return Ok(Heard::Denied(reason)),
-                _ => return Ok(Heard::Other),
+                ywebsocket::Message::PermissionDenied(reason) => return Ok(Received::Denied(reason)),
+                _ => return Ok(Received::Other),
             },
             Dialect::Hocuspocus => match Frame::decode(frame, End::Client)? {
-                Frame::Ping => return Ok(Heard::Ping),
-                Frame::Pong => return Ok(Heard::Other),
+                Frame::Ping => return Ok(Received::Ping),
+                Frame::Pong => return Ok(Received::Other),
                 Frame::Addressed { message, .. } => match message {
                     hocuspocus::Message::Sync(sync) | hocuspocus::Message::SyncReply(sync) => sync,
-                    hocuspocus::Message::SyncStatus(saved) => return Ok(Heard::Status { saved }),
-                    hocuspocus::Message::PermissionDenied(reason) => return Ok(Heard::Denied(reason)),
+                    hocuspocus::Message::SyncStatus(saved) => return Ok(Received::Status { saved }),
+                    hocuspocus::Message::PermissionDenied(reason) => return Ok(Received::Denied(reason)),
                     hocuspocus::Message::Close(reason) => bail!("the server closed the document: {reason}"),
-                    _ => return Ok(Heard::Other),
+                    _ => return Ok(Received::Other),
                 },
             },
         };
         Ok(match sync {
-            SyncMessage::Step1(_) => Heard::Question,
-            SyncMessage::Step2(update) => Heard::Update { update, answer: true },
-            SyncMessage::Update(update) => Heard::Update { update, answer: false },
+            SyncMessage::Step1(_) => Received::SyncStep1,
+            SyncMessage::Step2(update) => Received::Update { update, step_2: true },
+            SyncMessage::Update(update) => Received::Update { update, step_2: false },
         })
     }
 }
 
-/// The answer to [`Heard::Ping`].
+/// The answer to [`Received::Ping`].
 pub fn pong() -> Message {
     Message::Binary(Bytes::from_static(&PONG_FRAME))
 }
 
-/// The next frame with content. That the server closes is an error.
+/// Returns the next binary frame. A close by the server is an error.
 pub async fn next_frame<S>(socket: &mut S) -> Result<Bytes>
 where
     S: futures_util::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,

@@ -1,9 +1,9 @@
-//! `syncline-sim replay`: a real editing session, keystroke by keystroke, against any server.
+//! `syncline-sim replay`: a recorded editing session, keystroke by keystroke, against any server.
 //!
 //! ```text
-//! trace    the file            plan     its updates, made before the run, and an index over them
-//! link     one bare socket     tracker  which edits have arrived, by content
-//! run      what tasks share    writers, readers, verify
+//! trace    the trace file      plan     its updates, encoded before the run, and an index of their content
+//! link     one connection      tracker  which edits have arrived, by content
+//! run      shared state        writers, readers, verify
 //! ```
 
 pub(crate) mod link;
@@ -31,46 +31,46 @@ use crate::proc::{Usage, usage};
 use crate::report::{Latency, Report, ServerUsage, new_histogram};
 use link::Target;
 use plan::{Plan, Sharing};
-use readers::Seen;
+use readers::ReaderResult;
 use run::Run;
-use writers::Written;
+use writers::WriterResult;
 
-// The progress bar and the stall check look this often.
-const OBSERVE_EVERY: Duration = Duration::from_millis(50);
+// Interval of the progress bar and the stall check.
+const OBSERVE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Share of a core above which the generator itself is the limit.
+/// The generator counts as the bottleneck when it uses more than this share of a core.
 const GENERATOR_LIMIT: f64 = 0.9;
 
-/// What to replay, where, how.
+/// Options of a replay.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The trace file.
     pub trace: PathBuf,
     /// Server address.
     pub url: String,
-    /// Wire format.
+    /// Wire protocol.
     pub dialect: Dialect,
-    /// Document name; None makes a new one.
+    /// Document name; `None`: a random one.
     pub document: Option<String>,
     /// Name of the root text.
     pub root: String,
-    /// Token, if the server wants one.
+    /// Token, if the server requires one.
     pub token: Option<String>,
-    /// Reader connections, at least 1.
+    /// Number of reader connections, at least 1.
     pub readers: usize,
-    /// Writer connections, at least 1.
+    /// Number of writer connections, at least 1.
     pub writers: usize,
-    /// Edits of one writer before the next one's turn.
+    /// Number of edits that one writer makes before the next writer's turn.
     pub turn: usize,
-    /// Most edits on their way; 0: no limit.
+    /// Maximum number of edits in flight; 0: no limit.
     pub in_flight: usize,
-    /// Most edits in a second.
+    /// Maximum number of edits per second.
     pub rate: Option<f64>,
-    /// The server's process.
+    /// Process id of the server.
     pub pid: Option<u32>,
-    /// Give up after this time without an arrival.
+    /// The run fails when nothing arrives for this long.
     pub stall: Duration,
-    /// Leave this edit out, to see the checks fail.
+    /// Number of an edit that is not sent, to prove that the checks fail.
     pub leave_out: Option<usize>,
 }
 
@@ -86,24 +86,24 @@ impl Options {
     }
 }
 
-/// Only checks that a server holds the trace's end.
+/// Only checks that the server's document has the text at the end of the trace.
 pub async fn verify_only(options: &Options) -> Result<()> {
-    ensure!(options.document.is_some(), "--verify-only needs --document: the name of the earlier run");
+    ensure!(options.document.is_some(), "--verify-only needs --document with the document name of the earlier run");
     let trace = trace::load(&options.trace)?;
     verify::verify_only(&options.target(), &options.root, &trace.end).await
 }
 
-/// Replays and reports. An error means that there is nothing to report; a failed check is in the report.
+/// Replays the trace. Failed checks are in the report; an error means that there is no report.
 pub async fn replay(options: &Options) -> Result<Report> {
-    ensure!(options.readers > 0 && options.writers > 0, "at least one reader and one writer are needed");
+    ensure!(options.readers > 0 && options.writers > 0, "--readers and --writers must be at least 1");
     ensure!(options.rate.is_none_or(|rate| rate > 0.0), "--rate must be above 0");
     let plan = {
         let trace = trace::load(&options.trace)?;
-        // 32 bits, as Yjs 13 draws them; the top bit keeps all of one length.
+        // 32 bits as in Yjs 13; the top bit gives all ids the same encoded length.
         let mut rng = rand::rng();
         let mut ids: Vec<u64> = (0..options.writers).map(|_| u64::from(rng.random::<u32>() | 1 << 31)).collect();
-        // Where two people insert at one place the smaller id comes first; the ends of the concurrent traces agree
-        // with ids in the order of agents, and with no other.
+        // When two clients insert at the same position, the one with the smaller id comes first. The end texts of the
+        // concurrent traces require ids in the order of agents.
         ids.sort_unstable();
         let sharing = Sharing { writers: options.writers, turn: options.turn };
         Arc::new(Plan::new(&trace, &options.root, sharing, &ids)?)
@@ -120,7 +120,7 @@ pub async fn replay(options: &Options) -> Result<Report> {
         writers.push(target.join().await.with_context(|| format!("writer {number}"))?);
     }
     run.restart_clock();
-    let before = Before::look(options.pid)?;
+    let before = Baseline::take(options.pid)?;
     let run = Arc::new(run);
     let mut tasks = Tasks::default();
     for (number, socket) in readers.into_iter().enumerate() {
@@ -132,9 +132,9 @@ pub async fn replay(options: &Options) -> Result<Report> {
     let mut failures: Vec<String> = tasks.observe(&run, options).await.err().into_iter().collect();
     let mut report = before.report(&run, options);
     if failures.is_empty() {
-        // While everybody is still there: servers without a disk forget a document that nobody has open.
-        let fresh = verify::check_fresh_client(&target, &options.root, &run.plan.end).await;
-        failures.extend(fresh.err().map(|error| format!("a client that joined at the end: {error:#}")));
+        // While all are connected: servers without a disk drop a document that no client has open.
+        let checked = verify::check_fresh_client(&target, &options.root, &run.plan.end).await;
+        failures.extend(checked.err().map(|error| format!("a client that joined at the end: {error:#}")));
     }
     run.stop.send_replace(true);
     tasks.collect(&run, &mut report, &mut failures).await;
@@ -145,22 +145,22 @@ pub async fn replay(options: &Options) -> Result<Report> {
 
 #[derive(Default)]
 struct Tasks {
-    readers: JoinSet<Result<Seen>>,
-    writers: JoinSet<Result<Written>>,
+    readers: JoinSet<Result<ReaderResult>>,
+    writers: JoinSet<Result<WriterResult>>,
 }
 
 impl Tasks {
-    /// Waits until everything has arrived everywhere, or says why it never will.
+    /// Waits until every reader has received every edit. The error is the reason why that cannot happen.
     async fn observe(&mut self, run: &Run, options: &Options) -> Result<(), String> {
         let all = (run.plan.edits.len() * options.readers) as u64;
         let bar = progress_bar(all);
         let (mut last, mut moved) = (0, Instant::now());
         loop {
             tokio::select! {
-                // A task that ends before it is told to has failed.
+                // A task that ends before the run is stopped has failed.
                 Some(ended) = self.readers.join_next() => return Err(failure(ended)),
                 Some(ended) = self.writers.join_next() => return Err(failure(ended)),
-                () = tokio::time::sleep(OBSERVE_EVERY) => {}
+                () = tokio::time::sleep(OBSERVE_INTERVAL) => {}
             }
             let arrivals = run.arrivals.load(Ordering::Relaxed);
             bar.set_position(arrivals);
@@ -185,17 +185,17 @@ impl Tasks {
         }
     }
 
-    /// Adds up what the tasks saw and checks the texts.
+    /// Adds up the results of the tasks and checks the texts.
     async fn collect(mut self, run: &Run, report: &mut Report, failures: &mut Vec<String>) {
         let (mut latency, mut acks) = (new_histogram(), new_histogram());
-        let mut seen = Vec::new();
+        let mut results = Vec::new();
         while let Some(ended) = self.readers.join_next().await {
             match ended.map_err(anyhow::Error::from).flatten() {
                 Ok(reader) => {
                     report.frames_received += reader.frames;
                     report.bytes_received += reader.bytes;
                     latency += &reader.latency_us;
-                    seen.push(reader);
+                    results.push(reader);
                 }
                 Err(error) => failures.push(format!("{error:#}")),
             }
@@ -210,9 +210,9 @@ impl Tasks {
                 Err(error) => failures.push(format!("{error:#}")),
             }
         }
-        // They ended in any order.
-        seen.sort_by_key(|reader| reader.number);
-        failures.extend(verify::check_readers(&run.plan, &seen));
+        // The tasks end in any order.
+        results.sort_by_key(|reader| reader.number);
+        failures.extend(verify::check_readers(&run.plan, &results));
         report.latency = Latency::of(&latency);
         report.ack_latency = Latency::of(&acks);
     }
@@ -220,7 +220,7 @@ impl Tasks {
 
 fn failure<T>(ended: Result<Result<T>, tokio::task::JoinError>) -> String {
     match ended.map_err(anyhow::Error::from).flatten() {
-        Ok(_) => "a connection ended too early".into(),
+        Ok(_) => "a connection ended before the run was complete".into(),
         Err(error) => format!("{error:#}"),
     }
 }
@@ -235,16 +235,21 @@ fn progress_bar(all: u64) -> ProgressBar {
     }
 }
 
-/// What was used before the first edit.
-struct Before {
+/// CPU and memory usage before the first edit.
+struct Baseline {
     generator: Option<Usage>,
     server: Option<(u32, Usage)>,
 }
 
-impl Before {
-    fn look(pid: Option<u32>) -> Result<Self> {
+impl Baseline {
+    fn take(pid: Option<u32>) -> Result<Self> {
         let server = match pid {
-            Some(pid) => Some((pid, usage(pid).with_context(|| format!("there is no process {pid} to look at"))?)),
+            Some(pid) => Some((
+                pid,
+                usage(pid).with_context(|| {
+                    format!("cannot read the usage of process {pid} (--pid): no such process, or no /proc")
+                })?,
+            )),
             None => None,
         };
         Ok(Self { generator: usage(std::process::id()), server })
@@ -267,7 +272,8 @@ impl Before {
         let generator_cpu_s = self.generator.and_then(|before| Some(usage(std::process::id())?.cpu_s - before.cpu_s));
         let mut notes = Vec::new();
         if generator_cpu_s.is_some_and(|cpu_s| cpu_s / seconds > GENERATOR_LIMIT) {
-            notes.push("the generator itself used more than 90 % of a core: its limit, maybe not the server's".into());
+            notes
+                .push("the load generator used more than 90 % of a core: these may not be the server's figures".into());
         }
         Report {
             ok: false,

@@ -1,9 +1,9 @@
-//! The updates of a trace, made before the run so that the run itself is cheap, and an index from what an update
-//! contains to the edit it belongs to.
+//! The updates of a trace, encoded before the run so that the run itself is cheap, and an index from the content of an
+//! update to the edit that it belongs to.
 //!
-//! Each writer has a replica of its own, hence a client id of its own. In a sequential trace an edit builds on all
-//! edits before it, whoever made them; in a concurrent one on its ancestors. [`Edit::needs`] says what must have
-//! arrived before its writer may send it, so that no server or reader sees an update before its dependencies.
+//! Each writer has its own replica and its own client id. In a sequential trace an edit builds on all edits before it, by
+//! any writer; in a concurrent trace it builds on its ancestors. [`Edit::needs`] is the edit that must have arrived before
+//! the writer may send this one, so that no server or reader receives an update before its dependencies.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,67 +13,68 @@ use bytes::Bytes;
 use yrs::updates::decoder::Decode;
 use yrs::{ClientID, Doc, GetString, IdSet, OffsetKind, Options, ReadTxn, Text, Transact, Update, WriteTxn};
 
-use super::trace::{Kind, Seen, Trace, Transaction};
+use super::trace::{Kind, SeenTransactions, Trace, Transaction};
 
-/// Clocks of one writer; writers are numbered from 0.
+/// A range of clocks of one writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Clocks {
-    /// Whose.
+    /// Number of the writer, from 0.
     pub writer: usize,
-    /// Which.
+    /// Range of clocks.
     pub range: Range<u32>,
 }
 
-/// One update.
+/// One edit of the trace, encoded as an update.
 #[derive(Debug)]
 pub struct Edit {
-    /// Who sends it.
+    /// Number of the writer that sends it.
     pub writer: usize,
     /// The v1 update.
     pub update: Bytes,
-    /// All edits up to this one must have arrived somewhere before this is sent.
+    /// All edits up to this one must have arrived at the first reader before this edit is sent.
     pub needs: Option<u32>,
-    /// What it inserts.
+    /// Clocks that it inserts.
     pub inserts: Vec<Clocks>,
-    /// What it deletes.
+    /// Clocks that it deletes.
     pub deletes: Vec<Clocks>,
 }
 
-/// All edits, in trace order, and the index.
+/// All edits of a trace, and the index.
 #[derive(Debug)]
 pub struct Plan {
-    /// The edits.
+    /// The edits, in trace order.
     pub edits: Vec<Edit>,
-    /// The text they lead to.
+    /// The text after all edits.
     pub end: String,
-    /// The root type's name.
+    /// Name of the root text.
     pub root: String,
     /// Number of writers.
     pub writers: usize,
+    /// Writer of each client id.
     ids: HashMap<u64, usize>,
-    /// For each writer: start of an inserted range, edit; sorted.
+    /// For each writer: (start of an inserted range, edit), sorted.
     inserted: Vec<Vec<(u32, u32)>>,
-    /// For each writer: deleted clock, edit; sorted.
+    /// For each writer: (deleted clock, edit), sorted.
     deleted: Vec<Vec<(u32, u32)>>,
 }
 
-/// How the trace is shared out.
+/// How the edits of a trace are distributed over writers.
 #[derive(Debug, Clone, Copy)]
 pub struct Sharing {
-    /// Writers.
+    /// Number of writers.
     pub writers: usize,
-    /// Edits that one makes before it is the next one's turn (sequential traces).
+    /// Number of edits that one writer makes before the next one's turn (sequential traces).
     pub turn: usize,
 }
 
 impl Plan {
-    /// Makes the updates and checks that they lead to the trace's end.
+    /// Encodes the updates and checks that they result in the trace's end text.
     pub fn new(trace: &Trace, root: &str, sharing: Sharing, ids: &[u64]) -> Result<Self> {
         ensure!(ids.len() == sharing.writers, "one client id for each writer");
         if let Kind::Concurrent { agents } = trace.kind {
-            ensure!(sharing.writers == agents, "this trace was made by {agents} people: use --writers {agents}");
+            ensure!(sharing.writers == agents, "this trace has {agents} agents; use --writers {agents}");
         }
-        let mut replicas: Vec<Replica> = ids.iter().map(|&id| Replica::new(id)).collect();
+        let mut replicas: Vec<WriterReplica> = ids.iter().map(|&id| WriterReplica::new(id)).collect();
         let mut plan = Plan {
             edits: Vec::with_capacity(trace.transactions.len()),
             end: trace.end.clone(),
@@ -83,8 +84,8 @@ impl Plan {
             inserted: vec![Vec::new(); sharing.writers],
             deleted: vec![Vec::new(); sharing.writers],
         };
-        // The edit that a transaction became; transactions without effect become none.
-        let mut became: Vec<Option<usize>> = Vec::with_capacity(trace.transactions.len());
+        // The edit of each transaction; a transaction without effect has none.
+        let mut edit_of: Vec<Option<usize>> = Vec::with_capacity(trace.transactions.len());
         for (index, transaction) in trace.transactions.iter().enumerate() {
             let writer = match trace.kind {
                 Kind::Sequential => (index / sharing.turn.max(1)) % sharing.writers,
@@ -96,12 +97,12 @@ impl Plan {
                 Kind::Concurrent { .. } => replica.seen.catch_up(&trace.transactions, index),
             };
             replica.next = index + 1;
-            let missing: Vec<usize> = missing.into_iter().filter_map(|ancestor| became[ancestor]).collect();
-            replica.take_over(missing.iter().map(|&edit| &plan.edits[edit].update))?;
-            // Of its own edits it needs to wait for none: they leave by the same socket.
+            let missing: Vec<usize> = missing.into_iter().filter_map(|ancestor| edit_of[ancestor]).collect();
+            replica.apply_all(missing.iter().map(|&edit| &plan.edits[edit].update))?;
+            // A writer's own edits need no wait: they are sent on the same socket, in order.
             let others = missing.iter().filter(|&&edit| plan.edits[edit].writer != writer).max();
             replica.needs = replica.needs.max(others.map(|&edit| edit as u32));
-            became.push(plan.add(replica, transaction, writer));
+            edit_of.push(plan.add(replica, transaction, writer));
         }
         for index in plan.inserted.iter_mut().chain(&mut plan.deleted) {
             index.sort_unstable();
@@ -110,7 +111,7 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add(&mut self, replica: &Replica, transaction: &Transaction, writer: usize) -> Option<usize> {
+    fn add(&mut self, replica: &WriterReplica, transaction: &Transaction, writer: usize) -> Option<usize> {
         let mut txn = replica.doc.transact_mut();
         let text = txn.get_or_insert_text(self.root.as_str());
         for patch in &transaction.patches {
@@ -148,7 +149,7 @@ impl Plan {
     /// The edits that insert some of these clocks.
     pub fn inserting(&self, clocks: &Clocks) -> impl Iterator<Item = u32> {
         let index = &self.inserted[clocks.writer];
-        // The range that begins last before ours may reach into it.
+        // The last range that starts before this one may overlap it.
         let from = index.partition_point(|&(start, _)| start <= clocks.range.start).saturating_sub(1);
         let end = clocks.range.end;
         index[from..].iter().take_while(move |&&(start, _)| start < end).map(|&(_, edit)| edit)
@@ -162,18 +163,18 @@ impl Plan {
         index[from..].iter().take_while(move |&&(clock, _)| clock < end).map(|&(_, edit)| edit)
     }
 
-    /// The text that these updates, in this order, lead to.
+    /// The text after these updates, applied in this order.
     ///
-    /// That something is missing is an error of its own: yrs shows text from behind a gap, so a text can look right
-    /// without being whole (the missing character may have been deleted later).
+    /// Missing dependencies are an error of their own: yrs shows text from behind a gap, so a text can look right although an
+    /// update is missing (its character may have been deleted later).
     pub fn text_of<'a>(&self, updates: impl IntoIterator<Item = &'a [u8]>) -> Result<String> {
         let doc = new_doc(1);
         for update in updates {
-            let update = Update::decode_v1(update).context("an update cannot be decoded")?;
-            doc.transact_mut().apply_update(update).context("an update cannot be applied")?;
+            let update = Update::decode_v1(update).context("cannot decode an update")?;
+            doc.transact_mut().apply_update(update).context("cannot apply an update")?;
         }
         let txn = doc.transact();
-        ensure!(!txn.has_missing_updates(), "holds updates whose predecessors never came");
+        ensure!(!txn.has_missing_updates(), "there are pending updates with missing dependencies");
         Ok(txn.get_text(self.root.as_str()).map(|text| text.get_string(&txn)).unwrap_or_default())
     }
 
@@ -181,29 +182,30 @@ impl Plan {
         let text = self.text_of(self.edits.iter().map(|edit| &edit.update[..]))?;
         ensure!(
             text == self.end,
-            "replayed in memory, the trace does not lead to its own end: {}",
+            "replayed in memory, the trace does not result in its own end text: {}",
             super::verify::difference(&text, &self.end)
         );
         Ok(())
     }
 }
 
-struct Replica {
+/// A writer's copy of the document.
+struct WriterReplica {
     doc: Doc,
-    /// Of a sequential trace: the first transaction it does not have.
+    /// In a sequential trace: the first transaction that is not applied.
     next: usize,
-    /// Of a concurrent trace: the transactions it has.
-    seen: Seen,
-    /// The last edit by others it builds on.
+    /// In a concurrent trace: the transactions that are applied.
+    seen: SeenTransactions,
+    /// The last edit by another writer that it builds on.
     needs: Option<u32>,
 }
 
-impl Replica {
+impl WriterReplica {
     fn new(id: u64) -> Self {
-        Self { doc: new_doc(id), next: 0, seen: Seen::default(), needs: None }
+        Self { doc: new_doc(id), next: 0, seen: SeenTransactions::default(), needs: None }
     }
 
-    fn take_over<'a>(&self, updates: impl IntoIterator<Item = &'a Bytes>) -> Result<()> {
+    fn apply_all<'a>(&self, updates: impl IntoIterator<Item = &'a Bytes>) -> Result<()> {
         let mut txn = self.doc.transact_mut();
         for update in updates {
             txn.apply_update(Update::decode_v1(update)?)?;

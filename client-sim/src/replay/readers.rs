@@ -1,4 +1,4 @@
-//! Readers: they look at what arrives just enough to know which edits it holds, and keep it for the check at the end.
+//! Readers: determine which edits each received update holds, and keep the updates for the check at the end.
 
 use std::sync::Arc;
 
@@ -6,35 +6,42 @@ use anyhow::{Context, Result, bail};
 use futures_util::SinkExt;
 use hdrhistogram::Histogram;
 
-use super::link::{Heard, Socket, next_frame, pong};
+use super::link::{Received, Socket, next_frame, pong};
 use super::run::Run;
 use super::tracker::{Log, Tracker};
 use crate::report::{new_histogram, record};
 
-/// What a reader saw.
-pub struct Seen {
-    /// Which reader.
+/// Result of a reader.
+pub struct ReaderResult {
+    /// Number of the reader.
     pub number: usize,
-    /// Everything it received.
+    /// Every update that it received.
     pub log: Log,
-    /// How many edits arrived.
+    /// Number of edits that arrived.
     pub arrived: usize,
-    /// The first edit that did not; the number of edits if all did.
+    /// The first edit that did not arrive; the number of edits if all arrived.
     pub prefix: u32,
-    /// Frames with document data.
+    /// Number of frames with document data.
     pub frames: u64,
     /// Bytes of all frames, without WebSocket headers.
     pub bytes: u64,
-    /// From sending to arrival.
+    /// Latency from sending to arrival.
     pub latency_us: Histogram<u64>,
 }
 
-/// Reads until the run stops. The first reader (number 0) tells writers how far it is.
-pub async fn read(run: Arc<Run>, number: usize, mut socket: Socket) -> Result<Seen> {
+/// Reads until the run stops. The first reader (number 0) publishes its progress for the writers.
+pub async fn read(run: Arc<Run>, number: usize, mut socket: Socket) -> Result<ReaderResult> {
     let mut tracker = Tracker::new(Arc::clone(&run.plan));
-    let mut seen =
-        Seen { number, log: Log::default(), arrived: 0, prefix: 0, frames: 0, bytes: 0, latency_us: new_histogram() };
-    let mut news = Vec::new();
+    let mut result = ReaderResult {
+        number,
+        log: Log::default(),
+        arrived: 0,
+        prefix: 0,
+        frames: 0,
+        bytes: 0,
+        latency_us: new_histogram(),
+    };
+    let mut new_edits = Vec::new();
     let mut stopped = std::pin::pin!(run.stopped());
     loop {
         let frame = tokio::select! {
@@ -42,29 +49,29 @@ pub async fn read(run: Arc<Run>, number: usize, mut socket: Socket) -> Result<Se
             () = &mut stopped => break,
             frame = next_frame(&mut socket) => frame.with_context(|| format!("reader {number}"))?,
         };
-        seen.bytes += frame.len() as u64;
-        match run.target.hear(&frame)? {
-            Heard::Update { update, .. } => {
-                seen.frames += 1;
-                tracker.take(update, &mut news).with_context(|| format!("reader {number}"))?;
-                for index in news.drain(..) {
-                    if let Some(latency) = run.arrives(index) {
-                        record(&mut seen.latency_us, latency);
+        result.bytes += frame.len() as u64;
+        match run.target.decode(&frame)? {
+            Received::Update { update, .. } => {
+                result.frames += 1;
+                tracker.apply(update, &mut new_edits).with_context(|| format!("reader {number}"))?;
+                for index in new_edits.drain(..) {
+                    if let Some(latency) = run.record_arrival(index) {
+                        record(&mut result.latency_us, latency);
                     }
                 }
                 if number == 0 && run.plan.writers > 1 {
                     run.first_reader.send_replace(tracker.prefix());
                 }
             }
-            Heard::Ping => socket.send(pong()).await?,
-            Heard::Denied(reason) => bail!("reader {number}: the server refused: {reason}"),
-            Heard::Question | Heard::Status { .. } | Heard::Other => {}
+            Received::Ping => socket.send(pong()).await?,
+            Received::Denied(reason) => bail!("reader {number}: the server denied access: {reason}"),
+            Received::SyncStep1 | Received::Status { .. } | Received::Other => {}
         }
     }
-    // The document's end is checked from the log; how the goodbye goes does not matter.
+    // The text is rebuilt from the log, so an error while closing does not matter.
     drop(socket.close(None).await);
-    seen.arrived = tracker.arrived_count;
-    seen.prefix = tracker.prefix();
-    seen.log = tracker.log;
-    Ok(seen)
+    result.arrived = tracker.arrived_count;
+    result.prefix = tracker.prefix();
+    result.log = tracker.log;
+    Ok(result)
 }

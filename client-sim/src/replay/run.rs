@@ -1,4 +1,4 @@
-//! What writers, readers and the observer of a run share.
+//! State shared by the writers, the readers and the observer of a run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -9,37 +9,37 @@ use tokio::sync::{Semaphore, watch};
 use super::link::Target;
 use super::plan::Plan;
 
-/// One run. Counters are added to by many tasks and read by the observer.
+/// One run. Many tasks write the counters; the observer reads them.
 pub struct Run {
-    /// What is sent.
+    /// The edits to send.
     pub plan: Arc<Plan>,
-    /// To whom.
+    /// The document and its server.
     pub target: Target,
-    /// Edits in a second, if limited.
+    /// Maximum number of edits per second.
     pub rate: Option<f64>,
-    /// An edit (by number) that is left out, to see the checks fail.
+    /// Number of an edit that is not sent, to prove that the checks fail.
     pub leave_out: Option<usize>,
-    /// Room for edits that have not arrived everywhere; None: as fast as possible.
+    /// Permits for edits in flight, which have not reached every reader; `None`: no limit.
     pub window: Option<Semaphore>,
-    /// Edits that have arrived at the first reader without a gap. Written by that reader.
+    /// Number of edits that have arrived at the first reader without a gap. Written by that reader.
     pub first_reader: watch::Sender<u32>,
-    /// True when everybody should go home. Written by the observer.
+    /// True when all tasks should end. Written by the observer.
     pub stop: watch::Sender<bool>,
-    /// Arrivals, all readers together.
+    /// Number of edits received, summed over all readers.
     pub arrivals: AtomicU64,
-    /// Edits sent.
+    /// Number of edits sent.
     pub sent: AtomicU64,
-    /// When the last one arrived, in nanoseconds since the start.
+    /// Time of the last arrival, in nanoseconds since the start.
     pub last_arrival_ns: AtomicU64,
     begin: Instant,
-    /// For each edit, when it was sent; 0 while it was not.
+    /// Time at which each edit was sent, in nanoseconds since the start; 0: not sent.
     sent_ns: Vec<AtomicU64>,
-    /// For each edit, how many readers lack it.
+    /// Number of readers that lack each edit.
     lacking: Vec<AtomicU32>,
 }
 
 impl Run {
-    /// `in_flight` 0 is as fast as possible.
+    /// `in_flight`: maximum number of edits in flight; 0: no limit.
     pub fn new(plan: Arc<Plan>, target: Target, readers: usize, in_flight: usize) -> Self {
         Self {
             target,
@@ -58,24 +58,24 @@ impl Run {
         }
     }
 
-    /// Starts the clock.
+    /// Sets the start time to now.
     pub fn restart_clock(&mut self) {
         self.begin = Instant::now();
     }
 
-    /// When edit `index` is due under the rate limit.
+    /// Time at which edit `index` is due under the rate limit.
     pub fn due(&self, index: usize) -> Option<Instant> {
         self.rate.map(|rate| self.begin + Duration::from_secs_f64(index as f64 / rate))
     }
 
-    /// An edit is handed to a socket.
-    pub fn sends(&self, index: u32) {
+    /// Records that an edit is handed to a socket.
+    pub fn record_send(&self, index: u32) {
         self.sent_ns[index as usize].store(self.now_ns(), Ordering::Relaxed);
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An edit has come to a reader; gives the time since it was sent.
-    pub fn arrives(&self, index: u32) -> Option<Duration> {
+    /// Records that an edit arrived at a reader; returns the time since it was sent.
+    pub fn record_arrival(&self, index: u32) -> Option<Duration> {
         let now = self.now_ns();
         self.arrivals.fetch_add(1, Ordering::Relaxed);
         self.last_arrival_ns.fetch_max(now, Ordering::Relaxed);
@@ -87,8 +87,8 @@ impl Run {
         self.since_sent(index, now)
     }
 
-    /// The time since an edit was sent; None when it was not (two people deleted the same character, and the other
-    /// was faster).
+    /// Time since an edit was sent; `None` when it was not sent (two writers deleted the same character, and the other's
+    /// deletion arrived first).
     pub fn age(&self, index: u32) -> Option<Duration> {
         self.since_sent(index, self.now_ns())
     }
@@ -104,7 +104,7 @@ impl Run {
         self.begin.elapsed().as_nanos() as u64
     }
 
-    /// Ends when the observer says stop.
+    /// Waits until the observer stops the run.
     pub async fn stopped(&self) {
         // The sender lives as long as the run.
         drop(self.stop.subscribe().wait_for(|stop| *stop).await);

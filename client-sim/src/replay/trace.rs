@@ -1,7 +1,7 @@
-//! Real editing sessions in the format of the `editing-traces` collection (github.com/josephg/editing-traces).
+//! Recorded editing sessions in the format of the `editing-traces` collection (github.com/josephg/editing-traces).
 //!
-//! Positions count Unicode code points. We edit in UTF-16 units, as Yjs does; the two agree as long as no character
-//! is outside the basic plane, and a trace with such a character is refused.
+//! Positions in a trace count Unicode code points; edits here count UTF-16 units, as Yjs does. The two agree as long as no
+//! character is outside the basic plane, so a trace with such a character is rejected.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,39 +12,39 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
-/// Position, characters deleted there, text inserted there.
+/// Position, number of characters deleted there, text inserted there.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Patch(pub u32, pub u32, pub String);
 
-/// What is done at once, by one person.
+/// The patches that one agent makes in one step.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Transaction {
-    /// The transactions it builds on (concurrent traces only).
+    /// The transactions that it builds on (concurrent traces only).
     #[serde(default)]
     pub parents: Vec<usize>,
-    /// Who does it (concurrent traces only).
+    /// Number of the agent that makes it (concurrent traces only).
     #[serde(default)]
     pub agent: usize,
-    /// What is done, each on top of the one before.
+    /// The patches, each applied to the result of the previous one.
     pub patches: Vec<Patch>,
 }
 
 /// How transactions follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Each builds on the one before.
+    /// Each builds on the previous one.
     Sequential,
-    /// Each builds on its parents; this many people.
+    /// Each builds on its parents.
     Concurrent {
-        /// People, numbered from 0.
+        /// Number of agents, which are numbered from 0.
         agents: usize,
     },
 }
 
-/// A trace.
+/// A recorded editing session.
 #[derive(Debug, Clone)]
 pub struct Trace {
-    /// Its kind.
+    /// How its transactions follow each other.
     pub kind: Kind,
     /// The transactions, parents first.
     pub transactions: Vec<Transaction>,
@@ -64,7 +64,7 @@ struct Raw {
     txns: Vec<Transaction>,
 }
 
-/// Reads a trace, plain or gzip.
+/// Reads a trace file, plain or gzip.
 pub fn load(path: &Path) -> Result<Trace> {
     let file = File::open(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
     let mut text = String::new();
@@ -75,7 +75,7 @@ pub fn load(path: &Path) -> Result<Trace> {
     };
     read.with_context(|| format!("cannot read the trace {}", path.display()))?;
     let raw: Raw = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no trace of the editing-traces format", path.display()))?;
+        .with_context(|| format!("{} is not a trace in the editing-traces format", path.display()))?;
     check(raw)
 }
 
@@ -83,7 +83,7 @@ fn check(raw: Raw) -> Result<Trace> {
     let kind = match raw.kind.as_deref() {
         None | Some("sequential") => Kind::Sequential,
         Some("concurrent") => Kind::Concurrent { agents: raw.num_agents },
-        Some(other) => bail!("traces of kind \"{other}\" are not supported, only sequential and concurrent ones"),
+        Some(other) => bail!("traces of kind \"{other}\" are not supported; use a sequential or a concurrent one"),
     };
     let mut transactions = raw.txns;
     let outside = |text: &str| text.chars().any(|character| character.len_utf16() > 1);
@@ -99,19 +99,19 @@ fn check(raw: Raw) -> Result<Trace> {
     }
     if let Kind::Concurrent { agents } = kind {
         for (index, transaction) in transactions.iter().enumerate() {
-            ensure!(transaction.agent < agents, "transaction {index} is by an agent the trace does not have");
+            ensure!(transaction.agent < agents, "the agent of transaction {index} is out of range");
             ensure!(transaction.parents.iter().all(|&parent| parent < index), "transaction {index} precedes a parent");
         }
     }
     Ok(Trace { kind, transactions, end: raw.end_content })
 }
 
-/// For each agent, what it has seen; gives what it must take over before its next transaction.
+/// The transactions that one agent has seen.
 #[derive(Debug, Default)]
-pub struct Seen(HashSet<usize>);
+pub struct SeenTransactions(HashSet<usize>);
 
-impl Seen {
-    /// The ancestors of `index` not seen yet, oldest first; they and `index` then count as seen.
+impl SeenTransactions {
+    /// Returns the ancestors of `index` that were not seen, oldest first; marks them and `index` as seen.
     pub fn catch_up(&mut self, transactions: &[Transaction], index: usize) -> Vec<usize> {
         let mut stack = transactions[index].parents.clone();
         let mut missing = Vec::new();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused_in_words() {
+    fn unsupported_trace_is_rejected_with_a_reason() {
         let astral = parse(r#"{"endContent":"😀","txns":[{"patches":[[0,0,"😀"]]}]}"#).unwrap_err();
         assert!(astral.to_string().contains("basic plane"));
         assert!(parse(r#"{"kind":"other","endContent":"","txns":[]}"#).is_err());
@@ -151,10 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_takes_over_each_ancestor_once() {
+    fn catch_up_returns_each_ancestor_once() {
         let txn = |parents: &[usize]| Transaction { parents: parents.to_vec(), agent: 0, patches: Vec::new() };
         let transactions = [txn(&[]), txn(&[0]), txn(&[0]), txn(&[1, 2])];
-        let mut seen = Seen::default();
+        let mut seen = SeenTransactions::default();
         assert_eq!(seen.catch_up(&transactions, 1), [0]);
         assert_eq!(seen.catch_up(&transactions, 3), [2]);
     }

@@ -1,8 +1,8 @@
-//! Which edits have arrived at a reader. Decided by what the received updates contain, never by counting frames:
-//! a server may merge updates, repeat them, or answer a slow reader with one difference.
+//! Tracks which edits have arrived at a reader, by the content of the received updates and never by counting frames: a
+//! server may merge updates, repeat them, or answer a slow reader with one diff.
 //!
-//! An edit has arrived when everything it inserts and everything it deletes has. Most servers relay the very bytes,
-//! so the next expected edit is compared first, and only other updates are decoded.
+//! An edit has arrived when everything that it inserts and deletes has arrived. Most servers relay updates unchanged, so the
+//! bytes are first compared with the next expected edit, and only other updates are decoded.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use yrs::updates::decoder::Decode;
 
 use super::plan::{Clocks, Plan};
 
-/// What a reader was sent, in order: cheap to keep, and enough to rebuild its document.
+/// The updates that a reader received, in order: cheap to keep, and enough to rebuild its document.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Log {
     entries: Vec<Entry>,
@@ -21,8 +21,9 @@ pub struct Log {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Entry {
-    /// Exactly the bytes of this edit.
+    /// The unchanged update of this edit.
     Edit(u32),
+    /// Any other update.
     Other(Box<[u8]>),
 }
 
@@ -36,41 +37,43 @@ impl Log {
     }
 }
 
-/// One reader's view.
+/// The progress of one reader.
 pub struct Tracker {
     plan: Arc<Plan>,
-    /// Everything received.
+    /// Every update received.
     pub log: Log,
-    /// How many edits have arrived.
+    /// Number of edits that have arrived.
     pub arrived_count: usize,
     arrived: Bits,
     /// Every edit below this one has arrived.
     prefix: u32,
+    /// Inserted clocks that have arrived, by writer.
     inserted: Vec<Bits>,
+    /// Deleted clocks that have arrived, by writer.
     deleted: Vec<Bits>,
 }
 
 impl Tracker {
-    /// Nothing has arrived.
+    /// Creates a tracker to which nothing has arrived.
     pub fn new(plan: Arc<Plan>) -> Self {
         let none = || (0..plan.writers).map(|_| Bits::default()).collect();
         let (inserted, deleted) = (none(), none());
         Self { plan, log: Log::default(), arrived_count: 0, arrived: Bits::default(), prefix: 0, inserted, deleted }
     }
 
-    /// Takes an update and puts the edits that have arrived with it into `news`.
-    pub fn take(&mut self, update: &[u8], news: &mut Vec<u32>) -> Result<()> {
+    /// Records a received update and appends the edits that have arrived with it to `new_edits`.
+    pub fn apply(&mut self, update: &[u8], new_edits: &mut Vec<u32>) -> Result<()> {
         let plan = Arc::clone(&self.plan);
         match plan.edits.get(self.prefix as usize) {
             Some(edit) if edit.update == update => {
                 self.log.entries.push(Entry::Edit(self.prefix));
-                self.mark(&plan, &edit.inserts, &edit.deletes, news);
+                self.mark(&plan, &edit.inserts, &edit.deletes, new_edits);
             }
             _ => {
                 self.log.entries.push(Entry::Other(update.into()));
                 let update = Update::decode_v1(update).context("the server sent an update that cannot be decoded")?;
                 let (inserts, deletes) = (plan.clocks(&update.insertions(true)), plan.clocks(update.delete_set()));
-                self.mark(&plan, &inserts, &deletes, news);
+                self.mark(&plan, &inserts, &deletes, new_edits);
             }
         }
         while self.arrived.all(self.prefix..self.prefix + 1) {
@@ -84,7 +87,7 @@ impl Tracker {
         self.prefix
     }
 
-    fn mark(&mut self, plan: &Plan, inserts: &[Clocks], deletes: &[Clocks], news: &mut Vec<u32>) {
+    fn mark(&mut self, plan: &Plan, inserts: &[Clocks], deletes: &[Clocks], new_edits: &mut Vec<u32>) {
         for clocks in inserts {
             self.inserted[clocks.writer].set(clocks.range.clone());
         }
@@ -95,7 +98,7 @@ impl Tracker {
         let touched = touched.chain(deletes.iter().flat_map(|clocks| plan.deleting(clocks)));
         let mut last = None;
         for index in touched {
-            // A long deletion names its edit once for each character.
+            // A long deletion yields its edit once per character.
             if last == Some(index) || self.arrived.all(index..index + 1) || !self.is_complete(plan, index) {
                 last = Some(index);
                 continue;
@@ -103,7 +106,7 @@ impl Tracker {
             last = Some(index);
             self.arrived.set(index..index + 1);
             self.arrived_count += 1;
-            news.push(index);
+            new_edits.push(index);
         }
     }
 
@@ -114,7 +117,7 @@ impl Tracker {
     }
 }
 
-/// A growing set of small numbers.
+/// A bit set that grows as needed.
 #[derive(Debug, Default)]
 struct Bits(Vec<u64>);
 
@@ -153,46 +156,46 @@ mod tests {
     }
 
     #[test]
-    fn the_same_bytes_in_order_arrive_one_by_one() {
+    fn unchanged_updates_in_order_arrive_one_by_one() {
         for writers in [1, 2, 3] {
             let plan = plan(writers);
             let mut tracker = Tracker::new(Arc::clone(&plan));
-            let mut news = Vec::new();
+            let mut new_edits = Vec::new();
             for edit in &plan.edits {
-                tracker.take(&edit.update, &mut news).unwrap();
+                tracker.apply(&edit.update, &mut new_edits).unwrap();
             }
-            assert_eq!(news, [0, 1, 2, 3, 4]);
+            assert_eq!(new_edits, [0, 1, 2, 3, 4]);
             assert_eq!(plan.text_of(tracker.log.updates(&plan)).unwrap(), "oy");
         }
     }
 
     #[test]
-    fn a_merged_update_delivers_all_that_it_holds_and_repeats_deliver_nothing() {
+    fn merged_update_delivers_all_its_edits_and_repeat_delivers_none() {
         let plan = plan(2);
         let mut tracker = Tracker::new(Arc::clone(&plan));
         let merged = yrs::merge_updates_v1(plan.edits[..4].iter().map(|edit| &edit.update[..])).unwrap();
-        let mut news = Vec::new();
-        tracker.take(&merged, &mut news).unwrap();
-        news.sort_unstable();
-        assert_eq!((&news[..], tracker.prefix()), (&[0, 1, 2, 3][..], 4));
-        tracker.take(&merged, &mut news).unwrap();
-        assert_eq!((news.len(), tracker.arrived_count), (4, 4));
+        let mut new_edits = Vec::new();
+        tracker.apply(&merged, &mut new_edits).unwrap();
+        new_edits.sort_unstable();
+        assert_eq!((&new_edits[..], tracker.prefix()), (&[0, 1, 2, 3][..], 4));
+        tracker.apply(&merged, &mut new_edits).unwrap();
+        assert_eq!((new_edits.len(), tracker.arrived_count), (4, 4));
     }
 
     #[test]
-    fn a_lost_deletion_is_noticed_although_no_clock_moves() {
+    fn lost_deletion_is_noticed_although_state_vector_is_complete() {
         let plan = plan(1);
         let mut tracker = Tracker::new(Arc::clone(&plan));
-        let mut news = Vec::new();
+        let mut new_edits = Vec::new();
         for edit in [0, 2, 3, 4] {
-            tracker.take(&plan.edits[edit].update, &mut news).unwrap();
+            tracker.apply(&plan.edits[edit].update, &mut new_edits).unwrap();
         }
-        assert_eq!((news, tracker.prefix()), (vec![0, 2, 3, 4], 1));
+        assert_eq!((new_edits, tracker.prefix()), (vec![0, 2, 3, 4], 1));
         assert_ne!(plan.text_of(tracker.log.updates(&plan)).unwrap(), plan.end);
     }
 
     #[test]
-    fn writers_wait_for_what_others_did_before_them() {
+    fn edit_needs_the_last_edit_of_other_writers_before_it() {
         let needs = |writers| plan(writers).edits.iter().map(|edit| edit.needs).collect::<Vec<_>>();
         assert_eq!(needs(1), [None; 5]);
         assert_eq!(needs(2), [None, Some(0), Some(1), Some(2), Some(3)]);

@@ -1,4 +1,4 @@
-//! The check at the end: texts, compared as a whole.
+//! The check at the end: every reader's text equals the end text of the trace.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use syncline_client::{Client, ClientConfig};
 
 use super::link::Target;
 use super::plan::Plan;
-use super::readers::Seen;
+use super::readers::ReaderResult;
 
-/// Longest wait for a fresh client to be in sync.
+/// Longest wait for a new client to be in sync.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Readers whose failures are shown one by one.
+/// Number of readers whose failures are shown individually.
 const MAX_SHOWN: usize = 5;
 
-/// Characters shown around a difference.
+/// Number of characters shown from a difference on.
 const SHOWN: usize = 20;
 
-/// Rebuilds every reader's document from what it received and says what is wrong.
-pub fn check_readers(plan: &Plan, readers: &[Seen]) -> Vec<String> {
+/// Rebuilds every reader's document from the updates that it received; returns what is wrong.
+pub fn check_readers(plan: &Plan, readers: &[ReaderResult]) -> Vec<String> {
     let mut failures = Vec::new();
-    // Readers that received the very same updates in the same order hold the same text: rebuild it once.
-    let mut rebuilt: Vec<(&Seen, String)> = Vec::new();
+    // Readers that received the same updates in the same order have the same text: rebuild it once.
+    let mut rebuilt: Vec<(&ReaderResult, String)> = Vec::new();
     for reader in readers {
         let number = reader.number;
         let lacking = plan.edits.len() - reader.arrived;
@@ -50,18 +50,18 @@ pub fn check_readers(plan: &Plan, readers: &[Seen]) -> Vec<String> {
             },
         };
         if rebuilt[at].1 != plan.end {
-            failures.push(format!("reader {number} has a wrong text: {}", difference(&rebuilt[at].1, &plan.end)));
+            failures.push(format!("reader {number} has the wrong text: {}", difference(&rebuilt[at].1, &plan.end)));
         }
     }
     if failures.len() > MAX_SHOWN {
         let more = failures.len() - MAX_SHOWN;
         failures.truncate(MAX_SHOWN);
-        failures.push(format!("and {more} readers more"));
+        failures.push(format!("and {more} more readers"));
     }
     failures
 }
 
-/// A fresh client joins, syncs, and must hold the expected text.
+/// Joins with a new client, syncs, and checks that it has the expected text.
 pub async fn check_fresh_client(target: &Target, root: &str, end: &str) -> Result<()> {
     let mut config = ClientConfig::new(&target.url, &target.document, target.dialect);
     config.token = target.token.clone();
@@ -70,19 +70,19 @@ pub async fn check_fresh_client(target: &Target, root: &str, end: &str) -> Resul
     let status = client.status().borrow().clone();
     synced.with_context(|| format!("not in sync after {} s: {:?}", SYNC_TIMEOUT.as_secs(), status.connection))??;
     let text = client.text(root).await?;
-    let whole = client.read(|txn| !txn.has_missing_updates()).await?;
+    let complete = client.read(|txn| !txn.has_missing_updates()).await?;
     client.close().await;
-    ensure!(whole, "the server's document holds updates whose predecessors are missing");
+    ensure!(complete, "the server's document has pending updates with missing dependencies");
     ensure!(text == end, "wrong text: {}", difference(&text, end));
     Ok(())
 }
 
-/// Where two texts begin to differ, in words.
+/// Describes where two texts start to differ.
 pub fn difference(have: &str, want: &str) -> String {
     let at = have.chars().zip(want.chars()).take_while(|(have, want)| have == want).count();
     let part = |text: &str| text.chars().skip(at).take(SHOWN).collect::<String>();
     format!(
-        "{} characters instead of {}, different from character {at}: {:?} instead of {:?}",
+        "{} characters instead of {}, differing from character {at} on: {:?} instead of {:?}",
         have.chars().count(),
         want.chars().count(),
         part(have),
@@ -90,10 +90,10 @@ pub fn difference(have: &str, want: &str) -> String {
     )
 }
 
-/// `--verify-only`.
+/// Checks a document of an earlier run (`--verify-only`).
 pub async fn verify_only(target: &Target, root: &str, end: &str) -> Result<()> {
     match check_fresh_client(target, root, end).await {
         Ok(()) => Ok(()),
-        Err(error) => bail!("the document \"{}\" is not right: {error:#}", target.document),
+        Err(error) => bail!("the document \"{}\" failed the check: {error:#}", target.document),
     }
 }

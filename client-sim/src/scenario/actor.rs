@@ -1,4 +1,4 @@
-//! A device of a scenario. Everything that the client's device API is asked for is asked here.
+//! A device of a scenario. Every call to the client's device API is in this file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,60 +17,60 @@ use tokio::time::{Instant, sleep};
 use super::clock::VirtualClock;
 use super::store::{LimitedStore, Space};
 use crate::oracle::chain::{Decision, Register};
-use crate::oracle::{Edit, Id, Kind, Outcome, Pen, View};
+use crate::oracle::{Edit, EditContext, Id, Kind, Outcome, View};
 
-/// Waits of a device, short: in a scenario everything is near.
+/// Reconnect delays of a device; short, because everything runs on one machine.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_millis(5), max: Duration::from_millis(60) };
-/// A connection that is not made by then is given up.
+/// A connection attempt fails after this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
-/// A server that says nothing for so long is gone.
+/// A connection is considered dead when the server sends nothing for this long.
 const SILENCE: Duration = Duration::from_millis(400);
-/// A killed app's store is free after at most this time.
+/// Longest wait for the store lock of a killed app.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 const LOCK_RETRY: Duration = Duration::from_millis(2);
-/// The one register of a document.
+/// Name of the register that every document has.
 const REGISTER: &str = "register";
 
-/// What stays of a device when its app is not running.
+/// A device. Everything but `running` survives when its app is killed.
 pub struct Actor {
-    /// Its number.
+    /// Number of the device in the scenario.
     pub number: u32,
     directory: PathBuf,
     url: String,
     clock: VirtualClock,
-    /// Its disk, if that can become full.
+    /// The device's disk, when it can become full.
     space: Option<Space>,
     documents: Vec<String>,
     notes: Arc<Mutex<Notes>>,
     running: Option<Running>,
 }
 
-/// The app.
+/// The state of a running app.
 struct Running {
     device: Device,
     documents: BTreeMap<String, Document>,
     clock: Arc<Mutex<Hlc>>,
 }
 
-/// What a device heard, over all its lives.
+/// What a device's document events reported, over all runs of its app.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// By document: the proposals decided.
+    /// Decisions about the device's own proposals, by document.
     pub decisions: BTreeMap<String, Vec<Decision>>,
-    /// Things that must not happen.
+    /// Events that must not occur in a scenario.
     pub alarms: Vec<String>,
-    /// Entries that syncs sent, those counted again that were sent again.
+    /// Entries sent by syncs; an entry that was sent twice counts twice.
     pub sent_entries: u64,
 }
 
 impl WallClock for VirtualClock {
     fn now_ms(&self) -> u64 {
-        self.look()
+        self.tick_ms()
     }
 }
 
 impl Actor {
-    /// A device whose app has never run.
+    /// Creates a device whose app has never run.
     pub fn new(
         number: u32,
         directory: PathBuf,
@@ -82,12 +82,12 @@ impl Actor {
         Self { number, directory, url, clock, space, documents, notes: Arc::default(), running: None }
     }
 
-    /// Whether the app runs.
+    /// Whether the app is running.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Where its store lies.
+    /// Directory of the device's store.
     pub fn directory(&self) -> &PathBuf {
         &self.directory
     }
@@ -98,18 +98,19 @@ impl Actor {
         let device = loop {
             match self.open_once(offline).await {
                 Ok(device) => break device,
-                // The killed one's threads are on their way out.
+                // The threads of the killed app still hold the lock.
                 Err(error) if begin.elapsed() < LOCK_LIMIT && in_use(&error) => sleep(LOCK_RETRY).await,
-                Err(error) => return Err(error).with_context(|| format!("device {} does not open", self.number)),
+                Err(error) => return Err(error).with_context(|| format!("device {} cannot be opened", self.number)),
             }
         };
         let mut documents = BTreeMap::new();
         for name in &self.documents {
             let document = device.document(name).await;
-            let mut document = document.with_context(|| format!("document {name} does not open"))?;
-            let problems = document.take_problems().into_iter().map(|what| format!("its store is damaged: {what}"));
+            let mut document = document.with_context(|| format!("document {name} cannot be opened"))?;
+            let problems =
+                document.take_problems().into_iter().map(|what| format!("the store of {name} is damaged: {what}"));
             self.notes.lock().unwrap_or_else(PoisonError::into_inner).alarms.extend(problems);
-            tokio::spawn(listen(name.clone(), document.events(), Arc::clone(&self.notes)));
+            tokio::spawn(record_events(name.clone(), document.events(), Arc::clone(&self.notes)));
             documents.insert(name.clone(), document);
         }
         let clock = Arc::new(Mutex::new(Hlc::new(device.id().to_string())));
@@ -135,7 +136,7 @@ impl Actor {
         Ok(Device::open(config).await?)
     }
 
-    /// Ends the app in good order.
+    /// Closes the app cleanly.
     pub async fn close(&mut self) {
         if let Some(running) = self.running.take() {
             drop(running.documents);
@@ -143,35 +144,35 @@ impl Actor {
         }
     }
 
-    /// Ends the app without a word.
+    /// Drops the app without closing it, as a crash does.
     pub fn kill(&mut self) {
         self.running = None;
     }
 
-    /// Leaves the server.
+    /// Disconnects from the server and stays offline.
     pub async fn go_offline(&self) {
         if let Some(running) = &self.running {
             running.device.go_offline().await;
         }
     }
 
-    /// Comes back.
+    /// Connects to the server again.
     pub async fn go_online(&self) {
         if let Some(running) = &self.running {
             running.device.go_online().await;
         }
     }
 
-    /// A handle for edits and looks, apart from the actor.
-    pub fn hand(&self, document: &str) -> Result<Hand> {
-        let Some(running) = &self.running else { bail!("the app of device {} does not run", self.number) };
+    /// A handle to one document that does not borrow the actor.
+    pub fn replica(&self, document: &str) -> Result<Replica> {
+        let Some(running) = &self.running else { bail!("the app of device {} is not running", self.number) };
         let handle = running.documents.get(document).with_context(|| format!("{document} is not open"))?.clone();
-        Ok(Hand { handle, stamps: Arc::clone(&running.clock), clock: self.clock.clone() })
+        Ok(Replica { handle, hlc: Arc::clone(&running.clock), clock: self.clock.clone() })
     }
 
-    /// A look at what it heard.
-    pub fn notes<R>(&self, look: impl FnOnce(&Notes) -> R) -> R {
-        look(&self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Reads the notes under their lock.
+    pub fn notes<R>(&self, read: impl FnOnce(&Notes) -> R) -> R {
+        read(&self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -179,15 +180,15 @@ fn in_use(error: &anyhow::Error) -> bool {
     format!("{error:#}").contains("in use")
 }
 
-/// Writes down what a document tells, until the app ends.
-async fn listen(document: String, mut events: Events, notes: Arc<Mutex<Notes>>) {
+/// Records a document's events in `notes` until the app ends.
+async fn record_events(document: String, mut events: Events, notes: Arc<Mutex<Notes>>) {
     while let Some(event) = events.next().await {
         let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Synced(report) => notes.sent_entries += report.sent_entries,
             Event::Decided { accepted, register, current, mine, .. } if register == REGISTER => {
                 let Some(proposal) = id_of(&mine) else {
-                    notes.alarms.push(format!("a decision about {mine:?}, which is no proposal of ours"));
+                    notes.alarms.push(format!("a decision about {mine:?}, which this device did not propose"));
                     continue;
                 };
                 let version = current.as_ref().map_or(0, |state| state.version);
@@ -196,10 +197,14 @@ async fn listen(document: String, mut events: Events, notes: Arc<Mutex<Notes>>) 
                 notes.decisions.entry(document.clone()).or_default().push(decision);
             }
             Event::Refused { code, reason, .. } => notes.alarms.push(format!("an entry was refused: {code} {reason}")),
-            Event::Rebased(report) => notes.alarms.push(format!("the history was changed: {report:?}")),
-            Event::HistoryChanged { was, now } => notes.alarms.push(format!("the history changed: {was:?}, {now:?}")),
+            Event::Rebased(report) => {
+                notes.alarms.push(format!("the document was rebased onto another history: {report:?}"))
+            }
+            Event::HistoryChanged { was, now } => {
+                notes.alarms.push(format!("the server's history changed from {was:?} to {now:?}"))
+            }
             Event::Deleted => notes.alarms.push("the document was deleted".into()),
-            Event::Lagged(count) => notes.alarms.push(format!("{count} events were missed here")),
+            Event::Lagged(count) => notes.alarms.push(format!("{count} events were missed")),
             Event::Changed
             | Event::Saved { .. }
             | Event::Decided { .. }
@@ -217,26 +222,26 @@ fn id_of(value: &Value) -> Option<Id> {
     }
 }
 
-/// A hold of one document on one device.
+/// A handle to one document on one device.
 #[derive(Clone)]
-pub struct Hand {
+pub struct Replica {
     handle: Document,
-    stamps: Arc<Mutex<Hlc>>,
+    hlc: Arc<Mutex<Hlc>>,
     clock: VirtualClock,
 }
 
-impl Hand {
-    /// Edits. No outcome: there was nothing to do. With it, why it failed.
+impl Replica {
+    /// Makes an edit. Returns its outcome (`None` when there was nothing to do) and the error text when it failed.
     pub async fn edit(&self, edit: Edit) -> (Option<Outcome>, Option<String>) {
         let done = if edit.kind == Kind::Proposal {
             self.handle.propose(REGISTER, Value::Text(edit.id.to_string())).await.map(|_: Ulid| Some(Vec::new()))
         } else {
-            let (stamps, now_ms) = (Arc::clone(&self.stamps), self.clock.look());
+            let (hlc, now_ms) = (Arc::clone(&self.hlc), self.clock.tick_ms());
             let change = move |txn: &mut TransactionMut<'_>| {
-                let mut stamps = stamps.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut pen = Pen { clock: stamps.clone(), now_ms };
-                let replaced = edit.apply(txn, &mut pen);
-                *stamps = pen.clock;
+                let mut hlc = hlc.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut context = EditContext { clock: hlc.clone(), now_ms };
+                let replaced = edit.apply(txn, &mut context);
+                *hlc = context.clock;
                 replaced
             };
             self.handle.edit(change).await
@@ -247,42 +252,42 @@ impl Hand {
         }
     }
 
-    /// What it holds.
+    /// The content of the document.
     pub async fn view(&self) -> Result<View> {
         Ok(self.handle.read(|txn| View::of(txn)).await?)
     }
 
-    /// The register.
+    /// The state of the document's register.
     pub async fn register(&self) -> Result<Register> {
         let state = self.handle.register(REGISTER).await?;
         let value = state.as_ref().and_then(|state| id_of(&Value::from_any(&state.value)));
         Ok(Register { version: state.map_or(0, |state| state.version), value })
     }
 
-    /// Waits until everything is saved.
+    /// Waits until the document is in sync and the server has saved every edit.
     pub async fn saved(&self) -> Result<()> {
         self.handle.wait_until_synced().await?;
         Ok(self.handle.wait_until_saved().await?)
     }
 
-    /// Something that can be waited for: the next change of anything that can be seen.
+    /// Returns a watch for the next change of the document's status.
     pub fn changes(&self) -> Changes {
         let mut watch = self.handle.watch();
         watch.mark_unchanged();
         Changes(watch)
     }
 
-    /// For a message about a wait that was too long.
+    /// The document's status as text, for timeout messages.
     pub fn status(&self) -> String {
         format!("{:?}", self.handle.status())
     }
 }
 
-/// See [`Hand::changes`].
+/// See [`Replica::changes`].
 pub struct Changes(watch::Receiver<DocumentStatus>);
 
 impl Changes {
-    /// The next one; never returns when the app is gone.
+    /// Waits for the next change; never returns once the app has ended.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending().await

@@ -1,14 +1,14 @@
-//! Virtual time: days pass at once, and each device's clock may be wrong in its own way.
+//! Virtual time: days pass in an instant, and each device's clock may be wrong by its own offset.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The time in the scenario, shared by everybody. It moves only when it is told to, by at least a millisecond a look:
-/// no two edits are at one time.
+/// The time of the scenario, shared by all devices. It advances by [`VirtualTime::pass`], and by a millisecond with every
+/// reading of a clock, so that no two edits have the same time.
 ///
-/// It begins at the real time, because the server's clock is the real one: devices whose clocks are right agree with it
-/// until time is made to pass. Nothing that is chosen depends on it.
+/// It starts at the real time, because the server's clock is real: a device without skew agrees with the server until the
+/// first `pass`. No random choice depends on it.
 #[derive(Debug, Clone)]
 pub struct VirtualTime {
     begin_ms: i64,
@@ -23,17 +23,17 @@ impl Default for VirtualTime {
 }
 
 impl VirtualTime {
-    /// Time passes.
+    /// Advances the time.
     pub fn pass(&self, ms: i64) {
         self.passed_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
-    /// Since the beginning.
+    /// Milliseconds since the start of the scenario.
     pub fn passed_ms(&self) -> i64 {
         self.passed_ms.load(Ordering::Relaxed)
     }
 
-    /// A clock that is wrong by `skew_ms`.
+    /// A device's clock that is wrong by `skew_ms`.
     pub fn clock(&self, skew_ms: i64) -> VirtualClock {
         VirtualClock { time: self.clone(), skew_ms }
     }
@@ -47,8 +47,8 @@ pub struct VirtualClock {
 }
 
 impl VirtualClock {
-    /// What it shows, in milliseconds since the Unix epoch.
-    pub fn look(&self) -> u64 {
+    /// Reads the clock, in milliseconds since the Unix epoch, and advances the time by one millisecond.
+    pub fn tick_ms(&self) -> u64 {
         let passed = self.time.passed_ms.fetch_add(1, Ordering::Relaxed);
         self.time.begin_ms.saturating_add(passed).saturating_add(self.skew_ms).max(0).unsigned_abs()
     }

@@ -1,4 +1,4 @@
-//! Everybody meets, and is compared with everybody and with the ledger.
+//! The end of a scenario: all replicas sync, and are compared with each other and with the ledger.
 
 use std::time::Duration;
 
@@ -8,58 +8,59 @@ use futures_util::future::select_all;
 use syncline_client::{Client, ClientConfig, Dialect};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::actor::{Actor, Hand};
+use super::actor::{Actor, Replica};
 use super::world::World;
 use crate::network::faults::Faults;
 use crate::oracle::{View, chain, check, differences};
 
-/// Longest wait for everybody to have everything.
+/// Longest wait until all replicas are saved and equal.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
-/// An npm client does not say when something changes: it is asked so often.
-const ASK_EVERY: Duration = Duration::from_millis(20);
-/// A change that was seen by nobody costs at most this.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Poll interval when the scenario has npm clients, which do not report changes.
+const NODE_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Poll interval when all clients report changes; limits the delay of a change that was not reported.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Longest wait for everybody to have everything.
+/// Longest wait until all replicas are saved and equal.
 pub fn settle_limit() -> Duration {
     SETTLE_LIMIT
 }
 
 impl World {
-    /// Waits until all who can have everything, and all is saved.
+    /// Waits until all online replicas are saved and equal.
     pub async fn settle(&mut self) -> Result<()> {
         let begin = Instant::now();
         for document in &self.documents.clone() {
-            let hands = self.hands(document)?;
-            let saved = hands.iter().map(|(device, hand)| async move {
-                let saved = timeout(SETTLE_LIMIT, hand.saved()).await;
-                let saved = saved.with_context(|| format!("nothing was saved in time: {}", hand.status())).flatten();
+            let replicas = self.online_replicas(document)?;
+            let saved = replicas.iter().map(|(device, replica)| async move {
+                let saved = timeout(SETTLE_LIMIT, replica.saved()).await;
+                let saved =
+                    saved.with_context(|| format!("edits were not saved in time: {}", replica.status())).flatten();
                 saved.with_context(|| format!("device {device}, {document}"))
             });
             futures_util::future::try_join_all(saved).await?;
-            self.agree(document, &hands).await?;
+            self.wait_until_equal(document, &replicas).await?;
         }
-        self.timeline.tell("", &format!("all are in sync, after {} real ms", begin.elapsed().as_millis()));
+        self.timeline.add("", &format!("all are in sync after {} real ms", begin.elapsed().as_millis()));
         Ok(())
     }
 
-    /// Who runs and is not away on purpose.
-    fn hands(&self, document: &str) -> Result<Vec<(u32, Hand)>> {
-        let here = self.actors.iter().filter(|actor| actor.is_running() && !self.offline.contains(&actor.number));
-        here.map(|actor| Ok((actor.number, actor.hand(document)?))).collect()
+    /// The replicas of devices that are running and not deliberately offline.
+    fn online_replicas(&self, document: &str) -> Result<Vec<(u32, Replica)>> {
+        let online = self.actors.iter().filter(|actor| actor.is_running() && !self.offline.contains(&actor.number));
+        online.map(|actor| Ok((actor.number, actor.replica(document)?))).collect()
     }
 
-    /// Waits until they hold the same.
-    async fn agree(&mut self, document: &str, hands: &[(u32, Hand)]) -> Result<()> {
+    /// Waits until the replicas and the online npm clients hold the same content.
+    async fn wait_until_equal(&mut self, document: &str, replicas: &[(u32, Replica)]) -> Result<()> {
         let begin = Instant::now();
         let nodes: Vec<usize> =
             (0..self.nodes.len()).filter(|at| !self.offline.contains(&self.nodes[*at].number)).collect();
         loop {
-            // Before the look: what changes after it wakes us.
-            let mut changes: Vec<_> = hands.iter().map(|(_, hand)| hand.changes()).collect();
+            // Subscribed before the views are read, so that a later change ends the wait.
+            let mut changes: Vec<_> = replicas.iter().map(|(_, replica)| replica.changes()).collect();
             let mut views = Vec::new();
-            for (device, hand) in hands {
-                views.push((*device, hand.view().await?));
+            for (device, replica) in replicas {
+                views.push((*device, replica.view().await?));
             }
             for at in &nodes {
                 let view = self.nodes[*at].view(document).await?;
@@ -69,9 +70,9 @@ impl World {
             let Some((device, view)) = other else { return Ok(()) };
             if begin.elapsed() > SETTLE_LIMIT {
                 let differ = differences(&views[0].1, view).join("; ");
-                bail!("DIVERGED: device {} and device {device} do not agree on {document}: {differ}", views[0].0);
+                bail!("DIVERGED: device {} and device {device} differ in {document}: {differ}", views[0].0);
             }
-            let tick = if nodes.is_empty() { LOOK_EVERY } else { ASK_EVERY };
+            let tick = if nodes.is_empty() { POLL_INTERVAL } else { NODE_POLL_INTERVAL };
             let any = select_all(changes.iter_mut().map(|changes| changes.next().boxed()));
             tokio::select! {
                 _ = any => {}
@@ -80,9 +81,9 @@ impl World {
         }
     }
 
-    /// Everything is well again, everybody is there; then the ledger is held against all of them.
+    /// Removes all faults, starts all devices, syncs them, and checks every replica against the ledger.
     pub async fn finale(&mut self) -> Result<()> {
-        self.timeline.tell("", "-- everybody meets");
+        self.timeline.add("", "-- all devices sync without faults");
         for device in 0..self.numbers.len() as u32 {
             self.links[device as usize].set(Faults::default());
             self.set_full(device, false);
@@ -101,22 +102,22 @@ impl World {
         if self.server.is_some() {
             self.restart_server().await?;
             for (document, end) in self.ends.clone() {
-                self.meet_fresh(&document, &end, "a fresh client after the server's restart").await?;
+                self.compare_fresh_client(&document, &end, "a new client after the server's restart").await?;
             }
         }
         let edits: usize = self.ledgers.values().map(crate::oracle::Ledger::accepted).sum();
         if self.complaints.is_empty() {
-            self.timeline.tell("", &format!("all replicas hold all {edits} edits, once each"));
+            self.timeline.add("", &format!("all replicas hold all {edits} edits, once each"));
         }
         Ok(())
     }
 
-    /// One document: the ledger against one replica, and every other replica against that one.
+    /// Checks one document: one replica against the ledger, and every other replica against that one.
     async fn judge(&mut self, document: &str) -> Result<()> {
-        let hands = self.hands(document)?;
+        let replicas = self.online_replicas(document)?;
         let mut end: Option<View> = None;
-        for (device, hand) in &hands {
-            let view = hand.view().await?;
+        for (device, replica) in &replicas {
+            let view = replica.view().await?;
             match &end {
                 None => {
                     let found = check(&self.ledgers[document], &view);
@@ -130,57 +131,58 @@ impl World {
             }
         }
         let Some(end) = end else { return Ok(()) };
-        self.meet_fresh(document, &end, "a fresh client").await?;
-        self.meet_fresh_device(document, &end).await?;
-        self.judge_registers(document, &hands).await?;
+        self.compare_fresh_client(document, &end, "a new client").await?;
+        self.compare_fresh_device(document, &end).await?;
+        self.judge_registers(document, &replicas).await?;
         self.ends.push((document.to_owned(), end));
         Ok(())
     }
 
-    async fn judge_registers(&mut self, document: &str, hands: &[(u32, Hand)]) -> Result<()> {
+    async fn judge_registers(&mut self, document: &str, replicas: &[(u32, Replica)]) -> Result<()> {
         let mut decisions = Vec::new();
         for actor in &self.actors {
             decisions.extend(actor.notes(|notes| notes.decisions.get(document).cloned().unwrap_or_default()));
         }
-        for (device, hand) in hands {
-            let register = hand.register().await?;
+        for (device, replica) in replicas {
+            let register = replica.register().await?;
             let found = chain::check(&self.ledgers[document], &decisions, &register);
             if !found.is_empty() {
-                self.timeline.tell("", &format!("device {device} has {register:?}; decisions: {decisions:?}"));
+                self.timeline.add("", &format!("device {device} has {register:?}; decisions: {decisions:?}"));
             }
             self.complaints.extend(found.into_iter().map(|what| format!("device {device}, {document}: {what}")));
         }
         Ok(())
     }
 
-    async fn meet_fresh(&mut self, document: &str, end: &View, who: &str) -> Result<()> {
-        let view = Fresh::look(&self.network_address()?, document).await.with_context(|| who.to_owned())?;
+    /// Compares what a new client receives from the server with `end`; `client` names it in complaints.
+    async fn compare_fresh_client(&mut self, document: &str, end: &View, client: &str) -> Result<()> {
+        let view = FreshClient::view(&self.network_address()?, document).await.with_context(|| client.to_owned())?;
         let found = differences(end, &view);
-        self.complaints.extend(found.into_iter().map(|what| format!("{who}, {document}: {what}")));
+        self.complaints.extend(found.into_iter().map(|what| format!("{client}, {document}: {what}")));
         Ok(())
     }
 
-    /// A device that has nothing yet.
-    async fn meet_fresh_device(&mut self, document: &str, end: &View) -> Result<()> {
+    /// Compares what a device with an empty store receives from the server with `end`.
+    async fn compare_fresh_device(&mut self, document: &str, end: &View) -> Result<()> {
         let number = self.numbers.len() as u32;
         let directory = self.dir.path().join(format!("fresh-{document}"));
         let (url, clock) = (self.network_address()?, self.time.clock(0));
         let mut fresh = Actor::new(number, directory, url, clock, None, vec![document.to_owned()]);
         fresh.open(false).await?;
-        let hand = fresh.hand(document)?;
+        let replica = fresh.replica(document)?;
         let begin = Instant::now();
         loop {
-            let mut changes = hand.changes();
-            let found = differences(end, &hand.view().await?);
+            let mut changes = replica.changes();
+            let found = differences(end, &replica.view().await?);
             if found.is_empty() {
                 break;
             }
             if begin.elapsed() > SETTLE_LIMIT {
-                self.complaints.extend(found.into_iter().map(|what| format!("a fresh device, {document}: {what}")));
+                self.complaints.extend(found.into_iter().map(|what| format!("a new device, {document}: {what}")));
                 break;
             }
-            // A look too many does no harm, a wait too long does.
-            drop(timeout(LOOK_EVERY, changes.next()).await);
+            // One comparison too many does no harm, so a timeout is as good as a change.
+            drop(timeout(POLL_INTERVAL, changes.next()).await);
         }
         fresh.close().await;
         Ok(())
@@ -192,14 +194,14 @@ impl World {
     }
 }
 
-/// A client of a stock dialect, without a past.
-pub struct Fresh;
+/// A y-websocket client that starts with an empty document.
+pub struct FreshClient;
 
-impl Fresh {
-    /// What the server gives to somebody who has nothing.
-    pub async fn look(url: &str, document: &str) -> Result<View> {
+impl FreshClient {
+    /// Connects, syncs and returns the content that the server sent.
+    pub async fn view(url: &str, document: &str) -> Result<View> {
         let client = Client::connect(ClientConfig::new(url, document, Dialect::YWebsocket))?;
-        timeout(SETTLE_LIMIT, client.wait_until_synced()).await.context("it was not in sync in time")??;
+        timeout(SETTLE_LIMIT, client.wait_until_synced()).await.context("the client was not in sync in time")??;
         let view = client.read(|txn| View::of(txn)).await?;
         client.close().await;
         Ok(view)

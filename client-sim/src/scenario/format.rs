@@ -1,4 +1,4 @@
-//! A scenario as written: TOML, `scenarios/*.toml`. Also what `soak` makes up, so that a plan that failed can be shown.
+//! The TOML format of scenarios (`scenarios/*.toml`). `soak` writes its random plans in it, to print those that fail.
 
 use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
@@ -9,27 +9,27 @@ use serde::{Deserialize, Serialize};
 use crate::network::faults::Faults;
 use crate::oracle::Kind;
 
-/// Most devices in a scenario: each has a store, a port and a task.
+/// Largest number of devices in a scenario: each has a store, a port and a task.
 const MAX_DEVICES: u32 = 64;
 
-/// A whole scenario.
+/// A scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Scenario {
-    /// What it is about, in a sentence.
+    /// Summary in one sentence, printed at the start of a run.
     pub about: String,
-    /// Devices with our client. They have the numbers from 0.
+    /// Number of devices with Syncline's client, numbered from 0.
     pub devices: u32,
-    /// Actors with an npm client; numbered after the devices.
+    /// Number of npm clients, numbered after the devices.
     #[serde(default)]
     pub nodes: u32,
-    /// Documents, each open on every device.
+    /// Number of documents, each open on every device.
     #[serde(default = "one")]
     pub documents: u32,
     /// Devices whose clocks are wrong.
     #[serde(default)]
     pub clock: Vec<ClockSkew>,
-    /// What happens.
+    /// The phases, executed in order.
     pub phase: Vec<Phase>,
 }
 
@@ -37,117 +37,117 @@ fn one() -> u32 {
     1
 }
 
-/// A wrong clock.
+/// A device's wrong clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ClockSkew {
-    /// Whose.
+    /// Number of the device.
     pub device: u32,
-    /// How wrong: "365d", "-90m".
+    /// Offset from the true time, such as "365d" or "-90m".
     pub skew: Span,
 }
 
-/// A part of a scenario.
+/// A named part of a scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Phase {
-    /// For the timeline.
+    /// Heading in the timeline.
     pub name: String,
-    /// How often, one after the other.
+    /// Number of times that the steps are executed.
     #[serde(default = "one")]
     pub repeat: u32,
-    /// One after the other.
+    /// The steps, executed in order.
     pub step: Vec<Step>,
 }
 
-/// One thing that happens.
+/// One step. Each is executed for the selected devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Step {
-    /// Devices edit, all at once, each one edit after the other.
+    /// Devices edit in parallel; each makes its edits one after the other.
     Edit {
-        /// Who.
-        who: Who,
-        /// How many edits each.
+        /// Devices that edit.
+        who: DeviceSelector,
+        /// Number of edits of each device.
         times: Count,
-        /// Which, at random.
+        /// Kinds of edits, chosen at random.
         #[serde(default = "edits")]
         kinds: Vec<Kind>,
         /// Real milliseconds between two edits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         every_ms: Option<Count>,
-        /// All of them must fail.
+        /// Every edit must fail.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         must_fail: bool,
     },
-    /// Devices leave the server on purpose.
+    /// Devices go offline deliberately.
     Offline {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
-    /// Devices come back.
+    /// Devices go online again.
     Online {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
-    /// Virtual time passes, everywhere.
+    /// Virtual time passes for all devices.
     Pass {
-        /// How much.
+        /// Amount of time.
         time: Span,
     },
-    /// The app ends without a word: what is in memory is gone.
+    /// The app ends without closing: its memory is lost.
     Kill {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
-    /// A process of its own edits on the device's store, offline, and is killed with signal 9.
+    /// A separate process edits on the device's store, offline, and is killed with signal 9.
     KillProcess {
-        /// Who.
-        who: Who,
-        /// How many accepted edits it is killed after.
+        /// Devices concerned.
+        who: DeviceSelector,
+        /// Number of accepted edits after which the process is killed.
         after: Count,
     },
     /// The app is started again.
     Open {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
     /// The server process is killed with signal 9, once the network has carried this many more bytes.
     KillServer {
-        /// How many bytes.
+        /// Number of bytes to wait for; none kills the server immediately.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after_bytes: Option<Count>,
     },
     /// The server process is started again, on another port.
     StartServer,
-    /// Devices' storage is full.
+    /// The devices' storage becomes full.
     Full {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
-    /// There is space again.
+    /// The devices' storage has space again.
     Freed {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
-    /// Other network faults, instead of those there were.
+    /// Replaces the network faults of the devices.
     Network(Network),
-    /// Nothing passes, and nobody is told.
+    /// The network carries nothing, without closing connections.
     Partition {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
-    /// What waited in a partition goes on.
+    /// The network carries data again; data held back by the partition is delivered.
     Heal {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
     /// Connections are reset.
     Cut {
-        /// Who.
-        who: Who,
+        /// Devices concerned.
+        who: DeviceSelector,
     },
-    /// Waits until every device that can has everything, and all is saved.
+    /// Waits until all online devices are saved and equal.
     Synced,
 }
 
@@ -155,12 +155,12 @@ fn edits() -> Vec<Kind> {
     Kind::ALL.into_iter().filter(|kind| *kind != Kind::Proposal).collect()
 }
 
-/// Network faults as written. What is absent is not wrong.
+/// Network faults in TOML form. An absent key means that the fault is off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Network {
-    /// Whose network.
-    pub who: Who,
+    /// Devices whose network it is.
+    pub who: DeviceSelector,
     /// See [`Faults`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refuse: bool,
@@ -199,7 +199,7 @@ fn is_zero(percent: &u8) -> bool {
 
 impl Network {
     /// A network without faults.
-    pub fn good(who: Who) -> Self {
+    pub fn good(who: DeviceSelector) -> Self {
         Self {
             who,
             refuse: false,
@@ -215,7 +215,7 @@ impl Network {
         }
     }
 
-    /// For a link.
+    /// The faults in the form that a network link takes.
     pub fn faults(&self) -> Faults {
         let span = |count: &Option<Count>| count.as_ref().map(|count| count.0..=count.1);
         Faults {
@@ -233,38 +233,38 @@ impl Network {
     }
 }
 
-/// Which devices: "all", "some" (at least one, at random), "one" (at random), or their numbers.
+/// A selection of devices: "all", "some" (at least one, at random), "one" (at random), or a list of numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Who {
-    /// By a word.
-    Word(Word),
-    /// By number.
-    These(Vec<u32>),
+pub enum DeviceSelector {
+    /// Selected by keyword.
+    Keyword(Keyword),
+    /// Selected by number.
+    Numbers(Vec<u32>),
 }
 
-/// A word for devices.
+/// A keyword that selects devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Word {
-    /// Everybody.
+pub enum Keyword {
+    /// All devices.
     All,
-    /// Each with one chance in two; at least one.
+    /// Each device with a probability of one half; at least one device.
     Some,
-    /// One.
+    /// One device.
     One,
 }
 
-impl Who {
-    /// Their numbers.
-    pub fn draw(&self, everybody: u32, rng: &mut impl Rng) -> Vec<u32> {
-        let all: Vec<u32> = (0..everybody).collect();
+impl DeviceSelector {
+    /// Returns the numbers of the selected devices, of `count` devices in all.
+    pub fn draw(&self, count: u32, rng: &mut impl Rng) -> Vec<u32> {
+        let all: Vec<u32> = (0..count).collect();
         let one = |rng: &mut _| all.choose(rng).copied().into_iter().collect();
         match self {
-            Who::These(these) => these.clone(),
-            Who::Word(Word::All) => all,
-            Who::Word(Word::One) => one(rng),
-            Who::Word(Word::Some) => {
+            DeviceSelector::Numbers(numbers) => numbers.clone(),
+            DeviceSelector::Keyword(Keyword::All) => all,
+            DeviceSelector::Keyword(Keyword::One) => one(rng),
+            DeviceSelector::Keyword(Keyword::Some) => {
                 let some: Vec<u32> = all.iter().copied().filter(|_| rng.random_bool(0.5)).collect();
                 if some.is_empty() { one(rng) } else { some }
             }
@@ -272,7 +272,7 @@ impl Who {
     }
 }
 
-/// A number, or one at random between two: `5` or `[2, 8]`.
+/// A number, or a range (both ends included) from which a number is drawn: `5` or `[2, 8]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "CountAs", into = "CountAs")]
 pub struct Count(pub u64, pub u64);
@@ -300,17 +300,17 @@ impl From<Count> for CountAs {
 }
 
 impl Count {
-    /// The number.
+    /// Draws the number.
     pub fn draw(self, rng: &mut StdRng) -> u64 {
         rng.random_range(self.0..=self.1)
     }
 }
 
-/// A span of time that may be negative: a number and one of ms, s, m, h, d.
+/// A duration that may be negative: a number followed by ms, s, m, h or d.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Span {
-    /// In milliseconds.
+    /// Milliseconds.
     pub ms: i64,
 }
 
@@ -324,63 +324,63 @@ impl TryFrom<String> for Span {
             let number: i64 = text.strip_suffix(unit)?.trim().parse().ok()?;
             number.checked_mul(*ms)
         });
-        parsed.map(|ms| Self { ms }).ok_or(format!("{text:?} is no span of time such as \"30d\", \"-1h\" or \"250ms\""))
+        parsed.map(|ms| Self { ms }).ok_or(format!("{text:?} is not a duration such as \"30d\", \"-1h\" or \"250ms\""))
     }
 }
 
 impl From<Span> for String {
     fn from(span: Span) -> Self {
-        let whole = [1, 2, 3, 4, 0].into_iter().map(|at| UNITS[at]).find(|(_, ms)| span.ms % ms == 0);
-        let (unit, ms) = whole.unwrap_or(UNITS[0]);
+        let exact = [1, 2, 3, 4, 0].into_iter().map(|at| UNITS[at]).find(|(_, ms)| span.ms % ms == 0);
+        let (unit, ms) = exact.unwrap_or(UNITS[0]);
         format!("{}{unit}", span.ms / ms)
     }
 }
 
 impl Scenario {
-    /// Reads a scenario.
+    /// Parses and validates a scenario.
     pub fn parse(text: &str) -> Result<Self> {
-        let scenario: Self = toml::from_str(text).context("this is no scenario")?;
+        let scenario: Self = toml::from_str(text).context("not a valid scenario file")?;
         scenario.check()?;
         Ok(scenario)
     }
 
-    /// As it would be written.
+    /// Writes the scenario as TOML.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
     }
 
-    /// Devices and nodes.
-    pub fn everybody(&self) -> u32 {
+    /// Number of devices and npm clients together.
+    pub fn replica_count(&self) -> u32 {
         self.devices + self.nodes
     }
 
     fn check(&self) -> Result<()> {
-        ensure!(self.everybody() > 0, "a scenario needs at least one device");
-        ensure!(self.everybody() <= MAX_DEVICES, "at most {MAX_DEVICES} devices");
+        ensure!(self.replica_count() > 0, "a scenario needs at least one device");
+        ensure!(self.replica_count() <= MAX_DEVICES, "at most {MAX_DEVICES} devices");
         ensure!(self.documents > 0, "a scenario needs at least one document");
-        let here = |device: u32| ensure_device(device, self.everybody());
+        let check_number = |device: u32| ensure_device(device, self.replica_count());
         for skew in &self.clock {
-            here(skew.device)?;
+            check_number(skew.device)?;
         }
         for step in self.phase.iter().flat_map(|phase| &phase.step) {
-            if let Some(Who::These(these)) = step.who() {
-                these.iter().try_for_each(|device| here(*device))?;
+            if let Some(DeviceSelector::Numbers(numbers)) = step.who() {
+                numbers.iter().try_for_each(|device| check_number(*device))?;
             }
             if let Step::Edit { kinds, .. } = step {
-                ensure!(!kinds.is_empty(), "an edit without kinds");
+                ensure!(!kinds.is_empty(), "the step `edit` has an empty list of kinds");
             }
         }
         Ok(())
     }
 }
 
-fn ensure_device(device: u32, everybody: u32) -> Result<()> {
-    ensure!(device < everybody, "there is no device {device}: they are numbered from 0 to {}", everybody - 1);
+fn ensure_device(device: u32, count: u32) -> Result<()> {
+    ensure!(device < count, "no device {device}: devices are numbered from 0 to {}", count - 1);
     Ok(())
 }
 
 impl Step {
-    fn who(&self) -> Option<&Who> {
+    fn who(&self) -> Option<&DeviceSelector> {
         match self {
             Step::Edit { who, .. }
             | Step::Offline { who }

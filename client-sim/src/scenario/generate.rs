@@ -1,17 +1,17 @@
-//! A scenario made up from a seed: small, and of everything that can happen.
+//! Generates a small random scenario from a seed, with every kind of step.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::format::{ClockSkew, Count, Network, Phase, Scenario, Span, Step, Who, Word};
+use super::format::{ClockSkew, Count, DeviceSelector, Keyword, Network, Phase, Scenario, Span, Step};
 use crate::oracle::Kind;
 
-/// Not the numbers that the run itself draws.
+/// Keeps the numbers drawn here apart from those that the run draws with the same seed.
 const SALT: u64 = 0x5ce0_a210;
 const MS_PER_HOUR: i64 = 3_600_000;
 
-/// A scenario for a seed. `private`: it has its own server, which it may kill.
+/// Generates the scenario of a seed. `private`: it has its own server, which it may kill.
 pub fn generate(seed: u64, private: bool) -> Scenario {
     let mut rng = StdRng::seed_from_u64(seed ^ SALT);
     let devices = rng.random_range(2..=4);
@@ -26,28 +26,28 @@ pub fn generate(seed: u64, private: bool) -> Scenario {
     let mut step = Vec::new();
     while edits > 0 {
         let (who, how_many) = if rng.random_bool(0.5) {
-            (Who::Word(Word::All), i64::from(devices))
+            (DeviceSelector::Keyword(Keyword::All), i64::from(devices))
         } else {
-            (Who::These(vec![rng.random_range(0..devices)]), 1)
+            (DeviceSelector::Numbers(vec![rng.random_range(0..devices)]), 1)
         };
         let times = rng.random_range(1..=6);
         edits -= times * how_many;
         step.push(edit(&mut rng, who, times.unsigned_abs()));
         for _ in 0..rng.random_range(0..=3) {
-            happen(&mut rng, devices, private, &mut step);
+            push_event(&mut rng, devices, private, &mut step);
         }
     }
     Scenario {
-        about: format!("made up from seed {seed}"),
+        about: format!("generated from seed {seed}"),
         devices,
         nodes: 0,
         documents: if rng.random_bool(0.2) { 2 } else { 1 },
         clock,
-        phase: vec![Phase { name: "anything".into(), repeat: 1, step }],
+        phase: vec![Phase { name: "random steps".into(), repeat: 1, step }],
     }
 }
 
-fn edit(rng: &mut StdRng, who: Who, times: u64) -> Step {
+fn edit(rng: &mut StdRng, who: DeviceSelector, times: u64) -> Step {
     let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| rng.random_bool(0.6)).collect();
     if kinds.is_empty() {
         kinds.push(Kind::Insert);
@@ -56,14 +56,15 @@ fn edit(rng: &mut StdRng, who: Who, times: u64) -> Step {
     Step::Edit { who, times: Count(times, times), kinds, every_ms, must_fail: false }
 }
 
-fn happen(rng: &mut StdRng, devices: u32, private: bool, step: &mut Vec<Step>) {
-    let who = Who::These(vec![rng.random_range(0..devices)]);
+/// Pushes one random event other than an edit, with the steps that belong to it.
+fn push_event(rng: &mut StdRng, devices: u32, private: bool, step: &mut Vec<Step>) {
+    let who = DeviceSelector::Numbers(vec![rng.random_range(0..devices)]);
     match rng.random_range(0..100) {
         0..18 => step.push(Step::Offline { who }),
         18..36 => step.push(Step::Online { who }),
         36..42 => step.push(Step::Pass { time: Span { ms: rng.random_range(1..=200) * MS_PER_HOUR } }),
         42..52 => {
-            // Its next edits are after it is opened again, or it comes back at the end.
+            // Without `open` the device edits nothing until the end of the scenario.
             step.push(Step::Kill { who: who.clone() });
             if rng.random_bool(0.8) {
                 step.push(Step::Open { who });
@@ -75,7 +76,7 @@ fn happen(rng: &mut StdRng, devices: u32, private: bool, step: &mut Vec<Step>) {
         64..85 => step.push(Step::Network(network(rng, who))),
         85..88 if private => {
             step.push(Step::KillServer { after_bytes: rng.random_bool(0.5).then_some(Count(1, 400)) });
-            step.push(edit(rng, Who::Word(Word::Some), 2));
+            step.push(edit(rng, DeviceSelector::Keyword(Keyword::Some), 2));
             step.push(Step::StartServer);
         }
         88..90 => step.extend([Step::KillProcess { who: who.clone(), after: Count(0, 8) }, Step::Open { who }]),
@@ -88,7 +89,7 @@ fn happen(rng: &mut StdRng, devices: u32, private: bool, step: &mut Vec<Step>) {
     }
 }
 
-fn network(rng: &mut StdRng, who: Who) -> Network {
+fn network(rng: &mut StdRng, who: DeviceSelector) -> Network {
     let mut network = Network::good(who);
     match rng.random_range(0..9) {
         0 => network.refuse = true,
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_makes_one_story_which_can_be_written_down_and_read_again() {
+    fn one_seed_generates_one_scenario_that_round_trips_through_toml() {
         for seed in 0..200 {
             let scenario = generate(seed, seed % 2 == 0);
             assert_eq!(scenario, generate(seed, seed % 2 == 0));
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_story_for_a_shared_server_does_not_kill_it() {
+    fn scenario_for_shared_server_never_kills_it() {
         for seed in 0..500 {
             let kills = |step: &Step| matches!(step, Step::KillServer { .. });
             assert!(!generate(seed, false).phase[0].step.iter().any(kills));

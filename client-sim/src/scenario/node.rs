@@ -1,8 +1,8 @@
-//! The Rust half of an actor with an npm client: a `node` process that speaks lines.
+//! The Rust side of an npm client: a `node` process with a line protocol on standard input and output.
 //!
-//! It is started as `node tests/node/support/scenario-actor.mjs URL DOCUMENT... --dialect DIALECT` and gets one command a
-//! line: `edit KIND ID DICE DOCUMENT`, `offline`, `online`, `state DOCUMENT`. Its kinds are ours, but it makes no
-//! proposals. It answers every command, in order, with one line of JSON:
+//! It is started as `node tests/node/support/scenario-actor.mjs URL DOCUMENT... --dialect DIALECT` and reads one command
+//! per line: `edit KIND ID DICE DOCUMENT`, `offline`, `online`, `state DOCUMENT`. It knows the kinds of [`Kind`] except
+//! proposals. It answers each command, in order, with one line of JSON:
 //!
 //! ```text
 //! edit     {"ok": true, "replaced": ["d0-1"]}, {"ok": true} when nothing was replaced, {"ok": true, "nothing": true}
@@ -24,12 +24,12 @@ use tokio::time::timeout;
 
 use crate::oracle::{Edit, Kind, Outcome, View};
 
-/// Longest wait for an answer.
+/// Longest wait for the answer to a command.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// An npm client in a process of its own, killed when this is dropped.
+/// An npm client in its own process, killed on drop.
 pub struct NodeActor {
-    /// Its number.
+    /// Number of the client, counted after the devices. Even numbers use y-websocket, odd ones Hocuspocus.
     pub number: u32,
     _child: Child,
     commands: ChildStdin,
@@ -50,42 +50,45 @@ struct Answer {
 }
 
 impl NodeActor {
-    /// Starts it. It connects by itself.
+    /// Starts the process, which connects to `url` on its own.
     pub fn start(number: u32, script: &Path, url: &str, documents: &[String]) -> Result<Self> {
         if !script.is_file() {
-            bail!("the scenario has npm clients, and there is no {}", script.display());
+            bail!(
+                "the scenario has npm clients, but their script {} does not exist; set --node-actor",
+                script.display()
+            );
         }
         let mut command = Command::new("node");
         let dialect = if number.is_multiple_of(2) { "y-websocket" } else { "hocuspocus" };
         command.arg(script).arg(url).args(documents).args(["--dialect", dialect]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot run node")?;
-        let commands = child.stdin.take().context("node without an input")?;
-        let stdout = child.stdout.take().context("node without an output")?;
+        let commands = child.stdin.take().context("node has no standard input")?;
+        let stdout = child.stdout.take().context("node has no standard output")?;
         Ok(Self { number, _child: child, commands, answers: BufReader::new(stdout).lines() })
     }
 
-    async fn ask(&mut self, command: &str) -> Result<Answer> {
+    async fn request(&mut self, command: &str) -> Result<Answer> {
         self.commands.write_all(format!("{command}\n").as_bytes()).await?;
         let line = timeout(ANSWER_LIMIT, self.answers.next_line()).await;
-        let who = self.number;
-        let line = line.with_context(|| format!("npm client {who} does not answer {command:?}"))??;
-        let line = line.with_context(|| format!("npm client {who} ended at {command:?}"))?;
-        serde_json::from_str(&line).with_context(|| format!("npm client {who} answers {command:?} with {line:?}"))
+        let number = self.number;
+        let line = line.with_context(|| format!("npm client {number} did not answer {command:?} in time"))??;
+        let line = line.with_context(|| format!("npm client {number} exited before it answered {command:?}"))?;
+        serde_json::from_str(&line).with_context(|| format!("npm client {number} answered {command:?} with {line:?}"))
     }
 
-    async fn obey(&mut self, command: &str) -> Result<()> {
-        let answer = self.ask(command).await?;
+    async fn execute(&mut self, command: &str) -> Result<()> {
+        let answer = self.request(command).await?;
         if answer.ok { Ok(()) } else { bail!("npm client {}: {}", self.number, answer.error) }
     }
 
-    /// Edits; see [`super::actor::Hand::edit`].
+    /// Makes an edit; see [`super::actor::Replica::edit`].
     pub async fn edit(&mut self, edit: Edit, document: &str) -> Result<(Option<Outcome>, Option<String>)> {
         if edit.kind == Kind::Proposal {
             return Ok((None, None));
         }
         let kind = edit.kind;
-        let answer = self.ask(&format!("edit {kind} {} {} {document}", edit.id, edit.dice)).await?;
+        let answer = self.request(&format!("edit {kind} {} {} {document}", edit.id, edit.dice)).await?;
         if !answer.ok {
             return Ok((Some(Outcome::Failed), Some(answer.error)));
         }
@@ -94,23 +97,24 @@ impl NodeActor {
         Ok(((!answer.nothing).then_some(Outcome::Accepted(replaced)), None))
     }
 
-    /// Leaves the server.
+    /// Disconnects from the server and stays offline.
     pub async fn go_offline(&mut self) -> Result<()> {
-        self.obey("offline").await
+        self.execute("offline").await
     }
 
-    /// Comes back.
+    /// Connects to the server again.
     pub async fn go_online(&mut self) -> Result<()> {
-        self.obey("online").await
+        self.execute("online").await
     }
 
-    /// What it holds.
+    /// The content of the document.
     pub async fn view(&mut self, document: &str) -> Result<View> {
-        let answer = self.ask(&format!("state {document}")).await?;
+        let answer = self.request(&format!("state {document}")).await?;
         if !answer.ok {
             bail!("npm client {}: {}", self.number, answer.error);
         }
-        let state = decode_hex(&answer.state).with_context(|| format!("npm client {}: no state", self.number))?;
+        let state = decode_hex(&answer.state)
+            .with_context(|| format!("npm client {}: the state is not valid hexadecimal", self.number))?;
         View::of_state(&state).map_err(anyhow::Error::msg)
     }
 }
@@ -128,14 +132,14 @@ mod tests {
     use crate::oracle::Id;
 
     #[test]
-    fn hexadecimal_is_read() {
+    fn decode_hex_reads_digit_pairs_and_rejects_the_rest() {
         assert_eq!(decode_hex("00ff10"), Some(vec![0, 255, 16]));
         assert_eq!((decode_hex("0"), decode_hex("zz"), decode_hex("é")), (None, None, None));
     }
 
     #[tokio::test]
-    async fn an_actor_that_speaks_lines_is_understood() {
-        // node stands for any program that speaks these lines; without it there is nothing to test here.
+    async fn node_actor_maps_json_answers_to_outcomes() {
+        // Skipped where node is not installed.
         if std::process::Command::new("node").arg("--version").output().is_err() {
             return;
         }

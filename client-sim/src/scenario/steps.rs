@@ -1,4 +1,4 @@
-//! What one step of a scenario does.
+//! Executes the steps of a scenario.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::format::{Count, Step, Who};
+use super::format::{Count, DeviceSelector, Step};
 use super::world::World;
 use crate::child;
 use crate::oracle::{Edit, Kind, Outcome};
 
-/// Longest wait for traffic before the server is killed: there may be none.
+/// Longest wait for traffic before the server is killed; there may be no traffic.
 const TRAFFIC_LIMIT: Duration = Duration::from_secs(2);
 
-/// An edit that was made: device, document, the edit, its outcome, why it failed.
+/// An attempted edit: device, document, the edit, its outcome, the error text.
 type Made = (u32, String, Edit, Option<Outcome>, Option<String>);
 
 impl World {
-    /// Does it.
+    /// Executes one step.
     pub async fn step(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::Edit { who, times, kinds, every_ms, must_fail } => {
@@ -36,7 +36,7 @@ impl World {
             }
             Step::Pass { time } => {
                 self.time.pass(time.ms);
-                self.timeline.tell("", &format!("{} pass", String::from(*time)));
+                self.timeline.add("", &format!("{} pass", String::from(*time)));
             }
             Step::Kill { who } => {
                 for device in self.draw(who) {
@@ -69,25 +69,25 @@ impl World {
             Step::Network(network) => {
                 let faults = network.faults();
                 for device in self.draw(&network.who) {
-                    self.tell(device, &format!("network: {}", in_words(&faults)));
+                    self.log(device, &format!("network: {}", describe(&faults)));
                     self.links[device as usize].set(faults.clone());
                 }
             }
             Step::Partition { who } => {
                 for device in self.draw(who) {
-                    self.tell(device, "is partitioned from the server, and not told");
+                    self.log(device, "is partitioned from the server; connections stay open");
                     self.links[device as usize].partition(true);
                 }
             }
             Step::Heal { who } => {
                 for device in self.draw(who) {
-                    self.tell(device, "is no longer partitioned");
+                    self.log(device, "is no longer partitioned");
                     self.links[device as usize].partition(false);
                 }
             }
             Step::Cut { who } => {
                 for device in self.draw(who) {
-                    self.tell(device, "is cut off");
+                    self.log(device, "loses its connections");
                     self.links[device as usize].cut();
                 }
             }
@@ -96,13 +96,13 @@ impl World {
         Ok(())
     }
 
-    fn draw(&mut self, who: &Who) -> Vec<u32> {
+    fn draw(&mut self, who: &DeviceSelector) -> Vec<u32> {
         who.draw(self.numbers.len() as u32, &mut self.rng)
     }
 
     async fn edit(
         &mut self,
-        who: &Who,
+        who: &DeviceSelector,
         times: Count,
         kinds: &[Kind],
         every_ms: Option<Count>,
@@ -120,15 +120,16 @@ impl World {
             }
             match self.actors.get(device as usize) {
                 Some(actor) if actor.is_running() => {
-                    let hands: Result<Vec<_>> = plan.iter().map(|((document, _), _)| actor.hand(document)).collect();
-                    let work: Vec<_> = plan.into_iter().zip(hands?).collect();
+                    let replicas: Result<Vec<_>> =
+                        plan.iter().map(|((document, _), _)| actor.replica(document)).collect();
+                    let work: Vec<_> = plan.into_iter().zip(replicas?).collect();
                     tasks.spawn(async move {
                         let mut made: Vec<Made> = Vec::new();
-                        for (((document, edit), pause), hand) in work {
+                        for (((document, edit), pause), replica) in work {
                             let forgotten = forget == Some(u64::from(edit.id.number));
                             let (outcome, why) = match forgotten {
                                 true => (Some(Outcome::Accepted(Vec::new())), None),
-                                false => hand.edit(edit).await,
+                                false => replica.edit(edit).await,
                             };
                             made.push((device, document, edit, outcome, why));
                             if let Some(pause) = pause {
@@ -138,7 +139,7 @@ impl World {
                         made
                     });
                 }
-                Some(_) => self.tell(device, "is not running and edits nothing"),
+                Some(_) => self.log(device, "is not running and makes no edits"),
                 None => {
                     let at = device as usize - self.actors.len();
                     for ((document, edit), _) in plan {
@@ -151,10 +152,10 @@ impl World {
         while let Some(ended) = tasks.join_next().await {
             made.extend(ended?);
         }
-        // In the order of devices, whoever was first: the timeline of a seed stays the same.
+        // Sorted by device, so that one seed gives one timeline whichever device was faster.
         made.sort_by_key(|(device, _, edit, _, _)| (*device, edit.id));
         for of_one in made.chunk_by(|one, other| one.0 == other.0) {
-            self.tell(of_one[0].0, &summary(of_one));
+            self.log(of_one[0].0, &summary(of_one));
         }
         for (device, document, edit, outcome, why) in made {
             let failed = outcome == Some(Outcome::Failed);
@@ -163,7 +164,7 @@ impl World {
                 self.complaints.push(format!("device {device}: {} {} failed: {why}", edit.kind, edit.id));
             }
             if must_fail && matches!(outcome, Some(Outcome::Accepted(_))) {
-                let what = format!("{} {} was accepted, which cannot be", edit.kind, edit.id);
+                let what = format!("{} {} was accepted although the step must fail", edit.kind, edit.id);
                 self.complaints.push(format!("device {device}: {what}"));
             }
             self.record(&document, edit, outcome);
@@ -171,9 +172,9 @@ impl World {
         Ok(())
     }
 
-    /// A device leaves or comes back on purpose.
+    /// Takes a device offline deliberately, or online again.
     pub async fn set_offline(&mut self, device: u32, offline: bool) -> Result<()> {
-        self.tell(device, if offline { "goes offline" } else { "goes online" });
+        self.log(device, if offline { "goes offline" } else { "goes online" });
         if offline {
             self.offline.insert(device)
         } else {
@@ -193,23 +194,23 @@ impl World {
         if let Some(actor) = self.actors.get_mut(device as usize).filter(|actor| actor.is_running()) {
             actor.kill();
             self.figures.kills += 1;
-            self.tell(device, "is killed");
+            self.log(device, "is killed");
         }
     }
 
-    /// The app starts again, if it does not run.
+    /// Starts the app of a device, unless it is running.
     pub async fn open(&mut self, device: u32) -> Result<()> {
         let offline = self.offline.contains(&device);
         if let Some(actor) = self.actors.get_mut(device as usize).filter(|actor| !actor.is_running()) {
             actor.open(offline).await?;
-            self.tell(device, if offline { "is opened, offline" } else { "is opened" });
+            self.log(device, if offline { "is opened, offline" } else { "is opened" });
         }
         Ok(())
     }
 
     async fn kill_process(&mut self, device: u32, after: u64) -> Result<()> {
         let Some(actor) = self.actors.get_mut(device as usize) else { return Ok(()) };
-        // Two processes cannot have one store.
+        // A store can be open in one process only.
         actor.close().await;
         let document = self.documents[0].clone();
         let first = self.numbers[device as usize] + 1;
@@ -224,7 +225,7 @@ impl World {
         let edits = child::kill_after(&job, child::Moment::Accepted(after)).await?;
         self.figures.kills += 1;
         let accepted = edits.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Accepted(_))).count();
-        self.tell(device, &format!("a process made {accepted} edits offline and was killed with signal 9"));
+        self.log(device, &format!("made {accepted} edits offline in another process, which was killed with signal 9"));
         self.numbers[device as usize] += edits.len() as u32;
         for (edit, outcome) in edits {
             self.record(&document, edit, Some(outcome));
@@ -235,40 +236,40 @@ impl World {
     async fn kill_server(&mut self, after_bytes: Option<Count>) -> Result<()> {
         if let Some(after) = after_bytes {
             let bytes = after.draw(&mut self.rng);
-            // No traffic is no reason not to kill it.
-            drop(timeout(TRAFFIC_LIMIT, self.network.carry(bytes)).await);
+            // The server is killed even when there is no traffic.
+            drop(timeout(TRAFFIC_LIMIT, self.network.wait_for_bytes(bytes)).await);
         }
         let server = self.server.as_mut().context("a shared server cannot be killed")?;
         server.kill().await?;
         self.network.set_server(None);
-        self.timeline.tell("server", "is killed with signal 9");
+        self.timeline.add("server", "is killed with signal 9");
         Ok(())
     }
 
-    /// The server starts again, if it does not run.
+    /// Starts the server, unless it is running or shared.
     pub async fn start_server(&mut self) -> Result<()> {
         let Some(server) = self.server.as_mut() else { return Ok(()) };
         if !server.is_running() {
             let address = server.start().await?;
             self.network.set_server(Some(address));
             self.figures.restarts += 1;
-            self.timeline.tell("server", "is back, on another port");
+            self.timeline.add("server", "is started again on another port");
         }
         Ok(())
     }
 
-    /// A device's disk.
+    /// Makes a device's disk full, or frees it.
     pub fn set_full(&mut self, device: u32, full: bool) {
         if let Some(space) = self.spaces.get(device as usize) {
             space.set_full(full);
             let changed = if full { self.full.insert(device) } else { self.full.remove(&device) };
             if changed {
-                self.tell(device, if full { "has no space left" } else { "has space again" });
+                self.log(device, if full { "has no space left" } else { "has space again" });
             }
         }
     }
 
-    /// Kills and starts the server, whatever it does.
+    /// Kills the server and starts it again.
     pub async fn restart_server(&mut self) -> Result<()> {
         ensure!(self.server.is_some(), "a shared server cannot be killed");
         self.kill_server(None).await?;
@@ -292,12 +293,14 @@ fn summary(made: &[Made]) -> String {
     }
 }
 
-fn in_words(faults: &crate::network::faults::Faults) -> String {
+/// The faults that differ from a good network, as text.
+fn describe(faults: &crate::network::faults::Faults) -> String {
     if *faults == crate::network::faults::Faults::default() {
         return "good".into();
     }
     let all = format!("{faults:?}");
-    let told = all.trim_start_matches("Faults { ").trim_end_matches(" }").split(", ");
-    let wrong = told.filter(|part| !part.ends_with(": false") && !part.ends_with(": None") && !part.ends_with(": 0"));
-    wrong.collect::<Vec<_>>().join(", ").replace("Some(", "").replace(')', "")
+    let fields = all.trim_start_matches("Faults { ").trim_end_matches(" }").split(", ");
+    let active =
+        fields.filter(|part| !part.ends_with(": false") && !part.ends_with(": None") && !part.ends_with(": 0"));
+    active.collect::<Vec<_>>().join(", ").replace("Some(", "").replace(')', "")
 }

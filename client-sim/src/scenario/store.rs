@@ -1,4 +1,4 @@
-//! A device's storage that can be full.
+//! A device's store whose disk can become full.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,27 +8,27 @@ use syncline_log::store::Write;
 use syncline_log::{SledStore, Store, StoreError, Stored};
 use syncline_protocol::ids::DocumentName;
 
-/// Whether a device's storage is full: outlives the store, as a disk outlives a process.
+/// Whether a device's disk is full. Outlives the store, as a disk outlives a process.
 #[derive(Debug, Clone, Default)]
 pub struct Space {
     full: Arc<AtomicBool>,
 }
 
 impl Space {
-    /// From now on.
+    /// Sets whether commits fail from now on.
     pub fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
     }
 }
 
-/// sled, until the space runs out: then commits fail before anything is written.
+/// A sled store whose commits fail before they write anything while the disk is full.
 pub struct LimitedStore {
     inner: SledStore,
     space: Space,
 }
 
 impl LimitedStore {
-    /// Opens the store in `dir`. Blocks.
+    /// Opens the store in `dir`. Blocking.
     pub fn open(dir: &Path, space: Space) -> Result<Self, StoreError> {
         Ok(Self { inner: SledStore::open(dir)?, space })
     }

@@ -1,4 +1,4 @@
-//! What happened, when in virtual time, to whom: printed at once, or kept for when it fails.
+//! A log of the scenario in virtual time: printed line by line, or collected and printed when the run fails.
 
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
@@ -9,34 +9,34 @@ use super::clock::VirtualTime;
 pub struct Timeline {
     time: VirtualTime,
     lines: Mutex<String>,
-    aloud: bool,
+    verbose: bool,
 }
 
 impl Timeline {
-    /// A timeline that prints itself, or keeps what it is told.
-    pub fn new(time: VirtualTime, aloud: bool) -> Self {
-        Self { time, lines: Mutex::default(), aloud }
+    /// Creates a timeline that prints its lines (`verbose`) or collects them.
+    pub fn new(time: VirtualTime, verbose: bool) -> Self {
+        Self { time, lines: Mutex::default(), verbose }
     }
 
-    /// A line; `who` is empty for what concerns everybody.
-    pub fn tell(&self, who: &str, what: &str) {
-        let at = when(self.time.passed_ms());
-        if self.aloud {
-            // Nobody reads it any more: no reason to stop the run.
-            drop(writeln!(std::io::stdout().lock(), "{at}  {who:<8}  {what}"));
+    /// Adds a line. `subject` is the device or the server, or empty for what concerns the whole scenario.
+    pub fn add(&self, subject: &str, what: &str) {
+        let at = format_time(self.time.passed_ms());
+        if self.verbose {
+            // A closed standard output is no reason to stop the run.
+            drop(writeln!(std::io::stdout().lock(), "{at}  {subject:<8}  {what}"));
         } else {
             let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-            lines.push_str(&format!("{at}  {who:<8}  {what}\n"));
+            lines.push_str(&format!("{at}  {subject:<8}  {what}\n"));
         }
     }
 
-    /// What was kept.
-    pub fn kept(&self) -> String {
+    /// The collected lines.
+    pub fn collected(&self) -> String {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-fn when(ms: i64) -> String {
+fn format_time(ms: i64) -> String {
     let s = ms / 1000;
     format!("day {:>3} {:02}:{:02}:{:02}", s / 86_400, s / 3600 % 24, s / 60 % 60, s % 60)
 }
@@ -46,8 +46,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn virtual_days_and_seconds_are_told() {
-        assert_eq!(when(0), "day   0 00:00:00");
-        assert_eq!(when((30 * 86_400 + 3 * 3600 + 4 * 60 + 5) * 1000), "day  30 03:04:05");
+    fn format_time_shows_day_and_time_of_day() {
+        assert_eq!(format_time(0), "day   0 00:00:00");
+        assert_eq!(format_time((30 * 86_400 + 3 * 3600 + 4 * 60 + 5) * 1000), "day  30 03:04:05");
     }
 }

@@ -1,4 +1,4 @@
-//! Everybody in a scenario, and what is known about them.
+//! The state of a running scenario: devices, npm clients, network, server and ledgers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use super::node::NodeActor;
 use super::server::ServerProcess;
 use super::store::Space;
 use super::timeline::Timeline;
-use super::{Figures, Fresh, Setup, Verdict};
+use super::{Figures, FreshClient, Setup, Verdict};
 use crate::network::{Link, Network};
 use crate::oracle::{Edit, Id, Kind, Ledger, Outcome, View, check, differences};
 
@@ -33,13 +33,13 @@ pub(super) struct World {
     pub spaces: Vec<Space>,
     /// Devices whose disk is full.
     pub full: BTreeSet<u32>,
-    /// Devices that are offline on purpose.
+    /// Devices that are deliberately offline.
     pub offline: BTreeSet<u32>,
-    /// `None`: the server is shared.
+    /// The server of this run; `None` when the server is shared with other runs.
     pub server: Option<ServerProcess>,
     pub documents: Vec<String>,
     pub ledgers: BTreeMap<String, Ledger>,
-    /// The last edit of each device.
+    /// Number of the last edit of each device.
     pub numbers: Vec<u32>,
     pub figures: Figures,
     pub complaints: Vec<String>,
@@ -49,7 +49,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Starts everybody.
+    /// Starts the server, the network, the devices and the npm clients.
     pub async fn new(scenario: &Scenario, setup: &Setup) -> Result<Self> {
         let steps = || scenario.phase.iter().flat_map(|phase| &phase.step);
         let touches_server = |step: &Step| matches!(step, Step::KillServer { .. } | Step::StartServer);
@@ -70,7 +70,7 @@ impl World {
             (0..scenario.documents).map(|number| format!("{}document-{number}", setup.prefix)).collect();
         let mut world = Self {
             rng: StdRng::seed_from_u64(setup.seed),
-            timeline: Timeline::new(time.clone(), setup.aloud),
+            timeline: Timeline::new(time.clone(), setup.verbose),
             links: Vec::new(),
             actors: Vec::new(),
             nodes: Vec::new(),
@@ -78,7 +78,7 @@ impl World {
             full: BTreeSet::new(),
             offline: BTreeSet::new(),
             ledgers: documents.iter().map(|name| (name.clone(), Ledger::default())).collect(),
-            numbers: vec![0; scenario.everybody() as usize],
+            numbers: vec![0; scenario.replica_count() as usize],
             figures: Figures::default(),
             complaints: Vec::new(),
             ends: Vec::new(),
@@ -90,7 +90,7 @@ impl World {
             dir,
         };
         let can_fill = steps().any(|step| matches!(step, Step::Full { .. }));
-        for number in 0..scenario.everybody() {
+        for number in 0..scenario.replica_count() {
             let link = world.network.link(u64::from(number)).await?;
             let url = link.url();
             world.links.push(link);
@@ -120,7 +120,7 @@ impl World {
         self.dir.path().join(format!("device-{number}"))
     }
 
-    /// Draws a device's next edit, and where it happens.
+    /// Draws a device's next edit and the document that it edits.
     pub fn draw_edit(&mut self, device: u32, kinds: &[Kind]) -> (String, Edit) {
         let document = self.documents[self.rng.random_range(0..self.documents.len())].clone();
         let kind = kinds[self.rng.random_range(0..kinds.len())];
@@ -130,7 +130,7 @@ impl World {
         (document, edit)
     }
 
-    /// Writes an edit into the ledger. `None`: there was nothing to do.
+    /// Writes an edit into the ledger. Ignores an edit that had nothing to do (`None`).
     pub fn record(&mut self, document: &str, edit: Edit, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else { return };
         match outcome {
@@ -141,36 +141,36 @@ impl World {
         self.ledgers.entry(document.to_owned()).or_default().add(edit, outcome);
     }
 
-    /// How every device stands with the server, for somebody who looks for a fault.
-    pub async fn tell_states(&self) {
+    /// Adds the state of the server and of every device to the timeline, to help find a fault.
+    pub async fn log_states(&self) {
         for document in &self.documents {
             let server = self.network.server();
-            let at_server = match server {
-                Some(address) => Fresh::look(&format!("ws://{address}"), document).await.ok(),
+            let on_server = match server {
+                Some(address) => FreshClient::view(&format!("ws://{address}"), document).await.ok(),
                 None => None,
             };
-            if let Some(view) = &at_server {
+            if let Some(view) = &on_server {
                 let found = check(&self.ledgers[document], view);
-                self.timeline.tell("server", &format!("against the ledger: {}", found.join("; ")));
-                self.timeline.tell("server", &format!("has {:?}", view.state_vector));
+                self.timeline.add("server", &format!("checked against the ledger: {}", found.join("; ")));
+                self.timeline.add("server", &format!("has {:?}", view.state_vector));
             }
             for actor in &self.actors {
-                let Ok(hand) = actor.hand(document) else { continue };
-                self.tell(actor.number, &hand.status());
-                let Ok(view) = hand.view().await else { continue };
-                self.tell(actor.number, &format!("has {:?}", view.state_vector));
-                let equal = at_server.as_ref().is_none_or(|server| differences(server, &view).is_empty());
-                self.tell(actor.number, if equal { "holds what the server holds" } else { "differs from the server" });
+                let Ok(replica) = actor.replica(document) else { continue };
+                self.log(actor.number, &replica.status());
+                let Ok(view) = replica.view().await else { continue };
+                self.log(actor.number, &format!("has {:?}", view.state_vector));
+                let equal = on_server.as_ref().is_none_or(|server| differences(server, &view).is_empty());
+                self.log(actor.number, if equal { "equals the server" } else { "differs from the server" });
             }
         }
     }
 
-    /// A line of the timeline about a device.
-    pub fn tell(&self, device: u32, what: &str) {
-        self.timeline.tell(&format!("device {device}"), what);
+    /// Adds a line about a device to the timeline.
+    pub fn log(&self, device: u32, what: &str) {
+        self.timeline.add(&format!("device {device}"), what);
     }
 
-    /// Ends everybody and says how it went.
+    /// Closes all devices and the server and returns the result of the run.
     pub async fn verdict(mut self) -> Verdict {
         let alarms = self.actors.iter().flat_map(|actor| {
             let number = actor.number;
@@ -190,12 +190,17 @@ impl World {
         if let Some(server) = &mut self.server {
             if !self.complaints.is_empty() {
                 let log = server.log();
-                let worse = log.lines().filter(|line| !line.contains(" INFO ")).collect::<Vec<_>>().join("\n");
-                self.timeline.tell("server", &format!("its log, without what is usual:\n{worse}"));
+                let unusual = log.lines().filter(|line| !line.contains(" INFO ")).collect::<Vec<_>>().join("\n");
+                self.timeline.add("server", &format!("its log without INFO lines:\n{unusual}"));
             }
-            // What remains is removed with the directory; an error here changes no verdict.
+            // The directory is removed in any case; an error here does not change the verdict.
             drop(server.kill().await);
         }
-        Verdict { complaints: self.complaints, figures: self.figures, timeline: self.timeline.kept(), ends: self.ends }
+        Verdict {
+            complaints: self.complaints,
+            figures: self.figures,
+            timeline: self.timeline.collected(),
+            ends: self.ends,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What was measured, as Markdown and as JSON.
+//! The measurements, as Markdown and as JSON.
 
 use std::fmt;
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// Bytes in both directions.
+/// Payload bytes of one sync, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bytes {
     /// To the server.
@@ -15,36 +15,36 @@ pub struct Bytes {
     pub received: u64,
 }
 
-/// One client.
+/// The measurements of one client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// Which.
+    /// Name of the client.
     pub client: String,
-    /// It has nothing yet.
+    /// First sync with an empty copy.
     pub first: Bytes,
-    /// It has everything.
+    /// Reconnect with a complete copy.
     pub nothing_missed: Bytes,
-    /// It brings one keystroke.
+    /// Reconnect with one keystroke made offline.
     pub keystroke_made: Bytes,
-    /// Another has typed one keystroke.
+    /// Reconnect after another client has typed one keystroke.
     pub keystroke_missed: Bytes,
 }
 
-/// All of it.
+/// The measurements of all clients on one document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Measured {
-    /// Transactions of the trace.
+    /// Number of trace transactions in the document.
     pub edits: usize,
-    /// The text's length.
+    /// Length of the text in UTF-16 units.
     pub characters: usize,
-    /// The document as one update.
+    /// Size of the document encoded as one update.
     pub state_bytes: usize,
-    /// The clients.
+    /// One row per client.
     pub rows: Vec<Row>,
 }
 
 impl Measured {
-    /// To the standard output.
+    /// Prints the measurements to standard output.
     pub fn print(&self, as_json: bool) -> Result<()> {
         let mut stdout = std::io::stdout();
         match as_json {
@@ -81,7 +81,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_shows_sums_and_both_directions() {
+    fn table_shows_sums_and_both_directions() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         let bytes = |sent, received| Bytes { sent, received };
         let row = Row {

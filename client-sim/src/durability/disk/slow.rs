@@ -1,4 +1,4 @@
-//! `syncline-sim disk-fault --fault slow`: a sync takes a second. Readers do not wait for it, authors do.
+//! `syncline-sim disk-fault --fault slow`: a sync takes a second. Readers do not wait for it; acknowledgements do.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -10,56 +10,58 @@ use tokio::time::sleep;
 
 use super::{LIMIT, Trial, http};
 use crate::durability::fleet::{Load, authors};
-use crate::durability::link::{Link, News, Tongue};
+use crate::durability::link::{Dialect, Link, LinkEvent};
 use crate::durability::writer::Author;
 
-/// Syncs that the disk is watched for, in each dialect.
+/// Number of edits in each dialect; each waits for one slow sync.
 const EDITS: usize = 3;
-/// What somebody else does between the delivery of an edit and the word that it is saved: so many requests, one after the
-/// other, take milliseconds. An edit that waited for the disk comes together with that word.
+/// Number of consecutive HTTP requests between the delivery of an edit and its acknowledgement. They take milliseconds; an
+/// edit whose delivery waited for the disk would be delivered and acknowledged at the same time, before they are answered.
 const REQUESTS: usize = 5;
 
-/// How long one edit took.
-struct Took {
+/// Timing of one edit.
+struct Timing {
+    /// Time until the reader received it.
     delivered: Duration,
+    /// Time until it was acknowledged.
     acked: Duration,
-    /// The requests were answered before it was acknowledged.
+    /// Whether the requests were answered before it was acknowledged.
     requests_first: bool,
 }
 
 impl Trial {
-    pub(super) async fn slow(&mut self) -> Result<()> {
+    pub(super) async fn slow_sync(&mut self) -> Result<()> {
         let url = self.start().await?;
-        let broken = self.break_it().await?;
-        for tongue in Tongue::ALL {
-            let document = format!("slow-{}", tongue.name());
-            let (mut reader, _) = Link::join(Tongue::YWebsocket, &url, &document).await?;
+        let fault = self.inject_fault().await?;
+        for dialect in Dialect::ALL {
+            let document = format!("slow-{}", dialect.name());
+            let (mut reader, _) = Link::join(Dialect::YWebsocket, &url, &document).await?;
             let mut rng = StdRng::seed_from_u64(self.seed);
             let mut author = authors(&document, 1, 1, Load::Small, &mut rng).swap_remove(0);
-            let (mut link, _) = Link::join(tongue, &url, &document).await?;
-            let mut took = Vec::new();
+            let (mut link, _) = Link::join(dialect, &url, &document).await?;
+            let mut timings = Vec::new();
             for _ in 0..EDITS {
-                took.push(self.edit(&mut author, &mut link, &mut reader).await?);
+                timings.push(self.edit(&mut author, &mut link, &mut reader).await?);
             }
             ensure!(
-                took.iter().any(|took| took.requests_first),
+                timings.iter().any(|timing| timing.requests_first),
                 "{}: no edit reached its reader before the disk had it",
-                tongue.name()
+                dialect.name()
             );
-            let slowest = took.iter().map(|took| took.delivered).max();
-            let fastest = took.iter().map(|took| took.acked).min();
+            let slowest = timings.iter().map(|timing| timing.delivered).max();
+            let fastest = timings.iter().map(|timing| timing.acked).min();
             write!(
-                self.story,
-                "{}: delivered within {slowest:.1?}, acknowledged after {fastest:.1?} at the earliest; ",
-                tongue.name()
+                self.summary,
+                "{}: delivered within {slowest:.1?}, acknowledged after at least {fastest:.1?}; ",
+                dialect.name()
             )?;
         }
-        broken.end(true).await?;
-        self.stop_well().await
+        fault.remove(true).await?;
+        self.stop_cleanly().await
     }
 
-    /// One edit, until it is acknowledged.
-    async fn edit(&self, author: &mut Author, link: &mut Link, reader: &mut Link) -> Result<Took> {
+    /// Makes one edit and waits for its acknowledgement.
+    async fn edit(&self, author: &mut Author, link: &mut Link, reader: &mut Link) -> Result<Timing> {
         let (number, update) = author.make_edit();
         let begin = Instant::now();
         link.send(number, &update).await?;
@@ -68,31 +70,34 @@ impl Trial {
         loop {
             tokio::select! {
                 biased;
-                heard = link.hear() => match heard? {
-                    News::Saved(_) => break,
-                    News::Closed(code, why) => bail!("closed {code}: {why}"),
-                    News::Refused(_, why) => bail!("refused: {why}"),
-                    News::Theirs | News::Nothing => {}
+                event = link.next_event() => match event? {
+                    LinkEvent::Saved(_) => break,
+                    LinkEvent::Closed(code, why) => bail!("closed {code}: {why}"),
+                    LinkEvent::Refused(_, why) => bail!("refused: {why}"),
+                    LinkEvent::RemoteUpdate | LinkEvent::Other => {}
                 },
                 done = self.requests(), if delivered.is_some() && !requests_first => {
                     done?;
                     requests_first = true;
                 }
-                heard = reader.hear(), if delivered.is_none() => {
-                    if heard? == News::Theirs {
+                event = reader.next_event(), if delivered.is_none() => {
+                    if event? == LinkEvent::RemoteUpdate {
                         delivered = Some(begin.elapsed());
                     }
                 }
-                () = sleep(LIMIT) => bail!("no acknowledgement"),
+                () = sleep(LIMIT) => bail!("the edit was not acknowledged in time"),
             }
         }
-        let Some(delivered) = delivered else { bail!("acknowledged before it was delivered") };
-        Ok(Took { delivered, acked: begin.elapsed(), requests_first })
+        let Some(delivered) = delivered else { bail!("the edit was acknowledged before it was delivered") };
+        Ok(Timing { delivered, acked: begin.elapsed(), requests_first })
     }
 
     async fn requests(&self) -> Result<()> {
         for _ in 0..REQUESTS {
-            ensure!(http(&self.address, "/readyz").await?.0 == 200, "a slow disk is no failed disk");
+            ensure!(
+                http(&self.address, "/readyz").await?.0 == 200,
+                "/readyz is not 200 although the disk is only slow"
+            );
         }
         Ok(())
     }

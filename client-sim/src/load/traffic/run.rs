@@ -1,52 +1,56 @@
-//! One run of traffic: who sends when, and what is made of what comes.
+//! One run of traffic: sends updates on schedule and records what arrives.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rand::RngExt;
 
-use super::{Counts, Pace, Traffic, Until, report};
+use super::{Counts, SendPolicy, Traffic, Until, report};
 use crate::load::frame;
 use crate::load::ledger::{Arrival, Ledger};
 use crate::load::marker;
-use crate::load::measure::{Course, Look};
+use crate::load::measure::{LatencySeries, UsageSample};
 use crate::load::report::Report;
-use crate::load::session::{Said, Sessions, Target};
+use crate::load::session::{SessionEvent, Sessions, Target};
 use crate::load::speak::Dialect;
 
-/// Longest wait in a turn.
+/// Longest wait in one turn of the event loop.
 const TURN: Duration = Duration::from_millis(20);
-/// Most updates sent before a look at what came: a rate that cannot be kept must not starve the reading.
-const SENDS_IN_A_TURN: usize = 256;
-/// Most documents of which a fresh client checks the content at the end.
+/// Largest number of updates sent before sockets are read: a rate that cannot be kept must not starve the readers.
+const SENDS_PER_TURN: usize = 256;
+/// Largest number of documents whose content a new client checks at the end.
 const CHECKED_DOCUMENTS: usize = 20;
 
-/// One that writes.
+/// A writer.
 struct Writer {
     connection: usize,
+    /// Its Yjs client id.
     client: u64,
+    /// Its number in the document, as in markers.
     place: usize,
-    /// Its window may have room.
+    /// Whether its window may have room.
     ready: bool,
 }
 
-/// A run. Writers have the same numbers here and in the ledger, connections here, there and in the hub.
+/// A run. Writers have the same numbers here and in the ledger; connections have the same numbers here, in the ledger and in
+/// the hub.
 pub(super) struct Run<'a> {
     traffic: &'a Traffic,
     pub(super) sessions: Sessions,
     pub(super) ledger: Ledger,
-    pub(super) course: Course,
+    pub(super) series: LatencySeries,
     writers: Vec<Writer>,
     /// The writer of each connection.
     writer_of: Vec<Option<usize>>,
-    /// Updates due so far, of all writers in turn (rates).
+    /// Number of updates sent on schedule, of all writers in turn (with a rate).
     due: u64,
     awareness_received: u64,
-    /// Markers that came to readers, known ones too.
+    /// Number of markers received by readers, including repeated ones.
     markers: u64,
-    /// The latest a send was behind its time.
+    /// Longest delay of a send behind its schedule.
     late: Duration,
-    moved: Instant,
+    /// Time of the last received document data.
+    last_progress: Instant,
     bytes: Vec<u8>,
 }
 
@@ -63,7 +67,7 @@ impl<'a> Run<'a> {
                 let writer = ledger.connect(document, member < traffic.writers);
                 writer_of.push(writer);
                 if writer.is_some() {
-                    // As Yjs 13 draws them; the top bit keeps all of one length.
+                    // 32 bits as in Yjs 13; the top bit gives all ids the same encoded length.
                     let client = u64::from(rand::rng().random::<u32>() | 1 << 31);
                     writers.push(Writer { connection, client, place: member, ready: true });
                 }
@@ -76,14 +80,14 @@ impl<'a> Run<'a> {
             traffic,
             sessions,
             ledger,
-            course: Course::new(),
+            series: LatencySeries::new(),
             writers,
             writer_of,
             due: 0,
             awareness_received: 0,
             markers: 0,
             late: Duration::ZERO,
-            moved: Instant::now(),
+            last_progress: Instant::now(),
             bytes: Vec::new(),
         };
         run.prefill()?;
@@ -95,7 +99,7 @@ impl<'a> Run<'a> {
         for writer in self.writers.iter().filter(|writer| writer.place == 0) {
             let document = self.sessions.all[writer.connection].document.clone();
             let message = self.sessions.target.dialect.update(&document, update);
-            self.sessions.say(writer.connection, &message)?;
+            self.sessions.send_message(writer.connection, &message)?;
         }
         let wanted = update.len() as u64 / 2;
         let receivers: Vec<usize> =
@@ -103,54 +107,58 @@ impl<'a> Run<'a> {
         let begin = Instant::now();
         while receivers.iter().any(|&number| self.sessions.all[number].data_bytes < wanted) {
             self.sessions.turn(TURN, |_, _, _| {})?;
-            ensure!(begin.elapsed() < self.sessions.target.stall, "the content sent first did not reach the readers");
+            ensure!(
+                begin.elapsed() < self.sessions.target.stall,
+                "the initial content did not reach the readers in time"
+            );
         }
         Ok(())
     }
 
-    /// Warm-up, the measured span, and the wait for what is still on its way.
+    /// Runs the warm-up and the measurement, then waits for everything in flight.
     pub(super) fn measure(&mut self) -> Result<Report> {
         let pid = self.sessions.target.pid;
         let begin = Instant::now();
         while begin.elapsed() < self.traffic.warmup {
             self.step(begin, "warm-up")?;
         }
-        self.course.restart();
+        self.series.restart();
         self.late = Duration::ZERO;
-        let (before, from) = (Look::now(pid)?, self.counts());
+        let (before, from) = (UsageSample::now(pid)?, self.counts());
         while before.at.elapsed() < self.traffic.time {
             self.step(begin, "measuring")?;
         }
-        let (after, to) = (Look::now(pid)?, self.counts());
-        self.course.finish();
+        let (after, to) = (UsageSample::now(pid)?, self.counts());
+        self.series.finish();
         self.drain()?;
         Ok(report(self.traffic, &before, &after, from, to, self.late))
     }
 
-    /// One turn: what is due is sent, what came is counted.
+    /// Runs one turn: sends what is due and records what arrived.
     fn step(&mut self, begin: Instant, stage: &str) -> Result<()> {
-        let timeout = match self.traffic.pace {
-            Pace::Rate(rate) => self.send_due(begin, rate)?,
-            Pace::Window(updates, until) => {
+        let timeout = match self.traffic.policy {
+            SendPolicy::Rate(rate) => self.send_due(begin, rate)?,
+            SendPolicy::Window(updates, until) => {
                 self.fill_windows(updates, until)?;
                 TURN
             }
         };
         self.receive(timeout)?;
-        self.course.tick(Instant::now(), stage);
-        let patience = self.sessions.target.stall;
+        self.series.tick(Instant::now(), stage);
+        let stall = self.sessions.target.stall;
         ensure!(
-            self.ledger.missing == 0 || self.moved.elapsed() < patience,
+            self.ledger.missing == 0 || self.last_progress.elapsed() < stall,
             "nothing arrived for {} s",
-            patience.as_secs()
+            stall.as_secs()
         );
         Ok(())
     }
 
-    /// Sends what is due; gives the time until the next is. Writers take turns, so that their updates are spread out.
+    /// Sends the updates that are due; returns the time until the next one. Writers take turns, so that their updates are
+    /// spread out.
     fn send_due(&mut self, begin: Instant, rate: f64) -> Result<Duration> {
         let interval = 1.0 / (rate * self.writers.len() as f64);
-        for _ in 0..SENDS_IN_A_TURN {
+        for _ in 0..SENDS_PER_TURN {
             let next = begin + Duration::from_secs_f64(self.due as f64 * interval);
             let now = Instant::now();
             if next > now {
@@ -180,7 +188,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Sends the next `count` updates of a writer: each in a write of its own, as an editor does, or all in one.
+    /// Sends the next `count` updates of a writer: each in its own socket write, as an editor does, or all in one.
     fn send(&mut self, writer: usize, count: usize) -> Result<()> {
         let Writer { connection, client, place, .. } = self.writers[writer];
         let document = &self.sessions.all[connection].document;
@@ -194,32 +202,42 @@ impl<'a> Run<'a> {
                 now = Instant::now();
             }
             let number = self.ledger.send(writer, now);
-            ensure!(number < marker::MAX_UPDATES, "more updates than markers can number");
+            ensure!(number < marker::MAX_UPDATES, "a writer sent more updates than markers can number");
             update.clear();
             marker::write_update(&mut update, client, place, number, self.traffic.chars);
             frame::write(&mut self.bytes, frame::BINARY, &dialect.update(document, &update));
             if self.traffic.awareness {
-                let presence = dialect.awareness(document, client, u64::from(number) + 1);
-                frame::write(&mut self.bytes, frame::BINARY, &presence);
+                let awareness = dialect.awareness(document, client, u64::from(number) + 1);
+                frame::write(&mut self.bytes, frame::BINARY, &awareness);
             }
         }
         self.sessions.hub.send(connection, &self.bytes)
     }
 
     fn receive(&mut self, timeout: Duration) -> Result<()> {
-        let Self { sessions, ledger, course, writers, writer_of, awareness_received, markers, moved, traffic, .. } =
-            self;
-        let until_acked = matches!(traffic.pace, Pace::Window(_, Until::Acked));
-        let mut acked = |ledger: &mut Ledger, course: &mut Course, writer: usize, now| {
+        let Self {
+            sessions,
+            ledger,
+            series,
+            writers,
+            writer_of,
+            awareness_received,
+            markers,
+            last_progress,
+            traffic,
+            ..
+        } = self;
+        let until_acked = matches!(traffic.policy, SendPolicy::Window(_, Until::Acked));
+        let mut acked = |ledger: &mut Ledger, series: &mut LatencySeries, writer: usize, now| {
             if let Some(age) = ledger.acknowledge(writer, now) {
-                course.acknowledged(age);
+                series.acknowledged(age);
                 writers[writer].ready |= until_acked;
             }
         };
         let mut everywhere = Vec::new();
         let echoes = sessions.target.dialect == Dialect::YWebsocket;
-        sessions.turn(timeout, |connection, said, now| match said {
-            Said::Data { bytes, .. } => {
+        sessions.turn(timeout, |connection, event, now| match event {
+            SessionEvent::Data { bytes, .. } => {
                 for (place, number) in marker::find(bytes) {
                     *markers += u64::from(writer_of[connection].is_none());
                     if writer_of[connection].is_none() && traffic.forget == Some(*markers) {
@@ -227,24 +245,24 @@ impl<'a> Run<'a> {
                     }
                     match ledger.arrive(connection, place, number, now) {
                         Arrival::Delivered { writer, age, everywhere: all } => {
-                            course.delivered(age);
+                            series.delivered(age);
                             if all {
                                 everywhere.push(writer);
                             }
                         }
-                        Arrival::Echoed(writer) if echoes => acked(ledger, course, writer, now),
+                        Arrival::Echoed(writer) if echoes => acked(ledger, series, writer, now),
                         Arrival::Echoed(_) | Arrival::Known | Arrival::NoUpdate => {}
                     }
                 }
-                *moved = now;
+                *last_progress = now;
             }
-            Said::Saved => {
+            SessionEvent::Saved => {
                 if let Some(writer) = writer_of[connection] {
-                    acked(ledger, course, writer, now);
+                    acked(ledger, series, writer, now);
                 }
             }
-            Said::Awareness => *awareness_received += 1,
-            Said::Joined => {}
+            SessionEvent::Awareness => *awareness_received += 1,
+            SessionEvent::Joined => {}
         })?;
         if !until_acked {
             for writer in everywhere {
@@ -254,29 +272,29 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Waits for what is on its way.
+    /// Waits until everything in flight has arrived and is acknowledged.
     fn drain(&mut self) -> Result<()> {
-        self.moved = Instant::now();
-        let patience = self.sessions.target.stall;
+        self.last_progress = Instant::now();
+        let stall = self.sessions.target.stall;
         let acks = self.ledger.acked > 0;
         while self.ledger.missing > 0 || acks && self.ledger.acked < self.ledger.sent {
             self.receive(TURN)?;
-            let waited = self.moved.elapsed();
+            let waited = self.last_progress.elapsed();
             ensure!(
-                waited < patience || self.ledger.missing > 0,
+                waited < stall || self.ledger.missing > 0,
                 "{} of {} updates were not acknowledged",
                 self.ledger.sent - self.ledger.acked,
                 self.ledger.sent
             );
-            if waited >= patience {
-                // The ledger says what is missing.
+            if waited >= stall {
+                // The ledger's complaints name what is missing.
                 break;
             }
         }
         Ok(())
     }
 
-    /// A client that joins now must get all that was sent.
+    /// Checks that a client that joins now receives everything that was sent.
     pub(super) fn check_fresh_clients(&mut self) -> Result<()> {
         for document in 0..self.traffic.documents.min(CHECKED_DOCUMENTS) {
             let member = document * (self.traffic.writers + self.traffic.readers);
@@ -286,15 +304,18 @@ impl<'a> Run<'a> {
             let fresh = self.sessions.connect(&name)?;
             let begin = Instant::now();
             while !self.sessions.all[fresh].joined {
-                self.sessions.turn(TURN, |connection, said, _| {
-                    let Said::Data { bytes, .. } = said else { return };
+                self.sessions.turn(TURN, |connection, event, _| {
+                    let SessionEvent::Data { bytes, .. } = event else { return };
                     for (place, number) in marker::find(bytes).filter(|_| connection == fresh) {
                         if let Some(has) = has.get_mut(place).and_then(|has| has.get_mut(number as usize)) {
                             *has = true;
                         }
                     }
                 })?;
-                ensure!(begin.elapsed() < self.sessions.target.stall, "a client that joined {name} at the end waits");
+                ensure!(
+                    begin.elapsed() < self.sessions.target.stall,
+                    "a client that joined {name} at the end was not answered in time"
+                );
             }
             let lacking = has.iter().flatten().filter(|&&has| !has).count();
             let all: u32 = totals.iter().sum();
