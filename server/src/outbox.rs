@@ -345,5 +345,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-#[path = "outbox_tests.rs"]
 mod tests;

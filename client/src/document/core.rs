@@ -304,5 +304,4 @@ impl Core {
 }
 
 #[cfg(test)]
-#[path = "core_tests.rs"]
 mod tests;

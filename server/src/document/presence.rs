@@ -309,5 +309,4 @@ fn encode_tombstones(clients: &[Changed]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[path = "presence_tests.rs"]
 mod tests;

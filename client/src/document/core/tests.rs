@@ -2,9 +2,7 @@
 //! of either side between any two notes. Whatever happens, an accepted edit reaches the server exactly once, and in
 //! the end all have the same. Prints its seed; `SYNCLINE_SEED` replays it.
 
-#[path = "core_tests/server.rs"]
 mod server;
-#[path = "core_tests/world.rs"]
 mod world;
 
 use syncline_protocol::native::{Channel, Resume, ToClient, ToServer, Version};
