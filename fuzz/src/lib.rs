@@ -1,10 +1,9 @@
-//! The targets of `tests/tests/fuzz.rs`, one binary each for cargo-fuzz.
+//! The targets of `tests/src/fuzz/targets.rs`, one binary each for cargo-fuzz.
 
-#[path = "../../tests/tests/support/fuzz_targets.rs"]
-mod fuzz_targets;
+use syncline_tests::fuzz::targets::TARGETS;
 
 /// Runs the target of this name.
 pub fn run(name: &str, bytes: &[u8]) {
-    let target = fuzz_targets::TARGETS.iter().find(|(of, _)| *of == name);
+    let target = TARGETS.iter().find(|(of, _)| *of == name);
     target.expect("a target of this name").1(bytes);
 }

@@ -9,7 +9,7 @@
 //! origin, same kind of content) is joined to it as it comes, like Yjs joins neighbours after it has integrated them. That
 //! changes nothing for readers: YATA puts an item whose origin is X directly behind X before it looks at anything else, and
 //! what was inserted between the two concurrently cuts the joined item at that place and meets its rest as it would have met
-//! the second item. `tests/tests/structs.rs` compares with Yjs and with yrs.
+//! the second item. `tests/tests/it/replica/structs.rs` compares with Yjs and with yrs.
 //!
 //! ```text
 //! base      what the last compaction made, and what others hold of those before
