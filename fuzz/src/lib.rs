@@ -1,10 +1,9 @@
-//! The fuzz targets of `tests/tests/fuzz.rs`, each as a binary for cargo-fuzz.
+//! The fuzz targets of `tests/src/fuzz/targets.rs`, each as a binary for cargo-fuzz.
 
-#[path = "../../tests/tests/support/fuzz_targets.rs"]
-mod fuzz_targets;
+use syncline_tests::fuzz::targets::TARGETS;
 
 /// Runs the target `name` on `bytes`.
 pub fn run(name: &str, bytes: &[u8]) {
-    let target = fuzz_targets::TARGETS.iter().find(|(target_name, _)| *target_name == name);
+    let target = TARGETS.iter().find(|(target_name, _)| *target_name == name);
     target.expect("a known target name").1(bytes);
 }

@@ -396,5 +396,4 @@ pub(super) fn words(panic: &(dyn Any + Send)) -> &str {
 }
 
 #[cfg(test)]
-#[path = "sled_tests.rs"]
 mod tests;

@@ -361,5 +361,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-#[path = "outbox_tests.rs"]
 mod tests;

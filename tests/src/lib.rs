@@ -1,1 +1,21 @@
-//! Tests across crates live in `tests/tests`; this library is empty on purpose.
+//! The harness of the integration tests in `tests/tests`: a server in the test's process, clients of every dialect down to
+//! hand-made WebSocket frames, devices, a faulty network, fixtures, hostile updates, and the fuzz targets.
+
+#![allow(clippy::unwrap_used, reason = "this is test code: a panic fails the test")]
+
+use std::time::Duration;
+
+pub mod devices;
+pub mod fixtures;
+pub mod fuzz;
+pub mod hostile_updates;
+pub mod live;
+pub mod native_client;
+pub mod process;
+pub mod proxy;
+pub mod raw_websocket;
+pub mod spoil;
+pub mod websocket_case;
+
+/// Longest wait for something that must come. Reached only when a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);

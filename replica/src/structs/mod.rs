@@ -9,7 +9,7 @@
 //! same kind of content) is joined to it when it is added, as Yjs joins adjacent items after integration. That makes no
 //! difference to readers: YATA places an item whose origin is X directly after X before it considers anything else. An item
 //! that was concurrently inserted between the two splits the joined item there, and is compared with the rest as it would
-//! have been with the second item. `tests/tests/structs.rs` compares the results with Yjs and yrs.
+//! have been with the second item. `tests/tests/it/replica/structs.rs` compares the results with Yjs and yrs.
 //!
 //! ```text
 //! base      the output of the last compaction, and the earlier ones that are still held

@@ -224,5 +224,4 @@ impl Drop for Receiver {
 }
 
 #[cfg(test)]
-#[path = "inbox_tests.rs"]
 mod tests;

@@ -318,5 +318,4 @@ fn encode_tombstones(clients: &[ChangedClient]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[path = "presence_tests.rs"]
 mod tests;

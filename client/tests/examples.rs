@@ -1,0 +1,50 @@
+//! The client's examples against a real server: each tells its story and asserts what it claims. They are what newcomers
+//! copy, so they run as they stand: as programs, with the server's address as the argument.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::env::consts::EXE_SUFFIX;
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_log::memory::MemoryStore;
+use syncline_tests::live;
+use tokio::process::Command;
+
+/// Runs an example, which cargo builds with the tests of this crate, unless it is asked for this test alone.
+async fn holds(example: &str) {
+    let server = live::start(Arc::new(MemoryStore::default())).await;
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().with_file_name("examples").join(format!("{example}{EXE_SUFFIX}"));
+    assert!(program.exists(), "{} is not built: run `cargo build -p syncline-client --examples`", program.display());
+    let mut story = Command::new(program);
+    story.arg(format!("ws://{}", server.address())).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(20), story.output()).await.expect("the story ends").unwrap();
+    assert!(output.status.success(), "{example}: {}", String::from_utf8_lossy(&output.stderr));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shopping_list_has_what_both_wrote() {
+    holds("shopping_list").await;
+}
+
+#[tokio::test]
+async fn the_server_decides_a_jobs_status_and_its_notes_come_together() {
+    holds("field_technician").await;
+}
+
+#[tokio::test]
+async fn the_newest_bio_wins_whoever_syncs_last() {
+    holds("profile_bio").await;
+}
+
+#[tokio::test]
+async fn three_likes_are_three() {
+    holds("like_counter").await;
+}
+
+#[tokio::test]
+async fn of_two_titles_someone_chooses() {
+    holds("wiki_page").await;
+}

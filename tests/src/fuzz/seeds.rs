@@ -1,0 +1,237 @@
+//! What fuzzing begins with: real messages of every kind, and real bytes of every file that is read.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use syncline_client::Ulid;
+use syncline_client::document::driver::{JournalWrite, Machine};
+use syncline_client::yrs::{Any, Text, WriteTxn};
+use syncline_log::backup::{self, Pace};
+use syncline_log::store::Write;
+use syncline_log::{Record, SledStore, Store};
+use syncline_protocol::hocuspocus;
+use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use syncline_protocol::native::ToServer;
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::ywebsocket;
+use syncline_server::admin::message::{Answer, Request};
+use syncline_server::import_export::Format;
+
+use crate::fixtures;
+
+/// Longest seed: long ones are changed in few places only.
+const MAX_SEED_BYTES: usize = 4_096;
+
+/// For every target: real messages.
+pub fn messages() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for vector in fixtures::yjs_vectors().into_iter().take(20) {
+        for update in vector.updates.iter().take(20) {
+            seeds.push(ywebsocket::Message::Sync(SyncMessage::Update(update)).encode());
+            seeds.push(hocuspocus::Message::Sync(SyncMessage::Update(update)).encode("a name"));
+            seeds.push(ToServer::Change { channel: 1, batch: 2, update }.encode());
+        }
+        // A document's worth of events.
+        let events = vector.updates.iter().take(8).enumerate();
+        seeds.push(told(events.flat_map(|(number, update)| {
+            let lease = number as u8 & 3;
+            [(8 + lease + (lease << 5), &update[..]), (23, &[])]
+        })));
+        seeds.extend(vector.updates.into_iter().take(20));
+        seeds.extend(vector.state_vectors);
+    }
+    seeds.push(vec![1, 7, 1, 2, b'{', b'}']);
+    seeds.retain(|bytes| bytes.len() < MAX_SEED_BYTES);
+    seeds
+}
+
+/// For one target besides those: what only it reads.
+pub fn of(target: &str) -> Vec<Vec<u8>> {
+    let mut seeds = match target {
+        "session" => sessions(),
+        "websocket" => frames(),
+        "layout" => store_values(),
+        "texts" => texts(),
+        "journal" => journals(),
+        "admin" => admin(),
+        "config" => vec![
+            b"listen = \"127.0.0.1:1\"\nmessage_bytes = 2048\nlog_format = \"json\"\n".to_vec(),
+            b"outbox_bytes = 1\nuser_header = \"x-user\"\n[limits]\nmax_connections = 7\n".to_vec(),
+        ],
+        "handshake" => handshakes(),
+        "portable" => vec![b"{\"text\": [\"a\", {\"b\": null}], \"n\": 1.5}".to_vec()],
+        _ => Vec::new(),
+    };
+    seeds.retain(|bytes| bytes.len() < MAX_SEED_BYTES);
+    seeds
+}
+
+fn handshakes() -> Vec<Vec<u8>> {
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let head = |more| {
+        format!("GET /doc HTTP/1.1\r\nHost: x\r\n{more}Connection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n").into()
+    };
+    ["", "Sec-WebSocket-Protocol: yjs, other\r\n", "Content-Length: 4\r\n"].map(head).into()
+}
+
+/// What is committed for one target, found by fuzzers or made from the seeds.
+pub fn committed(target: &str) -> Vec<Vec<u8>> {
+    let mut paths: Vec<_> = std::fs::read_dir(directory(target))
+        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+        .unwrap_or_default();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).expect("a file of the corpus")).collect()
+}
+
+/// Where that lies.
+pub fn directory(target: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
+}
+
+/// Pieces as `fuzz_targets::pieces` reads them.
+fn told<'a>(pieces: impl IntoIterator<Item = (u8, &'a [u8])>) -> Vec<u8> {
+    let mut told = Vec::new();
+    for (kind, piece) in pieces {
+        let piece = &piece[..piece.len().min(0xffff)];
+        told.push(kind);
+        told.extend((piece.len() as u16).to_be_bytes());
+        told.extend(piece);
+    }
+    told
+}
+
+fn updates() -> Vec<Vec<u8>> {
+    fixtures::yjs_vectors().into_iter().next().expect("a vector").updates
+}
+
+/// Whole talks in each dialect, two clients side by side, with a disk that goes on now and then.
+fn sessions() -> Vec<Vec<u8>> {
+    let presence: &[u8] = &[1, 7, 1, 2, b'{', b'}'];
+    let mut talks = Vec::new();
+    for vector in fixtures::yjs_vectors().into_iter().take(6) {
+        let some: Vec<&[u8]> = vector.updates.iter().take(6).map(Vec::as_slice).collect();
+        for (opening, change, state_vector) in [(&[][..], 4, 2), (&[7][..], 8, 9), (&[13, 14][..], 15, 17)] {
+            let mut talk: Vec<(u8, &[u8])> = opening.iter().map(|&kind| (kind, &[0][..])).collect();
+            talk.push((state_vector, &[0]));
+            talk.push((0x80 | 2, &[0]));
+            for update in &some {
+                talk.extend([(change, *update), (0x80 | 4, *update), (27, &[][..]), (29, &[][..])]);
+            }
+            talk.extend([(5, presence), (10, presence), (19, presence), (31, &[][..]), (25, &[][..]), (30, &[][..])]);
+            talks.push(told(talk));
+        }
+        talks.push(told([(23, some[0]), (21, b"ping"), (24, some[0]), (13, &[]), (14, &[3]), (16, &[119, 1, b'a'])]));
+    }
+    talks
+}
+
+fn frames() -> Vec<Vec<u8>> {
+    let masked = |first: u8, payload: &[u8]| {
+        let mut bytes = vec![first, 0x80 | payload.len() as u8, 1, 2, 3, 4];
+        bytes.extend(payload.iter().zip([1, 2, 3, 4].iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        bytes
+    };
+    let long = [&[0x82, 0xfe, 1, 0, 0, 0, 0, 0][..], &[7; 256]].concat();
+    let pieces = [masked(0x02, b"begins"), masked(0x89, b"ping"), masked(0x80, b"ends"), masked(0x88, &[3, 0xe8])];
+    vec![
+        [&[200][..], &masked(0x82, b"whole"), &long].concat(),
+        [&[3][..], &pieces.concat()].concat(),
+        [&[1][..], &masked(0x81, b"text")].concat(),
+    ]
+}
+
+/// Values as sled holds them, without their seal.
+fn store_values() -> Vec<Vec<u8>> {
+    let record = |number: u64, update: &[u8]| {
+        let mut out = number.to_le_bytes().to_vec();
+        out.extend((update.len() as u32).to_le_bytes());
+        out
+    };
+    let mut values = Vec::new();
+    for some in updates().chunks(3).take(8) {
+        let heads: Vec<u8> = some.iter().enumerate().flat_map(|(at, update)| record(at as u64, update)).collect();
+        let total = 12 + heads.len() + some.concat().len();
+        let count = some.len() as u32;
+        values.push([&(total as u64).to_le_bytes()[..], &count.to_le_bytes(), &heads, &some.concat()].concat());
+    }
+    // A store's description, a head, a part's key.
+    values.push((0..60).collect());
+    values.push((0..76).collect());
+    values.push([&b"d\0\0\0\0\0\0\0\x07\x01"[..], &[0; 12]].concat());
+    values
+}
+
+/// The card of a real store, and the manifest of a real backup of it.
+fn texts() -> Vec<Vec<u8>> {
+    let home = tempfile::tempdir().expect("a directory");
+    let (data, copy) = (home.path().join("data"), home.path().join("copy"));
+    let store = SledStore::open(&data).expect("a store");
+    for (number, update) in updates().into_iter().take(3).enumerate() {
+        let document = DocumentName::parse(&format!("document {number}")).expect("a name");
+        let record = Record { seq: Seq(1), time_ms: 1, update: update.into() };
+        let epoch = Epoch(number as u128 + 1);
+        store.commit(&[Write::Append { document, epoch, records: vec![record] }]).expect("a commit");
+    }
+    backup::take(&store, &copy, Pace::Full, &backup::Cancel::default(), &mut |_| {}).expect("a backup");
+    let manifest = std::fs::read_to_string(copy.join("manifest.jsonl")).expect("a manifest");
+    let body = manifest.trim_end().rsplit_once('\n').map_or("", |(body, _)| body);
+    vec![
+        std::fs::read(data.join("syncline.store")).expect("a card"),
+        manifest.clone().into_bytes(),
+        format!("{body}\n").into_bytes(),
+    ]
+}
+
+/// What a device wrote down: each record, all of them in order, and a snapshot.
+fn journals() -> Vec<Vec<u8>> {
+    let (mut machine, _) = Machine::load(None);
+    machine.compact_after(6);
+    let mut seeds: Vec<Vec<u8>> = Vec::new();
+    let mut all: Vec<(u8, Bytes)> = Vec::new();
+    for number in 1..=12_u128 {
+        let id = Ulid(number << 80 | 7);
+        let edited = machine.edit(id, number as u64, |txn| {
+            let text = txn.get_or_insert_text("text");
+            text.insert(txn, 0, "word ");
+        });
+        edited.expect("an edit");
+        if number % 4 == 0 {
+            machine.propose(Ulid(number << 80 | 8), 1, "status", &Any::from("done")).expect("a proposal");
+        }
+        if number == 5 {
+            machine.connected(0, "doc", 1);
+            machine.disconnected(2);
+        }
+        for write in machine.take(number as u64).writes {
+            match write {
+                JournalWrite::Append(record) => all.push((0, record.update)),
+                JournalWrite::Compact(snapshot) => all.push((0xff, snapshot.update)),
+            }
+        }
+    }
+    seeds.extend(all.iter().map(|(_, note)| note.to_vec()));
+    seeds.push(told(all.iter().filter(|(kind, _)| *kind == 0).map(|(kind, note)| (*kind, &note[..]))));
+    // A snapshot first, and what came after it.
+    if let Some(at) = all.iter().rposition(|(kind, _)| *kind == 0xff) {
+        seeds.push(told(all[at..].iter().map(|(kind, note)| (*kind, &note[..]))));
+    }
+    seeds
+}
+
+fn admin() -> Vec<Vec<u8>> {
+    let (document, format) = ("a \"name\"".to_owned(), Format::Json);
+    let requests = [
+        Request::Backup { dir: "/somewhere".into() },
+        Request::Export { document: document.clone() },
+        Request::Import { document: document.clone(), format, bytes: 1 << 40, only_new: true },
+    ];
+    let answers = [
+        Answer::Progress { done: 1, documents: 2, bytes: 3 },
+        Answer::BackedUp { documents: 1, written: 1, bytes: 1, damaged: vec![(document, "why".into())] },
+        Answer::Imported { changed: true },
+        Answer::Exists,
+        Answer::Failed { reason: "no".into() },
+    ];
+    let requests = requests.iter().map(|request| serde_json::to_vec(request).expect("JSON"));
+    requests.chain(answers.iter().map(|answer| serde_json::to_vec(answer).expect("JSON"))).collect()
+}

@@ -1,0 +1,277 @@
+//! What is fuzzed: one function of bytes for each decoder, for the core of a document and for sessions. None may panic, and
+//! what one accepts must hold what it promises. `fuzz/` hands the same functions to cargo-fuzz.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use syncline_client::document::driver::Machine;
+use syncline_client::yrs::ReadTxn;
+use syncline_log::{Record, Snapshot, Stored};
+use syncline_protocol::awareness::{AwarenessUpdate, encode};
+use syncline_protocol::close::Close;
+use syncline_protocol::detect::detect;
+use syncline_protocol::hocuspocus::{End, Frame};
+use syncline_protocol::ids::{Epoch, Seq};
+use syncline_protocol::native::{Cursor, ToClient, ToServer};
+use syncline_protocol::update::{
+    ScanLimits, Structs, Summary, delete_set, is_circular, needs, scan_state_vector, scan_update, scan_value,
+    state_vector_entries, type_depth, update_ranges, verdict,
+};
+use syncline_protocol::ywebsocket;
+use syncline_replica::{HeldLimits, HubDocument, HubLimits, Known, Replica, StructStore};
+use syncline_server::admin::message::{Answer, Request};
+use syncline_server::config::RawConfig;
+use syncline_server::document::core::Core;
+use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome};
+use syncline_server::http::handshake::{Head, look};
+use syncline_server::ids::LeaseId;
+use syncline_server::import_export::{self, Format};
+
+use super::session;
+
+/// A target and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("ywebsocket", ywebsocket),
+    ("hocuspocus", hocuspocus),
+    ("native", native),
+    ("detect", |bytes| _ = detect(bytes)),
+    ("awareness", awareness),
+    ("update", update),
+    ("state_vector", state_vector),
+    ("value", |bytes| _ = scan_value(bytes, &ScanLimits::default())),
+    ("replica", replica),
+    ("core", core),
+    ("handshake", handshake),
+    ("session", session::session),
+    ("websocket", syncline_server::session::fuzzing::frames),
+    ("layout", syncline_log::fuzzing::layout),
+    ("texts", syncline_log::fuzzing::texts),
+    ("journal", journal),
+    ("admin", admin),
+    ("config", config),
+    ("portable", portable),
+];
+
+/// However a head comes, it is the same head, and its answer is one head, too.
+fn handshake(bytes: &[u8]) {
+    let whole = look(bytes, 0);
+    if let Head::Upgrade(upgrade) = &whole {
+        assert!(upgrade.head_bytes <= bytes.len() && bytes[..upgrade.head_bytes].ends_with(b"\n"));
+        let response = upgrade.response.escape_ascii().to_string();
+        assert!(response.starts_with("HTTP/1.1 101 ") && response.find("\\r\\n\\r\\n") == Some(response.len() - 8));
+    }
+    let (mut seen, mut found) = (0, Head::Partial);
+    while found == Head::Partial && seen < bytes.len() {
+        let next = (seen + 1 + usize::from(bytes[seen] % 32)).min(bytes.len());
+        found = look(&bytes[..next], seen);
+        seen = next;
+    }
+    match (whole, found) {
+        (Head::Upgrade(whole), Head::Upgrade(found)) => assert_eq!(whole, found),
+        (Head::Upgrade(upgrade), found) => panic!("{upgrade:?} in pieces is {found:?}"),
+        // What is no request is seen at once or at the end of its head.
+        (_, found) => assert!(!matches!(found, Head::Upgrade(_))),
+    }
+}
+
+fn ywebsocket(bytes: &[u8]) {
+    if let Ok(message) = ywebsocket::Message::decode(bytes) {
+        assert_eq!(ywebsocket::Message::decode(&message.encode()), Ok(message));
+    }
+}
+
+fn hocuspocus(bytes: &[u8]) {
+    for end in [End::Server, End::Client] {
+        if let Ok(Frame::Addressed { address, message }) = Frame::decode(bytes, end) {
+            let again = message.encode(address);
+            assert_eq!(Frame::decode(&again, end), Ok(Frame::Addressed { address, message }));
+        }
+    }
+}
+
+fn native(bytes: &[u8]) {
+    if let Ok(message) = ToServer::decode(bytes) {
+        assert_eq!(ToServer::decode(&message.encode()), Ok(message));
+    }
+    if let Ok(message) = ToClient::decode(bytes) {
+        assert_eq!(ToClient::decode(&message.encode()), Ok(message));
+    }
+}
+
+fn awareness(bytes: &[u8]) {
+    let Ok(scanned) = AwarenessUpdate::scan(bytes, &Default::default()) else { return };
+    let again = encode(scanned.iter().collect::<Vec<_>>().into_iter());
+    let again = AwarenessUpdate::scan(&again, &Default::default()).expect("what was sound stays so");
+    assert!(scanned.iter().eq(again.iter()));
+}
+
+fn update(bytes: &[u8]) {
+    let Ok(summary) = scan_update(bytes, &ScanLimits::default()) else { return };
+    assert_eq!(update_ranges(bytes).count() as u64, summary.clients);
+    let verdict = verdict(bytes, &|_| 0, &ScanLimits::default()).expect("a sound update has a verdict");
+    assert!(verdict.fresh <= summary.structs && verdict.new_clients <= summary.clients);
+    _ = type_depth(bytes);
+    let waits = matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead;
+    assert_eq!(needs(bytes, &|_| 0).is_ok_and(|needs| !needs.is_empty()), waits, "what waits needs something");
+    if !waits && !is_circular(bytes, &|_| 0) {
+        hub_alone(bytes, &summary);
+    }
+}
+
+/// What a store makes of one update is sound, holds as many clocks, and stays the same when it is written again.
+fn hub_alone(update: &[u8], summary: &Summary) {
+    let mut structs = StructStore::default();
+    let is_new = structs.add(update);
+    assert_eq!(is_new, summary.structs > summary.skips || summary.has_deletes(), "something is new in an empty store");
+    assert!(!structs.add(update), "the same again is known");
+    let vector = structs.state_vector();
+    for state in [structs.encode(), structs.compact()] {
+        scan_update(&state, &ScanLimits::STORED).expect("what a store writes is sound");
+        let mut again = StructStore::default();
+        again.add(&state);
+        assert_eq!(again.state_vector(), vector);
+        assert!(again.knows_deletions_of(delete_set(update)), "a deletion is lost");
+        assert_eq!(structs.diff_for(&vector).to_bytes()[0], 0, "in sync: no structs");
+    }
+}
+
+fn state_vector(bytes: &[u8]) {
+    if let Ok(summary) = scan_state_vector(bytes, &ScanLimits::default()) {
+        assert_eq!(state_vector_entries(bytes).count() as u64, summary.clients);
+    }
+}
+
+/// Cut into updates at their lengths.
+pub(super) fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = (u8, Bytes)> {
+    std::iter::from_fn(move || {
+        let (&[kind, high, low], rest) = bytes.split_first_chunk::<3>()?;
+        let len = usize::from(u16::from_be_bytes([high, low])).min(rest.len());
+        let (piece, rest) = rest.split_at(len);
+        bytes = rest;
+        Some((kind, Bytes::copy_from_slice(piece)))
+    })
+}
+
+/// What passes the scanner can be taken, by a hub and beside a tree; what was taken can be loaded.
+fn replica(bytes: &[u8]) {
+    let (mut hub, mut tree, mut taken) = (HubDocument::default(), Some(Replica::default()), Vec::new());
+    for (_, update) in pieces(bytes) {
+        if scan_update(&update, &ScanLimits::default()).is_err() || hub.take(&update).is_err() {
+            continue;
+        }
+        // A tree that breaks is thrown away.
+        tree = tree.and_then(|mut tree| tree.take(&update, &HeldLimits::default()).is_ok().then_some(tree));
+        taken.push(update);
+    }
+    let loaded = HubDocument::load(0, &taken).expect("what was taken can be loaded");
+    assert_eq!(loaded.state_vector(), hub.state_vector());
+    if let Some(tree) = tree.filter(|tree| tree.held().len() == hub.pending().len()) {
+        let clocks = |known: Known| known.iter().collect::<Vec<_>>();
+        assert_eq!(clocks(tree.known()), clocks(hub.known()), "a tree knows what a hub knows");
+    }
+}
+
+/// Events in any order: acks follow the disk, numbers follow each other, and the log tells the same document.
+fn core(bytes: &[u8]) {
+    let epoch = Epoch(1);
+    let mut core = Core::new(HubDocument::default(), Cursor { epoch, seq: Seq(0) }, HubLimits::default())
+        .with_presence_limit(1024 * 1024);
+    let (mut effects, mut log, mut durable) = (Vec::new(), Vec::<Bytes>::new(), 0);
+    let mut closed: HashMap<LeaseId, Close> = HashMap::new();
+    for (kind, payload) in pieces(bytes) {
+        let lease = LeaseId(u64::from(kind >> 5));
+        match kind & 0x1f {
+            0..=3 => core.handle(Event::Open { lease, acks: Acks::Each }, &mut effects),
+            4..=7 if scan_state_vector(&payload, &ScanLimits::default()).is_ok() => {
+                core.handle(Event::Step1 { lease, state_vector: payload }, &mut effects);
+            }
+            8..=19 if scan_update(&payload, &ScanLimits::default()).is_ok() => {
+                let origin = if kind & 1 == 0 { Origin::Change } else { Origin::Step2 };
+                core.handle(Event::Update { lease, update: payload, origin, batch: u64::from(kind) }, &mut effects);
+            }
+            20..=21 if AwarenessUpdate::scan(&payload, &Default::default()).is_ok() => {
+                core.handle(Event::Awareness { lease, update: payload }, &mut effects);
+            }
+            22 => core.handle(Event::Leave { lease }, &mut effects),
+            23..=26 => {
+                durable = log.len() as u64;
+                core.durable(Seq(durable), &mut effects);
+            }
+            27 => core.resync(lease, None, &mut effects),
+            _ => {}
+        }
+        for effect in std::mem::take(&mut effects) {
+            match effect {
+                Effect::Append { seq, update } => {
+                    log.push(update);
+                    assert_eq!(seq.0, log.len() as u64, "records follow each other");
+                }
+                Effect::Ack { seq, outcome: Outcome::Saved, .. } => assert!(seq.0 <= durable, "acknowledged too early"),
+                Effect::Close { lease, close } => _ = closed.insert(lease, close),
+                _ => {}
+            }
+        }
+        assert_eq!(core.last().0, log.len() as u64);
+    }
+    let mut loaded = HubDocument::load(0, &log).expect("the log can be loaded");
+    let (_, state) = core.snapshot(&mut effects);
+    assert_eq!(rewritten(&state), rewritten(&loaded.compact()), "the log tells the same document");
+}
+
+/// A state without numbers that are longer than they need be: what is loaded is kept as it is.
+fn rewritten(state: &[u8]) -> Bytes {
+    let mut structs = StructStore::default();
+    structs.add(state);
+    structs.compact()
+}
+
+/// A device's disk: its records one by one, and what a device makes of them when it starts.
+fn journal(bytes: &[u8]) {
+    syncline_client::document::fuzzing::journal(bytes);
+    let mut notes = Vec::new();
+    let mut snapshot = None;
+    for (kind, update) in pieces(bytes) {
+        syncline_client::document::fuzzing::journal(&update);
+        let seq = Seq(notes.len() as u64 + 1);
+        if kind == 0xff && notes.is_empty() {
+            snapshot = Some(Snapshot { upto: Seq(0), update });
+        } else {
+            notes.push(Record { seq, time_ms: 1, update });
+        }
+    }
+    let (machine, _) = Machine::load(Some(&Stored { epoch: Epoch(1), snapshot, records: notes }));
+    _ = machine.status();
+    _ = machine.read(|txn| txn.state_vector());
+}
+
+fn admin(bytes: &[u8]) {
+    if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
+        let again = serde_json::to_vec(&request).expect("it can be written");
+        assert_eq!(serde_json::from_slice::<Request>(&again).ok(), Some(request));
+    }
+    if let Ok(answer) = serde_json::from_slice::<Answer>(bytes) {
+        let again = serde_json::to_vec(&answer).expect("it can be written");
+        assert_eq!(serde_json::from_slice::<Answer>(&again).ok(), Some(answer));
+    }
+}
+
+/// What is wrong is an error in words, not a panic; what is right is within its bounds.
+fn config(bytes: &[u8]) {
+    let Ok(raw) = RawConfig::parse(&String::from_utf8_lossy(bytes)) else { return };
+    if let Ok(config) = raw.check() {
+        assert!(config.session.outbox_bytes > 0 && config.session.message_bytes >= 1024);
+        assert!(std::time::Instant::now().checked_add(config.idle_unload).is_some(), "such a time there is");
+    }
+}
+
+/// A file that somebody imports can be taken into a new document, or is refused in words.
+fn portable(bytes: &[u8]) {
+    for format in [Format::Update, Format::Json] {
+        if let Ok(update) = import_export::read(Bytes::copy_from_slice(bytes), format) {
+            _ = import_export::try_on(None, &update);
+        }
+    }
+}

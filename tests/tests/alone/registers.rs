@@ -1,0 +1,39 @@
+//! The memory that registers take in a document: in proportion to the bytes of their values, and counted.
+
+use bytes::Bytes;
+use syncline_protocol::ids::{Epoch, Seq};
+use syncline_protocol::native::Cursor;
+use syncline_replica::{HubDocument, HubLimits, RegisterWrite};
+use syncline_server::document::core::Core;
+use syncline_server::document::event::{Effect, Event};
+use syncline_server::ids::LeaseId;
+use syncline_tests::process::{alone, memory_bytes};
+
+#[test]
+fn registers_take_memory_in_proportion_to_their_bytes_and_are_counted() {
+    const REGISTERS: u128 = 200;
+    const NUMBERS: usize = 15_000;
+    let _alone = alone();
+    // lib0 `Any`: an array of small numbers, which are two bytes each and far more as values in memory.
+    let mut value = vec![117, 0x98, 0x75];
+    value.extend([125, 7].repeat(NUMBERS));
+    let value = Bytes::from(value);
+    let document = HubDocument::load(1, &[]).unwrap();
+    let mut core = Core::new(document, Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HubLimits::default());
+    let (before, empty) = (memory_bytes("VmRSS"), core.memory_bytes());
+    let mut effects = Vec::new();
+    for id in 1..=REGISTERS {
+        let (register, value) = (format!("register {id}"), value.clone());
+        let write = RegisterWrite { register, id, based_on: None, author: String::new(), at_ms: 0, value };
+        core.handle(Event::Propose { lease: LeaseId(1), batch: 1, write: Box::new(write) }, &mut effects);
+        let records = effects.drain(..).filter(|effect| matches!(effect, Effect::Append { .. })).count();
+        assert_eq!(records, 1, "register {id}");
+    }
+    core.make_dormant();
+    let bytes = REGISTERS as usize * value.len();
+    let (took, counted) = (memory_bytes("VmRSS").saturating_sub(before), core.memory_bytes() - empty);
+    println!("{bytes} bytes of values: {took} bytes of memory, {counted} counted");
+    assert!(took < 8 * bytes, "{took} bytes of memory for {bytes} bytes of values");
+    // In the document, with the order of its writes, and as what was decided.
+    assert!(counted * 10 > 29 * bytes, "{counted} bytes counted");
+}

@@ -1,0 +1,103 @@
+//! An acknowledgement is a promise: it leaves after the disk has the record, never before, in every dialect.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use syncline_log::memory::{Fault, MemoryStore};
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::sync::SyncMessage;
+use syncline_server::auth::OpenToAll;
+use syncline_tests::live::{Heard, Socket, UnreadableStore, settings, start, start_with, typed};
+
+async fn hocuspocus(server: &syncline_server::Server, name: &str) -> Socket {
+    let mut socket = Socket::open(server, "/").await;
+    socket.enter(name, "").await;
+    socket
+}
+
+#[tokio::test]
+async fn readers_see_an_edit_before_the_disk_has_it_and_authors_are_told_after() {
+    let store = Arc::new(MemoryStore::new());
+    let server = start(store.clone()).await;
+    let mut author = hocuspocus(&server, "doc").await;
+    let mut echoed = Socket::open(&server, "/doc").await;
+    echoed.join().await;
+
+    store.hold();
+    let (first, second) = (typed(1, "a"), typed(2, "b"));
+    author.say("doc", Message::Sync(SyncMessage::Update(&first))).await;
+    assert_eq!(echoed.hear_sync().await, (2, first), "delivery does not wait for the disk");
+    tokio::task::spawn_blocking({
+        let store = store.clone();
+        move || store.wait_until_held()
+    })
+    .await
+    .unwrap();
+    echoed.sync(SyncMessage::Update(&second)).await;
+    // The author of the first is a reader of the second: when that arrives, an early ack would have come before it.
+    author
+        .hear_until(|_, message| {
+            assert!(!matches!(message, Message::SyncStatus(_)), "acknowledged while the disk still waits");
+            matches!(message, Message::Sync(SyncMessage::Update(_)))
+        })
+        .await;
+
+    store.release();
+    author.hear_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    assert_eq!(echoed.hear_sync().await, (2, second), "y-websocket: the echo is the acknowledgement");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_storage_failure_nothing_is_acknowledged_and_reading_goes_on() {
+    let store = Arc::new(MemoryStore::new());
+    let mut config = settings();
+    // A y-websocket client that is closed comes back within a second: the end of its session waits for some ticks.
+    config.session.tick = std::time::Duration::from_millis(20);
+    let server = start_with(&config, store.clone(), Arc::new(OpenToAll)).await;
+    let mut author = hocuspocus(&server, "doc").await;
+    let kept = typed(1, "kept");
+    author.say("doc", Message::Sync(SyncMessage::Update(&kept))).await;
+    author.hear_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+
+    store.fault_at(1, Fault::Fail);
+    for client in 2..5 {
+        author.say("doc", Message::Sync(SyncMessage::Update(&typed(client, "lost")))).await;
+        author
+            .hear_until(|_, message| match message {
+                Message::SyncStatus(saved) => {
+                    assert!(!saved, "nothing may be called saved after the first failure");
+                    true
+                }
+                _ => false,
+            })
+            .await;
+    }
+    let mut plain = Socket::open(&server, "/doc").await;
+    let diff = plain.join().await;
+    assert!(diff.windows(4).any(|window| window == b"kept"), "reading goes on");
+    // As stock clients do, it answers the server's step 1, first with nothing, then with what it was just sent.
+    plain.sync(SyncMessage::Step2(&[0, 0])).await;
+    plain.sync(SyncMessage::Step2(&diff)).await;
+    plain.join().await;
+    plain.sync(SyncMessage::Update(&typed(9, "refused"))).await;
+    let (code, reason) = plain.hear_close().await;
+    assert_eq!(code, 4507, "{reason}");
+    assert!(server.stop().await.is_err(), "the operator is told");
+}
+
+#[tokio::test]
+async fn a_document_that_cannot_be_loaded_is_not_an_empty_document() {
+    let store = Arc::new(UnreadableStore { unreadable: true.into(), ..UnreadableStore::default() });
+    let server = start(store.clone()).await;
+    let mut socket = Socket::open(&server, "/doc").await;
+    socket.sync(SyncMessage::Step1(&[0])).await;
+    match socket.hear().await {
+        Heard::Closed { code, .. } => assert_eq!(code, 4503),
+        other => panic!("heard {other:?} of a document that was never loaded"),
+    }
+    store.unreadable.store(false, Ordering::Relaxed);
+    let mut again = Socket::open(&server, "/doc").await;
+    assert_eq!(again.join().await, [0, 0]);
+    server.stop().await.unwrap();
+}

@@ -1,0 +1,170 @@
+//! Valid updates that would make a document too large are refused with a reason; those that would be much work for a tree
+//! are taken, and nobody notices.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::native::ToServer;
+use syncline_protocol::sync::SyncMessage;
+use syncline_replica::{Entered, HubDocument, HubLimits};
+use syncline_server::Server;
+use syncline_server::auth::OpenToAll;
+use syncline_server::limits::Limits;
+use syncline_tests::hostile_updates::{by_turns, holes, letters, line, passing, spread};
+use syncline_tests::live::{self, Socket, settings, start, start_with, typed};
+use syncline_tests::native_client::{Native, Said};
+
+async fn limited(change: impl FnOnce(&mut Limits)) -> Server {
+    let mut config = settings();
+    change(&mut config.limits);
+    start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await
+}
+
+/// An update that deletes all `line` of `client`.
+fn deletion(client: u8, count: u8) -> Vec<u8> {
+    vec![0, 1, client, 1, 0, count]
+}
+
+#[tokio::test]
+async fn a_full_document_is_read_and_deleted_from_but_not_added_to() {
+    let server = limited(|limits| limits.document_bytes = 200).await;
+    let mut writer = Socket::open(&server, "/doc").await;
+    writer.join().await;
+    let text = line(7, 100);
+    writer.sync(SyncMessage::Update(&text)).await;
+    assert_eq!(writer.hear_sync().await, (2, text));
+    // y-websocket has no word for "refused".
+    writer.sync(SyncMessage::Update(&line(8, 100))).await;
+    let (code, reason) = writer.hear_close().await;
+    assert_eq!((code, reason.contains("largest size")), (4414, true), "{reason}");
+    // Hocuspocus and native have.
+    let mut hocuspocus = Socket::open(&server, "/").await;
+    hocuspocus.say("doc", Message::Token { token: "", version: None }).await;
+    hocuspocus.say("doc", Message::Sync(SyncMessage::Update(&line(9, 100)))).await;
+    hocuspocus.hear_until(|_, message| matches!(message, Message::SyncStatus(false))).await;
+    let mut native = Native::begin(&server).await;
+    native.join(1, "doc").await;
+    native.say(ToServer::Change { channel: 1, batch: 1, update: &line(10, 100) }).await;
+    native.hear_until(|said| matches!(said, Said::Refused { batch: 1, code: 4414, .. })).await;
+    // Deleting makes room again; all the time it can be read.
+    let mut reader = Socket::open(&server, "/doc").await;
+    assert!(reader.join().await.len() > 100);
+    reader.sync(SyncMessage::Update(&deletion(7, 90))).await;
+    assert_eq!(reader.hear_sync().await, (2, deletion(7, 90)));
+    let more = line(11, 60);
+    reader.sync(SyncMessage::Update(&more)).await;
+    assert_eq!(reader.hear_sync().await, (2, more));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_document_takes_only_so_many_clients() {
+    let server = limited(|limits| limits.document_clients = 10).await;
+    let mut writer = Socket::open(&server, "/doc").await;
+    writer.join().await;
+    for client in 1..=10 {
+        writer.sync(SyncMessage::Update(&typed(client, "x"))).await;
+        assert_eq!(writer.hear_sync().await.0, 2);
+    }
+    writer.sync(SyncMessage::Update(&typed(11, "x"))).await;
+    let (code, reason) = writer.hear_close().await;
+    assert_eq!((code, reason.contains("writers")), (4414, true), "{reason}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn applications_may_choose_client_ids_by_any_scheme() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut writer = Socket::open(&server, "/doc").await;
+    writer.join().await;
+    for client in 0..1_000u64 {
+        // They agree in all but their upper bits.
+        let update = letters(&[(client << 21, 0, None, None)]);
+        writer.sync(SyncMessage::Update(&update)).await;
+        assert_eq!(writer.hear_sync().await, (2, update));
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn presence_of_one_connection_is_bounded() {
+    let server = limited(|limits| limits.presence_bytes = 100_000).await;
+    let mut healthy = Socket::open(&server, "/doc").await;
+    healthy.join().await;
+    let mut greedy = Socket::open(&server, "/doc").await;
+    greedy.join().await;
+    let state = format!("\"{}\"", "x".repeat(40_000));
+    let show = |client: u64, clock: u64, state: &str| {
+        let entry = syncline_protocol::awareness::AwarenessEntry { client, clock, state };
+        let update = syncline_protocol::awareness::encode([entry].into_iter());
+        syncline_protocol::ywebsocket::Message::Awareness(&update).encode()
+    };
+    for client in 0..3u64 {
+        greedy.send(show(client, 1, &state)).await;
+    }
+    // One that grew over the limit leaves for the others, and is back when it is small again.
+    greedy.send(show(1, 2, &format!("\"{}\"", "y".repeat(70_000)))).await;
+    greedy.send(show(1, 3, "\"small\"")).await;
+    let update = typed(10, "x");
+    greedy.sync(SyncMessage::Update(&update)).await;
+    let mut shown = Vec::new();
+    let mut is_delivered = false;
+    while !is_delivered || shown.last() != Some(&(1, 3, 7)) {
+        let live::Heard::Frame(frame) = healthy.hear().await else { panic!("closed") };
+        match syncline_protocol::ywebsocket::Message::decode(&frame).unwrap() {
+            syncline_protocol::ywebsocket::Message::Awareness(update) => {
+                let update = syncline_protocol::awareness::AwarenessUpdate::scan(update, &Default::default()).unwrap();
+                shown.extend(update.iter().map(|entry| (entry.client, entry.clock, entry.state.len())));
+            }
+            syncline_protocol::ywebsocket::Message::Sync(SyncMessage::Update(sent)) => {
+                assert_eq!(sent, update, "the document goes on");
+                is_delivered = true;
+            }
+            _ => {}
+        }
+    }
+    let last = |client: u64| shown.iter().rev().find(|(of, ..)| *of == client).copied();
+    assert_eq!(last(0), Some((0, 1, 40_002)));
+    assert_eq!(last(1), Some((1, 3, 7)), "the newest of {shown:?}");
+    assert_eq!(last(2), None, "over the limit of one connection");
+    assert!(server.metrics().awareness_dropped.get() >= 2);
+    server.stop().await.unwrap();
+}
+
+/// 10,000 letters in one gap (60 KB) are 27 s of work for a tree, 300 that pass a large document as much, and so is each of
+/// 100,000 deletions that cut a long text.
+#[tokio::test]
+async fn what_is_much_work_for_a_tree_is_taken_by_a_hub() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut writer = Socket::open(&server, "/doc").await;
+    writer.join().await;
+    let updates =
+        [line(7, 20_000), spread(8, 0, 10_000, 7), by_turns((1, 2), 60_000), passing(9, 300, 1), holes(7, 10_000)];
+    for update in updates {
+        writer.sync(SyncMessage::Update(&update)).await;
+        assert_eq!(writer.hear_sync().await, (2, update));
+    }
+    server.stop().await.unwrap();
+}
+
+/// A thousand updates that come last first are filed under what each waits for: freeing them goes through none twice.
+#[test]
+fn what_waited_in_the_worst_order_is_set_free_in_one_go() {
+    let mut document = HubDocument::default();
+    document.take(&line(1, 9).into()).unwrap();
+    document.limit(HubLimits::default());
+    let letter = |number: u64| {
+        let left = if number == 0 { (1, 0) } else { (9, number - 1) };
+        Bytes::from(letters(&[(9, number, Some(left), None)]))
+    };
+    for number in (1..1_000).rev() {
+        assert_eq!(document.take(&letter(number)), Ok(Entered::Waits));
+        assert_eq!(document.take(&letter(number)), Ok(Entered::Known), "it is kept already");
+    }
+    assert_eq!(document.take(&letter(0)), Ok(Entered::Changed));
+    assert_eq!(document.pending().len(), 0);
+    let freed: Vec<Bytes> = (1..1_000).map(letter).collect();
+    assert_eq!(document.take_freed(), freed, "in the order in which they could be entered");
+}

@@ -1,0 +1,156 @@
+//! A peer that vanishes without a word: no FIN, no reset, no pong. It is noticed within a set time, its leases and its
+//! presence go, and who answers pings stays, however little it says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
+use syncline_protocol::hocuspocus;
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::ywebsocket::Message;
+use syncline_server::Server;
+use syncline_server::auth::OpenToAll;
+use syncline_server::config::Config;
+use syncline_tests::live::{Heard, Socket, settings, start_with, typed};
+use syncline_tests::proxy::Proxy;
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Longest wait for something that must come. Reached only when a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Whose presence is seen, then not.
+const CLIENT: u64 = 77;
+
+/// As the defaults, in a fiftieth of the time: pings far more often than the silence that is allowed.
+async fn server(change: impl FnOnce(&mut Config)) -> Server {
+    let mut config = settings();
+    config.idle_unload = Duration::ZERO;
+    config.session.tick = Duration::from_millis(100);
+    config.session.silence = Duration::from_millis(1_200);
+    change(&mut config);
+    start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+async fn through(proxy: &Proxy, server: &Server, path: &str) -> Socket {
+    Socket::over(TcpStream::connect(proxy.address()).await.unwrap(), server, path).await
+}
+
+async fn show(socket: &mut Socket) {
+    let state = "{\"name\":\"gone soon\"}";
+    let presence = encode([AwarenessEntry { client: CLIENT, clock: 1, state }].into_iter());
+    socket.send(Message::Awareness(&presence).encode()).await;
+}
+
+/// Hears until somebody tells of the client: here, or gone.
+async fn hear_presence(socket: &mut Socket, here: bool) {
+    let wait = async {
+        loop {
+            let Heard::Frame(frame) = socket.hear().await else { panic!("the healthy peer was cut off") };
+            if let Ok(Message::Awareness(update)) = Message::decode(&frame)
+                && let Ok(entries) = AwarenessUpdate::scan(update, &Default::default())
+                && entries.iter().any(|entry| entry.client == CLIENT && entry.is_null() != here)
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("presence is told in time");
+}
+
+#[tokio::test]
+async fn a_peer_that_vanishes_is_noticed_and_nobody_else_is() {
+    let server = server(|_| {}).await;
+    let proxy = Proxy::start(server.address()).await;
+    let mut healthy = Socket::open(&server, "/shared").await;
+    healthy.join().await;
+    let mut vanishing = through(&proxy, &server, "/shared").await;
+    vanishing.join().await;
+    show(&mut vanishing).await;
+    hear_presence(&mut healthy, true).await;
+    // And one of the other kind, with a document to itself.
+    let mut alone = through(&proxy, &server, "/").await;
+    alone.say("alone", hocuspocus::Message::Token { token: "", version: None }).await;
+    alone.say("alone", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
+    alone.hear_until(|_, message| matches!(message, hocuspocus::Message::Sync(SyncMessage::Step2(_)))).await;
+    assert_eq!((server.gate().sessions(), server.open_documents()), (3, 2));
+
+    proxy.freeze(true);
+    hear_presence(&mut healthy, false).await;
+    let end = async {
+        until("its lease is freed, and its document leaves memory", || server.open_documents() == 1).await;
+        until("both are counted", || server.metrics().vanished.get() == 2).await;
+        // Whoever comes back over the same connection finds its end there, with the reason.
+        proxy.freeze(false);
+        for socket in [&mut vanishing, &mut alone] {
+            let (code, reason) = socket.hear_close().await;
+            assert_eq!((code, reason.contains("too long")), (4504, true), "{reason}");
+        }
+        until("their places are free", || server.gate().sessions() == 1).await;
+    };
+    // Meanwhile the healthy one says nothing but pongs, which it sends while it hears.
+    let hear = async { while !matches!(healthy.hear().await, Heard::Closed { .. } | Heard::Cut) {} };
+    tokio::select! {
+        () = hear => panic!("who answers pings was cut off"),
+        () = end => {}
+    }
+    let update = typed(5, "still here");
+    healthy.sync(SyncMessage::Update(&update)).await;
+    while healthy.hear_sync().await != (2, update.clone()) {}
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_vanishes_under_traffic_is_noticed_by_the_socket_that_takes_nothing() {
+    // Pongs are not waited for here: only the socket can tell.
+    let server = server(|config| {
+        config.session.silence = Duration::from_secs(3_600);
+        config.session.write_stall = Duration::from_millis(500);
+    })
+    .await;
+    let mut healthy = Socket::open(&server, "/busy").await;
+    healthy.join().await;
+    // Its end never reads again, and has room for little.
+    let narrow = TcpSocket::new_v4().unwrap();
+    narrow.set_recv_buffer_size(4096).unwrap();
+    let mut vanishing = Socket::over(narrow.connect(server.address()).await.unwrap(), &server, "/busy").await;
+    vanishing.join().await;
+    show(&mut vanishing).await;
+    hear_presence(&mut healthy, true).await;
+    let letters = "x".repeat(100_000);
+    let mut client = 100;
+    let gone = loop {
+        client += 1;
+        healthy.sync(SyncMessage::Update(&typed(client, &letters))).await;
+        let mut heard_gone = false;
+        loop {
+            let Heard::Frame(frame) = healthy.hear().await else { panic!("the healthy peer was cut off") };
+            match Message::decode(&frame) {
+                Ok(Message::Sync(SyncMessage::Update(_))) => break,
+                Ok(Message::Awareness(update)) => {
+                    let entries = AwarenessUpdate::scan(update, &Default::default()).unwrap();
+                    heard_gone |= entries.iter().any(|entry| entry.client == CLIENT && entry.is_null());
+                }
+                _ => {}
+            }
+        }
+        if heard_gone || client == 200 {
+            break heard_gone;
+        }
+    };
+    if !gone {
+        hear_presence(&mut healthy, false).await;
+    }
+    until("its place is free", || server.gate().sessions() == 1).await;
+    assert_eq!(server.metrics().vanished.get(), 1);
+    drop(vanishing);
+    server.stop().await.unwrap();
+}

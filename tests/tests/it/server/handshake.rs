@@ -1,0 +1,194 @@
+//! How a connection becomes a session, on the public socket: the usual handshake is made without an HTTP server, everything
+//! else by one, and a client cannot tell. (What is no handshake: `rfc6455.rs`; heads that do not end: `limits.rs`.)
+
+use std::sync::Arc;
+
+use syncline_log::memory::MemoryStore;
+use syncline_server::Config;
+use syncline_server::auth::OpenToAll;
+use syncline_server::http::origin::AllowedOrigins;
+use syncline_tests::live::{settings, start, start_with};
+use syncline_tests::raw_websocket::{BINARY, Frame, RawSocket, Received, upgrade_request};
+use syncline_tests::websocket_case::update;
+
+/// Says an update in a session and hears it come back.
+async fn is_a_session(socket: &mut RawSocket, client: usize) {
+    let message = update(client);
+    socket.send(Frame::new(BINARY, message.clone())).await;
+    hears(socket, message).await;
+}
+
+async fn hears(socket: &mut RawSocket, message: Vec<u8>) {
+    let wanted = Received::Frame { opcode: BINARY, payload: message };
+    loop {
+        match socket.receive().await {
+            heard if heard == wanted => return,
+            Received::Frame { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_in_pieces_is_a_head() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let request = upgrade_request("/doc");
+    for size in [1, 2, 3, 7, request.len() - 1] {
+        let mut socket = RawSocket::connect(server.address()).await;
+        for piece in request.as_bytes().chunks(size) {
+            socket.write(piece).await;
+            // The server lives on the same thread.
+            tokio::task::yield_now().await;
+        }
+        assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "), "{size}");
+        is_a_session(&mut socket, 30 + size).await;
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn frames_behind_the_head_are_the_sessions() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    // One that came whole, several, and one that ends in a later segment, larger than what is read at once.
+    for (len, cut) in [(40, 0), (41, 5), (70_000, 40_000)] {
+        let (first, second) = (update(len), update(len + 1));
+        let frames = [Frame::new(BINARY, first.clone()).encode(), Frame::new(BINARY, second.clone()).encode()].concat();
+        let (now, later) = frames.split_at(frames.len() - cut);
+        let mut socket = RawSocket::connect(server.address()).await;
+        socket.write(&[upgrade_request("/doc").as_bytes(), now].concat()).await;
+        assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
+        socket.write(later).await;
+        hears(&mut socket, first).await;
+        hears(&mut socket, second).await;
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_asked_for_a_page_before_may_still_become_a_session() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let upgrade = upgrade_request("/doc");
+    let health = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    // After the answer, and all in one segment, with the first frame behind.
+    for at_once in [false, true] {
+        let mut socket = RawSocket::connect(server.address()).await;
+        let first = update(60 + usize::from(at_once));
+        let rest = [upgrade.as_bytes(), &Frame::new(BINARY, first.clone()).encode()].concat();
+        let now = if at_once { &rest[..] } else { b"" };
+        socket.write(&[health.as_bytes(), now].concat()).await;
+        assert!(socket.read_head().await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(socket.read_body(6).await, b"alive\n");
+        if !at_once {
+            socket.write(&rest).await;
+        }
+        assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
+        hears(&mut socket, first).await;
+        is_a_session(&mut socket, 80).await;
+    }
+    // A length makes it a request for the HTTP server, which reads the body.
+    let mut socket = RawSocket::connect(server.address()).await;
+    socket
+        .write(upgrade.replace("Upgrade: websocket\r\n", "Upgrade: websocket\r\nContent-Length: 0\r\n").as_bytes())
+        .await;
+    assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
+    is_a_session(&mut socket, 81).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_as_soon_as_it_is_seen() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let good = upgrade_request("/doc");
+    let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
+    for (what, head, status) in [
+        ("the beginning of TLS", "\u{16}\u{3}\u{1}\u{2}".to_owned(), "400"),
+        ("a method that cannot be", "G\0T / HTTP/1.1\r\n".to_owned(), "400"),
+        ("another protocol's version", "GET / HTTP/7.0\r\n\r\n".to_owned(), "400"),
+        ("a header without a colon", good.replace("Host:", "Host"), "400"),
+        ("a key that is none", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ=="), "400"),
+        ("a head without an end", good.replace("\r\n\r\n", &format!("\r\n{long}")), "431"),
+        ("a head that is too long", good.replace("Host:", &format!("{long}Host:")), "431"),
+    ] {
+        let mut socket = RawSocket::connect(server.address()).await;
+        socket.write(head.as_bytes()).await;
+        let answer = socket.read_head().await;
+        assert_eq!(answer.split_whitespace().nth(1), Some(status), "{what}: {answer}");
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_subprotocol_that_is_offered_is_agreed_on() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    for (more, is_usual) in [("", true), ("Content-Length: 0\r\n", false)] {
+        let mut socket = RawSocket::connect(server.address()).await;
+        let offer = format!("{more}Sec-WebSocket-Protocol: yjs, other\r\nHost:");
+        socket.write(upgrade_request("/doc").replace("Host:", &offer).as_bytes()).await;
+        let head = socket.read_head().await.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 ") && head.contains("\r\nsec-websocket-protocol: yjs\r\n"), "{head}");
+        assert_eq!(head.contains("\r\ndate:"), !is_usual, "who answered: {head}");
+    }
+    server.stop().await.unwrap();
+}
+
+/// The request as a page of `origin` sends it. `is_usual`: without what makes it a request for the HTTP server.
+fn page_request(address: std::net::SocketAddr, origin: &str, is_usual: bool) -> String {
+    let more = if is_usual { "" } else { "Content-Length: 0\r\n" };
+    let request = upgrade_request("/doc");
+    let host = request.lines().find(|line| line.starts_with("Host:")).unwrap();
+    request.replace(host, &format!("{more}Host: {address}\r\nOrigin: {origin}"))
+}
+
+#[tokio::test]
+async fn page_of_another_origin_is_refused_on_both_ways_into_a_session() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let own = format!("http://{}", server.address());
+    for is_usual in [true, false] {
+        for origin in ["https://evil.example", "null", "http://localhost:5173", "http://127.0.0.1"] {
+            let mut socket = RawSocket::connect(server.address()).await;
+            socket.write(page_request(server.address(), origin, is_usual).as_bytes()).await;
+            let head = socket.read_head().await;
+            assert!(head.starts_with("HTTP/1.1 403 ") && head.contains("text/plain"), "{head}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let reason = String::from_utf8(socket.read_body(length.parse().unwrap()).await).unwrap();
+            assert!(reason.contains(&format!("--allow-origin {origin}")), "{reason}");
+            // The connection may go on: nothing of the refused request is left in it.
+            socket.write(page_request(server.address(), &own, is_usual).as_bytes()).await;
+            assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
+            is_a_session(&mut socket, 90).await;
+        }
+    }
+    assert_eq!(server.open_documents(), 1);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn listed_origin_is_a_session_on_both_ways() {
+    let origins = vec!["http://localhost:5173".to_owned(), "capacitor://localhost".to_owned()];
+    let config = Config { allow_origin: AllowedOrigins::new(&origins).unwrap(), ..settings() };
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
+    for is_usual in [true, false] {
+        for (origin, status) in [(origins[0].as_str(), "101"), (&origins[1], "101"), ("http://localhost:5174", "403")] {
+            let mut socket = RawSocket::connect(server.address()).await;
+            socket.write(page_request(server.address(), origin, is_usual).as_bytes()).await;
+            let head = socket.read_head().await;
+            assert_eq!(head.split_whitespace().nth(1), Some(status), "{origin}: {head}");
+        }
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_version_of_the_protocol_is_answered_426_with_the_right_one() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    for version in ["12", "8", "14", "x", "13, 8"] {
+        let mut socket = RawSocket::connect(server.address()).await;
+        let request =
+            upgrade_request("/doc").replace("Sec-WebSocket-Version: 13", &format!("Sec-WebSocket-Version: {version}"));
+        socket.write(request.as_bytes()).await;
+        let head = socket.read_head().await.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 426 ") && head.contains("\r\nsec-websocket-version: 13\r\n"), "{head}");
+        assert!(head.contains("\r\nupgrade: websocket\r\n"), "{head}");
+    }
+    server.stop().await.unwrap();
+}

@@ -1,0 +1,145 @@
+//! A bad client harms only itself: its session ends with a code and a reason, nothing of it is stored, and a healthy client on
+//! the same document does not notice. (That the server does not grow: `tests/tests/alone/bombs.rs`.)
+
+use std::sync::Arc;
+
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::varint::write_var_bytes;
+use syncline_server::auth::OpenToAll;
+use syncline_tests::live::{Socket, settings, start, start_with, typed};
+use syncline_tests::native_client;
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_told_the_limit() {
+    let mut config = settings();
+    config.session.message_bytes = 64 * 1024;
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.sync(SyncMessage::Step1(&[0])).await;
+    bad.sync(SyncMessage::Update(&typed(1, &"x".repeat(200_000)))).await;
+    let (code, reason) = bad.hear_close().await;
+    assert_eq!(code, 4413);
+    assert!(reason.contains("65536"), "{reason}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn names_that_break_the_rules_are_refused_with_a_reason() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    for (path, what) in [("/".to_owned(), "empty"), (format!("/{}", "x".repeat(513)), "longer")] {
+        let mut bad = Socket::open(&server, &path).await;
+        bad.sync(SyncMessage::Step1(&[0])).await;
+        let (code, reason) = bad.hear_close().await;
+        assert_eq!(code, 4404, "{path}");
+        assert!(reason.contains(what), "{reason}");
+    }
+    for (name, what) in
+        [("a\nb", "control"), ("\0session", "empty"), ("", "empty"), ("  ", "blank"), (&*"y".repeat(513), "longer")]
+    {
+        let mut bad = Socket::open(&server, "/").await;
+        bad.say(name, Message::Token { token: "", version: None }).await;
+        bad.hear_until(|_, message| matches!(message, Message::PermissionDenied(reason) if reason.contains(what)))
+            .await;
+        // The socket stays for other documents.
+        bad.enter("good", "").await;
+    }
+    let mut not_utf8 = Socket::open(&server, "/").await;
+    // First it decides nothing; in a Hocuspocus session nobody knows which document to deny.
+    not_utf8.send(vec![4, 0xff, 0xfe, 0xfd, 0xfc, 2, 0, 0]).await;
+    not_utf8.enter("good", "").await;
+    not_utf8.send(vec![4, 0xff, 0xfe, 0xfd, 0xfc, 2, 0, 0]).await;
+    assert_eq!(not_utf8.hear_close().await.0, 4400);
+    assert!(server.open_documents() <= 1, "only the good one was opened");
+    server.stop().await.unwrap();
+}
+
+/// Frames that mean nothing to this server, or only something ephemeral: dropped and counted, while the session goes on.
+fn meaningless() -> Vec<(&'static str, Vec<u8>)> {
+    let mut awareness_bomb = vec![1];
+    write_var_bytes(&mut awareness_bomb, &[0xff, 0xff, 0xff, 0x7f]);
+    let mut bad_json = vec![1];
+    write_var_bytes(&mut bad_json, &[1, 7, 1, 1, b'{']);
+    vec![
+        ("an empty message", vec![]),
+        ("a message type of an application", vec![101, 5, b'h', b'e', b'l', b'l', b'o']),
+        ("a message type without a payload", vec![0x7f]),
+        ("a sync type that does not exist", vec![0, 9, 0]),
+        ("bytes after the message", vec![0, 2, 2, 0, 0, 0]),
+        ("awareness that claims 268 million clients", awareness_bomb),
+        ("awareness that is not JSON", bad_json),
+    ]
+}
+
+#[tokio::test]
+async fn meaningless_messages_are_ignored_in_every_dialect() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let (mut ignored, mut text) = (0, 0);
+    for (what, frame) in meaningless() {
+        let mut plain = Socket::open(&server, "/doc").await;
+        if frame.first().is_none_or(|first| *first > 3) {
+            // Before the first message of the dialect, too.
+            plain.send(frame.clone()).await;
+            plain.send_text("hello").await;
+        }
+        plain.join().await;
+        plain.send(frame.clone()).await;
+        plain.send_text("hello").await;
+        text += 1;
+        let update = typed(100 + text, "x");
+        plain.sync(SyncMessage::Update(&update)).await;
+        // The echo of the empty update before the trailing bytes comes first.
+        while plain.hear_sync().await != (2, update.clone()) {}
+        let mut hocuspocus = Socket::open(&server, "/").await;
+        hocuspocus.enter("doc", "").await;
+        let mut addressed = vec![3, b'd', b'o', b'c'];
+        addressed.extend(&frame);
+        if !frame.is_empty() {
+            hocuspocus.send(addressed).await;
+        }
+        hocuspocus.send_text("hello").await;
+        hocuspocus.say("doc", Message::BroadcastStateless("hello")).await;
+        hocuspocus.say("doc", Message::Sync(SyncMessage::Update(&typed(200 + text, "x")))).await;
+        hocuspocus
+            .hear_until(|_, message| {
+                assert!(!matches!(message, Message::PermissionDenied(_)), "Hocuspocus, {what}: {message:?}");
+                *message == Message::SyncStatus(true)
+            })
+            .await;
+        let mut native = native_client::Native::begin(&server).await;
+        native.join(0, "doc").await;
+        native.socket.send(vec![15, 0, 1, 2, 3]).await;
+        native.change_saved(0, 1, &typed(300 + text, "x")).await;
+        ignored += 5;
+    }
+    let metrics = server.metrics();
+    let counted = metrics.messages_ignored.get() + metrics.awareness_dropped.get();
+    assert!(counted >= ignored, "{counted} of {ignored}");
+    assert_eq!(metrics.sessions_closed.get(4400), 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_update_whose_parts_wait_for_each_other_ends_its_session_and_no_other() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut healthy = Socket::open(&server, "/doc").await;
+    healthy.join().await;
+    let first = typed(10, "first");
+    healthy.sync(SyncMessage::Update(&first)).await;
+    assert_eq!(healthy.hear_sync().await, (2, first));
+    // Two items, each with the other for its origin: every rule of the scanner holds, and nothing can integrate them.
+    let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'b', 1, 1, 0, 0x84, 2, 0, 1, b'a', 0];
+    let mut bad = Socket::open(&server, "/doc").await;
+    bad.sync(SyncMessage::Step1(&[0])).await;
+    bad.sync(SyncMessage::Update(&circle)).await;
+    let (code, reason) = bad.hear_close().await;
+    assert_eq!((code, reason.contains("depend on each other")), (4400, true), "{reason}");
+    // The healthy session goes on, on a document that has everything but that.
+    let second = typed(11, "second");
+    healthy.sync(SyncMessage::Update(&second)).await;
+    assert_eq!(healthy.hear_sync().await, (2, second));
+    let diff = Socket::open(&server, "/doc").await.join().await;
+    assert!(diff.windows(5).any(|window| window == b"first") && diff.windows(6).any(|window| window == b"second"));
+    server.stop().await.unwrap();
+}

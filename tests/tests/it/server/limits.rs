@@ -1,0 +1,214 @@
+//! Limits on what clients may take: each is met once, with its code, its metric, and a healthy client beside it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::sync::SyncMessage;
+use syncline_server::Server;
+use syncline_server::auth::OpenToAll;
+use syncline_server::config::Config;
+use syncline_server::limits::Limits;
+use syncline_tests::PATIENCE;
+use syncline_tests::live::{Socket, settings, start_with, typed};
+use syncline_tests::raw_websocket::{BINARY, CONTINUATION, Frame, PONG, RawSocket, Received, message_of};
+
+async fn server_with(change: impl FnOnce(&mut Config)) -> Server {
+    let mut config = settings();
+    change(&mut config);
+    start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await
+}
+
+async fn limited(change: impl FnOnce(&mut Limits)) -> Server {
+    server_with(|config| change(&mut config.limits)).await
+}
+
+/// Waits until `condition` holds; only a failing test waits long.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+async fn echoed(socket: &mut Socket, client: u64) {
+    let update = typed(client, "x");
+    socket.sync(SyncMessage::Update(&update)).await;
+    assert_eq!(socket.hear_sync().await, (2, update));
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_are_told_and_make_room_when_they_end() {
+    for per_address in [false, true] {
+        let server = limited(|limits| {
+            if per_address {
+                limits.connections_per_address = 2;
+            } else {
+                limits.connections = 2;
+            }
+        })
+        .await;
+        let mut first = Socket::open(&server, "/doc").await;
+        first.join().await;
+        let second = Socket::open(&server, "/doc").await;
+        until("both are in", || server.gate().sessions() == 2).await;
+        let (code, reason) = Socket::open(&server, "/doc").await.hear_close().await;
+        assert_eq!((code, reason.contains("address")), (4529, per_address), "{reason}");
+        assert_eq!(server.metrics().connections_refused.get(), 1);
+        drop(second);
+        until("one is gone", || server.gate().sessions() == 1).await;
+        Socket::open(&server, "/doc").await.join().await;
+        echoed(&mut first, 10).await;
+        server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sockets_that_say_nothing_are_cut_for_new_ones() {
+    let server = limited(|limits| limits.unfinished = 8).await;
+    let mut healthy = Socket::open(&server, "/doc").await;
+    healthy.join().await;
+    // Half of them in the middle of their headers, half upgraded and silent.
+    let mut silent = Vec::new();
+    for number in 0..20 {
+        silent.push(if number % 2 == 0 {
+            let mut socket = RawSocket::connect(server.address()).await;
+            socket.write(b"GET /doc HTTP/1.1\r\nHost: x\r\nX-").await;
+            socket
+        } else {
+            RawSocket::open(server.address(), "/doc").await
+        });
+    }
+    until("they are counted", || server.metrics().unfinished_cut.get() >= 12).await;
+    assert_eq!(silent[0].receive().await, Received::End);
+    // Who is through is through, and who comes now gets in.
+    echoed(&mut healthy, 10).await;
+    let mut late = Socket::open(&server, "/doc").await;
+    late.join().await;
+    assert!(server.gate().unfinished() <= 8);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_above_its_rate_is_read_more_slowly_and_loses_nothing() {
+    let server = limited(|limits| limits.rate.messages = 20).await;
+    let mut busy = Socket::open(&server, "/busy").await;
+    busy.join().await;
+    let mut updates = Vec::new();
+    while server.metrics().pauses.get() == 0 {
+        let update = typed(updates.len() as u64 + 10, "x");
+        busy.sync(SyncMessage::Update(&update)).await;
+        updates.push(update);
+        // The server lives on the same thread.
+        tokio::task::yield_now().await;
+    }
+    assert!(updates.len() >= 500, "a burst passes, not only {}", updates.len());
+    let mut healthy = Socket::open(&server, "/healthy").await;
+    healthy.join().await;
+    echoed(&mut healthy, 10).await;
+    for update in updates {
+        assert_eq!(busy.hear_sync().await, (2, update));
+    }
+    assert_eq!(server.metrics().floods.get(), 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_ends_its_session() {
+    // Of one connection; and of several from one address, which together are one.
+    for per_address in [false, true] {
+        let server = limited(|limits| {
+            let rate = if per_address { &mut limits.rate_per_address } else { &mut limits.rate };
+            rate.messages = 1;
+        })
+        .await;
+        let mut flooding = RawSocket::open(server.address(), "/doc").await;
+        flooding.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+        // What one read takes in is worth minutes.
+        flooding.write(&Frame::new(PONG, "").encode().repeat(3_000)).await;
+        let Received::Close { code, reason } = flooding.receive_close().await else { panic!("no close frame") };
+        assert_eq!((code, reason.contains("too many messages")), (Some(4529), true), "{reason}");
+        assert_eq!(server.metrics().floods.get(), 1);
+        let mut neighbour = Socket::open(&server, "/doc").await;
+        if per_address {
+            // The address owes time: its next connection is slow, not closed.
+            neighbour.sync(SyncMessage::Step1(&[0])).await;
+            until("it pauses", || server.metrics().pauses.get() > 1).await;
+            assert_eq!(server.metrics().floods.get(), 1);
+        } else {
+            neighbour.join().await;
+        }
+        server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_never_ends_ends_its_session() {
+    let server = server_with(|config| {
+        config.session.tick = Duration::from_millis(20);
+        config.session.message_time = Duration::from_millis(200);
+    })
+    .await;
+    let mut healthy = Socket::open(&server, "/doc").await;
+    healthy.join().await;
+    let mut endless = RawSocket::open(server.address(), "/doc").await;
+    endless.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+    // It is alive, it says: a fragment and a pong now and then. But no message comes to its end.
+    let mut opcode = BINARY;
+    let talk = async {
+        loop {
+            endless.send(Frame::new(std::mem::replace(&mut opcode, CONTINUATION), [0]).open()).await;
+            endless.send(Frame::new(PONG, "here I am")).await;
+            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(10), endless.receive_close()).await {
+                break heard;
+            }
+        }
+    };
+    let closed = tokio::time::timeout(PATIENCE, talk).await.expect("its session ends");
+    assert!(matches!(closed, Received::Close { code: Some(4504), .. }), "{closed:?}");
+    assert_eq!(server.metrics().partial_refused.get(), 1);
+    // Neither silence nor pongs make a message: this one has been quiet for as long.
+    echoed(&mut healthy, 10).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn unfinished_messages_are_bounded_together() {
+    let server = limited(|limits| limits.partial_bytes = 1_200_000).await;
+    let mut healthy = Socket::open(&server, "/doc").await;
+    healthy.join().await;
+    let mut held = Vec::new();
+    for number in 0..4 {
+        let mut socket = RawSocket::open(server.address(), "/doc").await;
+        socket.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
+        let message = message_of(100 + number, 400_000);
+        socket.send(Frame::new(BINARY, &message[..380_000]).open()).await;
+        held.push((socket, message));
+    }
+    until("one goes over", || server.metrics().partial_refused.get() > 0).await;
+    let mut ended = 0;
+    for (mut socket, message) in held {
+        socket.send(Frame::new(CONTINUATION, &message[380_000..])).await;
+        loop {
+            match socket.receive().await {
+                Received::Frame { payload, .. } if payload == message => break,
+                Received::Frame { .. } => {}
+                Received::Close { code, .. } => {
+                    assert_eq!(code, Some(4529));
+                    ended += 1;
+                    break;
+                }
+                Received::End => panic!("cut without a close frame"),
+            }
+        }
+    }
+    assert_eq!(ended, 1, "three fit");
+    // What was kept is given back.
+    let mut later = RawSocket::open(server.address(), "/doc").await;
+    let message = message_of(200, 900_000);
+    later.send(Frame::new(BINARY, message.clone())).await;
+    while later.receive().await != (Received::Frame { opcode: BINARY, payload: message.clone() }) {}
+    server.stop().await.unwrap();
+}

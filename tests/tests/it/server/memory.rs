@@ -1,0 +1,198 @@
+//! All open documents within the bounds that a server has for them: unused ones leave, quiet ones drop what can be made again, and only when
+//! neither helps a document more is not opened. Those that are open always go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::sync::SyncMessage;
+use syncline_server::Server;
+use syncline_server::auth::OpenToAll;
+use syncline_server::config::Config;
+use syncline_tests::live::{Socket, settings, start_with, typed};
+use yrs::updates::decoder::Decode;
+use yrs::{Doc, GetString, Transact, Update};
+
+/// Longest wait for something that must come; less than a document stays in memory without a reader.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn server_with(change: impl FnOnce(&mut Config)) -> Server {
+    let mut config = settings();
+    // Nothing becomes bytes, and nothing leaves, but for want of memory.
+    config.idle_unload = Duration::from_secs(3_600);
+    change(&mut config);
+    start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await
+}
+
+/// Opens a document and writes `text` into it; waits until it is saved.
+async fn write(server: &Server, name: &str, text: &str) -> Socket {
+    let mut socket = Socket::open(server, &format!("/{name}")).await;
+    socket.join().await;
+    let update = typed(1, text);
+    socket.sync(SyncMessage::Update(&update)).await;
+    while socket.hear_sync().await != (2, update.clone()) {}
+    socket
+}
+
+fn text_of(update: &[u8]) -> String {
+    let doc = Doc::new();
+    let text = doc.get_or_insert_text("text");
+    doc.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
+    text.get_string(&doc.transact())
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not so in time: {what}"));
+}
+
+#[tokio::test]
+async fn a_document_without_records_leaves_with_its_last_session_and_others_stay() {
+    let server = server_with(|_| {}).await;
+    drop(write(&server, "kept", "kept").await);
+    let mut visitors = Vec::new();
+    for number in 0..20 {
+        let mut socket = Socket::open(&server, &format!("/empty{number}")).await;
+        socket.join().await;
+        visitors.push(socket);
+    }
+    assert_eq!(server.open_documents(), 21);
+    // Two read one of them: it stays until both have left.
+    let mut second = Socket::open(&server, "/empty0").await;
+    second.join().await;
+    drop(visitors);
+    until("the empty documents have left", || server.open_documents() == 2).await;
+    second.sync(SyncMessage::Update(&typed(2, "hello"))).await;
+    while second.hear_sync().await != (2, typed(2, "hello")) {}
+    drop(second);
+    until("its session has ended", || server.gate().sessions() == 0).await;
+    assert_eq!(server.open_documents(), 2, "it has records now");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_least_recently_used_leave_for_new_ones_and_used_ones_never() {
+    let server = server_with(|config| config.limits.open_documents = 4).await;
+    let mut used = write(&server, "used", "used").await;
+    for number in 0..20 {
+        drop(write(&server, &format!("left{number}"), "left").await);
+        assert!(server.open_documents() <= 4);
+    }
+    assert!(server.metrics().documents_evicted.get() >= 16);
+    assert_eq!(server.metrics().documents_refused.get(), 0);
+    // It was open all the time.
+    used.sync(SyncMessage::Update(&typed(2, "still "))).await;
+    while used.hear_sync().await != (2, typed(2, "still ")) {}
+    let mut again = Socket::open(&server, "/left0").await;
+    assert_eq!(text_of(&again.join().await), "left");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn when_all_documents_are_used_one_more_is_refused_and_the_others_go_on() {
+    let server = server_with(|config| config.limits.open_documents = 2).await;
+    let mut first = write(&server, "first", "one").await;
+    let _second = write(&server, "second", "two").await;
+    let mut third = Socket::open(&server, "/third").await;
+    third.sync(SyncMessage::Step1(&[0])).await;
+    let (code, reason) = third.hear_close().await;
+    assert_eq!(code, 4529, "{reason}");
+    assert!(reason.contains("open documents"), "{reason}");
+    assert_eq!(server.metrics().documents_refused.get(), 1);
+    // Who opens one that is open is welcome.
+    let mut reader = Socket::open(&server, "/first").await;
+    assert_eq!(text_of(&reader.join().await), "one");
+    first.sync(SyncMessage::Update(&typed(2, "more "))).await;
+    assert_eq!(reader.hear_sync().await, (2, typed(2, "more ")));
+    // One leaves, and there is room again.
+    drop((first, reader));
+    let mut third = Socket::open(&server, "/third").await;
+    third.join().await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn open_documents_become_bytes_when_memory_is_scarce_and_stay_themselves() {
+    const LIMIT: usize = 2_000_000;
+    let server = server_with(|config| config.limits.open_bytes = LIMIT).await;
+    let text = "some text ".repeat(10_000);
+    let mut writers = Vec::new();
+    // As trees they are estimated at twice their bytes at least.
+    for number in 0..15 {
+        writers.push(write(&server, &format!("doc{number}"), &text).await);
+    }
+    until("enough of them are bytes", || server.open_bytes() < LIMIT).await;
+    assert!(server.metrics().documents_evicted.get() > 0);
+    assert_eq!(server.open_documents(), 15, "they are open");
+    for (number, writer) in writers.iter_mut().enumerate() {
+        let update = typed(2, "new ");
+        writer.sync(SyncMessage::Update(&update)).await;
+        while writer.hear_sync().await != (2, update.clone()) {}
+        let mut reader = Socket::open(&server, &format!("/doc{number}")).await;
+        assert_eq!(text_of(&reader.join().await).len(), text.len() + 4);
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_thousand_documents_of_one_session_open_slowly_and_none_is_refused() {
+    let server = server_with(|config| {
+        config.session.documents = 2_000;
+        config.limits.opens_per_second = 30;
+    })
+    .await;
+    let mut socket = Socket::open(&server, "/any").await;
+    let names: Vec<_> = (0..1_000).map(|number| format!("doc{number}")).collect();
+    for name in &names {
+        socket.say(name, Message::Token { token: "", version: None }).await;
+    }
+    let mut open = 0;
+    socket
+        .hear_until(|_, message| {
+            open += usize::from(matches!(message, Message::Authenticated(_)));
+            open == names.len()
+        })
+        .await;
+    assert!(server.metrics().open_pauses.get() >= 50, "{}", server.metrics().open_pauses.get());
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_presence_of_one_session_in_many_documents_is_bounded_together() {
+    const DOCUMENTS: usize = 40;
+    let server = server_with(|_| ()).await;
+    let mut socket = Socket::open(&server, "/any").await;
+    let large = format!("\"{}\"", "x".repeat(900_000));
+    let small = format!("\"{}\"", "x".repeat(3_000));
+    for number in 0..DOCUMENTS {
+        let name = format!("doc{number}");
+        socket.say(&name, Message::Token { token: "", version: None }).await;
+        // Of the third on, an nth of 2 MiB is less than the large one.
+        for (client, state) in [(1, &large), (2, &small)] {
+            let update = encode([AwarenessEntry { client, clock: 1, state }].into_iter());
+            socket.say(&name, Message::Awareness(&update)).await;
+        }
+    }
+    let dropped = DOCUMENTS as u64 - 2;
+    until("all have come", || server.metrics().awareness_dropped.get() >= dropped).await;
+    let mut observer = Socket::open(&server, "/any").await;
+    let last = format!("doc{}", DOCUMENTS - 1);
+    observer.say(&last, Message::Token { token: "", version: None }).await;
+    observer
+        .hear_until(|_, message| match message {
+            Message::Awareness(update) => {
+                let shown = AwarenessUpdate::scan(update, &Default::default()).unwrap();
+                shown.iter().any(|entry| entry.client == 2 && entry.state == small)
+            }
+            _ => false,
+        })
+        .await;
+    assert_eq!(server.metrics().awareness_dropped.get(), dropped, "a small one is shown in every document");
+    server.stop().await.unwrap();
+}

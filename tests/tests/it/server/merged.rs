@@ -1,0 +1,332 @@
+//! Changes that wait together are merged for their readers: whatever is merged, everyone converges, and nobody is sent
+//! its own change before it is on disk. A failure prints its seed; `SYNCLINE_SEED=<seed>` replays its plan.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::hocuspocus::{self, End, Frame};
+use syncline_protocol::native::{ToClient, ToServer, VERSION};
+use syncline_protocol::sync::SyncMessage;
+use syncline_protocol::update::{Merged, ScanLimits, Updates, scan_update, update_ranges};
+use syncline_protocol::ywebsocket;
+use syncline_tests::live::{Heard, Socket, start};
+use yrs::updates::decoder::Decode;
+use yrs::{Array, Doc, GetString, Map, ReadTxn, StateVector, Text, Transact, Update};
+
+const RUNS: usize = 40;
+const CLIENTS: u64 = 4;
+const EDITS: usize = 60;
+
+fn seeds(runs: usize) -> Vec<u64> {
+    match std::env::var("SYNCLINE_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..runs).map(|_| rand::random()).collect(),
+    }
+}
+
+fn apply(doc: &Doc, update: &[u8]) {
+    doc.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
+}
+
+fn state(doc: &Doc) -> String {
+    let (text, map, list) =
+        (doc.get_or_insert_text("text"), doc.get_or_insert_map("map"), doc.get_or_insert_array("list"));
+    let txn = doc.transact();
+    let mut entries: Vec<_> = map.iter(&txn).map(|(key, value)| format!("{key}={}", value.to_string(&txn))).collect();
+    entries.sort();
+    let list: Vec<_> = list.iter(&txn).map(|value| value.to_string(&txn)).collect();
+    format!("{} {entries:?} {list:?}", text.get_string(&txn))
+}
+
+/// One transaction of one to three steps; its update.
+fn edit(doc: &Doc, random: &mut StdRng) -> Vec<u8> {
+    let (text, map, list) =
+        (doc.get_or_insert_text("text"), doc.get_or_insert_map("map"), doc.get_or_insert_array("list"));
+    let mut txn = doc.transact_mut();
+    for _ in 0..random.random_range(1..4) {
+        let len = text.len(&txn);
+        match random.random_range(0..10) {
+            0..=4 => {
+                let at = if random.random_bool(0.6) { len } else { random.random_range(0..=len) };
+                text.insert(&mut txn, at, ["a", "bc", "xyz", "d e"][random.random_range(0..4)]);
+            }
+            5 | 6 if len > 0 => {
+                let at = random.random_range(0..len);
+                text.remove_range(&mut txn, at, random.random_range(1..=(len - at).min(4)));
+            }
+            7 => {
+                let key = ["x", "y"][random.random_range(0..2)];
+                map.insert(&mut txn, key, random.random_range(0..100));
+            }
+            8 if list.len(&txn) > 0 => {
+                let at = random.random_range(0..list.len(&txn));
+                list.remove(&mut txn, at);
+            }
+            _ => {
+                let at = random.random_range(0..=list.len(&txn));
+                list.insert(&mut txn, at, i64::from(random.random_range(0..100)));
+            }
+        }
+    }
+    txn.encode_update_v1()
+}
+
+/// Updates of several clients in the order in which a server took them: each has seen all before it, or fewer.
+fn history(random: &mut StdRng) -> Vec<(u64, Vec<u8>)> {
+    let clients: Vec<_> = (0..CLIENTS).map(|client| (Doc::with_client_id(client * 1_000 + 7), 0)).collect();
+    let mut seen: Vec<usize> = clients.iter().map(|(_, seen)| *seen).collect();
+    let mut history: Vec<(u64, Vec<u8>)> = Vec::new();
+    while history.len() < EDITS {
+        let client = random.random_range(0..CLIENTS);
+        let doc = &clients[client as usize].0;
+        let seen = &mut seen[client as usize];
+        let upto = random.random_range(*seen..=history.len());
+        history[*seen..upto].iter().filter(|(author, _)| *author != client).for_each(|(_, update)| apply(doc, update));
+        *seen = upto;
+        let update = edit(doc, random);
+        if update != [0, 0] {
+            history.push((client, update));
+        }
+    }
+    history
+}
+
+#[test]
+fn whatever_is_merged_holds_what_went_in_and_passes_the_scanner() {
+    for seed in seeds(RUNS) {
+        println!("SYNCLINE_SEED={seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let history = history(&mut random);
+        let (plain, merged) = (Doc::with_client_id(1), Doc::with_client_id(2));
+        // A reader that wrote some of it itself, and is sent the rest.
+        let author = random.random_range(0..CLIENTS);
+        let of_author = Doc::with_client_id(3);
+        let mut at = 0;
+        let mut joined = 0;
+        while at < history.len() {
+            let upto = (at + random.random_range(1..20)).min(history.len());
+            let batch = &history[at..upto];
+            let updates = Updates::new(batch.iter().map(|(_, update)| &update[..]));
+            let bytes = |merged: &Merged| match merged {
+                Merged::Single(number) => batch[*number].1.clone(),
+                Merged::Joined { update, .. } => update.clone(),
+            };
+            batch.iter().for_each(|(_, update)| apply(&plain, update));
+            let all = updates.merge(|_| true);
+            assert_eq!(count(&all), batch.len());
+            joined += batch.len() - all.len();
+            for update in all.iter().map(bytes) {
+                scan_update(&update, &ScanLimits::default()).unwrap();
+                apply(&merged, &update);
+                assert!(!merged.transact().has_missing_updates(), "SYNCLINE_SEED={seed}");
+            }
+            batch.iter().filter(|(of, _)| *of == author).for_each(|(_, update)| apply(&of_author, update));
+            let others = updates.merge(|number| batch[number].0 != author);
+            for update in others.iter().map(bytes) {
+                assert!(update_ranges(&update).all(|range| range.client != author * 1_000 + 7));
+                apply(&of_author, &update);
+            }
+            // With holes: what is left out must not be covered up.
+            let kept: Vec<bool> = batch.iter().map(|_| random.random_bool(0.7)).collect();
+            let merged_with_holes: Vec<_> = updates.merge(|number| kept[number]).iter().map(bytes).collect();
+            let wanted = batch.iter().zip(&kept).filter(|(_, kept)| **kept).map(|((_, update), _)| update);
+            assert_eq!(elements(merged_with_holes.iter()), elements(wanted), "SYNCLINE_SEED={seed}");
+            at = upto;
+        }
+        assert_eq!(state(&merged), state(&plain), "SYNCLINE_SEED={seed}");
+        assert_eq!(state(&of_author), state(&plain), "SYNCLINE_SEED={seed}");
+        assert!(joined > EDITS / 3, "only {joined} were merged, SYNCLINE_SEED={seed}");
+        assert_eq!(merged.transact().state_vector(), plain.transact().state_vector(), "SYNCLINE_SEED={seed}");
+    }
+}
+
+/// Every clock of every client in these updates.
+fn elements<'a>(updates: impl Iterator<Item = &'a Vec<u8>>) -> BTreeSet<(u64, u64)> {
+    let ranges = updates.flat_map(|update| update_ranges(update));
+    ranges.flat_map(|range| (range.start..range.end).map(move |clock| (range.client, clock))).collect()
+}
+
+fn count(merged: &[Merged]) -> usize {
+    merged.iter().map(|merged| if let Merged::Joined { count, .. } = merged { *count } else { 1 }).sum()
+}
+
+/// An editor on a socket, in one of the dialects.
+struct Editor {
+    socket: Socket,
+    dialect: Dialect,
+    doc: Doc,
+    batch: u64,
+    /// Changes heard, and how many frames they came in.
+    heard: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Dialect {
+    YWebsocket,
+    Hocuspocus,
+    Native,
+}
+
+impl Editor {
+    async fn join(server: &syncline_server::Server, dialect: Dialect, client: u64) -> Self {
+        let mut socket = Socket::open(server, "/doc").await;
+        match dialect {
+            Dialect::YWebsocket => socket.sync(SyncMessage::Step1(&[0])).await,
+            Dialect::Hocuspocus => {
+                socket.say("doc", hocuspocus::Message::Token { token: "", version: None }).await;
+                socket.say("doc", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
+            }
+            Dialect::Native => {
+                socket.send(ToServer::Hello { version: VERSION, device: 1 }.encode()).await;
+                let (document, cursor) = ("doc", None);
+                let open = ToServer::Open { channel: 0, document, token: "", cursor, wants_state_vector: false };
+                socket.send(open.encode()).await;
+                socket.send(ToServer::StateVector { channel: 0, state_vector: &[0] }.encode()).await;
+            }
+        }
+        let doc = Doc::with_client_id(client);
+        let mut editor = Self { socket, dialect, doc, batch: 0, heard: Vec::new() };
+        while !editor.hear().await {}
+        editor
+    }
+
+    async fn edit(&mut self, random: &mut StdRng) -> usize {
+        let update = edit(&self.doc, random);
+        if update == [0, 0] {
+            return 0;
+        }
+        self.batch += 1;
+        let message = SyncMessage::Update(&update);
+        match self.dialect {
+            Dialect::YWebsocket => self.socket.sync(message).await,
+            Dialect::Hocuspocus => self.socket.say("doc", hocuspocus::Message::Sync(message)).await,
+            Dialect::Native => {
+                let change = ToServer::Change { channel: 0, batch: self.batch, update: &update };
+                self.socket.send(change.encode()).await;
+            }
+        }
+        1
+    }
+
+    /// Hears one frame; true for the diff that makes it a reader.
+    async fn hear(&mut self) -> bool {
+        let Heard::Frame(frame) = self.socket.hear().await else { panic!("closed") };
+        let (update, is_diff) = match self.dialect {
+            Dialect::YWebsocket => match ywebsocket::Message::decode(&frame).unwrap() {
+                ywebsocket::Message::Sync(SyncMessage::Update(update)) => (update, false),
+                ywebsocket::Message::Sync(SyncMessage::Step2(update)) => (update, true),
+                _ => return false,
+            },
+            Dialect::Hocuspocus => match Frame::decode(&frame, End::Client).unwrap() {
+                Frame::Addressed { message: hocuspocus::Message::Sync(SyncMessage::Update(update)), .. } => {
+                    (update, false)
+                }
+                Frame::Addressed { message: hocuspocus::Message::Sync(SyncMessage::Step2(update)), .. } => {
+                    (update, true)
+                }
+                _ => return false,
+            },
+            Dialect::Native => match ToClient::decode(&frame).unwrap() {
+                ToClient::Change { update, .. } => (update, false),
+                ToClient::Diff { update, .. } => (update, true),
+                _ => return false,
+            },
+        };
+        if !is_diff {
+            self.heard.push(update.to_vec());
+        }
+        apply(&self.doc, update);
+        is_diff
+    }
+}
+
+#[tokio::test]
+async fn editors_of_all_dialects_who_write_at_once_converge() {
+    for seed in seeds(3) {
+        println!("SYNCLINE_SEED={seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let server = start(Arc::new(MemoryStore::new())).await;
+        let mut editors = Vec::new();
+        for (at, dialect) in
+            [Dialect::YWebsocket, Dialect::Hocuspocus, Dialect::Native].into_iter().cycle().take(9).enumerate()
+        {
+            editors.push(Editor::join(&server, dialect, 100 + at as u64).await);
+        }
+        // The last three only read.
+        let mut edits = 0;
+        for _ in 0..40 {
+            for editor in &mut editors[..6] {
+                for _ in 0..random.random_range(1..6) {
+                    edits += editor.edit(&mut random).await;
+                }
+            }
+        }
+        let all = Doc::with_client_id(1);
+        let mut fresh = Editor::join(&server, Dialect::YWebsocket, 99).await;
+        let vector_of = |doc: &Doc| doc.transact().state_vector();
+        // Every editor's own edits, which are on their way to all others.
+        for editor in &editors {
+            let update = editor.doc.transact().encode_state_as_update_v1(&StateVector::default());
+            apply(&all, &update);
+        }
+        for editor in editors.iter_mut().chain([&mut fresh]) {
+            while vector_of(&editor.doc) != vector_of(&all) {
+                editor.hear().await;
+            }
+        }
+        // Deletions move no vector: a mark behind everything says that all has come.
+        let text = editors[0].doc.get_or_insert_text("text");
+        text.insert(&mut editors[0].doc.transact_mut(), 0, "END");
+        let mark = editors[0].doc.transact().encode_state_as_update_v1(&vector_of(&all));
+        editors[0].socket.sync(SyncMessage::Update(&mark)).await;
+        for editor in editors[1..].iter_mut().chain([&mut fresh]) {
+            while !state(&editor.doc).contains("END") {
+                editor.hear().await;
+            }
+        }
+        // Its echo comes to its author behind everything else.
+        while editors[0].heard.last() != Some(&mark) {
+            editors[0].hear().await;
+        }
+        let expected = state(&editors[0].doc);
+        for editor in editors.iter().chain([&fresh]) {
+            assert_eq!(state(&editor.doc), expected, "SYNCLINE_SEED={seed}");
+        }
+        let frames = editors[8].heard.len();
+        println!("{edits} edits reached a reader in {frames} frames");
+        server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_author_is_sent_its_own_change_before_it_is_on_disk() {
+    let store = Arc::new(MemoryStore::new());
+    let server = start(Arc::clone(&store) as _).await;
+    let mut random = StdRng::seed_from_u64(1);
+    let mut author = Editor::join(&server, Dialect::YWebsocket, 7).await;
+    let mut other = Editor::join(&server, Dialect::YWebsocket, 8).await;
+    store.hold();
+    for _ in 0..30 {
+        author.edit(&mut random).await;
+        other.edit(&mut random).await;
+    }
+    // All of the other's changes, in however many frames; its own are held at the disk.
+    let theirs = other.doc.transact().state_vector().get(&yrs::block::ClientID::new(8));
+    while author.doc.transact().state_vector().get(&yrs::block::ClientID::new(8)) < theirs {
+        author.hear().await;
+    }
+    for update in &author.heard {
+        assert!(update_ranges(update).all(|range| range.client == 8), "its own change came back: {update:?}");
+    }
+    store.release();
+    let echoes = author.heard.len();
+    while author.heard[echoes..].iter().filter(|update| update_ranges(update).any(|range| range.client == 7)).count()
+        < 1
+    {
+        author.hear().await;
+    }
+    server.stop().await.unwrap();
+}

@@ -1,0 +1,121 @@
+//! `/metrics`: what an operator can see of a server that clients are refused by, and that it is nowhere but on its own port.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_log::memory::{Fault, MemoryStore};
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::native::ToServer;
+use syncline_protocol::sync::SyncMessage;
+use syncline_server::auth::OpenToAll;
+use syncline_server::{Listener, Server};
+use syncline_tests::live::{ByWord, Socket, settings, start_with, typed};
+use syncline_tests::native_client::Native;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+async fn operators_port(server: &Server) -> SocketAddr {
+    server.serve_metrics(Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap())
+}
+
+/// The value of a sample, 0 if it is not there.
+fn value(page: &str, sample: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+/// Asks until `sample` has the value: a session is counted at its end, a little after its client was told.
+async fn until(address: SocketAddr, sample: &str, wanted: f64) {
+    let mut page = String::new();
+    for _ in 0..1_000 {
+        page = get(address, "/metrics").await.1;
+        if value(&page, sample) >= wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{sample} never came to {wanted} in\n{page}");
+}
+
+#[tokio::test]
+async fn what_was_taken_and_who_was_closed_for_what_is_told() {
+    let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
+    let port = operators_port(&server).await;
+    let mut editor = Socket::open(&server, "/doc").await;
+    editor.join().await;
+    editor.sync(SyncMessage::Update(&typed(1, "a"))).await;
+    until(port, "syncline_updates_total", 1.0).await;
+    until(port, "syncline_log_commits_total", 1.0).await;
+    let mut hostile = Socket::open(&server, "/doc").await;
+    hostile.sync(SyncMessage::Update(&[1])).await;
+    assert_eq!(hostile.hear_close().await.0, 4400);
+    let mut greedy = Socket::open(&server, "/doc").await;
+    greedy.send(vec![0; settings().session.message_bytes + 1]).await;
+    assert_eq!(greedy.hear_close().await.0, 4413);
+    for code in [4400, 4413] {
+        until(port, &format!("syncline_sessions_closed_total{{code=\"{code}\"}}"), 1.0).await;
+    }
+    let (_, page) = get(port, "/metrics").await;
+    assert_eq!(value(&page, "syncline_sessions_total"), 3.0, "{page}");
+    assert_eq!(value(&page, "syncline_documents_open"), 1.0);
+    assert!(value(&page, "syncline_log_commit_seconds_total") > 0.0);
+    assert_eq!((value(&page, "syncline_storage_failed"), value(&page, "syncline_log_waiting_bytes")), (0.0, 0.0));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn refusals_that_end_no_session_are_told_by_code() {
+    let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
+    let port = operators_port(&server).await;
+    let mut native = Native::begin(&server).await;
+    let open = |token| ToServer::Open { channel: 1, document: "doc", token, cursor: None, wants_state_vector: false };
+    native.say(open("a stranger's")).await;
+    let mut editor = Socket::open(&server, "/").await;
+    editor.say("doc", Message::Token { token: "read", version: None }).await;
+    editor.say("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
+    editor.hear_until(|_, message| *message == Message::SyncStatus(false)).await;
+    until(port, "syncline_documents_closed_total{code=\"4403\"}", 1.0).await;
+    until(port, "syncline_edits_refused_total{code=\"4403\"}", 1.0).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_told() {
+    let store = Arc::new(MemoryStore::new());
+    store.fault_at(1, Fault::Fail);
+    let server = start_with(&settings(), store, Arc::new(OpenToAll)).await;
+    let port = operators_port(&server).await;
+    let mut editor = Socket::open(&server, "/").await;
+    editor.enter("doc", "").await;
+    editor.say("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
+    editor.hear_until(|_, message| *message == Message::SyncStatus(false)).await;
+    until(port, "syncline_storage_failed", 1.0).await;
+    until(port, "syncline_edits_refused_total{code=\"4507\"}", 1.0).await;
+    server.stop().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn the_operators_port_has_nothing_else_and_the_other_has_no_metrics() {
+    let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
+    let port = operators_port(&server).await;
+    assert_eq!(get(port, "/doc").await.0, 404);
+    assert_eq!(get(server.address(), "/metrics").await.0, 404);
+    // More than it has places for say nothing and leave: each gives its place back.
+    for _ in 0..20 {
+        drop(TcpStream::connect(port).await.unwrap());
+    }
+    let page = tokio::time::timeout(Duration::from_secs(20), get(port, "/metrics")).await;
+    assert_eq!(page.expect("a place is free").0, 200);
+    server.stop().await.unwrap();
+    assert!(TcpStream::connect(port).await.is_err(), "nobody listens after the end");
+}

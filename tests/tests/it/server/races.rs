@@ -1,0 +1,71 @@
+//! Outboxes under real threads: many writers, readers that fall behind at every burst, and everyone ends with the same
+//! text. A wake-up that is lost, or a diff that is dropped, leaves a reader waiting for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_client::{Client, ClientConfig, Dialect};
+use syncline_log::memory::MemoryStore;
+use syncline_server::auth::OpenToAll;
+use syncline_tests::live::{settings, start_with};
+use yrs::{GetString, ReadTxn, Text, WriteTxn};
+
+/// Documents, one after another.
+const ROUNDS: usize = 20;
+const CLIENTS: usize = 6;
+/// By each client, as fast as it can.
+const EDITS: usize = 40;
+/// Every so many edits of a client one is this long: more than goes straight to a socket.
+const LONG_EVERY: usize = 20;
+const LONG: usize = 20_000;
+/// Of each client's text.
+const CHARS: usize = EDITS + EDITS / LONG_EVERY * (LONG - 1);
+/// Less than a few changes: whoever waits for its session's task falls behind.
+const OUTBOX_BYTES: usize = 120;
+/// Longest wait for something that must come. Reached only when a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn len(client: &Client) -> usize {
+    let read = |txn: &yrs::Transaction<'_>| txn.get_text("text").map_or(0, |text| text.get_string(txn).len());
+    client.read(read).await.unwrap()
+}
+
+async fn type_and_wait_for_all(client: &Client) {
+    let mut status = client.status();
+    for edit in 0..EDITS {
+        let typed = "x".repeat(if edit % LONG_EVERY == 0 { LONG } else { 1 });
+        let change = move |txn: &mut yrs::TransactionMut<'_>| txn.get_or_insert_text("text").insert(txn, 0, &typed);
+        client.edit(change).await.unwrap();
+    }
+    client.wait_until_saved().await.unwrap();
+    while len(client).await < CLIENTS * CHARS {
+        status.changed().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_fall_behind_all_the_time_end_equal_and_know_what_is_saved() {
+    let mut config = settings();
+    config.session.outbox_bytes = OUTBOX_BYTES;
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
+    for round in 0..ROUNDS {
+        let dialects = [Dialect::YWebsocket, Dialect::Hocuspocus].into_iter().cycle();
+        let tasks: Vec<_> = dialects
+            .take(CLIENTS)
+            .map(|dialect| {
+                let url = format!("ws://{}", server.address());
+                let client = Client::connect(ClientConfig::new(url, format!("doc{round}"), dialect)).unwrap();
+                tokio::spawn(async move {
+                    let all = type_and_wait_for_all(&client);
+                    tokio::time::timeout(PATIENCE, all).await.expect("everything came");
+                    len(&client).await
+                })
+            })
+            .collect();
+        for task in tasks {
+            assert_eq!(task.await.unwrap(), CLIENTS * CHARS, "round {round}");
+        }
+    }
+    assert!(server.metrics().resyncs.get() > 0, "nobody fell behind: the outbox is too large for this test");
+    server.stop().await.unwrap();
+}

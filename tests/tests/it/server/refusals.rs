@@ -1,0 +1,221 @@
+//! A refusal costs the smallest thing that can carry it: a message, else a document, else a session (SPEC.md, Refusals).
+
+use std::sync::Arc;
+
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::native::ToServer;
+use syncline_protocol::sync::SyncMessage;
+use syncline_server::Server;
+use syncline_server::auth::OpenToAll;
+use syncline_server::config::Config;
+use syncline_tests::live::{Socket, settings, start, start_with, typed};
+use syncline_tests::native_client::{Native, Said};
+
+async fn server(change: impl FnOnce(&mut Config)) -> Server {
+    let mut config = settings();
+    change(&mut config);
+    start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await
+}
+
+/// Waits for PermissionDenied at `address` and returns its reason.
+async fn denied(socket: &mut Socket, address: &str) -> String {
+    let mut reason = String::new();
+    socket
+        .hear_until(|at, message| match message {
+            Message::PermissionDenied(why) => {
+                assert_eq!(at, address);
+                reason = (*why).to_owned();
+                true
+            }
+            _ => false,
+        })
+        .await;
+    reason
+}
+
+async fn edit_is_saved(socket: &mut Socket, address: &str, update: &[u8]) {
+    socket.say(address, Message::Sync(SyncMessage::Update(update))).await;
+    socket
+        .hear_until(|at, message| {
+            assert!(!matches!(message, Message::PermissionDenied(_)), "{at}: {message:?}");
+            at == address && *message == Message::SyncStatus(true)
+        })
+        .await;
+}
+
+/// Changes that the scanner refuses: bytes that are cut short, and one that claims 268 million clients.
+const REFUSED_UPDATES: [&[u8]; 2] = [&[1], &[0xff, 0xff, 0xff, 0x7f]];
+
+#[tokio::test]
+async fn refused_change_costs_hocuspocus_one_document() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    for bad in REFUSED_UPDATES {
+        let mut socket = Socket::open(&server, "/").await;
+        socket.enter("one", "").await;
+        socket.enter("two", "").await;
+        socket.say("one", Message::Sync(SyncMessage::Update(bad))).await;
+        assert!(!denied(&mut socket, "one").await.is_empty());
+        // What is sent there afterwards is dropped: not answered, not refused again.
+        socket.say("one", Message::Sync(SyncMessage::Update(bad))).await;
+        socket.say("one", Message::Sync(SyncMessage::Step1(&[0]))).await;
+        edit_is_saved(&mut socket, "two", &typed(1, "x")).await;
+        // With its token it may come back.
+        socket.enter("one", "").await;
+        edit_is_saved(&mut socket, "one", &typed(2, "y")).await;
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn refused_change_costs_native_one_document_and_y_websocket_its_session() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    for bad in REFUSED_UPDATES {
+        let mut native = Native::begin(&server).await;
+        native.join(0, "one").await;
+        native.join(1, "two").await;
+        native.change(0, 1, bad).await;
+        native.hear_until(|said| matches!(said, Said::Closed { channel: 0, code: 4400, .. })).await;
+        native.change_saved(1, 1, &typed(1, "x")).await;
+        let mut plain = Socket::open(&server, "/one").await;
+        plain.join().await;
+        plain.sync(SyncMessage::Update(bad)).await;
+        let (code, reason) = plain.hear_close().await;
+        assert_eq!((code, reason.is_empty()), (4400, false));
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_document_too_many_is_denied_and_the_others_go_on() {
+    let server = server(|config| config.session.documents = 3).await;
+    let mut socket = Socket::open(&server, "/").await;
+    for name in ["a", "b", "c"] {
+        socket.enter(name, "").await;
+    }
+    socket.say("d", Message::Token { token: "", version: None }).await;
+    assert!(denied(&mut socket, "d").await.contains("at most 3 documents"));
+    edit_is_saved(&mut socket, "c", &typed(1, "x")).await;
+    // One that is left makes room.
+    socket.say("a", Message::Close("")).await;
+    socket.enter("d", "").await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn default_allows_a_thousand_documents_on_one_socket() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut socket = Socket::open(&server, "/").await;
+    for n in 0..1_000 {
+        socket.enter(&format!("document {n}"), "").await;
+    }
+    edit_is_saved(&mut socket, "document 0", &typed(1, "x")).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn message_over_the_limit_costs_a_document_and_is_not_stored() {
+    let limit = 1024 * 1024;
+    let server = server(|config| {
+        config.session.message_bytes = limit;
+        // Nothing over this may be held of messages that are not complete.
+        config.limits.partial_bytes = 2 * limit;
+    })
+    .await;
+    let huge = vec![7; 40 * limit];
+    let mut socket = Socket::open(&server, "/").await;
+    socket.enter("large", "").await;
+    socket.enter("small", "").await;
+    socket.say("large", Message::Sync(SyncMessage::Step2(&huge))).await;
+    assert!(denied(&mut socket, "large").await.contains(&limit.to_string()));
+    // Sent again, it is dropped without a word.
+    socket.say("large", Message::Sync(SyncMessage::Step2(&huge))).await;
+    edit_is_saved(&mut socket, "small", &typed(1, "x")).await;
+
+    let mut native = Native::begin(&server).await;
+    native.join(0, "doc").await;
+    native.change(0, 1, &huge).await;
+    native.hear_until(|said| matches!(said, Said::Refused { channel: 0, batch: 1, code: 4413 })).await;
+    native.change_saved(0, 2, &typed(1, "x")).await;
+    native.say(ToServer::StateVector { channel: 0, state_vector: &huge }).await;
+    native.hear_until(|said| matches!(said, Said::Closed { channel: 0, code: 4413, .. })).await;
+    native.join(1, "doc").await;
+    assert_eq!(server.metrics().partial_refused.get(), 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn long_messages_for_a_denied_document_are_dropped_unread() {
+    let server = server(|config| config.limits.partial_bytes = 1024 * 1024).await;
+    let mut socket = Socket::open(&server, "/").await;
+    socket.enter("two", "").await;
+    socket.enter("one", "").await;
+    socket.say("one", Message::Sync(SyncMessage::Update(&[1]))).await;
+    denied(&mut socket, "one").await;
+    // Read into memory they would go over what all sessions may hold of messages that are not complete.
+    for _ in 0..3 {
+        socket.say("one", Message::Sync(SyncMessage::Update(&vec![0; 8 * 1024 * 1024]))).await;
+    }
+    edit_is_saved(&mut socket, "two", &typed(1, "x")).await;
+    assert_eq!(server.metrics().partial_refused.get(), 0);
+    assert!(server.metrics().messages_ignored.get() >= 3);
+    server.stop().await.unwrap();
+}
+
+/// React's strict mode: a component is mounted, unmounted and mounted again before the socket is open, and the provider
+/// sends the Close of the first after the token of the second.
+#[tokio::test]
+async fn messages_after_a_stale_close_open_the_document_again() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut other = Socket::open(&server, "/doc").await;
+    other.join().await;
+    let mut socket = Socket::open(&server, "/").await;
+    socket.say("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
+    socket.say("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.say("doc", Message::Close("")).await;
+    let update = typed(1, "typed");
+    socket.say("doc", Message::Sync(SyncMessage::Update(&update))).await;
+    socket.say("doc", Message::Sync(SyncMessage::Step2(&update))).await;
+    assert_eq!(other.hear_sync().await, (2, update));
+    socket.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
+    // It is a reader again, too.
+    let later = typed(2, "later");
+    other.sync(SyncMessage::Update(&later)).await;
+    socket.hear_until(|_, message| matches!(message, Message::Sync(SyncMessage::Update(sent)) if *sent == later)).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn provider_without_a_token_is_served_where_everyone_may_write() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    for name in ["d2", "a document"] {
+        let mut socket = Socket::open(&server, "/").await;
+        socket.say(name, Message::Sync(SyncMessage::Step1(&[0]))).await;
+        socket.say(name, Message::Sync(SyncMessage::Step2(&typed(1, "x")))).await;
+        socket
+            .hear_until(|_, message| {
+                assert!(!matches!(message, Message::Authenticated(_)), "a provider 2.x without a token expects none");
+                *message == Message::SyncStatus(true)
+            })
+            .await;
+    }
+    server.stop().await.unwrap();
+}
+
+/// A client that was never refused anything, after ten thousand refusals of its own making, is closed; not before.
+#[tokio::test]
+async fn refusals_of_one_session_are_bounded() {
+    let server = start(Arc::new(MemoryStore::new())).await;
+    let mut socket = Socket::open(&server, "/").await;
+    socket.enter("good", "").await;
+    for n in 0..10_000 {
+        socket.say(&format!("\u{1}{n}"), Message::Token { token: "", version: None }).await;
+        if n % 1_000 == 999 {
+            socket.say("good", Message::Sync(SyncMessage::Step1(&[0]))).await;
+            socket.hear_until(|at, message| at == "good" && matches!(message, Message::Sync(_))).await;
+        }
+    }
+    socket.say("\u{1}", Message::Token { token: "", version: None }).await;
+    assert_eq!(socket.hear_close().await.0, 4529);
+    server.stop().await.unwrap();
+}

@@ -1,0 +1,38 @@
+//! The server stops in bounded time, whatever its sessions are waiting for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::hocuspocus::Message;
+use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
+use syncline_tests::live::{Socket, settings, start_with};
+use tokio::sync::Notify;
+
+/// Never decides about the document "undecided".
+struct Undecided {
+    asked: Arc<Notify>,
+}
+
+impl Authorize for Undecided {
+    fn authorize(&self, request: AccessRequest) -> Access {
+        if request.document.as_str() == "undecided" {
+            self.asked.notify_one();
+            return Box::pin(std::future::pending());
+        }
+        Box::pin(std::future::ready(Ok(Grant::ReadWrite.into())))
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_waits_for_its_grant_for_ever_does_not_hold_up_the_stop() {
+    let asked = Arc::new(Notify::new());
+    let auth = Arc::new(Undecided { asked: Arc::clone(&asked) });
+    let server = start_with(&settings(), Arc::new(MemoryStore::new()), auth).await;
+    let mut socket = Socket::open(&server, "/").await;
+    for name in ["decided", "undecided"] {
+        socket.say(name, Message::Token { token: "", version: None }).await;
+    }
+    asked.notified().await;
+    tokio::time::timeout(Duration::from_secs(20), server.stop()).await.expect("it stops").unwrap();
+}

@@ -1,0 +1,152 @@
+//! Limits of each user: whoever a token or a proxy names has so many connections and so much of a rate, over all of them;
+//! others do not notice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use syncline_log::memory::MemoryStore;
+use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::native::ToServer;
+use syncline_protocol::sync::SyncMessage;
+use syncline_server::Server;
+use syncline_server::auth::{Access, AccessRequest, Admission, Authorize, Grant, OpenToAll};
+use syncline_server::config::Config;
+use syncline_tests::live::{Socket, settings, start_with, typed};
+use syncline_tests::native_client::{Native, Said};
+use tokio::net::TcpStream;
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+/// Longest wait for something that must come. Reached only when a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The token is the user's name.
+struct ByName;
+
+impl Authorize for ByName {
+    fn authorize(&self, request: AccessRequest) -> Access {
+        let user = request.token.as_deref().map(Into::into);
+        Box::pin(std::future::ready(Ok(Admission { grant: Grant::ReadWrite, user })))
+    }
+}
+
+async fn server(auth: Arc<dyn Authorize>, change: impl FnOnce(&mut Config)) -> Server {
+    let mut config = settings();
+    change(&mut config);
+    start_with(&config, Arc::new(MemoryStore::new()), auth).await
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Hocuspocus: opens `document` in the name of `user`; false: refused.
+async fn opens(socket: &mut Socket, document: &str, user: &str) -> bool {
+    socket.say(document, Message::Token { token: user, version: None }).await;
+    let mut opened = false;
+    socket
+        .hear_until(|address, message| {
+            opened = matches!(message, Message::Authenticated(_));
+            address == document && (opened || matches!(message, Message::PermissionDenied(why) if why.contains("user")))
+        })
+        .await;
+    opened
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_connections_however_many_documents_each_has() {
+    let server = server(Arc::new(ByName), |config| config.limits.connections_per_user = 2).await;
+    let (mut first, mut second) = (Socket::open(&server, "/").await, Socket::open(&server, "/").await);
+    for document in ["a", "b", "c"] {
+        assert!(opens(&mut first, document, "ada").await && opens(&mut second, document, "ada").await);
+    }
+    let mut third = Socket::open(&server, "/").await;
+    assert!(!opens(&mut third, "a", "ada").await);
+    assert_eq!(server.metrics().users_refused.get(), 1);
+    // Only the document is refused, for that user.
+    let mut other = Socket::open(&server, "/").await;
+    assert!(opens(&mut other, "a", "ben").await);
+    let mut native = Native::begin(&server).await;
+    let open =
+        |channel, token| ToServer::Open { channel, document: "a", token, cursor: None, wants_state_vector: false };
+    native.say(open(0, "ada")).await;
+    let refused = native.hear().await;
+    assert!(matches!(&refused, Said::Closed { channel: 0, code: 4529, .. }), "{refused:?}");
+    native.say(open(0, "ben")).await;
+    assert!(matches!(native.hear().await, Said::Opened { .. }));
+
+    // A connection that ends makes room; so does a token in another's name, and the last document that is left.
+    drop((first, third));
+    until("one of ada's is gone", || server.gate().sessions() == 3).await;
+    let mut again = Socket::open(&server, "/").await;
+    assert!(opens(&mut again, "a", "ada").await);
+    assert!(opens(&mut again, "a", "cleo").await);
+    let mut later = Socket::open(&server, "/").await;
+    assert!(opens(&mut later, "a", "ada").await);
+    later.say("a", Message::Close("")).await;
+    assert!(opens(&mut later, "b", "dora").await);
+    let mut last = Socket::open(&server, "/").await;
+    assert!(opens(&mut last, "a", "ada").await);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_proxy_names_the_user_in_a_header() {
+    let server = server(Arc::new(OpenToAll), |config| {
+        config.user_header = Some("x-forwarded-user".parse().unwrap());
+        config.limits.connections_per_user = 1;
+    })
+    .await;
+    let open = async |user: &'static str| {
+        let tcp = TcpStream::connect(server.address()).await.unwrap();
+        let mut request = format!("ws://{}/doc", server.address()).into_client_request().unwrap();
+        if !user.is_empty() {
+            request.headers_mut().insert("X-Forwarded-User", user.parse().unwrap());
+        }
+        Socket::of(client_async(request, tcp).await.unwrap().0)
+    };
+    let mut ada = open("ada").await;
+    ada.join().await;
+    let (code, reason) = open("ada").await.hear_close().await;
+    assert_eq!((code, reason.contains("user")), (4529, true), "{reason}");
+    let mut ben = open("ben").await;
+    ben.join().await;
+    // Whoever is not named is not limited.
+    for _ in 0..3 {
+        open("").await.join().await;
+    }
+    drop(ada);
+    until("ada is gone", || server.gate().sessions() == 1).await;
+    open("ada").await.join().await;
+    ben.sync(SyncMessage::Update(&typed(1, "x"))).await;
+    assert_eq!(server.metrics().users_refused.get(), 1);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_users_connections_send_together_is_one_rate() {
+    let server = server(Arc::new(ByName), |config| config.limits.rate_per_user.messages = 20).await;
+    let mut both = [Socket::open(&server, "/").await, Socket::open(&server, "/").await];
+    let mut sent = [0, 0];
+    for socket in &mut both {
+        assert!(opens(socket, "doc", "ada").await);
+    }
+    while server.metrics().pauses.get() == 0 {
+        for (socket, sent) in both.iter_mut().zip(&mut sent) {
+            socket.say("doc", Message::Sync(SyncMessage::Update(&typed(*sent + 10, "x")))).await;
+            *sent += 1;
+        }
+        tokio::task::yield_now().await;
+    }
+    // Half a minute of the rate at once, from both together; each sends fewer than that.
+    assert!(sent[0] < 600 && sent[0] + sent[1] >= 590, "{sent:?}");
+    let mut other = Socket::open(&server, "/").await;
+    assert!(opens(&mut other, "doc", "ben").await);
+    assert_eq!(server.metrics().floods.get(), 0);
+    server.stop().await.unwrap();
+}
