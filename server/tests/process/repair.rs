@@ -104,7 +104,7 @@ fn verify_names_damaged_record_and_repair_keeps_the_rest() {
     let dir = home.path().join("data");
     fill(&dir);
     let (fine, output) = syncline("verify", &dir);
-    assert!(fine && output.contains("3 documents are whole"), "{output}");
+    assert!(fine && output.contains("3 documents verified"), "{output}");
     let (fine, output) = syncline("repair", &dir);
     assert!(fine && output.contains("nothing was changed"), "{output}");
 
