@@ -90,12 +90,15 @@ impl StoreInfo {
     /// Reads the info file. `None`: it does not exist, so nothing was ever acknowledged from this directory.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         if dir.join(RESTORING_DIR).exists() {
-            return Err(open_error(dir, "a restore into it did not finish. Remove the directory and run the restore again"));
+            return Err(open_error(
+                dir,
+                "a restore into it did not finish. Remove the directory and run the restore again",
+            ));
         }
         let path = dir.join(INFO_FILE);
         let mut text = String::new();
         match File::open(&path) {
-file.take(MAX_CARD_BYTES).read_to_string(&mut text), =>             Ok(file) => file.take(MAX_FILE_BYTES).read_to_string(&mut text), => file.take(MAX_CARD_BYTES).read_to_string(&mut text),
+            Ok(file) => file.take(MAX_FILE_BYTES).read_to_string(&mut text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => Err(error),
         }
@@ -103,10 +106,7 @@ file.take(MAX_CARD_BYTES).read_to_string(&mut text), =>             Ok(file) => 
         Self::parse(&text).map(Some).ok_or_else(|| {
             open_error(
                 dir,
-                format!(
-                    "{} is damaged. Restore the whole directory from a copy; nothing was changed",
-                    path.display()
-                ),
+                format!("{} is damaged. Restore the whole directory from a copy; nothing was changed", path.display()),
             )
         })
     }

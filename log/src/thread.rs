@@ -135,7 +135,7 @@ impl Committed {
     pub fn report(self) {
         match self.outcome {
             Ok(()) => self.batch.report(),
-self.batch.refuse(&error), =>             Err(error) => self.batch.report_failed(&error), => self.batch.refuse(&error),
+            Err(error) => self.batch.report_failed(&error),
         }
     }
 }
