@@ -94,7 +94,7 @@ pub(super) struct Engine {
     _lock: Lock,
 }
 
-/// The state of the writing side. Whoever holds its lock may write to the engine.
+/// The state of the writing side. Only the holder of its lock may write to the engine.
 pub(super) struct Writer {
     pub meta: Meta,
     /// The number of records in the info file.

@@ -337,7 +337,7 @@ impl<'a> RawMessage<'a> {
         match self.kind {
             kind::FREE => Some(Message::Free),
             kind::NODE => {
-                let mut rest = Fields { whole: self.body, rest, lsn, at };
+                let mut rest = Fields { body: self.body, rest, lsn, at };
                 // The next page, and the page that is being merged into this one.
                 number(&mut rest.rest)?;
                 number(&mut rest.rest)?;
@@ -359,7 +359,7 @@ impl<'a> RawMessage<'a> {
             kind::LINK => {
                 let (&what, after) = rest.split_first()?;
                 rest = after;
-                let mut fields = Fields { whole: self.body, rest, lsn, at };
+                let mut fields = Fields { body: self.body, rest, lsn, at };
                 match what {
                     0 => Some(Message::Set { key: fields.bytes()?.to_vec(), location: fields.location()? }),
                     1 => Some(Message::Remove { key: fields.bytes()?.to_vec() }),
@@ -375,7 +375,7 @@ impl<'a> RawMessage<'a> {
 
 /// Reads the fields of a body, and tracks their offsets in the file.
 struct Fields<'a> {
-    whole: &'a [u8],
+    body: &'a [u8],
     rest: &'a [u8],
     lsn: i64,
     at: u64,
@@ -391,7 +391,7 @@ impl<'a> Fields<'a> {
 
     fn location(&mut self) -> Option<ValueLocation> {
         let len = self.bytes()?.len();
-        let end = self.whole.len() - self.rest.len();
+        let end = self.body.len() - self.rest.len();
         Some(ValueLocation { lsn: self.lsn, offset: self.at + (end - len) as u64, len })
     }
 }

@@ -377,7 +377,7 @@ fn store_that_is_empty_older_or_of_a_newer_format_does_not_open() {
 fn damage_in_the_engines_files_is_an_error_or_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let document = three_records(&dir);
-    let whole = SledStore::open(dir.path()).unwrap().load(&document).unwrap();
+    let intact = SledStore::open(dir.path()).unwrap().load(&document).unwrap();
     let db = dir.path().join("sled/db");
     let pristine = fs::read(&db).unwrap();
     let used = pristine.iter().rposition(|byte| *byte != 0).unwrap();
@@ -398,7 +398,7 @@ fn damage_in_the_engines_files_is_an_error_or_changes_nothing() {
         file.write_all(&[pristine[at] ^ 4]).unwrap();
         drop(file);
         match SledStore::open(dir.path()).and_then(|store| store.load(&document)) {
-            Ok(found) => assert!(found == whole, "a flipped bit at byte {at} changed the document silently"),
+            Ok(found) => assert!(found == intact, "a flipped bit at byte {at} changed the document silently"),
             Err(error) => {
                 assert!(error.to_string().len() > 20);
                 detected += 1;
