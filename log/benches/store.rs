@@ -1,4 +1,4 @@
-//! What the disk costs: a durable commit of one record and of one for each of many documents, and reading a snapshot.
+//! Benchmarks of the sled store: durable commits with one record for each of 1 to 1,000 documents, and reading a snapshot.
 //! `cargo bench -p syncline-log`
 
 #![allow(clippy::unwrap_used, reason = "a measurement")]

@@ -1,7 +1,7 @@
-//! How many durable updates a second the log takes, and how long one takes to be durable, against sled driven
+//! Measures the log's durable updates per second and the latency until an update is durable, compared with sled called
 //! directly with the same batches. `cargo run --profile dist -p syncline-log --example log_bench -- DIR [SECONDS]`
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement, not a part of the server")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark, not part of the server")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn main() {
     }
 }
 
-/// Each document hands in one record as soon as one of its `window` unacknowledged ones is durable.
+/// Each document keeps `window` records in flight: it appends the next when one becomes durable.
 fn through_the_log(dir: &Path, documents: usize, window: u64, seconds: u64) {
     fs::remove_dir_all(dir).ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -70,7 +70,7 @@ fn through_the_log(dir: &Path, documents: usize, window: u64, seconds: u64) {
     report(&format!("log, {window} in flight"), dir, documents, took, seconds, None);
 }
 
-/// One batch with a record of each document, flush, fdatasync; no heads, no checksums.
+/// Commits one batch with a record for each document, then flush and fdatasync; without heads and checksums.
 fn direct(dir: &Path, documents: usize, seconds: u64) {
     fs::remove_dir_all(dir).ok();
     let db = sled::Config::new().path(dir).cache_capacity(64 << 20).flush_every_ms(None).open().unwrap();

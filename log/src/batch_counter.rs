@@ -1,9 +1,10 @@
-//! What contradicts the store from outside of it or as a whole: losses that no document shows.
+//! Store-wide integrity checks, which detect losses that no single document shows.
 //!
-//! The engine takes a damaged end of its log for a write that was cut short, and opens as it was a little earlier: every
-//! document is consistent, and older. The *tally* is the number of batches applied, written after each commit and not synced:
-//! what the operating system holds survives the process, and what it lost in a power cut is only a lower bound. Damage in the
-//! middle can set single documents back; the sum over all heads, kept with the store's description, tells that some are.
+//! The engine takes damage at the end of its log for an unfinished write, and opens in a slightly earlier state, in which
+//! every document is consistent but older. The *tally* file detects this: it contains the number of applied batches,
+//! written after each commit and not synced. It survives a crash of the process in the page cache, and after a power cut
+//! it is a lower bound. Damage in the middle of the log can roll single documents back; the sum over all heads, kept in
+//! the store's metadata, detects this.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,18 +16,18 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::layout::Meta;
 use super::sled::SledStore;
 use super::store::StoreError;
-use super::store_lock::{WAY_OUT, open_error};
+use super::store_lock::{REPAIR_HINT, open_error};
 
 const TALLY_FILE: &str = "syncline.tally";
-/// The batches, half of the store's identity, the checksum of both.
+/// The number of batches, the low half of the store's identity, and a checksum of both.
 const TALLY_BYTES: usize = 24;
 
-/// The file.
+/// The open tally file.
 #[derive(Debug)]
 pub(super) struct Tally(File);
 
 impl Tally {
-    /// Opens the tally in `dir`, and tells how many batches it says were applied to the store of this identity.
+    /// Opens the tally in `dir`, and returns the number of batches in it; `None` if it is new, damaged, or of another store.
     pub fn open(dir: &Path, identity: u128) -> io::Result<(Self, Option<u64>)> {
         let path = dir.join(TALLY_FILE);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -34,35 +35,35 @@ impl Tally {
         Ok((Self(file), counted))
     }
 
-    /// Says how far the store is. Losing it costs nothing but a check.
+    /// Writes the number of applied batches. An error is ignored: losing the tally only weakens the check.
     pub fn set(&self, meta: &Meta) {
         self.0.write_all_at(&encode(meta.batches, meta.identity), 0).ok();
     }
 }
 
-/// What the tally in `dir` says, without touching it.
-pub(super) fn look(dir: &Path, identity: u128) -> Option<u64> {
+/// The number of batches in the tally in `dir`, without changing or creating it.
+pub(super) fn read_tally(dir: &Path, identity: u128) -> Option<u64> {
     read(&File::open(dir.join(TALLY_FILE)).ok()?, identity)
 }
 
-/// What contradicts the store, in words.
-pub(super) fn doubt(meta: &Meta, heads: u64, counted: Option<u64>) -> Option<String> {
+/// Compares the store's metadata with the sum over all heads and with the tally. Returns the contradiction, if any.
+pub(super) fn find_contradiction(meta: &Meta, heads: u64, counted: Option<u64>) -> Option<String> {
     if let Some(counted) = counted.filter(|counted| *counted > meta.batches) {
-        return Some(format!("it is older than it was: {counted} changes were saved, {} are there", meta.batches));
+        return Some(format!("the store has lost commits: {counted} were saved, {} were found", meta.batches));
     }
-    (meta.heads != heads).then(|| "some of its documents are not as they were saved".to_owned())
+    (meta.heads != heads).then(|| "some documents are older than they were saved".to_owned())
 }
 
 impl SledStore {
-    /// [`SledStore::open`] for all who do not know better than the store: one that contradicts itself as a whole is refused.
+    /// [`SledStore::open`], but fails if a store-wide integrity check failed.
     pub fn open_whole(dir: &Path) -> Result<Self, StoreError> {
         let store = Self::open(dir)?;
         store.doubt().map_or(Ok(store), Err)
     }
 
-    /// What contradicts the store as a whole, in words: losses that no document shows.
+    /// The store-wide integrity check that failed at open: a loss that no single document shows. `None`: all passed.
     pub fn doubt(&self) -> Option<StoreError> {
-        self.doubt.as_ref().map(|what| open_error(&self.dir, format!("{what}. {WAY_OUT}")))
+        self.contradiction.as_ref().map(|what| open_error(&self.dir, format!("{what}. {REPAIR_HINT}")))
     }
 }
 
@@ -87,18 +88,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tally_is_read_by_its_own_store_only_and_a_torn_one_by_none() {
+    fn tally_is_ignored_when_torn_or_of_another_store() {
         let dir = tempfile::tempdir().unwrap();
         let meta = Meta { identity: 7, format: 2, committed: 3, documents: 0, next_id: 1, heads: 5, batches: 12 };
         let (tally, before) = Tally::open(dir.path(), 7).unwrap();
         assert_eq!(before, None);
         tally.set(&meta);
-        assert_eq!(look(dir.path(), 7), Some(12));
-        assert_eq!(look(dir.path(), 8), None);
-        assert_eq!(doubt(&meta, 5, Some(12)), None);
-        assert!(doubt(&meta, 5, Some(13)).unwrap().contains("13 changes were saved, 12 are there"));
-        assert!(doubt(&meta, 6, None).unwrap().contains("not as they were saved"));
+        assert_eq!(read_tally(dir.path(), 7), Some(12));
+        assert_eq!(read_tally(dir.path(), 8), None);
+        assert_eq!(find_contradiction(&meta, 5, Some(12)), None);
+        assert!(find_contradiction(&meta, 5, Some(13)).unwrap().contains("13 were saved, 12 were found"));
+        assert!(find_contradiction(&meta, 6, None).unwrap().contains("older than they were saved"));
         tally.0.write_all_at(&[1], 3).unwrap();
-        assert_eq!(look(dir.path(), 7), None);
+        assert_eq!(read_tally(dir.path(), 7), None);
     }
 }

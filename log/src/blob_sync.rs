@@ -1,5 +1,5 @@
-//! What sled puts beside its log: pages too large for it. With the values we write there are none, and each commit makes
-//! sure of that without opening anything: a server whose clients have taken all file descriptors must still save.
+//! Syncs sled's blob files: pages that are too large for its log. The values that Syncline writes never create any. Each
+//! commit checks this without opening a file, because commits must succeed even when clients use all file descriptors.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,17 +10,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::store_lock::{is_out_of_files, sync_dir};
 
-/// A folder that changed less than this ago may change again without a newer time.
+/// A directory that changed less than this ago may change again without a newer modification time.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// How long a file descriptor is waited for, and how often one is tried.
-const PATIENCE: Duration = Duration::from_secs(30);
-const RETRY: Duration = Duration::from_millis(5);
+/// How long to wait for a free file descriptor, and the time between attempts.
+const DESCRIPTOR_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The folder of such pages.
+/// The directory of sled's blob files.
 pub(super) struct Blobs {
     dir: PathBuf,
-    /// When the folder had changed last, at a sync after which no other change can have the same time.
+    /// The directory's modification time at the last sync, if no later change can have the same time.
     synced: Mutex<Option<SystemTime>>,
 }
 
@@ -29,7 +29,7 @@ impl Blobs {
         Self { dir, synced: Mutex::new(None) }
     }
 
-    /// Makes everything in it durable. True when it had to be read for that.
+    /// Makes all blob files durable. Returns whether the directory had to be read.
     pub fn sync(&self) -> io::Result<bool> {
         let changed = fs::metadata(&self.dir)?.modified()?;
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,11 +39,11 @@ impl Blobs {
         let is_settled = changed.elapsed().is_ok_and(|age| age > SETTLED);
         let begin = Instant::now();
         while let Err(error) = self.sync_files() {
-            // Others have taken all descriptors, and give some back: the disk has not failed.
-            if !is_out_of_files(&error) || begin.elapsed() > PATIENCE {
+            // Running out of descriptors is not a disk failure; other threads will close some.
+            if !is_out_of_files(&error) || begin.elapsed() > DESCRIPTOR_TIMEOUT {
                 return Err(error);
             }
-            thread::sleep(RETRY);
+            thread::sleep(RETRY_INTERVAL);
         }
         *synced = Some(changed).filter(|_| is_settled);
         Ok(true)
@@ -54,7 +54,7 @@ impl Blobs {
         for entry in fs::read_dir(&self.dir)? {
             match File::open(entry?.path()) {
                 Ok(file) => file.sync_all()?,
-                // sled removes a blob when its page was written anew.
+                // sled removes a blob when it has rewritten the page.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_has_not_changed_is_not_read_again() {
+    fn unchanged_directory_is_not_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let age = |ms| {
             let then = SystemTime::now() - Duration::from_millis(ms);
@@ -77,11 +77,11 @@ mod tests {
         };
         let blobs = Blobs::new(dir.path().to_owned());
         age(5_000);
-        assert!(blobs.sync().unwrap(), "never seen before");
+        assert!(blobs.sync().unwrap(), "the first sync");
         assert!(!blobs.sync().unwrap());
         File::create(dir.path().join("1")).unwrap();
         assert!(blobs.sync().unwrap(), "changed");
-        assert!(blobs.sync().unwrap(), "a moment ago: another change might have the same time");
+        assert!(blobs.sync().unwrap(), "changed just now: a later change could have the same time");
         age(4_000);
         assert!(blobs.sync().unwrap());
         assert!(!blobs.sync().unwrap());

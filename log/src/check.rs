@@ -1,7 +1,8 @@
-//! Looks through a store without opening it: what is whole, what is damaged, what can still be read. Nothing is written, and
-//! damage that ends the engine's own open does not end this.
+//! Examines a store without opening it in the engine: which documents are intact, which are damaged, and what can still be
+//! read. Nothing is written, and damage that makes the engine's open fail does not stop the survey.
 //!
-//! For `syncline verify` and `syncline repair`. Takes the store's lock: a running server writes under the reader.
+//! For `syncline verify` and `syncline repair`. Takes the store's lock, because a running server would change the file
+//! during the read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,48 +11,48 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 use syncline_protocol::ids::{DocumentName, Seq};
 
-use super::batch_counter::{doubt, look};
+use super::batch_counter::{find_contradiction, read_tally};
 use super::layout::{
-    CHUNK_BYTES, FORMAT, HEADS, Head, Kind, META_KEY, Meta, NAMES, decode_entry, head_key, id_of, name_key, part_of,
-    parts_prefix, sum_of, sweep_key, unseal,
+    CHUNK_BYTES, FORMAT, HEADS, Head, META_KEY, Meta, NAMES, PartKind, decode_entry, head_key, id_of, name_key,
+    part_of, parts_prefix, sum_of, sweep_key, unseal,
 };
-use super::saved_segments::kept;
+use super::saved_segments::saved_segments;
 use super::sled::{ENGINE_DIR, SledStore};
-use super::sled_read::{Reader, damaged};
+use super::sled_read::{DocumentReader, damaged};
 use super::sled_scan::Scan;
 use super::store::{Record, Snapshot, StoreError, Stored};
-use super::store_lock::{Card, Lock, open_error};
+use super::store_lock::{Lock, StoreInfo, open_error};
 
-/// Damaged ranges told one by one.
+/// Damaged ranges that are listed one by one.
 const MAX_TOLD_RANGES: usize = 8;
 
-/// A store as it lies on disk.
+/// A store as it is on disk.
 pub struct Survey {
     scan: Scan,
     dir: PathBuf,
-    /// What is wrong with the store as a whole, in words.
+    /// Store-wide problems.
     complaints: Vec<String>,
-    /// Something was set back: documents whose newest head is older than this log position may be among it.
-    set_back_before: i64,
-    /// Names whose heads are there, or were.
+    /// Documents whose newest head was written before this log position may be outdated.
+    maybe_outdated_before: i64,
+    /// The names of all documents that exist or are lost.
     documents: BTreeSet<DocumentName>,
-    /// Documents without a readable name, by id.
-    nameless: Vec<u64>,
+    /// The ids of documents whose names cannot be read.
+    unnamed: Vec<u64>,
     _lock: Option<Lock>,
 }
 
-/// What became of a document.
+/// The state of a document on disk.
 #[derive(Debug)]
 pub enum Condition {
-    /// Everything that was acknowledged is there.
+    /// Everything that was acknowledged is intact.
     Whole(Stored),
-    /// It is not.
+    /// Something is missing, damaged or outdated.
     Damaged {
-        /// What is wrong, and at which record.
+        /// The damage, and the first affected record.
         error: StoreError,
-        /// What can still be read, oldest first: a snapshot, then the records behind it, perhaps with gaps.
+        /// The readable updates, oldest first: a snapshot, then the records after it, possibly with gaps.
         kept: Vec<Bytes>,
-        /// What cannot, in words.
+        /// Descriptions of the missing parts.
         lost: Vec<String>,
     },
 }
@@ -59,23 +60,23 @@ pub enum Condition {
 impl Survey {
     /// Reads the store in `dir`.
     ///
-    /// Errors: [`StoreError::InUse`]; [`StoreError::Open`] when there is no store, or one of a newer format.
+    /// Errors: [`StoreError::NoStore`]; [`StoreError::InUse`]; [`StoreError::Open`] for a store of a newer format.
     pub fn of(dir: &Path) -> Result<Self, StoreError> {
         let db = dir.join(ENGINE_DIR).join("db");
-        if !db.exists() && Card::read(dir).is_ok_and(|card| card.is_none()) {
+        if !db.exists() && StoreInfo::read(dir).is_ok_and(|info| info.is_none()) {
             return Err(StoreError::NoStore { dir: dir.to_owned() });
         }
         let lock = Lock::take(dir)?;
         Self::read(dir, Some(lock), i64::MAX)
     }
 
-    /// [`Survey::of`] a store whose engine has failed, by the process that holds its lock, without what was written at the log
+    /// A survey of a store whose engine has failed, by the process that holds its lock. Ignores what was written at the log
     /// position `failed_at` or later.
     pub(super) fn of_failed(dir: &Path, failed_at: i64) -> Result<Self, StoreError> {
         Self::read(dir, None, failed_at)
     }
 
-    /// A document as [`super::store::Store::load`] gives it.
+    /// Reads a document like [`super::store::Store::load`].
     pub(super) fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         if !self.documents.contains(document) {
             return Ok(None);
@@ -88,38 +89,38 @@ impl Survey {
 
     fn read(dir: &Path, lock: Option<Lock>, until: i64) -> Result<Self, StoreError> {
         let db = dir.join(ENGINE_DIR).join("db");
-        // A running engine's file is newer than what was kept when it opened.
-        let kept = if lock.is_some() { kept(dir) } else { Vec::new() };
+        // The file of a running engine is newer than the segments saved when it opened.
+        let saved = if lock.is_some() { saved_segments(dir) } else { Vec::new() };
         let scan =
-            Scan::read(&db, kept, until).map_err(|error| open_error(dir, format!("{}: {error}", db.display())))?;
+            Scan::read(&db, saved, until).map_err(|error| open_error(dir, format!("{}: {error}", db.display())))?;
         let mut survey = Self {
             scan,
             dir: dir.to_owned(),
             complaints: Vec::new(),
-            set_back_before: 0,
+            maybe_outdated_before: 0,
             documents: BTreeSet::new(),
-            nameless: Vec::new(),
+            unnamed: Vec::new(),
             _lock: lock,
         };
         survey.find_documents();
-        survey.look_at_the_store()?;
+        survey.check_store()?;
         Ok(survey)
     }
 
-    /// What is wrong with the store as a whole, in words. Empty: nothing.
+    /// Store-wide problems. Empty: none.
     pub fn complaints(&self) -> &[String] {
         &self.complaints
     }
 
-    /// Every document that is there or was, by name.
+    /// The names of all documents that exist or are lost.
     pub fn documents(&self) -> impl Iterator<Item = &DocumentName> {
         self.documents.iter()
     }
 
     /// Checks a document of [`Survey::documents`].
     pub fn document(&self, document: &DocumentName) -> Condition {
-        match self.whole(document) {
-            Ok((_, stored)) => self.whole_or_set_back(document, stored),
+        match self.read_intact(document) {
+            Ok((_, stored)) => self.intact_or_outdated(document, stored),
             Err(error) => {
                 let (kept, lost) = self.salvage(document);
                 Condition::Damaged { error, kept, lost }
@@ -127,23 +128,23 @@ impl Survey {
         }
     }
 
-    /// A document that is consistent may be so as it was earlier.
-    fn whole_or_set_back(&self, document: &DocumentName, stored: Stored) -> Condition {
-        if self.scan.lsn(&head_key(document)).is_some_and(|lsn| lsn >= self.set_back_before) {
+    /// The condition of a consistent document, which may be in an older state than the one acknowledged.
+    fn intact_or_outdated(&self, document: &DocumentName, stored: Stored) -> Condition {
+        if self.scan.lsn(&head_key(document)).is_some_and(|lsn| lsn >= self.maybe_outdated_before) {
             return Condition::Whole(stored);
         }
         let last = stored.last();
         let kept = stored.snapshot.into_iter().map(|snapshot| snapshot.update);
         let kept = kept.chain(stored.records.into_iter().map(|record| record.update)).collect();
-        let error = damaged(document, last.next(), "it and what follows may be missing");
-        Condition::Damaged { error, kept, lost: vec![format!("perhaps what came after record {last}")] }
+        let error = damaged(document, last.next(), "it and later records may be missing");
+        Condition::Damaged { error, kept, lost: vec![format!("possibly records after record {last}")] }
     }
 
-    /// Copies a whole document into another store, with its numbers and its epoch.
+    /// Copies an intact document into another store, with its sequence numbers and its epoch.
     pub fn copy(&self, document: &DocumentName, into: &SledStore) -> Result<(), StoreError> {
-        let (head, _) = self.whole(document)?;
+        let (head, _) = self.read_intact(document)?;
         let prefix = parts_prefix(head.id);
-        let parts = self.scan.live_keys(&prefix).filter(|key| part_of(key).is_some_and(|part| head.names(part)));
+        let parts = self.scan.live_keys(&prefix).filter(|key| part_of(key).is_some_and(|part| head.references(part)));
         into.adopt(document, &head, parts.filter_map(|key| Some((key.to_vec(), self.scan.value(key)?.0))))
     }
 
@@ -164,27 +165,28 @@ impl Survey {
         for name in &self.documents {
             ids.remove(&self.id(name).unwrap_or(0));
         }
-        // What was begun and never finished was never acknowledged.
+        // A write with a sweep mark was never finished, so it was never acknowledged.
         ids.retain(|id| self.scan.live_keys(&sweep_key(*id)).next().is_none());
         for id in ids {
-            self.documents.extend(DocumentName::exact(&nameless(id)).ok());
-            self.nameless.push(id);
+            self.documents.extend(DocumentName::exact(&recovered_name(id)).ok());
+            self.unnamed.push(id);
         }
     }
 
-    fn look_at_the_store(&mut self) -> Result<(), StoreError> {
+    fn check_store(&mut self) -> Result<(), StoreError> {
         for range in self.scan.unreadable.iter().take(MAX_TOLD_RANGES) {
             let path = self.dir.join(ENGINE_DIR).join("db");
             self.complaints.push(format!("{}: bytes {} to {} cannot be read", path.display(), range.start, range.end));
         }
         if let Some(more) = self.scan.unreadable.len().checked_sub(MAX_TOLD_RANGES + 1) {
-            self.complaints.push(format!("and {} more such places", more + 1));
+            self.complaints.push(format!("and {} more unreadable ranges", more + 1));
         }
-        for id in &self.nameless {
-            self.complaints.push(format!("a document whose name cannot be read is called {:?} here", nameless(*id)));
+        for id in &self.unnamed {
+            let name = recovered_name(*id);
+            self.complaints.push(format!("the name of a document cannot be read; it is listed as {name:?}"));
         }
-        let card = match Card::read(&self.dir) {
-            Ok(card) => card,
+        let info = match StoreInfo::read(&self.dir) {
+            Ok(info) => info,
             Err(error) => {
                 self.complaints.push(error.to_string());
                 None
@@ -194,58 +196,58 @@ impl Survey {
             .scan
             .value(META_KEY)
             .and_then(|(value, is_newest)| Some((unseal(META_KEY, &value).and_then(Meta::decode)?, is_newest)));
-        let newest_format = card.map(|card| card.format).max(meta.map(|(meta, _)| meta.format));
+        let newest_format = info.map(|info| info.format).max(meta.map(|(meta, _)| meta.format));
         if newest_format.is_some_and(|format| format > FORMAT) {
-            return Err(open_error(&self.dir, "it was written by a newer version: use that one"));
+            return Err(open_error(&self.dir, "it was written by a newer version of Syncline: use that version"));
         }
         let heads = self.scan.live_keys(HEADS).count() as u64;
-        match (card, meta) {
-            (_, None) => self.set_back("the store's description cannot be read".into()),
-            (_, Some((_, false))) => self.set_back("the store's newest description cannot be read".into()),
-            (Some(card), Some((meta, _))) if card.identity != meta.identity => {
+        match (info, meta) {
+            (_, None) => self.all_maybe_outdated("the store's metadata cannot be read".into()),
+            (_, Some((_, false))) => self.all_maybe_outdated("the newest metadata of the store cannot be read".into()),
+            (Some(info), Some((meta, _))) if info.identity != meta.identity => {
                 self.complaints.push("syncline.store and the sled directory belong to different stores".into());
             }
-            (Some(card), Some((meta, _))) if card.committed > meta.committed => self.set_back(format!(
-                "it is older than it was: {} records were saved, {} are there",
-                card.committed, meta.committed
+            (Some(info), Some((meta, _))) if info.committed > meta.committed => self.all_maybe_outdated(format!(
+                "the store is older than it was: {} records were saved, {} were found",
+                info.committed, meta.committed
             )),
             (_, Some((meta, _))) if heads != meta.documents => {
-                self.set_back(format!("{} documents were saved, {heads} are there", meta.documents));
+                self.all_maybe_outdated(format!("{} documents were saved, {heads} were found", meta.documents));
             }
             (_, Some((meta, _))) => {
                 let sum =
                     self.scan.live_keys(HEADS).filter_map(|key| self.scan.value(key)).map(|(value, _)| sum_of(&value));
                 let sum = sum.fold(0, u64::wrapping_add);
                 let heads = if meta.format < FORMAT { meta.heads } else { sum };
-                let counted = look(&self.dir, meta.identity);
-                if let Some(doubt) = doubt(&meta, heads, counted) {
-                    // Of a lost end nothing tells what was in it.
+                let counted = read_tally(&self.dir, meta.identity);
+                if let Some(contradiction) = find_contradiction(&meta, heads, counted) {
+                    // If the end of the log is lost, any document may have had changes in it.
                     let end_is_lost = counted.is_some_and(|counted| counted > meta.batches);
-                    self.set_back_before = if end_is_lost { i64::MAX } else { self.scan.set_back_before() };
-                    self.complaints.push(doubt);
+                    self.maybe_outdated_before = if end_is_lost { i64::MAX } else { self.scan.maybe_outdated_before() };
+                    self.complaints.push(contradiction);
                 }
             }
         }
-        self.look_at_snapshots();
+        self.check_engine_snapshots();
         Ok(())
     }
 
-    /// A complaint after which any document may be older than it was.
-    fn set_back(&mut self, complaint: String) {
+    /// Adds a problem because of which any document may be outdated.
+    fn all_maybe_outdated(&mut self, complaint: String) {
         self.complaints.push(complaint);
-        self.set_back_before = i64::MAX;
+        self.maybe_outdated_before = i64::MAX;
     }
 
-    /// sled's list of its pages ends with a checksum; without it sled does not open.
-    fn look_at_snapshots(&mut self) {
+    /// Checks the checksum of sled's snapshot files (lists of its pages). sled does not open with a damaged one.
+    fn check_engine_snapshots(&mut self) {
         let files = fs::read_dir(self.dir.join(ENGINE_DIR)).into_iter().flatten().flatten();
         for path in files.map(|entry| entry.path()).filter(|path| is_snapshot(path)) {
-            let whole = fs::read(&path).is_ok_and(|bytes| {
+            let is_intact = fs::read(&path).is_ok_and(|bytes| {
                 let Some((body, crc)) = bytes.split_last_chunk::<4>() else { return false };
                 let body = body.len().checked_sub(8).map(|len| &body[..len]);
                 body.is_some_and(|body| crc32fast::hash(body) == u32::from_le_bytes(*crc))
             });
-            if !whole {
+            if !is_intact {
                 self.complaints.push(format!("{} is damaged", path.display()));
             }
         }
@@ -261,18 +263,19 @@ impl Survey {
         if is_newest { Ok(head) } else { Err(damaged(document, head.last.next(), "its newest head cannot be read")) }
     }
 
-    fn whole(&self, document: &DocumentName) -> Result<(Head, Stored), StoreError> {
+    /// Reads a document and verifies it against its newest head.
+    fn read_intact(&self, document: &DocumentName) -> Result<(Head, Stored), StoreError> {
         let head = self.head(document)?;
         let swept = self.scan.live_keys(&sweep_key(head.id)).next().is_some();
-        let mut reader = Reader::new(document, &head);
+        let mut reader = DocumentReader::new(document, &head);
         let prefix = parts_prefix(head.id);
         for key in self.scan.live_keys(&prefix) {
             let Some(part) = part_of(key) else { continue };
-            if !head.names(part) {
+            if !head.references(part) {
                 if swept {
                     continue;
                 }
-                return Err(damaged(document, part.seq, "it lies there, and the document's head does not know it"));
+                return Err(damaged(document, part.seq, "it is stored, but the document's head does not reference it"));
             }
             let Some((value, _)) = self.scan.value(key) else { return reader.fail(part.seq, "it cannot be read") };
             reader.take(part, key, &value)?;
@@ -292,14 +295,14 @@ impl Survey {
                 let value = self.scan.value(&key);
                 value.is_some_and(|(value, _)| unseal(&key, &value) == Some(document.as_str().as_bytes()))
             })
-            .or_else(|| self.nameless.iter().copied().find(|id| nameless(*id) == document.as_str()))
+            .or_else(|| self.unnamed.iter().copied().find(|id| recovered_name(*id) == document.as_str()))
     }
 
-    /// Everything of a damaged document that can be read, superseded parts included: they may be what is left.
+    /// The readable parts of a damaged document, including superseded ones, and descriptions of the missing parts.
     fn salvage(&self, document: &DocumentName) -> (Vec<Bytes>, Vec<String>) {
         let mut lost = Vec::new();
         let Some(id) = self.id(document) else {
-            lost.push("nothing of it can be found".to_owned());
+            lost.push("the whole document".to_owned());
             return (Vec::new(), lost);
         };
         let mut parts: BTreeMap<(bool, Seq), BTreeMap<u32, Bytes>> = BTreeMap::new();
@@ -307,12 +310,12 @@ impl Survey {
             let Some(part) = part_of(key) else { continue };
             let value = self.scan.value(key);
             let payload = value.as_ref().and_then(|(value, _)| unseal(key, value)).map(Bytes::copy_from_slice);
-            let chunks = parts.entry((part.kind == Kind::Entry, part.seq)).or_default();
+            let chunks = parts.entry((part.kind == PartKind::Entry, part.seq)).or_default();
             chunks.extend(payload.map(|payload| (part.chunk, payload)));
         }
         let head = self.head(document).ok();
         let snapshots = parts.iter().rev().filter(|((is_entry, _), _)| !is_entry);
-        let snapshot = snapshots.filter_map(|(&(_, upto), chunks)| whole_snapshot(head, upto, chunks)).next();
+        let snapshot = snapshots.filter_map(|(&(_, upto), chunks)| complete_snapshot(head, upto, chunks)).next();
         let covered = snapshot.as_ref().map_or(Seq::ZERO, |snapshot| snapshot.upto);
         if let Some(wanted) = head.map(|head| head.upto).filter(|wanted| *wanted > covered) {
             lost.push(format!("the snapshot up to record {wanted}"));
@@ -328,8 +331,8 @@ impl Survey {
     }
 }
 
-/// How a document is called whose name cannot be read.
-fn nameless(id: u64) -> String {
+/// The name given to a document whose name cannot be read.
+fn recovered_name(id: u64) -> String {
     format!("recovered-{id}")
 }
 
@@ -338,14 +341,14 @@ fn is_snapshot(path: &Path) -> bool {
     name.is_some_and(|name| name.starts_with("snap.") && !name.ends_with(".generating"))
 }
 
-fn whole_snapshot(head: Option<Head>, upto: Seq, chunks: &BTreeMap<u32, Bytes>) -> Option<Snapshot> {
+fn complete_snapshot(head: Option<Head>, upto: Seq, chunks: &BTreeMap<u32, Bytes>) -> Option<Snapshot> {
     let update = joined(chunks)?;
-    // Of one that the head does not name, only a last chunk that is not full proves that it is the last.
-    let is_whole = match head.filter(|head| head.upto == upto) {
+    // For a snapshot that the head does not reference, only a partly filled last chunk proves that it is complete.
+    let is_complete = match head.filter(|head| head.upto == upto) {
         Some(head) => update.len() as u64 == head.snapshot_bytes,
         None => !update.len().is_multiple_of(CHUNK_BYTES),
     };
-    is_whole.then_some(Snapshot { upto, update })
+    is_complete.then_some(Snapshot { upto, update })
 }
 
 fn joined(chunks: &BTreeMap<u32, Bytes>) -> Option<Bytes> {
@@ -359,7 +362,7 @@ fn joined(chunks: &BTreeMap<u32, Bytes>) -> Option<Bytes> {
     (!bytes.is_empty()).then(|| bytes.freeze())
 }
 
-/// The records between `covered` and `last` that are not there, in words.
+/// Descriptions of the records between `covered` and `last` that are missing.
 fn gaps(covered: Seq, last: Seq, there: impl Iterator<Item = Seq>) -> Vec<String> {
     let mut gaps = Vec::new();
     let mut expected = covered.next();

@@ -1,67 +1,67 @@
-//! When the next commit begins: at once, or a little later so that it holds the records of more documents.
+//! Decides when the next commit begins: immediately, or slightly later so that it contains records of more documents.
 //!
-//! A commit costs the processor about as much for one document as for five: a dozen switches between threads, two waits for the
-//! disk. While many documents change steadily, commits therefore keep a distance; readers are served on apply and wait for
-//! nothing, only the word that an edit is saved comes so much later. Waiting is of no use, and is not done, where few records
-//! come, and where those who write wait for that very word: their next record comes only after it. (PostgreSQL's
-//! `commit_delay` and `commit_siblings`, with the siblings foretold.)
+//! A commit costs about as much CPU for one document as for five: a dozen context switches and two disk waits. So while
+//! many documents change steadily, commits start at least one interval apart. Readers get updates when they are applied
+//! and are not affected; only acknowledgements are later. A delay does not pay, and none is made, when few records
+//! arrive, or when the writers wait for their acknowledgement before they send the next record. (Like PostgreSQL's
+//! `commit_delay` and `commit_siblings`, with a forecast of the siblings.)
 //!
-//! Pure: the log's thread tells how commits went, and asks.
+//! Pure: the log's thread records how commits went and asks for the delay.
 
 use std::time::Duration;
 
-/// Documents that must be expected in a commit's distance for the wait to pay.
+/// Documents expected within one commit interval from which a delay pays.
 const SIBLINGS: f64 = 2.0;
-/// Waiting ends when more of a commit's documents than this are back from one of the last two.
-const MOST_RETURNED: f64 = 0.5;
-/// How much one commit counts in the averages.
+/// Above this share of documents that were also in one of the last two commits, commits are not delayed.
+const MAX_RETURNING_SHARE: f64 = 0.5;
+/// The weight of one commit in the moving averages.
 const WEIGHT: f64 = 0.125;
-/// A pause counts at most as so many distances: what was before it is forgotten within a few commits either way.
-const LONGEST_PERIOD: u32 = 8;
+/// A pause counts as at most this many commit intervals, so that the averages adapt within a few commits after it.
+const MAX_PERIOD_INTERVALS: u32 = 8;
 
-/// A commit, as it begins.
+/// A commit at its start.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Begun {
-    /// Documents in it.
+pub(super) struct CommitStart {
+    /// Documents in the commit.
     pub documents: usize,
-    /// Those of them that were in one of the last two as well.
-    pub returned: usize,
-    /// Since the last one began.
+    /// Of these, the documents that were also in one of the last two commits.
+    pub returning: usize,
+    /// Time since the previous commit started.
     pub period: Duration,
 }
 
-/// What commits have been like, on average. Written by the log's thread.
+/// Moving averages over the past commits. Written by the log's thread.
 #[derive(Debug)]
-pub(super) struct Pace {
-    /// How far apart commits begin when waiting pays. Zero: they never wait.
-    distance: Duration,
+pub(super) struct CommitPacing {
+    /// The time between commit starts when a delay pays. Zero: commits are never delayed.
+    interval: Duration,
     documents: f64,
-    returned: f64,
+    returning: f64,
     period_seconds: f64,
 }
 
-impl Pace {
-    /// Nothing seen yet: nothing waits.
-    pub fn new(distance: Duration) -> Self {
-        let period = distance * LONGEST_PERIOD;
-        Self { distance, documents: 0.0, returned: 0.0, period_seconds: period.as_secs_f64() }
+impl CommitPacing {
+    /// Starts without history: the first commits are not delayed.
+    pub fn new(interval: Duration) -> Self {
+        let period = interval * MAX_PERIOD_INTERVALS;
+        Self { interval, documents: 0.0, returning: 0.0, period_seconds: period.as_secs_f64() }
     }
 
-    /// A commit begins.
-    pub fn note(&mut self, begun: Begun) {
-        let period = begun.period.min(self.distance * LONGEST_PERIOD);
+    /// Adds a commit to the averages.
+    pub fn record(&mut self, start: CommitStart) {
+        let period = start.period.min(self.interval * MAX_PERIOD_INTERVALS);
         let average = |old: &mut f64, new: f64| *old += (new - *old) * WEIGHT;
-        average(&mut self.documents, begun.documents as f64);
-        average(&mut self.returned, begun.returned as f64);
+        average(&mut self.documents, start.documents as f64);
+        average(&mut self.returning, start.returning as f64);
         average(&mut self.period_seconds, period.as_secs_f64());
     }
 
-    /// How long the next commit waits, `since` the last one began.
-    pub fn wait(&self, since: Duration) -> Duration {
-        let expected = self.documents / self.period_seconds * self.distance.as_secs_f64();
-        // Nothing is expected, too, where the distance is zero: that is no number.
-        if expected >= SIBLINGS && self.returned <= self.documents * MOST_RETURNED {
-            self.distance.saturating_sub(since)
+    /// How long to delay the next commit, `since` the last one started.
+    pub fn delay(&self, since: Duration) -> Duration {
+        let expected = self.documents / self.period_seconds * self.interval.as_secs_f64();
+        // With a zero interval `expected` is NaN, and the comparison is false.
+        if expected >= SIBLINGS && self.returning <= self.documents * MAX_RETURNING_SHARE {
+            self.interval.saturating_sub(since)
         } else {
             Duration::ZERO
         }
@@ -72,66 +72,67 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const DISTANCE: Duration = Duration::from_millis(3);
+    const INTERVAL: Duration = Duration::from_millis(3);
 
-    fn after(commits: &[(usize, usize, u64)]) -> Pace {
-        let mut pace = Pace::new(DISTANCE);
-        for &(documents, returned, period_us) in commits {
-            pace.note(Begun { documents, returned, period: Duration::from_micros(period_us) });
+    fn after(commits: &[(usize, usize, u64)]) -> CommitPacing {
+        let mut pacing = CommitPacing::new(INTERVAL);
+        for &(documents, returning, period_us) in commits {
+            pacing.record(CommitStart { documents, returning, period: Duration::from_micros(period_us) });
         }
-        pace
+        pacing
     }
 
     #[test]
-    fn a_lone_writer_is_not_kept_waiting_however_fast_the_disk() {
+    fn lone_writer_is_not_delayed_on_any_disk_speed() {
         for period_us in [50, 500, 5_000] {
-            // With one record in flight, or typing: each commit holds the one document.
-            let pace = after(&[(1, 1, period_us); 100]);
-            assert_eq!(pace.wait(Duration::from_micros(period_us)), Duration::ZERO, "{period_us}");
+            // One record in flight, or typing: every commit contains the same document.
+            let pacing = after(&[(1, 1, period_us); 100]);
+            assert_eq!(pacing.delay(Duration::from_micros(period_us)), Duration::ZERO, "{period_us}");
         }
     }
 
     #[test]
-    fn steady_changes_of_many_documents_keep_commits_apart() {
-        // 5,000 documents a second, three to a commit, hardly one of them again.
-        let mut pace = after(&[(3, 0, 600); 40]);
-        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(2_400));
-        // And still when they do keep apart.
+    fn commits_are_delayed_while_many_documents_change_steadily() {
+        // 5,000 documents per second, three per commit, almost none of them returning.
+        let mut pacing = after(&[(3, 0, 600); 40]);
+        assert_eq!(pacing.delay(Duration::from_micros(600)), Duration::from_micros(2_400));
+        // The delay stays when the commits are already spaced apart.
         for _ in 0..1_000 {
-            pace.note(Begun { documents: 15, returned: 1, period: DISTANCE });
+            pacing.record(CommitStart { documents: 15, returning: 1, period: INTERVAL });
         }
-        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(2_400));
-        // A commit that took long has waited enough.
-        assert_eq!(pace.wait(Duration::from_millis(4)), Duration::ZERO);
+        assert_eq!(pacing.delay(Duration::from_micros(600)), Duration::from_micros(2_400));
+        // A commit that took longer than the interval causes no delay.
+        assert_eq!(pacing.delay(Duration::from_millis(4)), Duration::ZERO);
     }
 
     #[test]
-    fn writers_who_wait_for_their_word_are_not_kept_waiting() {
-        // 64 documents, each with one record in flight: the same come back, all in one commit or in two by turns.
-        assert_eq!(after(&[(64, 64, 1_500); 100]).wait(Duration::from_micros(1_500)), Duration::ZERO);
-        assert_eq!(after(&[(5, 5, 300), (59, 59, 1_400)].repeat(50)).wait(Duration::from_micros(300)), Duration::ZERO);
+    fn writers_that_wait_for_acknowledgements_are_not_delayed() {
+        // 64 documents, each with one record in flight: the same documents return, all in one commit or alternating
+        // between two.
+        assert_eq!(after(&[(64, 64, 1_500); 100]).delay(Duration::from_micros(1_500)), Duration::ZERO);
+        assert_eq!(after(&[(5, 5, 300), (59, 59, 1_400)].repeat(50)).delay(Duration::from_micros(300)), Duration::ZERO);
     }
 
     #[test]
-    fn few_changes_and_a_pause_end_the_waiting() {
-        // 500 documents a second: one to a commit.
-        assert_eq!(after(&[(1, 0, 2_000); 100]).wait(Duration::from_micros(600)), Duration::ZERO);
-        let mut pace = after(&[(2, 0, 2_000); 100]);
-        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::from_micros(2_400));
-        // Nobody types for a minute. Then one does, now and then.
+    fn few_changes_or_a_pause_end_the_delay() {
+        // 500 documents per second: one per commit.
+        assert_eq!(after(&[(1, 0, 2_000); 100]).delay(Duration::from_micros(600)), Duration::ZERO);
+        let mut pacing = after(&[(2, 0, 2_000); 100]);
+        assert_eq!(pacing.delay(Duration::from_micros(600)), Duration::from_micros(2_400));
+        // A minute without changes, then an occasional one.
         for _ in 0..6 {
-            pace.note(Begun { documents: 1, returned: 0, period: Duration::from_secs(60) });
+            pacing.record(CommitStart { documents: 1, returning: 0, period: Duration::from_secs(60) });
         }
-        assert_eq!(pace.wait(Duration::from_micros(600)), Duration::ZERO);
+        assert_eq!(pacing.delay(Duration::from_micros(600)), Duration::ZERO);
     }
 
     #[test]
-    fn without_a_distance_nothing_waits() {
-        let mut pace = Pace::new(Duration::ZERO);
-        assert_eq!(pace.wait(Duration::ZERO), Duration::ZERO);
+    fn zero_interval_never_delays() {
+        let mut pacing = CommitPacing::new(Duration::ZERO);
+        assert_eq!(pacing.delay(Duration::ZERO), Duration::ZERO);
         for _ in 0..100 {
-            pace.note(Begun { documents: 1_000, returned: 0, period: Duration::from_micros(500) });
+            pacing.record(CommitStart { documents: 1_000, returning: 0, period: Duration::from_micros(500) });
         }
-        assert_eq!(pace.wait(Duration::from_micros(1)), Duration::ZERO);
+        assert_eq!(pacing.delay(Duration::from_micros(1)), Duration::ZERO);
     }
 }

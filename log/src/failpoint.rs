@@ -1,29 +1,29 @@
-//! Named places at which tests let the process die, or stop for ever so that the power can be cut just there.
+//! Named points in the code at which tests abort the process, or stop a thread forever so that the power can be cut there.
 //!
-//! `SYNCLINE_FAILPOINT=compact-head-written:3` aborts the process, with no destructor run and nothing flushed, at the
-//! third passage of that point; `SYNCLINE_FAILPOINT=compact-head-written:3:halt` says `halted at ...` on standard
-//! error and stops the passing thread. Compiled into debug builds and with the feature `failpoints`; elsewhere
+//! `SYNCLINE_FAILPOINT=compact-head-written:3` aborts the process the third time that point is passed, without running
+//! destructors or flushing anything. `SYNCLINE_FAILPOINT=compact-head-written:3:halt` prints `halted at ...` on standard
+//! error and stops the thread. Compiled into debug builds and with the feature `failpoints`; in other builds
 //! [`Point::pass`] is empty.
 
 use std::fmt;
 
-/// What a test sets: `POINT:PASSAGE`, or `POINT:PASSAGE:halt`.
+/// The environment variable that selects a failpoint: `POINT:PASSAGE`, or `POINT:PASSAGE:halt`.
 pub const VARIABLE: &str = "SYNCLINE_FAILPOINT";
 
-/// Whether this program has them.
+/// Whether failpoints are compiled into this program.
 pub const COMPILED_IN: bool = cfg!(any(debug_assertions, feature = "failpoints"));
 
 macro_rules! points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
-        /// One place.
+        /// A failpoint.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Point { $($(#[$doc])* $point,)* }
 
         impl Point {
-            /// Every place, in the order of an update's life.
+            /// Every failpoint, in the order in which an update passes them.
             pub const ALL: &[Point] = &[$(Point::$point,)*];
 
-            /// Its name in [`VARIABLE`].
+            /// The name of the failpoint in [`VARIABLE`].
             pub fn name(self) -> &'static str {
                 match self { $(Point::$point => $name,)* }
             }
@@ -32,35 +32,35 @@ macro_rules! points {
 }
 
 points! {
-    /// The store is open, what an earlier end left half done is not yet swept.
+    /// The store is open; leftovers of an interrupted run are not yet swept.
     Opened = "opened",
-    /// A document was read from the log, its memory is not yet built.
+    /// A document was read from the log; it is not yet built in memory.
     Load = "load",
-    /// The log's thread has a batch, the store has nothing of it.
+    /// The log's thread has a batch; the store has not received any of it.
     BeforeAppend = "before-append",
-    /// A batch was given to the engine, nothing was synced.
+    /// A batch was applied to the engine; nothing is synced.
     AfterAppend = "after-append",
-    /// The engine has handed everything to the operating system, nothing was synced.
+    /// The engine has written everything to the operating system; nothing is synced.
     BeforeSync = "before-sync",
-    /// On disk, and nobody was told.
+    /// The batch is on disk; nothing is reported.
     AfterSync = "after-sync",
-    /// The document knows, its sessions do not.
+    /// The document has received the durable position; its sessions have not.
     BeforeAck = "before-ack",
-    /// A compaction's snapshot is there, the head that names it is not.
+    /// A compaction's snapshot is written; the head that references it is not.
     CompactSnapshotWritten = "compact-snapshot-written",
-    /// The head names the new snapshot, the records it replaces are still there.
+    /// The head references the new snapshot; the records it replaces are not yet removed.
     CompactHeadWritten = "compact-head-written",
-    /// A part of these records is gone.
+    /// Some of the replaced records are removed.
     CompactRemoving = "compact-removing",
-    /// A document that nobody uses any more begins to leave memory.
+    /// An unused document starts to leave memory.
     UnloadBegun = "unload-begun",
-    /// Everything of it is on disk, and the registry still knows it.
+    /// Everything of the document is on disk; the registry still contains it.
     UnloadSettled = "unload-settled",
-    /// The new card lies beside the old one.
+    /// The new info file is written next to the old one, not yet renamed.
     CardWritten = "card-written",
-    /// All of a backup's documents are written, the manifest that names them is not.
+    /// All documents of a backup are written; the manifest that references them is not.
     BackupPacksWritten = "backup-packs-written",
-    /// A backup's new manifest lies beside the old one.
+    /// A backup's new manifest is written next to the old one, not yet renamed.
     BackupManifestWritten = "backup-manifest-written",
 }
 
@@ -76,16 +76,16 @@ impl Point {
     #[inline(always)]
     pub fn pass(self) {}
 
-    /// Counts a passage, and ends or stops here when it is the one that was named.
+    /// Counts the passage, and aborts or halts if it is the selected one.
     #[cfg(any(debug_assertions, feature = "failpoints"))]
     pub fn pass(self) {
         use std::sync::atomic::{AtomicU64, Ordering};
         static PASSAGES: AtomicU64 = AtomicU64::new(0);
-        let Some(wanted) = wanted() else { return };
-        if wanted.point != self || PASSAGES.fetch_add(1, Ordering::Relaxed) + 1 != wanted.passage {
+        let Some(selected) = selected() else { return };
+        if selected.point != self || PASSAGES.fetch_add(1, Ordering::Relaxed) + 1 != selected.passage {
             return;
         }
-        if !wanted.halts {
+        if !selected.halts {
             std::process::abort();
         }
         eprintln!("halted at {self}");
@@ -97,33 +97,33 @@ impl Point {
 
 #[cfg(any(debug_assertions, feature = "failpoints"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wanted {
+struct Selected {
     point: Point,
     passage: u64,
     halts: bool,
 }
 
-/// What the environment says. Something else than a place is a mistake in a test: the process ends.
+/// The failpoint in the environment. An invalid value is a mistake in a test and aborts the process.
 #[cfg(any(debug_assertions, feature = "failpoints"))]
-fn wanted() -> Option<Wanted> {
-    static WANTED: std::sync::OnceLock<Option<Wanted>> = std::sync::OnceLock::new();
-    *WANTED.get_or_init(|| {
+fn selected() -> Option<Selected> {
+    static SELECTED: std::sync::OnceLock<Option<Selected>> = std::sync::OnceLock::new();
+    *SELECTED.get_or_init(|| {
         let text = std::env::var(VARIABLE).ok()?;
-        let wanted = parse(&text);
-        if wanted.is_none() {
-            eprintln!("{VARIABLE}={text:?} names no failpoint and passage");
+        let selected = parse(&text);
+        if selected.is_none() {
+            eprintln!("{VARIABLE}={text:?} is invalid; expected POINT:PASSAGE or POINT:PASSAGE:halt");
             std::process::abort();
         }
-        wanted
+        selected
     })
 }
 
 #[cfg(any(debug_assertions, feature = "failpoints"))]
-fn parse(text: &str) -> Option<Wanted> {
+fn parse(text: &str) -> Option<Selected> {
     let (text, halts) = text.strip_suffix(":halt").map_or((text, false), |text| (text, true));
     let (name, passage) = text.split_once(':')?;
     let point = *Point::ALL.iter().find(|point| point.name() == name)?;
-    Some(Wanted { point, passage: passage.parse().ok().filter(|passage| *passage > 0)?, halts })
+    Some(Selected { point, passage: passage.parse().ok().filter(|passage| *passage > 0)?, halts })
 }
 
 #[cfg(test)]
@@ -131,10 +131,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_and_its_passage_are_read() {
-        let wanted = Wanted { point: Point::AfterSync, passage: 7, halts: false };
-        assert_eq!(parse("after-sync:7"), Some(wanted));
-        assert_eq!(parse("after-sync:7:halt"), Some(Wanted { halts: true, ..wanted }));
+    fn parse_reads_point_passage_and_halt() {
+        let selected = Selected { point: Point::AfterSync, passage: 7, halts: false };
+        assert_eq!(parse("after-sync:7"), Some(selected));
+        assert_eq!(parse("after-sync:7:halt"), Some(Selected { halts: true, ..selected }));
         for wrong in ["after-sync", "after-sync:0", "after-sync:x", "nowhere:1", ""] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }

@@ -1,5 +1,5 @@
-//! For fuzzers: what reads the bytes of a store and of a backup, one function of bytes each. None may panic, and what one
-//! accepts must be written as it was read.
+//! Fuzz targets for the decoders of stores and backups, one function for each. None may panic, and decoded values must
+//! encode to the same bytes.
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
@@ -7,9 +7,9 @@ use syncline_protocol::ids::Seq;
 use super::layout::{
     CHUNK_BYTES, Head, Meta, decode_entry, encode_entry, entry_chunks, id_of, part_key, part_of, seal, unseal,
 };
-use super::store_lock::Card;
+use super::store_lock::StoreInfo;
 
-/// Keys and values of a store: the part of a key, the store's description, a head, an entry, the seal.
+/// Keys and values of a store: parts, the store's metadata, heads, entries, checksums.
 pub fn layout(bytes: &[u8]) {
     if let Some(part) = part_of(bytes) {
         let id = bytes[1..9].try_into().map_or(0, u64::from_be_bytes);
@@ -31,12 +31,12 @@ pub fn layout(bytes: &[u8]) {
     assert_eq!(unseal(key, &value), Some(payload));
     let at = payload.len() % value.len();
     value[at] ^= 1;
-    assert_eq!(unseal(key, &value), None, "a damaged value passes");
+    assert_eq!(unseal(key, &value), None, "a damaged value passes its checksum");
 }
 
-/// The texts beside a store and a backup: the card, and a manifest whose checksum is right.
+/// The text files: a store's info file, and a backup manifest with a valid checksum.
 pub fn texts(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    _ = Card::parse(text);
+    _ = StoreInfo::parse(text);
     super::backup::fuzz_manifest(text);
 }

@@ -1,4 +1,4 @@
-//! What the rest of the server holds of the log: [`Log`] and, for each open document, [`DocumentLog`].
+//! The handles to the log: [`Log`], and a [`DocumentLog`] for each open document.
 
 mod append;
 mod figures;
@@ -16,28 +16,28 @@ use tokio::task;
 
 use self::figures::Counts;
 pub use self::figures::Figures;
-use self::reading::Reading;
+use self::reading::ReadPool;
 use super::backup::{self, BackupError, Cancel, Pace};
 use super::store::{Record, Salvaged, Snapshot, Store, StoreError, Stored};
 use super::thread::{self, Committer, Running};
 
-/// Commands waiting for the log's thread. When full, handing in waits.
+/// Commands queued for the log's thread. When the queue is full, senders wait.
 pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
-/// Bytes of updates and snapshots waiting or being committed. When full, handing in waits; one command that is
-/// larger alone passes alone.
+/// Bytes of updates and snapshots that are queued or being committed. At the limit, senders wait. A single command
+/// that exceeds the limit is admitted when nothing else is queued.
 pub const MAX_QUEUED_BYTES: usize = 64 << 20;
 
 /// How much of a document's log is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Durable {
-    /// The last record known to be on disk.
+    /// The last record that is known to be on disk.
     pub upto: Seq,
-    /// Nothing will follow: the store failed, or the log was closed under this document.
+    /// No later record will become durable: the store failed, or the log was closed.
     pub failed: bool,
 }
 
-/// The log of all documents. Cheap to clone. When the last handle of any kind is dropped the log's thread commits what
-/// is queued and closes the store; [`Log::close`] does the same and waits for it.
+/// The log of all documents. Cheap to clone. When the last handle of any kind is dropped, the log's thread commits the
+/// queued commands and closes the store. [`Log::close`] does the same and waits for it.
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
@@ -48,33 +48,33 @@ pub struct Log {
 pub struct DocumentLog {
     document: Arc<Document>,
     epoch: Epoch,
-    /// The last record handed in. Written by [`DocumentLog::append`].
+    /// The last record appended. Written by [`DocumentLog::append`].
     last: AtomicU64,
-    /// What [`DocumentLog::durable_changed`] reported last.
+    /// The value that [`DocumentLog::durable_changed`] returned last.
     seen: Durable,
     progress: watch::Receiver<Progress>,
     commands: mpsc::Sender<Command>,
-    room: Arc<Semaphore>,
+    byte_budget: Arc<Semaphore>,
 }
 
 impl Log {
-    /// Starts the log's thread on `store`. No commit waits.
+    /// Starts the log's thread on `store`. Commits are never delayed.
     ///
-    /// Panics when the operating system has no thread to give.
+    /// Panics if the operating system cannot create the thread.
     pub fn start(store: Arc<dyn Store>) -> Self {
         Self::start_with(store, Duration::ZERO)
     }
 
-    /// [`Log::start`]; commits begin this far apart while many documents change.
-    pub fn start_with(store: Arc<dyn Store>, commit_distance: Duration) -> Self {
+    /// [`Log::start`], with commits at least `commit_interval` apart while many documents change.
+    pub fn start_with(store: Arc<dyn Store>, commit_interval: Duration) -> Self {
         let (log, queue) = Self::new(store, Blocking::OnPool);
         let committer = Committer::new(Arc::clone(&log.shared), queue);
-        *lock(&log.shared.thread) = Some(thread::spawn(committer, commit_distance));
+        *lock(&log.shared.thread) = Some(thread::spawn(committer, commit_interval));
         log
     }
 
-    /// A log without a thread, for simulation: nothing is committed but by the [`Committer`], and what blocks runs where
-    /// it is asked for.
+    /// A log without a thread, for simulations: only the [`Committer`] commits, and blocking work runs on the caller's
+    /// thread.
     pub fn by_hand(store: Arc<dyn Store>) -> (Self, Committer) {
         let (log, queue) = Self::new(store, Blocking::InPlace);
         let committer = Committer::new(Arc::clone(&log.shared), queue);
@@ -86,41 +86,42 @@ impl Log {
         let shared = Shared {
             store,
             blocking,
-            reading: Arc::default(),
+            read_pool: Arc::default(),
             documents: Mutex::default(),
             failed: watch::Sender::new(None),
-            room: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
+            byte_budget: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
             counts: Counts::default(),
             thread: Mutex::default(),
         };
         (Self { shared: Arc::new(shared), commands }, queue)
     }
 
-    /// Reads a document and checks it, after what is queued for it is committed. `None`: there is no such document.
+    /// Reads and verifies a document, after its queued commands are committed. `None`: there is no such document.
     ///
-    /// Errors: those of [`Store::load`]. After a storage error documents can still be read, as far as they are durable.
+    /// Errors: those of [`Store::load`]. After a storage error the durable state of documents can still be read.
     pub async fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let live = self.shared.documents().get(document).and_then(Weak::upgrade);
         if let Some(live) = live {
-            live.settled().await;
+            live.wait_until_done().await;
         }
         let (store, document) = (Arc::clone(&self.shared.store), document.clone());
         self.read(move || store.load(&document)).await
     }
 
-    /// Reads what can be read of a document that [`Log::load`] calls damaged.
+    /// Reads the readable parts of a document for which [`Log::load`] returns [`StoreError::Damaged`].
     pub async fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
         let (store, document) = (Arc::clone(&self.shared.store), document.clone());
         self.read(move || store.salvage(&document)).await
     }
 
-    /// Every document's name, without order.
+    /// The names of all documents, in no particular order.
     pub async fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
         let store = Arc::clone(&self.shared.store);
         self.read(move || store.list()).await
     }
 
-    /// Does work that takes long on the blocking pool. `None`: it did not end, for the program stops.
+    /// Runs long work on the blocking pool. `None`: it did not finish, because it panicked or the runtime is shutting
+    /// down.
     pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         match self.shared.blocking {
             Blocking::OnPool => task::spawn_blocking(work).await.ok(),
@@ -133,14 +134,14 @@ impl Log {
         read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let read = match self.shared.blocking {
-            Blocking::OnPool => self.shared.reading.run(read).await,
+            Blocking::OnPool => self.shared.read_pool.run(read).await,
             Blocking::InPlace => Some(read()),
         };
-        read.unwrap_or_else(|| Err(StoreError::Io("reading was interrupted".into())))
+        read.unwrap_or_else(|| Err(StoreError::Io("the read panicked or was interrupted by a shutdown".into())))
     }
 
-    /// Takes a backup of everything that is committed, beside the commits. Dropping the future does not stop it: `cancel`
-    /// does. See [`backup::take`].
+    /// Takes a backup of everything that is committed, while commits continue. Dropping the future does not stop the
+    /// backup; `cancel` does. See [`backup::take`].
     pub async fn back_up(
         &self,
         dir: PathBuf,
@@ -153,9 +154,9 @@ impl Log {
         taken.unwrap_or(Err(BackupError::Cancelled))
     }
 
-    /// Forgets a document, durably. Only for a document that nobody has open.
+    /// Removes a document durably. The document must not be open.
     ///
-    /// Errors: [`StoreError::Closed`], or the error that the log latched.
+    /// Errors: [`StoreError::Closed`], or the error that the log has latched.
     pub async fn delete(&self, document: &DocumentName) -> Result<(), StoreError> {
         let (reply, outcome) = oneshot::channel();
         let command = Command::Delete { document: document.clone(), reply };
@@ -163,8 +164,8 @@ impl Log {
         outcome.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// The handle for a document that was loaded with, or begins with, `last` as its last record. `epoch` is written
-    /// with the first record of a new document.
+    /// The handle for a document whose last record is `last` ([`Seq::ZERO`] for a new one). `epoch` is written with the
+    /// first record of a new document.
     pub fn document(&self, name: DocumentName, epoch: Epoch, last: Seq) -> DocumentLog {
         let durable = Durable { upto: last, failed: false };
         let document = Arc::new(Document {
@@ -176,7 +177,7 @@ impl Log {
         });
         let mut documents = self.shared.documents();
         documents.insert(name, Arc::downgrade(&document));
-        // Under the lock under which the latch goes through all documents: one of the two sees the other.
+        // `Shared::latch` lists the documents under this lock: either it finds this document, or the error is visible here.
         if self.shared.failed.borrow().is_some() {
             document.fail();
         }
@@ -189,24 +190,24 @@ impl Log {
             seen: durable,
             progress,
             commands: self.commands.clone(),
-            room: Arc::clone(&self.shared.room),
+            byte_budget: Arc::clone(&self.shared.byte_budget),
         }
     }
 
-    /// The first storage error, after which nothing is committed.
+    /// The first storage error, after which nothing is committed. `None`: the store works.
     pub fn failed(&self) -> Option<StoreError> {
         self.shared.failed.borrow().clone()
     }
 
-    /// [`Log::failed`], to wait on.
+    /// [`Log::failed`] as a watch.
     pub fn watch_failed(&self) -> watch::Receiver<Option<StoreError>> {
         self.shared.failed.subscribe()
     }
 
-    /// Commits what is queued, closes the store and ends the thread. What is handed in later fails. A second call
-    /// returns when the first is through.
+    /// Commits what is queued, closes the store and ends the thread. Later commands fail. A second call returns when
+    /// the first has finished.
     pub async fn close(&self) {
-        // An error says that the thread is ending already.
+        // An error means that the thread is already ending.
         self.commands.send(Command::Close).await.ok();
         let shared = Arc::clone(&self.shared);
         let join = move || {
@@ -225,22 +226,22 @@ impl Log {
 }
 
 impl DocumentLog {
-    /// What is on disk now.
+    /// How much of the document is on disk now.
     pub fn durable(&self) -> Durable {
         self.progress.borrow().durable
     }
 
-    /// Waits until [`DocumentLog::durable`] is another than this method returned last, and returns it.
+    /// Waits until [`DocumentLog::durable`] differs from the value that this method returned last, and returns it.
     pub async fn durable_changed(&mut self) -> Durable {
         let seen = self.seen;
-        // This handle keeps the sender alive: waiting cannot end otherwise.
+        // This handle keeps the sender alive, so the wait cannot fail.
         if let Ok(progress) = self.progress.wait_for(|progress| progress.durable != seen).await {
             self.seen = progress.durable;
         }
         self.seen
     }
 
-    /// The same, for a task of its own.
+    /// A watch on [`DocumentLog::durable`] for another task.
     pub fn watch(&self) -> DurableWatch {
         DurableWatch { progress: self.document.progress.subscribe(), seen: self.durable() }
     }
@@ -253,7 +254,7 @@ pub struct DurableWatch {
 }
 
 impl DurableWatch {
-    /// Waits until it is another than before. `None`: the document's handle is gone.
+    /// Waits until the value differs from the last one seen, and returns it. `None`: the [`DocumentLog`] was dropped.
     pub async fn changed(&mut self) -> Option<Durable> {
         let seen = self.seen;
         self.seen = self.progress.wait_for(|progress| progress.durable != seen).await.ok()?.durable;
@@ -261,44 +262,45 @@ impl DurableWatch {
     }
 }
 
-/// What the log's thread is asked to do. `room` is given back when the command is done.
+/// A command for the log's thread. `permit` is released when the command is done.
 pub(super) enum Command {
-    Append { document: Arc<Document>, epoch: Epoch, records: Vec<Record>, room: OwnedSemaphorePermit },
-    Compact { document: Arc<Document>, snapshot: Snapshot, room: OwnedSemaphorePermit },
+    Append { document: Arc<Document>, epoch: Epoch, records: Vec<Record>, permit: OwnedSemaphorePermit },
+    Compact { document: Arc<Document>, snapshot: Snapshot, permit: OwnedSemaphorePermit },
     Delete { document: DocumentName, reply: oneshot::Sender<Result<(), StoreError>> },
     Close,
 }
 
-/// Where work that blocks is done.
+/// Where blocking work runs.
 #[derive(Debug, Clone, Copy)]
 enum Blocking {
     OnPool,
     InPlace,
 }
 
-/// What handles and thread share.
+/// State shared by the handles and the log's thread.
 pub(super) struct Shared {
     pub store: Arc<dyn Store>,
     blocking: Blocking,
-    reading: Arc<Reading>,
+    read_pool: Arc<ReadPool>,
     /// Documents with a handle or a queued command. A document removes itself when it is dropped.
     documents: Mutex<BTreeMap<DocumentName, Weak<Document>>>,
-    /// The latch. Written once, by the thread.
+    /// The first storage error. Written once, by the log's thread.
     failed: watch::Sender<Option<StoreError>>,
-    room: Arc<Semaphore>,
+    /// Permits for [`MAX_QUEUED_BYTES`].
+    byte_budget: Arc<Semaphore>,
     pub counts: Counts,
     thread: Mutex<Option<Running>>,
 }
 
 impl Shared {
-    /// Latches the first error and tells every document. Returns whether it was the first.
+    /// Latches the first error and marks every document as failed. Returns whether it was the first.
     pub fn latch(&self, error: &StoreError) -> bool {
         let is_first = self.failed.send_if_modified(|failed| {
             let is_first = failed.is_none();
             failed.get_or_insert_with(|| error.clone());
             is_first
         });
-        // Dropping a document takes the lock: not while it is held.
+        // Dropping a document takes this lock, so release it before `live` is dropped.
         let live: Vec<_> = self.documents().values().filter_map(Weak::upgrade).collect();
         for document in &live {
             document.fail();
@@ -315,13 +317,13 @@ impl Shared {
     }
 }
 
-/// What a document's handles and queued commands share.
+/// State shared by a document's handles and queued commands.
 pub(super) struct Document {
     pub name: DocumentName,
     progress: watch::Sender<Progress>,
-    /// Commands handed in. Written by [`DocumentLog`].
+    /// Commands queued so far. Written by [`DocumentLog`].
     queued: AtomicU64,
-    /// The last commit it was in; zero: none yet. Written by the log's thread.
+    /// The number of the last commit that contained the document; zero: none yet. Written by the log's thread.
     pub commit: AtomicU64,
     shared: Weak<Shared>,
 }
@@ -329,12 +331,12 @@ pub(super) struct Document {
 #[derive(Debug, Clone, Copy)]
 struct Progress {
     durable: Durable,
-    /// Commands that are through, one way or the other.
+    /// Commands that were committed or dropped.
     done: u64,
 }
 
 impl Document {
-    /// Reports that `commands` more are on disk, the last record among them being `upto`.
+    /// Reports that `commands` more commands are on disk. `upto` is the last record among them.
     pub fn committed(&self, upto: Option<Seq>, commands: u64) {
         self.progress.send_modify(|progress| {
             progress.durable.upto = upto.unwrap_or(progress.durable.upto).max(progress.durable.upto);
@@ -342,7 +344,7 @@ impl Document {
         });
     }
 
-    /// Reports that `commands` more were dropped.
+    /// Reports that `commands` more commands were dropped.
     pub fn dropped(&self, commands: u64) {
         self.progress.send_modify(|progress| {
             progress.durable.failed = true;
@@ -354,11 +356,11 @@ impl Document {
         self.dropped(0);
     }
 
-    /// Waits until everything handed in so far is through.
-    async fn settled(&self) {
+    /// Waits until every command queued so far was committed or dropped.
+    async fn wait_until_done(&self) {
         let queued = self.queued.load(Ordering::Relaxed);
         let mut progress = self.progress.subscribe();
-        // `self` keeps the sender alive: waiting cannot end otherwise.
+        // `self` keeps the sender alive, so the wait cannot fail.
         progress.wait_for(|progress| progress.done >= queued).await.ok();
     }
 }
@@ -367,7 +369,7 @@ impl Drop for Document {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else { return };
         let mut documents = shared.documents();
-        // A later handle of the same name may have taken the place.
+        // A newer handle of the same name may have replaced this entry.
         if documents.get(&self.name).is_some_and(|document| document.strong_count() == 0) {
             documents.remove(&self.name);
         }

@@ -1,18 +1,18 @@
-//! How a store's keys and values are laid out: pure functions from values to bytes and back.
+//! The layout of a store's keys and values: pure functions between values and bytes.
 //!
 //! | key | value |
 //! |---|---|
-//! | `m` | the store: identity, format, counts |
+//! | `m` | the store's metadata: identity, format, counts |
 //! | `h` name | the document's head |
-//! | `i` id | the document's name, so that a lost head can be named |
-//! | `g` id | this document has parts that no head names (yet, or any more) |
+//! | `i` id | the document's name, to identify a document whose head is lost |
+//! | `g` id | a sweep mark: the document may have parts that no head references |
 //! | `d` id `0` upto chunk | a chunk of the snapshot |
-//! | `d` id `1` first-seq chunk | a chunk of an entry: the records that one commit brought |
+//! | `d` id `1` first-seq chunk | a chunk of an entry: the document's records in one commit |
 //!
-//! Numbers in keys are big-endian, so that a document's parts lie together and in order; numbers in values are
-//! little-endian. Every value begins with an xxh3 checksum of its own key and the rest of the value: a value that
-//! was damaged, or that sits under another's key, does not pass. A head carries a digest of the checksums of all
-//! its parts in order: a part that is missing, or older than the head, does not pass either.
+//! Numbers in keys are big-endian, so that a document's parts are adjacent and in order; numbers in values are
+//! little-endian. Every value begins with an xxh3 checksum of its key and the rest of the value, which detects a damaged
+//! value and a value under the wrong key. A head contains a digest of the checksums of all its parts in order, which
+//! detects a missing part and a part older than the head.
 
 use bytes::Bytes;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
@@ -22,9 +22,9 @@ use super::store::Record;
 
 /// The format this code writes, and the newest it reads.
 pub(super) const FORMAT: u32 = 2;
-/// No value is larger, framing included: larger ones leave the engine's log for files of their own.
+/// The largest value, including the checksum. The engine stores larger ones in separate files.
 pub(super) const MAX_VALUE_BYTES: usize = 4096;
-/// What a value has left after its checksum.
+/// The largest payload of a value.
 pub(super) const CHUNK_BYTES: usize = MAX_VALUE_BYTES - SUM_BYTES;
 /// The key of [`Meta`].
 pub(super) const META_KEY: &[u8] = b"m";
@@ -37,23 +37,23 @@ pub(super) const SWEEPS: &[u8] = b"g";
 
 const SUM_BYTES: usize = 8;
 
-/// Which kind of part a key names. Snapshots sort before entries.
+/// The kind of part a key refers to. Snapshots sort before entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PartKind {
     /// A chunk of a snapshot.
     Snapshot = 0,
     /// A chunk of an entry.
     Entry = 1,
 }
 
-/// Where a chunk of a document lies.
+/// Identifies a chunk of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
-    /// Of a snapshot or of an entry.
-    pub kind: Kind,
-    /// The snapshot's last record, or the entry's first.
+    /// Whether the chunk is part of a snapshot or of an entry.
+    pub kind: PartKind,
+    /// The snapshot's last record, or the entry's first record.
     pub seq: Seq,
-    /// From 0.
+    /// The chunk's index in the snapshot or entry, from 0.
     pub chunk: u32,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn id_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
 }
 
-/// What all parts of a document begin with.
+/// The key prefix of all parts of a document.
 pub(super) fn parts_prefix(id: u64) -> Vec<u8> {
     [b"d".as_slice(), &id.to_be_bytes()].concat()
 }
@@ -91,12 +91,12 @@ pub(super) fn part_key(id: u64, part: Part) -> Vec<u8> {
     key
 }
 
-/// The chunk that a key names.
+/// The chunk that a key refers to. `None`: it is not a valid key.
 pub(super) fn part_of(key: &[u8]) -> Option<Part> {
     let (kind, rest) = key.get(9..)?.split_first()?;
     let kind = match kind {
-        0 => Kind::Snapshot,
-        1 => Kind::Entry,
+        0 => PartKind::Snapshot,
+        1 => PartKind::Entry,
         _ => return None,
     };
     let (seq, chunk) = rest.split_at_checked(8)?;
@@ -115,18 +115,18 @@ pub(super) fn seal(key: &[u8], payload: &[u8]) -> Vec<u8> {
     value
 }
 
-/// The payload of a value that lies under `key`, if it is the one that was put there.
+/// The payload of the value under `key`. `None`: the checksum does not match.
 pub(super) fn unseal<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     let (sum, payload) = value.split_at_checked(SUM_BYTES)?;
     (sum == checksum(key, payload).to_le_bytes()).then_some(payload)
 }
 
-/// The checksum a value carries, unchecked.
+/// The checksum at the start of a value, not verified.
 pub(super) fn sum_of(value: &[u8]) -> u64 {
     value.first_chunk().map_or(0, |sum| u64::from_le_bytes(*sum))
 }
 
-/// The digest of a document whose next part has checksum `sum`.
+/// Extends a document's digest by its next part, whose checksum is `sum`.
 pub(super) fn chain(digest: u64, sum: u64) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&digest.to_le_bytes());
@@ -142,27 +142,27 @@ fn checksum(key: &[u8], payload: &[u8]) -> u64 {
     hash.digest()
 }
 
-/// What is known about the whole store. Written in every batch.
+/// The store's metadata. Written in every batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Meta {
-    /// Drawn when the store was created.
+    /// Random, drawn when the store was created.
     pub identity: u128,
-    /// See [`FORMAT`].
+    /// The store's format, see [`FORMAT`].
     pub format: u32,
-    /// Records ever committed. Never falls.
+    /// The number of records ever committed. Never decreases.
     pub committed: u64,
-    /// Documents that have a head.
+    /// The number of documents that have a head.
     pub documents: u64,
-    /// The number the next document gets.
+    /// The id of the next new document.
     pub next_id: u64,
-    /// The sum of all heads' checksums: tells that a document was set back. Since format 2; zero before.
+    /// The sum of all heads' checksums, to detect an outdated document. Since format 2; zero before.
     pub heads: u64,
-    /// Counts batches. Since format 2; zero before.
+    /// The number of applied batches. Since format 2; zero before.
     pub batches: u64,
 }
 
 impl Meta {
-    /// The payload of the store's value.
+    /// Encodes the payload.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.identity.to_le_bytes().to_vec();
         out.extend_from_slice(&self.format.to_le_bytes());
@@ -172,7 +172,7 @@ impl Meta {
         out
     }
 
-    /// What [`Meta::encode`] wrote. Reads the identity and format of later formats, too.
+    /// Decodes the payload. Also reads the identity and format of later formats.
     pub fn decode(mut payload: &[u8]) -> Option<Self> {
         let from = &mut payload;
         Some(Self {
@@ -187,29 +187,29 @@ impl Meta {
     }
 }
 
-/// What is known about a document. Written in the batch that changes it.
+/// A document's metadata. Written in the batch that changes the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Its number in keys.
+    /// The document's id in keys.
     pub id: u64,
     /// The identity of its history.
     pub epoch: Epoch,
-    /// Its last record.
+    /// The last record.
     pub last: Seq,
-    /// The last record in its snapshot; zero: it has none.
+    /// The last record in the snapshot; zero: there is no snapshot.
     pub upto: Seq,
-    /// The snapshot's length.
+    /// The length of the snapshot in bytes.
     pub snapshot_bytes: u64,
-    /// The snapshot's chunks.
+    /// The number of the snapshot's chunks.
     pub snapshot_chunks: u32,
-    /// Entries after the snapshot.
+    /// The number of entries after the snapshot.
     pub entries: u64,
-    /// [`chain`] over its snapshot's chunks, then its entries' chunks, from zero.
+    /// [`chain`] over the snapshot's chunks, then the entries' chunks, starting with zero.
     pub digest: u64,
 }
 
 impl Head {
-    /// The payload of the head's value.
+    /// Encodes the payload.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.id.to_le_bytes().to_vec();
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
@@ -222,7 +222,7 @@ impl Head {
         out
     }
 
-    /// What [`Head::encode`] wrote.
+    /// Decodes the payload.
     pub fn decode(mut payload: &[u8]) -> Option<Self> {
         let from = &mut payload;
         Some(Self {
@@ -237,16 +237,16 @@ impl Head {
         })
     }
 
-    /// Whether the head names this part. What it does not name is a leftover.
-    pub fn names(&self, part: Part) -> bool {
+    /// Whether the head references this part. Other parts are leftovers.
+    pub fn references(&self, part: Part) -> bool {
         match part.kind {
-            Kind::Snapshot => part.seq == self.upto && part.chunk < self.snapshot_chunks,
-            Kind::Entry => part.seq > self.upto && part.seq <= self.last,
+            PartKind::Snapshot => part.seq == self.upto && part.chunk < self.snapshot_chunks,
+            PartKind::Entry => part.seq > self.upto && part.seq <= self.last,
         }
     }
 }
 
-/// One entry: its length, the number of records, time and length of each, then the updates one after the other.
+/// Encodes an entry: its length, the number of records, time and length of each, then all updates.
 pub(super) fn encode_entry(records: &[Record]) -> Vec<u8> {
     let updates: usize = records.iter().map(|record| record.update.len()).sum();
     let total = ENTRY_BYTES + RECORD_BYTES * records.len() + updates;
@@ -263,7 +263,7 @@ pub(super) fn encode_entry(records: &[Record]) -> Vec<u8> {
     out
 }
 
-/// The records of an entry whose chunks were put together again. `None`: it is not an entry.
+/// The records of an entry assembled from its chunks. `None`: it is not a valid entry.
 pub(super) fn decode_entry(first: Seq, entry: Bytes) -> Option<Vec<Record>> {
     let mut rest: &[u8] = &entry;
     let total = u64::from_le_bytes(take(&mut rest)?);
@@ -285,7 +285,7 @@ pub(super) fn decode_entry(first: Seq, entry: Bytes) -> Option<Vec<Record>> {
     (at == entry.len()).then_some(records)
 }
 
-/// How many chunks the entry has that begins with this chunk.
+/// The number of chunks of the entry that begins with this chunk.
 pub(super) fn entry_chunks(first_chunk: &[u8]) -> Option<u32> {
     let total = u64::from_le_bytes(*first_chunk.first_chunk()?);
     u32::try_from(total.div_ceil(CHUNK_BYTES as u64)).ok()

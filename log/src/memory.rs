@@ -1,4 +1,4 @@
-//! A store in memory for tests: it can be held in the middle of a commit, fail, panic and crash when told to.
+//! An in-memory store for tests. It can pause in the middle of a commit, fail, panic and crash on request.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,11 @@ use syncline_protocol::ids::{DocumentName, Seq};
 
 use super::store::{Store, StoreError, Stored, Write};
 
-/// Documents in memory. What a commit brings is there once the commit returned, not before.
+/// Documents in memory. The steps of a commit are visible once the commit has returned, not before.
 #[derive(Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
-    /// Something in `state` changed.
+    /// Notified whenever `state` changes.
     changed: Condvar,
 }
 
@@ -20,15 +20,17 @@ struct State {
     documents: HashMap<DocumentName, Stored>,
     /// The steps of each commit that was started.
     commits: Vec<Vec<Write>>,
-    held: bool,
-    /// Whether a commit waits at the gate.
-    waiting: bool,
+    /// Set by [`MemoryStore::hold`]: commits pause before they apply their steps.
+    is_held: bool,
+    /// A commit has started and has not applied its steps.
+    is_committing: bool,
+    /// The commit, counted from 1, that gets the fault.
     fault: Option<(usize, Fault)>,
     crashes: u64,
-    closed: bool,
+    is_closed: bool,
 }
 
-/// What a commit does instead of its work.
+/// How a commit fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It returns an error.
@@ -43,48 +45,48 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Commits from now on wait before they are durable, until [`MemoryStore::release`].
+    /// Makes commits pause before they are durable, until [`MemoryStore::release`].
     pub fn hold(&self) {
-        self.state().held = true;
+        self.state().is_held = true;
     }
 
-    /// Lets the waiting commit and all later ones pass.
+    /// Lets the paused commit and all later ones continue.
     pub fn release(&self) {
-        self.state().held = false;
+        self.state().is_held = false;
         self.changed.notify_all();
     }
 
-    /// Blocks until a commit waits at the gate.
+    /// Blocks until a commit is paused.
     pub fn wait_until_held(&self) {
         let state = self.state();
-        drop(self.changed.wait_while(state, |state| !state.waiting).unwrap_or_else(PoisonError::into_inner));
+        drop(self.changed.wait_while(state, |state| !state.is_committing).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Whether a commit has begun and is not through.
+    /// Whether a commit has started and not finished.
     pub fn is_committing(&self) -> bool {
-        self.state().waiting
+        self.state().is_committing
     }
 
-    /// The `nth` commit from now (1: the next one) has a fault.
+    /// Makes the `nth` commit from now fail (1: the next one).
     pub fn fault_at(&self, nth: usize, fault: Fault) {
         let mut state = self.state();
         state.fault = Some((state.commits.len() + nth, fault));
     }
 
-    /// Forgets everything that is not yet committed: a waiting commit fails, later ones work.
+    /// Discards everything that is not yet committed: a paused commit fails, later ones work.
     pub fn crash(&self) {
         self.state().crashes += 1;
         self.changed.notify_all();
     }
 
-    /// The steps of each commit so far, those included that failed or wait.
+    /// The steps of each commit so far, including failed and paused ones.
     pub fn commits(&self) -> Vec<Vec<Write>> {
         self.state().commits.clone()
     }
 
     /// Whether [`Store::close`] was called.
     pub fn is_closed(&self) -> bool {
-        self.state().closed
+        self.state().is_closed
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,19 +100,19 @@ impl Store for MemoryStore {
         state.commits.push(writes.to_vec());
         match state.fault {
             Some((at, Fault::Fail)) if at == state.commits.len() => {
-                return Err(StoreError::Io("this commit was told to fail".into()));
+                return Err(StoreError::Io("this commit was set up to fail".into()));
             }
-            Some((at, Fault::Panic)) if at == state.commits.len() => panic!("this commit was told to panic"),
+            Some((at, Fault::Panic)) if at == state.commits.len() => panic!("this commit was set up to panic"),
             _ => {}
         }
         let crashes = state.crashes;
-        state.waiting = true;
+        state.is_committing = true;
         self.changed.notify_all();
         let mut state = self
             .changed
-            .wait_while(state, |state| state.held && state.crashes == crashes)
+            .wait_while(state, |state| state.is_held && state.crashes == crashes)
             .unwrap_or_else(PoisonError::into_inner);
-        state.waiting = false;
+        state.is_committing = false;
         if state.crashes != crashes {
             return Err(StoreError::Io("the store crashed".into()));
         }
@@ -126,12 +128,12 @@ impl Store for MemoryStore {
     }
 
     fn close(&self) -> Result<(), StoreError> {
-        self.state().closed = true;
+        self.state().is_closed = true;
         Ok(())
     }
 }
 
-/// One step as the contract says it.
+/// Applies one step as the contract of [`Write`] describes it.
 fn apply(documents: &mut HashMap<DocumentName, Stored>, write: &Write) -> Result<(), StoreError> {
     match write {
         Write::Append { records, .. } if records.is_empty() => {}

@@ -1,7 +1,8 @@
-//! Tells documents what is on disk, from within the runtime that runs them.
+//! Reports commits to the documents from a task in their runtime.
 //!
-//! Told from the log's thread, each document whose task sleeps would wake the runtime for itself: a write to its event file,
-//! and on a busy core a switch to the runtime and back. A task that is woken once a commit tells all of them.
+//! If the log's thread reported to each document directly, every sleeping document task would wake the runtime
+//! separately: one write to the runtime's eventfd each, and on a busy core a context switch to the runtime and back. The
+//! reporting task is woken once for each commit and notifies all documents.
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -10,15 +11,15 @@ use tokio::task::JoinHandle;
 
 use super::thread::Committed;
 
-/// Commits not yet told. When full, the log's thread waits: the runtime is busy with other things, and telling waits for
-/// nothing.
-const MAX_UNTOLD: usize = 1024;
+/// Commits that are not yet reported. When the channel is full, the log's thread waits until the runtime schedules the
+/// reporting task, which itself waits for nothing.
+const MAX_PENDING_REPORTS: usize = 1024;
 
-/// A commit on its way to the task. Told when it is dropped, wherever that is: a runtime that ends drops what its task has not
-/// taken, and who waits in another must not wait for ever.
-struct Untold(Option<Committed>);
+/// A commit on its way to the reporting task. Dropping it reports it, on whatever thread: a runtime that shuts down drops
+/// the reports that its task has not received, and tasks in other runtimes must not wait for them forever.
+struct PendingReport(Option<Committed>);
 
-impl Drop for Untold {
+impl Drop for PendingReport {
     fn drop(&mut self) {
         if let Some(committed) = self.0.take() {
             committed.report();
@@ -26,28 +27,29 @@ impl Drop for Untold {
     }
 }
 
-/// The log thread's end.
-pub(super) struct Reporter(mpsc::Sender<Untold>);
+/// The sending side, used by the log's thread.
+pub(super) struct Reporter(mpsc::Sender<PendingReport>);
 
 impl Reporter {
-    /// Starts the task. `None`: there is no runtime here. The task ends after the thread, when everything is told.
+    /// Starts the reporting task. `None`: the caller is not in a runtime. The task ends after the log's thread, when
+    /// everything is reported.
     pub fn spawn() -> Option<(Self, JoinHandle<()>)> {
         let runtime = Handle::try_current().ok()?;
-        let (committed, mut untold) = mpsc::channel::<Untold>(MAX_UNTOLD);
+        let (sender, mut reports) = mpsc::channel::<PendingReport>(MAX_PENDING_REPORTS);
         let task = runtime.spawn(async move {
-            while let Some(untold) = untold.recv().await {
-                drop(untold);
+            while let Some(report) = reports.recv().await {
+                drop(report);
             }
         });
-        Some((Self(committed), task))
+        Some((Self(sender), task))
     }
 
-    /// Has it told, in order. From here when the runtime is gone: then perhaps before what is dropped with it, and a document
-    /// takes the highest number for how far it is.
+    /// Queues the commit for reporting, in order. If the runtime has shut down, the commit is reported here. It may then
+    /// overtake reports that the runtime drops, which is harmless: a document keeps the highest sequence number.
     pub fn report(&self, committed: Committed) {
-        if let Err(TrySendError::Full(untold)) = self.0.try_send(Untold(Some(committed))) {
-            // What comes back is told.
-            self.0.blocking_send(untold).ok();
+        if let Err(TrySendError::Full(report)) = self.0.try_send(PendingReport(Some(committed))) {
+            // If sending fails, dropping the returned report publishes it.
+            self.0.blocking_send(report).ok();
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Reads documents from the engine's file after the engine has failed: after a failed write sled refuses reads, too, or has half
-//! a batch in its memory. No commit follows a failed one, so what was acknowledged stays in the file.
+//! Reads documents directly from the engine's file after the engine has failed. After a failed write, sled may also refuse
+//! reads, or have half a batch in memory. No commit follows a failed one, so everything acknowledged stays in the file.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -9,22 +9,22 @@ use syncline_protocol::ids::DocumentName;
 use super::check::Survey;
 use super::store::{StoreError, Stored};
 
-/// A second way to what is on disk.
+/// The fallback for reads after the engine has failed.
 #[derive(Default)]
 pub(super) struct Rescue {
-    /// The log position at which the commit that failed began.
+    /// The log position at which the failed commit started.
     failed_at: OnceLock<i64>,
-    /// Made by the first read that needs it.
+    /// Created by the first read that needs it.
     survey: OnceLock<Survey>,
 }
 
 impl Rescue {
-    /// From now on nobody writes. What the commit that failed wrote lies at the log position `failed_at` or later.
+    /// Enables the fallback. The failed commit wrote at the log position `failed_at` or later, and nothing writes after it.
     pub fn engine_failed(&self, failed_at: i64) {
         self.failed_at.get_or_init(|| failed_at);
     }
 
-    /// Reads a document that the engine, having failed, does not read.
+    /// Returns `loaded`, the engine's result, unless the engine has failed: then reads the document from the file.
     pub fn load(
         &self,
         dir: &Path,
@@ -33,7 +33,7 @@ impl Rescue {
     ) -> Result<Option<Stored>, StoreError> {
         match (&loaded, self.failed_at.get()) {
             (Err(StoreError::Io(_) | StoreError::Damaged { .. }), Some(&failed_at)) => {
-                // One that fails is made anew for the next read: there may have been no file descriptor for it.
+                // A failed survey is not kept, so the next read tries again: the cause may be a lack of file descriptors.
                 let survey = match self.survey.get() {
                     Some(survey) => survey,
                     None => {
@@ -58,13 +58,13 @@ mod tests {
     use bytes::Bytes;
     use syncline_protocol::ids::{Epoch, Seq};
 
-    use super::super::layout::{Kind, Part, head_key, part_key};
+    use super::super::layout::{Part, PartKind, head_key, part_key};
     use super::super::sled::{SledStore, failed};
     use super::super::store::{Record, Store, Write};
     use super::*;
 
     #[test]
-    fn what_a_failed_engine_does_not_read_is_read_from_its_file() {
+    fn document_is_read_from_the_file_after_the_engine_failed() {
         let dir = tempfile::tempdir().unwrap();
         let store = SledStore::open(dir.path()).unwrap();
         let document = DocumentName::parse("doc").unwrap();
@@ -72,7 +72,7 @@ mod tests {
         store.commit(&[Write::Append { document: document.clone(), epoch: Epoch(1), records }]).unwrap();
         let refused = || Err(StoreError::Io("the engine has failed".into()));
         let rescue = Rescue::default();
-        assert!(rescue.load(dir.path(), &document, refused()).is_err(), "while others write, its file says nothing");
+        assert!(rescue.load(dir.path(), &document, refused()).is_err(), "no fallback while the engine works");
         rescue.engine_failed(i64::MAX);
         let read = rescue.load(dir.path(), &document, refused()).unwrap();
         assert_eq!(read, store.load(&document).unwrap());
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_batch_in_the_memory_of_a_failed_engine_is_not_read() {
+    fn half_a_batch_in_the_failed_engines_memory_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let has_failed = Arc::new(AtomicBool::new(false));
         let sync = {
@@ -98,7 +98,7 @@ mod tests {
         };
         store.commit(&append(1)).unwrap();
         let acknowledged = store.load(&document).unwrap();
-        // As sled's cleaner does: what was acknowledged lies elsewhere now, and where it lay may be written over.
+        // Like sled's cleaner: acknowledged data is moved, and its old place may be overwritten.
         let moved_to = store.with_engine(|engine| {
             let key = head_key(&document);
             let head = engine.db.get(&key).map_err(failed)?.unwrap();
@@ -107,9 +107,9 @@ mod tests {
         });
         has_failed.store(true, Ordering::Relaxed);
         store.commit(&append(2)).unwrap_err();
-        assert!(*store.rescue.failed_at.get().unwrap() >= moved_to.unwrap(), "what was moved is not read");
-        // As a batch that was not applied to its end: the new head is there, the record is not.
-        let record = part_key(1, Part { kind: Kind::Entry, seq: Seq(2), chunk: 0 });
+        assert!(*store.rescue.failed_at.get().unwrap() >= moved_to.unwrap(), "moved data is before the position");
+        // Like a partly applied batch: the new head exists, the record does not.
+        let record = part_key(1, Part { kind: PartKind::Entry, seq: Seq(2), chunk: 0 });
         let removed = store.with_engine(|engine| engine.db.remove(&record).map_err(failed)).unwrap();
         assert!(removed.is_some());
         assert_eq!(store.load(&document).unwrap(), acknowledged);

@@ -1,7 +1,8 @@
-//! The end of sled's log, kept aside while sled opens.
+//! Saves the newest segments of sled's log before sled opens it.
 //!
-//! sled writes zeros over everything behind what it takes for a torn write. If that was damage, `syncline repair` needs what lay
-//! behind it. So the newest segments are copied before each open, and forgotten when the store turned out to be what it was.
+//! sled overwrites everything after a presumed torn write with zeros. If the torn write is in fact damage, `syncline
+//! repair` needs the overwritten data. So the newest segments are copied before each open, and the copy is removed when
+//! the opened store passes its checks.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -13,14 +14,14 @@ use super::segments::segment_bytes;
 use super::sled_scan::{SEGMENT_HEADER_BYTES, segment_lsn};
 
 const TAIL_FILE: &str = "syncline.tail";
-/// sled may touch the segments behind the newest position that a header calls stable: one or two.
-const KEPT_SEGMENTS: usize = 3;
+/// sled may overwrite the segments after the newest stable position in a segment header: one or two.
+const SAVED_SEGMENTS: usize = 3;
 
-/// A segment: where it lies in sled's file, and its bytes.
+/// A segment: its offset in sled's file, and its bytes.
 pub(super) type Segment = (u64, Vec<u8>);
 
-/// Keeps the newest segments of `db`, unless an open that ended badly has kept them already.
-pub(super) fn keep(dir: &Path, db: &Path) -> io::Result<()> {
+/// Copies the newest segments of `db`, unless a failed earlier open has already done so.
+pub(super) fn save_segments(dir: &Path, db: &Path) -> io::Result<()> {
     if !db.exists() || dir.join(TAIL_FILE).exists() {
         return Ok(());
     }
@@ -39,7 +40,7 @@ pub(super) fn keep(dir: &Path, db: &Path) -> io::Result<()> {
     segments.sort_unstable();
     let new = dir.join(format!("{TAIL_FILE}.new"));
     let mut out = private::create(&new)?;
-    for &(_, base) in segments.iter().rev().take(KEPT_SEGMENTS) {
+    for &(_, base) in segments.iter().rev().take(SAVED_SEGMENTS) {
         let mut bytes = vec![0; usize::try_from(len - base).unwrap_or(segment_bytes).min(segment_bytes)];
         file.read_exact_at(&mut bytes, base)?;
         out.write_all(&base.to_le_bytes())?;
@@ -49,14 +50,14 @@ pub(super) fn keep(dir: &Path, db: &Path) -> io::Result<()> {
     fs::rename(&new, dir.join(TAIL_FILE))
 }
 
-/// The store is what it was.
-pub(super) fn forget(dir: &Path) {
-    // One that stays is read by a repair only.
+/// Removes the copy, after the store has passed its checks.
+pub(super) fn remove_saved_segments(dir: &Path) {
+    // If it cannot be removed: only a repair reads it.
     fs::remove_file(dir.join(TAIL_FILE)).ok();
 }
 
-/// What was kept.
-pub(super) fn kept(dir: &Path) -> Vec<Segment> {
+/// The copied segments.
+pub(super) fn saved_segments(dir: &Path) -> Vec<Segment> {
     let mut bytes = Vec::new();
     let read = File::open(dir.join(TAIL_FILE)).and_then(|mut file| file.read_to_end(&mut bytes));
     let (mut rest, mut segments) = (bytes.as_slice(), Vec::new());

@@ -1,23 +1,23 @@
 //! The store on sled 0.34.7: opening, syncing, closing. `sled_write.rs` commits, `sled_read.rs` loads, `layout.rs`
-//! says what lies where. What we rely on was read in sled's source and is held by tests:
+//! defines keys and values. The following properties come from sled's source and are covered by tests:
 //!
 //! - `apply_batch` is atomic after a crash. It reserves a manifest in the log (`pin_log`), writes the changed pages
-//!   behind it, and fills the manifest with the last position written (`seal_batch`). Recovery stops *before* a
-//!   manifest whose last position lies behind the end of the log, so it takes the whole batch or nothing.
-//! - `flush()` hands everything to the operating system and reports write errors, but on Linux it calls
-//!   `sync_file_range`, which is no sync: neither file size nor disk cache are covered. We `fdatasync` the `db` file
-//!   through a handle of our own after it. The own handle matters for errors, too: the system reports a failed
-//!   write-back once to each handle, so sled's own background sync cannot swallow ours.
-//! - sled writes four kinds of file: `db`; `conf`, written once and never synced; `snap.*`, written at open, synced, but
-//!   not their names; `blobs/*`, pages over a quarter of a segment, never synced. So all of them and their
-//!   directories are synced at open, before the first commit. Blobs do not occur with `SEGMENT_BYTES`, and would be
-//!   synced if they did.
-//! - sled frees a segment when its pages were written anew elsewhere, and counts them as written after
-//!   `sync_file_range`. A power cut could lose the new pages and keep what overwrote the old ones. But at least one
-//!   whole segment is written between the two, so a real sync at least once a segment keeps them in order. This is
-//!   why segments are large here, and why large commits go in slices.
-//! - Space is reclaimed only by sled's flusher thread: without it the file grows for ever.
-//! - sled panics on much damage: every way into it is guarded.
+//!   after it, and fills the manifest with the last position written (`seal_batch`). Recovery stops *before* a
+//!   manifest whose last position is past the end of the log, so it recovers the whole batch or nothing of it.
+//! - `flush()` writes everything to the operating system and reports write errors, but on Linux it calls
+//!   `sync_file_range`, which does not cover the file size and the disk cache. So we call `fdatasync` on the `db` file
+//!   after it, through our own file handle. The own handle also matters for errors: the system reports a failed
+//!   write-back once to each handle, so sled's background sync cannot consume our error.
+//! - sled writes four kinds of files: `db`; `conf`, written once and never synced; `snap.*`, written and synced at open,
+//!   but without a directory sync; `blobs/*`, for pages over a quarter of a segment, never synced. So we sync all of them
+//!   and their directories at open, before the first commit. With `SEGMENT_BYTES` blobs do not occur; if they did, they
+//!   would be synced.
+//! - sled frees a segment when its pages are rewritten elsewhere, and considers them written after `sync_file_range`. A
+//!   power cut could lose the new pages and keep the data that overwrote the old ones. At least one whole segment is
+//!   written between the two, so a real sync at least once per segment keeps them in order. This is why segments are
+//!   large here, and why large commits are split into slices.
+//! - Only sled's flusher thread reclaims space: without it the file grows forever.
+//! - sled panics on many kinds of damage, so every call into it catches panics.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -34,39 +34,40 @@ use sled::Db;
 use syncline_protocol::ids::DocumentName;
 use tracing::{info, warn};
 
-use super::batch_counter::{Tally, doubt};
+use super::batch_counter::{Tally, find_contradiction};
 use super::blob_sync::Blobs;
 use super::failpoint::Point;
 use super::layout::{FORMAT, META_KEY, Meta, seal, unseal};
 use super::read_fallback::Rescue;
 use super::saved_segments;
-use super::segments::{SEGMENT_BYTES, let_go, segment_bytes};
+use super::segments::{SEGMENT_BYTES, flush_epoch_garbage, segment_bytes};
 use super::sled_read::Census;
 use super::store::{Mark, Salvaged, Store, StoreError, Stored, Write};
 use super::store_lock::{
-    Card, FREE_SPACE, Lock, NO_SPACE, WAY_OUT, came_back, create_dir_durably, is_out_of_files, open_error,
-    prepare_engine, refuse_newer, sync_dir, sync_files,
+    FREE_SPACE, Lock, NO_SPACE, REPAIR_HINT, StoreInfo, check_format, create_dir_durably, is_out_of_files,
+    lost_records, open_error, prepare_engine, sync_dir, sync_files,
 };
 
-/// Pages kept in memory. Large values stay beyond it (see `docs/decisions/0037-sled-inside-a-discipline.md`).
+/// sled's page cache. Large values exceed it (see `docs/decisions.md`).
 const CACHE_BYTES: u64 = 64 << 20;
-/// A commit is synced in between when sled has written more log than this: with the slice that passes it less than a segment.
+/// A commit syncs between two slices once sled has written more log than this since the last sync. Together with the
+/// slice that exceeds it, this is less than a segment.
 pub(super) const UNSYNCED_LOG_BYTES: i64 = (SEGMENT_BYTES / 4) as i64;
-/// How often sled's thread flushes, and cleans for half of that: between two of its syncs less than a segment moves.
+/// How often sled's thread flushes; it cleans up for half of that time. Less than a segment moves between two flushes.
 const CLEAN_EVERY_MS: u64 = 100;
-/// The card is rewritten when this many records were committed since.
-const CARD_EVERY_RECORDS: u64 = 10_000;
-/// sled's threads of a store that was just closed may hold its file for a moment. Ours is the only lock that counts.
+/// The info file is rewritten after this many committed records.
+const INFO_EVERY_RECORDS: u64 = 10_000;
+/// sled's threads can keep the lock of a just closed store for a moment. Only our own lock file decides who owns the store.
 const ENGINE_LOCK_TRIES: u32 = 100;
 const ENGINE_LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Where sled's files are, in the data directory.
+/// The directory of sled's files, in the data directory.
 pub(super) const ENGINE_DIR: &str = "sled";
 
-/// Makes a file's data durable. Tests put another in its place.
+/// Makes a file's data durable. Tests replace it.
 pub(super) type SyncData = Box<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 
-/// Documents in a directory. One process at a time.
+/// Documents in a data directory, which one process can open at a time.
 pub struct SledStore {
     pub(super) dir: PathBuf,
     identity: u128,
@@ -74,7 +75,8 @@ pub struct SledStore {
     pub(super) engine: RwLock<Option<Engine>>,
     /// One commit at a time.
     pub(super) writer: Mutex<Writer>,
-    pub(super) doubt: Option<String>,
+    /// The store-wide integrity check that failed at open.
+    pub(super) contradiction: Option<String>,
     pub(super) rescue: Rescue,
 }
 
@@ -84,35 +86,35 @@ pub(super) struct Engine {
     db_file: File,
     blobs: Blobs,
     sync_data: SyncData,
-    /// sled's log position that is known to be on disk. Written at open, and by [`Engine::sync`].
+    /// The position in sled's log that is known to be on disk. Written at open, and by [`Engine::sync`].
     synced: AtomicI64,
-    /// Documents whose heads are gone. Written at open, and by deletes.
+    /// Documents whose heads are missing. Written at open, and by deletes.
     pub lost: Mutex<HashSet<DocumentName>>,
-    /// Last, so that it is released after sled's own.
+    /// The last field, so that it is released after sled's own lock.
     _lock: Lock,
 }
 
-/// What commits share. Only its owner writes to the engine.
+/// The state of the writing side. Only the holder of its lock may write to the engine.
 pub(super) struct Writer {
     pub meta: Meta,
-    /// What the card says.
-    card_committed: u64,
+    /// The number of records in the info file.
+    info_committed: u64,
     tally: Tally,
-    /// The first error, after which nothing is believed.
+    /// The first commit error. After it no commit is attempted.
     broken: Option<StoreError>,
 }
 
 impl SledStore {
-    /// Opens the store in `dir`, and creates both where there is nothing.
+    /// Opens the store in `dir`. Creates the directory and the store if they do not exist.
     ///
-    /// Errors: [`StoreError::InUse`]; [`StoreError::Open`] with what happened and a way out.
+    /// Errors: [`StoreError::InUse`]; [`StoreError::Open`] with the cause and what the operator can do.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         Self::open_with(dir, Box::new(File::sync_data), Some(CLEAN_EVERY_MS))
     }
 
-    /// [`SledStore::open`] for tools that only look: a directory without a store is an error and stays as it is.
+    /// [`SledStore::open_whole`] for tools: creates nothing. [`StoreError::NoStore`] if `dir` does not contain a store.
     pub fn open_existing(dir: &Path) -> Result<Self, StoreError> {
-        match Card::read(dir)? {
+        match StoreInfo::read(dir)? {
             Some(_) => Self::open_whole(dir),
             None => Err(StoreError::NoStore { dir: dir.to_owned() }),
         }
@@ -125,18 +127,18 @@ impl SledStore {
         }
         create_dir_durably(dir).map_err(failed)?;
         let lock = Lock::take(dir)?;
-        let card = Card::read(dir)?;
+        let info = StoreInfo::read(dir)?;
         let engine_dir = dir.join(ENGINE_DIR);
-        if let Some(card) = card {
-            refuse_newer(dir, card.format)?;
+        if let Some(info) = info {
+            check_format(dir, info.format)?;
             if !engine_dir.join("db").exists() {
-                return Err(came_back(dir, "is empty", &card, 0));
+                return Err(lost_records(dir, "is empty", &info, 0));
             }
         }
         prepare_engine(dir, &engine_dir).map_err(failed)?;
-        // For a repair only: a disk that has no room for it may have room for the store.
-        saved_segments::keep(dir, &engine_dir.join("db")).ok();
-        let db = open_engine(dir, &engine_dir, clean_every_ms, card.is_some())?;
+        // Errors are ignored: only a repair needs the copy, and a disk without space for it may have enough for the store.
+        saved_segments::save_segments(dir, &engine_dir.join("db")).ok();
+        let db = open_engine(dir, &engine_dir, clean_every_ms, info.is_some())?;
         let db_file = File::open(engine_dir.join("db")).map_err(failed)?;
         let written = db.context.pagecache.log.stable_offset();
         sync_files(&engine_dir).and_then(|()| sync_dir(dir)).map_err(failed)?;
@@ -149,13 +151,13 @@ impl SledStore {
             lost: Mutex::new(HashSet::new()),
             _lock: lock,
         };
-        let (mut meta, Census { lost, heads, spelled }) = guarded(|| {
-            let meta = engine.meta(dir, card)?;
+        let (mut meta, Census { lost, heads, spelled }) = catch_panic(|| {
+            let meta = engine.meta(dir, info)?;
             let census = engine.census(dir, &meta)?;
             Ok((meta, census))
         })
         .map_err(|error| match error {
-            StoreError::Io(what) => open_error(dir, format!("{what}. {WAY_OUT}")),
+            StoreError::Io(what) => open_error(dir, format!("{what}. {REPAIR_HINT}")),
             other => other,
         })?;
         engine.lost = Mutex::new(lost);
@@ -165,20 +167,22 @@ impl SledStore {
         }
         let identity = meta.identity;
         let (tally, counted) = Tally::open(dir, meta.identity).map_err(failed)?;
-        let doubt = doubt(&meta, heads, counted);
-        let mut writer = Writer { meta, card_committed: 0, tally, broken: None };
-        guarded(|| engine.sweep_leftovers(&mut writer).and_then(|()| engine.rename_spellings(&mut writer, &spelled)))?;
-        if doubt.is_none() {
-            writer.write_card(dir).map_err(failed)?;
-            saved_segments::forget(dir);
+        let contradiction = find_contradiction(&meta, heads, counted);
+        let mut writer = Writer { meta, info_committed: 0, tally, broken: None };
+        catch_panic(|| {
+            engine.sweep_leftovers(&mut writer).and_then(|()| engine.rename_spellings(&mut writer, &spelled))
+        })?;
+        if contradiction.is_none() {
+            writer.write_info(dir).map_err(failed)?;
+            saved_segments::remove_saved_segments(dir);
         }
-        let_go();
+        flush_epoch_garbage();
         Ok(Self {
             dir: dir.to_owned(),
             identity,
             engine: RwLock::new(Some(engine)),
             writer: Mutex::new(writer),
-            doubt,
+            contradiction,
             rescue: Rescue::default(),
         })
     }
@@ -187,7 +191,7 @@ impl SledStore {
     pub(super) fn with_engine<T>(&self, work: impl FnOnce(&Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
         let engine = engine.as_ref().ok_or(StoreError::Closed)?;
-        guarded(|| work(engine))
+        catch_panic(|| work(engine))
     }
 }
 
@@ -197,15 +201,15 @@ impl Store for SledStore {
         if let Some(error) = &writer.broken {
             return Err(error.clone());
         }
-        // All that was acknowledged, and where sled's cleaner has moved it since.
+        // Everything acknowledged is before this position, including what sled's cleaner has moved since.
         let acknowledged = self.with_engine(|engine| Ok(engine.log_position()));
         let outcome = self.with_engine(|engine| engine.commit(&mut writer, writes)).and_then(|()| {
             writer.tally.set(&writer.meta);
-            if writer.meta.committed - writer.card_committed < CARD_EVERY_RECORDS {
+            if writer.meta.committed - writer.info_committed < INFO_EVERY_RECORDS {
                 return Ok(());
             }
-            match writer.write_card(&self.dir) {
-                // The card is behind then, as it is between two of its writings. The next commit tries again.
+            match writer.write_info(&self.dir) {
+                // The info file stays a valid lower bound. The next commit tries again.
                 Err(error) if is_out_of_files(&error) => Ok(()),
                 written => written.map_err(|error| StoreError::Io(error.to_string())),
             }
@@ -222,7 +226,7 @@ impl Store for SledStore {
     fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let loaded = self.with_engine(|engine| engine.load_guarded(document));
         if loaded.is_err() {
-            // A commit that fails leaves half a batch in the engine's memory before anybody knows: wait for its end.
+            // The cause may be a failing commit that has half a batch in the engine's memory: wait until it has failed.
             drop(self.writer.lock());
         }
         self.rescue.load(&self.dir, document, loaded)
@@ -248,14 +252,14 @@ impl Store for SledStore {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(engine) = engine else { return Ok(()) };
-        // After an error nothing is known about what a sync would cover: leave the files to the next open.
+        // After an error it is unknown what a sync would cover, so nothing more is written.
         let outcome = if writer.broken.is_none() {
-            guarded(|| engine.sync())
-                .and_then(|()| writer.write_card(&self.dir).map_err(|error| StoreError::Io(error.to_string())))
+            catch_panic(|| engine.sync())
+                .and_then(|()| writer.write_info(&self.dir).map_err(|error| StoreError::Io(error.to_string())))
         } else {
             Ok(())
         };
-        guarded(|| {
+        catch_panic(|| {
             drop(engine);
             Ok(())
         })
@@ -272,11 +276,11 @@ impl Engine {
         (self.sync_data)(&self.db_file).map_err(|error| StoreError::Io(format!("sync: {error}")))?;
         self.blobs.sync().map_err(|error| StoreError::Io(format!("sync: {error}")))?;
         self.synced.store(reached, Ordering::Relaxed);
-        let_go();
+        flush_epoch_garbage();
         Ok(())
     }
 
-    /// Syncs when sled has written about as much since the last time as it may.
+    /// Syncs if sled has written more than [`UNSYNCED_LOG_BYTES`] since the last sync.
     pub fn sync_when_due(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(failed)?;
         if self.log_position() - self.synced.load(Ordering::Relaxed) > UNSYNCED_LOG_BYTES {
@@ -285,20 +289,20 @@ impl Engine {
         Ok(())
     }
 
-    /// How far sled has handed its log to the operating system, in bytes of all it ever wrote.
+    /// How much of its log sled has written to the operating system, in bytes since the store was created.
     pub fn log_position(&self) -> i64 {
         self.db.context.pagecache.log.stable_offset()
     }
 
-    /// Reads the store's own value, or writes a new one into an engine that is as new as the missing card says.
-    fn meta(&self, dir: &Path, card: Option<Card>) -> Result<Meta, StoreError> {
+    /// Reads the store's metadata. Writes new metadata if the engine is empty and there is no info file.
+    fn meta(&self, dir: &Path, info: Option<StoreInfo>) -> Result<Meta, StoreError> {
         let stored = self.db.get(META_KEY).map_err(failed)?;
         let Some(value) = stored else {
-            if let Some(card) = card {
-                return Err(came_back(dir, "is empty", &card, 0));
+            if let Some(info) = info {
+                return Err(lost_records(dir, "is empty", &info, 0));
             }
             if self.db.iter().next().is_some() {
-                return Err(open_error(dir, format!("its description is missing. {WAY_OUT}")));
+                return Err(open_error(dir, format!("its metadata is missing. {REPAIR_HINT}")));
             }
             let meta = Meta {
                 identity: rand::random(),
@@ -316,18 +320,20 @@ impl Engine {
         };
         let meta = unseal(META_KEY, &value)
             .and_then(Meta::decode)
-            .ok_or_else(|| open_error(dir, format!("its description is damaged. {WAY_OUT}")))?;
-        refuse_newer(dir, meta.format)?;
-        match card {
-            Some(card) if card.identity != meta.identity => Err(open_error(
+            .ok_or_else(|| open_error(dir, format!("its metadata is damaged. {REPAIR_HINT}")))?;
+        check_format(dir, meta.format)?;
+        match info {
+            Some(info) if info.identity != meta.identity => Err(open_error(
                 dir,
-                "syncline.store and the sled directory belong to different stores. Restore both from one copy",
+                "syncline.store and the sled directory belong to different stores. Restore both from the same copy",
             )),
-            Some(card) if card.committed > meta.committed => Err(came_back(dir, "is older", &card, meta.committed)),
+            Some(info) if info.committed > meta.committed => {
+                Err(lost_records(dir, "is older than it was", &info, meta.committed))
+            }
             Some(_) => Ok(meta),
             None => {
                 if meta.committed > 0 {
-                    warn!(dir = %dir.display(), "syncline.store was missing and is written anew");
+                    warn!(dir = %dir.display(), "syncline.store is missing and is written again");
                 }
                 Ok(meta)
             }
@@ -336,61 +342,62 @@ impl Engine {
 }
 
 impl Writer {
-    fn write_card(&mut self, dir: &Path) -> io::Result<()> {
+    fn write_info(&mut self, dir: &Path) -> io::Result<()> {
         let Meta { identity, format, committed, .. } = self.meta;
-        Card { identity, format, committed }.write(dir)?;
-        self.card_committed = committed;
+        StoreInfo { identity, format, committed }.write(dir)?;
+        self.info_committed = committed;
         Ok(())
     }
 }
 
-/// Opens sled, whatever it does when it meets damage.
-fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, known: bool) -> Result<Db, StoreError> {
+/// Opens sled; an error or panic because of damage becomes [`StoreError::Open`]. `has_info`: the info file exists, so the
+/// store may contain acknowledged records.
+fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, has_info: bool) -> Result<Db, StoreError> {
     let config = sled::Config::new()
         .path(engine_dir)
         .cache_capacity(CACHE_BYTES)
         .segment_size(segment_bytes(engine_dir))
         .flush_every_ms(clean_every_ms)
         .use_compression(false);
-    let way_out = if known {
-        WAY_OUT
+    let hint = if has_info {
+        REPAIR_HINT
     } else {
-        "Nothing was ever reported as saved here: if the directory is a new one, remove its sled directory and start again"
+        "No edit was ever acknowledged from this directory: if it is new, remove its sled directory and start again"
     };
     let mut tries = ENGINE_LOCK_TRIES;
     loop {
         let what = match catch_unwind(AssertUnwindSafe(|| config.open())) {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(error)) => error.to_string(),
-            Err(panic) => format!("its files are damaged ({})", words(panic.as_ref())),
+            Err(panic) => format!("its files are damaged ({})", panic_message(panic.as_ref())),
         };
         if what.contains("could not acquire lock") && tries > 0 {
             tries -= 1;
             thread::sleep(ENGINE_LOCK_PAUSE);
             continue;
         }
-        let way_out = if what.contains(NO_SPACE) { FREE_SPACE } else { way_out };
-        return Err(open_error(dir, format!("{what}. {way_out}")));
+        let hint = if what.contains(NO_SPACE) { FREE_SPACE } else { hint };
+        return Err(open_error(dir, format!("{what}. {hint}")));
     }
 }
 
-/// sled's error as ours.
+/// Converts sled's error.
 pub(super) fn failed(error: sled::Error) -> StoreError {
     StoreError::Io(error.to_string())
 }
 
-/// Runs `work`, with a panic in it as an error.
-fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+/// Runs `work` and returns a panic as an error.
+fn catch_panic<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(StoreError::Io(format!("the engine stopped at damage or a fault of its own: {}", words(panic.as_ref()))))
+        Err(StoreError::Io(format!("the engine panicked on damage or a bug: {}", panic_message(panic.as_ref()))))
     })
 }
 
-/// What a panic said.
-pub(super) fn words(panic: &(dyn Any + Send)) -> &str {
+/// The message of a panic.
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(words), _) => words,
-        (_, Some(words)) => words,
+        (Some(message), _) => message,
+        (_, Some(message)) => message,
         _ => "no message",
     }
 }

@@ -1,4 +1,4 @@
-//! Taking a whole document over into a new store, value by value: its history, its numbers and its epoch stay what they are.
+//! Copies an intact document into a new store, value by value, with its epoch and its sequence numbers.
 
 use std::sync::PoisonError;
 
@@ -9,12 +9,12 @@ use super::layout::{Head, META_KEY, head_key, name_key, seal, sum_of};
 use super::sled::{SledStore, failed};
 use super::store::StoreError;
 
-/// Values in one batch, at most about this.
+/// The approximate size limit of one batch.
 const SLICE_BYTES: usize = 64 << 10;
 
 impl SledStore {
-    /// Puts a document into a store that does not have it, nor one of its id. `parts`: keys and sealed values. It is on disk
-    /// when the store was closed, or after the next commit.
+    /// Adds a document to a store that contains neither its name nor its id. `parts`: keys and sealed values. The document
+    /// is durable after the next commit, or after the store is closed.
     pub(super) fn adopt(
         &self,
         document: &DocumentName,

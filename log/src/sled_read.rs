@@ -1,4 +1,4 @@
-//! Reading documents from sled and checking that they are whole, and counting them when a store is opened.
+//! Reads and verifies documents in sled, and takes a census of all documents when a store is opened.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,32 +11,32 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use tracing::warn;
 
 use super::layout::{
-    CHUNK_BYTES, HEADS, Head, Kind, Meta, NAMES, Part, chain, decode_entry, entry_chunks, head_key, id_of, part_of,
+    CHUNK_BYTES, HEADS, Head, Meta, NAMES, Part, PartKind, chain, decode_entry, entry_chunks, head_key, id_of, part_of,
     parts_prefix, sum_of, sweep_key, unseal,
 };
-use super::sled::{Engine, failed, words};
+use super::sled::{Engine, failed, panic_message};
 use super::store::{Mark, Record, Snapshot, StoreError, Stored};
-use super::store_lock::{WAY_OUT, open_error};
+use super::store_lock::{REPAIR_HINT, open_error};
 
-/// A document that changes under the reader is read again, at most so often.
+/// How often a document is read again because it changed during the read.
 const READ_TRIES: u32 = 64;
-/// Room made for a snapshot before it is read; a larger one grows into more.
+/// The most that is reserved for a snapshot before it is read. The buffer of a larger one grows.
 const MAX_RESERVED_BYTES: u64 = 64 << 20;
-/// How sled's own word for damage begins; it has no other that tells it from a disk's error.
+/// The prefix of sled's message for damage. sled has no error variant that distinguishes it from a disk error.
 const CORRUPTION: &str = "Read corrupted data";
 
-/// What an open finds in a store as a whole.
+/// The result of [`Engine::census`].
 pub(super) struct Census {
-    /// Documents whose heads are gone.
+    /// Documents whose heads are missing.
     pub lost: HashSet<DocumentName>,
     /// The sum of all heads' checksums.
     pub heads: u64,
-    /// Keys of heads whose names have percent signs: they may be an older spelling of a name.
+    /// Keys of heads whose names contain percent signs, which may be older spellings of names.
     pub spelled: Vec<IVec>,
 }
 
 impl Engine {
-    /// Counts the documents and sums up their heads. Finds those whose head is gone.
+    /// Counts the documents, sums their heads' checksums, and finds documents whose head is missing.
     pub fn census(&self, dir: &Path, meta: &Meta) -> Result<Census, StoreError> {
         let (mut heads, mut sum) = (0_u64, 0_u64);
         let mut spelled = Vec::new();
@@ -51,7 +51,7 @@ impl Engine {
             let (key, value) = item.map_err(failed)?;
             let name = unseal(&key, &value).and_then(|name| std::str::from_utf8(name).ok());
             let Some(name) = name.and_then(|name| DocumentName::exact(name).ok()) else {
-                warn!(id = id_of(&key), "the name of a document is damaged; it is found by its head");
+                warn!(id = id_of(&key), "the stored name of a document is damaged; it is still found by its head");
                 continue;
             };
             named.insert(name);
@@ -67,23 +67,26 @@ impl Engine {
         }
         if heads + (lost.len() as u64) < meta.documents {
             let missing = meta.documents - heads - lost.len() as u64;
-            return Err(open_error(dir, format!("{missing} of {} documents are missing. {WAY_OUT}", meta.documents)));
+            return Err(open_error(
+                dir,
+                format!("{missing} of {} documents are missing. {REPAIR_HINT}", meta.documents),
+            ));
         }
         Ok(Census { lost, heads: sum, spelled })
     }
 
-    /// [`Engine::load`]; where the engine itself stumbles over damage, the document is named.
+    /// [`Engine::load`], with errors and panics of the engine on damaged data as [`StoreError::Damaged`].
     pub fn load_guarded(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let unreadable = |what: &str| damaged(document, Seq(1), &format!("the engine cannot read it: {what}"));
         catch_unwind(AssertUnwindSafe(|| self.load(document)))
-            .unwrap_or_else(|panic| Err(unreadable(words(panic.as_ref()))))
+            .unwrap_or_else(|panic| Err(unreadable(panic_message(panic.as_ref()))))
             .map_err(|error| match error {
                 StoreError::Io(what) if what.starts_with(CORRUPTION) => unreadable(&what),
                 other => other,
             })
     }
 
-    /// Reads and checks a document.
+    /// Reads and verifies a document.
     pub fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let key = head_key(document);
         for _ in 0..READ_TRIES {
@@ -95,24 +98,27 @@ impl Engine {
                 };
             };
             let head = open_head(document, &key, &head_value)?;
-            let swept = self.is_swept(&head)?;
+            let swept = self.has_sweep_mark(&head)?;
             let outcome = self.load_parts(document, &head, swept);
-            // A commit may have passed by: only what did not change while it was read is what it seems.
-            if self.db.get(&key).map_err(failed)?.as_ref() == Some(&head_value) && self.is_swept(&head)? == swept {
+            // A commit may have changed the document during the read: only trust the outcome if it did not.
+            if self.db.get(&key).map_err(failed)?.as_ref() == Some(&head_value) && self.has_sweep_mark(&head)? == swept
+            {
                 return outcome.map(Some);
             }
         }
-        Err(StoreError::Io(format!("document {document:?} changed faster than it could be read")))
+        Err(StoreError::Io(format!(
+            "document {document:?} cannot be read: it changed during each of {READ_TRIES} reads"
+        )))
     }
 
-    /// The head of a document, checked.
+    /// The head of a document, verified.
     pub fn head(&self, document: &DocumentName) -> Result<Option<Head>, StoreError> {
         let key = head_key(document);
         let value = self.db.get(&key).map_err(failed)?;
         value.map(|value| open_head(document, &key, &value)).transpose()
     }
 
-    /// The document's state in its head's words.
+    /// The fingerprint of the document's stored state, from its head.
     pub fn mark(&self, document: &DocumentName) -> Result<Option<Mark>, StoreError> {
         if self.is_lost(document) {
             return Err(damaged(document, Seq(1), "its head is missing"));
@@ -121,7 +127,7 @@ impl Engine {
         Ok(head.map(|Head { epoch, last, digest, .. }| Mark { epoch, last, digest }))
     }
 
-    /// Every document's name, those of lost documents included.
+    /// The names of all documents, including lost ones.
     pub fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
         let mut names: Vec<_> = self.lost().iter().cloned().collect();
         for key in self.db.scan_prefix(HEADS).keys() {
@@ -132,33 +138,33 @@ impl Engine {
         Ok(names)
     }
 
-    /// Documents whose heads are gone.
+    /// Documents whose heads are missing.
     pub fn lost(&self) -> MutexGuard<'_, HashSet<DocumentName>> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the document's head is gone.
+    /// Whether the document's head is missing.
     pub fn is_lost(&self, document: &DocumentName) -> bool {
         self.lost().contains(document)
     }
 
-    /// Whether the document may have leftovers.
-    fn is_swept(&self, head: &Head) -> Result<bool, StoreError> {
+    /// Whether the document has a sweep mark, so it may have parts that its head does not reference.
+    fn has_sweep_mark(&self, head: &Head) -> Result<bool, StoreError> {
         self.db.contains_key(sweep_key(head.id)).map_err(failed)
     }
 
     fn load_parts(&self, document: &DocumentName, head: &Head, swept: bool) -> Result<Stored, StoreError> {
-        let mut reader = Reader::new(document, head);
+        let mut reader = DocumentReader::new(document, head);
         for item in self.db.scan_prefix(parts_prefix(head.id)) {
             let (key, value) = item.map_err(failed)?;
             let Some(part) = part_of(&key) else {
-                return Err(damaged(document, reader.expected(), "there is a key that is none"));
+                return Err(damaged(document, reader.expected(), "one of its keys is invalid"));
             };
-            if !head.names(part) {
+            if !head.references(part) {
                 if swept {
                     continue;
                 }
-                return Err(damaged(document, part.seq, "it lies there, and the document's head does not know it"));
+                return Err(damaged(document, part.seq, "it is stored, but the document's head does not reference it"));
             }
             reader.take(part, &key, &value)?;
         }
@@ -170,13 +176,13 @@ fn open_head(document: &DocumentName, key: &[u8], value: &[u8]) -> Result<Head, 
     unseal(key, value).and_then(Head::decode).ok_or_else(|| damaged(document, Seq(1), "its head is damaged"))
 }
 
-/// [`StoreError::Damaged`].
+/// Makes a [`StoreError::Damaged`].
 pub(super) fn damaged(document: &DocumentName, seq: Seq, what: &str) -> StoreError {
     StoreError::Damaged { document: document.clone(), seq, what: what.to_owned() }
 }
 
-/// Puts a document together from its parts in order.
-pub(super) struct Reader<'a> {
+/// Assembles a document from its parts, in key order, and verifies it against its head.
+pub(super) struct DocumentReader<'a> {
     document: &'a DocumentName,
     head: &'a Head,
     digest: u64,
@@ -184,20 +190,20 @@ pub(super) struct Reader<'a> {
     snapshot_chunks: u32,
     records: Vec<Record>,
     entries: u64,
-    /// The entry being put together.
+    /// The entry being assembled.
     entry: BytesMut,
-    /// Its chunks so far, and in all.
+    /// The number of its chunks so far, and in total.
     entry_chunks: (u32, u32),
 }
 
-impl<'a> Reader<'a> {
-    /// Nothing read yet.
+impl<'a> DocumentReader<'a> {
+    /// A reader without parts.
     pub fn new(document: &'a DocumentName, head: &'a Head) -> Self {
         Self {
             document,
             head,
             digest: 0,
-            // The head's checksum was right: it is what will be read, and a buffer that grew would be twice as large.
+            // The head's checksum is valid, so the length can be trusted. A growing buffer could take twice the memory.
             snapshot: BytesMut::with_capacity(head.snapshot_bytes.min(MAX_RESERVED_BYTES) as usize),
             snapshot_chunks: 0,
             records: Vec::new(),
@@ -207,49 +213,51 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The first record not yet read.
+    /// The sequence number of the next record.
     fn expected(&self) -> Seq {
         self.records.last().map_or(self.head.upto, |record| record.seq).next()
     }
 
-    /// [`StoreError::Damaged`] for this document.
+    /// Returns [`StoreError::Damaged`] for this document.
     pub fn fail<T>(&self, seq: Seq, what: &str) -> Result<T, StoreError> {
         Err(damaged(self.document, seq, what))
     }
 
-    /// Takes the next part in order of keys.
+    /// Adds the next part in key order.
     pub fn take(&mut self, part: Part, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         match part.kind {
-            Kind::Snapshot if part.chunk != self.snapshot_chunks => return self.fail(part.seq, SNAPSHOT_MISSING),
-            Kind::Snapshot => {}
-            Kind::Entry if self.snapshot_chunks != self.head.snapshot_chunks => {
+            PartKind::Snapshot if part.chunk != self.snapshot_chunks => return self.fail(part.seq, SNAPSHOT_MISSING),
+            PartKind::Snapshot => {}
+            PartKind::Entry if self.snapshot_chunks != self.head.snapshot_chunks => {
                 return self.fail(self.head.upto, SNAPSHOT_MISSING);
             }
-            Kind::Entry if part.seq != self.expected() => return self.fail(self.expected(), "it is missing"),
-            Kind::Entry if part.chunk != self.entry_chunks.0 => return self.fail(part.seq, "a part of it is missing"),
-            Kind::Entry => {}
+            PartKind::Entry if part.seq != self.expected() => return self.fail(self.expected(), "it is missing"),
+            PartKind::Entry if part.chunk != self.entry_chunks.0 => {
+                return self.fail(part.seq, "a part of it is missing");
+            }
+            PartKind::Entry => {}
         }
         let Some(payload) = unseal(key, value) else {
             let what = match part.kind {
-                Kind::Snapshot => "the snapshot up to it has a wrong checksum",
-                Kind::Entry => "it has a wrong checksum",
+                PartKind::Snapshot => "the snapshot up to it has a wrong checksum",
+                PartKind::Entry => "it has a wrong checksum",
             };
             return self.fail(part.seq, what);
         };
         self.digest = chain(self.digest, sum_of(value));
         match part.kind {
-            Kind::Snapshot => {
+            PartKind::Snapshot => {
                 self.snapshot.extend_from_slice(payload);
                 self.snapshot_chunks += 1;
                 Ok(())
             }
-            Kind::Entry => self.take_entry(part, payload),
+            PartKind::Entry => self.take_entry(part, payload),
         }
     }
 
     fn take_entry(&mut self, part: Part, payload: &[u8]) -> Result<(), StoreError> {
         if part.chunk == 0 {
-            let Some(chunks) = entry_chunks(payload) else { return self.fail(part.seq, "it is no record") };
+            let Some(chunks) = entry_chunks(payload) else { return self.fail(part.seq, INVALID_RECORD) };
             self.entry_chunks = (0, chunks);
         }
         self.entry.extend_from_slice(payload);
@@ -258,14 +266,14 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let entry = self.entry.split().freeze();
-        let Some(records) = decode_entry(part.seq, entry) else { return self.fail(part.seq, "it is no record") };
+        let Some(records) = decode_entry(part.seq, entry) else { return self.fail(part.seq, INVALID_RECORD) };
         self.records.extend(records);
         self.entry_chunks = (0, 0);
         self.entries += 1;
         Ok(())
     }
 
-    /// The document, if it is whole.
+    /// The document, if it is complete and its digest matches the head.
     pub fn finish(self) -> Result<Stored, StoreError> {
         let head = self.head;
         if self.snapshot_chunks != head.snapshot_chunks {
@@ -281,7 +289,7 @@ impl<'a> Reader<'a> {
             || self.entries != head.entries
             || self.snapshot.len() as u64 != head.snapshot_bytes
         {
-            return self.fail(head.upto.next(), "the records are not the ones that were counted");
+            return self.fail(head.upto.next(), "the records do not match the document's head");
         }
         let snapshot = (head.upto > Seq::ZERO).then(|| Snapshot { upto: head.upto, update: self.snapshot.freeze() });
         Ok(Stored { epoch: head.epoch, snapshot, records: self.records })
@@ -289,13 +297,14 @@ impl<'a> Reader<'a> {
 }
 
 const SNAPSHOT_MISSING: &str = "a part of the snapshot up to it is missing";
+const INVALID_RECORD: &str = "it is not a valid record";
 
-/// How many chunks `bytes` take.
+/// The number of chunks for a value of `bytes`.
 pub(super) fn chunks_for(bytes: usize) -> u32 {
     bytes.div_ceil(CHUNK_BYTES) as u32
 }
 
-/// The records of one entry that is read alone.
+/// The records of one entry.
 pub(super) fn entry_records(document: &DocumentName, seq: Seq, entry: Bytes) -> Result<Vec<Record>, StoreError> {
-    decode_entry(seq, entry).ok_or_else(|| damaged(document, seq, "it is no record"))
+    decode_entry(seq, entry).ok_or_else(|| damaged(document, seq, INVALID_RECORD))
 }

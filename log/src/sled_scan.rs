@@ -1,13 +1,14 @@
-//! Reads sled's file without sled: every message whose checksum is right, whatever lies between. It writes nothing, which
-//! sled's own open does (it zeroes what it takes for torn), and it goes on behind damage, where sled stops or panics.
+//! Reads sled's file without sled: every message with a valid checksum, also after damage. It writes nothing, unlike
+//! sled's own open, which zeroes what it takes for torn writes; and it continues after damage, where sled stops or panics.
 //!
 //! The format is that of sled 0.34.7 (`pagecache/logger.rs`, `serialization.rs`): segments of a fixed size, each with a
-//! header (crc32, log position, stable position), then messages: crc32, kind, length, segment number, page, body. A page
-//! is its newest whole node and the links behind it. What a key's value was before is kept: a superseded part may be all
-//! that is left of a document.
+//! header (crc32, log position, stable position), followed by messages: crc32, kind, length, segment number, page, body.
+//! The content of a page is its newest complete node and the links after it. Superseded values of a key are kept too: a
+//! superseded part may be all that remains of a document.
 //!
-//! A batch begins with a manifest: the log position of its last byte. If the log ends before that position, the batch was
-//! never finished, and nothing from the manifest on counts, as in sled's own recovery. Its values are kept like older ones.
+//! A batch begins with a manifest, which contains the log position of the batch's last byte. If the log ends before that
+//! position, the batch is unfinished and is ignored from the manifest on, as in sled's own recovery. Its values are kept
+//! like superseded ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -21,9 +22,9 @@ use super::saved_segments::Segment;
 use super::segments::segment_bytes;
 
 pub(super) const SEGMENT_HEADER_BYTES: usize = 20;
-/// The crc32 and the kind.
+/// The crc32 and the kind of a message.
 const FIXED_BYTES: usize = 5;
-/// sled writes log positions inverted.
+/// sled stores log positions XORed with this.
 const INVERTED: i64 = i64::MAX;
 
 mod kind {
@@ -35,59 +36,59 @@ mod kind {
     pub const LAST: u8 = 11;
 }
 
-/// Where a value lies, and when it was written.
+/// Where a value is stored, and when it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    /// sled's log position: the newer, the higher.
+struct ValueLocation {
+    /// sled's log position; a newer value has a higher one.
     lsn: i64,
     offset: u64,
     len: usize,
 }
 
-/// What was found in the file.
+/// The content of sled's file.
 pub(super) struct Scan {
     file: File,
     segment_bytes: usize,
-    /// Segments as they were before sled wrote into them: they count, not the file's.
-    kept: Vec<Segment>,
+    /// Segments as they were before sled last opened the file. They replace the file's.
+    saved: Vec<Segment>,
     /// Each key's newest value.
-    live: BTreeMap<Vec<u8>, Place>,
+    live: BTreeMap<Vec<u8>, ValueLocation>,
     /// Values that were replaced or removed, oldest first.
-    older: BTreeMap<Vec<u8>, Vec<Place>>,
-    /// The last log position of what cannot be read; what was written later is sure to be the newest.
+    older: BTreeMap<Vec<u8>, Vec<ValueLocation>>,
+    /// The last log position that may be unreadable. Anything written later is known to be the newest.
     lost_until: i64,
-    /// Segments in which nothing says that they go on or are full: where they begin. That of the newest is the log's end;
-    /// in others something may be lost that nothing follows.
+    /// The start positions of segments without an end-of-segment message. In the newest segment this is the end of the
+    /// log; in others, messages at the end of the segment may be lost.
     unfinished: Vec<i64>,
-    /// The newest segment.
+    /// The start position of the newest segment.
     newest: i64,
-    /// The log position behind the last message of all.
+    /// The log position after the last message.
     end: i64,
-    /// Where each batch begins, and its last log position.
+    /// The log position of each batch's manifest, and the last log position of that batch.
     manifests: Vec<(i64, i64)>,
-    /// Bytes of the file that belong to the log and cannot be read.
+    /// Ranges of the file that belong to the log and cannot be read.
     pub unreadable: Vec<Range<u64>>,
 }
 
 enum Message {
-    Node { prefix: Vec<u8>, items: Vec<(Vec<u8>, Place)> },
-    Set { key: Vec<u8>, place: Place },
+    Node { prefix: Vec<u8>, items: Vec<(Vec<u8>, ValueLocation)> },
+    Set { key: Vec<u8>, location: ValueLocation },
     Remove { key: Vec<u8> },
     Free,
 }
 
-/// By page, with the log position.
+/// The messages of each page, with their log positions.
 type Pages = HashMap<u64, Vec<(i64, Message)>>;
 
 impl Scan {
-    /// Reads the whole file once. What was written at the log position `until` or later does not count.
-    pub fn read(db: &Path, kept: Vec<Segment>, until: i64) -> io::Result<Self> {
+    /// Reads the whole file once. Ignores what was written at the log position `until` or later.
+    pub fn read(db: &Path, saved: Vec<Segment>, until: i64) -> io::Result<Self> {
         let file = File::open(db)?;
         let segment_bytes = segment_bytes(db.parent().unwrap_or(db));
         let mut scan = Self {
             file,
             segment_bytes,
-            kept,
+            saved,
             live: BTreeMap::new(),
             older: BTreeMap::new(),
             lost_until: 0,
@@ -100,8 +101,8 @@ impl Scan {
         let mut pages = Pages::new();
         let len = scan.file.metadata()?.len();
         for base in (0..len).step_by(segment_bytes) {
-            let segment = match scan.kept.iter().find(|(kept, _)| *kept == base) {
-                Some((_, kept)) => kept.clone(),
+            let segment = match scan.saved.iter().find(|(saved_base, _)| *saved_base == base) {
+                Some((_, saved)) => saved.clone(),
                 None => {
                     let mut segment = vec![0; usize::try_from(len - base).unwrap_or(usize::MAX).min(segment_bytes)];
                     scan.file.read_exact_at(&mut segment, base)?;
@@ -109,8 +110,8 @@ impl Scan {
                 }
             };
             scan.read_segment(base, &segment, &mut pages);
-            // Only the newest segment ends early. Otherwise the file was cut off, and the segments behind the cut may have been
-            // newer than all that are left.
+            // Only the newest segment may be short. Otherwise the file was truncated, and the lost segments may have been
+            // newer than all that remain.
             if segment.len() < segment_bytes && segment_lsn(&segment, segment_bytes).is_none_or(|lsn| lsn < scan.newest)
             {
                 scan.lost_until = i64::MAX;
@@ -121,62 +122,64 @@ impl Scan {
         for messages in pages.into_values() {
             scan.replay(messages, until)?;
         }
-        for places in scan.older.values_mut() {
-            places.sort_unstable();
+        for locations in scan.older.values_mut() {
+            locations.sort_unstable();
         }
         Ok(scan)
     }
 
-    /// The newest value of a key whose checksum is right, and whether it is the newest of all that were found.
+    /// The newest value of a key with a valid checksum, and whether it is the newest value of all.
     pub fn value(&self, key: &[u8]) -> Option<(Vec<u8>, bool)> {
-        let live = self.live.get(key).into_iter().map(|place| (place, true));
-        let older = self.older.get(key).into_iter().flatten().rev().map(|place| (place, false));
-        live.chain(older).find_map(|(place, is_newest)| {
-            let value = self.load(*place).ok()?;
+        let live = self.live.get(key).into_iter().map(|location| (location, true));
+        let older = self.older.get(key).into_iter().flatten().rev().map(|location| (location, false));
+        live.chain(older).find_map(|(location, is_newest)| {
+            let value = self.load(*location).ok()?;
             unseal(key, &value)?;
             Some((value, is_newest))
         })
     }
 
-    /// Something is known to be lost, nobody knows where: what was written before this log position may be older than it was.
-    pub fn set_back_before(&self) -> i64 {
+    /// If a store-wide check shows that something is lost, but not what: the log position before which values may be
+    /// outdated.
+    pub fn maybe_outdated_before(&self) -> i64 {
         let ends = self.unfinished.iter().filter(|lsn| **lsn < self.newest).map(|lsn| lsn + self.segment_bytes as i64);
         match ends.max().unwrap_or(0).max(self.lost_until) {
-            // At the end of the log, then.
+            // Then the end of the log is lost, and anything may be outdated.
             0 => i64::MAX,
             until => until,
         }
     }
 
-    /// When a key's newest value was written.
+    /// The log position at which a key's newest value was written.
     pub fn lsn(&self, key: &[u8]) -> Option<i64> {
-        self.live.get(key).map(|place| place.lsn)
+        self.live.get(key).map(|location| location.lsn)
     }
 
     /// The keys in use that begin with `prefix`.
     pub fn live_keys<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        from(&self.live, prefix)
+        keys_with_prefix(&self.live, prefix)
     }
 
-    /// The keys that begin with `prefix`, those that were removed included.
+    /// The keys that begin with `prefix`, including removed ones.
     pub fn all_keys<'a>(&'a self, prefix: &'a [u8]) -> Vec<&'a [u8]> {
-        let mut keys: Vec<_> = from(&self.live, prefix).chain(from(&self.older, prefix)).collect();
+        let mut keys: Vec<_> =
+            keys_with_prefix(&self.live, prefix).chain(keys_with_prefix(&self.older, prefix)).collect();
         keys.sort_unstable();
         keys.dedup();
         keys
     }
 
-    fn load(&self, place: Place) -> io::Result<Vec<u8>> {
-        let mut value = vec![0; place.len];
-        self.read_at(&mut value, place.offset)?;
+    fn load(&self, location: ValueLocation) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; location.len];
+        self.read_at(&mut value, location.offset)?;
         Ok(value)
     }
 
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        for (base, segment) in &self.kept {
+        for (base, segment) in &self.saved {
             let from = at.checked_sub(*base).and_then(|from| usize::try_from(from).ok());
-            if let Some(kept) = from.and_then(|from| segment.get(from..from.checked_add(bytes.len())?)) {
-                bytes.copy_from_slice(kept);
+            if let Some(saved) = from.and_then(|from| segment.get(from..from.checked_add(bytes.len())?)) {
+                bytes.copy_from_slice(saved);
                 return Ok(());
             }
         }
@@ -196,7 +199,7 @@ impl Scan {
         let mut at = SEGMENT_HEADER_BYTES;
         while at < segment.len() {
             let Some(message) = RawMessage::read(&segment[at..], number) else {
-                // Behind the end of the log there is nothing, or what the segment held before. In it, there is more.
+                // After the end of the log there are zeros, or the segment's previous content. A valid message means damage.
                 let Some(next) = (at + 1..segment.len()).find(|at| RawMessage::read(&segment[*at..], number).is_some())
                 else {
                     self.unfinished.push(lsn);
@@ -222,11 +225,11 @@ impl Scan {
         }
     }
 
-    /// Plays what happened to a page before `until`, in order. Later values become older ones.
+    /// Replays the messages of a page before `until`, in order. Values written later count as superseded.
     fn replay(&mut self, mut messages: Vec<(i64, Message)>, until: i64) -> io::Result<()> {
         messages.sort_unstable_by_key(|(lsn, _)| *lsn);
         let mut prefixes: Vec<Vec<u8>> = Vec::new();
-        let mut page: BTreeMap<Vec<u8>, Place> = BTreeMap::new();
+        let mut page: BTreeMap<Vec<u8>, ValueLocation> = BTreeMap::new();
         for (lsn, message) in messages {
             match message {
                 Message::Node { prefix, items } if lsn >= until => {
@@ -237,19 +240,19 @@ impl Scan {
                 Message::Node { prefix, items } => {
                     self.retire(std::mem::take(&mut page));
                     page.extend(items);
-                    // The newest last.
+                    // The newest prefix is last.
                     prefixes.retain(|known| *known != prefix);
                     prefixes.push(prefix);
                 }
-                Message::Set { key, place } => {
-                    // If the node before it is unreadable its prefix may have been another: the checksum tells.
-                    let value = self.load(place)?;
+                Message::Set { key, location } => {
+                    // If the preceding node is unreadable, its prefix is unknown: use the one that makes the checksum valid.
+                    let value = self.load(location)?;
                     let full = prefixes.iter().rev().map(|prefix| [prefix.as_slice(), &key].concat());
                     let none = std::iter::once(key.clone());
                     let Some(full) = full.chain(none).find(|full| unseal(full, &value).is_some()) else { continue };
                     if lsn >= until {
-                        self.older.entry(full).or_default().push(place);
-                    } else if let Some(before) = page.insert(full.clone(), place) {
+                        self.older.entry(full).or_default().push(location);
+                    } else if let Some(before) = page.insert(full.clone(), location) {
                         self.older.entry(full).or_default().push(before);
                     }
                 }
@@ -263,31 +266,32 @@ impl Scan {
                 Message::Free => self.retire(std::mem::take(&mut page)),
             }
         }
-        for (key, place) in page {
+        for (key, location) in page {
             match self.live.get_mut(&key) {
-                None => drop(self.live.insert(key, place)),
+                None => drop(self.live.insert(key, location)),
                 Some(other) => {
-                    let loser = place.min(*other);
-                    *other = place.max(*other);
-                    self.older.entry(key).or_default().push(loser);
+                    let superseded = location.min(*other);
+                    *other = location.max(*other);
+                    self.older.entry(key).or_default().push(superseded);
                 }
             }
         }
         Ok(())
     }
 
-    fn retire(&mut self, page: impl IntoIterator<Item = (Vec<u8>, Place)>) {
-        for (key, place) in page {
-            self.older.entry(key).or_default().push(place);
+    /// Adds the values of a page to the superseded ones.
+    fn retire(&mut self, page: impl IntoIterator<Item = (Vec<u8>, ValueLocation)>) {
+        for (key, location) in page {
+            self.older.entry(key).or_default().push(location);
         }
     }
 }
 
-fn from<'a, T>(map: &'a BTreeMap<Vec<u8>, T>, prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+fn keys_with_prefix<'a, T>(map: &'a BTreeMap<Vec<u8>, T>, prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     map.range(prefix.to_vec()..).map(|(key, _)| key.as_slice()).take_while(move |key| key.starts_with(prefix))
 }
 
-/// The log position at which a segment begins, if its header is right.
+/// The log position at which a segment begins, if its header is valid.
 pub(super) fn segment_lsn(segment: &[u8], segment_bytes: usize) -> Option<i64> {
     let header = segment.get(..SEGMENT_HEADER_BYTES)?;
     let (crc, rest) = header.split_first_chunk::<4>()?;
@@ -298,7 +302,7 @@ pub(super) fn segment_lsn(segment: &[u8], segment_bytes: usize) -> Option<i64> {
     (lsn >= 0 && lsn % segment_bytes as i64 == 0).then_some(lsn)
 }
 
-/// A message whose checksum is right.
+/// A message with a valid checksum.
 struct RawMessage<'a> {
     kind: u8,
     page: u64,
@@ -327,14 +331,14 @@ impl<'a> RawMessage<'a> {
         (!hasher.finalize() == crc).then_some(Self { kind, page, header_bytes, body })
     }
 
-    /// What it does to its page. `None`: nothing that concerns keys. `at`: where its body lies in the file.
+    /// The change to the message's page. `None`: it does not concern keys. `at`: the offset of its body in the file.
     fn parse(&self, lsn: i64, at: u64) -> Option<Message> {
         let mut rest = self.body;
         match self.kind {
             kind::FREE => Some(Message::Free),
             kind::NODE => {
-                let mut rest = Fields { whole: self.body, rest, lsn, at };
-                // The next page, the page that is merged into this one.
+                let mut rest = Fields { body: self.body, rest, lsn, at };
+                // The next page, and the page that is being merged into this one.
                 number(&mut rest.rest)?;
                 number(&mut rest.rest)?;
                 let (&[_merging, prefix_len], after) = rest.rest.split_first_chunk()?;
@@ -349,17 +353,17 @@ impl<'a> RawMessage<'a> {
                 }
                 let keys: Option<Vec<_>> =
                     (0..count).map(|_| Some([prefix.as_slice(), rest.bytes()?].concat())).collect();
-                let items: Option<Vec<_>> = keys?.into_iter().map(|key| Some((key, rest.place()?))).collect();
+                let items: Option<Vec<_>> = keys?.into_iter().map(|key| Some((key, rest.location()?))).collect();
                 Some(Message::Node { prefix, items: items? })
             }
             kind::LINK => {
                 let (&what, after) = rest.split_first()?;
                 rest = after;
-                let mut fields = Fields { whole: self.body, rest, lsn, at };
+                let mut fields = Fields { body: self.body, rest, lsn, at };
                 match what {
-                    0 => Some(Message::Set { key: fields.bytes()?.to_vec(), place: fields.place()? }),
+                    0 => Some(Message::Set { key: fields.bytes()?.to_vec(), location: fields.location()? }),
                     1 => Some(Message::Remove { key: fields.bytes()?.to_vec() }),
-                    // The page's content lies in its left neighbour now.
+                    // The page was merged into its left neighbour.
                     4 => Some(Message::Free),
                     _ => None,
                 }
@@ -369,9 +373,9 @@ impl<'a> RawMessage<'a> {
     }
 }
 
-/// Reads a body, and knows where in the file it is.
+/// Reads the fields of a body, and tracks their offsets in the file.
 struct Fields<'a> {
-    whole: &'a [u8],
+    body: &'a [u8],
     rest: &'a [u8],
     lsn: i64,
     at: u64,
@@ -385,10 +389,10 @@ impl<'a> Fields<'a> {
         Some(bytes)
     }
 
-    fn place(&mut self) -> Option<Place> {
+    fn location(&mut self) -> Option<ValueLocation> {
         let len = self.bytes()?.len();
-        let end = self.whole.len() - self.rest.len();
-        Some(Place { lsn: self.lsn, offset: self.at + (end - len) as u64, len })
+        let end = self.body.len() - self.rest.len();
+        Some(ValueLocation { lsn: self.lsn, offset: self.at + (end - len) as u64, len })
     }
 }
 

@@ -1,8 +1,10 @@
-//! Committing to sled: steps become batches, batches become slices between which sled is synced when due.
+//! Commits to sled. The steps of a commit are applied in slices (batches of limited size), between which sled is synced
+//! when due.
 //!
-//! A step is atomic because the document's head changes in one batch. What does not fit a slice is written before that
-//! batch, under keys that the old head does not name, or removed after it, under keys that the new head does not name.
-//! A sweep mark, written first and removed last, says that such leftovers may lie there; the next open sweeps them.
+//! A step is atomic because the document's head changes in one batch. Parts that do not fit into a slice are written
+//! before that batch, under keys that the old head does not reference, or removed after it, under keys that the new head
+//! does not reference. A sweep mark, written first and removed last, records that such leftovers may exist; the next open
+//! removes them.
 
 mod rename;
 
@@ -15,18 +17,18 @@ use tracing::info;
 
 use super::failpoint::Point;
 use super::layout::{
-    CHUNK_BYTES, Head, Kind, META_KEY, Meta, NAMES, Part, SWEEPS, chain, encode_entry, head_key, id_of, name_key,
+    CHUNK_BYTES, Head, META_KEY, Meta, NAMES, Part, PartKind, SWEEPS, chain, encode_entry, head_key, id_of, name_key,
     part_key, part_of, parts_prefix, seal, sum_of, sweep_key, unseal,
 };
 use super::sled::{Engine, Writer, failed};
 use super::sled_read::{chunks_for, damaged, entry_records};
 use super::store::{Record, Snapshot, StoreError, Write};
 
-/// Keys and values in one batch, at most about this. sled writes ten to forty times as much.
+/// The approximate limit of keys and values in one batch. sled writes ten to forty times as much.
 const SLICE_BYTES: usize = 64 << 10;
-/// Changes in one batch, at most about this.
+/// The approximate limit of changes in one batch.
 const SLICE_CHANGES: usize = 1024;
-/// What a removal counts for: sled writes what is left of the page anew.
+/// What a removal counts as, because sled rewrites the rest of the page.
 const REMOVAL_BYTES: usize = 512;
 
 impl Engine {
@@ -49,14 +51,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Finishes what a crash left half written or half removed.
+    /// Removes the parts that a crash left partly written or partly removed.
     pub fn sweep_leftovers(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let marks: Result<Vec<IVec>, _> = self.db.scan_prefix(SWEEPS).keys().collect();
         let marks = marks.map_err(failed)?;
         if marks.is_empty() {
             return Ok(());
         }
-        info!(documents = marks.len(), "finishing writes that an earlier end cut short");
+        info!(documents = marks.len(), "removing leftovers of interrupted writes");
         let mut slice = Slice::new(self, &mut writer.meta);
         for id in marks.iter().filter_map(|mark| id_of(mark)) {
             slice.sweep(id)?;
@@ -73,7 +75,7 @@ struct Slice<'a> {
     batch: Batch,
     bytes: usize,
     changes: usize,
-    /// Documents with changes in `batch`: they cannot be read until it is applied.
+    /// Documents with changes in `batch`, which must be applied before they are read.
     touched: HashSet<DocumentName>,
 }
 
@@ -100,9 +102,9 @@ impl<'a> Slice<'a> {
         let entry = encode_entry(records);
         let is_large = entry.len() > SLICE_BYTES;
         if is_large {
-            self.mark(head.id)?;
+            self.put_sweep_mark(head.id)?;
         }
-        head.digest = self.put_chunks(&head, Kind::Entry, first, &entry, head.digest, is_large)?;
+        head.digest = self.put_chunks(&head, PartKind::Entry, first, &entry, head.digest, is_large)?;
         head.entries += 1;
         if is_new {
             self.put(name_key(head.id), document.as_str().as_bytes());
@@ -129,18 +131,18 @@ impl<'a> Slice<'a> {
         let Remains { superseded, tail_sums, tail_entries, cut } = self.remains(document, &head, snapshot.upto)?;
         let is_large = snapshot.update.len() > SLICE_BYTES || superseded.len() > SLICE_CHANGES;
         if is_large {
-            self.mark(head.id)?;
+            self.put_sweep_mark(head.id)?;
         }
-        let digest = self.put_chunks(&head, Kind::Snapshot, snapshot.upto, &snapshot.update, 0, is_large)?;
+        let digest = self.put_chunks(&head, PartKind::Snapshot, snapshot.upto, &snapshot.update, 0, is_large)?;
         head.upto = snapshot.upto;
         head.snapshot_bytes = snapshot.update.len() as u64;
         head.snapshot_chunks = chunks_for(snapshot.update.len());
         head.entries = tail_entries;
         head.digest = digest;
         if !cut.is_empty() {
-            // In one batch with the head, however large: the old head would name these keys, too.
+            // In the same batch as the head, whatever the size, because the old head references these keys too.
             let entry = encode_entry(&cut);
-            head.digest = self.put_chunks(&head, Kind::Entry, snapshot.upto.next(), &entry, head.digest, false)?;
+            head.digest = self.put_chunks(&head, PartKind::Entry, snapshot.upto.next(), &entry, head.digest, false)?;
             head.entries += 1;
         }
         head.digest = tail_sums.into_iter().fold(head.digest, chain);
@@ -169,11 +171,11 @@ impl<'a> Slice<'a> {
             Ok(Some(head)) => head.id,
             Err(StoreError::Damaged { .. }) => match self.id_by_name(document)? {
                 Some(id) => id,
-                None => return Err(damaged(document, Seq(1), "neither its head nor its name can be read")),
+                None => return Err(damaged(document, Seq(1), "neither its head nor its stored name can be read")),
             },
             Err(error) => return Err(error),
         };
-        self.mark(id)?;
+        self.put_sweep_mark(id)?;
         let key = head_key(document);
         let before = self.engine.db.get(&key).map_err(failed)?.map_or(0, |value| sum_of(&value));
         self.meta.heads = self.meta.heads.wrapping_sub(before);
@@ -185,14 +187,14 @@ impl<'a> Slice<'a> {
         self.sweep(id)
     }
 
-    /// Removes what no head names, and the mark that says so.
+    /// Removes the parts that no head references, and the sweep mark.
     fn sweep(&mut self, id: u64) -> Result<(), StoreError> {
         let key = name_key(id);
         let name = self.engine.db.get(&key).map_err(failed)?;
         let head = match name.as_ref().and_then(|value| name_in(&key, value)) {
             Some(document) => match self.engine.head(&document) {
                 Ok(head) => head,
-                // Nothing of a damaged document is removed: its load tells.
+                // Keep everything of a damaged document; its load reports the damage.
                 Err(StoreError::Damaged { .. }) => return Ok(()),
                 Err(error) => return Err(error),
             },
@@ -201,7 +203,7 @@ impl<'a> Slice<'a> {
         };
         for key in self.engine.db.scan_prefix(parts_prefix(id)).keys() {
             let key = key.map_err(failed)?;
-            let named = part_of(&key).is_some_and(|part| head.is_some_and(|head| head.names(part)));
+            let named = part_of(&key).is_some_and(|part| head.is_some_and(|head| head.references(part)));
             if !named {
                 self.remove(key);
                 self.apply_if_full()?;
@@ -211,7 +213,7 @@ impl<'a> Slice<'a> {
         Ok(())
     }
 
-    /// The document's head, of all steps so far.
+    /// The document's head after all steps so far.
     fn head(&mut self, document: &DocumentName) -> Result<Option<Head>, StoreError> {
         if self.touched.contains(document) {
             self.apply()?;
@@ -247,16 +249,16 @@ impl<'a> Slice<'a> {
         Ok(None)
     }
 
-    /// What a compaction up to `upto` leaves of a document.
+    /// What a compaction up to `upto` removes from a document and what it keeps.
     fn remains(&self, document: &DocumentName, head: &Head, upto: Seq) -> Result<Remains, StoreError> {
         let mut remains = Remains::default();
-        // The chunks of the last entry that begins at or before `upto`: it may reach over it.
+        // The chunks of the last entry that begins at or before `upto`; it may also contain later records.
         let mut last_superseded: Vec<(Part, IVec, IVec)> = Vec::new();
         let mut kept_from = head.last.next();
         for item in self.engine.db.scan_prefix(parts_prefix(head.id)) {
             let (key, value) = item.map_err(failed)?;
             let Some(part) = part_of(&key) else { continue };
-            if part.kind == Kind::Entry && part.seq > upto {
+            if part.kind == PartKind::Entry && part.seq > upto {
                 if part.chunk == 0 {
                     kept_from = kept_from.min(part.seq);
                     remains.tail_entries += 1;
@@ -264,7 +266,7 @@ impl<'a> Slice<'a> {
                 remains.tail_sums.push(sum_of(&value));
                 continue;
             }
-            if part.kind == Kind::Entry {
+            if part.kind == PartKind::Entry {
                 if part.chunk == 0 {
                     last_superseded.clear();
                 }
@@ -287,11 +289,11 @@ impl<'a> Slice<'a> {
         Ok(remains)
     }
 
-    /// Puts `payload` in chunks, and returns the digest with them.
+    /// Puts `payload` in chunks, and returns the digest extended by them.
     fn put_chunks(
         &mut self,
         head: &Head,
-        kind: Kind,
+        kind: PartKind,
         seq: Seq,
         payload: &[u8],
         mut digest: u64,
@@ -307,7 +309,7 @@ impl<'a> Slice<'a> {
         Ok(digest)
     }
 
-    /// `before`: the head it replaces.
+    /// Puts the head. `before`: the head it replaces.
     fn put_head(&mut self, document: &DocumentName, head: &Head, before: Option<&Head>) {
         let key = head_key(document);
         let before = before.map_or(0, |before| sum_of(&seal(&key, &before.encode())));
@@ -316,8 +318,8 @@ impl<'a> Slice<'a> {
         self.touched.insert(document.clone());
     }
 
-    /// Says that parts of this document may lie there that no head names. Before the first of them.
-    fn mark(&mut self, id: u64) -> Result<(), StoreError> {
+    /// Records that the document may have parts that no head references. Called before the first of them is written.
+    fn put_sweep_mark(&mut self, id: u64) -> Result<(), StoreError> {
         self.apply()?;
         self.put(sweep_key(id), &[]);
         Ok(())
@@ -354,7 +356,7 @@ impl<'a> Slice<'a> {
         self.apply_uncounted()
     }
 
-    /// [`Slice::apply`] for what is no change of a document: it must not make up for a change that was lost.
+    /// [`Slice::apply`] without counting a batch, for renames: an extra count could hide the loss of a counted batch.
     fn apply_uncounted(&mut self) -> Result<(), StoreError> {
         if self.changes == 0 {
             return Ok(());
@@ -368,19 +370,20 @@ impl<'a> Slice<'a> {
     }
 }
 
-/// See [`Slice::remains`].
+/// The result of [`Slice::remains`].
 #[derive(Default)]
 struct Remains {
-    /// The keys that go.
+    /// The keys to remove.
     superseded: Vec<IVec>,
-    /// The checksums of what stays, in order.
+    /// The checksums of the parts that stay, in order.
     tail_sums: Vec<u64>,
-    /// Entries that stay.
+    /// The number of entries that stay.
     tail_entries: u64,
-    /// Records of the entry that reaches over `upto`, those after it. They are written anew.
+    /// The records after `upto` of the entry that spans it. They are written as a new entry.
     cut: Vec<Record>,
 }
 
+/// The document name in the value under a name key, if the value is intact.
 pub(super) fn name_in(key: &[u8], value: &[u8]) -> Option<DocumentName> {
     DocumentName::exact(std::str::from_utf8(unseal(key, value)?).ok()?).ok()
 }

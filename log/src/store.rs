@@ -1,4 +1,4 @@
-//! What the log needs from a storage engine. Nothing here knows which engine it is.
+//! The interface between the log and a storage engine, independent of the engine.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use xxhash_rust::xxh3::Xxh3;
 /// One update in a document's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its number in the document, from 1, without gaps.
+    /// Its sequence number in the document: from 1, without gaps.
     pub seq: Seq,
-    /// When the server took it, in milliseconds since the Unix epoch. For people; nothing depends on it.
+    /// When the server accepted it, in milliseconds since the Unix epoch. Only shown to people; no logic depends on it.
     pub time_ms: u64,
     /// The v1 update, as received.
     pub update: Bytes,
 }
 
-/// The state of a document up to a record, in place of the records before it.
+/// The state of a document up to a record. It replaces the records before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// The last record it contains.
@@ -27,35 +27,35 @@ pub struct Snapshot {
     pub update: Bytes,
 }
 
-/// One step of a commit. Steps of one document are in order.
+/// One step of a commit. Steps of one document apply in order.
 #[derive(Debug, Clone)]
 pub enum Write {
-    /// Adds records. The first append of a document creates it with `epoch`. No records: no change.
+    /// Appends records. The first append to a document creates it with `epoch`. Without records it changes nothing.
     Append {
-        /// Whose log.
+        /// The document to append to.
         document: DocumentName,
-        /// The identity of this history; ignored when the document already has one.
+        /// The identity of the document's history. Ignored when the document already has one.
         epoch: Epoch,
-        /// Consecutive, beginning one after the last.
+        /// Consecutive records; the first follows the document's last record.
         records: Vec<Record>,
     },
-    /// Replaces the records up to `snapshot.upto`, and any older snapshot, by `snapshot`. One that is not newer
-    /// than the stored snapshot changes nothing.
+    /// Replaces the records up to `snapshot.upto`, and any older snapshot, by `snapshot`. A snapshot that is not newer
+    /// than the stored one changes nothing.
     Compact {
-        /// Whose log.
+        /// The document to compact.
         document: DocumentName,
-        /// What replaces them.
+        /// The state that replaces the records.
         snapshot: Snapshot,
     },
-    /// Forgets the document. Forgetting one that is not there changes nothing.
+    /// Removes the document. Removing a document that does not exist changes nothing.
     Delete {
-        /// Whose log.
+        /// The document to remove.
         document: DocumentName,
     },
 }
 
 impl Write {
-    /// The steps that put a [`TOMBSTONE`] in a document's place, with a history of its own. A crash between the two leaves
+    /// The steps that replace a document by a [`TOMBSTONE`] with a new epoch. A crash between the two steps leaves
     /// nothing of the document.
     pub fn bury(document: &DocumentName, epoch: Epoch, time_ms: u64) -> [Self; 2] {
         let tombstone = Record { seq: Seq::ZERO.next(), time_ms, update: TOMBSTONE };
@@ -64,27 +64,27 @@ impl Write {
     }
 }
 
-/// A document as it lies on disk, checked.
+/// A document as it is stored, verified against its checksums.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The identity of its history.
     pub epoch: Epoch,
-    /// The newest snapshot, if there is one.
+    /// The newest snapshot; `None` if the document was never compacted.
     pub snapshot: Option<Snapshot>,
-    /// The records after it, in order.
+    /// The records after the snapshot, in order.
     pub records: Vec<Record>,
 }
 
-/// The one record of a deleted document. It is no update: the shortest has two bytes.
+/// The update of the single record that a deleted document keeps. It is not a valid update: the shortest has two bytes.
 pub const TOMBSTONE: Bytes = Bytes::new();
 
 impl Stored {
-    /// True for a document that was deleted: its history is one [`TOMBSTONE`].
+    /// Whether the document was deleted: its only record is a [`TOMBSTONE`].
     pub fn is_tombstone(&self) -> bool {
         self.snapshot.is_none() && matches!(&self.records[..], [only] if only.update == TOMBSTONE)
     }
 
-    /// A mark for engines that keep none.
+    /// Computes a mark, for engines that do not store one.
     fn mark(&self) -> Mark {
         let mut digest = Xxh3::new();
         if let Some(snapshot) = &self.snapshot {
@@ -98,62 +98,62 @@ impl Stored {
         Mark { epoch: self.epoch, last: self.last(), digest: digest.digest() }
     }
 
-    /// The last record's number.
+    /// The sequence number of the last record.
     pub fn last(&self) -> Seq {
         let before = self.snapshot.as_ref().map_or(Seq::ZERO, |snapshot| snapshot.upto);
         self.records.last().map_or(before, |record| record.seq)
     }
 }
 
-/// What tells one state of a document's log from another without reading it. A change of how the same records are
-/// stored (a compaction) may change it, too.
+/// A fingerprint of a document's stored state, to detect changes without reading the document. A compaction, which
+/// stores the same state in another form, may change it too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// The identity of its history.
     pub epoch: Epoch,
-    /// The last record's number.
+    /// The sequence number of the last record.
     pub last: Seq,
-    /// Over all that is stored.
+    /// A digest of everything that is stored for the document.
     pub digest: u64,
 }
 
-/// What can still be read of a damaged document.
+/// The readable remains of a damaged document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Salvaged {
-    /// What there is: the records may have gaps. `None`: nothing.
+    /// The readable parts; the records may have gaps. `None`: nothing is readable.
     pub stored: Option<Stored>,
-    /// What is missing, in words.
+    /// Descriptions of the missing parts.
     pub lost: Vec<String>,
 }
 
-/// Why the store could not do what was asked.
+/// Why a store operation failed.
 #[derive(Debug, Clone, Error)]
 pub enum StoreError {
-    /// The engine or the operating system refused.
+    /// The engine or the operating system returned an error.
     #[error("the store failed: {0}")]
     Io(String),
-    /// What lies on disk is not what was written.
+    /// The data on disk is not what was written.
     #[error("document {document:?} is damaged at record {seq}: {what}")]
     Damaged {
-        /// Which document.
+        /// The damaged document.
         document: DocumentName,
-        /// The first record that is missing or wrong.
+        /// The first record that is missing or damaged.
         seq: Seq,
-        /// What is wrong with it.
+        /// A description of the damage.
         what: String,
     },
-    /// The directory does not exist or holds no store. It was not changed.
+    /// The directory does not exist or does not contain a store. It was not changed.
     #[error("there is no Syncline store in {}", dir.display())]
     NoStore {
         /// The data directory.
         dir: PathBuf,
     },
-    /// The store cannot be opened. Nothing in it was changed by us.
+    /// The store cannot be opened. Syncline did not change anything in it.
     #[error("the store in {} cannot be opened: {what}", dir.display())]
     Open {
         /// The data directory.
         dir: PathBuf,
-        /// What happened, and a way out.
+        /// The cause, and what the operator can do.
         what: String,
     },
     /// Another process has the store open.
@@ -164,14 +164,14 @@ pub enum StoreError {
         /// The process id, or "unknown".
         holder: String,
     },
-    /// A step does not follow what is stored: a fault of the caller.
-    #[error("document {document:?}: expected record {expected}, was given {found}")]
+    /// A step does not continue the stored records: a bug in the caller.
+    #[error("document {document:?}: expected record {expected}, got record {found}")]
     OutOfOrder {
-        /// Which document.
+        /// The document of the step.
         document: DocumentName,
-        /// What would have fitted.
+        /// The sequence number that would continue the stored records.
         expected: Seq,
-        /// What came.
+        /// The sequence number of the step.
         found: Seq,
     },
     /// The store was closed.
@@ -179,37 +179,37 @@ pub enum StoreError {
     Closed,
 }
 
-/// A storage engine. Calls block; the log's thread and Tokio's blocking pool make them.
+/// A storage engine. Calls block; they run on the log's thread and on Tokio's blocking pool.
 pub trait Store: Send + Sync + 'static {
-    /// Applies all steps and returns once every byte of them is on disk.
+    /// Applies all steps and returns once all of them are durable.
     ///
-    /// Each step is atomic. After a crash inside the call every document has its state from before the call plus
-    /// some number of its own steps, in order: never half a step. There is no promise between documents.
-    /// After an error the outcome is unknown, and the caller believes no later call.
+    /// Each step is atomic. After a crash during the call, every document has its state from before the call plus the
+    /// first few of its own steps, in order, never part of a step. There is no guarantee across documents. After an
+    /// error the outcome is unknown, and the caller must not rely on any later call.
     fn commit(&self, writes: &[Write]) -> Result<(), StoreError>;
 
-    /// Reads a document and checks it. `None`: there is no such document.
+    /// Reads a document and verifies it. `None`: there is no such document.
     fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError>;
 
-    /// Reads what can be read of a document that [`Store::load`] calls damaged.
+    /// Reads the readable parts of a document for which [`Store::load`] returns [`StoreError::Damaged`].
     fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
         self.load(document).map(|stored| Salvaged { stored, lost: Vec::new() })
     }
 
-    /// What tells the document's state from others. `None`: there is no such document.
+    /// The fingerprint of the document's stored state. `None`: there is no such document.
     fn mark(&self, document: &DocumentName) -> Result<Option<Mark>, StoreError> {
         Ok(self.load(document)?.map(|stored| stored.mark()))
     }
 
-    /// The store's own random identity, drawn when it was made. Engines that keep nothing have none: 0.
+    /// The store's random identity, drawn when it was created. 0 for engines that do not persist anything.
     fn identity(&self) -> Result<u128, StoreError> {
         Ok(0)
     }
 
-    /// Every document's name.
+    /// The names of all documents, in no particular order.
     fn list(&self) -> Result<Vec<DocumentName>, StoreError>;
 
-    /// Writes what a clean end needs and lets go of the files. Later calls answer [`StoreError::Closed`].
+    /// Writes everything that a clean shutdown needs and closes the files. Later calls return [`StoreError::Closed`].
     fn close(&self) -> Result<(), StoreError> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The two small files beside the engine: who has the store open, and what the store must at least hold.
+//! The lock file and the info file of a store, and other preparations of its directory.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -12,21 +12,21 @@ use super::private;
 use super::store::StoreError;
 
 pub(super) const LOCK_FILE: &str = "syncline.lock";
-/// Where a restore puts a store together. While it is there, the directory around it holds no store.
+/// The directory in which a restore builds a store. While it exists, its parent cannot be opened as a store.
 pub(super) const RESTORING_DIR: &str = "syncline.restoring";
-const CARD_FILE: &str = "syncline.store";
-const CARD_TITLE: &str = "syncline store";
-/// What a person can do about a store that does not open.
-pub(super) const WAY_OUT: &str = "`syncline verify` tells what is damaged, `syncline repair` keeps what can be read";
-/// The system's words (ENOSPC), and what helps: sled writes when it opens.
+const INFO_FILE: &str = "syncline.store";
+const INFO_TITLE: &str = "syncline store";
+/// Advice for a store that does not open.
+pub(super) const REPAIR_HINT: &str = "`syncline verify` lists the damage, `syncline repair` keeps what can be read";
+/// The operating system's message for ENOSPC. It can occur at open, because sled writes then.
 pub(super) const NO_SPACE: &str = "No space left on device";
-/// What helps then.
+/// Advice for [`NO_SPACE`].
 pub(super) const FREE_SPACE: &str = "Nothing is damaged: free space on this disk, then start again";
-/// More than any holder writes.
-const MAX_CARD_BYTES: u64 = 4096;
+/// Larger than any valid lock or info file.
+const MAX_FILE_BYTES: u64 = 4096;
 
-/// An exclusive claim on a data directory, for as long as it lives. The system takes it back when the process ends,
-/// however it ends.
+/// An exclusive lock on a data directory, held until it is dropped. The operating system releases it when the process
+/// ends for any reason.
 #[derive(Debug)]
 pub(super) struct Lock {
     /// Locked by [`Lock::take`].
@@ -34,15 +34,15 @@ pub(super) struct Lock {
 }
 
 impl Drop for Lock {
-    /// Closing the file is not enough: a child process between its fork and its exec holds it, too.
+    /// Unlocks explicitly: closing is not enough while a child process between fork and exec shares the open file.
     fn drop(&mut self) {
-        // It is closed next in any case.
+        // The file is closed next in any case.
         self.file.unlock().ok();
     }
 }
 
 impl Lock {
-    /// Claims `dir`, and writes this process's id where the next one looks for it.
+    /// Locks `dir`, and writes the id of this process into the lock file for the error message of others.
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(LOCK_FILE);
         let mut file = OpenOptions::new()
@@ -57,7 +57,7 @@ impl Lock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                let read = file.take(MAX_CARD_BYTES).read_to_string(&mut holder);
+                let read = file.take(MAX_FILE_BYTES).read_to_string(&mut holder);
                 let known = read.is_ok() && !holder.trim().is_empty();
                 let holder = if known { holder.trim().to_owned() } else { "unknown".to_owned() };
                 return Err(StoreError::InUse { dir: dir.to_owned(), holder });
@@ -74,27 +74,31 @@ impl Lock {
     }
 }
 
-/// What the store was known to hold when the card was written: an empty or older store is told by it.
+/// The info file: a lower bound of the store's content, written outside the engine. It reveals a store that is empty or
+/// older than it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Card {
-    /// Drawn when the store was created.
+pub(super) struct StoreInfo {
+    /// Random, drawn when the store was created.
     pub identity: u128,
-    /// The format the store had.
+    /// The store's format when the file was written.
     pub format: u32,
-    /// Records the store had committed, at least.
+    /// The number of records committed when the file was written.
     pub committed: u64,
 }
 
-impl Card {
-    /// Reads the card. `None`: there is none, so nothing was ever reported as saved here.
+impl StoreInfo {
+    /// Reads the info file. `None`: it does not exist, so nothing was ever acknowledged from this directory.
     pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         if dir.join(RESTORING_DIR).exists() {
-            return Err(open_error(dir, "a restore into it did not finish. Remove the directory and restore again"));
+            return Err(open_error(
+                dir,
+                "a restore into it did not finish. Remove the directory and run the restore again",
+            ));
         }
-        let path = dir.join(CARD_FILE);
+        let path = dir.join(INFO_FILE);
         let mut text = String::new();
         match File::open(&path) {
-            Ok(file) => file.take(MAX_CARD_BYTES).read_to_string(&mut text),
+            Ok(file) => file.take(MAX_FILE_BYTES).read_to_string(&mut text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => Err(error),
         }
@@ -102,32 +106,29 @@ impl Card {
         Self::parse(&text).map(Some).ok_or_else(|| {
             open_error(
                 dir,
-                format!(
-                    "{} is damaged. Restore it with the rest of the directory from a copy; nothing was changed",
-                    path.display()
-                ),
+                format!("{} is damaged. Restore the whole directory from a copy; nothing was changed", path.display()),
             )
         })
     }
 
-    /// Replaces the card: after a crash either the old or the new one is there, whole.
+    /// Replaces the info file atomically: after a crash either the old or the new one exists, complete.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        let new = dir.join(format!("{CARD_FILE}.new"));
+        let new = dir.join(format!("{INFO_FILE}.new"));
         let mut file = private::create(&new)?;
         write!(
             file,
-            "{CARD_TITLE}\nidentity {:032x}\nformat {}\ncommitted {}\n",
+            "{INFO_TITLE}\nidentity {:032x}\nformat {}\ncommitted {}\n",
             self.identity, self.format, self.committed
         )?;
         file.sync_all()?;
         Point::CardWritten.pass();
-        fs::rename(&new, dir.join(CARD_FILE))?;
+        fs::rename(&new, dir.join(INFO_FILE))?;
         sync_dir(dir)
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
-        if lines.next()? != CARD_TITLE {
+        if lines.next()? != INFO_TITLE {
             return None;
         }
         let identity = u128::from_str_radix(lines.next()?.strip_prefix("identity ")?, 16).ok()?;
@@ -137,7 +138,7 @@ impl Card {
     }
 }
 
-/// Creates `dir` and what is missing above it for this user alone, each entry durable in its parent.
+/// Creates `dir` and its missing parents, readable by this user only, and makes each new directory entry durable.
 pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
     let mut missing: Vec<PathBuf> = Vec::new();
     let mut at = dir;
@@ -154,12 +155,13 @@ pub(super) fn create_dir_durably(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the names in `dir` durable.
+/// Makes the directory entries of `dir` durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Makes the engine's directory, for this user alone, or what an earlier version made of it fit to be opened.
+/// Creates the engine's directory, readable by this user only, or prepares an existing one: restricts modes that earlier
+/// versions left open, and removes unfinished files.
 pub(super) fn prepare_engine(dir: &Path, engine_dir: &Path) -> io::Result<()> {
     create_dir_durably(engine_dir)?;
     private::restrict_entries(dir, |name| name.starts_with("syncline.") || dir.join(name) == engine_dir);
@@ -167,7 +169,7 @@ pub(super) fn prepare_engine(dir: &Path, engine_dir: &Path) -> io::Result<()> {
     remove_unfinished(engine_dir)
 }
 
-/// Makes every file of the engine durable, and its name.
+/// Makes every file of the engine and its directory entry durable.
 pub(super) fn sync_files(engine_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(engine_dir)? {
         File::open(entry?.path())?.sync_all()?;
@@ -176,8 +178,8 @@ pub(super) fn sync_files(engine_dir: &Path) -> io::Result<()> {
     sync_dir(engine_dir)
 }
 
-/// Removes a list of pages that sled had not finished when it ended: on a full disk, or by a death at a start. sled takes it for
-/// the newest one and does not open; the one before it stays until the new one has its name.
+/// Removes an unfinished sled snapshot (sled's list of its pages), left by a full disk or a crash during an open. sled
+/// would take it for the newest snapshot and fail to open. The previous snapshot exists until the new one is renamed.
 fn remove_unfinished(engine_dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(engine_dir)? {
         let name = entry?.file_name();
@@ -188,21 +190,22 @@ fn remove_unfinished(engine_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// True when the process, or the system, may open no more files (ENFILE, EMFILE on Linux and BSD).
+/// Whether the process or the system has reached its limit of open files (EMFILE, ENFILE on Linux and BSD).
 pub(super) fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }
 
-/// The refusal of a store that holds less than its card says.
-pub(super) fn came_back(dir: &Path, how: &str, card: &Card, found: u64) -> StoreError {
-    let what = format!("it {how}: {} records were saved, {found} are there. {WAY_OUT}", card.committed);
+/// The error for a store with fewer records than its info file states. `how`: "is empty" or "is older".
+pub(super) fn lost_records(dir: &Path, how: &str, info: &StoreInfo, found: u64) -> StoreError {
+    let what = format!("the store {how}: {} records were saved, {found} were found. {REPAIR_HINT}", info.committed);
     open_error(dir, what)
 }
 
-/// Refuses a format that this code does not know.
-pub(super) fn refuse_newer(dir: &Path, format: u32) -> Result<(), StoreError> {
+/// Rejects a format that is newer than this code.
+pub(super) fn check_format(dir: &Path, format: u32) -> Result<(), StoreError> {
     if format > FORMAT {
-        let what = format!("it has format {format} and this version reads up to {FORMAT}: start the newer version");
+        let what =
+            format!("the store has format {format}, and this version reads up to {FORMAT}: use the newer version");
         return Err(open_error(dir, what));
     }
     Ok(())
@@ -222,12 +225,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_claim_names_the_holder_and_the_claim_ends_with_its_owner() {
+    fn second_lock_fails_with_the_holder_and_dropping_releases_it() {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(dir.path()).unwrap();
         let error = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(error.ends_with(&format!("is in use by process {}", std::process::id())), "{error}");
-        // As a child process has it for a moment.
+        // Like a child process between fork and exec.
         let copy = lock.file.try_clone().unwrap();
         drop(lock);
         Lock::take(dir.path()).unwrap();
@@ -235,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn a_card_reads_as_it_was_written_and_a_damaged_one_is_refused() {
+    fn info_file_round_trips_and_a_damaged_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Card::read(dir.path()).unwrap(), None);
-        let card = Card { identity: 7 << 100, format: 1, committed: 12 };
-        card.write(dir.path()).unwrap();
-        assert_eq!(Card::read(dir.path()).unwrap(), Some(card));
-        fs::write(dir.path().join(CARD_FILE), "syncline store\nidentity").unwrap();
-        assert!(Card::read(dir.path()).unwrap_err().to_string().contains("is damaged"));
+        assert_eq!(StoreInfo::read(dir.path()).unwrap(), None);
+        let info = StoreInfo { identity: 7 << 100, format: 1, committed: 12 };
+        info.write(dir.path()).unwrap();
+        assert_eq!(StoreInfo::read(dir.path()).unwrap(), Some(info));
+        fs::write(dir.path().join(INFO_FILE), "syncline store\nidentity").unwrap();
+        assert!(StoreInfo::read(dir.path()).unwrap_err().to_string().contains("is damaged"));
     }
 }

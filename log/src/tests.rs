@@ -1,4 +1,4 @@
-//! What the log promises whatever the store: batching, order, reporting, and the latch.
+//! Tests of the log's guarantees, independent of the store: batching, order, reporting, and the error latch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use super::memory::{Fault, MemoryStore};
 use super::store::Write;
 use super::*;
 
-/// Longest wait for something that must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout for events that must happen.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn name(text: &str) -> DocumentName {
     DocumentName::parse(text).unwrap()
@@ -52,19 +52,19 @@ async fn until_failed(document: &mut DocumentLog) {
     }
 }
 
-/// Waits until a commit is held by the gate.
-async fn held(store: &Arc<MemoryStore>) {
+/// Waits until a commit is paused.
+async fn until_held(store: &Arc<MemoryStore>) {
     let store = Arc::clone(store);
     tokio::task::spawn_blocking(move || store.wait_until_held()).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_queued_during_a_commit_becomes_one_commit_with_one_step_per_document() {
+async fn commands_queued_during_a_commit_become_one_step_per_document() {
     let (store, log) = start();
     store.hold();
     let mut documents: Vec<_> = (0..100).map(|at| open(&log, &format!("{at}"))).collect();
     documents[0].append(vec![record(1)]).await;
-    held(&store).await;
+    until_held(&store).await;
     for document in &documents[1..] {
         document.append(vec![record(1), record(2)]).await;
         document.append(vec![record(3)]).await;
@@ -79,12 +79,12 @@ async fn what_queued_during_a_commit_becomes_one_commit_with_one_step_per_docume
 }
 
 #[tokio::test]
-async fn a_record_is_durable_after_its_commit_and_not_before() {
+async fn record_is_durable_after_its_commit_and_not_before() {
     let (store, log) = start();
     store.hold();
     let mut document = open(&log, "doc");
     document.append(vec![record(1), record(2)]).await;
-    held(&store).await;
+    until_held(&store).await;
     assert_eq!(document.durable(), durable(0));
     store.release();
     assert_eq!(document.durable_changed().await, durable(2));
@@ -92,12 +92,12 @@ async fn a_record_is_durable_after_its_commit_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_snapshot_keeps_its_place_among_the_records() {
+async fn snapshot_is_committed_in_order_with_the_records() {
     let (store, log) = start();
     store.hold();
     let mut document = open(&log, "doc");
     document.append(vec![record(1)]).await;
-    held(&store).await;
+    until_held(&store).await;
     document.append(vec![record(2)]).await;
     document.compact(Snapshot { upto: Seq(2), update: Bytes::from_static(b"two") }).await;
     document.append(vec![record(3)]).await;
@@ -108,7 +108,7 @@ async fn a_snapshot_keeps_its_place_among_the_records() {
 }
 
 #[tokio::test]
-async fn the_first_error_is_final_and_everyone_is_told() {
+async fn first_error_is_final_and_reported_to_every_document() {
     for fault in [Fault::Fail, Fault::Panic] {
         let (store, log) = start();
         let (mut writer, mut idle) = (open(&log, "writer"), open(&log, "idle"));
@@ -122,27 +122,27 @@ async fn the_first_error_is_final_and_everyone_is_told() {
         assert!(watch.wait_for(Option::is_some).await.is_ok() && log.failed().is_some());
         let mut late = open(&log, "late");
         assert!(late.durable().failed && late.durable_changed().await.failed);
-        // The store would work again, and is not asked.
+        // The store would work again, but it is not called.
         late.append(vec![record(1)]).await;
         writer.append(vec![record(3)]).await;
         assert!(log.delete(&name("idle")).await.is_err());
         assert_eq!(writer.durable(), Durable { upto: Seq(1), failed: true });
         assert_eq!(store.commits().len(), 2);
-        assert_eq!(log.load(&name("writer")).await.unwrap().unwrap().records, [record(1)], "reads go on");
+        assert_eq!(log.load(&name("writer")).await.unwrap().unwrap().records, [record(1)], "reads still work");
         log.close().await;
         assert!(store.is_closed());
     }
 }
 
 #[tokio::test]
-async fn a_crash_forgets_what_was_not_durable() {
+async fn crash_discards_records_that_were_not_durable() {
     let (store, log) = start();
     let mut document = open(&log, "doc");
     document.append(vec![record(1)]).await;
     until(&mut document, 1).await;
     store.hold();
     document.append(vec![record(2)]).await;
-    held(&store).await;
+    until_held(&store).await;
     store.crash();
     until_failed(&mut document).await;
     assert_eq!(document.durable().upto, Seq(1));
@@ -150,20 +150,20 @@ async fn a_crash_forgets_what_was_not_durable() {
 }
 
 #[tokio::test]
-async fn a_load_waits_for_its_own_document_and_for_no_other() {
+async fn load_waits_for_its_own_document_only() {
     let (store, log) = start();
     store.hold();
     let document = open(&log, "doc");
     document.append(vec![record(1)]).await;
-    held(&store).await;
-    // The task that held the document is gone; its record is on the way.
+    until_held(&store).await;
+    // The document's task has ended while its record is still queued.
     drop(document);
     assert_eq!(log.load(&name("other")).await.unwrap(), None);
     let load = tokio::spawn({
         let log = log.clone();
         async move { log.load(&name("doc")).await }
     });
-    // Other documents' loads pass by meanwhile.
+    // Meanwhile other documents can be loaded.
     assert_eq!(log.load(&name("other")).await.unwrap(), None);
     assert!(!load.is_finished());
     store.release();
@@ -171,12 +171,12 @@ async fn a_load_waits_for_its_own_document_and_for_no_other() {
 }
 
 #[tokio::test]
-async fn handing_in_waits_for_room_and_an_oversized_command_passes_alone() {
+async fn append_waits_when_full_and_an_oversized_command_is_admitted_alone() {
     let (store, log) = start();
     store.hold();
     let mut document = open(&log, "doc");
     document.append(vec![sized(1, MAX_QUEUED_BYTES * 2)]).await;
-    held(&store).await;
+    until_held(&store).await;
     let mut second = Box::pin(document.append(vec![record(2)]));
     assert!((&mut second).now_or_never().is_none());
     store.release();
@@ -185,12 +185,12 @@ async fn handing_in_waits_for_room_and_an_oversized_command_passes_alone() {
 }
 
 #[tokio::test]
-async fn closing_commits_what_is_queued_and_a_later_record_is_never_durable() {
+async fn close_commits_queued_records_and_later_ones_are_never_durable() {
     let (store, log) = start();
     store.hold();
     let mut document = open(&log, "doc");
     document.append(vec![record(1)]).await;
-    held(&store).await;
+    until_held(&store).await;
     document.append(vec![record(2)]).await;
     let close = tokio::spawn({
         let log = log.clone();
@@ -207,7 +207,7 @@ async fn closing_commits_what_is_queued_and_a_later_record_is_never_durable() {
 }
 
 #[tokio::test]
-async fn the_last_handle_dropped_closes_the_store() {
+async fn dropping_the_last_handle_closes_the_store() {
     let (store, log) = start();
     let document = open(&log, "doc");
     document.append(vec![record(1)]).await;
@@ -220,21 +220,21 @@ async fn the_last_handle_dropped_closes_the_store() {
 
 #[tokio::test]
 #[should_panic(expected = "record out of order")]
-async fn a_gap_is_the_callers_fault_and_stops_the_caller() {
+async fn append_with_a_gap_panics() {
     let (_store, log) = start();
     open(&log, "doc").append(vec![record(2)]).await;
 }
 
 #[test]
-fn who_waits_elsewhere_is_told_when_the_runtime_of_the_log_is_gone() {
+fn commit_is_reported_to_other_runtimes_after_the_logs_runtime_ended() {
     let (own, other) = (runtime(), runtime());
     let (_store, log) = own.block_on(async { start() });
     let mut document = open(&log, "doc");
     drop(own);
     other.block_on(async {
         document.append(vec![record(1)]).await;
-        // Reached only when it is not told.
-        tokio::time::timeout(PATIENCE, until(&mut document, 1)).await.unwrap();
+        // Times out only if the commit is not reported.
+        tokio::time::timeout(TIMEOUT, until(&mut document, 1)).await.unwrap();
     });
 }
 
@@ -243,14 +243,14 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn what_was_not_told_when_the_runtime_of_the_log_ends_is_told_then() {
+fn pending_reports_are_published_when_the_logs_runtime_ends() {
     let (own, other) = (runtime(), runtime());
     let (store, log) = own.block_on(async { start() });
     let mut document = open(&log, "doc");
     let deleting = log.clone();
     let deleting = other.spawn(async move { deleting.delete(&name("gone")).await });
     other.block_on(async {
-        // Nobody drives the log's own runtime, so nobody tells.
+        // The log's own runtime is not driven, so nothing is reported.
         until_committed(&store, 1).await;
         for seq in [1, 2] {
             document.append(vec![record(seq)]).await;
@@ -260,28 +260,28 @@ fn what_was_not_told_when_the_runtime_of_the_log_ends_is_told_then() {
     assert_eq!(document.durable(), durable(0));
     drop(own);
     other.block_on(async {
-        let told = async {
+        let all_reported = async {
             until(&mut document, 2).await;
             deleting.await.unwrap().unwrap();
-            assert_eq!(log.load(&name("doc")).await.unwrap().unwrap().last(), Seq(2), "nothing of it is on its way");
+            assert_eq!(log.load(&name("doc")).await.unwrap().unwrap().last(), Seq(2), "no command is pending");
         };
-        // Reached only when somebody is not told.
-        tokio::time::timeout(PATIENCE, told).await.unwrap();
+        // Times out only if something is not reported.
+        tokio::time::timeout(TIMEOUT, all_reported).await.unwrap();
     });
 }
 
-/// Waits until so many commits have begun, and the last of them is through.
+/// Waits until `commits` commits have started and the last of them has finished.
 async fn until_committed(store: &MemoryStore, commits: usize) {
     let wait = async {
         while store.commits().len() < commits || store.is_committing() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    tokio::time::timeout(TIMEOUT, wait).await.unwrap();
 }
 
 #[test]
-fn closing_returns_when_everybody_is_told() {
+fn close_returns_after_every_commit_is_reported() {
     let (own, other) = (runtime(), runtime());
     let (store, log) = own.block_on(async { start() });
     let document = open(&log, "doc");
@@ -291,17 +291,20 @@ fn closing_returns_when_everybody_is_told() {
             let log = log.clone();
             async move { log.close().await }
         });
-        // Nobody drives the log's own runtime, so nobody tells. The thread is through meanwhile.
+        // The log's own runtime is not driven, so nothing is reported. Meanwhile the thread finishes.
         while !store.is_closed() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(!close.is_finished() && document.durable() == durable(0), "it is closed, and somebody is not told");
+        assert!(
+            !close.is_finished() && document.durable() == durable(0),
+            "close returned before the commit was reported"
+        );
         let (closed, until_closed) = tokio::sync::oneshot::channel::<()>();
-        let telling = std::thread::spawn(move || own.block_on(until_closed));
-        tokio::time::timeout(PATIENCE, close).await.unwrap().unwrap();
+        let reporting = std::thread::spawn(move || own.block_on(until_closed));
+        tokio::time::timeout(TIMEOUT, close).await.unwrap().unwrap();
         assert_eq!(document.durable(), durable(1));
         drop(closed);
-        telling.join().unwrap().unwrap_err();
+        reporting.join().unwrap().unwrap_err();
     });
 }

@@ -1,6 +1,6 @@
-//! Bytes that change on the disk: what is read is what was saved, or an error says so. Never something else in silence.
+//! Damage to a store's files: every read returns what was saved, or an error; never different data without an error.
 //!
-//! `SYNCLINE_SEED` replays a run; `SYNCLINE_FLIPS` sets how many places are damaged.
+//! `SYNCLINE_SEED` replays a run; `SYNCLINE_FLIPS` sets the number of damaged places.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 const EPOCH: Epoch = Epoch(0xE90C);
 
-/// What counts as the end of a file.
+/// The size of the end of a file, where damage is concentrated.
 const LAST_BYTES: u64 = 8 << 10;
 
 type Saved = BTreeMap<DocumentName, Stored>;
@@ -29,8 +29,8 @@ fn name(number: usize) -> DocumentName {
     DocumentName::parse(&format!("document-{number}")).unwrap()
 }
 
-/// A store as kill -9 leaves it, with everything that was saved in it: many small documents, a few large ones, some
-/// compacted, some deleted; opened more than once.
+/// A store as kill -9 leaves it, and everything that was saved in it: many small documents, a few large ones, some
+/// compacted, some deleted. It was opened more than once.
 fn killed_store(rng: &mut StdRng) -> (TempDir, Saved) {
     let (home, mut saved) = (tempfile::tempdir().unwrap(), Saved::new());
     let live = home.path().join("live");
@@ -44,7 +44,7 @@ fn killed_store(rng: &mut StdRng) -> (TempDir, Saved) {
             store.commit(&writes).unwrap();
         }
         if life == 2 {
-            // As it is while the store is open: nothing is closed, flushed or rewritten.
+            // Copied while the store is open: nothing is closed, flushed or rewritten.
             copy(&live, &home.path().join("killed"));
         }
         store.close().unwrap();
@@ -98,52 +98,52 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What an opened store says of each document. `Err`: it does not open, or a document is refused.
-fn server_says(dir: &Path, saved: &Saved) -> Result<(), StoreError> {
+/// Opens the store and checks every document. `Err`: the store does not open, or the load of a document fails.
+fn check_by_opening(dir: &Path, saved: &Saved) -> Result<(), StoreError> {
     let store = SledStore::open(dir)?;
-    // As the server does.
+    // Like the server.
     store.doubt().map_or(Ok(()), Err)?;
     let mut refused = Ok(());
     for (name, expected) in saved {
         match store.load(name) {
-            Ok(Some(found)) => assert!(found == *expected, "{name} is another, in silence"),
-            Ok(None) => panic!("{name} is gone, in silence"),
+            Ok(Some(found)) => assert!(found == *expected, "{name} differs without an error"),
+            Ok(None) => panic!("{name} is missing without an error"),
             Err(error) => {
-                let words = error.to_string();
-                assert!(words.contains(name.as_str()) && words.contains("record"), "{words}");
+                let message = error.to_string();
+                assert!(message.contains(name.as_str()) && message.contains("record"), "{message}");
                 refused = Err(error);
             }
         }
     }
     refused.and_then(|()| {
-        assert_eq!(store.list()?.len(), saved.len(), "a deleted document is back");
+        assert_eq!(store.list()?.len(), saved.len(), "a deleted document exists again");
         store.close()
     })
 }
 
-/// What the survey says: `true` when it calls everything whole, which must then be so.
-fn survey_says(dir: &Path, saved: &Saved) -> bool {
+/// Surveys the store. Returns whether the survey reports everything as intact, and checks that this is true.
+fn check_by_survey(dir: &Path, saved: &Saved) -> bool {
     let survey = Survey::of(dir).unwrap();
-    let mut whole = survey.complaints().is_empty();
+    let mut is_intact = survey.complaints().is_empty();
     for name in survey.documents() {
         match survey.document(name) {
-            // All that was saved, whatever is said of the store: a repair keeps its numbers.
+            // It must be complete whatever the store-wide problems, because a repair keeps its sequence numbers.
             Condition::Whole(found) => assert!(
                 saved.get(name) == Some(&found),
-                "{name} is called whole at {} and was saved at {:?}; complaints: {:?}",
+                "{name} is reported as intact at record {}, but was saved at {:?}; complaints: {:?}",
                 found.last(),
                 saved.get(name).map(Stored::last),
                 survey.complaints()
             ),
             Condition::Damaged { error, .. } => {
                 assert!(error.to_string().contains(name.as_str()), "{error}");
-                whole = false;
+                is_intact = false;
             }
         }
     }
     let all = saved.keys().all(|name| survey.documents().any(|found| found == name));
-    assert!(all || !whole, "a document is gone, in silence");
-    whole
+    assert!(all || !is_intact, "a document is missing without an error");
+    is_intact
 }
 
 #[derive(Debug)]
@@ -158,15 +158,15 @@ fn draw_file(rng: &mut StdRng, dir: &Path) -> PathBuf {
     let mut files: Vec<_> = fs::read_dir(&engine).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.is_file());
     files.sort();
-    // Half of the damage goes into the log, where the documents are.
+    // Half of the damage is in the log, which contains the documents.
     if rng.random_bool(0.5) { engine.join("db") } else { files[rng.random_range(0..files.len())].clone() }
 }
 
 fn damage(rng: &mut StdRng, path: &Path) -> Damage {
     let bytes = fs::read(path).unwrap();
-    // Behind the last byte in use nothing is to be damaged.
+    // Only damage bytes up to the last one in use.
     let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1);
-    // One time in four at the end of the log: what is lost there is followed by nothing.
+    // One time in four damage the end of the log, where no later message reveals the loss.
     let first = if rng.random_bool(0.25) { used.saturating_sub(LAST_BYTES) } else { 0 };
     let at = rng.random_range(first..used);
     match rng.random_range(0..10) {
@@ -194,15 +194,15 @@ fn setting(variable: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn damage_anywhere_is_an_error_in_words_or_changes_nothing() {
+fn damage_anywhere_is_an_error_or_changes_nothing() {
     let seed = setting("SYNCLINE_SEED", 1);
     println!("SYNCLINE_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let (home, saved) = killed_store(&mut rng);
     let killed = home.path().join("killed");
-    assert!(survey_says(&killed, &saved), "an undamaged store is whole");
+    assert!(check_by_survey(&killed, &saved), "an undamaged store is reported as damaged");
     copy(&killed, &home.path().join("undamaged"));
-    server_says(&home.path().join("undamaged"), &saved).unwrap();
+    check_by_opening(&home.path().join("undamaged"), &saved).unwrap();
     let (mut refused, mut harmless, mut missed, mut silent) = (0, 0, 0, Vec::new());
     for at in 0..setting("SYNCLINE_FLIPS", 24) {
         let path = draw_file(&mut rng, &killed);
@@ -212,41 +212,41 @@ fn damage_anywhere_is_an_error_in_words_or_changes_nothing() {
         copy(&killed, &trial);
         apply(&trial.join(path.strip_prefix(&killed).unwrap()), &damage_done);
         println!("{at}: {damage_done:?} in {}", path.display());
-        let called_whole = survey_says(&trial, &saved);
+        let reported_intact = check_by_survey(&trial, &saved);
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
-        let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server_says(&trial, &saved)));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check_by_opening(&trial, &saved)));
         std::panic::set_hook(before);
-        match said {
+        match outcome {
             Ok(Ok(())) => harmless += 1,
             Ok(Err(error)) => {
                 assert!(error.to_string().len() > 20, "{error}");
                 refused += 1;
-                if called_whole {
-                    println!("  called whole by the survey: {error}");
+                if reported_intact {
+                    println!("  reported as intact by the survey: {error}");
                     missed += 1;
                 }
             }
             Err(panic) => {
                 let what = panic.downcast_ref::<String>().cloned().unwrap_or_default();
                 silent.push(format!(
-                    "damage {at} in {}: {what}; the survey calls it whole: {called_whole}",
+                    "damage {at} in {}: {what}; reported as intact by the survey: {reported_intact}",
                     path.display()
                 ));
             }
         }
     }
     println!(
-        "{refused} refused in words ({missed} of them called whole by the survey), {harmless} harmless, {} silent",
+        "{refused} errors ({missed} of them reported as intact by the survey), {harmless} harmless, {} silent",
         silent.len()
     );
     assert!(silent.is_empty(), "{silent:#?}");
-    assert!(refused > 0, "no damage hit anything");
+    assert!(refused > 0, "no damage caused an error");
 }
 
-/// What was lost is followed by nothing in its segment, so that no message behind it says that something is missing.
+/// The loss is at the end of a segment, where no later message reveals that something is missing.
 #[test]
-fn a_document_that_was_set_back_by_the_loss_of_a_segments_end_is_not_called_whole() {
+fn document_outdated_by_a_lost_segment_end_is_reported_as_damaged() {
     const SEGMENT_BYTES: u64 = 8 << 20;
     const NEWEST: &[u8] = b"the newest form";
     let home = tempfile::tempdir().unwrap();
@@ -260,7 +260,7 @@ fn a_document_that_was_set_back_by_the_loss_of_a_segments_end_is_not_called_whol
         let write = |number| append(&format!("{names}/{number:03}"), seq, &vec![number as u8; bytes]);
         store.commit(&(0..200).map(write).collect::<Vec<_>>()).unwrap();
     };
-    // Neighbours that never change keep the engine from writing the document's pages anew; others fill the log.
+    // Neighbouring documents that never change keep the engine from rewriting the document's pages; others fill the log.
     all("a", 1, 10);
     all("b", 1, 500);
     store.commit(&[append("m", 1, b"the older form")]).unwrap();
@@ -274,7 +274,7 @@ fn a_document_that_was_set_back_by_the_loss_of_a_segments_end_is_not_called_whol
     let bytes = fs::read(&db).unwrap();
     let found: Vec<_> = bytes.windows(NEWEST.len()).enumerate().filter(|(_, bytes)| *bytes == NEWEST).collect();
     assert!(!found.is_empty());
-    // So much before it, with its head or not, and everything behind it.
+    // Zero this much before the newest value, with or without its head, and everything after it in the segment.
     for before in [100, 200, 400, 800, 1_600] {
         for (at, _) in &found {
             let at = *at as u64 - before;
@@ -289,7 +289,7 @@ fn a_document_that_was_set_back_by_the_loss_of_a_segments_end_is_not_called_whol
     }
 }
 
-/// Where two files of one length differ first and last.
+/// The range from the first to the last difference of two files of the same length.
 fn differing(one: &[u8], other: &[u8]) -> std::ops::Range<usize> {
     let differs = |at: &usize| one.get(*at) != other.get(*at);
     let first = (0..other.len()).find(differs).unwrap();
@@ -298,7 +298,7 @@ fn differing(one: &[u8], other: &[u8]) -> std::ops::Range<usize> {
 }
 
 #[test]
-fn a_commit_that_reached_the_file_in_part_is_there_whole_or_not_at_all() {
+fn partly_written_commit_is_recovered_completely_or_not_at_all() {
     let home = tempfile::tempdir().unwrap();
     let (live, crashed) = (home.path().join("live"), home.path().join("crashed"));
     let store = SledStore::open(&live).unwrap();
@@ -331,7 +331,7 @@ fn a_commit_that_reached_the_file_in_part_is_there_whole_or_not_at_all() {
             })
             .collect();
         drop(survey);
-        assert!(found == before || found == after, "cut at {cut}: a part of the commit is there");
+        assert!(found == before || found == after, "cut at {cut}: only part of the commit was recovered");
         seen[usize::from(found == after)] += 1;
 
         let opened = home.path().join("opened");

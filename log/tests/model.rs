@@ -1,4 +1,4 @@
-//! Random steps on a store in sled and on a model in memory: both must always hold the same.
+//! Random steps on the sled store and on an in-memory model, which must always have the same content.
 //! A failure prints its seed; `SYNCLINE_SEED=<seed>` replays it alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test")]
@@ -18,7 +18,7 @@ const COMMITS: usize = 60;
 const DOCUMENTS: usize = 5;
 
 #[test]
-fn a_store_in_sled_is_what_the_model_is() {
+fn sled_store_equals_the_model_after_random_steps() {
     if let Ok(seed) = env::var("SYNCLINE_SEED") {
         return run(seed.parse().expect("SYNCLINE_SEED is a number"));
     }
@@ -45,7 +45,7 @@ fn run(seed: u64) {
                 store.close().unwrap();
                 store = SledStore::open(dir.path()).unwrap();
             }
-            // Without a close: what a kill leaves to the next open, but for the lock.
+            // Without a close: like a kill, except for the lock.
             1 => {
                 drop(store);
                 store = SledStore::open(dir.path()).unwrap();
@@ -84,7 +84,7 @@ fn step(random: &mut StdRng, names: &[DocumentName], last: &mut [u64]) -> Write 
     Write::Append { document, epoch: Epoch(at as u128), records }
 }
 
-/// Mostly small, around the size of a chunk, and now and then large.
+/// A random update: mostly small, sometimes about the size of a chunk, and sometimes large.
 fn update(random: &mut StdRng) -> Bytes {
     let len = match random.random_range(0..30) {
         0 => random.random_range(100_000..700_000),

@@ -1,4 +1,4 @@
-//! A client of either sort, as the world sees it.
+//! A client of either kind, with the same interface for the world.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,113 +16,114 @@ use crate::socket::Socket;
 use crate::stock::Stock;
 use crate::text::{self, Shape};
 
-/// Which, and with what.
-pub enum Sort {
-    /// With a disk.
+/// The kind of a client, with its state.
+pub enum ClientKind {
+    /// A device, which has a disk.
     Device(Device),
-    /// In memory.
+    /// A stock client, in memory only.
     Stock(Stock),
 }
 
-/// What a client told the world.
+/// An event that a client reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientEvent {
-    /// Its own disk has it.
+    /// The edit is on the device's disk.
     Accepted(Action),
-    /// The server's disk has it.
+    /// The server has acknowledged the edit.
     Saved(Action),
-    /// It sends this write to a register, based on this version.
+    /// The client sends this write to a register, based on this version.
     Proposed(u128, String, Option<Version>),
-    /// The server decided on a register write: its id, and whether it was accepted.
+    /// A register accepted (true) or refused this write.
     Decided(u128, bool),
-    /// The server has another history.
+    /// The server has a different history.
     HistoryChanged,
-    /// The server says that it was deleted.
+    /// The document was deleted on the server.
     Deleted,
-    /// It was synced with the server as it was then.
+    /// The client is in sync with the server.
     Synced,
-    /// Anything else, for the timeline.
+    /// Any other event, for the trace.
     Other(String),
 }
 
 /// One client.
 pub struct Client {
-    /// What it is.
-    pub sort: Sort,
-    /// What its entries are: on a device.
+    /// The kind of client.
+    pub kind: ClientKind,
+    /// Device: the document and action of each entry.
     entries: BTreeMap<Ulid, (usize, Action)>,
-    /// Those of them that its disk has and nobody has reported as saved.
+    /// Device: entries on its disk that are not yet acknowledged.
     unsaved: BTreeSet<Ulid>,
-    /// Up to which entry a document's queue was put upon another history: as one edit, under the newest one's name.
-    one_edit: BTreeMap<usize, Ulid>,
-    /// What its edits are, from number 1: in a stock client.
+    /// Device: the last entry of each document's queue when it was last rebased. The rebased queue is one edit with the id
+    /// of that entry.
+    rebased_upto: BTreeMap<usize, Ulid>,
+    /// Stock client: its edits, numbered from 1.
     edits: Vec<Action>,
-    /// Of these, how many are saved.
+    /// Stock client: how many of its edits are acknowledged.
     saved: u64,
-    /// How wrong its clock is.
+    /// The error of its clock.
     pub clock_ms: i64,
 }
 
 impl Client {
-    /// A device as its disk tells it.
+    /// A device.
     pub fn device(device: Device) -> Self {
-        Self::new(Sort::Device(device))
+        Self::new(ClientKind::Device(device))
     }
 
     /// A stock client.
     pub fn stock(stock: Stock) -> Self {
-        Self::new(Sort::Stock(stock))
+        Self::new(ClientKind::Stock(stock))
     }
 
-    fn new(sort: Sort) -> Self {
-        let (entries, unsaved, one_edit) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { sort, entries, unsaved, one_edit, edits: Vec::new(), saved: 0, clock_ms: 0 }
+    fn new(kind: ClientKind) -> Self {
+        let (entries, unsaved, rebased_upto) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { kind, entries, unsaved, rebased_upto, edits: Vec::new(), saved: 0, clock_ms: 0 }
     }
 
-    /// A device crashes and starts again from its disk; a stock client has nothing to start from.
+    /// Restarts a crashed device from its disk. A stock client is unchanged, because it has no disk.
     pub fn restart(self, names: &[DocumentName]) -> Result<Self, String> {
-        let sort = match self.sort {
-            Sort::Device(device) => Sort::Device(Device::start(device.crash(), names)?),
-            Sort::Stock(stock) => Sort::Stock(stock),
+        let kind = match self.kind {
+            ClientKind::Device(device) => ClientKind::Device(Device::start(device.crash(), names)?),
+            ClientKind::Stock(stock) => ClientKind::Stock(stock),
         };
-        Ok(Self { sort, ..self })
+        Ok(Self { kind, ..self })
     }
 
-    /// Its connection.
+    /// The connection; `None` while disconnected.
     pub fn socket(&mut self) -> Option<&mut Socket> {
-        match &mut self.sort {
-            Sort::Device(device) => device.socket.as_mut(),
-            Sort::Stock(stock) => stock.socket.as_mut(),
+        match &mut self.kind {
+            ClientKind::Device(device) => device.socket.as_mut(),
+            ClientKind::Stock(stock) => stock.socket.as_mut(),
         }
     }
 
-    /// Which documents it edits.
+    /// The indexes of the documents it edits, of `all`.
     pub fn documents(&self, all: usize) -> std::ops::Range<usize> {
-        match &self.sort {
-            Sort::Device(_) => 0..all,
-            Sort::Stock(stock) => stock.document..stock.document + 1,
+        match &self.kind {
+            ClientKind::Device(_) => 0..all,
+            ClientKind::Stock(stock) => stock.document..stock.document + 1,
         }
     }
 
     /// A document's text.
     pub fn text(&self, document: usize) -> String {
-        match &self.sort {
-            Sort::Device(device) => device.machine(document).read(text::read),
-            Sort::Stock(stock) => stock.session.read(text::read),
+        match &self.kind {
+            ClientKind::Device(device) => device.machine(document).read(text::read),
+            ClientKind::Stock(stock) => stock.session.read(text::read),
         }
     }
 
-    /// A document's whole state, as an update.
+    /// A document's complete state as an update.
     pub fn state(&self, document: usize) -> Bytes {
         let encode = |txn: &Transaction<'_>| txn.encode_state_as_update_v1(&StateVector::default());
-        match &self.sort {
-            Sort::Device(device) => device.machine(document).read(encode),
-            Sort::Stock(stock) => stock.session.read(encode),
+        match &self.kind {
+            ClientKind::Device(device) => device.machine(document).read(encode),
+            ClientKind::Stock(stock) => stock.session.read(encode),
         }
         .into()
     }
 
-    /// What time it takes it to be.
+    /// The time on its clock.
     pub fn now(&self, now_ms: u64) -> u64 {
         now_ms.saturating_add_signed(self.clock_ms)
     }
@@ -134,13 +135,13 @@ impl Client {
             Action::Insert(mark) => text::insert(txn, shape, place, mark),
             Action::Delete(mark) => text::delete(txn, shape, mark),
         };
-        match &mut self.sort {
-            Sort::Device(device) => {
+        match &mut self.kind {
+            ClientKind::Device(device) => {
                 if let Some(id) = device.edit(document, id, now_ms, change) {
                     self.entries.insert(id, (document, action));
                 }
             }
-            Sort::Stock(stock) => {
+            ClientKind::Stock(stock) => {
                 let before = stock.edits;
                 stock.edit(change);
                 if stock.edits > before {
@@ -150,57 +151,61 @@ impl Client {
         }
     }
 
-    /// A message came.
+    /// Handles a message from the server.
     pub fn received(&mut self, frame: &Bytes, now_ms: u64) -> Result<(), String> {
         let now_ms = self.now(now_ms);
-        match &mut self.sort {
-            Sort::Device(device) => device.received(frame, now_ms),
-            Sort::Stock(stock) => stock.received(frame),
+        match &mut self.kind {
+            ClientKind::Device(device) => device.received(frame, now_ms),
+            ClientKind::Stock(stock) => stock.received(frame),
         }
     }
 
-    /// Uses a new connection.
+    /// Starts to use a new connection.
     pub fn connect(&mut self, socket: Socket, now_ms: u64) {
         let now_ms = self.now(now_ms);
-        match &mut self.sort {
-            Sort::Device(device) => device.connect(socket, now_ms),
-            Sort::Stock(stock) => stock.connect(socket),
+        match &mut self.kind {
+            ClientKind::Device(device) => device.connect(socket, now_ms),
+            ClientKind::Stock(stock) => stock.connect(socket),
         }
     }
 
-    /// Its connection is gone.
+    /// Drops the connection.
     pub fn disconnect(&mut self, now_ms: u64) {
         let now_ms = self.now(now_ms);
-        match &mut self.sort {
-            Sort::Device(device) => device.disconnect(now_ms),
-            Sort::Stock(stock) => stock.disconnect(),
+        match &mut self.kind {
+            ClientKind::Device(device) => device.disconnect(now_ms),
+            ClientKind::Stock(stock) => stock.disconnect(),
         }
     }
 
-    /// What it told since this was asked last, with the document.
-    pub fn news(&mut self) -> Vec<(usize, ClientEvent)> {
-        match &mut self.sort {
-            Sort::Device(device) => {
-                let told = device.take_told();
-                told.into_iter().flat_map(|told| self.of_device(told)).collect()
+    /// The events since the last call, each with its document.
+    pub fn take_events(&mut self) -> Vec<(usize, ClientEvent)> {
+        match &mut self.kind {
+            ClientKind::Device(device) => {
+                let events = device.take_events();
+                events.into_iter().flat_map(|event| self.map_device_event(event)).collect()
             }
-            Sort::Stock(stock) => {
+            ClientKind::Stock(stock) => {
                 let document = stock.document;
-                let told = stock.take_told();
-                told.into_iter().flat_map(|event| self.of_stock(event)).map(|news| (document, news)).collect()
+                let events = stock.take_events();
+                events
+                    .into_iter()
+                    .flat_map(|event| self.map_session_event(event))
+                    .map(|event| (document, event))
+                    .collect()
             }
         }
     }
 
-    fn of_device(&mut self, told: DeviceEvent) -> Vec<(usize, ClientEvent)> {
-        match told {
+    fn map_device_event(&mut self, event: DeviceEvent) -> Vec<(usize, ClientEvent)> {
+        match event {
             DeviceEvent::Accepted(_, id) => {
                 let Some(&(document, action)) = self.entries.get(&id) else { return Vec::new() };
                 self.unsaved.insert(id);
                 vec![(document, ClientEvent::Accepted(action))]
             }
             DeviceEvent::Document(document, Event::Saved { entries }) => {
-                let entries = entries.into_iter().flat_map(|id| self.saved_with(document, id)).collect::<Vec<_>>();
+                let entries = entries.into_iter().flat_map(|id| self.saved_entries(document, id)).collect::<Vec<_>>();
                 let actions = entries.iter().filter_map(|id| self.entries.get(id));
                 actions.map(|&(document, action)| (document, ClientEvent::Saved(action))).collect()
             }
@@ -217,28 +222,28 @@ impl Client {
             }
             DeviceEvent::Document(document, Event::Rebased(_)) => {
                 let newest = self.entries.iter().rev().find(|(_, (of, _))| *of == document);
-                self.one_edit.extend(newest.map(|(&id, _)| (document, id)));
+                self.rebased_upto.extend(newest.map(|(&id, _)| (document, id)));
                 vec![(document, ClientEvent::Other("rebased".into()))]
             }
             DeviceEvent::Document(document, other) => vec![(document, ClientEvent::Other(format!("{other:?}")))],
         }
     }
 
-    /// This entry is saved, and what lay before it in a queue that became one edit.
-    fn saved_with(&mut self, document: usize, id: Ulid) -> Vec<Ulid> {
-        let upto = self.one_edit.get(&document).copied().unwrap_or_default().min(id);
+    /// The entries that the acknowledgement of this entry covers: itself, and the earlier ones that were rebased with it.
+    fn saved_entries(&mut self, document: usize, id: Ulid) -> Vec<Ulid> {
+        let upto = self.rebased_upto.get(&document).copied().unwrap_or_default().min(id);
         let entries = &self.entries;
-        let with_it =
+        let is_covered =
             |entry: &Ulid| *entry == id || (*entry < upto && entries.get(entry).is_some_and(|e| e.0 == document));
-        let (saved, unsaved) = std::mem::take(&mut self.unsaved).into_iter().partition(with_it);
+        let (saved, unsaved) = std::mem::take(&mut self.unsaved).into_iter().partition(is_covered);
         self.unsaved = unsaved;
         let mut saved: BTreeSet<Ulid> = saved;
-        // Also once more: it may be another history's by now.
+        // Also if it was acknowledged before: it may be part of another history now.
         saved.insert(id);
         saved.into_iter().collect()
     }
 
-    fn of_stock(&mut self, event: session::Event) -> Vec<ClientEvent> {
+    fn map_session_event(&mut self, event: session::Event) -> Vec<ClientEvent> {
         match event {
             session::Event::Saved(through) => {
                 let from = std::mem::replace(&mut self.saved, through) as usize;
@@ -251,54 +256,56 @@ impl Client {
         }
     }
 
-    /// How it stands, in a few words: empty when everything it did is saved and everything there is has come, and of a
-    /// deleted document when it was told so.
-    pub fn unrest(&self, deleted: &[bool]) -> String {
-        match &self.sort {
-            Sort::Device(device) => {
+    /// Why the client is not settled. Empty when all its edits are acknowledged and it has received everything, or, for a
+    /// deleted document, when it has been notified.
+    pub fn unsettled(&self, deleted: &[bool]) -> String {
+        match &self.kind {
+            ClientKind::Device(device) => {
                 let mut unrest = String::new();
                 for (document, is_deleted) in deleted.iter().enumerate() {
                     let status = device.machine(document).status();
-                    let open = status.pending + status.sent + status.refused;
-                    let is_at_rest = if *is_deleted {
+                    let unacked = status.pending + status.sent + status.refused;
+                    let is_settled = if *is_deleted {
                         status.sync == SyncState::Deleted
                     } else {
-                        status.sync == SyncState::Synced && open == 0
+                        status.sync == SyncState::Synced && unacked == 0
                     };
-                    if !is_at_rest {
-                        unrest += &format!("document {document}: {:?}, {open} not saved; ", status.sync);
+                    if !is_settled {
+                        unrest += &format!("document {document}: {:?}, {unacked} edits not saved; ", status.sync);
                     }
                 }
                 if device.unsynced() > 0 {
-                    unrest += "its disk is behind";
+                    unrest += "its disk has unsynced writes";
                 }
                 unrest
             }
-            Sort::Stock(stock) if deleted[stock.document] => {
+            ClientKind::Stock(stock) if deleted[stock.document] => {
                 if stock.refused.is_some() {
                     String::new()
                 } else {
-                    "not told that it was deleted".into()
+                    "not notified of the deletion".into()
                 }
             }
-            Sort::Stock(stock) if stock.socket.is_none() => "not connected".into(),
-            Sort::Stock(stock) if !stock.session.is_synced() => "not synced".into(),
-            Sort::Stock(stock) if stock.session.unsaved() > 0 => format!("{} not saved", stock.session.unsaved()),
-            Sort::Stock(_) => String::new(),
+            ClientKind::Stock(stock) if stock.socket.is_none() => "not connected".into(),
+            ClientKind::Stock(stock) if !stock.session.is_synced() => "not synced".into(),
+            ClientKind::Stock(stock) if stock.session.unsaved() > 0 => {
+                format!("{} edits not saved", stock.session.unsaved())
+            }
+            ClientKind::Stock(_) => String::new(),
         }
     }
 
-    /// What it is, for people.
-    pub fn kind(&self) -> &'static str {
-        match &self.sort {
-            Sort::Device(_) => "device",
-            Sort::Stock(Stock { dialect: Dialect::YWebsocket, .. }) => "y-websocket",
-            Sort::Stock(_) => "Hocuspocus",
+    /// The kind of client, for traces and failures.
+    pub fn label(&self) -> &'static str {
+        match &self.kind {
+            ClientKind::Device(_) => "device",
+            ClientKind::Stock(Stock { dialect: Dialect::YWebsocket, .. }) => "y-websocket",
+            ClientKind::Stock(_) => "Hocuspocus",
         }
     }
 
-    /// Its disk, if it has one.
+    /// The device's disk; `None` for a stock client.
     pub fn disk(&self) -> Option<&Arc<Disk>> {
-        if let Sort::Device(device) = &self.sort { Some(device.disk()) } else { None }
+        if let ClientKind::Device(device) = &self.kind { Some(device.disk()) } else { None }
     }
 }

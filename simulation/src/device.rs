@@ -1,7 +1,7 @@
-//! A device: documents with durable queues over one native session, on a disk of its own that can crash and fail.
+//! A device: documents with durable queues over one native session, on its own disk, which can crash and fail.
 //!
-//! Around the real [`Machine`] this does what a device's task does: writes before frames, documents opened on a
-//! connection, opened again when the server closed one.
+//! Drives the real [`Machine`] like a device's task: it writes to the journal before it sends frames, opens documents on
+//! a new connection, and reopens documents that the server closed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,49 +18,49 @@ use yrs::TransactionMut;
 use crate::disk::Disk;
 use crate::socket::Socket;
 
-/// Updates after which a journal is compacted: few, so that plans reach it.
+/// Updates after which a journal is compacted. Small, so that plans reach it.
 const COMPACT_UPDATES: usize = 6;
-/// The identity of a journal's history. Nobody compares it.
+/// The epoch of all journals, which is never compared.
 const JOURNAL: Epoch = Epoch(1);
 
-/// What a device tells of itself.
+/// An event that a device reports.
 #[derive(Debug)]
 pub enum DeviceEvent {
-    /// This entry of this document is on the device's disk: its author was told so.
+    /// An entry of this document is on the device's disk, and was reported as accepted.
     Accepted(usize, Ulid),
-    /// Something of this document.
+    /// An event of this document.
     Document(usize, Event),
-    /// It sends this write to a register, based on this version.
+    /// The device sends this write to a register of this document, based on this version.
     Proposed(usize, u128, String, Option<Version>),
 }
 
-struct Doc {
+struct DeviceDocument {
     name: DocumentName,
     machine: Machine,
     channel: Option<Channel>,
-    /// In the order of their notes.
-    waiting: VecDeque<(Seq, Ulid)>,
-    /// How far its journal has told.
+    /// Entries that are not yet synced, with their journal records, in order.
+    unsynced_entries: VecDeque<(Seq, Ulid)>,
+    /// The last durable journal record reported to the machine.
     stored: Seq,
 }
 
 /// One device.
 pub struct Device {
     disk: Arc<Disk>,
-    documents: Vec<Doc>,
-    /// Handed to the journal, not synced.
-    writing: VecDeque<Write>,
-    /// The journal takes nothing.
+    documents: Vec<DeviceDocument>,
+    /// Journal writes that are not yet synced.
+    unsynced_writes: VecDeque<Write>,
+    /// The disk has failed, and the journal accepts no writes.
     failed: bool,
-    /// The connection, if there is one.
+    /// The connection; `None` while disconnected.
     pub socket: Option<Socket>,
     channels: BTreeMap<Channel, usize>,
     next_channel: Channel,
-    told: Vec<DeviceEvent>,
+    events: Vec<DeviceEvent>,
 }
 
 impl Device {
-    /// A device as its disk tells it.
+    /// Starts a device from its disk.
     pub fn start(disk: Arc<Disk>, names: &[DocumentName]) -> Result<Self, String> {
         let mut documents = Vec::new();
         for name in names {
@@ -69,29 +69,29 @@ impl Device {
                 return Err(format!("a journal cannot be read after a crash: {problems:?}"));
             }
             machine.compact_after(COMPACT_UPDATES);
-            let (name, waiting, stored) = (name.clone(), VecDeque::new(), Seq::ZERO);
-            documents.push(Doc { name, machine, channel: None, waiting, stored });
+            let (name, unsynced_entries, stored) = (name.clone(), VecDeque::new(), Seq::ZERO);
+            documents.push(DeviceDocument { name, machine, channel: None, unsynced_entries, stored });
         }
-        let (writing, channels, told) = (VecDeque::new(), BTreeMap::new(), Vec::new());
-        Ok(Self { disk, documents, writing, failed: false, socket: None, channels, next_channel: 0, told })
+        let (unsynced_writes, channels, events) = (VecDeque::new(), BTreeMap::new(), Vec::new());
+        Ok(Self { disk, documents, unsynced_writes, failed: false, socket: None, channels, next_channel: 0, events })
     }
 
-    /// Its disk: what survives it.
+    /// The disk, which survives a crash of the device.
     pub fn disk(&self) -> &Arc<Disk> {
         &self.disk
     }
 
-    /// A document.
+    /// The state machine of a document.
     pub fn machine(&self, document: usize) -> &Machine {
         &self.documents[document].machine
     }
 
-    /// What it told since this was asked last.
-    pub fn take_told(&mut self) -> Vec<DeviceEvent> {
-        std::mem::take(&mut self.told)
+    /// The events since the last call.
+    pub fn take_events(&mut self) -> Vec<DeviceEvent> {
+        std::mem::take(&mut self.events)
     }
 
-    /// Uses a new connection.
+    /// Starts to use a new connection.
     pub fn connect(&mut self, mut socket: Socket, now_ms: u64) {
         socket.send(ToServer::Hello { version: native::VERSION, device: 1 }.encode().into());
         self.socket = Some(socket);
@@ -101,10 +101,10 @@ impl Device {
         }
     }
 
-    /// The connection is gone.
+    /// Drops the connection.
     pub fn disconnect(&mut self, now_ms: u64) {
         if let Some(socket) = self.socket.take() {
-            socket.pipe().client_leaves();
+            socket.pipe().disconnect_client();
         }
         self.channels.clear();
         for document in 0..self.documents.len() {
@@ -114,7 +114,7 @@ impl Device {
         }
     }
 
-    /// Opens every document that the server closed, and tries again what it refused.
+    /// Reopens every document that the server closed, and retries refused edits.
     pub fn reopen(&mut self, now_ms: u64) {
         for document in 0..self.documents.len() {
             if self.documents[document].machine.status().refused > 0 {
@@ -130,7 +130,7 @@ impl Device {
         }
     }
 
-    /// Takes the server's history where it has another one.
+    /// Rebases documents whose history on the server has changed.
     pub fn rebase(&mut self, now_ms: u64) {
         for document in 0..self.documents.len() {
             let doc = &mut self.documents[document];
@@ -157,9 +157,10 @@ impl Device {
         self.flush(document, now_ms);
     }
 
-    /// A message came.
+    /// Handles a message from the server.
     pub fn received(&mut self, frame: &Bytes, now_ms: u64) -> Result<(), String> {
-        let message = ToClient::decode(frame).map_err(|error| format!("the server sent no message: {error}"))?;
+        let message =
+            ToClient::decode(frame).map_err(|error| format!("the server sent an invalid message: {error}"))?;
         let Some(channel) = message.channel() else { return Ok(()) };
         let Some(&document) = self.channels.get(&channel) else { return Ok(()) };
         let doc = &mut self.documents[document];
@@ -172,7 +173,7 @@ impl Device {
         received
     }
 
-    /// Changes a document. `None`: nothing was changed, or the change was refused.
+    /// Edits a document. `None`: nothing was changed, or the edit was refused.
     pub fn edit(
         &mut self,
         document: usize,
@@ -180,33 +181,33 @@ impl Device {
         now_ms: u64,
         change: impl FnOnce(&mut TransactionMut<'_>),
     ) -> Option<Ulid> {
-        self.store_again(now_ms);
+        self.resume_storage(now_ms);
         let doc = &mut self.documents[document];
         let seq = doc.machine.edit(id, now_ms, change).ok().flatten()?;
-        doc.waiting.push_back((seq, id));
+        doc.unsynced_entries.push_back((seq, id));
         self.flush(document, now_ms);
         Some(id)
     }
 
-    /// Writes a versioned register.
+    /// Writes to a versioned register.
     pub fn propose(&mut self, document: usize, id: Ulid, now_ms: u64, register: &str) {
-        self.store_again(now_ms);
+        self.resume_storage(now_ms);
         let doc = &mut self.documents[document];
         if let Ok(seq) = doc.machine.propose(id, now_ms, register, &yrs::Any::from(id.to_string())) {
-            doc.waiting.push_back((seq, id));
+            doc.unsynced_entries.push_back((seq, id));
         }
         self.flush(document, now_ms);
     }
 
-    /// How many writes wait for its disk.
+    /// The number of journal writes that are not yet synced.
     pub fn unsynced(&self) -> usize {
-        self.writing.len()
+        self.unsynced_writes.len()
     }
 
-    /// Its disk syncs up to `count` writes.
+    /// Syncs up to `count` journal writes.
     pub fn sync(&mut self, count: usize, now_ms: u64) {
         for _ in 0..count {
-            let Some(write) = self.writing.pop_front() else { break };
+            let Some(write) = self.unsynced_writes.pop_front() else { break };
             if self.disk.commit(&[write]).is_err() {
                 return self.fail(now_ms);
             }
@@ -214,10 +215,10 @@ impl Device {
         for document in 0..self.documents.len() {
             let doc = &mut self.documents[document];
             let Some((_, upto)) = self.disk.last(&doc.name) else { continue };
-            while let Some((_, id)) = doc.waiting.pop_front_if(|(seq, _)| *seq <= upto) {
-                self.told.push(DeviceEvent::Accepted(document, id));
+            while let Some((_, id)) = doc.unsynced_entries.pop_front_if(|(seq, _)| *seq <= upto) {
+                self.events.push(DeviceEvent::Accepted(document, id));
             }
-            // A snapshot is nothing new.
+            // A snapshot does not change the position.
             if upto != std::mem::replace(&mut doc.stored, upto) {
                 doc.machine.stored(upto);
                 self.flush(document, now_ms);
@@ -225,20 +226,21 @@ impl Device {
         }
     }
 
-    /// Its disk takes no more.
+    /// Fails the disk: some of the unsynced writes are stored, and later ones fail.
     pub fn fail(&mut self, now_ms: u64) {
-        self.disk.crash_during(self.writing.make_contiguous());
-        self.writing.clear();
+        self.disk.crash_during(self.unsynced_writes.make_contiguous());
+        self.unsynced_writes.clear();
         self.failed = true;
         for document in 0..self.documents.len() {
-            self.documents[document].waiting.clear();
+            self.documents[document].unsynced_entries.clear();
             self.documents[document].machine.storage_failed();
             self.flush(document, now_ms);
         }
     }
 
-    /// Its disk takes writes again: everything is written anew, as before the next edit.
-    pub fn store_again(&mut self, now_ms: u64) {
+    /// After a failure, lets the disk accept writes again and rewrites every journal. A real device does this before the
+    /// next edit.
+    pub fn resume_storage(&mut self, now_ms: u64) {
         if !std::mem::replace(&mut self.failed, false) {
             return;
         }
@@ -250,23 +252,23 @@ impl Device {
         }
     }
 
-    /// Ends without a word: what was not synced is lost, but for some of it. The disk is left.
+    /// Crashes the device and returns its disk. Some of the unsynced writes are stored, the others are lost.
     pub fn crash(mut self) -> Arc<Disk> {
         if let Some(socket) = self.socket.take() {
-            socket.pipe().client_leaves();
+            socket.pipe().disconnect_client();
         }
-        self.disk.crash_during(self.writing.make_contiguous());
+        self.disk.crash_during(self.unsynced_writes.make_contiguous());
         self.disk.recover();
         self.disk
     }
 
-    /// Writes before frames, as the device's task does.
+    /// Takes the machine's outputs: writes before frames, like the device's task.
     fn flush(&mut self, document: usize, now_ms: u64) {
         let doc = &mut self.documents[document];
-        let follows = doc.machine.take(now_ms);
+        let outputs = doc.machine.take(now_ms);
         if !self.failed {
             let name = &doc.name;
-            self.writing.extend(follows.writes.into_iter().map(|write| match write {
+            self.unsynced_writes.extend(outputs.writes.into_iter().map(|write| match write {
                 JournalWrite::Append(record) => {
                     Write::Append { document: name.clone(), epoch: JOURNAL, records: vec![record] }
                 }
@@ -274,14 +276,14 @@ impl Device {
             }));
         }
         if let Some(socket) = &mut self.socket {
-            for frame in follows.frames {
+            for frame in outputs.frames {
                 if let Ok(ToServer::Propose { proposal, .. }) = ToServer::decode(&frame) {
                     let register = proposal.register.to_owned();
-                    self.told.push(DeviceEvent::Proposed(document, proposal.id, register, proposal.based_on));
+                    self.events.push(DeviceEvent::Proposed(document, proposal.id, register, proposal.based_on));
                 }
                 socket.send(frame);
             }
         }
-        self.told.extend(follows.events.into_iter().map(|event| DeviceEvent::Document(document, event)));
+        self.events.extend(outputs.events.into_iter().map(|event| DeviceEvent::Document(document, event)));
     }
 }

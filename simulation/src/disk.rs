@@ -1,8 +1,8 @@
-//! A disk that forgets what was not synced: the [`Store`] contract in memory, for the server's log and for journals.
+//! A simulated disk that loses unsynced data: the [`Store`] contract in memory, for the server's log and for journals.
 //!
-//! What a commit brought is synced when it returned. Of a commit that a crash or an error met halfway, each document has
-//! some number of its steps, in order: the dice say how many. A step that does not follow what is stored is noted as a
-//! violation: two owners wrote one document.
+//! The steps of a commit are durable when it returns. If a crash or an error interrupts a commit, each document keeps a
+//! random number of its steps, in order. A step that does not continue the stored records is recorded as a violation: two
+//! owners wrote the same document.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,45 +18,45 @@ pub struct Disk {
 }
 
 struct State {
-    /// What a crash leaves.
+    /// The content that survives a crash.
     synced: BTreeMap<DocumentName, Stored>,
-    dice: fastrand::Rng,
-    /// The next commit fails, as with a full disk or a dying one.
+    rng: fastrand::Rng,
+    /// The next commit fails, as on a full or dying disk.
     fails_next: bool,
-    /// Until the next start nothing is taken.
+    /// A commit has failed, and all later ones fail until [`Disk::recover`].
     failed: bool,
     violation: Option<String>,
 }
 
 impl Disk {
     /// An empty disk.
-    pub fn new(dice: fastrand::Rng) -> Self {
-        let state = State { synced: BTreeMap::new(), dice, fails_next: false, failed: false, violation: None };
+    pub fn new(rng: fastrand::Rng) -> Self {
+        let state = State { synced: BTreeMap::new(), rng, fails_next: false, failed: false, violation: None };
         Self { state: Mutex::new(state) }
     }
 
-    /// The next commit fails halfway.
+    /// Makes the next commit fail halfway.
     pub fn fail_next(&self) {
         self.state().fails_next = true;
     }
 
-    /// The power is back, or the disk has room again.
+    /// Makes commits work again: the power is back, or the disk has space.
     pub fn recover(&self) {
         let mut state = self.state();
         (state.fails_next, state.failed) = (false, false);
     }
 
-    /// A crash met these steps on their way: some are there, in order for each document.
+    /// Simulates a crash during a commit of these steps: a random part is stored, in order for each document.
     pub fn crash_during(&self, writes: &[Write]) {
         self.state().apply_some(writes);
     }
 
-    /// A document as a crash would leave it now.
+    /// The document as it would be after a crash now.
     pub fn stored(&self, document: &DocumentName) -> Option<Stored> {
         self.state().synced.get(document).cloned()
     }
 
-    /// Puts an older copy, or nothing, in a document's place.
+    /// Replaces a document by an older copy, or removes it.
     pub fn replace(&self, document: &DocumentName, stored: Option<Stored>) {
         let mut state = self.state();
         match stored {
@@ -65,7 +65,7 @@ impl Disk {
         }
     }
 
-    /// The marks (`<17>`) in what a crash would leave of a document now.
+    /// The marks (`<17>`) of a document as it would be after a crash now.
     pub fn marks(&self, document: &DocumentName) -> BTreeSet<u32> {
         let state = self.state();
         let mut marks = BTreeSet::new();
@@ -76,12 +76,12 @@ impl Disk {
         marks
     }
 
-    /// The last record a crash would leave, and whose history it is.
+    /// The epoch and the last record of a document as it would be after a crash now.
     pub fn last(&self, document: &DocumentName) -> Option<(syncline_protocol::ids::Epoch, Seq)> {
         self.state().synced.get(document).map(|stored| (stored.epoch, stored.last()))
     }
 
-    /// What broke the contract, if anything did.
+    /// The first violation of the contract. `None`: there was none.
     pub fn violation(&self) -> Option<String> {
         self.state().violation.clone()
     }
@@ -103,7 +103,7 @@ impl Store for Disk {
         }
         for write in writes {
             if let Err(error) = state.apply(write) {
-                state.violation.get_or_insert_with(|| format!("two owners of one document: {error}"));
+                state.violation.get_or_insert_with(|| format!("a document had two owners: {error}"));
                 return Err(error);
             }
         }
@@ -126,13 +126,13 @@ impl State {
             *left.entry(document(write)).or_default() += 1;
         }
         for count in left.values_mut() {
-            *count = self.dice.usize(0..=*count);
+            *count = self.rng.usize(0..=*count);
         }
         for write in writes {
             if let Some(count) = left.get_mut(document(write)).filter(|count| **count > 0) {
                 *count -= 1;
                 if let Err(error) = self.apply(write) {
-                    self.violation.get_or_insert_with(|| format!("two owners of one document: {error}"));
+                    self.violation.get_or_insert_with(|| format!("a document had two owners: {error}"));
                 }
             }
         }
@@ -176,7 +176,7 @@ fn document(write: &Write) -> &DocumentName {
     }
 }
 
-/// The marks in an update. A v1 update holds inserted text as it is.
+/// Adds the marks in an update. A v1 update contains inserted text unencoded.
 pub fn find_marks(update: &Bytes, marks: &mut BTreeSet<u32>) {
     let mut rest = &update[..];
     while let Some(start) = rest.iter().position(|&byte| byte == b'<') {

@@ -1,23 +1,25 @@
-//! Server, log and clients in one deterministic program. A *plan* is a few hundred things that happen (edits, messages,
-//! cuts, crashes of either side, disks that are slow or fail), drawn from a seed; promises are checked while it runs and
-//! after everything was delivered. The same seed gives the same plan, so a failure can be looked at.
+//! A deterministic simulation of server, log and clients in one program. A *plan* is a random sequence of up to 180
+//! steps (edits, messages, disconnects, crashes of server and clients, slow and failing disks), generated from a seed.
+//! Invariants (the promises of the server and the clients) are checked while the plan runs and after everything is
+//! delivered. The same seed gives the same plan, so a failure can be replayed.
 //!
 //! ```text
-//! plan.rs      what may happen, and how likely
-//! world.rs     the plan's state, and one thing that happens; world/steps.rs does it, world/history.rs what an
-//!              operator does with a document, world/others.rs what passes by the server
-//! finale.rs    no more faults: everything comes to rest, and must be right
-//! ledger.rs    PURE: the judge: what was promised, and whether it was kept
+//! plan.rs      the kinds of steps and their probabilities
+//! world.rs     the state of a plan and its checks; world/steps.rs performs the steps, world/history.rs those of an
+//!              operator, world/others.rs those outside the clients' connections
+//! finale.rs    the end of a plan: no more faults, everything settles, final checks
+//! ledger.rs    PURE: records what was promised, and checks that it was kept
 //! server.rs    the real registry, documents, sessions, outboxes and log on virtual time
-//! client.rs    a client of either sort; device.rs, stock.rs around their real state machines
-//! disk.rs      a disk that forgets what was not synced
-//! pipe.rs      a network that is driven from outside; socket.rs the client's WebSocket over it
-//! many.rs      many plans, on every core
-//! text.rs      what is edited, so that lost and doubled can be seen
+//! client.rs    a client of either kind; device.rs and stock.rs wrap the real state machines
+//! disk.rs      a simulated disk that loses unsynced data in a crash
+//! pipe.rs      a simulated network connection; socket.rs is the client's WebSocket over it
+//! many.rs      runs many plans on all cores
+//! text.rs      the edited content, in which lost and duplicated edits are visible
 //! ```
 //!
-//! Deterministic: one thread, the runtime's clock paused, all chance from the seed. Hash maps with random order would
-//! matter where they decide who is sent something first; `tests/plans.rs` runs plans twice and compares.
+//! Determinism: a single thread, a paused runtime clock, and all randomness from the seed. A hash map with a random order
+//! would break it where the order decides which client is sent something first; `tests/plans.rs` runs plans twice and
+//! compares them.
 
 pub mod client;
 pub mod device;
@@ -37,33 +39,33 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-pub use many::{Ran, many};
-pub use world::{Counts, Tell, World};
+pub use many::{Summary, run_many};
+pub use world::{Counts, Trace, World};
 
-/// A plan that broke a promise.
+/// A plan that violated an invariant.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// What replays it.
+    /// The seed that replays the plan.
     pub seed: u64,
-    /// Which promise, and how.
+    /// The violated invariant, and how it was violated.
     pub reason: String,
 }
 
 thread_local! {
-    /// The first panic of the plan that runs on this thread. Tasks contain their panics, and none is in order.
+    /// The first panic in the plan that runs on this thread. Tasks catch their panics, but any panic is a failure.
     static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
     static IN_PLAN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs the plan of a seed; `tell` is told what happens.
+/// Runs the plan of a seed. `trace` receives a line for each event.
 ///
 /// # Errors
-/// The promise that was broken.
-pub fn run(seed: u64, tell: Option<Tell>) -> Result<Counts, Failure> {
+/// The violated invariant.
+pub fn run(seed: u64, trace: Option<Trace>) -> Result<Counts, Failure> {
     watch_panics();
     PANICKED.set(None);
     IN_PLAN.set(true);
-    let mut world = World::new(seed, tell);
+    let mut world = World::new(seed, trace);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     IN_PLAN.set(false);
     let panicked = PANICKED.take();

@@ -1,26 +1,26 @@
-//! `syncline-simulation`: runs plans, many in parallel, or one with everything that happened in it.
+//! `syncline-simulation`: runs many plans in parallel, or one plan with a trace of its events.
 
-#![allow(clippy::print_stdout, reason = "a program that tells people")]
+#![allow(clippy::print_stdout, reason = "a command-line program")]
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use syncline_simulation::many;
+use syncline_simulation::run_many;
 
-/// Runs plans of the simulation. Each promise that is broken is told with its seed.
+/// Runs plans of the simulation and prints the seed of each plan that violates an invariant
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// The first plan's seed.
+    /// Seed of the first plan
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// How many plans.
+    /// Number of plans
     #[arg(long, default_value_t = 10_000)]
     plans: u64,
-    /// One plan only, told step by step.
+    /// Run a single plan and print each step
     #[arg(long, env = "SYNCLINE_SEED")]
     seed: Option<u64>,
-    /// Ends after so many failures.
+    /// Stop after this many failures
     #[arg(long, default_value_t = 10)]
     failures: usize,
 }
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     if let Some(seed) = args.seed {
         return match syncline_simulation::run(seed, Some(Box::new(|line| println!("{line}")))) {
             Ok(counts) => {
-                println!("seed {seed}: every promise was kept. {counts:?}");
+                println!("seed {seed}: all invariants held. {counts:?}");
                 ExitCode::SUCCESS
             }
             Err(failure) => {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    let ran = many(args.from..args.from + args.plans, args.failures);
-    println!("{ran}");
-    if ran.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let summary = run_many(args.from..args.from + args.plans, args.failures);
+    println!("{summary}");
+    if summary.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

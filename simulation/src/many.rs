@@ -1,4 +1,4 @@
-//! Many plans, on every core: each plan in one thread, so that it stays deterministic.
+//! Runs many plans on all cores. Each plan runs in a single thread, so that it stays deterministic.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,72 +8,72 @@ use std::time::{Duration, Instant};
 
 use crate::{Counts, Failure, run};
 
-/// A plan takes hundredths of a second.
+/// The time limit of a plan, which normally takes hundredths of a second.
 const PLAN_LIMIT: Duration = Duration::from_secs(60);
 
-/// What became of many plans.
+/// The results of many plans.
 #[derive(Debug, Default)]
-pub struct Ran {
-    /// How many were run.
+pub struct Summary {
+    /// The number of plans run.
     pub plans: u64,
-    /// Those that broke a promise.
+    /// The plans that violated an invariant.
     pub failures: Vec<Failure>,
-    /// What they reached.
+    /// How often each event occurred, in all plans.
     pub counts: Counts,
-    /// How long it took.
+    /// The total duration.
     pub took: Duration,
 }
 
-/// Runs the plans of these seeds, until so many have failed.
-pub fn many(seeds: Range<u64>, most_failures: usize) -> Ran {
+/// Runs the plans of these seeds, until `max_failures` have failed.
+pub fn run_many(seeds: Range<u64>, max_failures: usize) -> Summary {
     let began = Instant::now();
-    let (next, ran) = (AtomicU64::new(seeds.start), Mutex::new(Ran::default()));
-    let lock = || ran.lock().unwrap_or_else(PoisonError::into_inner);
+    let (next, summary) = (AtomicU64::new(seeds.start), Mutex::new(Summary::default()));
+    let lock = || summary.lock().unwrap_or_else(PoisonError::into_inner);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end || lock().failures.len() >= most_failures {
+                    if seed >= seeds.end || lock().failures.len() >= max_failures {
                         return;
                     }
                     let outcome = run_within(seed, PLAN_LIMIT);
-                    let mut ran = lock();
-                    ran.plans += 1;
+                    let mut summary = lock();
+                    summary.plans += 1;
                     match outcome {
-                        Ok(counts) => ran.counts.merge(&counts),
-                        Err(failure) => ran.failures.push(failure),
+                        Ok(counts) => summary.counts.merge(&counts),
+                        Err(failure) => summary.failures.push(failure),
                     }
                 }
             });
         }
     });
-    let mut ran = ran.into_inner().unwrap_or_else(PoisonError::into_inner);
-    ran.failures.sort_by_key(|failure| failure.seed);
-    ran.took = began.elapsed();
-    ran
+    let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    summary.failures.sort_by_key(|failure| failure.seed);
+    summary.took = began.elapsed();
+    summary
 }
 
-/// Runs a plan in a thread of its own. One that does not end is a failure, and its thread is given up.
+/// Runs a plan in its own thread. A plan that exceeds the limit fails, and its thread is abandoned.
 fn run_within(seed: u64, limit: Duration) -> Result<Counts, Failure> {
     let (send, outcome) = mpsc::channel();
-    // Nobody listens after the limit.
+    // After the limit the receiver is gone.
     std::thread::spawn(move || send.send(run(seed, None)).ok());
     outcome.recv_timeout(limit).unwrap_or_else(|_| {
-        let reason = format!("IT ENDS: the plan did not end within {limit:?}: something goes round for ever");
+        let reason = format!("EVERY PLAN ENDS: the plan did not end within {limit:?}; it may loop forever");
         Err(Failure { seed, reason })
     })
 }
 
-impl fmt::Display for Ran {
+impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Failure { seed, reason } in &self.failures {
             writeln!(f, "SYNCLINE_SEED={seed}  {reason}")?;
         }
         writeln!(
             f,
-            "{} plans in {:.1} s, {} broke a promise",
+            "{} plans in {:.1} s, {} violated an invariant",
             self.plans,
             self.took.as_secs_f64(),
             self.failures.len()

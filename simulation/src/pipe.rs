@@ -1,8 +1,8 @@
-//! A socket whose network is driven from outside: bytes wait on their way until they are let on, in both directions.
+//! A simulated network connection: bytes stay in flight, in both directions, until the plan delivers them.
 //!
-//! The server's end is what a session takes for a socket ([`Socket`]); the client's is for the blocking
-//! WebSocket of a client that never waits. What the server writes fills a buffer of some size, as a kernel's: when the
-//! client does not read, the session's writer waits.
+//! The server's end implements the session's [`Socket`]; the client's end is for a non-blocking client's WebSocket. Bytes
+//! written by the server fill a buffer of limited size, like a kernel's: when the client does not read, the session's
+//! writer waits.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -16,46 +16,46 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 #[derive(Default)]
 struct Inner {
-    /// Written by the client, one entry for each write; on the way.
+    /// In flight to the server: one entry for each write of the client.
     to_server: VecDeque<Bytes>,
-    /// Where the server reads.
+    /// Delivered to the server, not yet read.
     arrived: VecDeque<u8>,
-    /// The server reads an end behind what arrived.
-    server_reads_end: bool,
+    /// The server reads end-of-file after the delivered bytes.
+    server_eof: bool,
     reader: Option<Waker>,
-    /// Written by the server; on the way.
+    /// In flight to the client.
     to_client: VecDeque<u8>,
     capacity: usize,
     writer: Option<Waker>,
-    /// Where the client reads.
+    /// Delivered to the client, not yet read.
     received: VecDeque<u8>,
-    /// The session let go of its end.
-    server_is_gone: bool,
-    /// The client let go of its end: what is written to it is lost.
-    client_is_gone: bool,
+    /// The session has dropped its end.
+    server_closed: bool,
+    /// The client has dropped its end: bytes written to it are lost.
+    client_closed: bool,
 }
 
-/// Both ends, for whoever drives the network.
+/// A connection, for the code that drives the network.
 #[derive(Clone)]
 pub struct Pipe(Arc<Mutex<Inner>>);
 
-/// The session's socket.
+/// The server's end: the session's socket.
 pub struct ServerEnd(Pipe);
 
-/// Where its session and its documents write.
+/// The writing half of the server's end.
 pub struct ServerWire(Pipe);
 
-/// The client's socket.
+/// The client's end.
 pub struct ClientEnd(Pipe);
 
 impl Pipe {
-    /// A connection on which `capacity` bytes to the client may wait.
+    /// A connection with a buffer of `capacity` bytes to the client.
     pub fn new(capacity: usize) -> (Self, ServerEnd, ClientEnd) {
         let pipe = Self(Arc::new(Mutex::new(Inner { capacity, ..Inner::default() })));
         (pipe.clone(), ServerEnd(pipe.clone()), ClientEnd(pipe))
     }
 
-    /// Lets up to `count` of the client's writes arrive; returns how many.
+    /// Delivers up to `count` of the client's writes, and returns how many.
     pub fn deliver(&self, count: usize) -> usize {
         let mut inner = self.lock();
         let count = count.min(inner.to_server.len());
@@ -68,7 +68,7 @@ impl Pipe {
         count
     }
 
-    /// Lets up to `count` bytes of the server's arrive; returns how many.
+    /// Delivers up to `count` of the server's bytes, and returns how many.
     pub fn receive(&self, count: usize) -> usize {
         let mut inner = self.lock();
         let count = count.min(inner.to_client.len());
@@ -78,35 +78,35 @@ impl Pipe {
         count
     }
 
-    /// The connection is gone for the client. What it had sent is still on the way.
-    pub fn client_leaves(&self) {
+    /// The client loses the connection. What it has sent is still in flight.
+    pub fn disconnect_client(&self) {
         let mut inner = self.lock();
-        inner.client_is_gone = true;
+        inner.client_closed = true;
         inner.to_client.clear();
         inner.wake_writer();
     }
 
-    /// The connection is gone for the server: what was on the way is lost.
-    pub fn hang_up(&self) {
+    /// The server loses the connection. What was in flight to it is lost.
+    pub fn disconnect_server(&self) {
         let mut inner = self.lock();
         inner.to_server.clear();
-        inner.server_reads_end = true;
+        inner.server_eof = true;
         inner.wake_reader();
     }
 
-    /// Writes on their way to the server.
-    pub fn waiting_for_server(&self) -> usize {
+    /// The number of writes in flight to the server.
+    pub fn writes_in_flight(&self) -> usize {
         self.lock().to_server.len()
     }
 
-    /// Bytes on their way to the client.
-    pub fn waiting_for_client(&self) -> usize {
+    /// The number of bytes in flight to the client.
+    pub fn bytes_in_flight(&self) -> usize {
         self.lock().to_client.len()
     }
 
-    /// True when the session has ended.
-    pub fn server_is_gone(&self) -> bool {
-        self.lock().server_is_gone
+    /// Whether the session has ended.
+    pub fn server_closed(&self) -> bool {
+        self.lock().server_closed
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -131,7 +131,7 @@ impl Inner {
 impl AsyncRead for ServerEnd {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
-        if inner.arrived.is_empty() && !inner.server_reads_end {
+        if inner.arrived.is_empty() && !inner.server_eof {
             inner.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -155,26 +155,26 @@ impl Socket for ServerEnd {
 impl Wire for ServerWire {
     fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut inner = self.0.lock();
-        if inner.client_is_gone {
-            // It will hear of it by reading, as with a real network some time later.
+        if inner.client_closed {
+            // The server notices by reading, some time later, as on a real network.
             return Ok(pieces.iter().map(|piece| piece.len()).sum());
         }
-        let mut room = inner.capacity.saturating_sub(inner.to_client.len());
-        if room == 0 {
+        let mut space = inner.capacity.saturating_sub(inner.to_client.len());
+        if space == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut written = 0;
         for piece in pieces {
-            let count = room.min(piece.len());
+            let count = space.min(piece.len());
             inner.to_client.extend(&piece[..count]);
-            (room, written) = (room - count, written + count);
+            (space, written) = (space - count, written + count);
         }
         Ok(written)
     }
 
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.lock();
-        if inner.client_is_gone || inner.to_client.len() < inner.capacity {
+        if inner.client_closed || inner.to_client.len() < inner.capacity {
             return Poll::Ready(Ok(()));
         }
         inner.writer = Some(cx.waker().clone());
@@ -188,7 +188,7 @@ impl Wire for ServerWire {
 
 impl Drop for ServerEnd {
     fn drop(&mut self) {
-        self.0.lock().server_is_gone = true;
+        self.0.lock().server_closed = true;
     }
 }
 
@@ -196,8 +196,8 @@ impl Read for ClientEnd {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut inner = self.0.lock();
         if inner.received.is_empty() {
-            let is_over = inner.server_is_gone && inner.to_client.is_empty();
-            return if is_over { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+            let is_eof = inner.server_closed && inner.to_client.is_empty();
+            return if is_eof { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
         }
         let count = buf.len().min(inner.received.len());
         for (to, from) in buf.iter_mut().zip(inner.received.drain(..count)) {

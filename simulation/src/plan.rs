@@ -1,157 +1,157 @@
-//! What may happen next, and how likely it is. Each plan draws its own likelihoods, so that some plans hardly ever sync
-//! and others crash all the time: rare meetings of faults come up that way.
+//! The kinds of steps in a plan, and their probabilities. Each plan draws its own weights, so that some plans rarely sync
+//! and others crash constantly. This produces rare combinations of faults.
 
-/// What a plan is about: who takes part, and what may happen to them.
+/// The scenario of a plan: its clients, and which steps can occur.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Story {
-    /// Devices and stock clients, mixed.
+pub enum Scenario {
+    /// Devices and stock clients together.
     Any,
-    /// Stock clients with one document open, which also hear from each other past the server.
+    /// Stock clients with the same document open, which also exchange updates with each other without the server.
     Tabs,
-    /// Devices, and documents whose history is replaced: a stock client that has an old one brings it back.
-    OtherHistories,
+    /// Only devices, and documents whose history is replaced. (A stock client with the old history would restore it.)
+    ReplacedHistories,
 }
 
-impl Story {
-    /// Draws one.
-    pub fn draw(dice: &mut fastrand::Rng) -> Self {
-        match dice.u32(..10) {
-            0..2 => Self::OtherHistories,
+impl Scenario {
+    /// Draws a scenario.
+    pub fn draw(rng: &mut fastrand::Rng) -> Self {
+        match rng.u32(..10) {
+            0..2 => Self::ReplacedHistories,
             2..4 => Self::Tabs,
             _ => Self::Any,
         }
     }
 
-    /// How many times as likely as usual this is.
-    fn times(self, kind: Kind) -> u32 {
+    /// The factor by which the scenario changes the weight of a step.
+    fn factor(self, kind: StepKind) -> u32 {
         match (self, kind) {
-            // What is to be replaced must have come about.
-            (Self::OtherHistories, Kind::Calm) => 5,
-            (Self::Any | Self::Tabs, Kind::OtherHistory) => 0,
-            (Self::Any | Self::OtherHistories, Kind::Aside) => 0,
-            (Self::Tabs, Kind::Aside) => 2,
+            // A history must exist before it can be replaced.
+            (Self::ReplacedHistories, StepKind::Calm) => 5,
+            (Self::Any | Self::Tabs, StepKind::ReplaceHistory) => 0,
+            (Self::Any | Self::ReplacedHistories, StepKind::PeerSync) => 0,
+            (Self::Tabs, StepKind::PeerSync) => 2,
             _ => 1,
         }
     }
 }
 
-/// One kind of thing that happens.
+/// A kind of step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A client types a mark.
+pub enum StepKind {
+    /// A client inserts a mark.
     Type,
-    /// A client deletes one.
+    /// A client deletes a mark.
     Delete,
-    /// A device writes a register.
+    /// A device writes to a register.
     Propose,
-    /// A stock client says who is here.
-    Presence,
-    /// A stock client hears what another one has, by a way past the server, and does not pass it on: as tabs of one browser do.
-    Aside,
-    /// A session that takes its time: takes a lease, says who it is, brings an edit, goes. One of these.
+    /// A stock client sets its awareness state.
+    Awareness,
+    /// A stock client receives the state of another one directly and does not forward it, like tabs of the same browser.
+    PeerSync,
+    /// A slow session performs one of its steps: takes a lease, begins, or sends an edit and ends.
     Lease,
-    /// A calm moment: everyone connects, and all that is on its way arrives.
+    /// All clients connect, and everything in flight arrives.
     Calm,
-    /// The network takes messages to the server.
+    /// The network delivers messages to the server.
     Deliver,
-    /// The network takes bytes to a client.
+    /// The network delivers bytes to a client.
     Receive,
-    /// The server's disk goes one step on.
+    /// The server's log takes, commits or reports a batch.
     Disk,
     /// A device's disk syncs a few writes.
     Sync,
-    /// A client without a connection connects, a device opens what was closed.
+    /// A disconnected client connects, or a device reopens closed documents.
     Connect,
-    /// A client loses its connection; the server does not know yet.
+    /// A client loses its connection; the server has not yet noticed.
     Cut,
-    /// The server learns that a connection is gone.
+    /// The server notices that a connection is closed.
     HangUp,
     /// Time passes: documents without sessions leave memory.
     Wait,
-    /// Much time passes, without a byte on any network: sessions time out.
+    /// A long time passes without network traffic: sessions time out.
     WaitLong,
     /// A device's clock jumps.
     ClockJump,
-    /// A client ends without a word and starts again from its disk, if it has one.
+    /// A client crashes and starts again, from its disk if it has one.
     ClientCrash,
     /// A device's disk fails.
     DeviceDiskFails,
     /// The server's next commit fails.
     DiskFails,
-    /// The server's power goes; it starts again.
+    /// The server loses power and starts again.
     Crash,
-    /// The server is stopped in order and starts again.
+    /// The server shuts down cleanly and starts again.
     Restart,
-    /// While the server is down a document is deleted for good.
+    /// A document is deleted permanently while the server is down.
     DeleteDocument,
-    /// While the server is down a document is forgotten, or it or all of them are replaced by a backup.
-    OtherHistory,
+    /// While the server is down, a document is purged, or one or all documents are replaced from a backup.
+    ReplaceHistory,
 }
 
-/// (kind, its usual weight)
-const KINDS: [(Kind, u32); 24] = [
-    (Kind::Type, 160),
-    (Kind::Delete, 30),
-    (Kind::Propose, 20),
-    (Kind::Presence, 10),
-    (Kind::Aside, 25),
-    (Kind::Lease, 20),
-    (Kind::Calm, 5),
-    (Kind::Deliver, 200),
-    (Kind::Receive, 200),
-    (Kind::Disk, 160),
-    (Kind::Sync, 100),
-    (Kind::Connect, 80),
-    (Kind::Cut, 25),
-    (Kind::HangUp, 25),
-    (Kind::Wait, 40),
-    (Kind::WaitLong, 4),
-    (Kind::ClockJump, 4),
-    (Kind::ClientCrash, 10),
-    (Kind::DeviceDiskFails, 5),
-    (Kind::DiskFails, 3),
-    (Kind::Crash, 10),
-    (Kind::Restart, 5),
-    (Kind::DeleteDocument, 2),
-    (Kind::OtherHistory, 8),
+/// The default weight of each kind of step.
+const KINDS: [(StepKind, u32); 24] = [
+    (StepKind::Type, 160),
+    (StepKind::Delete, 30),
+    (StepKind::Propose, 20),
+    (StepKind::Awareness, 10),
+    (StepKind::PeerSync, 25),
+    (StepKind::Lease, 20),
+    (StepKind::Calm, 5),
+    (StepKind::Deliver, 200),
+    (StepKind::Receive, 200),
+    (StepKind::Disk, 160),
+    (StepKind::Sync, 100),
+    (StepKind::Connect, 80),
+    (StepKind::Cut, 25),
+    (StepKind::HangUp, 25),
+    (StepKind::Wait, 40),
+    (StepKind::WaitLong, 4),
+    (StepKind::ClockJump, 4),
+    (StepKind::ClientCrash, 10),
+    (StepKind::DeviceDiskFails, 5),
+    (StepKind::DiskFails, 3),
+    (StepKind::Crash, 10),
+    (StepKind::Restart, 5),
+    (StepKind::DeleteDocument, 2),
+    (StepKind::ReplaceHistory, 8),
 ];
 
-/// The likelihoods of one plan.
+/// The weights of one plan.
 #[derive(Debug)]
 pub struct Weights {
-    weights: Vec<(Kind, u32)>,
+    weights: Vec<(StepKind, u32)>,
     total: u32,
 }
 
 impl Weights {
-    /// Draws them for a story.
-    pub fn draw(dice: &mut fastrand::Rng, story: Story) -> Self {
-        let mut weights: Vec<(Kind, u32)> = KINDS.to_vec();
+    /// Draws the weights for a scenario.
+    pub fn draw(rng: &mut fastrand::Rng, scenario: Scenario) -> Self {
+        let mut weights: Vec<(StepKind, u32)> = KINDS.to_vec();
         for (kind, weight) in &mut weights {
-            *weight = match dice.u32(..6) {
+            *weight = match rng.u32(..6) {
                 0 => *weight / 5,
                 1 => *weight * 4,
                 _ => *weight,
             };
-            // Without these nothing is ever under way.
-            if matches!(kind, Kind::Type | Kind::Deliver | Kind::Receive | Kind::Connect) {
+            // Without these steps nothing happens.
+            if matches!(kind, StepKind::Type | StepKind::Deliver | StepKind::Receive | StepKind::Connect) {
                 *weight = (*weight).max(20);
             }
-            *weight *= story.times(*kind);
+            *weight *= scenario.factor(*kind);
         }
         let total = weights.iter().map(|(_, weight)| weight).sum();
         Self { weights, total }
     }
 
-    /// What happens next.
-    pub fn next(&self, dice: &mut fastrand::Rng) -> Kind {
-        let mut at = dice.u32(..self.total);
+    /// Draws the next step.
+    pub fn next(&self, rng: &mut fastrand::Rng) -> StepKind {
+        let mut at = rng.u32(..self.total);
         for (kind, weight) in &self.weights {
             if at < *weight {
                 return *kind;
             }
             at -= weight;
         }
-        Kind::Type
+        StepKind::Type
     }
 }

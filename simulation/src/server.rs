@@ -1,8 +1,8 @@
-//! One life of the server: the real registry, document tasks, sessions, outboxes and log, in one thread on virtual time.
+//! A server process: the real registry, document tasks, sessions, outboxes and log, in one thread on virtual time.
 //!
-//! Left out are what lies before a session (listening, HTTP) and below the log (sled): tests with real sockets and a real
-//! disk have those. The log's thread is replaced by [`Server::disk_step`], which does what it does in three steps, so that
-//! a plan can put anything between them.
+//! The layers above a session (listening, HTTP) and below the log (sled) are not included; tests with real sockets and a
+//! real disk cover them. [`Server::disk_step`] replaces the log's thread and does its work in three steps, between which a
+//! plan can do anything.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -30,29 +30,30 @@ use crate::disk::Disk;
 use crate::pipe::Pipe;
 use crate::socket::Socket;
 
-/// Rounds in which a stopping server must come to its end.
+/// The limit of rounds until a stopping server must have stopped.
 const STOP_ROUNDS: usize = 200;
-/// What waits for a session that reads nothing.
+/// The outbox size of a slow session, which reads nothing.
 const LEASE_OUTBOX_BYTES: usize = 1 << 20;
-/// How long sessions may take to end then, as in the real server.
+/// How long sessions may take to end when the server stops, as in the real server.
 const SESSIONS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a plan's server is set up.
+/// The configuration of a plan's server.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How long a document stays in memory without a session.
+    /// How long a document without sessions stays in memory.
     pub idle: Duration,
-    /// How long nothing changes until a document is compacted.
+    /// How long a document must be unchanged before it is compacted as idle.
     pub quiet: Duration,
-    /// When a snapshot replaces its records.
+    /// When a snapshot replaces records.
     pub compaction: Compaction,
-    /// Bytes that wait for a socket before its reader falls behind.
+    /// The size of an outbox, beyond which a slow reader is resynced.
     pub outbox_bytes: usize,
-    /// Bytes that the network takes from the server before the client reads.
+    /// The size of the network's buffer to a client.
     pub network_bytes: usize,
 }
 
-enum Disking {
+/// The next step of [`Server::disk_step`].
+enum CommitStage {
     Idle,
     Taken(Batch),
     Committed(Committed),
@@ -63,21 +64,25 @@ pub struct Server {
     runtime: Runtime,
     context: Arc<Context>,
     sessions: TaskTracker,
-    /// Ends the sessions that did not end in time.
+    /// Cancels sessions that do not end in time.
     cut: CancellationToken,
     log: Log,
     committer: Committer,
-    disking: Disking,
+    commit_stage: CommitStage,
     disk: Arc<Disk>,
     settings: Settings,
     accepted: u64,
 }
 
 impl Server {
-    /// Starts on what the disk has.
+    /// Starts a server on the content of the disk.
     pub fn start(disk: Arc<Disk>, settings: Settings, draw: Draw) -> Self {
-        #[expect(clippy::expect_used, reason = "a simulation without a runtime is none")]
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("no runtime");
+        #[expect(clippy::expect_used, reason = "the simulation cannot run without a runtime")]
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("the runtime cannot be created");
         let (log, committer) = Log::by_hand(Arc::clone(&disk) as Arc<dyn syncline_log::Store>);
         let metrics = Arc::new(Metrics::default());
         let Settings { idle, quiet, compaction, outbox_bytes, .. } = settings;
@@ -85,18 +90,18 @@ impl Server {
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let limits = SessionLimits { outbox_bytes, ..SessionLimits::default() };
         let stop = Stop::default();
-        // A plan sends more in a virtual second than anybody does in a real one.
+        // No rate limits: a plan sends more in a virtual second than a client does in a real one.
         let raw = RawLimits { messages_per_second: Some(0), bytes_per_second: Some(0), ..RawLimits::default() };
         let gate = Gate::new(raw.into(), Arc::clone(&metrics));
         let (log_limit, outboxes) = (LogLimit::default(), Budget::new(usize::MAX));
         let context =
             Arc::new(Context { registry, auth: Arc::new(OpenToAll), limits, outboxes, metrics, log_limit, stop, gate });
         let sessions = TaskTracker::new();
-        let (cut, disking) = (CancellationToken::new(), Disking::Idle);
-        Self { runtime, context, sessions, cut, log, committer, disking, disk, settings, accepted: 0 }
+        let (cut, commit_stage) = (CancellationToken::new(), CommitStage::Idle);
+        Self { runtime, context, sessions, cut, log, committer, commit_stage, disk, settings, accepted: 0 }
     }
 
-    /// A new connection; `path` names the document in the y-websocket dialect.
+    /// Accepts a new connection. `path` contains the document name in the y-websocket dialect.
     pub fn accept(&mut self, path: &str) -> Socket {
         let (pipe, server_end, client_end) = Pipe::new(self.settings.network_bytes);
         self.accepted += 1;
@@ -107,39 +112,39 @@ impl Server {
         Socket::new(pipe, client_end)
     }
 
-    /// A lease on a document, as a session on another thread takes one and then has no turn for a while.
+    /// Takes a lease on a document, like a session on another thread that then does not run for a while.
     pub fn lease(&self, name: &DocumentName) -> Lease {
         let _runtime = self.runtime.enter();
         self.context.registry.open(name)
     }
 
-    /// The session says who it is: its frames go nowhere. False: the document has left under its lease.
-    pub fn begin(&self, lease: &Lease) -> bool {
+    /// Begins a slow session, whose outbox is never read. False: the document has left memory despite the lease.
+    pub fn begin_session(&self, lease: &Lease) -> bool {
         let framing = Framing::Native { channel: 0 };
         self.runtime.block_on(lease.begin(Arc::new(Outbox::new(LEASE_OUTBOX_BYTES)), framing, 1)).is_ok()
     }
 
-    /// It opens the document and brings an update. False: the document has left under its lease.
-    pub fn bring(&self, lease: &Lease, update: Bytes) -> bool {
+    /// Opens the document and sends an update. False: the document has left memory despite the lease.
+    pub fn send_update(&self, lease: &Lease, update: Bytes) -> bool {
         let (id, bytes) = (lease.id(), update.len());
         let resume = Event::Resume { lease: id, cursor: None, wants_state_vector: false, read_only: false };
         let change = Event::Update { lease: id, update, origin: Origin::Change, batch: 1 };
         self.runtime.block_on(async { lease.send(resume, 0).await.is_ok() && lease.send(change, bytes).await.is_ok() })
     }
 
-    /// It is gone.
-    pub fn end(&self, lease: Lease) {
+    /// Ends a slow session.
+    pub fn end_session(&self, lease: Lease) {
         let _runtime = self.runtime.enter();
         drop(lease);
     }
 
-    /// Lets this time pass, and everything happen that happens in it.
-    pub fn pass(&self, ms: u64) {
+    /// Advances the time, and runs everything that is due.
+    pub fn advance(&self, ms: u64) {
         self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(ms)).await });
     }
 
-    /// Lets every task that can go on do so `turns` times: less than everything that would happen.
-    pub fn turn(&self, turns: usize) {
+    /// Runs every ready task `turns` times, possibly without completing all work.
+    pub fn run_tasks(&self, turns: usize) {
         self.runtime.block_on(async {
             for _ in 0..turns {
                 tokio::task::yield_now().await;
@@ -147,56 +152,56 @@ impl Server {
         });
     }
 
-    /// What the log's thread does next: takes what is queued, commits it, or reports it. In words; `None`: nothing to do.
+    /// Performs the next step of the log's thread, and describes it: takes, commits or reports a batch. `None`: nothing to do.
     pub fn disk_step(&mut self) -> Option<&'static str> {
-        let (next, did) = match std::mem::replace(&mut self.disking, Disking::Idle) {
-            Disking::Idle => (Disking::Taken(self.committer.take()?), "takes what is queued"),
-            Disking::Taken(batch) => (Disking::Committed(self.committer.commit(batch)), "commits it"),
-            Disking::Committed(committed) => {
+        let (next, did) = match std::mem::replace(&mut self.commit_stage, CommitStage::Idle) {
+            CommitStage::Idle => (CommitStage::Taken(self.committer.take()?), "takes a batch"),
+            CommitStage::Taken(batch) => (CommitStage::Committed(self.committer.commit(batch)), "commits the batch"),
+            CommitStage::Committed(committed) => {
                 committed.report();
-                (Disking::Idle, "reports it")
+                (CommitStage::Idle, "reports the batch")
             }
         };
-        self.disking = next;
+        self.commit_stage = next;
         Some(did)
     }
 
-    /// True when nothing is on its way to the disk.
+    /// Whether no batch is being committed or reported.
     pub fn disk_is_idle(&self) -> bool {
-        matches!(self.disking, Disking::Idle)
+        matches!(self.commit_stage, CommitStage::Idle)
     }
 
-    /// True when the log takes no more.
+    /// Whether the log has failed.
     pub fn log_has_failed(&self) -> bool {
         self.log.failed().is_some()
     }
 
-    /// Its log, to ask after its end whether it failed.
+    /// The log, to check after the stop whether it failed.
     pub fn log(&self) -> Log {
         self.log.clone()
     }
 
-    /// Documents in memory, and their tasks: the same number when nothing is on the move.
+    /// The numbers of documents in memory and of document tasks. They are equal when all tasks have run.
     pub fn documents_and_tasks(&self) -> (usize, usize) {
         (self.context.registry.len(), self.context.registry.task_count())
     }
 
-    /// Slow readers brought up to date, and snapshots made.
-    pub fn counted(&self) -> (u64, u64) {
+    /// The numbers of resyncs and of compactions.
+    pub fn resyncs_and_compactions(&self) -> (u64, u64) {
         (self.context.metrics.resyncs.get(), self.context.metrics.compactions.get())
     }
 
-    /// The power goes: memory is lost, and of a commit on its way some is on the disk.
+    /// Simulates a power loss: memory is lost, and a commit in progress is partly on the disk.
     pub fn crash(self) {
-        // A log that has failed would not have written it.
-        if let Disking::Taken(batch) = &self.disking
+        // A failed log does not write.
+        if let CommitStage::Taken(batch) = &self.commit_stage
             && !self.log_has_failed()
         {
             self.disk.crash_during(batch.writes());
         }
     }
 
-    /// Stops as `Server::stop` does: sessions, documents, log. Returns false when that does not come to an end.
+    /// Stops like `Server::stop`: sessions, documents, log. False: it did not stop within [`STOP_ROUNDS`].
     pub fn stop(mut self) -> bool {
         self.context.stop.cancel();
         self.sessions.close();
@@ -208,13 +213,13 @@ impl Server {
             }
         });
         let registry = Arc::clone(&self.context.registry);
-        // Nothing here is too much work for a stop.
+        // Longer than any stop takes here.
         let stopping = async move { registry.stop(tokio::time::Instant::now() + Duration::from_secs(3600)).await };
         let stopping = self.runtime.spawn(stopping);
         for _ in 0..STOP_ROUNDS {
-            self.pass(1);
+            self.advance(1);
             if stopping.is_finished() && self.disk_is_idle() {
-                // What is queued behind the last answer: a snapshot.
+                // A snapshot may still be queued.
                 while self.disk_step().is_some() {}
                 return true;
             }

@@ -6,41 +6,41 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::pipe::{ClientEnd, Pipe};
 
-/// A small buffer: it is allocated for every connection.
+/// Small, because it is allocated for every connection.
 const BUFFER_BYTES: usize = 1024;
 
-/// One connection, as the client has it.
+/// The client's side of a connection.
 pub struct Socket {
     socket: WebSocket<ClientEnd>,
     pipe: Pipe,
 }
 
-/// What came.
+/// A result of [`Socket::receive`].
 pub enum Received {
     /// A message.
     Frame(Bytes),
-    /// The end, with the server's close code if it said one.
+    /// The connection ended, with the server's close code if it sent one.
     End(Option<u16>),
 }
 
 impl Socket {
-    /// The client's half of a connection.
+    /// The client's side of a connection.
     pub fn new(pipe: Pipe, end: ClientEnd) -> Self {
         let config = WebSocketConfig::default().read_buffer_size(BUFFER_BYTES).write_buffer_size(0);
         Self { socket: WebSocket::from_raw_socket(end, Role::Client, Some(config)), pipe }
     }
 
-    /// Both ends, to drive the network.
+    /// The network connection, to drive it.
     pub fn pipe(&self) -> &Pipe {
         &self.pipe
     }
 
-    /// Sends a message. Lost when the connection is ending.
+    /// Sends a message. It is lost if the connection is ending.
     pub fn send(&mut self, frame: Bytes) {
         self.socket.send(Message::Binary(frame)).ok();
     }
 
-    /// Lets up to `bytes` arrive and gives what they make.
+    /// Lets up to `bytes` bytes arrive, and returns the complete messages.
     pub fn receive(&mut self, bytes: usize) -> Vec<Received> {
         self.pipe.receive(bytes);
         let mut received = Vec::new();
@@ -51,7 +51,7 @@ impl Socket {
                     received.push(Received::End(frame.map(|frame| u16::from(frame.code))));
                     return received;
                 }
-                // Pings are answered by the library at the next flush.
+                // The library answers pings at the next flush.
                 Ok(_) => drop(self.socket.flush()),
                 Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => return received,
                 Err(_) => {

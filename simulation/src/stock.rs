@@ -1,4 +1,4 @@
-//! A stock client: one document in memory over y-websocket or Hocuspocus. The real session, over a simulated connection.
+//! A stock client: one in-memory document over y-websocket or Hocuspocus. The real session over a simulated connection.
 
 use bytes::Bytes;
 use syncline_client::Dialect;
@@ -12,58 +12,67 @@ use yrs::{ReadTxn, TransactionMut};
 
 use crate::socket::Socket;
 
-/// One client.
+/// A stock client.
 pub struct Stock {
-    /// Its state machine.
+    /// The client's state machine.
     pub session: Session,
-    /// Which of the plan's documents.
+    /// The index of its document in the plan.
     pub document: usize,
-    /// How it speaks.
+    /// Its protocol.
     pub dialect: Dialect,
-    /// The connection, if there is one.
+    /// The connection; `None` while disconnected.
     pub socket: Option<Socket>,
-    /// Edits so far; they are numbered from 1.
+    /// The number of edits so far; edits are numbered from 1.
     pub edits: u64,
-    /// It has something that it passes on only when it connects the next time.
-    pub heard_aside: bool,
-    /// With this code the server ended its last connection for good.
+    /// It has changes from a peer that it sends only after its next connect.
+    pub has_unsent_peer_changes: bool,
+    /// The close code with which the server ended the last connection permanently.
     pub refused: Option<u16>,
-    told: Vec<Event>,
+    events: Vec<Event>,
 }
 
 impl Stock {
-    /// A page that was just opened.
+    /// A newly opened page.
     pub fn start(name: &DocumentName, document: usize, dialect: Dialect, client_id: u64) -> Self {
         let config =
             SessionConfig { document: name.clone(), dialect, token: String::new(), echo: Echo::Saved, client_id };
         let session = Session::new(config);
-        Self { session, document, dialect, socket: None, edits: 0, heard_aside: false, refused: None, told: Vec::new() }
+        Self {
+            session,
+            document,
+            dialect,
+            socket: None,
+            edits: 0,
+            has_unsent_peer_changes: false,
+            refused: None,
+            events: Vec::new(),
+        }
     }
 
-    /// Others will hear from it past the server.
-    pub fn is_tab(mut self) -> Self {
+    /// Makes the session share its edits with peers.
+    pub fn sharing_edits(mut self) -> Self {
         self.session.shares_edits();
         self
     }
 
-    /// Uses a new connection.
+    /// Starts to use a new connection.
     pub fn connect(&mut self, socket: Socket) {
         self.socket = Some(socket);
-        (self.heard_aside, self.refused) = (false, None);
+        (self.has_unsent_peer_changes, self.refused) = (false, None);
         let mut out = Outputs::default();
         self.session.connected(&mut out);
         self.flush(out);
     }
 
-    /// The connection is gone.
+    /// Drops the connection.
     pub fn disconnect(&mut self) {
         if let Some(socket) = self.socket.take() {
-            socket.pipe().client_leaves();
+            socket.pipe().disconnect_client();
         }
         self.session.disconnected();
     }
 
-    /// A message came.
+    /// Handles a message from the server.
     pub fn received(&mut self, frame: &Bytes) -> Result<(), String> {
         let mut out = Outputs::default();
         let received = self.session.received(frame, &mut out);
@@ -71,15 +80,16 @@ impl Stock {
         received.map_err(|error| error.to_string())
     }
 
-    /// Hears what another page has, by a way past the server: taken as if the server had said it, so it is not passed on.
-    /// (npm y-websocket does so with what comes through the browser's BroadcastChannel.) `None`: it lacked nothing.
-    pub fn hear_aside(&mut self, name: &DocumentName, other: &Self) -> Option<Result<(), String>> {
+    /// Receives the state of another page directly. It is handled like a message from the server, so it is not sent to the
+    /// server. (npm y-websocket handles updates from the browser's BroadcastChannel like this.) `None`: nothing was
+    /// missing.
+    pub fn receive_from_peer(&mut self, name: &DocumentName, other: &Self) -> Option<Result<(), String>> {
         let lacks = self.session.read(|txn| txn.state_vector());
         let update = other.session.read(|txn| txn.encode_state_as_update_v1(&lacks));
         if update == EMPTY_UPDATE {
             return None;
         }
-        self.heard_aside = true;
+        self.has_unsent_peer_changes = true;
         let message = SyncMessage::Update(&update);
         let frame = match self.dialect {
             Dialect::YWebsocket => ywebsocket::Message::Sync(message).encode(),
@@ -88,7 +98,7 @@ impl Stock {
         Some(self.received(&frame.into()))
     }
 
-    /// Changes the document.
+    /// Edits the document.
     pub fn edit(&mut self, change: impl FnOnce(&mut TransactionMut<'_>)) {
         let (mut out, before) = (Outputs::default(), self.session.unsaved());
         self.session.edit(change, &mut out);
@@ -96,26 +106,26 @@ impl Stock {
         self.flush(out);
     }
 
-    /// Says who is here.
-    pub fn set_presence(&mut self, state: String) {
+    /// Sets the awareness state.
+    pub fn set_awareness(&mut self, state: String) {
         let mut out = Outputs::default();
         self.session.set_presence(Some(state), &mut out);
         self.flush(out);
     }
 
-    /// What it told since this was asked last.
-    pub fn take_told(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.told)
+    /// The events since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     fn flush(&mut self, out: Outputs) {
         if let Some(socket) = &mut self.socket {
             out.frames.into_iter().for_each(|frame| socket.send(frame));
         }
-        // In Hocuspocus a deleted document is denied while its socket stays. Nothing else is denied in a simulation.
+        // Hocuspocus denies a deleted document without closing the socket. The simulation denies nothing else.
         if out.events.iter().any(|event| matches!(event, Event::Denied(_))) {
             self.refused = Some(Close::DocumentDeleted.code());
         }
-        self.told.extend(out.events);
+        self.events.extend(out.events);
     }
 }

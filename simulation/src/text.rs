@@ -1,38 +1,39 @@
-//! What is edited: marks (`<17>`), each typed once in a plan, whole or not at all. So lost and doubled can be seen.
+//! The edited content: marks (`<17>`). Each mark is inserted once in a plan, as a unit, so that lost and duplicated edits
+//! are visible.
 //!
-//! In a text, where doubling shows; or as keys of a map where a document's history changes: what is queued is then put upon
-//! the new history by content, and a text's content is words and letters, not marks.
+//! Marks are stored in a text, in which duplicates are visible; or as keys of a map in plans that replace histories. There
+//! queued edits are rebased onto the new history by content, and the content of a text is words and letters, not marks.
 
 use yrs::{Any, GetString, Map, ReadTxn, Text, Transaction, TransactionMut, WriteTxn};
 
 const TEXT: &str = "text";
 const MAP: &str = "map";
 
-/// Where marks are kept.
+/// Where marks are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// A text.
+    /// In a text.
     Text,
-    /// A map's keys.
+    /// As the keys of a map.
     Map,
 }
 
-/// The marks as they are, as a text.
+/// All marks as one string, in document order (text) or sorted (map).
 pub fn read(txn: &Transaction<'_>) -> String {
     let text = txn.get_text(TEXT).map_or(String::new(), |text| text.get_string(txn));
     let mut keys: Vec<String> =
         txn.get_map(MAP).map_or_else(Vec::new, |map| map.keys(txn).map(ToString::to_string).collect());
-    // A map's order is nobody's promise, and by chance.
+    // The order of a map's keys is unspecified.
     keys.sort_unstable();
     text + &keys.concat()
 }
 
-/// The marks in a text, in order.
+/// The marks in a string, in order.
 pub fn marks(text: &str) -> impl Iterator<Item = u32> + '_ {
     text.split('>').filter_map(|mark| mark.strip_prefix('<')?.parse().ok())
 }
 
-/// Types a mark: in a text in front of the `place`th mark, or at the end.
+/// Inserts a mark: in a text before the mark with index `place`, or at the end if there is none.
 pub fn insert(txn: &mut TransactionMut<'_>, shape: Shape, place: usize, mark: u32) {
     let mark = format!("<{mark}>");
     if shape == Shape::Map {

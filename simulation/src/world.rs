@@ -1,4 +1,4 @@
-//! The state of one plan, and one thing that happens in it.
+//! The state of one plan, its steps, and the checks after each step.
 
 mod history;
 mod others;
@@ -16,24 +16,24 @@ use syncline_replica::Replica;
 use syncline_server::document::Compaction;
 use syncline_server::ids::Draw;
 
-use crate::client::{Client, ClientEvent, Sort};
+use crate::client::{Client, ClientEvent, ClientKind};
 use crate::device::Device;
 use crate::disk::Disk;
 use crate::ledger::Ledger;
 use crate::pipe::Pipe;
-use crate::plan::{Story, Weights};
+use crate::plan::{Scenario, Weights};
 use crate::server::{Server, Settings};
 use crate::stock::Stock;
 use crate::text;
 
-/// The plan's virtual time begins here.
+/// The virtual time at which a plan starts.
 const START_MS: u64 = 1_700_000_000_000;
-/// The registers that devices write.
+/// The registers that devices write to.
 pub(crate) const REGISTERS: [&str; 2] = ["status", "owner"];
-/// A dear check is made once in so many steps.
-const DEAR_CHECK: u32 = 12;
+/// Expensive checks run on average once in this many steps.
+const EXPENSIVE_CHECK_EVERY: u32 = 12;
 
-/// What a plan reached: a set of plans that never reaches a fault tests nothing of it.
+/// How often each event occurred. A fault that never occurs in any plan is not tested.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts(pub BTreeMap<&'static str, u64>);
 
@@ -42,7 +42,7 @@ impl Counts {
         *self.0.entry(what).or_default() += count;
     }
 
-    /// Adds another plan's.
+    /// Adds the counts of another plan.
     pub fn merge(&mut self, other: &Counts) {
         other.0.iter().for_each(|(what, count)| self.add(what, *count));
     }
@@ -50,70 +50,70 @@ impl Counts {
 
 /// One plan.
 pub struct World {
-    pub(crate) dice: fastrand::Rng,
+    pub(crate) rng: fastrand::Rng,
     pub(crate) now_ms: u64,
     pub(crate) names: Vec<DocumentName>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) settings: Settings,
     draw: Draw,
-    /// Always there, but for a moment while it is started again.
+    /// `None` only during a restart.
     pub(crate) server: Option<Server>,
     pub(crate) clients: Vec<Client>,
-    /// Where in them those begin that have seen nothing of what was.
+    /// The index of the first client that joined at the end of the plan.
     pub(crate) newcomers_from: usize,
-    /// Connections that their clients have left: what was sent may still arrive.
-    pub(crate) left_behind: Vec<Pipe>,
-    /// Sessions that take their time.
-    leases: Vec<others::Slow>,
+    /// Connections that only their clients have closed: what was sent may still arrive.
+    pub(crate) half_open: Vec<Pipe>,
+    /// Sessions that are between two of their steps.
+    slow_sessions: Vec<others::SlowSession>,
     /// For each document.
     pub(crate) ledgers: Vec<Ledger>,
-    /// Which documents are deleted.
+    /// For each document: whether it is deleted.
     pub(crate) deleted: Vec<bool>,
-    /// Devices that have a position in a document's replaced history, and do not know yet that it was replaced.
-    to_be_told: BTreeSet<(usize, usize)>,
-    /// The newest backup.
+    /// (client, document) of devices that have a cursor in a replaced history and are not yet notified.
+    unnotified: BTreeSet<(usize, usize)>,
+    /// The newest backup of each document.
     backups: Vec<Option<Stored>>,
-    story: Story,
+    scenario: Scenario,
     weights: Weights,
     pub(crate) shape: text::Shape,
     steps: usize,
     next_mark: u32,
     next_id: u128,
     pub(crate) counts: Counts,
-    tell: Option<Tell>,
+    trace: Option<Trace>,
     step: usize,
 }
 
-/// Is told what happens, a line each.
-pub type Tell = Box<dyn FnMut(String)>;
+/// Receives a line for each event of a plan.
+pub type Trace = Box<dyn FnMut(String)>;
 
 impl World {
     /// The plan of a seed, before its first step.
-    pub fn new(seed: u64, tell: Option<Tell>) -> Self {
-        // What yrs draws its ids with.
+    pub fn new(seed: u64, trace: Option<Trace>) -> Self {
+        // yrs draws its client ids from this generator.
         fastrand::seed(seed);
-        let mut dice = fastrand::Rng::with_seed(seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
         let names: Vec<_> =
-            ["doc", "other"].iter().take(dice.usize(1..=2)).filter_map(|name| DocumentName::parse(name).ok()).collect();
+            ["doc", "other"].iter().take(rng.usize(1..=2)).filter_map(|name| DocumentName::parse(name).ok()).collect();
         let settings = Settings {
-            idle: Duration::from_millis(dice.u64(5..60)),
-            quiet: Duration::from_millis(dice.u64(2..80)),
+            idle: Duration::from_millis(rng.u64(5..60)),
+            quiet: Duration::from_millis(rng.u64(2..80)),
             compaction: Compaction {
-                records: dice.u64(2..25),
-                bytes: dice.usize(100..4_000),
-                idle_records: dice.u64(1..8),
+                records: rng.u64(2..25),
+                bytes: rng.usize(100..4_000),
+                idle_records: rng.u64(1..8),
             },
-            outbox_bytes: [60, 200, 1_000, 1 << 20][dice.usize(..4)],
-            network_bytes: [40, 300, 4_000, 1 << 20][dice.usize(..4)],
+            outbox_bytes: [60, 200, 1_000, 1 << 20][rng.usize(..4)],
+            network_bytes: [40, 300, 4_000, 1 << 20][rng.usize(..4)],
         };
-        let disk = Arc::new(Disk::new(dice.fork()));
-        let identities = Mutex::new(dice.fork());
+        let disk = Arc::new(Disk::new(rng.fork()));
+        let identities = Mutex::new(rng.fork());
         let draw = Draw::by(move || identities.lock().unwrap_or_else(PoisonError::into_inner).u128(..));
         let server = Some(Server::start(Arc::clone(&disk), settings, draw.clone()));
-        // A stock client that has an old history brings it back: only devices can tell.
-        let story = Story::draw(&mut dice);
-        let other_history = story == Story::OtherHistories;
-        let weights = Weights::draw(&mut dice, story);
+        // Only devices detect a replaced history. A stock client with the old history would restore it.
+        let scenario = Scenario::draw(&mut rng);
+        let replace_history = scenario == Scenario::ReplacedHistories;
+        let weights = Weights::draw(&mut rng, scenario);
         let mut world = Self {
             now_ms: START_MS,
             disk,
@@ -122,97 +122,97 @@ impl World {
             server,
             clients: Vec::new(),
             newcomers_from: usize::MAX,
-            left_behind: Vec::new(),
-            leases: Vec::new(),
+            half_open: Vec::new(),
+            slow_sessions: Vec::new(),
             ledgers: names.iter().map(|_| Ledger::default()).collect(),
             deleted: names.iter().map(|_| false).collect(),
-            to_be_told: BTreeSet::new(),
+            unnotified: BTreeSet::new(),
             backups: names.iter().map(|_| None).collect(),
             names,
-            story,
+            scenario,
             weights,
-            shape: if other_history { text::Shape::Map } else { text::Shape::Text },
-            steps: dice.usize(30..180),
+            shape: if replace_history { text::Shape::Map } else { text::Shape::Text },
+            steps: rng.usize(30..180),
             next_mark: 1,
             next_id: 1,
             counts: Counts::default(),
-            tell,
+            trace,
             step: 0,
-            dice,
+            rng,
         };
-        for _ in 0..world.dice.usize(2..=4) {
-            let client = world.new_client(story);
+        for _ in 0..world.rng.usize(2..=4) {
+            let client = world.new_client(scenario);
             world.clients.push(client);
         }
         world
     }
 
-    fn new_client(&mut self, story: Story) -> Client {
-        let is_device = match story {
-            Story::OtherHistories => true,
-            Story::Tabs => false,
-            Story::Any => self.dice.bool(),
+    fn new_client(&mut self, scenario: Scenario) -> Client {
+        let is_device = match scenario {
+            Scenario::ReplacedHistories => true,
+            Scenario::Tabs => false,
+            Scenario::Any => self.rng.bool(),
         };
         if is_device {
-            let disk = Arc::new(Disk::new(self.dice.fork()));
+            let disk = Arc::new(Disk::new(self.rng.fork()));
             #[expect(clippy::expect_used, reason = "an empty journal can be read")]
             return Client::device(Device::start(disk, &self.names).expect("an empty journal"));
         }
-        let document = if story == Story::Tabs { 0 } else { self.dice.usize(..self.names.len()) };
-        let dialect = if self.dice.bool() { Dialect::YWebsocket } else { Dialect::Hocuspocus };
+        let document = if scenario == Scenario::Tabs { 0 } else { self.rng.usize(..self.names.len()) };
+        let dialect = if self.rng.bool() { Dialect::YWebsocket } else { Dialect::Hocuspocus };
         Client::stock(self.new_page(document, dialect))
     }
 
     pub(crate) fn new_page(&mut self, document: usize, dialect: Dialect) -> Stock {
-        let page = Stock::start(&self.names[document], document, dialect, self.dice.u64(1..MAX_SAFE_INTEGER));
-        if self.story == Story::Tabs { page.is_tab() } else { page }
+        let page = Stock::start(&self.names[document], document, dialect, self.rng.u64(1..MAX_SAFE_INTEGER));
+        if self.scenario == Scenario::Tabs { page.sharing_edits() } else { page }
     }
 
     /// Runs the plan to its end.
     ///
     /// # Errors
-    /// The promise that was broken.
+    /// The violated invariant.
     pub fn run(&mut self) -> Result<(), String> {
-        self.note(|world| {
-            let kinds: Vec<_> = world.clients.iter().map(Client::kind).collect();
+        self.trace_line(|world| {
+            let kinds: Vec<_> = world.clients.iter().map(Client::label).collect();
             format!("{} documents; clients: {}; {:?}", world.names.len(), kinds.join(", "), world.settings)
         });
         for step in 1..=self.steps {
             self.step = step;
-            let kind = self.weights.next(&mut self.dice);
-            self.happen(kind)?;
+            let kind = self.weights.next(&mut self.rng);
+            self.perform(kind)?;
             self.after_step()?;
         }
-        self.finale()
+        self.finish()
     }
 
-    /// Lets the server do something about it, and looks whether all is well.
+    /// Lets the server's tasks run, and checks the invariants.
     fn after_step(&mut self) -> Result<(), String> {
-        if self.dice.u32(..3) == 0 {
-            let turns = self.dice.usize(..6);
-            self.server().turn(turns);
+        if self.rng.u32(..3) == 0 {
+            let turns = self.rng.usize(..6);
+            self.server().run_tasks(turns);
         } else {
-            self.pass(1);
-            self.nothing_is_loaded_twice()?;
+            self.advance(1);
+            self.check_no_double_load()?;
         }
         self.disk.violation().map_or(Ok(()), Err)?;
-        self.deleted_stays_deleted()?;
-        if self.dice.u32(..DEAR_CHECK) == 0 {
-            self.crashed_now_all_is_kept()?;
+        self.check_deleted_stays_deleted()?;
+        if self.rng.u32(..EXPENSIVE_CHECK_EVERY) == 0 {
+            self.check_state_after_crash()?;
         }
-        self.what_left_memory_is_on_disk()
+        self.check_unloaded_is_on_disk()
     }
 
-    pub(crate) fn nothing_is_loaded_twice(&mut self) -> Result<(), String> {
+    pub(crate) fn check_no_double_load(&mut self) -> Result<(), String> {
         let (documents, tasks) = self.server().documents_and_tasks();
         if documents == tasks {
             return Ok(());
         }
-        Err(format!("NO DOUBLE LOAD: {documents} documents are in memory, and {tasks} tasks run"))
+        Err(format!("NO DOUBLE LOAD: {documents} documents are in memory, but {tasks} tasks run"))
     }
 
-    /// When no document is in memory and the disk was well, everything that was ever relayed is on it.
-    pub(crate) fn what_left_memory_is_on_disk(&mut self) -> Result<(), String> {
+    /// If no document is in memory and the disk has not failed, checks that everything relayed is on it.
+    pub(crate) fn check_unloaded_is_on_disk(&mut self) -> Result<(), String> {
         let server = self.server();
         if server.log_has_failed() || server.documents_and_tasks() != (0, 0) {
             return Ok(());
@@ -221,13 +221,13 @@ impl World {
         (0..self.names.len()).try_for_each(|document| self.ledgers[document].retired(&self.on_disk(document)))
     }
 
-    /// The marks of a document that a crash would leave.
+    /// The marks of a document that a crash now would leave.
     pub(crate) fn on_disk(&self, document: usize) -> BTreeSet<u32> {
         self.disk.marks(&self.names[document])
     }
 
-    /// A crash at this moment would leave every promise kept: builds each document from the disk, as a start would.
-    pub(crate) fn crashed_now_all_is_kept(&mut self) -> Result<(), String> {
+    /// Checks that a crash now would break no promise: builds each document from the disk, like a start.
+    pub(crate) fn check_state_after_crash(&mut self) -> Result<(), String> {
         self.counts.add("documents built from the disk", 1);
         for (document, name) in self.names.iter().enumerate() {
             if self.deleted[document] {
@@ -238,13 +238,13 @@ impl World {
             let stored = self.disk.stored(name);
             let replica = build(stored.as_ref(), u64::MAX)?;
             for client in &self.clients {
-                let Sort::Device(device) = &client.sort else { continue };
+                let ClientKind::Device(device) = &client.kind else { continue };
                 let Some(cursor) = device.machine(document).status().cursor else { continue };
                 let Some(stored) = stored.as_ref().filter(|stored| stored.epoch == cursor.epoch) else { continue };
                 let before = stored.snapshot.as_ref().map_or(0, |snapshot| snapshot.upto.0);
                 if cursor.seq > stored.last() {
                     return Err(format!(
-                        "A POSITION IS DURABLE: a device was told {}, a crash would leave {}",
+                        "A POSITION IS DURABLE: a device has cursor {}, but a crash would leave record {}",
                         cursor.seq,
                         stored.last()
                     ));
@@ -252,33 +252,37 @@ impl World {
                 if cursor.seq.0 < before {
                     continue;
                 }
-                let there = build(Some(stored), cursor.seq.0)?.read(text::read);
-                let here = client.text(document);
-                let here: Vec<u32> = text::marks(&here).collect();
-                let lacks = text::marks(&there).find(|mark| !here.contains(mark) && !ledger.deleted.contains(mark));
-                if let Some(mark) = lacks {
-                    return Err(format!("A CURSOR SKIPS NOTHING: a device is at {} and lacks <{mark}>", cursor.seq));
+                let on_server = build(Some(stored), cursor.seq.0)?.read(text::read);
+                let on_device = client.text(document);
+                let on_device: Vec<u32> = text::marks(&on_device).collect();
+                let missing =
+                    text::marks(&on_server).find(|mark| !on_device.contains(mark) && !ledger.deleted.contains(mark));
+                if let Some(mark) = missing {
+                    return Err(format!(
+                        "A CURSOR SKIPS NOTHING: a device has cursor {} but lacks <{mark}>",
+                        cursor.seq
+                    ));
                 }
             }
-            self.counts.add("documents with updates that wait", u64::from(replica.held().len() > 0));
+            self.counts.add("documents with pending updates", u64::from(replica.held().len() > 0));
         }
         Ok(())
     }
 
-    /// Takes what a client has told to the ledger.
-    pub(crate) fn hear(&mut self, client: usize) -> Result<(), String> {
-        for (document, news) in self.clients[client].news() {
-            self.note(|world| {
-                format!("    client {client} ({}): {}: {news:?}", world.clients[client].kind(), world.names[document])
+    /// Records a client's events in the ledger, and checks them.
+    pub(crate) fn process_events(&mut self, client: usize) -> Result<(), String> {
+        for (document, event) in self.clients[client].take_events() {
+            self.trace_line(|world| {
+                format!("    client {client} ({}): {}: {event:?}", world.clients[client].label(), world.names[document])
             });
-            let on_disk = if let ClientEvent::Saved(_) = news { self.on_disk(document) } else { BTreeSet::new() };
+            let on_disk = if let ClientEvent::Saved(_) = event { self.on_disk(document) } else { BTreeSet::new() };
             if self.deleted[document]
-                && matches!(news, ClientEvent::Saved(_) | ClientEvent::Synced | ClientEvent::HistoryChanged)
+                && matches!(event, ClientEvent::Saved(_) | ClientEvent::Synced | ClientEvent::HistoryChanged)
             {
-                return Err(format!("DELETED STAYS DELETED: client {client} was told {news:?}"));
+                return Err(format!("DELETED STAYS DELETED: client {client} received {event:?}"));
             }
             let ledger = &mut self.ledgers[document];
-            match news {
+            match event {
                 ClientEvent::Accepted(action) => ledger.accepted(client, action),
                 ClientEvent::Saved(action) => {
                     self.counts.add("edits acknowledged", 1);
@@ -286,26 +290,30 @@ impl World {
                 }
                 ClientEvent::Proposed(id, register, based_on) => ledger.proposed(id, &register, based_on),
                 ClientEvent::Decided(id, accepted) => {
-                    self.counts.add(if accepted { "register writes taken" } else { "register writes refused" }, 1);
+                    self.counts.add(if accepted { "register writes accepted" } else { "register writes refused" }, 1);
                     ledger.decided(id, accepted)?;
                 }
                 ClientEvent::HistoryChanged if self.shape == text::Shape::Text => {
-                    return Err("A HISTORY STAYS: a device was told of another one, and nobody replaced it".into());
+                    return Err("A HISTORY STAYS: a device was notified of a history change that did not happen".into());
                 }
                 ClientEvent::HistoryChanged => {
-                    self.to_be_told.remove(&(client, document));
-                    self.counts.add("histories seen to have changed", 1);
+                    self.unnotified.remove(&(client, document));
+                    self.counts.add("history changes reported", 1);
                 }
                 ClientEvent::Deleted if !self.deleted[document] => {
-                    return Err(format!("A HISTORY STAYS: client {client} was told of a deletion that never was"));
+                    return Err(format!(
+                        "A HISTORY STAYS: client {client} was notified of a deletion that did not happen"
+                    ));
                 }
                 ClientEvent::Deleted => {
-                    self.to_be_told.remove(&(client, document));
-                    self.counts.add("told of a deletion", 1);
+                    self.unnotified.remove(&(client, document));
+                    self.counts.add("deletions reported", 1);
                 }
-                ClientEvent::Synced if self.to_be_told.contains(&(client, document)) => {
+                ClientEvent::Synced if self.unnotified.contains(&(client, document)) => {
                     let name = &self.names[document];
-                    return Err(format!("NO SILENT MERGE: client {client} goes on with another history of {name}"));
+                    return Err(format!(
+                        "NO SILENT MERGE: client {client} synced with the new history of {name} without being notified"
+                    ));
                 }
                 ClientEvent::Synced => self.counts.add("syncs", 1),
                 ClientEvent::Other(_) => {}
@@ -314,14 +322,14 @@ impl World {
         Ok(())
     }
 
-    #[expect(clippy::expect_used, reason = "it is put back at once when it is taken")]
+    #[expect(clippy::expect_used, reason = "it is absent only during a restart")]
     pub(crate) fn server(&mut self) -> &mut Server {
         self.server.as_mut().expect("a server")
     }
 
-    pub(crate) fn pass(&mut self, ms: u64) {
+    pub(crate) fn advance(&mut self, ms: u64) {
         self.now_ms += ms;
-        self.server().pass(ms);
+        self.server().advance(ms);
     }
 
     pub(crate) fn next_mark(&mut self) -> u32 {
@@ -334,19 +342,19 @@ impl World {
         Ulid(self.next_id)
     }
 
-    pub(crate) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
-        if self.tell.is_some() {
+    pub(crate) fn trace_line(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
             let line = format!("{:>4} {:>7} ms  {}", self.step, self.now_ms - START_MS, line(self));
-            self.tell.iter_mut().for_each(|tell| tell(line.clone()));
+            self.trace.iter_mut().for_each(|trace| trace(line.clone()));
         }
     }
 }
 
-/// Builds a document from what a crash would leave, up to a record.
+/// Builds a document from its stored updates, up to the record `upto`.
 pub(crate) fn build(stored: Option<&Stored>, upto: u64) -> Result<Replica, String> {
     let updates = stored.iter().flat_map(|stored| {
         let records = stored.records.iter().filter(|record| record.seq.0 <= upto);
         stored.snapshot.iter().map(|snapshot| &snapshot.update).chain(records.map(|record| &record.update))
     });
-    Replica::load(updates.cloned()).map_err(|error| format!("WHAT WAS ACCEPTED CAN BE LOADED: {error}"))
+    Replica::load(updates.cloned()).map_err(|error| format!("STORED UPDATES CAN BE LOADED: {error}"))
 }

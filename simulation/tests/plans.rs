@@ -1,18 +1,18 @@
-//! Ten thousand plans, and that a plan is the same each time. `SYNCLINE_SEED` replays one, told step by step;
-//! `SYNCLINE_PLANS` runs more.
+//! Runs ten thousand plans, and checks that plans are deterministic. `SYNCLINE_SEED` replays one plan and prints each step;
+//! `SYNCLINE_PLANS` sets the number of plans.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use syncline_simulation::{many, run};
+use syncline_simulation::{run, run_many};
 
 const PLANS: u64 = 10_000;
-/// Plans that are run twice.
+/// The number of plans that are run twice.
 const TWICE: u64 = 60;
-/// What plans must have reached: a fault that never happens tests nothing.
-const REACHED: [&str; 24] = [
+/// Events that must occur in at least one plan: a fault that never occurs is not tested.
+const REQUIRED_EVENTS: [&str; 24] = [
     "all documents out of memory",
     "calm moments",
     "clients crashed",
@@ -23,20 +23,20 @@ const REACHED: [&str; 24] = [
     "documents deleted",
     "documents purged",
     "documents restored",
-    "documents with updates that wait",
-    "documents with updates that wait for ever",
+    "documents with pending updates",
+    "documents with permanently pending updates",
     "edits acknowledged",
-    "heard past the server",
+    "direct exchanges between pages",
     "histories replaced",
     "long silences",
-    "register writes taken",
+    "register writes accepted",
     "server crashes",
     "server restarts",
-    "slow readers brought up to date",
+    "slow readers resynced",
     "slow sessions",
     "snapshots",
     "syncs",
-    "told of a deletion",
+    "deletions reported",
 ];
 
 fn number(variable: &str) -> Option<u64> {
@@ -44,30 +44,33 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn every_promise_is_kept_whatever_happens() {
+fn random_plans_keep_every_promise() {
     if let Some(seed) = number("SYNCLINE_SEED") {
         run(seed, Some(Box::new(|line| println!("{line}")))).unwrap();
         return;
     }
     let plans = number("SYNCLINE_PLANS").unwrap_or(PLANS);
-    let ran = many(1..1 + plans, 10);
-    println!("{ran}");
-    assert!(ran.failures.is_empty(), "replay one: SYNCLINE_SEED=... cargo run -p syncline-simulation\n{ran}");
-    for what in REACHED {
-        assert!(ran.counts.0.get(what).is_some_and(|count| *count > 0), "no plan reached: {what}\n{ran}");
+    let summary = run_many(1..1 + plans, 10);
+    println!("{summary}");
+    assert!(
+        summary.failures.is_empty(),
+        "replay a failure with SYNCLINE_SEED=... cargo run -p syncline-simulation\n{summary}"
+    );
+    for event in REQUIRED_EVENTS {
+        assert!(summary.counts.0.get(event).is_some_and(|count| *count > 0), "no plan had: {event}\n{summary}");
     }
 }
 
 #[test]
-fn the_same_seed_gives_the_same_plan() {
+fn same_seed_gives_the_same_plan() {
     for seed in 1..=TWICE {
-        let tell = || {
+        let run_traced = || {
             let lines = Rc::new(RefCell::new(Vec::new()));
-            let told = Rc::clone(&lines);
-            let outcome = run(seed, Some(Box::new(move |line| told.borrow_mut().push(line))));
+            let trace = Rc::clone(&lines);
+            let outcome = run(seed, Some(Box::new(move |line| trace.borrow_mut().push(line))));
             (lines.take(), outcome.map_err(|failure| failure.reason))
         };
-        let (once, again) = (tell(), tell());
+        let (once, again) = (run_traced(), run_traced());
         let differs = once.0.iter().zip(&again.0).find(|(once, again)| once != again);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(once.1, again.1, "seed {seed}");

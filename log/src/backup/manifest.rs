@@ -1,5 +1,5 @@
-//! The manifest of a backup: a file of JSON lines. The first says of what and when, then one line a document, the last
-//! counts them and carries a checksum of all before it.
+//! The manifest of a backup: a file of JSON lines. The first line contains the store and the time, each following line one
+//! document, and the last line the number of documents and a checksum of all preceding bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,14 +22,14 @@ const FORMAT: &str = "syncline-backup";
 /// The version this code writes, and the newest it reads.
 const VERSION: u32 = 1;
 
-/// What a backup holds.
+/// The content of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Manifest {
-    /// The store's identity.
+    /// The identity of the store.
     pub store: u128,
-    /// Counts the backups in this directory, from 1.
+    /// The number of this backup in its directory, from 1.
     pub run: u64,
-    /// When it began, in milliseconds since the Unix epoch.
+    /// When the backup began, in milliseconds since the Unix epoch.
     pub taken_ms: u64,
     pub documents: BTreeMap<DocumentName, Entry>,
 }
@@ -37,26 +37,27 @@ pub(super) struct Manifest {
 /// A document in a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What the store said of it; `None` when it was damaged and no earlier backup had it.
+    /// The document's fingerprint in the store; `None` if it was damaged and no earlier backup has a copy.
     pub mark: Option<Mark>,
-    /// Where it lies; `None` when it was damaged and no earlier backup had it.
-    pub place: Option<Place>,
-    /// It was deleted: what lies there is a tombstone.
+    /// Where the copy is stored; `None` if the document was damaged and no earlier backup has a copy.
+    pub place: Option<PackLocation>,
+    /// The document was deleted: the copy is a tombstone.
     pub deleted: bool,
-    /// It could not be read in the store, and why. What lies in the backup, if anything, is from an earlier one.
+    /// Why the document could not be read in the store. The copy, if there is one, is from an earlier backup. `None`: it
+    /// was read.
     pub damaged: Option<String>,
 }
 
-/// Where a document lies in a backup.
+/// Where a document is stored in a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The pack's file name.
+pub struct PackLocation {
+    /// The file name of the pack.
     pub pack: String,
-    /// Its first byte in the pack.
+    /// The offset of the encoded document in the pack.
     pub at: u64,
-    /// Its length.
+    /// The length of the encoded document.
     pub bytes: u64,
-    /// Its checksum.
+    /// The checksum of the encoded document.
     pub sum: u64,
 }
 
@@ -102,7 +103,7 @@ struct Foot {
 }
 
 impl Manifest {
-    /// Reads and checks the manifest in `dir`. `None`: there is none.
+    /// Reads and verifies the manifest in `dir`. `None`: the file does not exist.
     pub fn read(dir: &Path) -> Result<Option<Self>, BackupError> {
         let path = dir.join(MANIFEST_FILE);
         let text = match fs::read_to_string(&path) {
@@ -116,7 +117,7 @@ impl Manifest {
         Self::parse(&text).map(Some).map_err(|what| BackupError::Damaged { file: path, what })
     }
 
-    /// Puts this manifest in the place of the one in `dir`: after a crash either is there, whole.
+    /// Replaces the manifest in `dir` atomically: after a crash either the old or the new one exists, complete.
     pub fn write(&self, dir: &Path) -> Result<(), BackupError> {
         let new = dir.join(NEW_MANIFEST_FILE);
         let write = || {
@@ -151,16 +152,16 @@ impl Manifest {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let body = text.strip_suffix('\n').ok_or("it is cut short")?;
-        let (first, _) = body.split_once('\n').ok_or("it is cut short")?;
+        let body = text.strip_suffix('\n').ok_or("it is truncated")?;
+        let (first, _) = body.split_once('\n').ok_or("it is truncated")?;
         let head: Head = serde_json::from_str(first).map_err(|error| format!("line 1: {error}"))?;
         if head.format != FORMAT {
-            return Err("it is no manifest of a Syncline backup".into());
+            return Err("it is not the manifest of a Syncline backup".into());
         }
         if head.version > VERSION {
             let found = head.version;
             return Err(format!(
-                "it has version {found} and this program reads up to {VERSION}: use the newer program"
+                "it has version {found}, and this program reads up to {VERSION}: use a newer version of Syncline"
             ));
         }
         let before_foot = body.rfind('\n').map_or(0, |at| at + 1);
@@ -177,25 +178,25 @@ impl Manifest {
             documents.insert(name, entry);
         }
         if documents.len() as u64 != foot.documents {
-            return Err("its documents are not the ones that were counted".into());
+            return Err("the number of its documents is wrong".into());
         }
-        let store = u128::from_str_radix(&head.store, 16).map_err(|_| "line 1: the store's identity is none")?;
+        let store = u128::from_str_radix(&head.store, 16).map_err(|_| "line 1: the store's identity is invalid")?;
         Ok(Self { store, run: head.run, taken_ms: head.taken_ms, documents })
     }
 }
 
 impl Line {
     fn new(document: &DocumentName, entry: &Entry) -> Self {
-        let (mark, place) = (entry.mark.as_ref(), entry.place.as_ref());
+        let (mark, location) = (entry.mark.as_ref(), entry.place.as_ref());
         Self {
             document: document.as_str().to_owned(),
             epoch: mark.map(|mark| mark.epoch.to_string()),
             last: mark.map(|mark| mark.last.0),
             digest: mark.map(|mark| format!("{:016x}", mark.digest)),
-            pack: place.map(|place| place.pack.clone()),
-            at: place.map(|place| place.at),
-            bytes: place.map(|place| place.bytes),
-            xxh3: place.map(|place| format!("{:016x}", place.sum)),
+            pack: location.map(|location| location.pack.clone()),
+            at: location.map(|location| location.at),
+            bytes: location.map(|location| location.bytes),
+            xxh3: location.map(|location| format!("{:016x}", location.sum)),
             deleted: entry.deleted,
             damaged: entry.damaged.clone(),
         }
@@ -203,11 +204,12 @@ impl Line {
 
     fn entry(self) -> Option<Entry> {
         let hex = |text: &String| u64::from_str_radix(text, 16).ok();
-        let place = match &self.pack {
-            // A name, never a path: nothing outside of the backup is read.
+        let location = match &self.pack {
+            // Only a file name, never a path, so that nothing outside of the backup is read.
             Some(pack) if pack.contains(['/', '\\']) => return None,
             Some(pack) => {
-                Some(Place { pack: pack.clone(), at: self.at?, bytes: self.bytes?, sum: hex(self.xxh3.as_ref()?)? })
+                let sum = hex(self.xxh3.as_ref()?)?;
+                Some(PackLocation { pack: pack.clone(), at: self.at?, bytes: self.bytes?, sum })
             }
             None if self.damaged.is_none() => return None,
             None => None,
@@ -220,11 +222,11 @@ impl Line {
             }),
             None => None,
         };
-        Some(Entry { mark, place, deleted: self.deleted, damaged: self.damaged })
+        Some(Entry { mark, place: location, deleted: self.deleted, damaged: self.damaged })
     }
 }
 
-/// For fuzzers: `body` with a foot that belongs to it. What is accepted is written as it was read.
+/// For fuzzing: parses `body` with a valid last line. An accepted manifest must encode to the same text.
 pub(super) fn fuzz(body: &str) {
     let documents = body.lines().count().saturating_sub(1) as u64;
     let foot = Foot { documents, xxh3: format!("{:016x}", xxh3_64(body.as_bytes())) };
@@ -240,13 +242,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manifest_reads_as_it_was_written_and_none_of_its_bytes_can_be_another() {
+    fn manifest_round_trips_and_every_changed_byte_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Manifest::read(dir.path()).unwrap(), None);
         let mark = Some(Mark { epoch: Epoch(7 << 100), last: Seq(12), digest: 1 });
-        let place = Some(Place { pack: "r000001-000.pack".into(), at: 16, bytes: 99, sum: u64::MAX });
+        let location = Some(PackLocation { pack: "r000001-000.pack".into(), at: 16, bytes: 99, sum: u64::MAX });
         let lost = Entry { mark: None, place: None, deleted: false, damaged: Some("its head is missing".into()) };
-        let documents = [("a\"b", Entry { mark, place, deleted: true, damaged: None }), ("c", lost)];
+        let documents = [("a\"b", Entry { mark, place: location, deleted: true, damaged: None }), ("c", lost)];
         let documents = documents.map(|(name, entry)| (DocumentName::parse(name).unwrap(), entry)).into();
         let manifest = Manifest { store: 5, run: 3, taken_ms: 1, documents };
         manifest.write(dir.path()).unwrap();
@@ -257,7 +259,7 @@ mod tests {
             let mut other = bytes.clone();
             other[position] ^= 1;
             fs::write(&path, &other).unwrap();
-            assert!(Manifest::read(dir.path()).is_err(), "byte {position} is another");
+            assert!(Manifest::read(dir.path()).is_err(), "a changed byte {position}");
             fs::write(&path, &bytes[..position]).unwrap();
             assert!(Manifest::read(dir.path()).is_err(), "cut at {position}");
         }

@@ -1,21 +1,22 @@
-//! Backups: a directory of plain files that holds every document of a store, taken while the store is in use.
+//! Backups: a directory of plain files with every document of a store, taken while the store is in use.
 //!
 //! ```text
-//! pack.rs      PURE: one document as bytes, with a checksum
-//! manifest.rs  the list of what a backup holds, and the one file whose rename makes a backup
-//! write.rs     taking a backup: what changed since the last goes into new packs, then the manifest is replaced
-//! read.rs      opening, verifying and restoring one
+//! pack.rs      PURE: encodes one document with a checksum
+//! manifest.rs  the list of a backup's documents; renaming this file into place completes a backup
+//! write.rs     takes a backup: writes changed documents into new packs, then replaces the manifest
+//! read.rs      opens, verifies and restores a backup
 //! ```
 //!
-//! The bytes are described in `docs/formats.md`. What holds:
+//! The file format is described in `docs/backup.md`. Invariants:
 //!
-//! - A document in a backup is a prefix of its log: one load, with its checksums and digest checked. It holds
-//!   everything acknowledged before the backup began, for what is acknowledged was committed.
-//! - Until the new manifest is in the old one's place, every file that the old one names is there, unchanged. A crash
-//!   at any point leaves the old backup or the new one, and files of neither, which the next backup removes.
-//! - What changed is told by a document's [`Mark`](crate::store::Mark), which holds a digest: a document that came back
-//!   older after a power cut, and went on otherwise, has another mark although its last Seq may be the same.
-//! - A damaged document ends no backup: what an earlier backup holds of it stays, and the manifest says so.
+//! - A document in a backup is a prefix of its log: the result of one load, verified against its checksums and digest. It
+//!   contains everything acknowledged before the backup began, because acknowledged records are committed.
+//! - Until the new manifest replaces the old one, every file that the old one references exists unchanged. A crash at any
+//!   point leaves the old backup or the new one, and possibly unreferenced files, which the next backup removes.
+//! - Changes are detected by a document's [`Mark`](crate::store::Mark), which contains a digest. A document that lost
+//!   records in a power cut and then got different ones has a different mark, even if its last Seq is the same.
+//! - A damaged document does not stop the backup: its copy from an earlier backup is kept, and the manifest records the
+//!   damage.
 
 mod manifest;
 mod pack;
@@ -32,65 +33,67 @@ use thiserror::Error;
 
 use super::store::StoreError;
 
-pub use manifest::{Entry, Place};
+pub use manifest::{Entry, PackLocation};
 pub use read::{Backup, Restored, make_empty, new_history, restore_all, restore_document};
 pub use write::{Cancel, Pace, Progress, Taken, take};
 
 /// Why a backup could not be taken, read or restored.
 #[derive(Debug, Error)]
 pub enum BackupError {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// What it said.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// There is no backup, or what there is cannot be used as one.
+    /// The directory does not contain a usable backup, or cannot be used for one.
     #[error("{}: {what}", dir.display())]
     Unusable {
         /// The backup's directory.
         dir: PathBuf,
-        /// Why, and a way out.
+        /// The reason, and what to do.
         what: String,
     },
-    /// A file is not what was written.
+    /// The content of a file is not what was written.
     #[error("{} is damaged: {what}", file.display())]
     Damaged {
-        /// Which file.
+        /// The damaged file.
         file: PathBuf,
-        /// What is wrong, with the document if one is known.
+        /// A description of the damage, with the document if it is known.
         what: String,
     },
-    /// The directory to restore into holds something.
-    #[error("{} is not empty: a backup is restored into a directory that is empty or not there yet", .0.display())]
+    /// The directory to restore into is not empty.
+    #[error("{} is not empty: restore into a directory that is empty or does not exist", .0.display())]
     NotEmpty(PathBuf),
-    /// The backup does not hold this document.
+    /// The backup does not contain this document.
     #[error("there is no document {document:?} in the backup in {}", dir.display())]
     NoDocument {
         /// The backup's directory.
         dir: PathBuf,
-        /// Which document.
+        /// The missing document.
         document: DocumentName,
     },
-    /// The document is there and may not be replaced.
-    #[error("document {0:?} exists: --replace puts the backup's in its place, --as NAME restores beside it")]
+    /// The document exists, and the caller did not ask to replace it.
+    #[error(
+        "document {0:?} already exists: use --replace to replace it, or --as NAME to restore the backup under another name"
+    )]
     Exists(DocumentName),
-    /// It was told to stop. An earlier backup is as it was.
-    #[error("the backup was stopped before it was complete; an earlier one is as it was")]
+    /// The backup was cancelled. An earlier backup in the directory is unchanged.
+    #[error("the backup was stopped before it was complete; an earlier backup is unchanged")]
     Cancelled,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// An [`io::Error`] with its path.
+/// Adds the path to an [`io::Error`].
 fn at(path: &Path) -> impl Fn(io::Error) -> BackupError + '_ {
     |error| BackupError::Io { path: path.to_owned(), error }
 }
 
-/// For fuzzers: see `manifest.rs`.
+/// For fuzzing: see `manifest.rs`.
 pub(super) fn fuzz_manifest(text: &str) {
     manifest::fuzz(text);
 }

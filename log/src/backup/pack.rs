@@ -1,4 +1,4 @@
-//! PURE: one document of a backup as bytes. Numbers are little-endian; see `docs/formats.md`.
+//! PURE: encodes and decodes one document of a backup. Numbers are little-endian; see `docs/backup.md`.
 
 use bytes::Bytes;
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
@@ -6,16 +6,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::store::{Record, Snapshot, Stored};
 
-/// How every pack begins.
+/// The first bytes of every pack.
 pub(super) const PACK_TITLE: &[u8; 16] = b"syncline pack 1\n";
-/// How every document in it begins.
+/// The first bytes of every document in a pack.
 const DOCUMENT_TITLE: &[u8; 4] = b"DOC1";
-/// Title and length before the body.
-const BEFORE: usize = 12;
+/// The title and the length before the body.
+const HEADER_BYTES: usize = 12;
 /// The checksum after the body.
-const AFTER: usize = 8;
+const CHECKSUM_BYTES: usize = 8;
 
-/// A document as it lies in a pack.
+/// Encodes a document for a pack.
 pub(super) fn encode(document: &DocumentName, stored: &Stored) -> Vec<u8> {
     let snapshot_bytes = stored.snapshot.as_ref().map_or(0, |snapshot| snapshot.update.len());
     let record_bytes: usize = stored.records.iter().map(|record| record.update.len() + 12).sum();
@@ -38,27 +38,27 @@ pub(super) fn encode(document: &DocumentName, stored: &Stored) -> Vec<u8> {
         out.extend_from_slice(&(record.update.len() as u32).to_le_bytes());
         out.extend_from_slice(&record.update);
     }
-    let body = (out.len() - BEFORE) as u64;
-    out[DOCUMENT_TITLE.len()..BEFORE].copy_from_slice(&body.to_le_bytes());
+    let body = (out.len() - HEADER_BYTES) as u64;
+    out[DOCUMENT_TITLE.len()..HEADER_BYTES].copy_from_slice(&body.to_le_bytes());
     let sum = xxh3_64(&out);
     out.extend_from_slice(&sum.to_le_bytes());
     out
 }
 
-/// The checksum that ends an encoded document.
+/// The checksum at the end of an encoded document.
 pub(super) fn sum_of(encoded: &[u8]) -> u64 {
     encoded.last_chunk().map_or(0, |sum| u64::from_le_bytes(*sum))
 }
 
-/// Checks an encoded document and reads it. `Err`: what is wrong with it.
+/// Verifies and decodes a document. `Err`: a description of the damage.
 pub(super) fn decode(encoded: &Bytes) -> Result<(DocumentName, Stored), &'static str> {
-    let end = encoded.len().checked_sub(AFTER).ok_or("it is cut short")?;
+    let end = encoded.len().checked_sub(CHECKSUM_BYTES).ok_or("it is truncated")?;
     if xxh3_64(&encoded[..end]) != sum_of(encoded) {
         return Err("its checksum is wrong");
     }
     let mut rest = encoded.slice(..end);
     if take(&mut rest, DOCUMENT_TITLE.len())? != DOCUMENT_TITLE[..] || number(&mut rest)? != rest.len() as u64 {
-        return Err("it is no document");
+        return Err("it is not an encoded document");
     }
     let name = length32(&mut rest)?;
     let name = std::str::from_utf8(&name).ok().and_then(|name| DocumentName::exact(name).ok());
@@ -71,7 +71,7 @@ pub(super) fn decode(encoded: &Bytes) -> Result<(DocumentName, Stored), &'static
             let bytes = usize::try_from(number(&mut rest)?).map_err(|_| "a length is too large")?;
             Some(Snapshot { upto, update: take(&mut rest, bytes)? })
         }
-        _ => return Err("it is no document"),
+        _ => return Err("it is not an encoded document"),
     };
     let count = number(&mut rest)?;
     let mut seq = snapshot.as_ref().map_or(Seq::ZERO, |snapshot| snapshot.upto);
@@ -82,9 +82,9 @@ pub(super) fn decode(encoded: &Bytes) -> Result<(DocumentName, Stored), &'static
         records.push(Record { seq, time_ms, update: length32(&mut rest)? });
     }
     if !rest.is_empty() || seq != last {
-        return Err("its records are not the ones that were counted");
+        return Err("the number of its records is wrong");
     }
-    Ok((name.ok_or("its name is none")?, Stored { epoch, snapshot, records }))
+    Ok((name.ok_or("its name is invalid")?, Stored { epoch, snapshot, records }))
 }
 
 fn take(from: &mut Bytes, bytes: usize) -> Result<Bytes, &'static str> {
@@ -95,7 +95,7 @@ fn take(from: &mut Bytes, bytes: usize) -> Result<Bytes, &'static str> {
 }
 
 fn array<const N: usize>(from: &mut Bytes) -> Result<[u8; N], &'static str> {
-    take(from, N)?.first_chunk().copied().ok_or("it is cut short")
+    take(from, N)?.first_chunk().copied().ok_or("it is truncated")
 }
 
 fn number(from: &mut Bytes) -> Result<u64, &'static str> {
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_comes_back_as_it_was_and_no_bit_of_it_can_be_another() {
+    fn document_round_trips_and_every_flipped_bit_is_detected() {
         let record = |seq, update: &'static [u8]| Record { seq: Seq(seq), time_ms: seq, update: update.into() };
         let snapshot = Snapshot { upto: Seq(7), update: Bytes::from_static(b"state") };
         let name = DocumentName::parse("a/b").unwrap();
@@ -125,7 +125,7 @@ mod tests {
             for at in 0..encoded.len() {
                 let mut other = encoded.clone();
                 other[at] ^= 1;
-                assert!(decode(&other.into()).is_err(), "byte {at} is another");
+                assert!(decode(&other.into()).is_err(), "a flipped bit in byte {at}");
                 assert!(decode(&encoded[..at].to_vec().into()).is_err(), "cut at {at}");
             }
         }

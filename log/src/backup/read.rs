@@ -1,7 +1,7 @@
-//! Opening, verifying and restoring a backup.
+//! Opens, verifies and restores a backup.
 //!
-//! What is restored begins a new history: a new epoch, records numbered from 1 (the snapshot becomes the first). A device
-//! that has the old one is told so, and merges nothing; stock clients see the restored content.
+//! A restored document begins a new history: a new epoch, and records numbered from 1 (the snapshot becomes the first). A
+//! device with the old history is notified of the change and does not merge; stock clients see the restored content.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,56 +13,56 @@ use syncline_protocol::ids::{DocumentName, Epoch, NameError, Seq};
 
 use super::manifest::{Entry, MANIFEST_FILE, Manifest};
 use super::pack;
-use super::write::read_place;
+use super::write::read_location;
 use super::{BackupError, at};
 use crate::sled::SledStore;
 use crate::store::{Record, Store, StoreError, Stored, Write};
 use crate::store_lock::{RESTORING_DIR, create_dir_durably, sync_dir};
 
-/// Bytes of documents restored by one commit.
+/// The limit of bytes restored by one commit.
 const COMMIT_BYTES: usize = 8 << 20;
-/// Documents restored by one commit.
+/// The limit of documents restored by one commit.
 const COMMIT_DOCUMENTS: usize = 1_000;
 
-/// A backup whose manifest was read and checked.
+/// A backup whose manifest was read and verified.
 #[derive(Debug)]
 pub struct Backup {
     dir: PathBuf,
     manifest: Manifest,
 }
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// Documents, those that were deleted included.
+    /// The number of restored documents, including deleted ones.
     pub documents: u64,
-    /// Those of them that were deleted.
+    /// The number of restored documents that are tombstones.
     pub deleted: u64,
-    /// Documents that were damaged when the backup was taken, and why: restored from an earlier backup, or not at all.
+    /// Documents that were damaged when the backup was taken, and why. Restored from an earlier copy, or not at all.
     pub damaged: Vec<(DocumentName, String)>,
-    /// Documents that are damaged in the backup, and how. They were not restored.
+    /// Documents that are damaged in the backup, and the error. They were not restored.
     pub unreadable: Vec<(DocumentName, String)>,
 }
 
 impl Backup {
     /// Opens the backup in `dir`.
     ///
-    /// Errors: there is none, or its manifest is damaged.
+    /// Errors: there is no manifest, or it is damaged.
     pub fn open(dir: &Path) -> Result<Self, BackupError> {
         let manifest = Manifest::read(dir)?.ok_or_else(|| BackupError::Unusable {
             dir: dir.to_owned(),
-            what: format!("there is no {MANIFEST_FILE}, so no complete backup"),
+            what: format!("it contains no complete backup: {MANIFEST_FILE} is missing"),
         })?;
         Ok(Self { dir: dir.to_owned(), manifest })
     }
 
-    /// The documents in it.
+    /// The documents of the backup.
     pub fn documents(&self) -> &BTreeMap<DocumentName, Entry> {
         &self.manifest.documents
     }
 
-    /// The name in this backup of the document that `name` means: one of exactly this name if there is one, else one of
-    /// which it is a spelling.
+    /// Finds the stored name for `name`: the document with exactly this name, else the one with the parsed name, else one
+    /// whose stored name is another spelling of it.
     pub fn find(&self, name: &str) -> Result<DocumentName, NameError> {
         let exact = DocumentName::exact(name).ok();
         if let Some(exact) = exact.filter(|exact| self.documents().contains_key(exact)) {
@@ -76,50 +76,51 @@ impl Backup {
         Ok(spelled.cloned().unwrap_or(name))
     }
 
-    /// When it began, in milliseconds since the Unix epoch.
+    /// When the backup began, in milliseconds since the Unix epoch.
     pub fn taken_ms(&self) -> u64 {
         self.manifest.taken_ms
     }
 
-    /// Reads one document and checks it. `None`: it was damaged before any backup had it.
+    /// Reads and verifies one document. `None`: it was damaged, and no earlier backup has a copy.
     pub fn read(&self, document: &DocumentName) -> Result<Option<Stored>, BackupError> {
         let entry = self.documents().get(document);
         let entry =
             entry.ok_or_else(|| BackupError::NoDocument { dir: self.dir.clone(), document: document.clone() })?;
-        let Some(place) = &entry.place else { return Ok(None) };
-        let file = self.dir.join(&place.pack);
+        let Some(location) = &entry.place else { return Ok(None) };
+        let file = self.dir.join(&location.pack);
         let damaged = |what: &str| BackupError::Damaged {
             file: file.clone(),
-            what: format!("document {document:?} at byte {}: {what}", place.at),
+            what: format!("document {document:?} at byte {}: {what}", location.at),
         };
-        let encoded = match read_place(&self.dir, place) {
+        let encoded = match read_location(&self.dir, location) {
             Ok(encoded) => Bytes::from(encoded),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(damaged("it is cut short")),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(damaged("it is truncated")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("the file is missing")),
             Err(error) => return Err(at(&file)(error)),
         };
         let (name, stored) = pack::decode(&encoded).map_err(damaged)?;
-        if pack::sum_of(&encoded) != place.sum || name != *document {
-            return Err(damaged("another document lies there"));
+        if pack::sum_of(&encoded) != location.sum || name != *document {
+            return Err(damaged("another document is stored there"));
         }
         Ok(Some(stored))
     }
 
-    /// Reads and checks every document. Returns what is wrong; nothing: all of it can be restored.
+    /// Reads and verifies every document. Returns the errors; if there are none, all documents can be restored.
     pub fn verify(&self) -> Vec<BackupError> {
         self.documents().keys().filter_map(|document| self.read(document).err()).collect()
     }
 }
 
-/// Restores every readable document of a backup into `data`, which is empty or does not exist. Blocks until all of it is on
-/// disk. Until then `data` cannot be opened as a store.
+/// Restores every readable document of a backup into `data`, which must be empty or not exist. Blocks until everything is
+/// durable. Until then `data` cannot be opened as a store.
 ///
 /// Errors: no document of the backup can be read; `data` is not empty; the disk fails.
 pub fn restore_all(backup: &Backup, data: &Path) -> Result<Restored, BackupError> {
-    // A backup of which nothing is left leaves no empty store behind.
-    let mut wrong = backup.verify();
-    if !wrong.is_empty() && wrong.len() == backup.documents().values().filter(|entry| entry.place.is_some()).count() {
-        return Err(wrong.swap_remove(0));
+    // Do not create an empty store from a backup without readable documents.
+    let mut errors = backup.verify();
+    let stored_documents = backup.documents().values().filter(|entry| entry.place.is_some()).count();
+    if !errors.is_empty() && errors.len() == stored_documents {
+        return Err(errors.swap_remove(0));
     }
     make_empty(data)?;
     let unfinished = data.join(RESTORING_DIR);
@@ -157,9 +158,9 @@ pub fn restore_all(backup: &Backup, data: &Path) -> Result<Restored, BackupError
     Ok(restored)
 }
 
-/// Makes `dir`, or finds it empty.
+/// Creates `dir`, or checks that it is empty.
 ///
-/// Errors: it holds something, or the disk fails.
+/// Errors: `dir` is not empty, or the disk fails.
 pub fn make_empty(dir: &Path) -> Result<(), BackupError> {
     create_dir_durably(dir).map_err(at(dir))?;
     match fs::read_dir(dir).map_err(at(dir))?.next() {
@@ -168,9 +169,9 @@ pub fn make_empty(dir: &Path) -> Result<(), BackupError> {
     }
 }
 
-/// Restores one document into a store, as `target`. One that is there is replaced only if `replace`.
+/// Restores one document into a store under the name `target`. Replaces an existing document only if `replace` is set.
 ///
-/// Errors: it is not in the backup, damaged there, or there already; the store fails.
+/// Errors: the document is not in the backup or is damaged there; `target` exists; the store fails.
 pub fn restore_document(
     backup: &Backup,
     document: &DocumentName,
@@ -180,24 +181,24 @@ pub fn restore_document(
 ) -> Result<(), BackupError> {
     let stored = backup.read(document)?.ok_or_else(|| BackupError::Unusable {
         dir: backup.dir.clone(),
-        what: format!("document {document:?} was damaged when the backup was taken, and no earlier one has it"),
+        what: format!("document {document:?} was damaged when the backup was taken, and no earlier backup has a copy"),
     })?;
-    let there = match store.load(target) {
-        Ok(there) => there.is_some(),
+    let exists = match store.load(target) {
+        Ok(stored) => stored.is_some(),
         Err(StoreError::Damaged { .. }) => true,
         Err(error) => return Err(error.into()),
     };
-    if there && !replace {
+    if exists && !replace {
         return Err(BackupError::Exists(target.clone()));
     }
     let delete = Write::Delete { document: target.clone() };
     let append = new_history(target, stored, backup.taken_ms(), Epoch(rand::random()));
-    let writes = if there { vec![delete, append] } else { vec![append] };
+    let writes = if exists { vec![delete, append] } else { vec![append] };
     Ok(store.commit(&writes)?)
 }
 
-/// The step that makes a document's content the beginning of another history, under the name `document`, which is free.
-/// `epoch` is random, and `taken_ms` stands for when a snapshot was made.
+/// The step that writes a document's content as the beginning of a new history, under the unused name `document`. `epoch`
+/// must be random. `taken_ms` is the snapshot's record time if there is no record to take it from.
 pub fn new_history(document: &DocumentName, stored: Stored, taken_ms: u64, epoch: Epoch) -> Write {
     let snapshot = stored.snapshot.map(|snapshot| {
         let time_ms = stored.records.first().map_or(taken_ms, |record| record.time_ms);
@@ -212,7 +213,7 @@ pub fn new_history(document: &DocumentName, stored: Stored, taken_ms: u64, epoch
     Write::Append { document: document.clone(), epoch, records }
 }
 
-/// Documents on their way into a new store.
+/// The steps of the next commit into the new store.
 struct Batch<'a> {
     store: &'a SledStore,
     writes: Vec<Write>,

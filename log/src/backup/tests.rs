@@ -1,4 +1,4 @@
-//! Backups of a real store, taken again, damaged, cut short, restored.
+//! Tests of backups of a real store: incremental, cancelled, damaged and restored ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,7 +46,7 @@ fn files(dir: &Path) -> Vec<String> {
     files
 }
 
-/// A store with a document of each kind.
+/// A store with a plain, a compacted and a deleted document.
 fn some_store(dir: &Path) -> SledStore {
     let store = SledStore::open(dir).unwrap();
     append(&store, "typed", vec![record(1, "a"), record(2, "b")]);
@@ -58,7 +58,7 @@ fn some_store(dir: &Path) -> SledStore {
 }
 
 #[test]
-fn what_is_restored_is_what_was_there_with_another_history() {
+fn restored_store_has_the_same_content_with_new_epochs() {
     let dir = tempfile::tempdir().unwrap();
     let (backup_dir, new) = (dir.path().join("backup"), dir.path().join("deep/new"));
     let store = some_store(&dir.path().join("data"));
@@ -82,7 +82,7 @@ fn what_is_restored_is_what_was_there_with_another_history() {
 }
 
 #[test]
-fn the_second_backup_writes_what_has_changed_and_is_as_whole_as_the_first() {
+fn second_backup_writes_only_changed_documents_and_is_complete() {
     let dir = tempfile::tempdir().unwrap();
     let backup_dir = dir.path().join("backup");
     let store = some_store(&dir.path().join("data"));
@@ -101,19 +101,19 @@ fn the_second_backup_writes_what_has_changed_and_is_as_whole_as_the_first() {
 }
 
 #[test]
-fn a_document_that_went_on_otherwise_under_the_same_number_is_written_again() {
+fn document_with_other_content_at_the_same_seq_is_written_again() {
     let dir = tempfile::tempdir().unwrap();
     let (data, backup_dir) = (dir.path().join("data"), dir.path().join("backup"));
     let store = SledStore::open(&data).unwrap();
-    append(&store, "doc", vec![record(1, "taken back by a power cut")]);
+    append(&store, "doc", vec![record(1, "lost in a power cut")]);
     take_now(&store, &backup_dir).unwrap();
     store.commit(&[Write::Delete { document: name("doc") }]).unwrap();
-    append(&store, "doc", vec![record(1, "and typed otherwise")]);
+    append(&store, "doc", vec![record(1, "a different edit")]);
     assert_eq!(take_now(&store, &backup_dir).unwrap().written, 1);
 }
 
 #[test]
-fn packs_of_which_most_is_old_are_written_anew_and_removed() {
+fn mostly_unused_pack_is_rewritten_and_removed() {
     let dir = tempfile::tempdir().unwrap();
     let backup_dir = dir.path().join("backup");
     let store = SledStore::open(&dir.path().join("data")).unwrap();
@@ -124,14 +124,14 @@ fn packs_of_which_most_is_old_are_written_anew_and_removed() {
     take_now(&store, &backup_dir).unwrap();
     take_now(&store, &backup_dir).unwrap();
     let packs: Vec<_> = files(&backup_dir).into_iter().filter(|file| file.ends_with(".pack")).collect();
-    assert_eq!(packs.len(), 2, "the first one is mostly old, and gone: {packs:?}");
+    assert_eq!(packs.len(), 2, "the first pack is mostly unused and must be removed: {packs:?}");
     assert!(!packs.contains(&"r000001-000.pack".to_owned()));
     assert!(Backup::open(&backup_dir).unwrap().verify().is_empty());
     assert_eq!(Backup::open(&backup_dir).unwrap().documents().len(), 2);
 }
 
 #[test]
-fn a_backup_that_is_stopped_leaves_the_earlier_one_as_it_was() {
+fn cancelled_backup_leaves_the_earlier_one_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let backup_dir = dir.path().join("backup");
     let store = some_store(&dir.path().join("data"));
@@ -147,7 +147,7 @@ fn a_backup_that_is_stopped_leaves_the_earlier_one_as_it_was() {
     let backup = Backup::open(&backup_dir).unwrap();
     assert!(backup.verify().is_empty());
     assert_eq!(backup.read(&name("typed")).unwrap().unwrap().last(), Seq(2));
-    // What it left is no obstacle, and does not stay.
+    // Its leftovers do not disturb the next backup, which removes them.
     fs::write(backup_dir.join("r000002-007.pack.new"), "half").unwrap();
     take_now(&store, &backup_dir).unwrap();
     assert!(!backup_dir.join("r000002-007.pack.new").exists());
@@ -155,13 +155,13 @@ fn a_backup_that_is_stopped_leaves_the_earlier_one_as_it_was() {
 }
 
 #[test]
-fn what_the_earlier_backup_names_stays_until_the_new_one_is_complete() {
+fn packs_of_the_earlier_backup_stay_until_the_new_one_is_complete() {
     let dir = tempfile::tempdir().unwrap();
     let backup_dir = dir.path().join("backup");
     let store = SledStore::open(&dir.path().join("data")).unwrap();
     append(&store, "only", vec![record(1, "a")]);
     take_now(&store, &backup_dir).unwrap();
-    // All of the first pack is old for the second backup, which is stopped after its last document.
+    // The second backup, which is cancelled after its last document, does not use the first pack.
     append(&store, "only", vec![record(2, "b")]);
     let cancel = Cancel::default();
     let stop = cancel.clone();
@@ -176,18 +176,18 @@ fn what_the_earlier_backup_names_stays_until_the_new_one_is_complete() {
     assert_eq!(backup.read(&name("only")).unwrap().unwrap().last(), Seq(1));
     take_now(&store, &backup_dir).unwrap();
     let packs: Vec<_> = files(&backup_dir).into_iter().filter(|file| file.ends_with(".pack")).collect();
-    assert_eq!(packs.len(), 1, "then it goes: {packs:?}");
+    assert_eq!(packs.len(), 1, "the old pack must be removed now: {packs:?}");
 }
 
 #[test]
-fn damage_is_named_and_the_other_documents_are_restored() {
+fn damaged_documents_are_reported_and_the_others_restored() {
     let dir = tempfile::tempdir().unwrap();
     let (backup_dir, new) = (dir.path().join("backup"), dir.path().join("new"));
     let store = some_store(&dir.path().join("data"));
     take_now(&store, &backup_dir).unwrap();
     let pack = backup_dir.join("r000001-000.pack");
-    let whole = fs::read(&pack).unwrap();
-    let mut flipped = whole.clone();
+    let intact = fs::read(&pack).unwrap();
+    let mut flipped = intact.clone();
     let at = Backup::open(&backup_dir).unwrap().documents()[&name("typed")].place.as_ref().unwrap().at as usize;
     flipped[at + 40] ^= 1;
     fs::write(&pack, flipped).unwrap();
@@ -201,15 +201,15 @@ fn damage_is_named_and_the_other_documents_are_restored() {
     others.sort();
     assert_eq!((restored.documents, names), (2, others));
 
-    fs::write(&pack, &whole[..20]).unwrap();
+    fs::write(&pack, &intact[..20]).unwrap();
     let backup = Backup::open(&backup_dir).unwrap();
     assert_eq!(backup.verify().len(), 3);
     let nothing = dir.path().join("nothing");
-    assert!(restore_all(&backup, &nothing).is_err() && !nothing.exists(), "no empty store is left behind");
+    assert!(restore_all(&backup, &nothing).is_err() && !nothing.exists(), "no empty store may be created");
     fs::remove_file(&pack).unwrap();
     let error = Backup::open(&backup_dir).unwrap().verify().remove(0).to_string();
     assert!(error.contains("the file is missing"), "{error}");
-    // The next backup sees that the pack is gone and writes everything.
+    // The next backup detects the missing pack and writes everything.
     assert_eq!(take_now(&store, &backup_dir).unwrap().written, 3);
     assert!(Backup::open(&backup_dir).unwrap().verify().is_empty());
 
@@ -219,7 +219,7 @@ fn damage_is_named_and_the_other_documents_are_restored() {
 }
 
 #[test]
-fn a_restore_that_did_not_finish_is_no_store() {
+fn unfinished_restore_cannot_be_opened_as_a_store() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     drop(SledStore::open(&data.join("syncline.restoring")).unwrap());
@@ -228,7 +228,7 @@ fn a_restore_that_did_not_finish_is_no_store() {
 }
 
 #[test]
-fn a_directory_of_something_else_is_left_alone() {
+fn directory_with_other_content_is_rejected_and_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let store = some_store(&dir.path().join("data"));
     let other = dir.path().join("other");
@@ -237,7 +237,7 @@ fn a_directory_of_something_else_is_left_alone() {
     let error = take_now(&store, &other).unwrap_err().to_string();
     assert!(error.contains("\"letter.txt\""), "{error}");
     assert_eq!(files(&other), ["letter.txt"]);
-    assert!(take_now(&store, &dir.path().join("data")).is_err(), "least of all the data directory");
+    assert!(take_now(&store, &dir.path().join("data")).is_err(), "the data directory is rejected");
 
     let backup_dir = dir.path().join("backup");
     take_now(&store, &backup_dir).unwrap();
@@ -267,7 +267,7 @@ impl Store for Damaged {
 }
 
 #[test]
-fn a_damaged_document_keeps_its_place_in_the_backup_and_stops_no_other() {
+fn damaged_document_keeps_its_copy_and_does_not_stop_the_backup() {
     let dir = tempfile::tempdir().unwrap();
     let (backup_dir, new) = (dir.path().join("backup"), dir.path().join("new"));
     let store = Arc::new(some_store(&dir.path().join("data")));
@@ -279,19 +279,19 @@ fn a_damaged_document_keeps_its_place_in_the_backup_and_stops_no_other() {
         assert_eq!(taken.damaged, [(name("typed"), "record 2: it is missing".to_owned())]);
     }
     let backup = Backup::open(&backup_dir).unwrap();
-    assert_eq!(backup.read(&name("typed")).unwrap().unwrap().last(), Seq(2), "as the first backup has it");
+    assert_eq!(backup.read(&name("typed")).unwrap().unwrap().last(), Seq(2), "the copy of the first backup");
     assert_eq!(restore_all(&backup, &new).unwrap().documents, 4);
 
-    let first_had_it_not = dir.path().join("other");
-    take_now(&Damaged(Arc::clone(&store), name("typed")), &first_had_it_not).unwrap();
-    let backup = Backup::open(&first_had_it_not).unwrap();
+    let without_earlier_copy = dir.path().join("other");
+    take_now(&Damaged(Arc::clone(&store), name("typed")), &without_earlier_copy).unwrap();
+    let backup = Backup::open(&without_earlier_copy).unwrap();
     assert_eq!(backup.read(&name("typed")).unwrap(), None);
     let restored = restore_all(&backup, &dir.path().join("new-2")).unwrap();
     assert_eq!((restored.documents, restored.damaged.len()), (3, 1));
 }
 
 #[test]
-fn one_document_is_restored_beside_others_and_replaces_only_when_told() {
+fn single_restore_replaces_an_existing_document_only_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let backup_dir = dir.path().join("backup");
     let store = some_store(&dir.path().join("data"));

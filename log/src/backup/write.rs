@@ -1,4 +1,4 @@
-//! Taking a backup: documents whose mark is another go into new packs, then the manifest is replaced.
+//! Takes a backup: writes documents whose mark has changed into new packs, then replaces the manifest.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use syncline_protocol::ids::DocumentName;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::manifest::{Entry, MANIFEST_FILE, Manifest, NEW_MANIFEST_FILE, Place};
+use super::manifest::{Entry, MANIFEST_FILE, Manifest, NEW_MANIFEST_FILE, PackLocation};
 use super::pack::{self, PACK_TITLE};
 use super::{BackupError, at};
 use crate::failpoint::Point;
@@ -20,48 +20,48 @@ use crate::private;
 use crate::store::{Store, StoreError};
 use crate::store_lock::{LOCK_FILE, Lock, create_dir_durably, sync_dir};
 
-/// A pack that is larger is closed; one document is never divided.
+/// A pack is closed when it exceeds this size. A document is never split across packs.
 const PACK_BYTES: u64 = 64 << 20;
-/// Bytes written before a sync: short syncs do not stand in the way of the log's own.
+/// Bytes written between syncs. Small, so that the syncs do not delay those of the log.
 const SYNC_BYTES: usize = 512 << 10;
-/// How much a gentle backup writes in a second, at most.
+/// The write rate limit of a gentle backup.
 const GENTLE_BYTES_PER_SECOND: f64 = (24 << 20) as f64;
-/// A pack of which less than half is in use is written anew; see [`Packs::wasteful`].
-const USED_AT_LEAST: f64 = 0.5;
-/// Work shorter than this is not paused for yet: the system's timer is not finer.
+/// A pack is rewritten if less than this share of it is in use; see [`Packs::is_mostly_unused`].
+const MIN_USED_SHARE: f64 = 0.5;
+/// The shortest work that is followed by a pause, because of the resolution of the system's timer.
 const PAUSE_AFTER: Duration = Duration::from_millis(2);
 const PACK_SUFFIX: &str = ".pack";
 
-/// How much a backup leaves to others.
+/// How fast a backup runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// It pauses for as long as it works, and writes at most 24 MiB in a second: for a server in use.
+    /// Pauses for as long as it works, and writes at most 24 MiB per second. For a server in use.
     Gentle,
-    /// It does not pause.
+    /// Does not pause.
     Full,
 }
 
-/// How far a backup is.
+/// The progress of a running backup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Documents looked at.
+    /// Documents processed so far.
     pub done: u64,
-    /// Documents in all.
+    /// Documents in total.
     pub documents: u64,
-    /// Bytes written.
+    /// Bytes written so far.
     pub bytes: u64,
 }
 
-/// What a backup took.
+/// The result of a completed backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// Documents in it.
+    /// Documents in the backup.
     pub documents: u64,
-    /// Those that were written now; the others had not changed.
+    /// Documents written by this backup; the others had not changed.
     pub written: u64,
     /// Bytes written, without the manifest.
     pub bytes: u64,
-    /// Documents that could not be read, and why. Of these the backup holds what an earlier one held, if anything.
+    /// Documents that could not be read, and why. The backup keeps their copies from earlier backups, if there are any.
     pub damaged: Vec<(DocumentName, String)>,
 }
 
@@ -70,7 +70,7 @@ pub struct Taken {
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Stops it: it ends with [`BackupError::Cancelled`] before the next document.
+    /// Stops the backup: it returns [`BackupError::Cancelled`] before the next document.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -80,10 +80,11 @@ impl Cancel {
     }
 }
 
-/// Takes a backup of `store` into `dir`, which is made if it is not there. Blocks until it is on disk. A directory that
-/// holds an earlier backup of the same store gets what has changed since.
+/// Takes a backup of `store` into `dir`, which is created if it does not exist. Blocks until the backup is durable. If
+/// `dir` contains an earlier backup of the same store, only changes are written.
 ///
-/// Errors: `dir` holds something else, or is in use; the store or the disk fails. An earlier backup is then as it was.
+/// Errors: `dir` contains something else, or is in use; the store or the disk fails. An earlier backup then stays
+/// unchanged.
 pub fn take(
     store: &dyn Store,
     dir: &Path,
@@ -93,7 +94,7 @@ pub fn take(
 ) -> Result<Taken, BackupError> {
     create_dir_durably(dir).map_err(at(dir))?;
     let identity = store.identity()?;
-    earlier(dir, identity)?;
+    read_earlier(dir, identity)?;
     let _lock = Lock::take(dir).map_err(|error| match error {
         StoreError::InUse { holder, .. } => {
             let what = format!("process {holder} takes or restores a backup here");
@@ -101,14 +102,14 @@ pub fn take(
         }
         other => other.into(),
     })?;
-    // By earlier versions.
+    // Earlier versions created these files with wider modes.
     private::restrict_entries(dir, |name| is_pack(name) || name == MANIFEST_FILE || name == LOCK_FILE);
-    // Again, for nobody else writes here now.
-    let earlier = earlier(dir, identity)?;
+    // Read again, now under the lock.
+    let earlier = read_earlier(dir, identity)?;
     let taken_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let (run, before) = earlier.map_or((0, BTreeMap::new()), |earlier| (earlier.run, earlier.documents));
-    let packs = Packs::look(dir, &before)?;
-    packs.remove_others(dir)?;
+    let packs = Packs::scan(dir, &before)?;
+    packs.remove_unused(dir)?;
     let pacer = Pacer { pace, since: Instant::now(), written: 0 };
     let mut backup = Writer { dir, store, before, packs, run: run + 1, pack: None, pack_number: 0, bytes: 0, pacer };
 
@@ -136,17 +137,18 @@ pub fn take(
     taken.documents = documents.len() as u64;
     taken.bytes = backup.bytes;
     Manifest { store: identity, run: backup.run, taken_ms, documents: documents.clone() }.write(dir)?;
-    // Only now does nobody need what the earlier backup alone named.
-    Packs::look(dir, &documents)?.remove_others(dir)?;
+    // Only now are the files that only the earlier backup references no longer needed.
+    Packs::scan(dir, &documents)?.remove_unused(dir)?;
     Ok(taken)
 }
 
-/// The backup that is in `dir`, which holds one of this store, or nothing.
-fn earlier(dir: &Path, identity: u128) -> Result<Option<Manifest>, BackupError> {
+/// The manifest of the earlier backup in `dir`, if there is one. Fails if `dir` contains a backup of another store, or other
+/// files.
+fn read_earlier(dir: &Path, identity: u128) -> Result<Option<Manifest>, BackupError> {
     let unusable = |what: String| BackupError::Unusable { dir: dir.to_owned(), what };
     if let Some(earlier) = Manifest::read(dir)? {
         if earlier.store != identity {
-            return Err(unusable("it holds a backup of another store; choose another directory for this one".into()));
+            return Err(unusable("it contains a backup of another store; choose another directory".into()));
         }
         return Ok(Some(earlier));
     }
@@ -154,7 +156,7 @@ fn earlier(dir: &Path, identity: u128) -> Result<Option<Manifest>, BackupError> 
         let name = entry.map_err(at(dir))?.file_name();
         if !name.to_str().is_some_and(|name| is_pack(name) || name == NEW_MANIFEST_FILE || name == LOCK_FILE) {
             let name = name.to_string_lossy();
-            return Err(unusable(format!("it holds {name:?} and no backup; choose an empty directory")));
+            return Err(unusable(format!("it contains {name:?} but no backup; choose an empty directory")));
         }
     }
     Ok(None)
@@ -163,21 +165,21 @@ fn earlier(dir: &Path, identity: u128) -> Result<Option<Manifest>, BackupError> 
 struct Writer<'a> {
     dir: &'a Path,
     store: &'a dyn Store,
-    /// What the earlier backup holds.
+    /// The documents of the earlier backup.
     before: BTreeMap<DocumentName, Entry>,
     packs: Packs,
     run: u64,
     /// The pack being written.
     pack: Option<Pack>,
     pack_number: u32,
-    /// Written so far, in all packs.
+    /// Bytes written so far, in all packs.
     bytes: u64,
     pacer: Pacer,
 }
 
 impl Writer<'_> {
-    /// The entry of one document, which is written if it is not in the earlier backup as it is now. `None`: it was
-    /// forgotten since the names were listed.
+    /// The entry of one document. Writes the document unless the earlier backup has the same state. `None`: the document
+    /// was removed after the names were listed.
     fn document(&mut self, name: &DocumentName) -> Result<Option<Entry>, BackupError> {
         let before = self.before.remove(name);
         let mark = match self.store.mark(name) {
@@ -186,38 +188,39 @@ impl Writer<'_> {
             Err(error) => return self.damaged(before, error).map(Some),
         };
         if let Some(before) = before.as_ref().filter(|before| before.mark == Some(mark) && before.damaged.is_none())
-            && let Some(place) = before.place.as_ref().filter(|place| self.packs.holds(place))
+            && let Some(location) = before.place.as_ref().filter(|location| self.packs.contains(location))
         {
-            if !self.packs.is_wasteful(place) {
+            if !self.packs.is_mostly_unused(location) {
                 return Ok(Some(before.clone()));
             }
-            if let Some(encoded) = self.packs.read(self.dir, place) {
-                let place = self.write(&encoded)?;
-                return Ok(Some(Entry { place: Some(place), ..before.clone() }));
+            if let Some(encoded) = self.packs.read(self.dir, location) {
+                let location = self.write(&encoded)?;
+                return Ok(Some(Entry { place: Some(location), ..before.clone() }));
             }
         }
         match self.store.load(name) {
             Ok(Some(stored)) => {
-                let place = self.write(&pack::encode(name, &stored))?;
+                let location = self.write(&pack::encode(name, &stored))?;
                 let deleted = stored.is_tombstone();
-                // The mark was read before: if an edit came between, the next backup writes the document again.
-                Ok(Some(Entry { mark: Some(mark), place: Some(place), deleted, damaged: None }))
+                // The mark was read before the load: if an edit came in between, the next backup writes the document again.
+                Ok(Some(Entry { mark: Some(mark), place: Some(location), deleted, damaged: None }))
             }
             Ok(None) => Ok(None),
             Err(error) => self.damaged(before, error).map(Some),
         }
     }
 
-    /// What is kept of a document that cannot be read.
+    /// The entry of a document that cannot be read, with its copy from the earlier backup.
     fn damaged(&self, before: Option<Entry>, error: StoreError) -> Result<Entry, BackupError> {
         let StoreError::Damaged { seq, what, .. } = error else { return Err(error.into()) };
         let damaged = Some(format!("record {seq}: {what}"));
-        let before = before.filter(|before| before.place.as_ref().is_some_and(|place| self.packs.holds(place)));
+        let before =
+            before.filter(|before| before.place.as_ref().is_some_and(|location| self.packs.contains(location)));
         let nothing = Entry { mark: None, place: None, deleted: false, damaged: None };
         Ok(Entry { damaged, ..before.unwrap_or(nothing) })
     }
 
-    fn write(&mut self, encoded: &[u8]) -> Result<Place, BackupError> {
+    fn write(&mut self, encoded: &[u8]) -> Result<PackLocation, BackupError> {
         if self.pack.as_ref().is_some_and(|pack| pack.len >= PACK_BYTES) {
             self.finish_pack()?;
         }
@@ -236,7 +239,7 @@ impl Writer<'_> {
         }
         self.bytes += encoded.len() as u64;
         let (pack, bytes) = (pack.name.clone(), encoded.len() as u64);
-        Ok(Place { pack, at, bytes, sum: pack::sum_of(encoded) })
+        Ok(PackLocation { pack, at, bytes, sum: pack::sum_of(encoded) })
     }
 
     fn finish_pack(&mut self) -> Result<(), BackupError> {
@@ -244,7 +247,7 @@ impl Writer<'_> {
     }
 }
 
-/// A pack being written, under a name that no manifest names.
+/// A pack being written, under a temporary name that no manifest references.
 struct Pack {
     name: String,
     path: PathBuf,
@@ -280,17 +283,19 @@ impl Pack {
     }
 }
 
-/// The packs in a directory: how long each is, and how much of it a backup uses.
+/// The packs in a directory, by file name.
 struct Packs {
+    /// Their file sizes.
     lengths: HashMap<String, u64>,
+    /// The bytes that a manifest references in them.
     used: HashMap<String, u64>,
 }
 
 impl Packs {
-    fn look(dir: &Path, documents: &BTreeMap<DocumentName, Entry>) -> Result<Self, BackupError> {
+    fn scan(dir: &Path, documents: &BTreeMap<DocumentName, Entry>) -> Result<Self, BackupError> {
         let mut packs = Self { lengths: HashMap::new(), used: HashMap::new() };
-        for place in documents.values().filter_map(|entry| entry.place.as_ref()) {
-            *packs.used.entry(place.pack.clone()).or_default() += place.bytes;
+        for location in documents.values().filter_map(|entry| entry.place.as_ref()) {
+            *packs.used.entry(location.pack.clone()).or_default() += location.bytes;
         }
         for entry in fs::read_dir(dir).map_err(at(dir))? {
             let entry = entry.map_err(at(dir))?;
@@ -301,30 +306,31 @@ impl Packs {
         Ok(packs)
     }
 
-    fn holds(&self, place: &Place) -> bool {
-        self.lengths.get(&place.pack).is_some_and(|&length| place.at.saturating_add(place.bytes) <= length)
+    /// Whether the pack exists and is long enough.
+    fn contains(&self, location: &PackLocation) -> bool {
+        self.lengths.get(&location.pack).is_some_and(|&length| location.at.saturating_add(location.bytes) <= length)
     }
 
-    /// Whether most of the pack is of documents that have changed since.
-    fn is_wasteful(&self, place: &Place) -> bool {
-        let length = self.lengths.get(&place.pack).copied().unwrap_or(0);
-        let used = self.used.get(&place.pack).copied().unwrap_or(0);
-        (used as f64) < length as f64 * USED_AT_LEAST
+    /// Whether most of the pack belongs to documents that have changed since.
+    fn is_mostly_unused(&self, location: &PackLocation) -> bool {
+        let length = self.lengths.get(&location.pack).copied().unwrap_or(0);
+        let used = self.used.get(&location.pack).copied().unwrap_or(0);
+        (used as f64) < length as f64 * MIN_USED_SHARE
     }
 
-    /// A document's bytes, if they are what was written.
-    fn read(&self, dir: &Path, place: &Place) -> Option<Vec<u8>> {
-        let encoded = read_place(dir, place).ok()?;
+    /// An encoded document, if its checksum is valid.
+    fn read(&self, dir: &Path, location: &PackLocation) -> Option<Vec<u8>> {
+        let encoded = read_location(dir, location).ok()?;
         let end = encoded.len().checked_sub(8)?;
-        (pack::sum_of(&encoded) == place.sum && xxh3_64(&encoded[..end]) == place.sum).then_some(encoded)
+        (pack::sum_of(&encoded) == location.sum && xxh3_64(&encoded[..end]) == location.sum).then_some(encoded)
     }
 
-    /// Removes what no document lies in: what an unfinished backup left, and what the newest no longer uses.
-    fn remove_others(&self, dir: &Path) -> Result<(), BackupError> {
+    /// Removes packs without referenced documents, and files of an unfinished backup.
+    fn remove_unused(&self, dir: &Path) -> Result<(), BackupError> {
         let mut removed = false;
         let unfinished = dir.join(NEW_MANIFEST_FILE);
-        let others = self.lengths.keys().filter(|name| !self.used.contains_key(*name)).map(|name| dir.join(name));
-        for path in others.chain([unfinished]) {
+        let unused = self.lengths.keys().filter(|name| !self.used.contains_key(*name)).map(|name| dir.join(name));
+        for path in unused.chain([unfinished]) {
             match fs::remove_file(&path) {
                 Ok(()) => removed = true,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -335,36 +341,37 @@ impl Packs {
     }
 }
 
-/// The bytes that lie at a place of the backup in `dir`, unchecked.
-pub(super) fn read_place(dir: &Path, place: &Place) -> io::Result<Vec<u8>> {
-    let mut file = File::open(dir.join(&place.pack))?;
-    file.seek(SeekFrom::Start(place.at))?;
+/// The bytes at a location of the backup in `dir`, not verified.
+pub(super) fn read_location(dir: &Path, location: &PackLocation) -> io::Result<Vec<u8>> {
+    let mut file = File::open(dir.join(&location.pack))?;
+    file.seek(SeekFrom::Start(location.at))?;
     let mut encoded = Vec::new();
-    // Not by a buffer of the length that is told: it may be wrong.
-    file.take(place.bytes).read_to_end(&mut encoded)?;
-    if encoded.len() as u64 != place.bytes {
+    // Do not allocate `location.bytes` in advance, because a damaged manifest may contain a wrong length.
+    file.take(location.bytes).read_to_end(&mut encoded)?;
+    if encoded.len() as u64 != location.bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(encoded)
 }
 
-/// Whether a file of this name is a pack, or one that was not finished.
+/// Whether this is the file name of a finished or unfinished pack.
 fn is_pack(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
     let number = name.strip_suffix(PACK_SUFFIX).and_then(|name| name.strip_prefix('r'));
     number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
 }
 
+/// Pauses a gentle backup.
 struct Pacer {
     pace: Pace,
-    /// When the work began that no pause has followed.
+    /// The end of the last pause.
     since: Instant,
-    /// Bytes written by it.
+    /// Bytes written since then.
     written: usize,
 }
 
 impl Pacer {
-    /// Pauses when it is time, `written` bytes after the last call.
+    /// Counts `written` more bytes, and pauses if a pause is due.
     fn pause(&mut self, written: usize) {
         self.written += written;
         let worked = self.since.elapsed();

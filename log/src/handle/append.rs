@@ -1,4 +1,4 @@
-//! Handing in: what a document's task gives the log's thread, and the wait for room.
+//! Sends records and snapshots from a document's task to the log's thread, with backpressure.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,64 +8,64 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::{Command, Document, DocumentLog, MAX_QUEUED_BYTES};
 use crate::store::{Record, Snapshot};
 
-/// What a record takes beside its update.
+/// Counted for each record in addition to its update.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
 impl DocumentLog {
-    /// Hands in records, consecutive and beginning one after the last. Waits while the queue is full. The outcome
-    /// comes by [`DocumentLog::durable`]; a dropped future hands in nothing.
+    /// Appends consecutive records, the first of which follows the last one appended. Waits while the queue is full.
+    /// [`DocumentLog::durable`] reports the outcome. Dropping the future before it completes appends nothing.
     ///
-    /// Panics when the numbers do not follow: the caller's state is then not to be trusted.
+    /// Panics when the sequence numbers are not consecutive: the caller's state cannot be trusted then.
     pub async fn append(&self, records: Vec<Record>) {
-        let Some((slot, room)) = self.enter(room_for(&records)).await else { return };
-        self.hand_in(slot, records, room);
+        let Some((slot, permit)) = self.reserve(queued_bytes(&records)).await else { return };
+        self.send_records(slot, records, permit);
     }
 
-    fn hand_in(&self, slot: mpsc::Permit<'_, Command>, records: Vec<Record>, room: OwnedSemaphorePermit) {
+    fn send_records(&self, slot: mpsc::Permit<'_, Command>, records: Vec<Record>, permit: OwnedSemaphorePermit) {
         let Some(last) = records.last().map(|record| record.seq) else { return };
         let before = self.last.load(Ordering::Relaxed);
         for (expected, record) in (before + 1..).zip(&records) {
             assert_eq!(record.seq.0, expected, "record out of order in document {:?}", self.document.name);
         }
         self.last.store(last.0, Ordering::Relaxed);
-        self.send(slot, Command::Append { document: self.document(), epoch: self.epoch, records, room });
+        self.send(slot, Command::Append { document: self.document(), epoch: self.epoch, records, permit });
     }
 
-    /// [`DocumentLog::append`] where nothing has to be waited for. Gives the records back when something has.
+    /// [`DocumentLog::append`] without waiting. Returns the records as the error when the queue is full.
     ///
-    /// Panics as it does.
+    /// Panics like [`DocumentLog::append`].
     pub fn try_append(&self, records: Vec<Record>) -> Result<(), Vec<Record>> {
-        let permits = room_for(&records).min(MAX_QUEUED_BYTES) as u32;
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(permits) else { return Err(records) };
+        let permits = queued_bytes(&records).min(MAX_QUEUED_BYTES) as u32;
+        let Ok(permit) = Arc::clone(&self.byte_budget).try_acquire_many_owned(permits) else { return Err(records) };
         let Ok(slot) = self.commands.try_reserve() else { return Err(records) };
-        self.hand_in(slot, records, room);
+        self.send_records(slot, records, permit);
         Ok(())
     }
 
-    /// Hands in a snapshot of records that were handed in before. Waits while the queue is full. It changes nothing
-    /// that is acknowledged, so there is nothing to wait for.
+    /// Queues a snapshot of records that were appended before. Waits while the queue is full. No outcome is reported,
+    /// because a compaction does not affect acknowledgements.
     ///
-    /// Panics when the snapshot is of records that were not handed in.
+    /// Panics when the snapshot contains records that were not appended.
     pub async fn compact(&self, snapshot: Snapshot) {
         let last = self.last.load(Ordering::Relaxed);
         assert!(
             snapshot.upto.0 <= last,
-            "snapshot of records that are not logged in document {:?}",
+            "snapshot contains records that were not appended to document {:?}",
             self.document.name
         );
-        let Some((slot, room)) = self.enter(snapshot.update.len()).await else { return };
-        self.send(slot, Command::Compact { document: self.document(), snapshot, room });
+        let Some((slot, permit)) = self.reserve(snapshot.update.len()).await else { return };
+        self.send(slot, Command::Compact { document: self.document(), snapshot, permit });
     }
 
-    /// Waits for room. `None`: the log is closed, and the document knows it.
-    async fn enter(&self, bytes: usize) -> Option<(mpsc::Permit<'_, Command>, OwnedSemaphorePermit)> {
+    /// Waits for space in the queue. `None`: the log is closed, and the document is marked as failed.
+    async fn reserve(&self, bytes: usize) -> Option<(mpsc::Permit<'_, Command>, OwnedSemaphorePermit)> {
         let permits = bytes.min(MAX_QUEUED_BYTES) as u32;
-        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.ok();
+        let permit = Arc::clone(&self.byte_budget).acquire_many_owned(permits).await.ok();
         let slot = self.commands.reserve().await.ok();
         if slot.is_none() {
             self.document.fail();
         }
-        slot.zip(room)
+        slot.zip(permit)
     }
 
     fn send(&self, slot: mpsc::Permit<'_, Command>, command: Command) {
@@ -78,7 +78,7 @@ impl DocumentLog {
     }
 }
 
-/// What records take of [`MAX_QUEUED_BYTES`].
-fn room_for(records: &[Record]) -> usize {
+/// How much of [`MAX_QUEUED_BYTES`] the records use.
+fn queued_bytes(records: &[Record]) -> usize {
     records.iter().map(|record| record.update.len() + RECORD_OVERHEAD_BYTES).sum()
 }

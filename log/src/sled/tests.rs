@@ -1,4 +1,4 @@
-//! What must hold for documents in sled, and what must be noticed when it does not.
+//! Tests of the store on sled: round trips, compaction, deletion, sync order, and detection of damage.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write as _};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use tempfile::TempDir;
 
-use super::super::layout::{Kind, MAX_VALUE_BYTES, Part, head_key, name_key, part_key, parts_prefix, sweep_key};
+use super::super::layout::{MAX_VALUE_BYTES, Part, PartKind, head_key, name_key, part_key, parts_prefix, sweep_key};
 use super::super::store::{Record, Snapshot};
 use super::*;
 
@@ -43,8 +43,8 @@ fn stored(snapshot: Option<Snapshot>, records: Vec<Record>) -> Stored {
     Stored { epoch: EPOCH, snapshot, records }
 }
 
-/// Three records of several chunks each, one commit each.
-fn three(dir: &TempDir) -> DocumentName {
+/// A document of three records, each of several chunks and in its own commit.
+fn three_records(dir: &TempDir) -> DocumentName {
     let (store, document) = (SledStore::open(dir.path()).unwrap(), name("three"));
     for seq in 1..=3 {
         store.commit(&[append(&document, vec![record(seq, 10_000)])]).unwrap();
@@ -53,7 +53,7 @@ fn three(dir: &TempDir) -> DocumentName {
     document
 }
 
-/// Changes the closed store behind its back.
+/// Changes the engine's content of a closed store.
 fn tamper(dir: &TempDir, change: impl FnOnce(&Db)) {
     let db = open_engine(dir.path(), &dir.path().join(ENGINE_DIR), None, true).unwrap();
     change(&db);
@@ -61,34 +61,34 @@ fn tamper(dir: &TempDir, change: impl FnOnce(&Db)) {
 }
 
 fn part(seq: u64, chunk: u32) -> Vec<u8> {
-    part_key(1, Part { kind: Kind::Entry, seq: Seq(seq), chunk })
+    part_key(1, Part { kind: PartKind::Entry, seq: Seq(seq), chunk })
 }
 
 fn load_error(dir: &TempDir, document: &DocumentName) -> String {
     SledStore::open(dir.path()).unwrap().load(document).unwrap_err().to_string()
 }
 
-/// As a full disk leaves it, or a death while sled writes the list of its pages, at a start.
+/// An unfinished snapshot is left by a full disk, or by a crash while sled writes the snapshot at open.
 #[test]
-fn an_unfinished_list_of_pages_is_not_taken_for_the_list() {
+fn unfinished_engine_snapshot_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
-    let document = three(&dir);
-    // It is written at a start.
+    let document = three_records(&dir);
+    // sled writes the snapshot at open.
     SledStore::open(dir.path()).unwrap().close().unwrap();
     let engine_dir = dir.path().join(ENGINE_DIR);
     let files = fs::read_dir(&engine_dir).unwrap().map(|entry| entry.unwrap().path());
-    let list = files.filter(|path| path.to_string_lossy().contains("/snap.")).max().unwrap();
-    let bytes = fs::read(&list).unwrap();
+    let snapshot = files.filter(|path| path.to_string_lossy().contains("/snap.")).max().unwrap();
+    let bytes = fs::read(&snapshot).unwrap();
     for torn in [0, 11, bytes.len() / 2, bytes.len() - 1] {
         fs::write(engine_dir.join(format!("snap.{:016X}.generating", i64::MAX)), &bytes[..torn]).unwrap();
         let store = SledStore::open(dir.path()).unwrap();
-        assert_eq!(store.load(&document).unwrap().unwrap().last(), Seq(3), "{torn} bytes of it are there");
+        assert_eq!(store.load(&document).unwrap().unwrap().last(), Seq(3), "a snapshot of {torn} bytes");
         store.close().unwrap();
     }
 }
 
 #[test]
-fn records_and_snapshots_of_any_size_come_back_after_a_reopen() {
+fn records_and_snapshots_of_any_size_are_read_after_a_reopen() {
     let dir = tempfile::tempdir().unwrap();
     let (small, large, long) = (name("a"), name("b%2F/ü"), name(&"n".repeat(512)));
     let store = SledStore::open(dir.path()).unwrap();
@@ -114,15 +114,19 @@ fn records_and_snapshots_of_any_size_come_back_after_a_reopen() {
     }
     let values_are_small = |db: &Db| db.iter().values().all(|value| value.unwrap().len() <= MAX_VALUE_BYTES);
     tamper(&dir, |db| assert!(values_are_small(db)));
-    assert_eq!(fs::read_dir(dir.path().join("sled/blobs")).unwrap().count(), 0, "no page may leave the db file");
+    assert_eq!(
+        fs::read_dir(dir.path().join("sled/blobs")).unwrap().count(),
+        0,
+        "no page may be stored outside the db file"
+    );
 }
 
 #[test]
-fn a_compaction_keeps_what_comes_after_it_and_removes_the_rest() {
+fn compaction_keeps_later_records_and_removes_earlier_ones() {
     let dir = tempfile::tempdir().unwrap();
     let (store, document) = (SledStore::open(dir.path()).unwrap(), name("doc"));
     let records: Vec<_> = (1..=9).map(|seq| record(seq, 3_000)).collect();
-    // Entries 1-2, 3-7, 8, 9.
+    // The entries contain records 1-2, 3-7, 8 and 9.
     for group in [&records[..2], &records[2..7], &records[7..8], &records[8..]] {
         store.commit(&[append(&document, group.to_vec())]).unwrap();
     }
@@ -130,21 +134,21 @@ fn a_compaction_keeps_what_comes_after_it_and_removes_the_rest() {
     for (upto, len) in [(5, 10_000), (7, 0), (8, 400_000), (9, 100)] {
         store.commit(&[compact(&document, upto, len)]).unwrap();
         assert!(load() == stored(Some(snapshot(upto, len)), records[upto as usize..].to_vec()), "up to {upto}");
-        // Older than what is there: nothing changes.
+        // A snapshot older than the stored one changes nothing.
         store.commit(&[compact(&document, upto - 1, 3)]).unwrap();
         assert_eq!(load().snapshot.unwrap().upto, Seq(upto));
     }
     store.close().unwrap();
     tamper(&dir, |db| {
-        assert_eq!(db.scan_prefix(parts_prefix(1)).count(), 1, "one chunk of snapshot is all that is left");
+        assert_eq!(db.scan_prefix(parts_prefix(1)).count(), 1, "only one chunk of the snapshot remains");
         assert!(!db.contains_key(sweep_key(1)).unwrap());
     });
 }
 
 #[test]
-fn a_deleted_document_leaves_nothing_and_may_come_again() {
+fn deleted_document_leaves_nothing_and_can_be_created_again() {
     let dir = tempfile::tempdir().unwrap();
-    let document = three(&dir);
+    let document = three_records(&dir);
     let store = SledStore::open(dir.path()).unwrap();
     let delete = Write::Delete { document: document.clone() };
     store.commit(&[append(&document, vec![record(4, 3_000_000)]), delete.clone(), delete]).unwrap();
@@ -156,9 +160,9 @@ fn a_deleted_document_leaves_nothing_and_may_come_again() {
 }
 
 #[test]
-fn a_record_out_of_order_is_refused_and_ends_the_commits() {
+fn record_out_of_order_fails_and_ends_the_commits() {
     let dir = tempfile::tempdir().unwrap();
-    let document = three(&dir);
+    let document = three_records(&dir);
     let store = SledStore::open(dir.path()).unwrap();
     let error = store.commit(&[append(&document, vec![record(5, 1)])]).unwrap_err();
     assert!(matches!(error, StoreError::OutOfOrder { expected: Seq(4), found: Seq(5), .. }), "{error}");
@@ -167,7 +171,7 @@ fn a_record_out_of_order_is_refused_and_ends_the_commits() {
 }
 
 #[test]
-fn the_sync_comes_after_the_write_and_its_error_is_the_commits() {
+fn commit_syncs_after_the_write_and_returns_the_sync_error() {
     let dir = tempfile::tempdir().unwrap();
     let (seen, fails) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
     let needle = b"an update that is easy to find on the disk";
@@ -177,7 +181,7 @@ fn the_sync_comes_after_the_write_and_its_error_is_the_commits() {
         move |_: &File| {
             let written = fs::read(&db_path).unwrap().windows(needle.len()).any(|window| window == needle);
             seen.lock().unwrap().push(written);
-            if fails.load(Ordering::SeqCst) { Err(io::Error::other("told to fail")) } else { Ok(()) }
+            if fails.load(Ordering::SeqCst) { Err(io::Error::other("a failure for the test")) } else { Ok(()) }
         }
     };
     let store = SledStore::open_with(dir.path(), Box::new(hook), Some(CLEAN_EVERY_MS)).unwrap();
@@ -185,16 +189,19 @@ fn the_sync_comes_after_the_write_and_its_error_is_the_commits() {
     seen.lock().unwrap().clear();
     let update = Bytes::from_static(needle);
     store.commit(&[append(&document, vec![Record { seq: Seq(1), time_ms: 0, update }])]).unwrap();
-    assert_eq!(*seen.lock().unwrap(), [true], "one sync, and the bytes were there when it came");
+    assert_eq!(*seen.lock().unwrap(), [true], "one sync, after the bytes were written");
     fails.store(true, Ordering::SeqCst);
     let error = store.commit(&[append(&document, vec![record(2, 5)])]).unwrap_err();
-    assert!(error.to_string().contains("told to fail"), "{error}");
+    assert!(error.to_string().contains("a failure for the test"), "{error}");
     fails.store(false, Ordering::SeqCst);
-    assert!(store.commit(&[append(&document, vec![record(2, 5)])]).is_err(), "no later sync is believed");
+    assert!(
+        store.commit(&[append(&document, vec![record(2, 5)])]).is_err(),
+        "no commit is attempted after a failed sync"
+    );
 }
 
 #[test]
-fn a_large_commit_is_synced_before_the_engine_could_reuse_space() {
+fn large_commit_is_synced_before_the_engine_can_reuse_space() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Mutex::new(None::<Arc<SledStore>>));
     let steps = Arc::new(Mutex::new(Vec::new()));
@@ -209,7 +216,7 @@ fn a_large_commit_is_synced_before_the_engine_could_reuse_space() {
             Ok(())
         }
     };
-    // Without sled's cleaner, which writes and syncs by itself.
+    // Without sled's cleaner, which writes and syncs on its own.
     let opened = Arc::new(SledStore::open_with(dir.path(), Box::new(hook), None).unwrap());
     let document = name("doc");
     opened.commit(&[append(&document, vec![record(1, 10)])]).unwrap();
@@ -222,44 +229,44 @@ fn a_large_commit_is_synced_before_the_engine_could_reuse_space() {
     store.lock().unwrap().take();
     let steps = steps.lock().unwrap();
     let most = *steps.iter().max().unwrap();
-    println!("{} syncs, up to {most} bytes between", steps.len());
-    assert!(steps.len() > 10 && most < SEGMENT_BYTES as i64, "{} syncs, up to {most} bytes between", steps.len());
+    println!("{} syncs, up to {most} bytes between two", steps.len());
+    assert!(steps.len() > 10 && most < SEGMENT_BYTES as i64, "{} syncs, up to {most} bytes between two", steps.len());
 }
 
 #[test]
-fn every_kind_of_damage_is_noticed_and_named() {
+fn every_kind_of_damage_is_detected_and_names_the_record() {
     type Change = fn(&Db, &DocumentName);
     let cases: [(&str, Change, &str); 12] = [
-        ("a first chunk is gone", |db, _| drop(db.remove(part(2, 0)).unwrap()), "record 2"),
-        ("a later chunk is gone", |db, _| drop(db.remove(part(2, 1)).unwrap()), "record 2"),
-        ("the last chunk is gone", |db, _| drop(db.remove(part(3, 2)).unwrap()), "record 3"),
-        ("a record is gone", |db, _| (0..3).for_each(|at| drop(db.remove(part(2, at)).unwrap())), "record 2"),
-        ("the last record is gone", |db, _| (0..3).for_each(|at| drop(db.remove(part(3, at)).unwrap())), "record 3"),
+        ("a first chunk is missing", |db, _| drop(db.remove(part(2, 0)).unwrap()), "record 2"),
+        ("a later chunk is missing", |db, _| drop(db.remove(part(2, 1)).unwrap()), "record 2"),
+        ("the last chunk is missing", |db, _| drop(db.remove(part(3, 2)).unwrap()), "record 3"),
+        ("a record is missing", |db, _| (0..3).for_each(|at| drop(db.remove(part(2, at)).unwrap())), "record 2"),
+        ("the last record is missing", |db, _| (0..3).for_each(|at| drop(db.remove(part(3, at)).unwrap())), "record 3"),
         ("a byte is wrong", |db, _| flip(db, &part(2, 1)), "record 2"),
-        ("two are swapped", |db, _| swap(db, &part(1, 1), &part(2, 1)), "record 1"),
+        ("two chunks are swapped", |db, _| swap(db, &part(1, 1), &part(2, 1)), "record 1"),
         ("a head is wrong", |db, document| flip(db, &head_key(document)), "record 1"),
-        ("a head is gone", |db, document| drop(db.remove(head_key(document)).unwrap()), "record 1"),
+        ("a head is missing", |db, document| drop(db.remove(head_key(document)).unwrap()), "record 1"),
         ("two heads are swapped", |db, document| swap(db, &head_key(document), &head_key(&name("other"))), "record 1"),
         ("a head is old", |db, document| drop(db.insert(head_key(document), old_head(db)).unwrap()), "record 3"),
         (
-            "a record is another of the same number",
+            "a record is replaced by one with the same number",
             |db, _| drop(db.insert(part(3, 2), seal(&part(3, 2), &[0; 1848])).unwrap()),
             "record 1",
         ),
     ];
     for (what, change, named) in cases {
         let dir = tempfile::tempdir().unwrap();
-        let document = three_with_another(&dir);
+        let document = three_records_and_another(&dir);
         tamper(&dir, |db| change(db, &document));
         let error = load_error(&dir, &document);
         assert!(error.starts_with(&format!("document {document:?} is damaged at {named}: ")), "{what}: {error}");
         let other = SledStore::open(dir.path()).unwrap().load(&name("other"));
-        assert!(other.is_ok() || what == "two heads are swapped", "{what}: one document harms another");
+        assert!(other.is_ok() || what == "two heads are swapped", "{what}: damage to one document affects another");
     }
 }
 
-/// Three records, the head as it was at two of them, and another document.
-fn three_with_another(dir: &TempDir) -> DocumentName {
+/// A document of three records, a copy of its head after two of them, and another document.
+fn three_records_and_another(dir: &TempDir) -> DocumentName {
     let document = name("three");
     let store = SledStore::open(dir.path()).unwrap();
     for seq in 1..=2 {
@@ -289,10 +296,10 @@ fn swap(db: &Db, one: &[u8], other: &[u8]) {
 }
 
 #[test]
-fn a_damaged_document_can_be_deleted() {
+fn damaged_document_can_be_deleted() {
     for is_lost in [false, true] {
         let dir = tempfile::tempdir().unwrap();
-        let document = three(&dir);
+        let document = three_records(&dir);
         let key = head_key(&document);
         tamper(&dir, |db| if is_lost { drop(db.remove(&key).unwrap()) } else { flip(db, &key) });
         let store = SledStore::open(dir.path()).unwrap();
@@ -305,23 +312,24 @@ fn a_damaged_document_can_be_deleted() {
 }
 
 #[test]
-fn leftovers_of_a_write_cut_short_are_swept_by_the_next_open() {
+fn leftovers_of_an_interrupted_write_are_removed_by_the_next_open() {
     let dir = tempfile::tempdir().unwrap();
-    let document = three(&dir);
+    let document = three_records(&dir);
     let store = SledStore::open(dir.path()).unwrap();
     store.commit(&[compact(&document, 1, 9_000)]).unwrap();
     let before = store.load(&document).unwrap();
     store.close().unwrap();
     tamper(&dir, |db| {
-        // A new snapshot and a new record before their heads; an old snapshot and an old record after theirs.
+        // A new snapshot and a new record whose heads are not yet written; an old snapshot and an old record that were
+        // not yet removed.
         db.insert(sweep_key(1), seal(&sweep_key(1), &[])).unwrap();
-        db.insert(part_key(1, Part { kind: Kind::Snapshot, seq: Seq(3), chunk: 0 }), b"new").unwrap();
-        db.insert(part_key(1, Part { kind: Kind::Snapshot, seq: Seq(0), chunk: 0 }), b"old").unwrap();
+        db.insert(part_key(1, Part { kind: PartKind::Snapshot, seq: Seq(3), chunk: 0 }), b"new").unwrap();
+        db.insert(part_key(1, Part { kind: PartKind::Snapshot, seq: Seq(0), chunk: 0 }), b"old").unwrap();
         db.insert(part(1, 0), b"old").unwrap();
         db.insert(part(4, 0), b"new").unwrap();
-        // A first record before its head and name.
+        // The first record of a document whose head and name are not yet written.
         db.insert(sweep_key(9), seal(&sweep_key(9), &[])).unwrap();
-        db.insert(part_key(9, Part { kind: Kind::Entry, seq: Seq(1), chunk: 0 }), b"new").unwrap();
+        db.insert(part_key(9, Part { kind: PartKind::Entry, seq: Seq(1), chunk: 0 }), b"new").unwrap();
     });
     let store = SledStore::open(dir.path()).unwrap();
     assert_eq!(store.load(&document).unwrap(), before);
@@ -334,9 +342,9 @@ fn leftovers_of_a_write_cut_short_are_swept_by_the_next_open() {
 }
 
 #[test]
-fn a_store_that_came_back_empty_or_old_or_newer_is_refused() {
+fn store_that_is_empty_older_or_of_a_newer_format_does_not_open() {
     let dir = tempfile::tempdir().unwrap();
-    let document = three(&dir);
+    let document = three_records(&dir);
     let engine = dir.path().join(ENGINE_DIR);
     let copy = dir.path().join("copy");
     fs::rename(&engine, &copy).unwrap();
@@ -344,20 +352,20 @@ fn a_store_that_came_back_empty_or_old_or_newer_is_refused() {
         let error = SledStore::open(dir.path()).err().expect(what).to_string();
         assert!(error.contains(what), "{error}");
     };
-    refused("it is empty: 3 records were saved, 0 are there");
-    assert!(!engine.exists(), "a refusal changes nothing");
+    refused("the store is empty: 3 records were saved, 0 were found");
+    assert!(!engine.exists(), "a failed open changes nothing");
     drop(open_engine(dir.path(), &engine, None, true).unwrap());
-    refused("it is empty: 3 records were saved, 0 are there");
+    refused("the store is empty: 3 records were saved, 0 were found");
     fs::remove_dir_all(&engine).unwrap();
     fs::rename(&copy, &engine).unwrap();
-    let card = Card::read(dir.path()).unwrap().unwrap();
-    Card { committed: 4, ..card }.write(dir.path()).unwrap();
-    refused("it is older: 4 records were saved, 3 are there");
-    Card { format: FORMAT + 1, ..card }.write(dir.path()).unwrap();
-    refused("start the newer version");
-    Card { identity: 1, ..card }.write(dir.path()).unwrap();
+    let info = StoreInfo::read(dir.path()).unwrap().unwrap();
+    StoreInfo { committed: 4, ..info }.write(dir.path()).unwrap();
+    refused("the store is older than it was: 4 records were saved, 3 were found");
+    StoreInfo { format: FORMAT + 1, ..info }.write(dir.path()).unwrap();
+    refused("use the newer version");
+    StoreInfo { identity: 1, ..info }.write(dir.path()).unwrap();
     refused("belong to different stores");
-    card.write(dir.path()).unwrap();
+    info.write(dir.path()).unwrap();
     tamper(&dir, |db| {
         db.remove(head_key(&document)).unwrap();
         db.remove(name_key(1)).unwrap();
@@ -366,17 +374,17 @@ fn a_store_that_came_back_empty_or_old_or_newer_is_refused() {
 }
 
 #[test]
-fn damage_under_the_engine_is_an_error_in_words_or_the_same_documents() {
+fn damage_in_the_engines_files_is_an_error_or_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let document = three(&dir);
-    let whole = SledStore::open(dir.path()).unwrap().load(&document).unwrap();
+    let document = three_records(&dir);
+    let intact = SledStore::open(dir.path()).unwrap().load(&document).unwrap();
     let db = dir.path().join("sled/db");
     let pristine = fs::read(&db).unwrap();
     let used = pristine.iter().rposition(|byte| *byte != 0).unwrap();
     let snapshots: Vec<_> = fs::read_dir(dir.path().join("sled")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let snapshots: Vec<_> =
         snapshots.iter().filter(|path| path.is_file()).map(|path| (path, fs::read(path).unwrap())).collect();
-    let mut noticed = 0;
+    let mut detected = 0;
     for at in (0..24).map(|step| used.min(120_000) * step / 24) {
         for entry in fs::read_dir(dir.path().join("sled")).unwrap() {
             let path = entry.unwrap().path();
@@ -390,12 +398,12 @@ fn damage_under_the_engine_is_an_error_in_words_or_the_same_documents() {
         file.write_all(&[pristine[at] ^ 4]).unwrap();
         drop(file);
         match SledStore::open(dir.path()).and_then(|store| store.load(&document)) {
-            Ok(found) => assert!(found == whole, "a flipped bit at {at} changed the document silently"),
+            Ok(found) => assert!(found == intact, "a flipped bit at byte {at} changed the document silently"),
             Err(error) => {
                 assert!(error.to_string().len() > 20);
-                noticed += 1;
+                detected += 1;
             }
         }
     }
-    assert!(noticed > 0, "no flip hit anything");
+    assert!(detected > 0, "no flip was detected");
 }

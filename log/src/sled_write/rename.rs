@@ -1,8 +1,8 @@
-//! Documents that an older version stored under the URL spelling of their name get the name itself, when a store is
-//! opened. Where a document of that name exists, both are kept, and the log says so.
+//! When a store is opened, renames documents that an older version stored under the URL spelling of their name. If a
+//! document with the canonical name exists, both are kept, and a warning is logged.
 //!
-//! One batch moves the head and the entry in the list of names; the parts are stored under the document's number and stay.
-//! After a crash a document has either name, complete, and the next open continues.
+//! One batch moves the head and the name record; the parts are stored under the document's id and do not move. After a
+//! crash a document has either the old or the new name, complete, and the next open continues.
 
 use sled::IVec;
 use syncline_protocol::ids::DocumentName;
@@ -13,12 +13,12 @@ use crate::layout::{HEADS, NAMES, head_key, id_of, name_key, seal, sum_of, unsea
 use crate::sled::{Engine, Writer, failed};
 use crate::store::StoreError;
 
-/// Pairs of documents that are named in the log; more are counted.
+/// Conflicting pairs that are logged one by one; further pairs are only counted.
 const MAX_NAMED_PAIRS: usize = 20;
 
 impl Engine {
     /// Renames every document whose stored name is a spelling of another name ([`DocumentName::renamed`]). `heads`: the
-    /// keys of all heads that may have such names, in order.
+    /// keys of all heads that may have such names, in key order.
     pub fn rename_spellings(&self, writer: &mut Writer, heads: &[IVec]) -> Result<(), StoreError> {
         let spelled = self.spelled_names(heads);
         if spelled.is_empty() {
@@ -36,16 +36,13 @@ impl Engine {
         }
         if renamed > 0 {
             self.sync()?;
-            info!(
-                documents = renamed,
-                "documents stored under the URL spelling of their name now have the name itself"
-            );
+            info!(documents = renamed, "renamed documents that were stored under the URL spelling of their name");
         }
         report_pairs(&kept);
         Ok(())
     }
 
-    /// Names stored under `heads`, and of lost documents, that spell another name, with that name.
+    /// The stored names that are spellings of another name, each with that name. Includes lost documents.
     fn spelled_names(&self, heads: &[IVec]) -> Vec<(DocumentName, DocumentName)> {
         let names = heads.iter().filter_map(|key| std::str::from_utf8(&key[HEADS.len()..]).ok());
         let names: Vec<_> = names.filter_map(|name| DocumentName::exact(name).ok()).collect();
@@ -56,7 +53,7 @@ impl Engine {
 }
 
 impl Slice<'_> {
-    /// Gives the document `stored` the name `name`, damaged or not. False: another document has that name.
+    /// Renames the document `stored` to `name`, damaged or not. False: another document has that name.
     fn rename(&mut self, stored: &DocumentName, name: &DocumentName) -> Result<bool, StoreError> {
         let (old, new) = (head_key(stored), head_key(name));
         if self.engine.db.contains_key(&new).map_err(failed)? || self.engine.is_lost(name) {
@@ -68,7 +65,7 @@ impl Slice<'_> {
             Some(head) => Some(head.id),
             None => self.id_by_name(stored)?,
         };
-        // A damaged head is moved as it is: its checksum is wrong under any key, so the document stays damaged.
+        // A damaged head is moved unchanged: its checksum is invalid under any key, so the document stays damaged.
         let moved = unseal(&old, &value).map_or(value.clone(), |payload| IVec::from(seal(&new, payload)));
         self.meta.heads = self.meta.heads.wrapping_sub(sum_of(&value)).wrapping_add(sum_of(&moved));
         self.bytes += new.len() + moved.len();
@@ -83,7 +80,7 @@ impl Slice<'_> {
         Ok(true)
     }
 
-    /// The same for a document whose head is missing, so that its name still reports the loss.
+    /// Renames a document whose head is missing, so that the loss is reported under the new name.
     fn rename_lost(&mut self, stored: &DocumentName, name: &DocumentName) -> Result<bool, StoreError> {
         for item in self.engine.db.scan_prefix(NAMES) {
             let (key, value) = item.map_err(failed)?;
@@ -101,19 +98,19 @@ impl Slice<'_> {
     }
 }
 
-/// Writes one line for each pair of documents that are one name now.
+/// Logs one warning for each pair of documents with the same canonical name.
 fn report_pairs(kept: &[(DocumentName, DocumentName)]) {
     for (stored, name) in kept.iter().take(MAX_NAMED_PAIRS) {
         warn!(
             document = ?name.as_str(),
             other = ?stored.as_str(),
-            "two stored documents have one name; clients get the first, and the other is kept. To see it: `syncline inspect \
-             --exact-name`; to merge it: `syncline export --exact-name`, then `syncline import` into the first; to remove \
-             it: `syncline purge --exact-name`"
+            "two stored documents have the same name; clients get the first, and the other is kept. To see the other: \
+             `syncline inspect --exact-name`; to merge it: `syncline export --exact-name`, then `syncline import` into the \
+             first; to remove it: `syncline purge --exact-name`"
         );
     }
     if let Some(more) = kept.len().checked_sub(MAX_NAMED_PAIRS + 1) {
-        warn!(pairs = more + 1, "more pairs of stored documents have one name");
+        warn!(pairs = more + 1, "more pairs of stored documents have the same name");
     }
 }
 
@@ -143,7 +140,7 @@ mod tests {
         store.commit(&[Write::Append { document: document.clone(), epoch: EPOCH, records }]).unwrap();
     }
 
-    /// A store as an older version left it: one record in each document.
+    /// A store as an older version left it, with one record in each document.
     fn stored(names: &[&'static str]) -> TempDir {
         let dir = tempfile::tempdir().unwrap();
         let store = SledStore::open(dir.path()).unwrap();
@@ -158,7 +155,7 @@ mod tests {
         names
     }
 
-    /// What the first record of a document is.
+    /// The update of a document's first record.
     fn first(store: &SledStore, document: &DocumentName) -> Option<Bytes> {
         store.load(document).unwrap().map(|stored| stored.records[0].update.clone())
     }
@@ -172,7 +169,7 @@ mod tests {
         assert_eq!(first(&store, &name).unwrap(), "space%20name");
         assert_eq!(first(&store, &spelled), None);
         assert_eq!(names(&store), ["100%25", "a%2Fb", "already here", "plain", "space name", "文"]);
-        // It is the same document: the same history, which continues.
+        // It is the same document with the same history, which continues.
         append(&store, &name, 2, "more");
         let snapshot = Snapshot { upto: Seq(1), update: Bytes::from_static(b"snapshot") };
         store.commit(&[Write::Compact { document: name.clone(), snapshot }]).unwrap();
@@ -192,19 +189,19 @@ mod tests {
     }
 
     #[test]
-    fn two_documents_of_one_name_are_both_kept() {
+    fn two_documents_with_the_same_name_are_both_kept() {
         let dir = stored(&["space%20name", "space name", "%e6%96%87", "%E6%96%87"]);
         for _ in 0..2 {
             let store = SledStore::open_whole(dir.path()).unwrap();
             assert_eq!(names(&store), ["%e6%96%87", "space name", "space%20name", "文"]);
             assert_eq!(first(&store, &exact("space name")).unwrap(), "space name");
             assert_eq!(first(&store, &exact("space%20name")).unwrap(), "space%20name");
-            // Of two spellings the one that URL parsers write gets the name.
+            // Of two spellings, the one that URL parsers produce gets the name.
             assert_eq!(first(&store, &exact("文")).unwrap(), "%E6%96%87");
             assert_eq!(first(&store, &exact("%e6%96%87")).unwrap(), "%e6%96%87");
             store.close().unwrap();
         }
-        // The name is free: the other gets it.
+        // Now the name is free, and the other document gets it.
         let store = SledStore::open_whole(dir.path()).unwrap();
         store.commit(&[Write::Delete { document: exact("space name") }]).unwrap();
         store.close().unwrap();
@@ -223,12 +220,12 @@ mod tests {
         assert!(store.load(&exact("a b")).unwrap().unwrap().is_tombstone());
     }
 
-    /// A damaged document must not become an empty one because it is looked for under another name.
+    /// A damaged document must not appear empty because it is loaded under another name.
     #[test]
     fn damaged_document_is_damaged_under_its_name_too() {
         let dir = stored(&["a%20b", "c%20d", "other"]);
         let store = SledStore::open(dir.path()).unwrap();
-        // The names as they were, one head with another bit and one gone.
+        // Restores the old names, with one flipped bit in one head and the other head removed.
         let tamper = |engine: &Engine| {
             for (name, is_gone) in [("a b", false), ("c d", true)] {
                 let (now, before) = (head_key(&exact(name)), head_key(&exact(&name.replace(' ', "%20"))));
@@ -249,7 +246,7 @@ mod tests {
         store.close().unwrap();
         for _ in 0..2 {
             let store = SledStore::open(dir.path()).unwrap();
-            assert!(store.doubt().is_some(), "a lost head stays a contradiction");
+            assert!(store.doubt().is_some(), "a lost head is still detected");
             assert_eq!(names(&store), ["a b", "c d", "other"]);
             for name in ["a b", "c d"] {
                 assert!(matches!(store.load(&exact(name)), Err(StoreError::Damaged { .. })), "{name}");
