@@ -22,11 +22,11 @@
 mod awareness;
 mod budget;
 mod closing;
+mod direct_write;
 mod draining;
 mod ended_leases;
 mod positions;
 mod queued_frame;
-mod straight;
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::AtomicBool;
@@ -40,11 +40,11 @@ use syncline_replica::Pieces;
 pub use self::awareness::{AwarenessFrame, UpdateLength};
 pub use self::budget::Budget;
 use self::budget::{BudgetShare, SCARCE_BYTES};
+pub use self::direct_write::DirectSink;
 pub use self::draining::{FrameKind, Notices, Taken};
 pub use self::positions::Position;
 use self::positions::Positions;
 use self::queued_frame::QueuedFrame;
-pub use self::straight::DirectSink;
 use crate::ids::LeaseId;
 
 /// Number of queued frames searched for an awareness frame to coalesce with.

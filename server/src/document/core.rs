@@ -8,7 +8,7 @@
 //!   vector.
 //! - After a storage failure no edit is accepted; the document stays readable.
 //! - Every change sent to readers is added to the recent changes in the same step, under the same sequence
-//!   number (`tail.rs`).
+//!   number (`recent_changes.rs`).
 
 mod acks;
 mod awareness;
@@ -34,10 +34,10 @@ use self::joining::DiffCache;
 use self::pending_authors::PendingAuthors;
 use self::registers::RegisterDecisions;
 use self::unsynced::UnsyncedCounter;
+use super::awareness::AwarenessStates;
 use super::event::{Acks, Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
-use super::presence::AwarenessStates;
-use super::tail::RecentChanges;
+use super::recent_changes::RecentChanges;
 use crate::ids::LeaseId;
 use syncline_replica::{Entered, HubDocument, HubLimits, Known};
 

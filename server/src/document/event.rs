@@ -8,8 +8,8 @@ use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{Full, RegisterWrite};
 
+use super::awareness::ChangedClient;
 use super::frame::Frame;
-use super::presence::ChangedClient;
 use crate::ids::LeaseId;
 
 /// How an update arrived. `ConfirmedStep2` and `LiveChange` differ from the others for [`Acks::Counted`] only.

@@ -9,7 +9,7 @@ use syncline_protocol::native::Cursor;
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use syncline_replica::{HubDocument, Refused};
 
-use super::tail::RecentChanges;
+use super::recent_changes::RecentChanges;
 use crate::ids::Draw;
 
 /// A document built from its log.

@@ -1,40 +1,40 @@
 //! One open document: its CRDT, its readers, its awareness, and the task that owns them.
 //!
 //! ```text
-//! event.rs                events in, effects out: the contract of the core
-//! core.rs                 PURE: applies updates, decides on acks and replies; no clock, no I/O, no runtime
-//! core/memory.rs          PURE: estimated memory use
-//! core/refusal.rs         PURE: refusals
-//! core/native.rs          PURE: native dialect only: cursors and registers
-//! core/awareness.rs       PURE: awareness, encoded once per turn
-//! core/joining.rs         PURE: replies to step 1, and the dormant document
-//! core/registers.rs       PURE: keeps decisions on registers final
-//! core/acks.rs            PURE: acks waiting for the disk
-//! core/unsynced.rs        PURE: the counter of unsynced changes in a Hocuspocus client
-//! core/pending_authors.rs PURE: senders of pending updates
-//! tail.rs                 PURE: recent changes, for clients that missed only a few
-//! presence.rs             PURE: awareness states, never logged
-//! frame.rs                one message, encoded at most once per dialect, shared by every reader
-//! load.rs                 loads a document from the log
-//! merge.rs                PURE: coalesces changes into few frames
-//! readers.rs              the outboxes of the readers, and the state each is known to have
-//! options.rs              configuration of a document's task
-//! usage.rs                memory use of all open documents
-//! block_in_place.rs       work on whole large documents that must not block other tasks
-//! task.rs                 the I/O shell: inbox, effects, log, idle timers, unloading
+//! event.rs                 events in, effects out: the contract of the core
+//! core.rs                  PURE: applies updates, decides on acks and replies; no clock, no I/O, no runtime
+//! core/memory.rs           PURE: estimated memory use
+//! core/refusal.rs          PURE: refusals
+//! core/native.rs           PURE: native dialect only: cursors and registers
+//! core/awareness.rs        PURE: awareness, encoded once per turn
+//! core/joining.rs          PURE: replies to step 1, and the dormant document
+//! core/registers.rs        PURE: keeps decisions on registers final
+//! core/acks.rs             PURE: acks waiting for the disk
+//! core/unsynced.rs         PURE: the counter of unsynced changes in a Hocuspocus client
+//! core/pending_authors.rs  PURE: senders of pending updates
+//! recent_changes.rs        PURE: recent changes, for clients that missed only a few
+//! awareness.rs             PURE: awareness states, never logged
+//! frame.rs                 one message, encoded at most once per dialect, shared by every reader
+//! load.rs                  loads a document from the log
+//! coalesce.rs              PURE: coalesces changes into few frames
+//! readers.rs               the outboxes of the readers, and the state each is known to have
+//! options.rs               configuration of a document's task
+//! usage.rs                 memory use of all open documents
+//! block_in_place.rs        work on whole large documents that must not block other tasks
+//! task.rs                  the I/O shell: inbox, effects, log, idle timers, unloading
 //! ```
 
+pub mod awareness;
 mod block_in_place;
+mod coalesce;
 pub mod core;
 pub mod event;
 pub mod frame;
 pub mod inbox;
 mod load;
-mod merge;
 mod options;
-pub mod presence;
 mod readers;
-pub mod tail;
+pub mod recent_changes;
 mod task;
 pub mod usage;
 

@@ -18,9 +18,9 @@ use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::native::{Channel, Cursor, Resume, ToClient};
 use syncline_protocol::update::EMPTY_UPDATE;
 
+use super::coalesce::{Change, CoalescedChanges};
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
-use super::merge::{Change, CoalescedChanges};
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Position, Pushed};

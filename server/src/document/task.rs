@@ -20,12 +20,12 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
 use super::block_in_place::block_in_place_if;
+use super::coalesce::OutgoingFrames;
 use super::core::Core;
 use super::event::{Acks, Effect, Event};
 use super::frame::Framing;
 use super::inbox::{BytePermit, Receiver};
 use super::load::{LoadError, Loaded, load};
-use super::merge::OutgoingFrames;
 use super::options::{Compaction, DocumentOptions};
 use super::readers::Readers;
 use super::usage::Usage;

@@ -20,7 +20,7 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
 use syncline_protocol::sync::SyncMessage;
 
-use super::channel::{DocumentLink, Rights};
+use super::document_link::{DocumentLink, Rights};
 use super::early_messages::EarlyMessages;
 use super::identity::log_refused;
 use super::offline_queue::OfflineQueue;

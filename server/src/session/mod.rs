@@ -10,7 +10,7 @@
 //! native.rs         handler of the native dialect: many documents, by number
 //! early_messages.rs Hocuspocus messages that arrived before their token
 //! offline_queue.rs  whether a Hocuspocus client has sent what it queued before it was connected
-//! channel.rs        one document of a session: scans payloads, then sends them to the document
+//! document_link.rs        one document of a session: scans payloads, then sends them to the document
 //! writer.rs         outbox -> socket, everything queued in one write
 //! wire.rs           a socket in two halves
 //! timers.rs         timers: pings, heartbeats, time limits
@@ -20,8 +20,8 @@
 //! shutdown.rs       all sessions, to close them when the server stops
 //! ```
 
-mod channel;
 mod codec;
+mod document_link;
 mod early_messages;
 mod echo;
 mod frames;

@@ -15,7 +15,7 @@ use syncline_protocol::limits::MAX_TOKEN_BYTES;
 use syncline_protocol::native::{self, Cursor, MessageError, ToClient, ToServer, begins_change, channel_of};
 use tracing::debug;
 
-use super::channel::{DocumentLink, Rights};
+use super::document_link::{DocumentLink, Rights};
 use super::identity::log_refused;
 use super::users::SessionUsers;
 use super::{Context, bad_message};

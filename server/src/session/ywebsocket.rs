@@ -8,7 +8,7 @@ use syncline_protocol::ids::DocumentName;
 use syncline_protocol::varint::Reader;
 use syncline_protocol::ywebsocket::Message;
 
-use super::channel::{DocumentLink, Rights};
+use super::document_link::{DocumentLink, Rights};
 use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::AccessRequest;

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use syncline_protocol::awareness::AwarenessUpdate;
 
 use super::Core;
+use crate::document::awareness::ChangedClient;
 use crate::document::event::Effect;
 use crate::document::frame::{Frame, Message};
-use crate::document::presence::ChangedClient;
 use crate::ids::LeaseId;
 
 /// Encodings of all states below this size are not cached across turns.

@@ -7,7 +7,7 @@ use syncline_replica::{HubDocument, HubLimits};
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Acks, Effect, Event, Origin};
 use syncline_server::document::frame::Message;
-use syncline_server::document::tail::RecentChanges;
+use syncline_server::document::recent_changes::RecentChanges;
 use syncline_server::ids::LeaseId;
 use yrs::{Doc, Text, Transact};
 

@@ -10,7 +10,7 @@ const MAX_LINES: usize = 420;
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("document/", &["registry", "session", "server", "http", "auth", "config", "cli"]),
     ("document/core.rs", &["outbox", "metrics"]),
-    ("document/presence.rs", &["outbox", "metrics", "document"]),
+    ("document/awareness.rs", &["outbox", "metrics", "document"]),
     ("registry", &["session", "server", "http", "auth", "config", "cli"]),
     ("session/", &["admin", "server", "http", "config", "cli"]),
     ("http/", &["server", "session", "registry", "document", "cli"]),

@@ -1,4 +1,4 @@
-//! Tests of `presence.rs`.
+//! Tests of `awareness.rs`.
 
 use syncline_protocol::awareness::AwarenessUpdate;
 
