@@ -69,7 +69,7 @@ pub struct Args {
     stall_s: u64,
     /// Maximum number of connections being opened at the same time.
     #[arg(long, default_value_t = 256)]
-    connects_at_once: usize,
+    max_connecting: usize,
     /// Report figures even if this program was the bottleneck.
     #[arg(long)]
     allow_saturated: bool,
@@ -121,14 +121,14 @@ pub fn run(args: &Args) -> Result<Outcome> {
 }
 
 fn measure(args: &Args) -> Result<Report> {
-    ensure!(args.connects_at_once > 0, "--connects-at-once must be at least 1");
+    ensure!(args.max_connecting > 0, "--max-connecting must be at least 1");
     let target = Target {
         address: Address::of(&args.url)?,
         dialect: args.dialect,
         token: args.token.clone(),
         pid: args.pid,
         stall: Duration::from_secs(args.stall_s),
-        max_connecting: args.connects_at_once,
+        max_connecting: args.max_connecting,
     };
     let name = args.scenario.to_string();
     let mut report = match args.scenario.workload(&args.parameters)? {

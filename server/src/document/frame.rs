@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_change_lies_in_its_encoding() {
+    fn large_change_is_a_slice_of_its_encoding() {
         let document = DocumentName::parse("doc").unwrap();
         for len in [LARGE_CHANGE_BYTES - 1, LARGE_CHANGE_BYTES] {
             let update = Bytes::from(vec![7; len]);

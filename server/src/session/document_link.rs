@@ -87,7 +87,7 @@ impl DocumentLink {
         }
     }
 
-    /// A step 2 or an update, whose payload lies in `frame`.
+    /// A step 2 or an update. `payload` is a part of `frame`.
     pub(super) async fn sync_update(&self, frame: &Bytes, payload: &[u8], origin: Origin) -> Result<(), Close> {
         self.send(self.update(frame, payload, origin, 0)?, payload.len()).await
     }

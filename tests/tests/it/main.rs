@@ -48,6 +48,7 @@ mod replica {
 mod repository {
     mod licences;
     mod tidy;
+    mod words;
 }
 
 /// A server in this process, over real sockets.

@@ -32,8 +32,8 @@ impl Core {
         self.native_leases += usize::from(known.is_none());
         // The client may have the missing dependencies of pending updates: it sends them once it gets the
         // state vector.
-        let tells_state_vector = wants_state_vector || self.document.pending().len() > 0;
-        let state_vector = tells_state_vector.then(|| self.document.state_vector());
+        let sends_state_vector = wants_state_vector || self.document.pending().len() > 0;
+        let state_vector = sends_state_vector.then(|| self.document.state_vector());
         let missed = from.and_then(|from| self.recent.since(from.seq));
         let resume = if missed.is_some() { Resume::FromCursor } else { Resume::SendStateVector };
         effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector });

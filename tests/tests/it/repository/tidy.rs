@@ -111,7 +111,7 @@ fn sled_has_one_home_and_the_server_reaches_yrs_through_the_replica() {
 
 #[test]
 fn the_pure_core_of_a_document_names_no_log() {
-    for pure in ["core.rs", "core/native.rs", "core/registers.rs", "presence.rs", "tail.rs"]
+    for pure in ["core.rs", "core/native.rs", "core/registers.rs", "awareness.rs", "recent_changes.rs"]
         .map(|file| format!("server/src/document/{file}"))
     {
         let text = std::fs::read_to_string(root().join(&pure)).unwrap();
