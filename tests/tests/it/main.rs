@@ -46,6 +46,7 @@ mod replica {
 
 /// Rules for the repository itself.
 mod repository {
+    mod documents;
     mod licences;
     mod tidy;
     mod words;
