@@ -28,7 +28,7 @@ mod ended_leases;
 mod positions;
 mod queued_frame;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
@@ -88,12 +88,12 @@ struct Inner {
     /// Leases whose frames were dropped; handed out by [`Outbox::take_notices`] once the socket has drained.
     behind: BTreeSet<LeaseId>,
     /// Leases that have ended while the session continues; nothing is queued for them.
-    ended_leases: HashSet<LeaseId>,
+    ended_leases: BTreeSet<LeaseId>,
     /// Leases in `ended_leases` ended by their documents; handed out by [`Outbox::take_notices`].
     ended_by_document: Vec<LeaseId>,
     close: Option<Close>,
     /// Close reason for later, and the timer ticks left until then.
-    close_later: Option<(Close, u32)>,
+    close_later: Option<Box<(Close, u32)>>,
     /// The time limit for the first token has passed; handed out by [`Outbox::take_notices`].
     must_authenticate: bool,
     /// The session ends now, without a close frame.

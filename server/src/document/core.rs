@@ -20,7 +20,7 @@ mod refusal;
 mod registers;
 mod unsynced;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,6 +37,7 @@ use self::unsynced::UnsyncedCounter;
 use super::awareness::AwarenessStates;
 use super::event::{Acks, Effect, Event, Origin, Outcome};
 use super::frame::{Frame, Message};
+use super::lease_map::LeaseMap;
 use super::recent_changes::RecentChanges;
 use crate::ids::LeaseId;
 use syncline_replica::{Entered, HubDocument, HubLimits, Known};
@@ -65,7 +66,7 @@ pub struct Core {
     recent: RecentChanges,
     /// Newest sequence number known to be on disk.
     durable: Seq,
-    leases: HashMap<LeaseId, LeaseState>,
+    leases: LeaseMap<LeaseState>,
     /// Number of native leases in `leases`.
     native_leases: usize,
     /// Leases closed by the document that have not sent `Leave` yet; their events are ignored.
@@ -100,7 +101,7 @@ impl Core {
             last,
             recent: RecentChanges::after(last),
             durable: last,
-            leases: HashMap::new(),
+            leases: LeaseMap::new(),
             native_leases: 0,
             ended: BTreeSet::new(),
             awareness: AwarenessStates::default(),
@@ -193,7 +194,7 @@ impl Core {
             }
             Event::Resync { .. } => {} // The task calls `Core::resync`: it knows the reader's checkpoint.
             Event::Leave { lease } => {
-                let left = self.leases.remove(&lease);
+                let left = self.leases.remove(lease);
                 self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
                 self.ended.remove(&lease);
                 self.pending_authors.forget_lease(lease);
@@ -291,7 +292,7 @@ impl Core {
 
     /// Asks the sender of a pending update for its missing dependencies, once.
     fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(state) = self.leases.get_mut(&lease)
+        if let Some(state) = self.leases.get_mut(lease)
             && !state.asked_for_missing
         {
             state.asked_for_missing = true;
@@ -301,7 +302,7 @@ impl Core {
 
     /// Every step 2 counts as the reply to our step 1, even if it is refused.
     fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
-        if let Some(lease) = self.leases.get_mut(&lease).filter(|_| origin.is_step2()) {
+        if let Some(lease) = self.leases.get_mut(lease).filter(|_| origin.is_step2()) {
             lease.awaits_step2 = false;
         }
     }
@@ -309,7 +310,7 @@ impl Core {
     /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
     /// document instead.
     fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(lease) = self.leases.get_mut(&lease) {
+        if let Some(lease) = self.leases.get_mut(lease) {
             if lease.native {
                 return;
             }

@@ -15,6 +15,7 @@
 //! recent_changes.rs        PURE: recent changes, for clients that missed only a few
 //! awareness.rs             PURE: awareness states, never logged
 //! frame.rs                 one message, encoded at most once per dialect, shared by every reader
+//! lease_map.rs             PURE: a small map by lease
 //! load.rs                  loads a document from the log
 //! coalesce.rs              PURE: coalesces changes into few frames
 //! readers.rs               the outboxes of the readers, and the state each is known to have
@@ -31,6 +32,7 @@ pub mod core;
 pub mod event;
 pub mod frame;
 pub mod inbox;
+mod lease_map;
 mod load;
 mod options;
 mod readers;

@@ -8,7 +8,7 @@
 //!
 //! Pushed frames are sent by [`Readers::send`]: everything a turn has for one reader is one write.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use syncline_protocol::update::EMPTY_UPDATE;
 use super::coalesce::{Change, CoalescedChanges};
 use super::event::Outcome;
 use super::frame::{Frame, Framing, Message};
+use super::lease_map::LeaseMap;
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Position, Pushed};
@@ -111,7 +112,7 @@ impl Reader {
 pub(super) struct Readers {
     document: DocumentName,
     /// Ordered, so that a simulation can be replayed. Boxed, because a map node has room for eleven entries.
-    readers: BTreeMap<LeaseId, Box<Reader>>,
+    readers: LeaseMap<Box<Reader>>,
     checkpoint: Arc<Known>,
     unsent: UnsentOutboxes,
     metrics: Arc<Metrics>,
@@ -133,7 +134,7 @@ impl Readers {
     pub(super) fn new(document: DocumentName, metrics: Arc<Metrics>) -> Self {
         Self {
             document,
-            readers: BTreeMap::new(),
+            readers: LeaseMap::new(),
             checkpoint: Arc::default(),
             unsent: UnsentOutboxes::default(),
             metrics,
@@ -147,7 +148,7 @@ impl Readers {
     }
 
     pub(super) fn remove(&mut self, lease: LeaseId) {
-        if let Some(reader) = self.readers.remove(&lease) {
+        if let Some(reader) = self.readers.remove(lease) {
             reader.outbox.forget(lease);
         }
     }
@@ -169,7 +170,7 @@ impl Readers {
 
     /// The state that this reader is known to have.
     pub(super) fn floor(&self, lease: LeaseId) -> Option<Arc<Known>> {
-        self.readers.get(&lease).and_then(|reader| reader.floor.clone())
+        self.readers.get(lease).and_then(|reader| reader.floor.clone())
     }
 
     /// Sends what was queued, at the end of a turn. A busy document leaves large groups of readers to their
@@ -195,7 +196,7 @@ impl Readers {
         }
         let coalesced = CoalescedChanges::new(changes);
         let mut queued = 0;
-        for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.joined) {
+        for (lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.joined) {
             let for_author;
             let frames = if coalesced.is_author(lease) {
                 for_author = coalesced.for_author(lease);
@@ -216,7 +217,7 @@ impl Readers {
 
     /// Queues an awareness update for every reader.
     pub(super) fn push_awareness(&mut self, frame: &Frame) {
-        for (&lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
+        for (lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
             let Some(frame) = frame.awareness(&self.document, &reader.framing) else { return };
             let pushed = reader.outbox.push_awareness(lease, frame);
             let pushed = reader.note_pushed(pushed);
@@ -226,7 +227,7 @@ impl Readers {
 
     /// Queues a diff, which makes its receiver a reader.
     pub(super) fn push_diff(&mut self, lease: LeaseId, frame: &Frame) {
-        if let Some(reader) = self.readers.get_mut(&lease) {
+        if let Some(reader) = self.readers.get_mut(lease) {
             reader.joined = true;
             let pushed = reader.outbox.push_reply(lease, frame.encode_reply(&self.document, &reader.framing));
             reader.has_gap = false;
@@ -245,12 +246,12 @@ impl Readers {
         resume: Resume,
         state_vector: Option<&[u8]>,
     ) {
-        let Some(reader) = self.readers.get_mut(&lease) else { return };
+        let Some(reader) = self.readers.get_mut(lease) else { return };
         let Some(channel) = reader.channel() else { return };
         let frame = ToClient::Opened { channel, cursor, read_only, resume, state_vector }.encode().into();
         if resume == Resume::OtherHistory {
             reader.outbox.end_from_document(lease, frame);
-            self.readers.remove(&lease);
+            self.readers.remove(lease);
             return;
         }
         reader.opened = true;
@@ -260,7 +261,7 @@ impl Readers {
 
     /// Queues a change that one native reader missed.
     pub(super) fn push_missed(&mut self, lease: LeaseId, frame: &Frame) {
-        if let Some(reader) = self.readers.get_mut(&lease) {
+        if let Some(reader) = self.readers.get_mut(lease) {
             let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
             let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
@@ -271,13 +272,13 @@ impl Readers {
     pub(super) fn push_durable(&mut self, lease: Option<LeaseId>, seq: Seq) {
         let mut push = |lease, reader: &Reader| self.unsent.note(&reader.outbox, reader.push_durable(lease, seq));
         match lease {
-            Some(lease) => _ = self.readers.get(&lease).map(|reader| push(lease, reader)),
-            None => self.readers.iter().for_each(|(&lease, reader)| push(lease, reader)),
+            Some(lease) => _ = self.readers.get(lease).map(|reader| push(lease, reader)),
+            None => self.readers.iter().for_each(|(lease, reader)| push(lease, reader)),
         }
     }
 
     pub(super) fn push_decision(&mut self, lease: LeaseId, batch: u64, accepted: bool, register: &[u8]) {
-        let Some(reader) = self.readers.get(&lease) else { return };
+        let Some(reader) = self.readers.get(lease) else { return };
         if let Some(channel) = reader.channel() {
             let frame = ToClient::Decided { channel, batch, accepted, register }.encode();
             self.unsent.note(&reader.outbox, reader.outbox.push_control_of(lease, frame.into()));
@@ -285,7 +286,7 @@ impl Readers {
     }
 
     pub(super) fn push_reply(&mut self, lease: LeaseId, frame: &Frame) {
-        let Some(reader) = self.readers.get_mut(&lease) else { return };
+        let Some(reader) = self.readers.get_mut(lease) else { return };
         let bytes = frame.encode(&self.document, &reader.framing);
         let pushed = match frame.message() {
             // May be large and can be requested with one byte; if it is dropped, the resync sends it.
@@ -307,7 +308,7 @@ impl Readers {
         outcome: Outcome,
         echo: Option<&Frame>,
     ) {
-        let Some(reader) = self.readers.get(&lease) else { return };
+        let Some(reader) = self.readers.get(lease) else { return };
         let pushed = match (&reader.framing, outcome) {
             (Framing::Hocuspocus { address }, outcome) => {
                 self.count_refused(&outcome);
@@ -356,13 +357,13 @@ impl Readers {
     /// Closes a session; of a native or Hocuspocus session, only this document, which then has one reader
     /// less.
     pub(super) fn close(&mut self, lease: LeaseId, close: Close) {
-        if self.readers.get(&lease).is_some_and(|reader| reader.close(lease, close, &self.metrics)) {
-            self.readers.remove(&lease);
+        if self.readers.get(lease).is_some_and(|reader| reader.close(lease, close, &self.metrics)) {
+            self.readers.remove(lease);
         }
     }
 
     pub(super) fn close_all(&mut self, close: &Close) {
-        self.readers.retain(|&lease, reader| !reader.close(lease, close.clone(), &self.metrics));
+        self.readers.retain(|lease, reader| !reader.close(lease, close.clone(), &self.metrics));
     }
 }
 

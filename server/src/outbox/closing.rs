@@ -34,20 +34,20 @@ impl Outbox {
     pub fn close_later(&self, close: Close) {
         let mut inner = self.lock();
         if inner.close_later.is_none() {
-            inner.close_later = Some((close, CLOSE_LATER_TICKS));
+            inner.close_later = Some(Box::new((close, CLOSE_LATER_TICKS)));
         }
     }
 
     /// Called by the session's timers at each tick.
     pub fn tick(&self) {
         let mut inner = self.lock();
-        let Some((_, ticks)) = &mut inner.close_later else { return };
-        *ticks -= 1;
-        if *ticks == 0
-            && let Some((close, _)) = inner.close_later.take()
+        let Some(pending) = &mut inner.close_later else { return };
+        pending.1 -= 1;
+        if pending.1 == 0
+            && let Some(pending) = inner.close_later.take()
         {
             drop(inner);
-            self.close(close);
+            self.close(pending.0);
         }
     }
 

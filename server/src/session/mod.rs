@@ -75,7 +75,7 @@ use crate::registry::Registry;
 /// Time limit for sending the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the peer's remaining bytes are read and dropped after the close frame: closing a socket with
-/// read_end bytes resets it, and the peer would never see the close code.
+/// unread bytes resets it, and the peer would never see the close code.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Limits of one session.

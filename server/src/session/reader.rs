@@ -35,7 +35,8 @@ pub(super) enum DialectHandler {
     /// No message received yet.
     Unknown,
     YWebsocket(YWebsocket),
-    Hocuspocus(Hocuspocus),
+    /// Boxed: sessions of the other dialects are smaller.
+    Hocuspocus(Box<Hocuspocus>),
     Native(Native),
     /// No dialect: for conformance tests.
     Echo(Echo),
@@ -295,7 +296,7 @@ impl<'a> Reader<'a> {
                 let session =
                     Hocuspocus::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
                 self.liveness.must_authenticate.store(true, Ordering::Relaxed);
-                (DialectHandler::Hocuspocus(session), Bytes::from_static(&HEARTBEAT_FRAME))
+                (DialectHandler::Hocuspocus(Box::new(session)), Bytes::from_static(&HEARTBEAT_FRAME))
             }
         };
         // Set once, because a session begins once.

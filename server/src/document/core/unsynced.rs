@@ -114,7 +114,7 @@ impl Core {
     /// Processes a session's step 1. Returns true if the client counts unsynced changes and has no open
     /// question from us: it needs one, because it expects a status for its reply.
     pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) -> bool {
-        let Some(lease) = self.leases.get_mut(&lease) else { return false };
+        let Some(lease) = self.leases.get_mut(lease) else { return false };
         let Some(unsynced) = &mut lease.unsynced else { return false };
         unsynced.step1(state_vector);
         !lease.awaits_step2
@@ -122,7 +122,7 @@ impl Core {
 
     /// Number of acks for an accepted update once it is on disk.
     pub(super) fn acks_of(&mut self, lease: LeaseId, update: &[u8], origin: Origin) -> u64 {
-        let Some(lease) = self.leases.get_mut(&lease) else { return 1 };
+        let Some(lease) = self.leases.get_mut(lease) else { return 1 };
         match (&mut lease.unsynced, origin) {
             (None, _) => 1,
             (Some(unsynced), Origin::Change) => unsynced.change(update, false),
@@ -134,7 +134,7 @@ impl Core {
 
     /// Current round of a session; acks of earlier rounds are not sent.
     pub(super) fn round(&self, lease: LeaseId) -> u32 {
-        self.leases.get(&lease).and_then(|lease| lease.unsynced.as_ref()).map_or(0, |unsynced| unsynced.round)
+        self.leases.get(lease).and_then(|lease| lease.unsynced.as_ref()).map_or(0, |unsynced| unsynced.round)
     }
 }
 
