@@ -165,7 +165,7 @@ test('offline switch belongs to its tab', async () => {
   await ann.close()
 })
 
-test('page mentions other devices only if reachable, and says whether a reload needs the server', async () => {
+test('page mentions other devices only if reachable, and states whether a reload needs the server', async () => {
   const here = await openPerson(browser, `${server.httpUrl}/`, 'hosts')
   assert.match(await shown(here, 'invite'), /second tab/)
   assert.doesNotMatch(await here.page.locator('body').textContent(), /machine|device/)

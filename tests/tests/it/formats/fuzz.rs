@@ -27,7 +27,7 @@ fn run(name: &str, target: fn(&[u8]), bytes: &[u8], seed: u64) {
 }
 
 #[test]
-fn fuzz_targets_accept_real_and_mutated_inputs() {
+fn fuzz_targets_pass_with_real_and_mutated_inputs() {
     let seed = from_environment("SYNCLINE_SEED").unwrap_or_else(rand::random);
     let seconds = from_environment("SYNCLINE_FUZZ_SECONDS").unwrap_or(DEFAULT_SECONDS);
     println!("SYNCLINE_SEED={seed}");

@@ -1,6 +1,6 @@
 //! Tests the decoders with frames that the npm packages sent (`tests/fixtures/wire/golden.json`, recorded by
 //! `tests/node/golden.test.mjs`): every frame decodes to the recorded message, passes the scanner, reveals the dialect if it is
-//! the first of a session, and is encoded by this crate to the same bytes.
+//! the first of a session, and is encoded by `syncline-protocol` to the same bytes.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -111,7 +111,7 @@ fn every_recorded_frame_decodes_and_encodes_as_recorded() {
                 Frame::Addressed { address, message } => {
                     assert_eq!(Some(address), frame.address.as_deref(), "{what}");
                     assert_eq!(hocuspocus_name(&message), frame.message, "{what}");
-                    // A close by this crate always has a reason; the provider's never does.
+                    // A close by `syncline-protocol` always has a reason; the provider's never does.
                     if !matches!(message, hocuspocus::Message::Close(_)) {
                         assert_eq!(message.encode(address), frame.bytes, "{what}");
                     }

@@ -75,7 +75,7 @@ fn compare(vector: &Vector, random: &mut StdRng) -> usize {
     ] {
         assert_eq!(shown(&state), expected, "{}: {what}", vector.name);
     }
-    waited
+    pending
 }
 
 #[test]
