@@ -63,7 +63,7 @@ describe('backup and restore', () => {
   })
 
   for (const point of ['backup-packs-written', 'backup-manifest-written']) {
-    test(`a server killed at ${point} leaves the earlier backup usable, and the next one is complete`, async (t) => {
+    test(`a kill at ${point} leaves the earlier backup usable; the next one is complete`, async (t) => {
       const directory = temporaryDirectory()
       const [backups, file] = [join(directory, 'backups'), join(directory, 'file.json')]
       const env = { SYNCLINE_FAILPOINT: `${point}:2:halt` }
@@ -184,7 +184,7 @@ describe('export and import', () => {
   })
 
   for (const isRunning of [true, false]) {
-    test(`stores of y-sweet and Hocuspocus are imported with the server ${isRunning ? 'running' : 'stopped'}`, async (t) => {
+    test(`y-sweet and Hocuspocus stores are imported with the server ${isRunning ? 'running' : 'stopped'}`, async (t) => {
       const { server } = await startServerWithBackups(t)
       if (!isRunning) await server.stop()
       const data = ['--data', server.dataDir]

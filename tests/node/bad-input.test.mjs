@@ -163,7 +163,7 @@ describe('a document name', () => {
     assertClosed(await client.closed(), BAD_NAME)
   })
 
-  test(`of 512 characters is accepted, one of 513 closes a y-websocket session with ${BAD_NAME}`, async (t) => {
+  test(`of 512 characters is accepted, of 513 closes a y-websocket session with ${BAD_NAME}`, async (t) => {
     const longest = rawClient(t, server, 'x'.repeat(512))
     await longest.send(yWebsocket.step1(EMPTY_VECTOR))
     await longest.frame(readYWebsocket, ({ kind }) => kind === 'step2', 'step 2')

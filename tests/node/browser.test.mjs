@@ -39,7 +39,7 @@ after(async () => {
   await server?.stop()
 })
 
-test('two people type in four editors, one works offline across a reload, and all texts agree', async () => {
+test('four editors of two people agree after concurrent typing and an offline reload', async () => {
   const ann = await openPerson('garden')
   const ben = await openPerson('garden')
   const markers = []
@@ -87,7 +87,7 @@ test('two people type in four editors, one works offline across a reload, and al
   await ben.close()
 })
 
-test('a document name with a slash, a space and an umlaut is one document in both dialects', async () => {
+test('a name with slash, space and umlaut is one document in both dialects', async () => {
   const ann = await openPerson('häuser/no 1?')
   await type(ann, 'ywebsocket', '[left]')
   await type(ann, 'hocuspocus', '[right]')
@@ -261,7 +261,7 @@ test('the page shows why the server refuses a document and why a session ended',
   await cid.close()
 })
 
-test('under a path prefix the page opens the document by its typed name in both dialects', async (t) => {
+test('under a path prefix both editors open the document by its typed name', async (t) => {
   const prefixed = await startServer({ args: ['--path-prefix', '/collab'] })
   t.after(() => prefixed.stop())
   const name = 'notes: 会议 "x" a/b'

@@ -15,7 +15,7 @@ test('documents are equal however their content is split into structs', () => {
   assertAllEqual([one, two, whole])
 })
 
-test('documents with the same ids but different content, formats or deletions are not equal', () => {
+test('documents with equal ids but other content, formats or deletions are not equal', () => {
   const others = {
     content: typed(['abd']),
     shorter: typed(['ab']),
@@ -38,7 +38,7 @@ test('a document with a pending update is not equal to one without', () => {
   assert(!allEqual([whole, pending]))
 })
 
-test('missingFrom names the insertions and deletions of an update that a document lacks', () => {
+test('missingFrom names insertions and deletions that a document lacks', () => {
   const [first, second] = updatesOf(['a', 'b'])
   const doc = new Y.Doc()
   assert.match(missingFrom(doc, first), /structs of client 1/)

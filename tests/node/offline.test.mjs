@@ -21,7 +21,7 @@ after(() => server?.stop())
 
 for (const dialect of Object.keys(makers)) {
   describe(`a ${dialect} client`, () => {
-    test('that edited 500 times offline sends only those edits and receives only what it missed', async (t) => {
+    test('that made 500 offline edits sends only those and receives only what it missed', async (t) => {
       const random = seededRandom(t)
       const { a, b } = await twoClients(t, dialect, `edits-${dialect}`)
       const beforeCut = Y.encodeStateVector(a.doc)

@@ -18,7 +18,7 @@ const HOSTILE_NAME = 'a\u202eb\u2028 level=ERROR "x'
 const UNPRINTABLE = /[\u202e\u2028\u001b]/
 
 describe('the store of a command', () => {
-  test('is chosen as for serve (flag, then environment, then file), and its path is printed', async (t) => {
+  test('is chosen by flag, then environment, then file, and its path is printed', async (t) => {
     const home = temporaryDirectory()
     const server = await startServer({ dataDir: join(home, 'notes') })
     t.after(() => server.stop())
@@ -250,7 +250,7 @@ describe('the log', () => {
 })
 
 describe('files', () => {
-  test('of a store, a backup and an export are accessible to the owner only, also after an upgrade', async (t) => {
+  test('of store, backup and export are accessible to the owner only, even older ones', async (t) => {
     const home = temporaryDirectory()
     const [data, backups, file] = [join(home, 'data'), join(home, 'backups'), join(home, 'page.json')]
     const server = await startServer({ dataDir: data })
@@ -315,7 +315,7 @@ describe('a backup', () => {
 })
 
 describe('a web page', () => {
-  test('of another origin is refused with 403, and the log names the option that allows it', async (t) => {
+  test('of another origin is refused with 403; the log names the option to allow it', async (t) => {
     const server = await startServer()
     t.after(() => server.stop())
     for (const origin of ['https://evil.example', 'null', 'http://localhost:5173']) {

@@ -38,7 +38,7 @@ after(async () => {
   await server?.stop()
 })
 
-test('page opens and keeps edits while the server is down, and sends them when it is back', async () => {
+test('page opens and keeps edits while the server is down, and sends them later', async () => {
   const own = await startServer({})
   const ann = await openPerson(browser, `${own.httpUrl}/`, 'field', { mayComplain: true })
   await type(ann, 'ywebsocket', '[before]')
@@ -165,7 +165,7 @@ test('offline switch belongs to its tab', async () => {
   await ann.close()
 })
 
-test('page mentions other devices only if reachable, and states whether a reload needs the server', async () => {
+test('page mentions other devices and offline reloads only where they work', async () => {
   const here = await openPerson(browser, `${server.httpUrl}/`, 'hosts')
   assert.match(await shown(here, 'invite'), /second tab/)
   assert.doesNotMatch(await here.page.locator('body').textContent(), /machine|device/)

@@ -62,7 +62,7 @@ describe('awareness', () => {
   })
 
   for (const dialect of DIALECTS) {
-    test(`of a ${dialect} client returns within ${BACK_LIMIT_MS} ms of a reconnect and is removed when its tab closes`, async (t) => {
+    test(`of a ${dialect} client returns within ${BACK_LIMIT_MS} ms of a reconnect and goes with its tab`, async (t) => {
       const room = `back-${dialect}`
       const person = makers[dialect](t, server, room)
       person.awareness.setLocalState({ name: 'Ann' })

@@ -53,7 +53,7 @@ describe('starting', () => {
     assert(output.includes(server.dataDir))
   })
 
-  test('a second server on the same data exits with code 1 and names the process that has it', async (t) => {
+  test('a second server on the same data exits with code 1 and names the first process', async (t) => {
     const server = await startedServer(t)
     const second = await runBinary(['serve', '--listen', '127.0.0.1:0', '--data', server.dataDir])
     assert.equal(second.code, 1)
@@ -84,7 +84,7 @@ describe('starting', () => {
 
 describe('stopping', () => {
   for (const signal of ['SIGTERM', 'SIGINT']) {
-    test(`with ${signal} asks clients to reconnect, stores everything and exits with 0; clients then agree`, async (t) => {
+    test(`with ${signal} asks clients to reconnect, stores everything and exits with 0`, async (t) => {
       const server = await startedServer(t)
       const clients = ['ywebsocket', 'hocuspocus'].map((dialect) => makers[dialect](t, server, 'stopping'))
       const idle = rawClient(t, server, 'stopping')
@@ -129,7 +129,7 @@ describe('stopping', () => {
 })
 
 describe('inspect', () => {
-  test('lists number, time, size and clients of every record of a document, without a running server', async (t) => {
+  test('lists number, time, size and clients of every record while no server runs', async (t) => {
     const server = await startedServer(t)
     const before = Date.now()
     const clients = ['ywebsocket', 'hocuspocus'].map((dialect) => makers[dialect](t, server, 'a%2Fdocument'))

@@ -73,7 +73,7 @@ describe('acknowledgements', () => {
     assert.deepEqual(others, [], 'nothing else is echoed')
   })
 
-  test('a Hocuspocus client gets one SyncStatus for each update and each step 2, and no echo', async (t) => {
+  test('a Hocuspocus client gets a SyncStatus for each update and step 2, and no echo', async (t) => {
     const author = rawClient(t, server)
     const [first, second] = twoUpdates()
     const name = 'status'
@@ -250,7 +250,7 @@ describe('names', () => {
     'abc',
   ]
 
-  test('are shared by both dialects, also URL-encoded, and differ if the user percent-encodes them', async (t) => {
+  test('are shared by both dialects, plain or URL-encoded', async (t) => {
     for (const room of ROOMS) {
       const encoded = new URL(`ws://host/${room}`).pathname.slice(1)
       const clients = [

@@ -81,7 +81,7 @@ before(async () => (server = await startServer()))
 after(() => server?.stop())
 
 for (const [name, type] of Object.entries(TYPES)) {
-  test(`four clients of both kinds edit one ${name} concurrently and end with the same state`, async (t) => {
+  test(`four clients of both kinds edit one ${name} concurrently and converge`, async (t) => {
     const random = seededRandom(t)
     const clients = fourClients(t, name)
     await untilSynced(...clients)

@@ -23,7 +23,7 @@ for (const [trace, dialect] of [
   ['sveltecomponent', 'hocuspocus'],
   ['automerge-paper', 'y-websocket'],
 ]) {
-  test(`${trace} with ten readers over ${dialect}, then kill -9, restart and a fresh client`, async () => {
+  test(`${trace} over ${dialect} is right at ten readers and after kill -9`, async () => {
     const file = fileURLToPath(new URL(`../fixtures/traces/${trace}.json.gz`, import.meta.url))
     const { endContent } = JSON.parse(gunzipSync(readFileSync(file)))
     const server = await startServer()
