@@ -1,5 +1,5 @@
-// Backup, restore, export and import by the binary: with stock clients editing, a server killed in the middle, damaged
-// files, and the documents of other servers.
+// Backup, restore, export and import with the server binary: while stock clients edit, with a server killed midway, with
+// damaged files, and with the stores of other servers.
 
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
@@ -13,8 +13,8 @@ import { runBinary, startServer, temporaryDirectory } from './support/server.mjs
 const STORES = fileURLToPath(new URL('../fixtures/stores/', import.meta.url))
 
 describe('backup and restore', () => {
-  test('stock clients type through a backup; restored, what was saved before it is there', async (t) => {
-    const { server, backups } = await started(t)
+  test('a backup taken while stock clients type restores everything saved before it', async (t) => {
+    const { server, backups } = await startServerWithBackups(t)
     const clients = ['ywebsocket', 'hocuspocus'].map((dialect) => makers[dialect](t, server, `by-${dialect}`))
     for (const client of clients) await untilSynced(client)
     const saved = []
@@ -36,7 +36,7 @@ describe('backup and restore', () => {
     await Promise.all(typists)
     for (const client of clients) await untilSaved(client)
 
-    // Nothing has changed since this one; then one document has.
+    // Nothing changes between the next two backups; before the third, one document does.
     await run(['backup', backups, '--data', server.dataDir])
     assert.match((await run(['backup', backups, '--data', server.dataDir])).stdout, /: 0 had changed/)
     insert(clients[0], 'the last word')
@@ -63,7 +63,7 @@ describe('backup and restore', () => {
   })
 
   for (const point of ['backup-packs-written', 'backup-manifest-written']) {
-    test(`a server killed at ${point} leaves the earlier backup, and the next is whole`, async (t) => {
+    test(`a kill at ${point} leaves the earlier backup usable; the next one is complete`, async (t) => {
       const directory = temporaryDirectory()
       const [backups, file] = [join(directory, 'backups'), join(directory, 'file.json')]
       const env = { SYNCLINE_FAILPOINT: `${point}:2:halt` }
@@ -73,14 +73,14 @@ describe('backup and restore', () => {
       await run(['import', 'first', file, '--data', server.dataDir])
       await run(['backup', backups, '--data', server.dataDir])
       await run(['import', 'second', file, '--data', server.dataDir])
-      // Of the first, too, the next backup needs nothing that the earlier one holds.
+      // The first document changes as well: the next backup takes neither document from the earlier one.
       const client = makers.ywebsocket(t, server, 'first')
       await untilSynced(client)
       insert(client, ', changed')
       await untilSaved(client)
       const backup = runBinary(['backup', backups, '--data', server.dataDir])
-      await until(() => server.output().includes(`halted at ${point}`), { what: 'the backup stops there' })
-      // Edits wait for no backup, however long it takes.
+      await until(() => server.output().includes(`halted at ${point}`), { what: 'the backup halts at the failpoint' })
+      // A running backup does not delay edits.
       insert(client, ', meanwhile')
       await untilSaved(client)
       client.destroy()
@@ -97,8 +97,8 @@ describe('backup and restore', () => {
     })
   }
 
-  test('a damaged backup is refused by file and document, and nothing is restored', async (t) => {
-    const { server, backups, directory } = await started(t)
+  test('a damaged backup is refused naming file and document, and nothing is restored', async (t) => {
+    const { server, backups, directory } = await startServerWithBackups(t)
     const file = join(directory, 'one.json')
     writeFileSync(file, JSON.stringify({ text: 'one' }))
     await run(['import', 'one', file, '--data', server.dataDir])
@@ -119,8 +119,8 @@ describe('backup and restore', () => {
     assert.match(stderr, /manifest\.jsonl is damaged/)
   })
 
-  test('one document goes back into a stopped store, under its own name or another', async (t) => {
-    const { server, backups, directory } = await started(t)
+  test('one document is restored into a stopped store, under its own name or another', async (t) => {
+    const { server, backups, directory } = await startServerWithBackups(t)
     const file = join(directory, 'page.json')
     writeFileSync(file, JSON.stringify({ text: 'as it was' }))
     await run(['import', 'page', file, '--data', server.dataDir])
@@ -144,8 +144,8 @@ describe('backup and restore', () => {
 })
 
 describe('export and import', () => {
-  test('an exported update is a Yjs v1 update, and goes into another server', async (t) => {
-    const { server, directory } = await started(t)
+  test('an exported update is a Yjs v1 update and can be imported into another server', async (t) => {
+    const { server, directory } = await startServerWithBackups(t)
     const client = makers.hocuspocus(t, server, 'notes')
     await untilSynced(client)
     insert(client, 'hello')
@@ -157,11 +157,11 @@ describe('export and import', () => {
     Y.applyUpdate(doc, readFileSync(file))
     assert.equal(doc.getText('text').toString(), 'hello')
 
-    const other = await started(t)
+    const other = await startServerWithBackups(t)
     const reader = makers.ywebsocket(t, other.server, 'copy')
     await untilSynced(reader)
     await run(['import', 'copy', file, '--data', other.server.dataDir])
-    await until(() => text(reader) === 'hello', { what: 'an open editor shows what was imported' })
+    await until(() => text(reader) === 'hello', { what: 'an open editor shows the imported text' })
     const v2 = join(directory, 'notes.v2')
     writeFileSync(v2, Y.encodeStateAsUpdateV2(client.doc))
     const { code, stderr } = await runBinary(['import', 'copy', v2, '--data', other.server.dataDir])
@@ -169,14 +169,14 @@ describe('export and import', () => {
     assert.match(stderr, /Yjs v2 update.*convertUpdateFormatV2ToV1/)
   })
 
-  test('an import is not told as done before it is on disk', async (t) => {
+  test('an import is not reported as done before it is on disk', async (t) => {
     const directory = temporaryDirectory()
     const server = await startServer({ env: { SYNCLINE_FAILPOINT: 'before-append:1:halt' } })
     t.after(() => server.kill())
     const file = join(directory, 'file.json')
     writeFileSync(file, JSON.stringify({ text: 'lost in the end' }))
     const importing = runBinary(['import', 'doc', file, '--data', server.dataDir])
-    await until(() => server.output().includes('halted at before-append'), { what: 'the log stops before the disk' })
+    await until(() => server.output().includes('halted at before-append'), { what: 'the log halts before the write' })
     await server.kill()
     const { code, stderr } = await importing
     assert.equal(code, 1)
@@ -184,8 +184,8 @@ describe('export and import', () => {
   })
 
   for (const isRunning of [true, false]) {
-    test(`the documents of y-sweet and Hocuspocus, with the server ${isRunning ? 'running' : 'stopped'}`, async (t) => {
-      const { server } = await started(t)
+    test(`y-sweet and Hocuspocus stores are imported with the server ${isRunning ? 'running' : 'stopped'}`, async (t) => {
+      const { server } = await startServerWithBackups(t)
       if (!isRunning) await server.stop()
       const data = ['--data', server.dataDir]
       const ySweet = ['import', '--from', 'y-sweet', join(STORES, 'y-sweet'), ...data]
@@ -198,24 +198,24 @@ describe('export and import', () => {
       assert.match((await run([...ySweet, '--merge'])).stdout, /imported 2 documents/)
       if (!isRunning) await server.restart()
 
-      const seen = async (name) => {
+      const open = async (name) => {
         const client = makers.hocuspocus(t, server, name)
         await untilSynced(client)
         return client.doc
       }
-      const fromYSweet = await seen('notes-today')
+      const fromYSweet = await open('notes-today')
       assert.equal(fromYSweet.getText('text').toString(), 'Written in y-sweet')
       assert.deepEqual(fromYSweet.getMap('meta').toJSON(), { n: 1 })
-      assert.deepEqual((await seen('board')).getArray('list').toJSON(), [1, 'two', null])
-      const fromHocuspocus = await seen('notes/today')
+      assert.deepEqual((await open('board')).getArray('list').toJSON(), [1, 'two', null])
+      const fromHocuspocus = await open('notes/today')
       assert.equal(fromHocuspocus.getText('text').toString(), 'Written in Hocuspocus')
       assert.deepEqual(fromHocuspocus.getMap('meta').toJSON(), { tags: ['a', 'b'] })
-      assert.deepEqual((await seen('a board')).getArray('cards').toJSON(), [{ title: 'first' }])
+      assert.deepEqual((await open('a board')).getArray('cards').toJSON(), [{ title: 'first' }])
     })
   }
 
-  test('what is no store of theirs is refused in words', async (t) => {
-    const { server, directory } = await started(t)
+  test('a path that is not a y-sweet or Hocuspocus store is refused with an explanation', async (t) => {
+    const { server, directory } = await startServerWithBackups(t)
     const data = ['--data', server.dataDir]
     const none = await runBinary(['import', '--from', 'y-sweet', directory, ...data])
     assert.match(none.stderr, /no data\.ysweet/)
@@ -227,14 +227,14 @@ describe('export and import', () => {
   })
 })
 
-async function started(t) {
+async function startServerWithBackups(t) {
   const server = await startServer()
   t.after(() => server.stop())
   const directory = temporaryDirectory()
   return { server, directory, backups: join(directory, 'backups') }
 }
 
-/** Runs a command that must succeed. */
+/** Runs a command and asserts exit code 0. */
 async function run(args) {
   const result = await runBinary(args)
   assert.equal(result.code, 0, `syncline ${args.join(' ')}\n${result.stdout}${result.stderr}`)

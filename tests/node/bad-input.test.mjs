@@ -1,5 +1,5 @@
-// Bytes nobody should send. Each is ignored, or refuses its document (Hocuspocus) or its session with a reason, and harms nothing else:
-// protocol/SPEC.md, Refusals.
+// Invalid input. Each message is ignored, or its document (Hocuspocus) or session is refused with a reason; nothing else is
+// affected. See protocol/SPEC.md, Refusals.
 
 import assert from 'node:assert/strict'
 import { connect } from 'node:net'
@@ -17,22 +17,22 @@ const BAD_NAME = 4404
 const TOO_LARGE = 4413
 const MESSAGE_LIMIT = 65_536
 const ROUND_TRIP_LIMIT_MS = 2_000
-/** Above the hostile message itself, which must be received before it can be refused. */
+/** In addition to the hostile message, which must be received before it can be refused. */
 const MEMORY_LIMIT_BYTES = 8 * 1024 * 1024
-/** The whole of a bomb in pieces. */
+/** For all pieces of a bomb sent in pieces. */
 const PIECES_LIMIT_MS = 60_000
 const EMPTY_VECTOR = Y.encodeStateVector(new Y.Doc())
-/** The name all sessions share: one byte long would be another dialect. */
+/** The document all sessions share. A name of one byte would select another dialect. */
 const NAME = 'shared'
 
 let server
-/** From here on, the client ids of updates that are good, or would be if they were not too large. */
+/** First client id of the updates from `someUpdate`, which are valid unless too large. */
 const LARGE_CLIENTS = 1_000
 let largeUpdates = 0
-/** Those of them that were good. */
+/** Client ids of the updates that the server accepted. */
 const accepted = new Set()
 
-/** Two clients of each dialect that must never notice anything. */
+/** Two clients of each dialect that must stay unaffected. */
 let healthy
 
 describe('a frame', () => {
@@ -40,11 +40,11 @@ describe('a frame', () => {
 
   const frames = {
     'that ends after its type': bytes(0),
-    'that claims more than it holds': bytes(0, 2, 100, new Uint8Array([0, 0])),
+    'that claims more bytes than it has': bytes(0, 2, 100, new Uint8Array([0, 0])),
     'that claims 4 GB': bytes(0, 2, 2 ** 32 - 1, new Uint8Array([0, 0])),
     'whose length never ends': bytes(0, 2, new Uint8Array(20).fill(0xff)),
     'with an update cut short': yWebsocket.update(someUpdate().slice(0, -3)),
-    'with an update that goes on after its end': yWebsocket.update(bytes(someUpdate(), 0)),
+    'with an update followed by extra bytes': yWebsocket.update(bytes(someUpdate(), 0)),
     'with an update of noise': yWebsocket.update(noise(200)),
     'with a state vector of noise': yWebsocket.step1(noise(200)),
   }
@@ -53,7 +53,7 @@ describe('a frame', () => {
     'of an unknown y-websocket sync type': bytes(0, 7, buffer([0, 0])),
     'with a second message': bytes(yWebsocket.step1(EMPTY_VECTOR), yWebsocket.step1(EMPTY_VECTOR)),
     'with noise after its message': bytes(yWebsocket.step1(EMPTY_VECTOR), noise(50)),
-    'with presence of noise': yWebsocket.awareness(noise(200)),
+    'with an awareness update of noise': yWebsocket.awareness(noise(200)),
     'of an application': bytes(101, text('hello')),
     'of text': '{"hello":"there"}',
   }
@@ -71,10 +71,10 @@ describe('a frame', () => {
 
   for (const [what, frame] of Object.entries({
     'whose name is not UTF-8': bytes(buffer([0xc3, 0x28, 0xff, 0xfe, 0xfd]), 2, 0, text(''), text('4.8.0')),
-    'whose name is longer than it': bytes(100, new Uint8Array([97, 98])),
+    'whose name is longer than the frame': bytes(100, new Uint8Array([97, 98])),
     'of an application': bytes(101, text('hello')),
   })) {
-    test(`${what} decides no dialect when it comes first`, async (t) => {
+    test(`${what} does not decide the dialect when it is the first frame`, async (t) => {
       const client = rawClient(t, server, NAME)
       await client.send(frame, yWebsocket.step1(EMPTY_VECTOR))
       await client.frame(readYWebsocket, ({ kind }) => kind === 'step2', 'step 2')
@@ -97,7 +97,7 @@ describe('a frame', () => {
   }
 
   for (const [what, frame] of Object.entries(frames).filter(([, frame]) => frame[0] === 0)) {
-    test(`${what} does so in the middle of a session too`, async (t) => {
+    test(`${what} closes an established session too`, async (t) => {
       const client = rawClient(t, server, NAME)
       await client.send(yWebsocket.step1(EMPTY_VECTOR))
       await client.frame(readYWebsocket, ({ kind }) => kind === 'step2', 'step 2')
@@ -106,14 +106,14 @@ describe('a frame', () => {
     })
   }
 
-  test('with a bad update denies its document in a Hocuspocus session, which goes on', async (t) => {
+  test('with a bad update denies its document in a Hocuspocus session, which stays open', async (t) => {
     const client = rawClient(t, server)
     await client.send(hocuspocus.auth(NAME), hocuspocus.update(NAME, noise(100)))
     await untilDenied(client, /./)
     await untilAnswered(client)
   })
 
-  test('of random bytes, 300 of them, each harms at most its own session', async (t) => {
+  test('of random bytes, sent 300 times, affects at most its own session', async (t) => {
     const random = seededRandom(t)
     const opening = [yWebsocket.step1(EMPTY_VECTOR), hocuspocus.auth(NAME), null]
     let refused = 0
@@ -123,7 +123,7 @@ describe('a frame', () => {
           const client = rawClient(t, server, NAME)
           const start = random.pick(opening)
           const frame = Uint8Array.from({ length: random.below(60) }, () => random.below(256))
-          // Half of them begin like a real message.
+          // Half of the frames begin like a valid message.
           if (random() < 0.5) frame.set(start?.slice(0, Math.min(start.length, frame.length, 8)) ?? [])
           await client.send(...(start ? [start, frame] : [frame]))
           return client
@@ -131,7 +131,7 @@ describe('a frame', () => {
       )
       await timeRoundTrip()
       for (const client of clients) {
-        // Most are ignored as a message of an unknown type, some are a message by chance: those sessions live.
+        // Most frames have an unknown type and are ignored, some are valid by chance: those sessions stay open.
         if (client.socket.readyState === client.socket.OPEN) {
           client.destroy()
         } else {
@@ -144,10 +144,10 @@ describe('a frame', () => {
     assert(refused > 0)
   })
 
-  test('of the WebSocket protocol that is broken ends its session only', async (t) => {
+  test('that violates the WebSocket protocol ends only its own session', async (t) => {
     const client = rawClient(t, server, NAME)
     await client.send(yWebsocket.step1(EMPTY_VECTOR))
-    // A reserved opcode, masked as it must be.
+    // A reserved opcode, masked as clients must.
     client.socket._socket.write(Buffer.from([0x8b, 0x80, 1, 2, 3, 4]))
     const { code } = await client.closed()
     assert.equal(code, 1002)
@@ -163,7 +163,7 @@ describe('a document name', () => {
     assertClosed(await client.closed(), BAD_NAME)
   })
 
-  test(`of 512 characters is fine and of 513 closes a y-websocket session with ${BAD_NAME}`, async (t) => {
+  test(`of 512 characters is accepted, of 513 closes a y-websocket session with ${BAD_NAME}`, async (t) => {
     const longest = rawClient(t, server, 'x'.repeat(512))
     await longest.send(yWebsocket.step1(EMPTY_VECTOR))
     await longest.frame(readYWebsocket, ({ kind }) => kind === 'step2', 'step 2')
@@ -181,7 +181,7 @@ describe('a document name', () => {
     'that is empty': '',
   }
   for (const [what, name] of Object.entries(names)) {
-    test(`${what} is denied in a Hocuspocus session, which goes on`, async (t) => {
+    test(`${what} is denied in a Hocuspocus session, which stays open`, async (t) => {
       const client = rawClient(t, server)
       await client.send(hocuspocus.auth(name), hocuspocus.step1(name, EMPTY_VECTOR))
       await untilDenied(client, /document name/)
@@ -189,7 +189,7 @@ describe('a document name', () => {
     })
   }
 
-  test('that is not ASCII as sent is refused by HTTP', async (t) => {
+  test('sent as raw non-ASCII bytes in the path is refused with an HTTP error', async (t) => {
     const { hostname, port } = new URL(server.httpUrl)
     const socket = connect(Number(port), hostname)
     t.after(() => socket.destroy())
@@ -211,7 +211,7 @@ describe('a message above the limit', () => {
     ['y-websocket', (update) => yWebsocket.update(update)],
     ['Hocuspocus', (update) => hocuspocus.update(NAME, update)],
   ]) {
-    test(`is refused in ${dialect}, and one below is not`, async (t) => {
+    test(`is refused in ${dialect}, and one below the limit is not`, async (t) => {
       const client = rawClient(t, server, NAME)
       accepted.add(LARGE_CLIENTS + largeUpdates)
       const open = dialect === 'Hocuspocus' ? hocuspocus.auth(NAME) : yWebsocket.step1(EMPTY_VECTOR)
@@ -221,7 +221,7 @@ describe('a message above the limit', () => {
           .getText('text')
           .toString()
           .includes('z'.repeat(MESSAGE_LIMIT - 200))
-      await until(there, { what: 'the large one below the limit arrives' })
+      await until(there, { what: 'the large message below the limit arrives' })
       await client.send(wrap(someUpdate(MESSAGE_LIMIT + 1)))
       if (dialect === 'Hocuspocus') {
         await untilDenied(client, new RegExp(`\\b${MESSAGE_LIMIT}\\b`))
@@ -237,7 +237,7 @@ describe('a message above the limit', () => {
     })
   }
 
-  test(`in fragments closes its session with ${TOO_LARGE}`, async (t) => {
+  test(`sent in fragments closes its session with ${TOO_LARGE}`, async (t) => {
     const client = rawClient(t, server, NAME)
     await client.send(yWebsocket.step1(EMPTY_VECTOR))
     const message = yWebsocket.update(someUpdate(MESSAGE_LIMIT * 2))
@@ -270,7 +270,7 @@ describe('a bomb', () => {
   ]
   const awareness = new Set(Object.keys(awarenessBombs()))
   for (const [what, inHocuspocus, inYWebsocket] of bombs) {
-    test(`(${what}) is refused, takes no memory and stops nobody`, async (t) => {
+    test(`(${what}) is refused, uses no extra memory and delays no other client`, async (t) => {
       const isAwareness = awareness.has(what)
       const step2 = ({ kind }) => kind === 'step2'
       const attackers = [
@@ -293,7 +293,7 @@ describe('a bomb', () => {
         },
       ]
       for (const { client, messages, isRefused } of attackers) {
-        const before = server.forgetPeakMemory()
+        const before = server.resetPeakMemory()
         await client.send(...messages)
         const roundTrip = timeRoundTrip()
         await isRefused(client)
@@ -308,9 +308,9 @@ describe('a bomb', () => {
   }
 })
 
-describe('what is much for a tree', () => {
+describe('a document that is costly for a tree', () => {
   for (const [what, updates] of Object.entries(bombsInPieces())) {
-    test(`(${what}) neither ends the process nor holds up other documents`, async (t) => {
+    test(`(${what}) neither ends the process nor delays other documents`, async (t) => {
       const own = await startServer()
       t.after(() => own.stop())
       const others = Object.keys(makers).map((dialect) => makers[dialect](t, own, 'another'))
@@ -320,7 +320,7 @@ describe('what is much for a tree', () => {
       let isOver = false
       attacker.closed(PIECES_LIMIT_MS).then(
         ({ code, reason }) => {
-          t.diagnostic(`it was refused: ${code} ${reason}`)
+          t.diagnostic(`the session was closed: ${code} ${reason}`)
           isOver = true
         },
         () => {},
@@ -329,7 +329,7 @@ describe('what is much for a tree', () => {
       attacker.socket.on('message', (frame) => (isOver ||= Buffer.compare(frame, yWebsocket.update(newest)) === 0))
       const start = performance.now()
       for (let i = 0; !isOver; i++) {
-        assert(performance.now() - start < PIECES_LIMIT_MS, 'the document gets through with it')
+        assert(performance.now() - start < PIECES_LIMIT_MS, 'the document handles all pieces in time')
         const sent = performance.now()
         others[0].doc.getMap('trips').set('newest', i)
         const arrived = () => others[1].doc.getMap('trips').get('newest') === i || !own.isRunning
@@ -338,8 +338,8 @@ describe('what is much for a tree', () => {
         const ms = performance.now() - sent
         assert(ms < ROUND_TRIP_LIMIT_MS, `an edit of another document took ${Math.round(ms)} ms to arrive`)
       }
-      t.diagnostic(`it was over after ${Math.round(performance.now() - start)} ms`)
-      assert(own.isRunning, `the server is dead: ${own.output()}`)
+      t.diagnostic(`all pieces were handled after ${Math.round(performance.now() - start)} ms`)
+      assert(own.isRunning, `the server exited: ${own.output()}`)
       await own.restart()
       const fresh = yWebsocketClient(t, own, 'another')
       await untilSynced(fresh)
@@ -347,7 +347,7 @@ describe('what is much for a tree', () => {
   }
 })
 
-/** A server for a suite, with healthy clients that must go on before and after each test, and nothing stored. */
+/** A server for a suite, with healthy clients whose edits must arrive before each test, and nothing else stored. */
 function withServer(options) {
   const cleanups = []
   const suite = { after: (cleanup) => cleanups.push(cleanup) }
@@ -358,9 +358,9 @@ function withServer(options) {
   })
   beforeEach(timeRoundTrip)
   after(async () => {
-    assert(server.isRunning, `the server is alive\n${server.output()}`)
+    assert(server.isRunning, `the server is still running\n${server.output()}`)
     await timeRoundTrip()
-    for (const { line } of healthy) assert.equal(line.opened, 1, 'no healthy client was ever cut off')
+    for (const { line } of healthy) assert.equal(line.opened, 1, 'no healthy client was ever disconnected')
     await untilSaved(...healthy)
     const docs = healthy.map(({ doc }) => doc)
     await until(() => allEqual(docs), { what: 'the healthy clients agree' })
@@ -370,7 +370,7 @@ function withServer(options) {
     assertAllEqual([docs[0], fresh.doc])
     const known = [...docs.map(({ clientID }) => clientID), ...accepted]
     const strangers = [...fresh.doc.store.clients.keys()].filter((client) => !known.includes(client))
-    assert.deepEqual(strangers, [], 'nothing of any bad session was stored')
+    assert.deepEqual(strangers, [], 'no update of a bad session was stored')
     assert.doesNotMatch(server.output(), /panicked/)
   })
   after(async () => {
@@ -381,13 +381,13 @@ function withServer(options) {
 
 let roundTrips = 0
 
-/** How long an edit of one healthy client takes to reach all the others, in ms. */
+/** The time an edit of one healthy client takes to reach all the others, in ms. */
 async function timeRoundTrip() {
   const id = `round trip ${++roundTrips}`
   const start = performance.now()
   healthy[roundTrips % healthy.length].doc.getMap('trips').set('newest', id)
   const arrived = () => healthy.every(({ doc }) => doc.getMap('trips').get('newest') === id)
-  await until(arrived, { what: `${id} of the healthy clients; the server ${server.isRunning ? 'runs' : 'is dead'}` })
+  await until(arrived, { what: `${id} of the healthy clients; the server ${server.isRunning ? 'runs' : 'has exited'}` })
   return performance.now() - start
 }
 
@@ -396,7 +396,7 @@ async function untilDenied(client, reason) {
   assert.match(denied.reason, reason)
 }
 
-/** The session still serves another document. */
+/** Waits until the session has served another document. */
 async function untilAnswered(client) {
   await client.send(hocuspocus.auth('another'), hocuspocus.step1('another', EMPTY_VECTOR))
   await client.frame(readHocuspocus, ({ kind, address }) => kind === 'step2' && address === 'another', 'step 2')
@@ -416,5 +416,5 @@ function noise(length) {
 
 function assertClosed({ code, reason }, expected) {
   assert.equal(code, expected, reason)
-  assert(reason.length > 8, `a reason for people: "${reason}"`)
+  assert(reason.length > 8, `the reason is readable: "${reason}"`)
 }

@@ -1,4 +1,4 @@
-// The console page in a real browser: both stock providers, two people, offline work across a reload, the saved light.
+// The console page in a real browser: both stock providers, two users, offline work across a reload, the saved light.
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
@@ -39,12 +39,12 @@ after(async () => {
   await server?.stop()
 })
 
-test('two people in four editors type at once, one works offline across a reload, and all texts agree', async () => {
+test('four editors of two people agree after concurrent typing and an offline reload', async () => {
   const ann = await openPerson('garden')
   const ben = await openPerson('garden')
   const markers = []
 
-  // Everyone types at once, each person going back and forth between both editors.
+  // Both type at the same time, each alternating between both editors.
   markers.push(...(await Promise.all([typeRounds(ann, 'ann-online'), typeRounds(ben, 'ben-online')])).flat())
   await untilAgreed([ann, ben], markers)
   await untilState(ann, 'saved-light', 'saved')
@@ -54,7 +54,7 @@ test('two people in four editors type at once, one works offline across a reload
   await untilCursorOf(ann, ben)
   await untilCursorOf(ben, ann)
 
-  // Ann leaves the network; both go on.
+  // Ann goes offline; both keep typing.
   await ann.page.getByTestId('offline-switch').check()
   await untilOffline(ann)
   const annOffline = await typeRounds(ann, 'ann-offline')
@@ -62,7 +62,7 @@ test('two people in four editors type at once, one works offline across a reload
   await untilAgreed([ben], [...markers, ...benMeanwhile])
   for (const marker of annOffline) assert(!(await textIn(ben, 'ywebsocket')).includes(marker), `${marker} leaked`)
 
-  // A reload while offline keeps the switch off and the edits here, each editor its own.
+  // A reload while offline keeps the page offline and the edits, each in its own editor.
   const sockets = []
   ann.page.on('websocket', (socket) => sockets.push(socket.url()))
   await ann.page.reload()
@@ -75,9 +75,9 @@ test('two people in four editors type at once, one works offline across a reload
   }
   const annReloaded = await typeRounds(ann, 'ann-reloaded')
   await untilState(ann, 'saved-light', 'browser')
-  assert.deepEqual(sockets, [], 'a page that starts switched off connects to nothing')
+  assert.deepEqual(sockets, [], 'a page that starts offline opens no connection')
 
-  // And back: nothing lost, nothing doubled, and the light tells it.
+  // Back online: nothing is lost, nothing is duplicated, and the light shows "saved".
   await ann.page.getByTestId('offline-switch').uncheck()
   await untilState(ann, 'saved-light', 'saved')
   await untilAgreed([ann, ben], [...markers, ...annOffline, ...benMeanwhile, ...annReloaded])
@@ -87,7 +87,7 @@ test('two people in four editors type at once, one works offline across a reload
   await ben.close()
 })
 
-test('a document name with a slash, a space and an umlaut is one document in both dialects', async () => {
+test('a name with slash, space and umlaut is one document in both dialects', async () => {
   const ann = await openPerson('häuser/no 1?')
   await type(ann, 'ywebsocket', '[left]')
   await type(ann, 'hocuspocus', '[right]')
@@ -108,7 +108,7 @@ test('a document named on the page is the one that other clients open by that na
   }
 })
 
-test('another document opens in the same page and shows nothing of the first', async () => {
+test('another document opened in the same page shows nothing of the first', async () => {
   const ann = await openPerson('first')
   await type(ann, 'ywebsocket', '[first]')
   await untilAgreed([ann], ['[first]'])
@@ -121,7 +121,7 @@ test('another document opens in the same page and shows nothing of the first', a
   await ann.close()
 })
 
-test('what the light calls saved is there after the server was killed', async () => {
+test('text that the light shows as saved survives a kill of the server', async () => {
   const ann = await openPerson('kept')
   await type(ann, 'hocuspocus', '[kept]')
   await untilAgreed([ann], ['[kept]'])
@@ -131,7 +131,7 @@ test('what the light calls saved is there after the server was killed', async ()
   await server.kill()
   await server.restart()
 
-  // A new profile: what it shows can only come from the server.
+  // A new browser profile: everything it shows comes from the server.
   const ben = await openPerson('kept')
   await untilAgreed([ben], ['[kept]'])
   await ben.close()
@@ -142,7 +142,7 @@ test('the light waits for every acknowledgement, also for edits queued while off
   const ann = await openPerson('patience', { prepare: (page) => holdAcks(page, acks) })
   await untilState(ann, 'saved-light', 'saving')
 
-  // Nothing acknowledged: not saved, however long it takes.
+  // Without an acknowledgement it is never saved, however much time passes.
   await type(ann, 'hocuspocus', '[a]')
   await until('acknowledgements are held', () => acks.held.length > '[a]'.length)
   await ann.page.clock.fastForward(5_000)
@@ -150,7 +150,7 @@ test('the light waits for every acknowledgement, also for edits queued while off
   release(acks)
   await untilState(ann, 'saved-light', 'saved')
 
-  // The provider takes the first acknowledgement after a reconnect for all of them: the server sends it when all are on the disk.
+  // The provider takes the first acknowledgement after a reconnect for all edits: the server sends it when all are on disk.
   await ann.page.getByTestId('offline-switch').check()
   await untilOffline(ann)
   await type(ann, 'hocuspocus', '[offline]')
@@ -166,7 +166,7 @@ test('the light waits for every acknowledgement, also for edits queued while off
   await ann.close()
 })
 
-test('the light is not "saved" while what the left editor shows is not on the disk', async () => {
+test('the light is not "saved" while an edit of the left editor is not on disk', async () => {
   const acks = { held: [], pass: Infinity }
   const ann = await openPerson('both', { prepare: (page) => holdAcks(page, acks) })
   await untilState(ann, 'saved-light', 'saved')
@@ -182,7 +182,7 @@ test('the light is not "saved" while what the left editor shows is not on the di
   await ann.close()
 })
 
-test('the light is not "saved" while the left editor has not sent what it shows', async () => {
+test('the light is not "saved" while the left editor has unsent edits', async () => {
   const held = []
   let holds = false
   const prepare = async (page) => {
@@ -209,7 +209,7 @@ test('the light is not "saved" while the left editor has not sent what it shows'
   await ann.close()
 })
 
-test('the light does not claim what a browser without storage does not keep', async () => {
+test('the light does not claim that a browser without storage keeps edits', async () => {
   // As on a full disk: every write is aborted.
   const prepare = (page) =>
     page.addInitScript(() => {
@@ -229,7 +229,7 @@ test('the light does not claim what a browser without storage does not keep', as
   await ann.close()
 })
 
-test('the page shows why the server refuses a document and why it ended a session', async () => {
+test('the page shows why the server refuses a document and why a session ended', async () => {
   const ann = await openPerson('gone')
   await type(ann, 'hocuspocus', '[gone]')
   await untilState(ann, 'saved-light', 'saved')
@@ -261,7 +261,7 @@ test('the page shows why the server refuses a document and why it ended a sessio
   await cid.close()
 })
 
-test('under a path prefix the page opens the document of the name as typed, in both dialects', async (t) => {
+test('under a path prefix both editors open the document by its typed name', async (t) => {
   const prefixed = await startServer({ args: ['--path-prefix', '/collab'] })
   t.after(() => prefixed.stop())
   const name = 'notes: 会议 "x" a/b'
@@ -278,7 +278,7 @@ function openPerson(name, options) {
   return open(browser, `${server.httpUrl}/`, name, options)
 }
 
-/** Stands between the Hocuspocus client and the server: lets `acks.pass` acknowledgements through and keeps the others. */
+/** Intercepts the Hocuspocus connection: forwards `acks.pass` acknowledgements and holds the others back. */
 async function holdAcks(page, acks) {
   await page.clock.install()
   await page.routeWebSocket(
@@ -299,7 +299,7 @@ function release(acks) {
   for (const deliver of acks.held.splice(0)) deliver()
 }
 
-/** A Hocuspocus frame: the length of the name (short here), the name, the type. Type 8 is SyncStatus. */
+/** A Hocuspocus frame starts with the length of the name (one byte here), the name and the type. Type 8 is SyncStatus. */
 function isSyncStatus(frame) {
   return frame.length > 1 && frame[1 + frame[0]] === 8
 }

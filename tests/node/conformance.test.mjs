@@ -1,7 +1,7 @@
-// Every vector's updates through the server, in random order and grouping, end in the stated state.
+// The updates of every test vector, sent through the server in random order and grouping, end in the expected state.
 //
 // The sender is a client that holds all updates: it sends them shuffled and grouped, and answers the server's step 1
-// like any Yjs client. Then a client that never saw them reads the document from the server.
+// like any Yjs client. Then a client without any state reads the document from the server.
 // SYNCLINE_SEED=<n> replays an order.
 
 import assert from 'node:assert/strict'
@@ -18,8 +18,8 @@ import { startServer } from './support/server.mjs'
 
 const FIXTURES = new URL('../fixtures/', import.meta.url)
 const SEED = Number(process.env.SYNCLINE_SEED ?? Math.floor(Math.random() * 2 ** 31))
-/** Connections at once. */
-const LANES = 8
+/** Documents tested at the same time. */
+const CONCURRENCY = 8
 
 let server
 before(async () => {
@@ -27,25 +27,25 @@ before(async () => {
 })
 after(() => server.stop())
 
-test(`the hundred documents made with Yjs end in the stated state (seed ${SEED})`, async () => {
+test(`the hundred documents made with Yjs end in the expected state (seed ${SEED})`, async () => {
   const lines = gunzipSync(readFileSync(new URL('yjs-vectors/seeds-1-100.jsonl.gz', FIXTURES))).toString().trim()
   const vectors = lines.split('\n').map((line) => JSON.parse(line))
   assert.equal(vectors.length, 100)
-  await inLanes(vectors, async (vector) => {
+  await forEachConcurrently(vectors, async (vector) => {
     const name = `yjs-${vector.seed}`
     await send(name, vector.updates.map(bytes), random(SEED + vector.seed))
     const doc = new Y.Doc({ gc: !vector.tags.includes('nogc') })
     for (const root in vector.roots) doc[`get${vector.roots[root]}`](root)
     Y.applyUpdate(doc, await read(name))
     const where = `${name}, SYNCLINE_SEED=${SEED}`
-    assert.equal(doc.store.pendingStructs, null, `${where}: nothing may be missing`)
-    assert.equal(doc.store.pendingDs, null, `${where}: no deletion may be missing`)
+    assert.equal(doc.store.pendingStructs, null, `${where}: no struct may be pending`)
+    assert.equal(doc.store.pendingDs, null, `${where}: no deletion may be pending`)
     assert.deepEqual(stateVector(doc), vector.stateVectorMap, where)
     assert.deepEqual(view(doc), vector.expect, where)
   })
 })
 
-test(`the 5,320 documents of y-crdt end in the stated state (seed ${SEED})`, async () => {
+test(`the 5,320 documents of y-crdt end in the expected state (seed ${SEED})`, async () => {
   const decoder = decoding.createDecoder(readFileSync(new URL('yjs-public/ycrdt-small-test-dataset.bin', FIXTURES)))
   const documents = Array.from({ length: decoding.readVarUint(decoder) }, (_, number) => {
     const updates = Array.from({ length: decoding.readVarUint(decoder) }, () => decoding.readVarUint8Array(decoder))
@@ -53,7 +53,7 @@ test(`the 5,320 documents of y-crdt end in the stated state (seed ${SEED})`, asy
     return { number, updates, expect: { text, map: decoding.readAny(decoder), array: decoding.readAny(decoder) } }
   })
   assert.equal(documents.length, 5320)
-  await inLanes(documents, async ({ number, updates, expect }) => {
+  await forEachConcurrently(documents, async ({ number, updates, expect }) => {
     const name = `ycrdt-${number}`
     await send(name, updates, random(SEED + number))
     const doc = new Y.Doc()
@@ -67,7 +67,7 @@ test(`the 5,320 documents of y-crdt end in the stated state (seed ${SEED})`, asy
   })
 })
 
-test('the documents of Yjs 13.2 end in the stated state', async () => {
+test('the documents of Yjs 13.2 end in the expected state', async () => {
   const documents = JSON.parse(readFileSync(new URL('yjs-public/yjs-13-compat.json', FIXTURES)))
   assert.equal(documents.length, 3)
   for (const { name, update } of documents) {
@@ -79,13 +79,13 @@ test('the documents of Yjs 13.2 end in the stated state', async () => {
   }
 })
 
-/** Sends `updates` shuffled and grouped, answers what the server asks, returns when it has taken everything. */
+/** Sends `updates` shuffled and grouped, answers each step 1 of the server, and returns when the server has applied all. */
 async function send(name, updates, next) {
   const everything = Y.mergeUpdates(updates)
   const socket = await Socket.open(name)
   for (const group of groups(shuffled(updates, next), next)) socket.send(2, group)
-  // The document takes messages in order: its answer to this step 1 comes after all of them. If it asked for what
-  // it misses in the meantime, it was answered, and is asked again.
+  // The server handles messages in order, so its answer to this step 1 comes after all updates. If it sent a step 1
+  // of its own meanwhile, that was answered, and this loop asks again.
   for (let answered = -1; answered !== socket.answers; ) {
     answered = socket.answers
     socket.send(0, Uint8Array.of(0))
@@ -94,7 +94,7 @@ async function send(name, updates, next) {
   socket.close()
 }
 
-/** The whole document, as a client gets it that has nothing. */
+/** The whole document, as the server sends it to a client without state. */
 async function read(name) {
   const socket = await Socket.open(name)
   socket.send(0, Uint8Array.of(0))
@@ -107,7 +107,7 @@ class Socket {
   #ws
   #received = []
   #wake = () => {}
-  /** How often the server asked and was answered. */
+  /** Number of step 1 messages of the server that were answered. */
   answers = 0
 
   static open(name) {
@@ -160,14 +160,14 @@ class Socket {
   }
 }
 
-async function inLanes(items, action) {
+async function forEachConcurrently(items, action) {
   const queue = items.values()
-  await Promise.all(Array.from({ length: LANES }, async () => {
+  await Promise.all(Array.from({ length: CONCURRENCY }, async () => {
     for (const item of queue) await action(item)
   }))
 }
 
-/** mulberry32: the same seed, the same order. */
+/** mulberry32: the same seed gives the same order. */
 function random(seed) {
   let state = seed >>> 0
   return () => {
@@ -187,7 +187,7 @@ function shuffled(items, next) {
   return all
 }
 
-/** Cuts into runs of one to five, each merged into one update. */
+/** Splits into groups of one to five updates, each merged into one update. */
 function groups(updates, next) {
   const all = []
   for (let from = 0; from < updates.length; ) {
@@ -207,7 +207,7 @@ function stateVector(doc) {
   return Object.fromEntries(entries)
 }
 
-/** The content in the notation of the vectors (tests/fixtures/README.md). */
+/** The content in the notation of the test vectors (tests/fixtures/README.md). */
 function view(doc) {
   const delta = doc.getText('rich').toDelta().map(({ insert, attributes }) => ({
     insert: show(insert),

@@ -1,11 +1,11 @@
-// The tests lean on these comparisons: they must be able to say no.
+// The comparisons the other tests rely on: they must detect differences.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import * as Y from 'yjs'
 import { allEqual, assertAllEqual, missingFrom } from './support/documents.mjs'
 
-test('documents are equal however their content is cut into structs', () => {
+test('documents are equal however their content is split into structs', () => {
   const one = typed(['a', 'b', 'c'])
   const two = new Y.Doc()
   Y.applyUpdate(two, Y.encodeStateAsUpdate(one))
@@ -15,7 +15,7 @@ test('documents are equal however their content is cut into structs', () => {
   assertAllEqual([one, two, whole])
 })
 
-test('documents with the same ids but other content, formats or deletions are not equal', () => {
+test('documents with equal ids but other content, formats or deletions are not equal', () => {
   const others = {
     content: typed(['abd']),
     shorter: typed(['ab']),
@@ -29,16 +29,16 @@ test('documents with the same ids but other content, formats or deletions are no
   }
 })
 
-test('a document that waits for something missing is not equal to one that does not', () => {
+test('a document with a pending update is not equal to one without', () => {
   const whole = typed(['a', 'b'])
-  const waiting = typed(['a'])
+  const pending = typed(['a'])
   const [, , third] = updatesOf(['a', 'b', 'c'])
-  Y.applyUpdate(waiting, third)
-  assert(!allEqual([typed(['a']), waiting]))
-  assert(!allEqual([whole, waiting]))
+  Y.applyUpdate(pending, third)
+  assert(!allEqual([typed(['a']), pending]))
+  assert(!allEqual([whole, pending]))
 })
 
-test('what a document lacks of an update is named, insertions and deletions', () => {
+test('missingFrom names insertions and deletions that a document lacks', () => {
   const [first, second] = updatesOf(['a', 'b'])
   const doc = new Y.Doc()
   assert.match(missingFrom(doc, first), /structs of client 1/)

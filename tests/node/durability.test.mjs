@@ -1,4 +1,4 @@
-// What was acknowledged survives kill -9. Verified by clients that never saw the edits before.
+// Acknowledged updates survive kill -9. Verified by clients that never saw the edits before.
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
@@ -11,13 +11,13 @@ import { readHocuspocus, readYWebsocket, syncSentBy, yWebsocket } from './suppor
 
 const ROUNDS = 30
 const WRITERS = 20
-/** More than any document of the day has. */
+/** More clients than any document has in normal use. */
 const MANY_CLIENTS = 25_000
-/** Deeper than servers with a tree take. */
+/** Nested deeper than servers that build a tree accept. */
 const NESTED_LEVELS = 600
 /** Each writer's pause between two edits. */
 const PAUSE_MS = { least: 5, spread: 30 }
-/** When the server is killed after all writers began. */
+/** Time from the start of the last writer to the kill of the server. */
 const KILL_AFTER_MS = { least: 50, spread: 500 }
 
 let server
@@ -25,11 +25,11 @@ let server
 before(async () => (server = await startServer()))
 after(() => server?.stop())
 
-test('no update that was answered with SyncStatus(1) is lost by kill -9 while 20 writers type, 30 times', async (t) => {
+test('no acknowledged update is lost by kill -9 while 20 writers type, 30 times', async (t) => {
   const random = seededRandom(t)
   const totals = { sent: 0, acked: 0 }
   for (let round = 0; round < ROUNDS; round++) {
-    // By turns everybody in one document, and in several that share a commit.
+    // Alternate between one document for all writers and several documents that share a commit.
     const documents = round % 2 === 0 ? 1 : 5
     const writers = Array.from({ length: WRITERS }, (_, i) => {
       return startWriter(t, `round-${round}-${i % documents}`, `${round}.${i}`)
@@ -41,7 +41,7 @@ test('no update that was answered with SyncStatus(1) is lost by kill -9 while 20
     const killed = server.kill()
     await killed
     for (const writer of writers) writer.stop()
-    // What the dead server had still sent arrives before its sockets close.
+    // Frames sent before the kill arrive before the sockets close.
     await until(() => writers.every(({ client }) => client.line.isDead), { what: 'all sockets are closed' })
     for (const { client } of writers) client.destroy()
     await server.restart()
@@ -62,11 +62,11 @@ test('no update that was answered with SyncStatus(1) is lost by kill -9 while 20
       fresh.destroy()
     }
     totals.acked += writers.reduce((sum, { ledger }) => sum + ledger.acked.length, 0)
-    totals.sent += writers.reduce((sum, { ledger }) => sum + ledger.acked.length + ledger.waiting.length, 0)
+    totals.sent += writers.reduce((sum, { ledger }) => sum + ledger.acked.length + ledger.pending.length, 0)
   }
   t.diagnostic(`${totals.acked} of ${totals.sent} updates were acknowledged; none is lost`)
-  assert(totals.acked > ROUNDS * WRITERS * 3, 'enough was acknowledged to mean something')
-  assert(totals.sent > totals.acked, 'and the server died while updates were on their way')
+  assert(totals.acked > ROUNDS * WRITERS * 3, 'enough updates were acknowledged for a meaningful result')
+  assert(totals.sent > totals.acked, 'the server was killed while updates were in flight')
 })
 
 test('unsyncedChanges falls to 0, and a server killed at that moment has everything', async (t) => {
@@ -95,7 +95,7 @@ test('unsyncedChanges falls to 0, and a server killed at that moment has everyth
   }
 })
 
-test('what a client wrote offline is acknowledged after it comes back, and survives kill -9 then', async (t) => {
+test('edits made offline are acknowledged after the reconnect and survive kill -9', async (t) => {
   const writer = hocuspocusClient(t, server, 'offline')
   await untilSynced(writer)
   writer.cut()
@@ -104,9 +104,9 @@ test('what a client wrote offline is acknowledged after it comes back, and survi
   writer.mend()
   await untilSynced(writer)
   await untilSaved(writer)
-  // The provider counts on after a reconnect; what it says must hold when everything was answered.
+  // The provider keeps its count across a reconnect; once everything is answered, the count must be right.
   const other = hocuspocusClient(t, server, 'offline')
-  await until(() => other.doc.getArray('list').length === 50, { what: 'others have it' })
+  await until(() => other.doc.getArray('list').length === 50, { what: 'another client has the edits' })
   await server.kill()
   for (const client of [writer, other]) client.destroy()
   await server.restart()
@@ -115,7 +115,7 @@ test('what a client wrote offline is acknowledged after it comes back, and survi
   assert.equal(fresh.doc.getArray('list').length, 50)
 })
 
-test('an update that came back to its y-websocket author survives a kill -9 at that moment', async (t) => {
+test('an update echoed to its y-websocket author survives a kill -9 at that moment', async (t) => {
   for (let round = 0; round < 10; round++) {
     const name = `echo-${round}`
     const doc = new Y.Doc()
@@ -128,7 +128,7 @@ test('an update that came back to its y-websocket author survives a kill -9 at t
     })
     await author.send(yWebsocket.step1(Y.encodeStateVector(new Y.Doc())), frame)
     await until(() => killed, {
-      what: () => `the echo comes; came: ${author.frames.map((f) => readYWebsocket(f).kind)}`,
+      what: () => `the echo arrives; received: ${author.frames.map((f) => readYWebsocket(f).kind)}`,
     })
     await killed
     await server.restart()
@@ -139,8 +139,8 @@ test('an update that came back to its y-websocket author survives a kill -9 at t
   }
 })
 
-test('a document that more clients have edited than one message may name is still there for all after a restart', async (t) => {
-  // Every tab is a client of its own, so a much used document gathers them over the years.
+test('a document with more clients than one message may name survives a restart', async (t) => {
+  // Every browser tab is a client of its own, so a busy document collects client ids over the years.
   const random = generator(1)
   const name = 'much-used'
   const author = rawClient(t, server, name)
@@ -162,20 +162,20 @@ test('a document that more clients have edited than one message may name is stil
   await untilSynced(fresh)
   assert.equal(fresh.doc.store.clients.size, MANY_CLIENTS)
   assertAllEqual([written, fresh.doc])
-  // And back again, when its state vector names them all.
+  // Reconnect with a state vector that names all the clients.
   let refused
   fresh.provider.on('closed', (close) => (refused = close))
   fresh.cut()
-  await until(() => fresh.line.isDead, { what: 'the line is dead' })
+  await until(() => fresh.line.isDead, { what: 'the connection is closed' })
   fresh.doc.getMap('edits').set('offline', 1)
   fresh.mend()
   const other = hocuspocusClient(t, server, name)
   const arrived = () => refused || other.doc.getMap('edits').has('offline')
-  await until(arrived, { what: 'its offline edit arrives' })
-  assert.equal(refused, undefined, 'it is not turned away for good')
+  await until(arrived, { what: 'the offline edit arrives' })
+  assert.equal(refused, undefined, 'the client is not rejected permanently')
 })
 
-test('a document nested deeper than one message may be is there after a restart, or was never acknowledged', async (t) => {
+test('a too deeply nested document survives a restart or is not acknowledged', async (t) => {
   const author = hocuspocusClient(t, server, 'deep')
   await untilSynced(author)
   await untilSaved(author)
@@ -187,7 +187,7 @@ test('a document nested deeper than one message may be is there after a restart,
     inner.insert(0, [next])
     inner = next
   }
-  await until(() => author.isSaved || refused, { what: 'it is saved or refused' })
+  await until(() => author.isSaved || refused, { what: 'the document is saved or refused' })
   const accepted = !refused
   author.destroy()
   await server.restart()
@@ -204,24 +204,24 @@ function oneEdit(clientID) {
 }
 
 /**
- * A Hocuspocus client that types lines. The server answers updates and step 2s in the order they were sent, so its
- * ledger knows exactly which is acknowledged.
+ * A Hocuspocus client that types lines. The server answers updates and step 2s in the order they were sent, so the
+ * ledger records exactly which ones are acknowledged.
  */
 function startWriter(t, room, id) {
   const client = hocuspocusClient(t, server, room)
-  const ledger = { waiting: [], acked: [] }
+  const ledger = { pending: [], acked: [] }
   let marker = null
   let timer
   client.line.onSent.push((frame) => {
     const sync = syncSentBy('hocuspocus', frame)
-    if (sync && sync.kind !== 'step1') ledger.waiting.push({ marker, update: sync.payload })
+    if (sync && sync.kind !== 'step1') ledger.pending.push({ marker, update: sync.payload })
   })
   client.line.onReceived.push((frame) => {
     const message = readHocuspocus(frame)
     if (message.kind !== 'status') return
     assert(message.saved, 'nothing is refused here')
-    assert(ledger.waiting.length > 0, 'more answers than questions')
-    ledger.acked.push(ledger.waiting.shift())
+    assert(ledger.pending.length > 0, 'more acknowledgements than updates')
+    ledger.acked.push(ledger.pending.shift())
   })
   return {
     client,
@@ -234,7 +234,7 @@ function startWriter(t, room, id) {
         const text = client.doc.getText('text')
         client.doc.transact(() => {
           text.insert(random() < 0.5 ? 0 : text.length, `${marker}\n`)
-          // Now and then the oldest line goes: deletions are acknowledged too.
+          // Sometimes delete the oldest line: deletions are acknowledged too.
           if (random() < 0.1) {
             const [oldest] = text.toString().split('\n', 1)
             text.delete(0, oldest.length + 1)

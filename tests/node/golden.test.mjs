@@ -1,7 +1,7 @@
-// The bytes that the npm clients really send, recorded again and compared with tests/fixtures/wire/golden.json, which
-// the Rust decoders are tested against. A new version of a package that speaks differently is noticed here.
+// Records the bytes that the npm clients send and compares them with tests/fixtures/wire/golden.json, which the Rust
+// decoders are tested against. Detects a package version that changes the wire format.
 //
-// To record anew, after looking at the difference: SYNCLINE_RECORD=1 node --test golden.test.mjs
+// To update the recording, after reviewing the difference: SYNCLINE_RECORD=1 node --test golden.test.mjs
 
 import { HocuspocusProvider, HocuspocusProviderWebsocket } from '@hocuspocus/provider'
 import assert from 'node:assert/strict'
@@ -17,7 +17,7 @@ import { buffer, bytes, text, yWebsocket } from './support/wire.mjs'
 const FILE = new URL('../fixtures/wire/golden.json', import.meta.url)
 const PACKAGES = ['yjs', 'y-protocols', 'lib0', 'y-websocket', '@hocuspocus/provider']
 const CLIENT_ID = 1_234_567_890
-/** Yjs 14 draws ids of up to 53 bits; what a client sends with one looks the same. */
+/** Yjs 14 draws ids of up to 53 bits; the messages of such a client have the same form. */
 const LARGE_CLIENT_ID = 4_037_842_138_759_076
 const EMPTY_VECTOR = Y.encodeStateVector(new Y.Doc())
 const EMPTY_UPDATE = new Uint8Array([0, 0])
@@ -25,13 +25,13 @@ const EMPTY_UPDATE = new Uint8Array([0, 0])
 const FORMAT = [
   'A list of WebSocket messages as the npm packages named in "packages" send them, recorded from their unmodified code.',
   '"frames": in the order in which each client sent them. "dialect" is "y-websocket" or "hocuspocus"; "session" groups',
-  'the frames of one connection; "on" says what made the client send it; "message" is what it is, in the words of',
+  'the frames of one connection; "on" names what made the client send it; "message" is what it is, in the words of',
   'protocol/SPEC.md; "hex" is the whole message. Hocuspocus frames also say their "address" ("\\u0000" separates name',
   'and session id). The last entry of a session is the close code of its socket instead of a message ("closeCode").',
   'Client ids, names and contents are fixed, so the bytes are the same on every run.',
 ].join(' ')
 
-test('the npm clients send exactly the bytes that were recorded', async (t) => {
+test('the npm clients send exactly the recorded bytes', async (t) => {
   const frames = [
     ...(await recordYWebsocket(t, { session: 'y-websocket', clientID: CLIENT_ID })),
     ...(await recordYWebsocket(t, { session: 'y-websocket, 53-bit client id', clientID: LARGE_CLIENT_ID })),
@@ -61,7 +61,7 @@ async function recordYWebsocket(t, { session, clientID }) {
   server.send(yWebsocket.step1(EMPTY_VECTOR))
   await expect('a step 1 from the server', 'sync step 2')
   server.send(yWebsocket.step2(EMPTY_UPDATE))
-  await until(() => provider.synced, { what: 'it is synced' })
+  await until(() => provider.synced, { what: 'the provider is synced' })
   doc.getText('text').insert(5, ' world')
   await expect('an insertion', 'sync update')
   doc.getText('text').delete(0, 1)
@@ -70,7 +70,7 @@ async function recordYWebsocket(t, { session, clientID }) {
   await expect('formatting', 'sync update')
   provider.awareness.setLocalStateField('user', { name: 'Ann', color: '#ff8800' })
   await expect('a change of presence', 'awareness')
-  server.send(yWebsocket.awareness(strangersPresence()))
+  server.send(yWebsocket.awareness(otherClientAwareness()))
   await expect("someone else's presence: it is sent back", 'awareness')
   server.send(yWebsocket.queryAwareness())
   await expect('a query for presence', 'awareness')
@@ -107,27 +107,27 @@ async function recordHocuspocus(t, { session, name, sessionId }) {
       frames.push({ dialect: 'hocuspocus', session, address, on, message: messages[i], hex })
     }
   }
-  const say = (...parts) => server.send(bytes(text(address), ...parts))
+  const sendToClient = (...parts) => server.send(bytes(text(address), ...parts))
   await expect('open', 'auth token', 'sync step 1', 'awareness')
-  say(2, 2, text('read-write'))
-  await until(() => provider.isAuthenticated, { what: 'it is authenticated' })
-  say(0, 0, buffer(EMPTY_VECTOR))
+  sendToClient(2, 2, text('read-write'))
+  await until(() => provider.isAuthenticated, { what: 'the provider is authenticated' })
+  sendToClient(0, 0, buffer(EMPTY_VECTOR))
   await expect('a step 1 from the server', 'sync step 2')
-  say(0, 1, buffer(EMPTY_UPDATE))
-  await until(() => provider.synced, { what: 'it is synced' })
+  sendToClient(0, 1, buffer(EMPTY_UPDATE))
+  await until(() => provider.synced, { what: 'the provider is synced' })
   doc.getText('text').insert(5, ' world')
   await expect('an insertion', 'sync update')
   doc.getText('text').delete(0, 1)
   await expect('a deletion', 'sync update')
   provider.setAwarenessField('user', { name: 'Ann', color: '#ff8800' })
   await expect('a change of presence', 'awareness')
-  say(3)
+  sendToClient(3)
   await expect('a query for presence', 'awareness')
   provider.sendStateless('{"saved":true}')
   await expect('sendStateless', 'stateless')
   server.send(new Uint8Array([9]))
   await expect('a ping', 'pong')
-  say(2, 0)
+  sendToClient(2, 0)
   await expect('a question for the token', 'auth token')
   provider.forceSync()
   await expect('forceSync', 'sync step 1')
@@ -150,7 +150,7 @@ async function recordHocuspocus(t, { session, name, sessionId }) {
   return frames
 }
 
-/** A server that says nothing by itself and keeps the frames of its one client. */
+/** A server that sends only what the test sends and records the frames of its one client. */
 async function startRecorder(t) {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
   t.after(() => {
@@ -172,7 +172,7 @@ async function startRecorder(t) {
     closed: () => until(() => closeCode, { what: 'the client closes the socket' }),
     async take(count) {
       await until(() => frames.length >= count, { what: () => `${count} frames, not ${frames.length}: ${frames}` })
-      // A frame too many is as wrong as one too few.
+      // Wait briefly: an extra frame is an error too.
       await new Promise((resolve) => setTimeout(resolve, 20))
       assert.equal(frames.length, count, `${frames}`)
       return frames.splice(0)
@@ -180,7 +180,7 @@ async function startRecorder(t) {
   }
 }
 
-/** A document with a little of much in it, always the same. */
+/** A fixed document with content of several types. */
 function documentOf(clientID) {
   const doc = new Y.Doc()
   doc.clientID = clientID
@@ -193,7 +193,7 @@ function documentOf(clientID) {
   return doc
 }
 
-function strangersPresence() {
+function otherClientAwareness() {
   const doc = new Y.Doc()
   doc.clientID = 77
   const awareness = new Awareness(doc)

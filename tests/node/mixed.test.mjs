@@ -1,7 +1,7 @@
-// Two devices of ours and two npm clients on one document: everybody edits offline, one of each is killed with signal 9,
-// the server too, everybody comes back. In the end all hold the same, and every edit is there exactly once.
+// Two Syncline devices and two npm clients on one document: all edit offline, one of each kind and the server are killed
+// with SIGKILL, then all reconnect. At the end all hold the same state, and every edit is there exactly once.
 //
-// Ten seeds; `SYNCLINE_SEED=n` replays one. Chance decides who edits what, who is killed, and the order of returning.
+// Ten seeds; `SYNCLINE_SEED=n` replays one. The seed decides the edits, the killed clients and the order of reconnects.
 
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
@@ -22,9 +22,9 @@ const DOCUMENT = 'mixed'
 const SEEDS = 10
 const CLIENTS = ['device', 'device', 'y-websocket', 'hocuspocus']
 const KINDS = ['insert', 'insert', 'append', 'delete', 'map', 'push', 'put', 'count', 'last', 'choice']
-/** Those of which it can be told afterwards, from the document alone, whether they were made. */
+/** Kinds of edit whose presence the final document alone reveals. */
 const PLAIN_KINDS = ['insert', 'append', 'map', 'push']
-/** Edits of each client: together, apart, and apart while the server is down. */
+/** Edits per client: while connected, while offline, and while offline with the server down. */
 const EDITS = { together: 5, apart: 12, alone: 6 }
 const PATIENCE_MS = 30_000
 
@@ -42,30 +42,30 @@ for (const seed of seeds) {
     const actors = CLIENTS.map((kind, number) => new Actor(t, server.url, kind, number, random, ledger))
 
     for (const actor of actors) await actor.start()
-    await everybodyEdits(actors, random, EDITS.together)
+    await allEdit(actors, random, EDITS.together)
     await untilEqual(actors)
 
     for (const actor of actors) await actor.ask('offline')
-    await everybodyEdits(actors, random, EDITS.apart)
+    await allEdit(actors, random, EDITS.apart)
     for (const actor of [random.pick(actors.slice(0, 2)), random.pick(actors.slice(2))]) {
       await actor.killWhileEditing()
       await actor.start('--offline')
     }
     await server.kill()
-    await everybodyEdits(actors, random, EDITS.alone)
+    await allEdit(actors, random, EDITS.alone)
     await server.restart()
 
     const order = actors.map((actor) => ({ actor, at: random() })).sort((one, other) => one.at - other.at)
-    const dies = random.below(order.length)
+    const killAfter = random.below(order.length)
     for (const [index, { actor }] of order.entries()) {
       await actor.ask('online')
-      // Some have begun to send, some have not.
-      if (index !== dies) continue
+      // Some clients have begun to send, some have not.
+      if (index !== killAfter) continue
       await new Promise((resolve) => setTimeout(resolve, random.below(60)))
       await server.kill()
       await server.restart()
     }
-    await everybodyEdits(actors, random, EDITS.together)
+    await allEdit(actors, random, EDITS.together)
     await untilEqual(actors)
     for (const actor of actors) {
       await until(async () => (await actor.ask('saved')).saved, { what: `${actor.name} is saved`, timeout: PATIENCE_MS })
@@ -74,7 +74,7 @@ for (const seed of seeds) {
     assertAllEqual(docs)
     for (const doc of docs) check(doc, ledger)
 
-    // What is saved is on the server's disk: a client that has never been here gets it after another kill -9.
+    // Saved edits are on the server's disk: a new client receives them after another kill -9.
     for (const actor of actors) await actor.ask('exit')
     await server.kill()
     await server.restart()
@@ -83,12 +83,12 @@ for (const seed of seeds) {
     assertAllEqual([docs[0], fresh.doc])
     check(fresh.doc, ledger)
     const made = ledger.filter(({ outcome }) => outcome === 'made').length
-    t.diagnostic(`${made} edits made, ${ledger.filter(({ outcome }) => outcome === 'unknown').length} cut short`)
+    t.diagnostic(`${made} edits made, ${ledger.filter(({ outcome }) => outcome === 'unknown').length} interrupted`)
     assert(made > 4 * EDITS.apart)
   })
 }
 
-/** A client in a process of its own, and what is known of its edits. */
+/** A client in a process of its own, which records its edits in the ledger. */
 class Actor {
   #child
   #answers
@@ -110,12 +110,12 @@ class Actor {
         ? [SIMULATOR, ['actor', '--dir', this.directory, '--url', this.url, '--document', DOCUMENT]]
         : [process.execPath, [ACTOR, this.url, DOCUMENT, '--dialect', this.kind, '--dir', this.directory]]
     const child = spawn(program, [...args, ...more], { stdio: ['pipe', 'pipe', 'inherit'] })
-    child.stdin.on('error', () => {}) // It was killed; the answer that does not come says so.
+    child.stdin.on('error', () => {}) // The process was killed; the missing answer reports it.
     this.#child = child
     this.#answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   }
 
-  /** One command; its answer, or null when the process ended before it could answer. */
+  /** Sends one command; resolves to its answer, or null if the process ended before it answered. */
   async #exchange(command) {
     this.#child.stdin.write(`${command}\n`)
     const { value, done } = await this.#answers.next()
@@ -124,7 +124,7 @@ class Actor {
 
   async ask(command) {
     const answer = await this.#exchange(command)
-    assert(answer?.ok, `${this.name} (${this.kind}), asked to ${command}: ${answer?.error ?? 'it ended'}`)
+    assert(answer?.ok, `${this.name} (${this.kind}), asked to ${command}: ${answer?.error ?? 'the process ended'}`)
     return answer
   }
 
@@ -139,13 +139,13 @@ class Actor {
     if (!nothing) this.ledger.push({ ...edit, replaced, outcome: 'made' })
   }
 
-  /** kill -9 while edits are on their way to its disk: what was answered is there, the rest may be. */
+  /** kill -9 while edits are being written to its disk: answered edits are stored, the others may be. */
   async killWhileEditing() {
     const edits = Array.from({ length: 8 }, () => this.#draw(PLAIN_KINDS))
-    const dies = this.random.below(edits.length)
+    const killAfter = this.random.below(edits.length)
     const answers = edits.map(async (edit, index) => {
       const answer = await this.#exchange(`edit ${edit.kind} ${edit.id} ${edit.dice}`)
-      if (index === dies) this.#child.kill('SIGKILL')
+      if (index === killAfter) this.#child.kill('SIGKILL')
       assert(answer === null || answer.ok, answer?.error)
       return answer ? 'made' : 'unknown'
     })
@@ -158,7 +158,7 @@ class Actor {
     assert.equal(this.#child.signalCode, 'SIGKILL')
   }
 
-  /** What it holds. */
+  /** The client's document. */
   async doc() {
     const { state } = await this.ask('state')
     const doc = new Y.Doc()
@@ -167,21 +167,21 @@ class Actor {
   }
 }
 
-/** Everybody edits, in turns that chance decides. */
-async function everybodyEdits(actors, random, count) {
+/** Each actor makes `count` edits, in random turns. */
+async function allEdit(actors, random, count) {
   const turns = actors.flatMap((actor) => Array.from({ length: count }, () => ({ actor, at: random() })))
   for (const { actor } of turns.sort((one, other) => one.at - other.at)) await actor.edit()
 }
 
 function untilEqual(actors) {
-  const what = () => `all hold the same: ${actors.map(({ name, kind }) => `${name} is a ${kind}`)}`
+  const what = () => `all hold the same state: ${actors.map(({ name, kind }) => `${name} is a ${kind}`)}`
   return until(async () => allEqual(await Promise.all(actors.map((actor) => actor.doc()))), {
     what,
     timeout: PATIENCE_MS,
   })
 }
 
-/** Every edit is there exactly once and in its place, and nothing else is there. */
+/** Asserts that the document holds every edit exactly once and in its place, and nothing else. */
 function check(doc, ledger) {
   const of = (kind) => ledger.filter((edit) => edit.kind === kind)
   const isMade = ({ outcome }) => outcome === 'made'
@@ -191,7 +191,7 @@ function check(doc, ledger) {
   const onceEach = (kind, found, without = new Set()) => {
     const sure = of(kind).filter((edit) => isMade(edit) && !without.has(edit.id)).map(({ id }) => id)
     const unsure = new Set(of(kind).filter((edit) => !isMade(edit)).map(({ id }) => id))
-    assert.equal(new Set(found).size, found.length, `${kind}: something is there twice: ${found}`)
+    assert.equal(new Set(found).size, found.length, `${kind}: duplicates in ${found}`)
     assert.deepEqual(found.filter((id) => !unsure.has(id)).sort(), sure.sort(), `${kind}: every edit once`)
   }
   for (const [kind, content, without] of [['insert', text, gone('delete')], ['append', log]]) {
@@ -201,7 +201,7 @@ function check(doc, ledger) {
   }
   for (const name of CLIENTS.map((_, number) => `d${number}`)) {
     const numbers = tokens(log).found.filter((id) => id.startsWith(`${name}-`)).map((id) => Number(id.split('-')[1]))
-    assert.deepEqual(numbers, numbers.toSorted((a, b) => a - b), `what ${name} appended stands in its order`)
+    assert.deepEqual(numbers, numbers.toSorted((a, b) => a - b), `the entries ${name} appended keep their order`)
   }
   onceEach('map', Object.keys(map))
   onceEach('push', list)
@@ -212,8 +212,8 @@ function check(doc, ledger) {
     const written = new Set(of(kind).map(({ dice }) => keyOf(dice)))
     assert.deepEqual(Object.keys(found).sort(), [...written].sort(), `${kind}: the keys`)
     for (const key of written) {
-      const standing = of(kind).filter(({ dice, id }) => keyOf(dice) === key && !gone(kind).has(id)).map(({ id }) => id)
-      assert(standing.includes(found[key]), `${kind}: ${key} is ${found[key]}, and nobody wrote over one of ${standing}`)
+      const current = of(kind).filter(({ dice, id }) => keyOf(dice) === key && !gone(kind).has(id)).map(({ id }) => id)
+      assert(current.includes(found[key]), `${kind}: ${key} is ${found[key]}, but should be one of ${current}, which were not overwritten`)
     }
   }
 }

@@ -1,4 +1,4 @@
-// A document has one name in both dialects, whatever the URL of y-websocket makes of it.
+// A document has the same name in both dialects, however the URL of y-websocket encodes it.
 
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
@@ -6,7 +6,7 @@ import { makers, until, untilSynced } from './support/clients.mjs'
 import { seededRandom } from './support/random.mjs'
 import { runBinary, startServer } from './support/server.mjs'
 
-/** As a person types them. Not among them: `?`, `#` and `\`, which mean something else in a URL. */
+/** Names as users type them, without `?`, `#` and `\`, which have a meaning of their own in a URL. */
 const NAMES = [
   'space name',
   '会议记录 2026',
@@ -21,7 +21,7 @@ const NAMES = [
   'a:b@c=d&e+f,g;h',
 ]
 
-/** One client of each dialect, both synced. */
+/** Creates one client of each dialect and waits until both are synced. */
 async function pair(t, server, [yWebsocketName, hocuspocusName], path = '') {
   const at = { url: server.url + path }
   const clients = [makers.ywebsocket(t, at, yWebsocketName), makers.hocuspocus(t, at, hocuspocusName)]
@@ -31,7 +31,7 @@ async function pair(t, server, [yWebsocketName, hocuspocusName], path = '') {
 
 const textOf = (client) => client.doc.getText('text').toString()
 
-/** Of the text that `share` leaves. */
+/** Length of the text that `share` leaves in the document. */
 const LENGTH = 'from y-websocket. from Hocuspocus. '.length
 
 async function share([one, other], what) {
@@ -42,18 +42,18 @@ async function share([one, other], what) {
 
 describe('y-websocket and Hocuspocus share the document', () => {
   for (const name of NAMES) {
-    test(name.length > 60 ? `${name.slice(0, 2)}, ${name.length} units long` : name, async (t) => {
+    test(name.length > 60 ? `${name.slice(0, 2)}, ${name.length} UTF-16 units long` : name, async (t) => {
       const server = await startServer()
       t.after(() => server.kill())
       await share(await pair(t, server, [name, name]), name)
-      // One side, or both, may encode what a URL parser encodes.
+      // Either side may send the name as a URL parser encodes it.
       const url = new URL(`ws://host/${name}`).pathname.slice(1)
       const late = await pair(t, server, [url, url])
       assert.deepEqual(late.map((client) => textOf(client).length), [LENGTH, LENGTH])
     })
   }
 
-  test('of any name that both encode, whatever it holds', async (t) => {
+  test('for random names that both sides encode', async (t) => {
     const random = seededRandom(t)
     const server = await startServer()
     t.after(() => server.kill())
@@ -65,7 +65,7 @@ describe('y-websocket and Hocuspocus share the document', () => {
   })
 })
 
-test('a name that is encoded by a person is a document of its own', async (t) => {
+test('a name that the user has percent-encoded is a separate document', async (t) => {
   const server = await startServer()
   t.after(() => server.kill())
   const [plain] = await pair(t, server, ['a/b', 'a/b'])
@@ -76,7 +76,7 @@ test('a name that is encoded by a person is a document of its own', async (t) =>
   assert.equal(textOf(encoded), '')
 })
 
-test('the commands take a name as people write it and as its URL spells it', async (t) => {
+test('commands accept a name as typed and as encoded in its URL', async (t) => {
   const server = await startServer()
   t.after(() => server.kill())
   const clients = await pair(t, server, ['会议 1', '会议 1'])
@@ -97,7 +97,7 @@ test('the commands take a name as people write it and as its URL spells it', asy
   assert.match(await run('purge', spellings[0]), /purged "会议 1"/)
 })
 
-describe('behind a proxy that keeps the path /collab', () => {
+describe('behind a proxy that keeps the path prefix /collab', () => {
   test('both dialects open one document, with the prefix and without', async (t) => {
     const server = await startServer({ args: ['--path-prefix', '/collab'] })
     t.after(() => server.kill())

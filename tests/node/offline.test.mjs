@@ -1,4 +1,4 @@
-// Away and back: only what was missed crosses the wire, deletions included, and nothing is doubled.
+// Reconnecting after offline work transfers only what each side missed, deletions included, and duplicates nothing.
 
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
@@ -9,7 +9,7 @@ import { seededRandom } from './support/random.mjs'
 import { startServer } from './support/server.mjs'
 import { syncSentBy } from './support/wire.mjs'
 
-/** So much that sending it again would break the limit by far. */
+/** Large enough that sending the document again would clearly exceed the limit. */
 const BASE_LINES = 4_000
 const EDITS = 500
 const WIRE_FACTOR = 3
@@ -21,13 +21,13 @@ after(() => server?.stop())
 
 for (const dialect of Object.keys(makers)) {
   describe(`a ${dialect} client`, () => {
-    test('that edited 500 times offline sends only that and gets only what it missed', async (t) => {
+    test('that made 500 offline edits sends only those and receives only what it missed', async (t) => {
       const random = seededRandom(t)
       const { a, b } = await twoClients(t, dialect, `edits-${dialect}`)
-      const away = Y.encodeStateVector(a.doc)
+      const beforeCut = Y.encodeStateVector(a.doc)
 
       a.cut()
-      await until(() => a.line.isDead, { what: 'the line is dead' })
+      await until(() => a.line.isDead, { what: 'the connection is closed' })
       const wire = watchWire(a)
       const typed = []
       a.doc.on('update', (update, origin) => origin !== a.provider && typed.push(update))
@@ -36,28 +36,28 @@ for (const dialect of Object.keys(makers)) {
         b.doc.transact(() => edit(b.doc, random, `B${i}`))
       }
       await untilSaved(b)
-      const own = Y.encodeStateAsUpdate(a.doc, away)
-      const missed = Y.encodeStateAsUpdate(b.doc, away)
+      const own = Y.encodeStateAsUpdate(a.doc, beforeCut)
+      const missed = Y.encodeStateAsUpdate(b.doc, beforeCut)
       assert(
         own.length < Y.encodeStateAsUpdate(a.doc).length / (2 * WIRE_FACTOR),
-        'the whole document would be noticed',
+        'the limit detects a transfer of the whole document',
       )
-      assert.deepEqual(wire.sent, [], 'nothing crosses a line that is cut')
+      assert.deepEqual(wire.sent, [], 'nothing is sent while the connection is cut')
 
       a.mend()
-      await until(() => allEqual([a.doc, b.doc]), { what: 'both hold the same' })
+      await until(() => allEqual([a.doc, b.doc]), { what: 'both hold the same state' })
       await untilConfirmed(a, b)
 
-      const before = Y.decodeStateVector(away)
+      const before = Y.decodeStateVector(beforeCut)
       for (const { client, clock } of structsIn(wire.sent)) {
-        assert.equal(client, a.doc.clientID, 'only own structs are sent')
-        assert(clock >= (before.get(client) ?? 0), 'and only new ones')
+        assert.equal(client, a.doc.clientID, 'only structs of this client are sent')
+        assert(clock >= (before.get(client) ?? 0), 'only new structs are sent')
       }
       for (const { client, clock } of structsIn(wire.received)) {
-        assert(client !== a.doc.clientID || dialect === 'ywebsocket', 'nothing of its own comes back')
+        assert(client !== a.doc.clientID || dialect === 'ywebsocket', 'no struct of this client is returned')
         assert(clock >= (before.get(client) ?? 0), 'only new structs are received')
       }
-      // The Hocuspocus provider also queues each update, sends them all when it is back, and is told of each.
+      // The Hocuspocus provider also queues each update, sends them all on reconnect, and gets an acknowledgement for each.
       const queued = dialect === 'hocuspocus' ? typed : []
       const toSend = own.length + totalBytes(queued)
       const { sent, received } = a.line
@@ -71,14 +71,14 @@ for (const dialect of Object.keys(makers)) {
       assertAllEqual([a.doc, b.doc, fresh.doc])
       const lines = fresh.doc.getText('text').toString().split('\n')
       const expected = Array.from({ length: EDITS }, (_, i) => [`A${i}`, `B${i}`]).flat()
-      assert.deepEqual(lines.filter((line) => /^[AB]/.test(line)).sort(), expected.sort(), 'each edit is there once')
+      assert.deepEqual(lines.filter((line) => /^[AB]/.test(line)).sort(), expected.sort(), 'each edit is there exactly once')
     })
 
-    test('that only deleted while offline, and others too, ends with all deletions', async (t) => {
+    test('that only deleted while offline, as others did, ends with all deletions', async (t) => {
       const name = `deletions-${dialect}`
       const { a, b } = await twoClients(t, dialect, name)
       a.cut()
-      await until(() => a.line.isDead, { what: 'the line is dead' })
+      await until(() => a.line.isDead, { what: 'the connection is closed' })
       const vector = Y.encodeStateVector(a.doc)
       for (const line of ['w10', 'w20', 'w21', 'w3000']) deleteLine(a.doc, line)
       for (const line of ['w21', 'w40', 'w3999']) deleteLine(b.doc, line)
@@ -99,7 +99,7 @@ for (const dialect of Object.keys(makers)) {
   })
 }
 
-/** Two clients of a document of some size, in which something was already deleted. */
+/** Two clients of a large document that already has deletions. */
 async function twoClients(t, dialect, name) {
   const a = makers[dialect](t, server, name)
   const b = makers[dialect](t, server, name)
@@ -112,12 +112,12 @@ async function twoClients(t, dialect, name) {
   return { a, b }
 }
 
-/** A y-websocket client that hands its work over in a step 2 is told nothing; its provider does not ask. */
+/** Waits for the Hocuspocus clients only: a y-websocket client gets no acknowledgement of its step 2. */
 function untilConfirmed(...clients) {
   return untilSaved(...clients.filter(({ dialect }) => dialect === 'hocuspocus'))
 }
 
-/** Puts a line with its id at a random place between lines; every fifth also takes an old line away. */
+/** Inserts a line with its id at a random place between lines; every fifth call also deletes an old line. */
 function edit(doc, random, id) {
   const text = doc.getText('text')
   const content = text.toString()
@@ -126,14 +126,14 @@ function edit(doc, random, id) {
   if (random() < 0.2) deleteLine(doc, `w${random.below(BASE_LINES)}`)
 }
 
-/** Takes the words of a line away and leaves the line break: an id is never cut in two. */
+/** Deletes the text of a line but keeps the line break, so that no id is split. */
 function deleteLine(doc, line) {
   const text = doc.getText('text')
   const at = `\n${text}`.indexOf(`\n${line}\n`)
   if (at >= 0) text.delete(at, line.length)
 }
 
-/** The sync payloads that hold updates, from now on, and counters at zero. */
+/** Records sync messages in both directions from now on, and resets the counters. */
 function watchWire(client) {
   const sent = recordSync(client)
   const received = []

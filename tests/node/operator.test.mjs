@@ -1,5 +1,5 @@
-// The operator's first hour: which store a command works on, wrong settings, signals, what the log says and who may read it,
-// and web pages of other origins.
+// What an operator meets first: the store a command uses, wrong settings, signals, log lines, file permissions, damaged
+// backups, and web pages of other origins.
 
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
@@ -14,11 +14,11 @@ import { bytes, hocuspocus, text, yWebsocket } from './support/wire.mjs'
 
 const EMPTY_VECTOR = Y.encodeStateVector(new Y.Doc())
 const HOSTILE_NAME = 'a\u202eb\u2028 level=ERROR "x'
-/** What must not be in a log line as it is. */
+/** Characters that a log line must not contain unescaped. */
 const UNPRINTABLE = /[\u202e\u2028\u001b]/
 
 describe('the store of a command', () => {
-  test('is the one that serve would use: flag, then environment, then file, and its path is printed', async (t) => {
+  test('is chosen by flag, then environment, then file, and its path is printed', async (t) => {
     const home = temporaryDirectory()
     const server = await startServer({ dataDir: join(home, 'notes') })
     t.after(() => server.stop())
@@ -52,7 +52,7 @@ describe('the store of a command', () => {
     assert.equal((await runBinary(['verify'], { ...here, env: { SYNCLINE_DATA: '' } })).code, 0, 'empty counts as unset')
   })
 
-  test('must exist: no command makes one, or calls an empty directory done', async () => {
+  test('must exist: no command creates one or accepts an empty directory', async () => {
     const [home, backups] = [temporaryDirectory(), join(temporaryDirectory(), 'backups')]
     const file = join(temporaryDirectory(), 'file.json')
     writeFileSync(file, '{"text":"x"}')
@@ -80,8 +80,8 @@ describe('the store of a command', () => {
   })
 })
 
-describe('settings that are wrong', () => {
-  test('are named by flag, variable or file, once, and an empty variable is unset', async () => {
+describe('wrong settings', () => {
+  test('are named once by flag, variable or file, and an empty variable counts as unset', async () => {
     const directory = temporaryDirectory()
     const config = join(directory, 'server.toml')
     writeFileSync(config, 'message_bytes = 3\n')
@@ -102,7 +102,7 @@ describe('settings that are wrong', () => {
         assert.doesNotMatch(refused.stderr, /panicked/)
         if (not) assert.doesNotMatch(refused.stderr, not)
         const causes = refused.stderr.trim().split(': ')
-        assert.equal(new Set(causes).size, causes.length, `said twice: ${refused.stderr}`)
+        assert.equal(new Set(causes).size, causes.length, `a cause is repeated: ${refused.stderr}`)
       }
     }
     assert.deepEqual(readdirSync(directory), ['server.toml'])
@@ -112,7 +112,7 @@ describe('settings that are wrong', () => {
     await server.stop()
   })
 
-  test('of RUST_LOG are reported, and the log goes on', async (t) => {
+  test('in RUST_LOG are reported, and logging continues', async (t) => {
     for (const filter of ['inof', 'syncline_server=loud']) {
       const server = await startServer({ env: { RUST_LOG: filter } })
       t.after(() => server.stop())
@@ -122,7 +122,7 @@ describe('settings that are wrong', () => {
   })
 
   for (const listen of ['localhost:0', ':0']) {
-    test(`--listen ${listen} is loopback`, async (t) => {
+    test(`--listen ${listen} listens on loopback`, async (t) => {
       const server = await startServer({ args: ['--log-format', 'text'], listen })
       t.after(() => server.stop())
       assert.equal((await fetch(`${server.httpUrl}/healthz`)).status, 200)
@@ -142,21 +142,21 @@ describe('signals', () => {
     assert.match(server.output(), /stopped; everything is on disk/)
   })
 
-  test('a second SIGTERM or SIGINT ends a server that is still draining', async (t) => {
+  test('a second SIGTERM or SIGINT kills a server that is still draining', async (t) => {
     for (const [first, second, isEnded] of [['SIGTERM', 'SIGINT', true], ['SIGINT', 'SIGINT', true], ['SIGHUP', 'SIGTERM', false]]) {
-      // The log's thread stops at its next commit: draining would take for ever.
+      // The log's thread halts at its next commit: draining would never finish.
       const server = await startServer({ env: { SYNCLINE_FAILPOINT: 'before-append:1:halt' } })
       t.after(() => server.kill())
       const client = makers.ywebsocket(t, server, 'doc')
       await untilSynced(client)
       client.doc.getText('text').insert(0, 'never on disk')
-      await until(() => server.output().includes('halted at before-append'), { what: 'the log stops' })
+      await until(() => server.output().includes('halted at before-append'), { what: 'the log halts' })
       process.kill(server.pid, first)
-      await until(() => server.output().includes(`signal="${first}"`), { what: 'the drain' })
+      await until(() => server.output().includes(`signal="${first}"`), { what: 'the drain begins' })
       client.destroy()
       process.kill(server.pid, second)
       if (!isEnded) {
-        // Service managers send both: the server has taken the SIGTERM and is still there.
+        // Service managers send both: the server has received the SIGTERM and is still running.
         await until(() => !isPending(server.pid, 15), { what: 'the SIGTERM is delivered' })
         assert(server.isRunning)
         process.kill(server.pid, 'SIGTERM')
@@ -174,7 +174,7 @@ describe('signals', () => {
     child.stdout.on('data', (data) => (output += data))
     child.stderr.on('data', (data) => (output += data))
     const ended = new Promise((resolve) => child.once('close', (code) => resolve(code)))
-    await until(() => output.includes('is ready'), { what: 'it is ready' })
+    await until(() => output.includes('is ready'), { what: 'the server is ready' })
     child.kill('SIGHUP')
     child.kill('SIGTERM')
     assert.equal(await ended, 0)
@@ -184,11 +184,11 @@ describe('signals', () => {
 })
 
 describe('the log', () => {
-  test('in JSON is JSON from the first line to the last, on both streams', async (t) => {
+  test('with --log-format json is JSON from the first line to the last on both streams', async (t) => {
     const server = await startServer({ args: ['--log-format', 'json'], env: { RUST_LOG: 'debug' } })
     t.after(() => server.stop())
     const client = rawClient(t, server)
-    // A denied document, then a frame that ends before its address does.
+    // A denied document, then a frame that is shorter than its address.
     await client.send(hocuspocus.auth(HOSTILE_NAME), hocuspocus.update(HOSTILE_NAME, new Uint8Array([255])), new Uint8Array([99]))
     await client.closed()
     await server.stop()
@@ -196,8 +196,8 @@ describe('the log', () => {
     const ready = lines.find(({ fields }) => fields.message.includes('is ready'))
     assert.equal(ready.fields.editors, server.url)
     assert.equal(ready.fields.data, server.dataDir)
-    assert(lines.some(({ fields }) => fields.document === HOSTILE_NAME), 'the name as it is, for programs')
-    assert.doesNotMatch(server.output(), /[^\x00-\x7f]/, 'in ASCII')
+    assert(lines.some(({ fields }) => fields.document === HOSTILE_NAME), 'JSON has the name unescaped')
+    assert.doesNotMatch(server.output(), /[^\x00-\x7f]/, 'the log is ASCII')
     const inUse = await startServer()
     t.after(() => inUse.stop())
     for (const args of [
@@ -210,7 +210,7 @@ describe('the log', () => {
     }
   })
 
-  test('quotes and escapes what clients send, and says of a closed session who it was', async (t) => {
+  test('quotes and escapes client input, and names the user of a closed session', async (t) => {
     const server = await startServer({ args: ['--user-header', 'X-User'], env: { RUST_LOG: 'debug' } })
     t.after(() => server.stop())
     const named = rawClient(t, server)
@@ -225,16 +225,16 @@ describe('the log', () => {
     const refused = rawClient(t, server, 'any')
     const hello = bytes(text('\0syncline'), 1, new Uint8Array(16))
     await refused.send(hello, bytes(1, 7, text('a\nlevel=ERROR'), text(''), 0))
-    const ofNative = () => server.output().split('\n').find((line) => line.includes('dialect="native"'))
-    await until(ofNative, { what: 'a refused document is logged' })
-    assert.match(ofNative(), /address=127\.0\.0\.1 dialect="native" document="a\\nlevel=ERROR" code=4404 reason="/)
+    const nativeRefusal = () => server.output().split('\n').find((line) => line.includes('dialect="native"'))
+    await until(nativeRefusal, { what: 'a refused document is logged' })
+    assert.match(nativeRefusal(), /address=127\.0\.0\.1 dialect="native" document="a\\nlevel=ERROR" code=4404 reason="/)
     const closed = () => server.output().split('\n').filter((line) => line.includes('session closed by the server'))
     await until(() => closed().length === 1, { what: 'the session is logged' })
     assert.doesNotMatch(server.output(), UNPRINTABLE)
     assert.match(closed()[0], /dialect="y-websocket" document="doc" .*user="ada level=ERROR" code=4400/)
   })
 
-  test('has one line a minute for each kind of refusal, and the number of the others', async (t) => {
+  test('has one line a minute for each kind of refusal and counts the rest', async (t) => {
     const server = await startServer()
     t.after(() => server.stop())
     for (let i = 0; i < 20; i++) {
@@ -250,7 +250,7 @@ describe('the log', () => {
 })
 
 describe('files', () => {
-  test('of a store, a backup and an export are their owner\'s alone, also those of earlier versions', async (t) => {
+  test('of store, backup and export are accessible to the owner only, even older ones', async (t) => {
     const home = temporaryDirectory()
     const [data, backups, file] = [join(home, 'data'), join(home, 'backups'), join(home, 'page.json')]
     const server = await startServer({ dataDir: data })
@@ -262,13 +262,13 @@ describe('files', () => {
     assertPrivate([data, backups, file])
     for (const path of everything([data, backups])) chmodSync(path, statSync(path).isDirectory() ? 0o755 : 0o644)
     assert.equal((await runBinary(['backup', backups, '--data', data])).code, 0)
-    // The two directories may be the operator's own: what is in them is not.
+    // The operator may have created the two directories; the files in them are Syncline's.
     assertPrivate([...inside(data), ...inside(backups)])
   })
 })
 
 describe('a backup', () => {
-  test('with a damaged document gives back all the others, and names it', async (t) => {
+  test('with a damaged document restores all the others and names the damaged one', async (t) => {
     const home = temporaryDirectory()
     const [data, backups, restored] = [join(home, 'data'), join(home, 'backups'), join(home, 'restored')]
     const server = await startServer({ dataDir: data })
@@ -291,7 +291,7 @@ describe('a backup', () => {
     }
     assert.equal((await runBinary(['verify', '--data', restored])).code, 0)
 
-    // One document, into a directory that is empty or not there.
+    // Restore one document into an empty or missing directory.
     const empty = join(home, 'empty')
     mkdirSync(empty)
     for (const directory of [empty, join(home, 'new')]) {
@@ -315,7 +315,7 @@ describe('a backup', () => {
 })
 
 describe('a web page', () => {
-  test('of another origin is refused with 403 and the log names the option, which lets it in', async (t) => {
+  test('of another origin is refused with 403; the log names the option to allow it', async (t) => {
     const server = await startServer()
     t.after(() => server.stop())
     for (const origin of ['https://evil.example', 'null', 'http://localhost:5173']) {
@@ -326,8 +326,8 @@ describe('a web page', () => {
     }
     assert.match((await upgrade(server, { Origin: server.httpUrl })).head, /^HTTP\/1\.1 101 /)
     assert.match((await upgrade(server, {})).head, /^HTTP\/1\.1 101 /)
-    await until(() => /WARN.*--allow-origin https:\/\/evil\.example/.test(server.output()), { what: 'the log says what to do' })
-    assert.equal(server.output().match(/--allow-origin/g).length, 1, 'once')
+    await until(() => /WARN.*--allow-origin https:\/\/evil\.example/.test(server.output()), { what: 'the log names the option' })
+    assert.equal(server.output().match(/--allow-origin/g).length, 1, 'the log names the option once')
 
     const open = await startServer({
       args: ['--allow-origin', 'http://localhost:5173', '--allow-origin', 'null'],
@@ -347,7 +347,7 @@ async function write(t, server, name, content) {
   const client = makers.ywebsocket(t, server, name)
   await untilSynced(client)
   client.doc.getText('text').insert(0, content)
-  // The echo of y-websocket comes when the edit is on disk; a second reader has it at once.
+  // y-websocket echoes an edit once it is on disk; a second client has it before.
   const reader = makers.hocuspocus(t, server, name)
   await untilSynced(reader)
   reader.doc.getMap('saved').set('by', 'reader')
@@ -357,7 +357,7 @@ async function write(t, server, name, content) {
   reader.destroy()
 }
 
-/** Begins a WebSocket by hand. Resolves to the answer. */
+/** Sends a raw WebSocket upgrade request. Resolves to the response. */
 function upgrade(server, headers) {
   return new Promise((resolve, reject) => {
     const socket = connect(server.port, '127.0.0.1')
@@ -376,7 +376,7 @@ function upgrade(server, headers) {
       resolve({ head, body })
     })
     socket.on('error', reject)
-    socket.on('end', () => reject(new Error(`it ended: ${answer}`)))
+    socket.on('end', () => reject(new Error(`the connection ended: ${answer}`)))
   })
 }
 

@@ -1,4 +1,4 @@
-// How the console page is served: without its server, after an update of it, behind a path, in few bytes, from other hosts.
+// Serving the console page: without the server, after a server update, behind a path prefix, compressed, from other hosts.
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
@@ -20,9 +20,9 @@ import {
 } from './support/page.mjs'
 import { startServer } from './support/server.mjs'
 
-/** What a first visit may transfer, the service worker's copy included. */
+/** Limit for a first visit, including the files the service worker caches. */
 const FIRST_VISIT_LIMIT_BYTES = 200_000
-/** What a later visit may transfer: answers that nothing has changed, and the documents. */
+/** Limit for a later visit: "not modified" responses and the documents. */
 const RETURN_LIMIT_BYTES = 10_000
 
 let server
@@ -38,7 +38,7 @@ after(async () => {
   await server?.stop()
 })
 
-test('page opens and keeps edits when server is gone, and sends them when it is back', async () => {
+test('page opens and keeps edits while the server is down, and sends them later', async () => {
   const own = await startServer({})
   const ann = await openPerson(browser, `${own.httpUrl}/`, 'field', { mayComplain: true })
   await type(ann, 'ywebsocket', '[before]')
@@ -66,7 +66,7 @@ test('page opens and keeps edits when server is gone, and sends them when it is 
   await own.stop()
 })
 
-test('page of an updated server replaces the kept one', async () => {
+test('page of an updated server replaces the cached one', async () => {
   const version = (number) => (path, body) => {
     if (path === '/') return body.replace('<h1>', `<h1>Release ${number}: `)
     if (path === '/service-worker.js') return body.replace(/^const VERSION = ".*?"/, `const VERSION = "${number}"`)
@@ -82,8 +82,8 @@ test('page of an updated server replaces the kept one', async () => {
 
   proxy.rewrite = version(2)
   await ann.page.reload()
-  assert.match(await title(), /^Release 2/, 'a reachable server has precedence over the kept page')
-  await until('the new version is kept, and no other', async () => String(await caches()) === 'syncline-page / 2')
+  assert.match(await title(), /^Release 2/, 'a reachable server takes precedence over the cached page')
+  await until('only the new version is cached', async () => String(await caches()) === 'syncline-page / 2')
 
   await proxy.stop()
   await ann.page.reload()
@@ -91,7 +91,7 @@ test('page of an updated server replaces the kept one', async () => {
   await ann.close()
 })
 
-test('page keeps working behind a proxy whose server is gone', async () => {
+test('page keeps working behind a proxy whose server is down', async () => {
   const own = await startServer({})
   const proxy = await startProxy(own.port)
   const ann = await openPerson(browser, proxy.url, 'bad gateway', { mayComplain: true })
@@ -104,7 +104,7 @@ test('page keeps working behind a proxy whose server is gone', async () => {
   await proxy.stop()
 })
 
-test('page finds its files, its sockets and its service worker under a path', async () => {
+test('page finds its files, sockets and service worker under a path prefix', async () => {
   const proxy = await startProxy(server.port, { path: '/team/collab' })
   const ann = await openPerson(browser, proxy.url, 'under a path')
   assert.match(await ann.page.locator('#snippet-ywebsocket').textContent(), /ws:\/\/127\.0\.0\.1:\d+\/team\/collab"/)
@@ -120,16 +120,16 @@ test('page finds its files, its sockets and its service worker under a path', as
   await proxy.stop()
 })
 
-test('first visit transfers less than 200 KB, and a later one next to nothing', async () => {
+test('first visit transfers less than 200 KB, a later one less than 10 KB', async () => {
   const proxy = await startProxy(server.port)
   const ann = await openPerson(browser, proxy.url, 'weighed')
   await untilKept(ann)
   await untilState(ann, 'saved-light', 'saved')
-  // Counted to the end: nothing is under way when the connections are closed.
+  // Leave the page, so that its connections close and all bytes are counted.
   await ann.page.goto('about:blank')
   await until('the connections are counted', () => proxy.bytes > 0)
   const first = proxy.bytes
-  assert.ok(first > 50_000, `${first} bytes cannot be all of the page`)
+  assert.ok(first > 50_000, `${first} bytes are too few for the whole page`)
   assert.ok(first < FIRST_VISIT_LIMIT_BYTES, `${first} bytes: ${proxy.requests.join(', ')}`)
 
   await ann.page.goto(`${proxy.url}#weighed`)
@@ -142,7 +142,7 @@ test('first visit transfers less than 200 KB, and a later one next to nothing', 
   console.log(`first visit ${first} bytes, return ${second}`)
 })
 
-test('client that accepts no compression is sent the same bytes', async () => {
+test('client that accepts no compression receives the same bytes', async () => {
   const get = async (encoding) => {
     const response = await fetch(`${server.httpUrl}/`, { headers: { 'accept-encoding': encoding } })
     return [response.headers.get('content-encoding'), await response.text()]
@@ -165,14 +165,14 @@ test('offline switch belongs to its tab', async () => {
   await ann.close()
 })
 
-test('page speaks of other devices only where they can reach it, and of reloads as they are', async () => {
+test('page mentions other devices and offline reloads only where they work', async () => {
   const here = await openPerson(browser, `${server.httpUrl}/`, 'hosts')
   assert.match(await shown(here, 'invite'), /second tab/)
   assert.doesNotMatch(await here.page.locator('body').textContent(), /machine|device/)
   await untilKept(here)
   await here.close()
 
-  // Not this machine and not https: browsers allow no service worker, so a reload needs the server.
+  // Neither localhost nor https: browsers allow no service worker, so a reload needs the server.
   const there = await openPerson(browser, `http://syncline.test:${server.port}/`, 'hosts')
   assert.match(await shown(there, 'invite'), /another device/)
   assert.match(await shown(there, 'note'), /needs the server to open again/)

@@ -1,4 +1,4 @@
-// The store that stands in for y-indexeddb: what is in it is on disk, whatever happens to the process.
+// The file store that replaces y-indexeddb in tests: stored updates are on disk and survive a killed process.
 
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
@@ -15,7 +15,7 @@ async function open(path, doc = new Y.Doc()) {
   return { doc, persistence, text: doc.getText('text') }
 }
 
-test('edits of this document and of others are there when it is opened again, and once', async () => {
+test('local and remote edits are there exactly once after reopening', async () => {
   const path = join(temporaryDirectory(), 'doc')
   const one = await open(path)
   one.text.insert(0, 'mine')
@@ -23,7 +23,7 @@ test('edits of this document and of others are there when it is opened again, an
   other.getText('text').insert(0, 'theirs ')
   Y.applyUpdate(one.doc, Y.encodeStateAsUpdate(other), 'a provider')
   const size = statSync(path).size
-  // Nobody closed the first: it was killed.
+  // The first store is not closed, as if its process had been killed.
   const again = await open(path)
   assertAllEqual([one.doc, again.doc])
   assert.equal(statSync(path).size, size, 'what was loaded is not stored again')
@@ -32,7 +32,7 @@ test('edits of this document and of others are there when it is opened again, an
   assertAllEqual([again.doc, third.doc])
 })
 
-test('what was typed before the file was read is kept', async () => {
+test('edits made before the file is loaded are kept', async () => {
   const path = join(temporaryDirectory(), 'doc')
   const one = await open(path)
   one.text.insert(0, 'stored')
@@ -45,7 +45,7 @@ test('what was typed before the file was read is kept', async () => {
   assert.equal(again.text.length, 'early stored'.length)
 })
 
-test('half a record at the end is cut off, and what follows is readable', async () => {
+test('an incomplete record at the end is truncated, and later records are readable', async () => {
   const path = join(temporaryDirectory(), 'doc')
   const one = await open(path)
   one.text.insert(0, 'a')
@@ -61,7 +61,7 @@ test('half a record at the end is cut off, and what follows is readable', async 
   }
 })
 
-test('many edits are written anew as one', async () => {
+test('many updates are compacted into one record', async () => {
   const path = join(temporaryDirectory(), 'doc')
   const { doc, text } = await open(path)
   const sizes = []
@@ -69,11 +69,11 @@ test('many edits are written anew as one', async () => {
     text.insert(i, 'x')
     sizes.push(statSync(path).size)
   }
-  assert(sizes.some((size, i) => i > 0 && size < sizes[i - 1] / 10), 'it shrank')
+  assert(sizes.some((size, i) => i > 0 && size < sizes[i - 1] / 10), 'the file shrank')
   assertAllEqual([doc, (await open(path)).doc])
 })
 
-test('destroyed it stores no more, cleared it is gone', async () => {
+test('a destroyed store stops storing, and clearing it removes the file', async () => {
   const path = join(temporaryDirectory(), 'doc')
   const { text, persistence } = await open(path)
   text.insert(0, 'a')

@@ -1,4 +1,4 @@
-// Presence in a server that stock clients were not written for: back at once after a cut line, gone at once with a tab.
+// Awareness of stock clients: visible again right after a reconnect, gone right after the connection or tab closes.
 
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
@@ -20,22 +20,22 @@ before(async () => {
 })
 after(() => server?.stop())
 
-describe('presence', () => {
-  test('comes back to its sender in the y-websocket dialect', async (t) => {
+describe('awareness', () => {
+  test('is echoed to its sender in the y-websocket dialect', async (t) => {
     const client = rawClient(t, server, 'own-presence')
     const own = presence(41, { name: 'Ann' })
     await client.send(yWebsocket.step1(EMPTY_VECTOR), yWebsocket.awareness(own.update()))
     await client.frame(
       readYWebsocket,
       (m) => m.kind === 'awareness' && statesIn(m).get(41)?.name === 'Ann',
-      'own presence',
+      'own awareness',
     )
     own.awareness.setLocalState({ name: 'Ann', cursor: 3 })
     await client.send(yWebsocket.awareness(own.update()))
-    await client.frame(readYWebsocket, (m) => m.kind === 'awareness' && statesIn(m).get(41)?.cursor === 3, 'its change')
+    await client.frame(readYWebsocket, (m) => m.kind === 'awareness' && statesIn(m).get(41)?.cursor === 3, 'the change')
   })
 
-  test('comes back to its sender in the Hocuspocus dialect', async (t) => {
+  test('is echoed to its sender in the Hocuspocus dialect', async (t) => {
     const client = rawClient(t, server)
     const name = 'own-presence-too'
     const own = presence(42, { name: 'Ben' })
@@ -47,22 +47,22 @@ describe('presence', () => {
     await client.frame(
       readHocuspocus,
       (m) => m.kind === 'awareness' && statesIn(m).get(42)?.name === 'Ben',
-      'own presence',
+      'own awareness',
     )
   })
 
-  test('of everyone is sent to who asks for it', async (t) => {
+  test('of all clients is sent to a client that queries it', async (t) => {
     const ann = yWebsocketClient(t, server, 'query')
     ann.awareness.setLocalState({ name: 'Ann' })
     await untilSynced(ann)
     const client = rawClient(t, server, 'query')
     await client.send(yWebsocket.queryAwareness())
     const isAnn = (m) => m.kind === 'awareness' && statesIn(m).get(ann.doc.clientID)?.name === 'Ann'
-    await client.frame(readYWebsocket, isAnn, "Ann's presence")
+    await client.frame(readYWebsocket, isAnn, "Ann's awareness")
   })
 
   for (const dialect of DIALECTS) {
-    test(`of a ${dialect} client is back within ${BACK_LIMIT_MS} ms of a reconnect, and gone when its tab closes`, async (t) => {
+    test(`of a ${dialect} client returns within ${BACK_LIMIT_MS} ms of a reconnect and goes with its tab`, async (t) => {
       const room = `back-${dialect}`
       const person = makers[dialect](t, server, room)
       person.awareness.setLocalState({ name: 'Ann' })
@@ -82,11 +82,11 @@ describe('presence', () => {
         for (const { changedAt } of seen)
           assertWithin(changedAt - person.line.openedAt, BACK_LIMIT_MS, 'back after the reconnect')
         for (const { awareness } of observers) assert.equal(awareness.getStates().get(person.doc.clientID).name, 'Ann')
-        // It goes on from there: what she does next is seen too.
+        // Later changes are seen too.
         person.awareness.setLocalStateField('cursor', visit)
         const follows = () =>
           observers.every(({ awareness }) => awareness.getStates().get(person.doc.clientID)?.cursor === visit)
-        await until(follows, { what: 'her cursor moves' })
+        await until(follows, { what: "Ann's cursor moves" })
       }
 
       const closedAt = performance.now()

@@ -1,4 +1,4 @@
-// The process as an operator meets it: HTTP, starting, refusing to start, stopping, settings, and looking at its data.
+// The server process: HTTP, starting, refusing to start, stopping, inspecting its data, and settings.
 
 import assert from 'node:assert/strict'
 import { createServer } from 'node:net'
@@ -15,8 +15,8 @@ const RESTARTING = 1012
 const EMPTY_VECTOR = Y.encodeStateVector(new Y.Doc())
 
 describe('HTTP', () => {
-  test('answers on the same port: alive, ready, the page, and problem details for anything else', async (t) => {
-    const server = await started(t)
+  test('serves health, readiness, the page and problem details on the same port', async (t) => {
+    const server = await startedServer(t)
     for (const path of ['/healthz', '/readyz']) assert.equal((await fetch(server.httpUrl + path)).status, 200, path)
 
     const page = await fetch(`${server.httpUrl}/`)
@@ -24,9 +24,9 @@ describe('HTTP', () => {
     assert.match(page.headers.get('content-type'), /^text\/html/)
     const html = await page.text()
     assert.match(html, /<!doctype html>/i)
-    // What the page asks for is there too.
+    // The assets that the page refers to are served too.
     const assets = [...html.matchAll(/(?:src|href)="\.?\/?(assets\/[^"]+)"/g)].map(([, path]) => path)
-    assert(assets.length > 0, 'it has a script')
+    assert(assets.length > 0, 'the page has a script')
     for (const path of assets) {
       const asset = await fetch(`${server.httpUrl}/${path}`)
       assert.equal(asset.status, 200, path)
@@ -44,8 +44,8 @@ describe('HTTP', () => {
 })
 
 describe('starting', () => {
-  test('says on stdout, once, where editors connect and where the documents lie', async (t) => {
-    const server = await started(t)
+  test('prints on stdout where editors connect and where the documents are stored', async (t) => {
+    const server = await startedServer(t)
     const output = server.output()
     assert.match(output, /^Syncline \d+\.\d+\.\d+\S* is ready\.$/m)
     assert.match(output, new RegExp(`^ +editors connect to +${server.url}$`, 'm'))
@@ -53,17 +53,17 @@ describe('starting', () => {
     assert(output.includes(server.dataDir))
   })
 
-  test('a second server on the same data is refused with exit code 1, and is told which process has it', async (t) => {
-    const server = await started(t)
+  test('a second server on the same data exits with code 1 and names the first process', async (t) => {
+    const server = await startedServer(t)
     const second = await runBinary(['serve', '--listen', '127.0.0.1:0', '--data', server.dataDir])
     assert.equal(second.code, 1)
     assert.equal(second.stdout, '')
     assert.match(oneLine(second.stderr), new RegExp(`\\b${server.pid}\\b`))
     assert(second.stderr.includes(server.dataDir))
-    assert.equal((await fetch(`${server.httpUrl}/readyz`)).status, 200, 'the first goes on')
+    assert.equal((await fetch(`${server.httpUrl}/readyz`)).status, 200, 'the first server keeps running')
   })
 
-  test('a port in use is one clear line and exit code 1', async (t) => {
+  test('a port in use is reported in one line with exit code 1', async (t) => {
     const holder = createServer().listen(0, '127.0.0.1')
     t.after(() => holder.close())
     await new Promise((resolve) => holder.once('listening', resolve))
@@ -72,10 +72,10 @@ describe('starting', () => {
     assert.equal(refused.code, 1)
     assert.equal(refused.stdout, '')
     assert.match(oneLine(refused.stderr), new RegExp(`${address}.*in use`))
-    assert.doesNotMatch(refused.stderr, /os error/, 'it was said in words already')
+    assert.doesNotMatch(refused.stderr, /os error/, 'the message does not repeat the OS error')
   })
 
-  test('a data directory that cannot be made is one clear line and exit code 1', async () => {
+  test('a data directory that cannot be created is reported in one line with exit code 1', async () => {
     const refused = await runBinary(['serve', '--listen', '127.0.0.1:0', '--data', join(BINARY, 'data')])
     assert.equal(refused.code, 1)
     assert(oneLine(refused.stderr).includes(BINARY))
@@ -84,17 +84,17 @@ describe('starting', () => {
 
 describe('stopping', () => {
   for (const signal of ['SIGTERM', 'SIGINT']) {
-    test(`with ${signal} tells clients to come back, puts all on disk and exits with 0; they return and agree`, async (t) => {
-      const server = await started(t)
+    test(`with ${signal} asks clients to reconnect, stores everything and exits with 0`, async (t) => {
+      const server = await startedServer(t)
       const clients = ['ywebsocket', 'hocuspocus'].map((dialect) => makers[dialect](t, server, 'stopping'))
       const idle = rawClient(t, server, 'stopping')
       const active = rawClient(t, server)
       await active.send(hocuspocus.auth('elsewhere'), hocuspocus.step1('elsewhere', EMPTY_VECTOR))
       await idle.opened
       await untilSynced(...clients)
-      // Typing goes on into the stop, and while the server is away.
+      // Clients edit while the server stops and while it is down.
       const [ann, ben] = clients
-      for (let i = 0; i < 100; i++) clients.forEach(({ doc }, who) => doc.getText('text').insert(0, `${who}-${i} `))
+      for (let i = 0; i < 100; i++) clients.forEach(({ doc }, number) => doc.getText('text').insert(0, `${number}-${i} `))
       const stopped = server.stop(signal)
       for (const client of [idle, active]) {
         const { code, reason } = await client.closed()
@@ -102,26 +102,26 @@ describe('stopping', () => {
         assert.match(reason, /reconnect/)
       }
       assert.deepEqual(await stopped, { code: 0, signal: null })
-      await assert.rejects(fetch(`${server.httpUrl}/healthz`), 'nobody listens any more')
-      for (let i = 0; i < 20; i++) clients.forEach(({ doc }, who) => doc.getText('text').insert(0, `${who}-away-${i} `))
+      await assert.rejects(fetch(`${server.httpUrl}/healthz`), 'the port is closed')
+      for (let i = 0; i < 20; i++) clients.forEach(({ doc }, number) => doc.getText('text').insert(0, `${number}-away-${i} `))
 
       await server.restart()
       await until(() => allEqual([ann.doc, ben.doc]) && ann.isSynced && ben.isSynced, {
-        what: 'both are back and agree',
+        what: 'both have reconnected and agree',
       })
       await untilSaved(ben)
-      assert.equal(ann.doc.getText('text').toString().split(' ').length, 241, 'each edit is there once')
+      assert.equal(ann.doc.getText('text').toString().split(' ').length, 241, 'each edit is there exactly once')
       const fresh = makers.ywebsocket(t, server, 'stopping')
       await untilSynced(fresh)
       assertAllEqual([ann.doc, ben.doc, fresh.doc])
     })
   }
 
-  test('takes no longer than a moment although a client answers nothing', async (t) => {
-    const server = await started(t)
-    const deaf = rawClient(t, server, 'deaf')
-    await deaf.send(yWebsocket.step1(EMPTY_VECTOR))
-    deaf.socket._socket.pause()
+  test('finishes quickly although a client does not respond', async (t) => {
+    const server = await startedServer(t)
+    const unresponsive = rawClient(t, server, 'unresponsive')
+    await unresponsive.send(yWebsocket.step1(EMPTY_VECTOR))
+    unresponsive.socket._socket.pause()
     const start = performance.now()
     assert.deepEqual(await server.stop(), { code: 0, signal: null })
     assert(performance.now() - start < 10_000)
@@ -129,8 +129,8 @@ describe('stopping', () => {
 })
 
 describe('inspect', () => {
-  test('lists number, time, size and clients of every record of a document, without a running server', async (t) => {
-    const server = await started(t)
+  test('lists number, time, size and clients of every record while no server runs', async (t) => {
+    const server = await startedServer(t)
     const before = Date.now()
     const clients = ['ywebsocket', 'hocuspocus'].map((dialect) => makers[dialect](t, server, 'a%2Fdocument'))
     await untilSynced(...clients)
@@ -157,11 +157,11 @@ describe('inspect', () => {
       .split('\n')
       .map((line) => line.match(/^ *(\d+) +(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[.\d]*Z) +(\d+) +([\d ]+)$/))
       .filter(Boolean)
-      .map(([, seq, time, size, who]) => ({
+      .map(([, seq, time, size, clients]) => ({
         seq: +seq,
         time: Date.parse(time),
         size: +size,
-        who: who.split(' ').map(Number),
+        clients: clients.split(' ').map(Number),
       }))
     assert.deepEqual(
       records.map(({ seq }) => seq),
@@ -173,14 +173,14 @@ describe('inspect', () => {
       sizes,
     )
     assert.deepEqual(
-      records.map(({ who }) => who),
+      records.map(({ clients }) => clients),
       [0, 1, 2].flatMap(() => ids.map((id) => [id])),
     )
     for (const { time } of records) assert(time >= before && time <= after, new Date(time).toISOString())
   })
 
-  test('says so when there is no such document or no such directory, and makes neither', async (t) => {
-    const server = await started(t)
+  test('reports a missing document or directory and creates neither', async (t) => {
+    const server = await startedServer(t)
     await server.stop()
     const noDocument = await runBinary(['inspect', 'nobody-wrote-this', '--data', server.dataDir])
     assert.equal(noDocument.code, 1)
@@ -198,7 +198,7 @@ describe('settings', () => {
     const server = await startServer({ env: { SYNCLINE_MESSAGE_BYTES: '2048' } })
     t.after(() => server.stop())
     await assertLimit(t, server, 2048)
-    // Also those that every start above gives as flags.
+    // Also the settings that the tests above pass as flags.
     const env = { SYNCLINE_LISTEN: 'not an address', SYNCLINE_DATA: own }
     const refused = await runBinary(['serve'], { env, cwd: own })
     assert.notEqual(refused.code, 0)
@@ -207,10 +207,10 @@ describe('settings', () => {
       env: { SYNCLINE_LISTEN: '127.0.0.1:0', SYNCLINE_DATA: server.dataDir },
       cwd: own,
     })
-    assert(inUse.stderr.includes(server.dataDir), 'SYNCLINE_DATA was heard')
+    assert(inUse.stderr.includes(server.dataDir), 'SYNCLINE_DATA is used')
   })
 
-  test('come from a file, which flags and environment overrule', async (t) => {
+  test('come from a file, and flags and environment override it', async (t) => {
     const config = join(temporaryDirectory(), 'server.toml')
     writeFileSync(config, 'message_bytes = 4096\nlog_format = "json"\n')
     const server = await startServer({ args: ['--config', config] })
@@ -229,7 +229,7 @@ describe('settings', () => {
     await assertLimit(t, flagged, 2000)
   })
 
-  test('that do not exist are an error that names them, and so is a file that is not there', async () => {
+  test('that are unknown are named in the error, as is a missing file', async () => {
     const directory = temporaryDirectory()
     const config = join(directory, 'server.toml')
     writeFileSync(config, 'lisen = "127.0.0.1:0"\n')
@@ -245,7 +245,7 @@ describe('settings', () => {
     assert.match(oneLine(wrong.stderr), /message-bytes/)
   })
 
-  test('that cannot work say which and why', async () => {
+  test('that cannot work are reported with their name and the reason', async () => {
     for (const [args, expected] of [
       [['--listen', '127.0.0.1:21', '--metrics', '127.0.0.1:21'], /^syncline: --metrics: 127\.0\.0\.1:21 is the address of --listen/],
       [['--data', '/dev/null', '--listen', '127.0.0.1:0'], /\/dev\/null cannot be opened: it is not a directory/],
@@ -256,7 +256,7 @@ describe('settings', () => {
     }
   })
 
-  test('that are wrong in a file are reported in the log format that the same file sets', async () => {
+  test('that are wrong in a file are reported in the log format set in that file', async () => {
     const config = join(temporaryDirectory(), 'server.toml')
     for (const line of ['outbox_bytes = 0', 'lisen = "127.0.0.1:0"']) {
       writeFileSync(config, `log_format = "json"\n${line}\n`)
@@ -266,8 +266,8 @@ describe('settings', () => {
     }
   })
 
-  test('of an address that is in use are named', async (t) => {
-    const server = await started(t)
+  test('with an address in use are named in the error', async (t) => {
+    const server = await startedServer(t)
     const address = new URL(server.url).host
     for (const setting of ['--listen', '--metrics']) {
       const listen = setting === '--listen' ? [] : ['--listen', '127.0.0.1:0']
@@ -278,7 +278,7 @@ describe('settings', () => {
     }
   })
 
-  test('are all in --help, with the environment and the file', async () => {
+  test('are listed in --help with environment variables and file', async () => {
     const { code, stdout } = await runBinary(['serve', '--help'])
     assert.equal(code, 0)
     for (const word of [
@@ -300,13 +300,13 @@ describe('settings', () => {
   })
 })
 
-async function started(t) {
+async function startedServer(t) {
   const server = await startServer()
   t.after(() => server.stop())
   return server
 }
 
-/** The limit in force is the one named in the refusal of a message above it. */
+/** Asserts the limit in force, which the refusal of a larger message names. */
 async function assertLimit(t, server, bytes) {
   const client = rawClient(t, server, 'limits')
   await client.send(yWebsocket.step1(EMPTY_VECTOR), new Uint8Array(bytes + 1))
@@ -315,7 +315,7 @@ async function assertLimit(t, server, bytes) {
   assert.match(reason, new RegExp(`\\b${bytes}\\b`))
 }
 
-/** Log lines aside, what was said in exactly one line. */
+/** Asserts that stderr has exactly one line, and returns it. */
 function oneLine(stderr) {
   const lines = stderr.trimEnd().split('\n')
   assert.equal(lines.length, 1, stderr)

@@ -1,6 +1,6 @@
-// Every command that README.md prints, as it stands there, and its Rust example in an empty crate. The environment moves the
-// server to a port and a directory of its own; nothing else is added. Builds for minutes, so `tests/run` runs it apart from the
-// other tests: `node --test readme-commands.mjs`.
+// Runs every command of README.md unchanged, and its Rust example in an empty crate. Environment variables give the server
+// its own port and directory; nothing else is added. The builds take minutes, so `tests/run` runs this file separately:
+// `node --test readme-commands.mjs`.
 
 import assert from 'node:assert/strict'
 import { appendFileSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -13,12 +13,12 @@ import * as Y from 'yjs'
 import { blocks, commands, installLine, PRINTED_URL, ROOT, run, runFor, start } from './support/readme.mjs'
 import { temporaryDirectory } from './support/server.mjs'
 
-/** How long a command that takes many minutes is let run. */
-const A_WHILE_MS = 10_000
+/** Time after which a command that takes many minutes is stopped. */
+const RUN_LIMIT_MS = 10_000
 const BACKUP = join(ROOT, 'backups')
 
-/** Commands that are not run here, and why. */
-const ELSEWHERE = new Map([
+/** Commands that are not run here, and where they run or why not. */
+const NOT_RUN = new Map([
   ['./tests/run', 'runs this test'],
   ['cargo build --profile dist', 'the build of the release profile with link-time optimisation, which takes minutes'],
   [installLine(0), 'readme.test.mjs'],
@@ -30,7 +30,7 @@ const env = { SYNCLINE_LISTEN: '127.0.0.1:0', SYNCLINE_DATA: data }
 const done = new Set()
 let server
 
-/** Takes a command of README; it must be printed there. */
+/** Asserts that README prints the command, marks it as run, and returns it. */
 function printed(command) {
   assert.ok(commands().includes(command), `README does not print \`${command}\``)
   done.add(command)
@@ -39,14 +39,14 @@ function printed(command) {
 
 after(() => rmSync(BACKUP, { recursive: true, force: true }))
 
-test('the first command starts the server, and its help names the settings', async () => {
+test('the first command starts the server, and --help lists the settings', async () => {
   server = start(printed('cargo run --release'), { env })
   const [, address] = await server.printed(/editors connect to +(ws:\/\/127\.0\.0\.1:\d+)/)
   env.SYNCLINE_URL = address
   assert.match(await run(printed('cargo run --release -- --help'), { env }), /--listen/)
 })
 
-test('a page of the origin that a command allows may connect', async () => {
+test('a page may connect from the origin that the command allows', async () => {
   const own = { ...env, SYNCLINE_DATA: temporaryDirectory() }
   const allowing = start(printed('cargo run --release -- --allow-origin http://localhost:5173'), { env: own })
   const [, address] = await allowing.printed(/editors connect to +(ws:\/\/127\.0\.0\.1:\d+)/)
@@ -63,10 +63,10 @@ test('a page of the origin that a command allows may connect', async () => {
 })
 
 test('the Rust example runs in an empty crate with the lines that README prints', async () => {
-  const beside = temporaryDirectory()
-  symlinkSync(ROOT, join(beside, 'syncline'))
-  await run(printed('cargo new my-app'), { cwd: beside })
-  const cwd = join(beside, 'my-app')
+  const parent = temporaryDirectory()
+  symlinkSync(ROOT, join(parent, 'syncline'))
+  await run(printed('cargo new my-app'), { cwd: parent })
+  const cwd = join(parent, 'my-app')
   const manifest = readFileSync(join(cwd, 'Cargo.toml'), 'utf8')
   writeFileSync(join(cwd, 'Cargo.toml'), manifest.replace(/^\[dependencies\]\n/m, ''))
   appendFileSync(join(cwd, 'Cargo.toml'), blocks('toml')[0])
@@ -78,7 +78,7 @@ test('the Rust example runs in an empty crate with the lines that README prints'
   assert.match(output, /waiting for a network: 2\n.*milk/)
 })
 
-test('what needs a running server works', async () => {
+test('commands that need a running server work', async () => {
   await edit('my-document')
   const replay = 'cargo run --release -p syncline-sim -- replay --trace tests/fixtures/traces/sveltecomponent.json.gz --readers 10 --writers 1'
   await run(printed(replay), { env })
@@ -86,37 +86,37 @@ test('what needs a running server works', async () => {
   await run(printed('cargo run -p syncline-client --example shopping_list'), { env })
 })
 
-test('what needs a stopped server works', async () => {
+test('commands that need a stopped server work', async () => {
   assert.equal(await server.stop(), 0, server.output())
   await run(printed('cargo run --release -- inspect my-document'), { env })
   await run(printed('cargo run --release -- delete my-document'), { env })
   await run(printed('cargo run --release -- purge my-document'), { env })
 })
 
-test('load and benchmark', async () => {
+test('the load and benchmark commands work', async () => {
   await run(printed('cargo run --release -p syncline-sim -- load --help'))
-  await runFor(A_WHILE_MS, printed('cargo run --release -p syncline-sim -- bench --against floor'))
+  await runFor(RUN_LIMIT_MS, printed('cargo run --release -p syncline-sim -- bench --against floor'))
 })
 
-test('scenarios, crashes, power cuts and disk faults', async () => {
+test('the scenario, crash, power-cut and disk-fault commands work', async () => {
   await run(printed('cargo build && cargo run -p syncline-sim -- run prolonged-offline --seeds 1..50'))
   await run(printed('cargo build && cargo run -p syncline-sim -- crash --rounds 18'))
-  // Without root these name what they leave out.
+  // Without root these commands skip some checks and name them.
   await run(printed('cargo build && cargo run -p syncline-sim -- power-cut --trials 3'))
   await run(printed('cargo run -p syncline-sim -- disk-fault'))
 })
 
-test('the simulation', async () => {
+test('the simulation commands work', async () => {
   await run(printed('cargo run -p syncline-simulation -- --seed 42'))
-  await runFor(A_WHILE_MS, printed('cargo run -p syncline-simulation -- --plans 100000'))
+  await runFor(RUN_LIMIT_MS, printed('cargo run -p syncline-simulation -- --plans 100000'))
 })
 
 test('README prints no other command', () => {
-  for (const command of ELSEWHERE.keys()) assert.ok(commands().includes(command), command)
-  assert.deepEqual(commands().filter((command) => !done.has(command) && !ELSEWHERE.has(command)), [])
+  for (const command of NOT_RUN.keys()) assert.ok(commands().includes(command), command)
+  assert.deepEqual(commands().filter((command) => !done.has(command) && !NOT_RUN.has(command)), [])
 })
 
-/** Makes a document on the running server. */
+/** Creates a document on the running server. */
 async function edit(name) {
   const doc = new Y.Doc()
   const provider = new WebsocketProvider(env.SYNCLINE_URL, name, doc, { WebSocketPolyfill: WebSocket, disableBc: true })

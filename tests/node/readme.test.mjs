@@ -1,5 +1,5 @@
-// The JavaScript quick starts in README.md, as they stand there, against the binary: in an empty directory with exactly what
-// the npm install line brings, on a Node without WebSocket; and from a bundler in a browser. `readme-commands.mjs` runs the rest.
+// Runs the JavaScript quick starts of README.md unchanged against the binary: in an empty directory with only what the npm
+// install line installs, on a Node without WebSocket, and bundled in a browser. `readme-commands.mjs` runs the rest.
 
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
@@ -15,7 +15,7 @@ import { startServer, temporaryDirectory } from './support/server.mjs'
 const EXAMPLES = blocks('js')
 const GREETINGS = ['Hello from y-websocket.', 'Hello from Hocuspocus.']
 const LAST_LINES = [/in sync: true/, /not yet saved: 0/]
-/** What Node 20 is like by itself. */
+/** Node 20 has no global WebSocket: newer versions run without theirs. */
 const NO_WEBSOCKET = globalThis.WebSocket ? { NODE_OPTIONS: '--no-experimental-websocket' } : {}
 
 const projects = EXAMPLES.map(() => temporaryDirectory())
@@ -31,7 +31,7 @@ test('quick starts are short', () => {
   assert.equal(EXAMPLES.length, 2)
   for (const example of EXAMPLES) {
     const lines = example.trim().split('\n').length
-    assert.ok(lines <= 12, `${lines} lines are more than a newcomer wants to read`)
+    assert.ok(lines <= 12, `${lines} lines are too many for a quick start`)
   }
 })
 
@@ -76,7 +76,7 @@ function at(url, example) {
   return example.replaceAll(PRINTED_URL, url)
 }
 
-/** One file, as a bundler for browsers makes it of the example. */
+/** Bundles the example for browsers into one file. */
 async function bundle(root, source) {
   const input = join(root, 'bundled.mjs')
   writeFileSync(input, source)

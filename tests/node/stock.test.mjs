@@ -1,4 +1,4 @@
-// What stock clients need, in a server that they were not written for: each habit of theirs is a test here.
+// Behaviour that stock clients rely on, one test each.
 
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
@@ -19,7 +19,7 @@ import { startServer } from './support/server.mjs'
 import { buffer, bytes, hocuspocus, readHocuspocus, readYWebsocket, text, yWebsocket } from './support/wire.mjs'
 
 const DIALECTS = Object.keys(makers)
-/** Both providers hang up after 30 s without a message, and look every 3 s. */
+/** Both providers disconnect after 30 s without a message; they check every 3 s. */
 const SILENCE_MS = 35_000
 const EMPTY_VECTOR = Y.encodeStateVector(new Y.Doc())
 
@@ -34,46 +34,46 @@ after(() => server?.stop())
 describe('silence', { concurrency: true }, () => {
   const silent = {
     'a y-websocket client': (t) => yWebsocketClient(t, server, 'silent-1'),
-    'a y-websocket client without presence': (t) => {
+    'a y-websocket client without awareness': (t) => {
       const client = yWebsocketClient(t, server, 'silent-2')
       client.awareness.setLocalState(null)
       return client
     },
     'a Hocuspocus client': (t) => hocuspocusClient(t, server, 'silent-3'),
-    'a Hocuspocus client without presence': (t) => hocuspocusClient(t, server, 'silent-4', { awareness: null }),
+    'a Hocuspocus client without awareness': (t) => hocuspocusClient(t, server, 'silent-4', { awareness: null }),
   }
-  for (const [who, make] of Object.entries(silent)) {
-    test(`${who} stays connected while nobody says anything for ${SILENCE_MS / 1000} s`, async (t) => {
+  for (const [kind, make] of Object.entries(silent)) {
+    test(`${kind} stays connected while no client sends anything for ${SILENCE_MS / 1000} s`, async (t) => {
       const client = make(t)
       await untilSynced(client)
       silence ??= new Promise((resolve) => setTimeout(resolve, SILENCE_MS))
       await silence
-      assert.equal(client.line.opened, 1, 'it never had to connect again')
+      assert.equal(client.line.opened, 1, 'the client never reconnected')
       assert(!client.line.isDead)
-      // Still of use, not only open.
+      // The session still works and is not merely open.
       const other = makers[client.dialect](t, server, client.provider.roomname ?? client.provider.configuration.name)
       client.doc.getText('text').insert(0, 'still here')
-      await until(() => other.doc.getText('text').length === 10, { what: 'its edit arrives' })
+      await until(() => other.doc.getText('text').length === 10, { what: 'the edit arrives' })
     })
   }
 })
 
 describe('acknowledgements', () => {
-  test('a y-websocket author gets its update back, a second time too, but not its step 2', async (t) => {
+  test('a y-websocket author gets each copy of its update echoed, but not its step 2', async (t) => {
     const author = rawClient(t, server, 'echo')
     const [first, second] = twoUpdates()
-    // Its presence says that it is of Yjs 13: clients of Yjs 14 get their step 2 back.
-    const here = bytes(1, buffer(bytes(1, 7, 1, text('{}'))))
-    await author.send(yWebsocket.step1(EMPTY_VECTOR), here, yWebsocket.step2(first), yWebsocket.update(second))
+    // The format of its awareness marks it as Yjs 13: clients of Yjs 14 get their step 2 echoed.
+    const awareness = bytes(1, buffer(bytes(1, 7, 1, text('{}'))))
+    await author.send(yWebsocket.step1(EMPTY_VECTOR), awareness, yWebsocket.step2(first), yWebsocket.update(second))
     const isSecond = ({ kind, payload }) => kind === 'update' && same(payload, second)
     await author.frame(readYWebsocket, isSecond, 'the update')
     await author.send(yWebsocket.update(second))
-    await until(() => author.frames.map(readYWebsocket).filter(isSecond).length === 2, { what: 'the known update' })
+    await until(() => author.frames.map(readYWebsocket).filter(isSecond).length === 2, { what: 'the echo of the known update' })
     const others = author.frames.map(readYWebsocket).filter((m) => m.kind === 'update' && !isSecond(m))
     assert.deepEqual(others, [], 'nothing else is echoed')
   })
 
-  test('a Hocuspocus client gets one SyncStatus for each update and each step 2, and no echo', async (t) => {
+  test('a Hocuspocus client gets a SyncStatus for each update and step 2, and no echo', async (t) => {
     const author = rawClient(t, server)
     const [first, second] = twoUpdates()
     const name = 'status'
@@ -87,7 +87,7 @@ describe('acknowledgements', () => {
     )
     const statuses = () => author.frames.map(readHocuspocus).filter(({ kind }) => kind === 'status')
     await until(() => statuses().length === 4, { what: () => `4 statuses, not ${statuses().length}` })
-    // A ping behind it all: when its answer is here, so is all that was sent before.
+    // Messages are answered in order: after the pong, every earlier answer has arrived.
     await author.send(hocuspocus.ping())
     await author.frame(readHocuspocus, ({ kind }) => kind === 'pong', 'the pong')
     assert.deepEqual(statuses(), Array(4).fill({ address: name, kind: 'status', saved: true }))
@@ -97,7 +97,7 @@ describe('acknowledgements', () => {
     )
   })
 
-  test('a provider that batches with flushDelay is told that all is saved', async (t) => {
+  test('a provider that batches with flushDelay gets an acknowledgement for all edits', async (t) => {
     const writer = hocuspocusClient(t, server, 'batches', { flushDelay: 30 })
     const reader = yWebsocketClient(t, server, 'batches')
     await untilSynced(writer, reader)
@@ -108,8 +108,8 @@ describe('acknowledgements', () => {
       assert.equal(writer.provider.unsyncedChanges, 1)
       await untilSaved(writer)
     }
-    assert(writer.line.sent.messages - messages < 10, 'they were sent in batches')
-    await until(() => allEqual([writer.doc, reader.doc]), { what: 'the reader has it' })
+    assert(writer.line.sent.messages - messages < 10, 'the edits were sent in batches')
+    await until(() => allEqual([writer.doc, reader.doc]), { what: 'the reader has the edits' })
   })
 })
 
@@ -129,7 +129,7 @@ describe('the first sync', () => {
     for (const how of ['SIGTERM', 'SIGKILL']) {
       if (how === 'SIGKILL') await own.kill()
       await own.restart()
-      // All at once, so that most of them ask while it is being loaded.
+      // Connect all at the same time, so that most ask while the document is being loaded.
       const raw = rawClient(t, own, 'large')
       await raw.opened
       const clients = Array.from({ length: 8 }, (_, i) => {
@@ -144,12 +144,12 @@ describe('the first sync', () => {
       assertAllEqual([expected, doc])
       await untilSynced(...clients)
       for (const { atSync } of clients) assert.equal(atSync, expected.getText('text').length)
-      await until(() => allEqual([expected, ...clients.map(({ doc }) => doc)]), { what: 'all have all of it' })
+      await until(() => allEqual([expected, ...clients.map(({ doc }) => doc)]), { what: 'all have the whole document' })
       for (const client of clients) client.destroy()
     }
   })
 
-  test('of a Hocuspocus client is: Authenticated, the server asks, then the server answers', async (t) => {
+  test('of a Hocuspocus client is Authenticated, then step 1 and step 2 of the server', async (t) => {
     const client = rawClient(t, server)
     const name = 'order'
     await client.send(hocuspocus.auth(name), hocuspocus.step1(name, EMPTY_VECTOR))
@@ -159,19 +159,19 @@ describe('the first sync', () => {
     assert.equal(readHocuspocus(client.frames[0]).scope, 'read-write')
   })
 
-  test('works when a Hocuspocus client speaks before it says its token', async (t) => {
+  test('works for a Hocuspocus client that sends an update before its token', async (t) => {
     const client = rawClient(t, server)
     const name = 'early'
     const [update] = twoUpdates()
     await client.send(hocuspocus.update(name, update), hocuspocus.ping())
     await client.frame(readHocuspocus, ({ kind }) => kind === 'pong', 'the pong')
     assert.deepEqual(client.frames.map(readHocuspocus), [{ kind: 'pong' }], 'nothing is answered before the token')
-    // Everyone may write here: a step 1 opens the document, as for a provider 2.x that has no token.
+    // Without access control, a step 1 opens the document, as for a provider 2.x without a token.
     await client.send(hocuspocus.step1(name, EMPTY_VECTOR), hocuspocus.step2(name, new Uint8Array([0, 0])))
     await client.frame(
       readHocuspocus,
       ({ kind, saved }) => kind === 'status' && saved,
-      'the status of the step 2 and of what came before it',
+      'the status of the step 2 and of the update before it',
     )
     await client.frame(readHocuspocus, ({ kind }) => kind === 'step2', 'the answer to the step 1')
     await client.send(hocuspocus.auth(name))
@@ -183,30 +183,30 @@ describe('the first sync', () => {
 })
 
 describe('one Hocuspocus socket', () => {
-  test('carries several documents, and goes on when one is closed', async (t) => {
+  test('carries several documents and stays open when one is closed', async (t) => {
     const socket = hocuspocusSocket(t, server)
     const [one, two, three] = ['many-1', 'many-2', 'many-3'].map((name) =>
       hocuspocusClient(t, server, name, { socket }),
     )
     const others = ['many-1', 'many-2', 'many-3'].map((name) => yWebsocketClient(t, server, name))
     await untilSynced(one, two, three, ...others)
-    // The default state has clock 0, and nobody applies that: y-protocols takes it for known.
+    // The default state has clock 0, which y-protocols treats as known and never applies.
     two.awareness.setLocalState({ name: 'Ann' })
     const closing = watchPresence(others[1], two.doc.clientID)
-    await until(() => closing.here, { what: 'the second is present' })
+    await until(() => closing.here, { what: 'the awareness of the second is seen' })
     two.provider.detach()
-    await until(() => !closing.here, { what: 'the presence of the closed one is gone' })
+    await until(() => !closing.here, { what: 'the awareness of the closed one is gone' })
 
     one.doc.getText('text').insert(0, 'one')
-    others[1].doc.getText('text').insert(0, 'nobody listens')
+    others[1].doc.getText('text').insert(0, 'while detached')
     others[2].doc.getText('text').insert(0, 'three')
     await until(() => others[0].doc.getText('text').toString() === 'one', { what: 'the first still sends' })
-    await until(() => three.doc.getText('text').toString() === 'three', { what: 'the third still hears' })
+    await until(() => three.doc.getText('text').toString() === 'three', { what: 'the third still receives' })
     assert.equal(two.doc.getText('text').toString(), '')
     assert.equal(socket.line.opened, 1)
 
     two.provider.attach()
-    await until(() => two.doc.getText('text').toString() === 'nobody listens', { what: 'the second is back' })
+    await until(() => two.doc.getText('text').toString() === 'while detached', { what: 'the second has caught up' })
     assert.equal(socket.line.opened, 1)
   })
 
@@ -222,7 +222,7 @@ describe('one Hocuspocus socket', () => {
     await untilSaved(...both)
     both[0].destroy()
     other.doc.getText('text').insert(0, 'more')
-    await until(() => both[1].doc.getText('text').length === 7, { what: 'the second session goes on' })
+    await until(() => both[1].doc.getText('text').length === 7, { what: 'the second session still receives' })
     assert.equal(both[0].doc.getText('text').length, 3)
   })
 
@@ -250,7 +250,7 @@ describe('names', () => {
     'abc',
   ]
 
-  test('are shared by both dialects, also as the URL spells them, and differ by what only a person encodes', async (t) => {
+  test('are shared by both dialects, plain or URL-encoded', async (t) => {
     for (const room of ROOMS) {
       const encoded = new URL(`ws://host/${room}`).pathname.slice(1)
       const clients = [
@@ -267,7 +267,7 @@ describe('names', () => {
         assert.deepEqual(
           doc.getArray('rooms').toArray().sort(),
           [0, 1, 2].map((i) => `${room} ${i}`),
-          'and nobody else',
+          'no other client is in the document',
         )
       }
       for (const client of clients) client.destroy()
@@ -277,7 +277,7 @@ describe('names', () => {
   test('of Hocuspocus clients need no encoding', async (t) => {
     const plain = hocuspocusClient(t, server, 'with space')
     await untilSynced(plain)
-    assert.equal(plain.doc.getArray('rooms').length, 3, 'what y-websocket sends as with%20space')
+    assert.equal(plain.doc.getArray('rooms').length, 3, 'the document that y-websocket names with%20space')
   })
 })
 
@@ -286,7 +286,7 @@ describe('leaving', () => {
     ['y-websocket', yWebsocket.step1(EMPTY_VECTOR)],
     ['Hocuspocus', hocuspocus.auth('leaving')],
   ]) {
-    test(`a ${dialect} client that closes its socket is answered, so that it is a clean close`, async (t) => {
+    test(`a ${dialect} client that closes its socket gets a clean close`, async (t) => {
       const client = rawClient(t, server, 'leaving')
       await client.send(frame)
       await until(() => client.frames.length > 0, { what: 'the session has begun' })
@@ -297,12 +297,12 @@ describe('leaving', () => {
 })
 
 describe('frames', () => {
-  test('hold exactly one message each, however busy it gets', async (t) => {
+  test('hold exactly one message each under load', async (t) => {
     const clients = DIALECTS.flatMap((dialect) => [1, 2].map(() => makers[dialect](t, server, 'busy')))
     const messages = []
     for (const { dialect, line } of clients) {
       const read = dialect === 'hocuspocus' ? readHocuspocus : readYWebsocket
-      // A throw here would end the process: it is kept for the assertion.
+      // A throw here would end the process, so errors are recorded for the assertion.
       line.onReceived.push((frame) => {
         try {
           messages.push(read(frame))
@@ -320,7 +320,7 @@ describe('frames', () => {
       if (i % 20 === 0) await new Promise((resolve) => setTimeout(resolve, 1))
     }
     const docs = clients.map(({ doc }) => doc)
-    await until(() => allEqual(docs) && docs[0].getText('text').length === 800, { what: 'all have all 800' })
+    await until(() => allEqual(docs) && docs[0].getText('text').length === 800, { what: 'all have all 800 characters' })
     assert(messages.length > 200, `${messages.length} messages`)
     assert.deepEqual(
       messages.filter((message) => message instanceof Error),
@@ -329,7 +329,7 @@ describe('frames', () => {
     for (const kind of ['step1', 'step2', 'update', 'awareness', 'status']) {
       assert(
         messages.some((message) => message.kind === kind),
-        `a ${kind} was among them`,
+        `a ${kind} message was received`,
       )
     }
   })

@@ -1,10 +1,10 @@
-// Compares the struct store with npm yjs: what a client makes of the store's states and differences, and what Yjs makes
-// of the updates that the store got. The store runs in tests/examples/struct_worker.rs.
+// Compares the struct store with npm yjs: a client that applies the store's states and diffs must end with the document
+// that Yjs builds from the updates given to the store. The store runs in tests/examples/struct_worker.rs.
 //
 //   cargo build -p syncline-tests --example struct_worker
 //   node structs-fuzz.mjs [--seconds N] [--plans N] [--seed S] [--worker FILE] [--vectors FILE.jsonl.gz]
 //
-// `--seed` replays one plan; a plan that fails prints its seed and the fewest steps that still fail.
+// `--seed` replays one plan; a failing plan prints its seed and is shrunk to the fewest steps that still fail.
 
 import { spawn } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
@@ -19,8 +19,8 @@ const { values: options } = parseArgs({
   options: { seconds: { type: 'string' }, plans: { type: 'string' }, seed: { type: 'string' }, worker: { type: 'string' }, vectors: { type: 'string' } },
 })
 
-// Readers of formatted text delete marks that have become redundant, and which ones those are depends on the order of the
-// updates. That is no part of the document's state, so only the editing clients do it.
+// Yjs clients delete redundant format marks, and which ones are redundant depends on the order of updates. That is not
+// part of the document's state, so only the editing clients do it.
 let isCleaning = true
 console.warn = () => {}
 const callObserver = Y.Text.prototype._callObserver
@@ -29,14 +29,14 @@ Y.Text.prototype._callObserver = function (transaction, keys) {
   if (!isCleaning) transaction._needFormattingCleanup = false
 }
 
-/** The store, in a process of its own. */
+/** The store in a process of its own. */
 class Worker {
   constructor(file) {
     this.child = spawn(file, { stdio: ['pipe', 'pipe', 'inherit'] })
     this.answers = []
     this.buffer = Buffer.alloc(0)
     this.child.stdout.on('data', data => this.read(data))
-    this.child.on('exit', code => this.answers.splice(0).forEach(({ reject }) => reject(new Error(`the worker ended: ${code}`))))
+    this.child.on('exit', code => this.answers.splice(0).forEach(({ reject }) => reject(new Error(`the worker exited: ${code}`))))
   }
 
   read(data) {
@@ -72,10 +72,10 @@ class Worker {
   reload() { return this.ask(7) }
 }
 
-/** Any value as text, also what JSON does not know. */
+/** Any value as text, including values that JSON cannot represent. */
 function show(value) {
   return JSON.stringify(value, function (key) {
-    // Before `toJSON`.
+    // The value before `toJSON`.
     const value = this[key]
     if (value === undefined) return { $undefined: 1 }
     if (typeof value === 'bigint') return { $bigint: String(value) }
@@ -96,7 +96,7 @@ function showItem(item) {
   return `${place} ${content.constructor.name} ${content.str ?? show(content.getContent())}`
 }
 
-/** Items one after the other that could be one are written as one. */
+/** Prints items; adjacent ones that could be one item are printed as one. */
 function showItems(items) {
   const lines = []
   let last = null
@@ -121,7 +121,7 @@ function showItems(items) {
   return lines
 }
 
-/** Everything in a document: the order of all items in all living types, what is deleted, and what applications see. */
+/** Everything in a document: the order of the items in all live types, the deletions, and what applications see. */
 function view(doc) {
   const lines = []
   const todo = [...doc.share].map(([name, type]) => [name, type])
@@ -160,7 +160,7 @@ function view(doc) {
 
 class Difference extends Error {}
 
-/** Two lines, around where they begin to differ. */
+/** Excerpts of two lines around their first difference. */
 function parts(one, other) {
   let at = 0
   while (one[at] === other[at]) at++
@@ -184,9 +184,9 @@ function reader(updates, gc = true) {
   return doc
 }
 
-/** A client that has this document up to these clocks, as an update; what would wait for other things is not in it. */
+/** The state, as an update, of a client that has a random part of this document; pending structs are left out. */
 function cutPeer(random, update) {
-  // Cutting changes it.
+  // A copy, because `createDocFromSnapshot` changes it.
   const whole = reader([update], false)
   const snapshot = Y.snapshot(whole)
   const sv = Y.decodeStateVector(lowered(random, Y.encodeStateVector(whole)))
@@ -198,7 +198,7 @@ function cutPeer(random, update) {
 
 const totals = { plans: 0, updates: 0, checks: 0, structs: 0, outcomes: [], pending: 0 }
 
-/** Runs steps of a plan. `isThorough`: checks everything after each step. */
+/** Runs the steps of a plan. `isThorough`: checks everything after each step. */
 async function run(worker, { steps, peers, isStrict }, isThorough = false) {
   isCleaning = false
   await worker.reset()
@@ -231,7 +231,7 @@ async function run(worker, { steps, peers, isStrict }, isThorough = false) {
         isCleaning = false
         same(`${form}, redundant formats deleted`, ours, theirs, isStrict)
       }
-      // What clients at other points make of differences, before and after the compaction.
+      // Apply diffs to clients with other states, before and after the compaction.
       const clients = isThorough ? [...peers] : Array.from({ length: 2 }, () => random.pick(peers))
       if (kept) for (let n = isThorough ? 6 : 2; n > 0; n--) clients.push(cutPeer(random, kept))
       for (const peer of clients) {
@@ -243,7 +243,7 @@ async function run(worker, { steps, peers, isStrict }, isThorough = false) {
     }
     if (isLast) {
       const whole = Y.encodeStateAsUpdate(reader([Y.encodeStateAsUpdate(reference)]))
-      // A client that has it all sends the deletions that Yjs makes of concurrent map entries, too.
+      // A client with the whole document also sends the deletions that Yjs derives from concurrent map entries.
       await add(whole)
       const settled = await worker.compact()
       same('settled', reader([settled]), reference, isStrict)
@@ -259,7 +259,7 @@ async function run(worker, { steps, peers, isStrict }, isThorough = false) {
     if (isThorough && (op !== 'add' || k + 1 === steps.length)) await check(new Random(k), false)
     if (last) {
       const pending = await worker.pending()
-      if (pending > 0) throw new Difference(`${pending} updates still wait`)
+      if (pending > 0) throw new Difference(`${pending} updates are still pending`)
     }
     if (op === 'compact' || op === 'reload') totals.pending += await worker.pending() > 0 ? 1 : 0
   }
@@ -268,7 +268,7 @@ async function run(worker, { steps, peers, isStrict }, isThorough = false) {
   return outcome
 }
 
-/** The fewest steps that still fail, found by leaving out ever smaller parts. */
+/** Shrinks a failing plan by leaving out ever smaller runs of steps. */
 async function shrink(worker, plan, until) {
   const fails = async steps => run(worker, { ...plan, steps }, true).then(() => null, error => error)
   let steps = plan.steps.filter(({ last }) => !last)
@@ -301,7 +301,7 @@ function describe({ steps, error }) {
   return lines.join('\n')
 }
 
-/** Every recorded document: the updates as recorded, and differences for every state on the way. */
+/** Runs every recorded document: its updates in order, and the diff for each intermediate state. */
 async function runVectors(worker, file) {
   const vectors = gunzipSync(readFileSync(file)).toString().trim().split('\n').map(line => JSON.parse(line))
   const bytes = text => new Uint8Array(Buffer.from(text, 'base64'))
@@ -325,7 +325,7 @@ async function runVectors(worker, file) {
       Y.applyUpdate(peer, update)
     }
   }
-  console.log(`${vectors.length} vectors, ${totals.updates} updates, ${diffs} differences: all as in Yjs`)
+  console.log(`${vectors.length} vectors, ${totals.updates} updates, ${diffs} diffs: all equal to Yjs`)
 }
 
 function report(started) {
@@ -349,7 +349,7 @@ const started = Date.now()
 const until = started + 1000 * Number(options.seconds ?? 60)
 const plans = options.seed ? 1 : Number(options.plans ?? Infinity)
 let failures = 0
-let unmade = 0
+let skipped = 0
 if (options.vectors) {
   await runVectors(worker, options.vectors)
   process.exit()
@@ -362,9 +362,9 @@ for (let n = 0; n < plans && (Date.now() < until || options.seed) && failures < 
   try {
     plan = makePlan(seed)
   } catch (error) {
-    // Yjs 13.6.33 itself throws when it merges certain updates that have holes: no plan is made of that seed.
-    if (options.seed || ++unmade > 5 + totals.plans / 20) throw error
-    console.log(`seed ${seed}: Yjs makes no plan of it: ${error.message}`)
+    // Yjs 13.6.33 throws when it merges certain updates with gaps: the seed is skipped.
+    if (options.seed || ++skipped > 5 + totals.plans / 20) throw error
+    console.log(`seed ${seed}: skipped, Yjs cannot make the plan: ${error.message}`)
     continue
   }
   try {
@@ -375,7 +375,7 @@ for (let n = 0; n < plans && (Date.now() < until || options.seed) && failures < 
     failures++
     console.log(`FAILED: --seed ${seed}: ${error instanceof Difference ? error.message : error.stack}`)
     const smaller = await shrink(worker, plan, Date.now() + 20_000)
-    console.log(smaller ? describe(smaller) : 'it cannot be made smaller')
+    console.log(smaller ? describe(smaller) : 'the failing plan could not be shrunk')
   }
   if (Date.now() - printed > 30_000) {
     printed = Date.now()

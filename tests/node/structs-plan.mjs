@@ -1,4 +1,4 @@
-// Random plans for structs-fuzz.mjs: documents edited by several Yjs clients, and the updates in which a store gets them.
+// Random plans for structs-fuzz.mjs: documents edited by several Yjs clients, and the updates to give to a store.
 
 import * as Y from 'yjs'
 
@@ -9,7 +9,7 @@ const WORDS = ['sync', 'a', 'b', ' ', 'zoë', '日本', 'e\u0301', 'x\ny', '😀
 const KEYS = ['a', 'b', 'c', 'ключ']
 const FORMATS = [{ bold: true }, { bold: null }, { italic: true }, { color: 'red' }, { color: null }, { link: { href: 'x' } }]
 
-/** Numbers from a seed, by mulberry32. */
+/** A seeded random number generator (mulberry32). */
 export class Random {
   constructor(seed) {
     this.state = seed >>> 0
@@ -43,7 +43,7 @@ export class Random {
   }
 }
 
-/** A document with all roots. */
+/** An empty document with all roots. */
 export function newDoc(options = {}) {
   const doc = new Y.Doc({ guid: 'document', ...options })
   for (const [name, kind] of Object.entries(ROOTS)) doc[`get${kind}`](name)
@@ -62,7 +62,7 @@ function clientIds(random, count) {
   return [...ids]
 }
 
-/** Edits documents at random. */
+/** Makes random edits. */
 class Editor {
   constructor(random, isStrict) {
     this.random = random
@@ -87,7 +87,7 @@ class Editor {
     }
   }
 
-  /** For lists, which take neither `undefined` nor a `BigInt` unless it is in another value. */
+  /** Values for lists, which accept `undefined` and `BigInt` only inside another value. */
   values(count, depth) {
     const fit = value => (value === undefined || typeof value === 'bigint' ? [value] : value)
     return Array.from({ length: count }, () => fit(this.value(depth)))
@@ -162,7 +162,7 @@ class Editor {
     } else this.list(type, () => Array.from({ length: 1 + random.int(2) }, () => this.xml(1)))
   }
 
-  /** Types and erases where this client wrote last, or near the beginning, where the others are. */
+  /** Inserts or deletes where this client wrote last, or near the beginning, where the others write. */
   typeAt(doc, list) {
     const { random } = this
     const last = doc.store.clients.get(doc.clientID)?.at(-1)
@@ -203,7 +203,7 @@ function liveTypes(doc) {
   return found
 }
 
-/** A state vector with some clocks of this one lowered, to any clock: in the middle of structs, too. */
+/** A copy of a state vector with some clocks lowered at random, also to the middle of structs. */
 export function lowered(random, vector) {
   const clocks = new Map()
   for (const [client, clock] of Y.decodeStateVector(vector)) {
@@ -213,12 +213,12 @@ export function lowered(random, vector) {
   return Y.encodeStateVector(clocks)
 }
 
-/** Plays clients; returns their updates, states from the way, and the seeds of what was delivered. */
+/** Lets clients edit and sync; returns their documents, their updates, and intermediate states. */
 function play(random, isStrict) {
   const editor = new Editor(random, isStrict)
   const count = 2 + random.int(4)
   const names = Object.keys(ROOTS)
-  // All type at one place and see each other often: items beside each other have neighbours of all ages.
+  // All clients type at one place and sync often, so that items have concurrent neighbours.
   const isFocused = random.chance(0.35)
   const roots = random.chance(0.4) ? [random.pick(names)] : names
   if (isFocused) roots.splice(0, roots.length, random.pick(['text', 'rich', 'array', 'xml']))
@@ -247,7 +247,7 @@ function play(random, isStrict) {
   return { docs: clients.map(({ doc }) => doc), emitted, states }
 }
 
-/** What a client knows, whole, and as a difference to some earlier or lowered state. */
+/** A client's state: in full, and as a diff to an earlier or lowered state vector. */
 function state(random, doc, earlier, isStrict) {
   const vector = Y.encodeStateVector(doc)
   const known = earlier.length > 0 ? random.pick(earlier).vector : Y.encodeStateVector(new Map())
@@ -255,7 +255,7 @@ function state(random, doc, earlier, isStrict) {
   return { vector, whole: Y.encodeStateAsUpdate(doc), part: Y.encodeStateAsUpdate(doc, base) }
 }
 
-/** The updates, reordered, regrouped, repeated and cut. */
+/** The updates: reordered, merged in groups, repeated and cut. */
 function pieces(random, { emitted, states }, isStrict) {
   const base = vector => (isStrict ? random.pick(states).vector : lowered(random, vector))
   let list = emitted.slice()
@@ -286,18 +286,18 @@ function pieces(random, { emitted, states }, isStrict) {
 }
 
 /**
- * The plan of a seed: steps for the store, and states of clients that will ask for differences.
+ * The plan of a seed: steps for the store, and the states of clients that will request diffs.
  *
- * Yjs cuts an item that it knows where a repeated update cuts it, and so replaces both halves of a surrogate pair by U+FFFD
- * for ever. Documents that did not get that update keep the pair. Only a strict plan makes no such updates: a pair is cut
- * there only by what every document gets.
+ * Yjs splits a known item where a repeated update splits it, and in doing so permanently replaces both halves of a surrogate
+ * pair by U+FFFD. Documents without that update keep the pair. A strict plan avoids such updates: there, only updates that
+ * every document receives split a pair.
  */
 export function makePlan(seed) {
   const random = new Random(Math.imul(seed, 0x9e3779b1) ^ (seed / 2 ** 32))
   const isStrict = random.chance(0.5)
   const played = play(random, isStrict)
   const steps = pieces(random, played, isStrict).map(update => ({ op: 'add', update }))
-  // Merging with holes can lose nothing, but nothing here depends on it.
+  // Every update is delivered at the end, so the plan does not depend on merges with gaps being lossless.
   for (const doc of played.docs) steps.push({ op: 'add', update: Y.encodeStateAsUpdate(doc) })
   const often = random.pick([0.02, 0.1, 0.3])
   const extra = () => ({ op: random.pick(['compact', 'compact', 'reload', 'check', 'check']), seed: random.int(2 ** 31) })

@@ -1,4 +1,4 @@
-// Four people with two kinds of client in one document, for each Yjs type; then the server goes down, softly and hard.
+// Four clients of two kinds edit one document of each Yjs type; then the server is stopped and killed.
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
@@ -10,7 +10,7 @@ import { startServer } from './support/server.mjs'
 
 const ROUNDS = 25
 
-/** Each type: how one person edits it (by chance; every edit begins with an insertion), and how it reads. */
+/** For each type, a random edit (which begins with an insertion) and a function that reads the content. */
 const TYPES = {
   text: {
     edit(doc, random, id) {
@@ -74,18 +74,18 @@ const TYPES = {
 }
 
 let server
-/** name of the type -> a document that holds what everybody agreed on and the server had acknowledged */
+/** name of the type -> a document with the state all clients agreed on and the server acknowledged */
 const agreed = {}
 
 before(async () => (server = await startServer()))
 after(() => server?.stop())
 
 for (const [name, type] of Object.entries(TYPES)) {
-  test(`four clients of both kinds edit one ${name} at once and all end with the same`, async (t) => {
+  test(`four clients of both kinds edit one ${name} concurrently and converge`, async (t) => {
     const random = seededRandom(t)
     const clients = fourClients(t, name)
     await untilSynced(...clients)
-    await editAtOnce(clients, type, random, 'a')
+    await editConcurrently(clients, type, random, 'a')
     await untilAgreed(clients, type)
     await untilSaved(...clients)
     agreed[name] = clients[0].doc
@@ -93,26 +93,26 @@ for (const [name, type] of Object.entries(TYPES)) {
   })
 }
 
-test('a fresh client finds it all after the server was stopped and started', async (t) => {
+test('a fresh client finds everything after the server is stopped and started', async (t) => {
   assert.deepEqual(await server.stop(), { code: 0, signal: null })
   await server.restart()
   for (const [name, type] of Object.entries(TYPES)) await assertFreshClientsHold(t, name, type)
 })
 
-test('a fresh client finds all that was acknowledged before kill -9', async (t) => {
+test('a fresh client finds all edits acknowledged before kill -9', async (t) => {
   const random = seededRandom(t)
-  const everybody = []
+  const allClients = []
   for (const [name, type] of Object.entries(TYPES)) {
     const clients = fourClients(t, name)
-    everybody.push(...clients)
+    allClients.push(...clients)
     await untilSynced(...clients)
-    await editAtOnce(clients, type, random, 'b')
+    await editConcurrently(clients, type, random, 'b')
     await untilAgreed(clients, type)
     agreed[name] = clients[0].doc
   }
-  await untilSaved(...everybody)
+  await untilSaved(...allClients)
   await server.kill()
-  for (const client of everybody) client.destroy()
+  for (const client of allClients) client.destroy()
   await server.restart()
   for (const [name, type] of Object.entries(TYPES)) await assertFreshClientsHold(t, name, type)
 })
@@ -122,8 +122,8 @@ function fourClients(t, name) {
   return [yWebsocketClient, hocuspocusClient, yWebsocketClient, hocuspocusClient].map((make) => make(t, server, room))
 }
 
-/** In each round everyone edits before anyone can have heard of it; between rounds some of the news arrives. */
-async function editAtOnce(clients, type, random, run) {
+/** In each round all clients edit before they can receive each other's edits; some arrive between rounds. */
+async function editConcurrently(clients, type, random, run) {
   for (let round = 0; round < ROUNDS; round++) {
     clients.forEach(({ doc }, person) => {
       const edit = () => type.edit(doc, random, `${run}${person}-${round}`)
@@ -137,7 +137,7 @@ async function editAtOnce(clients, type, random, run) {
 async function untilAgreed(clients, type) {
   const docs = clients.map(({ doc }) => doc)
   try {
-    await until(() => allEqual(docs), { what: 'all four hold the same' })
+    await until(() => allEqual(docs), { what: 'all four hold the same state' })
   } catch (error) {
     assertAllEqual(docs)
     throw error

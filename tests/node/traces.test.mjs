@@ -1,5 +1,5 @@
-// Real editing sessions, keystroke by keystroke, with ten readers: the text is right at every reader, after kill -9 and
-// restart, and for a stock client that never saw the session.
+// Real editing sessions, replayed keystroke by keystroke with ten readers: the text is right at every reader, after
+// kill -9 and a restart, and for a stock client that never saw the session.
 
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
@@ -23,7 +23,7 @@ for (const [trace, dialect] of [
   ['sveltecomponent', 'hocuspocus'],
   ['automerge-paper', 'y-websocket'],
 ]) {
-  test(`${trace} with ten readers over ${dialect}, then kill -9, restart and a fresh client`, async () => {
+  test(`${trace} over ${dialect} is right at ten readers and after kill -9`, async () => {
     const file = fileURLToPath(new URL(`../fixtures/traces/${trace}.json.gz`, import.meta.url))
     const { endContent } = JSON.parse(gunzipSync(readFileSync(file)))
     const server = await startServer()
@@ -31,7 +31,7 @@ for (const [trace, dialect] of [
       const common = ['replay', '--trace', file, '--url', server.url, '--document', trace, '--dialect', dialect, '--json']
       const report = JSON.parse(await simulate([...common, '--readers', String(READERS), '--writers', '1']))
       assert.equal(report.readers, READERS)
-      assert.ok(report.updates > 18_000, `all of it was replayed: ${report.updates}`)
+      assert.ok(report.updates > 18_000, `the whole trace was replayed: ${report.updates} updates`)
       assert.equal(report.ack_latency.count, report.updates)
       // Every update was acknowledged, so every update survives.
       await server.kill()
@@ -44,7 +44,7 @@ for (const [trace, dialect] of [
   })
 }
 
-/** Runs the simulator; it ends non-zero when any reader's text is wrong. Resolves to its standard output. */
+/** Runs the simulator, which exits non-zero if any reader's text is wrong. Resolves to its standard output. */
 function simulate(args) {
   return new Promise((resolve, reject) => {
     const child = spawn(SIMULATOR, args, { stdio: ['ignore', 'pipe', 'pipe'] })
@@ -65,6 +65,6 @@ async function readText(url, name) {
   await new Promise((resolve) => provider.on('sync', (synced) => synced && resolve()))
   const text = doc.getText('text').toString()
   provider.destroy()
-  doc.destroy() // Ends the presence timer too, or this process would never end.
+  doc.destroy() // Stops the awareness timer, which would keep this process alive.
   return text
 }

@@ -1,5 +1,5 @@
-// The offline data types by npm yjs alone, as protocol/SPEC.md describes them: documents of ours are read here, and what
-// is written here is what client/tests/types_fixtures.rs reads.
+// The offline data types implemented with npm yjs alone, as protocol/SPEC.md describes them: reads the documents that our
+// client wrote, and writes those that client/tests/types_fixtures.rs reads.
 
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -12,14 +12,14 @@ const NOW = 1_790_000_000_000
 const TICKS_PER_MS = 3000
 const expected = JSON.parse(readFileSync(new URL('expected.json', FIXTURES), 'utf8'))
 
-/** A document from an update, as a client gets it. */
+/** Loads a document from the update in a fixture file. */
 function load(name) {
   const doc = new Y.Doc()
   Y.applyUpdate(doc, readFileSync(new URL(name, FIXTURES)))
   return doc
 }
 
-/** The edits of replicas that do not know each other's, together. */
+/** Merges concurrent edits: each is made on its own replica. */
 function together(...edits) {
   const merged = new Y.Doc()
   edits.forEach((edit, index) => {
@@ -31,7 +31,7 @@ function together(...edits) {
   return merged
 }
 
-/** Bytes as `Value::to_json` shows them. */
+/** The value with bytes as `Value::to_json` represents them. */
 function plain(value) {
   return value instanceof Uint8Array ? { $bytes: Buffer.from(value).toString('base64') } : value
 }
@@ -63,9 +63,9 @@ function counter(doc) {
 
 function choice(doc) {
   const writes = [...doc.getMap('title')].sort(([one], [other]) => (one < other ? -1 : 1))
-  const beaten = new Set(writes.flatMap(([, write]) => write.over))
-  const standing = writes.filter(([id]) => !beaten.has(id))
-  return standing.map(([id, { v, by, at }]) => ({ id, author: by, at, value: plain(v) }))
+  const replaced = new Set(writes.flatMap(([, write]) => write.over))
+  const current = writes.filter(([id]) => !replaced.has(id))
+  return current.map(([id, { v, by, at }]) => ({ id, author: by, at, value: plain(v) }))
 }
 
 function register(doc) {
@@ -77,7 +77,7 @@ function register(doc) {
 const READERS = { 'lww-map': lwwMap, counter, choice, register }
 
 for (const [name, read] of Object.entries(READERS)) {
-  test(`${name}: a document of ours is read by npm yjs`, () => {
+  test(`${name}: npm yjs reads a document of our client`, () => {
     assert.deepEqual(read(load(`${name}.bin`)), expected[name])
   })
 }
@@ -124,7 +124,7 @@ const WRITTEN = {
     ),
 }
 
-test('what npm yjs writes is what the committed documents hold', () => {
+test('documents written by npm yjs equal the committed fixtures', () => {
   const made = Object.entries(WRITTEN).map(([name, write]) => [name, write()])
   const meanings = Object.fromEntries(made.map(([name, doc]) => [name, READERS[name](doc)]))
   if (process.env.SYNCLINE_WRITE_FIXTURES) {
@@ -137,14 +137,14 @@ test('what npm yjs writes is what the committed documents hold', () => {
   }
 })
 
-// Not in package.json: not every registry has it. Where it is installed, it is held to what we say of it.
+// Not in package.json, because not every registry has it. The test runs where it is installed.
 const { LWWMap } = await import('y-lwwmap').catch(() => ({}))
 
-test('npm y-lwwmap reads our map, and writes over it', { skip: LWWMap ? false : 'y-lwwmap is not installed' }, () => {
+test('npm y-lwwmap reads and overwrites our map', { skip: LWWMap ? false : 'y-lwwmap is not installed' }, () => {
   const doc = load('lww-map.bin')
   const map = new LWWMap(doc.getArray('settings'))
   for (const [key, { value }] of Object.entries(expected['lww-map'])) {
-    // Equal stamps are told apart by MD5 there: the one difference, and none that lasts past the next write.
+    // y-lwwmap orders equal stamps by MD5: the only difference, which lasts until the next write.
     if (key !== 'tie') assert.deepEqual(plain(map.get(key)), value, key)
   }
   map.set('theme', 'from npm')

@@ -1,5 +1,5 @@
-// The versions of the stock providers that teams run today: each edits a document, sees what the newest client types, comes back
-// after the server was restarted, and reads the server's heartbeat. docs/clients.md lists them.
+// Released versions of the stock providers: each edits a document, receives the edits of the newest client, reconnects after
+// a server restart, and accepts the server's heartbeat. docs/clients.md lists them.
 
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
@@ -8,23 +8,23 @@ import * as Y from 'yjs'
 import { until, yWebsocketClient } from './support/clients.mjs'
 import { startServer } from './support/server.mjs'
 
-/** As in a browser, where an error that nobody listens for ends nothing. */
+/** As in a browser, an error without a listener does not throw. */
 class BrowserWebSocket extends WebSocket {
   constructor(...args) {
     super(...args)
     this.on('error', () => {})
   }
 }
-// Providers of Hocuspocus 2 take a WebSocket from the browser only.
+// Providers of Hocuspocus 2 use only the global WebSocket.
 globalThis.WebSocket = BrowserWebSocket
 
-/** Providers up to 2.13.0 count what they queue, unlike all since: their number stays up until the next connection. */
+/** Providers up to 2.13.0 also count queued changes: `unsyncedChanges` stays above 0 until the next connection. */
 const COUNTS_THE_QUEUE = new Set(['hocuspocus-2.9'])
 
 const HOCUSPOCUS = ['hocuspocus-2.9', 'hocuspocus-2.15', 'hocuspocus-3.4', 'hocuspocus-4.0', '@hocuspocus/provider']
 const Y_WEBSOCKET = ['y-websocket-1.3', 'y-websocket-1.5', 'y-websocket-2.1', 'y-websocket']
 
-/** Opens `name` with a provider of Hocuspocus. Without a token providers 2.x send no Auth message. */
+/** Opens `name` with a Hocuspocus provider. Without a token, providers 2.x send no Auth message. */
 async function openHocuspocus(t, library, server, name, token) {
   const { HocuspocusProvider } = await import(library)
   const document = new Y.Doc()
@@ -43,7 +43,7 @@ async function openYWebsocket(t, library, server, name) {
   return { doc, provider, isSaved: () => provider.synced }
 }
 
-/** The old client and the newest one type, before and after the server was restarted; both end with all of it. */
+/** The old and the newest client type before and after a server restart; both end with all edits. */
 async function editTogether(t, server, old, newest) {
   const texts = [old.doc, newest.doc].map((doc) => doc.getText('text'))
   const both = (part) => until(() => texts.every((text) => text.toString().includes(part)), { what: `both have ${part}` })
@@ -51,18 +51,18 @@ async function editTogether(t, server, old, newest) {
   texts[1].insert(0, '[new]')
   await both('[old]')
   await both('[new]')
-  await until(old.isSaved, { what: 'the old client calls it saved' })
+  await until(old.isSaved, { what: 'the old client reports its edit as saved' })
   await server.restart()
   texts[0].insert(0, '[offline]')
   await both('[offline]')
-  await until(old.isSaved, { what: 'the old client calls what it typed offline saved' })
+  await until(old.isSaved, { what: 'the old client reports its offline edit as saved' })
   assert.equal(texts[0].toString(), texts[1].toString())
 }
 
 describe('versions of stock providers', { concurrency: 3 }, () => {
   for (const library of HOCUSPOCUS) {
     for (const token of [undefined, 'secret']) {
-      // A name of two characters begins like a message of y-websocket.
+      // A name of two characters begins with the same byte as a y-websocket message.
       for (const name of ['a document', 'd2']) {
         test(`${library}, ${token ? 'a' : 'no'} token, document "${name}"`, async (t) => {
           const server = await startServer()
@@ -76,12 +76,12 @@ describe('versions of stock providers', { concurrency: 3 }, () => {
       const server = await startServer()
       t.after(() => server.stop())
       const { provider } = await openHocuspocus(t, library, server, 'beat', 'secret')
-      await until(() => provider.synced, { what: 'it is in sync' })
+      await until(() => provider.synced, { what: 'the provider is synced' })
       const socket = provider.configuration.websocketProvider
       socket.lastMessageReceived = 1
-      // `HEARTBEAT_FRAME` of protocol/src/hocuspocus.rs: awareness of nobody for an empty name.
+      // `HEARTBEAT_FRAME` of protocol/src/hocuspocus.rs: an awareness update of no client for an empty name.
       socket.onMessage({ data: Uint8Array.of(0, 1, 1, 0).buffer })
-      assert(socket.lastMessageReceived > 1, 'it counts as a message')
+      assert(socket.lastMessageReceived > 1, 'the heartbeat counts as a message')
     })
   }
   for (const library of Y_WEBSOCKET) {

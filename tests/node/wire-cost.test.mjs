@@ -1,5 +1,5 @@
-// What coming back costs: ours least of all, whoever missed nothing pays under 200 bytes, and the server's restart in
-// between changes nothing. docs/offline.md has the figures of a large document.
+// Bytes transferred by a reconnect: our client needs the least, a device that missed nothing under 200 bytes, also after a
+// server restart. docs/offline.md has the figures of a large document.
 
 import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
@@ -18,7 +18,7 @@ const EDITS = 20_000
 const NOTHING_MISSED_BYTES = 200
 const KEYSTROKE_BYTES = 300
 
-test('coming back costs our client little, and the npm clients their list of deletions twice', async (t) => {
+test('a reconnect costs our client little, and the npm clients their delete set twice', async (t) => {
   const server = await startServer()
   t.after(() => server.stop())
   const args = ['wire-cost', '--trace', TRACE, '--edits', String(EDITS), '--url', server.url, '--npm', SCRIPT, '--json']
@@ -36,19 +36,19 @@ test('coming back costs our client little, and the npm clients their list of del
     assert(sum(ours[what]) < limit, `${what}: ${sum(ours[what])} bytes`)
     for (const row of npm) {
       assert(sum(row[what]) > sum(ours[what]), `${what}: ${row.client} needs more`)
-      assert(sum(row[what]) < state_bytes, `${what}: ${row.client} needs less than everything`)
+      assert(sum(row[what]) < state_bytes, `${what}: ${row.client} needs less than the whole document`)
     }
   }
-  // The server writes it in fewer bytes than the tool does, though not in fewer than it has characters.
-  for (const row of rows) assert(sum(row.first) > characters, `${row.client} was sent everything at first`)
+  // The server encodes the state in fewer bytes than the tool, but not in fewer than it has characters.
+  for (const row of rows) assert(sum(row.first) > characters, `${row.client} received the whole document at first`)
 })
 
-test('who missed nothing pays under 200 bytes, the server killed and restarted meanwhile or not', async (t) => {
+test('a device that missed nothing needs under 200 bytes, also after a restart', async (t) => {
   const server = await startServer()
   t.after(() => server.kill())
   const ask = device(t, server.url)
   for (let i = 0; i < 600; i++) await ask(`edit ${i % 3 === 2 ? 'delete' : 'insert'} d0-${i} ${i * 7919}`)
-  await until(async () => (await ask('saved')).saved, { what: 'all of it is saved' })
+  await until(async () => (await ask('saved')).saved, { what: 'every edit is saved' })
 
   for (const [what, meanwhile] of [
     ['nothing', () => {}],
@@ -59,14 +59,14 @@ test('who missed nothing pays under 200 bytes, the server killed and restarted m
     await meanwhile()
     const before = total(await ask('traffic'))
     await ask('online')
-    await until(async () => (await ask('state')).synced, { what: 'in step' })
+    await until(async () => (await ask('state')).synced, { what: 'the device is synced' })
     const bytes = total(await ask('traffic')) - before
     t.diagnostic(`${what} meanwhile: ${bytes} bytes`)
     assert(bytes > 0 && bytes < NOTHING_MISSED_BYTES, `${what} meanwhile: ${bytes} bytes`)
   }
 })
 
-/** A device in a process of its own; gives the function that asks it. */
+/** Starts a device in a process of its own; returns the function that sends it a command. */
 function device(t, url) {
   const args = ['actor', '--dir', temporaryDirectory(), '--url', url, '--document', 'cost']
   const child = spawn(SIMULATOR, args, { stdio: ['pipe', 'pipe', 'inherit'] })

@@ -1,4 +1,4 @@
-// Hostile payloads: small messages that would cost a careless server memory, time or its life. See protocol/SPEC.md.
+// Hostile payloads: small messages that exhaust the memory or time of an unprotected server, or crash it. See protocol/SPEC.md.
 
 import { bytes, join, text } from './wire.mjs'
 
@@ -47,14 +47,14 @@ export function stateVectorBombs() {
 /** name -> an awareness update. */
 export function awarenessBombs() {
   return {
-    'presence of 4 bytes that claims 268 million clients': hex('ffffff7f'),
-    'presence of 500,000 clients': manyClients(500_000, (i) => [i + 1, 1, text('{}')]),
-    'presence nested 100,000 deep': bytes(1, 7, 1, text('['.repeat(100_000) + ']'.repeat(100_000))),
-    'presence that is not JSON': bytes(1, 7, 1, text('{"name":')),
+    'awareness of 4 bytes that claims 268 million clients': hex('ffffff7f'),
+    'awareness of 500,000 clients': manyClients(500_000, (i) => [i + 1, 1, text('{}')]),
+    'awareness nested 100,000 deep': bytes(1, 7, 1, text('['.repeat(100_000) + ']'.repeat(100_000))),
+    'awareness that is not JSON': bytes(1, 7, 1, text('{"name":')),
   }
 }
 
-/** name -> updates, sent one after the other by one client, that are expensive to integrate into a tree. */
+/** name -> updates that are expensive to integrate into a tree, sent in order by one client. */
 export function bombsInPieces() {
   const pieces = 600
   const levels = 500
@@ -85,7 +85,7 @@ export function bombsInPieces() {
   }
 }
 
-/** Where ids are hashed to themselves, those with the same low bits meet in the same place. Below 2^53. */
+/** Ids below 2^53 with equal low bits, which collide in a hash table that uses the id as its hash. */
 function collidingId(i) {
   return (i + 1) * 2 ** 32
 }
@@ -94,7 +94,7 @@ function anyUpdate(...value) {
   return bytes(1, 1, 7, 0, ANY, ROOT_PARENT, text('t'), 1, ...value, 0)
 }
 
-/** Arrays of client 7, each in the one before, from clock `from` on; the first of all is in a root type. */
+/** Arrays of client 7 from clock `from` on, each the child of the one before; the one at clock 0 is in a root type. */
 function nestedTypes(from, levels, deleteSet = [0]) {
   const parts = [1, levels, 7, from]
   for (let clock = from; clock < from + levels; clock++) {
@@ -105,7 +105,7 @@ function nestedTypes(from, levels, deleteSet = [0]) {
   return join(parts)
 }
 
-/** A count and, for each, what `entry` gives. */
+/** The count, followed by the parts that `entry` returns for each client. */
 function manyClients(count, entry) {
   const parts = [count]
   for (let i = 0; i < count; i++) parts.push(...entry(i))

@@ -2,7 +2,7 @@
 
 import { chromium } from 'playwright-core'
 
-/** A headless browser with a fresh profile, which is removed when it closes. `CHROMIUM` names another binary; `more`: flags. */
+/** A headless browser with a fresh profile, which is removed when it closes. `CHROMIUM` names another binary; `more`: more flags. */
 export function launchChromium(more = []) {
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',

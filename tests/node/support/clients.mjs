@@ -1,4 +1,4 @@
-// Makers of clients: the two npm providers as they come, and a bare socket. All are ended with the test that made them.
+// Creates clients: the two unmodified npm providers, and a raw socket. Each is destroyed at the end of its test.
 
 import { HocuspocusProvider, HocuspocusProviderWebsocket } from '@hocuspocus/provider'
 import { Socket } from 'node:net'
@@ -9,15 +9,15 @@ import { readYWebsocket, syncSentBy } from './wire.mjs'
 
 const UNTIL_LIMIT_MS = 15_000
 
-// Every y-websocket provider listens for the end of the process.
+// Every y-websocket provider adds a listener for the exit of the process.
 process.setMaxListeners(0)
 
-/** Both dialects: `makers[dialect](t, server, name, options)`. */
+/** Functions that create a client of each dialect: `makers[dialect](t, server, name, options)`. */
 export const makers = { ywebsocket: yWebsocketClient, hocuspocus: hocuspocusClient }
 
 /**
- * Waits for a condition, never for a time: the limit only ends a test that has failed. `what` says what was waited
- * for; it may be a function, asked at the end.
+ * Waits for a condition, not for a fixed time: the timeout only ends a failed test. `what` describes the condition; a
+ * function is called when the timeout is reached.
  */
 export async function until(condition, { what, timeout = UNTIL_LIMIT_MS }) {
   const end = performance.now() + timeout
@@ -25,20 +25,20 @@ export async function until(condition, { what, timeout = UNTIL_LIMIT_MS }) {
     const value = await condition()
     if (value) return value
     if (performance.now() > end) {
-      throw new Error(`gave up after ${timeout} ms: ${typeof what === 'function' ? what() : what}`)
+      throw new Error(`timed out after ${timeout} ms: ${typeof what === 'function' ? what() : what}`)
     }
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }
 
 /**
- * The network between one client and the server: counts what passes, and can be cut. Cut, the socket ends without a
- * goodbye and new ones fail until `mend`.
+ * The network between one client and the server: counts messages and bytes, and can be cut. A cut terminates the sockets
+ * without a close frame; new ones fail until `mend`.
  */
 export class Line {
   sent = { bytes: 0, messages: 0 }
   received = { bytes: 0, messages: 0 }
-  /** How many sockets were opened, and when the newest was (performance.now()). */
+  /** Number of sockets opened, and the time the newest was opened (performance.now()). */
   opened = 0
   openedAt = 0
   isCut = false
@@ -62,10 +62,10 @@ export class Line {
           const frame = new Uint8Array(data)
           line.received.bytes += frame.length
           line.received.messages++
-          for (const hear of line.onReceived) hear(frame)
+          for (const listener of line.onReceived) listener(frame)
         })
         this.on('close', () => line.#sockets.delete(this))
-        // The providers listen too, but not while they are being destroyed.
+        // The providers handle errors too, but not while they are being destroyed.
         this.on('error', () => {})
       }
 
@@ -73,7 +73,7 @@ export class Line {
         const frame = new Uint8Array(data)
         line.sent.bytes += frame.length
         line.sent.messages++
-        for (const hear of line.onSent) hear(frame)
+        for (const listener of line.onSent) listener(frame)
         super.send(data, ...rest)
       }
     }
@@ -101,11 +101,11 @@ export class Line {
 
 function deadSocket() {
   const socket = new Socket()
-  process.nextTick(() => socket.destroy(new Error('the line is cut')))
+  process.nextTick(() => socket.destroy(new Error('the connection is cut')))
   return socket
 }
 
-/** A y-websocket client. `options` go to the provider. */
+/** A y-websocket client. `options` are passed to the provider. */
 export function yWebsocketClient(t, server, name, { doc = new Y.Doc(), ...options } = {}) {
   const line = new Line()
   const echoed = watchEchoes(line, doc)
@@ -115,7 +115,7 @@ export function yWebsocketClient(t, server, name, { doc = new Y.Doc(), ...option
     maxBackoffTime: 300,
     ...options,
   })
-  return ending(t, {
+  return destroyedAfter(t, {
     dialect: 'ywebsocket',
     doc,
     line,
@@ -124,7 +124,7 @@ export function yWebsocketClient(t, server, name, { doc = new Y.Doc(), ...option
     get isSynced() {
       return provider.synced
     },
-    /** The server has returned the newest of what was inserted here: it is on disk. */
+    /** The server has echoed the newest local insertion, so it is on disk. */
     get isSaved() {
       return echoed.clock >= Y.getState(doc.store, doc.clientID)
     },
@@ -153,8 +153,8 @@ function watchEchoes(line, doc) {
 }
 
 /**
- * A Hocuspocus client. With `socket` (see `hocuspocusSocket`) it shares that connection, else it has its own.
- * `options` go to the provider.
+ * A Hocuspocus client. With `socket` (see `hocuspocusSocket`) it shares that connection, otherwise it opens its own.
+ * `options` are passed to the provider.
  */
 export function hocuspocusClient(t, server, name, { doc = new Y.Doc(), socket, prepare, ...options } = {}) {
   const own = socket === undefined
@@ -163,7 +163,7 @@ export function hocuspocusClient(t, server, name, { doc = new Y.Doc(), socket, p
   const provider = new HocuspocusProvider({ name, document: doc, websocketProvider: socket.provider, ...options })
   prepare?.(provider)
   provider.attach()
-  return ending(t, {
+  return destroyedAfter(t, {
     dialect: 'hocuspocus',
     doc,
     line,
@@ -172,7 +172,7 @@ export function hocuspocusClient(t, server, name, { doc = new Y.Doc(), socket, p
     get isSynced() {
       return provider.synced
     },
-    /** Every change was answered with SyncStatus(1): it is on disk. */
+    /** Every change was acknowledged with SyncStatus(1), so it is on disk. */
     get isSaved() {
       return provider.unsyncedChanges === 0
     },
@@ -195,7 +195,7 @@ export function hocuspocusSocket(t, server) {
     minDelay: 50,
     maxDelay: 300,
   })
-  return ending(t, {
+  return destroyedAfter(t, {
     line,
     provider,
     destroy() {
@@ -205,7 +205,7 @@ export function hocuspocusSocket(t, server) {
   })
 }
 
-/** Keeps every sync message the client sends from now on: `[{kind, payload}]`. */
+/** Records every sync message the client sends from now on: `[{kind, payload}]`. */
 export function recordSync(client) {
   const recorded = []
   client.line.onSent.push((frame) => {
@@ -215,7 +215,7 @@ export function recordSync(client) {
   return recorded
 }
 
-/** A bare socket that keeps every frame it gets. */
+/** A raw socket that records every frame it receives. */
 export function rawClient(t, server, path = '', options = {}) {
   const socket = new WebSocket(`${server.url}/${path}`, options)
   const frames = []
@@ -230,7 +230,7 @@ export function rawClient(t, server, path = '', options = {}) {
     socket.once('error', reject)
   })
   opened.catch(() => {})
-  return ending(t, {
+  return destroyedAfter(t, {
     socket,
     frames,
     opened,
@@ -240,10 +240,10 @@ export function rawClient(t, server, path = '', options = {}) {
       await opened
       for (const message of messages) socket.send(message)
     },
-    /** The first frame, of those `read` understands, that fits; waits for it. */
-    frame(read, fits, what) {
-      return until(() => frames.map(read).find(fits), {
-        what: () => `${what}; ${frames.length} frames came: ${frames.map((frame) => read(frame).kind)}`,
+    /** Waits for the first received frame that, decoded by `read`, satisfies `matches`. */
+    frame(read, matches, what) {
+      return until(() => frames.map(read).find(matches), {
+        what: () => `${what}; ${frames.length} frames received: ${frames.map((frame) => read(frame).kind)}`,
       })
     },
     destroy: () => socket.terminate(),
@@ -252,31 +252,31 @@ export function rawClient(t, server, path = '', options = {}) {
 
 function withLimit(promise, timeout, what) {
   let timer
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`gave up after ${timeout} ms: ${what}`)), timeout)
+  const timedOut = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`timed out after ${timeout} ms: ${what}`)), timeout)
   })
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+  return Promise.race([promise, timedOut]).finally(() => clearTimeout(timer))
 }
 
-function ending(t, client) {
+function destroyedAfter(t, client) {
   const { destroy } = client
-  let over = false
+  let isDestroyed = false
   client.destroy = () => {
-    if (!over) destroy()
-    over = true
+    if (!isDestroyed) destroy()
+    isDestroyed = true
   }
   t.after(client.destroy)
   return client
 }
 
-/** Waits until each has had its first answer from the server. */
+/** Waits until each client has received its first step 2 from the server. */
 export function untilSynced(...clients) {
   return until(() => clients.every((client) => client.isSynced), {
     what: () => `synced: ${clients.map((client) => `${client.dialect} ${client.isSynced}`)}`,
   })
 }
 
-/** Waits until everything each of them wrote is on the server's disk. */
+/** Waits until everything each client wrote is on the server's disk. */
 export function untilSaved(...clients) {
   return until(() => clients.every((client) => client.isSaved), {
     what: () => `saved: ${clients.map((client) => `${client.dialect} ${client.isSaved}`)}`,

@@ -1,30 +1,30 @@
-// When are two Yjs documents the same, and does a document hold an update?
+// Tests whether Yjs documents are equal, and whether a document contains an update.
 
 import assert from 'node:assert/strict'
 import { isDeepStrictEqual } from 'node:util'
 import * as Y from 'yjs'
 
-/** Fails, and says how, unless every document holds the same state: vector, deletions and each unit of content. */
+/** Fails with the difference unless all documents have the same state vector, deletions and units of content. */
 export function assertAllEqual(docs) {
   const [first, ...others] = docs
   const expected = everything(first)
   for (const other of others) assert.deepEqual(everything(other), expected)
 }
 
-/** True when `assertAllEqual` would pass. Cheap while they still differ. */
+/** True if `assertAllEqual` would pass. Cheap while the documents differ. */
 export function allEqual(docs) {
   const [first, ...others] = docs
   const snapshot = Y.snapshot(first)
   if (!others.every((other) => Y.equalSnapshots(Y.snapshot(other), snapshot))) return false
   if (docs.some((doc) => doc.store.pendingStructs || doc.store.pendingDs)) return false
-  // Not as JSON: the keys of a stored object come in any order from yrs.
+  // Not compared as JSON: yrs writes the keys of an object in any order.
   const expected = everything(first)
   return others.every((other) => isDeepStrictEqual(everything(other), expected))
 }
 
 /**
- * What `Y.encodeStateAsUpdate` holds, unit by unit, so that two replicas which cut the same content into differently
- * long structs compare equal; what is deleted counts as deleted whether its content was collected or not.
+ * The content of `Y.encodeStateAsUpdate`, unit by unit, so that replicas that split the same content into different structs
+ * compare equal. Deleted content is equal whether it was garbage-collected or not.
  */
 function everything(doc) {
   const { structs, ds } = Y.decodeUpdate(Y.encodeStateAsUpdate(doc))
@@ -47,7 +47,7 @@ function unitsOf(content) {
   return content.getContent()
 }
 
-/** What of `update` the document lacks, in words; null when it holds all of it. */
+/** Describes the first part of `update` that the document lacks; null if it has all of it. */
 export function missingFrom(doc, update) {
   const { structs, ds } = Y.decodeUpdate(update)
   for (const struct of structs) {

@@ -1,10 +1,10 @@
-// What npm `y-indexeddb` is to a page, for a Node process that is killed: every update of a document appended to a file
-// and synced to disk before anybody else hears of it, loaded at start, compacted now and then.
+// Replaces npm `y-indexeddb` in Node processes that tests kill: appends every update of a document to a file and syncs it to
+// disk before it is sent, loads the file at start, and compacts it from time to time.
 //
-// The real package over npm `fake-indexeddb` (6.2.8) would not do: that database lives in memory and ends with its
-// process, which is what the tests are about; `indexeddbshim` is durable, and brings a native SQLite along. So the
-// package's interface is kept (9.0.12: `whenSynced`, `synced`, `destroy`, `clearData`, trimming after 500 updates, remote
-// updates stored like local ones), and one thing is stricter: it stores in the background, this before `transact` returns.
+// The package itself is unsuitable: with npm `fake-indexeddb` (6.2.8) the database is in memory and is lost with the process
+// that the tests kill; `indexeddbshim` is durable but needs a native SQLite. This class has the package's interface (9.0.12:
+// `whenSynced`, `synced`, `destroy`, `clearData`, trimming after 500 updates, remote updates stored like local ones) and is
+// stricter in one way: the package stores in the background, this class stores before `transact` returns.
 
 import {
   closeSync,
@@ -22,12 +22,12 @@ import { crc32 } from 'node:zlib'
 import { Observable } from 'lib0/observable'
 import * as Y from 'yjs'
 
-/** Updates after which the file is written anew, as in y-indexeddb. */
+/** Number of updates after which the file is compacted, as in y-indexeddb. */
 const TRIM_SIZE = 500
-/** Before each update: its length and its CRC-32. */
+/** Header of each record: the length of the update and its CRC-32. */
 const HEADER_BYTES = 8
 
-/** Keeps `doc` in the file at `path`. Emits `synced` when what the file held is in the document. */
+/** Stores `doc` in the file at `path`. Emits `synced` when the content of the file is in the document. */
 export class FilePersistence extends Observable {
   #file = null
   #stored = 0
@@ -43,7 +43,7 @@ export class FilePersistence extends Observable {
     }
     doc.on('update', this.storeUpdate)
     doc.on('destroy', this.destroy)
-    // As with a database, loading takes a turn of the event loop at least.
+    // As with a database, loading takes at least one turn of the event loop.
     this.whenSynced = new Promise((resolve, reject) => setImmediate(() => this.#load(resolve, reject)))
     this.whenSynced.catch(() => {})
   }
@@ -53,14 +53,14 @@ export class FilePersistence extends Observable {
     try {
       const { updates, goodBytes } = existsSync(this.path) ? readRecords(readFileSync(this.path)) : readRecords(Buffer.of())
       this.#file = openSync(this.path, 'a')
-      // Half a record: the process died while it wrote; nobody was told of that update.
+      // Drop an incomplete record: the process was killed during the write, before the update was sent.
       ftruncateSync(this.#file, goodBytes)
       fsyncSync(this.#file)
       syncDirectoryOf(this.path)
       this.#stored = updates.length
       const early = Y.encodeStateAsUpdate(this.doc)
       Y.transact(this.doc, () => updates.forEach((update) => Y.applyUpdate(this.doc, update)), this, false)
-      // What was typed before the file was read.
+      // Edits made before the file was loaded.
       if (early.length > 2) this.#append(early)
     } catch (error) {
       return reject(error)
@@ -88,7 +88,7 @@ export class FilePersistence extends Observable {
     this.#stored = 1
   }
 
-  /** Stops storing. What is stored stays. */
+  /** Stops storing and keeps the file. */
   destroy() {
     this.isDestroyed = true
     this.doc.off('update', this.storeUpdate)
@@ -98,14 +98,14 @@ export class FilePersistence extends Observable {
     return Promise.resolve()
   }
 
-  /** Stops storing and forgets what is stored. */
+  /** Stops storing and removes the file. */
   async clearData() {
     await this.destroy()
     rmSync(this.path, { force: true })
   }
 }
 
-/** The updates of a file up to the first that is not whole, and how many bytes they take. */
+/** The updates of a file up to the first incomplete record, and the number of bytes they take. */
 function readRecords(bytes) {
   const updates = []
   let at = 0

@@ -1,14 +1,14 @@
-// A reverse proxy in front of the server, as an operator may have one: it can serve a path, change what is served, and count.
+// A reverse proxy in front of the server: it can add a path prefix, rewrite responses, and count bytes and requests.
 
 import { once } from 'node:events'
 import { createServer, request } from 'node:http'
 import { connect } from 'node:net'
 
 /**
- * Listens on a port of its own. `upstreamPort`: the server's.
+ * Listens on a port of its own and forwards to `upstreamPort`.
  *
- * - `path`: what the proxy cuts off the front of each path, for example `/collab`.
- * - `rewrite(path, text)`: changes the body of a response; bodies are then not compressed.
+ * - `path`: the prefix that the proxy removes from each request path, for example `/collab`.
+ * - `rewrite(path, text)`: rewrites the body of a response; bodies are then not compressed.
  */
 export async function startProxy(upstreamPort, { path = '', rewrite } = {}) {
   const upstreamPath = (url) => (url.startsWith(path) ? url.slice(path.length) || '/' : null)
@@ -41,7 +41,7 @@ export async function startProxy(upstreamPort, { path = '', rewrite } = {}) {
     for (const [one, other] of [[upstream, socket], [socket, upstream]]) one.on('error', () => other.destroy())
   })
   server.on('connection', (socket) => {
-    // What it has written until it closes, headers and WebSockets included.
+    // All bytes written until the socket closes, including headers and WebSocket frames.
     let counted = 0
     const count = () => {
       proxy.bytes += socket.bytesWritten - counted

@@ -1,4 +1,4 @@
-// A person at the console page: a browser profile of their own, and what they type, see and wait for.
+// A user of the console page with a browser profile of their own: typing, reading and waiting.
 
 import assert from 'node:assert/strict'
 
@@ -7,12 +7,12 @@ const ROUNDS = 4
 const LIMIT_MS = 30_000
 
 /**
- * Opens the page that is at `url` (it ends with a slash) on document `name`, and waits until it is connected.
+ * Opens document `name` in the page at `url` (which ends with a slash), and waits until it is connected.
  *
  * - `prepare(page)`: called before the page loads.
- * - `context`: the browser profile, for a second tab; without it a new one.
- * - `mayComplain`: the server goes away, so requests fail.
- * - `untilReady(person)`: waits for something else than both connections.
+ * - `context`: the browser profile, for a second tab; the default is a new one.
+ * - `mayComplain`: errors in the browser's console are allowed, because the server goes down in the test.
+ * - `untilReady(person)`: replaces the wait for both connections.
  */
 export async function openPerson(browser, url, name, options = {}) {
   const { prepare = async () => {}, mayComplain = false, untilReady = untilConnected } = options
@@ -51,14 +51,14 @@ export async function typeRounds(person, who) {
   return markers
 }
 
-/** Focuses instead of clicking: the caret stays after what was typed there before, so no marker is split. */
+/** Focuses without a click: the caret stays behind the text typed before, so that no marker is split. */
 export async function type({ page }, dialect, text) {
   const content = page.getByTestId(`editor-${dialect}`).locator('.cm-content')
   await content.focus()
   await page.keyboard.type(text)
 }
 
-/** The text of an editor as a person reads it, without the cursors of others drawn into it. */
+/** The text of an editor without the remote cursors drawn into it. */
 export function textIn({ page }, dialect) {
   return page.getByTestId(`editor-${dialect}`).evaluate((editor) =>
     [...editor.querySelectorAll('.cm-line')]
@@ -79,7 +79,7 @@ export function occursOnce(text, markers) {
   return markers.every((marker) => text.split(marker).length === 2)
 }
 
-/** All editors hold the same text, and it is exactly the markers: each once, and nothing else. */
+/** Waits until all editors have the same text, which is each marker exactly once and nothing else. */
 export async function untilAgreed(people, markers) {
   const length = markers.join('').length
   await until('all texts agree', async () => {
@@ -105,7 +105,7 @@ export async function untilOffline(person) {
   await untilState(person, 'saved-light', 'browser')
 }
 
-/** Puts the other person's caret into each editor in turn and waits until the viewer sees it there, with the name. */
+/** Focuses each editor of the other user in turn and waits until the viewer sees the cursor with the name there. */
 export async function untilCursorOf(viewer, other) {
   const name = await other.page.locator('[data-testid=person][data-me=true]').evaluate((chip) => chip.firstChild.textContent)
   for (const dialect of DIALECTS) {
@@ -115,16 +115,16 @@ export async function untilCursorOf(viewer, other) {
   }
 }
 
-/** Waits for a condition, never for a time: the limit only ends a test that has failed. */
+/** Waits for a condition, not for a fixed time: the limit only ends a failed test. */
 export async function until(what, condition) {
   const end = Date.now() + LIMIT_MS
   while (!(await condition())) {
-    assert(Date.now() < end, `gave up waiting: ${what}`)
+    assert(Date.now() < end, `timed out waiting: ${what}`)
     await new Promise((resolve) => setTimeout(resolve, 25))
   }
 }
 
-/** What is shown there, without the spaces around it. */
+/** The text of the element, without surrounding space. */
 export async function shown({ page }, testId) {
   return (await page.getByTestId(testId).textContent()).trim()
 }
@@ -133,7 +133,7 @@ export function untilShown(person, testId, pattern) {
   return until(`${testId} shows ${pattern}`, async () => pattern.test(await shown(person, testId)))
 }
 
-/** Until the page opens without its server: all of it is in the service worker's cache. */
+/** Waits until the page opens without its server: the service worker has cached all of it. */
 export function untilKept(person) {
   return untilShown(person, 'note', /opens without the server/)
 }

@@ -1,9 +1,9 @@
-// Presence as clients keep it: made, read and watched by tests.
+// Creates, reads and watches awareness states as clients have them.
 
 import { Awareness, applyAwarenessUpdate, encodeAwarenessUpdate } from 'y-protocols/awareness'
 import * as Y from 'yjs'
 
-/** Someone's presence, as a client without a provider keeps it. Its timer goes, or the process would stay for it. */
+/** The awareness of a client without a provider. Its timer is cleared, as it would keep the process alive. */
 export function presence(clientID, state) {
   const doc = new Y.Doc()
   doc.clientID = clientID
@@ -13,7 +13,7 @@ export function presence(clientID, state) {
   return { awareness, update: () => encodeAwarenessUpdate(awareness, [clientID]) }
 }
 
-/** client id -> state, of an awareness message. */
+/** The states in an awareness message: client id -> state. */
 export function statesIn({ payload }) {
   const doc = new Y.Doc()
   const awareness = new Awareness(doc)
@@ -22,7 +22,7 @@ export function statesIn({ payload }) {
   return awareness.getStates()
 }
 
-/** Whether `observer` sees the client, and since when. */
+/** Tracks whether `observer` sees the client, and since when. */
 export function watchPresence({ awareness }, clientID) {
   const seen = { here: awareness.getStates().has(clientID), changedAt: 0 }
   awareness.on('change', () => {

@@ -1,13 +1,13 @@
-// Random numbers that can be had again: every test prints its seed, and SYNCLINE_SEED replays it.
+// Reproducible random numbers: every test prints its seed, and SYNCLINE_SEED replays it.
 
-/** A generator for this run. `t` prints the seed with the test's result. */
+/** A generator for this run. Prints the seed with the result of test `t`. */
 export function seededRandom(t) {
   const seed = process.env.SYNCLINE_SEED ? Number(process.env.SYNCLINE_SEED) : Math.floor(Math.random() * 2 ** 32)
   t.diagnostic(`seed: SYNCLINE_SEED=${seed}`)
   return generator(seed)
 }
 
-/** mulberry32 (public domain, Tommy Ettinger): numbers in [0, 1). `below(n)` gives integers, `pick` elements. */
+/** mulberry32 (public domain, Tommy Ettinger): numbers in [0, 1). `below(n)` returns integers, `pick` elements. */
 export function generator(seed) {
   let state = seed >>> 0
   const random = () => {

@@ -1,4 +1,4 @@
-// README.md, read as a newcomer reads it: what it prints to be copied, and a way to run a command as it stands.
+// The commands and examples of README.md, and a way to run a command unchanged.
 
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 export const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
-/** The address in every example; tests put a server's own in its place. */
+/** The address in every example; tests replace it by that of their server. */
 export const PRINTED_URL = 'ws://127.0.0.1:1234'
 
 const README = readFileSync(new URL('../../../README.md', import.meta.url), 'utf8')
@@ -17,21 +17,21 @@ export function blocks(language) {
   return BLOCKS.filter((block) => block.language === language).map(({ text }) => text)
 }
 
-/** The shell block that is followed by the nth JavaScript block: what that needs. */
+/** The shell block before the nth JavaScript block: its npm install line. */
 export function installLine(number) {
   const at = BLOCKS.findIndex((block) => block.text === blocks('js')[number])
-  assert.equal(BLOCKS[at - 1]?.language, 'sh', 'each example has its npm install line before it')
+  assert.equal(BLOCKS[at - 1]?.language, 'sh', 'each example follows its npm install line')
   return BLOCKS[at - 1].text.trim()
 }
 
-/** Every command that README prints: the lines of shell blocks, and what begins with `cargo` within a line. */
+/** Every command in README: the lines of shell blocks, and inline code that begins with `cargo`. */
 export function commands() {
   const lines = blocks('sh').flatMap((text) => text.trim().split('\n'))
   const inline = [...README.replaceAll(/^```.*?^```$/gms, '').matchAll(/`(cargo [^`]+)`/g)].map((match) => match[1])
   return [...new Set([...lines, ...inline])]
 }
 
-/** Starts a command in a shell, as it stands. Nothing that a developer has set for Syncline reaches it. */
+/** Starts a command in a shell, unchanged, without the developer's own Syncline environment variables. */
 export function start(command, { cwd = ROOT, env = {} } = {}) {
   const clean = Object.entries(process.env).filter(([key]) => !/^SYNCLINE_|^RUST_LOG$|^NODE_OPTIONS$/.test(key))
   const child = spawn('bash', ['-c', command], {
@@ -41,18 +41,18 @@ export function start(command, { cwd = ROOT, env = {} } = {}) {
     detached: true,
   })
   let output = ''
-  let look = () => {}
+  let onOutput = () => {}
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding('utf8')
     stream.on('data', (text) => {
       output += text
-      look()
+      onOutput()
     })
   }
   const ended = new Promise((resolve) => child.on('close', (code, signal) => resolve(signal ?? code)))
   const kill = (signal) => {
     if (child.exitCode !== null || child.signalCode !== null) return
-    // The whole group: what the shell, cargo and the program have started.
+    // Signal the whole process group: the shell, cargo and the program.
     process.kill(-child.pid, signal)
   }
   process.on('exit', () => kill('SIGKILL'))
@@ -62,16 +62,16 @@ export function start(command, { cwd = ROOT, env = {} } = {}) {
     /** Resolves with the match when `pattern` has been printed. */
     printed: (pattern) =>
       new Promise((resolve, reject) => {
-        const before = look
-        look = () => {
-          before()
+        const previous = onOutput
+        onOutput = () => {
+          previous()
           const match = output.match(pattern)
           if (match) resolve(match)
         }
-        look()
+        onOutput()
         ended.then((how) => reject(new Error(`\`${command}\` ended with ${how} and did not print ${pattern}:\n${output}`)))
       }),
-    /** Asks it to end, and waits until it has. */
+    /** Sends the signal and waits for the exit. */
     async stop(signal = 'SIGTERM') {
       kill(signal)
       return ended
@@ -79,7 +79,7 @@ export function start(command, { cwd = ROOT, env = {} } = {}) {
   }
 }
 
-/** Runs a command to its end, which must be a good one. Resolves to what it printed. */
+/** Runs a command that must exit with 0. Resolves to its output. */
 export async function run(command, options) {
   const running = start(command, options)
   const how = await running.ended
@@ -87,7 +87,7 @@ export async function run(command, options) {
   return running.output()
 }
 
-/** Lets a command that takes long work for a while. It ends well before that, or does not end. */
+/** Runs a long command for up to `limitMs`: it must exit with 0 before that, or still be running. */
 export async function runFor(limitMs, command, options) {
   const running = start(command, options)
   await running.printed(/^ +Running `/m)

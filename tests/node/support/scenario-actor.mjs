@@ -1,19 +1,19 @@
-// An npm client in a process of its own, for scenarios that kill it: it obeys lines, and answers each with one line of
-// JSON, in order. The Rust half is `client-sim/src/scenario/node.rs`.
+// An npm client in a process of its own, for scenarios that kill it: reads one command per line and answers each, in order,
+// with one line of JSON. The Rust side is `client-sim/src/scenario/node.rs`.
 //
 // node scenario-actor.mjs URL DOCUMENT... [--dialect y-websocket|hocuspocus] [--dir DIRECTORY] [--offline]
 //
-// edit KIND ID [DICE] [DOCUMENT]   {"ok": true, "id": ID, "replaced": [ID...]}, with "nothing": true when there was
-//                                  nothing to do; the edit is on this process's disk if it has a directory
-// offline, online                  {"ok": true}: the line to the server is cut, or mended
+// edit KIND ID [DICE] [DOCUMENT]   {"ok": true, "id": ID, "replaced": [ID...]}, with "nothing": true if there was
+//                                  nothing to do; with a directory, the edit is on disk
+// offline, online                  {"ok": true}: the connection to the server is cut, or restored
 // state [DOCUMENT]                 {"ok": true, "state": "<v1 update, hexadecimal>", "json": {...}, "synced": true}
-// saved [DOCUMENT]                 {"ok": true, "saved": true}: hocuspocus: nothing is unsynced; y-websocket: in sync,
-//                                  and the newest of what was sent as it was typed has come back
-// exit                             {"ok": true}, and the process ends
+// saved [DOCUMENT]                 {"ok": true, "saved": true}: hocuspocus: synced, and no change is unacknowledged;
+//                                  y-websocket: synced
+// exit                             {"ok": true}, and the process exits
 //
-// What cannot be done is answered with {"ok": false, "error": "why"}. Kinds are in `scenario-edits.mjs`. Without
-// DOCUMENT the first is meant; without DICE chance decides. With a directory each document is kept in a file there,
-// and survives kill -9.
+// A command that fails is answered with {"ok": false, "error": "why"}. Kinds are listed in `scenario-edits.mjs`. DOCUMENT
+// defaults to the first, DICE to a random number. With a directory, each document is stored in a file there and survives
+// kill -9.
 
 import { randomBytes } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
@@ -97,12 +97,12 @@ for await (const line of createInterface({ input: process.stdin })) {
   const [command, ...words] = line.trim().split(/ +/)
   let answer
   try {
-    if (!Object.hasOwn(COMMANDS, command)) throw new Error(`${JSON.stringify(command)} is no command`)
+    if (!Object.hasOwn(COMMANDS, command)) throw new Error(`${JSON.stringify(command)} is not a command`)
     answer = { ok: true, ...COMMANDS[command](words) }
   } catch (error) {
     answer = { ok: false, error: error.message }
   }
-  // A pipe is written at once: an answer that was read is true whatever happens to the process afterwards.
+  // Writes to a pipe are synchronous: an answer that was read holds even if the process is killed right after.
   process.stdout.write(`${JSON.stringify(answer)}\n`)
   if (command === 'exit') break
 }

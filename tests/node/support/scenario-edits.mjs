@@ -1,39 +1,39 @@
-// The edits of a scenario as an npm client makes them. Each carries its id into the document, so that at the end every
-// one can be looked for. `syncline-sim actor` makes the same ones: `client-sim/src/actor/edits.rs`. The layouts are those
-// of "Offline data types" in `protocol/SPEC.md`, so that what is counted here and there is one sum.
+// The edits of a scenario as an npm client makes them. Each puts its id into the document, so that the final check can find
+// it. `syncline-sim actor` makes the same edits: `client-sim/src/actor/edits.rs`. The layouts are those of "Offline data
+// types" in `protocol/SPEC.md`, so that both kinds of client edit the same counter, map and choice.
 //
 // kind              root, type         what it does
-// insert, text      text, Y.Text       puts [ID] between two tokens
-// append            log, Y.Text        puts [ID] at the end
-// delete            text               takes a token away
+// insert, text      text, Y.Text       inserts [ID] between two tokens
+// append            log, Y.Text        appends [ID]
+// delete            text               deletes a token
 // map               map, Y.Map         sets the key ID
 // push, array       list, Y.Array      pushes ID
 // put               keys, Y.Map        writes ID to one of three keys; the CRDT decides
 // count, counter    counter, Y.Map     adds to a counter
 // last              last, Y.Array      writes ID to one of three keys of a latest-wins map; the clock decides
-// choice            choice, Y.Map      writes ID in place of the versions that are seen
+// choice            choice, Y.Map      writes ID and replaces all versions seen
 
 import { randomBytes } from 'node:crypto'
 
 const KEYS = 3n
 const MAX_AMOUNT = 9n
-/** Stamps in a millisecond: `client/src/types/clock.rs`. */
+/** Clock ticks per millisecond: `client/src/types/clock.rs`. */
 const TICKS_PER_MS = 3_000
 const CROCKFORD = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
-/** Most beaten writes that a write of a choice names. */
+/** Largest number of replaced writes that a write of a choice names. */
 const MAX_OVER = 32
 const COUNTER_PREFIX = 'counter::'
 
-/** What a counting edit adds. `dice` is a BigInt below 2^64. */
+/** The amount a `count` edit adds. `dice` is a BigInt below 2^64. */
 export const amountOf = (dice) => Number(1n + (dice % MAX_AMOUNT))
 
 /** The key a `put` or `last` edit writes. */
 export const keyOf = (dice) => `k${dice % KEYS}`
 
-/** Edits; gives the ids of what it replaced, or null when there was nothing to do. */
+/** Applies an edit; returns the ids of the edits it replaced, or null if there was nothing to do. */
 export function applyEdit(doc, kind, id, dice) {
   const edit = EDITS[kind]
-  if (!edit) throw new Error(`${JSON.stringify(kind)} is no kind of edit here`)
+  if (!edit) throw new Error(`${JSON.stringify(kind)} is not a kind of edit`)
   return doc.transact(() => edit(doc, id, dice))
 }
 
@@ -88,12 +88,12 @@ const EDITS = {
   choice(doc, id) {
     const map = doc.getMap('choice')
     const seen = [...map.entries()]
-    const standing = choices(doc)
+    const current = choices(doc)
     const over = new Set(seen.flatMap(([ulid, version]) => [ulid, ...version.over]))
     for (const [ulid] of seen) map.delete(ulid)
     const author = id.split('-')[0]
     map.set(newUlid(), { v: id, by: author, at: Date.now(), over: [...over].sort().slice(-MAX_OVER) })
-    return standing
+    return current
   },
 }
 EDITS.text = EDITS.insert
@@ -124,21 +124,21 @@ function isNewer(one, other) {
   return at >= 0 && a[at] > b[at]
 }
 
-/** The values of the choice that stand, sorted. */
+/** The current values of the choice, sorted. */
 export function choices(doc) {
   const all = [...doc.getMap('choice').entries()]
-  const beaten = new Set(all.flatMap(([, { over }]) => over))
-  return all.filter(([ulid]) => !beaten.has(ulid)).map(([, { v }]) => v).sort()
+  const replaced = new Set(all.flatMap(([, { over }]) => over))
+  return all.filter(([ulid]) => !replaced.has(ulid)).map(([, { v }]) => v).sort()
 }
 
-/** Everything, for people and for checks. */
+/** The whole content as JSON, for output and checks. */
 export function contents(doc) {
   const roots = { text: 'getText', log: 'getText', map: 'getMap', list: 'getArray', keys: 'getMap' }
   const plain = Object.entries(roots).map(([name, get]) => [name, doc[get](name).toJSON()])
   return { ...Object.fromEntries(plain), count: count(doc), last: last(doc), choices: choices(doc) }
 }
 
-/** The tokens of a text, and what is none. */
+/** The ids in a text, and the rest of the text (`debris`). */
 export function tokens(text) {
   const found = [...text.matchAll(/\[([^[\]]+)\]/g)].map(([, id]) => id)
   return { found, debris: text.replaceAll(/\[[^[\]]+\]/g, '') }

@@ -1,4 +1,4 @@
-// Runs the real binary: one process per server, each with a data directory of its own that goes when the tests end.
+// Runs the server binary: one process per server, each with a data directory of its own that is removed after the tests.
 
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -6,14 +6,14 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-/** The binary under test: `SYNCLINE_BIN`, or what `cargo build` left in this repository. */
+/** The binary under test: `SYNCLINE_BIN`, or the debug build of this repository. */
 export const BINARY = resolve(
   process.env.SYNCLINE_BIN ?? fileURLToPath(new URL('../../../target/debug/syncline', import.meta.url)),
 )
 
 const START_LIMIT_MS = 20_000
 const STOP_LIMIT_MS = 20_000
-/** The same on every machine: nothing a developer has set reaches the server. */
+/** The environment without the developer's own Syncline settings. */
 const CLEAN_ENV = Object.fromEntries(
   Object.entries(process.env).filter(([key]) => !key.startsWith('SYNCLINE_') && key !== 'RUST_LOG'),
 )
@@ -35,10 +35,10 @@ export function temporaryDirectory() {
 }
 
 /**
- * Starts `syncline serve` and resolves when it says it is ready.
+ * Starts `syncline serve` and resolves when it reports that it is ready.
  *
  * - `args`: more arguments for `serve`; `env`: more environment.
- * - `listen`: the address; `dataDir`: serve this directory instead of a fresh one; `keepData`: leave it when the tests end.
+ * - `listen`: the address; `dataDir`: serve this directory instead of a fresh one; `keepData`: do not remove it after the tests.
  */
 export async function startServer({ args = [], env = {}, dataDir, keepData = false, listen = '127.0.0.1:0' } = {}) {
   const directory = dataDir ?? temporaryDirectory()
@@ -48,7 +48,7 @@ export async function startServer({ args = [], env = {}, dataDir, keepData = fal
   return server
 }
 
-/** Runs the binary to its end with any arguments. Resolves to `{code, signal, stdout, stderr}`. */
+/** Runs the binary with any arguments until it exits. Resolves to `{code, signal, stdout, stderr}`. */
 export async function runBinary(args, { env = {}, cwd } = {}) {
   const child = spawnBinary(args, { env, cwd })
   const stdout = collect(child.stdout)
@@ -86,7 +86,7 @@ class ServerProcess {
     return this.#child.exitCode === null && this.#child.signalCode === null
   }
 
-  /** Everything it has written so far, over all its lives. */
+  /** All output so far, including that before restarts. */
   output() {
     return this.#output
   }
@@ -109,7 +109,7 @@ class ServerProcess {
     })
     this.#ended = ended(child)
     const failed = Promise.race([
-      this.#ended.then(({ code, signal }) => `it ended with ${signal ?? code}`),
+      this.#ended.then(({ code, signal }) => `it exited with ${signal ?? code}`),
       delay(START_LIMIT_MS).then(() => `it was not ready after ${START_LIMIT_MS} ms`),
     ]).then((why) => {
       throw new Error(`the server did not start: ${why}\n${this.#output}`)
@@ -118,12 +118,12 @@ class ServerProcess {
     this.port = await Promise.race([port, failed])
   }
 
-  /** Resolves to `{code, signal}` when it has ended. */
+  /** Resolves to `{code, signal}` when the process has exited. */
   ended() {
     return this.#ended
   }
 
-  /** Asks it to stop, as a service manager does. Resolves to `{code, signal}`. */
+  /** Stops the server with a signal, as a service manager does. Resolves to `{code, signal}`. */
   async stop(signal = 'SIGTERM') {
     if (!this.isRunning) return this.#ended
     this.#child.kill(signal)
@@ -135,26 +135,26 @@ class ServerProcess {
     return Promise.race([this.#ended, late])
   }
 
-  /** kill -9: the signal is on its way when this returns. Resolves when the process is gone. */
+  /** kill -9: the signal is sent before this returns. Resolves when the process has exited. */
   kill() {
     if (this.isRunning) this.#child.kill('SIGKILL')
     return this.#ended
   }
 
-  /** The same data on the same port, so that clients come back by themselves. Stops it first if it runs. */
+  /** Starts it again with the same data on the same port, so that clients reconnect. Stops it first if it is running. */
   async restart() {
     await this.stop()
     await this.start(`127.0.0.1:${this.port}`)
   }
 
-  /** Most memory the process has held since `forgetPeakMemory`, in bytes. */
+  /** Peak memory of the process since `resetPeakMemory`, in bytes. */
   peakMemory() {
     const status = readFileSync(`/proc/${this.pid}/status`, 'utf8')
     return Number(status.match(/^VmHWM:\s+(\d+) kB$/m)[1]) * 1024
   }
 
-  /** Makes the present memory the peak, and returns it. */
-  forgetPeakMemory() {
+  /** Resets the peak to the current memory, and returns it. */
+  resetPeakMemory() {
     writeFileSync(`/proc/${this.pid}/clear_refs`, '5')
     return this.peakMemory()
   }
@@ -182,7 +182,7 @@ function ended(child, what) {
     if (what) {
       const timer = setTimeout(() => {
         child.kill('SIGKILL')
-        fail(new Error(`${what} did not end by itself`))
+        fail(new Error(`${what} did not exit within ${STOP_LIMIT_MS} ms`))
       }, STOP_LIMIT_MS)
       child.once('close', () => clearTimeout(timer))
     }

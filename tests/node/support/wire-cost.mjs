@@ -1,9 +1,9 @@
-// What coming back costs the npm clients on the wire: `syncline-sim wire-cost` runs this and prints the table.
+// Measures the bytes that a reconnect of the npm clients transfers: `syncline-sim wire-cost` runs this and prints the table.
 //
-// node wire-cost.mjs URL DOCUMENT DIRECTORY: JSON, one object a client, bytes of WebSocket payloads in both directions.
+// node wire-cost.mjs URL DOCUMENT DIRECTORY prints JSON: one object per client, bytes of WebSocket payloads per direction.
 //
-// Each visit is a new provider with a new Y.Doc, filled from the client's own disk before it connects, as with
-// y-indexeddb. The providers are as they come, presence included; only `disableBc` is set: there are no other tabs.
+// Each visit uses a new provider with a new Y.Doc, loaded from the client's own disk before it connects, as with
+// y-indexeddb. The providers have default options, awareness included, except `disableBc`, as there are no other tabs.
 
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,7 +11,7 @@ import * as Y from 'yjs'
 import { makers, until } from './clients.mjs'
 import { FilePersistence } from './indexeddb.mjs'
 
-/** Nothing more comes when nothing came for so long. Less than either heartbeat. */
+/** After this time without a message the sync is complete. Shorter than either heartbeat interval. */
 const QUIET_MS = 700
 const LIMIT_MS = 120_000
 const CLIENTS = { ywebsocket: 'npm y-websocket', hocuspocus: 'npm Hocuspocus' }
@@ -38,13 +38,13 @@ for (const [dialect, client] of Object.entries(CLIENTS)) {
 process.stdout.write(`${JSON.stringify(rows)}\n`)
 process.exit(0)
 
-/** One keystroke in the middle. */
+/** Inserts one character in the middle. */
 function type(doc) {
   const text = doc.getText('text')
   text.insert(Math.floor(text.length / 2), 'x')
 }
 
-/** Starts the client from its disk, edits if asked to, connects, and counts until all is quiet. */
+/** Loads the client from its disk, applies `edit` if given, connects, and counts bytes until no more messages arrive. */
 async function visit(dialect, file, edit) {
   const doc = new Y.Doc()
   const persistence = new FilePersistence(file, doc)
@@ -53,14 +53,14 @@ async function visit(dialect, file, edit) {
   const client = makers[dialect]({ after() {} }, { url }, name, { doc })
   const { line } = client
   const isDone = () => client.isSynced && (dialect === 'ywebsocket' || client.isSaved)
-  await until(isDone, { what: `${dialect} is in sync`, timeout: LIMIT_MS })
+  await until(isDone, { what: `${dialect} is synced`, timeout: LIMIT_MS })
   let [messages, since] = [0, performance.now()]
   const isQuiet = () => {
     const now = line.sent.messages + line.received.messages
     if (now !== messages) [messages, since] = [now, performance.now()]
     return performance.now() - since > QUIET_MS
   }
-  await until(isQuiet, { what: 'quiet', timeout: LIMIT_MS })
+  await until(isQuiet, { what: 'no more messages arrive', timeout: LIMIT_MS })
   const counted = { sent: line.sent.bytes, received: line.received.bytes, length: doc.getText('text').length }
   client.destroy()
   await persistence.destroy()

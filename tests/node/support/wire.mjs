@@ -15,7 +15,7 @@ export function readYWebsocket(frame) {
       case 1:
         return { kind: 'awareness', payload: decoding.readVarUint8Array(decoder) }
       case 2:
-        if (decoding.readVarUint(decoder) !== 0) throw new Error('an auth message that is no denial')
+        if (decoding.readVarUint(decoder) !== 0) throw new Error('an auth message that is not a denial')
         return { kind: 'denied', reason: decoding.readVarString(decoder) }
       case 3:
         return { kind: 'queryAwareness' }
@@ -127,14 +127,14 @@ export function join(parts) {
   return encoding.toUint8Array(encoder)
 }
 
-/** A length and the bytes. */
+/** The length and the bytes. */
 export function buffer(content) {
   const encoder = encoding.createEncoder()
   encoding.writeVarUint8Array(encoder, Uint8Array.from(content))
   return encoding.toUint8Array(encoder)
 }
 
-/** A length and the UTF-8 bytes. */
+/** The length and the UTF-8 bytes. */
 export function text(content) {
   return buffer(new TextEncoder().encode(content))
 }

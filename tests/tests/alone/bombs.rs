@@ -1,5 +1,5 @@
-//! Frames that claim or nest far more than they hold, beside a healthy client: each ends its own session, nobody waits, and the
-//! process, server and clients together, does not grow.
+//! Frames that claim or nest far more than they contain, sent beside a healthy client: each ends its own session, no other client
+//! is delayed, and the memory of the process (server and clients together) does not grow.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use syncline_tests::live::{Socket, start, typed};
 use syncline_tests::process::{alone, memory_bytes};
 use tokio::runtime::Builder;
 
-/// What this process, server and clients together, may grow by while the same hostile messages come again.
+/// Memory by which this process (server and clients together) may grow while the same hostile messages are repeated.
 const MAX_GROWTH_BYTES: usize = 4 * 1024 * 1024;
 
-/// Update bytes in a y-websocket update frame, unchecked.
+/// The bytes as a y-websocket update frame, without validation.
 fn raw_update(update: &[u8]) -> Vec<u8> {
     let mut frame = vec![0, 2];
     write_var_bytes(&mut frame, update);
     frame
 }
 
-/// One struct: an item in the root "m" under key "k" whose content is arrays nested `depth` deep.
+/// One struct: an item in the root map "m" under key "k" whose content is arrays nested `depth` deep.
 fn nested_any(depth: usize) -> Vec<u8> {
     let mut update = vec![1, 1, 1, 0, 0x28, 1, 1, b'm', 1, b'k', 1];
     update.extend(std::iter::repeat_n([117, 1], depth).flatten());
@@ -61,7 +61,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("a length beyond the frame", vec![0, 2, 200, 1]),
         ("an update of four bytes that claims 268 million clients", raw_update(&[0xff, 0xff, 0xff, 0x7f])),
-        ("a state vector that claims as many", step1_bomb),
+        ("a state vector that claims 268 million clients", step1_bomb),
         ("values nested 8,000 deep", raw_update(&nested_any(8_000))),
         ("values nested 100,000 deep", raw_update(&nested_any(100_000))),
         ("100,000 empty client sections", raw_update(&empty_sections(100_000))),
@@ -77,7 +77,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn bombs_end_their_own_session_and_the_healthy_go_on() {
+fn bombs_end_only_their_own_session() {
     let _alone = alone();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(bombs_beside_a_healthy_session());
@@ -90,7 +90,7 @@ async fn bombs_beside_a_healthy_session() {
     healthy.join().await;
     let mut texts = 0;
     let mut resident = Vec::new();
-    // The first round fills the allocator's pools, mostly with what the clients here build and send.
+    // The first round fills the allocator's pools, mostly with messages that the clients build here.
     for _ in 0..3 {
         for (what, bomb) in bombs() {
             texts += 1;
@@ -102,18 +102,18 @@ async fn bombs_beside_a_healthy_session() {
     assert!(growth < MAX_GROWTH_BYTES, "grew by {growth} bytes: {resident:?}");
     server.stop().await.unwrap();
     let stored = store.load(&DocumentName::parse("doc").unwrap()).unwrap().unwrap();
-    assert_eq!(stored.last().0, texts, "only what the healthy client typed is stored");
+    assert_eq!(stored.last().0, texts, "only the updates of the healthy client are stored");
 }
 
-/// Sends `bomb` on a session of its own while the healthy client types `update` and waits for the echo.
+/// Sends `bomb` in a session of its own while the healthy client sends `update` and waits for the echo.
 async fn survive(server: &syncline_server::Server, healthy: &mut Socket, what: &str, bomb: Vec<u8>, update: Vec<u8>) {
     let mut bad = Socket::open(server, "/doc").await;
     bad.sync(SyncMessage::Step1(&[0])).await;
     bad.send(bomb).await;
     let began = Instant::now();
     healthy.sync(SyncMessage::Update(&update)).await;
-    assert_eq!(healthy.hear_sync().await, (2, update), "{what}: the healthy client goes on");
-    assert!(began.elapsed() < Duration::from_secs(2), "{what}: others waited {:?}", began.elapsed());
+    assert_eq!(healthy.hear_sync().await, (2, update), "{what}: the healthy client gets its echo");
+    assert!(began.elapsed() < Duration::from_secs(2), "{what}: the healthy client waited {:?}", began.elapsed());
     let (code, reason) = bad.hear_close().await;
     assert_eq!(code, 4400, "{what}: {reason}");
     assert!(!reason.is_empty(), "{what}");

@@ -1,5 +1,5 @@
-//! Memory and time that one message costs a hub's document: in proportion to its bytes, whatever they are. Each case runs in
-//! a process of its own, whose peak memory is read from `/proc`. `SYNCLINE_LINEAR_BYTES=16777216 cargo test --release
+//! The memory and time that one message costs a hub's document are proportional to its size, whatever its content. Each case
+//! runs in a process of its own, whose peak memory is read from `/proc`. `SYNCLINE_LINEAR_BYTES=16777216 cargo test --release
 //! -p syncline-tests --test alone linear -- --nocapture` prints the table for larger messages.
 
 use std::process::Command;
@@ -14,23 +14,25 @@ use syncline_replica::{HubDocument, HubLimits};
 use syncline_tests::hostile_updates::{by_turns, holes, letters, line, passing, spread};
 use syncline_tests::process::{alone, memory_bytes};
 
-/// What a message may cost beside [`TIMES`] its bytes; and what the whole state, a difference and a compaction may cost beside as
-/// many times the bytes of the document and the message.
+/// Memory allowed in addition to [`TIMES`] bytes for each byte of the message, or, for encoding the whole state, a diff and a
+/// compaction, for each byte of document and message.
 const BASE_BYTES: usize = 16 << 20;
 const TIMES: usize = 8;
-/// What each client that it brings may cost besides in the answers and the compaction; a document takes 200,000 of them by default.
+/// Memory allowed per client id in addition, for the diff and the compaction; a document accepts 200,000 ids by default.
 const CLIENT_BYTES: usize = 128;
 
-/// A kind of message: its name, the document it meets, and the message, of about so many bytes.
-type Kind = (&'static str, fn(usize) -> Vec<Vec<u8>>);
+/// A kind of message: its name, and a function that returns the document's updates and the message, of about the given size.
+type MessageKind = (&'static str, fn(usize) -> Vec<Vec<u8>>);
 
-/// The last update is the one that is measured.
-const KINDS: &[Kind] = &[
+/// The last update of each is the measured message.
+const KINDS: &[MessageKind] = &[
     ("neighbours in a row", |bytes| vec![neighbours(bytes as u64 / 5)]),
-    ("two clients by turns", |bytes| vec![by_turns((1, 2), bytes as u64 / 6)]),
+    ("two clients alternating", |bytes| vec![by_turns((1, 2), bytes as u64 / 6)]),
     ("letters in one gap", |bytes| vec![line(7, text(bytes / 9)), spread(8, 0, bytes as u64 / 9, 7)]),
-    ("letters that pass all others", |bytes| vec![line(1, text(bytes / 6)), passing(9, bytes as u64 / 6, 1)]),
-    ("ranges of garbage and letters by turns", |bytes| vec![garbage(bytes as u64 / 8)]),
+    ("letters that are integrated past all others", |bytes| {
+        vec![line(1, text(bytes / 6)), passing(9, bytes as u64 / 6, 1)]
+    }),
+    ("ranges of garbage and letters alternating", |bytes| vec![garbage(bytes as u64 / 8)]),
     ("a client for each letter", |bytes| vec![clients((bytes as u64 / 13).min(200_000))]),
     ("deletions of every other letter", |bytes| vec![line(1, bytes as u64), holes(1, bytes as u64 / 5)]),
     ("a type in each type", |bytes| vec![types(bytes as u64 / 7)]),
@@ -39,21 +41,21 @@ const KINDS: &[Kind] = &[
     ("types, the first of which is deleted", |bytes| vec![types(bytes as u64 / 7), vec![0, 1, 1, 1, 0, 1]]),
     ("map entries beside a register", |bytes| vec![register_writes(1), entries(bytes as u64 / 5)]),
     ("a register for each key", |bytes| vec![registers(bytes as u64 / 30)]),
-    ("letters that wait", |bytes| vec![waiting(bytes.min(4_000_000) as u64 / 8)]),
+    ("pending letters", |bytes| vec![pending(bytes.min(4_000_000) as u64 / 8)]),
     ("one long text", |bytes| vec![line(1, bytes as u64)]),
 ];
 
-/// How long the text is in which so many letters are.
+/// Length of a text that has room for `letters` letters.
 fn text(letters: usize) -> u64 {
     (letters + 2).max(1_000_000) as u64
 }
 
-/// `count` letters of one client, each behind the one before, each a struct of its own.
+/// `count` letters of one client, each a struct of its own whose left origin is the one before.
 fn neighbours(count: u64) -> Vec<u8> {
     letters(&(0..count).map(|clock| (1, clock, clock.checked_sub(1).map(|left| (1, left)), None)).collect::<Vec<_>>())
 }
 
-/// By turns a letter at the beginning and one element of garbage.
+/// Letters at the beginning, alternating with garbage of length 1.
 fn garbage(count: u64) -> Vec<u8> {
     let mut update = vec![1];
     for number in [2 * count, 1, 0] {
@@ -64,11 +66,11 @@ fn garbage(count: u64) -> Vec<u8> {
     update
 }
 
-/// A text of half the bytes, which is deleted, and letters of another client within it.
+/// A deleted text of half the bytes, and letters of another client within it.
 fn beside_deleted(bytes: u64) -> Vec<u8> {
     let text = line(1, bytes / 2);
     let beside = letters(&(0..bytes / 16).map(|clock| (2, clock, Some((1, 8 * clock)), None)).collect::<Vec<_>>());
-    // Both sections, the greater client first; all of client 1 is deleted.
+    // Both client sections, the larger client id first; all of client 1 is deleted.
     let mut update = vec![2];
     update.extend_from_slice(&beside[1..beside.len() - 1]);
     update.extend_from_slice(&text[1..text.len() - 1]);
@@ -77,7 +79,7 @@ fn beside_deleted(bytes: u64) -> Vec<u8> {
     update
 }
 
-/// Writes of a key in some map, each with the one before as its origin.
+/// Writes of one map key, each with the one before as its origin.
 fn entries(count: u64) -> Vec<u8> {
     let mut update = vec![1];
     for number in [count, 2, 0] {
@@ -112,16 +114,16 @@ fn types(count: u64) -> Vec<u8> {
     update
 }
 
-/// Each by a client of its own, up to the limit of clients; then each client again.
+/// Concurrent writes of one register, each by a client of its own, at most 100,000.
 fn register_writes(count: u64) -> Vec<u8> {
     let place = ("syncline:registers", "key");
     let clients = count.min(100_000);
     let mut update = Vec::new();
     write_var_uint(&mut update, clients);
     for client in (0..clients).rev() {
-        let of_one = set_key(Id { client, clock: 0 }, None, place, &[120], None);
-        // Without the number of sections before and of deletions behind.
-        let section = &of_one[1..of_one.len() - 1];
+        let write = set_key(Id { client, clock: 0 }, None, place, &[120], None);
+        // Without the number of sections at the start and the delete set at the end.
+        let section = &write[1..write.len() - 1];
         update.extend_from_slice(section);
     }
     update.push(0);
@@ -135,22 +137,22 @@ fn registers(count: u64) -> Vec<u8> {
         write_var_uint(&mut update, number);
     }
     for key in 0..count {
-        let of_one =
+        let write =
             set_key(Id { client: 1, clock: key }, None, ("syncline:registers", &format!("{key:06}")), &[120], None);
-        // The struct alone: behind the numbers of sections and structs, the client and the clock.
+        // The struct alone: it follows the numbers of sections and structs, the client and the clock.
         let head = 3 + syncline_protocol::varint::var_uint_len(key);
-        update.extend_from_slice(&of_one[head..of_one.len() - 1]);
+        update.extend_from_slice(&write[head..write.len() - 1]);
     }
     update.push(0);
     update
 }
 
-/// Letters of one client behind letters of as many clients, none of which are there.
-fn waiting(count: u64) -> Vec<u8> {
+/// Letters of one client, each with a missing left origin of a different client.
+fn pending(count: u64) -> Vec<u8> {
     letters(&(0..count).map(|clock| (1, clock, Some((1_000 + clock, 0)), None)).collect::<Vec<_>>())
 }
 
-/// Takes one message, gives the whole state, a difference, and drops what was deleted.
+/// Applies one message, encodes the whole state and a diff, compacts, and prints memory and time.
 fn measure(kind: usize, bytes: usize) {
     let mut updates = KINDS[kind].1(bytes);
     let message = Bytes::from(updates.pop().unwrap());
@@ -162,26 +164,26 @@ fn measure(kind: usize, bytes: usize) {
         document.take(&update.into()).unwrap();
     }
     document.compact();
-    // From here on the peak counts anew.
+    // Resets the peak memory of the process.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let (before, began) = (memory_bytes("VmRSS"), Instant::now());
     scan_update(&message, &ScanLimits::default()).unwrap();
-    let taken = document.take(&message).unwrap();
-    let (taken_in, peak) = (began.elapsed(), memory_bytes("VmHWM").saturating_sub(before));
+    let entered = document.take(&message).unwrap();
+    let (take_time, peak) = (began.elapsed(), memory_bytes("VmHWM").saturating_sub(before));
     document.encode();
     document.diff(&[0]);
     document.compact();
     let whole = memory_bytes("VmHWM").saturating_sub(before);
     println!(
-        "measured {} {bytes} {} {peak} {whole} {} {} {taken:?}",
+        "measured {} {bytes} {} {peak} {whole} {} {} {entered:?}",
         message.len(),
         document.known().len(),
-        taken_in.as_micros(),
+        take_time.as_micros(),
         began.elapsed().as_micros()
     );
 }
 
-/// Runs one test of this binary, by its full name, in a process of its own; returns what it printed behind "measured".
+/// Runs one test of this binary, by its full name, in a process of its own; returns what it prints after "measured".
 fn measured_in_child(test: &str, environment: &[(&str, usize)]) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args([test, "--exact", "--nocapture"]);
@@ -193,7 +195,7 @@ fn measured_in_child(test: &str, environment: &[(&str, usize)]) -> String {
 }
 
 #[test]
-fn what_a_message_costs_is_in_proportion_to_its_bytes() {
+fn message_cost_is_proportional_to_its_bytes() {
     let _alone = alone();
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<usize>().unwrap());
     if let Some(kind) = number("SYNCLINE_LINEAR_KIND") {
@@ -202,12 +204,12 @@ fn what_a_message_costs_is_in_proportion_to_its_bytes() {
     let most = number("SYNCLINE_LINEAR_BYTES").unwrap_or(2 << 20);
     let mut too_much = Vec::new();
     println!(
-        "message, bytes: memory to take it, times its bytes; time to take it, ns a byte (with the whole state twice and once compacted)"
+        "message, bytes: memory to apply it, times its bytes; time to apply it, ns per byte (with whole state, diff and compaction)"
     );
     for (kind, (name, _)) in KINDS.iter().enumerate() {
         for bytes in [1 << 10, 64 << 10, 1 << 20, 16 << 20].into_iter().filter(|bytes| *bytes < most).chain([most]) {
             let measured = measured_in_child(
-                "linear::what_a_message_costs_is_in_proportion_to_its_bytes",
+                "linear::message_cost_is_proportional_to_its_bytes",
                 &[("SYNCLINE_LINEAR_KIND", kind), ("SYNCLINE_LINEAR_BYTES", bytes)],
             );
             let figures: Vec<f64> = measured.split(' ').map_while(|figure| figure.parse().ok()).collect();
@@ -231,9 +233,9 @@ fn what_a_message_costs_is_in_proportion_to_its_bytes() {
     assert!(too_much.is_empty(), "{too_much:#?}");
 }
 
-/// A hundred documents of a real editing session, each with memory of its own, are loaded and become quiet; then each gets its
-/// first change.
-fn measure_quiet() {
+/// Loads a hundred copies of a compacted document of a real editing session, each with memory of its own; then applies a first
+/// change to each.
+fn measure_dormant() {
     const DOCUMENTS: usize = 100;
     let state = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/yjs-public/ycrdt-b4-update.bin")).unwrap();
     let state = HubDocument::load(1, &[state.into()]).unwrap().compact();
@@ -251,12 +253,12 @@ fn measure_quiet() {
 }
 
 #[test]
-fn quiet_documents_take_little_more_than_their_encoding() {
+fn dormant_documents_take_little_more_memory_than_their_encoding() {
     let _alone = alone();
     if std::env::var_os("SYNCLINE_LINEAR_QUIET").is_some() {
-        return measure_quiet();
+        return measure_dormant();
     }
-    let test = "linear::quiet_documents_take_little_more_than_their_encoding";
+    let test = "linear::dormant_documents_take_little_more_memory_than_their_encoding";
     let measured = measured_in_child(test, &[("SYNCLINE_LINEAR_QUIET", 1)]);
     let figures: Vec<usize> = measured.split(' ').map(|figure| figure.parse().unwrap()).collect();
     let [encoded, memory, first_change_us] = figures[..] else { panic!("{measured}") };

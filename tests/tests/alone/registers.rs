@@ -1,4 +1,4 @@
-//! The memory that registers take in a document: in proportion to the bytes of their values, and counted.
+//! The memory that registers take in a document is proportional to the bytes of their values, and is counted.
 
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
@@ -10,11 +10,11 @@ use syncline_server::ids::LeaseId;
 use syncline_tests::process::{alone, memory_bytes};
 
 #[test]
-fn registers_take_memory_in_proportion_to_their_bytes_and_are_counted() {
+fn register_memory_is_proportional_to_value_bytes_and_counted() {
     const REGISTERS: u128 = 200;
     const NUMBERS: usize = 15_000;
     let _alone = alone();
-    // lib0 `Any`: an array of small numbers, which are two bytes each and far more as values in memory.
+    // lib0 `Any`: an array of small numbers, which take two bytes each when encoded and far more as values in memory.
     let mut value = vec![117, 0x98, 0x75];
     value.extend([125, 7].repeat(NUMBERS));
     let value = Bytes::from(value);
@@ -34,6 +34,6 @@ fn registers_take_memory_in_proportion_to_their_bytes_and_are_counted() {
     let (took, counted) = (memory_bytes("VmRSS").saturating_sub(before), core.memory_bytes() - empty);
     println!("{bytes} bytes of values: {took} bytes of memory, {counted} counted");
     assert!(took < 8 * bytes, "{took} bytes of memory for {bytes} bytes of values");
-    // In the document, with the order of its writes, and as what was decided.
+    // Each value is counted in the document, in the order of writes, and as a decision.
     assert!(counted * 10 > 29 * bytes, "{counted} bytes counted");
 }

@@ -1,4 +1,4 @@
-//! Devices against servers that misbehave, disks that fail more than once, and queues that are long.
+//! Devices with misbehaving servers, disks that fail repeatedly, and long queues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
-async fn a_disk_that_fails_again_and_again_takes_nothing_that_was_accepted() {
+async fn repeated_disk_failure_loses_no_accepted_edit() {
     let dir = tempfile::tempdir().unwrap();
     let full = Arc::new(AtomicBool::new(false));
     let (directory, is_full) = (dir.path().join("disk"), Arc::clone(&full));
@@ -58,7 +58,7 @@ async fn a_disk_that_fails_again_and_again_takes_nothing_that_was_accepted() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_for_the_server_harms_only_itself() {
+async fn edit_too_large_for_the_server_blocks_no_other_document() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = settings();
     config.session.message_bytes = 4096;
@@ -74,7 +74,7 @@ async fn what_is_too_large_for_the_server_harms_only_itself() {
     phone.go_online().await;
     until_event(&mut events, |event| matches!(event, Event::Refused { code: 4413, .. })).await;
     in_time("saved", notes.wait_until_saved()).await.unwrap();
-    // Known now: it is not accepted in the first place. Also of a document opened later.
+    // The limit is now known, so large edits are rejected locally, also in a document opened later.
     let later = phone.document("later").await.unwrap();
     for document in [&notes, &later] {
         let error = try_append(document, &"x".repeat(10_000)).await.unwrap_err();
@@ -88,21 +88,21 @@ async fn what_is_too_large_for_the_server_harms_only_itself() {
     server.stop().await.unwrap();
 }
 
-struct At(u64);
+struct FixedClock(u64);
 
-impl WallClock for At {
+impl WallClock for FixedClock {
     fn now_ms(&self) -> u64 {
         self.0
     }
 }
 
 #[tokio::test]
-async fn whatever_the_clock_says_what_was_accepted_can_be_read_again() {
+async fn accepted_edits_can_be_read_again_with_any_clock() {
     let dir = tempfile::tempdir().unwrap();
     for (count, now_ms) in [(1, u64::MAX), (2, 0), (3, 1 << 60)] {
         let phone = open(&dir.path().join("phone"), "ws://127.0.0.1:1", |config| {
             config.offline = true;
-            config.clock = Arc::new(At(now_ms));
+            config.clock = Arc::new(FixedClock(now_ms));
         })
         .await;
         let mut notes = phone.document("notes").await.unwrap();
@@ -110,13 +110,16 @@ async fn whatever_the_clock_says_what_was_accepted_can_be_read_again() {
         append(&notes, "x").await;
         let queue = notes.queue().await.unwrap();
         assert_eq!(queue.len(), count);
-        assert!(queue.is_sorted_by_key(|entry| entry.id), "ids rise");
+        assert!(queue.is_sorted_by_key(|entry| entry.id), "ids increase");
         phone.close().await;
     }
 }
 
-/// A server that welcomes everyone and says `said` of every document that is opened.
-async fn hostile(said: impl Fn(u64) -> Vec<Bytes> + Send + 'static) -> (String, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+/// A server that welcomes every client and answers each opened document with the frames of `answers`. Returns its URL and the
+/// numbers of connections and of opened documents.
+async fn hostile_server(
+    answers: impl Fn(u64) -> Vec<Bytes> + Send + 'static,
+) -> (String, Arc<AtomicUsize>, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let (connections, opened) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -132,7 +135,7 @@ async fn hostile(said: impl Fn(u64) -> Vec<Bytes> + Send + 'static) -> (String, 
                 let Message::Binary(frame) = message else { continue };
                 if let Ok(ToServer::Open { channel, .. }) = ToServer::decode(&frame) {
                     counts.1.fetch_add(1, Ordering::Relaxed);
-                    for frame in said(channel) {
+                    for frame in answers(channel) {
                         socket.send(Message::Binary(frame)).await.ok();
                     }
                 }
@@ -149,18 +152,18 @@ fn opened(channel: u64) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_document_of_which_the_server_speaks_nonsense_is_asked_for_again_but_not_hotly() {
+async fn document_with_invalid_server_data_is_reopened_with_backoff() {
     let dir = tempfile::tempdir().unwrap();
     let nonsense = |channel| {
         let bad = ToClient::Change { channel, seq: Seq(1), update: &[9, 9, 9] }.encode();
         vec![opened(channel), bad.into()]
     };
-    let (url, connections, opens) = hostile(nonsense).await;
+    let (url, connections, opens) = hostile_server(nonsense).await;
     let phone = open(&dir.path().join("phone"), &url, |_| ()).await;
     let notes = phone.document("notes").await.unwrap();
     append(&notes, "kept").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(connections.load(Ordering::Relaxed), 1, "its other documents are not touched");
+    assert_eq!(connections.load(Ordering::Relaxed), 1, "the connection stays open for other documents");
     assert!((2..=5).contains(&opens.load(Ordering::Relaxed)), "{opens:?}");
     assert_eq!(notes.text("text").await.unwrap(), "kept");
     assert_eq!(notes.queue().await.unwrap().len(), 1);
@@ -168,14 +171,14 @@ async fn a_document_of_which_the_server_speaks_nonsense_is_asked_for_again_but_n
 }
 
 #[tokio::test]
-async fn what_a_server_cannot_store_now_is_tried_again_without_being_asked() {
+async fn edit_refused_by_a_failing_server_disk_is_retried() {
     let dir = tempfile::tempdir().unwrap();
     let refuse = |channel| {
         let diff = ToClient::Diff { channel, seq: Seq(1), update: &[0, 0] }.encode().into();
         let refused = ToClient::Refused { channel, batch: 1, code: 4507, reason: "disk" }.encode().into();
         vec![opened(channel), diff, refused]
     };
-    let (url, _, opens) = hostile(refuse).await;
+    let (url, _, opens) = hostile_server(refuse).await;
     let phone = open(&dir.path().join("phone"), &url, |_| ()).await;
     let notes = phone.document("notes").await.unwrap();
     append(&notes, "kept").await;
@@ -190,7 +193,7 @@ async fn what_a_server_cannot_store_now_is_tried_again_without_being_asked() {
 }
 
 #[tokio::test]
-async fn a_rebase_that_cannot_be_says_so() {
+async fn rebase_without_a_changed_history_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let phone = open(&dir.path().join("phone"), "ws://127.0.0.1:1", |config| config.offline = true).await;
     let notes = phone.document("notes").await.unwrap();
@@ -199,7 +202,7 @@ async fn a_rebase_that_cannot_be_says_so() {
 }
 
 #[tokio::test]
-async fn thousands_of_offline_edits_stay_cheap_and_arrive() {
+async fn thousands_of_offline_edits_take_linear_time_and_arrive() {
     const EDITS: usize = 8_000;
     let dir = tempfile::tempdir().unwrap();
     let server = start_with(&settings(), Arc::new(MemoryStore::default()), Arc::new(OpenToAll)).await;

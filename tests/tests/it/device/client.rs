@@ -1,4 +1,4 @@
-//! The Rust client against the real server and a real store: both dialects, offline and back, across a restart.
+//! The Rust client with the real server and a real store: both dialects, offline edits, a server restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use syncline_tests::live::{settings, start_with};
 use yrs::{Text, WriteTxn};
 
 const DIALECTS: [Dialect; 2] = [Dialect::YWebsocket, Dialect::Hocuspocus];
-/// Longest wait for what must come. Reached only when a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for an event. Reached only when a test fails.
+const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 async fn serve(config: &Config, dir: &std::path::Path) -> Server {
     start_with(config, Arc::new(SledStore::open(dir).unwrap()), Arc::new(OpenToAll)).await
@@ -25,7 +25,7 @@ fn client(server: &Server, dialect: Dialect) -> Client {
 }
 
 async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+    tokio::time::timeout(WAIT_LIMIT, wait).await.unwrap_or_else(|_| panic!("timed out waiting: {what}"))
 }
 
 async fn insert(client: &Client, text: &'static str) {
@@ -47,11 +47,11 @@ async fn until_text(client: &Client, wanted: impl Fn(&str) -> bool) -> String {
 }
 
 #[tokio::test]
-async fn two_dialects_edit_together_offline_and_across_a_restart() {
+async fn two_dialects_converge_after_offline_edits_and_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = settings();
     let server = serve(&config, dir.path()).await;
-    // The restarted server must be found again by clients that only know its address.
+    // The restarted server listens on the same address, the only thing the clients know.
     config.listen = server.address();
     let clients = DIALECTS.map(|dialect| client(&server, dialect));
     for one in &clients {

@@ -1,5 +1,5 @@
-//! What a device keeps when things go wrong: a full disk, a damaged journal, another history at the server, a deleted
-//! document, a token that does not do.
+//! Data that a device keeps after a fault: a full disk, a damaged journal, another history at the server, a deleted document,
+//! an insufficient token.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ async fn serve(config: &Config, dir: &Path) -> Server {
 }
 
 #[tokio::test]
-async fn on_a_full_disk_an_edit_is_an_error_and_the_document_is_as_it_was() {
+async fn edit_on_a_full_disk_fails_and_leaves_the_document_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(&settings(), &dir.path().join("server")).await;
     let url = format!("ws://{}", server.address());
@@ -29,7 +29,7 @@ async fn on_a_full_disk_an_edit_is_an_error_and_the_document_is_as_it_was() {
     let (directory, is_full) = (dir.path().join("disk"), Arc::clone(&full));
     let phone = open(&dir.path().join("phone"), &url, move |config| {
         config.open_store = Some(Arc::new(move || {
-            // As sled on a full disk: it cannot even be opened.
+            // Like sled on a full disk: it cannot even be opened.
             if is_full.load(Ordering::Relaxed) {
                 return Err(StoreError::Io("no space left on device".into()));
             }
@@ -51,7 +51,7 @@ async fn on_a_full_disk_an_edit_is_an_error_and_the_document_is_as_it_was() {
         assert_eq!(notes.text("text").await.unwrap(), "before ");
     }
     assert!(matches!(events.next().await, Some(Event::StorageFailed(_))));
-    // What others do is still shown.
+    // Changes of others are still shown.
     append(&theirs, "theirs ").await;
     until_text(&notes, |text| text == "before theirs ").await;
 
@@ -59,7 +59,7 @@ async fn on_a_full_disk_an_edit_is_an_error_and_the_document_is_as_it_was() {
     append(&notes, "after").await;
     in_time("saved", notes.wait_until_saved()).await.unwrap();
     until_text(&theirs, |text| text == "before theirs after").await;
-    // All of it is in the store again, too.
+    // The store has the document again.
     phone.close().await;
     let stored = SledStore::open(&dir.path().join("disk")).unwrap();
     assert!(stored.load(&DocumentName::parse("notes").unwrap()).unwrap().is_some());
@@ -68,8 +68,8 @@ async fn on_a_full_disk_an_edit_is_an_error_and_the_document_is_as_it_was() {
     server.stop().await.unwrap();
 }
 
-/// A device on a disk that can be filled: it opens, but takes nothing more.
-async fn on_a_disk(dir: &Path, url: &str, full: &Arc<AtomicBool>) -> Device {
+/// An offline device whose store fails every write while `full` is set.
+async fn device_with_disk(dir: &Path, url: &str, full: &Arc<AtomicBool>) -> Device {
     let (directory, is_full) = (dir.join("disk"), Arc::clone(full));
     open(&dir.join("phone"), url, move |config| {
         config.offline = true;
@@ -81,15 +81,15 @@ async fn on_a_disk(dir: &Path, url: &str, full: &Arc<AtomicBool>) -> Device {
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_the_disk_was_full_is_saved_while_it_is() {
+async fn edit_accepted_before_the_disk_is_full_is_sent_while_it_is_full() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(&settings(), &dir.path().join("server")).await;
     let full = Arc::new(AtomicBool::new(false));
-    let phone = on_a_disk(dir.path(), &format!("ws://{}", server.address()), &full).await;
+    let phone = device_with_disk(dir.path(), &format!("ws://{}", server.address()), &full).await;
     let notes = phone.document("notes").await.unwrap();
     append(&notes, "accepted").await;
     full.store(true, Ordering::Relaxed);
-    // The second time the store is opened again, and fails while everything is written into it.
+    // The second edit reopens the store, which fails again while everything is written into it.
     for _ in 0..2 {
         try_append(&notes, " lost").await.unwrap_err();
     }
@@ -100,19 +100,19 @@ async fn what_was_accepted_before_the_disk_was_full_is_saved_while_it_is() {
 }
 
 #[tokio::test]
-async fn when_there_is_space_again_everything_is_written_without_being_asked() {
+async fn everything_is_stored_when_the_disk_has_space_again() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(&settings(), &dir.path().join("server")).await;
     let url = format!("ws://{}", server.address());
     let full = Arc::new(AtomicBool::new(false));
-    let phone = on_a_disk(dir.path(), &url, &full).await;
+    let phone = device_with_disk(dir.path(), &url, &full).await;
     let notes = phone.document("notes").await.unwrap();
     append(&notes, "mine ").await;
     let mut events = notes.events();
     full.store(true, Ordering::Relaxed);
     try_append(&notes, "lost ").await.unwrap_err();
     until_event(&mut events, |event| matches!(event, Event::StorageFailed(_))).await;
-    // While it is full others' changes are in memory only.
+    // While the disk is full, changes of others are in memory only.
     phone.go_online().await;
     in_time("saved", notes.wait_until_saved()).await.unwrap();
     let other = open(&dir.path().join("other"), &url, |_| ()).await;
@@ -124,7 +124,7 @@ async fn when_there_is_space_again_everything_is_written_without_being_asked() {
     full.store(false, Ordering::Relaxed);
     until_event(&mut events, |event| *event == Event::StorageBack).await;
     phone.close().await;
-    let phone = on_a_disk(dir.path(), &url, &full).await;
+    let phone = device_with_disk(dir.path(), &url, &full).await;
     let notes = phone.document("notes").await.unwrap();
     assert_eq!(notes.text("text").await.unwrap(), "mine theirs");
     phone.close().await;
@@ -132,16 +132,16 @@ async fn when_there_is_space_again_everything_is_written_without_being_asked() {
     server.stop().await.unwrap();
 }
 
-/// Damages what the device stored of `document`, first to last: the value that holds `needle`.
+/// Flips a bit of the stored value that contains `needle`.
 fn damage(store: &Path, needle: &[u8]) {
-    // As the log opens it.
+    // The same options as in the log.
     let db = sled::Config::new().path(store.join("sled")).segment_size(4 << 20).open().unwrap();
     let (key, mut value) = db
         .iter()
         .map(|item| item.unwrap())
         .map(|(key, value)| (key, value.to_vec()))
         .find(|(_, value)| value.windows(needle.len()).any(|window| window == needle))
-        .expect("something holds it");
+        .expect("a value contains the needle");
     let at = value.windows(needle.len()).position(|window| window == needle).unwrap();
     value[at] ^= 1;
     db.insert(key, value).unwrap();
@@ -149,7 +149,7 @@ fn damage(store: &Path, needle: &[u8]) {
 }
 
 #[tokio::test]
-async fn of_a_damaged_journal_what_can_be_read_is_kept_and_the_rest_is_told() {
+async fn damaged_journal_keeps_readable_edits_and_reports_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = settings();
     let server = serve(&config, &dir.path().join("server")).await;
@@ -170,14 +170,14 @@ async fn of_a_damaged_journal_what_can_be_read_is_kept_and_the_rest_is_told() {
     let phone = open(&dir.path().join("phone"), &url, |config| config.offline = true).await;
     let mut notes = phone.document("notes").await.unwrap();
     assert_eq!(notes.text("text").await.unwrap(), "shared first second");
-    let told = notes.take_problems();
-    assert!(!told.is_empty(), "the rest is told");
+    let problems = notes.take_problems();
+    assert!(!problems.is_empty(), "the damaged edit is reported");
     assert_eq!(notes.queue().await.unwrap().len(), 2);
     phone.go_online().await;
     in_time("saved", notes.wait_until_saved()).await.unwrap();
     phone.close().await;
 
-    // It is whole again, and says so no more.
+    // The journal has been repaired, so no problem is reported.
     let phone = open(&dir.path().join("phone"), &url, |_| ()).await;
     let mut notes = phone.document("notes").await.unwrap();
     assert_eq!(notes.take_problems(), Vec::<String>::new());
@@ -186,10 +186,10 @@ async fn of_a_damaged_journal_what_can_be_read_is_kept_and_the_rest_is_told() {
     server.stop().await.unwrap();
 }
 
-/// With the server stopped: forgets the document, or leaves a tombstone.
-async fn remove(dir: &Path, name: &str, leave_a_tombstone: bool) {
+/// While the server is stopped: deletes the document with a tombstone, or purges it without.
+async fn remove(dir: &Path, name: &str, leave_tombstone: bool) {
     let name = DocumentName::parse(name).unwrap();
-    if leave_a_tombstone {
+    if leave_tombstone {
         syncline_server::cli::delete::delete(dir, &name, &mut Vec::new()).unwrap();
     } else {
         let log = Log::start(Arc::new(SledStore::open(dir).unwrap()));
@@ -199,7 +199,7 @@ async fn remove(dir: &Path, name: &str, leave_a_tombstone: bool) {
 }
 
 #[tokio::test]
-async fn after_a_purge_nothing_is_merged_until_it_is_rebased_or_discarded() {
+async fn purged_document_is_not_merged_until_rebased_or_discarded() {
     let dir = tempfile::tempdir().unwrap();
     let (server_dir, mut config) = (dir.path().join("server"), settings());
     let server = serve(&config, &server_dir).await;
@@ -220,11 +220,11 @@ async fn after_a_purge_nothing_is_merged_until_it_is_rebased_or_discarded() {
     server.stop().await.unwrap();
     remove(&server_dir, "notes", false).await;
     let server = serve(&config, &server_dir).await;
-    // The document begins anew, with the same words: a merge would double them.
+    // The document is created again with the same text: a merge would duplicate it.
     let third = open(&dir.path().join("third"), &url, |_| ()).await;
-    let anew = third.document("notes").await.unwrap();
-    append(&anew, "the old text").await;
-    in_time("saved", anew.wait_until_saved()).await.unwrap();
+    let recreated = third.document("notes").await.unwrap();
+    append(&recreated, "the old text").await;
+    in_time("saved", recreated.wait_until_saved()).await.unwrap();
 
     for (device, document) in [(&phone, &notes), (&laptop, &theirs)] {
         let mut events = document.events();
@@ -234,13 +234,13 @@ async fn after_a_purge_nothing_is_merged_until_it_is_rebased_or_discarded() {
         assert!(matches!(document.wait_until_saved().await, Err(DeviceError::HistoryChanged)));
         assert_eq!(document.queue().await.unwrap().len(), 1, "the queue is kept");
     }
-    assert_eq!(anew.text("text").await.unwrap(), "the old text");
+    assert_eq!(recreated.text("text").await.unwrap(), "the old text");
 
     in_time("rebase", notes.rebase()).await.unwrap();
     in_time("saved", notes.wait_until_saved()).await.unwrap();
     theirs.discard().await.unwrap();
     in_time("synced", theirs.wait_until_synced()).await.unwrap();
-    for document in [&notes, &theirs, &anew] {
+    for document in [&notes, &theirs, &recreated] {
         until_text(document, |text| text == "the old text, and mine").await;
     }
     for device in [phone, laptop, third] {
@@ -250,7 +250,7 @@ async fn after_a_purge_nothing_is_merged_until_it_is_rebased_or_discarded() {
 }
 
 #[tokio::test]
-async fn a_deleted_document_keeps_its_edits_here_and_can_be_exported() {
+async fn deleted_document_keeps_its_local_edits_and_can_be_exported() {
     let dir = tempfile::tempdir().unwrap();
     let (server_dir, mut config) = (dir.path().join("server"), settings());
     let server = serve(&config, &server_dir).await;
@@ -272,7 +272,7 @@ async fn a_deleted_document_keeps_its_edits_here_and_can_be_exported() {
     let export = notes.export().await.unwrap();
     assert_eq!(devices::text_of(&export.update), "saved, not saved");
     assert!(!export.unsaved.is_empty());
-    // Its other documents are not touched by that.
+    // Other documents of the device are not affected.
     let other = phone.document("other").await.unwrap();
     append(&other, "fine").await;
     in_time("saved", other.wait_until_saved()).await.unwrap();
@@ -281,7 +281,7 @@ async fn a_deleted_document_keeps_its_edits_here_and_can_be_exported() {
 }
 
 #[tokio::test]
-async fn what_only_a_reader_still_has_comes_back_to_a_server_that_crashed() {
+async fn change_lost_by_a_crashed_server_is_restored_by_a_reader() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut config) = (Arc::new(MemoryStore::new()), settings());
     let server = start_with(&config, store.clone(), Arc::new(OpenToAll)).await;
@@ -293,7 +293,7 @@ async fn what_only_a_reader_still_has_comes_back_to_a_server_that_crashed() {
     in_time("saved", notes.wait_until_saved()).await.unwrap();
     in_time("synced", notes.wait_until_synced()).await.unwrap();
 
-    // Somebody's change reaches the reader, and neither the disk nor ever again its author.
+    // A change reaches the reader but not the disk; its author does not return.
     store.hold();
     let mut author = Socket::open(&server, "/notes").await;
     author.join().await;
@@ -308,14 +308,14 @@ async fn what_only_a_reader_still_has_comes_back_to_a_server_that_crashed() {
     .unwrap();
     store.crash();
     server.stop().await.ok();
-    // The app was killed meanwhile, too.
+    // The reader's app is restarted too.
     reader.close().await;
     store.release();
     let server = start_with(&config, store, Arc::new(OpenToAll)).await;
     let fresh = open(&dir.path().join("fresh"), &url, |_| ()).await;
     let seen = fresh.document("notes").await.unwrap();
     in_time("synced", seen.wait_until_synced()).await.unwrap();
-    assert_eq!(seen.text("text").await.unwrap(), "saved ", "the server has lost it");
+    assert_eq!(seen.text("text").await.unwrap(), "saved ", "the server has lost the change");
 
     let reader = open(&dir.path().join("reader"), &url, |_| ()).await;
     let notes = reader.document("notes").await.unwrap();
@@ -328,7 +328,7 @@ async fn what_only_a_reader_still_has_comes_back_to_a_server_that_crashed() {
 }
 
 #[tokio::test]
-async fn what_a_token_does_not_allow_stays_queued_and_goes_with_a_better_one() {
+async fn edit_refused_for_its_token_stays_queued_until_the_token_allows_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SledStore::open(&dir.path().join("server")).unwrap());
     let server = start_with(&settings(), store, Arc::new(ByWord)).await;
@@ -346,7 +346,7 @@ async fn what_a_token_does_not_allow_stays_queued_and_goes_with_a_better_one() {
     until_event(&mut events, |event| matches!(event, Event::Refused { code: 4403, .. })).await;
     assert!(matches!(notes.queue().await.unwrap()[0].state, EntryState::Refused { code: 4403, .. }));
     assert!(notes.status().read_only);
-    // The refusal outlives the app.
+    // The refusal is stored: it is there after a restart of the app.
     phone.close().await;
     let phone = open(&dir.path().join("phone"), &url, |config| config.offline = true).await;
     let notes = phone.document("notes").await.unwrap();

@@ -1,5 +1,5 @@
-//! Handles to what lies in a document, against a real server: two devices at once, wrong clocks, a connection cut
-//! before the acknowledgement, and the same without a runtime.
+//! Handles to the types in a document, with a real server: two devices at the same time, wrong clocks, a connection cut before
+//! the acknowledgement, and the blocking API without a runtime.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ async fn serve() -> (Server, String) {
     (server, url)
 }
 
-/// Waits until this holds of the document.
+/// Waits until the condition holds for the document.
 async fn until(what: &str, document: &Document, holds: impl AsyncFn() -> bool) {
     let mut changes = document.watch();
     let wait = async {
@@ -33,10 +33,10 @@ async fn until(what: &str, document: &Document, holds: impl AsyncFn() -> bool) {
     in_time(what, wait).await;
 }
 
-/// A clock that is wrong by so many milliseconds.
-struct Off(i64);
+/// A clock that is off by the given number of milliseconds.
+struct OffsetClock(i64);
 
-impl WallClock for Off {
+impl WallClock for OffsetClock {
     fn now_ms(&self) -> u64 {
         SystemClock.now_ms().saturating_add_signed(self.0)
     }
@@ -45,13 +45,13 @@ impl WallClock for Off {
 async fn offline(dir: &std::path::Path, url: &str, clock_off_ms: i64) -> Device {
     open(dir, url, |config| {
         config.offline = true;
-        config.clock = Arc::new(Off(clock_off_ms));
+        config.clock = Arc::new(OffsetClock(clock_off_ms));
     })
     .await
 }
 
 #[tokio::test]
-async fn what_two_devices_do_through_handles_comes_together() {
+async fn edits_of_two_devices_through_handles_converge() {
     let dir = tempfile::tempdir().unwrap();
     let (server, url) = serve().await;
     let one = open(&dir.path().join("one"), &url, |_| ()).await;
@@ -64,7 +64,7 @@ async fn what_two_devices_do_through_handles_comes_together() {
     one.go_offline().await;
     two.go_offline().await;
 
-    // The one edits, the other brings in a file that someone edited.
+    // One device edits the text, the other merges in a file that was edited elsewhere.
     a.text_at("text").insert(4, "very ").await.unwrap();
     let merged = b.text_at("text").merge_in("The quick fox. It runs.", "The quick fox. It sleeps.").await.unwrap();
     assert!(merged.conflicts.is_empty());
@@ -94,7 +94,7 @@ async fn what_two_devices_do_through_handles_comes_together() {
 }
 
 #[tokio::test]
-async fn once_a_device_went_offline_nothing_says_that_it_is_in_step() {
+async fn device_that_went_offline_never_reports_synced() {
     let dir = tempfile::tempdir().unwrap();
     let (server, url) = serve().await;
     let device = open(dir.path(), &url, |_| ()).await;
@@ -107,19 +107,19 @@ async fn once_a_device_went_offline_nothing_says_that_it_is_in_step() {
         device.go_online().await;
     }
     device.close().await;
-    device_is_closed(dir.path(), &url).await;
+    go_offline_returns_on_a_closed_device(dir.path(), &url).await;
     server.stop().await.unwrap();
 }
 
-/// Going offline ends also when there is nobody to do it.
-async fn device_is_closed(dir: &std::path::Path, url: &str) {
+/// `go_offline` returns although the task that would handle it has ended.
+async fn go_offline_returns_on_a_closed_device(dir: &std::path::Path, url: &str) {
     let device = open(dir, url, |_| ()).await;
     device.clone().close().await;
     in_time("an answer", device.go_offline()).await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_and_changes_nothing() {
+async fn invalid_edits_are_rejected_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let device = offline(dir.path(), "ws://127.0.0.1:1", 0).await;
     let document = device.document("d").await.unwrap();
@@ -160,8 +160,8 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     assert_eq!(document.text_at("text").to_string().await, Err(EditError::Closed));
 }
 
-/// A phone whose clock is off writes while offline, and is restarted; a laptop writes at the right time, before or
-/// after; then the phone learns the time. The later write stands on both, and no wrong stamp ever left the phone.
+/// A phone with a wrong clock writes while offline and is restarted; a laptop with a right clock writes before or after that;
+/// then the phone receives the server's time. The later write wins on both, and the phone never sends a wrong stamp.
 async fn the_later_write_wins_with_a_clock_off_by(clock_off_ms: i64, phone_is_later: bool) {
     let dir = tempfile::tempdir().unwrap();
     let (server, url) = serve().await;
@@ -219,17 +219,17 @@ async fn the_later_write_wins_with_a_clock_off_by(clock_off_ms: i64, phone_is_la
 }
 
 #[tokio::test]
-async fn a_clock_a_year_ahead_does_not_win_for_a_year() {
+async fn write_with_a_clock_a_year_ahead_loses_to_a_later_write() {
     the_later_write_wins_with_a_clock_off_by(YEAR_MS, false).await;
 }
 
 #[tokio::test]
-async fn a_clock_a_year_behind_does_not_lose_to_everything() {
+async fn write_with_a_clock_a_year_behind_wins_over_an_earlier_write() {
     the_later_write_wins_with_a_clock_off_by(-YEAR_MS, true).await;
 }
 
 #[tokio::test]
-async fn a_document_that_was_not_open_when_the_clock_was_corrected_is_corrected_when_it_opens() {
+async fn document_opened_after_a_clock_correction_is_corrected() {
     let dir = tempfile::tempdir().unwrap();
     let (server, url) = serve().await;
     let phone = offline(&dir.path().join("phone"), &url, YEAR_MS).await;
@@ -240,7 +240,7 @@ async fn a_document_that_was_not_open_when_the_clock_was_corrected_is_corrected_
     let other = phone.document("other").await.unwrap();
     phone.go_online().await;
     in_time("synced", other.wait_until_synced()).await.unwrap();
-    // Corrected once, not once for each opening.
+    // The correction is applied once, not at each opening.
     for _ in 0..2 {
         let profile = phone.document("profile").await.unwrap();
         in_time("saved", profile.wait_until_saved()).await.unwrap();
@@ -255,7 +255,7 @@ async fn a_document_that_was_not_open_when_the_clock_was_corrected_is_corrected_
 }
 
 #[tokio::test]
-async fn an_increment_whose_acknowledgement_was_lost_counts_once() {
+async fn increment_with_a_lost_acknowledgement_counts_once() {
     let dir = tempfile::tempdir().unwrap();
     let (server, url) = serve().await;
     let proxy = Proxy::start(server.address()).await;
@@ -267,7 +267,7 @@ async fn an_increment_whose_acknowledgement_was_lost_counts_once() {
     proxy.swallow_answers();
     a.counter("likes").add(1).await.unwrap();
     until("both", &b, async || b.counter("likes").value().await.unwrap() == 2).await;
-    assert_eq!(a.queue().await.unwrap().len(), 1, "as far as this device knows it is not saved");
+    assert_eq!(a.queue().await.unwrap().len(), 1, "without an acknowledgement the edit is not saved");
     proxy.cut();
     in_time("saved", a.wait_until_saved()).await.unwrap();
     b.counter("likes").add(1).await.unwrap();
@@ -281,7 +281,7 @@ async fn an_increment_whose_acknowledgement_was_lost_counts_once() {
 }
 
 #[tokio::test]
-async fn the_same_without_a_runtime() {
+async fn blocking_api_works_without_a_runtime() {
     let (server, url) = serve().await;
     let dir = tempfile::tempdir().unwrap();
     let directory = dir.path().to_owned();
@@ -295,9 +295,9 @@ fn program_without_a_runtime(directory: &std::path::Path, url: &str) {
     let document = device.document("d").unwrap();
     assert!(document.wait_until_synced(longest).unwrap());
     let mut events = document.events();
-    // The sync that was waited for may be told of a moment later.
+    // The event for the sync may arrive a moment after the wait.
     while let Some(event) = events.next(Duration::from_millis(10)).unwrap() {
-        assert!(matches!(event, Event::Synced(_)), "nothing else happens: {event:?}");
+        assert!(matches!(event, Event::Synced(_)), "unexpected event: {event:?}");
     }
     document.text_at("text").append("hello").unwrap();
     document.counter("likes").add(2).unwrap();
@@ -315,9 +315,9 @@ fn program_without_a_runtime(directory: &std::path::Path, url: &str) {
     assert_eq!(seen.choice("title").current().unwrap().unwrap().value, "Title".into());
     device.go_offline();
     document.lww_map("map").set("key", 1.into()).unwrap();
-    assert!(!document.wait_until_saved(Duration::from_millis(10)).unwrap(), "there is no network");
+    assert!(!document.wait_until_saved(Duration::from_millis(10)).unwrap(), "the device is offline");
     device.close();
     assert!(document.text_at("text").append("x").is_err());
-    // Without being closed: the last handle ends it, and what is on disk is there.
+    // Not closed: dropping the last handle ends the device.
     drop((other, seen));
 }

@@ -1,5 +1,5 @@
-//! The durable client against the real server, real stores and real sockets: offline and back, across restarts of
-//! either side, with nothing lost and nothing doubled.
+//! The durable client with the real server, real stores and real sockets: offline edits and restarts of either side lose
+//! nothing and duplicate nothing.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ async fn serve(config: &Config, dir: &std::path::Path) -> Server {
 }
 
 #[tokio::test]
-async fn what_is_edited_offline_survives_the_app_and_reaches_the_other_device() {
+async fn offline_edits_survive_a_restart_and_reach_the_other_device() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = settings();
     let server = serve(&config, &dir.path().join("server")).await;
@@ -33,7 +33,7 @@ async fn what_is_edited_offline_survives_the_app_and_reaches_the_other_device() 
     phone.close().await;
 
     let phone = open(&dir.path().join("phone"), &url, |config| config.offline = true).await;
-    assert_eq!(phone.id(), id, "a device stays who it is");
+    assert_eq!(phone.id(), id, "the device id is stored");
     let notes = phone.document("notes").await.unwrap();
     assert_eq!(notes.text("text").await.unwrap(), "milk, bread");
     assert_eq!(notes.queue().await.unwrap().len(), 2);
@@ -56,7 +56,7 @@ async fn what_is_edited_offline_survives_the_app_and_reaches_the_other_device() 
     .await;
     assert_eq!(report.sent_entries, 2);
 
-    // The server restarts; what was saved is there, and what is edited meanwhile follows.
+    // The server restarts: it has the saved edits, and receives the edit made meanwhile.
     server.stop().await.unwrap();
     append(&notes, ", eggs").await;
     let server = serve(&config, &dir.path().join("server")).await;
@@ -92,7 +92,7 @@ async fn a_reconnect_with_nothing_missed_costs_under_two_hundred_bytes() {
     assert!(traffic.sent_bytes + traffic.received_bytes < 200, "{traffic:?}");
     assert_eq!(notes.last_report().unwrap().sent_entries, 0);
 
-    // One keystroke costs little more.
+    // One keystroke adds few bytes.
     append(&notes, "x").await;
     in_time("saved", notes.wait_until_saved()).await.unwrap();
     let after = phone.traffic();
@@ -102,7 +102,7 @@ async fn a_reconnect_with_nothing_missed_costs_under_two_hundred_bytes() {
 }
 
 #[tokio::test]
-async fn the_report_tells_what_both_sides_changed_while_apart() {
+async fn sync_report_lists_what_both_sides_changed_offline() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(&settings(), &dir.path().join("server")).await;
     let url = format!("ws://{}", server.address());
@@ -116,7 +116,7 @@ async fn the_report_tells_what_both_sides_changed_while_apart() {
     until_text(&theirs, |text| text == "one two three").await;
     in_time("synced", theirs.wait_until_synced()).await.unwrap();
     phone.go_offline().await;
-    // Both change `colour` and the end of the text; only one changes `size`, only the other the beginning.
+    // Both change `colour` and the end of the text; only one changes `size`, only the other the start of the text.
     devices::set(&mine, "colour", "blue").await;
     devices::set(&mine, "size", "large").await;
     append(&mine, " four").await;
@@ -130,9 +130,9 @@ async fn the_report_tells_what_both_sides_changed_while_apart() {
     else {
         unreachable!()
     };
-    let told = format!("{:?}", report.both_changed);
-    assert_eq!(report.both_changed.len(), 2, "{told}");
-    assert!(told.contains("colour") && told.contains("text") && !told.contains("size"), "{told}");
+    let changed = format!("{:?}", report.both_changed);
+    assert_eq!(report.both_changed.len(), 2, "{changed}");
+    assert!(changed.contains("colour") && changed.contains("text") && !changed.contains("size"), "{changed}");
     assert_eq!(report.sent_entries, 3);
     for device in [phone, laptop] {
         device.close().await;
@@ -141,7 +141,7 @@ async fn the_report_tells_what_both_sides_changed_while_apart() {
 }
 
 #[tokio::test]
-async fn of_two_version_elevens_the_server_takes_one_and_shows_both_to_the_other() {
+async fn server_accepts_one_of_two_conflicting_register_writes() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(&settings(), &dir.path().join("server")).await;
     let url = format!("ws://{}", server.address());
@@ -153,7 +153,7 @@ async fn of_two_version_elevens_the_server_takes_one_and_shows_both_to_the_other
         a.propose("status", Value::Integer(version)).await.unwrap();
     }
     for _ in 1..=10 {
-        assert!(next_decision(&mut decided).await.0, "each is based on the one before");
+        assert!(next_decision(&mut decided).await.0, "each write is based on the one before");
     }
     in_time("version 10", async {
         while b.register("status").await.unwrap().is_none_or(|state| state.version != 10) {

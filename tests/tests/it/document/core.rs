@@ -40,7 +40,7 @@ fn change(lease: LeaseId, update: &[u8]) -> Event {
     Event::Update { lease, update: Bytes::copy_from_slice(update), origin: Origin::Change, batch: 0 }
 }
 
-/// Types `texts` one after the other at the end of the text "text"; one update each.
+/// Appends each of `texts` to the text "text"; one update each.
 fn typed(client: u64, texts: &[&str]) -> (Doc, Vec<Vec<u8>>) {
     let doc = Doc::with_client_id(client);
     let text = doc.get_or_insert_text("text");
@@ -186,11 +186,14 @@ fn pending_update_is_kept_and_its_author_asked_once() {
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
     let (_, updates) = typed(1, &["a", "b", "c"]);
     let effects = handle(&mut core, change(A, &updates[2]));
-    assert_eq!(appended(&effects), 1, "it is not lost");
+    assert_eq!(appended(&effects), 1, "the update is logged");
     assert_eq!(asks(&effects, A), 1);
     let effects = handle(&mut core, change(A, &updates[1]));
     assert_eq!((appended(&effects), asks(&effects, A)), (1, 0), "asking for every update could loop forever");
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Broadcast { .. })), "it cannot be integrated yet");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Broadcast { .. })),
+        "a pending update is not broadcast"
+    );
     let effects = handle(&mut core, change(A, &updates[0]));
     let broadcast: Vec<_> = effects
         .iter()
@@ -201,7 +204,7 @@ fn pending_update_is_kept_and_its_author_asked_once() {
         .collect();
     let update = |number: usize| Message::Update(updates[number].clone().into());
     let by_a = |number: usize| (update(number), Some(A));
-    assert_eq!(broadcast, [by_a(0), by_a(1), by_a(2)], "each once it can be integrated");
+    assert_eq!(broadcast, [by_a(0), by_a(1), by_a(2)], "each is broadcast when it can be integrated");
     assert_eq!(snapshot(&mut core), (Seq(3), "abc".to_owned(), 0));
 }
 
@@ -219,7 +222,7 @@ fn integrated_pending_update_is_not_sent_to_its_author() {
         .iter()
         .filter_map(|effect| if let Effect::Broadcast { author, .. } = effect { Some(*author) } else { None })
         .collect();
-    assert_eq!(authors, [Some(A), Some(A), None], "a lease that has left is no author");
+    assert_eq!(authors, [Some(A), Some(A), None], "a lease that has left is not an author");
 }
 
 #[test]
@@ -253,7 +256,7 @@ fn pending_updates_are_bounded_and_other_authors_unaffected() {
 }
 
 #[test]
-fn storage_failure_refuses_waiting_and_new_edits_but_not_reads() {
+fn storage_failure_refuses_unacked_and_new_edits_but_not_reads() {
     let mut core = core();
     let (_, updates) = typed(1, &["a", "b"]);
     handle(&mut core, change(A, &updates[0]));
@@ -364,8 +367,8 @@ fn circular_update_is_refused_and_other_sessions_continue() {
     assert_eq!(appended(&handle(&mut core, change(B, &updates[0]))), 1);
 }
 
-/// No record becomes durable after a failure: an ack waiting for one would keep the document in memory
-/// forever.
+/// After a failure no record becomes durable: an ack that depends on one would keep the document in
+/// memory forever.
 #[test]
 fn reader_with_nothing_new_gets_immediate_ack_after_storage_failure() {
     let mut core = core();

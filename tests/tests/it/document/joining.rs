@@ -23,7 +23,7 @@ fn handle(core: &mut Core, event: Event) -> Vec<Effect> {
     effects
 }
 
-/// The text that a client with an empty document gets when it joins.
+/// The text that a client with an empty document receives when it joins.
 fn joined(core: &mut Core) -> String {
     let effects = handle(core, Event::Step1 { lease: B, state_vector: Bytes::from_static(&[0]) });
     let [Effect::Diff { frame, .. }] = &effects[..] else { panic!("expected one diff, got {effects:?}") };
@@ -44,7 +44,7 @@ fn joining_large_document_includes_newest_changes() {
         text.insert(&mut txn, at, typed);
         Event::Update { lease: A, update: txn.encode_update_v1().into(), origin: Origin::Change, batch: 1 }
     };
-    handle(&mut core, typed(0, &"the whole is large ".repeat(10_000)));
+    handle(&mut core, typed(0, &"the document is big ".repeat(10_000)));
     let whole = joined(&mut core);
     for (number, at) in [0, 40, 100_000, 7].into_iter().enumerate() {
         handle(&mut core, typed(at, &format!("[{number}]")));

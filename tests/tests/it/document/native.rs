@@ -39,7 +39,7 @@ fn durable(core: &mut Core, upto: u64) -> Vec<Effect> {
     effects
 }
 
-/// Types each part at the end of the text; one update each.
+/// Appends each part to the text; one update each.
 fn typed(client: u64, parts: &[&str]) -> Vec<Vec<u8>> {
     let doc = Doc::with_client_id(client);
     let text = doc.get_or_insert_text("text");
@@ -65,7 +65,7 @@ fn resume(core: &mut Core, cursor: Option<Cursor>) -> Answer {
     for effect in &effects[1..] {
         match effect {
             Effect::Missed { lease: N, frame } => {
-                assert_eq!(durable, None, "a position must follow the frames it refers to");
+                assert_eq!(durable, None, "the position must come after the frames it covers");
                 let Message::Update(update) = frame.message() else { panic!() };
                 missed.push(update.to_vec());
             }
@@ -88,10 +88,10 @@ fn pending_update_enters_tail_when_it_is_integrated() {
     assert_eq!(resume(&mut core, Some(at(1))), (Resume::FromCursor, vec![], Some(2)), "pending: not sent");
     handle(&mut core, change(&updates[1]));
     durable(&mut core, 3);
-    let freed = vec![updates[1].clone(), updates[2].clone()];
+    let integrated = vec![updates[1].clone(), updates[2].clone()];
     // Position 2 was sent when the pending update was durable; its receiver does not have that update.
     for cursor in [1, 2] {
-        assert_eq!(resume(&mut core, Some(at(cursor))), (Resume::FromCursor, freed.clone(), Some(3)));
+        assert_eq!(resume(&mut core, Some(at(cursor))), (Resume::FromCursor, integrated.clone(), Some(3)));
     }
     assert_eq!(resume(&mut core, Some(at(3))), (Resume::FromCursor, vec![], Some(3)));
     assert_eq!(resume(&mut core, Some(at(0))).1.len(), 3);
@@ -184,9 +184,9 @@ fn tail_of_loaded_document_is_unused_if_updates_were_pending() {
     };
     let mut in_order = load([0, 1, 2]);
     assert_eq!(resume(&mut in_order, Some(at(2))), (Resume::FromCursor, vec![updates[2].to_vec()], Some(3)));
-    let mut held = load([0, 2, 1]);
-    // Record 2 was sent to readers with record 3: by the records alone, a client at position 2 would never
-    // get it.
-    assert_eq!(resume(&mut held, Some(at(2))).0, Resume::SendStateVector);
-    assert_eq!(resume(&mut held, Some(at(3))), (Resume::FromCursor, vec![], Some(3)));
+    let mut had_pending = load([0, 2, 1]);
+    // Record 2 was sent to readers together with record 3: from the records alone, a client at position 2
+    // would never receive it.
+    assert_eq!(resume(&mut had_pending, Some(at(2))).0, Resume::SendStateVector);
+    assert_eq!(resume(&mut had_pending, Some(at(3))), (Resume::FromCursor, vec![], Some(3)));
 }

@@ -53,7 +53,7 @@ fn returning_lost_decision_does_not_replace_newer_decision() {
         let mut core = start(3, &log);
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}, after a start");
-        assert_eq!(change(&mut core, &lost[0]), Vec::<Bytes>::new(), "it is known now");
+        assert_eq!(change(&mut core, &lost[0]), Vec::<Bytes>::new(), "the decision is known now");
         // And if the document was dormant in between.
         let mut core = start(4, &[]);
         let mut log = propose(&mut core, 11, None);

@@ -1,7 +1,7 @@
-//! Every fuzz target over real messages, and over spoilt ones for some seconds: on stable Rust, in every run.
+//! Runs every fuzz target with real messages, and with mutated ones for some seconds: on stable Rust, in every test run.
 //!
-//! `SYNCLINE_FUZZ_SECONDS=<n>` goes on for longer, `SYNCLINE_FUZZ_TARGET=<name>` with one of them, `SYNCLINE_SEED=<seed>` begins
-//! with the same ones. A failure prints the target, the seed and the bytes. `fuzz/` runs the same targets with cargo-fuzz.
+//! `SYNCLINE_FUZZ_SECONDS=<n>` runs for longer, `SYNCLINE_FUZZ_TARGET=<name>` runs one target, `SYNCLINE_SEED=<seed>` replays a
+//! run. A failure prints the target, the seed and the bytes. `fuzz/` runs the same targets with cargo-fuzz.
 
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ fn run(name: &str, target: fn(&[u8]), bytes: &[u8], seed: u64) {
 }
 
 #[test]
-fn no_decoder_and_no_document_panics_and_each_keeps_its_promises() {
+fn fuzz_targets_pass_with_real_and_mutated_inputs() {
     let seed = from_environment("SYNCLINE_SEED").unwrap_or_else(rand::random);
     let seconds = from_environment("SYNCLINE_FUZZ_SECONDS").unwrap_or(DEFAULT_SECONDS);
     println!("SYNCLINE_SEED={seed}");
@@ -37,7 +37,7 @@ fn no_decoder_and_no_document_panics_and_each_keeps_its_promises() {
     let targets: Vec<_> = TARGETS.iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)).collect();
     assert!(!targets.is_empty(), "no target of this name");
     for (name, target) in &targets {
-        // Its own ones as often as all the others together.
+        // Inputs of this target are chosen as often as all others together.
         let own = [seeds::of(name), seeds::committed(name)].concat();
         assert!(!seeds::committed(name).is_empty(), "no corpus for {name}: see write_the_corpus");
         for bytes in own.iter().chain(&messages) {
@@ -51,13 +51,13 @@ fn no_decoder_and_no_document_panics_and_each_keeps_its_promises() {
             run(name, *target, &bytes, seed);
             runs += 1;
         }
-        println!("{name}: {} real inputs, {runs} spoilt ones", own.len() + messages.len());
+        println!("{name}: {} real inputs, {runs} mutated ones", own.len() + messages.len());
     }
 }
 
-/// Makes what is missing in `fuzz/corpus` from the seeds: a few short ones for each target.
+/// Creates the missing directories in `fuzz/corpus`, each with a few short seeds of its target.
 #[test]
-// A tool and not a check: it generates seed files and has nothing to assert.
+// A tool, not a check: it generates seed files and asserts nothing.
 #[ignore = "generates files in fuzz/corpus; run by hand when a fuzz target is added"]
 fn write_the_corpus() {
     const MAX_TARGET_BYTES: usize = 10_000;

@@ -1,6 +1,6 @@
-//! The decoders against what the npm packages really send (`tests/fixtures/wire/golden.json`, recorded by
-//! `tests/node/golden.test.mjs`): every frame decodes to what it is said to be, passes the scanner, tells its dialect
-//! when it is the first, and is encoded by us to the same bytes.
+//! Tests the decoders with frames that the npm packages sent (`tests/fixtures/wire/golden.json`, recorded by
+//! `tests/node/golden.test.mjs`): every frame decodes to the recorded message, passes the scanner, reveals the dialect if it is
+//! the first of a session, and is encoded by `syncline-protocol` to the same bytes.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -48,7 +48,7 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// What a sync message is called in the recording; its payload passes the scanner.
+/// The name of a sync message in the recording. Also asserts that the scanner accepts its payload.
 fn sync_name(message: &SyncMessage<'_>) -> &'static str {
     match message {
         SyncMessage::Step1(state_vector) => {
@@ -93,7 +93,7 @@ fn hocuspocus_name(message: &hocuspocus::Message<'_>) -> &'static str {
 }
 
 #[test]
-fn every_recorded_frame_is_what_it_is_said_to_be_and_is_written_alike() {
+fn every_recorded_frame_decodes_and_encodes_as_recorded() {
     let frames = recorded();
     assert!(frames.len() > 20, "only {} frames", frames.len());
     let mut seen = HashSet::new();
@@ -111,7 +111,7 @@ fn every_recorded_frame_is_what_it_is_said_to_be_and_is_written_alike() {
                 Frame::Addressed { address, message } => {
                     assert_eq!(Some(address), frame.address.as_deref(), "{what}");
                     assert_eq!(hocuspocus_name(&message), frame.message, "{what}");
-                    // Our close always carries a reason; the provider's never does.
+                    // A close by `syncline-protocol` always has a reason; the provider's never does.
                     if !matches!(message, hocuspocus::Message::Close(_)) {
                         assert_eq!(message.encode(address), frame.bytes, "{what}");
                     }
@@ -127,12 +127,12 @@ fn every_recorded_frame_is_what_it_is_said_to_be_and_is_written_alike() {
 }
 
 #[test]
-fn the_first_frame_of_every_recorded_session_tells_its_dialect() {
-    let mut begun = HashSet::new();
+fn first_frame_of_every_recorded_session_reveals_its_dialect() {
+    let mut sessions = HashSet::new();
     for frame in recorded() {
-        if begun.insert(frame.session.clone()) {
+        if sessions.insert(frame.session.clone()) {
             assert_eq!(detect(&frame.bytes), Some(frame.dialect), "{}: {}", frame.session, frame.message);
         }
     }
-    assert!(begun.len() >= 3, "{begun:?}");
+    assert!(sessions.len() >= 3, "{sessions:?}");
 }

@@ -16,16 +16,16 @@ const STEPS: u32 = 60;
 
 struct World {
     random: StdRng,
-    /// Everything that the hub has taken, in order.
+    /// All updates that the hub has applied, in order.
     log: Vec<Bytes>,
     hub: HubDocument,
-    /// A tree of the same updates.
+    /// A tree with the same updates.
     tree: Replica,
     writers: Vec<Doc>,
-    /// By writer: its own and received updates that it has not sent to the hub.
+    /// For each writer, its own and received updates that it has not sent to the hub.
     unsent: Vec<Vec<Bytes>>,
     next: u64,
-    /// Comparisons of a register that was written.
+    /// Number of comparisons of a written register.
     compared: usize,
 }
 
@@ -64,8 +64,8 @@ impl World {
         self.unsent[at].push(update);
     }
 
-    /// One writer receives everything from another.
-    fn meet(&mut self) {
+    /// One writer receives everything that another has.
+    fn sync_writers(&mut self) {
         let (from, to) =
             (self.random.random_range(0..self.writers.len()), self.random.random_range(0..self.writers.len()));
         if from != to {
@@ -147,7 +147,7 @@ impl World {
 }
 
 #[test]
-fn a_hub_reads_the_registers_that_every_reader_shows() {
+fn hub_and_tree_read_the_same_registers() {
     let seed: u64 = std::env::var("SYNCLINE_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
     println!("SYNCLINE_SEED={seed}");
     let mut compared = 0;
@@ -156,7 +156,7 @@ fn a_hub_reads_the_registers_that_every_reader_shows() {
         for _ in 0..STEPS {
             match world.random.random_range(0..16) {
                 0..6 => world.edit(),
-                6 | 7 => world.meet(),
+                6 | 7 => world.sync_writers(),
                 8..12 => world.send(),
                 12 | 13 => world.write(),
                 14 => _ = world.hub.compact(),

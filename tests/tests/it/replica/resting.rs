@@ -1,5 +1,5 @@
-//! A hub's document is the same document as one with a tree: whatever it is asked, before and after it has rested.
-//! A failure prints its seed; `SYNCLINE_SEED=<seed>` replays its plan.
+//! A hub's document gives the same answers as one with a tree, before and after it is compacted, and a document that is
+//! loaded from disk misses no change. A failure prints its seed; `SYNCLINE_SEED=<seed>` replays its plan.
 
 use std::sync::Arc;
 
@@ -37,19 +37,19 @@ fn text_of<'a>(updates: impl IntoIterator<Item = &'a [u8]>) -> String {
     text.get_string(&doc.transact())
 }
 
-/// Two writers who see each other's work, now and then late; their updates in the order of a server.
+/// Two writers that receive each other's updates, sometimes late; their updates in server order.
 fn history(random: &mut StdRng) -> Vec<Bytes> {
     let docs = [Doc::with_client_id(5), Doc::with_client_id(900)];
     let mut history: Vec<Bytes> = Vec::new();
     let mut seen = [0, 0];
     for _ in 0..random.random_range(1..30) {
-        let who = random.random_range(0..2);
+        let writer = random.random_range(0..2);
         if random.random_bool(0.5) {
-            history[seen[who]..].iter().for_each(|update| apply(&docs[who], update));
-            seen[who] = history.len();
+            history[seen[writer]..].iter().for_each(|update| apply(&docs[writer], update));
+            seen[writer] = history.len();
         }
-        let text = docs[who].get_or_insert_text("text");
-        let mut txn = docs[who].transact_mut();
+        let text = docs[writer].get_or_insert_text("text");
+        let mut txn = docs[writer].transact_mut();
         let len = text.len(&txn);
         if len > 0 && random.random_bool(0.3) {
             text.remove_range(&mut txn, random.random_range(0..len), 1);
@@ -62,7 +62,7 @@ fn history(random: &mut StdRng) -> Vec<Bytes> {
 }
 
 #[test]
-fn a_hub_and_a_tree_answer_alike_before_and_after_a_rest() {
+fn hub_and_tree_answer_alike_before_and_after_compaction() {
     for seed in seeds() {
         println!("SYNCLINE_SEED={seed}");
         let mut random = StdRng::seed_from_u64(seed);
@@ -74,11 +74,11 @@ fn a_hub_and_a_tree_answer_alike_before_and_after_a_rest() {
         for _ in 0..2 {
             assert_eq!(text_of([&hub.encode()[..]]), text_of([&whole[..]]));
             assert_eq!(vector(&hub.state_vector()), vector(&tree.state_vector()));
-            // What is known changes nothing: single updates, and the whole delete set.
+            // Known updates change nothing: single ones, and the whole state with its delete set.
             for update in [&history[random.random_range(0..history.len())], &whole] {
                 assert_eq!(hub.take(update), Ok(Entered::Known), "SYNCLINE_SEED={seed}");
             }
-            // A peer with nothing, with all, with a part.
+            // Peers with nothing, everything, and a part.
             let part = random.random_range(0..=history.len());
             for seen in [0, history.len(), part] {
                 let doc = Doc::with_client_id(1);
@@ -97,7 +97,7 @@ fn a_hub_and_a_tree_answer_alike_before_and_after_a_rest() {
     }
 }
 
-/// A store with one document: a snapshot of `chars`, and records behind it.
+/// A store with one document: a snapshot of `chars` characters, followed by `records`.
 fn stored(chars: usize, records: &[Vec<u8>]) -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::new());
     let document = DocumentName::parse("doc").unwrap();
@@ -112,8 +112,8 @@ fn stored(chars: usize, records: &[Vec<u8>]) -> Arc<MemoryStore> {
 }
 
 #[tokio::test]
-async fn a_cold_open_that_races_with_changes_misses_none() {
-    // Large: loaded beside the runtime, and its first answer is shared with those who come later.
+async fn joining_during_a_cold_open_misses_no_change() {
+    // A large document is loaded outside the runtime, and later readers share its first step 2.
     for chars in [10, 300_000] {
         let server = start(stored(chars, &[typed(2, "two"), typed(3, "three")])).await;
         let mut writer = Socket::open(&server, "/doc").await;
@@ -133,7 +133,7 @@ async fn a_cold_open_that_races_with_changes_misses_none() {
                 if kind == 0 {
                     continue;
                 }
-                assert!(has_joined || kind == 1, "a change before the document");
+                assert!(has_joined || kind == 1, "a change arrived before step 2");
                 has_joined |= kind == 1;
                 apply(&doc, &update);
                 text = root.get_string(&doc.transact());
@@ -145,8 +145,8 @@ async fn a_cold_open_that_races_with_changes_misses_none() {
 }
 
 #[tokio::test]
-async fn stored_bytes_that_no_tree_can_be_built_of_are_served_as_they_are() {
-    // Client 2 types into a letter, as if it were a type: Yjs makes garbage of that.
+async fn stored_update_that_no_tree_accepts_is_served_unchanged() {
+    // Client 2 inserts into a character as if it were a type: Yjs turns that into garbage.
     let store = stored(10, &[]);
     let document = DocumentName::parse("doc").unwrap();
     let bad = Bytes::from_static(&[1, 1, 2, 0, 4, 0, 1, 0, 1, b'b', 0]);

@@ -1,5 +1,5 @@
-//! The scanner against real documents, known bombs and mutated updates: what it accepts, a hub must keep and give on; what
-//! it says an update would do, yrs must then do.
+//! Tests the scanner with real documents, known bombs and mutated updates: a hub must accept, store and relay every update the
+//! scanner accepts, and yrs must handle an update as the scanner's verdict predicts.
 //!
 //! A mutation that fails prints its seed; `SYNCLINE_SEED=<seed>` replays it first, `SYNCLINE_MUTATIONS=<n>` runs more.
 
@@ -72,30 +72,30 @@ fn bag_of_bytes(document: &Doc) -> Vec<u8> {
     bytes
 }
 
-/// A document, and how far it would be if it had everything it was given.
-struct Judge {
+/// A document, and for each client the clock up to which it was given updates.
+struct CheckedDocument {
     document: Doc,
-    given: HashMap<u64, u64>,
+    given_clocks: HashMap<u64, u64>,
 }
 
-impl Judge {
+impl CheckedDocument {
     fn has_everything(&self) -> bool {
         let clocks = clocks_of(&self.document);
         let has = |(&client, &end): (&u64, &u64)| u64::from(clocks.get(&ClientID::new(client))) >= end;
-        !self.document.transact().has_missing_updates() && self.given.iter().all(has)
+        !self.document.transact().has_missing_updates() && self.given_clocks.iter().all(has)
     }
 
-    /// Applies an update and holds yrs against the verdict.
-    fn give(&mut self, update: &[u8]) -> Verdict {
+    /// Applies an update and checks that yrs behaves as the verdict predicts.
+    fn apply_checked(&mut self, update: &[u8]) -> Verdict {
         let whole_before = self.has_everything();
         let clocks_before = clocks_of(&self.document);
         let verdict = verdict_on(update, &clocks_before);
-        // With something missing, any update may make yrs try that again.
+        // With pending updates, any update may make yrs integrate them.
         let compare = verdict.structs == Structs::Known && !verdict.deletes && whole_before;
         let before = compare.then(|| bag_of_bytes(&self.document));
         apply(&self.document, update);
         for range in update_ranges(update) {
-            let end = self.given.entry(range.client).or_default();
+            let end = self.given_clocks.entry(range.client).or_default();
             *end = range.end.max(*end);
         }
         let whole = self.has_everything();
@@ -103,7 +103,10 @@ impl Judge {
             Structs::None => assert!(!whole_before || clocks_of(&self.document) == clocks_before),
             Structs::Known => {
                 assert!(!whole_before || clocks_of(&self.document) == clocks_before);
-                assert!(before.is_none_or(|before| before == bag_of_bytes(&self.document)), "known, but changed");
+                assert!(
+                    before.is_none_or(|before| before == bag_of_bytes(&self.document)),
+                    "a known update changed the document"
+                );
             }
             Structs::Fresh if whole_before => assert_eq!(whole, !verdict.deletes_ahead, "{verdict:?}"),
             Structs::Gap | Structs::MissingDependency if whole_before => assert!(!whole, "{verdict:?}"),
@@ -119,25 +122,25 @@ fn verdicts_agree_with_what_yrs_does() {
     let mut count = |verdict: Verdict| *counts.entry(format!("{:?}", verdict.structs)).or_default() += 1;
     let mut rng = StdRng::seed_from_u64(7);
     for Vector { name, updates, others, state_vectors } in yjs_vectors().into_iter().chain(ycrdt_dataset()) {
-        let mut judge = Judge { document: new_document(), given: HashMap::new() };
+        let mut checked = CheckedDocument { document: new_document(), given_clocks: HashMap::new() };
         for (number, update) in updates.iter().enumerate() {
-            let verdict = catch_unwind(AssertUnwindSafe(|| judge.give(update)))
+            let verdict = catch_unwind(AssertUnwindSafe(|| checked.apply_checked(update)))
                 .unwrap_or_else(|_| panic!("{name}, update {number}"));
             count(verdict);
-            // Now and then one comes again, or early.
+            // Sometimes an update is repeated or arrives early.
             let again = rng.random_range(0..updates.len() * 4);
             if let Some(update) = updates.get(again) {
-                count(judge.give(update));
+                count(checked.apply_checked(update));
             }
         }
-        // A stale client given the whole document.
+        // A stale client that receives the whole document.
         if let ([whole, held, _], [_, asks]) = (&others[..], &state_vectors[..]) {
-            let mut stale = Judge { document: new_document(), given: HashMap::new() };
-            stale.give(held);
+            let mut stale = CheckedDocument { document: new_document(), given_clocks: HashMap::new() };
+            stale.apply_checked(held);
             assert_eq!(clocks_of(&stale.document), StateVector::decode_v1(asks).expect("yrs decodes"), "{name}");
-            count(stale.give(whole));
+            count(stale.apply_checked(whole));
             assert!(stale.has_everything(), "{name}");
-            let clocks = clocks_of(&judge.document);
+            let clocks = clocks_of(&checked.document);
             assert_eq!(verdict_on(whole, &clocks).structs, Structs::Known, "{name}");
             assert_eq!(verdict_on(whole, &StateVector::default()).structs, Structs::Fresh, "{name}");
         }
@@ -194,7 +197,7 @@ fn nested_values_are_refused() {
 }
 
 #[test]
-fn too_many_or_empty_clients_are_refused_and_any_ids_are_welcome() {
+fn too_many_or_empty_clients_are_refused_and_any_ids_accepted() {
     let limits = ScanLimits::default();
     for count in [100_000u64, 1_000_000] {
         let mut empty = numbers(&[count]);
@@ -202,7 +205,7 @@ fn too_many_or_empty_clients_are_refused_and_any_ids_are_welcome() {
         empty.push(0);
         assert!(scan(&empty).is_err());
     }
-    // A document's whole life: many page loads, each a client.
+    // A document in long use: many page loads, each with a client id of its own.
     assert_eq!(scan(&one_letter_each((0..200_000u32).map(u64::from))), Ok(()));
     assert!(scan_state_vector(&state_vector((0..200_000u32).map(u64::from)), &limits).is_ok());
     for count in [200_001u32, 1_000_000] {
@@ -211,7 +214,7 @@ fn too_many_or_empty_clients_are_refused_and_any_ids_are_welcome() {
         assert!(matches!(many, Err(ScanError::TooMany { .. })), "{count}");
     }
     assert!(scan(&[2, 0, 1, 0, 0, 2, 0, 0]).is_err(), "sections without structs");
-    // An application's own scheme: nothing hashes an id to itself here.
+    // Ids of an application's own scheme: they would collide in a table that uses the id as its hash.
     let scheme = (0..30_000u32).map(|client| u64::from(client) << 20);
     assert_eq!(scan(&one_letter_each(scheme.clone())), Ok(()));
     assert!(scan_state_vector(&state_vector(scheme), &limits).is_ok());
@@ -234,20 +237,20 @@ fn clocks_near_the_end_are_refused() {
 }
 
 #[test]
-fn towers_of_types_are_a_hubs_and_too_deep_ones_no_trees() {
+fn hub_accepts_nested_types_of_any_depth_and_tree_refuses_deep_ones() {
     for (count, is_tree) in [(501, true), (1_900, true), (100_000, false)] {
         let update = Bytes::from(tower(None, count, true));
         assert_eq!(scan(&update), Ok(()));
         let mut hub = HubDocument::default();
         assert_eq!(hub.take(&update), Ok(Entered::Changed));
-        assert!(hub.compact().len() < 40, "all of it was deleted");
-        // With the stack that a thread has by default.
+        assert!(hub.compact().len() < 40, "all types are deleted");
+        // In a thread with the default stack size.
         let tree = std::thread::spawn(move || Replica::default().take(&update, &HeldLimits::default()).is_ok());
         assert_eq!(tree.join().expect("no overflow"), is_tree, "{count} levels");
     }
 }
 
-/// Changes a few bytes in ways that keep much of the structure.
+/// Changes a few bytes in ways that preserve much of the structure.
 fn mutate(rng: &mut StdRng, update: &[u8], other: &[u8]) -> Vec<u8> {
     let mut out = update.to_vec();
     for _ in 0..rng.random_range(1..=4) {
@@ -279,15 +282,15 @@ fn mutate(rng: &mut StdRng, update: &[u8], other: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What one mutation came to.
+/// Result of one mutation.
 enum Outcome {
     Refused,
     Taken,
-    /// No tree could be built with it, and that was all.
+    /// Accepted by the hub; no tree could be built with it.
     NoTree,
 }
 
-/// What the scanner accepts, a hub takes, keeps and gives on; a tree takes it or says so.
+/// If the scanner accepts a mutated update, a hub must accept, store and relay it; a tree accepts it or returns an error.
 fn one_mutation(seed: u64, corpus: &[Vector]) -> Outcome {
     let mut rng = StdRng::seed_from_u64(seed);
     let vector = &corpus[rng.random_range(0..corpus.len())];
@@ -300,7 +303,7 @@ fn one_mutation(seed: u64, corpus: &[Vector]) -> Outcome {
     let mut outcome = Outcome::Taken;
     for prefix in [&[][..], &vector.updates[..number.min(60)]] {
         let prefix: Vec<Bytes> = prefix.iter().cloned().map(Bytes::from).collect();
-        let mut hub = HubDocument::load(1, &prefix).expect("what was accepted can be loaded");
+        let mut hub = HubDocument::load(1, &prefix).expect("accepted updates can be loaded");
         let before = hub.state_vector();
         hub.take(&mutated).ok();
         for clocks in [&[0][..], &before, &hub.state_vector()] {
@@ -310,9 +313,9 @@ fn one_mutation(seed: u64, corpus: &[Vector]) -> Outcome {
         let vector = hub.state_vector();
         let state = hub.compact();
         scan(&state).expect("the scanner accepts what a hub encodes");
-        let again = HubDocument::load(1, &[state]).expect("what a hub encodes can be loaded");
+        let again = HubDocument::load(1, &[state]).expect("a hub's state can be loaded");
         assert_eq!(again.state_vector(), vector);
-        let mut tree = Replica::load(prefix.into_iter()).expect("a tree of what Yjs wrote");
+        let mut tree = Replica::load(prefix.into_iter()).expect("a tree can be built from updates of Yjs");
         if tree.take(&mutated, &HeldLimits::default()).is_err() {
             outcome = Outcome::NoTree;
         }
@@ -321,7 +324,7 @@ fn one_mutation(seed: u64, corpus: &[Vector]) -> Outcome {
 }
 
 #[test]
-fn what_the_scanner_accepts_a_hub_keeps_and_a_tree_survives() {
+fn mutations_the_scanner_accepts_are_stored_and_crash_no_tree() {
     let from_environment = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let replay = from_environment("SYNCLINE_SEED");
     let count = from_environment("SYNCLINE_MUTATIONS").unwrap_or(4_000);
@@ -337,8 +340,8 @@ fn what_the_scanner_accepts_a_hub_keeps_and_a_tree_survives() {
             Err(_) => failed.push(seed),
         }
     }
-    println!("{count} mutations from seed {first}: {taken} taken, {no_tree} of which no tree could be built");
+    println!("{count} mutations from seed {first}: {taken} accepted, {no_tree} accepted without a tree");
     assert!(failed.is_empty(), "replay with SYNCLINE_SEED={} (failed: {failed:?})", failed[0]);
-    assert!(no_tree * 20 < taken, "what a tree does not take is rare");
+    assert!(no_tree * 20 < taken, "updates that no tree accepts are rare");
     assert!(taken > count / 20, "too few mutations are accepted to show anything");
 }

@@ -1,6 +1,6 @@
-//! The struct store against yrs: a reader that is given a hub's whole state, or the difference to any earlier state, shows what
-//! one shows that was given every update. `tests/node/structs-fuzz.mjs` does the same against Yjs, with made-up documents.
-//! A failure prints its seed; `SYNCLINE_SEED=<seed>` replays it.
+//! Compares the struct store with yrs: a reader with a hub's whole state, or with the diff to any earlier state, shows the same
+//! document as a reader with every update. `tests/node/structs-fuzz.mjs` compares it with Yjs, on generated documents. A failure
+//! prints its seed; `SYNCLINE_SEED=<seed>` replays it.
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -11,7 +11,7 @@ use syncline_tests::fixtures::{Vector, whole_documents, ycrdt_dataset, yjs_vecto
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, Options, ReadTxn, StateVector, Transact, Update};
 
-/// Everything that a reader shows, and how far it has come.
+/// The content that a reader shows, and its state vector.
 fn shown(state: &[u8]) -> (String, StateVector) {
     let vector = Update::decode_v1(state).unwrap().state_vector();
     (to_json(state).unwrap().to_string(), vector)
@@ -29,7 +29,7 @@ fn state_of(doc: &Doc) -> Vec<u8> {
     doc.transact().encode_state_as_update_v1(&StateVector::default())
 }
 
-/// Gives a hub the updates of a vector in any order, and compares at the end and now and then before.
+/// Applies the updates of a test vector to a hub in any order and compares the end states. Returns how many were pending.
 fn compare(vector: &Vector, random: &mut StdRng) -> usize {
     let updates: Vec<Bytes> = vector.updates.iter().cloned().map(Bytes::from).collect();
     let all = reader();
@@ -41,21 +41,21 @@ fn compare(vector: &Vector, random: &mut StdRng) -> usize {
         order.shuffle(random);
     }
     let mut hub = HubDocument::new(1);
-    // A reader that follows, and one that stays behind.
-    let (follows, stale) = (reader(), reader());
-    let mut waited = 0;
+    // A reader that receives every change, and one that falls behind.
+    let (live, stale) = (reader(), reader());
+    let mut pending = 0;
     for (number, at) in order.into_iter().enumerate() {
         let taken = hub.take(&updates[at]).unwrap();
-        waited += usize::from(taken == Entered::Waits);
+        pending += usize::from(taken == Entered::Waits);
         if taken == Entered::Changed {
-            std::iter::once(updates[at].clone()).chain(hub.take_freed()).for_each(|update| apply(&follows, &update));
+            std::iter::once(updates[at].clone()).chain(hub.take_freed()).for_each(|update| apply(&live, &update));
         }
         if number == updates.len() / 2 {
             apply(&stale, &hub.encode());
         }
         match random.random_range(0..40) {
             0 | 1 => drop(hub.compact()),
-            // As a server that starts again does.
+            // As after a restart of the server.
             2 => {
                 let stored: Vec<Bytes> = std::iter::once(hub.compact()).chain(hub.pending().cloned()).collect();
                 hub = HubDocument::load(1, &stored).unwrap();
@@ -66,36 +66,36 @@ fn compare(vector: &Vector, random: &mut StdRng) -> usize {
     assert_eq!(hub.pending().len(), 0);
     let stale_vector = yrs::updates::encoder::Encode::encode_v1(&stale.transact().state_vector());
     apply(&stale, &hub.diff(&stale_vector).to_bytes());
-    apply(&follows, &hub.diff(&hub.state_vector()).to_bytes());
+    apply(&live, &hub.diff(&hub.state_vector()).to_bytes());
     for (what, state) in [
         ("whole", hub.encode().to_vec()),
         ("compacted", hub.compact().to_vec()),
-        ("follows", state_of(&follows)),
+        ("live", state_of(&live)),
         ("stale", state_of(&stale)),
     ] {
         assert_eq!(shown(&state), expected, "{}: {what}", vector.name);
     }
-    waited
+    pending
 }
 
 #[test]
-fn a_hub_gives_readers_what_all_updates_give_them() {
+fn hub_state_equals_all_updates_for_readers() {
     let seed = std::env::var("SYNCLINE_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
     println!("SYNCLINE_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let (mut documents, mut waited) = (0, 0);
+    let (mut documents, mut pending) = (0, 0);
     for vector in yjs_vectors().iter().chain(&ycrdt_dataset()).chain(&whole_documents()) {
-        waited += compare(vector, &mut random);
+        pending += compare(vector, &mut random);
         documents += 1;
     }
-    println!("{documents} documents; {waited} updates waited");
-    assert!(documents > 5_400 && waited > 1_000, "{documents} documents, {waited} updates waited");
+    println!("{documents} documents; {pending} updates were pending");
+    assert!(documents > 5_400 && pending > 1_000, "{documents} documents, {pending} updates were pending");
 }
 
-/// lib0 reads numbers that are longer than they need be, and so does everybody.
+/// lib0 accepts numbers encoded in more bytes than needed, and so do all clients.
 #[test]
-fn padded_numbers_are_read_and_never_written_over() {
-    // "a" with its length in two bytes, then "b" behind it; the same for garbage and for values.
+fn padded_numbers_are_read_and_not_corrupted_by_later_structs() {
+    // "a" with its length in two bytes, followed by "b"; the same for garbage and for values.
     let text = [&[1, 1, 1, 0, 4, 1, 1, b't', 0x81, 0, b'a', 0][..], &[1, 1, 1, 1, 0x84, 1, 0, 1, b'b', 0]];
     let garbage = [&[1, 1, 1, 0, 0, 0x81, 0, 0][..], &[1, 1, 1, 1, 0, 1, 0]];
     let values = [&[1, 1, 1, 0, 8, 1, 1, b'l', 0x81, 0, 126, 0][..], &[1, 1, 1, 1, 0x88, 1, 0, 1, 120, 0]];
@@ -116,9 +116,9 @@ fn padded_numbers_are_read_and_never_written_over() {
     }
 }
 
-/// What yrs writes after garbage collection is as small as it gets.
+/// The encoding of yrs after garbage collection is the reference for the size.
 #[test]
-fn a_compacted_state_is_as_small_as_that_of_a_tree() {
+fn compacted_state_is_as_small_as_that_of_a_tree() {
     let (mut ours, mut theirs, mut worst) = (0, 0, (0.0, String::new()));
     for vector in yjs_vectors().into_iter().chain(whole_documents()) {
         let updates: Vec<Bytes> = vector.updates.into_iter().map(Bytes::from).collect();
@@ -131,6 +131,6 @@ fn a_compacted_state_is_as_small_as_that_of_a_tree() {
             worst = (ratio, vector.name);
         }
     }
-    println!("{ours} bytes, of a tree {theirs}; at worst {worst:?}");
-    assert!(ours * 100 <= theirs * 103, "{ours} bytes, of a tree {theirs}");
+    println!("{ours} bytes, with a tree {theirs}; at worst {worst:?}");
+    assert!(ours * 100 <= theirs * 103, "{ours} bytes, with a tree {theirs}");
 }

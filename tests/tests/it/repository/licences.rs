@@ -1,5 +1,5 @@
-//! Everything that ships may ship: each crate, and each npm package that the console is built from, has a licence that goes with
-//! MIT OR Apache-2.0. What is refused is named with its licence.
+//! Each crate, and each npm package that the console is built from, has a licence compatible with MIT OR Apache-2.0. A failure
+//! lists the packages with other licences.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
 
-/// Permissive, and asking for no more than that their text is kept. Anything else is a decision (docs/decisions/).
+/// Permissive licences that require only that their text is kept. Any other licence needs a decision (docs/decisions/).
 const ALLOWED: &[&str] = &[
     "MIT",
     "Apache-2.0",
@@ -20,7 +20,7 @@ const ALLOWED: &[&str] = &[
     "Unicode-3.0",
     "Unlicense",
 ];
-/// Also for what builds the console and is not in it (file by file, and nothing of ours is changed by it).
+/// Also allowed for tools that build the console but are not part of it (MPL applies file by file, and ours are not affected).
 const ALLOWED_FOR_TOOLS: &[&str] = &["MPL-2.0"];
 
 fn is_allowed(licence: &str, also: &[&str]) -> bool {
@@ -38,7 +38,7 @@ fn root() -> &'static Path {
 }
 
 #[test]
-fn every_crate_has_a_licence_that_goes_with_ours() {
+fn every_crate_has_a_compatible_licence() {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let metadata =
         Command::new(cargo).args(["metadata", "--format-version=1", "--locked"]).current_dir(root()).output().unwrap();
@@ -55,7 +55,7 @@ fn every_crate_has_a_licence_that_goes_with_ours() {
 }
 
 #[test]
-fn every_package_of_the_console_has_a_licence_that_goes_with_ours() {
+fn every_npm_package_of_the_console_has_a_compatible_licence() {
     let lock = std::fs::read(root().join("console/package-lock.json")).unwrap();
     let lock: Value = serde_json::from_slice(&lock).unwrap();
     let packages = lock["packages"].as_object().unwrap();
@@ -64,7 +64,7 @@ fn every_package_of_the_console_has_a_licence_that_goes_with_ours() {
         .iter()
         .filter(|(path, package)| {
             let also = if package["dev"] == true { ALLOWED_FOR_TOOLS } else { &[] };
-            // The console itself is a part of this project.
+            // The empty path is the console itself.
             !path.is_empty() && !package["license"].as_str().is_some_and(|licence| is_allowed(licence, also))
         })
         .map(|(path, package)| format!("{path}: {}", package["license"]))
@@ -73,7 +73,7 @@ fn every_package_of_the_console_has_a_licence_that_goes_with_ours() {
 }
 
 #[test]
-fn what_does_not_go_with_ours_is_refused() {
+fn incompatible_licences_are_refused() {
     assert!(is_allowed("MIT/Apache-2.0", &[]) && is_allowed("(MIT OR Apache-2.0) AND Unicode-3.0", &[]));
     for licence in ["GPL-3.0-only", "MIT AND GPL-3.0-only", "AGPL-3.0-or-later", "MPL-2.0", "Proprietary", ""] {
         assert!(!is_allowed(licence, &[]), "{licence}");

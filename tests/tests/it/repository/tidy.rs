@@ -1,12 +1,12 @@
-//! The house rules, held by a test: every file says what it is for, stays readable in length, and imports point one
-//! way; `ARCHITECTURE.md` tells them to people.
+//! Checks the rules of the code base: every file has a module doc, files have a limited length, and imports follow one
+//! direction. `ARCHITECTURE.md` describes the rules.
 
 use std::path::{Path, PathBuf};
 
-/// A file is a room. Longer ones are divided.
+/// Longer files must be split.
 const MAX_LINES: usize = 420;
 
-/// Who may use whom inside `server/src`: (folder or file, the crate modules it may not name).
+/// Allowed imports inside `server/src`: (folder or file, the modules of the crate it may not use).
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("document/", &["registry", "session", "server", "http", "auth", "config", "cli"]),
     ("document/core.rs", &["outbox", "metrics"]),
@@ -22,7 +22,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("metrics.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
 ];
 
-/// What a file that calls itself PURE in its first line does not name: a runtime, a clock, randomness, I/O.
+/// Names that a file with `PURE` in its first line may not use: a runtime, a clock, randomness, I/O.
 const IMPURE_WORDS: &[&str] =
     &["tokio::", "Instant::now", "SystemTime", "rand::", "std::fs", "TcpStream", "UdpSocket", "ToSocketAddrs"];
 
@@ -30,7 +30,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Every Rust source of the workspace, as (path from the top, text).
+/// Every Rust source of the workspace, as (path from the root, text).
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for krate in ["protocol", "replica", "log", "heap", "server", "client", "client-sim", "simulation", "tests", "fuzz"]
@@ -48,27 +48,27 @@ fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
         if path.is_dir() && !["target", "node_modules", "node", "fixtures"].contains(&name.as_str()) {
             collect(&path, found);
         } else if name.ends_with(".rs") {
-            let from_top = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
-            found.push((from_top, std::fs::read_to_string(&path).unwrap()));
+            let from_root = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            found.push((from_root, std::fs::read_to_string(&path).unwrap()));
         }
     }
 }
 
 #[test]
-fn every_file_begins_with_what_it_is_for() {
-    let silent: Vec<_> =
+fn every_file_begins_with_a_module_doc() {
+    let undocumented: Vec<_> =
         sources().into_iter().filter(|(_, text)| !text.starts_with("//!")).map(|(path, _)| path).collect();
-    assert!(silent.is_empty(), "no module doc in the first line: {silent:#?}");
+    assert!(undocumented.is_empty(), "no module doc in the first line: {undocumented:#?}");
 }
 
 #[test]
-fn no_file_is_too_long_to_read() {
+fn no_file_exceeds_the_line_limit() {
     let long: Vec<_> = sources()
         .into_iter()
         .map(|(path, text)| (path, text.lines().count()))
         .filter(|(_, lines)| *lines > MAX_LINES)
         .collect();
-    assert!(long.is_empty(), "over {MAX_LINES} lines, divide them: {long:#?}");
+    assert!(long.is_empty(), "files with more than {MAX_LINES} lines must be split: {long:#?}");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn no_module_is_included_by_path() {
 }
 
 #[test]
-fn imports_inside_the_server_point_one_way() {
+fn server_imports_follow_one_direction() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
         let Some(inside) = path.strip_prefix("server/src/") else { continue };
@@ -95,14 +95,14 @@ fn imports_inside_the_server_point_one_way() {
 }
 
 #[test]
-fn sled_has_one_home_and_the_server_reaches_yrs_through_the_replica() {
+fn only_the_log_uses_sled_and_the_server_uses_no_yrs() {
     for (path, text) in sources() {
         for item in ["Db", "Tree", "Batch", "IVec", "Config", "open("] {
             let named = text.contains(&format!("sled::{item}"));
             assert!(!named || path.starts_with("log/") || path.starts_with("tests/"), "{path} names sled::{item}");
         }
         if path.starts_with("server/src/") && !path.ends_with("tests.rs") {
-            // Tests, here those below the code, may make updates with it.
+            // Tests, including those below the code, may use yrs to make updates.
             let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
             assert!(!code.contains("yrs::"), "{path} names yrs");
         }
@@ -110,7 +110,7 @@ fn sled_has_one_home_and_the_server_reaches_yrs_through_the_replica() {
 }
 
 #[test]
-fn the_pure_core_of_a_document_names_no_log() {
+fn pure_core_of_a_document_does_not_use_the_log() {
     for pure in ["core.rs", "core/native.rs", "core/registers.rs", "awareness.rs", "recent_changes.rs"]
         .map(|file| format!("server/src/document/{file}"))
     {
@@ -120,21 +120,21 @@ fn the_pure_core_of_a_document_names_no_log() {
 }
 
 #[test]
-fn what_is_called_pure_is_pure() {
+fn files_marked_pure_are_pure() {
     let pure: Vec<_> = sources().into_iter().filter(|(_, text)| text.starts_with("//! PURE")).collect();
-    assert!(pure.len() > 50, "only {} files call themselves pure", pure.len());
+    assert!(pure.len() > 50, "only {} files are marked PURE", pure.len());
     for (path, text) in pure {
-        // Tests, here those below the code, may use anything.
+        // Tests, including those below the code, may use anything.
         let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
         let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
         for word in IMPURE_WORDS {
-            assert!(!code.contains(word), "{path} is pure, but names {word}");
+            assert!(!code.contains(word), "{path} is marked PURE, but names {word}");
         }
     }
 }
 
 #[test]
-fn the_protocol_knows_no_crdt_and_no_runtime() {
+fn protocol_depends_on_no_crdt_and_no_runtime() {
     let manifest = std::fs::read_to_string(root().join("protocol/Cargo.toml")).unwrap();
     for dependency in ["yrs", "tokio", "sled"] {
         assert!(!manifest.contains(dependency), "protocol depends on {dependency}");
@@ -145,6 +145,6 @@ fn the_protocol_knows_no_crdt_and_no_runtime() {
 fn lock_files_name_no_registry_host() {
     for lock in ["console/package-lock.json", "tests/node/package-lock.json"] {
         let text = std::fs::read_to_string(root().join(lock)).unwrap();
-        assert!(!text.contains("\"resolved\": \"http"), "{lock} names where packages were fetched from");
+        assert!(!text.contains("\"resolved\": \"http"), "{lock} contains the address packages were fetched from");
     }
 }
