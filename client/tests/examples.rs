@@ -1,4 +1,4 @@
-//! The client's examples against a real server: each tells its story and asserts what it claims. They are what newcomers
+//! The client's examples against a real server: each runs its scenario and asserts what it claims. They are what newcomers
 //! copy, so they run as they stand: as programs, with the server's address as the argument.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
@@ -35,7 +35,7 @@ async fn the_server_decides_a_jobs_status_and_its_notes_come_together() {
 }
 
 #[tokio::test]
-async fn the_newest_bio_wins_whoever_syncs_last() {
+async fn newest_bio_wins_whichever_device_syncs_last() {
     holds("profile_bio").await;
 }
 

@@ -24,7 +24,7 @@ use super::store::{Record, Snapshot, StoreError, Stored};
 use super::store_lock::{Lock, StoreInfo, open_error};
 
 /// Damaged ranges that are listed one by one.
-const MAX_TOLD_RANGES: usize = 8;
+const MAX_LISTED_RANGES: usize = 8;
 
 /// A store as it is on disk.
 pub struct Survey {
@@ -174,11 +174,11 @@ impl Survey {
     }
 
     fn check_store(&mut self) -> Result<(), StoreError> {
-        for range in self.scan.unreadable.iter().take(MAX_TOLD_RANGES) {
+        for range in self.scan.unreadable.iter().take(MAX_LISTED_RANGES) {
             let path = self.dir.join(ENGINE_DIR).join("db");
             self.complaints.push(format!("{}: bytes {} to {} cannot be read", path.display(), range.start, range.end));
         }
-        if let Some(more) = self.scan.unreadable.len().checked_sub(MAX_TOLD_RANGES + 1) {
+        if let Some(more) = self.scan.unreadable.len().checked_sub(MAX_LISTED_RANGES + 1) {
             self.complaints.push(format!("and {} more unreadable ranges", more + 1));
         }
         for id in &self.unnamed {
