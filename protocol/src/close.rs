@@ -1,7 +1,7 @@
 //! Why a session ends: close code, reason, and whether the client may reconnect.
 //!
 //! y-websocket 3.1 never reconnects after 4400-4499 and reconnects after every other code, so transient causes use
-//! 1012, 1013 or 45xx. The Hocuspocus provider ignores close codes: it is denied access by a PermissionDenied message.
+//! 1012 or 45xx. The Hocuspocus provider ignores close codes: it is denied access by a PermissionDenied message.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ pub enum Close {
     BadMessage(Cow<'static, str>),
     /// The bytes are not RFC 6455 frames (1002).
     BadFrame(Cow<'static, str>),
-    /// A text message is not UTF-8 (1007).
+    /// The reason in a close frame, or a text message, is not UTF-8 (1007).
     BadText(Cow<'static, str>),
     /// The document name is invalid (4404).
     BadDocumentName(Cow<'static, str>),

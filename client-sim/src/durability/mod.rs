@@ -1,4 +1,4 @@
-//! Tests that the server max_elements what it acknowledged: authors of every dialect record their edits in a ledger while the server
+//! Tests that the server keeps what it acknowledged: authors of every dialect record their edits in a ledger while the server
 //! crashes, loses power or loses its disk; then the documents are read again and compared with the ledger.
 //!
 //! ```text
