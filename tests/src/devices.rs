@@ -1,4 +1,4 @@
-//! Devices for tests: opening, typing, waiting for what must come.
+//! Helpers for tests with devices: open a device, edit a document, wait for events and text.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use syncline_protocol::ids::DocumentName;
 
 use crate::PATIENCE;
 
-/// sled on a disk on which nothing can be written while it is full.
+/// A sled store on a simulated disk: while the disk is full, no write succeeds.
 pub struct FullDisk {
-    /// What is committed while the disk has room.
+    /// Receives the commits while the disk has room.
     pub store: SledStore,
-    /// Written by the test: while true, every commit fails with "no space left on device".
+    /// Set by the test. While true, every commit fails with "no space left on device".
     pub full: Arc<AtomicBool>,
 }
 
@@ -42,7 +42,7 @@ impl Store for FullDisk {
     }
 }
 
-/// A device that comes back quickly.
+/// Opens a device that reconnects within 5 to 50 ms; `change` adjusts its configuration.
 pub async fn open(directory: &Path, url: &str, change: impl FnOnce(&mut DeviceConfig)) -> Device {
     let mut config = DeviceConfig::new(directory, url);
     config.backoff.first = Duration::from_millis(5);
@@ -51,17 +51,17 @@ pub async fn open(directory: &Path, url: &str, change: impl FnOnce(&mut DeviceCo
     Device::open(config).await.unwrap()
 }
 
-/// Waits for at most [`PATIENCE`]; `what` names the wait in the panic.
+/// Awaits `wait` for at most [`PATIENCE`]; `what` names it in the panic message.
 pub async fn in_time<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
-/// Types at the end of the root text `text`.
+/// Appends `typed` to the root text `text`.
 pub async fn append(document: &Document, typed: &str) {
     try_append(document, typed).await.unwrap();
 }
 
-/// [`append`], with the error of an edit that is refused.
+/// Like [`append`], but returns the error of a refused edit.
 pub async fn try_append(document: &Document, typed: &str) -> Result<(), EditError> {
     let typed = typed.to_owned();
     let change = move |txn: &mut syncline_client::yrs::TransactionMut<'_>| {
@@ -72,7 +72,7 @@ pub async fn try_append(document: &Document, typed: &str) -> Result<(), EditErro
     document.edit(change).await
 }
 
-/// The next event that is `wanted`; others are skipped.
+/// Returns the next event for which `wanted` is true; skips the others.
 pub async fn until_event(events: &mut Events, wanted: impl Fn(&Event) -> bool) -> Event {
     in_time("an event", async {
         loop {
@@ -95,7 +95,7 @@ pub async fn delete(document: &Document, at: u32, len: u32) {
     document.edit(move |txn| txn.get_or_insert_text("text").remove_range(txn, at, len)).await.unwrap();
 }
 
-/// Waits until the root text `text` is as `wanted`; returns it.
+/// Waits until `wanted` is true for the root text `text`, and returns the text.
 pub async fn until_text(document: &Document, wanted: impl Fn(&str) -> bool + Send) -> String {
     let mut status = document.watch();
     let wait = async {
@@ -110,7 +110,7 @@ pub async fn until_text(document: &Document, wanted: impl Fn(&str) -> bool + Sen
     };
     match tokio::time::timeout(PATIENCE, wait).await {
         Ok(text) => text,
-        Err(_) => panic!("the text never came; it is {:?}", document.text("text").await),
+        Err(_) => panic!("timed out waiting for the text; it is {:?}", document.text("text").await),
     }
 }
 

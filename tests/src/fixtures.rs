@@ -1,4 +1,4 @@
-//! The fixtures as lists of v1 updates, and small tools to make hostile ones.
+//! The fixtures as lists of v1 updates, and helpers that build hostile updates.
 
 use std::io::{Cursor, Read};
 use std::path::PathBuf;
@@ -13,17 +13,17 @@ fn fixture(name: &str) -> Vec<u8> {
 
 /// One document of a fixture.
 pub struct Vector {
-    /// Where it is from.
+    /// Which fixture and which document in it, for assertion messages.
     pub name: String,
-    /// In the order to apply.
+    /// Incremental updates in the order in which to apply them.
     pub updates: Vec<Vec<u8>>,
-    /// Whole documents and differences, not in `updates`.
+    /// Full document states and diffs; none of them is in `updates`.
     pub others: Vec<Vec<u8>>,
     /// Encoded state vectors.
     pub state_vectors: Vec<Vec<u8>>,
 }
 
-/// The hundred documents made with Yjs 13.6.33.
+/// Returns the hundred documents made with Yjs 13.6.33.
 pub fn yjs_vectors() -> Vec<Vector> {
     let packed = fixture("yjs-vectors/seeds-1-100.jsonl.gz");
     let mut lines = String::new();
@@ -43,7 +43,7 @@ pub fn yjs_vectors() -> Vec<Vector> {
         .collect()
 }
 
-/// The documents of Yjs 13.2 and the large one of y-crdt, each one update.
+/// Returns the documents of Yjs 13.2 and the large one of y-crdt, each as a single update.
 pub fn whole_documents() -> Vec<Vector> {
     let compat: Value = serde_json::from_slice(&fixture("yjs-public/yjs-13-compat.json")).expect("JSON");
     let single = |name: String, update| Vector { name, updates: vec![update], others: vec![], state_vectors: vec![] };
@@ -54,7 +54,7 @@ pub fn whole_documents() -> Vec<Vector> {
     all
 }
 
-/// The 5,320 random documents of y-crdt.
+/// Returns the 5,320 random documents of y-crdt.
 pub fn ycrdt_dataset() -> Vec<Vector> {
     let bytes = fixture("yjs-public/ycrdt-small-test-dataset.bin");
     let mut reader = Reader::new(&bytes);
@@ -68,7 +68,7 @@ pub fn ycrdt_dataset() -> Vec<Vector> {
                 let mut rest = yrs::encoding::read::Cursor::new(reader.rest());
                 yrs::Any::decode(&mut rest).expect("any");
                 let read = rest.next;
-                reader.bytes(read as u64).expect("as read");
+                reader.bytes(read as u64).expect("the bytes that yrs read");
             }
             Vector { name: format!("dataset {number}"), updates, others: vec![], state_vectors: vec![] }
         })
@@ -76,7 +76,7 @@ pub fn ycrdt_dataset() -> Vec<Vector> {
 }
 
 fn base64(value: &Value) -> Vec<u8> {
-    let (mut out, mut bits, mut held) = (Vec::new(), 0u32, 0);
+    let (mut out, mut bits, mut bit_count) = (Vec::new(), 0u32, 0);
     for byte in value.as_str().expect("base64").bytes() {
         let six = match byte {
             b'A'..=b'Z' => byte - b'A',
@@ -87,23 +87,23 @@ fn base64(value: &Value) -> Vec<u8> {
             _ => continue,
         };
         bits = bits << 6 | u32::from(six);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push((bits >> held) as u8);
+        bit_count += 6;
+        if bit_count >= 8 {
+            bit_count -= 8;
+            out.push((bits >> bit_count) as u8);
         }
     }
     out
 }
 
-/// lib0 integers, one after the other.
+/// Encodes `values` as consecutive lib0 integers.
 pub fn numbers(values: &[u64]) -> Vec<u8> {
     let mut out = Vec::new();
     values.iter().for_each(|&value| write_var_uint(&mut out, value));
     out
 }
 
-/// An update in which each of `clients` inserts one letter into the root `t`, after nothing.
+/// An update in which each of `clients` inserts one letter into the root `t`, without a left origin.
 pub fn one_letter_each(clients: impl ExactSizeIterator<Item = u64>) -> Vec<u8> {
     let mut out = numbers(&[clients.len() as u64]);
     for client in clients {
@@ -114,15 +114,15 @@ pub fn one_letter_each(clients: impl ExactSizeIterator<Item = u64>) -> Vec<u8> {
     out
 }
 
-/// A state vector of `clients`, each at clock 1.
+/// A state vector that holds each of `clients` at clock 1.
 pub fn state_vector(clients: impl ExactSizeIterator<Item = u64>) -> Vec<u8> {
     let mut out = numbers(&[clients.len() as u64]);
     clients.for_each(|client| out.extend(numbers(&[client, 1])));
     out
 }
 
-/// `count` maps of client 1, each inside the one before; the first in the root `t`. Starts below `from`, the clock
-/// of the map to hang the first of these in.
+/// An update of `count` nested maps of client 1. The first is in the map at clock `from`, or in the root `t` if `from` is
+/// `None`. `delete_first` also deletes the map at clock 0.
 pub fn tower(from: Option<u64>, count: u64, delete_first: bool) -> Vec<u8> {
     let first = from.map_or(0, |clock| clock + 1);
     let mut out = numbers(&[1, count, 1, first]);

@@ -1,14 +1,14 @@
-//! Updates that every rule of the scanner allows, and that are much work for a CRDT.
+//! Updates that pass the scanner but are expensive for a CRDT to integrate.
 
 use syncline_protocol::varint::{write_var_bytes, write_var_uint};
 
-/// A client and a clock.
+/// The id of an item: client and clock.
 pub type Id = (u64, u64);
 
-/// One letter: its id, its left and its right neighbour.
+/// One letter: client, clock, left origin and right origin.
 pub type Letter = (u64, u64, Option<Id>, Option<Id>);
 
-/// An update of letters in the root text "text", grouped by client.
+/// Encodes `items` as an update of the root text "text". The items of each client are consecutive.
 pub fn letters(items: &[Letter]) -> Vec<u8> {
     let sections: Vec<_> = items.chunk_by(|one, other| one.0 == other.0).collect();
     let mut update = Vec::new();
@@ -34,7 +34,7 @@ pub fn letters(items: &[Letter]) -> Vec<u8> {
     update
 }
 
-/// `client` types `count` letters into the empty text, each an item of its own.
+/// `client` types `count` letters into the empty text, as one item.
 pub fn line(client: u64, count: u64) -> Vec<u8> {
     let text = "y".repeat(count as usize);
     let mut update = vec![1, 1];
@@ -46,7 +46,7 @@ pub fn line(client: u64, count: u64) -> Vec<u8> {
     update
 }
 
-/// `count` letters, each an item of its own: two clients type by turns.
+/// `count` letters typed alternately by two clients: each letter is its own item.
 pub fn by_turns(clients: (u64, u64), count: u64) -> Vec<u8> {
     let (one, other) = clients;
     let first = (0..count / 2).map(|clock| (one, clock, clock.checked_sub(1).map(|before| (other, before)), None));
@@ -54,12 +54,13 @@ pub fn by_turns(clients: (u64, u64), count: u64) -> Vec<u8> {
     letters(&first.chain(second).collect::<Vec<_>>())
 }
 
-/// `count` letters of `client`, each behind another letter of a line and before nothing: each passes what is behind it.
+/// `count` letters of `client`, each with another letter of `line`'s client as its left origin and no right origin:
+/// integrating each one scans everything after its origin.
 pub fn passing(client: u64, count: u64, line: u64) -> Vec<u8> {
     letters(&(0..count).map(|clock| (client, clock, Some((line, clock)), None)).collect::<Vec<_>>())
 }
 
-/// Deletes `count` single letters of `client`'s line: each cuts what is left of it.
+/// Deletes `count` single letters of `client`'s line: each deletion splits the remaining item.
 pub fn holes(client: u64, count: u64) -> Vec<u8> {
     let mut update = vec![0, 1];
     write_var_uint(&mut update, client);
@@ -71,8 +72,8 @@ pub fn holes(client: u64, count: u64) -> Vec<u8> {
     update
 }
 
-/// `count` letters of `client` behind the first letter of `line`'s client, each with another right neighbour in the line:
-/// every Yjs implementation compares each of them with those before and with the line between.
+/// `count` letters of `client` after the first letter of `line`'s client, each with another right origin in the line:
+/// every Yjs implementation compares each of them with the earlier ones and with the letters in between.
 pub fn spread(client: u64, first: u64, count: u64, line: u64) -> Vec<u8> {
     let items: Vec<_> =
         (first..first + count).map(|clock| (client, clock, Some((line, 0)), Some((line, clock + 1)))).collect();

@@ -17,5 +17,5 @@ pub mod raw_websocket;
 pub mod spoil;
 pub mod websocket_case;
 
-/// Longest wait for something that must come. Reached only when a test fails.
+/// Time limit of every wait in a test; only a failing test reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! A server in this process and raw sockets to it: what the tests say and hear is bytes on a real WebSocket.
+//! A server in the test's process, and WebSocket clients that send and receive encoded messages over real sockets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,26 +22,26 @@ use yrs::{Doc, Text, Transact};
 
 use crate::PATIENCE;
 
-/// Settings for a test: any free port.
+/// The default configuration with a free port of the loopback interface.
 pub fn settings() -> Config {
     let raw = RawConfig { listen: Some("127.0.0.1:0".parse().unwrap()), ..RawConfig::default() };
     raw.check().unwrap()
 }
 
-/// A server with [`settings`], open to all.
+/// Starts a server with [`settings`] that grants everyone access.
 pub async fn start(store: Arc<dyn Store>) -> Server {
     start_with(&settings(), store, Arc::new(OpenToAll)).await
 }
 
-/// A server on any free port, on this store, with this authorization.
+/// Starts a server with this configuration, store and authorization.
 pub async fn start_with(config: &Config, store: Arc<dyn Store>, auth: Arc<dyn Authorize>) -> Server {
     let listener = Listener::bind(config.listen).await.expect("the address is free");
     Server::start(listener, config, store, auth)
 }
 
-/// What came over a socket.
+/// What a [`Socket`] received.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum Incoming {
     /// A binary message.
     Frame(Bytes),
     /// A close frame.
@@ -56,7 +56,7 @@ pub enum Heard {
 }
 
 async fn in_time<T>(wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, wait).await.expect("it is heard in time")
+    tokio::time::timeout(PATIENCE, wait).await.expect("received in time")
 }
 
 /// A WebSocket client that sends and receives the bytes of messages, in any dialect.
@@ -65,84 +65,83 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// `path` with its leading slash.
+    /// Connects and upgrades. `path` starts with a slash.
     pub async fn open(server: &Server, path: &str) -> Self {
         let tcp = TcpStream::connect(server.address()).await.expect("connects");
         Self::over(tcp, server, path).await
     }
 
-    /// Upgrades a TCP connection. `path` with its leading slash.
+    /// Upgrades a TCP connection. `path` starts with a slash.
     pub async fn over(tcp: TcpStream, server: &Server, path: &str) -> Self {
         tcp.set_nodelay(true).unwrap();
         let request = format!("ws://{}{path}", server.address()).into_client_request().expect("a request");
-        Self::of(client_async(request, tcp).await.expect("upgrades").0)
+        Self::from_websocket(client_async(request, tcp).await.expect("upgrades").0)
     }
 
-    /// One that is open.
-    pub fn of(socket: WebSocketStream<TcpStream>) -> Self {
+    /// Wraps an open WebSocket.
+    pub fn from_websocket(socket: WebSocketStream<TcpStream>) -> Self {
         Self { socket }
     }
 
-    /// Sends a binary message. Whether the server has closed is seen by what is received.
+    /// Sends a binary message. Ignores a closed connection: the next receive reports it.
     pub async fn send(&mut self, frame: impl Into<Bytes>) {
-        // A server that has closed in the meantime is seen by what is heard.
         self.socket.send(Message::Binary(frame.into())).await.ok();
     }
 
-    /// Sends a text message, which no dialect has.
+    /// Sends a text message; no dialect uses them.
     pub async fn send_text(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.ok();
     }
 
-    /// The next message, within [`PATIENCE`].
-    pub async fn hear(&mut self) -> Heard {
+    /// Receives the next message within [`PATIENCE`].
+    pub async fn receive(&mut self) -> Incoming {
         in_time(self.next()).await
     }
 
-    /// However long it takes.
-    pub async fn next(&mut self) -> Heard {
+    /// Receives the next message, without a time limit.
+    pub async fn next(&mut self) -> Incoming {
         loop {
             return match self.socket.next().await {
-                Some(Ok(Message::Binary(frame))) => Heard::Frame(frame),
+                Some(Ok(Message::Binary(frame))) => Incoming::Frame(frame),
                 Some(Ok(Message::Close(Some(frame)))) => {
-                    Heard::Closed { code: frame.code.into(), reason: frame.reason.to_string() }
+                    Incoming::Closed { code: frame.code.into(), reason: frame.reason.to_string() }
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(other)) => panic!("unexpected {other:?}"),
-                Some(Err(_)) | None => Heard::Cut,
+                Some(Err(_)) | None => Incoming::Cut,
             };
         }
     }
 
-    /// The code and the reason of the close frame; messages before it are skipped.
-    pub async fn hear_close(&mut self) -> (u16, String) {
+    /// Receives the close frame and returns its code and reason; skips the messages before it.
+    pub async fn receive_close(&mut self) -> (u16, String) {
         in_time(async {
             loop {
                 match self.next().await {
-                    Heard::Closed { code, reason } => return (code, reason),
-                    Heard::Cut => panic!("cut without a close frame"),
-                    Heard::Frame(_) => {}
+                    Incoming::Closed { code, reason } => return (code, reason),
+                    Incoming::Cut => panic!("cut without a close frame"),
+                    Incoming::Frame(_) => {}
                 }
             }
         })
         .await
     }
 
-    /// y-websocket: a sync message.
+    /// y-websocket: sends a sync message.
     pub async fn sync(&mut self, message: SyncMessage<'_>) {
         self.send(ywebsocket::Message::Sync(message).encode()).await;
     }
 
-    /// y-websocket: the next sync message's type (0, 1, 2) and payload; presence is skipped.
-    pub async fn hear_sync(&mut self) -> (u8, Vec<u8>) {
-        // In all, not for each frame: a server that keeps silent still sends heartbeats.
+    /// y-websocket: receives the next sync message and returns its type (0, 1, 2) and payload; skips awareness.
+    pub async fn receive_sync(&mut self) -> (u8, Vec<u8>) {
+        // One timeout for the whole wait, not for each frame: an otherwise silent server still sends heartbeats.
         in_time(self.next_sync()).await
     }
 
     async fn next_sync(&mut self) -> (u8, Vec<u8>) {
         loop {
-            let Heard::Frame(frame) = self.next().await else { panic!("closed while waiting for a sync message") };
-            match ywebsocket::Message::decode(&frame).expect("one message a frame") {
+            let Incoming::Frame(frame) = self.next().await else { panic!("closed while waiting for a sync message") };
+            match ywebsocket::Message::decode(&frame).expect("one message per frame") {
                 ywebsocket::Message::Sync(SyncMessage::Step1(payload)) => return (0, payload.to_vec()),
                 ywebsocket::Message::Sync(SyncMessage::Step2(payload)) => return (1, payload.to_vec()),
                 ywebsocket::Message::Sync(SyncMessage::Update(payload)) => return (2, payload.to_vec()),
@@ -151,7 +150,7 @@ impl Socket {
         }
     }
 
-    /// y-websocket: joins with an empty state vector; returns the step 2 the server answers with.
+    /// y-websocket: sends a step 1 with an empty state vector and returns the update of the server's step 2.
     pub async fn join(&mut self) -> Vec<u8> {
         self.sync(SyncMessage::Step1(&[0])).await;
         in_time(async {
@@ -164,24 +163,24 @@ impl Socket {
         .await
     }
 
-    /// Hocuspocus: says `message` at `address`.
-    pub async fn say(&mut self, address: &str, message: hocuspocus::Message<'_>) {
+    /// Hocuspocus: sends `message` to the document `address`.
+    pub async fn send_to(&mut self, address: &str, message: hocuspocus::Message<'_>) {
         self.send(message.encode(address)).await;
     }
 
-    /// Hocuspocus: opens a document and syncs as the provider does, until the server has acknowledged the step 2.
-    pub async fn enter(&mut self, address: &str, token: &str) {
-        self.say(address, hocuspocus::Message::Token { token, version: Some("4.8.0") }).await;
-        self.say(address, hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
-        self.say(address, hocuspocus::Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-        self.hear_until(|at, message| at == address && *message == hocuspocus::Message::SyncStatus(true)).await;
+    /// Hocuspocus: opens a document and syncs like the provider, until the server acknowledges the step 2.
+    pub async fn open_document(&mut self, address: &str, token: &str) {
+        self.send_to(address, hocuspocus::Message::Token { token, version: Some("4.8.0") }).await;
+        self.send_to(address, hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
+        self.send_to(address, hocuspocus::Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
+        self.receive_until(|at, message| at == address && *message == hocuspocus::Message::SyncStatus(true)).await;
     }
 
-    /// Hocuspocus: hears frames until `wanted` says yes to one.
-    pub async fn hear_until(&mut self, mut wanted: impl FnMut(&str, &hocuspocus::Message<'_>) -> bool) {
+    /// Hocuspocus: receives messages until `wanted` returns true for an address and a message.
+    pub async fn receive_until(&mut self, mut wanted: impl FnMut(&str, &hocuspocus::Message<'_>) -> bool) {
         in_time(async {
             loop {
-                let Heard::Frame(frame) = self.next().await else { panic!("closed while waiting for a message") };
+                let Incoming::Frame(frame) = self.next().await else { panic!("closed while waiting for a message") };
                 if let Frame::Addressed { address, message } = Frame::decode(&frame, End::Client).expect("a message")
                     && wanted(address, &message)
                 {
@@ -193,7 +192,7 @@ impl Socket {
     }
 }
 
-/// One update: client `client` types `text` into an empty document.
+/// The update in which `client` types `text` into an empty document.
 pub fn typed(client: u64, text: &str) -> Vec<u8> {
     let doc = Doc::with_client_id(client);
     let root = doc.get_or_insert_text("text");
@@ -202,10 +201,10 @@ pub fn typed(client: u64, text: &str) -> Vec<u8> {
     txn.encode_update_v1()
 }
 
-/// The token says what it grants.
-pub struct ByWord;
+/// Grants write access to the token `write` and read access to the token `read`; denies every other token.
+pub struct GrantByToken;
 
-impl Authorize for ByWord {
+impl Authorize for GrantByToken {
     fn authorize(&self, request: AccessRequest) -> Access {
         let access = match request.token.as_deref() {
             Some("write") => Ok(Grant::ReadWrite.into()),
@@ -216,12 +215,12 @@ impl Authorize for ByWord {
     }
 }
 
-/// A store whose documents cannot be read for a while.
+/// A memory store whose loads can be made to fail.
 #[derive(Default)]
 pub struct UnreadableStore {
-    /// The documents.
+    /// Holds the documents.
     pub store: MemoryStore,
-    /// Written by the test: while true, every load fails.
+    /// Set by the test. While true, every load fails.
     pub unreadable: AtomicBool,
 }
 

@@ -1,4 +1,4 @@
-//! A native client of bytes: says and hears native messages on a raw socket.
+//! A client of the native dialect that sends and receives single messages over a [`Socket`].
 
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Channel, Cursor, Proposal, Resume, ToClient, ToServer, VERSION, Version};
@@ -7,12 +7,12 @@ use syncline_server::Server;
 use yrs::Any;
 use yrs::updates::decoder::DecoderV1;
 
-use crate::live::{Heard, Socket};
+use crate::live::{Incoming, Socket};
 
-/// What came, owned.
+/// An owned copy of [`ToClient`].
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the fields are those of `ToClient`")]
-pub enum Said {
+pub enum ServerMessage {
     Welcome { version: u64, time_ms: u64, max_message_bytes: u64 },
     Opened { channel: Channel, cursor: Cursor, read_only: bool, resume: Resume, state_vector: Option<Vec<u8>> },
     Change { channel: Channel, seq: Seq, update: Vec<u8> },
@@ -26,169 +26,176 @@ pub enum Said {
     Pong,
 }
 
-fn owned(message: ToClient<'_>) -> Said {
+fn owned(message: ToClient<'_>) -> ServerMessage {
     match message {
         ToClient::Welcome { version, time_ms, max_message_bytes } => {
-            Said::Welcome { version, time_ms, max_message_bytes }
+            ServerMessage::Welcome { version, time_ms, max_message_bytes }
         }
         ToClient::Opened { channel, cursor, read_only, resume, state_vector } => {
-            Said::Opened { channel, cursor, read_only, resume, state_vector: state_vector.map(<[u8]>::to_vec) }
+            ServerMessage::Opened { channel, cursor, read_only, resume, state_vector: state_vector.map(<[u8]>::to_vec) }
         }
-        ToClient::Change { channel, seq, update } => Said::Change { channel, seq, update: update.to_vec() },
-        ToClient::Diff { channel, seq, update } => Said::Diff { channel, seq, update: update.to_vec() },
-        ToClient::Durable { channel, seq } => Said::Durable { channel, seq },
-        ToClient::Ack { channel, batch, seq } => Said::Ack { channel, batch, seq },
-        ToClient::Refused { channel, batch, code, .. } => Said::Refused { channel, batch, code },
+        ToClient::Change { channel, seq, update } => ServerMessage::Change { channel, seq, update: update.to_vec() },
+        ToClient::Diff { channel, seq, update } => ServerMessage::Diff { channel, seq, update: update.to_vec() },
+        ToClient::Durable { channel, seq } => ServerMessage::Durable { channel, seq },
+        ToClient::Ack { channel, batch, seq } => ServerMessage::Ack { channel, batch, seq },
+        ToClient::Refused { channel, batch, code, .. } => ServerMessage::Refused { channel, batch, code },
         ToClient::Decided { channel, batch, accepted, register } => {
             let register = (!register.is_empty()).then(|| {
                 let any = Any::decode(&mut DecoderV1::from(register)).expect("lib0 Any");
                 RegisterState::from_any(&any).expect("a register")
             });
-            Said::Decided { channel, batch, accepted, register }
+            ServerMessage::Decided { channel, batch, accepted, register }
         }
-        ToClient::Presence { channel, update } => Said::Presence { channel, update: update.to_vec() },
-        ToClient::Closed { channel, code, reason } => Said::Closed { channel, code, reason: reason.to_owned() },
-        ToClient::Pong => Said::Pong,
+        ToClient::Presence { channel, update } => ServerMessage::Presence { channel, update: update.to_vec() },
+        ToClient::Closed { channel, code, reason } => {
+            ServerMessage::Closed { channel, code, reason: reason.to_owned() }
+        }
+        ToClient::Pong => ServerMessage::Pong,
     }
 }
 
-/// A native session, and the bytes that went over it.
+/// A native session that counts its bytes.
 pub struct Native {
     /// The connection.
     pub socket: Socket,
-    /// Bytes sent, without framing.
-    pub sent: usize,
-    /// Bytes received, without framing.
-    pub heard: usize,
+    /// Bytes of the sent messages, without framing.
+    pub sent_bytes: usize,
+    /// Bytes of the received messages, without framing.
+    pub received_bytes: usize,
 }
 
 impl Native {
-    /// Says hello and hears the welcome.
-    pub async fn begin(server: &Server) -> Self {
+    /// Connects, sends Hello and receives the Welcome.
+    pub async fn connect(server: &Server) -> Self {
         Self::over(Socket::open(server, "/").await).await
     }
 
-    /// A native session over an open socket.
+    /// Starts a native session on an open socket.
     pub async fn over(socket: Socket) -> Self {
-        let mut native = Self { socket, sent: 0, heard: 0 };
-        native.say(ToServer::Hello { version: VERSION, device: 7 }).await;
-        let welcome = native.hear().await;
-        assert!(matches!(welcome, Said::Welcome { version: VERSION, .. }), "{welcome:?}");
+        let mut native = Self { socket, sent_bytes: 0, received_bytes: 0 };
+        native.send(ToServer::Hello { version: VERSION, device: 7 }).await;
+        let welcome = native.receive().await;
+        assert!(matches!(welcome, ServerMessage::Welcome { version: VERSION, .. }), "{welcome:?}");
         native
     }
 
     /// Sends a message.
-    pub async fn say(&mut self, message: ToServer<'_>) {
+    pub async fn send(&mut self, message: ToServer<'_>) {
         let frame = message.encode();
-        self.sent += frame.len();
+        self.sent_bytes += frame.len();
         self.socket.send(frame).await;
     }
 
-    /// The next message.
-    pub async fn hear(&mut self) -> Said {
-        match self.socket.hear().await {
-            Heard::Frame(frame) => {
-                self.heard += frame.len();
+    /// Receives the next message.
+    pub async fn receive(&mut self) -> ServerMessage {
+        match self.socket.receive().await {
+            Incoming::Frame(frame) => {
+                self.received_bytes += frame.len();
                 owned(ToClient::decode(&frame).expect("a native message"))
             }
-            other => panic!("waiting for a message, heard {other:?}"),
+            other => panic!("expected a message, received {other:?}"),
         }
     }
 
-    /// Hears until `wanted` picks something out of a message. What is skipped is returned, too.
-    pub async fn hear_for<T>(&mut self, mut wanted: impl FnMut(&Said) -> Option<T>) -> (T, Vec<Said>) {
+    /// Receives messages until `wanted` returns a value for one. Returns that value and the skipped messages.
+    pub async fn receive_first<T>(
+        &mut self,
+        mut wanted: impl FnMut(&ServerMessage) -> Option<T>,
+    ) -> (T, Vec<ServerMessage>) {
         let mut skipped = Vec::new();
         loop {
-            let said = self.hear().await;
-            if let Some(found) = wanted(&said) {
+            let message = self.receive().await;
+            if let Some(found) = wanted(&message) {
                 return (found, skipped);
             }
-            skipped.push(said);
+            skipped.push(message);
         }
     }
 
-    /// The next message that is `wanted`; others are skipped.
-    pub async fn hear_until(&mut self, wanted: impl Fn(&Said) -> bool) -> Said {
-        self.hear_for(|said| wanted(said).then(|| said.clone())).await.0
+    /// Returns the next message for which `wanted` is true; skips the others.
+    pub async fn receive_until(&mut self, wanted: impl Fn(&ServerMessage) -> bool) -> ServerMessage {
+        self.receive_first(|message| wanted(message).then(|| message.clone())).await.0
     }
 
-    /// Everything that was said to this session before now: what comes before the answer to a ping.
-    pub async fn hear_all(&mut self) -> Vec<Said> {
-        self.say(ToServer::Ping).await;
-        self.hear_for(|said| (*said == Said::Pong).then_some(())).await.1
+    /// Sends a ping and returns all messages that arrive before its answer.
+    pub async fn receive_pending(&mut self) -> Vec<ServerMessage> {
+        self.send(ToServer::Ping).await;
+        self.receive_first(|message| (*message == ServerMessage::Pong).then_some(())).await.1
     }
 
-    /// Opens a document at `cursor`. Returns the cursor and the way to resume from the answer.
+    /// Opens a document at `cursor`. Returns the cursor and the resume mode of the answer.
     pub async fn open_at(&mut self, channel: Channel, document: &str, cursor: Option<Cursor>) -> (Cursor, Resume) {
         let open = ToServer::Open { channel, document, token: "", cursor, wants_state_vector: false };
-        self.say(open).await;
-        self.hear_for(|said| match said {
-            Said::Opened { channel: of, cursor, resume, .. } if *of == channel => Some((*cursor, *resume)),
-            Said::Closed { .. } => panic!("{said:?}"),
+        self.send(open).await;
+        self.receive_first(|message| match message {
+            ServerMessage::Opened { channel: of, cursor, resume, .. } if *of == channel => Some((*cursor, *resume)),
+            ServerMessage::Closed { .. } => panic!("{message:?}"),
             _ => None,
         })
         .await
         .0
     }
 
-    /// Opens without a cursor and becomes a reader from nothing. Returns the document's epoch and the diff.
+    /// Opens a document without a cursor and syncs from an empty state vector. Returns the document's epoch and the diff.
     pub async fn join(&mut self, channel: Channel, document: &str) -> (Epoch, Vec<u8>) {
         let (cursor, resume) = self.open_at(channel, document, None).await;
         assert_eq!(resume, Resume::SendStateVector);
-        self.say(ToServer::StateVector { channel, state_vector: &[0] }).await;
-        let diff = self.hear_for(|said| match said {
-            Said::Diff { update, .. } => Some(update.clone()),
+        self.send(ToServer::StateVector { channel, state_vector: &[0] }).await;
+        let diff = self.receive_first(|message| match message {
+            ServerMessage::Diff { update, .. } => Some(update.clone()),
             _ => None,
         });
         let diff = diff.await.0;
-        self.hear_until(|said| matches!(said, Said::Durable { .. })).await;
+        self.receive_until(|message| matches!(message, ServerMessage::Durable { .. })).await;
         (cursor.epoch, diff)
     }
 
-    /// Sends an update as this batch.
+    /// Sends an update with the batch number `batch`.
     pub async fn change(&mut self, channel: Channel, batch: u64, update: &[u8]) {
-        self.say(ToServer::Change { channel, batch, update }).await;
+        self.send(ToServer::Change { channel, batch, update }).await;
     }
 
-    /// Waits until a batch is acknowledged; returns its Seq.
-    pub async fn acked(&mut self, batch: u64) -> Seq {
-        let ack = |said: &Said| match said {
-            Said::Ack { batch: of, seq, .. } if *of >= batch => Some(*seq),
+    /// Waits until `batch` is acknowledged; returns the sequence number of the acknowledgement.
+    pub async fn wait_for_ack(&mut self, batch: u64) -> Seq {
+        let ack = |message: &ServerMessage| match message {
+            ServerMessage::Ack { batch: of, seq, .. } if *of >= batch => Some(*seq),
             _ => None,
         };
-        self.hear_for(ack).await.0
+        self.receive_first(ack).await.0
     }
 
-    /// Sends an update and waits until it is acknowledged; returns its Seq.
-    pub async fn change_saved(&mut self, channel: Channel, batch: u64, update: &[u8]) -> Seq {
+    /// Sends an update and waits until it is acknowledged; returns its sequence number.
+    pub async fn save_change(&mut self, channel: Channel, batch: u64, update: &[u8]) -> Seq {
         self.change(channel, batch, update).await;
-        self.acked(batch).await
+        self.wait_for_ack(batch).await
     }
 
     /// Waits until everything up to `seq` is durable.
-    pub async fn durable(&mut self, seq: Seq) {
-        self.hear_until(|said| matches!(said, Said::Durable { seq: of, .. } if *of >= seq)).await;
+    pub async fn wait_for_durable(&mut self, seq: Seq) {
+        self.receive_until(|message| matches!(message, ServerMessage::Durable { seq: of, .. } if *of >= seq)).await;
     }
 
-    /// Proposes a write of the register "status": `id`, on the version `based_on`.
+    /// Proposes the version `id` of the register "status", based on the version `based_on`.
     pub async fn propose(&mut self, channel: Channel, batch: u64, id: u128, based_on: Option<Version>) {
         let value = &[125, 7];
         let proposal = Proposal { register: "status", id, based_on, author: "Ana", at_ms: 1 << 40, value };
-        self.say(ToServer::Propose { channel, batch, proposal }).await;
+        self.send(ToServer::Propose { channel, batch, proposal }).await;
     }
 
-    /// What became of a proposal.
-    pub async fn decided(&mut self, batch: u64) -> (bool, Option<RegisterState>) {
-        let decided = |said: &Said| match said {
-            Said::Decided { batch: of, accepted, register, .. } if *of == batch => Some((*accepted, register.clone())),
-            Said::Refused { batch: of, .. } if *of == batch => panic!("{said:?}"),
+    /// Waits for the decision on the proposal of `batch`: whether it was accepted, and the register's state.
+    pub async fn wait_for_decision(&mut self, batch: u64) -> (bool, Option<RegisterState>) {
+        let decided = |message: &ServerMessage| match message {
+            ServerMessage::Decided { batch: of, accepted, register, .. } if *of == batch => {
+                Some((*accepted, register.clone()))
+            }
+            ServerMessage::Refused { batch: of, .. } if *of == batch => panic!("{message:?}"),
             _ => None,
         };
-        self.hear_for(decided).await.0
+        self.receive_first(decided).await.0
     }
 }
 
-/// An id as people write it.
+/// Parses the text form of a ULID.
 pub fn ulid(text: &str) -> u128 {
     parse_ulid(text).expect("a ULID")
 }

@@ -1,5 +1,5 @@
-//! WebSocket frames by hand over a real socket (RFC 6455): what a library would never send can be sent, and every byte
-//! the server answers is looked at.
+//! Hand-made WebSocket frames over a real socket (RFC 6455): sends what no library would send, and checks every byte of
+//! the server's answer.
 
 use std::net::SocketAddr;
 
@@ -22,14 +22,14 @@ pub const PING: u8 = 9;
 /// Opcode of a pong.
 pub const PONG: u8 = 10;
 
-/// The key and its answer in RFC 6455 section 1.3.
+/// The example key of RFC 6455 section 1.3, and the matching `Sec-WebSocket-Accept`.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// A frame to send.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// The last frame of its message.
+    /// Whether this is the last frame of its message.
     pub fin: bool,
     /// The three reserved bits.
     pub reserved: u8,
@@ -37,17 +37,17 @@ pub struct Frame {
     pub opcode: u8,
     /// A client must mask (RFC 6455 section 5.3).
     pub is_masked: bool,
-    /// Before it is masked.
+    /// The payload before masking.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
-    /// A whole message in one masked frame.
+    /// A complete message in one masked frame.
     pub fn new(opcode: u8, payload: impl Into<Vec<u8>>) -> Self {
         Self { fin: true, reserved: 0, opcode, is_masked: true, payload: payload.into() }
     }
 
-    /// Not the last of its message.
+    /// The same frame without the FIN bit: more frames of its message follow.
     pub fn open(self) -> Self {
         Self { fin: false, ..self }
     }
@@ -77,7 +77,7 @@ impl Frame {
     }
 }
 
-/// What the server said.
+/// What the server sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
     /// A frame other than a close frame.
@@ -105,12 +105,12 @@ pub struct RawSocket {
 }
 
 impl RawSocket {
-    /// Upgrades by hand and checks the server's answer. `path` with its leading slash.
+    /// Connects, upgrades and checks the server's answer. `path` starts with a slash.
     pub async fn open(server: SocketAddr, path: &str) -> Self {
         Self::over(TcpStream::connect(server).await.expect("connects"), path).await
     }
 
-    /// Upgrades a TCP connection. `path` with its leading slash.
+    /// Upgrades a TCP connection and checks the answer. `path` starts with a slash.
     pub async fn over(tcp: TcpStream, path: &str) -> Self {
         tcp.set_nodelay(true).expect("a socket takes options");
         let mut socket = Self { tcp, unread: Vec::new() };
@@ -122,17 +122,17 @@ impl RawSocket {
         socket
     }
 
-    /// A connection on which nothing was said.
+    /// Connects without upgrading.
     pub async fn connect(server: SocketAddr) -> Self {
         Self { tcp: TcpStream::connect(server).await.expect("connects"), unread: Vec::new() }
     }
 
-    /// A server that has hung up in the meantime is seen by what is heard.
+    /// Writes `bytes`. Ignores a closed connection: the next receive reports it.
     pub async fn write(&mut self, bytes: &[u8]) {
         self.tcp.write_all(bytes).await.ok();
     }
 
-    /// In writes of `size` bytes, each in a segment of its own if the system likes.
+    /// Writes `bytes` in pieces of `size` bytes; the kernel may send each in its own segment.
     pub async fn write_chopped(&mut self, bytes: &[u8], size: usize) {
         for chop in bytes.chunks(size) {
             self.write(chop).await;
@@ -144,12 +144,12 @@ impl RawSocket {
         self.write(&frame.encode()).await;
     }
 
-    /// The end of what this side has to say.
+    /// Shuts down the sending side.
     pub async fn finish(&mut self) {
         self.tcp.shutdown().await.ok();
     }
 
-    /// The head of an HTTP answer.
+    /// Reads the head of an HTTP response.
     pub async fn read_head(&mut self) -> String {
         loop {
             if let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -162,50 +162,50 @@ impl RawSocket {
         }
     }
 
-    /// So many bytes behind a head.
+    /// Reads `len` bytes after the head; fewer if the stream ends.
     pub async fn read_body(&mut self, len: usize) -> Vec<u8> {
         while self.unread.len() < len && self.read_more().await {}
         self.unread.drain(..len.min(self.unread.len())).collect()
     }
 
-    /// The next frame, or the end, within [`PATIENCE`].
+    /// Receives the next frame, or the end, within [`PATIENCE`].
     pub async fn receive(&mut self) -> Received {
         loop {
-            if let Some(heard) = self.decode() {
-                return heard;
+            if let Some(received) = self.decode() {
+                return received;
             }
             if !self.read_more().await {
-                assert!(self.unread.is_empty(), "the server hung up within a frame");
+                assert!(self.unread.is_empty(), "the server closed the connection within a frame");
                 return Received::End;
             }
         }
     }
 
-    /// The next close frame, or the end; messages before it are skipped.
+    /// Receives the close frame, or the end; skips the messages before it.
     pub async fn receive_close(&mut self) -> Received {
         loop {
             match self.receive().await {
                 Received::Frame { .. } => {}
-                heard => return heard,
+                received => return received,
             }
         }
     }
 
-    /// Reads until `bytes` bytes are there that belong to frames, and leaves them unread.
+    /// Reads from the socket until at least `bytes` bytes of frames are buffered, and decodes none of them.
     pub async fn begin_to_read(&mut self, bytes: usize) {
         while self.unread.len() < bytes {
-            assert!(self.read_more().await, "the server hung up");
+            assert!(self.read_more().await, "the server closed the connection");
         }
     }
 
     async fn read_more(&mut self) -> bool {
         let read = tokio::time::timeout(PATIENCE, self.tcp.read_buf(&mut self.unread)).await;
-        read.expect("it is heard in time").is_ok_and(|count| count > 0)
+        read.expect("received in time").is_ok_and(|count| count > 0)
     }
 
     fn decode(&mut self) -> Option<Received> {
         let [first, second] = *self.unread.first_chunk()?;
-        assert_eq!(first & 0xf0, 0x80, "whole messages, no reserved bits");
+        assert_eq!(first & 0xf0, 0x80, "complete messages, no reserved bits");
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (start, len) = match second {
             126 => (4, usize::from(u16::from_be_bytes(*self.unread.get(2..)?.first_chunk()?))),
@@ -227,7 +227,7 @@ impl RawSocket {
     }
 }
 
-/// The request that asks for a WebSocket at `path`.
+/// The request for a WebSocket upgrade at `path`.
 pub fn upgrade_request(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -235,10 +235,10 @@ pub fn upgrade_request(path: &str) -> String {
     )
 }
 
-/// A y-websocket update message of exactly `bytes` bytes: `client` types into an empty text. The server echoes it to its
-/// author when it is on disk. None is shorter than 17 bytes.
+/// A y-websocket update message of exactly `bytes` bytes (at least 17): `client` types into an empty text. The server
+/// echoes it to its author when it is on disk.
 pub fn message_of(client: u64, bytes: usize) -> Vec<u8> {
-    // The name takes up what the lengths of lengths leave over.
+    // A length prefix grows in steps, so some sizes need a longer root name.
     for name in ["t", "tt", "ttt", "tttt"] {
         for len in bytes.saturating_sub(40).max(1)..=bytes {
             let message = typed_message(client, name, len);

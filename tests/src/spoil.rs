@@ -1,10 +1,10 @@
-//! Bytes spoilt so that much of their grammar stays: numbers, pieces and their order are changed, not only bits.
+//! Corrupts encoded messages but keeps much of their structure: changes integers, pieces and their order, not only bits.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 use syncline_protocol::varint::write_var_uint;
 
-/// Spoils `bytes` in some places. Pieces of `corpus` come in.
+/// Corrupts `bytes` in one to four places; some changes splice in a piece of `corpus`.
 pub fn spoil(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut StdRng) {
     for _ in 0..rng.random_range(1..5) {
         if bytes.is_empty() {

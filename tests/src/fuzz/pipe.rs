@@ -1,5 +1,5 @@
-//! An in-memory connection for the fuzz target of sessions: the client's bytes go through Tokio's duplex, the server's through
-//! a buffer that takes as much as a socket's.
+//! An in-memory connection for the fuzz target of sessions: Tokio's duplex carries the client's bytes, a bounded buffer the
+//! server's.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -9,25 +9,25 @@ use std::task::{Context, Poll, Waker};
 use syncline_server::session::{Socket, Wire};
 use tokio::io::{DuplexStream, duplex};
 
-/// What either direction takes before the other side has read it.
+/// How many unread bytes each direction holds.
 const SOCKET_BYTES: usize = 64 * 1024;
 
-/// The client's end. Dropped, it hangs up.
+/// The client's end. Dropping it closes the connection.
 pub struct ClientEnd {
-    /// Where it writes.
+    /// Where the client writes.
     pub write: DuplexStream,
-    said: Said,
+    output: ServerOutput,
 }
 
 /// The server's end.
 pub struct ServerEnd {
     read: DuplexStream,
-    said: Said,
+    output: ServerOutput,
 }
 
-/// What the server has said and the client has not read.
+/// The bytes that the server has written and the client has not read.
 #[derive(Clone, Default)]
-pub struct Said(Arc<Mutex<Inner>>);
+pub struct ServerOutput(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
@@ -36,16 +36,16 @@ struct Inner {
     waker: Option<Waker>,
 }
 
-/// Both ends.
+/// Creates a connection and returns both ends.
 pub fn connection() -> (ClientEnd, ServerEnd) {
-    let ((write, read), said) = (duplex(SOCKET_BYTES), Said::default());
-    (ClientEnd { write, said: said.clone() }, ServerEnd { read, said })
+    let ((write, read), output) = (duplex(SOCKET_BYTES), ServerOutput::default());
+    (ClientEnd { write, output: output.clone() }, ServerEnd { read, output })
 }
 
 impl ClientEnd {
-    /// Takes what has come.
+    /// Returns all unread bytes and wakes the server.
     pub fn take(&self) -> Vec<u8> {
-        let mut inner = self.said.lock();
+        let mut inner = self.output.lock();
         inner.wake();
         inner.bytes.drain(..).collect()
     }
@@ -53,15 +53,15 @@ impl ClientEnd {
 
 impl Drop for ClientEnd {
     fn drop(&mut self) {
-        let mut inner = self.said.lock();
+        let mut inner = self.output.lock();
         inner.client_is_gone = true;
         inner.wake();
     }
 }
 
-impl Said {
+impl ServerOutput {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().expect("nothing panics below")
+        self.0.lock().expect("no panic while it is locked")
     }
 }
 
@@ -75,14 +75,14 @@ impl Inner {
 
 impl Socket for ServerEnd {
     type Read = DuplexStream;
-    type Wire = Said;
+    type Wire = ServerOutput;
 
-    fn split(self) -> (DuplexStream, Said) {
-        (self.read, self.said)
+    fn split(self) -> (DuplexStream, ServerOutput) {
+        (self.read, self.output)
     }
 }
 
-impl Wire for Said {
+impl Wire for ServerOutput {
     fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut inner = self.lock();
         if inner.client_is_gone {

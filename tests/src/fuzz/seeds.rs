@@ -1,4 +1,4 @@
-//! What fuzzing begins with: real messages of every kind, and real bytes of every file that is read.
+//! The seed inputs of fuzzing: real messages of every kind, and real contents of every file format that is read.
 
 use std::path::PathBuf;
 
@@ -19,10 +19,10 @@ use syncline_server::import_export::Format;
 
 use crate::fixtures;
 
-/// Longest seed: long ones are changed in few places only.
+/// Longer seeds are left out: a mutation changes too small a part of them.
 const MAX_SEED_BYTES: usize = 4_096;
 
-/// For every target: real messages.
+/// Real messages, the seeds of every target.
 pub fn messages() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for vector in fixtures::yjs_vectors().into_iter().take(20) {
@@ -31,9 +31,9 @@ pub fn messages() -> Vec<Vec<u8>> {
             seeds.push(hocuspocus::Message::Sync(SyncMessage::Update(update)).encode("a name"));
             seeds.push(ToServer::Change { channel: 1, batch: 2, update }.encode());
         }
-        // A document's worth of events.
+        // The events of one document.
         let events = vector.updates.iter().take(8).enumerate();
-        seeds.push(told(events.flat_map(|(number, update)| {
+        seeds.push(encode_pieces(events.flat_map(|(number, update)| {
             let lease = number as u8 & 3;
             [(8 + lease + (lease << 5), &update[..]), (23, &[])]
         })));
@@ -45,7 +45,7 @@ pub fn messages() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// For one target besides those: what only it reads.
+/// The seeds of one target alone, in addition to [`messages`].
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     let mut seeds = match target {
         "session" => sessions(),
@@ -74,7 +74,7 @@ fn handshakes() -> Vec<Vec<u8>> {
     ["", "Sec-WebSocket-Protocol: yjs, other\r\n", "Content-Length: 4\r\n"].map(head).into()
 }
 
-/// What is committed for one target, found by fuzzers or made from the seeds.
+/// The committed corpus of one target: inputs that fuzzers found, or that were made from the seeds.
 pub fn committed(target: &str) -> Vec<Vec<u8>> {
     let mut paths: Vec<_> = std::fs::read_dir(directory(target))
         .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
@@ -83,46 +83,60 @@ pub fn committed(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).expect("a file of the corpus")).collect()
 }
 
-/// Where that lies.
+/// The directory of the committed corpus of one target.
 pub fn directory(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target)
 }
 
-/// Pieces as `fuzz_targets::pieces` reads them.
-fn told<'a>(pieces: impl IntoIterator<Item = (u8, &'a [u8])>) -> Vec<u8> {
-    let mut told = Vec::new();
+/// Encodes pieces for `targets::pieces`.
+fn encode_pieces<'a>(pieces: impl IntoIterator<Item = (u8, &'a [u8])>) -> Vec<u8> {
+    let mut encoded = Vec::new();
     for (kind, piece) in pieces {
         let piece = &piece[..piece.len().min(0xffff)];
-        told.push(kind);
-        told.extend((piece.len() as u16).to_be_bytes());
-        told.extend(piece);
+        encoded.push(kind);
+        encoded.extend((piece.len() as u16).to_be_bytes());
+        encoded.extend(piece);
     }
-    told
+    encoded
 }
 
 fn updates() -> Vec<Vec<u8>> {
     fixtures::yjs_vectors().into_iter().next().expect("a vector").updates
 }
 
-/// Whole talks in each dialect, two clients side by side, with a disk that goes on now and then.
+/// Complete conversations in each dialect: two clients side by side, and disk commits in between.
 fn sessions() -> Vec<Vec<u8>> {
     let presence: &[u8] = &[1, 7, 1, 2, b'{', b'}'];
-    let mut talks = Vec::new();
+    let mut conversations = Vec::new();
     for vector in fixtures::yjs_vectors().into_iter().take(6) {
         let some: Vec<&[u8]> = vector.updates.iter().take(6).map(Vec::as_slice).collect();
         for (opening, change, state_vector) in [(&[][..], 4, 2), (&[7][..], 8, 9), (&[13, 14][..], 15, 17)] {
-            let mut talk: Vec<(u8, &[u8])> = opening.iter().map(|&kind| (kind, &[0][..])).collect();
-            talk.push((state_vector, &[0]));
-            talk.push((0x80 | 2, &[0]));
+            let mut conversation: Vec<(u8, &[u8])> = opening.iter().map(|&kind| (kind, &[0][..])).collect();
+            conversation.push((state_vector, &[0]));
+            conversation.push((0x80 | 2, &[0]));
             for update in &some {
-                talk.extend([(change, *update), (0x80 | 4, *update), (27, &[][..]), (29, &[][..])]);
+                conversation.extend([(change, *update), (0x80 | 4, *update), (27, &[][..]), (29, &[][..])]);
             }
-            talk.extend([(5, presence), (10, presence), (19, presence), (31, &[][..]), (25, &[][..]), (30, &[][..])]);
-            talks.push(told(talk));
+            conversation.extend([
+                (5, presence),
+                (10, presence),
+                (19, presence),
+                (31, &[][..]),
+                (25, &[][..]),
+                (30, &[][..]),
+            ]);
+            conversations.push(encode_pieces(conversation));
         }
-        talks.push(told([(23, some[0]), (21, b"ping"), (24, some[0]), (13, &[]), (14, &[3]), (16, &[119, 1, b'a'])]));
+        conversations.push(encode_pieces([
+            (23, some[0]),
+            (21, b"ping"),
+            (24, some[0]),
+            (13, &[]),
+            (14, &[3]),
+            (16, &[119, 1, b'a']),
+        ]));
     }
-    talks
+    conversations
 }
 
 fn frames() -> Vec<Vec<u8>> {
@@ -140,7 +154,7 @@ fn frames() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Values as sled holds them, without their seal.
+/// Values in the format of the sled store, without their seal.
 fn store_values() -> Vec<Vec<u8>> {
     let record = |number: u64, update: &[u8]| {
         let mut out = number.to_le_bytes().to_vec();
@@ -161,7 +175,7 @@ fn store_values() -> Vec<Vec<u8>> {
     values
 }
 
-/// The card of a real store, and the manifest of a real backup of it.
+/// The description file of a real store, and the manifest of a real backup of it.
 fn texts() -> Vec<Vec<u8>> {
     let home = tempfile::tempdir().expect("a directory");
     let (data, copy) = (home.path().join("data"), home.path().join("copy"));
@@ -176,13 +190,13 @@ fn texts() -> Vec<Vec<u8>> {
     let manifest = std::fs::read_to_string(copy.join("manifest.jsonl")).expect("a manifest");
     let body = manifest.trim_end().rsplit_once('\n').map_or("", |(body, _)| body);
     vec![
-        std::fs::read(data.join("syncline.store")).expect("a card"),
+        std::fs::read(data.join("syncline.store")).expect("the description file"),
         manifest.clone().into_bytes(),
         format!("{body}\n").into_bytes(),
     ]
 }
 
-/// What a device wrote down: each record, all of them in order, and a snapshot.
+/// The journal of a device: each record alone, all records in order, and a snapshot with the records after it.
 fn journals() -> Vec<Vec<u8>> {
     let (mut machine, _) = Machine::load(None);
     machine.compact_after(6);
@@ -209,11 +223,11 @@ fn journals() -> Vec<Vec<u8>> {
             }
         }
     }
-    seeds.extend(all.iter().map(|(_, note)| note.to_vec()));
-    seeds.push(told(all.iter().filter(|(kind, _)| *kind == 0).map(|(kind, note)| (*kind, &note[..]))));
-    // A snapshot first, and what came after it.
+    seeds.extend(all.iter().map(|(_, record)| record.to_vec()));
+    seeds.push(encode_pieces(all.iter().filter(|(kind, _)| *kind == 0).map(|(kind, record)| (*kind, &record[..]))));
+    // The last snapshot and the records after it.
     if let Some(at) = all.iter().rposition(|(kind, _)| *kind == 0xff) {
-        seeds.push(told(all[at..].iter().map(|(kind, note)| (*kind, &note[..]))));
+        seeds.push(encode_pieces(all[at..].iter().map(|(kind, record)| (*kind, &record[..]))));
     }
     seeds
 }

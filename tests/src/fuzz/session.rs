@@ -1,8 +1,9 @@
-//! The fuzz target of a session's state machine: two hostile clients say what the input tells, valid or not, in any dialect and
-//! any order, over in-memory sockets to real sessions; disk and clock move when the input says so.
+//! The fuzz target of a session's state machine: two hostile clients send what the input contains, valid or not, in any
+//! dialect and any order, over in-memory sockets to real sessions. The input also advances the disk and the clock.
 //!
-//! Whatever they do: what the server says can be read, nothing is acknowledged before it is committed, a healthy client of the
-//! same document stays and its edit is saved, every session ends, every document leaves memory and can be loaded again.
+//! Whatever the clients do: every message of the server can be decoded, nothing is acknowledged before it is committed, a
+//! healthy client of the same document stays connected and its edit is saved, every session ends, and every document is
+//! unloaded and can be loaded again.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -33,9 +34,9 @@ use tokio::task::JoinHandle;
 use super::pipe::{ClientEnd, connection};
 use super::targets::pieces;
 
-/// Longer than anything that a session waits for.
-const FOR_EVER: Duration = Duration::from_secs(600);
-/// Turns of the disk after which nothing may be under way.
+/// Longer than every timeout of a session.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// Disk commits after which no work may be pending.
 const ROUNDS: usize = 200;
 /// The healthy client's edit: client 0x1d5a0f3c2b71 types "h".
 const HEALTHY_EDIT: [u8; 20] =
@@ -55,11 +56,11 @@ struct World {
     sessions: u64,
 }
 
-/// Runs what the input tells.
+/// Runs the steps encoded in the input.
 pub fn session(bytes: &[u8]) {
     let mut world = World::new();
     let mut healthy = world.connect();
-    world.say(&mut healthy, &binary(&sync(SyncMessage::Step1(&[0]))));
+    world.send(&mut healthy, &binary(&sync(SyncMessage::Step1(&[0]))));
     let mut hostile = [Some(world.connect()), Some(world.connect())];
     for (kind, payload) in pieces(bytes) {
         let client = &mut hostile[usize::from(kind >> 7)];
@@ -67,35 +68,35 @@ pub fn session(bytes: &[u8]) {
             25 => *client = None,
             26 => *client = Some(world.connect()),
             27 | 28 => _ = world.commit(),
-            29 => world.pass(Duration::from_millis(1)),
-            30 => world.pass(Duration::from_secs(10)),
+            29 => world.advance(Duration::from_millis(1)),
+            30 => world.advance(Duration::from_secs(10)),
             31 => world.settle(),
             kind => {
-                if let (Some(client), Some(bytes)) = (client, words(kind, &payload)) {
-                    world.say(client, &bytes);
+                if let (Some(client), Some(bytes)) = (client, client_bytes(kind, &payload)) {
+                    world.send(client, &bytes);
                 }
             }
         }
         for client in hostile.iter_mut().flatten() {
-            world.hear(client);
+            world.receive(client);
         }
-        world.hear(&mut healthy);
+        world.receive(&mut healthy);
     }
     world.settle();
-    world.hear(&mut healthy);
-    // One edit is on its way to the disk when the next one comes: the report of the first is not the second's.
+    world.receive(&mut healthy);
+    // The second edit arrives while the first is being committed: the first commit must not acknowledge the second edit.
     let mut first_edit = HEALTHY_EDIT;
     first_edit[2] += 1;
-    world.say(&mut healthy, &binary(&sync(SyncMessage::Update(&first_edit))));
-    world.pass(Duration::from_millis(1));
+    world.send(&mut healthy, &binary(&sync(SyncMessage::Update(&first_edit))));
+    world.advance(Duration::from_millis(1));
     let batch = world.committer.take().expect("the first edit is queued");
-    world.say(&mut healthy, &binary(&sync(SyncMessage::Update(&HEALTHY_EDIT))));
-    world.pass(Duration::from_millis(1));
+    world.send(&mut healthy, &binary(&sync(SyncMessage::Update(&HEALTHY_EDIT))));
+    world.advance(Duration::from_millis(1));
     world.committer.commit(batch).report();
-    world.pass(Duration::from_millis(1));
-    assert!(!world.hear(&mut healthy), "its edit is told to be saved before it is");
+    world.advance(Duration::from_millis(1));
+    assert!(!world.receive(&mut healthy), "the healthy client's edit is acknowledged before it is saved");
     world.settle();
-    assert!(world.hear(&mut healthy), "the healthy client's edit is not told to be saved");
+    assert!(world.receive(&mut healthy), "the healthy client's edit is not acknowledged");
     drop(hostile);
     world.end(healthy);
 }
@@ -133,29 +134,30 @@ impl World {
         Client { socket, session: self.runtime.spawn(session), unread: Vec::new() }
     }
 
-    /// A session that reads no more may leave a part of it unsaid.
-    fn say(&self, client: &mut Client, bytes: &[u8]) {
+    /// Writes `bytes` for at most 1 ms: a session that no longer reads takes only a part of them.
+    fn send(&self, client: &mut Client, bytes: &[u8]) {
         let write = client.socket.write.write_all(bytes);
         drop(self.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(1), write).await }));
     }
 
-    /// Reads what has come. True when a y-websocket echo of the healthy edit did.
-    fn hear(&self, client: &mut Client) -> bool {
-        let mut heard = false;
-        self.pass(Duration::from_millis(1));
+    /// Reads all frames that have arrived. Returns whether a y-websocket echo of the healthy edit was among them.
+    fn receive(&self, client: &mut Client) -> bool {
+        let mut has_echo = false;
+        self.advance(Duration::from_millis(1));
         client.unread.extend(client.socket.take());
         while let Some((opcode, payload)) = server_frame(&mut client.unread) {
             if opcode == 2 {
-                heard |= self.understood(&payload);
+                has_echo |= self.check_message(&payload);
             } else {
                 assert!([8, 9, 10].contains(&opcode) && payload.len() <= 125, "opcode {opcode}");
             }
         }
-        heard
+        has_echo
     }
 
-    /// Every message is one of a dialect; a native position is on the disk.
-    fn understood(&self, payload: &[u8]) -> bool {
+    /// Checks that the message is valid in a dialect, and that an acknowledged native sequence number is on the disk.
+    /// Returns whether it is the y-websocket echo of the healthy edit.
+    fn check_message(&self, payload: &[u8]) -> bool {
         if let Ok(ywebsocket::Message::Sync(SyncMessage::Update(update))) = ywebsocket::Message::decode(payload)
             && update == HEALTHY_EDIT
         {
@@ -166,55 +168,55 @@ impl World {
                 let documents = self.store.list().expect("a list");
                 let last = documents.iter().filter_map(|name| self.store.load(name).ok().flatten());
                 let last = last.map(|stored| stored.last()).max().unwrap_or(Seq::ZERO);
-                // The same bytes may be another dialect's, which then says no number.
+                // The same bytes may be a message of another dialect, without a sequence number.
                 let is_other = ywebsocket::Message::decode(payload).is_ok()
                     || hocuspocus::Frame::decode(payload, End::Client).is_ok();
-                assert!(is_other || seq <= last, "told too early: {seq:?} of {last:?}");
+                assert!(is_other || seq <= last, "acknowledged too early: {seq:?}, on disk: {last:?}");
             }
             Ok(_) => {}
             Err(_) => {
                 let is_other = ywebsocket::Message::decode(payload).is_ok()
                     || hocuspocus::Frame::decode(payload, End::Client).is_ok();
-                assert!(is_other, "no message of any dialect: {payload:?}");
+                assert!(is_other, "not a message of any dialect: {payload:?}");
             }
         }
         false
     }
 
-    fn pass(&self, time: Duration) {
+    fn advance(&self, time: Duration) {
         self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
-    /// The disk takes what is queued. False: nothing was.
+    /// Commits the queued batch. Returns false if nothing is queued.
     fn commit(&mut self) -> bool {
         let Some(batch) = self.committer.take() else { return false };
         self.committer.commit(batch).report();
         true
     }
 
-    /// Everything under way comes to its end.
+    /// Lets the sessions and the disk finish all pending work.
     fn settle(&mut self) {
         for _ in 0..ROUNDS {
-            self.pass(Duration::from_millis(1));
+            self.advance(Duration::from_millis(1));
             if !self.commit() {
                 return;
             }
         }
-        panic!("the disk never comes to rest");
+        panic!("the commits never end");
     }
 
     fn end(mut self, healthy: Client) {
-        assert!(!healthy.session.is_finished(), "the healthy session has ended");
+        assert!(!healthy.session.is_finished(), "the healthy session ended early");
         drop(healthy.socket);
         for _ in 0..ROUNDS {
             self.settle();
-            self.pass(FOR_EVER / ROUNDS as u32);
+            self.advance(LONGEST_WAIT / ROUNDS as u32);
             if self.context.registry.is_empty() && self.context.gate.sessions() == 0 {
                 break;
             }
         }
         assert_eq!(self.context.gate.sessions(), 0, "a session does not end");
-        assert!(self.context.registry.is_empty(), "a document does not leave memory");
+        assert!(self.context.registry.is_empty(), "a document is not unloaded");
         self.runtime.block_on(healthy.session).expect("the session did not panic");
         for name in self.store.list().expect("a list") {
             let stored = self.store.load(&name).expect("a document").expect("one that is listed");
@@ -237,7 +239,7 @@ fn binary(payload: &[u8]) -> Vec<u8> {
     frame(0x82, payload)
 }
 
-/// A client's frame, masked with zeros.
+/// Encodes a frame of a client, masked with zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -252,10 +254,10 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Takes one whole frame of the server out of `bytes`.
+/// Removes one complete server frame from `bytes` and returns its opcode and payload.
 fn server_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-    assert!(first & 0xf0 == 0x80 && second & 0x80 == 0, "no frame of a server: {first:x} {second:x}");
+    assert!(first & 0xf0 == 0x80 && second & 0x80 == 0, "not a frame of a server: {first:x} {second:x}");
     let (head, len) = match second {
         126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
         127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),
@@ -269,10 +271,10 @@ fn server_frame(bytes: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     Some((first & 0xf, payload))
 }
 
-/// What a hostile client puts on its socket.
-fn words(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
+/// The bytes that a hostile client sends for one piece of the input.
+fn client_bytes(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
     let channel = payload.first().map_or(0, |first| u64::from(first & 3));
-    let say = |message: hocuspocus::Message<'_>| binary(&message.encode("doc"));
+    let hocuspocus = |message: hocuspocus::Message<'_>| binary(&message.encode("doc"));
     let text = String::from_utf8_lossy(&payload[..payload.len().min(100)]);
     let native = |message: ToServer<'_>| binary(&message.encode());
     Some(match kind {
@@ -283,11 +285,11 @@ fn words(kind: u8, payload: &[u8]) -> Option<Vec<u8>> {
         4 => binary(&sync(SyncMessage::Update(payload))),
         5 => binary(&ywebsocket::Message::Awareness(payload).encode()),
         6 => binary(&ywebsocket::Message::QueryAwareness.encode()),
-        7 => say(hocuspocus::Message::Token { token: &text, version: None }),
-        8 => say(hocuspocus::Message::Sync(SyncMessage::Update(payload))),
-        9 => say(hocuspocus::Message::Sync(SyncMessage::Step1(payload))),
-        10 => say(hocuspocus::Message::Awareness(payload)),
-        11 => say(hocuspocus::Message::Close(&text)),
+        7 => hocuspocus(hocuspocus::Message::Token { token: &text, version: None }),
+        8 => hocuspocus(hocuspocus::Message::Sync(SyncMessage::Update(payload))),
+        9 => hocuspocus(hocuspocus::Message::Sync(SyncMessage::Step1(payload))),
+        10 => hocuspocus(hocuspocus::Message::Awareness(payload)),
+        11 => hocuspocus(hocuspocus::Message::Close(&text)),
         12 => binary(&hocuspocus::Message::Token { token: "", version: None }.encode(&text)),
         13 => native(ToServer::Hello { version: VERSION, device: 7 }),
         14 => {

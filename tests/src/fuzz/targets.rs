@@ -1,5 +1,5 @@
-//! What is fuzzed: one function of bytes for each decoder, for the core of a document and for sessions. None may panic, and
-//! what one accepts must hold what it promises. `fuzz/` hands the same functions to cargo-fuzz.
+//! The fuzz targets: one function of bytes for each decoder, for the core of a document and for sessions. None may panic,
+//! and each checks the invariants of the input it accepts. `fuzz/` runs the same functions with cargo-fuzz.
 
 use std::collections::HashMap;
 
@@ -29,10 +29,10 @@ use syncline_server::import_export::{self, Format};
 
 use super::session;
 
-/// A target and its name.
+/// The name of a target, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All targets.
+/// All targets. The names are also directories in `fuzz/corpus`.
 pub const TARGETS: &[Target] = &[
     ("ywebsocket", ywebsocket),
     ("hocuspocus", hocuspocus),
@@ -55,7 +55,7 @@ pub const TARGETS: &[Target] = &[
     ("portable", portable),
 ];
 
-/// However a head comes, it is the same head, and its answer is one head, too.
+/// A request head that arrives in pieces gives the same result, and the response is exactly one head.
 fn handshake(bytes: &[u8]) {
     let whole = look(bytes, 0);
     if let Head::Upgrade(upgrade) = &whole {
@@ -72,7 +72,7 @@ fn handshake(bytes: &[u8]) {
     match (whole, found) {
         (Head::Upgrade(whole), Head::Upgrade(found)) => assert_eq!(whole, found),
         (Head::Upgrade(upgrade), found) => panic!("{upgrade:?} in pieces is {found:?}"),
-        // What is no request is seen at once or at the end of its head.
+        // An invalid request is detected at its first bytes or only at the end of its head.
         (_, found) => assert!(!matches!(found, Head::Upgrade(_))),
     }
 }
@@ -104,32 +104,40 @@ fn native(bytes: &[u8]) {
 fn awareness(bytes: &[u8]) {
     let Ok(scanned) = AwarenessUpdate::scan(bytes, &Default::default()) else { return };
     let again = encode(scanned.iter().collect::<Vec<_>>().into_iter());
-    let again = AwarenessUpdate::scan(&again, &Default::default()).expect("what was sound stays so");
+    let again = AwarenessUpdate::scan(&again, &Default::default()).expect("an encoded valid update is valid");
     assert!(scanned.iter().eq(again.iter()));
 }
 
 fn update(bytes: &[u8]) {
     let Ok(summary) = scan_update(bytes, &ScanLimits::default()) else { return };
     assert_eq!(update_ranges(bytes).count() as u64, summary.clients);
-    let verdict = verdict(bytes, &|_| 0, &ScanLimits::default()).expect("a sound update has a verdict");
+    let verdict = verdict(bytes, &|_| 0, &ScanLimits::default()).expect("a valid update has a verdict");
     assert!(verdict.fresh <= summary.structs && verdict.new_clients <= summary.clients);
     _ = type_depth(bytes);
-    let waits = matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead;
-    assert_eq!(needs(bytes, &|_| 0).is_ok_and(|needs| !needs.is_empty()), waits, "what waits needs something");
-    if !waits && !is_circular(bytes, &|_| 0) {
-        hub_alone(bytes, &summary);
+    let is_pending = matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead;
+    assert_eq!(
+        needs(bytes, &|_| 0).is_ok_and(|needs| !needs.is_empty()),
+        is_pending,
+        "a pending update needs something"
+    );
+    if !is_pending && !is_circular(bytes, &|_| 0) {
+        check_struct_store(bytes, &summary);
     }
 }
 
-/// What a store makes of one update is sound, holds as many clocks, and stays the same when it is written again.
-fn hub_alone(update: &[u8], summary: &Summary) {
+/// A struct store encodes one update as a valid state with the same clocks, and encoding that state again changes nothing.
+fn check_struct_store(update: &[u8], summary: &Summary) {
     let mut structs = StructStore::default();
     let is_new = structs.add(update);
-    assert_eq!(is_new, summary.structs > summary.skips || summary.has_deletes(), "something is new in an empty store");
-    assert!(!structs.add(update), "the same again is known");
+    assert_eq!(
+        is_new,
+        summary.structs > summary.skips || summary.has_deletes(),
+        "an update with content is new in an empty store"
+    );
+    assert!(!structs.add(update), "the same update is known the second time");
     let vector = structs.state_vector();
     for state in [structs.encode(), structs.compact()] {
-        scan_update(&state, &ScanLimits::STORED).expect("what a store writes is sound");
+        scan_update(&state, &ScanLimits::STORED).expect("an encoded store is valid");
         let mut again = StructStore::default();
         again.add(&state);
         assert_eq!(again.state_vector(), vector);
@@ -144,7 +152,7 @@ fn state_vector(bytes: &[u8]) {
     }
 }
 
-/// Cut into updates at their lengths.
+/// Splits the input into pieces: a kind byte, a 16-bit big-endian length, and that many bytes.
 pub(super) fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = (u8, Bytes)> {
     std::iter::from_fn(move || {
         let (&[kind, high, low], rest) = bytes.split_first_chunk::<3>()?;
@@ -155,18 +163,18 @@ pub(super) fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = (u8, Bytes)> {
     })
 }
 
-/// What passes the scanner can be taken, by a hub and beside a tree; what was taken can be loaded.
+/// Updates that pass the scanner can be applied to a hub document and to a tree, and the accepted ones can be loaded again.
 fn replica(bytes: &[u8]) {
-    let (mut hub, mut tree, mut taken) = (HubDocument::default(), Some(Replica::default()), Vec::new());
+    let (mut hub, mut tree, mut accepted) = (HubDocument::default(), Some(Replica::default()), Vec::new());
     for (_, update) in pieces(bytes) {
         if scan_update(&update, &ScanLimits::default()).is_err() || hub.take(&update).is_err() {
             continue;
         }
-        // A tree that breaks is thrown away.
+        // A tree that reports an error is discarded.
         tree = tree.and_then(|mut tree| tree.take(&update, &HeldLimits::default()).is_ok().then_some(tree));
-        taken.push(update);
+        accepted.push(update);
     }
-    let loaded = HubDocument::load(0, &taken).expect("what was taken can be loaded");
+    let loaded = HubDocument::load(0, &accepted).expect("accepted updates can be loaded");
     assert_eq!(loaded.state_vector(), hub.state_vector());
     if let Some(tree) = tree.filter(|tree| tree.held().len() == hub.pending().len()) {
         let clocks = |known: Known| known.iter().collect::<Vec<_>>();
@@ -174,7 +182,7 @@ fn replica(bytes: &[u8]) {
     }
 }
 
-/// Events in any order: acks follow the disk, numbers follow each other, and the log tells the same document.
+/// Events in any order: acknowledgements follow the disk, sequence numbers are consecutive, and the log holds the same document.
 fn core(bytes: &[u8]) {
     let epoch = Epoch(1);
     let mut core = Core::new(HubDocument::default(), Cursor { epoch, seq: Seq(0) }, HubLimits::default())
@@ -207,7 +215,7 @@ fn core(bytes: &[u8]) {
             match effect {
                 Effect::Append { seq, update } => {
                     log.push(update);
-                    assert_eq!(seq.0, log.len() as u64, "records follow each other");
+                    assert_eq!(seq.0, log.len() as u64, "sequence numbers are consecutive");
                 }
                 Effect::Ack { seq, outcome: Outcome::Saved, .. } => assert!(seq.0 <= durable, "acknowledged too early"),
                 Effect::Close { lease, close } => _ = closed.insert(lease, close),
@@ -218,56 +226,59 @@ fn core(bytes: &[u8]) {
     }
     let mut loaded = HubDocument::load(0, &log).expect("the log can be loaded");
     let (_, state) = core.snapshot(&mut effects);
-    assert_eq!(rewritten(&state), rewritten(&loaded.compact()), "the log tells the same document");
+    assert_eq!(normalized(&state), normalized(&loaded.compact()), "the log holds the same document");
 }
 
-/// A state without numbers that are longer than they need be: what is loaded is kept as it is.
-fn rewritten(state: &[u8]) -> Bytes {
+/// Encodes a state with shortest integers, for comparison: a loaded state keeps longer encodings.
+fn normalized(state: &[u8]) -> Bytes {
     let mut structs = StructStore::default();
     structs.add(state);
     structs.compact()
 }
 
-/// A device's disk: its records one by one, and what a device makes of them when it starts.
+/// A device's journal: decodes each record alone, then loads a device from all of them.
 fn journal(bytes: &[u8]) {
     syncline_client::document::fuzzing::journal(bytes);
-    let mut notes = Vec::new();
+    let mut records = Vec::new();
     let mut snapshot = None;
     for (kind, update) in pieces(bytes) {
         syncline_client::document::fuzzing::journal(&update);
-        let seq = Seq(notes.len() as u64 + 1);
-        if kind == 0xff && notes.is_empty() {
+        let seq = Seq(records.len() as u64 + 1);
+        if kind == 0xff && records.is_empty() {
             snapshot = Some(Snapshot { upto: Seq(0), update });
         } else {
-            notes.push(Record { seq, time_ms: 1, update });
+            records.push(Record { seq, time_ms: 1, update });
         }
     }
-    let (machine, _) = Machine::load(Some(&Stored { epoch: Epoch(1), snapshot, records: notes }));
+    let (machine, _) = Machine::load(Some(&Stored { epoch: Epoch(1), snapshot, records }));
     _ = machine.status();
     _ = machine.read(|txn| txn.state_vector());
 }
 
 fn admin(bytes: &[u8]) {
     if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
-        let again = serde_json::to_vec(&request).expect("it can be written");
+        let again = serde_json::to_vec(&request).expect("it can be serialized");
         assert_eq!(serde_json::from_slice::<Request>(&again).ok(), Some(request));
     }
     if let Ok(answer) = serde_json::from_slice::<Answer>(bytes) {
-        let again = serde_json::to_vec(&answer).expect("it can be written");
+        let again = serde_json::to_vec(&answer).expect("it can be serialized");
         assert_eq!(serde_json::from_slice::<Answer>(&again).ok(), Some(answer));
     }
 }
 
-/// What is wrong is an error in words, not a panic; what is right is within its bounds.
+/// An invalid configuration is an error, not a panic; the values of a valid one are within their bounds.
 fn config(bytes: &[u8]) {
     let Ok(raw) = RawConfig::parse(&String::from_utf8_lossy(bytes)) else { return };
     if let Ok(config) = raw.check() {
         assert!(config.session.outbox_bytes > 0 && config.session.message_bytes >= 1024);
-        assert!(std::time::Instant::now().checked_add(config.idle_unload).is_some(), "such a time there is");
+        assert!(
+            std::time::Instant::now().checked_add(config.idle_unload).is_some(),
+            "the idle time can be added to an instant"
+        );
     }
 }
 
-/// A file that somebody imports can be taken into a new document, or is refused in words.
+/// An imported file can be applied to a new document, or is refused with an error.
 fn portable(bytes: &[u8]) {
     for format in [Format::Update, Format::Json] {
         if let Ok(update) = import_export::read(Bytes::copy_from_slice(bytes), format) {

@@ -112,9 +112,9 @@ async fn survive(server: &syncline_server::Server, healthy: &mut Socket, what: &
     bad.send(bomb).await;
     let began = Instant::now();
     healthy.sync(SyncMessage::Update(&update)).await;
-    assert_eq!(healthy.hear_sync().await, (2, update), "{what}: the healthy client gets its echo");
+    assert_eq!(healthy.receive_sync().await, (2, update), "{what}: the healthy client gets its echo");
     assert!(began.elapsed() < Duration::from_secs(2), "{what}: the healthy client waited {:?}", began.elapsed());
-    let (code, reason) = bad.hear_close().await;
+    let (code, reason) = bad.receive_close().await;
     assert_eq!(code, 4400, "{what}: {reason}");
     assert!(!reason.is_empty(), "{what}");
 }

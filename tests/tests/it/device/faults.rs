@@ -14,7 +14,7 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
 use syncline_server::{Config, Server};
 use syncline_tests::devices::{self, FullDisk, append, in_time, open, try_append, until_event, until_text};
-use syncline_tests::live::{ByWord, Socket, settings, start_with, typed};
+use syncline_tests::live::{GrantByToken, Socket, settings, start_with, typed};
 
 async fn serve(config: &Config, dir: &Path) -> Server {
     start_with(config, Arc::new(SledStore::open(dir).unwrap()), Arc::new(OpenToAll)).await
@@ -331,7 +331,7 @@ async fn change_lost_by_a_crashed_server_is_restored_by_a_reader() {
 async fn edit_refused_for_its_token_stays_queued_until_the_token_allows_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(SledStore::open(&dir.path().join("server")).unwrap());
-    let server = start_with(&settings(), store, Arc::new(ByWord)).await;
+    let server = start_with(&settings(), store, Arc::new(GrantByToken)).await;
     let url = format!("ws://{}", server.address());
     let phone = open(&dir.path().join("phone"), &url, |config| config.token = Some("nonsense".into())).await;
     let notes = phone.document("notes").await.unwrap();

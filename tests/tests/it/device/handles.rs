@@ -264,7 +264,7 @@ async fn increment_with_a_lost_acknowledgement_counts_once() {
     let (a, b) = (one.document("d").await.unwrap(), two.document("d").await.unwrap());
     a.counter("likes").add(1).await.unwrap();
     in_time("saved", a.wait_until_saved()).await.unwrap();
-    proxy.swallow_answers();
+    proxy.drop_answers();
     a.counter("likes").add(1).await.unwrap();
     until("both", &b, async || b.counter("likes").value().await.unwrap() == 2).await;
     assert_eq!(a.queue().await.unwrap().len(), 1, "without an acknowledgement the edit is not saved");

@@ -88,7 +88,7 @@ fn name(name: &str) -> DocumentName {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_before_a_backup_is_in_it_and_restored_it_is_another_history() {
+async fn backup_holds_acknowledged_edits_and_restoring_changes_the_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let (data, backups, restored) = (dir.path().join("data"), dir.path().join("backups"), dir.path().join("restored"));
     let mut config = settings();
@@ -115,8 +115,8 @@ async fn what_was_acknowledged_before_a_backup_is_in_it_and_restored_it_is_anoth
                 }
             }
         });
-        let told = back_up(&data, &backups).await.unwrap();
-        assert!(told.contains("backed up 2 documents"), "{told}");
+        let output = back_up(&data, &backups).await.unwrap();
+        assert!(output.contains("backed up 2 documents"), "{output}");
         typing.await.unwrap();
         let backup = Backup::open(&backups).unwrap();
         assert!(backup.verify().is_empty());
@@ -130,8 +130,8 @@ async fn what_was_acknowledged_before_a_backup_is_in_it_and_restored_it_is_anoth
     append(&notes, ", offline").await;
     typist.close().await;
     server.stop().await.unwrap();
-    let told = restore_into(&backups, &restored).await.unwrap();
-    assert!(told.contains("restored 2 documents"), "{told}");
+    let output = restore_into(&backups, &restored).await.unwrap();
+    assert!(output.contains("restored 2 documents"), "{output}");
     let server = serve(&config, &restored).await;
 
     // Others go on there, past the number that the phone knows: only the history tells the one from the other.
@@ -140,7 +140,7 @@ async fn what_was_acknowledged_before_a_backup_is_in_it_and_restored_it_is_anoth
     for number in 0..EDITS_AFTER_RESTORE {
         let update = elsewhere(1_000 + number);
         stock.sync(SyncMessage::Update(&update)).await;
-        while stock.hear_sync().await != (2, update.clone()) {}
+        while stock.receive_sync().await != (2, update.clone()) {}
     }
     let mut events = notes.events();
     phone.go_online().await;
@@ -156,42 +156,42 @@ async fn what_was_acknowledged_before_a_backup_is_in_it_and_restored_it_is_anoth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tombstone_survives_a_restore() {
+async fn tombstone_survives_a_restore() {
     let dir = tempfile::tempdir().unwrap();
     let (data, backups, restored) = (dir.path().join("data"), dir.path().join("backups"), dir.path().join("restored"));
     import_file(&data, "gone", &dir.path().join("file"), &typed(1, "gone")).await.unwrap();
     let (at, gone) = (data.clone(), name("gone"));
     command(move |out| syncline_server::cli::delete::delete(&at, &gone, out)).await.unwrap();
     back_up(&data, &backups).await.unwrap();
-    let told = restore_into(&backups, &restored).await.unwrap();
-    assert!(told.contains("1 of them deleted"), "{told}");
+    let output = restore_into(&backups, &restored).await.unwrap();
+    assert!(output.contains("1 of them deleted"), "{output}");
     let server = serve(&settings(), &restored).await;
     let mut socket = Socket::open(&server, "/gone").await;
     socket.sync(SyncMessage::Step1(&[0])).await;
-    assert_eq!(socket.hear_close().await.0, 4410);
-    let told = import_file(&restored, "gone", &dir.path().join("file"), &typed(2, "again")).await.unwrap_err();
-    assert!(told.contains("it was deleted"), "{told}");
+    assert_eq!(socket.receive_close().await.0, 4410);
+    let output = import_file(&restored, "gone", &dir.path().join("file"), &typed(2, "again")).await.unwrap_err();
+    assert!(output.contains("it was deleted"), "{output}");
     server.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_reaches_readers_like_any_edit_and_is_on_disk_when_it_is_told() {
+async fn import_reaches_readers_and_is_on_disk_when_the_command_returns() {
     let dir = tempfile::tempdir().unwrap();
     let (data, file) = (dir.path().join("data"), dir.path().join("file"));
     let server = serve(&settings(), &data).await;
     let mut reader = Socket::open(&server, "/doc").await;
     reader.join().await;
     let update = typed(7, "imported");
-    let told = import_file(&data, "doc", &file, &update).await.unwrap();
-    assert!(told.contains("imported"), "{told}");
-    let (kind, heard) = reader.hear_sync().await;
-    assert_eq!((kind, &heard), (2, &update), "the update as it was in the file");
-    let told = import_file(&data, "doc", &file, &update).await.unwrap();
-    assert!(told.contains("already has everything in"), "{told}");
+    let output = import_file(&data, "doc", &file, &update).await.unwrap();
+    assert!(output.contains("imported"), "{output}");
+    let (kind, received) = reader.receive_sync().await;
+    assert_eq!((kind, &received), (2, &update), "the update as it was in the file");
+    let output = import_file(&data, "doc", &file, &update).await.unwrap();
+    assert!(output.contains("already has everything in"), "{output}");
 
     // What a reader types goes into the next export, of the running server and of the stopped one.
     reader.sync(SyncMessage::Update(&typed(8, "typed "))).await;
-    reader.hear_sync().await;
+    reader.receive_sync().await;
     let running = export_to(&data, "doc", &dir.path().join("running"), Format::Update).await.unwrap();
     let json = export_to(&data, "doc", &dir.path().join("running.json"), Format::Json).await.unwrap();
     server.stop().await.unwrap();
@@ -206,7 +206,7 @@ async fn an_import_reaches_readers_like_any_edit_and_is_on_disk_when_it_is_told(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_makes_a_document_and_never_adds_to_one() {
+async fn json_import_creates_a_document_and_never_changes_one() {
     let dir = tempfile::tempdir().unwrap();
     let (data, file) = (dir.path().join("data"), dir.path().join("file.json"));
     let json = serde_json::json!({ "text": "hello", "list": [1, { "a": "b" }], "map": { "key": null } });
@@ -216,8 +216,8 @@ async fn json_makes_a_document_and_never_adds_to_one() {
     let server = serve(&settings(), &data).await;
     import_file(&data, "running", &file, &text).await.unwrap();
     for document in ["stopped", "running"] {
-        let told = import_file(&data, document, &file, &text).await.unwrap_err();
-        assert!(told.contains("already exists, and JSON can only create a new one"), "{told}");
+        let output = import_file(&data, document, &file, &text).await.unwrap_err();
+        assert!(output.contains("already exists, and JSON can only create a new one"), "{output}");
         let exported = export_to(&data, document, &dir.path().join("out.json"), Format::Json).await.unwrap();
         let mut expected = json.clone();
         expected["text"] = serde_json::json!({ "$text": "hello" });
@@ -229,7 +229,7 @@ async fn json_makes_a_document_and_never_adds_to_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_be_taken_is_refused_in_words_and_changes_nothing() {
+async fn invalid_import_file_is_refused_with_a_reason_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (data, file) = (dir.path().join("data"), dir.path().join("file"));
     let doc = yrs::Doc::with_client_id(3);
@@ -250,11 +250,11 @@ async fn a_file_that_cannot_be_taken_is_refused_in_words_and_changes_nothing() {
     for is_running in [false, true] {
         let server = if is_running { Some(serve(&settings(), &data).await) } else { None };
         for (bytes, expected) in refused {
-            let told = import_file(&data, "doc", &file, bytes).await.unwrap_err();
-            assert!(told.contains(expected), "{told}");
+            let output = import_file(&data, "doc", &file, bytes).await.unwrap_err();
+            assert!(output.contains(expected), "{output}");
         }
-        let told = export_to(&data, "doc", &dir.path().join("out"), Format::Update).await.unwrap_err();
-        assert!(told.contains("document \"doc\" does not exist"), "{told}");
+        let output = export_to(&data, "doc", &dir.path().join("out"), Format::Update).await.unwrap_err();
+        assert!(output.contains("document \"doc\" does not exist"), "{output}");
         if let Some(server) = server {
             server.stop().await.unwrap();
         }
@@ -262,7 +262,7 @@ async fn a_file_that_cannot_be_taken_is_refused_in_words_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopping_a_server_does_not_wait_for_its_backup() {
+async fn server_stop_does_not_wait_for_a_running_backup() {
     let dir = tempfile::tempdir().unwrap();
     let (data, backups) = (dir.path().join("data"), dir.path().join("backups"));
     let server = serve(&settings(), &data).await;
@@ -282,11 +282,11 @@ async fn stopping_a_server_does_not_wait_for_its_backup() {
     })
     .await;
     in_time("the stop", server.stop()).await.unwrap();
-    // Either it was through, or the command is told; what there is is whole or nothing.
-    let told = backing_up.await.unwrap();
+    // Either it was through, or the command is output; what there is is whole or nothing.
+    let output = backing_up.await.unwrap();
     match Backup::open(&backups) {
         Ok(backup) => assert!(backup.verify().is_empty()),
-        Err(error) => assert!(told.is_err(), "{error}, but the command said {told:?}"),
+        Err(error) => assert!(output.is_err(), "{error}, but the command said {output:?}"),
     }
     // The thread of the backup that was stopped may still hold its directory.
     in_time("a backup after the stop", async {

@@ -67,7 +67,7 @@ async fn write(server: &Server, writer: u64, end: &AtomicBool) -> Vec<Duration> 
         };
         let since = Instant::now();
         socket.sync(SyncMessage::Update(&update)).await;
-        while socket.hear_sync().await.1 != update {}
+        while socket.receive_sync().await.1 != update {}
         took.push(since.elapsed());
         tokio::time::sleep(PAUSE).await;
     }

@@ -129,7 +129,7 @@ async fn joining_during_a_cold_open_misses_no_change() {
             let root = doc.get_or_insert_text("text");
             let mut has_joined = false;
             while !has_joined || !(0..20).all(|number| text.contains(&format!("<{number}>"))) {
-                let (kind, update) = reader.hear_sync().await;
+                let (kind, update) = reader.receive_sync().await;
                 if kind == 0 {
                     continue;
                 }
@@ -157,6 +157,6 @@ async fn stored_update_that_no_tree_accepts_is_served_unchanged() {
     author.join().await;
     let change = typed(50, "new");
     author.sync(SyncMessage::Update(&change)).await;
-    assert_eq!(author.hear_sync().await, (2, change));
+    assert_eq!(author.receive_sync().await, (2, change));
     server.stop().await.unwrap();
 }

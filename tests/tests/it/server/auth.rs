@@ -8,7 +8,7 @@ use syncline_log::memory::MemoryStore;
 use syncline_protocol::hocuspocus::{Message, Scope};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
-use syncline_tests::live::{ByWord, Socket, settings, start_with, typed};
+use syncline_tests::live::{GrantByToken, Socket, settings, start_with, typed};
 use tokio::sync::Semaphore;
 
 /// Decides by the token, once a permit is there.
@@ -50,45 +50,45 @@ async fn messages_sent_before_the_decision_are_answered_after_it_in_order() {
     let mut socket = Socket::open(&server, "/").await;
     let update = typed(1, "early");
     // Even before the token: step 1, a change and a step 2, then the token.
-    socket.say("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
-    socket.say("notes", Message::Sync(SyncMessage::Update(&update))).await;
-    socket.say("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-    socket.say("notes", token("writer")).await;
+    socket.send_to("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to("notes", Message::Sync(SyncMessage::Update(&update))).await;
+    socket.send_to("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
+    socket.send_to("notes", token("writer")).await;
     assert_eq!(server.open_documents(), 0, "nothing is opened before the decision");
     may_decide.add_permits(1);
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     socket
-        .hear_until(|_, message| {
-            heard.push(match message {
+        .receive_until(|_, message| {
+            received.push(match message {
                 Message::Authenticated(Scope::ReadWrite) => "authenticated",
                 Message::Sync(SyncMessage::Step1(_)) => "step 1",
                 Message::Sync(SyncMessage::Step2(_)) => "step 2",
                 Message::SyncStatus(true) => "saved",
-                other => panic!("heard {other:?}"),
+                other => panic!("received {other:?}"),
             });
-            heard.len() == 5
+            received.len() == 5
         })
         .await;
-    assert_eq!(heard, ["authenticated", "step 1", "step 2", "saved", "saved"]);
+    assert_eq!(received, ["authenticated", "step 1", "step 2", "saved", "saved"]);
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_denied_document_leaves_the_socket_to_others() {
+async fn denied_document_leaves_the_socket_usable_for_others() {
     let (server, _may_decide) = door(10).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.say("private", token("stranger")).await;
+    socket.send_to("private", token("stranger")).await;
     socket
-        .hear_until(|address, message| {
+        .receive_until(|address, message| {
             address == "private" && matches!(message, Message::PermissionDenied("this token is not known"))
         })
         .await;
     // What it says there anyway opens nothing.
-    socket.say("private", Message::Sync(SyncMessage::Step1(&[0]))).await;
-    socket.say("public", token("writer")).await;
-    socket.say("public", Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to("private", Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to("public", token("writer")).await;
+    socket.send_to("public", Message::Sync(SyncMessage::Step1(&[0]))).await;
     socket
-        .hear_until(|address, message| {
+        .receive_until(|address, message| {
             assert_eq!(address, "public");
             matches!(message, Message::Sync(SyncMessage::Step2(_)))
         })
@@ -98,24 +98,26 @@ async fn a_denied_document_leaves_the_socket_to_others() {
 }
 
 #[tokio::test]
-async fn who_may_only_read_hears_everything_and_changes_nothing() {
+async fn read_only_client_receives_all_changes_and_can_write_none() {
     let (server, _may_decide) = door(10).await;
     let mut writer = Socket::open(&server, "/").await;
     let mut reader = Socket::open(&server, "/").await;
     for (socket, name) in [(&mut writer, "writer"), (&mut reader, "reader")] {
-        socket.say("notes", token(name)).await;
-        socket.say("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
-        socket.hear_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+        socket.send_to("notes", token(name)).await;
+        socket.send_to("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
+        socket.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
     }
     // The answer to the server's step 1 is no attempt to write.
-    reader.say("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-    reader.hear_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
-    reader.say("notes", Message::Sync(SyncMessage::Update(&typed(1, "forged")))).await;
-    reader.hear_until(|_, message| matches!(message, Message::SyncStatus(false))).await;
+    reader.send_to("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
+    reader.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    reader.send_to("notes", Message::Sync(SyncMessage::Update(&typed(1, "forged")))).await;
+    reader.receive_until(|_, message| matches!(message, Message::SyncStatus(false))).await;
     let update = typed(2, "genuine");
-    writer.say("notes", Message::Sync(SyncMessage::Update(&update))).await;
+    writer.send_to("notes", Message::Sync(SyncMessage::Update(&update))).await;
     reader
-        .hear_until(|_, message| matches!(message, Message::Sync(SyncMessage::Update(heard)) if *heard == update))
+        .receive_until(
+            |_, message| matches!(message, Message::Sync(SyncMessage::Update(received)) if *received == update),
+        )
         .await;
 
     // y-websocket has no word for "refused": there the session ends.
@@ -123,50 +125,50 @@ async fn who_may_only_read_hears_everything_and_changes_nothing() {
     let diff = plain.join().await;
     assert!(diff.windows(7).any(|window| window == b"genuine") && !diff.windows(6).any(|window| window == b"forged"));
     plain.sync(SyncMessage::Update(&typed(3, "forged"))).await;
-    let (code, reason) = plain.hear_close().await;
+    let (code, reason) = plain.receive_close().await;
     assert_eq!((code, reason.contains("read")), (4403, true), "{reason}");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn messages_before_a_token_are_bounded_and_their_sender_is_closed_in_time() {
+async fn messages_before_a_token_are_bounded_and_the_session_times_out() {
     let mut config = settings();
     config.session.authentication = Duration::from_millis(300);
-    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(GrantByToken)).await;
     let mut socket = Socket::open(&server, "/").await;
     // For two documents: more small ones than are stored, and a long one.
-    socket.say("other", Message::QueryAwareness).await;
+    socket.send_to("other", Message::QueryAwareness).await;
     for _ in 0..1_100 {
-        socket.say("notes", Message::QueryAwareness).await;
+        socket.send_to("notes", Message::QueryAwareness).await;
     }
-    socket.say("notes", Message::Stateless(&"x".repeat(1024 * 1024))).await;
+    socket.send_to("notes", Message::Stateless(&"x".repeat(1024 * 1024))).await;
     let mut denied = Vec::new();
     socket
-        .hear_until(|address, message| {
+        .receive_until(|address, message| {
             assert!(matches!(message, Message::PermissionDenied(why) if why.contains("token")), "{message:?}");
             denied.push(address.to_owned());
             denied.len() == 2
         })
         .await;
     assert_eq!(denied, ["notes", "other"]);
-    let (code, reason) = socket.hear_close().await;
+    let (code, reason) = socket.receive_close().await;
     assert_eq!((code, reason.contains("token")), (4504, true), "{reason}");
     assert!(server.metrics().messages_ignored.get() > 100, "those over the limits are dropped");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn authenticated_session_outlives_the_time_for_a_token() {
+async fn authenticated_session_outlives_the_authentication_timeout() {
     let mut config = settings();
     config.session.authentication = Duration::from_millis(50);
-    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
+    let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(GrantByToken)).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.enter("notes", "write").await;
+    socket.open_document("notes", "write").await;
     // The clock of this session closes the other one.
     let mut late = Socket::open(&server, "/").await;
-    late.say("notes", Message::QueryAwareness).await;
-    assert_eq!(late.hear_close().await.0, 4504);
-    socket.say("notes", Message::Sync(SyncMessage::Update(&typed(1, "x")))).await;
-    socket.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
+    late.send_to("notes", Message::QueryAwareness).await;
+    assert_eq!(late.receive_close().await.0, 4504);
+    socket.send_to("notes", Message::Sync(SyncMessage::Update(&typed(1, "x")))).await;
+    socket.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
     server.stop().await.unwrap();
 }

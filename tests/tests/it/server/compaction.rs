@@ -11,7 +11,7 @@ use yrs::{Doc, Text, Transact};
 const HELD_BYTES: usize = 700 * 1024;
 
 #[tokio::test]
-async fn updates_that_wait_do_not_make_every_edit_a_snapshot() {
+async fn pending_updates_do_not_trigger_a_snapshot_on_every_edit() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/doc").await;
     socket.join().await;
@@ -26,7 +26,7 @@ async fn updates_that_wait_do_not_make_every_edit_a_snapshot() {
     type_one("lost");
     let held = type_one(&"x".repeat(HELD_BYTES));
     socket.sync(SyncMessage::Update(&held)).await;
-    while socket.hear_sync().await != (2, held.clone()) {}
+    while socket.receive_sync().await != (2, held.clone()) {}
 
     for client in 2..20 {
         let edit = {
@@ -37,7 +37,7 @@ async fn updates_that_wait_do_not_make_every_edit_a_snapshot() {
             txn.encode_update_v1()
         };
         socket.sync(SyncMessage::Update(&edit)).await;
-        while socket.hear_sync().await != (2, edit.clone()) {}
+        while socket.receive_sync().await != (2, edit.clone()) {}
     }
     assert_eq!(server.metrics().compactions.get(), 1, "the held update calls for a snapshot once");
     server.stop().await.unwrap();

@@ -11,7 +11,7 @@ use syncline_log::memory::MemoryStore;
 use syncline_protocol::awareness::{AwarenessEntry, AwarenessUpdate, encode};
 use syncline_protocol::ywebsocket::Message;
 use syncline_server::Server;
-use syncline_tests::live::{Heard, Socket, start};
+use syncline_tests::live::{Incoming, Socket, start};
 use tokio::sync::Barrier;
 
 /// People. One frame for each announcement and reader would be 90,000.
@@ -28,7 +28,7 @@ struct Received {
 impl Received {
     async fn until(&mut self, socket: &mut Socket, wanted: impl Fn(&BTreeMap<u64, (u64, String)>) -> bool) {
         while !wanted(&self.states) {
-            let Heard::Frame(frame) = socket.hear().await else { panic!("the session ended") };
+            let Incoming::Frame(frame) = socket.receive().await else { panic!("the session ended") };
             let Ok(Message::Awareness(update)) = Message::decode(&frame) else { continue };
             let update = AwarenessUpdate::scan(update, &Default::default()).unwrap();
             self.frames += u64::from(!update.is_empty());
@@ -57,7 +57,7 @@ async fn person(server: Arc<Server>, client: u64, all_joined: Arc<Barrier>, all_
 }
 
 #[tokio::test]
-async fn states_announced_together_reach_each_reader_in_few_frames() {
+async fn awareness_sent_together_reaches_each_reader_in_few_frames() {
     let server = Arc::new(start(Arc::new(MemoryStore::new())).await);
     let barriers = [0; 2].map(|_| Arc::new(Barrier::new(PEOPLE as usize)));
     let people = (0..PEOPLE).map(|client| {
@@ -71,7 +71,7 @@ async fn states_announced_together_reach_each_reader_in_few_frames() {
 }
 
 #[tokio::test]
-async fn people_who_leave_together_are_gone_in_few_frames() {
+async fn clients_that_leave_together_are_removed_in_few_frames() {
     let server = Arc::new(start(Arc::new(MemoryStore::new())).await);
     let mut stays = Socket::open(&server, "/room").await;
     stays.join().await;

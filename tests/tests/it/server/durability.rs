@@ -7,16 +7,16 @@ use syncline_log::memory::{Fault, MemoryStore};
 use syncline_protocol::hocuspocus::Message;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
-use syncline_tests::live::{Heard, Socket, UnreadableStore, settings, start, start_with, typed};
+use syncline_tests::live::{Incoming, Socket, UnreadableStore, settings, start, start_with, typed};
 
 async fn hocuspocus(server: &syncline_server::Server, name: &str) -> Socket {
     let mut socket = Socket::open(server, "/").await;
-    socket.enter(name, "").await;
+    socket.open_document(name, "").await;
     socket
 }
 
 #[tokio::test]
-async fn readers_see_an_edit_before_the_disk_has_it_and_authors_are_told_after() {
+async fn edit_reaches_readers_before_the_disk_and_is_acknowledged_after() {
     let store = Arc::new(MemoryStore::new());
     let server = start(store.clone()).await;
     let mut author = hocuspocus(&server, "doc").await;
@@ -25,8 +25,8 @@ async fn readers_see_an_edit_before_the_disk_has_it_and_authors_are_told_after()
 
     store.hold();
     let (first, second) = (typed(1, "a"), typed(2, "b"));
-    author.say("doc", Message::Sync(SyncMessage::Update(&first))).await;
-    assert_eq!(echoed.hear_sync().await, (2, first), "delivery does not wait for the disk");
+    author.send_to("doc", Message::Sync(SyncMessage::Update(&first))).await;
+    assert_eq!(echoed.receive_sync().await, (2, first), "delivery does not wait for the disk");
     tokio::task::spawn_blocking({
         let store = store.clone();
         move || store.wait_until_held()
@@ -36,20 +36,20 @@ async fn readers_see_an_edit_before_the_disk_has_it_and_authors_are_told_after()
     echoed.sync(SyncMessage::Update(&second)).await;
     // The author of the first is a reader of the second: when that arrives, an early ack would have come before it.
     author
-        .hear_until(|_, message| {
+        .receive_until(|_, message| {
             assert!(!matches!(message, Message::SyncStatus(_)), "acknowledged while the disk still waits");
             matches!(message, Message::Sync(SyncMessage::Update(_)))
         })
         .await;
 
     store.release();
-    author.hear_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
-    assert_eq!(echoed.hear_sync().await, (2, second), "y-websocket: the echo is the acknowledgement");
+    author.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    assert_eq!(echoed.receive_sync().await, (2, second), "y-websocket: the echo is the acknowledgement");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn after_a_storage_failure_nothing_is_acknowledged_and_reading_goes_on() {
+async fn storage_failure_stops_acknowledgements_but_not_reads() {
     let store = Arc::new(MemoryStore::new());
     let mut config = settings();
     // A y-websocket client that is closed comes back within a second: the end of its session waits for some ticks.
@@ -57,14 +57,14 @@ async fn after_a_storage_failure_nothing_is_acknowledged_and_reading_goes_on() {
     let server = start_with(&config, store.clone(), Arc::new(OpenToAll)).await;
     let mut author = hocuspocus(&server, "doc").await;
     let kept = typed(1, "kept");
-    author.say("doc", Message::Sync(SyncMessage::Update(&kept))).await;
-    author.hear_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    author.send_to("doc", Message::Sync(SyncMessage::Update(&kept))).await;
+    author.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
 
     store.fault_at(1, Fault::Fail);
     for client in 2..5 {
-        author.say("doc", Message::Sync(SyncMessage::Update(&typed(client, "lost")))).await;
+        author.send_to("doc", Message::Sync(SyncMessage::Update(&typed(client, "lost")))).await;
         author
-            .hear_until(|_, message| match message {
+            .receive_until(|_, message| match message {
                 Message::SyncStatus(saved) => {
                     assert!(!saved, "nothing may be called saved after the first failure");
                     true
@@ -81,20 +81,20 @@ async fn after_a_storage_failure_nothing_is_acknowledged_and_reading_goes_on() {
     plain.sync(SyncMessage::Step2(&diff)).await;
     plain.join().await;
     plain.sync(SyncMessage::Update(&typed(9, "refused"))).await;
-    let (code, reason) = plain.hear_close().await;
+    let (code, reason) = plain.receive_close().await;
     assert_eq!(code, 4507, "{reason}");
     assert!(server.stop().await.is_err(), "the operator is told");
 }
 
 #[tokio::test]
-async fn a_document_that_cannot_be_loaded_is_not_an_empty_document() {
+async fn document_that_cannot_be_loaded_is_not_served_as_empty() {
     let store = Arc::new(UnreadableStore { unreadable: true.into(), ..UnreadableStore::default() });
     let server = start(store.clone()).await;
     let mut socket = Socket::open(&server, "/doc").await;
     socket.sync(SyncMessage::Step1(&[0])).await;
-    match socket.hear().await {
-        Heard::Closed { code, .. } => assert_eq!(code, 4503),
-        other => panic!("heard {other:?} of a document that was never loaded"),
+    match socket.receive().await {
+        Incoming::Closed { code, .. } => assert_eq!(code, 4503),
+        other => panic!("received {other:?} of a document that was never loaded"),
     }
     store.unreadable.store(false, Ordering::Relaxed);
     let mut again = Socket::open(&server, "/doc").await;

@@ -14,7 +14,7 @@ use syncline_server::auth::OpenToAll;
 use syncline_server::limits::Limits;
 use syncline_tests::hostile_updates::{by_turns, holes, letters, line, passing, spread};
 use syncline_tests::live::{self, Socket, settings, start, start_with, typed};
-use syncline_tests::native_client::{Native, Said};
+use syncline_tests::native_client::{Native, ServerMessage};
 
 async fn limited(change: impl FnOnce(&mut Limits)) -> Server {
     let mut config = settings();
@@ -28,48 +28,48 @@ fn deletion(client: u8, count: u8) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_full_document_is_read_and_deleted_from_but_not_added_to() {
+async fn full_document_allows_reads_and_deletions_but_no_insertions() {
     let server = limited(|limits| limits.document_bytes = 200).await;
     let mut writer = Socket::open(&server, "/doc").await;
     writer.join().await;
     let text = line(7, 100);
     writer.sync(SyncMessage::Update(&text)).await;
-    assert_eq!(writer.hear_sync().await, (2, text));
+    assert_eq!(writer.receive_sync().await, (2, text));
     // y-websocket has no word for "refused".
     writer.sync(SyncMessage::Update(&line(8, 100))).await;
-    let (code, reason) = writer.hear_close().await;
+    let (code, reason) = writer.receive_close().await;
     assert_eq!((code, reason.contains("size limit")), (4414, true), "{reason}");
     // Hocuspocus and native have.
     let mut hocuspocus = Socket::open(&server, "/").await;
-    hocuspocus.say("doc", Message::Token { token: "", version: None }).await;
-    hocuspocus.say("doc", Message::Sync(SyncMessage::Update(&line(9, 100)))).await;
-    hocuspocus.hear_until(|_, message| matches!(message, Message::SyncStatus(false))).await;
-    let mut native = Native::begin(&server).await;
+    hocuspocus.send_to("doc", Message::Token { token: "", version: None }).await;
+    hocuspocus.send_to("doc", Message::Sync(SyncMessage::Update(&line(9, 100)))).await;
+    hocuspocus.receive_until(|_, message| matches!(message, Message::SyncStatus(false))).await;
+    let mut native = Native::connect(&server).await;
     native.join(1, "doc").await;
-    native.say(ToServer::Change { channel: 1, batch: 1, update: &line(10, 100) }).await;
-    native.hear_until(|said| matches!(said, Said::Refused { batch: 1, code: 4414, .. })).await;
+    native.send(ToServer::Change { channel: 1, batch: 1, update: &line(10, 100) }).await;
+    native.receive_until(|message| matches!(message, ServerMessage::Refused { batch: 1, code: 4414, .. })).await;
     // Deleting makes room again; all the time it can be read.
     let mut reader = Socket::open(&server, "/doc").await;
     assert!(reader.join().await.len() > 100);
     reader.sync(SyncMessage::Update(&deletion(7, 90))).await;
-    assert_eq!(reader.hear_sync().await, (2, deletion(7, 90)));
+    assert_eq!(reader.receive_sync().await, (2, deletion(7, 90)));
     let more = line(11, 60);
     reader.sync(SyncMessage::Update(&more)).await;
-    assert_eq!(reader.hear_sync().await, (2, more));
+    assert_eq!(reader.receive_sync().await, (2, more));
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_document_takes_only_so_many_clients() {
+async fn document_limits_the_number_of_client_ids() {
     let server = limited(|limits| limits.document_clients = 10).await;
     let mut writer = Socket::open(&server, "/doc").await;
     writer.join().await;
     for client in 1..=10 {
         writer.sync(SyncMessage::Update(&typed(client, "x"))).await;
-        assert_eq!(writer.hear_sync().await.0, 2);
+        assert_eq!(writer.receive_sync().await.0, 2);
     }
     writer.sync(SyncMessage::Update(&typed(11, "x"))).await;
-    let (code, reason) = writer.hear_close().await;
+    let (code, reason) = writer.receive_close().await;
     assert_eq!((code, reason.contains("limit on clients")), (4414, true), "{reason}");
     server.stop().await.unwrap();
 }
@@ -83,13 +83,13 @@ async fn applications_may_choose_client_ids_by_any_scheme() {
         // They agree in all but their upper bits.
         let update = letters(&[(client << 21, 0, None, None)]);
         writer.sync(SyncMessage::Update(&update)).await;
-        assert_eq!(writer.hear_sync().await, (2, update));
+        assert_eq!(writer.receive_sync().await, (2, update));
     }
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn presence_of_one_connection_is_bounded() {
+async fn awareness_of_one_connection_is_bounded() {
     let server = limited(|limits| limits.presence_bytes = 100_000).await;
     let mut healthy = Socket::open(&server, "/doc").await;
     healthy.join().await;
@@ -112,7 +112,7 @@ async fn presence_of_one_connection_is_bounded() {
     let mut shown = Vec::new();
     let mut is_delivered = false;
     while !is_delivered || shown.last() != Some(&(1, 3, 7)) {
-        let live::Heard::Frame(frame) = healthy.hear().await else { panic!("closed") };
+        let live::Incoming::Frame(frame) = healthy.receive().await else { panic!("closed") };
         match syncline_protocol::ywebsocket::Message::decode(&frame).unwrap() {
             syncline_protocol::ywebsocket::Message::Awareness(update) => {
                 let update = syncline_protocol::awareness::AwarenessUpdate::scan(update, &Default::default()).unwrap();
@@ -136,7 +136,7 @@ async fn presence_of_one_connection_is_bounded() {
 /// 10,000 letters in one gap (60 KB) are 27 s of work for a tree, 300 that pass a large document as much, and so is each of
 /// 100,000 deletions that cut a long text.
 #[tokio::test]
-async fn what_is_much_work_for_a_tree_is_taken_by_a_hub() {
+async fn updates_expensive_for_a_tree_are_accepted_by_the_hub() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut writer = Socket::open(&server, "/doc").await;
     writer.join().await;
@@ -144,14 +144,14 @@ async fn what_is_much_work_for_a_tree_is_taken_by_a_hub() {
         [line(7, 20_000), spread(8, 0, 10_000, 7), by_turns((1, 2), 60_000), passing(9, 300, 1), holes(7, 10_000)];
     for update in updates {
         writer.sync(SyncMessage::Update(&update)).await;
-        assert_eq!(writer.hear_sync().await, (2, update));
+        assert_eq!(writer.receive_sync().await, (2, update));
     }
     server.stop().await.unwrap();
 }
 
 /// A thousand updates that come last first are filed under what each waits for: freeing them goes through none twice.
 #[test]
-fn what_waited_in_the_worst_order_is_set_free_in_one_go() {
+fn pending_updates_in_reverse_order_are_released_in_one_pass() {
     let mut document = HubDocument::default();
     document.take(&line(1, 9).into()).unwrap();
     document.limit(HubLimits::default());

@@ -12,7 +12,7 @@ use syncline_protocol::ywebsocket::Message;
 use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
 use syncline_server::config::Config;
-use syncline_tests::live::{Heard, Socket, settings, start_with, typed};
+use syncline_tests::live::{Incoming, Socket, settings, start_with, typed};
 use syncline_tests::proxy::Proxy;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -51,10 +51,10 @@ async fn show(socket: &mut Socket) {
 }
 
 /// Hears until somebody tells of the client: here, or gone.
-async fn hear_presence(socket: &mut Socket, here: bool) {
+async fn receive_presence(socket: &mut Socket, here: bool) {
     let wait = async {
         loop {
-            let Heard::Frame(frame) = socket.hear().await else { panic!("the healthy peer was cut off") };
+            let Incoming::Frame(frame) = socket.receive().await else { panic!("the healthy peer was cut off") };
             if let Ok(Message::Awareness(update)) = Message::decode(&frame)
                 && let Ok(entries) = AwarenessUpdate::scan(update, &Default::default())
                 && entries.iter().any(|entry| entry.client == CLIENT && entry.is_null() != here)
@@ -67,7 +67,7 @@ async fn hear_presence(socket: &mut Socket, here: bool) {
 }
 
 #[tokio::test]
-async fn a_peer_that_vanishes_is_noticed_and_nobody_else_is() {
+async fn vanished_peer_is_detected_and_healthy_peers_stay_connected() {
     let server = server(|_| {}).await;
     let proxy = Proxy::start(server.address()).await;
     let mut healthy = Socket::open(&server, "/shared").await;
@@ -75,41 +75,41 @@ async fn a_peer_that_vanishes_is_noticed_and_nobody_else_is() {
     let mut vanishing = through(&proxy, &server, "/shared").await;
     vanishing.join().await;
     show(&mut vanishing).await;
-    hear_presence(&mut healthy, true).await;
+    receive_presence(&mut healthy, true).await;
     // And one of the other kind, with a document to itself.
     let mut alone = through(&proxy, &server, "/").await;
-    alone.say("alone", hocuspocus::Message::Token { token: "", version: None }).await;
-    alone.say("alone", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
-    alone.hear_until(|_, message| matches!(message, hocuspocus::Message::Sync(SyncMessage::Step2(_)))).await;
+    alone.send_to("alone", hocuspocus::Message::Token { token: "", version: None }).await;
+    alone.send_to("alone", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
+    alone.receive_until(|_, message| matches!(message, hocuspocus::Message::Sync(SyncMessage::Step2(_)))).await;
     assert_eq!((server.gate().sessions(), server.open_documents()), (3, 2));
 
     proxy.freeze(true);
-    hear_presence(&mut healthy, false).await;
+    receive_presence(&mut healthy, false).await;
     let end = async {
         until("its lease is freed, and its document leaves memory", || server.open_documents() == 1).await;
         until("both are counted", || server.metrics().vanished.get() == 2).await;
         // Whoever comes back over the same connection finds its end there, with the reason.
         proxy.freeze(false);
         for socket in [&mut vanishing, &mut alone] {
-            let (code, reason) = socket.hear_close().await;
+            let (code, reason) = socket.receive_close().await;
             assert_eq!((code, reason.contains("too long")), (4504, true), "{reason}");
         }
         until("their places are free", || server.gate().sessions() == 1).await;
     };
     // Meanwhile the healthy one says nothing but pongs, which it sends while it hears.
-    let hear = async { while !matches!(healthy.hear().await, Heard::Closed { .. } | Heard::Cut) {} };
+    let hear = async { while !matches!(healthy.receive().await, Incoming::Closed { .. } | Incoming::Cut) {} };
     tokio::select! {
         () = hear => panic!("who answers pings was cut off"),
         () = end => {}
     }
     let update = typed(5, "still here");
     healthy.sync(SyncMessage::Update(&update)).await;
-    while healthy.hear_sync().await != (2, update.clone()) {}
+    while healthy.receive_sync().await != (2, update.clone()) {}
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_peer_that_vanishes_under_traffic_is_noticed_by_the_socket_that_takes_nothing() {
+async fn vanished_peer_under_traffic_is_detected_by_the_write_stall() {
     // Pongs are not waited for here: only the socket can tell.
     let server = server(|config| {
         config.session.silence = Duration::from_secs(3_600);
@@ -124,30 +124,30 @@ async fn a_peer_that_vanishes_under_traffic_is_noticed_by_the_socket_that_takes_
     let mut vanishing = Socket::over(narrow.connect(server.address()).await.unwrap(), &server, "/busy").await;
     vanishing.join().await;
     show(&mut vanishing).await;
-    hear_presence(&mut healthy, true).await;
+    receive_presence(&mut healthy, true).await;
     let letters = "x".repeat(100_000);
     let mut client = 100;
     let gone = loop {
         client += 1;
         healthy.sync(SyncMessage::Update(&typed(client, &letters))).await;
-        let mut heard_gone = false;
+        let mut saw_removal = false;
         loop {
-            let Heard::Frame(frame) = healthy.hear().await else { panic!("the healthy peer was cut off") };
+            let Incoming::Frame(frame) = healthy.receive().await else { panic!("the healthy peer was cut off") };
             match Message::decode(&frame) {
                 Ok(Message::Sync(SyncMessage::Update(_))) => break,
                 Ok(Message::Awareness(update)) => {
                     let entries = AwarenessUpdate::scan(update, &Default::default()).unwrap();
-                    heard_gone |= entries.iter().any(|entry| entry.client == CLIENT && entry.is_null());
+                    saw_removal |= entries.iter().any(|entry| entry.client == CLIENT && entry.is_null());
                 }
                 _ => {}
             }
         }
-        if heard_gone || client == 200 {
-            break heard_gone;
+        if saw_removal || client == 200 {
+            break saw_removal;
         }
     };
     if !gone {
-        hear_presence(&mut healthy, false).await;
+        receive_presence(&mut healthy, false).await;
     }
     until("its place is free", || server.gate().sessions() == 1).await;
     assert_eq!(server.metrics().vanished.get(), 1);

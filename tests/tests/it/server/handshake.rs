@@ -15,14 +15,14 @@ use syncline_tests::websocket_case::update;
 async fn is_a_session(socket: &mut RawSocket, client: usize) {
     let message = update(client);
     socket.send(Frame::new(BINARY, message.clone())).await;
-    hears(socket, message).await;
+    expect_message(socket, message).await;
 }
 
-async fn hears(socket: &mut RawSocket, message: Vec<u8>) {
+async fn expect_message(socket: &mut RawSocket, message: Vec<u8>) {
     let wanted = Received::Frame { opcode: BINARY, payload: message };
     loop {
         match socket.receive().await {
-            heard if heard == wanted => return,
+            received if received == wanted => return,
             Received::Frame { .. } => {}
             other => panic!("{other:?}"),
         }
@@ -30,7 +30,7 @@ async fn hears(socket: &mut RawSocket, message: Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_head_in_pieces_is_a_head() {
+async fn handshake_head_in_pieces_is_accepted() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let request = upgrade_request("/doc");
     for size in [1, 2, 3, 7, request.len() - 1] {
@@ -47,7 +47,7 @@ async fn a_head_in_pieces_is_a_head() {
 }
 
 #[tokio::test]
-async fn frames_behind_the_head_are_the_sessions() {
+async fn frames_after_the_handshake_head_reach_the_session() {
     let server = start(Arc::new(MemoryStore::new())).await;
     // One that came whole, several, and one that ends in a later segment, larger than what is read at once.
     for (len, cut) in [(40, 0), (41, 5), (70_000, 40_000)] {
@@ -58,14 +58,14 @@ async fn frames_behind_the_head_are_the_sessions() {
         socket.write(&[upgrade_request("/doc").as_bytes(), now].concat()).await;
         assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
         socket.write(later).await;
-        hears(&mut socket, first).await;
-        hears(&mut socket, second).await;
+        expect_message(&mut socket, first).await;
+        expect_message(&mut socket, second).await;
     }
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_connection_that_asked_for_a_page_before_may_still_become_a_session() {
+async fn connection_that_requested_a_page_can_still_be_upgraded() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let upgrade = upgrade_request("/doc");
     let health = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -82,7 +82,7 @@ async fn a_connection_that_asked_for_a_page_before_may_still_become_a_session() 
             socket.write(&rest).await;
         }
         assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
-        hears(&mut socket, first).await;
+        expect_message(&mut socket, first).await;
         is_a_session(&mut socket, 80).await;
     }
     // A length makes it a request for the HTTP server, which reads the body.
@@ -96,7 +96,7 @@ async fn a_connection_that_asked_for_a_page_before_may_still_become_a_session() 
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused_as_soon_as_it_is_seen() {
+async fn malformed_request_is_refused_immediately() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let good = upgrade_request("/doc");
     let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
@@ -118,7 +118,7 @@ async fn what_is_no_request_is_refused_as_soon_as_it_is_seen() {
 }
 
 #[tokio::test]
-async fn the_first_subprotocol_that_is_offered_is_agreed_on() {
+async fn first_offered_subprotocol_is_selected() {
     let server = start(Arc::new(MemoryStore::new())).await;
     for (more, is_usual) in [("", true), ("Content-Length: 0\r\n", false)] {
         let mut socket = RawSocket::connect(server.address()).await;
@@ -140,7 +140,7 @@ fn page_request(address: std::net::SocketAddr, origin: &str, is_usual: bool) -> 
 }
 
 #[tokio::test]
-async fn page_of_another_origin_is_refused_on_both_ways_into_a_session() {
+async fn cross_origin_page_is_refused_on_both_handshake_paths() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let own = format!("http://{}", server.address());
     for is_usual in [true, false] {
@@ -163,7 +163,7 @@ async fn page_of_another_origin_is_refused_on_both_ways_into_a_session() {
 }
 
 #[tokio::test]
-async fn listed_origin_is_a_session_on_both_ways() {
+async fn allowed_origin_is_accepted_on_both_handshake_paths() {
     let origins = vec!["http://localhost:5173".to_owned(), "capacitor://localhost".to_owned()];
     let config = Config { allow_origin: AllowedOrigins::new(&origins).unwrap(), ..settings() };
     let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
@@ -179,7 +179,7 @@ async fn listed_origin_is_a_session_on_both_ways() {
 }
 
 #[tokio::test]
-async fn another_version_of_the_protocol_is_answered_426_with_the_right_one() {
+async fn unsupported_websocket_version_is_answered_with_426_and_version_13() {
     let server = start(Arc::new(MemoryStore::new())).await;
     for version in ["12", "8", "14", "x", "13, 8"] {
         let mut socket = RawSocket::connect(server.address()).await;

@@ -12,26 +12,26 @@ use syncline_tests::live::{Socket, settings, start, start_with, typed};
 use syncline_tests::native_client;
 
 #[tokio::test]
-async fn a_message_above_the_limit_is_told_the_limit() {
+async fn message_over_the_limit_closes_the_session_with_the_limit() {
     let mut config = settings();
     config.session.message_bytes = 64 * 1024;
     let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
     let mut bad = Socket::open(&server, "/doc").await;
     bad.sync(SyncMessage::Step1(&[0])).await;
     bad.sync(SyncMessage::Update(&typed(1, &"x".repeat(200_000)))).await;
-    let (code, reason) = bad.hear_close().await;
+    let (code, reason) = bad.receive_close().await;
     assert_eq!(code, 4413);
     assert!(reason.contains("65536"), "{reason}");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn names_that_break_the_rules_are_refused_with_a_reason() {
+async fn invalid_document_names_are_refused_with_a_reason() {
     let server = start(Arc::new(MemoryStore::new())).await;
     for (path, what) in [("/".to_owned(), "empty"), (format!("/{}", "x".repeat(513)), "longer")] {
         let mut bad = Socket::open(&server, &path).await;
         bad.sync(SyncMessage::Step1(&[0])).await;
-        let (code, reason) = bad.hear_close().await;
+        let (code, reason) = bad.receive_close().await;
         assert_eq!(code, 4404, "{path}");
         assert!(reason.contains(what), "{reason}");
     }
@@ -39,18 +39,18 @@ async fn names_that_break_the_rules_are_refused_with_a_reason() {
         [("a\nb", "control"), ("\0session", "empty"), ("", "empty"), ("  ", "blank"), (&*"y".repeat(513), "longer")]
     {
         let mut bad = Socket::open(&server, "/").await;
-        bad.say(name, Message::Token { token: "", version: None }).await;
-        bad.hear_until(|_, message| matches!(message, Message::PermissionDenied(reason) if reason.contains(what)))
+        bad.send_to(name, Message::Token { token: "", version: None }).await;
+        bad.receive_until(|_, message| matches!(message, Message::PermissionDenied(reason) if reason.contains(what)))
             .await;
         // The socket stays for other documents.
-        bad.enter("good", "").await;
+        bad.open_document("good", "").await;
     }
     let mut not_utf8 = Socket::open(&server, "/").await;
     // First it decides nothing; in a Hocuspocus session nobody knows which document to deny.
     not_utf8.send(vec![4, 0xff, 0xfe, 0xfd, 0xfc, 2, 0, 0]).await;
-    not_utf8.enter("good", "").await;
+    not_utf8.open_document("good", "").await;
     not_utf8.send(vec![4, 0xff, 0xfe, 0xfd, 0xfc, 2, 0, 0]).await;
-    assert_eq!(not_utf8.hear_close().await.0, 4400);
+    assert_eq!(not_utf8.receive_close().await.0, 4400);
     assert!(server.open_documents() <= 1, "only the good one was opened");
     server.stop().await.unwrap();
 }
@@ -90,27 +90,27 @@ async fn meaningless_messages_are_ignored_in_every_dialect() {
         let update = typed(100 + text, "x");
         plain.sync(SyncMessage::Update(&update)).await;
         // The echo of the empty update before the trailing bytes comes first.
-        while plain.hear_sync().await != (2, update.clone()) {}
+        while plain.receive_sync().await != (2, update.clone()) {}
         let mut hocuspocus = Socket::open(&server, "/").await;
-        hocuspocus.enter("doc", "").await;
+        hocuspocus.open_document("doc", "").await;
         let mut addressed = vec![3, b'd', b'o', b'c'];
         addressed.extend(&frame);
         if !frame.is_empty() {
             hocuspocus.send(addressed).await;
         }
         hocuspocus.send_text("hello").await;
-        hocuspocus.say("doc", Message::BroadcastStateless("hello")).await;
-        hocuspocus.say("doc", Message::Sync(SyncMessage::Update(&typed(200 + text, "x")))).await;
+        hocuspocus.send_to("doc", Message::BroadcastStateless("hello")).await;
+        hocuspocus.send_to("doc", Message::Sync(SyncMessage::Update(&typed(200 + text, "x")))).await;
         hocuspocus
-            .hear_until(|_, message| {
+            .receive_until(|_, message| {
                 assert!(!matches!(message, Message::PermissionDenied(_)), "Hocuspocus, {what}: {message:?}");
                 *message == Message::SyncStatus(true)
             })
             .await;
-        let mut native = native_client::Native::begin(&server).await;
+        let mut native = native_client::Native::connect(&server).await;
         native.join(0, "doc").await;
         native.socket.send(vec![15, 0, 1, 2, 3]).await;
-        native.change_saved(0, 1, &typed(300 + text, "x")).await;
+        native.save_change(0, 1, &typed(300 + text, "x")).await;
         ignored += 5;
     }
     let metrics = server.metrics();
@@ -121,24 +121,24 @@ async fn meaningless_messages_are_ignored_in_every_dialect() {
 }
 
 #[tokio::test]
-async fn an_update_whose_parts_wait_for_each_other_ends_its_session_and_no_other() {
+async fn circular_update_closes_its_session_and_no_other() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut healthy = Socket::open(&server, "/doc").await;
     healthy.join().await;
     let first = typed(10, "first");
     healthy.sync(SyncMessage::Update(&first)).await;
-    assert_eq!(healthy.hear_sync().await, (2, first));
+    assert_eq!(healthy.receive_sync().await, (2, first));
     // Two items, each with the other for its origin: every rule of the scanner holds, and nothing can integrate them.
     let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'b', 1, 1, 0, 0x84, 2, 0, 1, b'a', 0];
     let mut bad = Socket::open(&server, "/doc").await;
     bad.sync(SyncMessage::Step1(&[0])).await;
     bad.sync(SyncMessage::Update(&circle)).await;
-    let (code, reason) = bad.hear_close().await;
+    let (code, reason) = bad.receive_close().await;
     assert_eq!((code, reason.contains("depend on each other")), (4400, true), "{reason}");
     // The healthy session goes on, on a document that has everything but that.
     let second = typed(11, "second");
     healthy.sync(SyncMessage::Update(&second)).await;
-    assert_eq!(healthy.hear_sync().await, (2, second));
+    assert_eq!(healthy.receive_sync().await, (2, second));
     let diff = Socket::open(&server, "/doc").await.join().await;
     assert!(diff.windows(5).any(|window| window == b"first") && diff.windows(6).any(|window| window == b"second"));
     server.stop().await.unwrap();

@@ -27,7 +27,7 @@ fn text_of(update: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn an_unused_document_leaves_memory_and_comes_back_whole() {
+async fn unused_document_is_unloaded_and_reloads_completely() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = settings();
     config.idle_unload = Duration::ZERO;
@@ -36,7 +36,7 @@ async fn an_unused_document_leaves_memory_and_comes_back_whole() {
     socket.join().await;
     let update = typed(1, "kept");
     socket.sync(SyncMessage::Update(&update)).await;
-    assert_eq!(socket.hear_sync().await, (2, update), "it is on disk");
+    assert_eq!(socket.receive_sync().await, (2, update), "it is on disk");
     drop(socket);
     while server.open_documents() > 0 {
         tokio::task::yield_now().await;
@@ -55,7 +55,7 @@ async fn settle_down() {
 }
 
 #[tokio::test]
-async fn a_document_that_waits_for_its_disk_before_it_leaves_stays_for_who_comes_meanwhile() {
+async fn document_unloading_behind_the_disk_stays_open_for_a_new_session() {
     let store = Arc::new(MemoryStore::new());
     let mut config = settings();
     config.idle_unload = Duration::ZERO;
@@ -80,7 +80,7 @@ async fn a_document_that_waits_for_its_disk_before_it_leaves_stays_for_who_comes
     store.release();
     assert_eq!(text_of(&visitor.join().await), "kept");
     visitor.sync(SyncMessage::Update(&typed(2, "more"))).await;
-    while visitor.hear_sync().await != (2, typed(2, "more")) {}
+    while visitor.receive_sync().await != (2, typed(2, "more")) {}
     assert_eq!(server.open_documents(), 1, "it stays under a lease");
     server.stop().await.unwrap();
 }
@@ -92,12 +92,12 @@ async fn visit(server: &syncline_server::Server, document: usize, client: u64) -
     socket.join().await;
     let update = typed(client, &marker);
     socket.sync(SyncMessage::Update(&update)).await;
-    while socket.hear_sync().await != (2, update.clone()) {}
+    while socket.receive_sync().await != (2, update.clone()) {}
     marker
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_that_race_with_a_document_leaving_lose_nothing() {
+async fn sessions_racing_with_a_document_unload_lose_nothing() {
     let seed: u64 = std::env::var("SYNCLINE_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("SYNCLINE_SEED={seed}");
     let dir = tempfile::tempdir().unwrap();

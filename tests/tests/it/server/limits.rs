@@ -36,11 +36,11 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 async fn echoed(socket: &mut Socket, client: u64) {
     let update = typed(client, "x");
     socket.sync(SyncMessage::Update(&update)).await;
-    assert_eq!(socket.hear_sync().await, (2, update));
+    assert_eq!(socket.receive_sync().await, (2, update));
 }
 
 #[tokio::test]
-async fn connections_above_the_limit_are_told_and_make_room_when_they_end() {
+async fn connection_over_the_limit_is_refused_until_another_closes() {
     for per_address in [false, true] {
         let server = limited(|limits| {
             if per_address {
@@ -54,7 +54,7 @@ async fn connections_above_the_limit_are_told_and_make_room_when_they_end() {
         first.join().await;
         let second = Socket::open(&server, "/doc").await;
         until("both are in", || server.gate().sessions() == 2).await;
-        let (code, reason) = Socket::open(&server, "/doc").await.hear_close().await;
+        let (code, reason) = Socket::open(&server, "/doc").await.receive_close().await;
         assert_eq!((code, reason.contains("address")), (4529, per_address), "{reason}");
         assert_eq!(server.metrics().connections_refused.get(), 1);
         drop(second);
@@ -66,7 +66,7 @@ async fn connections_above_the_limit_are_told_and_make_room_when_they_end() {
 }
 
 #[tokio::test]
-async fn sockets_that_say_nothing_are_cut_for_new_ones() {
+async fn silent_sockets_are_dropped_to_admit_new_ones() {
     let server = limited(|limits| limits.unfinished = 8).await;
     let mut healthy = Socket::open(&server, "/doc").await;
     healthy.join().await;
@@ -92,7 +92,7 @@ async fn sockets_that_say_nothing_are_cut_for_new_ones() {
 }
 
 #[tokio::test]
-async fn a_connection_above_its_rate_is_read_more_slowly_and_loses_nothing() {
+async fn connection_over_its_rate_is_throttled_and_loses_nothing() {
     let server = limited(|limits| limits.rate.messages = 20).await;
     let mut busy = Socket::open(&server, "/busy").await;
     busy.join().await;
@@ -109,14 +109,14 @@ async fn a_connection_above_its_rate_is_read_more_slowly_and_loses_nothing() {
     healthy.join().await;
     echoed(&mut healthy, 10).await;
     for update in updates {
-        assert_eq!(busy.hear_sync().await, (2, update));
+        assert_eq!(busy.receive_sync().await, (2, update));
     }
     assert_eq!(server.metrics().floods.get(), 0);
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_flood_ends_its_session() {
+async fn message_flood_closes_its_session() {
     // Of one connection; and of several from one address, which together are one.
     for per_address in [false, true] {
         let server = limited(|limits| {
@@ -145,7 +145,7 @@ async fn a_flood_ends_its_session() {
 }
 
 #[tokio::test]
-async fn a_message_that_never_ends_ends_its_session() {
+async fn endless_message_closes_its_session() {
     let server = server_with(|config| {
         config.session.tick = Duration::from_millis(20);
         config.session.message_time = Duration::from_millis(200);
@@ -161,8 +161,8 @@ async fn a_message_that_never_ends_ends_its_session() {
         loop {
             endless.send(Frame::new(std::mem::replace(&mut opcode, CONTINUATION), [0]).open()).await;
             endless.send(Frame::new(PONG, "here I am")).await;
-            if let Ok(heard) = tokio::time::timeout(Duration::from_millis(10), endless.receive_close()).await {
-                break heard;
+            if let Ok(received) = tokio::time::timeout(Duration::from_millis(10), endless.receive_close()).await {
+                break received;
             }
         }
     };
@@ -175,7 +175,7 @@ async fn a_message_that_never_ends_ends_its_session() {
 }
 
 #[tokio::test]
-async fn unfinished_messages_are_bounded_together() {
+async fn unfinished_messages_of_all_sessions_share_one_limit() {
     let server = limited(|limits| limits.partial_bytes = 1_200_000).await;
     let mut healthy = Socket::open(&server, "/doc").await;
     healthy.join().await;

@@ -32,7 +32,7 @@ async fn write(server: &Server, name: &str, text: &str) -> Socket {
     socket.join().await;
     let update = typed(1, text);
     socket.sync(SyncMessage::Update(&update)).await;
-    while socket.hear_sync().await != (2, update.clone()) {}
+    while socket.receive_sync().await != (2, update.clone()) {}
     socket
 }
 
@@ -53,7 +53,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_document_without_records_leaves_with_its_last_session_and_others_stay() {
+async fn empty_document_is_unloaded_with_its_last_session() {
     let server = server_with(|_| {}).await;
     drop(write(&server, "kept", "kept").await);
     let mut visitors = Vec::new();
@@ -69,7 +69,7 @@ async fn a_document_without_records_leaves_with_its_last_session_and_others_stay
     drop(visitors);
     until("the empty documents have left", || server.open_documents() == 2).await;
     second.sync(SyncMessage::Update(&typed(2, "hello"))).await;
-    while second.hear_sync().await != (2, typed(2, "hello")) {}
+    while second.receive_sync().await != (2, typed(2, "hello")) {}
     drop(second);
     until("its session has ended", || server.gate().sessions() == 0).await;
     assert_eq!(server.open_documents(), 2, "it has records now");
@@ -77,7 +77,7 @@ async fn a_document_without_records_leaves_with_its_last_session_and_others_stay
 }
 
 #[tokio::test]
-async fn the_least_recently_used_leave_for_new_ones_and_used_ones_never() {
+async fn least_recently_used_documents_are_evicted_and_open_ones_stay() {
     let server = server_with(|config| config.limits.open_documents = 4).await;
     let mut used = write(&server, "used", "used").await;
     for number in 0..20 {
@@ -88,20 +88,20 @@ async fn the_least_recently_used_leave_for_new_ones_and_used_ones_never() {
     assert_eq!(server.metrics().documents_refused.get(), 0);
     // It was open all the time.
     used.sync(SyncMessage::Update(&typed(2, "still "))).await;
-    while used.hear_sync().await != (2, typed(2, "still ")) {}
+    while used.receive_sync().await != (2, typed(2, "still ")) {}
     let mut again = Socket::open(&server, "/left0").await;
     assert_eq!(text_of(&again.join().await), "left");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn when_all_documents_are_used_one_more_is_refused_and_the_others_go_on() {
+async fn another_document_is_refused_when_all_loaded_ones_are_in_use() {
     let server = server_with(|config| config.limits.open_documents = 2).await;
     let mut first = write(&server, "first", "one").await;
     let _second = write(&server, "second", "two").await;
     let mut third = Socket::open(&server, "/third").await;
     third.sync(SyncMessage::Step1(&[0])).await;
-    let (code, reason) = third.hear_close().await;
+    let (code, reason) = third.receive_close().await;
     assert_eq!(code, 4529, "{reason}");
     assert!(reason.contains("open documents"), "{reason}");
     assert_eq!(server.metrics().documents_refused.get(), 1);
@@ -109,7 +109,7 @@ async fn when_all_documents_are_used_one_more_is_refused_and_the_others_go_on() 
     let mut reader = Socket::open(&server, "/first").await;
     assert_eq!(text_of(&reader.join().await), "one");
     first.sync(SyncMessage::Update(&typed(2, "more "))).await;
-    assert_eq!(reader.hear_sync().await, (2, typed(2, "more ")));
+    assert_eq!(reader.receive_sync().await, (2, typed(2, "more ")));
     // One leaves, and there is room again.
     drop((first, reader));
     let mut third = Socket::open(&server, "/third").await;
@@ -118,7 +118,7 @@ async fn when_all_documents_are_used_one_more_is_refused_and_the_others_go_on() 
 }
 
 #[tokio::test]
-async fn open_documents_become_bytes_when_memory_is_scarce_and_stay_themselves() {
+async fn open_documents_become_dormant_when_memory_is_scarce() {
     const LIMIT: usize = 2_000_000;
     let server = server_with(|config| config.limits.open_bytes = LIMIT).await;
     let text = "some text ".repeat(10_000);
@@ -133,7 +133,7 @@ async fn open_documents_become_bytes_when_memory_is_scarce_and_stay_themselves()
     for (number, writer) in writers.iter_mut().enumerate() {
         let update = typed(2, "new ");
         writer.sync(SyncMessage::Update(&update)).await;
-        while writer.hear_sync().await != (2, update.clone()) {}
+        while writer.receive_sync().await != (2, update.clone()) {}
         let mut reader = Socket::open(&server, &format!("/doc{number}")).await;
         assert_eq!(text_of(&reader.join().await).len(), text.len() + 4);
     }
@@ -141,7 +141,7 @@ async fn open_documents_become_bytes_when_memory_is_scarce_and_stay_themselves()
 }
 
 #[tokio::test]
-async fn a_thousand_documents_of_one_session_open_slowly_and_none_is_refused() {
+async fn thousand_documents_of_one_session_open_slowly_and_none_is_refused() {
     let server = server_with(|config| {
         config.session.documents = 2_000;
         config.limits.opens_per_second = 30;
@@ -150,11 +150,11 @@ async fn a_thousand_documents_of_one_session_open_slowly_and_none_is_refused() {
     let mut socket = Socket::open(&server, "/any").await;
     let names: Vec<_> = (0..1_000).map(|number| format!("doc{number}")).collect();
     for name in &names {
-        socket.say(name, Message::Token { token: "", version: None }).await;
+        socket.send_to(name, Message::Token { token: "", version: None }).await;
     }
     let mut open = 0;
     socket
-        .hear_until(|_, message| {
+        .receive_until(|_, message| {
             open += usize::from(matches!(message, Message::Authenticated(_)));
             open == names.len()
         })
@@ -164,7 +164,7 @@ async fn a_thousand_documents_of_one_session_open_slowly_and_none_is_refused() {
 }
 
 #[tokio::test]
-async fn the_presence_of_one_session_in_many_documents_is_bounded_together() {
+async fn awareness_of_one_session_is_bounded_across_its_documents() {
     const DOCUMENTS: usize = 40;
     let server = server_with(|_| ()).await;
     let mut socket = Socket::open(&server, "/any").await;
@@ -172,20 +172,20 @@ async fn the_presence_of_one_session_in_many_documents_is_bounded_together() {
     let small = format!("\"{}\"", "x".repeat(3_000));
     for number in 0..DOCUMENTS {
         let name = format!("doc{number}");
-        socket.say(&name, Message::Token { token: "", version: None }).await;
+        socket.send_to(&name, Message::Token { token: "", version: None }).await;
         // Of the third on, an nth of 2 MiB is less than the large one.
         for (client, state) in [(1, &large), (2, &small)] {
             let update = encode([AwarenessEntry { client, clock: 1, state }].into_iter());
-            socket.say(&name, Message::Awareness(&update)).await;
+            socket.send_to(&name, Message::Awareness(&update)).await;
         }
     }
     let dropped = DOCUMENTS as u64 - 2;
     until("all have come", || server.metrics().awareness_dropped.get() >= dropped).await;
     let mut observer = Socket::open(&server, "/any").await;
     let last = format!("doc{}", DOCUMENTS - 1);
-    observer.say(&last, Message::Token { token: "", version: None }).await;
+    observer.send_to(&last, Message::Token { token: "", version: None }).await;
     observer
-        .hear_until(|_, message| match message {
+        .receive_until(|_, message| match message {
             Message::Awareness(update) => {
                 let shown = AwarenessUpdate::scan(update, &Default::default()).unwrap();
                 shown.iter().any(|entry| entry.client == 2 && entry.state == small)

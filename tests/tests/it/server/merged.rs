@@ -12,7 +12,7 @@ use syncline_protocol::native::{ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{Merged, ScanLimits, Updates, scan_update, update_ranges};
 use syncline_protocol::ywebsocket;
-use syncline_tests::live::{Heard, Socket, start};
+use syncline_tests::live::{Incoming, Socket, start};
 use yrs::updates::decoder::Decode;
 use yrs::{Array, Doc, GetString, Map, ReadTxn, StateVector, Text, Transact, Update};
 
@@ -95,7 +95,7 @@ fn history(random: &mut StdRng) -> Vec<(u64, Vec<u8>)> {
 }
 
 #[test]
-fn whatever_is_merged_holds_what_went_in_and_passes_the_scanner() {
+fn merged_update_holds_its_inputs_and_passes_the_scanner() {
     for seed in seeds(RUNS) {
         println!("SYNCLINE_SEED={seed}");
         let mut random = StdRng::seed_from_u64(seed);
@@ -159,8 +159,8 @@ struct Editor {
     dialect: Dialect,
     doc: Doc,
     batch: u64,
-    /// Changes heard, and how many frames they came in.
-    heard: Vec<Vec<u8>>,
+    /// Changes received, and how many frames they came in.
+    received: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -176,8 +176,8 @@ impl Editor {
         match dialect {
             Dialect::YWebsocket => socket.sync(SyncMessage::Step1(&[0])).await,
             Dialect::Hocuspocus => {
-                socket.say("doc", hocuspocus::Message::Token { token: "", version: None }).await;
-                socket.say("doc", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
+                socket.send_to("doc", hocuspocus::Message::Token { token: "", version: None }).await;
+                socket.send_to("doc", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
             }
             Dialect::Native => {
                 socket.send(ToServer::Hello { version: VERSION, device: 1 }.encode()).await;
@@ -188,8 +188,8 @@ impl Editor {
             }
         }
         let doc = Doc::with_client_id(client);
-        let mut editor = Self { socket, dialect, doc, batch: 0, heard: Vec::new() };
-        while !editor.hear().await {}
+        let mut editor = Self { socket, dialect, doc, batch: 0, received: Vec::new() };
+        while !editor.receive().await {}
         editor
     }
 
@@ -202,7 +202,7 @@ impl Editor {
         let message = SyncMessage::Update(&update);
         match self.dialect {
             Dialect::YWebsocket => self.socket.sync(message).await,
-            Dialect::Hocuspocus => self.socket.say("doc", hocuspocus::Message::Sync(message)).await,
+            Dialect::Hocuspocus => self.socket.send_to("doc", hocuspocus::Message::Sync(message)).await,
             Dialect::Native => {
                 let change = ToServer::Change { channel: 0, batch: self.batch, update: &update };
                 self.socket.send(change.encode()).await;
@@ -212,8 +212,8 @@ impl Editor {
     }
 
     /// Hears one frame; true for the diff that makes it a reader.
-    async fn hear(&mut self) -> bool {
-        let Heard::Frame(frame) = self.socket.hear().await else { panic!("closed") };
+    async fn receive(&mut self) -> bool {
+        let Incoming::Frame(frame) = self.socket.receive().await else { panic!("closed") };
         let (update, is_diff) = match self.dialect {
             Dialect::YWebsocket => match ywebsocket::Message::decode(&frame).unwrap() {
                 ywebsocket::Message::Sync(SyncMessage::Update(update)) => (update, false),
@@ -236,7 +236,7 @@ impl Editor {
             },
         };
         if !is_diff {
-            self.heard.push(update.to_vec());
+            self.received.push(update.to_vec());
         }
         apply(&self.doc, update);
         is_diff
@@ -244,7 +244,7 @@ impl Editor {
 }
 
 #[tokio::test]
-async fn editors_of_all_dialects_who_write_at_once_converge() {
+async fn concurrent_editors_of_all_dialects_converge() {
     for seed in seeds(3) {
         println!("SYNCLINE_SEED={seed}");
         let mut random = StdRng::seed_from_u64(seed);
@@ -274,7 +274,7 @@ async fn editors_of_all_dialects_who_write_at_once_converge() {
         }
         for editor in editors.iter_mut().chain([&mut fresh]) {
             while vector_of(&editor.doc) != vector_of(&all) {
-                editor.hear().await;
+                editor.receive().await;
             }
         }
         // Deletions move no vector: a mark behind everything says that all has come.
@@ -284,25 +284,25 @@ async fn editors_of_all_dialects_who_write_at_once_converge() {
         editors[0].socket.sync(SyncMessage::Update(&mark)).await;
         for editor in editors[1..].iter_mut().chain([&mut fresh]) {
             while !state(&editor.doc).contains("END") {
-                editor.hear().await;
+                editor.receive().await;
             }
         }
         // Its echo comes to its author behind everything else.
-        while editors[0].heard.last() != Some(&mark) {
-            editors[0].hear().await;
+        while editors[0].received.last() != Some(&mark) {
+            editors[0].receive().await;
         }
         let expected = state(&editors[0].doc);
         for editor in editors.iter().chain([&fresh]) {
             assert_eq!(state(&editor.doc), expected, "SYNCLINE_SEED={seed}");
         }
-        let frames = editors[8].heard.len();
+        let frames = editors[8].received.len();
         println!("{edits} edits reached a reader in {frames} frames");
         server.stop().await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn no_author_is_sent_its_own_change_before_it_is_on_disk() {
+async fn author_receives_its_own_change_only_after_it_is_on_disk() {
     let store = Arc::new(MemoryStore::new());
     let server = start(Arc::clone(&store) as _).await;
     let mut random = StdRng::seed_from_u64(1);
@@ -316,17 +316,17 @@ async fn no_author_is_sent_its_own_change_before_it_is_on_disk() {
     // All of the other's changes, in however many frames; its own are held at the disk.
     let theirs = other.doc.transact().state_vector().get(&yrs::block::ClientID::new(8));
     while author.doc.transact().state_vector().get(&yrs::block::ClientID::new(8)) < theirs {
-        author.hear().await;
+        author.receive().await;
     }
-    for update in &author.heard {
+    for update in &author.received {
         assert!(update_ranges(update).all(|range| range.client == 8), "its own change came back: {update:?}");
     }
     store.release();
-    let echoes = author.heard.len();
-    while author.heard[echoes..].iter().filter(|update| update_ranges(update).any(|range| range.client == 7)).count()
+    let echoes = author.received.len();
+    while author.received[echoes..].iter().filter(|update| update_ranges(update).any(|range| range.client == 7)).count()
         < 1
     {
-        author.hear().await;
+        author.receive().await;
     }
     server.stop().await.unwrap();
 }

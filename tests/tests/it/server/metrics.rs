@@ -10,7 +10,7 @@ use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
 use syncline_server::{Listener, Server};
-use syncline_tests::live::{ByWord, Socket, settings, start_with, typed};
+use syncline_tests::live::{GrantByToken, Socket, settings, start_with, typed};
 use syncline_tests::native_client::Native;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -48,7 +48,7 @@ async fn until(address: SocketAddr, sample: &str, wanted: f64) {
 }
 
 #[tokio::test]
-async fn what_was_taken_and_who_was_closed_for_what_is_told() {
+async fn metrics_count_updates_and_session_closes_by_code() {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
     let port = operators_port(&server).await;
     let mut editor = Socket::open(&server, "/doc").await;
@@ -58,10 +58,10 @@ async fn what_was_taken_and_who_was_closed_for_what_is_told() {
     until(port, "syncline_log_commits_total", 1.0).await;
     let mut hostile = Socket::open(&server, "/doc").await;
     hostile.sync(SyncMessage::Update(&[1])).await;
-    assert_eq!(hostile.hear_close().await.0, 4400);
+    assert_eq!(hostile.receive_close().await.0, 4400);
     let mut greedy = Socket::open(&server, "/doc").await;
     greedy.send(vec![0; settings().session.message_bytes + 1]).await;
-    assert_eq!(greedy.hear_close().await.0, 4413);
+    assert_eq!(greedy.receive_close().await.0, 4413);
     for code in [4400, 4413] {
         until(port, &format!("syncline_sessions_closed_total{{code=\"{code}\"}}"), 1.0).await;
     }
@@ -74,38 +74,38 @@ async fn what_was_taken_and_who_was_closed_for_what_is_told() {
 }
 
 #[tokio::test]
-async fn refusals_that_end_no_session_are_told_by_code() {
-    let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(ByWord)).await;
+async fn metrics_count_refusals_that_close_no_session_by_code() {
+    let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(GrantByToken)).await;
     let port = operators_port(&server).await;
-    let mut native = Native::begin(&server).await;
+    let mut native = Native::connect(&server).await;
     let open = |token| ToServer::Open { channel: 1, document: "doc", token, cursor: None, wants_state_vector: false };
-    native.say(open("a stranger's")).await;
+    native.send(open("a stranger's")).await;
     let mut editor = Socket::open(&server, "/").await;
-    editor.say("doc", Message::Token { token: "read", version: None }).await;
-    editor.say("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
-    editor.hear_until(|_, message| *message == Message::SyncStatus(false)).await;
+    editor.send_to("doc", Message::Token { token: "read", version: None }).await;
+    editor.send_to("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
+    editor.receive_until(|_, message| *message == Message::SyncStatus(false)).await;
     until(port, "syncline_documents_closed_total{code=\"4403\"}", 1.0).await;
     until(port, "syncline_edits_refused_total{code=\"4403\"}", 1.0).await;
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_disk_that_fails_is_told() {
+async fn metrics_report_a_failed_disk() {
     let store = Arc::new(MemoryStore::new());
     store.fault_at(1, Fault::Fail);
     let server = start_with(&settings(), store, Arc::new(OpenToAll)).await;
     let port = operators_port(&server).await;
     let mut editor = Socket::open(&server, "/").await;
-    editor.enter("doc", "").await;
-    editor.say("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
-    editor.hear_until(|_, message| *message == Message::SyncStatus(false)).await;
+    editor.open_document("doc", "").await;
+    editor.send_to("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
+    editor.receive_until(|_, message| *message == Message::SyncStatus(false)).await;
     until(port, "syncline_storage_failed", 1.0).await;
     until(port, "syncline_edits_refused_total{code=\"4507\"}", 1.0).await;
     server.stop().await.unwrap_err();
 }
 
 #[tokio::test]
-async fn the_operators_port_has_nothing_else_and_the_other_has_no_metrics() {
+async fn metrics_are_served_only_on_their_own_port() {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
     let port = operators_port(&server).await;
     assert_eq!(get(port, "/doc").await.0, 404);

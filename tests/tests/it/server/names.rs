@@ -15,7 +15,7 @@ use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
 use syncline_server::config::RawConfig;
 use syncline_tests::live::{Socket, settings, start, start_with, typed};
-use syncline_tests::native_client::{Native, Said};
+use syncline_tests::native_client::{Native, ServerMessage};
 
 /// What a y-websocket client of this path gets.
 async fn at_path(server: &Server, path: &str) -> Vec<u8> {
@@ -25,11 +25,11 @@ async fn at_path(server: &Server, path: &str) -> Vec<u8> {
 /// What a Hocuspocus client of this name gets.
 async fn at_address(server: &Server, name: &str) -> Vec<u8> {
     let mut socket = Socket::open(server, "/").await;
-    socket.say(name, Message::Token { token: "", version: None }).await;
-    socket.say(name, Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to(name, Message::Token { token: "", version: None }).await;
+    socket.send_to(name, Message::Sync(SyncMessage::Step1(&[0]))).await;
     let mut diff = None;
     socket
-        .hear_until(|address, message| {
+        .receive_until(|address, message| {
             if let Message::Sync(SyncMessage::Step2(update)) | Message::SyncReply(SyncMessage::Step2(update)) = message
             {
                 assert_eq!(address, name, "the answer has the address as it was sent");
@@ -43,13 +43,13 @@ async fn at_address(server: &Server, name: &str) -> Vec<u8> {
 
 /// What a native client of this name gets.
 async fn at_channel(server: &Server, name: &str) -> Vec<u8> {
-    let mut native = Native::begin(server).await;
+    let mut native = Native::connect(server).await;
     let open = ToServer::Open { channel: 1, document: name, token: "", cursor: None, wants_state_vector: false };
-    native.say(open).await;
-    native.hear_until(|said| matches!(said, Said::Opened { .. })).await;
-    native.say(ToServer::StateVector { channel: 1, state_vector: &[0] }).await;
-    match native.hear_until(|said| matches!(said, Said::Diff { .. })).await {
-        Said::Diff { update, .. } => update,
+    native.send(open).await;
+    native.receive_until(|message| matches!(message, ServerMessage::Opened { .. })).await;
+    native.send(ToServer::StateVector { channel: 1, state_vector: &[0] }).await;
+    match native.receive_until(|message| matches!(message, ServerMessage::Diff { .. })).await {
+        ServerMessage::Diff { update, .. } => update,
         other => panic!("{other:?}"),
     }
 }
@@ -60,12 +60,12 @@ async fn write(server: &Server, path: &str, text: &str) -> Vec<u8> {
     let mut socket = Socket::open(server, &format!("/{path}")).await;
     socket.join().await;
     socket.sync(SyncMessage::Update(&update)).await;
-    assert_eq!(socket.hear_sync().await, (2, update.clone()));
+    assert_eq!(socket.receive_sync().await, (2, update.clone()));
     update
 }
 
 #[tokio::test]
-async fn spellings_of_a_name_are_one_document_in_every_dialect() {
+async fn encoded_and_plain_name_open_one_document_in_every_dialect() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let longest = ("%F0%9F%98%80".repeat(512), "\u{1f600}".repeat(512));
     for (path, name) in [
@@ -86,7 +86,7 @@ async fn spellings_of_a_name_are_one_document_in_every_dialect() {
 }
 
 #[tokio::test]
-async fn what_only_a_person_writes_is_another_document() {
+async fn reserved_characters_stay_encoded_and_name_another_document() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let names = ["a/b", "a%2Fb", "a%2fb", "a%252Fb", "a:b", "a%3Ab", "a%3Fb", "a%23b", "a%25b", "a%ffb"];
     let mut updates = Vec::new();
@@ -102,7 +102,7 @@ async fn what_only_a_person_writes_is_another_document() {
 
 /// `tests/fixtures/names/record.mjs` wrote the file.
 #[test]
-fn path_that_a_url_parser_makes_of_a_name_is_that_name() {
+fn path_made_from_a_name_by_a_url_parser_is_that_name() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/names/url.json");
     let names: Vec<(String, String)> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(names.len(), 500);
@@ -169,7 +169,7 @@ async fn older_backup_restores_documents_under_their_names() {
 }
 
 #[tokio::test]
-async fn path_prefix_is_no_part_of_a_name() {
+async fn path_prefix_is_not_part_of_the_document_name() {
     let raw = RawConfig { path_prefix: Some("/collab".into()), ..RawConfig::default() };
     let mut config = settings();
     config.path_prefix = raw.check().unwrap().path_prefix;
@@ -183,7 +183,7 @@ async fn path_prefix_is_no_part_of_a_name() {
     let (code, _) = {
         let mut socket = Socket::open(&server, "/collab/").await;
         socket.sync(SyncMessage::Step1(&[0])).await;
-        socket.hear_close().await
+        socket.receive_close().await
     };
     assert_eq!(code, 4404, "the prefix alone names no document");
     server.stop().await.unwrap();

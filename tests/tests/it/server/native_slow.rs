@@ -7,7 +7,7 @@ use syncline_log::memory::MemoryStore;
 use syncline_protocol::ids::Seq;
 use syncline_server::auth::OpenToAll;
 use syncline_tests::live::{Socket, settings, start_with};
-use syncline_tests::native_client::{Native, Said};
+use syncline_tests::native_client::{Native, ServerMessage};
 use tokio::net::TcpSocket;
 use yrs::block::ClientID;
 use yrs::updates::decoder::Decode;
@@ -24,7 +24,7 @@ fn clock(doc: &Doc) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_position_ever_speaks_of_what_was_not_sent() {
+async fn durable_never_covers_changes_that_were_not_sent() {
     let mut config = settings();
     config.session.outbox_bytes = OUTBOX_BYTES;
     let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
@@ -33,7 +33,7 @@ async fn no_position_ever_speaks_of_what_was_not_sent() {
     let narrow = narrow.connect(server.address()).await.unwrap();
     let mut slow = Native::over(Socket::over(narrow, &server, "/").await).await;
     slow.join(0, "doc").await;
-    let mut writer = Native::begin(&server).await;
+    let mut writer = Native::connect(&server).await;
     writer.join(0, "doc").await;
 
     let source = Doc::with_client_id(WRITER);
@@ -55,18 +55,18 @@ async fn no_position_ever_speaks_of_what_was_not_sent() {
                 txn.encode_update_v1()
             };
             batch += 1;
-            let seq = writer.change_saved(0, batch, &update).await;
+            let seq = writer.save_change(0, batch, &update).await;
             assert_eq!(seq, Seq(clocks.len() as u64));
             clocks.push(clock(&source));
         }
         // Now it reads, until it is told that all of it is on disk.
         let last = Seq(clocks.len() as u64 - 1);
         loop {
-            match slow.hear().await {
-                Said::Change { update, .. } | Said::Diff { update, .. } => {
+            match slow.receive().await {
+                ServerMessage::Change { update, .. } | ServerMessage::Diff { update, .. } => {
                     mirror.transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
                 }
-                Said::Durable { seq, .. } => {
+                ServerMessage::Durable { seq, .. } => {
                     positions += 1;
                     assert!(clock(&mirror) >= clocks[seq.0 as usize], "told of {seq}, has {}", clock(&mirror));
                     if seq == last {

@@ -44,7 +44,7 @@ async fn type_and_wait_for_all(client: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readers_that_fall_behind_all_the_time_end_equal_and_know_what_is_saved() {
+async fn readers_that_keep_falling_behind_converge_and_see_saved_status() {
     let mut config = settings();
     config.session.outbox_bytes = OUTBOX_BYTES;
     let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;

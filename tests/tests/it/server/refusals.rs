@@ -10,7 +10,7 @@ use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
 use syncline_server::config::Config;
 use syncline_tests::live::{Socket, settings, start, start_with, typed};
-use syncline_tests::native_client::{Native, Said};
+use syncline_tests::native_client::{Native, ServerMessage};
 
 async fn server(change: impl FnOnce(&mut Config)) -> Server {
     let mut config = settings();
@@ -22,7 +22,7 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
 async fn denied(socket: &mut Socket, address: &str) -> String {
     let mut reason = String::new();
     socket
-        .hear_until(|at, message| match message {
+        .receive_until(|at, message| match message {
             Message::PermissionDenied(why) => {
                 assert_eq!(at, address);
                 reason = (*why).to_owned();
@@ -35,9 +35,9 @@ async fn denied(socket: &mut Socket, address: &str) -> String {
 }
 
 async fn edit_is_saved(socket: &mut Socket, address: &str, update: &[u8]) {
-    socket.say(address, Message::Sync(SyncMessage::Update(update))).await;
+    socket.send_to(address, Message::Sync(SyncMessage::Update(update))).await;
     socket
-        .hear_until(|at, message| {
+        .receive_until(|at, message| {
             assert!(!matches!(message, Message::PermissionDenied(_)), "{at}: {message:?}");
             at == address && *message == Message::SyncStatus(true)
         })
@@ -52,16 +52,16 @@ async fn refused_change_costs_hocuspocus_one_document() {
     let server = start(Arc::new(MemoryStore::new())).await;
     for bad in REFUSED_UPDATES {
         let mut socket = Socket::open(&server, "/").await;
-        socket.enter("one", "").await;
-        socket.enter("two", "").await;
-        socket.say("one", Message::Sync(SyncMessage::Update(bad))).await;
+        socket.open_document("one", "").await;
+        socket.open_document("two", "").await;
+        socket.send_to("one", Message::Sync(SyncMessage::Update(bad))).await;
         assert!(!denied(&mut socket, "one").await.is_empty());
         // What is sent there afterwards is dropped: not answered, not refused again.
-        socket.say("one", Message::Sync(SyncMessage::Update(bad))).await;
-        socket.say("one", Message::Sync(SyncMessage::Step1(&[0]))).await;
+        socket.send_to("one", Message::Sync(SyncMessage::Update(bad))).await;
+        socket.send_to("one", Message::Sync(SyncMessage::Step1(&[0]))).await;
         edit_is_saved(&mut socket, "two", &typed(1, "x")).await;
         // With its token it may come back.
-        socket.enter("one", "").await;
+        socket.open_document("one", "").await;
         edit_is_saved(&mut socket, "one", &typed(2, "y")).await;
     }
     server.stop().await.unwrap();
@@ -71,34 +71,34 @@ async fn refused_change_costs_hocuspocus_one_document() {
 async fn refused_change_costs_native_one_document_and_y_websocket_its_session() {
     let server = start(Arc::new(MemoryStore::new())).await;
     for bad in REFUSED_UPDATES {
-        let mut native = Native::begin(&server).await;
+        let mut native = Native::connect(&server).await;
         native.join(0, "one").await;
         native.join(1, "two").await;
         native.change(0, 1, bad).await;
-        native.hear_until(|said| matches!(said, Said::Closed { channel: 0, code: 4400, .. })).await;
-        native.change_saved(1, 1, &typed(1, "x")).await;
+        native.receive_until(|message| matches!(message, ServerMessage::Closed { channel: 0, code: 4400, .. })).await;
+        native.save_change(1, 1, &typed(1, "x")).await;
         let mut plain = Socket::open(&server, "/one").await;
         plain.join().await;
         plain.sync(SyncMessage::Update(bad)).await;
-        let (code, reason) = plain.hear_close().await;
+        let (code, reason) = plain.receive_close().await;
         assert_eq!((code, reason.is_empty()), (4400, false));
     }
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn one_document_too_many_is_denied_and_the_others_go_on() {
+async fn document_over_the_limit_is_denied_and_the_others_stay_open() {
     let server = server(|config| config.session.documents = 3).await;
     let mut socket = Socket::open(&server, "/").await;
     for name in ["a", "b", "c"] {
-        socket.enter(name, "").await;
+        socket.open_document(name, "").await;
     }
-    socket.say("d", Message::Token { token: "", version: None }).await;
+    socket.send_to("d", Message::Token { token: "", version: None }).await;
     assert!(denied(&mut socket, "d").await.contains("at most 3 documents"));
     edit_is_saved(&mut socket, "c", &typed(1, "x")).await;
     // One that is left makes room.
-    socket.say("a", Message::Close("")).await;
-    socket.enter("d", "").await;
+    socket.send_to("a", Message::Close("")).await;
+    socket.open_document("d", "").await;
     server.stop().await.unwrap();
 }
 
@@ -107,7 +107,7 @@ async fn default_allows_a_thousand_documents_on_one_socket() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
     for n in 0..1_000 {
-        socket.enter(&format!("document {n}"), "").await;
+        socket.open_document(&format!("document {n}"), "").await;
     }
     edit_is_saved(&mut socket, "document 0", &typed(1, "x")).await;
     server.stop().await.unwrap();
@@ -124,21 +124,23 @@ async fn message_over_the_limit_costs_a_document_and_is_not_stored() {
     .await;
     let huge = vec![7; 40 * limit];
     let mut socket = Socket::open(&server, "/").await;
-    socket.enter("large", "").await;
-    socket.enter("small", "").await;
-    socket.say("large", Message::Sync(SyncMessage::Step2(&huge))).await;
+    socket.open_document("large", "").await;
+    socket.open_document("small", "").await;
+    socket.send_to("large", Message::Sync(SyncMessage::Step2(&huge))).await;
     assert!(denied(&mut socket, "large").await.contains(&limit.to_string()));
     // Sent again, it is dropped without a word.
-    socket.say("large", Message::Sync(SyncMessage::Step2(&huge))).await;
+    socket.send_to("large", Message::Sync(SyncMessage::Step2(&huge))).await;
     edit_is_saved(&mut socket, "small", &typed(1, "x")).await;
 
-    let mut native = Native::begin(&server).await;
+    let mut native = Native::connect(&server).await;
     native.join(0, "doc").await;
     native.change(0, 1, &huge).await;
-    native.hear_until(|said| matches!(said, Said::Refused { channel: 0, batch: 1, code: 4413 })).await;
-    native.change_saved(0, 2, &typed(1, "x")).await;
-    native.say(ToServer::StateVector { channel: 0, state_vector: &huge }).await;
-    native.hear_until(|said| matches!(said, Said::Closed { channel: 0, code: 4413, .. })).await;
+    native
+        .receive_until(|message| matches!(message, ServerMessage::Refused { channel: 0, batch: 1, code: 4413 }))
+        .await;
+    native.save_change(0, 2, &typed(1, "x")).await;
+    native.send(ToServer::StateVector { channel: 0, state_vector: &huge }).await;
+    native.receive_until(|message| matches!(message, ServerMessage::Closed { channel: 0, code: 4413, .. })).await;
     native.join(1, "doc").await;
     assert_eq!(server.metrics().partial_refused.get(), 0);
     server.stop().await.unwrap();
@@ -148,13 +150,13 @@ async fn message_over_the_limit_costs_a_document_and_is_not_stored() {
 async fn long_messages_for_a_denied_document_are_dropped_unread() {
     let server = server(|config| config.limits.partial_bytes = 1024 * 1024).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.enter("two", "").await;
-    socket.enter("one", "").await;
-    socket.say("one", Message::Sync(SyncMessage::Update(&[1]))).await;
+    socket.open_document("two", "").await;
+    socket.open_document("one", "").await;
+    socket.send_to("one", Message::Sync(SyncMessage::Update(&[1]))).await;
     denied(&mut socket, "one").await;
     // Read into memory they would go over what all sessions may hold of messages that are not complete.
     for _ in 0..3 {
-        socket.say("one", Message::Sync(SyncMessage::Update(&vec![0; 8 * 1024 * 1024]))).await;
+        socket.send_to("one", Message::Sync(SyncMessage::Update(&vec![0; 8 * 1024 * 1024]))).await;
     }
     edit_is_saved(&mut socket, "two", &typed(1, "x")).await;
     assert_eq!(server.metrics().partial_refused.get(), 0);
@@ -170,30 +172,32 @@ async fn messages_after_a_stale_close_open_the_document_again() {
     let mut other = Socket::open(&server, "/doc").await;
     other.join().await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.say("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
-    socket.say("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
-    socket.say("doc", Message::Close("")).await;
+    socket.send_to("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
+    socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
+    socket.send_to("doc", Message::Close("")).await;
     let update = typed(1, "typed");
-    socket.say("doc", Message::Sync(SyncMessage::Update(&update))).await;
-    socket.say("doc", Message::Sync(SyncMessage::Step2(&update))).await;
-    assert_eq!(other.hear_sync().await, (2, update));
-    socket.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
+    socket.send_to("doc", Message::Sync(SyncMessage::Update(&update))).await;
+    socket.send_to("doc", Message::Sync(SyncMessage::Step2(&update))).await;
+    assert_eq!(other.receive_sync().await, (2, update));
+    socket.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
     // It is a reader again, too.
     let later = typed(2, "later");
     other.sync(SyncMessage::Update(&later)).await;
-    socket.hear_until(|_, message| matches!(message, Message::Sync(SyncMessage::Update(sent)) if *sent == later)).await;
+    socket
+        .receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Update(sent)) if *sent == later))
+        .await;
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn provider_without_a_token_is_served_where_everyone_may_write() {
+async fn provider_without_a_token_is_served_when_access_is_open() {
     let server = start(Arc::new(MemoryStore::new())).await;
     for name in ["d2", "a document"] {
         let mut socket = Socket::open(&server, "/").await;
-        socket.say(name, Message::Sync(SyncMessage::Step1(&[0]))).await;
-        socket.say(name, Message::Sync(SyncMessage::Step2(&typed(1, "x")))).await;
+        socket.send_to(name, Message::Sync(SyncMessage::Step1(&[0]))).await;
+        socket.send_to(name, Message::Sync(SyncMessage::Step2(&typed(1, "x")))).await;
         socket
-            .hear_until(|_, message| {
+            .receive_until(|_, message| {
                 assert!(!matches!(message, Message::Authenticated(_)), "a provider 2.x without a token expects none");
                 *message == Message::SyncStatus(true)
             })
@@ -207,15 +211,15 @@ async fn provider_without_a_token_is_served_where_everyone_may_write() {
 async fn refusals_of_one_session_are_bounded() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.enter("good", "").await;
+    socket.open_document("good", "").await;
     for n in 0..10_000 {
-        socket.say(&format!("\u{1}{n}"), Message::Token { token: "", version: None }).await;
+        socket.send_to(&format!("\u{1}{n}"), Message::Token { token: "", version: None }).await;
         if n % 1_000 == 999 {
-            socket.say("good", Message::Sync(SyncMessage::Step1(&[0]))).await;
-            socket.hear_until(|at, message| at == "good" && matches!(message, Message::Sync(_))).await;
+            socket.send_to("good", Message::Sync(SyncMessage::Step1(&[0]))).await;
+            socket.receive_until(|at, message| at == "good" && matches!(message, Message::Sync(_))).await;
         }
     }
-    socket.say("\u{1}", Message::Token { token: "", version: None }).await;
-    assert_eq!(socket.hear_close().await.0, 4529);
+    socket.send_to("\u{1}", Message::Token { token: "", version: None }).await;
+    assert_eq!(socket.receive_close().await.0, 4529);
     server.stop().await.unwrap();
 }

@@ -12,7 +12,7 @@ use syncline_protocol::native::{Cursor, Proposal, Resume, ToServer, Version};
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::cli::delete::{delete, purge};
 use syncline_tests::live::{Socket, start, typed};
-use syncline_tests::native_client::{Native, Said};
+use syncline_tests::native_client::{Native, ServerMessage};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, Map, Out, ReadTxn, Transact, Update};
 
@@ -21,12 +21,12 @@ fn version(number: u64, id: u128) -> Option<Version> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_proposals_on_one_base_exactly_one_is_taken() {
+async fn exactly_one_of_two_proposals_on_one_version_is_accepted() {
     let seed = rand::random::<u64>();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let server = start(Arc::new(MemoryStore::new())).await;
-    let (mut a, mut b) = (Native::begin(&server).await, Native::begin(&server).await);
+    let (mut a, mut b) = (Native::connect(&server).await, Native::connect(&server).await);
     a.join(0, "doc").await;
     b.join(0, "doc").await;
     let mut base = None;
@@ -41,7 +41,8 @@ async fn of_two_proposals_on_one_base_exactly_one_is_taken() {
             }
         }
         tokio::join!(a.propose(0, batch, first_id, base), b.propose(0, batch, second_id, base));
-        let ((a_accepted, a_register), (b_accepted, b_register)) = tokio::join!(a.decided(batch), b.decided(batch));
+        let ((a_accepted, a_register), (b_accepted, b_register)) =
+            tokio::join!(a.wait_for_decision(batch), b.wait_for_decision(batch));
         assert!(a_accepted != b_accepted, "seed {seed}, round {round}: {a_accepted} {b_accepted}");
         let id = if a_accepted { first_id } else { second_id };
         let won = version(round, id);
@@ -52,48 +53,50 @@ async fn of_two_proposals_on_one_base_exactly_one_is_taken() {
 }
 
 #[tokio::test]
-async fn a_retry_of_an_accepted_write_is_accepted_again_also_after_a_restart() {
+async fn retried_accepted_proposal_is_accepted_again_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(Arc::new(SledStore::open(dir.path()).unwrap())).await;
-    let mut author = Native::begin(&server).await;
+    let mut author = Native::connect(&server).await;
     author.join(0, "doc").await;
     author.propose(0, 1, 11, None).await;
-    let (accepted, register) = author.decided(1).await;
+    let (accepted, register) = author.wait_for_decision(1).await;
     assert!(accepted);
     let state = register.unwrap();
     assert_eq!((Some(state.version), &*state.author, state.at_ms), (version(1, 11), "Ana", 1 << 40));
     server.stop().await.unwrap();
 
     let server = start(Arc::new(SledStore::open(dir.path()).unwrap())).await;
-    let mut author = Native::begin(&server).await;
+    let mut author = Native::connect(&server).await;
     author.join(0, "doc").await;
     author.propose(0, 1, 11, None).await;
-    assert_eq!(author.decided(1).await, (true, Some(state.clone())), "without a second version");
+    assert_eq!(author.wait_for_decision(1).await, (true, Some(state.clone())), "without a second version");
     author.propose(0, 2, 12, None).await;
-    assert_eq!(author.decided(2).await, (false, Some(state)));
+    assert_eq!(author.wait_for_decision(2).await, (false, Some(state)));
     author.propose(0, 3, 13, version(1, 11)).await;
-    let (accepted, register) = author.decided(3).await;
+    let (accepted, register) = author.wait_for_decision(3).await;
     assert_eq!((accepted, register.unwrap().version), (true, Version { number: 2, id: 13 }));
     author.propose(0, 4, 11, None).await;
-    let (accepted, register) = author.decided(4).await;
+    let (accepted, register) = author.wait_for_decision(4).await;
     assert_eq!((accepted, register.unwrap().version.number), (true, 2), "an older one, too");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn everybody_sees_the_register_and_nobody_is_told_a_decision_before_it_is_on_disk() {
+async fn register_reaches_readers_first_and_decision_waits_for_the_disk() {
     let store = Arc::new(MemoryStore::new());
     let server = start(store.clone()).await;
-    let (mut first, mut second) = (Native::begin(&server).await, Native::begin(&server).await);
+    let (mut first, mut second) = (Native::connect(&server).await, Native::connect(&server).await);
     first.join(0, "doc").await;
     second.join(0, "doc").await;
     let mut plain = Socket::open(&server, "/doc").await;
     plain.join().await;
     store.hold();
     first.propose(0, 1, 1, None).await;
-    let Said::Change { update, seq: Seq(1), .. } = first.hear().await else { panic!("the proposer is a reader, too") };
-    assert!(matches!(second.hear().await, Said::Change { .. }));
-    assert_eq!(plain.hear_sync().await, (2, update.clone()));
+    let ServerMessage::Change { update, seq: Seq(1), .. } = first.receive().await else {
+        panic!("the proposer is a reader, too")
+    };
+    assert!(matches!(second.receive().await, ServerMessage::Change { .. }));
+    assert_eq!(plain.receive_sync().await, (2, update.clone()));
     let doc = Doc::new();
     doc.transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
     let txn = doc.transact();
@@ -101,17 +104,17 @@ async fn everybody_sees_the_register_and_nobody_is_told_a_decision_before_it_is_
     assert_eq!(syncline_replica::RegisterState::from_any(&any).unwrap().version.id, 1);
     // What refuses the second is not on disk either.
     second.propose(0, 1, 2, None).await;
-    assert_eq!((first.hear_all().await, second.hear_all().await), (vec![], vec![]));
+    assert_eq!((first.receive_pending().await, second.receive_pending().await), (vec![], vec![]));
     store.release();
-    let (accepted, _) = first.decided(1).await;
-    let (also, register) = second.decided(1).await;
+    let (accepted, _) = first.wait_for_decision(1).await;
+    let (also, register) = second.wait_for_decision(1).await;
     assert_eq!((accepted, also, register.unwrap().version.id), (true, false, 1));
     drop(txn);
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn proposal_that_no_register_may_hold_closes_its_document() {
+async fn invalid_proposal_closes_its_document() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let long = "x".repeat(257);
     let large = [&[116, 0x81, 0x80, 0x04][..], &[0; 65_537]].concat();
@@ -126,57 +129,57 @@ async fn proposal_that_no_register_may_hold_closes_its_document() {
         Proposal { value: &[126, 126], ..fine },
         Proposal { value: &[118, 0xff, 0xff, 0xff, 0x7f], ..fine },
     ] {
-        let mut session = Native::begin(&server).await;
+        let mut session = Native::connect(&server).await;
         session.join(0, "doc").await;
-        session.say(ToServer::Propose { channel: 0, batch: 1, proposal: bad }).await;
-        session.hear_until(|said| matches!(said, Said::Closed { channel: 0, code: 4400, .. })).await;
+        session.send(ToServer::Propose { channel: 0, batch: 1, proposal: bad }).await;
+        session.receive_until(|message| matches!(message, ServerMessage::Closed { channel: 0, code: 4400, .. })).await;
         // The session is still there.
         session.join(1, "doc").await;
     }
     // As deep as it may be, and a peer sends the document back.
     let deep = [&[117, 1].repeat(99)[..], &[126]].concat();
-    let mut session = Native::begin(&server).await;
+    let mut session = Native::connect(&server).await;
     session.join(0, "doc").await;
-    session.say(ToServer::Propose { channel: 0, batch: 1, proposal: Proposal { value: &deep, ..fine } }).await;
-    assert!(session.decided(1).await.0);
+    session.send(ToServer::Propose { channel: 0, batch: 1, proposal: Proposal { value: &deep, ..fine } }).await;
+    assert!(session.wait_for_decision(1).await.0);
     let mut plain = Socket::open(&server, "/doc").await;
     let diff = plain.join().await;
     plain.sync(SyncMessage::Update(&diff)).await;
-    assert_eq!(plain.hear_sync().await, (2, diff));
+    assert_eq!(plain.receive_sync().await, (2, diff));
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_deleted_document_stays_deleted_and_a_purged_one_begins_anew() {
+async fn deleted_document_stays_deleted_and_purged_one_starts_anew() {
     let dir = tempfile::tempdir().unwrap();
     let name = DocumentName::parse("doc").unwrap();
     let server = start(Arc::new(SledStore::open(dir.path()).unwrap())).await;
-    let mut author = Native::begin(&server).await;
+    let mut author = Native::connect(&server).await;
     let (epoch, _) = author.join(0, "doc").await;
-    let seq = author.change_saved(0, 1, &typed(1, "a")).await;
+    let seq = author.save_change(0, 1, &typed(1, "a")).await;
     server.stop().await.unwrap();
 
     delete(dir.path(), &name, &mut Vec::new()).unwrap();
     let server = start(Arc::new(SledStore::open(dir.path()).unwrap())).await;
-    let mut session = Native::begin(&server).await;
+    let mut session = Native::connect(&server).await;
     session.join(1, "other").await;
     for _ in 0..2 {
         let cursor = Some(Cursor { epoch, seq });
-        session.say(ToServer::Open { channel: 0, document: "doc", token: "", cursor, wants_state_vector: true }).await;
+        session.send(ToServer::Open { channel: 0, document: "doc", token: "", cursor, wants_state_vector: true }).await;
         let update = typed(2, "b");
         session.change(0, 1, &update).await;
-        let closed = session.hear().await;
-        assert!(matches!(closed, Said::Closed { channel: 0, code: 4410, .. }), "{closed:?}");
+        let closed = session.receive().await;
+        assert!(matches!(closed, ServerMessage::Closed { channel: 0, code: 4410, .. }), "{closed:?}");
     }
-    session.change_saved(1, 1, &typed(3, "c")).await;
+    session.save_change(1, 1, &typed(3, "c")).await;
     let mut plain = Socket::open(&server, "/doc").await;
     plain.sync(SyncMessage::Step1(&[0])).await;
-    assert_eq!(plain.hear_close().await.0, 4410);
+    assert_eq!(plain.receive_close().await.0, 4410);
     server.stop().await.unwrap();
 
     purge(dir.path(), &name, &mut Vec::new()).unwrap();
     let server = start(Arc::new(SledStore::open(dir.path()).unwrap())).await;
-    let mut session = Native::begin(&server).await;
+    let mut session = Native::connect(&server).await;
     assert_eq!(session.open_at(0, "doc", Some(Cursor { epoch, seq })).await.1, Resume::OtherHistory);
     let (anew, diff) = session.join(0, "doc").await;
     assert!(anew != epoch && diff == [0, 0]);
@@ -206,17 +209,17 @@ fn frames() -> Vec<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hostile_bytes_harm_nobody_else() {
+async fn hostile_bytes_harm_no_other_session() {
     let seed = rand::random::<u64>();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let server = start(Arc::new(MemoryStore::new())).await;
-    let (mut author, mut reader) = (Native::begin(&server).await, Native::begin(&server).await);
+    let (mut author, mut reader) = (Native::connect(&server).await, Native::connect(&server).await);
     author.join(0, "doc").await;
     reader.join(0, "doc").await;
     let frames = frames();
     for round in 1..=300 {
-        let mut bad = Native::begin(&server).await;
+        let mut bad = Native::connect(&server).await;
         if random.random_bool(0.7) {
             bad.socket.send(frames[0].clone()).await;
         }
@@ -233,8 +236,12 @@ async fn hostile_bytes_harm_nobody_else() {
         }
         let update = typed(10_000 + round, "x");
         author.change(0, round, &update).await;
-        author.acked(round).await;
-        reader.hear_until(|said| matches!(said, Said::Change { update: heard, .. } if *heard == update)).await;
+        author.wait_for_ack(round).await;
+        reader
+            .receive_until(
+                |message| matches!(message, ServerMessage::Change { update: received, .. } if *received == update),
+            )
+            .await;
     }
     server.stop().await.unwrap();
 }

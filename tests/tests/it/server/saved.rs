@@ -25,7 +25,7 @@ async fn statuses_until_pong(socket: &mut Socket) -> usize {
     socket.send(PING_FRAME.to_vec()).await;
     let mut statuses = 0;
     loop {
-        let live::Heard::Frame(frame) = socket.hear().await else { panic!("closed") };
+        let live::Incoming::Frame(frame) = socket.receive().await else { panic!("closed") };
         match Frame::decode(&frame, End::Client).unwrap() {
             Frame::Pong => return statuses,
             Frame::Addressed { message: Message::SyncStatus(saved), .. } => {
@@ -58,20 +58,20 @@ async fn until_taken(server: &syncline_server::Server, bytes: usize) {
 }
 
 #[tokio::test]
-async fn nothing_is_acknowledged_before_the_step_2_is_on_disk_and_queued_updates_never() {
+async fn step_2_is_acknowledged_after_the_disk_and_queued_updates_never() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.say("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
+    socket.send_to("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
     // Ten letters were typed offline, an eleventh after the step 1. The provider's number is 2: the step 2 and that letter.
-    socket.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 10]))).await;
-    socket.say("doc", Message::Sync(SyncMessage::Update(&letter(10)))).await;
+    socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 10]))).await;
+    socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(10)))).await;
     for clock in 0..10 {
-        socket.say("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
+        socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
     }
     until_taken(&server, 21).await;
     assert_eq!(statuses_until_pong(&mut socket).await, 0, "before the step 2");
-    socket.say("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-    socket.say("doc", Message::Sync(SyncMessage::Update(&letter(11)))).await;
+    socket.send_to("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
+    socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(11)))).await;
     until_taken(&server, 22).await;
     let what =
         "the step 2, the letter typed after the step 1, the letter after the step 2, and none for the queued ones";
@@ -80,88 +80,88 @@ async fn nothing_is_acknowledged_before_the_step_2_is_on_disk_and_queued_updates
 }
 
 #[tokio::test]
-async fn deletions_made_offline_get_no_statuses_of_their_own() {
+async fn offline_deletions_get_no_sync_status_of_their_own() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.enter("doc", "").await;
+    socket.open_document("doc", "").await;
     for clock in 0..4 {
-        socket.say("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
+        socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
     }
     expect_statuses(&mut socket, 4, "the letters").await;
     let mut back = Socket::open(&server, "/").await;
-    back.say("doc", Message::Token { token: "", version: None }).await;
-    back.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 4]))).await;
+    back.send_to("doc", Message::Token { token: "", version: None }).await;
+    back.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 4]))).await;
     for clock in 0..3 {
-        back.say("doc", Message::Sync(SyncMessage::Update(&[0, 1, 1, 1, clock, 1]))).await;
+        back.send_to("doc", Message::Sync(SyncMessage::Update(&[0, 1, 1, 1, clock, 1]))).await;
     }
-    back.say("doc", Message::Sync(SyncMessage::Step2(&[0, 1, 1, 1, 0, 3]))).await;
-    back.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
-    back.say("doc", Message::Sync(SyncMessage::Update(&letter(4)))).await;
-    back.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
+    back.send_to("doc", Message::Sync(SyncMessage::Step2(&[0, 1, 1, 1, 0, 3]))).await;
+    back.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
+    back.send_to("doc", Message::Sync(SyncMessage::Update(&letter(4)))).await;
+    back.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
     assert_eq!(statuses_until_pong(&mut back).await, 0, "one for the step 2, one for the letter");
     server.stop().await.unwrap();
 }
 
 /// The provider's number is 2 when its user deletes before the first message of the server is there, and 1 when the deletion was queued.
 #[tokio::test]
-async fn deletion_made_before_the_first_answer_gets_a_status_and_a_queued_one_does_not() {
+async fn deletion_before_the_first_answer_gets_a_status_unless_queued() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.enter("doc", "").await;
-    socket.say("doc", Message::Sync(SyncMessage::Update(&letter(0)))).await;
+    socket.open_document("doc", "").await;
+    socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(0)))).await;
     expect_statuses(&mut socket, 1, "the letter").await;
     let delete = [0, 1, 1, 1, 0, 1];
     for (is_queued, expected) in [(false, 2), (true, 1)] {
         let mut back = Socket::open(&server, "/").await;
-        back.say("doc", Message::Token { token: "", version: None }).await;
-        back.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
+        back.send_to("doc", Message::Token { token: "", version: None }).await;
+        back.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
         if is_queued {
             // A provider sends its queue when it receives the first message. This client answers the ping before it then.
-            back.hear_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+            back.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
         }
-        back.say("doc", Message::Sync(SyncMessage::Update(&delete))).await;
+        back.send_to("doc", Message::Sync(SyncMessage::Update(&delete))).await;
         if !is_queued {
-            back.hear_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
+            back.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
         }
-        back.say("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
+        back.send_to("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
         expect_statuses(&mut back, expected, &format!("queued: {is_queued}")).await;
         // From here on the queue is known to be sent: in a `forceSync()` every deletion is new.
-        back.say("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
-        back.say("doc", Message::Sync(SyncMessage::Update(&delete))).await;
-        back.say("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
+        back.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
+        back.send_to("doc", Message::Sync(SyncMessage::Update(&delete))).await;
+        back.send_to("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
         expect_statuses(&mut back, 2, "the deletion and the step 2").await;
     }
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn step_1_later_is_answered_and_asked_back() {
+async fn later_step_1_is_answered_with_step_2_and_step_1() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
-    socket.enter("doc", "").await;
+    socket.open_document("doc", "").await;
     for _ in 0..3 {
         // forceSync(): the number is 1 until the answer to a question of the server has been acknowledged.
-        socket.say("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
-        let mut heard = Vec::new();
+        socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
+        let mut received = Vec::new();
         socket
-            .hear_until(|_, message| {
+            .receive_until(|_, message| {
                 match message {
-                    Message::Sync(SyncMessage::Step2(_)) => heard.push("step 2"),
-                    Message::Sync(SyncMessage::Step1(_)) => heard.push("step 1"),
+                    Message::Sync(SyncMessage::Step2(_)) => received.push("step 2"),
+                    Message::Sync(SyncMessage::Step1(_)) => received.push("step 1"),
                     other => panic!("{other:?}"),
                 }
-                heard.len() == 2
+                received.len() == 2
             })
             .await;
-        assert_eq!(heard, ["step 2", "step 1"]);
-        socket.say("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
-        socket.hear_until(|_, message| *message == Message::SyncStatus(true)).await;
+        assert_eq!(received, ["step 2", "step 1"]);
+        socket.send_to("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
+        socket.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
     }
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn step_2_goes_back_to_clients_of_yjs_14() {
+async fn step_2_is_echoed_to_clients_of_yjs_14() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let offline = letter(0);
     for (client, is_echoed) in [(1u64, false), (1 << 40, true)] {
@@ -174,9 +174,9 @@ async fn step_2_goes_back_to_clients_of_yjs_14() {
         let typed = letter(1);
         socket.sync(SyncMessage::Update(&typed)).await;
         if is_echoed {
-            assert_eq!(socket.hear_sync().await, (2, offline.clone()));
+            assert_eq!(socket.receive_sync().await, (2, offline.clone()));
         }
-        assert_eq!(socket.hear_sync().await, (2, typed), "client {client}");
+        assert_eq!(socket.receive_sync().await, (2, typed), "client {client}");
     }
     server.stop().await.unwrap();
 }

@@ -27,7 +27,7 @@ fn apply(doc: &Doc, update: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_resynced_and_converges() {
+async fn slow_reader_is_resynced_and_converges() {
     let mut config = settings();
     config.session.outbox_bytes = OUTBOX_BYTES;
     let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
@@ -47,30 +47,30 @@ async fn a_slow_reader_is_resynced_and_converges() {
             txn.encode_update_v1()
         };
         writer.sync(SyncMessage::Update(&update)).await;
-        writer.hear_sync().await;
+        writer.receive_sync().await;
         let deletion = {
             let mut txn = source.transact_mut();
             text.remove_range(&mut txn, 4, WRITE_CHARS - 4);
             txn.encode_update_v1()
         };
         writer.sync(SyncMessage::Update(&deletion)).await;
-        writer.hear_sync().await;
+        writer.receive_sync().await;
     }
     let expected = text.get_string(&source.transact());
 
     // Now it reads, until it holds what everyone holds.
     let doc = Doc::new();
     let mirror = doc.get_or_insert_text("text");
-    let mut heard_bytes = 0;
+    let mut received_bytes = 0;
     while mirror.get_string(&doc.transact()) != expected {
-        let (_, update) = slow.hear_sync().await;
-        heard_bytes += update.len();
+        let (_, update) = slow.receive_sync().await;
+        received_bytes += update.len();
         apply(&doc, &update);
     }
     assert!(server.metrics().resyncs.get() >= 1, "it fell behind and was resynced");
     assert!(
-        heard_bytes < WRITES * WRITE_CHARS as usize / 2,
-        "it was sent {heard_bytes} bytes: a diff, not all that went by"
+        received_bytes < WRITES * WRITE_CHARS as usize / 2,
+        "it was sent {received_bytes} bytes: a diff, not all that went by"
     );
 
     // And it is a reader like any other again.
@@ -81,7 +81,7 @@ async fn a_slow_reader_is_resynced_and_converges() {
     };
     writer.sync(SyncMessage::Update(&update)).await;
     loop {
-        apply(&doc, &slow.hear_sync().await.1);
+        apply(&doc, &slow.receive_sync().await.1);
         if mirror.get_string(&doc.transact()).starts_with("afterwards") {
             break;
         }

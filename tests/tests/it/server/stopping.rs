@@ -25,13 +25,13 @@ impl Authorize for Undecided {
 }
 
 #[tokio::test]
-async fn a_session_that_waits_for_its_grant_for_ever_does_not_hold_up_the_stop() {
+async fn session_waiting_for_its_grant_does_not_delay_the_stop() {
     let asked = Arc::new(Notify::new());
     let auth = Arc::new(Undecided { asked: Arc::clone(&asked) });
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), auth).await;
     let mut socket = Socket::open(&server, "/").await;
     for name in ["decided", "undecided"] {
-        socket.say(name, Message::Token { token: "", version: None }).await;
+        socket.send_to(name, Message::Token { token: "", version: None }).await;
     }
     asked.notified().await;
     tokio::time::timeout(Duration::from_secs(20), server.stop()).await.expect("it stops").unwrap();

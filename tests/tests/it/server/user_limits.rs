@@ -12,7 +12,7 @@ use syncline_server::Server;
 use syncline_server::auth::{Access, AccessRequest, Admission, Authorize, Grant, OpenToAll};
 use syncline_server::config::Config;
 use syncline_tests::live::{Socket, settings, start_with, typed};
-use syncline_tests::native_client::{Native, Said};
+use syncline_tests::native_client::{Native, ServerMessage};
 use tokio::net::TcpStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -47,10 +47,10 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 
 /// Hocuspocus: opens `document` in the name of `user`; false: refused.
 async fn opens(socket: &mut Socket, document: &str, user: &str) -> bool {
-    socket.say(document, Message::Token { token: user, version: None }).await;
+    socket.send_to(document, Message::Token { token: user, version: None }).await;
     let mut opened = false;
     socket
-        .hear_until(|address, message| {
+        .receive_until(|address, message| {
             opened = matches!(message, Message::Authenticated(_));
             address == document && (opened || matches!(message, Message::PermissionDenied(why) if why.contains("user")))
         })
@@ -59,7 +59,7 @@ async fn opens(socket: &mut Socket, document: &str, user: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_connections_however_many_documents_each_has() {
+async fn user_connection_limit_counts_connections_not_documents() {
     let server = server(Arc::new(ByName), |config| config.limits.connections_per_user = 2).await;
     let (mut first, mut second) = (Socket::open(&server, "/").await, Socket::open(&server, "/").await);
     for document in ["a", "b", "c"] {
@@ -71,14 +71,14 @@ async fn a_user_has_so_many_connections_however_many_documents_each_has() {
     // Only the document is refused, for that user.
     let mut other = Socket::open(&server, "/").await;
     assert!(opens(&mut other, "a", "ben").await);
-    let mut native = Native::begin(&server).await;
+    let mut native = Native::connect(&server).await;
     let open =
         |channel, token| ToServer::Open { channel, document: "a", token, cursor: None, wants_state_vector: false };
-    native.say(open(0, "ada")).await;
-    let refused = native.hear().await;
-    assert!(matches!(&refused, Said::Closed { channel: 0, code: 4529, .. }), "{refused:?}");
-    native.say(open(0, "ben")).await;
-    assert!(matches!(native.hear().await, Said::Opened { .. }));
+    native.send(open(0, "ada")).await;
+    let refused = native.receive().await;
+    assert!(matches!(&refused, ServerMessage::Closed { channel: 0, code: 4529, .. }), "{refused:?}");
+    native.send(open(0, "ben")).await;
+    assert!(matches!(native.receive().await, ServerMessage::Opened { .. }));
 
     // A connection that ends makes room; so does a token in another's name, and the last document that is left.
     drop((first, third));
@@ -88,7 +88,7 @@ async fn a_user_has_so_many_connections_however_many_documents_each_has() {
     assert!(opens(&mut again, "a", "cleo").await);
     let mut later = Socket::open(&server, "/").await;
     assert!(opens(&mut later, "a", "ada").await);
-    later.say("a", Message::Close("")).await;
+    later.send_to("a", Message::Close("")).await;
     assert!(opens(&mut later, "b", "dora").await);
     let mut last = Socket::open(&server, "/").await;
     assert!(opens(&mut last, "a", "ada").await);
@@ -96,7 +96,7 @@ async fn a_user_has_so_many_connections_however_many_documents_each_has() {
 }
 
 #[tokio::test]
-async fn a_proxy_names_the_user_in_a_header() {
+async fn user_named_in_a_proxy_header_is_limited() {
     let server = server(Arc::new(OpenToAll), |config| {
         config.user_header = Some("x-forwarded-user".parse().unwrap());
         config.limits.connections_per_user = 1;
@@ -108,11 +108,11 @@ async fn a_proxy_names_the_user_in_a_header() {
         if !user.is_empty() {
             request.headers_mut().insert("X-Forwarded-User", user.parse().unwrap());
         }
-        Socket::of(client_async(request, tcp).await.unwrap().0)
+        Socket::from_websocket(client_async(request, tcp).await.unwrap().0)
     };
     let mut ada = open("ada").await;
     ada.join().await;
-    let (code, reason) = open("ada").await.hear_close().await;
+    let (code, reason) = open("ada").await.receive_close().await;
     assert_eq!((code, reason.contains("user")), (4529, true), "{reason}");
     let mut ben = open("ben").await;
     ben.join().await;
@@ -129,7 +129,7 @@ async fn a_proxy_names_the_user_in_a_header() {
 }
 
 #[tokio::test]
-async fn what_a_users_connections_send_together_is_one_rate() {
+async fn connections_of_one_user_share_one_rate() {
     let server = server(Arc::new(ByName), |config| config.limits.rate_per_user.messages = 20).await;
     let mut both = [Socket::open(&server, "/").await, Socket::open(&server, "/").await];
     let mut sent = [0, 0];
@@ -138,7 +138,7 @@ async fn what_a_users_connections_send_together_is_one_rate() {
     }
     while server.metrics().pauses.get() == 0 {
         for (socket, sent) in both.iter_mut().zip(&mut sent) {
-            socket.say("doc", Message::Sync(SyncMessage::Update(&typed(*sent + 10, "x")))).await;
+            socket.send_to("doc", Message::Sync(SyncMessage::Update(&typed(*sent + 10, "x")))).await;
             *sent += 1;
         }
         tokio::task::yield_now().await;
