@@ -121,8 +121,8 @@ pub fn state_vector(clients: impl ExactSizeIterator<Item = u64>) -> Vec<u8> {
     out
 }
 
-/// An update of `count` nested maps of client 1. The first is in the map at clock `from`, or in the root `t` if `from` is
-/// `None`. `delete_first` also deletes the map at clock 0.
+/// An update of `count` nested maps of client 1. The first is in the map at clock `from`, or in the root `t` if
+/// `from` is `None`. `delete_first` also deletes the map at clock 0.
 pub fn tower(from: Option<u64>, count: u64, delete_first: bool) -> Vec<u8> {
     let first = from.map_or(0, |clock| clock + 1);
     let mut out = numbers(&[1, count, 1, first]);

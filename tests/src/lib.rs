@@ -1,5 +1,6 @@
-//! The harness of the integration tests in `tests/tests`: a server in the test's process, clients of every dialect down to
-//! hand-made WebSocket frames, devices, a faulty network, fixtures, hostile updates, and the fuzz targets.
+//! The harness of the integration tests in `tests/tests`: a server in the test's process, clients of every
+//! dialect down to hand-made WebSocket frames, devices, a faulty network, fixtures, hostile updates, and the fuzz
+//! targets.
 
 #![allow(clippy::unwrap_used, reason = "this is test code: a panic fails the test")]
 

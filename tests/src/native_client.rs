@@ -136,7 +136,8 @@ impl Native {
         .0
     }
 
-    /// Opens a document without a cursor and syncs from an empty state vector. Returns the document's epoch and the diff.
+    /// Opens a document without a cursor and syncs from an empty state vector. Returns the document's epoch and
+    /// the diff.
     pub async fn join(&mut self, channel: Channel, document: &str) -> (Epoch, Vec<u8>) {
         let (cursor, resume) = self.open_at(channel, document, None).await;
         assert_eq!(resume, Resume::SendStateVector);

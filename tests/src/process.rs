@@ -4,8 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Returns a lock that each test of `tests/alone` holds while it runs: `cargo test` runs the tests of a binary concurrently.
-/// A test that panicked while it held the lock does not fail the others.
+/// Returns a lock that each test of `tests/alone` holds while it runs: `cargo test` runs the tests of a binary
+/// concurrently. A test that panicked while it held the lock does not fail the others.
 pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! Corrupts encoded messages but keeps much of their structure: changes integers, pieces and their order, not only bits.
+//! Corrupts encoded messages but keeps much of their structure: changes integers, pieces and their order, not
+//! only bits.
 
 use rand::RngExt;
 use rand::rngs::StdRng;

@@ -1,5 +1,5 @@
-//! An in-memory connection for the fuzz target of sessions: Tokio's duplex carries the client's bytes, a bounded buffer the
-//! server's.
+//! An in-memory connection for the fuzz target of sessions: Tokio's duplex carries the client's bytes, a bounded
+//! buffer the server's.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};

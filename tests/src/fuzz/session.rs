@@ -1,9 +1,9 @@
 //! The fuzz target of a session's state machine: two hostile clients send what the input contains, valid or not, in any
 //! dialect and any order, over in-memory sockets to real sessions. The input also advances the disk and the clock.
 //!
-//! Whatever the clients do: every message of the server can be decoded, nothing is acknowledged before it is committed, a
-//! healthy client of the same document stays connected and its edit is saved, every session ends, and every document is
-//! unloaded and can be loaded again.
+//! Whatever the clients do: every message of the server can be decoded, nothing is acknowledged before it is
+//! committed, a healthy client of the same document stays connected and its edit is saved, every session ends,
+//! and every document is unloaded and can be loaded again.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ pub fn session(bytes: &[u8]) {
     }
     world.settle();
     world.receive(&mut healthy);
-    // The second edit arrives while the first is being committed: the first commit must not acknowledge the second edit.
+    // The second edit arrives while the first is being committed: the first commit must not acknowledge the
+    // second edit.
     let mut first_edit = HEALTHY_EDIT;
     first_edit[2] += 1;
     world.send(&mut healthy, &binary(&sync(SyncMessage::Update(&first_edit))));

@@ -1,5 +1,6 @@
-//! The fuzz targets: one function of bytes for each decoder, for the core of a document and for sessions. None may panic,
-//! and each checks the invariants of the input it accepts. `fuzz/` runs the same functions with cargo-fuzz.
+//! The fuzz targets: one function of bytes for each decoder, for the core of a document and for sessions. None
+//! may panic, and each checks the invariants of the input it accepts. `fuzz/` runs the same functions with
+//! cargo-fuzz.
 
 use std::collections::HashMap;
 
@@ -125,7 +126,8 @@ fn update(bytes: &[u8]) {
     }
 }
 
-/// A struct store encodes one update as a valid state with the same clocks, and encoding that state again changes nothing.
+/// A struct store encodes one update as a valid state with the same clocks, and encoding that state again changes
+/// nothing.
 fn check_struct_store(update: &[u8], summary: &Summary) {
     let mut structs = StructStore::default();
     let is_new = structs.add(update);
@@ -163,7 +165,8 @@ pub(super) fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = (u8, Bytes)> {
     })
 }
 
-/// Updates that pass the scanner can be applied to a hub document and to a tree, and the accepted ones can be loaded again.
+/// Updates that pass the scanner can be applied to a hub document and to a tree, and the accepted ones can be
+/// loaded again.
 fn replica(bytes: &[u8]) {
     let (mut hub, mut tree, mut accepted) = (HubDocument::default(), Some(Replica::default()), Vec::new());
     for (_, update) in pieces(bytes) {
@@ -182,7 +185,8 @@ fn replica(bytes: &[u8]) {
     }
 }
 
-/// Events in any order: acknowledgements follow the disk, sequence numbers are consecutive, and the log holds the same document.
+/// Events in any order: acknowledgements follow the disk, sequence numbers are consecutive, and the log holds the
+/// same document.
 fn core(bytes: &[u8]) {
     let epoch = Epoch(1);
     let mut core = Core::new(HubDocument::default(), Cursor { epoch, seq: Seq(0) }, HubLimits::default())

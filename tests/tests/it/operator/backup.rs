@@ -1,5 +1,5 @@
-//! Backup, restore, export and import in this process: commands over the admin socket of a real server with a real store,
-//! while real devices edit.
+//! Backup, restore, export and import in the test's process: the commands run over the admin socket of a server
+//! with a sled store, while devices edit.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use syncline_server::{Config, Server};
 use syncline_tests::devices::{append, in_time, open, text_of, until_event, until_text};
 use syncline_tests::live::{Socket, settings, start_with, typed};
 
-/// More than a device makes in the tests.
+/// More edits than a device makes in the test.
 const EDITS_AFTER_RESTORE: u64 = 20;
 
-/// Something typed into another text.
-fn elsewhere(client: u64) -> Vec<u8> {
+/// An update of `client` to another root text.
+fn edit_of_another_text(client: u64) -> Vec<u8> {
     let doc = yrs::Doc::with_client_id(client);
     let text = doc.get_or_insert_text("another");
     let mut txn = yrs::Transact::transact_mut(&doc);
@@ -41,7 +41,7 @@ async fn serve(config: &Config, data: &Path) -> Server {
     server
 }
 
-/// Runs a command as a person would, and returns what it printed or why it failed.
+/// Runs a command and returns its output, or its output and error if it fails.
 async fn command(run: impl FnOnce(&mut Vec<u8>) -> anyhow::Result<()> + Send + 'static) -> Result<String, String> {
     let run = move || {
         let mut out = Vec::new();
@@ -100,7 +100,7 @@ async fn backup_holds_acknowledged_edits_and_restoring_changes_the_epoch() {
     append(&notes, "the beginning").await;
     in_time("saved", notes.wait_until_saved()).await.unwrap();
 
-    // Someone types all the while; each backup holds at least what was saved when it began.
+    // A device types during each backup; the backup holds at least what was saved when it began.
     let typist = open(&dir.path().join("typist"), &url, |_| ()).await;
     let page = typist.document("page").await.unwrap();
     for round in 1..=5 {
@@ -120,8 +120,8 @@ async fn backup_holds_acknowledged_edits_and_restoring_changes_the_epoch() {
         typing.await.unwrap();
         let backup = Backup::open(&backups).unwrap();
         assert!(backup.verify().is_empty());
-        let held = text_of(&state_of(backup.read(&name("page")).unwrap().unwrap()));
-        assert!(held.starts_with(&saved), "saved: {saved:?}, in the backup: {held:?}");
+        let in_backup = text_of(&state_of(backup.read(&name("page")).unwrap().unwrap()));
+        assert!(in_backup.starts_with(&saved), "saved: {saved:?}, in the backup: {in_backup:?}");
     }
 
     append(&notes, ", after the backup").await;
@@ -134,11 +134,12 @@ async fn backup_holds_acknowledged_edits_and_restoring_changes_the_epoch() {
     assert!(output.contains("restored 2 documents"), "{output}");
     let server = serve(&config, &restored).await;
 
-    // Others go on there, past the number that the phone knows: only the history tells the one from the other.
+    // Other clients edit the restored document past the phone's sequence number: only the epoch shows that the
+    // history differs.
     let mut stock = Socket::open(&server, "/notes").await;
     assert_eq!(text_of(&stock.join().await), "the beginning");
     for number in 0..EDITS_AFTER_RESTORE {
-        let update = elsewhere(1_000 + number);
+        let update = edit_of_another_text(1_000 + number);
         stock.sync(SyncMessage::Update(&update)).await;
         while stock.receive_sync().await != (2, update.clone()) {}
     }
@@ -185,11 +186,11 @@ async fn import_reaches_readers_and_is_on_disk_when_the_command_returns() {
     let output = import_file(&data, "doc", &file, &update).await.unwrap();
     assert!(output.contains("imported"), "{output}");
     let (kind, received) = reader.receive_sync().await;
-    assert_eq!((kind, &received), (2, &update), "the update as it was in the file");
+    assert_eq!((kind, &received), (2, &update), "the reader receives the update exactly as in the file");
     let output = import_file(&data, "doc", &file, &update).await.unwrap();
     assert!(output.contains("already has everything in"), "{output}");
 
-    // What a reader types goes into the next export, of the running server and of the stopped one.
+    // A reader's edit is in the next export, of the running server and of the stopped one.
     reader.sync(SyncMessage::Update(&typed(8, "typed "))).await;
     reader.receive_sync().await;
     let running = export_to(&data, "doc", &dir.path().join("running"), Format::Update).await.unwrap();
@@ -202,7 +203,7 @@ async fn import_reaches_readers_and_is_on_disk_when_the_command_returns() {
     let stopped = export_to(&data, "doc", &dir.path().join("stopped"), Format::Update).await.unwrap();
     assert_eq!(text_of(&stopped), text);
     let stored = SledStore::open(&data).unwrap().load(&name("doc")).unwrap().unwrap();
-    assert_eq!(stored.last().0, 2, "what was known was not logged again");
+    assert_eq!(stored.last().0, 2, "the repeated import added no record");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,7 +212,7 @@ async fn json_import_creates_a_document_and_never_changes_one() {
     let (data, file) = (dir.path().join("data"), dir.path().join("file.json"));
     let json = serde_json::json!({ "text": "hello", "list": [1, { "a": "b" }], "map": { "key": null } });
     let text = serde_json::to_vec(&json).unwrap();
-    // Stopped, then running.
+    // Once without a running server, once with one.
     import_file(&data, "stopped", &file, &text).await.unwrap();
     let server = serve(&settings(), &data).await;
     import_file(&data, "running", &file, &text).await.unwrap();
@@ -275,20 +276,20 @@ async fn server_stop_does_not_wait_for_a_running_backup() {
         let (data, backups) = (data.clone(), backups.clone());
         async move { back_up(&data, &backups).await }
     });
-    in_time("the first pack", async {
+    in_time("the first pack file", async {
         while !backups.join("r000001-000.pack.new").exists() && !backups.join("manifest.jsonl").exists() {
             tokio::task::yield_now().await;
         }
     })
     .await;
     in_time("the stop", server.stop()).await.unwrap();
-    // Either it was through, or the command is output; what there is is whole or nothing.
+    // The backup is either complete, or the command failed and left none.
     let output = backing_up.await.unwrap();
     match Backup::open(&backups) {
         Ok(backup) => assert!(backup.verify().is_empty()),
-        Err(error) => assert!(output.is_err(), "{error}, but the command said {output:?}"),
+        Err(error) => assert!(output.is_err(), "{error}, but the command returned {output:?}"),
     }
-    // The thread of the backup that was stopped may still hold its directory.
+    // The thread of the stopped backup may still lock the directory.
     in_time("a backup after the stop", async {
         while back_up(&data, &backups).await.is_err_and(|error| error.contains("takes or restores a backup")) {
             tokio::task::yield_now().await;

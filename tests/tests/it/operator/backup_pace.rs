@@ -1,9 +1,10 @@
-//! What a backup costs those who edit: acknowledgement times with and without one, on a store of some hundred megabytes.
-//! It measures and prints, and judges nothing:
+//! The cost of a running backup for editors: acknowledgement latencies with and without one, on a store of some hundred
+//! megabytes. It prints the latencies and asserts none of them:
 //!
 //! `cargo test --release -p syncline-tests --test it backup_pace -- --ignored --nocapture`
 //!
-//! `SYNCLINE_STORE_MB` (300) and `SYNCLINE_DOCUMENT_KB` (64) change the store, `SYNCLINE_DIR` says on which disk it lies.
+//! `SYNCLINE_STORE_MB` (300) and `SYNCLINE_DOCUMENT_KB` (64) change the store, `SYNCLINE_DIR` sets the directory
+//! and thereby the disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ fn fill(data: &Path, documents: usize, bytes: usize) {
         let doc = Doc::with_client_id(number as u64 + 1);
         let text = doc.get_or_insert_text("text");
         let mut txn = doc.transact_mut();
-        // Not all the same: nothing is compressed, but nobody should have to believe it.
+        // Varied words: the store does not compress, but the measurement should not depend on that.
         let words: String =
             (0..bytes / 8).map(|word| format!("{:07x} ", (word * 2_654_435_761) % 0xfff_ffff)).collect();
         text.insert(&mut txn, 0, &words);
@@ -52,7 +53,7 @@ fn fill(data: &Path, documents: usize, bytes: usize) {
     store.close().unwrap();
 }
 
-/// Types a letter, waits until the server says that it is on disk, and again. Returns how long each took.
+/// Types letters one by one, each after the echo that acknowledges the one before. Returns the latency of each.
 async fn write(server: &Server, writer: u64, end: &AtomicBool) -> Vec<Duration> {
     let mut socket = Socket::open(server, &format!("/edited-{writer}")).await;
     socket.join().await;
@@ -74,7 +75,7 @@ async fn write(server: &Server, writer: u64, end: &AtomicBool) -> Vec<Duration> 
     took
 }
 
-/// Lets all writers write until `until` is through.
+/// Runs all writers until `until` completes, and prints their latencies.
 async fn measure<T>(server: &Arc<Server>, what: &str, until: impl Future<Output = T>) -> T {
     let end = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..WRITERS)

@@ -1,5 +1,5 @@
-//! Access is decided before anything is opened: what follows waits for the decision, a denial leaves the socket to
-//! other documents, and who may only read is told so when it writes.
+//! Access is decided before a document is opened: later messages wait for the decision, a denial leaves the
+//! socket usable for other documents, and a read-only client is refused when it writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use syncline_tests::live::{GrantByToken, Socket, settings, start_with, typed};
 use tokio::sync::Semaphore;
 
-/// Decides by the token, once a permit is there.
-struct Doorkeeper {
+/// Decides by the token, after it acquires a permit.
+struct GatedAuth {
     may_decide: Arc<Semaphore>,
 }
 
-impl Authorize for Doorkeeper {
+impl Authorize for GatedAuth {
     fn authorize(&self, request: AccessRequest) -> Access {
         let may_decide = Arc::clone(&self.may_decide);
         Box::pin(async move {
@@ -26,7 +26,7 @@ impl Authorize for Doorkeeper {
             match request.token.as_deref() {
                 Some("writer") => Ok(Grant::ReadWrite.into()),
                 Some("reader") => Ok(Grant::Read.into()),
-                // y-websocket brings none, nor does a Hocuspocus provider before its token.
+                // y-websocket sends no token, and neither does a Hocuspocus provider before its token message.
                 None => Ok(Grant::Read.into()),
                 Some(_) => Err("this token is not known".to_owned()),
             }
@@ -34,10 +34,10 @@ impl Authorize for Doorkeeper {
     }
 }
 
-async fn door(permits: usize) -> (syncline_server::Server, Arc<Semaphore>) {
+async fn server_with_permits(permits: usize) -> (syncline_server::Server, Arc<Semaphore>) {
     let may_decide = Arc::new(Semaphore::new(permits));
-    let doorkeeper = Arc::new(Doorkeeper { may_decide: Arc::clone(&may_decide) });
-    (start_with(&settings(), Arc::new(MemoryStore::new()), doorkeeper).await, may_decide)
+    let auth = Arc::new(GatedAuth { may_decide: Arc::clone(&may_decide) });
+    (start_with(&settings(), Arc::new(MemoryStore::new()), auth).await, may_decide)
 }
 
 fn token(token: &str) -> Message<'_> {
@@ -46,10 +46,10 @@ fn token(token: &str) -> Message<'_> {
 
 #[tokio::test]
 async fn messages_sent_before_the_decision_are_answered_after_it_in_order() {
-    let (server, may_decide) = door(0).await;
+    let (server, may_decide) = server_with_permits(0).await;
     let mut socket = Socket::open(&server, "/").await;
     let update = typed(1, "early");
-    // Even before the token: step 1, a change and a step 2, then the token.
+    // Step 1, an update and step 2 arrive even before the token.
     socket.send_to("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
     socket.send_to("notes", Message::Sync(SyncMessage::Update(&update))).await;
     socket.send_to("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
@@ -75,7 +75,7 @@ async fn messages_sent_before_the_decision_are_answered_after_it_in_order() {
 
 #[tokio::test]
 async fn denied_document_leaves_the_socket_usable_for_others() {
-    let (server, _may_decide) = door(10).await;
+    let (server, _may_decide) = server_with_permits(10).await;
     let mut socket = Socket::open(&server, "/").await;
     socket.send_to("private", token("stranger")).await;
     socket
@@ -83,7 +83,7 @@ async fn denied_document_leaves_the_socket_usable_for_others() {
             address == "private" && matches!(message, Message::PermissionDenied("this token is not known"))
         })
         .await;
-    // What it says there anyway opens nothing.
+    // Later messages to the denied document open nothing.
     socket.send_to("private", Message::Sync(SyncMessage::Step1(&[0]))).await;
     socket.send_to("public", token("writer")).await;
     socket.send_to("public", Message::Sync(SyncMessage::Step1(&[0]))).await;
@@ -99,7 +99,7 @@ async fn denied_document_leaves_the_socket_usable_for_others() {
 
 #[tokio::test]
 async fn read_only_client_receives_all_changes_and_can_write_none() {
-    let (server, _may_decide) = door(10).await;
+    let (server, _may_decide) = server_with_permits(10).await;
     let mut writer = Socket::open(&server, "/").await;
     let mut reader = Socket::open(&server, "/").await;
     for (socket, name) in [(&mut writer, "writer"), (&mut reader, "reader")] {
@@ -107,7 +107,7 @@ async fn read_only_client_receives_all_changes_and_can_write_none() {
         socket.send_to("notes", Message::Sync(SyncMessage::Step1(&[0]))).await;
         socket.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
     }
-    // The answer to the server's step 1 is no attempt to write.
+    // An empty answer to the server's step 1 is not an attempt to write.
     reader.send_to("notes", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
     reader.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
     reader.send_to("notes", Message::Sync(SyncMessage::Update(&typed(1, "forged")))).await;
@@ -120,7 +120,7 @@ async fn read_only_client_receives_all_changes_and_can_write_none() {
         )
         .await;
 
-    // y-websocket has no word for "refused": there the session ends.
+    // y-websocket has no message for a refusal, so the session ends.
     let mut plain = Socket::open(&server, "/notes").await;
     let diff = plain.join().await;
     assert!(diff.windows(7).any(|window| window == b"genuine") && !diff.windows(6).any(|window| window == b"forged"));
@@ -136,7 +136,7 @@ async fn messages_before_a_token_are_bounded_and_the_session_times_out() {
     config.session.authentication = Duration::from_millis(300);
     let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(GrantByToken)).await;
     let mut socket = Socket::open(&server, "/").await;
-    // For two documents: more small ones than are stored, and a long one.
+    // Two documents: more small messages than are buffered, and a long one.
     socket.send_to("other", Message::QueryAwareness).await;
     for _ in 0..1_100 {
         socket.send_to("notes", Message::QueryAwareness).await;
@@ -153,7 +153,7 @@ async fn messages_before_a_token_are_bounded_and_the_session_times_out() {
     assert_eq!(denied, ["notes", "other"]);
     let (code, reason) = socket.receive_close().await;
     assert_eq!((code, reason.contains("token")), (4504, true), "{reason}");
-    assert!(server.metrics().messages_ignored.get() > 100, "those over the limits are dropped");
+    assert!(server.metrics().messages_ignored.get() > 100, "messages over the limit are dropped");
     server.stop().await.unwrap();
 }
 
@@ -164,7 +164,7 @@ async fn authenticated_session_outlives_the_authentication_timeout() {
     let server = start_with(&config, Arc::new(MemoryStore::new()), Arc::new(GrantByToken)).await;
     let mut socket = Socket::open(&server, "/").await;
     socket.open_document("notes", "write").await;
-    // The clock of this session closes the other one.
+    // The timeout closes the session that sent no token.
     let mut late = Socket::open(&server, "/").await;
     late.send_to("notes", Message::QueryAwareness).await;
     assert_eq!(late.receive_close().await.0, 4504);

@@ -1,4 +1,4 @@
-//! When snapshots replace records: as often as new records ask for it, never because of what the last snapshot left.
+//! When snapshots replace records: new records trigger a snapshot; pending updates that the last snapshot kept do not.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_tests::live::{Socket, start};
 use yrs::{Doc, Text, Transact};
 
-/// Above what calls for a snapshot, below what a document holds.
-const HELD_BYTES: usize = 700 * 1024;
+/// Above the threshold for a snapshot, below the limit of pending updates.
+const PENDING_BYTES: usize = 700 * 1024;
 
 #[tokio::test]
 async fn pending_updates_do_not_trigger_a_snapshot_on_every_edit() {
@@ -22,11 +22,11 @@ async fn pending_updates_do_not_trigger_a_snapshot_on_every_edit() {
         text.insert(&mut txn, 0, part);
         txn.encode_update_v1()
     };
-    // The first edit never comes, so the second waits.
+    // The first edit is never sent, so the second stays pending.
     type_one("lost");
-    let held = type_one(&"x".repeat(HELD_BYTES));
-    socket.sync(SyncMessage::Update(&held)).await;
-    while socket.receive_sync().await != (2, held.clone()) {}
+    let pending = type_one(&"x".repeat(PENDING_BYTES));
+    socket.sync(SyncMessage::Update(&pending)).await;
+    while socket.receive_sync().await != (2, pending.clone()) {}
 
     for client in 2..20 {
         let edit = {
@@ -39,6 +39,6 @@ async fn pending_updates_do_not_trigger_a_snapshot_on_every_edit() {
         socket.sync(SyncMessage::Update(&edit)).await;
         while socket.receive_sync().await != (2, edit.clone()) {}
     }
-    assert_eq!(server.metrics().compactions.get(), 1, "the held update calls for a snapshot once");
+    assert_eq!(server.metrics().compactions.get(), 1, "the pending update triggers one snapshot");
     server.stop().await.unwrap();
 }

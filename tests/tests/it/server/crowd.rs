@@ -1,7 +1,8 @@
-//! Awareness of many people in one document: what many announce together reaches each reader in few frames.
+//! Awareness of many clients in one document: states sent at the same time are coalesced into few frames for each
+//! reader.
 //!
-//! On one thread, so that how many messages wait when the document's turn comes does not depend on the machine: all that
-//! the sockets hold is read before the document runs.
+//! The tests run on one thread, so the number of queued messages does not depend on the machine: all sockets are
+//! read before the document's task runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,18 +15,18 @@ use syncline_server::Server;
 use syncline_tests::live::{Incoming, Socket, start};
 use tokio::sync::Barrier;
 
-/// People. One frame for each announcement and reader would be 90,000.
-const PEOPLE: u64 = 300;
-/// Awareness frames that a reader may receive for all announcements together: one for each of them if nothing were coalesced.
-const MAX_FRAMES_PER_READER: u64 = PEOPLE / 20;
+/// Number of clients. One frame for each state and reader would be 90,000.
+const CLIENTS: u64 = 300;
+/// Upper bound of awareness frames for one reader. Without coalescing it would be one for each state.
+const MAX_FRAMES_PER_READER: u64 = CLIENTS / 20;
 
-/// What one reader received: frames, and the newest clock and state of each client.
-struct Received {
+/// What one reader received: the number of frames, and the latest clock and state of each client.
+struct ReceivedAwareness {
     frames: u64,
     states: BTreeMap<u64, (u64, String)>,
 }
 
-impl Received {
+impl ReceivedAwareness {
     async fn until(&mut self, socket: &mut Socket, wanted: impl Fn(&BTreeMap<u64, (u64, String)>) -> bool) {
         while !wanted(&self.states) {
             let Incoming::Frame(frame) = socket.receive().await else { panic!("the session ended") };
@@ -44,14 +45,15 @@ async fn announce(socket: &mut Socket, client: u64, clock: u64, state: &str) {
     socket.send(Message::Awareness(&update).encode()).await;
 }
 
-/// One person: joins, announces a state when all have joined, and leaves when it has the state of everybody.
-async fn person(server: Arc<Server>, client: u64, all_joined: Arc<Barrier>, all_complete: Arc<Barrier>) -> u64 {
+/// One client: joins, announces a state when all have joined, and leaves when it has the states of all. Returns
+/// the number of awareness frames it received.
+async fn run_client(server: Arc<Server>, client: u64, all_joined: Arc<Barrier>, all_complete: Arc<Barrier>) -> u64 {
     let mut socket = Socket::open(&server, "/room").await;
     socket.join().await;
     all_joined.wait().await;
-    announce(&mut socket, client, 1, &format!("{{\"name\":\"person {client}\"}}")).await;
-    let mut received = Received { frames: 0, states: BTreeMap::new() };
-    received.until(&mut socket, |states| states.len() as u64 == PEOPLE).await;
+    announce(&mut socket, client, 1, &format!("{{\"name\":\"client {client}\"}}")).await;
+    let mut received = ReceivedAwareness { frames: 0, states: BTreeMap::new() };
+    received.until(&mut socket, |states| states.len() as u64 == CLIENTS).await;
     all_complete.wait().await;
     received.frames
 }
@@ -59,23 +61,23 @@ async fn person(server: Arc<Server>, client: u64, all_joined: Arc<Barrier>, all_
 #[tokio::test]
 async fn awareness_sent_together_reaches_each_reader_in_few_frames() {
     let server = Arc::new(start(Arc::new(MemoryStore::new())).await);
-    let barriers = [0; 2].map(|_| Arc::new(Barrier::new(PEOPLE as usize)));
-    let people = (0..PEOPLE).map(|client| {
+    let barriers = [0; 2].map(|_| Arc::new(Barrier::new(CLIENTS as usize)));
+    let clients = (0..CLIENTS).map(|client| {
         let [all_joined, all_complete] = barriers.clone();
-        tokio::spawn(person(Arc::clone(&server), client, all_joined, all_complete))
+        tokio::spawn(run_client(Arc::clone(&server), client, all_joined, all_complete))
     });
-    let frames: u64 = join_all(people).await.into_iter().map(Result::unwrap).sum();
-    println!("{frames} awareness frames for {PEOPLE} readers");
-    assert!(frames <= PEOPLE * MAX_FRAMES_PER_READER, "{frames} awareness frames for {PEOPLE} readers");
-    assert!(frames >= PEOPLE, "each received something");
+    let frames: u64 = join_all(clients).await.into_iter().map(Result::unwrap).sum();
+    println!("{frames} awareness frames for {CLIENTS} readers");
+    assert!(frames <= CLIENTS * MAX_FRAMES_PER_READER, "{frames} awareness frames for {CLIENTS} readers");
+    assert!(frames >= CLIENTS, "each reader received a frame");
 }
 
 #[tokio::test]
 async fn clients_that_leave_together_are_removed_in_few_frames() {
     let server = Arc::new(start(Arc::new(MemoryStore::new())).await);
-    let mut stays = Socket::open(&server, "/room").await;
-    stays.join().await;
-    let people = (1..PEOPLE).map(|client| {
+    let mut reader = Socket::open(&server, "/room").await;
+    reader.join().await;
+    let clients = (1..CLIENTS).map(|client| {
         let server = Arc::clone(&server);
         async move {
             let mut socket = Socket::open(&server, "/room").await;
@@ -84,12 +86,12 @@ async fn clients_that_leave_together_are_removed_in_few_frames() {
             socket
         }
     });
-    let sockets = join_all(people).await;
-    let mut received = Received { frames: 0, states: BTreeMap::new() };
-    received.until(&mut stays, |states| states.len() as u64 == PEOPLE - 1).await;
+    let sockets = join_all(clients).await;
+    let mut received = ReceivedAwareness { frames: 0, states: BTreeMap::new() };
+    received.until(&mut reader, |states| states.len() as u64 == CLIENTS - 1).await;
     received.frames = 0;
     drop(sockets);
-    received.until(&mut stays, |states| states.values().all(|(_, state)| state == "null")).await;
-    println!("{} frames for {} who left", received.frames, PEOPLE - 1);
-    assert!(received.frames <= MAX_FRAMES_PER_READER, "{} frames for {} who left", received.frames, PEOPLE - 1);
+    received.until(&mut reader, |states| states.values().all(|(_, state)| state == "null")).await;
+    println!("{} frames for {} that left", received.frames, CLIENTS - 1);
+    assert!(received.frames <= MAX_FRAMES_PER_READER, "{} frames for {} that left", received.frames, CLIENTS - 1);
 }

@@ -1,4 +1,4 @@
-//! An acknowledgement is a promise: it leaves after the disk has the record, never before, in every dialect.
+//! In every dialect an acknowledgement is sent only after the record is on disk.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +26,7 @@ async fn edit_reaches_readers_before_the_disk_and_is_acknowledged_after() {
     store.hold();
     let (first, second) = (typed(1, "a"), typed(2, "b"));
     author.send_to("doc", Message::Sync(SyncMessage::Update(&first))).await;
-    assert_eq!(echoed.receive_sync().await, (2, first), "delivery does not wait for the disk");
+    assert_eq!(echoed.receive_sync().await, (2, first), "readers receive the edit before it is on disk");
     tokio::task::spawn_blocking({
         let store = store.clone();
         move || store.wait_until_held()
@@ -34,10 +34,10 @@ async fn edit_reaches_readers_before_the_disk_and_is_acknowledged_after() {
     .await
     .unwrap();
     echoed.sync(SyncMessage::Update(&second)).await;
-    // The author of the first is a reader of the second: when that arrives, an early ack would have come before it.
+    // The author of the first edit receives the second; an early acknowledgement would have arrived before it.
     author
         .receive_until(|_, message| {
-            assert!(!matches!(message, Message::SyncStatus(_)), "acknowledged while the disk still waits");
+            assert!(!matches!(message, Message::SyncStatus(_)), "acknowledged before the edit is on disk");
             matches!(message, Message::Sync(SyncMessage::Update(_)))
         })
         .await;
@@ -52,7 +52,7 @@ async fn edit_reaches_readers_before_the_disk_and_is_acknowledged_after() {
 async fn storage_failure_stops_acknowledgements_but_not_reads() {
     let store = Arc::new(MemoryStore::new());
     let mut config = settings();
-    // A y-websocket client that is closed comes back within a second: the end of its session waits for some ticks.
+    // The server delays closing a y-websocket session by some ticks, because the client reconnects within a second.
     config.session.tick = std::time::Duration::from_millis(20);
     let server = start_with(&config, store.clone(), Arc::new(OpenToAll)).await;
     let mut author = hocuspocus(&server, "doc").await;
@@ -66,7 +66,7 @@ async fn storage_failure_stops_acknowledgements_but_not_reads() {
         author
             .receive_until(|_, message| match message {
                 Message::SyncStatus(saved) => {
-                    assert!(!saved, "nothing may be called saved after the first failure");
+                    assert!(!saved, "no edit is reported as saved after the first failure");
                     true
                 }
                 _ => false,
@@ -75,15 +75,15 @@ async fn storage_failure_stops_acknowledgements_but_not_reads() {
     }
     let mut plain = Socket::open(&server, "/doc").await;
     let diff = plain.join().await;
-    assert!(diff.windows(4).any(|window| window == b"kept"), "reading goes on");
-    // As stock clients do, it answers the server's step 1, first with nothing, then with what it was just sent.
+    assert!(diff.windows(4).any(|window| window == b"kept"), "reads still work");
+    // Like stock clients, it answers the server's step 1: first with nothing, then with the state it just received.
     plain.sync(SyncMessage::Step2(&[0, 0])).await;
     plain.sync(SyncMessage::Step2(&diff)).await;
     plain.join().await;
     plain.sync(SyncMessage::Update(&typed(9, "refused"))).await;
     let (code, reason) = plain.receive_close().await;
     assert_eq!(code, 4507, "{reason}");
-    assert!(server.stop().await.is_err(), "the operator is told");
+    assert!(server.stop().await.is_err(), "stopping reports the storage failure");
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn document_that_cannot_be_loaded_is_not_served_as_empty() {
     socket.sync(SyncMessage::Step1(&[0])).await;
     match socket.receive().await {
         Incoming::Closed { code, .. } => assert_eq!(code, 4503),
-        other => panic!("received {other:?} of a document that was never loaded"),
+        other => panic!("received {other:?} from a document that could not be loaded"),
     }
     store.unreadable.store(false, Ordering::Relaxed);
     let mut again = Socket::open(&server, "/doc").await;

@@ -1,5 +1,5 @@
-//! Valid updates that would make a document too large are refused with a reason; those that would be much work for a tree
-//! are taken, and nobody notices.
+//! Valid updates that would make a document too large are refused with a reason; updates that would be expensive
+//! for a tree are accepted without delay.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ async fn limited(change: impl FnOnce(&mut Limits)) -> Server {
     start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await
 }
 
-/// An update that deletes all `line` of `client`.
+/// An update that deletes the first `count` letters of `client`.
 fn deletion(client: u8, count: u8) -> Vec<u8> {
     vec![0, 1, client, 1, 0, count]
 }
@@ -35,11 +35,11 @@ async fn full_document_allows_reads_and_deletions_but_no_insertions() {
     let text = line(7, 100);
     writer.sync(SyncMessage::Update(&text)).await;
     assert_eq!(writer.receive_sync().await, (2, text));
-    // y-websocket has no word for "refused".
+    // y-websocket has no message for a refusal, so the session closes.
     writer.sync(SyncMessage::Update(&line(8, 100))).await;
     let (code, reason) = writer.receive_close().await;
     assert_eq!((code, reason.contains("size limit")), (4414, true), "{reason}");
-    // Hocuspocus and native have.
+    // Hocuspocus and native refuse the single update.
     let mut hocuspocus = Socket::open(&server, "/").await;
     hocuspocus.send_to("doc", Message::Token { token: "", version: None }).await;
     hocuspocus.send_to("doc", Message::Sync(SyncMessage::Update(&line(9, 100)))).await;
@@ -48,7 +48,7 @@ async fn full_document_allows_reads_and_deletions_but_no_insertions() {
     native.join(1, "doc").await;
     native.send(ToServer::Change { channel: 1, batch: 1, update: &line(10, 100) }).await;
     native.receive_until(|message| matches!(message, ServerMessage::Refused { batch: 1, code: 4414, .. })).await;
-    // Deleting makes room again; all the time it can be read.
+    // A full document can be read, and deleting makes room again.
     let mut reader = Socket::open(&server, "/doc").await;
     assert!(reader.join().await.len() > 100);
     reader.sync(SyncMessage::Update(&deletion(7, 90))).await;
@@ -80,7 +80,7 @@ async fn applications_may_choose_client_ids_by_any_scheme() {
     let mut writer = Socket::open(&server, "/doc").await;
     writer.join().await;
     for client in 0..1_000u64 {
-        // They agree in all but their upper bits.
+        // The ids differ only in their upper bits.
         let update = letters(&[(client << 21, 0, None, None)]);
         writer.sync(SyncMessage::Update(&update)).await;
         assert_eq!(writer.receive_sync().await, (2, update));
@@ -96,17 +96,17 @@ async fn awareness_of_one_connection_is_bounded() {
     let mut greedy = Socket::open(&server, "/doc").await;
     greedy.join().await;
     let state = format!("\"{}\"", "x".repeat(40_000));
-    let show = |client: u64, clock: u64, state: &str| {
+    let awareness = |client: u64, clock: u64, state: &str| {
         let entry = syncline_protocol::awareness::AwarenessEntry { client, clock, state };
         let update = syncline_protocol::awareness::encode([entry].into_iter());
         syncline_protocol::ywebsocket::Message::Awareness(&update).encode()
     };
     for client in 0..3u64 {
-        greedy.send(show(client, 1, &state)).await;
+        greedy.send(awareness(client, 1, &state)).await;
     }
-    // One that grew over the limit leaves for the others, and is back when it is small again.
-    greedy.send(show(1, 2, &format!("\"{}\"", "y".repeat(70_000)))).await;
-    greedy.send(show(1, 3, "\"small\"")).await;
+    // A state that grows over the limit is removed for the others, and returns when it is small again.
+    greedy.send(awareness(1, 2, &format!("\"{}\"", "y".repeat(70_000)))).await;
+    greedy.send(awareness(1, 3, "\"small\"")).await;
     let update = typed(10, "x");
     greedy.sync(SyncMessage::Update(&update)).await;
     let mut shown = Vec::new();
@@ -119,7 +119,7 @@ async fn awareness_of_one_connection_is_bounded() {
                 shown.extend(update.iter().map(|entry| (entry.client, entry.clock, entry.state.len())));
             }
             syncline_protocol::ywebsocket::Message::Sync(SyncMessage::Update(sent)) => {
-                assert_eq!(sent, update, "the document goes on");
+                assert_eq!(sent, update, "the update is delivered");
                 is_delivered = true;
             }
             _ => {}
@@ -127,14 +127,14 @@ async fn awareness_of_one_connection_is_bounded() {
     }
     let last = |client: u64| shown.iter().rev().find(|(of, ..)| *of == client).copied();
     assert_eq!(last(0), Some((0, 1, 40_002)));
-    assert_eq!(last(1), Some((1, 3, 7)), "the newest of {shown:?}");
-    assert_eq!(last(2), None, "over the limit of one connection");
+    assert_eq!(last(1), Some((1, 3, 7)), "the latest of {shown:?}");
+    assert_eq!(last(2), None, "the state is over the connection's limit");
     assert!(server.metrics().awareness_dropped.get() >= 2);
     server.stop().await.unwrap();
 }
 
-/// 10,000 letters in one gap (60 KB) are 27 s of work for a tree, 300 that pass a large document as much, and so is each of
-/// 100,000 deletions that cut a long text.
+/// 10,000 letters in one gap (60 KB) take a tree 27 s; 300 letters that scan a large document take about as long,
+/// and so do 100,000 deletions that split a long text.
 #[tokio::test]
 async fn updates_expensive_for_a_tree_are_accepted_by_the_hub() {
     let server = start(Arc::new(MemoryStore::new())).await;
@@ -149,7 +149,8 @@ async fn updates_expensive_for_a_tree_are_accepted_by_the_hub() {
     server.stop().await.unwrap();
 }
 
-/// A thousand updates that come last first are filed under what each waits for: freeing them goes through none twice.
+/// A thousand updates arrive in reverse order. Each is indexed by the dependency it is missing, so releasing them
+/// visits none twice.
 #[test]
 fn pending_updates_in_reverse_order_are_released_in_one_pass() {
     let mut document = HubDocument::default();
@@ -161,10 +162,10 @@ fn pending_updates_in_reverse_order_are_released_in_one_pass() {
     };
     for number in (1..1_000).rev() {
         assert_eq!(document.take(&letter(number)), Ok(Entered::Waits));
-        assert_eq!(document.take(&letter(number)), Ok(Entered::Known), "it is kept already");
+        assert_eq!(document.take(&letter(number)), Ok(Entered::Known), "it is already pending");
     }
     assert_eq!(document.take(&letter(0)), Ok(Entered::Changed));
     assert_eq!(document.pending().len(), 0);
-    let freed: Vec<Bytes> = (1..1_000).map(letter).collect();
-    assert_eq!(document.take_freed(), freed, "in the order in which they could be entered");
+    let released: Vec<Bytes> = (1..1_000).map(letter).collect();
+    assert_eq!(document.take_freed(), released, "in the order in which they become applicable");
 }

@@ -1,5 +1,5 @@
-//! A peer that vanishes without a word: no FIN, no reset, no pong. It is noticed within a set time, its leases and its
-//! presence go, and who answers pings stays, however little it says.
+//! A peer that vanishes without FIN, reset or pong. The server detects it within a configured time and removes
+//! its leases and its awareness; a peer that only answers pings stays connected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use syncline_tests::live::{Incoming, Socket, settings, start_with, typed};
 use syncline_tests::proxy::Proxy;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Longest wait for something that must come. Reached only when a test fails.
+/// Time limit of every wait in a test; only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Whose presence is seen, then not.
+/// The client whose awareness appears and is then removed.
 const CLIENT: u64 = 77;
 
-/// As the defaults, in a fiftieth of the time: pings far more often than the silence that is allowed.
+/// The default intervals divided by fifty: pings are sent far more often than the allowed silence.
 async fn server(change: impl FnOnce(&mut Config)) -> Server {
     let mut config = settings();
     config.idle_unload = Duration::ZERO;
@@ -37,24 +37,24 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("timed out waiting until {what}"));
 }
 
 async fn through(proxy: &Proxy, server: &Server, path: &str) -> Socket {
     Socket::over(TcpStream::connect(proxy.address()).await.unwrap(), server, path).await
 }
 
-async fn show(socket: &mut Socket) {
+async fn announce(socket: &mut Socket) {
     let state = "{\"name\":\"gone soon\"}";
-    let presence = encode([AwarenessEntry { client: CLIENT, clock: 1, state }].into_iter());
-    socket.send(Message::Awareness(&presence).encode()).await;
+    let awareness = encode([AwarenessEntry { client: CLIENT, clock: 1, state }].into_iter());
+    socket.send(Message::Awareness(&awareness).encode()).await;
 }
 
-/// Hears until somebody tells of the client: here, or gone.
-async fn receive_presence(socket: &mut Socket, here: bool) {
+/// Receives until the awareness of [`CLIENT`] appears (`here`) or is removed.
+async fn receive_awareness(socket: &mut Socket, here: bool) {
     let wait = async {
         loop {
-            let Incoming::Frame(frame) = socket.receive().await else { panic!("the healthy peer was cut off") };
+            let Incoming::Frame(frame) = socket.receive().await else { panic!("the healthy peer was disconnected") };
             if let Ok(Message::Awareness(update)) = Message::decode(&frame)
                 && let Ok(entries) = AwarenessUpdate::scan(update, &Default::default())
                 && entries.iter().any(|entry| entry.client == CLIENT && entry.is_null() != here)
@@ -63,7 +63,7 @@ async fn receive_presence(socket: &mut Socket, here: bool) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("presence is told in time");
+    tokio::time::timeout(PATIENCE, wait).await.expect("awareness arrives in time");
 }
 
 #[tokio::test]
@@ -74,9 +74,9 @@ async fn vanished_peer_is_detected_and_healthy_peers_stay_connected() {
     healthy.join().await;
     let mut vanishing = through(&proxy, &server, "/shared").await;
     vanishing.join().await;
-    show(&mut vanishing).await;
-    receive_presence(&mut healthy, true).await;
-    // And one of the other kind, with a document to itself.
+    announce(&mut vanishing).await;
+    receive_awareness(&mut healthy, true).await;
+    // A Hocuspocus peer with a document of its own vanishes too.
     let mut alone = through(&proxy, &server, "/").await;
     alone.send_to("alone", hocuspocus::Message::Token { token: "", version: None }).await;
     alone.send_to("alone", hocuspocus::Message::Sync(SyncMessage::Step1(&[0]))).await;
@@ -84,22 +84,22 @@ async fn vanished_peer_is_detected_and_healthy_peers_stay_connected() {
     assert_eq!((server.gate().sessions(), server.open_documents()), (3, 2));
 
     proxy.freeze(true);
-    receive_presence(&mut healthy, false).await;
+    receive_awareness(&mut healthy, false).await;
     let end = async {
-        until("its lease is freed, and its document leaves memory", || server.open_documents() == 1).await;
-        until("both are counted", || server.metrics().vanished.get() == 2).await;
-        // Whoever comes back over the same connection finds its end there, with the reason.
+        until("its lease is released and its document is unloaded", || server.open_documents() == 1).await;
+        until("both vanished peers are counted", || server.metrics().vanished.get() == 2).await;
+        // A peer that reappears on the same connection receives a close frame with the reason.
         proxy.freeze(false);
         for socket in [&mut vanishing, &mut alone] {
             let (code, reason) = socket.receive_close().await;
             assert_eq!((code, reason.contains("too long")), (4504, true), "{reason}");
         }
-        until("their places are free", || server.gate().sessions() == 1).await;
+        until("both sessions have ended", || server.gate().sessions() == 1).await;
     };
-    // Meanwhile the healthy one says nothing but pongs, which it sends while it hears.
-    let hear = async { while !matches!(healthy.receive().await, Incoming::Closed { .. } | Incoming::Cut) {} };
+    // Meanwhile the healthy peer sends only pongs, which its WebSocket sends while it receives.
+    let receive = async { while !matches!(healthy.receive().await, Incoming::Closed { .. } | Incoming::Cut) {} };
     tokio::select! {
-        () = hear => panic!("who answers pings was cut off"),
+        () = receive => panic!("a peer that answers pings was disconnected"),
         () = end => {}
     }
     let update = typed(5, "still here");
@@ -110,7 +110,7 @@ async fn vanished_peer_is_detected_and_healthy_peers_stay_connected() {
 
 #[tokio::test]
 async fn vanished_peer_under_traffic_is_detected_by_the_write_stall() {
-    // Pongs are not waited for here: only the socket can tell.
+    // The silence limit is out of reach, so only the stalled write reveals the vanished peer.
     let server = server(|config| {
         config.session.silence = Duration::from_secs(3_600);
         config.session.write_stall = Duration::from_millis(500);
@@ -118,13 +118,13 @@ async fn vanished_peer_under_traffic_is_detected_by_the_write_stall() {
     .await;
     let mut healthy = Socket::open(&server, "/busy").await;
     healthy.join().await;
-    // Its end never reads again, and has room for little.
+    // This end never reads again, and its receive buffer is small.
     let narrow = TcpSocket::new_v4().unwrap();
     narrow.set_recv_buffer_size(4096).unwrap();
     let mut vanishing = Socket::over(narrow.connect(server.address()).await.unwrap(), &server, "/busy").await;
     vanishing.join().await;
-    show(&mut vanishing).await;
-    receive_presence(&mut healthy, true).await;
+    announce(&mut vanishing).await;
+    receive_awareness(&mut healthy, true).await;
     let letters = "x".repeat(100_000);
     let mut client = 100;
     let gone = loop {
@@ -132,7 +132,7 @@ async fn vanished_peer_under_traffic_is_detected_by_the_write_stall() {
         healthy.sync(SyncMessage::Update(&typed(client, &letters))).await;
         let mut saw_removal = false;
         loop {
-            let Incoming::Frame(frame) = healthy.receive().await else { panic!("the healthy peer was cut off") };
+            let Incoming::Frame(frame) = healthy.receive().await else { panic!("the healthy peer was disconnected") };
             match Message::decode(&frame) {
                 Ok(Message::Sync(SyncMessage::Update(_))) => break,
                 Ok(Message::Awareness(update)) => {
@@ -147,9 +147,9 @@ async fn vanished_peer_under_traffic_is_detected_by_the_write_stall() {
         }
     };
     if !gone {
-        receive_presence(&mut healthy, false).await;
+        receive_awareness(&mut healthy, false).await;
     }
-    until("its place is free", || server.gate().sessions() == 1).await;
+    until("its session has ended", || server.gate().sessions() == 1).await;
     assert_eq!(server.metrics().vanished.get(), 1);
     drop(vanishing);
     server.stop().await.unwrap();

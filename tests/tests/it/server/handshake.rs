@@ -1,5 +1,6 @@
-//! How a connection becomes a session, on the public socket: the usual handshake is made without an HTTP server, everything
-//! else by one, and a client cannot tell. (What is no handshake: `rfc6455.rs`; heads that do not end: `limits.rs`.)
+//! How a connection on the public socket becomes a session. The server answers the usual handshake itself and
+//! passes every other request to its HTTP server; both give a client the same session. (Invalid handshakes:
+//! `rfc6455.rs`; endless heads: `limits.rs`.)
 
 use std::sync::Arc;
 
@@ -11,13 +12,14 @@ use syncline_tests::live::{settings, start, start_with};
 use syncline_tests::raw_websocket::{BINARY, Frame, RawSocket, Received, upgrade_request};
 use syncline_tests::websocket_case::update;
 
-/// Says an update in a session and hears it come back.
-async fn is_a_session(socket: &mut RawSocket, client: usize) {
+/// Checks that the socket is a session: sends an update and receives its echo.
+async fn assert_is_session(socket: &mut RawSocket, client: usize) {
     let message = update(client);
     socket.send(Frame::new(BINARY, message.clone())).await;
     expect_message(socket, message).await;
 }
 
+/// Receives frames until `message` arrives.
 async fn expect_message(socket: &mut RawSocket, message: Vec<u8>) {
     let wanted = Received::Frame { opcode: BINARY, payload: message };
     loop {
@@ -37,11 +39,11 @@ async fn handshake_head_in_pieces_is_accepted() {
         let mut socket = RawSocket::connect(server.address()).await;
         for piece in request.as_bytes().chunks(size) {
             socket.write(piece).await;
-            // The server lives on the same thread.
+            // Lets the server's tasks run; they share this thread.
             tokio::task::yield_now().await;
         }
         assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "), "{size}");
-        is_a_session(&mut socket, 30 + size).await;
+        assert_is_session(&mut socket, 30 + size).await;
     }
     server.stop().await.unwrap();
 }
@@ -49,7 +51,7 @@ async fn handshake_head_in_pieces_is_accepted() {
 #[tokio::test]
 async fn frames_after_the_handshake_head_reach_the_session() {
     let server = start(Arc::new(MemoryStore::new())).await;
-    // One that came whole, several, and one that ends in a later segment, larger than what is read at once.
+    // The frames arrive complete with the head, partly, and larger than one read with the rest in a later segment.
     for (len, cut) in [(40, 0), (41, 5), (70_000, 40_000)] {
         let (first, second) = (update(len), update(len + 1));
         let frames = [Frame::new(BINARY, first.clone()).encode(), Frame::new(BINARY, second.clone()).encode()].concat();
@@ -69,29 +71,29 @@ async fn connection_that_requested_a_page_can_still_be_upgraded() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let upgrade = upgrade_request("/doc");
     let health = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-    // After the answer, and all in one segment, with the first frame behind.
-    for at_once in [false, true] {
+    // The upgrade is sent after the response to the page, and then in the same segment together with the first frame.
+    for in_one_segment in [false, true] {
         let mut socket = RawSocket::connect(server.address()).await;
-        let first = update(60 + usize::from(at_once));
+        let first = update(60 + usize::from(in_one_segment));
         let rest = [upgrade.as_bytes(), &Frame::new(BINARY, first.clone()).encode()].concat();
-        let now = if at_once { &rest[..] } else { b"" };
+        let now = if in_one_segment { &rest[..] } else { b"" };
         socket.write(&[health.as_bytes(), now].concat()).await;
         assert!(socket.read_head().await.starts_with("HTTP/1.1 200 "));
         assert_eq!(socket.read_body(6).await, b"alive\n");
-        if !at_once {
+        if !in_one_segment {
             socket.write(&rest).await;
         }
         assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
         expect_message(&mut socket, first).await;
-        is_a_session(&mut socket, 80).await;
+        assert_is_session(&mut socket, 80).await;
     }
-    // A length makes it a request for the HTTP server, which reads the body.
+    // A Content-Length passes the request to the HTTP server, which reads the body.
     let mut socket = RawSocket::connect(server.address()).await;
     socket
         .write(upgrade.replace("Upgrade: websocket\r\n", "Upgrade: websocket\r\nContent-Length: 0\r\n").as_bytes())
         .await;
     assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
-    is_a_session(&mut socket, 81).await;
+    assert_is_session(&mut socket, 81).await;
     server.stop().await.unwrap();
 }
 
@@ -102,10 +104,10 @@ async fn malformed_request_is_refused_immediately() {
     let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
     for (what, head, status) in [
         ("the beginning of TLS", "\u{16}\u{3}\u{1}\u{2}".to_owned(), "400"),
-        ("a method that cannot be", "G\0T / HTTP/1.1\r\n".to_owned(), "400"),
+        ("an invalid method", "G\0T / HTTP/1.1\r\n".to_owned(), "400"),
         ("another protocol's version", "GET / HTTP/7.0\r\n\r\n".to_owned(), "400"),
         ("a header without a colon", good.replace("Host:", "Host"), "400"),
-        ("a key that is none", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ=="), "400"),
+        ("an invalid key", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ=="), "400"),
         ("a head without an end", good.replace("\r\n\r\n", &format!("\r\n{long}")), "431"),
         ("a head that is too long", good.replace("Host:", &format!("{long}Host:")), "431"),
     ] {
@@ -126,12 +128,12 @@ async fn first_offered_subprotocol_is_selected() {
         socket.write(upgrade_request("/doc").replace("Host:", &offer).as_bytes()).await;
         let head = socket.read_head().await.to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 ") && head.contains("\r\nsec-websocket-protocol: yjs\r\n"), "{head}");
-        assert_eq!(head.contains("\r\ndate:"), !is_usual, "who answered: {head}");
+        assert_eq!(head.contains("\r\ndate:"), !is_usual, "only the HTTP server sends a Date header: {head}");
     }
     server.stop().await.unwrap();
 }
 
-/// The request as a page of `origin` sends it. `is_usual`: without what makes it a request for the HTTP server.
+/// The upgrade request of a page of `origin`. `is_usual`: without the Content-Length that passes it to the HTTP server.
 fn page_request(address: std::net::SocketAddr, origin: &str, is_usual: bool) -> String {
     let more = if is_usual { "" } else { "Content-Length: 0\r\n" };
     let request = upgrade_request("/doc");
@@ -152,10 +154,10 @@ async fn cross_origin_page_is_refused_on_both_handshake_paths() {
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
             let reason = String::from_utf8(socket.read_body(length.parse().unwrap()).await).unwrap();
             assert!(reason.contains(&format!("--allow-origin {origin}")), "{reason}");
-            // The connection may go on: nothing of the refused request is left in it.
+            // The connection stays usable: the refused request leaves no bytes behind.
             socket.write(page_request(server.address(), &own, is_usual).as_bytes()).await;
             assert!(socket.read_head().await.starts_with("HTTP/1.1 101 "));
-            is_a_session(&mut socket, 90).await;
+            assert_is_session(&mut socket, 90).await;
         }
     }
     assert_eq!(server.open_documents(), 1);

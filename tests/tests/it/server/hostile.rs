@@ -1,5 +1,5 @@
-//! A bad client harms only itself: its session ends with a code and a reason, nothing of it is stored, and a healthy client on
-//! the same document does not notice. (That the server does not grow: `tests/tests/alone/bombs.rs`.)
+//! A misbehaving client harms only itself: its session ends with a code and a reason, none of its data is stored, and a
+//! healthy client of the same document is not affected. (Memory bounds: `tests/tests/alone/bombs.rs`.)
 
 use std::sync::Arc;
 
@@ -42,20 +42,21 @@ async fn invalid_document_names_are_refused_with_a_reason() {
         bad.send_to(name, Message::Token { token: "", version: None }).await;
         bad.receive_until(|_, message| matches!(message, Message::PermissionDenied(reason) if reason.contains(what)))
             .await;
-        // The socket stays for other documents.
+        // The socket stays usable for other documents.
         bad.open_document("good", "").await;
     }
     let mut not_utf8 = Socket::open(&server, "/").await;
-    // First it decides nothing; in a Hocuspocus session nobody knows which document to deny.
+    // As the first message it does not select a dialect; within a Hocuspocus session it names no document to deny.
     not_utf8.send(vec![4, 0xff, 0xfe, 0xfd, 0xfc, 2, 0, 0]).await;
     not_utf8.open_document("good", "").await;
     not_utf8.send(vec![4, 0xff, 0xfe, 0xfd, 0xfc, 2, 0, 0]).await;
     assert_eq!(not_utf8.receive_close().await.0, 4400);
-    assert!(server.open_documents() <= 1, "only the good one was opened");
+    assert!(server.open_documents() <= 1, "only the valid document was opened");
     server.stop().await.unwrap();
 }
 
-/// Frames that mean nothing to this server, or only something ephemeral: dropped and counted, while the session goes on.
+/// Frames without a meaning to the server, or with invalid awareness. The server drops and counts them; the
+/// session stays open.
 fn meaningless() -> Vec<(&'static str, Vec<u8>)> {
     let mut awareness_bomb = vec![1];
     write_var_bytes(&mut awareness_bomb, &[0xff, 0xff, 0xff, 0x7f]);
@@ -79,7 +80,7 @@ async fn meaningless_messages_are_ignored_in_every_dialect() {
     for (what, frame) in meaningless() {
         let mut plain = Socket::open(&server, "/doc").await;
         if frame.first().is_none_or(|first| *first > 3) {
-            // Before the first message of the dialect, too.
+            // Ignored before the first message of the dialect, too.
             plain.send(frame.clone()).await;
             plain.send_text("hello").await;
         }
@@ -89,7 +90,7 @@ async fn meaningless_messages_are_ignored_in_every_dialect() {
         text += 1;
         let update = typed(100 + text, "x");
         plain.sync(SyncMessage::Update(&update)).await;
-        // The echo of the empty update before the trailing bytes comes first.
+        // One of the frames holds an empty update before its trailing bytes; the echo of that arrives first.
         while plain.receive_sync().await != (2, update.clone()) {}
         let mut hocuspocus = Socket::open(&server, "/").await;
         hocuspocus.open_document("doc", "").await;
@@ -115,7 +116,7 @@ async fn meaningless_messages_are_ignored_in_every_dialect() {
     }
     let metrics = server.metrics();
     let counted = metrics.messages_ignored.get() + metrics.awareness_dropped.get();
-    assert!(counted >= ignored, "{counted} of {ignored}");
+    assert!(counted >= ignored, "counted {counted} of {ignored}");
     assert_eq!(metrics.sessions_closed.get(4400), 0);
     server.stop().await.unwrap();
 }
@@ -128,14 +129,14 @@ async fn circular_update_closes_its_session_and_no_other() {
     let first = typed(10, "first");
     healthy.sync(SyncMessage::Update(&first)).await;
     assert_eq!(healthy.receive_sync().await, (2, first));
-    // Two items, each with the other for its origin: every rule of the scanner holds, and nothing can integrate them.
+    // Two items, each the origin of the other: the scanner accepts them, but they can never be integrated.
     let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'b', 1, 1, 0, 0x84, 2, 0, 1, b'a', 0];
     let mut bad = Socket::open(&server, "/doc").await;
     bad.sync(SyncMessage::Step1(&[0])).await;
     bad.sync(SyncMessage::Update(&circle)).await;
     let (code, reason) = bad.receive_close().await;
     assert_eq!((code, reason.contains("depend on each other")), (4400, true), "{reason}");
-    // The healthy session goes on, on a document that has everything but that.
+    // The healthy session keeps editing a document that has everything except the circular update.
     let second = typed(11, "second");
     healthy.sync(SyncMessage::Update(&second)).await;
     assert_eq!(healthy.receive_sync().await, (2, second));

@@ -1,5 +1,5 @@
-//! Documents come and go: one that nobody uses leaves memory with everything on disk, and however sessions race with
-//! its leaving, there is one owner and nothing acknowledged is lost.
+//! Loading and unloading of documents: an unused document is unloaded when all of it is on disk, and sessions
+//! that race with the unload never see two owners or lose an acknowledged edit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use syncline_tests::live::{Socket, settings, start_with, typed};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, Transact, Update};
 
-/// Documents few enough that visitors meet, visits many enough that leaving and coming overlap.
+/// Few documents, so that visitors share them; many visits, so that unloading and opening overlap.
 const DOCUMENTS: usize = 4;
 const VISITORS: u64 = 8;
 const VISITS: u64 = 60;
@@ -47,8 +47,8 @@ async fn unused_document_is_unloaded_and_reloads_completely() {
     server.stop().await.unwrap();
 }
 
-/// Lets the server's tasks, which live on this thread, do what they can do.
-async fn settle_down() {
+/// Lets the server's tasks, which run on this thread, make progress until they wait.
+async fn run_server_tasks() {
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
@@ -71,21 +71,21 @@ async fn document_unloading_behind_the_disk_stays_open_for_a_new_session() {
     while server.gate().sessions() > 0 {
         tokio::task::yield_now().await;
     }
-    settle_down().await;
-    assert_eq!(server.open_documents(), 1, "it leaves only when all of it is on the disk");
-    // Somebody comes before it could go.
+    run_server_tasks().await;
+    assert_eq!(server.open_documents(), 1, "it is unloaded only when all of it is on disk");
+    // A visitor opens it before the unload.
     let mut visitor = Socket::open(&server, "/doc").await;
     visitor.sync(SyncMessage::Step1(&[0])).await;
-    settle_down().await;
+    run_server_tasks().await;
     store.release();
     assert_eq!(text_of(&visitor.join().await), "kept");
     visitor.sync(SyncMessage::Update(&typed(2, "more"))).await;
     while visitor.receive_sync().await != (2, typed(2, "more")) {}
-    assert_eq!(server.open_documents(), 1, "it stays under a lease");
+    assert_eq!(server.open_documents(), 1, "a lease keeps it loaded");
     server.stop().await.unwrap();
 }
 
-/// One visit: join, type, wait for the acknowledgement, go without a word.
+/// One visit: joins, types a marker, waits for the acknowledgement, and drops the connection. Returns the marker.
 async fn visit(server: &syncline_server::Server, document: usize, client: u64) -> String {
     let marker = format!("<{client}>");
     let mut socket = Socket::open(server, &format!("/doc{document}")).await;
@@ -102,7 +102,7 @@ async fn sessions_racing_with_a_document_unload_lose_nothing() {
     println!("SYNCLINE_SEED={seed}");
     let dir = tempfile::tempdir().unwrap();
     let mut config = settings();
-    // Every document tries to leave as soon as nobody is there.
+    // Every document is unloaded as soon as it has no session.
     config.idle_unload = Duration::ZERO;
     let store = Arc::new(SledStore::open(dir.path()).unwrap());
     let server = Arc::new(start_with(&config, store, Arc::new(OpenToAll)).await);

@@ -1,4 +1,5 @@
-//! Limits on what clients may take: each is met once, with its code, its metric, and a healthy client beside it.
+//! Limits on the resources of clients. Each test reaches one limit and checks its close code, its metric, and
+//! that a healthy client is not affected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,17 +24,18 @@ async fn limited(change: impl FnOnce(&mut Limits)) -> Server {
     server_with(|config| change(&mut config.limits)).await
 }
 
-/// Waits until `condition` holds; only a failing test waits long.
+/// Waits until `condition` holds; `what` names the condition in the panic message.
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("timed out waiting until {what}"));
 }
 
-async fn echoed(socket: &mut Socket, client: u64) {
+/// Sends an update of `client` and checks its echo.
+async fn assert_echoed(socket: &mut Socket, client: u64) {
     let update = typed(client, "x");
     socket.sync(SyncMessage::Update(&update)).await;
     assert_eq!(socket.receive_sync().await, (2, update));
@@ -53,14 +55,14 @@ async fn connection_over_the_limit_is_refused_until_another_closes() {
         let mut first = Socket::open(&server, "/doc").await;
         first.join().await;
         let second = Socket::open(&server, "/doc").await;
-        until("both are in", || server.gate().sessions() == 2).await;
+        until("both sessions are open", || server.gate().sessions() == 2).await;
         let (code, reason) = Socket::open(&server, "/doc").await.receive_close().await;
         assert_eq!((code, reason.contains("address")), (4529, per_address), "{reason}");
         assert_eq!(server.metrics().connections_refused.get(), 1);
         drop(second);
-        until("one is gone", || server.gate().sessions() == 1).await;
+        until("one session has ended", || server.gate().sessions() == 1).await;
         Socket::open(&server, "/doc").await.join().await;
-        echoed(&mut first, 10).await;
+        assert_echoed(&mut first, 10).await;
         server.stop().await.unwrap();
     }
 }
@@ -70,7 +72,7 @@ async fn silent_sockets_are_dropped_to_admit_new_ones() {
     let server = limited(|limits| limits.unfinished = 8).await;
     let mut healthy = Socket::open(&server, "/doc").await;
     healthy.join().await;
-    // Half of them in the middle of their headers, half upgraded and silent.
+    // Half of them stop in the middle of their headers; half are upgraded and silent.
     let mut silent = Vec::new();
     for number in 0..20 {
         silent.push(if number % 2 == 0 {
@@ -81,10 +83,10 @@ async fn silent_sockets_are_dropped_to_admit_new_ones() {
             RawSocket::open(server.address(), "/doc").await
         });
     }
-    until("they are counted", || server.metrics().unfinished_cut.get() >= 12).await;
+    until("the dropped sockets are counted", || server.metrics().unfinished_cut.get() >= 12).await;
     assert_eq!(silent[0].receive().await, Received::End);
-    // Who is through is through, and who comes now gets in.
-    echoed(&mut healthy, 10).await;
+    // An established session stays open, and a new one is admitted.
+    assert_echoed(&mut healthy, 10).await;
     let mut late = Socket::open(&server, "/doc").await;
     late.join().await;
     assert!(server.gate().unfinished() <= 8);
@@ -101,13 +103,13 @@ async fn connection_over_its_rate_is_throttled_and_loses_nothing() {
         let update = typed(updates.len() as u64 + 10, "x");
         busy.sync(SyncMessage::Update(&update)).await;
         updates.push(update);
-        // The server lives on the same thread.
+        // Lets the server's tasks run; they share this thread.
         tokio::task::yield_now().await;
     }
-    assert!(updates.len() >= 500, "a burst passes, not only {}", updates.len());
+    assert!(updates.len() >= 500, "a burst of at least 500 passes, not {}", updates.len());
     let mut healthy = Socket::open(&server, "/healthy").await;
     healthy.join().await;
-    echoed(&mut healthy, 10).await;
+    assert_echoed(&mut healthy, 10).await;
     for update in updates {
         assert_eq!(busy.receive_sync().await, (2, update));
     }
@@ -117,7 +119,7 @@ async fn connection_over_its_rate_is_throttled_and_loses_nothing() {
 
 #[tokio::test]
 async fn message_flood_closes_its_session() {
-    // Of one connection; and of several from one address, which together are one.
+    // The rate of one connection, and the common rate of all connections of an address.
     for per_address in [false, true] {
         let server = limited(|limits| {
             let rate = if per_address { &mut limits.rate_per_address } else { &mut limits.rate };
@@ -126,16 +128,16 @@ async fn message_flood_closes_its_session() {
         .await;
         let mut flooding = RawSocket::open(server.address(), "/doc").await;
         flooding.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
-        // What one read takes in is worth minutes.
+        // One read takes in messages for minutes of the rate.
         flooding.write(&Frame::new(PONG, "").encode().repeat(3_000)).await;
         let Received::Close { code, reason } = flooding.receive_close().await else { panic!("no close frame") };
         assert_eq!((code, reason.contains("too many messages")), (Some(4529), true), "{reason}");
         assert_eq!(server.metrics().floods.get(), 1);
         let mut neighbour = Socket::open(&server, "/doc").await;
         if per_address {
-            // The address owes time: its next connection is slow, not closed.
+            // The address is over its rate: its next connection is throttled, not closed.
             neighbour.sync(SyncMessage::Step1(&[0])).await;
-            until("it pauses", || server.metrics().pauses.get() > 1).await;
+            until("the new connection is throttled", || server.metrics().pauses.get() > 1).await;
             assert_eq!(server.metrics().floods.get(), 1);
         } else {
             neighbour.join().await;
@@ -155,22 +157,22 @@ async fn endless_message_closes_its_session() {
     healthy.join().await;
     let mut endless = RawSocket::open(server.address(), "/doc").await;
     endless.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
-    // It is alive, it says: a fragment and a pong now and then. But no message comes to its end.
+    // It sends a fragment and a pong now and then, but never completes a message.
     let mut opcode = BINARY;
-    let talk = async {
+    let send = async {
         loop {
             endless.send(Frame::new(std::mem::replace(&mut opcode, CONTINUATION), [0]).open()).await;
-            endless.send(Frame::new(PONG, "here I am")).await;
+            endless.send(Frame::new(PONG, "alive")).await;
             if let Ok(received) = tokio::time::timeout(Duration::from_millis(10), endless.receive_close()).await {
                 break received;
             }
         }
     };
-    let closed = tokio::time::timeout(PATIENCE, talk).await.expect("its session ends");
+    let closed = tokio::time::timeout(PATIENCE, send).await.expect("its session ends");
     assert!(matches!(closed, Received::Close { code: Some(4504), .. }), "{closed:?}");
     assert_eq!(server.metrics().partial_refused.get(), 1);
-    // Neither silence nor pongs make a message: this one has been quiet for as long.
-    echoed(&mut healthy, 10).await;
+    // A client that was silent for as long is not affected.
+    assert_echoed(&mut healthy, 10).await;
     server.stop().await.unwrap();
 }
 
@@ -179,17 +181,17 @@ async fn unfinished_messages_of_all_sessions_share_one_limit() {
     let server = limited(|limits| limits.partial_bytes = 1_200_000).await;
     let mut healthy = Socket::open(&server, "/doc").await;
     healthy.join().await;
-    let mut held = Vec::new();
+    let mut partial = Vec::new();
     for number in 0..4 {
         let mut socket = RawSocket::open(server.address(), "/doc").await;
         socket.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
         let message = message_of(100 + number, 400_000);
         socket.send(Frame::new(BINARY, &message[..380_000]).open()).await;
-        held.push((socket, message));
+        partial.push((socket, message));
     }
-    until("one goes over", || server.metrics().partial_refused.get() > 0).await;
+    until("one session exceeds the limit", || server.metrics().partial_refused.get() > 0).await;
     let mut ended = 0;
-    for (mut socket, message) in held {
+    for (mut socket, message) in partial {
         socket.send(Frame::new(CONTINUATION, &message[380_000..])).await;
         loop {
             match socket.receive().await {
@@ -204,8 +206,8 @@ async fn unfinished_messages_of_all_sessions_share_one_limit() {
             }
         }
     }
-    assert_eq!(ended, 1, "three fit");
-    // What was kept is given back.
+    assert_eq!(ended, 1, "three partial messages fit");
+    // The memory of the refused message is available again.
     let mut later = RawSocket::open(server.address(), "/doc").await;
     let message = message_of(200, 900_000);
     later.send(Frame::new(BINARY, message.clone())).await;

@@ -1,5 +1,5 @@
-//! All open documents within the bounds that a server has for them: unused ones leave, quiet ones drop what can be made again, and only when
-//! neither helps a document more is not opened. Those that are open always go on.
+//! Memory limits for all loaded documents together: unused documents are evicted and quiet ones become dormant;
+//! only when neither is enough does the server refuse another document. Open documents always stay usable.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use syncline_tests::live::{Socket, settings, start_with, typed};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, Transact, Update};
 
-/// Longest wait for something that must come; less than a document stays in memory without a reader.
+/// Time limit of every wait, below the time that an unused document stays loaded.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn server_with(change: impl FnOnce(&mut Config)) -> Server {
     let mut config = settings();
-    // Nothing becomes bytes, and nothing leaves, but for want of memory.
+    // Documents become dormant or are unloaded only when memory is scarce.
     config.idle_unload = Duration::from_secs(3_600);
     change(&mut config);
     start_with(&config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await
 }
 
-/// Opens a document and writes `text` into it; waits until it is saved.
+/// Opens a document, types `text` into it and waits until it is saved.
 async fn write(server: &Server, name: &str, text: &str) -> Socket {
     let mut socket = Socket::open(server, &format!("/{name}")).await;
     socket.join().await;
@@ -43,13 +43,13 @@ fn text_of(update: &[u8]) -> String {
     text.get_string(&doc.transact())
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+async fn until(what: &str, condition: impl Fn() -> bool) {
     let wait = async {
-        while !is_so() {
+        while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not so in time: {what}"));
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("timed out waiting until {what}"));
 }
 
 #[tokio::test]
@@ -63,16 +63,16 @@ async fn empty_document_is_unloaded_with_its_last_session() {
         visitors.push(socket);
     }
     assert_eq!(server.open_documents(), 21);
-    // Two read one of them: it stays until both have left.
+    // One of them has two readers: it stays loaded until both have left.
     let mut second = Socket::open(&server, "/empty0").await;
     second.join().await;
     drop(visitors);
-    until("the empty documents have left", || server.open_documents() == 2).await;
+    until("the empty documents are unloaded", || server.open_documents() == 2).await;
     second.sync(SyncMessage::Update(&typed(2, "hello"))).await;
     while second.receive_sync().await != (2, typed(2, "hello")) {}
     drop(second);
     until("its session has ended", || server.gate().sessions() == 0).await;
-    assert_eq!(server.open_documents(), 2, "it has records now");
+    assert_eq!(server.open_documents(), 2, "a document with records stays loaded");
     server.stop().await.unwrap();
 }
 
@@ -86,7 +86,7 @@ async fn least_recently_used_documents_are_evicted_and_open_ones_stay() {
     }
     assert!(server.metrics().documents_evicted.get() >= 16);
     assert_eq!(server.metrics().documents_refused.get(), 0);
-    // It was open all the time.
+    // The document with a session was never evicted.
     used.sync(SyncMessage::Update(&typed(2, "still "))).await;
     while used.receive_sync().await != (2, typed(2, "still ")) {}
     let mut again = Socket::open(&server, "/left0").await;
@@ -105,12 +105,12 @@ async fn another_document_is_refused_when_all_loaded_ones_are_in_use() {
     assert_eq!(code, 4529, "{reason}");
     assert!(reason.contains("open documents"), "{reason}");
     assert_eq!(server.metrics().documents_refused.get(), 1);
-    // Who opens one that is open is welcome.
+    // A loaded document accepts more sessions.
     let mut reader = Socket::open(&server, "/first").await;
     assert_eq!(text_of(&reader.join().await), "one");
     first.sync(SyncMessage::Update(&typed(2, "more "))).await;
     assert_eq!(reader.receive_sync().await, (2, typed(2, "more ")));
-    // One leaves, and there is room again.
+    // When one document is unused, another can be opened.
     drop((first, reader));
     let mut third = Socket::open(&server, "/third").await;
     third.join().await;
@@ -123,13 +123,13 @@ async fn open_documents_become_dormant_when_memory_is_scarce() {
     let server = server_with(|config| config.limits.open_bytes = LIMIT).await;
     let text = "some text ".repeat(10_000);
     let mut writers = Vec::new();
-    // As trees they are estimated at twice their bytes at least.
+    // A tree is estimated at twice its bytes or more.
     for number in 0..15 {
         writers.push(write(&server, &format!("doc{number}"), &text).await);
     }
-    until("enough of them are bytes", || server.open_bytes() < LIMIT).await;
+    until("enough documents are dormant", || server.open_bytes() < LIMIT).await;
     assert!(server.metrics().documents_evicted.get() > 0);
-    assert_eq!(server.open_documents(), 15, "they are open");
+    assert_eq!(server.open_documents(), 15, "all documents stay open");
     for (number, writer) in writers.iter_mut().enumerate() {
         let update = typed(2, "new ");
         writer.sync(SyncMessage::Update(&update)).await;
@@ -173,14 +173,14 @@ async fn awareness_of_one_session_is_bounded_across_its_documents() {
     for number in 0..DOCUMENTS {
         let name = format!("doc{number}");
         socket.send_to(&name, Message::Token { token: "", version: None }).await;
-        // Of the third on, an nth of 2 MiB is less than the large one.
+        // The n-th document gets 2 MiB / n: from the third on, the large state exceeds its share.
         for (client, state) in [(1, &large), (2, &small)] {
             let update = encode([AwarenessEntry { client, clock: 1, state }].into_iter());
             socket.send_to(&name, Message::Awareness(&update)).await;
         }
     }
     let dropped = DOCUMENTS as u64 - 2;
-    until("all have come", || server.metrics().awareness_dropped.get() >= dropped).await;
+    until("all states have arrived", || server.metrics().awareness_dropped.get() >= dropped).await;
     let mut observer = Socket::open(&server, "/any").await;
     let last = format!("doc{}", DOCUMENTS - 1);
     observer.send_to(&last, Message::Token { token: "", version: None }).await;
@@ -193,6 +193,6 @@ async fn awareness_of_one_session_is_bounded_across_its_documents() {
             _ => false,
         })
         .await;
-    assert_eq!(server.metrics().awareness_dropped.get(), dropped, "a small one is shown in every document");
+    assert_eq!(server.metrics().awareness_dropped.get(), dropped, "the small state is accepted in every document");
     server.stop().await.unwrap();
 }

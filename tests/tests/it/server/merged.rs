@@ -1,5 +1,5 @@
-//! Changes that wait together are merged for their readers: whatever is merged, everyone converges, and nobody is sent
-//! its own change before it is on disk. A failure prints its seed; `SYNCLINE_SEED=<seed>` replays its plan.
+//! Queued changes are merged for their readers: every reader converges, and no author receives its own change
+//! before it is on disk. The tests print their seed; `SYNCLINE_SEED=<seed>` replays the same edits.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ fn state(doc: &Doc) -> String {
     format!("{} {entries:?} {list:?}", text.get_string(&txn))
 }
 
-/// One transaction of one to three steps; its update.
+/// Makes one transaction of one to three random steps and returns its update.
 fn edit(doc: &Doc, random: &mut StdRng) -> Vec<u8> {
     let (text, map, list) =
         (doc.get_or_insert_text("text"), doc.get_or_insert_map("map"), doc.get_or_insert_array("list"));
@@ -74,7 +74,8 @@ fn edit(doc: &Doc, random: &mut StdRng) -> Vec<u8> {
     txn.encode_update_v1()
 }
 
-/// Updates of several clients in the order in which a server took them: each has seen all before it, or fewer.
+/// Random updates of several clients in the order in which a server accepts them. Each author has seen some or
+/// all of the earlier ones.
 fn history(random: &mut StdRng) -> Vec<(u64, Vec<u8>)> {
     let clients: Vec<_> = (0..CLIENTS).map(|client| (Doc::with_client_id(client * 1_000 + 7), 0)).collect();
     let mut seen: Vec<usize> = clients.iter().map(|(_, seen)| *seen).collect();
@@ -101,7 +102,7 @@ fn merged_update_holds_its_inputs_and_passes_the_scanner() {
         let mut random = StdRng::seed_from_u64(seed);
         let history = history(&mut random);
         let (plain, merged) = (Doc::with_client_id(1), Doc::with_client_id(2));
-        // A reader that wrote some of it itself, and is sent the rest.
+        // A reader that is one of the authors receives only the updates of the others.
         let author = random.random_range(0..CLIENTS);
         let of_author = Doc::with_client_id(3);
         let mut at = 0;
@@ -129,11 +130,11 @@ fn merged_update_holds_its_inputs_and_passes_the_scanner() {
                 assert!(update_ranges(&update).all(|range| range.client != author * 1_000 + 7));
                 apply(&of_author, &update);
             }
-            // With holes: what is left out must not be covered up.
+            // With gaps: the merged update must not cover the clocks that are left out.
             let kept: Vec<bool> = batch.iter().map(|_| random.random_bool(0.7)).collect();
-            let merged_with_holes: Vec<_> = updates.merge(|number| kept[number]).iter().map(bytes).collect();
+            let merged_with_gaps: Vec<_> = updates.merge(|number| kept[number]).iter().map(bytes).collect();
             let wanted = batch.iter().zip(&kept).filter(|(_, kept)| **kept).map(|((_, update), _)| update);
-            assert_eq!(elements(merged_with_holes.iter()), elements(wanted), "SYNCLINE_SEED={seed}");
+            assert_eq!(elements(merged_with_gaps.iter()), elements(wanted), "SYNCLINE_SEED={seed}");
             at = upto;
         }
         assert_eq!(state(&merged), state(&plain), "SYNCLINE_SEED={seed}");
@@ -143,7 +144,7 @@ fn merged_update_holds_its_inputs_and_passes_the_scanner() {
     }
 }
 
-/// Every clock of every client in these updates.
+/// The client and clock of every element in these updates.
 fn elements<'a>(updates: impl Iterator<Item = &'a Vec<u8>>) -> BTreeSet<(u64, u64)> {
     let ranges = updates.flat_map(|update| update_ranges(update));
     ranges.flat_map(|range| (range.start..range.end).map(move |clock| (range.client, clock))).collect()
@@ -153,13 +154,13 @@ fn count(merged: &[Merged]) -> usize {
     merged.iter().map(|merged| if let Merged::Joined { count, .. } = merged { *count } else { 1 }).sum()
 }
 
-/// An editor on a socket, in one of the dialects.
+/// A client with a document and a socket, in one of the dialects.
 struct Editor {
     socket: Socket,
     dialect: Dialect,
     doc: Doc,
     batch: u64,
-    /// Changes received, and how many frames they came in.
+    /// The updates received, one for each frame.
     received: Vec<Vec<u8>>,
 }
 
@@ -211,7 +212,7 @@ impl Editor {
         1
     }
 
-    /// Hears one frame; true for the diff that makes it a reader.
+    /// Receives one frame and applies its update. Returns true for the diff that completes the join.
     async fn receive(&mut self) -> bool {
         let Incoming::Frame(frame) = self.socket.receive().await else { panic!("closed") };
         let (update, is_diff) = match self.dialect {
@@ -267,7 +268,7 @@ async fn concurrent_editors_of_all_dialects_converge() {
         let all = Doc::with_client_id(1);
         let mut fresh = Editor::join(&server, Dialect::YWebsocket, 99).await;
         let vector_of = |doc: &Doc| doc.transact().state_vector();
-        // Every editor's own edits, which are on their way to all others.
+        // The edits of all editors, which are still in flight to the others.
         for editor in &editors {
             let update = editor.doc.transact().encode_state_as_update_v1(&StateVector::default());
             apply(&all, &update);
@@ -277,7 +278,7 @@ async fn concurrent_editors_of_all_dialects_converge() {
                 editor.receive().await;
             }
         }
-        // Deletions move no vector: a mark behind everything says that all has come.
+        // Deletions do not advance a state vector: a final marker shows that everything has arrived.
         let text = editors[0].doc.get_or_insert_text("text");
         text.insert(&mut editors[0].doc.transact_mut(), 0, "END");
         let mark = editors[0].doc.transact().encode_state_as_update_v1(&vector_of(&all));
@@ -287,7 +288,7 @@ async fn concurrent_editors_of_all_dialects_converge() {
                 editor.receive().await;
             }
         }
-        // Its echo comes to its author behind everything else.
+        // The author receives the echo of the marker after everything else.
         while editors[0].received.last() != Some(&mark) {
             editors[0].receive().await;
         }
@@ -313,13 +314,13 @@ async fn author_receives_its_own_change_only_after_it_is_on_disk() {
         author.edit(&mut random).await;
         other.edit(&mut random).await;
     }
-    // All of the other's changes, in however many frames; its own are held at the disk.
-    let theirs = other.doc.transact().state_vector().get(&yrs::block::ClientID::new(8));
-    while author.doc.transact().state_vector().get(&yrs::block::ClientID::new(8)) < theirs {
+    // The other client's changes arrive in any number of frames; the author's own wait for the disk.
+    let other_clock = other.doc.transact().state_vector().get(&yrs::block::ClientID::new(8));
+    while author.doc.transact().state_vector().get(&yrs::block::ClientID::new(8)) < other_clock {
         author.receive().await;
     }
     for update in &author.received {
-        assert!(update_ranges(update).all(|range| range.client == 8), "its own change came back: {update:?}");
+        assert!(update_ranges(update).all(|range| range.client == 8), "received its own change: {update:?}");
     }
     store.release();
     let echoes = author.received.len();

@@ -1,4 +1,4 @@
-//! `/metrics`: what an operator can see of a server that clients are refused by, and that it is nowhere but on its own port.
+//! `/metrics`: counts of refusals and closed sessions, served only on its own port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,17 +24,18 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
-async fn operators_port(server: &Server) -> SocketAddr {
+async fn metrics_port(server: &Server) -> SocketAddr {
     server.serve_metrics(Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap())
 }
 
-/// The value of a sample, 0 if it is not there.
+/// The value of a sample, or 0 if the page does not have it.
 fn value(page: &str, sample: &str) -> f64 {
     let line = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
 }
 
-/// Asks until `sample` has the value: a session is counted at its end, a little after its client was told.
+/// Polls until `sample` reaches `wanted`: a session is counted when it ends, shortly after its client receives
+/// the close.
 async fn until(address: SocketAddr, sample: &str, wanted: f64) {
     let mut page = String::new();
     for _ in 0..1_000 {
@@ -44,13 +45,13 @@ async fn until(address: SocketAddr, sample: &str, wanted: f64) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{sample} never came to {wanted} in\n{page}");
+    panic!("{sample} did not reach {wanted} in\n{page}");
 }
 
 #[tokio::test]
 async fn metrics_count_updates_and_session_closes_by_code() {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
-    let port = operators_port(&server).await;
+    let port = metrics_port(&server).await;
     let mut editor = Socket::open(&server, "/doc").await;
     editor.join().await;
     editor.sync(SyncMessage::Update(&typed(1, "a"))).await;
@@ -76,7 +77,7 @@ async fn metrics_count_updates_and_session_closes_by_code() {
 #[tokio::test]
 async fn metrics_count_refusals_that_close_no_session_by_code() {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(GrantByToken)).await;
-    let port = operators_port(&server).await;
+    let port = metrics_port(&server).await;
     let mut native = Native::connect(&server).await;
     let open = |token| ToServer::Open { channel: 1, document: "doc", token, cursor: None, wants_state_vector: false };
     native.send(open("a stranger's")).await;
@@ -94,7 +95,7 @@ async fn metrics_report_a_failed_disk() {
     let store = Arc::new(MemoryStore::new());
     store.fault_at(1, Fault::Fail);
     let server = start_with(&settings(), store, Arc::new(OpenToAll)).await;
-    let port = operators_port(&server).await;
+    let port = metrics_port(&server).await;
     let mut editor = Socket::open(&server, "/").await;
     editor.open_document("doc", "").await;
     editor.send_to("doc", Message::Sync(SyncMessage::Update(&typed(1, "a")))).await;
@@ -107,15 +108,15 @@ async fn metrics_report_a_failed_disk() {
 #[tokio::test]
 async fn metrics_are_served_only_on_their_own_port() {
     let server = start_with(&settings(), Arc::new(MemoryStore::new()), Arc::new(OpenToAll)).await;
-    let port = operators_port(&server).await;
+    let port = metrics_port(&server).await;
     assert_eq!(get(port, "/doc").await.0, 404);
     assert_eq!(get(server.address(), "/metrics").await.0, 404);
-    // More than it has places for say nothing and leave: each gives its place back.
+    // More silent connections than the port accepts at the same time: each one releases its slot when it ends.
     for _ in 0..20 {
         drop(TcpStream::connect(port).await.unwrap());
     }
     let page = tokio::time::timeout(Duration::from_secs(20), get(port, "/metrics")).await;
-    assert_eq!(page.expect("a place is free").0, 200);
+    assert_eq!(page.expect("a slot is free").0, 200);
     server.stop().await.unwrap();
-    assert!(TcpStream::connect(port).await.is_err(), "nobody listens after the end");
+    assert!(TcpStream::connect(port).await.is_err(), "the port is closed after the stop");
 }

@@ -1,4 +1,5 @@
-//! One name is one document, however a client spells it: in the URL, in the Hocuspocus address, in the native Open.
+//! One document name is one document, percent-encoded or not: in the URL, in the Hocuspocus address and in the
+//! native Open.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,12 +18,12 @@ use syncline_server::config::RawConfig;
 use syncline_tests::live::{Socket, settings, start, start_with, typed};
 use syncline_tests::native_client::{Native, ServerMessage};
 
-/// What a y-websocket client of this path gets.
+/// The document state that a y-websocket client receives at this path.
 async fn at_path(server: &Server, path: &str) -> Vec<u8> {
     Socket::open(server, &format!("/{path}")).await.join().await
 }
 
-/// What a Hocuspocus client of this name gets.
+/// The document state that a Hocuspocus client receives for this name.
 async fn at_address(server: &Server, name: &str) -> Vec<u8> {
     let mut socket = Socket::open(server, "/").await;
     socket.send_to(name, Message::Token { token: "", version: None }).await;
@@ -32,7 +33,7 @@ async fn at_address(server: &Server, name: &str) -> Vec<u8> {
         .receive_until(|address, message| {
             if let Message::Sync(SyncMessage::Step2(update)) | Message::SyncReply(SyncMessage::Step2(update)) = message
             {
-                assert_eq!(address, name, "the answer has the address as it was sent");
+                assert_eq!(address, name, "the answer has the address exactly as sent");
                 diff = Some(update.to_vec());
             }
             diff.is_some()
@@ -41,7 +42,7 @@ async fn at_address(server: &Server, name: &str) -> Vec<u8> {
     diff.unwrap()
 }
 
-/// What a native client of this name gets.
+/// The document state that a native client receives for this name.
 async fn at_channel(server: &Server, name: &str) -> Vec<u8> {
     let mut native = Native::connect(server).await;
     let open = ToServer::Open { channel: 1, document: name, token: "", cursor: None, wants_state_vector: false };
@@ -54,7 +55,7 @@ async fn at_channel(server: &Server, name: &str) -> Vec<u8> {
     }
 }
 
-/// A y-websocket client types `text` at `path`; returns when it is saved.
+/// A y-websocket client types `text` at `path`. Returns the update after it is saved.
 async fn write(server: &Server, path: &str, text: &str) -> Vec<u8> {
     let update = typed(7, text);
     let mut socket = Socket::open(server, &format!("/{path}")).await;
@@ -100,7 +101,7 @@ async fn reserved_characters_stay_encoded_and_name_another_document() {
     server.stop().await.unwrap();
 }
 
-/// `tests/fixtures/names/record.mjs` wrote the file.
+/// `tests/fixtures/names/record.mjs` generates the file.
 #[test]
 fn path_made_from_a_name_by_a_url_parser_is_that_name() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/names/url.json");
@@ -120,7 +121,7 @@ fn exact(name: &str) -> DocumentName {
     DocumentName::exact(name).unwrap()
 }
 
-/// A store as an older version left it.
+/// Writes a store of an older version: the document names are stored as they were spelled.
 fn old_store(dir: &Path, documents: &[(&str, &[u8])]) {
     let store = SledStore::open(dir).unwrap();
     for (name, update) in documents {
@@ -143,7 +144,11 @@ async fn document_of_an_older_store_is_served_under_its_name() {
     assert_eq!(at_path(&server, "both%20ways").await, other);
     server.stop().await.unwrap();
     let store = SledStore::open_whole(dir.path()).unwrap();
-    assert_eq!(store.load(&exact("both%20ways")).unwrap().unwrap().records[0].update, update, "the other is kept");
+    assert_eq!(
+        store.load(&exact("both%20ways")).unwrap().unwrap().records[0].update,
+        update,
+        "the other document is kept"
+    );
 }
 
 #[tokio::test]
@@ -151,7 +156,7 @@ async fn older_backup_restores_documents_under_their_names() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let update = typed(7, "old");
-    // As an older version took it: with the spelling as the name.
+    // A backup of an older version has the spelling as the name.
     let (old, document) = (MemoryStore::new(), exact("space%20name"));
     let record = Record { seq: Seq(1), time_ms: 1, update: update.clone().into() };
     old.commit(&[Write::Append { document, epoch: Epoch(3), records: vec![record] }]).unwrap();
@@ -161,7 +166,7 @@ async fn older_backup_restores_documents_under_their_names() {
     for typed in ["space name", "space%20name"] {
         assert_eq!(taken.find(typed), Ok(exact("space%20name")));
     }
-    assert_eq!(taken.find("a%20b"), Ok(exact("a b")), "of what is not there it is the name");
+    assert_eq!(taken.find("a%20b"), Ok(exact("a b")), "a name that is not in the backup is parsed");
     backup::restore_all(&taken, &path("data")).unwrap();
     let server = start(Arc::new(SledStore::open_whole(&path("data")).unwrap())).await;
     assert_eq!(at_address(&server, "space name").await, update);

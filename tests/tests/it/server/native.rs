@@ -1,4 +1,4 @@
-//! The native dialect over real sockets: what a cursor costs and means, what is durable, and who is harmed by what.
+//! The native dialect over real sockets: resuming from a cursor, durability, grants, and how far each refusal reaches.
 
 use std::sync::Arc;
 
@@ -13,26 +13,26 @@ use syncline_tests::native_client::{Native, ServerMessage};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
 
-/// An editor who types and deletes: after `edits` of them the delete set has as many ranges.
-struct Scribe {
+/// An author that types and deletes, so that its delete set grows.
+struct Typist {
     doc: Doc,
     text: yrs::TextRef,
 }
 
-impl Scribe {
+impl Typist {
     fn new(client: u64) -> Self {
         let doc = Doc::with_client_id(client);
         let text = doc.get_or_insert_text("text");
         Self { doc, text }
     }
 
-    fn types(&self, what: &str) -> Vec<u8> {
+    fn insert(&self, text: &str) -> Vec<u8> {
         let mut txn = self.doc.transact_mut();
-        self.text.insert(&mut txn, 0, what);
+        self.text.insert(&mut txn, 0, text);
         txn.encode_update_v1()
     }
 
-    /// One update with about 10 KB of delete set.
+    /// One update with a delete set of about 10 KB.
     fn history(&self) -> Vec<u8> {
         let mut txn = self.doc.transact_mut();
         for _ in 0..3_000 {
@@ -53,26 +53,27 @@ fn text_of<'a>(updates: impl IntoIterator<Item = &'a [u8]>) -> String {
     text.get_string(&doc.transact())
 }
 
-/// A document with a delete set of about 10 KB, and a cursor at its end.
-async fn document_with_a_past(server: &syncline_server::Server) -> (Scribe, Cursor, Native) {
-    let scribe = Scribe::new(1);
+/// Creates a document with a delete set of about 10 KB. Returns its author, a cursor at its end, and the author's
+/// session.
+async fn document_with_history(server: &syncline_server::Server) -> (Typist, Cursor, Native) {
+    let typist = Typist::new(1);
     let mut author = Native::connect(server).await;
     let (epoch, _) = author.join(0, "doc").await;
-    let history = scribe.history();
+    let history = typist.history();
     assert!(history.len() > 10_000, "{}", history.len());
     let seq = author.save_change(0, 1, &history).await;
     author.wait_for_durable(seq).await;
-    (scribe, Cursor { epoch, seq }, author)
+    (typist, Cursor { epoch, seq }, author)
 }
 
 #[tokio::test]
 async fn resume_without_missed_changes_costs_few_bytes() {
     let server = start(Arc::new(MemoryStore::new())).await;
-    let (_, cursor, _author) = document_with_a_past(&server).await;
+    let (_, cursor, _author) = document_with_history(&server).await;
     let mut back = Native::connect(&server).await;
     assert_eq!(back.open_at(0, "doc", Some(cursor)).await, (cursor, Resume::FromCursor));
     back.wait_for_durable(cursor.seq).await;
-    assert_eq!(back.receive_pending().await, [], "nothing follows when nothing came");
+    assert_eq!(back.receive_pending().await, [], "no message follows when no change was missed");
     assert!(back.sent_bytes + back.received_bytes < 200, "sent {}, received {}", back.sent_bytes, back.received_bytes);
     server.stop().await.unwrap();
 }
@@ -80,8 +81,8 @@ async fn resume_without_missed_changes_costs_few_bytes() {
 #[tokio::test]
 async fn resume_sends_exactly_the_missed_changes_and_then_live_ones() {
     let server = start(Arc::new(MemoryStore::new())).await;
-    let (scribe, cursor, mut author) = document_with_a_past(&server).await;
-    let missed = [scribe.types("x"), scribe.types("y")];
+    let (typist, cursor, mut author) = document_with_history(&server).await;
+    let missed = [typist.insert("x"), typist.insert("y")];
     author.change(0, 2, &missed[0]).await;
     let seq = author.save_change(0, 3, &missed[1]).await;
 
@@ -91,8 +92,8 @@ async fn resume_sends_exactly_the_missed_changes_and_then_live_ones() {
         back.receive_first(|message| (*message == ServerMessage::Durable { channel: 0, seq }).then_some(())).await;
     let change = |seq: u64, update: &[u8]| ServerMessage::Change { channel: 0, seq: Seq(seq), update: update.to_vec() };
     assert_eq!(tail, [change(cursor.seq.0 + 1, &missed[0]), change(seq.0, &missed[1])]);
-    assert!(back.received_bytes < 300, "without the delete set: {}", back.received_bytes);
-    let next = scribe.types("z");
+    assert!(back.received_bytes < 300, "the delete set is not sent: received {}", back.received_bytes);
+    let next = typist.insert("z");
     author.change(0, 4, &next).await;
     assert_eq!(back.receive().await, change(seq.0 + 1, &next));
     server.stop().await.unwrap();
@@ -101,25 +102,25 @@ async fn resume_sends_exactly_the_missed_changes_and_then_live_ones() {
 #[tokio::test]
 async fn cursor_older_than_the_tail_is_asked_for_a_state_vector() {
     let server = start(Arc::new(MemoryStore::new())).await;
-    let scribe = Scribe::new(1);
+    let typist = Typist::new(1);
     let mut author = Native::connect(&server).await;
     let (epoch, _) = author.join(0, "doc").await;
-    let first = scribe.types("first ");
+    let first = typist.insert("first ");
     author.save_change(0, 1, &first).await;
     for batch in 2..600 {
-        author.change(0, batch, &scribe.types("x")).await;
+        author.change(0, batch, &typist.insert("x")).await;
     }
     let last = author.wait_for_ack(599).await;
     let mut back = Native::connect(&server).await;
     let old = Cursor { epoch, seq: Seq(1) };
     assert_eq!(back.open_at(3, "doc", Some(old)).await.1, Resume::SendStateVector);
-    assert_eq!(back.receive_pending().await, [], "no reader before its state vector");
+    assert_eq!(back.receive_pending().await, [], "no changes before the client sends its state vector");
     let state_vector = [1, 1, 6];
     back.send(ToServer::StateVector { channel: 3, state_vector: &state_vector }).await;
     let ServerMessage::Diff { channel: 3, seq, update } = back.receive().await else { panic!("no diff") };
     assert_eq!((seq, back.receive().await), (last, ServerMessage::Durable { channel: 3, seq: last }));
     assert_eq!(text_of([&first[..], &update]), "x".repeat(598) + "first ");
-    // Some of it is in the tail.
+    // A cursor within the tail resumes from the tail.
     let mut near = Native::connect(&server).await;
     let cursor = Cursor { epoch, seq: Seq(last.0 - 10) };
     assert_eq!(near.open_at(0, "doc", Some(cursor)).await.1, Resume::FromCursor);
@@ -131,7 +132,7 @@ async fn cursor_older_than_the_tail_is_asked_for_a_state_vector() {
 #[tokio::test]
 async fn cursor_of_another_history_exchanges_nothing_until_reopened() {
     let server = start(Arc::new(MemoryStore::new())).await;
-    let (scribe, cursor, mut author) = document_with_a_past(&server).await;
+    let (typist, cursor, mut author) = document_with_history(&server).await;
     let other = Cursor { epoch: Epoch(cursor.epoch.0 ^ 1), ..cursor };
     let ahead = Cursor { seq: cursor.seq.next(), ..cursor };
     for wrong in [other, ahead] {
@@ -139,7 +140,7 @@ async fn cursor_of_another_history_exchanges_nothing_until_reopened() {
         let open =
             ToServer::Open { channel: 2, document: "doc", token: "", cursor: Some(wrong), wants_state_vector: true };
         back.send(open).await;
-        // Sent in the hope that all is well.
+        // Sent before the answer to Open arrives.
         back.change(2, 1, &typed(66, "from another history")).await;
         let expected = ServerMessage::Opened {
             channel: 2,
@@ -149,21 +150,21 @@ async fn cursor_of_another_history_exchanges_nothing_until_reopened() {
             state_vector: None,
         };
         assert_eq!(back.receive().await, expected);
-        // What it says all the same is not taken, and it hears of nothing.
+        // Later messages on the channel are ignored, and it receives no changes.
         back.change(2, 2, &typed(66, "from another history")).await;
         back.send(ToServer::StateVector { channel: 2, state_vector: &[0] }).await;
         assert_eq!(back.receive_pending().await, []);
         author.save_change(0, 2, &[0, 0]).await;
         assert_eq!(back.receive_pending().await, []);
-        // The number is free.
+        // The channel number is free again.
         let (_, diff) = back.join(2, "doc").await;
         assert!(!diff.windows(7).any(|window| window == b"another"));
     }
-    // An empty history is the beginning of any.
+    // A cursor at sequence number 0 has no history that could differ.
     let mut fresh = Native::connect(&server).await;
     let nothing = Cursor { epoch: other.epoch, seq: Seq::ZERO };
     assert_ne!(fresh.open_at(0, "doc", Some(nothing)).await.1, Resume::OtherHistory);
-    drop(scribe);
+    drop(typist);
     server.stop().await.unwrap();
 }
 
@@ -171,8 +172,8 @@ async fn cursor_of_another_history_exchanges_nothing_until_reopened() {
 async fn cursor_survives_a_server_restart() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(Arc::new(SledStore::open(dir.path()).unwrap())).await;
-    let (scribe, cursor, mut author) = document_with_a_past(&server).await;
-    let missed = scribe.types("missed");
+    let (typist, cursor, mut author) = document_with_history(&server).await;
+    let missed = typist.insert("missed");
     let seq = author.save_change(0, 2, &missed).await;
     server.stop().await.unwrap();
 
@@ -204,13 +205,13 @@ async fn change_reaches_readers_before_the_disk_and_durable_follows() {
     })
     .await
     .unwrap();
-    // Who joins now gets it, and is told that it is not on disk.
+    // A client that joins now receives the change, and no Durable for it.
     let mut joiner = Native::connect(&server).await;
     joiner.join(0, "doc").await;
     assert_eq!(
         (reader.receive_pending().await, author.receive_pending().await),
         (vec![], vec![]),
-        "the disk still waits"
+        "the change is not on disk yet"
     );
     store.release();
     assert_eq!(reader.receive().await, ServerMessage::Durable { channel: 0, seq: Seq(1) });
@@ -235,7 +236,7 @@ async fn storage_failure_refuses_changes_but_not_reads() {
     author.receive_until(|message| *message == ServerMessage::Refused { channel: 0, batch: 5, code: 4507 }).await;
     let mut reader = Native::connect(&server).await;
     let (_, diff) = reader.join(0, "doc").await;
-    assert!(diff.windows(4).any(|window| window == b"kept"), "reading goes on");
+    assert!(diff.windows(4).any(|window| window == b"kept"), "reads still work");
     let messages = author.receive_pending().await;
     assert!(
         !messages.iter().any(|message| matches!(message, ServerMessage::Ack { .. } | ServerMessage::Decided { .. })),
@@ -268,7 +269,7 @@ async fn grant_covers_one_document_and_a_refusal_one_change() {
     session.send(open(2, "", "write")).await;
     assert!(matches!(session.receive().await, ServerMessage::Closed { channel: 2, code: 4404, .. }));
     session.send(open(1, "again", "write")).await;
-    assert_eq!(session.socket.receive_close().await.0, 4400, "a number in use");
+    assert_eq!(session.socket.receive_close().await.0, 4400, "the channel number is in use");
     server.stop().await.unwrap();
 }
 
@@ -278,10 +279,10 @@ async fn closed_document_closes_only_its_own_channel() {
     let mut session = Native::connect(&server).await;
     session.join(0, "broken").await;
     session.join(1, "fine").await;
-    // Two items, each with the other for its origin.
+    // Two items, each the origin of the other.
     let circle = [2, 1, 2, 0, 0x84, 1, 0, 1, b'b', 1, 1, 0, 0x84, 2, 0, 1, b'a', 0];
     session.change(0, 1, &circle).await;
-    // Sent before the end of the channel is received of: nobody's, and no offence.
+    // Sent before the client knows that the channel is closed: ignored, and not a protocol error.
     session.change(0, 2, &typed(9, "too late")).await;
     assert!(matches!(session.receive().await, ServerMessage::Closed { channel: 0, code: 4400, .. }));
     session.save_change(1, 1, &typed(1, "a")).await;

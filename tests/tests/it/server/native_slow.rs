@@ -1,5 +1,5 @@
-//! A slow native reader falls behind and is brought up to date, and at no moment is it told that something is on disk
-//! which it has not been sent: its cursor would skip that for ever.
+//! A slow native reader falls behind and is resynced. It never receives a Durable for changes that it was not sent: its
+//! cursor would skip them for ever.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ async fn durable_never_covers_changes_that_were_not_sent() {
             assert_eq!(seq, Seq(clocks.len() as u64));
             clocks.push(clock(&source));
         }
-        // Now it reads, until it is told that all of it is on disk.
+        // Now it reads until a Durable covers all changes.
         let last = Seq(clocks.len() as u64 - 1);
         loop {
             match slow.receive().await {
@@ -68,7 +68,11 @@ async fn durable_never_covers_changes_that_were_not_sent() {
                 }
                 ServerMessage::Durable { seq, .. } => {
                     positions += 1;
-                    assert!(clock(&mirror) >= clocks[seq.0 as usize], "told of {seq}, has {}", clock(&mirror));
+                    assert!(
+                        clock(&mirror) >= clocks[seq.0 as usize],
+                        "Durable {seq}, but the reader's clock is {}",
+                        clock(&mirror)
+                    );
                     if seq == last {
                         break;
                     }
@@ -79,6 +83,6 @@ async fn durable_never_covers_changes_that_were_not_sent() {
         assert_eq!(copy.get_string(&mirror.transact()), text.get_string(&source.transact()));
     }
     assert!(server.metrics().resyncs.get() >= 1, "it fell behind and was resynced");
-    assert!(positions < batch as usize, "{positions} positions for {batch} changes: the newest replace the waiting");
+    assert!(positions < batch as usize, "{positions} Durables for {batch} changes: a newer one replaces a queued one");
     server.stop().await.unwrap();
 }

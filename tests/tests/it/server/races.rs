@@ -1,5 +1,5 @@
-//! Outboxes under real threads: many writers, readers that fall behind at every burst, and everyone ends with the same
-//! text. A wake-up that is lost, or a diff that is dropped, leaves a reader waiting for ever.
+//! Outboxes under real threads: many writers, readers that fall behind at every burst, and all end with the same
+//! text. A lost wake-up or a dropped diff would leave a reader waiting for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use syncline_server::auth::OpenToAll;
 use syncline_tests::live::{settings, start_with};
 use yrs::{GetString, ReadTxn, Text, WriteTxn};
 
-/// Documents, one after another.
+/// Number of documents, one after another.
 const ROUNDS: usize = 20;
 const CLIENTS: usize = 6;
-/// By each client, as fast as it can.
+/// Edits of each client, as fast as it can.
 const EDITS: usize = 40;
-/// Every so many edits of a client one is this long: more than goes straight to a socket.
+/// One in this many edits of a client has [`LONG`] characters: too long to be written to a socket without queueing.
 const LONG_EVERY: usize = 20;
 const LONG: usize = 20_000;
-/// Of each client's text.
+/// Characters of each client's text.
 const CHARS: usize = EDITS + EDITS / LONG_EVERY * (LONG - 1);
-/// Less than a few changes: whoever waits for its session's task falls behind.
+/// Less than a few changes: a reader falls behind as soon as its session's task is delayed.
 const OUTBOX_BYTES: usize = 120;
-/// Longest wait for something that must come. Reached only when a test fails.
+/// Time limit of every wait in the test; only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn len(client: &Client) -> usize {
@@ -57,7 +57,7 @@ async fn readers_that_keep_falling_behind_converge_and_see_saved_status() {
                 let client = Client::connect(ClientConfig::new(url, format!("doc{round}"), dialect)).unwrap();
                 tokio::spawn(async move {
                     let all = type_and_wait_for_all(&client);
-                    tokio::time::timeout(PATIENCE, all).await.expect("everything came");
+                    tokio::time::timeout(PATIENCE, all).await.expect("all edits arrive in time");
                     len(&client).await
                 })
             })
@@ -66,6 +66,6 @@ async fn readers_that_keep_falling_behind_converge_and_see_saved_status() {
             assert_eq!(task.await.unwrap(), CLIENTS * CHARS, "round {round}");
         }
     }
-    assert!(server.metrics().resyncs.get() > 0, "nobody fell behind: the outbox is too large for this test");
+    assert!(server.metrics().resyncs.get() > 0, "no reader fell behind: the outbox is too large for this test");
     server.stop().await.unwrap();
 }

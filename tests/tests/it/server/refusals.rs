@@ -1,4 +1,5 @@
-//! A refusal costs the smallest thing that can carry it: a message, else a document, else a session (SPEC.md, Refusals).
+//! A refusal affects the smallest unit that the dialect can report it for: a message, else a document, else a
+//! session (SPEC.md, Refusals).
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ async fn server(change: impl FnOnce(&mut Config)) -> Server {
 }
 
 /// Waits for PermissionDenied at `address` and returns its reason.
-async fn denied(socket: &mut Socket, address: &str) -> String {
+async fn denial_reason(socket: &mut Socket, address: &str) -> String {
     let mut reason = String::new();
     socket
         .receive_until(|at, message| match message {
@@ -34,7 +35,7 @@ async fn denied(socket: &mut Socket, address: &str) -> String {
     reason
 }
 
-async fn edit_is_saved(socket: &mut Socket, address: &str, update: &[u8]) {
+async fn save_edit(socket: &mut Socket, address: &str, update: &[u8]) {
     socket.send_to(address, Message::Sync(SyncMessage::Update(update))).await;
     socket
         .receive_until(|at, message| {
@@ -44,7 +45,7 @@ async fn edit_is_saved(socket: &mut Socket, address: &str, update: &[u8]) {
         .await;
 }
 
-/// Changes that the scanner refuses: bytes that are cut short, and one that claims 268 million clients.
+/// Updates that the scanner refuses: a truncated one, and one that claims 268 million clients.
 const REFUSED_UPDATES: [&[u8]; 2] = [&[1], &[0xff, 0xff, 0xff, 0x7f]];
 
 #[tokio::test]
@@ -55,14 +56,14 @@ async fn refused_change_costs_hocuspocus_one_document() {
         socket.open_document("one", "").await;
         socket.open_document("two", "").await;
         socket.send_to("one", Message::Sync(SyncMessage::Update(bad))).await;
-        assert!(!denied(&mut socket, "one").await.is_empty());
-        // What is sent there afterwards is dropped: not answered, not refused again.
+        assert!(!denial_reason(&mut socket, "one").await.is_empty());
+        // Later messages to the denied document are dropped, without an answer or another refusal.
         socket.send_to("one", Message::Sync(SyncMessage::Update(bad))).await;
         socket.send_to("one", Message::Sync(SyncMessage::Step1(&[0]))).await;
-        edit_is_saved(&mut socket, "two", &typed(1, "x")).await;
-        // With its token it may come back.
+        save_edit(&mut socket, "two", &typed(1, "x")).await;
+        // The token opens the document again.
         socket.open_document("one", "").await;
-        edit_is_saved(&mut socket, "one", &typed(2, "y")).await;
+        save_edit(&mut socket, "one", &typed(2, "y")).await;
     }
     server.stop().await.unwrap();
 }
@@ -94,9 +95,9 @@ async fn document_over_the_limit_is_denied_and_the_others_stay_open() {
         socket.open_document(name, "").await;
     }
     socket.send_to("d", Message::Token { token: "", version: None }).await;
-    assert!(denied(&mut socket, "d").await.contains("at most 3 documents"));
-    edit_is_saved(&mut socket, "c", &typed(1, "x")).await;
-    // One that is left makes room.
+    assert!(denial_reason(&mut socket, "d").await.contains("at most 3 documents"));
+    save_edit(&mut socket, "c", &typed(1, "x")).await;
+    // Closing a document makes room for another.
     socket.send_to("a", Message::Close("")).await;
     socket.open_document("d", "").await;
     server.stop().await.unwrap();
@@ -109,7 +110,7 @@ async fn default_allows_a_thousand_documents_on_one_socket() {
     for n in 0..1_000 {
         socket.open_document(&format!("document {n}"), "").await;
     }
-    edit_is_saved(&mut socket, "document 0", &typed(1, "x")).await;
+    save_edit(&mut socket, "document 0", &typed(1, "x")).await;
     server.stop().await.unwrap();
 }
 
@@ -118,7 +119,7 @@ async fn message_over_the_limit_costs_a_document_and_is_not_stored() {
     let limit = 1024 * 1024;
     let server = server(|config| {
         config.session.message_bytes = limit;
-        // Nothing over this may be held of messages that are not complete.
+        // Limit of all buffered incomplete messages; only two messages at the size limit fit.
         config.limits.partial_bytes = 2 * limit;
     })
     .await;
@@ -127,10 +128,10 @@ async fn message_over_the_limit_costs_a_document_and_is_not_stored() {
     socket.open_document("large", "").await;
     socket.open_document("small", "").await;
     socket.send_to("large", Message::Sync(SyncMessage::Step2(&huge))).await;
-    assert!(denied(&mut socket, "large").await.contains(&limit.to_string()));
-    // Sent again, it is dropped without a word.
+    assert!(denial_reason(&mut socket, "large").await.contains(&limit.to_string()));
+    // The same message is now dropped without an answer.
     socket.send_to("large", Message::Sync(SyncMessage::Step2(&huge))).await;
-    edit_is_saved(&mut socket, "small", &typed(1, "x")).await;
+    save_edit(&mut socket, "small", &typed(1, "x")).await;
 
     let mut native = Native::connect(&server).await;
     native.join(0, "doc").await;
@@ -153,12 +154,12 @@ async fn long_messages_for_a_denied_document_are_dropped_unread() {
     socket.open_document("two", "").await;
     socket.open_document("one", "").await;
     socket.send_to("one", Message::Sync(SyncMessage::Update(&[1]))).await;
-    denied(&mut socket, "one").await;
-    // Read into memory they would go over what all sessions may hold of messages that are not complete.
+    denial_reason(&mut socket, "one").await;
+    // Buffered, each would exceed the limit for the incomplete messages of all sessions.
     for _ in 0..3 {
         socket.send_to("one", Message::Sync(SyncMessage::Update(&vec![0; 8 * 1024 * 1024]))).await;
     }
-    edit_is_saved(&mut socket, "two", &typed(1, "x")).await;
+    save_edit(&mut socket, "two", &typed(1, "x")).await;
     assert_eq!(server.metrics().partial_refused.get(), 0);
     assert!(server.metrics().messages_ignored.get() >= 3);
     server.stop().await.unwrap();
@@ -180,7 +181,7 @@ async fn messages_after_a_stale_close_open_the_document_again() {
     socket.send_to("doc", Message::Sync(SyncMessage::Step2(&update))).await;
     assert_eq!(other.receive_sync().await, (2, update));
     socket.receive_until(|_, message| *message == Message::SyncStatus(true)).await;
-    // It is a reader again, too.
+    // The session also receives changes again.
     let later = typed(2, "later");
     other.sync(SyncMessage::Update(&later)).await;
     socket
@@ -206,7 +207,7 @@ async fn provider_without_a_token_is_served_when_access_is_open() {
     server.stop().await.unwrap();
 }
 
-/// A client that was never refused anything, after ten thousand refusals of its own making, is closed; not before.
+/// A session is closed after ten thousand refusals, and not before.
 #[tokio::test]
 async fn refusals_of_one_session_are_bounded() {
     let server = start(Arc::new(MemoryStore::new())).await;

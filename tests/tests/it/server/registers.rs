@@ -1,5 +1,5 @@
-//! Versioned registers and deletion over real sockets: of two writes on one version one is taken, whoever asks again is
-//! answered the same, and a deleted document stays deleted.
+//! Versioned registers and deletion over real sockets: exactly one of two proposals on one version is accepted, a
+//! retried proposal gets the same answer, and a deleted document stays deleted.
 
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ async fn retried_accepted_proposal_is_accepted_again_after_a_restart() {
     let mut author = Native::connect(&server).await;
     author.join(0, "doc").await;
     author.propose(0, 1, 11, None).await;
-    assert_eq!(author.wait_for_decision(1).await, (true, Some(state.clone())), "without a second version");
+    assert_eq!(author.wait_for_decision(1).await, (true, Some(state.clone())), "no second version");
     author.propose(0, 2, 12, None).await;
     assert_eq!(author.wait_for_decision(2).await, (false, Some(state)));
     author.propose(0, 3, 13, version(1, 11)).await;
@@ -77,7 +77,7 @@ async fn retried_accepted_proposal_is_accepted_again_after_a_restart() {
     assert_eq!((accepted, register.unwrap().version), (true, Version { number: 2, id: 13 }));
     author.propose(0, 4, 11, None).await;
     let (accepted, register) = author.wait_for_decision(4).await;
-    assert_eq!((accepted, register.unwrap().version.number), (true, 2), "an older one, too");
+    assert_eq!((accepted, register.unwrap().version.number), (true, 2), "a retry of an older version is accepted, too");
     server.stop().await.unwrap();
 }
 
@@ -93,7 +93,7 @@ async fn register_reaches_readers_first_and_decision_waits_for_the_disk() {
     store.hold();
     first.propose(0, 1, 1, None).await;
     let ServerMessage::Change { update, seq: Seq(1), .. } = first.receive().await else {
-        panic!("the proposer is a reader, too")
+        panic!("the proposer did not receive the change")
     };
     assert!(matches!(second.receive().await, ServerMessage::Change { .. }));
     assert_eq!(plain.receive_sync().await, (2, update.clone()));
@@ -102,13 +102,13 @@ async fn register_reaches_readers_first_and_decision_waits_for_the_disk() {
     let txn = doc.transact();
     let Some(Out::Any(any)) = txn.get_map("syncline:registers").unwrap().get(&txn, "status") else { panic!() };
     assert_eq!(syncline_replica::RegisterState::from_any(&any).unwrap().version.id, 1);
-    // What refuses the second is not on disk either.
+    // The proposal that the second one loses to is not on disk yet, so its refusal waits as well.
     second.propose(0, 1, 2, None).await;
     assert_eq!((first.receive_pending().await, second.receive_pending().await), (vec![], vec![]));
     store.release();
     let (accepted, _) = first.wait_for_decision(1).await;
-    let (also, register) = second.wait_for_decision(1).await;
-    assert_eq!((accepted, also, register.unwrap().version.id), (true, false, 1));
+    let (second_accepted, register) = second.wait_for_decision(1).await;
+    assert_eq!((accepted, second_accepted, register.unwrap().version.id), (true, false, 1));
     drop(txn);
     server.stop().await.unwrap();
 }
@@ -133,10 +133,10 @@ async fn invalid_proposal_closes_its_document() {
         session.join(0, "doc").await;
         session.send(ToServer::Propose { channel: 0, batch: 1, proposal: bad }).await;
         session.receive_until(|message| matches!(message, ServerMessage::Closed { channel: 0, code: 4400, .. })).await;
-        // The session is still there.
+        // The session stays open.
         session.join(1, "doc").await;
     }
-    // As deep as it may be, and a peer sends the document back.
+    // The deepest allowed value is accepted, and the scanner accepts the document when a peer sends it back.
     let deep = [&[117, 1].repeat(99)[..], &[126]].concat();
     let mut session = Native::connect(&server).await;
     session.join(0, "doc").await;
@@ -186,7 +186,7 @@ async fn deleted_document_stays_deleted_and_purged_one_starts_anew() {
     server.stop().await.unwrap();
 }
 
-/// Frames of every kind, as a client would say them.
+/// One valid frame of every client message.
 fn frames() -> Vec<Vec<u8>> {
     let update = typed(5, "hostile");
     let proposal =

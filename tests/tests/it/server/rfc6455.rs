@@ -1,10 +1,12 @@
-//! RFC 6455 conformance of the public socket: the cases of the Autobahn test suite (groups 1-7, 9 and 10), over documents.
+//! RFC 6455 conformance of the public socket: the cases of the Autobahn test suite (groups 1-7, 9 and 10), over
+//! documents.
 //!
-//! The suite itself runs against an echo (`tests/autobahn`), where there is Python 2.7; this runs everywhere. Its cases expect a server
-//! that echoes. This one echoes what a y-websocket client needs echoed: an update goes back to its author, byte for byte, when it
-//! is stored. So the binary cases echo updates; text is refused with 4400 whatever it holds (the dialects are binary), so the cases of text and of UTF-8 expect that refusal. Group 6 thus
-//! shrinks to "bad text harms only its session"; timing (5.19, 5.20) and the compression groups 12, 13 are left out:
-//! compression is never negotiated (RSV1 fails, 3.2).
+//! The suite itself needs Python 2.7 and runs against an echo server (`tests/autobahn`); these tests run
+//! everywhere. Its cases expect an echo of every message. This server echoes only updates: a y-websocket author
+//! receives its own update, byte for byte, when it is stored. So the binary cases echo updates. Text is ignored
+//! whatever it contains, because all dialects are binary, so the cases of text and UTF-8 (group 6) only check
+//! that the session stays open. Left out: the timing of 5.19 and 5.20, and groups 12 and 13, because compression
+//! is never negotiated (RSV1 fails, 3.2).
 
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ use syncline_tests::websocket_case::{Expected, Step, begun, case, close, fragmen
 async fn messages_of_every_length_encoding_arrive_complete() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut cases = Vec::new();
-    // 1.2 (binary): the lengths at which the form of the length changes.
+    // 1.2 (binary): the lengths around each change of the length encoding.
     for (number, len) in [17, 125, 126, 127, 128, 65_535, 65_536].into_iter().enumerate() {
         let message = update(len);
         cases.push(case(
@@ -31,7 +33,7 @@ async fn messages_of_every_length_encoding_arrive_complete() {
     let message = update(65_536);
     let chopped = Step::Chopped(Frame::new(BINARY, message.clone()), 997);
     cases.push(case("1.2.8", vec![chopped], vec![Expected::Echo(message)]));
-    // An empty message is not a message of any dialect, nor is text: both are ignored.
+    // No dialect has empty or text messages: the server ignores them.
     let message = update(40);
     let after = || frame(BINARY, message.clone());
     let echo = || vec![Expected::Echo(message.clone())];
@@ -40,7 +42,7 @@ async fn messages_of_every_length_encoding_arrive_complete() {
         let text = frame(TEXT, vec![b'*'; len]);
         cases.push(case(format!("1.1.{}", number + 1), vec![text, after()], echo()));
     }
-    // 9.2, 9.4, 9.6: large messages, whole, in fragments, in small writes.
+    // 9.2, 9.4, 9.6: large messages: in one frame, in fragments, in small writes.
     for (number, len) in [256 * 1024, 1 << 20, 4 << 20].into_iter().enumerate() {
         let message = update(len);
         cases.push(case(
@@ -67,7 +69,7 @@ async fn messages_of_every_length_encoding_arrive_complete() {
 #[tokio::test]
 async fn thousand_small_messages_are_echoed_one_by_one() {
     let server = start(Arc::new(MemoryStore::new())).await;
-    // 9.8: round trips.
+    // 9.8: messages that each wait for the echo of the one before.
     for len in [17, 64, 256, 1_024] {
         let mut socket = RawSocket::open(server.address(), &format!("/rfc6455-9.8-{len}")).await;
         for _ in 0..250 {
@@ -119,11 +121,11 @@ async fn reserved_bits_and_opcodes_fail_the_connection() {
         cases.push(case(format!("4-{opcode}-payload"), vec![frame(opcode, "reserved")], vec![Expected::Failure]));
         let chopped = Step::Chopped(Frame::new(opcode, "reserved"), 1);
         cases.push(case(format!("4-{opcode}-chopped"), vec![chopped], vec![Expected::Failure]));
-        // What came before is taken, what comes after is not.
+        // A message before the failure is stored; a ping after it is not answered.
         let good = update(30);
         let stored = Step::Await(Expected::Echo(good.clone()));
-        let say = vec![frame(BINARY, good), stored, frame(opcode, ""), frame(PING, "")];
-        cases.push(case(format!("4-{opcode}-after"), say, vec![Expected::Failure]));
+        let steps = vec![frame(BINARY, good), stored, frame(opcode, ""), frame(PING, "")];
+        cases.push(case(format!("4-{opcode}-after"), steps, vec![Expected::Failure]));
     }
     run(&server, cases).await;
     server.stop().await.unwrap();
@@ -186,7 +188,7 @@ async fn fragments_form_one_message_with_control_frames_in_between() {
 async fn text_messages_are_ignored_whatever_they_contain() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let valid: [&[u8]; 4] = ["κόσμε".as_bytes(), "\u{10ffff}".as_bytes(), b"\xed\x9f\xbf", b"\xef\xbf\xbf"];
-    // Autobahn 6.4, 6.6-6.22: truncated, overlong, surrogates, beyond Unicode, lonely bytes.
+    // Autobahn 6.4, 6.6-6.22: truncated, overlong, surrogates, beyond Unicode, stray bytes.
     let invalid: [&[u8]; 14] = [
         b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited",
         b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80edited",
@@ -263,7 +265,7 @@ async fn wrong_masks_and_lengths_fail_the_connection() {
         case("unmasked-close", vec![Step::Bytes(vec![0x88, 2, 3, 232])], vec![Expected::Failure]),
     ];
     run(&server, std::mem::take(&mut cases)).await;
-    // A length that no mistake explains is refused by the header alone.
+    // An absurd length is refused by its header, before any payload.
     for len in [(1 << 30) + 1, 1 << 40, (1 << 63) - 1, 1 << 63, u64::MAX] {
         let mut socket = RawSocket::open(server.address(), "/rfc6455-lengths").await;
         let Step::Bytes(bytes) = claims(len) else { unreachable!() };
@@ -294,7 +296,7 @@ async fn invalid_handshakes_are_refused_over_http() {
         let head = socket.read_head().await;
         assert_eq!(head.split_whitespace().nth(1), Some(status), "{what}: {head}");
     }
-    // The first frame may come in the segment of the handshake.
+    // The first frame may arrive in the same segment as the handshake.
     let mut socket = RawSocket::connect(server.address()).await;
     let first = update(40);
     socket.write(&[good.as_bytes(), &Frame::new(BINARY, first.clone()).encode()].concat()).await;

@@ -1,5 +1,5 @@
-//! What stock clients call saved is saved: the number of a Hocuspocus provider after a reconnect and in `forceSync()`, and the
-//! step 2 that a client of Yjs 14 gets back.
+//! When stock clients report that everything is saved, it is: the unsynced-changes count of a Hocuspocus provider
+//! after a reconnect and in `forceSync()`, and the echo of the step 2 for clients of Yjs 14.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::{awareness, ywebsocket};
 use syncline_tests::live::{self, Socket, start};
 
-/// Questions after which a status that has not come is missing: each is a round trip.
+/// Round trips to wait for a sync status before it counts as missing.
 const MAX_PINGS: usize = 20_000;
 
-/// The update in which client 1 types its letter number `clock`.
+/// The update in which client 1 types the letter at `clock`.
 fn letter(clock: u8) -> Vec<u8> {
     match clock {
         0 => vec![1, 1, 1, 0, 4, 1, 1, b't', 1, b'a', 0],
@@ -20,7 +20,7 @@ fn letter(clock: u8) -> Vec<u8> {
     }
 }
 
-/// How many sync statuses come until the server has answered a ping, which it does in order.
+/// Sends a ping and counts the sync statuses that arrive before its answer; the server answers in order.
 async fn statuses_until_pong(socket: &mut Socket) -> usize {
     socket.send(PING_FRAME.to_vec()).await;
     let mut statuses = 0;
@@ -37,7 +37,7 @@ async fn statuses_until_pong(socket: &mut Socket) -> usize {
     }
 }
 
-/// Waits for so many sync statuses, and checks that no more follow.
+/// Waits for `expected` sync statuses and checks that no more follow.
 async fn expect_statuses(socket: &mut Socket, expected: usize, what: &str) {
     let mut statuses = 0;
     for _ in 0..MAX_PINGS {
@@ -51,8 +51,9 @@ async fn expect_statuses(socket: &mut Socket, expected: usize, what: &str) {
     assert_eq!(statuses, expected, "{what}");
 }
 
-/// A reader of the document has got as many letters: the document has taken the updates, and an acknowledgement would be sent.
-async fn until_taken(server: &syncline_server::Server, bytes: usize) {
+/// Waits until a new reader receives at least `bytes` bytes: then the document has accepted the updates, and any
+/// acknowledgement of them would be on its way.
+async fn wait_until_accepted(server: &syncline_server::Server, bytes: usize) {
     let mut reader = Socket::open(server, "/doc").await;
     while reader.join().await.len() < bytes {}
 }
@@ -62,17 +63,18 @@ async fn step_2_is_acknowledged_after_the_disk_and_queued_updates_never() {
     let server = start(Arc::new(MemoryStore::new())).await;
     let mut socket = Socket::open(&server, "/").await;
     socket.send_to("doc", Message::Token { token: "", version: Some("4.8.0") }).await;
-    // Ten letters were typed offline, an eleventh after the step 1. The provider's number is 2: the step 2 and that letter.
+    // Ten letters were typed offline, an eleventh after the step 1. The provider counts 2 unsynced changes: the
+    // step 2 and the eleventh letter.
     socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 10]))).await;
     socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(10)))).await;
     for clock in 0..10 {
         socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(clock)))).await;
     }
-    until_taken(&server, 21).await;
+    wait_until_accepted(&server, 21).await;
     assert_eq!(statuses_until_pong(&mut socket).await, 0, "before the step 2");
     socket.send_to("doc", Message::Sync(SyncMessage::Step2(&[0, 0]))).await;
     socket.send_to("doc", Message::Sync(SyncMessage::Update(&letter(11)))).await;
-    until_taken(&server, 22).await;
+    wait_until_accepted(&server, 22).await;
     let what =
         "the step 2, the letter typed after the step 1, the letter after the step 2, and none for the queued ones";
     expect_statuses(&mut socket, 3, what).await;
@@ -102,7 +104,8 @@ async fn offline_deletions_get_no_sync_status_of_their_own() {
     server.stop().await.unwrap();
 }
 
-/// The provider's number is 2 when its user deletes before the first message of the server is there, and 1 when the deletion was queued.
+/// The provider counts 2 unsynced changes if its user deletes before the server's first message arrives, and 1 if
+/// the deletion was queued.
 #[tokio::test]
 async fn deletion_before_the_first_answer_gets_a_status_unless_queued() {
     let server = start(Arc::new(MemoryStore::new())).await;
@@ -116,7 +119,8 @@ async fn deletion_before_the_first_answer_gets_a_status_unless_queued() {
         back.send_to("doc", Message::Token { token: "", version: None }).await;
         back.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
         if is_queued {
-            // A provider sends its queue when it receives the first message. This client answers the ping before it then.
+            // A provider sends its queue when it receives the first message. While this client waits for one, it also
+            // answers the ping before it.
             back.receive_until(|_, message| matches!(message, Message::Sync(SyncMessage::Step2(_)))).await;
         }
         back.send_to("doc", Message::Sync(SyncMessage::Update(&delete))).await;
@@ -125,7 +129,7 @@ async fn deletion_before_the_first_answer_gets_a_status_unless_queued() {
         }
         back.send_to("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
         expect_statuses(&mut back, expected, &format!("queued: {is_queued}")).await;
-        // From here on the queue is known to be sent: in a `forceSync()` every deletion is new.
+        // From here on the server knows that the queue was sent: in a `forceSync()` every deletion counts as new.
         back.send_to("doc", Message::Sync(SyncMessage::Step1(&[1, 1, 1]))).await;
         back.send_to("doc", Message::Sync(SyncMessage::Update(&delete))).await;
         back.send_to("doc", Message::Sync(SyncMessage::Step2(&delete))).await;
@@ -140,7 +144,7 @@ async fn later_step_1_is_answered_with_step_2_and_step_1() {
     let mut socket = Socket::open(&server, "/").await;
     socket.open_document("doc", "").await;
     for _ in 0..3 {
-        // forceSync(): the number is 1 until the answer to a question of the server has been acknowledged.
+        // forceSync(): the provider counts 1 unsynced change until its answer to the server's step 1 is acknowledged.
         socket.send_to("doc", Message::Sync(SyncMessage::Step1(&[0]))).await;
         let mut received = Vec::new();
         socket

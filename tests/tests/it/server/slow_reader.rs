@@ -1,4 +1,4 @@
-//! A slow reader is neither diverged nor unbounded: its frames are dropped and one diff brings it up to date.
+//! A slow reader neither diverges nor uses unbounded memory: its queued frames are dropped and one diff resyncs it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, Text, Transact, Update};
 
-/// Each write of this many characters; enough of them fill any socket buffer.
+/// Characters of each write; [`WRITES`] of them fill any socket buffer.
 const WRITE_CHARS: u32 = 50_000;
 const WRITES: usize = 200;
 const OUTBOX_BYTES: usize = 64 * 1024;
@@ -36,13 +36,14 @@ async fn slow_reader_is_resynced_and_converges() {
     let mut writer = Socket::open(&server, "/doc").await;
     writer.join().await;
 
-    // The slow one does not read while 10 MB of text go by. The writer waits for each echo, so nothing is in flight.
+    // The slow reader does not read while 10 MB of text are sent. The writer waits for each echo, so nothing is
+    // in flight.
     let source = Doc::with_client_id(7);
     let text = source.get_or_insert_text("text");
     for number in 0..WRITES {
         let update = {
             let mut txn = source.transact_mut();
-            // Insert in front and delete most of it again: a diff is much smaller than what went by.
+            // Insert at the front and delete most of it again, so that a diff is much smaller than the updates.
             text.insert(&mut txn, 0, &format!("{number};{}", "x".repeat(WRITE_CHARS as usize)));
             txn.encode_update_v1()
         };
@@ -58,7 +59,7 @@ async fn slow_reader_is_resynced_and_converges() {
     }
     let expected = text.get_string(&source.transact());
 
-    // Now it reads, until it holds what everyone holds.
+    // Now it reads until it has the same text.
     let doc = Doc::new();
     let mirror = doc.get_or_insert_text("text");
     let mut received_bytes = 0;
@@ -68,12 +69,9 @@ async fn slow_reader_is_resynced_and_converges() {
         apply(&doc, &update);
     }
     assert!(server.metrics().resyncs.get() >= 1, "it fell behind and was resynced");
-    assert!(
-        received_bytes < WRITES * WRITE_CHARS as usize / 2,
-        "it was sent {received_bytes} bytes: a diff, not all that went by"
-    );
+    assert!(received_bytes < WRITES * WRITE_CHARS as usize / 2, "it received {received_bytes} bytes: not a diff");
 
-    // And it is a reader like any other again.
+    // Afterwards it receives changes like any other reader.
     let update = {
         let mut txn = source.transact_mut();
         text.insert(&mut txn, 0, "afterwards");

@@ -1,4 +1,4 @@
-//! The server stops in bounded time, whatever its sessions are waiting for.
+//! The server stops in bounded time, whatever its sessions wait for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use syncline_server::auth::{Access, AccessRequest, Authorize, Grant};
 use syncline_tests::live::{Socket, settings, start_with};
 use tokio::sync::Notify;
 
-/// Never decides about the document "undecided".
+/// Grants access, but never decides about the document "undecided".
 struct Undecided {
     asked: Arc<Notify>,
 }

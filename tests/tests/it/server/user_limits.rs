@@ -1,5 +1,5 @@
-//! Limits of each user: whoever a token or a proxy names has so many connections and so much of a rate, over all of them;
-//! others do not notice.
+//! Limits of each user, named by a token or a proxy: the number of connections, and the rate of all of them
+//! together. Other users are not affected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-/// Longest wait for something that must come. Reached only when a test fails.
+/// Time limit of every wait in a test; only a failing test reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The token is the user's name.
-struct ByName;
+/// Grants write access to everyone; the token is the user's name.
+struct UserFromToken;
 
-impl Authorize for ByName {
+impl Authorize for UserFromToken {
     fn authorize(&self, request: AccessRequest) -> Access {
         let user = request.token.as_deref().map(Into::into);
         Box::pin(std::future::ready(Ok(Admission { grant: Grant::ReadWrite, user })))
@@ -42,10 +42,10 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("timed out waiting until {what}"));
 }
 
-/// Hocuspocus: opens `document` in the name of `user`; false: refused.
+/// Hocuspocus: opens `document` as `user`. Returns false if the server refuses it because of the user's limit.
 async fn opens(socket: &mut Socket, document: &str, user: &str) -> bool {
     socket.send_to(document, Message::Token { token: user, version: None }).await;
     let mut opened = false;
@@ -60,7 +60,7 @@ async fn opens(socket: &mut Socket, document: &str, user: &str) -> bool {
 
 #[tokio::test]
 async fn user_connection_limit_counts_connections_not_documents() {
-    let server = server(Arc::new(ByName), |config| config.limits.connections_per_user = 2).await;
+    let server = server(Arc::new(UserFromToken), |config| config.limits.connections_per_user = 2).await;
     let (mut first, mut second) = (Socket::open(&server, "/").await, Socket::open(&server, "/").await);
     for document in ["a", "b", "c"] {
         assert!(opens(&mut first, document, "ada").await && opens(&mut second, document, "ada").await);
@@ -68,7 +68,7 @@ async fn user_connection_limit_counts_connections_not_documents() {
     let mut third = Socket::open(&server, "/").await;
     assert!(!opens(&mut third, "a", "ada").await);
     assert_eq!(server.metrics().users_refused.get(), 1);
-    // Only the document is refused, for that user.
+    // Only this user's document is refused; others connect.
     let mut other = Socket::open(&server, "/").await;
     assert!(opens(&mut other, "a", "ben").await);
     let mut native = Native::connect(&server).await;
@@ -80,9 +80,9 @@ async fn user_connection_limit_counts_connections_not_documents() {
     native.send(open(0, "ben")).await;
     assert!(matches!(native.receive().await, ServerMessage::Opened { .. }));
 
-    // A connection that ends makes room; so does a token in another's name, and the last document that is left.
+    // A connection stops counting when it ends, when a token names another user, and when its last document is closed.
     drop((first, third));
-    until("one of ada's is gone", || server.gate().sessions() == 3).await;
+    until("one of ada's sessions has ended", || server.gate().sessions() == 3).await;
     let mut again = Socket::open(&server, "/").await;
     assert!(opens(&mut again, "a", "ada").await);
     assert!(opens(&mut again, "a", "cleo").await);
@@ -116,12 +116,12 @@ async fn user_named_in_a_proxy_header_is_limited() {
     assert_eq!((code, reason.contains("user")), (4529, true), "{reason}");
     let mut ben = open("ben").await;
     ben.join().await;
-    // Whoever is not named is not limited.
+    // Connections without a user are not limited.
     for _ in 0..3 {
         open("").await.join().await;
     }
     drop(ada);
-    until("ada is gone", || server.gate().sessions() == 1).await;
+    until("ada's session has ended", || server.gate().sessions() == 1).await;
     open("ada").await.join().await;
     ben.sync(SyncMessage::Update(&typed(1, "x"))).await;
     assert_eq!(server.metrics().users_refused.get(), 1);
@@ -130,7 +130,7 @@ async fn user_named_in_a_proxy_header_is_limited() {
 
 #[tokio::test]
 async fn connections_of_one_user_share_one_rate() {
-    let server = server(Arc::new(ByName), |config| config.limits.rate_per_user.messages = 20).await;
+    let server = server(Arc::new(UserFromToken), |config| config.limits.rate_per_user.messages = 20).await;
     let mut both = [Socket::open(&server, "/").await, Socket::open(&server, "/").await];
     let mut sent = [0, 0];
     for socket in &mut both {
@@ -143,7 +143,7 @@ async fn connections_of_one_user_share_one_rate() {
         }
         tokio::task::yield_now().await;
     }
-    // Half a minute of the rate at once, from both together; each sends fewer than that.
+    // The burst is half a minute of the rate for both together, so each connection sends less than that.
     assert!(sent[0] < 600 && sent[0] + sent[1] >= 590, "{sent:?}");
     let mut other = Socket::open(&server, "/").await;
     assert!(opens(&mut other, "doc", "ben").await);
