@@ -201,7 +201,7 @@ impl Server {
         }
     }
 
-    /// Stops like `Server::stop`: sessions, documents, log. False: it did not stop within [`STOP_ROUNDS`].
+    /// Stops like `Server::stop`: sessions, documents, log. Returns false if it did not stop within `STOP_ROUNDS`.
     pub fn stop(mut self) -> bool {
         self.context.stop.cancel();
         self.sessions.close();
