@@ -272,7 +272,7 @@ impl AwarenessStates {
                 EntryOutcome::New { clock: entry.clock }
             }
             (Some(_), false) if is_own && entry.clock == known.clock => {
-                // Reconnected before the old connection was found dead: the new lease becomes the owner.
+                // Reconnected before the old connection timed out: the new lease becomes the owner.
                 known.owner = lease;
                 EntryOutcome::Stale
             }

@@ -24,7 +24,7 @@ pub(super) enum OfflineQueue {
     Unsent,
     /// A pong was received, and no step 2.
     MayBeSent,
-    /// A step 2 was received behind a pong.
+    /// A step 2 was received after a pong.
     Sent,
     /// A step 2 was received before any pong.
     Unknown,

@@ -113,7 +113,7 @@ impl UnsyncedCounter {
 
 impl Core {
     /// Processes a session's step 1. Returns true if the client counts unsynced changes and must be sent a step 1:
-    /// it expects a status for its step 2, and no earlier step 1 of ours is unanswered.
+    /// it expects a status for its step 2, and no earlier step 1 of the server is unanswered.
     pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) -> bool {
         let Some(lease) = self.leases.get_mut(lease) else { return false };
         let Some(unsynced) = &mut lease.unsynced else { return false };
