@@ -6,7 +6,7 @@
 //! - When the first large block is freed, glibc raises its own limits: from then on blocks of megabytes come from its heaps, one for
 //!   nearly every thread, and each heap keeps megabytes. [`limit_heaps`] sets the limits, and limits that are set are not raised.
 //! - glibc returns only the free end of a heap. After 100,000 documents had been opened and left, the server kept 388 MB of the 396 MB
-//!   that they had taken. [`return_free_memory`] returns all but a few.
+//!   that they had taken. [`return_free_memory`] returns all but a few MB.
 //!
 //! With other allocators both functions do nothing. Source: glibc manual, "Malloc Tunable Parameters"; malloc_trim(3), mallopt(3).
 
@@ -16,12 +16,13 @@ const MMAP_THRESHOLD_BYTES: i32 = 64 * 1024;
 /// The free end of a heap that is kept.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const TRIM_THRESHOLD_BYTES: i32 = 128 * 1024;
-/// Lower bound for the number of heaps.
+/// Lower bound for the limit on heaps.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MIN_HEAPS: usize = 2;
 
-/// Fixes the allocator's limits: blocks of 64 KiB and more are returned to the system when freed, a heap keeps 128 KiB, and there are as many
-/// heaps as processors. A limit that is set in the environment (`MALLOC_ARENA_MAX` and so on) stays. Call it before threads are started.
+/// Fixes the allocator's limits: blocks of 64 KiB and more are returned to the system when freed, a heap keeps 128 KiB, and there are at
+/// most as many heaps as processors, but at least two. A limit that is set in the environment (`MALLOC_ARENA_MAX` and so on) stays. Call it
+/// before threads are started.
 #[allow(unsafe_code, reason = "mallopt has no safe form, and heaps keep megabytes for each thread without it")]
 pub fn limit_heaps() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

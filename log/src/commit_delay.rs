@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-/// Documents expected within one commit interval from which a delay pays.
+/// A delay pays if at least this many documents are expected within one commit interval.
 const SIBLINGS: f64 = 2.0;
 /// Above this share of documents that were also in one of the last two commits, commits are not delayed.
 const MAX_RETURNING_SHARE: f64 = 0.5;

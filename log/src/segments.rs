@@ -7,8 +7,8 @@ use std::path::Path;
 use super::sled_scan::{SEGMENT_HEADER_BYTES, segment_lsn};
 
 /// The segment size of new stores; a segment is the unit in which sled reuses space. Large, so that no space is reused
-/// before its data is synced elsewhere (see `docs/decisions.md`). Not larger, because one segment is always in memory,
-/// and sometimes two.
+/// before its data is synced elsewhere (see `docs/decisions/0039-segments-of-4-mib.md`). Not larger, because one segment
+/// is always in memory, and sometimes two.
 pub(super) const SEGMENT_BYTES: usize = 4 << 20;
 /// The segment size of stores created before 2026-11-26.
 const EARLIER_SEGMENT_BYTES: usize = 8 << 20;

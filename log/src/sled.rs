@@ -48,7 +48,7 @@ use super::store_lock::{
     lost_records, open_error, prepare_engine, sync_dir, sync_files,
 };
 
-/// sled's page cache. Large values exceed it (see `docs/decisions.md`).
+/// The capacity of sled's page cache, in bytes. Large values exceed it.
 const CACHE_BYTES: u64 = 64 << 20;
 /// A commit syncs between two slices once sled has written more log than this since the last sync. Together with the
 /// slice that exceeds it, this is less than a segment.

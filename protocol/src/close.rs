@@ -44,7 +44,7 @@ pub enum Close {
     /// The client did not send a first message in time, or stopped responding. 4504 rather than 4408, after which
     /// clients would not reconnect.
     TimedOut,
-    /// A Hocuspocus client opened no document in time (4504).
+    /// A Hocuspocus client neither sent a token nor opened a document in time (4504).
     NotAuthenticated,
 }
 

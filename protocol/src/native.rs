@@ -160,10 +160,10 @@ pub enum ToClient<'a> {
         read_only: bool,
         /// How the client is brought up to date.
         resume: Resume,
-        /// Encoded state vector; `None` unless the client asked for it.
+        /// Encoded state vector, if the client asked for it or updates are pending.
         state_vector: Option<&'a [u8]>,
     },
-    /// A change by another client. (18)
+    /// A change by another client, or by the server itself. (18)
     Change {
         /// Identifies the document.
         channel: Channel,

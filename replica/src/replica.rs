@@ -4,7 +4,7 @@
 //! yrs 0.28.1 never receives an update that it could not integrate immediately: it can be made to integrate structs after
 //! a gap, and merging two pending updates that overlap underflows a length. The scanner's verdict identifies such updates
 //! without yrs. They are kept here as *pending*, as received, and applied when their dependencies have arrived. Every
-//! update is prepared for yrs first (`intake.rs`).
+//! update is prepared for yrs first (`yrs_input.rs`).
 //!
 //! An update is kept pending as a whole, even if only a part of it has missing dependencies. If a released update breaks
 //! yrs, the update that released it is not to blame: it is accepted, and the caller reloads the document without the

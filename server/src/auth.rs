@@ -1,5 +1,5 @@
-//! Access control: turns a token into a grant and an optional user, once per session and document. No other
-//! module checks access.
+//! Access control: turns a token into a grant and an optional user, whenever a session opens a document or sends
+//! a new token for it. Only this module decides on access.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,7 +46,7 @@ pub type Access = Pin<Box<dyn Future<Output = Result<Admission, String>> + Send>
 
 /// Decides on access. A decision may be slow: the session's messages for the document wait for it.
 pub trait Authorize: Send + Sync + 'static {
-    /// Decides on one request. Called once per session and document.
+    /// Decides on one request. Called when a session opens a document, and again for each further token.
     fn authorize(&self, request: AccessRequest) -> Access;
 }
 

@@ -10,7 +10,7 @@
 //! | open documents per connection | the document is refused | 4529 |
 //! | bytes and clients of a document | updates that would make it grow are refused, readers stay connected | 4414 |
 //! | awareness states of one connection in one document | the state is dropped, and its client is removed for the others | - |
-//! | time to the first document of a Hocuspocus connection | the session is closed | 4504 |
+//! | time until a Hocuspocus connection sends a token or opens a document | the session is closed | 4504 |
 //! | documents opened a second, per connection and in total | reading pauses | - |
 //! | open documents and their memory | the least recently used leave or shrink; if none can, another document is refused | 4529 |
 //!
@@ -152,7 +152,7 @@ pub struct Limits {
     pub partial_bytes: usize,
     /// Documents that one connection may have open.
     pub documents_per_connection: usize,
-    /// How long a Hocuspocus connection may take to open its first document.
+    /// How long a Hocuspocus connection may take to send a token or open a document.
     pub authentication: Duration,
     /// Bytes of awareness states per lease.
     pub presence_bytes: usize,

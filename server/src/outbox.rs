@@ -59,7 +59,7 @@ pub enum Pushed {
     /// Queued onto an empty outbox, which means that everything pushed earlier has been given to the socket.
     /// The caller must call [`Outbox::send`] after its last push.
     First,
-    /// Queued behind others.
+    /// Queued after others.
     Queued,
     /// Dropped: the lease is behind, or the session is closing.
     Dropped,
@@ -246,7 +246,7 @@ impl Outbox {
         inner.ended_leases.remove(&lease);
     }
 
-    /// Queues a position behind everything queued so far. A durable position is dropped if the lease is
+    /// Queues a position after everything queued so far. A durable position is dropped if the lease is
     /// behind.
     pub fn push_position(&self, lease: LeaseId, position: Position, frame: Bytes) -> Pushed {
         let mut inner = self.lock();

@@ -19,6 +19,7 @@
 //! merge         merges several updates into one by copying their bytes
 //! verdict       classifies an update against a document of which only the clocks are known
 //! dependencies  missing dependencies of an update
+//! state_vector  validates and reads state vectors
 //! ```
 //!
 //! Sources: npm yjs 13.6.33 `src/utils/encoding.js`, `src/utils/UpdateDecoder.js`, `src/structs/*`; lib0 0.2.120

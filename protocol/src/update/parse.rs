@@ -55,8 +55,8 @@ pub(super) struct NoVisitor;
 
 impl Visitor for NoVisitor {}
 
-/// Checks every rule. `visit` receives only valid structs and ranges, but it may receive the first ones of an update that
-/// is then refused.
+/// Checks every rule. `visitor` receives only valid structs and ranges, but it may receive the first ones of an update
+/// that is then refused.
 pub(super) fn walk(update: &[u8], limits: &ScanLimits, visitor: &mut impl Visitor) -> Result<Summary, ScanError> {
     let (summary, sorted) = walk_once(update, limits, visitor)?;
     if !(sorted.sections && sorted.deletes) {

@@ -164,7 +164,7 @@ impl HubDocument {
     /// Applies one scanned v1 update, or keeps it pending.
     ///
     /// # Errors
-    /// When no reader could ever integrate the update. The document is unchanged.
+    /// When no reader could ever decode or integrate the update. The document is unchanged.
     pub fn take(&mut self, update: &Bytes) -> Result<Entered, Refused> {
         if update[..] == EMPTY_UPDATE {
             return Ok(Entered::Known);

@@ -1,8 +1,7 @@
 //! Messages of the admin socket. Client and server are the same binary, so messages have no version.
 //!
-//! A connection carries one request: a line of JSON, followed by the number of bytes it announces. The answers
-//! are lines of JSON: any number of [`Answer::Progress`], then a final one, followed by the number of bytes it
-//! announces.
+//! A connection carries one request: a line of JSON, then the bytes that it announces. The answers are lines of
+//! JSON: any number of [`Answer::Progress`], then a final one, then the bytes that it announces.
 
 use std::path::PathBuf;
 

@@ -6,10 +6,10 @@
 //! - y-websocket clients send every awareness update they receive back to the server. So a state that is not
 //!   newer than the known one is dropped by (id, clock) alone.
 //! - A reconnecting client does not know that its id was removed at its current clock, and every peer would
-//!   ignore it for 15 s. So the server helps the *own* id of a lease (the one in its first message, if it is
-//!   the only one there): it sends the client the tombstone, which makes it raise its clock, and immediately
-//!   shows its state to the others at the tombstone's clock + 1. A removal itself never raises the clock: it
-//!   would tie with the return.
+//!   ignore it for 15 s. So the server helps the *own* id of a lease (the one in its first message with a
+//!   single state): it sends the client the tombstone, which makes it raise its clock, and immediately
+//!   shows its state to the others at the tombstone's clock + 1. A removal itself never raises the clock:
+//!   the tombstone would then have the same clock as the state of the returning client.
 
 use std::collections::HashMap;
 
@@ -272,7 +272,7 @@ impl AwarenessStates {
                 EntryOutcome::New { clock: entry.clock }
             }
             (Some(_), false) if is_own && entry.clock == known.clock => {
-                // Reconnected before the old connection was found dead: the new lease becomes the owner.
+                // Reconnected before the old connection timed out: the new lease becomes the owner.
                 known.owner = lease;
                 EntryOutcome::Stale
             }

@@ -48,7 +48,7 @@ const SHARED_CHANNEL: Channel = 0;
 /// document.
 pub(super) const LARGE_ANSWER_BYTES: usize = 32 * 1024;
 /// Changes of this size or more are stored inside their y-websocket encoding. The received frame may be twice
-/// as large, and with a separate encoding beside it a slow reader's outbox would hold three times the bytes
+/// as large, and with a second, separate encoding a slow reader's outbox would hold three times the bytes
 /// it counts.
 const LARGE_CHANGE_BYTES: usize = 4 * 1024;
 

@@ -1,7 +1,8 @@
 //! PURE: a map by lease that takes little memory while it has one entry, as in most documents.
 //!
-//! A `BTreeMap` reserves eleven entries for its first one and a `HashMap` four: more than all the rest that an idle reader's
-//! document holds of it. Lease numbers ascend, so a new entry nearly always goes to the end of the vector.
+//! A `BTreeMap` reserves eleven entries for its first one and a `HashMap` four: more memory than everything else that
+//! a document holds for an idle reader. Lease numbers ascend, so a new entry nearly always goes to the end of the
+//! vector.
 
 use crate::ids::LeaseId;
 

@@ -23,6 +23,8 @@
 //! usage.rs                 memory use of all open documents
 //! block_in_place.rs        work on whole large documents that must not block other tasks
 //! task.rs                  the I/O shell: inbox, effects, log, idle timers, unloading
+//! task/turn.rs             executes effects and sends the frames of a turn
+//! task/storing.rs          snapshots, and waiting for the disk
 //! ```
 
 pub mod awareness;

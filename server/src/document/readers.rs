@@ -28,7 +28,7 @@ use crate::outbox::{Outbox, Position, Pushed};
 use syncline_replica::{Full, Known};
 
 /// Sockets written to in the document's own turn. Further ones are written by spawned tasks, this many each,
-/// on any thread: a crowd of readers uses all cores and delays no other document.
+/// on any thread: many readers use all cores and delay no other document.
 const SENDS_PER_TURN: usize = 64;
 /// Up to this many sockets are written to directly even by a busy document.
 const MAX_BUSY_DIRECT_SENDS: usize = 8;

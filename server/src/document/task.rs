@@ -38,7 +38,7 @@ use syncline_log::{DocumentLog, Log};
 /// The larger the last snapshot, the more records are kept before the next: it may cost each of them at most
 /// this many bytes.
 const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
-/// Stands for no deadline.
+/// Used where there is no deadline.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Quiet period after which a document frees memory when memory is scarce.
 const QUIET_UNDER_PRESSURE: Duration = Duration::from_secs(1);

@@ -37,7 +37,7 @@ pub struct Upgrade {
     pub headers: HeaderMap,
     /// The encoded response to send to the client.
     pub response: Bytes,
-    /// Length of the head; the client's first frame begins behind it.
+    /// Length of the head; the client's first frame begins after it.
     pub head_bytes: usize,
 }
 

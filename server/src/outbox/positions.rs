@@ -10,7 +10,7 @@ use crate::ids::LeaseId;
 /// What a position refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
-    /// How far the document is on disk: true only behind all the frames before it.
+    /// How far the document is on disk: true only once all frames before it were sent.
     Durable,
     /// How far the lease's own changes are on disk.
     Ack,
@@ -34,7 +34,7 @@ impl Positions {
         self.0.is_empty()
     }
 
-    /// Queues the newest of its kind, behind every frame numbered below `after`.
+    /// Queues the newest of its kind, after every frame numbered below `after`.
     pub(super) fn push(&mut self, lease: LeaseId, position: Position, after: u64, frame: Bytes) {
         let mut of_kind = self.0.iter_mut().filter(|older| older.lease == lease && older.position == position);
         let (first, second) = (of_kind.next(), of_kind.next());

@@ -7,7 +7,6 @@ use super::FrameKind;
 use super::awareness::QueuedAwareness;
 use crate::ids::LeaseId;
 
-/// A queued frame.
 #[derive(Debug)]
 pub(super) enum QueuedFrame {
     Document {

@@ -58,7 +58,7 @@ pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unf
     }
 }
 
-/// Makes the WebSocket handshake; `None` if the client sends any other request. Bytes behind the handshake, or
+/// Makes the WebSocket handshake; `None` if the client sends any other request. Bytes after the handshake, or
 /// of the other request, are left in `read`.
 async fn upgrade(socket: &mut TcpStream, read: &mut BytesMut, origins: &AllowedOrigins) -> io::Result<Option<Upgrade>> {
     loop {
@@ -78,7 +78,7 @@ async fn upgrade(socket: &mut TcpStream, read: &mut BytesMut, origins: &AllowedO
             // The HTTP server refuses it with an explanation.
             Head::Upgrade(upgrade) if origins.check(&upgrade.headers).is_err() => return Ok(None),
             Head::Upgrade(upgrade) => {
-                // The session gets the bytes behind the head.
+                // The session gets the bytes after the head.
                 *read = BytesMut::from(&read[upgrade.head_bytes..]);
                 socket.write_all(&upgrade.response).await?;
                 return Ok(Some(upgrade));

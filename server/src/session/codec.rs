@@ -2,8 +2,8 @@
 //!
 //! Payloads are slices of the input, or copies where a slice would keep much more than itself in memory. No
 //! memory is reserved for a claimed length. The beginning of a long message is returned before the rest is
-//! stored, so that the caller can skip it ([`Decoder::skip`]). Text and messages above the limit are always
-//! skipped: read and dropped. Compression is never negotiated.
+//! stored, so that the caller can skip it ([`Decoder::skip`]). Messages above the limit are always skipped,
+//! that is, read and dropped; so is text, unless [`Decoder::read_texts`] was called. Compression is never negotiated.
 
 use bytes::{Buf, Bytes, BytesMut};
 use syncline_protocol::limits::MAX_ADDRESS_BYTES;
@@ -30,7 +30,7 @@ const LONG_BYTES: usize = 64 * 1024;
 /// Length of that beginning: more than any address.
 const PREFIX_BYTES: usize = 8 * 1024;
 const _: () = assert!(PREFIX_BYTES > MAX_ADDRESS_BYTES);
-/// A frame that claims more is no mistake of an application: it ends the session instead of being skipped.
+/// No correct application sends a longer frame: it ends the session instead of being skipped.
 const MAX_SKIPPED_BYTES: usize = 1024 * 1024 * 1024;
 
 /// Something a client sent.

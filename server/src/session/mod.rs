@@ -10,7 +10,7 @@
 //! native.rs         handler of the native dialect: many documents, by number
 //! early_messages.rs Hocuspocus messages that arrived before their token
 //! offline_queue.rs  whether a Hocuspocus client has sent what it queued before it was connected
-//! document_link.rs        one document of a session: scans payloads, then sends them to the document
+//! document_link.rs  one document of a session: scans payloads, then sends them to the document
 //! writer.rs         outbox -> socket, everything queued in one write
 //! wire.rs           a socket in two halves
 //! timers.rs         timers: pings, heartbeats, time limits
@@ -18,6 +18,7 @@
 //! identity.rs       what the log shows about a session
 //! users.rs          users that a session acts for
 //! shutdown.rs       all sessions, to close them when the server stops
+//! fuzzing.rs        fuzz target for the frame decoder
 //! ```
 
 mod codec;
@@ -89,7 +90,7 @@ pub struct SessionLimits {
     pub documents: usize,
     /// How long a new connection may send nothing.
     pub first_frame: Duration,
-    /// How long a Hocuspocus connection may take to open its first document.
+    /// How long a Hocuspocus connection may take to send a token or open a document.
     pub authentication: Duration,
     /// A session that sends nothing for this long, not even a pong, is closed.
     pub silence: Duration,
@@ -152,7 +153,7 @@ pub struct Peer {
     pub path: String,
     /// The peer's address.
     pub address: IpAddr,
-    /// User label by a trusted proxy.
+    /// The user, as named by a trusted proxy.
     pub user: Option<UserId>,
     /// Its place among the connections that have not sent a first message.
     pub unfinished: Option<Unfinished>,

@@ -1,8 +1,8 @@
 //! PURE: whether a Hocuspocus client has sent the queue of what it made before it was connected.
 //!
 //! The provider (npm `@hocuspocus/provider` 2.9 to 4.8, HocuspocusProviderWebsocket.ts) queues what it sends while its socket is not
-//! open, and sends the queue when it *receives its first message*, so behind its step 1, among the changes that its user makes meanwhile.
-//! Queued changes are not in its number of unsaved changes (`document/core/unsynced.rs`), the others are. To tell them apart, the
+//! open, and sends the queue when it *receives its first message*: after its step 1, between changes that its user makes meanwhile.
+//! Queued changes are not in its number of unsynced changes (`document/core/unsynced.rs`), the others are. To tell them apart, the
 //! server sends a WebSocket ping right before its first message:
 //!
 //! | a change is received | it was |
@@ -11,7 +11,8 @@
 //! | after the pong, before the first step 2 | made on this connection or queued |
 //! | after a step 2, which answers a message of the server | made on this connection: the queue is sent |
 //!
-//! A client that answers the server's step 1 but no ping (RFC 6455, section 5.5.2, demands a pong) shows nothing, then or later.
+//! A client that answers the server's step 1 but no ping (RFC 6455, section 5.5.2, demands a pong) never shows whether
+//! its queue is sent.
 
 use crate::document::event::Origin;
 
@@ -23,7 +24,7 @@ pub(super) enum OfflineQueue {
     Unsent,
     /// A pong was received, and no step 2.
     MayBeSent,
-    /// A step 2 was received behind a pong.
+    /// A step 2 was received after a pong.
     Sent,
     /// A step 2 was received before any pong.
     Unknown,

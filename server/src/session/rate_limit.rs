@@ -86,7 +86,7 @@ impl RateLimiter {
         self.has_skipped.swap(false, Ordering::Relaxed)
     }
 
-    /// A message is complete and was dropped or needs no more memory.
+    /// A message is complete and was dropped or handled: releases its reserved bytes.
     pub(super) fn finish_message(&self) {
         self.complete_message();
         self.release();

@@ -159,7 +159,7 @@ impl<W: Wire> Writer<W> {
         Poll::Pending
     }
 
-    /// Queues this frame behind unsent bytes.
+    /// Queues this frame after the unsent bytes.
     pub(super) fn queue_frame(&mut self, opcode: Opcode, payload: &[u8]) {
         let mut frame = Vec::with_capacity(codec::MAX_HEAD_BYTES + payload.len());
         codec::write_head(&mut frame, opcode, payload.len());

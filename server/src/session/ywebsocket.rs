@@ -57,7 +57,7 @@ impl YWebsocket {
                 // Not useful from a client; the reference server ignores it, too.
                 Ok(Message::PermissionDenied(_)) => {}
                 Err(error) if is_first && !error.is_unknown_type() => return Err(bad_message(error)),
-                // An application's own message, or bytes behind a message, which the reference server does
+                // An application's own message, or bytes after a message, which the reference server does
                 // not read.
                 Err(_) => {
                     self.channel.ignore();

@@ -62,7 +62,7 @@ impl Core {
         Frame::new(Message::Awareness(self.awareness.encode(clients).into()))
     }
 
-    /// Sends all awareness states right behind the preceding reply, to a reader that missed frames.
+    /// Sends all awareness states directly after the preceding reply, to a reader that missed frames.
     pub(super) fn push_awareness_now(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         effects.extend(self.all_awareness().map(|frame| Effect::Answer { lease, frame }));
     }

@@ -11,10 +11,10 @@
 //! - Updates received before its newest step 1 are no longer in the number: they get no status.
 //! - An update whose structs are all in the state vector of that step 1 was made before it and gets no
 //!   status. Other updates were made after it and are counted.
-//! - An update that only deletes does not show when it was made. For most the session knows it
-//!   ([`Origin::LiveChange`]: see `session/offline_queue.rs`), and those are counted. The others are treated like the update
-//!   before them, and get no status if they come first: a surplus status would make the number zero too early, a
-//!   missing one only too late.
+//! - An update that only deletes does not show when it was made. If the session knows that it was made on this
+//!   connection ([`Origin::LiveChange`]: see `session/offline_queue.rs`), it is counted. Otherwise it is treated
+//!   like the update before it, and gets no status if it is the first: a surplus status would make the number zero
+//!   too early, a missing one only too late.
 //! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on
 //!   disk.
 //! - A further step 2, sent only because the server asked again, gets no status.
@@ -103,7 +103,8 @@ impl UnsyncedCounter {
         0
     }
 
-    /// Number of statuses for a step 2 once it is on disk. `is_confirmed`: earlier live changes were live indeed.
+    /// Number of statuses for a step 2 once it is on disk. `is_confirmed`: the live changes before it were made on
+    /// this connection.
     fn step2(&mut self, is_confirmed: bool) -> u64 {
         let live = |syncing: &SyncRound| if is_confirmed { syncing.live } else { 0 };
         self.syncing.take().map_or(0, |syncing| syncing.counted + live(&syncing) + 1)
@@ -111,8 +112,8 @@ impl UnsyncedCounter {
 }
 
 impl Core {
-    /// Processes a session's step 1. Returns true if the client counts unsynced changes and has no open
-    /// question from us: it needs one, because it expects a status for its reply.
+    /// Processes a session's step 1. Returns true if the client counts unsynced changes and must be sent a step 1:
+    /// it expects a status for its step 2, and no earlier step 1 of the server is unanswered.
     pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) -> bool {
         let Some(lease) = self.leases.get_mut(lease) else { return false };
         let Some(unsynced) = &mut lease.unsynced else { return false };
