@@ -90,12 +90,12 @@ pub struct RawLimits {
     #[arg(long, env = "SYNCLINE_MAX_DOCUMENTS_PER_CONNECTION", value_name = "COUNT", help_heading = "Limits")]
     pub max_documents_per_connection: Option<usize>,
 
-    /// Seconds a Hocuspocus connection may take to open its first document [default: 60]
+    /// Seconds a Hocuspocus connection may take to send a token or open a document [default: 60]
     #[arg(long, env = "SYNCLINE_AUTHENTICATION_SECONDS", value_name = "SECONDS", help_heading = "Limits")]
     pub authentication_seconds: Option<u64>,
 
-    /// Bytes of presence that one connection may publish in one document; with n documents open 1/n of it in
-    /// the next one, at least 4096 [default: 2097152]
+    /// Bytes of presence that one connection may publish in its first document. In the nth one it may publish an
+    /// nth of that, but at least 4096 [default: 2097152]
     #[arg(long, env = "SYNCLINE_MAX_PRESENCE_BYTES", value_name = "BYTES", help_heading = "Limits")]
     pub max_presence_bytes: Option<usize>,
 
