@@ -50,7 +50,7 @@ fn view(doc: &Doc) -> View {
     View::of_state(&state).unwrap()
 }
 
-/// Returns the oracle's complaints about a correct document complaints_after `corrupt` changed it.
+/// Returns the oracle's complaints about a correct document after `corrupt` changed it.
 fn complaints_after(corrupt: impl FnOnce(&mut TransactionMut<'_>)) -> String {
     let (doc, ledger) = sample();
     assert_eq!(check(&ledger, &view(&doc)), Vec::<String>::new());

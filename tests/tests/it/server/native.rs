@@ -120,7 +120,7 @@ async fn cursor_older_than_the_tail_is_asked_for_a_state_vector() {
     let ServerMessage::Diff { channel: 3, seq, update } = back.receive().await else { panic!("no diff") };
     assert_eq!((seq, back.receive().await), (last, ServerMessage::Durable { channel: 3, seq: last }));
     assert_eq!(text_of([&first[..], &update]), "x".repeat(598) + "first ");
-    // A cursor within the tail resumes from the tail.
+    // A cursor within the recent changes resumes from them.
     let mut near = Native::connect(&server).await;
     let cursor = Cursor { epoch, seq: Seq(last.0 - 10) };
     assert_eq!(near.open_at(0, "doc", Some(cursor)).await.1, Resume::FromCursor);
