@@ -20,7 +20,7 @@ bench:
 
 # The fuzz targets, for two minutes
 fuzz seconds="120":
-    SYNCLINE_FUZZ_SECONDS={{seconds}} cargo nextest run --workspace --locked -E 'test(no_decoder_and_no_document_panics)'
+    SYNCLINE_FUZZ_SECONDS={{seconds}} cargo nextest run --workspace --locked -E 'test(fuzz_targets_pass_with_real_and_mutated_inputs)'
 
 # Advisories, licences and sources of all dependencies
 deny:
