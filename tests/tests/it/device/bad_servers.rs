@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use syncline_client::device::WallClock;
+use syncline_client::device::{SystemClock, WallClock};
 use syncline_client::types::Value;
 use syncline_client::{DeviceError, EditError, Event, SyncState};
 use syncline_log::SledStore;
@@ -129,7 +129,9 @@ async fn hostile_server(
             let (tcp, _) = listener.accept().await.unwrap();
             counts.0.fetch_add(1, Ordering::Relaxed);
             let Ok(mut socket) = tokio_tungstenite::accept_async(tcp).await else { continue };
-            let welcome = ToClient::Welcome { version: native::VERSION, time_ms: 1, max_message_bytes: 1 << 20 };
+            // The right time: a device that corrects its clock opens its documents once more.
+            let time_ms = SystemClock.now_ms();
+            let welcome = ToClient::Welcome { version: native::VERSION, time_ms, max_message_bytes: 1 << 20 };
             socket.send(Message::Binary(welcome.encode().into())).await.ok();
             while let Some(Ok(message)) = socket.next().await {
                 let Message::Binary(frame) = message else { continue };
