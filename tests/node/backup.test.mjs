@@ -133,7 +133,7 @@ describe('backup and restore', () => {
     const restore = ['restore', backups, '--data', server.dataDir, '--document', 'page']
     assert.match((await runBinary(restore)).stderr, /stop that server first/)
     await server.stop()
-    assert.match((await runBinary(restore)).stderr, /--replace puts/)
+    assert.match((await runBinary(restore)).stderr, /--replace to replace it/)
     await run([...restore, '--as', 'copy'])
     await run([...restore, '--replace'])
     for (const document of ['page', 'copy']) {

@@ -225,7 +225,7 @@ test('the light does not claim that a browser without storage keeps edits', asyn
   await ann.page.getByTestId('offline-switch').check()
   await type(ann, 'ywebsocket', '[unkept]')
   await untilState(ann, 'saved-light', 'memory')
-  await untilShown(ann, 'note', /does not let the page keep anything/)
+  await untilShown(ann, 'note', /does not let the page store anything/)
   await ann.close()
 })
 
