@@ -1,8 +1,7 @@
 //! The project's text is plain technical English: the words of its former idiom stay out.
 //!
-//! Until November 2026 the project described data as if it talked ("the reader is told", "what waits"), in comments, messages and
-//! names. A stranger had to translate every sentence, so the words that marked that idiom are rejected here: in text, and in
-//! names, whose parts count as words (`has_told`, `ToldRanges`). Use the noun of the field: an acknowledgement, a pending update, a
+//! Until November 2026 comments, messages and names described data as if it talked. A stranger had to translate every
+//! sentence, so the words that marked that idiom are rejected here: in text, and in names, whose parts count as words. Use the noun of the field: an acknowledgement, a pending update, a
 //! notification. "At once" is ambiguous: write "immediately" or "at the same time".
 
 use std::path::Path;
