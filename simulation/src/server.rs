@@ -83,7 +83,7 @@ impl Server {
             .start_paused(true)
             .build()
             .expect("the runtime cannot be created");
-        let (log, committer) = Log::by_hand(Arc::clone(&disk) as Arc<dyn syncline_log::Store>);
+        let (log, committer) = Log::with_committer(Arc::clone(&disk) as Arc<dyn syncline_log::Store>);
         let metrics = Arc::new(Metrics::default());
         let Settings { idle, quiet, compaction, outbox_bytes, .. } = settings;
         let options = DocumentOptions { quiet, compaction, draw, ..DocumentOptions::new(idle) };

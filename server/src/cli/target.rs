@@ -64,7 +64,7 @@ impl Target {
             announce(data, " (through the running server)", out)?;
             return Ok(Self::Running(running));
         }
-        let open = if if_missing == IfMissing::Create { SledStore::open_whole } else { SledStore::open_existing };
+        let open = if if_missing == IfMissing::Create { SledStore::open_checked } else { SledStore::open_existing };
         let store = open(data).map_err(|error| match error {
             StoreError::InUse { .. } => anyhow!(
                 "{error}, and no server answers at {}: wait until that process ends, or stop it",

@@ -89,7 +89,7 @@ async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocumen
     if bytes <= INLINE_BUILD_BYTES {
         return Ok(work()?);
     }
-    Ok(log.aside(work).await.ok_or(LoadError::Interrupted)??)
+    Ok(log.run_blocking(work).await.ok_or(LoadError::Interrupted)??)
 }
 
 /// Draws the client id under which the document makes its own edits until it is loaded again.

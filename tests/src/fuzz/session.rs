@@ -106,7 +106,7 @@ impl World {
     fn new() -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let store = Arc::new(MemoryStore::new());
-        let (log, committer) = Log::by_hand(Arc::clone(&store) as Arc<dyn Store>);
+        let (log, committer) = Log::with_committer(Arc::clone(&store) as Arc<dyn Store>);
         let metrics = Arc::new(Metrics::default());
         let compaction = Compaction { records: 5, bytes: 2_000, idle_records: 2 };
         let quiet = Duration::from_millis(5);
