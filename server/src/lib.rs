@@ -9,6 +9,7 @@ pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod dialect;
 pub mod document;
 pub mod http;
 pub mod ids;

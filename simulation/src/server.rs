@@ -12,8 +12,8 @@ use bytes::Bytes;
 use syncline_log::{Batch, Committed, Committer, Log};
 use syncline_protocol::ids::DocumentName;
 use syncline_server::auth::OpenToAll;
+use syncline_server::dialect::NativeEncoder;
 use syncline_server::document::event::{Event, Origin};
-use syncline_server::document::frame::Framing;
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
@@ -120,8 +120,8 @@ impl Server {
 
     /// Begins a slow session, whose outbox is never read. False: the document has left memory despite the lease.
     pub fn begin_session(&self, lease: &Lease) -> bool {
-        let framing = Framing::Native { channel: 0 };
-        self.runtime.block_on(lease.begin(Arc::new(Outbox::new(LEASE_OUTBOX_BYTES)), framing, 1)).is_ok()
+        let encoder = Box::new(NativeEncoder::new(0));
+        self.runtime.block_on(lease.begin(Arc::new(Outbox::new(LEASE_OUTBOX_BYTES)), encoder, 1)).is_ok()
     }
 
     /// Opens the document and sends an update. False: the document has left memory despite the lease.

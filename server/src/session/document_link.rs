@@ -13,8 +13,8 @@ use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan
 use super::bad_message;
 use super::users::SessionUsers;
 use crate::auth::{Admission, Grant};
+use crate::document::encoder::Encoder;
 use crate::document::event::{Event, Origin};
-use crate::document::frame::Framing;
 use crate::ids::UserId;
 use crate::limits::UserSeat;
 use crate::metrics::Metrics;
@@ -53,13 +53,13 @@ impl DocumentLink {
         document: &DocumentName,
         rights: Rights,
         outbox: &Arc<Outbox>,
-        framing: Framing,
+        encoder: Box<dyn Encoder>,
         documents: usize,
         scan: ScanLimits,
     ) -> Result<Self, Close> {
         registry.admit(document).await?;
         let lease = registry.open(document);
-        lease.begin(Arc::clone(outbox), framing, documents).await.map_err(|gone| gone.close())?;
+        lease.begin(Arc::clone(outbox), encoder, documents).await.map_err(|gone| gone.close())?;
         let Rights { grant, user } = rights;
         Ok(Self { lease, grant, user, scan, metrics: Arc::clone(registry.metrics()) })
     }

@@ -27,7 +27,7 @@ use super::offline_queue::OfflineQueue;
 use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Admission, Grant};
-use crate::document::frame::Framing;
+use crate::dialect::HocuspocusEncoder;
 use crate::ids::{LeaseId, UserId};
 use crate::outbox::Outbox;
 
@@ -258,12 +258,12 @@ impl Hocuspocus {
 
     /// Opens an authorised document. Returns false if it was refused.
     async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<bool, Close> {
-        let framing = Framing::Hocuspocus { address: address.into() };
+        let encoder = Box::new(HocuspocusEncoder::new(address, document));
         let (documents, scan) = (self.channels.len() + 1, self.context.limits.scan);
         self.users.pause_before_open().await;
         self.ping_first();
         self.outbox.send();
-        match DocumentLink::open(&self.context.registry, document, rights, &self.outbox, framing, documents, scan).await
+        match DocumentLink::open(&self.context.registry, document, rights, &self.outbox, encoder, documents, scan).await
         {
             Ok(channel) => {
                 self.forget_left(address);

@@ -20,7 +20,7 @@ use super::identity::log_refused;
 use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::{AccessRequest, Grant};
-use crate::document::frame::Framing;
+use crate::dialect::NativeEncoder;
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
 
@@ -169,9 +169,9 @@ impl Native {
         let read_only = admission.grant == Grant::Read;
         let rights = Rights::new(admission, &self.users)?;
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
-        let (framing, documents) = (Framing::Native { channel: number }, self.channels.len() + 1);
+        let (encoder, documents) = (Box::new(NativeEncoder::new(number)), self.channels.len() + 1);
         self.users.pause_before_open().await;
-        let channel = DocumentLink::open(registry, &document, rights, &self.outbox, framing, documents, scan).await?;
+        let channel = DocumentLink::open(registry, &document, rights, &self.outbox, encoder, documents, scan).await?;
         let resumed = channel.resume(cursor, wants_state_vector, read_only).await;
         self.channels.insert(number, channel);
         if let Err(close) = resumed {

@@ -12,7 +12,7 @@ use super::document_link::{DocumentLink, Rights};
 use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::AccessRequest;
-use crate::document::frame::Framing;
+use crate::dialect::YWebsocketEncoder;
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
 
@@ -36,7 +36,8 @@ impl YWebsocket {
         let scan = context.limits.scan;
         users.pause_before_open().await;
         let channel =
-            DocumentLink::open(&context.registry, &document, rights, outbox, Framing::YWebsocket, 1, scan).await?;
+            DocumentLink::open(&context.registry, &document, rights, outbox, Box::new(YWebsocketEncoder), 1, scan)
+                .await?;
         Ok(Self { channel })
     }
 
