@@ -1,5 +1,395 @@
 //! The Hocuspocus dialect: one session, many documents, each authorised before it is opened.
+//!
+//! The provider sends token, step 1 and awareness without waiting for replies. While a token is being checked
+//! the session is not read, so the messages after it stay in the socket; only messages received *before*
+//! their token are stored (`early_messages.rs`).
+//!
+//! A refusal affects one document: its address is sent PermissionDenied, and further messages for it are
+//! dropped unread until the client sends a token again. The provider ignores close codes and would send the
+//! same bytes after each reconnect.
 
+mod early_messages;
 mod encoder;
+mod offline_queue;
 
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::hash::BuildHasher;
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use syncline_protocol::hocuspocus::{
+    End, Frame, HEARTBEAT_FRAME, Message, PONG_FRAME, Scope, address_of, begins_step1, split_address,
+};
+use syncline_protocol::ids::DocumentName;
+use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
+use syncline_protocol::sync::SyncMessage;
+
+use self::early_messages::EarlyMessages;
 pub use self::encoder::HocuspocusEncoder;
+use self::offline_queue::OfflineQueue;
+use super::document_link::{DocumentLink, Rights};
+use super::{DialectSession, SessionParts, bad_message, documents_of};
+use crate::auth::{AccessRequest, Admission, Grant};
+use crate::ids::{LeaseId, UserId};
+
+/// Documents whose rights are remembered after they were left: the default limit on open documents.
+const MAX_LEFT: usize = 1_000;
+/// Refused addresses of one session, 8 bytes each. A session with more is closed.
+const MAX_DENIED: usize = 10_000;
+
+/// One Hocuspocus session.
+pub(crate) struct Hocuspocus {
+    session: SessionParts,
+    channels: BTreeMap<Box<str>, DocumentLink>,
+    /// Rights of documents that were left with Close, newest last. A provider that shares its socket and
+    /// document name with a destroyed one continues after that Close without a token: React's strict mode
+    /// creates such pairs.
+    left_documents: VecDeque<(Box<str>, Grant, Option<UserId>)>,
+    /// Hashes of refused addresses.
+    denied: HashSet<u64>,
+    hasher: RandomState,
+    early: EarlyMessages,
+    queue: OfflineQueue,
+    /// The ping before the first message was queued: see `offline_queue.rs`.
+    has_pinged: bool,
+    /// A token was received, or a document was opened without one.
+    is_authenticated: bool,
+}
+
+impl Hocuspocus {
+    pub(super) fn new(session: SessionParts) -> Self {
+        Self {
+            early: EarlyMessages::new(&session.services.gate),
+            session,
+            channels: BTreeMap::new(),
+            left_documents: VecDeque::new(),
+            denied: HashSet::new(),
+            hasher: RandomState::new(),
+            queue: OfflineQueue::default(),
+            has_pinged: false,
+            is_authenticated: false,
+        }
+    }
+}
+
+impl DialectSession for Hocuspocus {
+    fn name(&self) -> &'static str {
+        "Hocuspocus"
+    }
+
+    fn documents<'a>(&'a self, last: &'a [u8]) -> (Option<&'a str>, usize) {
+        let (only, count) = documents_of(self.channels.values());
+        (address_of(last).ok().map(|address| split_address(address).0).or(only), count)
+    }
+
+    fn heartbeat(&self) -> Bytes {
+        Bytes::from_static(&HEARTBEAT_FRAME)
+    }
+
+    fn has_tokens(&self) -> bool {
+        true
+    }
+
+    async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
+        let (address, message) = match Frame::decode_prefix(frame, End::Server) {
+            Ok((Frame::Ping, _)) => {
+                self.ping_first();
+                self.session.outbox.push_control(Bytes::from_static(&PONG_FRAME));
+                self.session.outbox.send();
+                return Ok(());
+            }
+            Ok((Frame::Pong, _)) => return Ok(()),
+            Ok((Frame::Addressed { address, message }, _)) => (address, message),
+            Err(error) if error.is_unknown_type() => return self.ignore(),
+            Err(error) => {
+                let address = address_of(frame).map_err(bad_message)?;
+                if self.denied.contains(&self.hash(address)) {
+                    return self.ignore();
+                }
+                return self.refuse(address, bad_message(error));
+            }
+        };
+        match message {
+            Message::Token { token, .. } => self.authorize(address, token).await,
+            Message::Close(_) => {
+                self.leave(address);
+                Ok(())
+            }
+            message if self.channels.contains_key(address) => self.handle_message(address, frame, message).await,
+            message if self.has_left(address) => self.reopen(address, frame, message).await,
+            _ if self.denied.contains(&self.hash(address)) => self.ignore(),
+            Message::Sync(SyncMessage::Step1(_)) => self.open_without_token(address, frame, message).await,
+            _ => self.store_early(address, frame),
+        }
+    }
+
+    fn note_pong(&mut self) {
+        self.queue.note_pong();
+    }
+
+    /// Not if its document was refused, and not before its token.
+    fn wants(&self, prefix: &[u8]) -> bool {
+        let Ok(address) = address_of(prefix) else { return false };
+        let is_open = self.channels.contains_key(address) || self.has_left(address);
+        is_open || (!self.denied.contains(&self.hash(address)) && begins_step1(prefix))
+    }
+
+    fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
+        let address = address_of(prefix).map_err(bad_message)?;
+        if self.denied.contains(&self.hash(address)) {
+            return self.ignore();
+        }
+        self.refuse(address, Close::MessageTooLarge { limit_bytes })
+    }
+
+    async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
+        for channel in self.channels.values().filter(|channel| behind.contains(&channel.lease().id())) {
+            channel.resync().await?;
+        }
+        Ok(())
+    }
+
+    fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
+        let is_over = |channel: &DocumentLink| leases.contains(&channel.lease().id());
+        let over: Vec<_> =
+            self.channels.iter().filter(|(_, channel)| is_over(channel)).map(|(at, _)| at.clone()).collect();
+        over.into_iter().try_for_each(|address| {
+            self.channels.remove(&address);
+            self.deny(&address)
+        })
+    }
+
+    fn check_authenticated(&mut self) -> Result<(), Close> {
+        if self.is_authenticated {
+            return Ok(());
+        }
+        let close = Close::NotAuthenticated;
+        self.ping_first();
+        for address in self.early.addresses() {
+            self.session.outbox.push_control(Message::PermissionDenied(&close.reason()).encode(address).into());
+        }
+        self.session.outbox.send();
+        Err(close)
+    }
+}
+
+impl Hocuspocus {
+    /// Queues a WebSocket ping if no message has been queued yet: see `offline_queue.rs`.
+    fn ping_first(&mut self) {
+        if !std::mem::replace(&mut self.has_pinged, true) {
+            self.session.outbox.push_ping();
+        }
+    }
+
+    async fn authorize(&mut self, address: &str, token: &str) -> Result<(), Close> {
+        self.is_authenticated = true;
+        let hash = self.hash(address);
+        self.denied.remove(&hash);
+        let document = match parse_address(address) {
+            Ok(document) => document,
+            Err(close) => return self.refuse(address, close),
+        };
+        let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
+        let rights = match self.session.services.auth.authorize(request).await {
+            Ok(admission) => Rights::new(admission, &self.session.users),
+            Err(reason) => Err(Close::Forbidden(reason.into())),
+        };
+        let rights = match rights {
+            Ok(rights) => rights,
+            Err(close) => return self.refuse(address, close),
+        };
+        let scope = match rights.grant {
+            Grant::Read => Scope::ReadOnly,
+            Grant::ReadWrite => Scope::ReadWrite,
+        };
+        if let Some(channel) = self.channels.get_mut(address) {
+            channel.set_rights(rights);
+            self.send(address, &Message::Authenticated(scope));
+            return Ok(());
+        }
+        if let Err(close) = self.check_document_limit() {
+            return self.refuse(address, close);
+        }
+        self.send(address, &Message::Authenticated(scope));
+        if !self.open(address, &document, rights).await? {
+            return Ok(());
+        }
+        self.replay_early(address).await
+    }
+
+    /// A 2.x provider without a token sends no token message. It needs none if everyone may write; otherwise
+    /// its messages are stored until a token arrives.
+    async fn open_without_token(&mut self, address: &str, frame: &Bytes, step1: Message<'_>) -> Result<(), Close> {
+        let document = match parse_address(address) {
+            Ok(document) => document,
+            Err(close) => return self.refuse(address, close),
+        };
+        let request = AccessRequest { document: document.clone(), token: None };
+        let admission = match self.session.services.auth.authorize(request).await {
+            Ok(admission) if admission.grant == Grant::ReadWrite => admission,
+            _ => return self.store_early(address, frame),
+        };
+        match self.check_document_limit().and_then(|()| Rights::new(admission, &self.session.users)) {
+            Ok(rights) => _ = self.open(address, &document, rights).await?,
+            Err(close) => return self.refuse(address, close),
+        }
+        self.replay_early(address).await?;
+        self.handle_message(address, frame, step1).await
+    }
+
+    /// Reopens a document that was left, for another provider on this socket that still uses it. The state
+    /// vector from its step 1 was lost with the lease, so it is sent the whole state.
+    async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
+        let Some((grant, user)) = self.forget_left(address) else { return Ok(()) };
+        let rights = || Rights::new(Admission { grant, user }, &self.session.users);
+        let opened = parse_address(address).and_then(|document| {
+            self.check_document_limit()?;
+            Ok((document, rights()?))
+        });
+        match opened {
+            Ok((document, rights)) => _ = self.open(address, &document, rights).await?,
+            Err(close) => return self.refuse(address, close),
+        }
+        if let Some(channel) = self.channels.get(address) {
+            channel.resync().await?;
+        }
+        self.handle_message(address, frame, message).await
+    }
+
+    /// Opens an authorised document. Returns false if it was refused.
+    async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<bool, Close> {
+        let encoder = Box::new(HocuspocusEncoder::new(address, document));
+        let documents = self.channels.len() + 1;
+        self.session.users.pause_before_open().await;
+        self.ping_first();
+        self.session.outbox.send();
+        let SessionParts { services, outbox, .. } = &self.session;
+        match DocumentLink::open(services, outbox, document, rights, encoder, documents).await {
+            Ok(channel) => {
+                self.forget_left(address);
+                self.channels.insert(address.into(), channel);
+                self.is_authenticated = true;
+                Ok(true)
+            }
+            Err(Close::DocumentReloading) => Err(Close::DocumentReloading),
+            Err(close) => self.refuse(address, close).map(|()| false),
+        }
+    }
+
+    fn check_document_limit(&self) -> Result<(), Close> {
+        self.session.services.check_document_limit(self.channels.len())
+    }
+
+    fn store_early(&mut self, address: &str, frame: &Bytes) -> Result<(), Close> {
+        if let Err(close) = parse_address(address) {
+            return self.refuse(address, close);
+        }
+        if self.early.store(address, frame) { Ok(()) } else { self.ignore() }
+    }
+
+    async fn replay_early(&mut self, address: &str) -> Result<(), Close> {
+        for frame in self.early.take(address) {
+            if let Ok((Frame::Addressed { message, .. }, _)) = Frame::decode_prefix(&frame, End::Server) {
+                self.handle_message(address, &frame, message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles a message for an open document. An invalid one refuses the document, not the session.
+    async fn handle_message(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
+        let Some(channel) = self.channels.get(address) else { return Ok(()) };
+        let taken = match message {
+            Message::Sync(SyncMessage::Update(update)) | Message::SyncReply(SyncMessage::Update(update)) => {
+                channel.sync_update(frame, update, self.queue.change()).await
+            }
+            Message::Sync(SyncMessage::Step2(update)) | Message::SyncReply(SyncMessage::Step2(update)) => {
+                channel.sync_update(frame, update, self.queue.step2()).await
+            }
+            Message::Sync(message) | Message::SyncReply(message) => channel.sync(frame, message).await,
+            Message::Awareness(update) => channel.awareness(frame, update).await,
+            Message::QueryAwareness => channel.query_awareness().await,
+            // For server hooks of applications, which this server does not have.
+            Message::Stateless(_) | Message::BroadcastStateless(_) => return self.ignore(),
+            // Sent by servers only, or handled before.
+            Message::SyncStatus(_)
+            | Message::Close(_)
+            | Message::Token { .. }
+            | Message::TokenWanted
+            | Message::PermissionDenied(_)
+            | Message::Authenticated(_) => Ok(()),
+        };
+        match taken {
+            // The document's task has ended. The client reconnects only if the session ends.
+            Err(Close::DocumentReloading) => Err(Close::DocumentReloading),
+            Err(close) => self.refuse(address, close),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn leave(&mut self, address: &str) {
+        drop(self.early.take(address));
+        if let Some(channel) = self.channels.remove(address) {
+            if self.left_documents.len() >= MAX_LEFT {
+                self.left_documents.pop_front();
+            }
+            let (grant, user) = channel.granted();
+            self.left_documents.push_back((address.into(), grant, user));
+        }
+    }
+
+    fn has_left(&self, address: &str) -> bool {
+        self.left_documents.iter().any(|(left, ..)| **left == *address)
+    }
+
+    fn forget_left(&mut self, address: &str) -> Option<(Grant, Option<UserId>)> {
+        let at = self.left_documents.iter().position(|(left, ..)| **left == *address)?;
+        self.left_documents.remove(at).map(|(_, grant, user)| (grant, user))
+    }
+
+    /// Refuses one document: its client is sent the reason, the session continues.
+    fn refuse(&mut self, address: &str, close: Close) -> Result<(), Close> {
+        self.session.services.metrics.documents_closed.count(&close);
+        self.session.log_refused(self.name(), split_address(address).0, &close);
+        self.channels.remove(address);
+        self.forget_left(address);
+        drop(self.early.take(address));
+        self.send(address, &Message::PermissionDenied(&close.reason()));
+        self.deny(address)
+    }
+
+    fn deny(&mut self, address: &str) -> Result<(), Close> {
+        let hash = self.hash(address);
+        self.denied.insert(hash);
+        if self.denied.len() <= MAX_DENIED {
+            return Ok(());
+        }
+        Err(Close::TooMany("too many refused documents on this connection".into()))
+    }
+
+    fn hash(&self, address: &str) -> u64 {
+        self.hasher.hash_one(address)
+    }
+
+    fn ignore(&self) -> Result<(), Close> {
+        self.session.services.metrics.messages_ignored.inc();
+        Ok(())
+    }
+
+    fn send(&mut self, address: &str, message: &Message<'_>) {
+        self.ping_first();
+        self.session.outbox.push_control(message.encode(address).into());
+        self.session.outbox.send();
+    }
+}
+
+fn parse_address(address: &str) -> Result<DocumentName, Close> {
+    let (name, session) = split_address(address);
+    if session.is_some_and(|session| session.len() > MAX_SESSION_ID_BYTES || session.chars().any(char::is_control)) {
+        return Err(Close::BadDocumentName(
+            "the session id in the document address is too long or has control characters".into(),
+        ));
+    }
+    DocumentName::parse(name).map_err(|error| Close::BadDocumentName(error.to_string().into()))
+}

@@ -1,14 +1,212 @@
 //! The native dialect: one session, many documents by number, each authorised when it is opened.
+//!
+//! A refusal by a document, the access rights or the scanner ends that document for the session (`Closed`);
+//! invalid messages end the session. Messages for a number without a document are ignored: they were sent
+//! before the client received `Closed`.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::ids::Seq;
-use syncline_protocol::native::{self, Cursor, Resume, ToClient};
+use syncline_protocol::ids::{DocumentName, Seq};
+use syncline_protocol::limits::MAX_TOKEN_BYTES;
+use syncline_protocol::native::{self, Cursor, MessageError, Resume, ToClient, ToServer, begins_change, channel_of};
+use tracing::debug;
 
+use super::document_link::{DocumentLink, Rights};
+use super::{DialectSession, SessionParts, bad_message, documents_of};
+use crate::auth::{AccessRequest, Grant};
 use crate::document::encoder::{Encoder, Opening, OutcomeReply, SharedEncoding};
 use crate::document::event::Outcome;
 use crate::document::frame::Message;
+use crate::ids::LeaseId;
 use crate::outbox::UpdateLength;
+
+/// One native session.
+pub(crate) struct Native {
+    session: SessionParts,
+    channels: BTreeMap<native::Channel, DocumentLink>,
+    is_welcomed: bool,
+}
+
+impl Native {
+    pub(super) fn new(session: SessionParts) -> Self {
+        Self { session, channels: BTreeMap::new(), is_welcomed: false }
+    }
+}
+
+impl DialectSession for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn documents<'a>(&'a self, _last: &'a [u8]) -> (Option<&'a str>, usize) {
+        documents_of(self.channels.values())
+    }
+
+    /// The smallest message.
+    fn heartbeat(&self) -> Bytes {
+        ToClient::Pong.encode().into()
+    }
+
+    async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
+        let message = match ToServer::decode(frame) {
+            // From a newer client: Welcome named the version in use, so this message is optional.
+            Err(MessageError::UnknownType(_)) => {
+                self.session.services.metrics.messages_ignored.inc();
+                return Ok(());
+            }
+            message => message.map_err(bad_message)?,
+        };
+        let (number, message) = match message {
+            ToServer::Hello { version, device } => return self.welcome(version, device),
+            ToServer::Ping => {
+                self.send(&ToClient::Pong);
+                return Ok(());
+            }
+            ToServer::Open { channel, document, token, cursor, wants_state_vector } => {
+                if self.channels.contains_key(&channel) {
+                    return Err(bad_message(format_args!("channel {channel} is in use")));
+                }
+                let opened = self.open(channel, document, token, cursor, wants_state_vector).await;
+                return opened.or_else(|close| self.refuse(channel, document, close));
+            }
+            ToServer::Leave { channel } => {
+                self.leave(channel);
+                return Ok(());
+            }
+            message @ (ToServer::Change { channel, .. }
+            | ToServer::Propose { channel, .. }
+            | ToServer::StateVector { channel, .. }
+            | ToServer::Presence { channel, .. }) => (channel, message),
+        };
+        let Some(channel) = self.channels.get(&number) else { return Ok(()) };
+        let taken = match message {
+            ToServer::Change { batch, update, .. } => channel.change(frame, batch, update).await,
+            ToServer::Propose { batch, proposal, .. } => channel.propose(batch, proposal).await,
+            ToServer::StateVector { state_vector, .. } => channel.state_vector(state_vector).await,
+            ToServer::Presence { update, .. } => channel.awareness(frame, update).await,
+            _ => Ok(()),
+        };
+        if let Err(close) = taken {
+            self.close(number, close);
+        }
+        Ok(())
+    }
+
+    /// True if its document is open.
+    fn wants(&self, prefix: &[u8]) -> bool {
+        channel_of(prefix).is_some_and(|number| self.channels.contains_key(&number))
+    }
+
+    /// A change is refused on its own, any other message closes its document.
+    fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
+        let close = Close::MessageTooLarge { limit_bytes };
+        let number = channel_of(prefix).ok_or_else(|| close.clone())?;
+        let Some(channel) = self.channels.get(&number) else { return Ok(()) };
+        if let Some(batch) = begins_change(prefix) {
+            self.session.services.metrics.edits_refused.count(&close);
+            let (code, reason) = (close.code(), close.reason());
+            let refused = ToClient::Refused { channel: number, batch, code, reason: &reason }.encode();
+            self.session.outbox.push_control_of(channel.lease().id(), refused.into());
+            self.session.outbox.send();
+            return Ok(());
+        }
+        self.close(number, close);
+        Ok(())
+    }
+
+    async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
+        let numbers = self.channels.iter().filter(|(_, channel)| behind.contains(&channel.lease().id()));
+        for number in numbers.map(|(&number, _)| number).collect::<Vec<_>>() {
+            if let Some(channel) = self.channels.get(&number)
+                && let Err(close) = channel.resync().await
+            {
+                self.close(number, close);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
+        self.channels.retain(|_, channel| !leases.contains(&channel.lease().id()));
+        Ok(())
+    }
+}
+
+impl Native {
+    fn welcome(&mut self, version: u64, device: u128) -> Result<(), Close> {
+        if std::mem::replace(&mut self.is_welcomed, true) {
+            return Err(bad_message("a second Hello in one session"));
+        }
+        debug!(version, device = %syncline_replica::ulid_text(device), "native session");
+        let max_message_bytes = self.session.services.limits.message_bytes as u64;
+        self.send(&ToClient::Welcome { version: native::VERSION, time_ms: now_ms(), max_message_bytes });
+        Ok(())
+    }
+
+    async fn open(
+        &mut self,
+        number: native::Channel,
+        document: &str,
+        token: &str,
+        cursor: Option<Cursor>,
+        wants_state_vector: bool,
+    ) -> Result<(), Close> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(bad_message(format_args!("the token is longer than {MAX_TOKEN_BYTES} bytes")));
+        }
+        let document =
+            DocumentName::parse(document).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
+        let SessionParts { services, outbox, users } = &self.session;
+        services.check_document_limit(self.channels.len())?;
+        let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
+        let admission = services.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
+        let read_only = admission.grant == Grant::Read;
+        let rights = Rights::new(admission, users)?;
+        let (encoder, documents) = (Box::new(NativeEncoder::new(number)), self.channels.len() + 1);
+        users.pause_before_open().await;
+        let channel = DocumentLink::open(services, outbox, &document, rights, encoder, documents).await?;
+        let resumed = channel.resume(cursor, wants_state_vector, read_only).await;
+        self.channels.insert(number, channel);
+        if let Err(close) = resumed {
+            self.close(number, close);
+        }
+        Ok(())
+    }
+
+    /// Refuses a document that was not opened.
+    fn refuse(&self, channel: native::Channel, document: &str, close: Close) -> Result<(), Close> {
+        self.session.log_refused(self.name(), document, &close);
+        self.session.services.metrics.documents_closed.count(&close);
+        self.send(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
+        Ok(())
+    }
+
+    /// Closes one document of the session, because of an invalid message or because the document's task has
+    /// ended.
+    fn close(&mut self, number: native::Channel, close: Close) {
+        if let Some(channel) = self.channels.remove(&number) {
+            self.session.log_refused(self.name(), channel.lease().document().as_str(), &close);
+            self.session.services.metrics.documents_closed.count(&close);
+            let last_frame = ToClient::Closed { channel: number, code: close.code(), reason: &close.reason() };
+            // Skipped if the document's task has closed it already, with a more specific reason.
+            self.session.outbox.end_from_session(channel.lease().id(), last_frame.encode().into());
+        }
+    }
+
+    fn leave(&mut self, number: native::Channel) {
+        if let Some(channel) = self.channels.remove(&number) {
+            self.session.outbox.leave(channel.lease().id());
+        }
+    }
+
+    fn send(&self, message: &ToClient<'_>) {
+        self.session.outbox.push_control(message.encode().into());
+        self.session.outbox.send();
+    }
+}
 
 /// Encodes messages with a channel number.
 #[derive(Debug)]
@@ -80,4 +278,8 @@ impl Encoder for NativeEncoder {
     fn decided(&self, batch: u64, accepted: bool, register: &[u8]) -> Option<Bytes> {
         Some(ToClient::Decided { channel: self.channel, batch, accepted, register }.encode().into())
     }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -310,8 +310,8 @@ impl Readers {
         self.unsent.note(&reader.outbox, pushed);
     }
 
-    /// Closes this document for a session, which then is a reader less, or the whole session if its dialect cannot
-    /// close one document.
+    /// Closes this document for a session, and so has one reader less; or the session, if its dialect cannot close
+    /// one document.
     pub(super) fn close(&mut self, lease: LeaseId, close: Close) {
         if self.readers.get(lease).is_some_and(|reader| reader.close(lease, close, &self.metrics)) {
             self.readers.remove(lease);
