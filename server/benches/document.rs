@@ -6,12 +6,13 @@
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use syncline_protocol::ids::{DocumentName, Epoch, Seq};
+use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
 use syncline_replica::{HubDocument, HubLimits};
+use syncline_server::dialect::YWebsocketEncoder;
 use syncline_server::document::core::Core;
 use syncline_server::document::event::{Acks, Event, Origin};
-use syncline_server::document::frame::{Frame, Framing, Message};
+use syncline_server::document::frame::{Frame, Message};
 use syncline_server::ids::LeaseId;
 use syncline_server::outbox::Outbox;
 use yrs::{Doc, Text, Transact};
@@ -36,13 +37,13 @@ fn document(criterion: &mut Criterion) {
             effects.clear();
         });
     });
-    let (name, update) = (DocumentName::parse("doc").unwrap(), Bytes::from(vec![7; 30]));
+    let update = Bytes::from(vec![7; 30]);
     let outboxes: Vec<_> = (0..100).map(|_| Outbox::new(1 << 20)).collect();
     criterion.bench_function("encode a frame and queue it for 100 readers", |bench| {
         bench.iter(|| {
             let frame = Frame::at(Seq(1), Message::Update(update.clone()));
             for outbox in &outboxes {
-                outbox.push_document(lease, frame.encode(&name, &Framing::YWebsocket));
+                outbox.push_document(lease, frame.encode(&YWebsocketEncoder));
                 outbox.forget(lease);
             }
         });

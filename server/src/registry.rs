@@ -23,8 +23,8 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use self::slot::Slot;
+use crate::document::encoder::Encoder;
 use crate::document::event::Event;
-use crate::document::frame::Framing;
 use crate::document::inbox::{Closed, Receiver, SendError, Sender, inbox};
 use crate::document::usage::{Memory, Usage};
 use crate::document::{self, DocumentOptions, Envelope, TaskEnd};
@@ -210,8 +210,13 @@ impl Lease {
 
     /// Opens the document: from now on frames for this lease go to `outbox`. `documents` is the number of
     /// documents the session has open, this one included.
-    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing, documents: usize) -> Result<(), DocumentGone> {
-        let envelope = Envelope::Open { lease: self.id, outbox, framing, documents };
+    pub async fn begin(
+        &self,
+        outbox: Arc<Outbox>,
+        encoder: Box<dyn Encoder>,
+        documents: usize,
+    ) -> Result<(), DocumentGone> {
+        let envelope = Envelope::Open { lease: self.id, outbox, encoder, documents };
         self.inbox.send(envelope).await.map_err(|Closed| DocumentGone)
     }
 

@@ -31,11 +31,11 @@ use crate::http::origin::AllowedOrigins;
 use crate::http::prefix::PathPrefix;
 use crate::ids::Counter;
 use crate::limits::Gate;
-use crate::log_limit::{self, LogLimit};
+use crate::log_limit;
 use crate::metrics::Metrics;
 use crate::outbox::Budget;
 use crate::registry::Registry;
-use crate::session::{Context, Stop};
+use crate::session::Context;
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
 use syncline_replica::{HubLimits, Superseded};
@@ -144,18 +144,9 @@ impl Server {
         registry.keep_within_bounds();
         let sessions = TaskTracker::new();
         let gate = Gate::new(config.limits, Arc::clone(&metrics));
-        let context = Context {
-            registry,
-            auth,
-            gate,
-            limits: config.session,
-            outboxes: Budget::with_superseded(config.limits.outbox_bytes_in_all, superseded),
-            metrics,
-            log_limit: LogLimit::default(),
-            stop: Stop::default(),
-        };
+        let outboxes = Budget::with_superseded(config.limits.outbox_bytes_in_all, superseded);
         let shared = Arc::new(Shared {
-            context: Arc::new(context),
+            context: Context::new(registry, auth, gate, config.session, outboxes),
             log: log.clone(),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
@@ -171,7 +162,7 @@ impl Server {
 
     /// Serves operators' commands on `socket` until the server stops.
     pub fn serve_admin(&self, socket: AdminSocket) {
-        let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.registry));
+        let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.services.registry));
         let admin = Arc::new(Admin { log, registry, stop: self.admin_stop.clone() });
         self.admin.spawn(admin::run(socket, admin));
     }
@@ -190,22 +181,22 @@ impl Server {
 
     /// The server's metrics.
     pub fn metrics(&self) -> &Metrics {
-        &self.shared.context.metrics
+        &self.shared.context.services.metrics
     }
 
     /// Connection counts and limits.
     pub fn gate(&self) -> &Gate {
-        &self.shared.context.gate
+        &self.shared.context.services.gate
     }
 
     /// Number of documents in memory.
     pub fn open_documents(&self) -> usize {
-        self.shared.context.registry.len()
+        self.shared.context.services.registry.len()
     }
 
     /// Estimated bytes of memory of the open documents.
     pub fn open_bytes(&self) -> usize {
-        self.shared.context.registry.memory_bytes()
+        self.shared.context.services.registry.memory_bytes()
     }
 
     /// Stops the server: asks every client to reconnect later. When this returns, everything is on disk.
@@ -225,10 +216,10 @@ impl Server {
             // A session that is only sending its close frame holds no lease.
             tokio::time::timeout(CUT_TIMEOUT, self.sessions.wait()).await.ok();
         }
-        log_counts(context.log_limit.take_counts(None));
+        log_counts(context.services.log_limit.take_counts(None));
         self.admin.close();
         self.admin.wait().await;
-        context.registry.stop(work_deadline.max(Instant::now() + MIN_WORK_TIMEOUT)).await;
+        context.services.registry.stop(work_deadline.max(Instant::now() + MIN_WORK_TIMEOUT)).await;
         self.log.close().await;
         self.log.failed().map_or(Ok(()), Err)
     }
@@ -243,18 +234,19 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         match accepted {
             Ok((socket, peer)) => {
-                let Some(socket) = descriptors.admit(socket, &shared.context.gate) else { continue };
+                let Some(socket) = descriptors.admit(socket, &shared.context.services.gate) else { continue };
                 // Small frames must be sent without delay; a socket that refuses the option still works.
                 socket.set_nodelay(true).ok();
-                let unfinished = shared.context.gate.arrive();
+                let unfinished = shared.context.services.gate.arrive();
                 let shared = Arc::clone(&shared);
                 tokio::spawn(accept::run(socket, peer, unfinished, shared));
             }
             Err(error) => {
-                if let Some(not_logged) = shared.context.log_limit.admit(("accept failed", 0), Instant::now()) {
+                if let Some(not_logged) = shared.context.services.log_limit.admit(("accept failed", 0), Instant::now())
+                {
                     warn!(%error, not_logged, "cannot accept a connection");
                 }
-                shared.context.gate.cut_oldest();
+                shared.context.services.gate.cut_oldest();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -264,7 +256,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// Logs once a minute how many lines were suppressed (`log_limit.rs`).
 async fn log_suppressed(context: Arc<Context>) {
     while timeout(log_limit::PERIOD, context.stop.cancelled()).await.is_err() {
-        log_counts(context.log_limit.take_counts(Some(Instant::now())));
+        log_counts(context.services.log_limit.take_counts(Some(Instant::now())));
     }
 }
 

@@ -159,6 +159,24 @@ pub enum Outcome {
     Unneeded,
 }
 
+impl Outcome {
+    /// The close reason for an edit that was not accepted; `None` if it was, or need not be.
+    pub fn refusal(&self) -> Option<Close> {
+        match self {
+            Outcome::Saved | Outcome::Unneeded => None,
+            Outcome::Refused => Some(Close::StorageFailed),
+            Outcome::Forbidden => Some(Close::read_only()),
+            Outcome::Full(full) => Some(Close::DocumentFull(match full {
+                Full::Bytes => "document size limit reached; it can be read and deleted from".into(),
+                Full::Clients => {
+                    "limit on clients that wrote to this document reached; copy it to a new document".into()
+                }
+                Full::Registers => "limit on registers in this document reached; use another document".into(),
+            })),
+        }
+    }
+}
+
 /// An action the document requests; executed in order.
 #[derive(Debug)]
 pub enum Effect {

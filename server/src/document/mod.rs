@@ -10,11 +10,12 @@
 //! core/joining.rs          PURE: replies to step 1, and the dormant document
 //! core/registers.rs        PURE: keeps decisions on registers final
 //! core/acks.rs             PURE: acks waiting for the disk
-//! core/unsynced.rs         PURE: the counter of unsynced changes in a Hocuspocus client
+//! core/unsynced.rs         PURE: the counter of unsynced changes in a client
 //! core/pending_authors.rs  PURE: senders of pending updates
 //! recent_changes.rs        PURE: recent changes, for clients that missed only a few
 //! awareness.rs             PURE: awareness states, never logged
-//! frame.rs                 one message, encoded at most once per dialect, shared by every reader
+//! encoder.rs               encodes what a document sends to one lease: implemented by each dialect
+//! frame.rs                 one message, each shared encoding made at most once
 //! lease_map.rs             PURE: a small map by lease
 //! load.rs                  loads a document from the log
 //! coalesce.rs              PURE: coalesces changes into few frames
@@ -31,6 +32,7 @@ pub mod awareness;
 mod block_in_place;
 mod coalesce;
 pub mod core;
+pub mod encoder;
 pub mod event;
 pub mod frame;
 pub mod inbox;

@@ -22,8 +22,8 @@ use tracing::{debug, error, warn};
 use super::block_in_place::block_in_place_if;
 use super::coalesce::OutgoingFrames;
 use super::core::Core;
-use super::event::{Acks, Effect, Event};
-use super::frame::Framing;
+use super::encoder::{Encoder, Opening};
+use super::event::{Effect, Event};
 use super::inbox::{BytePermit, Receiver};
 use super::load::{LoadError, Loaded, load};
 use super::options::{Compaction, DocumentOptions};
@@ -56,8 +56,8 @@ pub enum Envelope {
         lease: LeaseId,
         /// The session's outbox.
         outbox: Arc<Outbox>,
-        /// How its frames are encoded.
-        framing: Framing,
+        /// Encodes its frames.
+        encoder: Box<dyn Encoder>,
         /// Number of documents the session has open, this one included.
         documents: usize,
     },
@@ -139,7 +139,7 @@ pub async fn run(
                     )
                 }
             }
-            Box::pin(refuse_sessions(&name, &mut inbox, &failure.close(), metrics)).await;
+            Box::pin(refuse_sessions(&mut inbox, &failure.close(), metrics)).await;
             return TaskEnd::NotLoaded;
         }
     };
@@ -149,9 +149,9 @@ pub async fn run(
 }
 
 /// Closes all sessions that are waiting for the document or arrive later: it is unavailable.
-async fn refuse_sessions(name: &DocumentName, inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
+async fn refuse_sessions(inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
     inbox.close();
-    let mut readers = Readers::new(name.clone(), metrics);
+    let mut readers = Readers::new(metrics);
     let mut batch = VecDeque::new();
     loop {
         inbox.receive(&mut batch).await;
@@ -159,8 +159,8 @@ async fn refuse_sessions(name: &DocumentName, inbox: &mut Receiver, close: &Clos
             return readers.close_all(close);
         }
         for envelope in batch.drain(..) {
-            if let Envelope::Open { lease, outbox, framing, .. } = envelope {
-                readers.add(lease, outbox, framing);
+            if let Envelope::Open { lease, outbox, encoder, .. } = envelope {
+                readers.add(lease, outbox, encoder);
             }
         }
     }
@@ -189,7 +189,7 @@ impl Task {
         let core = Core::new(document, newest, options.holds)
             .with_presence_limit(options.presence_bytes)
             .with_recent_changes(tail);
-        let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
+        let mut readers = Readers::new(Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
         // Boxed, or the future would hold it twice: once being built, once in use.
         let task = Box::new(Self {
@@ -326,16 +326,13 @@ impl Task {
     fn next_event(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<BytePermit>)> {
         loop {
             match batch.pop_front()? {
-                Envelope::Open { lease, outbox, framing, documents } => {
+                Envelope::Open { lease, outbox, encoder, documents } => {
                     self.core.limit_awareness_share(lease, documents);
-                    let is_native = matches!(framing, Framing::Native { .. });
-                    let is_counted = matches!(framing, Framing::Hocuspocus { .. });
-                    self.readers.add(lease, outbox, framing);
-                    if !is_native {
-                        let acks = if is_counted { Acks::Counted } else { Acks::Each };
+                    let opening = encoder.opening();
+                    self.readers.add(lease, outbox, encoder);
+                    if let Opening::Sync(acks) = opening {
                         return Some((Event::Open { lease, acks }, None));
                     }
-                    // A native session sends its cursor next: `Event::Resume`.
                 }
                 Envelope::FreeMemory => self.must_free_memory = true,
                 Envelope::Event(event, permit) => return Some((event, permit)),

@@ -99,7 +99,7 @@ fn new_session(
     let user = shared.user_header.as_ref().and_then(|name| headers.get(name));
     let user = user.map(|user| String::from_utf8_lossy(user.as_bytes())).filter(|user| !user.is_empty());
     let user = user.map(|user| UserId::from(&*user));
-    shared.context.metrics.sessions.inc();
+    shared.context.services.metrics.sessions.inc();
     let path = shared.path_prefix.strip(&path).to_owned();
     debug!(session = %id, path, "session started");
     session::Peer { id, path, address: peer.ip(), user, unfinished }
@@ -175,7 +175,9 @@ fn respond(mut request: Request<Incoming>, connection: &HttpConnection) -> Respo
 
 fn refuse_origin(foreign: &ForeignOrigin, connection: &HttpConnection) -> Response<Full<Bytes>> {
     let (peer, why) = (connection.peer, foreign.explain());
-    if let Some(not_logged) = connection.shared.context.log_limit.admit(("web page refused", 403), Instant::now()) {
+    if let Some(not_logged) =
+        connection.shared.context.services.log_limit.admit(("web page refused", 403), Instant::now())
+    {
         warn!(%peer, origin = foreign.origin, host = foreign.host, code = 403, not_logged, "web page refused: {why}");
     } else {
         debug!(%peer, origin = foreign.origin, host = foreign.host, code = 403, "web page refused");

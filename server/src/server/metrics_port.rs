@@ -51,7 +51,7 @@ pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>, stop: Cancel
 
 async fn answer(socket: TcpStream, shared: Arc<Shared>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let page = || shared.context.metrics.page(&now(&shared));
+        let page = || shared.context.services.metrics.page(&now(&shared));
         let response = http::answer_operator(request.method(), request.uri().path(), page);
         async move { Ok::<_, Infallible>(response) }
     });
@@ -70,10 +70,10 @@ async fn answer(socket: TcpStream, shared: Arc<Shared>) {
 fn now(shared: &Shared) -> Now {
     let context = &shared.context;
     Now {
-        sessions: context.gate.sessions(),
-        unfinished: context.gate.unfinished(),
-        documents: context.registry.len(),
-        document_bytes: context.registry.memory_bytes(),
+        sessions: context.services.gate.sessions(),
+        unfinished: context.services.gate.unfinished(),
+        documents: context.services.registry.len(),
+        document_bytes: context.services.registry.memory_bytes(),
         outbox_bytes: context.outboxes.used_bytes(),
         log: shared.log.figures(),
         has_storage_failed: shared.log.failed().is_some(),

@@ -3,43 +3,29 @@
 //! ```text
 //! codec.rs          PURE: WebSocket frames (RFC 6455)
 //! frames.rs         socket -> frames
-//! echo.rs           echo server for WebSocket conformance tests
-//! reader.rs         incoming frames: dialect detection, then its handler; resyncs
-//! ywebsocket.rs     handler of the y-websocket dialect: one document
-//! hocuspocus.rs     handler of the Hocuspocus dialect: many documents, authorised one by one
-//! native.rs         handler of the native dialect: many documents, by number
-//! early_messages.rs Hocuspocus messages that arrived before their token
-//! offline_queue.rs  whether a Hocuspocus client has sent what it queued before it was connected
-//! document_link.rs  one document of a session: scans payloads, then sends them to the document
+//! echo.rs          echo server for WebSocket conformance tests
+//! reader.rs         incoming frames: the first starts the handler of a dialect (`dialect/`), which gets the others
 //! writer.rs         outbox -> socket, everything queued in one write
 //! wire.rs           a socket in two halves
 //! timers.rs         timers: pings, heartbeats, time limits
 //! rate_limit.rs     rate limit and unfinished messages
 //! identity.rs       what the log shows about a session
-//! users.rs          users that a session acts for
 //! shutdown.rs       all sessions, to close them when the server stops
 //! fuzzing.rs        fuzz target for the frame decoder
 //! ```
 
 mod codec;
-mod document_link;
-mod early_messages;
 mod echo;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
-mod hocuspocus;
 mod identity;
-mod native;
-mod offline_queue;
 mod rate_limit;
 mod reader;
 mod shutdown;
 mod timers;
-mod users;
 mod wire;
 mod writer;
-mod ywebsocket;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -62,14 +48,13 @@ use self::rate_limit::{RateLimitedSocket, RateLimiter};
 use self::reader::{ReadEnd, Reader};
 pub use self::shutdown::Stop;
 use self::timers::{Liveness, Timers};
-use self::users::SessionUsers;
 pub use self::wire::{Socket, Wire};
 use self::writer::SharedWriter;
 use crate::auth::Authorize;
+use crate::dialect::{MessageLimits, Services};
 use crate::ids::{SessionId, UserId};
-use crate::limits::{Gate, Unfinished};
+use crate::limits::{Gate, SessionUsers, Unfinished};
 use crate::log_limit::LogLimit;
-use crate::metrics::Metrics;
 use crate::outbox::{Budget, Outbox};
 use crate::registry::Registry;
 
@@ -127,22 +112,31 @@ impl Default for SessionLimits {
 
 /// State shared by all sessions of a server.
 pub struct Context {
-    /// The open documents.
-    pub registry: Arc<Registry>,
-    /// Decides on access to documents.
-    pub auth: Arc<dyn Authorize>,
-    /// Connection and rate limits.
-    pub gate: Arc<Gate>,
+    /// What the handlers of the dialects use, too.
+    pub services: Arc<Services>,
     /// Limits of each session.
     pub limits: SessionLimits,
     /// Byte count of all outboxes.
     pub outboxes: Arc<Budget>,
-    /// Counters of the server.
-    pub metrics: Arc<Metrics>,
-    /// Keeps refusals from filling the log.
-    pub log_limit: LogLimit,
     /// Closes every session when the server stops.
     pub stop: Stop,
+}
+
+impl Context {
+    /// For a server without sessions. `auth` decides on access.
+    pub fn new(
+        registry: Arc<Registry>,
+        auth: Arc<dyn Authorize>,
+        gate: Arc<Gate>,
+        limits: SessionLimits,
+        outboxes: Arc<Budget>,
+    ) -> Arc<Self> {
+        let (metrics, log_limit) = (Arc::clone(registry.metrics()), LogLimit::default());
+        let SessionLimits { message_bytes, documents, scan, .. } = limits;
+        let message_limits = MessageLimits { message_bytes, documents, scan };
+        let services = Services { registry, auth, gate, metrics, log_limit, limits: message_limits };
+        Arc::new(Self { services: Arc::new(services), limits, outboxes, stop: Stop::default() })
+    }
 }
 
 /// The connection of a session.
@@ -179,8 +173,8 @@ pub fn run<S: Socket>(
     }
     let path = path.into_boxed_str();
     let mut read_already = Box::<[u8]>::from(&read_already[..]);
-    let users = SessionUsers::new(&context.gate, address);
-    let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
+    let users = SessionUsers::new(&context.services.gate, address);
+    let seats = context.services.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());
     }
@@ -225,7 +219,7 @@ impl SessionLabel<'_> {
         let path = if document.is_none() { Some(self.path) } else { None };
         let user = user.as_deref().or(self.refused_user.map(UserId::as_str));
         let (document, documents) = (document.as_deref(), *documents);
-        match context.log_limit.admit(("session closed", code), Instant::now()) {
+        match context.services.log_limit.admit(("session closed", code), Instant::now()) {
             Some(not_logged) => info!(
                 %session, %address, dialect, document, documents, path, user, code, reason, not_logged,
                 "session closed by the server"
@@ -249,7 +243,7 @@ fn last_frame(label: &SessionLabel<'_>, ended: SessionEnd, context: &Context) ->
         }
         SessionEnd::Broken => debug!(%session, "the connection failed"),
         SessionEnd::Closed(close, identity) => {
-            context.metrics.sessions_closed.count(&close);
+            context.services.metrics.sessions_closed.count(&close);
             label.log(&close, &identity, context);
             return Some(codec::close_frame(Some(close.code()), &close.reason()));
         }
@@ -324,11 +318,6 @@ async fn close_gracefully<W: Wire>(
     }
 }
 
-/// The close reason for an invalid message.
-fn bad_message(error: impl std::fmt::Display) -> Close {
-    Close::BadMessage(error.to_string().into())
-}
-
 #[cfg(test)]
 mod tests {
     use std::mem::size_of_val;
@@ -340,6 +329,7 @@ mod tests {
     use crate::auth::OpenToAll;
     use crate::document::DocumentOptions;
     use crate::limits::Limits;
+    use crate::metrics::Metrics;
 
     #[tokio::test]
     async fn idle_session_is_small() {
@@ -347,14 +337,13 @@ mod tests {
         let log = Log::start(Arc::new(MemoryStore::new()));
         let registry = Registry::new(log, DocumentOptions::new(Duration::from_secs(1)), Arc::clone(&metrics));
         let gate = Gate::new(Limits::default(), Arc::clone(&metrics));
-        let (auth, limits, stop) = (Arc::new(OpenToAll), SessionLimits::default(), Stop::default());
-        let outboxes = Budget::new(usize::MAX);
-        let context = Context { registry, auth, gate, limits, outboxes, metrics, log_limit: LogLimit::default(), stop };
+        let (auth, limits, outboxes) = (Arc::new(OpenToAll), SessionLimits::default(), Budget::new(usize::MAX));
+        let context = Context::new(registry, auth, gate, limits, outboxes);
         let address = IpAddr::from([127, 0, 0, 1]);
         let peer = Peer { id: SessionId(1), path: "doc".into(), address, user: None, unfinished: None };
         let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
         let socket = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let session = run(socket, Bytes::new(), peer, Arc::new(context));
+        let session = run(socket, Bytes::new(), peer, context);
         assert!(size_of_val(&session) <= 1_400, "{}", size_of_val(&session));
     }
 }

@@ -110,7 +110,7 @@ impl<'a> Timers<'a> {
             if now >= self.next_tick {
                 self.next_tick = now + self.context.limits.tick;
                 if self.must_be_cut(writer, outbox) {
-                    self.context.metrics.cut_for_memory.inc();
+                    self.context.services.metrics.cut_for_memory.inc();
                     return Poll::Ready(Broken);
                 }
                 self.tick(writer);
@@ -181,7 +181,7 @@ impl<'a> Timers<'a> {
     /// Counts a vanished client, once: it may also stall the close frame.
     fn count_vanished(&self) {
         if !self.is_closing {
-            self.context.metrics.vanished.inc();
+            self.context.services.metrics.vanished.inc();
         }
     }
 
@@ -195,7 +195,7 @@ impl<'a> Timers<'a> {
         }
         // Stock clients do not see pings: send a message if there was none.
         let heartbeat = self.liveness.heartbeat.get().filter(|_| self.quiet_ticks >= QUIET_TICKS);
-        // It may be the first message of the session, which needs a ping before it: see `offline_queue.rs`.
+        // It may be the first message of the session, which needs a ping before it: see `dialect/hocuspocus/offline_queue.rs`.
         if self.ticks_since_ping >= PING_TICKS || heartbeat.is_some() {
             self.ticks_since_ping = 0;
             writer.queue_frame(Opcode::Ping, &[]);

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use yrs::{Doc, Text, Transact};
 
 use super::*;
+use crate::dialect::{NativeEncoder, YWebsocketEncoder};
 use crate::outbox::{Budget, DirectSink};
 use syncline_protocol::ids::Epoch;
 use syncline_replica::Crdt;
@@ -19,9 +21,9 @@ fn change(seq: u64, update: Vec<u8>) -> [Change; 1] {
 
 #[tokio::test]
 async fn change_that_overtakes_resync_does_not_close_gap() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let outbox = Arc::new(Outbox::new(100));
-    readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
+    readers.add(READER, Arc::clone(&outbox), Box::new(YWebsocketEncoder));
     let mut crdt = Crdt::default();
     readers.push_diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap().into())));
     outbox.frames().await;
@@ -49,9 +51,9 @@ async fn change_that_overtakes_resync_does_not_close_gap() {
 
 #[tokio::test]
 async fn durable_position_is_withheld_over_gap_and_sent_after_diff() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let outbox = Arc::new(Outbox::new(100));
-    readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+    readers.add(READER, Arc::clone(&outbox), Box::new(NativeEncoder::new(0)));
     let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into()));
     readers.push_opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
     readers.push_durable(None, Seq(1));
@@ -71,9 +73,9 @@ async fn durable_position_is_withheld_over_gap_and_sent_after_diff() {
 
 #[tokio::test]
 async fn awareness_is_not_sent_before_reply_to_native_session() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let outbox = Arc::new(Outbox::new(100));
-    readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+    readers.add(READER, Arc::clone(&outbox), Box::new(NativeEncoder::new(0)));
     let awareness = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
     readers.push_awareness(&awareness);
     readers.push_opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
@@ -84,9 +86,9 @@ async fn awareness_is_not_sent_before_reply_to_native_session() {
 
 #[tokio::test]
 async fn echo_of_empty_update_is_not_replaced_by_newer_one() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let outbox = Arc::new(Outbox::new(10));
-    readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
+    readers.add(READER, Arc::clone(&outbox), Box::new(YWebsocketEncoder));
     let echo = |update: &'static [u8]| Frame::new(Message::Update(Bytes::from_static(update)));
     for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
         readers.push_ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
@@ -120,11 +122,15 @@ impl Counted {
 
 #[tokio::test]
 async fn frames_of_one_turn_are_one_write_per_reader() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let sockets = [READER, AUTHOR].map(|lease| {
         let socket = Arc::new(Counted::default());
         let sink: std::sync::Weak<dyn DirectSink> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn DirectSink>));
-        readers.add(lease, Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)), Framing::YWebsocket);
+        readers.add(
+            lease,
+            Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)),
+            Box::new(YWebsocketEncoder),
+        );
         readers.push_diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
         socket
     });
@@ -149,7 +155,7 @@ async fn frames_of_one_turn_are_one_write_per_reader() {
 
 #[tokio::test]
 async fn crowd_of_readers_is_served_outside_the_documents_turn() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let written = Arc::new(Notify::new());
     let sockets: Vec<_> = (0..1_000)
         .map(|number| {
@@ -158,7 +164,7 @@ async fn crowd_of_readers_is_served_outside_the_documents_turn() {
             readers.add(
                 LeaseId(number + 10),
                 Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)),
-                Framing::YWebsocket,
+                Box::new(YWebsocketEncoder),
             );
             readers.push_diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
             socket
@@ -183,12 +189,12 @@ async fn crowd_of_readers_is_served_outside_the_documents_turn() {
 #[tokio::test]
 async fn floors_of_slow_readers_are_bounded() {
     const CLIENTS: u64 = 100_000;
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let known = |clock: u64| (0..CLIENTS).map(|client| (client, clock)).collect::<Known>();
     let mut outboxes = Vec::new();
     for number in 0..20 {
         let (lease, outbox) = (LeaseId(number), Arc::new(Outbox::new(100)));
-        readers.add(lease, Arc::clone(&outbox), Framing::YWebsocket);
+        readers.add(lease, Arc::clone(&outbox), Box::new(YWebsocketEncoder));
         readers.push_diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into())));
         outbox.frames().await;
         readers.set_checkpoint(known(number));

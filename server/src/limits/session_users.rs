@@ -7,11 +7,11 @@ use std::time::Duration;
 use syncline_protocol::close::Close;
 use tokio::time::{Instant, sleep};
 
+use super::{Gate, Meter, UserSeat};
 use crate::ids::UserId;
-use crate::limits::{Gate, Meter, UserSeat};
 
 /// The users of one session; at most one per document.
-pub(super) struct SessionUsers {
+pub(crate) struct SessionUsers {
     gate: Arc<Gate>,
     /// Address of the client.
     address: IpAddr,
@@ -22,14 +22,14 @@ pub(super) struct SessionUsers {
 }
 
 impl SessionUsers {
-    pub(super) fn new(gate: &Arc<Gate>, address: IpAddr) -> Arc<Self> {
+    pub(crate) fn new(gate: &Arc<Gate>, address: IpAddr) -> Arc<Self> {
         let opens = Meter::of_messages(gate.limits().opens_per_second);
         Arc::new(Self { gate: Arc::clone(gate), address, seats: Mutex::default(), opens })
     }
 
     /// Waits until the session may open another document. Meanwhile it is not read, which becomes TCP
     /// backpressure.
-    pub(super) async fn pause_before_open(&self) {
+    pub(crate) async fn pause_before_open(&self) {
         let pause = self.gate.open_pause(&self.opens);
         if !pause.is_zero() {
             sleep(pause).await;
@@ -37,7 +37,7 @@ impl SessionUsers {
     }
 
     /// A seat for `user`; shared if the session has one already.
-    pub(super) fn admit(&self, user: Option<&UserId>) -> Result<Option<Arc<UserSeat>>, Close> {
+    pub(crate) fn admit(&self, user: Option<&UserId>) -> Result<Option<Arc<UserSeat>>, Close> {
         let Some(user) = user else { return Ok(None) };
         let mut seats = self.seats();
         seats.retain(|seat| seat.strong_count() > 0);
@@ -50,18 +50,18 @@ impl SessionUsers {
     }
 
     /// Address of the client.
-    pub(super) fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.address
     }
 
     /// The name of one of the users.
-    pub(super) fn name(&self) -> Option<String> {
+    pub(crate) fn name(&self) -> Option<String> {
         let seats = self.seats();
         seats.iter().find_map(Weak::upgrade).map(|seat| seat.user().as_str().to_owned())
     }
 
     /// Charges received data to all users; returns for how long nothing should be read.
-    pub(super) fn charge(&self, messages: u64, bytes: u64, now: Instant) -> Duration {
+    pub(crate) fn charge(&self, messages: u64, bytes: u64, now: Instant) -> Duration {
         if self.gate.limits().rate_per_user.is_unlimited() {
             return Duration::ZERO;
         }
