@@ -15,7 +15,6 @@ use syncline_protocol::native::is_hello;
 use syncline_protocol::{varint, ywebsocket};
 use tokio::io::AsyncRead;
 
-use super::codec::{FrameError, Incoming};
 use super::echo::Echo;
 use super::frames::{Frames, SocketEnd};
 use super::hocuspocus::Hocuspocus;
@@ -29,6 +28,7 @@ use super::{Context, bad_message};
 use crate::ids::LeaseId;
 use crate::limits::Unfinished;
 use crate::outbox::{Notices, Outbox};
+use crate::websocket::{FrameError, Incoming};
 
 /// The handler of the client's dialect.
 pub(super) enum DialectHandler {
