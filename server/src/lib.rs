@@ -21,6 +21,7 @@ pub mod outbox;
 pub mod registry;
 pub mod server;
 pub mod session;
+mod websocket;
 
 pub use config::Config;
 pub use server::{ListenError, Listener, Server};

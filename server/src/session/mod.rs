@@ -1,11 +1,9 @@
 //! One WebSocket connection: timers, a writer and a reader in one task; when one ends, so do the others.
 //!
 //! ```text
-//! codec.rs          PURE: WebSocket frames (RFC 6455)
 //! frames.rs         socket -> frames
-//! echo.rs          echo server for WebSocket conformance tests
+//! echo.rs           echo server for WebSocket conformance tests
 //! reader.rs         incoming frames: the first starts the handler of a dialect (`dialect/`), which gets the others
-//! writer.rs         outbox -> socket, everything queued in one write
 //! wire.rs           a socket in two halves
 //! timers.rs         timers: pings, heartbeats, time limits
 //! rate_limit.rs     rate limit and unfinished messages
@@ -14,7 +12,6 @@
 //! fuzzing.rs        fuzz target for the frame decoder
 //! ```
 
-mod codec;
 mod echo;
 mod frames;
 #[doc(hidden)]
@@ -25,10 +22,10 @@ mod reader;
 mod shutdown;
 mod timers;
 mod wire;
-mod writer;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -49,14 +46,14 @@ use self::reader::{ReadEnd, Reader};
 pub use self::shutdown::Stop;
 use self::timers::{Liveness, Timers};
 pub use self::wire::{Socket, Wire};
-use self::writer::SharedWriter;
 use crate::auth::Authorize;
 use crate::dialect::{MessageLimits, Services};
 use crate::ids::{SessionId, UserId};
 use crate::limits::{Gate, SessionUsers, Unfinished};
 use crate::log_limit::LogLimit;
-use crate::outbox::{Budget, Outbox};
+use crate::outbox::{Broken, Budget, Outbox};
 use crate::registry::Registry;
+use crate::websocket;
 
 /// Time limit for sending the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,10 +160,8 @@ pub fn run<S: Socket>(
     // Built before the future: the arguments of an `async fn` are stored in it twice, and thousands of
     // sessions are idle.
     let (read, wire) = socket.split();
-    // The outbox holds a weak reference: when the session ends, so does the connection.
-    let writer = Arc::new(SharedWriter::new(wire));
-    let sink = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_sink(context.limits.outbox_bytes, Arc::clone(&context.outboxes), sink));
+    let outbox = Outbox::with_wire(context.limits.outbox_bytes, Arc::clone(&context.outboxes), wire);
+    let outbox = ConnectedOutbox(Arc::new(outbox));
     let Peer { id, path, address, user, mut unfinished } = peer;
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
@@ -195,11 +190,28 @@ pub fn run<S: Socket>(
         let timers = pin!(sleep_until(Instant::now()));
         let mut timers = Timers::new(timers, &context, &liveness, &limiter);
         let mut reader = Reader::new(&context, &outbox, &users, &path, &liveness, &limiter, &mut unfinished);
-        let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut timers).await;
+        let ended = drive(&mut reader, &mut frames, &outbox, &mut timers).await;
         let session = SessionLabel { id, address, path: &path, refused_user: refused_user.as_ref() };
         if let Some(last_frame) = last_frame(&session, ended, &context) {
-            Box::pin(close_gracefully(&mut frames, &writer, last_frame)).await;
+            Box::pin(close_gracefully(&mut frames, &outbox, last_frame)).await;
         }
+    }
+}
+
+/// Closes the socket when the session ends: documents may hold its outbox for longer.
+struct ConnectedOutbox(Arc<Outbox>);
+
+impl Deref for ConnectedOutbox {
+    type Target = Arc<Outbox>;
+
+    fn deref(&self) -> &Arc<Outbox> {
+        &self.0
+    }
+}
+
+impl Drop for ConnectedOutbox {
+    fn drop(&mut self) {
+        self.0.disconnect();
     }
 }
 
@@ -239,13 +251,13 @@ fn last_frame(label: &SessionLabel<'_>, ended: SessionEnd, context: &Context) ->
         SessionEnd::ByClient(None) => debug!(%session, "the client disconnected"),
         SessionEnd::ByClient(Some(code)) => {
             debug!(%session, "the client closed the session");
-            return Some(codec::close_frame(code, ""));
+            return Some(websocket::close_frame(code, ""));
         }
         SessionEnd::Broken => debug!(%session, "the connection failed"),
         SessionEnd::Closed(close, identity) => {
             context.services.metrics.sessions_closed.count(&close);
             label.log(&close, &identity, context);
-            return Some(codec::close_frame(Some(close.code()), &close.reason()));
+            return Some(websocket::close_frame(Some(close.code()), &close.reason()));
         }
     }
     None
@@ -261,19 +273,15 @@ enum SessionEnd {
 }
 
 /// Reads and writes concurrently until one of them ends, then ends the other.
-async fn drive<W: Wire>(
+async fn drive(
     reader: &mut Reader<'_>,
     frames: &mut Frames<impl AsyncRead + Unpin>,
-    writer: &SharedWriter<W>,
     outbox: &Outbox,
     timers: &mut Timers<'_>,
 ) -> SessionEnd {
-    let mut poll_write = |cx: &mut task::Context<'_>| {
-        let mut writer = writer.lock();
-        match timers.poll(cx, &mut writer, outbox) {
-            Poll::Ready(broken) => Poll::Ready(Err(broken)),
-            Poll::Pending => writer.poll(cx, outbox),
-        }
+    let mut poll_write = |cx: &mut task::Context<'_>| match timers.poll(cx, outbox) {
+        Poll::Ready(Broken) => Poll::Ready(Err(Broken)),
+        Poll::Pending => outbox.poll_write(cx),
     };
     let read_end = {
         let mut read = pin!(reader.run(frames));
@@ -307,12 +315,8 @@ async fn drive<W: Wire>(
 }
 
 /// Sends the close frame and waits until the client disconnects, for a limited time.
-async fn close_gracefully<W: Wire>(
-    frames: &mut Frames<impl AsyncRead + Unpin>,
-    writer: &SharedWriter<W>,
-    close_frame: Vec<u8>,
-) {
-    if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, writer.close(close_frame)).await {
+async fn close_gracefully(frames: &mut Frames<impl AsyncRead + Unpin>, outbox: &Outbox, close_frame: Vec<u8>) {
+    if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, outbox.close_socket(close_frame)).await {
         // Either outcome is fine: the peer disconnected, or the time is over.
         timeout(LINGER, frames.drain()).await.ok();
     }

@@ -11,7 +11,6 @@ use syncline_protocol::close::Close;
 use syncline_protocol::limits::MAX_ADDRESS_BYTES;
 use tokio::io::AsyncRead;
 
-use super::codec::{FrameError, Incoming};
 use super::frames::{Frames, SocketEnd};
 use super::identity::SessionIdentity;
 use super::rate_limit::RateLimiter;
@@ -20,6 +19,7 @@ use super::{Context, echo};
 use crate::dialect::{Handler, SessionParts};
 use crate::limits::{SessionUsers, Unfinished};
 use crate::outbox::{Notices, Outbox};
+use crate::websocket::{FrameError, Incoming};
 
 /// The reading half of a session; owns the leases.
 pub(super) struct Reader<'a> {

@@ -8,6 +8,8 @@ use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+pub use crate::outbox::Wire;
+
 /// A connection that a session runs on.
 pub trait Socket: Send {
     /// The reading half.
@@ -17,19 +19,6 @@ pub trait Socket: Send {
 
     /// Splits the connection. Dropping both halves closes it.
     fn split(self) -> (Self::Read, Self::Wire);
-}
-
-/// The writing half of a connection. No method waits.
-pub trait Wire: Send + Sync + 'static {
-    /// Writes as much of the pieces as the socket accepts now; [`io::ErrorKind::WouldBlock`] if it accepts
-    /// nothing.
-    fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
-
-    /// Ready when the socket may accept bytes again. Called by the session's task only.
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// Ends the outgoing stream.
-    fn shutdown(&self) -> io::Result<()>;
 }
 
 impl Socket for TcpStream {
