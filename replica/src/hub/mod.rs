@@ -63,7 +63,7 @@ pub enum Entered {
     /// The update changed the document, and may have released pending updates.
     Changed,
     /// The update has missing dependencies and is pending.
-    Waits,
+    Pending,
     /// The update has missing dependencies, but the limits for pending updates are reached: it was dropped.
     NoRoom,
     /// The update would exceed a limit of the document: it was dropped.
@@ -104,7 +104,7 @@ pub struct HubDocument {
     /// `None` until a register is written, as in most documents.
     registers: Option<Box<Registers>>,
     /// Some update was pending while the document was loaded from its log.
-    has_waited_at_load: bool,
+    was_pending_at_load: bool,
     /// Size of the updates applied since the last compaction.
     received_bytes: usize,
 }
@@ -124,7 +124,7 @@ impl HubDocument {
             structs: StructStore::default(),
             pending: None,
             registers: None,
-            has_waited_at_load: false,
+            was_pending_at_load: false,
             received_bytes: 0,
         }
     }
@@ -139,14 +139,14 @@ impl HubDocument {
         let adopted = usize::from(updates.first().is_some_and(|first| document.adopt(first)));
         for update in &updates[adopted..] {
             match document.take(update) {
-                Ok(taken) => document.has_waited_at_load |= taken == Entered::Waits,
+                Ok(taken) => document.was_pending_at_load |= taken == Entered::Pending,
                 // Accepted by an earlier server version, which never sent it to a reader.
-                Err(Refused::Circular) => document.has_waited_at_load = true,
+                Err(Refused::Circular) => document.was_pending_at_load = true,
                 Err(refused) => return Err(refused),
             }
         }
         // A reader of a loaded document receives all of it in one difference.
-        document.take_freed();
+        document.take_released();
         document.take_touched();
         Ok(document)
     }
@@ -264,7 +264,7 @@ impl HubDocument {
     }
 
     /// Takes the pending updates that were released, in the order in which they were applied.
-    pub fn take_freed(&mut self) -> Vec<Bytes> {
+    pub fn take_released(&mut self) -> Vec<Bytes> {
         let released = self.pending.as_mut().map_or_else(Vec::new, |pending| pending.take_released());
         self.pending.take_if(|pending| pending.entries().is_empty());
         released
@@ -278,8 +278,8 @@ impl HubDocument {
 
     /// True when an update was pending while the document was loaded from its log. In that case the log does not show
     /// which record readers received first.
-    pub fn has_waited_at_load(&self) -> bool {
-        self.has_waited_at_load
+    pub fn was_pending_at_load(&self) -> bool {
+        self.was_pending_at_load
     }
 
     /// The whole state as one v1 update, without pending updates.

@@ -72,7 +72,7 @@ impl Pending {
         self.entries.insert(self.next, PendingUpdate { update, needs, memory_bytes });
         self.index_by_next_need(self.next, structs);
         self.next += 1;
-        Entered::Waits
+        Entered::Pending
     }
 
     /// Indexes an update by the next of its needs that is not met.

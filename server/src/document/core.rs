@@ -117,7 +117,7 @@ impl Core {
 
     /// Limits the bytes of awareness states per lease.
     #[must_use]
-    pub fn with_presence_limit(self, awareness_bytes: usize) -> Self {
+    pub fn with_awareness_limit(self, awareness_bytes: usize) -> Self {
         Self { awareness: AwarenessStates::with_limit(awareness_bytes), ..self }
     }
 
@@ -125,7 +125,7 @@ impl Core {
     /// used if an update was pending during the load: the records then do not show when readers received it.
     #[must_use]
     pub fn with_recent_changes(self, recent: RecentChanges) -> Self {
-        if self.document.has_waited_at_load() { self } else { Self { recent, ..self } }
+        if self.document.was_pending_at_load() { self } else { Self { recent, ..self } }
     }
 
     /// Sequence number of the newest record.
@@ -236,8 +236,8 @@ impl Core {
         let frame = match entered {
             Entered::Known => Frame::at(self.last, Message::Update(update)),
             // A pending update is logged so that it is not lost; readers get it once it is integrated.
-            Entered::Waits | Entered::Changed => {
-                if entered == Entered::Waits {
+            Entered::Pending | Entered::Changed => {
+                if entered == Entered::Pending {
                     self.pending_authors.add(self.document.pending().last().cloned(), lease);
                 }
                 let frame = Frame::change(self.last.next(), update);
@@ -257,7 +257,7 @@ impl Core {
         };
         if entered == Entered::Changed {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
-            for freed in self.document.take_freed() {
+            for freed in self.document.take_released() {
                 let author = self.pending_authors.remove(&freed);
                 self.broadcast(Frame::at(self.last, Message::Update(freed)), author, effects);
             }
@@ -269,7 +269,7 @@ impl Core {
         };
         let is_echoed = !origin.is_step2() || (!is_empty && self.awareness.may_be_yjs14(lease));
         self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
-        if entered == Entered::Waits {
+        if entered == Entered::Pending {
             self.ask_for_missing(lease, effects);
         } else if self.document.pending().len() < waited_before {
             self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
@@ -317,6 +317,6 @@ impl Core {
             lease.awaits_step2 = true;
         }
         let frame = Frame::new(Message::Step1(self.document.state_vector()));
-        effects.push(Effect::Answer { lease, frame });
+        effects.push(Effect::Reply { lease, frame });
     }
 }

@@ -190,7 +190,7 @@ pub enum Effect {
         lease: LeaseId,
     },
     /// A reply to one session, never dropped while it is open; awareness is deferred if the session is slow.
-    Answer {
+    Reply {
         /// The receiver.
         lease: LeaseId,
         /// The reply.
@@ -276,7 +276,7 @@ impl Effect {
             | Effect::Awareness { .. }
             | Effect::AllAwareness { .. }
             | Effect::Ack { outcome: Outcome::Saved, .. } => true,
-            Effect::Answer { .. }
+            Effect::Reply { .. }
             | Effect::Diff { .. }
             | Effect::Opened { .. }
             | Effect::Missed { .. }

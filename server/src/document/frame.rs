@@ -46,7 +46,7 @@ const SHARED_CHANNEL: Channel = 0;
 
 /// Replies of this size or more are not copied: all readers share the payload, which may be the whole
 /// document.
-pub(super) const LARGE_ANSWER_BYTES: usize = 32 * 1024;
+pub(super) const LARGE_REPLY_BYTES: usize = 32 * 1024;
 /// Changes of this size or more are stored inside their y-websocket encoding. The received frame may be twice
 /// as large, and with a second, separate encoding a slow reader's outbox would hold three times the bytes
 /// it counts.
@@ -116,7 +116,7 @@ impl Frame {
     /// Like [`Frame::encode`], for replies: a large payload is shared instead of copied.
     pub fn encode_reply(&self, document: &DocumentName, framing: &Framing) -> Pieces {
         match &self.message {
-            Message::Step2(diff) if diff.len() >= LARGE_ANSWER_BYTES => {
+            Message::Step2(diff) if diff.len() >= LARGE_REPLY_BYTES => {
                 diff.clone().prepend(self.answer_head(diff.len(), framing).into())
             }
             _ => self.encode(document, framing).into(),
@@ -201,13 +201,13 @@ mod tests {
         let document = DocumentName::parse("doc").unwrap();
         let hocuspocus = |address: &str| Framing::Hocuspocus { address: address.into() };
         let native = |channel| Framing::Native { channel };
-        for len in [LARGE_ANSWER_BYTES - 1, LARGE_ANSWER_BYTES] {
+        for len in [LARGE_REPLY_BYTES - 1, LARGE_REPLY_BYTES] {
             let diff = Bytes::from(vec![7; len]);
             let frame = Frame::at(Seq(9), Message::Step2(diff.clone().into()));
             for framing in [Framing::YWebsocket, hocuspocus("doc"), hocuspocus("doc\0tab"), native(0), native(300)] {
                 let answer = frame.encode_reply(&document, &framing);
                 let is_shared = answer.iter().any(|piece| piece.as_ptr() == diff.as_ptr());
-                assert_eq!(is_shared, len == LARGE_ANSWER_BYTES, "{framing:?}");
+                assert_eq!(is_shared, len == LARGE_REPLY_BYTES, "{framing:?}");
                 assert_eq!(answer.to_bytes(), frame.encode(&document, &framing), "{framing:?}");
             }
         }

@@ -186,8 +186,8 @@ impl Task {
         document.count_superseded(options.superseded.clone());
         let last = newest.seq;
         debug!(document = name.as_str(), seq = %last, records, "document loaded");
-        let core = Core::new(document, newest, options.holds)
-            .with_presence_limit(options.presence_bytes)
+        let core = Core::new(document, newest, options.hub_limits)
+            .with_awareness_limit(options.awareness_bytes)
             .with_recent_changes(tail);
         let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
         readers.set_checkpoint(core.known());

@@ -19,7 +19,7 @@ use syncline_protocol::update::{
     state_vector_entries, type_depth, update_ranges, verdict,
 };
 use syncline_protocol::ywebsocket;
-use syncline_replica::{HeldLimits, HubDocument, HubLimits, Known, Replica, StructStore};
+use syncline_replica::{HubDocument, HubLimits, Known, PendingLimits, Replica, StructStore};
 use syncline_server::admin::message::{Answer, Request};
 use syncline_server::config::RawConfig;
 use syncline_server::document::core::Core;
@@ -174,12 +174,12 @@ fn replica(bytes: &[u8]) {
             continue;
         }
         // A tree that reports an error is discarded.
-        tree = tree.and_then(|mut tree| tree.take(&update, &HeldLimits::default()).is_ok().then_some(tree));
+        tree = tree.and_then(|mut tree| tree.take(&update, &PendingLimits::default()).is_ok().then_some(tree));
         accepted.push(update);
     }
     let loaded = HubDocument::load(0, &accepted).expect("accepted updates can be loaded");
     assert_eq!(loaded.state_vector(), hub.state_vector());
-    if let Some(tree) = tree.filter(|tree| tree.held().len() == hub.pending().len()) {
+    if let Some(tree) = tree.filter(|tree| tree.pending().len() == hub.pending().len()) {
         let clocks = |known: Known| known.iter().collect::<Vec<_>>();
         assert_eq!(clocks(tree.known()), clocks(hub.known()), "a tree knows what a hub knows");
     }
@@ -190,7 +190,7 @@ fn replica(bytes: &[u8]) {
 fn core(bytes: &[u8]) {
     let epoch = Epoch(1);
     let mut core = Core::new(HubDocument::default(), Cursor { epoch, seq: Seq(0) }, HubLimits::default())
-        .with_presence_limit(1024 * 1024);
+        .with_awareness_limit(1024 * 1024);
     let (mut effects, mut log, mut durable) = (Vec::new(), Vec::<Bytes>::new(), 0);
     let mut closed: HashMap<LeaseId, Close> = HashMap::new();
     for (kind, payload) in pieces(bytes) {

@@ -20,7 +20,7 @@ impl Core {
         let Ok(update) = AwarenessUpdate::scan(update, &Default::default()) else { return };
         let changes = self.awareness.update(lease, update.iter());
         if let Some(update) = changes.sender {
-            effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(update.into())) });
+            effects.push(Effect::Reply { lease, frame: Frame::new(Message::Awareness(update.into())) });
         }
         self.dropped_states += changes.dropped;
         self.push_changed_clients(changes.everyone, effects);
@@ -64,7 +64,7 @@ impl Core {
 
     /// Sends all awareness states directly after the preceding reply, to a reader that missed frames.
     pub(super) fn push_awareness_now(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        effects.extend(self.all_awareness().map(|frame| Effect::Answer { lease, frame }));
+        effects.extend(self.all_awareness().map(|frame| Effect::Reply { lease, frame }));
     }
 
     fn push_changed_clients(&mut self, clients: Vec<ChangedClient>, effects: &mut Vec<Effect>) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Core;
 use crate::document::event::Effect;
-use crate::document::frame::{Frame, LARGE_ANSWER_BYTES, Message};
+use crate::document::frame::{Frame, LARGE_REPLY_BYTES, Message};
 use crate::ids::LeaseId;
 
 /// Cached replies.
@@ -30,7 +30,7 @@ impl DiffCache {
     /// shares the document's memory.
     pub(super) fn bytes(&self) -> usize {
         let answers = self.0.iter().map(|(asked, frame)| match frame.message() {
-            Message::Step2(diff) if diff.len() < LARGE_ANSWER_BYTES => asked.len() + diff.len() * 2,
+            Message::Step2(diff) if diff.len() < LARGE_REPLY_BYTES => asked.len() + diff.len() * 2,
             Message::Step2(diff) => asked.len() + diff.len() - diff.shared_bytes(),
             _ => asked.len(),
         });

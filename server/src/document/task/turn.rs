@@ -19,7 +19,7 @@ impl Task {
     /// Executes the effects and ends the turn: awareness follows the changes, which it may refer to.
     pub(super) async fn end_turn(&mut self) {
         let records = self.apply_effects();
-        self.queue_presence();
+        self.queue_awareness();
         self.send(records).await;
     }
 
@@ -39,7 +39,7 @@ impl Task {
                 Effect::Broadcast { frame, author } => self.outgoing.push_change(frame, author),
                 Effect::Awareness { clients } => self.outgoing.changed_awareness.extend(clients),
                 Effect::AllAwareness { lease } => _ = self.outgoing.all_awareness.insert(lease),
-                Effect::Answer { lease, frame } => self.readers.push_reply(lease, &frame),
+                Effect::Reply { lease, frame } => self.readers.push_reply(lease, &frame),
                 Effect::Diff { lease, frame } => self.readers.push_diff(lease, &frame),
                 Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
                     self.readers.push_opened(lease, cursor, read_only, resume, state_vector.as_deref());
@@ -88,7 +88,7 @@ impl Task {
 
     /// Queues awareness: all states for the sessions that asked, then the changed ones for everyone. Each is
     /// encoded once.
-    fn queue_presence(&mut self) {
+    fn queue_awareness(&mut self) {
         if !self.outgoing.all_awareness.is_empty()
             && let Some(all) = self.core.all_awareness()
         {

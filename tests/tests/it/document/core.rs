@@ -98,7 +98,7 @@ fn snapshot(core: &mut Core) -> (Seq, String, usize) {
 
 fn asks(effects: &[Effect], of: LeaseId) -> usize {
     let is_ask = |effect: &&Effect| {
-        let Effect::Answer { lease, frame } = effect else { return false };
+        let Effect::Reply { lease, frame } = effect else { return false };
         *lease == of && matches!(frame.message(), Message::Step1(_))
     };
     effects.iter().filter(is_ask).count()

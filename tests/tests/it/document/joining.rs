@@ -30,7 +30,7 @@ fn joined(core: &mut Core) -> String {
     let Message::Step2(update) = frame.message() else { panic!("{frame:?}") };
     assert_eq!(frame.seq(), core.last());
     let replica = Replica::load(std::iter::once(update.to_bytes())).unwrap();
-    assert_eq!(replica.held().len(), 0);
+    assert_eq!(replica.pending().len(), 0);
     replica.read(|txn| txn.get_text("text").map_or(String::new(), |text| text.get_string(txn)))
 }
 
