@@ -19,28 +19,28 @@ mod pending_authors;
 mod refusal;
 mod registers;
 mod unsynced;
+mod updates;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
-use syncline_protocol::update::EMPTY_UPDATE;
 
 use self::acks::{AckReply, WaitingAck};
 use self::joining::DiffCache;
 use self::pending_authors::PendingAuthors;
 use self::registers::RegisterDecisions;
 use self::unsynced::UnsyncedCounter;
+use self::updates::Submitted;
 use super::awareness::AwarenessStates;
-use super::event::{Acks, Effect, Event, Origin, Outcome};
+use super::event::{Acks, Effect, Event};
 use super::frame::{Frame, Message};
 use super::lease_map::LeaseMap;
 use super::recent_changes::RecentChanges;
 use crate::ids::LeaseId;
-use syncline_replica::{Entered, HubDocument, HubLimits, Known};
+use syncline_replica::{HubDocument, HubLimits, Known};
 
 #[derive(Debug, Default)]
 struct LeaseState {
@@ -183,7 +183,7 @@ impl Core {
             }
             Event::Update { lease, update, origin, batch } => {
                 self.note_step2(lease, origin);
-                self.update(lease, (update, origin, batch), effects);
+                self.update(lease, Submitted { update, origin, batch }, effects);
             }
             Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
             Event::Awareness { lease, update } => self.apply_awareness(lease, &update, effects),
@@ -219,63 +219,6 @@ impl Core {
         self.push_all_awareness(lease, effects);
     }
 
-    fn update(&mut self, lease: LeaseId, (update, origin, batch): (Bytes, Origin, u64), effects: &mut Vec<Effect>) {
-        if self.storage_failed {
-            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
-            let unneeded = origin.is_step2() && self.document.inserts_nothing_new(&update);
-            let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
-            effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
-            return;
-        }
-        let waited_before = self.document.pending().len();
-        let is_empty = update[..] == EMPTY_UPDATE;
-        let entered = match self.document.take(&update) {
-            Ok(entered) => entered,
-            Err(refused) => return self.refuse_update(lease, &refused, effects),
-        };
-        let frame = match entered {
-            Entered::Known => Frame::at(self.last, Message::Update(update)),
-            // A pending update is logged so that it is not lost; readers get it once it is integrated.
-            Entered::Pending | Entered::Changed => {
-                if entered == Entered::Pending {
-                    self.pending_authors.add(self.document.pending().last().cloned(), lease);
-                }
-                let frame = Frame::change(self.last.next(), update);
-                if let Message::Update(update) = frame.message() {
-                    self.append(update.clone(), effects);
-                }
-                frame
-            }
-            Entered::NoRoom => {
-                let close = Close::TooMany("too many pending updates with missing dependencies".into());
-                return self.close(lease, close, effects);
-            }
-            Entered::Full(full) => {
-                let (seq, outcome) = (self.last, Outcome::Full(full));
-                return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
-            }
-        };
-        if entered == Entered::Changed {
-            self.broadcast(Arc::clone(&frame), Some(lease), effects);
-            for freed in self.document.take_released() {
-                let author = self.pending_authors.remove(&freed);
-                self.broadcast(Frame::at(self.last, Message::Update(freed)), author, effects);
-            }
-            self.enforce_decisions(effects);
-        }
-        let acks = match frame.message() {
-            Message::Update(update) => self.acks_of(lease, &update.clone(), origin),
-            _ => 1,
-        };
-        let is_echoed = !origin.is_step2() || (!is_empty && self.awareness.may_be_yjs14(lease));
-        self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
-        if entered == Entered::Pending {
-            self.ask_for_missing(lease, effects);
-        } else if self.document.pending().len() < waited_before {
-            self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
-        }
-    }
-
     /// Sends a change of the newest record to readers and adds it to the recent changes.
     fn broadcast(&mut self, frame: Arc<Frame>, author: Option<LeaseId>, effects: &mut Vec<Effect>) {
         if let Message::Update(update) = frame.message() {
@@ -288,35 +231,5 @@ impl Core {
         self.last = self.last.next();
         self.diff_cache.clear();
         effects.push(Effect::Append { seq: self.last, update });
-    }
-
-    /// Asks the sender of a pending update for its missing dependencies, once.
-    fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(state) = self.leases.get_mut(lease)
-            && !state.asked_for_missing
-        {
-            state.asked_for_missing = true;
-            self.ask(lease, effects);
-        }
-    }
-
-    /// Every step 2 counts as the reply to our step 1, even if it is refused.
-    fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
-        if let Some(lease) = self.leases.get_mut(lease).filter(|_| origin.is_step2()) {
-            lease.awaits_step2 = false;
-        }
-    }
-
-    /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
-    /// document instead.
-    fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(lease) = self.leases.get_mut(lease) {
-            if lease.native {
-                return;
-            }
-            lease.awaits_step2 = true;
-        }
-        let frame = Frame::new(Message::Step1(self.document.state_vector()));
-        effects.push(Effect::Reply { lease, frame });
     }
 }

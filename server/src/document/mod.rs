@@ -3,6 +3,7 @@
 //! ```text
 //! event.rs                 events in, effects out: the contract of the core
 //! core.rs                  PURE: applies updates, decides on acks and replies; no clock, no I/O, no runtime
+//! core/updates.rs          PURE: an update is weighed, then entered
 //! core/memory.rs           PURE: estimated memory use
 //! core/refusal.rs          PURE: refusals
 //! core/native.rs           PURE: native dialect only: cursors and registers

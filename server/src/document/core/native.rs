@@ -67,14 +67,15 @@ impl Core {
     }
 
     pub(super) fn propose(&mut self, lease: LeaseId, batch: u64, write: &RegisterWrite, effects: &mut Vec<Effect>) {
-        let outcome = match self.document.lacks_room_for(write.value.len(), 0) {
-            _ if self.storage_failed => Outcome::Refused,
-            Some(full) => Outcome::Full(full),
-            None if !self.document.has_room_for_register(&write.register) => Outcome::Full(Full::Registers),
-            None => {
-                let (accepted, register) = self.decide(write, effects);
-                return self.push_when_durable(lease, batch, AckReply::Decided { accepted, register }, effects);
-            }
+        let outcome = if self.storage_failed {
+            Outcome::Refused
+        } else if !self.document.make_room_for(write.value.len()) {
+            Outcome::Full(Full::Bytes)
+        } else if !self.document.has_room_for_register(&write.register) {
+            Outcome::Full(Full::Registers)
+        } else {
+            let (accepted, register) = self.decide(write, effects);
+            return self.push_when_durable(lease, batch, AckReply::Decided { accepted, register }, effects);
         };
         effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
     }
