@@ -22,14 +22,10 @@ impl Core {
         if let Some(update) = changes.sender {
             effects.push(Effect::Reply { lease, frame: Frame::new(Message::Awareness(update.into())) });
         }
-        self.dropped_states += changes.dropped;
+        if changes.dropped > 0 {
+            effects.push(Effect::AwarenessDropped { states: changes.dropped });
+        }
         self.push_changed_clients(changes.everyone, effects);
-    }
-
-    /// Sets the limit of a lease before it opens the document; its session has `documents` open, this one
-    /// included.
-    pub fn limit_awareness_share(&mut self, lease: LeaseId, documents: usize) {
-        self.awareness.limit_share(lease, documents);
     }
 
     pub(super) fn remove_awareness(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {

@@ -8,7 +8,7 @@ use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{Decision, Full, RegisterWrite, decide};
 
-use super::{AckReply, Core, LeaseState};
+use super::{AckReply, Core};
 use crate::document::event::{Effect, Outcome};
 use crate::document::frame::{Frame, Message};
 use crate::ids::LeaseId;
@@ -28,8 +28,6 @@ impl Core {
             let resume = Resume::OtherHistory;
             return effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector: None });
         }
-        let known = self.leases.insert(lease, LeaseState { native: true, ..LeaseState::default() });
-        self.native_leases += usize::from(known.is_none());
         // The client may have the missing dependencies of pending updates: it sends them once it gets the
         // state vector.
         let sends_state_vector = wants_state_vector || self.document.pending().len() > 0;
