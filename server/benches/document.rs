@@ -7,11 +7,10 @@
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use syncline_protocol::ids::{Epoch, Seq};
-use syncline_protocol::native::Cursor;
-use syncline_replica::{HubDocument, HubLimits};
+use syncline_replica::HubDocument;
 use syncline_server::dialect::YWebsocketEncoder;
-use syncline_server::document::core::Core;
-use syncline_server::document::event::{Acks, Event, Origin};
+use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
+use syncline_server::document::event::{Acks, Event, Origin, SessionEvent};
 use syncline_server::document::frame::{Frame, Message};
 use syncline_server::ids::LeaseId;
 use syncline_server::outbox::Outbox;
@@ -20,10 +19,9 @@ use yrs::{Doc, Text, Transact};
 fn document(criterion: &mut Criterion) {
     let doc = Doc::with_client_id(3_141_592_653);
     let text = doc.get_or_insert_text("text");
-    let cursor = Cursor { epoch: Epoch(1), seq: Seq::ZERO };
-    let mut core = Core::new(HubDocument::default(), cursor, HubLimits::default());
+    let mut core = Core::new(LoadedDocument::empty(HubDocument::default(), Epoch(1)), CoreLimits::default());
     let (lease, mut effects) = (LeaseId(1), Vec::new());
-    core.handle(Event::Open { lease, acks: Acks::Each }, &mut effects);
+    core.handle(Event::Open { lease, acks: Acks::Each, documents: 1 }, &mut effects);
     criterion.bench_function("make a keystroke and handle it", |bench| {
         bench.iter(|| {
             let update = {
@@ -32,8 +30,11 @@ fn document(criterion: &mut Criterion) {
                 text.insert(&mut txn, len, "x");
                 Bytes::from(txn.encode_update_v1())
             };
-            core.handle(Event::Update { lease, update, origin: Origin::Change, batch: 0 }, &mut effects);
-            core.durable(core.last(), &mut effects);
+            core.handle(
+                Event::Session(lease, SessionEvent::Update { update, origin: Origin::Change, batch: 0 }),
+                &mut effects,
+            );
+            core.handle(Event::Durable { upto: core.last() }, &mut effects);
             effects.clear();
         });
     });

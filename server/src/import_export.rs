@@ -119,7 +119,7 @@ pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, Portable
     match document.take(update)? {
         Entered::Known => Ok(Change::Nothing),
         Entered::Changed => Ok(Change::Something),
-        Entered::Waits | Entered::NoRoom | Entered::Full(_) => Err(PortableError::Waits),
+        Entered::Pending | Entered::NoRoom | Entered::Full(_) => Err(PortableError::Waits),
     }
 }
 

@@ -126,16 +126,15 @@ impl Server {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start_with(store, config.commit_delay);
-        let holds = HubLimits {
+        let hub_limits = HubLimits {
             bytes: config.limits.document_bytes,
             clients: config.limits.document_clients,
             ..HubLimits::default()
         };
-        let presence_bytes = config.limits.presence_bytes;
         let superseded = Superseded::default();
         let options = DocumentOptions {
-            holds,
-            presence_bytes,
+            hub_limits,
+            awareness_bytes: config.limits.presence_bytes,
             superseded: superseded.clone(),
             memory: MemoryLimits { bytes: config.limits.open_bytes, documents: config.limits.open_documents },
             ..DocumentOptions::new(config.idle_unload)

@@ -13,7 +13,7 @@ use syncline_log::{Batch, Committed, Committer, Log};
 use syncline_protocol::ids::DocumentName;
 use syncline_server::auth::OpenToAll;
 use syncline_server::dialect::NativeEncoder;
-use syncline_server::document::event::{Event, Origin};
+use syncline_server::document::event::{Origin, SessionEvent};
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
@@ -122,9 +122,9 @@ impl Server {
 
     /// Opens the document and sends an update. False: the document has left memory despite the lease.
     pub fn send_update(&self, lease: &Lease, update: Bytes) -> bool {
-        let (id, bytes) = (lease.id(), update.len());
-        let resume = Event::Resume { lease: id, cursor: None, wants_state_vector: false, read_only: false };
-        let change = Event::Update { lease: id, update, origin: Origin::Change, batch: 1 };
+        let bytes = update.len();
+        let resume = SessionEvent::Resume { cursor: None, wants_state_vector: false, read_only: false };
+        let change = SessionEvent::Update { update, origin: Origin::Change, batch: 1 };
         self.runtime.block_on(async { lease.send(resume, 0).await.is_ok() && lease.send(change, bytes).await.is_ok() })
     }
 

@@ -15,7 +15,7 @@ use super::bad_message;
 use super::services::Services;
 use crate::auth::{Admission, Grant};
 use crate::document::encoder::Encoder;
-use crate::document::event::{Event, Origin};
+use crate::document::event::{Origin, SessionEvent};
 use crate::ids::UserId;
 use crate::limits::{SessionUsers, UserSeat};
 use crate::outbox::Outbox;
@@ -96,8 +96,7 @@ impl DocumentLink {
         wants_state_vector: bool,
         read_only: bool,
     ) -> Result<(), Close> {
-        let lease = self.lease.id();
-        self.send(Event::Resume { lease, cursor: cursor.map(Box::new), wants_state_vector, read_only }, 0).await
+        self.send(SessionEvent::Resume { cursor: cursor.map(Box::new), wants_state_vector, read_only }, 0).await
     }
 
     /// Handles the client's state vector: it is sent what it lacks, and every change from then on.
@@ -105,7 +104,7 @@ impl DocumentLink {
         scan_state_vector(payload, &self.services.limits.scan).map_err(bad_message)?;
         // The document caches it: a slice would keep the connection's read buffer in memory.
         let state_vector = Bytes::copy_from_slice(payload);
-        self.send(Event::Step1 { lease: self.lease.id(), state_vector }, payload.len()).await
+        self.send(SessionEvent::Step1 { state_vector }, payload.len()).await
     }
 
     /// Handles a change that is a slice of `frame`.
@@ -129,24 +128,23 @@ impl DocumentLink {
         let scan = self.services.limits.scan;
         let scan = ScanLimits { value_depth: scan.value_depth.saturating_sub(1), ..scan };
         scan_value(proposal.value, &scan).map_err(bad_message)?;
-        let (lease, bytes) = (self.lease.id(), proposal.value.len());
+        let bytes = proposal.value.len();
         if self.grant == Grant::Read {
             let origin = Origin::Change;
-            return self.send(Event::Refused { lease, batch, update: None, origin }, 0).await;
+            return self.send(SessionEvent::Refused { batch, update: None, origin }, 0).await;
         }
-        self.send(Event::Propose { lease, batch, write: Box::new(proposal.into()) }, bytes).await
+        self.send(SessionEvent::Propose { batch, write: Box::new(proposal.into()) }, bytes).await
     }
 
-    fn update(&self, frame: &Bytes, payload: &[u8], origin: Origin, batch: u64) -> Result<Event, Close> {
+    fn update(&self, frame: &Bytes, payload: &[u8], origin: Origin, batch: u64) -> Result<SessionEvent, Close> {
         let summary = scan_update(payload, &self.services.limits.scan).map_err(bad_message)?;
-        let lease = self.lease.id();
         let update = frame.slice_ref(payload);
         // A read-only client replies to our step 1 like any other, with all deletions it knows: the document
         // recognises an actual edit.
         if self.grant == Grant::Read && !summary.is_empty() {
-            return Ok(Event::Refused { lease, batch, update: Some(update), origin });
+            return Ok(SessionEvent::Refused { batch, update: Some(update), origin });
         }
-        Ok(Event::Update { lease, update, origin, batch })
+        Ok(SessionEvent::Update { update, origin, batch })
     }
 
     /// Handles an awareness update that is a slice of `frame`. An invalid one is dropped, but never ends the
@@ -156,7 +154,7 @@ impl DocumentLink {
             self.services.metrics.awareness_dropped.inc();
             return Ok(());
         }
-        let event = Event::Awareness { lease: self.lease.id(), update: frame.slice_ref(payload) };
+        let event = SessionEvent::Awareness { update: frame.slice_ref(payload) };
         self.send(event, payload.len()).await
     }
 
@@ -166,14 +164,14 @@ impl DocumentLink {
     }
 
     pub(super) async fn query_awareness(&self) -> Result<(), Close> {
-        self.send(Event::QueryAwareness { lease: self.lease.id() }, 0).await
+        self.send(SessionEvent::QueryAwareness, 0).await
     }
 
     pub(super) async fn resync(&self) -> Result<(), Close> {
-        self.send(Event::Resync { lease: self.lease.id() }, 0).await
+        self.lease.resync().await.map_err(|gone| gone.close())
     }
 
-    async fn send(&self, event: Event, bytes: usize) -> Result<(), Close> {
+    async fn send(&self, event: SessionEvent, bytes: usize) -> Result<(), Close> {
         self.lease.send(event, bytes).await.map_err(|gone| gone.close())
     }
 }

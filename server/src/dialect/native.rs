@@ -17,8 +17,8 @@ use tracing::debug;
 use super::document_link::{DocumentLink, Rights};
 use super::{DialectSession, SessionParts, bad_message, documents_of};
 use crate::auth::{AccessRequest, Grant};
-use crate::document::encoder::{Encoder, Opening, OutcomeReply, SharedEncoding};
-use crate::document::event::Outcome;
+use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
+use crate::document::event::{Acks, Outcome};
 use crate::document::frame::Message;
 use crate::ids::LeaseId;
 use crate::outbox::UpdateLength;
@@ -226,8 +226,8 @@ impl Encoder for NativeEncoder {
         (self.channel == 0).then_some(SharedEncoding::FirstChannel)
     }
 
-    fn opening(&self) -> Opening {
-        Opening::Resume
+    fn acks(&self) -> Acks {
+        Acks::Batches
     }
 
     fn encode(&self, message: &Message, seq: Seq) -> Bytes {

@@ -6,7 +6,7 @@ use syncline_protocol::ids::{DocumentName, Seq};
 
 use super::{HocuspocusEncoder, NativeEncoder, YWebsocketEncoder};
 use crate::document::encoder::{Encoder, SharedEncoding};
-use crate::document::frame::{Frame, LARGE_ANSWER_BYTES, LARGE_CHANGE_BYTES, Message};
+use crate::document::frame::{Frame, LARGE_CHANGE_BYTES, LARGE_REPLY_BYTES, Message};
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
 
@@ -20,13 +20,13 @@ fn encoders() -> Vec<Box<dyn Encoder>> {
 
 #[test]
 fn payload_of_large_answer_is_shared_and_the_same_in_pieces() {
-    for len in [LARGE_ANSWER_BYTES - 1, LARGE_ANSWER_BYTES] {
+    for len in [LARGE_REPLY_BYTES - 1, LARGE_REPLY_BYTES] {
         let diff = Bytes::from(vec![7; len]);
         let frame = Frame::at(Seq(9), Message::Step2(diff.clone().into()));
         for encoder in encoders() {
             let answer = frame.encode_reply(&*encoder);
             let is_shared = answer.iter().any(|piece| piece.as_ptr() == diff.as_ptr());
-            assert_eq!(is_shared, len == LARGE_ANSWER_BYTES, "{encoder:?}");
+            assert_eq!(is_shared, len == LARGE_REPLY_BYTES, "{encoder:?}");
             assert_eq!(answer.to_bytes(), frame.encode(&*encoder), "{encoder:?}");
         }
     }

@@ -10,7 +10,7 @@ use syncline_protocol::ywebsocket::{self, Message};
 use super::document_link::{DocumentLink, Rights};
 use super::{DialectSession, SessionParts, bad_message};
 use crate::auth::AccessRequest;
-use crate::document::encoder::{Encoder, Opening, OutcomeReply, SharedEncoding};
+use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
 use crate::document::event::{Acks, Outcome};
 use crate::document::frame;
 use crate::ids::LeaseId;
@@ -92,8 +92,8 @@ impl Encoder for YWebsocketEncoder {
         Some(SharedEncoding::Plain)
     }
 
-    fn opening(&self) -> Opening {
-        Opening::Sync(Acks::Each)
+    fn acks(&self) -> Acks {
+        Acks::Each
     }
 
     fn encode(&self, message: &frame::Message, _seq: Seq) -> Bytes {

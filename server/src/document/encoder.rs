@@ -28,15 +28,6 @@ impl SharedEncoding {
     pub(super) const COUNT: usize = Self::FirstChannel as usize + 1;
 }
 
-/// How a lease begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// The document asks for the client's state with its step 1, and expects acks to be given like this.
-    Sync(Acks),
-    /// The session sends `Event::Resume`; awareness follows the reply.
-    Resume,
-}
-
 /// How the result of an update is sent to its author.
 #[derive(Debug)]
 pub enum OutcomeReply {
@@ -59,8 +50,8 @@ pub trait Encoder: fmt::Debug + Send + Sync {
     /// The encoding of messages that this lease shares with others; `None` if it has its own.
     fn shared(&self) -> Option<SharedEncoding>;
 
-    /// How the lease begins.
-    fn opening(&self) -> Opening;
+    /// How the client is informed that its updates are on disk.
+    fn acks(&self) -> Acks;
 
     /// Encodes a message. `seq` is the document's newest sequence number when the message was made. Empty if the
     /// dialect has no such message. All encoders with the same [`Encoder::shared`] return the same bytes.
@@ -79,7 +70,7 @@ pub trait Encoder: fmt::Debug + Send + Sync {
     /// The last frame for the document, after which the session continues; `None` if the session must be closed.
     fn closed(&self, close: &Close) -> Option<Bytes>;
 
-    /// The reply to `Event::Resume`; `None` for dialects without it.
+    /// The reply to `SessionEvent::Resume`; `None` for dialects without it.
     fn opened(
         &self,
         _cursor: Cursor,

@@ -25,7 +25,7 @@ pub enum Message {
 
 /// Replies of this size or more are not copied: all readers share the payload, which may be the whole
 /// document.
-pub(crate) const LARGE_ANSWER_BYTES: usize = 32 * 1024;
+pub(crate) const LARGE_REPLY_BYTES: usize = 32 * 1024;
 /// Changes of this size or more are stored inside their plain encoding. The received frame may be twice
 /// as large, and with a second, separate encoding a slow reader's outbox would hold three times the bytes
 /// it counts.
@@ -87,7 +87,7 @@ impl Frame {
     /// Like [`Frame::encode`], for replies: a large payload is shared instead of copied.
     pub fn encode_reply(&self, encoder: &dyn Encoder) -> Pieces {
         match &self.message {
-            Message::Step2(diff) if diff.len() >= LARGE_ANSWER_BYTES => {
+            Message::Step2(diff) if diff.len() >= LARGE_REPLY_BYTES => {
                 diff.clone().prepend(encoder.step2_head(diff.len(), self.seq).into())
             }
             _ => self.encode(encoder).into(),

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! event.rs                 events in, effects out: the contract of the core
-//! core.rs                  PURE: applies updates, decides on acks and replies; no clock, no I/O, no runtime
+//! core.rs                  PURE: the state machine: one door, and the order of calls; no clock, no I/O, no runtime
+//! core/updates.rs          PURE: an update is weighed, then entered
 //! core/memory.rs           PURE: estimated memory use
 //! core/refusal.rs          PURE: refusals
 //! core/native.rs           PURE: native dialect only: cursors and registers
 //! core/awareness.rs        PURE: awareness, encoded once per turn
-//! core/joining.rs          PURE: replies to step 1, and the dormant document
+//! core/joining.rs          PURE: replies to step 1, and the diff for a reader that fell behind
+//! core/snapshot.rs         PURE: snapshots, and the dormant document
 //! core/registers.rs        PURE: keeps decisions on registers final
 //! core/acks.rs             PURE: acks waiting for the disk
 //! core/unsynced.rs         PURE: the counter of unsynced changes in a client
@@ -25,7 +27,7 @@
 //! block_in_place.rs        work on whole large documents that must not block other tasks
 //! task.rs                  the I/O shell: inbox, effects, log, idle timers, unloading
 //! task/turn.rs             executes effects and sends the frames of a turn
-//! task/storing.rs          snapshots, and waiting for the disk
+//! task/storing.rs          requests snapshots, waits for the disk
 //! ```
 
 pub mod awareness;
@@ -62,7 +64,7 @@ mod tests {
 
     #[test]
     fn idle_document_is_small() {
-        assert!(size_of::<Envelope>() <= 80, "{}", size_of::<Envelope>());
+        assert!(size_of::<Envelope>() <= 72, "{}", size_of::<Envelope>());
         let log = Log::start(Arc::new(MemoryStore::new()));
         let (_sender, inbox) = super::inbox::inbox();
         let options = Arc::new(DocumentOptions::new(Duration::from_secs(1)));

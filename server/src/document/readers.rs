@@ -17,8 +17,8 @@ use syncline_protocol::native::{Cursor, Resume};
 use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::coalesce::{Change, CoalescedChanges};
-use super::encoder::{Encoder, Opening, OutcomeReply};
-use super::event::Outcome;
+use super::encoder::{Encoder, OutcomeReply};
+use super::event::{Acks, Outcome};
 use super::frame::{Frame, Message};
 use super::lease_map::LeaseMap;
 use crate::ids::LeaseId;
@@ -124,7 +124,7 @@ impl Readers {
     }
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, encoder: Box<dyn Encoder>) {
-        let opened = encoder.opening() != Opening::Resume;
+        let opened = encoder.acks() != Acks::Batches;
         let reader = Reader { outbox, encoder, opened, joined: false, floor: None, has_gap: false };
         self.readers.insert(lease, Box::new(reader));
     }

@@ -42,6 +42,7 @@ mod replica {
     mod resting;
     mod scanner;
     mod structs;
+    mod weighing;
 }
 
 /// Rules for the repository itself.

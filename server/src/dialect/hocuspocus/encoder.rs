@@ -6,7 +6,7 @@ use syncline_protocol::hocuspocus::{self, Message};
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::sync::SyncMessage;
 
-use crate::document::encoder::{Encoder, Opening, OutcomeReply, SharedEncoding};
+use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
 use crate::document::event::{Acks, Outcome};
 use crate::document::frame;
 use crate::outbox::UpdateLength;
@@ -32,8 +32,8 @@ impl Encoder for HocuspocusEncoder {
         self.is_name.then_some(SharedEncoding::Named)
     }
 
-    fn opening(&self) -> Opening {
-        Opening::Sync(Acks::Counted)
+    fn acks(&self) -> Acks {
+        Acks::Counted
     }
 
     fn encode(&self, message: &frame::Message, _seq: Seq) -> Bytes {

@@ -147,14 +147,36 @@ fn only_the_log_uses_sled_and_the_server_uses_no_yrs() {
     }
 }
 
+/// The files of `Core`, as (path from the root, text).
+fn core_of_a_document() -> Vec<(String, String)> {
+    let is_core = |path: &str| path.starts_with("server/src/document/core");
+    let core: Vec<_> = sources().into_iter().filter(|(path, _)| is_core(path)).collect();
+    assert!(core.len() > 10, "the core was not found");
+    core
+}
+
 #[test]
 fn pure_core_of_a_document_does_not_use_the_log() {
-    for pure in ["core.rs", "core/native.rs", "core/registers.rs", "awareness.rs", "recent_changes.rs"]
-        .map(|file| format!("server/src/document/{file}"))
-    {
-        let text = std::fs::read_to_string(root().join(&pure)).unwrap();
-        assert!(!text.contains("syncline_log"), "{pure} names the log");
+    let beside = ["event.rs", "awareness.rs", "recent_changes.rs"].map(|file| format!("server/src/document/{file}"));
+    let beside = beside.map(|path| (path.clone(), std::fs::read_to_string(root().join(path)).unwrap()));
+    for (path, text) in core_of_a_document().into_iter().chain(beside) {
+        assert!(!text.contains("syncline_log"), "{path} names the log");
     }
+}
+
+#[test]
+fn core_of_a_document_has_one_door() {
+    let mut doors = Vec::new();
+    for (_, text) in core_of_a_document() {
+        for function in text.split("\n    pub fn ").skip(1) {
+            let (name, parameters) = function.split_once('(').unwrap();
+            // `all_awareness` caches its answer.
+            if parameters.trim_start().starts_with("&mut self") && name != "all_awareness" {
+                doors.push(name.to_owned());
+            }
+        }
+    }
+    assert_eq!(doors, ["handle"], "what changes the document is an event");
 }
 
 #[test]
