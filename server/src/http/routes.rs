@@ -51,6 +51,7 @@ impl Public {
         let router = Router::new()
             .route("/healthz", get(async || text(StatusCode::OK, "alive\n")))
             .route("/readyz", get(async move || ready(readiness())))
+            // Routes, because axum empties the body of a HEAD before a fallback's own length is taken.
             .route("/", page.clone())
             .route("/{*path}", page.clone())
             // Requests for `*`, and for the authority of CONNECT.
