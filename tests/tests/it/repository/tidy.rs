@@ -97,6 +97,17 @@ fn server_imports_follow_one_direction() {
 }
 
 #[test]
+fn every_route_is_listed_in_one_file() {
+    for (path, text) in sources() {
+        let adds_routes = text.contains("Router::new()") || text.contains(".route(\"");
+        assert!(
+            !path.starts_with("server/src/") || adds_routes == (path == "server/src/http/routes.rs"),
+            "{path}: routes belong in server/src/http/routes.rs"
+        );
+    }
+}
+
+#[test]
 fn only_the_log_uses_sled_and_the_server_uses_no_yrs() {
     for (path, text) in sources() {
         for item in ["Db", "Tree", "Batch", "IVec", "Config", "open("] {
