@@ -6,7 +6,7 @@
 
 mod accept;
 mod descriptors;
-mod metrics_port;
+mod operator_listeners;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,14 +21,15 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::descriptors::Descriptors;
-use crate::admin::{self, Admin, AdminSocket};
+use crate::admin::AdminSocket;
 use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
 use crate::document::usage::MemoryLimits;
-use crate::http::Readiness;
+use crate::http::operator::Operator;
 use crate::http::origin::AllowedOrigins;
 use crate::http::prefix::PathPrefix;
+use crate::http::routes::{self, Readiness};
 use crate::ids::Counter;
 use crate::limits::Gate;
 use crate::log_limit;
@@ -110,6 +111,8 @@ pub struct Server {
 struct Shared {
     context: Arc<Context>,
     log: Log,
+    /// Answers the requests to the main port that are not WebSocket handshakes.
+    routes: routes::Public,
     session_ids: Counter,
     sessions: TaskTracker,
     /// Request header in which a proxy names the user.
@@ -144,9 +147,15 @@ impl Server {
         let sessions = TaskTracker::new();
         let gate = Gate::new(config.limits, Arc::clone(&metrics));
         let outboxes = Budget::with_superseded(config.limits.outbox_bytes_in_all, superseded);
+        let context = Context::new(registry, auth, gate, config.session, outboxes);
+        let readiness = {
+            let (context, log) = (Arc::clone(&context), log.clone());
+            move || readiness(&context, &log)
+        };
         let shared = Arc::new(Shared {
-            context: Context::new(registry, auth, gate, config.session, outboxes),
+            context,
             log: log.clone(),
+            routes: routes::Public::new(config.path_prefix.clone(), readiness),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
             user_header: config.user_header.clone(),
@@ -161,15 +170,17 @@ impl Server {
 
     /// Serves operators' commands on `socket` until the server stops.
     pub fn serve_admin(&self, socket: AdminSocket) {
-        let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.services.registry));
-        let admin = Arc::new(Admin { log, registry, stop: self.admin_stop.clone() });
-        self.admin.spawn(admin::run(socket, admin));
+        let operator = Operator::new(self.log.clone(), Arc::clone(&self.shared.context.services.registry));
+        let router = routes::operator(Arc::new(operator));
+        self.admin.spawn(operator_listeners::ADMIN.run(socket, router, self.admin_stop.clone()));
     }
 
     /// Serves `/metrics` on `listener` until the server stops. Returns the bound address.
     pub fn serve_metrics(&self, listener: Listener) -> SocketAddr {
         let Listener { listener, address } = listener;
-        self.admin.spawn(metrics_port::run(listener, Arc::clone(&self.shared), self.admin_stop.clone()));
+        let shared = Arc::clone(&self.shared);
+        let router = routes::metrics(move || shared.context.services.metrics.page(&operator_listeners::now(&shared)));
+        self.admin.spawn(operator_listeners::METRICS.run(listener, router, self.admin_stop.clone()));
         address
     }
 
@@ -265,11 +276,11 @@ fn log_counts(counts: Vec<(log_limit::Kind, u64)>) {
     }
 }
 
-fn readiness(shared: &Shared) -> Readiness {
-    if shared.context.stop.is_cancelled() {
+fn readiness(context: &Context, log: &Log) -> Readiness {
+    if context.stop.is_cancelled() {
         return Readiness::Stopping;
     }
-    match shared.log.failed() {
+    match log.failed() {
         Some(failure) => Readiness::StorageFailed(format!("edits are rejected: {failure}")),
         None => Readiness::Ready,
     }

@@ -1,13 +1,14 @@
 //! Handles a connection from its first byte until it is a session. The common WebSocket handshake is made here;
 //! hyper handles everything else, so its memory is not held by sessions.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, ready};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,7 +21,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::{Shared, readiness};
+use super::Shared;
 use crate::http;
 use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
 use crate::http::origin::{AllowedOrigins, ForeignOrigin};
@@ -118,9 +119,9 @@ async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished
     let context = Arc::clone(&shared.context);
     let cut = unfinished.cut();
     let connection = HttpConnection { peer, unfinished: Mutex::new(Some(unfinished)), shared };
-    let service = service_fn(move |request| {
-        let response = respond(request, &connection);
-        async move { Ok::<_, Infallible>(response) }
+    let service = service_fn(move |request| match is_upgrade(&request) {
+        true => Either::Left(ready(Ok(upgrade_by_hyper(request, &connection).map(Body::new)))),
+        false => Either::Right(connection.shared.routes.call(request)),
     });
     let (reading, writing) = socket.into_split();
     let replayed: Replayed = join(io::Cursor::new(read).chain(reading), writing);
@@ -137,13 +138,9 @@ async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished
     }
 }
 
-fn respond(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
+/// Makes a WebSocket handshake that is not the common one, or refuses it with an explanation.
+fn upgrade_by_hyper(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
     let shared = &connection.shared;
-    if !is_upgrade(&request) {
-        return http::answer(request.method(), request.uri().path(), &shared.path_prefix, request.headers(), || {
-            readiness(shared)
-        });
-    }
     if handshake::is_of_another_version(request.headers()) {
         let why =
             format!("this server supports only version {} of the WebSocket protocol (RFC 6455)", handshake::VERSION);

@@ -17,7 +17,6 @@ use syncline_protocol::update::{
 };
 use syncline_protocol::ywebsocket;
 use syncline_replica::{HubDocument, Known, PendingLimits, Replica, StructStore};
-use syncline_server::admin::message::{Answer, Request};
 use syncline_server::config::RawConfig;
 use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
 use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome, SessionEvent};
@@ -48,7 +47,7 @@ pub const TARGETS: &[Target] = &[
     ("layout", syncline_log::fuzzing::layout),
     ("texts", syncline_log::fuzzing::texts),
     ("journal", journal),
-    ("admin", admin),
+    ("admin", syncline_server::http::fuzzing::operator),
     ("config", config),
     ("portable", portable),
 ];
@@ -303,17 +302,6 @@ fn journal(bytes: &[u8]) {
     let (machine, _) = Machine::load(Some(&Stored { epoch: Epoch(1), snapshot, records }));
     _ = machine.status();
     _ = machine.read(|txn| txn.state_vector());
-}
-
-fn admin(bytes: &[u8]) {
-    if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
-        let again = serde_json::to_vec(&request).expect("it can be serialized");
-        assert_eq!(serde_json::from_slice::<Request>(&again).ok(), Some(request));
-    }
-    if let Ok(answer) = serde_json::from_slice::<Answer>(bytes) {
-        let again = serde_json::to_vec(&answer).expect("it can be serialized");
-        assert_eq!(serde_json::from_slice::<Answer>(&again).ok(), Some(answer));
-    }
 }
 
 /// An invalid configuration is an error, not a panic; the values of a valid one are within their bounds.
