@@ -67,7 +67,7 @@ fn visit_section(
     true
 }
 
-fn dependencies_of(found: &RawStruct<'_>) -> impl Iterator<Item = Id> {
+pub(super) fn dependencies_of(found: &RawStruct<'_>) -> impl Iterator<Item = Id> {
     let parent = if let Some(Parent::Item(id)) = found.parent { Some(id) } else { None };
     [found.origin, found.right_origin, parent].into_iter().flatten()
 }

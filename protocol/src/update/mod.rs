@@ -19,6 +19,7 @@
 //! merge         merges several updates into one by copying their bytes
 //! verdict       classifies an update against a document of which only the clocks are known
 //! dependencies  missing dependencies of an update
+//! split         the part of an update that a document can take now, and the rest
 //! state_vector  validates and reads state vectors
 //! ```
 //!
@@ -36,6 +37,7 @@ mod merge;
 mod nesting;
 mod parse;
 pub mod raw;
+pub mod split;
 mod state_vector;
 mod verdict;
 

@@ -1,0 +1,224 @@
+//! PURE: splits an update with missing dependencies into what a document can take now and what has to wait, as Yjs does
+//! when it integrates an update (npm yjs 13.6.33, `src/utils/encoding.js`, `integrateStructs`): the structs of each client
+//! are taken in order up to the first one that needs something missing. That one and those after it wait.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use super::StateClock;
+use super::cycles::dependencies_of;
+use super::raw::{RawSection, RawUpdate, read_delete_set, write_section_header};
+use crate::varint::write_var_uint;
+
+/// Consecutive structs of one client in an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// Client id.
+    pub client: u64,
+    /// The first clock.
+    pub clock: u64,
+    /// Number of structs.
+    pub structs: u64,
+    /// The encoded structs.
+    pub bytes: &'a [u8],
+}
+
+/// A clock that a document must reach: it must have every clock of `client` below `clock`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Need {
+    /// Client id.
+    pub client: u64,
+    /// The next clock that the document must have.
+    pub clock: u64,
+}
+
+/// Deleted clocks of one client, ascending.
+pub type Deletions = (u64, Vec<Range<u64>>);
+
+/// An update in two halves.
+#[derive(Debug, Default)]
+pub struct Split<'a> {
+    /// The structs that can be taken now. Together they have no missing dependencies.
+    pub ready: Vec<Part<'a>>,
+    /// The structs that wait, with what the first of each part needs.
+    pub pending: Vec<(Part<'a>, Need)>,
+    /// Deletions of clocks that the document has, `ready` included.
+    pub ready_deletions: Vec<Deletions>,
+    /// Deletions of clocks that it does not have.
+    pub pending_deletions: Vec<Deletions>,
+}
+
+/// A section of the update, taken up to a struct.
+struct Progress<'a> {
+    begin: RawSection<'a>,
+    at: RawSection<'a>,
+    /// The bytes after the section.
+    after: &'a [u8],
+    need: Option<Need>,
+}
+
+/// Splits a scanned update for a document with `state`. Linear in the update, times the logarithm of its sections.
+pub fn split<'a>(update: &'a [u8], state: &impl StateClock) -> Split<'a> {
+    let mut raw = RawUpdate::new(update);
+    let mut sections = Vec::new();
+    while let Some(begin) = raw.section() {
+        let mut end = begin.clone();
+        end.by_ref().for_each(drop);
+        raw.resume_after(&end);
+        sections.push(Progress { at: begin.clone(), begin, after: raw.rest(), need: None });
+    }
+    let mut clocks = HashMap::new();
+    let mut waiting = BTreeSet::new();
+    let mut due: Vec<usize> = (0..sections.len()).rev().collect();
+    while let Some(index) = due.pop() {
+        let section = &mut sections[index];
+        let client = section.at.client;
+        let clock = |client| clocks.get(&client).copied().unwrap_or_else(|| state.clock(client));
+        let (reached, need) = advance(&mut section.at, &clock);
+        section.need = need;
+        clocks.insert(client, reached);
+        waiting.extend(need.map(|need| (need, index)));
+        let (first, last) = (Need { client, clock: 0 }, Need { client, clock: reached });
+        while let Some(&woken) = waiting.range((first, 0)..=(last, usize::MAX)).next() {
+            waiting.remove(&woken);
+            due.push(woken.1);
+        }
+    }
+    let mut split = Split::default();
+    for Progress { begin, at, after, need } in &sections {
+        let (taken, left) = (begin.left - at.left, at.rest().len() - after.len());
+        if taken > 0 {
+            let bytes = &begin.rest()[..begin.rest().len() - at.rest().len()];
+            split.ready.push(Part { client: begin.client, clock: begin.clock, structs: taken, bytes });
+        }
+        if let Some(need) = *need {
+            let bytes = &at.rest()[..left];
+            split.pending.push((Part { client: at.client, clock: at.clock, structs: at.left, bytes }, need));
+        }
+    }
+    let clock = |client| clocks.get(&client).copied().unwrap_or_else(|| state.clock(client));
+    // The scanner has read the delete set before.
+    read_delete_set(raw.rest(), |client, range| {
+        let known = clock(client).clamp(range.start, range.end);
+        add_range(&mut split.ready_deletions, client, range.start..known);
+        add_range(&mut split.pending_deletions, client, known..range.end);
+    })
+    .ok();
+    split
+}
+
+fn add_range(deletions: &mut Vec<Deletions>, client: u64, range: Range<u64>) {
+    if range.is_empty() {
+        return;
+    }
+    match deletions.last_mut().filter(|(last, _)| *last == client) {
+        Some((_, ranges)) => ranges.push(range),
+        None => deletions.push((client, vec![range])),
+    }
+}
+
+/// Takes the structs of a section up to the first one with a missing dependency. Returns the clock that its client has
+/// then, and what that struct needs.
+pub fn advance(section: &mut RawSection<'_>, clock: &impl StateClock) -> (u64, Option<Need>) {
+    let client = section.client;
+    let mut reached = clock.clock(client);
+    loop {
+        let mut next = section.clone();
+        let Some(found) = next.next() else { return (reached, None) };
+        if !found.is_skip() && found.end > reached {
+            if found.start > reached {
+                return (reached, Some(Need { client, clock: found.start }));
+            }
+            let has = |id: super::raw::Id| id.clock < if id.client == client { reached } else { clock.clock(id.client) };
+            if let Some(missing) = dependencies_of(&found).find(|id| !has(*id)) {
+                return (reached, Some(Need { client: missing.client, clock: missing.clock + 1 }));
+            }
+            reached = found.end;
+        }
+        *section = next;
+    }
+}
+
+/// Encodes an update of these parts, each of another client, and deletions.
+pub fn write_parts(parts: &[Part<'_>], deletions: &[Deletions]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(parts.iter().map(|part| part.bytes.len() + 16).sum::<usize>() + 16);
+    write_var_uint(&mut out, parts.len() as u64);
+    for part in parts {
+        write_section_header(part.structs, part.client, part.clock, &mut out);
+        out.extend_from_slice(part.bytes);
+    }
+    write_var_uint(&mut out, deletions.len() as u64);
+    for (client, ranges) in deletions {
+        write_var_uint(&mut out, *client);
+        write_var_uint(&mut out, ranges.len() as u64);
+        for range in ranges {
+            write_var_uint(&mut out, range.start);
+            write_var_uint(&mut out, range.end - range.start);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `x` of each (client, clock, origin), one section a client.
+    fn update(sections: &[(u8, u8, &[Option<(u8, u8)>])], deletions: &[u8]) -> Vec<u8> {
+        let mut update = vec![sections.len() as u8];
+        for (client, clock, origins) in sections {
+            update.extend([origins.len() as u8, *client, *clock]);
+            for origin in *origins {
+                match origin {
+                    Some((client, clock)) => update.extend([0x84, *client, *clock]),
+                    None => update.extend([4, 1, 1, b't']),
+                }
+                update.extend([1, b'x']);
+            }
+        }
+        update.extend(deletions);
+        update
+    }
+
+    #[test]
+    fn structs_up_to_the_first_missing_dependency_are_ready() {
+        // Client 9 is unknown. Client 3 depends on client 2, which depends on client 1.
+        let bytes = update(
+            &[
+                (3, 0, &[Some((2, 0)), Some((9, 4)), None]),
+                (2, 0, &[Some((1, 0))]),
+                (1, 0, &[None, Some((3, 1)), None]),
+            ],
+            &[2, 3, 1, 0, 2, 1, 1, 1, 2],
+        );
+        let split = split(&bytes, &|_| 0);
+        let listed = |part: &Part<'_>| (part.client, part.clock, part.structs);
+        assert_eq!(split.ready.iter().map(listed).collect::<Vec<_>>(), [(3, 0, 1), (2, 0, 1), (1, 0, 1)]);
+        let pending: Vec<_> = split.pending.iter().map(|(part, need)| (listed(part), need.client, need.clock)).collect();
+        assert_eq!(pending, [((3, 1, 2), 9, 5), ((1, 1, 2), 3, 2)]);
+        assert_eq!(split.ready_deletions, [(3, vec![0..1])]);
+        assert_eq!(split.pending_deletions, [(3, vec![1..2]), (1, vec![1..3])]);
+        let ready = write_parts(&split.ready, &split.ready_deletions);
+        let expected = update(
+            &[(3, 0, &[Some((2, 0))]), (2, 0, &[Some((1, 0))]), (1, 0, &[None])],
+            &[1, 3, 1, 0, 1],
+        );
+        assert_eq!(ready, expected);
+    }
+
+    #[test]
+    fn known_and_overlapping_structs_are_ready_and_a_gap_waits() {
+        let bytes = update(&[(5, 0, &[None, None, None])], &[0]);
+        assert!(split(&bytes, &|_| 2).pending.is_empty());
+        let bytes = update(&[(5, 3, &[None])], &[0]);
+        let split = split(&bytes, &|_| 2);
+        assert!(split.ready.is_empty());
+        assert_eq!(split.pending[0].1, Need { client: 5, clock: 3 });
+    }
+
+    #[test]
+    fn structs_in_a_cycle_wait() {
+        let bytes = update(&[(2, 0, &[Some((1, 0))]), (1, 0, &[Some((2, 0))])], &[0]);
+        assert_eq!(split(&bytes, &|_| 0).pending.len(), 2);
+    }
+}
