@@ -83,7 +83,7 @@ impl Replica {
             replica.check_depth(&state, verdict.nested)?;
             replica.apply(&state)?;
         }
-        for update in all.pending() {
+        for update in &all.pending() {
             let (_, verdict) = replica.classify(update)?;
             replica.add_pending(update, &verdict, &PendingLimits::NONE);
         }

@@ -88,7 +88,7 @@ pub fn too_large() -> String {
 /// Encodes a stored document as one update.
 pub fn export(stored: Stored) -> Result<Exported, PortableError> {
     let mut document = build(Some(stored))?;
-    Ok(Exported { bytes: document.compact().to_vec(), waiting: document.pending().len() as u64 })
+    Ok(Exported { bytes: document.compact().to_vec(), waiting: document.pending_len() as u64 })
 }
 
 impl Exported {

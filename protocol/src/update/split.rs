@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::StateClock;
 use super::cycles::dependencies_of;
-use super::raw::{RawSection, RawUpdate, read_delete_set, write_section_header};
+use super::raw::{Id, RawSection, RawUpdate, read_delete_set, write_section_header};
 use crate::varint::write_var_uint;
 
 /// Consecutive structs of one client in an update.
@@ -17,10 +17,28 @@ pub struct Part<'a> {
     pub client: u64,
     /// The first clock.
     pub clock: u64,
+    /// The clock after the last one.
+    pub end: u64,
     /// Number of structs.
     pub structs: u64,
     /// The encoded structs.
     pub bytes: &'a [u8],
+}
+
+/// Consecutive structs between two positions in a section.
+#[derive(Debug, Clone)]
+pub struct Span<'a> {
+    first: RawSection<'a>,
+    end: RawSection<'a>,
+}
+
+impl<'a> Span<'a> {
+    /// The structs.
+    pub fn part(&self) -> Part<'a> {
+        let Self { first, end } = self;
+        let bytes = &first.rest()[..first.rest().len() - end.rest().len()];
+        Part { client: first.client, clock: first.clock, end: end.clock, structs: first.left - end.left, bytes }
+    }
 }
 
 /// A clock that a document must reach: it must have every clock of `client` below `clock`.
@@ -48,12 +66,22 @@ pub struct Split<'a> {
     pub pending_deletions: Vec<Deletions>,
 }
 
+impl Split<'_> {
+    /// True when `ready` has a struct that a document with `state` lacks.
+    pub fn inserts(&self, state: &impl StateClock) -> bool {
+        self.ready.iter().any(|part| part.end > state.clock(part.client))
+    }
+}
+
 /// A section of the update, taken up to a struct.
 struct Progress<'a> {
-    begin: RawSection<'a>,
     at: RawSection<'a>,
+    /// The structs that were taken and that the document lacked.
+    new: Option<Span<'a>>,
     /// The bytes after the section.
     after: &'a [u8],
+    /// The clock after the last struct.
+    end: u64,
     need: Option<Need>,
 }
 
@@ -61,11 +89,11 @@ struct Progress<'a> {
 pub fn split<'a>(update: &'a [u8], state: &impl StateClock) -> Split<'a> {
     let mut raw = RawUpdate::new(update);
     let mut sections = Vec::new();
-    while let Some(begin) = raw.section() {
-        let mut end = begin.clone();
+    while let Some(at) = raw.section() {
+        let mut end = at.clone();
         end.by_ref().for_each(drop);
         raw.resume_after(&end);
-        sections.push(Progress { at: begin.clone(), begin, after: raw.rest(), need: None });
+        sections.push(Progress { at, new: None, after: raw.rest(), end: end.clock, need: None });
     }
     let mut clocks = HashMap::new();
     let mut waiting = BTreeSet::new();
@@ -74,8 +102,13 @@ pub fn split<'a>(update: &'a [u8], state: &impl StateClock) -> Split<'a> {
         let section = &mut sections[index];
         let client = section.at.client;
         let clock = |client| clocks.get(&client).copied().unwrap_or_else(|| state.clock(client));
-        let (reached, need) = advance(&mut section.at, &clock);
+        let Advance { reached, need, new } = advance(&mut section.at, &clock);
         section.need = need;
+        // What was taken before is followed by it without a gap.
+        match (&mut section.new, new) {
+            (Some(before), Some(new)) => before.end = new.end,
+            (taken, new) => *taken = taken.take().or(new),
+        }
         clocks.insert(client, reached);
         waiting.extend(need.map(|need| (need, index)));
         let (first, last) = (Need { client, clock: 0 }, Need { client, clock: reached });
@@ -85,15 +118,11 @@ pub fn split<'a>(update: &'a [u8], state: &impl StateClock) -> Split<'a> {
         }
     }
     let mut split = Split::default();
-    for Progress { begin, at, after, need } in &sections {
-        let (taken, left) = (begin.left - at.left, at.rest().len() - after.len());
-        if taken > 0 {
-            let bytes = &begin.rest()[..begin.rest().len() - at.rest().len()];
-            split.ready.push(Part { client: begin.client, clock: begin.clock, structs: taken, bytes });
-        }
+    for Progress { at, new, after, end, need } in &sections {
+        split.ready.extend(new.as_ref().map(Span::part));
         if let Some(need) = *need {
-            let bytes = &at.rest()[..left];
-            split.pending.push((Part { client: at.client, clock: at.clock, structs: at.left, bytes }, need));
+            let bytes = &at.rest()[..at.rest().len() - after.len()];
+            split.pending.push((Part { client: at.client, clock: at.clock, end: *end, structs: at.left, bytes }, need));
         }
     }
     let clock = |client| clocks.get(&client).copied().unwrap_or_else(|| state.clock(client));
@@ -117,26 +146,42 @@ fn add_range(deletions: &mut Vec<Deletions>, client: u64, range: Range<u64>) {
     }
 }
 
-/// Takes the structs of a section up to the first one with a missing dependency. Returns the clock that its client has
-/// then, and what that struct needs.
-pub fn advance(section: &mut RawSection<'_>, clock: &impl StateClock) -> (u64, Option<Need>) {
+/// What [`advance`] took of a section.
+#[derive(Debug, Clone)]
+pub struct Advance<'a> {
+    /// The clock that the document has of the client with it.
+    pub reached: u64,
+    /// What the next struct needs; `None` at the end of the section.
+    pub need: Option<Need>,
+    /// The structs that the document lacked.
+    pub new: Option<Span<'a>>,
+}
+
+/// Takes the structs of a section up to the first one with a missing dependency, which is the next one then.
+pub fn advance<'a>(section: &mut RawSection<'a>, clock: &impl StateClock) -> Advance<'a> {
     let client = section.client;
     let mut reached = clock.clock(client);
-    loop {
+    let mut new: Option<Span<'a>> = None;
+    let need = loop {
         let mut next = section.clone();
-        let Some(found) = next.next() else { return (reached, None) };
+        let Some(found) = next.next() else { break None };
         if !found.is_skip() && found.end > reached {
             if found.start > reached {
-                return (reached, Some(Need { client, clock: found.start }));
+                break Some(Need { client, clock: found.start });
             }
-            let has = |id: super::raw::Id| id.clock < if id.client == client { reached } else { clock.clock(id.client) };
+            let has = |id: Id| id.clock < if id.client == client { reached } else { clock.clock(id.client) };
             if let Some(missing) = dependencies_of(&found).find(|id| !has(*id)) {
-                return (reached, Some(Need { client: missing.client, clock: missing.clock + 1 }));
+                break Some(Need { client: missing.client, clock: missing.clock + 1 });
             }
             reached = found.end;
+            match &mut new {
+                Some(span) => span.end = next.clone(),
+                None => new = Some(Span { first: section.clone(), end: next.clone() }),
+            }
         }
         *section = next;
-    }
+    };
+    Advance { reached, need, new }
 }
 
 /// Encodes an update of these parts, each of another client, and deletions.
@@ -194,15 +239,13 @@ mod tests {
         let split = split(&bytes, &|_| 0);
         let listed = |part: &Part<'_>| (part.client, part.clock, part.structs);
         assert_eq!(split.ready.iter().map(listed).collect::<Vec<_>>(), [(3, 0, 1), (2, 0, 1), (1, 0, 1)]);
-        let pending: Vec<_> = split.pending.iter().map(|(part, need)| (listed(part), need.client, need.clock)).collect();
+        let pending: Vec<_> =
+            split.pending.iter().map(|(part, need)| (listed(part), need.client, need.clock)).collect();
         assert_eq!(pending, [((3, 1, 2), 9, 5), ((1, 1, 2), 3, 2)]);
         assert_eq!(split.ready_deletions, [(3, vec![0..1])]);
         assert_eq!(split.pending_deletions, [(3, vec![1..2]), (1, vec![1..3])]);
         let ready = write_parts(&split.ready, &split.ready_deletions);
-        let expected = update(
-            &[(3, 0, &[Some((2, 0))]), (2, 0, &[Some((1, 0))]), (1, 0, &[None])],
-            &[1, 3, 1, 0, 1],
-        );
+        let expected = update(&[(3, 0, &[Some((2, 0))]), (2, 0, &[Some((1, 0))]), (1, 0, &[None])], &[1, 3, 1, 0, 1]);
         assert_eq!(ready, expected);
     }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! weighing   what an update would do: it is weighed first, then entered
-//! pending    updates with missing dependencies
+//! pending    what has missing dependencies
 //! registers  the current value of each register
 //! key_order  the writes of one map key, in the order that every reader computes
 //! ```
@@ -13,7 +13,6 @@ mod pending;
 mod registers;
 mod weighing;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,7 +22,8 @@ use syncline_protocol::update::{ScanLimits, StateClock, Structs, is_circular, up
 use crate::known::Known;
 use crate::register::RegisterState;
 use crate::structs::{Pieces, StructStore, Superseded};
-use pending::{Pending, PendingUpdate};
+use pending::{Pending, ready_half};
+pub use pending::{Released, Source};
 use registers::Registers;
 pub use weighing::{Entered, Full, HubLimits, Refused, Weighed};
 
@@ -74,7 +74,7 @@ impl HubDocument {
         let adopted = usize::from(updates.first().is_some_and(|first| document.adopt(first)));
         for update in &updates[adopted..] {
             match document.take(update) {
-                Ok(taken) => document.was_pending_at_load |= taken == Entered::Pending,
+                Ok(_) => document.was_pending_at_load |= document.pending.is_some(),
                 // Accepted by an earlier server version, which never sent it to a reader.
                 Err(Refused::Circular) => document.was_pending_at_load = true,
                 Err(refused) => return Err(refused),
@@ -102,23 +102,36 @@ impl HubDocument {
     /// As [`HubDocument::weigh`]. The document is unchanged.
     pub fn take(&mut self, update: &Bytes) -> Result<Entered, Refused> {
         let weighed = self.weigh(update)?;
-        self.enter(weighed);
-        Ok(weighed.outcome())
+        let outcome = weighed.outcome();
+        self.enter(weighed, None);
+        Ok(outcome)
     }
 
-    /// Enters an update: applies it, or keeps it pending. One that is known, or too much, is not entered: nothing happens.
-    /// It must have been weighed after the last update was entered.
-    pub fn enter(&mut self, weighed: Weighed<'_>) {
-        let update = weighed.update;
-        match weighed.outcome() {
-            Entered::Known | Entered::NoRoom | Entered::Full(_) => {}
-            Entered::Pending => self.pending.get_or_insert_default().add(update, &self.structs),
-            Entered::Changed => {
+    /// Enters an update: applies what can be applied, and keeps the rest pending. One that is known, or too much, is not
+    /// entered: nothing happens. It must have been weighed after the last update was entered. Returns what became pending,
+    /// as updates.
+    ///
+    /// If a part becomes pending, the other part is among [`HubDocument::take_released`].
+    pub fn enter(&mut self, weighed: Weighed<'_>, source: Source) -> Vec<Bytes> {
+        let is_entered = matches!(weighed.outcome(), Entered::Changed | Entered::Pending);
+        let Weighed { update, split, .. } = weighed;
+        let Some(split) = split.filter(|_| is_entered) else {
+            if is_entered {
                 let is_new = self.apply(update);
                 debug_assert!(is_new, "it was weighed before an update that was entered since");
                 self.apply_released(update);
             }
+            return Vec::new();
+        };
+        let ready = ready_half(&split);
+        let added = self.pending.get_or_insert_default().add(&split, source);
+        if let Some(update) = ready
+            && self.apply(&update)
+        {
+            self.pending.get_or_insert_default().push_released(Released { update: update.clone(), source });
+            self.apply_released(&update);
         }
+        added
     }
 
     /// Adds an update without missing dependencies. True when anything in it was new.
@@ -154,31 +167,45 @@ impl HubDocument {
         is_adopted
     }
 
+    /// Applies what is pending and waited for `entered`, which was applied.
     fn apply_released(&mut self, entered: &[u8]) {
         let Some(mut pending) = self.pending.take() else { return };
-        pending.advance(entered, &self.structs);
-        while let Some(update) = pending.next_ready(&self.structs) {
-            // Cyclic updates are dropped: no reader could integrate them.
-            if !is_circular(&update, &self.structs) {
-                self.apply(&update);
-                pending.advance(&update, &self.structs);
-                pending.push_released(update);
+        pending.note_applied(entered, &self.structs);
+        let mut due = pending.due_deletions(entered, &self.structs);
+        loop {
+            for released in due {
+                self.apply(&released.update);
+                pending.push_released(released);
             }
+            let Some(released) = pending.next_due(&self.structs) else { break };
+            self.apply(&released.update);
+            pending.note_applied(&released.update, &self.structs);
+            due = pending.due_deletions(&released.update, &self.structs);
+            pending.push_released(released);
         }
         self.pending = Some(pending);
     }
 
-    /// Takes the pending updates that were released, in the order in which they were applied.
-    pub fn take_released(&mut self) -> Vec<Bytes> {
+    /// Takes what was pending and was applied, in that order.
+    pub fn take_released(&mut self) -> Vec<Released> {
         let released = self.pending.as_mut().map_or_else(Vec::new, |pending| pending.take_released());
-        self.pending.take_if(|pending| pending.entries().is_empty());
+        self.pending.take_if(|pending| pending.is_empty());
         released
     }
 
-    /// The pending updates, in order of arrival.
-    pub fn pending(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        static NONE: BTreeMap<u64, PendingUpdate> = BTreeMap::new();
-        self.pending.as_ref().map_or(&NONE, |pending| pending.entries()).values().map(PendingUpdate::update)
+    /// What is pending, as updates: structs in order of arrival, then deletions.
+    pub fn pending(&self) -> Vec<Bytes> {
+        self.pending.as_ref().map_or_else(Vec::new, |pending| pending.updates())
+    }
+
+    /// Number of updates that [`HubDocument::pending`] returns.
+    pub fn pending_len(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.len())
+    }
+
+    /// Approximate size of what is pending.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.bytes())
     }
 
     /// True when an update was pending while the document was loaded from its log. In that case the log does not show

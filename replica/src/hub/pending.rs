@@ -1,142 +1,290 @@
-//! PURE: the pending updates of a hub document: updates with missing dependencies, kept until the dependencies arrive.
+//! PURE: what is pending in a hub document: structs with missing dependencies, and deletions of clocks that are unknown,
+//! kept until the dependencies arrive.
 //!
-//! Each update is indexed by one of its dependencies: a client and the clock that the document must reach. When it has
-//! reached that clock, the update is indexed by its next dependency, until there is none. So releasing many updates costs
-//! about as much as applying them.
+//! An update with missing dependencies is split (`syncline_protocol::update::split`): what can be taken is applied, and the
+//! structs of each client that cannot are one *entry*. An entry is indexed by what its first struct needs: a client, and
+//! the clock that the document must reach. When it has reached that clock, the structs up to the next missing dependency are
+//! applied, and the rest is indexed again. So releasing many entries costs about as much as applying them, and what can be
+//! shown is never held back by what cannot.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::BuildHasher;
+use std::ops::Range;
 
 use bytes::Bytes;
-use syncline_protocol::update::{ScanLimits, StateClock, needs, update_ranges, verdict};
+use syncline_protocol::update::raw::{RawSection, RawStruct};
+use syncline_protocol::update::split::{Advance, Deletions, Need, Part, Split, advance, write_parts};
+use syncline_protocol::update::{EMPTY_UPDATE, StateClock, update_ranges};
 
-use super::weighing::has_missing_dependencies;
 use crate::structs::StructStore;
 
-/// Approximate memory that the tables take for one update, besides the update and its needs.
-const PENDING_BYTES: usize = 256;
+/// Approximate memory of an entry besides its structs, of the hash of a struct, and of a range of deletions.
+const ENTRY_BYTES: usize = 256;
+const HASH_BYTES: usize = 16;
+const RANGE_BYTES: usize = 48;
+/// Largest encoding of a range of deletions.
+const ENCODED_RANGE_BYTES: usize = 10;
 
-/// Counts pending updates in order of arrival.
-type ArrivalNumber = u64;
+/// Counts entries in order of arrival.
+type EntryNumber = u64;
 
-/// One pending update.
+/// Names the sender of an update, so that the sender can be told apart from readers; `None` if it is not known.
+pub type Source = Option<u64>;
+
+/// Consecutive structs of one client.
 #[derive(Debug)]
-pub(super) struct PendingUpdate {
-    update: Bytes,
-    /// Clients and the clocks that the document must reach. Reached ones are removed from the end.
-    needs: Vec<(u64, u64)>,
-    /// Approximate memory use.
-    memory_bytes: usize,
+struct Entry {
+    client: u64,
+    /// Clock, number and offset in `bytes` of the structs that were not applied yet.
+    clock: u64,
+    structs: u64,
+    taken: usize,
+    bytes: Vec<u8>,
+    /// The clock after the last struct.
+    end: u64,
+    source: Source,
 }
 
-impl PendingUpdate {
-    pub(super) fn update(&self) -> &Bytes {
-        &self.update
+impl Entry {
+    fn part(&self) -> Part<'_> {
+        let Self { client, clock, end, structs, taken, .. } = *self;
+        Part { client, clock, end, structs, bytes: &self.bytes[taken..] }
     }
 }
 
-/// The pending updates of one document.
+/// Something that was pending and was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// An update without missing dependencies.
+    pub update: Bytes,
+    /// Who sent it.
+    pub source: Source,
+}
+
+/// The pending structs and deletions of one document.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    entries: BTreeMap<ArrivalNumber, PendingUpdate>,
-    /// The same updates, to recognise duplicates.
-    updates: HashSet<Bytes>,
-    /// Client, clock, and the update that needs them.
-    by_need: BTreeSet<(u64, u64, ArrivalNumber)>,
-    /// Updates whose dependencies have arrived.
-    ready: BTreeSet<ArrivalNumber>,
-    /// Total size of the updates.
-    update_bytes: usize,
-    /// Approximate memory use of all pending updates.
-    memory_bytes: usize,
-    next: ArrivalNumber,
-    /// Applied updates that the readers have not received yet.
-    released: Vec<Bytes>,
+    entries: BTreeMap<EntryNumber, Entry>,
+    /// The entry that was added last of each client: the structs after it are appended to it.
+    newest: HashMap<u64, EntryNumber>,
+    /// What each entry needs, unless it is due.
+    by_need: BTreeSet<(Need, EntryNumber)>,
+    /// Entries whose need was met.
+    due: BTreeSet<EntryNumber>,
+    /// Hashes of all pending structs, to recognise those that are sent again.
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+    /// Deletions by client and first clock: the clock after the last one, and the sender.
+    deletions: BTreeMap<(u64, u64), (u64, Source)>,
+    /// Size of the entries that was not applied yet.
+    struct_bytes: usize,
+    next: EntryNumber,
+    released: Vec<Released>,
 }
 
 impl Pending {
-    /// True when this update is pending.
-    pub(super) fn contains(&self, update: &Bytes) -> bool {
-        self.updates.contains(update)
+    /// True when nothing is pending or waits to be taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0 && self.released.is_empty()
     }
 
-    /// Total size of the pending updates.
-    pub(super) fn update_bytes(&self) -> usize {
-        self.update_bytes
+    /// Number of entries, and one for the deletions if there are any.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() + usize::from(!self.deletions.is_empty())
     }
 
-    /// Keeps an update with missing dependencies, which is not pending yet.
-    pub(super) fn add(&mut self, update: &Bytes, structs: &StructStore) {
-        debug_assert!(!self.contains(update), "it was weighed before an update that was entered since");
-        // A copy, because a slice would keep the whole received frame in memory.
-        let update = Bytes::copy_from_slice(update);
-        let needs = needs(&update, structs).unwrap_or_default();
-        self.update_bytes += update.len();
-        let memory_bytes = update.len() + size_of_val(&needs[..]) + PENDING_BYTES;
-        self.memory_bytes += memory_bytes;
-        self.updates.insert(update.clone());
-        self.entries.insert(self.next, PendingUpdate { update, needs, memory_bytes });
-        self.index_by_next_need(self.next, structs);
-        self.next += 1;
-    }
-
-    /// Indexes an update by the next of its needs that is not met.
-    fn index_by_next_need(&mut self, number: ArrivalNumber, structs: &StructStore) {
-        let Some(pending) = self.entries.get_mut(&number) else { return };
-        while pending.needs.pop_if(|(client, clock)| structs.clock(*client) >= *clock).is_some() {}
-        match pending.needs.last() {
-            Some(&(client, clock)) => _ = self.by_need.insert((client, clock, number)),
-            None => _ = self.ready.insert(number),
-        }
-    }
-
-    /// Re-indexes the updates whose needs were met by `update`, which was applied to `structs`.
-    pub(super) fn advance(&mut self, update: &[u8], structs: &StructStore) {
-        if self.by_need.is_empty() {
-            return;
-        }
-        for client in update_ranges(update).map(|range| range.client) {
-            let reached = (client, 0, 0)..=(client, structs.clock(client), ArrivalNumber::MAX);
-            while let Some(&need) = self.by_need.range(reached.clone()).next() {
-                self.by_need.remove(&need);
-                self.index_by_next_need(need.2, structs);
-            }
-        }
-    }
-
-    /// Removes and returns the oldest update whose dependencies have all arrived.
-    pub(super) fn next_ready(&mut self, structs: &StructStore) -> Option<Bytes> {
-        while let Some(number) = self.ready.pop_first() {
-            let is_still_pending = |update: &[u8]| {
-                verdict(update, structs, &ScanLimits::STORED).is_ok_and(|verdict| has_missing_dependencies(&verdict))
-            };
-            if self.entries.get(&number).is_none_or(|pending| is_still_pending(&pending.update)) {
-                continue;
-            }
-            let PendingUpdate { update, memory_bytes, .. } = self.entries.remove(&number)?;
-            self.updates.remove(&update);
-            self.update_bytes -= update.len();
-            self.memory_bytes -= memory_bytes;
-            return Some(update);
-        }
-        None
-    }
-
-    /// Records that a released update was applied.
-    pub(super) fn push_released(&mut self, update: Bytes) {
-        self.released.push(update);
-    }
-
-    pub(super) fn take_released(&mut self) -> Vec<Bytes> {
-        std::mem::take(&mut self.released)
-    }
-
-    /// The pending updates, in order of arrival.
-    pub(super) fn entries(&self) -> &BTreeMap<ArrivalNumber, PendingUpdate> {
-        &self.entries
+    /// Approximate size when encoded.
+    pub(super) fn bytes(&self) -> usize {
+        self.struct_bytes + self.deletions.len() * ENCODED_RANGE_BYTES
     }
 
     /// Approximate memory use, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.memory_bytes
+        let entries: usize = self.entries.len() * ENTRY_BYTES + self.struct_bytes + self.hashes.len() * HASH_BYTES;
+        entries + self.deletions.len() * RANGE_BYTES
     }
+
+    /// Removes from a split update what is pending already.
+    pub(super) fn without_known(&self, split: &mut Split<'_>) {
+        split.pending.retain_mut(|(part, need)| {
+            let mut rest = RawSection::new(part.client, part.clock, part.structs, part.bytes);
+            loop {
+                let mut next = rest.clone();
+                if next.next().is_none_or(|found| !self.hashes.contains(&self.hash(&found))) {
+                    break;
+                }
+                rest = next;
+            }
+            if rest.left < part.structs {
+                *need = Need { client: part.client, clock: rest.clock };
+                *part = Part { clock: rest.clock, structs: rest.left, bytes: rest.rest(), ..*part };
+            }
+            part.structs > 0
+        });
+        split.pending_deletions.retain_mut(|(client, ranges)| {
+            ranges.retain(|range| {
+                let before = self.deletions.range(..=(*client, range.start)).next_back();
+                before.is_none_or(|((of, _), (end, _))| of != client || *end < range.end)
+            });
+            !ranges.is_empty()
+        });
+    }
+
+    /// Keeps the pending half of a split update, and returns it as updates.
+    pub(super) fn add(&mut self, split: &Split<'_>, source: Source) -> Vec<Bytes> {
+        for (part, need) in &split.pending {
+            self.add_part(part, *need, source);
+        }
+        for (client, ranges) in &split.pending_deletions {
+            ranges.iter().for_each(|range| self.add_deletion(*client, range.clone(), source));
+        }
+        let parts = split.pending.iter().map(|(part, _)| write_parts(&[*part], &[]));
+        let deletions = (!split.pending_deletions.is_empty()).then(|| write_parts(&[], &split.pending_deletions));
+        parts.chain(deletions).map(Bytes::from).collect()
+    }
+
+    fn add_part(&mut self, part: &Part<'_>, need: Need, source: Source) {
+        for found in RawSection::new(part.client, part.clock, part.structs, part.bytes) {
+            self.hashes.insert(self.hash(&found));
+        }
+        self.struct_bytes += part.bytes.len();
+        let before = self.newest.get(&part.client).and_then(|number| self.entries.get_mut(number));
+        if let Some(before) = before.filter(|before| before.end == part.clock && before.source == source) {
+            before.bytes.extend_from_slice(part.bytes);
+            (before.structs, before.end) = (before.structs + part.structs, part.end);
+            return;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.newest.insert(part.client, number);
+        self.by_need.insert((need, number));
+        let Part { client, clock, end, structs, bytes } = *part;
+        let (taken, bytes) = (0, bytes.to_vec());
+        self.entries.insert(number, Entry { client, clock, structs, taken, bytes, end, source });
+    }
+
+    fn add_deletion(&mut self, client: u64, range: Range<u64>, source: Source) {
+        let known = self.deletions.entry((client, range.start)).or_insert((range.end, source));
+        known.0 = known.0.max(range.end);
+    }
+
+    fn hash(&self, found: &RawStruct<'_>) -> u64 {
+        self.hasher.hash_one((found.client, found.start, found.bytes))
+    }
+
+    /// Notes the entries whose needs are met since `update` was applied to `structs`.
+    pub(super) fn note_applied(&mut self, update: &[u8], structs: &StructStore) {
+        if self.len() == 0 {
+            return;
+        }
+        for client in update_ranges(update).map(|range| range.client) {
+            let (first, last) = (Need { client, clock: 0 }, Need { client, clock: structs.clock(client) });
+            while let Some(&met) = self.by_need.range((first, 0)..=(last, EntryNumber::MAX)).next() {
+                self.by_need.remove(&met);
+                self.due.insert(met.1);
+            }
+        }
+    }
+
+    /// The next part of an entry that can be applied, as an update. The caller applies it, then calls
+    /// [`Pending::note_applied`].
+    pub(super) fn next_due(&mut self, structs: &StructStore) -> Option<Released> {
+        while let Some(number) = self.due.pop_first() {
+            if let Some(released) = self.take_from(number, structs) {
+                return Some(released);
+            }
+        }
+        None
+    }
+
+    fn take_from(&mut self, number: EntryNumber, structs: &StructStore) -> Option<Released> {
+        let entry = self.entries.get_mut(&number)?;
+        let part = entry.part();
+        let mut rest = RawSection::new(part.client, part.clock, part.structs, part.bytes);
+        let Advance { need, new, .. } = advance(&mut rest, structs);
+        let (taken, taken_bytes) = (part.structs - rest.left, part.bytes.len() - rest.rest().len());
+        for found in RawSection::new(part.client, part.clock, taken, part.bytes) {
+            self.hashes.remove(&self.hasher.hash_one((found.client, found.start, found.bytes)));
+        }
+        let released = new.map(|new| Released { update: write_parts(&[new.part()], &[]).into(), source: entry.source });
+        let (clock, left) = (rest.clock, rest.left);
+        self.struct_bytes -= taken_bytes;
+        match need {
+            Some(need) => {
+                (entry.clock, entry.structs, entry.taken) = (clock, left, entry.taken + taken_bytes);
+                if entry.taken > entry.bytes.len() / 2 {
+                    entry.bytes.drain(..entry.taken);
+                    entry.taken = 0;
+                }
+                self.by_need.insert((need, number));
+            }
+            None => {
+                let client = entry.client;
+                self.entries.remove(&number);
+                if self.newest.get(&client) == Some(&number) {
+                    self.newest.remove(&client);
+                }
+            }
+        }
+        released
+    }
+
+    /// The pending deletions of clocks that the document has now, as updates, after `update` was applied. The caller applies
+    /// them.
+    pub(super) fn due_deletions(&mut self, update: &[u8], structs: &StructStore) -> Vec<Released> {
+        let mut due = Vec::new();
+        if self.deletions.is_empty() {
+            return due;
+        }
+        for client in update_ranges(update).map(|range| range.client) {
+            let known = structs.clock(client);
+            let ranges = (client, 0)..(client, known);
+            while let Some((&(_, start), &(end, source))) = self.deletions.range(ranges.clone()).next() {
+                self.deletions.remove(&(client, start));
+                let deleted: Range<u64> = start..end.min(known);
+                let deletions: [Deletions; 1] = [(client, vec![deleted])];
+                due.push(Released { update: write_parts(&[], &deletions).into(), source });
+                if end > known {
+                    self.add_deletion(client, known..end, source);
+                }
+            }
+        }
+        due
+    }
+
+    /// Records that something that was pending was applied.
+    pub(super) fn push_released(&mut self, released: Released) {
+        self.released.push(released);
+    }
+
+    pub(super) fn take_released(&mut self) -> Vec<Released> {
+        std::mem::take(&mut self.released)
+    }
+
+    /// Everything that is pending, as updates: the structs in order of arrival, then the deletions.
+    pub(super) fn updates(&self) -> Vec<Bytes> {
+        let mut updates: Vec<Bytes> =
+            self.entries.values().map(|entry| write_parts(&[entry.part()], &[]).into()).collect();
+        let mut deletions: Vec<Deletions> = Vec::new();
+        // The first client of a delete set is the largest, as Yjs writes it; the ranges of each ascend.
+        for (&(client, start), &(end, _)) in &self.deletions {
+            match deletions.last_mut().filter(|(last, _)| *last == client) {
+                Some((_, ranges)) if ranges.last().is_some_and(|last| last.end >= start) => {
+                    ranges.last_mut().into_iter().for_each(|last| last.end = last.end.max(end));
+                }
+                Some((_, ranges)) => ranges.push(start..end),
+                None => deletions.push((client, vec![start..end])),
+            }
+        }
+        deletions.reverse();
+        updates.extend((!deletions.is_empty()).then(|| write_parts(&[], &deletions).into()));
+        updates
+    }
+}
+
+/// The half of a split update that can be applied now, as an update; `None` if it is empty.
+pub(super) fn ready_half(split: &Split<'_>) -> Option<Bytes> {
+    let update = write_parts(&split.ready, &split.ready_deletions);
+    (update[..] != EMPTY_UPDATE).then(|| update.into())
 }

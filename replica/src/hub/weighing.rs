@@ -5,12 +5,14 @@
 //! other updates may be weighed, and the document may be read or compacted.
 
 use bytes::Bytes;
+use syncline_protocol::update::split::{Split, split};
 use syncline_protocol::update::{
-    EMPTY_UPDATE, ScanError, ScanLimits, Structs, Verdict, delete_set, is_circular, verdict,
+    EMPTY_UPDATE, ScanError, ScanLimits, StateClock, Structs, Verdict, delete_set, is_circular, verdict,
 };
 use thiserror::Error;
 
 use super::HubDocument;
+use super::pending::ready_half;
 
 /// A full document is compacted for an update if at least 1/64 of its bytes arrived since the last compaction.
 const COMPACTION_SHARE: usize = 64;
@@ -22,21 +24,21 @@ pub struct HubLimits {
     pub bytes: usize,
     /// Number of clients that ever edited the document.
     pub clients: usize,
-    /// Number of pending updates.
-    pub pending_updates: usize,
-    /// Total size of the pending updates.
+    /// Number of pending entries: structs of one client that wait for the same thing.
+    pub pending_entries: usize,
+    /// Total size of what is pending.
     pub pending_bytes: usize,
 }
 
 impl HubLimits {
     /// No limits, for updates that were accepted before.
     pub(super) const NONE: Self =
-        Self { bytes: usize::MAX, clients: usize::MAX, pending_updates: usize::MAX, pending_bytes: usize::MAX };
+        Self { bytes: usize::MAX, clients: usize::MAX, pending_entries: usize::MAX, pending_bytes: usize::MAX };
 }
 
 impl Default for HubLimits {
     fn default() -> Self {
-        Self { pending_updates: 1_000, pending_bytes: 4 * 1024 * 1024, ..Self::NONE }
+        Self { pending_entries: 10_000, pending_bytes: 4 * 1024 * 1024, ..Self::NONE }
     }
 }
 
@@ -45,11 +47,12 @@ impl Default for HubLimits {
 pub enum Entered {
     /// The document already has everything in the update.
     Known,
-    /// The update changes the document, and may release pending updates.
+    /// The update changes the document, and may release what is pending. A part of it with missing dependencies is kept
+    /// pending.
     Changed,
     /// The update has missing dependencies and is kept pending.
     Pending,
-    /// The update has missing dependencies, but the limits for pending updates are reached: it is not entered.
+    /// A part of the update has missing dependencies, and the limits for what is pending are reached: it is not entered.
     NoRoom,
     /// The update would exceed a limit of the document: it is not entered.
     Full(Full),
@@ -78,16 +81,33 @@ pub enum Refused {
 }
 
 /// An update with what it would do to the document, from [`HubDocument::weigh`] for [`HubDocument::enter`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Weighed<'u> {
     pub(super) update: &'u Bytes,
     outcome: Entered,
+    /// The update in two halves, if a part of it has missing dependencies.
+    pub(super) split: Option<Box<Split<'u>>>,
 }
 
-impl Weighed<'_> {
+impl<'u> Weighed<'u> {
     /// What entering it does.
     pub fn outcome(&self) -> Entered {
         self.outcome
+    }
+
+    /// The update.
+    pub fn update(&self) -> &'u Bytes {
+        self.update
+    }
+
+    /// True if a part of the update has missing dependencies.
+    pub fn is_split(&self) -> bool {
+        self.split.is_some()
+    }
+
+    /// The part of the update that has no missing dependencies, as an update, if there is another part.
+    pub fn ready(&self) -> Option<Bytes> {
+        self.split.as_deref().and_then(ready_half)
     }
 }
 
@@ -98,7 +118,7 @@ impl HubDocument {
     /// # Errors
     /// When no reader could ever decode or integrate the update.
     pub fn weigh<'u>(&self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
-        let weighed = |outcome| Ok(Weighed { update, outcome });
+        let weighed = |outcome| Ok(Weighed { update, outcome, split: None });
         if update[..] == EMPTY_UPDATE {
             return weighed(Entered::Known);
         }
@@ -111,26 +131,44 @@ impl HubDocument {
         if inserts && let Some(full) = self.exceeded_limit(update.len(), verdict.new_clients) {
             return weighed(Entered::Full(full));
         }
-        weighed(if is_pending {
-            self.weigh_pending(update)
-        } else if inserts || (verdict.deletes && !self.structs.knows_deletions_of(delete_set(update))) {
+        if is_pending {
+            let mut halves = split(update, &self.structs);
+            let outcome = self.weigh_halves(&mut halves);
+            return Ok(Weighed { update, outcome, split: Some(Box::new(halves)) });
+        }
+        weighed(if inserts || (verdict.deletes && !self.structs.knows_deletions_of(delete_set(update))) {
             Entered::Changed
         } else {
             Entered::Known
         })
     }
 
-    fn weigh_pending(&self, update: &Bytes) -> Entered {
-        let limits = &self.limits;
-        let pending = self.pending.as_deref();
-        let (updates, bytes) = pending.map_or((0, 0), |pending| (pending.entries().len(), pending.update_bytes()));
-        if pending.is_some_and(|pending| pending.contains(update)) {
-            Entered::Known
-        } else if updates >= limits.pending_updates || bytes + update.len() > limits.pending_bytes {
+    /// Leaves out of the halves what is pending already.
+    fn weigh_halves(&self, halves: &mut Split<'_>) -> Entered {
+        let (limits, pending) = (&self.limits, self.pending.as_deref());
+        pending.into_iter().for_each(|pending| pending.without_known(halves));
+        let parts = &halves.pending;
+        let ranges = || halves.pending_deletions.iter().map(|(_, ranges)| ranges.len());
+        let new_bytes = parts.iter().map(|(part, _)| part.bytes.len()).sum::<usize>() + ranges().sum::<usize>() * 10;
+        let (entries, bytes) = pending.map_or((0, 0), |pending| (pending.len(), pending.bytes()));
+        let is_over = entries + parts.len() > limits.pending_entries || bytes + new_bytes > limits.pending_bytes;
+        if new_bytes > 0 && is_over {
             Entered::NoRoom
-        } else {
+        } else if halves.inserts(&self.structs) || self.deletes_anything(halves) {
+            Entered::Changed
+        } else if new_bytes > 0 {
             Entered::Pending
+        } else {
+            Entered::Known
         }
+    }
+
+    fn deletes_anything(&self, halves: &Split<'_>) -> bool {
+        let mut ranges =
+            halves.ready_deletions.iter().flat_map(|(client, ranges)| ranges.iter().map(|range| (*client, range)));
+        ranges.any(|(client, range)| {
+            range.end > self.structs.clock(client) || !self.structs.is_deleted(client, range.clone())
+        })
     }
 
     /// The limit that `bytes` more and `clients` new clients would exceed.

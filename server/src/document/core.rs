@@ -15,7 +15,6 @@ mod awareness;
 mod joining;
 mod memory;
 mod native;
-mod pending_authors;
 mod refusal;
 mod registers;
 mod snapshot;
@@ -31,7 +30,6 @@ use syncline_protocol::native::Cursor;
 
 use self::acks::{AckReply, WaitingAck};
 use self::joining::DiffCache;
-use self::pending_authors::PendingAuthors;
 use self::registers::RegisterDecisions;
 use self::unsynced::UnsyncedCounter;
 use self::updates::Submitted;
@@ -86,6 +84,9 @@ struct LeaseState {
     native: bool,
     /// It was sent a step 1 and has not replied with a step 2.
     awaits_step2: bool,
+    /// Acks of updates that were not kept because too much is pending: they are due with the next step 2, which contains
+    /// them.
+    owed_acks: u64,
     /// Mirrors the client's counter of unsynced changes; `None` if its dialect has none.
     unsynced: Option<Box<UnsyncedCounter>>,
 }
@@ -131,8 +132,6 @@ pub struct Core {
     awareness: AwarenessStates,
     /// Cached encoding of all awareness states; kept only if it is large, dropped on every change.
     cached_awareness: Option<Arc<Frame>>,
-    /// Leases that sent the pending updates.
-    pending_authors: PendingAuthors,
     /// Decided states of versioned registers; `None` for the many documents without registers.
     decisions: Option<Box<RegisterDecisions>>,
     /// Acks waiting for the disk, by ascending sequence number.
@@ -161,7 +160,6 @@ impl Core {
             ended: BTreeSet::new(),
             awareness: AwarenessStates::with_limit(limits.awareness_bytes),
             cached_awareness: None,
-            pending_authors: PendingAuthors::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             diff_cache: DiffCache::default(),
@@ -215,6 +213,7 @@ impl Core {
             SessionEvent::Step1 { state_vector } => {
                 let must_ask = self.note_step1(lease, &state_vector);
                 self.step1(lease, &state_vector, effects);
+                self.push_pending(lease, effects);
                 if must_ask {
                     self.ask(lease, effects);
                 }
@@ -252,7 +251,6 @@ impl Core {
         let left = self.leases.remove(lease);
         self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
         self.ended.remove(&lease);
-        self.pending_authors.forget_lease(lease);
         self.remove_awareness(lease, effects);
     }
 

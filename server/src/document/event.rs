@@ -156,6 +156,9 @@ pub enum Outcome {
     Refused,
     /// Refused: the sender has read access only.
     Forbidden,
+    /// Refused: a part of it has missing dependencies, and too much is pending in the document. The other part was
+    /// accepted.
+    TooManyPending,
     /// Refused: it would exceed a size limit of the document.
     Full(Full),
     /// Not applied, but it inserts nothing new: a read-only client's reply to our step 1. It is not a promise
@@ -170,6 +173,9 @@ impl Outcome {
             Outcome::Saved | Outcome::Unneeded => None,
             Outcome::Refused => Some(Close::StorageFailed),
             Outcome::Forbidden => Some(Close::read_only()),
+            Outcome::TooManyPending => {
+                Some(Close::TooMany("too many pending updates with missing dependencies".into()))
+            }
             Outcome::Full(full) => Some(Close::DocumentFull(match full {
                 Full::Bytes => "document size limit reached; it can be read and deleted from".into(),
                 Full::Clients => {
@@ -251,6 +257,15 @@ pub enum Effect {
         /// The document's state vector, if requested or needed.
         state_vector: Option<Bytes>,
     },
+    /// An update with missing dependencies, for stock clients: each keeps it until the dependencies arrive.
+    Pending {
+        /// The receiver; `None` for all stock clients.
+        lease: Option<LeaseId>,
+        /// Lease to skip.
+        author: Option<LeaseId>,
+        /// The update.
+        frame: Arc<Frame>,
+    },
     /// A change that one native reader missed.
     Missed {
         /// The receiver.
@@ -316,6 +331,7 @@ impl Effect {
             | Effect::Diff { .. }
             | Effect::Opened { .. }
             | Effect::Missed { .. }
+            | Effect::Pending { .. }
             | Effect::Durable { .. }
             | Effect::Ack { .. }
             | Effect::Decided { .. }

@@ -194,10 +194,10 @@ impl Task {
     ) -> Result<Box<Self>, LoadError> {
         let Loaded { document: mut loaded, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
-        if loaded.document.pending().len() > 0 {
+        if loaded.document.pending_len() > 0 {
             warn!(
                 document = name.as_str(),
-                pending = loaded.document.pending().len(),
+                pending = loaded.document.pending_len(),
                 "the log contains pending updates with missing dependencies; every client is asked for them"
             );
         }

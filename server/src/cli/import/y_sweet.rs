@@ -51,7 +51,7 @@ fn read_document(path: &Path) -> anyhow::Result<Bytes> {
             .with_context(|| format!("{} holds an invalid Yjs v1 update", path.display()))?;
     }
     let mut document = HubDocument::load(0, &updates)?;
-    if document.pending().len() > 0 {
+    if document.pending_len() > 0 {
         bail!("{} holds updates that depend on edits missing in the file", path.display());
     }
     Ok(document.compact())

@@ -76,8 +76,21 @@ impl Core {
         let from_nothing = Known::default();
         let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
         effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) });
+        self.push_pending(lease, effects);
         self.push_durable(lease, effects);
         self.push_awareness_now(lease, effects);
+    }
+
+    /// Sends what is pending to a stock client that was brought up to date, as Yjs does in a step 2. Native clients
+    /// receive it when its dependencies are present.
+    pub(super) fn push_pending(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if self.leases.get(lease).is_none_or(|lease| lease.native) {
+            return;
+        }
+        effects.extend(self.document.pending().into_iter().map(|update| {
+            let frame = Frame::at(self.last, Message::Update(update));
+            Effect::Pending { lease: Some(lease), author: None, frame }
+        }));
     }
 
     /// True if handling this event takes milliseconds: it processes all of a large document.

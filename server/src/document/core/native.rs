@@ -30,7 +30,7 @@ impl Core {
         }
         // The client may have the missing dependencies of pending updates: it sends them once it gets the
         // state vector.
-        let sends_state_vector = wants_state_vector || self.document.pending().len() > 0;
+        let sends_state_vector = wants_state_vector || self.document.pending_len() > 0;
         let state_vector = sends_state_vector.then(|| self.document.state_vector());
         let missed = from.and_then(|from| self.recent.since(from.seq));
         let resume = if missed.is_some() { Resume::FromCursor } else { Resume::SendStateVector };

@@ -11,7 +11,7 @@ impl Core {
             return;
         }
         let (upto, update) = (self.last, self.document.compact());
-        for pending in self.document.pending().cloned().collect::<Vec<_>>() {
+        for pending in self.document.pending() {
             self.append(pending, effects);
         }
         effects.push(Effect::Snapshot { upto, update });

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::update::EMPTY_UPDATE;
-use syncline_replica::{Entered, Full, Refused, Weighed};
+use syncline_replica::{Entered, Full, Refused, Released, Weighed};
 
 use super::{AckReply, Core};
 use crate::document::event::{Effect, Origin, Outcome};
@@ -48,14 +48,17 @@ impl Core {
         match weighed.outcome() {
             Entered::Full(full) => effects.push(refuse(Outcome::Full(full), self.last)),
             Entered::NoRoom => {
-                let close = Close::TooMany("too many pending updates with missing dependencies".into());
-                self.close(lease, close, effects);
+                let ready = weighed.ready();
+                self.refuse_pending(lease, &submitted, ready, effects);
             }
             Entered::Known => {
                 let frame = Frame::at(self.last, Message::Update(update.clone()));
                 self.acknowledge(lease, &submitted, frame, effects);
             }
-            Entered::Changed | Entered::Pending => self.enter(lease, &submitted, weighed, effects),
+            Entered::Changed | Entered::Pending => {
+                let frame = self.enter(lease, weighed, effects);
+                self.acknowledge(lease, &submitted, frame, effects);
+            }
         }
     }
 
@@ -69,36 +72,80 @@ impl Core {
         Ok(weighed)
     }
 
-    /// Numbers, appends, applies, broadcasts and answers an update that is new.
-    fn enter(&mut self, lease: LeaseId, submitted: &Submitted, weighed: Weighed<'_>, effects: &mut Vec<Effect>) {
-        let pending_before = self.document.pending().len();
-        let frame = Frame::change(self.last.next(), submitted.update.clone());
+    /// Numbers, appends, applies and broadcasts an update that is new. Returns it as a message.
+    fn enter(&mut self, lease: LeaseId, weighed: Weighed<'_>, effects: &mut Vec<Effect>) -> Arc<Frame> {
+        let (pending_before, is_split) = (self.document.pending_len(), weighed.is_split());
+        let frame = Frame::change(self.last.next(), weighed.update().clone());
         if let Message::Update(update) = frame.message() {
             self.append(update.clone(), effects);
         }
-        self.document.enter(weighed);
-        if weighed.outcome() == Entered::Pending {
-            // It is in the log, so it is not lost; readers get it once it is integrated.
-            self.pending_authors.add(self.document.pending().last().cloned(), lease);
-            self.acknowledge(lease, submitted, frame, effects);
-            return self.ask_for_missing(lease, effects);
+        let added = self.document.enter(weighed, Some(lease.0));
+        if !is_split {
+            self.broadcast(Arc::clone(&frame), Some(lease), effects);
         }
-        self.broadcast(Arc::clone(&frame), Some(lease), effects);
-        for released in self.document.take_released() {
-            let author = self.pending_authors.remove(&released);
-            self.broadcast(Frame::at(self.last, Message::Update(released)), author, effects);
+        for Released { update, source } in self.document.take_released() {
+            let author = source.map(LeaseId).filter(|source| self.leases.get(*source).is_some());
+            self.broadcast(Frame::at(self.last, Message::Update(update)), author, effects);
+        }
+        // They are in the log, so they are not lost. Stock clients keep them, as they do with those of other servers.
+        for update in added {
+            let frame = Frame::at(self.last, Message::Update(update));
+            effects.push(Effect::Pending { lease: None, author: Some(lease), frame });
         }
         self.enforce_decisions(effects);
-        self.acknowledge(lease, submitted, frame, effects);
-        if self.document.pending().len() < pending_before {
+        if is_split {
+            self.ask_for_missing(lease, effects);
+        } else if self.document.pending_len() < pending_before {
             self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
+        }
+        frame
+    }
+
+    /// A part of the update has missing dependencies, and the document keeps no more of those. The other part,
+    /// `ready`, is entered. The update is not acknowledged: the client's next step 2 contains it, with what it
+    /// depends on if the client has that, and is asked for. Only a step 2 itself, and a native client, is told.
+    fn refuse_pending(
+        &mut self,
+        lease: LeaseId,
+        submitted: &Submitted,
+        ready: Option<Bytes>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Submitted { ref update, origin, batch } = *submitted;
+        if let Some(ready) = ready
+            && let Ok(weighed) = self.weigh(&ready)
+            && weighed.outcome() == Entered::Changed
+        {
+            self.enter(lease, weighed, effects);
+        }
+        let Some(state) = self.leases.get(lease) else { return };
+        if state.native {
+            let close = Close::TooMany("too many pending updates with missing dependencies".into());
+            return self.close(lease, close, effects);
+        }
+        if origin.is_step2() {
+            let outcome = Outcome::TooManyPending;
+            return effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
+        }
+        let must_ask = !state.awaits_step2;
+        let owed = self.acks_of(lease, update, origin);
+        if let Some(state) = self.leases.get_mut(lease) {
+            state.owed_acks += owed;
+        }
+        if must_ask {
+            self.ask(lease, effects);
         }
     }
 
     /// Acknowledges an update once everything so far is on disk. `frame` has the update as a message.
     fn acknowledge(&mut self, lease: LeaseId, submitted: &Submitted, frame: Arc<Frame>, effects: &mut Vec<Effect>) {
         let Submitted { ref update, origin, batch } = *submitted;
-        let acks = self.acks_of(lease, update, origin);
+        let mut acks = self.acks_of(lease, update, origin);
+        if origin.is_step2()
+            && let Some(state) = self.leases.get_mut(lease)
+        {
+            acks += std::mem::take(&mut state.owed_acks);
+        }
         let is_echoed = !origin.is_step2() || (update[..] != EMPTY_UPDATE && self.awareness.may_be_yjs14(lease));
         self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
     }

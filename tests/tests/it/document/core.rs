@@ -192,8 +192,10 @@ fn pending_update_is_kept_and_its_author_asked_once() {
     assert_eq!((appended(&effects), asks(&effects, A)), (1, 0), "asking for every update could loop forever");
     assert!(
         !effects.iter().any(|effect| matches!(effect, Effect::Broadcast { .. })),
-        "a pending update is not broadcast"
+        "a pending update is not broadcast to clients that could not keep it"
     );
+    let keepers = |effect: &&Effect| matches!(effect, Effect::Pending { lease: None, author: Some(A), .. });
+    assert_eq!(effects.iter().filter(keepers).count(), 1, "but to those that can");
     let effects = handle(&mut core, change(A, &updates[0]));
     let broadcast: Vec<_> = effects
         .iter()
@@ -238,7 +240,7 @@ fn snapshot_appends_pending_updates_again() {
 
 #[test]
 fn pending_updates_are_bounded_and_other_authors_unaffected() {
-    let limits = HubLimits { pending_updates: 3, ..HubLimits::default() };
+    let limits = HubLimits { pending_entries: 3, ..HubLimits::default() };
     let mut core = new_core(limits);
     handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
     handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
@@ -252,7 +254,17 @@ fn pending_updates_are_bounded_and_other_authors_unaffected() {
     handle(&mut core, change(A, &lost[4]));
     handle(&mut core, change(A, &lost[3]));
     let effects = handle(&mut core, change(A, &lost[2]));
-    assert!(matches!(&effects[..], [Effect::Close { lease: A, close: Close::TooMany(_) }]), "refused and not logged");
+    assert!(effects.is_empty(), "not logged, not acknowledged, and the step 2 is on its way: {effects:?}");
+    handle(&mut core, change(A, &lost[1]));
+    let all = yrs::merge_updates_v1(&lost).unwrap();
+    let (last, origin) = (core.last().next(), Origin::Step2);
+    handle(&mut core, Event::Session(A, SessionEvent::Update { update: all.into(), origin, batch: 0 }));
+    let saved = acks(&handle(&mut core, Event::Durable { upto: last }));
+    assert_eq!(
+        saved.iter().filter(|ack| **ack == (A, Outcome::Saved)).count(),
+        3 + 2 + 1,
+        "with those not kept: {saved:?}"
+    );
 }
 
 #[test]

@@ -101,9 +101,14 @@ impl World {
     }
 
     fn take(&mut self, update: Bytes) {
+        let is_split = self.hub.weigh(&update).unwrap().is_split();
         self.hub.take(&update).unwrap();
-        self.hub.take_released();
-        self.tree.take(&update, &syncline_replica::PendingLimits::default()).unwrap();
+        // The tree receives what readers of the hub do.
+        let whole = (!is_split).then(|| update.clone());
+        let released = self.hub.take_released().into_iter().map(|released| released.update);
+        for update in whole.into_iter().chain(released) {
+            self.tree.take(&update, &syncline_replica::PendingLimits::default()).unwrap();
+        }
         self.log.push(update);
         self.compare();
     }
@@ -131,7 +136,7 @@ impl World {
         self.tree = Replica::load(self.log.iter().cloned()).unwrap();
         if self.random.random_bool(0.5) {
             self.hub.compact();
-            let stored: Vec<Bytes> = std::iter::once(self.hub.encode()).chain(self.hub.pending().cloned()).collect();
+            let stored: Vec<Bytes> = std::iter::once(self.hub.encode()).chain(self.hub.pending()).collect();
             self.hub = HubDocument::load(client, &stored).unwrap();
         }
         self.compare();
