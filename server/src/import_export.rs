@@ -38,7 +38,7 @@ impl Format {
 pub struct Exported {
     /// Contents of the file.
     pub bytes: Vec<u8>,
-    /// Number of pending updates, which depend on missing updates and are not in `bytes`.
+    /// Number of pending updates, which depend on missing updates. Readers of `bytes` keep them until those arrive.
     pub waiting: u64,
 }
 
@@ -88,7 +88,7 @@ pub fn too_large() -> String {
 /// Encodes a stored document as one update.
 pub fn export(stored: Stored) -> Result<Exported, PortableError> {
     let mut document = build(Some(stored))?;
-    Ok(Exported { bytes: document.compact().to_vec(), waiting: document.pending_len() as u64 })
+    Ok(Exported { waiting: document.pending_len() as u64, bytes: document.encode_all().to_vec() })
 }
 
 impl Exported {
@@ -96,7 +96,9 @@ impl Exported {
     /// time and memory: for command processes only, not for the server.
     pub fn into_format(mut self, format: Format) -> Result<Self, PortableError> {
         if format == Format::Json {
-            self.bytes = serde_json::to_vec_pretty(&to_json(&self.bytes)?).map_err(PortableError::NotJson)?;
+            // What is pending has no place in the tree yet.
+            let state = HubDocument::load(0, &[self.bytes.into()])?.encode();
+            self.bytes = serde_json::to_vec_pretty(&to_json(&state)?).map_err(PortableError::NotJson)?;
             self.bytes.push(b'\n');
         }
         Ok(self)

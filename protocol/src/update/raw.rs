@@ -281,6 +281,12 @@ pub fn write_gc(len: u64, out: &mut Vec<u8>) {
     write_var_uint(out, len);
 }
 
+/// Appends a skip: a gap in an update.
+pub fn write_skip(len: u64, out: &mut Vec<u8>) {
+    out.push(SKIP);
+    write_var_uint(out, len);
+}
+
 impl JoinPoint {
     /// Joins `more` to the last struct in `out`, which begins at `at`. `more` must continue it.
     pub fn join(&mut self, more: &RawStruct<'_>, at: usize, out: &mut Vec<u8>) {

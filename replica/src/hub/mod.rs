@@ -219,6 +219,12 @@ impl HubDocument {
         self.structs.encode()
     }
 
+    /// The whole state as one v1 update, with what is pending behind skips, as Yjs encodes a document. Compacts the document.
+    pub fn encode_all(&mut self) -> Bytes {
+        let state = self.compact();
+        self.pending.as_ref().map_or_else(|| state.clone(), |pending| pending.append_to(&state))
+    }
+
     /// Drops deleted content, joins adjacent structs, and returns the whole state as one v1 update. The document shares the
     /// memory of the result.
     pub fn compact(&mut self) -> Bytes {

@@ -13,7 +13,7 @@ use std::hash::BuildHasher;
 use std::ops::Range;
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::{RawSection, RawStruct};
+use syncline_protocol::update::raw::{RawSection, RawStruct, RawUpdate, read_delete_set, write_skip};
 use syncline_protocol::update::split::{Advance, Deletions, Need, Part, Split, advance, write_parts};
 use syncline_protocol::update::{EMPTY_UPDATE, StateClock, update_ranges};
 
@@ -281,6 +281,77 @@ impl Pending {
         updates.extend((!deletions.is_empty()).then(|| write_parts(&[], &deletions).into()));
         updates
     }
+
+    /// A complete state with everything that is pending, as one update: the structs behind a gap follow a skip.
+    pub(super) fn append_to(&self, state: &[u8]) -> Bytes {
+        let mut raw = RawUpdate::new(state);
+        let mut sections: BTreeMap<u64, Section> = BTreeMap::new();
+        while let Some(begin) = raw.section() {
+            let mut end = begin.clone();
+            end.by_ref().for_each(drop);
+            raw.resume_after(&end);
+            let bytes = begin.rest()[..begin.rest().len() - end.rest().len()].to_vec();
+            let RawSection { client, clock, left: structs, .. } = begin;
+            sections.insert(client, Section { clock, end: end.clock, structs, bytes });
+        }
+        let mut entries: Vec<&Entry> = self.entries.values().collect();
+        entries.sort_unstable_by_key(|entry| (entry.client, entry.clock));
+        for part in entries.into_iter().map(Entry::part) {
+            let empty = || Section { clock: part.clock, end: part.clock, structs: 0, bytes: Vec::new() };
+            sections.entry(part.client).or_insert_with(empty).append(&part);
+        }
+        let mut deleted: BTreeMap<u64, Vec<Range<u64>>> = BTreeMap::new();
+        read_delete_set(raw.rest(), |client, range| deleted.entry(client).or_default().push(range)).ok();
+        for (&(client, start), &(end, _)) in &self.deletions {
+            deleted.entry(client).or_default().push(start..end);
+        }
+        let parts: Vec<Part<'_>> = sections.iter().rev().map(|(client, section)| section.part(*client)).collect();
+        let deletions: Vec<Deletions> =
+            deleted.into_iter().rev().map(|(client, ranges)| (client, joined(ranges))).collect();
+        write_parts(&parts, &deletions).into()
+    }
+}
+
+/// One client in an update that is being written.
+struct Section {
+    clock: u64,
+    end: u64,
+    structs: u64,
+    bytes: Vec<u8>,
+}
+
+impl Section {
+    fn part(&self, client: u64) -> Part<'_> {
+        let Self { clock, end, structs, ref bytes } = *self;
+        Part { client, clock, end, structs, bytes }
+    }
+
+    /// Appends a part that begins at the end or behind it. One that overlaps is a second version of the same clocks: readers
+    /// keep the first.
+    fn append(&mut self, part: &Part<'_>) {
+        if part.clock < self.end {
+            return;
+        }
+        if part.clock > self.end {
+            write_skip(part.clock - self.end, &mut self.bytes);
+            self.structs += 1;
+        }
+        self.bytes.extend_from_slice(part.bytes);
+        (self.structs, self.end) = (self.structs + part.structs, part.end);
+    }
+}
+
+/// The same clocks as ascending ranges that do not touch.
+fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut().filter(|last| last.end >= range.start) {
+            Some(last) => last.end = last.end.max(range.end),
+            None => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// The half of a split update that can be applied now, as an update; `None` if it is empty.

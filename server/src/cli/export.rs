@@ -49,7 +49,7 @@ pub fn export(args: &ExportArgs, out: &mut impl Write) -> anyhow::Result<()> {
     if exported.waiting > 0 {
         let waiting = exported.waiting;
         eprintln!(
-            "syncline: {waiting} pending updates of {document:?} depend on missing updates; they are not in the export"
+            "syncline: {waiting} pending updates of {document:?} depend on missing updates; readers of the export show them when those arrive"
         );
     }
     match &args.output {

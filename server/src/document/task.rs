@@ -204,6 +204,7 @@ impl Task {
         loaded.document.count_superseded(options.superseded.clone());
         let Cursor { epoch, seq: last } = loaded.newest;
         debug!(document = name.as_str(), seq = %last, records, "document loaded");
+        let (pending_records, pending_bytes) = (loaded.document.pending_len() as u64, loaded.document.pending_bytes());
         let limits = CoreLimits { hub: options.hub_limits, awareness_bytes: options.awareness_bytes };
         let core = Core::new(loaded, limits);
         let mut readers = Readers::new(Arc::clone(&metrics));
@@ -218,8 +219,9 @@ impl Task {
             metrics,
             effects: Vec::new(),
             outgoing: OutgoingFrames::default(),
-            records_since_snapshot: records,
-            bytes_since_snapshot: record_bytes,
+            // What is pending stays in the records.
+            records_since_snapshot: records.saturating_sub(pending_records),
+            bytes_since_snapshot: record_bytes.saturating_sub(pending_bytes),
             snapshot_bytes,
             next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
             active: Instant::now(),
@@ -293,10 +295,17 @@ impl Task {
 
     /// Writes a snapshot if it is worth it, and waits until everything is on disk.
     async fn finish(&mut self) {
-        if self.records_since_snapshot >= self.options.compaction.idle_records && !self.options.give_up.is_cancelled() {
+        if self.is_worth_compacting(self.options.compaction.idle_records) && !self.options.give_up.is_cancelled() {
             self.compact().await;
         }
         self.settle().await;
+    }
+
+    /// True if at least `records` follow the last snapshot. What is pending is written again by each snapshot: the more it
+    /// is, the more records are kept before the next.
+    fn is_worth_compacting(&self, records: u64) -> bool {
+        let pending = (self.core.pending_bytes() / SNAPSHOT_BYTES_PER_RECORD) as u64;
+        self.records_since_snapshot >= records.max(pending)
     }
 
     /// The next time at which there may be work without an event.
@@ -332,7 +341,7 @@ impl Task {
 
     /// Frees memory after a quiet period; a snapshot makes the next load fast.
     async fn free_memory(&mut self) {
-        if self.records_since_snapshot >= self.options.compaction.idle_records {
+        if self.is_worth_compacting(self.options.compaction.idle_records) {
             self.compact().await;
         }
         self.handle(Event::MakeDormant);
@@ -380,7 +389,8 @@ impl Task {
         }
         let Compaction { records, bytes, .. } = self.options.compaction;
         let records = records.max((self.snapshot_bytes / SNAPSHOT_BYTES_PER_RECORD) as u64);
-        if self.records_since_snapshot >= records || self.bytes_since_snapshot >= bytes.max(self.snapshot_bytes) {
+        let bytes = bytes.max(self.snapshot_bytes + self.core.pending_bytes());
+        if self.is_worth_compacting(records) || self.bytes_since_snapshot >= bytes {
             Box::pin(self.compact()).await;
         }
         self.report_usage();

@@ -39,6 +39,7 @@ mod operator {
 
 /// The replica against yrs: the same updates, the same document.
 mod replica {
+    mod halves;
     mod hub_registers;
     mod resting;
     mod scanner;

@@ -50,11 +50,7 @@ fn read_document(path: &Path) -> anyhow::Result<Bytes> {
         scan_update(update, &ScanLimits::default())
             .with_context(|| format!("{} holds an invalid Yjs v1 update", path.display()))?;
     }
-    let mut document = HubDocument::load(0, &updates)?;
-    if document.pending_len() > 0 {
-        bail!("{} holds updates that depend on edits missing in the file", path.display());
-    }
-    Ok(document.compact())
+    Ok(HubDocument::load(0, &updates)?.encode_all())
 }
 
 /// The map's keys and values. `None`: the file is not such a map.

@@ -23,6 +23,11 @@ impl Core {
         self.document.compact();
     }
 
+    /// Approximate size of what is pending: each snapshot writes it again.
+    pub fn pending_bytes(&self) -> usize {
+        self.document.pending_bytes()
+    }
+
     /// True if there is no deleted content to drop.
     pub fn is_dormant(&self) -> bool {
         self.document.is_compact()

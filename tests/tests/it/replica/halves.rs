@@ -1,0 +1,172 @@
+//! Updates of which a part has missing dependencies: the other part is applied, in whatever order updates arrive.
+//! The random test prints its seed; `SYNCLINE_SEED=<seed>` replays it.
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use syncline_protocol::update::{ScanLimits, scan_update};
+use syncline_replica::{Entered, HubDocument, HubLimits};
+use yrs::updates::decoder::Decode;
+use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
+
+/// One update for each of these insertions at the end of the text `text`.
+fn typed(client: u64, parts: &[&str]) -> Vec<Bytes> {
+    let doc = Doc::with_client_id(client);
+    let text = doc.get_or_insert_text("text");
+    let insert = |part: &&str| {
+        let mut txn = doc.transact_mut();
+        let end = text.len(&txn);
+        text.insert(&mut txn, end, part);
+        txn.encode_update_v1().into()
+    };
+    parts.iter().map(insert).collect()
+}
+
+fn merged(updates: &[&Bytes]) -> Bytes {
+    yrs::merge_updates_v1(updates).unwrap().into()
+}
+
+fn text_of(hub: &HubDocument) -> String {
+    let doc = Doc::new();
+    let text = doc.get_or_insert_text("text");
+    doc.transact_mut().apply_update(Update::decode_v1(&hub.encode()).unwrap()).unwrap();
+    text.get_string(&doc.transact())
+}
+
+#[test]
+fn one_foreign_pending_struct_hides_nothing_else() {
+    let (own, foreign) = (typed(1, &["own "]), typed(2, &["lost", "late"]));
+    let mut hub = HubDocument::default();
+    assert_eq!(hub.take(&merged(&[&own[0], &foreign[1]])), Ok(Entered::Changed));
+    assert_eq!((text_of(&hub).as_str(), hub.pending_len()), ("own ", 1));
+    let released = hub.take_released();
+    assert_eq!(
+        released.iter().map(|released| &released.update).collect::<Vec<_>>(),
+        [&own[0]],
+        "readers get this part"
+    );
+    // As a stock client does at each connection.
+    assert_eq!(hub.take(&merged(&[&own[0], &foreign[1]])), Ok(Entered::Known), "it is not kept twice");
+    assert_eq!(hub.take(&foreign[0]), Ok(Entered::Changed));
+    assert_eq!(hub.pending_len(), 0);
+    assert!(text_of(&hub).contains("lostlate"), "{}", text_of(&hub));
+}
+
+#[test]
+fn halves_that_wait_for_each_other_are_resolved() {
+    let (c, d) = (typed(3, &["c1", "c2"]), typed(4, &["d1", "d2"]));
+    let mut hub = HubDocument::default();
+    assert_eq!(hub.take(&merged(&[&c[0], &d[1]])), Ok(Entered::Changed));
+    assert_eq!(hub.take(&merged(&[&c[1], &d[0]])), Ok(Entered::Changed));
+    assert_eq!(hub.pending_len(), 0);
+    let text = text_of(&hub);
+    assert!(text.contains("c1c2") && text.contains("d1d2"), "{text}");
+}
+
+#[test]
+fn typing_behind_a_gap_is_one_entry() {
+    let updates = typed(5, &["x"; 3_000]);
+    let mut hub = HubDocument::default();
+    hub.limit(HubLimits::default());
+    for update in &updates[1..] {
+        assert_eq!(hub.take(update), Ok(Entered::Pending));
+    }
+    assert_eq!(hub.pending_len(), 1);
+    assert_eq!(hub.take(&updates[0]), Ok(Entered::Changed));
+    assert_eq!((hub.pending_len(), text_of(&hub).len()), (0, 3_000));
+}
+
+#[test]
+fn what_is_pending_survives_a_restart() {
+    let (c, d) = (typed(6, &["c1", "c2", "c3"]), typed(7, &["d1", "d2"]));
+    let mut hub = HubDocument::default();
+    hub.take(&merged(&[&c[0], &c[2], &d[1]])).unwrap();
+    let stored: Vec<Bytes> = std::iter::once(hub.compact()).chain(hub.pending()).collect();
+    let mut hub = HubDocument::load(1, &stored).unwrap();
+    assert_eq!((text_of(&hub).as_str(), hub.pending_len()), ("c1", 2));
+    hub.take(&merged(&[&c[1], &d[0]])).unwrap();
+    assert_eq!((text_of(&hub).len(), hub.pending_len()), (10, 0));
+}
+
+/// Some clients type, delete and receive; a hub gets any of their updates, merged in any groups, with gaps.
+fn check(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let docs: Vec<Doc> = (1..=4).map(Doc::with_client_id).collect();
+    let mut updates: Vec<Bytes> = Vec::new();
+    for _ in 0..60 {
+        let doc = &docs[random.random_range(0..docs.len())];
+        let text = doc.get_or_insert_text("text");
+        let mut txn = doc.transact_mut();
+        let len = text.len(&txn);
+        if len > 2 && random.random_bool(0.3) {
+            let at = random.random_range(0..len - 1);
+            text.remove_range(&mut txn, at, random.random_range(1..=(len - at).min(3)));
+        } else {
+            text.insert(&mut txn, random.random_range(0..=len), "ab");
+        }
+        updates.push(txn.encode_update_v1().into());
+        drop(txn);
+        let (from, to) = (random.random_range(0..docs.len()), random.random_range(0..docs.len()));
+        if from != to && random.random_bool(0.4) {
+            let known = docs[to].transact().state_vector();
+            let update = docs[from].transact().encode_diff_v1(&known);
+            docs[to].transact_mut().apply_update(Update::decode_v1(&update).unwrap()).unwrap();
+        }
+    }
+    let mut groups: Vec<Bytes> = Vec::new();
+    let mut order: Vec<&Bytes> = updates.iter().collect();
+    order.shuffle(&mut random);
+    while !order.is_empty() {
+        let count = random.random_range(1..=order.len().min(5));
+        groups.push(merged(&order.drain(..count).collect::<Vec<_>>()));
+    }
+    let mut hub = HubDocument::new(9);
+    let mut released = Vec::new();
+    for (number, group) in groups.iter().enumerate() {
+        let is_split = hub.weigh(group).unwrap().is_split();
+        hub.take(group).unwrap();
+        released.extend((!is_split).then(|| group.clone()));
+        released.extend(hub.take_released().into_iter().map(|released| released.update));
+        // The same updates in another order.
+        let mut others: Vec<Bytes> = groups[..=number].to_vec();
+        others.shuffle(&mut random);
+        let other = HubDocument::load(9, &others).unwrap();
+        assert_eq!(text_of(&hub), text_of(&other), "SYNCLINE_SEED={seed}: after {number} of {}", groups.len());
+        assert_eq!(hub.state_vector(), other.state_vector(), "SYNCLINE_SEED={seed}");
+    }
+    assert_eq!(hub.pending_len(), 0, "SYNCLINE_SEED={seed}");
+    let all = Doc::new();
+    let text = all.get_or_insert_text("text");
+    for update in &released {
+        let mut txn = all.transact_mut();
+        txn.apply_update(Update::decode_v1(update).unwrap()).unwrap();
+        assert!(txn.store().pending_update().is_none(), "SYNCLINE_SEED={seed}: readers never have to wait");
+    }
+    assert_eq!(text.get_string(&all.transact()), text_of(&hub), "SYNCLINE_SEED={seed}");
+    let state = all.transact().encode_state_as_update_v1(&StateVector::default());
+    assert!(hub.knows(&state), "SYNCLINE_SEED={seed}");
+}
+
+#[test]
+fn order_and_grouping_of_updates_make_no_difference() {
+    let seed = std::env::var("SYNCLINE_SEED").ok().map(|seed| seed.parse().expect("SYNCLINE_SEED is a number"));
+    for _ in 0..if seed.is_some() { 1 } else { 40 } {
+        check(seed.unwrap_or_else(rand::random));
+    }
+}
+
+#[test]
+fn encoding_of_everything_holds_what_is_pending() {
+    let (c, d, e) = (typed(6, &["c1", "c2", "c3"]), typed(7, &["d1", "d2"]), typed(8, &["e1", "e2"]));
+    let mut hub = HubDocument::default();
+    hub.take(&merged(&[&c[0], &c[2], &d[1], &e[0]])).unwrap();
+    let all = hub.encode_all();
+    assert!(scan_update(&all, &ScanLimits::default()).is_ok());
+    let mut again = HubDocument::load(1, &[all]).unwrap();
+    assert_eq!((again.pending(), again.encode()), (hub.pending(), hub.encode()));
+    for hub in [&mut hub, &mut again] {
+        hub.take(&merged(&[&c[1], &d[0], &e[1]])).unwrap();
+    }
+    assert_eq!((hub.pending_len(), hub.encode_all()), (0, again.encode_all()));
+}
