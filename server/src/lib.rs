@@ -22,4 +22,4 @@ pub mod server;
 pub mod session;
 
 pub use config::Config;
-pub use server::{ListenError, Listener, Server};
+pub use server::{Connections, ListenError, Listener, Server};

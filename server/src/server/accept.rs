@@ -1,10 +1,13 @@
 //! Handles a connection from its first byte until it is a session. The common WebSocket handshake is made here;
-//! hyper handles everything else, so its memory is not held by sessions.
+//! hyper handles everything else, so its memory is not held by sessions. Nothing here names TCP: any [`Stream`] will do.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,9 +17,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, join};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
@@ -26,18 +27,18 @@ use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
 use crate::http::origin::{AllowedOrigins, ForeignOrigin};
 use crate::ids::{SessionId, UserId};
 use crate::limits::Unfinished;
-use crate::session;
+use crate::session::{self, Stream};
 
 /// How long a client may take to send its request headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Initial buffer size, enough for a typical request head. The buffer grows if needed.
-const TYPICAL_HEAD_BYTES: usize = 1024;
+/// Bytes per read of a request head; a typical head is smaller.
+const HEAD_READ_BYTES: usize = 2048;
 
 /// A socket for hyper: first yields the bytes that were already read.
-type Replayed = Join<Chain<io::Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
+type Replayed<S> = Join<Chain<io::Cursor<Bytes>, ReadHalf<S>>, WriteHalf<S>>;
 
 /// Runs a connection until it has ended or become a session.
-pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+pub(super) async fn run<S: Stream>(mut socket: S, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
     let cut = unfinished.cut();
     let mut read = BytesMut::new();
     let upgrade = tokio::select! {
@@ -60,18 +61,14 @@ pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unf
 
 /// Makes the WebSocket handshake; `None` if the client sends any other request. Bytes after the handshake, or
 /// of the other request, are left in `read`.
-async fn upgrade(socket: &mut TcpStream, read: &mut BytesMut, origins: &AllowedOrigins) -> io::Result<Option<Upgrade>> {
+async fn upgrade<S: Stream>(
+    socket: &mut S,
+    read: &mut BytesMut,
+    origins: &AllowedOrigins,
+) -> io::Result<Option<Upgrade>> {
     loop {
-        // Waits for data before a buffer is allocated.
-        socket.readable().await?;
         let seen = read.len();
-        read.reserve(TYPICAL_HEAD_BYTES);
-        match socket.try_read_buf(read) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
-        }
+        read_some(socket, read).await?;
         match handshake::look(read, seen) {
             Head::Partial => {}
             Head::Other => return Ok(None),
@@ -85,6 +82,19 @@ async fn upgrade(socket: &mut TcpStream, read: &mut BytesMut, origins: &AllowedO
             }
         }
     }
+}
+
+/// Appends what has arrived to `read`. While it waits, it holds no buffer.
+async fn read_some<S: Stream>(socket: &mut S, read: &mut BytesMut) -> io::Result<()> {
+    poll_fn(|cx| {
+        let mut bytes = [0; HEAD_READ_BYTES];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut *socket).poll_read(cx, &mut buffer))?;
+        read.extend_from_slice(buffer.filled());
+        let is_end = buffer.filled().is_empty();
+        Poll::Ready(if is_end { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+    })
+    .await
 }
 
 /// Identifies the new session of an upgraded connection.
@@ -114,16 +124,16 @@ struct HttpConnection {
 }
 
 /// Serves requests other than the common WebSocket handshake.
-async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+async fn serve_http<S: Stream>(socket: S, read: Bytes, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
     let context = Arc::clone(&shared.context);
     let cut = unfinished.cut();
     let connection = HttpConnection { peer, unfinished: Mutex::new(Some(unfinished)), shared };
     let service = service_fn(move |request| {
-        let response = respond(request, &connection);
+        let response = respond::<S>(request, &connection);
         async move { Ok::<_, Infallible>(response) }
     });
-    let (reading, writing) = socket.into_split();
-    let replayed: Replayed = join(io::Cursor::new(read).chain(reading), writing);
+    let (reading, writing) = split(socket);
+    let replayed: Replayed<S> = join(io::Cursor::new(read).chain(reading), writing);
     let serve = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -137,7 +147,7 @@ async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished
     }
 }
 
-fn respond(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
+fn respond<S: Stream>(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
     let shared = &connection.shared;
     if !is_upgrade(&request) {
         return http::answer(request.method(), request.uri().path(), &shared.path_prefix, request.headers(), || {
@@ -164,7 +174,7 @@ fn respond(mut request: Request<Incoming>, connection: &HttpConnection) -> Respo
     let unfinished = connection.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
     let (peer, headers, shared) = (connection.peer, request.into_parts().0.headers, Arc::clone(shared));
     connection.shared.sessions.spawn(async move {
-        let Some((socket, read)) = upgraded(upgrade).await else {
+        let Some((socket, read)) = upgraded::<S>(upgrade).await else {
             return debug!(%peer, "the connection ended during the upgrade");
         };
         let session = new_session(path, &headers, peer, unfinished, &shared);
@@ -184,14 +194,15 @@ fn refuse_origin(foreign: &ForeignOrigin, connection: &HttpConnection) -> Respon
 }
 
 /// The socket after an upgrade by hyper, and the bytes that were read but not used by hyper.
-async fn upgraded(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<Replayed>>().ok()?;
+async fn upgraded<S: Stream>(upgrade: OnUpgrade) -> Option<(S, Bytes)> {
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Replayed<S>>>().ok()?;
     let (reading, writing) = parts.io.into_inner().into_inner();
     let (before, reading) = reading.into_inner();
     let at = usize::try_from(before.position()).ok()?;
     let unread = before.into_inner();
     let read = if at < unread.len() { [&parts.read_buf, &unread[at..]].concat().into() } else { parts.read_buf };
-    Some((reading.reunite(writing).ok()?, read))
+    // Both are halves of the same socket: they were split in `serve_http`.
+    Some((reading.unsplit(writing), read))
 }
 
 fn is_upgrade(request: &Request<Incoming>) -> bool {

@@ -63,7 +63,7 @@ use self::reader::{ReadEnd, Reader};
 pub use self::shutdown::Stop;
 use self::timers::{Liveness, Timers};
 use self::users::SessionUsers;
-pub use self::wire::{Socket, Wire};
+pub use self::wire::{Socket, Stream, Wire};
 use self::writer::SharedWriter;
 use crate::auth::Authorize;
 use crate::ids::{SessionId, UserId};

@@ -78,5 +78,6 @@ mod server {
     mod saved;
     mod slow_reader;
     mod stopping;
+    mod streams;
     mod user_limits;
 }
