@@ -1,11 +1,16 @@
-//! Access control: turns a token into a grant and an optional user, whenever a session opens a document or sends
-//! a new token for it. Only this module decides on access.
+//! Access control: turns a token, or anything else that a client sent with its handshake, into a grant and an optional
+//! user, whenever a session opens a document or sends a new token for it. Only this module decides on access.
 
+mod handshake;
+
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use syncline_protocol::ids::DocumentName;
 
+pub use self::handshake::Handshake;
 use crate::ids::UserId;
 
 /// Access that a session has to a document.
@@ -32,13 +37,65 @@ impl From<Grant> for Admission {
     }
 }
 
-/// A request to open a document.
-#[derive(Debug, Clone)]
+/// The wire protocol of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// npm `y-websocket`: one document, named by the path.
+    YWebsocket,
+    /// npm `@hocuspocus/provider`: many documents, each with its own token.
+    Hocuspocus,
+    /// The client of this project: many documents, each with its own token.
+    Native,
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dialect::YWebsocket => "y-websocket",
+            Dialect::Hocuspocus => "Hocuspocus",
+            Dialect::Native => "native",
+        })
+    }
+}
+
+/// A request to open a document. Its `Debug` output omits the token.
+///
+/// The token is what each dialect calls so. An authorizer that expects it elsewhere reads the handshake:
+///
+/// ```
+/// use syncline_server::auth::AccessRequest;
+///
+/// /// A token from the client, else the one that a reverse proxy has put into a cookie.
+/// fn token(request: &AccessRequest) -> Option<String> {
+///     let cookie = || {
+///         let cookies = request.handshake.headers().get("cookie")?.to_str().ok()?;
+///         cookies.split("; ").find_map(|cookie| cookie.strip_prefix("session=")).map(str::to_owned)
+///     };
+///     request.token.clone().or_else(cookie)
+/// }
+/// ```
+#[derive(Clone)]
 pub struct AccessRequest {
     /// The document to open.
     pub document: DocumentName,
-    /// The token as the client sent it; `None` if it sent none (y-websocket never does).
+    /// The token as the client sent it. y-websocket: the URL's parameter `token` (`params: { token }`); Hocuspocus and
+    /// native: the token in the message that opens the document. `None` if it sent none.
     pub token: Option<String>,
+    /// The session's wire protocol.
+    pub dialect: Dialect,
+    /// The request that began the session: address, query and headers.
+    pub handshake: Arc<Handshake>,
+}
+
+impl fmt::Debug for AccessRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessRequest")
+            .field("document", &self.document)
+            .field("has_token", &self.token.is_some())
+            .field("dialect", &self.dialect)
+            .field("handshake", &self.handshake)
+            .finish()
+    }
 }
 
 /// The pending decision. `Err` holds the reason that is sent to the client.
@@ -48,6 +105,13 @@ pub type Access = Pin<Box<dyn Future<Output = Result<Admission, String>> + Send>
 pub trait Authorize: Send + Sync + 'static {
     /// Decides on one request. Called when a session opens a document, and again for each further token.
     fn authorize(&self, request: AccessRequest) -> Access;
+
+    /// False if no decision needs what came with the handshake. Sessions then do not keep it: the query and the headers
+    /// of [`AccessRequest::handshake`] are empty, and y-websocket sessions have no token. If true, y-websocket sessions
+    /// keep it until they have opened their document, others until they end, because they may open further ones.
+    fn reads_handshake(&self) -> bool {
+        true
+    }
 }
 
 /// Lets everyone read and write: for a trusted network, or behind a proxy that controls access.
@@ -57,5 +121,9 @@ pub struct OpenToAll;
 impl Authorize for OpenToAll {
     fn authorize(&self, _request: AccessRequest) -> Access {
         Box::pin(std::future::ready(Ok(Grant::ReadWrite.into())))
+    }
+
+    fn reads_handshake(&self) -> bool {
+        false
     }
 }

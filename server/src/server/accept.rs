@@ -15,13 +15,14 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::{Shared, readiness};
+use crate::auth::Handshake;
 use crate::http;
 use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
 use crate::http::origin::{AllowedOrigins, ForeignOrigin};
@@ -47,8 +48,9 @@ pub(super) async fn run<S: Stream>(mut socket: S, peer: SocketAddr, unfinished: 
         () = cut.cancelled() => return debug!(%peer, "cut to make room: the client had not sent a request"),
     };
     match upgrade {
-        Ok(Ok(Some(Upgrade { path, headers, .. }))) => {
-            let session = new_session(path, &headers, peer, Some(unfinished), &shared);
+        Ok(Ok(Some(upgrade))) => {
+            let Upgrade { uri, headers, .. } = *upgrade;
+            let session = new_session(&uri, headers, peer, Some(unfinished), &shared);
             let context = Arc::clone(&shared.context);
             shared.sessions.spawn(session::run(socket, read.freeze(), session, context));
         }
@@ -65,7 +67,7 @@ async fn upgrade<S: Stream>(
     socket: &mut S,
     read: &mut BytesMut,
     origins: &AllowedOrigins,
-) -> io::Result<Option<Upgrade>> {
+) -> io::Result<Option<Box<Upgrade>>> {
     loop {
         let seen = read.len();
         read_some(socket, read).await?;
@@ -99,8 +101,8 @@ async fn read_some<S: Stream>(socket: &mut S, read: &mut BytesMut) -> io::Result
 
 /// Identifies the new session of an upgraded connection.
 fn new_session(
-    path: String,
-    headers: &HeaderMap,
+    uri: &Uri,
+    headers: HeaderMap,
     peer: SocketAddr,
     unfinished: Option<Unfinished>,
     shared: &Shared,
@@ -110,9 +112,13 @@ fn new_session(
     let user = user.map(|user| String::from_utf8_lossy(user.as_bytes())).filter(|user| !user.is_empty());
     let user = user.map(|user| UserId::from(&*user));
     shared.context.metrics.sessions.inc();
-    let path = shared.path_prefix.strip(&path).to_owned();
+    let path = shared.path_prefix.strip(handshake::document_path(uri));
     debug!(session = %id, path, "session started");
-    session::Peer { id, path, address: peer.ip(), user, unfinished }
+    let mut handshake = Handshake::new(path, peer);
+    if shared.context.auth.reads_handshake() {
+        handshake = handshake.with(uri.query().unwrap_or_default(), headers);
+    }
+    session::Peer { id, handshake, user, unfinished }
 }
 
 /// A connection whose requests hyper reads.
@@ -169,15 +175,14 @@ fn respond<S: Stream>(mut request: Request<Incoming>, connection: &HttpConnectio
     if let Err(foreign) = shared.allow_origin.check(request.headers()) {
         return refuse_origin(&foreign, connection);
     }
-    let path = handshake::document_path(&request);
     let upgrade = hyper::upgrade::on(&mut request);
     let unfinished = connection.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let (peer, headers, shared) = (connection.peer, request.into_parts().0.headers, Arc::clone(shared));
+    let (peer, parts, shared) = (connection.peer, request.into_parts().0, Arc::clone(shared));
     connection.shared.sessions.spawn(async move {
         let Some((socket, read)) = upgraded::<S>(upgrade).await else {
             return debug!(%peer, "the connection ended during the upgrade");
         };
-        let session = new_session(path, &headers, peer, unfinished, &shared);
+        let session = new_session(&parts.uri, parts.headers, peer, unfinished, &shared);
         session::run(socket, read, session, Arc::clone(&shared.context)).await;
     });
     response
@@ -209,3 +214,6 @@ fn is_upgrade(request: &Request<Incoming>) -> bool {
     let upgrade = request.headers().get(hyper::header::UPGRADE);
     upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
+
+#[cfg(test)]
+mod tests;

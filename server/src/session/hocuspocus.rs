@@ -26,7 +26,7 @@ use super::identity::log_refused;
 use super::offline_queue::OfflineQueue;
 use super::users::SessionUsers;
 use super::{Context, bad_message};
-use crate::auth::{AccessRequest, Admission, Grant};
+use crate::auth::{Admission, Dialect, Grant};
 use crate::document::frame::Framing;
 use crate::ids::{LeaseId, UserId};
 use crate::outbox::Outbox;
@@ -189,7 +189,7 @@ impl Hocuspocus {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
         };
-        let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
+        let request = self.users.request(&document, Some(token.to_owned()), Dialect::Hocuspocus);
         let rights = match self.context.auth.authorize(request).await {
             Ok(admission) => Rights::new(admission, &self.users),
             Err(reason) => Err(Close::Forbidden(reason.into())),
@@ -224,7 +224,7 @@ impl Hocuspocus {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
         };
-        let request = AccessRequest { document: document.clone(), token: None };
+        let request = self.users.request(&document, None, Dialect::Hocuspocus);
         let admission = match self.context.auth.authorize(request).await {
             Ok(admission) if admission.grant == Grant::ReadWrite => admission,
             _ => return self.store_early(address, frame),

@@ -16,7 +16,7 @@
 //! timers.rs         timers: pings, heartbeats, time limits
 //! rate_limit.rs     rate limit and unfinished messages
 //! identity.rs       what the log shows about a session
-//! users.rs          users that a session acts for
+//! users.rs          who a session acts for: its handshake and users
 //! shutdown.rs       all sessions, to close them when the server stops
 //! fuzzing.rs        fuzz target for the frame decoder
 //! ```
@@ -42,7 +42,6 @@ mod writer;
 mod ywebsocket;
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -65,7 +64,7 @@ use self::timers::{Liveness, Timers};
 use self::users::SessionUsers;
 pub use self::wire::{Socket, Stream, Wire};
 use self::writer::SharedWriter;
-use crate::auth::Authorize;
+use crate::auth::{Authorize, Handshake};
 use crate::ids::{SessionId, UserId};
 use crate::limits::{Gate, Unfinished};
 use crate::log_limit::LogLimit;
@@ -149,10 +148,8 @@ pub struct Context {
 pub struct Peer {
     /// Unique number of the session.
     pub id: SessionId,
-    /// The raw request path without its leading slash.
-    pub path: String,
-    /// The peer's address.
-    pub address: IpAddr,
+    /// The request that began the session.
+    pub handshake: Handshake,
     /// The user, as named by a trusted proxy.
     pub user: Option<UserId>,
     /// Its place among the connections that have not sent a first message.
@@ -173,14 +170,13 @@ pub fn run<S: Socket>(
     let writer = Arc::new(SharedWriter::new(wire));
     let sink = Arc::downgrade(&writer);
     let outbox = Arc::new(Outbox::with_sink(context.limits.outbox_bytes, Arc::clone(&context.outboxes), sink));
-    let Peer { id, path, address, user, mut unfinished } = peer;
+    let Peer { id, handshake, user, mut unfinished } = peer;
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
-    let path = path.into_boxed_str();
     let mut read_already = Box::<[u8]>::from(&read_already[..]);
-    let users = SessionUsers::new(&context.gate, address);
-    let seats = context.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
+    let users = SessionUsers::new(&context.gate, handshake);
+    let seats = context.gate.enter(users.address()).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());
     }
@@ -200,9 +196,9 @@ pub fn run<S: Socket>(
         let liveness = Liveness::default();
         let timers = pin!(sleep_until(Instant::now()));
         let mut timers = Timers::new(timers, &context, &liveness, &limiter);
-        let mut reader = Reader::new(&context, &outbox, &users, &path, &liveness, &limiter, &mut unfinished);
+        let mut reader = Reader::new(&context, &outbox, &users, &liveness, &limiter, &mut unfinished);
         let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut timers).await;
-        let session = SessionLabel { id, address, path: &path, refused_user: refused_user.as_ref() };
+        let session = SessionLabel { id, users: &users, refused_user: refused_user.as_ref() };
         if let Some(last_frame) = last_frame(&session, ended, &context) {
             Box::pin(close_gracefully(&mut frames, &writer, last_frame)).await;
         }
@@ -212,8 +208,7 @@ pub fn run<S: Socket>(
 /// Data of a session for its last log line.
 struct SessionLabel<'a> {
     id: SessionId,
-    address: IpAddr,
-    path: &'a str,
+    users: &'a SessionUsers,
     /// The user, if the session was refused because the user has too many connections.
     refused_user: Option<&'a UserId>,
 }
@@ -221,8 +216,10 @@ struct SessionLabel<'a> {
 impl SessionLabel<'_> {
     fn log(&self, close: &Close, identity: &SessionIdentity, context: &Context) {
         let SessionIdentity { dialect, document, documents, user } = identity;
-        let (session, address, code, reason) = (self.id, self.address, close.code(), &*close.reason());
-        let path = if document.is_none() { Some(self.path) } else { None };
+        let (session, code, reason) = (self.id, close.code(), &*close.reason());
+        let handshake = self.users.handshake();
+        let address = handshake.address().ip();
+        let path = if document.is_none() { Some(handshake.path()) } else { None };
         let user = user.as_deref().or(self.refused_user.map(UserId::as_str));
         let (document, documents) = (document.as_deref(), *documents);
         match context.log_limit.admit(("session closed", code), Instant::now()) {
@@ -350,9 +347,10 @@ mod tests {
         let (auth, limits, stop) = (Arc::new(OpenToAll), SessionLimits::default(), Stop::default());
         let outboxes = Budget::new(usize::MAX);
         let context = Context { registry, auth, gate, limits, outboxes, metrics, log_limit: LogLimit::default(), stop };
-        let address = IpAddr::from([127, 0, 0, 1]);
-        let peer = Peer { id: SessionId(1), path: "doc".into(), address, user: None, unfinished: None };
-        let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let handshake = Handshake::new("doc", address);
+        let peer = Peer { id: SessionId(1), handshake, user: None, unfinished: None };
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let socket = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let session = run(socket, Bytes::new(), peer, Arc::new(context));
         assert!(size_of_val(&session) <= 1_400, "{}", size_of_val(&session));

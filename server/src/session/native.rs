@@ -19,7 +19,7 @@ use super::document_link::{DocumentLink, Rights};
 use super::identity::log_refused;
 use super::users::SessionUsers;
 use super::{Context, bad_message};
-use crate::auth::{AccessRequest, Grant};
+use crate::auth::{Dialect, Grant};
 use crate::document::frame::Framing;
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
@@ -164,7 +164,7 @@ impl Native {
             let reason = format!("one connection may open at most {} documents", self.context.limits.documents);
             return Err(Close::TooMany(reason.into()));
         }
-        let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
+        let request = self.users.request(&document, Some(token.to_owned()), Dialect::Native);
         let admission = self.context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
         let read_only = admission.grant == Grant::Read;
         let rights = Rights::new(admission, &self.users)?;

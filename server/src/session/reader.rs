@@ -47,7 +47,6 @@ pub(super) struct Reader<'a> {
     context: &'a Arc<Context>,
     outbox: &'a Arc<Outbox>,
     users: &'a Arc<SessionUsers>,
-    path: &'a str,
     liveness: &'a Liveness,
     limiter: &'a RateLimiter,
     /// `Some` until the first message was received.
@@ -84,7 +83,6 @@ impl<'a> Reader<'a> {
         context: &'a Arc<Context>,
         outbox: &'a Arc<Outbox>,
         users: &'a Arc<SessionUsers>,
-        path: &'a str,
         liveness: &'a Liveness,
         limiter: &'a RateLimiter,
         unfinished: &'a mut Option<Unfinished>,
@@ -93,7 +91,6 @@ impl<'a> Reader<'a> {
             context,
             outbox,
             users,
-            path,
             liveness,
             limiter,
             unfinished,
@@ -288,7 +285,7 @@ impl<'a> Reader<'a> {
                     Err(error) if !error.is_unknown_type() => return Err(bad_message(error)),
                     _ => {}
                 }
-                let session = YWebsocket::open(self.path, self.context, self.outbox, self.users).await?;
+                let session = YWebsocket::open(self.context, self.outbox, self.users).await?;
                 // An awareness update without clients: ignored by the client, but it keeps it connected.
                 (DialectHandler::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
             }

@@ -1,20 +1,23 @@
-//! The users that a session acts for: usually one, but tokens may name another for each document.
+//! Who a session acts for: the handshake that began it, and its users (usually one, but tokens may name another for each
+//! document).
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use syncline_protocol::close::Close;
+use syncline_protocol::ids::DocumentName;
 use tokio::time::{Instant, sleep};
 
+use crate::auth::{AccessRequest, Dialect, Handshake};
 use crate::ids::UserId;
 use crate::limits::{Gate, Meter, UserSeat};
 
 /// The users of one session; at most one per document.
 pub(super) struct SessionUsers {
     gate: Arc<Gate>,
-    /// Address of the client.
-    address: IpAddr,
+    /// The handshake that began the session, as far as a later decision on access may need it.
+    handshake: Mutex<Arc<Handshake>>,
     /// Held by the connection and the documents that act for these users.
     seats: Mutex<Vec<Weak<UserSeat>>>,
     /// Rate of documents opened by the session.
@@ -22,9 +25,10 @@ pub(super) struct SessionUsers {
 }
 
 impl SessionUsers {
-    pub(super) fn new(gate: &Arc<Gate>, address: IpAddr) -> Arc<Self> {
+    pub(super) fn new(gate: &Arc<Gate>, handshake: Handshake) -> Arc<Self> {
         let opens = Meter::of_messages(gate.limits().opens_per_second);
-        Arc::new(Self { gate: Arc::clone(gate), address, seats: Mutex::default(), opens })
+        let (gate, handshake) = (Arc::clone(gate), Mutex::new(Arc::new(handshake)));
+        Arc::new(Self { gate, handshake, seats: Mutex::default(), opens })
     }
 
     /// Waits until the session may open another document. Meanwhile it is not read, which becomes TCP
@@ -49,9 +53,25 @@ impl SessionUsers {
         Ok(Some(seat))
     }
 
+    /// A request of this session to the authorizer.
+    pub(super) fn request(&self, document: &DocumentName, token: Option<String>, dialect: Dialect) -> AccessRequest {
+        AccessRequest { document: document.clone(), token, dialect, handshake: self.handshake() }
+    }
+
+    /// The handshake that began the session.
+    pub(super) fn handshake(&self) -> Arc<Handshake> {
+        Arc::clone(&self.handshake.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Releases the query and the headers: the session will not open another document.
+    pub(super) fn forget_secrets(&self) {
+        let mut handshake = self.handshake.lock().unwrap_or_else(PoisonError::into_inner);
+        *handshake = Arc::new(handshake.without_secrets());
+    }
+
     /// Address of the client.
     pub(super) fn address(&self) -> IpAddr {
-        self.address
+        self.handshake().address().ip()
     }
 
     /// The name of one of the users.

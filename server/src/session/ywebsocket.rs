@@ -1,5 +1,6 @@
 //! Handler of the y-websocket dialect: one session, one document, named by the path.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use syncline_protocol::ywebsocket::Message;
 use super::document_link::{DocumentLink, Rights};
 use super::users::SessionUsers;
 use super::{Context, bad_message};
-use crate::auth::AccessRequest;
+use crate::auth::Dialect;
 use crate::document::frame::Framing;
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
@@ -23,14 +24,15 @@ pub(super) struct YWebsocket {
 
 impl YWebsocket {
     /// Checks the document name and the access rights, then opens the document.
-    pub(super) async fn open(
-        path: &str,
-        context: &Context,
-        outbox: &Arc<Outbox>,
-        users: &SessionUsers,
-    ) -> Result<Self, Close> {
-        let document = DocumentName::parse(path).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
-        let request = AccessRequest { document: document.clone(), token: None };
+    pub(super) async fn open(context: &Context, outbox: &Arc<Outbox>, users: &SessionUsers) -> Result<Self, Close> {
+        let handshake = users.handshake();
+        let document =
+            DocumentName::parse(handshake.path()).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
+        let token = handshake.parameter("token").map(Cow::into_owned);
+        let request = users.request(&document, token, Dialect::YWebsocket);
+        // The session opens no other document.
+        users.forget_secrets();
+        drop(handshake);
         let admission = context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
         let rights = Rights::new(admission, users)?;
         let scan = context.limits.scan;

@@ -17,7 +17,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("admin/", &["session", "server", "http", "config", "cli"]),
     ("import_export.rs", &["admin", "document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("outbox.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
-    ("auth.rs", &["document", "registry", "session", "server", "http", "config", "cli"]),
+    ("auth", &["document", "registry", "session", "server", "http", "config", "cli"]),
     ("limits", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
     ("metrics.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
 ];
