@@ -1,6 +1,10 @@
 //! Access control: turns a token, or anything else that a client sent with its handshake, into a grant and an optional
 //! user, whenever a session opens a document or sends a new token for it. Only this module decides on access.
+//!
+//! A decision lasts until the session leaves the document, unless it has an end ([`Admission::ends`]) or the authorizer
+//! changes it ([`GrantControl`]).
 
+mod changes;
 mod handshake;
 
 use std::fmt;
@@ -9,9 +13,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use syncline_protocol::ids::DocumentName;
+use tokio::time::Instant;
 
+pub use self::changes::{GrantChanges, GrantControl};
 pub use self::handshake::Handshake;
 use crate::ids::UserId;
+
+/// The reason of a refusal because [`Admission::ends`] has passed.
+pub(crate) const ENDED: &str = "your access to this document has ended";
 
 /// Access that a session has to a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,17 +32,32 @@ pub enum Grant {
 }
 
 /// A granted request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Admission {
     /// Access to the document.
     pub grant: Grant,
     /// The user, if known. Limits per user count all connections of the same user.
     pub user: Option<UserId>,
+    /// When the grant ends, as if it were revoked then; `None` if it does not.
+    pub ends: Option<Instant>,
+    /// Later changes of the grant, made with a [`GrantControl`]. If its control has been set to another grant than
+    /// `grant`, or revoked, that counts.
+    pub changes: Option<GrantChanges>,
+}
+
+impl Admission {
+    /// The grant in force now. `Err` holds the reason why there is none.
+    pub fn current(&self) -> Result<Grant, String> {
+        if self.ends.is_some_and(|ends| ends <= Instant::now()) {
+            return Err(ENDED.into());
+        }
+        self.changes.as_ref().map_or(Ok(self.grant), GrantChanges::current)
+    }
 }
 
 impl From<Grant> for Admission {
     fn from(grant: Grant) -> Self {
-        Self { grant, user: None }
+        Self { grant, user: None, ends: None, changes: None }
     }
 }
 
@@ -102,6 +126,39 @@ impl fmt::Debug for AccessRequest {
 pub type Access = Pin<Box<dyn Future<Output = Result<Admission, String>> + Send>>;
 
 /// Decides on access. A decision may be slow: the session's messages for the document wait for it.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::Mutex;
+///
+/// use syncline_server::auth::{Access, AccessRequest, Admission, Authorize, Grant, GrantControl};
+///
+/// /// Knows the tokens that an application has handed out, and can revoke them.
+/// #[derive(Default)]
+/// struct Tokens(Mutex<HashMap<String, GrantControl>>);
+///
+/// impl Tokens {
+///     /// Closes every document that a session has opened with this token.
+///     fn revoke(&self, token: &str) {
+///         if let Some(control) = self.0.lock().unwrap().remove(token) {
+///             control.revoke("the owner has removed you from this document");
+///         }
+///     }
+/// }
+///
+/// impl Authorize for Tokens {
+///     fn authorize(&self, request: AccessRequest) -> Access {
+///         let tokens = self.0.lock().unwrap();
+///         let control = request.token.as_ref().and_then(|token| tokens.get(token));
+///         let decision = control.map(Admission::from).ok_or_else(|| "this token is not known".to_owned());
+///         Box::pin(std::future::ready(decision))
+///     }
+/// }
+///
+/// let tokens = Tokens::default();
+/// tokens.0.lock().unwrap().insert("secret".into(), GrantControl::new(Grant::ReadWrite));
+/// tokens.revoke("secret");
+/// ```
 pub trait Authorize: Send + Sync + 'static {
     /// Decides on one request. Called when a session opens a document, and again for each further token.
     fn authorize(&self, request: AccessRequest) -> Access;

@@ -22,13 +22,14 @@ use syncline_protocol::sync::SyncMessage;
 
 use super::document_link::{DocumentLink, Rights};
 use super::early_messages::EarlyMessages;
+use super::grants::GrantChange;
 use super::identity::log_refused;
 use super::offline_queue::OfflineQueue;
 use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::{Admission, Dialect, Grant};
 use crate::document::frame::Framing;
-use crate::ids::{LeaseId, UserId};
+use crate::ids::LeaseId;
 use crate::outbox::Outbox;
 
 /// Documents whose rights are remembered after they were left: the default limit on open documents.
@@ -45,7 +46,7 @@ pub(super) struct Hocuspocus {
     /// Rights of documents that were left with Close, newest last. A provider that shares its socket and
     /// document name with a destroyed one continues after that Close without a token: React's strict mode
     /// creates such pairs.
-    left_documents: VecDeque<(Box<str>, Grant, Option<UserId>)>,
+    left_documents: VecDeque<(Box<str>, Admission)>,
     /// Hashes of refused addresses.
     denied: HashSet<u64>,
     hasher: RandomState,
@@ -156,6 +157,21 @@ impl Hocuspocus {
         Ok(())
     }
 
+    /// Applies a change of a grant: its client is sent the new scope, or the document is refused.
+    pub(super) fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
+        let changed = self.channels.iter_mut().find(|(_, channel)| channel.is_granted_by(change.id));
+        let Some((address, channel)) = changed else { return Ok(()) };
+        let address = address.clone();
+        match change.grant {
+            Ok(grant) => {
+                channel.set_grant(grant);
+                self.send(&address, &Message::Authenticated(scope_of(grant)));
+                Ok(())
+            }
+            Err(reason) => self.refuse(&address, Close::Forbidden(reason.into())),
+        }
+    }
+
     /// Removes leases that documents have ended; the documents have sent the reason.
     pub(super) fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
         let is_over = |channel: &DocumentLink| leases.contains(&channel.lease().id());
@@ -198,10 +214,7 @@ impl Hocuspocus {
             Ok(rights) => rights,
             Err(close) => return self.refuse(address, close),
         };
-        let scope = match rights.grant {
-            Grant::Read => Scope::ReadOnly,
-            Grant::ReadWrite => Scope::ReadWrite,
-        };
+        let scope = scope_of(rights.grant);
         if let Some(channel) = self.channels.get_mut(address) {
             channel.set_rights(rights);
             self.send(address, &Message::Authenticated(scope));
@@ -240,11 +253,10 @@ impl Hocuspocus {
     /// Reopens a document that was left, for another provider on this socket that still uses it. The state
     /// vector from its step 1 was lost with the lease, so it is sent the whole state.
     async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
-        let Some((grant, user)) = self.forget_left(address) else { return Ok(()) };
-        let rights = || Rights::new(Admission { grant, user }, &self.users);
+        let Some(admission) = self.forget_left(address) else { return Ok(()) };
         let opened = parse_address(address).and_then(|document| {
             self.check_document_limit()?;
-            Ok((document, rights()?))
+            Ok((document, Rights::new(admission, &self.users)?))
         });
         match opened {
             Ok((document, rights)) => _ = self.open(address, &document, rights).await?,
@@ -338,8 +350,7 @@ impl Hocuspocus {
             if self.left_documents.len() >= MAX_LEFT {
                 self.left_documents.pop_front();
             }
-            let (grant, user) = channel.granted();
-            self.left_documents.push_back((address.into(), grant, user));
+            self.left_documents.push_back((address.into(), channel.granted()));
         }
     }
 
@@ -347,9 +358,9 @@ impl Hocuspocus {
         self.left_documents.iter().any(|(left, ..)| **left == *address)
     }
 
-    fn forget_left(&mut self, address: &str) -> Option<(Grant, Option<UserId>)> {
+    fn forget_left(&mut self, address: &str) -> Option<Admission> {
         let at = self.left_documents.iter().position(|(left, ..)| **left == *address)?;
-        self.left_documents.remove(at).map(|(_, grant, user)| (grant, user))
+        self.left_documents.remove(at).map(|(_, admission)| admission)
     }
 
     /// Refuses one document: its client is sent the reason, the session continues.
@@ -385,6 +396,13 @@ impl Hocuspocus {
         self.ping_first();
         self.outbox.push_control(message.encode(address).into());
         self.outbox.send();
+    }
+}
+
+fn scope_of(grant: Grant) -> Scope {
+    match grant {
+        Grant::Read => Scope::ReadOnly,
+        Grant::ReadWrite => Scope::ReadWrite,
     }
 }
 

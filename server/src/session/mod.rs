@@ -17,6 +17,7 @@
 //! rate_limit.rs     rate limit and unfinished messages
 //! identity.rs       what the log shows about a session
 //! users.rs          who a session acts for: its handshake and users
+//! grants.rs         grants that may change while the session lives
 //! shutdown.rs       all sessions, to close them when the server stops
 //! fuzzing.rs        fuzz target for the frame decoder
 //! ```
@@ -28,6 +29,7 @@ mod echo;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
+mod grants;
 mod hocuspocus;
 mod identity;
 mod native;

@@ -16,6 +16,7 @@ use syncline_protocol::native::{self, Cursor, MessageError, ToClient, ToServer, 
 use tracing::debug;
 
 use super::document_link::{DocumentLink, Rights};
+use super::grants::GrantChange;
 use super::identity::log_refused;
 use super::users::SessionUsers;
 use super::{Context, bad_message};
@@ -132,6 +133,16 @@ impl Native {
         Ok(())
     }
 
+    /// Applies a change of a grant. This dialect has no message for another grant: an edit beyond it is refused.
+    pub(super) fn change_grant(&mut self, change: GrantChange) {
+        let changed = self.channels.iter_mut().find(|(_, channel)| channel.is_granted_by(change.id));
+        let Some((&number, channel)) = changed else { return };
+        match change.grant {
+            Ok(grant) => channel.set_grant(grant),
+            Err(reason) => self.close(number, Close::Forbidden(reason.into())),
+        }
+    }
+
     /// Removes leases that documents have ended; the documents have informed the client.
     pub(super) fn remove_ended(&mut self, leases: &[LeaseId]) {
         self.channels.retain(|_, channel| !leases.contains(&channel.lease().id()));
@@ -166,8 +177,8 @@ impl Native {
         }
         let request = self.users.request(&document, Some(token.to_owned()), Dialect::Native);
         let admission = self.context.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
-        let read_only = admission.grant == Grant::Read;
         let rights = Rights::new(admission, &self.users)?;
+        let read_only = rights.grant == Grant::Read;
         let (registry, scan) = (&self.context.registry, self.context.limits.scan);
         let (framing, documents) = (Framing::Native { channel: number }, self.channels.len() + 1);
         self.users.pause_before_open().await;

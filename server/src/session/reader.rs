@@ -18,6 +18,7 @@ use tokio::io::AsyncRead;
 use super::codec::{FrameError, Incoming};
 use super::echo::Echo;
 use super::frames::{Frames, SocketEnd};
+use super::grants::GrantChange;
 use super::hocuspocus::Hocuspocus;
 use super::identity::SessionIdentity;
 use super::native::Native;
@@ -75,6 +76,7 @@ impl From<Close> for ReadEnd {
 /// Input of the reader's loop.
 enum Input {
     Notices(Notices),
+    Grant(GrantChange),
     Frame(Result<Incoming, SocketEnd>),
 }
 
@@ -105,11 +107,16 @@ impl<'a> Reader<'a> {
             let input = poll_fn(|cx| match self.outbox.take_notices() {
                 // Before frames: later frames may be sent by a client that knows of an ended lease.
                 Some(notices) => Poll::Ready(Input::Notices(notices)),
-                None => frames.poll_next(cx).map(Input::Frame),
+                // Before frames: an edit that arrives later needs the new grant.
+                None => match self.users.grants.poll_change(cx) {
+                    Poll::Ready(change) => Poll::Ready(Input::Grant(change)),
+                    Poll::Pending => frames.poll_next(cx).map(Input::Frame),
+                },
             });
             let taken = match input.await {
                 // Boxed: most sessions are idle, and should not hold memory for what they might do.
                 Input::Notices(notices) => Box::pin(self.handle_notices(notices)).await,
+                Input::Grant(change) => self.change_grant(change).map_err(ReadEnd::from),
                 Input::Frame(Ok(Incoming::Binary(frame))) => {
                     Box::pin(self.handle_message(frame)).await.map_err(ReadEnd::from)
                 }
@@ -315,6 +322,16 @@ impl<'a> Reader<'a> {
             DialectHandler::Unknown | DialectHandler::Echo(_) | DialectHandler::YWebsocket(_) => {}
             DialectHandler::Hocuspocus(session) => session.remove_ended(leases)?,
             DialectHandler::Native(session) => session.remove_ended(leases),
+        }
+        Ok(())
+    }
+
+    fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
+        match &mut self.handler {
+            DialectHandler::Unknown | DialectHandler::Echo(_) => {}
+            DialectHandler::YWebsocket(session) => session.change_grant(change)?,
+            DialectHandler::Hocuspocus(session) => session.change_grant(change)?,
+            DialectHandler::Native(session) => session.change_grant(change),
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Who a session acts for: the handshake that began it, and its users (usually one, but tokens may name another for each
-//! document).
+//! Who a session acts for: the handshake that began it, its users (usually one, but tokens may name another for each
+//! document), and their grants that may change.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,6 +9,7 @@ use syncline_protocol::close::Close;
 use syncline_protocol::ids::DocumentName;
 use tokio::time::{Instant, sleep};
 
+use super::grants::SessionGrants;
 use crate::auth::{AccessRequest, Dialect, Handshake};
 use crate::ids::UserId;
 use crate::limits::{Gate, Meter, UserSeat};
@@ -22,13 +23,15 @@ pub(super) struct SessionUsers {
     seats: Mutex<Vec<Weak<UserSeat>>>,
     /// Rate of documents opened by the session.
     opens: Meter,
+    /// Grants of open documents that may change.
+    pub(super) grants: SessionGrants,
 }
 
 impl SessionUsers {
     pub(super) fn new(gate: &Arc<Gate>, handshake: Handshake) -> Arc<Self> {
         let opens = Meter::of_messages(gate.limits().opens_per_second);
         let (gate, handshake) = (Arc::clone(gate), Mutex::new(Arc::new(handshake)));
-        Arc::new(Self { gate, handshake, seats: Mutex::default(), opens })
+        Arc::new(Self { gate, handshake, seats: Mutex::default(), opens, grants: SessionGrants::default() })
     }
 
     /// Waits until the session may open another document. Meanwhile it is not read, which becomes TCP

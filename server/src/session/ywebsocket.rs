@@ -10,6 +10,7 @@ use syncline_protocol::varint::Reader;
 use syncline_protocol::ywebsocket::Message;
 
 use super::document_link::{DocumentLink, Rights};
+use super::grants::GrantChange;
 use super::users::SessionUsers;
 use super::{Context, bad_message};
 use crate::auth::Dialect;
@@ -66,6 +67,14 @@ impl YWebsocket {
                     break;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Applies a change of the grant; the session ends with it.
+    pub(super) fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
+        if self.channel.is_granted_by(change.id) {
+            self.channel.set_grant(change.grant.map_err(|reason| Close::Forbidden(reason.into()))?);
         }
         Ok(())
     }

@@ -58,6 +58,7 @@ mod server {
     mod compaction;
     mod crowd;
     mod durability;
+    mod grant_changes;
     mod grants;
     mod growth;
     mod half_open;
