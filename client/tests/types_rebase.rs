@@ -8,7 +8,7 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use syncline_client::types::Value;
-use syncline_client::types::apart::{Step, both_changed};
+use syncline_client::types::apart::{PathStep, both_changed};
 use syncline_client::types::rebase::rebase;
 use syncline_client::yrs::types::ToJson;
 use syncline_client::yrs::updates::decoder::Decode;
@@ -141,10 +141,9 @@ fn concurrent_changes_keep_our_keys_and_report_conflicts() {
         };
         for key in ["a", "b", "c", "d"] {
             let ours = is.get(key);
-            let conflict = report
-                .conflicts
-                .iter()
-                .any(|conflict| conflict.path.starts_with(&[Step::Key("map".to_owned()), Step::Key(key.to_owned())]));
+            let conflict = report.conflicts.iter().any(|conflict| {
+                conflict.path.starts_with(&[PathStep::Key("map".to_owned()), PathStep::Key(key.to_owned())])
+            });
             if was.get(key) == ours {
                 assert_eq!(now.get(key), others.get(key), "seed {seed}: {key} has their value");
             } else if was.get(key) == others.get(key) || matches!(ours, Some(Value::Integer(_))) {

@@ -56,13 +56,13 @@ pub(super) fn find_contradiction(meta: &Meta, heads: u64, counted: Option<u64>) 
 
 impl SledStore {
     /// [`SledStore::open`], but fails if a store-wide integrity check failed.
-    pub fn open_whole(dir: &Path) -> Result<Self, StoreError> {
+    pub fn open_checked(dir: &Path) -> Result<Self, StoreError> {
         let store = Self::open(dir)?;
-        store.doubt().map_or(Ok(store), Err)
+        store.inconsistency().map_or(Ok(store), Err)
     }
 
     /// The store-wide integrity check that failed at open: a loss that no single document shows. `None`: all passed.
-    pub fn doubt(&self) -> Option<StoreError> {
+    pub fn inconsistency(&self) -> Option<StoreError> {
         self.contradiction.as_ref().map(|what| open_error(&self.dir, format!("{what}. {REPAIR_HINT}")))
     }
 }

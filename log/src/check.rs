@@ -45,7 +45,7 @@ pub struct Survey {
 #[derive(Debug)]
 pub enum Condition {
     /// Everything that was acknowledged is intact.
-    Whole(Stored),
+    Intact(Stored),
     /// Something is missing, damaged or outdated.
     Damaged {
         /// The damage, and the first affected record.
@@ -82,7 +82,7 @@ impl Survey {
             return Ok(None);
         }
         match self.document(document) {
-            Condition::Whole(stored) => Ok(Some(stored)),
+            Condition::Intact(stored) => Ok(Some(stored)),
             Condition::Damaged { error, .. } => Err(error),
         }
     }
@@ -131,7 +131,7 @@ impl Survey {
     /// The condition of a consistent document, which may be in an older state than the one acknowledged.
     fn intact_or_outdated(&self, document: &DocumentName, stored: Stored) -> Condition {
         if self.scan.lsn(&head_key(document)).is_some_and(|lsn| lsn >= self.maybe_outdated_before) {
-            return Condition::Whole(stored);
+            return Condition::Intact(stored);
         }
         let last = stored.last();
         let kept = stored.snapshot.into_iter().map(|snapshot| snapshot.update);

@@ -52,7 +52,7 @@ pub struct DocumentLog {
     last: AtomicU64,
     /// The value that [`DocumentLog::durable_changed`] returned last.
     seen: Durable,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<CommitProgress>,
     commands: mpsc::Sender<Command>,
     byte_budget: Arc<Semaphore>,
 }
@@ -75,7 +75,7 @@ impl Log {
 
     /// A log without a thread, for simulations: only the [`Committer`] commits, and blocking work runs on the caller's
     /// thread.
-    pub fn by_hand(store: Arc<dyn Store>) -> (Self, Committer) {
+    pub fn with_committer(store: Arc<dyn Store>) -> (Self, Committer) {
         let (log, queue) = Self::new(store, Blocking::InPlace);
         let committer = Committer::new(Arc::clone(&log.shared), queue);
         (log, committer)
@@ -122,7 +122,7 @@ impl Log {
 
     /// Runs long work on the blocking pool. `None`: it did not finish, because it panicked or the runtime is shutting
     /// down.
-    pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub async fn run_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         match self.shared.blocking {
             Blocking::OnPool => task::spawn_blocking(work).await.ok(),
             Blocking::InPlace => Some(work()),
@@ -150,7 +150,7 @@ impl Log {
         mut report: impl FnMut(backup::Progress) + Send + 'static,
     ) -> Result<backup::Taken, BackupError> {
         let store = Arc::clone(&self.shared.store);
-        let taken = self.aside(move || backup::take(&*store, &dir, pace, &cancel, &mut report)).await;
+        let taken = self.run_blocking(move || backup::take(&*store, &dir, pace, &cancel, &mut report)).await;
         taken.unwrap_or(Err(BackupError::Cancelled))
     }
 
@@ -170,7 +170,7 @@ impl Log {
         let durable = Durable { upto: last, failed: false };
         let document = Arc::new(Document {
             name: name.clone(),
-            progress: watch::Sender::new(Progress { durable, done: 0 }),
+            progress: watch::Sender::new(CommitProgress { durable, done: 0 }),
             queued: AtomicU64::new(0),
             commit: AtomicU64::new(0),
             shared: Arc::downgrade(&self.shared),
@@ -249,7 +249,7 @@ impl DocumentLog {
 
 /// Watches how much of a document's log is on disk.
 pub struct DurableWatch {
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<CommitProgress>,
     seen: Durable,
 }
 
@@ -320,7 +320,7 @@ impl Shared {
 /// State shared by a document's handles and queued commands.
 pub(super) struct Document {
     pub name: DocumentName,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<CommitProgress>,
     /// Commands queued so far. Written by [`DocumentLog`].
     queued: AtomicU64,
     /// The number of the last commit that contained the document; zero: none yet. Written by the log's thread.
@@ -329,7 +329,7 @@ pub(super) struct Document {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Progress {
+struct CommitProgress {
     durable: Durable,
     /// Commands that were committed or dropped.
     done: u64,

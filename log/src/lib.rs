@@ -34,7 +34,7 @@
 //! | a head is older than its parts | the load finds parts that it does not reference: damaged |
 //! | a head is lost | the census at open finds the name without a head: that document is damaged |
 //! | head and name are lost | the census counts fewer documents than were written: the open fails |
-//! | a head and all its parts are a consistent older state, the rest is newer | the sum over all heads differs: [`SledStore::doubt`] reports it, and a server does not start |
+//! | a head and all its parts are a consistent older state, the rest is newer | the sum over all heads differs: [`SledStore::inconsistency`] reports it, and a server does not start |
 //! | the end of the log is lost, as if never written | the tally counts more batches: the same |
 //! | the engine opens empty, or holds fewer records than the info file | the open fails |
 //! | the engine panics at open | the open fails with an error |

@@ -11,14 +11,14 @@ use super::store::{StoreError, Stored};
 
 /// The fallback for reads after the engine has failed.
 #[derive(Default)]
-pub(super) struct Rescue {
+pub(super) struct ReadFallback {
     /// The log position at which the failed commit started.
     failed_at: OnceLock<i64>,
     /// Created by the first read that needs it.
     survey: OnceLock<Survey>,
 }
 
-impl Rescue {
+impl ReadFallback {
     /// Enables the fallback. The failed commit wrote at the log position `failed_at` or later, and nothing writes after it.
     pub fn engine_failed(&self, failed_at: i64) {
         self.failed_at.get_or_init(|| failed_at);
@@ -71,13 +71,13 @@ mod tests {
         let records = vec![Record { seq: Seq(1), time_ms: 5, update: Bytes::from_static(b"an update") }];
         store.commit(&[Write::Append { document: document.clone(), epoch: Epoch(1), records }]).unwrap();
         let refused = || Err(StoreError::Io("the engine has failed".into()));
-        let rescue = Rescue::default();
-        assert!(rescue.load(dir.path(), &document, refused()).is_err(), "no fallback while the engine works");
-        rescue.engine_failed(i64::MAX);
-        let read = rescue.load(dir.path(), &document, refused()).unwrap();
+        let fallback = ReadFallback::default();
+        assert!(fallback.load(dir.path(), &document, refused()).is_err(), "no fallback while the engine works");
+        fallback.engine_failed(i64::MAX);
+        let read = fallback.load(dir.path(), &document, refused()).unwrap();
         assert_eq!(read, store.load(&document).unwrap());
         assert!(read.is_some());
-        assert_eq!(rescue.load(dir.path(), &DocumentName::parse("another").unwrap(), refused()).unwrap(), None);
+        assert_eq!(fallback.load(dir.path(), &DocumentName::parse("another").unwrap(), refused()).unwrap(), None);
     }
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
         });
         has_failed.store(true, Ordering::Relaxed);
         store.commit(&append(2)).unwrap_err();
-        assert!(*store.rescue.failed_at.get().unwrap() >= moved_to.unwrap(), "moved data is before the position");
+        assert!(*store.fallback.failed_at.get().unwrap() >= moved_to.unwrap(), "moved data is before the position");
         // Like a partly applied batch: the new head exists, the record does not.
         let record = part_key(1, Part { kind: PartKind::Entry, seq: Seq(2), chunk: 0 });
         let removed = store.with_engine(|engine| engine.db.remove(&record).map_err(failed)).unwrap();

@@ -38,7 +38,7 @@ use super::batch_counter::{Tally, find_contradiction};
 use super::blob_sync::Blobs;
 use super::failpoint::Point;
 use super::layout::{FORMAT, META_KEY, Meta, seal, unseal};
-use super::read_fallback::Rescue;
+use super::read_fallback::ReadFallback;
 use super::saved_segments;
 use super::segments::{SEGMENT_BYTES, flush_epoch_garbage, segment_bytes};
 use super::sled_read::Census;
@@ -77,7 +77,7 @@ pub struct SledStore {
     pub(super) writer: Mutex<Writer>,
     /// The store-wide integrity check that failed at open.
     pub(super) contradiction: Option<String>,
-    pub(super) rescue: Rescue,
+    pub(super) fallback: ReadFallback,
 }
 
 /// The open engine.
@@ -112,10 +112,10 @@ impl SledStore {
         Self::open_with(dir, Box::new(File::sync_data), Some(CLEAN_EVERY_MS))
     }
 
-    /// [`SledStore::open_whole`] for tools: creates nothing. [`StoreError::NoStore`] if `dir` does not contain a store.
+    /// [`SledStore::open_checked`] for tools: creates nothing. [`StoreError::NoStore`] if `dir` does not contain a store.
     pub fn open_existing(dir: &Path) -> Result<Self, StoreError> {
         match StoreInfo::read(dir)? {
-            Some(_) => Self::open_whole(dir),
+            Some(_) => Self::open_checked(dir),
             None => Err(StoreError::NoStore { dir: dir.to_owned() }),
         }
     }
@@ -183,7 +183,7 @@ impl SledStore {
             engine: RwLock::new(Some(engine)),
             writer: Mutex::new(writer),
             contradiction,
-            rescue: Rescue::default(),
+            fallback: ReadFallback::default(),
         })
     }
 
@@ -217,7 +217,7 @@ impl Store for SledStore {
         if let Err(error) = &outcome {
             writer.broken = Some(error.clone());
             if let Ok(acknowledged) = acknowledged {
-                self.rescue.engine_failed(acknowledged);
+                self.fallback.engine_failed(acknowledged);
             }
         }
         outcome
@@ -229,7 +229,7 @@ impl Store for SledStore {
             // The cause may be a failing commit that has half a batch in the engine's memory: wait until it has failed.
             drop(self.writer.lock());
         }
-        self.rescue.load(&self.dir, document, loaded)
+        self.fallback.load(&self.dir, document, loaded)
     }
 
     fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {

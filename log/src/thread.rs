@@ -258,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn documents_also_in_one_of_the_last_two_commits_are_counted() {
-        let (log, mut committer) = Log::by_hand(Arc::new(MemoryStore::new()));
+        let (log, mut committer) = Log::with_committer(Arc::new(MemoryStore::new()));
         let open = |name| log.document(DocumentName::parse(name).unwrap(), Epoch(1), Seq::ZERO);
         let (a, b, c) = (open("a"), open("b"), open("c"));
         let returning = |committer: &mut Committer| {

@@ -102,7 +102,7 @@ fn copy(from: &Path, to: &Path) {
 fn check_by_opening(dir: &Path, saved: &Saved) -> Result<(), StoreError> {
     let store = SledStore::open(dir)?;
     // Like the server.
-    store.doubt().map_or(Ok(()), Err)?;
+    store.inconsistency().map_or(Ok(()), Err)?;
     let mut refused = Ok(());
     for (name, expected) in saved {
         match store.load(name) {
@@ -128,7 +128,7 @@ fn check_by_survey(dir: &Path, saved: &Saved) -> bool {
     for name in survey.documents() {
         match survey.document(name) {
             // It must be complete whatever the store-wide problems, because a repair keeps its sequence numbers.
-            Condition::Whole(found) => assert!(
+            Condition::Intact(found) => assert!(
                 saved.get(name) == Some(&found),
                 "{name} is reported as intact at record {}, but was saved at {:?}; complaints: {:?}",
                 found.last(),
@@ -326,7 +326,7 @@ fn partly_written_commit_is_recovered_completely_or_not_at_all() {
         let survey = Survey::of(&crashed).unwrap();
         let found: Vec<_> = (0..6)
             .map(|document| match survey.document(&name(document)) {
-                Condition::Whole(stored) => stored,
+                Condition::Intact(stored) => stored,
                 Condition::Damaged { error, .. } => panic!("cut at {cut}: {error}"),
             })
             .collect();

@@ -4,10 +4,9 @@
 //! are a single byte without an address.
 
 use crate::limits::{MAX_ADDRESS_BYTES, MAX_TOKEN_BYTES};
-use crate::sync::{SyncError, SyncMessage};
+use crate::sync::{SYNC, SyncError, SyncMessage};
 use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
 
-const SYNC: u64 = 0;
 const AWARENESS: u64 = 1;
 const AUTH: u64 = 2;
 const QUERY_AWARENESS: u64 = 3;

@@ -5,6 +5,9 @@
 
 use crate::varint::{ReadError, Reader, var_uint_len, write_var_bytes, write_var_uint};
 
+/// The type of a sync message among y-protocols messages, in all dialects of y-protocols.
+pub(crate) const SYNC: u64 = 0;
+
 const STEP1: u64 = 0;
 const STEP2: u64 = 1;
 const UPDATE: u64 = 2;
@@ -52,6 +55,14 @@ impl<'a> SyncMessage<'a> {
         out.reserve(1 + var_uint_len(payload.len() as u64) + payload.len());
         write_var_uint(out, kind);
         write_var_bytes(out, payload);
+    }
+
+    /// Encodes the message without an address: its y-protocols type, then the message.
+    pub fn encode_plain(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_var_uint(&mut out, SYNC);
+        self.write(&mut out);
+        out
     }
 
     /// Appends the header of a step 2 with a payload of `bytes` bytes.

@@ -2,10 +2,9 @@
 //!
 //! The first byte is the type: 0 sync, 1 awareness, 2 auth (only from the server), 3 query awareness.
 
-use crate::sync::{SyncError, SyncMessage};
+use crate::sync::{SYNC, SyncError, SyncMessage};
 use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
 
-const SYNC: u64 = 0;
 const AWARENESS: u64 = 1;
 const AUTH: u64 = 2;
 const QUERY_AWARENESS: u64 = 3;
@@ -85,10 +84,7 @@ impl<'a> Message<'a> {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Message::Sync(sync) => {
-                write_var_uint(&mut out, SYNC);
-                sync.write(&mut out);
-            }
+            Message::Sync(sync) => return sync.encode_plain(),
             Message::Awareness(update) => {
                 write_var_uint(&mut out, AWARENESS);
                 write_var_bytes(&mut out, update);

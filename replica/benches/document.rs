@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use syncline_replica::{HeldLimits, HubDocument, Replica};
+use syncline_replica::{HubDocument, PendingLimits, Replica};
 use yrs::{Doc, ReadTxn, StateVector, Text, Transact};
 
 const LETTERS: u32 = 20_000;
@@ -49,7 +49,7 @@ fn documents(criterion: &mut Criterion) {
         });
         group.bench_function(format!("tree: {LETTERS} keystrokes"), |bench| {
             let type_all = |mut replica: Replica| {
-                keystrokes.iter().for_each(|update| _ = replica.take(update, &HeldLimits::default()).unwrap());
+                keystrokes.iter().for_each(|update| _ = replica.take(update, &PendingLimits::default()).unwrap());
                 replica
             };
             bench.iter_batched(load_tree, type_all, BatchSize::PerIteration);

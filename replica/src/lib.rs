@@ -32,10 +32,10 @@ mod structs;
 mod yrs_input;
 
 pub use crdt::{Crdt, CrdtError};
-pub use hub::{Entered, Full, HubDocument, HubLimits, Refused};
+pub use hub::{Entered, Full, HubDocument, HubLimits, Refused, Weighed};
 pub use json::{JsonError, MAX_JSON_DEPTH, from_json, to_json};
 pub use known::Known;
-pub use pending_updates::HeldLimits;
+pub use pending_updates::PendingLimits;
 pub use register::{
     Decision, MAX_REMEMBERED_WRITES, REGISTERS, RegisterState, RegisterWrite, decide, parse_ulid, ulid_text,
 };

@@ -11,20 +11,20 @@ use super::replica::{Relation, Replica, Taken};
 
 /// Limits for pending updates.
 #[derive(Debug, Clone, Copy)]
-pub struct HeldLimits {
+pub struct PendingLimits {
     /// Number of pending updates.
     pub updates: usize,
     /// Total size of the pending updates.
     pub bytes: usize,
 }
 
-impl Default for HeldLimits {
+impl Default for PendingLimits {
     fn default() -> Self {
         Self { updates: 1_000, bytes: 4 * 1024 * 1024 }
     }
 }
 
-impl HeldLimits {
+impl PendingLimits {
     /// No limits, for updates that were accepted before.
     pub(crate) const NONE: Self = Self { updates: usize::MAX, bytes: usize::MAX };
 }
@@ -51,13 +51,13 @@ pub(crate) struct BrokenByUpdate;
 
 impl Replica {
     /// The pending updates, in order of arrival.
-    pub fn held(&self) -> impl ExactSizeIterator<Item = &Bytes> {
+    pub fn pending(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.pending.iter().map(|pending| &pending.update)
     }
 
     /// Keeps an update with missing dependencies.
-    pub(crate) fn add_pending(&mut self, update: &Bytes, verdict: &Verdict, limits: &HeldLimits) -> Taken {
-        if self.held().any(|pending| pending == update) {
+    pub(crate) fn add_pending(&mut self, update: &Bytes, verdict: &Verdict, limits: &PendingLimits) -> Taken {
+        if self.pending().any(|pending| pending == update) {
             return Taken::Known;
         }
         if self.pending.len() >= limits.updates || self.pending_bytes + update.len() > limits.bytes {
@@ -67,7 +67,7 @@ impl Replica {
         let needs = needs(update, &self.clocks).unwrap_or_default();
         self.pending.push(PendingUpdate { update: Bytes::copy_from_slice(update), nested: verdict.nested, needs });
         self.pending_bytes += update.len();
-        Taken::Held
+        Taken::Pending
     }
 
     /// Applies every pending update whose dependencies have arrived, until a pass releases none. After an error the replica
@@ -86,7 +86,7 @@ impl Replica {
                 }
             }
             self.pending = still_pending;
-            self.pending_bytes = self.held().map(Bytes::len).sum();
+            self.pending_bytes = self.pending().map(Bytes::len).sum();
             if self.pending.len() == before {
                 break;
             }

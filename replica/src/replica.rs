@@ -19,7 +19,7 @@ use super::crdt::{Crdt, CrdtError};
 use super::hub::HubDocument;
 use super::json::{JsonError, to_json};
 use super::known::Known;
-use super::pending_updates::{HeldLimits, PendingUpdate};
+use super::pending_updates::{PendingLimits, PendingUpdate};
 use super::register::RegisterState;
 use super::register_watch::ChangedRegisters;
 use super::yrs_input::UpdatePreparer;
@@ -33,9 +33,9 @@ pub enum Taken {
     Changed,
     /// The update is valid, but a pending update that it released broke the CRDT: store it, then reload the document
     /// without the faulty one.
-    FreedABreaker,
+    BrokenByReleased,
     /// The update has missing dependencies and is pending.
-    Held,
+    Pending,
     /// The update has missing dependencies, but the limits for pending updates are reached: it was dropped.
     NoRoom,
 }
@@ -59,7 +59,7 @@ pub struct Replica {
     /// Updates with missing dependencies, in order of arrival.
     pub(crate) pending: Vec<PendingUpdate>,
     pub(crate) pending_bytes: usize,
-    /// Released pending updates that the readers have not received yet; emptied by [`Replica::take_freed`].
+    /// Released pending updates that the readers have not received yet; emptied by [`Replica::take_released`].
     pub(crate) released: Vec<Bytes>,
     /// Upper bound for the nesting depth of types. Raised by every nested item; measured again when it exceeds the limit.
     type_depth_bound: u64,
@@ -85,13 +85,13 @@ impl Replica {
         }
         for update in all.pending() {
             let (_, verdict) = replica.classify(update)?;
-            replica.add_pending(update, &verdict, &HeldLimits::NONE);
+            replica.add_pending(update, &verdict, &PendingLimits::NONE);
         }
         Ok(replica)
     }
 
     /// Applies one scanned v1 update, or keeps it pending.
-    pub fn take(&mut self, update: &Bytes, limits: &HeldLimits) -> Result<Taken, CrdtError> {
+    pub fn take(&mut self, update: &Bytes, limits: &PendingLimits) -> Result<Taken, CrdtError> {
         let (relation, verdict) = self.classify(update)?;
         match relation {
             Relation::Known => return Ok(Taken::Known),
@@ -107,11 +107,11 @@ impl Replica {
         if !changed {
             return Ok(Taken::Known);
         }
-        Ok(if self.apply_released().is_ok() { Taken::Changed } else { Taken::FreedABreaker })
+        Ok(if self.apply_released().is_ok() { Taken::Changed } else { Taken::BrokenByReleased })
     }
 
     /// Takes the pending updates that were released, in the order in which they were applied.
-    pub fn take_freed(&mut self) -> Vec<Bytes> {
+    pub fn take_released(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.released)
     }
 
@@ -217,12 +217,12 @@ mod tests {
         let updates = typing_updates(&["a", "b", "c", "d"]);
         let mut replica = Replica::default();
         for update in updates[1..].iter().rev() {
-            assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Held));
-            assert_eq!(replica.take(update, &HeldLimits::NONE), Ok(Taken::Known), "a duplicate is not kept twice");
+            assert_eq!(replica.take(update, &PendingLimits::NONE), Ok(Taken::Pending));
+            assert_eq!(replica.take(update, &PendingLimits::NONE), Ok(Taken::Known), "a duplicate is not kept twice");
         }
         assert_eq!(replica.encode().unwrap()[..], [0, 0], "yrs has seen none of it");
-        assert_eq!(replica.take(&updates[0], &HeldLimits::NONE), Ok(Taken::Changed));
-        assert_eq!(replica.held().len(), 0);
+        assert_eq!(replica.take(&updates[0], &PendingLimits::NONE), Ok(Taken::Changed));
+        assert_eq!(replica.pending().len(), 0);
         assert_eq!(replica.pending_bytes, 0);
         let in_order = Replica::load(updates.into_iter()).unwrap();
         assert_eq!(replica.encode(), in_order.encode());
@@ -233,15 +233,15 @@ mod tests {
         // GC ranges 82..86 and 81..85 of client 1: merging them as pending underflows a length in yrs 0.28.1.
         let mut replica = Replica::default();
         for update in [[1, 1, 1, 82, 0, 4, 0], [1, 1, 1, 81, 0, 4, 0]] {
-            assert_eq!(replica.take(&Bytes::copy_from_slice(&update), &HeldLimits::NONE), Ok(Taken::Held));
+            assert_eq!(replica.take(&Bytes::copy_from_slice(&update), &PendingLimits::NONE), Ok(Taken::Pending));
         }
-        assert_eq!(replica.held().len(), 2);
+        assert_eq!(replica.pending().len(), 2);
     }
 
     #[test]
     fn known_update_changes_nothing() {
         let updates = typing_updates(&["a", "b"]);
         let mut replica = Replica::load(updates.clone().into_iter()).unwrap();
-        assert_eq!(replica.take(&updates[1], &HeldLimits::NONE), Ok(Taken::Known));
+        assert_eq!(replica.take(&updates[1], &PendingLimits::NONE), Ok(Taken::Known));
     }
 }

@@ -6,12 +6,12 @@
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use syncline_protocol::ids::{DocumentName, Epoch, Seq};
-use syncline_protocol::native::Cursor;
-use syncline_replica::{HubDocument, HubLimits};
-use syncline_server::document::core::Core;
-use syncline_server::document::event::{Acks, Event, Origin};
-use syncline_server::document::frame::{Frame, Framing, Message};
+use syncline_protocol::ids::{Epoch, Seq};
+use syncline_replica::HubDocument;
+use syncline_server::dialect::YWebsocketEncoder;
+use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
+use syncline_server::document::event::{Acks, Event, Origin, SessionEvent};
+use syncline_server::document::frame::{Frame, Message};
 use syncline_server::ids::LeaseId;
 use syncline_server::outbox::Outbox;
 use yrs::{Doc, Text, Transact};
@@ -19,10 +19,9 @@ use yrs::{Doc, Text, Transact};
 fn document(criterion: &mut Criterion) {
     let doc = Doc::with_client_id(3_141_592_653);
     let text = doc.get_or_insert_text("text");
-    let cursor = Cursor { epoch: Epoch(1), seq: Seq::ZERO };
-    let mut core = Core::new(HubDocument::default(), cursor, HubLimits::default());
+    let mut core = Core::new(LoadedDocument::empty(HubDocument::default(), Epoch(1)), CoreLimits::default());
     let (lease, mut effects) = (LeaseId(1), Vec::new());
-    core.handle(Event::Open { lease, acks: Acks::Each }, &mut effects);
+    core.handle(Event::Open { lease, acks: Acks::Each, documents: 1 }, &mut effects);
     criterion.bench_function("make a keystroke and handle it", |bench| {
         bench.iter(|| {
             let update = {
@@ -31,18 +30,21 @@ fn document(criterion: &mut Criterion) {
                 text.insert(&mut txn, len, "x");
                 Bytes::from(txn.encode_update_v1())
             };
-            core.handle(Event::Update { lease, update, origin: Origin::Change, batch: 0 }, &mut effects);
-            core.durable(core.last(), &mut effects);
+            core.handle(
+                Event::Session(lease, SessionEvent::Update { update, origin: Origin::Change, batch: 0 }),
+                &mut effects,
+            );
+            core.handle(Event::Durable { upto: core.last() }, &mut effects);
             effects.clear();
         });
     });
-    let (name, update) = (DocumentName::parse("doc").unwrap(), Bytes::from(vec![7; 30]));
+    let update = Bytes::from(vec![7; 30]);
     let outboxes: Vec<_> = (0..100).map(|_| Outbox::new(1 << 20)).collect();
     criterion.bench_function("encode a frame and queue it for 100 readers", |bench| {
         bench.iter(|| {
             let frame = Frame::at(Seq(1), Message::Update(update.clone()));
             for outbox in &outboxes {
-                outbox.push_document(lease, frame.encode(&name, &Framing::YWebsocket));
+                outbox.push_document(lease, frame.encode(&YWebsocketEncoder));
                 outbox.forget(lease);
             }
         });

@@ -72,13 +72,20 @@ pub enum Dialect {
     Native,
 }
 
-impl fmt::Display for Dialect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Dialect {
+    /// Its name in the log.
+    pub fn name(self) -> &'static str {
+        match self {
             Dialect::YWebsocket => "y-websocket",
             Dialect::Hocuspocus => "Hocuspocus",
             Dialect::Native => "native",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -13,13 +13,24 @@ use syncline_replica::{Entered, HubDocument, JsonError, Refused, from_json, to_j
 pub const MAX_IMPORT_BYTES: u64 = 256 << 20;
 
 /// Format of a document in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One Yjs v1 update: the complete document, which can be merged
+    #[default]
     Update,
     /// The content as plain JSON, for people and programs
     Json,
+}
+
+impl Format {
+    /// Its name in a URL, as it is deserialized.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Update => "update",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// An exported document.
@@ -119,7 +130,7 @@ pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, Portable
     match document.take(update)? {
         Entered::Known => Ok(Change::Nothing),
         Entered::Changed => Ok(Change::Something),
-        Entered::Waits | Entered::NoRoom | Entered::Full(_) => Err(PortableError::Waits),
+        Entered::Pending | Entered::NoRoom | Entered::Full(_) => Err(PortableError::Waits),
     }
 }
 

@@ -21,6 +21,7 @@
 mod admission;
 mod machine;
 mod quota;
+mod session_users;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use syncline_protocol::limits::{DEFAULT_MAX_DOCUMENT_BYTES, MAX_CLIENTS};
 
 pub use self::admission::{Gate, Meter, Seat, Unfinished, UserSeat};
 use self::quota::Allowance;
+pub(crate) use self::session_users::SessionUsers;
 
 /// The longest pause that a rate limit imposes on a connection. Beyond it, the session is closed as a flood.
 pub const MAX_PAUSE: Duration = Duration::from_secs(10);

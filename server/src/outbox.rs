@@ -1,8 +1,9 @@
-//! Queue of frames for one socket: bounded in bytes; pushing never waits.
+//! The outgoing side of a connection: a queue of frames, bounded in bytes, and the socket that they are written
+//! to. Pushing never waits.
 //!
 //! A push onto an empty outbox returns [`Pushed::First`], and the caller must then call [`Outbox::send`],
-//! which writes directly to the socket or leaves it to the session's task. So a document pushes everything it
-//! has, then sends once. The behaviour towards slow readers is decided here and nowhere else:
+//! which writes directly to the socket or leaves it to the session's task (`writer.rs`). So a document pushes
+//! everything it has, then sends once. The behaviour towards slow readers is decided here and nowhere else:
 //!
 //! While the outbox is over its limit:
 //!
@@ -22,15 +23,15 @@
 mod awareness;
 mod budget;
 mod closing;
-mod direct_write;
 mod draining;
 mod ended_leases;
 mod positions;
 mod queued_frame;
+mod writer;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -40,11 +41,12 @@ use syncline_replica::Pieces;
 pub use self::awareness::{AwarenessFrame, UpdateLength};
 pub use self::budget::Budget;
 use self::budget::{BudgetShare, SCARCE_BYTES};
-pub use self::direct_write::DirectSink;
-pub use self::draining::{FrameKind, Notices, Taken};
+pub use self::draining::{Notices, Taken};
 pub use self::positions::Position;
 use self::positions::Positions;
 use self::queued_frame::QueuedFrame;
+use self::writer::Socket;
+pub use self::writer::{Broken, Wire};
 use crate::ids::LeaseId;
 
 /// Number of queued frames searched for an awareness frame to coalesce with.
@@ -98,19 +100,19 @@ struct Inner {
     must_authenticate: bool,
     /// The session ends now, without a close frame.
     is_cut: bool,
-    /// The socket has not accepted everything that was taken.
-    is_blocked: bool,
+    /// Taken from the queue or queued by the timers, and not yet accepted by the socket.
+    unsent: VecDeque<Bytes>,
     /// Waker of the session's task; `None` after it was woken, until it polls again.
     waker: Option<Waker>,
 }
 
-/// The frames queued for one socket. Shared by the session and the documents it reads.
+/// The frames queued for one socket, and the socket. Shared by the session and the documents it reads.
 #[derive(Debug)]
 pub struct Outbox {
     inner: Mutex<Inner>,
+    /// Locked before `inner`, and only while something is written.
+    socket: Mutex<Socket>,
     limit_bytes: usize,
-    /// The session's socket; `None` if a task takes what is pushed.
-    sink: Option<Weak<dyn DirectSink>>,
     /// There are notices for the session's reader. Set under the lock.
     has_notices: AtomicBool,
 }
@@ -118,13 +120,13 @@ pub struct Outbox {
 impl Outbox {
     /// An outbox that holds about `limit_bytes` at most, for a task that takes from it.
     pub fn new(limit_bytes: usize) -> Self {
-        Self { inner: Mutex::default(), limit_bytes, sink: None, has_notices: AtomicBool::new(false) }
+        Self { inner: Mutex::default(), socket: Mutex::default(), limit_bytes, has_notices: AtomicBool::new(false) }
     }
 
-    /// An outbox with a socket for direct writes. Its limit is lower while `budget` is exceeded.
-    pub fn with_sink(limit_bytes: usize, budget: Arc<Budget>, sink: Weak<dyn DirectSink>) -> Self {
+    /// An outbox that writes to a socket. Its limit is lower while `budget` is exceeded.
+    pub fn with_wire(limit_bytes: usize, budget: Arc<Budget>, wire: impl Wire) -> Self {
         let inner = Inner { share: BudgetShare::new(budget), ..Inner::default() };
-        Self { inner: inner.into(), sink: Some(sink), ..Self::new(limit_bytes) }
+        Self { inner: inner.into(), socket: Socket::new(wire).into(), ..Self::new(limit_bytes) }
     }
 
     /// Queues a change of a document.

@@ -23,8 +23,8 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use self::slot::Slot;
-use crate::document::event::Event;
-use crate::document::frame::Framing;
+use crate::document::encoder::Encoder;
+use crate::document::event::SessionEvent;
 use crate::document::inbox::{Closed, Receiver, SendError, Sender, inbox};
 use crate::document::usage::{Memory, Usage};
 use crate::document::{self, DocumentOptions, Envelope, TaskEnd};
@@ -210,21 +210,31 @@ impl Lease {
 
     /// Opens the document: from now on frames for this lease go to `outbox`. `documents` is the number of
     /// documents the session has open, this one included.
-    pub async fn begin(&self, outbox: Arc<Outbox>, framing: Framing, documents: usize) -> Result<(), DocumentGone> {
-        let envelope = Envelope::Open { lease: self.id, outbox, framing, documents };
+    pub async fn begin(
+        &self,
+        outbox: Arc<Outbox>,
+        encoder: Box<dyn Encoder>,
+        documents: usize,
+    ) -> Result<(), DocumentGone> {
+        let envelope = Envelope::Open { lease: self.id, outbox, encoder, documents };
         self.inbox.send(envelope).await.map_err(|Closed| DocumentGone)
     }
 
     /// Sends an event with a payload of `bytes`; waits while the document's inbox is full.
-    pub async fn send(&self, event: Event, bytes: usize) -> Result<(), DocumentGone> {
+    pub async fn send(&self, event: SessionEvent, bytes: usize) -> Result<(), DocumentGone> {
         let permit = self.inbox.reserve(bytes).await.map_err(|Closed| DocumentGone)?;
-        self.inbox.send(Envelope::Event(event, permit)).await.map_err(|Closed| DocumentGone)
+        self.inbox.send(Envelope::Session(self.id, event, permit)).await.map_err(|Closed| DocumentGone)
+    }
+
+    /// Asks for what the session missed while its socket was full; waits while the document's inbox is full.
+    pub async fn resync(&self) -> Result<(), DocumentGone> {
+        self.inbox.send(Envelope::Resync { lease: self.id }).await.map_err(|Closed| DocumentGone)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let leave = Envelope::Event(Event::Leave { lease: self.id }, None);
+        let leave = Envelope::Leave { lease: self.id };
         let (registry, name, generation) = (Arc::clone(&self.registry), self.name.clone(), self.generation);
         match self.inbox.try_send(leave) {
             Ok(()) | Err(SendError::Closed) => registry.release(&name, generation),

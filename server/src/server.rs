@@ -6,7 +6,7 @@
 
 mod accept;
 mod descriptors;
-mod metrics_port;
+mod operator_listeners;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,21 +21,22 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::descriptors::Descriptors;
-use crate::admin::{self, Admin, AdminSocket};
+use crate::admin::AdminSocket;
 use crate::auth::Authorize;
 use crate::config::Config;
 use crate::document::DocumentOptions;
 use crate::document::usage::MemoryLimits;
-use crate::http::Readiness;
+use crate::http::operator::Operator;
 use crate::http::origin::AllowedOrigins;
 use crate::http::prefix::PathPrefix;
+use crate::http::routes::{self, Readiness};
 use crate::ids::Counter;
 use crate::limits::Gate;
-use crate::log_limit::{self, LogLimit};
+use crate::log_limit;
 use crate::metrics::Metrics;
 use crate::outbox::Budget;
 use crate::registry::Registry;
-use crate::session::{Context, Stop, Stream};
+use crate::session::{Context, Stream};
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
 use syncline_replica::{HubLimits, Superseded};
@@ -124,7 +125,7 @@ impl Connections {
     /// Serves a connection until it ends or the server stops. `peer` is the address for which it is counted, and which the
     /// log and the authorizer see.
     pub fn serve<S: Stream>(&self, socket: S, peer: SocketAddr) {
-        let unfinished = self.0.context.gate.arrive();
+        let unfinished = self.0.context.services.gate.arrive();
         tokio::spawn(accept::run(socket, peer, unfinished, Arc::clone(&self.0)));
     }
 }
@@ -144,6 +145,8 @@ pub struct Server {
 struct Shared {
     context: Arc<Context>,
     log: Log,
+    /// Answers the requests to the main port that are not WebSocket handshakes.
+    routes: routes::Public,
     session_ids: Counter,
     sessions: TaskTracker,
     /// Request header in which a proxy names the user.
@@ -160,16 +163,15 @@ impl Server {
         let Listener { listener, address } = listener;
         let metrics = Arc::new(Metrics::default());
         let log = Log::start_with(store, config.commit_delay);
-        let holds = HubLimits {
+        let hub_limits = HubLimits {
             bytes: config.limits.document_bytes,
             clients: config.limits.document_clients,
             ..HubLimits::default()
         };
-        let presence_bytes = config.limits.presence_bytes;
         let superseded = Superseded::default();
         let options = DocumentOptions {
-            holds,
-            presence_bytes,
+            hub_limits,
+            awareness_bytes: config.limits.presence_bytes,
             superseded: superseded.clone(),
             memory: MemoryLimits { bytes: config.limits.open_bytes, documents: config.limits.open_documents },
             ..DocumentOptions::new(config.idle_unload)
@@ -178,19 +180,16 @@ impl Server {
         registry.keep_within_bounds();
         let sessions = TaskTracker::new();
         let gate = Gate::new(config.limits, Arc::clone(&metrics));
-        let context = Context {
-            registry,
-            auth,
-            gate,
-            limits: config.session,
-            outboxes: Budget::with_superseded(config.limits.outbox_bytes_in_all, superseded),
-            metrics,
-            log_limit: LogLimit::default(),
-            stop: Stop::default(),
+        let outboxes = Budget::with_superseded(config.limits.outbox_bytes_in_all, superseded);
+        let context = Context::new(registry, auth, gate, config.session, outboxes);
+        let readiness = {
+            let (context, log) = (Arc::clone(&context), log.clone());
+            move || readiness(&context, &log)
         };
         let shared = Arc::new(Shared {
-            context: Arc::new(context),
+            context,
             log: log.clone(),
+            routes: routes::Public::new(config.path_prefix.clone(), readiness),
             session_ids: Counter::default(),
             sessions: sessions.clone(),
             user_header: config.user_header.clone(),
@@ -205,15 +204,17 @@ impl Server {
 
     /// Serves operators' commands on `socket` until the server stops.
     pub fn serve_admin(&self, socket: AdminSocket) {
-        let (log, registry) = (self.log.clone(), Arc::clone(&self.shared.context.registry));
-        let admin = Arc::new(Admin { log, registry, stop: self.admin_stop.clone() });
-        self.admin.spawn(admin::run(socket, admin));
+        let operator = Operator::new(self.log.clone(), Arc::clone(&self.shared.context.services.registry));
+        let router = routes::operator(Arc::new(operator));
+        self.admin.spawn(operator_listeners::ADMIN.run(socket, router, self.admin_stop.clone()));
     }
 
     /// Serves `/metrics` on `listener` until the server stops. Returns the bound address.
     pub fn serve_metrics(&self, listener: Listener) -> SocketAddr {
         let Listener { listener, address } = listener;
-        self.admin.spawn(metrics_port::run(listener, Arc::clone(&self.shared), self.admin_stop.clone()));
+        let shared = Arc::clone(&self.shared);
+        let router = routes::metrics(move || shared.context.services.metrics.page(&operator_listeners::now(&shared)));
+        self.admin.spawn(operator_listeners::METRICS.run(listener, router, self.admin_stop.clone()));
         address
     }
 
@@ -229,22 +230,22 @@ impl Server {
 
     /// The server's metrics.
     pub fn metrics(&self) -> &Metrics {
-        &self.shared.context.metrics
+        &self.shared.context.services.metrics
     }
 
     /// Connection counts and limits.
     pub fn gate(&self) -> &Gate {
-        &self.shared.context.gate
+        &self.shared.context.services.gate
     }
 
     /// Number of documents in memory.
     pub fn open_documents(&self) -> usize {
-        self.shared.context.registry.len()
+        self.shared.context.services.registry.len()
     }
 
     /// Estimated bytes of memory of the open documents.
     pub fn open_bytes(&self) -> usize {
-        self.shared.context.registry.memory_bytes()
+        self.shared.context.services.registry.memory_bytes()
     }
 
     /// Stops the server: asks every client to reconnect later. When this returns, everything is on disk.
@@ -264,10 +265,10 @@ impl Server {
             // A session that is only sending its close frame holds no lease.
             tokio::time::timeout(CUT_TIMEOUT, self.sessions.wait()).await.ok();
         }
-        log_counts(context.log_limit.take_counts(None));
+        log_counts(context.services.log_limit.take_counts(None));
         self.admin.close();
         self.admin.wait().await;
-        context.registry.stop(work_deadline.max(Instant::now() + MIN_WORK_TIMEOUT)).await;
+        context.services.registry.stop(work_deadline.max(Instant::now() + MIN_WORK_TIMEOUT)).await;
         self.log.close().await;
         self.log.failed().map_or(Ok(()), Err)
     }
@@ -283,7 +284,7 @@ async fn accept(listener: TcpListener, connections: Connections) {
         };
         match accepted {
             Ok((socket, peer)) => {
-                if !descriptors.admit(&socket, &shared.context.gate) {
+                if !descriptors.admit(&socket, &shared.context.services.gate) {
                     descriptors::reject(socket);
                     continue;
                 }
@@ -292,10 +293,11 @@ async fn accept(listener: TcpListener, connections: Connections) {
                 connections.serve(socket, peer);
             }
             Err(error) => {
-                if let Some(not_logged) = shared.context.log_limit.admit(("accept failed", 0), Instant::now()) {
+                if let Some(not_logged) = shared.context.services.log_limit.admit(("accept failed", 0), Instant::now())
+                {
                     warn!(%error, not_logged, "cannot accept a connection");
                 }
-                shared.context.gate.cut_oldest();
+                shared.context.services.gate.cut_oldest();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -305,7 +307,7 @@ async fn accept(listener: TcpListener, connections: Connections) {
 /// Logs once a minute how many lines were suppressed (`log_limit.rs`).
 async fn log_suppressed(context: Arc<Context>) {
     while timeout(log_limit::PERIOD, context.stop.cancelled()).await.is_err() {
-        log_counts(context.log_limit.take_counts(Some(Instant::now())));
+        log_counts(context.services.log_limit.take_counts(Some(Instant::now())));
     }
 }
 
@@ -315,11 +317,11 @@ fn log_counts(counts: Vec<(log_limit::Kind, u64)>) {
     }
 }
 
-fn readiness(shared: &Shared) -> Readiness {
-    if shared.context.stop.is_cancelled() {
+fn readiness(context: &Context, log: &Log) -> Readiness {
+    if context.stop.is_cancelled() {
         return Readiness::Stopping;
     }
-    match shared.log.failed() {
+    match log.failed() {
         Some(failure) => Readiness::StorageFailed(format!("edits are rejected: {failure}")),
         None => Readiness::Ready,
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use syncline_client::Dialect;
-use syncline_replica::HeldLimits;
+use syncline_replica::PendingLimits;
 
 use crate::client::{Client, ClientKind};
 use crate::disk::find_marks;
@@ -165,7 +165,7 @@ impl World {
             return Ok(BTreeSet::new());
         }
         let mut replica = build(self.disk.stored(&self.names[document]).as_ref(), u64::MAX)?;
-        let pending = replica.held().len();
+        let pending = replica.pending().len();
         if pending == 0 {
             return Ok(BTreeSet::new());
         }
@@ -176,16 +176,16 @@ impl World {
         }
         for client in &self.clients {
             if client.documents(self.names.len()).contains(&document) {
-                replica.take(&client.state(document), &HeldLimits::default()).map_err(|error| error.to_string())?;
+                replica.take(&client.state(document), &PendingLimits::default()).map_err(|error| error.to_string())?;
             }
         }
-        if replica.held().len() < pending {
+        if replica.pending().len() < pending {
             return Err(format!(
                 "WHAT IS MISSING IS ASKED FOR: {pending} updates are pending although a client has their dependencies"
             ));
         }
         let mut marks = BTreeSet::new();
-        replica.held().for_each(|update| find_marks(update, &mut marks));
+        replica.pending().for_each(|update| find_marks(update, &mut marks));
         Ok(marks)
     }
 }

@@ -12,16 +12,15 @@ use bytes::Bytes;
 use syncline_log::{Batch, Committed, Committer, Log};
 use syncline_protocol::ids::DocumentName;
 use syncline_server::auth::{Handshake, OpenToAll};
-use syncline_server::document::event::{Event, Origin};
-use syncline_server::document::frame::Framing;
+use syncline_server::dialect::NativeEncoder;
+use syncline_server::document::event::{Origin, SessionEvent};
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
-use syncline_server::log_limit::LogLimit;
 use syncline_server::metrics::Metrics;
 use syncline_server::outbox::{Budget, Outbox};
 use syncline_server::registry::{Lease, Registry};
-use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
+use syncline_server::session::{self, Context, Peer, SessionLimits};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -83,19 +82,16 @@ impl Server {
             .start_paused(true)
             .build()
             .expect("the runtime cannot be created");
-        let (log, committer) = Log::by_hand(Arc::clone(&disk) as Arc<dyn syncline_log::Store>);
+        let (log, committer) = Log::with_committer(Arc::clone(&disk) as Arc<dyn syncline_log::Store>);
         let metrics = Arc::new(Metrics::default());
         let Settings { idle, quiet, compaction, outbox_bytes, .. } = settings;
         let options = DocumentOptions { quiet, compaction, draw, ..DocumentOptions::new(idle) };
         let registry = Registry::new(log.clone(), options, Arc::clone(&metrics));
         let limits = SessionLimits { outbox_bytes, ..SessionLimits::default() };
-        let stop = Stop::default();
         // No rate limits: a plan sends more in a virtual second than a client does in a real one.
         let raw = RawLimits { messages_per_second: Some(0), bytes_per_second: Some(0), ..RawLimits::default() };
         let gate = Gate::new(raw.into(), Arc::clone(&metrics));
-        let (log_limit, outboxes) = (LogLimit::default(), Budget::new(usize::MAX));
-        let context =
-            Arc::new(Context { registry, auth: Arc::new(OpenToAll), limits, outboxes, metrics, log_limit, stop, gate });
+        let context = Context::new(registry, Arc::new(OpenToAll), gate, limits, Budget::new(usize::MAX));
         let sessions = TaskTracker::new();
         let (cut, commit_stage) = (CancellationToken::new(), CommitStage::Idle);
         Self { runtime, context, sessions, cut, log, committer, commit_stage, disk, settings, accepted: 0 }
@@ -115,20 +111,20 @@ impl Server {
     /// Takes a lease on a document, like a session on another thread that then does not run for a while.
     pub fn lease(&self, name: &DocumentName) -> Lease {
         let _runtime = self.runtime.enter();
-        self.context.registry.open(name)
+        self.context.services.registry.open(name)
     }
 
     /// Begins a slow session, whose outbox is never read. False: the document has left memory despite the lease.
     pub fn begin_session(&self, lease: &Lease) -> bool {
-        let framing = Framing::Native { channel: 0 };
-        self.runtime.block_on(lease.begin(Arc::new(Outbox::new(LEASE_OUTBOX_BYTES)), framing, 1)).is_ok()
+        let encoder = Box::new(NativeEncoder::new(0));
+        self.runtime.block_on(lease.begin(Arc::new(Outbox::new(LEASE_OUTBOX_BYTES)), encoder, 1)).is_ok()
     }
 
     /// Opens the document and sends an update. False: the document has left memory despite the lease.
     pub fn send_update(&self, lease: &Lease, update: Bytes) -> bool {
-        let (id, bytes) = (lease.id(), update.len());
-        let resume = Event::Resume { lease: id, cursor: None, wants_state_vector: false, read_only: false };
-        let change = Event::Update { lease: id, update, origin: Origin::Change, batch: 1 };
+        let bytes = update.len();
+        let resume = SessionEvent::Resume { cursor: None, wants_state_vector: false, read_only: false };
+        let change = SessionEvent::Update { update, origin: Origin::Change, batch: 1 };
         self.runtime.block_on(async { lease.send(resume, 0).await.is_ok() && lease.send(change, bytes).await.is_ok() })
     }
 
@@ -183,12 +179,12 @@ impl Server {
 
     /// The numbers of documents in memory and of document tasks. They are equal when all tasks have run.
     pub fn documents_and_tasks(&self) -> (usize, usize) {
-        (self.context.registry.len(), self.context.registry.task_count())
+        (self.context.services.registry.len(), self.context.services.registry.task_count())
     }
 
     /// The numbers of resyncs and of compactions.
     pub fn resyncs_and_compactions(&self) -> (u64, u64) {
-        (self.context.metrics.resyncs.get(), self.context.metrics.compactions.get())
+        (self.context.services.metrics.resyncs.get(), self.context.services.metrics.compactions.get())
     }
 
     /// Simulates a power loss: memory is lost, and a commit in progress is partly on the disk.
@@ -212,7 +208,7 @@ impl Server {
                 sessions.wait().await;
             }
         });
-        let registry = Arc::clone(&self.context.registry);
+        let registry = Arc::clone(&self.context.services.registry);
         // Longer than any stop takes here.
         let stopping = async move { registry.stop(tokio::time::Instant::now() + Duration::from_secs(3600)).await };
         let stopping = self.runtime.spawn(stopping);

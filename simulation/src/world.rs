@@ -264,7 +264,7 @@ impl World {
                     ));
                 }
             }
-            self.counts.add("documents with pending updates", u64::from(replica.held().len() > 0));
+            self.counts.add("documents with pending updates", u64::from(replica.pending().len() > 0));
         }
         Ok(())
     }

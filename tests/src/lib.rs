@@ -1,12 +1,13 @@
 //! The harness of the integration tests in `tests/tests`: a server in the test's process, clients of every
-//! dialect down to hand-made WebSocket frames, devices, a faulty network, fixtures, hostile updates, and the fuzz
-//! targets.
+//! dialect down to hand-made WebSocket frames, devices, a faulty network, fixtures, hostile updates, the core of a
+//! document, and the fuzz targets.
 
 #![allow(clippy::unwrap_used, reason = "this is test code: a panic fails the test")]
 
 use std::time::Duration;
 
 pub mod devices;
+pub mod document;
 pub mod fixtures;
 pub mod fuzz;
 pub mod hostile_updates;

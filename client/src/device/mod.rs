@@ -29,7 +29,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use ulid::Ulid;
 
-pub(crate) use self::open::{Step, Work, read};
+pub(crate) use self::open::{Work, WorkContext, read};
 use crate::backoff::BackoffConfig;
 use crate::document::Document;
 use crate::stock::driver::Connection;

@@ -15,7 +15,7 @@ use super::connection::REOPEN;
 use crate::backoff::Backoff;
 use crate::document::core::{Core, Outputs, Write};
 use crate::document::journal::{self, Note};
-use crate::document::{DocumentStatus, Event, Stamp, SyncReport, SyncState};
+use crate::document::{DocumentStatus, EditStamp, Event, SyncReport, SyncState};
 use crate::types::clock::Hlc;
 
 /// Capacity of an event stream; a slower reader loses the oldest events.
@@ -25,20 +25,20 @@ const EVENTS: usize = 1024;
 pub(crate) type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// A closure that runs on a document in the device's task.
-pub(crate) type Work = Box<dyn FnOnce(&mut Step<'_>) + Send>;
+pub(crate) type Work = Box<dyn FnOnce(&mut WorkContext<'_>) + Send>;
 
 /// The context of a [`Work`] closure.
-pub(crate) struct Step<'a> {
+pub(crate) struct WorkContext<'a> {
     pub(crate) core: &'a mut Core,
     pub(crate) out: &'a mut Outputs,
     /// Id, time and author for an entry made now.
-    pub(crate) stamp: Stamp,
+    pub(crate) stamp: EditStamp,
     pub(crate) device: Ulid,
     pub(crate) hlc: &'a mut Hlc,
     waiting: &'a mut VecDeque<(Seq, Done)>,
 }
 
-impl Step<'_> {
+impl WorkContext<'_> {
     pub(crate) fn when_stored(&mut self, seq: Seq, done: Done) {
         self.waiting.push_back((seq, done));
     }
@@ -125,9 +125,9 @@ impl Open {
         std::mem::take(&mut self.problems)
     }
 
-    pub(super) fn work(&mut self, work: Work, stamp: Stamp, device: Ulid) {
+    pub(super) fn work(&mut self, work: Work, stamp: EditStamp, device: Ulid) {
         let Self { core, out, hlc, waiting, .. } = self;
-        work(&mut Step { core, out, stamp, device, hlc, waiting });
+        work(&mut WorkContext { core, out, stamp, device, hlc, waiting });
     }
 
     /// The journal is stored up to `upto`: edits up to there are accepted.

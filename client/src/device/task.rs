@@ -22,7 +22,7 @@ use super::open::{Open, journal_epoch, read};
 use super::storage::{REOPEN_STORE, open_store};
 use super::{Change, Command, Commands, Counters, DeviceConfig, DeviceError};
 use crate::backoff::Backoff;
-use crate::document::{Document, Stamp};
+use crate::document::{Document, EditStamp};
 use crate::socket::Endpoint;
 use crate::stock::driver::Connection;
 
@@ -329,21 +329,21 @@ impl Task {
         self.config.clock.now_ms().saturating_add_signed(offset_ms).min(MAX_SAFE_INTEGER)
     }
 
-    pub(super) fn stamp(&mut self) -> Stamp {
+    pub(super) fn stamp(&mut self) -> EditStamp {
         self.stamp_at(self.now_ms())
     }
 
     /// Returns the stamp for an entry of this document's queue.
-    fn stamp_for(&mut self, name: &DocumentName) -> Stamp {
+    fn stamp_for(&mut self, name: &DocumentName) -> EditStamp {
         let offset_ms = self.documents.get(name).map(|open| open.core.stamping_offset_ms());
         self.stamp_at(self.now_by(offset_ms.unwrap_or(self.identity.clock_offset_ms)))
     }
 
-    fn stamp_at(&mut self, at_ms: u64) -> Stamp {
+    fn stamp_at(&mut self, at_ms: u64) -> EditStamp {
         // Ids of one device are increasing, even if its clock is set back.
         let drawn = Ulid::from_parts(at_ms, rand::random()).0;
         self.last_id = drawn.max(self.last_id + 1);
-        Stamp { id: Ulid(self.last_id), at_ms, device: self.id, author: self.config.author.clone() }
+        EditStamp { id: Ulid(self.last_id), at_ms, device: self.id, author: self.config.author.clone() }
     }
 
     pub(super) fn show(&self, connection: Connection) {

@@ -28,7 +28,7 @@ impl Core {
         let Ok(base) = self.base_replica() else { return };
         let Ok(encoded) = base.encode() else { return };
         // Remote changes depend on an edit of ours that is not acknowledged yet: compact later.
-        if base.held().len() > 0 {
+        if base.pending().len() > 0 {
             return;
         }
         self.base = encoded;

@@ -47,7 +47,7 @@ use ulid::Ulid;
 use yrs::{GetString, ReadTxn, Transaction, TransactionMut};
 
 pub use self::status::{DocumentStatus, Entry, EntryKind, EntryState, Event, Export, SyncReport, SyncState};
-use crate::device::{Command, Commands, DeviceError, Step};
+use crate::device::{Command, Commands, DeviceError, WorkContext};
 use crate::types::clock::Hlc;
 use crate::types::register::RegisterState;
 use crate::types::value::Value;
@@ -156,7 +156,7 @@ impl Document {
     /// Like [`Document::edit_entry`]; the closure also gets the entry's id, time and author.
     pub(crate) async fn edit_stamped<R: Send + 'static>(
         &self,
-        change: impl FnOnce(&Stamp, &mut TransactionMut<'_>) -> R + Send + 'static,
+        change: impl FnOnce(&EditStamp, &mut TransactionMut<'_>) -> R + Send + 'static,
     ) -> Result<(R, Option<Ulid>), EditError> {
         self.edit_timed(move |stamp, _, txn| change(stamp, txn)).await
     }
@@ -165,13 +165,13 @@ impl Document {
     /// share it: it belongs to the document in the device's task.
     pub(crate) async fn edit_timed<R: Send + 'static>(
         &self,
-        change: impl FnOnce(&Stamp, &mut Hlc, &mut TransactionMut<'_>) -> R + Send + 'static,
+        change: impl FnOnce(&EditStamp, &mut Hlc, &mut TransactionMut<'_>) -> R + Send + 'static,
     ) -> Result<(R, Option<Ulid>), EditError> {
         let (reply, answer) = oneshot::channel();
-        let work = move |step: &mut Step<'_>| {
-            let stamp = step.stamp.clone();
-            match step.core.edit(stamp.id.0, stamp.at_ms, |txn| change(&stamp, step.hlc, txn), step.out) {
-                Ok((result, Some(seq))) => step.when_stored(
+        let work = move |context: &mut WorkContext<'_>| {
+            let stamp = context.stamp.clone();
+            match context.core.edit(stamp.id.0, stamp.at_ms, |txn| change(&stamp, context.hlc, txn), context.out) {
+                Ok((result, Some(seq))) => context.when_stored(
                     seq,
                     Box::new(move |stored| {
                         // The caller may have been cancelled.
@@ -199,7 +199,7 @@ impl Document {
         &self,
         look: impl FnOnce(&Transaction<'_>) -> R + Send + 'static,
     ) -> Result<R, DeviceError> {
-        self.ask(move |step| step.core.read(look)).await
+        self.ask(move |context| context.core.read(look)).await
     }
 
     /// Returns the content of the root text named `root`; empty if there is none.
@@ -222,16 +222,16 @@ impl Document {
         let bytes = registers::encode(&bytes);
         let (reply, answer) = oneshot::channel();
         let register = register.to_owned();
-        let work = move |step: &mut Step<'_>| {
-            let stamp = step.stamp.clone();
-            let seq = match step.core.propose(stamp.id.0, stamp.at_ms, register, stamp.author, bytes, step.out) {
+        let work = move |context: &mut WorkContext<'_>| {
+            let stamp = context.stamp.clone();
+            let seq = match context.core.propose(stamp.id.0, stamp.at_ms, register, stamp.author, bytes, context.out) {
                 Ok(seq) => seq,
                 Err(rejected) => return drop(reply.send(Err(EditError::Rejected(rejected.to_string())))),
             };
             let done = move |stored: Result<(), String>| {
                 drop(reply.send(stored.map(|()| stamp.id).map_err(EditError::Storage)));
             };
-            step.when_stored(seq, Box::new(done));
+            context.when_stored(seq, Box::new(done));
         };
         self.commands.write(&self.name, Box::new(work)).await.map_err(|error| EditError::Storage(error.to_string()))?;
         answer.await.unwrap_or(Err(EditError::Closed))
@@ -271,7 +271,7 @@ impl Document {
     /// # Errors
     /// [`DeviceError::Closed`] after the device was closed.
     pub async fn queue(&self) -> Result<Vec<Entry>, DeviceError> {
-        self.ask(|step| step.core.entries(step.device)).await
+        self.ask(|context| context.core.entries(context.device)).await
     }
 
     /// Returns the whole document as one Yjs v1 update.
@@ -279,7 +279,7 @@ impl Document {
     /// # Errors
     /// [`DeviceError::Closed`] after the device was closed, [`DeviceError::Broken`] if the document cannot be encoded.
     pub async fn state(&self) -> Result<Vec<u8>, DeviceError> {
-        self.ask(|step| step.core.state()).await?.map_err(DeviceError::Broken)
+        self.ask(|context| context.core.state()).await?.map_err(DeviceError::Broken)
     }
 
     /// Exports the document for use elsewhere: all of it, and separately the edits that the server has not confirmed.
@@ -287,7 +287,7 @@ impl Document {
     /// # Errors
     /// [`DeviceError::Closed`] after the device was closed, [`DeviceError::Broken`] if the document cannot be encoded.
     pub async fn export(&self) -> Result<Export, DeviceError> {
-        self.ask(|step| step.core.export()).await?.map_err(DeviceError::Broken)
+        self.ask(|context| context.core.export()).await?.map_err(DeviceError::Broken)
     }
 
     /// Waits until the document is [`SyncState::Synced`]: it contains every change that the server had. Waits without a
@@ -345,7 +345,7 @@ impl Document {
     /// # Errors
     /// [`DeviceError::Closed`] after the device was closed.
     pub async fn discard(&self) -> Result<(), DeviceError> {
-        self.ask(|step| step.core.discard(step.out)).await?;
+        self.ask(|context| context.core.discard(context.out)).await?;
         self.commands.send(Command::Reopen { document: self.name.clone() }).await
     }
 
@@ -357,10 +357,10 @@ impl Document {
 
     async fn ask<R: Send + 'static>(
         &self,
-        look: impl FnOnce(&mut Step<'_>) -> R + Send + 'static,
+        look: impl FnOnce(&mut WorkContext<'_>) -> R + Send + 'static,
     ) -> Result<R, DeviceError> {
         let (reply, answer) = oneshot::channel();
-        let work = move |step: &mut Step<'_>| drop(reply.send(look(step)));
+        let work = move |context: &mut WorkContext<'_>| drop(reply.send(look(context)));
         self.commands.look(&self.name, Box::new(work)).await?;
         answer.await.map_err(|_| DeviceError::Closed)
     }
@@ -368,7 +368,7 @@ impl Document {
 
 /// Id, time, device and author of an edit.
 #[derive(Debug, Clone)]
-pub(crate) struct Stamp {
+pub(crate) struct EditStamp {
     pub(crate) id: Ulid,
     pub(crate) at_ms: u64,
     pub(crate) device: Ulid,

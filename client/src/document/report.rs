@@ -1,7 +1,7 @@
 //! PURE: sync reports, with what both sides changed while disconnected. Part of [`Core`].
 
 use bytes::Bytes;
-use syncline_replica::{HeldLimits, Replica};
+use syncline_replica::{PendingLimits, Replica};
 
 use super::core::{Core, Outputs};
 use super::status::Event;
@@ -32,7 +32,7 @@ impl Core {
         let Link::Up(joining) = &mut self.link else { return };
         joining.divergence = joining.divergence.take().or(divergence);
         if let Some(divergence) = &mut joining.divergence
-            && divergence.theirs.take(update, &HeldLimits::default()).is_err()
+            && divergence.theirs.take(update, &PendingLimits::default()).is_err()
         {
             // Only the report is incomplete then.
             joining.divergence = None;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ulid::Ulid;
 
 use super::{read_error, rejected};
-use crate::document::{Document, EditError, Entry, EntryKind, Stamp};
+use crate::document::{Document, EditError, EditStamp, Entry, EntryKind};
 use crate::types::choice::{Signature, Version};
 use crate::types::predictor::Candidate;
 use crate::types::{self, RegisterState, Value};
@@ -212,7 +212,7 @@ impl Choice {
     }
 }
 
-fn signature(stamp: &Stamp) -> Signature {
+fn signature(stamp: &EditStamp) -> Signature {
     Signature { id: stamp.id.to_string(), author: stamp.author.clone(), at_ms: stamp.at_ms }
 }
 

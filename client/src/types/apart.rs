@@ -17,7 +17,7 @@ use super::value::Value;
 
 /// One step of a path from the document down to a place in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub enum PathStep {
     /// A key of a map or an attribute of an XML node; as the first step, the name of a root type.
     Key(String),
     /// The index of an array element or of an XML child, in the base.
@@ -43,7 +43,7 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlap {
     /// The path from the root type to the place.
-    pub path: Vec<Step>,
+    pub path: Vec<PathStep>,
     /// The kind of place, with its range if it has one.
     pub place: Place,
     /// True if both sides made the same change. Always false for ranges of elements and texts, which are not compared.
@@ -63,7 +63,7 @@ pub fn both_changed(base: &Doc, mine: &Doc, theirs: &Doc) -> Vec<Overlap> {
         let [base_root, mine_root, theirs_root] = [&base_tree, &mine_tree, &theirs_tree]
             .map(|tree| tree.keys.get(name).and_then(Node::shared).unwrap_or(&empty));
         let roots = [base_root, mine_root, theirs_root];
-        finder.path.push(Step::Key(name.to_owned()));
+        finder.path.push(PathStep::Key(name.to_owned()));
         if name == REGISTERS_ROOT {
             finder.entries(roots, &Place::Register);
         } else if roots.iter().any(|root| is_lww_map(root)) {
@@ -105,7 +105,7 @@ fn same_content(one: &Shared, other: &Shared) -> bool {
 }
 
 struct OverlapFinder {
-    path: Vec<Step>,
+    path: Vec<PathStep>,
     overlaps: Vec<Overlap>,
 }
 
@@ -134,7 +134,7 @@ impl OverlapFinder {
             if base_text == mine_text || base_text == theirs_text {
                 continue;
             }
-            self.path.push(Step::Key(key.to_owned()));
+            self.path.push(PathStep::Key(key.to_owned()));
             match [base, mine, theirs].map(|node| node.and_then(Node::shared)) {
                 [Some(base), Some(mine), Some(theirs)] if base.id == mine.id && base.id == theirs.id => {
                     self.shared([base, mine, theirs]);
@@ -149,7 +149,7 @@ impl OverlapFinder {
         for (key, ours) in &mine {
             let (before, others) = (base.get(key), theirs.get(key));
             if before != Some(ours) && others.is_some() && before != others {
-                self.path.push(Step::Key(key.clone()));
+                self.path.push(PathStep::Key(key.clone()));
                 self.push(Place::Key, Some(ours) == others);
                 self.path.pop();
             }
@@ -170,7 +170,7 @@ impl OverlapFinder {
             let id = shared.id.as_str();
             let (Some(ours), Some(others)) = (ours.get(id), others.get(id)) else { continue };
             if !same_content(shared, ours) && !same_content(shared, others) {
-                self.path.push(Step::Index(index as u32));
+                self.path.push(PathStep::Index(index as u32));
                 self.shared([shared, ours, others]);
                 self.path.pop();
             }

@@ -19,7 +19,7 @@ use std::ops::Range;
 use yrs::branch::BranchPtr;
 use yrs::{Array, ArrayRef, Doc, Map, MapRef, OffsetKind, Transact, TransactionMut};
 
-use super::apart::{Step, is_choice, is_lww_map};
+use super::apart::{PathStep, is_choice, is_lww_map};
 use super::choice::ChoiceRegister;
 use super::counter::{Counter, counter_name};
 use super::lww_map::LwwMap;
@@ -38,14 +38,14 @@ pub struct RebaseReport {
     /// The places that both sides had changed, in the order of their paths.
     pub conflicts: Vec<RebaseConflict>,
     /// Paths of our changes that could not be applied: registers, and types that this library does not know.
-    pub skipped: Vec<Vec<Step>>,
+    pub skipped: Vec<Vec<PathStep>>,
 }
 
 /// A place that both sides changed. See the module documentation for which version the document has now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RebaseConflict {
     /// The path; indices refer to the base.
-    pub path: Vec<Step>,
+    pub path: Vec<PathStep>,
     /// Our value; `None` if we removed it.
     pub mine: Option<Value>,
     /// Their value; `None` if they removed it.
@@ -70,7 +70,7 @@ pub fn rebase(base: &Doc, mine: &Doc, onto: &mut TransactionMut<'_>) -> RebaseRe
         if before.fingerprint() == ours.fingerprint() {
             continue;
         }
-        rebaser.path.push(Step::Key(name.clone()));
+        rebaser.path.push(PathStep::Key(name.clone()));
         if name == REGISTERS_ROOT {
             rebaser.skip();
         } else if is_lww_map(ours) {
@@ -104,7 +104,7 @@ pub fn rebase(base: &Doc, mine: &Doc, onto: &mut TransactionMut<'_>) -> RebaseRe
 struct Rebaser<'a, 'doc> {
     txn: &'a mut TransactionMut<'doc>,
     kind: OffsetKind,
-    path: Vec<Step>,
+    path: Vec<PathStep>,
     report: RebaseReport,
 }
 
@@ -165,7 +165,7 @@ impl Rebaser<'_, '_> {
             if was_text == is_text || is_text == other_text {
                 continue;
             }
-            self.path.push(Step::Key(name.clone()));
+            self.path.push(PathStep::Key(name.clone()));
             let theirs_changed = was_text != other_text;
             match (is, other) {
                 (Some(is), Some(other)) if self.descend(was, is, other) => {}
@@ -298,7 +298,7 @@ impl Rebaser<'_, '_> {
             else {
                 continue;
             };
-            self.path.push(Step::Index(index as u32));
+            self.path.push(PathStep::Index(index as u32));
             let current = other.get(key).map(|at| &theirs[*at]);
             if !current.is_some_and(|current| self.descend(Some(node), mine, current)) {
                 self.conflict(Some(mine.to_value()), current.map(Node::to_value));

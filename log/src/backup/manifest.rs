@@ -62,7 +62,7 @@ pub struct PackLocation {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct ManifestHead {
     format: String,
     version: u32,
     #[serde(default)]
@@ -132,7 +132,7 @@ impl Manifest {
     }
 
     fn text(&self) -> io::Result<String> {
-        let head = Head {
+        let head = ManifestHead {
             format: FORMAT.into(),
             version: VERSION,
             store: format!("{:032x}", self.store),
@@ -154,7 +154,7 @@ impl Manifest {
     fn parse(text: &str) -> Result<Self, String> {
         let body = text.strip_suffix('\n').ok_or("it is truncated")?;
         let (first, _) = body.split_once('\n').ok_or("it is truncated")?;
-        let head: Head = serde_json::from_str(first).map_err(|error| format!("line 1: {error}"))?;
+        let head: ManifestHead = serde_json::from_str(first).map_err(|error| format!("line 1: {error}"))?;
         if head.format != FORMAT {
             return Err("it is not the manifest of a Syncline backup".into());
         }

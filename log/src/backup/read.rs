@@ -126,7 +126,7 @@ pub fn restore_all(backup: &Backup, data: &Path) -> Result<Restored, BackupError
     let unfinished = data.join(RESTORING_DIR);
     let store = SledStore::open(&unfinished)?;
     let mut restored = Restored::default();
-    let mut batch = Batch { store: &store, writes: Vec::new(), bytes: 0 };
+    let mut batch = RestoreBatch { store: &store, writes: Vec::new(), bytes: 0 };
     for (document, entry) in backup.documents() {
         if let Some(why) = &entry.damaged {
             restored.damaged.push((document.clone(), why.clone()));
@@ -214,13 +214,13 @@ pub fn new_history(document: &DocumentName, stored: Stored, taken_ms: u64, epoch
 }
 
 /// The steps of the next commit into the new store.
-struct Batch<'a> {
+struct RestoreBatch<'a> {
     store: &'a SledStore,
     writes: Vec<Write>,
     bytes: usize,
 }
 
-impl Batch<'_> {
+impl RestoreBatch<'_> {
     fn add(&mut self, write: Write) -> Result<(), StoreError> {
         if let Write::Append { records, .. } = &write {
             self.bytes += records.iter().map(|record| record.update.len()).sum::<usize>();

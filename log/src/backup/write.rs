@@ -111,7 +111,8 @@ pub fn take(
     let packs = Packs::scan(dir, &before)?;
     packs.remove_unused(dir)?;
     let pacer = Pacer { pace, since: Instant::now(), written: 0 };
-    let mut backup = Writer { dir, store, before, packs, run: run + 1, pack: None, pack_number: 0, bytes: 0, pacer };
+    let mut backup =
+        BackupWriter { dir, store, before, packs, run: run + 1, pack: None, pack_number: 0, bytes: 0, pacer };
 
     let names: HashSet<DocumentName> = store.list()?.into_iter().collect();
     let mut progress = Progress { documents: names.len() as u64, ..Progress::default() };
@@ -162,7 +163,7 @@ fn read_earlier(dir: &Path, identity: u128) -> Result<Option<Manifest>, BackupEr
     Ok(None)
 }
 
-struct Writer<'a> {
+struct BackupWriter<'a> {
     dir: &'a Path,
     store: &'a dyn Store,
     /// The documents of the earlier backup.
@@ -177,7 +178,7 @@ struct Writer<'a> {
     pacer: Pacer,
 }
 
-impl Writer<'_> {
+impl BackupWriter<'_> {
     /// The entry of one document. Writes the document unless the earlier backup has the same state. `None`: the document
     /// was removed after the names were listed.
     fn document(&mut self, name: &DocumentName) -> Result<Option<Entry>, BackupError> {

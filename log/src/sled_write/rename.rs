@@ -178,9 +178,9 @@ mod tests {
         let survey = Survey::of(dir.path()).unwrap();
         assert!(survey.complaints().is_empty(), "{:?}", survey.complaints());
         assert_eq!(survey.documents().count(), 6);
-        assert!(survey.documents().all(|name| matches!(survey.document(name), Condition::Whole(_))));
+        assert!(survey.documents().all(|name| matches!(survey.document(name), Condition::Intact(_))));
         drop(survey);
-        let store = SledStore::open_whole(dir.path()).unwrap();
+        let store = SledStore::open_checked(dir.path()).unwrap();
         let loaded = store.load(&name).unwrap().unwrap();
         assert_eq!((loaded.epoch, loaded.last(), loaded.records.len()), (EPOCH, Seq(2), 1));
         store.commit(&[Write::Delete { document: name.clone() }]).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     fn two_documents_with_the_same_name_are_both_kept() {
         let dir = stored(&["space%20name", "space name", "%e6%96%87", "%E6%96%87"]);
         for _ in 0..2 {
-            let store = SledStore::open_whole(dir.path()).unwrap();
+            let store = SledStore::open_checked(dir.path()).unwrap();
             assert_eq!(names(&store), ["%e6%96%87", "space name", "space%20name", "文"]);
             assert_eq!(first(&store, &exact("space name")).unwrap(), "space name");
             assert_eq!(first(&store, &exact("space%20name")).unwrap(), "space%20name");
@@ -202,10 +202,10 @@ mod tests {
             store.close().unwrap();
         }
         // Now the name is free, and the other document gets it.
-        let store = SledStore::open_whole(dir.path()).unwrap();
+        let store = SledStore::open_checked(dir.path()).unwrap();
         store.commit(&[Write::Delete { document: exact("space name") }]).unwrap();
         store.close().unwrap();
-        let store = SledStore::open_whole(dir.path()).unwrap();
+        let store = SledStore::open_checked(dir.path()).unwrap();
         assert_eq!(first(&store, &exact("space name")).unwrap(), "space%20name");
     }
 
@@ -216,7 +216,7 @@ mod tests {
         append(&store, &exact("a%20b"), 1, "x");
         store.commit(&Write::bury(&exact("a%20b"), Epoch(9), 3)).unwrap();
         store.close().unwrap();
-        let store = SledStore::open_whole(dir.path()).unwrap();
+        let store = SledStore::open_checked(dir.path()).unwrap();
         assert!(store.load(&exact("a b")).unwrap().unwrap().is_tombstone());
     }
 
@@ -246,7 +246,7 @@ mod tests {
         store.close().unwrap();
         for _ in 0..2 {
             let store = SledStore::open(dir.path()).unwrap();
-            assert!(store.doubt().is_some(), "a lost head is still detected");
+            assert!(store.inconsistency().is_some(), "a lost head is still detected");
             assert_eq!(names(&store), ["a b", "c d", "other"]);
             for name in ["a b", "c d"] {
                 assert!(matches!(store.load(&exact(name)), Err(StoreError::Damaged { .. })), "{name}");

@@ -2,6 +2,7 @@
 //! so no content can make it fail.
 //!
 //! ```text
+//! weighing   what an update would do: it is weighed first, then entered
 //! pending    updates with missing dependencies
 //! registers  the current value of each register
 //! key_order  the writes of one map key, in the order that every reader computes
@@ -10,87 +11,21 @@
 mod key_order;
 mod pending;
 mod registers;
+mod weighing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_protocol::update::raw::Id;
-use syncline_protocol::update::{
-    EMPTY_UPDATE, ScanError, ScanLimits, StateClock, Structs, Verdict, delete_set, is_circular, update_ranges, verdict,
-};
-use thiserror::Error;
+use syncline_protocol::update::{ScanLimits, StateClock, Structs, is_circular, update_ranges, verdict};
 
 use crate::known::Known;
 use crate::register::RegisterState;
 use crate::structs::{Pieces, StructStore, Superseded};
 use pending::{Pending, PendingUpdate};
 use registers::Registers;
-
-/// A full document is compacted for an update if at least 1/64 of its bytes arrived since the last compaction.
-const COMPACTION_SHARE: usize = 64;
-
-/// Limits for one document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HubLimits {
-    /// Size of the encoded state.
-    pub bytes: usize,
-    /// Number of clients that ever edited the document.
-    pub clients: usize,
-    /// Number of pending updates.
-    pub pending_updates: usize,
-    /// Total size of the pending updates.
-    pub pending_bytes: usize,
-}
-
-impl HubLimits {
-    /// No limits, for updates that were accepted before.
-    const NONE: Self =
-        Self { bytes: usize::MAX, clients: usize::MAX, pending_updates: usize::MAX, pending_bytes: usize::MAX };
-}
-
-impl Default for HubLimits {
-    fn default() -> Self {
-        Self { pending_updates: 1_000, pending_bytes: 4 * 1024 * 1024, ..Self::NONE }
-    }
-}
-
-/// The outcome of [`HubDocument::take`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entered {
-    /// The document already had everything in the update.
-    Known,
-    /// The update changed the document, and may have released pending updates.
-    Changed,
-    /// The update has missing dependencies and is pending.
-    Waits,
-    /// The update has missing dependencies, but the limits for pending updates are reached: it was dropped.
-    NoRoom,
-    /// The update would exceed a limit of the document: it was dropped.
-    Full(Full),
-}
-
-/// The limit of a document that is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
-    /// [`HubLimits::bytes`].
-    Bytes,
-    /// [`HubLimits::clients`].
-    Clients,
-    /// [`syncline_protocol::limits::MAX_REGISTERS`].
-    Registers,
-}
-
-/// Why an update can never be accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Refused {
-    /// No Yjs client could read it.
-    #[error("it cannot be decoded: {0}")]
-    Unreadable(#[from] ScanError),
-    /// No Yjs client could ever integrate it.
-    #[error("its structs depend on each other in a cycle")]
-    Circular,
-}
+pub use weighing::{Entered, Full, HubLimits, Refused, Weighed};
 
 /// One document in a hub.
 #[derive(Debug)]
@@ -104,7 +39,7 @@ pub struct HubDocument {
     /// `None` until a register is written, as in most documents.
     registers: Option<Box<Registers>>,
     /// Some update was pending while the document was loaded from its log.
-    has_waited_at_load: bool,
+    was_pending_at_load: bool,
     /// Size of the updates applied since the last compaction.
     received_bytes: usize,
 }
@@ -124,7 +59,7 @@ impl HubDocument {
             structs: StructStore::default(),
             pending: None,
             registers: None,
-            has_waited_at_load: false,
+            was_pending_at_load: false,
             received_bytes: 0,
         }
     }
@@ -139,19 +74,19 @@ impl HubDocument {
         let adopted = usize::from(updates.first().is_some_and(|first| document.adopt(first)));
         for update in &updates[adopted..] {
             match document.take(update) {
-                Ok(taken) => document.has_waited_at_load |= taken == Entered::Waits,
+                Ok(taken) => document.was_pending_at_load |= taken == Entered::Pending,
                 // Accepted by an earlier server version, which never sent it to a reader.
-                Err(Refused::Circular) => document.has_waited_at_load = true,
+                Err(Refused::Circular) => document.was_pending_at_load = true,
                 Err(refused) => return Err(refused),
             }
         }
         // A reader of a loaded document receives all of it in one difference.
-        document.take_freed();
+        document.take_released();
         document.take_touched();
         Ok(document)
     }
 
-    /// Sets the limits for updates that are applied from now on.
+    /// Sets the limits for updates that are weighed from now on.
     pub fn limit(&mut self, limits: HubLimits) {
         self.limits = limits;
     }
@@ -161,32 +96,29 @@ impl HubDocument {
         self.structs.count_superseded(count);
     }
 
-    /// Applies one scanned v1 update, or keeps it pending.
+    /// [`HubDocument::weigh`], then [`HubDocument::enter`].
     ///
     /// # Errors
-    /// When no reader could ever decode or integrate the update. The document is unchanged.
+    /// As [`HubDocument::weigh`]. The document is unchanged.
     pub fn take(&mut self, update: &Bytes) -> Result<Entered, Refused> {
-        if update[..] == EMPTY_UPDATE {
-            return Ok(Entered::Known);
+        let weighed = self.weigh(update)?;
+        self.enter(weighed);
+        Ok(weighed.outcome())
+    }
+
+    /// Enters an update: applies it, or keeps it pending. One that is known, or too much, is not entered: nothing happens.
+    /// It must have been weighed after the last update was entered.
+    pub fn enter(&mut self, weighed: Weighed<'_>) {
+        let update = weighed.update;
+        match weighed.outcome() {
+            Entered::Known | Entered::NoRoom | Entered::Full(_) => {}
+            Entered::Pending => self.pending.get_or_insert_default().add(update, &self.structs),
+            Entered::Changed => {
+                let is_new = self.apply(update);
+                debug_assert!(is_new, "it was weighed before an update that was entered since");
+                self.apply_released(update);
+            }
         }
-        let verdict = verdict(update, &self.structs, &ScanLimits::STORED)?;
-        let (is_pending, inserts) =
-            (has_missing_dependencies(&verdict), !matches!(verdict.structs, Structs::None | Structs::Known));
-        if inserts && !is_pending && is_circular(update, &self.structs) {
-            return Err(Refused::Circular);
-        }
-        if inserts && let Some(full) = self.lacks_room_for(update.len(), verdict.new_clients) {
-            return Ok(Entered::Full(full));
-        }
-        if is_pending {
-            let pending = self.pending.get_or_insert_default();
-            return Ok(pending.add(update, &self.structs, &self.limits));
-        }
-        if (!inserts && !verdict.deletes) || !self.apply(update) {
-            return Ok(Entered::Known);
-        }
-        self.apply_released(update);
-        Ok(Entered::Changed)
     }
 
     /// Adds an update without missing dependencies. True when anything in it was new.
@@ -236,35 +168,8 @@ impl HubDocument {
         self.pending = Some(pending);
     }
 
-    /// The limit that `bytes` more and `clients` new clients would exceed. Compacts the document first if that may make
-    /// room.
-    pub fn lacks_room_for(&mut self, bytes: usize, clients: u64) -> Option<Full> {
-        let limits = self.limits;
-        if clients > 0 && self.structs.clients() as u64 + clients > limits.clients as u64 {
-            return Some(Full::Clients);
-        }
-        // Content that was deleted since the last compaction counts until it is dropped. A compaction reads the whole
-        // document: if little arrived since the last one, it is left to the compaction that runs when the document is idle.
-        let is_worth_compacting = self.received_bytes.saturating_mul(COMPACTION_SHARE) >= self.bytes();
-        if self.bytes().saturating_add(bytes) > limits.bytes && is_worth_compacting && !self.is_compact() {
-            self.compact();
-        }
-        (self.bytes().saturating_add(bytes) > limits.bytes).then_some(Full::Bytes)
-    }
-
-    /// True when the document has every struct of an update. Its deletions are not checked.
-    pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
-        let verdict = verdict(update, &self.structs, &ScanLimits::STORED);
-        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
-    }
-
-    /// True when an update would not change the document.
-    pub fn knows(&self, update: &[u8]) -> bool {
-        self.inserts_nothing_new(update) && self.structs.knows_deletions_of(delete_set(update))
-    }
-
     /// Takes the pending updates that were released, in the order in which they were applied.
-    pub fn take_freed(&mut self) -> Vec<Bytes> {
+    pub fn take_released(&mut self) -> Vec<Bytes> {
         let released = self.pending.as_mut().map_or_else(Vec::new, |pending| pending.take_released());
         self.pending.take_if(|pending| pending.entries().is_empty());
         released
@@ -278,8 +183,8 @@ impl HubDocument {
 
     /// True when an update was pending while the document was loaded from its log. In that case the log does not show
     /// which record readers received first.
-    pub fn has_waited_at_load(&self) -> bool {
-        self.has_waited_at_load
+    pub fn was_pending_at_load(&self) -> bool {
+        self.was_pending_at_load
     }
 
     /// The whole state as one v1 update, without pending updates.
@@ -381,8 +286,4 @@ impl HubDocument {
         self.apply(&update);
         Some(update.into())
     }
-}
-
-fn has_missing_dependencies(verdict: &Verdict) -> bool {
-    matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use bytes::Bytes;
 use syncline_protocol::update::{ScanLimits, StateClock, needs, update_ranges, verdict};
 
-use super::{Entered, HubLimits, has_missing_dependencies};
+use super::weighing::has_missing_dependencies;
 use crate::structs::StructStore;
 
 /// Approximate memory that the tables take for one update, besides the update and its needs.
@@ -54,14 +54,19 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Keeps an update with missing dependencies.
-    pub(super) fn add(&mut self, update: &Bytes, structs: &StructStore, limits: &HubLimits) -> Entered {
-        if self.updates.contains(update) {
-            return Entered::Known;
-        }
-        if self.entries.len() >= limits.pending_updates || self.update_bytes + update.len() > limits.pending_bytes {
-            return Entered::NoRoom;
-        }
+    /// True when this update is pending.
+    pub(super) fn contains(&self, update: &Bytes) -> bool {
+        self.updates.contains(update)
+    }
+
+    /// Total size of the pending updates.
+    pub(super) fn update_bytes(&self) -> usize {
+        self.update_bytes
+    }
+
+    /// Keeps an update with missing dependencies, which is not pending yet.
+    pub(super) fn add(&mut self, update: &Bytes, structs: &StructStore) {
+        debug_assert!(!self.contains(update), "it was weighed before an update that was entered since");
         // A copy, because a slice would keep the whole received frame in memory.
         let update = Bytes::copy_from_slice(update);
         let needs = needs(&update, structs).unwrap_or_default();
@@ -72,7 +77,6 @@ impl Pending {
         self.entries.insert(self.next, PendingUpdate { update, needs, memory_bytes });
         self.index_by_next_need(self.next, structs);
         self.next += 1;
-        Entered::Waits
     }
 
     /// Indexes an update by the next of its needs that is not met.

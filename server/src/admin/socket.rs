@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
+use tracing::warn;
 
 /// The socket's name in the data directory.
 pub const SOCKET_FILE: &str = "admin.sock";
@@ -15,9 +16,9 @@ const MAKING_DIR: &str = "admin.new";
 /// The bound socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct AdminSocket {
-    pub(super) listener: UnixListener,
+    listener: UnixListener,
     /// User id of the socket's owner; only this user and root may connect.
-    pub(super) owner: u32,
+    owner: u32,
     path: PathBuf,
 }
 
@@ -42,6 +43,18 @@ impl AdminSocket {
         });
         ignore_missing(fs::remove_dir_all(&making))?;
         bound
+    }
+
+    /// The next connection of the socket's owner or of root. The socket's mode already excludes others; a second check
+    /// is free.
+    pub(crate) async fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            if stream.peer_cred().is_ok_and(|peer| peer.uid() == self.owner || peer.uid() == 0) {
+                return Ok(stream);
+            }
+            warn!("refused a connection of another user to the admin socket");
+        }
     }
 }
 

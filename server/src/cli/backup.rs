@@ -8,7 +8,7 @@ use syncline_log::backup::{self, Backup, Cancel, Pace};
 
 use super::StoreArgs;
 use super::target::Target;
-use crate::admin::message::{Answer, Request};
+use crate::http::operator::backups::BackupSummary;
 
 /// `syncline backup`.
 #[derive(Debug, clap::Args)]
@@ -37,20 +37,15 @@ pub fn backup(args: &BackupArgs, out: &mut impl Write) -> anyhow::Result<()> {
     // The server's working directory may be another one.
     let dir = absolute(&args.dir)?;
     let target = Target::existing(&args.store.data_dir()?, out)?;
-    let answer = match target {
-        Target::Running(server) => server.ask(&Request::Backup { dir: dir.clone() }, &[], show)?.0,
+    let summary = match target {
+        Target::Running(server) => server.back_up(&dir, show)?,
         Target::Stopped(store) => {
-            let mut report = |now: backup::Progress| {
-                show(&Answer::Progress { done: now.done, documents: now.documents, bytes: now.bytes });
-            };
-            let taken = backup::take(&*store, &dir, Pace::Full, &Cancel::default(), &mut report)?;
+            let taken = backup::take(&*store, &dir, Pace::Full, &Cancel::default(), &mut show)?;
             Target::Stopped(store).close()?;
             taken.into()
         }
     };
-    let Answer::BackedUp { documents, written, bytes, damaged } = answer else {
-        bail!("unexpected answer of the server: {answer:?}");
-    };
+    let BackupSummary { documents, written, bytes, damaged } = summary;
     if stderr().is_terminal() {
         eprintln!();
     }
@@ -72,10 +67,8 @@ pub fn backup(args: &BackupArgs, out: &mut impl Write) -> anyhow::Result<()> {
 }
 
 /// Shows the progress on one line, if standard error is a terminal.
-fn show(answer: &Answer) {
-    if let Answer::Progress { done, documents, bytes } = answer
-        && stderr().is_terminal()
-    {
+fn show(backup::Progress { done, documents, bytes }: backup::Progress) {
+    if stderr().is_terminal() {
         eprint!("\r{done} of {documents} documents, {bytes} bytes written ");
     }
 }

@@ -41,7 +41,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         Some(address) => Some(listen(address, "--metrics").await?),
         None => None,
     };
-    let store = SledStore::open_whole(&config.data)?;
+    let store = SledStore::open_checked(&config.data)?;
     let server = Server::start(listener, config, Arc::new(store), Arc::new(OpenToAll));
     if let Some(listener) = metrics {
         server.serve_metrics(listener);

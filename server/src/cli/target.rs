@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use syncline_log::store::Write as Step;
 use syncline_log::{Record, SledStore, Store, StoreError};
@@ -13,7 +13,7 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use super::explain;
 use super::store_args::announce;
 use crate::admin::client::Running;
-use crate::admin::message::{Answer, Request};
+use crate::http::operator::documents::Imported;
 use crate::import_export::{self, Change, Exported, Format};
 
 /// A store that a command reads from or writes to.
@@ -35,17 +35,6 @@ pub(super) enum IfMissing {
     Create,
 }
 
-/// The result of an import.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Imported {
-    /// The file was merged and changed the document.
-    Changed,
-    /// The document already had everything in the file.
-    Known,
-    /// The document exists and was not changed, because only new ones were to be imported.
-    Exists,
-}
-
 impl Target {
     /// The existing store in `data`, of a running server or not. Prints which store it is.
     pub(super) fn existing(data: &Path, out: &mut impl Write) -> anyhow::Result<Self> {
@@ -64,7 +53,7 @@ impl Target {
             announce(data, " (through the running server)", out)?;
             return Ok(Self::Running(running));
         }
-        let open = if if_missing == IfMissing::Create { SledStore::open_whole } else { SledStore::open_existing };
+        let open = if if_missing == IfMissing::Create { SledStore::open_checked } else { SledStore::open_existing };
         let store = open(data).map_err(|error| match error {
             StoreError::InUse { .. } => anyhow!(
                 "{error}, and no server answers at {}: wait until that process ends, or stop it",
@@ -81,13 +70,7 @@ impl Target {
 
     pub(super) fn export(&self, document: &DocumentName, format: Format) -> anyhow::Result<Exported> {
         let exported = match self {
-            Self::Running(server) => {
-                let request = Request::Export { document: document.to_string() };
-                match server.ask(&request, &[], |_| ())? {
-                    (Answer::Exported { waiting, .. }, bytes) => Ok(Exported { bytes, waiting }),
-                    (other, _) => bail!("unexpected answer of the server: {other:?}"),
-                }
-            }
+            Self::Running(server) => Ok(server.export(document)?),
             Self::Stopped(store) => {
                 let stored = store.load(document)?.ok_or_else(|| anyhow!("document {document:?} does not exist"))?;
                 import_export::export(stored)
@@ -106,16 +89,7 @@ impl Target {
         only_new: bool,
     ) -> anyhow::Result<Imported> {
         match self {
-            Self::Running(server) => {
-                let bytes = file.len() as u64;
-                let request = Request::Import { document: document.to_string(), format, bytes, only_new };
-                match server.ask(&request, &file, |_| ())? {
-                    (Answer::Imported { changed: true }, _) => Ok(Imported::Changed),
-                    (Answer::Imported { changed: false }, _) => Ok(Imported::Known),
-                    (Answer::Exists, _) => Ok(Imported::Exists),
-                    (other, _) => bail!("unexpected answer of the server: {other:?}"),
-                }
-            }
+            Self::Running(server) => server.import(document, file, format, only_new),
             Self::Stopped(store) => import_stopped(store, document, file, format, only_new)
                 .with_context(|| format!("document {document:?}")),
         }

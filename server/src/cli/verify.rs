@@ -26,7 +26,7 @@ pub fn verify(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     for name in survey.documents() {
         documents += 1;
         match survey.document(name) {
-            Condition::Whole(stored) => {
+            Condition::Intact(stored) => {
                 records += stored.records.len();
                 bytes += updates(&stored).map(|update| update.len()).sum::<usize>();
                 if let Err(error) = builds(&stored) {

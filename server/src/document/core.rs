@@ -1,7 +1,7 @@
 //! PURE: the state machine of one document: events in, effects out. No clock, no I/O, no runtime, no log.
 //!
 //! Architecture invariants:
-//! - An ack is emitted only after its record's sequence number is durable ([`Core::durable`]).
+//! - An ack is emitted only after its record's sequence number is durable ([`Event::Durable`]).
 //! - A change is broadcast when it is applied. An update that changes nothing is neither logged nor
 //!   broadcast; it is acked at the current sequence number, which may not be durable yet.
 //! - A step 1 is always answered, even if the state vectors are equal: deletions do not advance a state
@@ -18,29 +18,65 @@ mod native;
 mod pending_authors;
 mod refusal;
 mod registers;
+mod snapshot;
 mod unsynced;
+mod updates;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
-use syncline_protocol::update::EMPTY_UPDATE;
 
 use self::acks::{AckReply, WaitingAck};
 use self::joining::DiffCache;
 use self::pending_authors::PendingAuthors;
 use self::registers::RegisterDecisions;
 use self::unsynced::UnsyncedCounter;
+use self::updates::Submitted;
 use super::awareness::AwarenessStates;
-use super::event::{Acks, Effect, Event, Origin, Outcome};
+use super::event::{Acks, Effect, Event, SessionEvent};
 use super::frame::{Frame, Message};
 use super::lease_map::LeaseMap;
 use super::recent_changes::RecentChanges;
 use crate::ids::LeaseId;
-use syncline_replica::{Entered, HubDocument, HubLimits, Known};
+use syncline_replica::{HubDocument, HubLimits, Known};
+
+/// A document as its log has it.
+#[derive(Debug)]
+pub struct LoadedDocument {
+    /// The document, with every record of its log.
+    pub document: HubDocument,
+    /// Its epoch, and the sequence number of its newest record.
+    pub newest: Cursor,
+    /// The changes at the end of its history, for clients that resume from a cursor. Not used if an update was
+    /// pending during the load: the records then do not show when readers received it.
+    pub recent: RecentChanges,
+}
+
+impl LoadedDocument {
+    /// A new document without records. `document` is empty.
+    pub fn empty(document: HubDocument, epoch: Epoch) -> Self {
+        let newest = Cursor { epoch, seq: Seq::ZERO };
+        Self { document, newest, recent: RecentChanges::after(Seq::ZERO) }
+    }
+}
+
+/// Limits of a document that is open.
+#[derive(Debug, Clone, Copy)]
+pub struct CoreLimits {
+    /// Size limits of the document.
+    pub hub: HubLimits,
+    /// Maximum bytes of awareness states per lease.
+    pub awareness_bytes: usize,
+}
+
+impl Default for CoreLimits {
+    fn default() -> Self {
+        Self { hub: HubLimits::default(), awareness_bytes: usize::MAX }
+    }
+}
 
 #[derive(Debug, Default)]
 struct LeaseState {
@@ -54,7 +90,28 @@ struct LeaseState {
     unsynced: Option<Box<UnsyncedCounter>>,
 }
 
-/// State machine of one document. Owned by the document's task (or by a test, a simulator, a fuzzer).
+/// State machine of one document. Its owner is the document's task (or a test, or a fuzzer). There are three kinds
+/// of calls:
+///
+/// - [`Core::new`], once, with what was loaded from the log.
+/// - [`Core::handle`], for each event. Nothing else changes the document.
+/// - Questions, at any time. They take `&self`; only [`Core::all_awareness`] takes `&mut self`, because it caches its
+///   answer.
+///
+/// Order of events:
+///
+/// - A lease's events begin with [`Event::Open`], in the native dialect followed by [`SessionEvent::Resume`], and end
+///   with [`Event::Leave`]. After [`Effect::Close`], or [`Effect::Opened`] with another history, the document
+///   ignores the lease's events up to [`Event::Leave`].
+/// - [`Event::Durable`] follows when the log has the records of [`Effect::Append`] on disk. Positions ascend and may
+///   repeat; other events may come before them, until [`Core::must_wait_for_disk`]. After
+///   [`Event::StorageFailed`] no higher position follows.
+/// - [`Event::Compact`] and [`Event::MakeDormant`]: at any time. The owner decides when they are worth their cost.
+///
+/// Order of effects: the owner executes them as they were emitted, after each event or after several, and all of
+/// them before it waits for the next event. [`Effect::may_pass_changes`] has the exceptions. Awareness is encoded
+/// after them, once ([`Core::awareness_of`], [`Core::all_awareness`]). From then on [`Core::known`] is what the readers
+/// were sent. When [`Core::is_settled`], the document may leave memory.
 #[derive(Debug)]
 pub struct Core {
     document: HubDocument,
@@ -85,47 +142,31 @@ pub struct Core {
     /// Recent step 2 replies, shared by sessions with the same state vector. Cleared by every change.
     diff_cache: DiffCache,
     storage_failed: bool,
-    /// Awareness states dropped because of a limit; read and reset by [`Core::take_dropped_states`].
-    dropped_states: usize,
 }
 
 impl Core {
-    /// A document loaded from its log, whose last record is `newest`.
-    pub fn new(mut document: HubDocument, newest: Cursor, limits: HubLimits) -> Self {
-        let Cursor { epoch, seq: last } = newest;
-        document.limit(limits);
+    /// A document that was loaded from its log, without leases.
+    pub fn new(loaded: LoadedDocument, limits: CoreLimits) -> Self {
+        let LoadedDocument { mut document, newest: Cursor { epoch, seq: last }, recent } = loaded;
+        document.limit(limits.hub);
         Self {
             decisions: RegisterDecisions::of(&document),
+            recent: if document.was_pending_at_load() { RecentChanges::after(last) } else { recent },
             document,
             epoch,
             last,
-            recent: RecentChanges::after(last),
             durable: last,
             leases: LeaseMap::new(),
             native_leases: 0,
             ended: BTreeSet::new(),
-            awareness: AwarenessStates::default(),
+            awareness: AwarenessStates::with_limit(limits.awareness_bytes),
             cached_awareness: None,
             pending_authors: PendingAuthors::default(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             diff_cache: DiffCache::default(),
             storage_failed: false,
-            dropped_states: 0,
         }
-    }
-
-    /// Limits the bytes of awareness states per lease.
-    #[must_use]
-    pub fn with_presence_limit(self, awareness_bytes: usize) -> Self {
-        Self { awareness: AwarenessStates::with_limit(awareness_bytes), ..self }
-    }
-
-    /// Adds the changes at the end of the stored history, for clients that resume from a cursor. They are not
-    /// used if an update was pending during the load: the records then do not show when readers received it.
-    #[must_use]
-    pub fn with_recent_changes(self, recent: RecentChanges) -> Self {
-        if self.document.has_waited_at_load() { self } else { Self { recent, ..self } }
     }
 
     /// Sequence number of the newest record.
@@ -138,11 +179,6 @@ impl Core {
         self.waiting.is_empty() && (self.durable >= self.last || self.storage_failed)
     }
 
-    /// Number of awareness states dropped since the last call.
-    pub fn take_dropped_states(&mut self) -> usize {
-        std::mem::take(&mut self.dropped_states)
-    }
-
     /// Number of sessions that have the document open.
     pub fn lease_count(&self) -> usize {
         self.leases.len()
@@ -153,27 +189,30 @@ impl Core {
         self.document.known()
     }
 
-    /// The compacted state up to [`Core::last`], to replace all records up to there; deleted content is
-    /// removed. Pending updates are not part of it: they are appended again as new records.
-    pub fn snapshot(&mut self, effects: &mut Vec<Effect>) -> (Seq, Bytes) {
-        let (upto, state) = (self.last, self.document.compact());
-        for update in self.document.pending().cloned().collect::<Vec<_>>() {
-            self.append(update, effects);
-        }
-        (upto, state)
-    }
-
     /// Processes one event and appends the resulting effects.
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
-        if self.ended.contains(&event.lease()) && !matches!(event, Event::Leave { .. }) {
+        let is_ended = event.lease().is_some_and(|lease| self.ended.contains(&lease));
+        if is_ended && !matches!(event, Event::Leave { .. }) {
             return;
         }
         match event {
-            Event::Open { lease, acks } => self.open(lease, acks, effects),
-            Event::Resume { lease, cursor, wants_state_vector, read_only } => {
+            Event::Open { lease, acks, documents } => self.open(lease, acks, documents, effects),
+            Event::Session(lease, event) => self.handle_session(lease, event, effects),
+            Event::Resync { lease, floor } => self.resync(lease, floor.as_deref(), effects),
+            Event::Leave { lease } => self.leave(lease, effects),
+            Event::Durable { upto } => self.advance_durable(upto, effects),
+            Event::StorageFailed => self.fail_storage(effects),
+            Event::Compact => self.compact(effects),
+            Event::MakeDormant => self.make_dormant(),
+        }
+    }
+
+    fn handle_session(&mut self, lease: LeaseId, event: SessionEvent, effects: &mut Vec<Effect>) {
+        match event {
+            SessionEvent::Resume { cursor, wants_state_vector, read_only } => {
                 self.resume(lease, cursor.map(|cursor| *cursor), wants_state_vector, read_only, effects);
             }
-            Event::Step1 { lease, state_vector } => {
+            SessionEvent::Step1 { state_vector } => {
                 let must_ask = self.note_step1(lease, &state_vector);
                 self.step1(lease, &state_vector, effects);
                 if must_ask {
@@ -181,99 +220,40 @@ impl Core {
                 }
                 self.push_durable(lease, effects);
             }
-            Event::Update { lease, update, origin, batch } => {
+            SessionEvent::Update { update, origin, batch } => {
                 self.note_step2(lease, origin);
-                self.update(lease, (update, origin, batch), effects);
+                self.update(lease, Submitted { update, origin, batch }, effects);
             }
-            Event::Propose { lease, batch, write } => self.propose(lease, batch, &write, effects),
-            Event::Awareness { lease, update } => self.apply_awareness(lease, &update, effects),
-            Event::QueryAwareness { lease } => self.push_all_awareness(lease, effects),
-            Event::Refused { lease, batch, update, origin } => {
+            SessionEvent::Propose { batch, write } => self.propose(lease, batch, &write, effects),
+            SessionEvent::Awareness { update } => self.apply_awareness(lease, &update, effects),
+            SessionEvent::QueryAwareness => self.push_all_awareness(lease, effects),
+            SessionEvent::Refused { batch, update, origin } => {
                 self.note_step2(lease, origin);
                 self.refuse_read_only(lease, batch, (update, origin), effects);
             }
-            Event::Resync { .. } => {} // The task calls `Core::resync`: it knows the reader's checkpoint.
-            Event::Leave { lease } => {
-                let left = self.leases.remove(lease);
-                self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
-                self.ended.remove(&lease);
-                self.pending_authors.forget_lease(lease);
-                self.remove_awareness(lease, effects);
-            }
         }
     }
 
-    /// Brings a reader up to date with one diff from `floor`, or from the empty state.
-    pub fn resync(&mut self, lease: LeaseId, floor: Option<&Known>, effects: &mut Vec<Effect>) {
-        let from_nothing = Known::default();
-        let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
-        effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) });
-        self.push_durable(lease, effects);
-        self.push_awareness_now(lease, effects);
-    }
-
-    fn open(&mut self, lease: LeaseId, acks: Acks, effects: &mut Vec<Effect>) {
+    /// A native session is not asked, and sends what it wants next: [`SessionEvent::Resume`].
+    fn open(&mut self, lease: LeaseId, acks: Acks, documents: usize, effects: &mut Vec<Effect>) {
+        let native = acks == Acks::Batches;
         let unsynced = (acks == Acks::Counted).then(Box::default);
-        self.leases.insert(lease, LeaseState { unsynced, ..LeaseState::default() });
-        self.ask(lease, effects);
-        self.push_all_awareness(lease, effects);
+        let known = self.leases.insert(lease, LeaseState { native, unsynced, ..LeaseState::default() });
+        self.native_leases += usize::from(native);
+        self.native_leases -= usize::from(known.is_some_and(|lease| lease.native));
+        self.awareness.limit_share(lease, documents);
+        if !native {
+            self.ask(lease, effects);
+            self.push_all_awareness(lease, effects);
+        }
     }
 
-    fn update(&mut self, lease: LeaseId, (update, origin, batch): (Bytes, Origin, u64), effects: &mut Vec<Effect>) {
-        if self.storage_failed {
-            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
-            let unneeded = origin.is_step2() && self.document.inserts_nothing_new(&update);
-            let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
-            effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
-            return;
-        }
-        let waited_before = self.document.pending().len();
-        let is_empty = update[..] == EMPTY_UPDATE;
-        let entered = match self.document.take(&update) {
-            Ok(entered) => entered,
-            Err(refused) => return self.refuse_update(lease, &refused, effects),
-        };
-        let frame = match entered {
-            Entered::Known => Frame::at(self.last, Message::Update(update)),
-            // A pending update is logged so that it is not lost; readers get it once it is integrated.
-            Entered::Waits | Entered::Changed => {
-                if entered == Entered::Waits {
-                    self.pending_authors.add(self.document.pending().last().cloned(), lease);
-                }
-                let frame = Frame::change(self.last.next(), update);
-                if let Message::Update(update) = frame.message() {
-                    self.append(update.clone(), effects);
-                }
-                frame
-            }
-            Entered::NoRoom => {
-                let close = Close::TooMany("too many pending updates with missing dependencies".into());
-                return self.close(lease, close, effects);
-            }
-            Entered::Full(full) => {
-                let (seq, outcome) = (self.last, Outcome::Full(full));
-                return effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
-            }
-        };
-        if entered == Entered::Changed {
-            self.broadcast(Arc::clone(&frame), Some(lease), effects);
-            for freed in self.document.take_freed() {
-                let author = self.pending_authors.remove(&freed);
-                self.broadcast(Frame::at(self.last, Message::Update(freed)), author, effects);
-            }
-            self.enforce_decisions(effects);
-        }
-        let acks = match frame.message() {
-            Message::Update(update) => self.acks_of(lease, &update.clone(), origin),
-            _ => 1,
-        };
-        let is_echoed = !origin.is_step2() || (!is_empty && self.awareness.may_be_yjs14(lease));
-        self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
-        if entered == Entered::Waits {
-            self.ask_for_missing(lease, effects);
-        } else if self.document.pending().len() < waited_before {
-            self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
-        }
+    fn leave(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        let left = self.leases.remove(lease);
+        self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
+        self.ended.remove(&lease);
+        self.pending_authors.forget_lease(lease);
+        self.remove_awareness(lease, effects);
     }
 
     /// Sends a change of the newest record to readers and adds it to the recent changes.
@@ -288,35 +268,5 @@ impl Core {
         self.last = self.last.next();
         self.diff_cache.clear();
         effects.push(Effect::Append { seq: self.last, update });
-    }
-
-    /// Asks the sender of a pending update for its missing dependencies, once.
-    fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(state) = self.leases.get_mut(lease)
-            && !state.asked_for_missing
-        {
-            state.asked_for_missing = true;
-            self.ask(lease, effects);
-        }
-    }
-
-    /// Every step 2 counts as the reply to our step 1, even if it is refused.
-    fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
-        if let Some(lease) = self.leases.get_mut(lease).filter(|_| origin.is_step2()) {
-            lease.awaits_step2 = false;
-        }
-    }
-
-    /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
-    /// document instead.
-    fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(lease) = self.leases.get_mut(lease) {
-            if lease.native {
-                return;
-            }
-            lease.awaits_step2 = true;
-        }
-        let frame = Frame::new(Message::Step1(self.document.state_vector()));
-        effects.push(Effect::Answer { lease, frame });
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
-use syncline_replica::{Full, RegisterWrite};
+use syncline_replica::{Full, Known, RegisterWrite};
 
 use super::awareness::ChangedClient;
 use super::frame::Frame;
@@ -39,10 +39,63 @@ pub enum Acks {
     Each,
     /// By status messages that lower a counter in the client: see `core/unsynced.rs`.
     Counted,
+    /// One acknowledgement per batch number, in the native dialect. Such a session resumes by cursor.
+    Batches,
 }
 
-/// A message from a session to a document. Kept small, because inboxes hold events by value. Payloads have
+/// What a session sends to a document under its lease. Kept small, because inboxes hold it by value. Payloads have
 /// passed the scanner.
+#[derive(Debug, Clone)]
+pub enum SessionEvent {
+    /// A native session opens the document or resumes where it left off: its first event.
+    Resume {
+        /// Durable position that the client has reached; `None` if it will send a state vector.
+        cursor: Option<Box<Cursor>>,
+        /// The client asks for the document's state vector.
+        wants_state_vector: bool,
+        /// It has read access only; copied into the reply.
+        read_only: bool,
+    },
+    /// The client asks for what it lacks and becomes a reader.
+    Step1 {
+        /// The client's encoded state vector.
+        state_vector: Bytes,
+    },
+    /// An update.
+    Update {
+        /// The update, encoding v1.
+        update: Bytes,
+        /// How it arrived.
+        origin: Origin,
+        /// The client's batch number, in the native dialect; 0 in the others.
+        batch: u64,
+    },
+    /// A proposed write to a versioned register.
+    Propose {
+        /// The client's batch number.
+        batch: u64,
+        /// The proposed write.
+        write: Box<RegisterWrite>,
+    },
+    /// Awareness states.
+    Awareness {
+        /// A y-protocols awareness update.
+        update: Bytes,
+    },
+    /// The client asks for all awareness states.
+    QueryAwareness,
+    /// A read-only session sent an edit, which is refused unless the document has everything in it.
+    Refused {
+        /// The client's batch number, in the native dialect; 0 in the others.
+        batch: u64,
+        /// A v1 update accepted by the scanner; `None` for a write to a register.
+        update: Option<Bytes>,
+        /// How it arrived.
+        origin: Origin,
+    },
+}
+
+/// What enters a document's core. Only the document's task makes them: a session sends a [`SessionEvent`].
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A session opens the document.
@@ -51,94 +104,45 @@ pub enum Event {
         lease: LeaseId,
         /// How its client expects acks.
         acks: Acks,
+        /// Number of documents the session has open, this one included: they share its limit on awareness.
+        documents: usize,
     },
-    /// A native session opens the document or resumes where it left off.
-    Resume {
-        /// Lease of the session.
-        lease: LeaseId,
-        /// Durable position that the client has reached; `None` if it will send a state vector.
-        cursor: Option<Box<Cursor>>,
-        /// The client asks for the document's state vector.
-        wants_state_vector: bool,
-        /// It has read access only; copied into the reply.
-        read_only: bool,
-    },
-    /// A session asks for what it lacks and becomes a reader.
-    Step1 {
-        /// Lease of the session.
-        lease: LeaseId,
-        /// The client's encoded state vector.
-        state_vector: Bytes,
-    },
-    /// A session sends an update.
-    Update {
-        /// Lease of the session.
-        lease: LeaseId,
-        /// The update, encoding v1.
-        update: Bytes,
-        /// How it arrived.
-        origin: Origin,
-        /// The client's batch number, in the native dialect; 0 in the others.
-        batch: u64,
-    },
-    /// A session proposes a write to a versioned register.
-    Propose {
-        /// Lease of the session.
-        lease: LeaseId,
-        /// The client's batch number.
-        batch: u64,
-        /// The proposed write.
-        write: Box<RegisterWrite>,
-    },
-    /// A session sends awareness states.
-    Awareness {
-        /// Lease of the session.
-        lease: LeaseId,
-        /// A y-protocols awareness update.
-        update: Bytes,
-    },
-    /// A session asks for all awareness states.
-    QueryAwareness {
-        /// Lease of the session.
-        lease: LeaseId,
-    },
-    /// A read-only session sent an edit, which is refused unless the document has everything in it.
-    Refused {
-        /// Lease of the session.
-        lease: LeaseId,
-        /// The client's batch number, in the native dialect; 0 in the others.
-        batch: u64,
-        /// A v1 update accepted by the scanner; `None` for a write to a register.
-        update: Option<Bytes>,
-        /// How it arrived.
-        origin: Origin,
-    },
+    /// A session that has the document open sent this.
+    Session(LeaseId, SessionEvent),
     /// The session's socket has drained after frames were dropped: send what it missed.
     Resync {
         /// Lease of the session.
         lease: LeaseId,
+        /// State that the reader is known to have; `None` if nothing is known.
+        floor: Option<Arc<Known>>,
     },
     /// The session has left the document.
     Leave {
         /// Lease of the session.
         lease: LeaseId,
     },
+    /// The log has every record up to `upto` on disk.
+    Durable {
+        /// The newest durable sequence number, or an older one.
+        upto: Seq,
+    },
+    /// The log has failed: nothing more will be durable. Refuses all waiting updates and every later edit.
+    StorageFailed,
+    /// Emit a snapshot ([`Effect::Snapshot`]), unless storage has failed.
+    Compact,
+    /// Drop deleted content and everything that can be rebuilt, after a quiet period.
+    MakeDormant,
 }
 
 impl Event {
-    /// Lease of the session that sent the event.
-    pub fn lease(&self) -> LeaseId {
+    /// The lease that the event is about.
+    pub fn lease(&self) -> Option<LeaseId> {
         match *self {
             Event::Open { lease, .. }
-            | Event::Resume { lease, .. }
-            | Event::Step1 { lease, .. }
-            | Event::Update { lease, .. }
-            | Event::Propose { lease, .. }
-            | Event::Awareness { lease, .. }
-            | Event::QueryAwareness { lease }
-            | Event::Refused { lease, .. }
-            | Event::Resync { lease }
-            | Event::Leave { lease } => lease,
+            | Event::Session(lease, _)
+            | Event::Resync { lease, .. }
+            | Event::Leave { lease } => Some(lease),
+            Event::Durable { .. } | Event::StorageFailed | Event::Compact | Event::MakeDormant => None,
         }
     }
 }
@@ -159,6 +163,24 @@ pub enum Outcome {
     Unneeded,
 }
 
+impl Outcome {
+    /// The close reason for an edit that was not accepted; `None` if it was, or need not be.
+    pub fn refusal(&self) -> Option<Close> {
+        match self {
+            Outcome::Saved | Outcome::Unneeded => None,
+            Outcome::Refused => Some(Close::StorageFailed),
+            Outcome::Forbidden => Some(Close::read_only()),
+            Outcome::Full(full) => Some(Close::DocumentFull(match full {
+                Full::Bytes => "document size limit reached; it can be read and deleted from".into(),
+                Full::Clients => {
+                    "limit on clients that wrote to this document reached; copy it to a new document".into()
+                }
+                Full::Registers => "limit on registers in this document reached; use another document".into(),
+            })),
+        }
+    }
+}
+
 /// An action the document requests; executed in order.
 #[derive(Debug)]
 pub enum Effect {
@@ -167,6 +189,13 @@ pub enum Effect {
         /// Sequence number of the record.
         seq: Seq,
         /// The update as received.
+        update: Bytes,
+    },
+    /// Replace the records up to `upto` by this snapshot in the log, after every record appended before this effect.
+    Snapshot {
+        /// The newest record that the snapshot covers.
+        upto: Seq,
+        /// The state as a v1 update, without pending updates: these were appended again.
         update: Bytes,
     },
     /// Send a change to every reader but its author.
@@ -189,8 +218,13 @@ pub enum Effect {
         /// The receiver.
         lease: LeaseId,
     },
+    /// Awareness states were dropped because of a limit: count them.
+    AwarenessDropped {
+        /// Number of states.
+        states: usize,
+    },
     /// A reply to one session, never dropped while it is open; awareness is deferred if the session is slow.
-    Answer {
+    Reply {
         /// The receiver.
         lease: LeaseId,
         /// The reply.
@@ -210,7 +244,7 @@ pub enum Effect {
         lease: LeaseId,
         /// The document's epoch and newest sequence number.
         cursor: Cursor,
-        /// Copied from [`Event::Resume`].
+        /// Copied from [`SessionEvent::Resume`].
         read_only: bool,
         /// How the session continues.
         resume: Resume,
@@ -272,11 +306,13 @@ impl Effect {
     pub fn may_pass_changes(&self) -> bool {
         match self {
             Effect::Append { .. }
+            | Effect::Snapshot { .. }
             | Effect::Broadcast { .. }
             | Effect::Awareness { .. }
             | Effect::AllAwareness { .. }
+            | Effect::AwarenessDropped { .. }
             | Effect::Ack { outcome: Outcome::Saved, .. } => true,
-            Effect::Answer { .. }
+            Effect::Reply { .. }
             | Effect::Diff { .. }
             | Effect::Opened { .. }
             | Effect::Missed { .. }

@@ -9,16 +9,13 @@ use syncline_protocol::native::Cursor;
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use syncline_replica::{HubDocument, Refused};
 
+use super::core::LoadedDocument;
 use super::recent_changes::RecentChanges;
 use crate::ids::Draw;
 
 /// A document built from its log.
 pub(super) struct Loaded {
-    pub document: HubDocument,
-    /// Its epoch and newest sequence number.
-    pub newest: Cursor,
-    /// Its newest records.
-    pub tail: RecentChanges,
+    pub document: LoadedDocument,
     /// Number of records after the snapshot.
     pub records: u64,
     pub record_bytes: usize,
@@ -29,9 +26,7 @@ pub(super) struct Loaded {
 pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<Loaded, LoadError> {
     let Some(stored) = log.load(name).await? else {
         return Ok(Loaded {
-            document: HubDocument::new(draw_client_id(draw)),
-            newest: Cursor { epoch: Epoch(draw.number()), seq: Seq::ZERO },
-            tail: RecentChanges::after(Seq::ZERO),
+            document: LoadedDocument::empty(HubDocument::new(draw_client_id(draw)), Epoch(draw.number())),
             records: 0,
             record_bytes: 0,
             snapshot_bytes: 0,
@@ -44,10 +39,10 @@ pub(super) async fn load(log: &Log, name: &DocumentName, draw: &Draw) -> Result<
     let (document, stored) = build(log, stored, draw_client_id(draw)).await?;
     let snapshot = stored.snapshot.as_ref();
     let records = stored.records.iter().map(|record| (record.seq, &record.update));
+    let newest = Cursor { epoch: stored.epoch, seq: stored.last() };
+    let recent = RecentChanges::of(snapshot.map_or(Seq::ZERO, |snapshot| snapshot.upto), records);
     Ok(Loaded {
-        document,
-        newest: Cursor { epoch: stored.epoch, seq: stored.last() },
-        tail: RecentChanges::of(snapshot.map_or(Seq::ZERO, |snapshot| snapshot.upto), records),
+        document: LoadedDocument { document, newest, recent },
         records: stored.records.len() as u64,
         record_bytes: stored.records.iter().map(|record| record.update.len()).sum(),
         snapshot_bytes: snapshot.map_or(0, |snapshot| snapshot.update.len()),
@@ -89,7 +84,7 @@ async fn build(log: &Log, stored: Stored, own_client: u64) -> Result<(HubDocumen
     if bytes <= INLINE_BUILD_BYTES {
         return Ok(work()?);
     }
-    Ok(log.aside(work).await.ok_or(LoadError::Interrupted)??)
+    Ok(log.run_blocking(work).await.ok_or(LoadError::Interrupted)??)
 }
 
 /// Draws the client id under which the document makes its own edits until it is loaded again.

@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! event.rs                 events in, effects out: the contract of the core
-//! core.rs                  PURE: applies updates, decides on acks and replies; no clock, no I/O, no runtime
+//! core.rs                  PURE: the state machine: one door, and the order of calls; no clock, no I/O, no runtime
+//! core/updates.rs          PURE: an update is weighed, then entered
 //! core/memory.rs           PURE: estimated memory use
 //! core/refusal.rs          PURE: refusals
 //! core/native.rs           PURE: native dialect only: cursors and registers
 //! core/awareness.rs        PURE: awareness, encoded once per turn
-//! core/joining.rs          PURE: replies to step 1, and the dormant document
+//! core/joining.rs          PURE: replies to step 1, and the diff for a reader that fell behind
+//! core/snapshot.rs         PURE: snapshots, and the dormant document
 //! core/registers.rs        PURE: keeps decisions on registers final
 //! core/acks.rs             PURE: acks waiting for the disk
-//! core/unsynced.rs         PURE: the counter of unsynced changes in a Hocuspocus client
+//! core/unsynced.rs         PURE: the counter of unsynced changes in a client
 //! core/pending_authors.rs  PURE: senders of pending updates
 //! recent_changes.rs        PURE: recent changes, for clients that missed only a few
 //! awareness.rs             PURE: awareness states, never logged
-//! frame.rs                 one message, encoded at most once per dialect, shared by every reader
+//! encoder.rs               encodes what a document sends to one lease: implemented by each dialect
+//! frame.rs                 one message, each shared encoding made at most once
 //! lease_map.rs             PURE: a small map by lease
 //! load.rs                  loads a document from the log
 //! coalesce.rs              PURE: coalesces changes into few frames
@@ -24,13 +27,14 @@
 //! block_in_place.rs        work on whole large documents that must not block other tasks
 //! task.rs                  the I/O shell: inbox, effects, log, idle timers, unloading
 //! task/turn.rs             executes effects and sends the frames of a turn
-//! task/storing.rs          snapshots, and waiting for the disk
+//! task/storing.rs          requests snapshots, waits for the disk
 //! ```
 
 pub mod awareness;
 mod block_in_place;
 mod coalesce;
 pub mod core;
+pub mod encoder;
 pub mod event;
 pub mod frame;
 pub mod inbox;
@@ -60,7 +64,7 @@ mod tests {
 
     #[test]
     fn idle_document_is_small() {
-        assert!(size_of::<Envelope>() <= 80, "{}", size_of::<Envelope>());
+        assert!(size_of::<Envelope>() <= 72, "{}", size_of::<Envelope>());
         let log = Log::start(Arc::new(MemoryStore::new()));
         let (_sender, inbox) = super::inbox::inbox();
         let options = Arc::new(DocumentOptions::new(Duration::from_secs(1)));

@@ -19,9 +19,9 @@ pub struct DocumentOptions {
     /// How long a document must be unchanged before it drops deleted content.
     pub quiet: Duration,
     /// Size limits of a document.
-    pub holds: HubLimits,
+    pub hub_limits: HubLimits,
     /// Maximum bytes of awareness states per lease.
-    pub presence_bytes: usize,
+    pub awareness_bytes: usize,
     /// Counts memory of earlier document states that queued replies keep alive.
     pub superseded: Superseded,
     /// Limits for all open documents together.
@@ -41,8 +41,8 @@ impl DocumentOptions {
         Self {
             idle,
             quiet: QUIET,
-            holds: HubLimits::default(),
-            presence_bytes: usize::MAX,
+            hub_limits: HubLimits::default(),
+            awareness_bytes: usize::MAX,
             superseded: Superseded::default(),
             memory: MemoryLimits::NONE,
             compaction: Compaction::default(),

@@ -11,21 +11,20 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::hocuspocus;
-use syncline_protocol::ids::{DocumentName, Seq};
-use syncline_protocol::native::{Channel, Cursor, Resume, ToClient};
+use syncline_protocol::ids::Seq;
+use syncline_protocol::native::{Cursor, Resume};
 use syncline_protocol::update::EMPTY_UPDATE;
 
 use super::coalesce::{Change, CoalescedChanges};
-use super::event::Outcome;
-use super::frame::{Frame, Framing, Message};
+use super::encoder::{Encoder, OutcomeReply};
+use super::event::{Acks, Outcome};
+use super::frame::{Frame, Message};
 use super::lease_map::LeaseMap;
 use crate::ids::LeaseId;
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Position, Pushed};
-use syncline_replica::{Full, Known};
+use syncline_replica::Known;
 
 /// Sockets written to in the document's own turn. Further ones are written by spawned tasks, this many each,
 /// on any thread: many readers use all cores and delay no other document.
@@ -40,8 +39,8 @@ const FLOOR_CLIENT_BYTES: usize = 32;
 
 struct Reader {
     outbox: Arc<Outbox>,
-    framing: Framing,
-    /// Awareness is sent to it; in the native dialect only after the reply to its open message.
+    encoder: Box<dyn Encoder>,
+    /// Awareness is sent to it: from the beginning, or after the reply to `Event::Resume`.
     opened: bool,
     /// It was sent a diff, and gets every change from then on.
     joined: bool,
@@ -59,13 +58,18 @@ impl Reader {
     }
 
     /// Queues a change.
-    fn push(&mut self, lease: LeaseId, document: &DocumentName, checkpoint: &Arc<Known>, frame: &Frame) -> Pushed {
-        let pushed = self.outbox.push_document(lease, frame.encode(document, &self.framing));
-        let pushed = self.note_pushed(pushed);
+    fn push(&mut self, lease: LeaseId, checkpoint: &Arc<Known>, frame: &Frame) -> Pushed {
+        let pushed = self.push_missed(lease, frame);
         if pushed == Pushed::First && !self.has_gap {
             self.floor = Some(Arc::clone(checkpoint));
         }
         pushed
+    }
+
+    /// Queues a change that it missed.
+    fn push_missed(&mut self, lease: LeaseId, frame: &Frame) -> Pushed {
+        let pushed = self.outbox.push_document(lease, frame.encode(&*self.encoder));
+        self.note_pushed(pushed)
     }
 
     /// True if its floor is this checkpoint.
@@ -73,44 +77,27 @@ impl Reader {
         self.floor.as_ref().is_some_and(|floor| Arc::ptr_eq(floor, checkpoint))
     }
 
-    /// The client's number for the document; `None` in other dialects.
-    fn channel(&self) -> Option<Channel> {
-        if let Framing::Native { channel } = self.framing { Some(channel) } else { None }
-    }
-
-    /// Sends the durable position to a native reader. Not across a gap: the position would cover frames that
-    /// were dropped. Another one follows the diff that closes the gap.
+    /// Sends the durable position to a reader whose dialect announces it. Not across a gap: the position would cover
+    /// frames that were dropped. Another one follows the diff that closes the gap.
     fn push_durable(&self, lease: LeaseId, seq: Seq) -> Pushed {
-        let Some(channel) = self.channel().filter(|_| self.joined && !self.has_gap) else { return Pushed::Dropped };
-        let frame = ToClient::Durable { channel, seq }.encode();
-        self.outbox.push_position(lease, Position::Durable, frame.into())
+        let position = if self.joined && !self.has_gap { self.encoder.durable(seq) } else { None };
+        position.map_or(Pushed::Dropped, |frame| self.outbox.push_position(lease, Position::Durable, frame))
     }
 
-    /// Closes this document for the session and returns true, or closes the session and returns false. A
-    /// Hocuspocus client reconnects to a document only with a new session, so the session ends when its
-    /// document reloads.
+    /// Closes this document for the session and returns true, or closes the session and returns false.
     fn close(&self, lease: LeaseId, close: Close, metrics: &Metrics) -> bool {
-        let last_frame = match &self.framing {
-            Framing::Native { channel } => {
-                ToClient::Closed { channel: *channel, code: close.code(), reason: &close.reason() }.encode()
-            }
-            Framing::Hocuspocus { address } if close != Close::DocumentReloading => {
-                hocuspocus::Message::PermissionDenied(&close.reason()).encode(address)
-            }
-            Framing::Hocuspocus { .. } | Framing::YWebsocket => {
-                self.outbox.close(close);
-                return false;
-            }
+        let Some(last_frame) = self.encoder.closed(&close) else {
+            self.outbox.close(close);
+            return false;
         };
         metrics.documents_closed.count(&close);
-        self.outbox.end_from_document(lease, last_frame.into());
+        self.outbox.end_from_document(lease, last_frame);
         true
     }
 }
 
 /// The readers of one document. Dropping it closes their sessions: a document's task never ends silently.
 pub(super) struct Readers {
-    document: DocumentName,
     /// Ordered, so that a simulation can be replayed. Boxed, because a map node has room for eleven entries.
     readers: LeaseMap<Box<Reader>>,
     checkpoint: Arc<Known>,
@@ -131,19 +118,14 @@ impl UnsentOutboxes {
 }
 
 impl Readers {
-    pub(super) fn new(document: DocumentName, metrics: Arc<Metrics>) -> Self {
-        Self {
-            document,
-            readers: LeaseMap::new(),
-            checkpoint: Arc::default(),
-            unsent: UnsentOutboxes::default(),
-            metrics,
-        }
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        let (readers, checkpoint, unsent) = (LeaseMap::new(), Arc::default(), UnsentOutboxes::default());
+        Self { readers, checkpoint, unsent, metrics }
     }
 
-    pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, framing: Framing) {
-        let opened = !matches!(framing, Framing::Native { .. });
-        let reader = Reader { outbox, framing, opened, joined: false, floor: None, has_gap: false };
+    pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, encoder: Box<dyn Encoder>) {
+        let opened = encoder.acks() != Acks::Batches;
+        let reader = Reader { outbox, encoder, opened, joined: false, floor: None, has_gap: false };
         self.readers.insert(lease, Box::new(reader));
     }
 
@@ -205,7 +187,7 @@ impl Readers {
                 coalesced.for_everyone()
             };
             for (frame, changes) in frames {
-                let pushed = reader.push(lease, &self.document, &self.checkpoint, frame);
+                let pushed = reader.push(lease, &self.checkpoint, frame);
                 self.unsent.note(&reader.outbox, pushed);
                 if pushed != Pushed::Dropped {
                     queued += changes;
@@ -218,7 +200,7 @@ impl Readers {
     /// Queues an awareness update for every reader.
     pub(super) fn push_awareness(&mut self, frame: &Frame) {
         for (lease, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.opened) {
-            let Some(frame) = frame.awareness(&self.document, &reader.framing) else { return };
+            let Some(frame) = frame.awareness(&*reader.encoder) else { return };
             let pushed = reader.outbox.push_awareness(lease, frame);
             let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
@@ -229,14 +211,14 @@ impl Readers {
     pub(super) fn push_diff(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(lease) {
             reader.joined = true;
-            let pushed = reader.outbox.push_reply(lease, frame.encode_reply(&self.document, &reader.framing));
+            let pushed = reader.outbox.push_reply(lease, frame.encode_reply(&*reader.encoder));
             reader.has_gap = false;
             let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
     }
 
-    /// Replies to a native session: with `FromCursor` it becomes a reader, with `OtherHistory` the lease
+    /// Replies to `Event::Resume`: with `FromCursor` the session becomes a reader, with `OtherHistory` the lease
     /// ends.
     pub(super) fn push_opened(
         &mut self,
@@ -247,8 +229,7 @@ impl Readers {
         state_vector: Option<&[u8]>,
     ) {
         let Some(reader) = self.readers.get_mut(lease) else { return };
-        let Some(channel) = reader.channel() else { return };
-        let frame = ToClient::Opened { channel, cursor, read_only, resume, state_vector }.encode().into();
+        let Some(frame) = reader.encoder.opened(cursor, read_only, resume, state_vector) else { return };
         if resume == Resume::OtherHistory {
             reader.outbox.end_from_document(lease, frame);
             self.readers.remove(lease);
@@ -259,16 +240,15 @@ impl Readers {
         self.unsent.note(&reader.outbox, reader.outbox.push_control_of(lease, frame));
     }
 
-    /// Queues a change that one native reader missed.
+    /// Queues a change that one reader missed.
     pub(super) fn push_missed(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(lease) {
-            let pushed = reader.outbox.push_document(lease, frame.encode(&self.document, &reader.framing));
-            let pushed = reader.note_pushed(pushed);
+            let pushed = reader.push_missed(lease, frame);
             self.unsent.note(&reader.outbox, pushed);
         }
     }
 
-    /// Queues the durable position for one native reader, or for all of them.
+    /// Queues the durable position for one reader, or for all whose dialects announce it.
     pub(super) fn push_durable(&mut self, lease: Option<LeaseId>, seq: Seq) {
         let mut push = |lease, reader: &Reader| self.unsent.note(&reader.outbox, reader.push_durable(lease, seq));
         match lease {
@@ -279,15 +259,14 @@ impl Readers {
 
     pub(super) fn push_decision(&mut self, lease: LeaseId, batch: u64, accepted: bool, register: &[u8]) {
         let Some(reader) = self.readers.get(lease) else { return };
-        if let Some(channel) = reader.channel() {
-            let frame = ToClient::Decided { channel, batch, accepted, register }.encode();
-            self.unsent.note(&reader.outbox, reader.outbox.push_control_of(lease, frame.into()));
+        if let Some(frame) = reader.encoder.decided(batch, accepted, register) {
+            self.unsent.note(&reader.outbox, reader.outbox.push_control_of(lease, frame));
         }
     }
 
     pub(super) fn push_reply(&mut self, lease: LeaseId, frame: &Frame) {
         let Some(reader) = self.readers.get_mut(lease) else { return };
-        let bytes = frame.encode(&self.document, &reader.framing);
+        let bytes = frame.encode(&*reader.encoder);
         let pushed = match frame.message() {
             // May be large and can be requested with one byte; if it is dropped, the resync sends it.
             Message::Awareness(_) => {
@@ -309,53 +288,30 @@ impl Readers {
         echo: Option<&Frame>,
     ) {
         let Some(reader) = self.readers.get(lease) else { return };
-        let pushed = match (&reader.framing, outcome) {
-            (Framing::Hocuspocus { address }, outcome) => {
-                self.count_refused(&outcome);
-                let status = hocuspocus::Message::SyncStatus(outcome == Outcome::Saved);
-                reader.outbox.push_control(Bytes::from(status.encode(address)))
+        let pushed = match reader.encoder.reply(batch, seq, outcome) {
+            OutcomeReply::Nothing => return,
+            OutcomeReply::Frame(frame) => {
+                if let Some(close) = outcome.refusal() {
+                    self.metrics.edits_refused.count(&close);
+                }
+                reader.outbox.push_control_of(lease, frame)
             }
-            (Framing::Native { channel }, Outcome::Saved) => {
-                let frame = ToClient::Ack { channel: *channel, batch, seq }.encode();
-                reader.outbox.push_position(lease, Position::Ack, frame.into())
-            }
-            (Framing::Native { channel }, refused) => {
-                self.count_refused(&refused);
-                let close = refusal(&refused).unwrap_or(Close::StorageFailed);
-                let (channel, code) = (*channel, close.code());
-                let frame = ToClient::Refused { channel, batch, code, reason: &close.reason() }.encode();
-                reader.outbox.push_control_of(lease, frame.into())
-            }
-            (Framing::YWebsocket, Outcome::Saved) => {
+            OutcomeReply::Position(frame) => reader.outbox.push_position(lease, Position::Ack, frame),
+            OutcomeReply::Echo => {
                 let Some(echo) = echo else { return };
-                let frame = echo.encode(&self.document, &reader.framing);
+                let frame = echo.encode(&*reader.encoder);
                 // Clients recognise echoes by their bytes: of echoes with equal bytes none may be left out.
                 let is_empty = matches!(echo.message(), Message::Update(update) if update[..] == EMPTY_UPDATE);
                 if is_empty { reader.outbox.push_control(frame) } else { reader.outbox.push_echo(lease, frame) }
             }
-            // This dialect cannot express a refusal: the session ends and its unsaved edits stay with the
-            // client. After a storage failure it ends later, or the client would reconnect four times a
-            // second.
-            (Framing::YWebsocket, refused) => {
-                match refusal(&refused) {
-                    Some(Close::StorageFailed) => reader.outbox.close_later(Close::StorageFailed),
-                    Some(close) => reader.outbox.close(close),
-                    None => {}
-                }
-                return;
-            }
+            OutcomeReply::Close(close) => return reader.outbox.close(close),
+            OutcomeReply::CloseLater(close) => return reader.outbox.close_later(close),
         };
         self.unsent.note(&reader.outbox, pushed);
     }
 
-    fn count_refused(&self, outcome: &Outcome) {
-        if let Some(close) = refusal(outcome) {
-            self.metrics.edits_refused.count(&close);
-        }
-    }
-
-    /// Closes a session; of a native or Hocuspocus session, only this document, which then has one reader
-    /// less.
+    /// Closes this document for a session, and so has one reader less; or the session, if its dialect cannot close
+    /// one document.
     pub(super) fn close(&mut self, lease: LeaseId, close: Close) {
         if self.readers.get(lease).is_some_and(|reader| reader.close(lease, close, &self.metrics)) {
             self.readers.remove(lease);
@@ -370,20 +326,6 @@ impl Readers {
 impl Drop for Readers {
     fn drop(&mut self) {
         self.close_all(&Close::DocumentReloading);
-    }
-}
-
-/// The close reason for an edit that was not accepted; `None` if it was, or need not be.
-fn refusal(outcome: &Outcome) -> Option<Close> {
-    match outcome {
-        Outcome::Saved | Outcome::Unneeded => None,
-        Outcome::Refused => Some(Close::StorageFailed),
-        Outcome::Forbidden => Some(Close::read_only()),
-        Outcome::Full(full) => Some(Close::DocumentFull(match full {
-            Full::Bytes => "document size limit reached; it can be read and deleted from".into(),
-            Full::Clients => "limit on clients that wrote to this document reached; copy it to a new document".into(),
-            Full::Registers => "limit on registers in this document reached; use another document".into(),
-        })),
     }
 }
 

@@ -16,14 +16,15 @@ use std::time::Duration;
 
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
+use syncline_protocol::native::Cursor;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
 use super::block_in_place::block_in_place_if;
 use super::coalesce::OutgoingFrames;
-use super::core::Core;
-use super::event::{Acks, Effect, Event};
-use super::frame::Framing;
+use super::core::{Core, CoreLimits};
+use super::encoder::Encoder;
+use super::event::{Effect, Event, SessionEvent};
 use super::inbox::{BytePermit, Receiver};
 use super::load::{LoadError, Loaded, load};
 use super::options::{Compaction, DocumentOptions};
@@ -56,16 +57,34 @@ pub enum Envelope {
         lease: LeaseId,
         /// The session's outbox.
         outbox: Arc<Outbox>,
-        /// How its frames are encoded.
-        framing: Framing,
+        /// Encodes its frames.
+        encoder: Box<dyn Encoder>,
         /// Number of documents the session has open, this one included.
         documents: usize,
     },
     /// Memory is scarce: leave memory if no session has the document open, else free what can be freed once
     /// it is quiet.
     FreeMemory,
-    /// Any other event. The reservation holds a large event's bytes in the inbox's limit.
-    Event(Event, Option<BytePermit>),
+    /// The session's socket has drained after frames were dropped.
+    Resync {
+        /// Lease of the session.
+        lease: LeaseId,
+    },
+    /// The session leaves the document.
+    Leave {
+        /// Lease of the session.
+        lease: LeaseId,
+    },
+    /// Any other event of a session. The reservation holds a large event's bytes in the inbox's limit.
+    Session(LeaseId, SessionEvent, Option<BytePermit>),
+}
+
+impl Envelope {
+    /// True if the frames of earlier messages must be queued first: they must not follow the diff that contains
+    /// them, and a reader that leaves still gets them.
+    fn follows_queued_frames(&self) -> bool {
+        matches!(self, Envelope::Resync { .. } | Envelope::Leave { .. })
+    }
 }
 
 /// How a document's task ended.
@@ -99,7 +118,6 @@ struct Task {
     active: Instant,
     changed: Instant,
     last_seen: Seq,
-    storage_failed: bool,
     /// The last batch had more than one event.
     is_busy: bool,
     /// [`Envelope::FreeMemory`] arrived and has not been acted on.
@@ -139,7 +157,7 @@ pub async fn run(
                     )
                 }
             }
-            Box::pin(refuse_sessions(&name, &mut inbox, &failure.close(), metrics)).await;
+            Box::pin(refuse_sessions(&mut inbox, &failure.close(), metrics)).await;
             return TaskEnd::NotLoaded;
         }
     };
@@ -149,9 +167,9 @@ pub async fn run(
 }
 
 /// Closes all sessions that are waiting for the document or arrive later: it is unavailable.
-async fn refuse_sessions(name: &DocumentName, inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
+async fn refuse_sessions(inbox: &mut Receiver, close: &Close, metrics: Arc<Metrics>) {
     inbox.close();
-    let mut readers = Readers::new(name.clone(), metrics);
+    let mut readers = Readers::new(metrics);
     let mut batch = VecDeque::new();
     loop {
         inbox.receive(&mut batch).await;
@@ -159,8 +177,8 @@ async fn refuse_sessions(name: &DocumentName, inbox: &mut Receiver, close: &Clos
             return readers.close_all(close);
         }
         for envelope in batch.drain(..) {
-            if let Envelope::Open { lease, outbox, framing, .. } = envelope {
-                readers.add(lease, outbox, framing);
+            if let Envelope::Open { lease, outbox, encoder, .. } = envelope {
+                readers.add(lease, outbox, encoder);
             }
         }
     }
@@ -174,26 +192,25 @@ impl Task {
         metrics: Arc<Metrics>,
         usage: Arc<Usage>,
     ) -> Result<Box<Self>, LoadError> {
-        let Loaded { mut document, newest, tail, records, record_bytes, snapshot_bytes } =
+        let Loaded { document: mut loaded, records, record_bytes, snapshot_bytes } =
             load(&log, &name, &options.draw).await?;
-        if document.pending().len() > 0 {
+        if loaded.document.pending().len() > 0 {
             warn!(
                 document = name.as_str(),
-                waiting = document.pending().len(),
+                pending = loaded.document.pending().len(),
                 "the log contains pending updates with missing dependencies; every client is asked for them"
             );
         }
-        document.count_superseded(options.superseded.clone());
-        let last = newest.seq;
+        loaded.document.count_superseded(options.superseded.clone());
+        let Cursor { epoch, seq: last } = loaded.newest;
         debug!(document = name.as_str(), seq = %last, records, "document loaded");
-        let core = Core::new(document, newest, options.holds)
-            .with_presence_limit(options.presence_bytes)
-            .with_recent_changes(tail);
-        let mut readers = Readers::new(name.clone(), Arc::clone(&metrics));
+        let limits = CoreLimits { hub: options.hub_limits, awareness_bytes: options.awareness_bytes };
+        let core = Core::new(loaded, limits);
+        let mut readers = Readers::new(Arc::clone(&metrics));
         readers.set_checkpoint(core.known());
         // Boxed, or the future would hold it twice: once being built, once in use.
         let task = Box::new(Self {
-            log: log.document(name.clone(), newest.epoch, last),
+            log: log.document(name.clone(), epoch, last),
             core,
             readers,
             name,
@@ -208,7 +225,6 @@ impl Task {
             active: Instant::now(),
             changed: Instant::now(),
             last_seen: last,
-            storage_failed: false,
             is_busy: false,
             must_free_memory: false,
             has_unused_lease: false,
@@ -220,7 +236,6 @@ impl Task {
 
     async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> TaskEnd {
         let mut batch = VecDeque::new();
-        let mut is_used = false;
         // Storage may have failed before this document was opened.
         self.update_durable().await;
         let mut timer = pin!(sleep_until(self.next_tick()));
@@ -235,12 +250,15 @@ impl Task {
                         return TaskEnd::Stopped;
                     }
                     self.is_busy = batch.len() > 1;
-                    while let Some((event, _permit)) = self.next_event(&mut batch) {
-                        self.handle_event(event).await;
-                        is_used = true;
+                    let mut is_used = false;
+                    while let Some(envelope) = batch.pop_front() {
+                        if envelope.follows_queued_frames() {
+                            self.execute().await;
+                        }
+                        is_used |= self.handle_envelope(envelope);
                     }
                     self.end_turn().await;
-                    if std::mem::take(&mut is_used) {
+                    if is_used {
                         self.active = Instant::now();
                         self.has_unused_lease = false;
                     }
@@ -317,58 +335,42 @@ impl Task {
         if self.records_since_snapshot >= self.options.compaction.idle_records {
             self.compact().await;
         }
-        block_in_place_if(self.core.is_large(), || self.core.make_dormant());
+        self.handle(Event::MakeDormant);
         self.outgoing = OutgoingFrames::default();
         self.report_usage();
     }
 
-    /// The next event for the core.
-    fn next_event(&mut self, batch: &mut VecDeque<Envelope>) -> Option<(Event, Option<BytePermit>)> {
-        loop {
-            match batch.pop_front()? {
-                Envelope::Open { lease, outbox, framing, documents } => {
-                    self.core.limit_awareness_share(lease, documents);
-                    let is_native = matches!(framing, Framing::Native { .. });
-                    let is_counted = matches!(framing, Framing::Hocuspocus { .. });
-                    self.readers.add(lease, outbox, framing);
-                    if !is_native {
-                        let acks = if is_counted { Acks::Counted } else { Acks::Each };
-                        return Some((Event::Open { lease, acks }, None));
-                    }
-                    // A native session sends its cursor next: `Event::Resume`.
-                }
-                Envelope::FreeMemory => self.must_free_memory = true,
-                Envelope::Event(event, permit) => return Some((event, permit)),
+    /// Handles one message of the inbox. Returns false if it shows no use of the document.
+    fn handle_envelope(&mut self, envelope: Envelope) -> bool {
+        match envelope {
+            Envelope::Open { lease, outbox, encoder, documents } => {
+                let acks = encoder.acks();
+                self.readers.add(lease, outbox, encoder);
+                self.handle(Event::Open { lease, acks, documents });
+            }
+            Envelope::Resync { lease } => {
+                self.metrics.resyncs.inc();
+                self.handle(Event::Resync { lease, floor: self.readers.floor(lease) });
+            }
+            Envelope::Leave { lease } => {
+                self.readers.remove(lease);
+                self.handle(Event::Leave { lease });
+            }
+            Envelope::Session(lease, event, _permit) => self.handle(Event::Session(lease, event)),
+            Envelope::FreeMemory => {
+                self.must_free_memory = true;
+                return false;
             }
         }
+        true
     }
 
-    async fn handle_event(&mut self, event: Event) {
-        match event {
-            Event::Resync { lease } => {
-                self.metrics.resyncs.inc();
-                // Frames of earlier events in this batch must not follow the diff that contains them.
-                self.execute().await;
-                let floor = self.readers.floor(lease);
-                block_in_place_if(self.core.is_large(), || {
-                    self.core.resync(lease, floor.as_deref(), &mut self.effects)
-                });
-            }
-            Event::Leave { lease } => {
-                self.execute().await;
-                self.readers.remove(lease);
-                self.core.handle(event, &mut self.effects);
-            }
-            Event::Step1 { ref state_vector, .. } => {
-                let takes_long = self.core.is_large() && !self.core.has_cached_diff(state_vector);
-                block_in_place_if(takes_long, || self.core.handle(event, &mut self.effects));
-            }
-            event => self.core.handle(event, &mut self.effects),
-        }
+    /// Passes an event to the core. Its effects are executed by `execute` or `end_turn`.
+    fn handle(&mut self, event: Event) {
+        block_in_place_if(self.core.takes_long(&event), || self.core.handle(event, &mut self.effects));
     }
 
     async fn after_batch(&mut self) {
-        self.metrics.awareness_dropped.inc_by(self.core.take_dropped_states() as u64);
         if self.core.last() != self.last_seen {
             (self.last_seen, self.changed) = (self.core.last(), self.active);
         }
@@ -387,10 +389,9 @@ impl Task {
     async fn update_durable(&mut self) {
         let durable = self.log.durable();
         Point::BeforeAck.pass();
-        self.core.durable(durable.upto, &mut self.effects);
-        if durable.failed && !self.storage_failed {
-            self.storage_failed = true;
-            self.core.storage_failed(&mut self.effects);
+        self.handle(Event::Durable { upto: durable.upto });
+        if durable.failed {
+            self.handle(Event::StorageFailed);
         }
         self.execute().await;
     }

@@ -6,29 +6,18 @@
 use std::collections::VecDeque;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use syncline_protocol::close::Close;
 use syncline_replica::Pieces;
 
+use super::writer::MAX_DIRECT_BYTES;
 use super::{Inner, Outbox};
 use crate::ids::LeaseId;
+use crate::websocket::Opcode;
 
 /// Bytes the writer takes at a time: the rest still counts towards the limit.
 pub(super) const MAX_TAKE_BYTES: usize = 256 * 1024;
-
-/// How a frame is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrameKind {
-    /// A binary WebSocket message.
-    Message,
-    /// A text WebSocket message.
-    Text,
-    /// A WebSocket pong.
-    Pong,
-    /// A WebSocket ping.
-    Ping,
-}
 
 /// Result of taking from the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +45,9 @@ pub struct Notices {
 
 impl Outbox {
     /// Hands what is queued to `put`, in order; if there is nothing, registers the task of `cx` to be woken.
-    /// Called only by the session's writer, when the socket has accepted everything before.
-    pub fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(FrameKind, Pieces)) -> Poll<Taken> {
+    /// Called only by the session's task, when the socket has accepted everything before.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, mut put: impl FnMut(Opcode, Pieces)) -> Poll<Taken> {
         let mut inner = self.lock();
-        inner.is_blocked = false;
         inner.note_written();
         if inner.is_cut {
             return Poll::Ready(Taken::Cut);
@@ -78,12 +66,40 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// Notes that the socket did not accept everything. True if the session is cut.
-    pub fn poll_blocked(&self, cx: &mut Context<'_>) -> bool {
+    /// Registers the task to be woken for notices while the socket is full. True if the session is cut.
+    pub(super) fn poll_blocked(&self, cx: &mut Context<'_>) -> bool {
         let mut inner = self.lock();
-        inner.is_blocked = true;
         inner.register(cx);
         inner.is_cut
+    }
+
+    /// Hands what is queued to `put`, in order, if it is little; otherwise wakes the session's task. Returns
+    /// whether anything was handed over.
+    pub(super) fn take_direct(&self, mut put: impl FnMut(Opcode, Pieces)) -> bool {
+        let mut inner = self.lock();
+        // A session that is closing or whose socket is full has been woken or will be.
+        if inner.is_cut || inner.close.is_some() || inner.is_blocked() || inner.is_empty() {
+            return false;
+        }
+        if inner.bytes > MAX_DIRECT_BYTES {
+            self.wake_writer(inner);
+            return false;
+        }
+        inner.take(&mut put)
+    }
+
+    /// Notes that what [`Outbox::take_direct`] handed over was written, or became unsent: then the session's
+    /// task waits for the socket.
+    pub(super) fn note_written_directly(&self) {
+        let mut inner = self.lock();
+        if inner.is_blocked() {
+            let waker = inner.waker.take();
+            drop(inner);
+            waker.into_iter().for_each(Waker::wake);
+        } else {
+            inner.note_written();
+            self.note_drained(inner);
+        }
     }
 
     /// The notices, if there are any. Called only by the session's reader, after the writer has registered
@@ -96,7 +112,7 @@ impl Outbox {
         self.has_notices.store(false, Ordering::Release);
         let ended = std::mem::take(&mut inner.ended_by_document);
         ended.iter().for_each(|lease| _ = inner.ended_leases.remove(lease));
-        let has_drained = inner.queue.is_empty() && !inner.is_blocked;
+        let has_drained = inner.queue.is_empty() && !inner.is_blocked();
         let behind = if has_drained { std::mem::take(&mut inner.behind).into_iter().collect() } else { Vec::new() };
         let must_authenticate = std::mem::take(&mut inner.must_authenticate);
         Some(Notices { closing: inner.close.clone(), ended, must_authenticate, behind })
@@ -104,7 +120,7 @@ impl Outbox {
 
     /// Wakes the session's task to write what is queued.
     pub(super) fn wake_writer(&self, mut inner: MutexGuard<'_, Inner>) {
-        if inner.is_blocked {
+        if inner.is_blocked() {
             return;
         }
         let waker = inner.waker.take();
@@ -127,7 +143,7 @@ impl Outbox {
     /// Dropping frames may have emptied the queue, and then no later write would find it empty and report
     /// leases that are behind.
     pub(super) fn note_drained(&self, inner: MutexGuard<'_, Inner>) {
-        if inner.queue.is_empty() && !inner.is_blocked && !inner.behind.is_empty() {
+        if inner.queue.is_empty() && !inner.is_blocked() && !inner.behind.is_empty() {
             self.notify_reader(inner);
         }
     }
@@ -140,7 +156,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn take(&mut self, put: &mut impl FnMut(FrameKind, Pieces)) -> bool {
+    pub(super) fn take(&mut self, put: &mut impl FnMut(Opcode, Pieces)) -> bool {
         let mut taken_bytes = 0;
         let mut has_taken = false;
         while taken_bytes < MAX_TAKE_BYTES {
@@ -150,7 +166,7 @@ impl Inner {
             self.reply_bytes -= queued.reply_bytes();
             self.shared_bytes -= queued.shared_bytes();
             self.taken_own_bytes += queued.bytes() - queued.shared_bytes();
-            put(queued.kind(), queued.into_pieces());
+            put(queued.opcode(), queued.into_pieces());
             has_taken = true;
         }
         self.bytes -= taken_bytes;
@@ -162,7 +178,7 @@ impl Inner {
         }
         if !self.positions.is_empty() {
             let gone = self.queue.front().map_or(self.next, |(number, _)| *number);
-            has_taken |= self.positions.take(gone, |frame| put(FrameKind::Message, frame.into()));
+            has_taken |= self.positions.take(gone, |frame| put(Opcode::Binary, frame.into()));
         }
         has_taken
     }

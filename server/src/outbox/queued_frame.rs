@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use syncline_replica::Pieces;
 
-use super::FrameKind;
 use super::awareness::QueuedAwareness;
 use crate::ids::LeaseId;
+use crate::websocket::Opcode;
 
 #[derive(Debug)]
 pub(super) enum QueuedFrame {
@@ -75,12 +75,12 @@ impl QueuedFrame {
         }
     }
 
-    pub(super) fn kind(&self) -> FrameKind {
+    pub(super) fn opcode(&self) -> Opcode {
         match self {
-            QueuedFrame::Pong { .. } => FrameKind::Pong,
-            QueuedFrame::Ping => FrameKind::Ping,
-            QueuedFrame::Text { .. } => FrameKind::Text,
-            _ => FrameKind::Message,
+            QueuedFrame::Pong { .. } => Opcode::Pong,
+            QueuedFrame::Ping => Opcode::Ping,
+            QueuedFrame::Text { .. } => Opcode::Text,
+            _ => Opcode::Binary,
         }
     }
 

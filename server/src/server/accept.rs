@@ -1,7 +1,6 @@
 //! Handles a connection from its first byte until it is a session. The common WebSocket handshake is made here;
 //! hyper handles everything else, so its memory is not held by sessions. Nothing here names TCP: any [`Stream`] will do.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{self, Either};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadBuf, ReadHalf, Wri
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::{Shared, readiness};
+use super::Shared;
 use crate::auth::Handshake;
 use crate::http;
 use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
@@ -111,11 +112,11 @@ fn new_session(
     let user = shared.user_header.as_ref().and_then(|name| headers.get(name));
     let user = user.map(|user| String::from_utf8_lossy(user.as_bytes())).filter(|user| !user.is_empty());
     let user = user.map(|user| UserId::from(&*user));
-    shared.context.metrics.sessions.inc();
+    shared.context.services.metrics.sessions.inc();
     let path = shared.path_prefix.strip(handshake::document_path(uri));
     debug!(session = %id, path, "session started");
     let mut handshake = Handshake::new(path, peer);
-    if shared.context.auth.reads_handshake() {
+    if shared.context.services.auth.reads_handshake() {
         handshake = handshake.with(uri.query().unwrap_or_default(), headers);
     }
     session::Peer { id, handshake, user, unfinished }
@@ -134,9 +135,9 @@ async fn serve_http<S: Stream>(socket: S, read: Bytes, peer: SocketAddr, unfinis
     let context = Arc::clone(&shared.context);
     let cut = unfinished.cut();
     let connection = HttpConnection { peer, unfinished: Mutex::new(Some(unfinished)), shared };
-    let service = service_fn(move |request| {
-        let response = respond::<S>(request, &connection);
-        async move { Ok::<_, Infallible>(response) }
+    let service = service_fn(move |request| match is_upgrade(&request) {
+        true => Either::Left(future::ready(Ok(upgrade_by_hyper::<S>(request, &connection).map(Body::new)))),
+        false => Either::Right(connection.shared.routes.call(request)),
     });
     let (reading, writing) = split(socket);
     let replayed: Replayed<S> = join(io::Cursor::new(read).chain(reading), writing);
@@ -153,13 +154,9 @@ async fn serve_http<S: Stream>(socket: S, read: Bytes, peer: SocketAddr, unfinis
     }
 }
 
-fn respond<S: Stream>(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
+/// Makes a WebSocket handshake that is not the common one, or refuses it with an explanation.
+fn upgrade_by_hyper<S: Stream>(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
     let shared = &connection.shared;
-    if !is_upgrade(&request) {
-        return http::answer(request.method(), request.uri().path(), &shared.path_prefix, request.headers(), || {
-            readiness(shared)
-        });
-    }
     if handshake::is_of_another_version(request.headers()) {
         let why =
             format!("this server supports only version {} of the WebSocket protocol (RFC 6455)", handshake::VERSION);
@@ -190,7 +187,9 @@ fn respond<S: Stream>(mut request: Request<Incoming>, connection: &HttpConnectio
 
 fn refuse_origin(foreign: &ForeignOrigin, connection: &HttpConnection) -> Response<Full<Bytes>> {
     let (peer, why) = (connection.peer, foreign.explain());
-    if let Some(not_logged) = connection.shared.context.log_limit.admit(("web page refused", 403), Instant::now()) {
+    if let Some(not_logged) =
+        connection.shared.context.services.log_limit.admit(("web page refused", 403), Instant::now())
+    {
         warn!(%peer, origin = foreign.origin, host = foreign.host, code = 403, not_logged, "web page refused: {why}");
     } else {
         debug!(%peer, origin = foreign.origin, host = foreign.host, code = 403, "web page refused");

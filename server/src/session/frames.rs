@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::codec::{Decoder, FrameError, Incoming};
+use crate::websocket::{Decoder, FrameError, Incoming};
 
 /// Bytes per read.
 const READ_BUFFER_BYTES: usize = 64 * 1024;

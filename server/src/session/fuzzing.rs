@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::codec::{Decoder, Incoming};
+use crate::websocket::{Decoder, Incoming};
 
 /// Maximum message size, small enough for fuzz inputs to reach it.
 const MAX_MESSAGE_BYTES: usize = 300;

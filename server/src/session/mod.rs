@@ -1,49 +1,30 @@
 //! One WebSocket connection: timers, a writer and a reader in one task; when one ends, so do the others.
 //!
 //! ```text
-//! codec.rs          PURE: WebSocket frames (RFC 6455)
 //! frames.rs         socket -> frames
 //! echo.rs           echo server for WebSocket conformance tests
-//! reader.rs         incoming frames: dialect detection, then its handler; resyncs
-//! ywebsocket.rs     handler of the y-websocket dialect: one document
-//! hocuspocus.rs     handler of the Hocuspocus dialect: many documents, authorised one by one
-//! native.rs         handler of the native dialect: many documents, by number
-//! early_messages.rs Hocuspocus messages that arrived before their token
-//! offline_queue.rs  whether a Hocuspocus client has sent what it queued before it was connected
-//! document_link.rs  one document of a session: scans payloads, then sends them to the document
-//! writer.rs         outbox -> socket, everything queued in one write
+//! reader.rs         incoming frames: the first starts the handler of a dialect (`dialect/`), which gets the others
 //! wire.rs           a socket in two halves
 //! timers.rs         timers: pings, heartbeats, time limits
 //! rate_limit.rs     rate limit and unfinished messages
 //! identity.rs       what the log shows about a session
-//! users.rs          who a session acts for: its handshake and users
-//! grants.rs         grants that may change while the session lives
 //! shutdown.rs       all sessions, to close them when the server stops
 //! fuzzing.rs        fuzz target for the frame decoder
 //! ```
 
-mod codec;
-mod document_link;
-mod early_messages;
 mod echo;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
-mod grants;
-mod hocuspocus;
 mod identity;
-mod native;
-mod offline_queue;
 mod rate_limit;
 mod reader;
 mod shutdown;
 mod timers;
-mod users;
 mod wire;
-mod writer;
-mod ywebsocket;
 
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -63,16 +44,15 @@ use self::rate_limit::{RateLimitedSocket, RateLimiter};
 use self::reader::{ReadEnd, Reader};
 pub use self::shutdown::Stop;
 use self::timers::{Liveness, Timers};
-use self::users::SessionUsers;
 pub use self::wire::{Socket, Stream, Wire};
-use self::writer::SharedWriter;
 use crate::auth::{Authorize, Handshake};
+use crate::dialect::{MessageLimits, Services, SessionAccess};
 use crate::ids::{SessionId, UserId};
-use crate::limits::{Gate, Unfinished};
+use crate::limits::{Gate, SessionUsers, Unfinished};
 use crate::log_limit::LogLimit;
-use crate::metrics::Metrics;
-use crate::outbox::{Budget, Outbox};
+use crate::outbox::{Broken, Budget, Outbox};
 use crate::registry::Registry;
+use crate::websocket;
 
 /// Time limit for sending the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -128,22 +108,31 @@ impl Default for SessionLimits {
 
 /// State shared by all sessions of a server.
 pub struct Context {
-    /// The open documents.
-    pub registry: Arc<Registry>,
-    /// Decides on access to documents.
-    pub auth: Arc<dyn Authorize>,
-    /// Connection and rate limits.
-    pub gate: Arc<Gate>,
+    /// What the handlers of the dialects use, too.
+    pub services: Arc<Services>,
     /// Limits of each session.
     pub limits: SessionLimits,
     /// Byte count of all outboxes.
     pub outboxes: Arc<Budget>,
-    /// Counters of the server.
-    pub metrics: Arc<Metrics>,
-    /// Keeps refusals from filling the log.
-    pub log_limit: LogLimit,
     /// Closes every session when the server stops.
     pub stop: Stop,
+}
+
+impl Context {
+    /// For a server without sessions. `auth` decides on access.
+    pub fn new(
+        registry: Arc<Registry>,
+        auth: Arc<dyn Authorize>,
+        gate: Arc<Gate>,
+        limits: SessionLimits,
+        outboxes: Arc<Budget>,
+    ) -> Arc<Self> {
+        let (metrics, log_limit) = (Arc::clone(registry.metrics()), LogLimit::default());
+        let SessionLimits { message_bytes, documents, scan, .. } = limits;
+        let message_limits = MessageLimits { message_bytes, documents, scan };
+        let services = Services { registry, auth, gate, metrics, log_limit, limits: message_limits };
+        Arc::new(Self { services: Arc::new(services), limits, outboxes, stop: Stop::default() })
+    }
 }
 
 /// The connection of a session.
@@ -168,17 +157,17 @@ pub fn run<S: Socket>(
     // Built before the future: the arguments of an `async fn` are stored in it twice, and thousands of
     // sessions are idle.
     let (read, wire) = socket.split();
-    // The outbox holds a weak reference: when the session ends, so does the connection.
-    let writer = Arc::new(SharedWriter::new(wire));
-    let sink = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_sink(context.limits.outbox_bytes, Arc::clone(&context.outboxes), sink));
+    let outbox = Outbox::with_wire(context.limits.outbox_bytes, Arc::clone(&context.outboxes), wire);
+    let outbox = ConnectedOutbox(Arc::new(outbox));
     let Peer { id, handshake, user, mut unfinished } = peer;
+    let address = handshake.address().ip();
+    let access = Arc::new(SessionAccess::new(handshake));
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
     let mut read_already = Box::<[u8]>::from(&read_already[..]);
-    let users = SessionUsers::new(&context.gate, handshake);
-    let seats = context.gate.enter(users.address()).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
+    let users = SessionUsers::new(&context.services.gate, address);
+    let seats = context.services.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
     if let Err(close) = &seats {
         outbox.close(close.clone());
     }
@@ -198,19 +187,36 @@ pub fn run<S: Socket>(
         let liveness = Liveness::default();
         let timers = pin!(sleep_until(Instant::now()));
         let mut timers = Timers::new(timers, &context, &liveness, &limiter);
-        let mut reader = Reader::new(&context, &outbox, &users, &liveness, &limiter, &mut unfinished);
-        let ended = drive(&mut reader, &mut frames, &writer, &outbox, &mut timers).await;
-        let session = SessionLabel { id, users: &users, refused_user: refused_user.as_ref() };
+        let mut reader = Reader::new(&context, &outbox, &users, &access, &liveness, &limiter, &mut unfinished);
+        let ended = drive(&mut reader, &mut frames, &outbox, &mut timers).await;
+        let session = SessionLabel { id, access: &access, refused_user: refused_user.as_ref() };
         if let Some(last_frame) = last_frame(&session, ended, &context) {
-            Box::pin(close_gracefully(&mut frames, &writer, last_frame)).await;
+            Box::pin(close_gracefully(&mut frames, &outbox, last_frame)).await;
         }
+    }
+}
+
+/// Closes the socket when the session ends: documents may hold its outbox for longer.
+struct ConnectedOutbox(Arc<Outbox>);
+
+impl Deref for ConnectedOutbox {
+    type Target = Arc<Outbox>;
+
+    fn deref(&self) -> &Arc<Outbox> {
+        &self.0
+    }
+}
+
+impl Drop for ConnectedOutbox {
+    fn drop(&mut self) {
+        self.0.disconnect();
     }
 }
 
 /// Data of a session for its last log line.
 struct SessionLabel<'a> {
     id: SessionId,
-    users: &'a SessionUsers,
+    access: &'a SessionAccess,
     /// The user, if the session was refused because the user has too many connections.
     refused_user: Option<&'a UserId>,
 }
@@ -219,12 +225,12 @@ impl SessionLabel<'_> {
     fn log(&self, close: &Close, identity: &SessionIdentity, context: &Context) {
         let SessionIdentity { dialect, document, documents, user } = identity;
         let (session, code, reason) = (self.id, close.code(), &*close.reason());
-        let handshake = self.users.handshake();
+        let handshake = self.access.handshake();
         let address = handshake.address().ip();
         let path = if document.is_none() { Some(handshake.path()) } else { None };
         let user = user.as_deref().or(self.refused_user.map(UserId::as_str));
         let (document, documents) = (document.as_deref(), *documents);
-        match context.log_limit.admit(("session closed", code), Instant::now()) {
+        match context.services.log_limit.admit(("session closed", code), Instant::now()) {
             Some(not_logged) => info!(
                 %session, %address, dialect, document, documents, path, user, code, reason, not_logged,
                 "session closed by the server"
@@ -244,13 +250,13 @@ fn last_frame(label: &SessionLabel<'_>, ended: SessionEnd, context: &Context) ->
         SessionEnd::ByClient(None) => debug!(%session, "the client disconnected"),
         SessionEnd::ByClient(Some(code)) => {
             debug!(%session, "the client closed the session");
-            return Some(codec::close_frame(code, ""));
+            return Some(websocket::close_frame(code, ""));
         }
         SessionEnd::Broken => debug!(%session, "the connection failed"),
         SessionEnd::Closed(close, identity) => {
-            context.metrics.sessions_closed.count(&close);
+            context.services.metrics.sessions_closed.count(&close);
             label.log(&close, &identity, context);
-            return Some(codec::close_frame(Some(close.code()), &close.reason()));
+            return Some(websocket::close_frame(Some(close.code()), &close.reason()));
         }
     }
     None
@@ -266,19 +272,15 @@ enum SessionEnd {
 }
 
 /// Reads and writes concurrently until one of them ends, then ends the other.
-async fn drive<W: Wire>(
+async fn drive(
     reader: &mut Reader<'_>,
     frames: &mut Frames<impl AsyncRead + Unpin>,
-    writer: &SharedWriter<W>,
     outbox: &Outbox,
     timers: &mut Timers<'_>,
 ) -> SessionEnd {
-    let mut poll_write = |cx: &mut task::Context<'_>| {
-        let mut writer = writer.lock();
-        match timers.poll(cx, &mut writer, outbox) {
-            Poll::Ready(broken) => Poll::Ready(Err(broken)),
-            Poll::Pending => writer.poll(cx, outbox),
-        }
+    let mut poll_write = |cx: &mut task::Context<'_>| match timers.poll(cx, outbox) {
+        Poll::Ready(Broken) => Poll::Ready(Err(Broken)),
+        Poll::Pending => outbox.poll_write(cx),
     };
     let read_end = {
         let mut read = pin!(reader.run(frames));
@@ -312,20 +314,11 @@ async fn drive<W: Wire>(
 }
 
 /// Sends the close frame and waits until the client disconnects, for a limited time.
-async fn close_gracefully<W: Wire>(
-    frames: &mut Frames<impl AsyncRead + Unpin>,
-    writer: &SharedWriter<W>,
-    close_frame: Vec<u8>,
-) {
-    if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, writer.close(close_frame)).await {
+async fn close_gracefully(frames: &mut Frames<impl AsyncRead + Unpin>, outbox: &Outbox, close_frame: Vec<u8>) {
+    if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, outbox.close_socket(close_frame)).await {
         // Either outcome is fine: the peer disconnected, or the time is over.
         timeout(LINGER, frames.drain()).await.ok();
     }
-}
-
-/// The close reason for an invalid message.
-fn bad_message(error: impl std::fmt::Display) -> Close {
-    Close::BadMessage(error.to_string().into())
 }
 
 #[cfg(test)]
@@ -339,6 +332,7 @@ mod tests {
     use crate::auth::OpenToAll;
     use crate::document::DocumentOptions;
     use crate::limits::Limits;
+    use crate::metrics::Metrics;
 
     #[tokio::test]
     async fn idle_session_is_small() {
@@ -346,15 +340,14 @@ mod tests {
         let log = Log::start(Arc::new(MemoryStore::new()));
         let registry = Registry::new(log, DocumentOptions::new(Duration::from_secs(1)), Arc::clone(&metrics));
         let gate = Gate::new(Limits::default(), Arc::clone(&metrics));
-        let (auth, limits, stop) = (Arc::new(OpenToAll), SessionLimits::default(), Stop::default());
-        let outboxes = Budget::new(usize::MAX);
-        let context = Context { registry, auth, gate, limits, outboxes, metrics, log_limit: LogLimit::default(), stop };
+        let (auth, limits, outboxes) = (Arc::new(OpenToAll), SessionLimits::default(), Budget::new(usize::MAX));
+        let context = Context::new(registry, auth, gate, limits, outboxes);
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let handshake = Handshake::new("doc", address);
         let peer = Peer { id: SessionId(1), handshake, user: None, unfinished: None };
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let socket = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let session = run(socket, Bytes::new(), peer, Arc::new(context));
+        let session = run(socket, Bytes::new(), peer, context);
         assert!(size_of_val(&session) <= 1_400, "{}", size_of_val(&session));
     }
 }

@@ -17,8 +17,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Context;
-use super::users::SessionUsers;
-use crate::limits::{MAX_PAUSE, Meter, Seat};
+use crate::limits::{MAX_PAUSE, Meter, Seat, SessionUsers};
 use crate::outbox::Outbox;
 
 /// Minimum rate of a message: every this many bytes received extend its time limit by one second.
@@ -58,7 +57,7 @@ impl RateLimiter {
         outbox: &Arc<Outbox>,
     ) -> Self {
         Self {
-            meter: Meter::new(context.gate.limits().rate),
+            meter: Meter::new(context.services.gate.limits().rate),
             address_meter: seat.map(|seat| Arc::clone(seat.address_meter())),
             users: Arc::clone(users),
             context: Arc::clone(context),
@@ -119,7 +118,7 @@ impl RateLimiter {
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
         let allowed = self.context.limits.message_time + Duration::from_secs(partial / SLOWEST_BYTES_PER_SECOND);
         if self.context.limits.tick.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX)) > allowed {
-            self.context.gate.metrics().partial_refused.inc();
+            self.context.services.gate.metrics().partial_refused.inc();
             self.outbox.close(Close::TimedOut);
         }
     }
@@ -146,9 +145,9 @@ impl RateLimiter {
         if pause.is_zero() {
             return None;
         }
-        self.context.gate.metrics().pauses.inc();
+        self.context.services.gate.metrics().pauses.inc();
         if pause > MAX_PAUSE {
-            self.context.gate.metrics().floods.inc();
+            self.context.services.gate.metrics().floods.inc();
             self.outbox.close(Close::TooMany("rate limit exceeded by far: too many messages or bytes".into()));
         }
         Some(now + pause.min(MAX_PAUSE))
@@ -161,10 +160,10 @@ impl RateLimiter {
         }
         let more = partial.next_multiple_of(PARTIAL_STEP) - reserved;
         self.reserved.store(reserved + more, Ordering::Relaxed);
-        if !self.context.gate.reserve(more) {
+        if !self.context.services.gate.reserve(more) {
             // Released immediately, or the next reservation would exceed the limit, too.
             self.release();
-            self.context.gate.metrics().partial_refused.inc();
+            self.context.services.gate.metrics().partial_refused.inc();
             let reason = "memory limit for unfinished messages on this server reached; try again later";
             self.outbox.close(Close::TooMany(reason.into()));
         }
@@ -174,7 +173,7 @@ impl RateLimiter {
     pub(super) fn release(&self) {
         let reserved = self.reserved.swap(0, Ordering::Relaxed);
         if reserved > 0 {
-            self.context.gate.release(reserved);
+            self.context.services.gate.release(reserved);
         }
     }
 }

@@ -8,51 +8,31 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::detect::{Dialect, detect};
-use syncline_protocol::hocuspocus::{HEARTBEAT_FRAME, begins_step1};
 use syncline_protocol::limits::MAX_ADDRESS_BYTES;
-use syncline_protocol::native::is_hello;
-use syncline_protocol::{varint, ywebsocket};
 use tokio::io::AsyncRead;
 
-use super::codec::{FrameError, Incoming};
-use super::echo::Echo;
 use super::frames::{Frames, SocketEnd};
-use super::grants::GrantChange;
-use super::hocuspocus::Hocuspocus;
 use super::identity::SessionIdentity;
-use super::native::Native;
 use super::rate_limit::RateLimiter;
 use super::timers::Liveness;
-use super::users::SessionUsers;
-use super::ywebsocket::YWebsocket;
-use super::{Context, bad_message};
-use crate::ids::LeaseId;
-use crate::limits::Unfinished;
+use super::{Context, echo};
+use crate::dialect::{GrantChange, Handler, SessionAccess, SessionParts};
+use crate::limits::{SessionUsers, Unfinished};
 use crate::outbox::{Notices, Outbox};
-
-/// The handler of the client's dialect.
-pub(super) enum DialectHandler {
-    /// No message received yet.
-    Unknown,
-    YWebsocket(YWebsocket),
-    /// Boxed: sessions of the other dialects are smaller.
-    Hocuspocus(Box<Hocuspocus>),
-    Native(Native),
-    /// No dialect: for conformance tests.
-    Echo(Echo),
-}
+use crate::websocket::{FrameError, Incoming};
 
 /// The reading half of a session; owns the leases.
 pub(super) struct Reader<'a> {
     context: &'a Arc<Context>,
     outbox: &'a Arc<Outbox>,
     users: &'a Arc<SessionUsers>,
+    access: &'a Arc<SessionAccess>,
     liveness: &'a Liveness,
     limiter: &'a RateLimiter,
     /// `Some` until the first message was received.
     unfinished: &'a mut Option<Unfinished>,
-    handler: DialectHandler,
+    /// The handler of the client's dialect; `None` until a first message was received, and for echoes.
+    handler: Option<Handler>,
     /// The message that ended the session, for the log.
     last: Bytes,
 }
@@ -85,20 +65,12 @@ impl<'a> Reader<'a> {
         context: &'a Arc<Context>,
         outbox: &'a Arc<Outbox>,
         users: &'a Arc<SessionUsers>,
+        access: &'a Arc<SessionAccess>,
         liveness: &'a Liveness,
         limiter: &'a RateLimiter,
         unfinished: &'a mut Option<Unfinished>,
     ) -> Self {
-        Self {
-            context,
-            outbox,
-            users,
-            liveness,
-            limiter,
-            unfinished,
-            handler: DialectHandler::Unknown,
-            last: Bytes::new(),
-        }
+        Self { context, outbox, users, access, liveness, limiter, unfinished, handler: None, last: Bytes::new() }
     }
 
     /// Reads until the client leaves or the session must be closed.
@@ -108,7 +80,7 @@ impl<'a> Reader<'a> {
                 // Before frames: later frames may be sent by a client that knows of an ended lease.
                 Some(notices) => Poll::Ready(Input::Notices(notices)),
                 // Before frames: an edit that arrives later needs the new grant.
-                None => match self.users.grants.poll_change(cx) {
+                None => match self.access.grants.poll_change(cx) {
                     Poll::Ready(change) => Poll::Ready(Input::Grant(change)),
                     Poll::Pending => frames.poll_next(cx).map(Input::Frame),
                 },
@@ -116,7 +88,7 @@ impl<'a> Reader<'a> {
             let taken = match input.await {
                 // Boxed: most sessions are idle, and should not hold memory for what they might do.
                 Input::Notices(notices) => Box::pin(self.handle_notices(notices)).await,
-                Input::Grant(change) => self.change_grant(change).map_err(ReadEnd::from),
+                Input::Grant(change) => self.change_grant(change),
                 Input::Frame(Ok(Incoming::Binary(frame))) => {
                     Box::pin(self.handle_message(frame)).await.map_err(ReadEnd::from)
                 }
@@ -138,12 +110,12 @@ impl<'a> Reader<'a> {
 
     /// The session's identity for the log.
     pub(super) fn identity(&self) -> Box<SessionIdentity> {
-        SessionIdentity::of(&self.handler, Some(&self.last), self.users)
+        SessionIdentity::of(self.handler.as_ref(), &self.last, self.users)
     }
 
     /// Leaves all documents.
     pub(super) fn leave(&mut self) {
-        self.handler = DialectHandler::Unknown;
+        self.handler = None;
     }
 
     async fn handle_notices(&mut self, notices: Notices) -> Result<(), ReadEnd> {
@@ -151,11 +123,17 @@ impl<'a> Reader<'a> {
         if let Some(close) = notices.closing {
             return Err(close.into());
         }
-        self.remove_ended(&notices.ended)?;
+        let Some(handler) = &mut self.handler else { return Ok(()) };
+        handler.remove_ended(&notices.ended)?;
         if notices.must_authenticate {
-            self.check_authenticated()?;
+            handler.check_authenticated()?;
         }
-        Ok(self.resync(&notices.behind).await?)
+        Ok(handler.resync(&notices.behind).await?)
+    }
+
+    fn change_grant(&mut self, change: GrantChange) -> Result<(), ReadEnd> {
+        let Some(handler) = &mut self.handler else { return Ok(()) };
+        Ok(handler.change_grant(change)?)
     }
 
     /// Decides at the beginning of a long message whether it is stored.
@@ -166,15 +144,11 @@ impl<'a> Reader<'a> {
     ) -> Result<(), ReadEnd> {
         let is_wanted = match &self.handler {
             _ if self.context.limits.echoes => true,
-            // Before the first message: the state vector of a document with many clients may be long, a token
-            // may not.
-            DialectHandler::Unknown => prefix.first() == Some(&0) || begins_step1(prefix),
-            DialectHandler::YWebsocket(_) | DialectHandler::Echo(_) => true,
-            DialectHandler::Hocuspocus(session) => session.wants(prefix),
-            DialectHandler::Native(session) => session.wants(prefix),
+            None => Handler::wants_first(prefix),
+            Some(handler) => handler.wants(prefix),
         };
         if !is_wanted {
-            self.context.metrics.messages_ignored.inc();
+            self.context.services.metrics.messages_ignored.inc();
             frames.skip();
             self.limiter.skip();
         }
@@ -186,11 +160,8 @@ impl<'a> Reader<'a> {
         self.note_skipped(frames);
         let limit_bytes = self.context.limits.message_bytes;
         Ok(match &mut self.handler {
-            DialectHandler::Unknown | DialectHandler::YWebsocket(_) | DialectHandler::Echo(_) => {
-                Err(Close::MessageTooLarge { limit_bytes })
-            }
-            DialectHandler::Hocuspocus(session) => session.too_large(prefix, limit_bytes),
-            DialectHandler::Native(session) => session.too_large(prefix, limit_bytes),
+            None => Err(Close::MessageTooLarge { limit_bytes }),
+            Some(handler) => handler.too_large(prefix, limit_bytes),
         }?)
     }
 
@@ -220,13 +191,13 @@ impl<'a> Reader<'a> {
     /// No dialect uses text; applications send some, and the reference servers ignore it.
     fn handle_text(&mut self, text: &Bytes, frames: &Frames<impl AsyncRead + Unpin>) -> Result<(), ReadEnd> {
         if !self.context.limits.echoes {
-            self.context.metrics.messages_ignored.inc();
+            self.context.services.metrics.messages_ignored.inc();
             self.note_skipped(frames);
             return Ok(());
         }
         *self.unfinished = None;
         self.liveness.has_received.store(true, Ordering::Relaxed);
-        Ok(Echo::new(Arc::clone(self.outbox)).text(text)?)
+        Ok(echo::text(self.outbox, text)?)
     }
 
     fn handle_control(&mut self, incoming: Incoming) -> Result<(), ReadEnd> {
@@ -241,8 +212,8 @@ impl<'a> Reader<'a> {
             }
             Incoming::Pong(payload) => {
                 self.limiter.control_frame(payload.len());
-                if let DialectHandler::Hocuspocus(session) = &mut self.handler {
-                    session.note_pong();
+                if let Some(handler) = &mut self.handler {
+                    handler.note_pong();
                 }
             }
         }
@@ -251,94 +222,32 @@ impl<'a> Reader<'a> {
     }
 
     async fn handle_frame(&mut self, frame: &Bytes) -> Result<(), Close> {
-        if frame.is_empty() && !self.context.limits.echoes {
-            self.context.metrics.messages_ignored.inc();
+        if self.context.limits.echoes {
+            *self.unfinished = None;
+            echo::binary(self.outbox, frame);
             return Ok(());
         }
-        if matches!(self.handler, DialectHandler::Unknown) {
+        if self.handler.is_none() && !frame.is_empty() {
             self.handler = Box::pin(self.start_dialect(frame)).await?;
-            if matches!(self.handler, DialectHandler::Unknown) {
-                self.context.metrics.messages_ignored.inc();
-                return Ok(());
-            }
+        }
+        let Some(handler) = self.handler.as_mut().filter(|_| !frame.is_empty()) else {
+            self.context.services.metrics.messages_ignored.inc();
+            return Ok(());
+        };
+        handler.frame(frame).await
+    }
+
+    async fn start_dialect(&mut self, first_frame: &[u8]) -> Result<Option<Handler>, Close> {
+        let (services, outbox) = (Arc::clone(&self.context.services), Arc::clone(self.outbox));
+        let (users, access) = (Arc::clone(self.users), Arc::clone(self.access));
+        let handler = Handler::start(first_frame, SessionParts { services, outbox, users, access }).await?;
+        if let Some(handler) = &handler {
+            // Set once, because a session begins once.
+            self.liveness.heartbeat.set(handler.heartbeat()).ok();
+            self.liveness.must_authenticate.store(handler.has_tokens(), Ordering::Relaxed);
             *self.unfinished = None;
         }
-        match &mut self.handler {
-            DialectHandler::Unknown => Ok(()),
-            DialectHandler::YWebsocket(session) => session.frame(frame).await,
-            DialectHandler::Hocuspocus(session) => session.frame(frame).await,
-            DialectHandler::Native(session) => session.frame(frame).await,
-            DialectHandler::Echo(echo) => {
-                echo.frame(frame);
-                Ok(())
-            }
-        }
-    }
-
-    async fn start_dialect(&self, first_frame: &[u8]) -> Result<DialectHandler, Close> {
-        if self.context.limits.echoes {
-            return Ok(DialectHandler::Echo(Echo::new(Arc::clone(self.outbox))));
-        }
-        if is_hello(first_frame) {
-            let session = Native::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
-            self.liveness.heartbeat.set(Native::heartbeat()).ok();
-            return Ok(DialectHandler::Native(session));
-        }
-        let Some(dialect) = detect(first_frame) else { return Ok(DialectHandler::Unknown) };
-        let (handler, heartbeat) = match dialect {
-            Dialect::YWebsocket => {
-                // Decoded before the document is opened, so that invalid bytes load no document.
-                match ywebsocket::Message::read(&mut varint::Reader::new(first_frame)) {
-                    Err(error) if !error.is_unknown_type() => return Err(bad_message(error)),
-                    _ => {}
-                }
-                let session = YWebsocket::open(self.context, self.outbox, self.users).await?;
-                // An awareness update without clients: ignored by the client, but it keeps it connected.
-                (DialectHandler::YWebsocket(session), ywebsocket::Message::Awareness(&[0]).encode().into())
-            }
-            Dialect::Hocuspocus => {
-                let session =
-                    Hocuspocus::new(Arc::clone(self.context), Arc::clone(self.outbox), Arc::clone(self.users));
-                self.liveness.must_authenticate.store(true, Ordering::Relaxed);
-                (DialectHandler::Hocuspocus(Box::new(session)), Bytes::from_static(&HEARTBEAT_FRAME))
-            }
-        };
-        // Set once, because a session begins once.
-        self.liveness.heartbeat.set(heartbeat).ok();
         Ok(handler)
-    }
-
-    async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
-        match &mut self.handler {
-            DialectHandler::Unknown | DialectHandler::Echo(_) => Ok(()),
-            DialectHandler::YWebsocket(session) => session.resync(behind).await,
-            DialectHandler::Hocuspocus(session) => session.resync(behind).await,
-            DialectHandler::Native(session) => session.resync(behind).await,
-        }
-    }
-
-    fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
-        match &mut self.handler {
-            DialectHandler::Unknown | DialectHandler::Echo(_) | DialectHandler::YWebsocket(_) => {}
-            DialectHandler::Hocuspocus(session) => session.remove_ended(leases)?,
-            DialectHandler::Native(session) => session.remove_ended(leases),
-        }
-        Ok(())
-    }
-
-    fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
-        match &mut self.handler {
-            DialectHandler::Unknown | DialectHandler::Echo(_) => {}
-            DialectHandler::YWebsocket(session) => session.change_grant(change)?,
-            DialectHandler::Hocuspocus(session) => session.change_grant(change)?,
-            DialectHandler::Native(session) => session.change_grant(change),
-        }
-        Ok(())
-    }
-
-    /// Called when the time limit for the first token has passed.
-    fn check_authenticated(&mut self) -> Result<(), Close> {
-        if let DialectHandler::Hocuspocus(session) = &mut self.handler { session.check_authenticated() } else { Ok(()) }
     }
 
     /// The close reason for input that breaks the protocol.

@@ -13,11 +13,9 @@ use syncline_protocol::close::Close;
 use tokio::time::{Instant, Sleep};
 
 use super::Context;
-use super::codec::Opcode;
 use super::rate_limit::RateLimiter;
-use super::wire::Wire;
-use super::writer::{Broken, Writer};
-use crate::outbox::Outbox;
+use crate::outbox::{Broken, Outbox};
+use crate::websocket::Opcode;
 
 /// Ticks without a message to the client before it is sent a heartbeat. With the default tick of 7 s an idle
 /// session gets one after 14 to 21 s; stock clients disconnect after 30 s.
@@ -90,30 +88,25 @@ impl<'a> Timers<'a> {
     }
 
     /// Runs what is due. Ready when the session must be cut.
-    pub(super) fn poll<W: Wire>(
-        &mut self,
-        cx: &mut task::Context<'_>,
-        writer: &mut Writer<W>,
-        outbox: &Outbox,
-    ) -> Poll<Broken> {
-        if writer.is_blocked() != self.stalled.is_some() {
-            self.stalled = writer.is_blocked().then(|| (Instant::now(), writer.written()));
+    pub(super) fn poll(&mut self, cx: &mut task::Context<'_>, outbox: &Outbox) -> Poll<Broken> {
+        if outbox.is_blocked() != self.stalled.is_some() {
+            self.stalled = outbox.is_blocked().then(|| (Instant::now(), outbox.written()));
             self.set_timer();
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            if self.is_stalled(now, writer.written()) {
+            if self.is_stalled(now, outbox.written()) {
                 self.count_vanished();
                 return Poll::Ready(Broken);
             }
             self.check_silence(now, outbox);
             if now >= self.next_tick {
                 self.next_tick = now + self.context.limits.tick;
-                if self.must_be_cut(writer, outbox) {
-                    self.context.metrics.cut_for_memory.inc();
+                if self.must_be_cut(outbox) {
+                    self.context.services.metrics.cut_for_memory.inc();
                     return Poll::Ready(Broken);
                 }
-                self.tick(writer);
+                self.tick(outbox);
                 outbox.tick();
             }
             self.set_timer();
@@ -154,9 +147,9 @@ impl<'a> Timers<'a> {
 
     /// True if memory for outboxes is scarce and this one holds some of it, but has hardly drained since the
     /// last tick.
-    fn must_be_cut<W: Wire>(&mut self, writer: &Writer<W>, outbox: &Outbox) -> bool {
-        let written = writer.written() - std::mem::replace(&mut self.written_at_tick, writer.written());
-        writer.is_blocked() && written < SLOW_BYTES_PER_TICK && outbox.exceeds_scarce_limit()
+    fn must_be_cut(&mut self, outbox: &Outbox) -> bool {
+        let written = outbox.written() - std::mem::replace(&mut self.written_at_tick, outbox.written());
+        outbox.is_blocked() && written < SLOW_BYTES_PER_TICK && outbox.exceeds_scarce_limit()
     }
 
     /// Closes the session if the client has been silent for too long. Before the dialect is known, pings do
@@ -181,28 +174,28 @@ impl<'a> Timers<'a> {
     /// Counts a vanished client, once: it may also stall the close frame.
     fn count_vanished(&self) {
         if !self.is_closing {
-            self.context.metrics.vanished.inc();
+            self.context.services.metrics.vanished.inc();
         }
     }
 
-    fn tick<W: Wire>(&mut self, writer: &mut Writer<W>) {
-        self.quiet_ticks = if writer.take_has_sent_message() { 0 } else { self.quiet_ticks + 1 };
+    fn tick(&mut self, outbox: &Outbox) {
+        self.quiet_ticks = if outbox.take_has_sent_message() { 0 } else { self.quiet_ticks + 1 };
         self.ticks_since_ping += 1;
         self.limiter.tick();
-        if writer.is_blocked() {
+        if outbox.is_blocked() {
             // The client would not receive more.
             return;
         }
         // Stock clients do not see pings: send a message if there was none.
         let heartbeat = self.liveness.heartbeat.get().filter(|_| self.quiet_ticks >= QUIET_TICKS);
-        // It may be the first message of the session, which needs a ping before it: see `offline_queue.rs`.
+        // It may be the first message of the session, which needs a ping before it: see `dialect/hocuspocus/offline_queue.rs`.
         if self.ticks_since_ping >= PING_TICKS || heartbeat.is_some() {
             self.ticks_since_ping = 0;
-            writer.queue_frame(Opcode::Ping, &[]);
+            outbox.queue_frame(Opcode::Ping, &[]);
         }
         if let Some(heartbeat) = heartbeat {
             self.quiet_ticks = 0;
-            writer.queue_frame(Opcode::Binary, heartbeat);
+            outbox.queue_frame(Opcode::Binary, heartbeat);
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! TCP and Unix-domain sockets implement it. TLS fits here: while the handshakes are made, a TLS stream is read and written
 //! as one ([`Stream`]); [`Socket::split`] then shares one rustls connection between the halves behind a lock. The reading
-//! half passes it the bytes of the socket; [`Wire::try_write`], which is called with the writer's lock held, encrypts and
-//! writes as much as the socket accepts, and returns `WouldBlock` while records from an earlier call are unsent.
+//! half passes it the bytes of the socket; [`Wire::try_write`], which the outbox calls with its socket's lock held, encrypts
+//! and writes as much as the socket accepts, and returns `WouldBlock` while records from an earlier call are unsent.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
@@ -11,6 +11,8 @@ use std::task::{Context, Poll};
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+pub use crate::outbox::Wire;
 
 /// A connection before it is a session: read and written as one while the handshake is made.
 pub trait Stream: Socket + AsyncRead + AsyncWrite + Unpin + 'static {}
@@ -26,19 +28,6 @@ pub trait Socket: Send {
 
     /// Splits the connection. Dropping both halves closes it.
     fn split(self) -> (Self::Read, Self::Wire);
-}
-
-/// The writing half of a connection. No method waits.
-pub trait Wire: Send + Sync + 'static {
-    /// Writes as much of the pieces as the socket accepts now; [`io::ErrorKind::WouldBlock`] if it accepts
-    /// nothing.
-    fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
-
-    /// Ready when the socket may accept bytes again. Called by the session's task only.
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-
-    /// Ends the outgoing stream.
-    fn shutdown(&self) -> io::Result<()>;
 }
 
 /// A stream and the two halves that Tokio splits it into.

@@ -120,7 +120,7 @@ fn verify_names_damaged_record_and_repair_keeps_the_rest() {
     let (fine, after) = syncline("verify", &dir);
     assert!(fine && after.contains("3 documents verified"), "{after}");
     let store = SledStore::open_existing(&dir).unwrap();
-    assert!(store.doubt().is_none());
+    assert!(store.inconsistency().is_none());
     let whole = store.load(&name("whole")).unwrap().unwrap();
     // The engine may have stored parts of it in the damaged page: then it is named, too.
     let is_named = output.contains(r#"document "whole" is damaged at record"#);

@@ -14,8 +14,6 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::native::ToServer;
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
-use syncline_server::admin::message::{Answer, Request};
-use syncline_server::import_export::Format;
 
 use crate::fixtures;
 
@@ -232,20 +230,16 @@ fn journals() -> Vec<Vec<u8>> {
     seeds
 }
 
+/// Requests for a document: the rest of the path, a line end, and the file to import.
 fn admin() -> Vec<Vec<u8>> {
-    let (document, format) = ("a \"name\"".to_owned(), Format::Json);
-    let requests = [
-        Request::Backup { dir: "/somewhere".into() },
-        Request::Export { document: document.clone() },
-        Request::Import { document: document.clone(), format, bytes: 1 << 40, only_new: true },
-    ];
-    let answers = [
-        Answer::Progress { done: 1, documents: 2, bytes: 3 },
-        Answer::BackedUp { documents: 1, written: 1, bytes: 1, damaged: vec![(document, "why".into())] },
-        Answer::Imported { changed: true },
-        Answer::Exists,
-        Answer::Failed { reason: "no".into() },
-    ];
-    let requests = requests.iter().map(|request| serde_json::to_vec(request).expect("JSON"));
-    requests.chain(answers.iter().map(|answer| serde_json::to_vec(answer).expect("JSON"))).collect()
+    let json = &b"{\"text\": \"hello\"}"[..];
+    let update = &fixtures::yjs_vectors()[0].updates[0];
+    [
+        ("notes?format=json&only_new=true", json),
+        ("a%2F%2E%2E%20b%E2%82%AC", update),
+        ("%00?format=update&only_new=false", update),
+        ("%ff/x?format=other", b""),
+    ]
+    .map(|(target, file)| [target.as_bytes(), b"\n", file].concat())
+    .into()
 }

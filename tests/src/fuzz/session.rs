@@ -22,11 +22,10 @@ use syncline_server::auth::{Handshake, OpenToAll};
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
-use syncline_server::log_limit::LogLimit;
 use syncline_server::metrics::Metrics;
 use syncline_server::outbox::Budget;
 use syncline_server::registry::Registry;
-use syncline_server::session::{self, Context, Peer, SessionLimits, Stop};
+use syncline_server::session::{self, Context, Peer, SessionLimits};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
@@ -106,23 +105,17 @@ impl World {
     fn new() -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let store = Arc::new(MemoryStore::new());
-        let (log, committer) = Log::by_hand(Arc::clone(&store) as Arc<dyn Store>);
+        let (log, committer) = Log::with_committer(Arc::clone(&store) as Arc<dyn Store>);
         let metrics = Arc::new(Metrics::default());
         let compaction = Compaction { records: 5, bytes: 2_000, idle_records: 2 };
         let quiet = Duration::from_millis(5);
         let draw = Draw::by(|| 7);
         let options = DocumentOptions { quiet, compaction, draw, ..DocumentOptions::new(Duration::from_millis(5)) };
         let raw = RawLimits { messages_per_second: Some(0), bytes_per_second: Some(0), ..RawLimits::default() };
-        let context = Arc::new(Context {
-            registry: Registry::new(log, options, Arc::clone(&metrics)),
-            auth: Arc::new(OpenToAll),
-            gate: Gate::new(raw.into(), Arc::clone(&metrics)),
-            limits: SessionLimits { outbox_bytes: 2_000, message_bytes: 5_000, documents: 3, ..Default::default() },
-            outboxes: Budget::new(4_000),
-            metrics,
-            log_limit: LogLimit::default(),
-            stop: Stop::default(),
-        });
+        let registry = Registry::new(log, options, Arc::clone(&metrics));
+        let limits = SessionLimits { outbox_bytes: 2_000, message_bytes: 5_000, documents: 3, ..Default::default() };
+        let gate = Gate::new(raw.into(), metrics);
+        let context = Context::new(registry, Arc::new(OpenToAll), gate, limits, Budget::new(4_000));
         Self { runtime, context, committer, store, sessions: 0 }
     }
 
@@ -212,12 +205,12 @@ impl World {
         for _ in 0..ROUNDS {
             self.settle();
             self.advance(LONGEST_WAIT / ROUNDS as u32);
-            if self.context.registry.is_empty() && self.context.gate.sessions() == 0 {
+            if self.context.services.registry.is_empty() && self.context.services.gate.sessions() == 0 {
                 break;
             }
         }
-        assert_eq!(self.context.gate.sessions(), 0, "a session does not end");
-        assert!(self.context.registry.is_empty(), "a document is not unloaded");
+        assert_eq!(self.context.services.gate.sessions(), 0, "a session does not end");
+        assert!(self.context.services.registry.is_empty(), "a document is not unloaded");
         self.runtime.block_on(healthy.session).expect("the session did not panic");
         for name in self.store.list().expect("a list") {
             let stored = self.store.load(&name).expect("a document").expect("one that is listed");

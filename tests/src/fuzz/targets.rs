@@ -2,14 +2,11 @@
 //! may panic, and each checks the invariants of the input it accepts. `fuzz/` runs the same functions with
 //! cargo-fuzz.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use syncline_client::document::driver::Machine;
 use syncline_client::yrs::ReadTxn;
 use syncline_log::{Record, Snapshot, Stored};
 use syncline_protocol::awareness::{AwarenessUpdate, encode};
-use syncline_protocol::close::Close;
 use syncline_protocol::detect::detect;
 use syncline_protocol::hocuspocus::{End, Frame};
 use syncline_protocol::ids::{Epoch, Seq};
@@ -19,11 +16,10 @@ use syncline_protocol::update::{
     state_vector_entries, type_depth, update_ranges, verdict,
 };
 use syncline_protocol::ywebsocket;
-use syncline_replica::{HeldLimits, HubDocument, HubLimits, Known, Replica, StructStore};
-use syncline_server::admin::message::{Answer, Request};
+use syncline_replica::{HubDocument, Known, PendingLimits, Replica, StructStore};
 use syncline_server::config::RawConfig;
-use syncline_server::document::core::Core;
-use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome};
+use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
+use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome, SessionEvent};
 use syncline_server::http::handshake::{Head, look};
 use syncline_server::ids::LeaseId;
 use syncline_server::import_export::{self, Format};
@@ -51,7 +47,7 @@ pub const TARGETS: &[Target] = &[
     ("layout", syncline_log::fuzzing::layout),
     ("texts", syncline_log::fuzzing::texts),
     ("journal", journal),
-    ("admin", admin),
+    ("admin", syncline_server::http::fuzzing::operator),
     ("config", config),
     ("portable", portable),
 ];
@@ -174,63 +170,112 @@ fn replica(bytes: &[u8]) {
             continue;
         }
         // A tree that reports an error is discarded.
-        tree = tree.and_then(|mut tree| tree.take(&update, &HeldLimits::default()).is_ok().then_some(tree));
+        tree = tree.and_then(|mut tree| tree.take(&update, &PendingLimits::default()).is_ok().then_some(tree));
         accepted.push(update);
     }
     let loaded = HubDocument::load(0, &accepted).expect("accepted updates can be loaded");
     assert_eq!(loaded.state_vector(), hub.state_vector());
-    if let Some(tree) = tree.filter(|tree| tree.held().len() == hub.pending().len()) {
+    if let Some(tree) = tree.filter(|tree| tree.pending().len() == hub.pending().len()) {
         let clocks = |known: Known| known.iter().collect::<Vec<_>>();
         assert_eq!(clocks(tree.known()), clocks(hub.known()), "a tree knows what a hub knows");
     }
 }
 
-/// Events in any order: acknowledgements follow the disk, sequence numbers are consecutive, and the log holds the
-/// same document.
-fn core(bytes: &[u8]) {
-    let epoch = Epoch(1);
-    let mut core = Core::new(HubDocument::default(), Cursor { epoch, seq: Seq(0) }, HubLimits::default())
-        .with_presence_limit(1024 * 1024);
-    let (mut effects, mut log, mut durable) = (Vec::new(), Vec::<Bytes>::new(), 0);
-    let mut closed: HashMap<LeaseId, Close> = HashMap::new();
-    for (kind, payload) in pieces(bytes) {
-        let lease = LeaseId(u64::from(kind >> 5));
-        match kind & 0x1f {
-            0..=3 => core.handle(Event::Open { lease, acks: Acks::Each }, &mut effects),
-            4..=7 if scan_state_vector(&payload, &ScanLimits::default()).is_ok() => {
-                core.handle(Event::Step1 { lease, state_vector: payload }, &mut effects);
+/// The log of a document as its effects describe it.
+#[derive(Default)]
+struct CoreLog {
+    snapshot: Option<Bytes>,
+    /// The records that follow it.
+    records: Vec<(Seq, Bytes)>,
+    last: Seq,
+    durable: Seq,
+}
+
+impl CoreLog {
+    fn execute(&mut self, effect: Effect) {
+        match effect {
+            Effect::Append { seq, update } => {
+                self.last = self.last.next();
+                assert_eq!(seq, self.last, "sequence numbers are consecutive");
+                self.records.push((seq, update));
             }
-            8..=19 if scan_update(&payload, &ScanLimits::default()).is_ok() => {
-                let origin = if kind & 1 == 0 { Origin::Change } else { Origin::Step2 };
-                core.handle(Event::Update { lease, update: payload, origin, batch: u64::from(kind) }, &mut effects);
+            Effect::Snapshot { upto, update } => {
+                assert!(upto <= self.last, "a snapshot covers records that were appended before");
+                self.records.retain(|(seq, _)| *seq > upto);
+                self.snapshot = Some(update);
             }
-            20..=21 if AwarenessUpdate::scan(&payload, &Default::default()).is_ok() => {
-                core.handle(Event::Awareness { lease, update: payload }, &mut effects);
-            }
-            22 => core.handle(Event::Leave { lease }, &mut effects),
-            23..=26 => {
-                durable = log.len() as u64;
-                core.durable(Seq(durable), &mut effects);
-            }
-            27 => core.resync(lease, None, &mut effects),
+            Effect::Ack { seq, outcome: Outcome::Saved, .. } => assert!(seq <= self.durable, "acknowledged too early"),
             _ => {}
         }
-        for effect in std::mem::take(&mut effects) {
-            match effect {
-                Effect::Append { seq, update } => {
-                    log.push(update);
-                    assert_eq!(seq.0, log.len() as u64, "sequence numbers are consecutive");
-                }
-                Effect::Ack { seq, outcome: Outcome::Saved, .. } => assert!(seq.0 <= durable, "acknowledged too early"),
-                Effect::Close { lease, close } => _ = closed.insert(lease, close),
-                _ => {}
-            }
-        }
-        assert_eq!(core.last().0, log.len() as u64);
     }
-    let mut loaded = HubDocument::load(0, &log).expect("the log can be loaded");
-    let (_, state) = core.snapshot(&mut effects);
-    assert_eq!(normalized(&state), normalized(&loaded.compact()), "the log holds the same document");
+
+    fn load(&self) -> HubDocument {
+        let records = self.records.iter().map(|(_, update)| update);
+        let updates: Vec<Bytes> = self.snapshot.iter().chain(records).cloned().collect();
+        HubDocument::load(0, &updates).expect("the log can be loaded")
+    }
+}
+
+/// The event that a piece of the input stands for.
+fn core_event(kind: u8, payload: Bytes, written: Seq) -> Option<Event> {
+    let lease = LeaseId(u64::from(kind >> 5));
+    let event = match kind & 0x1f {
+        0..=2 => return Some(Event::Open { lease, acks: Acks::Each, documents: 1 }),
+        3 => return Some(Event::Open { lease, acks: Acks::Batches, documents: payload.len() }),
+        4..=7 if scan_state_vector(&payload, &ScanLimits::default()).is_ok() => {
+            SessionEvent::Step1 { state_vector: payload }
+        }
+        8..=19 if scan_update(&payload, &ScanLimits::default()).is_ok() => {
+            let origin = if kind & 1 == 0 { Origin::Change } else { Origin::Step2 };
+            SessionEvent::Update { update: payload, origin, batch: u64::from(kind) }
+        }
+        20..=21 if AwarenessUpdate::scan(&payload, &Default::default()).is_ok() => {
+            SessionEvent::Awareness { update: payload }
+        }
+        22 => return Some(Event::Leave { lease }),
+        23..=26 => return Some(Event::Durable { upto: written }),
+        27 => return Some(Event::Resync { lease, floor: None }),
+        28 => {
+            let seq = Seq(payload.len() as u64);
+            let cursor = Some(Box::new(Cursor { epoch: Epoch(1), seq }));
+            SessionEvent::Resume { cursor, wants_state_vector: false, read_only: false }
+        }
+        29 => return Some(Event::Compact),
+        30 => return Some(Event::MakeDormant),
+        31 if payload.is_empty() => return Some(Event::StorageFailed),
+        _ => return None,
+    };
+    Some(Event::Session(lease, event))
+}
+
+/// Events in any order: acknowledgements follow the disk, sequence numbers are consecutive, nothing is appended after
+/// a failure, and the log holds the same document.
+fn core(bytes: &[u8]) {
+    let limits = CoreLimits { awareness_bytes: 1024 * 1024, ..CoreLimits::default() };
+    let mut core = Core::new(LoadedDocument::empty(HubDocument::default(), Epoch(1)), limits);
+    let (mut effects, mut log, mut has_failed) = (Vec::new(), CoreLog::default(), false);
+    for (kind, payload) in pieces(bytes) {
+        let Some(event) = core_event(kind, payload, log.last) else { continue };
+        match event {
+            Event::Durable { upto } if !has_failed => log.durable = upto,
+            Event::Durable { .. } => continue,
+            Event::StorageFailed => has_failed = true,
+            _ => {}
+        }
+        let before = log.last;
+        core.handle(event, &mut effects);
+        effects.drain(..).for_each(|effect| log.execute(effect));
+        assert_eq!(core.last(), log.last);
+        assert!(!has_failed || log.last == before, "appended after a failure");
+    }
+    let mut loaded = log.load();
+    if !has_failed {
+        core.handle(Event::Compact, &mut effects);
+        effects.drain(..).for_each(|effect| log.execute(effect));
+        let state = log.snapshot.clone().expect("a snapshot was emitted");
+        assert_eq!(normalized(&state), normalized(&loaded.compact()), "the log holds the same document");
+        assert!(log.load().pending().eq(loaded.pending()), "the log keeps pending updates");
+    }
 }
 
 /// Encodes a state with shortest integers, for comparison: a loaded state keeps longer encodings.
@@ -257,17 +302,6 @@ fn journal(bytes: &[u8]) {
     let (machine, _) = Machine::load(Some(&Stored { epoch: Epoch(1), snapshot, records }));
     _ = machine.status();
     _ = machine.read(|txn| txn.state_vector());
-}
-
-fn admin(bytes: &[u8]) {
-    if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
-        let again = serde_json::to_vec(&request).expect("it can be serialized");
-        assert_eq!(serde_json::from_slice::<Request>(&again).ok(), Some(request));
-    }
-    if let Ok(answer) = serde_json::from_slice::<Answer>(bytes) {
-        let again = serde_json::to_vec(&answer).expect("it can be serialized");
-        assert_eq!(serde_json::from_slice::<Answer>(&again).ok(), Some(answer));
-    }
 }
 
 /// An invalid configuration is an error, not a panic; the values of a valid one are within their bounds.

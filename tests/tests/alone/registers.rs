@@ -1,12 +1,10 @@
 //! The memory that registers take in a document is proportional to the bytes of their values, and is counted.
 
 use bytes::Bytes;
-use syncline_protocol::ids::{Epoch, Seq};
-use syncline_protocol::native::Cursor;
-use syncline_replica::{HubDocument, HubLimits, RegisterWrite};
-use syncline_server::document::core::Core;
-use syncline_server::document::event::{Effect, Event};
+use syncline_replica::{HubLimits, RegisterWrite};
+use syncline_server::document::event::{Effect, Event, SessionEvent};
 use syncline_server::ids::LeaseId;
+use syncline_tests::document::new_core;
 use syncline_tests::process::{alone, memory_bytes};
 
 #[test]
@@ -18,18 +16,20 @@ fn register_memory_is_proportional_to_value_bytes_and_counted() {
     let mut value = vec![117, 0x98, 0x75];
     value.extend([125, 7].repeat(NUMBERS));
     let value = Bytes::from(value);
-    let document = HubDocument::load(1, &[]).unwrap();
-    let mut core = Core::new(document, Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HubLimits::default());
+    let mut core = new_core(HubLimits::default());
     let (before, empty) = (memory_bytes("VmRSS"), core.memory_bytes());
     let mut effects = Vec::new();
     for id in 1..=REGISTERS {
         let (register, value) = (format!("register {id}"), value.clone());
         let write = RegisterWrite { register, id, based_on: None, author: String::new(), at_ms: 0, value };
-        core.handle(Event::Propose { lease: LeaseId(1), batch: 1, write: Box::new(write) }, &mut effects);
+        core.handle(
+            Event::Session(LeaseId(1), SessionEvent::Propose { batch: 1, write: Box::new(write) }),
+            &mut effects,
+        );
         let records = effects.drain(..).filter(|effect| matches!(effect, Effect::Append { .. })).count();
         assert_eq!(records, 1, "register {id}");
     }
-    core.make_dormant();
+    core.handle(Event::MakeDormant, &mut effects);
     let bytes = REGISTERS as usize * value.len();
     let (took, counted) = (memory_bytes("VmRSS").saturating_sub(before), core.memory_bytes() - empty);
     println!("{bytes} bytes of values: {took} bytes of memory, {counted} counted");

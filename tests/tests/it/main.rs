@@ -34,6 +34,7 @@ mod formats {
 mod operator {
     mod backup;
     mod backup_pace;
+    mod requests;
 }
 
 /// The replica against yrs: the same updates, the same document.
@@ -42,6 +43,7 @@ mod replica {
     mod resting;
     mod scanner;
     mod structs;
+    mod weighing;
 }
 
 /// Rules for the repository itself.

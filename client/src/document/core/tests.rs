@@ -276,6 +276,6 @@ fn interdependent_edits_lost_by_a_server_crash_are_restored() {
     world.connect(0);
     exchange_all(&mut world);
     let there = |txn: &yrs::Transaction<'_>| txn.get_text("text").map_or(String::new(), |text| text.get_string(txn));
-    assert_eq!(world.server.replica.held().len(), 0, "two batches depend on each other");
+    assert_eq!(world.server.replica.pending().len(), 0, "two batches depend on each other");
     assert_eq!(world.server.replica.read(there), world.devices[0].text());
 }

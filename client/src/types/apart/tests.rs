@@ -32,8 +32,8 @@ fn overlaps(base: Edit<'_>, mine: Edit<'_>, theirs: Edit<'_>) -> Vec<Overlap> {
     found
 }
 
-fn keys(path: &[&str]) -> Vec<Step> {
-    path.iter().map(|key| Step::Key((*key).to_owned())).collect()
+fn keys(path: &[&str]) -> Vec<PathStep> {
+    path.iter().map(|key| PathStep::Key((*key).to_owned())).collect()
 }
 
 fn nested(txn: &mut TransactionMut<'_>) -> MapRef {
@@ -110,7 +110,7 @@ fn array_elements_and_nested_types_are_found() {
             map.insert(txn, "k", value);
         }
     };
-    let path = vec![Step::Key("array".to_owned()), Step::Index(3), Step::Key("k".to_owned())];
+    let path = vec![PathStep::Key("array".to_owned()), PathStep::Index(3), PathStep::Key("k".to_owned())];
     assert_eq!(
         overlaps(&base, &inside(8), &inside(9)),
         [

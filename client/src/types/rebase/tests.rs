@@ -127,7 +127,7 @@ fn keys_are_merged_three_ways() {
     let report = rebase(&case.base, &case.mine, &mut case.onto.transact_mut());
     assert_eq!(case.value("map"), json(r#"{"a":2,"c":3,"d":2,"e":3,"new":1}"#));
     let conflict = |key: &str, mine, theirs| RebaseConflict {
-        path: vec![Step::Key("map".to_owned()), Step::Key(key.to_owned())],
+        path: vec![PathStep::Key("map".to_owned()), PathStep::Key(key.to_owned())],
         mine,
         theirs,
     };
@@ -237,7 +237,7 @@ fn offline_types_merge_by_their_own_rules() {
     };
     let case = Case::new(&base, &mine, &theirs);
     let report = rebase(&case.base, &case.mine, &mut case.onto.transact_mut());
-    assert_eq!(report.skipped, [[Step::Key(REGISTERS_ROOT.to_owned())]]);
+    assert_eq!(report.skipped, [[PathStep::Key(REGISTERS_ROOT.to_owned())]]);
     let txn = case.onto.transact();
     assert_eq!(Counter::new("likes").value(&txn), Ok(107));
     assert_eq!(LwwMap::new("lww").get(&txn, "k"), Some(2.into()));

@@ -18,8 +18,9 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use syncline_protocol::ids::DocumentName;
 
-use super::target::{IfMissing, Imported, Target};
+use super::target::{IfMissing, Target};
 use super::{StoreArgs, text_of};
+use crate::http::operator::documents::Imported;
 use crate::import_export::{Format, MAX_IMPORT_BYTES, too_large};
 
 /// `syncline import`.

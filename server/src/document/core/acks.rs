@@ -78,7 +78,7 @@ impl Core {
     }
 
     /// Every record up to `upto` is on disk: sends the acks that waited for it.
-    pub fn durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
+    pub(super) fn advance_durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
         let has_moved = upto > self.durable;
         self.durable = self.durable.max(upto);
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.seq <= self.durable) {
@@ -93,7 +93,7 @@ impl Core {
     }
 
     /// Nothing more will be durable: refuses all waiting updates and every later edit.
-    pub fn storage_failed(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn fail_storage(&mut self, effects: &mut Vec<Effect>) {
         self.storage_failed = true;
         self.waiting_bytes = 0;
         for waiting in self.waiting.drain(..) {

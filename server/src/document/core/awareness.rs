@@ -20,16 +20,12 @@ impl Core {
         let Ok(update) = AwarenessUpdate::scan(update, &Default::default()) else { return };
         let changes = self.awareness.update(lease, update.iter());
         if let Some(update) = changes.sender {
-            effects.push(Effect::Answer { lease, frame: Frame::new(Message::Awareness(update.into())) });
+            effects.push(Effect::Reply { lease, frame: Frame::new(Message::Awareness(update.into())) });
         }
-        self.dropped_states += changes.dropped;
+        if changes.dropped > 0 {
+            effects.push(Effect::AwarenessDropped { states: changes.dropped });
+        }
         self.push_changed_clients(changes.everyone, effects);
-    }
-
-    /// Sets the limit of a lease before it opens the document; its session has `documents` open, this one
-    /// included.
-    pub fn limit_awareness_share(&mut self, lease: LeaseId, documents: usize) {
-        self.awareness.limit_share(lease, documents);
     }
 
     pub(super) fn remove_awareness(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
@@ -64,7 +60,7 @@ impl Core {
 
     /// Sends all awareness states directly after the preceding reply, to a reader that missed frames.
     pub(super) fn push_awareness_now(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        effects.extend(self.all_awareness().map(|frame| Effect::Answer { lease, frame }));
+        effects.extend(self.all_awareness().map(|frame| Effect::Reply { lease, frame }));
     }
 
     fn push_changed_clients(&mut self, clients: Vec<ChangedClient>, effects: &mut Vec<Effect>) {

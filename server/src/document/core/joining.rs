@@ -1,14 +1,15 @@
-//! PURE: replies to a step 1, shared by sessions with the same state vector; dropping caches of a dormant
-//! document.
+//! PURE: replies to a step 1, shared by sessions with the same state vector; the diff for a reader that fell
+//! behind.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Core;
-use crate::document::event::Effect;
-use crate::document::frame::{Frame, LARGE_ANSWER_BYTES, Message};
+use crate::document::event::{Effect, Event, SessionEvent};
+use crate::document::frame::{Frame, LARGE_REPLY_BYTES, Message};
 use crate::ids::LeaseId;
+use syncline_replica::Known;
 
 /// Cached replies.
 const MAX_CACHED_DIFFS: usize = 4;
@@ -26,15 +27,19 @@ impl DiffCache {
         self.0 = Vec::new();
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Memory of the cached replies, in bytes. A small one may also hold its encoded frame, a large one
     /// shares the document's memory.
     pub(super) fn bytes(&self) -> usize {
-        let answers = self.0.iter().map(|(asked, frame)| match frame.message() {
-            Message::Step2(diff) if diff.len() < LARGE_ANSWER_BYTES => asked.len() + diff.len() * 2,
+        let replies = self.0.iter().map(|(asked, frame)| match frame.message() {
+            Message::Step2(diff) if diff.len() < LARGE_REPLY_BYTES => asked.len() + diff.len() * 2,
             Message::Step2(diff) => asked.len() + diff.len() - diff.shared_bytes(),
             _ => asked.len(),
         });
-        answers.sum()
+        replies.sum()
     }
 
     fn get(&self, state_vector: &[u8]) -> Option<Arc<Frame>> {
@@ -66,30 +71,22 @@ impl Core {
         effects.push(Effect::Diff { lease, frame });
     }
 
-    /// True if the reply to this state vector is cached.
-    pub fn has_cached_diff(&self, state_vector: &[u8]) -> bool {
-        self.diff_cache.get(state_vector).is_some()
+    /// Brings a reader up to date with one diff from `floor`, or from the empty state.
+    pub(super) fn resync(&mut self, lease: LeaseId, floor: Option<&Known>, effects: &mut Vec<Effect>) {
+        let from_nothing = Known::default();
+        let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
+        effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) });
+        self.push_durable(lease, effects);
+        self.push_awareness_now(lease, effects);
     }
 
-    /// Called after a quiet period: drops deleted content and everything that can be rebuilt.
-    pub fn make_dormant(&mut self) {
-        self.diff_cache.clear();
-        self.cached_awareness = None;
-        self.document.compact();
-    }
-
-    /// True if there is no deleted content to drop.
-    pub fn is_dormant(&self) -> bool {
-        self.document.is_compact()
-    }
-
-    /// True if its memory cannot be reduced any further.
-    pub fn is_minimal(&self) -> bool {
-        self.is_dormant() && self.diff_cache.0.is_empty()
-    }
-
-    /// True if processing the whole document takes milliseconds.
-    pub fn is_large(&self) -> bool {
-        self.document.bytes() > LARGE_DOCUMENT_BYTES
+    /// True if handling this event takes milliseconds: it processes all of a large document.
+    pub fn takes_long(&self, event: &Event) -> bool {
+        let processes_all = match event {
+            Event::Session(_, SessionEvent::Step1 { state_vector }) => self.diff_cache.get(state_vector).is_none(),
+            Event::Resync { .. } | Event::Compact | Event::MakeDormant => true,
+            _ => false,
+        };
+        processes_all && self.document.bytes() > LARGE_DOCUMENT_BYTES
     }
 }

@@ -8,7 +8,7 @@ use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{Decision, Full, RegisterWrite, decide};
 
-use super::{AckReply, Core, LeaseState};
+use super::{AckReply, Core};
 use crate::document::event::{Effect, Outcome};
 use crate::document::frame::{Frame, Message};
 use crate::ids::LeaseId;
@@ -28,8 +28,6 @@ impl Core {
             let resume = Resume::OtherHistory;
             return effects.push(Effect::Opened { lease, cursor, read_only, resume, state_vector: None });
         }
-        let known = self.leases.insert(lease, LeaseState { native: true, ..LeaseState::default() });
-        self.native_leases += usize::from(known.is_none());
         // The client may have the missing dependencies of pending updates: it sends them once it gets the
         // state vector.
         let sends_state_vector = wants_state_vector || self.document.pending().len() > 0;
@@ -67,14 +65,15 @@ impl Core {
     }
 
     pub(super) fn propose(&mut self, lease: LeaseId, batch: u64, write: &RegisterWrite, effects: &mut Vec<Effect>) {
-        let outcome = match self.document.lacks_room_for(write.value.len(), 0) {
-            _ if self.storage_failed => Outcome::Refused,
-            Some(full) => Outcome::Full(full),
-            None if !self.document.has_room_for_register(&write.register) => Outcome::Full(Full::Registers),
-            None => {
-                let (accepted, register) = self.decide(write, effects);
-                return self.push_when_durable(lease, batch, AckReply::Decided { accepted, register }, effects);
-            }
+        let outcome = if self.storage_failed {
+            Outcome::Refused
+        } else if !self.document.make_room_for(write.value.len()) {
+            Outcome::Full(Full::Bytes)
+        } else if !self.document.has_room_for_register(&write.register) {
+            Outcome::Full(Full::Registers)
+        } else {
+            let (accepted, register) = self.decide(write, effects);
+            return self.push_when_durable(lease, batch, AckReply::Decided { accepted, register }, effects);
         };
         effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
     }

@@ -10,7 +10,7 @@ use crate::ids::LeaseId;
 
 impl Core {
     /// Closes a session; of a native or Hocuspocus session, only this document.
-    pub fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
+    pub(super) fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
         self.ended.insert(lease);
         effects.push(Effect::Close { lease, close });
     }

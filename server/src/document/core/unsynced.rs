@@ -12,7 +12,7 @@
 //! - An update whose structs are all in the state vector of that step 1 was made before it and gets no
 //!   status. Other updates were made after it and are counted.
 //! - An update that only deletes does not show when it was made. If the session knows that it was made on this
-//!   connection ([`Origin::LiveChange`]: see `session/offline_queue.rs`), it is counted. Otherwise it is treated
+//!   connection ([`Origin::LiveChange`]: see `dialect/hocuspocus/offline_queue.rs`), it is counted. Otherwise it is treated
 //!   like the update before it, and gets no status if it is the first: a surplus status would make the number zero
 //!   too early, a missing one only too late.
 //! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on

@@ -5,18 +5,16 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::document::event::Event;
 use crate::ids::LeaseId;
 
 fn event(number: u64) -> Envelope {
-    Envelope::Event(Event::Leave { lease: LeaseId(number) }, None)
+    Envelope::Leave { lease: LeaseId(number) }
 }
 
 fn numbers(batch: VecDeque<Envelope>) -> Vec<u64> {
     let number = |envelope| match envelope {
-        Envelope::Event(event, _) => event.lease().0,
-        Envelope::FreeMemory => panic!("unexpected FreeMemory"),
-        Envelope::Open { lease, .. } => lease.0,
+        Envelope::Leave { lease } => lease.0,
+        other => panic!("unexpected {other:?}"),
     };
     batch.into_iter().map(number).collect()
 }

@@ -1,12 +1,16 @@
 //! Tests of `readers.rs`: gaps, positions, awareness, echoes, and the number of writes to a socket.
 
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use yrs::{Doc, Text, Transact};
 
 use super::*;
-use crate::outbox::{Budget, DirectSink};
+use crate::dialect::{NativeEncoder, YWebsocketEncoder};
+use crate::outbox::{Budget, Wire};
 use syncline_protocol::ids::Epoch;
 use syncline_replica::Crdt;
 
@@ -19,9 +23,9 @@ fn change(seq: u64, update: Vec<u8>) -> [Change; 1] {
 
 #[tokio::test]
 async fn change_that_overtakes_resync_does_not_close_gap() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let outbox = Arc::new(Outbox::new(100));
-    readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
+    readers.add(READER, Arc::clone(&outbox), Box::new(YWebsocketEncoder));
     let mut crdt = Crdt::default();
     readers.push_diff(READER, &Frame::new(Message::Step2(crdt.encode().unwrap().into())));
     outbox.frames().await;
@@ -49,9 +53,9 @@ async fn change_that_overtakes_resync_does_not_close_gap() {
 
 #[tokio::test]
 async fn durable_position_is_withheld_over_gap_and_sent_after_diff() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let outbox = Arc::new(Outbox::new(100));
-    readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+    readers.add(READER, Arc::clone(&outbox), Box::new(NativeEncoder::new(0)));
     let diff = Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into()));
     readers.push_opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
     readers.push_durable(None, Seq(1));
@@ -71,9 +75,9 @@ async fn durable_position_is_withheld_over_gap_and_sent_after_diff() {
 
 #[tokio::test]
 async fn awareness_is_not_sent_before_reply_to_native_session() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let outbox = Arc::new(Outbox::new(100));
-    readers.add(READER, Arc::clone(&outbox), Framing::Native { channel: 0 });
+    readers.add(READER, Arc::clone(&outbox), Box::new(NativeEncoder::new(0)));
     let awareness = Frame::new(Message::Awareness(Bytes::from_static(&[0])));
     readers.push_awareness(&awareness);
     readers.push_opened(READER, Cursor { epoch: Epoch(1), seq: Seq(1) }, false, Resume::SendStateVector, None);
@@ -84,9 +88,9 @@ async fn awareness_is_not_sent_before_reply_to_native_session() {
 
 #[tokio::test]
 async fn echo_of_empty_update_is_not_replaced_by_newer_one() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let outbox = Arc::new(Outbox::new(10));
-    readers.add(READER, Arc::clone(&outbox), Framing::YWebsocket);
+    readers.add(READER, Arc::clone(&outbox), Box::new(YWebsocketEncoder));
     let echo = |update: &'static [u8]| Frame::new(Message::Update(Bytes::from_static(update)));
     for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
         readers.push_ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
@@ -104,11 +108,27 @@ struct Counted {
     written: Arc<Notify>,
 }
 
-impl DirectSink for Counted {
-    fn send(&self, outbox: &Outbox) {
-        outbox.take_direct(|_, _| _ = self.frames.fetch_add(1, Ordering::Relaxed));
+impl Wire for Arc<Counted> {
+    fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        // Short frames: each is its length after a byte, without a longer header.
+        let (mut frames, mut rest) = (0, &bytes[..]);
+        while let [_, len, after @ ..] = rest {
+            assert!(*len < 126);
+            (frames, rest) = (frames + 1, &after[usize::from(*len)..]);
+        }
+        self.frames.fetch_add(frames, Ordering::Relaxed);
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.written.notify_one();
+        Ok(bytes.len())
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -120,11 +140,14 @@ impl Counted {
 
 #[tokio::test]
 async fn frames_of_one_turn_are_one_write_per_reader() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let sockets = [READER, AUTHOR].map(|lease| {
         let socket = Arc::new(Counted::default());
-        let sink: std::sync::Weak<dyn DirectSink> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn DirectSink>));
-        readers.add(lease, Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)), Framing::YWebsocket);
+        readers.add(
+            lease,
+            Arc::new(Outbox::with_wire(1_000, Budget::new(usize::MAX), Arc::clone(&socket))),
+            Box::new(YWebsocketEncoder),
+        );
         readers.push_diff(lease, &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
         socket
     });
@@ -149,16 +172,15 @@ async fn frames_of_one_turn_are_one_write_per_reader() {
 
 #[tokio::test]
 async fn crowd_of_readers_is_served_outside_the_documents_turn() {
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let written = Arc::new(Notify::new());
     let sockets: Vec<_> = (0..1_000)
         .map(|number| {
             let socket = Arc::new(Counted { written: Arc::clone(&written), ..Counted::default() });
-            let sink: std::sync::Weak<dyn DirectSink> = Arc::downgrade(&(Arc::clone(&socket) as Arc<dyn DirectSink>));
             readers.add(
                 LeaseId(number + 10),
-                Arc::new(Outbox::with_sink(1_000, Budget::new(usize::MAX), sink)),
-                Framing::YWebsocket,
+                Arc::new(Outbox::with_wire(1_000, Budget::new(usize::MAX), Arc::clone(&socket))),
+                Box::new(YWebsocketEncoder),
             );
             readers.push_diff(LeaseId(number + 10), &Frame::new(Message::Step2(Bytes::from_static(&[0, 0]).into())));
             socket
@@ -183,12 +205,12 @@ async fn crowd_of_readers_is_served_outside_the_documents_turn() {
 #[tokio::test]
 async fn floors_of_slow_readers_are_bounded() {
     const CLIENTS: u64 = 100_000;
-    let mut readers = Readers::new(DocumentName::parse("doc").unwrap(), Arc::default());
+    let mut readers = Readers::new(Arc::default());
     let known = |clock: u64| (0..CLIENTS).map(|client| (client, clock)).collect::<Known>();
     let mut outboxes = Vec::new();
     for number in 0..20 {
         let (lease, outbox) = (LeaseId(number), Arc::new(Outbox::new(100)));
-        readers.add(lease, Arc::clone(&outbox), Framing::YWebsocket);
+        readers.add(lease, Arc::clone(&outbox), Box::new(YWebsocketEncoder));
         readers.push_diff(lease, &Frame::at(Seq(1), Message::Step2(Bytes::from_static(&[0, 0]).into())));
         outbox.frames().await;
         readers.set_checkpoint(known(number));

@@ -2,30 +2,38 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use syncline_log::store::Record;
+use syncline_log::store::{Record, Snapshot};
 use tracing::debug;
 
 use super::Task;
 use crate::document::event::Effect;
 
+/// What the effects of a turn have for the log.
+#[derive(Default)]
+struct ForLog {
+    records: Vec<Record>,
+    /// Rare, so boxed: it is part of the task's future.
+    snapshot: Option<Box<Snapshot>>,
+}
+
 impl Task {
     /// Executes the effects so far, in the middle of a turn: changes are sent, awareness waits for the end of
     /// the turn.
     pub(super) async fn execute(&mut self) {
-        let records = self.apply_effects();
-        self.send(records).await;
+        let for_log = self.apply_effects();
+        self.send(for_log).await;
     }
 
     /// Executes the effects and ends the turn: awareness follows the changes, which it may refer to.
     pub(super) async fn end_turn(&mut self) {
-        let records = self.apply_effects();
-        self.queue_presence();
-        self.send(records).await;
+        let for_log = self.apply_effects();
+        self.queue_awareness();
+        self.send(for_log).await;
     }
 
-    /// Queues frames for readers in order. Returns the records for the log.
-    fn apply_effects(&mut self) -> Vec<Record> {
-        let mut records = Vec::new();
+    /// Queues frames for readers in order. Returns what the log gets.
+    fn apply_effects(&mut self) -> ForLog {
+        let mut for_log = ForLog::default();
         for effect in std::mem::take(&mut self.effects) {
             if !effect.may_pass_changes() {
                 self.queue_changes();
@@ -34,12 +42,22 @@ impl Task {
                 Effect::Append { seq, update } => {
                     self.records_since_snapshot += 1;
                     self.bytes_since_snapshot += update.len();
-                    records.push(Record { seq, time_ms: now_ms(), update });
+                    for_log.records.push(Record { seq, time_ms: now_ms(), update });
+                }
+                Effect::Snapshot { upto, update } => {
+                    // The pending updates that were appended again do not count: they would trigger the next
+                    // snapshot immediately, and so on.
+                    self.records_since_snapshot = 0;
+                    self.bytes_since_snapshot = 0;
+                    self.snapshot_bytes = update.len();
+                    self.metrics.compactions.inc();
+                    for_log.snapshot = Some(Box::new(Snapshot { upto, update }));
                 }
                 Effect::Broadcast { frame, author } => self.outgoing.push_change(frame, author),
                 Effect::Awareness { clients } => self.outgoing.changed_awareness.extend(clients),
                 Effect::AllAwareness { lease } => _ = self.outgoing.all_awareness.insert(lease),
-                Effect::Answer { lease, frame } => self.readers.push_reply(lease, &frame),
+                Effect::AwarenessDropped { states } => _ = self.metrics.awareness_dropped.inc_by(states as u64),
+                Effect::Reply { lease, frame } => self.readers.push_reply(lease, &frame),
                 Effect::Diff { lease, frame } => self.readers.push_diff(lease, &frame),
                 Effect::Opened { lease, cursor, read_only, resume, state_vector } => {
                     self.readers.push_opened(lease, cursor, read_only, resume, state_vector.as_deref());
@@ -65,17 +83,21 @@ impl Task {
             }
         }
         self.queue_changes();
-        records
+        for_log
     }
 
-    /// Sends to readers first, then to the log: delivery never waits for the disk.
-    async fn send(&mut self, records: Vec<Record>) {
+    /// Sends to readers first, then to the log: delivery never waits for the disk. The snapshot follows the records
+    /// through the same channel, so they are in the log when it replaces those that it covers.
+    async fn send(&mut self, ForLog { records, snapshot }: ForLog) {
         self.readers.send(self.is_busy);
         if !records.is_empty() {
             self.metrics.updates.inc_by(records.len() as u64);
             if let Err(records) = self.log.try_append(records) {
                 Box::pin(self.log.append(records)).await;
             }
+        }
+        if let Some(snapshot) = snapshot {
+            Box::pin(self.log.compact(*snapshot)).await;
         }
     }
 
@@ -88,7 +110,7 @@ impl Task {
 
     /// Queues awareness: all states for the sessions that asked, then the changed ones for everyone. Each is
     /// encoded once.
-    fn queue_presence(&mut self) {
+    fn queue_awareness(&mut self) {
         if !self.outgoing.all_awareness.is_empty()
             && let Some(all) = self.core.all_awareness()
         {

@@ -1,14 +1,16 @@
 //! The core of a document: acks only after durability, joining, missing updates, storage failure.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::ids::{Epoch, Seq};
-use syncline_protocol::native::Cursor;
+use syncline_protocol::ids::Seq;
 use syncline_replica::{HubDocument, HubLimits};
 use syncline_server::document::core::Core;
-use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome};
+use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome, SessionEvent};
 use syncline_server::document::frame::Message;
 use syncline_server::ids::LeaseId;
+use syncline_tests::document::{durable, handle, new_core};
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
 use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
@@ -17,27 +19,14 @@ const A: LeaseId = LeaseId(1);
 const B: LeaseId = LeaseId(2);
 
 fn core() -> Core {
-    core_with(HubLimits::default())
-}
-
-fn core_with(limits: HubLimits) -> Core {
-    Core::new(HubDocument::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, limits)
-}
-
-fn handle(core: &mut Core, event: Event) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    core.handle(event, &mut effects);
-    effects
-}
-
-fn durable(core: &mut Core, upto: u64) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    core.durable(Seq(upto), &mut effects);
-    effects
+    new_core(HubLimits::default())
 }
 
 fn change(lease: LeaseId, update: &[u8]) -> Event {
-    Event::Update { lease, update: Bytes::copy_from_slice(update), origin: Origin::Change, batch: 0 }
+    Event::Session(
+        lease,
+        SessionEvent::Update { update: Bytes::copy_from_slice(update), origin: Origin::Change, batch: 0 },
+    )
 }
 
 /// Appends each of `texts` to the text "text"; one update each.
@@ -89,16 +78,22 @@ fn appended(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, Effect::Append { .. })).count()
 }
 
-/// The snapshot's newest record, its text, and the number of records appended behind it.
+/// The snapshot, and the effects before it.
+fn compact(core: &mut Core) -> (Seq, Bytes, Vec<Effect>) {
+    let mut effects = handle(core, Event::Compact);
+    let Some(Effect::Snapshot { upto, update }) = effects.pop() else { panic!("the last effect is no snapshot") };
+    (upto, update, effects)
+}
+
+/// The snapshot's newest record, its text, and the number of records appended again before it.
 fn snapshot(core: &mut Core) -> (Seq, String, usize) {
-    let mut effects = Vec::new();
-    let (upto, state) = core.snapshot(&mut effects);
-    (upto, text_of(&state), appended(&effects))
+    let (upto, state, before) = compact(core);
+    (upto, text_of(&state), appended(&before))
 }
 
 fn asks(effects: &[Effect], of: LeaseId) -> usize {
     let is_ask = |effect: &&Effect| {
-        let Effect::Answer { lease, frame } = effect else { return false };
+        let Effect::Reply { lease, frame } = effect else { return false };
         *lease == of && matches!(frame.message(), Message::Step1(_))
     };
     effects.iter().filter(is_ask).count()
@@ -107,7 +102,7 @@ fn asks(effects: &[Effect], of: LeaseId) -> usize {
 #[test]
 fn update_is_broadcast_immediately_and_acked_when_durable() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
     let (_, updates) = typed(1, &["a"]);
     let effects = handle(&mut core, change(A, &updates[0]));
     assert!(matches!(&effects[..], [Effect::Append { seq: Seq(1), .. }, Effect::Broadcast { author: Some(A), .. }]));
@@ -124,8 +119,8 @@ fn update_is_broadcast_immediately_and_acked_when_durable() {
 #[test]
 fn known_update_is_not_logged_again_and_acked_with_first_copy() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
-    handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
     let (_, updates) = typed(1, &["a"]);
     handle(&mut core, change(A, &updates[0]));
     let effects = handle(&mut core, change(B, &updates[0]));
@@ -138,7 +133,10 @@ fn known_update_is_not_logged_again_and_acked_with_first_copy() {
 #[test]
 fn empty_step_2_is_acked_without_echo() {
     let mut core = core();
-    let event = Event::Update { lease: A, update: Bytes::from_static(&[0, 0]), origin: Origin::Step2, batch: 0 };
+    let event = Event::Session(
+        A,
+        SessionEvent::Update { update: Bytes::from_static(&[0, 0]), origin: Origin::Step2, batch: 0 },
+    );
     let effects = handle(&mut core, event);
     assert!(matches!(&effects[..], [Effect::Ack { lease: A, outcome: Outcome::Saved, echo: None, .. }]));
 }
@@ -158,7 +156,7 @@ fn joiner_gets_deletions_even_if_state_vectors_are_equal() {
     assert_eq!(doc.transact().state_vector().encode_v1(), before, "deletions do not advance a state vector");
     let effects = handle(&mut core, change(A, &delete));
     assert_eq!(appended(&effects), 1);
-    let effects = handle(&mut core, Event::Step1 { lease: B, state_vector: before.into() });
+    let effects = handle(&mut core, Event::Session(B, SessionEvent::Step1 { state_vector: before.into() }));
     let stale = Doc::new();
     let stale_text = stale.get_or_insert_text("text");
     for update in [&updates[0][..], &step2(&effects)] {
@@ -173,7 +171,9 @@ fn joiners_at_same_seq_share_one_encoding_until_next_change() {
     let (_, updates) = typed(1, &[&"a".repeat(1_000), "b"]);
     handle(&mut core, change(A, &updates[0]));
     let nothing = Bytes::from(StateVector::default().encode_v1());
-    let join = |core: &mut Core, lease| handle(core, Event::Step1 { lease, state_vector: nothing.clone() });
+    let join = |core: &mut Core, lease| {
+        handle(core, Event::Session(lease, SessionEvent::Step1 { state_vector: nothing.clone() }))
+    };
     let (first, second) = (step2(&join(&mut core, A)), step2(&join(&mut core, B)));
     assert_eq!(first.as_ptr(), second.as_ptr());
     handle(&mut core, change(A, &updates[1]));
@@ -183,7 +183,7 @@ fn joiners_at_same_seq_share_one_encoding_until_next_change() {
 #[test]
 fn pending_update_is_kept_and_its_author_asked_once() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
     let (_, updates) = typed(1, &["a", "b", "c"]);
     let effects = handle(&mut core, change(A, &updates[2]));
     assert_eq!(appended(&effects), 1, "the update is logged");
@@ -211,8 +211,8 @@ fn pending_update_is_kept_and_its_author_asked_once() {
 #[test]
 fn integrated_pending_update_is_not_sent_to_its_author() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
-    handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
     let (_, updates) = typed(1, &["a", "b", "c"]);
     handle(&mut core, change(A, &updates[1]));
     handle(&mut core, change(B, &updates[2]));
@@ -228,7 +228,7 @@ fn integrated_pending_update_is_not_sent_to_its_author() {
 #[test]
 fn snapshot_appends_pending_updates_again() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
     let (_, updates) = typed(1, &["a", "b", "c"]);
     handle(&mut core, change(A, &updates[0]));
     handle(&mut core, change(A, &updates[2]));
@@ -239,9 +239,9 @@ fn snapshot_appends_pending_updates_again() {
 #[test]
 fn pending_updates_are_bounded_and_other_authors_unaffected() {
     let limits = HubLimits { pending_updates: 3, ..HubLimits::default() };
-    let mut core = core_with(limits);
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
-    handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
+    let mut core = new_core(limits);
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
     let (_, lost) = typed(1, &["0", "1", "2", "3", "4", "5"]);
     let (_, healthy) = typed(2, &["a"; 20]);
     handle(&mut core, change(A, &lost[5]));
@@ -260,13 +260,16 @@ fn storage_failure_refuses_unacked_and_new_edits_but_not_reads() {
     let mut core = core();
     let (_, updates) = typed(1, &["a", "b"]);
     handle(&mut core, change(A, &updates[0]));
-    let mut effects = Vec::new();
-    core.storage_failed(&mut effects);
-    assert_eq!(acks(&effects), [(A, Outcome::Refused)]);
+    assert_eq!(acks(&handle(&mut core, Event::StorageFailed)), [(A, Outcome::Refused)]);
+    assert!(handle(&mut core, Event::StorageFailed).is_empty(), "refused once");
+    assert!(handle(&mut core, Event::Compact).is_empty(), "the log takes no snapshot");
     let effects = handle(&mut core, change(A, &updates[1]));
     assert_eq!((acks(&effects), appended(&effects)), (vec![(A, Outcome::Refused)], 0));
     assert!(core.is_settled(), "no ack is outstanding");
-    let effects = handle(&mut core, Event::Step1 { lease: B, state_vector: StateVector::default().encode_v1().into() });
+    let effects = handle(
+        &mut core,
+        Event::Session(B, SessionEvent::Step1 { state_vector: StateVector::default().encode_v1().into() }),
+    );
     assert_eq!(text_of(&step2(&effects)), "a");
 }
 
@@ -286,16 +289,14 @@ fn resync_sends_diff_from_known_state_of_reader() {
     let floor = core.known();
     handle(&mut core, change(A, &updates[1]));
     handle(&mut core, change(A, &updates[2]));
-    let mut effects = Vec::new();
-    core.resync(B, Some(&floor), &mut effects);
-    let diff = step2(&effects);
+    let diff = step2(&handle(&mut core, Event::Resync { lease: B, floor: Some(Arc::new(floor)) }));
     let reader = Doc::new();
     let text = reader.get_or_insert_text("text");
     for update in [&updates[0][..], &diff] {
         reader.transact_mut().apply_update(Update::decode_v1(update).unwrap()).unwrap();
     }
     assert_eq!(text.get_string(&reader.transact()), "abc");
-    assert!(diff.len() < core.snapshot(&mut Vec::new()).1.len(), "only what the reader missed");
+    assert!(diff.len() < compact(&mut core).1.len(), "only what the reader missed");
 }
 
 /// Nested arrays: `levels` types, each the child of the one before; the one at clock 0 is the child of a
@@ -328,10 +329,10 @@ fn deeply_nested_types_are_accepted_deleted_and_compacted() {
         let effects = handle(&mut core, change(A, &nested_arrays(1, part * 400, 400)));
         assert_eq!(appended(&effects), 1, "part {part}");
     }
-    let before = core.snapshot(&mut Vec::new()).1.len();
+    let before = compact(&mut core).1.len();
     // Deleting the root deletes all of them.
     assert_eq!(appended(&handle(&mut core, change(B, &[0, 1, 1, 1, 0, 1]))), 1);
-    let (_, state) = core.snapshot(&mut Vec::new());
+    let (_, state, _) = compact(&mut core);
     // One deleted item, one GC range, and the same in the delete set.
     assert!(state.len() < 40, "{} of {before} bytes are left", state.len());
     let loaded = HubDocument::load(1, std::slice::from_ref(&state)).unwrap();
@@ -372,13 +373,16 @@ fn circular_update_is_refused_and_other_sessions_continue() {
 #[test]
 fn reader_with_nothing_new_gets_immediate_ack_after_storage_failure() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
-    handle(&mut core, Event::Open { lease: B, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
     let (_, updates) = typed(1, &["a"]);
     handle(&mut core, change(A, &updates[0]));
-    core.storage_failed(&mut Vec::new());
+    handle(&mut core, Event::StorageFailed);
     assert!(core.is_settled());
-    let known = Event::Refused { lease: B, batch: 7, update: Some(updates[0].clone().into()), origin: Origin::Step2 };
+    let known = Event::Session(
+        B,
+        SessionEvent::Refused { batch: 7, update: Some(updates[0].clone().into()), origin: Origin::Step2 },
+    );
     let effects = handle(&mut core, known);
     assert!(matches!(effects[..], [Effect::Ack { lease: B, batch: 7, outcome: Outcome::Unneeded, .. }]), "{effects:?}");
     assert!(core.is_settled());
@@ -387,12 +391,12 @@ fn reader_with_nothing_new_gets_immediate_ack_after_storage_failure() {
 /// A Hocuspocus client that has freed space in its own copy calls `forceSync()`.
 #[test]
 fn session_is_asked_again_on_resync_after_its_reply_was_refused() {
-    let mut core = core_with(HubLimits { bytes: 200, ..HubLimits::default() });
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Counted });
-    let sync = || Event::Step1 { lease: A, state_vector: Bytes::from_static(&[0]) };
+    let mut core = new_core(HubLimits { bytes: 200, ..HubLimits::default() });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Counted, documents: 1 });
+    let sync = || Event::Session(A, SessionEvent::Step1 { state_vector: Bytes::from_static(&[0]) });
     let step2 = |update: &[u8]| {
         let update = Bytes::copy_from_slice(update);
-        Event::Update { lease: A, update, origin: Origin::Step2, batch: 0 }
+        Event::Session(A, SessionEvent::Update { update, origin: Origin::Step2, batch: 0 })
     };
     handle(&mut core, sync());
     handle(&mut core, step2(&[0, 0]));

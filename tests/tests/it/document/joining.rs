@@ -4,33 +4,26 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_protocol::awareness::{AwarenessEntry, encode};
-use syncline_protocol::ids::{Epoch, Seq};
-use syncline_protocol::native::Cursor;
-use syncline_replica::{HubDocument, HubLimits, Replica};
+use syncline_replica::{HubLimits, Replica};
 use syncline_server::document::core::Core;
-use syncline_server::document::event::{Acks, Effect, Event, Origin};
+use syncline_server::document::event::{Acks, Effect, Event, Origin, SessionEvent};
 use syncline_server::document::frame::Message;
 use syncline_server::ids::LeaseId;
+use syncline_tests::document::{handle, new_core};
 use yrs::block::ClientID;
 use yrs::{Doc, GetString, Options, ReadTxn, Text, Transact};
 
 const A: LeaseId = LeaseId(1);
 const B: LeaseId = LeaseId(2);
 
-fn handle(core: &mut Core, event: Event) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    core.handle(event, &mut effects);
-    effects
-}
-
 /// The text that a client with an empty document receives when it joins.
 fn joined(core: &mut Core) -> String {
-    let effects = handle(core, Event::Step1 { lease: B, state_vector: Bytes::from_static(&[0]) });
+    let effects = handle(core, Event::Session(B, SessionEvent::Step1 { state_vector: Bytes::from_static(&[0]) }));
     let [Effect::Diff { frame, .. }] = &effects[..] else { panic!("expected one diff, got {effects:?}") };
     let Message::Step2(update) = frame.message() else { panic!("{frame:?}") };
     assert_eq!(frame.seq(), core.last());
     let replica = Replica::load(std::iter::once(update.to_bytes())).unwrap();
-    assert_eq!(replica.held().len(), 0);
+    assert_eq!(replica.pending().len(), 0);
     replica.read(|txn| txn.get_text("text").map_or(String::new(), |text| text.get_string(txn)))
 }
 
@@ -38,11 +31,14 @@ fn joined(core: &mut Core) -> String {
 fn joining_large_document_includes_newest_changes() {
     let doc = Doc::with_options(Options::with_client_id(ClientID::new(7)));
     let text = doc.get_or_insert_text("text");
-    let mut core = Core::new(HubDocument::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HubLimits::default());
+    let mut core = new_core(HubLimits::default());
     let typed = |at: u32, typed: &str| {
         let mut txn = doc.transact_mut();
         text.insert(&mut txn, at, typed);
-        Event::Update { lease: A, update: txn.encode_update_v1().into(), origin: Origin::Change, batch: 1 }
+        Event::Session(
+            A,
+            SessionEvent::Update { update: txn.encode_update_v1().into(), origin: Origin::Change, batch: 1 },
+        )
     };
     handle(&mut core, typed(0, &"the document is big ".repeat(10_000)));
     let whole = joined(&mut core);
@@ -56,18 +52,18 @@ fn joining_large_document_includes_newest_changes() {
     text.remove_range(&mut txn, 5, 9);
     let update = txn.encode_update_v1().into();
     drop(txn);
-    handle(&mut core, Event::Update { lease: A, update, origin: Origin::Change, batch: 2 });
+    handle(&mut core, Event::Session(A, SessionEvent::Update { update, origin: Origin::Change, batch: 2 }));
     assert_eq!(joined(&mut core), text.get_string(&doc.transact()));
 }
 
 #[test]
 fn all_awareness_is_encoded_once_until_it_changes() {
-    let mut core = Core::new(HubDocument::default(), Cursor { epoch: Epoch(1), seq: Seq::ZERO }, HubLimits::default());
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    let mut core = new_core(HubLimits::default());
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
     let large = format!("\"{}\"", "x".repeat(100_000));
     let show = |core: &mut Core, clock| {
         let update = encode([AwarenessEntry { client: 7, clock, state: &large }].into_iter()).into();
-        handle(core, Event::Awareness { lease: A, update });
+        handle(core, Event::Session(A, SessionEvent::Awareness { update }));
         core.all_awareness().unwrap()
     };
     let first = show(&mut core, 1);

@@ -4,39 +4,27 @@ use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{HubDocument, HubLimits};
-use syncline_server::document::core::Core;
-use syncline_server::document::event::{Acks, Effect, Event, Origin};
+use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
+use syncline_server::document::event::{Acks, Effect, Event, Origin, SessionEvent};
 use syncline_server::document::frame::Message;
 use syncline_server::document::recent_changes::RecentChanges;
 use syncline_server::ids::LeaseId;
+use syncline_tests::document::{EPOCH, durable, handle, new_core};
 use yrs::{Doc, Text, Transact};
 
 const A: LeaseId = LeaseId(1);
 const N: LeaseId = LeaseId(2);
-const EPOCH: Epoch = Epoch(1);
 
 fn core() -> Core {
-    Core::new(HubDocument::default(), at(0), HubLimits::default())
+    new_core(HubLimits::default())
 }
 
 fn at(seq: u64) -> Cursor {
     Cursor { epoch: EPOCH, seq: Seq(seq) }
 }
 
-fn handle(core: &mut Core, event: Event) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    core.handle(event, &mut effects);
-    effects
-}
-
 fn change(update: &[u8]) -> Event {
-    Event::Update { lease: A, update: Bytes::copy_from_slice(update), origin: Origin::Change, batch: 1 }
-}
-
-fn durable(core: &mut Core, upto: u64) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    core.durable(Seq(upto), &mut effects);
-    effects
+    Event::Session(A, SessionEvent::Update { update: Bytes::copy_from_slice(update), origin: Origin::Change, batch: 1 })
 }
 
 /// Appends each part to the text; one update each.
@@ -56,9 +44,16 @@ fn typed(client: u64, parts: &[&str]) -> Vec<Vec<u8>> {
 /// durable position.
 type Answer = (Resume, Vec<Vec<u8>>, Option<u64>);
 
+/// A native session opens the document and resumes.
+fn open(core: &mut Core, cursor: Option<Cursor>, wants_state_vector: bool) -> Vec<Effect> {
+    let opened = handle(core, Event::Open { lease: N, acks: Acks::Batches, documents: 1 });
+    assert!(opened.is_empty(), "the reply follows its cursor: {opened:?}");
+    let cursor = cursor.map(Box::new);
+    handle(core, Event::Session(N, SessionEvent::Resume { cursor, wants_state_vector, read_only: false }))
+}
+
 fn resume(core: &mut Core, cursor: Option<Cursor>) -> Answer {
-    let event = Event::Resume { lease: N, cursor: cursor.map(Box::new), wants_state_vector: false, read_only: false };
-    let effects = handle(core, event);
+    let effects = open(core, cursor, false);
     let Some(Effect::Opened { resume, .. }) = effects.first() else { panic!("{effects:?}") };
     let mut missed = Vec::new();
     let mut durable = None;
@@ -100,14 +95,11 @@ fn pending_update_enters_tail_when_it_is_integrated() {
 #[test]
 fn durable_positions_follow_acks_and_reach_native_readers_only() {
     let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each });
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
     let updates = typed(1, &["a", "b"]);
     handle(&mut core, change(&updates[0]));
     assert!(!durable(&mut core, 1).iter().any(|effect| matches!(effect, Effect::Durable { .. })), "no native reader");
-    handle(
-        &mut core,
-        Event::Resume { lease: N, cursor: Some(Box::new(at(1))), wants_state_vector: false, read_only: false },
-    );
+    open(&mut core, Some(at(1)), false);
     handle(&mut core, change(&updates[1]));
     assert!(durable(&mut core, 1).is_empty(), "the position has not changed");
     let effects = durable(&mut core, 2);
@@ -129,8 +121,8 @@ fn joining_or_resuming_client_gets_durable_position_only() {
     durable(&mut core, 1);
     assert_eq!(resume(&mut core, Some(at(1))), (Resume::FromCursor, vec![updates[1].clone()], Some(1)));
     assert_eq!(resume(&mut core, None), (Resume::SendStateVector, vec![], None));
-    handle(&mut core, Event::Resume { lease: N, cursor: None, wants_state_vector: false, read_only: false });
-    let effects = handle(&mut core, Event::Step1 { lease: N, state_vector: Bytes::from_static(&[0]) });
+    open(&mut core, None, false);
+    let effects = handle(&mut core, Event::Session(N, SessionEvent::Step1 { state_vector: Bytes::from_static(&[0]) }));
     assert!(
         matches!(&effects[..], [Effect::Diff { .. }, Effect::Durable { lease: Some(N), seq: Seq(1) }]),
         "{effects:?}"
@@ -143,17 +135,20 @@ fn cursor_of_another_history_ends_the_lease() {
     let updates = typed(1, &["a"]);
     handle(&mut core, change(&updates[0]));
     for wrong in [Cursor { epoch: Epoch(2), seq: Seq(1) }, at(2)] {
-        let effects = handle(
-            &mut core,
-            Event::Resume { lease: N, cursor: Some(Box::new(wrong)), wants_state_vector: true, read_only: false },
-        );
+        let effects = open(&mut core, Some(wrong), true);
         assert!(
             matches!(&effects[..], [Effect::Opened { resume: Resume::OtherHistory, state_vector: None, .. }]),
             "{effects:?}"
         );
         let update = Bytes::from(typed(9, &["other"]).remove(0));
-        assert!(handle(&mut core, Event::Update { lease: N, update, origin: Origin::Change, batch: 1 }).is_empty());
-        assert!(handle(&mut core, Event::Step1 { lease: N, state_vector: Bytes::from_static(&[0]) }).is_empty());
+        assert!(
+            handle(&mut core, Event::Session(N, SessionEvent::Update { update, origin: Origin::Change, batch: 1 }))
+                .is_empty()
+        );
+        assert!(
+            handle(&mut core, Event::Session(N, SessionEvent::Step1 { state_vector: Bytes::from_static(&[0]) }))
+                .is_empty()
+        );
         assert_eq!(core.last(), Seq(1));
         handle(&mut core, Event::Leave { lease: N });
     }
@@ -167,7 +162,7 @@ fn records_appended_again_by_snapshot_are_not_sent() {
     let updates = typed(1, &["a", "b", "c"]);
     handle(&mut core, change(&updates[0]));
     handle(&mut core, change(&updates[2]));
-    core.snapshot(&mut Vec::new());
+    handle(&mut core, Event::Compact);
     durable(&mut core, 3);
     assert_eq!(core.last(), Seq(3));
     assert_eq!(resume(&mut core, Some(at(2))), (Resume::FromCursor, vec![], Some(3)));
@@ -180,7 +175,7 @@ fn tail_of_loaded_document_is_unused_if_updates_were_pending() {
         let records: Vec<Bytes> = order.iter().map(|&number| updates[number].clone()).collect();
         let tail = RecentChanges::of(Seq::ZERO, (1..).map(Seq).zip(&records).take(3).collect::<Vec<_>>().into_iter());
         let document = HubDocument::load(1, &records).unwrap();
-        Core::new(document, at(3), HubLimits::default()).with_recent_changes(tail)
+        Core::new(LoadedDocument { document, newest: at(3), recent: tail }, CoreLimits::default())
     };
     let mut in_order = load([0, 1, 2]);
     assert_eq!(resume(&mut in_order, Some(at(2))), (Resume::FromCursor, vec![updates[2].to_vec()], Some(3)));

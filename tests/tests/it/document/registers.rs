@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Version};
-use syncline_replica::{HubDocument, HubLimits, RegisterWrite, Replica};
-use syncline_server::document::core::Core;
-use syncline_server::document::event::{Effect, Event, Origin};
+use syncline_replica::{HubDocument, RegisterWrite, Replica};
+use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
+use syncline_server::document::event::{Effect, Event, Origin, SessionEvent};
+use syncline_server::document::recent_changes::RecentChanges;
 use syncline_server::ids::LeaseId;
+use syncline_tests::document::handle;
 
 const A: LeaseId = LeaseId(1);
 
@@ -14,25 +16,24 @@ const A: LeaseId = LeaseId(1);
 fn start(client: u64, log: &[Bytes]) -> Core {
     let document = HubDocument::load(client, log).unwrap();
     let newest = Cursor { epoch: Epoch(1), seq: Seq(log.len() as u64) };
-    Core::new(document, newest, HubLimits::default())
+    let recent = RecentChanges::after(newest.seq);
+    Core::new(LoadedDocument { document, newest, recent }, CoreLimits::default())
 }
 
 fn records(core: &mut Core, event: Event) -> Vec<Bytes> {
-    let mut effects = Vec::new();
-    core.handle(event, &mut effects);
     let record = |effect| if let Effect::Append { update, .. } = effect { Some(update) } else { None };
-    effects.into_iter().filter_map(record).collect()
+    handle(core, event).into_iter().filter_map(record).collect()
 }
 
 fn propose(core: &mut Core, id: u128, based_on: Option<Version>) -> Vec<Bytes> {
     // lib0 `Any`: true.
     let (value, register) = (Bytes::from_static(&[120]), "status".to_owned());
     let write = RegisterWrite { register, id, based_on, author: String::new(), at_ms: 0, value };
-    records(core, Event::Propose { lease: A, batch: 1, write: Box::new(write) })
+    records(core, Event::Session(A, SessionEvent::Propose { batch: 1, write: Box::new(write) }))
 }
 
 fn change(core: &mut Core, update: &Bytes) -> Vec<Bytes> {
-    records(core, Event::Update { lease: A, update: update.clone(), origin: Origin::Change, batch: 1 })
+    records(core, Event::Session(A, SessionEvent::Update { update: update.clone(), origin: Origin::Change, batch: 1 }))
 }
 
 /// Id of the write that the register holds in a document loaded from this log.
@@ -57,7 +58,7 @@ fn returning_lost_decision_does_not_replace_newer_decision() {
         // And if the document was dormant in between.
         let mut core = start(4, &[]);
         let mut log = propose(&mut core, 11, None);
-        core.make_dormant();
+        assert_eq!(records(&mut core, Event::MakeDormant), Vec::<Bytes>::new());
         log.extend(change(&mut core, &lost[0]));
         assert_eq!(status(&log), 11, "clients {first} and {second}, after the document was dormant");
     }

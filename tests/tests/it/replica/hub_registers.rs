@@ -102,8 +102,8 @@ impl World {
 
     fn take(&mut self, update: Bytes) {
         self.hub.take(&update).unwrap();
-        self.hub.take_freed();
-        self.tree.take(&update, &syncline_replica::HeldLimits::default()).unwrap();
+        self.hub.take_released();
+        self.tree.take(&update, &syncline_replica::PendingLimits::default()).unwrap();
         self.log.push(update);
         self.compare();
     }
@@ -113,7 +113,7 @@ impl World {
         let (state, name) = (self.state(), NAMES[self.random.random_range(0..NAMES.len())]);
         let update = self.hub.write_register(name, &state);
         assert_eq!(self.hub.read_register(name), Some(state), "the hub reads its own write");
-        self.tree.take(&update, &syncline_replica::HeldLimits::default()).unwrap();
+        self.tree.take(&update, &syncline_replica::PendingLimits::default()).unwrap();
         self.log.push(update.clone());
         self.compare();
         if self.random.random_bool(0.7) {

@@ -13,7 +13,7 @@ use syncline_protocol::update::{
     ScanError, ScanLimits, Structs, Verdict, scan_state_vector, scan_update, state_vector_entries, update_ranges,
     verdict,
 };
-use syncline_replica::{Entered, HeldLimits, HubDocument, Replica};
+use syncline_replica::{Entered, HubDocument, PendingLimits, Replica};
 use syncline_tests::fixtures::{
     Vector, numbers, one_letter_each, state_vector, tower, whole_documents, ycrdt_dataset, yjs_vectors,
 };
@@ -245,7 +245,7 @@ fn hub_accepts_nested_types_of_any_depth_and_tree_refuses_deep_ones() {
         assert_eq!(hub.take(&update), Ok(Entered::Changed));
         assert!(hub.compact().len() < 40, "all types are deleted");
         // In a thread with the default stack size.
-        let tree = std::thread::spawn(move || Replica::default().take(&update, &HeldLimits::default()).is_ok());
+        let tree = std::thread::spawn(move || Replica::default().take(&update, &PendingLimits::default()).is_ok());
         assert_eq!(tree.join().expect("no overflow"), is_tree, "{count} levels");
     }
 }
@@ -316,7 +316,7 @@ fn one_mutation(seed: u64, corpus: &[Vector]) -> Outcome {
         let again = HubDocument::load(1, &[state]).expect("a hub's state can be loaded");
         assert_eq!(again.state_vector(), vector);
         let mut tree = Replica::load(prefix.into_iter()).expect("a tree can be built from updates of Yjs");
-        if tree.take(&mutated, &HeldLimits::default()).is_err() {
+        if tree.take(&mutated, &PendingLimits::default()).is_err() {
             outcome = Outcome::NoTree;
         }
     }

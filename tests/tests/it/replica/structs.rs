@@ -46,9 +46,9 @@ fn compare(vector: &Vector, random: &mut StdRng) -> usize {
     let mut pending = 0;
     for (number, at) in order.into_iter().enumerate() {
         let taken = hub.take(&updates[at]).unwrap();
-        pending += usize::from(taken == Entered::Waits);
+        pending += usize::from(taken == Entered::Pending);
         if taken == Entered::Changed {
-            std::iter::once(updates[at].clone()).chain(hub.take_freed()).for_each(|update| apply(&live, &update));
+            std::iter::once(updates[at].clone()).chain(hub.take_released()).for_each(|update| apply(&live, &update));
         }
         if number == updates.len() / 2 {
             apply(&stale, &hub.encode());

@@ -8,19 +8,32 @@ const MAX_LINES: usize = 420;
 
 /// Allowed imports inside `server/src`: (folder or file, the modules of the crate it may not use).
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("document/", &["registry", "session", "server", "http", "auth", "config", "cli"]),
+    ("document/", &["registry", "dialect", "session", "server", "http", "auth", "config", "cli"]),
     ("document/core.rs", &["outbox", "metrics"]),
     ("document/awareness.rs", &["outbox", "metrics", "document"]),
-    ("registry", &["session", "server", "http", "auth", "config", "cli"]),
+    ("registry", &["dialect", "session", "server", "http", "auth", "config", "cli"]),
+    ("dialect/", &["admin", "session", "server", "http", "config", "cli"]),
     ("session/", &["admin", "server", "http", "config", "cli"]),
-    ("http/", &["server", "session", "registry", "document", "cli"]),
-    ("admin/", &["session", "server", "http", "config", "cli"]),
-    ("import_export.rs", &["admin", "document", "registry", "session", "server", "http", "auth", "config", "cli"]),
-    ("outbox.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
-    ("auth", &["document", "registry", "session", "server", "http", "config", "cli"]),
-    ("limits", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
-    ("metrics.rs", &["document", "registry", "session", "server", "http", "auth", "config", "cli"]),
+    ("http/", &["admin", "server", "session", "dialect", "config", "cli"]),
+    ("http/routes.rs", &["registry", "document"]),
+    ("http/page.rs", &["registry", "document"]),
+    ("admin/", &["registry", "document", "dialect", "session", "server", "config", "cli"]),
+    (
+        "import_export.rs",
+        &["admin", "document", "registry", "dialect", "session", "server", "http", "auth", "config", "cli"],
+    ),
+    ("outbox.rs", &["document", "registry", "dialect", "session", "server", "http", "auth", "config", "cli"]),
+    ("auth", &["document", "registry", "dialect", "session", "server", "http", "config", "cli"]),
+    ("limits", &["document", "registry", "dialect", "session", "server", "http", "auth", "config", "cli"]),
+    ("metrics.rs", &["document", "registry", "dialect", "session", "server", "http", "auth", "config", "cli"]),
 ];
+
+/// The server's code outside of `dialect/` that may not know how a dialect writes a message.
+const WITHOUT_DIALECTS: &[&str] = &["document/", "registry", "outbox", "session/"];
+
+/// Names of the dialects and their messages. (`protocol::native::Cursor` and `Resume` are data, not messages.)
+const DIALECT_WORDS: &[&str] =
+    &["ywebsocket", "hocuspocus", "YWebsocket", "Hocuspocus", "ysweet", "YSweet", "ToClient", "ToServer"];
 
 /// Names that a file with `PURE` in its first line may not use: a runtime, a clock, randomness, I/O.
 const IMPURE_WORDS: &[&str] =
@@ -54,6 +67,17 @@ fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
     }
 }
 
+/// The code of a file without its tests, which may use anything, and without comments.
+fn code_of(path: &str, text: &str) -> String {
+    if path.ends_with("tests.rs") {
+        return String::new();
+    }
+    // Tests below the code end the file; a declaration of tests in a file of their own does not.
+    let text = text.replace("#[cfg(test)]\nmod tests;", "");
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
 fn every_file_begins_with_a_module_doc() {
     let undocumented: Vec<_> =
@@ -85,6 +109,8 @@ fn server_imports_follow_one_direction() {
         let Some(inside) = path.strip_prefix("server/src/") else { continue };
         for (of, forbidden) in FORBIDDEN.iter().filter(|(of, _)| inside.starts_with(of)) {
             for module in *forbidden {
+                // Tests of documents may encode with the real dialects.
+                let text = if *module == "dialect" { &code_of(&path, &text) } else { &text };
                 if text.contains(&format!("crate::{module}::")) || text.contains(&format!("crate::{module};")) {
                     wrong.push(format!("{path} names {module}, which {of} may not"));
                 }
@@ -95,28 +121,75 @@ fn server_imports_follow_one_direction() {
 }
 
 #[test]
+fn only_dialects_name_dialects() {
+    let mut seen = 0;
+    for (path, text) in sources() {
+        let Some(inside) = path.strip_prefix("server/src/") else { continue };
+        if WITHOUT_DIALECTS.iter().any(|of| inside.starts_with(of)) {
+            let code = code_of(&path, &text);
+            seen += usize::from(!code.is_empty());
+            for word in DIALECT_WORDS {
+                assert!(!code.contains(word), "{path} names {word}: only `dialect/` may");
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} files were found");
+}
+
+#[test]
+fn every_route_is_listed_in_one_file() {
+    for (path, text) in sources() {
+        let adds_routes = text.contains("Router::new()") || text.contains(".route(\"");
+        assert!(
+            !path.starts_with("server/src/") || adds_routes == (path == "server/src/http/routes.rs"),
+            "{path}: routes belong in server/src/http/routes.rs"
+        );
+    }
+}
+
+#[test]
 fn only_the_log_uses_sled_and_the_server_uses_no_yrs() {
     for (path, text) in sources() {
         for item in ["Db", "Tree", "Batch", "IVec", "Config", "open("] {
             let named = text.contains(&format!("sled::{item}"));
             assert!(!named || path.starts_with("log/") || path.starts_with("tests/"), "{path} names sled::{item}");
         }
-        if path.starts_with("server/src/") && !path.ends_with("tests.rs") {
-            // Tests, including those below the code, may use yrs to make updates.
-            let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
-            assert!(!code.contains("yrs::"), "{path} names yrs");
+        if path.starts_with("server/src/") {
+            assert!(!code_of(&path, &text).contains("yrs::"), "{path} names yrs");
         }
     }
 }
 
+/// The files of `Core`, as (path from the root, text).
+fn core_of_a_document() -> Vec<(String, String)> {
+    let is_core = |path: &str| path.starts_with("server/src/document/core");
+    let core: Vec<_> = sources().into_iter().filter(|(path, _)| is_core(path)).collect();
+    assert!(core.len() > 10, "the core was not found");
+    core
+}
+
 #[test]
 fn pure_core_of_a_document_does_not_use_the_log() {
-    for pure in ["core.rs", "core/native.rs", "core/registers.rs", "awareness.rs", "recent_changes.rs"]
-        .map(|file| format!("server/src/document/{file}"))
-    {
-        let text = std::fs::read_to_string(root().join(&pure)).unwrap();
-        assert!(!text.contains("syncline_log"), "{pure} names the log");
+    let beside = ["event.rs", "awareness.rs", "recent_changes.rs"].map(|file| format!("server/src/document/{file}"));
+    let beside = beside.map(|path| (path.clone(), std::fs::read_to_string(root().join(path)).unwrap()));
+    for (path, text) in core_of_a_document().into_iter().chain(beside) {
+        assert!(!text.contains("syncline_log"), "{path} names the log");
     }
+}
+
+#[test]
+fn core_of_a_document_has_one_door() {
+    let mut doors = Vec::new();
+    for (_, text) in core_of_a_document() {
+        for function in text.split("\n    pub fn ").skip(1) {
+            let (name, parameters) = function.split_once('(').unwrap();
+            // `all_awareness` caches its answer.
+            if parameters.trim_start().starts_with("&mut self") && name != "all_awareness" {
+                doors.push(name.to_owned());
+            }
+        }
+    }
+    assert_eq!(doors, ["handle"], "what changes the document is an event");
 }
 
 #[test]
@@ -124,9 +197,7 @@ fn files_marked_pure_are_pure() {
     let pure: Vec<_> = sources().into_iter().filter(|(_, text)| text.starts_with("//! PURE")).collect();
     assert!(pure.len() > 50, "only {} files are marked PURE", pure.len());
     for (path, text) in pure {
-        // Tests, including those below the code, may use anything.
-        let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
-        let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code = code_of(&path, &text);
         for word in IMPURE_WORDS {
             assert!(!code.contains(word), "{path} is marked PURE, but names {word}");
         }

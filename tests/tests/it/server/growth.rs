@@ -161,11 +161,11 @@ fn pending_updates_in_reverse_order_are_released_in_one_pass() {
         Bytes::from(letters(&[(9, number, Some(left), None)]))
     };
     for number in (1..1_000).rev() {
-        assert_eq!(document.take(&letter(number)), Ok(Entered::Waits));
+        assert_eq!(document.take(&letter(number)), Ok(Entered::Pending));
         assert_eq!(document.take(&letter(number)), Ok(Entered::Known), "it is already pending");
     }
     assert_eq!(document.take(&letter(0)), Ok(Entered::Changed));
     assert_eq!(document.pending().len(), 0);
     let released: Vec<Bytes> = (1..1_000).map(letter).collect();
-    assert_eq!(document.take_freed(), released, "in the order in which they become applicable");
+    assert_eq!(document.take_released(), released, "in the order in which they become applicable");
 }

@@ -135,7 +135,7 @@ fn old_store(dir: &Path, documents: &[(&str, &[u8])]) {
 async fn document_of_an_older_store_is_served_under_its_name() {
     let (dir, update, other) = (tempfile::tempdir().unwrap(), typed(7, "old"), typed(8, "other"));
     old_store(dir.path(), &[("space%20name", &update), ("both ways", &other), ("both%20ways", &update)]);
-    let server = start(Arc::new(SledStore::open_whole(dir.path()).unwrap())).await;
+    let server = start(Arc::new(SledStore::open_checked(dir.path()).unwrap())).await;
     for name in ["space%20name", "space name"] {
         assert_eq!(at_address(&server, name).await, update, "{name}");
         assert_eq!(at_channel(&server, name).await, update, "{name}");
@@ -143,7 +143,7 @@ async fn document_of_an_older_store_is_served_under_its_name() {
     assert_eq!(at_path(&server, "space%20name").await, update);
     assert_eq!(at_path(&server, "both%20ways").await, other);
     server.stop().await.unwrap();
-    let store = SledStore::open_whole(dir.path()).unwrap();
+    let store = SledStore::open_checked(dir.path()).unwrap();
     assert_eq!(
         store.load(&exact("both%20ways")).unwrap().unwrap().records[0].update,
         update,
@@ -168,7 +168,7 @@ async fn older_backup_restores_documents_under_their_names() {
     }
     assert_eq!(taken.find("a%20b"), Ok(exact("a b")), "a name that is not in the backup is parsed");
     backup::restore_all(&taken, &path("data")).unwrap();
-    let server = start(Arc::new(SledStore::open_whole(&path("data")).unwrap())).await;
+    let server = start(Arc::new(SledStore::open_checked(&path("data")).unwrap())).await;
     assert_eq!(at_address(&server, "space name").await, update);
     server.stop().await.unwrap();
 }

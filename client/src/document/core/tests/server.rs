@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Channel, Cursor, Resume, ToClient, ToServer};
-use syncline_replica::{Decision, HeldLimits, RegisterState, Replica, Taken, decide};
+use syncline_replica::{Decision, PendingLimits, RegisterState, Replica, Taken, decide};
 
 use super::world::{Device, Dice, EPOCH};
 
@@ -96,13 +96,13 @@ impl Server {
                     return answer(devices, ToClient::Refused { channel, batch, code, reason: "no" });
                 }
                 let update = Bytes::copy_from_slice(update);
-                match self.replica.take(&update, &HeldLimits::default()).unwrap() {
+                match self.replica.take(&update, &PendingLimits::default()).unwrap() {
                     Taken::Known => {}
-                    Taken::Held => self.records.push(update),
+                    Taken::Pending => self.records.push(update),
                     _ => {
                         self.append(&update, Some(device), devices);
-                        for freed in self.replica.take_freed() {
-                            self.append(&freed, None, devices);
+                        for released in self.replica.take_released() {
+                            self.append(&released, None, devices);
                         }
                     }
                 }

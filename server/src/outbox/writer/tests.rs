@@ -3,10 +3,11 @@
 
 #![allow(clippy::print_stdout, reason = "seeds")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 
+use futures_util::FutureExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::io::AsyncReadExt;
@@ -15,7 +16,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use super::*;
 use crate::ids::LeaseId;
 use crate::outbox::{Budget, Pushed};
-use crate::session::wire::Socket;
+use crate::session::Socket as _;
 
 const LEASE: LeaseId = LeaseId(1);
 /// Number of random runs.
@@ -42,7 +43,7 @@ impl SmallSocket {
     }
 }
 
-impl Wire for SmallSocket {
+impl Wire for Arc<SmallSocket> {
     fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut inner = self.inner();
         let before = inner.taken.len();
@@ -74,25 +75,25 @@ fn output_equals_queued_frames_however_little_socket_accepts() {
         .collect();
     let mut expected = Vec::new();
     for payload in &payloads {
-        codec::write_head(&mut expected, Opcode::Binary, payload.len());
+        websocket::write_head(&mut expected, Opcode::Binary, payload.len());
         expected.extend_from_slice(payload);
     }
     let mut cx = Context::from_waker(std::task::Waker::noop());
     for (room, per_write) in [(1, 1), (3, 2), (6, 6), (40_011, usize::MAX), (57_000, 9_999), (usize::MAX, usize::MAX)] {
-        let outbox = Outbox::new(usize::MAX);
+        let socket = Arc::new(SmallSocket::new(room, per_write));
+        let outbox = Outbox::with_wire(usize::MAX, Budget::new(usize::MAX), Arc::clone(&socket));
         payloads.iter().for_each(|payload| _ = outbox.push_document(LeaseId(1), payload.clone()));
-        let mut writer = Writer::new(SmallSocket::new(room, per_write));
         // The socket gets room again and again.
-        while writer.socket.inner().taken.len() < expected.len() {
-            assert!(writer.poll(&mut cx, &outbox).is_pending());
-            assert_eq!(writer.is_blocked(), writer.socket.inner().taken.len() < expected.len());
-            writer.socket.inner().room = room;
+        while socket.inner().taken.len() < expected.len() {
+            assert!(outbox.poll_write(&mut cx).is_pending());
+            assert_eq!(outbox.is_blocked(), socket.inner().taken.len() < expected.len());
+            socket.inner().room = room;
         }
-        assert!(writer.socket.inner().taken == expected, "room for {room}, {per_write} per write");
-        assert_eq!(writer.written(), expected.len() as u64);
-        assert!(writer.take_has_sent_message() && !writer.take_has_sent_message());
-        writer.queue_frame(Opcode::Ping, b"?");
-        assert!(!writer.poll(&mut cx, &outbox).is_ready());
+        assert!(socket.inner().taken == expected, "room for {room}, {per_write} per write");
+        assert_eq!(outbox.written(), expected.len() as u64);
+        assert!(outbox.take_has_sent_message() && !outbox.take_has_sent_message());
+        outbox.queue_frame(Opcode::Ping, b"?");
+        assert!(!outbox.poll_write(&mut cx).is_ready());
     }
 }
 
@@ -114,7 +115,7 @@ impl Woken {
 
 /// The writing side of a session.
 struct Session {
-    writer: Arc<SharedWriter<SmallSocket>>,
+    socket: Arc<SmallSocket>,
     outbox: Outbox,
     woken: Arc<Woken>,
 }
@@ -122,17 +123,16 @@ struct Session {
 impl Session {
     /// A session whose task has been polled once.
     fn new(room: usize) -> Self {
-        let writer = Arc::new(SharedWriter::new(SmallSocket::new(room, usize::MAX)));
-        let sink = Arc::downgrade(&writer);
-        let session =
-            Self { writer, outbox: Outbox::with_sink(1 << 30, Budget::new(usize::MAX), sink), woken: Arc::default() };
+        let socket = Arc::new(SmallSocket::new(room, usize::MAX));
+        let outbox = Outbox::with_wire(1 << 30, Budget::new(usize::MAX), Arc::clone(&socket));
+        let session = Self { socket, outbox, woken: Arc::default() };
         assert!(session.poll().is_pending());
         session
     }
 
     fn poll(&self) -> Poll<Result<Close, Broken>> {
         let waker = Waker::from(Arc::clone(&self.woken));
-        self.writer.lock().poll(&mut Context::from_waker(&waker), &self.outbox)
+        self.outbox.poll_write(&mut Context::from_waker(&waker))
     }
 
     fn push(&self, payload: impl Into<Bytes>) -> Pushed {
@@ -140,11 +140,11 @@ impl Session {
     }
 
     fn room(&self, room: usize) {
-        self.writer.lock().socket.inner().room = room;
+        self.socket.inner().room = room;
     }
 
     fn taken(&self) -> Vec<u8> {
-        self.writer.lock().socket.inner().taken.clone()
+        self.socket.inner().taken.clone()
     }
 }
 
@@ -195,7 +195,7 @@ fn check_order(random: &mut StdRng) {
             }
             7 => {
                 pinged += 1;
-                session.writer.lock().queue_frame(Opcode::Ping, b"?");
+                session.outbox.queue_frame(Opcode::Ping, b"?");
                 assert!(session.poll().is_pending());
             }
             8 => session.room([0, 1, 100, 40_000][random.random_range(0..4)]),
@@ -204,7 +204,7 @@ fn check_order(random: &mut StdRng) {
     }
     session.room(usize::MAX);
     session.outbox.send();
-    while session.woken.times() > 0 || session.writer.lock().is_blocked() {
+    while session.woken.times() > 0 || session.outbox.is_blocked() {
         assert!(session.poll().is_pending());
     }
     let frames = frames(&session.taken());
@@ -224,7 +224,7 @@ fn direct_write_is_one_write_and_wakes_no_task() {
     assert_eq!(session.push("three"), Pushed::First, "everything pushed before was accepted by the socket");
     session.outbox.send();
     assert_eq!(session.woken.times(), 0);
-    assert!(session.writer.lock().take_has_sent_message());
+    assert!(session.outbox.take_has_sent_message());
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn full_socket_leaves_direct_write_to_the_task() {
     session.outbox.send();
     assert_eq!(session.woken.times(), 1);
     assert!(session.poll().is_pending());
-    assert!(session.writer.lock().is_blocked() && session.taken().is_empty());
+    assert!(session.outbox.is_blocked() && session.taken().is_empty());
     session.room(usize::MAX);
     assert!(session.poll().is_pending());
     assert_eq!(session.taken(), b"\x82\x03one");
@@ -272,11 +272,11 @@ fn large_queue_is_left_to_the_task() {
 #[test]
 fn nothing_is_written_directly_after_close() {
     let session = Session::new(usize::MAX);
-    session.writer.lock().queue_close(codec::close_frame(None, ""));
-    assert!(session.writer.lock().poll_unsent(&mut Context::from_waker(Waker::noop())).is_ready());
+    let closed = session.outbox.close_socket(websocket::close_frame(None, ""));
+    assert!(closed.now_or_never().is_some_and(|closed| closed.is_ok()));
     session.push("one");
     session.outbox.send();
-    assert_eq!(session.taken(), codec::close_frame(None, ""));
+    assert_eq!(session.taken(), websocket::close_frame(None, ""));
     // Nor when the session is closing: its task sends the close frame, after the queued replies.
     let session = Session::new(usize::MAX);
     session.outbox.push_control("one".into());
@@ -305,18 +305,30 @@ impl Wire for FailedSocket {
 }
 
 #[test]
+fn socket_is_closed_when_its_session_ends_though_documents_hold_the_outbox() {
+    let session = Session::new(1);
+    session.push("one");
+    session.outbox.send();
+    assert_eq!(Arc::strong_count(&session.socket), 2);
+    session.outbox.disconnect();
+    assert_eq!(Arc::strong_count(&session.socket), 1);
+    assert!(!session.outbox.is_blocked(), "unsent bytes are freed");
+    session.push("two");
+    session.outbox.send();
+    assert_eq!(session.taken(), b"\x82");
+}
+
+#[test]
 fn session_ends_when_its_socket_fails() {
-    let writer = Arc::new(SharedWriter::new(FailedSocket));
-    let sink = Arc::downgrade(&writer);
-    let outbox = Outbox::with_sink(100, Budget::new(usize::MAX), sink);
+    let outbox = Outbox::with_wire(100, Budget::new(usize::MAX), FailedSocket);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
-    assert!(writer.lock().poll(&mut cx, &outbox).is_pending());
+    assert!(outbox.poll_write(&mut cx).is_pending());
     outbox.push_document(LEASE, "one".into());
     outbox.send();
     assert_eq!(woken.times(), 1);
-    assert!(matches!(writer.lock().poll(&mut cx, &outbox), Poll::Ready(Err(Broken))));
+    assert!(matches!(outbox.poll_write(&mut cx), Poll::Ready(Err(Broken))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -329,15 +341,14 @@ async fn concurrent_pushes_arrive_complete_through_small_socket_buffer() {
     let client = socket.connect(listener.local_addr().unwrap());
     let (client, accepted) = tokio::join!(client, listener.accept());
     let (_read, wire) = accepted.unwrap().0.split();
-    let writer = Arc::new(SharedWriter::new(wire));
-    let sink = Arc::downgrade(&writer);
-    let outbox = Arc::new(Outbox::with_sink(1 << 30, Budget::new(usize::MAX), sink));
+    let outbox = Arc::new(Outbox::with_wire(1 << 30, Budget::new(usize::MAX), wire));
     let session = tokio::spawn({
         let outbox = Arc::clone(&outbox);
         async move {
-            let closed = poll_fn(|cx| writer.lock().poll(cx, &outbox)).await;
+            let closed = poll_fn(|cx| outbox.poll_write(cx)).await;
             assert!(matches!(closed, Ok(Close::ServerStopping)));
-            writer.close(codec::close_frame(None, "")).await.unwrap();
+            outbox.close_socket(websocket::close_frame(None, "")).await.unwrap();
+            outbox.disconnect();
         }
     });
     let pushing = (0..TASKS).map(|task| {

@@ -1,4 +1,4 @@
-//! Handler of the Hocuspocus dialect: one session, many documents, each authorised before it is opened.
+//! The Hocuspocus dialect: one session, many documents, each authorised before it is opened.
 //!
 //! The provider sends token, step 1 and awareness without waiting for replies. While a token is being checked
 //! the session is not read, so the messages after it stay in the socket; only messages received *before*
@@ -8,29 +8,31 @@
 //! dropped unread until the client sends a token again. The provider ignores close codes and would send the
 //! same bytes after each reconnect.
 
+mod early_messages;
+mod encoder;
+mod offline_queue;
+
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::hocuspocus::{End, Frame, Message, PONG_FRAME, Scope, address_of, begins_step1, split_address};
+use syncline_protocol::hocuspocus::{
+    End, Frame, HEARTBEAT_FRAME, Message, PONG_FRAME, Scope, address_of, begins_step1, split_address,
+};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
 use syncline_protocol::sync::SyncMessage;
 
+use self::early_messages::EarlyMessages;
+pub use self::encoder::HocuspocusEncoder;
+use self::offline_queue::OfflineQueue;
 use super::document_link::{DocumentLink, Rights};
-use super::early_messages::EarlyMessages;
 use super::grants::GrantChange;
-use super::identity::log_refused;
-use super::offline_queue::OfflineQueue;
-use super::users::SessionUsers;
-use super::{Context, bad_message};
+use super::{DialectSession, SessionParts, bad_message, documents_of};
 use crate::auth::{Admission, Dialect, Grant};
-use crate::document::frame::Framing;
 use crate::ids::LeaseId;
-use crate::outbox::Outbox;
 
 /// Documents whose rights are remembered after they were left: the default limit on open documents.
 const MAX_LEFT: usize = 1_000;
@@ -38,10 +40,8 @@ const MAX_LEFT: usize = 1_000;
 const MAX_DENIED: usize = 10_000;
 
 /// One Hocuspocus session.
-pub(super) struct Hocuspocus {
-    context: Arc<Context>,
-    outbox: Arc<Outbox>,
-    users: Arc<SessionUsers>,
+pub(crate) struct Hocuspocus {
+    session: SessionParts,
     channels: BTreeMap<Box<str>, DocumentLink>,
     /// Rights of documents that were left with Close, newest last. A provider that shares its socket and
     /// document name with a destroyed one continues after that Close without a token: React's strict mode
@@ -59,40 +59,45 @@ pub(super) struct Hocuspocus {
 }
 
 impl Hocuspocus {
-    pub(super) fn new(context: Arc<Context>, outbox: Arc<Outbox>, users: Arc<SessionUsers>) -> Self {
-        let early = EarlyMessages::new(&context.gate);
-        let (channels, left_documents, denied, hasher) =
-            (BTreeMap::new(), VecDeque::new(), HashSet::new(), RandomState::new());
-        let (queue, has_pinged, is_authenticated) = (OfflineQueue::default(), false, false);
+    pub(super) fn new(session: SessionParts) -> Self {
         Self {
-            context,
-            outbox,
-            users,
-            channels,
-            left_documents,
-            denied,
-            hasher,
-            early,
-            queue,
-            has_pinged,
-            is_authenticated,
+            early: EarlyMessages::new(&session.services.gate),
+            session,
+            channels: BTreeMap::new(),
+            left_documents: VecDeque::new(),
+            denied: HashSet::new(),
+            hasher: RandomState::new(),
+            queue: OfflineQueue::default(),
+            has_pinged: false,
+            is_authenticated: false,
         }
     }
+}
 
-    /// The name of the document if exactly one is open, and the number of open documents.
-    pub(super) fn documents(&self) -> (Option<&str>, usize) {
-        let mut documents = self.channels.values().map(|channel| channel.lease().document().as_str());
-        let only = documents.next().filter(|_| self.channels.len() == 1);
-        (only, self.channels.len())
+impl DialectSession for Hocuspocus {
+    fn dialect(&self) -> Dialect {
+        Dialect::Hocuspocus
     }
 
-    /// Handles one frame.
-    pub(super) async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
+    fn documents<'a>(&'a self, last: &'a [u8]) -> (Option<&'a str>, usize) {
+        let (only, count) = documents_of(self.channels.values());
+        (address_of(last).ok().map(|address| split_address(address).0).or(only), count)
+    }
+
+    fn heartbeat(&self) -> Bytes {
+        Bytes::from_static(&HEARTBEAT_FRAME)
+    }
+
+    fn has_tokens(&self) -> bool {
+        true
+    }
+
+    async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let (address, message) = match Frame::decode_prefix(frame, End::Server) {
             Ok((Frame::Ping, _)) => {
                 self.ping_first();
-                self.outbox.push_control(Bytes::from_static(&PONG_FRAME));
-                self.outbox.send();
+                self.session.outbox.push_control(Bytes::from_static(&PONG_FRAME));
+                self.session.outbox.send();
                 return Ok(());
             }
             Ok((Frame::Pong, _)) => return Ok(()),
@@ -120,28 +125,18 @@ impl Hocuspocus {
         }
     }
 
-    /// Called when the client has answered a WebSocket ping.
-    pub(super) fn note_pong(&mut self) {
+    fn note_pong(&mut self) {
         self.queue.note_pong();
     }
 
-    /// Queues a WebSocket ping if no message has been queued yet: see `offline_queue.rs`.
-    fn ping_first(&mut self) {
-        if !std::mem::replace(&mut self.has_pinged, true) {
-            self.outbox.push_ping();
-        }
-    }
-
-    /// True if a message with this beginning should be read into memory: not if its document was refused, and
-    /// not before its token.
-    pub(super) fn wants(&self, prefix: &[u8]) -> bool {
+    /// Not if its document was refused, and not before its token.
+    fn wants(&self, prefix: &[u8]) -> bool {
         let Ok(address) = address_of(prefix) else { return false };
         let is_open = self.channels.contains_key(address) || self.has_left(address);
         is_open || (!self.denied.contains(&self.hash(address)) && begins_step1(prefix))
     }
 
-    /// Handles a message over the limit, of which only the beginning was read.
-    pub(super) fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
+    fn too_large(&mut self, prefix: &[u8], limit_bytes: usize) -> Result<(), Close> {
         let address = address_of(prefix).map_err(bad_message)?;
         if self.denied.contains(&self.hash(address)) {
             return self.ignore();
@@ -149,16 +144,15 @@ impl Hocuspocus {
         self.refuse(address, Close::MessageTooLarge { limit_bytes })
     }
 
-    /// Asks the documents for what this reader missed.
-    pub(super) async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
+    async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
         for channel in self.channels.values().filter(|channel| behind.contains(&channel.lease().id())) {
             channel.resync().await?;
         }
         Ok(())
     }
 
-    /// Applies a change of a grant: its client is sent the new scope, or the document is refused.
-    pub(super) fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
+    /// Its client is sent the new scope, or the document is refused.
+    fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
         let changed = self.channels.iter_mut().find(|(_, channel)| channel.is_granted_by(change.id));
         let Some((address, channel)) = changed else { return Ok(()) };
         let address = address.clone();
@@ -172,8 +166,7 @@ impl Hocuspocus {
         }
     }
 
-    /// Removes leases that documents have ended; the documents have sent the reason.
-    pub(super) fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
+    fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
         let is_over = |channel: &DocumentLink| leases.contains(&channel.lease().id());
         let over: Vec<_> =
             self.channels.iter().filter(|(_, channel)| is_over(channel)).map(|(at, _)| at.clone()).collect();
@@ -183,18 +176,26 @@ impl Hocuspocus {
         })
     }
 
-    /// Called when the time limit for the first token has passed.
-    pub(super) fn check_authenticated(&mut self) -> Result<(), Close> {
+    fn check_authenticated(&mut self) -> Result<(), Close> {
         if self.is_authenticated {
             return Ok(());
         }
         let close = Close::NotAuthenticated;
         self.ping_first();
         for address in self.early.addresses() {
-            self.outbox.push_control(Message::PermissionDenied(&close.reason()).encode(address).into());
+            self.session.outbox.push_control(Message::PermissionDenied(&close.reason()).encode(address).into());
         }
-        self.outbox.send();
+        self.session.outbox.send();
         Err(close)
+    }
+}
+
+impl Hocuspocus {
+    /// Queues a WebSocket ping if no message has been queued yet: see `offline_queue.rs`.
+    fn ping_first(&mut self) {
+        if !std::mem::replace(&mut self.has_pinged, true) {
+            self.session.outbox.push_ping();
+        }
     }
 
     async fn authorize(&mut self, address: &str, token: &str) -> Result<(), Close> {
@@ -205,9 +206,8 @@ impl Hocuspocus {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
         };
-        let request = self.users.request(&document, Some(token.to_owned()), Dialect::Hocuspocus);
-        let rights = match self.context.auth.authorize(request).await {
-            Ok(admission) => Rights::new(admission, &self.users),
+        let rights = match self.session.authorize(&document, Some(token.to_owned()), self.dialect()).await {
+            Ok(admission) => Rights::new(admission, &self.session),
             Err(reason) => Err(Close::Forbidden(reason.into())),
         };
         let rights = match rights {
@@ -237,12 +237,11 @@ impl Hocuspocus {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
         };
-        let request = self.users.request(&document, None, Dialect::Hocuspocus);
-        let admission = match self.context.auth.authorize(request).await {
+        let admission = match self.session.authorize(&document, None, self.dialect()).await {
             Ok(admission) if admission.grant == Grant::ReadWrite => admission,
             _ => return self.store_early(address, frame),
         };
-        match self.check_document_limit().and_then(|()| Rights::new(admission, &self.users)) {
+        match self.check_document_limit().and_then(|()| Rights::new(admission, &self.session)) {
             Ok(rights) => _ = self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
         }
@@ -256,7 +255,7 @@ impl Hocuspocus {
         let Some(admission) = self.forget_left(address) else { return Ok(()) };
         let opened = parse_address(address).and_then(|document| {
             self.check_document_limit()?;
-            Ok((document, Rights::new(admission, &self.users)?))
+            Ok((document, Rights::new(admission, &self.session)?))
         });
         match opened {
             Ok((document, rights)) => _ = self.open(address, &document, rights).await?,
@@ -270,13 +269,13 @@ impl Hocuspocus {
 
     /// Opens an authorised document. Returns false if it was refused.
     async fn open(&mut self, address: &str, document: &DocumentName, rights: Rights) -> Result<bool, Close> {
-        let framing = Framing::Hocuspocus { address: address.into() };
-        let (documents, scan) = (self.channels.len() + 1, self.context.limits.scan);
-        self.users.pause_before_open().await;
+        let encoder = Box::new(HocuspocusEncoder::new(address, document));
+        let documents = self.channels.len() + 1;
+        self.session.users.pause_before_open().await;
         self.ping_first();
-        self.outbox.send();
-        match DocumentLink::open(&self.context.registry, document, rights, &self.outbox, framing, documents, scan).await
-        {
+        self.session.outbox.send();
+        let SessionParts { services, outbox, .. } = &self.session;
+        match DocumentLink::open(services, outbox, document, rights, encoder, documents).await {
             Ok(channel) => {
                 self.forget_left(address);
                 self.channels.insert(address.into(), channel);
@@ -288,13 +287,8 @@ impl Hocuspocus {
         }
     }
 
-    /// Checks the limit on open documents.
     fn check_document_limit(&self) -> Result<(), Close> {
-        let limit = self.context.limits.documents;
-        if self.channels.len() < limit {
-            return Ok(());
-        }
-        Err(Close::TooMany(format!("one connection may open at most {limit} documents").into()))
+        self.session.services.check_document_limit(self.channels.len())
     }
 
     fn store_early(&mut self, address: &str, frame: &Bytes) -> Result<(), Close> {
@@ -365,8 +359,8 @@ impl Hocuspocus {
 
     /// Refuses one document: its client is sent the reason, the session continues.
     fn refuse(&mut self, address: &str, close: Close) -> Result<(), Close> {
-        self.context.metrics.documents_closed.count(&close);
-        log_refused(&self.context, &self.users, "Hocuspocus", split_address(address).0, &close);
+        self.session.services.metrics.documents_closed.count(&close);
+        self.session.log_refused(self.dialect(), split_address(address).0, &close);
         self.channels.remove(address);
         self.forget_left(address);
         drop(self.early.take(address));
@@ -388,14 +382,14 @@ impl Hocuspocus {
     }
 
     fn ignore(&self) -> Result<(), Close> {
-        self.context.metrics.messages_ignored.inc();
+        self.session.services.metrics.messages_ignored.inc();
         Ok(())
     }
 
     fn send(&mut self, address: &str, message: &Message<'_>) {
         self.ping_first();
-        self.outbox.push_control(message.encode(address).into());
-        self.outbox.send();
+        self.session.outbox.push_control(message.encode(address).into());
+        self.session.outbox.send();
     }
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::native::ToClient;
 
-use crate::document::event::{Event, Origin};
-use crate::document::frame::Framing;
+use crate::dialect::NativeEncoder;
+use crate::document::event::{Origin, SessionEvent};
 use crate::outbox::{Outbox, Taken};
 use crate::registry::Registry;
 
@@ -23,11 +23,11 @@ pub(super) async fn import(registry: &Arc<Registry>, document: &DocumentName, up
     let lease = registry.open(document);
     let outbox = Arc::new(Outbox::new(OUTBOX_BYTES));
     let closed = |_| "the document was closed during the import; import it again".to_owned();
-    lease.begin(Arc::clone(&outbox), Framing::Native { channel: CHANNEL }, 1).await.map_err(closed)?;
-    let (id, bytes) = (lease.id(), update.len());
-    let resume = Event::Resume { lease: id, cursor: None, wants_state_vector: false, read_only: false };
+    lease.begin(Arc::clone(&outbox), Box::new(NativeEncoder::new(CHANNEL)), 1).await.map_err(closed)?;
+    let bytes = update.len();
+    let resume = SessionEvent::Resume { cursor: None, wants_state_vector: false, read_only: false };
     lease.send(resume, 0).await.map_err(closed)?;
-    let update = Event::Update { lease: id, update, origin: Origin::Change, batch: BATCH };
+    let update = SessionEvent::Update { update, origin: Origin::Change, batch: BATCH };
     lease.send(update, bytes).await.map_err(closed)?;
     loop {
         let mut frames = Vec::new();

@@ -16,7 +16,7 @@ use crate::auth::{Admission, ENDED, Grant, GrantChanges};
 pub(super) struct GrantId(u64);
 
 /// A grant was changed, revoked or has ended.
-pub(super) struct GrantChange {
+pub(crate) struct GrantChange {
     pub(super) id: GrantId,
     /// The grant from now on; `Err` holds the reason why there is none.
     pub(super) grant: Result<Grant, String>,
@@ -35,7 +35,7 @@ type NextChange = Pin<Box<dyn Future<Output = Option<(Watch, GrantChange)>> + Se
 
 /// The watched grants of a session.
 #[derive(Default)]
-pub(super) struct SessionGrants(OnceLock<Box<Mutex<List>>>);
+pub(crate) struct SessionGrants(OnceLock<Box<Mutex<List>>>);
 
 #[derive(Default)]
 struct List {
@@ -69,7 +69,7 @@ impl SessionGrants {
     }
 
     /// The next change. Polled by the session's task only.
-    pub(super) fn poll_change(&self, cx: &mut Context<'_>) -> Poll<GrantChange> {
+    pub(crate) fn poll_change(&self, cx: &mut Context<'_>) -> Poll<GrantChange> {
         let Some(list) = self.0.get() else { return Poll::Pending };
         let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
         while let Poll::Ready(Some(ready)) = list.watches.poll_next_unpin(cx) {

@@ -1,9 +1,10 @@
 //! Random schedules (shuttle) of documents that push and write directly, the session's task that writes and
-//! requests diffs, and a socket that has room from time to time. Outbox and writer are the real ones; a
-//! schedule switches threads between their calls, each of which runs under one lock. In any order, no frame
+//! requests diffs, and a socket that has room from time to time. The outbox is the real one; a schedule
+//! switches threads between their calls, each of which runs under one lock. In any order, no frame
 //! is torn or overtaken, no wake-up is lost, and a reader that fell behind is brought up to date.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 
@@ -27,11 +28,11 @@ const LIMIT_BYTES: usize = 100;
 
 /// A socket that accepts as many bytes as it was given room for.
 #[derive(Default)]
-struct Socket {
+struct SlowSocket {
     state: Mutex<(Vec<u8>, usize, Option<Waker>)>,
 }
 
-impl Socket {
+impl SlowSocket {
     fn give_room(&self, bytes: usize) {
         let waker = {
             let mut state = self.state.lock().unwrap();
@@ -42,7 +43,7 @@ impl Socket {
     }
 }
 
-impl Wire for std::sync::Arc<Socket> {
+impl Wire for std::sync::Arc<SlowSocket> {
     fn try_write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = self.state.lock().unwrap();
         let room = state.1;
@@ -82,7 +83,7 @@ impl Wake for Woken {
 
 struct World {
     outbox: Outbox,
-    writer: std::sync::Arc<SharedWriter<std::sync::Arc<Socket>>>,
+    socket: std::sync::Arc<SlowSocket>,
     woken: std::sync::Arc<Woken>,
     /// The newest change of each document; its lock is the document's turn.
     documents: Vec<Turn<u8>>,
@@ -130,7 +131,7 @@ impl World {
                 yield_now();
                 continue;
             }
-            assert!(self.writer.lock().poll(&mut Context::from_waker(&waker), &self.outbox).is_pending());
+            assert!(self.outbox.poll_write(&mut Context::from_waker(&waker)).is_pending());
             yield_now();
             let behind = self.outbox.take_notices().map(|notices| notices.behind).unwrap_or_default();
             for lease in behind {
@@ -145,7 +146,7 @@ impl World {
 
     /// Checks frame by frame what the reader of each document received. Returns the number of diffs.
     fn check(&self) -> usize {
-        let stream = self.writer.lock().socket.state.lock().unwrap().0.clone();
+        let stream = self.socket.state.lock().unwrap().0.clone();
         let mut known = vec![BTreeSet::new(); self.documents.len()];
         let mut diffs = 0;
         for (_, frame) in frames(&stream) {
@@ -168,12 +169,10 @@ fn no_frame_is_lost_or_overtaken_in_any_schedule() {
     let diffs = std::sync::Arc::new(AtomicUsize::new(0));
     let counted = std::sync::Arc::clone(&diffs);
     let schedule = move || {
-        let socket = std::sync::Arc::<Socket>::default();
-        let writer = std::sync::Arc::new(SharedWriter::new(std::sync::Arc::clone(&socket)));
-        let sink: std::sync::Weak<dyn DirectSink> = std::sync::Arc::downgrade(&writer) as _;
+        let socket = std::sync::Arc::<SlowSocket>::default();
         let world = Arc::new(World {
-            outbox: Outbox::with_sink(LIMIT_BYTES, Budget::new(usize::MAX), sink),
-            writer,
+            outbox: Outbox::with_wire(LIMIT_BYTES, Budget::new(usize::MAX), std::sync::Arc::clone(&socket)),
+            socket: std::sync::Arc::clone(&socket),
             woken: std::sync::Arc::new(Woken(AtomicBool::new(true))),
             documents: (0..DOCUMENTS).map(|_| Turn::new(0)).collect(),
             busy: AtomicUsize::new(DOCUMENTS as usize + 1),

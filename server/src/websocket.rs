@@ -22,7 +22,7 @@ const MASKED: u8 = 0x80;
 /// Maximum payload of a control frame (section 5.5).
 const MAX_CONTROL_BYTES: usize = 125;
 /// Maximum header of a frame sent by the server.
-pub(super) const MAX_HEAD_BYTES: usize = 10;
+pub(crate) const MAX_HEAD_BYTES: usize = 10;
 /// Minimum growth of the buffer for a message that arrives in pieces.
 const MIN_GROWTH_BYTES: usize = 4 * 1024;
 /// Longer messages are announced by their beginning.
@@ -35,7 +35,7 @@ const MAX_SKIPPED_BYTES: usize = 1024 * 1024 * 1024;
 
 /// Something a client sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub(crate) enum Incoming {
     /// A complete message.
     Binary(Bytes),
     /// The beginning of a message over 64 KiB. The complete message follows, unless [`Decoder::skip`] is
@@ -56,7 +56,7 @@ pub(super) enum Incoming {
 
 /// Opcodes of frames that the server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Opcode {
+pub(crate) enum Opcode {
     Text,
     Binary,
     Ping,
@@ -66,7 +66,7 @@ pub(super) enum Opcode {
 
 /// Input that breaks the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FrameError {
+pub(crate) enum FrameError {
     #[error("{0}")]
     Protocol(&'static str),
     #[error("{0}")]
@@ -99,7 +99,7 @@ enum Handling {
 
 /// Decodes what one client sends.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     max_message_bytes: usize,
     frame: Option<Frame>,
     reads_texts: bool,
@@ -115,7 +115,7 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new(max_message_bytes: usize) -> Self {
+    pub(crate) fn new(max_message_bytes: usize) -> Self {
         Self {
             max_message_bytes,
             frame: None,
@@ -129,25 +129,25 @@ impl Decoder {
     }
 
     /// Drops the current message: the part received so far and the rest.
-    pub(super) fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         self.handling = Handling::Skip;
         self.message = Vec::new();
     }
 
     /// True while a message is read and dropped; nothing of it is stored.
-    pub(super) fn is_skipping(&self) -> bool {
+    pub(crate) fn is_skipping(&self) -> bool {
         self.within_message && self.handling == Handling::Skip
     }
 
     /// Returns text messages instead of skipping them: see `echo.rs`.
-    pub(super) fn read_texts(&mut self) {
+    pub(crate) fn read_texts(&mut self) {
         self.reads_texts = true;
     }
 
     /// Takes one message or control frame out of `input`. `None` means that more bytes are needed: they must
     /// be appended to what is left in `input`, which is less than a header or a control frame. Must not be
     /// called after an error.
-    pub(super) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
+    pub(crate) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, FrameError> {
         self.buffer_bytes = self.buffer_bytes.max(input.len());
         let next = self.decode(input);
         if input.is_empty() {
@@ -379,7 +379,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 }
 
 /// Appends the header of an unfragmented frame with a payload of `len` bytes.
-pub(super) fn write_head(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
+pub(crate) fn write_head(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
     out.push(
         FIN | match opcode {
             Opcode::Text => TEXT,
@@ -403,7 +403,7 @@ pub(super) fn write_head(out: &mut Vec<u8>, opcode: Opcode, len: usize) {
 }
 
 /// Encodes a close frame. A reason that is too long is cut at a character boundary.
-pub(super) fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
+pub(crate) fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     let mut payload = Vec::new();
     if let Some(code) = code {
         payload.extend_from_slice(&code.to_be_bytes());

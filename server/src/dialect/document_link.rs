@@ -5,22 +5,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::awareness::AwarenessUpdate;
 use syncline_protocol::close::Close;
+use syncline_protocol::ids::DocumentName;
 use syncline_protocol::limits::{MAX_REGISTER_AUTHOR_BYTES, MAX_REGISTER_NAME_BYTES, MAX_REGISTER_VALUE_BYTES};
 use syncline_protocol::native::{Cursor, Proposal};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan_value};
 
-use super::bad_message;
 use super::grants::{GrantId, WatchedGrant};
-use super::users::SessionUsers;
+use super::services::Services;
+use super::{SessionParts, bad_message};
 use crate::auth::{Admission, Grant};
-use crate::document::event::{Event, Origin};
-use crate::document::frame::Framing;
+use crate::document::encoder::Encoder;
+use crate::document::event::{Origin, SessionEvent};
 use crate::limits::UserSeat;
-use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::registry::{Lease, Registry};
-use syncline_protocol::ids::DocumentName;
+use crate::registry::Lease;
 
 /// The access granted to a session, with a seat for its user.
 pub(super) struct Rights {
@@ -31,11 +30,11 @@ pub(super) struct Rights {
 
 impl Rights {
     /// Fails if the user has too many connections, or if the grant has ended since.
-    pub(super) fn new(admission: Admission, users: &SessionUsers) -> Result<Self, Close> {
+    pub(super) fn new(admission: Admission, session: &SessionParts) -> Result<Self, Close> {
         // Before the current grant is read: a change after that is reported.
-        let watched = users.grants.watch(&admission);
+        let watched = session.access.grants.watch(&admission);
         let grant = admission.current().map_err(|reason| Close::Forbidden(reason.into()))?;
-        Ok(Self { grant, user: users.admit(admission.user.as_ref())?, watched })
+        Ok(Self { grant, user: session.users.admit(admission.user.as_ref())?, watched })
     }
 }
 
@@ -47,27 +46,25 @@ pub(super) struct DocumentLink {
     user: Option<Arc<UserSeat>>,
     /// `None` if the grant cannot change.
     watched: Option<Box<WatchedGrant>>,
-    scan: ScanLimits,
-    metrics: Arc<Metrics>,
+    services: Arc<Services>,
 }
 
 impl DocumentLink {
     /// Opens the document and begins to receive its frames. `documents` is the number of documents the
     /// session has open, this one included.
     pub(super) async fn open(
-        registry: &Arc<Registry>,
+        services: &Arc<Services>,
+        outbox: &Arc<Outbox>,
         document: &DocumentName,
         rights: Rights,
-        outbox: &Arc<Outbox>,
-        framing: Framing,
+        encoder: Box<dyn Encoder>,
         documents: usize,
-        scan: ScanLimits,
     ) -> Result<Self, Close> {
-        registry.admit(document).await?;
-        let lease = registry.open(document);
-        lease.begin(Arc::clone(outbox), framing, documents).await.map_err(|gone| gone.close())?;
+        services.registry.admit(document).await?;
+        let lease = services.registry.open(document);
+        lease.begin(Arc::clone(outbox), encoder, documents).await.map_err(|gone| gone.close())?;
         let Rights { grant, user, watched } = rights;
-        Ok(Self { lease, grant, user, watched, scan, metrics: Arc::clone(registry.metrics()) })
+        Ok(Self { lease, grant, user, watched, services: Arc::clone(services) })
     }
 
     /// What was granted, without the user's seat.
@@ -111,31 +108,30 @@ impl DocumentLink {
         self.send(self.update(frame, payload, origin, 0)?, payload.len()).await
     }
 
-    /// Native: sends where the client resumes.
+    /// Sends where the client resumes.
     pub(super) async fn resume(
         &self,
         cursor: Option<Cursor>,
         wants_state_vector: bool,
         read_only: bool,
     ) -> Result<(), Close> {
-        let lease = self.lease.id();
-        self.send(Event::Resume { lease, cursor: cursor.map(Box::new), wants_state_vector, read_only }, 0).await
+        self.send(SessionEvent::Resume { cursor: cursor.map(Box::new), wants_state_vector, read_only }, 0).await
     }
 
     /// Handles the client's state vector: it is sent what it lacks, and every change from then on.
     pub(super) async fn state_vector(&self, payload: &[u8]) -> Result<(), Close> {
-        scan_state_vector(payload, &self.scan).map_err(bad_message)?;
+        scan_state_vector(payload, &self.services.limits.scan).map_err(bad_message)?;
         // The document caches it: a slice would keep the connection's read buffer in memory.
         let state_vector = Bytes::copy_from_slice(payload);
-        self.send(Event::Step1 { lease: self.lease.id(), state_vector }, payload.len()).await
+        self.send(SessionEvent::Step1 { state_vector }, payload.len()).await
     }
 
-    /// Native: handles a change that is a slice of `frame`.
+    /// Handles a change that is a slice of `frame`.
     pub(super) async fn change(&self, frame: &Bytes, batch: u64, payload: &[u8]) -> Result<(), Close> {
         self.send(self.update(frame, payload, Origin::Change, batch)?, payload.len()).await
     }
 
-    /// Native: handles a proposed write to a register.
+    /// Handles a proposed write to a register.
     pub(super) async fn propose(&self, batch: u64, proposal: Proposal<'_>) -> Result<(), Close> {
         for (what, len, limit) in [
             ("name", proposal.register.len(), MAX_REGISTER_NAME_BYTES),
@@ -148,53 +144,53 @@ impl DocumentLink {
         }
         // The document nests the value one level deeper, and an accepted value must pass the scanner when
         // peers send it back.
-        let scan = ScanLimits { value_depth: self.scan.value_depth.saturating_sub(1), ..self.scan };
+        let scan = self.services.limits.scan;
+        let scan = ScanLimits { value_depth: scan.value_depth.saturating_sub(1), ..scan };
         scan_value(proposal.value, &scan).map_err(bad_message)?;
-        let (lease, bytes) = (self.lease.id(), proposal.value.len());
+        let bytes = proposal.value.len();
         if self.grant == Grant::Read {
             let origin = Origin::Change;
-            return self.send(Event::Refused { lease, batch, update: None, origin }, 0).await;
+            return self.send(SessionEvent::Refused { batch, update: None, origin }, 0).await;
         }
-        self.send(Event::Propose { lease, batch, write: Box::new(proposal.into()) }, bytes).await
+        self.send(SessionEvent::Propose { batch, write: Box::new(proposal.into()) }, bytes).await
     }
 
-    fn update(&self, frame: &Bytes, payload: &[u8], origin: Origin, batch: u64) -> Result<Event, Close> {
-        let summary = scan_update(payload, &self.scan).map_err(bad_message)?;
-        let lease = self.lease.id();
+    fn update(&self, frame: &Bytes, payload: &[u8], origin: Origin, batch: u64) -> Result<SessionEvent, Close> {
+        let summary = scan_update(payload, &self.services.limits.scan).map_err(bad_message)?;
         let update = frame.slice_ref(payload);
         // A read-only client replies to our step 1 like any other, with all deletions it knows: the document
         // recognises an actual edit.
         if self.grant == Grant::Read && !summary.is_empty() {
-            return Ok(Event::Refused { lease, batch, update: Some(update), origin });
+            return Ok(SessionEvent::Refused { batch, update: Some(update), origin });
         }
-        Ok(Event::Update { lease, update, origin, batch })
+        Ok(SessionEvent::Update { update, origin, batch })
     }
 
     /// Handles an awareness update that is a slice of `frame`. An invalid one is dropped, but never ends the
     /// session.
     pub(super) async fn awareness(&self, frame: &Bytes, payload: &[u8]) -> Result<(), Close> {
         if AwarenessUpdate::scan(payload, &Default::default()).is_err() {
-            self.metrics.awareness_dropped.inc();
+            self.services.metrics.awareness_dropped.inc();
             return Ok(());
         }
-        let event = Event::Awareness { lease: self.lease.id(), update: frame.slice_ref(payload) };
+        let event = SessionEvent::Awareness { update: frame.slice_ref(payload) };
         self.send(event, payload.len()).await
     }
 
     /// Counts a message that this server does not handle.
     pub(super) fn ignore(&self) {
-        self.metrics.messages_ignored.inc();
+        self.services.metrics.messages_ignored.inc();
     }
 
     pub(super) async fn query_awareness(&self) -> Result<(), Close> {
-        self.send(Event::QueryAwareness { lease: self.lease.id() }, 0).await
+        self.send(SessionEvent::QueryAwareness, 0).await
     }
 
     pub(super) async fn resync(&self) -> Result<(), Close> {
-        self.send(Event::Resync { lease: self.lease.id() }, 0).await
+        self.lease.resync().await.map_err(|gone| gone.close())
     }
 
-    async fn send(&self, event: Event, bytes: usize) -> Result<(), Close> {
+    async fn send(&self, event: SessionEvent, bytes: usize) -> Result<(), Close> {
         self.lease.send(event, bytes).await.map_err(|gone| gone.close())
     }
 }

@@ -1,0 +1,177 @@
+//! PURE: what an update would do to a hub document.
+//!
+//! *Weighing* an update changes nothing: the document has it already, no reader could ever read it, it exceeds a limit, or
+//! it can be entered. *Entering* it changes the document, and refuses nothing. Between the two nothing else may be entered;
+//! other updates may be weighed, and the document may be read or compacted.
+
+use bytes::Bytes;
+use syncline_protocol::update::{
+    EMPTY_UPDATE, ScanError, ScanLimits, Structs, Verdict, delete_set, is_circular, verdict,
+};
+use thiserror::Error;
+
+use super::HubDocument;
+
+/// A full document is compacted for an update if at least 1/64 of its bytes arrived since the last compaction.
+const COMPACTION_SHARE: usize = 64;
+
+/// Limits for one document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HubLimits {
+    /// Size of the encoded state.
+    pub bytes: usize,
+    /// Number of clients that ever edited the document.
+    pub clients: usize,
+    /// Number of pending updates.
+    pub pending_updates: usize,
+    /// Total size of the pending updates.
+    pub pending_bytes: usize,
+}
+
+impl HubLimits {
+    /// No limits, for updates that were accepted before.
+    pub(super) const NONE: Self =
+        Self { bytes: usize::MAX, clients: usize::MAX, pending_updates: usize::MAX, pending_bytes: usize::MAX };
+}
+
+impl Default for HubLimits {
+    fn default() -> Self {
+        Self { pending_updates: 1_000, pending_bytes: 4 * 1024 * 1024, ..Self::NONE }
+    }
+}
+
+/// What an update does to a document, or would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// The document already has everything in the update.
+    Known,
+    /// The update changes the document, and may release pending updates.
+    Changed,
+    /// The update has missing dependencies and is kept pending.
+    Pending,
+    /// The update has missing dependencies, but the limits for pending updates are reached: it is not entered.
+    NoRoom,
+    /// The update would exceed a limit of the document: it is not entered.
+    Full(Full),
+}
+
+/// The limit of a document that is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// [`HubLimits::bytes`].
+    Bytes,
+    /// [`HubLimits::clients`].
+    Clients,
+    /// [`syncline_protocol::limits::MAX_REGISTERS`].
+    Registers,
+}
+
+/// Why an update can never be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// No Yjs client could read it.
+    #[error("it cannot be decoded: {0}")]
+    Unreadable(#[from] ScanError),
+    /// No Yjs client could ever integrate it.
+    #[error("its structs depend on each other in a cycle")]
+    Circular,
+}
+
+/// An update with what it would do to the document, from [`HubDocument::weigh`] for [`HubDocument::enter`].
+#[derive(Debug, Clone, Copy)]
+pub struct Weighed<'u> {
+    pub(super) update: &'u Bytes,
+    outcome: Entered,
+}
+
+impl Weighed<'_> {
+    /// What entering it does.
+    pub fn outcome(&self) -> Entered {
+        self.outcome
+    }
+}
+
+impl HubDocument {
+    /// Decides what a scanned v1 update would do. Changes nothing. [`Full::Bytes`] counts deleted content that was not
+    /// dropped yet: [`HubDocument::make_room_for`] may help.
+    ///
+    /// # Errors
+    /// When no reader could ever decode or integrate the update.
+    pub fn weigh<'u>(&self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
+        let weighed = |outcome| Ok(Weighed { update, outcome });
+        if update[..] == EMPTY_UPDATE {
+            return weighed(Entered::Known);
+        }
+        let verdict = verdict(update, &self.structs, &ScanLimits::STORED)?;
+        let (is_pending, inserts) =
+            (has_missing_dependencies(&verdict), !matches!(verdict.structs, Structs::None | Structs::Known));
+        if inserts && !is_pending && is_circular(update, &self.structs) {
+            return Err(Refused::Circular);
+        }
+        if inserts && let Some(full) = self.exceeded_limit(update.len(), verdict.new_clients) {
+            return weighed(Entered::Full(full));
+        }
+        weighed(if is_pending {
+            self.weigh_pending(update)
+        } else if inserts || (verdict.deletes && !self.structs.knows_deletions_of(delete_set(update))) {
+            Entered::Changed
+        } else {
+            Entered::Known
+        })
+    }
+
+    fn weigh_pending(&self, update: &Bytes) -> Entered {
+        let limits = &self.limits;
+        let pending = self.pending.as_deref();
+        let (updates, bytes) = pending.map_or((0, 0), |pending| (pending.entries().len(), pending.update_bytes()));
+        if pending.is_some_and(|pending| pending.contains(update)) {
+            Entered::Known
+        } else if updates >= limits.pending_updates || bytes + update.len() > limits.pending_bytes {
+            Entered::NoRoom
+        } else {
+            Entered::Pending
+        }
+    }
+
+    /// The limit that `bytes` more and `clients` new clients would exceed.
+    fn exceeded_limit(&self, bytes: usize, clients: u64) -> Option<Full> {
+        if clients > 0 && self.structs.clients() as u64 + clients > self.limits.clients as u64 {
+            return Some(Full::Clients);
+        }
+        (!self.has_room_for(bytes)).then_some(Full::Bytes)
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        self.bytes().saturating_add(bytes) <= self.limits.bytes
+    }
+
+    /// True when `bytes` more fit into the document. Content that was deleted since the last compaction counts until it is
+    /// dropped: compacts a full document first if that may make room.
+    pub fn make_room_for(&mut self, bytes: usize) -> bool {
+        if self.has_room_for(bytes) {
+            return true;
+        }
+        // A compaction reads the whole document: if little arrived since the last one, it is left to the compaction that
+        // runs when the document is idle.
+        let is_worth_compacting = self.received_bytes.saturating_mul(COMPACTION_SHARE) >= self.bytes();
+        if is_worth_compacting && !self.is_compact() {
+            self.compact();
+        }
+        self.has_room_for(bytes)
+    }
+
+    /// True when the document has every struct of an update. Its deletions are not checked.
+    pub fn inserts_nothing_new(&self, update: &[u8]) -> bool {
+        let verdict = verdict(update, &self.structs, &ScanLimits::STORED);
+        verdict.is_ok_and(|verdict| matches!(verdict.structs, Structs::None | Structs::Known))
+    }
+
+    /// True when an update would not change the document.
+    pub fn knows(&self, update: &[u8]) -> bool {
+        self.inserts_nothing_new(update) && self.structs.knows_deletions_of(delete_set(update))
+    }
+}
+
+pub(super) fn has_missing_dependencies(verdict: &Verdict) -> bool {
+    matches!(verdict.structs, Structs::Gap | Structs::MissingDependency) || verdict.deletes_ahead
+}

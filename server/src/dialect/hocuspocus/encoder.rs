@@ -1,0 +1,68 @@
+//! What a Hocuspocus client is sent about an open document.
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use syncline_protocol::hocuspocus::{self, Message};
+use syncline_protocol::ids::{DocumentName, Seq};
+use syncline_protocol::sync::SyncMessage;
+
+use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
+use crate::document::event::{Acks, Outcome};
+use crate::document::frame;
+use crate::outbox::UpdateLength;
+
+/// Encodes messages with an address. Acknowledges and refuses with a status.
+#[derive(Debug)]
+pub struct HocuspocusEncoder {
+    /// The address as the client sent it: the name, or name NUL session id.
+    address: Box<str>,
+    /// The address is the document's name.
+    is_name: bool,
+}
+
+impl HocuspocusEncoder {
+    /// For a client that addresses `document` like this.
+    pub fn new(address: &str, document: &DocumentName) -> Self {
+        Self { address: address.into(), is_name: address == document.as_str() }
+    }
+}
+
+impl Encoder for HocuspocusEncoder {
+    fn shared(&self) -> Option<SharedEncoding> {
+        self.is_name.then_some(SharedEncoding::Named)
+    }
+
+    fn acks(&self) -> Acks {
+        Acks::Counted
+    }
+
+    fn encode(&self, message: &frame::Message, _seq: Seq) -> Bytes {
+        let message = match message {
+            frame::Message::Step1(payload) => Message::Sync(SyncMessage::Step1(payload)),
+            frame::Message::Step2(payload) => {
+                return Message::Sync(SyncMessage::Step2(&payload.to_bytes())).encode(&self.address).into();
+            }
+            frame::Message::Update(payload) => Message::Sync(SyncMessage::Update(payload)),
+            frame::Message::Awareness(payload) => Message::Awareness(payload),
+        };
+        message.encode(&self.address).into()
+    }
+
+    fn step2_head(&self, bytes: usize, _seq: Seq) -> Vec<u8> {
+        hocuspocus::step2_head(&self.address, bytes)
+    }
+
+    fn awareness_length(&self) -> UpdateLength {
+        UpdateLength::Prefixed
+    }
+
+    fn reply(&self, _batch: u64, _seq: Seq, outcome: Outcome) -> OutcomeReply {
+        OutcomeReply::Frame(Message::SyncStatus(outcome == Outcome::Saved).encode(&self.address).into())
+    }
+
+    /// The client reconnects to a document only with a new session, so the session ends when its document reloads.
+    fn closed(&self, close: &Close) -> Option<Bytes> {
+        let denied = || Message::PermissionDenied(&close.reason()).encode(&self.address).into();
+        (*close != Close::DocumentReloading).then(denied)
+    }
+}

@@ -1,0 +1,135 @@
+//! PURE: an update of a session: it is weighed, then entered.
+//!
+//! [`Core::weigh`] decides what the document would do with the update, and every refusal is answered there: the
+//! update can never be accepted, too many others are pending, the document is full. A known update is
+//! acknowledged there, too. [`Core::enter`] gives the update its sequence number, appends it to the log,
+//! applies it, broadcasts it, and answers its author; nothing is refused any more.
+//!
+//! Today one follows the other. In a cluster a shared log decides the order, and its place is between the two:
+//! the server that received the update weighs it, and offers it to the log; every server with the document open
+//! enters it when the log returns it, under the log's number, after everything that the log has before it. Since
+//! the document may have changed meanwhile, the update is weighed again there, without limits: the log has
+//! accepted it, and every server must do the same with it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use syncline_protocol::close::Close;
+use syncline_protocol::update::EMPTY_UPDATE;
+use syncline_replica::{Entered, Full, Refused, Weighed};
+
+use super::{AckReply, Core};
+use crate::document::event::{Effect, Origin, Outcome};
+use crate::document::frame::{Frame, Message};
+use crate::ids::LeaseId;
+
+/// An update as a session sent it.
+pub(super) struct Submitted {
+    pub(super) update: Bytes,
+    pub(super) origin: Origin,
+    /// The client's batch number, in the native dialect; 0 in the others.
+    pub(super) batch: u64,
+}
+
+impl Core {
+    pub(super) fn update(&mut self, lease: LeaseId, submitted: Submitted, effects: &mut Vec<Effect>) {
+        let Submitted { ref update, origin, batch } = submitted;
+        let refuse = |outcome, seq| Effect::Ack { lease, batch, seq, outcome, echo: None };
+        if self.storage_failed {
+            // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
+            let unneeded = origin.is_step2() && self.document.inserts_nothing_new(update);
+            let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
+            return effects.push(refuse(outcome, self.last));
+        }
+        let weighed = match self.weigh(update) {
+            Ok(weighed) => weighed,
+            Err(refused) => return self.refuse_update(lease, &refused, effects),
+        };
+        match weighed.outcome() {
+            Entered::Full(full) => effects.push(refuse(Outcome::Full(full), self.last)),
+            Entered::NoRoom => {
+                let close = Close::TooMany("too many pending updates with missing dependencies".into());
+                self.close(lease, close, effects);
+            }
+            Entered::Known => {
+                let frame = Frame::at(self.last, Message::Update(update.clone()));
+                self.acknowledge(lease, &submitted, frame, effects);
+            }
+            Entered::Changed | Entered::Pending => self.enter(lease, &submitted, weighed, effects),
+        }
+    }
+
+    /// What entering an update would do. Changes nothing, except that a full document is compacted if that may
+    /// make room.
+    fn weigh<'u>(&mut self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
+        let weighed = self.document.weigh(update)?;
+        if weighed.outcome() == Entered::Full(Full::Bytes) && self.document.make_room_for(update.len()) {
+            return self.document.weigh(update);
+        }
+        Ok(weighed)
+    }
+
+    /// Numbers, appends, applies, broadcasts and answers an update that is new.
+    fn enter(&mut self, lease: LeaseId, submitted: &Submitted, weighed: Weighed<'_>, effects: &mut Vec<Effect>) {
+        let pending_before = self.document.pending().len();
+        let frame = Frame::change(self.last.next(), submitted.update.clone());
+        if let Message::Update(update) = frame.message() {
+            self.append(update.clone(), effects);
+        }
+        self.document.enter(weighed);
+        if weighed.outcome() == Entered::Pending {
+            // It is in the log, so it is not lost; readers get it once it is integrated.
+            self.pending_authors.add(self.document.pending().last().cloned(), lease);
+            self.acknowledge(lease, submitted, frame, effects);
+            return self.ask_for_missing(lease, effects);
+        }
+        self.broadcast(Arc::clone(&frame), Some(lease), effects);
+        for released in self.document.take_released() {
+            let author = self.pending_authors.remove(&released);
+            self.broadcast(Frame::at(self.last, Message::Update(released)), author, effects);
+        }
+        self.enforce_decisions(effects);
+        self.acknowledge(lease, submitted, frame, effects);
+        if self.document.pending().len() < pending_before {
+            self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
+        }
+    }
+
+    /// Acknowledges an update once everything so far is on disk. `frame` has the update as a message.
+    fn acknowledge(&mut self, lease: LeaseId, submitted: &Submitted, frame: Arc<Frame>, effects: &mut Vec<Effect>) {
+        let Submitted { ref update, origin, batch } = *submitted;
+        let acks = self.acks_of(lease, update, origin);
+        let is_echoed = !origin.is_step2() || (update[..] != EMPTY_UPDATE && self.awareness.may_be_yjs14(lease));
+        self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
+    }
+
+    /// Asks the sender of a pending update for its missing dependencies, once.
+    fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if let Some(state) = self.leases.get_mut(lease)
+            && !state.asked_for_missing
+        {
+            state.asked_for_missing = true;
+            self.ask(lease, effects);
+        }
+    }
+
+    /// Every step 2 counts as the reply to our step 1, even if it is refused.
+    pub(super) fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
+        if let Some(lease) = self.leases.get_mut(lease).filter(|_| origin.is_step2()) {
+            lease.awaits_step2 = false;
+        }
+    }
+
+    /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
+    /// document instead.
+    pub(super) fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if let Some(lease) = self.leases.get_mut(lease) {
+            if lease.native {
+                return;
+            }
+            lease.awaits_step2 = true;
+        }
+        let frame = Frame::new(Message::Step1(self.document.state_vector()));
+        effects.push(Effect::Reply { lease, frame });
+    }
+}
