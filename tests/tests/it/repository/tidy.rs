@@ -14,9 +14,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("registry", &["dialect", "session", "server", "http", "auth", "config", "cli"]),
     ("dialect/", &["admin", "session", "server", "http", "config", "cli"]),
     ("session/", &["admin", "server", "http", "config", "cli"]),
-    ("http/", &["admin", "server", "session", "dialect", "config", "cli"]),
-    ("http/routes.rs", &["registry", "document"]),
-    ("http/page.rs", &["registry", "document"]),
+    ("http/", &["admin", "server", "session", "config", "cli"]),
+    ("http/routes.rs", &["registry", "document", "dialect"]),
+    ("http/page.rs", &["registry", "document", "dialect"]),
     ("admin/", &["registry", "document", "dialect", "session", "server", "config", "cli"]),
     (
         "import_export.rs",
