@@ -11,6 +11,8 @@
 mod early_messages;
 mod encoder;
 mod offline_queue;
+#[cfg(test)]
+mod tests;
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -361,7 +363,10 @@ impl Hocuspocus {
     fn refuse(&mut self, address: &str, close: Close) -> Result<(), Close> {
         self.session.services.metrics.documents_closed.count(&close);
         self.session.log_refused(self.dialect(), split_address(address).0, &close);
-        self.channels.remove(address);
+        if let Some(channel) = self.channels.remove(address) {
+            // Its document notices later; until then it may push more.
+            self.session.outbox.leave(channel.lease().id());
+        }
         self.forget_left(address);
         drop(self.early.take(address));
         self.send(address, &Message::PermissionDenied(&close.reason()));
