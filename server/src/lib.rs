@@ -24,4 +24,4 @@ pub mod session;
 mod websocket;
 
 pub use config::Config;
-pub use server::{ListenError, Listener, Server};
+pub use server::{Connections, ListenError, Listener, Server};

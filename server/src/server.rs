@@ -36,7 +36,7 @@ use crate::log_limit;
 use crate::metrics::Metrics;
 use crate::outbox::Budget;
 use crate::registry::Registry;
-use crate::session::Context;
+use crate::session::{Context, Stream};
 use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
 use syncline_replica::{HubLimits, Superseded};
@@ -93,6 +93,40 @@ impl Listener {
         let listener = socket.listen(BACKLOG).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address })
+    }
+}
+
+/// Passes connections to a running server that it has not accepted itself: over Unix-domain sockets, or over any stream
+/// that implements [`Stream`]. They are counted and limited like those of its own address, but no file descriptors are
+/// reserved for the store before they are accepted.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use syncline_log::memory::MemoryStore;
+/// # use syncline_server::{Listener, Server, auth::OpenToAll, config::RawConfig};
+/// # async fn example() -> anyhow::Result<()> {
+/// # let config = RawConfig::default().check()?;
+/// # let listener = Listener::bind(config.listen).await?;
+/// let server = Server::start(listener, &config, Arc::new(MemoryStore::new()), Arc::new(OpenToAll));
+/// let (connections, local) = (server.connections(), ([127, 0, 0, 1], 0).into());
+/// let unix = tokio::net::UnixListener::bind("/run/syncline/clients.sock")?;
+/// tokio::spawn(async move {
+///     while let Ok((socket, _)) = unix.accept().await {
+///         connections.serve(socket, local);
+///     }
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Connections(Arc<Shared>);
+
+impl Connections {
+    /// Serves a connection until it ends or the server stops. `peer` is the address for which it is counted, and which the
+    /// log and the authorizer see.
+    pub fn serve<S: Stream>(&self, socket: S, peer: SocketAddr) {
+        let unfinished = self.0.context.services.gate.arrive();
+        tokio::spawn(accept::run(socket, peer, unfinished, Arc::clone(&self.0)));
     }
 }
 
@@ -162,7 +196,7 @@ impl Server {
             allow_origin: config.allow_origin.clone(),
             path_prefix: config.path_prefix.clone(),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        let accepting = tokio::spawn(accept(listener, Connections(Arc::clone(&shared))));
         tokio::spawn(log_suppressed(Arc::clone(&shared.context)));
         let (admin, admin_stop) = (TaskTracker::new(), CancellationToken::new());
         Self { address, shared, accepting, sessions, admin, admin_stop, log }
@@ -182,6 +216,11 @@ impl Server {
         let router = routes::metrics(move || shared.context.services.metrics.page(&operator_listeners::now(&shared)));
         self.admin.spawn(operator_listeners::METRICS.run(listener, router, self.admin_stop.clone()));
         address
+    }
+
+    /// Passes further connections to this server.
+    pub fn connections(&self) -> Connections {
+        Connections(Arc::clone(&self.shared))
     }
 
     /// The address it listens on.
@@ -235,7 +274,8 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, connections: Connections) {
+    let shared = &connections.0;
     let mut descriptors = Descriptors::of_this_process();
     loop {
         let accepted = tokio::select! {
@@ -244,12 +284,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         match accepted {
             Ok((socket, peer)) => {
-                let Some(socket) = descriptors.admit(socket, &shared.context.services.gate) else { continue };
+                if !descriptors.admit(&socket, &shared.context.services.gate) {
+                    descriptors::reject(socket);
+                    continue;
+                }
                 // Small frames must be sent without delay; a socket that refuses the option still works.
                 socket.set_nodelay(true).ok();
-                let unfinished = shared.context.services.gate.arrive();
-                let shared = Arc::clone(&shared);
-                tokio::spawn(accept::run(socket, peer, unfinished, shared));
+                connections.serve(socket, peer);
             }
             Err(error) => {
                 if let Some(not_logged) = shared.context.services.log_limit.admit(("accept failed", 0), Instant::now())

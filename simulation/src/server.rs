@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use syncline_log::{Batch, Committed, Committer, Log};
 use syncline_protocol::ids::DocumentName;
-use syncline_server::auth::OpenToAll;
+use syncline_server::auth::{Handshake, OpenToAll};
 use syncline_server::dialect::NativeEncoder;
 use syncline_server::document::event::{Origin, SessionEvent};
 use syncline_server::document::{Compaction, DocumentOptions};
@@ -101,8 +101,8 @@ impl Server {
     pub fn accept(&mut self, path: &str) -> Socket {
         let (pipe, server_end, client_end) = Pipe::new(self.settings.network_bytes);
         self.accepted += 1;
-        let (id, address) = (SessionId(self.accepted), Ipv4Addr::LOCALHOST.into());
-        let peer = Peer { id, path: path.to_owned(), address, user: None, unfinished: None };
+        let handshake = Handshake::new(path, (Ipv4Addr::LOCALHOST, 0).into());
+        let peer = Peer { id: SessionId(self.accepted), handshake, user: None, unfinished: None };
         let session = session::run(server_end, Bytes::new(), peer, Arc::clone(&self.context));
         self.sessions.spawn_on(self.cut.clone().run_until_cancelled_owned(session), self.runtime.handle());
         Socket::new(pipe, client_end)

@@ -14,9 +14,11 @@ use syncline_protocol::ywebsocket;
 use syncline_server::auth::{Access, AccessRequest, Authorize, Grant, OpenToAll};
 use syncline_server::config::{Config, RawConfig};
 use syncline_server::{Listener, Server};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::{WebSocketStream, client_async};
 use yrs::{Doc, Text, Transact};
 
@@ -60,8 +62,8 @@ async fn in_time<T>(wait: impl Future<Output = T>) -> T {
 }
 
 /// A WebSocket client that sends and receives the bytes of messages, in any dialect.
-pub struct Socket {
-    socket: WebSocketStream<TcpStream>,
+pub struct Socket<S = TcpStream> {
+    socket: WebSocketStream<S>,
 }
 
 impl Socket {
@@ -75,11 +77,18 @@ impl Socket {
     pub async fn over(tcp: TcpStream, server: &Server, path: &str) -> Self {
         tcp.set_nodelay(true).unwrap();
         let request = format!("ws://{}{path}", server.address()).into_client_request().expect("a request");
-        Self::from_websocket(client_async(request, tcp).await.expect("upgrades").0)
+        Self::with_request(tcp, request).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// Upgrades a connection with this request.
+    pub async fn with_request(stream: S, request: Request) -> Self {
+        Self::from_websocket(client_async(request, stream).await.expect("upgrades").0)
     }
 
     /// Wraps an open WebSocket.
-    pub fn from_websocket(socket: WebSocketStream<TcpStream>) -> Self {
+    pub fn from_websocket(socket: WebSocketStream<S>) -> Self {
         Self { socket }
     }
 

@@ -11,13 +11,13 @@ use syncline_protocol::native::{Cursor, Proposal};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::update::{ScanLimits, scan_state_vector, scan_update, scan_value};
 
-use super::bad_message;
+use super::grants::{GrantId, WatchedGrant};
 use super::services::Services;
+use super::{SessionParts, bad_message};
 use crate::auth::{Admission, Grant};
 use crate::document::encoder::Encoder;
 use crate::document::event::{Origin, SessionEvent};
-use crate::ids::UserId;
-use crate::limits::{SessionUsers, UserSeat};
+use crate::limits::UserSeat;
 use crate::outbox::Outbox;
 use crate::registry::Lease;
 
@@ -25,12 +25,16 @@ use crate::registry::Lease;
 pub(super) struct Rights {
     pub(super) grant: Grant,
     pub(super) user: Option<Arc<UserSeat>>,
+    watched: Option<Box<WatchedGrant>>,
 }
 
 impl Rights {
-    /// Fails if the user has too many connections.
-    pub(super) fn new(admission: Admission, users: &SessionUsers) -> Result<Self, Close> {
-        Ok(Self { grant: admission.grant, user: users.admit(admission.user.as_ref())? })
+    /// Fails if the user has too many connections, or if the grant has ended since.
+    pub(super) fn new(admission: Admission, session: &SessionParts) -> Result<Self, Close> {
+        // Before the current grant is read: a change after that is reported.
+        let watched = session.access.grants.watch(&admission);
+        let grant = admission.current().map_err(|reason| Close::Forbidden(reason.into()))?;
+        Ok(Self { grant, user: session.users.admit(admission.user.as_ref())?, watched })
     }
 }
 
@@ -40,6 +44,8 @@ pub(super) struct DocumentLink {
     grant: Grant,
     /// The user it acts for, if known.
     user: Option<Arc<UserSeat>>,
+    /// `None` if the grant cannot change.
+    watched: Option<Box<WatchedGrant>>,
     services: Arc<Services>,
 }
 
@@ -57,13 +63,16 @@ impl DocumentLink {
         services.registry.admit(document).await?;
         let lease = services.registry.open(document);
         lease.begin(Arc::clone(outbox), encoder, documents).await.map_err(|gone| gone.close())?;
-        let Rights { grant, user } = rights;
-        Ok(Self { lease, grant, user, services: Arc::clone(services) })
+        let Rights { grant, user, watched } = rights;
+        Ok(Self { lease, grant, user, watched, services: Arc::clone(services) })
     }
 
-    /// The grant and user with which it was opened, without the user's seat.
-    pub(super) fn granted(&self) -> (Grant, Option<UserId>) {
-        (self.grant, self.user.as_ref().map(|user| user.user().clone()))
+    /// What was granted, without the user's seat.
+    pub(super) fn granted(&self) -> Admission {
+        let user = self.user.as_ref().map(|user| user.user().clone());
+        let (ends, changes) =
+            self.watched.as_ref().map_or((None, None), |watched| (watched.ends, watched.changes.clone()));
+        Admission { grant: self.grant, user, ends, changes }
     }
 
     pub(super) fn lease(&self) -> &Lease {
@@ -71,8 +80,18 @@ impl DocumentLink {
     }
 
     /// Replaces the rights, after a new token.
-    pub(super) fn set_rights(&mut self, Rights { grant, user }: Rights) {
-        (self.grant, self.user) = (grant, user);
+    pub(super) fn set_rights(&mut self, Rights { grant, user, watched }: Rights) {
+        (self.grant, self.user, self.watched) = (grant, user, watched);
+    }
+
+    /// True if a change of this grant applies to it.
+    pub(super) fn is_granted_by(&self, id: GrantId) -> bool {
+        self.watched.as_ref().is_some_and(|watched| watched.id == id)
+    }
+
+    /// Replaces the grant, after its authorizer has changed it.
+    pub(super) fn set_grant(&mut self, grant: Grant) {
+        self.grant = grant;
     }
 
     /// Handles a sync message whose payload is a slice of `frame`.

@@ -11,6 +11,8 @@
 mod early_messages;
 mod encoder;
 mod offline_queue;
+#[cfg(test)]
+mod tests;
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -29,9 +31,10 @@ use self::early_messages::EarlyMessages;
 pub use self::encoder::HocuspocusEncoder;
 use self::offline_queue::OfflineQueue;
 use super::document_link::{DocumentLink, Rights};
+use super::grants::GrantChange;
 use super::{DialectSession, SessionParts, bad_message, documents_of};
-use crate::auth::{AccessRequest, Admission, Grant};
-use crate::ids::{LeaseId, UserId};
+use crate::auth::{Admission, Dialect, Grant};
+use crate::ids::LeaseId;
 
 /// Documents whose rights are remembered after they were left: the default limit on open documents.
 const MAX_LEFT: usize = 1_000;
@@ -45,7 +48,7 @@ pub(crate) struct Hocuspocus {
     /// Rights of documents that were left with Close, newest last. A provider that shares its socket and
     /// document name with a destroyed one continues after that Close without a token: React's strict mode
     /// creates such pairs.
-    left_documents: VecDeque<(Box<str>, Grant, Option<UserId>)>,
+    left_documents: VecDeque<(Box<str>, Admission)>,
     /// Hashes of refused addresses.
     denied: HashSet<u64>,
     hasher: RandomState,
@@ -74,8 +77,8 @@ impl Hocuspocus {
 }
 
 impl DialectSession for Hocuspocus {
-    fn name(&self) -> &'static str {
-        "Hocuspocus"
+    fn dialect(&self) -> Dialect {
+        Dialect::Hocuspocus
     }
 
     fn documents<'a>(&'a self, last: &'a [u8]) -> (Option<&'a str>, usize) {
@@ -150,6 +153,21 @@ impl DialectSession for Hocuspocus {
         Ok(())
     }
 
+    /// Its client is sent the new scope, or the document is refused.
+    fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
+        let changed = self.channels.iter_mut().find(|(_, channel)| channel.is_granted_by(change.id));
+        let Some((address, channel)) = changed else { return Ok(()) };
+        let address = address.clone();
+        match change.grant {
+            Ok(grant) => {
+                channel.set_grant(grant);
+                self.send(&address, &Message::Authenticated(scope_of(grant)));
+                Ok(())
+            }
+            Err(reason) => self.refuse(&address, Close::Forbidden(reason.into())),
+        }
+    }
+
     fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
         let is_over = |channel: &DocumentLink| leases.contains(&channel.lease().id());
         let over: Vec<_> =
@@ -190,19 +208,15 @@ impl Hocuspocus {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
         };
-        let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
-        let rights = match self.session.services.auth.authorize(request).await {
-            Ok(admission) => Rights::new(admission, &self.session.users),
+        let rights = match self.session.authorize(&document, Some(token.to_owned()), self.dialect()).await {
+            Ok(admission) => Rights::new(admission, &self.session),
             Err(reason) => Err(Close::Forbidden(reason.into())),
         };
         let rights = match rights {
             Ok(rights) => rights,
             Err(close) => return self.refuse(address, close),
         };
-        let scope = match rights.grant {
-            Grant::Read => Scope::ReadOnly,
-            Grant::ReadWrite => Scope::ReadWrite,
-        };
+        let scope = scope_of(rights.grant);
         if let Some(channel) = self.channels.get_mut(address) {
             channel.set_rights(rights);
             self.send(address, &Message::Authenticated(scope));
@@ -225,12 +239,11 @@ impl Hocuspocus {
             Ok(document) => document,
             Err(close) => return self.refuse(address, close),
         };
-        let request = AccessRequest { document: document.clone(), token: None };
-        let admission = match self.session.services.auth.authorize(request).await {
+        let admission = match self.session.authorize(&document, None, self.dialect()).await {
             Ok(admission) if admission.grant == Grant::ReadWrite => admission,
             _ => return self.store_early(address, frame),
         };
-        match self.check_document_limit().and_then(|()| Rights::new(admission, &self.session.users)) {
+        match self.check_document_limit().and_then(|()| Rights::new(admission, &self.session)) {
             Ok(rights) => _ = self.open(address, &document, rights).await?,
             Err(close) => return self.refuse(address, close),
         }
@@ -241,11 +254,10 @@ impl Hocuspocus {
     /// Reopens a document that was left, for another provider on this socket that still uses it. The state
     /// vector from its step 1 was lost with the lease, so it is sent the whole state.
     async fn reopen(&mut self, address: &str, frame: &Bytes, message: Message<'_>) -> Result<(), Close> {
-        let Some((grant, user)) = self.forget_left(address) else { return Ok(()) };
-        let rights = || Rights::new(Admission { grant, user }, &self.session.users);
+        let Some(admission) = self.forget_left(address) else { return Ok(()) };
         let opened = parse_address(address).and_then(|document| {
             self.check_document_limit()?;
-            Ok((document, rights()?))
+            Ok((document, Rights::new(admission, &self.session)?))
         });
         match opened {
             Ok((document, rights)) => _ = self.open(address, &document, rights).await?,
@@ -334,8 +346,7 @@ impl Hocuspocus {
             if self.left_documents.len() >= MAX_LEFT {
                 self.left_documents.pop_front();
             }
-            let (grant, user) = channel.granted();
-            self.left_documents.push_back((address.into(), grant, user));
+            self.left_documents.push_back((address.into(), channel.granted()));
         }
     }
 
@@ -343,16 +354,19 @@ impl Hocuspocus {
         self.left_documents.iter().any(|(left, ..)| **left == *address)
     }
 
-    fn forget_left(&mut self, address: &str) -> Option<(Grant, Option<UserId>)> {
+    fn forget_left(&mut self, address: &str) -> Option<Admission> {
         let at = self.left_documents.iter().position(|(left, ..)| **left == *address)?;
-        self.left_documents.remove(at).map(|(_, grant, user)| (grant, user))
+        self.left_documents.remove(at).map(|(_, admission)| admission)
     }
 
     /// Refuses one document: its client is sent the reason, the session continues.
     fn refuse(&mut self, address: &str, close: Close) -> Result<(), Close> {
         self.session.services.metrics.documents_closed.count(&close);
-        self.session.log_refused(self.name(), split_address(address).0, &close);
-        self.channels.remove(address);
+        self.session.log_refused(self.dialect(), split_address(address).0, &close);
+        if let Some(channel) = self.channels.remove(address) {
+            // Its document notices later; until then it may push more.
+            self.session.outbox.leave(channel.lease().id());
+        }
         self.forget_left(address);
         drop(self.early.take(address));
         self.send(address, &Message::PermissionDenied(&close.reason()));
@@ -381,6 +395,13 @@ impl Hocuspocus {
         self.ping_first();
         self.session.outbox.push_control(message.encode(address).into());
         self.session.outbox.send();
+    }
+}
+
+fn scope_of(grant: Grant) -> Scope {
+    match grant {
+        Grant::Read => Scope::ReadOnly,
+        Grant::ReadWrite => Scope::ReadWrite,
     }
 }
 

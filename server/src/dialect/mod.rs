@@ -10,9 +10,13 @@
 //! native.rs         native: many documents, by number
 //! document_link.rs  one document of a session: scans payloads, then sends them to the document
 //! services.rs       what the handlers need of the server and of their session
+//! access.rs         what a session's decisions on access depend on: its handshake, and grants that may change
+//! grants.rs         grants that may change while the session lives
 //! ```
 
+mod access;
 mod document_link;
+mod grants;
 mod hocuspocus;
 mod native;
 mod services;
@@ -22,11 +26,13 @@ mod ywebsocket;
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
-use syncline_protocol::detect::{Dialect, detect};
+use syncline_protocol::detect::{self, detect};
 use syncline_protocol::hocuspocus::begins_step1;
 use syncline_protocol::native::is_hello;
 
+pub(crate) use self::access::SessionAccess;
 use self::document_link::DocumentLink;
+pub(crate) use self::grants::GrantChange;
 use self::hocuspocus::Hocuspocus;
 pub use self::hocuspocus::HocuspocusEncoder;
 use self::native::Native;
@@ -35,12 +41,13 @@ pub(crate) use self::services::SessionParts;
 pub use self::services::{MessageLimits, Services};
 use self::ywebsocket::YWebsocket;
 pub use self::ywebsocket::YWebsocketEncoder;
+use crate::auth::Dialect;
 use crate::ids::LeaseId;
 
 /// One session of a dialect. What is implemented here is for dialects that have one document and no tokens.
 trait DialectSession {
-    /// The dialect's name in the log.
-    fn name(&self) -> &'static str;
+    /// The session's dialect, for the authorizer and the log.
+    fn dialect(&self) -> Dialect;
 
     /// The document for the log, and the number of open documents: the document addressed by `last`, the message that
     /// ended the session (empty if none did), otherwise the only open one.
@@ -56,6 +63,9 @@ trait DialectSession {
 
     /// Asks the documents of these leases for what the client missed.
     async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close>;
+
+    /// Applies a change of a grant: to one of its documents, or to one that it has left since.
+    fn change_grant(&mut self, change: GrantChange) -> Result<(), Close>;
 
     /// True if a long message with this beginning should be read into memory.
     fn wants(&self, _prefix: &[u8]) -> bool {
@@ -108,15 +118,15 @@ macro_rules! of_session {
 
 impl Handler {
     /// Detects the dialect from the first frame, which the caller passes to [`Handler::frame`] afterwards. `None`: the
-    /// frame is of no dialect, the next one may be. `path` names the document in dialects whose messages do not.
-    pub(crate) async fn start(first_frame: &[u8], session: SessionParts, path: &str) -> Result<Option<Self>, Close> {
+    /// frame is of no dialect, the next one may be.
+    pub(crate) async fn start(first_frame: &[u8], session: SessionParts) -> Result<Option<Self>, Close> {
         if is_hello(first_frame) {
             return Ok(Some(Self::Native(Native::new(session))));
         }
         Ok(match detect(first_frame) {
             None => None,
-            Some(Dialect::YWebsocket) => Some(Self::YWebsocket(YWebsocket::open(first_frame, session, path).await?)),
-            Some(Dialect::Hocuspocus) => Some(Self::Hocuspocus(Box::new(Hocuspocus::new(session)))),
+            Some(detect::Dialect::YWebsocket) => Some(Self::YWebsocket(YWebsocket::open(first_frame, session).await?)),
+            Some(detect::Dialect::Hocuspocus) => Some(Self::Hocuspocus(Box::new(Hocuspocus::new(session)))),
         })
     }
 
@@ -126,8 +136,8 @@ impl Handler {
         prefix.first() == Some(&0) || begins_step1(prefix)
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        of_session!(self, session => session.name())
+    pub(crate) fn dialect(&self) -> Dialect {
+        of_session!(self, session => session.dialect())
     }
 
     pub(crate) fn documents<'a>(&'a self, last: &'a [u8]) -> (Option<&'a str>, usize) {
@@ -144,6 +154,10 @@ impl Handler {
 
     pub(crate) async fn resync(&mut self, behind: &[LeaseId]) -> Result<(), Close> {
         of_session!(self, session => session.resync(behind).await)
+    }
+
+    pub(crate) fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
+        of_session!(self, session => session.change_grant(change))
     }
 
     pub(crate) fn wants(&self, prefix: &[u8]) -> bool {

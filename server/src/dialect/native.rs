@@ -15,8 +15,9 @@ use syncline_protocol::native::{self, Cursor, MessageError, Resume, ToClient, To
 use tracing::debug;
 
 use super::document_link::{DocumentLink, Rights};
+use super::grants::GrantChange;
 use super::{DialectSession, SessionParts, bad_message, documents_of};
-use crate::auth::{AccessRequest, Grant};
+use crate::auth::{Dialect, Grant};
 use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
 use crate::document::event::{Acks, Outcome};
 use crate::document::frame::Message;
@@ -37,8 +38,8 @@ impl Native {
 }
 
 impl DialectSession for Native {
-    fn name(&self) -> &'static str {
-        "native"
+    fn dialect(&self) -> Dialect {
+        Dialect::Native
     }
 
     fn documents<'a>(&'a self, _last: &'a [u8]) -> (Option<&'a str>, usize) {
@@ -129,6 +130,17 @@ impl DialectSession for Native {
         Ok(())
     }
 
+    /// There is no message for another grant: an edit beyond it is refused.
+    fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
+        let changed = self.channels.iter_mut().find(|(_, channel)| channel.is_granted_by(change.id));
+        let Some((&number, channel)) = changed else { return Ok(()) };
+        match change.grant {
+            Ok(grant) => channel.set_grant(grant),
+            Err(reason) => self.close(number, Close::Forbidden(reason.into())),
+        }
+        Ok(())
+    }
+
     fn remove_ended(&mut self, leases: &[LeaseId]) -> Result<(), Close> {
         self.channels.retain(|_, channel| !leases.contains(&channel.lease().id()));
         Ok(())
@@ -159,12 +171,12 @@ impl Native {
         }
         let document =
             DocumentName::parse(document).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
-        let SessionParts { services, outbox, users } = &self.session;
+        let SessionParts { services, outbox, users, .. } = &self.session;
         services.check_document_limit(self.channels.len())?;
-        let request = AccessRequest { document: document.clone(), token: Some(token.to_owned()) };
-        let admission = services.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
-        let read_only = admission.grant == Grant::Read;
-        let rights = Rights::new(admission, users)?;
+        let access = self.session.authorize(&document, Some(token.to_owned()), self.dialect());
+        let admission = access.await.map_err(|reason| Close::Forbidden(reason.into()))?;
+        let rights = Rights::new(admission, &self.session)?;
+        let read_only = rights.grant == Grant::Read;
         let (encoder, documents) = (Box::new(NativeEncoder::new(number)), self.channels.len() + 1);
         users.pause_before_open().await;
         let channel = DocumentLink::open(services, outbox, &document, rights, encoder, documents).await?;
@@ -178,7 +190,7 @@ impl Native {
 
     /// Refuses a document that was not opened.
     fn refuse(&self, channel: native::Channel, document: &str, close: Close) -> Result<(), Close> {
-        self.session.log_refused(self.name(), document, &close);
+        self.session.log_refused(self.dialect(), document, &close);
         self.session.services.metrics.documents_closed.count(&close);
         self.send(&ToClient::Closed { channel, code: close.code(), reason: &close.reason() });
         Ok(())
@@ -188,7 +200,7 @@ impl Native {
     /// ended.
     fn close(&mut self, number: native::Channel, close: Close) {
         if let Some(channel) = self.channels.remove(&number) {
-            self.session.log_refused(self.name(), channel.lease().document().as_str(), &close);
+            self.session.log_refused(self.dialect(), channel.lease().document().as_str(), &close);
             self.session.services.metrics.documents_closed.count(&close);
             let last_frame = ToClient::Closed { channel: number, code: close.code(), reason: &close.reason() };
             // Skipped if the document's task has closed it already, with a more specific reason.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use syncline_protocol::close::Close;
+use syncline_protocol::ids::DocumentName;
 use syncline_protocol::update::ScanLimits;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::auth::Authorize;
+use super::access::SessionAccess;
+use crate::auth::{Access, AccessRequest, Authorize, Dialect};
 use crate::limits::{Gate, SessionUsers};
 use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
@@ -57,11 +59,19 @@ pub(crate) struct SessionParts {
     pub(crate) services: Arc<Services>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) users: Arc<SessionUsers>,
+    pub(crate) access: Arc<SessionAccess>,
 }
 
 impl SessionParts {
+    /// Asks the authorizer whether the session may open a document. `Err` holds the reason why not.
+    pub(super) fn authorize(&self, document: &DocumentName, token: Option<String>, dialect: Dialect) -> Access {
+        let (document, handshake) = (document.clone(), self.access.handshake());
+        self.services.auth.authorize(AccessRequest { document, token, dialect, handshake })
+    }
+
     /// Logs that a document was refused to a session that continues.
-    pub(super) fn log_refused(&self, dialect: &str, document: &str, close: &Close) {
+    pub(super) fn log_refused(&self, dialect: Dialect, document: &str, close: &Close) {
+        let dialect = dialect.name();
         let (address, user, code, reason) = (self.users.address(), self.users.name(), close.code(), &*close.reason());
         match self.services.log_limit.admit(("document refused", code), Instant::now()) {
             Some(not_logged) => info!(%address, dialect, document, user, code, reason, not_logged, "document refused"),

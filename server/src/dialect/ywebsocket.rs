@@ -1,5 +1,7 @@
 //! The y-websocket dialect: one session, one document, named by the path.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
@@ -8,8 +10,9 @@ use syncline_protocol::varint::Reader;
 use syncline_protocol::ywebsocket::{self, Message};
 
 use super::document_link::{DocumentLink, Rights};
+use super::grants::GrantChange;
 use super::{DialectSession, SessionParts, bad_message};
-use crate::auth::AccessRequest;
+use crate::auth::Dialect;
 use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
 use crate::document::event::{Acks, Outcome};
 use crate::document::frame;
@@ -23,17 +26,23 @@ pub(crate) struct YWebsocket {
 
 impl YWebsocket {
     /// Checks the document name and the access rights, then opens the document.
-    pub(super) async fn open(first_frame: &[u8], session: SessionParts, path: &str) -> Result<Self, Close> {
+    pub(super) async fn open(first_frame: &[u8], session: SessionParts) -> Result<Self, Close> {
         // Decoded before the document is opened, so that invalid bytes load no document.
         match Message::read(&mut Reader::new(first_frame)) {
             Err(error) if !error.is_unknown_type() => return Err(bad_message(error)),
             _ => {}
         }
-        let SessionParts { services, outbox, users } = session;
-        let document = DocumentName::parse(path).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
-        let request = AccessRequest { document: document.clone(), token: None };
-        let admission = services.auth.authorize(request).await.map_err(|reason| Close::Forbidden(reason.into()))?;
-        let rights = Rights::new(admission, &users)?;
+        let handshake = session.access.handshake();
+        let document =
+            DocumentName::parse(handshake.path()).map_err(|error| Close::BadDocumentName(error.to_string().into()))?;
+        let token = handshake.parameter("token").map(Cow::into_owned);
+        let access = session.authorize(&document, token, Dialect::YWebsocket);
+        // The session opens no other document.
+        session.access.forget_secrets();
+        drop(handshake);
+        let admission = access.await.map_err(|reason| Close::Forbidden(reason.into()))?;
+        let rights = Rights::new(admission, &session)?;
+        let SessionParts { services, outbox, users, .. } = session;
         users.pause_before_open().await;
         let encoder = Box::new(YWebsocketEncoder);
         Ok(Self { channel: DocumentLink::open(&services, &outbox, &document, rights, encoder, 1).await? })
@@ -41,8 +50,8 @@ impl YWebsocket {
 }
 
 impl DialectSession for YWebsocket {
-    fn name(&self) -> &'static str {
-        "y-websocket"
+    fn dialect(&self) -> Dialect {
+        Dialect::YWebsocket
     }
 
     fn documents<'a>(&'a self, _last: &'a [u8]) -> (Option<&'a str>, usize) {
@@ -73,6 +82,14 @@ impl DialectSession for YWebsocket {
                     break;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The session ends with its grant.
+    fn change_grant(&mut self, change: GrantChange) -> Result<(), Close> {
+        if self.channel.is_granted_by(change.id) {
+            self.channel.set_grant(change.grant.map_err(|reason| Close::Forbidden(reason.into()))?);
         }
         Ok(())
     }

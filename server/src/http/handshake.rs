@@ -4,9 +4,11 @@
 //! that is not a valid upgrade is passed to the HTTP server together with the bytes read so far; it answers
 //! with an explanation.
 
+use std::fmt;
+
 use bytes::Bytes;
 use hyper::header::{CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING};
-use hyper::{HeaderMap, Request, Response};
+use hyper::{HeaderMap, Request, Response, Uri};
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{create_response_with_body, write_response};
@@ -23,22 +25,29 @@ pub enum Head {
     /// The head is incomplete.
     Partial,
     /// A valid upgrade request.
-    Upgrade(Upgrade),
+    Upgrade(Box<Upgrade>),
     /// Anything else: the HTTP server answers it.
     Other,
 }
 
 /// A valid WebSocket upgrade request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Upgrade {
-    /// The raw path without its first slash.
-    pub path: String,
+    /// The requested URL.
+    pub uri: Uri,
     /// The request headers.
     pub headers: HeaderMap,
     /// The encoded response to send to the client.
     pub response: Bytes,
     /// Length of the head; the client's first frame begins after it.
     pub head_bytes: usize,
+}
+
+/// Without the query and the headers, which may hold tokens.
+impl fmt::Debug for Upgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upgrade").field("path", &self.uri.path()).finish_non_exhaustive()
+    }
 }
 
 /// Parses a request head as received so far; `seen` bytes of it were parsed before.
@@ -67,9 +76,8 @@ fn upgrade(request: Request<()>, head_bytes: usize) -> Option<Head> {
     }
     let mut response = Vec::with_capacity(256);
     write_response(&mut response, &answer(&request, || ()).ok()?).ok()?;
-    let path = document_path(&request);
-    let headers = request.into_parts().0.headers;
-    Some(Head::Upgrade(Upgrade { path, headers, response: response.into(), head_bytes }))
+    let (hyper::http::request::Parts { uri, headers, .. }, ()) = request.into_parts();
+    Some(Head::Upgrade(Box::new(Upgrade { uri, headers, response: response.into(), head_bytes })))
 }
 
 /// The response that accepts a WebSocket handshake.
@@ -93,11 +101,11 @@ pub fn is_of_another_version(headers: &HeaderMap) -> bool {
     version.is_some_and(|version| version.as_bytes().trim_ascii() != VERSION.as_bytes())
 }
 
-/// The raw path of a request without its first slash. y-websocket names its document by it.
-pub fn document_path<T>(request: &Request<T>) -> String {
-    let path = request.uri().path();
+/// The raw path of a URL without its first slash and its query. y-websocket names its document by it.
+pub fn document_path(uri: &Uri) -> &str {
+    let path = uri.path();
     // Removes only one slash: a document name may begin with a slash.
-    path.strip_prefix('/').unwrap_or(path).to_owned()
+    path.strip_prefix('/').unwrap_or(path)
 }
 
 #[cfg(test)]
@@ -107,7 +115,7 @@ mod tests {
     const GOOD: &str = "GET //a%2Fb?x=1 HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-    fn upgrade_of(head: &[u8]) -> Upgrade {
+    fn upgrade_of(head: &[u8]) -> Box<Upgrade> {
         let Head::Upgrade(upgrade) = look(head, 0) else { panic!("{}", head.escape_ascii()) };
         upgrade
     }
@@ -116,9 +124,12 @@ mod tests {
     fn valid_upgrade_is_answered_and_bytes_behind_it_are_kept() {
         let with_frames = [GOOD.as_bytes(), b"\x82\x80\0\0\0\0\r\n\r\n"].concat();
         for head in [GOOD.as_bytes(), &with_frames] {
-            let Upgrade { path, headers, response, head_bytes } = upgrade_of(head);
+            let upgrade = upgrade_of(head);
+            let shown = format!("{upgrade:?}");
+            assert!(shown.contains("a%2Fb") && !shown.contains("x=1") && !shown.contains("Host"), "{shown}");
+            let Upgrade { uri, headers, response, head_bytes } = *upgrade;
             assert_eq!((headers.len(), headers.get("Host").unwrap().as_bytes()), (5, &b"x"[..]));
-            assert_eq!((path.as_str(), head_bytes), ("/a%2Fb", GOOD.len()));
+            assert_eq!((document_path(&uri), uri.query(), head_bytes), ("/a%2Fb", Some("x=1"), GOOD.len()));
             let response = String::from_utf8(response.to_vec()).unwrap().to_ascii_lowercase();
             assert!(response.starts_with("http/1.1 101 switching protocols\r\n") && response.ends_with("\r\n\r\n"));
             // The accept value that section 1.3 gives for this key.

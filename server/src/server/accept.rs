@@ -1,44 +1,46 @@
 //! Handles a connection from its first byte until it is a session. The common WebSocket handshake is made here;
-//! hyper handles everything else, so its memory is not held by sessions.
+//! hyper handles everything else, so its memory is not held by sessions. Nothing here names TCP: any [`Stream`] will do.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use futures_util::future::{Either, ready};
+use futures_util::future::{self, Either};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, join};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::Shared;
+use crate::auth::Handshake;
 use crate::http;
 use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
 use crate::http::origin::{AllowedOrigins, ForeignOrigin};
 use crate::ids::{SessionId, UserId};
 use crate::limits::Unfinished;
-use crate::session;
+use crate::session::{self, Stream};
 
 /// How long a client may take to send its request headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Initial buffer size, enough for a typical request head. The buffer grows if needed.
-const TYPICAL_HEAD_BYTES: usize = 1024;
+/// Bytes per read of a request head; a typical head is smaller.
+const HEAD_READ_BYTES: usize = 2048;
 
 /// A socket for hyper: first yields the bytes that were already read.
-type Replayed = Join<Chain<io::Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
+type Replayed<S> = Join<Chain<io::Cursor<Bytes>, ReadHalf<S>>, WriteHalf<S>>;
 
 /// Runs a connection until it has ended or become a session.
-pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+pub(super) async fn run<S: Stream>(mut socket: S, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
     let cut = unfinished.cut();
     let mut read = BytesMut::new();
     let upgrade = tokio::select! {
@@ -47,8 +49,9 @@ pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unf
         () = cut.cancelled() => return debug!(%peer, "cut to make room: the client had not sent a request"),
     };
     match upgrade {
-        Ok(Ok(Some(Upgrade { path, headers, .. }))) => {
-            let session = new_session(path, &headers, peer, Some(unfinished), &shared);
+        Ok(Ok(Some(upgrade))) => {
+            let Upgrade { uri, headers, .. } = *upgrade;
+            let session = new_session(&uri, headers, peer, Some(unfinished), &shared);
             let context = Arc::clone(&shared.context);
             shared.sessions.spawn(session::run(socket, read.freeze(), session, context));
         }
@@ -61,18 +64,14 @@ pub(super) async fn run(mut socket: TcpStream, peer: SocketAddr, unfinished: Unf
 
 /// Makes the WebSocket handshake; `None` if the client sends any other request. Bytes after the handshake, or
 /// of the other request, are left in `read`.
-async fn upgrade(socket: &mut TcpStream, read: &mut BytesMut, origins: &AllowedOrigins) -> io::Result<Option<Upgrade>> {
+async fn upgrade<S: Stream>(
+    socket: &mut S,
+    read: &mut BytesMut,
+    origins: &AllowedOrigins,
+) -> io::Result<Option<Box<Upgrade>>> {
     loop {
-        // Waits for data before a buffer is allocated.
-        socket.readable().await?;
         let seen = read.len();
-        read.reserve(TYPICAL_HEAD_BYTES);
-        match socket.try_read_buf(read) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error),
-        }
+        read_some(socket, read).await?;
         match handshake::look(read, seen) {
             Head::Partial => {}
             Head::Other => return Ok(None),
@@ -88,10 +87,23 @@ async fn upgrade(socket: &mut TcpStream, read: &mut BytesMut, origins: &AllowedO
     }
 }
 
+/// Appends what has arrived to `read`. While it waits, it holds no buffer.
+async fn read_some<S: Stream>(socket: &mut S, read: &mut BytesMut) -> io::Result<()> {
+    poll_fn(|cx| {
+        let mut bytes = [0; HEAD_READ_BYTES];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut *socket).poll_read(cx, &mut buffer))?;
+        read.extend_from_slice(buffer.filled());
+        let is_end = buffer.filled().is_empty();
+        Poll::Ready(if is_end { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+    })
+    .await
+}
+
 /// Identifies the new session of an upgraded connection.
 fn new_session(
-    path: String,
-    headers: &HeaderMap,
+    uri: &Uri,
+    headers: HeaderMap,
     peer: SocketAddr,
     unfinished: Option<Unfinished>,
     shared: &Shared,
@@ -101,9 +113,13 @@ fn new_session(
     let user = user.map(|user| String::from_utf8_lossy(user.as_bytes())).filter(|user| !user.is_empty());
     let user = user.map(|user| UserId::from(&*user));
     shared.context.services.metrics.sessions.inc();
-    let path = shared.path_prefix.strip(&path).to_owned();
+    let path = shared.path_prefix.strip(handshake::document_path(uri));
     debug!(session = %id, path, "session started");
-    session::Peer { id, path, address: peer.ip(), user, unfinished }
+    let mut handshake = Handshake::new(path, peer);
+    if shared.context.services.auth.reads_handshake() {
+        handshake = handshake.with(uri.query().unwrap_or_default(), headers);
+    }
+    session::Peer { id, handshake, user, unfinished }
 }
 
 /// A connection whose requests hyper reads.
@@ -115,16 +131,16 @@ struct HttpConnection {
 }
 
 /// Serves requests other than the common WebSocket handshake.
-async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+async fn serve_http<S: Stream>(socket: S, read: Bytes, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
     let context = Arc::clone(&shared.context);
     let cut = unfinished.cut();
     let connection = HttpConnection { peer, unfinished: Mutex::new(Some(unfinished)), shared };
     let service = service_fn(move |request| match is_upgrade(&request) {
-        true => Either::Left(ready(Ok(upgrade_by_hyper(request, &connection).map(Body::new)))),
+        true => Either::Left(future::ready(Ok(upgrade_by_hyper::<S>(request, &connection).map(Body::new)))),
         false => Either::Right(connection.shared.routes.call(request)),
     });
-    let (reading, writing) = socket.into_split();
-    let replayed: Replayed = join(io::Cursor::new(read).chain(reading), writing);
+    let (reading, writing) = split(socket);
+    let replayed: Replayed<S> = join(io::Cursor::new(read).chain(reading), writing);
     let serve = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -139,7 +155,7 @@ async fn serve_http(socket: TcpStream, read: Bytes, peer: SocketAddr, unfinished
 }
 
 /// Makes a WebSocket handshake that is not the common one, or refuses it with an explanation.
-fn upgrade_by_hyper(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
+fn upgrade_by_hyper<S: Stream>(mut request: Request<Incoming>, connection: &HttpConnection) -> Response<Full<Bytes>> {
     let shared = &connection.shared;
     if handshake::is_of_another_version(request.headers()) {
         let why =
@@ -156,15 +172,14 @@ fn upgrade_by_hyper(mut request: Request<Incoming>, connection: &HttpConnection)
     if let Err(foreign) = shared.allow_origin.check(request.headers()) {
         return refuse_origin(&foreign, connection);
     }
-    let path = handshake::document_path(&request);
     let upgrade = hyper::upgrade::on(&mut request);
     let unfinished = connection.unfinished.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let (peer, headers, shared) = (connection.peer, request.into_parts().0.headers, Arc::clone(shared));
+    let (peer, parts, shared) = (connection.peer, request.into_parts().0, Arc::clone(shared));
     connection.shared.sessions.spawn(async move {
-        let Some((socket, read)) = upgraded(upgrade).await else {
+        let Some((socket, read)) = upgraded::<S>(upgrade).await else {
             return debug!(%peer, "the connection ended during the upgrade");
         };
-        let session = new_session(path, &headers, peer, unfinished, &shared);
+        let session = new_session(&parts.uri, parts.headers, peer, unfinished, &shared);
         session::run(socket, read, session, Arc::clone(&shared.context)).await;
     });
     response
@@ -183,17 +198,21 @@ fn refuse_origin(foreign: &ForeignOrigin, connection: &HttpConnection) -> Respon
 }
 
 /// The socket after an upgrade by hyper, and the bytes that were read but not used by hyper.
-async fn upgraded(upgrade: OnUpgrade) -> Option<(TcpStream, Bytes)> {
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<Replayed>>().ok()?;
+async fn upgraded<S: Stream>(upgrade: OnUpgrade) -> Option<(S, Bytes)> {
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Replayed<S>>>().ok()?;
     let (reading, writing) = parts.io.into_inner().into_inner();
     let (before, reading) = reading.into_inner();
     let at = usize::try_from(before.position()).ok()?;
     let unread = before.into_inner();
     let read = if at < unread.len() { [&parts.read_buf, &unread[at..]].concat().into() } else { parts.read_buf };
-    Some((reading.reunite(writing).ok()?, read))
+    // Both are halves of the same socket: they were split in `serve_http`.
+    Some((reading.unsplit(writing), read))
 }
 
 fn is_upgrade(request: &Request<Incoming>) -> bool {
     let upgrade = request.headers().get(hyper::header::UPGRADE);
     upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
+
+#[cfg(test)]
+mod tests;

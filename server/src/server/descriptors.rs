@@ -44,12 +44,12 @@ impl Descriptors {
         Self { soft_limit: limit - reserved, hard_limit: limit - reserved / 2, is_short: false }
     }
 
-    /// Returns the new socket, or rejects and closes it and returns `None`.
-    pub(super) fn admit(&mut self, socket: TcpStream, gate: &Gate) -> Option<TcpStream> {
+    /// Whether a new socket, of any kind, may be served; if not, the caller rejects it.
+    pub(super) fn admit(&mut self, socket: &impl AsRawFd, gate: &Gate) -> bool {
         let number = u64::try_from(socket.as_raw_fd()).unwrap_or(u64::MAX);
         if number < self.soft_limit {
             self.is_short = false;
-            return Some(socket);
+            return true;
         }
         if !self.is_short {
             self.is_short = true;
@@ -58,17 +58,16 @@ impl Descriptors {
                 "few file descriptors are left: raise the limit (ulimit -n), or lower --max-connections"
             );
         }
-        let has_made_room = gate.cut_oldest();
-        if has_made_room && number < self.hard_limit {
-            return Some(socket);
+        let is_admitted = gate.cut_oldest() && number < self.hard_limit;
+        if !is_admitted {
+            gate.metrics().connections_refused.inc();
         }
-        gate.metrics().connections_refused.inc();
-        reject(socket);
-        None
+        is_admitted
     }
 }
 
-fn reject(socket: TcpStream) {
+/// Answers 503 on a socket that was not admitted, and closes it.
+pub(super) fn reject(socket: TcpStream) {
     // The standard library's socket is non-blocking here: an answer that cannot be sent immediately is not sent.
     let Ok(mut socket) = socket.into_std() else { return };
     // A request that has arrived is read first: closing a socket with unread bytes would discard the answer.

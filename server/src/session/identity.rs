@@ -16,7 +16,7 @@ pub(super) struct SessionIdentity {
 impl SessionIdentity {
     /// `last` is the message that ended the session; empty if none did.
     pub(super) fn of(handler: Option<&Handler>, last: &[u8], users: &SessionUsers) -> Box<Self> {
-        let dialect = handler.map_or("unknown", Handler::name);
+        let dialect = handler.map_or("unknown", |handler| handler.dialect().name());
         let (document, documents) = handler.map_or((None, 0), |handler| handler.documents(last));
         Box::new(Self { dialect, document: document.map(Box::from), documents, user: users.name().map(Box::from) })
     }

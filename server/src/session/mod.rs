@@ -24,7 +24,6 @@ mod timers;
 mod wire;
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
@@ -45,9 +44,9 @@ use self::rate_limit::{RateLimitedSocket, RateLimiter};
 use self::reader::{ReadEnd, Reader};
 pub use self::shutdown::Stop;
 use self::timers::{Liveness, Timers};
-pub use self::wire::{Socket, Wire};
-use crate::auth::Authorize;
-use crate::dialect::{MessageLimits, Services};
+pub use self::wire::{Socket, Stream, Wire};
+use crate::auth::{Authorize, Handshake};
+use crate::dialect::{MessageLimits, Services, SessionAccess};
 use crate::ids::{SessionId, UserId};
 use crate::limits::{Gate, SessionUsers, Unfinished};
 use crate::log_limit::LogLimit;
@@ -140,10 +139,8 @@ impl Context {
 pub struct Peer {
     /// Unique number of the session.
     pub id: SessionId,
-    /// The raw request path without its leading slash.
-    pub path: String,
-    /// The peer's address.
-    pub address: IpAddr,
+    /// The request that began the session.
+    pub handshake: Handshake,
     /// The user, as named by a trusted proxy.
     pub user: Option<UserId>,
     /// Its place among the connections that have not sent a first message.
@@ -162,11 +159,12 @@ pub fn run<S: Socket>(
     let (read, wire) = socket.split();
     let outbox = Outbox::with_wire(context.limits.outbox_bytes, Arc::clone(&context.outboxes), wire);
     let outbox = ConnectedOutbox(Arc::new(outbox));
-    let Peer { id, path, address, user, mut unfinished } = peer;
+    let Peer { id, handshake, user, mut unfinished } = peer;
+    let address = handshake.address().ip();
+    let access = Arc::new(SessionAccess::new(handshake));
     if let Some(unfinished) = &mut unfinished {
         unfinished.cut_by(&outbox);
     }
-    let path = path.into_boxed_str();
     let mut read_already = Box::<[u8]>::from(&read_already[..]);
     let users = SessionUsers::new(&context.services.gate, address);
     let seats = context.services.gate.enter(address).and_then(|seat| Ok((seat, users.admit(user.as_ref())?)));
@@ -189,9 +187,9 @@ pub fn run<S: Socket>(
         let liveness = Liveness::default();
         let timers = pin!(sleep_until(Instant::now()));
         let mut timers = Timers::new(timers, &context, &liveness, &limiter);
-        let mut reader = Reader::new(&context, &outbox, &users, &path, &liveness, &limiter, &mut unfinished);
+        let mut reader = Reader::new(&context, &outbox, &users, &access, &liveness, &limiter, &mut unfinished);
         let ended = drive(&mut reader, &mut frames, &outbox, &mut timers).await;
-        let session = SessionLabel { id, address, path: &path, refused_user: refused_user.as_ref() };
+        let session = SessionLabel { id, access: &access, refused_user: refused_user.as_ref() };
         if let Some(last_frame) = last_frame(&session, ended, &context) {
             Box::pin(close_gracefully(&mut frames, &outbox, last_frame)).await;
         }
@@ -218,8 +216,7 @@ impl Drop for ConnectedOutbox {
 /// Data of a session for its last log line.
 struct SessionLabel<'a> {
     id: SessionId,
-    address: IpAddr,
-    path: &'a str,
+    access: &'a SessionAccess,
     /// The user, if the session was refused because the user has too many connections.
     refused_user: Option<&'a UserId>,
 }
@@ -227,8 +224,10 @@ struct SessionLabel<'a> {
 impl SessionLabel<'_> {
     fn log(&self, close: &Close, identity: &SessionIdentity, context: &Context) {
         let SessionIdentity { dialect, document, documents, user } = identity;
-        let (session, address, code, reason) = (self.id, self.address, close.code(), &*close.reason());
-        let path = if document.is_none() { Some(self.path) } else { None };
+        let (session, code, reason) = (self.id, close.code(), &*close.reason());
+        let handshake = self.access.handshake();
+        let address = handshake.address().ip();
+        let path = if document.is_none() { Some(handshake.path()) } else { None };
         let user = user.as_deref().or(self.refused_user.map(UserId::as_str));
         let (document, documents) = (document.as_deref(), *documents);
         match context.services.log_limit.admit(("session closed", code), Instant::now()) {
@@ -343,9 +342,10 @@ mod tests {
         let gate = Gate::new(Limits::default(), Arc::clone(&metrics));
         let (auth, limits, outboxes) = (Arc::new(OpenToAll), SessionLimits::default(), Budget::new(usize::MAX));
         let context = Context::new(registry, auth, gate, limits, outboxes);
-        let address = IpAddr::from([127, 0, 0, 1]);
-        let peer = Peer { id: SessionId(1), path: "doc".into(), address, user: None, unfinished: None };
-        let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let handshake = Handshake::new("doc", address);
+        let peer = Peer { id: SessionId(1), handshake, user: None, unfinished: None };
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let socket = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let session = run(socket, Bytes::new(), peer, context);
         assert!(size_of_val(&session) <= 1_400, "{}", size_of_val(&session));

@@ -16,7 +16,7 @@ use super::identity::SessionIdentity;
 use super::rate_limit::RateLimiter;
 use super::timers::Liveness;
 use super::{Context, echo};
-use crate::dialect::{Handler, SessionParts};
+use crate::dialect::{GrantChange, Handler, SessionAccess, SessionParts};
 use crate::limits::{SessionUsers, Unfinished};
 use crate::outbox::{Notices, Outbox};
 use crate::websocket::{FrameError, Incoming};
@@ -26,7 +26,7 @@ pub(super) struct Reader<'a> {
     context: &'a Arc<Context>,
     outbox: &'a Arc<Outbox>,
     users: &'a Arc<SessionUsers>,
-    path: &'a str,
+    access: &'a Arc<SessionAccess>,
     liveness: &'a Liveness,
     limiter: &'a RateLimiter,
     /// `Some` until the first message was received.
@@ -56,6 +56,7 @@ impl From<Close> for ReadEnd {
 /// Input of the reader's loop.
 enum Input {
     Notices(Notices),
+    Grant(GrantChange),
     Frame(Result<Incoming, SocketEnd>),
 }
 
@@ -64,12 +65,12 @@ impl<'a> Reader<'a> {
         context: &'a Arc<Context>,
         outbox: &'a Arc<Outbox>,
         users: &'a Arc<SessionUsers>,
-        path: &'a str,
+        access: &'a Arc<SessionAccess>,
         liveness: &'a Liveness,
         limiter: &'a RateLimiter,
         unfinished: &'a mut Option<Unfinished>,
     ) -> Self {
-        Self { context, outbox, users, path, liveness, limiter, unfinished, handler: None, last: Bytes::new() }
+        Self { context, outbox, users, access, liveness, limiter, unfinished, handler: None, last: Bytes::new() }
     }
 
     /// Reads until the client leaves or the session must be closed.
@@ -78,11 +79,16 @@ impl<'a> Reader<'a> {
             let input = poll_fn(|cx| match self.outbox.take_notices() {
                 // Before frames: later frames may be sent by a client that knows of an ended lease.
                 Some(notices) => Poll::Ready(Input::Notices(notices)),
-                None => frames.poll_next(cx).map(Input::Frame),
+                // Before frames: an edit that arrives later needs the new grant.
+                None => match self.access.grants.poll_change(cx) {
+                    Poll::Ready(change) => Poll::Ready(Input::Grant(change)),
+                    Poll::Pending => frames.poll_next(cx).map(Input::Frame),
+                },
             });
             let taken = match input.await {
                 // Boxed: most sessions are idle, and should not hold memory for what they might do.
                 Input::Notices(notices) => Box::pin(self.handle_notices(notices)).await,
+                Input::Grant(change) => self.change_grant(change),
                 Input::Frame(Ok(Incoming::Binary(frame))) => {
                     Box::pin(self.handle_message(frame)).await.map_err(ReadEnd::from)
                 }
@@ -123,6 +129,11 @@ impl<'a> Reader<'a> {
             handler.check_authenticated()?;
         }
         Ok(handler.resync(&notices.behind).await?)
+    }
+
+    fn change_grant(&mut self, change: GrantChange) -> Result<(), ReadEnd> {
+        let Some(handler) = &mut self.handler else { return Ok(()) };
+        Ok(handler.change_grant(change)?)
     }
 
     /// Decides at the beginning of a long message whether it is stored.
@@ -228,8 +239,8 @@ impl<'a> Reader<'a> {
 
     async fn start_dialect(&mut self, first_frame: &[u8]) -> Result<Option<Handler>, Close> {
         let (services, outbox) = (Arc::clone(&self.context.services), Arc::clone(self.outbox));
-        let session = SessionParts { services, outbox, users: Arc::clone(self.users) };
-        let handler = Handler::start(first_frame, session, self.path).await?;
+        let (users, access) = (Arc::clone(self.users), Arc::clone(self.access));
+        let handler = Handler::start(first_frame, SessionParts { services, outbox, users, access }).await?;
         if let Some(handler) = &handler {
             // Set once, because a session begins once.
             self.liveness.heartbeat.set(handler.heartbeat()).ok();

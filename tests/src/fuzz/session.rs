@@ -18,7 +18,7 @@ use syncline_protocol::native::{Proposal, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
 use syncline_replica::HubDocument;
-use syncline_server::auth::OpenToAll;
+use syncline_server::auth::{Handshake, OpenToAll};
 use syncline_server::document::{Compaction, DocumentOptions};
 use syncline_server::ids::{Draw, SessionId};
 use syncline_server::limits::{Gate, RawLimits};
@@ -122,8 +122,8 @@ impl World {
     fn connect(&mut self) -> Client {
         let (socket, server_end) = connection();
         self.sessions += 1;
-        let (id, address) = (SessionId(self.sessions), Ipv4Addr::LOCALHOST.into());
-        let peer = Peer { id, path: "doc".into(), address, user: None, unfinished: None };
+        let handshake = Handshake::new("doc", (Ipv4Addr::LOCALHOST, 0).into());
+        let peer = Peer { id: SessionId(self.sessions), handshake, user: None, unfinished: None };
         let session = session::run(server_end, Bytes::new(), peer, Arc::clone(&self.context));
         Client { socket, session: self.runtime.spawn(session), unread: Vec::new() }
     }

@@ -61,6 +61,7 @@ mod server {
     mod compaction;
     mod crowd;
     mod durability;
+    mod grant_changes;
     mod grants;
     mod growth;
     mod half_open;
@@ -81,5 +82,6 @@ mod server {
     mod saved;
     mod slow_reader;
     mod stopping;
+    mod streams;
     mod user_limits;
 }

@@ -26,7 +26,7 @@ struct UserFromToken;
 impl Authorize for UserFromToken {
     fn authorize(&self, request: AccessRequest) -> Access {
         let user = request.token.as_deref().map(Into::into);
-        Box::pin(std::future::ready(Ok(Admission { grant: Grant::ReadWrite, user })))
+        Box::pin(std::future::ready(Ok(Admission { user, ..Grant::ReadWrite.into() })))
     }
 }
 
