@@ -42,7 +42,7 @@ use syncline_log::{SledStore, StoreError};
         syncline serve --listen 0.0.0.0:8080       listen on every network\n  \
         syncline inspect my-document               list the stored records of a document\n  \
         syncline delete my-document                delete a document for everyone\n  \
-        syncline backup /backups/notes             back up all documents while the server runs\n  \
+        syncline backup /var/backups/notes         back up all documents while the server runs\n  \
         syncline export my-document --format json  print a document as JSON",
     args_conflicts_with_subcommands = true
 )]
