@@ -10,7 +10,7 @@ use syncline_log::backup::{self, Backup, Restored};
 use syncline_log::{SledStore, Store};
 use syncline_protocol::ids::DocumentName;
 
-use super::open_offline;
+use super::{counted, open_offline};
 use super::store_args::{StoreArgs, announce};
 
 /// `syncline restore`.
@@ -53,7 +53,7 @@ pub fn restore(args: &RestoreArgs, out: &mut impl Write) -> anyhow::Result<()> {
 fn restore_all(backup: &Backup, data: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let Restored { documents, deleted, damaged, unreadable } = backup::restore_all(backup, data)?;
     announce(data, "", out)?;
-    writeln!(out, "restored {documents} documents, {deleted} of them deleted")?;
+    writeln!(out, "restored {}, {deleted} of them deleted", counted(documents, "document"))?;
     for (document, why) in &damaged {
         writeln!(out, "damaged in the store when the backup was taken: {document:?}: {why}")?;
     }
@@ -62,12 +62,12 @@ fn restore_all(backup: &Backup, data: &Path, out: &mut impl Write) -> anyhow::Re
     }
     let mut problems = Vec::new();
     if !unreadable.is_empty() {
-        problems.push(format!("{} documents are damaged in the backup and were not restored", unreadable.len()));
+        problems.push(format!("{} damaged in the backup and not restored", counted(unreadable.len(), "document")));
     }
     if !damaged.is_empty() {
         problems.push(format!(
-            "{} documents were damaged when the backup was taken, and are missing or older",
-            damaged.len()
+            "{} damaged when the backup was taken, and missing or older",
+            counted(damaged.len(), "document")
         ));
     }
     if problems.is_empty() { Ok(()) } else { bail!("{}; they are listed above", problems.join(", ")) }
