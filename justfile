@@ -8,7 +8,9 @@ run *arguments:
 test:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    SYNCLINE_FUZZ_SECONDS=2 SYNCLINE_PLANS=500 cargo nextest run --workspace --locked --status-level fail
+    export SYNCLINE_FUZZ_SECONDS=2 SYNCLINE_PLANS=500; \
+    if command -v cargo-nextest >/dev/null; then cargo nextest run --workspace --locked --status-level fail; \
+    else cargo test --workspace --locked --quiet; fi
 
 # Everything that continuous integration runs
 test-all:
@@ -20,8 +22,8 @@ bench:
 
 # The fuzz targets, for two minutes
 fuzz seconds="120":
-    SYNCLINE_FUZZ_SECONDS={{seconds}} cargo nextest run --workspace --locked -E 'test(fuzz_targets_pass_with_real_and_mutated_inputs)'
+    SYNCLINE_FUZZ_SECONDS={{seconds}} cargo test -p syncline-tests --locked --test it formats::fuzz
 
-# Advisories, licences and sources of all dependencies
+# Advisories, licences and sources of all dependencies (needs cargo-deny)
 deny:
     cargo deny check

@@ -3,6 +3,8 @@
 //! With a server running: `cargo run -p syncline-client --example field_technician -- [ws://127.0.0.1:1234]`
 #![allow(clippy::print_stdout, reason = "prints what it does")]
 
+mod common;
+
 use std::error::Error;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         Device::open(DeviceConfig { author: author.to_owned(), ..DeviceConfig::new(directory, url) })
     };
     let (desk, van) = (open("office").await?, open("Tom").await?);
+    common::hint_if_unreachable(&desk, url);
     let name = format!("job-{}", desk.id());
     let (office, tom) = (desk.document(&name).await?, van.document(&name).await?);
     let (mut at_office, mut at_tom) = (office.events(), tom.events());

@@ -3,6 +3,8 @@
 //! With a server running: `cargo run -p syncline-client --example like_counter -- [ws://127.0.0.1:1234]`
 #![allow(clippy::print_stdout, reason = "prints what it does")]
 
+mod common;
+
 use std::error::Error;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let home = tempfile::tempdir()?;
     let open = |name_of_user: &str| Device::open(DeviceConfig::new(home.path().join(name_of_user), url));
     let devices = [open("ana").await?, open("ben").await?, open("eve").await?];
+    common::hint_if_unreachable(&devices[0], url);
     let name = format!("post-{}", devices[0].id());
     let mut posts = Vec::new();
     for device in &devices {

@@ -3,6 +3,8 @@
 //! With a server running: `cargo run -p syncline-client --example profile_bio -- [ws://127.0.0.1:1234]`
 #![allow(clippy::print_stdout, reason = "prints what it does")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use syncline_client::{Device, DeviceConfig};
 pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let home = tempfile::tempdir()?;
     let phone = Device::open(DeviceConfig::new(home.path().join("phone"), url)).await?;
+    common::hint_if_unreachable(&phone, url);
     let laptop = Device::open(DeviceConfig::new(home.path().join("laptop"), url)).await?;
     let name = format!("profile-{}", phone.id());
     let (on_phone, on_laptop) = (phone.document(&name).await?, laptop.document(&name).await?);

@@ -3,6 +3,8 @@
 //! With a server running: `cargo run -p syncline-client --example shopping_list -- [ws://127.0.0.1:1234]`
 #![allow(clippy::print_stdout, reason = "prints what it does")]
 
+mod common;
+
 use std::error::Error;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use syncline_client::{Device, DeviceConfig, Document, EditError};
 pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
     let home = tempfile::tempdir()?;
     let phone = Device::open(DeviceConfig::new(home.path().join("phone"), url)).await?;
+    common::hint_if_unreachable(&phone, url);
     let tablet = Device::open(DeviceConfig::new(home.path().join("tablet"), url)).await?;
     let name = format!("shopping-{}", phone.id());
     let (ana, ben) = (phone.document(&name).await?, tablet.document(&name).await?);

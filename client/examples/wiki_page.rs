@@ -3,6 +3,8 @@
 //! With a server running: `cargo run -p syncline-client --example wiki_page -- [ws://127.0.0.1:1234]`
 #![allow(clippy::print_stdout, reason = "prints what it does")]
 
+mod common;
+
 use std::error::Error;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         Device::open(DeviceConfig { author: author.to_owned(), ..DeviceConfig::new(directory, url) })
     };
     let (laptop, phone) = (open("Ana").await?, open("Ben").await?);
+    common::hint_if_unreachable(&laptop, url);
     let name = format!("page-{}", laptop.id());
     let (ana, ben) = (laptop.document(&name).await?, phone.document(&name).await?);
 

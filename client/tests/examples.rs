@@ -4,24 +4,52 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::env::consts::EXE_SUFFIX;
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use syncline_log::memory::MemoryStore;
 use syncline_tests::live;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-/// Runs an example, which cargo builds with the tests of this crate, unless it is asked for this test alone.
-async fn holds(example: &str) {
-    let server = live::start(Arc::new(MemoryStore::default())).await;
+/// An example, which cargo builds with the tests of this crate, unless it is asked for this test alone.
+fn program(example: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().with_file_name("examples").join(format!("{example}{EXE_SUFFIX}"));
     assert!(program.exists(), "{} is not built: run `cargo build -p syncline-client --examples`", program.display());
-    let mut story = Command::new(program);
+    program
+}
+
+/// Runs an example against a server.
+async fn holds(example: &str) {
+    let server = live::start(Arc::new(MemoryStore::default())).await;
+    let mut story = Command::new(program(example));
     story.arg(format!("ws://{}", server.address())).kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(20), story.output()).await.expect("the story ends").unwrap();
     assert!(output.status.success(), "{example}: {}", String::from_utf8_lossy(&output.stderr));
     server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn example_without_server_prints_a_hint() {
+    // A port that was just free.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut story = Command::new(program("shopping_list"));
+    story.arg(format!("ws://127.0.0.1:{port}")).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut story = story.spawn().unwrap();
+    let mut lines = BufReader::new(story.stdout.take().unwrap()).lines();
+    let hint = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.starts_with(&format!("no server at ws://127.0.0.1:{port} (")) {
+                return line;
+            }
+        }
+        panic!("the example ends without a hint");
+    };
+    let hint = tokio::time::timeout(Duration::from_secs(20), hint).await.expect("the hint comes before the timeout");
+    assert!(hint.ends_with("; edits are stored on this device and sent when it returns"), "{hint}");
 }
 
 #[tokio::test]

@@ -52,6 +52,7 @@ mod batch_counter;
 mod blob_sync;
 pub mod check;
 mod commit_delay;
+mod engine_error;
 pub mod failpoint;
 #[doc(hidden)]
 pub mod fuzzing;

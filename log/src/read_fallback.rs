@@ -58,8 +58,9 @@ mod tests {
     use bytes::Bytes;
     use syncline_protocol::ids::{Epoch, Seq};
 
+    use super::super::engine_error::failed;
     use super::super::layout::{Part, PartKind, head_key, part_key};
-    use super::super::sled::{SledStore, failed};
+    use super::super::sled::SledStore;
     use super::super::store::{Record, Store, Write};
     use super::*;
 

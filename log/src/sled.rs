@@ -19,7 +19,6 @@
 //! - Only sled's flusher thread reclaims space: without it the file grows forever.
 //! - sled panics on many kinds of damage, so every call into it catches panics.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
@@ -36,6 +35,7 @@ use tracing::{info, warn};
 
 use super::batch_counter::{Tally, find_contradiction};
 use super::blob_sync::Blobs;
+use super::engine_error::{DAMAGED, explain, explain_panic, failed};
 use super::failpoint::Point;
 use super::layout::{FORMAT, META_KEY, Meta, seal, unseal};
 use super::read_fallback::ReadFallback;
@@ -368,38 +368,23 @@ fn open_engine(dir: &Path, engine_dir: &Path, clean_every_ms: Option<u64>, has_i
     loop {
         let what = match catch_unwind(AssertUnwindSafe(|| config.open())) {
             Ok(Ok(db)) => return Ok(db),
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => format!("its files are damaged ({})", panic_message(panic.as_ref())),
+            Ok(Err(error)) if error.to_string().contains("could not acquire lock") && tries > 0 => {
+                tries -= 1;
+                thread::sleep(ENGINE_LOCK_PAUSE);
+                continue;
+            }
+            Ok(Err(error)) => explain(&error),
+            Err(panic) => format!("{DAMAGED} ({})", explain_panic(panic.as_ref())),
         };
-        if what.contains("could not acquire lock") && tries > 0 {
-            tries -= 1;
-            thread::sleep(ENGINE_LOCK_PAUSE);
-            continue;
-        }
         let hint = if what.contains(NO_SPACE) { FREE_SPACE } else { hint };
         return Err(open_error(dir, format!("{what}. {hint}")));
     }
 }
 
-/// Converts sled's error.
-pub(super) fn failed(error: sled::Error) -> StoreError {
-    StoreError::Io(error.to_string())
-}
-
 /// Runs `work` and returns a panic as an error.
 fn catch_panic<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(StoreError::Io(format!("the engine panicked on damage or a bug: {}", panic_message(panic.as_ref()))))
-    })
-}
-
-/// The message of a panic.
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(message), _) => message,
-        (_, Some(message)) => message,
-        _ => "no message",
-    }
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(StoreError::Io(format!("the engine stopped: {}", explain_panic(panic.as_ref())))))
 }
 
 #[cfg(test)]

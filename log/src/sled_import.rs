@@ -5,8 +5,9 @@ use std::sync::PoisonError;
 use sled::Batch;
 use syncline_protocol::ids::DocumentName;
 
+use super::engine_error::failed;
 use super::layout::{Head, META_KEY, head_key, name_key, seal, sum_of};
-use super::sled::{SledStore, failed};
+use super::sled::SledStore;
 use super::store::StoreError;
 
 /// The approximate size limit of one batch.

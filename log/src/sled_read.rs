@@ -10,11 +10,12 @@ use sled::IVec;
 use syncline_protocol::ids::{DocumentName, Seq};
 use tracing::warn;
 
+use super::engine_error::{DAMAGED, explain_panic, failed};
 use super::layout::{
     CHUNK_BYTES, HEADS, Head, Meta, NAMES, Part, PartKind, chain, decode_entry, entry_chunks, head_key, id_of, part_of,
     parts_prefix, sum_of, sweep_key, unseal,
 };
-use super::sled::{Engine, failed, panic_message};
+use super::sled::Engine;
 use super::store::{Mark, Record, Snapshot, StoreError, Stored};
 use super::store_lock::{REPAIR_HINT, open_error};
 
@@ -22,8 +23,6 @@ use super::store_lock::{REPAIR_HINT, open_error};
 const READ_TRIES: u32 = 64;
 /// The most that is reserved for a snapshot before it is read. The buffer of a larger one grows.
 const MAX_RESERVED_BYTES: u64 = 64 << 20;
-/// The prefix of sled's message for damage. sled has no error variant that distinguishes it from a disk error.
-const CORRUPTION: &str = "Read corrupted data";
 
 /// The result of [`Engine::census`].
 pub(super) struct Census {
@@ -79,9 +78,9 @@ impl Engine {
     pub fn load_guarded(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let unreadable = |what: &str| damaged(document, Seq(1), &format!("the engine cannot read it: {what}"));
         catch_unwind(AssertUnwindSafe(|| self.load(document)))
-            .unwrap_or_else(|panic| Err(unreadable(panic_message(panic.as_ref()))))
+            .unwrap_or_else(|panic| Err(unreadable(&explain_panic(panic.as_ref()))))
             .map_err(|error| match error {
-                StoreError::Io(what) if what.starts_with(CORRUPTION) => unreadable(&what),
+                StoreError::Io(what) if what == DAMAGED => unreadable(&what),
                 other => other,
             })
     }

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 
+use super::engine_error::failed;
 use super::layout::{Part, PartKind, decode_entry, name_key, part_of, parts_prefix, unseal};
-use super::sled::{Engine, failed};
+use super::sled::Engine;
 use super::sled_write::name_in;
 use super::store::{Record, Salvaged, Snapshot, StoreError, Stored};
 

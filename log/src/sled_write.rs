@@ -15,12 +15,13 @@ use sled::{Batch, IVec};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use tracing::info;
 
+use super::engine_error::failed;
 use super::failpoint::Point;
 use super::layout::{
     CHUNK_BYTES, Head, META_KEY, Meta, NAMES, Part, PartKind, SWEEPS, chain, encode_entry, head_key, id_of, name_key,
     part_key, part_of, parts_prefix, seal, sum_of, sweep_key, unseal,
 };
-use super::sled::{Engine, Writer, failed};
+use super::sled::{Engine, Writer};
 use super::sled_read::{chunks_for, damaged, entry_records};
 use super::store::{Record, Snapshot, StoreError, Write};
 

@@ -15,9 +15,9 @@ use tokio::task;
 use tracing::{error, warn};
 
 use super::commit_delay::{CommitPacing, CommitStart};
+use super::engine_error::panic_message;
 use super::handle::{Command, Document, Shared};
 use super::notifier::Reporter;
-use super::sled::panic_message;
 use super::store::{StoreError, Write};
 
 const NAME: &str = "syncline-log";

@@ -31,7 +31,7 @@ pub enum Close {
         /// The limit in force, in bytes.
         limit_bytes: usize,
     },
-    /// The client did not read from its socket for too long (4508).
+    /// The client reads its data too slowly, or not at all (4508).
     TooSlow,
     /// A limit is reached, and there may be room later (4529).
     TooMany(Cow<'static, str>),
@@ -102,7 +102,7 @@ impl Close {
                 "the server cannot write to its disk; your unsaved edits stay in the client and are sent again later"
                     .into()
             }
-            Close::TooSlow => "this client read no data for too long; please reconnect".into(),
+            Close::TooSlow => "this client reads its data too slowly; please reconnect".into(),
         };
         truncate(text)
     }

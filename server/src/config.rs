@@ -51,7 +51,8 @@ pub struct RawConfig {
     /// Address and port to listen on [default: 127.0.0.1:1234]
     ///
     /// An IP address or localhost. `:8080` means 127.0.0.1:8080, reachable from this machine only; 0.0.0.0:8080
-    /// listens on every network.
+    /// listens on every network. There is no access control: anyone who can reach the address can read and write all
+    /// documents.
     #[arg(long, env = "SYNCLINE_LISTEN", value_name = "ADDRESS:PORT", value_parser = address::parse)]
     #[serde(default, deserialize_with = "address::deserialize")]
     pub listen: Option<SocketAddr>,

@@ -284,7 +284,7 @@ describe('a backup', () => {
     assert.equal(code, 1)
     assert.match(stdout, /restored 3 documents/)
     assert.match(stdout, /not restored: .*r000001-000\.pack is damaged: document "two"/)
-    assert.match(oneLine(stderr), /1 documents are damaged in the backup and were not restored/)
+    assert.match(oneLine(stderr), /1 document damaged in the backup and not restored/)
     for (const name of ['one', 'three', 'four']) {
       const shown = await runBinary(['export', name, '--format', 'json', '--data', restored])
       assert.deepEqual(JSON.parse(shown.stdout), { text: { $text: `the text of ${name}` } })

@@ -9,8 +9,9 @@ use syncline_protocol::ids::DocumentName;
 use tracing::{info, warn};
 
 use super::{Slice, name_in};
+use crate::engine_error::failed;
 use crate::layout::{HEADS, NAMES, head_key, id_of, name_key, seal, sum_of, unseal};
-use crate::sled::{Engine, Writer, failed};
+use crate::sled::{Engine, Writer};
 use crate::store::StoreError;
 
 /// Conflicting pairs that are logged one by one; further pairs are only counted.

@@ -28,7 +28,7 @@ impl AdminSocket {
     /// The socket is created in a directory of mode 0700 and moved once its own mode is set: it is never
     /// accessible to others.
     ///
-    /// Errors: I/O errors; a path over about 100 bytes is too long for a socket.
+    /// Errors: I/O errors. [`io::ErrorKind::InvalidInput`]: the path is too long for a socket (over 107 bytes on Linux).
     pub fn bind(data_dir: &Path) -> io::Result<Self> {
         let (making, path) = (data_dir.join(MAKING_DIR), data_dir.join(SOCKET_FILE));
         ignore_missing(fs::remove_dir_all(&making))?;
@@ -42,7 +42,10 @@ impl AdminSocket {
             Ok(Self { listener, owner, path: path.clone() })
         });
         ignore_missing(fs::remove_dir_all(&making))?;
-        bound
+        bound.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => io::Error::new(error.kind(), too_long(&made)),
+            _ => error,
+        })
     }
 
     /// The next connection of the socket's owner or of root. The socket's mode already excludes others; a second check
@@ -63,6 +66,14 @@ impl Drop for AdminSocket {
         // A socket that stays behind does no harm: connecting fails, and the next start replaces it.
         fs::remove_file(&self.path).ok();
     }
+}
+
+fn too_long(path: &Path) -> String {
+    let bytes = path.as_os_str().len();
+    format!(
+        "{} has {bytes} bytes, more than a system allows for a socket; choose a data directory with a shorter path",
+        path.display()
+    )
 }
 
 /// Treats a missing file as removed.
@@ -91,6 +102,7 @@ mod tests {
         assert!(!dir.path().join(SOCKET_FILE).exists());
         let long = dir.path().join("x".repeat(120));
         fs::create_dir(&long).unwrap();
-        assert!(AdminSocket::bind(&long).is_err());
+        let error = AdminSocket::bind(&long).unwrap_err().to_string();
+        assert!(error.contains("more than a system allows for a socket"), "{error}");
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context, bail};
 use syncline_log::backup::{self, Backup, Cancel, Pace};
 
-use super::StoreArgs;
 use super::target::Target;
+use super::{StoreArgs, counted};
 use crate::http::operator::backups::BackupSummary;
 
 /// `syncline backup`.
@@ -51,7 +51,8 @@ pub fn backup(args: &BackupArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "backed up {documents} documents to {}: {written} had changed, {bytes} bytes written",
+        "backed up {} to {}: {written} had changed, {bytes} bytes written",
+        counted(documents, "document"),
         dir.display()
     )?;
     for (document, why) in &damaged {
@@ -59,8 +60,8 @@ pub fn backup(args: &BackupArgs, out: &mut impl Write) -> anyhow::Result<()> {
     }
     if !damaged.is_empty() {
         bail!(
-            "{} documents are damaged in the store and listed above; the backup keeps their versions from earlier backups, if any",
-            damaged.len()
+            "{} damaged in the store and listed above; the backup keeps versions from earlier backups, if any",
+            counted(damaged.len(), "document")
         );
     }
     Ok(())
@@ -86,7 +87,8 @@ fn verify(dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         }
     }
     if !errors.is_empty() {
-        bail!("{} of {} documents cannot be restored", errors.len(), backup.documents().len());
+        bail!("{} cannot be restored, of {}", counted(errors.len(), "document"), backup.documents().len());
     }
-    writeln!(out, "{} documents verified", backup.documents().len()).context("cannot write to standard output")
+    writeln!(out, "{} verified", counted(backup.documents().len(), "document"))
+        .context("cannot write to standard output")
 }

@@ -14,7 +14,6 @@ use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{self, Writer};
 
@@ -38,7 +37,7 @@ pub fn start(format: LogFormat) {
     let lines = tracing_subscriber::fmt().with_env_filter(filter);
     match format {
         LogFormat::Text => {
-            let fields = format::debug_fn(write_field).delimited(" ");
+            let fields = format::debug_fn(write_field);
             lines.with_writer(stderr).with_ansi(stderr().is_terminal()).fmt_fields(fields).init();
         }
         LogFormat::Json => {
@@ -105,11 +104,17 @@ fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(text).map_err(|error| error.to_string())
 }
 
+/// Writes the message, or a field after a space.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    // Module and source file of a line of the crate `log` (sled's): its target is already in the line.
+    if field.name().starts_with("log.") {
+        return Ok(());
+    }
     let text = format!("{value:?}");
     if field.name() == "message" {
         return writer.write_str(&escape(&text));
     }
+    writer.write_char(' ')?;
     if writer.has_ansi_escapes() {
         write!(writer, "\u{1b}[3m{}\u{1b}[0m\u{1b}[2m=\u{1b}[0m", field.name())?;
     } else {
@@ -218,7 +223,7 @@ mod tests {
     fn logged(log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let fields = format::debug_fn(write_field).delimited(" ");
+        let fields = format::debug_fn(write_field);
         let subscriber = tracing_subscriber::fmt()
             .with_writer(move || writer.clone())
             .with_ansi(false)
@@ -245,6 +250,12 @@ mod tests {
         let line = logged(|| info!("got {hostile}"));
         assert_eq!(line.lines().count(), 1);
         assert!(!line.contains(['\u{202e}', '\u{2028}', '\u{1b}']), "{line}");
+    }
+
+    #[test]
+    fn line_of_a_library_has_no_source_path() {
+        let line = logged(|| info!("log.module_path" = "a::b", "log.line" = 7, documents = 2, "got it"));
+        assert_eq!(line, " INFO got it documents=2\n");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod store_args;
 mod target;
 pub mod verify;
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf, absolute};
 
@@ -39,10 +40,10 @@ use syncline_log::{SledStore, StoreError};
     after_help = "Every option can also be set by an environment variable (SYNCLINE_LISTEN, SYNCLINE_DATA, …) or in \
         syncline.toml (listen = \"0.0.0.0:1234\"; limits in the table [limits]).\n\nExamples:\n  \
         syncline                                   serve ./data on 127.0.0.1:1234\n  \
-        syncline serve --listen 0.0.0.0:8080       listen on every network\n  \
+        syncline serve --listen 0.0.0.0:8080       listen on every network, without access control\n  \
         syncline inspect my-document               list the stored records of a document\n  \
         syncline delete my-document                delete a document for everyone\n  \
-        syncline backup /backups/notes             back up all documents while the server runs\n  \
+        syncline backup /var/backups/notes         back up all documents while the server runs\n  \
         syncline export my-document --format json  print a document as JSON",
     args_conflicts_with_subcommands = true
 )]
@@ -126,6 +127,12 @@ fn join_causes(text: String, cause: String) -> String {
     }
 }
 
+/// A number and its noun, which gets an s unless the number is 1.
+fn counted<N: Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let ending = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
 /// The document named by a command line argument. `exact`: without decoding or normalizing the name.
 pub fn document_name(name: &str, exact: bool) -> Result<DocumentName, NameError> {
     if exact { DocumentName::exact(name) } else { DocumentName::parse(name) }
@@ -154,6 +161,11 @@ fn explain(error: StoreError) -> anyhow::Error {
 mod tests {
     use super::*;
     use anyhow::{Context, anyhow};
+
+    #[test]
+    fn noun_has_no_s_after_one() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "record")), ["0 records", "1 record", "2 records"]);
+    }
 
     #[test]
     fn error_text_repeats_no_cause() {

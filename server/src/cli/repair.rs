@@ -19,12 +19,13 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::update::{ScanLimits, scan_update};
 
 use super::verify::join_losses;
-use super::{announce, explain};
+use super::{announce, counted, explain};
 
 /// Rebuilds the store in `data_dir` if anything in it is damaged, and prints what was lost.
 ///
-/// Errors: the store is in use or does not exist, the disk has no room for a copy, or writing to `out` failed.
-/// Until the last step the directory is unchanged.
+/// Errors: the store is in use or does not exist, the disk has no room for a copy, or writing to `out` failed; the
+/// directory is unchanged until the last step. Also an error, with the repaired store in place: nothing of a document
+/// can be read.
 pub fn repair(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let survey = Survey::of(data_dir).map_err(explain)?;
     announce(data_dir, "", out)?;
@@ -65,8 +66,8 @@ fn rebuild(
     if new.exists() {
         bail!("{} already exists; remove or move it first", new.display());
     }
-    let kept = fill(survey, &new, damaged_names, out);
-    let kept = kept.with_context(|| {
+    let filled = fill(survey, &new, damaged_names, out);
+    let (kept, lost) = filled.with_context(|| {
         format!("repair failed; {} is unchanged, and {} can be removed", data_dir.display(), new.display())
     })?;
     let aside = beside(data_dir, &format!("damaged-{}", seconds()));
@@ -78,14 +79,17 @@ fn rebuild(
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         File::open(parent)?.sync_all()?;
     }
-    writeln!(out, "{kept} documents kept; the damaged store was moved to {}", aside.display())?;
+    writeln!(out, "{} kept; the damaged store was moved to {}", counted(kept, "document"), aside.display())?;
+    if lost > 0 {
+        bail!("the repaired store is in place, without {}: see LOST above", counted(lost, "document"));
+    }
     Ok(())
 }
 
-/// Builds the new store. Returns the number of its documents.
-fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Write) -> anyhow::Result<usize> {
+/// Builds the new store. Returns the number of its documents, and of those of which nothing can be read.
+fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Write) -> anyhow::Result<(usize, usize)> {
     let store = SledStore::open(new)?;
-    let mut kept = 0;
+    let (mut kept, mut lost_documents) = (0, 0);
     for name in survey.documents().filter(|name| !damaged.contains(name)) {
         survey.copy(name, &store)?;
         kept += 1;
@@ -96,17 +100,18 @@ fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Wr
         let (updates, refused) = valid_updates(updates);
         if updates.is_empty() {
             writeln!(out, "LOST: document {name:?}: nothing of it can be read")?;
+            lost_documents += 1;
             continue;
         }
-        let count = updates.len();
+        let count = counted(updates.len(), "update");
         append_updates(&store, name, updates)?;
         kept += 1;
-        let refused = if refused > 0 { format!(", {refused} updates that cannot be applied") } else { String::new() };
-        writeln!(
-            out,
-            "document {name:?}: {count} updates kept, with a new epoch. Lost: {}{refused}",
-            join_losses(&lost)
-        )?;
+        let refused = if refused > 0 {
+            format!(", {} that cannot be applied", counted(refused, "update"))
+        } else {
+            String::new()
+        };
+        writeln!(out, "document {name:?}: {count} kept, with a new epoch. Lost: {}{refused}", join_losses(&lost))?;
     }
     store.close().context("the repaired store did not close cleanly")?;
     let store = SledStore::open_existing(new)?;
@@ -114,7 +119,7 @@ fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Wr
         store.load(&name).with_context(|| "the repaired store cannot be read back")?;
     }
     store.close()?;
-    Ok(kept)
+    Ok((kept, lost_documents))
 }
 
 fn append_updates(store: &SledStore, name: &DocumentName, updates: Vec<Bytes>) -> Result<(), StoreError> {

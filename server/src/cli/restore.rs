@@ -10,17 +10,19 @@ use syncline_log::backup::{self, Backup, Restored};
 use syncline_log::{SledStore, Store};
 use syncline_protocol::ids::DocumentName;
 
-use super::open_offline;
 use super::store_args::{StoreArgs, announce};
+use super::{counted, open_offline};
 
 /// `syncline restore`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("data", |arg| arg.help("Directory to restore into; must be given, here or as `data` in the file")))]
 pub struct RestoreArgs {
     /// Directory of the backup
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
 
-    /// The target: a directory that is empty or does not exist; with --document also the store of a stopped server.
+    /// The target: a directory that is empty or does not exist; with --document also the store of a stopped server. It
+    /// has no default: a restore into ./data by mistake would hide it.
     #[command(flatten)]
     pub store: StoreArgs,
 
@@ -53,7 +55,7 @@ pub fn restore(args: &RestoreArgs, out: &mut impl Write) -> anyhow::Result<()> {
 fn restore_all(backup: &Backup, data: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let Restored { documents, deleted, damaged, unreadable } = backup::restore_all(backup, data)?;
     announce(data, "", out)?;
-    writeln!(out, "restored {documents} documents, {deleted} of them deleted")?;
+    writeln!(out, "restored {}, {deleted} of them deleted", counted(documents, "document"))?;
     for (document, why) in &damaged {
         writeln!(out, "damaged in the store when the backup was taken: {document:?}: {why}")?;
     }
@@ -62,12 +64,12 @@ fn restore_all(backup: &Backup, data: &Path, out: &mut impl Write) -> anyhow::Re
     }
     let mut problems = Vec::new();
     if !unreadable.is_empty() {
-        problems.push(format!("{} documents are damaged in the backup and were not restored", unreadable.len()));
+        problems.push(format!("{} damaged in the backup and not restored", counted(unreadable.len(), "document")));
     }
     if !damaged.is_empty() {
         problems.push(format!(
-            "{} documents were damaged when the backup was taken, and are missing or older",
-            damaged.len()
+            "{} damaged when the backup was taken, and missing or older",
+            counted(damaged.len(), "document")
         ));
     }
     if problems.is_empty() { Ok(()) } else { bail!("{}; they are listed above", problems.join(", ")) }
@@ -103,5 +105,22 @@ fn is_vacant(dir: &Path) -> bool {
     match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn help_of_restore_names_no_default_for_data() {
+        let mut cli = Cli::command();
+        let help_of =
+            |cli: &mut clap::Command, command| cli.find_subcommand_mut(command).unwrap().render_long_help().to_string();
+        assert!(help_of(&mut cli, "export").contains("else ./data"));
+        let help = help_of(&mut cli, "restore");
+        assert!(help.contains("must be given") && !help.contains("./data"), "{help}");
     }
 }

@@ -43,9 +43,8 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     };
     let store = SledStore::open_checked(&config.data)?;
     let server = Server::start(listener, config, Arc::new(store), Arc::new(OpenToAll));
-    if let Some(listener) = metrics {
-        server.serve_metrics(listener);
-    }
+    let metrics = metrics.map(|listener| server.serve_metrics(listener));
+    warn_if_public(server.address());
     match AdminSocket::bind(&config.data) {
         Ok(socket) => server.serve_admin(socket),
         Err(error) => {
@@ -54,7 +53,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         }
     }
     let mut signals = StopSignals::register().context("cannot install signal handlers")?;
-    announce_ready(&server, config)?;
+    announce_ready(server.address(), metrics, config)?;
     let signal = signals.first().await;
     tracing::info!(
         signal,
@@ -73,21 +72,64 @@ async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<Listener> 
     })
 }
 
-/// Announces that the server is ready, to a person or a script that waits for it.
-fn announce_ready(server: &Server, config: &Config) -> std::io::Result<()> {
-    let address = server.address();
+/// Warns that an address that other machines may reach has no access control.
+fn warn_if_public(address: SocketAddr) {
+    if !address.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            %address,
+            "no access control: anyone who can reach this address can read and write all documents; \
+             listen on 127.0.0.1 behind a proxy that checks access (docs/operating.md, \"Proxy and TLS\")"
+        );
+    }
+}
+
+/// Announces that the server is ready, to a person or a script that waits for it. `metrics`: the bound address of
+/// `/metrics`.
+fn announce_ready(address: SocketAddr, metrics: Option<SocketAddr>, config: &Config) -> std::io::Result<()> {
     let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
-    let data = data.display();
-    let prefix = &config.path_prefix;
     let message = format!("Syncline {} is ready", env!("CARGO_PKG_VERSION"));
-    let text = format!(
-        "  editors connect to  ws://{address}{prefix}\n  try it out at       http://{address}{prefix}/\n  \
+    let (text, fields) = ready(address, metrics, &config.path_prefix.to_string(), &data.display().to_string());
+    logging::announce(config.log_format, &message, &text, &fields)
+}
+
+/// Where everything is: as text for people, and as fields for programs, which get the addresses as they are bound.
+fn ready(address: SocketAddr, metrics: Option<SocketAddr>, prefix: &str, data: &str) -> (String, serde_json::Value) {
+    let shown = reachable(address);
+    let mut text = format!(
+        "  editors connect to  ws://{shown}{prefix}\n  try it out at       http://{shown}{prefix}/\n  \
          documents are in    {data}\n"
     );
-    let fields = serde_json::json!({
+    let mut fields = serde_json::json!({
         "editors": format!("ws://{address}{prefix}"),
         "page": format!("http://{address}{prefix}/"),
-        "data": data.to_string(),
+        "data": data,
     });
-    logging::announce(config.log_format, &message, &text, &fields)
+    if let Some(metrics) = metrics {
+        text += &format!("  metrics are at      http://{}/metrics\n", reachable(metrics));
+        fields["metrics"] = format!("http://{metrics}/metrics").into();
+    }
+    (text, fields)
+}
+
+/// Host and port for a URL: `0.0.0.0` and `[::]` mean every address of this machine, which only a person can name.
+fn reachable(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() { format!("<this machine>:{}", address.port()) } else { address.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_text_has_usable_addresses_and_the_port_of_metrics() {
+        let metrics = Some("127.0.0.1:9464".parse().unwrap());
+        let (text, fields) = ready("0.0.0.0:1234".parse().unwrap(), metrics, "/collab", "/srv/data");
+        assert!(text.contains("  editors connect to  ws://<this machine>:1234/collab\n"), "{text}");
+        assert!(text.contains("  metrics are at      http://127.0.0.1:9464/metrics\n"), "{text}");
+        assert_eq!(fields["editors"], "ws://0.0.0.0:1234/collab");
+        assert_eq!(fields["metrics"], "http://127.0.0.1:9464/metrics");
+        let (text, fields) = ready("[::1]:1234".parse().unwrap(), None, "", "/srv/data");
+        assert!(text.contains("ws://[::1]:1234\n") && !text.contains("metrics"), "{text}");
+        assert!(fields.get("metrics").is_none());
+    }
 }

@@ -8,7 +8,7 @@ use syncline_log::check::{Condition, Survey};
 use syncline_log::{SledStore, Store, Stored};
 use syncline_replica::HubDocument;
 
-use super::{announce, explain};
+use super::{announce, counted, explain};
 
 /// Checks the store's own structures and, for every document, checksums, head, digest and that its updates can
 /// be applied. Prints each problem with its document and record. If there are none, opens the store once, as a
@@ -22,7 +22,7 @@ pub fn verify(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     for complaint in survey.complaints() {
         writeln!(out, "damaged: {complaint}")?;
     }
-    let (mut documents, mut records, mut bytes) = (0_u64, 0, 0);
+    let (mut documents, mut records, mut bytes) = (0, 0, 0);
     for name in survey.documents() {
         documents += 1;
         match survey.document(name) {
@@ -47,10 +47,12 @@ pub fn verify(data_dir: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     if problems == 0 {
         // Opening also runs the engine's own recovery, which must find nothing to discard.
         SledStore::open_existing(data_dir).and_then(|store| store.close()).context("the store cannot be opened")?;
-        writeln!(out, "{documents} documents verified: {records} records after snapshots, {bytes} bytes")?;
+        let (documents, records) = (counted(documents, "document"), counted(records, "record"));
+        writeln!(out, "{documents} verified: {records} after snapshots, {bytes} bytes")?;
         return Ok(());
     }
-    bail!("{problems} problems found in {documents} documents; run `syncline repair` to keep what can be read")
+    let (problems, documents) = (counted(problems, "problem"), counted(documents, "document"));
+    bail!("{problems} found in {documents}; run `syncline repair` to keep what can be read")
 }
 
 /// The updates of a document, oldest first.

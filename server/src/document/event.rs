@@ -177,7 +177,7 @@ impl Outcome {
                 Some(Close::TooMany("too many pending updates with missing dependencies".into()))
             }
             Outcome::Full(full) => Some(Close::DocumentFull(match full {
-                Full::Bytes => "document size limit reached; it can be read and deleted from".into(),
+                Full::Bytes => "document size limit reached; it can still be read, and content can be deleted".into(),
                 Full::Clients => {
                     "limit on clients that wrote to this document reached; copy it to a new document".into()
                 }

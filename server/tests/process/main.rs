@@ -4,4 +4,5 @@
 
 mod hostile_network;
 mod open_and_leave;
+mod public_address;
 mod repair;

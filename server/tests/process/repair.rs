@@ -145,6 +145,23 @@ fn verify_names_damaged_record_and_repair_keeps_the_rest() {
 }
 
 #[test]
+fn repair_exits_with_1_after_losing_a_document() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("data");
+    let store = SledStore::open(&dir).unwrap();
+    // Too large for the page that has its name.
+    let large = format!("{}{}", sentence(1), "x".repeat(200_000));
+    store.commit(&[append(&name("gone"), 1, typed(1, &large))]).unwrap();
+    store.close().unwrap();
+    damage(&dir, &sentence(1));
+    let (fine, output) = syncline("repair", &dir);
+    assert!(!fine && output.contains(r#"LOST: document "gone": nothing of it can be read"#), "{output}");
+    assert!(output.contains("the repaired store is in place, without 1 document: see LOST above"), "{output}");
+    let (fine, output) = syncline("verify", &dir);
+    assert!(fine && output.contains("0 documents verified: 0 records"), "{output}");
+}
+
+#[test]
 fn server_refuses_to_start_on_store_that_lost_its_end() {
     let home = tempfile::tempdir().unwrap();
     let (dir, killed) = (home.path().join("data"), home.path().join("killed"));

@@ -19,7 +19,7 @@ use clap::ValueEnum;
 use syncline_protocol::ids::DocumentName;
 
 use super::target::{IfMissing, Target};
-use super::{StoreArgs, text_of};
+use super::{StoreArgs, counted, text_of};
 use crate::http::operator::documents::Imported;
 use crate::import_export::{Format, MAX_IMPORT_BYTES, too_large};
 
@@ -68,7 +68,8 @@ type Found = (String, anyhow::Result<Bytes>);
 
 /// Merges files into documents. When this returns, the changes are on disk.
 ///
-/// Errors: a file cannot be read or is invalid, or the store fails. With --from, every document is tried.
+/// Errors: a file cannot be read or is invalid, or the store fails. With --from, every document is tried, and one
+/// that is skipped because it exists is not an error.
 pub fn import(args: &ImportArgs, out: &mut impl Write) -> anyhow::Result<()> {
     match (args.from, &args.what[..]) {
         (Some(source), [path]) => import_all(args, source, path, out),
@@ -118,7 +119,7 @@ fn import_all(args: &ImportArgs, source: Source, path: &Path, out: &mut impl Wri
     }
     .with_context(|| format!("cannot read {}", path.display()))?;
     let target = target(args, out)?;
-    let (mut done, mut skipped, mut failed) = (0_u64, 0_u64, 0_u64);
+    let (mut done, mut skipped, mut failed) = (0, 0, 0);
     for (name, update) in found {
         let imported =
             update.and_then(|update| target.import(&DocumentName::parse(&name)?, update, Format::Update, !args.merge));
@@ -134,10 +135,15 @@ fn import_all(args: &ImportArgs, source: Source, path: &Path, out: &mut impl Wri
             }
         }
     }
-    writeln!(out, "imported {done} documents from {}", path.display())?;
+    let exist = match skipped {
+        0 => String::new(),
+        1 => "; 1 exists already and was skipped".to_owned(),
+        _ => format!("; {skipped} exist already and were skipped"),
+    };
+    writeln!(out, "imported {} from {}{exist}", counted(done, "document"), path.display())?;
     target.close()?;
-    if failed + skipped > 0 {
-        bail!("{skipped} documents skipped, {failed} not imported; they are listed above");
+    if failed > 0 {
+        bail!("{} could not be imported; the reasons are above", counted(failed, "document"));
     }
     Ok(())
 }
