@@ -1,21 +1,11 @@
 //! Load and fault scenarios for Yjs servers, over real sockets. `syncline-sim --help` lists the commands.
 
-mod actor;
-mod bench;
-mod child;
-mod cli;
-mod durability;
-mod floor;
-mod kill_test;
+mod faults;
 mod load;
-mod network;
-mod oracle;
 mod proc;
 mod replay;
 mod report;
-mod scenario;
-mod soak;
-mod wire_cost;
+mod server;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -41,28 +31,28 @@ enum Command {
     /// Put load on any Yjs server and measure its throughput, latency, CPU and memory.
     Load(load::Args),
     /// Measure the server and a bare relay in turn and print ratios.
-    Bench(bench::Args),
+    Bench(load::bench::Args),
     /// Run a bare relay, without a CRDT or a disk, as a baseline for servers.
-    Floor(floor::Args),
+    Floor(load::floor::Args),
     /// Run scenarios with devices, a bad network and a real server; then check for lost, duplicated or diverging edits.
-    Run(cli::RunArgs),
+    Run(faults::cli::RunArgs),
     /// Generate small random scenarios and run them, for as long as you like.
-    Soak(cli::SoakArgs),
+    Soak(faults::cli::SoakArgs),
     /// Kill a device with signal 9 while it edits, again and again; then check for lost or duplicated edits.
-    KillTest(cli::KillTestArgs),
+    KillTest(faults::cli::KillTestArgs),
     /// Run a device in its own process, so that it can be killed.
     #[command(hide = true)]
-    Device(cli::DeviceArgs),
+    Device(faults::cli::DeviceArgs),
     /// Run a device that executes commands from its standard input, one per line.
-    Actor(actor::Args),
+    Actor(faults::actor::Args),
     /// Crash the server at random moments and at its failpoints; then check that no acknowledged edit is lost.
-    Crash(durability::crash::Args),
+    Crash(faults::durability::crash::Args),
     /// Cut the power of the server's file system (needs root); then check that no acknowledged edit is lost.
-    PowerCut(durability::power::Args),
+    PowerCut(faults::durability::power::Args),
     /// Make the server's disk full, failing or slow (needs root or strace); then check what each client was sent.
-    DiskFault(durability::disk::Args),
+    DiskFault(faults::durability::disk::Args),
     /// Measure what a reconnect costs on the wire, for Syncline's client and for the npm clients.
-    WireCost(wire_cost::Args),
+    WireCost(load::wire_cost::Args),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -160,8 +150,8 @@ fn main() -> ExitCode {
             Ok(load::Outcome::Saturated) => return ExitCode::from(SATURATED_CODE),
             other => other.map(|outcome| outcome == load::Outcome::Fine),
         },
-        Command::Floor(args) => floor::run(&args).map(|()| true),
-        Command::Bench(args) => bench::run(&args),
+        Command::Floor(args) => load::floor::run(&args).map(|()| true),
+        Command::Bench(args) => load::bench::run(&args),
         other => run_async(other),
     };
     match done {
@@ -178,15 +168,15 @@ fn run_async(command: Command) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Run(args) => cli::run(&args).await,
-            Command::Soak(args) => cli::soak(&args).await,
-            Command::KillTest(args) => cli::kill_test(&args).await,
-            Command::Device(args) => cli::device(args).await,
-            Command::Actor(args) => actor::run(&args).await.map(|()| true),
-            Command::Crash(args) => durability::crash::run(args).await,
-            Command::DiskFault(args) => durability::disk::run(args).await,
-            Command::PowerCut(args) => durability::power::run(args).await,
-            Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
+            Command::Run(args) => faults::cli::run(&args).await,
+            Command::Soak(args) => faults::cli::soak(&args).await,
+            Command::KillTest(args) => faults::cli::kill_test(&args).await,
+            Command::Device(args) => faults::cli::device(args).await,
+            Command::Actor(args) => faults::actor::run(&args).await.map(|()| true),
+            Command::Crash(args) => faults::durability::crash::run(args).await,
+            Command::DiskFault(args) => faults::durability::disk::run(args).await,
+            Command::PowerCut(args) => faults::durability::power::run(args).await,
+            Command::WireCost(args) => load::wire_cost::run(&args).await.map(|()| true),
             Command::Replay(args) => run_replay(&args),
             Command::Load(_) | Command::Floor(_) | Command::Bench(_) => unreachable!("handled without a runtime"),
         }

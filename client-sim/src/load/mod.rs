@@ -12,15 +12,17 @@
 //! Readers search for markers and decode nothing, so that the server is the bottleneck. When the generator is the
 //! bottleneck, its figures say little about the server and are not reported.
 
-pub(crate) mod frame;
-pub(crate) mod hub;
+pub mod bench;
+pub mod floor;
+mod frame;
+mod hub;
 mod idle;
 mod keystroke;
 mod ledger;
-pub(crate) mod marker;
+mod marker;
 mod measure;
 mod plot;
-pub(crate) mod report;
+mod report;
 mod scenario;
 mod session;
 mod speak;
@@ -28,6 +30,7 @@ mod stored;
 mod storm;
 mod trace;
 mod traffic;
+pub mod wire_cost;
 
 use std::io::Write;
 use std::path::PathBuf;

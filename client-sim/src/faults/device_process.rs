@@ -16,9 +16,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use crate::oracle::{Edit, Id, Kind, Outcome};
-use crate::scenario::actor::Actor;
-use crate::scenario::clock::VirtualTime;
+use crate::faults::oracle::{Edit, Id, Kind, Outcome};
+use crate::faults::scenario::actor::Actor;
+use crate::faults::scenario::clock::VirtualTime;
 
 /// Longest wait for a line from a child.
 const LINE_LIMIT: Duration = Duration::from_secs(30);

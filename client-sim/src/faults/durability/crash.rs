@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::fleet::{CheckReport, Fleet, Load, authors, check_documents};
 use super::ledger::AuthorRecord;
 use super::writer::Author;
-use crate::scenario::server::{ServerProcess, program};
+use crate::server::{ServerProcess, program};
 
 /// Latest kill after the start of the authors.
 const LATEST_KILL_MS: u64 = 600;

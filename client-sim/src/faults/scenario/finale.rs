@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::actor::{Actor, Replica};
 use super::world::World;
-use crate::network::faults::Faults;
-use crate::oracle::{View, chain, check, differences};
+use crate::faults::network::faults::Faults;
+use crate::faults::oracle::{View, chain, check, differences};
 
 /// Longest wait until all replicas are saved and equal.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
@@ -105,7 +105,7 @@ impl World {
                 self.compare_fresh_client(&document, &end, "a new client after the server's restart").await?;
             }
         }
-        let edits: usize = self.ledgers.values().map(crate::oracle::Ledger::accepted).sum();
+        let edits: usize = self.ledgers.values().map(crate::faults::oracle::Ledger::accepted).sum();
         if self.complaints.is_empty() {
             self.timeline.add("", &format!("all replicas hold all {edits} edits, once each"));
         }

@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 
 use super::clock::VirtualClock;
 use super::store::{LimitedStore, Space};
-use crate::oracle::chain::{Decision, Register};
-use crate::oracle::{Edit, EditContext, Id, Kind, Outcome, View};
+use crate::faults::oracle::chain::{Decision, Register};
+use crate::faults::oracle::{Edit, EditContext, Id, Kind, Outcome, View};
 
 /// Reconnect delays of a device; short, because everything runs on one machine.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_millis(5), max: Duration::from_millis(60) };

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::fleet::{CheckReport, Fleet, Load, authors, check_documents};
 use super::ledger::AuthorRecord;
 use super::mount::{Mount, unavailable};
-use crate::scenario::server::{ServerProcess, program};
+use crate::server::{ServerProcess, program};
 
 /// Size of the file system, several times what a trial writes. The file behind it is sparse.
 const DISK_MEBIBYTES: u64 = 2048;

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::scenario::server::{address_in, without_settings};
+use crate::server::{address_in, without_settings};
 
 /// CPU core of the server or the floor.
 const SERVER_CORE: &str = "0";
@@ -47,7 +47,7 @@ pub fn server(program: &Path, data: &Path) -> Result<Running> {
     start(command)
 }
 
-/// Starts the floor. `answer`: see [`crate::floor::Args`].
+/// Starts the floor. `answer`: see [`crate::load::floor::Args`].
 pub fn floor(answer: Option<usize>) -> Result<Running> {
     let mut command = pinned(SERVER_CORE, &own_executable()?);
     command.arg("floor");

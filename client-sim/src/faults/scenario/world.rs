@@ -12,12 +12,12 @@ use super::actor::Actor;
 use super::clock::VirtualTime;
 use super::format::{Scenario, Step};
 use super::node::NodeActor;
-use super::server::ServerProcess;
 use super::store::Space;
 use super::timeline::Timeline;
 use super::{Figures, FreshClient, Setup, Verdict};
-use crate::network::{Link, Network};
-use crate::oracle::{Edit, Id, Kind, Ledger, Outcome, View, check, differences};
+use crate::faults::network::{Link, Network};
+use crate::faults::oracle::{Edit, Id, Kind, Ledger, Outcome, View, check, differences};
+use crate::server::ServerProcess;
 
 /// A running scenario.
 pub(super) struct World {

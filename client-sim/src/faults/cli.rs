@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::scenario::{self, Figures, Scenario, Setup, Verdict, server};
-use crate::{child, kill_test, soak};
+use super::scenario::{self, Figures, Scenario, Setup, Verdict};
+use super::{device_process, kill_test, soak};
+use crate::server;
 
 /// Number of failures printed in full.
 const SHOWN: usize = 3;
@@ -250,7 +251,7 @@ pub async fn kill_test(args: &KillTestArgs) -> Result<bool> {
 
 /// Runs `device`.
 pub async fn device(args: DeviceArgs) -> Result<bool> {
-    let job = child::Job {
+    let job = device_process::Job {
         directory: args.dir,
         url: args.url,
         document: args.document,
@@ -258,6 +259,6 @@ pub async fn device(args: DeviceArgs) -> Result<bool> {
         first: args.first,
         seed: args.seed,
     };
-    child::run(&job, args.edits).await?;
+    device_process::run(&job, args.edits).await?;
     Ok(true)
 }

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
-use crate::oracle::{View, differences};
-use crate::scenario::server::ServerProcess;
-use crate::scenario::{self, Figures, FreshClient, Scenario, Setup, Verdict, generate};
+use crate::faults::oracle::{View, differences};
+use crate::faults::scenario::{self, Figures, FreshClient, Scenario, Setup, Verdict, generate};
+use crate::server::ServerProcess;
 
 /// Number of plans in a batch, which shares a server.
 const BATCH: u64 = 40;

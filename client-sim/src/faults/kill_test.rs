@@ -9,12 +9,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::timeout;
 
-use crate::child::{self, Job, Moment};
-use crate::oracle::{Ledger, Outcome, View, check, differences};
-use crate::scenario::actor::Actor;
-use crate::scenario::clock::VirtualTime;
-use crate::scenario::server::ServerProcess;
-use crate::scenario::{FreshClient, Setup, settle_limit};
+use crate::faults::device_process::{self, Job, Moment};
+use crate::faults::oracle::{Ledger, Outcome, View, check, differences};
+use crate::faults::scenario::actor::Actor;
+use crate::faults::scenario::clock::VirtualTime;
+use crate::faults::scenario::{FreshClient, Setup, settle_limit};
+use crate::server::ServerProcess;
 
 const DOCUMENT: &str = "killed";
 /// Latest moment of a kill after the start of the child. Starting takes part of this time.
@@ -80,7 +80,7 @@ pub async fn run(setup: &Setup, times: u32) -> Result<Report> {
             true => Moment::After(Duration::from_millis(rng.random_range(0..LATEST_KILL_MS))),
             false => Moment::Accepted(rng.random_range(1..=MOST_ACCEPTED)),
         };
-        let edits = child::kill_after(&job, moment).await.with_context(|| format!("kill {kill}"))?;
+        let edits = device_process::kill_after(&job, moment).await.with_context(|| format!("kill {kill}"))?;
         job.first += edits.len() as u32;
         before_first_edit += u32::from(edits.is_empty());
         for (edit, outcome) in edits {

@@ -6,7 +6,6 @@
 //! finale    syncs all replicas, compares them with each other and with the ledger
 //! actor     a device: the only file that names the client's device API
 //! node      an npm client in its own process
-//! server    the binary `syncline` as a child process
 //! clock, store, timeline   virtual time, a disk that can be full, the printed log
 //! ```
 //!
@@ -19,7 +18,6 @@ mod finale;
 pub mod format;
 pub mod generate;
 mod node;
-pub mod server;
 mod steps;
 mod store;
 mod timeline;
@@ -124,7 +122,7 @@ pub struct Verdict {
     /// The timeline; empty when it was printed during the run.
     pub timeline: String,
     /// The content that all replicas hold at the end, by document.
-    pub ends: Vec<(String, crate::oracle::View)>,
+    pub ends: Vec<(String, crate::faults::oracle::View)>,
 }
 
 /// Runs a scenario. Failed checks are in the verdict; an error means that the scenario could not be started.

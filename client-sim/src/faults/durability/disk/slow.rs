@@ -9,9 +9,9 @@ use rand::rngs::StdRng;
 use tokio::time::sleep;
 
 use super::{LIMIT, Trial, http};
-use crate::durability::fleet::{Load, authors};
-use crate::durability::link::{Dialect, Link, LinkEvent};
-use crate::durability::writer::Author;
+use crate::faults::durability::fleet::{Load, authors};
+use crate::faults::durability::link::{Dialect, Link, LinkEvent};
+use crate::faults::durability::writer::Author;
 
 /// Number of edits in each dialect; each waits for one slow sync.
 const EDITS: usize = 3;

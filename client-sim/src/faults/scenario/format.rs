@@ -6,8 +6,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-use crate::network::faults::Faults;
-use crate::oracle::Kind;
+use crate::faults::network::faults::Faults;
+use crate::faults::oracle::Kind;
 
 /// Largest number of devices in a scenario: each has a store, a port and a task.
 const MAX_DEVICES: u32 = 64;

@@ -5,7 +5,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::format::{ClockSkew, Count, DeviceSelector, Keyword, Network, Phase, Scenario, Span, Step};
-use crate::oracle::Kind;
+use crate::faults::oracle::Kind;
 
 /// Keeps the numbers drawn here apart from those that the run draws with the same seed.
 const SALT: u64 = 0x5ce0_a210;

@@ -23,7 +23,7 @@ use super::ledger::AuthorRecord;
 use super::link::Dialect;
 use super::mount::{Mount, unavailable};
 use super::writer::Author;
-use crate::scenario::server::{ServerProcess, program};
+use crate::server::{ServerProcess, program};
 
 /// Size of the disk in the full-disk trial.
 const DISK_MEBIBYTES: u64 = 64;

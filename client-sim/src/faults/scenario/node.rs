@@ -22,7 +22,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::oracle::{Edit, Kind, Outcome, View};
+use crate::faults::oracle::{Edit, Kind, Outcome, View};
 
 /// Longest wait for the answer to a command.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -129,7 +129,7 @@ fn decode_hex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oracle::Id;
+    use crate::faults::oracle::Id;
 
     #[test]
     fn decode_hex_reads_digit_pairs_and_rejects_the_rest() {

@@ -1,4 +1,4 @@
-//! `syncline-sim bench`: measures the server and the floor (the bare relay of [`crate::floor`]) in turn and prints one
+//! `syncline-sim bench`: measures the server and the floor (the bare relay of [`crate::load::floor`]) in turn and prints one
 //! table of ratios.
 //!
 //! Each run starts a new process on its own core and puts the load on another core. The order changes from round to round,
@@ -19,7 +19,7 @@ use serde_json::Value;
 use self::measures::{MEASURES, Measure, Stage};
 use self::programs::{Running, can_pin};
 use self::table::{Rounds, Table};
-use crate::scenario::server;
+use crate::server;
 
 /// Document name for scenarios that fill a document and restart the server.
 const DOCUMENT: &str = "bench";

@@ -8,8 +8,8 @@ use tokio::time::{sleep, timeout};
 
 use super::format::{Count, DeviceSelector, Step};
 use super::world::World;
-use crate::child;
-use crate::oracle::{Edit, Kind, Outcome};
+use crate::faults::device_process;
+use crate::faults::oracle::{Edit, Kind, Outcome};
 
 /// Longest wait for traffic before the server is killed; there may be no traffic.
 const TRAFFIC_LIMIT: Duration = Duration::from_secs(2);
@@ -214,15 +214,15 @@ impl World {
         actor.close().await;
         let document = self.documents[0].clone();
         let first = self.numbers[device as usize] + 1;
-        let job = child::Job {
+        let job = device_process::Job {
             directory: actor.directory().clone(),
             url: self.links[device as usize].url(),
             document: document.clone(),
             device,
             first,
-            seed: crate::network::faults::mix(self.setup.seed, u64::from(device) << 32 | u64::from(first)),
+            seed: crate::faults::network::faults::mix(self.setup.seed, u64::from(device) << 32 | u64::from(first)),
         };
-        let edits = child::kill_after(&job, child::Moment::Accepted(after)).await?;
+        let edits = device_process::kill_after(&job, device_process::Moment::Accepted(after)).await?;
         self.figures.kills += 1;
         let accepted = edits.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Accepted(_))).count();
         self.log(device, &format!("made {accepted} edits offline in another process, which was killed with signal 9"));
@@ -294,8 +294,8 @@ fn summary(made: &[Made]) -> String {
 }
 
 /// The faults that differ from a good network, as text.
-fn describe(faults: &crate::network::faults::Faults) -> String {
-    if *faults == crate::network::faults::Faults::default() {
+fn describe(faults: &crate::faults::network::faults::Faults) -> String {
+    if *faults == crate::faults::network::faults::Faults::default() {
         return "good".into();
     }
     let all = format!("{faults:?}");
