@@ -15,9 +15,9 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
-use crate::load::frame::{self, Header};
 use crate::load::hub::{ACCEPT, KEY, RELAY_NAME};
 use crate::load::marker;
+use crate::peer::frame::{self, Header};
 
 const READ_BYTES: usize = 64 * 1024;
 const EVENTS: usize = 1024;

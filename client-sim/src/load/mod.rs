@@ -1,12 +1,13 @@
-//! `syncline-sim load`: puts load on any Yjs server and measures it.
+//! Is it fast? `syncline-sim load` puts load on any Yjs server and measures it; `bench` compares servers with the bare relay
+//! `floor`; `wire-cost` counts the bytes of a reconnect.
 //!
 //! ```text
 //! scenario  the named scenarios and their parameters
 //! traffic   writers and readers             keystroke  two traffic runs    idle  idle connections
 //! trace     a recorded editing session      stored     stored documents    storm  simultaneous joins
-//! session   joining a document              hub        sockets: mio, one thread
-//! speak     the wire dialects               frame      WebSocket frames    marker  updates with searchable text
-//! ledger    which updates arrived where     measure, report, plot          figures and their output
+//! session   many clients of `peer`          hub        their sockets: mio, one thread
+//! marker    updates with searchable text    ledger     which updates arrived where
+//! measure   figures                         report, plot   their output
 //! ```
 //!
 //! Readers search for markers and decode nothing, so that the server is the bottleneck. When the generator is the
@@ -14,7 +15,6 @@
 
 pub mod bench;
 pub mod floor;
-mod frame;
 mod hub;
 mod idle;
 mod keystroke;
@@ -25,7 +25,6 @@ mod plot;
 mod report;
 mod scenario;
 mod session;
-mod speak;
 mod stored;
 mod storm;
 mod trace;
@@ -42,7 +41,7 @@ use self::hub::Address;
 use self::report::Report;
 use self::scenario::{Name, Workload};
 use self::session::Target;
-use self::speak::Dialect;
+use crate::peer::Dialect;
 
 /// The generator counts as the bottleneck when it was busy for more than this share of the time.
 const SATURATED: f64 = 0.95;

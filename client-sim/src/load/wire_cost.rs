@@ -20,7 +20,7 @@ use syncline_client::{Device, DeviceConfig, Document, Traffic, WallClock};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::table::{Bytes, Measured, Row};
-use crate::replay::trace::{self, Transaction};
+use super::trace::file::{self, Transaction};
 
 const ROOT: &str = "text";
 /// Number of transactions of the trace per edit.
@@ -57,8 +57,7 @@ pub struct Args {
 
 /// Fills the document, measures the clients and prints the result.
 pub async fn run(args: &Args) -> Result<()> {
-    let trace = trace::load(&args.trace)?;
-    ensure!(trace.kind == trace::Kind::Sequential, "--trace must be a sequential trace");
+    let trace = file::load(&args.trace)?;
     let directory = Scratch::new()?;
     let random = format!("wire-cost-{:08x}", rand::rng().random::<u32>());
     let target = Target { url: args.url.clone(), document: args.document.clone().unwrap_or(random) };

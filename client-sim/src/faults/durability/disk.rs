@@ -20,9 +20,9 @@ use tokio::time::{sleep, timeout};
 
 use super::fleet::{Fleet, Load, authors, check_documents};
 use super::ledger::AuthorRecord;
-use super::link::Dialect;
 use super::mount::{Mount, unavailable};
 use super::writer::Author;
+use crate::peer::Dialect;
 use crate::server::{ServerProcess, program};
 
 /// Size of the disk in the full-disk trial.

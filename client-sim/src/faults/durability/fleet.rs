@@ -14,8 +14,9 @@ use yrs::updates::decoder::Decode;
 use yrs::{Any, Array, Doc, Out, ReadTxn, Transact, Update};
 
 use super::ledger::{AuthorRecord, Findings, compare};
-use super::link::{Dialect, Link};
+use super::link::Link;
 use super::writer::{Author, AuthorConfig, ROOT};
+use crate::peer::Dialect;
 
 /// Number of documents read in parallel.
 const READERS: usize = 8;

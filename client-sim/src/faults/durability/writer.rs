@@ -13,7 +13,8 @@ use tokio::time::sleep_until;
 use yrs::{Array, ArrayRef, Doc, Transact};
 
 use super::ledger::{AuthorRecord, Edit, Kind, element};
-use super::link::{Dialect, Link, LinkEvent};
+use super::link::{Link, LinkEvent};
+use crate::peer::Dialect;
 
 /// Name of the root array that holds the elements.
 pub const ROOT: &str = "edits";

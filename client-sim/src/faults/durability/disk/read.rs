@@ -13,7 +13,8 @@ use tokio::time::{sleep, timeout};
 use super::{AFTER_FAULT, BEFORE_FAULT, DOCUMENTS, EACH, LIMIT, Trial, http};
 use crate::faults::durability::fleet::{Fleet, Load, authors, check_documents};
 use crate::faults::durability::ledger::AuthorRecord;
-use crate::faults::durability::link::{Dialect, Link};
+use crate::faults::durability::link::Link;
+use crate::peer::Dialect;
 
 impl Trial {
     pub(super) async fn failing_read(&mut self) -> Result<()> {

@@ -11,28 +11,28 @@ use anyhow::{Context, Result};
 use yrs::Update;
 use yrs::updates::decoder::Decode;
 
-use super::plan::{Clocks, Plan};
+use super::plan::Plan;
 
 /// The updates that a reader received, in order: cheap to keep, and enough to rebuild its document.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Log {
-    entries: Vec<Entry>,
+pub struct ReceivedLog {
+    entries: Vec<ReceivedUpdate>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Entry {
+enum ReceivedUpdate {
     /// The unchanged update of this edit.
     Edit(u32),
     /// Any other update.
     Other(Box<[u8]>),
 }
 
-impl Log {
+impl ReceivedLog {
     /// The updates in order of arrival.
     pub fn updates<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a [u8]> {
         self.entries.iter().map(|entry| match entry {
-            Entry::Edit(index) => &plan.edits[*index as usize].update[..],
-            Entry::Other(bytes) => bytes,
+            ReceivedUpdate::Edit(index) => &plan.edits[*index as usize].update[..],
+            ReceivedUpdate::Other(bytes) => bytes,
         })
     }
 }
@@ -41,24 +41,31 @@ impl Log {
 pub struct Tracker {
     plan: Arc<Plan>,
     /// Every update received.
-    pub log: Log,
+    pub log: ReceivedLog,
     /// Number of edits that have arrived.
     pub arrived_count: usize,
     arrived: Bits,
     /// Every edit below this one has arrived.
     prefix: u32,
-    /// Inserted clocks that have arrived, by writer.
-    inserted: Vec<Bits>,
-    /// Deleted clocks that have arrived, by writer.
-    deleted: Vec<Bits>,
+    /// Inserted clocks that have arrived.
+    inserted: Bits,
+    /// Deleted clocks that have arrived.
+    deleted: Bits,
 }
 
 impl Tracker {
     /// Creates a tracker to which nothing has arrived.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let none = || (0..plan.writers).map(|_| Bits::default()).collect();
-        let (inserted, deleted) = (none(), none());
-        Self { plan, log: Log::default(), arrived_count: 0, arrived: Bits::default(), prefix: 0, inserted, deleted }
+        let (inserted, deleted) = (Bits::default(), Bits::default());
+        Self {
+            plan,
+            log: ReceivedLog::default(),
+            arrived_count: 0,
+            arrived: Bits::default(),
+            prefix: 0,
+            inserted,
+            deleted,
+        }
     }
 
     /// Records a received update and appends the edits that have arrived with it to `new_edits`.
@@ -66,11 +73,11 @@ impl Tracker {
         let plan = Arc::clone(&self.plan);
         match plan.edits.get(self.prefix as usize) {
             Some(edit) if edit.update == update => {
-                self.log.entries.push(Entry::Edit(self.prefix));
+                self.log.entries.push(ReceivedUpdate::Edit(self.prefix));
                 self.mark(&plan, &edit.inserts, &edit.deletes, new_edits);
             }
             _ => {
-                self.log.entries.push(Entry::Other(update.into()));
+                self.log.entries.push(ReceivedUpdate::Other(update.into()));
                 let update = Update::decode_v1(update).context("the server sent an update that cannot be decoded")?;
                 let (inserts, deletes) = (plan.clocks(&update.insertions(true)), plan.clocks(update.delete_set()));
                 self.mark(&plan, &inserts, &deletes, new_edits);
@@ -87,12 +94,12 @@ impl Tracker {
         self.prefix
     }
 
-    fn mark(&mut self, plan: &Plan, inserts: &[Clocks], deletes: &[Clocks], new_edits: &mut Vec<u32>) {
+    fn mark(&mut self, plan: &Plan, inserts: &[Range<u32>], deletes: &[Range<u32>], new_edits: &mut Vec<u32>) {
         for clocks in inserts {
-            self.inserted[clocks.writer].set(clocks.range.clone());
+            self.inserted.set(clocks.clone());
         }
         for clocks in deletes {
-            self.deleted[clocks.writer].set(clocks.range.clone());
+            self.deleted.set(clocks.clone());
         }
         let touched = inserts.iter().flat_map(|clocks| plan.inserting(clocks));
         let touched = touched.chain(deletes.iter().flat_map(|clocks| plan.deleting(clocks)));
@@ -112,8 +119,8 @@ impl Tracker {
 
     fn is_complete(&self, plan: &Plan, index: u32) -> bool {
         let edit = &plan.edits[index as usize];
-        edit.inserts.iter().all(|clocks| self.inserted[clocks.writer].all(clocks.range.clone()))
-            && edit.deletes.iter().all(|clocks| self.deleted[clocks.writer].all(clocks.range.clone()))
+        edit.inserts.iter().all(|clocks| self.inserted.all(clocks.clone()))
+            && edit.deletes.iter().all(|clocks| self.deleted.all(clocks.clone()))
     }
 }
 
@@ -139,39 +146,32 @@ impl Bits {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::Sharing;
-    use super::super::trace::{Kind, Patch, Trace, Transaction};
+    use super::super::file::{Patch, Trace, Transaction};
+    use super::super::plan::text_of;
     use super::*;
 
-    fn plan(writers: usize) -> Arc<Plan> {
+    fn plan() -> Arc<Plan> {
         let edits = [(0, 0, "hello"), (1, 3, ""), (2, 0, "y"), (0, 1, "j"), (0, 1, "")];
-        let transactions = edits.map(|(at, del, ins)| Transaction {
-            parents: vec![],
-            agent: 0,
-            patches: vec![Patch(at, del, ins.into())],
-        });
-        let trace = Trace { kind: Kind::Sequential, transactions: transactions.to_vec(), end: "oy".into() };
-        let ids: Vec<u64> = (1..=writers as u64).collect();
-        Arc::new(Plan::new(&trace, "text", Sharing { writers, turn: 1 }, &ids).unwrap())
+        let transactions = edits.map(|(at, del, ins)| Transaction { patches: vec![Patch(at, del, ins.into())] });
+        let trace = Trace { transactions: transactions.to_vec(), end: "oy".into() };
+        Arc::new(Plan::new(&trace, 1).unwrap())
     }
 
     #[test]
     fn unchanged_updates_in_order_arrive_one_by_one() {
-        for writers in [1, 2, 3] {
-            let plan = plan(writers);
-            let mut tracker = Tracker::new(Arc::clone(&plan));
-            let mut new_edits = Vec::new();
-            for edit in &plan.edits {
-                tracker.apply(&edit.update, &mut new_edits).unwrap();
-            }
-            assert_eq!(new_edits, [0, 1, 2, 3, 4]);
-            assert_eq!(plan.text_of(tracker.log.updates(&plan)).unwrap(), "oy");
+        let plan = plan();
+        let mut tracker = Tracker::new(Arc::clone(&plan));
+        let mut new_edits = Vec::new();
+        for edit in &plan.edits {
+            tracker.apply(&edit.update, &mut new_edits).unwrap();
         }
+        assert_eq!(new_edits, [0, 1, 2, 3, 4]);
+        assert_eq!(text_of(tracker.log.updates(&plan)).unwrap(), "oy");
     }
 
     #[test]
     fn merged_update_delivers_all_its_edits_and_repeat_delivers_none() {
-        let plan = plan(2);
+        let plan = plan();
         let mut tracker = Tracker::new(Arc::clone(&plan));
         let merged = yrs::merge_updates_v1(plan.edits[..4].iter().map(|edit| &edit.update[..])).unwrap();
         let mut new_edits = Vec::new();
@@ -184,20 +184,13 @@ mod tests {
 
     #[test]
     fn lost_deletion_is_noticed_although_state_vector_is_complete() {
-        let plan = plan(1);
+        let plan = plan();
         let mut tracker = Tracker::new(Arc::clone(&plan));
         let mut new_edits = Vec::new();
         for edit in [0, 2, 3, 4] {
             tracker.apply(&plan.edits[edit].update, &mut new_edits).unwrap();
         }
         assert_eq!((new_edits, tracker.prefix()), (vec![0, 2, 3, 4], 1));
-        assert_ne!(plan.text_of(tracker.log.updates(&plan)).unwrap(), plan.end);
-    }
-
-    #[test]
-    fn edit_needs_the_last_edit_of_other_writers_before_it() {
-        let needs = |writers| plan(writers).edits.iter().map(|edit| edit.needs).collect::<Vec<_>>();
-        assert_eq!(needs(1), [None; 5]);
-        assert_eq!(needs(2), [None, Some(0), Some(1), Some(2), Some(3)]);
+        assert_ne!(text_of(tracker.log.updates(&plan)).unwrap(), plan.end);
     }
 }

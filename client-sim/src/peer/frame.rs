@@ -1,4 +1,4 @@
-//! WebSocket frames (RFC 6455) for a load generator: the client's side, without I/O. Pure.
+//! PURE: WebSocket frames (RFC 6455) for a load generator: the client's side, without I/O.
 //!
 //! Not tungstenite, because it copies every message and keeps a read buffer per connection: with thousands of readers the
 //! generator would be slower than the server it measures. No extensions, no TLS. Messages up to [`WHOLE_BYTES`] are handed
@@ -120,6 +120,31 @@ pub struct Piece<'a> {
     pub last: bool,
 }
 
+impl<'a> Piece<'a> {
+    /// A binary message in one piece.
+    pub fn whole(bytes: &'a [u8]) -> Self {
+        Self { opcode: BINARY, bytes, first: true, last: true }
+    }
+}
+
+/// Joins the pieces of large messages.
+#[derive(Debug, Default)]
+pub struct Assembler(Vec<u8>);
+
+impl Assembler {
+    /// Adds a piece; returns the message when it is complete.
+    pub fn add<'a>(&'a mut self, bytes: &'a [u8], first: bool, last: bool) -> Option<&'a [u8]> {
+        if first && last {
+            return Some(bytes);
+        }
+        // A piece repeats the end of the previous one.
+        let begin = if first { 0 } else { self.0.len().saturating_sub(OVERLAP_BYTES) };
+        self.0.truncate(begin);
+        self.0.extend_from_slice(bytes);
+        last.then_some(&self.0)
+    }
+}
+
 /// Parser state of one connection.
 #[derive(Debug, Default)]
 pub struct Frames {
@@ -233,6 +258,22 @@ mod tests {
             }
             assert_eq!(messages, [(BINARY, 3), (PING, 1), (BINARY, large.len()), (BINARY, 0)], "cut {cut}");
         }
+    }
+
+    #[test]
+    fn assembler_restores_messages_from_their_pieces() {
+        let large: Vec<u8> = (0..WHOLE_BYTES + 10_000).map(|byte| (byte % 251) as u8).collect();
+        let stream = [frame(FIN | BINARY, b"one"), frame(FIN | BINARY, &large), frame(FIN | BINARY, b"")].concat();
+        let (mut frames, mut unparsed, mut assembler) = (Frames::default(), Vec::new(), Assembler::default());
+        let mut messages = Vec::new();
+        for part in stream.chunks(5_000) {
+            unparsed.extend_from_slice(part);
+            let done = frames.parse(&unparsed, |piece| {
+                messages.extend(assembler.add(piece.bytes, piece.first, piece.last).map(<[u8]>::to_vec));
+            });
+            unparsed.drain(..done);
+        }
+        assert!(messages == [b"one".to_vec(), large, Vec::new()], "{} messages", messages.len());
     }
 
     #[test]
