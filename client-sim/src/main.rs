@@ -23,11 +23,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Put load on any Yjs server and measure its throughput, latency, CPU and memory.
-    Load(load::Args),
+    Load(load::LoadArgs),
     /// Measure the server and a bare relay in turn and print ratios.
-    Bench(load::bench::Args),
+    Bench(load::bench::BenchArgs),
     /// Run a bare relay, without a CRDT or a disk, as a baseline for servers.
-    Floor(load::floor::Args),
+    Floor(load::floor::FloorArgs),
     /// Run scenarios with devices, a bad network and a real server; then check for lost, duplicated or diverging edits.
     Run(faults::cli::RunArgs),
     /// Generate small random scenarios and run them, for as long as you like.
@@ -38,15 +38,15 @@ enum Command {
     #[command(hide = true)]
     Device(faults::cli::DeviceArgs),
     /// Run a device that executes commands from its standard input, one per line.
-    Actor(faults::actor::Args),
+    Actor(faults::actor::ActorArgs),
     /// Crash the server at random moments and at its failpoints; then check that no acknowledged edit is lost.
-    Crash(faults::durability::crash::Args),
+    Crash(faults::durability::crash::CrashArgs),
     /// Cut the power of the server's file system (needs root); then check that no acknowledged edit is lost.
-    PowerCut(faults::durability::power::Args),
+    PowerCut(faults::durability::power::PowerCutArgs),
     /// Make the server's disk full, failing or slow (needs root or strace); then check what each client was sent.
-    DiskFault(faults::durability::disk::Args),
+    DiskFault(faults::durability::disk::DiskFaultArgs),
     /// Measure what a reconnect costs on the wire, for Syncline's client and for the npm clients.
-    WireCost(load::wire_cost::Args),
+    WireCost(load::wire_cost::WireCostArgs),
 }
 
 /// Exit code when the load generator was the bottleneck, so that scripts can distinguish it from a failure.
@@ -55,8 +55,8 @@ const SATURATED_CODE: u8 = 3;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Load(args) => match load::run(&args) {
-            Ok(load::Outcome::Saturated) => return ExitCode::from(SATURATED_CODE),
-            other => other.map(|outcome| outcome == load::Outcome::Fine),
+            Ok(load::LoadOutcome::Saturated) => return ExitCode::from(SATURATED_CODE),
+            other => other.map(|outcome| outcome == load::LoadOutcome::Fine),
         },
         Command::Floor(args) => load::floor::run(&args).map(|()| true),
         Command::Bench(args) => load::bench::run(&args),

@@ -30,7 +30,7 @@ use syncline_client::{Device, DeviceConfig, Document, SyncState};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::edits::Edit;
+use self::edits::ActorEdit;
 
 /// Short delays: the server is on this machine or near it.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_millis(20), max: Duration::from_millis(300) };
@@ -42,7 +42,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Arguments of `actor`.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ActorArgs {
     /// Directory of the device's store.
     #[arg(long)]
     dir: PathBuf,
@@ -58,7 +58,7 @@ pub struct Args {
 }
 
 /// Executes commands until `exit` or the end of standard input.
-pub async fn run(args: &Args) -> Result<()> {
+pub async fn run(args: &ActorArgs) -> Result<()> {
     let device = open(args).await?;
     let document = device.document(&args.document).await?;
     let mut lines = stdin_lines();
@@ -79,7 +79,7 @@ pub async fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-async fn open(args: &Args) -> Result<Device> {
+async fn open(args: &ActorArgs) -> Result<Device> {
     let begin = Instant::now();
     loop {
         let mut config = DeviceConfig::new(&args.dir, &args.url);
@@ -111,10 +111,10 @@ fn stdin_lines() -> mpsc::UnboundedReceiver<String> {
 async fn execute(device: &Device, document: &Document, line: &str) -> Result<Json> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let answer = match words[..] {
-        ["edit", kind, id] => edit(document, Edit::new(kind, id, rand::rng().random())?).await?,
+        ["edit", kind, id] => edit(document, ActorEdit::new(kind, id, rand::rng().random())?).await?,
         ["edit", kind, id, dice] => {
             let dice = dice.parse().with_context(|| format!("{dice:?} is not a number"))?;
-            edit(document, Edit::new(kind, id, dice)?).await?
+            edit(document, ActorEdit::new(kind, id, dice)?).await?
         }
         ["offline"] => {
             device.go_offline().await;
@@ -158,7 +158,7 @@ async fn execute(device: &Device, document: &Document, line: &str) -> Result<Jso
     Ok(answer)
 }
 
-async fn edit(document: &Document, edit: Edit) -> Result<Json> {
+async fn edit(document: &Document, edit: ActorEdit) -> Result<Json> {
     let id = edit.id.clone();
     let done = document.edit(move |txn| edit.apply(txn)).await?;
     Ok(match done? {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::scenario::{self, Figures, Scenario, Setup, Verdict};
+use super::scenario::{self, Scenario, ScenarioCounts, Setup, Verdict};
 use super::{device_process, kill_test, soak};
 use crate::server;
 
@@ -169,7 +169,7 @@ async fn run_seeds(
             anyhow::Ok((seed, scenario::run(&scenario, &setup).await?))
         });
     }
-    let (mut figures, mut failed, mut all) = (Figures::default(), 0, 0);
+    let (mut figures, mut failed, mut all) = (ScenarioCounts::default(), 0, 0);
     while let Some(done) = runs.join_next().await {
         let (seed, verdict) = done??;
         all += 1;

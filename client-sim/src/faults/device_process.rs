@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use crate::faults::oracle::{Edit, Id, Kind, Outcome};
+use crate::faults::oracle::{Edit, EditKind, Id, Outcome};
 use crate::faults::scenario::actor::Actor;
 use crate::faults::scenario::clock::VirtualTime;
 
@@ -24,7 +24,8 @@ use crate::faults::scenario::clock::VirtualTime;
 const LINE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Kinds of edits that a child makes.
-const KINDS: [Kind; 6] = [Kind::Insert, Kind::Append, Kind::Delete, Kind::Map, Kind::Push, Kind::Count];
+const KINDS: [EditKind; 6] =
+    [EditKind::Insert, EditKind::Append, EditKind::Delete, EditKind::Map, EditKind::Push, EditKind::Count];
 
 /// What a child process is started with.
 #[derive(Debug, Clone)]

@@ -24,7 +24,7 @@ const MOST_ACCEPTED: u64 = 20;
 
 /// Result of a kill test.
 #[derive(Debug)]
-pub struct Report {
+pub struct KillReport {
     kills: u32,
     accepted: usize,
     /// Edits whose outcome the child did not print before it died.
@@ -37,7 +37,7 @@ pub struct Report {
     pub complaints: Vec<String>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for KillReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -58,7 +58,7 @@ impl fmt::Display for Report {
 }
 
 /// Kills a device `times` times while it edits, then compares the device, the server and the ledger.
-pub async fn run(setup: &Setup, times: u32) -> Result<Report> {
+pub async fn run(setup: &Setup, times: u32) -> Result<KillReport> {
     let begin = Instant::now();
     let dir = tempfile::Builder::new().prefix("syncline-kill-").tempdir()?;
     let mut server = ServerProcess::new(setup.program.clone(), dir.path().join("server"));
@@ -106,7 +106,7 @@ pub async fn run(setup: &Setup, times: u32) -> Result<Report> {
     actor.close().await;
     server.kill().await?;
     let unknown: Vec<_> = ledger.entries.iter().filter(|entry| entry.outcome == Outcome::Unknown).collect();
-    Ok(Report {
+    Ok(KillReport {
         kills: times,
         accepted: ledger.accepted(),
         unknown: unknown.len(),

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The faults of a connection are drawn when it is accepted, from the seed, the device and the connection's number. Calls to
-//! a [`Link`] (a cut, a partition, other faults) take effect immediately. Time is Tokio's.
+//! a [`DeviceLink`] (a cut, a partition, other faults) take effect immediately. Time is Tokio's.
 
 pub mod faults;
 mod pipe;
@@ -26,7 +26,7 @@ use pipe::Pipe;
 
 /// Counters of the network's traffic and faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Traffic {
+pub struct NetworkCounts {
     /// Connections that devices opened.
     pub connections: u64,
     /// Connections that the network ended.
@@ -39,7 +39,7 @@ pub struct Traffic {
     pub bytes_down: u64,
 }
 
-/// Atomic counters behind [`Traffic`]; written by every pipe.
+/// Atomic counters behind [`NetworkCounts`]; written by every pipe.
 #[derive(Debug, Default)]
 struct Counters {
     connections: AtomicU64,
@@ -76,7 +76,7 @@ impl Network {
     }
 
     /// Opens a port for one device.
-    pub async fn link(&self, device: u64) -> Result<Link> {
+    pub async fn link(&self, device: u64) -> Result<DeviceLink> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot open a port for a device")?;
         let address = listener.local_addr()?;
         let (faults, cuts) = (watch::Sender::new(Faults::default()), watch::Sender::new(0));
@@ -89,7 +89,7 @@ impl Network {
             counters: Arc::clone(&self.counters),
         };
         let accepting = tokio::spawn(acceptor.accept(listener)).abort_handle();
-        Ok(Link { address, faults, cuts, accepting })
+        Ok(DeviceLink { address, faults, cuts, accepting })
     }
 
     /// Waits until the network has forwarded this many more bytes.
@@ -101,9 +101,9 @@ impl Network {
     }
 
     /// The counters so far.
-    pub fn traffic(&self) -> Traffic {
+    pub fn traffic(&self) -> NetworkCounts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Traffic {
+        NetworkCounts {
             connections: load(&self.counters.connections),
             cuts: load(&self.counters.cuts),
             lost_answers: load(&self.counters.lost_answers),
@@ -114,7 +114,7 @@ impl Network {
 }
 
 /// One device's connection to the network, and the handle for its faults. Dropping it cuts the device off for good.
-pub struct Link {
+pub struct DeviceLink {
     address: SocketAddr,
     faults: watch::Sender<Faults>,
     /// Counts cuts; every pipe of the link ends when it rises.
@@ -122,7 +122,7 @@ pub struct Link {
     accepting: AbortHandle,
 }
 
-impl Link {
+impl DeviceLink {
     /// URL at which the device reaches the server.
     pub fn url(&self) -> String {
         format!("ws://{}", self.address)
@@ -145,7 +145,7 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for DeviceLink {
     fn drop(&mut self) {
         self.accepting.abort();
     }

@@ -18,7 +18,7 @@ mod tests;
 pub mod view;
 
 pub use check::{check, differences};
-pub use edit::{Edit, EditContext, Id, Kind};
+pub use edit::{Edit, EditContext, EditKind, Id};
 pub use view::View;
 
 /// Outcome of an edit on its device.
@@ -59,7 +59,7 @@ impl Ledger {
         self.entries.iter().filter(|entry| matches!(entry.outcome, Outcome::Accepted(_))).count()
     }
 
-    fn of(&self, kind: Kind) -> impl Iterator<Item = &Entry> {
+    fn of(&self, kind: EditKind) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.edit.kind == kind)
     }
 }

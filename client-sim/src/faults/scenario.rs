@@ -58,7 +58,7 @@ pub struct Setup {
 
 /// Counters of one run, or the sum over many runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct ScenarioCounts {
     /// Accepted edits.
     pub edits: u64,
     /// Edits that failed with an error.
@@ -79,7 +79,7 @@ pub struct Figures {
     pub bytes: u64,
 }
 
-impl std::ops::AddAssign for Figures {
+impl std::ops::AddAssign for ScenarioCounts {
     fn add_assign(&mut self, other: Self) {
         self.edits += other.edits;
         self.failed += other.failed;
@@ -93,7 +93,7 @@ impl std::ops::AddAssign for Figures {
     }
 }
 
-impl std::fmt::Display for Figures {
+impl std::fmt::Display for ScenarioCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
@@ -118,7 +118,7 @@ pub struct Verdict {
     /// Failed checks; empty when the run passed.
     pub complaints: Vec<String>,
     /// Counters of the run.
-    pub figures: Figures,
+    pub figures: ScenarioCounts,
     /// The timeline; empty when it was printed during the run.
     pub timeline: String,
     /// The content that all replicas hold at the end, by document.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
 use crate::faults::oracle::{View, differences};
-use crate::faults::scenario::{self, Figures, FreshClient, Scenario, Setup, Verdict, generate};
+use crate::faults::scenario::{self, FreshClient, Scenario, ScenarioCounts, Setup, Verdict, generate};
 use crate::server::ServerProcess;
 
 /// Number of plans in a batch, which shares a server.
@@ -40,7 +40,7 @@ pub struct Soaked {
     /// Plans run.
     pub plans: u64,
     /// Sum over all plans.
-    pub figures: Figures,
+    pub figures: ScenarioCounts,
     /// Plans that failed: seed, complaints, timeline.
     pub failures: Vec<(u64, Vec<String>, String)>,
 }

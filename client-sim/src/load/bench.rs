@@ -17,7 +17,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use self::measures::{MEASURES, Measure, Stage};
-use self::programs::{Running, can_pin};
+use self::programs::{RunningProgram, can_pin};
 use self::table::{Rounds, Table};
 use crate::server;
 
@@ -35,7 +35,7 @@ enum Against {
 
 /// Arguments of `bench`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Args {
+pub struct BenchArgs {
     /// Baseline to compare with.
     #[arg(long, value_enum, default_value = "floor")]
     against: Against,
@@ -63,7 +63,7 @@ pub struct Args {
 }
 
 /// Runs the benchmark and prints the table. Returns true when every run succeeded, whether or not the targets are reached.
-pub fn run(args: &Args) -> Result<bool> {
+pub fn run(args: &BenchArgs) -> Result<bool> {
     let Against::Floor = args.against;
     let chosen: Vec<&Measure> = MEASURES
         .iter()
@@ -78,7 +78,7 @@ pub fn run(args: &Args) -> Result<bool> {
     let bench = Bench { args, program: server::program(args.server_bin.as_deref())? };
     let rounds = if args.short { 1 } else { args.rounds.max(1) };
     let mut results: Vec<Vec<Rounds>> = chosen.iter().map(|it| vec![Rounds::default(); it.rows.len()]).collect();
-    let mut notes = Notes::default();
+    let mut notes = BenchNotes::default();
     for round in 0..rounds {
         for (measure, results) in chosen.iter().zip(&mut results) {
             bench.round(measure, round, results, &mut notes);
@@ -99,12 +99,12 @@ pub fn run(args: &Args) -> Result<bool> {
 }
 
 struct Bench<'a> {
-    args: &'a Args,
+    args: &'a BenchArgs,
     program: PathBuf,
 }
 
 #[derive(Default)]
-struct Notes {
+struct BenchNotes {
     failures: Vec<String>,
     saturated: Vec<String>,
     noisy: Vec<String>,
@@ -112,7 +112,7 @@ struct Notes {
 
 impl Bench<'_> {
     /// Runs one round of one scenario. A failure is noted and does not stop the other runs.
-    fn round(&self, measure: &Measure, round: usize, results: &mut [Rounds], notes: &mut Notes) {
+    fn round(&self, measure: &Measure, round: usize, results: &mut [Rounds], notes: &mut BenchNotes) {
         let with_floor = matches!(measure.stage, Stage::Both | Stage::BothAnswering(_));
         // The program that runs first may find a warmer or a colder machine, so the order alternates.
         let order = if round.is_multiple_of(2) { [false, true] } else { [true, false] };
@@ -170,12 +170,12 @@ impl Bench<'_> {
         self.start(&data)?.load(&arguments)
     }
 
-    fn start(&self, data: &Path) -> Result<Running> {
+    fn start(&self, data: &Path) -> Result<RunningProgram> {
         programs::server(&self.program, data)
     }
 }
 
-impl Notes {
+impl BenchNotes {
     fn add(&mut self, report: &Value, run: &str) {
         if report["saturated"] == true {
             self.saturated.push(run.to_owned());
@@ -201,7 +201,7 @@ impl Notes {
     }
 }
 
-fn headline(args: &Args, rounds: usize) -> String {
+fn headline(args: &BenchArgs, rounds: usize) -> String {
     let output_of = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -48,7 +48,7 @@ const SATURATED: f64 = 0.95;
 
 /// Arguments of `load`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Args {
+pub struct LoadArgs {
     /// Name of a scenario; `traffic` is defined by the parameters alone.
     #[arg(value_enum, default_value = "traffic")]
     scenario: Name,
@@ -85,7 +85,7 @@ pub struct Args {
 
 /// Result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LoadOutcome {
     /// Every check passed.
     Fine,
     /// A check failed.
@@ -95,7 +95,7 @@ pub enum Outcome {
 }
 
 /// Runs the scenario and prints its report.
-pub fn run(args: &Args) -> Result<Outcome> {
+pub fn run(args: &LoadArgs) -> Result<LoadOutcome> {
     let report = measure(args)?;
     let mut stdout = std::io::stdout();
     if report.saturated && !args.allow_saturated {
@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         for failure in &report.failures {
             eprintln!("FAILED: {failure}");
         }
-        return Ok(if report.ok { Outcome::Saturated } else { Outcome::Failed });
+        return Ok(if report.ok { LoadOutcome::Saturated } else { LoadOutcome::Failed });
     }
     if let Some(path) = &args.plot {
         std::fs::write(path, plot::svg(&report)).with_context(|| format!("cannot write {}", path.display()))?;
@@ -119,10 +119,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
     } else {
         writeln!(stdout, "{report}")?;
     }
-    Ok(if report.ok { Outcome::Fine } else { Outcome::Failed })
+    Ok(if report.ok { LoadOutcome::Fine } else { LoadOutcome::Failed })
 }
 
-fn measure(args: &Args) -> Result<Report> {
+fn measure(args: &LoadArgs) -> Result<Report> {
     ensure!(args.max_connecting > 0, "--max-connecting must be at least 1");
     let target = Target {
         address: Address::of(&args.url)?,

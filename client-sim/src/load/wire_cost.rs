@@ -19,7 +19,7 @@ use syncline_client::yrs::{Text, TransactionMut, WriteTxn};
 use syncline_client::{Device, DeviceConfig, Document, Traffic, WallClock};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::table::{Bytes, Measured, Row};
+use self::table::{ClientCost, Measured, SyncBytes};
 use super::trace::file::{self, Transaction};
 
 const ROOT: &str = "text";
@@ -34,7 +34,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Arguments of `wire-cost`.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct WireCostArgs {
     /// Trace file for the document: a sequential trace of the editing-traces collection, plain or .gz.
     #[arg(long)]
     trace: PathBuf,
@@ -56,11 +56,11 @@ pub struct Args {
 }
 
 /// Fills the document, measures the clients and prints the result.
-pub async fn run(args: &Args) -> Result<()> {
+pub async fn run(args: &WireCostArgs) -> Result<()> {
     let trace = file::load(&args.trace)?;
     let directory = Scratch::new()?;
     let random = format!("wire-cost-{:08x}", rand::rng().random::<u32>());
-    let target = Target { url: args.url.clone(), document: args.document.clone().unwrap_or(random) };
+    let target = Subject { url: args.url.clone(), document: args.document.clone().unwrap_or(random) };
     let used = args.edits.unwrap_or(trace.transactions.len()).min(trace.transactions.len());
 
     let (writer, document) = target.open(&directory.0.join("writer"), &Clock::default(), false).await?;
@@ -114,12 +114,12 @@ async fn keystroke(document: &Document) -> Result<()> {
 }
 
 /// The document and its server.
-struct Target {
+struct Subject {
     url: String,
     document: String,
 }
 
-impl Target {
+impl Subject {
     async fn open(&self, directory: &Path, clock: &Clock, offline: bool) -> Result<(Device, Document)> {
         let mut config = DeviceConfig::new(directory, &self.url);
         config.clock = Arc::new(clock.clone());
@@ -129,7 +129,7 @@ impl Target {
         Ok((device, document))
     }
 
-    async fn measure_device(&self, directory: &Path, other: &Document) -> Result<Row> {
+    async fn measure_device(&self, directory: &Path, other: &Document) -> Result<ClientCost> {
         let phone = directory.join("phone");
         let first = self.measure_sync(&phone, false).await?;
         let nothing_missed = self.measure_sync(&phone, false).await?;
@@ -141,11 +141,11 @@ impl Target {
         let (device, document) = self.open(&phone, &Clock::default(), true).await?;
         ensure!(document.text(ROOT).await? == before, "the device and the writer differ");
         device.close().await;
-        Ok(Row { client: "Syncline device".into(), first, nothing_missed, keystroke_made, keystroke_missed })
+        Ok(ClientCost { client: "Syncline device".into(), first, nothing_missed, keystroke_made, keystroke_missed })
     }
 
     /// Starts the device offline, types a character if `types`, connects, and counts bytes until the sync is complete.
-    async fn measure_sync(&self, directory: &Path, types: bool) -> Result<Bytes> {
+    async fn measure_sync(&self, directory: &Path, types: bool) -> Result<SyncBytes> {
         let clock = Clock::default();
         clock.0.store(DAY_MS, Ordering::Relaxed);
         let (device, document) = self.open(directory, &clock, true).await?;
@@ -158,10 +158,10 @@ impl Target {
         in_time("the device's edits to be saved", document.wait_until_saved()).await??;
         let traffic = in_time("the end of the traffic", wait_until_quiet(&device)).await?;
         device.close().await;
-        Ok(Bytes { sent: traffic.sent_bytes, received: traffic.received_bytes })
+        Ok(SyncBytes { sent: traffic.sent_bytes, received: traffic.received_bytes })
     }
 
-    async fn measure_npm_clients(&self, script: &Path, directory: &Path) -> Result<Vec<Row>> {
+    async fn measure_npm_clients(&self, script: &Path, directory: &Path) -> Result<Vec<ClientCost>> {
         let mut command = std::process::Command::new("node");
         command.arg(script).args([&self.url, &self.document]).arg(directory.join("npm"));
         command.stdin(Stdio::null()).stderr(Stdio::inherit());

@@ -16,7 +16,7 @@ const KEYS: u64 = 3;
 const MAX_AMOUNT: u64 = 9;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ActorEditKind {
     Insert,
     Append,
     Delete,
@@ -30,26 +30,26 @@ enum Kind {
 
 /// One edit of an actor.
 #[derive(Debug, Clone)]
-pub(super) struct Edit {
-    kind: Kind,
+pub(super) struct ActorEdit {
+    kind: ActorEditKind,
     /// Device name, a dash, any suffix.
     pub(super) id: String,
     /// Random number that selects the position, the increment or the key.
     dice: u64,
 }
 
-impl Edit {
+impl ActorEdit {
     pub(super) fn new(kind: &str, id: &str, dice: u64) -> Result<Self> {
         let kind = match kind {
-            "insert" | "text" => Kind::Insert,
-            "append" => Kind::Append,
-            "delete" => Kind::Delete,
-            "map" => Kind::Map,
-            "push" | "array" => Kind::Push,
-            "put" => Kind::Put,
-            "count" | "counter" => Kind::Count,
-            "last" => Kind::Last,
-            "choice" => Kind::Choice,
+            "insert" | "text" => ActorEditKind::Insert,
+            "append" => ActorEditKind::Append,
+            "delete" => ActorEditKind::Delete,
+            "map" => ActorEditKind::Map,
+            "push" | "array" => ActorEditKind::Push,
+            "put" => ActorEditKind::Put,
+            "count" | "counter" => ActorEditKind::Count,
+            "last" => ActorEditKind::Last,
+            "choice" => ActorEditKind::Choice,
             _ => bail!("{kind:?} is not a kind of edit"),
         };
         Ok(Self { kind, id: id.to_owned(), dice })
@@ -72,18 +72,18 @@ impl Edit {
         let id = self.id.clone();
         let mut replaced = Vec::new();
         match self.kind {
-            Kind::Insert => {
+            ActorEditKind::Insert => {
                 let text = txn.get_or_insert_text("text");
                 let content = text.get_string(txn);
                 let ends = content.match_indices(']').map(|(at, _)| at + 1);
                 let places: Vec<usize> = std::iter::once(0).chain(ends).collect();
                 text.insert(txn, self.pick(&places).unwrap_or(0) as u32, &format!("[{id}]"));
             }
-            Kind::Append => {
+            ActorEditKind::Append => {
                 let log = txn.get_or_insert_text("log");
                 log.push(txn, &format!("[{id}]"));
             }
-            Kind::Delete => {
+            ActorEditKind::Delete => {
                 let text = txn.get_or_insert_text("text");
                 let content = text.get_string(txn);
                 let ends = content.match_indices(']').map(|(at, _)| at);
@@ -92,21 +92,21 @@ impl Edit {
                 text.remove_range(txn, begin as u32, (end + 1 - begin) as u32);
                 replaced.push(content[begin + 1..end].to_owned());
             }
-            Kind::Map => drop(txn.get_or_insert_map("map").insert(txn, id.clone(), id)),
-            Kind::Push => drop(txn.get_or_insert_array("list").push_back(txn, id)),
-            Kind::Put => {
+            ActorEditKind::Map => drop(txn.get_or_insert_map("map").insert(txn, id.clone(), id)),
+            ActorEditKind::Push => drop(txn.get_or_insert_array("list").push_back(txn, id)),
+            ActorEditKind::Put => {
                 let map = txn.get_or_insert_map("keys");
                 replaced.extend(map.get(txn, &self.key()).and_then(|before| string_of(&before)));
                 map.insert(txn, self.key(), id);
             }
-            Kind::Count => drop(Counter::new("counter").increment(txn, self.amount() as i64)?),
-            Kind::Last => {
+            ActorEditKind::Count => drop(Counter::new("counter").increment(txn, self.amount() as i64)?),
+            ActorEditKind::Last => {
                 let map = LwwMap::new("last");
                 let before = map.get(txn, &self.key());
                 replaced.extend(before.and_then(string_in));
                 map.set(txn, &mut Hlc::new(self.author()), now_ms(), &self.key(), &Value::Text(id))?;
             }
-            Kind::Choice => {
+            ActorEditKind::Choice => {
                 let choice = ChoiceRegister::new("choice");
                 replaced.extend(choice.versions(txn).into_iter().filter_map(|version| string_in(version.value)));
                 let ulid = Ulid::from_parts(now_ms(), rand::rng().random());

@@ -14,9 +14,9 @@ use rand::{RngExt, SeedableRng};
 use syncline_log::failpoint::{Point, VARIABLE};
 use tokio::time::{sleep, timeout};
 
+use super::author::Author;
 use super::fleet::{CheckReport, Fleet, Load, authors, check_documents};
 use super::ledger::AuthorRecord;
-use super::writer::Author;
 use crate::server::{ServerProcess, program};
 
 /// Latest kill after the start of the authors.
@@ -32,7 +32,7 @@ const VISITED: usize = 60;
 
 /// Arguments of `crash`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct CrashArgs {
     /// Number of crashes.
     #[arg(long, default_value_t = 200)]
     rounds: u32,
@@ -98,7 +98,7 @@ impl Crash {
 }
 
 struct CrashRun {
-    args: Args,
+    args: CrashArgs,
     directory: PathBuf,
     server: ServerProcess,
     rng: StdRng,
@@ -110,7 +110,7 @@ struct CrashRun {
 }
 
 /// Runs the crashes and prints the result. Returns true when no check failed.
-pub async fn run(args: Args) -> Result<bool> {
+pub async fn run(args: CrashArgs) -> Result<bool> {
     let begin = Instant::now();
     let directory = match &args.directory {
         Some(parent) => tempfile::Builder::new().prefix("syncline-crash-").tempdir_in(parent)?,

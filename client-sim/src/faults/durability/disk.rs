@@ -18,10 +18,10 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
+use super::author::Author;
 use super::fleet::{Fleet, Load, authors, check_documents};
 use super::ledger::AuthorRecord;
 use super::mount::{Mount, unavailable};
-use super::writer::Author;
 use crate::peer::Dialect;
 use crate::server::{ServerProcess, program};
 
@@ -58,7 +58,7 @@ enum Fault {
 
 /// Arguments of `disk-fault`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct DiskFaultArgs {
     /// Fault of the disk [default: each in turn]
     #[arg(long, value_enum)]
     fault: Option<Fault>,
@@ -71,7 +71,7 @@ pub struct Args {
 }
 
 /// Runs the trials and prints the results. Returns true when no check failed.
-pub async fn run(args: Args) -> Result<bool> {
+pub async fn run(args: DiskFaultArgs) -> Result<bool> {
     let faults = args.fault.map_or_else(|| Fault::value_variants().to_vec(), |fault| vec![fault]);
     let mut out = std::io::stdout();
     let mut passed = true;
@@ -125,7 +125,7 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(args: &Args, fault: Fault) -> Result<Self> {
+    fn new(args: &DiskFaultArgs, fault: Fault) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("syncline-disk-fault-").tempdir()?;
         let mount = if fault == Fault::Full { Some(Mount::make(DISK_MEBIBYTES)?) } else { None };
         let data = mount.as_ref().map_or_else(|| home.path().join("data"), |mount| mount.directory().join("data"));

@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use yrs::updates::decoder::Decode;
 use yrs::{Any, Array, Doc, Out, ReadTxn, Transact, Update};
 
+use super::author::{Author, AuthorConfig, ROOT};
 use super::ledger::{AuthorRecord, Findings, compare};
 use super::link::Link;
-use super::writer::{Author, AuthorConfig, ROOT};
 use crate::peer::Dialect;
 
 /// Number of documents read in parallel.

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-/// Kind of an edit.
+/// AuthorEditKind of an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum AuthorEditKind {
     /// Pushed an element.
     Push,
     /// Deleted the element with this marker.
@@ -20,11 +20,11 @@ pub enum Kind {
 
 /// One edit as it was sent.
 #[derive(Debug, Clone)]
-pub struct Edit {
+pub struct AuthorEdit {
     /// Marker, unique in the run.
     pub marker: String,
-    /// Kind of the edit.
-    pub kind: Kind,
+    /// AuthorEditKind of the edit.
+    pub kind: AuthorEditKind,
     /// The v1 update, to send it again.
     pub update: Bytes,
     /// Time at which it was made, just before it was sent.
@@ -43,7 +43,7 @@ pub struct AuthorRecord {
     /// Name of the author's dialect.
     pub dialect: &'static str,
     /// The edits, in the order in which they were made.
-    pub edits: Vec<Edit>,
+    pub edits: Vec<AuthorEdit>,
 }
 
 /// The faults of a document.
@@ -97,15 +97,15 @@ pub fn compare(records: &[&AuthorRecord], elements: &[String], cut: Option<Insta
         }
         *counts.entry(marker).or_default() += 1;
     }
-    let is_durable = |edit: &Edit| edit.acked.is_some_and(|acked| cut.is_none_or(|cut| acked < cut));
+    let is_durable = |edit: &AuthorEdit| edit.acked.is_some_and(|acked| cut.is_none_or(|cut| acked < cut));
     // For each marker with a deletion: whether the deletion counts as acknowledged.
     let mut deletions: HashMap<&str, bool> = HashMap::new();
     for edit in records.iter().flat_map(|record| &record.edits) {
-        if let Kind::Delete(of) = &edit.kind {
+        if let AuthorEditKind::Delete(of) = &edit.kind {
             deletions.insert(of, is_durable(edit));
         }
     }
-    for edit in records.iter().flat_map(|record| &record.edits).filter(|edit| edit.kind == Kind::Push) {
+    for edit in records.iter().flat_map(|record| &record.edits).filter(|edit| edit.kind == AuthorEditKind::Push) {
         let count = counts.remove(edit.marker.as_str()).unwrap_or(0);
         let deletion = deletions.get(edit.marker.as_str());
         if count > 1 {
@@ -126,11 +126,11 @@ pub fn compare(records: &[&AuthorRecord], elements: &[String], cut: Option<Insta
 mod tests {
     use super::*;
 
-    fn edit(marker: &str, kind: Kind, acked: Option<Instant>) -> Edit {
-        Edit { marker: marker.into(), kind, update: Bytes::new(), made: Instant::now(), acked, refused: false }
+    fn edit(marker: &str, kind: AuthorEditKind, acked: Option<Instant>) -> AuthorEdit {
+        AuthorEdit { marker: marker.into(), kind, update: Bytes::new(), made: Instant::now(), acked, refused: false }
     }
 
-    fn record(edits: Vec<Edit>) -> AuthorRecord {
+    fn record(edits: Vec<AuthorEdit>) -> AuthorRecord {
         AuthorRecord { document: "doc".into(), dialect: "native", edits }
     }
 
@@ -138,13 +138,13 @@ mod tests {
     fn compare_names_faults_and_allows_unacknowledged_edits_to_be_missing() {
         let now = Instant::now();
         let record = record(vec![
-            edit("a", Kind::Push, Some(now)),
-            edit("b", Kind::Push, Some(now)),
-            edit("c", Kind::Push, None),
-            edit("d", Kind::Push, Some(now)),
-            edit("e", Kind::Delete("d".into()), Some(now)),
-            edit("f", Kind::Push, Some(now)),
-            edit("g", Kind::Delete("f".into()), None),
+            edit("a", AuthorEditKind::Push, Some(now)),
+            edit("b", AuthorEditKind::Push, Some(now)),
+            edit("c", AuthorEditKind::Push, None),
+            edit("d", AuthorEditKind::Push, Some(now)),
+            edit("e", AuthorEditKind::Delete("d".into()), Some(now)),
+            edit("f", AuthorEditKind::Push, Some(now)),
+            edit("g", AuthorEditKind::Delete("f".into()), None),
         ]);
         let findings = |elements: &[&str]| {
             let elements: Vec<_> = elements.iter().map(|marker| element(marker, 9)).collect();
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn acknowledgement_after_the_cut_does_not_count() {
         let cut = Instant::now();
-        let record = record(vec![edit("a", Kind::Push, Some(cut))]);
+        let record = record(vec![edit("a", AuthorEditKind::Push, Some(cut))]);
         assert!(compare(&[&record], &[], Some(cut)).is_empty());
         assert_eq!(compare(&[&record], &[], None).lost, ["a"]);
     }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! ledger   edits sent and acknowledged, and their comparison with a document; pure
-//! link     one minimal connection of any dialect
-//! writer   one author: edits, receives acknowledgements, disconnects and reconnects
+//! link     a client of `peer` over a Tokio socket
+//! author   one author: edits, receives acknowledgements, disconnects and reconnects
 //! fleet    many authors, and visitors that open documents
 //! crash    `syncline-sim crash`: signal 9, and failpoints
 //! mount    a separate file system whose power can be cut
@@ -12,6 +12,7 @@
 //! disk     `syncline-sim disk-fault`
 //! ```
 
+mod author;
 pub mod crash;
 pub mod disk;
 mod fleet;
@@ -19,4 +20,3 @@ mod ledger;
 mod link;
 mod mount;
 pub mod power;
-mod writer;

@@ -47,7 +47,7 @@ enum Mode {
 
 /// Arguments of `power-cut`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct PowerCutArgs {
     /// Kind of edits [default: each in turn]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
@@ -69,7 +69,7 @@ pub struct Args {
 }
 
 /// Runs the trials and prints the result. Returns true when no check failed.
-pub async fn run(args: Args) -> Result<bool> {
+pub async fn run(args: PowerCutArgs) -> Result<bool> {
     let mut out = std::io::stdout();
     if let Some(why) = unavailable().await {
         writeln!(out, "SKIPPED: power-cut needs root, loop devices, ext4 and perl: {why}")?;
@@ -111,7 +111,7 @@ pub async fn run(args: Args) -> Result<bool> {
 }
 
 struct Trials<'a> {
-    args: &'a Args,
+    args: &'a PowerCutArgs,
     mode: Mode,
     program: PathBuf,
     rng: StdRng,
@@ -124,7 +124,7 @@ struct Trials<'a> {
 }
 
 impl<'a> Trials<'a> {
-    fn new(args: &'a Args, mode: Mode) -> Result<Self> {
+    fn new(args: &'a PowerCutArgs, mode: Mode) -> Result<Self> {
         Ok(Self {
             args,
             mode,

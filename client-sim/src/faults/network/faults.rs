@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// A range with both ends included.
-pub type Span = RangeInclusive<u64>;
+pub type DrawRange = RangeInclusive<u64>;
 
 /// The faults of one device's network. The default has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,15 +23,15 @@ pub struct Faults {
     pub stall_down: bool,
     /// Every chunk is delayed by this many milliseconds. Drawn once per connection, which reorders connections against each
     /// other.
-    pub delay_ms: Option<Span>,
+    pub delay_ms: Option<DrawRange>,
     /// Maximum bytes per second in each direction.
     pub bytes_per_s: Option<u64>,
     /// A connection is reset after this many bytes, counted in both directions.
-    pub cut_after_bytes: Option<Span>,
+    pub cut_after_bytes: Option<DrawRange>,
     /// A connection is reset after this many milliseconds.
-    pub cut_after_ms: Option<Span>,
+    pub cut_after_ms: Option<DrawRange>,
     /// A connection stops forwarding in one or both directions after this many bytes, without being closed.
-    pub silent_after_bytes: Option<Span>,
+    pub silent_after_bytes: Option<DrawRange>,
     /// Percentage of connections that lose an answer: the server receives the bytes, the device receives no answer and is cut
     /// off, so that it sends them again.
     pub lost_answer_percent: u8,
@@ -77,7 +77,7 @@ impl DrawnFaults {
     }
 }
 
-fn draw(rng: &mut StdRng, span: Option<&Span>) -> Option<u64> {
+fn draw(rng: &mut StdRng, span: Option<&DrawRange>) -> Option<u64> {
     // Drawn even when the fault is off, see above.
     let share = rng.random::<f64>();
     span.map(|span| {

@@ -38,7 +38,7 @@ async fn echo(prefix: &'static str) -> (SocketAddr, mpsc::Receiver<Vec<u8>>) {
     (address, ends)
 }
 
-async fn network() -> (Network, Link, mpsc::Receiver<Vec<u8>>) {
+async fn network() -> (Network, DeviceLink, mpsc::Receiver<Vec<u8>>) {
     let (address, ends) = echo("").await;
     let network = Network::new(1);
     network.set_server(Some(address));
@@ -46,7 +46,7 @@ async fn network() -> (Network, Link, mpsc::Receiver<Vec<u8>>) {
     (network, link, ends)
 }
 
-async fn dial(link: &Link) -> TcpStream {
+async fn dial(link: &DeviceLink) -> TcpStream {
     timeout(SOON, TcpStream::connect(link.address)).await.unwrap().unwrap()
 }
 
@@ -76,7 +76,7 @@ async fn network_without_faults_forwards_and_counts_both_directions() {
     assert_eq!(ask(&mut socket, b"hello").await, b"hello");
     drop(socket);
     assert_eq!(ends.recv().await.unwrap(), b"hello");
-    let expected = Traffic { connections: 1, bytes_up: 5, bytes_down: 5, ..Traffic::default() };
+    let expected = NetworkCounts { connections: 1, bytes_up: 5, bytes_down: 5, ..NetworkCounts::default() };
     assert_eq!(network.traffic(), expected);
 }
 

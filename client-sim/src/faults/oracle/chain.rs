@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Id, Kind, Ledger, Outcome};
+use super::{EditKind, Id, Ledger, Outcome};
 
 /// A decision about one proposal, as one device received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub fn check(ledger: &Ledger, decisions: &[Decision], register: &Register) -> Ve
     let mut complaints = Vec::new();
     let proposed = |outcome: &Outcome| !matches!(outcome, Outcome::Failed);
     let proposals: BTreeSet<Id> =
-        ledger.of(Kind::Proposal).filter(|entry| proposed(&entry.outcome)).map(|entry| entry.edit.id).collect();
+        ledger.of(EditKind::Proposal).filter(|entry| proposed(&entry.outcome)).map(|entry| entry.edit.id).collect();
     let mut verdicts: BTreeMap<Id, bool> = BTreeMap::new();
     let mut versions: BTreeMap<u64, Id> = BTreeMap::new();
     for decision in decisions {

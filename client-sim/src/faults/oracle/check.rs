@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{Debug, Display};
 
-use super::edit::{Id, Kind};
+use super::edit::{EditKind, Id};
 use super::view::View;
 use super::{Ledger, Outcome};
 
@@ -13,19 +13,19 @@ const SHOWN: usize = 5;
 /// Returns every fault of a replica whose document had these edits; empty when there is none.
 pub fn check(ledger: &Ledger, view: &View) -> Vec<String> {
     let mut complaints = view.unexpected.clone();
-    let deleted = superseded(ledger, Kind::Delete);
-    let unsure = ledger.of(Kind::Delete).filter(|entry| entry.outcome == Outcome::Unknown).count();
+    let deleted = superseded(ledger, EditKind::Delete);
+    let unsure = ledger.of(EditKind::Delete).filter(|entry| entry.outcome == Outcome::Unknown).count();
     let text: Vec<String> = view.text.iter().map(Id::to_string).collect();
-    once_each(ledger, Kind::Insert, "the text", &text, &deleted, unsure, &mut complaints);
+    once_each(ledger, EditKind::Insert, "the text", &text, &deleted, unsure, &mut complaints);
     let log: Vec<String> = view.log.iter().map(Id::to_string).collect();
-    once_each(ledger, Kind::Append, "the log", &log, &BTreeSet::new(), 0, &mut complaints);
+    once_each(ledger, EditKind::Append, "the log", &log, &BTreeSet::new(), 0, &mut complaints);
     in_order(&view.log, &mut complaints);
     let keys: Vec<String> = view.map.keys().cloned().collect();
-    once_each(ledger, Kind::Map, "the map", &keys, &BTreeSet::new(), 0, &mut complaints);
+    once_each(ledger, EditKind::Map, "the map", &keys, &BTreeSet::new(), 0, &mut complaints);
     for (key, value) in view.map.iter().filter(|(key, value)| key != value) {
         complaints.push(format!("the map has {value} under {key}"));
     }
-    once_each(ledger, Kind::Push, "the list", &view.list, &BTreeSet::new(), 0, &mut complaints);
+    once_each(ledger, EditKind::Push, "the list", &view.list, &BTreeSet::new(), 0, &mut complaints);
     counters(ledger, view, &mut complaints);
     last_writes(ledger, view, &mut complaints);
     choice(ledger, view, &mut complaints);
@@ -33,7 +33,7 @@ pub fn check(ledger: &Ledger, view: &View) -> Vec<String> {
 }
 
 /// The ids that accepted edits of this kind replaced.
-fn superseded(ledger: &Ledger, kind: Kind) -> BTreeSet<Id> {
+fn superseded(ledger: &Ledger, kind: EditKind) -> BTreeSet<Id> {
     let replaced = ledger.of(kind).filter_map(|entry| match &entry.outcome {
         Outcome::Accepted(replaced) => Some(replaced.iter().copied()),
         _ => None,
@@ -44,7 +44,7 @@ fn superseded(ledger: &Ledger, kind: Kind) -> BTreeSet<Id> {
 /// Checks that every accepted edit of a kind is present once, or absent if it is in `gone`. `unsure` more may be absent.
 fn once_each(
     ledger: &Ledger,
-    kind: Kind,
+    kind: EditKind,
     place: &str,
     found: &[String],
     gone: &BTreeSet<Id>,
@@ -100,7 +100,7 @@ fn in_order(log: &[Id], complaints: &mut Vec<String>) {
 fn counters(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
     // The sum of accepted increments, and every sum that the increments with unknown outcome can add.
     let (mut sure, mut unsure) = (0, BTreeSet::from([0]));
-    for entry in ledger.of(Kind::Count) {
+    for entry in ledger.of(EditKind::Count) {
         let amount = entry.edit.amount() as i64;
         match entry.outcome {
             Outcome::Accepted(_) => sure += amount,
@@ -117,16 +117,16 @@ fn counters(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
 
 /// Checks that each key's value is a write that no other write replaced.
 fn last_writes(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
-    let seen = superseded(ledger, Kind::Last);
+    let seen = superseded(ledger, EditKind::Last);
     let mut candidates: BTreeMap<String, Vec<Id>> = BTreeMap::new();
-    for entry in ledger.of(Kind::Last).filter(|entry| entry.outcome != Outcome::Failed) {
+    for entry in ledger.of(EditKind::Last).filter(|entry| entry.outcome != Outcome::Failed) {
         let of = candidates.entry(entry.edit.key()).or_default();
         if !seen.contains(&entry.edit.id) {
             of.push(entry.edit.id);
         }
     }
     let sure = |key: &str| {
-        ledger.of(Kind::Last).any(|entry| entry.edit.key() == key && matches!(entry.outcome, Outcome::Accepted(_)))
+        ledger.of(EditKind::Last).any(|entry| entry.edit.key() == key && matches!(entry.outcome, Outcome::Accepted(_)))
     };
     for (key, candidates) in &candidates {
         match view.last.get(key) {
@@ -147,7 +147,7 @@ fn last_writes(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
 
 /// Every write of a key and the writes that it replaced, as text.
 fn history(ledger: &Ledger, key: &str) -> String {
-    let writes = ledger.of(Kind::Last).filter(|entry| entry.edit.key() == key);
+    let writes = ledger.of(EditKind::Last).filter(|entry| entry.edit.key() == key);
     let lines = writes.map(|entry| match &entry.outcome {
         Outcome::Accepted(replaced) => format!("{} over {}", entry.edit.id, list(replaced)),
         other => format!("{} {other:?}", entry.edit.id),
@@ -157,11 +157,11 @@ fn history(ledger: &Ledger, key: &str) -> String {
 
 /// Checks that the choice holds exactly the writes that no accepted write replaced.
 fn choice(ledger: &Ledger, view: &View, complaints: &mut Vec<String>) {
-    let seen = superseded(ledger, Kind::Choice);
+    let seen = superseded(ledger, EditKind::Choice);
     // What an edit of unknown outcome replaced is not known: any other write may be gone.
-    let unsure = ledger.of(Kind::Choice).filter(|entry| entry.outcome == Outcome::Unknown).count();
+    let unsure = ledger.of(EditKind::Choice).filter(|entry| entry.outcome == Outcome::Unknown).count();
     let unsure = if unsure > 0 { usize::MAX } else { 0 };
-    once_each(ledger, Kind::Choice, "the choice", &view.choice, &seen, unsure, complaints);
+    once_each(ledger, EditKind::Choice, "the choice", &view.choice, &seen, unsure, complaints);
 }
 
 fn list(ids: &[Id]) -> String {

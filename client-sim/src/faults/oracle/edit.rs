@@ -62,10 +62,10 @@ impl FromStr for Id {
     }
 }
 
-/// Kind of an edit.
+/// EditKind of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum EditKind {
     /// Inserts its token between two others.
     Insert,
     /// Appends its token.
@@ -86,49 +86,49 @@ pub enum Kind {
     Proposal,
 }
 
-impl Kind {
+impl EditKind {
     /// Every kind.
-    pub const ALL: [Kind; 9] = [
-        Kind::Insert,
-        Kind::Append,
-        Kind::Delete,
-        Kind::Map,
-        Kind::Push,
-        Kind::Count,
-        Kind::Last,
-        Kind::Choice,
-        Kind::Proposal,
+    pub const ALL: [EditKind; 9] = [
+        EditKind::Insert,
+        EditKind::Append,
+        EditKind::Delete,
+        EditKind::Map,
+        EditKind::Push,
+        EditKind::Count,
+        EditKind::Last,
+        EditKind::Choice,
+        EditKind::Proposal,
     ];
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for EditKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Kind::Insert => "insert",
-            Kind::Append => "append",
-            Kind::Delete => "delete",
-            Kind::Map => "map",
-            Kind::Push => "push",
-            Kind::Count => "count",
-            Kind::Last => "last",
-            Kind::Choice => "choice",
-            Kind::Proposal => "proposal",
+            EditKind::Insert => "insert",
+            EditKind::Append => "append",
+            EditKind::Delete => "delete",
+            EditKind::Map => "map",
+            EditKind::Push => "push",
+            EditKind::Count => "count",
+            EditKind::Last => "last",
+            EditKind::Choice => "choice",
+            EditKind::Proposal => "proposal",
         })
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for EditKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Kind::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or(format!("{text:?} is not a kind of edit"))
+        EditKind::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or(format!("{text:?} is not a kind of edit"))
     }
 }
 
 /// State of a device that some edits need.
 #[derive(Debug, Clone)]
 pub struct EditContext {
-    /// Hybrid logical clock that stamps writes of [`Kind::Last`].
+    /// Hybrid logical clock that stamps writes of [`EditKind::Last`].
     pub clock: Hlc,
     /// Reading of the device's clock, which may be wrong, in milliseconds since the Unix epoch.
     pub now_ms: u64,
@@ -140,18 +140,18 @@ pub struct Edit {
     /// Its id, which it writes into the document.
     pub id: Id,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: EditKind,
     /// Random number that selects the position, the increment, the key or the token to delete.
     pub dice: u64,
 }
 
 impl Edit {
-    /// The increment of a [`Kind::Count`].
+    /// The increment of a [`EditKind::Count`].
     pub fn amount(&self) -> u64 {
         1 + self.dice % MAX_AMOUNT
     }
 
-    /// The key that a [`Kind::Last`] writes.
+    /// The key that a [`EditKind::Last`] writes.
     pub fn key(&self) -> String {
         format!("k{}", self.dice % LAST_KEYS)
     }
@@ -165,18 +165,18 @@ impl Edit {
     pub fn apply(&self, txn: &mut TransactionMut<'_>, context: &mut EditContext) -> Option<Vec<Id>> {
         let id = self.id.to_string();
         match self.kind {
-            Kind::Insert => {
+            EditKind::Insert => {
                 let text = txn.get_or_insert_text(TEXT);
                 let content = text.get_string(txn);
                 let places: Vec<usize> =
                     std::iter::once(0).chain(content.match_indices(']').map(|(at, _)| at + 1)).collect();
                 text.insert(txn, pick(&places, self.dice).unwrap_or(0) as u32, &self.token());
             }
-            Kind::Append => {
+            EditKind::Append => {
                 let log = txn.get_or_insert_text(LOG);
                 log.push(txn, &self.token());
             }
-            Kind::Delete => {
+            EditKind::Delete => {
                 let text = txn.get_or_insert_text(TEXT);
                 let content = text.get_string(txn);
                 let tokens: Vec<(usize, usize, Id)> = super::view::tokens(&content).0;
@@ -184,18 +184,18 @@ impl Edit {
                 text.remove_range(txn, at as u32, len as u32);
                 return Some(vec![victim]);
             }
-            Kind::Map => drop(txn.get_or_insert_map(MAP).insert(txn, id.clone(), id)),
-            Kind::Push => drop(txn.get_or_insert_array(LIST).push_back(txn, id)),
-            Kind::Count => {
+            EditKind::Map => drop(txn.get_or_insert_map(MAP).insert(txn, id.clone(), id)),
+            EditKind::Push => drop(txn.get_or_insert_array(LIST).push_back(txn, id)),
+            EditKind::Count => {
                 // Cannot overflow: a scenario has thousands of edits, not 10^15.
                 drop(counter().increment(txn, self.amount() as i64));
             }
-            Kind::Last => {
+            EditKind::Last => {
                 let before = LwwMap::new(LAST).get(txn, &self.key()).as_ref().and_then(id_of);
                 drop(LwwMap::new(LAST).set(txn, &mut context.clock, context.now_ms, &self.key(), &Value::Text(id)));
                 return Some(before.into_iter().collect());
             }
-            Kind::Choice => {
+            EditKind::Choice => {
                 let choice = ChoiceRegister::new(CHOICE);
                 let seen = choice.versions(txn).iter().filter_map(|version| id_of(&version.value)).collect();
                 let unique = u128::from(self.dice) << 16 | u128::from(self.id.number);
@@ -208,7 +208,7 @@ impl Edit {
                 return Some(seen);
             }
             // Proposals are not applied to the document: the server decides them.
-            Kind::Proposal => return None,
+            EditKind::Proposal => return None,
         }
         Some(Vec::new())
     }

@@ -20,7 +20,7 @@ fn context() -> EditContext {
     EditContext { clock: Hlc::new("device"), now_ms: 1_790_000_000_000 }
 }
 
-fn edit(name: &str, kind: Kind, dice: u64) -> Edit {
+fn edit(name: &str, kind: EditKind, dice: u64) -> Edit {
     Edit { id: id(name), kind, dice }
 }
 
@@ -29,8 +29,8 @@ fn sample() -> (Doc, Ledger) {
     let doc = Doc::new();
     let mut ledger = Ledger::default();
     let mut contexts = [context(), context()];
-    let kinds = Kind::ALL.into_iter().filter(|kind| ![Kind::Delete, Kind::Proposal].contains(kind));
-    let kinds: Vec<Kind> = kinds.chain([Kind::Delete]).collect();
+    let kinds = EditKind::ALL.into_iter().filter(|kind| ![EditKind::Delete, EditKind::Proposal].contains(kind));
+    let kinds: Vec<EditKind> = kinds.chain([EditKind::Delete]).collect();
     for round in 0..6 {
         // Fewer deletes than inserts, so that text remains.
         let kinds = if round % 3 == 0 { &kinds } else { &kinds[..kinds.len() - 1] };
@@ -109,7 +109,7 @@ fn doubled_edit_is_reported_in_every_root() {
     assert!(complaints_after(|txn| again(txn, TEXT)).contains("DOUBLED in the text"));
     assert!(complaints_after(|txn| again(txn, LOG)).contains("DOUBLED in the log"));
     let count = |txn: &mut TransactionMut<'_>| {
-        edit("d0-999", Kind::Count, 3).apply(txn, &mut context()).unwrap();
+        edit("d0-999", EditKind::Count, 3).apply(txn, &mut context()).unwrap();
     };
     assert!(complaints_after(count).contains("DOUBLED in the counter"));
 }
@@ -129,7 +129,7 @@ fn misplaced_or_unknown_content_is_reported() {
         complaints_after(|txn| txn.get_or_insert_text(LOG).push(txn, "[d9-9]")).contains("never made in the log: d9-9")
     );
     let overwrite = |txn: &mut TransactionMut<'_>| {
-        edit("d5-5", Kind::Last, 0).apply(txn, &mut context()).unwrap();
+        edit("d5-5", EditKind::Last, 0).apply(txn, &mut context()).unwrap();
     };
     assert!(complaints_after(overwrite).contains("overwritten or never written"));
     let under = |txn: &mut TransactionMut<'_>| {
@@ -144,7 +144,7 @@ fn misplaced_or_unknown_content_is_reported() {
 fn reappearing_deleted_token_and_present_failed_edit_are_reported() {
     let (doc, mut ledger) = sample();
     let deleted = ledger.entries.iter().find_map(|entry| match (&entry.outcome, entry.edit.kind) {
-        (Outcome::Accepted(victims), Kind::Delete) => Some(victims[0]),
+        (Outcome::Accepted(victims), EditKind::Delete) => Some(victims[0]),
         _ => None,
     });
     let deleted = deleted.unwrap();
@@ -153,7 +153,7 @@ fn reappearing_deleted_token_and_present_failed_edit_are_reported() {
     assert!(check(&ledger, &view(&doc)).join(";").contains("deleted but present"));
 
     let (doc, _) = sample();
-    let pushed = ledger.entries.iter_mut().find(|entry| entry.edit.kind == Kind::Push).unwrap();
+    let pushed = ledger.entries.iter_mut().find(|entry| entry.edit.kind == EditKind::Push).unwrap();
     pushed.outcome = Outcome::Failed;
     assert!(check(&ledger, &view(&doc)).join(";").contains("failed but present"));
 }
@@ -161,8 +161,8 @@ fn reappearing_deleted_token_and_present_failed_edit_are_reported() {
 #[test]
 fn edit_with_unknown_outcome_may_be_present_once_but_not_twice() {
     let (doc, mut ledger) = sample();
-    ledger.add(edit("d0-900", Kind::Push, 1), Outcome::Unknown);
-    ledger.add(edit("d0-901", Kind::Count, 4), Outcome::Unknown);
+    ledger.add(edit("d0-900", EditKind::Push, 1), Outcome::Unknown);
+    ledger.add(edit("d0-901", EditKind::Count, 4), Outcome::Unknown);
     assert_eq!(check(&ledger, &view(&doc)), Vec::<String>::new());
     for entry in ledger.entries.iter().rev().take(2) {
         entry.edit.apply(&mut doc.transact_mut(), &mut context()).unwrap();
@@ -179,7 +179,7 @@ fn edit_with_unknown_outcome_may_be_present_once_but_not_twice() {
 fn proposals(names: &[&str]) -> Ledger {
     let mut ledger = Ledger::default();
     for name in names {
-        ledger.add(edit(name, Kind::Proposal, 0), Outcome::Accepted(Vec::new()));
+        ledger.add(edit(name, EditKind::Proposal, 0), Outcome::Accepted(Vec::new()));
     }
     ledger
 }

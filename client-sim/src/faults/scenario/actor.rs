@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::clock::VirtualClock;
 use super::store::{LimitedStore, Space};
 use crate::faults::oracle::chain::{Decision, Register};
-use crate::faults::oracle::{Edit, EditContext, Id, Kind, Outcome, View};
+use crate::faults::oracle::{Edit, EditContext, EditKind, Id, Outcome, View};
 
 /// Reconnect delays of a device; short, because everything runs on one machine.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_millis(5), max: Duration::from_millis(60) };
@@ -41,12 +41,12 @@ pub struct Actor {
     /// The device's disk, when it can become full.
     space: Option<Space>,
     documents: Vec<String>,
-    notes: Arc<Mutex<Notes>>,
-    running: Option<Running>,
+    notes: Arc<Mutex<DeviceNotes>>,
+    running: Option<RunningApp>,
 }
 
 /// The state of a running app.
-struct Running {
+struct RunningApp {
     device: Device,
     documents: BTreeMap<String, Document>,
     clock: Arc<Mutex<Hlc>>,
@@ -54,7 +54,7 @@ struct Running {
 
 /// What a device's document events reported, over all runs of its app.
 #[derive(Debug, Default)]
-pub struct Notes {
+pub struct DeviceNotes {
     /// Decisions about the device's own proposals, by document.
     pub decisions: BTreeMap<String, Vec<Decision>>,
     /// Events that must not occur in a scenario.
@@ -114,7 +114,7 @@ impl Actor {
             documents.insert(name.clone(), document);
         }
         let clock = Arc::new(Mutex::new(Hlc::new(device.id().to_string())));
-        self.running = Some(Running { device, documents, clock });
+        self.running = Some(RunningApp { device, documents, clock });
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Actor {
     }
 
     /// Reads the notes under their lock.
-    pub fn notes<R>(&self, read: impl FnOnce(&Notes) -> R) -> R {
+    pub fn notes<R>(&self, read: impl FnOnce(&DeviceNotes) -> R) -> R {
         read(&self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -181,7 +181,7 @@ fn in_use(error: &anyhow::Error) -> bool {
 }
 
 /// Records a document's events in `notes` until the app ends.
-async fn record_events(document: String, mut events: Events, notes: Arc<Mutex<Notes>>) {
+async fn record_events(document: String, mut events: Events, notes: Arc<Mutex<DeviceNotes>>) {
     while let Some(event) = events.next().await {
         let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
@@ -233,7 +233,7 @@ pub struct Replica {
 impl Replica {
     /// Makes an edit. Returns its outcome (`None` when there was nothing to do) and the error text when it failed.
     pub async fn edit(&self, edit: Edit) -> (Option<Outcome>, Option<String>) {
-        let done = if edit.kind == Kind::Proposal {
+        let done = if edit.kind == EditKind::Proposal {
             self.handle.propose(REGISTER, Value::Text(edit.id.to_string())).await.map(|_: Ulid| Some(Vec::new()))
         } else {
             let (hlc, now_ms) = (Arc::clone(&self.hlc), self.clock.tick_ms());

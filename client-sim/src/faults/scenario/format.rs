@@ -7,7 +7,7 @@ use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::network::faults::Faults;
-use crate::faults::oracle::Kind;
+use crate::faults::oracle::EditKind;
 
 /// Largest number of devices in a scenario: each has a store, a port and a task.
 const MAX_DEVICES: u32 = 64;
@@ -72,7 +72,7 @@ pub enum Step {
         times: Count,
         /// Kinds of edits, chosen at random.
         #[serde(default = "edits")]
-        kinds: Vec<Kind>,
+        kinds: Vec<EditKind>,
         /// Real milliseconds between two edits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         every_ms: Option<Count>,
@@ -131,7 +131,7 @@ pub enum Step {
         who: DeviceSelector,
     },
     /// Replaces the network faults of the devices.
-    Network(Network),
+    Network(NetworkFaults),
     /// The network carries nothing, without closing connections.
     Partition {
         /// Devices concerned.
@@ -151,14 +151,14 @@ pub enum Step {
     Synced,
 }
 
-fn edits() -> Vec<Kind> {
-    Kind::ALL.into_iter().filter(|kind| *kind != Kind::Proposal).collect()
+fn edits() -> Vec<EditKind> {
+    EditKind::ALL.into_iter().filter(|kind| *kind != EditKind::Proposal).collect()
 }
 
-/// Network faults in TOML form. An absent key means that the fault is off.
+/// NetworkFaults faults in TOML form. An absent key means that the fault is off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Network {
+pub struct NetworkFaults {
     /// Devices whose network it is.
     pub who: DeviceSelector,
     /// See [`Faults`].
@@ -197,7 +197,7 @@ fn is_zero(percent: &u8) -> bool {
     *percent == 0
 }
 
-impl Network {
+impl NetworkFaults {
     /// A network without faults.
     pub fn good(who: DeviceSelector) -> Self {
         Self {

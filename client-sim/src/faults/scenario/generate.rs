@@ -4,8 +4,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::format::{ClockSkew, Count, DeviceSelector, Keyword, Network, Phase, Scenario, Span, Step};
-use crate::faults::oracle::Kind;
+use super::format::{ClockSkew, Count, DeviceSelector, Keyword, NetworkFaults, Phase, Scenario, Span, Step};
+use crate::faults::oracle::EditKind;
 
 /// Keeps the numbers drawn here apart from those that the run draws with the same seed.
 const SALT: u64 = 0x5ce0_a210;
@@ -48,9 +48,9 @@ pub fn generate(seed: u64, private: bool) -> Scenario {
 }
 
 fn edit(rng: &mut StdRng, who: DeviceSelector, times: u64) -> Step {
-    let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| rng.random_bool(0.6)).collect();
+    let mut kinds: Vec<EditKind> = EditKind::ALL.into_iter().filter(|_| rng.random_bool(0.6)).collect();
     if kinds.is_empty() {
-        kinds.push(Kind::Insert);
+        kinds.push(EditKind::Insert);
     }
     let every_ms = rng.random_bool(0.2).then_some(Count(0, 3));
     Step::Edit { who, times: Count(times, times), kinds, every_ms, must_fail: false }
@@ -85,12 +85,12 @@ fn push_event(rng: &mut StdRng, devices: u32, private: bool, step: &mut Vec<Step
             step.push(edit(rng, who.clone(), 1));
             step.push(Step::Freed { who });
         }
-        _ => step.push(Step::Network(Network::good(who))),
+        _ => step.push(Step::Network(NetworkFaults::good(who))),
     }
 }
 
-fn network(rng: &mut StdRng, who: DeviceSelector) -> Network {
-    let mut network = Network::good(who);
+fn network(rng: &mut StdRng, who: DeviceSelector) -> NetworkFaults {
+    let mut network = NetworkFaults::good(who);
     match rng.random_range(0..9) {
         0 => network.refuse = true,
         1 => network.captive = true,

@@ -1,7 +1,7 @@
 //! The Rust side of an npm client: a `node` process with a line protocol on standard input and output.
 //!
 //! It is started as `node tests/node/support/scenario-actor.mjs URL DOCUMENT... --dialect DIALECT` and reads one command
-//! per line: `edit KIND ID DICE DOCUMENT`, `offline`, `online`, `state DOCUMENT`. It knows the kinds of [`Kind`] except
+//! per line: `edit KIND ID DICE DOCUMENT`, `offline`, `online`, `state DOCUMENT`. It knows the kinds of [`EditKind`] except
 //! proposals. It answers each command, in order, with one line of JSON:
 //!
 //! ```text
@@ -22,7 +22,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::faults::oracle::{Edit, Kind, Outcome, View};
+use crate::faults::oracle::{Edit, EditKind, Outcome, View};
 
 /// Longest wait for the answer to a command.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -84,7 +84,7 @@ impl NodeActor {
 
     /// Makes an edit; see [`super::actor::Replica::edit`].
     pub async fn edit(&mut self, edit: Edit, document: &str) -> Result<(Option<Outcome>, Option<String>)> {
-        if edit.kind == Kind::Proposal {
+        if edit.kind == EditKind::Proposal {
             return Ok((None, None));
         }
         let kind = edit.kind;
@@ -156,9 +156,9 @@ mod tests {
         std::fs::write(&script, code).unwrap();
         let mut actor = NodeActor::start(4, &script, "ws://nowhere", &["doc".into()]).unwrap();
         let id = Id { device: 4, number: 1 };
-        let edit = Edit { id, kind: Kind::Push, dice: 5 };
+        let edit = Edit { id, kind: EditKind::Push, dice: 5 };
         assert_eq!(actor.edit(edit, "doc").await.unwrap(), (Some(Outcome::Accepted(vec![id])), None));
-        assert_eq!(actor.edit(Edit { kind: Kind::Delete, ..edit }, "doc").await.unwrap(), (None, None));
+        assert_eq!(actor.edit(Edit { kind: EditKind::Delete, ..edit }, "doc").await.unwrap(), (None, None));
         actor.go_offline().await.unwrap();
         assert!(actor.go_online().await.unwrap_err().to_string().contains("no"));
         assert_eq!(actor.view("doc").await.unwrap(), View::default());

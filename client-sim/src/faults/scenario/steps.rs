@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::format::{Count, DeviceSelector, Step};
 use super::world::World;
 use crate::faults::device_process;
-use crate::faults::oracle::{Edit, Kind, Outcome};
+use crate::faults::oracle::{Edit, EditKind, Outcome};
 
 /// Longest wait for traffic before the server is killed; there may be no traffic.
 const TRAFFIC_LIMIT: Duration = Duration::from_secs(2);
@@ -104,7 +104,7 @@ impl World {
         &mut self,
         who: &DeviceSelector,
         times: Count,
-        kinds: &[Kind],
+        kinds: &[EditKind],
         every_ms: Option<Count>,
         must_fail: bool,
     ) -> Result<()> {

@@ -14,9 +14,9 @@ use super::format::{Scenario, Step};
 use super::node::NodeActor;
 use super::store::Space;
 use super::timeline::Timeline;
-use super::{Figures, FreshClient, Setup, Verdict};
-use crate::faults::network::{Link, Network};
-use crate::faults::oracle::{Edit, Id, Kind, Ledger, Outcome, View, check, differences};
+use super::{FreshClient, ScenarioCounts, Setup, Verdict};
+use crate::faults::network::{DeviceLink, Network};
+use crate::faults::oracle::{Edit, EditKind, Id, Ledger, Outcome, View, check, differences};
 use crate::server::ServerProcess;
 
 /// A running scenario.
@@ -26,7 +26,7 @@ pub(super) struct World {
     pub time: VirtualTime,
     pub timeline: Timeline,
     pub network: Network,
-    pub links: Vec<Link>,
+    pub links: Vec<DeviceLink>,
     pub actors: Vec<Actor>,
     pub nodes: Vec<NodeActor>,
     /// Each device's disk.
@@ -41,7 +41,7 @@ pub(super) struct World {
     pub ledgers: BTreeMap<String, Ledger>,
     /// Number of the last edit of each device.
     pub numbers: Vec<u32>,
-    pub figures: Figures,
+    pub figures: ScenarioCounts,
     pub complaints: Vec<String>,
     pub ends: Vec<(String, View)>,
     /// Stores of devices and of the server. Removed last.
@@ -79,7 +79,7 @@ impl World {
             offline: BTreeSet::new(),
             ledgers: documents.iter().map(|name| (name.clone(), Ledger::default())).collect(),
             numbers: vec![0; scenario.replica_count() as usize],
-            figures: Figures::default(),
+            figures: ScenarioCounts::default(),
             complaints: Vec::new(),
             ends: Vec::new(),
             setup: setup.clone(),
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// Draws a device's next edit and the document that it edits.
-    pub fn draw_edit(&mut self, device: u32, kinds: &[Kind]) -> (String, Edit) {
+    pub fn draw_edit(&mut self, device: u32, kinds: &[EditKind]) -> (String, Edit) {
         let document = self.documents[self.rng.random_range(0..self.documents.len())].clone();
         let kind = kinds[self.rng.random_range(0..kinds.len())];
         let number = &mut self.numbers[device as usize];

@@ -13,9 +13,9 @@ pub enum Stage {
     Restarted,
 }
 
-/// Target value of a figure.
+/// Goal value of a figure.
 #[derive(Debug, Clone, Copy)]
-pub enum Target {
+pub enum Goal {
     /// At least this value.
     AtLeast(f64),
     /// At most this value.
@@ -28,15 +28,15 @@ pub enum Target {
 
 /// One row of the table.
 #[derive(Debug)]
-pub struct Row {
+pub struct TableRow {
     /// Label in the table, unit last.
     pub name: &'static str,
     /// JSON pointer to the value in the report of `load`.
     pub pointer: &'static str,
     /// Factor from the report's unit to the label's unit.
     pub scale: f64,
-    /// Target value, in the label's unit.
-    pub target: Target,
+    /// Goal value, in the label's unit.
+    pub target: Goal,
 }
 
 /// One run of `syncline-sim load`, and what is read from it.
@@ -49,22 +49,22 @@ pub struct Measure {
     /// Extra arguments of a short run; `None`: left out of short runs because it takes too long.
     pub short: Option<&'static [&'static str]>,
     /// Table rows read from the report.
-    pub rows: &'static [Row],
+    pub rows: &'static [TableRow],
 }
 
-const fn row(name: &'static str, pointer: &'static str, target: Target) -> Row {
-    Row { name, pointer, scale: 1.0, target }
+const fn row(name: &'static str, pointer: &'static str, target: Goal) -> TableRow {
+    TableRow { name, pointer, scale: 1.0, target }
 }
 
-const fn ms(name: &'static str, pointer: &'static str, target: Target) -> Row {
-    Row { name, pointer, scale: 1e-3, target }
+const fn ms(name: &'static str, pointer: &'static str, target: Goal) -> TableRow {
+    TableRow { name, pointer, scale: 1e-3, target }
 }
 
 const SHORT: Option<&[&str]> = Some(&["--seconds", "1", "--warmup", "0.5"]);
 /// Size of the document that all clients of `join-storm` join.
 const LARGE_BYTES: usize = 20 * 1024 * 1024;
 
-use Target::{AtLeast, AtMost, OfFloor, OfScenario};
+use Goal::{AtLeast, AtMost, OfFloor, OfScenario};
 
 /// Every measured scenario, in table order.
 pub const MEASURES: &[Measure] = &[

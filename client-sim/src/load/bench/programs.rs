@@ -14,7 +14,7 @@ const SERVER_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
 
 /// A running server or floor; killed on drop.
-pub struct Running {
+pub struct RunningProgram {
     child: Child,
     /// WebSocket URL of the program.
     pub url: String,
@@ -40,15 +40,15 @@ fn pinned(core: &str, program: &Path) -> Command {
 }
 
 /// Starts the server on the directory `data`.
-pub fn server(program: &Path, data: &Path) -> Result<Running> {
+pub fn server(program: &Path, data: &Path) -> Result<RunningProgram> {
     let mut command = pinned(SERVER_CORE, program);
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
     without_settings(&mut command);
     start(command)
 }
 
-/// Starts the floor. `answer`: see [`crate::load::floor::Args`].
-pub fn floor(answer: Option<usize>) -> Result<Running> {
+/// Starts the floor. `answer`: see [`crate::load::floor::FloorArgs`].
+pub fn floor(answer: Option<usize>) -> Result<RunningProgram> {
     let mut command = pinned(SERVER_CORE, &own_executable()?);
     command.arg("floor");
     if let Some(bytes) = answer {
@@ -61,7 +61,7 @@ fn own_executable() -> Result<PathBuf> {
     std::env::current_exe().context("cannot find the path of this program")
 }
 
-fn start(mut command: Command) -> Result<Running> {
+fn start(mut command: Command) -> Result<RunningProgram> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
     let mut stdout = BufReader::new(child.stdout.take().context("the program has no standard output")?);
@@ -71,12 +71,12 @@ fn start(mut command: Command) -> Result<Running> {
             bail!("{command:?} did not start: {}", child.wait()?);
         }
         if let Some(address) = address_in(&line) {
-            return Ok(Running { url: format!("ws://{address}"), child, _stdout: stdout });
+            return Ok(RunningProgram { url: format!("ws://{address}"), child, _stdout: stdout });
         }
     }
 }
 
-impl Running {
+impl RunningProgram {
     /// Runs `syncline-sim load` against the program and returns its report.
     pub fn load(&self, arguments: &[&str]) -> Result<serde_json::Value> {
         let mut command = pinned(LOAD_CORE, &own_executable()?);
@@ -100,7 +100,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProgram {
     fn drop(&mut self) {
         // The process may already have ended; drop has no way to report an error.
         self.child.kill().ok();

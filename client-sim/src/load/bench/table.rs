@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::measures::{Measure, Row, Target};
+use super::measures::{Goal, Measure, TableRow};
 use crate::load::report::number;
 
 /// A document holds the table between these markers.
@@ -45,7 +45,7 @@ impl Table {
         }
     }
 
-    fn add_row(&mut self, scenario: &'static str, row: &Row, rounds: &Rounds) {
+    fn add_row(&mut self, scenario: &'static str, row: &TableRow, rounds: &Rounds) {
         let floor = median(&rounds.floor);
         let Some(server) = median(&rounds.server) else {
             self.lines.push((scenario, f64::NAN, format!("| {} | failed | - | - | - | **no** |", row.name)));
@@ -53,13 +53,13 @@ impl Table {
         };
         let shown = |value: Option<f64>| value.map_or("-".into(), number);
         let (target, reached) = match row.target {
-            Target::AtLeast(0.0) => ("-".into(), None),
-            Target::AtLeast(least) => (format!("at least {}", number(least)), Some(server >= least)),
-            Target::AtMost(most) => (format!("at most {}", number(most)), Some(server <= most)),
-            Target::OfFloor(times) => {
+            Goal::AtLeast(0.0) => ("-".into(), None),
+            Goal::AtLeast(least) => (format!("at least {}", number(least)), Some(server >= least)),
+            Goal::AtMost(most) => (format!("at most {}", number(most)), Some(server <= most)),
+            Goal::OfFloor(times) => {
                 (format!("at most {times} x the floor"), floor.map(|floor| server <= times * floor))
             }
-            Target::OfScenario(times, other) => {
+            Goal::OfScenario(times, other) => {
                 let other_value = self.lines.iter().find(|line| line.0 == other).map(|line| line.1);
                 (format!("at most {times} x `{other}`"), other_value.map(|value| server <= times * value))
             }
@@ -115,15 +115,13 @@ mod tests {
 
     #[test]
     fn targets_compare_with_constants_the_floor_and_other_rows() {
-        let row = |target| Row { name: "x", pointer: "", scale: 1.0, target };
+        let row = |target| TableRow { name: "x", pointer: "", scale: 1.0, target };
         let rounds = Rounds { server: vec![3.0, 9.0, 4.0], floor: vec![2.0] };
         let mut table = Table::default();
-        for target in
-            [Target::AtMost(4.0), Target::AtLeast(4.5), Target::OfFloor(1.9), Target::OfScenario(1.0, "before")]
-        {
+        for target in [Goal::AtMost(4.0), Goal::AtLeast(4.5), Goal::OfFloor(1.9), Goal::OfScenario(1.0, "before")] {
             table.add_row("before", &row(target), &rounds);
         }
-        table.add_row("failed", &row(Target::AtMost(1.0)), &Rounds::default());
+        table.add_row("failed", &row(Goal::AtMost(1.0)), &Rounds::default());
         let lines: Vec<&str> = table.lines.iter().map(|line| line.2.as_str()).collect();
         assert_eq!(
             lines,

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use rand::RngExt;
 
 use super::{Counts, SendPolicy, Traffic, Until, report};
-use crate::load::ledger::{Arrival, Ledger};
+use crate::load::ledger::{Arrival, DeliveryLedger};
 use crate::load::marker;
 use crate::load::measure::{LatencySeries, UsageSample};
 use crate::load::report::Report;
@@ -33,10 +33,10 @@ struct Writer {
 
 /// A run. Writers have the same numbers here and in the ledger; connections have the same numbers here, in the ledger and in
 /// the hub.
-pub(super) struct Run<'a> {
+pub(super) struct TrafficRun<'a> {
     traffic: &'a Traffic,
     pub(super) sessions: Sessions,
-    pub(super) ledger: Ledger,
+    pub(super) ledger: DeliveryLedger,
     pub(super) series: LatencySeries,
     writers: Vec<Writer>,
     /// The writer of each connection.
@@ -53,11 +53,11 @@ pub(super) struct Run<'a> {
     bytes: Vec<u8>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> TrafficRun<'a> {
     pub(super) fn join(target: &Target, traffic: &'a Traffic) -> Result<Self> {
         let prefix = format!("load-{:08x}", rand::rng().random::<u32>());
         let mut names = Vec::new();
-        let mut ledger = Ledger::new(traffic.documents);
+        let mut ledger = DeliveryLedger::new(traffic.documents);
         let (mut writers, mut writer_of) = (Vec::new(), Vec::new());
         for document in 0..traffic.documents {
             for member in 0..traffic.writers + traffic.readers {
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
             ..
         } = self;
         let until_acked = matches!(traffic.policy, SendPolicy::Window(_, Until::Acked));
-        let mut acked = |ledger: &mut Ledger, series: &mut LatencySeries, writer: usize, now| {
+        let mut acked = |ledger: &mut DeliveryLedger, series: &mut LatencySeries, writer: usize, now| {
             if let Some(age) = ledger.acknowledge(writer, now) {
                 series.acknowledged(age);
                 writers[writer].ready |= until_acked;

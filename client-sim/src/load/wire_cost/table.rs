@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Payload bytes of one sync, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bytes {
+pub struct SyncBytes {
     /// To the server.
     pub sent: u64,
     /// From the server.
@@ -17,17 +17,17 @@ pub struct Bytes {
 
 /// The measurements of one client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
+pub struct ClientCost {
     /// Name of the client.
     pub client: String,
     /// First sync with an empty copy.
-    pub first: Bytes,
+    pub first: SyncBytes,
     /// Reconnect with a complete copy.
-    pub nothing_missed: Bytes,
+    pub nothing_missed: SyncBytes,
     /// Reconnect with one keystroke made offline.
-    pub keystroke_made: Bytes,
+    pub keystroke_made: SyncBytes,
     /// Reconnect after another client has typed one keystroke.
-    pub keystroke_missed: Bytes,
+    pub keystroke_missed: SyncBytes,
 }
 
 /// The measurements of all clients on one document.
@@ -40,7 +40,7 @@ pub struct Measured {
     /// Size of the document encoded as one update.
     pub state_bytes: usize,
     /// One row per client.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ClientCost>,
 }
 
 impl Measured {
@@ -67,14 +67,14 @@ impl fmt::Display for Measured {
         )?;
         writeln!(f, "|---|---:|---:|---:|---:|")?;
         for row in &self.rows {
-            let Row { client, first, nothing_missed, keystroke_made, keystroke_missed } = row;
+            let ClientCost { client, first, nothing_missed, keystroke_made, keystroke_missed } = row;
             writeln!(f, "| {client} | {nothing_missed} | {keystroke_made} | {keystroke_missed} | {first} |")?;
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Bytes {
+impl fmt::Display for SyncBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sent, received } = *self;
         write!(f, "{} ({} + {})", grouped(sent + received), grouped(sent), grouped(received))
@@ -101,8 +101,8 @@ mod tests {
     #[test]
     fn table_shows_sums_and_both_directions() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-        let bytes = |sent, received| Bytes { sent, received };
-        let row = Row {
+        let bytes = |sent, received| SyncBytes { sent, received };
+        let row = ClientCost {
             client: "c".into(),
             first: bytes(1, 2_000),
             nothing_missed: bytes(50, 60),

@@ -9,9 +9,9 @@ use rand::rngs::StdRng;
 use tokio::time::sleep;
 
 use super::{LIMIT, Trial, http};
+use crate::faults::durability::author::Author;
 use crate::faults::durability::fleet::{Load, authors};
 use crate::faults::durability::link::{Link, LinkEvent};
-use crate::faults::durability::writer::Author;
 use crate::peer::Dialect;
 
 /// Number of edits in each dialect; each waits for one slow sync.

@@ -27,7 +27,7 @@ fn absent_keys_take_their_defaults() {
     assert_eq!((scenario.nodes, scenario.documents, scenario.phase[0].repeat), (0, 1, 1));
     let Step::Edit { who, times, kinds, every_ms, must_fail } = &scenario.phase[0].step[0] else { panic!() };
     assert_eq!((who, *times, *every_ms, *must_fail), (&DeviceSelector::Numbers(vec![1]), Count(2, 5), None, false));
-    assert!(kinds.contains(&Kind::Insert) && !kinds.contains(&Kind::Proposal));
+    assert!(kinds.contains(&EditKind::Insert) && !kinds.contains(&EditKind::Proposal));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use yrs::{Array, ArrayRef, Doc, Transact};
 
-use super::ledger::{AuthorRecord, Edit, Kind, element};
+use super::ledger::{AuthorEdit, AuthorEditKind, AuthorRecord, element};
 use super::link::{Link, LinkEvent};
 use crate::peer::Dialect;
 
@@ -129,16 +129,16 @@ impl Author {
         let mut txn = self.doc.transact_mut();
         let kind = if self.own.len() >= self.config.max_elements {
             self.list.remove(&mut txn, 0);
-            Kind::Delete(self.own.pop_front().unwrap_or_default())
+            AuthorEditKind::Delete(self.own.pop_front().unwrap_or_default())
         } else {
             let bytes = self.rng.random_range(self.config.bytes.clone());
             self.list.push_back(&mut txn, element(&marker, bytes));
             self.own.push_back(marker.clone());
-            Kind::Push
+            AuthorEditKind::Push
         };
         let update = txn.encode_update_v1().into();
         drop(txn);
-        self.record.edits.push(Edit { marker, kind, update, made: Instant::now(), acked: None, refused: false });
+        self.record.edits.push(AuthorEdit { marker, kind, update, made: Instant::now(), acked: None, refused: false });
         number
     }
 
