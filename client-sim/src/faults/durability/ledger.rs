@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::faults::judgement::{Expected, judge};
+
 /// AuthorEditKind of an edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthorEditKind {
@@ -89,13 +91,12 @@ pub fn element(marker: &str, bytes: usize) -> String {
 /// count: they may have been in transit when the power was cut.
 pub fn compare(records: &[&AuthorRecord], elements: &[String], cut: Option<Instant>) -> Findings {
     let mut found = Findings::default();
-    let mut counts: HashMap<&str, u32> = HashMap::new();
+    let marker_bytes = |text: &str| text.find('|').unwrap_or(text.len());
     for text in elements {
-        let marker = text.split_once('|').map_or(text.as_str(), |(marker, _)| marker);
+        let marker = &text[..marker_bytes(text)];
         if *text != element(marker, text.len().saturating_sub(marker.len() + 1)) {
             found.strange.push(format!("{marker} (changed)"));
         }
-        *counts.entry(marker).or_default() += 1;
     }
     let is_durable = |edit: &AuthorEdit| edit.acked.is_some_and(|acked| cut.is_none_or(|cut| acked < cut));
     // For each marker with a deletion: whether the deletion counts as acknowledged.
@@ -105,20 +106,20 @@ pub fn compare(records: &[&AuthorRecord], elements: &[String], cut: Option<Insta
             deletions.insert(of, is_durable(edit));
         }
     }
-    for edit in records.iter().flat_map(|record| &record.edits).filter(|edit| edit.kind == AuthorEditKind::Push) {
-        let count = counts.remove(edit.marker.as_str()).unwrap_or(0);
-        let deletion = deletions.get(edit.marker.as_str());
-        if count > 1 {
-            found.doubled.push(edit.marker.clone());
-        }
-        if count == 0 && is_durable(edit) && deletion.is_none() {
-            found.lost.push(edit.marker.clone());
-        }
-        if count > 0 && deletion == Some(&true) {
-            found.lost.push(format!("{} (its deletion)", edit.marker));
-        }
-    }
-    found.strange.extend(counts.into_keys().map(|marker| format!("{marker} (never written)")));
+    let pushes = records.iter().flat_map(|record| &record.edits).filter(|edit| edit.kind == AuthorEditKind::Push);
+    let expected = pushes.map(|edit| {
+        let expected = match deletions.get(edit.marker.as_str()) {
+            Some(true) => Expected::Never,
+            None if is_durable(edit) => Expected::Once,
+            None | Some(false) => Expected::AtMostOnce,
+        };
+        (edit.marker.as_str(), expected)
+    });
+    let judgement = judge(expected, elements.iter().map(|text| &text[..marker_bytes(text)]));
+    found.lost.extend(judgement.lost.into_iter().map(str::to_owned));
+    found.lost.extend(judgement.unwanted.into_iter().map(|marker| format!("{marker} (its deletion)")));
+    found.doubled.extend(judgement.doubled.into_iter().map(str::to_owned));
+    found.strange.extend(judgement.unknown.into_iter().map(|marker| format!("{marker} (never written)")));
     found
 }
 

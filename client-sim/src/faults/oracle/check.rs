@@ -6,6 +6,7 @@ use std::fmt::{Debug, Display};
 use super::edit::{EditKind, Id};
 use super::view::View;
 use super::{Ledger, Outcome};
+use crate::faults::judgement::{Expected, judge};
 
 /// Number of ids printed in one complaint.
 const SHOWN: usize = 5;
@@ -51,31 +52,25 @@ fn once_each(
     unsure: usize,
     complaints: &mut Vec<String>,
 ) {
-    let mut count: HashMap<&str, usize> = HashMap::new();
-    for id in found {
-        *count.entry(id).or_default() += 1;
+    let edits = ledger.of(kind).map(|entry| {
+        let expected = match entry.outcome {
+            Outcome::Accepted(_) if gone.contains(&entry.edit.id) => Expected::Never,
+            Outcome::Accepted(_) => Expected::Once,
+            Outcome::Failed => Expected::Never,
+            Outcome::Unknown => Expected::AtMostOnce,
+        };
+        (entry.edit.id, expected)
+    });
+    let mut judgement = judge(edits, found.iter().map(String::as_str));
+    if judgement.lost.len() <= unsure {
+        judgement.lost.clear();
     }
-    let (mut lost, mut doubled, mut undeleted, mut failed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for entry in ledger.of(kind) {
-        let id = entry.edit.id;
-        let times = count.remove(id.to_string().as_str()).unwrap_or(0);
-        match entry.outcome {
-            _ if times > 1 => doubled.push(id),
-            Outcome::Accepted(_) if gone.contains(&id) && times == 1 => undeleted.push(id),
-            Outcome::Accepted(_) if !gone.contains(&id) && times == 0 => lost.push(id),
-            Outcome::Failed if times > 0 => failed.push(id),
-            _ => {}
-        }
-    }
-    if lost.len() <= unsure {
-        lost.clear();
-    }
-    complain(complaints, "LOST", place, &lost);
-    complain(complaints, "DOUBLED", place, &doubled);
+    let (undeleted, failed): (Vec<Id>, Vec<Id>) = judgement.unwanted.iter().partition(|id| gone.contains(id));
+    complain(complaints, "LOST", place, &judgement.lost);
+    complain(complaints, "DOUBLED", place, &judgement.doubled);
     complain(complaints, "deleted but present", place, &undeleted);
     complain(complaints, "failed but present", place, &failed);
-    let unknown: Vec<&str> = count.into_keys().collect();
-    complain(complaints, "present but never made", place, &unknown);
+    complain(complaints, "present but never made", place, &judgement.unknown);
 }
 
 fn complain(complaints: &mut Vec<String>, what: &str, place: &str, ids: &[impl Display]) {
