@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::faults::judgement::{Expected, judge};
 
-/// AuthorEditKind of an edit.
+/// Kind of an author's edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthorEditKind {
     /// Pushed an element.
@@ -25,7 +25,7 @@ pub enum AuthorEditKind {
 pub struct AuthorEdit {
     /// Marker, unique in the run.
     pub marker: String,
-    /// AuthorEditKind of the edit.
+    /// Kind of the edit.
     pub kind: AuthorEditKind,
     /// The v1 update, to send it again.
     pub update: Bytes,

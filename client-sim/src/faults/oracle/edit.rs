@@ -62,7 +62,7 @@ impl FromStr for Id {
     }
 }
 
-/// EditKind of an edit.
+/// Kind of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EditKind {

@@ -155,7 +155,7 @@ fn edits() -> Vec<EditKind> {
     EditKind::ALL.into_iter().filter(|kind| *kind != EditKind::Proposal).collect()
 }
 
-/// NetworkFaults faults in TOML form. An absent key means that the fault is off.
+/// Network faults in TOML form. An absent key means that the fault is off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NetworkFaults {

@@ -13,7 +13,7 @@ pub enum Stage {
     Restarted,
 }
 
-/// Goal value of a figure.
+/// Target value of a figure.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
     /// At least this value.
@@ -35,7 +35,7 @@ pub struct TableRow {
     pub pointer: &'static str,
     /// Factor from the report's unit to the label's unit.
     pub scale: f64,
-    /// Goal value, in the label's unit.
+    /// Target value, in the label's unit.
     pub target: Goal,
 }
 
