@@ -58,12 +58,12 @@ pub struct WireCostArgs {
 /// Fills the document, measures the clients and prints the result.
 pub async fn run(args: &WireCostArgs) -> Result<()> {
     let trace = file::load(&args.trace)?;
-    let directory = Scratch::new()?;
+    let directory = tempfile::Builder::new().prefix("syncline-wire-cost-").tempdir()?;
     let random = format!("wire-cost-{:08x}", rand::rng().random::<u32>());
     let target = Subject { url: args.url.clone(), document: args.document.clone().unwrap_or(random) };
     let used = args.edits.unwrap_or(trace.transactions.len()).min(trace.transactions.len());
 
-    let (writer, document) = target.open(&directory.0.join("writer"), &Clock::default(), false).await?;
+    let (writer, document) = target.open(&directory.path().join("writer"), &Clock::default(), false).await?;
     in_time("the server's answer", document.wait_until_synced()).await??;
     ensure!(document.text(ROOT).await?.is_empty(), "{} is not empty; choose another with --document", target.document);
     load(&document, &trace.transactions[..used]).await?;
@@ -76,10 +76,10 @@ pub async fn run(args: &WireCostArgs) -> Result<()> {
         state_bytes: document.state().await?.len(),
         rows: Vec::new(),
     };
-    let mut measured = Measured { rows: vec![target.measure_device(&directory.0, &document).await?], ..measured };
+    let mut measured = Measured { rows: vec![target.measure_device(directory.path(), &document).await?], ..measured };
     writer.close().await;
     if !args.npm.is_empty() {
-        measured.rows.extend(target.measure_npm_clients(Path::new(&args.npm), &directory.0).await?);
+        measured.rows.extend(target.measure_npm_clients(Path::new(&args.npm), directory.path()).await?);
     }
     measured.print(args.json)
 }
@@ -196,23 +196,5 @@ impl WallClock for Clock {
     fn now_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_sub(self.0.load(Ordering::Relaxed))
-    }
-}
-
-/// A temporary directory, removed on drop.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("syncline-wire-cost-{:016x}", rand::rng().random::<u64>()));
-        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // An error leaves files in the temporary directory, which the system clears.
-        drop(std::fs::remove_dir_all(&self.0));
     }
 }

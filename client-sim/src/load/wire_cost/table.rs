@@ -6,6 +6,8 @@ use std::io::Write;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::load::report::grouped;
+
 /// Payload bytes of one sync, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncBytes {
@@ -79,19 +81,6 @@ impl fmt::Display for SyncBytes {
         let Self { sent, received } = *self;
         write!(f, "{} ({} + {})", grouped(sent + received), grouped(sent), grouped(received))
     }
-}
-
-/// Formats 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
