@@ -1,30 +1,16 @@
 //! Load and fault scenarios for Yjs servers, over real sockets. `syncline-sim --help` lists the commands.
 
-mod actor;
-mod bench;
-mod child;
-mod cli;
-mod durability;
-mod floor;
-mod kill_test;
+mod faults;
 mod load;
-mod network;
-mod oracle;
+mod peer;
 mod proc;
-mod replay;
 mod report;
-mod scenario;
-mod soak;
-mod wire_cost;
+mod server;
 
-use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
-use syncline_protocol::detect::Dialect;
+use clap::{Parser, Subcommand};
 
 /// Load and fault scenarios for Yjs servers, over real sockets.
 #[derive(Parser)]
@@ -36,118 +22,31 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Replay a recorded editing session, keystroke by keystroke, and compare every reader's text with the result.
-    Replay(ReplayArgs),
     /// Put load on any Yjs server and measure its throughput, latency, CPU and memory.
-    Load(load::Args),
+    Load(load::LoadArgs),
     /// Measure the server and a bare relay in turn and print ratios.
-    Bench(bench::Args),
+    Bench(load::bench::BenchArgs),
     /// Run a bare relay, without a CRDT or a disk, as a baseline for servers.
-    Floor(floor::Args),
+    Floor(load::floor::FloorArgs),
     /// Run scenarios with devices, a bad network and a real server; then check for lost, duplicated or diverging edits.
-    Run(cli::RunArgs),
+    Run(faults::cli::RunArgs),
     /// Generate small random scenarios and run them, for as long as you like.
-    Soak(cli::SoakArgs),
+    Soak(faults::cli::SoakArgs),
     /// Kill a device with signal 9 while it edits, again and again; then check for lost or duplicated edits.
-    KillTest(cli::KillTestArgs),
+    KillTest(faults::cli::KillTestArgs),
     /// Run a device in its own process, so that it can be killed.
     #[command(hide = true)]
-    Device(cli::DeviceArgs),
+    Device(faults::cli::DeviceArgs),
     /// Run a device that executes commands from its standard input, one per line.
-    Actor(actor::Args),
+    Actor(faults::actor::ActorArgs),
     /// Crash the server at random moments and at its failpoints; then check that no acknowledged edit is lost.
-    Crash(durability::crash::Args),
+    Crash(faults::durability::crash::CrashArgs),
     /// Cut the power of the server's file system (needs root); then check that no acknowledged edit is lost.
-    PowerCut(durability::power::Args),
+    PowerCut(faults::durability::power::PowerCutArgs),
     /// Make the server's disk full, failing or slow (needs root or strace); then check what each client was sent.
-    DiskFault(durability::disk::Args),
+    DiskFault(faults::durability::disk::DiskFaultArgs),
     /// Measure what a reconnect costs on the wire, for Syncline's client and for the npm clients.
-    WireCost(wire_cost::Args),
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum DialectArg {
-    YWebsocket,
-    Hocuspocus,
-}
-
-#[derive(clap::Args)]
-struct ReplayArgs {
-    /// Trace file: JSON of the editing-traces collection, plain or .gz.
-    #[arg(long)]
-    trace: PathBuf,
-    /// Server address.
-    #[arg(long, env = "SYNCLINE_URL", default_value = "ws://127.0.0.1:1234")]
-    url: String,
-    /// Wire protocol to use.
-    #[arg(long, value_enum, default_value = "y-websocket")]
-    dialect: DialectArg,
-    /// Name of a document that does not exist yet on the server [default: a random one].
-    #[arg(long)]
-    document: Option<String>,
-    /// Name of the root text.
-    #[arg(long, default_value = "text")]
-    root: String,
-    /// Token, if the server requires one.
-    #[arg(long)]
-    token: Option<String>,
-    /// Number of reading connections.
-    #[arg(long, default_value_t = 1)]
-    readers: usize,
-    /// Number of writing connections, which take turns.
-    #[arg(long, default_value_t = 1)]
-    writers: usize,
-    /// Edits per turn.
-    #[arg(long, default_value_t = 1)]
-    turn: usize,
-    /// Maximum number of updates that have not yet reached every reader; 0 sends as fast as possible.
-    #[arg(long, default_value_t = 64)]
-    in_flight: usize,
-    /// Maximum number of updates per second.
-    #[arg(long)]
-    rate: Option<f64>,
-    /// Process id of the server, to report its CPU and memory.
-    #[arg(long)]
-    pid: Option<u32>,
-    /// Threads of this program. One thread leaves the other cores to the server.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
-    /// Fail when nothing arrives for this many seconds.
-    #[arg(long, default_value_t = 10)]
-    stall_s: u64,
-    /// Print the report as one JSON object.
-    #[arg(long)]
-    json: bool,
-    /// Replay nothing; connect a new client and compare its text with the end of the trace (needs --document).
-    #[arg(long)]
-    verify_only: bool,
-    /// Skip the edit with this number, to prove that the checks fail.
-    #[arg(long, hide = true)]
-    leave_out: Option<usize>,
-}
-
-impl ReplayArgs {
-    fn options(&self) -> replay::Options {
-        replay::Options {
-            trace: self.trace.clone(),
-            url: self.url.clone(),
-            dialect: match self.dialect {
-                DialectArg::YWebsocket => Dialect::YWebsocket,
-                DialectArg::Hocuspocus => Dialect::Hocuspocus,
-            },
-            document: self.document.clone(),
-            root: self.root.clone(),
-            token: self.token.clone(),
-            readers: self.readers,
-            writers: self.writers,
-            turn: self.turn,
-            in_flight: self.in_flight,
-            rate: self.rate,
-            pid: self.pid,
-            stall: Duration::from_secs(self.stall_s),
-            leave_out: self.leave_out,
-        }
-    }
+    WireCost(load::wire_cost::WireCostArgs),
 }
 
 /// Exit code when the load generator was the bottleneck, so that scripts can distinguish it from a failure.
@@ -155,13 +54,12 @@ const SATURATED_CODE: u8 = 3;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Replay(args) => run_replay(&args),
         Command::Load(args) => match load::run(&args) {
-            Ok(load::Outcome::Saturated) => return ExitCode::from(SATURATED_CODE),
-            other => other.map(|outcome| outcome == load::Outcome::Fine),
+            Ok(load::LoadOutcome::Saturated) => return ExitCode::from(SATURATED_CODE),
+            other => other.map(|outcome| outcome == load::LoadOutcome::Fine),
         },
-        Command::Floor(args) => floor::run(&args).map(|()| true),
-        Command::Bench(args) => bench::run(&args),
+        Command::Floor(args) => load::floor::run(&args).map(|()| true),
+        Command::Bench(args) => load::bench::run(&args),
         other => run_async(other),
     };
     match done {
@@ -178,40 +76,16 @@ fn run_async(command: Command) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Run(args) => cli::run(&args).await,
-            Command::Soak(args) => cli::soak(&args).await,
-            Command::KillTest(args) => cli::kill_test(&args).await,
-            Command::Device(args) => cli::device(args).await,
-            Command::Actor(args) => actor::run(&args).await.map(|()| true),
-            Command::Crash(args) => durability::crash::run(args).await,
-            Command::DiskFault(args) => durability::disk::run(args).await,
-            Command::PowerCut(args) => durability::power::run(args).await,
-            Command::WireCost(args) => wire_cost::run(&args).await.map(|()| true),
-            Command::Replay(args) => run_replay(&args),
+            Command::Run(args) => faults::cli::run(&args).await,
+            Command::Soak(args) => faults::cli::soak(&args).await,
+            Command::KillTest(args) => faults::cli::kill_test(&args).await,
+            Command::Device(args) => faults::cli::device(args).await,
+            Command::Actor(args) => faults::actor::run(&args).await.map(|()| true),
+            Command::Crash(args) => faults::durability::crash::run(args).await,
+            Command::DiskFault(args) => faults::durability::disk::run(args).await,
+            Command::PowerCut(args) => faults::durability::power::run(args).await,
+            Command::WireCost(args) => load::wire_cost::run(&args).await.map(|()| true),
             Command::Load(_) | Command::Floor(_) | Command::Bench(_) => unreachable!("handled without a runtime"),
         }
     })
-}
-
-fn run_replay(args: &ReplayArgs) -> Result<bool> {
-    let runtime = match args.threads {
-        0 | 1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-        threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?,
-    };
-    let options = args.options();
-    let mut stdout = std::io::stdout();
-    if args.verify_only {
-        runtime.block_on(replay::verify_only(&options))?;
-        match args.json {
-            true => writeln!(stdout, "{{\"ok\":true}}")?,
-            false => writeln!(stdout, "the document has the expected text")?,
-        }
-        return Ok(true);
-    }
-    let report = runtime.block_on(replay::replay(&options))?;
-    match args.json {
-        true => writeln!(stdout, "{}", serde_json::to_string(&report)?)?,
-        false => writeln!(stdout, "{report}")?,
-    }
-    Ok(report.ok)
 }

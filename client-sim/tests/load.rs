@@ -1,5 +1,5 @@
-//! Tests of `syncline-sim load` as a program: on a real server and on the bare relay it counts correctly, supports both
-//! dialects, and reports lost updates and invalid measurements.
+//! Tests of `syncline-sim load` as a program: on a real server and on the bare relay it counts correctly, supports every
+//! dialect, and reports lost updates and invalid measurements.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -99,9 +99,9 @@ fn update_is_delivered_to_every_other_connection_of_its_document() {
 }
 
 #[test]
-fn both_dialects_work_with_awareness_and_with_windows() {
+fn every_dialect_works_with_awareness_and_with_windows() {
     let subject = Subject::server();
-    for dialect in ["y-websocket", "hocuspocus"] {
+    for dialect in ["y-websocket", "hocuspocus", "native"] {
         let report = subject.report(&format!("{SMALL} --awareness --dialect {dialect}"));
         assert_eq!(report["dialect"], dialect);
         assert!(figure(&report, "awareness_per_s") > 0.0 && figure(&report, "acks_per_s") > 0.0, "{report}");
@@ -109,8 +109,33 @@ fn both_dialects_work_with_awareness_and_with_windows() {
         assert!(figure(&report, "updates_per_s") > 0.0, "{report}");
         let durable = format!("durable --documents 5 --seconds 0.3 --warmup 0 --dialect {dialect}");
         assert!(figure(&subject.report(&durable), "acks_per_s") > 0.0);
-        let trace = format!("trace-flow --readers 2 --dialect {dialect}");
-        assert!(figure(&subject.report(&trace), "until_all_have_it_s") > 0.0);
+        let report = subject.report(&format!("trace-flow --readers 2 --dialect {dialect}"));
+        assert!(figure(&report, "until_all_have_it_s") > 0.0 && figure(&report, "right_readers") == 2.0, "{report}");
+        assert_eq!(report["ack_latency"]["count"].as_f64(), Some(figure(&report, "updates")), "{report}");
+    }
+}
+
+#[test]
+fn document_of_a_trace_is_compared_with_its_end_later() {
+    let subject = Subject::server();
+    let trace = |name: &str| format!("--trace {}/../tests/fixtures/traces/{name}.json.gz", env!("CARGO_MANIFEST_DIR"));
+    let (right, wrong) = (trace("sveltecomponent"), trace("automerge-paper"));
+    subject.report(&format!("trace --readers 1 --document d {right}"));
+    subject.report(&format!("trace --verify-only --document d {right}"));
+    for (arguments, reason) in [
+        (format!("trace --verify-only --document d {wrong}"), "wrong text"),
+        (format!("trace --verify-only --document another {right}"), "wrong text"),
+        (format!("trace --verify-only {right}"), "needs --document"),
+        (format!("trace --document d {right}"), "not empty"),
+    ] {
+        let output = subject.load(&arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments}");
+        let printed = [output.stdout, output.stderr].concat();
+        assert!(
+            String::from_utf8_lossy(&printed).contains(reason),
+            "{arguments}: {}",
+            String::from_utf8_lossy(&printed)
+        );
     }
 }
 

@@ -80,7 +80,7 @@ test('the Rust example runs in an empty crate with the lines that README prints'
 
 test('commands that need a running server work', async () => {
   await edit('my-document')
-  const replay = 'cargo run --release -p syncline-sim -- replay --trace tests/fixtures/traces/sveltecomponent.json.gz --readers 10 --writers 1'
+  const replay = 'cargo run --release -p syncline-sim -- load trace-flow --readers 10 --allow-saturated'
   await run(printed(replay), { env })
   await run(printed('cargo run --release -- backup backups/notes'), { env })
   await run(printed('cargo run -p syncline-client --example shopping_list'), { env })

@@ -13,7 +13,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Socket, Type};
 
-use super::frame::{self, Frames, Piece};
+use crate::peer::frame::{self, Frames, Piece};
 
 /// Largest read from a socket.
 const READ_BYTES: usize = 512 * 1024;

@@ -33,7 +33,7 @@ struct Sent {
 }
 
 #[derive(Debug)]
-struct Writer {
+struct LedgerWriter {
     connection: usize,
     /// Number of the first update in `open`.
     base: u32,
@@ -49,14 +49,14 @@ struct Writer {
 
 /// The updates of one writer that one connection has received.
 #[derive(Debug, Clone, Default)]
-struct Received {
+struct ReceivedNumbers {
     /// Every update below this number.
     next: u32,
     /// Updates above `next`.
     beyond: BTreeSet<u32>,
 }
 
-impl Received {
+impl ReceivedNumbers {
     /// Adds an update; returns whether it is new.
     fn add(&mut self, number: u32) -> bool {
         if number == self.next {
@@ -71,17 +71,17 @@ impl Received {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct LedgerConnection {
     document: usize,
     /// One entry per writer of the document.
-    received: Vec<Received>,
+    received: Vec<ReceivedNumbers>,
 }
 
 /// The ledger. Documents, connections and writers are identified by number.
 #[derive(Debug, Default)]
-pub struct Ledger {
-    writers: Vec<Writer>,
-    connections: Vec<Connection>,
+pub struct DeliveryLedger {
+    writers: Vec<LedgerWriter>,
+    connections: Vec<LedgerConnection>,
     /// The writers of each document, in the order of their numbers in markers.
     documents: Vec<Vec<usize>>,
     /// Number of updates sent.
@@ -94,7 +94,7 @@ pub struct Ledger {
     pub acked: u64,
 }
 
-impl Ledger {
+impl DeliveryLedger {
     /// A ledger for `documents` documents without connections.
     pub fn new(documents: usize) -> Self {
         Self { documents: vec![Vec::new(); documents], ..Self::default() }
@@ -104,12 +104,12 @@ impl Ledger {
     /// the first update is sent.
     pub fn connect(&mut self, document: usize, writes: bool) -> Option<usize> {
         let connection = self.connections.len();
-        self.connections.push(Connection { document, received: Vec::new() });
+        self.connections.push(LedgerConnection { document, received: Vec::new() });
         if !writes {
             return None;
         }
         let (base, open, unacked) = (0, VecDeque::new(), VecDeque::new());
-        self.writers.push(Writer { connection, base, open, lacking: 0, unacked, receivers: 0 });
+        self.writers.push(LedgerWriter { connection, base, open, lacking: 0, unacked, receivers: 0 });
         self.documents[document].push(self.writers.len() - 1);
         Some(self.writers.len() - 1)
     }
@@ -118,7 +118,7 @@ impl Ledger {
     pub fn begin(&mut self) {
         for connection in &mut self.connections {
             let writers = &self.documents[connection.document];
-            connection.received = vec![Received::default(); writers.len()];
+            connection.received = vec![ReceivedNumbers::default(); writers.len()];
             for &writer in writers {
                 self.writers[writer].receivers += 1;
             }
@@ -221,7 +221,7 @@ impl Ledger {
     }
 }
 
-impl Writer {
+impl LedgerWriter {
     /// Removes leading updates that are delivered everywhere.
     fn forget(&mut self) {
         while self.open.front().is_some_and(|sent| sent.lacking == 0) {
@@ -236,8 +236,8 @@ mod tests {
     use super::*;
 
     /// One document: connections 0 and 1 write, 2 reads; another: 3 reads and 4 writes.
-    fn ledger() -> Ledger {
-        let mut ledger = Ledger::new(2);
+    fn ledger() -> DeliveryLedger {
+        let mut ledger = DeliveryLedger::new(2);
         for (document, writes) in [(0, true), (0, true), (0, false), (1, false), (1, true)] {
             ledger.connect(document, writes);
         }

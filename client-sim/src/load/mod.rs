@@ -1,33 +1,35 @@
-//! `syncline-sim load`: puts load on any Yjs server and measures it.
+//! Is it fast? `syncline-sim load` puts load on any Yjs server and measures it; `bench` compares servers with the bare relay
+//! `floor`; `wire-cost` counts the bytes of a reconnect.
 //!
 //! ```text
 //! scenario  the named scenarios and their parameters
 //! traffic   writers and readers             keystroke  two traffic runs    idle  idle connections
 //! trace     a recorded editing session      stored     stored documents    storm  simultaneous joins
-//! session   joining a document              hub        sockets: mio, one thread
-//! speak     the wire dialects               frame      WebSocket frames    marker  updates with searchable text
-//! ledger    which updates arrived where     measure, report, plot          figures and their output
+//! session   many clients of `peer`          hub        their sockets: mio, one thread
+//! marker    updates with searchable text    ledger     which updates arrived where
+//! measure   figures                         report, plot   their output
 //! ```
 //!
 //! Readers search for markers and decode nothing, so that the server is the bottleneck. When the generator is the
 //! bottleneck, its figures say little about the server and are not reported.
 
-pub(crate) mod frame;
-pub(crate) mod hub;
+pub mod bench;
+pub mod floor;
+mod hub;
 mod idle;
 mod keystroke;
 mod ledger;
-pub(crate) mod marker;
+mod marker;
 mod measure;
 mod plot;
-pub(crate) mod report;
+mod report;
 mod scenario;
 mod session;
-mod speak;
 mod stored;
 mod storm;
 mod trace;
 mod traffic;
+pub mod wire_cost;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -39,14 +41,14 @@ use self::hub::Address;
 use self::report::Report;
 use self::scenario::{Name, Workload};
 use self::session::Target;
-use self::speak::Dialect;
+use crate::peer::Dialect;
 
 /// The generator counts as the bottleneck when it was busy for more than this share of the time.
 const SATURATED: f64 = 0.95;
 
 /// Arguments of `load`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Args {
+pub struct LoadArgs {
     /// Name of a scenario; `traffic` is defined by the parameters alone.
     #[arg(value_enum, default_value = "traffic")]
     scenario: Name,
@@ -83,7 +85,7 @@ pub struct Args {
 
 /// Result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LoadOutcome {
     /// Every check passed.
     Fine,
     /// A check failed.
@@ -93,7 +95,7 @@ pub enum Outcome {
 }
 
 /// Runs the scenario and prints its report.
-pub fn run(args: &Args) -> Result<Outcome> {
+pub fn run(args: &LoadArgs) -> Result<LoadOutcome> {
     let report = measure(args)?;
     let mut stdout = std::io::stdout();
     if report.saturated && !args.allow_saturated {
@@ -107,7 +109,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         for failure in &report.failures {
             eprintln!("FAILED: {failure}");
         }
-        return Ok(if report.ok { Outcome::Saturated } else { Outcome::Failed });
+        return Ok(if report.ok { LoadOutcome::Saturated } else { LoadOutcome::Failed });
     }
     if let Some(path) = &args.plot {
         std::fs::write(path, plot::svg(&report)).with_context(|| format!("cannot write {}", path.display()))?;
@@ -117,10 +119,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
     } else {
         writeln!(stdout, "{report}")?;
     }
-    Ok(if report.ok { Outcome::Fine } else { Outcome::Failed })
+    Ok(if report.ok { LoadOutcome::Fine } else { LoadOutcome::Failed })
 }
 
-fn measure(args: &Args) -> Result<Report> {
+fn measure(args: &LoadArgs) -> Result<Report> {
     ensure!(args.max_connecting > 0, "--max-connecting must be at least 1");
     let target = Target {
         address: Address::of(&args.url)?,

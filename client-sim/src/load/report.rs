@@ -123,19 +123,25 @@ pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
 }
 
+/// Formats 1234567 as 1,234,567.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Formats a number with three significant digits; from 1000 on with all digits, grouped.
 pub fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => {
-            let digits = format!("{large:.0}");
-            let mut grouped = String::new();
-            for (at, digit) in digits.chars().enumerate() {
-                if at > 0 && (digits.len() - at).is_multiple_of(3) {
-                    grouped.push(',');
-                }
-                grouped.push(digit);
-            }
-            if value < 0.0 { format!("-{grouped}") } else { grouped }
+            let sign = if value < 0.0 { "-" } else { "" };
+            format!("{sign}{}", grouped(large.round() as u64))
         }
         large if large >= 100.0 => format!("{value:.0}"),
         large if large >= 10.0 => format!("{value:.1}"),

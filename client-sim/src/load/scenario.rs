@@ -12,7 +12,7 @@ use super::keystroke::Keystroke;
 use super::marker::MARKER_CHARS;
 use super::stored::{Action, Stored};
 use super::storm::{Join, Reconnect};
-use super::trace::Trace;
+use super::trace::TraceJob;
 use super::traffic::{SendPolicy, Traffic, Until};
 
 /// Name of a scenario. The comments are shown by `--help`.
@@ -101,9 +101,12 @@ pub struct Parameters {
     /// Trace file: JSON of the editing-traces collection, plain or .gz [default: one of the tests' fixtures]
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Name of the document to fill or open (cold-open, held-open).
+    /// Name of the document to fill or open (cold-open, held-open), or of a new document (trace, trace-flow).
     #[arg(long, value_name = "NAME")]
     pub document: Option<String>,
+    /// Send nothing; connect a new client and compare its text with the end of the trace (trace, trace-flow; --document).
+    #[arg(long)]
+    pub verify_only: bool,
     /// Fill the document, for a later run (cold-open, held-open).
     #[arg(long)]
     pub prepare: bool,
@@ -125,7 +128,7 @@ pub enum Workload {
     /// Idle connections.
     Idle(Idle),
     /// A recorded editing session.
-    Trace(Trace),
+    Trace(TraceJob),
     /// A document stored on the server.
     Stored(Stored),
     /// Clients that reconnect at the same time.
@@ -165,8 +168,14 @@ impl Name {
             Workload::Stored(Stored { document, trace, action })
         };
         let replay = |flow| {
-            let (file, readers) = (trace("sveltecomponent.json.gz"), parameters.readers.unwrap_or(10));
-            Workload::Trace(Trace { file, readers, flow, leave_out: parameters.forget })
+            Workload::Trace(TraceJob {
+                file: trace("sveltecomponent.json.gz"),
+                document: parameters.document.clone(),
+                verify_only: parameters.verify_only,
+                readers: parameters.readers.unwrap_or(10),
+                flow,
+                leave_out: parameters.forget,
+            })
         };
         Ok(match self {
             Name::Idle => {

@@ -1,12 +1,12 @@
-//! Joins documents over a [`Hub`] and turns its events into session events.
+//! Drives clients over a [`Hub`]: connects them, passes messages between sockets and clients, and emits what arrives.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::frame;
 use super::hub::{Address, Event, Hub};
-use super::speak::{Dialect, EMPTY_STATE_VECTOR, MessageHead};
+use crate::peer::frame::{self, Piece};
+use crate::peer::{Dialect, Peer, Received};
 
 /// Longest wait in one turn of the event loop.
 const TURN: Duration = Duration::from_millis(100);
@@ -28,29 +28,12 @@ pub struct Target {
     pub max_connecting: usize,
 }
 
-/// State of one connection.
-#[derive(Debug)]
-pub struct Session {
-    /// Name of its document.
-    pub document: String,
-    /// State vector sent when it joins.
-    pub state_vector: Vec<u8>,
-    /// Whether the server has answered its sync step 1.
-    pub joined: bool,
-    /// Sync step 2 messages sent that the server has not acknowledged with a SyncStatus (Hocuspocus).
-    pub unacked_step_2: usize,
-    /// Bytes of document data received.
-    pub data_bytes: u64,
-    /// Set within a message of document data; true if it is a sync step 2.
-    inside: Option<bool>,
-}
-
 /// An event of a session.
 #[derive(Debug)]
 pub enum SessionEvent<'a> {
     /// The session has joined its document.
     Joined,
-    /// Document data, or a piece of it: see [`frame::Piece`].
+    /// Document data, or a piece of it: see [`Piece`].
     Data {
         /// The bytes.
         bytes: &'a [u8],
@@ -59,8 +42,8 @@ pub enum SessionEvent<'a> {
         /// Whether the data ends in this piece.
         last: bool,
     },
-    /// The server saved an update (Hocuspocus).
-    Saved,
+    /// The server saved the oldest unanswered updates of the connection, this many (native, Hocuspocus).
+    Saved(u64),
     /// An awareness update.
     Awareness,
 }
@@ -69,8 +52,8 @@ pub enum SessionEvent<'a> {
 pub struct Sessions {
     /// The sockets.
     pub hub: Hub,
-    /// The sessions, by connection number.
-    pub all: Vec<Session>,
+    /// The clients, by connection number.
+    pub all: Vec<Peer>,
     /// The server.
     pub target: Target,
     /// Whether the server is the bare relay of this program.
@@ -101,21 +84,23 @@ impl Sessions {
 
     /// Connects a client with an empty copy of `document`.
     pub fn connect(&mut self, document: &str) -> Result<usize> {
-        self.connect_with(document, &EMPTY_STATE_VECTOR)
+        self.connect_peer(self.peer(document))
     }
 
     /// Connects a client whose copy of `document` has this state vector.
     pub fn connect_with(&mut self, document: &str, state_vector: &[u8]) -> Result<usize> {
-        let Target { address, dialect, token, .. } = &self.target;
-        let number = self.hub.connect(address, &dialect.path(&address.base, document, token.as_deref()))?;
-        self.all.push(Session {
-            document: document.to_owned(),
-            state_vector: state_vector.to_vec(),
-            joined: false,
-            unacked_step_2: 0,
-            data_bytes: 0,
-            inside: None,
-        });
+        self.connect_peer(self.peer(document).with_state_vector(state_vector))
+    }
+
+    fn peer(&self, document: &str) -> Peer {
+        let Target { dialect, token, .. } = &self.target;
+        Peer::new(*dialect, document.to_owned(), rand::random()).with_token(token.as_deref())
+    }
+
+    fn connect_peer(&mut self, peer: Peer) -> Result<usize> {
+        let address = &self.target.address;
+        let number = self.hub.connect(address, &peer.path(&address.base))?;
+        self.all.push(peer);
         Ok(number)
     }
 
@@ -152,31 +137,29 @@ impl Sessions {
         timeout: Duration,
         mut on_event: impl FnMut(usize, SessionEvent<'_>, Instant),
     ) -> Result<()> {
-        let Self { hub, all, target, relay, joined, frames, replies, .. } = self;
+        let Self { hub, all, relay, joined, frames, replies, .. } = self;
         let mut failure = None;
         hub.turn(timeout, |number, event, now| {
-            let session = &mut all[number];
+            let peer = &mut all[number];
             let result = match event {
                 Event::Open { relay: is_relay } => {
                     *relay |= is_relay;
-                    let hello = target.dialect.hello(&session.document, target.token.as_deref(), &session.state_vector);
-                    replies.extend(hello.into_iter().map(|message| (number, message)));
+                    replies.extend(peer.hello().into_iter().map(|message| (number, message)));
                     Ok(())
                 }
                 Event::Lost(why) => Err(anyhow::anyhow!(why)),
                 Event::Piece(piece) => {
-                    let mut emit = |event: SessionEvent<'_>| match event {
-                        SessionEvent::Joined => {
-                            *joined += 1;
-                            on_event(number, event, now);
-                        }
-                        SessionEvent::Data { first, .. } => {
-                            *frames += u64::from(first);
-                            on_event(number, event, now);
-                        }
-                        SessionEvent::Saved | SessionEvent::Awareness => on_event(number, event, now),
+                    let had_joined = peer.joined();
+                    let mut emit = |event: SessionEvent<'_>| {
+                        *frames += u64::from(matches!(event, SessionEvent::Data { first: true, .. }));
+                        on_event(number, event, now);
                     };
-                    session.handle_piece(target, piece, &mut emit, |reply| replies.push((number, reply)))
+                    let handled = handle(peer, piece, |reply| replies.push((number, reply)), &mut emit);
+                    if !had_joined && peer.joined() {
+                        *joined += 1;
+                        emit(SessionEvent::Joined);
+                    }
+                    handled
                 }
             };
             if let Err(error) = result {
@@ -207,50 +190,21 @@ impl Sessions {
     }
 }
 
-impl Session {
-    fn handle_piece(
-        &mut self,
-        target: &Target,
-        piece: frame::Piece<'_>,
-        emit: &mut impl FnMut(SessionEvent<'_>),
-        reply: impl FnOnce(Vec<u8>),
-    ) -> Result<()> {
-        if !piece.first {
-            if let Some(step_2) = self.inside {
-                self.data_bytes += (piece.bytes.len() - frame::OVERLAP_BYTES.min(piece.bytes.len())) as u64;
-                emit(SessionEvent::Data { bytes: piece.bytes, first: false, last: piece.last });
-                self.join_if(step_2 && piece.last, emit);
-            }
-            return Ok(());
-        }
-        self.inside = None;
-        match target.dialect.classify(piece.bytes).with_context(|| format!("document {}", self.document))? {
-            MessageHead::Update { at, step_2 } => {
-                let data = &piece.bytes[at..];
-                self.data_bytes += data.len() as u64;
-                self.inside = Some(step_2);
-                emit(SessionEvent::Data { bytes: data, first: true, last: piece.last });
-                self.join_if(step_2 && piece.last, emit);
-            }
-            MessageHead::SyncStep1 => {
-                self.unacked_step_2 += usize::from(target.dialect == Dialect::Hocuspocus);
-                reply(target.dialect.empty_step_2(&self.document));
-            }
-            MessageHead::Status { saved: true } if self.unacked_step_2 > 0 => self.unacked_step_2 -= 1,
-            MessageHead::Status { saved: true } => emit(SessionEvent::Saved),
-            MessageHead::Status { saved: false } => bail!("the server refuses writes to {}", self.document),
-            MessageHead::Awareness => emit(SessionEvent::Awareness),
-            MessageHead::Ping => reply(target.dialect.pong().to_vec()),
-            MessageHead::Denied(reason) => bail!("the server denied access to {}: {reason}", self.document),
-            MessageHead::Other => {}
-        }
-        Ok(())
+/// Passes a piece to a client and emits its event, if it is one.
+fn handle(
+    peer: &mut Peer,
+    piece: Piece<'_>,
+    reply: impl FnOnce(Vec<u8>),
+    emit: &mut impl FnMut(SessionEvent<'_>),
+) -> Result<()> {
+    let received = peer.receive(piece, reply).with_context(|| format!("document {}", peer.document))?;
+    match received {
+        Received::Data { bytes, first, last } => emit(SessionEvent::Data { bytes, first, last }),
+        Received::Saved(count) => emit(SessionEvent::Saved(count)),
+        Received::Awareness => emit(SessionEvent::Awareness),
+        Received::Refused(reason) => bail!("the server refuses writes to {}: {reason}", peer.document),
+        Received::Closed { reason, .. } => bail!("the server denied access to {}: {reason}", peer.document),
+        Received::Other => {}
     }
-
-    fn join_if(&mut self, complete: bool, emit: &mut impl FnMut(SessionEvent<'_>)) {
-        if complete && !self.joined {
-            self.joined = true;
-            emit(SessionEvent::Joined);
-        }
-    }
+    Ok(())
 }

@@ -14,8 +14,8 @@ use yrs::{Doc, ReadTxn, StateVector, Transact, Update};
 use super::measure::UsageSample;
 use super::report::{Figures, Report, mib};
 use super::session::{Sessions, Target};
-use crate::replay::plan::{Plan, Sharing};
-use crate::replay::trace;
+use super::trace::file;
+use super::trace::plan::Plan;
 
 /// Keystrokes per message.
 const MESSAGE_EDITS: usize = 200;
@@ -79,7 +79,7 @@ fn prepare(target: &Target, document: &str, file: &Path) -> Result<Report> {
     let updates: Vec<&[u8]> = plan.edits.iter().map(|edit| &edit.update[..]).collect();
     for (number, group) in updates.chunks(MESSAGE_EDITS).enumerate() {
         let merged = yrs::merge_updates_v1(group.iter().copied()).context("cannot merge updates of the trace")?;
-        let message = sessions.target.dialect.update(document, &merged);
+        let message = sessions.all[writer].update(&merged);
         sessions.send_message(writer, &message)?;
         if number % MESSAGES_PER_TURN == 0 {
             sessions.turn(Duration::from_millis(1), |_, _, _| {})?;
@@ -99,8 +99,8 @@ fn prepare(target: &Target, document: &str, file: &Path) -> Result<Report> {
 }
 
 /// The updates of a trace, typed by one client.
-fn plan_of(file: &Path, client: u64) -> Result<Plan> {
-    Plan::new(&trace::load(file)?, super::marker::ROOT, Sharing { writers: 1, turn: 1 }, &[client])
+fn plan_of(path: &Path, client: u64) -> Result<Plan> {
+    Plan::new(&file::load(path)?, client)
 }
 
 /// Builds a document of at least `edits` keystrokes: the trace, typed by one client after another. Returns the encoded state

@@ -12,6 +12,7 @@ use super::measure::UsageSample;
 use super::report::{Figures, Report, mib};
 use super::session::{SessionEvent, Sessions, Target};
 use super::stored::{wait_until, wait_until_quiet};
+use crate::peer::Peer;
 use crate::proc::usage;
 
 /// Longest wait in one turn of the event loop.
@@ -47,14 +48,14 @@ pub fn reconnect(target: &Target, job: &Reconnect, name: &str) -> Result<Report>
     let mut sessions = Sessions::new(target.clone())?;
     sessions.join_all(&names)?;
     ensure!(!sessions.relay, "reconnect-storm needs a server that stores documents; the bare relay does not");
-    send_updates(&mut sessions, &names, 0..UPDATES_BEFORE)?;
+    send_updates(&mut sessions, names.len(), 0..UPDATES_BEFORE)?;
     let clients: Vec<String> = (0..job.clients).map(|number| names[number % names.len()].clone()).collect();
     sessions.join_all(&clients)?;
     for number in names.len()..names.len() + clients.len() {
         sessions.hub.cut(number);
     }
     let away = Instant::now();
-    send_updates(&mut sessions, &names, UPDATES_BEFORE..UPDATES_BEFORE + UPDATES_MISSED)?;
+    send_updates(&mut sessions, names.len(), UPDATES_BEFORE..UPDATES_BEFORE + UPDATES_MISSED)?;
     wait_until_quiet(&mut sessions, AWAY.saturating_sub(away.elapsed()).max(Duration::from_millis(100)))?;
 
     let (before, first) = (UsageSample::now(target.pid)?, sessions.all.len());
@@ -131,13 +132,13 @@ fn client_of(document: usize) -> u64 {
 
 /// Sends the updates `numbers` from the writer of each document, then waits until nothing more arrives. A writer's connection
 /// has the same number as its document.
-fn send_updates(sessions: &mut Sessions, names: &[String], numbers: std::ops::Range<u32>) -> Result<()> {
+fn send_updates(sessions: &mut Sessions, documents: usize, numbers: std::ops::Range<u32>) -> Result<()> {
     let mut update = Vec::new();
     for number in numbers {
-        for (document, name) in names.iter().enumerate() {
+        for document in 0..documents {
             update.clear();
             marker::write_update(&mut update, client_of(document), 0, number, MARKER_CHARS);
-            let message = sessions.target.dialect.update(name, &update);
+            let message = sessions.all[document].update(&update);
             sessions.send_message(document, &message)?;
         }
         sessions.turn(Duration::from_millis(1), |_, _, _| {})?;
@@ -178,7 +179,7 @@ pub fn join(target: &Target, job: &Join, name: &str) -> Result<Report> {
         for number in 0..updates {
             update.clear();
             marker::write_update(&mut update, client_of(0), 0, number, LARGE_CHARS);
-            let message = sessions.target.dialect.update(&document, &update);
+            let message = sessions.all[writer].update(&update);
             sessions.send_message(writer, &message)?;
             if number % LARGE_UPDATES_PER_TURN == 0 {
                 sessions.turn(Duration::from_millis(5), |_, _, _| {})?;
@@ -193,7 +194,7 @@ pub fn join(target: &Target, job: &Join, name: &str) -> Result<Report> {
     }
     let mut found = vec![0; job.clients + 1];
     let (mut moved, mut rss_peak) = (Instant::now(), 0);
-    let complete = |session: &super::session::Session| session.joined && session.data_bytes >= wanted;
+    let complete = |peer: &Peer| peer.joined() && peer.data_bytes >= wanted;
     while !sessions.all[1..].iter().all(complete) {
         ensure!(moved.elapsed() < target.stall, "not every client received the document in time");
         sessions.turn(TURN, |connection, event, now| {

@@ -1,36 +1,46 @@
 //! `trace`, `trace-flow`: a recorded editing session, one update per keystroke, sent to readers whose texts are checked.
 //!
-//! The plan, the tracking of arrived edits and the checks are shared with `syncline-sim replay`; the sockets are those of
-//! `load`. `trace-flow` sends a number of updates and waits until every reader has them, as in the tables of the
-//! documentation; `trace` sends as fast as the socket accepts.
+//! ```text
+//! file      the trace file             plan    its updates, encoded before the run, and an index of their content
+//! tracker   which edits have arrived   verify  every reader's text, and that of a client that joins at the end
+//! ```
+//!
+//! `trace-flow` sends a number of updates and waits until every reader has them, as in the tables of the documentation;
+//! `trace` sends as fast as the socket accepts.
+
+pub mod file;
+pub mod plan;
+mod tracker;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rand::RngExt;
-use syncline_protocol::detect;
 
-use super::frame::{self, OVERLAP_BYTES};
+use self::plan::Plan;
+use self::tracker::Tracker;
 use super::measure::{LatencySeries, UsageSample};
 use super::report::{Figures, Report, mib};
 use super::session::{SessionEvent, Sessions, Target};
-use super::speak::Dialect;
-use crate::replay::plan::{Plan, Sharing};
-use crate::replay::readers::ReaderResult;
-use crate::replay::tracker::Tracker;
-use crate::replay::{link, trace, verify};
-use crate::report::{Latency, new_histogram};
+use crate::peer::frame::{self, Assembler};
+use crate::peer::{Dialect, Unanswered};
+use crate::report::Latency;
 
 /// Longest wait in one turn of the event loop.
 const TURN: Duration = Duration::from_millis(20);
 
 /// Parameters of a trace run.
 #[derive(Debug, Clone)]
-pub struct Trace {
+pub struct TraceJob {
     /// The trace file.
     pub file: PathBuf,
+    /// Name of the document; `None`: a random one.
+    pub document: Option<String>,
+    /// Send nothing; compare the document of an earlier run with the end of the trace.
+    pub verify_only: bool,
     /// Number of reading connections.
     pub readers: usize,
     /// Number of updates sent before waiting for all readers; `None`: no wait.
@@ -40,64 +50,117 @@ pub struct Trace {
 }
 
 /// A reading connection.
-struct Reader {
+struct TraceReader {
     tracker: Tracker,
-    /// Received pieces of a large update.
-    pieces: Vec<u8>,
+    assembler: Assembler,
     /// Time of the last new edit.
     last: Instant,
     /// Longest time without a new edit.
     starved: Duration,
-    bytes: u64,
 }
 
-struct Run {
+struct TraceRun {
     plan: Arc<Plan>,
-    readers: Vec<Reader>,
+    readers: Vec<TraceReader>,
     /// Time at which each edit was sent.
     sent: Vec<Instant>,
     /// Number of readers that lack each edit.
     lacking: Vec<usize>,
     /// Number of edits that all readers have.
     everywhere: usize,
+    /// The edits that the server has not acknowledged.
+    unanswered: Unanswered,
     series: LatencySeries,
-    /// Time of the last new edit at any reader.
+    /// Time of the last new edit at any reader, or of the last acknowledgement.
     last_progress: Instant,
 }
 
 /// Runs the scenario and returns its report.
-pub fn run(target: &Target, job: &Trace, name: &str) -> Result<Report> {
-    anyhow::ensure!(job.readers > 0, "--readers must be at least 1");
-    let plan = plan(job)?;
-    let document = format!("load-{:08x}", rand::rng().random::<u32>());
+pub fn run(target: &Target, job: &TraceJob, name: &str) -> Result<Report> {
+    let trace = file::load(&job.file)?;
+    let document = match (&job.document, job.verify_only) {
+        (Some(document), _) => document.clone(),
+        (None, false) => format!("load-{:08x}", rand::rng().random::<u32>()),
+        (None, true) => bail!("--verify-only needs --document with the document name of the earlier run"),
+    };
     let mut sessions = Sessions::new(target.clone())?;
-    sessions.join_all(&vec![document.clone(); job.readers + 1])?;
-    let before = UsageSample::now(target.pid)?;
-    let mut run = Run::new(Arc::clone(&plan), job.readers, before.at);
-    let mut failures: Vec<String> = Vec::new();
-    if let Err(error) = run.send_all(&mut sessions, job) {
-        failures.push(format!("{error:#}"));
-    }
-    let after = UsageSample::now(target.pid)?;
+    let checked = match job.verify_only {
+        true => verify_only(&mut sessions, &document, &trace)?,
+        false => replay(&mut sessions, job, &document, &trace)?,
+    };
+    let file = job.file.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Report {
+        ok: checked.failures.is_empty(),
+        scenario: name.to_owned(),
+        about: format!("{file}, {}", checked.about),
+        relay: sessions.relay,
+        ..checked
+    })
+}
+
+/// Compares the document of an earlier run with the end of the trace.
+fn verify_only(sessions: &mut Sessions, document: &str, trace: &file::Trace) -> Result<Report> {
+    let checked = verify::check_fresh_client(sessions, document, &trace.end);
+    Ok(Report {
+        about: format!("the document {document} compared with the end"),
+        failures: checked.err().map(|error| format!("{error:#}")).into_iter().collect(),
+        ..Report::default()
+    })
+}
+
+fn replay(sessions: &mut Sessions, job: &TraceJob, document: &str, trace: &file::Trace) -> Result<Report> {
+    ensure!(job.readers > 0, "--readers must be at least 1");
+    // 32 bits as in Yjs 13; the top bit gives all ids the same encoded length.
+    let plan = Arc::new(Plan::new(trace, u64::from(rand::rng().random::<u32>() | 1 << 31))?);
+    let pid = sessions.target.pid;
+    sessions.join_all(&vec![document.to_owned(); job.readers + 1])?;
+    // An empty update has two bytes.
+    let empty = sessions.all.iter().all(|peer| peer.data_bytes <= 2);
+    ensure!(empty, "the document {document} is not empty; choose another with --document");
+    let before = UsageSample::now(pid)?;
+    let mut run = TraceRun::new(Arc::clone(&plan), job.readers, before.at);
+    let sent = run.send_all(sessions, job);
+    let (after, frames) = (UsageSample::now(pid)?, sessions.frames);
     run.series.finish();
-    let relay = sessions.relay;
+    // The measurement has ended; a run that lacks deliveries is not kept waiting for acknowledgements.
+    let complete = sent.and_then(|()| run.wait_for_acks(sessions));
+    let mut failures: Vec<String> = complete.err().map(|error| format!("{error:#}")).into_iter().collect();
     let starved = run.readers.iter().map(|reader| reader.starved).max().unwrap_or_default();
-    let seconds = after.seconds_since(&before);
-    let results: Vec<ReaderResult> =
-        std::mem::take(&mut run.readers).into_iter().enumerate().map(reader_result).collect();
-    failures.extend(verify::check_readers(&plan, &results));
-    if failures.is_empty() && !relay {
-        failures.extend(check_fresh_client(target, &document, &plan).err().map(|error| format!("{error:#}")));
+    let readers: Vec<Tracker> = run.readers.into_iter().map(|reader| reader.tracker).collect();
+    let (wrong, right) = verify::check_readers(&plan, &readers);
+    failures.extend(wrong);
+    if failures.is_empty() && !sessions.relay {
+        let checked = verify::check_fresh_client(sessions, document, &plan.end);
+        failures.extend(checked.context("a client that joined at the end").err().map(|error| format!("{error:#}")));
     }
-    let updates = plan.edits.len() as f64;
-    let deliveries = results.iter().map(|result| result.arrived).sum::<usize>() as f64;
+    let deliveries = readers.iter().map(|reader| reader.arrived_count).sum::<usize>();
+    let mut figures = figures(&before, &after, plan.edits.len() as f64, deliveries as f64);
+    figures.add("starved_ms", "longest wait for an update, ms", starved.as_secs_f64() * 1e3);
+    figures.add("frames_to_a_reader", "frames per reader", frames as f64 / (job.readers + 1) as f64);
+    figures.add("updates", "updates", plan.edits.len() as f64);
+    figures.add("right_readers", "readers with the expected text", right as f64);
+    let sending = job.flow.map_or("as fast as possible".into(), |flow| format!("{flow} updates at a time"));
+    Ok(Report {
+        failures,
+        about: format!("{} updates, {} readers, {sending}", plan.edits.len(), job.readers),
+        seconds: after.seconds_since(&before),
+        generator_share: after.generator_share_since(&before),
+        generator_busy: after.generator_busy_since(&before),
+        figures,
+        latency: Latency::of(&run.series.latency_us),
+        ack_latency: Latency::of(&run.series.ack_us),
+        course: run.series.points,
+        ..Report::default()
+    })
+}
+
+fn figures(before: &UsageSample, after: &UsageSample, updates: f64, deliveries: f64) -> Figures {
+    let seconds = after.seconds_since(before);
     let mut figures = Figures::default();
     figures.add("until_all_have_it_s", "until all readers are complete, s", seconds);
     figures.add("updates_per_s", "updates/s", updates / seconds);
     figures.add("deliveries_per_s", "deliveries/s", deliveries / seconds);
-    figures.add("starved_ms", "longest wait for an update, ms", starved.as_secs_f64() * 1e3);
-    figures.add("frames_to_a_reader", "frames per reader", sessions.frames as f64 / (job.readers + 1) as f64);
-    let cpu = after.server_cpu_since(&before);
+    let cpu = after.server_cpu_since(before);
     figures.add_known("cpu_s", "server CPU, s", cpu);
     figures.add_known("cpu_us_per_update", "server CPU, us per update", cpu.map(|cpu| 1e6 * cpu / updates));
     figures.add_known(
@@ -106,73 +169,24 @@ pub fn run(target: &Target, job: &Trace, name: &str) -> Result<Report> {
         cpu.map(|cpu| 1e6 * cpu / deliveries.max(1.0)),
     );
     figures.add_known("rss_peak_mib", "server memory, peak, MiB", after.server.map(|server| mib(server.peak_bytes)));
-    figures.add_known("others_cores", "CPU of other programs, cores", after.others_since(&before));
-    let file = job.file.file_name().unwrap_or_default().to_string_lossy();
-    let sending = job.flow.map_or("as fast as possible".into(), |flow| format!("{flow} updates at a time"));
-    Ok(Report {
-        ok: failures.is_empty(),
-        failures,
-        scenario: name.to_owned(),
-        about: format!("{file}, {} updates, {} readers, {sending}", plan.edits.len(), job.readers),
-        relay,
-        seconds,
-        generator_share: after.generator_share_since(&before),
-        generator_busy: after.generator_busy_since(&before),
-        figures,
-        latency: Latency::of(&run.series.latency_us),
-        course: run.series.points,
-        ..Report::default()
-    })
+    figures.add_known("others_cores", "CPU of other programs, cores", after.others_since(before));
+    figures
 }
 
-fn plan(job: &Trace) -> Result<Arc<Plan>> {
-    let trace = trace::load(&job.file)?;
-    let id = u64::from(rand::rng().random::<u32>() | 1 << 31);
-    Ok(Arc::new(Plan::new(&trace, "text", Sharing { writers: 1, turn: 1 }, &[id])?))
-}
-
-fn reader_result((number, reader): (usize, Reader)) -> ReaderResult {
-    ReaderResult {
-        number,
-        arrived: reader.tracker.arrived_count,
-        prefix: reader.tracker.prefix(),
-        log: reader.tracker.log,
-        frames: 0,
-        bytes: reader.bytes,
-        latency_us: new_histogram(),
-    }
-}
-
-/// Checks that a client that joins at the end receives the text of the trace.
-fn check_fresh_client(target: &Target, document: &str, plan: &Plan) -> Result<()> {
-    let target = link::Target {
-        url: format!("ws://{}{}", target.address.host, target.address.base),
-        document: document.to_owned(),
-        dialect: match target.dialect {
-            Dialect::YWebsocket => detect::Dialect::YWebsocket,
-            Dialect::Hocuspocus => detect::Dialect::Hocuspocus,
-        },
-        token: target.token.clone(),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let checked = runtime.block_on(verify::check_fresh_client(&target, &plan.root, &plan.end));
-    checked.context("a client that joined at the end")
-}
-
-impl Run {
+impl TraceRun {
     fn new(plan: Arc<Plan>, readers: usize, now: Instant) -> Self {
-        let reader = |_| Reader {
+        let reader = |_| TraceReader {
             tracker: Tracker::new(Arc::clone(&plan)),
-            pieces: Vec::new(),
+            assembler: Assembler::default(),
             last: now,
             starved: Duration::ZERO,
-            bytes: 0,
         };
         Self {
             readers: (0..readers).map(reader).collect(),
             sent: Vec::with_capacity(plan.edits.len()),
             lacking: vec![readers; plan.edits.len()],
             everywhere: 0,
+            unanswered: Unanswered::default(),
             series: LatencySeries::new(),
             last_progress: now,
             plan,
@@ -180,10 +194,9 @@ impl Run {
     }
 
     /// Sends all edits on the last connection; the others read.
-    fn send_all(&mut self, sessions: &mut Sessions, job: &Trace) -> Result<()> {
+    fn send_all(&mut self, sessions: &mut Sessions, job: &TraceJob) -> Result<()> {
         let (plan, writer) = (Arc::clone(&self.plan), self.readers.len());
         let all = plan.edits.len();
-        let document = sessions.all[writer].document.clone();
         let mut bytes = Vec::new();
         while self.everywhere < all {
             if self.sent.len() == self.everywhere || job.flow.is_none() {
@@ -193,7 +206,9 @@ impl Run {
                     if job.leave_out == Some(index as u64) {
                         continue;
                     }
-                    let message = sessions.target.dialect.update(&document, &plan.edits[index].update);
+                    let update = &plan.edits[index].update;
+                    self.unanswered.push(Some(index), update.clone());
+                    let message = sessions.all[writer].update(update);
                     frame::write(&mut bytes, frame::BINARY, &message);
                     if job.flow.is_some() {
                         sessions.hub.send(writer, &bytes)?;
@@ -212,26 +227,41 @@ impl Run {
         Ok(())
     }
 
+    /// Waits until the server has acknowledged every edit, if it acknowledges at all.
+    fn wait_for_acks(&mut self, sessions: &mut Sessions) -> Result<()> {
+        self.last_progress = Instant::now();
+        while !self.series.ack_us.is_empty() && self.unanswered.len() > 0 {
+            self.receive(sessions)?;
+            ensure!(
+                self.last_progress.elapsed() < sessions.target.stall,
+                "{} of {} updates were not acknowledged",
+                self.unanswered.len(),
+                self.plan.edits.len()
+            );
+        }
+        Ok(())
+    }
+
     fn receive(&mut self, sessions: &mut Sessions) -> Result<()> {
-        let Self { readers, sent, lacking, everywhere, series, last_progress, .. } = self;
+        let Self { readers, sent, lacking, everywhere, unanswered, series, last_progress, .. } = self;
+        let (writer, echoes) = (readers.len(), sessions.target.dialect == Dialect::YWebsocket);
         let (mut new_edits, mut failure) = (Vec::new(), None);
         sessions.turn(TURN, |connection, event, now| {
+            if connection == writer {
+                let saved = match event {
+                    SessionEvent::Data { bytes, first: true, last: true } if echoes => unanswered.take_echo(bytes),
+                    SessionEvent::Saved(count) => Some(unanswered.take(count)),
+                    _ => None,
+                };
+                for index in saved.into_iter().flatten() {
+                    series.acknowledged(now.saturating_duration_since(sent[index]));
+                    *last_progress = now;
+                }
+                return;
+            }
             let SessionEvent::Data { bytes, first, last } = event else { return };
             let Some(reader) = readers.get_mut(connection) else { return };
-            reader.bytes += bytes.len() as u64;
-            let update = match (first, last) {
-                (true, true) => bytes,
-                _ => {
-                    // A piece repeats the end of the previous one.
-                    let begin = if first { 0 } else { reader.pieces.len().saturating_sub(OVERLAP_BYTES) };
-                    reader.pieces.truncate(begin);
-                    reader.pieces.extend_from_slice(bytes);
-                    if !last {
-                        return;
-                    }
-                    &reader.pieces
-                }
-            };
+            let Some(update) = reader.assembler.add(bytes, first, last) else { return };
             if let Err(error) = reader.tracker.apply(update, &mut new_edits) {
                 failure.get_or_insert(error.context(format!("reader {connection}")));
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use self::run::Run;
+use self::run::TrafficRun;
 use super::marker;
 use super::measure::UsageSample;
 use super::report::{Figures, Report, mib};
@@ -99,7 +99,7 @@ impl Traffic {
 /// Runs the scenario and returns its report.
 pub fn run(target: &Target, traffic: &Traffic, name: &str) -> Result<Report> {
     traffic.check()?;
-    let mut run = Run::join(target, traffic)?;
+    let mut run = TrafficRun::join(target, traffic)?;
     let mut failures = Vec::new();
     let measured = run.measure().map_err(|error| failures.push(format!("{error:#}"))).ok();
     if matches!(traffic.policy, SendPolicy::Window(_, Until::Acked)) && run.ledger.acked == 0 {

@@ -1,5 +1,5 @@
 // An npm client in a process of its own, for scenarios that kill it: reads one command per line and answers each, in order,
-// with one line of JSON. The Rust side is `client-sim/src/scenario/node.rs`.
+// with one line of JSON. The Rust side is `client-sim/src/faults/scenario/node.rs`.
 //
 // node scenario-actor.mjs URL DOCUMENT... [--dialect y-websocket|hocuspocus] [--dir DIRECTORY] [--offline]
 //

@@ -1,6 +1,6 @@
 // The edits of a scenario as an npm client makes them. Each puts its id into the document, so that the final check can find
-// it. `syncline-sim actor` makes the same edits: `client-sim/src/actor/edits.rs`. The layouts are those of "Offline data
-// types" in `protocol/SPEC.md`, so that both kinds of client edit the same counter, map and choice.
+// it. `syncline-sim actor` makes the same edits: `client-sim/src/faults/actor/edits.rs`. The layouts are those of "Offline
+// data types" in `protocol/SPEC.md`, so that both kinds of client edit the same counter, map and choice.
 //
 // kind              root, type         what it does
 // insert, text      text, Y.Text       inserts [ID] between two tokens

@@ -6,13 +6,12 @@ use anyhow::{Result, ensure};
 use rand::RngExt;
 
 use super::{Counts, SendPolicy, Traffic, Until, report};
-use crate::load::frame;
-use crate::load::ledger::{Arrival, Ledger};
+use crate::load::ledger::{Arrival, DeliveryLedger};
 use crate::load::marker;
 use crate::load::measure::{LatencySeries, UsageSample};
 use crate::load::report::Report;
 use crate::load::session::{SessionEvent, Sessions, Target};
-use crate::load::speak::Dialect;
+use crate::peer::{Dialect, frame};
 
 /// Longest wait in one turn of the event loop.
 const TURN: Duration = Duration::from_millis(20);
@@ -34,10 +33,10 @@ struct Writer {
 
 /// A run. Writers have the same numbers here and in the ledger; connections have the same numbers here, in the ledger and in
 /// the hub.
-pub(super) struct Run<'a> {
+pub(super) struct TrafficRun<'a> {
     traffic: &'a Traffic,
     pub(super) sessions: Sessions,
-    pub(super) ledger: Ledger,
+    pub(super) ledger: DeliveryLedger,
     pub(super) series: LatencySeries,
     writers: Vec<Writer>,
     /// The writer of each connection.
@@ -54,11 +53,11 @@ pub(super) struct Run<'a> {
     bytes: Vec<u8>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> TrafficRun<'a> {
     pub(super) fn join(target: &Target, traffic: &'a Traffic) -> Result<Self> {
         let prefix = format!("load-{:08x}", rand::rng().random::<u32>());
         let mut names = Vec::new();
-        let mut ledger = Ledger::new(traffic.documents);
+        let mut ledger = DeliveryLedger::new(traffic.documents);
         let (mut writers, mut writer_of) = (Vec::new(), Vec::new());
         for document in 0..traffic.documents {
             for member in 0..traffic.writers + traffic.readers {
@@ -97,8 +96,7 @@ impl<'a> Run<'a> {
     fn prefill(&mut self) -> Result<()> {
         let Some(update) = &self.traffic.prefill else { return Ok(()) };
         for writer in self.writers.iter().filter(|writer| writer.place == 0) {
-            let document = self.sessions.all[writer.connection].document.clone();
-            let message = self.sessions.target.dialect.update(&document, update);
+            let message = self.sessions.all[writer.connection].update(update);
             self.sessions.send_message(writer.connection, &message)?;
         }
         let wanted = update.len() as u64 / 2;
@@ -191,8 +189,6 @@ impl<'a> Run<'a> {
     /// Sends the next `count` updates of a writer: each in its own socket write, as an editor does, or all in one.
     fn send(&mut self, writer: usize, count: usize) -> Result<()> {
         let Writer { connection, client, place, .. } = self.writers[writer];
-        let document = &self.sessions.all[connection].document;
-        let dialect = self.sessions.target.dialect;
         let (mut now, mut update) = (Instant::now(), Vec::with_capacity(64 + self.traffic.chars));
         self.bytes.clear();
         for _ in 0..count {
@@ -205,9 +201,10 @@ impl<'a> Run<'a> {
             ensure!(number < marker::MAX_UPDATES, "a writer sent more updates than markers can number");
             update.clear();
             marker::write_update(&mut update, client, place, number, self.traffic.chars);
-            frame::write(&mut self.bytes, frame::BINARY, &dialect.update(document, &update));
+            let peer = &mut self.sessions.all[connection];
+            frame::write(&mut self.bytes, frame::BINARY, &peer.update(&update));
             if self.traffic.awareness {
-                let awareness = dialect.awareness(document, client, u64::from(number) + 1);
+                let awareness = peer.awareness(client, u64::from(number) + 1);
                 frame::write(&mut self.bytes, frame::BINARY, &awareness);
             }
         }
@@ -228,7 +225,7 @@ impl<'a> Run<'a> {
             ..
         } = self;
         let until_acked = matches!(traffic.policy, SendPolicy::Window(_, Until::Acked));
-        let mut acked = |ledger: &mut Ledger, series: &mut LatencySeries, writer: usize, now| {
+        let mut acked = |ledger: &mut DeliveryLedger, series: &mut LatencySeries, writer: usize, now| {
             if let Some(age) = ledger.acknowledge(writer, now) {
                 series.acknowledged(age);
                 writers[writer].ready |= until_acked;
@@ -256,9 +253,9 @@ impl<'a> Run<'a> {
                 }
                 *last_progress = now;
             }
-            SessionEvent::Saved => {
+            SessionEvent::Saved(count) => {
                 if let Some(writer) = writer_of[connection] {
-                    acked(ledger, series, writer, now);
+                    (0..count).for_each(|_| acked(ledger, series, writer, now));
                 }
             }
             SessionEvent::Awareness => *awareness_received += 1,
@@ -303,7 +300,7 @@ impl<'a> Run<'a> {
             let mut has: Vec<Vec<bool>> = totals.iter().map(|&total| vec![false; total as usize]).collect();
             let fresh = self.sessions.connect(&name)?;
             let begin = Instant::now();
-            while !self.sessions.all[fresh].joined {
+            while !self.sessions.all[fresh].joined() {
                 self.sessions.turn(TURN, |connection, event, _| {
                     let SessionEvent::Data { bytes, .. } = event else { return };
                     for (place, number) in marker::find(bytes).filter(|_| connection == fresh) {

@@ -35,6 +35,18 @@ const WITHOUT_DIALECTS: &[&str] = &["document/", "registry", "outbox", "session/
 const DIALECT_WORDS: &[&str] =
     &["ywebsocket", "hocuspocus", "YWebsocket", "Hocuspocus", "ysweet", "YSweet", "ToClient", "ToServer"];
 
+/// Allowed imports inside `client-sim/src`: speed and loss are measured by separate wings over the same `peer`.
+const FORBIDDEN_IN_SIM: &[(&str, &[&str])] = &[
+    ("load/", &["faults"]),
+    ("faults/", &["load"]),
+    ("peer/", &["load", "faults", "server", "proc", "report"]),
+    ("server.rs", &["load", "faults", "peer"]),
+    ("report.rs", &["load", "faults", "peer", "server"]),
+    ("proc.rs", &["load", "faults", "peer", "server"]),
+    ("faults/oracle", &["faults::scenario", "faults::durability", "faults::network", "peer", "server"]),
+    ("faults/judgement.rs", &["faults", "peer", "server"]),
+];
+
 /// Names that a file with `PURE` in its first line may not use: a runtime, a clock, randomness, I/O.
 const IMPURE_WORDS: &[&str] =
     &["tokio::", "Instant::now", "SystemTime", "rand::", "std::fs", "TcpStream", "UdpSocket", "ToSocketAddrs"];
@@ -104,10 +116,20 @@ fn no_module_is_included_by_path() {
 
 #[test]
 fn server_imports_follow_one_direction() {
-    let mut wrong = Vec::new();
+    assert_imports("server/src/", FORBIDDEN);
+}
+
+#[test]
+fn simulator_imports_follow_one_direction() {
+    assert_imports("client-sim/src/", FORBIDDEN_IN_SIM);
+}
+
+fn assert_imports(sources_of: &str, rules: &[(&str, &[&str])]) {
+    let (mut wrong, mut checked) = (Vec::new(), 0);
     for (path, text) in sources() {
-        let Some(inside) = path.strip_prefix("server/src/") else { continue };
-        for (of, forbidden) in FORBIDDEN.iter().filter(|(of, _)| inside.starts_with(of)) {
+        let Some(inside) = path.strip_prefix(sources_of) else { continue };
+        for (of, forbidden) in rules.iter().filter(|(of, _)| inside.starts_with(of)) {
+            checked += 1;
             for module in *forbidden {
                 // Tests of documents may encode with the real dialects.
                 let text = if *module == "dialect" { &code_of(&path, &text) } else { &text };
@@ -117,6 +139,7 @@ fn server_imports_follow_one_direction() {
             }
         }
     }
+    assert!(checked >= rules.len(), "a rule for {sources_of} applies to no file");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -145,6 +168,28 @@ fn every_route_is_listed_in_one_file() {
             "{path}: routes belong in server/src/http/routes.rs"
         );
     }
+}
+
+#[test]
+fn type_of_the_simulator_has_a_name_of_its_own() {
+    let mut defined: Vec<(String, String)> = Vec::new();
+    for (path, text) in sources() {
+        if !path.starts_with("client-sim/src/") || path.ends_with("tests.rs") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(&text);
+        for line in code.lines() {
+            let line = line.strip_prefix("pub(super) ").or(line.strip_prefix("pub ")).unwrap_or(line);
+            let keyword = ["struct ", "enum ", "trait ", "type "].iter().find_map(|keyword| line.strip_prefix(keyword));
+            let Some(rest) = keyword else { continue };
+            let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            defined.push((name.to_owned(), path.clone()));
+        }
+    }
+    defined.sort();
+    assert!(defined.len() > 100, "only {} types were found", defined.len());
+    let twice: Vec<_> = defined.windows(2).filter(|pair| pair[0].0 == pair[1].0).collect();
+    assert!(twice.is_empty(), "one name for two types: {twice:#?}");
 }
 
 #[test]
