@@ -349,7 +349,9 @@ impl Session {
         if changed {
             out.events.push(Event::RemoteUpdate);
         }
-        if missing && !self.asked_for_missing {
+        // In Hocuspocus a step 1 is a new beginning: the server would acknowledge only the reply to its own step 1. A server
+        // sends what was missing when it has it, and then what depended on it again.
+        if missing && !self.asked_for_missing && self.wire.dialect() == Dialect::YWebsocket {
             self.ask(out);
         }
         self.asked_for_missing = missing;

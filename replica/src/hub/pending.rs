@@ -29,7 +29,7 @@ const ENCODED_RANGE_BYTES: usize = 10;
 /// Counts entries in order of arrival.
 type EntryNumber = u64;
 
-/// Names the sender of an update, so that the sender can be told apart from readers; `None` if it is not known.
+/// Names the sender of an update; `None` if it is not known.
 pub type Source = Option<u64>;
 
 /// Consecutive structs of one client.

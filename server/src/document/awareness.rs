@@ -175,6 +175,11 @@ impl AwarenessStates {
         self.own(lease).is_none_or(|client| client > u64::from(u32::MAX))
     }
 
+    /// True if the lease's own id is one of Yjs 14: see [`AwarenessStates::may_be_yjs14`].
+    pub fn is_yjs14(&self, lease: LeaseId) -> bool {
+        self.own(lease).is_some_and(|client| client > u64::from(u32::MAX))
+    }
+
     /// All states as one awareness update; `None` if there are none.
     pub fn all(&self) -> Option<Vec<u8>> {
         let here: Vec<_> = self

@@ -257,12 +257,10 @@ pub enum Effect {
         /// The document's state vector, if requested or needed.
         state_vector: Option<Bytes>,
     },
-    /// An update with missing dependencies, for stock clients: each keeps it until the dependencies arrive.
+    /// An update with missing dependencies, for a client that can show what it has.
     Pending {
-        /// The receiver; `None` for all stock clients.
-        lease: Option<LeaseId>,
-        /// Lease to skip.
-        author: Option<LeaseId>,
+        /// The receiver.
+        lease: LeaseId,
         /// The update.
         frame: Arc<Frame>,
     },

@@ -248,17 +248,10 @@ impl Readers {
         }
     }
 
-    /// Queues an update with missing dependencies for one reader, or for all, if they keep such updates themselves.
-    pub(super) fn push_pending(&mut self, lease: Option<LeaseId>, author: Option<LeaseId>, frame: &Frame) {
-        let mut push = |of: LeaseId, reader: &mut Reader| {
-            if reader.joined && author != Some(of) && reader.encoder.acks() != Acks::Batches {
-                let pushed = reader.push_missed(of, frame);
-                self.unsent.note(&reader.outbox, pushed);
-            }
-        };
-        match lease {
-            Some(lease) => _ = self.readers.get_mut(lease).map(|reader| push(lease, reader)),
-            None => self.readers.iter_mut().for_each(|(lease, reader)| push(lease, reader)),
+    /// Queues an update with missing dependencies, for a reader that has joined.
+    pub(super) fn push_pending(&mut self, lease: LeaseId, frame: &Frame) {
+        if self.readers.get(lease).is_some_and(|reader| reader.joined) {
+            self.push_missed(lease, frame);
         }
     }
 

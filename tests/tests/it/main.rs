@@ -21,6 +21,7 @@ mod document {
     mod core;
     mod joining;
     mod native;
+    mod pending;
     mod registers;
 }
 

@@ -18,7 +18,12 @@ const MIN_CACHED_AWARENESS_BYTES: usize = 64 * 1024;
 impl Core {
     pub(super) fn apply_awareness(&mut self, lease: LeaseId, update: &[u8], effects: &mut Vec<Effect>) {
         let Ok(update) = AwarenessUpdate::scan(update, &Default::default()) else { return };
+        let was_yjs14 = self.awareness.is_yjs14(lease);
         let changes = self.awareness.update(lease, update.iter());
+        if !was_yjs14 {
+            // A client announces itself after its step 1.
+            self.push_pending(lease, effects);
+        }
         if let Some(update) = changes.sender {
             effects.push(Effect::Reply { lease, frame: Frame::new(Message::Awareness(update.into())) });
         }

@@ -81,16 +81,25 @@ impl Core {
         self.push_awareness_now(lease, effects);
     }
 
-    /// Sends what is pending to a stock client that was brought up to date, as Yjs does in a step 2. Native clients
-    /// receive it when its dependencies are present.
+    /// Sends what is pending to a client that can show it: Yjs 14 has gaps in its documents, and makes some that stay.
+    /// Other clients receive it when its dependencies are present.
     pub(super) fn push_pending(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if self.leases.get(lease).is_none_or(|lease| lease.native) {
-            return;
+        if self.awareness.is_yjs14(lease) {
+            effects.extend(self.document.pending().into_iter().map(|update| {
+                let frame = Frame::at(self.last, Message::Update(update));
+                Effect::Pending { lease, frame }
+            }));
         }
-        effects.extend(self.document.pending().into_iter().map(|update| {
+    }
+
+    /// Sends what has become pending to the clients that can show it.
+    pub(super) fn broadcast_pending(&self, added: Vec<Bytes>, author: LeaseId, effects: &mut Vec<Effect>) {
+        for update in added {
             let frame = Frame::at(self.last, Message::Update(update));
-            Effect::Pending { lease: Some(lease), author: None, frame }
-        }));
+            let receivers = self.leases.iter().map(|(lease, _)| lease);
+            let receivers = receivers.filter(|lease| *lease != author && self.awareness.is_yjs14(*lease));
+            effects.extend(receivers.map(|lease| Effect::Pending { lease, frame: Arc::clone(&frame) }));
+        }
     }
 
     /// True if handling this event takes milliseconds: it processes all of a large document.

@@ -87,11 +87,7 @@ impl Core {
             let author = source.map(LeaseId).filter(|source| self.leases.get(*source).is_some());
             self.broadcast(Frame::at(self.last, Message::Update(update)), author, effects);
         }
-        // They are in the log, so they are not lost. Stock clients keep them, as they do with those of other servers.
-        for update in added {
-            let frame = Frame::at(self.last, Message::Update(update));
-            effects.push(Effect::Pending { lease: None, author: Some(lease), frame });
-        }
+        self.broadcast_pending(added, lease, effects);
         self.enforce_decisions(effects);
         if is_split {
             self.ask_for_missing(lease, effects);
@@ -103,7 +99,7 @@ impl Core {
 
     /// A part of the update has missing dependencies, and the document keeps no more of those. The other part,
     /// `ready`, is entered. The update is not acknowledged: the client's next step 2 contains it, with what it
-    /// depends on if the client has that, and is asked for. Only a step 2 itself, and a native client, is told.
+    /// depends on if the client has that, and is asked for. Only a step 2 itself is refused, and a native session is closed.
     fn refuse_pending(
         &mut self,
         lease: LeaseId,

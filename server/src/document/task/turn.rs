@@ -63,7 +63,7 @@ impl Task {
                     self.readers.push_opened(lease, cursor, read_only, resume, state_vector.as_deref());
                 }
                 Effect::Missed { lease, frame } => self.readers.push_missed(lease, &frame),
-                Effect::Pending { lease, author, frame } => self.readers.push_pending(lease, author, &frame),
+                Effect::Pending { lease, frame } => self.readers.push_pending(lease, &frame),
                 Effect::Durable { lease, seq } => self.readers.push_durable(lease, seq),
                 Effect::Ack { lease, batch, seq, outcome, echo } => {
                     self.readers.push_ack(lease, (batch, seq), outcome, echo.as_deref());

@@ -15,14 +15,14 @@ use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
 use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
 
-const A: LeaseId = LeaseId(1);
-const B: LeaseId = LeaseId(2);
+pub(super) const A: LeaseId = LeaseId(1);
+pub(super) const B: LeaseId = LeaseId(2);
 
-fn core() -> Core {
+pub(super) fn core() -> Core {
     new_core(HubLimits::default())
 }
 
-fn change(lease: LeaseId, update: &[u8]) -> Event {
+pub(super) fn change(lease: LeaseId, update: &[u8]) -> Event {
     Event::Session(
         lease,
         SessionEvent::Update { update: Bytes::copy_from_slice(update), origin: Origin::Change, batch: 0 },
@@ -30,7 +30,7 @@ fn change(lease: LeaseId, update: &[u8]) -> Event {
 }
 
 /// Appends each of `texts` to the text "text"; one update each.
-fn typed(client: u64, texts: &[&str]) -> (Doc, Vec<Vec<u8>>) {
+pub(super) fn typed(client: u64, texts: &[&str]) -> (Doc, Vec<Vec<u8>>) {
     let doc = Doc::with_client_id(client);
     let text = doc.get_or_insert_text("text");
     let updates = texts
@@ -66,7 +66,7 @@ fn step2(effects: &[Effect]) -> Bytes {
         .expect("a step 2")
 }
 
-fn acks(effects: &[Effect]) -> Vec<(LeaseId, Outcome)> {
+pub(super) fn acks(effects: &[Effect]) -> Vec<(LeaseId, Outcome)> {
     let ack = |effect: &Effect| match effect {
         Effect::Ack { lease, outcome, .. } => Some((*lease, *outcome)),
         _ => None,
@@ -74,7 +74,7 @@ fn acks(effects: &[Effect]) -> Vec<(LeaseId, Outcome)> {
     effects.iter().filter_map(ack).collect()
 }
 
-fn appended(effects: &[Effect]) -> usize {
+pub(super) fn appended(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, Effect::Append { .. })).count()
 }
 
@@ -86,12 +86,12 @@ fn compact(core: &mut Core) -> (Seq, Bytes, Vec<Effect>) {
 }
 
 /// The snapshot's newest record, its text, and the number of records appended again before it.
-fn snapshot(core: &mut Core) -> (Seq, String, usize) {
+pub(super) fn snapshot(core: &mut Core) -> (Seq, String, usize) {
     let (upto, state, before) = compact(core);
     (upto, text_of(&state), appended(&before))
 }
 
-fn asks(effects: &[Effect], of: LeaseId) -> usize {
+pub(super) fn asks(effects: &[Effect], of: LeaseId) -> usize {
     let is_ask = |effect: &&Effect| {
         let Effect::Reply { lease, frame } = effect else { return false };
         *lease == of && matches!(frame.message(), Message::Step1(_))
@@ -178,93 +178,6 @@ fn joiners_at_same_seq_share_one_encoding_until_next_change() {
     assert_eq!(first.as_ptr(), second.as_ptr());
     handle(&mut core, change(A, &updates[1]));
     assert_eq!(text_of(&step2(&join(&mut core, B))).len(), 1_001);
-}
-
-#[test]
-fn pending_update_is_kept_and_its_author_asked_once() {
-    let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
-    let (_, updates) = typed(1, &["a", "b", "c"]);
-    let effects = handle(&mut core, change(A, &updates[2]));
-    assert_eq!(appended(&effects), 1, "the update is logged");
-    assert_eq!(asks(&effects, A), 1);
-    let effects = handle(&mut core, change(A, &updates[1]));
-    assert_eq!((appended(&effects), asks(&effects, A)), (1, 0), "asking for every update could loop forever");
-    assert!(
-        !effects.iter().any(|effect| matches!(effect, Effect::Broadcast { .. })),
-        "a pending update is not broadcast to clients that could not keep it"
-    );
-    let keepers = |effect: &&Effect| matches!(effect, Effect::Pending { lease: None, author: Some(A), .. });
-    assert_eq!(effects.iter().filter(keepers).count(), 1, "but to those that can");
-    let effects = handle(&mut core, change(A, &updates[0]));
-    let broadcast: Vec<_> = effects
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Broadcast { frame, author } => Some((frame.message().clone(), *author)),
-            _ => None,
-        })
-        .collect();
-    let update = |number: usize| Message::Update(updates[number].clone().into());
-    let by_a = |number: usize| (update(number), Some(A));
-    assert_eq!(broadcast, [by_a(0), by_a(1), by_a(2)], "each is broadcast when it can be integrated");
-    assert_eq!(snapshot(&mut core), (Seq(3), "abc".to_owned(), 0));
-}
-
-#[test]
-fn integrated_pending_update_is_not_sent_to_its_author() {
-    let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
-    handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
-    let (_, updates) = typed(1, &["a", "b", "c"]);
-    handle(&mut core, change(A, &updates[1]));
-    handle(&mut core, change(B, &updates[2]));
-    handle(&mut core, Event::Leave { lease: B });
-    let effects = handle(&mut core, change(A, &updates[0]));
-    let authors: Vec<_> = effects
-        .iter()
-        .filter_map(|effect| if let Effect::Broadcast { author, .. } = effect { Some(*author) } else { None })
-        .collect();
-    assert_eq!(authors, [Some(A), Some(A), None], "a lease that has left is not an author");
-}
-
-#[test]
-fn snapshot_appends_pending_updates_again() {
-    let mut core = core();
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
-    let (_, updates) = typed(1, &["a", "b", "c"]);
-    handle(&mut core, change(A, &updates[0]));
-    handle(&mut core, change(A, &updates[2]));
-    assert_eq!(snapshot(&mut core), (Seq(2), "a".to_owned(), 1));
-    assert_eq!(core.last(), Seq(3));
-}
-
-#[test]
-fn pending_updates_are_bounded_and_other_authors_unaffected() {
-    let limits = HubLimits { pending_entries: 3, ..HubLimits::default() };
-    let mut core = new_core(limits);
-    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
-    handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
-    let (_, lost) = typed(1, &["0", "1", "2", "3", "4", "5"]);
-    let (_, healthy) = typed(2, &["a"; 20]);
-    handle(&mut core, change(A, &lost[5]));
-    for update in &healthy {
-        let effects = handle(&mut core, change(B, update));
-        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Close { .. })), "{effects:?}");
-    }
-    handle(&mut core, change(A, &lost[4]));
-    handle(&mut core, change(A, &lost[3]));
-    let effects = handle(&mut core, change(A, &lost[2]));
-    assert!(effects.is_empty(), "not logged, not acknowledged, and the step 2 is on its way: {effects:?}");
-    handle(&mut core, change(A, &lost[1]));
-    let all = yrs::merge_updates_v1(&lost).unwrap();
-    let (last, origin) = (core.last().next(), Origin::Step2);
-    handle(&mut core, Event::Session(A, SessionEvent::Update { update: all.into(), origin, batch: 0 }));
-    let saved = acks(&handle(&mut core, Event::Durable { upto: last }));
-    assert_eq!(
-        saved.iter().filter(|ack| **ack == (A, Outcome::Saved)).count(),
-        3 + 2 + 1,
-        "with those not kept: {saved:?}"
-    );
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! Updates with missing dependencies in a document: kept, shown when they can be, asked for, bounded.
+
+use syncline_protocol::awareness::{AwarenessEntry, encode};
+use syncline_protocol::ids::Seq;
+use syncline_replica::HubLimits;
+use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome, SessionEvent};
+use syncline_server::document::frame::Message;
+use syncline_tests::document::{handle, new_core};
+
+use super::core::{A, B, acks, appended, asks, change, core, snapshot, typed};
+
+#[test]
+fn pending_update_is_kept_and_its_author_asked_once() {
+    let mut core = core();
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    let (_, updates) = typed(1, &["a", "b", "c"]);
+    let effects = handle(&mut core, change(A, &updates[2]));
+    assert_eq!(appended(&effects), 1, "the update is logged");
+    assert_eq!(asks(&effects, A), 1);
+    let effects = handle(&mut core, change(A, &updates[1]));
+    assert_eq!((appended(&effects), asks(&effects, A)), (1, 0), "asking for every update could loop forever");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Broadcast { .. })),
+        "a pending update is not broadcast to clients that could not keep it"
+    );
+    let effects = handle(&mut core, change(A, &updates[0]));
+    let broadcast: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Broadcast { frame, author } => Some((frame.message().clone(), *author)),
+            _ => None,
+        })
+        .collect();
+    let update = |number: usize| Message::Update(updates[number].clone().into());
+    let by_a = |number: usize| (update(number), Some(A));
+    assert_eq!(broadcast, [by_a(0), by_a(1), by_a(2)], "each is broadcast when it can be integrated");
+    assert_eq!(snapshot(&mut core), (Seq(3), "abc".to_owned(), 0));
+}
+
+#[test]
+fn clients_of_yjs_14_get_what_is_pending() {
+    let mut core = core();
+    let (_, updates) = typed(1, &["a", "b", "c"]);
+    let pending_for = |effects: &[Effect]| {
+        let pending = effects.iter().filter_map(|effect| match effect {
+            Effect::Pending { lease, frame } => Some((*lease, frame.message().clone())),
+            _ => None,
+        });
+        pending.collect::<Vec<_>>()
+    };
+    let announce = |client: u64| {
+        let entry = AwarenessEntry { client, clock: 1, state: "{}" };
+        SessionEvent::Awareness { update: encode([entry].into_iter()).into() }
+    };
+    for lease in [A, B] {
+        handle(&mut core, Event::Open { lease, acks: Acks::Each, documents: 1 });
+    }
+    let b = Message::Update(updates[1].clone().into());
+    assert!(pending_for(&handle(&mut core, change(A, &updates[1]))).is_empty());
+    assert!(pending_for(&handle(&mut core, Event::Session(A, announce(7)))).is_empty(), "an id of Yjs 13");
+    let announced = handle(&mut core, Event::Session(B, announce(1 << 40)));
+    assert_eq!(pending_for(&announced), [(B, b)], "when it has announced itself");
+    let effects = handle(&mut core, change(A, &updates[2]));
+    assert_eq!(pending_for(&effects), [(B, Message::Update(updates[2].clone().into()))]);
+}
+
+#[test]
+fn integrated_pending_update_is_not_sent_to_its_author() {
+    let mut core = core();
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
+    let (_, updates) = typed(1, &["a", "b", "c"]);
+    handle(&mut core, change(A, &updates[1]));
+    handle(&mut core, change(B, &updates[2]));
+    handle(&mut core, Event::Leave { lease: B });
+    let effects = handle(&mut core, change(A, &updates[0]));
+    let authors: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Broadcast { author, .. } = effect { Some(*author) } else { None })
+        .collect();
+    assert_eq!(authors, [Some(A), Some(A), None], "a lease that has left is not an author");
+}
+
+#[test]
+fn snapshot_appends_pending_updates_again() {
+    let mut core = core();
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    let (_, updates) = typed(1, &["a", "b", "c"]);
+    handle(&mut core, change(A, &updates[0]));
+    handle(&mut core, change(A, &updates[2]));
+    assert_eq!(snapshot(&mut core), (Seq(2), "a".to_owned(), 1));
+    assert_eq!(core.last(), Seq(3));
+}
+
+#[test]
+fn pending_updates_are_bounded_and_other_authors_unaffected() {
+    let limits = HubLimits { pending_entries: 3, ..HubLimits::default() };
+    let mut core = new_core(limits);
+    handle(&mut core, Event::Open { lease: A, acks: Acks::Each, documents: 1 });
+    handle(&mut core, Event::Open { lease: B, acks: Acks::Each, documents: 1 });
+    let (_, lost) = typed(1, &["0", "1", "2", "3", "4", "5"]);
+    let (_, healthy) = typed(2, &["a"; 20]);
+    handle(&mut core, change(A, &lost[5]));
+    for update in &healthy {
+        let effects = handle(&mut core, change(B, update));
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Close { .. })), "{effects:?}");
+    }
+    handle(&mut core, change(A, &lost[4]));
+    handle(&mut core, change(A, &lost[3]));
+    let effects = handle(&mut core, change(A, &lost[2]));
+    assert!(effects.is_empty(), "not logged, not acknowledged, and the step 2 is on its way: {effects:?}");
+    handle(&mut core, change(A, &lost[1]));
+    let all = yrs::merge_updates_v1(&lost).unwrap();
+    let (last, origin) = (core.last().next(), Origin::Step2);
+    handle(&mut core, Event::Session(A, SessionEvent::Update { update: all.into(), origin, batch: 0 }));
+    let saved = acks(&handle(&mut core, Event::Durable { upto: last }));
+    assert_eq!(
+        saved.iter().filter(|ack| **ack == (A, Outcome::Saved)).count(),
+        3 + 2 + 1,
+        "with those not kept: {saved:?}"
+    );
+}
