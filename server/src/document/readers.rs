@@ -211,11 +211,20 @@ impl Readers {
     pub(super) fn push_diff(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(lease) {
             reader.joined = true;
-            let pushed = reader.outbox.push_reply(lease, frame.encode_reply(&*reader.encoder));
+            let pushed = reader.outbox.push_diff(lease, frame.encode_reply(&*reader.encoder));
             reader.has_gap = false;
             let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
+    }
+
+    /// True if a step 1 is not to be answered now: the reader has not been sent its last diff, or is behind. It is behind
+    /// from now on, so its session requests a diff once the socket has drained.
+    pub(super) fn must_defer_diff(&mut self, lease: LeaseId) -> bool {
+        let Some(reader) = self.readers.get_mut(lease) else { return false };
+        let must_defer = reader.outbox.must_defer_diff(lease);
+        reader.has_gap |= must_defer;
+        must_defer
     }
 
     /// Replies to `Event::Resume`: with `FromCursor` the session becomes a reader, with `OtherHistory` the lease
