@@ -19,15 +19,20 @@ impl Envelope {
 }
 
 impl Task {
-    /// Handles the messages of a batch. Returns false if they show no use of the document.
+    /// Handles the messages of a batch, up to the moment at which the server gives up: the rest is dropped, and none of
+    /// it was acknowledged. Returns false if they show no use of the document.
     pub(super) async fn handle_batch(&mut self, batch: &mut VecDeque<Envelope>) -> bool {
         let mut is_used = false;
-        while let Some(envelope) = batch.pop_front() {
+        // One message may take a second in a large document, so each is preceded by the check.
+        while !self.options.give_up.is_cancelled()
+            && let Some(envelope) = batch.pop_front()
+        {
             if envelope.follows_queued_frames() {
                 self.execute().await;
             }
             is_used |= self.handle_envelope(envelope, batch);
         }
+        batch.clear();
         is_used
     }
 

@@ -1,16 +1,20 @@
-//! Tests of a document's task: how often it answers step 1.
+//! Tests of a document's task: how often it answers step 1, and what a batch does when the server gives up.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_log::memory::MemoryStore;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::dialect::{HocuspocusEncoder, YWebsocketEncoder};
-use crate::document::event::Origin;
+use crate::document::encoder::{OutcomeReply, SharedEncoding};
+use crate::document::event::{Acks, Origin, Outcome};
+use crate::document::frame::Message;
 use crate::document::inbox::{Sender, inbox};
 use crate::document::usage::{Memory, MemoryLimits};
+use crate::outbox::UpdateLength;
 
 const A: LeaseId = LeaseId(1);
 const B: LeaseId = LeaseId(2);
@@ -162,4 +166,65 @@ async fn deferred_step1_resets_the_count_of_unsynced_changes() {
     step2();
     frames = a.frames().await;
     assert_eq!(frames.iter().filter(|frame| is_status(frame)).count(), 1, "{frames:?}");
+}
+
+/// A y-websocket encoder during whose first change the server gives up.
+#[derive(Debug)]
+struct GivesUp(CancellationToken);
+
+impl Encoder for GivesUp {
+    fn shared(&self) -> Option<SharedEncoding> {
+        None
+    }
+
+    fn acks(&self) -> Acks {
+        YWebsocketEncoder.acks()
+    }
+
+    fn encode(&self, message: &Message, seq: Seq) -> Bytes {
+        if matches!(message, Message::Update(_)) {
+            self.0.cancel();
+        }
+        YWebsocketEncoder.encode(message, seq)
+    }
+
+    fn step2_head(&self, bytes: usize, seq: Seq) -> Vec<u8> {
+        YWebsocketEncoder.step2_head(bytes, seq)
+    }
+
+    fn awareness_length(&self) -> UpdateLength {
+        YWebsocketEncoder.awareness_length()
+    }
+
+    fn reply(&self, batch: u64, seq: Seq, outcome: Outcome) -> OutcomeReply {
+        YWebsocketEncoder.reply(batch, seq, outcome)
+    }
+
+    /// So that its outbox keeps the frames when the document ends.
+    fn closed(&self, _: &Close) -> Option<Bytes> {
+        Some(Bytes::from_static(b"closed"))
+    }
+}
+
+#[tokio::test]
+async fn batch_ends_when_the_server_gives_up() {
+    let mut fixture = Fixture::new();
+    let a = fixture.open(A, GivesUp(fixture.options.give_up.clone()));
+    let b = fixture.open(B, GivesUp(CancellationToken::new()));
+    fixture.step1(A, &[0]);
+    fixture.typed(B, 0);
+    // The change before it is sent, and the server gives up.
+    fixture.send(Envelope::Leave { lease: LeaseId(3) });
+    fixture.typed(B, 1);
+    fixture.step1(B, &[0]);
+    let task = fixture.start();
+    let (log, options) = (fixture.log.clone(), Arc::clone(&fixture.options));
+    drop(fixture);
+    assert_eq!(task.await.unwrap(), TaskEnd::Stopped);
+    assert_eq!(step2s(&a.try_frames().unwrap()).len(), 1);
+    let frames = b.try_frames().unwrap();
+    assert_eq!(step2s(&frames).len(), 0, "{frames:?}");
+    assert_eq!(frames.iter().filter(|frame| frame.starts_with(&[0, 2])).count(), 1, "one change is acknowledged");
+    let loaded = load(&log, &Fixture::name(), &options.draw).await.unwrap();
+    assert_eq!(loaded.records, 1, "it is in the log");
 }
