@@ -23,8 +23,11 @@ use syncline_protocol::limits::{MAX_AWARENESS_CLOCK, MAX_AWARENESS_STATE_BYTES};
 use crate::ids::LeaseId;
 
 /// Maximum number of client ids per document, tombstones included. Beyond it new ids are ignored until old
-/// ones are removed.
+/// ones are removed, except a lease's own.
 const MAX_CLIENTS: usize = 50_000;
+/// Maximum number of states shown by one lease: a few leases cannot use up [`MAX_CLIENTS`]. Further ones are
+/// ignored, except its own.
+const MAX_LEASE_CLIENTS: usize = 1_000;
 /// Maximum number of tombstones kept for returning clients; beyond it all are dropped (a return then takes 15
 /// s).
 const MAX_TOMBSTONES: usize = 10_000;
@@ -96,6 +99,8 @@ pub struct AwarenessStates {
 struct LeaseUsage {
     /// Its own client id, once known.
     own: Option<u64>,
+    /// Number of states that it owns, and their bytes.
+    shown: usize,
     shown_bytes: usize,
     /// Reduced limit, if its session has more documents open.
     limit_bytes: Option<usize>,
@@ -148,7 +153,7 @@ impl AwarenessStates {
             if is_single && !entry.is_null() {
                 self.leases.entry(lease).or_default().own.get_or_insert(entry.client);
             }
-            if self.is_too_far_ahead(lease, &entry, is_single) {
+            if self.is_too_far_ahead(lease, &entry, is_single) || self.is_one_too_many(lease, &entry) {
                 dropped += 1;
                 continue;
             }
@@ -261,6 +266,17 @@ impl AwarenessStates {
         entry.clock > from + MAX_CLOCK_STEP || (entry.clock > MAX_FREE_CLOCK && !is_single)
     }
 
+    /// True if an entry would show one more client than the lease or the document may.
+    fn is_one_too_many(&self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> bool {
+        let known = self.clients.get(&entry.client);
+        let is_known = |known: &Client| entry.clock <= known.clock || (known.owner == lease && known.state.is_some());
+        if entry.is_null() || self.own(lease) == Some(entry.client) || known.is_some_and(is_known) {
+            return false;
+        }
+        let shown = self.leases.get(&lease).map_or(0, |lease| lease.shown);
+        shown >= MAX_LEASE_CLIENTS || (known.is_none() && self.clients.len() >= MAX_CLIENTS)
+    }
+
     /// Claims the lease's own id for it, if no other open lease has.
     fn claim(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) {
         if self.own(lease) == Some(entry.client)
@@ -284,10 +300,13 @@ impl AwarenessStates {
             && let Some(owner) = self.leases.get_mut(&owner)
         {
             owner.shown_bytes -= bytes;
+            owner.shown -= usize::from(bytes > 0);
         }
         // A tombstone has no bytes, and its owner may have left already.
         if let Some(known) = self.clients.get(&entry.client).filter(|known| known.state.is_some()) {
-            self.leases.entry(known.owner).or_default().shown_bytes += known.shown_bytes();
+            let owner = self.leases.entry(known.owner).or_default();
+            owner.shown_bytes += known.shown_bytes();
+            owner.shown += 1;
         }
         outcome
     }
@@ -303,7 +322,7 @@ impl AwarenessStates {
 
     fn apply_entry(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>, is_own: bool) -> EntryOutcome {
         let Some(known) = self.clients.get_mut(&entry.client) else {
-            if entry.is_null() || self.clients.len() >= MAX_CLIENTS {
+            if entry.is_null() {
                 return EntryOutcome::Stale;
             }
             let client = Client { clock: entry.clock, state: Some(entry.state.into()), owner: lease, claim: None };

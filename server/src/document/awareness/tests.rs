@@ -225,3 +225,24 @@ fn clock_of_returning_client_stays_within_32_bits() {
     }
     assert_eq!(states.clients[&10].clock, u64::from(u32::MAX));
 }
+
+#[test]
+fn few_sessions_cannot_use_up_the_ids_of_a_document() {
+    let mut states = AwarenessStates::default();
+    let hostile = |lease: u64| LeaseId(lease + 100);
+    let full = (MAX_CLIENTS / MAX_LEASE_CLIENTS) as u64;
+    for lease in 0..full {
+        let ids = (1..=9_000).map(|id| lease * 9_000 + id + 1_000);
+        let many: Vec<_> = ids.map(|id| entry(id, 1, "{}")).collect();
+        let changes = apply(&mut states, hostile(lease), &many);
+        assert_eq!((changes.everyone.len(), changes.dropped), (MAX_LEASE_CLIENTS, 9_000 - MAX_LEASE_CLIENTS));
+        // Those that it shows may change, and be replaced by others.
+        assert_eq!(apply(&mut states, hostile(lease), &[entry(lease * 9_000 + 1_001, 2, "1")]).dropped, 0);
+    }
+    // Even when all are used up, there is room for the own id of every session.
+    assert_eq!(states.clients.len(), MAX_CLIENTS);
+    assert_eq!(applied(&mut states, A, &[entry(10, 1, "{}")]), [row(10, 1, "{}")]);
+    assert_eq!(apply(&mut states, A, &[entry(11, 1, "{}")]).dropped, 1);
+    assert_eq!(applied(&mut states, hostile(0), &[entry(1_001, 3, "null")]), [row(1_001, 3, "null")]);
+    assert_eq!(states.leases[&hostile(0)].shown, MAX_LEASE_CLIENTS - 1);
+}
