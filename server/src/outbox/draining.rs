@@ -134,6 +134,11 @@ impl Outbox {
         is_late
     }
 
+    /// True if frames of a lease were dropped and its session has not been notified.
+    pub fn is_behind(&self, lease: LeaseId) -> bool {
+        self.lock().behind.contains(&lease)
+    }
+
     /// Wakes the session's task to write what is queued.
     pub(super) fn wake_writer(&self, mut inner: MutexGuard<'_, Inner>) {
         if inner.is_blocked() {

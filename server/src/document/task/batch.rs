@@ -44,10 +44,11 @@ impl Task {
                 self.readers.add(lease, outbox, encoder);
                 self.handle(Event::Open { lease, acks, documents });
             }
-            Envelope::Resync { lease } => {
+            Envelope::Resync { lease } if self.readers.may_resync(lease) => {
                 self.metrics.resyncs.inc();
                 self.handle(Event::Resync { lease, floor: self.readers.floor(lease) });
             }
+            Envelope::Resync { .. } => {}
             Envelope::Leave { lease } => {
                 self.readers.remove(lease);
                 self.handle(Event::Leave { lease });

@@ -120,6 +120,10 @@ async fn step1_waits_while_the_last_diff_is_not_written() {
     assert_eq!(a.try_frames(), Ok(vec![]));
     // The socket has drained, and the session requests what the client lacks.
     assert_eq!(a.behind_now(), [A]);
+    fixture.step1(A, &[1, 7, 4]);
+    fixture.step1(B, &[0]);
+    frames_to_step2(&b).await;
+    assert_eq!(a.try_frames(), Ok(vec![]), "the request is on its way, and answers this one as well");
     fixture.send(Envelope::Resync { lease: A });
     let frames = frames_to_step2(&a).await;
     let [diff] = step2s(&frames)[..] else { panic!("{frames:?}") };
@@ -128,6 +132,28 @@ async fn step1_waits_while_the_last_diff_is_not_written() {
     assert_eq!((a.try_frames(), a.behind_now()), (Ok(vec![]), vec![]));
     fixture.step1(A, &[1, 7, 5]);
     assert_eq!(step2s(&frames_to_step2(&a).await).len(), 1);
+}
+
+#[tokio::test]
+async fn diff_that_would_be_dropped_is_not_computed() {
+    let mut fixture = Fixture::new();
+    let (a, b) = (fixture.open(A, YWebsocketEncoder), fixture.open(B, YWebsocketEncoder));
+    fixture.start();
+    fixture.step1(A, &[0]);
+    fixture.step1(B, &[0]);
+    frames_to_step2(&b).await;
+    // A further step 1, and a request that the session made before it.
+    fixture.typed(B, 0);
+    fixture.typed(B, 1);
+    fixture.step1(A, &[1, 7, 1]);
+    fixture.send(Envelope::Resync { lease: A });
+    fixture.step1(B, &[0]);
+    frames_to_step2(&b).await;
+    assert_eq!(step2s(&a.frames().await).len(), 1);
+    assert_eq!((a.try_frames(), a.behind_now()), (Ok(vec![]), vec![A]));
+    fixture.send(Envelope::Resync { lease: A });
+    let frames = frames_to_step2(&a).await;
+    assert_eq!(step2s(&frames)[0][3..], [1, 1, 7, 1, 0x84, 7, 0, 1, b'a', 0], "the step 1 is answered");
 }
 
 #[tokio::test]
