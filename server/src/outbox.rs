@@ -13,7 +13,8 @@
 //!   each client. If that is over the limit, it is dropped like document frames.
 //! - Reply to a step 1, or all awareness states: dropped, and the lease is behind. Once queued, a reply stays
 //!   and takes no room from changes: every change after a diff larger than the limit would drop the diff
-//!   again. Two may be queued.
+//!   again. Two may be queued. A further step 1 of a lease whose diff is not written yet is answered once the
+//!   socket has drained.
 //! - Echo of a lease's own change: replaces queued echoes; the newest acknowledges them all.
 //! - Durable positions and cumulative acks (native): the newest replaces a queued one. A durable position is
 //!   dropped with its lease's frames.
@@ -85,6 +86,8 @@ struct Inner {
     /// documents.
     taken_bytes: usize,
     taken_own_bytes: usize,
+    /// Diffs that are queued, or taken and not known to be written: the number of each, and its lease.
+    unwritten_diffs: Vec<(u64, LeaseId)>,
     /// This outbox's share in the budget of all outboxes.
     share: BudgetShare,
     /// Leases whose frames were dropped; handed out by [`Outbox::take_notices`] once the socket has drained.
@@ -138,6 +141,16 @@ impl Outbox {
     /// document, shared with other sessions), but is dropped if the outbox is over its limit already: a
     /// client cannot pile up replies.
     pub fn push_reply(&self, lease: LeaseId, answer: impl Into<Pieces>) -> Pushed {
+        self.push_answer(lease, answer.into(), |_| ())
+    }
+
+    /// [`Outbox::push_reply`] for the reply to a step 1, which is noted until it is written:
+    /// [`Outbox::must_defer_diff`].
+    pub fn push_diff(&self, lease: LeaseId, diff: impl Into<Pieces>) -> Pushed {
+        self.push_answer(lease, diff.into(), |inner| inner.unwritten_diffs.push((inner.next, lease)))
+    }
+
+    fn push_answer(&self, lease: LeaseId, answer: Pieces, note: impl FnOnce(&mut Inner)) -> Pushed {
         let mut inner = self.lock();
         if inner.rejects(lease) {
             return Pushed::Dropped;
@@ -150,7 +163,8 @@ impl Outbox {
             self.note_drained(inner);
             return Pushed::Dropped;
         }
-        inner.enqueue(QueuedFrame::Reply { lease, pieces: Box::new(answer.into()) })
+        note(&mut inner);
+        inner.enqueue(QueuedFrame::Reply { lease, pieces: Box::new(answer) })
     }
 
     /// Queues the echo of a change to its author, which acknowledges it. Never dropped: in a session that was
@@ -358,7 +372,20 @@ impl Inner {
     /// The socket has accepted everything that was taken.
     fn note_written(&mut self) {
         (self.taken_bytes, self.taken_own_bytes) = (0, 0);
+        if !self.unwritten_diffs.is_empty() {
+            let first_queued = self.first_queued();
+            self.unwritten_diffs.retain(|(number, _)| *number >= first_queued);
+            if self.unwritten_diffs.is_empty() {
+                // Frees its memory, which an idle session does not need.
+                self.unwritten_diffs = Vec::new();
+            }
+        }
         self.update_budget();
+    }
+
+    /// The number of the first queued frame, or of the next one.
+    fn first_queued(&self) -> u64 {
+        self.queue.front().map_or(self.next, |(number, _)| *number)
     }
 }
 

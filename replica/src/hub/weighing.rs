@@ -17,10 +17,14 @@ use super::pending::ready_half;
 /// A full document is compacted for an update if at least 1/64 of its bytes arrived since the last compaction.
 const COMPACTION_SHARE: usize = 64;
 
+/// A document may grow to this multiple of its size limit by deletions alone: each splits a struct and adds a range of
+/// the delete set. So people can always delete from a full document.
+const DELETIONS_FACTOR: usize = 2;
+
 /// Limits for one document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubLimits {
-    /// Size of the encoded state.
+    /// Size of the encoded state. Updates that only delete may exceed it: twice as much is accepted.
     pub bytes: usize,
     /// Number of clients that ever edited the document.
     pub clients: usize,
@@ -136,10 +140,14 @@ impl HubDocument {
             let outcome = self.weigh_halves(&mut halves);
             return Ok(Weighed { update, outcome, split: Some(Box::new(halves)) });
         }
-        weighed(if inserts || (verdict.deletes && !self.structs.knows_deletions_of(delete_set(update))) {
+        weighed(if inserts {
+            Entered::Changed
+        } else if !verdict.deletes || self.structs.knows_deletions_of(delete_set(update)) {
+            Entered::Known
+        } else if self.has_room_to_delete(update.len()) {
             Entered::Changed
         } else {
-            Entered::Known
+            Entered::Full(Full::Bytes)
         })
     }
 
@@ -181,6 +189,11 @@ impl HubDocument {
 
     fn has_room_for(&self, bytes: usize) -> bool {
         self.bytes().saturating_add(bytes) <= self.limits.bytes
+    }
+
+    /// True when an update of `bytes` that only deletes fits into the document.
+    fn has_room_to_delete(&self, bytes: usize) -> bool {
+        self.bytes().saturating_add(bytes) <= self.limits.bytes.saturating_mul(DELETIONS_FACTOR)
     }
 
     /// True when `bytes` more fit into the document. Content that was deleted since the last compaction counts until it is

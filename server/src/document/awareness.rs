@@ -10,20 +10,34 @@
 //!   single state): it sends the client the tombstone, which makes it raise its clock, and immediately
 //!   shows its state to the others at the tombstone's clock + 1. A removal itself never raises the clock:
 //!   the tombstone would then have the same clock as the state of the returning client.
+//!
+//! Clocks have 32 bits (yrs), and a client continues from whatever clock it receives for its own id. So a session
+//! cannot push the clock of another session's id to the end, where that client could not be shown any more: an open
+//! session *claims* its own id, and others may be only a little ahead of the clock that it has sent itself.
 
 use std::collections::HashMap;
 
 use syncline_protocol::awareness::{AwarenessEntry, encode};
-use syncline_protocol::limits::MAX_AWARENESS_STATE_BYTES;
+use syncline_protocol::limits::{MAX_AWARENESS_CLOCK, MAX_AWARENESS_STATE_BYTES};
 
 use crate::ids::LeaseId;
 
 /// Maximum number of client ids per document, tombstones included. Beyond it new ids are ignored until old
-/// ones are removed.
+/// ones are removed, except a lease's own.
 const MAX_CLIENTS: usize = 50_000;
+/// Maximum number of states shown by one lease: a few leases cannot use up [`MAX_CLIENTS`]. Further ones are
+/// ignored, except its own.
+const MAX_LEASE_CLIENTS: usize = 1_000;
 /// Maximum number of tombstones kept for returning clients; beyond it all are dropped (a return then takes 15
 /// s).
 const MAX_TOMBSTONES: usize = 10_000;
+
+/// How far a state may be ahead of the clock that the session with this id has sent itself. A client that has
+/// reconnected may be ahead by what it did until its old connection ended, in a minute or so.
+const MAX_CLOCK_STEP: u64 = 10_000;
+
+/// Larger clocks are only reached in steps of [`MAX_CLOCK_STEP`], one for each update: no editor gets there.
+const MAX_FREE_CLOCK: u64 = 1 << 31;
 
 /// Maximum bytes of states per document; a state beyond it is dropped until others are removed.
 const MAX_STATE_BYTES: usize = 16 * 1024 * 1024;
@@ -42,6 +56,15 @@ struct Client {
     /// JSON; `None` for a tombstone.
     state: Option<Box<str>>,
     owner: LeaseId,
+    /// The first of the open leases whose own id this is; set by its states, cleared when it leaves.
+    claim: Option<Box<Claim>>,
+}
+
+#[derive(Debug)]
+struct Claim {
+    lease: LeaseId,
+    /// The largest clock that this lease has sent.
+    clock: u64,
 }
 
 /// A client and its clock after a change.
@@ -76,6 +99,8 @@ pub struct AwarenessStates {
 struct LeaseUsage {
     /// Its own client id, once known.
     own: Option<u64>,
+    /// Number of states that it owns, and their bytes.
+    shown: usize,
     shown_bytes: usize,
     /// Reduced limit, if its session has more documents open.
     limit_bytes: Option<usize>,
@@ -123,10 +148,15 @@ impl AwarenessStates {
         let mut entries = entries.peekable();
         let (mut first, mut dropped) = (true, 0);
         while let Some(entry) = entries.next() {
-            if first && entries.peek().is_none() && !entry.is_null() {
+            let is_single = first && entries.peek().is_none();
+            first = false;
+            if is_single && !entry.is_null() {
                 self.leases.entry(lease).or_default().own.get_or_insert(entry.client);
             }
-            first = false;
+            if self.is_too_far_ahead(lease, &entry, is_single) || self.is_one_too_many(lease, &entry) {
+                dropped += 1;
+                continue;
+            }
             let entry = if self.exceeds_limit(lease, &entry) {
                 dropped += 1;
                 // Its older state would be outdated: to other clients it leaves until its state is within the
@@ -143,13 +173,17 @@ impl AwarenessStates {
                     everyone.push((entry.client, clock));
                 }
             }
+            self.claim(lease, &entry);
         }
         AwarenessChanges { everyone, sender: (!sender.is_empty()).then(|| encode_tombstones(&sender)), dropped }
     }
 
     /// Removes a lease and the states it owns.
     pub fn leave(&mut self, lease: LeaseId) -> AwarenessChanges {
-        self.leases.remove(&lease);
+        let own = self.leases.remove(&lease).and_then(|left| left.own);
+        if let Some(client) = own.and_then(|own| self.clients.get_mut(&own)) {
+            client.claim.take_if(|claim| claim.lease == lease);
+        }
         let mut gone = Vec::new();
         for (id, client) in &mut self.clients {
             if client.owner != lease {
@@ -226,6 +260,40 @@ impl AwarenessStates {
         shown - replaced + entry.state.len() + CLIENT_BYTES > limit.unwrap_or(self.lease_bytes)
     }
 
+    /// True if the clock of an entry is not believed: it would be the client's own next clock.
+    fn is_too_far_ahead(&self, lease: LeaseId, entry: &AwarenessEntry<'_>, is_single: bool) -> bool {
+        let known = self.clients.get(&entry.client);
+        let claim = known.and_then(|known| known.claim.as_deref()).filter(|claim| claim.lease != lease);
+        let from = match claim {
+            Some(claim) => claim.clock,
+            None => known.map_or(0, |known| known.clock).max(MAX_FREE_CLOCK),
+        };
+        entry.clock > from + MAX_CLOCK_STEP || (entry.clock > MAX_FREE_CLOCK && !is_single)
+    }
+
+    /// True if an entry would show one more client than the lease or the document may.
+    fn is_one_too_many(&self, lease: LeaseId, entry: &AwarenessEntry<'_>) -> bool {
+        let known = self.clients.get(&entry.client);
+        let is_known = |known: &Client| entry.clock <= known.clock || (known.owner == lease && known.state.is_some());
+        if entry.is_null() || self.own(lease) == Some(entry.client) || known.is_some_and(is_known) {
+            return false;
+        }
+        let shown = self.leases.get(&lease).map_or(0, |lease| lease.shown);
+        shown >= MAX_LEASE_CLIENTS || (known.is_none() && self.clients.len() >= MAX_CLIENTS)
+    }
+
+    /// Claims the lease's own id for it, if no other open lease has.
+    fn claim(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>) {
+        if self.own(lease) == Some(entry.client)
+            && let Some(client) = self.clients.get_mut(&entry.client)
+        {
+            let claim = client.claim.get_or_insert_with(|| Box::new(Claim { lease, clock: entry.clock }));
+            if claim.lease == lease {
+                claim.clock = claim.clock.max(entry.clock);
+            }
+        }
+    }
+
     fn own(&self, lease: LeaseId) -> Option<u64> {
         self.leases.get(&lease).and_then(|lease| lease.own)
     }
@@ -237,10 +305,13 @@ impl AwarenessStates {
             && let Some(owner) = self.leases.get_mut(&owner)
         {
             owner.shown_bytes -= bytes;
+            owner.shown -= usize::from(bytes > 0);
         }
         // A tombstone has no bytes, and its owner may have left already.
         if let Some(known) = self.clients.get(&entry.client).filter(|known| known.state.is_some()) {
-            self.leases.entry(known.owner).or_default().shown_bytes += known.shown_bytes();
+            let owner = self.leases.entry(known.owner).or_default();
+            owner.shown_bytes += known.shown_bytes();
+            owner.shown += 1;
         }
         outcome
     }
@@ -256,10 +327,10 @@ impl AwarenessStates {
 
     fn apply_entry(&mut self, lease: LeaseId, entry: &AwarenessEntry<'_>, is_own: bool) -> EntryOutcome {
         let Some(known) = self.clients.get_mut(&entry.client) else {
-            if entry.is_null() || self.clients.len() >= MAX_CLIENTS {
+            if entry.is_null() {
                 return EntryOutcome::Stale;
             }
-            let client = Client { clock: entry.clock, state: Some(entry.state.into()), owner: lease };
+            let client = Client { clock: entry.clock, state: Some(entry.state.into()), owner: lease, claim: None };
             self.clients.insert(entry.client, client);
             return EntryOutcome::New { clock: entry.clock };
         };
@@ -288,7 +359,7 @@ impl AwarenessStates {
                 self.tombstones = self.tombstones.saturating_sub(1);
                 EntryOutcome::New { clock: entry.clock }
             }
-            (None, false) if is_own => {
+            (None, false) if is_own && known.clock <= MAX_AWARENESS_CLOCK => {
                 let tombstone_clock = known.clock;
                 known.clock += 1;
                 known.state = Some(entry.state.into());
@@ -303,7 +374,7 @@ impl AwarenessStates {
     fn add_tombstones(&mut self, count: usize) {
         self.tombstones += count;
         if self.tombstones > MAX_TOMBSTONES {
-            self.clients.retain(|_, client| client.state.is_some());
+            self.clients.retain(|_, client| client.state.is_some() || client.claim.is_some());
             self.tombstones = 0;
         }
     }

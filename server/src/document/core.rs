@@ -5,7 +5,7 @@
 //! - A change is broadcast when it is applied. An update that changes nothing is neither logged nor
 //!   broadcast; it is acked at the current sequence number, which may not be durable yet.
 //! - A step 1 is always answered, even if the state vectors are equal: deletions do not advance a state
-//!   vector.
+//!   vector. Of several that arrive while the client cannot be sent a diff, the newest is (`owed_diffs.rs`).
 //! - After a storage failure no edit is accepted; the document stays readable.
 //! - Every change sent to readers is added to the recent changes in the same step, under the same sequence
 //!   number (`recent_changes.rs`).
@@ -15,6 +15,7 @@ mod awareness;
 mod joining;
 mod memory;
 mod native;
+mod owed_diffs;
 mod refusal;
 mod registers;
 mod snapshot;
@@ -87,6 +88,8 @@ struct LeaseState {
     /// Acks of updates that were not kept because too much is pending: they are due with the next step 2, which contains
     /// them.
     owed_acks: u64,
+    /// State vector of its newest step 1, if that is not answered yet.
+    owed_diff: Option<Box<Bytes>>,
     /// Mirrors the client's counter of unsynced changes; `None` if its dialect has none.
     unsynced: Option<Box<UnsyncedCounter>>,
 }
@@ -107,6 +110,7 @@ struct LeaseState {
 /// - [`Event::Durable`] follows when the log has the records of [`Effect::Append`] on disk. Positions ascend and may
 ///   repeat; other events may come before them, until [`Core::must_wait_for_disk`]. After
 ///   [`Event::StorageFailed`] no higher position follows.
+/// - [`Event::DeferStep1`] is followed by [`SessionEvent::Step1`] or [`Event::Resync`] of the same lease, unless it ends.
 /// - [`Event::Compact`] and [`Event::MakeDormant`]: at any time. The owner decides when they are worth their cost.
 ///
 /// Order of effects: the owner executes them as they were emitted, after each event or after several, and all of
@@ -196,7 +200,11 @@ impl Core {
         match event {
             Event::Open { lease, acks, documents } => self.open(lease, acks, documents, effects),
             Event::Session(lease, event) => self.handle_session(lease, event, effects),
-            Event::Resync { lease, floor } => self.resync(lease, floor.as_deref(), effects),
+            Event::DeferStep1 { lease, state_vector } => self.defer_step1(lease, &state_vector),
+            Event::Resync { lease, floor } => match self.take_owed_diff(lease) {
+                Some(state_vector) => self.send_owed_diff(lease, &state_vector, effects),
+                None => self.resync(lease, floor.as_deref(), effects),
+            },
             Event::Leave { lease } => self.leave(lease, effects),
             Event::Durable { upto } => self.advance_durable(upto, effects),
             Event::StorageFailed => self.fail_storage(effects),
@@ -211,13 +219,9 @@ impl Core {
                 self.resume(lease, cursor.map(|cursor| *cursor), wants_state_vector, read_only, effects);
             }
             SessionEvent::Step1 { state_vector } => {
-                let must_ask = self.note_step1(lease, &state_vector);
-                self.step1(lease, &state_vector, effects);
-                self.push_pending(lease, effects);
-                if must_ask {
-                    self.ask(lease, effects);
-                }
-                self.push_durable(lease, effects);
+                self.note_step1(lease, &state_vector);
+                self.take_owed_diff(lease);
+                self.answer_step1(lease, &state_vector, effects);
             }
             SessionEvent::Update { update, origin, batch } => {
                 self.note_step2(lease, origin);

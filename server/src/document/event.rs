@@ -109,7 +109,15 @@ pub enum Event {
     },
     /// A session that has the document open sent this.
     Session(LeaseId, SessionEvent),
-    /// The session's socket has drained after frames were dropped: send what it missed.
+    /// A session sent a step 1 that is not answered now: the client sent a newer one already, or its socket has not
+    /// accepted the last diff. The next [`SessionEvent::Step1`] or [`Event::Resync`] of the lease answers it.
+    DeferStep1 {
+        /// Lease of the session.
+        lease: LeaseId,
+        /// The client's encoded state vector.
+        state_vector: Bytes,
+    },
+    /// The session's socket has drained after frames were dropped or a step 1 was deferred: send what it missed.
     Resync {
         /// Lease of the session.
         lease: LeaseId,
@@ -140,6 +148,7 @@ impl Event {
         match *self {
             Event::Open { lease, .. }
             | Event::Session(lease, _)
+            | Event::DeferStep1 { lease, .. }
             | Event::Resync { lease, .. }
             | Event::Leave { lease } => Some(lease),
             Event::Durable { .. } | Event::StorageFailed | Event::Compact | Event::MakeDormant => None,

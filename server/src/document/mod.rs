@@ -9,6 +9,7 @@
 //! core/native.rs           PURE: native dialect only: cursors and registers
 //! core/awareness.rs        PURE: awareness, encoded once per turn
 //! core/joining.rs          PURE: replies to step 1, and the diff for a reader that fell behind
+//! core/owed_diffs.rs       PURE: step 1 messages that are answered later, with one diff for several
 //! core/snapshot.rs         PURE: snapshots, and the dormant document
 //! core/registers.rs        PURE: keeps decisions on registers final
 //! core/acks.rs             PURE: acks waiting for the disk
@@ -26,6 +27,7 @@
 //! usage.rs                 memory use of all open documents
 //! block_in_place.rs        work on whole large documents that must not block other tasks
 //! task.rs                  the I/O shell: inbox, effects, log, idle timers, unloading
+//! task/batch.rs            handles the queued events in order
 //! task/turn.rs             executes effects and sends the frames of a turn
 //! task/storing.rs          requests snapshots, waits for the disk
 //! ```

@@ -48,6 +48,8 @@ struct Reader {
     floor: Option<Arc<Known>>,
     /// A frame for it was dropped and no diff has been queued since.
     has_gap: bool,
+    /// A step 1 of it was deferred, and its session has not requested the diff yet.
+    is_owed_diff: bool,
 }
 
 impl Reader {
@@ -125,7 +127,8 @@ impl Readers {
 
     pub(super) fn add(&mut self, lease: LeaseId, outbox: Arc<Outbox>, encoder: Box<dyn Encoder>) {
         let opened = encoder.acks() != Acks::Batches;
-        let reader = Reader { outbox, encoder, opened, joined: false, floor: None, has_gap: false };
+        let reader =
+            Reader { outbox, encoder, opened, joined: false, floor: None, has_gap: false, is_owed_diff: false };
         self.readers.insert(lease, Box::new(reader));
     }
 
@@ -211,11 +214,32 @@ impl Readers {
     pub(super) fn push_diff(&mut self, lease: LeaseId, frame: &Frame) {
         if let Some(reader) = self.readers.get_mut(lease) {
             reader.joined = true;
-            let pushed = reader.outbox.push_reply(lease, frame.encode_reply(&*reader.encoder));
+            let pushed = reader.outbox.push_diff(lease, frame.encode_reply(&*reader.encoder));
             reader.has_gap = false;
             let pushed = reader.note_pushed(pushed);
             self.unsent.note(&reader.outbox, pushed);
         }
+    }
+
+    /// True if a step 1 is not to be answered now: the reader has not been sent its last diff, or is behind. It is behind
+    /// from now on, so its session requests a diff once the socket has drained.
+    pub(super) fn must_defer_diff(&mut self, lease: LeaseId) -> bool {
+        let Some(reader) = self.readers.get_mut(lease) else { return false };
+        // If the session was notified, its request is on its way, and answers this step 1 as well.
+        if !reader.is_owed_diff && reader.outbox.must_defer_diff(lease) {
+            reader.is_owed_diff = true;
+            reader.has_gap = true;
+        }
+        reader.is_owed_diff
+    }
+
+    /// The session of a reader has requested a diff. False if it would be dropped, because the reader is behind again:
+    /// then the session repeats its request.
+    pub(super) fn may_resync(&mut self, lease: LeaseId) -> bool {
+        let Some(reader) = self.readers.get_mut(lease) else { return false };
+        let may_resync = !reader.outbox.is_behind(lease);
+        reader.is_owed_diff &= !may_resync;
+        may_resync
     }
 
     /// Replies to `Event::Resume`: with `FromCursor` the session becomes a reader, with `OtherHistory` the lease

@@ -6,6 +6,7 @@
 //! leases, nothing on its way to the disk) or when the registry closes its inbox; in both cases everything is
 //! on disk first.
 
+mod batch;
 mod storing;
 mod turn;
 
@@ -77,14 +78,6 @@ pub enum Envelope {
     },
     /// Any other event of a session. The reservation holds a large event's bytes in the inbox's limit.
     Session(LeaseId, SessionEvent, Option<BytePermit>),
-}
-
-impl Envelope {
-    /// True if the frames of earlier messages must be queued first: they must not follow the diff that contains
-    /// them, and a reader that leaves still gets them.
-    fn follows_queued_frames(&self) -> bool {
-        matches!(self, Envelope::Resync { .. } | Envelope::Leave { .. })
-    }
 }
 
 /// How a document's task ended.
@@ -252,13 +245,7 @@ impl Task {
                         return TaskEnd::Stopped;
                     }
                     self.is_busy = batch.len() > 1;
-                    let mut is_used = false;
-                    while let Some(envelope) = batch.pop_front() {
-                        if envelope.follows_queued_frames() {
-                            self.execute().await;
-                        }
-                        is_used |= self.handle_envelope(envelope);
-                    }
+                    let is_used = self.handle_batch(&mut batch).await;
                     self.end_turn().await;
                     if is_used {
                         self.active = Instant::now();
@@ -349,31 +336,6 @@ impl Task {
         self.report_usage();
     }
 
-    /// Handles one message of the inbox. Returns false if it shows no use of the document.
-    fn handle_envelope(&mut self, envelope: Envelope) -> bool {
-        match envelope {
-            Envelope::Open { lease, outbox, encoder, documents } => {
-                let acks = encoder.acks();
-                self.readers.add(lease, outbox, encoder);
-                self.handle(Event::Open { lease, acks, documents });
-            }
-            Envelope::Resync { lease } => {
-                self.metrics.resyncs.inc();
-                self.handle(Event::Resync { lease, floor: self.readers.floor(lease) });
-            }
-            Envelope::Leave { lease } => {
-                self.readers.remove(lease);
-                self.handle(Event::Leave { lease });
-            }
-            Envelope::Session(lease, event, _permit) => self.handle(Event::Session(lease, event)),
-            Envelope::FreeMemory => {
-                self.must_free_memory = true;
-                return false;
-            }
-        }
-        true
-    }
-
     /// Passes an event to the core. Its effects are executed by `execute` or `end_turn`.
     fn handle(&mut self, event: Event) {
         block_in_place_if(self.core.takes_long(&event), || self.core.handle(event, &mut self.effects));
@@ -406,3 +368,6 @@ impl Task {
         self.execute().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,6 +118,27 @@ impl Outbox {
         Some(Notices { closing: inner.close.clone(), ended, must_authenticate, behind })
     }
 
+    /// True if a further step 1 of a lease is not to be answered now: an earlier diff for it is not written yet, or it is
+    /// behind. It is behind from now on, so its session requests the newer diff once the socket has drained. Also true if
+    /// nothing is sent to the lease any more.
+    pub fn must_defer_diff(&self, lease: LeaseId) -> bool {
+        let mut inner = self.lock();
+        if inner.rejects(lease) {
+            return true;
+        }
+        let is_late = inner.behind.contains(&lease) || inner.unwritten_diffs.iter().any(|(_, of)| *of == lease);
+        if is_late {
+            inner.fall_behind(lease);
+            self.note_drained(inner);
+        }
+        is_late
+    }
+
+    /// True if frames of a lease were dropped and its session has not been notified.
+    pub fn is_behind(&self, lease: LeaseId) -> bool {
+        self.lock().behind.contains(&lease)
+    }
+
     /// Wakes the session's task to write what is queued.
     pub(super) fn wake_writer(&self, mut inner: MutexGuard<'_, Inner>) {
         if inner.is_blocked() {
@@ -177,7 +198,7 @@ impl Inner {
             self.queue = VecDeque::new();
         }
         if !self.positions.is_empty() {
-            let gone = self.queue.front().map_or(self.next, |(number, _)| *number);
+            let gone = self.first_queued();
             has_taken |= self.positions.take(gone, |frame| put(Opcode::Binary, frame.into()));
         }
         has_taken

@@ -226,9 +226,10 @@ fn core_event(kind: u8, payload: Bytes, written: Seq) -> Option<Event> {
     let event = match kind & 0x1f {
         0..=2 => return Some(Event::Open { lease, acks: Acks::Each, documents: 1 }),
         3 => return Some(Event::Open { lease, acks: Acks::Batches, documents: payload.len() }),
-        4..=7 if scan_state_vector(&payload, &ScanLimits::default()).is_ok() => {
-            SessionEvent::Step1 { state_vector: payload }
-        }
+        4..=7 if scan_state_vector(&payload, &ScanLimits::default()).is_ok() => match kind & 0x1f {
+            7 => return Some(Event::DeferStep1 { lease, state_vector: payload }),
+            _ => SessionEvent::Step1 { state_vector: payload },
+        },
         8..=19 if scan_update(&payload, &ScanLimits::default()).is_ok() => {
             let origin = if kind & 1 == 0 { Origin::Change } else { Origin::Step2 };
             SessionEvent::Update { update: payload, origin, batch: u64::from(kind) }

@@ -19,6 +19,7 @@ mod device {
 /// The pure core of the server's document, without sockets.
 mod document {
     mod core;
+    mod full;
     mod joining;
     mod native;
     mod pending;

@@ -169,3 +169,80 @@ fn state_over_limit_makes_its_client_leave() {
         "a client that was never shown cannot leave"
     );
 }
+
+#[test]
+fn session_cannot_exhaust_clock_of_another_sessions_id() {
+    let mut states = AwarenessStates::default();
+    apply(&mut states, A, &[entry(10, 3, "{}")]);
+    // B poses as the same client: with a state, a removal, many small steps, and after a removal.
+    let steps: Vec<_> = (1..1_000).map(|step| entry(10, step * MAX_CLOCK_STEP, r#""evil""#)).collect();
+    let top = MAX_AWARENESS_CLOCK;
+    apply(&mut states, B, &[entry(10, top, r#""evil""#)]);
+    for attack in [&[entry(10, top, "null")][..], &steps, &[entry(10, 3, "null"), entry(10, top, r#""evil""#)]] {
+        apply(&mut states, B, attack);
+    }
+    states.leave(B);
+    let clock = states.clients[&10].clock;
+    assert!(clock <= 3 + MAX_CLOCK_STEP, "{clock}");
+    // A continues from the clock that it has received.
+    assert_eq!(applied(&mut states, A, &[entry(10, clock + 1, "{}")]), [row(10, clock + 1, "{}")]);
+}
+
+#[test]
+fn reconnected_client_may_be_ahead_of_its_old_connection() {
+    let mut states = AwarenessStates::default();
+    apply(&mut states, A, &[entry(10, 3, "{}")]);
+    assert_eq!(applied(&mut states, B, &[entry(10, 3_000, "{}")]), [row(10, 3_000, "{}")]);
+    // Its own connection may send any clock, and so may the next one when the others have ended.
+    assert_eq!(applied(&mut states, A, &[entry(10, 1_000_000, "{}")]), [row(10, 1_000_000, "{}")]);
+    states.leave(A);
+    assert_eq!(applied(&mut states, B, &[entry(10, 5_000_000, "{}")]), [row(10, 5_000_000, "{}")]);
+    assert_eq!(apply(&mut states, A, &[entry(10, 6_000_000, "{}")]).dropped, 1, "the id is the other session's now");
+}
+
+#[test]
+fn clock_of_absent_clients_id_cannot_be_exhausted() {
+    let mut states = AwarenessStates::default();
+    apply(&mut states, A, &[entry(10, 3, "{}")]);
+    states.leave(A);
+    let steps: Vec<_> = (1..1_000).map(|step| entry(10, MAX_FREE_CLOCK + step * MAX_CLOCK_STEP, "{}")).collect();
+    for attack in [&[entry(10, MAX_AWARENESS_CLOCK, "{}")][..], &[entry(10, MAX_FREE_CLOCK, "{}")], &steps] {
+        apply(&mut states, B, attack);
+    }
+    states.leave(B);
+    assert_eq!(states.clients[&10].clock, MAX_FREE_CLOCK);
+    assert_eq!(applied(&mut states, A, &[entry(10, MAX_FREE_CLOCK + 1, "{}")]), [row(10, MAX_FREE_CLOCK + 1, "{}")]);
+}
+
+#[test]
+fn clock_of_returning_client_stays_within_32_bits() {
+    let mut states = AwarenessStates::default();
+    let top = Client { clock: MAX_AWARENESS_CLOCK, state: None, owner: A, claim: None };
+    states.clients.insert(10, top);
+    for lease in 1..4 {
+        apply(&mut states, LeaseId(lease), &[entry(10, 3, "{}")]);
+        states.leave(LeaseId(lease));
+    }
+    assert_eq!(states.clients[&10].clock, u64::from(u32::MAX));
+}
+
+#[test]
+fn few_sessions_cannot_use_up_the_ids_of_a_document() {
+    let mut states = AwarenessStates::default();
+    let hostile = |lease: u64| LeaseId(lease + 100);
+    let full = (MAX_CLIENTS / MAX_LEASE_CLIENTS) as u64;
+    for lease in 0..full {
+        let ids = (1..=9_000).map(|id| lease * 9_000 + id + 1_000);
+        let many: Vec<_> = ids.map(|id| entry(id, 1, "{}")).collect();
+        let changes = apply(&mut states, hostile(lease), &many);
+        assert_eq!((changes.everyone.len(), changes.dropped), (MAX_LEASE_CLIENTS, 9_000 - MAX_LEASE_CLIENTS));
+        // Those that it shows may change, and be replaced by others.
+        assert_eq!(apply(&mut states, hostile(lease), &[entry(lease * 9_000 + 1_001, 2, "1")]).dropped, 0);
+    }
+    // Even when all are used up, there is room for the own id of every session.
+    assert_eq!(states.clients.len(), MAX_CLIENTS);
+    assert_eq!(applied(&mut states, A, &[entry(10, 1, "{}")]), [row(10, 1, "{}")]);
+    assert_eq!(apply(&mut states, A, &[entry(11, 1, "{}")]).dropped, 1);
+    assert_eq!(applied(&mut states, hostile(0), &[entry(1_001, 3, "null")]), [row(1_001, 3, "null")]);
+    assert_eq!(states.leases[&hostile(0)].shown, MAX_LEASE_CLIENTS - 1);
+}

@@ -112,13 +112,18 @@ impl UnsyncedCounter {
 }
 
 impl Core {
-    /// Processes a session's step 1. Returns true if the client counts unsynced changes and must be sent a step 1:
-    /// it expects a status for its step 2, and no earlier step 1 of the server is unanswered.
-    pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) -> bool {
-        let Some(lease) = self.leases.get_mut(lease) else { return false };
-        let Some(unsynced) = &mut lease.unsynced else { return false };
-        unsynced.step1(state_vector);
-        !lease.awaits_step2
+    /// Notes that the client has sent a step 1, whether or not it is answered now.
+    pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) {
+        if let Some(unsynced) = self.leases.get_mut(lease).and_then(|lease| lease.unsynced.as_mut()) {
+            unsynced.step1(state_vector);
+        }
+    }
+
+    /// True if the client counts unsynced changes and must be sent a step 1: it expects a status for its step 2, and no
+    /// earlier step 1 of the server is unanswered.
+    pub(super) fn awaits_unasked_step2(&self, lease: LeaseId) -> bool {
+        let Some(lease) = self.leases.get(lease) else { return false };
+        lease.unsynced.as_ref().is_some_and(|unsynced| unsynced.syncing.is_some()) && !lease.awaits_step2
     }
 
     /// Number of acks for an accepted update once it is on disk.

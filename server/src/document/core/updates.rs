@@ -66,7 +66,9 @@ impl Core {
     /// make room.
     fn weigh<'u>(&mut self, update: &'u Bytes) -> Result<Weighed<'u>, Refused> {
         let weighed = self.document.weigh(update)?;
-        if weighed.outcome() == Entered::Full(Full::Bytes) && self.document.make_room_for(update.len()) {
+        if weighed.outcome() == Entered::Full(Full::Bytes) {
+            // Weighed again whether or not there is room now: a deletion may need less of it than an insertion.
+            self.document.make_room_for(update.len());
             return self.document.weigh(update);
         }
         Ok(weighed)
