@@ -225,6 +225,10 @@ mod tests {
         update
     }
 
+    fn one(range: Range<u64>) -> Vec<Range<u64>> {
+        std::iter::once(range).collect()
+    }
+
     #[test]
     fn structs_up_to_the_first_missing_dependency_are_ready() {
         // Client 9 is unknown. Client 3 depends on client 2, which depends on client 1.
@@ -242,8 +246,8 @@ mod tests {
         let pending: Vec<_> =
             split.pending.iter().map(|(part, need)| (listed(part), need.client, need.clock)).collect();
         assert_eq!(pending, [((3, 1, 2), 9, 5), ((1, 1, 2), 3, 2)]);
-        assert_eq!(split.ready_deletions, [(3, vec![0..1])]);
-        assert_eq!(split.pending_deletions, [(3, vec![1..2]), (1, vec![1..3])]);
+        assert_eq!(split.ready_deletions, [(3, one(0..1))]);
+        assert_eq!(split.pending_deletions, [(3, one(1..2)), (1, one(1..3))]);
         let ready = write_parts(&split.ready, &split.ready_deletions);
         let expected = update(&[(3, 0, &[Some((2, 0))]), (2, 0, &[Some((1, 0))]), (1, 0, &[None])], &[1, 3, 1, 0, 1]);
         assert_eq!(ready, expected);

@@ -222,7 +222,12 @@ impl HubDocument {
     /// The whole state as one v1 update, with what is pending behind skips, as Yjs encodes a document. Compacts the document.
     pub fn encode_all(&mut self) -> Bytes {
         let state = self.compact();
-        self.pending.as_ref().map_or_else(|| state.clone(), |pending| pending.append_to(&state))
+        self.with_pending(&state)
+    }
+
+    /// A state or difference of this document, with what is pending behind skips.
+    pub fn with_pending(&self, update: &Bytes) -> Bytes {
+        self.pending.as_ref().map_or_else(|| update.clone(), |pending| pending.append_to(update))
     }
 
     /// Drops deleted content, joins adjacent structs, and returns the whole state as one v1 update. The document shares the

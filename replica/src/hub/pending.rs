@@ -175,7 +175,7 @@ impl Pending {
 
     /// Notes the entries whose needs are met since `update` was applied to `structs`.
     pub(super) fn note_applied(&mut self, update: &[u8], structs: &StructStore) {
-        if self.len() == 0 {
+        if self.by_need.is_empty() {
             return;
         }
         for client in update_ranges(update).map(|range| range.client) {
@@ -274,7 +274,7 @@ impl Pending {
                     ranges.last_mut().into_iter().for_each(|last| last.end = last.end.max(end));
                 }
                 Some((_, ranges)) => ranges.push(start..end),
-                None => deletions.push((client, vec![start..end])),
+                None => deletions.push((client, std::iter::once(start..end).collect())),
             }
         }
         deletions.reverse();
@@ -282,7 +282,7 @@ impl Pending {
         updates
     }
 
-    /// A complete state with everything that is pending, as one update: the structs behind a gap follow a skip.
+    /// A state or difference with everything that is pending, as one update: the structs behind a gap follow a skip.
     pub(super) fn append_to(&self, state: &[u8]) -> Bytes {
         let mut raw = RawUpdate::new(state);
         let mut sections: BTreeMap<u64, Section> = BTreeMap::new();

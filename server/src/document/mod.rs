@@ -14,7 +14,6 @@
 //! core/registers.rs        PURE: keeps decisions on registers final
 //! core/acks.rs             PURE: acks waiting for the disk
 //! core/unsynced.rs         PURE: the counter of unsynced changes in a client
-//! core/pending_authors.rs  PURE: senders of pending updates
 //! recent_changes.rs        PURE: recent changes, for clients that missed only a few
 //! awareness.rs             PURE: awareness states, never logged
 //! encoder.rs               encodes what a document sends to one lease: implemented by each dialect

@@ -9,7 +9,7 @@ use super::Core;
 use crate::document::event::{Effect, Event, SessionEvent};
 use crate::document::frame::{Frame, LARGE_REPLY_BYTES, Message};
 use crate::ids::LeaseId;
-use syncline_replica::Known;
+use syncline_replica::{Known, Pieces};
 
 /// Cached replies.
 const MAX_CACHED_DIFFS: usize = 4;
@@ -58,6 +58,12 @@ impl DiffCache {
 
 impl Core {
     pub(super) fn step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
+        if self.shows_pending(lease) {
+            let diff = self.document.diff(state_vector);
+            let diff = self.with_pending(lease, diff);
+            effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) });
+            return;
+        }
         if let Some(frame) = self.diff_cache.get(state_vector) {
             effects.push(Effect::Diff { lease, frame });
             return;
@@ -75,16 +81,27 @@ impl Core {
     pub(super) fn resync(&mut self, lease: LeaseId, floor: Option<&Known>, effects: &mut Vec<Effect>) {
         let from_nothing = Known::default();
         let diff = self.document.diff_since(floor.unwrap_or(&from_nothing));
+        let diff = self.with_pending(lease, diff);
         effects.push(Effect::Diff { lease, frame: Frame::at(self.last, Message::Step2(diff)) });
-        self.push_pending(lease, effects);
         self.push_durable(lease, effects);
         self.push_awareness_now(lease, effects);
     }
 
-    /// Sends what is pending to a client that can show it: Yjs 14 has gaps in its documents, and makes some that stay.
+    /// True if something is pending and the client can show it: Yjs 14 has gaps in its documents, and makes some that stay.
     /// Other clients receive it when its dependencies are present.
+    fn shows_pending(&self, lease: LeaseId) -> bool {
+        self.document.pending_len() > 0 && self.awareness.is_yjs14(lease)
+    }
+
+    /// The diff with what is pending, if the client can show it. In one frame: a reader is behind again if frames after its
+    /// diff exceed the limit.
+    fn with_pending(&self, lease: LeaseId, diff: Pieces) -> Pieces {
+        if self.shows_pending(lease) { self.document.with_pending(&diff.to_bytes()).into() } else { diff }
+    }
+
+    /// Sends what is pending to a client that has announced itself after its step 1.
     pub(super) fn push_pending(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if self.awareness.is_yjs14(lease) {
+        if self.shows_pending(lease) {
             effects.extend(self.document.pending().into_iter().map(|update| {
                 let frame = Frame::at(self.last, Message::Update(update));
                 Effect::Pending { lease, frame }

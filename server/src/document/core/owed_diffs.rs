@@ -36,7 +36,6 @@ impl Core {
     /// Answers a step 1, and asks the client in turn if it counts unsynced changes.
     pub(super) fn answer_step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
         self.step1(lease, state_vector, effects);
-        self.push_pending(lease, effects);
         if self.awaits_unasked_step2(lease) {
             self.ask(lease, effects);
         }
