@@ -208,8 +208,11 @@ pub fn write_parts(parts: &[Part<'_>], deletions: &[Deletions]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// `x` of each (client, clock, origin), one section a client.
-    fn update(sections: &[(u8, u8, &[Option<(u8, u8)>])], deletions: &[u8]) -> Vec<u8> {
+    /// Client, first clock, and the origin of each letter.
+    type TestSection<'a> = (u8, u8, &'a [Option<(u8, u8)>]);
+
+    /// One section for each client, of letters.
+    fn update(sections: &[TestSection<'_>], deletions: &[u8]) -> Vec<u8> {
         let mut update = vec![sections.len() as u8];
         for (client, clock, origins) in sections {
             update.extend([origins.len() as u8, *client, *clock]);

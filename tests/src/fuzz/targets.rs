@@ -283,8 +283,11 @@ fn core(bytes: &[u8]) {
     }
 }
 
+/// Client, clock and bytes of a struct.
+type EncodedStruct = (u64, u64, Vec<u8>);
+
 /// The pending structs and deletions of a document, however they are grouped.
-fn pending_parts(document: &HubDocument) -> (BTreeSet<(u64, u64, Vec<u8>)>, Vec<Bytes>) {
+fn pending_parts(document: &HubDocument) -> (BTreeSet<EncodedStruct>, Vec<Bytes>) {
     let mut structs = BTreeSet::new();
     let mut deletions = Vec::new();
     for update in document.pending() {
