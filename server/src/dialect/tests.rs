@@ -5,7 +5,8 @@ use syncline_protocol::awareness::{AwarenessEntry, encode};
 use syncline_protocol::ids::{DocumentName, Seq};
 
 use super::{HocuspocusEncoder, NativeEncoder, YWebsocketEncoder};
-use crate::document::encoder::{Encoder, SharedEncoding};
+use crate::document::encoder::{Encoder, OutcomeReply, SharedEncoding};
+use crate::document::event::Outcome;
 use crate::document::frame::{Frame, LARGE_CHANGE_BYTES, LARGE_REPLY_BYTES, Message};
 use crate::ids::LeaseId;
 use crate::outbox::Outbox;
@@ -75,4 +76,11 @@ fn readers_of_a_dialect_share_one_encoding_native_ones_for_their_first_document(
     }
     assert_eq!(frame.encode(&NativeEncoder::new(0))[..], [18, 0, 9, 0, 0]);
     assert_eq!(frame.encode(&NativeEncoder::new(3))[..], [18, 3, 9, 0, 0]);
+}
+
+#[test]
+fn ywebsocket_session_continues_when_too_much_is_pending() {
+    let reply = |outcome| YWebsocketEncoder.reply(0, Seq(1), outcome);
+    assert!(matches!(reply(Outcome::TooManyPending), OutcomeReply::Nothing));
+    assert!(matches!(reply(Outcome::Forbidden), OutcomeReply::Close(_)));
 }

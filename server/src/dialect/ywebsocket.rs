@@ -139,6 +139,8 @@ impl Encoder for YWebsocketEncoder {
         match outcome.refusal() {
             None if outcome == Outcome::Saved => OutcomeReply::Echo,
             None => OutcomeReply::Nothing,
+            // The client would bring the same when it returns. It sees no acknowledgement.
+            Some(_) if outcome == Outcome::TooManyPending => OutcomeReply::Nothing,
             Some(Close::StorageFailed) => OutcomeReply::CloseLater(Close::StorageFailed),
             Some(close) => OutcomeReply::Close(close),
         }

@@ -120,3 +120,19 @@ fn pending_updates_are_bounded_and_other_authors_unaffected() {
         "with those not kept: {saved:?}"
     );
 }
+
+#[test]
+fn step_2_without_room_for_its_pending_part_is_refused_and_the_other_part_applied() {
+    let mut core = new_core(HubLimits { pending_entries: 0, ..HubLimits::default() });
+    for lease in [A, B] {
+        handle(&mut core, Event::Open { lease, acks: Acks::Each, documents: 1 });
+    }
+    let (_, own) = typed(1, &["own"]);
+    let (_, foreign) = typed(2, &["lost", "late"]);
+    let both = yrs::merge_updates_v1([&own[0], &foreign[1]]).unwrap();
+    let update = SessionEvent::Update { update: both.into(), origin: Origin::Step2, batch: 0 };
+    let effects = handle(&mut core, Event::Session(A, update));
+    assert_eq!(acks(&effects), [(A, Outcome::TooManyPending)], "not acknowledged");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Close { .. })), "and not closed");
+    assert_eq!(snapshot(&mut core), (Seq(1), "own".to_owned(), 0));
+}
