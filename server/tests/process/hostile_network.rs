@@ -136,7 +136,17 @@ async fn server_short_of_descriptors_keeps_sessions_and_recovers() {
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     println!("{} sessions were accepted, {} files are open", sessions.len(), server.open_files());
     drop((silent, sessions));
-    let mut late = RawSocket::open(server.address(), "/healthy").await;
+    // Refused until the server has noticed that they are gone.
+    let late = async {
+        loop {
+            let mut late = RawSocket::connect(server.address()).await;
+            late.write(upgrade_request("/healthy").as_bytes()).await;
+            if late.read_head().await.starts_with("HTTP/1.1 101") {
+                return late;
+            }
+        }
+    };
+    let mut late = tokio::time::timeout(Duration::from_secs(30), late).await.expect("there is room again");
     late.send(Frame::new(BINARY, [0, 0, 1, 0])).await;
     while !matches!(late.receive().await, Received::Frame { payload, .. } if payload.starts_with(&[0, 1])) {}
     println!("{}", pair.end().await);
