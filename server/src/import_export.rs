@@ -53,7 +53,7 @@ pub enum Change {
 
 /// Why a document cannot be exported, or a file cannot be imported.
 #[derive(Debug, thiserror::Error)]
-pub enum PortableError {
+pub enum ImportExportError {
     /// The document was deleted: only a tombstone is stored.
     #[error("it was deleted; run `syncline purge` to free its name")]
     Deleted,
@@ -77,7 +77,7 @@ pub enum PortableError {
     Refused(ScanError),
     /// The update depends on updates that the document does not have.
     #[error("the update depends on edits that this document does not have; import those edits first")]
-    Waits,
+    MissingDependencies,
 }
 
 /// The error text for a file over [`MAX_IMPORT_BYTES`].
@@ -86,7 +86,7 @@ pub fn too_large() -> String {
 }
 
 /// Encodes a stored document as one update.
-pub fn export(stored: Stored) -> Result<Exported, PortableError> {
+pub fn export(stored: Stored) -> Result<Exported, ImportExportError> {
     let mut document = build(Some(stored))?;
     Ok(Exported { waiting: document.pending_len() as u64, bytes: document.encode_all().to_vec() })
 }
@@ -94,11 +94,11 @@ pub fn export(stored: Stored) -> Result<Exported, PortableError> {
 impl Exported {
     /// Converts an exported update to another format. JSON needs a tree of the document, which may take much
     /// time and memory: for command processes only, not for the server.
-    pub fn into_format(mut self, format: Format) -> Result<Self, PortableError> {
+    pub fn into_format(mut self, format: Format) -> Result<Self, ImportExportError> {
         if format == Format::Json {
             // What is pending has no place in the tree yet.
             let state = HubDocument::load(0, &[self.bytes.into()])?.encode();
-            self.bytes = serde_json::to_vec_pretty(&to_json(&state)?).map_err(PortableError::NotJson)?;
+            self.bytes = serde_json::to_vec_pretty(&to_json(&state)?).map_err(ImportExportError::NotJson)?;
             self.bytes.push(b'\n');
         }
         Ok(self)
@@ -106,14 +106,14 @@ impl Exported {
 }
 
 /// Parses a file as one scanned v1 update. JSON becomes the update of a new document.
-pub fn read(file: Bytes, format: Format) -> Result<Bytes, PortableError> {
+pub fn read(file: Bytes, format: Format) -> Result<Bytes, ImportExportError> {
     let update = match format {
         Format::Update => file,
         Format::Json => {
             let json = serde_json::from_slice(&file).map_err(|error| {
                 // serde_json has no error category for it.
                 let is_too_deep = error.to_string().starts_with("recursion limit exceeded");
-                if is_too_deep { JsonError::TooDeep.into() } else { PortableError::NotJson(error) }
+                if is_too_deep { JsonError::TooDeep.into() } else { ImportExportError::NotJson(error) }
             })?;
             from_json(&json, rand::random::<u64>() & MAX_SAFE_INTEGER)?
         }
@@ -121,25 +121,25 @@ pub fn read(file: Bytes, format: Format) -> Result<Bytes, PortableError> {
     match scan_update(&update, &ScanLimits::default()) {
         Ok(_) => Ok(update),
         // A v2 update begins with a zero (a reserved feature flag); a v1 update that does holds only deletions.
-        Err(_) if update.first() == Some(&0) && update.len() > 2 => Err(PortableError::Version2),
-        Err(error) => Err(PortableError::Refused(error)),
+        Err(_) if update.first() == Some(&0) && update.len() > 2 => Err(ImportExportError::Version2),
+        Err(error) => Err(ImportExportError::Refused(error)),
     }
 }
 
 /// Applies a scanned update to a copy of the document. `None`: the document does not exist yet.
-pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, PortableError> {
+pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, ImportExportError> {
     let mut document = build(stored)?;
     match document.take(update)? {
         Entered::Known => Ok(Change::Nothing),
         Entered::Changed => Ok(Change::Something),
-        Entered::Pending | Entered::NoRoom | Entered::Full(_) => Err(PortableError::Waits),
+        Entered::Pending | Entered::NoRoom | Entered::Full(_) => Err(ImportExportError::MissingDependencies),
     }
 }
 
-fn build(stored: Option<Stored>) -> Result<HubDocument, PortableError> {
+fn build(stored: Option<Stored>) -> Result<HubDocument, ImportExportError> {
     let Some(stored) = stored else { return Ok(HubDocument::default()) };
     if stored.is_tombstone() {
-        return Err(PortableError::Deleted);
+        return Err(ImportExportError::Deleted);
     }
     let snapshot = stored.snapshot.into_iter().map(|snapshot| snapshot.update);
     let updates: Vec<Bytes> = snapshot.chain(stored.records.into_iter().map(|record| record.update)).collect();

@@ -7,6 +7,7 @@
 //! applied, and the rest is indexed again. So releasing many entries costs about as much as applying them, and what can be
 //! shown is never held back by what cannot.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher;
@@ -58,7 +59,7 @@ impl Entry {
 pub struct Released {
     /// An update without missing dependencies.
     pub update: Bytes,
-    /// Who sent it.
+    /// The sender.
     pub source: Source,
 }
 
@@ -150,7 +151,8 @@ impl Pending {
         }
         self.struct_bytes += part.bytes.len();
         let before = self.newest.get(&part.client).and_then(|number| self.entries.get_mut(number));
-        if let Some(before) = before.filter(|before| before.end == part.clock && before.source == source) {
+        let continues = |before: &&mut Entry| before.end == part.clock && before.source == source;
+        if let Some(before) = before.filter(continues) {
             before.bytes.extend_from_slice(part.bytes);
             (before.structs, before.end) = (before.structs + part.structs, part.end);
             return;
@@ -158,10 +160,16 @@ impl Pending {
         let number = self.next;
         self.next += 1;
         self.newest.insert(part.client, number);
-        self.by_need.insert((need, number));
+        self.index(number, need, Need { client: part.client, clock: part.clock + 1 });
         let Part { client, clock, end, structs, bytes } = *part;
         let (taken, bytes) = (0, bytes.to_vec());
         self.entries.insert(number, Entry { client, clock, structs, taken, bytes, end, source });
+    }
+
+    /// Indexes an entry by what its first struct needs, and by that struct's own clock: another version of it may arrive.
+    fn index(&mut self, number: EntryNumber, need: Need, own: Need) {
+        self.by_need.insert((need, number));
+        self.by_need.insert((own, number));
     }
 
     fn add_deletion(&mut self, client: u64, range: Range<u64>, source: Source) {
@@ -217,7 +225,8 @@ impl Pending {
                     entry.bytes.drain(..entry.taken);
                     entry.taken = 0;
                 }
-                self.by_need.insert((need, number));
+                let own = Need { client: entry.client, clock: clock + 1 };
+                self.index(number, need, own);
             }
             None => {
                 let client = entry.client;
@@ -233,24 +242,27 @@ impl Pending {
     /// The pending deletions of clocks that the document has now, as updates, after `update` was applied. The caller applies
     /// them.
     pub(super) fn due_deletions(&mut self, update: &[u8], structs: &StructStore) -> Vec<Released> {
-        let mut due = Vec::new();
+        let mut due: Vec<(Source, Vec<Deletions>)> = Vec::new();
         if self.deletions.is_empty() {
-            return due;
+            return Vec::new();
         }
         for client in update_ranges(update).map(|range| range.client) {
             let known = structs.clock(client);
             let ranges = (client, 0)..(client, known);
             while let Some((&(_, start), &(end, source))) = self.deletions.range(ranges.clone()).next() {
                 self.deletions.remove(&(client, start));
-                let deleted: Range<u64> = start..end.min(known);
-                let deletions: [Deletions; 1] = [(client, vec![deleted])];
-                due.push(Released { update: write_parts(&[], &deletions).into(), source });
+                if due.last().is_none_or(|(last, _)| *last != source) {
+                    due.push((source, Vec::new()));
+                }
+                due.last_mut().into_iter().for_each(|(_, listed)| add_range(listed, client, start..end.min(known)));
                 if end > known {
                     self.add_deletion(client, known..end, source);
                 }
             }
         }
-        due
+        let released =
+            |(source, listed): (_, Vec<Deletions>)| Released { update: write_parts(&[], &listed).into(), source };
+        due.into_iter().map(released).collect()
     }
 
     /// Records that something that was pending was applied.
@@ -269,13 +281,7 @@ impl Pending {
         let mut deletions: Vec<Deletions> = Vec::new();
         // The first client of a delete set is the largest, as Yjs writes it; the ranges of each ascend.
         for (&(client, start), &(end, _)) in &self.deletions {
-            match deletions.last_mut().filter(|(last, _)| *last == client) {
-                Some((_, ranges)) if ranges.last().is_some_and(|last| last.end >= start) => {
-                    ranges.last_mut().into_iter().for_each(|last| last.end = last.end.max(end));
-                }
-                Some((_, ranges)) => ranges.push(start..end),
-                None => deletions.push((client, std::iter::once(start..end).collect())),
-            }
+            add_range(&mut deletions, client, start..end);
         }
         deletions.reverse();
         updates.extend((!deletions.is_empty()).then(|| write_parts(&[], &deletions).into()));
@@ -295,7 +301,7 @@ impl Pending {
             sections.insert(client, Section { clock, end: end.clock, structs, bytes });
         }
         let mut entries: Vec<&Entry> = self.entries.values().collect();
-        entries.sort_unstable_by_key(|entry| (entry.client, entry.clock));
+        entries.sort_by_key(|entry| (entry.client, entry.clock, Reverse(entry.end)));
         for part in entries.into_iter().map(Entry::part) {
             let empty = || Section { clock: part.clock, end: part.clock, structs: 0, bytes: Vec::new() };
             sections.entry(part.client).or_insert_with(empty).append(&part);
@@ -326,18 +332,39 @@ impl Section {
         Part { client, clock, end, structs, bytes }
     }
 
-    /// Appends a part that begins at the end or behind it. One that overlaps is a second version of the same clocks: readers
-    /// keep the first.
+    /// Appends what this section lacks of a part that begins in it, at its end, or behind it.
     fn append(&mut self, part: &Part<'_>) {
-        if part.clock < self.end {
-            return;
-        }
+        let mut rest = RawSection::new(part.client, part.clock, part.structs, part.bytes);
         if part.clock > self.end {
             write_skip(part.clock - self.end, &mut self.bytes);
             self.structs += 1;
         }
-        self.bytes.extend_from_slice(part.bytes);
-        (self.structs, self.end) = (self.structs + part.structs, part.end);
+        // Another version of the same clocks: the first one is kept, and the end of a struct that reaches behind it.
+        while rest.clock < self.end {
+            let Some(found) = rest.next() else { return };
+            if found.end > self.end {
+                let mut cutter = found.cut();
+                cutter.skip_to(self.end);
+                let tail = cutter.write_rest(&mut self.bytes);
+                self.bytes.extend_from_slice(tail);
+                (self.structs, self.end) = (self.structs + 1, found.end);
+            }
+        }
+        if part.end > self.end || rest.left > 0 {
+            self.bytes.extend_from_slice(rest.rest());
+            (self.structs, self.end) = (self.structs + rest.left, part.end);
+        }
+    }
+}
+
+/// Adds a range behind those of the last client, which may overlap the last one.
+fn add_range(deletions: &mut Vec<Deletions>, client: u64, range: Range<u64>) {
+    match deletions.last_mut().filter(|(last, _)| *last == client) {
+        Some((_, ranges)) => match ranges.last_mut().filter(|last| last.end >= range.start) {
+            Some(last) => last.end = last.end.max(range.end),
+            None => ranges.push(range),
+        },
+        None => deletions.push((client, std::iter::once(range).collect())),
     }
 }
 

@@ -28,7 +28,7 @@ pub struct HubLimits {
     pub bytes: usize,
     /// Number of clients that ever edited the document.
     pub clients: usize,
-    /// Number of pending entries: structs of one client that wait for the same thing.
+    /// Number of pending entries: runs of consecutive structs of one client.
     pub pending_entries: usize,
     /// Total size of what is pending.
     pub pending_bytes: usize,
@@ -137,7 +137,7 @@ impl HubDocument {
         }
         if is_pending {
             let mut halves = split(update, &self.structs);
-            let outcome = self.weigh_halves(&mut halves);
+            let outcome = self.weigh_halves(&mut halves, update.len());
             return Ok(Weighed { update, outcome, split: Some(Box::new(halves)) });
         }
         weighed(if inserts {
@@ -152,7 +152,7 @@ impl HubDocument {
     }
 
     /// Leaves out of the halves what is pending already.
-    fn weigh_halves(&self, halves: &mut Split<'_>) -> Entered {
+    fn weigh_halves(&self, halves: &mut Split<'_>, update_bytes: usize) -> Entered {
         let (limits, pending) = (&self.limits, self.pending.as_deref());
         pending.into_iter().for_each(|pending| pending.without_known(halves));
         let parts = &halves.pending;
@@ -162,8 +162,10 @@ impl HubDocument {
         let is_over = entries + parts.len() > limits.pending_entries || bytes + new_bytes > limits.pending_bytes;
         if new_bytes > 0 && is_over {
             Entered::NoRoom
-        } else if halves.inserts(&self.structs) || self.deletes_anything(halves) {
+        } else if halves.inserts(&self.structs) {
             Entered::Changed
+        } else if self.deletes_anything(halves) {
+            if self.has_room_to_delete(update_bytes) { Entered::Changed } else { Entered::Full(Full::Bytes) }
         } else if new_bytes > 0 {
             Entered::Pending
         } else {

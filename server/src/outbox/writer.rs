@@ -267,7 +267,11 @@ impl Socket {
         };
         let written = written.unwrap_or(0);
         if written < len {
-            outbox.lock().unsent = batch.rest(written);
+            let mut rest = batch.rest(written);
+            let mut inner = outbox.lock();
+            // The timers may have queued a frame meanwhile.
+            rest.append(&mut inner.unsent);
+            inner.unsent = rest;
         }
         Ok(())
     }

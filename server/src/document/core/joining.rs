@@ -122,7 +122,9 @@ impl Core {
     /// True if handling this event takes milliseconds: it processes all of a large document.
     pub fn takes_long(&self, event: &Event) -> bool {
         let processes_all = match event {
-            Event::Session(_, SessionEvent::Step1 { state_vector }) => self.diff_cache.get(state_vector).is_none(),
+            Event::Session(lease, SessionEvent::Step1 { state_vector }) => {
+                self.shows_pending(*lease) || self.diff_cache.get(state_vector).is_none()
+            }
             Event::Resync { .. } | Event::Compact | Event::MakeDormant => true,
             _ => false,
         };

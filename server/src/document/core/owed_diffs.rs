@@ -11,7 +11,7 @@ use crate::document::event::Effect;
 use crate::ids::LeaseId;
 
 /// A longer state vector is not kept: the client is sent the whole document.
-const MAX_OWED_BYTES: usize = 256 * 1024;
+const MAX_OWED_BYTES: usize = 16 * 1024;
 
 /// The empty state vector.
 const NOTHING: &[u8] = &[0];

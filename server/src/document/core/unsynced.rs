@@ -114,8 +114,11 @@ impl UnsyncedCounter {
 impl Core {
     /// Notes that the client has sent a step 1, whether or not it is answered now.
     pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) {
-        if let Some(unsynced) = self.leases.get_mut(lease).and_then(|lease| lease.unsynced.as_mut()) {
+        if let Some(lease) = self.leases.get_mut(lease)
+            && let Some(unsynced) = &mut lease.unsynced
+        {
             unsynced.step1(state_vector);
+            lease.owed_acks = 0;
         }
     }
 

@@ -1,15 +1,8 @@
 //! PURE: an update of a session: it is weighed, then entered.
 //!
-//! [`Core::weigh`] decides what the document would do with the update, and every refusal is answered there: the
-//! update can never be accepted, too many others are pending, the document is full. A known update is
-//! acknowledged there, too. [`Core::enter`] gives the update its sequence number, appends it to the log,
-//! applies it, broadcasts it, and answers its author; nothing is refused any more.
-//!
-//! Today one follows the other. In a cluster a shared log decides the order, and its place is between the two:
-//! the server that received the update weighs it, and offers it to the log; every server with the document open
-//! enters it when the log returns it, under the log's number, after everything that the log has before it. Since
-//! the document may have changed meanwhile, the update is weighed again there, without limits: the log has
-//! accepted it, and every server must do the same with it.
+//! [`Core::update`] weighs an update, answers every refusal, acknowledges a known update, and enters a new one.
+//! [`Core::enter`] gives the update its sequence number, appends it to the log, applies it and broadcasts it; nothing
+//! is refused any more. A cluster's log will be between the two (decision 0091).
 
 use std::sync::Arc;
 
@@ -91,10 +84,11 @@ impl Core {
         }
         self.broadcast_pending(added, lease, effects);
         self.enforce_decisions(effects);
+        if self.document.pending_len() < pending_before {
+            self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
+        }
         if is_split {
             self.ask_for_missing(lease, effects);
-        } else if self.document.pending_len() < pending_before {
-            self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
         }
         frame
     }
@@ -127,7 +121,7 @@ impl Core {
         }
         let must_ask = !state.awaits_step2;
         let owed = self.acks_of(lease, update, origin);
-        if let Some(state) = self.leases.get_mut(lease) {
+        if let Some(state) = self.leases.get_mut(lease).filter(|state| state.unsynced.is_some()) {
             state.owed_acks += owed;
         }
         if must_ask {

@@ -20,9 +20,9 @@ use super::Operator;
 use super::import::import as import_update;
 use crate::http::problem::Problem;
 use crate::http::respond;
-use crate::import_export::{self, Change, Format, MAX_IMPORT_BYTES, PortableError};
+use crate::import_export::{self, Change, Format, ImportExportError, MAX_IMPORT_BYTES};
 
-/// Header of an export: the number of pending updates, which are not in the body because they depend on missing updates.
+/// Header of an export: the number of pending updates in the body. Readers keep them until their dependencies arrive.
 pub const PENDING_UPDATES: HeaderName = HeaderName::from_static("syncline-pending-updates");
 
 /// The query of an import.
@@ -140,13 +140,13 @@ async fn load(operator: &Operator, name: &DocumentName) -> Result<Option<Stored>
 
 /// Runs work on the blocking pool: a large document takes long.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PortableError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, ImportExportError> + Send + 'static,
 ) -> Result<T, Problem> {
     let done = tokio::task::spawn_blocking(work).await;
     let interrupted = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the operation was interrupted");
     done.map_err(interrupted)?.map_err(|error| {
         let status = match error {
-            PortableError::Deleted => StatusCode::GONE,
+            ImportExportError::Deleted => StatusCode::GONE,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Problem::new(status, error.to_string())

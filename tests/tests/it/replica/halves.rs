@@ -5,8 +5,8 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use syncline_protocol::update::{ScanLimits, scan_update};
-use syncline_replica::{Entered, HubDocument, HubLimits};
+use syncline_protocol::update::{ScanLimits, StateClock, scan_update, update_ranges};
+use syncline_replica::{Entered, Full, HubDocument, HubLimits};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
 
@@ -169,4 +169,50 @@ fn encoding_of_everything_holds_what_is_pending() {
         hub.take(&merged(&[&c[1], &d[0], &e[1]])).unwrap();
     }
     assert_eq!((hub.pending_len(), hub.encode_all()), (0, again.encode_all()));
+}
+
+/// One struct of text for the section of a client at a clock.
+fn text_struct(client: u8, clock: u8, origin: (u8, u8), letters: &str) -> Bytes {
+    let mut update = vec![1, 1, client, clock, 0x84, origin.0, origin.1, letters.len() as u8];
+    update.extend(letters.as_bytes());
+    update.push(0);
+    update.into()
+}
+
+#[test]
+fn encoding_of_overlapping_entries_holds_all_clocks() {
+    let mut hub = HubDocument::default();
+    assert_eq!(hub.take(&text_struct(5, 0, (9, 4), "abc")), Ok(Entered::Pending));
+    // The same client's letters again, joined to one struct that reaches behind the first.
+    assert_eq!(hub.take(&text_struct(5, 1, (5, 0), "bcde")), Ok(Entered::Pending));
+    let all = hub.encode_all();
+    assert!(scan_update(&all, &ScanLimits::default()).is_ok());
+    assert_eq!(update_ranges(&all).map(|range| (range.start, range.end)).collect::<Vec<_>>(), [(0, 5)]);
+}
+
+#[test]
+fn entry_is_released_by_another_version_of_its_beginning() {
+    let mut hub = HubDocument::default();
+    hub.take(&text_struct(5, 0, (66, 0), "abc")).unwrap();
+    hub.take(&text_struct(5, 3, (5, 2), "def")).unwrap();
+    // As after a restart, when the senders are not known: both are one entry.
+    assert_eq!(hub.pending_len(), 1);
+    let real = Bytes::from(vec![1, 1, 5, 0, 4, 1, 1, b't', 3, b'a', b'b', b'c', 0]);
+    assert_eq!(hub.take(&real), Ok(Entered::Changed));
+    assert_eq!((hub.pending_len(), hub.known().clock(5)), (0, 6));
+}
+
+#[test]
+fn deletion_of_an_unknown_clock_does_not_lift_the_limit_on_deletions() {
+    let mut hub = HubDocument::default();
+    hub.take(&typed(1, &["a long text"])[0]).unwrap();
+    hub.limit(HubLimits { bytes: 10, ..HubLimits::default() });
+    let deletions = |unknown: &[u8]| {
+        let mut update = vec![0, 1 + u8::from(!unknown.is_empty())];
+        update.extend(unknown);
+        update.extend([1, 2, 0, 1, 2, 1]);
+        Bytes::from(update)
+    };
+    assert_eq!(hub.take(&deletions(&[])), Ok(Entered::Full(Full::Bytes)));
+    assert_eq!(hub.take(&deletions(&[99, 1, 0, 1])), Ok(Entered::Full(Full::Bytes)));
 }
