@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use syncline_protocol::update::{ScanLimits, StateClock, scan_update, update_ranges};
+use syncline_protocol::update::{ScanLimits, scan_update, update_ranges};
 use syncline_replica::{Entered, Full, HubDocument, HubLimits};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, ReadTxn, StateVector, Text, Transact, Update};
