@@ -109,10 +109,10 @@ impl HubDocument {
 
     /// Enters an update: applies what can be applied, and keeps the rest pending. One that is known, or too much, is not
     /// entered: nothing happens. It must have been weighed after the last update was entered. Returns what became pending,
-    /// as updates.
+    /// as an update.
     ///
     /// If a part becomes pending, the other part is among [`HubDocument::take_released`].
-    pub fn enter(&mut self, weighed: Weighed<'_>, source: Source) -> Vec<Bytes> {
+    pub fn enter(&mut self, weighed: Weighed<'_>, source: Source) -> Option<Bytes> {
         let is_entered = matches!(weighed.outcome(), Entered::Changed | Entered::Pending);
         let Weighed { update, split, .. } = weighed;
         let Some(split) = split.filter(|_| is_entered) else {
@@ -121,7 +121,7 @@ impl HubDocument {
                 debug_assert!(is_new, "it was weighed before an update that was entered since");
                 self.apply_released(update);
             }
-            return Vec::new();
+            return None;
         };
         let ready = ready_half(&split);
         let added = self.pending.get_or_insert_default().add(&split, source);

@@ -7,14 +7,15 @@
 //! applied, and the rest is indexed again. So releasing many entries costs about as much as applying them, and what can be
 //! shown is never held back by what cannot.
 
-use std::cmp::Reverse;
+mod encode;
+
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::ops::Range;
 
 use bytes::Bytes;
-use syncline_protocol::update::raw::{RawSection, RawStruct, RawUpdate, read_delete_set, write_skip};
+use syncline_protocol::update::raw::{RawSection, RawStruct};
 use syncline_protocol::update::split::{Advance, Deletions, Need, Part, Split, advance, write_parts};
 use syncline_protocol::update::{EMPTY_UPDATE, StateClock, update_ranges};
 
@@ -132,17 +133,16 @@ impl Pending {
         });
     }
 
-    /// Keeps the pending half of a split update, and returns it as updates.
-    pub(super) fn add(&mut self, split: &Split<'_>, source: Source) -> Vec<Bytes> {
+    /// Keeps the pending half of a split update, and returns it as an update; `None` if it is empty.
+    pub(super) fn add(&mut self, split: &Split<'_>, source: Source) -> Option<Bytes> {
         for (part, need) in &split.pending {
             self.add_part(part, *need, source);
         }
         for (client, ranges) in &split.pending_deletions {
             ranges.iter().for_each(|range| self.add_deletion(*client, range.clone(), source));
         }
-        let parts = split.pending.iter().map(|(part, _)| write_parts(&[*part], &[]));
-        let deletions = (!split.pending_deletions.is_empty()).then(|| write_parts(&[], &split.pending_deletions));
-        parts.chain(deletions).map(Bytes::from).collect()
+        let parts: Vec<Part<'_>> = split.pending.iter().map(|(part, _)| *part).collect();
+        not_empty(write_parts(&parts, &split.pending_deletions))
     }
 
     fn add_part(&mut self, part: &Part<'_>, need: Need, source: Source) {
@@ -160,16 +160,16 @@ impl Pending {
         let number = self.next;
         self.next += 1;
         self.newest.insert(part.client, number);
-        self.index(number, need, Need { client: part.client, clock: part.clock + 1 });
+        self.index(number, need, end_of_first(&RawSection::new(part.client, part.clock, part.structs, part.bytes)));
         let Part { client, clock, end, structs, bytes } = *part;
         let (taken, bytes) = (0, bytes.to_vec());
         self.entries.insert(number, Entry { client, clock, structs, taken, bytes, end, source });
     }
 
-    /// Indexes an entry by what its first struct needs, and by that struct's own clock: another version of it may arrive.
-    fn index(&mut self, number: EntryNumber, need: Need, own: Need) {
-        self.by_need.insert((need, number));
-        self.by_need.insert((own, number));
+    /// Indexes an entry by what the first of its structs needs, and by the end of that struct, because another version of it
+    /// may arrive. So an entry is never due without a struct that can be taken.
+    fn index(&mut self, number: EntryNumber, need: Need, end: Option<Need>) {
+        self.by_need.extend([Some(need), end].into_iter().flatten().map(|need| (need, number)));
     }
 
     fn add_deletion(&mut self, client: u64, range: Range<u64>, source: Source) {
@@ -216,7 +216,7 @@ impl Pending {
             self.hashes.remove(&self.hasher.hash_one((found.client, found.start, found.bytes)));
         }
         let released = new.map(|new| Released { update: write_parts(&[new.part()], &[]).into(), source: entry.source });
-        let (clock, left) = (rest.clock, rest.left);
+        let (clock, left, own) = (rest.clock, rest.left, end_of_first(&rest));
         self.struct_bytes -= taken_bytes;
         match need {
             Some(need) => {
@@ -225,7 +225,6 @@ impl Pending {
                     entry.bytes.drain(..entry.taken);
                     entry.taken = 0;
                 }
-                let own = Need { client: entry.client, clock: clock + 1 };
                 self.index(number, need, own);
             }
             None => {
@@ -287,74 +286,11 @@ impl Pending {
         updates.extend((!deletions.is_empty()).then(|| write_parts(&[], &deletions).into()));
         updates
     }
-
-    /// A state or difference with everything that is pending, as one update: the structs behind a gap follow a skip.
-    pub(super) fn append_to(&self, state: &[u8]) -> Bytes {
-        let mut raw = RawUpdate::new(state);
-        let mut sections: BTreeMap<u64, Section> = BTreeMap::new();
-        while let Some(begin) = raw.section() {
-            let mut end = begin.clone();
-            end.by_ref().for_each(drop);
-            raw.resume_after(&end);
-            let bytes = begin.rest()[..begin.rest().len() - end.rest().len()].to_vec();
-            let RawSection { client, clock, left: structs, .. } = begin;
-            sections.insert(client, Section { clock, end: end.clock, structs, bytes });
-        }
-        let mut entries: Vec<&Entry> = self.entries.values().collect();
-        entries.sort_by_key(|entry| (entry.client, entry.clock, Reverse(entry.end)));
-        for part in entries.into_iter().map(Entry::part) {
-            let empty = || Section { clock: part.clock, end: part.clock, structs: 0, bytes: Vec::new() };
-            sections.entry(part.client).or_insert_with(empty).append(&part);
-        }
-        let mut deleted: BTreeMap<u64, Vec<Range<u64>>> = BTreeMap::new();
-        read_delete_set(raw.rest(), |client, range| deleted.entry(client).or_default().push(range)).ok();
-        for (&(client, start), &(end, _)) in &self.deletions {
-            deleted.entry(client).or_default().push(start..end);
-        }
-        let parts: Vec<Part<'_>> = sections.iter().rev().map(|(client, section)| section.part(*client)).collect();
-        let deletions: Vec<Deletions> =
-            deleted.into_iter().rev().map(|(client, ranges)| (client, joined(ranges))).collect();
-        write_parts(&parts, &deletions).into()
-    }
 }
 
-/// One client in an update that is being written.
-struct Section {
-    clock: u64,
-    end: u64,
-    structs: u64,
-    bytes: Vec<u8>,
-}
-
-impl Section {
-    fn part(&self, client: u64) -> Part<'_> {
-        let Self { clock, end, structs, ref bytes } = *self;
-        Part { client, clock, end, structs, bytes }
-    }
-
-    /// Appends what this section lacks of a part that begins in it, at its end, or behind it.
-    fn append(&mut self, part: &Part<'_>) {
-        let mut rest = RawSection::new(part.client, part.clock, part.structs, part.bytes);
-        if part.clock > self.end {
-            write_skip(part.clock - self.end, &mut self.bytes);
-            self.structs += 1;
-        }
-        // Another version of the same clocks: the first one is kept, and the end of a struct that reaches behind it.
-        while rest.clock < self.end {
-            let Some(found) = rest.next() else { return };
-            if found.end > self.end {
-                let mut cutter = found.cut();
-                cutter.skip_to(self.end);
-                let tail = cutter.write_rest(&mut self.bytes);
-                self.bytes.extend_from_slice(tail);
-                (self.structs, self.end) = (self.structs + 1, found.end);
-            }
-        }
-        if part.end > self.end || rest.left > 0 {
-            self.bytes.extend_from_slice(rest.rest());
-            (self.structs, self.end) = (self.structs + rest.left, part.end);
-        }
-    }
+/// The clock after the first struct of a section.
+fn end_of_first(section: &RawSection<'_>) -> Option<Need> {
+    section.clone().next().map(|first| Need { client: first.client, clock: first.end })
 }
 
 /// Adds a range behind those of the last client, which may overlap the last one.
@@ -368,21 +304,40 @@ fn add_range(deletions: &mut Vec<Deletions>, client: u64, range: Range<u64>) {
     }
 }
 
-/// The same clocks as ascending ranges that do not touch.
-fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    let mut joined: Vec<Range<u64>> = Vec::new();
-    for range in ranges {
-        match joined.last_mut().filter(|last| last.end >= range.start) {
-            Some(last) => last.end = last.end.max(range.end),
-            None => joined.push(range),
-        }
-    }
-    joined
-}
-
 /// The half of a split update that can be applied now, as an update; `None` if it is empty.
 pub(super) fn ready_half(split: &Split<'_>) -> Option<Bytes> {
-    let update = write_parts(&split.ready, &split.ready_deletions);
+    not_empty(write_parts(&split.ready, &split.ready_deletions))
+}
+
+fn not_empty(update: Vec<u8>) -> Option<Bytes> {
     (update[..] != EMPTY_UPDATE).then(|| update.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use syncline_protocol::update::split::split;
+
+    use super::*;
+
+    #[test]
+    fn known_beginning_of_a_struct_does_not_make_its_entry_due() {
+        // Ten letters of client 5 that need client 66, which never comes. Another version of them arrives letter by letter.
+        let update = [&[1, 1, 5, 0, 0x84, 66, 0, 10][..], b"abcdefghij", &[0]].concat();
+        let (mut structs, mut pending) = (StructStore::default(), Pending::default());
+        pending.add(&split(&update, &structs), None);
+        for clock in 0..9 {
+            let letter = if clock == 0 {
+                vec![1, 1, 5, 0, 4, 1, 1, b't', 1, b'x', 0]
+            } else {
+                vec![1, 1, 5, clock, 0x84, 5, clock - 1, 1, b'x', 0]
+            };
+            structs.add(&letter);
+            pending.note_applied(&letter, &structs);
+            assert!(pending.due.is_empty(), "woken for nothing at clock {clock}, and so by every letter");
+        }
+        structs.add(&[1, 1, 5, 9, 0x84, 5, 8, 1, b'x', 0]);
+        pending.note_applied(&[1, 1, 5, 9, 0x84, 5, 8, 1, b'x', 0], &structs);
+        assert_eq!(pending.next_due(&structs), None);
+        assert!(pending.is_empty(), "all of it is known");
+    }
 }

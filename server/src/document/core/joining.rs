@@ -9,6 +9,7 @@ use super::Core;
 use crate::document::event::{Effect, Event, SessionEvent};
 use crate::document::frame::{Frame, LARGE_REPLY_BYTES, Message};
 use crate::ids::LeaseId;
+use syncline_protocol::update::EMPTY_UPDATE;
 use syncline_replica::{Known, Pieces};
 
 /// Cached replies.
@@ -102,21 +103,17 @@ impl Core {
     /// Sends what is pending to a client that has announced itself after its step 1.
     pub(super) fn push_pending(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
         if self.shows_pending(lease) {
-            effects.extend(self.document.pending().into_iter().map(|update| {
-                let frame = Frame::at(self.last, Message::Update(update));
-                Effect::Pending { lease, frame }
-            }));
+            let update = self.document.with_pending(&Bytes::from_static(&EMPTY_UPDATE));
+            effects.push(Effect::Pending { lease, frame: Frame::at(self.last, Message::Update(update)) });
         }
     }
 
     /// Sends what has become pending to the clients that can show it.
-    pub(super) fn broadcast_pending(&self, added: Vec<Bytes>, author: LeaseId, effects: &mut Vec<Effect>) {
-        for update in added {
-            let frame = Frame::at(self.last, Message::Update(update));
-            let receivers = self.leases.iter().map(|(lease, _)| lease);
-            let receivers = receivers.filter(|lease| *lease != author && self.awareness.is_yjs14(*lease));
-            effects.extend(receivers.map(|lease| Effect::Pending { lease, frame: Arc::clone(&frame) }));
-        }
+    pub(super) fn broadcast_pending(&self, added: Bytes, author: LeaseId, effects: &mut Vec<Effect>) {
+        let frame = Frame::at(self.last, Message::Update(added));
+        let receivers = self.leases.iter().map(|(lease, _)| lease);
+        let receivers = receivers.filter(|lease| *lease != author && self.awareness.is_yjs14(*lease));
+        effects.extend(receivers.map(|lease| Effect::Pending { lease, frame: Arc::clone(&frame) }));
     }
 
     /// True if handling this event takes milliseconds: it processes all of a large document.

@@ -82,7 +82,9 @@ impl Core {
             let author = source.map(LeaseId).filter(|source| self.leases.get(*source).is_some());
             self.broadcast(Frame::at(self.last, Message::Update(update)), author, effects);
         }
-        self.broadcast_pending(added, lease, effects);
+        if let Some(added) = added {
+            self.broadcast_pending(added, lease, effects);
+        }
         self.enforce_decisions(effects);
         if self.document.pending_len() < pending_before {
             self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);

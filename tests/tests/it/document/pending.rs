@@ -154,3 +154,22 @@ fn hocuspocus_counter_is_lowered_for_updates_that_were_not_kept() {
     handle(&mut core, step1());
     assert_eq!(send(&mut core, vec![0, 0], Origin::Step2), 1, "and it is not counted twice");
 }
+
+#[test]
+fn what_one_update_leaves_pending_is_one_frame_for_each_client_of_yjs_14() {
+    let mut core = new_core(HubLimits::default());
+    let announce = SessionEvent::Awareness {
+        update: encode([AwarenessEntry { client: 1 << 40, clock: 1, state: "{}" }].into_iter()).into(),
+    };
+    let pending = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Pending { .. })).count();
+    for lease in [A, B] {
+        handle(&mut core, Event::Open { lease, acks: Acks::Each, documents: 1 });
+    }
+    let seconds: Vec<_> = (1..=20).map(|client| typed(client, &["lost", "late"]).1[1].clone()).collect();
+    let many = yrs::merge_updates_v1(&seconds).unwrap();
+    handle(&mut core, change(A, &many));
+    assert_eq!(pending(&handle(&mut core, Event::Session(B, announce))), 1, "all that is pending");
+    let more: Vec<_> = (21..=40).map(|client| typed(client, &["lost", "late"]).1[1].clone()).collect();
+    let more = yrs::merge_updates_v1(&more).unwrap();
+    assert_eq!(pending(&handle(&mut core, change(A, &more))), 1);
+}
