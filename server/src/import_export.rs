@@ -39,7 +39,7 @@ pub struct Exported {
     /// Contents of the file.
     pub bytes: Vec<u8>,
     /// Number of pending updates, which depend on missing updates. Readers of `bytes` keep them until those arrive.
-    pub waiting: u64,
+    pub pending: u64,
 }
 
 /// The effect of importing an update.
@@ -88,7 +88,7 @@ pub fn too_large() -> String {
 /// Encodes a stored document as one update.
 pub fn export(stored: Stored) -> Result<Exported, ImportExportError> {
     let mut document = build(Some(stored))?;
-    Ok(Exported { waiting: document.pending_len() as u64, bytes: document.encode_all().to_vec() })
+    Ok(Exported { pending: document.pending_len() as u64, bytes: document.encode_all().to_vec() })
 }
 
 impl Exported {

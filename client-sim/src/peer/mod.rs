@@ -13,6 +13,7 @@ mod unanswered;
 
 use std::collections::VecDeque;
 use std::fmt;
+use syncline_protocol::update::EMPTY_STATE_VECTOR;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -20,9 +21,6 @@ use clap::ValueEnum;
 use self::frame::{OVERLAP_BYTES, Piece};
 use self::message::MessageHead;
 pub use self::unanswered::Unanswered;
-
-/// The state vector of an empty document.
-const EMPTY_STATE_VECTOR: [u8; 1] = [0];
 
 /// Wire protocol of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use syncline_protocol::close::{Close, may_reconnect};
 use syncline_protocol::ids::Seq;
 use syncline_protocol::native::{Channel, Cursor, Resume, ToClient, ToServer};
-use syncline_protocol::update::{ScanLimits, scan_state_vector};
+use syncline_protocol::update::{EMPTY_STATE_VECTOR, ScanLimits, scan_state_vector};
 use thiserror::Error;
 use ulid::Ulid;
 
@@ -24,9 +24,6 @@ use super::status::{Event, SyncReport, SyncState};
 const NOTE_EVERY: u64 = 64;
 /// Size of the queue, in bytes, from which the server is asked for its state vector, to skip what it has.
 const WORTH_ASKING_BYTES: usize = 4 * 1024;
-
-/// The state vector of an empty document.
-const EMPTY_STATE_VECTOR: [u8; 1] = [0];
 
 /// An error in the server's messages.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

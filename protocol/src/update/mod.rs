@@ -62,6 +62,9 @@ pub const VALUE_DEPTH_CEILING: usize = 127;
 /// An update without structs and deletions.
 pub const EMPTY_UPDATE: [u8; 2] = [0, 0];
 
+/// A state vector without clients.
+pub const EMPTY_STATE_VECTOR: [u8; 1] = [0];
+
 /// Limits for one message. Its size in bytes is limited by the session. The defaults are in [`limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScanLimits {

@@ -17,7 +17,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_protocol::update::raw::Id;
-use syncline_protocol::update::{ScanLimits, StateClock, Structs, is_circular, update_ranges, verdict};
+use syncline_protocol::update::{
+    EMPTY_STATE_VECTOR, ScanLimits, StateClock, Structs, is_circular, update_ranges, verdict,
+};
 
 use crate::known::Known;
 use crate::register::RegisterState;
@@ -245,10 +247,8 @@ impl HubDocument {
     /// What a peer with this (scanned, encoded) state vector lacks, without pending updates. Compacts the document first if
     /// the difference would copy much otherwise.
     pub fn diff(&mut self, state_vector: &[u8]) -> Pieces {
-        /// The empty state vector.
-        const NOTHING: &[u8] = &[0];
         self.compact_if_diff_copies_much();
-        if state_vector == NOTHING && self.is_compact() {
+        if state_vector == EMPTY_STATE_VECTOR && self.is_compact() {
             return Pieces::shared(self.structs.encode());
         }
         self.structs.diff_for(state_vector)

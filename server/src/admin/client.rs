@@ -77,9 +77,9 @@ impl Running {
     pub fn export(&self, document: &DocumentName) -> anyhow::Result<Exported> {
         run(async {
             let response = self.send(Method::GET, &path_of(document), Bytes::new()).await?;
-            let waiting = response.headers().get(PENDING_UPDATES).and_then(|count| count.to_str().ok()?.parse().ok());
+            let pending = response.headers().get(PENDING_UPDATES).and_then(|count| count.to_str().ok()?.parse().ok());
             let bytes = response.into_body().collect().await.map_err(lost)?.to_bytes();
-            Ok(Exported { bytes: bytes.into(), waiting: waiting.context(NOT_UNDERSTOOD)? })
+            Ok(Exported { bytes: bytes.into(), pending: pending.context(NOT_UNDERSTOOD)? })
         })
     }
 

@@ -46,10 +46,10 @@ pub fn export(args: &ExportArgs, out: &mut impl Write) -> anyhow::Result<()> {
     // Standard output may carry the document.
     let target = Target::existing(&args.store.data_dir()?, &mut stderr())?;
     let exported = target.export(&document, args.format)?;
-    if exported.waiting > 0 {
-        let waiting = exported.waiting;
+    if exported.pending > 0 {
+        let pending = exported.pending;
         eprintln!(
-            "syncline: {waiting} pending updates of {document:?} depend on missing updates; readers of the export show them when those arrive"
+            "syncline: {pending} pending updates of {document:?} depend on missing updates; readers of the export show them when those arrive"
         );
     }
     match &args.output {

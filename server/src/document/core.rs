@@ -131,6 +131,8 @@ pub struct Core {
     leases: LeaseMap<LeaseState>,
     /// Number of native leases in `leases`.
     native_leases: usize,
+    /// Bytes of the state vectors of step 1 messages that are not answered yet.
+    owed_bytes: usize,
     /// Leases closed by the document that have not sent `Leave` yet; their events are ignored.
     ended: BTreeSet<LeaseId>,
     awareness: AwarenessStates,
@@ -161,6 +163,7 @@ impl Core {
             durable: last,
             leases: LeaseMap::new(),
             native_leases: 0,
+            owed_bytes: 0,
             ended: BTreeSet::new(),
             awareness: AwarenessStates::with_limit(limits.awareness_bytes),
             cached_awareness: None,
@@ -252,6 +255,7 @@ impl Core {
     }
 
     fn leave(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        self.take_owed_diff(lease);
         let left = self.leases.remove(lease);
         self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
         self.ended.remove(&lease);

@@ -18,5 +18,6 @@ impl Core {
             // With the cached encoding and one dialect's frame of it, if present.
             + self.awareness.memory_bytes() * if self.cached_awareness.is_some() { 3 } else { 1 }
             + self.leases.len() * LEASE_BYTES
+            + self.owed_bytes
     }
 }

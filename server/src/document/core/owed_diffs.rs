@@ -5,6 +5,7 @@
 //! received, and every change that was not sent because the reader was behind.
 
 use bytes::Bytes;
+use syncline_protocol::update::EMPTY_STATE_VECTOR;
 
 use super::Core;
 use crate::document::event::Effect;
@@ -13,9 +14,6 @@ use crate::ids::LeaseId;
 /// A longer state vector is not kept: the client is sent the whole document.
 const MAX_OWED_BYTES: usize = 16 * 1024;
 
-/// The empty state vector.
-const NOTHING: &[u8] = &[0];
-
 impl Core {
     /// Keeps a step 1 for later. It already resets the client's counter of unsynced changes.
     pub(super) fn defer_step1(&mut self, lease: LeaseId, state_vector: &Bytes) {
@@ -23,14 +21,19 @@ impl Core {
         if let Some(lease) = self.leases.get_mut(lease) {
             // Copied: it may be a slice of a much longer message.
             let is_short = state_vector.len() <= MAX_OWED_BYTES;
-            let kept = if is_short { Bytes::copy_from_slice(state_vector) } else { Bytes::from_static(NOTHING) };
-            lease.owed_diff = Some(Box::new(kept));
+            let kept =
+                if is_short { Bytes::copy_from_slice(state_vector) } else { Bytes::from_static(&EMPTY_STATE_VECTOR) };
+            self.owed_bytes += kept.len();
+            let before = lease.owed_diff.replace(Box::new(kept));
+            self.owed_bytes -= before.map_or(0, |before| before.len());
         }
     }
 
     /// The state vector of a step 1 that was deferred; none is owed any more.
     pub(super) fn take_owed_diff(&mut self, lease: LeaseId) -> Option<Bytes> {
-        self.leases.get_mut(lease)?.owed_diff.take().map(|state_vector| *state_vector)
+        let owed = self.leases.get_mut(lease)?.owed_diff.take()?;
+        self.owed_bytes -= owed.len();
+        Some(*owed)
     }
 
     /// Answers a step 1, and asks the client in turn if it counts unsynced changes.

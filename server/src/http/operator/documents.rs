@@ -66,7 +66,7 @@ pub(in crate::http) async fn export(
     let exported = blocking(move || import_export::export(stored)).await;
     let exported = exported.map_err(|problem| problem.with_context(&format!("document {name:?}")))?;
     let mut response = respond(StatusCode::OK, "application/octet-stream", Body::from(exported.bytes));
-    response.headers_mut().insert(PENDING_UPDATES, HeaderValue::from(exported.waiting));
+    response.headers_mut().insert(PENDING_UPDATES, HeaderValue::from(exported.pending));
     Ok(response)
 }
 

@@ -73,3 +73,21 @@ fn all_awareness_is_encoded_once_until_it_changes() {
     handle(&mut core, Event::Leave { lease: A });
     assert!(core.all_awareness().is_none(), "no client has a state");
 }
+
+#[test]
+fn kept_step_1_is_counted_until_it_is_answered_or_its_session_leaves() {
+    let mut core = new_core(HubLimits::default());
+    for lease in [A, B] {
+        handle(&mut core, Event::Open { lease, acks: Acks::Each, documents: 1 });
+    }
+    let before = core.memory_bytes();
+    let state_vector: Bytes = vec![0; 10_000].into();
+    for lease in [A, A, B] {
+        handle(&mut core, Event::DeferStep1 { lease, state_vector: state_vector.clone() });
+    }
+    assert!(core.memory_bytes() >= before + 20_000);
+    handle(&mut core, Event::Leave { lease: B });
+    assert!((before + 5_000..before + 15_000).contains(&core.memory_bytes()), "{}", core.memory_bytes());
+    handle(&mut core, Event::Resync { lease: A, floor: None });
+    assert!(core.memory_bytes() < before + 5_000);
+}
