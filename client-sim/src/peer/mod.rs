@@ -13,10 +13,10 @@ mod unanswered;
 
 use std::collections::VecDeque;
 use std::fmt;
-use syncline_protocol::update::EMPTY_STATE_VECTOR;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use syncline_protocol::update::EMPTY_STATE_VECTOR;
 
 use self::frame::{OVERLAP_BYTES, Piece};
 use self::message::MessageHead;
