@@ -5,11 +5,11 @@ use std::path::Path;
 
 // Linux reports times in /proc in units of 1/100 s, whatever the kernel's own tick is.
 /// Clock ticks per second; these CPU times have a resolution of 10 ms.
-pub const TICKS_PER_SECOND: f64 = 100.0;
+pub(crate) const TICKS_PER_SECOND: f64 = 100.0;
 
 /// CPU time and memory of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// User and system time of all threads so far.
     pub cpu_s: f64,
     /// Time that threads were ready to run and waited for a core; 0 where it is not known.
@@ -21,7 +21,7 @@ pub struct Usage {
 }
 
 /// Samples a process; `None` if it does not exist or there is no `/proc`.
-pub fn usage(pid: u32) -> Option<Usage> {
+pub(crate) fn usage(pid: u32) -> Option<Usage> {
     let process = format!("/proc/{pid}");
     let stat = fs::read_to_string(format!("{process}/stat")).ok()?;
     let status = fs::read_to_string(format!("{process}/status")).ok()?;
@@ -34,7 +34,7 @@ pub fn usage(pid: u32) -> Option<Usage> {
 }
 
 /// CPU seconds that the whole machine has used so far, including the time taken by its host (steal).
-pub fn machine_cpu_s() -> Option<f64> {
+pub(crate) fn machine_cpu_s() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     Some(machine_ticks(&stat)? as f64 / TICKS_PER_SECOND)
 }

@@ -10,19 +10,19 @@ use serde::Serialize;
 const MAX_LATENCY_US: u64 = 600_000_000;
 
 /// A histogram of latencies in microseconds, with three significant digits.
-pub fn new_histogram() -> Histogram<u64> {
+pub(crate) fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_LATENCY_US, 3).expect("the bounds are constants and valid")
 }
 
 /// Records a latency.
-pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
+pub(crate) fn record(histogram: &mut Histogram<u64>, latency: Duration) {
     // `record` fails above the bound. (With automatic bounds `saturating_record` would cut at the current bound.)
     histogram.saturating_record(latency.as_micros() as u64);
 }
 
 /// A distribution of latencies, in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Latency {
+pub(crate) struct Latency {
     /// Number of measurements.
     pub count: u64,
     /// Median.
@@ -37,7 +37,7 @@ pub struct Latency {
 
 impl Latency {
     /// Summarises a histogram; `None` when it is empty.
-    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Option<Self> {
         (!histogram.is_empty()).then(|| Self {
             count: histogram.len(),
             p50_us: histogram.value_at_quantile(0.50),

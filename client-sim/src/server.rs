@@ -17,7 +17,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const ADDRESS_MARK: &str = "ws://";
 
 /// Path of the server binary: `given`, or `syncline` in the directory of this program.
-pub fn program(given: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
     let path = match given {
         Some(given) => given.to_owned(),
         None => std::env::current_exe()?.with_file_name("syncline"),
@@ -29,7 +29,7 @@ pub fn program(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// Removes Syncline's settings from the environment of a command, so that it behaves the same on every machine.
-pub fn without_settings(command: &mut std::process::Command) {
+pub(crate) fn without_settings(command: &mut std::process::Command) {
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("SYNCLINE_") || key == "RUST_LOG" {
             command.env_remove(key);
@@ -38,12 +38,12 @@ pub fn without_settings(command: &mut std::process::Command) {
 }
 
 /// Returns the address in the line that a ready server prints.
-pub fn address_in(line: &str) -> Option<&str> {
+pub(crate) fn address_in(line: &str) -> Option<&str> {
     Some(line.split_once(ADDRESS_MARK)?.1.trim())
 }
 
 /// A server process that can be started, stopped and started again. Killed on drop.
-pub struct ServerProcess {
+pub(crate) struct ServerProcess {
     program: PathBuf,
     data: PathBuf,
     log: PathBuf,
@@ -54,30 +54,30 @@ pub struct ServerProcess {
 
 impl ServerProcess {
     /// Describes a server on the directory `data` without starting it. Its log is beside the directory.
-    pub fn new(program: PathBuf, data: PathBuf) -> Self {
+    pub(crate) fn new(program: PathBuf, data: PathBuf) -> Self {
         let log = data.with_extension("log");
         Self { program, data, log, arguments: Vec::new(), environment: Vec::new(), child: None }
     }
 
     /// Writes the log to `log` instead.
-    pub fn with_log(mut self, log: PathBuf) -> Self {
+    pub(crate) fn with_log(mut self, log: PathBuf) -> Self {
         self.log = log;
         self
     }
 
     /// Passes additional arguments to the server.
-    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+    pub(crate) fn with_arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         self
     }
 
     /// Sets the environment variables of the next start; replaces those set before.
-    pub fn set_environment(&mut self, environment: &[(&str, String)]) {
+    pub(crate) fn set_environment(&mut self, environment: &[(&str, String)]) {
         self.environment = environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     }
 
     /// Starts the server on a free port, waits until it is ready and returns its address.
-    pub async fn start(&mut self) -> Result<SocketAddr> {
+    pub(crate) async fn start(&mut self) -> Result<SocketAddr> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&self.data);
@@ -104,7 +104,7 @@ impl ServerProcess {
     }
 
     /// Kills the server with signal 9 and waits for its end.
-    pub async fn kill(&mut self) -> Result<()> {
+    pub(crate) async fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill().await.context("cannot kill the server")?;
         }
@@ -112,12 +112,12 @@ impl ServerProcess {
     }
 
     /// Process id of the server, while it runs.
-    pub fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
     }
 
     /// Sends SIGTERM. [`ServerProcess::ended`] waits for the end.
-    pub async fn terminate(&self) -> Result<()> {
+    pub(crate) async fn terminate(&self) -> Result<()> {
         let pid = self.pid().context("the server is not running")?;
         let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
         anyhow::ensure!(sent.success(), "cannot send SIGTERM to the server");
@@ -125,19 +125,19 @@ impl ServerProcess {
     }
 
     /// Waits for the end of a server that was not killed by this program.
-    pub async fn ended(&mut self) -> Result<ExitStatus> {
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
         let status = self.child.as_mut().context("the server is not running")?.wait().await?;
         self.child = None;
         Ok(status)
     }
 
     /// Whether the server was started and neither killed nor waited for.
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.child.is_some()
     }
 
     /// The log of all starts of this server.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

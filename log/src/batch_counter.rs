@@ -28,7 +28,7 @@ pub(super) struct Tally(File);
 
 impl Tally {
     /// Opens the tally in `dir`, and returns the number of batches in it; `None` if it is new, damaged, or of another store.
-    pub fn open(dir: &Path, identity: u128) -> io::Result<(Self, Option<u64>)> {
+    pub(crate) fn open(dir: &Path, identity: u128) -> io::Result<(Self, Option<u64>)> {
         let path = dir.join(TALLY_FILE);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let counted = read(&file, identity);
@@ -36,7 +36,7 @@ impl Tally {
     }
 
     /// Writes the number of applied batches. An error is ignored: losing the tally only weakens the check.
-    pub fn set(&self, meta: &Meta) {
+    pub(crate) fn set(&self, meta: &Meta) {
         self.0.write_all_at(&encode(meta.batches, meta.identity), 0).ok();
     }
 }

@@ -25,12 +25,12 @@ pub(super) struct Blobs {
 }
 
 impl Blobs {
-    pub fn new(dir: PathBuf) -> Self {
+    pub(crate) fn new(dir: PathBuf) -> Self {
         Self { dir, synced: Mutex::new(None) }
     }
 
     /// Makes all blob files durable. Returns whether the directory had to be read.
-    pub fn sync(&self) -> io::Result<bool> {
+    pub(crate) fn sync(&self) -> io::Result<bool> {
         let changed = fs::metadata(&self.dir)?.modified()?;
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         if *synced == Some(changed) {

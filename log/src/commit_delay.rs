@@ -42,13 +42,13 @@ pub(super) struct CommitPacing {
 
 impl CommitPacing {
     /// Starts without history: the first commits are not delayed.
-    pub fn new(interval: Duration) -> Self {
+    pub(crate) fn new(interval: Duration) -> Self {
         let period = interval * MAX_PERIOD_INTERVALS;
         Self { interval, documents: 0.0, returning: 0.0, period_seconds: period.as_secs_f64() }
     }
 
     /// Adds a commit to the averages.
-    pub fn record(&mut self, start: CommitStart) {
+    pub(crate) fn record(&mut self, start: CommitStart) {
         let period = start.period.min(self.interval * MAX_PERIOD_INTERVALS);
         let average = |old: &mut f64, new: f64| *old += (new - *old) * WEIGHT;
         average(&mut self.documents, start.documents as f64);
@@ -57,7 +57,7 @@ impl CommitPacing {
     }
 
     /// How long to delay the next commit, `since` the last one started.
-    pub fn delay(&self, since: Duration) -> Duration {
+    pub(crate) fn delay(&self, since: Duration) -> Duration {
         let expected = self.documents / self.period_seconds * self.interval.as_secs_f64();
         // With a zero interval `expected` is NaN, and the comparison is false.
         if expected >= SIBLINGS && self.returning <= self.documents * MAX_RETURNING_SHARE {

@@ -294,7 +294,7 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Latches the first error and marks every document as failed. Returns whether it was the first.
-    pub fn latch(&self, error: &StoreError) -> bool {
+    pub(crate) fn latch(&self, error: &StoreError) -> bool {
         let is_first = self.failed.send_if_modified(|failed| {
             let is_first = failed.is_none();
             failed.get_or_insert_with(|| error.clone());
@@ -308,7 +308,7 @@ impl Shared {
         is_first
     }
 
-    pub fn latched(&self) -> Option<StoreError> {
+    pub(crate) fn latched(&self) -> Option<StoreError> {
         self.failed.borrow().clone()
     }
 
@@ -337,7 +337,7 @@ struct CommitProgress {
 
 impl Document {
     /// Reports that `commands` more commands are on disk. `upto` is the last record among them.
-    pub fn committed(&self, upto: Option<Seq>, commands: u64) {
+    pub(crate) fn committed(&self, upto: Option<Seq>, commands: u64) {
         self.progress.send_modify(|progress| {
             progress.durable.upto = upto.unwrap_or(progress.durable.upto).max(progress.durable.upto);
             progress.done += commands;
@@ -345,7 +345,7 @@ impl Document {
     }
 
     /// Reports that `commands` more commands were dropped.
-    pub fn dropped(&self, commands: u64) {
+    pub(crate) fn dropped(&self, commands: u64) {
         self.progress.send_modify(|progress| {
             progress.durable.failed = true;
             progress.done += commands;

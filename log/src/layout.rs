@@ -163,7 +163,7 @@ pub(super) struct Meta {
 
 impl Meta {
     /// Encodes the payload.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = self.identity.to_le_bytes().to_vec();
         out.extend_from_slice(&self.format.to_le_bytes());
         for number in [self.committed, self.documents, self.next_id, self.heads, self.batches] {
@@ -173,7 +173,7 @@ impl Meta {
     }
 
     /// Decodes the payload. Also reads the identity and format of later formats.
-    pub fn decode(mut payload: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(mut payload: &[u8]) -> Option<Self> {
         let from = &mut payload;
         Some(Self {
             identity: u128::from_le_bytes(take(from)?),
@@ -210,7 +210,7 @@ pub(super) struct Head {
 
 impl Head {
     /// Encodes the payload.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = self.id.to_le_bytes().to_vec();
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
         for number in [self.last.0, self.upto.0, self.snapshot_bytes] {
@@ -223,7 +223,7 @@ impl Head {
     }
 
     /// Decodes the payload.
-    pub fn decode(mut payload: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(mut payload: &[u8]) -> Option<Self> {
         let from = &mut payload;
         Some(Self {
             id: u64::from_le_bytes(take(from)?),
@@ -238,7 +238,7 @@ impl Head {
     }
 
     /// Whether the head references this part. Other parts are leftovers.
-    pub fn references(&self, part: Part) -> bool {
+    pub(crate) fn references(&self, part: Part) -> bool {
         match part.kind {
             PartKind::Snapshot => part.seq == self.upto && part.chunk < self.snapshot_chunks,
             PartKind::Entry => part.seq > self.upto && part.seq <= self.last,

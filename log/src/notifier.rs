@@ -33,7 +33,7 @@ pub(super) struct Reporter(mpsc::Sender<PendingReport>);
 impl Reporter {
     /// Starts the reporting task. `None`: the caller is not in a runtime. The task ends after the log's thread, when
     /// everything is reported.
-    pub fn spawn() -> Option<(Self, JoinHandle<()>)> {
+    pub(crate) fn spawn() -> Option<(Self, JoinHandle<()>)> {
         let runtime = Handle::try_current().ok()?;
         let (sender, mut reports) = mpsc::channel::<PendingReport>(MAX_PENDING_REPORTS);
         let task = runtime.spawn(async move {
@@ -46,7 +46,7 @@ impl Reporter {
 
     /// Queues the commit for reporting, in order. If the runtime has shut down, the commit is reported here. It may then
     /// overtake reports that the runtime drops, which is harmless: a document keeps the highest sequence number.
-    pub fn report(&self, committed: Committed) {
+    pub(crate) fn report(&self, committed: Committed) {
         if let Err(TrySendError::Full(report)) = self.0.try_send(PendingReport(Some(committed))) {
             // If sending fails, dropping the returned report publishes it.
             self.0.blocking_send(report).ok();

@@ -20,12 +20,12 @@ pub(super) struct ReadFallback {
 
 impl ReadFallback {
     /// Enables the fallback. The failed commit wrote at the log position `failed_at` or later, and nothing writes after it.
-    pub fn engine_failed(&self, failed_at: i64) {
+    pub(crate) fn engine_failed(&self, failed_at: i64) {
         self.failed_at.get_or_init(|| failed_at);
     }
 
     /// Returns `loaded`, the engine's result, unless the engine has failed: then reads the document from the file.
-    pub fn load(
+    pub(crate) fn load(
         &self,
         dir: &Path,
         document: &DocumentName,

@@ -269,7 +269,7 @@ impl Store for SledStore {
 
 impl Engine {
     /// Makes everything applied so far durable.
-    pub fn sync(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(failed)?;
         Point::BeforeSync.pass();
         let reached = self.log_position();
@@ -281,7 +281,7 @@ impl Engine {
     }
 
     /// Syncs if sled has written more than [`UNSYNCED_LOG_BYTES`] since the last sync.
-    pub fn sync_when_due(&self) -> Result<(), StoreError> {
+    pub(crate) fn sync_when_due(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(failed)?;
         if self.log_position() - self.synced.load(Ordering::Relaxed) > UNSYNCED_LOG_BYTES {
             return self.sync();
@@ -290,7 +290,7 @@ impl Engine {
     }
 
     /// How much of its log sled has written to the operating system, in bytes since the store was created.
-    pub fn log_position(&self) -> i64 {
+    pub(crate) fn log_position(&self) -> i64 {
         self.db.context.pagecache.log.stable_offset()
     }
 

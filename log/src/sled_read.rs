@@ -36,7 +36,7 @@ pub(super) struct Census {
 
 impl Engine {
     /// Counts the documents, sums their heads' checksums, and finds documents whose head is missing.
-    pub fn census(&self, dir: &Path, meta: &Meta) -> Result<Census, StoreError> {
+    pub(crate) fn census(&self, dir: &Path, meta: &Meta) -> Result<Census, StoreError> {
         let (mut heads, mut sum) = (0_u64, 0_u64);
         let mut spelled = Vec::new();
         for item in self.db.scan_prefix(HEADS) {
@@ -75,7 +75,7 @@ impl Engine {
     }
 
     /// [`Engine::load`], with errors and panics of the engine on damaged data as [`StoreError::Damaged`].
-    pub fn load_guarded(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+    pub(crate) fn load_guarded(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let unreadable = |what: &str| damaged(document, Seq(1), &format!("the engine cannot read it: {what}"));
         catch_unwind(AssertUnwindSafe(|| self.load(document)))
             .unwrap_or_else(|panic| Err(unreadable(&explain_panic(panic.as_ref()))))
@@ -86,7 +86,7 @@ impl Engine {
     }
 
     /// Reads and verifies a document.
-    pub fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
+    pub(crate) fn load(&self, document: &DocumentName) -> Result<Option<Stored>, StoreError> {
         let key = head_key(document);
         for _ in 0..READ_TRIES {
             let Some(head_value) = self.db.get(&key).map_err(failed)? else {
@@ -111,14 +111,14 @@ impl Engine {
     }
 
     /// The head of a document, verified.
-    pub fn head(&self, document: &DocumentName) -> Result<Option<Head>, StoreError> {
+    pub(crate) fn head(&self, document: &DocumentName) -> Result<Option<Head>, StoreError> {
         let key = head_key(document);
         let value = self.db.get(&key).map_err(failed)?;
         value.map(|value| open_head(document, &key, &value)).transpose()
     }
 
     /// The fingerprint of the document's stored state, from its head.
-    pub fn mark(&self, document: &DocumentName) -> Result<Option<Mark>, StoreError> {
+    pub(crate) fn mark(&self, document: &DocumentName) -> Result<Option<Mark>, StoreError> {
         if self.is_lost(document) {
             return Err(damaged(document, Seq(1), "its head is missing"));
         }
@@ -127,7 +127,7 @@ impl Engine {
     }
 
     /// The names of all documents, including lost ones.
-    pub fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
+    pub(crate) fn list(&self) -> Result<Vec<DocumentName>, StoreError> {
         let mut names: Vec<_> = self.lost().iter().cloned().collect();
         for key in self.db.scan_prefix(HEADS).keys() {
             let key = key.map_err(failed)?;
@@ -138,12 +138,12 @@ impl Engine {
     }
 
     /// Documents whose heads are missing.
-    pub fn lost(&self) -> MutexGuard<'_, HashSet<DocumentName>> {
+    pub(crate) fn lost(&self) -> MutexGuard<'_, HashSet<DocumentName>> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the document's head is missing.
-    pub fn is_lost(&self, document: &DocumentName) -> bool {
+    pub(crate) fn is_lost(&self, document: &DocumentName) -> bool {
         self.lost().contains(document)
     }
 
@@ -197,7 +197,7 @@ pub(super) struct DocumentReader<'a> {
 
 impl<'a> DocumentReader<'a> {
     /// A reader without parts.
-    pub fn new(document: &'a DocumentName, head: &'a Head) -> Self {
+    pub(crate) fn new(document: &'a DocumentName, head: &'a Head) -> Self {
         Self {
             document,
             head,
@@ -218,12 +218,12 @@ impl<'a> DocumentReader<'a> {
     }
 
     /// Returns [`StoreError::Damaged`] for this document.
-    pub fn fail<T>(&self, seq: Seq, what: &str) -> Result<T, StoreError> {
+    pub(crate) fn fail<T>(&self, seq: Seq, what: &str) -> Result<T, StoreError> {
         Err(damaged(self.document, seq, what))
     }
 
     /// Adds the next part in key order.
-    pub fn take(&mut self, part: Part, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn take(&mut self, part: Part, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         match part.kind {
             PartKind::Snapshot if part.chunk != self.snapshot_chunks => return self.fail(part.seq, SNAPSHOT_MISSING),
             PartKind::Snapshot => {}
@@ -273,7 +273,7 @@ impl<'a> DocumentReader<'a> {
     }
 
     /// The document, if it is complete and its digest matches the head.
-    pub fn finish(self) -> Result<Stored, StoreError> {
+    pub(crate) fn finish(self) -> Result<Stored, StoreError> {
         let head = self.head;
         if self.snapshot_chunks != head.snapshot_chunks {
             return self.fail(head.upto, SNAPSHOT_MISSING);

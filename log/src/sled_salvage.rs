@@ -19,7 +19,7 @@ type BySeq = BTreeMap<Seq, Chunks>;
 
 impl Engine {
     /// Every part of a document with a valid checksum, and descriptions of what is missing.
-    pub fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
+    pub(crate) fn salvage(&self, document: &DocumentName) -> Result<Salvaged, StoreError> {
         let mut lost = Vec::new();
         let (id, epoch, snapshot_chunks) = match self.head(document) {
             Ok(Some(head)) => (Some(head.id), head.epoch, Some(head.snapshot_chunks)),

@@ -28,12 +28,12 @@ const FIXED_BYTES: usize = 5;
 const INVERTED: i64 = i64::MAX;
 
 mod kind {
-    pub const CAP: u8 = 2;
-    pub const MANIFEST: u8 = 3;
-    pub const FREE: u8 = 4;
-    pub const NODE: u8 = 8;
-    pub const LINK: u8 = 10;
-    pub const LAST: u8 = 11;
+    pub(super) const CAP: u8 = 2;
+    pub(super) const MANIFEST: u8 = 3;
+    pub(super) const FREE: u8 = 4;
+    pub(super) const NODE: u8 = 8;
+    pub(super) const LINK: u8 = 10;
+    pub(super) const LAST: u8 = 11;
 }
 
 /// Where a value is stored, and when it was written.
@@ -82,7 +82,7 @@ type Pages = HashMap<u64, Vec<(i64, Message)>>;
 
 impl Scan {
     /// Reads the whole file once. Ignores what was written at the log position `until` or later.
-    pub fn read(db: &Path, saved: Vec<Segment>, until: i64) -> io::Result<Self> {
+    pub(crate) fn read(db: &Path, saved: Vec<Segment>, until: i64) -> io::Result<Self> {
         let file = File::open(db)?;
         let segment_bytes = segment_bytes(db.parent().unwrap_or(db));
         let mut scan = Self {
@@ -129,7 +129,7 @@ impl Scan {
     }
 
     /// The newest value of a key with a valid checksum, and whether it is the newest value of all.
-    pub fn value(&self, key: &[u8]) -> Option<(Vec<u8>, bool)> {
+    pub(crate) fn value(&self, key: &[u8]) -> Option<(Vec<u8>, bool)> {
         let live = self.live.get(key).into_iter().map(|location| (location, true));
         let older = self.older.get(key).into_iter().flatten().rev().map(|location| (location, false));
         live.chain(older).find_map(|(location, is_newest)| {
@@ -141,7 +141,7 @@ impl Scan {
 
     /// If a store-wide check shows that something is lost, but not what: the log position before which values may be
     /// outdated.
-    pub fn maybe_outdated_before(&self) -> i64 {
+    pub(crate) fn maybe_outdated_before(&self) -> i64 {
         let ends = self.unfinished.iter().filter(|lsn| **lsn < self.newest).map(|lsn| lsn + self.segment_bytes as i64);
         match ends.max().unwrap_or(0).max(self.lost_until) {
             // Then the end of the log is lost, and anything may be outdated.
@@ -151,17 +151,17 @@ impl Scan {
     }
 
     /// The log position at which a key's newest value was written.
-    pub fn lsn(&self, key: &[u8]) -> Option<i64> {
+    pub(crate) fn lsn(&self, key: &[u8]) -> Option<i64> {
         self.live.get(key).map(|location| location.lsn)
     }
 
     /// The keys in use that begin with `prefix`.
-    pub fn live_keys<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn live_keys<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         keys_with_prefix(&self.live, prefix)
     }
 
     /// The keys that begin with `prefix`, including removed ones.
-    pub fn all_keys<'a>(&'a self, prefix: &'a [u8]) -> Vec<&'a [u8]> {
+    pub(crate) fn all_keys<'a>(&'a self, prefix: &'a [u8]) -> Vec<&'a [u8]> {
         let mut keys: Vec<_> =
             keys_with_prefix(&self.live, prefix).chain(keys_with_prefix(&self.older, prefix)).collect();
         keys.sort_unstable();

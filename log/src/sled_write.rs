@@ -34,7 +34,7 @@ const REMOVAL_BYTES: usize = 512;
 
 impl Engine {
     /// Applies all steps and makes them durable.
-    pub fn commit(&self, writer: &mut Writer, writes: &[Write]) -> Result<(), StoreError> {
+    pub(crate) fn commit(&self, writer: &mut Writer, writes: &[Write]) -> Result<(), StoreError> {
         Point::BeforeAppend.pass();
         let mut slice = Slice::new(self, &mut writer.meta);
         for write in writes {
@@ -53,7 +53,7 @@ impl Engine {
     }
 
     /// Removes the parts that a crash left partly written or partly removed.
-    pub fn sweep_leftovers(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    pub(crate) fn sweep_leftovers(&self, writer: &mut Writer) -> Result<(), StoreError> {
         let marks: Result<Vec<IVec>, _> = self.db.scan_prefix(SWEEPS).keys().collect();
         let marks = marks.map_err(failed)?;
         if marks.is_empty() {

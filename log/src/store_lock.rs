@@ -43,7 +43,7 @@ impl Drop for Lock {
 
 impl Lock {
     /// Locks `dir`, and writes the id of this process into the lock file for the error message of others.
-    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(LOCK_FILE);
         let mut file = OpenOptions::new()
             .read(true)
@@ -88,7 +88,7 @@ pub(super) struct StoreInfo {
 
 impl StoreInfo {
     /// Reads the info file. `None`: it does not exist, so nothing was ever acknowledged from this directory.
-    pub fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
+    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, StoreError> {
         if dir.join(RESTORING_DIR).exists() {
             return Err(open_error(
                 dir,
@@ -112,7 +112,7 @@ impl StoreInfo {
     }
 
     /// Replaces the info file atomically: after a crash either the old or the new one exists, complete.
-    pub fn write(&self, dir: &Path) -> io::Result<()> {
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
         let new = dir.join(format!("{INFO_FILE}.new"));
         let mut file = private::create(&new)?;
         write!(

@@ -39,7 +39,7 @@ pub(super) fn spawn(committer: Committer, commit_interval: Duration) -> Running 
 
 impl Running {
     /// Waits until everything is committed and reported. Blocks, so call it on a blocking thread of the runtime.
-    pub fn join(self) {
+    pub(crate) fn join(self) {
         // The thread catches its panics, and the reporting task cannot panic.
         self.thread.join().ok();
         if let Some(reporting) = self.reporting {

@@ -8,12 +8,10 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_replica::HubDocument;
-use syncline_server::dialect::YWebsocketEncoder;
-use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
-use syncline_server::document::event::{Acks, Event, Origin, SessionEvent};
-use syncline_server::document::frame::{Frame, Message};
-use syncline_server::ids::LeaseId;
-use syncline_server::outbox::Outbox;
+use syncline_server::internals::{
+    Acks, Core, CoreLimits, Event, Frame, LeaseId, LoadedDocument, Message, Origin, Outbox, SessionEvent,
+    YWebsocketEncoder,
+};
 use yrs::{Doc, Text, Transact};
 
 fn document(criterion: &mut Criterion) {

@@ -15,10 +15,10 @@ use clap::{Args, ValueEnum};
 use hyper::header::HeaderName;
 use serde::Deserialize;
 
-use crate::http::origin::AllowedOrigins;
-use crate::http::prefix::PathPrefix;
-use crate::limits::{Limits, RawLimits};
-use crate::session::SessionLimits;
+pub use crate::http::origin::AllowedOrigins;
+pub use crate::http::prefix::PathPrefix;
+pub use crate::limits::{Limits, RawLimits};
+pub use crate::session::SessionLimits;
 
 /// Data directory if no setting names one.
 pub const DEFAULT_DATA: &str = "data";

@@ -81,12 +81,12 @@ pub enum ImportExportError {
 }
 
 /// The error text for a file over [`MAX_IMPORT_BYTES`].
-pub fn too_large() -> String {
+pub(crate) fn too_large() -> String {
     format!("too large: an imported file may have at most {MAX_IMPORT_BYTES} bytes")
 }
 
 /// Encodes a stored document as one update.
-pub fn export(stored: Stored) -> Result<Exported, ImportExportError> {
+pub(crate) fn export(stored: Stored) -> Result<Exported, ImportExportError> {
     let mut document = build(Some(stored))?;
     Ok(Exported { pending: document.pending_len() as u64, bytes: document.encode_all().to_vec() })
 }
@@ -106,7 +106,7 @@ impl Exported {
 }
 
 /// Parses a file as one scanned v1 update. JSON becomes the update of a new document.
-pub fn read(file: Bytes, format: Format) -> Result<Bytes, ImportExportError> {
+pub fn parse(file: Bytes, format: Format) -> Result<Bytes, ImportExportError> {
     let update = match format {
         Format::Update => file,
         Format::Json => {
@@ -127,7 +127,7 @@ pub fn read(file: Bytes, format: Format) -> Result<Bytes, ImportExportError> {
 }
 
 /// Applies a scanned update to a copy of the document. `None`: the document does not exist yet.
-pub fn try_on(stored: Option<Stored>, update: &Bytes) -> Result<Change, ImportExportError> {
+pub fn check(stored: Option<Stored>, update: &Bytes) -> Result<Change, ImportExportError> {
     let mut document = build(stored)?;
     match document.take(update)? {
         Entered::Known => Ok(Change::Nothing),

@@ -29,12 +29,13 @@ use clap::Args;
 use serde::Deserialize;
 use syncline_protocol::limits::{DEFAULT_MAX_DOCUMENT_BYTES, MAX_CLIENTS};
 
-pub use self::admission::{Gate, Meter, Seat, Unfinished, UserSeat};
+pub use self::admission::Gate;
+pub(crate) use self::admission::{Meter, Seat, Unfinished, UserSeat};
 use self::quota::Allowance;
 pub(crate) use self::session_users::SessionUsers;
 
 /// The longest pause that a rate limit imposes on a connection. Beyond it, the session is closed as a flood.
-pub const MAX_PAUSE: Duration = Duration::from_secs(10);
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// Largest value of a time limit: a day.
 const MAX_SECONDS: u64 = 24 * 3600;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// At most one line of each kind is written in this period.
-pub const PERIOD: Duration = Duration::from_secs(60);
+pub(crate) const PERIOD: Duration = Duration::from_secs(60);
 
 /// A line's subject, and its close code or HTTP status (0: none).
-pub type Kind = (&'static str, u16);
+pub(crate) type Kind = (&'static str, u16);
 
 /// The current period of each kind. There are few kinds: subjects are literals, codes come from the protocol.
 #[derive(Debug, Default)]

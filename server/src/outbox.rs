@@ -39,15 +39,16 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_replica::Pieces;
 
-pub use self::awareness::{AwarenessFrame, UpdateLength};
+pub(crate) use self::awareness::{AwarenessFrame, UpdateLength};
 pub use self::budget::Budget;
 use self::budget::{BudgetShare, SCARCE_BYTES};
-pub use self::draining::{Notices, Taken};
-pub use self::positions::Position;
+pub(crate) use self::draining::{Notices, Taken};
+pub(crate) use self::positions::Position;
 use self::positions::Positions;
 use self::queued_frame::QueuedFrame;
+pub(crate) use self::writer::Broken;
 use self::writer::Socket;
-pub use self::writer::{Broken, Wire};
+pub use self::writer::Wire;
 use crate::ids::LeaseId;
 
 /// Number of queued frames searched for an awareness frame to coalesce with.

@@ -234,6 +234,7 @@ impl Server {
     }
 
     /// Connection counts and limits.
+    #[doc(hidden)]
     pub fn gate(&self) -> &Gate {
         &self.shared.context.services.gate
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use syncline_server::session::{Socket, Wire};
+use syncline_server::internals::{Socket, Wire};
 use tokio::io::{AsyncRead, ReadBuf};
 
 #[derive(Default)]

@@ -11,16 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use syncline_log::{Batch, Committed, Committer, Log};
 use syncline_protocol::ids::DocumentName;
+use syncline_server::Metrics;
 use syncline_server::auth::{Handshake, OpenToAll};
-use syncline_server::dialect::NativeEncoder;
-use syncline_server::document::event::{Origin, SessionEvent};
-use syncline_server::document::{Compaction, DocumentOptions};
-use syncline_server::ids::{Draw, SessionId};
-use syncline_server::limits::{Gate, RawLimits};
-use syncline_server::metrics::Metrics;
-use syncline_server::outbox::{Budget, Outbox};
-use syncline_server::registry::{Lease, Registry};
-use syncline_server::session::{self, Context, Peer, SessionLimits};
+use syncline_server::config::{RawLimits, SessionLimits};
+use syncline_server::internals::{
+    Budget, Compaction, Context, DocumentOptions, Draw, Gate, Lease, NativeEncoder, Origin, Outbox, Peer, Registry,
+    SessionEvent, SessionId, run_session,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -103,7 +100,7 @@ impl Server {
         self.accepted += 1;
         let handshake = Handshake::new(path, (Ipv4Addr::LOCALHOST, 0).into());
         let peer = Peer { id: SessionId(self.accepted), handshake, user: None, unfinished: None };
-        let session = session::run(server_end, Bytes::new(), peer, Arc::clone(&self.context));
+        let session = run_session(server_end, Bytes::new(), peer, Arc::clone(&self.context));
         self.sessions.spawn_on(self.cut.clone().run_until_cancelled_owned(session), self.runtime.handle());
         Socket::new(pipe, client_end)
     }

@@ -19,7 +19,7 @@ pub enum Shape {
 }
 
 /// All marks as one string, in document order (text) or sorted (map).
-pub fn read(txn: &Transaction<'_>) -> String {
+pub(crate) fn read(txn: &Transaction<'_>) -> String {
     let text = txn.get_text(TEXT).map_or(String::new(), |text| text.get_string(txn));
     let mut keys: Vec<String> =
         txn.get_map(MAP).map_or_else(Vec::new, |map| map.keys(txn).map(ToString::to_string).collect());
@@ -29,12 +29,12 @@ pub fn read(txn: &Transaction<'_>) -> String {
 }
 
 /// The marks in a string, in order.
-pub fn marks(text: &str) -> impl Iterator<Item = u32> + '_ {
+pub(crate) fn marks(text: &str) -> impl Iterator<Item = u32> + '_ {
     text.split('>').filter_map(|mark| mark.strip_prefix('<')?.parse().ok())
 }
 
 /// Inserts a mark: in a text before the mark with index `place`, or at the end if there is none.
-pub fn insert(txn: &mut TransactionMut<'_>, shape: Shape, place: usize, mark: u32) {
+pub(crate) fn insert(txn: &mut TransactionMut<'_>, shape: Shape, place: usize, mark: u32) {
     let mark = format!("<{mark}>");
     if shape == Shape::Map {
         let map = txn.get_or_insert_map(MAP);
@@ -48,7 +48,7 @@ pub fn insert(txn: &mut TransactionMut<'_>, shape: Shape, place: usize, mark: u3
 }
 
 /// Deletes a mark.
-pub fn delete(txn: &mut TransactionMut<'_>, shape: Shape, mark: u32) {
+pub(crate) fn delete(txn: &mut TransactionMut<'_>, shape: Shape, mark: u32) {
     let mark = format!("<{mark}>");
     if shape == Shape::Map {
         let map = txn.get_or_insert_map(MAP);

@@ -13,8 +13,7 @@ use syncline_log::Stored;
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::varint::MAX_SAFE_INTEGER;
 use syncline_replica::Replica;
-use syncline_server::document::Compaction;
-use syncline_server::ids::Draw;
+use syncline_server::internals::{Compaction, Draw};
 
 use crate::client::{Client, ClientEvent, ClientKind};
 use crate::device::Device;

@@ -2,8 +2,7 @@
 
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_replica::{HubDocument, HubLimits};
-use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
-use syncline_server::document::event::{Effect, Event};
+use syncline_server::internals::{Core, CoreLimits, Effect, Event, LoadedDocument};
 
 /// The epoch of [`new_core`].
 pub const EPOCH: Epoch = Epoch(1);

@@ -42,7 +42,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Arguments of `actor`.
 #[derive(clap::Args)]
-pub struct ActorArgs {
+pub(crate) struct ActorArgs {
     /// Directory of the device's store.
     #[arg(long)]
     dir: PathBuf,
@@ -58,7 +58,7 @@ pub struct ActorArgs {
 }
 
 /// Executes commands until `exit` or the end of standard input.
-pub async fn run(args: &ActorArgs) -> Result<()> {
+pub(crate) async fn run(args: &ActorArgs) -> Result<()> {
     let device = open(args).await?;
     let document = device.document(&args.document).await?;
     let mut lines = stdin_lines();

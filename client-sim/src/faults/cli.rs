@@ -18,7 +18,7 @@ const SHOWN: usize = 3;
 
 /// Arguments that all three commands share.
 #[derive(Debug, clap::Args)]
-pub struct Common {
+pub(crate) struct Common {
     /// Server binary [default: `syncline` in the directory of this program]
     #[arg(long, env = "SYNCLINE_BIN", value_name = "FILE")]
     server_bin: Option<PathBuf>,
@@ -49,7 +49,7 @@ impl Common {
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Scenario files, or their names in client-sim/scenarios.
     #[arg(required = true)]
     scenarios: Vec<String>,
@@ -65,7 +65,7 @@ pub struct RunArgs {
 
 /// Arguments of `soak`.
 #[derive(Debug, clap::Args)]
-pub struct SoakArgs {
+pub(crate) struct SoakArgs {
     /// Stop after this many minutes.
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
@@ -84,7 +84,7 @@ pub struct SoakArgs {
 
 /// Arguments of `kill-test`.
 #[derive(Debug, clap::Args)]
-pub struct KillTestArgs {
+pub(crate) struct KillTestArgs {
     /// Number of times the device is killed.
     #[arg(long, default_value_t = 100)]
     times: u32,
@@ -97,7 +97,7 @@ pub struct KillTestArgs {
 
 /// Arguments of `device`, the child process of scenarios and kill tests.
 #[derive(Debug, clap::Args)]
-pub struct DeviceArgs {
+pub(crate) struct DeviceArgs {
     #[arg(long)]
     dir: PathBuf,
     #[arg(long)]
@@ -131,7 +131,7 @@ fn load(name: &str) -> Result<Scenario> {
 }
 
 /// Runs `run`. Returns true when no check failed.
-pub async fn run(args: &RunArgs) -> Result<bool> {
+pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
     let scenarios: Result<Vec<_>> = args.scenarios.iter().map(|name| Ok((name.clone(), load(name)?))).collect();
     let (from, to) = args.seeds.unwrap_or((args.seed, args.seed));
     let base = args.common.setup(from)?;
@@ -200,7 +200,7 @@ fn print_complaints(name: &str, seed: u64, verdict: &Verdict) -> Result<bool> {
 }
 
 /// Runs `soak`. Returns true when no check failed.
-pub async fn soak(args: &SoakArgs) -> Result<bool> {
+pub(crate) async fn soak(args: &SoakArgs) -> Result<bool> {
     let base = args.common.setup(args.first_seed)?;
     let mut out = std::io::stdout();
     if let Some(seed) = args.seed {
@@ -243,14 +243,14 @@ pub async fn soak(args: &SoakArgs) -> Result<bool> {
 }
 
 /// Runs `kill-test`. Returns true when no check failed.
-pub async fn kill_test(args: &KillTestArgs) -> Result<bool> {
+pub(crate) async fn kill_test(args: &KillTestArgs) -> Result<bool> {
     let report = kill_test::run(&args.common.setup(args.seed)?, args.times).await?;
     writeln!(std::io::stdout(), "{report}")?;
     Ok(report.complaints.is_empty())
 }
 
 /// Runs `device`.
-pub async fn device(args: DeviceArgs) -> Result<bool> {
+pub(crate) async fn device(args: DeviceArgs) -> Result<bool> {
     let job = device_process::Job {
         directory: args.dir,
         url: args.url,

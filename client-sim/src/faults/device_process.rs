@@ -29,7 +29,7 @@ const KINDS: [EditKind; 6] =
 
 /// What a child process is started with.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub(super) struct Job {
     /// Directory of the device's store.
     pub directory: PathBuf,
     /// Server URL. The child stays offline and never connects to it.
@@ -46,7 +46,7 @@ pub struct Job {
 
 /// When a child is killed.
 #[derive(Debug, Clone, Copy)]
-pub enum Moment {
+pub(super) enum Moment {
     /// After this many accepted edits.
     Accepted(u64),
     /// This long after its start, whatever it is doing.
@@ -54,7 +54,7 @@ pub enum Moment {
 }
 
 /// The child's side: edits offline until it is killed or has made `edits` edits.
-pub async fn run(job: &Job, edits: u64) -> Result<()> {
+pub(super) async fn run(job: &Job, edits: u64) -> Result<()> {
     let clock = VirtualTime::default().clock(0);
     let documents = vec![job.document.clone()];
     let mut actor = Actor::new(job.device, job.directory.clone(), job.url.clone(), clock, None, documents);
@@ -82,7 +82,7 @@ pub async fn run(job: &Job, edits: u64) -> Result<()> {
 }
 
 /// Starts a child, kills it with signal 9 at `moment` and waits for its end. Returns every edit that it tried.
-pub async fn kill_after(job: &Job, moment: Moment) -> Result<Vec<(Edit, Outcome)>> {
+pub(super) async fn kill_after(job: &Job, moment: Moment) -> Result<Vec<(Edit, Outcome)>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("device").arg("--dir").arg(&job.directory).args(["--url", &job.url, "--document", &job.document]);
     command.args(["--edits", "1000000", "--seed", &job.seed.to_string()]);

@@ -6,7 +6,7 @@ use std::fmt::Display;
 
 /// How often an edit must be in its document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
+pub(super) enum Expected {
     /// It was accepted or acknowledged.
     Once,
     /// It failed, or a later edit that counts removed it.
@@ -17,7 +17,7 @@ pub enum Expected {
 
 /// The faults of a document, each list in the order of the edits.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Judgement<I> {
+pub(super) struct Judgement<I> {
     /// Edits that must be there and are not.
     pub lost: Vec<I>,
     /// Edits that are there more than once.
@@ -29,7 +29,7 @@ pub struct Judgement<I> {
 }
 
 /// Compares the edits with the ids found in their document.
-pub fn judge<'a, I: Copy + Display>(
+pub(super) fn judge<'a, I: Copy + Display>(
     edits: impl IntoIterator<Item = (I, Expected)>,
     found: impl IntoIterator<Item = &'a str>,
 ) -> Judgement<I> {

@@ -24,7 +24,7 @@ const MOST_ACCEPTED: u64 = 20;
 
 /// Result of a kill test.
 #[derive(Debug)]
-pub struct KillReport {
+pub(super) struct KillReport {
     kills: u32,
     accepted: usize,
     /// Edits whose outcome the child did not print before it died.
@@ -58,7 +58,7 @@ impl fmt::Display for KillReport {
 }
 
 /// Kills a device `times` times while it edits, then compares the device, the server and the ledger.
-pub async fn run(setup: &Setup, times: u32) -> Result<KillReport> {
+pub(super) async fn run(setup: &Setup, times: u32) -> Result<KillReport> {
     let begin = Instant::now();
     let dir = tempfile::Builder::new().prefix("syncline-kill-").tempdir()?;
     let mut server = ServerProcess::new(setup.program.clone(), dir.path().join("server"));

@@ -11,10 +11,10 @@
 //! cli             arguments and output of `run`, `soak` and `kill-test`
 //! ```
 
-pub mod actor;
-pub mod cli;
+pub(crate) mod actor;
+pub(crate) mod cli;
 mod device_process;
-pub mod durability;
+pub(crate) mod durability;
 mod judgement;
 mod kill_test;
 mod network;

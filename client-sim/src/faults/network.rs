@@ -9,7 +9,7 @@
 //! The faults of a connection are drawn when it is accepted, from the seed, the device and the connection's number. Calls to
 //! a [`DeviceLink`] (a cut, a partition, other faults) take effect immediately. Time is Tokio's.
 
-pub mod faults;
+pub(super) mod faults;
 mod pipe;
 
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use pipe::Pipe;
 
 /// Counters of the network's traffic and faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NetworkCounts {
+pub(super) struct NetworkCounts {
     /// Connections that devices opened.
     pub connections: u64,
     /// Connections that the network ended.
@@ -52,7 +52,7 @@ struct Counters {
 }
 
 /// The network between all devices and the server.
-pub struct Network {
+pub(super) struct Network {
     seed: u64,
     server: watch::Sender<Option<SocketAddr>>,
     counters: Arc<Counters>,
@@ -60,23 +60,23 @@ pub struct Network {
 
 impl Network {
     /// Creates a network without a server.
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self { seed, server: watch::Sender::new(None), counters: Arc::default() }
     }
 
     /// Sets the server's address; `None` makes the network refuse connections. Open connections stay until the server closes
     /// them, as it does when its process dies.
-    pub fn set_server(&self, address: Option<SocketAddr>) {
+    pub(super) fn set_server(&self, address: Option<SocketAddr>) {
         self.server.send_replace(address);
     }
 
     /// Address of the server.
-    pub fn server(&self) -> Option<SocketAddr> {
+    pub(super) fn server(&self) -> Option<SocketAddr> {
         *self.server.borrow()
     }
 
     /// Opens a port for one device.
-    pub async fn link(&self, device: u64) -> Result<DeviceLink> {
+    pub(super) async fn link(&self, device: u64) -> Result<DeviceLink> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot open a port for a device")?;
         let address = listener.local_addr()?;
         let (faults, cuts) = (watch::Sender::new(Faults::default()), watch::Sender::new(0));
@@ -93,7 +93,7 @@ impl Network {
     }
 
     /// Waits until the network has forwarded this many more bytes.
-    pub async fn wait_for_bytes(&self, bytes: u64) {
+    pub(super) async fn wait_for_bytes(&self, bytes: u64) {
         let mut total = self.counters.total_bytes.subscribe();
         let until = *total.borrow() + bytes;
         // The sender lives as long as `self`.
@@ -101,7 +101,7 @@ impl Network {
     }
 
     /// The counters so far.
-    pub fn traffic(&self) -> NetworkCounts {
+    pub(super) fn traffic(&self) -> NetworkCounts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         NetworkCounts {
             connections: load(&self.counters.connections),
@@ -114,7 +114,7 @@ impl Network {
 }
 
 /// One device's connection to the network, and the handle for its faults. Dropping it cuts the device off for good.
-pub struct DeviceLink {
+pub(super) struct DeviceLink {
     address: SocketAddr,
     faults: watch::Sender<Faults>,
     /// Counts cuts; every pipe of the link ends when it rises.
@@ -124,23 +124,23 @@ pub struct DeviceLink {
 
 impl DeviceLink {
     /// URL at which the device reaches the server.
-    pub fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("ws://{}", self.address)
     }
 
     /// Resets every connection now.
-    pub fn cut(&self) {
+    pub(super) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// Starts or ends a partition: nothing is forwarded, and connections stay open. Data held back is forwarded after the
     /// partition. Other faults stay as they are.
-    pub fn partition(&self, partitioned: bool) {
+    pub(super) fn partition(&self, partitioned: bool) {
         self.faults.send_modify(|faults| (faults.stall_up, faults.stall_down) = (partitioned, partitioned));
     }
 
     /// Replaces the faults. Faults that were drawn for an open connection stay.
-    pub fn set(&self, faults: Faults) {
+    pub(super) fn set(&self, faults: Faults) {
         self.faults.send_replace(faults);
     }
 }

@@ -10,20 +10,20 @@
 //!
 //! Pure: the runner fills the [`Ledger`] during the scenario and checks it at the end.
 
-pub mod chain;
+pub(super) mod chain;
 mod check;
-pub mod edit;
+pub(super) mod edit;
 #[cfg(test)]
 mod tests;
-pub mod view;
+pub(super) mod view;
 
-pub use check::{check, differences};
-pub use edit::{Edit, EditContext, EditKind, Id};
-pub use view::View;
+pub(super) use check::{check, differences};
+pub(super) use edit::{Edit, EditContext, EditKind, Id};
+pub(super) use view::View;
 
 /// Outcome of an edit on its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// The device stored it. Holds the ids that it replaced: of the deleted token or the superseded writes.
     Accepted(Vec<Id>),
     /// The device reported an error and changed nothing.
@@ -34,7 +34,7 @@ pub enum Outcome {
 
 /// One edit and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub(super) struct Entry {
     /// The edit.
     pub edit: Edit,
     /// Its outcome on the device.
@@ -43,19 +43,19 @@ pub struct Entry {
 
 /// Every edit of one document, in the order of each device.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub(super) struct Ledger {
     /// One entry per edit.
     pub entries: Vec<Entry>,
 }
 
 impl Ledger {
     /// Adds an edit with its outcome.
-    pub fn add(&mut self, edit: Edit, outcome: Outcome) {
+    pub(super) fn add(&mut self, edit: Edit, outcome: Outcome) {
         self.entries.push(Entry { edit, outcome });
     }
 
     /// Number of accepted edits.
-    pub fn accepted(&self) -> usize {
+    pub(super) fn accepted(&self) -> usize {
         self.entries.iter().filter(|entry| matches!(entry.outcome, Outcome::Accepted(_))).count()
     }
 

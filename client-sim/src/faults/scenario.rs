@@ -12,11 +12,11 @@
 //! Every random choice comes from the seed. Sockets, processes and threads are real, so one seed gives the same steps, but
 //! not the same timing.
 
-pub mod actor;
-pub mod clock;
+pub(super) mod actor;
+pub(super) mod clock;
 mod finale;
-pub mod format;
-pub mod generate;
+pub(super) mod format;
+pub(super) mod generate;
 mod node;
 mod steps;
 mod store;
@@ -30,8 +30,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::time::timeout;
 
-pub use finale::{FreshClient, settle_limit};
-pub use format::Scenario;
+pub(super) use finale::{FreshClient, settle_limit};
+pub(super) use format::Scenario;
 use world::World;
 
 /// Longest time for one step; longer than every wait within a step.
@@ -39,7 +39,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Settings of a scenario run.
 #[derive(Debug, Clone)]
-pub struct Setup {
+pub(super) struct Setup {
     /// Path of the server binary.
     pub program: PathBuf,
     /// Seed of every random choice.
@@ -58,7 +58,7 @@ pub struct Setup {
 
 /// Counters of one run, or the sum over many runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ScenarioCounts {
+pub(super) struct ScenarioCounts {
     /// Accepted edits.
     pub edits: u64,
     /// Edits that failed with an error.
@@ -114,7 +114,7 @@ impl std::fmt::Display for ScenarioCounts {
 
 /// Result of a run.
 #[derive(Debug)]
-pub struct Verdict {
+pub(super) struct Verdict {
     /// Failed checks; empty when the run passed.
     pub complaints: Vec<String>,
     /// Counters of the run.
@@ -126,7 +126,7 @@ pub struct Verdict {
 }
 
 /// Runs a scenario. Failed checks are in the verdict; an error means that the scenario could not be started.
-pub async fn run(scenario: &Scenario, setup: &Setup) -> Result<Verdict> {
+pub(super) async fn run(scenario: &Scenario, setup: &Setup) -> Result<Verdict> {
     let mut world = World::new(scenario, setup).await?;
     let steps = async {
         for phase in &scenario.phase {

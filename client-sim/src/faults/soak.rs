@@ -23,7 +23,7 @@ const PRIVATE_EVERY: u64 = 5;
 
 /// How many plans are run.
 #[derive(Debug, Clone, Copy)]
-pub struct Amount {
+pub(super) struct Amount {
     /// Seed of the first plan; each later plan takes the next seed.
     pub first_seed: u64,
     /// No plan starts after this time.
@@ -36,7 +36,7 @@ pub struct Amount {
 
 /// Result of a soak.
 #[derive(Debug, Default)]
-pub struct Soaked {
+pub(super) struct Soaked {
     /// Plans run.
     pub plans: u64,
     /// Sum over all plans.
@@ -46,13 +46,13 @@ pub struct Soaked {
 }
 
 /// The scenario of a seed, and whether it has its own server. Both depend on the seed alone.
-pub fn plan(seed: u64) -> (Scenario, bool) {
+pub(super) fn plan(seed: u64) -> (Scenario, bool) {
     let private = seed.is_multiple_of(PRIVATE_EVERY);
     (generate::generate(seed, private), private)
 }
 
 /// Runs plans in batches.
-pub async fn soak(setup: &Setup, amount: Amount) -> Result<Soaked> {
+pub(super) async fn soak(setup: &Setup, amount: Amount) -> Result<Soaked> {
     let begin = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
     let mut soaked = Soaked::default();
@@ -118,7 +118,7 @@ async fn batch(
 }
 
 /// Runs the plan of a seed. `shared`: address of the server for plans that do not have their own.
-pub async fn one(setup: &Setup, seed: u64, shared: Option<SocketAddr>) -> Result<Verdict> {
+pub(super) async fn one(setup: &Setup, seed: u64, shared: Option<SocketAddr>) -> Result<Verdict> {
     let (scenario, private) = plan(seed);
     let shared = shared.filter(|_| !private);
     let setup = Setup { seed, shared, prefix: format!("plan-{seed}-"), ..setup.clone() };

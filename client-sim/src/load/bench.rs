@@ -35,7 +35,7 @@ enum Against {
 
 /// Arguments of `bench`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Baseline to compare with.
     #[arg(long, value_enum, default_value = "floor")]
     against: Against,
@@ -63,7 +63,7 @@ pub struct BenchArgs {
 }
 
 /// Runs the benchmark and prints the table. Returns true when every run succeeded, whether or not the targets are reached.
-pub fn run(args: &BenchArgs) -> Result<bool> {
+pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     let Against::Floor = args.against;
     let chosen: Vec<&Measure> = MEASURES
         .iter()

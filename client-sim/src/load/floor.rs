@@ -34,7 +34,7 @@ const SYNC_STEP_2: [u8; 2] = [0, 1];
 
 /// Arguments of `floor`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct FloorArgs {
+pub(crate) struct FloorArgs {
     /// Address and port to listen on; port 0 takes any free port.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -67,7 +67,7 @@ struct Relay {
 }
 
 /// Listens, prints the address, and relays until the process is stopped.
-pub fn run(args: &FloorArgs) -> Result<()> {
+pub(crate) fn run(args: &FloorArgs) -> Result<()> {
     let mut listener = listen(args.listen).with_context(|| format!("cannot listen on {}", args.listen))?;
     writeln!(std::io::stdout(), "relaying on ws://{}", listener.local_addr()?)?;
     std::io::stdout().flush()?;

@@ -28,15 +28,15 @@ const MAX_UNSENT_BYTES: usize = 256 * 1024 * 1024;
 
 // The example of RFC 6455, section 1.3: a constant key, whose answer needs no hashing.
 /// `Sec-WebSocket-Key` of every upgrade.
-pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(super) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// `Sec-WebSocket-Accept` that answers [`KEY`].
-pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+pub(super) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// `Server` header of the bare relay (`syncline-sim floor`).
-pub const RELAY_NAME: &str = "syncline-floor";
+pub(super) const RELAY_NAME: &str = "syncline-floor";
 
 /// Address of a server.
 #[derive(Debug, Clone)]
-pub struct Address {
+pub(super) struct Address {
     /// `host:port`, for the HTTP request.
     pub host: String,
     /// Resolved address.
@@ -47,7 +47,7 @@ pub struct Address {
 
 impl Address {
     /// Parses `ws://host:port/path` and resolves the host.
-    pub fn of(url: &str) -> Result<Self> {
+    pub(super) fn of(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("ws://").with_context(|| {
             format!(
                 "{url:?} is not a ws:// address; wss:// is not supported, because TLS would measure the generator's own \
@@ -89,7 +89,7 @@ fn open(to: SocketAddr, number: usize) -> io::Result<TcpStream> {
 
 /// An event of a connection.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub(super) enum Event<'a> {
     /// The upgrade has completed.
     Open {
         /// Whether the server is the bare relay of this program.
@@ -120,7 +120,7 @@ struct Connection {
 }
 
 /// The sockets. A connection is identified by its number, in the order of [`Hub::connect`].
-pub struct Hub {
+pub(super) struct Hub {
     poll: Poll,
     events: Events,
     connections: Vec<Connection>,
@@ -134,7 +134,7 @@ pub struct Hub {
 
 impl Hub {
     /// Creates a hub without connections.
-    pub fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         Ok(Self {
             poll: Poll::new().context("cannot create a poll instance")?,
             events: Events::with_capacity(EVENTS),
@@ -147,7 +147,7 @@ impl Hub {
     }
 
     /// Starts to connect; [`Event::Open`] follows when the upgrade has completed.
-    pub fn connect(&mut self, address: &Address, path: &str) -> Result<usize> {
+    pub(super) fn connect(&mut self, address: &Address, path: &str) -> Result<usize> {
         let number = self.connections.len();
         let mut stream = open(address.socket, number).map_err(|error| explain_connect(&error, address))?;
         self.poll.registry().register(&mut stream, Token(number), Interest::READABLE | Interest::WRITABLE)?;
@@ -162,7 +162,11 @@ impl Hub {
     }
 
     /// Waits for events, at most `timeout`, and calls `on_event` with the connection, the event and the time of its reading.
-    pub fn turn(&mut self, timeout: Duration, mut on_event: impl FnMut(usize, Event<'_>, Instant)) -> Result<()> {
+    pub(super) fn turn(
+        &mut self,
+        timeout: Duration,
+        mut on_event: impl FnMut(usize, Event<'_>, Instant),
+    ) -> Result<()> {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             other => other.context("cannot wait for sockets")?,
@@ -203,7 +207,7 @@ impl Hub {
     }
 
     /// Sends complete frames; bytes that the socket does not accept are sent in a later turn.
-    pub fn send(&mut self, number: usize, bytes: &[u8]) -> Result<()> {
+    pub(super) fn send(&mut self, number: usize, bytes: &[u8]) -> Result<()> {
         let connection = &mut self.connections[number];
         if connection.state == State::Closed {
             return Ok(());
@@ -235,7 +239,7 @@ impl Hub {
     }
 
     /// Closes a connection without a close frame, as a lost network does.
-    pub fn cut(&mut self, number: usize) {
+    pub(super) fn cut(&mut self, number: usize) {
         let connection = &mut self.connections[number];
         if connection.state != State::Closed {
             connection.state = State::Closed;
@@ -246,7 +250,7 @@ impl Hub {
     }
 
     /// Cuts and removes all connections. Numbers start at 0 again.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         for number in 0..self.connections.len() {
             self.cut(number);
         }

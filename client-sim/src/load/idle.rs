@@ -16,7 +16,7 @@ const TURN: Duration = Duration::from_millis(100);
 
 /// Parameters of an idle run.
 #[derive(Debug, Clone)]
-pub struct Idle {
+pub(super) struct Idle {
     /// Number of connections.
     pub connections: usize,
     /// Number of documents, over which the connections are distributed.
@@ -26,7 +26,7 @@ pub struct Idle {
 }
 
 /// Runs the scenario and returns its report.
-pub fn run(target: &Target, idle: &Idle, name: &str) -> Result<Report> {
+pub(super) fn run(target: &Target, idle: &Idle, name: &str) -> Result<Report> {
     let prefix = format!("load-{:08x}", rand::rng().random::<u32>());
     let names: Vec<String> =
         (0..idle.connections).map(|number| format!("{prefix}-{}", number % idle.documents.max(1))).collect();

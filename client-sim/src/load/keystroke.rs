@@ -11,7 +11,7 @@ use super::traffic::{self, Traffic};
 
 /// Parameters of a keystroke run.
 #[derive(Debug, Clone)]
-pub struct Keystroke {
+pub(super) struct Keystroke {
     /// The traffic that is measured in both documents.
     pub traffic: Traffic,
     /// Trace file from which the long document is built.
@@ -21,7 +21,7 @@ pub struct Keystroke {
 }
 
 /// Measures both documents, one after the other.
-pub fn run(target: &Target, job: &Keystroke, name: &str) -> Result<Report> {
+pub(super) fn run(target: &Target, job: &Keystroke, name: &str) -> Result<Report> {
     let (state, edits) = long_document(&job.trace, job.edits)?;
     let empty = traffic::run(target, &job.traffic, name)?;
     let mut long = traffic::run(target, &Traffic { prefill: Some(state), ..job.traffic.clone() }, name)?;

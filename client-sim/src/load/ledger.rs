@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Meaning of a received marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
+pub(super) enum Arrival {
     /// An update reached a connection for the first time.
     Delivered {
         /// Number of the writer that sent it.
@@ -79,7 +79,7 @@ struct LedgerConnection {
 
 /// The ledger. Documents, connections and writers are identified by number.
 #[derive(Debug, Default)]
-pub struct DeliveryLedger {
+pub(super) struct DeliveryLedger {
     writers: Vec<LedgerWriter>,
     connections: Vec<LedgerConnection>,
     /// The writers of each document, in the order of their numbers in markers.
@@ -96,13 +96,13 @@ pub struct DeliveryLedger {
 
 impl DeliveryLedger {
     /// A ledger for `documents` documents without connections.
-    pub fn new(documents: usize) -> Self {
+    pub(super) fn new(documents: usize) -> Self {
         Self { documents: vec![Vec::new(); documents], ..Self::default() }
     }
 
     /// Adds a connection to `document`. Returns the number of its writer if `writes`. All connections must be added before
     /// the first update is sent.
-    pub fn connect(&mut self, document: usize, writes: bool) -> Option<usize> {
+    pub(super) fn connect(&mut self, document: usize, writes: bool) -> Option<usize> {
         let connection = self.connections.len();
         self.connections.push(LedgerConnection { document, received: Vec::new() });
         if !writes {
@@ -115,7 +115,7 @@ impl DeliveryLedger {
     }
 
     /// To be called once all connections are added.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         for connection in &mut self.connections {
             let writers = &self.documents[connection.document];
             connection.received = vec![ReceivedNumbers::default(); writers.len()];
@@ -130,7 +130,7 @@ impl DeliveryLedger {
     }
 
     /// Records that a writer sends its next update; returns the update's number.
-    pub fn send(&mut self, writer: usize, now: Instant) -> u32 {
+    pub(super) fn send(&mut self, writer: usize, now: Instant) -> u32 {
         let writer = &mut self.writers[writer];
         let number = writer.base + writer.open.len() as u32;
         writer.open.push_back(Sent { at: now, lacking: writer.receivers });
@@ -143,7 +143,7 @@ impl DeliveryLedger {
     }
 
     /// Records that a marker arrived at a connection. `place` is the writer's number in markers.
-    pub fn arrive(&mut self, connection: usize, place: usize, number: u32, now: Instant) -> Arrival {
+    pub(super) fn arrive(&mut self, connection: usize, place: usize, number: u32, now: Instant) -> Arrival {
         let to = &mut self.connections[connection];
         let writer = self.documents[to.document].get(place);
         let (Some(&index), Some(received)) = (writer, to.received.get_mut(place)) else {
@@ -172,30 +172,30 @@ impl DeliveryLedger {
     }
 
     /// Records an acknowledgement of the writer's oldest unacknowledged update; returns the time since it was sent.
-    pub fn acknowledge(&mut self, writer: usize, now: Instant) -> Option<Duration> {
+    pub(super) fn acknowledge(&mut self, writer: usize, now: Instant) -> Option<Duration> {
         let (_, at) = self.writers[writer].unacked.pop_front()?;
         self.acked += 1;
         Some(now.saturating_duration_since(at))
     }
 
     /// Number of a writer's updates that are not delivered everywhere.
-    pub fn undelivered(&self, writer: usize) -> usize {
+    pub(super) fn undelivered(&self, writer: usize) -> usize {
         self.writers[writer].lacking as usize
     }
 
     /// Number of a writer's updates that are not acknowledged.
-    pub fn unacknowledged(&self, writer: usize) -> usize {
+    pub(super) fn unacknowledged(&self, writer: usize) -> usize {
         self.writers[writer].unacked.len()
     }
 
     /// Number of updates sent by each writer of a document.
-    pub fn totals(&self, document: usize) -> Vec<u32> {
+    pub(super) fn totals(&self, document: usize) -> Vec<u32> {
         let sent = |&writer: &usize| self.writers[writer].base + self.writers[writer].open.len() as u32;
         self.documents[document].iter().map(sent).collect()
     }
 
     /// Describes undelivered updates, at most `limit` lines.
-    pub fn complaints(&self, limit: usize) -> Vec<String> {
+    pub(super) fn complaints(&self, limit: usize) -> Vec<String> {
         let mut found = Vec::new();
         for (number, connection) in self.connections.iter().enumerate() {
             for (received, &writer) in connection.received.iter().zip(&self.documents[connection.document]) {

@@ -9,13 +9,13 @@ use memchr::memchr_iter;
 use syncline_protocol::varint::{write_var_bytes, write_var_uint};
 
 /// Length of a marker.
-pub const MARKER_CHARS: usize = 7;
+pub(super) const MARKER_CHARS: usize = 7;
 /// Largest number of writers of one document.
-pub const MAX_WRITERS: usize = DIGITS.len();
+pub(super) const MAX_WRITERS: usize = DIGITS.len();
 /// Largest number of updates of one writer.
-pub const MAX_UPDATES: u32 = 1 << 30;
+pub(super) const MAX_UPDATES: u32 = 1 << 30;
 /// Name of the root text.
-pub const ROOT: &str = "text";
+pub(super) const ROOT: &str = "text";
 
 const SIGN: u8 = b'~';
 const PAD: u8 = b'.';
@@ -45,7 +45,7 @@ fn marker(writer: usize, number: u32) -> [u8; MARKER_CHARS] {
 
 /// Appends update `number` of a writer to `out`. `chars` is the length of the inserted text: at least that of a marker, and
 /// the same for all updates of the writer.
-pub fn write_update(out: &mut Vec<u8>, client: u64, writer: usize, number: u32, chars: usize) {
+pub(super) fn write_update(out: &mut Vec<u8>, client: u64, writer: usize, number: u32, chars: usize) {
     let clock = u64::from(number) * chars as u64;
     out.extend_from_slice(&[1, 1]);
     write_var_uint(out, client);
@@ -66,7 +66,7 @@ pub fn write_update(out: &mut Vec<u8>, client: u64, writer: usize, number: u32, 
 
 /// Finds the markers in `bytes`, in order; yields writer and update number. Bytes can look like a marker by chance; the
 /// caller recognises these because no update with their number was sent.
-pub fn find(bytes: &[u8]) -> impl Iterator<Item = (usize, u32)> {
+pub(super) fn find(bytes: &[u8]) -> impl Iterator<Item = (usize, u32)> {
     let mut end = 0;
     memchr_iter(SIGN, bytes).filter_map(move |at| {
         if at < end {

@@ -16,7 +16,7 @@ const POINT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One point of a series.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Point {
+pub(super) struct Point {
     /// Seconds since the start of the measurement.
     pub at_s: f64,
     /// Deliveries per second since the previous point.
@@ -29,7 +29,7 @@ pub struct Point {
 
 /// CPU and memory at one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct UsageSample {
+pub(super) struct UsageSample {
     /// Time of the sample.
     pub at: Instant,
     /// Usage of this program.
@@ -42,7 +42,7 @@ pub struct UsageSample {
 
 impl UsageSample {
     /// Takes a sample.
-    pub fn now(pid: Option<u32>) -> Result<Self> {
+    pub(super) fn now(pid: Option<u32>) -> Result<Self> {
         let server = match pid {
             Some(pid) => Some(usage(pid).with_context(|| {
                 format!("cannot read the usage of process {pid} (--pid): no such process, or no /proc")
@@ -53,35 +53,35 @@ impl UsageSample {
     }
 
     /// Wall-clock seconds since `earlier`.
-    pub fn seconds_since(&self, earlier: &Self) -> f64 {
+    pub(super) fn seconds_since(&self, earlier: &Self) -> f64 {
         self.at.saturating_duration_since(earlier.at).as_secs_f64().max(1e-9)
     }
 
     /// CPU seconds of the server since `earlier`.
-    pub fn server_cpu_since(&self, earlier: &Self) -> Option<f64> {
+    pub(super) fn server_cpu_since(&self, earlier: &Self) -> Option<f64> {
         Some((self.server?.cpu_s - earlier.server?.cpu_s).max(0.0))
     }
 
     /// Average number of cores used by other programs (or the host) since `earlier`; `None` if unknown.
-    pub fn others_since(&self, earlier: &Self) -> Option<f64> {
+    pub(super) fn others_since(&self, earlier: &Self) -> Option<f64> {
         let accounted_s = self.generator?.cpu_s - earlier.generator?.cpu_s + self.server_cpu_since(earlier)?;
         Some(((self.machine_s? - earlier.machine_s? - accounted_s) / self.seconds_since(earlier)).max(0.0))
     }
 
     /// Share of the time since `earlier` in which this program was running or waiting for a core.
-    pub fn generator_busy_since(&self, earlier: &Self) -> Option<f64> {
+    pub(super) fn generator_busy_since(&self, earlier: &Self) -> Option<f64> {
         let waited_s = self.generator?.waited_s - earlier.generator?.waited_s;
         Some(self.generator_share_since(earlier)? + waited_s / self.seconds_since(earlier))
     }
 
     /// CPU of this program since `earlier`, as a share of one core.
-    pub fn generator_share_since(&self, earlier: &Self) -> Option<f64> {
+    pub(super) fn generator_share_since(&self, earlier: &Self) -> Option<f64> {
         Some((self.generator?.cpu_s - earlier.generator?.cpu_s) / self.seconds_since(earlier))
     }
 }
 
 /// Latencies of a run, in total and over time.
-pub struct LatencySeries {
+pub(super) struct LatencySeries {
     /// From sending to arrival, of all deliveries.
     pub latency_us: Histogram<u64>,
     /// From sending to the acknowledgement, of all updates.
@@ -98,7 +98,7 @@ pub struct LatencySeries {
 
 impl LatencySeries {
     /// Starts a series now.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
         let now = Instant::now();
@@ -114,7 +114,7 @@ impl LatencySeries {
     }
 
     /// Discards everything recorded so far; the measurement starts now.
-    pub fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         let now = Instant::now();
         self.latency_us.reset();
         self.ack_us.reset();
@@ -124,17 +124,17 @@ impl LatencySeries {
     }
 
     /// Records a delivery; `age` is the time since it was sent.
-    pub fn delivered(&mut self, age: Duration) {
+    pub(super) fn delivered(&mut self, age: Duration) {
         record(&mut self.of_point, age);
     }
 
     /// Records an acknowledgement; `age` is the time since the update was sent.
-    pub fn acknowledged(&mut self, age: Duration) {
+    pub(super) fn acknowledged(&mut self, age: Duration) {
         record(&mut self.ack_us, age);
     }
 
     /// Ends the current point when its time is over; `stage` is shown in the progress line.
-    pub fn tick(&mut self, now: Instant, stage: &str) {
+    pub(super) fn tick(&mut self, now: Instant, stage: &str) {
         if now >= self.next {
             self.end_point(now);
             if let Some(point) = self.points.last() {
@@ -151,7 +151,7 @@ impl LatencySeries {
     }
 
     /// Ends the measurement.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.end_point(Instant::now());
         self.bar.finish_and_clear();
     }

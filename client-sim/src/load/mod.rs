@@ -13,8 +13,8 @@
 //! Readers search for markers and decode nothing, so that the server is the bottleneck. When the generator is the
 //! bottleneck, its figures say little about the server and are not reported.
 
-pub mod bench;
-pub mod floor;
+pub(crate) mod bench;
+pub(crate) mod floor;
 mod hub;
 mod idle;
 mod keystroke;
@@ -29,7 +29,7 @@ mod stored;
 mod storm;
 mod trace;
 mod traffic;
-pub mod wire_cost;
+pub(crate) mod wire_cost;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ const SATURATED: f64 = 0.95;
 
 /// Arguments of `load`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct LoadArgs {
+pub(crate) struct LoadArgs {
     /// Name of a scenario; `traffic` is defined by the parameters alone.
     #[arg(value_enum, default_value = "traffic")]
     scenario: Name,
@@ -85,7 +85,7 @@ pub struct LoadArgs {
 
 /// Result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoadOutcome {
+pub(crate) enum LoadOutcome {
     /// Every check passed.
     Fine,
     /// A check failed.
@@ -95,7 +95,7 @@ pub enum LoadOutcome {
 }
 
 /// Runs the scenario and prints its report.
-pub fn run(args: &LoadArgs) -> Result<LoadOutcome> {
+pub(crate) fn run(args: &LoadArgs) -> Result<LoadOutcome> {
     let report = measure(args)?;
     let mut stdout = std::io::stdout();
     if report.saturated && !args.allow_saturated {

@@ -23,7 +23,7 @@ struct Series {
 }
 
 /// Renders the series of a report as SVG.
-pub fn svg(report: &Report) -> String {
+pub(super) fn svg(report: &Report) -> String {
     let height = TOP + 2.0 * PANEL + 2.0 * GAP;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \

@@ -9,7 +9,7 @@ use crate::report::Latency;
 
 /// One measured value.
 #[derive(Debug, Clone, Copy)]
-pub struct Figure {
+pub(super) struct Figure {
     /// Key in the JSON report, unit last.
     pub key: &'static str,
     /// Label in the text report.
@@ -20,23 +20,23 @@ pub struct Figure {
 
 /// Figures in the order of the text report; a map in JSON.
 #[derive(Debug, Default)]
-pub struct Figures(Vec<Figure>);
+pub(super) struct Figures(Vec<Figure>);
 
 impl Figures {
     /// Adds a figure.
-    pub fn add(&mut self, key: &'static str, name: &'static str, value: f64) {
+    pub(super) fn add(&mut self, key: &'static str, name: &'static str, value: f64) {
         self.0.push(Figure { key, name, value });
     }
 
     /// Adds a figure if its value is known.
-    pub fn add_known(&mut self, key: &'static str, name: &'static str, value: Option<f64>) {
+    pub(super) fn add_known(&mut self, key: &'static str, name: &'static str, value: Option<f64>) {
         if let Some(value) = value {
             self.add(key, name, value);
         }
     }
 
     /// Returns the value of a figure.
-    pub fn get(&self, key: &str) -> Option<f64> {
+    pub(super) fn get(&self, key: &str) -> Option<f64> {
         self.0.iter().find(|figure| figure.key == key).map(|figure| figure.value)
     }
 }
@@ -53,7 +53,7 @@ impl Serialize for Figures {
 
 /// Report of a load run.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct Report {
+pub(super) struct Report {
     /// Whether every check passed.
     pub ok: bool,
     /// Failed checks.
@@ -119,12 +119,12 @@ impl fmt::Display for Report {
 }
 
 /// Bytes as MiB.
-pub fn mib(bytes: u64) -> f64 {
+pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
 }
 
 /// Formats 1234567 as 1,234,567.
-pub fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -137,7 +137,7 @@ pub fn grouped(number: u64) -> String {
 }
 
 /// Formats a number with three significant digits; from 1000 on with all digits, grouped.
-pub fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => {
             let sign = if value < 0.0 { "-" } else { "" };

@@ -17,7 +17,7 @@ use super::traffic::{SendPolicy, Traffic, Until};
 
 /// Name of a scenario. The comments are shown by `--help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Name {
+pub(super) enum Name {
     /// Defined by the parameters; by default one document, one writer at 10 updates/s, one reader.
     Traffic,
     /// 4 writers with 16 updates in flight each, 100 readers of one document.
@@ -61,7 +61,7 @@ impl fmt::Display for Name {
 
 /// Parameters of a scenario; one that is not given keeps the scenario's value.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Parameters {
+pub(super) struct Parameters {
     /// Number of documents.
     #[arg(long)]
     pub documents: Option<usize>,
@@ -122,7 +122,7 @@ pub struct Parameters {
 }
 
 /// A scenario with all its parameters.
-pub enum Workload {
+pub(super) enum Workload {
     /// Writers and readers.
     Traffic(Traffic),
     /// Idle connections.
@@ -158,7 +158,7 @@ impl Name {
     }
 
     /// The scenario with its parameters applied.
-    pub fn workload(self, parameters: &Parameters) -> Result<Workload> {
+    pub(super) fn workload(self, parameters: &Parameters) -> Result<Workload> {
         let connections = |default| parameters.connections.unwrap_or(default);
         let trace = |default: &str| parameters.trace.clone().unwrap_or_else(|| PathBuf::from(TRACES).join(default));
         let time = parameters.time(self.defaults().5)?;

@@ -13,7 +13,7 @@ const TURN: Duration = Duration::from_millis(100);
 
 /// The server and how to connect to it; the same for all scenarios.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub(super) struct Target {
     /// Address of the server.
     pub address: Address,
     /// Wire protocol.
@@ -30,7 +30,7 @@ pub struct Target {
 
 /// An event of a session.
 #[derive(Debug)]
-pub enum SessionEvent<'a> {
+pub(super) enum SessionEvent<'a> {
     /// The session has joined its document.
     Joined,
     /// Document data, or a piece of it: see [`Piece`].
@@ -49,7 +49,7 @@ pub enum SessionEvent<'a> {
 }
 
 /// All connections of a run. A connection has the same number here and in the hub.
-pub struct Sessions {
+pub(super) struct Sessions {
     /// The sockets.
     pub hub: Hub,
     /// The clients, by connection number.
@@ -69,7 +69,7 @@ pub struct Sessions {
 
 impl Sessions {
     /// Creates sessions for `target` without any connection.
-    pub fn new(target: Target) -> Result<Self> {
+    pub(super) fn new(target: Target) -> Result<Self> {
         Ok(Self {
             hub: Hub::new()?,
             all: Vec::new(),
@@ -83,12 +83,12 @@ impl Sessions {
     }
 
     /// Connects a client with an empty copy of `document`.
-    pub fn connect(&mut self, document: &str) -> Result<usize> {
+    pub(super) fn connect(&mut self, document: &str) -> Result<usize> {
         self.connect_peer(self.peer(document))
     }
 
     /// Connects a client whose copy of `document` has this state vector.
-    pub fn connect_with(&mut self, document: &str, state_vector: &[u8]) -> Result<usize> {
+    pub(super) fn connect_with(&mut self, document: &str, state_vector: &[u8]) -> Result<usize> {
         self.connect_peer(self.peer(document).with_state_vector(state_vector))
     }
 
@@ -106,7 +106,7 @@ impl Sessions {
 
     /// Connects one client to each of `documents`, at most [`Target::max_connecting`] at a time, and waits until all have
     /// joined. Returns the time that it took.
-    pub fn join_all(&mut self, documents: &[String]) -> Result<Duration> {
+    pub(super) fn join_all(&mut self, documents: &[String]) -> Result<Duration> {
         let (begin, joined) = (Instant::now(), self.joined);
         let mut documents = documents.iter();
         let (mut begun, all) = (0, documents.len());
@@ -132,7 +132,7 @@ impl Sessions {
     }
 
     /// Runs one turn of the hub: answers messages that belong to joining, and calls `on_event` for the others.
-    pub fn turn(
+    pub(super) fn turn(
         &mut self,
         timeout: Duration,
         mut on_event: impl FnMut(usize, SessionEvent<'_>, Instant),
@@ -176,14 +176,14 @@ impl Sessions {
     }
 
     /// Sends one message.
-    pub fn send_message(&mut self, number: usize, message: &[u8]) -> Result<()> {
+    pub(super) fn send_message(&mut self, number: usize, message: &[u8]) -> Result<()> {
         self.frame.clear();
         frame::write(&mut self.frame, frame::BINARY, message);
         self.hub.send(number, &self.frame)
     }
 
     /// Cuts and removes all connections.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.hub.clear();
         self.all.clear();
         self.joined = 0;

@@ -30,7 +30,7 @@ const TURN: Duration = Duration::from_millis(20);
 
 /// What a run does with the document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// Fill it.
     Prepare,
     /// Open it twice.
@@ -41,7 +41,7 @@ pub enum Action {
 
 /// Parameters of a run with a stored document.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub(super) struct Stored {
     /// Name of the document; `None`: a random one, for `Prepare` only.
     pub document: Option<String>,
     /// Trace file to fill it with.
@@ -51,7 +51,7 @@ pub struct Stored {
 }
 
 /// Runs the scenario and returns its report.
-pub fn run(target: &Target, stored: &Stored, name: &str) -> Result<Report> {
+pub(super) fn run(target: &Target, stored: &Stored, name: &str) -> Result<Report> {
     let document = match (&stored.document, stored.action) {
         (Some(document), _) => document.clone(),
         (None, Action::Prepare) => format!("load-{:08x}", rand::rng().random::<u32>()),
@@ -105,7 +105,7 @@ fn plan_of(path: &Path, client: u64) -> Result<Plan> {
 
 /// Builds a document of at least `edits` keystrokes: the trace, typed by one client after another. Returns the encoded state
 /// and the number of keystrokes.
-pub fn long_document(file: &Path, edits: usize) -> Result<(Vec<u8>, usize)> {
+pub(super) fn long_document(file: &Path, edits: usize) -> Result<(Vec<u8>, usize)> {
     let (doc, mut all) = (Doc::new(), 0);
     for client in 1.. {
         let plan = plan_of(file, client)?;
@@ -213,7 +213,7 @@ fn held(target: &Target, document: &str, time: Duration) -> Result<Report> {
 }
 
 /// Runs turns until `condition` holds; fails with `message` when that takes too long.
-pub fn wait_until(sessions: &mut Sessions, condition: impl Fn(&Sessions) -> bool, message: &str) -> Result<()> {
+pub(super) fn wait_until(sessions: &mut Sessions, condition: impl Fn(&Sessions) -> bool, message: &str) -> Result<()> {
     let begin = Instant::now();
     while !condition(sessions) {
         ensure!(begin.elapsed() < sessions.target.stall, "{message}");
@@ -223,7 +223,7 @@ pub fn wait_until(sessions: &mut Sessions, condition: impl Fn(&Sessions) -> bool
 }
 
 /// Runs turns until nothing has arrived for `time`.
-pub fn wait_until_quiet(sessions: &mut Sessions, time: Duration) -> Result<()> {
+pub(super) fn wait_until_quiet(sessions: &mut Sessions, time: Duration) -> Result<()> {
     let mut last = Instant::now();
     while last.elapsed() < time {
         sessions.turn(TURN, |_, _, now| last = now)?;

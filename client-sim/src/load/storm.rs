@@ -32,7 +32,7 @@ const SETTLED: Duration = Duration::from_millis(1500);
 
 /// Parameters of `reconnect-storm`.
 #[derive(Debug, Clone)]
-pub struct Reconnect {
+pub(super) struct Reconnect {
     /// Number of clients that are cut.
     pub clients: usize,
     /// Number of documents, over which the clients are distributed.
@@ -40,7 +40,7 @@ pub struct Reconnect {
 }
 
 /// Cuts all clients, changes their documents, and reconnects all clients at the same time.
-pub fn reconnect(target: &Target, job: &Reconnect, name: &str) -> Result<Report> {
+pub(super) fn reconnect(target: &Target, job: &Reconnect, name: &str) -> Result<Report> {
     ensure!(job.documents > 0 && job.clients > 0, "--connections and --documents must be at least 1");
     let prefix = format!("load-{:08x}", rand::rng().random::<u32>());
     let names: Vec<String> = (0..job.documents).map(|number| format!("{prefix}-{number}")).collect();
@@ -155,7 +155,7 @@ fn state_vector(client: u64, updates: u32) -> Vec<u8> {
 
 /// Parameters of `join-storm`.
 #[derive(Debug, Clone)]
-pub struct Join {
+pub(super) struct Join {
     /// Number of clients that join.
     pub clients: usize,
     /// Size of the document in bytes.
@@ -163,7 +163,7 @@ pub struct Join {
 }
 
 /// Fills a document (the relay already has one, see `floor --answer`) and joins all clients at the same time.
-pub fn join(target: &Target, job: &Join, name: &str) -> Result<Report> {
+pub(super) fn join(target: &Target, job: &Join, name: &str) -> Result<Report> {
     ensure!(
         job.clients > 0 && job.bytes >= LARGE_CHARS,
         "--connections must be at least 1, --bytes at least {LARGE_CHARS}"

@@ -8,8 +8,8 @@
 //! `trace-flow` sends a number of updates and waits until every reader has them, as in the tables of the documentation;
 //! `trace` sends as fast as the socket accepts.
 
-pub mod file;
-pub mod plan;
+pub(super) mod file;
+pub(super) mod plan;
 mod tracker;
 mod verify;
 
@@ -34,7 +34,7 @@ const TURN: Duration = Duration::from_millis(20);
 
 /// Parameters of a trace run.
 #[derive(Debug, Clone)]
-pub struct TraceJob {
+pub(super) struct TraceJob {
     /// The trace file.
     pub file: PathBuf,
     /// Name of the document; `None`: a random one.
@@ -76,7 +76,7 @@ struct TraceRun {
 }
 
 /// Runs the scenario and returns its report.
-pub fn run(target: &Target, job: &TraceJob, name: &str) -> Result<Report> {
+pub(super) fn run(target: &Target, job: &TraceJob, name: &str) -> Result<Report> {
     let trace = file::load(&job.file)?;
     let document = match (&job.document, job.verify_only) {
         (Some(document), _) => document.clone(),

@@ -23,7 +23,7 @@ const MAX_COMPLAINTS: usize = 5;
 
 /// When an update leaves the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub(super) enum Until {
     /// When all other connections have it.
     Delivered,
     /// When the server has acknowledged it.
@@ -32,7 +32,7 @@ pub enum Until {
 
 /// When a writer sends its next update.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum SendPolicy {
+pub(super) enum SendPolicy {
     /// At this number of updates per second.
     Rate(f64),
     /// As soon as fewer than this number are in flight.
@@ -41,7 +41,7 @@ pub enum SendPolicy {
 
 /// Parameters of a traffic run.
 #[derive(Debug, Clone)]
-pub struct Traffic {
+pub(super) struct Traffic {
     /// Number of documents.
     pub documents: usize,
     /// Writers per document.
@@ -68,7 +68,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Description for the report.
-    pub fn about(&self) -> String {
+    pub(super) fn about(&self) -> String {
         let policy = match self.policy {
             SendPolicy::Rate(rate) => format!("{rate} updates/s each"),
             SendPolicy::Window(updates, Until::Delivered) => format!("{updates} in flight each"),
@@ -97,7 +97,7 @@ impl Traffic {
 }
 
 /// Runs the scenario and returns its report.
-pub fn run(target: &Target, traffic: &Traffic, name: &str) -> Result<Report> {
+pub(super) fn run(target: &Target, traffic: &Traffic, name: &str) -> Result<Report> {
     traffic.check()?;
     let mut run = TrafficRun::join(target, traffic)?;
     let mut failures = Vec::new();

@@ -34,7 +34,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Arguments of `wire-cost`.
 #[derive(clap::Args)]
-pub struct WireCostArgs {
+pub(crate) struct WireCostArgs {
     /// Trace file for the document: a sequential trace of the editing-traces collection, plain or .gz.
     #[arg(long)]
     trace: PathBuf,
@@ -56,7 +56,7 @@ pub struct WireCostArgs {
 }
 
 /// Fills the document, measures the clients and prints the result.
-pub async fn run(args: &WireCostArgs) -> Result<()> {
+pub(crate) async fn run(args: &WireCostArgs) -> Result<()> {
     let trace = file::load(&args.trace)?;
     let directory = tempfile::Builder::new().prefix("syncline-wire-cost-").tempdir()?;
     let random = format!("wire-cost-{:08x}", rand::rng().random::<u32>());

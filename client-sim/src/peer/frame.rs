@@ -8,29 +8,29 @@
 use std::ops::Range;
 
 /// Messages up to this length are handed over in one piece.
-pub const WHOLE_BYTES: u64 = 256 * 1024;
+pub(crate) const WHOLE_BYTES: u64 = 256 * 1024;
 /// The first piece of a larger message has at least this many bytes, enough to recognise its type.
 const FIRST_PIECE_BYTES: u64 = 4 * 1024;
 /// Consecutive pieces overlap by this many bytes, so that a marker, which is one byte longer, is complete in one of them.
-pub const OVERLAP_BYTES: usize = 6;
+pub(crate) const OVERLAP_BYTES: usize = 6;
 
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 const CONTINUATION: u8 = 0;
 /// Opcode of a binary message.
-pub const BINARY: u8 = 2;
+pub(crate) const BINARY: u8 = 2;
 /// Opcode of a close frame.
-pub const CLOSE: u8 = 8;
+pub(crate) const CLOSE: u8 = 8;
 /// Opcode of a ping, which is answered with a [`PONG`].
-pub const PING: u8 = 9;
+pub(crate) const PING: u8 = 9;
 /// Opcode of a pong.
-pub const PONG: u8 = 10;
+pub(crate) const PONG: u8 = 10;
 
 /// A constant masking key: servers accept any key, and a constant costs no random numbers.
 const MASK: [u8; 4] = [0x5a, 0x1f, 0xc3, 0x96];
 
 /// Appends a message as one masked frame, as a client sends it.
-pub fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+pub(crate) fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     write_header(out, opcode, payload.len(), MASKED);
     out.extend_from_slice(&MASK);
     let begin = out.len();
@@ -39,7 +39,7 @@ pub fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
 }
 
 /// Appends a message as one unmasked frame, as a server sends it.
-pub fn write_plain(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+pub(crate) fn write_plain(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     write_header(out, opcode, payload.len(), 0);
     out.extend_from_slice(payload);
 }
@@ -60,7 +60,7 @@ fn write_header(out: &mut Vec<u8>, opcode: u8, len: usize, masked: u8) {
 }
 
 /// Masks or unmasks a payload.
-pub fn mask(payload: &mut [u8], key: [u8; 4]) {
+pub(crate) fn mask(payload: &mut [u8], key: [u8; 4]) {
     let wide = u64::from_ne_bytes([key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]]);
     let mut words = payload.chunks_exact_mut(8);
     for word in &mut words {
@@ -74,7 +74,7 @@ pub fn mask(payload: &mut [u8], key: [u8; 4]) {
 
 /// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// Whether this is the last frame of its message.
     pub fin: bool,
     /// Opcode of the frame.
@@ -89,7 +89,7 @@ pub struct Header {
 
 impl Header {
     /// Parses a header; `None` when it is incomplete.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
         let (payload_bytes, mut at) = match second & 0x7f {
             126 => (u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
@@ -109,7 +109,7 @@ impl Header {
 
 /// A message of the server, or a part of a large one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece<'a> {
+pub(crate) struct Piece<'a> {
     /// [`BINARY`], [`PING`], ...; in a fragmented message the opcode of its first frame.
     pub opcode: u8,
     /// Payload bytes. The last [`OVERLAP_BYTES`] of a piece are repeated at the start of the next one.
@@ -122,18 +122,18 @@ pub struct Piece<'a> {
 
 impl<'a> Piece<'a> {
     /// A binary message in one piece.
-    pub fn whole(bytes: &'a [u8]) -> Self {
+    pub(crate) fn whole(bytes: &'a [u8]) -> Self {
         Self { opcode: BINARY, bytes, first: true, last: true }
     }
 }
 
 /// Joins the pieces of large messages.
 #[derive(Debug, Default)]
-pub struct Assembler(Vec<u8>);
+pub(crate) struct Assembler(Vec<u8>);
 
 impl Assembler {
     /// Adds a piece; returns the message when it is complete.
-    pub fn add<'a>(&'a mut self, bytes: &'a [u8], first: bool, last: bool) -> Option<&'a [u8]> {
+    pub(crate) fn add<'a>(&'a mut self, bytes: &'a [u8], first: bool, last: bool) -> Option<&'a [u8]> {
         if first && last {
             return Some(bytes);
         }
@@ -147,7 +147,7 @@ impl Assembler {
 
 /// Parser state of one connection.
 #[derive(Debug, Default)]
-pub struct Frames {
+pub(crate) struct Frames {
     /// Of the large frame being received: opcode, whether its message ends with it, bytes still to receive.
     inside: Option<(u8, bool, u64)>,
     /// Opcode of the first frame of a fragmented message that is not complete.
@@ -157,7 +157,7 @@ pub struct Frames {
 impl Frames {
     /// Calls `piece` for every piece in `bytes` and returns the number of bytes consumed. The caller must pass the rest again,
     /// followed by more bytes.
-    pub fn parse(&mut self, bytes: &[u8], mut piece: impl FnMut(Piece<'_>)) -> usize {
+    pub(crate) fn parse(&mut self, bytes: &[u8], mut piece: impl FnMut(Piece<'_>)) -> usize {
         let mut at = 0;
         loop {
             if let Some((opcode, fin, left)) = self.inside {

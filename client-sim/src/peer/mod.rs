@@ -7,7 +7,7 @@
 //! unanswered  the own updates that the server has not answered
 //! ```
 
-pub mod frame;
+pub(crate) mod frame;
 mod message;
 mod unanswered;
 
@@ -20,11 +20,11 @@ use syncline_protocol::update::EMPTY_STATE_VECTOR;
 
 use self::frame::{OVERLAP_BYTES, Piece};
 use self::message::MessageHead;
-pub use self::unanswered::Unanswered;
+pub(crate) use self::unanswered::Unanswered;
 
 /// Wire protocol of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// Syncline's own protocol; the server acknowledges numbered batches.
     Native,
     /// Documents are named in every message; a SyncStatus answers each update, in order.
@@ -35,10 +35,10 @@ pub enum Dialect {
 
 impl Dialect {
     /// Every dialect.
-    pub const ALL: [Dialect; 3] = [Dialect::Native, Dialect::Hocuspocus, Dialect::YWebsocket];
+    pub(crate) const ALL: [Dialect; 3] = [Dialect::Native, Dialect::Hocuspocus, Dialect::YWebsocket];
 
     /// Name of the dialect on the command line and in reports.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Dialect::Native => "native",
             Dialect::Hocuspocus => "hocuspocus",
@@ -55,7 +55,7 @@ impl fmt::Display for Dialect {
 
 /// Meaning of a message of the server.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received<'a> {
+pub(crate) enum Received<'a> {
     /// Document data, or a piece of it: see [`Piece`]. In y-websocket it may be the echo of an own update.
     Data {
         /// Bytes of an update.
@@ -85,7 +85,7 @@ pub enum Received<'a> {
 /// A client. The caller sends what [`Peer::hello`] returns when its socket is open, then passes every message of the server
 /// to [`Peer::receive`].
 #[derive(Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Wire protocol.
     pub dialect: Dialect,
     /// Name of its document.
@@ -113,7 +113,7 @@ pub struct Peer {
 
 impl Peer {
     /// A client with an empty copy of `document` and no token. `device` identifies it to a native server.
-    pub fn new(dialect: Dialect, document: String, device: u128) -> Self {
+    pub(crate) fn new(dialect: Dialect, document: String, device: u128) -> Self {
         Self {
             dialect,
             document,
@@ -131,19 +131,19 @@ impl Peer {
     }
 
     /// Sets its token.
-    pub fn with_token(mut self, token: Option<&str>) -> Self {
+    pub(crate) fn with_token(mut self, token: Option<&str>) -> Self {
         self.token = token.unwrap_or_default().to_owned();
         self
     }
 
     /// Sets the encoded state vector of its copy.
-    pub fn with_state_vector(mut self, state_vector: &[u8]) -> Self {
+    pub(crate) fn with_state_vector(mut self, state_vector: &[u8]) -> Self {
         self.state_vector = state_vector.to_vec();
         self
     }
 
     /// Path of the WebSocket URL. `base` is the path in front of document names.
-    pub fn path(&self, base: &str) -> String {
+    pub(crate) fn path(&self, base: &str) -> String {
         let (base, Self { document, token, .. }) = (base.trim_end_matches('/'), self);
         match self.dialect {
             Dialect::Native | Dialect::Hocuspocus => format!("{base}/"),
@@ -153,28 +153,28 @@ impl Peer {
     }
 
     /// Whether the server has sent everything that the client lacked when it joined.
-    pub fn joined(&self) -> bool {
+    pub(crate) fn joined(&self) -> bool {
         self.joined
     }
 
     /// Whether the server, too, has what it lacked: no message of the exchange of state vectors is outstanding.
-    pub fn exchanged(&self) -> bool {
+    pub(crate) fn exchanged(&self) -> bool {
         self.joined && (self.asked || self.dialect == Dialect::Native)
     }
 
     /// The first messages on an open socket.
-    pub fn hello(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn hello(&self) -> Vec<Vec<u8>> {
         message::hello(self.dialect, &self.document, &self.token, &self.state_vector, self.device)
     }
 
     /// The message that carries an update.
-    pub fn update(&mut self, update: &[u8]) -> Vec<u8> {
+    pub(crate) fn update(&mut self, update: &[u8]) -> Vec<u8> {
         self.sent += 1;
         message::update(self.dialect, &self.document, self.sent, update)
     }
 
     /// An awareness update of the size that editors send: a name, a colour, a cursor.
-    pub fn awareness(&self, client: u64, clock: u64) -> Vec<u8> {
+    pub(crate) fn awareness(&self, client: u64, clock: u64) -> Vec<u8> {
         message::awareness(self.dialect, &self.document, client, clock)
     }
 
@@ -182,7 +182,7 @@ impl Peer {
     ///
     /// # Errors
     /// The bytes are not a message of the dialect.
-    pub fn receive<'a>(&mut self, piece: Piece<'a>, reply: impl FnOnce(Vec<u8>)) -> Result<Received<'a>> {
+    pub(crate) fn receive<'a>(&mut self, piece: Piece<'a>, reply: impl FnOnce(Vec<u8>)) -> Result<Received<'a>> {
         let Piece { bytes, first, last, .. } = piece;
         if !first {
             let Some(completes_join) = self.inside else { return Ok(Received::Other) };

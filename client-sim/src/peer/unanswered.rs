@@ -6,28 +6,28 @@ use bytes::Bytes;
 
 /// Unanswered updates. The caller identifies each by a number; an update without a number is sent only for its answer.
 #[derive(Debug, Default)]
-pub struct Unanswered(VecDeque<(Option<usize>, Bytes)>);
+pub(crate) struct Unanswered(VecDeque<(Option<usize>, Bytes)>);
 
 impl Unanswered {
     /// Adds an update that is sent now. `echo` are the bytes of its echo, if the server answers with one.
-    pub fn push(&mut self, number: Option<usize>, echo: Bytes) {
+    pub(crate) fn push(&mut self, number: Option<usize>, echo: Bytes) {
         self.0.push_back((number, echo));
     }
 
     /// The server saved the oldest `count`; returns their numbers.
-    pub fn take(&mut self, count: u64) -> Vec<usize> {
+    pub(crate) fn take(&mut self, count: u64) -> Vec<usize> {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.0.len());
         self.0.drain(..count).filter_map(|(number, _)| number).collect()
     }
 
     /// The server sent this update: if it is the echo of one of these, all up to it are saved. Returns their numbers.
-    pub fn take_echo(&mut self, update: &[u8]) -> Option<Vec<usize>> {
+    pub(crate) fn take_echo(&mut self, update: &[u8]) -> Option<Vec<usize>> {
         let at = self.0.iter().position(|(_, echo)| echo == update)?;
         Some(self.take(at as u64 + 1))
     }
 
     /// Number of unanswered updates.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 }

@@ -104,7 +104,7 @@ struct Foot {
 
 impl Manifest {
     /// Reads and verifies the manifest in `dir`. `None`: the file does not exist.
-    pub fn read(dir: &Path) -> Result<Option<Self>, BackupError> {
+    pub(super) fn read(dir: &Path) -> Result<Option<Self>, BackupError> {
         let path = dir.join(MANIFEST_FILE);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -118,7 +118,7 @@ impl Manifest {
     }
 
     /// Replaces the manifest in `dir` atomically: after a crash either the old or the new one exists, complete.
-    pub fn write(&self, dir: &Path) -> Result<(), BackupError> {
+    pub(super) fn write(&self, dir: &Path) -> Result<(), BackupError> {
         let new = dir.join(NEW_MANIFEST_FILE);
         let write = || {
             let mut file = private::create(&new)?;

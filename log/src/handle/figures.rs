@@ -25,7 +25,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// Counts a commit and its duration.
-    pub fn record_commit(&self, took: Duration) {
+    pub(crate) fn record_commit(&self, took: Duration) {
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.commit_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }

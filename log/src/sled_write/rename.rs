@@ -20,7 +20,7 @@ const MAX_NAMED_PAIRS: usize = 20;
 impl Engine {
     /// Renames every document whose stored name is a spelling of another name ([`DocumentName::renamed`]). `heads`: the
     /// keys of all heads that may have such names, in key order.
-    pub fn rename_spellings(&self, writer: &mut Writer, heads: &[IVec]) -> Result<(), StoreError> {
+    pub(crate) fn rename_spellings(&self, writer: &mut Writer, heads: &[IVec]) -> Result<(), StoreError> {
         let spelled = self.spelled_names(heads);
         if spelled.is_empty() {
             return Ok(());

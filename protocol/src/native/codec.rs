@@ -5,24 +5,24 @@ use crate::ids::{Epoch, Seq};
 use crate::varint::{ReadError, Reader, write_var_bytes, write_var_uint};
 
 mod kind {
-    pub const OPEN: u64 = 1;
-    pub const CHANGE: u64 = 2;
-    pub const PROPOSE: u64 = 3;
-    pub const STATE_VECTOR: u64 = 4;
-    pub const PRESENCE: u64 = 5;
-    pub const LEAVE: u64 = 6;
-    pub const PING: u64 = 7;
-    pub const WELCOME: u64 = 16;
-    pub const OPENED: u64 = 17;
-    pub const CHANGED: u64 = 18;
-    pub const DIFF: u64 = 19;
-    pub const DURABLE: u64 = 20;
-    pub const ACK: u64 = 21;
-    pub const REFUSED: u64 = 22;
-    pub const DECIDED: u64 = 23;
-    pub const PRESENT: u64 = 24;
-    pub const CLOSED: u64 = 25;
-    pub const PONG: u64 = 26;
+    pub(super) const OPEN: u64 = 1;
+    pub(super) const CHANGE: u64 = 2;
+    pub(super) const PROPOSE: u64 = 3;
+    pub(super) const STATE_VECTOR: u64 = 4;
+    pub(super) const PRESENCE: u64 = 5;
+    pub(super) const LEAVE: u64 = 6;
+    pub(super) const PING: u64 = 7;
+    pub(super) const WELCOME: u64 = 16;
+    pub(super) const OPENED: u64 = 17;
+    pub(super) const CHANGED: u64 = 18;
+    pub(super) const DIFF: u64 = 19;
+    pub(super) const DURABLE: u64 = 20;
+    pub(super) const ACK: u64 = 21;
+    pub(super) const REFUSED: u64 = 22;
+    pub(super) const DECIDED: u64 = 23;
+    pub(super) const PRESENT: u64 = 24;
+    pub(super) const CLOSED: u64 = 25;
+    pub(super) const PONG: u64 = 26;
 }
 
 const HAS_CURSOR: u64 = 1;

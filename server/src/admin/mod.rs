@@ -8,7 +8,8 @@
 //! Nothing here listens on a network: the socket can be used only by users who may read the data directory's files,
 //! enforced by the system (mode 0600) and again by user id. Its routes are in `http/routes.rs`.
 
-pub mod client;
+mod client;
 mod socket;
 
+pub use client::Running;
 pub use socket::{AdminSocket, SOCKET_FILE};

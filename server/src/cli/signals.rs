@@ -13,7 +13,7 @@ use signal_hook::flag;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The signal handlers, installed by [`StopSignals::register`].
-pub struct StopSignals {
+pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     /// `None`: the process was started with SIGHUP ignored, to outlive its terminal (nohup).
@@ -22,7 +22,7 @@ pub struct StopSignals {
 
 impl StopSignals {
     /// Installs the handlers. Must be called in a Tokio runtime.
-    pub fn register() -> io::Result<Self> {
+    pub(super) fn register() -> io::Result<Self> {
         let is_stopping = Arc::new(AtomicBool::new(false));
         for number in [SIGTERM, SIGINT] {
             // In this order: the first signal only sets the flag, the second one finds it set and ends the process.
@@ -35,7 +35,7 @@ impl StopSignals {
     }
 
     /// Waits for a signal and returns its name.
-    pub async fn first(&mut self) -> &'static str {
+    pub(super) async fn first(&mut self) -> &'static str {
         let hang_up = async {
             match &mut self.hang_up {
                 Some(signal) => _ = signal.recv().await,

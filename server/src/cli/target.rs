@@ -12,7 +12,7 @@ use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 
 use super::explain;
 use super::store_args::announce;
-use crate::admin::client::Running;
+use crate::admin::Running;
 use crate::http::operator::documents::Imported;
 use crate::import_export::{self, Change, Exported, Format};
 
@@ -116,8 +116,8 @@ fn import_stopped(
         return Ok(Imported::Exists);
     }
     let (epoch, last) = stored.as_ref().map_or((Epoch(rand::random()), Seq::ZERO), |it| (it.epoch, it.last()));
-    let update = import_export::read(file, format)?;
-    if import_export::try_on(stored, &update)? == Change::Nothing {
+    let update = import_export::parse(file, format)?;
+    if import_export::check(stored, &update)? == Change::Nothing {
         return Ok(Imported::Known);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -6,13 +6,13 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 /// The address to listen on by default: reachable from this machine only.
-pub const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1234);
+pub(super) const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1234);
 
 /// Parses `ADDRESS:PORT`. `localhost` and an omitted address (`:1234`) mean the IPv4 loopback address, so that
 /// an omission does not open a server without access control to a network.
 ///
 /// Errors: lists the valid forms.
-pub fn parse(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse(text: &str) -> Result<SocketAddr, String> {
     let local = text.rsplit_once(':').filter(|(host, _)| host.is_empty() || host.eq_ignore_ascii_case("localhost"));
     let parsed = match local {
         Some((_, port)) => port.parse().ok().map(|port| SocketAddr::new(DEFAULT.ip(), port)),
@@ -26,7 +26,7 @@ pub fn parse(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// Parses an address in the configuration file.
-pub fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(value)?;
     parse(&text).map(Some).map_err(|why| D::Error::custom(format!("{text:?} is {why}")))
 }

@@ -28,7 +28,7 @@ use syncline_protocol::limits::MAX_SESSION_ID_BYTES;
 use syncline_protocol::sync::SyncMessage;
 
 use self::early_messages::EarlyMessages;
-pub use self::encoder::HocuspocusEncoder;
+pub(crate) use self::encoder::HocuspocusEncoder;
 use self::offline_queue::OfflineQueue;
 use super::document_link::{DocumentLink, Rights};
 use super::grants::GrantChange;

@@ -34,11 +34,12 @@ pub(crate) use self::access::SessionAccess;
 use self::document_link::DocumentLink;
 pub(crate) use self::grants::GrantChange;
 use self::hocuspocus::Hocuspocus;
-pub use self::hocuspocus::HocuspocusEncoder;
+#[cfg(test)]
+pub(crate) use self::hocuspocus::HocuspocusEncoder;
 use self::native::Native;
 pub use self::native::NativeEncoder;
 pub(crate) use self::services::SessionParts;
-pub use self::services::{MessageLimits, Services};
+pub(crate) use self::services::{MessageLimits, Services};
 use self::ywebsocket::YWebsocket;
 pub use self::ywebsocket::YWebsocketEncoder;
 use crate::auth::Dialect;

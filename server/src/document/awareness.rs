@@ -68,11 +68,11 @@ struct Claim {
 }
 
 /// A client and its clock after a change.
-pub type ChangedClient = (u64, u64);
+pub(crate) type ChangedClient = (u64, u64);
 
 /// The frames that follow from an event.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct AwarenessChanges {
+pub(crate) struct AwarenessChanges {
     /// Clients whose states are sent to everyone: [`AwarenessStates::encode`].
     pub everyone: Vec<ChangedClient>,
     /// An awareness update for the sender only.
@@ -83,7 +83,7 @@ pub struct AwarenessChanges {
 
 /// The awareness states of one document.
 #[derive(Debug)]
-pub struct AwarenessStates {
+pub(crate) struct AwarenessStates {
     clients: HashMap<u64, Client>,
     tombstones: usize,
     /// Bytes of all states.
@@ -124,13 +124,13 @@ impl Client {
 
 impl AwarenessStates {
     /// No states; each lease may show at most `lease_bytes`.
-    pub fn with_limit(lease_bytes: usize) -> Self {
+    pub(crate) fn with_limit(lease_bytes: usize) -> Self {
         Self { clients: HashMap::new(), tombstones: 0, state_bytes: 0, leases: HashMap::new(), lease_bytes }
     }
 
     /// Reduces the limit of a lease whose session has `documents` open, this one included, so that all leases
     /// of a session together may show at most a small multiple of one lease's limit.
-    pub fn limit_share(&mut self, lease: LeaseId, documents: usize) {
+    pub(crate) fn limit_share(&mut self, lease: LeaseId, documents: usize) {
         if documents > 1 {
             let share = (self.lease_bytes / documents).max(MIN_LEASE_BYTES).min(self.lease_bytes);
             self.leases.entry(lease).or_default().limit_bytes = Some(share);
@@ -138,7 +138,7 @@ impl AwarenessStates {
     }
 
     /// Applies the entries sent by a lease.
-    pub fn update<'a>(
+    pub(crate) fn update<'a>(
         &mut self,
         lease: LeaseId,
         entries: impl Iterator<Item = AwarenessEntry<'a>>,
@@ -179,7 +179,7 @@ impl AwarenessStates {
     }
 
     /// Removes a lease and the states it owns.
-    pub fn leave(&mut self, lease: LeaseId) -> AwarenessChanges {
+    pub(crate) fn leave(&mut self, lease: LeaseId) -> AwarenessChanges {
         let own = self.leases.remove(&lease).and_then(|left| left.own);
         if let Some(client) = own.and_then(|own| self.clients.get_mut(&own)) {
             client.claim.take_if(|claim| claim.lease == lease);
@@ -199,23 +199,23 @@ impl AwarenessStates {
     }
 
     /// True if no client has a state.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         // A state is JSON, so at least one byte long.
         self.state_bytes == 0
     }
 
     /// True unless the lease's own id looks like one of Yjs 13, which draws 32 bits. Yjs 14 draws 53.
-    pub fn may_be_yjs14(&self, lease: LeaseId) -> bool {
+    pub(crate) fn may_be_yjs14(&self, lease: LeaseId) -> bool {
         self.own(lease).is_none_or(|client| client > u64::from(u32::MAX))
     }
 
     /// True if the lease's own id is one of Yjs 14: see [`AwarenessStates::may_be_yjs14`].
-    pub fn is_yjs14(&self, lease: LeaseId) -> bool {
+    pub(crate) fn is_yjs14(&self, lease: LeaseId) -> bool {
         self.own(lease).is_some_and(|client| client > u64::from(u32::MAX))
     }
 
     /// All states as one awareness update; `None` if there are none.
-    pub fn all(&self) -> Option<Vec<u8>> {
+    pub(crate) fn all(&self) -> Option<Vec<u8>> {
         let here: Vec<_> = self
             .clients
             .iter()
@@ -228,7 +228,7 @@ impl AwarenessStates {
 
     /// The states of `clients` as one awareness update. A client without a state is encoded as a tombstone; a
     /// forgotten one at the given clock.
-    pub fn encode(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Vec<u8> {
+    pub(crate) fn encode(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Vec<u8> {
         encode(clients.map(|(client, clock)| {
             let known = self.clients.get(&client);
             let clock = known.map_or(clock, |known| known.clock);
@@ -238,7 +238,7 @@ impl AwarenessStates {
     }
 
     /// Estimated memory use in bytes.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.state_bytes + self.clients.len() * CLIENT_BYTES
     }
 

@@ -23,7 +23,7 @@ const SMALL_EVENT_BYTES: usize = 4 * 1024;
 
 /// Why an envelope was not queued.
 #[derive(Debug)]
-pub enum SendError {
+pub(crate) enum SendError {
     /// The inbox is full; the envelope is returned.
     Full(Envelope),
     /// The document's task has ended.
@@ -32,11 +32,11 @@ pub enum SendError {
 
 /// The document's task has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed;
+pub(crate) struct Closed;
 
 /// Bytes reserved for a large event; released on drop, after the event was processed.
 #[derive(Debug)]
-pub struct BytePermit {
+pub(crate) struct BytePermit {
     shared: Arc<Shared>,
     bytes: u32,
 }
@@ -81,7 +81,7 @@ impl Shared {
 }
 
 /// Creates the inbox of one document.
-pub fn inbox() -> (Sender, Receiver) {
+pub(crate) fn inbox() -> (Sender, Receiver) {
     let state = InboxState { queue: VecDeque::new(), receiver: None, senders: 1, is_closed: false };
     let shared = Arc::new(Shared {
         slots: Semaphore::new(MAX_EVENTS),
@@ -93,11 +93,11 @@ pub fn inbox() -> (Sender, Receiver) {
 
 /// The sending half, held by sessions.
 #[derive(Debug)]
-pub struct Sender(Arc<Shared>);
+pub(crate) struct Sender(Arc<Shared>);
 
 impl Sender {
     /// Queues an envelope if there is room.
-    pub fn try_send(&self, envelope: Envelope) -> Result<(), SendError> {
+    pub(crate) fn try_send(&self, envelope: Envelope) -> Result<(), SendError> {
         match self.0.slots.try_acquire() {
             Ok(slot) => {
                 slot.forget();
@@ -109,7 +109,7 @@ impl Sender {
     }
 
     /// Queues an envelope; waits for room.
-    pub async fn send(&self, envelope: Envelope) -> Result<(), Closed> {
+    pub(crate) async fn send(&self, envelope: Envelope) -> Result<(), Closed> {
         match self.try_send(envelope) {
             Ok(()) => Ok(()),
             Err(SendError::Closed) => Err(Closed),
@@ -124,7 +124,7 @@ impl Sender {
 
     /// Reserves room for an event of this size, waiting for it; `None` if the event is too small to be
     /// counted.
-    pub async fn reserve(&self, bytes: usize) -> Result<Option<BytePermit>, Closed> {
+    pub(crate) async fn reserve(&self, bytes: usize) -> Result<Option<BytePermit>, Closed> {
         if bytes <= SMALL_EVENT_BYTES {
             return Ok(None);
         }
@@ -169,12 +169,12 @@ impl Drop for Sender {
 
 /// The receiving half, held by the document's task.
 #[derive(Debug)]
-pub struct Receiver(Arc<Shared>);
+pub(crate) struct Receiver(Arc<Shared>);
 
 impl Receiver {
     /// Waits for events and moves all of them into `batch`, which must be empty. An empty batch on return
     /// means that no more events will arrive.
-    pub async fn receive(&mut self, batch: &mut VecDeque<Envelope>) {
+    pub(crate) async fn receive(&mut self, batch: &mut VecDeque<Envelope>) {
         poll_fn(|cx| self.poll_receive(cx, batch)).await;
     }
 
@@ -204,12 +204,12 @@ impl Receiver {
     }
 
     /// Accepts no more events. Queued ones can still be received.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.0.close();
     }
 
     /// True if no events are queued.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.state().queue.is_empty()
     }
 }

@@ -31,24 +31,24 @@
 //! task/storing.rs          requests snapshots, waits for the disk
 //! ```
 
-pub mod awareness;
+pub(crate) mod awareness;
 mod block_in_place;
 mod coalesce;
-pub mod core;
-pub mod encoder;
-pub mod event;
-pub mod frame;
-pub mod inbox;
+pub(crate) mod core;
+pub(crate) mod encoder;
+pub(crate) mod event;
+pub(crate) mod frame;
+pub(crate) mod inbox;
 mod lease_map;
 mod load;
 mod options;
 mod readers;
-pub mod recent_changes;
+pub(crate) mod recent_changes;
 mod task;
-pub mod usage;
+pub(crate) mod usage;
 
 pub use options::{Compaction, DocumentOptions};
-pub use task::{Envelope, TaskEnd, run};
+pub(crate) use task::{Envelope, TaskEnd, run};
 
 #[cfg(test)]
 mod tests {

@@ -51,7 +51,7 @@ const CHECKPOINT_EVERY: u64 = 256;
 
 /// A message in a document's inbox.
 #[derive(Debug)]
-pub enum Envelope {
+pub(crate) enum Envelope {
     /// A session opens the document.
     Open {
         /// Lease of the session.
@@ -82,7 +82,7 @@ pub enum Envelope {
 
 /// How a document's task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TaskEnd {
+pub(crate) enum TaskEnd {
     /// The document was idle, everything is on disk and `try_retire` agreed.
     Retired,
     /// The inbox was closed; everything is on disk, or storage has failed.
@@ -123,7 +123,7 @@ struct Task {
 
 /// Loads the document and runs it until it ends. `try_retire` is called when the document has been idle; it
 /// must refuse if a session has arrived in the meantime.
-pub async fn run(
+pub(crate) async fn run(
     name: DocumentName,
     mut inbox: Receiver,
     log: Log,

@@ -22,7 +22,7 @@ impl MemoryLimits {
 
 /// Totals over all open documents.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     limits: MemoryLimits,
     began: Instant,
     bytes: AtomicUsize,
@@ -40,7 +40,7 @@ const SMALL_PEAK: usize = 4_096;
 
 impl Memory {
     /// Totals without any open document.
-    pub fn new(limits: MemoryLimits) -> Arc<Self> {
+    pub(crate) fn new(limits: MemoryLimits) -> Arc<Self> {
         Arc::new(Self {
             limits,
             began: Instant::now(),
@@ -53,18 +53,18 @@ impl Memory {
     }
 
     /// Estimated memory of the open documents, in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// True if one more document would exceed a limit.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.bytes() > self.limits.bytes || self.documents.load(Ordering::Relaxed) >= self.limits.documents
     }
 
     /// Bytes and documents to give up, one eighth more than the excess over a limit, so that not every change
     /// triggers a search.
-    pub fn excess(&self) -> (usize, usize) {
+    pub(crate) fn excess(&self) -> (usize, usize) {
         let aim = |limit: usize| limit - (limit / 8).max(1);
         let excess = |now: usize, limit| if now >= limit { now - aim(limit) } else { 0 };
         let documents = self.documents.load(Ordering::Relaxed);
@@ -72,17 +72,17 @@ impl Memory {
     }
 
     /// Wakes the waiter of [`Memory::attention`].
-    pub fn request_attention(&self) {
+    pub(crate) fn request_attention(&self) {
         self.attention.notify_one();
     }
 
     /// Waits until a limit is exceeded, or many documents have closed.
-    pub async fn attention(&self) {
+    pub(crate) async fn attention(&self) {
         self.attention.notified().await;
     }
 
     /// Waits until there is room for one more document.
-    pub async fn wait_for_room(&self) {
+    pub(crate) async fn wait_for_room(&self) {
         let mut notified = std::pin::pin!(self.room_freed.notified());
         loop {
             // Registered before the check, so no notification is missed in between.
@@ -96,7 +96,7 @@ impl Memory {
     }
 
     /// True if most of the documents open at the peak have closed; resets the peak.
-    pub fn take_fallen_peak(&self) -> bool {
+    pub(crate) fn take_fallen_peak(&self) -> bool {
         let (peak, now) = (self.peak.load(Ordering::Relaxed), self.documents.load(Ordering::Relaxed));
         let has_fallen = has_fallen(peak, now);
         if has_fallen {
@@ -106,7 +106,7 @@ impl Memory {
     }
 
     /// Counts a document that is being opened.
-    pub fn enter(self: &Arc<Self>) -> Arc<Usage> {
+    pub(crate) fn enter(self: &Arc<Self>) -> Arc<Usage> {
         let documents = self.documents.fetch_add(1, Ordering::Relaxed) + 1;
         self.peak.fetch_max(documents, Ordering::Relaxed);
         let usage = Usage {
@@ -126,7 +126,7 @@ fn has_fallen(peak: usize, now: usize) -> bool {
 
 /// Memory use of one open document. Written by its task.
 #[derive(Debug)]
-pub struct Usage {
+pub(crate) struct Usage {
     memory: Arc<Memory>,
     bytes: AtomicUsize,
     /// Time of last use, in milliseconds since `Memory` was created.
@@ -137,7 +137,7 @@ pub struct Usage {
 impl Usage {
     /// Reports the memory use and the time of last use. A minimal document can free no more memory while it
     /// is open.
-    pub fn report(&self, bytes: usize, is_minimal: bool, used_at: Instant) {
+    pub(crate) fn report(&self, bytes: usize, is_minimal: bool, used_at: Instant) {
         let used = used_at.saturating_duration_since(self.memory.began).as_millis();
         self.used_ms.store(u64::try_from(used).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.is_minimal.store(is_minimal, Ordering::Relaxed);
@@ -153,17 +153,17 @@ impl Usage {
     }
 
     /// Its memory use in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// Time of last use, for comparison with other documents: smaller means unused for longer.
-    pub fn used_ms(&self) -> u64 {
+    pub(crate) fn used_ms(&self) -> u64 {
         self.used_ms.load(Ordering::Relaxed)
     }
 
     /// True if it can free no more memory while it is open.
-    pub fn is_minimal(&self) -> bool {
+    pub(crate) fn is_minimal(&self) -> bool {
         self.is_minimal.load(Ordering::Relaxed)
     }
 

@@ -14,10 +14,10 @@ use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{create_response_with_body, write_response};
 
 /// Maximum length of a request head, in bytes.
-pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The supported WebSocket protocol version (RFC 6455).
-pub const VERSION: &str = "13";
+pub(crate) const VERSION: &str = "13";
 
 /// Classification of the first bytes of a connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ fn upgrade(request: Request<()>, head_bytes: usize) -> Option<Head> {
 /// The response that accepts a WebSocket handshake.
 ///
 /// Errors: the handshake is invalid.
-pub fn answer<T, B>(request: &Request<T>, body: impl FnOnce() -> B) -> Result<Response<B>, Error> {
+pub(crate) fn answer<T, B>(request: &Request<T>, body: impl FnOnce() -> B) -> Result<Response<B>, Error> {
     let mut response = create_response_with_body(request, body)?;
     // A client that offers subprotocols (y-websocket's `protocols`) expects one of them.
     if let Some(offered) = request.headers().get(SEC_WEBSOCKET_PROTOCOL)
@@ -96,13 +96,13 @@ pub fn answer<T, B>(request: &Request<T>, body: impl FnOnce() -> B) -> Result<Re
 }
 
 /// True if the handshake asks for an unsupported protocol version.
-pub fn is_of_another_version(headers: &HeaderMap) -> bool {
+pub(crate) fn is_of_another_version(headers: &HeaderMap) -> bool {
     let version = headers.get(SEC_WEBSOCKET_VERSION);
     version.is_some_and(|version| version.as_bytes().trim_ascii() != VERSION.as_bytes())
 }
 
 /// The raw path of a URL without its first slash and its query. y-websocket names its document by it.
-pub fn document_path(uri: &Uri) -> &str {
+pub(crate) fn document_path(uri: &Uri) -> &str {
     let path = uri.path();
     // Removes only one slash: a document name may begin with a slash.
     path.strip_prefix('/').unwrap_or(path)

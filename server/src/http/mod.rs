@@ -10,14 +10,14 @@
 //! origin.rs     which web pages may open a WebSocket
 //! ```
 
-pub mod fuzzing;
-pub mod handshake;
-pub mod operator;
-pub mod origin;
+pub(crate) mod fuzzing;
+pub(crate) mod handshake;
+pub(crate) mod operator;
+pub(crate) mod origin;
 mod page;
-pub mod prefix;
-pub mod problem;
-pub mod routes;
+pub(crate) mod prefix;
+pub(crate) mod problem;
+pub(crate) mod routes;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -27,7 +27,7 @@ use hyper::{Response, StatusCode};
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// Refuses a WebSocket handshake. `why` is for people; a browser shows only the status.
-pub fn refuse_upgrade(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
+pub(crate) fn refuse_upgrade(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
     let mut response = respond(status, PLAIN_TEXT, Full::from(format!("{why}\n")));
     if status == StatusCode::UPGRADE_REQUIRED {
         // RFC 6455 section 4.4 and RFC 9110 section 15.5.22.

@@ -11,7 +11,7 @@ use super::respond;
 
 /// An error response. Its `type` is absent: the status and the text say everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// What failed and why, for people.
     pub detail: String,
     /// The HTTP status.
@@ -22,14 +22,14 @@ pub struct Problem {
 
 impl Problem {
     /// A problem with the title of its status.
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").into();
         Self { detail: detail.into(), status: status.as_u16(), title }
     }
 
     /// Puts `context` before the detail.
     #[must_use]
-    pub fn with_context(self, context: &str) -> Self {
+    pub(crate) fn with_context(self, context: &str) -> Self {
         // An error of the store already names its document.
         if self.detail.contains(context) {
             return self;

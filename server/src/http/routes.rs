@@ -26,7 +26,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// The state that `/readyz` reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Readiness {
+pub(crate) enum Readiness {
     /// Edits are accepted.
     Ready,
     /// The server is stopping.
@@ -36,14 +36,14 @@ pub enum Readiness {
 }
 
 /// The main port: health and the page, below the path prefix and without it.
-pub struct Public {
+pub(crate) struct Public {
     prefix: PathPrefix,
     router: TowerToHyperService<Router>,
 }
 
 impl Public {
     /// The routes below `prefix`. `readiness` is asked for each request to `/readyz`.
-    pub fn new<R>(prefix: PathPrefix, readiness: R) -> Self
+    pub(crate) fn new<R>(prefix: PathPrefix, readiness: R) -> Self
     where
         R: Fn() -> Readiness + Clone + Send + Sync + 'static,
     {
@@ -61,7 +61,7 @@ impl Public {
     }
 
     /// Answers a request. The path prefix is removed before a route is chosen.
-    pub fn call<B>(&self, mut request: Request<B>) -> impl Future<Output = Result<Response, Infallible>> + use<B>
+    pub(crate) fn call<B>(&self, mut request: Request<B>) -> impl Future<Output = Result<Response, Infallible>> + use<B>
     where
         B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
@@ -73,7 +73,7 @@ impl Public {
 }
 
 /// The metrics port. `page` renders `/metrics`.
-pub fn metrics<P>(page: P) -> Router
+pub(crate) fn metrics<P>(page: P) -> Router
 where
     P: Fn() -> String + Clone + Send + Sync + 'static,
 {
@@ -84,7 +84,7 @@ where
 }
 
 /// The admin socket: the operators' commands.
-pub fn operator(operator: Arc<Operator>) -> Router {
+pub(crate) fn operator(operator: Arc<Operator>) -> Router {
     Router::new()
         .route("/admin/backups", post(backups::take))
         .route("/admin/documents/{name}", get(documents::export).post(documents::import))

@@ -21,7 +21,7 @@ pub(super) const MAX_TAKE_BYTES: usize = 256 * 1024;
 
 /// Result of taking from the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// Frames were handed to the caller.
     Frames,
     /// Send this close reason, then end.

@@ -57,7 +57,7 @@ pub trait Wire: Send + Sync + 'static {
 
 /// The connection failed, stalled or was cut: nothing more can be sent.
 #[derive(Debug)]
-pub struct Broken;
+pub(crate) struct Broken;
 
 /// Frames for one write.
 struct Batch<'a> {

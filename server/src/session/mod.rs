@@ -15,7 +15,7 @@
 mod echo;
 mod frames;
 #[doc(hidden)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod identity;
 mod rate_limit;
 mod reader;
@@ -42,7 +42,7 @@ use self::frames::Frames;
 use self::identity::SessionIdentity;
 use self::rate_limit::{RateLimitedSocket, RateLimiter};
 use self::reader::{ReadEnd, Reader};
-pub use self::shutdown::Stop;
+pub(crate) use self::shutdown::Stop;
 use self::timers::{Liveness, Timers};
 pub use self::wire::{Socket, Stream, Wire};
 use crate::auth::{Authorize, Handshake};

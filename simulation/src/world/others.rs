@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use syncline_protocol::update::EMPTY_UPDATE;
-use syncline_server::registry::Lease;
+use syncline_server::internals::Lease;
 use yrs::{ClientID, Doc, Options, Transact};
 
 use super::World;

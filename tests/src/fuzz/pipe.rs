@@ -6,28 +6,28 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use syncline_server::session::{Socket, Wire};
+use syncline_server::internals::{Socket, Wire};
 use tokio::io::{DuplexStream, duplex};
 
 /// How many unread bytes each direction holds.
 const SOCKET_BYTES: usize = 64 * 1024;
 
 /// The client's end. Dropping it closes the connection.
-pub struct ClientEnd {
+pub(super) struct ClientEnd {
     /// Where the client writes.
     pub write: DuplexStream,
     output: ServerOutput,
 }
 
 /// The server's end.
-pub struct ServerEnd {
+pub(super) struct ServerEnd {
     read: DuplexStream,
     output: ServerOutput,
 }
 
 /// The bytes that the server has written and the client has not read.
 #[derive(Clone, Default)]
-pub struct ServerOutput(Arc<Mutex<Inner>>);
+pub(super) struct ServerOutput(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
@@ -37,14 +37,14 @@ struct Inner {
 }
 
 /// Creates a connection and returns both ends.
-pub fn connection() -> (ClientEnd, ServerEnd) {
+pub(super) fn connection() -> (ClientEnd, ServerEnd) {
     let ((write, read), output) = (duplex(SOCKET_BYTES), ServerOutput::default());
     (ClientEnd { write, output: output.clone() }, ServerEnd { read, output })
 }
 
 impl ClientEnd {
     /// Returns all unread bytes and wakes the server.
-    pub fn take(&self) -> Vec<u8> {
+    pub(super) fn take(&self) -> Vec<u8> {
         let mut inner = self.output.lock();
         inner.wake();
         inner.bytes.drain(..).collect()

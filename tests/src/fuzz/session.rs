@@ -18,14 +18,12 @@ use syncline_protocol::native::{Proposal, ToClient, ToServer, VERSION};
 use syncline_protocol::sync::SyncMessage;
 use syncline_protocol::ywebsocket;
 use syncline_replica::HubDocument;
+use syncline_server::Metrics;
 use syncline_server::auth::{Handshake, OpenToAll};
-use syncline_server::document::{Compaction, DocumentOptions};
-use syncline_server::ids::{Draw, SessionId};
-use syncline_server::limits::{Gate, RawLimits};
-use syncline_server::metrics::Metrics;
-use syncline_server::outbox::Budget;
-use syncline_server::registry::Registry;
-use syncline_server::session::{self, Context, Peer, SessionLimits};
+use syncline_server::config::{RawLimits, SessionLimits};
+use syncline_server::internals::{
+    Budget, Compaction, Context, DocumentOptions, Draw, Gate, Peer, Registry, SessionId, run_session,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
@@ -56,7 +54,7 @@ struct World {
 }
 
 /// Runs the steps encoded in the input.
-pub fn session(bytes: &[u8]) {
+pub(super) fn session(bytes: &[u8]) {
     let mut world = World::new();
     let mut healthy = world.connect();
     world.send(&mut healthy, &binary(&sync(SyncMessage::Step1(&[0]))));
@@ -124,7 +122,7 @@ impl World {
         self.sessions += 1;
         let handshake = Handshake::new("doc", (Ipv4Addr::LOCALHOST, 0).into());
         let peer = Peer { id: SessionId(self.sessions), handshake, user: None, unfinished: None };
-        let session = session::run(server_end, Bytes::new(), peer, Arc::clone(&self.context));
+        let session = run_session(server_end, Bytes::new(), peer, Arc::clone(&self.context));
         Client { socket, session: self.runtime.spawn(session), unread: Vec::new() }
     }
 

@@ -21,11 +21,10 @@ use syncline_protocol::update::{
 use syncline_protocol::ywebsocket;
 use syncline_replica::{HubDocument, Known, PendingLimits, Replica, StructStore};
 use syncline_server::config::RawConfig;
-use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
-use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome, SessionEvent};
-use syncline_server::http::handshake::{Head, look};
-use syncline_server::ids::LeaseId;
-use syncline_server::import_export::{self, Format};
+use syncline_server::internals::{
+    Acks, Core, CoreLimits, Effect, Event, Format, Head, LeaseId, LoadedDocument, Origin, Outcome, SessionEvent,
+    check_import, look, parse_import,
+};
 
 use super::session;
 
@@ -46,11 +45,11 @@ pub const TARGETS: &[Target] = &[
     ("core", core),
     ("handshake", handshake),
     ("session", session::session),
-    ("websocket", syncline_server::session::fuzzing::frames),
+    ("websocket", syncline_server::internals::fuzz_frames),
     ("layout", syncline_log::fuzzing::layout),
     ("texts", syncline_log::fuzzing::texts),
     ("journal", journal),
-    ("admin", syncline_server::http::fuzzing::operator),
+    ("admin", syncline_server::internals::fuzz_operator),
     ("config", config),
     ("portable", portable),
 ];
@@ -344,8 +343,8 @@ fn config(bytes: &[u8]) {
 /// An imported file can be applied to a new document, or is refused with an error.
 fn portable(bytes: &[u8]) {
     for format in [Format::Update, Format::Json] {
-        if let Ok(update) = import_export::read(Bytes::copy_from_slice(bytes), format) {
-            _ = import_export::try_on(None, &update);
+        if let Ok(update) = parse_import(Bytes::copy_from_slice(bytes), format) {
+            _ = check_import(None, &update);
         }
     }
 }

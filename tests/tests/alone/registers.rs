@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use syncline_replica::{HubLimits, RegisterWrite};
-use syncline_server::document::event::{Effect, Event, SessionEvent};
-use syncline_server::ids::LeaseId;
+use syncline_server::internals::{Effect, Event, LeaseId, SessionEvent};
 use syncline_tests::document::new_core;
 use syncline_tests::process::{alone, memory_bytes};
 

@@ -17,11 +17,11 @@ use super::link::{Link, LinkEvent};
 use crate::peer::Dialect;
 
 /// Name of the root array that holds the elements.
-pub const ROOT: &str = "edits";
+pub(super) const ROOT: &str = "edits";
 
 /// Behaviour of an author.
 #[derive(Debug, Clone)]
-pub struct AuthorConfig {
+pub(super) struct AuthorConfig {
     /// Pause between two edits, in milliseconds.
     pub pause_ms: Range<u64>,
     /// Size of an element's filling, in bytes.
@@ -35,7 +35,7 @@ pub struct AuthorConfig {
 }
 
 /// One author of one document.
-pub struct Author {
+pub(super) struct Author {
     /// The edits that it made.
     pub record: AuthorRecord,
     /// Refusals and closes that it received, in order.
@@ -52,7 +52,7 @@ pub struct Author {
 
 impl Author {
     /// Creates an author that has made no edit. `name` must be unique in the run.
-    pub fn new(name: String, dialect: Dialect, document: String, config: AuthorConfig, seed: u64) -> Self {
+    pub(super) fn new(name: String, dialect: Dialect, document: String, config: AuthorConfig, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let doc = Doc::with_client_id(rng.random_range(1..1_u64 << 53));
         let list = doc.get_or_insert_array(ROOT);
@@ -61,7 +61,7 @@ impl Author {
     }
 
     /// Edits until `stop` is set, the connection is lost or the server closes it.
-    pub async fn write(&mut self, url: &str, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn write(&mut self, url: &str, mut stop: watch::Receiver<bool>) {
         loop {
             let stopped = tokio::select! {
                 ended = self.visit(url) => ended.is_err(),
@@ -74,7 +74,7 @@ impl Author {
     }
 
     /// Sends unacknowledged edits again and waits until all are acknowledged.
-    pub async fn resend_unacknowledged(&mut self, url: &str) -> Result<()> {
+    pub(super) async fn resend_unacknowledged(&mut self, url: &str) -> Result<()> {
         let mut link = self.reconnect(url).await?;
         while self.record.edits.iter().any(|edit| edit.acked.is_none()) {
             let event = link.next_event().await?;
@@ -84,7 +84,7 @@ impl Author {
     }
 
     /// Makes an edit that the caller sends; returns its number and its update.
-    pub fn make_edit(&mut self) -> (usize, Bytes) {
+    pub(super) fn make_edit(&mut self) -> (usize, Bytes) {
         let number = self.edit();
         (number, self.record.edits[number].update.clone())
     }

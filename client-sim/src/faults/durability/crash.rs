@@ -32,7 +32,7 @@ const VISITED: usize = 60;
 
 /// Arguments of `crash`.
 #[derive(Debug, clap::Args)]
-pub struct CrashArgs {
+pub(crate) struct CrashArgs {
     /// Number of crashes.
     #[arg(long, default_value_t = 200)]
     rounds: u32,
@@ -110,7 +110,7 @@ struct CrashRun {
 }
 
 /// Runs the crashes and prints the result. Returns true when no check failed.
-pub async fn run(args: CrashArgs) -> Result<bool> {
+pub(crate) async fn run(args: CrashArgs) -> Result<bool> {
     let begin = Instant::now();
     let directory = match &args.directory {
         Some(parent) => tempfile::Builder::new().prefix("syncline-crash-").tempdir_in(parent)?,

@@ -58,7 +58,7 @@ enum Fault {
 
 /// Arguments of `disk-fault`.
 #[derive(Debug, clap::Args)]
-pub struct DiskFaultArgs {
+pub(crate) struct DiskFaultArgs {
     /// Fault of the disk [default: each in turn]
     #[arg(long, value_enum)]
     fault: Option<Fault>,
@@ -71,7 +71,7 @@ pub struct DiskFaultArgs {
 }
 
 /// Runs the trials and prints the results. Returns true when no check failed.
-pub async fn run(args: DiskFaultArgs) -> Result<bool> {
+pub(crate) async fn run(args: DiskFaultArgs) -> Result<bool> {
     let faults = args.fault.map_or_else(|| Fault::value_variants().to_vec(), |fault| vec![fault]);
     let mut out = std::io::stdout();
     let mut passed = true;

@@ -23,7 +23,7 @@ const READERS: usize = 8;
 
 /// Kind of edits that the authors make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Load {
+pub(super) enum Load {
     /// Keystrokes; some authors disconnect and reconnect.
     Small,
     /// Keystrokes, as fast as possible.
@@ -37,14 +37,14 @@ pub enum Load {
 }
 
 /// Running authors and visitors.
-pub struct Fleet {
+pub(super) struct Fleet {
     tasks: JoinSet<Author>,
     stop: watch::Sender<bool>,
 }
 
 impl Fleet {
     /// Starts authors on the server at `url`.
-    pub fn start(url: &str, authors: Vec<Author>) -> Self {
+    pub(super) fn start(url: &str, authors: Vec<Author>) -> Self {
         let mut fleet = Self { tasks: JoinSet::new(), stop: watch::Sender::new(false) };
         for mut author in authors {
             let (url, stop) = (url.to_owned(), fleet.stop.subscribe());
@@ -57,7 +57,7 @@ impl Fleet {
     }
 
     /// Starts a visitor that opens random documents of `documents`, one after the other, until the server is gone.
-    pub fn spawn_visitor(&mut self, url: &str, documents: Vec<String>, mut rng: StdRng) {
+    pub(super) fn spawn_visitor(&mut self, url: &str, documents: Vec<String>, mut rng: StdRng) {
         let (url, mut stop) = (url.to_owned(), self.stop.subscribe());
         let config = AuthorConfig { pause_ms: 1..2, bytes: 0..1, in_flight: 0, max_elements: 0, edits_per_visit: None };
         // A placeholder for the task's result; its document name is empty.
@@ -79,7 +79,7 @@ impl Fleet {
     }
 
     /// Waits until every author has ended, because its server is gone or it was stopped; returns the authors.
-    pub async fn join(mut self) -> Result<Vec<Author>> {
+    pub(super) async fn join(mut self) -> Result<Vec<Author>> {
         let mut authors = Vec::new();
         while let Some(author) = self.tasks.join_next().await {
             let author = author?;
@@ -91,14 +91,14 @@ impl Fleet {
     }
 
     /// Stops all authors and visitors; returns the authors.
-    pub async fn stop(self) -> Result<Vec<Author>> {
+    pub(super) async fn stop(self) -> Result<Vec<Author>> {
         self.stop.send_replace(true);
         self.join().await
     }
 }
 
 /// Creates `each` authors of every dialect, distributed over `documents` documents.
-pub fn authors(prefix: &str, each: usize, documents: usize, load: Load, rng: &mut StdRng) -> Vec<Author> {
+pub(super) fn authors(prefix: &str, each: usize, documents: usize, load: Load, rng: &mut StdRng) -> Vec<Author> {
     let mut authors = Vec::new();
     for number in 0..each {
         for (at, dialect) in Dialect::ALL.into_iter().enumerate() {
@@ -142,7 +142,7 @@ fn config(load: Load, number: usize) -> AuthorConfig {
 
 /// Result of comparing a server's documents with the authors' records.
 #[derive(Debug, Default)]
-pub struct CheckReport {
+pub(super) struct CheckReport {
     /// Number of edits that count as acknowledged, by dialect.
     pub acked: BTreeMap<&'static str, usize>,
     /// Number of edits without an acknowledgement that counts.
@@ -157,7 +157,7 @@ pub struct CheckReport {
 
 impl CheckReport {
     /// Adds the counts and complaints of another report.
-    pub fn add(&mut self, other: CheckReport) {
+    pub(super) fn add(&mut self, other: CheckReport) {
         for (dialect, count) in other.acked {
             *self.acked.entry(dialect).or_default() += count;
         }
@@ -185,7 +185,7 @@ impl fmt::Display for CheckReport {
 }
 
 /// Reads every document of `records` from the server and compares it with them. `cut`: see [`compare`].
-pub async fn check_documents(url: &str, records: &[&AuthorRecord], cut: Option<Instant>) -> CheckReport {
+pub(super) async fn check_documents(url: &str, records: &[&AuthorRecord], cut: Option<Instant>) -> CheckReport {
     let mut by_document: BTreeMap<&str, Vec<&AuthorRecord>> = BTreeMap::new();
     for record in records {
         by_document.entry(&record.document).or_default().push(record);
@@ -228,7 +228,7 @@ fn count(report: &mut CheckReport, records: &[&AuthorRecord], elements: &[String
 }
 
 /// Returns the elements of a document as the server sends them to a new client.
-pub async fn read(url: &str, document: &str) -> Result<Vec<String>> {
+pub(super) async fn read(url: &str, document: &str) -> Result<Vec<String>> {
     let (_, state) = Link::join(Dialect::YWebsocket, url, document).await?;
     let doc = Doc::new();
     let update = Update::decode_v1(&state).context("cannot decode the server's sync step 2")?;

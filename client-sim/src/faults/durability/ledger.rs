@@ -13,7 +13,7 @@ use crate::faults::judgement::{Expected, judge};
 
 /// Kind of an author's edit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AuthorEditKind {
+pub(super) enum AuthorEditKind {
     /// Pushed an element.
     Push,
     /// Deleted the element with this marker.
@@ -22,7 +22,7 @@ pub enum AuthorEditKind {
 
 /// One edit as it was sent.
 #[derive(Debug, Clone)]
-pub struct AuthorEdit {
+pub(super) struct AuthorEdit {
     /// Marker, unique in the run.
     pub marker: String,
     /// Kind of the edit.
@@ -39,7 +39,7 @@ pub struct AuthorEdit {
 
 /// The edits of one author in one document.
 #[derive(Debug, Clone)]
-pub struct AuthorRecord {
+pub(super) struct AuthorRecord {
     /// Name of the document.
     pub document: String,
     /// Name of the author's dialect.
@@ -50,7 +50,7 @@ pub struct AuthorRecord {
 
 /// The faults of a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Findings {
+pub(super) struct Findings {
     /// Markers of acknowledged edits that are missing.
     pub lost: Vec<String>,
     /// Markers of edits that are present more than once.
@@ -61,7 +61,7 @@ pub struct Findings {
 
 impl Findings {
     /// Whether there are no faults.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.lost.is_empty() && self.doubled.is_empty() && self.strange.is_empty()
     }
 }
@@ -78,7 +78,7 @@ impl fmt::Display for Findings {
 }
 
 /// The element of an edit: its marker, then `bytes` bytes of filling.
-pub fn element(marker: &str, bytes: usize) -> String {
+pub(super) fn element(marker: &str, bytes: usize) -> String {
     let mut element = String::with_capacity(marker.len() + 1 + bytes);
     element.push_str(marker);
     element.push('|');
@@ -89,7 +89,7 @@ pub fn element(marker: &str, bytes: usize) -> String {
 
 /// Compares the elements of a document with the records of its authors. Acknowledgements received at or after `cut` do not
 /// count: they may have been in transit when the power was cut.
-pub fn compare(records: &[&AuthorRecord], elements: &[String], cut: Option<Instant>) -> Findings {
+pub(super) fn compare(records: &[&AuthorRecord], elements: &[String], cut: Option<Instant>) -> Findings {
     let mut found = Findings::default();
     let marker_bytes = |text: &str| text.find('|').unwrap_or(text.len());
     for text in elements {

@@ -22,7 +22,7 @@ const EMPTY_UPDATE: [u8; 2] = [0, 0];
 
 /// An event of a link. Own updates are identified by the number that was passed to [`Link::send`].
 #[derive(Debug, PartialEq, Eq)]
-pub enum LinkEvent {
+pub(super) enum LinkEvent {
     /// The server saved these updates.
     Saved(Vec<usize>),
     /// The server refused this update: the code if there is one, the reason.
@@ -36,7 +36,7 @@ pub enum LinkEvent {
 }
 
 /// A connection.
-pub struct Link {
+pub(super) struct Link {
     peer: Peer,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     unanswered: Unanswered,
@@ -44,7 +44,7 @@ pub struct Link {
 
 impl Link {
     /// Connects, joins the document, and returns its content as one update.
-    pub async fn join(dialect: Dialect, url: &str, document: &str) -> Result<(Self, Bytes)> {
+    pub(super) async fn join(dialect: Dialect, url: &str, document: &str) -> Result<(Self, Bytes)> {
         let joined = timeout(JOIN_LIMIT, Self::try_join(dialect, url, document)).await;
         joined.with_context(|| format!("joining {document} timed out"))?
     }
@@ -83,19 +83,19 @@ impl Link {
     }
 
     /// Sends an update; `number` identifies it in events.
-    pub async fn send(&mut self, number: usize, update: &Bytes) -> Result<()> {
+    pub(super) async fn send(&mut self, number: usize, update: &Bytes) -> Result<()> {
         self.send_update(Some(number), update, update.clone()).await
     }
 
     /// Sends an update again that an earlier connection may have sent; afterwards call [`Link::finish_resend`]. In y-websocket
     /// its echo may be a relayed copy from the earlier connection, sent before it was on disk, so it proves nothing.
-    pub async fn resend(&mut self, number: usize, update: &Bytes) -> Result<()> {
+    pub(super) async fn resend(&mut self, number: usize, update: &Bytes) -> Result<()> {
         let echo = if self.peer.dialect == Dialect::YWebsocket { Bytes::new() } else { update.clone() };
         self.send_update(Some(number), update, echo).await
     }
 
     /// Ends a series of [`Link::resend`]: sends an empty update, which is echoed like any other but not relayed.
-    pub async fn finish_resend(&mut self) -> Result<()> {
+    pub(super) async fn finish_resend(&mut self) -> Result<()> {
         if self.peer.dialect != Dialect::YWebsocket {
             return Ok(());
         }
@@ -109,12 +109,12 @@ impl Link {
     }
 
     /// Number of own updates that are not answered.
-    pub fn unanswered_count(&self) -> usize {
+    pub(super) fn unanswered_count(&self) -> usize {
         self.unanswered.len()
     }
 
     /// Waits for the next event. Cancel-safe. An error means that the connection was lost without a close frame.
-    pub async fn next_event(&mut self) -> Result<LinkEvent> {
+    pub(super) async fn next_event(&mut self) -> Result<LinkEvent> {
         match self.socket.next().await {
             Some(Ok(Message::Binary(frame))) => {
                 let (received, reply) = receive(&mut self.peer, &frame)?;

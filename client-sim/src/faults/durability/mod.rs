@@ -13,10 +13,10 @@
 //! ```
 
 mod author;
-pub mod crash;
-pub mod disk;
+pub(crate) mod crash;
+pub(crate) mod disk;
 mod fleet;
 mod ledger;
 mod link;
 mod mount;
-pub mod power;
+pub(crate) mod power;

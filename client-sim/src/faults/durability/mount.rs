@@ -20,20 +20,20 @@ const POWER_CUT_SCRIPT: &str = r#"
 "#;
 
 /// A mounted file system. Unmounted and removed on drop.
-pub struct Mount {
+pub(super) struct Mount {
     home: TempDir,
     mounted: bool,
 }
 
 /// A running process that can cut the power of a file system.
-pub struct PowerSwitch {
+pub(super) struct PowerSwitch {
     child: tokio::process::Child,
     lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
 }
 
 impl Mount {
     /// Creates and mounts a file system of `mebibytes` MiB. The error names the step that this machine does not allow.
-    pub fn make(mebibytes: u64) -> Result<Self> {
+    pub(super) fn make(mebibytes: u64) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("syncline-disk-").tempdir()?;
         std::fs::create_dir(home.path().join("mount"))?;
         std::fs::File::create(home.path().join("image"))?.set_len(mebibytes << 20)?;
@@ -45,23 +45,23 @@ impl Mount {
     }
 
     /// The mount point.
-    pub fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         self.home.path().join("mount")
     }
 
     /// A path beside the mount point, on the machine's own disk.
-    pub fn beside(&self, name: &str) -> PathBuf {
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
     /// Unmounts it and mounts it again, which replays its journal. No process may have open files on it.
-    pub fn remount(&mut self) -> Result<()> {
+    pub(super) fn remount(&mut self) -> Result<()> {
         self.detach()?;
         self.attach()
     }
 
     /// Starts the process that cuts the power, so that the cut itself is immediate.
-    pub async fn power_switch(&self) -> Result<PowerSwitch> {
+    pub(super) async fn power_switch(&self) -> Result<PowerSwitch> {
         let mut command = tokio::process::Command::new("perl");
         command
             .args(["-e", POWER_CUT_SCRIPT])
@@ -106,7 +106,7 @@ impl Drop for Mount {
 
 impl PowerSwitch {
     /// Cuts the power. Returns a time before the cut: acknowledgements received until then are for data written before it.
-    pub async fn cut(mut self) -> Result<Instant> {
+    pub(super) async fn cut(mut self) -> Result<Instant> {
         let mut stdin = self.child.stdin.take().context("perl has no standard input")?;
         let before = Instant::now();
         stdin.write_all(b"now\n").await?;
@@ -120,7 +120,7 @@ impl PowerSwitch {
 }
 
 /// Why this machine cannot cut the power of a file system; `None`: it can.
-pub async fn unavailable() -> Option<String> {
+pub(super) async fn unavailable() -> Option<String> {
     if !Path::new("/dev/loop-control").exists() {
         return Some("there are no loop devices".into());
     }

@@ -47,7 +47,7 @@ enum Mode {
 
 /// Arguments of `power-cut`.
 #[derive(Debug, clap::Args)]
-pub struct PowerCutArgs {
+pub(crate) struct PowerCutArgs {
     /// Kind of edits [default: each in turn]
     #[arg(long, value_enum)]
     mode: Option<Mode>,
@@ -69,7 +69,7 @@ pub struct PowerCutArgs {
 }
 
 /// Runs the trials and prints the result. Returns true when no check failed.
-pub async fn run(args: PowerCutArgs) -> Result<bool> {
+pub(crate) async fn run(args: PowerCutArgs) -> Result<bool> {
     let mut out = std::io::stdout();
     if let Some(why) = unavailable().await {
         writeln!(out, "SKIPPED: power-cut needs root, loop devices, ext4 and perl: {why}")?;

@@ -8,11 +8,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 /// A range with both ends included.
-pub type DrawRange = RangeInclusive<u64>;
+pub(crate) type DrawRange = RangeInclusive<u64>;
 
 /// The faults of one device's network. The default has none.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Connections are reset as soon as they are opened.
     pub refuse: bool,
     /// Connections are accepted but never answered, as by a captive portal.
@@ -39,7 +39,7 @@ pub struct Faults {
 
 /// The faults drawn for one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DrawnFaults {
+pub(crate) struct DrawnFaults {
     /// Delay of each chunk.
     pub delay: Duration,
     /// Reset after this many bytes.
@@ -57,7 +57,7 @@ const LOST_ANSWER_CHUNKS: RangeInclusive<u64> = 2..=6;
 
 impl DrawnFaults {
     /// Draws the faults of connection `number` of device `device`.
-    pub fn draw(faults: &Faults, seed: u64, device: u64, number: u64) -> Self {
+    pub(crate) fn draw(faults: &Faults, seed: u64, device: u64, number: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(mix(mix(seed, device), number));
         // Always the same draws in the same order, so that switching one fault off does not change the others.
         let delay = draw(&mut rng, faults.delay_ms.as_ref());
@@ -87,7 +87,7 @@ fn draw(rng: &mut StdRng, span: Option<&DrawRange>) -> Option<u64> {
 }
 
 /// Combines two numbers into a seed (the finalizer of SplitMix64).
-pub fn mix(a: u64, b: u64) -> u64 {
+pub(crate) fn mix(a: u64, b: u64) -> u64 {
     let mut z = a.wrapping_add(b.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -57,7 +57,7 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    pub fn new(
+    pub(super) fn new(
         drawn: DrawnFaults,
         faults: watch::Receiver<Faults>,
         mut cuts: watch::Receiver<u64>,
@@ -68,7 +68,7 @@ impl Pipe {
     }
 
     /// Reads and never answers, until the device closes, the link is cut, or the captive portal is switched off.
-    pub async fn capture(&mut self, mut device: TcpStream) {
+    pub(super) async fn capture(&mut self, mut device: TcpStream) {
         let mut discarded = vec![0; CHUNK_BYTES];
         let mut faults = self.faults.clone();
         let released = async {
@@ -90,7 +90,7 @@ impl Pipe {
     }
 
     /// Forwards bytes until one side closes the connection or a fault ends it.
-    pub async fn run(&mut self, device: TcpStream, server: TcpStream) {
+    pub(super) async fn run(&mut self, device: TcpStream, server: TcpStream) {
         // Without Nagle's algorithm: only the drawn delay counts.
         drop((device.set_nodelay(true), server.set_nodelay(true)));
         let mut cuts = self.cuts.clone();

@@ -6,7 +6,7 @@ use super::{EditKind, Id, Ledger, Outcome};
 
 /// A decision about one proposal, as one device received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// Id of the proposal.
     pub proposal: Id,
     /// Whether the server accepted the proposal.
@@ -19,7 +19,7 @@ pub struct Decision {
 
 /// State of a register on a replica or on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Register {
+pub(crate) struct Register {
     /// Number of accepted proposals; 0: never written.
     pub version: u64,
     /// The proposal whose value it has.
@@ -28,7 +28,7 @@ pub struct Register {
 
 /// Returns every fault of a register at the end, given the decisions that devices received. A decision may be lost with the
 /// process that would have received it, but it may not be received twice with different results.
-pub fn check(ledger: &Ledger, decisions: &[Decision], register: &Register) -> Vec<String> {
+pub(crate) fn check(ledger: &Ledger, decisions: &[Decision], register: &Register) -> Vec<String> {
     let mut complaints = Vec::new();
     let proposed = |outcome: &Outcome| !matches!(outcome, Outcome::Failed);
     let proposals: BTreeSet<Id> =

@@ -12,7 +12,7 @@ use crate::faults::judgement::{Expected, judge};
 const SHOWN: usize = 5;
 
 /// Returns every fault of a replica whose document had these edits; empty when there is none.
-pub fn check(ledger: &Ledger, view: &View) -> Vec<String> {
+pub(crate) fn check(ledger: &Ledger, view: &View) -> Vec<String> {
     let mut complaints = view.unexpected.clone();
     let deleted = superseded(ledger, EditKind::Delete);
     let unsure = ledger.of(EditKind::Delete).filter(|entry| entry.outcome == Outcome::Unknown).count();
@@ -164,7 +164,7 @@ fn list(ids: &[Id]) -> String {
 }
 
 /// Describes each difference between two replicas; empty when they are equal.
-pub fn differences(one: &View, other: &View) -> Vec<String> {
+pub(crate) fn differences(one: &View, other: &View) -> Vec<String> {
     let mut found = Vec::new();
     differ("text", &one.text, &other.text, &mut found);
     differ("log", &one.log, &other.log, &mut found);

@@ -14,19 +14,19 @@ use syncline_client::types::value::Value;
 use syncline_client::yrs::{Any, Array, GetString, Map, Out, ReadTxn, Text, TransactionMut, WriteTxn};
 
 /// Root of a text with insertions and deletions of tokens.
-pub const TEXT: &str = "text";
+pub(crate) const TEXT: &str = "text";
 /// Root of a text to which tokens are only appended.
-pub const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 /// Root of a map in which each edit sets its own key.
-pub const MAP: &str = "map";
+pub(crate) const MAP: &str = "map";
 /// Root of an array of ids.
-pub const LIST: &str = "list";
+pub(crate) const LIST: &str = "list";
 /// Root of a counter.
-pub const COUNTER: &str = "counter";
+pub(crate) const COUNTER: &str = "counter";
 /// Root of a last-writer-wins map whose keys are overwritten.
-pub const LAST: &str = "last";
+pub(crate) const LAST: &str = "last";
 /// Root of a choice register, which keeps all writes that were not superseded.
-pub const CHOICE: &str = "choice";
+pub(crate) const CHOICE: &str = "choice";
 
 /// Number of keys in [`LAST`].
 const LAST_KEYS: u64 = 3;
@@ -35,7 +35,7 @@ const MAX_AMOUNT: u64 = 9;
 
 /// Identifies an edit by its device and its number on that device. Written as `d3-17`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id {
+pub(crate) struct Id {
     /// Number of the device.
     pub device: u32,
     /// Number of the edit on its device, from 1.
@@ -65,7 +65,7 @@ impl FromStr for Id {
 /// Kind of an edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum EditKind {
+pub(crate) enum EditKind {
     /// Inserts its token between two others.
     Insert,
     /// Appends its token.
@@ -88,7 +88,7 @@ pub enum EditKind {
 
 impl EditKind {
     /// Every kind.
-    pub const ALL: [EditKind; 9] = [
+    pub(crate) const ALL: [EditKind; 9] = [
         EditKind::Insert,
         EditKind::Append,
         EditKind::Delete,
@@ -127,7 +127,7 @@ impl FromStr for EditKind {
 
 /// State of a device that some edits need.
 #[derive(Debug, Clone)]
-pub struct EditContext {
+pub(crate) struct EditContext {
     /// Hybrid logical clock that stamps writes of [`EditKind::Last`].
     pub clock: Hlc,
     /// Reading of the device's clock, which may be wrong, in milliseconds since the Unix epoch.
@@ -136,7 +136,7 @@ pub struct EditContext {
 
 /// One edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edit {
+pub(crate) struct Edit {
     /// Its id, which it writes into the document.
     pub id: Id,
     /// Its kind.
@@ -147,22 +147,22 @@ pub struct Edit {
 
 impl Edit {
     /// The increment of a [`EditKind::Count`].
-    pub fn amount(&self) -> u64 {
+    pub(crate) fn amount(&self) -> u64 {
         1 + self.dice % MAX_AMOUNT
     }
 
     /// The key that a [`EditKind::Last`] writes.
-    pub fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         format!("k{}", self.dice % LAST_KEYS)
     }
 
     /// The token of an edit of a text.
-    pub fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         format!("[{}]", self.id)
     }
 
     /// Applies the edit. Returns the ids that it replaced, or `None` when there was nothing to do.
-    pub fn apply(&self, txn: &mut TransactionMut<'_>, context: &mut EditContext) -> Option<Vec<Id>> {
+    pub(crate) fn apply(&self, txn: &mut TransactionMut<'_>, context: &mut EditContext) -> Option<Vec<Id>> {
         let id = self.id.to_string();
         match self.kind {
             EditKind::Insert => {
@@ -240,7 +240,7 @@ pub(super) fn id_of(value: &Value) -> Option<Id> {
 }
 
 /// Names of all roots that [`Edit::apply`] writes. Any other root is unexpected.
-pub const ROOTS: [&str; 8] = [TEXT, LOG, MAP, LIST, COUNTER, LAST, CHOICE, REGISTERS_ROOT];
+pub(crate) const ROOTS: [&str; 8] = [TEXT, LOG, MAP, LIST, COUNTER, LAST, CHOICE, REGISTERS_ROOT];
 
 /// The JSON of a root that no edit writes.
 pub(super) fn foreign_json<T: ReadTxn>(txn: &T, name: &str) -> String {

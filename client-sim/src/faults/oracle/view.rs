@@ -14,7 +14,7 @@ use super::edit::{CHOICE, Id, LAST, LIST, LOG, MAP, ROOTS, TEXT, counter, foreig
 
 /// The content of a replica.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub(crate) struct View {
     /// Clock of each client id.
     pub state_vector: BTreeMap<u64, u32>,
     /// The tokens of the text, in order.
@@ -41,7 +41,7 @@ pub struct View {
 
 impl View {
     /// Reads a replica.
-    pub fn of<T: ReadTxn>(txn: &T) -> Self {
+    pub(crate) fn of<T: ReadTxn>(txn: &T) -> Self {
         let mut view = View {
             state_vector: txn.state_vector().iter().map(|(client, clock)| (client.get(), *clock)).collect(),
             ..View::default()
@@ -96,7 +96,7 @@ impl View {
     }
 
     /// Reads a document encoded as one v1 update.
-    pub fn of_state(state: &[u8]) -> Result<Self, String> {
+    pub(crate) fn of_state(state: &[u8]) -> Result<Self, String> {
         let update = Update::decode_v1(state).map_err(|error| format!("cannot decode the state: {error}"))?;
         let doc = Doc::new();
         let mut txn = doc.transact_mut();

@@ -32,7 +32,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(2);
 const REGISTER: &str = "register";
 
 /// A device. Everything but `running` survives when its app is killed.
-pub struct Actor {
+pub(crate) struct Actor {
     /// Number of the device in the scenario.
     pub number: u32,
     directory: PathBuf,
@@ -54,7 +54,7 @@ struct RunningApp {
 
 /// What a device's document events reported, over all runs of its app.
 #[derive(Debug, Default)]
-pub struct DeviceNotes {
+pub(crate) struct DeviceNotes {
     /// Decisions about the device's own proposals, by document.
     pub decisions: BTreeMap<String, Vec<Decision>>,
     /// Events that must not occur in a scenario.
@@ -71,7 +71,7 @@ impl WallClock for VirtualClock {
 
 impl Actor {
     /// Creates a device whose app has never run.
-    pub fn new(
+    pub(crate) fn new(
         number: u32,
         directory: PathBuf,
         url: String,
@@ -83,17 +83,17 @@ impl Actor {
     }
 
     /// Whether the app is running.
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
     /// Directory of the device's store.
-    pub fn directory(&self) -> &PathBuf {
+    pub(crate) fn directory(&self) -> &PathBuf {
         &self.directory
     }
 
     /// Starts the app.
-    pub async fn open(&mut self, offline: bool) -> Result<()> {
+    pub(crate) async fn open(&mut self, offline: bool) -> Result<()> {
         let begin = Instant::now();
         let device = loop {
             match self.open_once(offline).await {
@@ -137,7 +137,7 @@ impl Actor {
     }
 
     /// Closes the app cleanly.
-    pub async fn close(&mut self) {
+    pub(crate) async fn close(&mut self) {
         if let Some(running) = self.running.take() {
             drop(running.documents);
             running.device.close().await;
@@ -145,33 +145,33 @@ impl Actor {
     }
 
     /// Drops the app without closing it, as a crash does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.running = None;
     }
 
     /// Disconnects from the server and stays offline.
-    pub async fn go_offline(&self) {
+    pub(crate) async fn go_offline(&self) {
         if let Some(running) = &self.running {
             running.device.go_offline().await;
         }
     }
 
     /// Connects to the server again.
-    pub async fn go_online(&self) {
+    pub(crate) async fn go_online(&self) {
         if let Some(running) = &self.running {
             running.device.go_online().await;
         }
     }
 
     /// A handle to one document that does not borrow the actor.
-    pub fn replica(&self, document: &str) -> Result<Replica> {
+    pub(crate) fn replica(&self, document: &str) -> Result<Replica> {
         let Some(running) = &self.running else { bail!("the app of device {} is not running", self.number) };
         let handle = running.documents.get(document).with_context(|| format!("{document} is not open"))?.clone();
         Ok(Replica { handle, hlc: Arc::clone(&running.clock), clock: self.clock.clone() })
     }
 
     /// Reads the notes under their lock.
-    pub fn notes<R>(&self, read: impl FnOnce(&DeviceNotes) -> R) -> R {
+    pub(crate) fn notes<R>(&self, read: impl FnOnce(&DeviceNotes) -> R) -> R {
         read(&self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -224,7 +224,7 @@ fn id_of(value: &Value) -> Option<Id> {
 
 /// A handle to one document on one device.
 #[derive(Clone)]
-pub struct Replica {
+pub(crate) struct Replica {
     handle: Document,
     hlc: Arc<Mutex<Hlc>>,
     clock: VirtualClock,
@@ -232,7 +232,7 @@ pub struct Replica {
 
 impl Replica {
     /// Makes an edit. Returns its outcome (`None` when there was nothing to do) and the error text when it failed.
-    pub async fn edit(&self, edit: Edit) -> (Option<Outcome>, Option<String>) {
+    pub(crate) async fn edit(&self, edit: Edit) -> (Option<Outcome>, Option<String>) {
         let done = if edit.kind == EditKind::Proposal {
             self.handle.propose(REGISTER, Value::Text(edit.id.to_string())).await.map(|_: Ulid| Some(Vec::new()))
         } else {
@@ -253,42 +253,42 @@ impl Replica {
     }
 
     /// The content of the document.
-    pub async fn view(&self) -> Result<View> {
+    pub(crate) async fn view(&self) -> Result<View> {
         Ok(self.handle.read(|txn| View::of(txn)).await?)
     }
 
     /// The state of the document's register.
-    pub async fn register(&self) -> Result<Register> {
+    pub(crate) async fn register(&self) -> Result<Register> {
         let state = self.handle.register(REGISTER).await?;
         let value = state.as_ref().and_then(|state| id_of(&Value::from_any(&state.value)));
         Ok(Register { version: state.map_or(0, |state| state.version), value })
     }
 
     /// Waits until the document is in sync and the server has saved every edit.
-    pub async fn saved(&self) -> Result<()> {
+    pub(crate) async fn saved(&self) -> Result<()> {
         self.handle.wait_until_synced().await?;
         Ok(self.handle.wait_until_saved().await?)
     }
 
     /// Returns a watch for the next change of the document's status.
-    pub fn changes(&self) -> Changes {
+    pub(crate) fn changes(&self) -> Changes {
         let mut watch = self.handle.watch();
         watch.mark_unchanged();
         Changes(watch)
     }
 
     /// The document's status as text, for timeout messages.
-    pub fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         format!("{:?}", self.handle.status())
     }
 }
 
 /// See [`Replica::changes`].
-pub struct Changes(watch::Receiver<DocumentStatus>);
+pub(crate) struct Changes(watch::Receiver<DocumentStatus>);
 
 impl Changes {
     /// Waits for the next change; never returns once the app has ended.
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending().await
         }

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// It starts at the real time, because the server's clock is real: a device without skew agrees with the server until the
 /// first `pass`. No random choice depends on it.
 #[derive(Debug, Clone)]
-pub struct VirtualTime {
+pub(crate) struct VirtualTime {
     begin_ms: i64,
     passed_ms: Arc<AtomicI64>,
 }
@@ -24,31 +24,31 @@ impl Default for VirtualTime {
 
 impl VirtualTime {
     /// Advances the time.
-    pub fn pass(&self, ms: i64) {
+    pub(crate) fn pass(&self, ms: i64) {
         self.passed_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
     /// Milliseconds since the start of the scenario.
-    pub fn passed_ms(&self) -> i64 {
+    pub(crate) fn passed_ms(&self) -> i64 {
         self.passed_ms.load(Ordering::Relaxed)
     }
 
     /// A device's clock that is wrong by `skew_ms`.
-    pub fn clock(&self, skew_ms: i64) -> VirtualClock {
+    pub(crate) fn clock(&self, skew_ms: i64) -> VirtualClock {
         VirtualClock { time: self.clone(), skew_ms }
     }
 }
 
 /// A device's clock.
 #[derive(Debug, Clone)]
-pub struct VirtualClock {
+pub(crate) struct VirtualClock {
     time: VirtualTime,
     skew_ms: i64,
 }
 
 impl VirtualClock {
     /// Reads the clock, in milliseconds since the Unix epoch, and advances the time by one millisecond.
-    pub fn tick_ms(&self) -> u64 {
+    pub(crate) fn tick_ms(&self) -> u64 {
         let passed = self.time.passed_ms.fetch_add(1, Ordering::Relaxed);
         self.time.begin_ms.saturating_add(passed).saturating_add(self.skew_ms).max(0).unsigned_abs()
     }

@@ -21,13 +21,13 @@ const NODE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Longest wait until all replicas are saved and equal.
-pub fn settle_limit() -> Duration {
+pub(crate) fn settle_limit() -> Duration {
     SETTLE_LIMIT
 }
 
 impl World {
     /// Waits until all online replicas are saved and equal.
-    pub async fn settle(&mut self) -> Result<()> {
+    pub(super) async fn settle(&mut self) -> Result<()> {
         let begin = Instant::now();
         for document in &self.documents.clone() {
             let replicas = self.online_replicas(document)?;
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Removes all faults, starts all devices, syncs them, and checks every replica against the ledger.
-    pub async fn finale(&mut self) -> Result<()> {
+    pub(super) async fn finale(&mut self) -> Result<()> {
         self.timeline.add("", "-- all devices sync without faults");
         for device in 0..self.numbers.len() as u32 {
             self.links[device as usize].set(Faults::default());
@@ -195,11 +195,11 @@ impl World {
 }
 
 /// A y-websocket client that starts with an empty document.
-pub struct FreshClient;
+pub(crate) struct FreshClient;
 
 impl FreshClient {
     /// Connects, syncs and returns the content that the server sent.
-    pub async fn view(url: &str, document: &str) -> Result<View> {
+    pub(crate) async fn view(url: &str, document: &str) -> Result<View> {
         let client = Client::connect(ClientConfig::new(url, document, Dialect::YWebsocket))?;
         timeout(SETTLE_LIMIT, client.wait_until_synced()).await.context("the client was not in sync in time")??;
         let view = client.read(|txn| View::of(txn)).await?;

@@ -15,7 +15,7 @@ const MAX_DEVICES: u32 = 64;
 /// A scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// Summary in one sentence, printed at the start of a run.
     pub about: String,
     /// Number of devices with Syncline's client, numbered from 0.
@@ -40,7 +40,7 @@ fn one() -> u32 {
 /// A device's wrong clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct ClockSkew {
+pub(crate) struct ClockSkew {
     /// Number of the device.
     pub device: u32,
     /// Offset from the true time, such as "365d" or "-90m".
@@ -50,7 +50,7 @@ pub struct ClockSkew {
 /// A named part of a scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Phase {
+pub(crate) struct Phase {
     /// Heading in the timeline.
     pub name: String,
     /// Number of times that the steps are executed.
@@ -63,7 +63,7 @@ pub struct Phase {
 /// One step. Each is executed for the selected devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
-pub enum Step {
+pub(crate) enum Step {
     /// Devices edit in parallel; each makes its edits one after the other.
     Edit {
         /// Devices that edit.
@@ -158,7 +158,7 @@ fn edits() -> Vec<EditKind> {
 /// Network faults in TOML form. An absent key means that the fault is off.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct NetworkFaults {
+pub(crate) struct NetworkFaults {
     /// Devices whose network it is.
     pub who: DeviceSelector,
     /// See [`Faults`].
@@ -199,7 +199,7 @@ fn is_zero(percent: &u8) -> bool {
 
 impl NetworkFaults {
     /// A network without faults.
-    pub fn good(who: DeviceSelector) -> Self {
+    pub(crate) fn good(who: DeviceSelector) -> Self {
         Self {
             who,
             refuse: false,
@@ -216,7 +216,7 @@ impl NetworkFaults {
     }
 
     /// The faults in the form that a network link takes.
-    pub fn faults(&self) -> Faults {
+    pub(crate) fn faults(&self) -> Faults {
         let span = |count: &Option<Count>| count.as_ref().map(|count| count.0..=count.1);
         Faults {
             refuse: self.refuse,
@@ -236,7 +236,7 @@ impl NetworkFaults {
 /// A selection of devices: "all", "some" (at least one, at random), "one" (at random), or a list of numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum DeviceSelector {
+pub(crate) enum DeviceSelector {
     /// Selected by keyword.
     Keyword(Keyword),
     /// Selected by number.
@@ -246,7 +246,7 @@ pub enum DeviceSelector {
 /// A keyword that selects devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Keyword {
+pub(crate) enum Keyword {
     /// All devices.
     All,
     /// Each device with a probability of one half; at least one device.
@@ -257,7 +257,7 @@ pub enum Keyword {
 
 impl DeviceSelector {
     /// Returns the numbers of the selected devices, of `count` devices in all.
-    pub fn draw(&self, count: u32, rng: &mut impl Rng) -> Vec<u32> {
+    pub(crate) fn draw(&self, count: u32, rng: &mut impl Rng) -> Vec<u32> {
         let all: Vec<u32> = (0..count).collect();
         let one = |rng: &mut _| all.choose(rng).copied().into_iter().collect();
         match self {
@@ -275,7 +275,7 @@ impl DeviceSelector {
 /// A number, or a range (both ends included) from which a number is drawn: `5` or `[2, 8]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "CountAs", into = "CountAs")]
-pub struct Count(pub u64, pub u64);
+pub(crate) struct Count(pub u64, pub u64);
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
@@ -301,7 +301,7 @@ impl From<Count> for CountAs {
 
 impl Count {
     /// Draws the number.
-    pub fn draw(self, rng: &mut StdRng) -> u64 {
+    pub(crate) fn draw(self, rng: &mut StdRng) -> u64 {
         rng.random_range(self.0..=self.1)
     }
 }
@@ -338,19 +338,19 @@ impl From<Span> for String {
 
 impl Scenario {
     /// Parses and validates a scenario.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let scenario: Self = toml::from_str(text).context("not a valid scenario file")?;
         scenario.check()?;
         Ok(scenario)
     }
 
     /// Writes the scenario as TOML.
-    pub fn to_toml(&self) -> Result<String> {
+    pub(crate) fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
     }
 
     /// Number of devices and npm clients together.
-    pub fn replica_count(&self) -> u32 {
+    pub(crate) fn replica_count(&self) -> u32 {
         self.devices + self.nodes
     }
 

@@ -12,7 +12,7 @@ const SALT: u64 = 0x5ce0_a210;
 const MS_PER_HOUR: i64 = 3_600_000;
 
 /// Generates the scenario of a seed. `private`: it has its own server, which it may kill.
-pub fn generate(seed: u64, private: bool) -> Scenario {
+pub(crate) fn generate(seed: u64, private: bool) -> Scenario {
     let mut rng = StdRng::seed_from_u64(seed ^ SALT);
     let devices = rng.random_range(2..=4);
     let clock = if rng.random_bool(0.3) {

@@ -28,7 +28,7 @@ use crate::faults::oracle::{Edit, EditKind, Outcome, View};
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// An npm client in its own process, killed on drop.
-pub struct NodeActor {
+pub(super) struct NodeActor {
     /// Number of the client, counted after the devices. Even numbers use y-websocket, odd ones Hocuspocus.
     pub number: u32,
     _child: Child,
@@ -51,7 +51,7 @@ struct Answer {
 
 impl NodeActor {
     /// Starts the process, which connects to `url` on its own.
-    pub fn start(number: u32, script: &Path, url: &str, documents: &[String]) -> Result<Self> {
+    pub(super) fn start(number: u32, script: &Path, url: &str, documents: &[String]) -> Result<Self> {
         if !script.is_file() {
             bail!(
                 "the scenario has npm clients, but their script {} does not exist; set --node-actor",
@@ -83,7 +83,7 @@ impl NodeActor {
     }
 
     /// Makes an edit; see [`super::actor::Replica::edit`].
-    pub async fn edit(&mut self, edit: Edit, document: &str) -> Result<(Option<Outcome>, Option<String>)> {
+    pub(super) async fn edit(&mut self, edit: Edit, document: &str) -> Result<(Option<Outcome>, Option<String>)> {
         if edit.kind == EditKind::Proposal {
             return Ok((None, None));
         }
@@ -98,17 +98,17 @@ impl NodeActor {
     }
 
     /// Disconnects from the server and stays offline.
-    pub async fn go_offline(&mut self) -> Result<()> {
+    pub(super) async fn go_offline(&mut self) -> Result<()> {
         self.execute("offline").await
     }
 
     /// Connects to the server again.
-    pub async fn go_online(&mut self) -> Result<()> {
+    pub(super) async fn go_online(&mut self) -> Result<()> {
         self.execute("online").await
     }
 
     /// The content of the document.
-    pub async fn view(&mut self, document: &str) -> Result<View> {
+    pub(super) async fn view(&mut self, document: &str) -> Result<View> {
         let answer = self.request(&format!("state {document}")).await?;
         if !answer.ok {
             bail!("npm client {}: {}", self.number, answer.error);

@@ -19,7 +19,7 @@ type Made = (u32, String, Edit, Option<Outcome>, Option<String>);
 
 impl World {
     /// Executes one step.
-    pub async fn step(&mut self, step: &Step) -> Result<()> {
+    pub(super) async fn step(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::Edit { who, times, kinds, every_ms, must_fail } => {
                 self.edit(who, *times, kinds, *every_ms, *must_fail).await?;
@@ -173,7 +173,7 @@ impl World {
     }
 
     /// Takes a device offline deliberately, or online again.
-    pub async fn set_offline(&mut self, device: u32, offline: bool) -> Result<()> {
+    pub(super) async fn set_offline(&mut self, device: u32, offline: bool) -> Result<()> {
         self.log(device, if offline { "goes offline" } else { "goes online" });
         if offline {
             self.offline.insert(device)
@@ -199,7 +199,7 @@ impl World {
     }
 
     /// Starts the app of a device, unless it is running.
-    pub async fn open(&mut self, device: u32) -> Result<()> {
+    pub(super) async fn open(&mut self, device: u32) -> Result<()> {
         let offline = self.offline.contains(&device);
         if let Some(actor) = self.actors.get_mut(device as usize).filter(|actor| !actor.is_running()) {
             actor.open(offline).await?;
@@ -247,7 +247,7 @@ impl World {
     }
 
     /// Starts the server, unless it is running or shared.
-    pub async fn start_server(&mut self) -> Result<()> {
+    pub(super) async fn start_server(&mut self) -> Result<()> {
         let Some(server) = self.server.as_mut() else { return Ok(()) };
         if !server.is_running() {
             let address = server.start().await?;
@@ -259,7 +259,7 @@ impl World {
     }
 
     /// Makes a device's disk full, or frees it.
-    pub fn set_full(&mut self, device: u32, full: bool) {
+    pub(super) fn set_full(&mut self, device: u32, full: bool) {
         if let Some(space) = self.spaces.get(device as usize) {
             space.set_full(full);
             let changed = if full { self.full.insert(device) } else { self.full.remove(&device) };
@@ -270,7 +270,7 @@ impl World {
     }
 
     /// Kills the server and starts it again.
-    pub async fn restart_server(&mut self) -> Result<()> {
+    pub(super) async fn restart_server(&mut self) -> Result<()> {
         ensure!(self.server.is_some(), "a shared server cannot be killed");
         self.kill_server(None).await?;
         self.start_server().await

@@ -10,26 +10,26 @@ use syncline_protocol::ids::DocumentName;
 
 /// Whether a device's disk is full. Outlives the store, as a disk outlives a process.
 #[derive(Debug, Clone, Default)]
-pub struct Space {
+pub(crate) struct Space {
     full: Arc<AtomicBool>,
 }
 
 impl Space {
     /// Sets whether commits fail from now on.
-    pub fn set_full(&self, full: bool) {
+    pub(crate) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
     }
 }
 
 /// A sled store whose commits fail before they write anything while the disk is full.
-pub struct LimitedStore {
+pub(super) struct LimitedStore {
     inner: SledStore,
     space: Space,
 }
 
 impl LimitedStore {
     /// Opens the store in `dir`. Blocking.
-    pub fn open(dir: &Path, space: Space) -> Result<Self, StoreError> {
+    pub(super) fn open(dir: &Path, space: Space) -> Result<Self, StoreError> {
         Ok(Self { inner: SledStore::open(dir)?, space })
     }
 }

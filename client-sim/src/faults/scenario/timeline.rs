@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::clock::VirtualTime;
 
 /// The timeline of one run.
-pub struct Timeline {
+pub(super) struct Timeline {
     time: VirtualTime,
     lines: Mutex<String>,
     verbose: bool,
@@ -14,12 +14,12 @@ pub struct Timeline {
 
 impl Timeline {
     /// Creates a timeline that prints its lines (`verbose`) or collects them.
-    pub fn new(time: VirtualTime, verbose: bool) -> Self {
+    pub(super) fn new(time: VirtualTime, verbose: bool) -> Self {
         Self { time, lines: Mutex::default(), verbose }
     }
 
     /// Adds a line. `subject` is the device or the server, or empty for what concerns the whole scenario.
-    pub fn add(&self, subject: &str, what: &str) {
+    pub(super) fn add(&self, subject: &str, what: &str) {
         let at = format_time(self.time.passed_ms());
         if self.verbose {
             // A closed standard output is no reason to stop the run.
@@ -31,7 +31,7 @@ impl Timeline {
     }
 
     /// The collected lines.
-    pub fn collected(&self) -> String {
+    pub(super) fn collected(&self) -> String {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

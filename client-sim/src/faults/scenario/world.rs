@@ -50,7 +50,7 @@ pub(super) struct World {
 
 impl World {
     /// Starts the server, the network, the devices and the npm clients.
-    pub async fn new(scenario: &Scenario, setup: &Setup) -> Result<Self> {
+    pub(super) async fn new(scenario: &Scenario, setup: &Setup) -> Result<Self> {
         let steps = || scenario.phase.iter().flat_map(|phase| &phase.step);
         let touches_server = |step: &Step| matches!(step, Step::KillServer { .. } | Step::StartServer);
         ensure!(setup.shared.is_none() || !steps().any(touches_server), "a shared server cannot be killed");
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// Draws a device's next edit and the document that it edits.
-    pub fn draw_edit(&mut self, device: u32, kinds: &[EditKind]) -> (String, Edit) {
+    pub(super) fn draw_edit(&mut self, device: u32, kinds: &[EditKind]) -> (String, Edit) {
         let document = self.documents[self.rng.random_range(0..self.documents.len())].clone();
         let kind = kinds[self.rng.random_range(0..kinds.len())];
         let number = &mut self.numbers[device as usize];
@@ -131,7 +131,7 @@ impl World {
     }
 
     /// Writes an edit into the ledger. Ignores an edit that had nothing to do (`None`).
-    pub fn record(&mut self, document: &str, edit: Edit, outcome: Option<Outcome>) {
+    pub(super) fn record(&mut self, document: &str, edit: Edit, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else { return };
         match outcome {
             Outcome::Accepted(_) => self.figures.edits += 1,
@@ -142,7 +142,7 @@ impl World {
     }
 
     /// Adds the state of the server and of every device to the timeline, to help find a fault.
-    pub async fn log_states(&self) {
+    pub(super) async fn log_states(&self) {
         for document in &self.documents {
             let server = self.network.server();
             let on_server = match server {
@@ -166,12 +166,12 @@ impl World {
     }
 
     /// Adds a line about a device to the timeline.
-    pub fn log(&self, device: u32, what: &str) {
+    pub(super) fn log(&self, device: u32, what: &str) {
         self.timeline.add(&format!("device {device}"), what);
     }
 
     /// Closes all devices and the server and returns the result of the run.
-    pub async fn verdict(mut self) -> Verdict {
+    pub(super) async fn verdict(mut self) -> Verdict {
         let alarms = self.actors.iter().flat_map(|actor| {
             let number = actor.number;
             actor.notes(|notes| notes.alarms.clone()).into_iter().map(move |alarm| format!("device {number}: {alarm}"))

@@ -2,7 +2,7 @@
 
 /// How the programs are started for a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(super) enum Stage {
     /// The server and the floor in turn, each a new process.
     Both,
     /// Like `Both`; the floor answers each joining client with a document of this many bytes.
@@ -15,7 +15,7 @@ pub enum Stage {
 
 /// Target value of a figure.
 #[derive(Debug, Clone, Copy)]
-pub enum Goal {
+pub(super) enum Goal {
     /// At least this value.
     AtLeast(f64),
     /// At most this value.
@@ -28,7 +28,7 @@ pub enum Goal {
 
 /// One row of the table.
 #[derive(Debug)]
-pub struct TableRow {
+pub(super) struct TableRow {
     /// Label in the table, unit last.
     pub name: &'static str,
     /// JSON pointer to the value in the report of `load`.
@@ -41,7 +41,7 @@ pub struct TableRow {
 
 /// One run of `syncline-sim load`, and what is read from it.
 #[derive(Debug)]
-pub struct Measure {
+pub(super) struct Measure {
     /// Name of the scenario.
     pub scenario: &'static str,
     /// How its programs are started.
@@ -67,7 +67,7 @@ const LARGE_BYTES: usize = 20 * 1024 * 1024;
 use Goal::{AtLeast, AtMost, OfFloor, OfScenario};
 
 /// Every measured scenario, in table order.
-pub const MEASURES: &[Measure] = &[
+pub(super) const MEASURES: &[Measure] = &[
     Measure {
         scenario: "fan-out-throttle",
         stage: Stage::Both,

@@ -14,7 +14,7 @@ const SERVER_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
 
 /// A running server or floor; killed on drop.
-pub struct RunningProgram {
+pub(super) struct RunningProgram {
     child: Child,
     /// WebSocket URL of the program.
     pub url: String,
@@ -23,7 +23,7 @@ pub struct RunningProgram {
 }
 
 /// Whether programs can be pinned: needs two cores and `taskset`.
-pub fn can_pin() -> bool {
+pub(super) fn can_pin() -> bool {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let taskset = Command::new("taskset").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     cores > 1 && taskset.is_ok_and(|status| status.success())
@@ -40,7 +40,7 @@ fn pinned(core: &str, program: &Path) -> Command {
 }
 
 /// Starts the server on the directory `data`.
-pub fn server(program: &Path, data: &Path) -> Result<RunningProgram> {
+pub(super) fn server(program: &Path, data: &Path) -> Result<RunningProgram> {
     let mut command = pinned(SERVER_CORE, program);
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
     without_settings(&mut command);
@@ -48,7 +48,7 @@ pub fn server(program: &Path, data: &Path) -> Result<RunningProgram> {
 }
 
 /// Starts the floor. `answer`: see [`crate::load::floor::FloorArgs`].
-pub fn floor(answer: Option<usize>) -> Result<RunningProgram> {
+pub(super) fn floor(answer: Option<usize>) -> Result<RunningProgram> {
     let mut command = pinned(SERVER_CORE, &own_executable()?);
     command.arg("floor");
     if let Some(bytes) = answer {
@@ -78,7 +78,7 @@ fn start(mut command: Command) -> Result<RunningProgram> {
 
 impl RunningProgram {
     /// Runs `syncline-sim load` against the program and returns its report.
-    pub fn load(&self, arguments: &[&str]) -> Result<serde_json::Value> {
+    pub(super) fn load(&self, arguments: &[&str]) -> Result<serde_json::Value> {
         let mut command = pinned(LOAD_CORE, &own_executable()?);
         command.arg("load").args(arguments);
         command.args(["--url", &self.url, "--pid", &self.child.id().to_string(), "--json", "--allow-saturated"]);
@@ -91,7 +91,7 @@ impl RunningProgram {
     }
 
     /// Stops the program as an operator does (SIGTERM) and waits for its end.
-    pub fn stop(mut self) -> Result<()> {
+    pub(super) fn stop(mut self) -> Result<()> {
         // The standard library can only send signal 9.
         let signalled = Command::new("kill").arg(self.child.id().to_string()).status();
         ensure!(signalled.is_ok_and(|status| status.success()), "cannot send SIGTERM to the server");

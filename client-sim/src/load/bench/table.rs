@@ -11,7 +11,7 @@ const END: &str = "<!-- /bench -->";
 
 /// The values of one row, one for each round.
 #[derive(Debug, Default, Clone)]
-pub struct Rounds {
+pub(super) struct Rounds {
     /// Values of Syncline.
     pub server: Vec<f64>,
     /// Values of the floor.
@@ -20,13 +20,13 @@ pub struct Rounds {
 
 /// The benchmark table.
 #[derive(Debug, Default)]
-pub struct Table {
+pub(super) struct Table {
     /// Scenario, Syncline's median and the markdown of each row.
     lines: Vec<(&'static str, f64, String)>,
 }
 
 /// The median; for an even count the mean of the two middle values.
-pub fn median(values: &[f64]) -> Option<f64> {
+pub(super) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -39,7 +39,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
 
 impl Table {
     /// Adds the rows of a scenario, in the order of [`Measure::rows`].
-    pub fn add(&mut self, measure: &Measure, rounds: &[Rounds]) {
+    pub(super) fn add(&mut self, measure: &Measure, rounds: &[Rounds]) {
         for (row, rounds) in measure.rows.iter().zip(rounds) {
             self.add_row(measure.scenario, row, rounds);
         }
@@ -84,7 +84,7 @@ impl Table {
     }
 
     /// Renders the table as markdown.
-    pub fn markdown(&self) -> String {
+    pub(super) fn markdown(&self) -> String {
         let mut out =
             String::from("| measure | Syncline | floor | ratio | target | reached |\n|---|---|---|---|---|---|\n");
         for (_, _, line) in &self.lines {
@@ -96,7 +96,7 @@ impl Table {
 }
 
 /// Returns the document with the table between its markers replaced.
-pub fn replace_table(document: &str, table: &str) -> Result<String> {
+pub(super) fn replace_table(document: &str, table: &str) -> Result<String> {
     let missing = || format!("the document has no place for the table; add the two lines {BEGIN:?} and {END:?}");
     let (before, rest) = document.split_once(BEGIN).with_context(missing)?;
     let (_, after) = rest.split_once(END).with_context(missing)?;

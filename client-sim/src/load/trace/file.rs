@@ -13,18 +13,18 @@ use serde::Deserialize;
 
 /// Position, number of characters deleted there, text inserted there.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Patch(pub u32, pub u32, pub String);
+pub(crate) struct Patch(pub u32, pub u32, pub String);
 
 /// The patches that the author makes in one step.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Transaction {
+pub(crate) struct Transaction {
     /// The patches, each applied to the result of the previous one.
     pub patches: Vec<Patch>,
 }
 
 /// A recorded editing session.
 #[derive(Debug, Clone)]
-pub struct Trace {
+pub(crate) struct Trace {
     /// The transactions, each built on the previous one.
     pub transactions: Vec<Transaction>,
     /// The text at the end.
@@ -42,7 +42,7 @@ struct Raw {
 }
 
 /// Reads a trace file, plain or gzip.
-pub fn load(path: &Path) -> Result<Trace> {
+pub(crate) fn load(path: &Path) -> Result<Trace> {
     let file = File::open(path).with_context(|| format!("cannot open the trace {}", path.display()))?;
     let mut text = String::new();
     let read = if path.extension().is_some_and(|extension| extension == "gz") {

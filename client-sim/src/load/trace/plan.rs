@@ -13,7 +13,7 @@ use crate::load::marker::ROOT;
 
 /// One edit of the trace, encoded as an update.
 #[derive(Debug)]
-pub struct TraceEdit {
+pub(crate) struct TraceEdit {
     /// The v1 update.
     pub update: Bytes,
     /// Ranges of clocks that it inserts.
@@ -24,7 +24,7 @@ pub struct TraceEdit {
 
 /// All edits of a trace, made by one client, and the index.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The edits, in trace order.
     pub edits: Vec<TraceEdit>,
     /// The text after all edits.
@@ -38,7 +38,7 @@ pub struct Plan {
 
 impl Plan {
     /// Encodes the updates of a client and checks that they result in the trace's end text.
-    pub fn new(trace: &Trace, client: u64) -> Result<Self> {
+    pub(crate) fn new(trace: &Trace, client: u64) -> Result<Self> {
         let doc = new_doc(client);
         let mut plan = Plan {
             edits: Vec::with_capacity(trace.transactions.len()),
@@ -84,13 +84,13 @@ impl Plan {
     }
 
     /// The part of a set that belongs to this plan's client.
-    pub fn clocks(&self, set: &IdSet) -> Vec<Range<u32>> {
+    pub(crate) fn clocks(&self, set: &IdSet) -> Vec<Range<u32>> {
         let own = set.iter().filter(|(client, _)| **client == self.client);
         own.flat_map(|(_, ranges)| ranges.into_iter().cloned()).collect()
     }
 
     /// The edits that insert some of these clocks.
-    pub fn inserting(&self, clocks: &Range<u32>) -> impl Iterator<Item = u32> {
+    pub(crate) fn inserting(&self, clocks: &Range<u32>) -> impl Iterator<Item = u32> {
         // The last range that starts before this one may overlap it.
         let from = self.inserted.partition_point(|&(start, _)| start <= clocks.start).saturating_sub(1);
         let end = clocks.end;
@@ -98,7 +98,7 @@ impl Plan {
     }
 
     /// The edits that delete some of these clocks.
-    pub fn deleting(&self, clocks: &Range<u32>) -> impl Iterator<Item = u32> {
+    pub(crate) fn deleting(&self, clocks: &Range<u32>) -> impl Iterator<Item = u32> {
         let from = self.deleted.partition_point(|&(clock, _)| clock < clocks.start);
         let end = clocks.end;
         self.deleted[from..].iter().take_while(move |&&(clock, _)| clock < end).map(|&(_, edit)| edit)
@@ -109,7 +109,7 @@ impl Plan {
 ///
 /// Missing dependencies are an error of their own: yrs shows text from behind a gap, so a text can look right although an
 /// update is missing (its character may have been deleted later).
-pub fn text_of<'a>(updates: impl IntoIterator<Item = &'a [u8]>) -> Result<String> {
+pub(crate) fn text_of<'a>(updates: impl IntoIterator<Item = &'a [u8]>) -> Result<String> {
     let doc = new_doc(1);
     for update in updates {
         let update = Update::decode_v1(update).context("cannot decode an update")?;
@@ -124,7 +124,7 @@ pub fn text_of<'a>(updates: impl IntoIterator<Item = &'a [u8]>) -> Result<String
 const SHOWN: usize = 20;
 
 /// Describes where two texts start to differ.
-pub fn difference(have: &str, want: &str) -> String {
+pub(crate) fn difference(have: &str, want: &str) -> String {
     let at = have.chars().zip(want.chars()).take_while(|(have, want)| have == want).count();
     let part = |text: &str| text.chars().skip(at).take(SHOWN).collect::<String>();
     format!(

@@ -15,7 +15,7 @@ use super::plan::Plan;
 
 /// The updates that a reader received, in order: cheap to keep, and enough to rebuild its document.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct ReceivedLog {
+pub(super) struct ReceivedLog {
     entries: Vec<ReceivedUpdate>,
 }
 
@@ -29,7 +29,7 @@ enum ReceivedUpdate {
 
 impl ReceivedLog {
     /// The updates in order of arrival.
-    pub fn updates<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a [u8]> {
+    pub(super) fn updates<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a [u8]> {
         self.entries.iter().map(|entry| match entry {
             ReceivedUpdate::Edit(index) => &plan.edits[*index as usize].update[..],
             ReceivedUpdate::Other(bytes) => bytes,
@@ -38,7 +38,7 @@ impl ReceivedLog {
 }
 
 /// The progress of one reader.
-pub struct Tracker {
+pub(super) struct Tracker {
     plan: Arc<Plan>,
     /// Every update received.
     pub log: ReceivedLog,
@@ -55,7 +55,7 @@ pub struct Tracker {
 
 impl Tracker {
     /// Creates a tracker to which nothing has arrived.
-    pub fn new(plan: Arc<Plan>) -> Self {
+    pub(super) fn new(plan: Arc<Plan>) -> Self {
         let (inserted, deleted) = (Bits::default(), Bits::default());
         Self {
             plan,
@@ -69,7 +69,7 @@ impl Tracker {
     }
 
     /// Records a received update and appends the edits that have arrived with it to `new_edits`.
-    pub fn apply(&mut self, update: &[u8], new_edits: &mut Vec<u32>) -> Result<()> {
+    pub(super) fn apply(&mut self, update: &[u8], new_edits: &mut Vec<u32>) -> Result<()> {
         let plan = Arc::clone(&self.plan);
         match plan.edits.get(self.prefix as usize) {
             Some(edit) if edit.update == update => {
@@ -90,7 +90,7 @@ impl Tracker {
     }
 
     /// Every edit below this one has arrived.
-    pub fn prefix(&self) -> u32 {
+    pub(super) fn prefix(&self) -> u32 {
         self.prefix
     }
 

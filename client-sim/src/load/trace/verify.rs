@@ -18,7 +18,7 @@ const MAX_SHOWN: usize = 5;
 
 /// Rebuilds every reader's document from the updates that it received. Returns what is wrong, and the number of readers with
 /// the expected text.
-pub fn check_readers(plan: &Plan, readers: &[Tracker]) -> (Vec<String>, usize) {
+pub(super) fn check_readers(plan: &Plan, readers: &[Tracker]) -> (Vec<String>, usize) {
     let mut failures = Vec::new();
     // Readers that received the same updates in the same order have the same text: rebuild it once.
     let mut rebuilt: Vec<(&ReceivedLog, String)> = Vec::new();
@@ -58,7 +58,7 @@ pub fn check_readers(plan: &Plan, readers: &[Tracker]) -> (Vec<String>, usize) {
 }
 
 /// Joins with a new client and checks that the server sends it a document with the expected text.
-pub fn check_fresh_client(sessions: &mut Sessions, document: &str, end: &str) -> Result<()> {
+pub(super) fn check_fresh_client(sessions: &mut Sessions, document: &str, end: &str) -> Result<()> {
     let fresh = sessions.connect(document)?;
     let (mut assembler, mut updates) = (Assembler::default(), Vec::new());
     let begin = Instant::now();

@@ -10,7 +10,7 @@ use crate::load::report::grouped;
 
 /// Payload bytes of one sync, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SyncBytes {
+pub(super) struct SyncBytes {
     /// To the server.
     pub sent: u64,
     /// From the server.
@@ -19,7 +19,7 @@ pub struct SyncBytes {
 
 /// The measurements of one client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClientCost {
+pub(super) struct ClientCost {
     /// Name of the client.
     pub client: String,
     /// First sync with an empty copy.
@@ -34,7 +34,7 @@ pub struct ClientCost {
 
 /// The measurements of all clients on one document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Measured {
+pub(super) struct Measured {
     /// Number of trace transactions in the document.
     pub edits: usize,
     /// Length of the text in UTF-16 units.
@@ -47,7 +47,7 @@ pub struct Measured {
 
 impl Measured {
     /// Prints the measurements to standard output.
-    pub fn print(&self, as_json: bool) -> Result<()> {
+    pub(super) fn print(&self, as_json: bool) -> Result<()> {
         let mut stdout = std::io::stdout();
         match as_json {
             true => writeln!(stdout, "{}", serde_json::to_string(self)?)?,

@@ -13,7 +13,7 @@ use crate::outbox::UpdateLength;
 
 /// Encodes messages with an address. Acknowledges and refuses with a status.
 #[derive(Debug)]
-pub struct HocuspocusEncoder {
+pub(crate) struct HocuspocusEncoder {
     /// The address as the client sent it: the name, or name NUL session id.
     address: Box<str>,
     /// The address is the document's name.
@@ -22,7 +22,7 @@ pub struct HocuspocusEncoder {
 
 impl HocuspocusEncoder {
     /// For a client that addresses `document` like this.
-    pub fn new(address: &str, document: &DocumentName) -> Self {
+    pub(crate) fn new(address: &str, document: &DocumentName) -> Self {
         Self { address: address.into(), is_name: address == document.as_str() }
     }
 }

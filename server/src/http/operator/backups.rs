@@ -32,7 +32,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// The body of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackupRequest {
+pub(crate) struct BackupRequest {
     /// Directory of the backup, an absolute path.
     pub dir: PathBuf,
 }
@@ -40,7 +40,7 @@ pub struct BackupRequest {
 /// A line of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum BackupLine {
+pub(crate) enum BackupLine {
     /// The backup is in progress.
     Progress {
         /// Documents processed so far.

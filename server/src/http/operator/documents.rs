@@ -23,12 +23,12 @@ use crate::http::respond;
 use crate::import_export::{self, Change, Format, ImportExportError, MAX_IMPORT_BYTES};
 
 /// Header of an export: the number of pending updates in the body. Readers keep them until their dependencies arrive.
-pub const PENDING_UPDATES: HeaderName = HeaderName::from_static("syncline-pending-updates");
+pub(crate) const PENDING_UPDATES: HeaderName = HeaderName::from_static("syncline-pending-updates");
 
 /// The query of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ImportQuery {
+pub(crate) struct ImportQuery {
     /// The file's format.
     pub format: Format,
     /// Do not change a document that exists.
@@ -49,7 +49,7 @@ pub enum Imported {
 
 /// The body of the answer to an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImportAnswer {
+pub(crate) struct ImportAnswer {
     /// What the import did.
     pub outcome: Imported,
 }
@@ -100,8 +100,8 @@ async fn import_file(
     }
     // Applied to a copy first, so that an invalid or unnecessary update never reaches the open document.
     let (update, change) = blocking(move || {
-        let update = import_export::read(file, query.format)?;
-        let change = import_export::try_on(stored, &update)?;
+        let update = import_export::parse(file, query.format)?;
+        let change = import_export::check(stored, &update)?;
         Ok((update, change))
     })
     .await?;

@@ -8,8 +8,8 @@
 //!
 //! A store has one owner, so a running server does the work. `admin/client.rs` sends the requests.
 
-pub mod backups;
-pub mod documents;
+pub(crate) mod backups;
+pub(crate) mod documents;
 mod import;
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use crate::registry::Registry;
 
 /// The parts of the server that operators' requests use.
-pub struct Operator {
+pub(crate) struct Operator {
     /// Documents are read from it.
     log: Log,
     /// Updates are imported through it.
@@ -31,7 +31,7 @@ pub struct Operator {
 
 impl Operator {
     /// Requests read from `log` and write through `registry`.
-    pub fn new(log: Log, registry: Arc<Registry>) -> Self {
+    pub(crate) fn new(log: Log, registry: Arc<Registry>) -> Self {
         Self { log, registry, backup: Arc::default() }
     }
 }

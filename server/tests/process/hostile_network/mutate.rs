@@ -13,24 +13,24 @@ use syncline_tests::spoil::spoil;
 
 const PATHS: [&str; 4] = ["/shared", "/hostile-1", "/hostile-2", "/hostile-3"];
 
-pub struct Mutator {
+pub(super) struct Mutator {
     rng: StdRng,
     updates: Vec<Vec<u8>>,
 }
 
 impl Mutator {
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let updates = real_updates(rng.random_range(1_000..1_000_000));
         Self { rng, updates }
     }
 
-    pub fn path(&mut self) -> &'static str {
+    pub(super) fn path(&mut self) -> &'static str {
         PATHS[self.rng.random_range(0..PATHS.len())]
     }
 
     /// The frames of one connection: usually a valid opening, then mutated frames.
-    pub fn connection_frames(&mut self) -> Vec<Vec<u8>> {
+    pub(super) fn connection_frames(&mut self) -> Vec<Vec<u8>> {
         let dialect = self.rng.random_range(0..3);
         let mut frames = Vec::new();
         if self.rng.random_bool(0.8) {

@@ -15,7 +15,7 @@ use syncline_tests::PATIENCE;
 use syncline_tests::raw_websocket::{BINARY, Frame, PING, PONG, RawSocket, Received};
 
 /// A document kept in sync with a session.
-pub struct Mirror {
+pub(super) struct Mirror {
     socket: RawSocket,
     doc: Doc,
     text: TextRef,
@@ -34,7 +34,7 @@ impl Mirror {
     }
 
     /// Joins and waits for the complete document.
-    pub async fn join_over(socket: RawSocket) -> Self {
+    pub(super) async fn join_over(socket: RawSocket) -> Self {
         let mut mirror = Self::new(socket);
         mirror.send(SyncMessage::Step1(&[0])).await;
         while mirror.receive().await != Some(1) {}
@@ -75,7 +75,7 @@ impl Mirror {
     }
 
     /// Receives until the text satisfies `wanted`.
-    pub async fn until(&mut self, wanted: impl Fn(&str) -> bool) {
+    pub(super) async fn until(&mut self, wanted: impl Fn(&str) -> bool) {
         let wait = async {
             while !wanted(&self.text()) {
                 self.receive().await;
@@ -102,12 +102,12 @@ impl Mirror {
 }
 
 /// A client that writes and waits until each edit is on disk.
-pub struct Writer(Mirror);
+pub(super) struct Writer(Mirror);
 
 impl Writer {
     /// Joins after others have written, so that every replica orders its text behind theirs and it deletes
     /// only its own. (If two clients write into an empty document at the same time, either may come first.)
-    pub async fn begin(server: SocketAddr, path: &str) -> Self {
+    pub(super) async fn begin(server: SocketAddr, path: &str) -> Self {
         let mut mirror = Mirror::join(server, path).await;
         mirror.until(|text| !text.is_empty()).await;
         Self(mirror)
@@ -115,7 +115,7 @@ impl Writer {
 
     /// Appends this many characters and deletes all but one of them: much more data passes than remains.
     /// Others may insert text before it.
-    pub async fn replace_most(&mut self, characters: u32) {
+    pub(super) async fn replace_most(&mut self, characters: u32) {
         let sent = self.0.edit(|text, txn| text.insert(txn, text.len(txn), &"x".repeat(characters as usize))).await;
         self.0.wait_for_echo(&sent).await;
         let all_but_one = |text: &TextRef, txn: &mut yrs::TransactionMut<'_>| {
@@ -126,13 +126,13 @@ impl Writer {
     }
 
     /// The text that a new client reads now.
-    pub async fn text_now(server: SocketAddr) -> String {
+    pub(super) async fn text_now(server: SocketAddr) -> String {
         Mirror::join(server, "/busy").await.text()
     }
 }
 
 /// Two clients that edit one document during an attack.
-pub struct Pair {
+pub(super) struct Pair {
     stop: Arc<AtomicBool>,
     work: tokio::task::JoinHandle<(Mirror, Mirror, Vec<Duration>)>,
     server: SocketAddr,
@@ -140,7 +140,7 @@ pub struct Pair {
 }
 
 /// Latencies measured by the pair.
-pub struct Report {
+pub(super) struct Report {
     edits: usize,
     p50: Duration,
     p99: Duration,
@@ -155,7 +155,7 @@ impl fmt::Display for Report {
 }
 
 impl Pair {
-    pub async fn begin(server: SocketAddr, path: &'static str) -> Self {
+    pub(super) async fn begin(server: SocketAddr, path: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut one, mut other) = (Mirror::join(server, path).await, Mirror::join(server, path).await);
         let until = Arc::clone(&stop);
@@ -177,7 +177,7 @@ impl Pair {
     }
 
     /// Ends the edits; both clients and a new one must have the same text.
-    pub async fn end(self) -> Report {
+    pub(super) async fn end(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);
         let (mut one, mut other, mut latencies) = self.work.await.unwrap();
         one.edit(|text, txn| text.insert(txn, 0, "<the end>")).await;

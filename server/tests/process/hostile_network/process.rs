@@ -7,21 +7,21 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-pub struct Process {
+pub(super) struct Process {
     child: Child,
     address: SocketAddr,
     _data: tempfile::TempDir,
 }
 
 impl Process {
-    pub async fn start(arguments: &[&str]) -> Self {
+    pub(super) async fn start(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
         command.args(arguments);
         Self::run(command).await
     }
 
     /// Starts a server with this limit on file descriptors.
-    pub async fn start_with_files(files: u64) -> Self {
+    pub(super) async fn start_with_files(files: u64) -> Self {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
         command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_syncline"));
@@ -45,7 +45,7 @@ impl Process {
         Self { child, address, _data: data }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -61,22 +61,22 @@ impl Process {
     }
 
     /// Resets the peak; returns the current resident memory in bytes.
-    pub fn forget_peak(&self) -> u64 {
+    pub(super) fn forget_peak(&self) -> u64 {
         std::fs::write(self.proc("clear_refs"), "5").unwrap();
         self.status_bytes("VmRSS:")
     }
 
-    pub fn peak(&self) -> u64 {
+    pub(super) fn peak(&self) -> u64 {
         self.status_bytes("VmHWM:")
     }
 
     /// Number of open file descriptors.
-    pub fn open_files(&self) -> usize {
+    pub(super) fn open_files(&self) -> usize {
         std::fs::read_dir(self.proc("fd")).unwrap().count()
     }
 
     /// Asserts that the server still runs, and stops it with SIGTERM.
-    pub async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         assert!(self.child.try_wait().unwrap().is_none(), "the server has exited");
         let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -85,7 +85,7 @@ impl Process {
 }
 
 /// Raises the limit on file descriptors of this process as far as possible.
-pub fn raise_file_limit() {
+pub(super) fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum.map(|maximum| maximum.min(65_536)).or(Some(65_536));
     setrlimit(Resource::Nofile, limit).unwrap();

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use syncline_protocol::ids::Epoch;
 use syncline_replica::{Full, HubDocument, HubLimits};
-use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
-use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome, SessionEvent};
-use syncline_server::ids::LeaseId;
+use syncline_server::internals::{
+    Acks, Core, CoreLimits, Effect, Event, LeaseId, LoadedDocument, Origin, Outcome, SessionEvent,
+};
 use syncline_tests::document::{durable, handle, new_core};
 use yrs::{Doc, Map, ReadTxn, StateVector, Text, Transact};
 

@@ -4,11 +4,9 @@ use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Resume};
 use syncline_replica::{HubDocument, HubLimits};
-use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
-use syncline_server::document::event::{Acks, Effect, Event, Origin, SessionEvent};
-use syncline_server::document::frame::Message;
-use syncline_server::document::recent_changes::RecentChanges;
-use syncline_server::ids::LeaseId;
+use syncline_server::internals::{
+    Acks, Core, CoreLimits, Effect, Event, LeaseId, LoadedDocument, Message, Origin, RecentChanges, SessionEvent,
+};
 use syncline_tests::document::{EPOCH, durable, handle, new_core};
 use yrs::{Doc, Text, Transact};
 

@@ -3,8 +3,7 @@
 use syncline_protocol::awareness::{AwarenessEntry, encode};
 use syncline_protocol::ids::Seq;
 use syncline_replica::HubLimits;
-use syncline_server::document::event::{Acks, Effect, Event, Origin, Outcome, SessionEvent};
-use syncline_server::document::frame::Message;
+use syncline_server::internals::{Acks, Effect, Event, Message, Origin, Outcome, SessionEvent};
 use syncline_tests::document::{handle, new_core};
 
 use super::core::{A, B, acks, appended, asks, change, core, snapshot, typed};

@@ -4,10 +4,9 @@ use bytes::Bytes;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::{Cursor, Version};
 use syncline_replica::{HubDocument, RegisterWrite, Replica};
-use syncline_server::document::core::{Core, CoreLimits, LoadedDocument};
-use syncline_server::document::event::{Effect, Event, Origin, SessionEvent};
-use syncline_server::document::recent_changes::RecentChanges;
-use syncline_server::ids::LeaseId;
+use syncline_server::internals::{
+    Core, CoreLimits, Effect, Event, LeaseId, LoadedDocument, Origin, RecentChanges, SessionEvent,
+};
 use syncline_tests::document::handle;
 
 const A: LeaseId = LeaseId(1);

@@ -11,15 +11,14 @@ use syncline_log::{SledStore, Store, Stored};
 use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_replica::Replica;
-use syncline_server::admin::AdminSocket;
 use syncline_server::auth::OpenToAll;
 use syncline_server::cli::backup::BackupArgs;
 use syncline_server::cli::export::ExportArgs;
 use syncline_server::cli::import::ImportArgs;
 use syncline_server::cli::restore::RestoreArgs;
 use syncline_server::cli::{StoreArgs, backup, export, import, restore};
-use syncline_server::import_export::Format;
-use syncline_server::{Config, Server};
+use syncline_server::internals::Format;
+use syncline_server::{AdminSocket, Config, Server};
 use syncline_tests::devices::{append, in_time, open, text_of, until_event, until_text};
 use syncline_tests::live::{Socket, settings, start_with, typed};
 

@@ -15,11 +15,10 @@ use syncline_log::store::Write;
 use syncline_log::{Record, SledStore, Store};
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
 use syncline_protocol::sync::SyncMessage;
-use syncline_server::Server;
-use syncline_server::admin::AdminSocket;
 use syncline_server::auth::OpenToAll;
 use syncline_server::cli::StoreArgs;
 use syncline_server::cli::backup::{BackupArgs, backup};
+use syncline_server::{AdminSocket, Server};
 use syncline_tests::live::{Socket, settings, start_with};
 use yrs::{Doc, Text, Transact};
 

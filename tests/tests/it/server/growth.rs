@@ -11,7 +11,7 @@ use syncline_protocol::sync::SyncMessage;
 use syncline_replica::{Entered, HubDocument, HubLimits};
 use syncline_server::Server;
 use syncline_server::auth::OpenToAll;
-use syncline_server::limits::Limits;
+use syncline_server::config::Limits;
 use syncline_tests::hostile_updates::{by_turns, holes, letters, line, passing, spread};
 use syncline_tests::live::{self, Socket, settings, start, start_with, typed};
 use syncline_tests::native_client::{Native, ServerMessage};

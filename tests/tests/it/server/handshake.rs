@@ -7,7 +7,7 @@ use std::sync::Arc;
 use syncline_log::memory::MemoryStore;
 use syncline_server::Config;
 use syncline_server::auth::OpenToAll;
-use syncline_server::http::origin::AllowedOrigins;
+use syncline_server::config::AllowedOrigins;
 use syncline_tests::live::{settings, start, start_with};
 use syncline_tests::raw_websocket::{BINARY, Frame, RawSocket, Received, upgrade_request};
 use syncline_tests::websocket_case::update;
