@@ -48,9 +48,9 @@ fn through_the_log(dir: &Path, documents: usize, window: u64, seconds: u64) {
                             sent += 1;
                             waiting.push_back((sent, Instant::now()));
                             let update = Bytes::from(vec![sent as u8; UPDATE_BYTES]);
-                            document.append(vec![Record { seq: Seq(sent), time_ms: 0, update }]).await;
+                            document.append(vec![Record { seq: Seq(sent), time_ms: 0, update }]);
                         }
-                        let durable = document.durable_changed().await;
+                        let durable = document.changed().await;
                         assert!(!durable.failed);
                         while waiting.front().is_some_and(|(seq, _)| *seq <= durable.upto.0) {
                             took.push(waiting.pop_front().unwrap().1.elapsed());

@@ -11,21 +11,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use syncline_protocol::ids::{DocumentName, Epoch, Seq};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task;
 
 use self::figures::Counts;
 pub use self::figures::Figures;
 use self::reading::ReadPool;
 use super::backup::{self, BackupError, Cancel, Pace};
-use super::store::{Record, Salvaged, Snapshot, Store, StoreError, Stored};
+use super::queue::{Command, DocumentQueue, Queue, Sender};
+use super::store::{Salvaged, Store, StoreError, Stored};
 use super::thread::{self, Committer, Running};
-
-/// Commands queued for the log's thread. When the queue is full, senders wait.
-pub const MAX_QUEUED_COMMANDS: usize = 16 * 1024;
-/// Bytes of updates and snapshots that are queued or being committed. At the limit, senders wait. A single command
-/// that exceeds the limit is admitted when nothing else is queued.
-pub const MAX_QUEUED_BYTES: usize = 64 << 20;
 
 /// How much of a document's log is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +36,7 @@ pub struct Durable {
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
+    commands: Arc<Sender>,
 }
 
 /// The log of one document, for its task.
@@ -49,12 +44,13 @@ pub struct DocumentLog {
     document: Arc<Document>,
     epoch: Epoch,
     /// The last record appended. Written by [`DocumentLog::append`].
-    last: AtomicU64,
-    /// The value that [`DocumentLog::durable_changed`] returned last.
+    last: Seq,
+    /// The value that [`DocumentLog::changed`] returned last.
     seen: Durable,
+    /// [`DocumentLog::has_room`] returned false.
+    waits_for_room: bool,
     progress: watch::Receiver<CommitProgress>,
-    commands: mpsc::Sender<Command>,
-    byte_budget: Arc<Semaphore>,
+    commands: Arc<Sender>,
 }
 
 impl Log {
@@ -67,8 +63,7 @@ impl Log {
 
     /// [`Log::start`], with commits at least `commit_interval` apart while many documents change.
     pub fn start_with(store: Arc<dyn Store>, commit_interval: Duration) -> Self {
-        let (log, queue) = Self::new(store, Blocking::OnPool);
-        let committer = Committer::new(Arc::clone(&log.shared), queue);
+        let (log, committer) = Self::new(store, Blocking::OnPool);
         *lock(&log.shared.thread) = Some(thread::spawn(committer, commit_interval));
         log
     }
@@ -76,24 +71,23 @@ impl Log {
     /// A log without a thread, for simulations: only the [`Committer`] commits, and blocking work runs on the caller's
     /// thread.
     pub fn with_committer(store: Arc<dyn Store>) -> (Self, Committer) {
-        let (log, queue) = Self::new(store, Blocking::InPlace);
-        let committer = Committer::new(Arc::clone(&log.shared), queue);
-        (log, committer)
+        Self::new(store, Blocking::InPlace)
     }
 
-    fn new(store: Arc<dyn Store>, blocking: Blocking) -> (Self, mpsc::Receiver<Command>) {
-        let (commands, queue) = mpsc::channel(MAX_QUEUED_COMMANDS);
+    fn new(store: Arc<dyn Store>, blocking: Blocking) -> (Self, Committer) {
+        let queue = Arc::<Queue>::default();
         let shared = Shared {
             store,
             blocking,
             read_pool: Arc::default(),
             documents: Mutex::default(),
             failed: watch::Sender::new(None),
-            byte_budget: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
             counts: Counts::default(),
             thread: Mutex::default(),
         };
-        (Self { shared: Arc::new(shared), commands }, queue)
+        let shared = Arc::new(shared);
+        let committer = Committer::new(Arc::clone(&shared), Arc::clone(&queue));
+        (Self { shared, commands: Arc::new(Sender::new(queue)) }, committer)
     }
 
     /// Reads and verifies a document, after its queued commands are committed. `None`: there is no such document.
@@ -159,22 +153,21 @@ impl Log {
     /// Errors: [`StoreError::Closed`], or the error that the log has latched.
     pub async fn delete(&self, document: &DocumentName) -> Result<(), StoreError> {
         let (reply, outcome) = oneshot::channel();
-        let command = Command::Delete { document: document.clone(), reply };
-        self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
+        // After what a task that has ended has left in the document's queue.
+        let live = self.shared.documents().get(document).and_then(Weak::upgrade);
+        let document = live.unwrap_or_else(|| Arc::new(Document::new(document.clone(), Seq::ZERO, Weak::new())));
+        document.queued.fetch_add(1, Ordering::Relaxed);
+        if self.commands.push(&document, Command::Delete { reply }).is_err() {
+            document.dropped(1);
+            return Err(StoreError::Closed);
+        }
         outcome.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// The handle for a document whose last record is `last` ([`Seq::ZERO`] for a new one). `epoch` is written with the
     /// first record of a new document.
     pub fn document(&self, name: DocumentName, epoch: Epoch, last: Seq) -> DocumentLog {
-        let durable = Durable { upto: last, failed: false };
-        let document = Arc::new(Document {
-            name: name.clone(),
-            progress: watch::Sender::new(CommitProgress { durable, done: 0 }),
-            queued: AtomicU64::new(0),
-            commit: AtomicU64::new(0),
-            shared: Arc::downgrade(&self.shared),
-        });
+        let document = Arc::new(Document::new(name.clone(), last, Arc::downgrade(&self.shared)));
         let mut documents = self.shared.documents();
         documents.insert(name, Arc::downgrade(&document));
         // `Shared::latch` lists the documents under this lock: either it finds this document, or the error is visible here.
@@ -186,11 +179,11 @@ impl Log {
         DocumentLog {
             document,
             epoch,
-            last: AtomicU64::new(last.0),
-            seen: durable,
+            last,
+            seen: Durable { upto: last, failed: false },
+            waits_for_room: false,
             progress,
-            commands: self.commands.clone(),
-            byte_budget: Arc::clone(&self.shared.byte_budget),
+            commands: Arc::clone(&self.commands),
         }
     }
 
@@ -207,8 +200,7 @@ impl Log {
     /// Commits what is queued, closes the store and ends the thread. Later commands fail. A second call returns when
     /// the first has finished.
     pub async fn close(&self) {
-        // An error means that the thread is already ending.
-        self.commands.send(Command::Close).await.ok();
+        self.commands.close();
         let shared = Arc::clone(&self.shared);
         let join = move || {
             let mut thread = lock(&shared.thread);
@@ -231,12 +223,16 @@ impl DocumentLog {
         self.progress.borrow().durable
     }
 
-    /// Waits until [`DocumentLog::durable`] differs from the value that this method returned last, and returns it.
-    pub async fn durable_changed(&mut self) -> Durable {
-        let seen = self.seen;
+    /// Waits until [`DocumentLog::durable`] differs from the value that this method returned last, or, after
+    /// [`DocumentLog::has_room`] has returned false, until there is room. Returns the value.
+    pub async fn changed(&mut self) -> Durable {
+        let Self { seen, waits_for_room, progress, commands, document, .. } = self;
+        let has_changed =
+            |progress: &CommitProgress| progress.durable != *seen || (*waits_for_room && commands.has_room(document));
         // This handle keeps the sender alive, so the wait cannot fail.
-        if let Ok(progress) = self.progress.wait_for(|progress| progress.durable != seen).await {
-            self.seen = progress.durable;
+        if let Ok(durable) = progress.wait_for(has_changed).await.map(|progress| progress.durable) {
+            self.seen = durable;
+            self.waits_for_room = false;
         }
         self.seen
     }
@@ -262,14 +258,6 @@ impl DurableWatch {
     }
 }
 
-/// A command for the log's thread. `permit` is released when the command is done.
-pub(super) enum Command {
-    Append { document: Arc<Document>, epoch: Epoch, records: Vec<Record>, permit: OwnedSemaphorePermit },
-    Compact { document: Arc<Document>, snapshot: Snapshot, permit: OwnedSemaphorePermit },
-    Delete { document: DocumentName, reply: oneshot::Sender<Result<(), StoreError>> },
-    Close,
-}
-
 /// Where blocking work runs.
 #[derive(Debug, Clone, Copy)]
 enum Blocking {
@@ -286,8 +274,6 @@ pub(super) struct Shared {
     documents: Mutex<BTreeMap<DocumentName, Weak<Document>>>,
     /// The first storage error. Written once, by the log's thread.
     failed: watch::Sender<Option<StoreError>>,
-    /// Permits for [`MAX_QUEUED_BYTES`].
-    byte_budget: Arc<Semaphore>,
     pub counts: Counts,
     thread: Mutex<Option<Running>>,
 }
@@ -325,6 +311,8 @@ pub(super) struct Document {
     queued: AtomicU64,
     /// The number of the last commit that contained the document; zero: none yet. Written by the log's thread.
     pub commit: AtomicU64,
+    /// Its commands for the log's thread.
+    pub queue: DocumentQueue,
     shared: Weak<Shared>,
 }
 
@@ -336,6 +324,18 @@ struct CommitProgress {
 }
 
 impl Document {
+    fn new(name: DocumentName, last: Seq, shared: Weak<Shared>) -> Self {
+        let durable = Durable { upto: last, failed: false };
+        Self {
+            name,
+            progress: watch::Sender::new(CommitProgress { durable, done: 0 }),
+            queued: AtomicU64::new(0),
+            commit: AtomicU64::new(0),
+            queue: DocumentQueue::default(),
+            shared,
+        }
+    }
+
     /// Reports that `commands` more commands are on disk. `upto` is the last record among them.
     pub(crate) fn committed(&self, upto: Option<Seq>, commands: u64) {
         self.progress.send_modify(|progress| {
@@ -376,6 +376,6 @@ impl Drop for Document {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

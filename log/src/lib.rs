@@ -1,10 +1,10 @@
 //! The durable log: document tasks append records and watch how far their documents are durable.
 //!
-//! Document tasks send records to a [`DocumentLog`]. One thread takes everything that was queued while the last commit
-//! ran, writes it as one commit of a [`Store`], and then updates each document's watched [`Durable`]. Batching follows
-//! load; while many documents change steadily, the thread also spaces commits apart (`commit_delay.rs`). Appending waits when
-//! the queue is full. Reporting waits at most for the reporting task (`notifier.rs`), which waits for nothing, so the
-//! waits form no cycle.
+//! Document tasks send records to a [`DocumentLog`]. One thread takes what was queued while the last commit ran, from every
+//! document in turn (`queue.rs`), writes it as one commit of a [`Store`], and then updates each document's watched
+//! [`Durable`]. Batching follows load; while many documents change steadily, the thread also spaces commits apart
+//! (`commit_delay.rs`). Appending never waits: a document whose queue is full takes no further event. Reporting waits at
+//! most for the reporting task (`notifier.rs`), which waits for nothing, so the waits form no cycle.
 //!
 //! # Durability, case by case
 //!
@@ -61,6 +61,7 @@ mod layout;
 pub mod memory;
 mod notifier;
 mod private;
+mod queue;
 mod read_fallback;
 mod saved_segments;
 mod segments;
@@ -76,7 +77,8 @@ mod store_lock;
 mod tests;
 mod thread;
 
-pub use handle::{DocumentLog, Durable, DurableWatch, Figures, Log, MAX_QUEUED_BYTES, MAX_QUEUED_COMMANDS};
+pub use handle::{DocumentLog, Durable, DurableWatch, Figures, Log};
+pub use queue::{MAX_DOCUMENT_BYTES, MAX_QUEUED_BYTES};
 pub use sled::SledStore;
 pub use store::{Mark, Record, Salvaged, Snapshot, Store, StoreError, Stored, TOMBSTONE};
 pub use thread::{Batch, Committed, Committer};

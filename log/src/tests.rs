@@ -42,13 +42,13 @@ fn durable(upto: u64) -> Durable {
 
 async fn until(document: &mut DocumentLog, upto: u64) {
     while document.durable() != durable(upto) {
-        assert!(!document.durable_changed().await.failed);
+        assert!(!document.changed().await.failed);
     }
 }
 
 async fn until_failed(document: &mut DocumentLog) {
     while !document.durable().failed {
-        document.durable_changed().await;
+        document.changed().await;
     }
 }
 
@@ -63,11 +63,11 @@ async fn commands_queued_during_a_commit_become_one_step_per_document() {
     let (store, log) = start();
     store.hold();
     let mut documents: Vec<_> = (0..100).map(|at| open(&log, &format!("{at}"))).collect();
-    documents[0].append(vec![record(1)]).await;
+    documents[0].append(vec![record(1)]);
     until_held(&store).await;
-    for document in &documents[1..] {
-        document.append(vec![record(1), record(2)]).await;
-        document.append(vec![record(3)]).await;
+    for document in &mut documents[1..] {
+        document.append(vec![record(1), record(2)]);
+        document.append(vec![record(3)]);
     }
     store.release();
     for document in &mut documents[1..] {
@@ -83,11 +83,11 @@ async fn record_is_durable_after_its_commit_and_not_before() {
     let (store, log) = start();
     store.hold();
     let mut document = open(&log, "doc");
-    document.append(vec![record(1), record(2)]).await;
+    document.append(vec![record(1), record(2)]);
     until_held(&store).await;
     assert_eq!(document.durable(), durable(0));
     store.release();
-    assert_eq!(document.durable_changed().await, durable(2));
+    assert_eq!(document.changed().await, durable(2));
     assert_eq!(log.load(&name("doc")).await.unwrap().unwrap().records, [record(1), record(2)]);
 }
 
@@ -96,11 +96,11 @@ async fn snapshot_is_committed_in_order_with_the_records() {
     let (store, log) = start();
     store.hold();
     let mut document = open(&log, "doc");
-    document.append(vec![record(1)]).await;
+    document.append(vec![record(1)]);
     until_held(&store).await;
-    document.append(vec![record(2)]).await;
-    document.compact(Snapshot { upto: Seq(2), update: Bytes::from_static(b"two") }).await;
-    document.append(vec![record(3)]).await;
+    document.append(vec![record(2)]);
+    document.compact(Snapshot { upto: Seq(2), update: Bytes::from_static(b"two") });
+    document.append(vec![record(3)]);
     store.release();
     until(&mut document, 3).await;
     let stored = log.load(&name("doc")).await.unwrap().unwrap();
@@ -113,18 +113,18 @@ async fn first_error_is_final_and_reported_to_every_document() {
         let (store, log) = start();
         let (mut writer, mut idle) = (open(&log, "writer"), open(&log, "idle"));
         let mut watch = log.watch_failed();
-        writer.append(vec![record(1)]).await;
+        writer.append(vec![record(1)]);
         until(&mut writer, 1).await;
         store.fault_at(1, fault);
-        writer.append(vec![record(2)]).await;
+        writer.append(vec![record(2)]);
         until_failed(&mut writer).await;
         until_failed(&mut idle).await;
         assert!(watch.wait_for(Option::is_some).await.is_ok() && log.failed().is_some());
         let mut late = open(&log, "late");
-        assert!(late.durable().failed && late.durable_changed().await.failed);
+        assert!(late.durable().failed && late.changed().await.failed);
         // The store would work again, but it is not called.
-        late.append(vec![record(1)]).await;
-        writer.append(vec![record(3)]).await;
+        late.append(vec![record(1)]);
+        writer.append(vec![record(3)]);
         assert!(log.delete(&name("idle")).await.is_err());
         assert_eq!(writer.durable(), Durable { upto: Seq(1), failed: true });
         assert_eq!(store.commits().len(), 2);
@@ -138,10 +138,10 @@ async fn first_error_is_final_and_reported_to_every_document() {
 async fn crash_discards_records_that_were_not_durable() {
     let (store, log) = start();
     let mut document = open(&log, "doc");
-    document.append(vec![record(1)]).await;
+    document.append(vec![record(1)]);
     until(&mut document, 1).await;
     store.hold();
-    document.append(vec![record(2)]).await;
+    document.append(vec![record(2)]);
     until_held(&store).await;
     store.crash();
     until_failed(&mut document).await;
@@ -153,8 +153,8 @@ async fn crash_discards_records_that_were_not_durable() {
 async fn load_waits_for_its_own_document_only() {
     let (store, log) = start();
     store.hold();
-    let document = open(&log, "doc");
-    document.append(vec![record(1)]).await;
+    let mut document = open(&log, "doc");
+    document.append(vec![record(1)]);
     until_held(&store).await;
     // The document's task has ended while its record is still queued.
     drop(document);
@@ -171,17 +171,89 @@ async fn load_waits_for_its_own_document_only() {
 }
 
 #[tokio::test]
-async fn append_waits_when_full_and_an_oversized_command_is_admitted_alone() {
+async fn document_whose_queue_is_full_has_no_room_until_a_commit() {
     let (store, log) = start();
     store.hold();
     let mut document = open(&log, "doc");
-    document.append(vec![sized(1, MAX_QUEUED_BYTES * 2)]).await;
+    document.append(vec![record(1)]);
     until_held(&store).await;
-    let mut second = Box::pin(document.append(vec![record(2)]));
-    assert!((&mut second).now_or_never().is_none());
+    assert!(document.has_room());
+    document.append(vec![sized(2, MAX_DOCUMENT_BYTES)]);
+    assert!(!document.has_room());
+    assert!(document.changed().now_or_never().is_none());
+    assert_eq!(log.figures().waiting_bytes, MAX_DOCUMENT_BYTES + 2 * 128 + 3);
     store.release();
-    second.await;
     until(&mut document, 2).await;
+    assert!(document.has_room());
+    assert_eq!(log.figures().waiting_bytes, 0);
+}
+
+#[tokio::test]
+async fn room_is_reported_when_a_snapshot_has_made_the_queue_full() {
+    let (store, log) = start();
+    let mut document = open(&log, "doc");
+    document.append(vec![record(1)]);
+    until(&mut document, 1).await;
+    store.hold();
+    document.compact(Snapshot { upto: Seq(1), update: Bytes::from(vec![0; MAX_DOCUMENT_BYTES]) });
+    assert!(!document.has_room());
+    until_held(&store).await;
+    assert!(document.changed().now_or_never().is_none());
+    store.release();
+    tokio::time::timeout(TIMEOUT, document.changed()).await.unwrap();
+    assert!(document.has_room());
+}
+
+#[tokio::test]
+async fn documents_that_fill_the_log_leave_room_for_the_others() {
+    let (store, log) = start();
+    store.hold();
+    let mut first = open(&log, "first");
+    first.append(vec![record(1)]);
+    until_held(&store).await;
+    let mut greedy: Vec<_> = (0..16).map(|at| open(&log, &format!("greedy {at}"))).collect();
+    for document in &mut greedy {
+        document.append(vec![sized(1, MAX_DOCUMENT_BYTES)]);
+    }
+    assert!(log.figures().waiting_bytes >= MAX_QUEUED_BYTES);
+    let mut other = open(&log, "other");
+    assert!(other.has_room(), "every document has a share");
+    other.append(vec![record(1)]);
+    store.release();
+    until(&mut other, 1).await;
+    let commits = store.commits();
+    let of_other = commits.iter().position(|writes| writes.iter().any(|write| is_append(write, "other")));
+    assert_eq!(of_other, Some(1), "its record is in the next commit");
+    assert_eq!(commits[1].len(), 2, "and one large record at most");
+    for document in &mut greedy {
+        until(document, 1).await;
+    }
+}
+
+fn is_append(write: &Write, of: &str) -> bool {
+    matches!(write, Write::Append { document, .. } if *document == name(of))
+}
+
+#[tokio::test]
+async fn commits_take_from_large_documents_in_turn() {
+    let (log, mut committer) = Log::with_committer(Arc::new(MemoryStore::new()));
+    let mut documents: Vec<_> = (0..4).map(|at| open(&log, &format!("{at}"))).collect();
+    for seq in 1..=3 {
+        for document in &mut documents {
+            document.append(vec![sized(seq, 300 << 10)]);
+        }
+    }
+    let mut turns = Vec::new();
+    while let Some(batch) = committer.take() {
+        for write in batch.writes() {
+            let Write::Append { document, records, .. } = write else { panic!("{write:?}") };
+            assert_eq!(records.len(), 1);
+            turns.push(document.as_str().parse::<u32>().unwrap());
+        }
+        committer.commit(batch).report();
+    }
+    assert_eq!(turns, [0, 1, 2, 3].repeat(3));
+    assert!(documents.iter().all(|document| document.durable() == durable(3)));
 }
 
 #[tokio::test]
@@ -189,9 +261,9 @@ async fn close_commits_queued_records_and_later_ones_are_never_durable() {
     let (store, log) = start();
     store.hold();
     let mut document = open(&log, "doc");
-    document.append(vec![record(1)]).await;
+    document.append(vec![record(1)]);
     until_held(&store).await;
-    document.append(vec![record(2)]).await;
+    document.append(vec![record(2)]);
     let close = tokio::spawn({
         let log = log.clone();
         async move { log.close().await }
@@ -200,7 +272,7 @@ async fn close_commits_queued_records_and_later_ones_are_never_durable() {
     close.await.unwrap();
     assert!(store.is_closed());
     assert_eq!(store.load(&name("doc")).unwrap().unwrap().last(), Seq(2));
-    document.append(vec![record(3)]).await;
+    document.append(vec![record(3)]);
     until_failed(&mut document).await;
     assert_eq!(document.durable().upto, Seq(2));
     log.close().await;
@@ -209,8 +281,8 @@ async fn close_commits_queued_records_and_later_ones_are_never_durable() {
 #[tokio::test]
 async fn dropping_the_last_handle_closes_the_store() {
     let (store, log) = start();
-    let document = open(&log, "doc");
-    document.append(vec![record(1)]).await;
+    let mut document = open(&log, "doc");
+    document.append(vec![record(1)]);
     let thread = log.take_thread();
     drop((log, document));
     tokio::task::spawn_blocking(move || thread.join()).await.unwrap();
@@ -222,7 +294,7 @@ async fn dropping_the_last_handle_closes_the_store() {
 #[should_panic(expected = "record out of order")]
 async fn append_with_a_gap_panics() {
     let (_store, log) = start();
-    open(&log, "doc").append(vec![record(2)]).await;
+    open(&log, "doc").append(vec![record(2)]);
 }
 
 #[test]
@@ -232,7 +304,7 @@ fn commit_is_reported_to_other_runtimes_after_the_logs_runtime_ended() {
     let mut document = open(&log, "doc");
     drop(own);
     other.block_on(async {
-        document.append(vec![record(1)]).await;
+        document.append(vec![record(1)]);
         // Times out only if the commit is not reported.
         tokio::time::timeout(TIMEOUT, until(&mut document, 1)).await.unwrap();
     });
@@ -253,7 +325,7 @@ fn pending_reports_are_published_when_the_logs_runtime_ends() {
         // The log's own runtime is not driven, so nothing is reported.
         until_committed(&store, 1).await;
         for seq in [1, 2] {
-            document.append(vec![record(seq)]).await;
+            document.append(vec![record(seq)]);
             until_committed(&store, 1 + seq as usize).await;
         }
     });
@@ -284,9 +356,9 @@ async fn until_committed(store: &MemoryStore, commits: usize) {
 fn close_returns_after_every_commit_is_reported() {
     let (own, other) = (runtime(), runtime());
     let (store, log) = own.block_on(async { start() });
-    let document = open(&log, "doc");
+    let mut document = open(&log, "doc");
     other.block_on(async {
-        document.append(vec![record(1)]).await;
+        document.append(vec![record(1)]);
         let close = tokio::spawn({
             let log = log.clone();
             async move { log.close().await }

@@ -1,4 +1,4 @@
-//! The log's thread: takes everything that is queued, commits it in one commit, reports it, and repeats. A simulation
+//! The log's thread: takes what is queued, commits it in one commit, reports it, and repeats. A simulation
 //! drives the same [`Committer`] step by step.
 
 use std::collections::HashMap;
@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use syncline_protocol::ids::{DocumentName, Seq};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task;
 use tracing::{error, warn};
 
 use super::commit_delay::{CommitPacing, CommitStart};
 use super::engine_error::panic_message;
-use super::handle::{Command, Document, Shared};
+use super::handle::{Document, Shared};
 use super::notifier::Reporter;
+use super::queue::{Command, Queue};
 use super::store::{StoreError, Write};
 
 const NAME: &str = "syncline-log";
@@ -28,7 +29,7 @@ pub(super) struct Running {
     reporting: Option<task::JoinHandle<()>>,
 }
 
-/// Starts the thread. It ends on [`Command::Close`], or when the last handle is dropped.
+/// Starts the thread. It ends when the log is closed, or when its last handle is dropped.
 #[expect(clippy::expect_used, reason = "a server that cannot start its log must not start")]
 pub(super) fn spawn(committer: Committer, commit_interval: Duration) -> Running {
     let (reporter, reporting) = Reporter::spawn().unzip();
@@ -51,12 +52,12 @@ impl Running {
 fn run(mut committer: Committer, commit_interval: Duration, reporter: Option<Reporter>) {
     let mut pacing = CommitPacing::new(commit_interval);
     let mut began = Instant::now();
-    while let Some(command) = committer.queue.blocking_recv() {
+    while committer.queue.wait() {
         // A sleeping thread is not woken by new commands, so queueing them meanwhile costs no context switch.
         thread::sleep(pacing.delay(began.elapsed()));
         let period = began.elapsed();
         began = Instant::now();
-        let batch = committer.gather(command);
+        let batch = committer.gather();
         pacing.record(CommitStart { documents: batch.documents.len(), returning: batch.returning, period });
         let committed = committer.commit(batch);
         committer.shared.counts.record_commit(began.elapsed());
@@ -72,30 +73,26 @@ fn run(mut committer: Committer, commit_interval: Duration, reporter: Option<Rep
 /// between any two of them.
 pub struct Committer {
     shared: Arc<Shared>,
-    queue: mpsc::Receiver<Command>,
+    queue: Arc<Queue>,
     /// Commits started so far.
     commits: u64,
 }
 
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Command>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, queue: Arc<Queue>) -> Self {
         Self { shared, queue, commits: 0 }
     }
 
-    /// Takes everything that is queued now as one batch. `None`: the queue is empty.
+    /// Takes one commit's share of what is queued now. `None`: the queue is empty.
     pub fn take(&mut self) -> Option<Batch> {
-        let command = self.queue.try_recv().ok()?;
-        Some(self.gather(command))
+        let batch = self.gather();
+        (!batch.documents.is_empty()).then_some(batch)
     }
 
-    fn gather(&mut self, command: Command) -> Batch {
+    fn gather(&mut self) -> Batch {
         self.commits += 1;
-        let mut batch = Batch { number: self.commits, ..Batch::default() };
-        batch.add(command, &mut self.queue);
-        // The batch is bounded in bytes like the queue, because it holds the permits of its commands.
-        while let Ok(command) = self.queue.try_recv() {
-            batch.add(command, &mut self.queue);
-        }
+        let mut batch = Batch::new(Arc::clone(&self.queue), self.commits);
+        self.queue.take(|document, command, bytes| batch.add(document, command, bytes));
         batch
     }
 
@@ -146,8 +143,8 @@ fn catch_panic(work: impl FnOnce() -> Result<(), StoreError>) -> Result<(), Stor
 }
 
 /// The commands of one commit.
-#[derive(Default)]
 pub struct Batch {
+    queue: Arc<Queue>,
     writes: Vec<Write>,
     /// For each document, the index in `writes` of its last step, if that is an append that can take more records.
     open_appends: HashMap<DocumentName, usize>,
@@ -160,27 +157,44 @@ pub struct Batch {
     number: u64,
     /// Documents that were also in one of the last two commits.
     returning: usize,
-    /// Released when the batch is done.
-    permits: Vec<OwnedSemaphorePermit>,
 }
 
+/// What a commit does for one document.
 struct DocumentProgress {
     document: Arc<Document>,
+    /// The last record.
     upto: Option<Seq>,
     commands: u64,
+    /// Their bytes, which the queue counts until the commit is done.
+    bytes: usize,
 }
 
 impl Batch {
+    fn new(queue: Arc<Queue>, number: u64) -> Self {
+        Self {
+            queue,
+            writes: Vec::new(),
+            open_appends: HashMap::new(),
+            documents: Vec::new(),
+            indexes: HashMap::new(),
+            deletes: Vec::new(),
+            number,
+            returning: 0,
+        }
+    }
+
     /// The steps that [`Committer::commit`] passes to the store.
     pub fn writes(&self) -> &[Write] {
         &self.writes
     }
 
-    fn add(&mut self, command: Command, queue: &mut mpsc::Receiver<Command>) {
+    fn add(&mut self, document: &Arc<Document>, command: Command, bytes: usize) {
+        let progress = self.progress_of(document);
+        progress.commands += 1;
+        progress.bytes += bytes;
         match command {
-            Command::Append { document, epoch, records, permit } => {
-                self.permits.push(permit);
-                self.count(&document, records.last().map(|record| record.seq));
+            Command::Append { epoch, records } => {
+                progress.upto = records.last().map(|record| record.seq).or(progress.upto);
                 if let Some(Write::Append { records: before, .. }) =
                     self.open_appends.get(&document.name).and_then(|&at| self.writes.get_mut(at))
                 {
@@ -191,39 +205,34 @@ impl Batch {
                 self.open_appends.insert(document.clone(), self.writes.len());
                 self.writes.push(Write::Append { document, epoch, records });
             }
-            Command::Compact { document, snapshot, permit } => {
-                self.permits.push(permit);
-                self.count(&document, None);
-                let document = document.name.clone();
-                self.open_appends.remove(&document);
-                self.writes.push(Write::Compact { document, snapshot });
+            Command::Compact { snapshot } => {
+                self.open_appends.remove(&document.name);
+                self.writes.push(Write::Compact { document: document.name.clone(), snapshot });
             }
-            Command::Delete { document, reply } => {
+            Command::Delete { reply } => {
                 self.deletes.push(reply);
-                self.open_appends.remove(&document);
-                self.writes.push(Write::Delete { document });
+                self.open_appends.remove(&document.name);
+                self.writes.push(Write::Delete { document: document.name.clone() });
             }
-            // Commands that are already queued are still received.
-            Command::Close => queue.close(),
         }
     }
 
-    fn count(&mut self, document: &Arc<Document>, upto: Option<Seq>) {
+    fn progress_of(&mut self, document: &Arc<Document>) -> &mut DocumentProgress {
         let index = *self.indexes.entry(Arc::as_ptr(document).addr()).or_insert(self.documents.len());
         if index == self.documents.len() {
             let last = document.commit.swap(self.number, Ordering::Relaxed);
             if last != 0 && last + 2 >= self.number {
                 self.returning += 1;
             }
-            self.documents.push(DocumentProgress { document: Arc::clone(document), upto: None, commands: 0 });
+            let document = Arc::clone(document);
+            self.documents.push(DocumentProgress { document, upto: None, commands: 0, bytes: 0 });
         }
-        let progress = &mut self.documents[index];
-        progress.upto = upto.or(progress.upto);
-        progress.commands += 1;
+        &mut self.documents[index]
     }
 
     fn report(self) {
-        for DocumentProgress { document, upto, commands } in self.documents {
+        for DocumentProgress { document, upto, commands, bytes } in self.documents {
+            self.queue.release(&document, bytes);
             document.committed(upto, commands);
         }
         for reply in self.deletes {
@@ -233,7 +242,8 @@ impl Batch {
     }
 
     fn report_failed(self, error: &StoreError) {
-        for DocumentProgress { document, commands, .. } in self.documents {
+        for DocumentProgress { document, commands, bytes, .. } in self.documents {
+            self.queue.release(&document, bytes);
             document.dropped(commands);
         }
         for reply in self.deletes {
@@ -252,32 +262,32 @@ mod tests {
     use super::super::store::Record;
     use super::*;
 
-    async fn write(document: &DocumentLog, seq: u64) {
-        document.append(vec![Record { seq: Seq(seq), time_ms: 0, update: Bytes::from_static(b"an update") }]).await;
+    fn write(document: &mut DocumentLog, seq: u64) {
+        document.append(vec![Record { seq: Seq(seq), time_ms: 0, update: Bytes::from_static(b"an update") }]);
     }
 
-    #[tokio::test]
-    async fn documents_also_in_one_of_the_last_two_commits_are_counted() {
+    #[test]
+    fn documents_also_in_one_of_the_last_two_commits_are_counted() {
         let (log, mut committer) = Log::with_committer(Arc::new(MemoryStore::new()));
         let open = |name| log.document(DocumentName::parse(name).unwrap(), Epoch(1), Seq::ZERO);
-        let (a, b, c) = (open("a"), open("b"), open("c"));
+        let (mut a, mut b, mut c) = (open("a"), open("b"), open("c"));
         let returning = |committer: &mut Committer| {
             let batch = committer.take().unwrap();
             let returning = batch.returning;
             committer.commit(batch).report();
             returning
         };
-        write(&a, 1).await;
-        write(&a, 2).await;
+        write(&mut a, 1);
+        write(&mut a, 2);
         assert_eq!(returning(&mut committer), 0, "two appends in one commit do not count");
-        write(&b, 1).await;
+        write(&mut b, 1);
         assert_eq!(returning(&mut committer), 0);
-        write(&a, 3).await;
-        write(&b, 2).await;
-        write(&c, 1).await;
+        write(&mut a, 3);
+        write(&mut b, 2);
+        write(&mut c, 1);
         assert_eq!(returning(&mut committer), 2);
-        for (seq, document) in [(2, &c), (3, &c), (4, &a)] {
-            write(document, seq).await;
+        for (seq, name) in [(2, 'c'), (3, 'c'), (4, 'a')] {
+            write(if name == 'a' { &mut a } else { &mut c }, seq);
             let expected = usize::from(seq < 4);
             assert_eq!(returning(&mut committer), expected, "record {seq}");
         }

@@ -37,8 +37,8 @@ use crate::metrics::Metrics;
 use crate::outbox::Budget;
 use crate::registry::Registry;
 use crate::session::{Context, Stream};
-use syncline_log::Log;
 use syncline_log::store::{Store, StoreError};
+use syncline_log::{Figures, Log};
 use syncline_replica::{HubLimits, Superseded};
 
 /// How long sessions may take to end when the server stops.
@@ -237,6 +237,11 @@ impl Server {
     #[doc(hidden)]
     pub fn gate(&self) -> &Gate {
         &self.shared.context.services.gate
+    }
+
+    /// Figures of the log.
+    pub fn log_figures(&self) -> Figures {
+        self.shared.log.figures()
     }
 
     /// Number of documents in memory.

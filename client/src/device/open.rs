@@ -171,7 +171,7 @@ impl Open {
         self.core.rewrite(last, &mut self.out);
     }
 
-    /// Hands the core's writes to the journal, in order.
+    /// Hands the core's writes to the journal, in order. Waits while more of the document waits for the disk than its share.
     pub(super) async fn write(&mut self, now_ms: u64) {
         let mut records = Vec::new();
         for write in std::mem::take(&mut self.out.writes) {
@@ -181,13 +181,14 @@ impl Open {
                     records.push(Record { seq: self.handed, time_ms: now_ms, update: note.encode() });
                 }
                 Write::Snapshot(snapshot) => {
-                    self.log.append(std::mem::take(&mut records)).await;
+                    self.log.append(std::mem::take(&mut records));
                     let update: Bytes = snapshot.encode();
-                    self.log.compact(Snapshot { upto: self.handed, update }).await;
+                    self.log.compact(Snapshot { upto: self.handed, update });
                 }
             }
         }
-        self.log.append(records).await;
+        self.log.append(records);
+        self.log.room().await;
     }
 
     /// Answers the caller of a rebase when it has ended.

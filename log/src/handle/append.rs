@@ -1,84 +1,58 @@
-//! Sends records and snapshots from a document's task to the log's thread, with backpressure.
+//! Sends records and snapshots from a document's task to the log's thread.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-
-use super::{Command, Document, DocumentLog, MAX_QUEUED_BYTES};
+use super::DocumentLog;
+use crate::queue::Command;
 use crate::store::{Record, Snapshot};
 
-/// Counted for each record in addition to its update.
-const RECORD_OVERHEAD_BYTES: usize = 64;
-
 impl DocumentLog {
-    /// Appends consecutive records, the first of which follows the last one appended. Waits while the queue is full.
-    /// [`DocumentLog::durable`] reports the outcome. Dropping the future before it completes appends nothing.
+    /// Queues consecutive records, the first of which follows the last one appended. [`DocumentLog::durable`] reports
+    /// the outcome. Never waits: ask [`DocumentLog::has_room`] before the next event is processed.
     ///
     /// Panics when the sequence numbers are not consecutive: the caller's state cannot be trusted then.
-    pub async fn append(&self, records: Vec<Record>) {
-        let Some((slot, permit)) = self.reserve(queued_bytes(&records)).await else { return };
-        self.send_records(slot, records, permit);
-    }
-
-    fn send_records(&self, slot: mpsc::Permit<'_, Command>, records: Vec<Record>, permit: OwnedSemaphorePermit) {
+    pub fn append(&mut self, records: Vec<Record>) {
         let Some(last) = records.last().map(|record| record.seq) else { return };
-        let before = self.last.load(Ordering::Relaxed);
-        for (expected, record) in (before + 1..).zip(&records) {
+        for (expected, record) in (self.last.0 + 1..).zip(&records) {
             assert_eq!(record.seq.0, expected, "record out of order in document {:?}", self.document.name);
         }
-        self.last.store(last.0, Ordering::Relaxed);
-        self.send(slot, Command::Append { document: self.document(), epoch: self.epoch, records, permit });
+        self.last = last;
+        self.push(Command::Append { epoch: self.epoch, records });
     }
 
-    /// [`DocumentLog::append`] without waiting. Returns the records as the error when the queue is full.
-    ///
-    /// Panics like [`DocumentLog::append`].
-    pub fn try_append(&self, records: Vec<Record>) -> Result<(), Vec<Record>> {
-        let permits = queued_bytes(&records).min(MAX_QUEUED_BYTES) as u32;
-        let Ok(permit) = Arc::clone(&self.byte_budget).try_acquire_many_owned(permits) else { return Err(records) };
-        let Ok(slot) = self.commands.try_reserve() else { return Err(records) };
-        self.send_records(slot, records, permit);
-        Ok(())
-    }
-
-    /// Queues a snapshot of records that were appended before. Waits while the queue is full. No outcome is reported,
-    /// because a compaction does not affect acknowledgements.
+    /// Queues a snapshot of records that were appended before. Never waits. No outcome is reported, because a
+    /// compaction does not affect acknowledgements.
     ///
     /// Panics when the snapshot contains records that were not appended.
-    pub async fn compact(&self, snapshot: Snapshot) {
-        let last = self.last.load(Ordering::Relaxed);
+    pub fn compact(&mut self, snapshot: Snapshot) {
         assert!(
-            snapshot.upto.0 <= last,
+            snapshot.upto <= self.last,
             "snapshot contains records that were not appended to document {:?}",
             self.document.name
         );
-        let Some((slot, permit)) = self.reserve(snapshot.update.len()).await else { return };
-        self.send(slot, Command::Compact { document: self.document(), snapshot, permit });
+        self.push(Command::Compact { snapshot });
     }
 
-    /// Waits for space in the queue. `None`: the log is closed, and the document is marked as failed.
-    async fn reserve(&self, bytes: usize) -> Option<(mpsc::Permit<'_, Command>, OwnedSemaphorePermit)> {
-        let permits = bytes.min(MAX_QUEUED_BYTES) as u32;
-        let permit = Arc::clone(&self.byte_budget).acquire_many_owned(permits).await.ok();
-        let slot = self.commands.reserve().await.ok();
-        if slot.is_none() {
-            self.document.fail();
+    /// Whether the document may process its next event. False while it has queued more than its share: then
+    /// [`DocumentLog::changed`] returns when there is room again.
+    pub fn has_room(&mut self) -> bool {
+        let has_room = self.commands.has_room(&self.document);
+        self.waits_for_room = !has_room;
+        has_room
+    }
+
+    /// Waits until [`DocumentLog::has_room`]. For callers that do not need [`DocumentLog::changed`].
+    pub async fn room(&mut self) {
+        while !self.has_room() {
+            self.changed().await;
         }
-        slot.zip(permit)
     }
 
-    fn send(&self, slot: mpsc::Permit<'_, Command>, command: Command) {
+    /// If the log is closed, the document is marked as failed.
+    fn push(&self, command: Command) {
         self.document.queued.fetch_add(1, Ordering::Relaxed);
-        slot.send(command);
+        if self.commands.push(&self.document, command).is_err() {
+            self.document.dropped(1);
+        }
     }
-
-    fn document(&self) -> Arc<Document> {
-        Arc::clone(&self.document)
-    }
-}
-
-/// How much of [`MAX_QUEUED_BYTES`] the records use.
-fn queued_bytes(records: &[Record]) -> usize {
-    records.iter().map(|record| record.update.len() + RECORD_OVERHEAD_BYTES).sum()
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Log, MAX_QUEUED_BYTES};
+use super::Log;
 
 /// The log's counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,7 +12,7 @@ pub struct Figures {
     pub commits: u64,
     /// The total duration of these commits, each with its sync.
     pub commit_time: Duration,
-    /// Bytes that are queued or being committed, at most [`MAX_QUEUED_BYTES`].
+    /// Bytes that are queued or being committed.
     pub waiting_bytes: usize,
 }
 
@@ -38,7 +38,7 @@ impl Log {
         Figures {
             commits: counts.commits.load(Ordering::Relaxed),
             commit_time: Duration::from_nanos(counts.commit_nanos.load(Ordering::Relaxed)),
-            waiting_bytes: MAX_QUEUED_BYTES - self.shared.byte_budget.available_permits(),
+            waiting_bytes: self.commands.queued_bytes(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::Envelope;
 /// Queued events; beyond this senders wait, which becomes TCP backpressure.
 const MAX_EVENTS: usize = 256;
 /// Bytes of large events that may be queued or being processed.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Events up to this size are bounded by their number alone.
 const SMALL_EVENT_BYTES: usize = 4 * 1024;
 

@@ -177,6 +177,13 @@ async fn refuse_sessions(inbox: &mut Receiver, close: &Close, metrics: Arc<Metri
     }
 }
 
+/// Fills `batch` with the next events, unless it still has earlier ones.
+async fn receive(inbox: &mut Receiver, batch: &mut VecDeque<Envelope>) {
+    if batch.is_empty() {
+        inbox.receive(batch).await;
+    }
+}
+
 impl Task {
     async fn load(
         name: DocumentName,
@@ -232,33 +239,34 @@ impl Task {
     async fn run(&mut self, inbox: &mut Receiver, try_retire: impl Fn(&Receiver) -> bool) -> TaskEnd {
         let mut batch = VecDeque::new();
         // Storage may have failed before this document was opened.
-        self.update_durable().await;
+        self.update_durable();
         let mut timer = pin!(sleep_until(self.next_tick()));
         loop {
+            let may_take_events = self.may_take_events();
             tokio::select! {
                 // Biased: durable positions arrive no faster than commits, so they cannot starve events.
                 biased;
-                _ = self.log.durable_changed() => self.update_durable().await,
-                () = inbox.receive(&mut batch), if !self.core.must_wait_for_disk() => {
+                _ = self.log.changed() => self.update_durable(),
+                () = receive(inbox, &mut batch), if may_take_events => {
                     if batch.is_empty() {
                         Box::pin(self.finish()).await;
                         return TaskEnd::Stopped;
                     }
                     self.is_busy = batch.len() > 1;
-                    let is_used = self.handle_batch(&mut batch).await;
-                    self.end_turn().await;
+                    let is_used = self.handle_batch(&mut batch);
+                    self.end_turn();
                     if is_used {
                         self.active = Instant::now();
                         self.has_unused_lease = false;
                     }
-                    self.after_batch().await;
+                    self.after_batch();
                     // Only moved earlier: what the timer is for is checked when it fires.
                     let tick = self.next_tick();
                     if tick < timer.deadline() {
                         timer.as_mut().reset(tick);
                     }
                 }
-                () = &mut timer => {
+                () = &mut timer, if batch.is_empty() => {
                     if self.core.lease_count() == 0 && self.active.elapsed() >= self.idle() {
                         Point::UnloadBegun.pass();
                         Box::pin(self.finish()).await;
@@ -271,7 +279,7 @@ impl Task {
                         self.must_free_memory = false;
                     }
                     if self.can_free_memory() && self.changed.elapsed() >= self.quiet() {
-                        Box::pin(self.free_memory()).await;
+                        self.free_memory();
                         self.must_free_memory = false;
                     }
                     timer.as_mut().reset(self.next_tick());
@@ -283,7 +291,7 @@ impl Task {
     /// Writes a snapshot if it is worth it, and waits until everything is on disk.
     async fn finish(&mut self) {
         if self.is_worth_compacting(self.options.compaction.idle_records) && !self.options.give_up.is_cancelled() {
-            self.compact().await;
+            self.compact();
         }
         self.settle().await;
     }
@@ -327,9 +335,9 @@ impl Task {
     }
 
     /// Frees memory after a quiet period; a snapshot makes the next load fast.
-    async fn free_memory(&mut self) {
+    fn free_memory(&mut self) {
         if self.is_worth_compacting(self.options.compaction.idle_records) {
-            self.compact().await;
+            self.compact();
         }
         self.handle(Event::MakeDormant);
         self.outgoing = OutgoingFrames::default();
@@ -341,7 +349,7 @@ impl Task {
         block_in_place_if(self.core.takes_long(&event), || self.core.handle(event, &mut self.effects));
     }
 
-    async fn after_batch(&mut self) {
+    fn after_batch(&mut self) {
         if self.core.last() != self.last_seen {
             (self.last_seen, self.changed) = (self.core.last(), self.active);
         }
@@ -352,20 +360,22 @@ impl Task {
         let Compaction { records, bytes, .. } = self.options.compaction;
         let records = records.max((self.snapshot_bytes / SNAPSHOT_BYTES_PER_RECORD) as u64);
         let bytes = bytes.max(self.snapshot_bytes + self.core.pending_bytes());
-        if self.is_worth_compacting(records) || self.bytes_since_snapshot >= bytes {
-            Box::pin(self.compact()).await;
+        let is_due = self.is_worth_compacting(records) || self.bytes_since_snapshot >= bytes;
+        // A snapshot queues as much as the document has.
+        if is_due && self.log.has_room() {
+            self.compact();
         }
         self.report_usage();
     }
 
-    async fn update_durable(&mut self) {
+    fn update_durable(&mut self) {
         let durable = self.log.durable();
         Point::BeforeAck.pass();
         self.handle(Event::Durable { upto: durable.upto });
         if durable.failed {
             self.handle(Event::StorageFailed);
         }
-        self.execute().await;
+        self.execute();
     }
 }
 

@@ -6,11 +6,22 @@ use super::{Envelope, Task};
 use crate::document::event::{Event, SessionEvent};
 use crate::ids::LeaseId;
 
+/// Bytes of updates of a batch that are not sent to readers and the log yet. Smaller ones are sent together.
+const MAX_UNSENT_BYTES: usize = 64 * 1024;
+
 impl Envelope {
     /// True if the frames of earlier messages must be queued first: they must not follow the diff that contains
     /// them, and a reader that leaves still gets them.
     fn follows_queued_frames(&self) -> bool {
         matches!(self, Envelope::Resync { .. } | Envelope::Leave { .. })
+    }
+
+    /// Bytes of the update, or zero.
+    fn update_bytes(&self) -> usize {
+        match self {
+            Envelope::Session(_, SessionEvent::Update { update, .. }, _) => update.len(),
+            _ => 0,
+        }
     }
 
     fn is_step1_of(&self, of: LeaseId) -> bool {
@@ -19,21 +30,36 @@ impl Envelope {
 }
 
 impl Task {
-    /// Handles the messages of a batch, up to the moment at which the server gives up: the rest is dropped, and none of
-    /// it was acknowledged. Returns false if they show no use of the document.
-    pub(super) async fn handle_batch(&mut self, batch: &mut VecDeque<Envelope>) -> bool {
-        let mut is_used = false;
-        // One message may take a second in a large document, so each is preceded by the check.
+    /// Handles the messages of a batch. The rest stays in it while the log has no room for this document. When the
+    /// server gives up, the rest is dropped: none of it was acknowledged. Returns false if they show no use of the
+    /// document.
+    pub(super) fn handle_batch(&mut self, batch: &mut VecDeque<Envelope>) -> bool {
+        let (mut is_used, mut unsent_bytes) = (false, 0);
+        // One message may take a second in a large document, so each is preceded by the checks.
         while !self.options.give_up.is_cancelled()
+            && self.may_take_events()
             && let Some(envelope) = batch.pop_front()
         {
             if envelope.follows_queued_frames() {
-                self.execute().await;
+                self.execute();
             }
+            unsent_bytes += envelope.update_bytes();
             is_used |= self.handle_envelope(envelope, batch);
+            if unsent_bytes > MAX_UNSENT_BYTES {
+                // The log counts what it has.
+                self.execute();
+                unsent_bytes = 0;
+            }
         }
-        batch.clear();
+        if self.options.give_up.is_cancelled() {
+            batch.clear();
+        }
         is_used
+    }
+
+    /// False while more waits for the disk than the document's share. Readers still receive what is queued for them.
+    pub(super) fn may_take_events(&mut self) -> bool {
+        !self.core.must_wait_for_disk() && self.log.has_room()
     }
 
     /// Handles one message of the inbox; `later` are those behind it. Returns false if it shows no use of the document.

@@ -5,17 +5,17 @@ use crate::document::event::Event;
 
 impl Task {
     /// Replaces the records by one snapshot.
-    pub(super) async fn compact(&mut self) {
+    pub(super) fn compact(&mut self) {
         self.handle(Event::Compact);
-        self.execute().await;
+        self.execute();
     }
 
     /// Waits until everything sent to the log is on disk, or storage has failed.
     pub(super) async fn settle(&mut self) {
-        self.update_durable().await;
+        self.update_durable();
         while !self.core.is_settled() {
-            self.log.durable_changed().await;
-            self.update_durable().await;
+            self.log.changed().await;
+            self.update_durable();
         }
     }
 }

@@ -12,23 +12,22 @@ use crate::document::event::Effect;
 #[derive(Default)]
 struct ForLog {
     records: Vec<Record>,
-    /// Rare, so boxed: it is part of the task's future.
-    snapshot: Option<Box<Snapshot>>,
+    snapshot: Option<Snapshot>,
 }
 
 impl Task {
     /// Executes the effects so far, in the middle of a turn: changes are sent, awareness waits for the end of
     /// the turn.
-    pub(super) async fn execute(&mut self) {
+    pub(super) fn execute(&mut self) {
         let for_log = self.apply_effects();
-        self.send(for_log).await;
+        self.send(for_log);
     }
 
     /// Executes the effects and ends the turn: awareness follows the changes, which it may refer to.
-    pub(super) async fn end_turn(&mut self) {
+    pub(super) fn end_turn(&mut self) {
         let for_log = self.apply_effects();
         self.queue_awareness();
-        self.send(for_log).await;
+        self.send(for_log);
     }
 
     /// Queues frames for readers in order. Returns what the log gets.
@@ -51,7 +50,7 @@ impl Task {
                     self.bytes_since_snapshot = 0;
                     self.snapshot_bytes = update.len();
                     self.metrics.compactions.inc();
-                    for_log.snapshot = Some(Box::new(Snapshot { upto, update }));
+                    for_log.snapshot = Some(Snapshot { upto, update });
                 }
                 Effect::Broadcast { frame, author } => self.outgoing.push_change(frame, author),
                 Effect::Awareness { clients } => self.outgoing.changed_awareness.extend(clients),
@@ -87,18 +86,16 @@ impl Task {
         for_log
     }
 
-    /// Sends to readers first, then to the log: delivery never waits for the disk. The snapshot follows the records
-    /// through the same channel, so they are in the log when it replaces those that it covers.
-    async fn send(&mut self, ForLog { records, snapshot }: ForLog) {
+    /// Sends to readers first, then to the log. The snapshot follows the records through the same queue, so they are in
+    /// the log when it replaces those that it covers.
+    fn send(&mut self, ForLog { records, snapshot }: ForLog) {
         self.readers.send(self.is_busy);
         if !records.is_empty() {
             self.metrics.updates.inc_by(records.len() as u64);
-            if let Err(records) = self.log.try_append(records) {
-                Box::pin(self.log.append(records)).await;
-            }
+            self.log.append(records);
         }
         if let Some(snapshot) = snapshot {
-            Box::pin(self.log.compact(*snapshot)).await;
+            self.log.compact(snapshot);
         }
     }
 

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use syncline_log::MAX_DOCUMENT_BYTES;
 use syncline_log::memory::{Fault, MemoryStore};
+use syncline_log::store::{Store, Write};
 use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::ids::DocumentName;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
 use syncline_tests::live::{Incoming, Socket, UnreadableStore, settings, start, start_with, typed};
@@ -84,6 +88,51 @@ async fn storage_failure_stops_acknowledgements_but_not_reads() {
     let (code, reason) = plain.receive_close().await;
     assert_eq!(code, 4507, "{reason}");
     assert!(server.stop().await.is_err(), "stopping reports the storage failure");
+}
+
+/// Edits of 1 MB, each of a client of its own.
+const LARGE_EDITS: u64 = 14;
+
+#[tokio::test]
+async fn greedy_writer_fills_its_own_share_of_the_log_and_others_are_in_the_next_commit() {
+    let store = Arc::new(MemoryStore::new());
+    let server = start(store.clone()).await;
+    let mut author = hocuspocus(&server, "other").await;
+    let mut reader = Socket::open(&server, "/other").await;
+    reader.join().await;
+    let mut greedy = Socket::open(&server, "/greedy").await;
+    greedy.join().await;
+    store.hold();
+    let text = "a".repeat(1_000_000);
+    let sending = tokio::spawn(async move {
+        for client in 1..=LARGE_EDITS {
+            greedy.sync(SyncMessage::Update(&typed(client, &text))).await;
+        }
+        greedy
+    });
+    let waiting = || server.log_figures().waiting_bytes;
+    while waiting() < MAX_DOCUMENT_BYTES {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for client in 1..=20 {
+        let edit = typed(client, "b");
+        author.send_to("other", Message::Sync(SyncMessage::Update(&edit))).await;
+        assert_eq!(reader.receive_sync().await, (2, edit), "delivered while the disk is slow");
+    }
+    // Of 14 MB: its share, which the last edit or a snapshot of the document exceeds.
+    assert!(waiting() < 2 * MAX_DOCUMENT_BYTES + 1_100_000, "{} bytes wait for the disk", waiting());
+    let before = store.commits().len();
+    store.release();
+    author.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    let next = &store.commits()[before];
+    assert!(next.iter().any(|write| matches!(write, Write::Append { document, .. } if document.as_str() == "other")));
+    drop(sending.await.unwrap());
+    // The server has read everything that was sent when it answers this.
+    let mut late = Socket::open(&server, "/greedy").await;
+    while late.join().await.len() < LARGE_EDITS as usize * 1_000_000 {}
+    server.stop().await.unwrap();
+    let stored = store.load(&DocumentName::parse("greedy").unwrap()).unwrap().unwrap();
+    assert_eq!(stored.last().0, LARGE_EDITS);
 }
 
 #[tokio::test]
