@@ -52,6 +52,10 @@ points! {
     CompactHeadWritten = "compact-head-written",
     /// Some of the replaced records are removed.
     CompactRemoving = "compact-removing",
+    /// The head of a deleted document is replaced or removed; its parts are not.
+    HeadReplaced = "head-replaced",
+    /// Some parts of a deleted document are removed.
+    PartsRemoved = "parts-removed",
     /// An unused document starts to leave memory.
     UnloadBegun = "unload-begun",
     /// Everything of the document is on disk; the registry still contains it.
@@ -71,6 +75,11 @@ impl fmt::Display for Point {
 }
 
 impl Point {
+    /// False: only `syncline delete` and `syncline purge` pass it.
+    pub fn is_passed_by_servers(self) -> bool {
+        !matches!(self, Self::HeadReplaced | Self::PartsRemoved)
+    }
+
     /// Does nothing.
     #[cfg(not(any(debug_assertions, feature = "failpoints")))]
     #[inline(always)]

@@ -20,7 +20,8 @@
 //! | large record: some chunks written, head not | chunks that no head references, and a sweep mark | removes them: the state before | no |
 //! | compaction: snapshot chunks written, head not | the same; the old snapshot and all records are intact | removes the chunks: the old form of the same state | records were |
 //! | compaction: head written, old parts not yet removed | the new snapshot; old parts that no head references, and a sweep mark | removes the old parts: the new form of the same state | records were |
-//! | delete: head removed, parts not yet removed | parts without a head, and a sweep mark | removes them | - |
+//! | delete: head replaced by a tombstone's, in one batch; old parts not yet removed | the tombstone; parts that no head references, and a sweep mark | removes them | - |
+//! | purge: head removed, parts not yet removed | parts without a head, and a sweep mark | removes them | - |
 //! | rename during an open, from an old spelling to the canonical name: batch not yet synced | the old name or the new one, complete | renames the rest | records were |
 //! | first start: engine created, info file not | an empty store | writes the info file | no |
 //! | info file being rewritten | the old or the new one, complete (temporary file, sync, rename, directory sync) | treats it as a lower bound either way | - |

@@ -166,6 +166,9 @@ fn apply(documents: &mut HashMap<DocumentName, Stored>, write: &Write) -> Result
         Write::Delete { document } => {
             documents.remove(document);
         }
+        Write::Bury { document, epoch, time_ms } => {
+            documents.insert(document.clone(), Stored::tombstone(*epoch, *time_ms));
+        }
     }
     Ok(())
 }

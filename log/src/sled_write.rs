@@ -6,6 +6,7 @@
 //! does not reference. A sweep mark, written first and removed last, records that such leftovers may exist; the next open
 //! removes them.
 
+mod removal;
 mod rename;
 
 use std::collections::HashSet;
@@ -18,7 +19,7 @@ use tracing::info;
 use super::engine_error::failed;
 use super::failpoint::Point;
 use super::layout::{
-    CHUNK_BYTES, Head, META_KEY, Meta, NAMES, Part, PartKind, SWEEPS, chain, encode_entry, head_key, id_of, name_key,
+    CHUNK_BYTES, Head, META_KEY, Meta, Part, PartKind, SWEEPS, chain, encode_entry, head_key, id_of, name_key,
     part_key, part_of, parts_prefix, seal, sum_of, sweep_key, unseal,
 };
 use super::sled::{Engine, Writer};
@@ -42,6 +43,7 @@ impl Engine {
                 Write::Append { document, epoch, records } => slice.append(document, *epoch, records)?,
                 Write::Compact { document, snapshot } => slice.compact(document, snapshot)?,
                 Write::Delete { document } => slice.delete(document)?,
+                Write::Bury { document, epoch, time_ms } => slice.bury(document, *epoch, *time_ms)?,
             }
             slice.apply_if_full()?;
         }
@@ -166,54 +168,6 @@ impl<'a> Slice<'a> {
         Ok(())
     }
 
-    fn delete(&mut self, document: &DocumentName) -> Result<(), StoreError> {
-        let id = match self.head(document) {
-            Ok(None) => return Ok(()),
-            Ok(Some(head)) => head.id,
-            Err(StoreError::Damaged { .. }) => match self.id_by_name(document)? {
-                Some(id) => id,
-                None => return Err(damaged(document, Seq(1), "neither its head nor its stored name can be read")),
-            },
-            Err(error) => return Err(error),
-        };
-        self.put_sweep_mark(id)?;
-        let key = head_key(document);
-        let before = self.engine.db.get(&key).map_err(failed)?.map_or(0, |value| sum_of(&value));
-        self.meta.heads = self.meta.heads.wrapping_sub(before);
-        self.remove(key);
-        self.remove(name_key(id));
-        self.meta.documents = self.meta.documents.saturating_sub(1);
-        self.apply()?;
-        self.engine.lost().remove(document);
-        self.sweep(id)
-    }
-
-    /// Removes the parts that no head references, and the sweep mark.
-    fn sweep(&mut self, id: u64) -> Result<(), StoreError> {
-        let key = name_key(id);
-        let name = self.engine.db.get(&key).map_err(failed)?;
-        let head = match name.as_ref().and_then(|value| name_in(&key, value)) {
-            Some(document) => match self.engine.head(&document) {
-                Ok(head) => head,
-                // Keep everything of a damaged document; its load reports the damage.
-                Err(StoreError::Damaged { .. }) => return Ok(()),
-                Err(error) => return Err(error),
-            },
-            None if name.is_some() => return Ok(()),
-            None => None,
-        };
-        for key in self.engine.db.scan_prefix(parts_prefix(id)).keys() {
-            let key = key.map_err(failed)?;
-            let named = part_of(&key).is_some_and(|part| head.is_some_and(|head| head.references(part)));
-            if !named {
-                self.remove(key);
-                self.apply_if_full()?;
-            }
-        }
-        self.remove(sweep_key(id));
-        Ok(())
-    }
-
     /// The document's head after all steps so far.
     fn head(&mut self, document: &DocumentName) -> Result<Option<Head>, StoreError> {
         if self.touched.contains(document) {
@@ -238,16 +192,6 @@ impl<'a> Slice<'a> {
             entries: 0,
             digest: 0,
         }
-    }
-
-    fn id_by_name(&self, document: &DocumentName) -> Result<Option<u64>, StoreError> {
-        for item in self.engine.db.scan_prefix(NAMES) {
-            let (key, value) = item.map_err(failed)?;
-            if name_in(&key, &value).as_ref() == Some(document) {
-                return Ok(id_of(&key));
-            }
-        }
-        Ok(None)
     }
 
     /// What a compaction up to `upto` removes from a document and what it keeps.

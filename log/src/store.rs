@@ -52,15 +52,26 @@ pub enum Write {
         /// The document to remove.
         document: DocumentName,
     },
+    /// Replaces the document by a [`TOMBSTONE`]. Its name is never free in between.
+    Bury {
+        /// The document to replace.
+        document: DocumentName,
+        /// The identity of the history that begins with the tombstone.
+        epoch: Epoch,
+        /// The time of the tombstone's record, see [`Record::time_ms`].
+        time_ms: u64,
+    },
 }
 
 impl Write {
-    /// The steps that replace a document by a [`TOMBSTONE`] with a new epoch. A crash between the two steps leaves
-    /// nothing of the document.
-    pub fn bury(document: &DocumentName, epoch: Epoch, time_ms: u64) -> [Self; 2] {
-        let tombstone = Record { seq: Seq::ZERO.next(), time_ms, update: TOMBSTONE };
-        let append = Write::Append { document: document.clone(), epoch, records: vec![tombstone] };
-        [Write::Delete { document: document.clone() }, append]
+    /// The document that the step changes.
+    pub fn document(&self) -> &DocumentName {
+        match self {
+            Self::Append { document, .. }
+            | Self::Compact { document, .. }
+            | Self::Delete { document }
+            | Self::Bury { document, .. } => document,
+        }
     }
 }
 
@@ -79,6 +90,12 @@ pub struct Stored {
 pub const TOMBSTONE: Bytes = Bytes::new();
 
 impl Stored {
+    /// What [`Write::Bury`] stores.
+    pub fn tombstone(epoch: Epoch, time_ms: u64) -> Self {
+        let record = Record { seq: Seq::ZERO.next(), time_ms, update: TOMBSTONE };
+        Self { epoch, snapshot: None, records: vec![record] }
+    }
+
     /// Whether the document was deleted: its only record is a [`TOMBSTONE`].
     pub fn is_tombstone(&self) -> bool {
         self.snapshot.is_none() && matches!(&self.records[..], [only] if only.update == TOMBSTONE)

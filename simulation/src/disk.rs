@@ -123,13 +123,13 @@ impl State {
     fn apply_some(&mut self, writes: &[Write]) {
         let mut left: BTreeMap<&DocumentName, usize> = BTreeMap::new();
         for write in writes {
-            *left.entry(document(write)).or_default() += 1;
+            *left.entry(write.document()).or_default() += 1;
         }
         for count in left.values_mut() {
             *count = self.rng.usize(0..=*count);
         }
         for write in writes {
-            if let Some(count) = left.get_mut(document(write)).filter(|count| **count > 0) {
+            if let Some(count) = left.get_mut(write.document()).filter(|count| **count > 0) {
                 *count -= 1;
                 if let Err(error) = self.apply(write) {
                     self.violation.get_or_insert_with(|| format!("a document had two owners: {error}"));
@@ -165,14 +165,11 @@ impl State {
                 }
             }
             Write::Delete { document } => drop(self.synced.remove(document)),
+            Write::Bury { document, epoch, time_ms } => {
+                self.synced.insert(document.clone(), Stored::tombstone(*epoch, *time_ms));
+            }
         }
         Ok(())
-    }
-}
-
-fn document(write: &Write) -> &DocumentName {
-    match write {
-        Write::Append { document, .. } | Write::Compact { document, .. } | Write::Delete { document } => document,
     }
 }
 

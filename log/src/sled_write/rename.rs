@@ -215,7 +215,7 @@ mod tests {
         let dir = stored(&[]);
         let store = SledStore::open(dir.path()).unwrap();
         append(&store, &exact("a%20b"), 1, "x");
-        store.commit(&Write::bury(&exact("a%20b"), Epoch(9), 3)).unwrap();
+        store.commit(&[Write::Bury { document: exact("a%20b"), epoch: Epoch(9), time_ms: 3 }]).unwrap();
         store.close().unwrap();
         let store = SledStore::open_checked(dir.path()).unwrap();
         assert!(store.load(&exact("a b")).unwrap().unwrap().is_tombstone());

@@ -20,7 +20,8 @@ pub fn delete(data_dir: &Path, document: &DocumentName, out: &mut impl Write) ->
     if load(&store, data_dir, document)?.is_some_and(|stored| stored.is_tombstone()) {
         bail!("document {document:?} was already deleted");
     }
-    commit(&store, &Step::bury(document, Epoch(rand::random()), now_ms()))?;
+    let (epoch, time_ms) = (Epoch(rand::random()), now_ms());
+    commit(&store, &[Step::Bury { document: document.clone(), epoch, time_ms }])?;
     writeln!(out, "deleted {document:?}: clients keep their local copies but can no longer open it here")?;
     store.close().context("the store did not close cleanly")
 }

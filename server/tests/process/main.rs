@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic fails the test, and a measurement is printed")]
 
+mod delete;
 mod hostile_network;
 mod open_and_leave;
 mod public_address;

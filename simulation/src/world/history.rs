@@ -27,14 +27,15 @@ impl World {
         }
         self.stop()?;
         let (before, marks) = (self.disk.last(&self.names[document]), self.on_disk(document));
-        let steps = Write::bury(&self.names[document], Epoch(self.rng.u128(..)), 0);
+        let (name, epoch) = (self.names[document].clone(), Epoch(self.rng.u128(..)));
+        let steps = [Write::Bury { document: name, epoch, time_ms: 0 }];
         if self.shape == Shape::Map && self.rng.u32(..4) == 0 {
             self.disk.crash_during(&steps);
         } else {
             self.commit(&steps)?;
         }
         self.trace_line(|world| format!("the server stops, {} is deleted", world.names[document]));
-        // The crash may have been before the first step.
+        // The crash may have been before the step.
         if self.disk.last(&self.names[document]) != before {
             self.history_changed(document, &marks);
         }

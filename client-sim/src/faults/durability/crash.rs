@@ -69,8 +69,9 @@ impl Crash {
     /// Takes the failpoints in turn, so that each gets its share; a third of the rounds is killed at a random moment.
     fn draw(round: u32, rng: &mut StdRng) -> Self {
         let late = Duration::from_millis(rng.random_range(30..LATEST_KILL_MS));
-        let turns = Point::ALL.len() + Point::ALL.len() / 2;
-        let Some(&point) = Point::ALL.get(round as usize % turns) else { return Self::Signal(late) };
+        let points: Vec<Point> = Point::ALL.iter().copied().filter(|point| point.is_passed_by_servers()).collect();
+        let turns = points.len() + points.len() / 2;
+        let Some(&point) = points.get(round as usize % turns) else { return Self::Signal(late) };
         match point {
             Point::Opened => Self::InRecovery(late, point),
             Point::CardWritten if rng.random_bool(0.5) => Self::InRecovery(late, point),
@@ -82,7 +83,10 @@ impl Crash {
                 Self::At(point, rng.random_range(1..=4))
             }
             Point::BackupPacksWritten | Point::BackupManifestWritten => Self::InBackup(late, point),
-            Point::Load | Point::UnloadBegun | Point::UnloadSettled => Self::At(point, rng.random_range(1..=25)),
+            // The last two belong to `syncline delete`.
+            Point::Load | Point::UnloadBegun | Point::UnloadSettled | Point::HeadReplaced | Point::PartsRemoved => {
+                Self::At(point, rng.random_range(1..=25))
+            }
         }
     }
 
