@@ -40,10 +40,9 @@ impl WaitingAck {
     fn finish(self, effects: &mut Vec<Effect>) {
         let Self { seq, lease, batch, reply, .. } = self;
         match reply {
-            AckReply::Saved { echo, acks } => effects.extend((0..acks).map(|_| {
-                let (outcome, echo) = (Outcome::Saved, echo.clone());
-                Effect::Ack { lease, batch, seq, outcome, echo }
-            })),
+            AckReply::Saved { echo, acks: count } => {
+                effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Saved, count, echo });
+            }
             AckReply::Decided { accepted, register } => {
                 effects.push(Effect::Decided { lease, batch, accepted, register });
             }
@@ -98,7 +97,7 @@ impl Core {
         self.waiting_bytes = 0;
         for waiting in self.waiting.drain(..) {
             let WaitingAck { seq, lease, batch, .. } = waiting;
-            effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Refused, echo: None });
+            effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Refused, count: 1, echo: None });
         }
     }
 

@@ -75,7 +75,7 @@ impl Core {
             let (accepted, register) = self.decide(write, effects);
             return self.push_when_durable(lease, batch, AckReply::Decided { accepted, register }, effects);
         };
-        effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
+        effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, count: 1, echo: None });
     }
 
     /// Decides on a write; an accepted write becomes an edit of the document. Returns whether it was accepted

@@ -37,6 +37,6 @@ impl Core {
             return self.push_when_durable(lease, batch, AckReply::Saved { echo: None, acks }, effects);
         }
         let (seq, outcome) = (self.last, if is_known { Outcome::Unneeded } else { Outcome::Forbidden });
-        effects.push(Effect::Ack { lease, batch, seq, outcome, echo: None });
+        effects.push(Effect::Ack { lease, batch, seq, outcome, count: 1, echo: None });
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Submitted {
 impl Core {
     pub(super) fn update(&mut self, lease: LeaseId, submitted: Submitted, effects: &mut Vec<Effect>) {
         let Submitted { ref update, origin, batch } = submitted;
-        let refuse = |outcome, seq| Effect::Ack { lease, batch, seq, outcome, echo: None };
+        let refuse = |outcome, seq| Effect::Ack { lease, batch, seq, outcome, count: 1, echo: None };
         if self.storage_failed {
             // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
             let unneeded = origin.is_step2() && self.document.inserts_nothing_new(update);
@@ -119,7 +119,7 @@ impl Core {
         }
         if origin.is_step2() {
             let outcome = Outcome::TooManyPending;
-            return effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
+            return effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, count: 1, echo: None });
         }
         let must_ask = !state.awaits_step2;
         let owed = self.acks_of(lease, update, origin);
