@@ -19,6 +19,8 @@ mod owed_diffs;
 mod refusal;
 mod registers;
 mod snapshot;
+mod step2;
+mod unstored;
 mod unsynced;
 mod updates;
 
@@ -32,7 +34,7 @@ use syncline_protocol::native::Cursor;
 use self::acks::{AckReply, WaitingAck};
 use self::joining::DiffCache;
 use self::registers::RegisterDecisions;
-use self::unsynced::UnsyncedCounter;
+use self::step2::Step2State;
 use self::updates::Submitted;
 use super::awareness::AwarenessStates;
 use super::event::{Acks, Effect, Event, SessionEvent};
@@ -77,21 +79,11 @@ impl Default for CoreLimits {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct LeaseState {
-    /// It was asked for missing updates and has not supplied any: asking again could loop forever.
-    asked_for_missing: bool,
-    /// It resumes by cursor and receives durable positions.
-    native: bool,
-    /// It was sent a step 1 and has not replied with a step 2.
-    awaits_step2: bool,
-    /// Acks of updates that were not kept because too much is pending: they are due with the next step 2, which contains
-    /// them.
-    owed_acks: u64,
+    step2: Step2State,
     /// State vector of its newest step 1, if that is not answered yet.
     owed_diff: Option<Box<Bytes>>,
-    /// Mirrors the client's counter of unsynced changes; `None` if its dialect has none.
-    unsynced: Option<Box<UnsyncedCounter>>,
 }
 
 /// State machine of one document. Its owner is the document's task (or a test, or a fuzzer). There are three kinds
@@ -133,6 +125,8 @@ pub struct Core {
     native_leases: usize,
     /// Bytes of the state vectors of step 1 messages that are not answered yet.
     owed_bytes: usize,
+    /// Memory of the updates that could not be stored, in bytes.
+    unstored_bytes: usize,
     /// Leases closed by the document that have not sent `Leave` yet; their events are ignored.
     ended: BTreeSet<LeaseId>,
     awareness: AwarenessStates,
@@ -164,6 +158,7 @@ impl Core {
             leases: LeaseMap::new(),
             native_leases: 0,
             owed_bytes: 0,
+            unstored_bytes: 0,
             ended: BTreeSet::new(),
             awareness: AwarenessStates::with_limit(limits.awareness_bytes),
             cached_awareness: None,
@@ -242,13 +237,15 @@ impl Core {
 
     /// A native session is not asked, and sends what it wants next: [`SessionEvent::Resume`].
     fn open(&mut self, lease: LeaseId, acks: Acks, documents: usize, effects: &mut Vec<Effect>) {
-        let native = acks == Acks::Batches;
-        let unsynced = (acks == Acks::Counted).then(Box::default);
-        let known = self.leases.insert(lease, LeaseState { native, unsynced, ..LeaseState::default() });
-        self.native_leases += usize::from(native);
-        self.native_leases -= usize::from(known.is_some_and(|lease| lease.native));
+        let is_native = acks == Acks::Batches;
+        let known = self.leases.insert(lease, LeaseState { step2: Step2State::new(acks), owed_diff: None });
+        self.native_leases += usize::from(is_native);
+        if let Some(known) = known {
+            self.native_leases -= usize::from(known.step2.is_native());
+            self.unstored_bytes -= known.step2.unstored_bytes();
+        }
         self.awareness.limit_share(lease, documents);
-        if !native {
+        if !is_native {
             self.ask(lease, effects);
             self.push_all_awareness(lease, effects);
         }
@@ -256,8 +253,10 @@ impl Core {
 
     fn leave(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
         self.take_owed_diff(lease);
-        let left = self.leases.remove(lease);
-        self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
+        if let Some(left) = self.leases.remove(lease) {
+            self.native_leases -= usize::from(left.step2.is_native());
+            self.unstored_bytes -= left.step2.unstored_bytes();
+        }
         self.ended.remove(&lease);
         self.remove_awareness(lease, effects);
     }

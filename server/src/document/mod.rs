@@ -13,6 +13,8 @@
 //! core/snapshot.rs         PURE: snapshots, and the dormant document
 //! core/registers.rs        PURE: keeps decisions on registers final
 //! core/acks.rs             PURE: acks waiting for the disk
+//! core/step2.rs            PURE: whether a step 2 of a lease is due, and which acks wait for it
+//! core/unstored.rs         PURE: what could not be stored because too much is pending
 //! core/unsynced.rs         PURE: the counter of unsynced changes in a client
 //! recent_changes.rs        PURE: recent changes, for clients that missed only a few
 //! awareness.rs             PURE: awareness states, never logged

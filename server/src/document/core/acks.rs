@@ -18,6 +18,8 @@ pub(super) enum AckReply {
         echo: Option<Arc<Frame>>,
         acks: u64,
     },
+    /// A refusal, behind earlier acknowledgements.
+    Refused(Outcome),
     Decided {
         accepted: bool,
         register: Bytes,
@@ -43,6 +45,9 @@ impl WaitingAck {
             AckReply::Saved { echo, acks: count } => {
                 effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Saved, count, echo });
             }
+            AckReply::Refused(outcome) => {
+                effects.push(Effect::Ack { lease, batch, seq, outcome, count: 1, echo: None });
+            }
             AckReply::Decided { accepted, register } => {
                 effects.push(Effect::Decided { lease, batch, accepted, register });
             }
@@ -63,7 +68,7 @@ impl WaitingAck {
                 Message::Update(update) => update.len(),
                 _ => 0,
             },
-            AckReply::Saved { echo: None, .. } => 0,
+            AckReply::Saved { echo: None, .. } | AckReply::Refused(_) => 0,
             AckReply::Decided { register, .. } => register.len(),
         };
         ACK_BYTES + echo
@@ -93,11 +98,17 @@ impl Core {
 
     /// Nothing more will be durable: refuses all waiting updates and every later edit.
     pub(super) fn fail_storage(&mut self, effects: &mut Vec<Effect>) {
-        self.storage_failed = true;
+        let has_failed_before = std::mem::replace(&mut self.storage_failed, true);
+        let outcome = Outcome::Refused;
         self.waiting_bytes = 0;
-        for waiting in self.waiting.drain(..) {
-            let WaitingAck { seq, lease, batch, .. } = waiting;
-            effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Refused, count: 1, echo: None });
+        for WaitingAck { seq, lease, batch, reply, .. } in self.waiting.drain(..) {
+            let count = if let AckReply::Saved { acks, .. } = reply { acks } else { 1 };
+            effects.push(Effect::Ack { lease, batch, seq, outcome, count, echo: None });
+        }
+        if !has_failed_before {
+            let holding = self.leases.iter().filter(|(_, lease)| lease.step2.holds_echoes());
+            let refuse = |lease| Effect::Ack { lease, batch: 0, seq: self.last, outcome, count: 1, echo: None };
+            effects.extend(holding.map(|(lease, _)| refuse(lease)));
         }
     }
 
@@ -113,5 +124,22 @@ impl Core {
             self.waiting_bytes += waiting.bytes();
             self.waiting.push_back(waiting);
         }
+    }
+
+    /// Sends a refusal, but not before acknowledgements of earlier updates: clients match them by their order.
+    pub(super) fn push_refusal(&mut self, lease: LeaseId, batch: u64, outcome: Outcome, effects: &mut Vec<Effect>) {
+        let refusal =
+            WaitingAck { seq: self.last, lease, batch, round: self.round(lease), reply: AckReply::Refused(outcome) };
+        if self.waiting.iter().any(|earlier| earlier.lease == lease) {
+            self.waiting_bytes += refusal.bytes();
+            self.waiting.push_back(refusal);
+        } else {
+            refusal.finish(effects);
+        }
+    }
+
+    /// Current round of a session; acks of earlier rounds are not sent.
+    fn round(&self, lease: LeaseId) -> u32 {
+        self.leases.get(lease).map_or(0, |lease| lease.step2.round())
     }
 }

@@ -19,5 +19,6 @@ impl Core {
             + self.awareness.memory_bytes() * if self.cached_awareness.is_some() { 3 } else { 1 }
             + self.leases.len() * LEASE_BYTES
             + self.owed_bytes
+            + self.unstored_bytes
     }
 }

@@ -52,7 +52,7 @@ impl Core {
 
     /// Sends the durable position to a native reader that has just been brought up to date.
     pub(super) fn push_durable(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if self.leases.get(lease).is_some_and(|lease| lease.native) {
+        if self.leases.get(lease).is_some_and(|lease| lease.step2.is_native()) {
             effects.push(Effect::Durable { lease: Some(lease), seq: self.durable });
         }
     }

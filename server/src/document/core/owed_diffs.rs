@@ -39,7 +39,7 @@ impl Core {
     /// Answers a step 1, and asks the client in turn if it counts unsynced changes.
     pub(super) fn answer_step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
         self.step1(lease, state_vector, effects);
-        if self.awaits_unasked_step2(lease) {
+        if self.leases.get(lease).is_some_and(|lease| lease.step2.awaits_unasked_step2()) {
             self.ask(lease, effects);
         }
         self.push_durable(lease, effects);

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_replica::Refused;
 
+use super::updates::Submitted;
 use super::{AckReply, Core};
 use crate::document::event::{Effect, Origin, Outcome};
 use crate::ids::LeaseId;
@@ -29,14 +30,25 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let known = update.filter(|update| self.document.knows(update));
-        let is_known = known.is_some();
-        if let Some(known) = known
-            && !self.storage_failed
-        {
-            let acks = self.acks_of(lease, &known, origin);
-            return self.push_when_durable(lease, batch, AckReply::Saved { echo: None, acks }, effects);
+        match known {
+            None => self.refuse(lease, (batch, origin), Outcome::Forbidden, effects),
+            Some(_) if self.storage_failed => self.refuse(lease, (batch, origin), Outcome::Unneeded, effects),
+            Some(update) => self.acknowledge(lease, &Submitted { update, origin, batch }, None, true, effects),
         }
-        let (seq, outcome) = (self.last, if is_known { Outcome::Unneeded } else { Outcome::Forbidden });
-        effects.push(Effect::Ack { lease, batch, seq, outcome, count: 1, echo: None });
+    }
+
+    /// Refuses an update. A session whose step 2 is refused is sent the acknowledgements that wait for it.
+    pub(super) fn refuse(
+        &mut self,
+        lease: LeaseId,
+        (batch, origin): (u64, Origin),
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        if origin.is_step2() && !self.storage_failed {
+            let acks = self.with_step2(lease, |step2, _| step2.refuse_step2(origin)).unwrap_or(0);
+            self.push_when_durable(lease, batch, AckReply::Saved { echo: None, acks }, effects);
+        }
+        effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, count: 1, echo: None });
     }
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::update::EMPTY_UPDATE;
-use syncline_replica::{Entered, Full, Refused, Released, Weighed};
+use syncline_replica::{Entered, Full, HubDocument, Refused, Released, Weighed};
 
+use super::step2::{DueAcks, RefusalReply, Step2State};
 use super::{AckReply, Core};
 use crate::document::event::{Effect, Origin, Outcome};
 use crate::document::frame::{Frame, Message};
@@ -27,31 +28,39 @@ pub(super) struct Submitted {
 impl Core {
     pub(super) fn update(&mut self, lease: LeaseId, submitted: Submitted, effects: &mut Vec<Effect>) {
         let Submitted { ref update, origin, batch } = submitted;
-        let refuse = |outcome, seq| Effect::Ack { lease, batch, seq, outcome, count: 1, echo: None };
         if self.storage_failed {
             // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
             let unneeded = origin.is_step2() && self.document.inserts_nothing_new(update);
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
-            return effects.push(refuse(outcome, self.last));
+            return self.refuse(lease, (batch, origin), outcome, effects);
         }
         let weighed = match self.weigh(update) {
             Ok(weighed) => weighed,
             Err(refused) => return self.refuse_update(lease, &refused, effects),
         };
-        match weighed.outcome() {
-            Entered::Full(full) => effects.push(refuse(Outcome::Full(full), self.last)),
+        let pending_before = self.document.pending_len();
+        let (outcome, is_complete) = (weighed.outcome(), !weighed.is_split());
+        match outcome {
+            Entered::Full(full) => self.refuse(lease, (batch, origin), Outcome::Full(full), effects),
             Entered::NoRoom => {
                 let ready = weighed.ready();
                 self.refuse_pending(lease, &submitted, ready, effects);
             }
             Entered::Known => {
                 let frame = Frame::at(self.last, Message::Update(update.clone()));
-                self.acknowledge(lease, &submitted, frame, effects);
+                self.acknowledge(lease, &submitted, Some(frame), is_complete, effects);
             }
             Entered::Changed | Entered::Pending => {
                 let frame = self.enter(lease, weighed, effects);
-                self.acknowledge(lease, &submitted, frame, effects);
+                self.acknowledge(lease, &submitted, Some(frame), is_complete, effects);
             }
+        }
+        if self.document.pending_len() < pending_before {
+            self.ask_for_unstored(effects);
+        }
+        let is_entered = matches!(outcome, Entered::Changed | Entered::Pending);
+        if is_entered && !is_complete && self.with_step2(lease, |step2, _| step2.ask_for_missing()) == Some(true) {
+            self.ask(lease, effects);
         }
     }
 
@@ -69,7 +78,7 @@ impl Core {
 
     /// Numbers, appends, applies and broadcasts an update that is new. Returns it as a message.
     fn enter(&mut self, lease: LeaseId, weighed: Weighed<'_>, effects: &mut Vec<Effect>) -> Arc<Frame> {
-        let (pending_before, is_split) = (self.document.pending_len(), weighed.is_split());
+        let is_split = weighed.is_split();
         let frame = Frame::change(self.last.next(), weighed.update().clone());
         if let Message::Update(update) = frame.message() {
             self.append(update.clone(), effects);
@@ -86,18 +95,12 @@ impl Core {
             self.broadcast_pending(added, lease, effects);
         }
         self.enforce_decisions(effects);
-        if self.document.pending_len() < pending_before {
-            self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
-        }
-        if is_split {
-            self.ask_for_missing(lease, effects);
-        }
         frame
     }
 
     /// A part of the update has missing dependencies, and the document keeps no more of those. The other part,
-    /// `ready`, is entered. The update is not acknowledged: the client's next step 2 contains it, with what it
-    /// depends on if the client has that, and is asked for. Only a step 2 itself is refused, and a native session is closed.
+    /// `ready`, is entered as an update of its own. The client is asked for its step 2, which contains the update, with what it
+    /// depends on if the client has that. A native session is closed.
     fn refuse_pending(
         &mut self,
         lease: LeaseId,
@@ -113,64 +116,94 @@ impl Core {
             self.enter(lease, weighed, effects);
         }
         let Some(state) = self.leases.get(lease) else { return };
-        if state.native {
+        if state.step2.is_native() {
             let close = Close::TooMany("too many pending updates with missing dependencies".into());
             return self.close(lease, close, effects);
         }
-        if origin.is_step2() {
-            let outcome = Outcome::TooManyPending;
-            return effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, count: 1, echo: None });
-        }
-        let must_ask = !state.awaits_step2;
-        let owed = self.acks_of(lease, update, origin);
-        if let Some(state) = self.leases.get_mut(lease).filter(|state| state.unsynced.is_some()) {
-            state.owed_acks += owed;
+        let reply =
+            self.with_step2(lease, |step2, document| step2.refuse_pending(update, origin, document.pending_len()));
+        let Some(RefusalReply { acks, is_sent, must_ask }) = reply else { return };
+        self.push_when_durable(lease, batch, AckReply::Saved { echo: None, acks }, effects);
+        if is_sent {
+            self.push_refusal(lease, batch, Outcome::TooManyPending, effects);
         }
         if must_ask {
             self.ask(lease, effects);
         }
     }
 
-    /// Acknowledges an update once everything so far is on disk. `frame` has the update as a message.
-    fn acknowledge(&mut self, lease: LeaseId, submitted: &Submitted, frame: Arc<Frame>, effects: &mut Vec<Effect>) {
+    /// Acknowledges an update once everything so far is on disk, with everything that waited for it. `echo` has it as a
+    /// message, for dialects that echo. `is_complete`: nothing of it is pending.
+    pub(super) fn acknowledge(
+        &mut self,
+        lease: LeaseId,
+        submitted: &Submitted,
+        echo: Option<Arc<Frame>>,
+        is_complete: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Submitted { ref update, origin, batch } = *submitted;
-        let mut acks = self.acks_of(lease, update, origin);
-        if origin.is_step2()
-            && let Some(state) = self.leases.get_mut(lease)
-        {
-            acks += std::mem::take(&mut state.owed_acks);
+        let due = self.with_step2(lease, |step2, document| {
+            let is_stored = |update: &Bytes| document.weigh(update).is_ok_and(|it| it.outcome() == Entered::Known);
+            step2.store(update, origin, is_complete, is_stored)
+        });
+        let DueAcks { acks, held_echoes, must_ask } = due.unwrap_or(DueAcks::ONE);
+        if held_echoes > 0 {
+            let empty = Frame::at(self.last, Message::Update(Bytes::from_static(&EMPTY_UPDATE)));
+            let held = AckReply::Saved { echo: Some(empty), acks: held_echoes };
+            self.push_when_durable(lease, batch, held, effects);
         }
         let is_echoed = !origin.is_step2() || (update[..] != EMPTY_UPDATE && self.awareness.may_be_yjs14(lease));
-        self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
-    }
-
-    /// Asks the sender of a pending update for its missing dependencies, once.
-    fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(state) = self.leases.get_mut(lease)
-            && !state.asked_for_missing
-        {
-            state.asked_for_missing = true;
+        let echo = echo.filter(|_| is_echoed);
+        self.push_when_durable(lease, batch, AckReply::Saved { echo, acks }, effects);
+        if must_ask {
             self.ask(lease, effects);
         }
     }
 
-    /// Every step 2 counts as the reply to our step 1, even if it is refused.
-    pub(super) fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
-        if let Some(lease) = self.leases.get_mut(lease).filter(|_| origin.is_step2()) {
-            lease.awaits_step2 = false;
+    /// Less is pending: asks the sessions whose updates could not be stored.
+    fn ask_for_unstored(&mut self, effects: &mut Vec<Effect>) {
+        let pending_len = self.document.pending_len();
+        let mut frame = None;
+        for (lease, state) in self.leases.iter_mut() {
+            if state.step2.note_released(pending_len) {
+                let frame = frame.get_or_insert_with(|| Frame::new(Message::Step1(self.document.state_vector())));
+                effects.push(Effect::Reply { lease, frame: Arc::clone(frame) });
+            }
         }
     }
 
     /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
     /// document instead.
     pub(super) fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(lease) = self.leases.get_mut(lease) {
-            if lease.native {
-                return;
-            }
-            lease.awaits_step2 = true;
+        if self.with_step2(lease, |step2, _| step2.note_asked()).is_some() {
+            let frame = Frame::new(Message::Step1(self.document.state_vector()));
+            effects.push(Effect::Reply { lease, frame });
         }
-        let frame = Frame::new(Message::Step1(self.document.state_vector()));
-        effects.push(Effect::Reply { lease, frame });
+    }
+
+    /// The client has sent a step 1, whether or not it is answered now.
+    pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) {
+        self.with_step2(lease, |step2, _| step2.note_step1(state_vector));
+    }
+
+    /// The client has sent a step 2 if that is the `origin`.
+    pub(super) fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
+        if origin.is_step2() {
+            self.with_step2(lease, |step2, _| step2.note_step2());
+        }
+    }
+
+    /// Changes what a lease is asked for and owed; `None` if it is not open.
+    pub(super) fn with_step2<R>(
+        &mut self,
+        lease: LeaseId,
+        change: impl FnOnce(&mut Step2State, &HubDocument) -> R,
+    ) -> Option<R> {
+        let step2 = &mut self.leases.get_mut(lease)?.step2;
+        let before = step2.unstored_bytes();
+        let result = change(step2, &self.document);
+        self.unstored_bytes = self.unstored_bytes + step2.unstored_bytes() - before;
+        Some(result)
     }
 }
