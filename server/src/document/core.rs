@@ -10,37 +10,49 @@
 //! - Every change sent to readers is added to the recent changes in the same step, under the same sequence
 //!   number (`recent_changes.rs`).
 
+//!
+//! [`Core`] coordinates: it has one value for each kind of state (`core/`), whose files have the rules of that state alone. What
+//! needs more than one of them is here, in `core/updates.rs` (changes) and in `core/joining.rs` (readers).
+
 mod acks;
 mod awareness;
+mod diff_cache;
+mod history;
 mod joining;
-mod memory;
-mod native;
+mod leases;
 mod owed_diffs;
-mod refusal;
 mod registers;
-mod snapshot;
+mod step2;
+mod unstored;
 mod unsynced;
 mod updates;
 
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use syncline_protocol::close::Close;
 use syncline_protocol::ids::{Epoch, Seq};
 use syncline_protocol::native::Cursor;
+use syncline_replica::{HubDocument, HubLimits, Known};
 
-use self::acks::{AckReply, WaitingAck};
-use self::joining::DiffCache;
+use self::acks::{AckReply, WaitingAck, WaitingAcks};
+use self::awareness::EncodedAwareness;
+use self::diff_cache::DiffCache;
+use self::history::History;
+use self::leases::Leases;
+use self::owed_diffs::OwedDiffs;
 use self::registers::RegisterDecisions;
-use self::unsynced::UnsyncedCounter;
 use self::updates::Submitted;
-use super::awareness::AwarenessStates;
-use super::event::{Acks, Effect, Event, SessionEvent};
+use super::awareness::ChangedClient;
+use super::event::{Acks, Effect, Event, Outcome, SessionEvent};
 use super::frame::{Frame, Message};
-use super::lease_map::LeaseMap;
 use super::recent_changes::RecentChanges;
 use crate::ids::LeaseId;
-use syncline_replica::{HubDocument, HubLimits, Known};
+
+/// Fixed cost of an open document: its task, its inbox, its entries in the registry and the log.
+const DOCUMENT_BYTES: usize = 4 * 1024;
+/// Encoding a larger document takes milliseconds.
+const LARGE_DOCUMENT_BYTES: usize = 1024 * 1024;
 
 /// A document as its log has it.
 #[derive(Debug)]
@@ -77,23 +89,6 @@ impl Default for CoreLimits {
     }
 }
 
-#[derive(Debug, Default)]
-struct LeaseState {
-    /// It was asked for missing updates and has not supplied any: asking again could loop forever.
-    asked_for_missing: bool,
-    /// It resumes by cursor and receives durable positions.
-    native: bool,
-    /// It was sent a step 1 and has not replied with a step 2.
-    awaits_step2: bool,
-    /// Acks of updates that were not kept because too much is pending: they are due with the next step 2, which contains
-    /// them.
-    owed_acks: u64,
-    /// State vector of its newest step 1, if that is not answered yet.
-    owed_diff: Option<Box<Bytes>>,
-    /// Mirrors the client's counter of unsynced changes; `None` if its dialect has none.
-    unsynced: Option<Box<UnsyncedCounter>>,
-}
-
 /// State machine of one document. Its owner is the document's task (or a test, or a fuzzer). There are three kinds
 /// of calls:
 ///
@@ -120,68 +115,47 @@ struct LeaseState {
 #[derive(Debug)]
 pub struct Core {
     document: HubDocument,
-    /// Identifies the history that sequence numbers belong to.
-    epoch: Epoch,
-    /// Sequence number of the newest record.
-    last: Seq,
-    /// Recent changes, for native clients that resume from a cursor.
-    recent: RecentChanges,
-    /// Newest sequence number known to be on disk.
-    durable: Seq,
-    leases: LeaseMap<LeaseState>,
-    /// Number of native leases in `leases`.
-    native_leases: usize,
-    /// Bytes of the state vectors of step 1 messages that are not answered yet.
-    owed_bytes: usize,
-    /// Leases closed by the document that have not sent `Leave` yet; their events are ignored.
-    ended: BTreeSet<LeaseId>,
-    awareness: AwarenessStates,
-    /// Cached encoding of all awareness states; kept only if it is large, dropped on every change.
-    cached_awareness: Option<Arc<Frame>>,
-    /// Decided states of versioned registers; `None` for the many documents without registers.
-    decisions: Option<Box<RegisterDecisions>>,
-    /// Acks waiting for the disk, by ascending sequence number.
-    waiting: VecDeque<WaitingAck>,
-    /// Memory held by `waiting`, in bytes.
-    waiting_bytes: usize,
-    /// Recent step 2 replies, shared by sessions with the same state vector. Cleared by every change.
+    history: History,
+    leases: Leases,
+    /// Cleared by every record.
     diff_cache: DiffCache,
-    storage_failed: bool,
+    owed_diffs: OwedDiffs,
+    awareness: EncodedAwareness,
+    decisions: RegisterDecisions,
+    acks: WaitingAcks,
 }
 
 impl Core {
     /// A document that was loaded from its log, without leases.
     pub fn new(loaded: LoadedDocument, limits: CoreLimits) -> Self {
-        let LoadedDocument { mut document, newest: Cursor { epoch, seq: last }, recent } = loaded;
+        let LoadedDocument { mut document, newest, recent } = loaded;
         document.limit(limits.hub);
+        let recent = if document.was_pending_at_load() { RecentChanges::after(newest.seq) } else { recent };
         Self {
             decisions: RegisterDecisions::of(&document),
-            recent: if document.was_pending_at_load() { RecentChanges::after(last) } else { recent },
             document,
-            epoch,
-            last,
-            durable: last,
-            leases: LeaseMap::new(),
-            native_leases: 0,
-            owed_bytes: 0,
-            ended: BTreeSet::new(),
-            awareness: AwarenessStates::with_limit(limits.awareness_bytes),
-            cached_awareness: None,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            history: History::new(newest, recent),
+            leases: Leases::new(),
             diff_cache: DiffCache::default(),
-            storage_failed: false,
+            owed_diffs: OwedDiffs::new(),
+            awareness: EncodedAwareness::with_limit(limits.awareness_bytes),
+            acks: WaitingAcks::default(),
         }
     }
 
     /// Sequence number of the newest record.
     pub fn last(&self) -> Seq {
-        self.last
+        self.history.last()
     }
 
     /// True when no ack is outstanding and every record is on disk, or storage has failed.
     pub fn is_settled(&self) -> bool {
-        self.waiting.is_empty() && (self.durable >= self.last || self.storage_failed)
+        self.acks.is_empty() && (self.history.is_durable() || self.history.has_failed())
+    }
+
+    /// True while so many acks wait for the disk that no more events should be taken.
+    pub fn must_wait_for_disk(&self) -> bool {
+        self.acks.are_too_many()
     }
 
     /// Number of sessions that have the document open.
@@ -194,20 +168,66 @@ impl Core {
         self.document.known()
     }
 
+    /// All awareness states; `None` if there are none. A large encoding is cached until a state changes.
+    pub fn all_awareness(&mut self) -> Option<Arc<Frame>> {
+        self.awareness.all()
+    }
+
+    /// The newest states of the clients named by [`Effect::Awareness`].
+    pub fn awareness_of(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Arc<Frame> {
+        self.awareness.of(clients)
+    }
+
+    /// Estimated memory use of the document, in bytes, without walking it.
+    pub fn memory_bytes(&self) -> usize {
+        DOCUMENT_BYTES
+            + self.document.memory_bytes()
+            + self.history.memory_bytes()
+            + self.leases.memory_bytes()
+            + self.diff_cache.bytes()
+            + self.owed_diffs.bytes()
+            + self.awareness.memory_bytes()
+            + self.decisions.memory_bytes()
+    }
+
+    /// Approximate size of what is pending: each snapshot writes it again.
+    pub fn pending_bytes(&self) -> usize {
+        self.document.pending_bytes()
+    }
+
+    /// True if there is no deleted content to drop.
+    pub fn is_dormant(&self) -> bool {
+        self.document.is_compact()
+    }
+
+    /// True if its memory cannot be reduced any further.
+    pub fn is_minimal(&self) -> bool {
+        self.is_dormant() && self.diff_cache.is_empty()
+    }
+
+    /// True if handling this event takes milliseconds: it processes all of a large document.
+    pub fn takes_long(&self, event: &Event) -> bool {
+        let processes_all = match event {
+            Event::Session(lease, SessionEvent::Step1 { state_vector }) => {
+                self.shows_pending(*lease) || self.diff_cache.get(state_vector).is_none()
+            }
+            Event::Resync { .. } | Event::Compact | Event::MakeDormant => true,
+            _ => false,
+        };
+        processes_all && self.document.bytes() > LARGE_DOCUMENT_BYTES
+    }
+
     /// Processes one event and appends the resulting effects.
     pub fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
-        let is_ended = event.lease().is_some_and(|lease| self.ended.contains(&lease));
-        if is_ended && !matches!(event, Event::Leave { .. }) {
+        let has_ended = event.lease().is_some_and(|lease| self.leases.has_ended(lease));
+        if has_ended && !matches!(event, Event::Leave { .. }) {
             return;
         }
         match event {
             Event::Open { lease, acks, documents } => self.open(lease, acks, documents, effects),
             Event::Session(lease, event) => self.handle_session(lease, event, effects),
             Event::DeferStep1 { lease, state_vector } => self.defer_step1(lease, &state_vector),
-            Event::Resync { lease, floor } => match self.take_owed_diff(lease) {
-                Some(state_vector) => self.send_owed_diff(lease, &state_vector, effects),
-                None => self.resync(lease, floor.as_deref(), effects),
-            },
+            Event::Resync { lease, floor } => self.resync(lease, floor.as_deref(), effects),
             Event::Leave { lease } => self.leave(lease, effects),
             Event::Durable { upto } => self.advance_durable(upto, effects),
             Event::StorageFailed => self.fail_storage(effects),
@@ -221,20 +241,14 @@ impl Core {
             SessionEvent::Resume { cursor, wants_state_vector, read_only } => {
                 self.resume(lease, cursor.map(|cursor| *cursor), wants_state_vector, read_only, effects);
             }
-            SessionEvent::Step1 { state_vector } => {
-                self.note_step1(lease, &state_vector);
-                self.take_owed_diff(lease);
-                self.answer_step1(lease, &state_vector, effects);
-            }
+            SessionEvent::Step1 { state_vector } => self.step1(lease, &state_vector, effects),
             SessionEvent::Update { update, origin, batch } => {
-                self.note_step2(lease, origin);
                 self.update(lease, Submitted { update, origin, batch }, effects);
             }
             SessionEvent::Propose { batch, write } => self.propose(lease, batch, &write, effects),
             SessionEvent::Awareness { update } => self.apply_awareness(lease, &update, effects),
-            SessionEvent::QueryAwareness => self.push_all_awareness(lease, effects),
+            SessionEvent::QueryAwareness => self.awareness.push_all(lease, effects),
             SessionEvent::Refused { batch, update, origin } => {
-                self.note_step2(lease, origin);
                 self.refuse_read_only(lease, batch, (update, origin), effects);
             }
         }
@@ -242,37 +256,109 @@ impl Core {
 
     /// A native session is not asked, and sends what it wants next: [`SessionEvent::Resume`].
     fn open(&mut self, lease: LeaseId, acks: Acks, documents: usize, effects: &mut Vec<Effect>) {
-        let native = acks == Acks::Batches;
-        let unsynced = (acks == Acks::Counted).then(Box::default);
-        let known = self.leases.insert(lease, LeaseState { native, unsynced, ..LeaseState::default() });
-        self.native_leases += usize::from(native);
-        self.native_leases -= usize::from(known.is_some_and(|lease| lease.native));
+        self.leases.open(lease, acks);
         self.awareness.limit_share(lease, documents);
-        if !native {
+        if acks != Acks::Batches {
             self.ask(lease, effects);
-            self.push_all_awareness(lease, effects);
+            self.awareness.push_all(lease, effects);
         }
     }
 
     fn leave(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        self.take_owed_diff(lease);
-        let left = self.leases.remove(lease);
-        self.native_leases -= usize::from(left.is_some_and(|lease| lease.native));
-        self.ended.remove(&lease);
-        self.remove_awareness(lease, effects);
+        self.owed_diffs.take(lease);
+        self.leases.leave(lease);
+        self.awareness.leave(lease, effects);
+    }
+
+    /// Closes a session; of a native or Hocuspocus session, only this document.
+    fn close(&mut self, lease: LeaseId, close: Close, effects: &mut Vec<Effect>) {
+        self.leases.end(lease);
+        effects.push(Effect::Close { lease, close });
+    }
+
+    /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
+    /// document instead.
+    fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if self.leases.change(lease, |step2| step2.note_asked()).is_some() {
+            let frame = Frame::new(Message::Step1(self.document.state_vector()));
+            effects.push(Effect::Reply { lease, frame });
+        }
+    }
+
+    /// Appends a record to the log.
+    fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
+        self.diff_cache.clear();
+        effects.push(Effect::Append { seq: self.history.append(), update });
     }
 
     /// Sends a change of the newest record to readers and adds it to the recent changes.
     fn broadcast(&mut self, frame: Arc<Frame>, author: Option<LeaseId>, effects: &mut Vec<Effect>) {
-        if let Message::Update(update) = frame.message() {
-            self.recent.push(self.last, update);
-        }
+        self.history.note_sent(frame.message());
         effects.push(Effect::Broadcast { frame, author });
     }
 
-    fn append(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
-        self.last = self.last.next();
+    /// Sends a reply once everything so far is on disk.
+    fn push_when_durable(&mut self, lease: LeaseId, batch: u64, reply: AckReply, effects: &mut Vec<Effect>) {
+        if matches!(reply, AckReply::Saved { acks: 0, .. }) {
+            return;
+        }
+        let waiting = WaitingAck { seq: self.last(), lease, batch, round: self.leases.round(lease), reply };
+        if self.history.is_durable() {
+            waiting.finish(effects);
+        } else {
+            self.acks.push(waiting);
+        }
+    }
+
+    /// Sends a refusal, but not before acknowledgements of earlier updates: clients match them by their order.
+    fn push_refusal(&mut self, lease: LeaseId, batch: u64, outcome: Outcome, effects: &mut Vec<Effect>) {
+        if self.acks.has(lease) {
+            self.push_when_durable(lease, batch, AckReply::Refused(outcome), effects);
+        } else {
+            effects.push(Effect::Ack { lease, batch, seq: self.last(), outcome, count: 1, echo: None });
+        }
+    }
+
+    /// Every record up to `upto` is on disk: sends the acks that waited for it.
+    fn advance_durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
+        let has_moved = self.history.advance_durable(upto);
+        while let Some(waiting) = self.acks.pop(self.history.durable()) {
+            if waiting.round == self.leases.round(waiting.lease) {
+                waiting.finish(effects);
+            }
+        }
+        if has_moved && self.leases.has_native() {
+            effects.push(Effect::Durable { lease: None, seq: self.history.durable() });
+        }
+    }
+
+    /// Nothing more will be durable: refuses all waiting updates and every later edit.
+    fn fail_storage(&mut self, effects: &mut Vec<Effect>) {
+        self.acks.refuse_all(effects);
+        if self.history.fail() {
+            let (seq, outcome) = (self.last(), Outcome::Refused);
+            let refuse = |lease| Effect::Ack { lease, batch: 0, seq, outcome, count: 1, echo: None };
+            effects.extend(self.leases.holding_echoes().map(refuse));
+        }
+    }
+
+    /// Emits the compacted state up to [`Core::last`]; deleted content is removed. Pending updates are not part of
+    /// it: they are appended again as new records before the snapshot replaces their first copies.
+    fn compact(&mut self, effects: &mut Vec<Effect>) {
+        if self.history.has_failed() {
+            return;
+        }
+        let (upto, update) = (self.last(), self.document.compact());
+        for pending in self.document.pending() {
+            self.append(pending, effects);
+        }
+        effects.push(Effect::Snapshot { upto, update });
+    }
+
+    /// Drops what can be rebuilt.
+    fn make_dormant(&mut self) {
         self.diff_cache.clear();
-        effects.push(Effect::Append { seq: self.last, update });
+        self.awareness.drop_cache();
+        self.document.compact();
     }
 }

@@ -297,6 +297,8 @@ pub enum Effect {
         seq: Seq,
         /// The result.
         outcome: Outcome,
+        /// How many times it is sent: one result may be that of several updates.
+        count: u64,
         /// The change as an update message, for dialects that acknowledge by echo. `None` for a step 2 of Yjs
         /// 13.
         echo: Option<Arc<Frame>>,

@@ -2,18 +2,19 @@
 //!
 //! ```text
 //! event.rs                 events in, effects out: the contract of the core
-//! core.rs                  PURE: the state machine: one door, and the order of calls; no clock, no I/O, no runtime
-//! core/updates.rs          PURE: an update is weighed, then entered
-//! core/memory.rs           PURE: estimated memory use
-//! core/refusal.rs          PURE: refusals
-//! core/native.rs           PURE: native dialect only: cursors and registers
-//! core/awareness.rs        PURE: awareness, encoded once per turn
-//! core/joining.rs          PURE: replies to step 1, and the diff for a reader that fell behind
-//! core/owed_diffs.rs       PURE: step 1 messages that are answered later, with one diff for several
-//! core/snapshot.rs         PURE: snapshots, and the dormant document
-//! core/registers.rs        PURE: keeps decisions on registers final
-//! core/acks.rs             PURE: acks waiting for the disk
+//! core.rs                  PURE: the state machine: one door, the order of calls, and what follows the disk
+//! core/updates.rs          PURE: changes: an update is weighed, then entered; a write to a register is decided
+//! core/joining.rs          PURE: readers: replies to step 1 and to a cursor, and the diff for a reader that fell behind
+//! core/history.rs          PURE: the newest record, what is on disk, recent changes
+//! core/leases.rs           PURE: the leases, with what each is asked for and owed
+//! core/step2.rs            PURE: whether a step 2 of a lease is due, and which acks wait for it
+//! core/unstored.rs         PURE: what could not be stored because too much is pending
 //! core/unsynced.rs         PURE: the counter of unsynced changes in a client
+//! core/acks.rs             PURE: acks waiting for the disk
+//! core/owed_diffs.rs       PURE: step 1 messages that are answered later, with one diff for several
+//! core/diff_cache.rs       PURE: replies to a step 1, shared
+//! core/awareness.rs        PURE: awareness, encoded once per turn
+//! core/registers.rs        PURE: keeps decisions on registers final
 //! recent_changes.rs        PURE: recent changes, for clients that missed only a few
 //! awareness.rs             PURE: awareness states, never logged
 //! encoder.rs               encodes what a document sends to one lease: implemented by each dialect

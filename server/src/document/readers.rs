@@ -37,6 +37,10 @@ const MAX_FLOOR_BYTES: usize = 16 * 1024 * 1024;
 /// Memory of one client in a floor.
 const FLOOR_CLIENT_BYTES: usize = 32;
 
+/// Acknowledgements that one record makes due for one reader. A client has no more changes than this in flight; a session
+/// to which more are due is closed.
+const MAX_DUE_ACKS: u64 = 64 * 1024;
+
 struct Reader {
     outbox: Arc<Outbox>,
     encoder: Box<dyn Encoder>,
@@ -311,34 +315,51 @@ impl Readers {
         self.unsent.note(&reader.outbox, pushed);
     }
 
-    pub(super) fn push_ack(
+    /// Queues the result of `count` updates.
+    pub(super) fn push_acks(
         &mut self,
         lease: LeaseId,
         (batch, seq): (u64, Seq),
-        outcome: Outcome,
+        (outcome, count): (Outcome, u64),
         echo: Option<&Frame>,
     ) {
         let Some(reader) = self.readers.get(lease) else { return };
-        let pushed = match reader.encoder.reply(batch, seq, outcome) {
-            OutcomeReply::Nothing => return,
+        let outbox = &reader.outbox;
+        if count > MAX_DUE_ACKS {
+            return outbox.close(Close::TooSlow);
+        }
+        let mut push_each = |push: &dyn Fn() -> Pushed| {
+            for _ in 0..count {
+                let pushed = push();
+                self.unsent.note(outbox, pushed);
+                if pushed == Pushed::Dropped {
+                    return;
+                }
+            }
+        };
+        match reader.encoder.reply(batch, seq, outcome) {
+            OutcomeReply::Nothing => {}
             OutcomeReply::Frame(frame) => {
                 if let Some(close) = outcome.refusal() {
                     self.metrics.edits_refused.count(&close);
                 }
-                reader.outbox.push_control_of(lease, frame)
+                push_each(&|| outbox.push_control_of(lease, frame.clone()));
             }
-            OutcomeReply::Position(frame) => reader.outbox.push_position(lease, Position::Ack, frame),
+            OutcomeReply::Position(frame) => push_each(&|| outbox.push_position(lease, Position::Ack, frame.clone())),
             OutcomeReply::Echo => {
                 let Some(echo) = echo else { return };
                 let frame = echo.encode(&*reader.encoder);
                 // Clients recognise echoes by their bytes: of echoes with equal bytes none may be left out.
                 let is_empty = matches!(echo.message(), Message::Update(update) if update[..] == EMPTY_UPDATE);
-                if is_empty { reader.outbox.push_control(frame) } else { reader.outbox.push_echo(lease, frame) }
+                if is_empty {
+                    push_each(&|| outbox.push_control(frame.clone()));
+                } else {
+                    push_each(&|| outbox.push_echo(lease, frame.clone()));
+                }
             }
-            OutcomeReply::Close(close) => return reader.outbox.close(close),
-            OutcomeReply::CloseLater(close) => return reader.outbox.close_later(close),
-        };
-        self.unsent.note(&reader.outbox, pushed);
+            OutcomeReply::Close(close) => outbox.close(close),
+            OutcomeReply::CloseLater(close) => outbox.close_later(close),
+        }
     }
 
     /// Closes this document for a session, and so has one reader less; or the session, if its dialect cannot close

@@ -24,6 +24,7 @@ mod document {
     mod native;
     mod pending;
     mod registers;
+    mod unstored;
 }
 
 /// Bytes from outside: what npm packages send, and every decoder under fuzzing.

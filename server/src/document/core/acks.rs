@@ -1,14 +1,20 @@
 //! PURE: acks waiting for their records to be durable.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use syncline_protocol::ids::Seq;
 
-use super::Core;
 use crate::document::event::{Effect, Outcome};
 use crate::document::frame::{Frame, Message};
 use crate::ids::LeaseId;
+
+/// Limit on the bytes of waiting acks with their echoes. Above it the document takes no events until the disk
+/// catches up. Only known updates can reach it; the log bounds the others.
+const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
+/// Memory of an ack besides its echo.
+const ACK_BYTES: usize = 256;
 
 /// What a client is sent once its record is on disk.
 #[derive(Debug)]
@@ -18,6 +24,8 @@ pub(super) enum AckReply {
         echo: Option<Arc<Frame>>,
         acks: u64,
     },
+    /// A refusal, behind earlier acknowledgements.
+    Refused(Outcome),
     Decided {
         accepted: bool,
         register: Bytes,
@@ -27,92 +35,79 @@ pub(super) enum AckReply {
 /// A reply that is sent once the record `seq` is on disk.
 #[derive(Debug)]
 pub(super) struct WaitingAck {
-    seq: Seq,
-    lease: LeaseId,
-    batch: u64,
+    pub(super) seq: Seq,
+    pub(super) lease: LeaseId,
+    pub(super) batch: u64,
     /// The lease's round when the update was accepted (`unsynced.rs`).
-    round: u32,
-    reply: AckReply,
+    pub(super) round: u32,
+    pub(super) reply: AckReply,
 }
 
 impl WaitingAck {
     /// Appends the reply's effects.
-    fn finish(self, effects: &mut Vec<Effect>) {
+    pub(super) fn finish(self, effects: &mut Vec<Effect>) {
         let Self { seq, lease, batch, reply, .. } = self;
-        match reply {
-            AckReply::Saved { echo, acks } => effects.extend((0..acks).map(|_| {
-                let (outcome, echo) = (Outcome::Saved, echo.clone());
-                Effect::Ack { lease, batch, seq, outcome, echo }
-            })),
-            AckReply::Decided { accepted, register } => {
-                effects.push(Effect::Decided { lease, batch, accepted, register });
+        effects.push(match reply {
+            AckReply::Saved { echo, acks: count } => {
+                Effect::Ack { lease, batch, seq, outcome: Outcome::Saved, count, echo }
             }
-        }
+            AckReply::Refused(outcome) => Effect::Ack { lease, batch, seq, outcome, count: 1, echo: None },
+            AckReply::Decided { accepted, register } => Effect::Decided { lease, batch, accepted, register },
+        });
     }
-}
 
-/// Limit on the bytes of waiting acks with their echoes. Above it the document takes no events until the disk
-/// catches up. Only known updates can reach it; the log bounds the others.
-const MAX_WAITING_BYTES: usize = 32 * 1024 * 1024;
-/// Memory of an ack besides its echo.
-const ACK_BYTES: usize = 256;
-
-impl WaitingAck {
     fn bytes(&self) -> usize {
         let echo = match &self.reply {
             AckReply::Saved { echo: Some(frame), .. } => match frame.message() {
                 Message::Update(update) => update.len(),
                 _ => 0,
             },
-            AckReply::Saved { echo: None, .. } => 0,
+            AckReply::Saved { echo: None, .. } | AckReply::Refused(_) => 0,
             AckReply::Decided { register, .. } => register.len(),
         };
         ACK_BYTES + echo
     }
 }
 
-impl Core {
+/// Acks by ascending sequence number.
+#[derive(Debug, Default)]
+pub(super) struct WaitingAcks {
+    queue: VecDeque<WaitingAck>,
+    bytes: usize,
+}
+
+impl WaitingAcks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// True while so many acks wait for the disk that no more events should be taken.
-    pub fn must_wait_for_disk(&self) -> bool {
-        self.waiting_bytes > MAX_WAITING_BYTES
+    pub(super) fn are_too_many(&self) -> bool {
+        self.bytes > MAX_WAITING_BYTES
     }
 
-    /// Every record up to `upto` is on disk: sends the acks that waited for it.
-    pub(super) fn advance_durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
-        let has_moved = upto > self.durable;
-        self.durable = self.durable.max(upto);
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.seq <= self.durable) {
-            self.waiting_bytes -= waiting.bytes();
-            if waiting.round == self.round(waiting.lease) {
-                waiting.finish(effects);
-            }
-        }
-        if has_moved {
-            self.push_durable_to_all(effects);
-        }
+    pub(super) fn has(&self, lease: LeaseId) -> bool {
+        self.queue.iter().any(|waiting| waiting.lease == lease)
     }
 
-    /// Nothing more will be durable: refuses all waiting updates and every later edit.
-    pub(super) fn fail_storage(&mut self, effects: &mut Vec<Effect>) {
-        self.storage_failed = true;
-        self.waiting_bytes = 0;
-        for waiting in self.waiting.drain(..) {
-            let WaitingAck { seq, lease, batch, .. } = waiting;
-            effects.push(Effect::Ack { lease, batch, seq, outcome: Outcome::Refused, echo: None });
-        }
+    pub(super) fn push(&mut self, ack: WaitingAck) {
+        self.bytes += ack.bytes();
+        self.queue.push_back(ack);
     }
 
-    /// Sends a reply once everything so far is on disk.
-    pub(super) fn push_when_durable(&mut self, lease: LeaseId, batch: u64, reply: AckReply, effects: &mut Vec<Effect>) {
-        if matches!(reply, AckReply::Saved { acks: 0, .. }) {
-            return;
-        }
-        let waiting = WaitingAck { seq: self.last, lease, batch, round: self.round(lease), reply };
-        if self.durable >= self.last {
-            waiting.finish(effects);
-        } else {
-            self.waiting_bytes += waiting.bytes();
-            self.waiting.push_back(waiting);
-        }
+    /// The next one whose record is on disk.
+    pub(super) fn pop(&mut self, durable: Seq) -> Option<WaitingAck> {
+        let ack = self.queue.pop_front_if(|waiting| waiting.seq <= durable)?;
+        self.bytes -= ack.bytes();
+        Some(ack)
+    }
+
+    /// Refuses all of them: nothing more will be durable.
+    pub(super) fn refuse_all(&mut self, effects: &mut Vec<Effect>) {
+        self.bytes = 0;
+        effects.extend(self.queue.drain(..).map(|WaitingAck { seq, lease, batch, reply, .. }| {
+            let count = if let AckReply::Saved { acks, .. } = reply { acks } else { 1 };
+            Effect::Ack { lease, batch, seq, outcome: Outcome::Refused, count, echo: None }
+        }));
     }
 }

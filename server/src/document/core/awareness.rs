@@ -6,72 +6,101 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::awareness::AwarenessUpdate;
 
-use super::Core;
-use crate::document::awareness::ChangedClient;
+use crate::document::awareness::{AwarenessStates, ChangedClient};
 use crate::document::event::Effect;
 use crate::document::frame::{Frame, Message};
 use crate::ids::LeaseId;
 
 /// Encodings of all states below this size are not cached across turns.
-const MIN_CACHED_AWARENESS_BYTES: usize = 64 * 1024;
+const MIN_CACHED_BYTES: usize = 64 * 1024;
 
-impl Core {
-    pub(super) fn apply_awareness(&mut self, lease: LeaseId, update: &[u8], effects: &mut Vec<Effect>) {
-        let Ok(update) = AwarenessUpdate::scan(update, &Default::default()) else { return };
-        let was_yjs14 = self.awareness.is_yjs14(lease);
-        let changes = self.awareness.update(lease, update.iter());
-        if !was_yjs14 {
-            // A client announces itself after its step 1.
-            self.push_pending(lease, effects);
-        }
+/// The awareness of one document, with its encoding.
+#[derive(Debug)]
+pub(super) struct EncodedAwareness {
+    states: AwarenessStates,
+    /// All states; kept only if it is large, dropped on every change.
+    all: Option<Arc<Frame>>,
+}
+
+impl EncodedAwareness {
+    /// `limit_bytes` is the maximum for the states of one lease.
+    pub(super) fn with_limit(limit_bytes: usize) -> Self {
+        Self { states: AwarenessStates::with_limit(limit_bytes), all: None }
+    }
+
+    pub(super) fn limit_share(&mut self, lease: LeaseId, documents: usize) {
+        self.states.limit_share(lease, documents);
+    }
+
+    /// True if the lease has announced an id of Yjs 14.
+    pub(super) fn is_yjs14(&self, lease: LeaseId) -> bool {
+        self.states.is_yjs14(lease)
+    }
+
+    /// True unless the lease has announced an id of Yjs 13.
+    pub(super) fn may_be_yjs14(&self, lease: LeaseId) -> bool {
+        self.states.may_be_yjs14(lease)
+    }
+
+    pub(super) fn apply(&mut self, lease: LeaseId, update: &AwarenessUpdate<'_>, effects: &mut Vec<Effect>) {
+        let changes = self.states.update(lease, update.iter());
         if let Some(update) = changes.sender {
             effects.push(Effect::Reply { lease, frame: Frame::new(Message::Awareness(update.into())) });
         }
         if changes.dropped > 0 {
             effects.push(Effect::AwarenessDropped { states: changes.dropped });
         }
-        self.push_changed_clients(changes.everyone, effects);
+        self.push_changed(changes.everyone, effects);
     }
 
-    pub(super) fn remove_awareness(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        let changes = self.awareness.leave(lease);
-        self.push_changed_clients(changes.everyone, effects);
+    /// Removes the states of a lease.
+    pub(super) fn leave(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        let changes = self.states.leave(lease);
+        self.push_changed(changes.everyone, effects);
     }
 
-    /// Sends all awareness states to a session at the end of the turn, including states that arrive later in
-    /// the turn.
-    pub(super) fn push_all_awareness(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if !self.awareness.is_empty() {
+    fn push_changed(&mut self, clients: Vec<ChangedClient>, effects: &mut Vec<Effect>) {
+        if !clients.is_empty() {
+            self.all = None;
+            effects.push(Effect::Awareness { clients: clients.into() });
+        }
+    }
+
+    /// Sends all states to a session at the end of the turn, including states that arrive later in the turn.
+    pub(super) fn push_all(&self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        if !self.states.is_empty() {
             effects.push(Effect::AllAwareness { lease });
         }
     }
 
-    /// All awareness states; `None` if there are none. A large encoding is cached until a state changes.
-    pub fn all_awareness(&mut self) -> Option<Arc<Frame>> {
-        if let Some(cached) = &self.cached_awareness {
+    /// Sends all states directly after the preceding reply, to a reader that missed frames.
+    pub(super) fn push_all_now(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
+        effects.extend(self.all().map(|frame| Effect::Reply { lease, frame }));
+    }
+
+    /// All states; `None` if there are none. A large encoding is cached until a state changes.
+    pub(super) fn all(&mut self) -> Option<Arc<Frame>> {
+        if let Some(cached) = &self.all {
             return Some(Arc::clone(cached));
         }
-        let encoded = Bytes::from(self.awareness.all()?);
-        let is_large = encoded.len() >= MIN_CACHED_AWARENESS_BYTES;
+        let encoded = Bytes::from(self.states.all()?);
+        let is_large = encoded.len() >= MIN_CACHED_BYTES;
         let frame = Frame::new(Message::Awareness(encoded));
-        self.cached_awareness = is_large.then(|| Arc::clone(&frame));
+        self.all = is_large.then(|| Arc::clone(&frame));
         Some(frame)
     }
 
-    /// The newest states of the clients named by [`Effect::Awareness`].
-    pub fn awareness_of(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Arc<Frame> {
-        Frame::new(Message::Awareness(self.awareness.encode(clients).into()))
+    /// The newest states of these clients.
+    pub(super) fn of(&self, clients: impl ExactSizeIterator<Item = ChangedClient>) -> Arc<Frame> {
+        Frame::new(Message::Awareness(self.states.encode(clients).into()))
     }
 
-    /// Sends all awareness states directly after the preceding reply, to a reader that missed frames.
-    pub(super) fn push_awareness_now(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        effects.extend(self.all_awareness().map(|frame| Effect::Reply { lease, frame }));
+    pub(super) fn drop_cache(&mut self) {
+        self.all = None;
     }
 
-    fn push_changed_clients(&mut self, clients: Vec<ChangedClient>, effects: &mut Vec<Effect>) {
-        if !clients.is_empty() {
-            self.cached_awareness = None;
-            effects.push(Effect::Awareness { clients: clients.into() });
-        }
+    /// Estimated memory use in bytes: with the cached encoding and one dialect's frame of it, if present.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.states.memory_bytes() * if self.all.is_some() { 3 } else { 1 }
     }
 }

@@ -7,47 +7,44 @@
 use bytes::Bytes;
 use syncline_protocol::update::EMPTY_STATE_VECTOR;
 
-use super::Core;
-use crate::document::event::Effect;
+use crate::document::lease_map::LeaseMap;
 use crate::ids::LeaseId;
 
 /// A longer state vector is not kept: the client is sent the whole document.
 const MAX_OWED_BYTES: usize = 16 * 1024;
 
-impl Core {
-    /// Keeps a step 1 for later. It already resets the client's counter of unsynced changes.
-    pub(super) fn defer_step1(&mut self, lease: LeaseId, state_vector: &Bytes) {
-        self.note_step1(lease, state_vector);
-        if let Some(lease) = self.leases.get_mut(lease) {
-            // Copied: it may be a slice of a much longer message.
-            let is_short = state_vector.len() <= MAX_OWED_BYTES;
-            let kept =
-                if is_short { Bytes::copy_from_slice(state_vector) } else { Bytes::from_static(&EMPTY_STATE_VECTOR) };
-            self.owed_bytes += kept.len();
-            let before = lease.owed_diff.replace(Box::new(kept));
-            self.owed_bytes -= before.map_or(0, |before| before.len());
-        }
+/// The newest state vector of each lease whose step 1 is not answered yet.
+#[derive(Debug)]
+pub(super) struct OwedDiffs {
+    state_vectors: LeaseMap<Bytes>,
+    bytes: usize,
+}
+
+impl OwedDiffs {
+    pub(super) fn new() -> Self {
+        Self { state_vectors: LeaseMap::new(), bytes: 0 }
+    }
+
+    /// Keeps a step 1 for later.
+    pub(super) fn defer(&mut self, lease: LeaseId, state_vector: &Bytes) {
+        // Copied: it may be a slice of a much longer message.
+        let is_short = state_vector.len() <= MAX_OWED_BYTES;
+        let kept =
+            if is_short { Bytes::copy_from_slice(state_vector) } else { Bytes::from_static(&EMPTY_STATE_VECTOR) };
+        self.bytes += kept.len();
+        let before = self.state_vectors.insert(lease, kept);
+        self.bytes -= before.map_or(0, |before| before.len());
     }
 
     /// The state vector of a step 1 that was deferred; none is owed any more.
-    pub(super) fn take_owed_diff(&mut self, lease: LeaseId) -> Option<Bytes> {
-        let owed = self.leases.get_mut(lease)?.owed_diff.take()?;
-        self.owed_bytes -= owed.len();
-        Some(*owed)
+    pub(super) fn take(&mut self, lease: LeaseId) -> Option<Bytes> {
+        let owed = self.state_vectors.remove(lease)?;
+        self.bytes -= owed.len();
+        Some(owed)
     }
 
-    /// Answers a step 1, and asks the client in turn if it counts unsynced changes.
-    pub(super) fn answer_step1(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
-        self.step1(lease, state_vector, effects);
-        if self.awaits_unasked_step2(lease) {
-            self.ask(lease, effects);
-        }
-        self.push_durable(lease, effects);
-    }
-
-    /// Answers a deferred step 1 of a reader whose socket has drained, which may also have missed awareness.
-    pub(super) fn send_owed_diff(&mut self, lease: LeaseId, state_vector: &Bytes, effects: &mut Vec<Effect>) {
-        self.answer_step1(lease, state_vector, effects);
-        self.push_awareness_now(lease, effects);
+    /// Bytes of the state vectors.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 }

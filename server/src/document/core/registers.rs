@@ -12,10 +12,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_replica::{HubDocument, RegisterState};
 
-use super::Core;
-use crate::document::event::Effect;
-use crate::document::frame::{Frame, Message};
-
 /// Refused writes remembered; the oldest are dropped.
 const MAX_REFUSED: usize = 1_000;
 /// Memory of a refused write: its id twice, with its share of a tree node.
@@ -23,9 +19,12 @@ const REFUSED_BYTES: usize = 64;
 /// Memory of a register here, besides its name and its state.
 const REGISTER_BYTES: usize = 96;
 
-/// Decisions of one document.
+/// Decisions of one document; `None` in the many documents without registers.
 #[derive(Debug, Default)]
-pub(super) struct RegisterDecisions {
+pub(super) struct RegisterDecisions(Option<Box<Decisions>>);
+
+#[derive(Debug, Default)]
+struct Decisions {
     /// State of each register, as decided here or as found when the document was loaded. Encoded: a decoded
     /// value may take twenty times the memory.
     decided: BTreeMap<Arc<str>, Bytes>,
@@ -56,14 +55,7 @@ impl RefusedWrites {
     }
 }
 
-impl RegisterDecisions {
-    /// The registers of a document that was just loaded; `None` if it has none.
-    pub(super) fn of(document: &HubDocument) -> Option<Box<Self>> {
-        let mut decisions: Option<Box<Self>> = None;
-        document.read_registers().for_each(|(name, state)| decisions.get_or_insert_default().set(&name, &state));
-        decisions
-    }
-
+impl Decisions {
     fn set(&mut self, name: &str, state: &RegisterState) {
         let state = state.encode();
         self.bytes += state.len();
@@ -75,74 +67,65 @@ impl RegisterDecisions {
             }
         }
     }
-
-    fn get(&self, name: &str) -> Option<RegisterState> {
-        self.decided.get(name).and_then(|state| RegisterState::decode(state))
-    }
-
-    /// Estimated memory use in bytes.
-    pub(super) fn memory_bytes(&self) -> usize {
-        self.bytes + self.decided.len() * REGISTER_BYTES + self.refused.ids.len() * REFUSED_BYTES
-    }
 }
 
-impl Core {
+/// What the document does about a register that an update changed.
+#[derive(Debug)]
+pub(super) enum Correction {
+    /// The register continues from what was decided, or was not decided and is not written.
+    Keep,
+    /// Writes the decided state again.
+    Write(RegisterState),
+    /// Deletes the value: there is no decision, and the update accepts a refused write.
+    Clear,
+}
+
+impl RegisterDecisions {
+    /// The registers of a document that was just loaded.
+    pub(super) fn of(document: &HubDocument) -> Self {
+        let mut decisions = Self::default();
+        document.read_registers().for_each(|(name, state)| decisions.record(&name, &state));
+        decisions
+    }
+
     /// Records a state that the document wrote itself, or that continues from the decided one.
-    pub(super) fn record_decision(&mut self, name: &str, state: &RegisterState) {
-        self.decisions.get_or_insert_default().set(name, state);
+    pub(super) fn record(&mut self, name: &str, state: &RegisterState) {
+        self.0.get_or_insert_default().set(name, state);
     }
 
     /// Remembers that a write was refused, so that a repeated proposal gets the same result.
     pub(super) fn record_refusal(&mut self, id: u128) {
-        self.decisions.get_or_insert_default().refused.add(id);
+        self.0.get_or_insert_default().refused.add(id);
     }
 
     /// True if the write was refused before.
     pub(super) fn was_refused(&self, id: u128) -> bool {
-        self.decisions.as_ref().is_some_and(|decisions| decisions.refused.ids.contains(&id))
+        self.0.as_ref().is_some_and(|decisions| decisions.refused.ids.contains(&id))
     }
 
-    /// True if a refused write is among the ancestors of this state.
-    fn follows_refused_write(&self, state: &RegisterState) -> bool {
-        state.ids.iter().any(|&id| self.was_refused(id))
-    }
-
-    /// Checks the registers that the last update changed against the decisions and restores those that
-    /// conflict.
-    pub(super) fn enforce_decisions(&mut self, effects: &mut Vec<Effect>) {
-        for name in self.document.take_touched() {
-            let now = self.document.read_register(&name);
-            let decided = self.decisions.as_ref().and_then(|decisions| decisions.get(&name));
-            let is_kept = match (&now, &decided) {
-                (None, decided) => decided.is_none(),
-                (Some(now), None) => !self.follows_refused_write(now),
-                (Some(now), Some(decided)) => {
-                    now == decided || (now.ids.contains(&decided.version.id) && !self.follows_refused_write(now))
-                }
-            };
-            match (now, decided) {
-                (Some(now), _) if is_kept => self.record_decision(&name, &now),
-                (None, _) if is_kept => {}
-                (_, Some(decided)) => self.write_register(&name, &decided, effects),
-                (_, None) => {
-                    let update = self.document.clear_register(&name);
-                    update.into_iter().for_each(|update| self.apply_own_edit(update, effects));
-                }
+    /// Compares a register that an update changed with the decision, and records its state if that is kept.
+    pub(super) fn check(&mut self, name: &str, now: Option<&RegisterState>) -> Correction {
+        let decided = self.0.as_ref().and_then(|decisions| RegisterState::decode(decisions.decided.get(name)?));
+        let follows_refused_write = |state: &RegisterState| state.ids.iter().any(|&id| self.was_refused(id));
+        let is_kept = match (now, &decided) {
+            (None, decided) => decided.is_none(),
+            (Some(now), None) => !follows_refused_write(now),
+            (Some(now), Some(decided)) => {
+                now == decided || (now.ids.contains(&decided.version.id) && !follows_refused_write(now))
             }
+        };
+        if is_kept {
+            now.inspect(|now| self.record(name, now));
+            return Correction::Keep;
         }
-        // Our own writes need no check.
-        self.document.take_touched();
+        decided.map_or(Correction::Clear, Correction::Write)
     }
 
-    /// Writes a register as the document's own edit.
-    pub(super) fn write_register(&mut self, name: &str, state: &RegisterState, effects: &mut Vec<Effect>) {
-        let update = self.document.write_register(name, state);
-        self.apply_own_edit(update, effects);
-    }
-
-    /// Logs and broadcasts an edit that the document made itself.
-    fn apply_own_edit(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
-        self.append(update.clone(), effects);
-        self.broadcast(Frame::at(self.last, Message::Update(update)), None, effects);
+    /// Estimated memory use in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let of = |decisions: &Decisions| {
+            decisions.bytes + decisions.decided.len() * REGISTER_BYTES + decisions.refused.ids.len() * REFUSED_BYTES
+        };
+        self.0.as_deref().map_or(0, of)
     }
 }

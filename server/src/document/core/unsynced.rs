@@ -17,15 +17,15 @@
 //!   too early, a missing one only too late.
 //! - The step 2 gets its own status and those of the counted updates, all when everything up to it is on
 //!   disk.
-//! - A further step 2, sent only because the server asked again, gets no status.
+//! - A further step 2, sent only because the server asked again, gets no status of its own.
+//! - An update or step 2 that is not stored because too much is pending gets status 0, which leaves the number unchanged. The next step 2 that
+//!   is stored contains it, and gets its status as well. Changes counted before a refused step 2 do not wait any longer.
 
 use std::collections::HashMap;
 
 use syncline_protocol::update::{ScanLimits, Structs, state_vector_entries, verdict};
 
-use super::Core;
 use crate::document::event::Origin;
-use crate::ids::LeaseId;
 
 /// A longer state vector is not stored. Updates before the step 2 are then not counted: the number may stay
 /// too high until the next step 1.
@@ -38,6 +38,8 @@ pub(super) struct UnsyncedCounter {
     round: u32,
     /// `Some` until the step 2 arrives.
     syncing: Option<SyncRound>,
+    /// Statuses of updates that were not stored: the next step 2 that is stored pays them.
+    owed: u64,
 }
 
 /// Clocks of the newest step 1.
@@ -66,12 +68,26 @@ struct SyncRound {
 
 impl Default for UnsyncedCounter {
     fn default() -> Self {
-        Self { round: 0, syncing: Some(SyncRound::default()) }
+        Self { round: 0, syncing: Some(SyncRound::default()), owed: 0 }
     }
 }
 
 impl UnsyncedCounter {
-    fn step1(&mut self, state_vector: &[u8]) {
+    pub(super) fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// True until the step 2 arrives.
+    pub(super) fn is_syncing(&self) -> bool {
+        self.syncing.is_some()
+    }
+
+    /// True if updates that were not stored have not got their status.
+    pub(super) fn is_owed(&self) -> bool {
+        self.owed > 0
+    }
+
+    pub(super) fn step1(&mut self, state_vector: &[u8]) {
         let client_clocks = if state_vector.len() <= MAX_STATE_VECTOR_BYTES {
             ClientClocks::Clocks(state_vector_entries(state_vector).collect())
         } else {
@@ -79,71 +95,78 @@ impl UnsyncedCounter {
         };
         self.round += 1;
         self.syncing = Some(SyncRound { was_queued: true, client_clocks, counted: 0, live: 0 });
+        self.owed = 0;
     }
 
-    /// Number of statuses for a change once it is on disk; 0 if it gets none, or gets it with the step 2. `is_live`: the
-    /// client made it on this connection.
-    fn change(&mut self, update: &[u8], is_live: bool) -> u64 {
-        let Some(syncing) = &mut self.syncing else { return 1 };
-        let clock = |client| match &syncing.client_clocks {
+    /// Number of statuses that are due once a stored update is on disk; 0 if it gets none, or gets it with the step 2.
+    pub(super) fn store(&mut self, update: &[u8], origin: Origin) -> u64 {
+        match origin {
+            Origin::Step2 | Origin::ConfirmedStep2 => {
+                let own = u64::from(self.is_syncing());
+                self.end_round(origin) + own + std::mem::take(&mut self.owed)
+            }
+            Origin::Change | Origin::LiveChange => {
+                let Some(syncing) = &mut self.syncing else { return 1 };
+                match syncing.count(update, origin) {
+                    Counted::No => {}
+                    Counted::Yes => syncing.counted += 1,
+                    Counted::IfConfirmed => syncing.live += 1,
+                }
+                0
+            }
+        }
+    }
+
+    /// The same for an update that is not stored: the number of statuses that no longer wait for it.
+    pub(super) fn refuse(&mut self, update: &[u8], origin: Origin) -> u64 {
+        match origin {
+            Origin::Step2 | Origin::ConfirmedStep2 => {
+                self.owed += u64::from(self.is_syncing());
+                self.end_round(origin)
+            }
+            Origin::Change | Origin::LiveChange => {
+                let counted = self.syncing.as_mut().map_or(Counted::Yes, |syncing| syncing.count(update, origin));
+                self.owed += u64::from(counted == Counted::Yes);
+                0
+            }
+        }
+    }
+
+    /// A step 2 has arrived. Returns the number of changes that waited for it.
+    fn end_round(&mut self, step2: Origin) -> u64 {
+        let Some(SyncRound { counted, live, .. }) = self.syncing.take() else { return 0 };
+        counted + if step2 == Origin::ConfirmedStep2 { live } else { 0 }
+    }
+}
+
+/// Whether a change is in the provider's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    Yes,
+    No,
+    /// If the step 2 confirms that it was made on this connection.
+    IfConfirmed,
+}
+
+impl SyncRound {
+    fn count(&mut self, update: &[u8], origin: Origin) -> Counted {
+        let clock = |client| match &self.client_clocks {
             ClientClocks::Clocks(clocks) => clocks.get(&client).copied().unwrap_or(0),
             ClientClocks::NotReceived => 0,
             ClientClocks::TooLong => u64::MAX,
         };
-        match verdict(update, &clock, &ScanLimits::default()).map(|verdict| verdict.structs) {
-            Ok(Structs::None) if is_live => syncing.live += 1,
-            Ok(Structs::None) => syncing.counted += u64::from(!syncing.was_queued),
+        let is_live = origin == Origin::LiveChange;
+        let is_queued = match verdict(update, &clock, &ScanLimits::default()).map(|verdict| verdict.structs) {
+            Ok(Structs::None) if is_live => return Counted::IfConfirmed,
+            Ok(Structs::None) => self.was_queued,
             structs => {
-                let was_queued = matches!(structs, Ok(Structs::Known));
-                syncing.counted += u64::from(!was_queued);
+                let is_queued = matches!(structs, Ok(Structs::Known));
                 // The client sends its queue after live changes.
-                syncing.was_queued = was_queued || (is_live && syncing.was_queued);
+                self.was_queued = is_queued || (is_live && self.was_queued);
+                is_queued
             }
-        }
-        0
-    }
-
-    /// Number of statuses for a step 2 once it is on disk. `is_confirmed`: the live changes before it were made on
-    /// this connection.
-    fn step2(&mut self, is_confirmed: bool) -> u64 {
-        let live = |syncing: &SyncRound| if is_confirmed { syncing.live } else { 0 };
-        self.syncing.take().map_or(0, |syncing| syncing.counted + live(&syncing) + 1)
-    }
-}
-
-impl Core {
-    /// Notes that the client has sent a step 1, whether or not it is answered now.
-    pub(super) fn note_step1(&mut self, lease: LeaseId, state_vector: &[u8]) {
-        if let Some(lease) = self.leases.get_mut(lease)
-            && let Some(unsynced) = &mut lease.unsynced
-        {
-            unsynced.step1(state_vector);
-            lease.owed_acks = 0;
-        }
-    }
-
-    /// True if the client counts unsynced changes and must be sent a step 1: it expects a status for its step 2, and no
-    /// earlier step 1 of the server is unanswered.
-    pub(super) fn awaits_unasked_step2(&self, lease: LeaseId) -> bool {
-        let Some(lease) = self.leases.get(lease) else { return false };
-        lease.unsynced.as_ref().is_some_and(|unsynced| unsynced.syncing.is_some()) && !lease.awaits_step2
-    }
-
-    /// Number of acks for an accepted update once it is on disk.
-    pub(super) fn acks_of(&mut self, lease: LeaseId, update: &[u8], origin: Origin) -> u64 {
-        let Some(lease) = self.leases.get_mut(lease) else { return 1 };
-        match (&mut lease.unsynced, origin) {
-            (None, _) => 1,
-            (Some(unsynced), Origin::Change) => unsynced.change(update, false),
-            (Some(unsynced), Origin::LiveChange) => unsynced.change(update, true),
-            (Some(unsynced), Origin::Step2) => unsynced.step2(false),
-            (Some(unsynced), Origin::ConfirmedStep2) => unsynced.step2(true),
-        }
-    }
-
-    /// Current round of a session; acks of earlier rounds are not sent.
-    pub(super) fn round(&self, lease: LeaseId) -> u32 {
-        self.leases.get(lease).and_then(|lease| lease.unsynced.as_ref()).map_or(0, |unsynced| unsynced.round)
+        };
+        if is_queued { Counted::No } else { Counted::Yes }
     }
 }
 
@@ -165,11 +188,15 @@ mod tests {
         // Three were made before the step 1 and arrive after two newer ones.
         unsynced.step1(&[1, 1, 3]);
         for update in [&updates[3], &updates[4], &updates[0], &updates[1], &updates[2]] {
-            assert_eq!(unsynced.change(update, false), 0, "nothing is acknowledged before the step 2");
+            assert_eq!(unsynced.store(update, Origin::Change), 0, "nothing is acknowledged before the step 2");
         }
-        assert_eq!(unsynced.step2(true), 3, "the step 2 and two updates");
-        assert_eq!(unsynced.change(&updates[5], false), 1);
-        assert_eq!(unsynced.step2(true), 0, "the reply to a question of the server alone gets no status");
+        assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 3, "the step 2 and two updates");
+        assert_eq!(unsynced.store(&updates[5], Origin::Change), 1);
+        assert_eq!(
+            unsynced.store(&[0, 0], Origin::ConfirmedStep2),
+            0,
+            "the reply to a question of the server alone gets no status"
+        );
     }
 
     #[test]
@@ -179,20 +206,37 @@ mod tests {
         let mut unsynced = UnsyncedCounter::default();
         unsynced.step1(&[1, 1, 1]);
         for update in [&delete[..], &updates[1], &delete, &updates[0], &delete, &delete] {
-            unsynced.change(update, false);
+            unsynced.store(update, Origin::Change);
         }
-        assert_eq!(unsynced.step2(true), 3, "the step 2, the new update and the deletion behind it");
+        assert_eq!(
+            unsynced.store(&[0, 0], Origin::ConfirmedStep2),
+            3,
+            "the step 2, the new update and the deletion behind it"
+        );
         // No provider counts fifty deletions that were made offline.
         unsynced.step1(&[1, 1, 1]);
-        (0..50).for_each(|_| _ = unsynced.change(&delete, false));
-        assert_eq!(unsynced.step2(true), 1);
+        (0..50).for_each(|_| _ = unsynced.store(&delete, Origin::Change));
+        assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 1);
     }
 
     #[test]
     fn updates_of_a_client_that_sends_no_step_1_are_all_counted() {
         let updates = typed(1, 2);
         let mut unsynced = UnsyncedCounter::default();
-        updates.iter().for_each(|update| _ = unsynced.change(update, false));
-        assert_eq!(unsynced.step2(true), 3);
+        updates.iter().for_each(|update| _ = unsynced.store(update, Origin::Change));
+        assert_eq!(unsynced.store(&[0, 0], Origin::ConfirmedStep2), 3);
+    }
+
+    #[test]
+    fn refused_step_2_is_owed_and_changes_do_not_wait_for_it() {
+        let updates = typed(1, 3);
+        let mut unsynced = UnsyncedCounter::default();
+        unsynced.step1(&[0]);
+        unsynced.store(&updates[0], Origin::Change);
+        unsynced.refuse(&updates[1], Origin::Change);
+        assert_eq!(unsynced.refuse(&updates[2], Origin::Step2), 1, "the change that is stored");
+        assert_eq!(unsynced.store(&updates[0], Origin::Change), 1);
+        assert_eq!(unsynced.store(&updates[2], Origin::Step2), 2, "the step 2 and the change that was not stored");
+        assert!(!unsynced.is_owed());
     }
 }

@@ -1,4 +1,4 @@
-//! PURE: an update of a session: it is weighed, then entered.
+//! PURE: changes of a document: an update of a session is weighed, then entered; a write to a register is decided.
 //!
 //! [`Core::update`] weighs an update, answers every refusal, acknowledges a known update, and enters a new one.
 //! [`Core::enter`] gives the update its sequence number, appends it to the log, applies it and broadcasts it; nothing
@@ -9,9 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::update::EMPTY_UPDATE;
-use syncline_replica::{Entered, Full, Refused, Released, Weighed};
+use syncline_replica::{Decision, Entered, Full, Refused, RegisterWrite, Released, Weighed, decide};
 
-use super::{AckReply, Core};
+use super::Core;
+use super::acks::AckReply;
+use super::registers::Correction;
+use super::step2::{DueAcks, RefusalReply};
 use crate::document::event::{Effect, Origin, Outcome};
 use crate::document::frame::{Frame, Message};
 use crate::ids::LeaseId;
@@ -27,31 +30,43 @@ pub(super) struct Submitted {
 impl Core {
     pub(super) fn update(&mut self, lease: LeaseId, submitted: Submitted, effects: &mut Vec<Effect>) {
         let Submitted { ref update, origin, batch } = submitted;
-        let refuse = |outcome, seq| Effect::Ack { lease, batch, seq, outcome, echo: None };
-        if self.storage_failed {
+        self.note_step2(lease, origin);
+        if self.history.has_failed() {
             // Every client replies to our step 1, even a read-only one: that is not an edit to refuse.
             let unneeded = origin.is_step2() && self.document.inserts_nothing_new(update);
             let outcome = if unneeded { Outcome::Unneeded } else { Outcome::Refused };
-            return effects.push(refuse(outcome, self.last));
+            return self.refuse(lease, (batch, origin), outcome, effects);
         }
         let weighed = match self.weigh(update) {
             Ok(weighed) => weighed,
-            Err(refused) => return self.refuse_update(lease, &refused, effects),
+            Err(refused) => {
+                let close = Close::BadMessage(format!("the update was refused: {refused}").into());
+                return self.close(lease, close, effects);
+            }
         };
-        match weighed.outcome() {
-            Entered::Full(full) => effects.push(refuse(Outcome::Full(full), self.last)),
+        let pending_before = self.document.pending_len();
+        let (outcome, is_complete) = (weighed.outcome(), !weighed.is_split());
+        match outcome {
+            Entered::Full(full) => self.refuse(lease, (batch, origin), Outcome::Full(full), effects),
             Entered::NoRoom => {
                 let ready = weighed.ready();
                 self.refuse_pending(lease, &submitted, ready, effects);
             }
             Entered::Known => {
-                let frame = Frame::at(self.last, Message::Update(update.clone()));
-                self.acknowledge(lease, &submitted, frame, effects);
+                let frame = Frame::at(self.last(), Message::Update(update.clone()));
+                self.acknowledge(lease, &submitted, Some(frame), is_complete, effects);
             }
             Entered::Changed | Entered::Pending => {
                 let frame = self.enter(lease, weighed, effects);
-                self.acknowledge(lease, &submitted, frame, effects);
+                self.acknowledge(lease, &submitted, Some(frame), is_complete, effects);
             }
+        }
+        if self.document.pending_len() < pending_before {
+            self.ask_for_unstored(effects);
+        }
+        let is_entered = matches!(outcome, Entered::Changed | Entered::Pending);
+        if is_entered && !is_complete && self.leases.change(lease, |step2| step2.ask_for_missing()) == Some(true) {
+            self.ask(lease, effects);
         }
     }
 
@@ -69,8 +84,8 @@ impl Core {
 
     /// Numbers, appends, applies and broadcasts an update that is new. Returns it as a message.
     fn enter(&mut self, lease: LeaseId, weighed: Weighed<'_>, effects: &mut Vec<Effect>) -> Arc<Frame> {
-        let (pending_before, is_split) = (self.document.pending_len(), weighed.is_split());
-        let frame = Frame::change(self.last.next(), weighed.update().clone());
+        let is_split = weighed.is_split();
+        let frame = Frame::change(self.last().next(), weighed.update().clone());
         if let Message::Update(update) = frame.message() {
             self.append(update.clone(), effects);
         }
@@ -79,25 +94,19 @@ impl Core {
             self.broadcast(Arc::clone(&frame), Some(lease), effects);
         }
         for Released { update, source } in self.document.take_released() {
-            let author = source.map(LeaseId).filter(|source| self.leases.get(*source).is_some());
-            self.broadcast(Frame::at(self.last, Message::Update(update)), author, effects);
+            let author = source.map(LeaseId).filter(|source| self.leases.contains(*source));
+            self.broadcast(Frame::at(self.last(), Message::Update(update)), author, effects);
         }
         if let Some(added) = added {
             self.broadcast_pending(added, lease, effects);
         }
         self.enforce_decisions(effects);
-        if self.document.pending_len() < pending_before {
-            self.leases.values_mut().for_each(|lease| lease.asked_for_missing = false);
-        }
-        if is_split {
-            self.ask_for_missing(lease, effects);
-        }
         frame
     }
 
     /// A part of the update has missing dependencies, and the document keeps no more of those. The other part,
-    /// `ready`, is entered. The update is not acknowledged: the client's next step 2 contains it, with what it
-    /// depends on if the client has that, and is asked for. Only a step 2 itself is refused, and a native session is closed.
+    /// `ready`, is entered as an update of its own. The client is asked for its step 2, which contains the update, with what it
+    /// depends on if the client has that. A native session is closed.
     fn refuse_pending(
         &mut self,
         lease: LeaseId,
@@ -112,65 +121,146 @@ impl Core {
         {
             self.enter(lease, weighed, effects);
         }
-        let Some(state) = self.leases.get(lease) else { return };
-        if state.native {
+        if self.leases.is_native(lease) {
             let close = Close::TooMany("too many pending updates with missing dependencies".into());
             return self.close(lease, close, effects);
         }
-        if origin.is_step2() {
-            let outcome = Outcome::TooManyPending;
-            return effects.push(Effect::Ack { lease, batch, seq: self.last, outcome, echo: None });
-        }
-        let must_ask = !state.awaits_step2;
-        let owed = self.acks_of(lease, update, origin);
-        if let Some(state) = self.leases.get_mut(lease).filter(|state| state.unsynced.is_some()) {
-            state.owed_acks += owed;
+        let pending_len = self.document.pending_len();
+        let reply = self.leases.change(lease, |step2| step2.refuse_pending(update, origin, pending_len));
+        let Some(RefusalReply { acks, is_sent, must_ask }) = reply else { return };
+        self.push_when_durable(lease, batch, AckReply::Saved { echo: None, acks }, effects);
+        if is_sent {
+            self.push_refusal(lease, batch, Outcome::TooManyPending, effects);
         }
         if must_ask {
             self.ask(lease, effects);
         }
     }
 
-    /// Acknowledges an update once everything so far is on disk. `frame` has the update as a message.
-    fn acknowledge(&mut self, lease: LeaseId, submitted: &Submitted, frame: Arc<Frame>, effects: &mut Vec<Effect>) {
+    /// Acknowledges an update once everything so far is on disk, with everything that waited for it. `echo` has it as a
+    /// message, for dialects that echo. `is_complete`: nothing of it is pending.
+    fn acknowledge(
+        &mut self,
+        lease: LeaseId,
+        submitted: &Submitted,
+        echo: Option<Arc<Frame>>,
+        is_complete: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Submitted { ref update, origin, batch } = *submitted;
-        let mut acks = self.acks_of(lease, update, origin);
-        if origin.is_step2()
-            && let Some(state) = self.leases.get_mut(lease)
-        {
-            acks += std::mem::take(&mut state.owed_acks);
+        let is_stored = |update: &Bytes| self.document.weigh(update).is_ok_and(|it| it.outcome() == Entered::Known);
+        let due = self.leases.change(lease, |step2| step2.store(update, origin, is_complete, is_stored));
+        let DueAcks { acks, held_echoes, must_ask } = due.unwrap_or(DueAcks::ONE);
+        if held_echoes > 0 {
+            let empty = Frame::at(self.last(), Message::Update(Bytes::from_static(&EMPTY_UPDATE)));
+            let held = AckReply::Saved { echo: Some(empty), acks: held_echoes };
+            self.push_when_durable(lease, batch, held, effects);
         }
         let is_echoed = !origin.is_step2() || (update[..] != EMPTY_UPDATE && self.awareness.may_be_yjs14(lease));
-        self.push_when_durable(lease, batch, AckReply::Saved { echo: is_echoed.then_some(frame), acks }, effects);
-    }
-
-    /// Asks the sender of a pending update for its missing dependencies, once.
-    fn ask_for_missing(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(state) = self.leases.get_mut(lease)
-            && !state.asked_for_missing
-        {
-            state.asked_for_missing = true;
+        let echo = echo.filter(|_| is_echoed);
+        self.push_when_durable(lease, batch, AckReply::Saved { echo, acks }, effects);
+        if must_ask {
             self.ask(lease, effects);
         }
     }
 
-    /// Every step 2 counts as the reply to our step 1, even if it is refused.
-    pub(super) fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
-        if let Some(lease) = self.leases.get_mut(lease).filter(|_| origin.is_step2()) {
-            lease.awaits_step2 = false;
+    /// Less is pending: asks the sessions whose updates could not be stored.
+    fn ask_for_unstored(&mut self, effects: &mut Vec<Effect>) {
+        let mut frame = None;
+        for lease in self.leases.note_released(self.document.pending_len()) {
+            let frame = frame.get_or_insert_with(|| Frame::new(Message::Step1(self.document.state_vector())));
+            effects.push(Effect::Reply { lease, frame: Arc::clone(frame) });
         }
     }
 
-    /// Asks a session for what the document lacks. Native sessions get the state vector when they open the
-    /// document instead.
-    pub(super) fn ask(&mut self, lease: LeaseId, effects: &mut Vec<Effect>) {
-        if let Some(lease) = self.leases.get_mut(lease) {
-            if lease.native {
-                return;
-            }
-            lease.awaits_step2 = true;
+    /// Every step 2 counts as the reply to our step 1, even if it is refused.
+    fn note_step2(&mut self, lease: LeaseId, origin: Origin) {
+        if origin.is_step2() {
+            self.leases.change(lease, |step2| step2.note_step2());
         }
-        let frame = Frame::new(Message::Step1(self.document.state_vector()));
-        effects.push(Effect::Reply { lease, frame });
+    }
+
+    /// Refuses an update of a read-only session unless the document has everything in it already: a reply to
+    /// our step 1 contains every deletion the client knows.
+    pub(super) fn refuse_read_only(
+        &mut self,
+        lease: LeaseId,
+        batch: u64,
+        (update, origin): (Option<Bytes>, Origin),
+        effects: &mut Vec<Effect>,
+    ) {
+        self.note_step2(lease, origin);
+        let known = update.filter(|update| self.document.knows(update));
+        match known {
+            None => self.refuse(lease, (batch, origin), Outcome::Forbidden, effects),
+            Some(_) if self.history.has_failed() => self.refuse(lease, (batch, origin), Outcome::Unneeded, effects),
+            Some(update) => self.acknowledge(lease, &Submitted { update, origin, batch }, None, true, effects),
+        }
+    }
+
+    /// Refuses an update. A session whose step 2 is refused is sent the acknowledgements that wait for it.
+    fn refuse(&mut self, lease: LeaseId, (batch, origin): (u64, Origin), outcome: Outcome, effects: &mut Vec<Effect>) {
+        if origin.is_step2() && !self.history.has_failed() {
+            let acks = self.leases.change(lease, |step2| step2.refuse_step2(origin)).unwrap_or(0);
+            self.push_when_durable(lease, batch, AckReply::Saved { echo: None, acks }, effects);
+        }
+        effects.push(Effect::Ack { lease, batch, seq: self.last(), outcome, count: 1, echo: None });
+    }
+
+    pub(super) fn propose(&mut self, lease: LeaseId, batch: u64, write: &RegisterWrite, effects: &mut Vec<Effect>) {
+        let outcome = if self.history.has_failed() {
+            Outcome::Refused
+        } else if !self.document.make_room_for(write.value.len()) {
+            Outcome::Full(Full::Bytes)
+        } else if !self.document.has_room_for_register(&write.register) {
+            Outcome::Full(Full::Registers)
+        } else {
+            let (accepted, register) = self.decide(write, effects);
+            return self.push_when_durable(lease, batch, AckReply::Decided { accepted, register }, effects);
+        };
+        effects.push(Effect::Ack { lease, batch, seq: self.last(), outcome, count: 1, echo: None });
+    }
+
+    /// Decides on a write; an accepted write becomes an edit of the document. Returns whether it was accepted
+    /// and the resulting register.
+    fn decide(&mut self, write: &RegisterWrite, effects: &mut Vec<Effect>) -> (bool, Bytes) {
+        let current = self.document.read_register(&write.register);
+        let accepted = match decide(current.as_ref(), write) {
+            Decision::Accept(state) if !self.decisions.was_refused(write.id) => {
+                self.decisions.record(&write.register, &state);
+                let update = self.document.write_register(&write.register, &state);
+                self.apply_own_edit(update, effects);
+                self.document.take_touched();
+                return (true, state.encode());
+            }
+            Decision::AcceptedBefore => true,
+            Decision::Accept(_) | Decision::Refuse => {
+                self.decisions.record_refusal(write.id);
+                false
+            }
+        };
+        (accepted, current.map_or_else(Bytes::new, |current| current.encode()))
+    }
+
+    /// Checks the registers that the last update changed against the decisions and restores those that
+    /// conflict.
+    fn enforce_decisions(&mut self, effects: &mut Vec<Effect>) {
+        for name in self.document.take_touched() {
+            let now = self.document.read_register(&name);
+            let update = match self.decisions.check(&name, now.as_ref()) {
+                Correction::Keep => None,
+                Correction::Write(state) => Some(self.document.write_register(&name, &state)),
+                Correction::Clear => self.document.clear_register(&name),
+            };
+            update.into_iter().for_each(|update| self.apply_own_edit(update, effects));
+        }
+        // Our own writes need no check.
+        self.document.take_touched();
+    }
+
+    /// Logs and broadcasts an edit that the document made itself.
+    fn apply_own_edit(&mut self, update: Bytes, effects: &mut Vec<Effect>) {
+        self.append(update.clone(), effects);
+        self.broadcast(Frame::at(self.last(), Message::Update(update)), None, effects);
     }
 }

@@ -10,7 +10,7 @@ use yrs::{Doc, Text, Transact};
 
 use super::*;
 use crate::dialect::{NativeEncoder, YWebsocketEncoder};
-use crate::outbox::{Budget, Wire};
+use crate::outbox::{Budget, Taken, Wire};
 use syncline_protocol::ids::Epoch;
 use syncline_replica::Crdt;
 
@@ -93,11 +93,23 @@ async fn echo_of_empty_update_is_not_replaced_by_newer_one() {
     readers.add(READER, Arc::clone(&outbox), Box::new(YWebsocketEncoder));
     let echo = |update: &'static [u8]| Frame::new(Message::Update(Bytes::from_static(update)));
     for update in [&[0, 0][..], &[9; 20], &[8; 20], &[0, 0]] {
-        readers.push_ack(READER, (0, Seq(1)), Outcome::Saved, Some(&echo(update)));
+        readers.push_acks(READER, (0, Seq(1)), (Outcome::Saved, 1), Some(&echo(update)));
     }
     let frames = outbox.frames().await;
     let lens: Vec<usize> = frames.iter().map(Bytes::len).collect();
     assert_eq!(lens, [5, 23, 5], "the empty ones look the same: if one were left out, the other would stand for both");
+}
+
+#[tokio::test]
+async fn acks_of_many_updates_are_sent_each_or_close_a_session_to_which_too_many_are_due() {
+    let mut readers = Readers::new(Arc::default());
+    let outbox = Arc::new(Outbox::new(1_000_000));
+    readers.add(READER, Arc::clone(&outbox), Box::new(YWebsocketEncoder));
+    let empty = Frame::new(Message::Update(Bytes::from_static(&[0, 0])));
+    readers.push_acks(READER, (0, Seq(1)), (Outcome::Saved, 3), Some(&empty));
+    assert_eq!(outbox.frames().await.len(), 3);
+    readers.push_acks(READER, (0, Seq(1)), (Outcome::Saved, u64::MAX), Some(&empty));
+    assert_eq!(outbox.try_frames(), Err(Taken::Close(Close::TooSlow)));
 }
 
 /// A socket that accepts everything and counts frames and writes.
@@ -157,7 +169,7 @@ async fn frames_of_one_turn_are_one_write_per_reader() {
     readers.push_awareness(&Frame::new(Message::Awareness(Bytes::from_static(&[0]))));
     let echo = Frame::new(Message::Update(Bytes::from_static(&[0, 0])));
     for _ in 0..16 {
-        readers.push_ack(AUTHOR, (0, Seq(1)), Outcome::Saved, Some(&echo));
+        readers.push_acks(AUTHOR, (0, Seq(1)), (Outcome::Saved, 1), Some(&echo));
     }
     assert_eq!(sockets.each_ref().map(|socket| socket.frames_and_writes()), [(0, 0), (0, 0)]);
     readers.send(false);

@@ -64,8 +64,8 @@ impl Task {
                 Effect::Missed { lease, frame } => self.readers.push_missed(lease, &frame),
                 Effect::Pending { lease, frame } => self.readers.push_pending(lease, &frame),
                 Effect::Durable { lease, seq } => self.readers.push_durable(lease, seq),
-                Effect::Ack { lease, batch, seq, outcome, echo } => {
-                    self.readers.push_ack(lease, (batch, seq), outcome, echo.as_deref());
+                Effect::Ack { lease, batch, seq, outcome, count, echo } => {
+                    self.readers.push_acks(lease, (batch, seq), (outcome, count), echo.as_deref());
                 }
                 Effect::Decided { lease, batch, accepted, register } => {
                     self.readers.push_decision(lease, batch, accepted, &register);

@@ -64,11 +64,11 @@ fn step2(effects: &[Effect]) -> Bytes {
 }
 
 pub(super) fn acks(effects: &[Effect]) -> Vec<(LeaseId, Outcome)> {
-    let ack = |effect: &Effect| match effect {
-        Effect::Ack { lease, outcome, .. } => Some((*lease, *outcome)),
-        _ => None,
+    let acks = |effect: &Effect| match effect {
+        Effect::Ack { lease, outcome, count, .. } => vec![(*lease, *outcome); usize::try_from(*count).unwrap()],
+        _ => Vec::new(),
     };
-    effects.iter().filter_map(ack).collect()
+    effects.iter().flat_map(acks).collect()
 }
 
 pub(super) fn appended(effects: &[Effect]) -> usize {
