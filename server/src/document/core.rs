@@ -9,7 +9,6 @@
 //! - After a storage failure no edit is accepted; the document stays readable.
 //! - Every change sent to readers is added to the recent changes in the same step, under the same sequence
 //!   number (`recent_changes.rs`).
-
 //!
 //! [`Core`] coordinates: it has one value for each kind of state (`core/`), whose files have the rules of that state alone. What
 //! needs more than one of them is here, in `core/updates.rs` (changes) and in `core/joining.rs` (readers).

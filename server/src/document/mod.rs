@@ -29,7 +29,8 @@
 //! task.rs                  the I/O shell: inbox, effects, log, idle timers, unloading
 //! task/batch.rs            handles the queued events in order
 //! task/turn.rs             executes effects and sends the frames of a turn
-//! task/storing.rs          requests snapshots, waits for the disk
+//! task/snapshots.rs        PURE: when a snapshot is worth its cost
+//! task/idle.rs             when the document leaves memory, and when it frees memory
 //! ```
 
 pub(crate) mod awareness;

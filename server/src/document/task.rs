@@ -7,20 +7,22 @@
 //! on disk first.
 
 mod batch;
-mod storing;
+mod idle;
+mod snapshots;
 mod turn;
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::native::Cursor;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 use tracing::{debug, error, warn};
 
+use self::idle::IdleTimers;
+use self::snapshots::SnapshotSchedule;
 use super::block_in_place::block_in_place_if;
 use super::coalesce::OutgoingFrames;
 use super::core::{Core, CoreLimits};
@@ -28,7 +30,7 @@ use super::encoder::Encoder;
 use super::event::{Effect, Event, SessionEvent};
 use super::inbox::{BytePermit, Receiver};
 use super::load::{LoadError, Loaded, load};
-use super::options::{Compaction, DocumentOptions};
+use super::options::DocumentOptions;
 use super::readers::Readers;
 use super::usage::Usage;
 use crate::ids::LeaseId;
@@ -37,15 +39,6 @@ use crate::outbox::Outbox;
 use syncline_log::failpoint::Point;
 use syncline_log::{DocumentLog, Log};
 
-/// The larger the last snapshot, the more records are kept before the next: it may cost each of them at most
-/// this many bytes.
-const SNAPSHOT_BYTES_PER_RECORD: usize = 128;
-/// Used where there is no deadline.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Quiet period after which a document frees memory when memory is scarce.
-const QUIET_UNDER_PRESSURE: Duration = Duration::from_secs(1);
-/// Pause before a document that could not leave memory tries again, unless an event arrives earlier.
-const RETIRE_RETRY: Duration = Duration::from_millis(100);
 /// Records between checkpoints, and so the age of a reader's floor: each checkpoint costs one state vector.
 const CHECKPOINT_EVERY: u64 = 256;
 
@@ -102,22 +95,11 @@ struct Task {
     effects: Vec<Effect>,
     /// Filled and drained by `execute`.
     outgoing: OutgoingFrames,
-    records_since_snapshot: u64,
-    bytes_since_snapshot: usize,
-    snapshot_bytes: usize,
+    snapshots: SnapshotSchedule,
     next_checkpoint: Seq,
-    /// Times of the last event and of the last change, and the newest sequence number at that time. Set by
-    /// `after_batch`.
-    active: Instant,
-    changed: Instant,
-    last_seen: Seq,
+    idle: IdleTimers,
     /// The last batch had more than one event.
     is_busy: bool,
-    /// [`Envelope::FreeMemory`] arrived and has not been acted on.
-    must_free_memory: bool,
-    /// The document could not leave memory: a session holds a lease that it has not used or has not released
-    /// yet.
-    has_unused_lease: bool,
     usage: Arc<Usage>,
 }
 
@@ -220,16 +202,14 @@ impl Task {
             effects: Vec::new(),
             outgoing: OutgoingFrames::default(),
             // What is pending stays in the records.
-            records_since_snapshot: records.saturating_sub(pending_records),
-            bytes_since_snapshot: record_bytes.saturating_sub(pending_bytes),
-            snapshot_bytes,
+            snapshots: SnapshotSchedule::new(
+                records.saturating_sub(pending_records),
+                record_bytes.saturating_sub(pending_bytes),
+                snapshot_bytes,
+            ),
             next_checkpoint: Seq(last.0 + CHECKPOINT_EVERY),
-            active: Instant::now(),
-            changed: Instant::now(),
-            last_seen: last,
+            idle: IdleTimers::new(last),
             is_busy: false,
-            must_free_memory: false,
-            has_unused_lease: false,
             usage,
         });
         task.report_usage();
@@ -240,7 +220,7 @@ impl Task {
         let mut batch = VecDeque::new();
         // Storage may have failed before this document was opened.
         self.update_durable();
-        let mut timer = pin!(sleep_until(self.next_tick()));
+        let mut timer = pin!(sleep_until(self.idle.next_tick(&self.core, &self.options)));
         loop {
             let may_take_events = self.may_take_events();
             tokio::select! {
@@ -256,33 +236,30 @@ impl Task {
                     let is_used = self.handle_batch(&mut batch);
                     self.end_turn();
                     if is_used {
-                        self.active = Instant::now();
-                        self.has_unused_lease = false;
+                        self.idle.note_used();
                     }
                     self.after_batch();
                     // Only moved earlier: what the timer is for is checked when it fires.
-                    let tick = self.next_tick();
+                    let tick = self.idle.next_tick(&self.core, &self.options);
                     if tick < timer.deadline() {
                         timer.as_mut().reset(tick);
                     }
                 }
                 () = &mut timer, if batch.is_empty() => {
-                    if self.core.lease_count() == 0 && self.active.elapsed() >= self.idle() {
+                    if self.idle.may_leave(&self.core, &self.options) {
                         Point::UnloadBegun.pass();
                         Box::pin(self.finish()).await;
                         Point::UnloadSettled.pass();
                         if try_retire(inbox) {
                             return TaskEnd::Retired;
                         }
-                        self.active = Instant::now();
-                        self.has_unused_lease = true;
-                        self.must_free_memory = false;
+                        self.idle.note_stays();
                     }
-                    if self.can_free_memory() && self.changed.elapsed() >= self.quiet() {
+                    if self.idle.may_free_memory(&self.core, &self.options) {
                         self.free_memory();
-                        self.must_free_memory = false;
+                        self.idle.note_freed();
                     }
-                    timer.as_mut().reset(self.next_tick());
+                    timer.as_mut().reset(self.idle.next_tick(&self.core, &self.options));
                 }
             }
         }
@@ -290,53 +267,34 @@ impl Task {
 
     /// Writes a snapshot if it is worth it, and waits until everything is on disk.
     async fn finish(&mut self) {
-        if self.is_worth_compacting(self.options.compaction.idle_records) && !self.options.give_up.is_cancelled() {
+        if self.is_worth_compacting() && !self.options.give_up.is_cancelled() {
             self.compact();
         }
-        self.settle().await;
-    }
-
-    /// True if at least `records` follow the last snapshot. What is pending is written again by each snapshot: the more it
-    /// is, the more records are kept before the next.
-    fn is_worth_compacting(&self, records: u64) -> bool {
-        let pending = (self.core.pending_bytes() / SNAPSHOT_BYTES_PER_RECORD) as u64;
-        self.records_since_snapshot >= records.max(pending)
-    }
-
-    /// The next time at which there may be work without an event.
-    fn next_tick(&self) -> Instant {
-        let idle = (self.core.lease_count() == 0).then(|| self.active + self.idle());
-        let quiet = self.can_free_memory().then(|| self.changed + self.quiet());
-        idle.into_iter().chain(quiet).min().unwrap_or_else(|| Instant::now() + NEVER)
-    }
-
-    /// How long the document stays in memory without a lease. One without records leaves immediately.
-    fn idle(&self) -> Duration {
-        match self.must_free_memory || self.core.last() == Seq::ZERO {
-            true if self.has_unused_lease => self.options.idle.min(RETIRE_RETRY),
-            true => Duration::ZERO,
-            false => self.options.idle,
+        self.update_durable();
+        while !self.core.is_settled() {
+            self.log.changed().await;
+            self.update_durable();
         }
     }
 
-    /// True if there is memory to free while nothing changes: deleted content, and under memory pressure also
-    /// caches for joining clients.
-    fn can_free_memory(&self) -> bool {
-        if self.must_free_memory { !self.core.is_minimal() } else { !self.core.is_dormant() }
+    /// True if a snapshot is worth making while the document is not in use.
+    fn is_worth_compacting(&self) -> bool {
+        self.snapshots.is_worth_it_when_idle(&self.options.compaction, self.core.pending_bytes())
     }
 
-    /// Quiet period after which it frees memory.
-    fn quiet(&self) -> Duration {
-        if self.must_free_memory { self.options.quiet.min(QUIET_UNDER_PRESSURE) } else { self.options.quiet }
+    /// Replaces the records by one snapshot.
+    fn compact(&mut self) {
+        self.handle(Event::Compact);
+        self.execute();
     }
 
     fn report_usage(&self) {
-        self.usage.report(self.core.memory_bytes(), self.core.is_minimal(), self.active);
+        self.usage.report(self.core.memory_bytes(), self.core.is_minimal(), self.idle.used());
     }
 
     /// Frees memory after a quiet period; a snapshot makes the next load fast.
     fn free_memory(&mut self) {
-        if self.is_worth_compacting(self.options.compaction.idle_records) {
+        if self.is_worth_compacting() {
             self.compact();
         }
         self.handle(Event::MakeDormant);
@@ -350,19 +308,13 @@ impl Task {
     }
 
     fn after_batch(&mut self) {
-        if self.core.last() != self.last_seen {
-            (self.last_seen, self.changed) = (self.core.last(), self.active);
-        }
+        self.idle.note_last(self.core.last());
         if self.core.last() >= self.next_checkpoint {
             self.next_checkpoint = Seq(self.core.last().0 + CHECKPOINT_EVERY);
             self.readers.set_checkpoint(self.core.known());
         }
-        let Compaction { records, bytes, .. } = self.options.compaction;
-        let records = records.max((self.snapshot_bytes / SNAPSHOT_BYTES_PER_RECORD) as u64);
-        let bytes = bytes.max(self.snapshot_bytes + self.core.pending_bytes());
-        let is_due = self.is_worth_compacting(records) || self.bytes_since_snapshot >= bytes;
         // A snapshot queues as much as the document has.
-        if is_due && self.log.has_room() {
+        if self.snapshots.is_due(&self.options.compaction, self.core.pending_bytes()) && self.log.has_room() {
             self.compact();
         }
         self.report_usage();

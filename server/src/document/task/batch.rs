@@ -86,7 +86,7 @@ impl Task {
             }
             Envelope::Session(lease, event, _permit) => self.handle(Event::Session(lease, event)),
             Envelope::FreeMemory => {
-                self.must_free_memory = true;
+                self.idle.request_memory();
                 return false;
             }
         }

@@ -1,6 +1,7 @@
 //! Tests of a document's task: how often it answers step 1, and what a batch does when the server gives up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use syncline_log::memory::MemoryStore;

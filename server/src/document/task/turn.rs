@@ -39,16 +39,11 @@ impl Task {
             }
             match effect {
                 Effect::Append { seq, update } => {
-                    self.records_since_snapshot += 1;
-                    self.bytes_since_snapshot += update.len();
+                    self.snapshots.note_record(update.len());
                     for_log.records.push(Record { seq, time_ms: now_ms(), update });
                 }
                 Effect::Snapshot { upto, update } => {
-                    // The pending updates that were appended again do not count: they would trigger the next
-                    // snapshot immediately, and so on.
-                    self.records_since_snapshot = 0;
-                    self.bytes_since_snapshot = 0;
-                    self.snapshot_bytes = update.len();
+                    self.snapshots.note_snapshot(update.len());
                     self.metrics.compactions.inc();
                     for_log.snapshot = Some(Snapshot { upto, update });
                 }

@@ -1,6 +1,7 @@
 //! Checks the rules of the code base: every file has a module doc, files have a limited length, and imports follow one
 //! direction. `ARCHITECTURE.md` describes the rules.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Longer files must be split.
@@ -235,6 +236,34 @@ fn core_of_a_document_has_one_door() {
         }
     }
     assert_eq!(doors, ["handle"], "what changes the document is an event");
+}
+
+/// Most files with an inherent `impl` of one type: a type that needs more has several states in it.
+const MAX_FILES_OF_A_TYPE: usize = 3;
+
+/// Types of the server that still exceed [`MAX_FILES_OF_A_TYPE`].
+const TYPES_IN_TOO_MANY_FILES: &[&str] = &["Outbox"];
+
+#[test]
+fn type_of_the_server_is_implemented_in_few_files() {
+    let mut files: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in sources() {
+        if !path.starts_with("server/src/") {
+            continue;
+        }
+        for line in code_of(&path, &text).lines() {
+            let inherent =
+                line.strip_prefix("impl").filter(|rest| rest.starts_with([' ', '<']) && !rest.contains(" for "));
+            let Some(rest) = inherent else { continue };
+            let rest =
+                rest.split_once("> ").map_or(rest, |(generics, of)| if generics.starts_with('<') { of } else { rest });
+            let name: String = rest.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            files.entry(name).or_default().insert(path.clone());
+        }
+    }
+    assert!(files.len() > 100, "only {} types were found", files.len());
+    files.retain(|name, files| files.len() > MAX_FILES_OF_A_TYPE && !TYPES_IN_TOO_MANY_FILES.contains(&name.as_str()));
+    assert!(files.is_empty(), "divide the type, not its text: {files:#?}");
 }
 
 #[test]
