@@ -261,6 +261,7 @@ impl Outbox {
         inner.positions.drop_lease(lease);
         inner.behind.remove(&lease);
         inner.ended_leases.remove(&lease);
+        self.note_drained(inner);
     }
 
     /// Queues a position after everything queued so far. A durable position is dropped if the lease is

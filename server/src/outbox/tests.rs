@@ -56,6 +56,18 @@ fn lease_that_empties_queue_by_falling_behind_is_reported() {
     assert_eq!(outbox.behind_now(), [A]);
 }
 
+#[test]
+fn lease_behind_is_reported_when_leave_of_another_empties_queue() {
+    for push in [Outbox::push_document, Outbox::push_echo] {
+        let outbox = Outbox::new(100);
+        // Its `send` runs later, in a task of its own.
+        assert_eq!(push(&outbox, B, frame(90)), Pushed::First);
+        assert_eq!(outbox.push_document(A, frame(20)), Pushed::Dropped);
+        outbox.forget(B);
+        assert_eq!(outbox.behind_now(), [A]);
+    }
+}
+
 /// A task that counts its wake-ups.
 #[derive(Default)]
 struct Woken(AtomicUsize);
