@@ -2,7 +2,7 @@
 //!
 //! TCP and Unix-domain sockets implement it. TLS fits here: while the handshakes are made, a TLS stream is read and written
 //! as one ([`Stream`]); [`Socket::split`] then shares one rustls connection between the halves behind a lock. The reading
-//! half passes it the bytes of the socket; [`Wire::try_write`], which the outbox calls with its socket's lock held, encrypts
+//! half passes it the bytes of the socket; [`Wire::try_write`], which the outbox calls with its writer's lock held, encrypts
 //! and writes as much as the socket accepts, and returns `WouldBlock` while records from an earlier call are unsent.
 
 use std::io::{self, IoSlice};
