@@ -14,7 +14,7 @@ use super::explain;
 use super::store_args::announce;
 use crate::admin::Running;
 use crate::http::operator::documents::Imported;
-use crate::import_export::{self, Change, Exported, Format};
+use crate::import_export::{self, Exported, Format, ImportEffect};
 
 /// A store that a command reads from or writes to.
 pub(super) enum Target {
@@ -117,7 +117,7 @@ fn import_stopped(
     }
     let (epoch, last) = stored.as_ref().map_or((Epoch(rand::random()), Seq::ZERO), |it| (it.epoch, it.last()));
     let update = import_export::parse(file, format)?;
-    if import_export::check(stored, &update)? == Change::Nothing {
+    if import_export::check(stored, &update)? == ImportEffect::Nothing {
         return Ok(Imported::Known);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Chain, Join, ReadBuf, ReadHalf, Wri
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::Shared;
+use super::ServerContext;
 use crate::auth::Handshake;
 use crate::http;
 use crate::http::handshake::{self, Head, MAX_HEAD_BYTES, Upgrade};
@@ -40,7 +40,12 @@ const HEAD_READ_BYTES: usize = 2048;
 type Replayed<S> = Join<Chain<io::Cursor<Bytes>, ReadHalf<S>>, WriteHalf<S>>;
 
 /// Runs a connection until it has ended or become a session.
-pub(super) async fn run<S: Stream>(mut socket: S, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+pub(super) async fn run<S: Stream>(
+    mut socket: S,
+    peer: SocketAddr,
+    unfinished: Unfinished,
+    shared: Arc<ServerContext>,
+) {
     let cut = unfinished.cut();
     let mut read = BytesMut::new();
     let upgrade = tokio::select! {
@@ -106,7 +111,7 @@ fn new_session(
     headers: HeaderMap,
     peer: SocketAddr,
     unfinished: Option<Unfinished>,
-    shared: &Shared,
+    shared: &ServerContext,
 ) -> session::Peer {
     let id = SessionId(shared.session_ids.next());
     let user = shared.user_header.as_ref().and_then(|name| headers.get(name));
@@ -127,11 +132,17 @@ struct HttpConnection {
     peer: SocketAddr,
     /// Moves to the session on an upgrade.
     unfinished: Mutex<Option<Unfinished>>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
 }
 
 /// Serves requests other than the common WebSocket handshake.
-async fn serve_http<S: Stream>(socket: S, read: Bytes, peer: SocketAddr, unfinished: Unfinished, shared: Arc<Shared>) {
+async fn serve_http<S: Stream>(
+    socket: S,
+    read: Bytes,
+    peer: SocketAddr,
+    unfinished: Unfinished,
+    shared: Arc<ServerContext>,
+) {
     let context = Arc::clone(&shared.context);
     let cut = unfinished.cut();
     let connection = HttpConnection { peer, unfinished: Mutex::new(Some(unfinished)), shared };
