@@ -11,7 +11,9 @@ use bytes::Bytes;
 use syncline_protocol::close::Close;
 use syncline_protocol::ids::{DocumentName, Seq};
 use syncline_protocol::limits::MAX_TOKEN_BYTES;
-use syncline_protocol::native::{self, Cursor, MessageError, Resume, ToClient, ToServer, begins_change, channel_of};
+use syncline_protocol::native::{
+    self, Cursor, NativeMessageError, Resume, ToClient, ToServer, begins_change, channel_of,
+};
 use tracing::debug;
 
 use super::document_link::{DocumentLink, Rights};
@@ -54,7 +56,7 @@ impl DialectSession for Native {
     async fn frame(&mut self, frame: &Bytes) -> Result<(), Close> {
         let message = match ToServer::decode(frame) {
             // From a newer client: Welcome named the version in use, so this message is optional.
-            Err(MessageError::UnknownType(_)) => {
+            Err(NativeMessageError::UnknownType(_)) => {
                 self.session.services.metrics.messages_ignored.inc();
                 return Ok(());
             }

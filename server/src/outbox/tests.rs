@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use syncline_protocol::awareness::{AwarenessEntry, encode};
-use syncline_protocol::ywebsocket;
+use syncline_protocol::ywebsocket::YWebsocketMessage;
 
 use super::queue::MAX_TAKE_BYTES;
 use super::*;
@@ -134,7 +134,7 @@ fn frame_larger_than_limit_passes_if_queue_is_empty() {
 fn awareness(entries: &[(u64, u64, &str)]) -> AwarenessFrame {
     let entries = entries.iter().map(|&(client, clock, state)| AwarenessEntry { client, clock, state });
     let update = encode(entries);
-    let bytes = ywebsocket::Message::Awareness(&update).encode().into();
+    let bytes = YWebsocketMessage::Awareness(&update).encode().into();
     AwarenessFrame { bytes, update_bytes: update.len(), length: UpdateLength::Prefixed }
 }
 

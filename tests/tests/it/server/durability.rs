@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use syncline_log::memory::{Fault, MemoryStore};
-use syncline_protocol::hocuspocus::Message;
+use syncline_protocol::hocuspocus::HocuspocusMessage;
 use syncline_protocol::sync::SyncMessage;
 use syncline_server::auth::OpenToAll;
 use syncline_tests::live::{Incoming, Socket, UnreadableStore, settings, start, start_with, typed};
@@ -25,7 +25,7 @@ async fn edit_reaches_readers_before_the_disk_and_is_acknowledged_after() {
 
     store.hold();
     let (first, second) = (typed(1, "a"), typed(2, "b"));
-    author.send_to("doc", Message::Sync(SyncMessage::Update(&first))).await;
+    author.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&first))).await;
     assert_eq!(echoed.receive_sync().await, (2, first), "readers receive the edit before it is on disk");
     tokio::task::spawn_blocking({
         let store = store.clone();
@@ -37,13 +37,13 @@ async fn edit_reaches_readers_before_the_disk_and_is_acknowledged_after() {
     // The author of the first edit receives the second; an early acknowledgement would have arrived before it.
     author
         .receive_until(|_, message| {
-            assert!(!matches!(message, Message::SyncStatus(_)), "acknowledged before the edit is on disk");
-            matches!(message, Message::Sync(SyncMessage::Update(_)))
+            assert!(!matches!(message, HocuspocusMessage::SyncStatus(_)), "acknowledged before the edit is on disk");
+            matches!(message, HocuspocusMessage::Sync(SyncMessage::Update(_)))
         })
         .await;
 
     store.release();
-    author.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    author.receive_until(|_, message| matches!(message, HocuspocusMessage::SyncStatus(true))).await;
     assert_eq!(echoed.receive_sync().await, (2, second), "y-websocket: the echo is the acknowledgement");
     server.stop().await.unwrap();
 }
@@ -57,15 +57,15 @@ async fn storage_failure_stops_acknowledgements_but_not_reads() {
     let server = start_with(&config, store.clone(), Arc::new(OpenToAll)).await;
     let mut author = hocuspocus(&server, "doc").await;
     let kept = typed(1, "kept");
-    author.send_to("doc", Message::Sync(SyncMessage::Update(&kept))).await;
-    author.receive_until(|_, message| matches!(message, Message::SyncStatus(true))).await;
+    author.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&kept))).await;
+    author.receive_until(|_, message| matches!(message, HocuspocusMessage::SyncStatus(true))).await;
 
     store.fault_at(1, Fault::Fail);
     for client in 2..5 {
-        author.send_to("doc", Message::Sync(SyncMessage::Update(&typed(client, "lost")))).await;
+        author.send_to("doc", HocuspocusMessage::Sync(SyncMessage::Update(&typed(client, "lost")))).await;
         author
             .receive_until(|_, message| match message {
-                Message::SyncStatus(saved) => {
+                HocuspocusMessage::SyncStatus(saved) => {
                     assert!(!saved, "no edit is reported as saved after the first failure");
                     true
                 }
