@@ -73,8 +73,8 @@ impl Crash {
         let Some(&point) = Point::ALL.get(round as usize % turns) else { return Self::Signal(late) };
         match point {
             Point::Opened => Self::InRecovery(late, point),
-            Point::CardWritten if rng.random_bool(0.5) => Self::InRecovery(late, point),
-            Point::CardWritten => Self::InStop(late, point),
+            Point::InfoWritten if rng.random_bool(0.5) => Self::InRecovery(late, point),
+            Point::InfoWritten => Self::InStop(late, point),
             Point::BeforeAppend | Point::AfterAppend | Point::BeforeSync | Point::AfterSync | Point::BeforeAck => {
                 Self::At(point, rng.random_range(1..=120))
             }
@@ -90,7 +90,7 @@ impl Crash {
         match self {
             Self::At(point, passage) => Some(format!("{point}:{passage}")),
             Self::InBackup(_, point) => Some(format!("{point}:1")),
-            // The card is written for the first time when the store opens.
+            // The info file is written for the first time when the store opens.
             Self::InStop(_, point) => Some(format!("{point}:2")),
             Self::Signal(_) | Self::InRecovery(..) => None,
         }
