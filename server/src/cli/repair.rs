@@ -8,7 +8,6 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -20,6 +19,7 @@ use syncline_protocol::update::{ScanLimits, scan_update};
 
 use super::verify::join_losses;
 use super::{announce, counted, explain};
+use crate::unix_time::now_ms;
 
 /// Rebuilds the store in `data_dir` if anything in it is damaged, and prints what was lost.
 ///
@@ -69,7 +69,7 @@ fn rebuild(
     let filled = fill(survey, &new, damaged_names, out).with_context(|| {
         format!("repair failed; {} is unchanged, and {} can be removed", data_dir.display(), new.display())
     })?;
-    let aside = beside(data_dir, &format!("damaged-{}", seconds()));
+    let aside = beside(data_dir, &format!("damaged-{}", now_ms() / 1000));
     fs::rename(data_dir, &aside).and_then(|()| fs::rename(&new, data_dir)).with_context(|| {
         let (new, aside) = (new.display(), aside.display());
         format!("cannot rename the directories; the repaired store is in {new}, the damaged one is unchanged, possibly renamed to {aside}")
@@ -149,7 +149,7 @@ fn fill(survey: &Survey, new: &Path, damaged: &[DocumentName], out: &mut impl Wr
 
 fn append_updates(store: &SledStore, name: &DocumentName, updates: Vec<Bytes>) -> Result<(), StoreError> {
     let epoch = Epoch(rand::random());
-    let record = |(seq, update)| Record { seq: Seq(seq), time_ms: seconds() * 1000, update };
+    let record = |(seq, update)| Record { seq: Seq(seq), time_ms: now_ms(), update };
     let records = (1..).zip(updates).map(record).collect();
     store.commit(&[Step::Append { document: name.clone(), epoch, records }])
 }
@@ -169,8 +169,4 @@ fn beside(data_dir: &Path, suffix: &str) -> PathBuf {
     let mut name = data_dir.as_os_str().to_owned();
     name.push(format!(".{suffix}"));
     PathBuf::from(name)
-}
-
-fn seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

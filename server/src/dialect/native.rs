@@ -5,7 +5,6 @@
 //! before the client received `Closed`.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use syncline_protocol::close::Close;
@@ -25,6 +24,7 @@ use crate::document::event::{Acks, Outcome};
 use crate::document::frame::Message;
 use crate::ids::LeaseId;
 use crate::outbox::UpdateLength;
+use crate::unix_time::now_ms;
 
 /// One native session.
 pub(crate) struct Native {
@@ -292,8 +292,4 @@ impl Encoder for NativeEncoder {
     fn decided(&self, batch: u64, accepted: bool, register: &[u8]) -> Option<Bytes> {
         Some(ToClient::Decided { channel: self.channel, batch, accepted, register }.encode().into())
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
